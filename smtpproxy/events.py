@@ -1,0 +1,132 @@
+"""What happened, as frozen records. The sinks (audit, metrics, log) listen to them.
+
+Every field that a metric may use as a label comes from a closed set.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from smtpproxy.policy.model import Decision, Facts, MessageFeatures, Verdict
+
+Stage = Literal["policy", "store", "sign", "upstream", "audit"]
+STAGES: tuple[Stage, ...] = ("policy", "store", "sign", "upstream", "audit")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened:
+    listener: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed:
+    listener: str
+    peer: str
+    seconds: float
+    cause: str  # quit, eof, timeout, error, limit, shutdown
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRefused:
+    """Over a connection limit: answered 421 and closed."""
+
+    listener: str
+    peer: str
+    cause: Literal["limit", "address_limit", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who is talking to us."""
+
+    listener: str
+    peer: str  # IP address, or "unix"
+    helo: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A recipient as the client gave it, with its verdict."""
+
+    address: str  # as in the RCPT command, without brackets
+    canonical: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision, before anything is done about it; the audit log commits this.
+
+    `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message.
+    In observe mode the verdicts are what would have been done, and `observed` is set.
+    """
+
+    id: str
+    at: datetime
+    stage: Literal["rcpt", "data"]
+    client: Client
+    reverse_path: str
+    decision: Decision
+    recipients: tuple[Recipient, ...]
+    facts: Facts
+    features: MessageFeatures | None = None
+    observed: bool = False
+    undecided: bool = False  # observe mode let pass what could not be decided
+    message_id: str | None = None
+    subject: str | None = None
+    header_from: str | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What the upstream answered to a message: the client's answer too."""
+
+    id: str
+    listener: str
+    stream: str
+    code: int
+    reply: str
+    size: int
+    recipients: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionEnded:
+    """A message got its final answer. `stages` are seconds spent, without the client's time."""
+
+    listener: str
+    seconds: float
+    stages: tuple[tuple[Stage, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamReplied:
+    """One reply of the upstream to MAIL, RCPT, DATA or the end of data."""
+
+    code_class: Literal["2xx", "3xx", "4xx", "5xx", "none"]  # none: no answer at all
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Trouble of ours: the client got 451. `part` names what failed."""
+
+    listener: str
+    part: Literal["store", "audit", "upstream", "spool", "internal"]
+    error: str  # private, for the log
+
+
+Event = (
+    ConnectionOpened
+    | ConnectionClosed
+    | ConnectionRefused
+    | Decided
+    | Relayed
+    | TransactionEnded
+    | UpstreamReplied
+    | Failed
+)
+
+Emit = Callable[[Event], None]

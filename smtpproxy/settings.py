@@ -1,0 +1,121 @@
+"""The settings of a running smtpproxy: frozen, checked, in plain units.
+
+`smtpproxy.config` makes them from TOML; the parts of the product take only the
+piece they need. Sizes are bytes, times are seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from smtpproxy.policy.model import Mode, Rulebook, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    hostname: str
+    state_dir: Path
+    workers: int = 1  # already resolved: never 0
+    data_size_limit: int = 25 * 1024 * 1024
+    stream_header: str = "X-Mail-Stream"
+    bare_newline: Literal["reject", "normalize"] = "reject"
+    spool_threshold: int = 256 * 1024  # a larger body goes to disk
+    drain_timeout: float = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    name: str
+    protocol: Literal["smtp"]
+    address: Address
+    streams: tuple[str, ...] = ()
+    default_stream: str | None = None
+    max_connections: int = 10_000  # each worker takes its share
+    max_connections_per_address: int = 1_000
+    max_recipients: int = 1_000
+    max_errors: int = 20  # refused commands in one session, then 421
+    command_timeout: float = 300.0
+    data_timeout: float = 1_800.0  # the whole of DATA
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRule:
+    """Narrows the streams of a client by its reverse path; never widens them."""
+
+    sender: str  # "news@example.com" or "@example.com"
+    streams: tuple[str, ...]
+    default_stream: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    address: Address
+    max_connections: int = 200  # each worker
+    connect_timeout: float = 10.0
+    command_timeout: float = 300.0
+    data_timeout: float = 600.0  # RFC 5321 4.5.3.2.6: ten minutes for the end of data
+    idle_timeout: float = 60.0
+    wait_timeout: float = 30.0  # for a free connection
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    url: str
+    timeout: float = 2.0  # a read or write that waits longer is a 451
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    sync: Literal["os", "disk"] = "os"
+    segment_size: int = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    address: Address
+    public_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    rulebook: str = "fr"
+    mode: Mode = Mode.ENFORCE
+    on_mixed: Literal["refuse", "split"] = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    server: ServerSettings
+    listeners: tuple[ListenerSettings, ...]
+    upstream: UpstreamSettings
+    store: StoreSettings
+    audit: AuditSettings = AuditSettings()
+    web: WebSettings | None = None
+    policy: PolicySettings = PolicySettings()
+    streams: Mapping[str, Stream] = field(default_factory=dict)  # with `default`
+    sender_rules: tuple[SenderRule, ...] = ()
+    rulebooks: Mapping[str, Rulebook] = field(default_factory=dict)
+    hash: str = ""  # SHA-256 of the file, 12 hex digits, for config_info
