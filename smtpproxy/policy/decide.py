@@ -10,8 +10,6 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
     raise NotImplementedError
 
 
-def judge(
-    transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datetime
-) -> Decision:
+def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datetime) -> Decision:
     """Return the verdicts (design.md sections 4 to 6)."""
     raise NotImplementedError
