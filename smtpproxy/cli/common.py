@@ -1,0 +1,102 @@
+"""What the commands share: `--config`, `--json`, ways to print and to fail."""
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+DEFAULT_CONFIG = Path("/etc/smtpproxy/smtpproxy.toml")
+
+Function = Callable[..., Any]
+
+
+class Failure(click.ClickException):
+    """A command that could not do what it was asked; `fail` raises it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the command: `Error: MESSAGE` on stderr, exit code `code` (1 or 2)."""
+    raise Failure(message, code)
+
+
+def config_path_option(function: Function) -> Function:
+    """Add `--config FILE` and pass `config: Path`, unread."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        envvar="SMTPPROXY_CONFIG",
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help=f"Configuration; else $SMTPPROXY_CONFIG, else {DEFAULT_CONFIG}.",
+    )(function)
+
+
+def config_option(function: Function) -> Function:
+    """Add `--config FILE` and pass `settings: Settings`; a faulty file ends with exit 2."""
+
+    @functools.wraps(function)
+    def command(*args: Any, config: Path, **options: Any) -> Any:
+        from smtpproxy.config import ConfigError, load  # pydantic: only when it is needed
+
+        try:
+            settings = load(config)
+        except ConfigError as error:
+            for fault in error.faults:
+                click.echo(fault, err=True)
+            raise click.exceptions.Exit(2) from error
+        return function(*args, settings=settings, **options)
+
+    return config_path_option(command)
+
+
+def json_option(function: Function) -> Function:
+    """Add `--json` and pass `as_json: bool`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as JSON, for programs."
+    )(function)
+
+
+def _console() -> Console:
+    # A pipe has no width: the default of 80 would cut what somebody greps for.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 300
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+console = _console()
+"""Standard output for people. Brackets are plain text here, not markup: use `style=`."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped: mail may try to write to a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def print_json(value: object, *, one_line: bool = False) -> None:
+    """Print `value` as JSON: dataclasses as objects, times in ISO 8601, sets sorted."""
+    text = json.dumps(value, default=_plain, ensure_ascii=False, indent=None if one_line else 2)
+    # An undecodable octet of an address becomes \udcXX, which is JSON's own escape.
+    click.echo(text.encode("utf-8", "backslashreplace"))
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")

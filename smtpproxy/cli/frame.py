@@ -1,0 +1,68 @@
+"""How every command ends: exit codes, and no traceback for a user."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from smtpproxy.store.protocols import StoreUnavailable
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class CommandFrame(click.Group):
+    """A group whose commands may raise anything: the user reads one line and gets a code.
+
+    A command that returns an int ends with that exit code.
+    """
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        **extra: Any,
+    ) -> NoReturn:
+        extra["standalone_mode"] = False
+        try:
+            result = super().main(args=args, prog_name=prog_name or "smtpproxy", **extra)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            sys.exit(_explain(error))
+        sys.exit(result if type(result) is int else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Print `error` for a person to stderr; return the exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.Abort) and not isinstance(error.__cause__, EOFError):
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        # What is still buffered goes nowhere, or the interpreter complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    if os.environ.get("SMTPPROXY_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, StoreUnavailable):
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        return _say(f"the store cannot answer: {error}{cause}")
+    if isinstance(error, OSError) and error.filename is not None:
+        return _say(f"{error.filename}: {error.strerror}")
+    return _say(
+        f"unexpected {type(error).__name__}: {error}"
+        " (run it again with SMTPPROXY_DEBUG=1 to see where)"
+    )
+
+
+def _say(text: str) -> int:
+    click.echo("Error: " + " ".join(text.split()), err=True)
+    return 1
