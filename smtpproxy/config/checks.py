@@ -1,0 +1,165 @@
+"""What must hold between tables: names that are defined once, addresses that do not clash.
+
+These look at the file as it was read, whatever its other faults, so that somebody
+who mends a file sees all there is to mend at once.
+"""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from smtpproxy.config import values
+from smtpproxy.config.faults import Fault, Location, key_path
+from smtpproxy.policy.model import DEFAULT_STREAM
+from smtpproxy.settings import Address, TcpAddress, UnixAddress
+
+Document = Mapping[str, Any]
+
+
+def cross_check(document: Document) -> Iterator[Fault]:
+    """Yield the faults that no table shows by itself."""
+    yield from _unique_names(document)
+    yield from _streams(document)
+    for section in ("listener", "sender"):
+        yield from _stream_choice(document, section)
+    yield from _addresses(document)
+
+
+def tables(document: Document, section: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the entries of `[[section]]` that are tables, with their indexes."""
+    entries = document.get(section)
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if isinstance(entry, dict):
+            yield index, entry
+
+
+def _unique_names(document: Document) -> Iterator[Fault]:
+    for section, key in (("listener", "name"), ("stream", "name"), ("sender", "address")):
+        seen: dict[str, int] = {}
+        for index, table in tables(document, section):
+            name = table.get(key)
+            if not isinstance(name, str):
+                continue
+            same = name.lower()
+            if same in seen:
+                text = f"{values.shown(name)} is taken by {section}[{seen[same]}]: choose another"
+                if section == "sender":
+                    text = (
+                        f"{values.shown(name)} stands in sender[{seen[same]}] too: write one rule"
+                    )
+                yield Fault((section, index, key), text)
+            seen.setdefault(same, index)
+
+
+def _streams(document: Document) -> Iterator[Fault]:
+    for index, stream in tables(document, "stream"):
+        if stream.get("name") == DEFAULT_STREAM.name:
+            yield Fault(
+                ("stream", index, "name"),
+                f'"{DEFAULT_STREAM.name}" is built in, for mail that declares no stream:'
+                " choose another name",
+            )
+        if stream.get("class") == "marketing" and "purpose" not in stream:
+            yield Fault(
+                ("stream", index, "purpose"),
+                "missing: a marketing stream says what people consented to,"
+                ' such as purpose = "newsletter"',
+            )
+
+
+def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
+    """`streams` and `default_stream` of a listener or sender rule."""
+    defined = [DEFAULT_STREAM.name]
+    defined += [s["name"] for _, s in tables(document, "stream") if isinstance(s.get("name"), str)]
+    for index, table in tables(document, section):
+        named = table.get("streams", [])
+        if not isinstance(named, list):
+            continue
+        for at, stream in enumerate(named):
+            if isinstance(stream, str) and stream not in defined:
+                yield Fault((section, index, "streams", at), _undefined(stream, defined))
+            elif stream in named[:at]:
+                yield Fault((section, index, "streams", at), f'"{stream}" stands here twice')
+        chosen = table.get("default_stream")
+        if isinstance(chosen, str) and chosen not in named:
+            right = (
+                f"one of {', '.join(map(str, named))}" if named else "leave it out, or set streams"
+            )
+            yield Fault(
+                (section, index, "default_stream"),
+                f"{values.shown(chosen)} is not among streams: {right}",
+            )
+
+
+def _undefined(stream: str, defined: list[str]) -> str:
+    near = get_close_matches(stream, defined, n=1)
+    hint = (
+        f'; did you mean "{near[0]}"?'
+        if near
+        else f": add a [[stream]] with name = {values.shown(stream)}"
+    )
+    return f"no stream {values.shown(stream)} is defined{hint}"
+
+
+def _addresses(document: Document) -> Iterator[Fault]:
+    bound: list[tuple[Location, Address]] = []
+    places: list[Location] = [("listener", i, "address") for i, _ in tables(document, "listener")]
+    for place in (*places, ("web", "address")):
+        address = _address(document, place)
+        if address is None:
+            continue
+        for other_place, other in bound:
+            if _meet(address, other):
+                where = key_path(document, other_place)
+                yield Fault(place, f"{address} is taken by {where} ({other}): choose another")
+                break
+        bound.append((place, address))
+    upstream = _address(document, ("upstream", "address"))
+    for place, address in bound:
+        if upstream is not None and _meet(upstream, address):
+            where = key_path(document, place)
+            yield Fault(
+                ("upstream", "address"),
+                f"{upstream} is where {where} listens, so mail would go in a circle:"
+                " give the address of the MTA behind the relay",
+            )
+            break
+
+
+def _address(document: Document, place: Location) -> Address | None:
+    found: Any = document
+    for step in place:
+        if isinstance(step, str) and not isinstance(found, dict):
+            return None
+        found = found.get(step) if isinstance(step, str) else found[step]
+    try:
+        return values.address(found)
+    except ValueError:
+        return None  # a fault of its own
+
+
+def _meet(one: Address, other: Address) -> bool:
+    """Whether both are one socket, as far as can be told without asking the network."""
+    if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
+        return one == other
+    if one.port != other.port:
+        return False
+    return _host(one) == _host(other) or _wildcard(one, other) or _wildcard(other, one)
+
+
+def _wildcard(everywhere: TcpAddress, other: TcpAddress) -> bool:
+    """Whether `everywhere` is all addresses, and `other` one of this machine's."""
+    host = _host(everywhere)
+    if isinstance(host, str) or not host.is_unspecified:
+        return False
+    there = _host(other)
+    return not isinstance(there, str) and (there.is_loopback or there.is_unspecified)
+
+
+def _host(address: TcpAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return host

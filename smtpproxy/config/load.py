@@ -1,0 +1,161 @@
+"""From a TOML file to `Settings`, or to all that is wrong with it."""
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from smtpproxy.config import describe, models, rulebooks
+from smtpproxy.config.checks import cross_check, tables
+from smtpproxy.config.faults import ConfigError, Fault, report
+from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Nature, Rulebook, Stream, StreamClass
+from smtpproxy.settings import (
+    AuditSettings,
+    ListenerSettings,
+    PolicySettings,
+    SenderRule,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+    UpstreamSettings,
+    WebSettings,
+)
+
+T = TypeVar("T")
+
+
+def load(path: Path) -> Settings:
+    """Read a configuration file. Raises ConfigError with every fault in it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}: line {line}: is not UTF-8; save it as UTF-8"]) from error
+    return parse(text, str(path))
+
+
+def parse(text: str, filename: str) -> Settings:
+    """Read the text of a configuration. Raises ConfigError with every fault in it."""
+    document = _read_toml(text, filename)
+    faults = list(cross_check(document))
+    books, book_faults = _rulebooks(document)
+    faults += book_faults
+    try:
+        checked = models.Document.model_validate(document)
+    except ValidationError as error:
+        faults += describe.faults(error, models.Document)
+    if faults:
+        raise ConfigError(report(filename, document, faults))
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+    return _settings(checked, books, digest)
+
+
+def _read_toml(text: str, filename: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+    found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL)
+    if found:
+        what, line, column = found[1], int(found[2]), int(found[3])
+    else:
+        what = message.removesuffix(" (at end of document)")
+        lines = text.splitlines() or [""]
+        line, column = len(lines), len(lines[-1]) + 1
+    hint = "; text goes in double quotes" if what == "Invalid value" else ""
+    what = what[:1].lower() + what[1:]
+    raise ConfigError([f"{filename}: line {line}, column {column}: not TOML: {what}{hint}"])
+
+
+def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[Fault]]:
+    """Return the rulebooks by what the file calls them, and what is wrong with the others."""
+    books: dict[str, Rulebook] = {}
+    faults: list[Fault] = []
+    for location, reference in _rulebook_references(document):
+        try:
+            book = books.get(reference) or rulebooks.read(reference)
+        except ValueError as error:
+            faults.append(Fault(location, str(error)))
+            continue
+        twin = next((r for r, b in books.items() if b.name == book.name and r != reference), None)
+        if twin is not None:
+            faults.append(Fault(location, f'its name "{book.name}" is that of {twin} too'))
+        books[reference] = book
+    return books, faults
+
+
+def _rulebook_references(
+    document: Mapping[str, Any],
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    policy = document.get("policy")
+    default = models.Policy.model_fields["rulebook"].default
+    reference = policy.get("rulebook", default) if isinstance(policy, dict) else default
+    if isinstance(reference, str):
+        yield ("policy", "rulebook"), reference
+    for index, stream in tables(document, "stream"):
+        if isinstance(stream.get("rulebook"), str):
+            yield ("stream", index, "rulebook"), stream["rulebook"]
+
+
+def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: str) -> Settings:
+    server = _frozen(ServerSettings, document.server, state_dir=Path(document.server.state_dir))
+    if server.workers == 0:
+        server = replace(server, workers=len(os.sched_getaffinity(0)))
+    policy = PolicySettings(
+        rulebook=books[document.policy.rulebook].name,
+        mode=Mode(document.policy.mode),
+        on_mixed=document.policy.on_mixed,
+    )
+    default = replace(DEFAULT_STREAM, rulebook=policy.rulebook, mode=policy.mode)
+    streams = [default, *(_stream(s, policy, books) for s in document.stream)]
+    url = document.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
+    return Settings(
+        server=server,
+        listeners=tuple(
+            _frozen(ListenerSettings, listener, streams=tuple(listener.streams))
+            for listener in document.listener
+        ),
+        upstream=_frozen(UpstreamSettings, document.upstream),
+        store=_frozen(StoreSettings, document.store, url=url),
+        audit=_frozen(AuditSettings, document.audit),
+        web=_frozen(WebSettings, document.web) if document.web else None,
+        policy=policy,
+        streams={stream.name: stream for stream in streams},
+        sender_rules=tuple(
+            SenderRule(s.address, tuple(s.streams), s.default_stream) for s in document.sender
+        ),
+        rulebooks={book.name: book for book in books.values()},
+        hash=digest,
+    )
+
+
+def _stream(stream: models.Stream, policy: PolicySettings, books: Mapping[str, Rulebook]) -> Stream:
+    return Stream(
+        name=stream.name,
+        stream_class=StreamClass(stream.stream_class),
+        purpose=stream.purpose,
+        nature=Nature(stream.nature),
+        products=frozenset(stream.products),
+        topics=frozenset(stream.topics),
+        from_domains=frozenset(stream.from_domains),
+        one_click_required=stream.one_click == "required",
+        rulebook=books[stream.rulebook].name if stream.rulebook else policy.rulebook,
+        mode=Mode(stream.mode) if stream.mode else policy.mode,
+        paused=stream.paused,
+    )
+
+
+def _frozen(cls: type[T], model: BaseModel, **converted: object) -> T:
+    """Return the settings class with what the model says under the same names."""
+    keys = [f.name for f in fields(cls) if f.name in type(model).model_fields]  # type: ignore[arg-type]
+    return cls(**({key: getattr(model, key) for key in keys} | converted))

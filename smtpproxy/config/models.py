@@ -1,0 +1,171 @@
+"""The configuration file as checked models: one class for each table.
+
+A default stands here as somebody would write it in the file, and is read like the
+file. docs/settings.md documents every key; a test holds the two together.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from smtpproxy.config import values
+from smtpproxy.settings import Address as AnyAddress
+
+Size = Annotated[int, PlainValidator(values.size)]
+Duration = Annotated[float, PlainValidator(values.duration)]
+Address = Annotated[AnyAddress, PlainValidator(values.address)]
+Hostname = Annotated[str, PlainValidator(values.hostname)]
+Domain = Annotated[str, PlainValidator(values.domain)]
+Name = Annotated[str, PlainValidator(values.name)]
+Purpose = Annotated[str, PlainValidator(values.purpose)]
+FieldName = Annotated[str, PlainValidator(values.field_name)]
+AbsolutePath = Annotated[str, PlainValidator(values.absolute_path)]
+StoreUrl = Annotated[str, PlainValidator(values.store_url)]
+PublicUrl = Annotated[str, PlainValidator(values.public_url)]
+Word = Annotated[str, PlainValidator(values.word)]
+Sender = Annotated[str, PlainValidator(values.sender)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class NotYet:
+    """Marks a key whose capability comes later: only `neutral` (what happens now) passes.
+
+    A protection that somebody asks for and does not get must be a fault, never silence.
+    """
+
+    def __init__(self, neutral: object = None) -> None:
+        self.neutral = neutral
+
+    def __call__(self, value: Any) -> Any:
+        if value == self.neutral:
+            return value
+        right = "leave it out"
+        if self.neutral is not None:
+            right += f" or set it to {values.shown(self.neutral)}"
+        raise PydanticCustomError("not_yet", f"not available in this version: {right}")
+
+
+def later(neutral: object = None) -> AfterValidator:
+    return AfterValidator(NotYet(neutral))
+
+
+def written(default: str) -> Any:
+    """A default in the units of the file."""
+    return Field(default=default, validate_default=True)
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, frozen=True)
+
+
+class Server(Table):
+    hostname: Hostname = Field(examples=["relay.example.com"])
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    state_dir: AbsolutePath = "/var/lib/smtpproxy"
+    data_size_limit: Size = written("25MiB")
+    stream_header: FieldName = "X-Mail-Stream"
+    bare_newline: Literal["reject", "normalize"] = "reject"
+    spool_threshold: Size = written("256KiB")
+    drain_timeout: Duration = written("30s")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+
+class Listener(Table):
+    name: Name = Field(examples=["apps"])
+    protocol: Annotated[Literal["smtp", "lmtp", "milter", "policy"], later("smtp")] = "smtp"
+    address: Address = Field(examples=["127.0.0.1:2525"])
+    streams: list[Name] = []
+    default_stream: Name | None = None
+    max_connections: Count = 10_000
+    max_connections_per_address: Count = 1_000
+    max_recipients: Count = 1_000
+    max_errors: Count = 20
+    command_timeout: Duration = written("5m")
+    data_timeout: Duration = written("30m")
+    tls: Annotated[Literal["none", "starttls", "implicit"], later("none")] = "none"
+    certificate: Annotated[str | None, later()] = None
+    private_key: Annotated[str | None, later()] = None
+    client_ca: Annotated[str | None, later()] = None
+    auth: Annotated[Literal["off", "optional", "required"], later("off")] = "off"
+    proxy_protocol: Annotated[bool, later(False)] = False
+    trusted: Annotated[list[str], later([])] = []
+
+
+class Upstream(Table):
+    address: Address = Field(examples=["127.0.0.1:10025"])
+    max_connections: Count = 200
+    connect_timeout: Duration = written("10s")
+    command_timeout: Duration = written("5m")
+    data_timeout: Duration = written("10m")
+    idle_timeout: Duration = written("60s")
+    wait_timeout: Duration = written("30s")
+
+
+class Store(Table):
+    url: StoreUrl | None = None
+    timeout: Duration = written("2s")
+
+
+class Audit(Table):
+    sync: Literal["os", "disk"] = "os"
+    segment_size: Size = written("256MiB")
+
+
+class Web(Table):
+    address: Address = Field(examples=["127.0.0.1:8025"])
+    public_url: PublicUrl | None = None
+
+
+class Policy(Table):
+    rulebook: str = "fr"
+    mode: Literal["enforce", "observe"] = "enforce"
+    on_mixed: Literal["refuse", "split"] = "refuse"
+
+
+class Stream(Table):
+    name: Name = Field(examples=["offers"])
+    stream_class: Literal["marketing", "transactional"] = Field(
+        alias="class", examples=["marketing"]
+    )
+    purpose: Purpose | None = None
+    nature: Literal["commercial", "charity"] = "commercial"
+    products: list[Word] = []
+    topics: list[Word] = []
+    from_domains: list[Domain] = []
+    unsubscribe: Annotated[Literal["require", "add"], later("require")] = "require"
+    one_click: Literal["required", "optional"] = "required"
+    rulebook: str | None = None
+    mode: Literal["enforce", "observe"] | None = None
+    paused: bool = False
+    undeclared_bulk: Annotated[Literal["observe", "refuse", "marketing"], later("observe")] = (
+        "observe"
+    )
+    refuse_at: Annotated[Literal["rcpt", "data"], later("rcpt")] = "rcpt"
+    frequency_cap: Annotated[str | None, later()] = None
+    body_optout: Annotated[bool, later(False)] = False
+    max_snapshot_age: Annotated[str | None, later()] = None
+
+
+class SenderTable(Table):
+    address: Sender = Field(examples=["news@example.com"])
+    streams: list[Name] = Field(min_length=1, examples=[["offers"]])
+    default_stream: Name | None = None
+
+
+class Document(Table):
+    """The whole file."""
+
+    server: Server
+    listener: list[Listener] = Field(min_length=1)
+    upstream: Upstream
+    store: Store = Store()
+    audit: Audit = Audit()
+    web: Web | None = None
+    policy: Policy = Policy()
+    stream: list[Stream] = []
+    sender: list[SenderTable] = []
+    dkim: Annotated[list[Any], later([])] = []
+    dns: Annotated[dict[str, Any] | None, later()] = None
+    feedback: Annotated[dict[str, Any] | None, later()] = None
