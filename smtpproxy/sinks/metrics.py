@@ -1,0 +1,188 @@
+"""Counts what happens in one worker, cheaply enough for the mail path.
+
+`prometheus_client`'s own counters take a lock and several calls for each increment;
+here one is a dictionary update, and the library only writes the page (`collector`).
+"""
+
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from smtpproxy.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionRefused,
+    Decided,
+    Event,
+    Failed,
+    Relayed,
+    TransactionEnded,
+    UpstreamReplied,
+)
+from smtpproxy.policy.model import Action, Reason
+from smtpproxy.sinks.snapshot import Histogram, Labels, Snapshot
+
+LATENCY_BUCKETS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)  # seconds
+
+
+class _Latency:
+    """A histogram that is still being filled."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BUCKETS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+    def frozen(self) -> Histogram:
+        return Histogram(tuple(self.counts), self.sum)
+
+
+class Metrics:
+    """The sink that counts. Call it with every event, from one thread only.
+
+    Label values are in the order of the metric's labels in `families`.
+    """
+
+    def __init__(self, cpu_seconds: Callable[[], float] = time.process_time) -> None:
+        self._cpu_seconds = cpu_seconds
+        self._messages: defaultdict[Labels, float] = defaultdict(int)
+        self._recipients: defaultdict[Labels, float] = defaultdict(int)
+        self._allowed: defaultdict[Labels, float] = defaultdict(int)
+        self._relayed: defaultdict[Labels, float] = defaultdict(int)
+        self._bytes: defaultdict[Labels, float] = defaultdict(int)
+        self._observed: defaultdict[Labels, float] = defaultdict(int)
+        self._undecided: defaultdict[Labels, float] = defaultdict(int)
+        self._encoded: defaultdict[Labels, float] = defaultdict(int)
+        self._opened: defaultdict[Labels, float] = defaultdict(int)
+        self._refused: defaultdict[Labels, float] = defaultdict(int)
+        self._failures: defaultdict[Labels, float] = defaultdict(int)
+        self._replies: defaultdict[str, int] = defaultdict(int)
+        self._connections: defaultdict[Labels, float] = defaultdict(int)
+        self._transactions: defaultdict[str, _Latency] = defaultdict(_Latency)
+        self._stages: defaultdict[str, _Latency] = defaultdict(_Latency)
+        self._idle = 0
+        self._busy = 0
+        self._counting: dict[type, Callable[[Any], None]] = {
+            ConnectionOpened: self._connection_opened,
+            ConnectionClosed: self._connection_closed,
+            ConnectionRefused: self._connection_refused,
+            Decided: self._decided,
+            Relayed: self._relayed_message,
+            TransactionEnded: self._transaction_ended,
+            UpstreamReplied: self._upstream_replied,
+            Failed: self._failed,
+        }
+
+    def __call__(self, event: Event) -> None:
+        count = self._counting.get(type(event))
+        if count is not None:
+            count(event)
+
+    def upstream(self, idle: int, busy: int) -> None:
+        """Say how many connections to the upstream there are now."""
+        self._idle = idle
+        self._busy = busy
+
+    def snapshot(self) -> Snapshot:
+        """Return everything counted since this worker began."""
+        return Snapshot(
+            counters={
+                "messages_total": _plain(self._messages),
+                "recipients_total": _plain(self._recipients),
+                "allowed_total": _plain(self._allowed),
+                "relayed_total": _plain(self._relayed),
+                "message_bytes_total": _plain(self._bytes),
+                "observed_refusals_total": _plain(self._observed),
+                "undecided_total": _plain(self._undecided),
+                "unsubscribe_encoded_total": _plain(self._encoded),
+                "connections_total": _plain(self._opened),
+                "connections_refused_total": _plain(self._refused),
+                "failures_total": _plain(self._failures),
+                "upstream_replies_total": {(k,): n for k, n in self._replies.items()},
+                "cpu_seconds_total": {(): self._cpu_seconds()},
+            },
+            gauges={
+                "connections": _plain(self._connections),
+                "upstream_connections": {("idle",): self._idle, ("busy",): self._busy},
+                "workers": {(): 1},
+            },
+            histograms={
+                "transaction_seconds": {(k,): h.frozen() for k, h in self._transactions.items()},
+                "stage_seconds": {(k,): h.frozen() for k, h in self._stages.items()},
+            },
+        )
+
+    def _connection_opened(self, event: ConnectionOpened) -> None:
+        labels = (event.listener,)
+        self._opened[labels] += 1
+        self._connections[labels] += 1
+
+    def _connection_closed(self, event: ConnectionClosed) -> None:
+        self._connections[(event.listener,)] -= 1
+
+    def _connection_refused(self, event: ConnectionRefused) -> None:
+        self._refused[(event.listener, event.cause)] += 1
+
+    def _decided(self, event: Decided) -> None:
+        listener = event.client.listener
+        stream = event.decision.stream.name
+        recipients = self._recipients
+        for recipient in event.recipients:
+            verdict = recipient.verdict
+            recipients[(listener, stream, verdict.action, verdict.reason)] += 1
+            if verdict.basis is not None and verdict.action is Action.ALLOW:
+                self._allowed[(stream, verdict.basis)] += 1
+        if event.stage == "data":
+            message = event.decision.message
+            if message is None:
+                self._messages[(listener, stream, Action.ALLOW, Reason.NONE)] += 1
+            else:
+                self._messages[(listener, stream, message.action, message.reason)] += 1
+            if event.features is not None and event.features.unsubscribe_encoded:
+                self._encoded[(stream,)] += 1
+        if event.observed:
+            self._observed_only(event, stream)
+
+    def _observed_only(self, event: Decided, stream: str) -> None:
+        if event.undecided:
+            self._undecided[(stream,)] += 1
+        verdicts = [recipient.verdict for recipient in event.recipients]
+        if event.stage == "data" and event.decision.message is not None:
+            verdicts.append(event.decision.message)
+        for verdict in verdicts:
+            if verdict.action is not Action.ALLOW:
+                self._observed[(stream, verdict.reason)] += 1
+
+    def _relayed_message(self, event: Relayed) -> None:
+        code_class = _CODE_CLASSES.get(event.code // 100, "none")
+        self._relayed[(event.listener, event.stream, code_class)] += 1
+        if code_class == "2xx":
+            self._bytes[(event.listener, event.stream)] += event.size
+
+    def _transaction_ended(self, event: TransactionEnded) -> None:
+        self._transactions[event.listener].observe(event.seconds)
+        for stage, seconds in event.stages:
+            self._stages[stage].observe(seconds)
+
+    def _upstream_replied(self, event: UpstreamReplied) -> None:
+        self._replies[event.code_class] += 1
+
+    def _failed(self, event: Failed) -> None:
+        self._failures[(event.listener, event.part)] += 1
+
+
+_CODE_CLASSES = {2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
+
+
+def _plain(counts: dict[Labels, float]) -> dict[Labels, float]:
+    return {tuple(map(str, labels)): value for labels, value in counts.items()}

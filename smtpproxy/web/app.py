@@ -1,0 +1,147 @@
+"""The web application: /metrics, /healthz and /readyz."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import structlog
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
+from smtpproxy.sinks.snapshot import Samples, Snapshot
+from smtpproxy.web.health import Health, Readiness
+from smtpproxy.web.remembered import Remembered
+
+T = TypeVar("T")
+Ask = Callable[[], Awaitable[T]]
+StoreCounts = tuple[int, Mapping[tuple[str, str], int]]
+
+ANSWER_TIMEOUT = 5.0  # seconds; Prometheus gives up on a scrape after 10
+COUNTS_EVERY = 30.0  # counting a large table takes longer than a scrape should
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(
+    stats: Ask[Snapshot],
+    health: Ask[Health],
+    ready: Ask[Readiness],
+    *,
+    collector: SnapshotCollector,
+    counts: Ask[StoreCounts] | None = None,
+) -> Starlette:
+    """Return the application.
+
+    `stats` gives the numbers of all workers together, `health` what is known of the
+    workers without asking anybody else, `ready` what works now, `counts` what
+    the store holds (`store.counts`).
+    """
+    monitoring = _Monitoring(stats, health, ready, collector, counts)
+    return Starlette(
+        routes=[
+            Route("/metrics", monitoring.metrics),
+            Route("/healthz", monitoring.healthz),
+            Route("/readyz", monitoring.readyz),
+        ],
+        exception_handlers={HTTPException: _plain_error, Exception: _internal_error},
+    )
+
+
+class _Monitoring:
+    """The three endpoints that machines watch."""
+
+    def __init__(
+        self,
+        stats: Ask[Snapshot],
+        health: Ask[Health],
+        ready: Ask[Readiness],
+        collector: SnapshotCollector,
+        counts: Ask[StoreCounts] | None,
+    ) -> None:
+        self._stats = stats
+        self._health = health
+        self._ready = ready
+        self._collector = collector
+        self._counts = counts
+        self._counted: Mapping[str, Samples] = {}
+        self._count_again = Remembered(self._count, COUNTS_EVERY)
+
+    async def metrics(self, request: Request) -> Response:
+        snapshot, health, readiness, _ = await asyncio.gather(
+            _answer(self._stats),
+            _answer(self._health),
+            _answer(self._ready),
+            _answer(self._count_again),
+        )
+        if snapshot is None:
+            return _json(503, {"error": "the numbers of the workers are not available"})
+        parts = {} if readiness is None else readiness.parts
+        gauges: dict[str, Samples] = {
+            **self._counted,
+            "ready": {
+                ("workers",): float(health is not None and health.ok),
+                **{(part,): float(state == "ok") for part, state in parts.items()},
+            },
+        }
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        self._collector.snapshot = snapshot.with_gauges(gauges)
+        self._collector.openmetrics = content_type.startswith("application/openmetrics-text")
+        return Response(encode(self._collector), headers={"Content-Type": content_type})
+
+    async def healthz(self, request: Request) -> Response:
+        """Tell whether the relay lives: what is wrong here, a restart may cure."""
+        health = await _answer(self._health)
+        if health is None:
+            return _json(503, {"status": "failing"})
+        workers = {"configured": health.workers, "alive": health.alive}
+        if health.ok:
+            return _json(200, {"status": "ok", "workers": workers})
+        return _json(503, {"status": "failing", "workers": workers})
+
+    async def readyz(self, request: Request) -> Response:
+        """Tell whether mail would be taken and passed on now."""
+        readiness = await _answer(self._ready)
+        if readiness is None:
+            return _json(503, {"status": "failing"})
+        if readiness.ok:
+            return _json(200, {"status": "ok", "parts": readiness.parts})
+        status = "draining" if readiness.listeners == "draining" else "failing"
+        return _json(503, {"status": status, "parts": readiness.parts})
+
+    async def _count(self) -> None:
+        """Remember what the store holds; keep the old figures when it does not answer."""
+        if self._counts is None:
+            return
+        try:
+            self._counted = store_gauges(*await self._counts())
+        except Exception as error:
+            log.warning("store_counts_failed", error=repr(error))
+
+
+async def _answer(ask: Ask[T]) -> T | None:
+    """Return the answer, or None when there is none in time."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            return await ask()
+    except Exception as error:
+        log.warning("web_question_failed", error=repr(error))
+        return None
+
+
+def _json(status: int, content: Mapping[str, object]) -> JSONResponse:
+    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
+
+
+def _plain_error(request: Request, error: Exception) -> Response:
+    """Answer 404, 405 and the like with what is wrong, as JSON."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+def _internal_error(request: Request, error: Exception) -> Response:
+    return _json(500, {"error": "internal error"})

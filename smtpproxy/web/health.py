@@ -1,0 +1,98 @@
+"""What /healthz and /readyz tell, and how readiness is found out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from smtpproxy.settings import Address, UnixAddress
+from smtpproxy.web.remembered import Remembered
+
+State = Literal["ok", "failing", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How many workers there should be and how many gave a sign of life lately."""
+
+    workers: int
+    alive: int
+
+    @property
+    def ok(self) -> bool:
+        return self.alive >= self.workers
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether mail would be taken and passed on now, part by part."""
+
+    listeners: State
+    store: State
+    upstream: State
+
+    @property
+    def parts(self) -> Mapping[str, State]:
+        return {"listeners": self.listeners, "store": self.store, "upstream": self.upstream}
+
+    @property
+    def ok(self) -> bool:
+        return all(state == "ok" for state in self.parts.values())
+
+
+class ReadinessProbe:
+    """Asks each part whether it works.
+
+    `listeners` tells at once. `store` and `upstream` return when they work and raise
+    when not; they have `timeout` seconds and are asked again after `every` seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        listeners: Callable[[], State],
+        store: Callable[[], Awaitable[None]],
+        upstream: Callable[[], Awaitable[None]],
+        timeout: float = 3.0,
+        every: float = 5.0,
+    ) -> None:
+        self._listeners = listeners
+        self._store = store
+        self._upstream = upstream
+        self._timeout = timeout
+        self._probed = Remembered(self._probe, every)
+
+    async def __call__(self) -> Readiness:
+        store, upstream = await self._probed()
+        return Readiness(listeners=self._listeners(), store=store, upstream=upstream)
+
+    async def _probe(self) -> tuple[State, State]:
+        return await asyncio.gather(self._works(self._store), self._works(self._upstream))
+
+    async def _works(self, ask: Callable[[], Awaitable[None]]) -> State:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await ask()
+        except Exception:  # whatever a part raises, it does not work
+            return "failing"
+        return "ok"
+
+
+async def greet(address: Address) -> None:
+    """Return when an SMTP server at `address` greets with 220; raise `OSError` otherwise."""
+    if isinstance(address, UnixAddress):
+        reader, writer = await asyncio.open_unix_connection(address.path)
+    else:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        greeting = await reader.readline()
+        if not greeting.startswith(b"220"):
+            raise ConnectionRefusedError(f"{address} does not greet with 220: {greeting[:80]!r}")
+        writer.write(b"QUIT\r\n")
+        with suppress(OSError):
+            await reader.read()  # its 221 and the end: leaving at once would be a lost connection
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
