@@ -1,0 +1,172 @@
+"""One connection to the upstream: commands out, replies in, in order."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from smtpproxy.events import Emit, UpstreamReplied
+from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.deadlines import Deadlines
+from smtpproxy.relay.errors import UpstreamError, UpstreamLost, UpstreamTimeout
+from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
+
+_REPLIED = {
+    2: UpstreamReplied("2xx"),
+    3: UpstreamReplied("3xx"),
+    4: UpstreamReplied("4xx"),
+    5: UpstreamReplied("5xx"),
+}
+_NO_REPLY = UpstreamReplied("none")
+_RSET = b"RSET\r\n"
+_QUIT = b"QUIT\r\n"
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """An SMTP connection as its client. Use `open` once, then `exchange` and `write`."""
+
+    def __init__(self, deadlines: Deadlines, emit: Emit, closed: Callable[[], None]) -> None:
+        self.capabilities = Capabilities()
+        self.used = False  # a transaction was begun on it before
+        self.idle_since = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = deadlines
+        self._deadline = deadlines.watch(self._expired)
+        self._emit = emit
+        self._closed = closed
+        self._reader = ReplyReader()
+        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._transport: asyncio.WriteTransport | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._paused = False
+        self._error: UpstreamError | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._error is None and self._transport is not None
+
+    async def open(self, hostname: str, timeout: float) -> None:
+        """Read the greeting and say EHLO (HELO where EHLO is not known).
+
+        Raises UpstreamError when the upstream does not greet with 220.
+        """
+        (greeting,) = self.expect(1, timeout)
+        reply = await greeting
+        if reply.code == 220:
+            reply = await self.command(f"EHLO {hostname}\r\n".encode(), timeout)
+            if 500 <= reply.code < 600:
+                reply = await self.command(f"HELO {hostname}\r\n".encode(), timeout)
+        if reply.code not in (220, 250):
+            self.close()
+            raise UpstreamError(f"upstream greets with {reply}")
+        self.capabilities = Capabilities.of(reply)
+
+    async def command(self, data: bytes, timeout: float) -> Reply:
+        return await self.send(data, 1, timeout)[0]
+
+    def send(self, data: bytes, replies: int, timeout: float) -> list[asyncio.Future[Reply]]:
+        """Write commands at once; return one future for each reply that is due.
+
+        A future raises UpstreamError when its reply will not come.
+        """
+        futures = self.expect(replies, timeout)
+        if self._transport is not None and self._error is None:
+            self._transport.write(data)
+        return futures
+
+    def expect(self, replies: int, timeout: float) -> list[asyncio.Future[Reply]]:
+        futures = [self._loop.create_future() for _ in range(replies)]
+        if self._error is not None:
+            for future in futures:
+                future.set_exception(self._error)
+                future.add_done_callback(_ignore)
+        else:
+            self._waiting.extend(futures)
+            self._deadline.at = self._deadlines.now() + timeout
+        return futures
+
+    async def write(self, pieces: Iterable[bytes], timeout: float) -> None:
+        """Write content, waiting whenever the upstream is slower than we are."""
+        for piece in pieces:
+            if self._error is not None:
+                raise self._error
+            cast(asyncio.WriteTransport, self._transport).write(piece)
+            if self._paused:
+                self._deadline.at = self._deadlines.now() + timeout
+                self._writable = self._loop.create_future()
+                await self._writable
+
+    def reset(self, timeout: float) -> None:
+        """End the open transaction; nobody waits for the reply."""
+        self.send(_RSET, 1, timeout)[0].add_done_callback(_ignore)
+
+    def quit(self) -> None:
+        if self._transport is not None and self._error is None:
+            self._transport.write(_QUIT)
+        self.close()
+
+    def close(self) -> None:
+        self._fail(UpstreamLost("closed by the relay"))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            replies = self._reader.receive_data(data)
+        except ReplyError as error:
+            self._fail(UpstreamError(str(error)))
+            return
+        for reply in replies:
+            if not self._waiting:
+                self._fail(UpstreamLost(f"unasked: {reply}"))
+                return
+            self._emit(_REPLIED[reply.code // 100])
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(reply)
+        if not self._waiting:
+            self._deadline.at = float("inf")
+
+    def eof_received(self) -> None:
+        self._fail(UpstreamLost("upstream closed the connection"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(UpstreamLost(f"connection lost: {exc}"))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def _expired(self) -> None:
+        self._fail(UpstreamTimeout("no reply in time"))
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        self._deadlines.forget(self._deadline)
+        if self._waiting:
+            self._emit(_NO_REPLY)
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.add_done_callback(_ignore)
+        self._waiting.clear()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_exception(error)
+        if self._transport is not None:
+            self._transport.close()
+        self._closed()
+
+
+def _ignore(future: asyncio.Future[Reply]) -> None:
+    """Take the outcome, so that asyncio does not report it as never retrieved."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,124 @@
+"""The connections to the upstream: made on demand, kept while idle, counted."""
+
+import asyncio
+from collections import deque
+
+from smtpproxy.events import Emit
+from smtpproxy.relay.connection import UpstreamConnection
+from smtpproxy.relay.deadlines import Deadlines
+from smtpproxy.relay.errors import UpstreamBusy, UpstreamUnreachable
+from smtpproxy.settings import TcpAddress, UpstreamSettings
+
+
+class UpstreamPool:
+    """Hands out connections that are alive, the most recently used first."""
+
+    def __init__(
+        self, settings: UpstreamSettings, hostname: str, deadlines: Deadlines, emit: Emit
+    ) -> None:
+        self.settings = settings
+        self._hostname = hostname
+        self._deadlines = deadlines
+        self._emit = emit
+        self._idle: list[UpstreamConnection] = []
+        self._busy = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._trimmer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def busy(self) -> int:
+        return self._busy
+
+    async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
+        """Return a connection that has greeted us.
+
+        `fresh`: do not take an idle one. Raises UpstreamError.
+        """
+        if self._busy >= self.settings.max_connections:
+            await self._wait()
+        self._busy += 1
+        try:
+            while self._idle and not fresh:
+                connection = self._idle.pop()
+                if connection.alive:
+                    return connection
+            return await self._connect()
+        except BaseException:
+            self._free()
+            raise
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Take back a connection, to be used again if it is alive."""
+        if connection.alive:
+            connection.idle_since = self._deadlines.now()
+            self._idle.append(connection)
+            if self._trimmer is None:
+                self._trim()
+        self._free()
+
+    def close(self) -> None:
+        """End the idle connections; busy ones end when they come back."""
+        if self._trimmer is not None:
+            self._trimmer.cancel()
+        while self._idle:
+            self._idle.pop().quit()
+
+    async def _connect(self) -> UpstreamConnection:
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> UpstreamConnection:
+            return UpstreamConnection(self._deadlines, self._emit, self._drop_dead)
+
+        try:
+            async with asyncio.timeout(settings.connect_timeout):
+                if isinstance(settings.address, TcpAddress):
+                    _, connection = await loop.create_connection(
+                        protocol, settings.address.host, settings.address.port
+                    )
+                else:
+                    _, connection = await loop.create_unix_connection(
+                        protocol, str(settings.address.path)
+                    )
+        except (OSError, TimeoutError) as error:
+            raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
+        await connection.open(self._hostname, settings.command_timeout)
+        return connection
+
+    async def _wait(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(self.settings.wait_timeout):
+                await waiter
+        except TimeoutError:
+            raise UpstreamBusy(f"{self._busy} connections in use") from None
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _free(self) -> None:
+        self._busy -= 1
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _drop_dead(self) -> None:
+        self._idle = [connection for connection in self._idle if connection.alive]
+
+    def _trim(self) -> None:
+        """Close what was idle for too long; look again while anything is idle."""
+        limit = self._deadlines.now() - self.settings.idle_timeout
+        for connection in [c for c in self._idle if c.idle_since <= limit]:
+            connection.quit()
+        self._trimmer = (
+            asyncio.get_running_loop().call_later(self.settings.idle_timeout / 4, self._trim)
+            if self._idle
+            else None
+        )

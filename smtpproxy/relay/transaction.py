@@ -1,0 +1,187 @@
+"""One mail transaction with the upstream, in lockstep with the client's."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.connection import UpstreamConnection
+from smtpproxy.relay.errors import UpstreamError, UpstreamLost
+from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.wire.client import mail_command, rcpt_command
+
+_DATA = b"DATA\r\n"
+_END = b".\r\n"
+_NO_SMTPUTF8 = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
+
+
+@dataclass(frozen=True, slots=True)
+class MailParameters:
+    """What of the client's MAIL command goes to the upstream."""
+
+    reverse_path: str
+    size: int | None = None
+    eight_bit: bool = False
+    utf8: bool = False
+
+
+class UpstreamTransaction:
+    """MAIL and RCPT as the client sends them, then the content.
+
+    Every reply is the upstream's own. Methods raise UpstreamError when there is none.
+    """
+
+    def __init__(self, pool: UpstreamPool, mail: MailParameters) -> None:
+        self.accepted: list[str] = []
+        self._pool = pool
+        self._mail = mail
+        self._connection: UpstreamConnection | None = None
+        self._mail_refusal: Reply | None = None
+        self._go_ahead: asyncio.Future[Reply] | None = None
+        self._error: UpstreamError | None = None
+
+    async def recipients(self, paths: Sequence[str]) -> list[Reply]:
+        """Put recipients to the upstream; the first call puts MAIL before them."""
+        if self._error is not None:
+            raise self._error
+        if self._mail_refusal is not None:
+            return [self._mail_refusal] * len(paths)
+        try:
+            if self._connection is None:
+                replies = await self._begin(paths)
+            else:
+                replies = await self._exchange(self._connection, b"", paths)
+        except UpstreamError as error:
+            self._lose(error)
+            raise
+        self.accepted.extend(
+            path for path, reply in zip(paths, replies, strict=True) if reply.code < 300
+        )
+        return replies
+
+    def begin_data(self) -> None:
+        """Send DATA now; the record may be committed while the upstream answers."""
+        connection = self._connection
+        if connection is None:
+            raise self._error or UpstreamLost("no transaction")
+        (self._go_ahead,) = connection.send(_DATA, 1, self._pool.settings.command_timeout)
+
+    async def data_refusal(self) -> Reply | None:
+        """Wait for the reply to DATA; None when it is 354, and then send the content."""
+        if self._go_ahead is None:
+            raise UpstreamLost("DATA was not sent")
+        try:
+            reply = await self._go_ahead
+        except UpstreamError as error:
+            self._lose(error)
+            raise
+        if reply.code == 354:
+            return None
+        self.abort()
+        return _mirrored(reply)
+
+    async def finish(self, content: Iterable[bytes]) -> Reply:
+        """Send dot-stuffed content, each line ended, and its end; return the final reply."""
+        connection = self._connection
+        if connection is None:
+            raise self._error or UpstreamLost("no transaction")
+        timeout = self._pool.settings.data_timeout
+        try:
+            await connection.write(chain(content, (_END,)), timeout)
+            reply = await connection.expect(1, timeout)[0]
+        except UpstreamError as error:
+            self._lose(error)
+            raise
+        self._release(connection)
+        if reply.code == 421:
+            connection.close()
+        return _mirrored(reply)
+
+    def abort(self, *, hard: bool = False) -> None:
+        """Give up the transaction. `hard`: DATA was sent, only closing can undo that."""
+        connection = self._connection
+        if connection is None:
+            return
+        if hard:
+            connection.close()
+        elif connection.alive:
+            connection.reset(self._pool.settings.command_timeout)
+        self._release(connection)
+
+    async def _begin(self, paths: Sequence[str]) -> list[Reply]:
+        """Send MAIL and the first recipients, on a second connection if an idle one died."""
+        connection = await self._pool.acquire()
+        reused = connection.used
+        for attempt in (1, 2):
+            self._connection = connection
+            connection.used = True
+            if self._mail.utf8 and "SMTPUTF8" not in connection.capabilities.keywords:
+                self._release(connection)
+                self._mail_refusal = _NO_SMTPUTF8
+                return [_NO_SMTPUTF8] * len(paths)
+            try:
+                return await self._exchange(connection, self._mail_bytes(connection), paths)
+            except UpstreamLost:
+                if attempt == 2 or not reused:
+                    raise
+                self._release(connection)
+                connection = await self._pool.acquire(fresh=True)
+        raise AssertionError("unreachable")
+
+    async def _exchange(
+        self, connection: UpstreamConnection, mail: bytes, paths: Sequence[str]
+    ) -> list[Reply]:
+        """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
+        timeout = self._pool.settings.command_timeout
+        commands = [mail] * bool(mail) + [rcpt_command(path) for path in paths]
+        if connection.capabilities.pipelining:
+            futures = connection.send(b"".join(commands), len(commands), timeout)
+            replies = [await future for future in futures]
+        else:
+            replies = []
+            for command in commands:
+                replies.append(await connection.command(command, timeout))
+                if mail and replies[0].code >= 400:
+                    replies += [replies[0]] * len(paths)
+                    break
+        if any(reply.code == 421 for reply in replies):
+            connection.close()
+            raise UpstreamLost("upstream answered 421")
+        if mail:
+            first = replies.pop(0)
+            if first.code >= 400:
+                self._mail_refusal = _mirrored(first)
+                connection.reset(timeout)
+                self._release(connection)
+                return [self._mail_refusal] * len(paths)
+        return [_mirrored(reply) for reply in replies]
+
+    def _mail_bytes(self, connection: UpstreamConnection) -> bytes:
+        mail = self._mail
+        return mail_command(
+            mail.reverse_path,
+            connection.capabilities,
+            size=mail.size,
+            eight_bit=mail.eight_bit,
+            utf8=mail.utf8,
+        )
+
+    def _release(self, connection: UpstreamConnection) -> None:
+        self._connection = None
+        self._pool.release(connection)
+
+    def _lose(self, error: UpstreamError) -> None:
+        self._error = error
+        if self._connection is not None:
+            self._connection.close()
+            self._release(self._connection)
+
+
+def _mirrored(reply: Reply) -> Reply:
+    """The client's reply: as it came, with an enhanced code if it had none (RFC 2034)."""
+    if reply.code == 421:
+        return UpstreamLost.reply
+    if reply.enhanced is not None:
+        return reply
+    return Reply(reply.code, f"{reply.code // 100}.0.0", reply.lines)

@@ -1,0 +1,118 @@
+"""The client side of SMTP, sans I/O: replies parsed, commands written (RFC 5321).
+
+Replies are kept as they came (code, enhanced code, every line), so that a relay can
+mirror them.
+"""
+
+import re
+from dataclasses import dataclass
+
+from smtpproxy.mail.reply import Reply
+
+LINE_LIMIT = 4096  # RFC 5321 4.5.3.1.5 asks for 512 at least
+LINES_LIMIT = 200
+
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
+
+
+class ReplyError(Exception):
+    """The upstream sent what is no SMTP reply."""
+
+
+class ReplyReader:
+    """Takes bytes and gives whole replies, in order."""
+
+    __slots__ = ("_buffer", "_code", "_lines")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._code = 0
+        self._lines: list[str] = []
+
+    def receive_data(self, data: bytes) -> list[Reply]:
+        """Return the replies that are complete now.
+
+        Raises ReplyError on what is no reply; the connection is of no further use then.
+        """
+        self._buffer += data
+        replies: list[Reply] = []
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            reply = self._line(line.removesuffix(b"\r"))
+            if reply is not None:
+                replies.append(reply)
+        if len(self._buffer) > LINE_LIMIT:
+            raise ReplyError("reply line too long")
+        return replies
+
+    def _line(self, line: bytes) -> Reply | None:
+        found = _LINE.fullmatch(line)
+        if found is None or len(line) > LINE_LIMIT:
+            raise ReplyError(f"not a reply line: {line[:80]!r}")
+        code = int(found[1])
+        if self._lines and code != self._code:
+            raise ReplyError(f"reply changes its code from {self._code} to {code}")
+        self._code = code
+        self._lines.append((found[3] or b"").decode("utf-8", "surrogateescape"))
+        if found[2] == b"-":
+            if len(self._lines) > LINES_LIMIT:
+                raise ReplyError("reply has too many lines")
+            return None
+        lines, self._lines = tuple(self._lines), []
+        return _reply(code, lines)
+
+
+def _reply(code: int, lines: tuple[str, ...]) -> Reply:
+    """Part the enhanced code from the text where every line has the same one (RFC 2034)."""
+    found = _ENHANCED.match(lines[0])
+    if found is None:
+        return Reply(code, None, lines)
+    enhanced = found[1]
+    length = len(enhanced) + 1
+    if any(not (line + " ").startswith(enhanced + " ") for line in lines[1:]):
+        return Reply(code, None, lines)
+    return Reply(code, enhanced, tuple(line[length:] for line in lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the upstream's EHLO reply offers."""
+
+    keywords: frozenset[str] = frozenset()
+    size: int | None = None  # None: no limit told
+
+    @classmethod
+    def of(cls, reply: Reply) -> "Capabilities":
+        keywords = set()
+        size = None
+        for line in reply.lines[1:]:
+            words = line.upper().split()
+            if not words:
+                continue
+            keywords.add(words[0])
+            if words[0] == "SIZE" and len(words) > 1 and words[1].isdigit():
+                size = int(words[1]) or None
+        return cls(frozenset(keywords), size)
+
+    @property
+    def pipelining(self) -> bool:
+        return "PIPELINING" in self.keywords
+
+
+def mail_command(
+    reverse_path: str, capabilities: Capabilities, *, size: int | None, eight_bit: bool, utf8: bool
+) -> bytes:
+    """MAIL with the parameters that the upstream knows; what it does not know is left out."""
+    parameters = ""
+    if size is not None and "SIZE" in capabilities.keywords:
+        parameters += f" SIZE={size}"
+    if eight_bit and "8BITMIME" in capabilities.keywords:
+        parameters += " BODY=8BITMIME"
+    if utf8:
+        parameters += " SMTPUTF8"
+    return f"MAIL FROM:<{reverse_path}>{parameters}\r\n".encode()
+
+
+def rcpt_command(forward_path: str) -> bytes:
+    return f"RCPT TO:<{forward_path}>\r\n".encode()

@@ -1,0 +1,107 @@
+"""The content after DATA: where it ends, and that every line in it ends with CRLF.
+
+Only CRLF ends a line and only CRLF "." CRLF ends the content (RFC 5321 sections 2.3.8
+and 4.1.1.4): a bare CR or LF is where one server sees an end and another does not,
+so it is refused or rewritten, never passed on. Content stays dot-stuffed as it came.
+"""
+
+import re
+from typing import Literal
+
+BareNewline = Literal["reject", "normalize"]
+_END = b"\r\n.\r\n"
+_STRAY = re.compile(rb"\r\n|\n\.?|\r")
+
+
+class BareNewlineError(Exception):
+    """A CR or LF alone, where only CRLF may stand."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name  # "<CR>" or "<LF>"
+
+
+def bare_newline(data: bytes) -> str | None:
+    """Return "<CR>" or "<LF>" if one of them stands alone in `data`, else None."""
+    pairs = data.count(b"\r\n")
+    if data.count(b"\n") != pairs:
+        return "<LF>"
+    if data.count(b"\r") != pairs:
+        return "<CR>"
+    return None
+
+
+class ContentReader:
+    """Takes the bytes after 354 and gives the content in chunks, then the end.
+
+    A chunk never splits a CRLF and never holds a part of the terminator.
+    """
+
+    __slots__ = ("_bare", "_first", "_held", "rest")
+
+    def __init__(self, bare: BareNewline) -> None:
+        self._bare = bare
+        self._held = b"\r\n"  # the line end of the DATA command counts as the first one
+        self._first = True
+        self.rest = b""  # what followed the terminator
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """Return (chunk, ended). After the end, `rest` holds what followed.
+
+        Raises BareNewlineError when such are to be rejected.
+        """
+        buffer = self._held + data
+        end = buffer.find(_END)
+        ended = end >= 0
+        if ended:
+            cut = end + 2
+            self.rest = buffer[end + 5 :]
+            self._held = b""
+        else:
+            cut = self._releasable(buffer)
+            self._held = buffer[cut:]
+        start = 0
+        if self._first and cut >= 2:
+            self._first = False
+            start = 2
+        chunk = buffer[start:cut]
+        if chunk:
+            name = bare_newline(chunk)
+            if name is not None:
+                if self._bare == "reject":
+                    raise BareNewlineError(name)
+                chunk = _STRAY.sub(_with_crlf, chunk)
+        return chunk, ended
+
+    def _releasable(self, buffer: bytes) -> int:
+        """How much cannot be a part of the terminator, of a CRLF or of a stray LF and dot."""
+        cut = max(len(buffer) - 4, 0)
+        last = buffer[cut - 1 : cut]
+        if last == b"\r" or (last == b"\n" and buffer[cut - 2 : cut] != b"\r\n"):
+            cut -= 1  # a "\n" may follow the one, a dot that must be doubled the other
+        return cut
+
+
+def _with_crlf(found: re.Match[bytes]) -> bytes:
+    """A stray LF becomes CRLF, its dot is stuffed; a stray CR becomes a space (as in Postfix)."""
+    match found[0]:
+        case b"\r\n":
+            return b"\r\n"
+        case b"\r":
+            return b" "
+        case stray:
+            return b"\r\n" + b".." * (len(stray) - 1)
+
+
+def unstuffed(content: bytes) -> bytes:
+    """Return content with the transparency dots removed (RFC 5321 4.5.2)."""
+    if content.startswith(b"."):
+        content = content[1:]
+    return content.replace(b"\r\n.", b"\r\n")
+
+
+def stuffed(content: bytes) -> bytes:
+    """Return content with a dot added to every line that begins with one."""
+    if content.startswith(b"."):
+        content = b"." + content
+    return content.replace(b"\r\n.", b"\r\n..")

@@ -1,0 +1,336 @@
+"""The server side of SMTP, sans I/O: bytes in, typed events out (RFC 5321).
+
+Feed `receive_data`, take `next_event` until it says NEED_DATA or BLOCKED, and answer
+every command event, in order, with `answer`, which returns the bytes to send. Several
+RCPT commands may be taken before the first is answered (RFC 2920), so that they can be
+judged together; anything else waits until all earlier ones are answered.
+
+Which command may come when stands in one table, `_ORDER`. Wrong commands, NOOP, VRFY
+and HELP never reach the caller: they come out as `Answered` with the bytes to send.
+"""
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.commands import (
+    COMMAND_LIMIT,
+    CommandError,
+    Data,
+    Hello,
+    Mail,
+    Quit,
+    Rcpt,
+    Reset,
+    parse_hello,
+    parse_mail,
+    parse_rcpt,
+)
+from smtpproxy.wire.content import BareNewline, BareNewlineError, ContentReader
+
+
+class State(Enum):
+    START = auto()  # no greeting from the client yet
+    READY = auto()  # no transaction
+    MAIL = auto()  # MAIL accepted
+    CONTENT = auto()  # 354 sent
+    CLOSED = auto()  # QUIT answered, or the client broke the framing
+
+
+class Signal(Enum):
+    NEED_DATA = auto()
+    BLOCKED = auto()  # answer the events already given first
+
+
+NEED_DATA = Signal.NEED_DATA
+BLOCKED = Signal.BLOCKED
+
+
+@dataclass(frozen=True, slots=True)
+class ContentChunk:
+    """A piece of the content, dot-stuffed as it came; whole lines are not promised."""
+
+    data: bytes
+
+
+class ContentProblem(Enum):
+    """Why content was read but cannot be taken."""
+
+    TOO_LARGE = auto()
+    NUL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfContent:
+    """CRLF.CRLF was read. `size` is in octets as received, without the terminator."""
+
+    size: int
+    problem: ContentProblem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A command that the engine answered by itself; send `data`."""
+
+    data: bytes
+    error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The framing cannot be trusted any more: send `data` and close the connection."""
+
+    data: bytes
+    cause: str  # bare_newline, line_too_long
+
+
+Command = Hello | Mail | Rcpt | Data | Reset | Quit | EndOfContent
+Event = Command | ContentChunk | Answered | Broken
+
+_NOOP = Reply.of(250, "2.0.0", "OK").encode()
+_HELP = Reply.of(
+    214, "2.0.0", "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT", "see RFC 5321"
+).encode()
+_VRFY = Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode()
+_HELLO_FIRST = Reply.of(503, "5.5.1", "send EHLO first").encode()
+_ORDER = {
+    "MAIL": {
+        State.START: _HELLO_FIRST,
+        State.MAIL: Reply.of(503, "5.5.1", "a transaction is open; send RSET first").encode(),
+    },
+    "RCPT": {
+        State.START: _HELLO_FIRST,
+        State.READY: Reply.of(503, "5.5.1", "send MAIL first").encode(),
+    },
+    "DATA": {
+        State.START: _HELLO_FIRST,
+        State.READY: Reply.of(503, "5.5.1", "send MAIL and RCPT first").encode(),
+    },
+}
+"""Refusals by verb and state; a pair that is absent is allowed."""
+
+_TOO_LONG = Reply.of(500, "5.5.2", "command line too long; closing the connection").encode()
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NO_RECIPIENTS = Reply.of(554, "5.5.1", "no valid recipients").encode()
+
+
+class ServerConnection:
+    """One SMTP session as the server sees it."""
+
+    def __init__(
+        self,
+        hostname: str,
+        *,
+        size_limit: int,
+        bare_newline: BareNewline = "reject",
+        max_recipients: int = 1000,
+    ) -> None:
+        self.hostname = hostname
+        self.state = State.START
+        self.extended = False
+        self.smtputf8 = False
+        self._size_limit = size_limit
+        self._bare_newline = bare_newline
+        self._max_recipients = max_recipients
+        self._buffer = b""
+        self._pending: deque[Command] = deque()
+        self._recipients = 0
+        self._reader: ContentReader | None = None
+        self._size = 0
+        self._ended = False
+        self._problem: ContentProblem | None = None
+
+    @property
+    def buffered(self) -> int:
+        """Octets received and not yet taken as events."""
+        return len(self._buffer)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.state in (State.MAIL, State.CONTENT)
+
+    def receive_data(self, data: bytes) -> None:
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def next_event(self) -> Event | Signal:
+        """Return the next event, or why there is none."""
+        if self.state is State.CONTENT:
+            return BLOCKED if self._pending else self._next_content()
+        if self.state is State.CLOSED:
+            return NEED_DATA
+        pending = self._pending
+        if pending and not isinstance(pending[-1], Rcpt):
+            return BLOCKED
+        end = self._buffer.find(b"\r\n")
+        if end > COMMAND_LIMIT or (end < 0 and len(self._buffer) > COMMAND_LIMIT):
+            return BLOCKED if pending else self._broken("line_too_long", _TOO_LONG)
+        if end < 0:
+            return NEED_DATA
+        line = self._buffer[:end]
+        if pending and line[:5].upper() != b"RCPT ":
+            return BLOCKED
+        try:
+            event = self._bare(line) or self._command(line)
+        except CommandError as error:
+            event = Answered(error.reply.encode(), error=True)
+        if pending and isinstance(event, (Answered, Broken)):
+            return BLOCKED  # its turn comes when the recipients before it are answered
+        self._buffer = self._buffer[end + 2 :]
+        if isinstance(event, Broken):
+            self.close()
+        elif not isinstance(event, Answered):
+            pending.append(event)
+        return event
+
+    def answer(self, reply: Reply) -> bytes:
+        """Answer the oldest unanswered event; return the bytes to send."""
+        command = self._pending.popleft()
+        positive = reply.code < 400
+        if isinstance(command, Rcpt):
+            self._recipients += positive
+        elif isinstance(command, Mail):
+            if positive:
+                self.state = State.MAIL
+                self.smtputf8 = command.smtputf8
+                self._recipients = 0
+        elif isinstance(command, Data):
+            if reply.code == 354:
+                self.state = State.CONTENT
+                self._reader = ContentReader(self._bare_newline)
+                self._size = 0
+                self._problem = None
+        elif isinstance(command, (EndOfContent, Reset)):
+            if self.state is not State.START:
+                self.state = State.READY
+        elif isinstance(command, Hello):
+            if positive:
+                self.state = State.READY
+                self.extended = command.extended
+        else:
+            self.state = State.CLOSED
+        return reply.encode()
+
+    def hello_reply(self, hello: Hello) -> Reply:
+        """The reply to EHLO (with the extensions) or HELO."""
+        greeting = f"{self.hostname} greets {_printable(hello.domain)}"
+        if not hello.extended:
+            return Reply(250, None, (greeting,))
+        return Reply(
+            250,
+            None,
+            (
+                greeting,
+                "PIPELINING",
+                f"SIZE {self._size_limit}",
+                "8BITMIME",
+                "SMTPUTF8",
+                "ENHANCEDSTATUSCODES",
+            ),
+        )
+
+    def close(self) -> None:
+        """Take no further input: whatever is buffered is not looked at."""
+        self.state = State.CLOSED
+        self._buffer = b""
+        self._pending.clear()
+
+    def _command(self, line: bytes) -> Command | Answered:
+        verb, _, argument = line.decode("utf-8", "surrogateescape").partition(" ")
+        verb = verb.upper()
+        refusals = _ORDER.get(verb)
+        if refusals is not None and self.state in refusals:
+            return Answered(refusals[self.state], error=True)
+        _check_characters(line)
+        match verb:
+            case "RCPT":
+                if self._recipients + len(self._pending) >= self._max_recipients:
+                    raise CommandError(452, "4.5.3", "too many recipients; send the rest later")
+                return parse_rcpt(argument, extended=self.extended, smtputf8=self.smtputf8)
+            case "MAIL":
+                return parse_mail(argument, extended=self.extended, size_limit=self._size_limit)
+            case "DATA":
+                _no_argument(verb, argument)
+                return Data() if self._recipients else Answered(_NO_RECIPIENTS, error=True)
+            case "EHLO" | "HELO":
+                return parse_hello(argument, extended=verb == "EHLO")
+            case "RSET":
+                _no_argument(verb, argument)
+                return Reset()
+            case "QUIT":
+                _no_argument(verb, argument)
+                return Quit()
+            case "NOOP":
+                return Answered(_NOOP)
+            case "VRFY":
+                if not argument.strip():
+                    raise CommandError(501, "5.5.4", "syntax: VRFY address")
+                return Answered(_VRFY)
+            case "HELP":
+                return Answered(_HELP)
+            case "EXPN" | "STARTTLS" | "AUTH" | "BDAT" | "TURN" | "ETRN":
+                raise CommandError(502, "5.5.1", f"{verb} is not implemented here")
+            case _:
+                raise CommandError(500, "5.5.1", "command not recognised; HELP lists them")
+
+    def _next_content(self) -> Event | Signal:
+        if self._ended:
+            self._ended = False
+            end = EndOfContent(self._size, self._problem)
+            self._pending.append(end)
+            return end
+        if not self._buffer or self._reader is None:
+            return NEED_DATA
+        data, self._buffer = self._buffer, b""
+        try:
+            chunk, self._ended = self._reader.feed(data)
+        except BareNewlineError as error:
+            self.close()
+            return _bare_newline(error.name)
+        if self._ended:
+            self._buffer = self._reader.rest
+            self._reader = None
+        self._size += len(chunk)
+        if self._size > self._size_limit:
+            self._problem = ContentProblem.TOO_LARGE
+        elif b"\0" in chunk:
+            self._problem = self._problem or ContentProblem.NUL
+        if self._problem is None and chunk:
+            return ContentChunk(chunk)
+        return self._next_content()
+
+    def _bare(self, line: bytes) -> Broken | None:
+        if b"\n" in line:
+            return _bare_newline("<LF>")
+        if b"\r" in line:
+            return _bare_newline("<CR>")
+        return None
+
+    def _broken(self, cause: str, reply: bytes) -> Broken:
+        self.close()
+        return Broken(reply, cause)
+
+
+def _bare_newline(name: str) -> Broken:
+    text = f"bare {name} received; lines must end with <CR><LF>; closing the connection"
+    return Broken(Reply.of(521, "5.5.2", text).encode(), "bare_newline")
+
+
+def _no_argument(verb: str, argument: str) -> None:
+    if argument.strip(" "):
+        raise CommandError(501, "5.5.4", f"{verb} takes no argument")
+
+
+def _check_characters(line: bytes) -> None:
+    if _CONTROL.search(line):
+        raise CommandError(501, "5.5.2", "a command cannot hold control characters")
+    if not line.isascii():
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            raise CommandError(501, "5.5.2", "a command must be ASCII or UTF-8") from None
+
+
+def _printable(text: str) -> str:
+    return text.encode("ascii", "replace").decode()
