@@ -1,0 +1,54 @@
+# Everything a developer or CI runs. `make help` lists the targets.
+
+PYTHON ?= python3
+JOBS   ?= 4
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint fmt parts bench demo clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; JOBS=4 the tests run at once"
+
+test: lint parts  ## all checks and all tests; TESTS=tests/wire runs one folder
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+lint: $(VENV)/.dev  ## formatting, lint, types, import floors
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev  ## put the code in form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+parts: $(VENV)/.dev  ## install the real programs that tests use (as root, on Debian)
+	@scripts/install-parts $(BIN)/python
+
+bench: $(VENV)/.dev parts  ## the benchmark's table; ARGS="--quick", "--large", "--json"
+	$(BIN)/python -m benchmarks $(ARGS)
+
+demo: $(VENV)/.runtime  ## the relay at work on invented people; KEEP=1 leaves it running
+	@$(BIN)/smtpproxy demo $(if $(KEEP),--keep)
+
+clean:  ## remove all that was made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: installing again is for a changed pyproject.toml only.
+$(BIN)/python:
+	@scripts/make-venv $(VENV) $(PYTHON)
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $(VENV)/.runtime $@
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable .
+	@touch $@

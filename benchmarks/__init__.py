@@ -1,0 +1,1 @@
+"""The benchmark: one run, one table, ratios to the wire. See docs/benchmarks.md."""

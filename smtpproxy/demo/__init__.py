@@ -1,0 +1,1 @@
+"""`smtpproxy demo`: the real relay in a temporary directory, with invented people."""

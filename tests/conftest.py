@@ -1,0 +1,73 @@
+"""Fixtures of the whole suite, and the watchdog over everything that tests start."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit import parts
+from tests.kit.load import SmtpSink
+from tests.kit.postfix import PostfixInstance
+from tests.kit.processes import kill_all, running
+from tests.kit.relay import RelayProcess
+from tests.kit.upstream import FakeUpstream
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    parts.require(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once for each missing part what was not tested."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    lines = parts.summary(str(report.longrepr[2]) for report in skipped)
+    for line in lines:
+        terminalreporter.write_line(line, yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def _watchdog() -> Iterator[None]:
+    """Nothing that a test started outlives it, even when it failed half-way."""
+    before = running()
+    yield
+    kill_all(running() - before)
+
+
+@pytest.fixture
+def upstream() -> Iterator[FakeUpstream]:
+    """A fake MTA that accepts everything; set `behaviours` before the first connection."""
+    with FakeUpstream() as server:
+        yield server
+
+
+@pytest.fixture
+def sink() -> Iterator[SmtpSink]:
+    """A counting smtp-sink; the test needs `@needs("smtp-sink")`."""
+    with SmtpSink() as server:
+        yield server
+
+
+@pytest.fixture
+def postfix() -> Iterator[PostfixInstance]:
+    """A private Postfix that delivers everybody's mail; needs `@needs("postfix")`."""
+    with PostfixInstance() as server:
+        yield server
+
+
+@pytest.fixture
+def relay(tmp_path: Path) -> Iterator[Callable[..., RelayProcess]]:
+    """Start relays: `relay(upstream.address, {"policy": {"mode": "observe"}})`."""
+    started: list[RelayProcess] = []
+
+    def start(upstream: str, config: dict[str, object] | None = None) -> RelayProcess:
+        root = tmp_path / f"relay{len(started)}"
+        root.mkdir()
+        process = RelayProcess(root, upstream, config)
+        started.append(process)
+        process.start()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()

@@ -1,0 +1,1 @@
+"""What tests and benchmarks stand on: real programs, started and surely ended."""

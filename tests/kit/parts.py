@@ -1,0 +1,101 @@
+"""The real programs that tests use, and what happens where one is missing.
+
+A test says `@needs("postfix")`. Where a part is missing it is skipped with the part's
+name, and the run's summary has one line for each missing part; with `CI=true` it fails.
+`python -m tests.kit.parts` prints the Debian packages of what is missing.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PREFIX = "missing part: "
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One program. `root`: it only works for the super-user."""
+
+    package: str
+    programs: tuple[str, ...]
+    root: bool = False
+
+
+PARTS = {
+    "curl": Part("curl", ("curl",)),
+    "miltertest": Part("miltertest", ("miltertest",)),
+    "msmtp": Part("msmtp", ("msmtp",)),
+    "postfix": Part("postfix", ("postfix", "postconf"), root=True),
+    "prometheus": Part("prometheus", ("prometheus",)),
+    "promtool": Part("prometheus", ("promtool",)),
+    "smtp-sink": Part("postfix", ("smtp-sink",)),
+    "smtp-source": Part("postfix", ("smtp-source",)),
+    "sqlite3": Part("sqlite3", ("sqlite3",)),
+    "swaks": Part("swaks", ("swaks",)),
+    "systemd-analyze": Part("systemd", ("systemd-analyze",)),
+}
+
+# Debian's users have no sbin in their PATH.
+SEARCH_PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def program(name: str) -> str:
+    """Return the program's full path; raises FileNotFoundError."""
+    path = shutil.which(name, path=SEARCH_PATH)
+    if path is None:
+        raise FileNotFoundError(f"{name} is not installed")
+    return path
+
+
+def missing(name: str) -> str | None:
+    """Say what is missing for this part and what would help; None when it is there."""
+    part = PARTS[name]
+    if not all(shutil.which(each, path=SEARCH_PATH) for each in part.programs):
+        return f"{name} (Debian package {part.package})"
+    if part.root and os.geteuid() != 0:
+        return f"{name} (works only as root)"
+    return None
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """Mark a test, or a module as `pytestmark`, that uses these parts."""
+    unknown = set(names) - PARTS.keys()
+    if unknown:
+        raise ValueError(f"not in PARTS: {', '.join(sorted(unknown))}")
+    return pytest.mark.needs(*names)
+
+
+def require(item: pytest.Item) -> None:
+    """Skip (with `CI=true`: fail) a test whose parts are not all here."""
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            lack = missing(name)
+            if lack is None:
+                continue
+            if os.environ.get("CI") == "true":
+                pytest.fail(PREFIX + lack, pytrace=False)
+            pytest.skip(PREFIX + lack)
+
+
+def summary(reasons: Iterable[str]) -> list[str]:
+    """One line for each missing part, from the reasons of all skipped tests."""
+    counts = Counter(reason.partition(PREFIX)[2].strip() for reason in reasons if PREFIX in reason)
+    return [
+        f"{lack} is missing: {count} test{'s' * (count > 1)} skipped"
+        for lack, count in sorted(counts.items())
+    ]
+
+
+def missing_packages() -> list[str]:
+    """Debian packages that would bring what is not there at all."""
+    return sorted({PARTS[name].package for name in PARTS if "package" in (missing(name) or "")})
+
+
+if __name__ == "__main__":
+    if Path("/etc/debian_version").exists():
+        print(" ".join(missing_packages()))

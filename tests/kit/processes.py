@@ -1,0 +1,144 @@
+"""Subprocesses that cannot outlive their test.
+
+Each runs in a process group of its own with its output in a file. They end three ways:
+by their owner, by the watchdog fixture of tests/conftest.py, and by the kernel when the
+test process itself is killed.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.kit.ports import wait_for
+
+_running: set["Running"] = set()
+
+
+class Running:
+    """A started program. `output` is all that it wrote to stdout and stderr."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        output: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.argv = list(argv)
+        self.output_path = output
+        with output.open("ab") as file:
+            self.process = subprocess.Popen(
+                [*_dies_with_us(), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=None if env is None else {**os.environ, **env},
+                cwd=cwd,
+                start_new_session=True,
+            )
+        _running.add(self)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        return self.output_path.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """Return the exit code; raises AssertionError when it goes on running."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.argv[0]} still runs after {timeout:g} s") from None
+        self._signal_group(signal.SIGKILL)  # children that it left behind
+        _running.discard(self)
+        return code
+
+    def terminate(self, timeout: float = 30.0) -> int:
+        """Send SIGTERM to the process itself and wait; return the exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL, the whole group."""
+        self._signal_group(signal.SIGKILL)
+        self.process.wait(10)
+        _running.discard(self)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+def _dies_with_us() -> list[str]:
+    """A prefix by which the kernel kills the program when this process ends."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def running() -> frozenset[Running]:
+    """All that was started here and not ended yet."""
+    return frozenset(_running)
+
+
+def kill_all(processes: frozenset[Running]) -> None:
+    """End these, whatever state they are in."""
+    for process in processes:
+        with contextlib.suppress(Exception):
+            process.kill()
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below `pid`, children first (Linux)."""
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        parent = todo.pop()
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                children = [int(word) for word in path.read_text().split()]
+                found += children
+                todo += children
+    return found
+
+
+def run(
+    *argv: str,
+    stdin: bytes = b"",
+    timeout: float = 60.0,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; undecodable output is replaced, no exit code raises."""
+    done = subprocess.run(
+        argv,
+        input=stdin,
+        capture_output=True,
+        timeout=timeout,
+        cwd=cwd,
+        env=None if env is None else {**os.environ, **env},
+        check=False,
+    )
+    return subprocess.CompletedProcess(
+        done.args,
+        done.returncode,
+        done.stdout.decode(errors="replace"),
+        done.stderr.decode(errors="replace"),
+    )
+
+
+def wait_exit(pid: int, timeout: float = 10.0) -> None:
+    """Wait until a process that is not our child is gone."""
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"end of process {pid}", timeout=timeout)

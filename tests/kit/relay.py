@@ -1,0 +1,269 @@
+"""The product as its users have it: `smtpproxy serve` with a configuration file."""
+
+import json
+import smtplib
+import socket
+import sys
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.kit.ports import LOOPBACK, free_port, wait_for
+from tests.kit.processes import Running, descendants, run
+from tests.kit.toml import to_toml
+
+REPOSITORY = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "smtpproxy")
+
+STREAMS: list[dict[str, Any]] = [
+    {
+        "name": "offers",
+        "class": "marketing",
+        "purpose": "offers",
+        "products": ["shoes"],
+        "from_domains": ["shop.example"],
+    },
+    {"name": "receipts", "class": "transactional", "from_domains": ["shop.example"]},
+    {
+        "name": "appeals",
+        "class": "marketing",
+        "purpose": "appeals",
+        "nature": "charity",
+        "from_domains": ["charity.example"],
+    },
+    {
+        "name": "b2b",
+        "class": "marketing",
+        "purpose": "b2b",
+        "topics": ["finance"],
+        "from_domains": ["shop.example"],
+    },
+]
+"""The streams of tests/kit/store.py's people."""
+
+
+def relay_config(root: Path, upstream: str, overrides: Mapping[str, Any] | None = None) -> Any:
+    """A whole configuration on free ports with its state in `root`.
+
+    One listener `apps` may use every stream, `offers` by default. `overrides` go over it:
+    tables are merged, all else is replaced, None takes a key away.
+    """
+    base: dict[str, Any] = {
+        "server": {"hostname": "relay.example", "state_dir": str(root / "state")},
+        "listener": [
+            {
+                "name": "apps",
+                "protocol": "smtp",
+                "address": f"{LOOPBACK}:{free_port()}",
+                "streams": [stream["name"] for stream in STREAMS],
+                "default_stream": "offers",
+            }
+        ],
+        "upstream": {"address": upstream},
+        "store": {"url": f"sqlite://{root / 'state' / 'smtpproxy.db'}"},
+        "web": {"address": f"{LOOPBACK}:{free_port()}"},
+        "policy": {"rulebook": "fr"},
+        "stream": STREAMS,
+    }
+    return _merge(base, overrides or {})
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+class RelayProcess:
+    """`smtpproxy serve`, started by `start()` or `with`.
+
+    `root` is usually tmp_path; `config` is what `relay_config` takes as overrides. A
+    stopped relay can be started again on the same state and ports.
+    """
+
+    def __init__(self, root: Path, upstream: str, config: Mapping[str, Any] | None = None) -> None:
+        self.root = root
+        self.config: dict[str, Any] = relay_config(root, upstream, config)
+        self.config_path = root / "smtpproxy.toml"
+        Path(self.config["server"]["state_dir"]).mkdir(parents=True, exist_ok=True)
+        self.write_config()
+        self._running: Running | None = None
+
+    def write_config(self) -> None:
+        """Write `self.config` again, after a test changed it."""
+        self.config_path.write_text(to_toml(self.config))
+
+    def port(self, listener: str | None = None) -> int:
+        """The port of a listener, by default of the first."""
+        for each in self.config["listener"]:
+            if listener in (None, each["name"]):
+                return int(each["address"].rpartition(":")[2])
+        raise KeyError(listener)
+
+    @property
+    def address(self) -> str:
+        """host:port of the first listener."""
+        return f"{LOOPBACK}:{self.port()}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.config['web']['address']}"
+
+    @property
+    def pid(self) -> int:
+        assert self._running is not None, "not started"
+        return self._running.pid
+
+    @property
+    def pids(self) -> list[int]:
+        """The main process and all below it."""
+        return [self.pid, *descendants(self.pid)]
+
+    @property
+    def alive(self) -> bool:
+        return self._running is not None and self._running.alive
+
+    @property
+    def output(self) -> str:
+        path = self.root / "relay.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The structured log so far; lines that are no JSON are left out."""
+        lines = (line for line in self.output.splitlines() if line.startswith("{"))
+        return [json.loads(line) for line in lines]
+
+    def start(self, timeout: float = 30.0) -> None:
+        """Start and wait until every listener greets with 220 and /readyz says 200."""
+        self._running = Running(
+            [*COMMAND, "serve", "--config", str(self.config_path)],
+            output=self.root / "relay.log",
+            cwd=REPOSITORY,
+        )
+        wait_for(self._ready, "the relay to be ready", timeout=timeout)
+
+    def _ready(self) -> bool:
+        assert self.alive, f"the relay ended:\n{self.output[-3000:]}"
+        return self.ready() and all(
+            greets(self.port(each["name"]))
+            for each in self.config["listener"]
+            if each["protocol"] == "smtp"
+        )
+
+    def ready(self) -> bool:
+        """Whether /readyz says 200 now."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def terminate(self, timeout: float = 60.0) -> int:
+        """SIGTERM and wait for the drain; return the exit code."""
+        assert self._running is not None, "not started"
+        return self._running.terminate(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL for the main process and its workers, as a crash would."""
+        if self._running is not None:
+            self._running.kill()
+            self._running = None
+
+    def __enter__(self) -> "RelayProcess":
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+
+    def command(
+        self, *arguments: str, stdin: bytes = b"", timeout: float = 120.0
+    ) -> tuple[int, str, str]:
+        """Run `smtpproxy COMMAND… --config` of this relay; (exit code, stdout, stderr)."""
+        done = run(
+            *COMMAND, *arguments, "--config", str(self.config_path),
+            stdin=stdin, timeout=timeout, cwd=REPOSITORY,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    def must(self, *arguments: str) -> str:
+        """Run a command that has to end with 0; return its stdout."""
+        code, stdout, stderr = self.command(*arguments)
+        assert code == 0, f"smtpproxy {' '.join(arguments)}: {code}\n{stdout}\n{stderr}"
+        return stdout
+
+    def fill(self, contacts: Sequence[str], suppressions: Sequence[str] = ()) -> None:
+        """Import NDJSON lines of contacts and CSV lines of suppressions."""
+        if contacts:
+            path = self.root / "contacts.ndjson"
+            path.write_text("\n".join(contacts) + "\n")
+            self.must("contact", "import", str(path))
+        if suppressions:
+            path = self.root / "suppressions.csv"
+            path.write_text("\n".join(["address,scope,origin,since,note", *suppressions]) + "\n")
+            self.must("suppress", "import", str(path))
+
+    def send(
+        self,
+        message: bytes,
+        *recipients: str,
+        sender: str = "news@shop.example",
+        listener: str | None = None,
+    ) -> tuple[int, str]:
+        """Send by smtplib; return the code and text of the reply that decided.
+
+        That is the reply to the end of data, or the first refusal before it.
+        """
+        with smtplib.SMTP(LOOPBACK, self.port(listener), timeout=60) as client:
+            client.ehlo("client.example")
+            code, text = client.mail(sender, [f"size={len(message)}"])
+            for recipient in recipients:
+                if code < 400:
+                    code, text = client.rcpt(recipient)
+            if code < 400:
+                code, text = client.data(message)
+            return code, text.decode(errors="replace")
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics as `name{label="value",…}`, labels in name order."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
+            return parse_metrics(response.read().decode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of all samples of that name that have at least these labels."""
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        return sum(
+            value
+            for sample, value in self.metrics().items()
+            if sample.partition("{")[0] == name
+            and wanted <= set(sample.partition("{")[2].rstrip("}").split(","))
+        )
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Read the Prometheus text format."""
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items()))
+            samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return samples
+
+
+def greets(port: int) -> bool:
+    """Whether an SMTP server answers 220 there."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=5) as connection:
+            return connection.recv(512).startswith(b"220")
+    except OSError:
+        return False

@@ -1,0 +1,198 @@
+"""Invented people, one for each basis and each common refusal.
+
+They fit the streams of tests/kit/relay.py (offers, receipts, appeals, b2b). `contacts()`
+gives them to a store in memory, `ndjson()` and `suppressions()` to the import commands.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Origin,
+    Provenance,
+    Purchase,
+    Source,
+)
+from smtpproxy.store.protocols import ContactStore, SuppressionEntry, SuppressionStore
+
+NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+DOMAIN = "people.example"
+
+
+def address(name: str) -> str:
+    return f"{name}@{DOMAIN}"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody and what the relay ought to say of them on `stream`."""
+
+    contact: Contact
+    stream: str
+    outcome: str  # a basis when allowed, a reason when refused
+
+
+def people(now: datetime = NOW) -> dict[str, Person]:
+    """Every invented contact by name; times are relative to `now`."""
+    recent = now - timedelta(days=90)
+    old = now - timedelta(days=4 * 366)
+    known = Contact(
+        "",
+        audience=Audience.CONSUMER,
+        source=Source.DIRECT,
+        collected_at=recent,
+        informed_at=recent,
+        optout_offered=True,
+    )
+    consent = ConsentAct(
+        "offers", recent, method="unticked_box", evidence=Evidence("form v3", "192.0.2.7")
+    )
+    list_of = [
+        ("consent", "offers", "consent", replace(known, acts=(consent,))),
+        (
+            "customer",
+            "offers",
+            "existing_customer",
+            replace(known, purchases=(Purchase("shoes", recent),)),
+        ),
+        ("donor", "appeals", "charity", replace(known, last_activity_at=recent)),
+        (
+            "accountant",
+            "b2b",
+            "professional",
+            replace(known, audience=Audience.PROFESSIONAL, occupations=frozenset({"finance"})),
+        ),
+        ("desk", "offers", "generic_address", replace(known, audience=Audience.GENERIC)),
+        (
+            "withdrawn",
+            "offers",
+            "consent_withdrawn",
+            replace(
+                known,
+                acts=(
+                    consent,
+                    ConsentAct("offers", recent + timedelta(days=1), withdrawal=True),
+                ),
+            ),
+        ),
+        (
+            "preticked",
+            "offers",
+            "consent_preticked",
+            replace(known, acts=(replace(consent, method="preticked_box"),)),
+        ),
+        (
+            "expired",
+            "offers",
+            "consent_expired",
+            replace(known, collected_at=old, informed_at=old, acts=(replace(consent, at=old),)),
+        ),
+        (
+            "stale",
+            "offers",
+            "customer_stale",
+            replace(known, purchases=(Purchase("shoes", old),)),
+        ),
+        ("scraped", "offers", "source_forbidden", replace(known, source=Source.WEB)),
+        (
+            "bought",
+            "offers",
+            "source_undisclosed",
+            replace(known, source=Source.PURCHASED, provenance=Provenance("Lists Ltd")),
+        ),
+        ("nothing", "offers", "consent_missing", known),
+    ]
+    return {
+        name: Person(replace(contact, address=address(name)), stream, outcome)
+        for name, stream, outcome, contact in list_of
+    }
+
+
+def contacts(now: datetime = NOW) -> list[Contact]:
+    return [person.contact for person in people(now).values()]
+
+
+SUPPRESSED = {
+    "unsubscribed": ("marketing", Origin.UNSUBSCRIBE),
+    "complained": ("all", Origin.COMPLAINT),
+    "bounced": ("all", Origin.BOUNCE),
+    "objected": ("purpose:offers", Origin.OBJECTION),
+}
+"""Name: scope and origin. On `offers` each is refused as `suppressed_<origin>`."""
+
+
+def suppression_entries(now: datetime = NOW) -> list[SuppressionEntry]:
+    since = now - timedelta(days=30)
+    return [
+        SuppressionEntry(address(name), scope, origin, since)
+        for name, (scope, origin) in SUPPRESSED.items()
+    ]
+
+
+async def fill(store: ContactStore, suppressions: SuppressionStore, now: datetime = NOW) -> None:
+    """Put everybody into a store; usually both arguments are the same object."""
+    await store.put_contacts(contacts(now))
+    await suppressions.add_suppressions(suppression_entries(now))
+
+
+def ndjson(now: datetime = NOW) -> list[str]:
+    """Everybody as lines of `smtpproxy contact import`."""
+    return [json.dumps(_plain(contact)) for contact in contacts(now)]
+
+
+def suppressions_csv(now: datetime = NOW) -> list[str]:
+    """Everybody as lines of `smtpproxy suppress import`, without the head line."""
+    return [
+        f"{entry.address},{entry.scope},{entry.origin},{_time(entry.since)},"
+        for entry in suppression_entries(now)
+    ]
+
+
+def _plain(contact: Contact) -> dict[str, Any]:
+    provenance = contact.provenance
+    return {
+        "address": contact.address,
+        "audience": str(contact.audience),
+        "source": contact.source and str(contact.source),
+        "collected_at": _time(contact.collected_at),
+        "informed_at": _time(contact.informed_at),
+        "optout_offered": contact.optout_offered,
+        "last_activity_at": _time(contact.last_activity_at),
+        "occupations": sorted(contact.occupations),
+        "tags": sorted(contact.tags),
+        "provenance": provenance
+        and {"supplier": provenance.supplier, "sender_disclosed": provenance.sender_disclosed},
+        "purchases": [{"product": p.product, "at": _time(p.at)} for p in contact.purchases],
+        "consents": _consents(contact),
+    }
+
+
+def _consents(contact: Contact) -> list[dict[str, Any]]:
+    """An agreement and the withdrawal after it are one object."""
+    consents: list[dict[str, Any]] = []
+    for act in contact.acts:
+        if act.withdrawal:
+            consents[-1]["withdrawn_at"] = _time(act.at)
+            continue
+        consents.append(
+            {
+                "purpose": act.purpose,
+                "method": act.method,
+                "given_at": _time(act.at),
+                "withdrawn_at": None,
+                "conditional": act.conditional,
+                "channels": sorted(act.channels),
+                "evidence": {"wording": act.evidence.wording, "ip": act.evidence.ip},
+            }
+        )
+    return consents
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

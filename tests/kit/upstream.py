@@ -1,0 +1,292 @@
+"""A fake MTA that does what a test tells it to, at any step.
+
+    with FakeUpstream(At("rcpt", Reply("450 4.2.0 later"), nth=2), At("end", Close())) as mta:
+        ...
+    assert mta.messages[0].data == ...
+
+Without behaviours it accepts everything. It runs in threads, so that blocking and
+asyncio tests use it alike.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal
+
+from tests.kit.ports import LOOPBACK, wait_for
+
+Step = Literal["connect", "ehlo", "mail", "rcpt", "data", "end", "rset", "noop", "quit"]
+
+KEYWORDS = ("PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
+USUAL = {
+    "connect": "220 upstream.example ESMTP",
+    "mail": "250 2.1.0 sender ok",
+    "rcpt": "250 2.1.5 recipient ok",
+    "data": "354 go on",
+    "end": "250 2.0.0 queued as FAKE",
+    "rset": "250 2.0.0 reset",
+    "noop": "250 2.0.0 ok",
+    "quit": "221 2.0.0 bye",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer this instead of the usual; `\\n` between the lines of one reply."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Answer exactly these bytes."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Wait so many seconds, then go on with the next action."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drip:
+    """Answer as usual, byte by byte with a pause between them."""
+
+    pause: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connection; `reset` sends a TCP RST."""
+
+    reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Say nothing until the test calls `FakeUpstream.release()`, then go on."""
+
+
+Action = Reply | Raw | Delay | Drip | Close | Hold
+
+
+class At:
+    """What to do at a step instead of the usual reply.
+
+    `nth` is the only occurrence it is for, counted from 1 over all connections; without
+    it, every one. Actions run in order; the usual reply follows unless one of them
+    answered or closed. At step `data`, closing happens before 354 is said; at `end`,
+    after the whole message was read.
+    """
+
+    def __init__(self, step: Step, *actions: Action, nth: int | None = None) -> None:
+        self.step = step
+        self.actions = actions
+        self.nth = nth
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message that the fake upstream answered 250 to."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    data: bytes  # dot-unstuffed
+    parameters: tuple[str, ...] = ()  # of MAIL
+
+
+@dataclass(slots=True)
+class _Session:
+    number: int
+    socket: socket.socket
+    sender: str = ""
+    parameters: tuple[str, ...] = ()
+    recipients: list[str] = field(default_factory=list)
+
+
+class FakeUpstream:
+    """`messages` accepted, `commands` as (connection number, line), `connections` so far."""
+
+    def __init__(self, *behaviours: At, keywords: tuple[str, ...] = KEYWORDS) -> None:
+        self.behaviours = list(behaviours)
+        self.keywords = keywords
+        self.messages: list[Accepted] = []
+        self.commands: list[tuple[int, str]] = []
+        self.connections = 0
+        self._seen: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._released = threading.Event()
+        self._holding = 0
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server((LOOPBACK, 0), backlog=1024)
+        self.port = int(self._listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening and drop every connection, as a crashed MTA would."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._released.set()
+        self.drop_connections()
+
+    def drop_connections(self) -> None:
+        """Close every open connection without a word, as an MTA does with idle ones."""
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        """Let every `Hold` go on, now and from now on."""
+        self._released.set()
+
+    def wait_held(self, timeout: float = 10.0) -> None:
+        """Wait until a session stands at a `Hold`."""
+        wait_for(lambda: self._holding > 0, "the upstream to be held", timeout=timeout)
+
+    def wait_messages(self, count: int, timeout: float = 10.0) -> list[Accepted]:
+        wait_for(lambda: len(self.messages) >= count, f"{count} messages", timeout=timeout)
+        return self.messages
+
+    def __enter__(self) -> "FakeUpstream":
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self.connections += 1
+                self._open.add(connection)
+                session = _Session(self.connections, connection)
+            threading.Thread(target=self._serve, args=(session,), daemon=True).start()
+
+    def _serve(self, session: _Session) -> None:
+        try:
+            with contextlib.suppress(OSError, EOFError):
+                self._converse(session)
+        finally:
+            with self._lock:
+                self._open.discard(session.socket)
+            session.socket.close()
+
+    def _converse(self, session: _Session) -> None:
+        self._answer(session, "connect")
+        with session.socket.makefile("rb") as stream:
+            while line := stream.readline():
+                text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+                self.commands.append((session.number, text))
+                verb, _, argument = text.partition(" ")
+                match verb.upper():
+                    case "EHLO" | "HELO" | "LHLO":
+                        self._answer(session, "ehlo")
+                    case "MAIL":
+                        session.sender, session.parameters = _path(argument)
+                        session.recipients = []
+                        self._answer(session, "mail")
+                    case "RCPT":
+                        if self._answer(session, "rcpt").startswith(b"2"):
+                            session.recipients.append(_path(argument)[0])
+                    case "DATA":
+                        if self._answer(session, "data").startswith(b"3"):
+                            self._take(session, _unstuffed(stream))
+                    case "RSET":
+                        self._answer(session, "rset")
+                    case "NOOP":
+                        self._answer(session, "noop")
+                    case "QUIT":
+                        self._answer(session, "quit")
+                        return
+                    case _:
+                        session.socket.sendall(b"500 5.5.1 what?\r\n")
+
+    def _take(self, session: _Session, data: bytes) -> None:
+        message = Accepted(session.sender, tuple(session.recipients), data, session.parameters)
+        self._answer(session, "end", message)
+
+    def _answer(self, session: _Session, step: Step, message: Accepted | None = None) -> bytes:
+        """Do what is said for this step, then answer; return the answer."""
+        with self._lock:
+            self._seen[step] = nth = self._seen.get(step, 0) + 1
+        answer = _lines(self._usual(step))
+        pause = 0.0
+        for action in self._actions(step, nth):
+            match action:
+                case Reply(text):
+                    answer = _lines(text)
+                case Raw(data):
+                    answer = data
+                case Delay(seconds):
+                    time.sleep(seconds)
+                case Drip(seconds):
+                    pause = seconds
+                case Hold():
+                    self._holding += 1
+                    self._released.wait(60)
+                    self._holding -= 1
+                case Close(reset):
+                    if reset:
+                        linger = b"\x01\0\0\0\0\0\0\0"
+                        session.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    raise EOFError
+        if message is not None and answer.startswith(b"2"):
+            self.messages.append(message)
+        for piece in [answer] if not pause else [bytes([octet]) for octet in answer]:
+            session.socket.sendall(piece)
+            time.sleep(pause)
+        return answer
+
+    def _usual(self, step: Step) -> str:
+        if step == "ehlo":
+            return "\n".join(f"250 {line}" for line in ("upstream.example", *self.keywords))
+        return USUAL[step]
+
+    def _actions(self, step: Step, nth: int) -> tuple[Action, ...]:
+        for behaviour in self.behaviours:
+            if behaviour.step == step and behaviour.nth in (None, nth):
+                return behaviour.actions
+        return ()
+
+
+def _lines(text: str) -> bytes:
+    """One reply of one or more lines, `-` after the code of all but the last."""
+    lines = text.split("\n")
+    marked = [f"{line[:3]}-{line[4:]}" for line in lines[:-1]] + lines[-1:]
+    return "".join(f"{line}\r\n" for line in marked).encode()
+
+
+def _path(argument: str) -> tuple[str, tuple[str, ...]]:
+    """`FROM:<a@b> SIZE=1` is ("a@b", ("SIZE=1",))."""
+    path, _, rest = argument.partition("<")[2].rpartition(">")
+    return path, tuple(rest.split())
+
+
+def _unstuffed(stream: BinaryIO) -> bytes:
+    """Read to the lone dot; raises EOFError when the client goes before it."""
+    pieces: list[bytes] = []
+    while (line := stream.readline()) != b".\r\n":
+        if not line:
+            raise EOFError
+        pieces.append(line[1:] if line.startswith(b".") else line)
+    return b"".join(pieces)

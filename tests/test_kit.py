@@ -1,0 +1,226 @@
+"""The kit that other tests trust: it must see what happened, and end what it started."""
+
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.kit import messages, parts
+from tests.kit.dialog import DIALOGS, DialogError, run_dialog
+from tests.kit.load import SmtpSink, smtp_source
+from tests.kit.parts import needs, program
+from tests.kit.ports import LOOPBACK, free_port, listens
+from tests.kit.postfix import PostfixInstance
+from tests.kit.processes import Running, kill_all, run, running, wait_exit
+from tests.kit.relay import parse_metrics
+from tests.kit.store import people
+from tests.kit.toml import to_toml
+from tests.kit.upstream import At, Close, Drip, FakeUpstream, Hold, Reply
+
+DIALOG = DIALOGS / "fake_upstream.dialog"
+LATER = At("rcpt", Reply("450 4.2.0 later"), nth=2)
+
+
+def send(port: int, message: bytes, to: str = "jeanne@people.example") -> None:
+    with smtplib.SMTP(LOOPBACK, port) as client:
+        client.sendmail("news@shop.example", [to], message)
+
+
+@needs("postfix", "swaks")
+def test_postfix_delivers_what_swaks_sends(postfix: PostfixInstance) -> None:
+    done = run(
+        program("swaks"), "--server", postfix.address, "--from", "a@shop.example",
+        "--to", "Jeanne+x@people.example", "--data", "Subject: dots\n\n.one\n..two\n",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    (mail,) = postfix.delivered(1)
+    assert mail.recipient == "Jeanne+x@people.example"
+    assert mail.return_path == "a@shop.example"
+    assert mail.message.startswith(b"Subject: dots\r\n\r\n.one\r\n..two\r\n")
+    postfix.wait_empty()
+
+
+@needs("postfix")
+def test_postfix_shows_the_bytes_it_was_given(postfix: PostfixInstance) -> None:
+    message = messages.marketing(body="caf\xe9 \u20ac\r\n\r\n.dot\r\n   \r\n")
+    send(postfix.port, message)
+    assert [mail.message for mail in postfix.delivered(1)] == [message]
+
+
+@needs("postfix")
+def test_postfix_as_client_keeps_what_its_relayhost_defers(upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("end", Reply("451 4.3.0 not now"), nth=1))
+    with PostfixInstance(relayhost=upstream.address) as client:
+        client.submit(messages.message(), "a@shop.example", ["jeanne@people.example"])
+        upstream.wait_messages(1)
+        client.wait_empty()
+        assert "status=deferred" in client.log
+        assert upstream.messages[0].recipients == ("jeanne@people.example",)
+
+
+@needs("postfix")
+def test_postfix_restarts_with_its_mail(postfix: PostfixInstance) -> None:
+    send(postfix.port, messages.message())
+    postfix.delivered(1)
+    pid = postfix.pid
+    postfix.restart()
+    assert postfix.pid != pid
+    send(postfix.port, messages.message())
+    assert len(postfix.delivered(2)) == 2
+    root = postfix.root
+    postfix.remove()
+    assert not root.exists()
+    assert not listens(postfix.port)
+
+
+@needs("smtp-sink", "smtp-source")
+def test_sink_counts_and_dumps_what_the_source_sends() -> None:
+    with SmtpSink(dump=True) as sink:
+        sent = smtp_source(sink.address, 20, sessions=4, length=400, numbered=True, reuse=True)
+        assert (sent.exit_code, sent.accepted, sink.messages) == (0, 20, 20)
+        send(sink.port, messages.message(message_id="<here@shop.example>"), "last@people.example")
+        names = sorted(dump.recipients[0] for dump in sink.dumped())
+        assert len(names) == 21
+        assert "1jeanne@people.example" in names
+        (last,) = [d for d in sink.dumped() if d.recipients == ("last@people.example",)]
+        assert last.message == messages.message(message_id="<here@shop.example>")
+
+
+@needs("smtp-sink", "smtp-source")
+def test_source_tells_of_a_refusal() -> None:
+    with SmtpSink("-f", "RCPT") as sink:
+        sent = smtp_source(sink.address, 3)
+        assert sent.exit_code != 0
+        assert sent.accepted == sink.messages == 0
+        assert "500 5.3.0" in sent.output
+
+
+@pytest.mark.parametrize("piece", [None, 1, 7])
+def test_a_dialog_is_held_whole_or_in_pieces(piece: int | None) -> None:
+    with FakeUpstream(LATER) as server:
+        run_dialog(DIALOG, server.port, piece=piece, variables={"sender": "a@shop.example"})
+        (mail,) = server.messages
+        assert mail.sender == "a@shop.example"
+        assert mail.recipients == ("one@people.example",)
+        assert mail.parameters == ("SIZE=40",)
+        assert mail.data == b"Subject: dots\r\n\r\n.one\r\ncaf\xe9\r\n"
+
+
+def test_a_dialog_that_goes_otherwise_names_the_line(upstream: FakeUpstream) -> None:
+    with pytest.raises(DialogError, match=r"fake_upstream.dialog:13: '250 2.1.5 .*' instead of"):
+        run_dialog(DIALOG, upstream.port, variables={"sender": ""})
+
+
+def test_the_fake_upstream_does_as_told() -> None:
+    with FakeUpstream(
+        At("mail", Drip(0.001)),
+        At("data", Reply("451 4.3.0 no\n451 4.3.0 still no"), nth=1),
+        At("end", Close(), nth=1),
+        At("end", Close(reset=True), nth=2),
+    ) as server:
+        with pytest.raises(smtplib.SMTPDataError, match="still no"):
+            send(server.port, b"x\r\n")
+        for _ in range(2):
+            with pytest.raises((smtplib.SMTPServerDisconnected, ConnectionResetError)):
+                send(server.port, b"x\r\n")
+        assert server.messages == []
+        send(server.port, b"x\r\n")
+        assert len(server.messages) == 1
+        assert server.connections == 4
+
+
+def test_the_fake_upstream_holds_until_released() -> None:
+    with (
+        FakeUpstream(At("connect", Hold())) as server,
+        socket.create_connection((LOOPBACK, server.port), timeout=5) as client,
+    ):
+        server.wait_held()
+        server.release()
+        assert client.recv(100).startswith(b"220")
+        server.drop_connections()
+        assert client.recv(100) == b""
+
+
+def test_ports_are_not_given_twice() -> None:
+    assert len({free_port() for _ in range(200)}) == 200
+
+
+def test_the_watchdog_ends_the_whole_group(tmp_path: Path) -> None:
+    before = running()
+    process = Running(["sh", "-c", "sleep 99 & echo $!; wait"], output=tmp_path / "out")
+    while not process.output.strip():
+        assert process.alive
+    kill_all(running() - before)
+    assert not process.alive
+    wait_exit(int(process.output))
+
+
+def test_programs_die_with_the_test_process(tmp_path: Path) -> None:
+    """Even when pytest itself is killed."""
+    script = (
+        "import pathlib, sys, time\n"
+        "from tests.kit.processes import Running\n"
+        f"path = pathlib.Path({str(tmp_path / 'output')!r})\n"
+        "child = Running(['sh', '-c', 'echo up; exec sleep 99'], output=path)\n"
+        "while not child.output: time.sleep(0.01)\n"
+        "print(child.pid, flush=True); time.sleep(99)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = int(parent.stdout.readline())
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait(10)
+    wait_exit(child)
+
+
+def test_toml_is_read_back_the_same() -> None:
+    table = {"a": 1, "b": True, "c": 'x"\\é', "t": {"l": ["x", "y"], "u": {"f": 0.5}}, "e": []}
+    assert tomllib.loads(to_toml({**table, "s": [{"n": 1}, {"n": {"deep": "v"}}]})) == {
+        **table,
+        "s": [{"n": 1}, {"n": {"deep": "v"}}],
+    }
+
+
+def test_metrics_are_read_with_labels_in_name_order() -> None:
+    text = '# TYPE a counter\na_total{z="1",b="x"} 4\n# TYPE up gauge\nup 1\n'
+    assert parse_metrics(text) == {'a_total{b="x",z="1"}': 4.0, "up": 1.0}
+
+
+def test_a_missing_part_is_said_once_with_its_package() -> None:
+    reasons = ["Skipped: missing part: swaks (Debian package swaks)"] * 2 + ["Skipped: other"]
+    assert parts.summary(reasons) == ["swaks (Debian package swaks) is missing: 2 tests skipped"]
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
+def test_a_missing_part_skips_and_in_ci_fails(tmp_path: Path, ci: str, outcome: str) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "from tests.kit.parts import PARTS, Part, needs\n"
+        "PARTS['swaks'] = Part('swaks', ('no-such-program',))\n"
+        "@needs('swaks')\ndef test_it(): raise AssertionError('ran')\n"
+    )
+    (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")
+    done = run(
+        sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-c", "pyproject.toml",
+        "--rootdir", str(tmp_path), str(test), cwd=Path(__file__).parents[1], env={"CI": ci},
+    )  # fmt: skip
+    assert outcome in done.stdout, done.stdout
+    assert "swaks (Debian package swaks)" in done.stdout
+
+
+def test_people_cover_every_basis() -> None:
+    outcomes = {person.outcome for person in people().values()}
+    assert outcomes >= {
+        "consent",
+        "existing_customer",
+        "charity",
+        "professional",
+        "generic_address",
+    }
