@@ -1,13 +1,42 @@
 """Mail addresses: canonical form and widened keys (design.md section 8, rules.md E)."""
 
+import re
+import unicodedata
+from ipaddress import IPv4Address, IPv6Address
+
+import idna
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_PLAIN = re.compile(rf"[a-z0-9!#$%&'*+/=?^_`{{|}}~.-]+@{_DOMAIN.pattern}")
+_UNQUOTED = re.compile(r'[^\x00-\x20\x7f"(),:;<>@\[\\\]]+')
+_QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+_GMAIL = frozenset({"gmail.com", "googlemail.com"})
+_DOMAIN_OCTETS = 253  # RFC 1035 3.1, as written without the root's dot
+
 
 class AddressError(ValueError):
     """Not an address; the message says what is wrong and what would be right."""
 
 
 def canonical(address: str) -> str:
-    """Return the form that matching is on: unquoted, NFC, casefolded, domain as A-label."""
-    raise NotImplementedError
+    """Return the form that matching is on: unquoted, NFC, casefolded, domain as A-label.
+
+    `address` is a mailbox without angle brackets or source route. A local part that
+    cannot be written without quotes keeps them, in the shortest form (RFC 5321 4.1.2),
+    so that the result is an address again. Dots may stand anywhere in a local part: some
+    providers gave out such addresses. Raises `AddressError`.
+    """
+    if address.isascii() and len(address) <= _DOMAIN_OCTETS:
+        lowered = address.lower()
+        if _PLAIN.fullmatch(lowered):
+            return lowered
+    local, at, domain = address.rpartition("@")
+    if not at:
+        raise AddressError("there is no @: an address is local-part@domain")
+    return compose(_unquoted(local), domain)
 
 
 def widened(canonical_address: str) -> str:
@@ -17,8 +46,108 @@ def widened(canonical_address: str) -> str:
     gmail.com). Two equal canonical addresses have equal widened forms. It may only
     refuse, never allow.
     """
-    raise NotImplementedError
+    local, _, domain = canonical_address.rpartition("@")
+    gmail = domain in _GMAIL
+    if "+" not in local and not gmail:
+        return canonical_address
+    if local.startswith('"'):
+        local = _unquoted(local)
+    local = local.partition("+")[0] or local
+    if gmail:
+        local = local.replace(".", "") or local
+        domain = "gmail.com"
+    return f"{_quoted(local)}@{domain}"
 
 
 def domain_of(address: str) -> str:
-    raise NotImplementedError
+    """Return the domain as a lower-case A-label, or an address literal in its brackets.
+
+    Raises `AddressError` when `address` is no address.
+    """
+    return canonical(address).rpartition("@")[2]
+
+
+def compose(local: str, domain: str) -> str:
+    """Return the canonical address of an unquoted local part and a domain.
+
+    Raises `AddressError`.
+    """
+    if _CONTROL.search(local):
+        raise AddressError("the local part holds a control character")
+    return f"{_quoted(_folded(local))}@{_canonical_domain(domain)}"
+
+
+def _unquoted(local: str) -> str:
+    if local.startswith('"'):
+        quoted = _QUOTED.fullmatch(local)
+        if quoted is None:
+            raise AddressError(
+                "the quoted local part is broken: it ends with a quote, holds no control"
+                " character, and a quote or backslash inside it has a backslash before it"
+            )
+        return re.sub(r"\\(.)", r"\1", quoted[1])
+    if not local:
+        raise AddressError("the local part is empty: an address is local-part@domain")
+    if _UNQUOTED.fullmatch(local) is None:
+        raise AddressError(
+            "the local part holds a space, a control character or one of"
+            ' "(),:;<>@[\\]: these may stand only in quotes'
+        )
+    return local
+
+
+def _quoted(local: str) -> str:
+    if _UNQUOTED.fullmatch(local):
+        return local
+    return '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
+
+
+def _folded(local: str) -> str:
+    """Unicode's canonical caseless form (D145), composed: a second pass changes nothing."""
+    if local.isascii():
+        return local.lower()
+    try:
+        local.encode()
+    except UnicodeEncodeError:
+        raise AddressError("the local part is not UTF-8 (RFC 6531)") from None
+    folded = unicodedata.normalize("NFD", local).casefold()
+    return unicodedata.normalize("NFC", folded)
+
+
+def _canonical_domain(domain: str) -> str:
+    if domain.startswith("["):
+        return _literal(domain)
+    if len(domain) > _DOMAIN_OCTETS + 1:
+        raise AddressError(f"the domain is longer than {_DOMAIN_OCTETS} octets")
+    if not domain.isascii():
+        try:
+            domain = idna.encode(domain, uts46=True).decode("ascii")
+        except (UnicodeError, IndexError):
+            raise AddressError(
+                "the domain is no internationalised domain name (IDNA 2008): check its"
+                " letters, or write it in its xn-- form"
+            ) from None
+    domain = domain.lower().removesuffix(".")
+    if len(domain) > _DOMAIN_OCTETS or _DOMAIN.fullmatch(domain) is None:
+        raise AddressError(
+            "the domain is not made of labels of 1 to 63 letters, digits and hyphens with"
+            f" dots between them, {_DOMAIN_OCTETS} octets in all"
+        )
+    return domain
+
+
+def _literal(domain: str) -> str:
+    """Return an address literal in one spelling, the same on every Python version."""
+    inner = domain[1:-1].lower() if domain.endswith("]") else ""
+    try:
+        if not inner.startswith("ipv6:"):
+            return f"[{IPv4Address(inner)}]"
+        if "%" in inner:
+            raise ValueError(inner)
+        packed = IPv6Address(inner[5:]).packed
+    except ValueError:
+        raise AddressError(
+            "the address literal is neither [192.0.2.1] nor [IPv6:2001:db8::1]"
+        ) from None
+    groups = (packed[i] << 8 | packed[i + 1] for i in range(0, 16, 2))
+    return f"[ipv6:{':'.join(f'{group:x}' for group in groups)}]"

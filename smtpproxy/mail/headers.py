@@ -1,32 +1,116 @@
 """Header fields read from raw bytes (RFC 5322): folding, case, 8-bit, duplicates."""
 
+import re
 from collections.abc import Iterator
+
+_FIELD_END = re.compile(rb"\n(?![ \t])")
+_COLON = re.compile(rb"[ \t]*:")  # white space before the colon: obsolete, RFC 5322 4.5.8
+_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
 
 
 class HeaderBlock:
     """The header section of a message as it came, dot-unstuffed, fields found by offset.
 
-    Linear in the size of the block whatever the block holds.
+    Linear in the size of the block whatever the block holds. Nothing is read before it
+    is asked for.
     """
 
-    __slots__ = ()
+    __slots__ = ("_end", "_lowered", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         """`raw`: everything up to and including the empty line (which may be absent)."""
+        self._raw = raw
+        self._end = _end_of_fields(raw)
+        # One line end in front lets every field be found as "\nname": offsets into this
+        # are offsets into `raw` of the field's first octet.
+        self._lowered = b"\n" + raw[: self._end].lower()
 
     def values(self, name: str) -> list[bytes]:
         """Unfolded values of every field of that name (any case), in order."""
-        raise NotImplementedError
+        return [
+            _unfolded(self._raw[colon:end]).strip(b" \t\r\n") for _, colon, end in self._find(name)
+        ]
+
+    def raw_values(self, name: str) -> list[bytes]:
+        """What stands after the colon in every field of that name, line ends included."""
+        return [self._raw[colon:end] for _, colon, end in self._find(name)]
 
     def fields(self) -> Iterator[tuple[bytes, bytes]]:
-        """(name as written, raw value with folding) of every field, in order."""
-        raise NotImplementedError
+        """(name as written, raw value with folding) of every field, in order.
+
+        The name keeps white space that stands before the colon and the value its line
+        end: in a block without defect, names and values with colons between them are the
+        block up to its empty line. Lines that are no field are left out.
+        """
+        start = 0
+        while start < self._end:
+            end = self._field_end(start)
+            if _NAME.match(self._raw, start, end):
+                name, _, value = self._raw[start:end].partition(b":")
+                yield name, value
+            start = end
 
     @property
     def defect(self) -> str | None:
         """What cannot be read: a NUL, a line that is no field …; None when all is well."""
-        raise NotImplementedError
+        head = self._lowered
+        if b"\0" in head:
+            return f"a NUL in line {self._line(head.index(0))}"
+        ends = head.count(b"\r\n")
+        if head.count(b"\r") != ends:
+            return "a CR without LF: only CRLF ends a line (RFC 5321 2.3.8)"
+        if head.count(b"\n") != ends + 1:
+            return "an LF without CR: only CRLF ends a line (RFC 5321 2.3.8)"
+        if head[1:2] in (b" ", b"\t"):
+            return "line 1 continues a field, and there is none before it"
+        broken = _NO_FIELD.search(head)
+        if broken is not None:
+            return (
+                f"line {self._line(broken.end())} is no header field: a field is a name"
+                " of printable ASCII without spaces, a colon, and a value"
+            )
+        return None
 
     def without(self, name: str) -> bytes:
         """The raw block less every field of that name; other bytes unchanged."""
-        raise NotImplementedError
+        kept, position = [], 0
+        for start, _, end in self._find(name):
+            kept.append(self._raw[position:start])
+            position = end
+        kept.append(self._raw[position:])
+        return b"".join(kept)
+
+    def _find(self, name: str) -> Iterator[tuple[int, int, int]]:
+        """Yield (first octet, octet after the colon, octet after the line end) of fields."""
+        needle = b"\n" + name.lower().encode("ascii")
+        start = self._lowered.find(needle)
+        while start >= 0:
+            following = start + len(needle) - 1
+            colon = _COLON.match(self._raw, following, self._end)
+            if colon is not None:
+                following = self._field_end(colon.end())
+                yield start, colon.end(), following
+            start = self._lowered.find(needle, following)
+
+    def _field_end(self, position: int) -> int:
+        found = _FIELD_END.search(self._raw, position, self._end)
+        return self._end if found is None else found.end()
+
+    def _line(self, offset: int) -> int:
+        return self._lowered.count(b"\n", 0, offset)
+
+
+def _end_of_fields(raw: bytes) -> int:
+    """Return the offset of the empty line, or of the end when there is none."""
+    if raw.startswith((b"\r\n", b"\n")):
+        return 0
+    end = raw.find(b"\n\r\n")
+    bare = raw.find(b"\n\n", 0, end if end >= 0 else len(raw))
+    nearest = bare if bare >= 0 else end
+    return len(raw) if nearest < 0 else nearest + 1
+
+
+def _unfolded(value: bytes) -> bytes:
+    """Remove the line ends that folding put in (RFC 5322 2.2.3); white space stays."""
+    return value.replace(b"\r\n", b"").replace(b"\n", b"")
