@@ -1,0 +1,213 @@
+"""The page that Prometheus reads: names, labels, zeros, both formats, and its document."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families
+
+from smtpproxy.policy.model import Origin, Reason
+from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
+from smtpproxy.sinks.families import FAMILIES, PREFIX, message_verdicts, recipient_verdicts
+from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.sinks.snapshot import Snapshot
+from tests.kit.parts import needs
+from tests.kit.processes import run
+from tests.kit.traffic import OFFERS, RECEIPTS, busy_minute, settings
+
+REPOSITORY = Path(__file__).parents[2]
+READY = {"ready": {(part,): 1.0 for part in ("workers", "listeners", "store", "upstream")}}
+
+
+def collector(snapshot: Snapshot | None = None) -> SnapshotCollector:
+    shown = SnapshotCollector(settings(), version="0.1.0", started_at=1_700_000_000.0)
+    if snapshot is not None:
+        shown.snapshot = snapshot.with_gauges({**store_gauges(3, {("all", "manual"): 2}), **READY})
+    return shown
+
+
+def busy() -> SnapshotCollector:
+    metrics = Metrics()
+    for event in busy_minute():
+        metrics(event)
+    metrics.upstream(idle=4, busy=1)
+    return collector(metrics.snapshot())
+
+
+def families(shown: SnapshotCollector) -> list[Metric]:
+    return list(text_string_to_metric_families(generate_latest(shown).decode()))
+
+
+def samples(metrics: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for metric in metrics
+        for sample in metric.samples
+    }
+
+
+def sample(shown: SnapshotCollector, name: str, **labels: str) -> float:
+    return samples(families(shown))[PREFIX + name, tuple(sorted(labels.items()))]
+
+
+def test_the_contracts_names_and_labels_are_all_there() -> None:
+    contract = """
+        messages_total{listener,stream,verdict,reason}
+        recipients_total{listener,stream,verdict,reason}
+        allowed_total{stream,basis} message_bytes_total{listener,stream}
+        transaction_seconds{listener} stage_seconds{stage} connections{listener}
+        connections_total{listener} upstream_connections{state} upstream_replies_total{code_class}
+        suppressions{scope,origin} contacts observed_refusals_total{stream,reason}
+        build_info{version} config_info{hash} unsubscribe_encoded_total{stream}
+    """
+    promised = {}
+    for item in contract.split():
+        name, _, labels = item.rstrip("}").partition("{")
+        promised[name] = set(labels.split(",")) - {""}
+    shown = {
+        re.sub("_(bucket|sum|count)$", "", name.removeprefix(PREFIX)): {key for key, _ in labels}
+        - {"le"}
+        for name, labels in samples(families(busy()))
+    }
+    assert {name: shown.get(name) for name in promised} == promised
+
+
+def test_what_can_happen_is_zero_before_it_does() -> None:
+    fresh = collector()
+    assert (
+        sample(
+            fresh,
+            "recipients_total",
+            listener="apps",
+            stream="offers",
+            verdict="refuse",
+            reason="consent_missing",
+        )
+        == 0
+    )
+    assert (
+        sample(
+            fresh,
+            "messages_total",
+            listener="legacy",
+            stream="default",
+            verdict="allow",
+            reason="none",
+        )
+        == 0
+    )
+    assert sample(fresh, "transaction_seconds_bucket", listener="legacy", le="+Inf") == 0
+    assert sample(fresh, "failures_total", listener="apps", part="audit") == 0
+    assert sample(fresh, "observed_refusals_total", stream="trial", reason="no_record") == 0
+
+
+def test_what_can_not_happen_is_not_shown() -> None:
+    rows = samples(families(collector()))
+    shown = [
+        dict(labels)
+        for name, labels in rows
+        if name in {"smtpproxy_recipients_total", "smtpproxy_messages_total"}
+    ]
+    assert not [r for r in shown if (r["listener"], r["stream"]) == ("legacy", "offers")]
+    assert not [r for r in shown if r["stream"] == "receipts" and r["reason"] == "no_record"]
+    assert not [r for r in shown if r["verdict"] == "allow" and r["reason"] != "none"]
+
+
+def test_every_reason_has_its_place_in_a_verdict() -> None:
+    placed = {
+        reason
+        for stream in (OFFERS, RECEIPTS)
+        for verdicts in (message_verdicts, recipient_verdicts)
+        for _, reason in verdicts(stream.stream_class)
+    }
+    assert placed == set(Reason)
+
+
+def test_counts_are_what_happened() -> None:
+    shown = busy()
+    assert (
+        sample(
+            shown,
+            "messages_total",
+            listener="apps",
+            stream="offers",
+            verdict="allow",
+            reason="none",
+        )
+        == 7
+    )
+    assert sample(shown, "allowed_total", stream="receipts", basis="transactional") == 6
+    assert sample(shown, "stage_seconds_count", stage="policy") == 13
+    assert sample(shown, "transaction_seconds_bucket", listener="apps", le="0.0005") == 5
+    assert sample(shown, "transaction_seconds_bucket", listener="apps", le="60.0") == 13
+    assert sample(shown, "suppressions", scope="all", origin="manual") == 2
+    assert sample(shown, "suppressions", scope="purpose", origin="bounce") == 0
+    assert sample(shown, "contacts") == 3
+    assert sample(shown, "workers_configured") == 2
+    assert sample(shown, "observe_mode", stream="trial") == 1
+    assert sample(shown, "observe_mode", stream="offers") == 0
+    assert sample(shown, "build_info", version="0.1.0") == 1
+    assert sample(shown, "config_info", hash="0123456789ab") == 1
+    assert sample(shown, "start_time_seconds") == 1_700_000_000.0
+
+
+def test_the_store_is_left_out_until_it_was_counted() -> None:
+    rows = samples(families(collector(None)))
+    assert not [name for name, _ in rows if name in {"smtpproxy_contacts", "smtpproxy_ready"}]
+
+
+def test_every_suppression_origin_is_shown() -> None:
+    rows = store_gauges(0, {})["suppressions"]
+    assert {origin for _, origin in rows} == set(Origin)
+
+
+def test_no_name_has_two_meanings_in_openmetrics() -> None:
+    shown = busy()
+    text = families(shown)
+    shown.openmetrics = True
+    strict = list(parse_openmetrics(generate_openmetrics(shown).decode()))  # raises on a clash
+    assert samples(strict) == samples(text)
+
+
+def test_labels_are_closed_sets() -> None:
+    """No label value comes from mail: addresses, domains and ids never are labels."""
+    values = {value for _, labels in samples(families(busy())) for key, value in labels}
+    assert not [value for value in values if "@" in value or "example" in value]
+    assert not [value for value in values if value.startswith(("01J9", "192."))]
+
+
+@needs("promtool")
+@pytest.mark.parametrize("shown", [collector(), busy()], ids=["fresh", "busy"])
+def test_promtool_finds_nothing_to_say(shown: SnapshotCollector) -> None:
+    done = run("promtool", "check", "metrics", stdin=generate_latest(shown))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name to kind and labels, as the tables of docs/metrics.md have them."""
+    text = (REPOSITORY / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `smtpproxy_(\w+)` \| (\w+) \|(.*?)\|", text, re.MULTILINE)
+    return {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def test_the_document_names_every_metric_and_no_other() -> None:
+    assert documented() == {family.name: (family.kind, family.labels) for family in FAMILIES}
+
+
+def test_the_document_lists_every_label_value() -> None:
+    text = (REPOSITORY / "docs" / "metrics.md").read_text()
+    sets = dict(re.findall(r"^\| `(\w+)` \| ((?:`\w+`,? ?)+)\|$", text, re.MULTILINE))
+    closed = {key: set(re.findall(r"`(\w+)`", values)) for key, values in sets.items()}
+    seen: dict[str, set[str]] = {}
+    for _, labels in samples(families(busy())):
+        for key, value in labels:
+            seen.setdefault(key, set()).add(value)
+    open_ended = {"listener", "stream", "reason", "version", "hash", "le"}
+    assert closed == {key: values for key, values in seen.items() if key not in open_ended}
