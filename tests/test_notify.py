@@ -1,0 +1,75 @@
+"""systemd's notification protocol, heard on a real datagram socket."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.notify import Notifier
+
+
+@pytest.fixture(params=["path", "abstract"])
+def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+    """A socket that systemd would hold, and its name as NOTIFY_SOCKET has it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        if request.param == "path":
+            name = str(tmp_path / "notify")
+            sock.bind(name)
+        else:
+            sock.bind("")  # the kernel picks an abstract name
+            name = "@" + sock.getsockname()[1:].decode()
+        sock.settimeout(5)
+        yield sock, name
+
+
+def test_every_message_arrives(listener: tuple[socket.socket, str]) -> None:
+    sock, name = listener
+    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier.ready()
+    notifier.status("2 workers\nREADY=0")
+    notifier.watchdog()
+    notifier.stopping()
+    assert [sock.recv(200) for _ in range(4)] == [
+        b"READY=1",
+        b"STATUS=2 workers READY=0",
+        b"WATCHDOG=1",
+        b"STOPPING=1",
+    ]
+
+
+def test_without_systemd_nothing_happens() -> None:
+    notifier = Notifier({})
+    notifier.ready()
+    notifier.watchdog()
+    assert notifier.watchdog_interval is None
+
+
+def test_nobody_listening_is_no_failure(tmp_path: Path) -> None:
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready()
+
+
+def test_a_listener_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        for _ in range(2_000):
+            notifier.watchdog()
+
+
+@pytest.mark.parametrize(
+    ("environ", "interval"),
+    [
+        ({"WATCHDOG_USEC": "30000000"}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_signs_of_life_come_twice_as_often_as_asked(
+    environ: dict[str, str], interval: float | None
+) -> None:
+    assert Notifier(environ).watchdog_interval == interval

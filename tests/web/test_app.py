@@ -1,0 +1,344 @@
+"""/metrics, /healthz and /readyz over real HTTP, served as the relay serves them."""
+
+import asyncio
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import uvloop
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from smtpproxy.sinks.collector import SnapshotCollector
+from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.web import app as web_app
+from smtpproxy.web.app import create_app
+from smtpproxy.web.health import Health, Readiness
+from smtpproxy.web.server import serve_web
+from tests.kit.parts import needs
+from tests.kit.processes import run
+from tests.kit.relay import parse_metrics
+from tests.kit.traffic import busy_minute, settings
+
+
+@dataclass
+class Relay:
+    """What the web process would ask the supervisor and the store."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+    health: Health = field(default_factory=lambda: Health(workers=2, alive=2))
+    readiness: Readiness = field(default_factory=lambda: Readiness("ok", "ok", "ok"))
+    contacts: int = 7
+    failure: Exception | None = None
+    counted: int = 0
+
+    async def ask_stats(self) -> Snapshot:
+        if self.failure:
+            raise self.failure
+        return self.metrics.snapshot()
+
+    async def ask_health(self) -> Health:
+        if self.failure:
+            raise self.failure
+        return self.health
+
+    async def ask_ready(self) -> Readiness:
+        if self.failure:
+            raise self.failure
+        return self.readiness
+
+    async def counts(self) -> tuple[int, dict[tuple[str, str], int]]:
+        self.counted += 1
+        if self.failure:
+            raise self.failure
+        return self.contacts, {("all", "complaint"): 3}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def json(self) -> object:
+        return json.loads(self.body)
+
+
+Get = Callable[..., Awaitable[Answer]]
+
+
+def request(port: int, path: str, method: str, headers: dict[str, str]) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        found = {key.lower(): value for key, value in response.getheaders()}
+        return Answer(response.status, found, response.read().decode())
+    finally:
+        connection.close()
+
+
+@asynccontextmanager
+async def served(relay: Relay) -> AsyncIterator[Get]:
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+    stop = asyncio.Event()
+    app = create_app(
+        relay.ask_stats,
+        relay.ask_health,
+        relay.ask_ready,
+        collector=SnapshotCollector(settings(), version="0.1.0", started_at=1.0),
+        counts=relay.counts,
+    )
+    serving = asyncio.create_task(serve_web(app, sock, stop))
+
+    async def get(path: str, method: str = "GET", **headers: str) -> Answer:
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        return await asyncio.to_thread(request, port, path, method, named)
+
+    try:
+        yield get
+    finally:
+        stop.set()
+        await asyncio.wait_for(serving, 10)
+
+
+@pytest.fixture
+def relay() -> Relay:
+    relay = Relay()
+    for event in busy_minute():
+        relay.metrics(event)
+    return relay
+
+
+async def test_metrics_are_the_workers_the_stores_and_the_parts(relay: Relay) -> None:
+    relay.readiness = Readiness("ok", "ok", "failing")
+    async with served(relay) as get:
+        answer = await get("/metrics")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    shown = parse_metrics(answer.body)
+    row = 'smtpproxy_messages_total{listener="apps",reason="none",stream="offers",verdict="allow"}'
+    assert shown[row] == 7
+    assert shown["smtpproxy_contacts"] == 7
+    assert shown['smtpproxy_suppressions{origin="complaint",scope="all"}'] == 3
+    assert shown['smtpproxy_ready{part="store"}'] == 1
+    assert shown['smtpproxy_ready{part="upstream"}'] == 0
+    assert shown['smtpproxy_ready{part="workers"}'] == 1
+
+
+async def test_metrics_move_from_scrape_to_scrape(relay: Relay) -> None:
+    row = 'smtpproxy_connections_total{listener="legacy"}'
+    async with served(relay) as get:
+        before = parse_metrics((await get("/metrics")).body)[row]
+        for event in busy_minute():
+            relay.metrics(event)
+        after = parse_metrics((await get("/metrics")).body)[row]
+    assert after == before + 2
+
+
+async def test_openmetrics_to_who_asks_for_it(relay: Relay) -> None:
+    async with served(relay) as get:
+        answer = await get("/metrics", Accept="application/openmetrics-text;version=1.0.0")
+        plain = await get("/metrics", Accept="text/plain")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.body.endswith("# EOF\n")
+    assert any(family.name == "smtpproxy_messages" for family in parse_openmetrics(answer.body))
+    assert "# TYPE smtpproxy_connections_total counter" in plain.body
+
+
+@needs("promtool")
+async def test_promtool_finds_nothing_to_say(relay: Relay) -> None:
+    async with served(relay) as get:
+        answer = await get("/metrics")
+    done = run("promtool", "check", "metrics", stdin=answer.body.encode())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+async def test_metrics_without_the_workers_numbers_fail_the_scrape(relay: Relay) -> None:
+    relay.failure = ConnectionError("supervisor is gone: /run/private.sock")
+    async with served(relay) as get:
+        answer = await get("/metrics")
+    assert answer.status == 503
+    assert "private" not in answer.body
+
+
+async def test_the_store_is_not_counted_at_every_scrape(relay: Relay) -> None:
+    async with served(relay) as get:
+        for _ in range(5):
+            assert "smtpproxy_contacts 7" in (await get("/metrics")).body
+    assert relay.counted == 1
+
+
+async def test_a_store_that_can_not_be_counted_costs_only_its_own_rows(relay: Relay) -> None:
+    async def broken() -> tuple[int, dict[tuple[str, str], int]]:
+        raise OSError("disk I/O error")
+
+    relay.counts = broken  # type: ignore[method-assign]
+    async with served(relay) as get:
+        answer = await get("/metrics")
+    assert answer.status == 200
+    assert "smtpproxy_contacts" not in parse_metrics(answer.body)
+    assert "smtpproxy_workers" in parse_metrics(answer.body)
+
+
+async def test_healthz_while_all_workers_live(relay: Relay) -> None:
+    async with served(relay) as get:
+        answer = await get("/healthz")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json == {"status": "ok", "workers": {"configured": 2, "alive": 2}}
+
+
+async def test_healthz_tells_of_a_missing_worker_and_metrics_too(relay: Relay) -> None:
+    relay.health = Health(workers=2, alive=1)
+    async with served(relay) as get:
+        answer = await get("/healthz")
+        page = await get("/metrics")
+    assert answer.status == 503
+    assert answer.json == {"status": "failing", "workers": {"configured": 2, "alive": 1}}
+    assert 'smtpproxy_ready{part="workers"} 0.0' in page.body
+
+
+async def test_healthz_does_not_depend_on_store_and_upstream(relay: Relay) -> None:
+    relay.readiness = Readiness("ok", "failing", "failing")
+    async with served(relay) as get:
+        assert (await get("/healthz")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("readiness", "status", "text"),
+    [
+        (Readiness("ok", "ok", "ok"), 200, "ok"),
+        (Readiness("ok", "failing", "ok"), 503, "failing"),
+        (Readiness("ok", "ok", "failing"), 503, "failing"),
+        (Readiness("failing", "ok", "ok"), 503, "failing"),
+        (Readiness("draining", "ok", "ok"), 503, "draining"),
+    ],
+)
+async def test_readyz_names_each_part(
+    relay: Relay, readiness: Readiness, status: int, text: str
+) -> None:
+    relay.readiness = readiness
+    async with served(relay) as get:
+        answer = await get("/readyz")
+    assert answer.status == status
+    assert answer.json == {"status": text, "parts": dict(readiness.parts)}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_a_question_that_fails_is_503_without_the_why(relay: Relay, path: str) -> None:
+    relay.failure = PermissionError("/var/lib/smtpproxy/secret")
+    async with served(relay) as get:
+        answer = await get(path)
+    assert answer.status == 503
+    assert answer.json == {"status": "failing"}
+
+
+async def test_a_question_that_hangs_is_given_up(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_app, "ANSWER_TIMEOUT", 0.1)
+
+    async def never() -> Readiness:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    relay.ask_ready = never  # type: ignore[method-assign]
+    async with served(relay) as get:
+        assert (await get("/readyz")).status == 503
+        page = await get("/metrics")
+    assert page.status == 200
+    assert 'smtpproxy_ready{part="workers"} 1.0' in page.body
+    assert 'smtpproxy_ready{part="upstream"}' not in page.body
+
+
+async def test_errors_are_plain_json(relay: Relay) -> None:
+    async with served(relay) as get:
+        missing = await get("/nowhere")
+        wrong = await get("/metrics", method="POST")
+        head = await get("/healthz", method="HEAD")
+    assert (missing.status, missing.json) == (404, {"error": "Not Found"})
+    assert (wrong.status, wrong.json) == (405, {"error": "Method Not Allowed"})
+    assert set(wrong.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert (head.status, head.body) == (200, "")
+
+
+async def test_it_does_not_say_what_it_is_made_of(relay: Relay) -> None:
+    async with served(relay) as get:
+        for path in ("/metrics", "/healthz", "/nowhere"):
+            answer = await get(path)
+            assert "server" not in answer.headers
+            assert "uvicorn" not in str(answer.headers)
+
+
+async def test_it_serves_quietly(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with served(relay) as get:
+            await get("/healthz")
+    assert [r for r in caplog.records if r.name.startswith("uvicorn")] == []
+
+
+def test_it_leaves_the_signals_to_its_process(relay: Relay) -> None:
+    """In the main thread, on uvloop, as the web process runs it."""
+    received = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        seen = asyncio.Event()
+
+        def on_term() -> None:
+            received.append("SIGTERM")
+            seen.set()
+
+        loop.add_signal_handler(signal.SIGTERM, on_term)
+        async with served(relay) as get:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(seen.wait(), 10)
+            assert (await get("/healthz")).status == 200
+
+    uvloop.run(main())
+    assert received == ["SIGTERM"]
+
+
+async def test_a_unix_socket_does_as_well(relay: Relay, tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    stop = asyncio.Event()
+    app = create_app(
+        relay.ask_stats,
+        relay.ask_health,
+        relay.ask_ready,
+        collector=SnapshotCollector(settings(), version="0.1.0", started_at=1.0),
+    )
+    serving = asyncio.create_task(serve_web(app, sock, stop))
+    await until_listening(path)
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"200"
+    writer.close()
+    stop.set()
+    await asyncio.wait_for(serving, 10)
+
+
+async def until_listening(path: Path) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_unix_connection(path)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.01)
+            else:
+                writer.close()
+                return

@@ -1,0 +1,149 @@
+"""How readiness is found out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.settings import TcpAddress, UnixAddress
+from smtpproxy.web.health import Health, Readiness, ReadinessProbe, State, greet
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def works() -> None:
+    return
+
+
+async def fails() -> None:
+    raise OSError("gone")
+
+
+async def hangs() -> None:
+    await asyncio.Event().wait()
+
+
+def listening() -> State:
+    return "ok"
+
+
+@pytest.mark.parametrize(("alive", "ok"), [(0, False), (1, False), (2, True), (3, True)])
+def test_health_needs_every_worker(alive: int, ok: bool) -> None:
+    assert Health(workers=2, alive=alive).ok is ok
+
+
+async def test_all_parts_work() -> None:
+    ready = ReadinessProbe(listeners=listening, store=works, upstream=works)
+    assert await ready() == Readiness("ok", "ok", "ok")
+    assert (await ready()).ok
+
+
+async def test_a_part_that_raises_is_failing() -> None:
+    ready = ReadinessProbe(listeners=listening, store=fails, upstream=works)
+    assert await ready() == Readiness("ok", "failing", "ok")
+    assert not (await ready()).ok
+
+
+async def test_a_part_that_hangs_is_failing_in_time() -> None:
+    ready = ReadinessProbe(listeners=listening, store=works, upstream=hangs, timeout=0.05)
+    assert await asyncio.wait_for(ready(), 5) == Readiness("ok", "ok", "failing")
+
+
+async def test_the_listeners_are_asked_every_time() -> None:
+    states: list[State] = ["ok", "draining"]
+    ready = ReadinessProbe(listeners=lambda: states.pop(0), store=works, upstream=works)
+    assert (await ready()).listeners == "ok"
+    assert (await ready()).listeners == "draining"
+
+
+async def test_many_callers_cost_one_probe() -> None:
+    calls = 0
+
+    async def upstream() -> None:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+
+    ready = ReadinessProbe(listeners=listening, store=works, upstream=upstream)
+    await asyncio.gather(*(ready() for _ in range(50)))
+    assert calls == 1
+
+
+async def test_a_caller_that_leaves_does_not_end_it_for_the_others() -> None:
+    go = asyncio.Event()
+
+    async def upstream() -> None:
+        await go.wait()
+
+    ready = ReadinessProbe(listeners=listening, store=works, upstream=upstream)
+    leaves, stays = asyncio.create_task(ready()), asyncio.create_task(ready())
+    await asyncio.sleep(0)
+    leaves.cancel()
+    go.set()
+    assert (await stays).ok
+
+
+async def test_it_is_asked_again_and_recovers() -> None:
+    broken = True
+
+    async def upstream() -> None:
+        if broken:
+            raise ConnectionRefusedError
+
+    ready = ReadinessProbe(listeners=listening, store=works, upstream=upstream, every=0)
+    assert not (await ready()).ok
+    broken = False
+    assert (await ready()).ok
+
+
+@asynccontextmanager
+async def smtp_server(handler: Handler) -> AsyncIterator[TcpAddress]:
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    async with server:
+        yield TcpAddress("127.0.0.1", server.sockets[0].getsockname()[1])
+
+
+def answering(greeting: bytes, heard: list[bytes]) -> Handler:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        heard.append(await reader.readline())
+        writer.write(b"221 bye\r\n")
+        writer.close()
+
+    return handler
+
+
+async def test_greet_says_goodbye() -> None:
+    heard: list[bytes] = []
+    async with smtp_server(answering(b"220 mta.example ESMTP\r\n", heard)) as address:
+        await greet(address)
+    assert heard == [b"QUIT\r\n"]
+
+
+@pytest.mark.parametrize("greeting", [b"421 too busy\r\n", b"554 no\r\n", b""])
+async def test_an_upstream_that_does_not_want_us_does_not_work(greeting: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        writer.close()
+
+    async with smtp_server(handler) as address:
+        with pytest.raises(OSError, match="220"):
+            await greet(address)
+
+
+async def test_nobody_listens() -> None:
+    async with smtp_server(answering(b"", [])) as address:
+        pass
+    with pytest.raises(OSError, match=r"refused|failed"):
+        await greet(address)
+
+
+async def test_greet_over_a_unix_socket(tmp_path: Path) -> None:
+    heard: list[bytes] = []
+    path = tmp_path / "mta.sock"
+    server = await asyncio.start_unix_server(answering(b"220 mta\r\n", heard), path)
+    async with server:
+        await greet(UnixAddress(path))
+    assert heard == [b"QUIT\r\n"]
