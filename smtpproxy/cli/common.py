@@ -23,7 +23,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # ClickException has it as ClassVar
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -53,8 +53,9 @@ def config_option(function: Function) -> Function:
         try:
             settings = load(config)
         except ConfigError as error:
-            for fault in error.faults:
-                click.echo(fault, err=True)
+            click.echo("\n".join(error.faults), err=True)
+            if not config.exists():
+                click.echo("Say where it is with --config FILE or SMTPPROXY_CONFIG.", err=True)
             raise click.exceptions.Exit(2) from error
         return function(*args, settings=settings, **options)
 

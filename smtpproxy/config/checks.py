@@ -63,8 +63,8 @@ def _streams(document: Document) -> Iterator[Fault]:
         if stream.get("class") == "marketing" and "purpose" not in stream:
             yield Fault(
                 ("stream", index, "purpose"),
-                "missing: a marketing stream says what people consented to,"
-                ' such as purpose = "newsletter"',
+                "missing; a marketing stream says what people consented to,"
+                ' for example purpose = "newsletter"',
             )
 
 
@@ -83,9 +83,8 @@ def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
                 yield Fault((section, index, "streams", at), f'"{stream}" stands here twice')
         chosen = table.get("default_stream")
         if isinstance(chosen, str) and chosen not in named:
-            right = (
-                f"one of {', '.join(map(str, named))}" if named else "leave it out, or set streams"
-            )
+            names = dict.fromkeys(name for name in named if isinstance(name, str))
+            right = f"one of {', '.join(names)}" if names else "leave it out, or set streams"
             yield Fault(
                 (section, index, "default_stream"),
                 f"{values.shown(chosen)} is not among streams: {right}",
@@ -149,12 +148,11 @@ def _meet(one: Address, other: Address) -> bool:
 
 
 def _wildcard(everywhere: TcpAddress, other: TcpAddress) -> bool:
-    """Whether `everywhere` is all addresses, and `other` one of this machine's."""
-    host = _host(everywhere)
-    if isinstance(host, str) or not host.is_unspecified:
+    """Whether `everywhere` is all addresses of a family, and `other` surely one of them."""
+    host, there = _host(everywhere), _host(other)
+    if isinstance(host, str) or isinstance(there, str) or host.version != there.version:
         return False
-    there = _host(other)
-    return not isinstance(there, str) and (there.is_loopback or there.is_unspecified)
+    return host.is_unspecified and there.is_loopback
 
 
 def _host(address: TcpAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:

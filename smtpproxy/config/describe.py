@@ -32,9 +32,9 @@ def _text(error: ErrorDetails, root: type[BaseModel]) -> str:
         case "extra_forbidden":
             return _unknown(location, root)
         case "missing":
-            return "missing: " + _example(location, root)
+            return "missing; " + _example(location, root)
         case "too_short":
-            return "needs at least one: " + _example(location, root)
+            return "needs at least one; " + _example(location, root)
         case "value_error":
             return str(context["error"])
         case "literal_error":
@@ -66,8 +66,7 @@ def _example(location: Location, root: type[BaseModel]) -> str:
     table, key = _model(location[:-1], root), str(location[-1])
     for name, field in table.model_fields.items():
         if (field.alias or name) == key and field.examples:
-            example = field.examples[0]
-            return f"such as {key} = {example if isinstance(example, list) else shown(example)}"
+            return f"for example {key} = {shown(field.examples[0])}"
     child = _model(location, root)
     header = f"[[{key}]]" if _is_table_list(location, root) else f"[{key}]"
     keys = (
@@ -75,7 +74,7 @@ def _example(location: Location, root: type[BaseModel]) -> str:
         for name, field in child.model_fields.items()
         if field.examples
     )
-    return f"a table such as {header} with {', '.join(keys)}"
+    return f"for example {header} with {', '.join(keys)}"
 
 
 def _choices(location: Location, root: type[BaseModel]) -> str:

@@ -50,7 +50,7 @@ def _name(tables: object, index: int) -> str | None:
         return None
     names = [t.get("name", t.get("address")) if isinstance(t, dict) else None for t in tables]
     name = names[index]
-    if not isinstance(name, str) or not name.isprintable() or '"' in name:
+    if not isinstance(name, str) or not name or not name.isprintable() or '"' in name:
         return None
     return name if names.count(name) == 1 else None
 

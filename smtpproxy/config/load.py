@@ -73,6 +73,7 @@ def _read_toml(text: str, filename: str) -> dict[str, Any]:
         lines = text.splitlines() or [""]
         line, column = len(lines), len(lines[-1]) + 1
     hint = "; text goes in double quotes" if what == "Invalid value" else ""
+    what = re.sub(r"\('(.*?)',?\)", lambda m: m[1].replace("', '", "."), what)  # Python's tuples
     what = what[:1].lower() + what[1:]
     raise ConfigError([f"{filename}: line {line}, column {column}: not TOML: {what}{hint}"])
 

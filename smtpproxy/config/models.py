@@ -43,7 +43,9 @@ class NotYet:
         right = "leave it out"
         if self.neutral is not None:
             right += f" or set it to {values.shown(self.neutral)}"
-        raise PydanticCustomError("not_yet", f"not available in this version: {right}")
+        raise PydanticCustomError(
+            "not_yet", "not available in this version: {right}", {"right": right}
+        )
 
 
 def later(neutral: object = None) -> AfterValidator:

@@ -39,6 +39,8 @@ def shown(value: object) -> str:
         text = str(value).lower()
     elif isinstance(value, str):
         text = '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value) + '"'
+    elif isinstance(value, list):
+        text = "[" + ", ".join(map(shown, value)) + "]"
     else:
         text = str(value)
     return text if len(text) <= 80 else text[:79] + "…"
@@ -89,7 +91,7 @@ def address(value: object) -> Address:
     if value.startswith("unix:"):
         return _unix_address(value)
     host, colon, port = value.rpartition(":")
-    if not colon or not host:
+    if not colon or not host or value.endswith("]"):
         raise ValueError(f"{shown(value)} is not {right}")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -1,0 +1,78 @@
+"""What is allowed in a configuration but may not be what somebody meant."""
+
+import ipaddress
+from collections.abc import Iterator
+
+from smtpproxy.policy.model import DEFAULT_STREAM, Mode
+from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
+
+RFC_RECIPIENTS = 100  # RFC 5321 4.5.3.1.8
+RFC_MESSAGE_OCTETS = 64 * 1024  # RFC 5321 4.5.3.1.7
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Return what deserves a second look, each as `key.path: what and why`."""
+    found = [*_server(settings)]
+    for listener in settings.listeners:
+        found += _listener(listener)
+    if settings.web is None:
+        found.append("web: not set, so there are no metrics, health checks or unsubscribe pages")
+    elif _public(settings.web.address):
+        found.append(f"web.address: {settings.web.address} can be reached from outside")
+    return [*found, *_streams(settings), *_sender_rules(settings)]
+
+
+def _server(settings: Settings) -> Iterator[str]:
+    server = settings.server
+    if "." not in server.hostname:
+        yield f'server.hostname: "{server.hostname}" is not a full name; other servers may mind'
+    if server.data_size_limit < RFC_MESSAGE_OCTETS:
+        yield "server.data_size_limit: below the 64 KiB that RFC 5321 asks for"
+
+
+def _listener(listener: ListenerSettings) -> Iterator[str]:
+    where = f'listener "{listener.name}"'
+    if _public(listener.address):
+        yield (
+            f"{where}.address: {listener.address} can be reached from outside, and whoever"
+            " reaches it may send: guard the port"
+        )
+    if not listener.streams:
+        yield (
+            f"{where}.streams: none, so all its mail is on the stream {DEFAULT_STREAM.name}"
+            f" (marketing, purpose {DEFAULT_STREAM.purpose})"
+        )
+    if listener.max_recipients < RFC_RECIPIENTS:
+        yield f"{where}.max_recipients: below the 100 that RFC 5321 asks for"
+
+
+def _streams(settings: Settings) -> Iterator[str]:
+    usable = {DEFAULT_STREAM.name}.union(*(listener.streams for listener in settings.listeners))
+    observing = settings.policy.mode is Mode.OBSERVE
+    if observing:
+        yield 'policy.mode: "observe", so mail that should be refused passes'
+    for stream in settings.streams.values():
+        where = f'stream "{stream.name}"'
+        if stream.mode is Mode.OBSERVE and not observing:
+            yield f'{where}.mode: "observe", so its mail that should be refused passes'
+        if stream.paused:
+            yield f"{where}.paused: its marketing mail is deferred until it is no longer paused"
+        if stream.name not in usable:
+            yield f"{where}: no listener may use it"
+
+
+def _sender_rules(settings: Settings) -> Iterator[str]:
+    for rule in settings.sender_rules:
+        if not any(set(rule.streams) & set(listener.streams) for listener in settings.listeners):
+            yield f'sender "{rule.sender}": no listener may use any of its streams'
+
+
+def _public(address: Address) -> bool:
+    """Whether the address is all of this machine's, or one of the public internet."""
+    if isinstance(address, UnixAddress):
+        return False
+    try:
+        ip = ipaddress.ip_address(address.host)
+    except ValueError:
+        return False
+    return ip.is_unspecified or ip.is_global
