@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
 _FIELD_END = re.compile(rb"\n(?![ \t])")
 _COLON = re.compile(rb"[ \t]*:")  # white space before the colon: obsolete, RFC 5322 4.5.8
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
@@ -105,10 +106,8 @@ def _end_of_fields(raw: bytes) -> int:
     """Return the offset of the empty line, or of the end when there is none."""
     if raw.startswith((b"\r\n", b"\n")):
         return 0
-    end = raw.find(b"\n\r\n")
-    bare = raw.find(b"\n\n", 0, end if end >= 0 else len(raw))
-    nearest = bare if bare >= 0 else end
-    return len(raw) if nearest < 0 else nearest + 1
+    empty = _EMPTY_LINE.search(raw)
+    return len(raw) if empty is None else empty.start() + 1
 
 
 def _unfolded(value: bytes) -> bytes:

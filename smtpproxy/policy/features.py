@@ -1,0 +1,75 @@
+"""From the raw header block to what the message rules and the record look at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smtpproxy.mail.encoded_words import decode
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mailboxes import MailboxError, addresses
+from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
+from smtpproxy.policy.model import MessageFeatures
+
+_LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 5322 2.1.1
+
+
+@dataclass(frozen=True, slots=True)
+class MessageIdentity:
+    """How people name a message, for the record: decoded, one line each."""
+
+    message_id: str | None = None
+    subject: str | None = None
+    header_from: str | None = None
+
+
+def read_features(headers: HeaderBlock, stream_header: str) -> MessageFeatures:
+    """Return what the message rules look at; `malformed` says what cannot be read.
+
+    `stream_header` is the name of the field that may choose the stream.
+    """
+    malformed = headers.defect
+    from_domains: tuple[str, ...] = ()
+    try:
+        from_domains = _from_domains(headers.values("From"))
+    except MailboxError as error:
+        malformed = malformed or str(error)
+    unsubscribe = [read_unsubscribe(value) for value in headers.values("List-Unsubscribe")]
+    posts = headers.raw_values("List-Unsubscribe-Post")
+    return MessageFeatures(
+        malformed=malformed,
+        from_domains=from_domains,
+        stream_header=tuple(
+            value.decode("utf-8", "replace") for value in headers.values(stream_header)
+        ),
+        unsubscribe_fields=len(unsubscribe),
+        unsubscribe_https=tuple(uri for field in unsubscribe for uri in field.https),
+        unsubscribe_mailto=tuple(uri for field in unsubscribe for uri in field.mailto),
+        unsubscribe_encoded=any(field.encoded for field in unsubscribe),
+        one_click=len(posts) == 1 and is_one_click(posts[0]),
+    )
+
+
+def read_identity(headers: HeaderBlock) -> MessageIdentity:
+    """Return Message-ID, Subject and From of the first field of each, None when absent."""
+    return MessageIdentity(
+        message_id=_text(headers.values("Message-ID")),
+        subject=_text(headers.values("Subject")),
+        header_from=_text(headers.values("From")),
+    )
+
+
+def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
+    if len(values) != 1:
+        raise MailboxError(
+            "there is no From field" if not values else f"there are {len(values)} From fields"
+        )
+    found = addresses(values[0])
+    if not found:
+        raise MailboxError("the From field holds no address")
+    return tuple(address.rpartition("@")[2] for address in found)
+
+
+def _text(values: Sequence[bytes]) -> str | None:
+    if not values:
+        return None
+    text = decode(values[0][: 4 * _LONGEST_TEXT].decode("utf-8", "replace"))
+    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST_TEXT])
