@@ -1,0 +1,191 @@
+"""The real relay as a subprocess: `smtpproxy serve` on free loopback ports."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from smtpproxy.demo.errors import DemoError
+
+LOOPBACK = "127.0.0.1"
+READY_WITHIN = 15.0
+STOPPED_WITHIN = 5.0
+# -P: a folder `smtpproxy` where the user happens to stand is not the product.
+COMMAND = (sys.executable, "-P", "-m", "smtpproxy")
+
+CONFIG = """\
+[server]
+hostname = "relay.shop.example"
+state_dir = "{state}"
+drain_timeout = "2s"
+
+[[listener]]
+name = "apps"
+protocol = "smtp"
+address = "{smtp}"
+streams = ["offers", "receipts", "appeals", "trade"]
+default_stream = "offers"
+
+[upstream]
+address = "{upstream}"
+
+[store]
+url = "sqlite://{state}/smtpproxy.db"
+
+[web]
+address = "{web}"
+
+[policy]
+rulebook = "fr"
+
+[[stream]]
+name = "offers"
+class = "marketing"
+purpose = "offers"
+products = ["shoes"]
+from_domains = ["shop.example"]
+
+[[stream]]
+name = "receipts"
+class = "transactional"
+from_domains = ["shop.example"]
+
+[[stream]]
+name = "appeals"
+class = "marketing"
+purpose = "appeals"
+nature = "charity"
+from_domains = ["wells.example"]
+
+[[stream]]
+name = "trade"
+class = "marketing"
+purpose = "trade"
+topics = ["accounting"]
+from_domains = ["shop.example"]
+"""
+
+
+class DemoRelay:
+    """`with DemoRelay(folder, upstream)`: the configuration is there, nothing runs yet."""
+
+    def __init__(self, folder: Path, upstream: str) -> None:
+        self.state = folder / "state"
+        self.state.mkdir()
+        self.config = folder / "smtpproxy.toml"
+        self.log = folder / "relay.log"
+        self.smtp_port = free_port(2525)
+        self.web_port = free_port(8025)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.config.write_text(
+            CONFIG.format(
+                state=self.state,
+                smtp=f"{LOOPBACK}:{self.smtp_port}",
+                upstream=upstream,
+                web=f"{LOOPBACK}:{self.web_port}",
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.web_port}"
+
+    @property
+    def audit(self) -> Path:
+        return self.state / "audit"
+
+    def command(self, *arguments: str) -> str:
+        """Run `smtpproxy COMMAND…` on this relay's store; return what it printed."""
+        argv = [*COMMAND, *arguments, "--config", str(self.config)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode != 0:
+            what = " ".join(arguments[:2])
+            raise DemoError(f"`smtpproxy {what}` failed: {_last(done.stderr or done.stdout)}")
+        return done.stdout
+
+    def start(self) -> None:
+        """Start the relay and wait until it is ready."""
+        with self.log.open("wb") as log:
+            # A session of its own: Ctrl-C is for the demo, which then stops the relay.
+            self._process = subprocess.Popen(
+                [*COMMAND, "serve", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        end = time.monotonic() + READY_WITHIN
+        while not (_get(f"{self.url}/readyz") and _greets(self.smtp_port)):
+            if self._process.poll() is not None:
+                raise DemoError(f"the relay did not start: {_last(self.log.read_text())}")
+            if time.monotonic() > end:
+                raise DemoError(f"the relay was not ready within {READY_WITHIN:g} s")
+            time.sleep(0.05)
+
+    def metrics(self) -> dict[str, float]:
+        """Scrape /metrics: each sample line's name and labels, and its value."""
+        text = _get(f"{self.url}/metrics")
+        if text is None:
+            raise DemoError("the relay's /metrics cannot be read")
+        samples = {}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                samples[name] = float(value)
+        return samples
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """SIGTERM, as systemd would; SIGKILL when that does not end it."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOPPED_WITHIN)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> "DemoRelay":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def free_port(wanted: int) -> int:
+    """Return `wanted`, or a higher port when somebody listens there."""
+    for port in range(wanted, wanted + 1_000):
+        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)):
+            return port
+    raise DemoError(f"no free port between {wanted} and {wanted + 1_000} on {LOOPBACK}")
+
+
+def _get(url: str) -> str | None:
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(url, timeout=2) as response,
+    ):
+        body: bytes = response.read()
+        return body.decode()
+    return None
+
+
+def _greets(port: int) -> bool:
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((LOOPBACK, port), timeout=2) as connection,
+    ):
+        return connection.recv(512).startswith(b"220")
+    return False
+
+
+def _last(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,68 @@
+"""What the demo prints."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from smtpproxy.demo.send import Outcome
+
+STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
+
+
+def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """The table: to whom, stream, verdict, basis or reason, the reply."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("to", "stream", "verdict", "basis or reason"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("the reply", overflow="fold")
+    for outcome in outcomes:
+        letter = outcome.letter
+        table.add_row(
+            letter.to,
+            letter.stream,
+            Text(outcome.verdict, STYLES[outcome.verdict]),
+            outcome.why,
+            Text(outcome.reply),
+        )
+    console.print(table)
+
+
+def print_moved(console: Console, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    """The counters and gauges that changed, without the buckets of histograms."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="metrics that moved")
+    table.title_justify = "left"
+    table.add_column("metric", overflow="fold")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    for name in sorted(after):
+        kind = name.partition("{")[0]
+        if not kind.startswith("smtpproxy_") or kind.endswith(("_bucket", "_sum", "_created")):
+            continue
+        if after[name] != before.get(name, 0.0):
+            table.add_row(Text(name), f"{before.get(name, 0.0):g}", f"{after[name]:g}")
+    console.print(table)
+
+
+def print_try_it(console: Console, port: int, web_port: int, config: Path, keep: bool) -> None:
+    """How to send a message of one's own."""
+    if keep:
+        console.print(f"The relay goes on at 127.0.0.1:{port}. Send one of your own:")
+    else:
+        console.print("`make demo KEEP=1` leaves the relay running. Then send one of your own:")
+    lines = [
+        f"swaks --server 127.0.0.1:{port} --from news@shop.example --to karim@people.example"
+        " --h-X-Mail-Stream offers",
+        "python3 -c 'import smtplib; "
+        f'print(smtplib.SMTP("127.0.0.1", {port}).sendmail("news@shop.example",'
+        ' "paul@people.example", "From: news@shop.example\\nX-Mail-Stream: receipts\\n\\nHello"))'
+        "'",
+        f"curl http://127.0.0.1:{web_port}/metrics",
+    ]
+    if keep:
+        lines.append(f"smtpproxy audit show --config {config}")
+    for line in lines:
+        console.print(f"  {line}", soft_wrap=True, markup=False)

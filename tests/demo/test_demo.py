@@ -1,0 +1,106 @@
+"""`smtpproxy demo`, run as its users run it."""
+
+import os
+import re
+import signal
+import smtplib
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.demo.relay import free_port
+from tests.kit.messages import marketing
+from tests.kit.ports import listens, wait_for
+from tests.kit.processes import Running, descendants, run, wait_exit
+from tests.kit.relay import COMMAND, REPOSITORY
+
+BASES = (
+    "consent",
+    "existing_customer",
+    "charity",
+    "professional",
+    "generic_address",
+    "transactional",
+)
+REASONS = (
+    "suppressed_unsubscribe",
+    "suppressed_complaint",
+    "consent_withdrawn",
+    "consent_preticked",
+    "consent_expired",
+    "no_record",
+    "source_forbidden",
+    "customer_stale",
+    "unsubscribe_missing",
+    "one_click_missing",
+    "sender_not_permitted",
+)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> dict[str, str]:
+    """A temporary directory of its own, to see what is left in it."""
+    (tmp_path / "tmp").mkdir()
+    return {"TMPDIR": str(tmp_path / "tmp"), "COLUMNS": "160"}
+
+
+def test_the_demo_shows_every_basis_and_refusal_and_leaves_nothing(
+    tmp_path: Path, temporary: dict[str, str]
+) -> None:
+    began = time.monotonic()
+    done = run(*COMMAND, "demo", cwd=REPOSITORY, env=temporary, timeout=100)
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stderr == ""
+    for basis in BASES:
+        assert re.search(rf" allow +{basis} +250 2\.0\.0 kept as \d", done.stdout), basis
+    for reason in REASONS:
+        assert re.search(rf" refuse +{reason} +550 5\.7\.\d .*{reason}", done.stdout), reason
+    assert "holds 6 messages: exactly the 6 that were answered 250." in done.stdout
+    assert 'smtpproxy_allowed_total{basis="charity",stream="appeals"}' in done.stdout
+    port = re.search(r"swaks --server 127.0.0.1:(\d+)", done.stdout)
+    assert port is not None
+    assert not listens(int(port[1]))
+    assert list((tmp_path / "tmp").iterdir()) == []
+    # A promise to users; three times it, for a machine that runs other tests meanwhile.
+    assert seconds < 60
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_kept_it_takes_mail_until_told_to_end(
+    tmp_path: Path, temporary: dict[str, str], number: signal.Signals
+) -> None:
+    demo = Running(
+        [*COMMAND, "demo", "--keep"], output=tmp_path / "out", cwd=REPOSITORY, env=temporary
+    )
+    wait_for(lambda: "Ctrl-C ends it" in demo.output or not demo.alive, "the demo to stay")
+    port = re.search(r"relay goes on at 127.0.0.1:(\d+)", demo.output)
+    assert port is not None, demo.output
+    with smtplib.SMTP("127.0.0.1", int(port[1])) as client:
+        client.sendmail("news@shop.example", "karim@people.example", marketing())
+    wait_for(lambda: "got a message to karim@people.example" in demo.output, "the message")
+    children = descendants(demo.pid)
+    assert children
+    os.kill(demo.pid, number)
+    assert demo.wait(30) == 0
+    for pid in children:
+        wait_exit(pid)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_demo_that_cannot_run_says_so_in_one_line(temporary: dict[str, str]) -> None:
+    """As on a full disk: here no file may grow."""
+    done = run(
+        "sh", "-c", "ulimit -f 0; exec \"$@\"", "sh", *COMMAND, "demo",
+        cwd=REPOSITORY, env=temporary,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert re.fullmatch(r"Error: .+\n", done.stderr), done.stderr
+
+
+def test_a_busy_port_is_stepped_over() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert free_port(port) > port
