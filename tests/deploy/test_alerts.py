@@ -1,0 +1,288 @@
+"""Each alert fires on its trouble, alone, and stays quiet on what only resembles it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.sinks.families import FAMILIES, PREFIX
+from tests.kit.parts import needs
+from tests.kit.processes import run
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = REPOSITORY / "config" / "prometheus"
+ALERTS = CONFIG / "alerts.yml"
+
+Series = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series in promtool's notation, one value a `step` (minutes), and when to look."""
+
+    alert: str
+    fires: Series
+    quiet: Series
+    at: int = 30
+    step: int = 1
+
+
+UP = {"up{job=smtpproxy}": "1x400"}
+
+
+def ready(part: str) -> str:
+    return f"smtpproxy_ready{{part={part}}}"
+
+
+def buckets(name: str, fast: str, slow: str, bound: str, **labels: str) -> Series:
+    """A histogram with `fast` observations up to `bound` and `slow` ones up to 30 s."""
+    pairs = ",".join(f"{key}={value}" for key, value in labels.items())
+    return {
+        f"{name}_bucket{{{pairs},le={bound}}}": fast,
+        f"{name}_bucket{{{pairs},le=30.0}}": slow,
+        f"{name}_bucket{{{pairs},le=+Inf}}": slow,
+    }
+
+
+RECIPIENTS = "smtpproxy_recipients_total{stream=offers,verdict=refuse,reason=no_record}"
+MESSAGES = "smtpproxy_messages_total{stream=offers,verdict=refuse,reason=one_click_missing}"
+REPLIES = "smtpproxy_upstream_replies_total{code_class=%s}"
+RELAYED = "smtpproxy_relayed_total{stream=offers,code_class=%s}"
+FAILURES = "smtpproxy_failures_total{listener=apps,part=%s}"
+REFUSED = "smtpproxy_connections_refused_total{listener=apps,cause=%s}"
+
+CASES = (
+    Case(
+        "SmtpproxyDown",
+        {"up{job=smtpproxy}": "1x10 0x30"},
+        {"up{job=smtpproxy}": "1x29 0x10"},
+    ),
+    Case("SmtpproxyDown", {"up{job=smtpproxy}": "1x5"}, UP),  # the target is gone altogether
+    Case(
+        "SmtpproxyNotListening",
+        UP | {ready("listeners"): "1x10 0x30"},
+        UP | {ready("listeners"): "1x28 0x30"},
+    ),
+    Case(
+        "SmtpproxyWorkerMissing",
+        UP | {"smtpproxy_workers": "2x10 1x30", "smtpproxy_workers_configured": "2x40"},
+        UP | {"smtpproxy_workers": "2x40", "smtpproxy_workers_configured": "2x40"},
+    ),
+    Case(
+        "SmtpproxyWorkerMissing",
+        UP | {ready("workers"): "1x10 0x30"},
+        UP | {ready("workers"): "1x40"},
+    ),
+    Case(
+        "SmtpproxyWorkersDying",
+        UP | {"smtpproxy_worker_exits_total": "0x24 1 2 3 4x10"},
+        UP | {"smtpproxy_worker_exits_total": "0x24 1x10"},
+    ),
+    Case(
+        "SmtpproxyStoreFailing",
+        UP | {ready("store"): "1x10 0x30"},
+        UP | {ready("store"): "1x30"},
+    ),
+    Case(
+        "SmtpproxyStoreFailing",
+        UP | {FAILURES % "store": "0x20 1+1x20"},
+        UP | {FAILURES % "store": "7x40"},
+    ),
+    Case(
+        "SmtpproxyAuditFailing",
+        UP | {FAILURES % "audit": "0x28 1x10"},
+        UP | {FAILURES % "audit": "0x10 1x30"},
+    ),
+    Case(
+        "SmtpproxySuppressionsLost",
+        UP | {"smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 900x30"},
+        UP | {"smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 995x30"},
+        at=90,
+    ),
+    Case(
+        "SmtpproxyUndecided",
+        UP | {"smtpproxy_undecided_total{stream=offers}": "0x20 1x20"},
+        UP | {"smtpproxy_undecided_total{stream=offers}": "3x40"},
+    ),
+    Case(
+        "SmtpproxyObserveMode",
+        {"up{job=smtpproxy}": "1x3000", "smtpproxy_observe_mode{stream=offers}": "1x3000"},
+        {"up{job=smtpproxy}": "1x3000", "smtpproxy_observe_mode{stream=offers}": "1x1000 0x2000"},
+        at=8 * 24 * 60,
+        step=5,
+    ),
+    Case(
+        "SmtpproxyNoMailAccepted",
+        UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "100x40"},
+        UP | {"smtpproxy_connections_total{listener=apps}": "0+5x40", RELAYED % "2xx": "0+1x40"},
+    ),
+    Case(
+        "SmtpproxyTemporaryFailures",
+        UP | {FAILURES % "upstream": "0+1x40", "smtpproxy_messages_total": "0+10x40"},
+        UP | {FAILURES % "upstream": "0+1x40", "smtpproxy_messages_total": "0+1000x40"},
+    ),
+    Case(
+        "SmtpproxyUpstreamDown",
+        UP | {ready("upstream"): "1x10 0x30"},
+        UP | {ready("upstream"): "1x28 0x30"},
+    ),
+    Case(
+        "SmtpproxyUpstreamFailing",
+        UP | {REPLIES % "2xx": "0+100x40", REPLIES % "4xx": "0+10x40"},
+        UP | {REPLIES % "2xx": "0+100x40", REPLIES % "4xx": "0+1x40"},
+    ),
+    Case(
+        "SmtpproxyUpstreamRefusing",
+        UP | {RELAYED % "2xx": "0+100x40", RELAYED % "5xx": "0+10x40"},
+        UP | {RELAYED % "2xx": "0+100x40", RELAYED % "5xx": "0+1x40"},
+    ),
+    Case(
+        "SmtpproxyUpstreamSlow",
+        UP | buckets("smtpproxy_stage_seconds", "0+80x40", "0+100x40", "2.5", stage="upstream"),
+        UP | buckets("smtpproxy_stage_seconds", "0+95x40", "0+100x40", "2.5", stage="upstream"),
+    ),
+    Case(
+        "SmtpproxySlow",
+        UP | buckets("smtpproxy_stage_seconds", "0+980x40", "0+1000x40", "0.1", stage="store"),
+        UP | buckets("smtpproxy_stage_seconds", "0+995x40", "0+1000x40", "0.1", stage="store"),
+    ),
+    Case(
+        "SmtpproxyLatencyHigh",
+        UP | buckets("smtpproxy_transaction_seconds", "0+980x40", "0+1000x40", "10.0"),
+        UP | buckets("smtpproxy_transaction_seconds", "0+995x40", "0+1000x40", "10.0"),
+    ),
+    Case(
+        "SmtpproxyWorkersBusy",
+        UP | {"smtpproxy_cpu_seconds_total": "0+55x40", "smtpproxy_workers_configured": "1x40"},
+        UP | {"smtpproxy_cpu_seconds_total": "0+55x40", "smtpproxy_workers_configured": "2x40"},
+    ),
+    Case(
+        "SmtpproxyConnectionsRefused",
+        UP | {REFUSED % "address_limit": "0+2x40"},
+        UP | {REFUSED % "draining": "0+2x40"},
+    ),
+    Case(
+        "SmtpproxyRecipientRefusalsJump",
+        UP | {RECIPIENTS: "0+5x300 1600+100x10"},
+        UP | {RECIPIENTS: "0+100x310"},
+        at=1525,
+        step=5,
+    ),
+    Case(
+        "SmtpproxyMessageRefusalsJump",
+        UP | {MESSAGES: "0x300 1+20x10"},
+        UP | {MESSAGES: "0x300 1+1x10"},
+        at=1525,
+        step=5,
+    ),
+)
+
+
+def quoted(series: str) -> str:
+    """`name{a=b}` with quotes and the instance that every real series has."""
+    name, _, labels = series.rstrip("}").partition("{")
+    pairs = [pair.split("=") for pair in labels.split(",") if pair]
+    written = ",".join(f'{key}="{value}"' for key, value in [*pairs, ["instance", "relay1"]])
+    return f"{name}{{{written}}}"
+
+
+def unit_test(case: Case, series: Series, firing: list[str]) -> dict[str, object]:
+    step = f"{case.step}m"
+    return {
+        "rule_files": [str(ALERTS)],
+        "evaluation_interval": step,
+        "tests": [
+            {
+                "interval": step,
+                "input_series": [{"series": quoted(k), "values": v} for k, v in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                        "eval_time": f"{case.at}m",
+                        "exp_samples": [
+                            {"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in firing
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def written_alerts() -> set[str]:
+    return set(re.findall(r"^ +- alert: (\w+)$", ALERTS.read_text(), re.MULTILINE))
+
+
+def test_every_alert_has_its_case() -> None:
+    assert {case.alert for case in CASES} == written_alerts()
+
+
+@needs("promtool")
+@pytest.mark.parametrize("case", CASES, ids=[case.alert for case in CASES])
+def test_it_fires_alone_and_only_when_it_should(case: Case, tmp_path: Path) -> None:
+    files = {"fires": (case.fires, [case.alert]), "quiet": (case.quiet, [])}
+    for name, (series, firing) in files.items():
+        test = unit_test(case, series, firing)
+        (tmp_path / f"{name}.yml").write_text(json.dumps(test))  # JSON is YAML
+    done = run("promtool", "test", "rules", *(str(tmp_path / f"{name}.yml") for name in files))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs("promtool")
+def test_the_texts_name_what_is_concerned(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.alert == "SmtpproxyRecipientRefusalsJump")
+    test = unit_test(case, case.fires, [case.alert])
+    test["tests"][0]["alert_rule_test"] = [  # type: ignore[index]
+        {
+            "eval_time": f"{case.at}m",
+            "alertname": case.alert,
+            "exp_alerts": [
+                {
+                    "exp_labels": {
+                        "severity": "warning",
+                        "instance": "relay1",
+                        "stream": "offers",
+                        "reason": "no_record",
+                    },
+                    "exp_annotations": {
+                        "summary": "Stream offers: many more recipients refused, no_record",
+                        "description": "Three times the day's rate on relay1, "
+                        "and more than 50 in 15 minutes.",
+                        "runbook": "docs/operations.md#smtpproxyrecipientrefusalsjump",
+                    },
+                }
+            ],
+        }
+    ]
+    (tmp_path / "texts.yml").write_text(json.dumps(test))
+    done = run("promtool", "test", "rules", str(tmp_path / "texts.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs("promtool")
+def test_promtool_accepts_configuration_and_rules() -> None:
+    for arguments in (("config", "prometheus.yml"), ("rules", "--lint=all", "alerts.yml")):
+        done = run("promtool", "check", *arguments, cwd=CONFIG)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "FAILED" not in done.stdout + done.stderr
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    names = {PREFIX + family.name for family in FAMILIES}
+    used = set(re.findall(r"smtpproxy_\w+", ALERTS.read_text()))
+    assert {re.sub("_bucket$", "", name) for name in used} <= names
+
+
+def test_every_alert_is_explained() -> None:
+    """Severity, texts, and a runbook that docs/operations.md has under the alert's name."""
+    operations = (REPOSITORY / "docs" / "operations.md").read_text()
+    headings = set(re.findall(r"^#+ (\w+)$", operations, re.MULTILINE))
+    assert headings >= written_alerts()
+    for block in ALERTS.read_text().split("- alert: ")[1:]:
+        name = block.split()[0]
+        assert re.search(r"labels: \{severity: (critical|warning|info)\}", block), name
+        assert re.search(r'summary: ".+"\n +description: ".+"\n', block), name
+        assert f"runbook: docs/operations.md#{name.lower()}\n" in block, name
