@@ -1,15 +1,145 @@
 """The decision core: `needs` and `judge`, pure, with one store read between them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
-from smtpproxy.policy.model import Decision, Facts, Lookups, Rulebook, Transaction
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    NO_FACTS,
+    Action,
+    Decision,
+    Facts,
+    Lookups,
+    MessageFeatures,
+    Reason,
+    Rulebook,
+    Stream,
+    StreamClass,
+    Transaction,
+    Verdict,
+)
+from smtpproxy.policy.rules import table
+from smtpproxy.policy.rules.case import MessageCase, RecipientCase
+from smtpproxy.policy.rules.suppression import yielded
+
+# The loops below want functions, not rows.
+_RECIPIENT_RULES = tuple(rule.judge for rule in table.RECIPIENT_RULES)
+_DEFERRALS = tuple(rule.judge for rule in table.DEFERRALS)
+_MESSAGE_RULES = {
+    StreamClass.MARKETING: tuple(rule.judge for rule in table.MESSAGE_RULES),
+    StreamClass.TRANSACTIONAL: tuple(rule.judge for rule in table.TRANSACTIONAL_MESSAGE_RULES),
+}
+
+_ACCEPTED = Verdict(Action.ALLOW, rule="message")
+_UNCERTAIN = Verdict(Action.ALLOW, rule="stream_uncertain")
+_NOT_PERMITTED = Verdict(Action.REFUSE, Reason.STREAM_NOT_PERMITTED, rule="stream_choice")
 
 
 def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
-    """Return what `judge` will want to know about this transaction."""
-    raise NotImplementedError
+    """Return what `judge` will want to know about this transaction.
+
+    Contacts are left out only where no basis is asked for and no consent could make an
+    unsubscribe yield: transactional streams without a purpose.
+    """
+    return Lookups(
+        addresses=tuple(dict.fromkeys(transaction.recipients)),
+        contacts=any(
+            stream.stream_class is StreamClass.MARKETING or stream.purpose is not None
+            for stream in transaction.streams
+        ),
+    )
 
 
 def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datetime) -> Decision:
-    """Return the verdicts (design.md sections 4 to 6)."""
-    raise NotImplementedError
+    """Return the verdicts (design.md sections 4 to 6).
+
+    While the stream is not certain (several candidates, no message yet) a recipient is
+    refused only if every candidate refuses it, with the first one's verdict; else its
+    verdict is `allow` without a basis: not refused yet. `now` is UTC. Raises `ValueError`
+    for no stream at all, or a message with several.
+    """
+    streams, message = transaction.streams, transaction.message
+    if len(streams) == 1:
+        stream = streams[0]
+        recipients = tuple(
+            [
+                judge_recipient(
+                    RecipientCase(address, stream, facts.get(address, NO_FACTS), rulebook, now)
+                )
+                for address in transaction.recipients
+            ]
+        )
+    elif streams and message is None:
+        stream = streams[0]
+        recipients = tuple(
+            _judge_uncertain(address, streams, facts, rulebook, now)
+            for address in transaction.recipients
+        )
+    else:
+        raise ValueError("a message is judged on exactly one stream")
+    return Decision(
+        stream,
+        rulebook.name,
+        recipients,
+        None if message is None else judge_message(stream, message),
+    )
+
+
+def judge_recipient(case: RecipientCase) -> Verdict:
+    """Return the verdict of the first rule that decides."""
+    for rule in _RECIPIENT_RULES:
+        verdict = rule(case)
+        if verdict is not None:
+            break
+    else:
+        raise AssertionError("the last recipient rule decides always")
+    if verdict.action is not Action.ALLOW:
+        return verdict
+    for rule in _DEFERRALS:
+        deferral = rule(case)
+        if deferral is not None:
+            return deferral
+    if case.facts.suppressions:
+        return replace(verdict, detail=yielded(case))
+    return verdict
+
+
+def judge_message(stream: Stream, features: MessageFeatures) -> Verdict:
+    """Return the verdict on the message itself, recipients aside."""
+    case = MessageCase(stream, features)
+    for rule in _MESSAGE_RULES[stream.stream_class]:
+        verdict = rule(case)
+        if verdict is not None:
+            return verdict
+    return _ACCEPTED
+
+
+def choose_stream(
+    permitted: Sequence[Stream], default: Stream | None, header_values: Sequence[str]
+) -> Stream | Verdict:
+    """Return the stream of a message, or the refusal when the header may not choose so.
+
+    `permitted` is what the client may use and `default` its default among them;
+    `header_values` is every value of the stream header. One value, however often, names a
+    permitted stream; without any it is the default, else `DEFAULT_STREAM`.
+    """
+    if not header_values:
+        return DEFAULT_STREAM if default is None else default
+    for stream in permitted:
+        if all(value == stream.name for value in header_values):
+            return stream
+    return _NOT_PERMITTED
+
+
+def _judge_uncertain(
+    address: str, streams: Sequence[Stream], facts: Facts, rulebook: Rulebook, now: datetime
+) -> Verdict:
+    known = facts.get(address, NO_FACTS)
+    first: Verdict | None = None
+    for stream in streams:
+        verdict = judge_recipient(RecipientCase(address, stream, known, rulebook, now))
+        if verdict.action is not Action.REFUSE:
+            return _UNCERTAIN
+        first = first or verdict
+    return first or _UNCERTAIN

@@ -71,5 +71,7 @@ def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
 def _text(values: Sequence[bytes]) -> str | None:
     if not values:
         return None
-    text = decode(values[0][: 4 * _LONGEST_TEXT].decode("utf-8", "replace"))
-    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST_TEXT])
+    text = decode(values[0][: 4 * _LONGEST_TEXT].decode("utf-8", "replace"))[:_LONGEST_TEXT]
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " for c in text)

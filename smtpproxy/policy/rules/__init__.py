@@ -1,0 +1,1 @@
+"""The rules, one subject a file; `table` puts them in their order."""

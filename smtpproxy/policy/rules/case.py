@@ -1,0 +1,65 @@
+"""What a rule looks at, and what a rule is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from smtpproxy.policy.model import (
+    Action,
+    Basis,
+    MessageFeatures,
+    Reason,
+    RecipientFacts,
+    Rulebook,
+    Stream,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientCase:
+    """One recipient on one stream, with all that is known, at one moment."""
+
+    address: str  # canonical
+    stream: Stream
+    facts: RecipientFacts
+    rulebook: Rulebook
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCase:
+    """One message on one stream."""
+
+    stream: Stream
+    features: MessageFeatures
+
+
+Case = TypeVar("Case", RecipientCase, MessageCase)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Generic[Case]):
+    """One row of a table.
+
+    `judge` returns a verdict when the rule decides and None when the next rule is to be
+    asked; the verdict's `rule` is this `name`. `source` names the rows of rules.md and the
+    articles of law that the rule carries out.
+    """
+
+    name: str
+    judge: Callable[[Case], Verdict | None]
+    source: str
+
+
+def allow(rule: str, basis: Basis) -> Verdict:
+    return Verdict(Action.ALLOW, basis=basis, rule=rule)
+
+
+def refuse(rule: str, reason: Reason) -> Verdict:
+    return Verdict(Action.REFUSE, reason, rule=rule)
+
+
+def defer(rule: str, reason: Reason) -> Verdict:
+    return Verdict(Action.DEFER, reason, rule=rule)
