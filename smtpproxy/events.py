@@ -11,6 +11,7 @@ from typing import Literal
 from smtpproxy.policy.model import Decision, Facts, MessageFeatures, Verdict
 
 Stage = Literal["policy", "store", "sign", "upstream", "audit"]
+Part = Literal["store", "audit", "upstream", "spool", "internal"]
 STAGES: tuple[Stage, ...] = ("policy", "store", "sign", "upstream", "audit")
 
 
@@ -78,6 +79,7 @@ class Decided:
     subject: str | None = None
     header_from: str | None = None
     size: int = 0
+    relayed: bool = False  # what is allowed is about to be put to the upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Failed:
     """Trouble of ours: the client got 451. `part` names what failed."""
 
     listener: str
-    part: Literal["store", "audit", "upstream", "spool", "internal"]
+    part: Part
     error: str  # private, for the log
 
 

@@ -45,36 +45,36 @@ class UpstreamConnection(asyncio.Protocol):
     def alive(self) -> bool:
         return self._error is None and self._transport is not None
 
-    async def open(self, hostname: str, timeout: float) -> None:
+    async def open(self, hostname: str, patience: float) -> None:
         """Read the greeting and say EHLO (HELO where EHLO is not known).
 
         Raises UpstreamError when the upstream does not greet with 220.
         """
-        (greeting,) = self.expect(1, timeout)
+        (greeting,) = self.expect(1, patience)
         reply = await greeting
         if reply.code == 220:
-            reply = await self.command(f"EHLO {hostname}\r\n".encode(), timeout)
+            reply = await self.command(f"EHLO {hostname}\r\n".encode(), patience)
             if 500 <= reply.code < 600:
-                reply = await self.command(f"HELO {hostname}\r\n".encode(), timeout)
+                reply = await self.command(f"HELO {hostname}\r\n".encode(), patience)
         if reply.code not in (220, 250):
             self.close()
             raise UpstreamError(f"upstream greets with {reply}")
         self.capabilities = Capabilities.of(reply)
 
-    async def command(self, data: bytes, timeout: float) -> Reply:
-        return await self.send(data, 1, timeout)[0]
+    async def command(self, data: bytes, patience: float) -> Reply:
+        return await self.send(data, 1, patience)[0]
 
-    def send(self, data: bytes, replies: int, timeout: float) -> list[asyncio.Future[Reply]]:
+    def send(self, data: bytes, replies: int, patience: float) -> list[asyncio.Future[Reply]]:
         """Write commands at once; return one future for each reply that is due.
 
         A future raises UpstreamError when its reply will not come.
         """
-        futures = self.expect(replies, timeout)
+        futures = self.expect(replies, patience)
         if self._transport is not None and self._error is None:
             self._transport.write(data)
         return futures
 
-    def expect(self, replies: int, timeout: float) -> list[asyncio.Future[Reply]]:
+    def expect(self, replies: int, patience: float) -> list[asyncio.Future[Reply]]:
         futures = [self._loop.create_future() for _ in range(replies)]
         if self._error is not None:
             for future in futures:
@@ -82,23 +82,23 @@ class UpstreamConnection(asyncio.Protocol):
                 future.add_done_callback(_ignore)
         else:
             self._waiting.extend(futures)
-            self._deadline.at = self._deadlines.now() + timeout
+            self._deadline.at = self._deadlines.now() + patience
         return futures
 
-    async def write(self, pieces: Iterable[bytes], timeout: float) -> None:
+    async def write(self, pieces: Iterable[bytes], patience: float) -> None:
         """Write content, waiting whenever the upstream is slower than we are."""
         for piece in pieces:
             if self._error is not None:
                 raise self._error
             cast(asyncio.WriteTransport, self._transport).write(piece)
             if self._paused:
-                self._deadline.at = self._deadlines.now() + timeout
+                self._deadline.at = self._deadlines.now() + patience
                 self._writable = self._loop.create_future()
                 await self._writable
 
-    def reset(self, timeout: float) -> None:
+    def reset(self, patience: float) -> None:
         """End the open transaction; nobody waits for the reply."""
-        self.send(_RSET, 1, timeout)[0].add_done_callback(_ignore)
+        self.send(_RSET, 1, patience)[0].add_done_callback(_ignore)
 
     def quit(self) -> None:
         if self._transport is not None and self._error is None:

@@ -1,0 +1,56 @@
+"""Wiring only: from settings to a running relay."""
+
+import asyncio
+import os
+import socket
+import sys
+
+from smtpproxy.notify import Notifier
+from smtpproxy.process.sockets import CannotListen, listen
+from smtpproxy.process.supervisor import Supervisor
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.log import configure_logging
+from smtpproxy.store import open_store
+from smtpproxy.store.protocols import StoreUnavailable
+
+
+def serve(settings: Settings) -> int:
+    """Run the relay until it is told to end; return the exit code.
+
+    0 after a drain, 1 when it could not start.
+    """
+    configure_logging(settings.server, process="supervisor")
+    try:
+        _prepare_state(settings)
+        sockets = _listen(settings)
+    except (CannotListen, StoreUnavailable, OSError) as error:
+        print(f"smtpproxy: cannot start: {error}", file=sys.stderr)
+        return 1
+    return asyncio.run(_supervise(settings, sockets))
+
+
+def _prepare_state(settings: Settings) -> None:
+    """Make the folders and the store, so that what is wrong with them shows at once."""
+    state = settings.server.state_dir
+    for folder in (state, state / "audit", state / "spool"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    asyncio.run(_open_and_close(settings))
+
+
+async def _open_and_close(settings: Settings) -> None:
+    store = open_store(settings.store, settings.server.state_dir)
+    await store.ping()
+    await store.close()
+
+
+def _listen(settings: Settings) -> dict[str, socket.socket]:
+    sockets = {
+        listener.name: listen(listener.name, listener.address) for listener in settings.listeners
+    }
+    if settings.web is not None:
+        sockets["web"] = listen("web", settings.web.address)
+    return sockets
+
+
+async def _supervise(settings: Settings, sockets: dict[str, socket.socket]) -> int:
+    return await Supervisor(settings, sockets, Notifier(os.environ)).run()

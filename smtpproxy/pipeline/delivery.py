@@ -1,0 +1,100 @@
+"""Putting a decided message to the upstream, the record first."""
+
+from collections.abc import Iterable, Sequence
+
+from smtpproxy.events import Decided, Relayed, Stage
+from smtpproxy.mail.dsn import RefusedRecipient, failure_notice
+from smtpproxy.mail.reply import Reply
+from smtpproxy.pipeline.parts import Parts, spend
+from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.wire.content import stuffed
+
+
+async def deliver(
+    parts: Parts,
+    upstream: UpstreamTransaction,
+    decided: Decided,
+    content: Iterable[bytes],
+    seconds: dict[Stage, float],
+    *,
+    recorded: bool = False,
+) -> Reply:
+    """Record the decision while the upstream answers DATA, then send the content.
+
+    `content` is dot-stuffed. Returns the upstream's reply. Raises UpstreamError, and
+    AuditUnavailable when there is no record: then the upstream got no end of data.
+    """
+    start = parts.ticks()
+    upstream.begin_data()
+    if not recorded:
+        try:
+            await parts.audit.commit(decided)
+        except AuditUnavailable:
+            if not decided.observed:
+                upstream.abort(hard=True)
+                raise
+    committed = parts.ticks()
+    spend(seconds, "audit", committed - start)
+    reply = await upstream.data_refusal()
+    if reply is None:
+        reply = await upstream.finish(content)
+    spend(seconds, "upstream", parts.ticks() - committed)
+    relayed = Relayed(
+        id=decided.id,
+        listener=decided.client.listener,
+        stream=decided.decision.stream.name,
+        code=reply.code,
+        reply=str(reply),
+        size=decided.size,
+        recipients=len(upstream.accepted),
+    )
+    parts.audit.outcome(relayed)
+    parts.emit(relayed)
+    return reply
+
+
+async def narrowed(parts: Parts, mail: MailParameters, paths: Sequence[str]) -> UpstreamTransaction:
+    """Begin anew with some of the recipients that the upstream has accepted before.
+
+    Raises UpstreamError unless it accepts every one of them again.
+    """
+    upstream = UpstreamTransaction(parts.upstream, mail)
+    replies = await upstream.recipients(paths)
+    refused = [reply.code for reply in replies if reply.code >= 300]
+    if refused:
+        upstream.abort()
+        raise UpstreamError(f"a recipient accepted before is refused now: {refused[0]}")
+    return upstream
+
+
+async def notify(
+    parts: Parts,
+    decided: Decided,
+    refused: Sequence[RefusedRecipient],
+    header: bytes,
+) -> None:
+    """Hand a notice about refused recipients to the upstream, for the reverse path.
+
+    Raises UpstreamError unless the upstream takes the responsibility for it.
+    """
+    sender = decided.reverse_path
+    notice = failure_notice(
+        hostname=parts.hostname,
+        id=decided.id,
+        at=decided.at,
+        reverse_path=sender,
+        refused=refused,
+        header=header,
+    )
+    unicode = not sender.isascii() or any(not entry.address.isascii() for entry in refused)
+    upstream = await narrowed(
+        parts,
+        MailParameters("", len(notice), eight_bit=not notice.isascii(), utf8=unicode),
+        [sender],
+    )
+    upstream.begin_data()
+    reply = await upstream.data_refusal() or await upstream.finish([stuffed(notice)])
+    if reply.code >= 300:
+        raise UpstreamError(f"notice to the sender not taken: {reply.code}")

@@ -1,0 +1,85 @@
+"""Gathering facts and asking the decision core, for one transaction."""
+
+from collections.abc import Sequence
+
+from smtpproxy.events import Stage
+from smtpproxy.pipeline.parts import Parts, spend
+from smtpproxy.pipeline.streams import StreamChoice
+from smtpproxy.policy.decide import choose_stream, judge, needs
+from smtpproxy.policy.model import (
+    Action,
+    Decision,
+    MessageFeatures,
+    Mode,
+    Reason,
+    RecipientFacts,
+    Transaction,
+    Verdict,
+)
+
+_ALLOWED = Verdict(Action.ALLOW)
+_UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")
+
+
+class Judgement:
+    """What is known about the recipients so far, and what follows from it."""
+
+    def __init__(self, parts: Parts, choice: StreamChoice, seconds: dict[Stage, float]) -> None:
+        self.facts: dict[str, RecipientFacts] = {}
+        self._seconds = seconds
+        self._parts = parts
+        self._choice = choice
+
+    @property
+    def enforcing(self) -> bool:
+        """Observe mode on any stream that it may still be lets recipients through for now."""
+        return all(stream.mode is Mode.ENFORCE for stream in self._choice.candidates)
+
+    async def of_recipients(self, keys: Sequence[str]) -> Sequence[Verdict]:
+        """Read the facts of canonical addresses and judge them as far as RCPT allows.
+
+        Candidate streams under different rulebooks are left to the end of the message.
+        Raises StoreUnavailable.
+        """
+        parts = self._parts
+        candidates = self._choice.candidates
+        rulebook = parts.rulebooks[candidates[0].rulebook]
+        question = Transaction(candidates, tuple(keys))
+        start = parts.ticks()
+        facts = await parts.store.facts(needs(question, rulebook))
+        read = parts.ticks()
+        spend(self._seconds, "store", read - start)
+        self.facts.update(facts)
+        if any(stream.rulebook != candidates[0].rulebook for stream in candidates):
+            return [_ALLOWED] * len(keys)
+        verdicts = judge(question, facts, rulebook, parts.now()).recipients
+        spend(self._seconds, "policy", parts.ticks() - read)
+        return verdicts
+
+    def of_message(self, keys: Sequence[str], features: MessageFeatures) -> Decision:
+        """Choose the stream and judge the message with its recipients.
+
+        A recipient whose facts could not be read gets `temporary_failure`.
+        """
+        parts, choice = self._parts, self._choice
+        start = parts.ticks()
+        stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+        if isinstance(stream, Verdict):
+            return Decision(
+                choice.default, choice.default.rulebook, (_ALLOWED,) * len(keys), message=stream
+            )
+        rulebook = parts.rulebooks[stream.rulebook]
+        question = Transaction((stream,), tuple(keys), features)
+        decision = judge(question, self.facts, rulebook, parts.now())
+        if any(key not in self.facts for key in keys):
+            decision = Decision(
+                stream,
+                rulebook.name,
+                tuple(
+                    verdict if key in self.facts else _UNDECIDED
+                    for key, verdict in zip(keys, decision.recipients, strict=True)
+                ),
+                decision.message,
+            )
+        spend(self._seconds, "policy", parts.ticks() - start)
+        return decision

@@ -1,0 +1,1 @@
+"""The processes of a running relay: a supervisor, its workers and the web process."""

@@ -1,0 +1,69 @@
+"""How a child process is started and what it is given.
+
+A child is a new interpreter: nothing of the supervisor's state comes along but the
+settings it read (a file that was changed since has no say) and the open sockets.
+"""
+
+import asyncio
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from smtpproxy.settings import Settings
+
+Role = Literal["worker", "web"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a child needs. Sockets are file numbers that it inherits."""
+
+    role: Role
+    number: int
+    settings: Settings
+    channel: int
+    listening: Mapping[str, int]  # by listener name; "web" for the web process
+
+
+async def start_child(start: Start) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "smtpproxy.process.child",
+        start.role,
+        stdin=asyncio.subprocess.PIPE,
+        pass_fds=(start.channel, *start.listening.values()),
+    )
+    if process.stdin is None:
+        raise RuntimeError("no pipe to the child")
+    process.stdin.write(pickle.dumps(start))
+    process.stdin.close()
+    return process
+
+
+def main() -> int:
+    """The child's side: read what to do from standard input, and do it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when to end
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    start: Start = pickle.load(sys.stdin.buffer)
+    sockets = {name: socket.socket(fileno=number) for name, number in start.listening.items()}
+    channel = socket.socket(fileno=start.channel)
+    for sock in (*sockets.values(), channel):
+        sock.setblocking(False)
+        os.set_inheritable(sock.fileno(), False)
+    if start.role == "worker":
+        from smtpproxy.process.worker import run_worker
+
+        return run_worker(start.settings, start.number, sockets, channel)
+    from smtpproxy.process.webserver import run_web
+
+    return run_web(start.settings, sockets["web"], channel)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

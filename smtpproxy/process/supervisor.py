@@ -1,0 +1,224 @@
+"""The supervisor: opens the sockets, keeps the workers alive, ends them in good order."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from smtpproxy.notify import Notifier
+from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
+from smtpproxy.process.child import Role, Start, start_child
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.snapshot import Totals
+
+_ALIVE_WITHIN = 10.0
+"""A worker that was silent for longer (seconds) does not count as alive."""
+_STARTS_WITHIN = 30.0
+_ANSWERS_WITHIN = 1.0
+_LONGEST_PAUSE = 30.0
+_GRACE = 5.0
+"""What a child has beyond the drain time before it is killed."""
+
+log = structlog.get_logger()
+
+
+class Child:
+    """One child process and the channel to it."""
+
+    def __init__(self, role: Role, number: int) -> None:
+        self.role: Role = role
+        self.number = number
+        self.name = role if role == "web" else f"worker-{number}"
+        self.ready = asyncio.Event()
+        self.heard = 0.0
+        self.channel: Channel | None = None
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.name, self.process.pid if self.process is not None else 0
+
+    def tell(self, message: Drain | Ask | Answer) -> None:
+        if self.channel is not None:
+            self.channel.send(message)
+
+
+class Supervisor:
+    """Runs one child for each role and number until it is told to end."""
+
+    def __init__(
+        self, settings: Settings, sockets: Mapping[str, socket.socket], notifier: Notifier
+    ) -> None:
+        self._settings = settings
+        self._sockets = sockets
+        self._notifier = notifier
+        self._totals = Totals()
+        self._workers = [Child("worker", n) for n in range(settings.server.workers)]
+        self._web = [Child("web", 0)] if settings.web is not None else []
+        self._ending = asyncio.Event()
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[None]] = {}
+
+    async def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ending.set)
+        children = [*self._workers, *self._web]
+        keepers = [asyncio.create_task(self._keep(child)) for child in children]
+        started = await self._all_ready(children, keepers)
+        watchdog = asyncio.create_task(self._watchdog())
+        if started:
+            self._notifier.ready()
+            self._notifier.status(f"{len(self._workers)} workers take mail")
+            log.info("ready", workers=len(self._workers))
+            await self._ending.wait()
+            log.info("draining")
+        self._ending.set()
+        self._notifier.stopping()
+        await self._end(keepers)
+        watchdog.cancel()
+        return 0 if started else 1
+
+    # one child
+
+    async def _keep(self, child: Child) -> None:
+        """Run a child; start it again whenever it ends before its time."""
+        pause = 0.5
+        while not self._ending.is_set():
+            started = time.monotonic()
+            code = await self._run_once(child)
+            self._totals.retire(child.key) if child.role == "worker" else None
+            if self._ending.is_set():
+                return
+            pause = 0.5 if time.monotonic() - started > 60 else min(pause * 2, _LONGEST_PAUSE)
+            log.error("child ended", child=child.name, code=code, restart_in=pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._ending.wait()
+
+    async def _run_once(self, child: Child) -> int:
+        ours, theirs = socket.socketpair()
+        wanted = ("web",) if child.role == "web" else self._listener_names()
+        listening = {name: self._sockets[name].fileno() for name in wanted}
+        for fd in (theirs.fileno(), *listening.values()):
+            os.set_inheritable(fd, True)
+        child.ready.clear()
+        child.process = await start_child(
+            Start(child.role, child.number, self._settings, theirs.fileno(), listening)
+        )
+        theirs.close()
+        child.channel = await Channel.over(ours)
+        listening_to = asyncio.create_task(self._listen(child, child.channel))
+        if self._ending.is_set():
+            child.tell(Drain())
+        code = await child.process.wait()
+        await listening_to
+        child.channel.close()
+        child.channel = None
+        return code
+
+    async def _listen(self, child: Child, channel: Channel) -> None:
+        async for message in channel.messages():
+            child.heard = time.monotonic()
+            if isinstance(message, Ready):
+                child.ready.set()
+            elif isinstance(message, Beat):
+                self._totals.update(child.key, message.snapshot)
+            elif isinstance(message, Answer):
+                self._totals.update(child.key, message.snapshot)
+                self._answered(message.number)
+            elif isinstance(message, Ask):
+                asyncio.get_running_loop().create_task(self._answer(channel, message.number))
+
+    # all children
+
+    def _listener_names(self) -> tuple[str, ...]:
+        return tuple(listener.name for listener in self._settings.listeners)
+
+    async def _all_ready(self, children: list[Child], keepers: list[asyncio.Task[None]]) -> bool:
+        waiting = asyncio.gather(*(child.ready.wait() for child in children))
+        ending = asyncio.create_task(self._ending.wait())
+        await asyncio.wait(
+            (waiting, ending), timeout=_STARTS_WITHIN, return_when=asyncio.FIRST_COMPLETED
+        )
+        ending.cancel()
+        if waiting.done() or self._ending.is_set():
+            waiting.cancel()
+            return True
+        waiting.cancel()
+        missing = [child.name for child in children if not child.ready.is_set()]
+        log.error("not started", missing=missing)
+        return False
+
+    def _alive(self) -> int:
+        limit = time.monotonic() - _ALIVE_WITHIN
+        return sum(
+            child.channel is not None and child.ready.is_set() and child.heard >= limit
+            for child in self._workers
+        )
+
+    async def _answer(self, web: Channel, number: int) -> None:
+        """Ask every worker for its numbers; one that is silent counts with its last."""
+        futures = []
+        for child in self._workers:
+            if child.channel is not None and child.ready.is_set():
+                ask = Ask(next(self._numbers))
+                future = asyncio.get_running_loop().create_future()
+                self._asked[ask.number] = future
+                futures.append(future)
+                child.tell(ask)
+        if futures:
+            await asyncio.wait(futures, timeout=_ANSWERS_WITHIN)
+        web.send(
+            Answer(
+                number,
+                self._totals.merged(),
+                workers=len(self._workers),
+                alive=self._alive(),
+                draining=self._ending.is_set(),
+            )
+        )
+
+    def _answered(self, number: int) -> None:
+        future = self._asked.pop(number, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    async def _watchdog(self) -> None:
+        """Tell systemd that all is well, while every worker shows signs of life."""
+        interval = self._notifier.watchdog_interval
+        while interval is not None:
+            if self._alive() == len(self._workers) or self._ending.is_set():
+                self._notifier.watchdog()
+            await asyncio.sleep(interval)
+
+    async def _end(self, keepers: list[asyncio.Task[None]]) -> None:
+        """Drain the workers, then end the web process; kill what does not end."""
+        for sock in self._sockets.values():
+            sock.close()
+        grace = self._settings.server.drain_timeout + _GRACE
+        for children, patience in ((self._workers, grace), (self._web, _GRACE)):
+            for child in children:
+                child.tell(Drain())
+            chosen = [
+                k
+                for k, c in zip(keepers, [*self._workers, *self._web], strict=True)
+                if c in children
+            ]
+            if not chosen:
+                continue
+            _, late = await asyncio.wait(chosen, timeout=patience)
+            for child in children:
+                if late and child.process is not None and child.process.returncode is None:
+                    log.error("killed", child=child.name)
+                    child.process.kill()
+            if late:
+                await asyncio.wait(late, timeout=_GRACE)
+        log.info("ended")

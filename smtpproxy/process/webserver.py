@@ -1,0 +1,86 @@
+"""The web process: metrics and health for all workers together."""
+
+import asyncio
+import itertools
+import socket
+import time
+
+from smtpproxy import __version__
+from smtpproxy.process.channel import Answer, Ask, Channel, Drain, Ready
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.collector import SnapshotCollector
+from smtpproxy.sinks.log import configure_logging
+from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.store import open_store
+from smtpproxy.web.app import create_app
+from smtpproxy.web.health import Health, ReadinessProbe, State, greet
+from smtpproxy.web.server import serve_web
+
+
+def run_web(settings: Settings, listening: socket.socket, channel: socket.socket) -> int:
+    configure_logging(settings.server, process="web")
+    return asyncio.run(_serve(settings, listening, channel))
+
+
+async def _serve(settings: Settings, listening: socket.socket, sock: socket.socket) -> int:
+    supervisor = Supervisor(await Channel.over(sock))
+    store = open_store(settings.store, settings.server.state_dir, read_only=True)
+    app = create_app(
+        supervisor.stats,
+        supervisor.health,
+        ReadinessProbe(
+            listeners=supervisor.listeners,
+            store=store.ping,
+            upstream=lambda: greet(settings.upstream.address),
+        ),
+        collector=SnapshotCollector(settings, version=__version__, started_at=time.time()),
+        counts=store.counts,
+    )
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve_web(app, listening, stop))
+    supervisor.ready()
+    await supervisor.listen()
+    stop.set()
+    await serving
+    await store.close()
+    return 0
+
+
+class Supervisor:
+    """The supervisor, as the web process sees it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[Answer]] = {}
+        self._draining = False
+
+    def ready(self) -> None:
+        self._channel.send(Ready())
+
+    async def listen(self) -> None:
+        """Take answers until told to stop, or until the supervisor is gone."""
+        async for message in self._channel.messages():
+            if isinstance(message, Answer):
+                future = self._asked.pop(message.number, None)
+                if future is not None and not future.done():
+                    future.set_result(message)
+            elif isinstance(message, Drain):
+                return
+
+    async def stats(self) -> Snapshot:
+        return (await self._ask()).snapshot
+
+    async def health(self) -> Health:
+        answer = await self._ask()
+        self._draining = answer.draining
+        return Health(workers=answer.workers, alive=answer.alive)
+
+    def listeners(self) -> State:
+        return "draining" if self._draining else "ok"
+
+    async def _ask(self) -> Answer:
+        number = next(self._numbers)
+        future = self._asked[number] = asyncio.get_running_loop().create_future()
+        self._channel.send(Ask(number))
+        return await future

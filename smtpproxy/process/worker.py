@@ -1,0 +1,139 @@
+"""A worker: one event loop that takes mail in and passes it on."""
+
+import asyncio
+import gc
+import os
+import socket
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import structlog
+import uvloop
+
+from smtpproxy.events import Event
+from smtpproxy.intake.door import Door
+from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.pipeline import Parts, StreamTable
+from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
+from smtpproxy.relay.deadlines import Deadlines
+from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.journal import Journal
+from smtpproxy.sinks.log import Log, configure_logging
+from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.store import open_store
+from smtpproxy.ulid import UlidFactory
+
+_BEAT = 1.0
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def milliseconds() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def run_worker(
+    settings: Settings, number: int, sockets: Mapping[str, socket.socket], channel: socket.socket
+) -> int:
+    """Work until told to drain, or until the supervisor is gone; return the exit code."""
+    configure_logging(settings.server, process=f"worker-{number}")
+    return uvloop.run(_work(settings, number, sockets, channel))
+
+
+async def _work(
+    settings: Settings, number: int, sockets: Mapping[str, socket.socket], sock: socket.socket
+) -> int:
+    channel = await Channel.over(sock)
+    worker = Worker(settings, number)
+    await worker.open(sockets)
+    gc.collect()
+    gc.freeze()  # what lives as long as the process need not be looked at again
+    gc.set_threshold(50_000, 20, 50)
+    channel.send(Ready())
+    beating = asyncio.create_task(_beat(worker, channel))
+    try:
+        async for message in channel.messages():
+            if isinstance(message, Ask):
+                channel.send(Answer(message.number, worker.snapshot()))
+            elif isinstance(message, Drain):
+                break
+        await worker.close()
+        channel.send(Beat(worker.snapshot()))
+    finally:
+        beating.cancel()
+    channel.close()
+    return 0
+
+
+async def _beat(worker: "Worker", channel: Channel) -> None:
+    while True:
+        channel.send(Beat(worker.snapshot()))
+        await asyncio.sleep(_BEAT)
+
+
+class Worker:
+    """The parts of one worker, put together."""
+
+    def __init__(self, settings: Settings, number: int) -> None:
+        self.metrics = Metrics()
+        self._settings = settings
+        self._log = Log()
+        new_id = UlidFactory(milliseconds, os.urandom)
+        deadlines = Deadlines(asyncio.get_running_loop())
+        server = settings.server
+        self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
+        self._store = open_store(settings.store, server.state_dir, read_only=True)
+        self._journal = Journal(
+            server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
+        )
+        parts = Parts(
+            hostname=server.hostname,
+            stream_header=server.stream_header,
+            on_mixed=settings.policy.on_mixed,
+            rulebooks=settings.rulebooks,
+            store=self._store,
+            upstream=self._pool,
+            audit=self._journal,
+            emit=self._emit,
+            now=now,
+            ticks=time.perf_counter,
+            new_id=new_id,
+        )
+        streams = StreamTable(settings)
+        self._doors = [
+            Door(
+                listener,
+                server,
+                parts,
+                streams,
+                deadlines,
+                server.state_dir / "spool",
+                unexpected=self._log.unexpected,
+            )
+            for listener in settings.listeners
+        ]
+
+    async def open(self, sockets: Mapping[str, socket.socket]) -> None:
+        for door in self._doors:
+            await door.open(sockets[door.listener.name], SmtpSession)
+
+    async def close(self) -> None:
+        """Drain all doors, then let go of everything."""
+        await asyncio.gather(*(door.drain() for door in self._doors))
+        self._pool.close()
+        self._journal.close()
+        await self._store.close()
+        structlog.get_logger().info("worker drained")
+
+    def snapshot(self) -> Snapshot:
+        self.metrics.upstream(self._pool.idle, self._pool.busy)
+        return self.metrics.snapshot()
+
+    def _emit(self, event: Event) -> None:
+        self.metrics(event)
+        self._log(event)

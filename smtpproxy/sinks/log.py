@@ -1,0 +1,110 @@
+"""The log: structured lines on standard error, without addresses at info level."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from smtpproxy.events import ConnectionRefused, Decided, Event, Failed
+from smtpproxy.policy.model import Action
+from smtpproxy.settings import ServerSettings
+
+_EVERY = 1.0
+"""Seconds between two lines about the same kind of trouble; what comes between is counted."""
+
+
+def configure_logging(settings: ServerSettings, *, process: str) -> None:
+    """Set up structlog for this process."""
+    renderer: Any = structlog.processors.JSONRenderer()
+    if settings.log_format == "text":
+        renderer = structlog.dev.ConsoleRenderer(colors=False)
+    level = logging.getLevelName(settings.log_level.upper())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+
+
+class Log:
+    """The sink that writes what an operator should see. Call it with every event."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = structlog.get_logger()
+        self._clock = clock
+        self._last: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        kind = type(event)
+        if kind is Decided:
+            self._decided(event)  # type: ignore[arg-type]
+        elif kind is Failed:
+            self._failed(event)  # type: ignore[arg-type]
+        elif kind is ConnectionRefused:
+            self._refused(event)  # type: ignore[arg-type]
+
+    def unexpected(self, error: Exception) -> None:
+        """A fault of the program itself: with its traceback."""
+        self._log.error("internal error", exc_info=error)
+
+    def _decided(self, event: Decided) -> None:
+        verdict = event.decision.message
+        if event.stage == "rcpt":
+            reason = event.recipients[0].verdict.reason
+        elif verdict is None or verdict.action is Action.ALLOW:
+            return  # the audit journal has it; a line a message would cost more than the relay
+        else:
+            reason = verdict.reason
+        self._log.info(
+            "refused",
+            id=event.id,
+            listener=event.client.listener,
+            stream=event.decision.stream.name,
+            stage=event.stage,
+            reason=str(reason),
+            recipients=len(event.recipients),
+            observed=event.observed,
+        )
+
+    def _failed(self, event: Failed) -> None:
+        unsaid = self._due(f"{event.listener} {event.part}")
+        if unsaid is not None:
+            self._log.warning(
+                "failed",
+                listener=event.listener,
+                part=event.part,
+                error=event.error,
+                unsaid=unsaid,
+            )
+
+    def _refused(self, event: ConnectionRefused) -> None:
+        unsaid = self._due(f"{event.listener} {event.cause}")
+        if unsaid is not None:
+            self._log.warning(
+                "connection refused",
+                listener=event.listener,
+                peer=event.peer,
+                cause=event.cause,
+                unsaid=unsaid,
+            )
+
+    def _due(self, subject: str) -> int | None:
+        """How many lines about this were left out since the last; None to leave this out too."""
+        now = self._clock()
+        if now - self._last.get(subject, -_EVERY) < _EVERY:
+            self._unsaid[subject] = self._unsaid.get(subject, 0) + 1
+            return None
+        self._last[subject] = now
+        return self._unsaid.pop(subject, 0)

@@ -1,0 +1,36 @@
+"""Decision ids: ULIDs, 26 characters that sort by time and grow within one process."""
+
+from collections.abc import Callable
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_RANDOM_BITS = 80
+_RANDOM_MASK = (1 << _RANDOM_BITS) - 1
+
+
+class UlidFactory:
+    """Makes ids from a clock (milliseconds since 1970) and a source of random octets."""
+
+    def __init__(self, clock: Callable[[], int], random: Callable[[int], bytes]) -> None:
+        self._clock = clock
+        self._random = random
+        self._last = 0
+
+    def __call__(self) -> str:
+        number = self._clock() << _RANDOM_BITS
+        if number <= self._last:
+            number = self._last + 1  # the same millisecond, or the clock was set back
+        else:
+            number |= int.from_bytes(self._random(10), "big") & (_RANDOM_MASK >> 1)
+        self._last = number
+        return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def time_of(id: str) -> int:
+    """Return the time in an id, in milliseconds since 1970. Raises ValueError."""
+    if len(id) != 26 or any(character not in _ALPHABET for character in id.upper()):
+        raise ValueError(f"{id!r} is no decision id: 26 letters and digits, as in id=01J9…")
+    number = 0
+    for character in id[:10].upper():
+        number = number * 32 + _ALPHABET.index(character)
+    return number
