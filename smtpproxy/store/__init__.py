@@ -1,0 +1,29 @@
+"""What is known of addresses: suppressions, contacts and their consent acts."""
+
+from pathlib import Path
+
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store.protocols import Store, StoreMisconfigured
+
+
+def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = False) -> Store:
+    """Open the store that `settings.url` names; open it after a fork, and close it.
+
+    Unless `read_only`, the database, its tables and the key of the suppressions (in
+    `state_dir`) are made or brought up to date. A store that is open for reading sees
+    what other processes write with its next read.
+
+    Raises:
+        StoreMisconfigured: it cannot be used as it stands; the text says what to do.
+        StoreUnavailable: another process holds it for longer than `settings.timeout`.
+    """
+    scheme, _, rest = settings.url.partition("://")
+    if scheme in ("postgresql", "postgres"):
+        raise StoreMisconfigured("store.url: PostgreSQL is not supported yet; use sqlite:///PATH")
+    if scheme != "sqlite" or not rest.startswith("/"):
+        raise StoreMisconfigured(
+            "store.url: not a URL of a store; it looks like sqlite:///var/lib/smtpproxy/smtpproxy.db"
+        )
+    from smtpproxy.store.sqlite import open_sqlite
+
+    return open_sqlite(Path(rest), state_dir, settings.timeout, read_only=read_only)

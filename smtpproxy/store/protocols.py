@@ -2,7 +2,8 @@
 
 Every backend passes the one contract suite in tests/store/. All methods raise
 `StoreUnavailable` when the store cannot answer (locked, full, gone): the mail path
-turns that into 451 4.3.0, never into a pass.
+turns that into 451 4.3.0, never into a pass. Methods that take an address as given
+canonicalise it and raise `mail.address.AddressError` when it is not one.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,15 +18,49 @@ class StoreUnavailable(Exception):
     """The store could not answer; public text is generic, the cause is chained."""
 
 
+class StoreMisconfigured(StoreUnavailable):
+    """The store cannot be opened as it stands; the text names the fault and the fix."""
+
+
 @dataclass(frozen=True, slots=True)
 class SuppressionEntry:
     """A suppression to be added. The address is hashed before it is stored."""
 
-    address: str  # as given; canonicalised by the store
+    address: str  # as given, canonicalised by the store; or a key text of an export
     scope: str
     origin: Origin
     since: datetime
     note: str | None = None
+
+
+PROFILE_FIELDS = frozenset(
+    {
+        "audience",
+        "source",
+        "collected_at",
+        "informed_at",
+        "optout_offered",
+        "last_activity_at",
+        "occupations",
+        "tags",
+        "provenance",
+    }
+)
+"""The fields of a contact that an update replaces; purchases and acts only ever add up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContactUpdate:
+    """What one source says of one contact.
+
+    `given` are the profile fields that the source speaks about: the others keep what is
+    stored. `as_of` is the age of the source: a profile that is no newer than the stored
+    one changes nothing. Without it the profile always counts.
+    """
+
+    contact: Contact
+    given: frozenset[str] = PROFILE_FIELDS
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +70,7 @@ class BatchResult:
     added: int = 0
     changed: int = 0
     unchanged: int = 0
+    older: int = 0  # of all these: a differing profile that was no newer than the stored one
 
 
 class FactReader(Protocol):
@@ -47,33 +83,61 @@ class FactReader(Protocol):
 
 class SuppressionStore(Protocol):
     async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
-        """Add a batch in one commit. Adding one that is there changes nothing."""
+        """Add a batch in one commit. Adding one that is there changes nothing.
+
+        One suppression stands for each address, scope and origin; a later `since` moves
+        it forward (somebody who unsubscribes again outweighs a consent in between), an
+        earlier one changes nothing.
+        """
         ...
 
     async def remove_suppression(
-        self, address: str, *, scope: str | None = None, origin: Origin | None = None
-    ) -> int:
-        """Lift suppressions of the exact address; return how many were lifted."""
+        self,
+        address: str,
+        *,
+        at: datetime,
+        reason: str,
+        scope: str | None = None,
+        origin: Origin | None = None,
+    ) -> Sequence[Suppression]:
+        """Lift suppressions of the exact address; return those that were lifted.
+
+        Who lifted what and why stays on record, under the key of the address.
+        """
         ...
 
-    async def suppressions(self, address: str) -> Sequence[Suppression]: ...
+    async def suppressions(self, address: str) -> Sequence[Suppression]:
+        """Return what counts for the address, as `facts` does: widened matches included."""
+        ...
 
     def export_suppressions(self) -> AsyncIterator[tuple[str, Suppression]]:
-        """Yield (hex key, suppression): the address itself is not stored."""
+        """Yield (key text, suppression): the address itself is not stored.
+
+        The key text may stand for the address in a `SuppressionEntry`, under the same key.
+        """
         ...
 
 
 class ContactStore(Protocol):
-    async def put_contacts(self, contacts: Sequence[Contact]) -> BatchResult:
-        """Insert or update a batch in one commit. Consent acts are added, never replaced."""
+    async def put_contacts(self, contacts: Sequence[Contact | ContactUpdate]) -> BatchResult:
+        """Insert or update a batch in one commit.
+
+        Purchases and consent acts are added, never replaced or removed. A bare `Contact`
+        is an update of its whole profile without an age.
+        """
         ...
 
     async def contact(self, address: str) -> Contact | None: ...
 
-    def export_contacts(self) -> AsyncIterator[Contact]: ...
+    def export_contacts(self) -> AsyncIterator[Contact]:
+        """Yield every contact. The store stays open to writers: it is no single snapshot."""
+        ...
 
     async def erase_contact(self, address: str, *, at: datetime) -> bool:
-        """Remove profile and acts and leave an `erasure` suppression of scope `all`."""
+        """Remove profile and acts and leave an `erasure` suppression of scope `all`.
+
+        Returns False when there was no contact; the suppression is left all the same.
+        """
         ...
 
 
@@ -88,7 +152,10 @@ class ConsentStore(Protocol):
 
 class Counts(Protocol):
     async def counts(self) -> tuple[int, Mapping[tuple[str, str], int]]:
-        """Return the number of contacts and suppressions by (scope kind, origin)."""
+        """Return the number of contacts and suppressions by (scope kind, origin).
+
+        Every pair is there: kinds `all`, `marketing` and `purpose`, and each origin.
+        """
         ...
 
 

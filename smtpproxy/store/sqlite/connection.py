@@ -1,0 +1,105 @@
+"""How the database file is opened, watched and kept in order."""
+
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from smtpproxy.store.protocols import StoreUnavailable
+
+_READ_PRAGMAS = (
+    # Pages come from the map without a copy and outlive other processes' commits, which
+    # empty the private cache. One byte more than 2 GiB - 64 KiB would be cut to that.
+    "PRAGMA mmap_size = 2147418112",
+    "PRAGMA cache_size = -16384",
+    "PRAGMA query_only = ON",
+)
+_WRITE_PRAGMAS = (
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA cache_size = -65536",
+    # Whoever is told "unsubscribed" stays so, even when the power fails.
+    "PRAGMA synchronous = FULL",
+    "PRAGMA secure_delete = ON",  # erased means overwritten
+    "PRAGMA wal_autocheckpoint = 8192",  # pages: 32 MiB
+    "PRAGMA journal_size_limit = 67108864",
+)
+
+
+class FileWatch:
+    """Notices that the database file was removed, replaced or cut short.
+
+    SQLite would go on with the file it has open, or die of a map that lost its pages.
+    """
+
+    __slots__ = ("_inode", "_path", "_size")
+
+    def __init__(self, path: Path) -> None:
+        found = path.stat()
+        self._path = str(path)
+        self._inode = found.st_ino
+        self._size = found.st_size
+
+    def same(self) -> bool:
+        """Tell whether the file is still the one it was at first, and no shorter than ever.
+
+        Raises:
+            OSError: it is gone.
+        """
+        found = os.stat(self._path)  # noqa: PTH116 - Path.stat takes twice as long
+        if found.st_ino != self._inode or found.st_size < self._size:
+            return False
+        self._size = found.st_size
+        return True
+
+
+def uri(path: Path, *, read_only: bool) -> str:
+    return f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}"
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that never waits: on the event loop a wait would stop all sessions."""
+    return _opened(path, _READ_PRAGMAS, read_only=True, timeout=0.0)
+
+
+def open_writer(path: Path, timeout: float) -> sqlite3.Connection:
+    return _opened(path, _WRITE_PRAGMAS, read_only=False, timeout=timeout)
+
+
+def _opened(
+    path: Path, pragmas: tuple[str, ...], *, read_only: bool, timeout: float
+) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri(path, read_only=read_only),
+        uri=True,
+        timeout=timeout,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=32,
+    )
+    try:
+        for pragma in pragmas:
+            connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def is_busy(error: BaseException) -> bool:
+    """Tell whether another try may do: locked, being recovered, or lost a race."""
+    return isinstance(error, sqlite3.Error) and (
+        getattr(error, "sqlite_errorcode", 0) & 0xFF
+        in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+    )
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """Return what a failed read or write means to callers; raise it `from error`."""
+    if is_busy(error):
+        return StoreUnavailable("another process holds the database")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreUnavailable("the disk of the database is full")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreUnavailable("the database is damaged: restore it from the backup")
+    return StoreUnavailable("the database failed")

@@ -1,0 +1,125 @@
+"""Numbered migrations: `user_version` counts those that a database has had."""
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from smtpproxy.store.keys import FILE_NAME, SuppressionKey
+from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.sqlite.connection import is_busy
+
+_NAME = re.compile(r"(\d{4})_\w+\.sql")
+
+
+def migrations() -> list[str]:
+    """Return the SQL of every migration, the first one first."""
+    folder = files("smtpproxy.store.sqlite").joinpath("migrations")
+    found = {
+        int(match[1]): file.read_text("utf-8")
+        for file in folder.iterdir()
+        if (match := _NAME.fullmatch(file.name))
+    }
+    if sorted(found) != list(range(1, len(found) + 1)):
+        raise StoreMisconfigured("the program is incomplete: install it again (migrations)")
+    return [found[number] for number in sorted(found)]
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def migrate(connection: sqlite3.Connection, path: Path, timeout: float) -> None:
+    """Bring the database up to date, in one transaction; safe when two processes start at once.
+
+    Raises:
+        StoreMisconfigured: the database is newer than the program.
+    """
+    _use_wal(connection, timeout)
+    scripts = migrations()
+    check_not_newer(connection, path)
+    if version_of(connection) == len(scripts):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        check_not_newer(connection, path)
+        for script in scripts[version_of(connection) :]:
+            for statement in _statements(script):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(scripts)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def check_not_newer(connection: sqlite3.Connection, path: Path) -> None:
+    version, known = version_of(connection), len(migrations())
+    if version > known:
+        raise StoreMisconfigured(
+            f"{path}: made by a newer smtpproxy (version {version} of the database, this "
+            f"program knows {known}); run that release, or restore an older backup"
+        )
+
+
+def check_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    check_not_newer(connection, path)
+    version, known = version_of(connection), len(migrations())
+    if version < known:
+        raise StoreMisconfigured(
+            f"{path}: version {version} of the database, this program needs {known}; "
+            "start smtpproxy serve, or any command that writes, to bring it up to date"
+        )
+
+
+def knows_a_key(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM suppression_key").fetchone() is not None
+
+
+def register_key(connection: sqlite3.Connection, key: SuppressionKey) -> None:
+    """Remember the key's fingerprint when the database knows none yet."""
+    connection.execute(
+        "INSERT INTO suppression_key (version, fingerprint)"
+        " SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM suppression_key)",
+        (key.version, key.fingerprint),
+    )
+
+
+def check_key(connection: sqlite3.Connection, key: SuppressionKey, path: Path) -> None:
+    """Refuse a key under which the stored suppressions would match nobody.
+
+    Raises:
+        StoreMisconfigured: the suppressions are stored under another key.
+    """
+    found = connection.execute("SELECT version, fingerprint FROM suppression_key").fetchall()
+    if (key.version, key.fingerprint) not in found:
+        raise StoreMisconfigured(
+            f"{path}: its suppressions are stored under another key than {FILE_NAME} in "
+            "state_dir holds; restore the key file that belongs to this database"
+        )
+
+
+def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
+    """Switch to WAL. The switch does not wait for locks by itself, so this tries again."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split at the ends of statements; a trigger's own semicolons are no ends."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""

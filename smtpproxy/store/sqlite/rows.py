@@ -1,0 +1,154 @@
+"""Rows of the database and the records they stand for."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Origin,
+    Provenance,
+    Purchase,
+    Source,
+    Suppression,
+)
+
+Row = tuple[Any, ...]
+
+CONTACT_COLUMNS = (
+    "id, address, audience, source, collected_at, informed_at, optout_offered,"
+    " last_activity_at, occupations, tags, supplier, sender_disclosed, purchases"
+)
+ACT_COLUMNS = "at, withdrawal, purpose, method, conditional, channels, wording, ip"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_NOTHING: frozenset[str] = frozenset()
+_EMAIL = frozenset({"email"})
+_NO_EVIDENCE = Evidence()
+# A look in a dict is a tenth of the time of calling the enum.
+_AUDIENCES = {str(audience): audience for audience in Audience}
+_SOURCES = {None: None} | {str(source): source for source in Source}
+_ORIGINS = {str(origin): origin for origin in Origin}
+_read_set = msgspec.json.Decoder(frozenset[str]).decode
+_read_purchases = msgspec.json.Decoder(list[tuple[str, int]]).decode
+_write = msgspec.json.Encoder().encode
+
+
+def to_micros(moment: datetime) -> int:
+    """Return microseconds since 1970 in UTC; exact, unlike a float of seconds."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    return _EPOCH + timedelta(0, 0, micros)
+
+
+def optional_micros(moment: datetime | None) -> int | None:
+    return None if moment is None else to_micros(moment)
+
+
+def optional_moment(micros: int | None) -> datetime | None:
+    return None if micros is None else _EPOCH + timedelta(0, 0, micros)
+
+
+def suppression(
+    scope: str, origin: str, since: int, note: str | None, *, widened: bool
+) -> Suppression:
+    return Suppression(scope, _ORIGINS[origin], from_micros(since), widened, note)
+
+
+def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
+    """Read the columns of CONTACT_COLUMNS."""
+    (
+        _id,
+        address,
+        audience,
+        source,
+        collected_at,
+        informed_at,
+        optout_offered,
+        last_activity_at,
+        occupations,
+        tags,
+        supplier,
+        sender_disclosed,
+        purchases,
+    ) = row
+    return Contact(
+        address,
+        _AUDIENCES[audience],
+        _SOURCES[source],
+        optional_moment(collected_at),
+        optional_moment(informed_at),
+        bool(optout_offered),
+        optional_moment(last_activity_at),
+        _read_set(occupations) if occupations else _NOTHING,
+        _read_set(tags) if tags else _NOTHING,
+        None if sender_disclosed is None else Provenance(supplier, bool(sender_disclosed)),
+        tuple([Purchase(product, from_micros(at)) for product, at in _read_purchases(purchases)])
+        if purchases
+        else (),
+        acts,
+    )
+
+
+def act(row: Row) -> ConsentAct:
+    """Read the columns of ACT_COLUMNS."""
+    at, withdrawal, purpose, method, conditional, channels, wording, ip = row
+    return ConsentAct(
+        purpose,
+        from_micros(at),
+        bool(withdrawal),
+        method,
+        bool(conditional),
+        _read_set(channels) if channels else _EMAIL,
+        _NO_EVIDENCE if wording is None and ip is None else Evidence(wording, ip),
+    )
+
+
+def contact_row(number: int, contact: Contact, as_of: datetime | None) -> Row:
+    """Return the values of CONTACT_COLUMNS and `as_of`."""
+    provenance = contact.provenance
+    return (
+        number,
+        contact.address,
+        contact.audience,
+        contact.source,
+        optional_micros(contact.collected_at),
+        optional_micros(contact.informed_at),
+        contact.optout_offered,
+        optional_micros(contact.last_activity_at),
+        _json_set(contact.occupations),
+        _json_set(contact.tags),
+        provenance.supplier if provenance else None,
+        provenance.sender_disclosed if provenance else None,
+        _write([(p.product, to_micros(p.at)) for p in contact.purchases]).decode()
+        if contact.purchases
+        else None,
+        optional_micros(as_of),
+    )
+
+
+def act_row(number: int, sequence: int, act: ConsentAct) -> Row:
+    """Return contact, sequence and the values of ACT_COLUMNS."""
+    return (
+        number,
+        sequence,
+        to_micros(act.at),
+        act.withdrawal,
+        act.purpose,
+        act.method,
+        act.conditional,
+        None if act.channels == _EMAIL else _json_set(act.channels) or "[]",
+        act.evidence.wording,
+        act.evidence.ip,
+    )
+
+
+def _json_set(values: frozenset[str]) -> str | None:
+    return _write(sorted(values)).decode() if values else None

@@ -1,0 +1,124 @@
+"""The SQLite backend: the mail path reads on the event loop, the rest is on a thread."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+import aiosqlite
+
+from smtpproxy.mail.address import canonical
+from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
+from smtpproxy.store.keys import SuppressionKey
+from smtpproxy.store.merge import as_update
+from smtpproxy.store.protocols import (
+    BatchResult,
+    ContactUpdate,
+    StoreUnavailable,
+    SuppressionEntry,
+)
+from smtpproxy.store.sqlite import contacts as contact_table
+from smtpproxy.store.sqlite import suppressions as suppression_table
+from smtpproxy.store.sqlite.connection import open_reader, unavailable
+from smtpproxy.store.sqlite.reader import SqliteReader
+from smtpproxy.store.sqlite.writer import SqliteWriter
+
+
+class SqliteStore:
+    """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
+
+    def __init__(
+        self, path: Path, key: SuppressionKey, timeout: float, *, read_only: bool = False
+    ) -> None:
+        self._path = path
+        self._key = key
+        self._reader = SqliteReader(path, key, timeout)
+        self._writer = None if read_only else SqliteWriter(path, timeout)
+
+    async def facts(self, lookups: Lookups) -> Facts:
+        return await self._reader.facts(lookups)
+
+    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
+        hashed = [suppression_table.entry_row(self._key, entry) for entry in entries]
+        async with self._to_write().transaction() as connection:
+            return await suppression_table.add(connection, hashed)
+
+    async def remove_suppression(
+        self,
+        address: str,
+        *,
+        at: datetime,
+        reason: str,
+        scope: str | None = None,
+        origin: Origin | None = None,
+    ) -> Sequence[Suppression]:
+        pair = self._key.read(address)
+        async with self._to_write().transaction() as connection:
+            return await suppression_table.lift(connection, pair, scope, origin, at, reason)
+
+    async def suppressions(self, address: str) -> Sequence[Suppression]:
+        name = canonical(address)
+        facts = await self._reader.facts(Lookups((name,), contacts=False))
+        return facts[name].suppressions if name in facts else ()
+
+    async def export_suppressions(self) -> AsyncIterator[tuple[str, Suppression]]:
+        async with self._reading() as connection:
+            async for entry in suppression_table.export(connection, self._key):
+                yield entry
+
+    async def put_contacts(self, contacts: Sequence[Contact | ContactUpdate]) -> BatchResult:
+        updates = [as_update(contact) for contact in contacts]
+        async with self._to_write().transaction() as connection:
+            return await contact_table.put(connection, updates)
+
+    async def contact(self, address: str) -> Contact | None:
+        name = canonical(address)
+        facts = await self._reader.facts(Lookups((name,)))
+        return facts[name].contact if name in facts else None
+
+    async def export_contacts(self) -> AsyncIterator[Contact]:
+        async with self._reading() as connection:
+            async for contact in contact_table.export(connection):
+                yield contact
+
+    async def erase_contact(self, address: str, *, at: datetime) -> bool:
+        entry = SuppressionEntry(canonical(address), "all", Origin.ERASURE, at)
+        row = suppression_table.entry_row(self._key, entry)
+        writer = self._to_write()
+        async with writer.transaction() as connection:
+            await suppression_table.add(connection, [row])
+            erased = await contact_table.erase(connection, entry.address)
+        await writer.empty_log()  # it still holds the pages as they were
+        return erased
+
+    async def record_act(self, address: str, act: ConsentAct) -> bool:
+        contact = Contact(canonical(address), acts=(act,))
+        result = await self.put_contacts([ContactUpdate(contact, given=frozenset())])
+        return result.unchanged == 0
+
+    async def counts(self) -> tuple[int, Mapping[tuple[str, str], int]]:
+        tally = await self._reader.tally()
+        return tally.pop(("contact", "")), tally
+
+    async def ping(self) -> None:
+        await self._reader.tally()
+
+    async def close(self) -> None:
+        self._reader.close()
+        if self._writer is not None:
+            await self._writer.close()
+
+    def _to_write(self) -> SqliteWriter:
+        if self._writer is None:
+            raise StoreUnavailable("the store is open for reading only")
+        return self._writer
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[aiosqlite.Connection]:
+        """A connection of its own for a long read, on a thread."""
+        try:
+            async with aiosqlite.Connection(lambda: open_reader(self._path), 1_000) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
