@@ -1,0 +1,119 @@
+"""Verdicts as SMTP replies (design.md section 6): one line of ASCII, at most 512 octets."""
+
+from collections.abc import Sequence
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.model import Action, Reason, Verdict
+
+LINE_OCTETS = 512  # RFC 5321 4.5.3.1.5, with code and CRLF
+_NAME_OCTETS = 64  # of a stream's name or an id: more would leave no room for an address
+
+_REFUSED = (550, "5.7.1")
+_DEFERRED = (450, "4.7.0")
+_OTHERS = {
+    Reason.HEADER_MALFORMED: (554, "5.6.0"),
+    Reason.UNSUBSCRIBE_MISSING: (550, "5.7.0"),
+    Reason.UNSUBSCRIBE_MALFORMED: (550, "5.7.0"),
+    Reason.ONE_CLICK_MISSING: (550, "5.7.0"),
+    Reason.TEMPORARY_FAILURE: (451, "4.3.0"),
+}
+
+
+def reply_codes(verdict: Verdict) -> tuple[int, str]:
+    """Return code and enhanced code. Raises `ValueError` for a verdict that allows."""
+    if verdict.action is Action.ALLOW:
+        raise ValueError("what is allowed gets the upstream's own reply")
+    usual = _REFUSED if verdict.action is Action.REFUSE else _DEFERRED
+    return _OTHERS.get(verdict.reason, usual)
+
+
+def recipient_reply(address: str, verdict: Verdict, stream: str, id: str) -> Reply:  # noqa: A002
+    """Return the reply to one recipient; `address` is as the client gave it, no brackets.
+
+    What is not printable ASCII in the address is shown as `\\x{E9}` (RFC 6533 section 3),
+    and what does not fit into the line is left out.
+    """
+    head = f" {_verb(verdict)}: {verdict.reason}"
+    tail = _tail(stream, id)
+    room = _room(verdict) - len(head) - len(tail)
+    return _reply(verdict, f"{_bracketed(address, room)}{head}{tail}")
+
+
+def message_reply(verdict: Verdict, stream: str, id: str) -> Reply:  # noqa: A002
+    """Return the reply to a message as a whole, or to a recipient that is not named."""
+    return _reply(verdict, f"{_verb(verdict)}: {verdict.reason}{_tail(stream, id)}")
+
+
+def recipients_reply(
+    named: Sequence[tuple[str, Verdict]],
+    stream: str,
+    id: str,  # noqa: A002
+) -> Reply:
+    """Return the one reply for a message that was mailed to nobody, naming the refused.
+
+    When any recipient is refused, only the refused are named and the reply is permanent;
+    else it is the first deferral's. As many as fit are named; the others are counted.
+    """
+    refused = [entry for entry in named if entry[1].action is Action.REFUSE]
+    shown = refused or [entry for entry in named if entry[1].action is Action.DEFER]
+    if not shown:
+        raise ValueError("nobody is refused or deferred")
+    verdict = shown[0][1]
+    head, tail = f"{_verb(verdict)}: ", _tail(stream, id)
+    room = _room(verdict) - len(head) - len(tail)
+    return _reply(verdict, f"{head}{_listed(shown, room)}{tail}")
+
+
+def _listed(shown: Sequence[tuple[str, Verdict]], room: int) -> str:
+    text = ""
+    for count, (address, verdict) in enumerate(shown):
+        more = len(shown) - count - 1
+        others = f" and {more} more" if more else ""
+        reason = f" {verdict.reason}"
+        if not text:
+            text = _bracketed(address, room - len(reason) - len(others)) + reason
+            continue
+        longer = f"{text}, <{_printable(address)}>{reason}"
+        if len(longer) + len(others) > room:
+            return f"{text} and {more + 1} more"
+        text = longer
+    return text
+
+
+def _bracketed(address: str, room: int) -> str:
+    shown = f"<{_printable(address)}>"
+    return shown if len(shown) <= room else f"{shown[: room - 4]}...>"
+
+
+def _printable(text: str) -> str:
+    """Return `text` as printable ASCII in which no angle bracket or line end can hide."""
+    if text.isascii() and text.isprintable() and "<" not in text and ">" not in text:
+        return text
+    return "".join(
+        c if " " <= c <= "~" and c not in "<>" else f"\\x{{{_code_point(c):X}}}" for c in text
+    )
+
+
+def _code_point(character: str) -> int:
+    """The number to show; an octet that was no UTF-8 came in as a lone surrogate."""
+    code = ord(character)
+    return code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
+
+
+def _verb(verdict: Verdict) -> str:
+    return "refused" if verdict.action is Action.REFUSE else "deferred"
+
+
+def _tail(stream: str, id: str) -> str:  # noqa: A002
+    return f" (stream {_printable(stream)[:_NAME_OCTETS]}) id={_printable(id)[:_NAME_OCTETS]}"
+
+
+def _room(verdict: Verdict) -> int:
+    """Return the octets there are for text: the line less codes, spaces and CRLF."""
+    _, enhanced = reply_codes(verdict)
+    return LINE_OCTETS - len(f"550 {enhanced} \r\n")
+
+
+def _reply(verdict: Verdict, text: str) -> Reply:
+    code, enhanced = reply_codes(verdict)
+    return Reply.of(code, enhanced, text)
