@@ -7,6 +7,7 @@ from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.decide import choose_stream, judge, needs
 from smtpproxy.policy.model import (
+    NO_FACTS,
     Action,
     Decision,
     MessageFeatures,
@@ -49,7 +50,7 @@ class Judgement:
         facts = await parts.store.facts(needs(question, rulebook))
         read = parts.ticks()
         spend(self._seconds, "store", read - start)
-        self.facts.update(facts)
+        self.facts.update((key, facts.get(key, NO_FACTS)) for key in keys)
         if any(stream.rulebook != candidates[0].rulebook for stream in candidates):
             return [_ALLOWED] * len(keys)
         verdicts = judge(question, facts, rulebook, parts.now()).recipients

@@ -14,7 +14,7 @@ from smtpproxy.pipeline.delivery import deliver, narrowed, notify
 from smtpproxy.pipeline.judgement import Judgement
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
-from smtpproxy.policy.features import read_features
+from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Action, Decision, MessageFeatures, Mode, Reason, Verdict
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
 from smtpproxy.relay.content import HEADER_LIMIT, Content
@@ -141,7 +141,7 @@ class MailTransaction:
             reverse_path=self._mail.reverse_path,
             decision=Decision(stream, stream.rulebook, tuple(verdict for _, verdict in refused)),
             recipients=tuple(Recipient(e.path, e.key, verdict) for e, verdict in refused),
-            facts={entry.key: facts[entry.key] for entry, _ in refused if entry.key in facts},
+            facts={entry.key: facts[entry.key] for entry, _ in refused},
         )
         await self._parts.audit.commit(decided)
         self._parts.emit(decided)
@@ -235,6 +235,7 @@ class MailTransaction:
         size: int,
         passes: bool,
     ) -> Decided:
+        identity = read_identity(headers)
         pairs = zip(self._accepted, decision.recipients, strict=True)
         recipients = tuple(Recipient(entry.path, entry.key, verdict) for entry, verdict in pairs)
         return Decided(
@@ -249,9 +250,9 @@ class MailTransaction:
             features=features,
             observed=decision.stream.mode is Mode.OBSERVE,
             undecided=any(r.verdict.reason is Reason.TEMPORARY_FAILURE for r in recipients),
-            message_id=_first(headers, "Message-ID"),
-            subject=_first(headers, "Subject"),
-            header_from=_first(headers, "From"),
+            message_id=identity.message_id,
+            subject=identity.subject,
+            header_from=identity.header_from,
             size=size,
             relayed=passes,
         )
@@ -297,7 +298,3 @@ def _worst(refused: Sequence[tuple[_Asked, Verdict]]) -> Action:
     actions = {verdict.action for _, verdict in refused}
     return Action.REFUSE if Action.REFUSE in actions else Action.DEFER
 
-
-def _first(headers: HeaderBlock, name: str) -> str | None:
-    values = headers.values(name)
-    return values[0][:500].decode("utf-8", "replace") if values else None

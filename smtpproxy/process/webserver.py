@@ -4,8 +4,8 @@ import asyncio
 import itertools
 import socket
 import time
+from importlib.metadata import version
 
-from smtpproxy import __version__
 from smtpproxy.process.channel import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector
@@ -33,7 +33,7 @@ async def _serve(settings: Settings, listening: socket.socket, sock: socket.sock
             store=store.ping,
             upstream=lambda: greet(settings.upstream.address),
         ),
-        collector=SnapshotCollector(settings, version=__version__, started_at=time.time()),
+        collector=SnapshotCollector(settings, version=version("smtpproxy"), started_at=time.time()),
         counts=store.counts,
     )
     stop = asyncio.Event()
