@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
@@ -72,11 +73,8 @@ class _Monitoring:
         self._count_again = Remembered(self._count, COUNTS_EVERY)
 
     async def metrics(self, request: Request) -> Response:
-        snapshot, health, readiness, _ = await asyncio.gather(
-            _answer(self._stats),
-            _answer(self._health),
-            _answer(self._ready),
-            _answer(self._count_again),
+        snapshot, (health, readiness), _ = await asyncio.gather(
+            _answer(self._stats), self._state(), _answer(self._count_again)
         )
         if snapshot is None:
             return _json(503, {"error": "the numbers of the workers are not available"})
@@ -105,13 +103,21 @@ class _Monitoring:
 
     async def readyz(self, request: Request) -> Response:
         """Tell whether mail would be taken and passed on now."""
-        readiness = await _answer(self._ready)
+        _, readiness = await self._state()
         if readiness is None:
             return _json(503, {"status": "failing"})
         if readiness.ok:
             return _json(200, {"status": "ok", "parts": readiness.parts})
         status = "draining" if readiness.listeners == "draining" else "failing"
         return _json(503, {"status": status, "parts": readiness.parts})
+
+    async def _state(self) -> tuple[Health | None, Readiness | None]:
+        """Ask both; nobody listens when no worker is alive."""
+        health = await _answer(self._health)
+        readiness = await _answer(self._ready)
+        if readiness is not None and readiness.listeners == "ok" and not (health and health.alive):
+            readiness = replace(readiness, listeners="failing")
+        return health, readiness
 
     async def _count(self) -> None:
         """Remember what the store holds; keep the old figures when it does not answer."""

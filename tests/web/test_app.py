@@ -236,6 +236,23 @@ async def test_readyz_names_each_part(
     assert answer.json == {"status": text, "parts": dict(readiness.parts)}
 
 
+async def test_nobody_listens_when_no_worker_lives(relay: Relay) -> None:
+    relay.health = Health(workers=2, alive=0)
+    async with served(relay) as get:
+        answer = await get("/readyz")
+        page = await get("/metrics")
+    assert answer.status == 503
+    parts = {"listeners": "failing", "store": "ok", "upstream": "ok"}
+    assert answer.json == {"status": "failing", "parts": parts}
+    assert 'smtpproxy_ready{part="listeners"} 0.0' in page.body
+
+
+async def test_one_worker_is_enough_to_take_mail(relay: Relay) -> None:
+    relay.health = Health(workers=2, alive=1)
+    async with served(relay) as get:
+        assert (await get("/readyz")).status == 200
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_a_question_that_fails_is_503_without_the_why(relay: Relay, path: str) -> None:
     relay.failure = PermissionError("/var/lib/smtpproxy/secret")

@@ -1,0 +1,94 @@
+"""The service unit: systemd accepts it, it is hardened, and it fits the relay."""
+
+import configparser
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.config import models
+from tests.kit.parts import needs
+from tests.kit.processes import run
+
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+UNIT = SYSTEMD / "smtpproxy.service"
+
+
+class Repeated(dict[str, object]):
+    """Keys that stand several times, as systemd allows: the values one below the other."""
+
+    def __setitem__(self, key: str, value: object) -> None:
+        if isinstance(value, list) and isinstance(self.get(key), list):
+            value = [*self[key], *value]  # type: ignore[misc]
+        super().__setitem__(key, value)
+
+
+@pytest.fixture(scope="module")
+def service() -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(
+        dict_type=Repeated, strict=False, interpolation=None, delimiters=("=",)
+    )
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNIT)
+    return parser["Service"]
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The unit as on a machine where the command is installed: with a program that is there."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/usr/bin/smtpproxy", sys.executable))
+    return unit
+
+
+@needs("systemd-analyze")
+def test_systemd_has_nothing_to_say(installed: Path) -> None:
+    done = run("systemd-analyze", "verify", str(installed))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs("systemd-analyze")
+def test_exposure_is_at_most_three(installed: Path) -> None:
+    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", str(installed))
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) <= 3.0
+
+
+def test_systemd_waits_longer_than_the_drain(service: configparser.SectionProxy) -> None:
+    drain = models.Server(hostname="relay.example").drain_timeout
+    assert float(service["TimeoutStopSec"]) >= drain + 15
+
+
+def test_it_tells_systemd_how_it_is(service: configparser.SectionProxy) -> None:
+    assert service["Type"] == "notify"
+    assert service["NotifyAccess"] == "main"
+    assert float(service["WatchdogSec"]) > 0
+    assert service["KillMode"] == "mixed"  # the main process drains its workers itself
+
+
+def test_a_wrong_configuration_is_not_tried_again(service: configparser.SectionProxy) -> None:
+    assert service["RestartPreventExitStatus"] == "2"
+    assert "ExecReload" not in service
+
+
+def test_it_may_write_where_the_default_configuration_does(
+    service: configparser.SectionProxy,
+) -> None:
+    server = models.Server(hostname="relay.example")
+    assert server.state_dir == f"/var/lib/{service['StateDirectory']}"
+    assert service["ProtectSystem"] == "strict"
+
+
+def test_its_user_is_the_one_that_sysusers_makes(service: configparser.SectionProxy) -> None:
+    lines = (SYSTEMD / "smtpproxy.sysusers.conf").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("u ")]
+    assert users == [service["User"]] == [service["Group"]]
+
+
+@needs("systemd-analyze")  # of the same package
+def test_sysusers_accepts_its_file() -> None:
+    done = run("systemd-sysusers", "--dry-run", str(SYSTEMD / "smtpproxy.sysusers.conf"))
+    assert done.returncode == 0, done.stderr
+    assert "smtpproxy" in done.stdout + done.stderr
