@@ -1,5 +1,6 @@
 """Verdicts as SMTP replies (design.md section 6): one line of ASCII, at most 512 octets."""
 
+import re
 from collections.abc import Sequence
 
 from smtpproxy.mail.reply import Reply
@@ -7,6 +8,8 @@ from smtpproxy.policy.model import Action, Reason, Verdict
 
 LINE_OCTETS = 512  # RFC 5321 4.5.3.1.5, with code and CRLF
 _NAME_OCTETS = 64  # of a stream's name or an id: more would leave no room for an address
+
+_CUT_ESCAPE = re.compile(r"\\(x(\{[0-9A-F]*)?)?\Z")
 
 _REFUSED = (550, "5.7.1")
 _DEFERRED = (450, "4.7.0")
@@ -27,7 +30,7 @@ def reply_codes(verdict: Verdict) -> tuple[int, str]:
     return _OTHERS.get(verdict.reason, usual)
 
 
-def recipient_reply(address: str, verdict: Verdict, stream: str, id: str) -> Reply:  # noqa: A002
+def recipient_reply(address: str, verdict: Verdict, stream: str, id: str) -> Reply:
     """Return the reply to one recipient; `address` is as the client gave it, no brackets.
 
     What is not printable ASCII in the address is shown as `\\x{E9}` (RFC 6533 section 3),
@@ -39,7 +42,7 @@ def recipient_reply(address: str, verdict: Verdict, stream: str, id: str) -> Rep
     return _reply(verdict, f"{_bracketed(address, room)}{head}{tail}")
 
 
-def message_reply(verdict: Verdict, stream: str, id: str) -> Reply:  # noqa: A002
+def message_reply(verdict: Verdict, stream: str, id: str) -> Reply:
     """Return the reply to a message as a whole, or to a recipient that is not named."""
     return _reply(verdict, f"{_verb(verdict)}: {verdict.reason}{_tail(stream, id)}")
 
@@ -47,7 +50,7 @@ def message_reply(verdict: Verdict, stream: str, id: str) -> Reply:  # noqa: A00
 def recipients_reply(
     named: Sequence[tuple[str, Verdict]],
     stream: str,
-    id: str,  # noqa: A002
+    id: str,
 ) -> Reply:
     """Return the one reply for a message that was mailed to nobody, naming the refused.
 
@@ -82,7 +85,9 @@ def _listed(shown: Sequence[tuple[str, Verdict]], room: int) -> str:
 
 def _bracketed(address: str, room: int) -> str:
     shown = f"<{_printable(address)}>"
-    return shown if len(shown) <= room else f"{shown[: room - 4]}...>"
+    if len(shown) <= room:
+        return shown
+    return _CUT_ESCAPE.sub("", shown[: room - 4]) + "...>"
 
 
 def _printable(text: str) -> str:
@@ -104,7 +109,7 @@ def _verb(verdict: Verdict) -> str:
     return "refused" if verdict.action is Action.REFUSE else "deferred"
 
 
-def _tail(stream: str, id: str) -> str:  # noqa: A002
+def _tail(stream: str, id: str) -> str:
     return f" (stream {_printable(stream)[:_NAME_OCTETS]}) id={_printable(id)[:_NAME_OCTETS]}"
 
 
