@@ -1,0 +1,70 @@
+"""A relay in use, watched by a real Prometheus: started once for all tests here."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.kit.messages import marketing, message
+from tests.kit.ports import LOOPBACK, free_port
+from tests.kit.processes import kill_all, running
+from tests.kit.prometheus import Prometheus
+from tests.kit.relay import STREAMS, RelayProcess, relay_config
+from tests.kit.store import address, ndjson, people, suppressions_csv
+from tests.kit.upstream import FakeUpstream
+
+TRIAL = {"name": "trial", "class": "marketing", "purpose": "offers", "mode": "observe"}
+
+
+@dataclass(frozen=True)
+class Watched:
+    relay: RelayProcess
+    prometheus: Prometheus
+
+
+@contextmanager
+def in_use(relay: RelayProcess) -> Iterator[None]:
+    """Send mail of every kind, over and over, until the end of the block."""
+    enough = threading.Event()
+
+    def send() -> None:
+        while not enough.is_set():
+            for name in (*people(), "complained", "bounced", "unknown"):
+                relay.send(marketing(to=address(name)), address(name))
+            relay.send(marketing(unsubscribe=None), address("consent"))
+            relay.send(message(stream="receipts"), address("unknown"), sender="orders@shop.example")
+            relay.send(marketing(), address("withdrawn"), listener="trial")
+            enough.wait(0.2)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        sender.join()
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    before = running()
+    root = tmp_path_factory.mktemp("watched")
+    with FakeUpstream() as upstream:
+        listeners = relay_config(root, upstream.address)["listener"]
+        trial = {"name": "trial", "protocol": "smtp", "streams": ["trial"]}
+        trial |= {"address": f"{LOOPBACK}:{free_port()}", "default_stream": "trial"}
+        config = {"listener": [*listeners, trial], "stream": [*STREAMS, TRIAL]}
+        relay = RelayProcess(root, upstream.address, config)
+        try:
+            now = datetime.now(UTC)
+            relay.fill(ndjson(now), suppressions_csv(now))
+            relay.start()
+            target = relay.url.removeprefix("http://")
+            with in_use(relay), Prometheus(Path(root / "prometheus"), target) as prometheus:
+                yield Watched(relay, prometheus)
+        finally:
+            kill_all(running() - before)
