@@ -27,7 +27,7 @@ def command(config: Path, as_json: bool) -> int:
         settings = load(config)
     except ConfigError as error:
         if as_json:
-            print_json({"file": str(config), "valid": False, "faults": error.faults, "warnings": []})
+            print_json({"file": str(config), "valid": False, "faults": error.faults})
         else:
             click.echo("\n".join(error.faults))
         return error.exit_code

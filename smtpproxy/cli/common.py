@@ -1,17 +1,20 @@
 """What the commands share: `--config`, `--json`, ways to print and to fail."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from rich.console import Console
+
+from smtpproxy.settings import Settings
 
 DEFAULT_CONFIG = Path("/etc/smtpproxy/smtpproxy.toml")
 
@@ -67,6 +70,24 @@ def json_option(function: Function) -> Function:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print the result as JSON, for programs."
     )(function)
+
+
+def audit_folder(settings: Settings) -> Path:
+    """Return where the audit journal is. Raises OSError when it may not be read."""
+    folder = settings.server.state_dir / "audit"
+    with contextlib.suppress(FileNotFoundError):  # nothing has been decided yet
+        os.scandir(folder).close()
+    return folder
+
+
+def moment(value: str) -> datetime:
+    """Read an option's time: ISO 8601, UTC where no offset is given. For `type=moment`."""
+    try:
+        read = datetime.fromisoformat(value)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        right = "2026-03-01T10:00:00Z or 2026-03-01"
+        raise click.BadParameter(f"{value!r} is not a time such as {right}") from None
 
 
 def _console() -> Console:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -52,6 +52,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
+    if isinstance(error, StoreMisconfigured):
+        return _say(str(error), 2)
     if isinstance(error, StoreUnavailable):
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         return _say(f"the store cannot answer: {error}{cause}")
@@ -63,6 +65,6 @@ def _explain(error: Exception) -> int:
     )
 
 
-def _say(text: str) -> int:
+def _say(text: str, code: int = 1) -> int:
     click.echo("Error: " + " ".join(text.split()), err=True)
-    return 1
+    return code

@@ -5,13 +5,7 @@ from pathlib import Path
 
 from smtpproxy.policy import rulebooks as package
 from smtpproxy.policy.model import Rulebook
-from smtpproxy.policy.rulebooks import RulebookError, parse_rulebook
-
-
-def built_in() -> list[str]:
-    """Return the names of the rulebooks that come with smtpproxy."""
-    files = resources.files(package).iterdir()
-    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+from smtpproxy.policy.rulebooks import RulebookError, builtin_names, parse_rulebook
 
 
 def read(reference: str) -> Rulebook:
@@ -21,9 +15,9 @@ def read(reference: str) -> Rulebook:
     """
     if reference.startswith("/"):
         return _read_file(Path(reference))
-    if reference not in built_in():
+    if reference not in builtin_names():
         raise ValueError(
-            f'"{reference}" is not a rulebook: {", ".join(built_in())}, or the absolute path'
+            f'"{reference}" is not a rulebook: {", ".join(builtin_names())}, or the absolute path'
             " of a rulebook file"
         )
     return parse_rulebook(resources.files(package).joinpath(f"{reference}.toml").read_text("utf-8"))
@@ -38,6 +32,6 @@ def _read_file(path: Path) -> Rulebook:
         raise ValueError(f"{path} is not UTF-8 text") from error
     except RulebookError as error:
         raise ValueError(f"{path}: {error}") from error
-    if rulebook.name in built_in():
+    if rulebook.name in builtin_names():
         raise ValueError(f'{path}: name = "{rulebook.name}" is taken by a built-in rulebook')
     return rulebook

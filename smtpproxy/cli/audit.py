@@ -1,0 +1,240 @@
+"""`smtpproxy audit`: the record of what was decided."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from heapq import nlargest
+from typing import Any
+
+import click
+from rich.table import Table
+
+from smtpproxy.cli.common import (
+    audit_folder,
+    config_option,
+    console,
+    fail,
+    json_option,
+    moment,
+    print_json,
+    printable,
+)
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.journal_reader import Record, find, read
+
+
+@click.group()
+def command() -> None:
+    """Read the audit log: every decision, with what it was based on."""
+
+
+@command.command()
+@click.argument("decision_id", required=False, metavar="[ID]")
+@click.option("--recipient", metavar="ADDRESS", help="Only decisions about this recipient.")
+@click.option("--stream", metavar="NAME", help="Only decisions on this stream.")
+@click.option("--since", type=moment, metavar="TIME", help="Only from that moment on.")
+@click.option("--until", type=moment, metavar="TIME", help="Only before that moment.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="The newest N decisions.",
+)
+@json_option
+@config_option
+def show(
+    settings: Settings,
+    decision_id: str | None,
+    recipient: str | None,
+    stream: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    as_json: bool,
+) -> int:
+    """Show one decision by its id, or the newest ones, oldest first.
+
+    The id is in the SMTP reply and in the Received field. `smtpproxy explain --id ID`
+    shows step by step how a decision came about. Exits with 1 when there is none of that id.
+    """
+    folder = audit_folder(settings)
+    if decision_id is not None:
+        if recipient or stream or since or until:
+            raise click.UsageError("an ID goes without filters")
+        try:
+            records = find(folder, decision_id)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="ID") from error
+        more = False
+    else:
+        address = _canonical(recipient) if recipient is not None else None
+        found = read(folder, since=since, until=until, recipient=address, stream=stream)
+        newest = nlargest(limit + 1, found, key=lambda record: record.decided.at)
+        records, more = newest[:limit][::-1], len(newest) > limit
+    if as_json:
+        print_json([_as_object(record) for record in records])
+    elif decision_id is not None:
+        for record in records:
+            _print_record(record)
+    else:
+        _print_table(records)
+        if more:
+            click.echo(f"There are older ones than these {limit}: see --limit.", err=True)
+    if records:
+        return 0
+    if decision_id is not None:
+        fail(f"no decision {decision_id} is on record")
+    click.echo("No decision on record is like that.", err=True)
+    return 0
+
+
+def _canonical(address: str) -> str:
+    try:
+        return canonical(address)
+    except AddressError as error:
+        raise click.BadParameter(str(error), param_hint="--recipient") from error
+
+
+def _as_object(record: Record) -> dict[str, Any]:
+    decided, message = record.decided, record.decided.decision.message
+    return {
+        "id": decided.id,
+        "at": decided.at,
+        "stage": decided.stage,
+        "listener": decided.client.listener,
+        "peer": decided.client.peer,
+        "helo": decided.client.helo,
+        "mail_from": decided.reverse_path,
+        "message_id": decided.message_id,
+        "subject": decided.subject,
+        "from": decided.header_from,
+        "size": decided.size,
+        "stream": decided.decision.stream.name,
+        "rulebook": decided.decision.rulebook,
+        "observed": decided.observed,
+        "undecided": decided.undecided,
+        "message": message and {"verdict": message.action, "reason": message.reason},
+        "recipients": [
+            {
+                "address": entry.address,
+                "verdict": entry.verdict.action,
+                "reason": entry.verdict.reason,
+                "basis": entry.verdict.basis,
+                "rule": entry.verdict.rule,
+                "detail": entry.verdict.detail,
+                "facts": decided.facts.get(entry.canonical),
+            }
+            for entry in decided.recipients
+        ],
+        "relayed": decided.relayed,
+        "upstream": record.outcome
+        and {
+            "at": record.outcome.at,
+            "code": record.outcome.code,
+            "reply": record.outcome.reply,
+        },
+    }
+
+
+def _print_table(records: Sequence[Record]) -> None:
+    """One line for each recipient: a message that was refused has its reason at each."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("time", "id", "stream", "recipient", "verdict", "basis or reason", "upstream"):
+        table.add_column(heading, no_wrap=True)
+    for record in records:
+        decided = record.decided
+        for address, verdict in _verdicts(record):
+            table.add_row(
+                f"{decided.at:%Y-%m-%d %H:%M:%S}",
+                decided.id,
+                decided.decision.stream.name,
+                printable(address),
+                f"{verdict.action} (observed)" if decided.observed else verdict.action,
+                _why(verdict),
+                _upstream(record) if verdict.action is Action.ALLOW or decided.observed else "",
+            )
+    if records:
+        console.print(table)
+
+
+def _verdicts(record: Record) -> Iterator[tuple[str, Verdict]]:
+    message = record.decided.decision.message
+    for entry in record.decided.recipients:
+        refused = message is not None and message.action is not Action.ALLOW
+        yield (
+            entry.address,
+            message
+            if message and refused and entry.verdict.action is Action.ALLOW
+            else entry.verdict,
+        )
+
+
+def _print_record(record: Record) -> None:
+    decided, client = record.decided, record.decided.client
+    table = Table.grid(padding=(0, 2))
+    rows = {
+        "id": decided.id,
+        "time": decided.at.isoformat(timespec="milliseconds"),
+        "stage": "refused at RCPT" if decided.stage == "rcpt" else "end of data",
+        "client": f"{client.peer}, HELO {client.helo}, listener {client.listener}",
+        "mail from": f"<{decided.reverse_path}>",
+        "message id": decided.message_id,
+        "subject": decided.subject,
+        "from": decided.header_from,
+        "size": str(decided.size) if decided.size else None,
+        "stream": f"{decided.decision.stream.name}, rulebook {decided.decision.rulebook}",
+        "mode": "observed: it passed whatever was decided" if decided.observed else None,
+        "message": _sentence(decided.decision.message),
+        "upstream": _upstream(record, with_reply=True),
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, printable(value))
+    for entry in decided.recipients:
+        table.add_row("recipient", printable(f"{entry.address}: {_sentence(entry.verdict)}"))
+        table.add_row("", _known(decided.facts.get(entry.canonical, NO_FACTS)))
+    console.print(table)
+    console.print()
+
+
+def _sentence(verdict: Verdict | None) -> str | None:
+    if verdict is None:
+        return None
+    words = f"{verdict.action}, {_why(verdict)}" if _why(verdict) else str(verdict.action)
+    return f"{words} ({verdict.detail})" if verdict.detail else words
+
+
+def _why(verdict: Verdict) -> str:
+    if verdict.action is Action.ALLOW:
+        return str(verdict.basis or "")
+    return str(verdict.reason)
+
+
+def _upstream(record: Record, *, with_reply: bool = False) -> str:
+    if not record.decided.relayed:
+        return ""
+    if record.outcome is None:
+        return "unknown"
+    return record.outcome.reply if with_reply else str(record.outcome.code)
+
+
+def _known(facts: RecipientFacts) -> str:
+    """What the decision was based on, in a line; --json and `explain --id` have it all."""
+    parts = [
+        f"suppressed: {s.origin}, {s.scope}, since {s.since:%Y-%m-%d}" for s in facts.suppressions
+    ]
+    contact = facts.contact
+    if contact is None:
+        parts.append("no contact")
+    else:
+        collected = f", collected {contact.collected_at:%Y-%m-%d}" if contact.collected_at else ""
+        parts.append(f"{contact.audience}, source {contact.source or 'unknown'}{collected}")
+        parts += [
+            f"{act.purpose} {'withdrawn' if act.withdrawal else 'agreed to'} {act.at:%Y-%m-%d}"
+            for act in contact.acts
+        ]
+        parts += [f"bought {p.product} {p.at:%Y-%m-%d}" for p in contact.purchases]
+    return printable("; ".join(parts))

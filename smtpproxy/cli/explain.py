@@ -1,0 +1,210 @@
+"""`smtpproxy explain`: what would become of a message, or became of one, and why."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from smtpproxy.cli.common import (
+    audit_folder,
+    config_option,
+    console,
+    fail,
+    json_option,
+    moment,
+    print_json,
+    printable,
+)
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.pipeline.explanation import Explanation, Question, explain, recall
+from smtpproxy.pipeline.streams import StreamChoice, StreamTable
+from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.decide import needs
+from smtpproxy.policy.features import read_features
+from smtpproxy.policy.model import Action, Facts, Mode, Transaction, Verdict
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.journal_reader import find
+from smtpproxy.store import open_store
+
+_STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
+
+
+@click.command()
+@click.argument("message", type=click.File("rb"), required=False, metavar="[MESSAGE.eml]")
+@click.option("--mail-from", metavar="ADDRESS", help="Reverse path; empty for the null path.")
+@click.option("--rcpt", multiple=True, metavar="ADDRESS", help="A recipient; give any number.")
+@click.option("--stream", metavar="NAME", help="Judge on this stream, whoever may use it.")
+@click.option("--listener", metavar="NAME", help="Where it would come in; the first, if not said.")
+@click.option("--at", type=moment, metavar="TIME", help="Judge as of that moment.")
+@click.option("--id", "decision_id", metavar="ID", help="Explain a recorded decision instead.")
+@json_option
+@config_option
+def command(
+    settings: Settings,
+    message: BinaryIO | None,
+    mail_from: str | None,
+    rcpt: tuple[str, ...],
+    stream: str | None,
+    listener: str | None,
+    at: datetime | None,
+    decision_id: str | None,
+    as_json: bool,
+) -> int:
+    """Say what would become of a message, and why.
+
+    Judges MESSAGE.eml (- for standard input) as the running relay would: same streams,
+    same rules, same store. Sends nothing and records nothing. Exits with 0 when everybody
+    would be mailed and 1 when anybody would not.
+
+    With --at, only what was known by that moment counts. With --id, explains a decision
+    of the audit log: the id is in the SMTP reply and in the Received field.
+    """
+    if decision_id is not None:
+        if message is not None or mail_from is not None or rcpt or stream or listener or at:
+            raise click.UsageError("--id goes without a message and without other options")
+        explanation = _recorded(settings, decision_id)
+    else:
+        if message is None or mail_from is None or not rcpt:
+            raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
+        question = _question(settings, message.read(), mail_from, rcpt, stream, listener)
+        now = at or datetime.now(UTC)
+        facts = asyncio.run(_facts(settings, question, at))
+        explanation = explain(question, facts, settings.rulebooks, now)
+    if as_json:
+        print_json(_as_object(explanation))
+    else:
+        _print(explanation)
+    return 0 if explanation.allowed else 1
+
+
+def _question(
+    settings: Settings,
+    raw: bytes,
+    mail_from: str,
+    rcpt: Sequence[str],
+    stream: str | None,
+    listener: str | None,
+) -> Question:
+    if b"\r\n" not in raw:
+        raw = raw.replace(b"\n", b"\r\n")  # a file on this machine; on the wire it is CRLF
+    reverse_path = mail_from.strip().removeprefix("<").removesuffix(">")
+    features = read_features(HeaderBlock(raw), settings.server.stream_header)
+    return Question(
+        choice=_choice(settings, reverse_path, stream, listener),
+        recipients=tuple(_recipient(settings, address) for address in rcpt),
+        reverse_path=reverse_path,
+        features=features,
+        on_mixed=settings.policy.on_mixed,
+    )
+
+
+def _choice(
+    settings: Settings, reverse_path: str, stream: str | None, listener: str | None
+) -> StreamChoice:
+    if stream is not None:
+        if stream not in settings.streams:
+            fail(f"no stream {stream!r}; there are {', '.join(settings.streams)}", 2)
+        return StreamChoice.of((settings.streams[stream],), settings.streams[stream])
+    names = [each.name for each in settings.listeners]
+    if listener is not None and listener not in names:
+        fail(f"no listener {listener!r}; there are {', '.join(names)}", 2)
+    return StreamTable(settings).choice(listener or names[0], reverse_path)
+
+
+def _recipient(settings: Settings, given: str) -> tuple[str, str]:
+    """The address as given and its canonical form, as the relay reads a RCPT command."""
+    path = given.strip().removeprefix("<").removesuffix(">")
+    try:
+        return path, canonical(path if "@" in path else f"{path}@{settings.server.hostname}")
+    except AddressError as error:
+        raise click.BadParameter(str(error), param_hint="--rcpt") from error
+
+
+async def _facts(settings: Settings, question: Question, at: datetime | None) -> Facts:
+    candidates = question.choice.candidates
+    asked = Transaction(candidates, tuple(key for _, key in question.recipients))
+    lookups = needs(asked, settings.rulebooks[candidates[0].rulebook])
+    store = open_store(settings.store, settings.server.state_dir, read_only=True)
+    try:
+        facts = await store.facts(lookups)
+    finally:
+        await store.close()
+    if at is None:
+        return facts
+    return {address: known_at(known, at) for address, known in facts.items()}
+
+
+def _recorded(settings: Settings, decision_id: str) -> Explanation:
+    try:
+        records = find(audit_folder(settings), decision_id)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--id") from error
+    if not records:
+        fail(f"no decision {decision_id} is on record")
+    return recall(records, settings.rulebooks)
+
+
+def _as_object(explanation: Explanation) -> dict[str, object]:
+    """The contract's shape (design.md section 7)."""
+    message, reply = explanation.message, explanation.message_reply
+    return {
+        "stream": explanation.stream.name,
+        "rulebook": explanation.rulebook,
+        "message": message
+        and {
+            "verdict": message.action,
+            "reason": message.reason,
+            "reply": str(reply) if reply else None,
+        },
+        "recipients": [
+            {
+                "address": recipient.address,
+                "verdict": recipient.verdict.action,
+                "reason": recipient.verdict.reason,
+                "basis": recipient.verdict.basis,
+                "reply": str(recipient.reply) if recipient.reply else None,
+                "trace": recipient.trace,
+            }
+            for recipient in explanation.recipients
+        ],
+    }
+
+
+def _print(explanation: Explanation) -> None:
+    stream = explanation.stream
+    about = [str(stream.stream_class)]
+    if stream.purpose:
+        about.append(f"purpose {stream.purpose}")
+    console.print(f"stream   {stream.name} ({', '.join(about)}), rulebook {explanation.rulebook}")
+    if explanation.message is not None:
+        console.print(Text.assemble("message  ", _verdict(explanation.message)))
+        if explanation.message_reply:
+            console.print(f"         {explanation.message_reply}", soft_wrap=True)
+    for recipient in explanation.recipients:
+        address = printable(recipient.address)
+        console.print()
+        console.print(Text.assemble((address, "bold"), "  ", _verdict(recipient.verdict)))
+        if recipient.reply:
+            console.print(f"  {recipient.reply}", soft_wrap=True)
+        table = Table.grid(padding=(0, 2))
+        for step in recipient.trace:
+            table.add_row("  ", step.rule, step.outcome, printable(step.text), step.source)
+        console.print(table)
+    if stream.mode is Mode.OBSERVE and not explanation.allowed:
+        console.print("\nThe stream is in observe mode, so the mail passes all the same.")
+
+
+def _verdict(verdict: Verdict) -> Text:
+    words = str(verdict.action)
+    if verdict.basis is not None:
+        words += f", basis {verdict.basis}"
+    if verdict.action is not Action.ALLOW:
+        words += f", {verdict.reason}"
+    if verdict.detail:
+        words += f" ({printable(verdict.detail)})"
+    return Text(words, style=_STYLES[verdict.action])

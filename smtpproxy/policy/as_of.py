@@ -1,0 +1,38 @@
+"""What was known of a recipient at an earlier moment."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from smtpproxy.policy.model import Contact, RecipientFacts
+
+
+def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
+    """Return `facts` less everything that happened after `moment`.
+
+    A time that the store keeps only the newest of (the last activity) is left out when it
+    is later: what was before it is not known any more, and the strict reading is that
+    there was nothing. What was lifted or erased since cannot come back either; the audit
+    log, not this, is the record of what was decided.
+    """
+    suppressions = tuple(s for s in facts.suppressions if s.since <= moment)
+    contact = None if facts.contact is None else _contact_at(facts.contact, moment)
+    return RecipientFacts(suppressions, contact)
+
+
+def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
+    """None when the contact was collected later."""
+    if _later(contact.collected_at, moment):
+        return None
+    return replace(
+        contact,
+        informed_at=None if _later(contact.informed_at, moment) else contact.informed_at,
+        last_activity_at=(
+            None if _later(contact.last_activity_at, moment) else contact.last_activity_at
+        ),
+        purchases=tuple(p for p in contact.purchases if p.at <= moment),
+        acts=tuple(a for a in contact.acts if a.at <= moment),
+    )
+
+
+def _later(at: datetime | None, moment: datetime) -> bool:
+    return at is not None and at > moment
