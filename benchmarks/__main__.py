@@ -1,0 +1,111 @@
+"""`make bench`: one run, one table. docs/benchmarks.md says how to read it."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from benchmarks import data, latency, memory, throughput
+from benchmarks.results import Results, print_results
+from benchmarks.subjects import Subject, absent, subjects
+from benchmarks.throughput import LOADS, Load
+from tests.kit.load import SmtpSink
+from tests.kit.parts import missing
+from tests.kit.processes import kill_all, running
+
+RATE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured."""
+
+    people: int
+    rounds: int
+    seconds: float  # each run of a load
+    latency_seconds: float
+    scales: tuple[int, ...] = ()
+
+
+FULL = Extent(people=1_000_000, rounds=3, seconds=3.0, latency_seconds=15.0)
+QUICK = Extent(people=20_000, rounds=1, seconds=1.0, latency_seconds=4.0)
+LARGE = (10_000, 10_000_000)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="20,000 contacts, short runs")
+    parser.add_argument("--large", action="store_true", help="also 10,000 and 10 million contacts")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args(arguments)
+    for part in ("smtp-source", "smtp-sink"):
+        if lack := missing(part):
+            print(f"bench: {lack} is missing", file=sys.stderr)
+            return 2
+    extent = QUICK if options.quick else FULL
+    memory.allow_many_files()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    try:
+        results = measure(extent, LARGE if options.large else ())
+    finally:
+        kill_all(running())
+    if options.json:
+        print(json.dumps(results.as_json(), indent=2))
+    else:
+        print_results(results, console)
+    return 0
+
+
+def measure(extent: Extent, scales: Sequence[int]) -> Results:
+    """Everything, in one run; progress goes to stderr."""
+    state = data.dataset(extent.people)
+    with SmtpSink(count=False) as sink, subjects(sink, state, [1, 2]) as relays:
+        say(f"measuring {', '.join(relay.name for relay in relays)}")
+        cells = throughput.measure(
+            relays,
+            LOADS,
+            rounds=extent.rounds,
+            seconds=extent.seconds,
+            people=extent.people,
+        )
+        results = Results(extent.people, relays[0].name, [r.name for r in relays], cells)
+        results.rate = RATE
+        for relay in relays:
+            say(f"latency: {relay.name}")
+            results.latency[relay.name] = latency.measure(
+                int(relay.address.rpartition(":")[2]),
+                rate=RATE,
+                seconds=extent.latency_seconds,
+                people=extent.people,
+            )
+        for relay in relays:
+            if relay.relay is not None:
+                say(f"memory: {relay.name}")
+                results.memory[relay.name] = memory.measure(relay)
+    for people in scales:
+        results.scale[people] = scale(people, extent)
+    results.notes = [f"not measured: {line}" for line in absent()]
+    return results
+
+
+def scale(people: int, extent: Extent) -> dict[Load, float]:
+    """The rate of one worker with that many contacts and suppressions."""
+    loads = [Load("4 KB", True), Load("4 KB", False)]
+    state = data.dataset(people)
+    with SmtpSink(count=False) as sink, subjects(sink, state, [1]) as relays:
+        chosen: list[Subject] = [relay for relay in relays if relay.relay is not None]
+        cells = throughput.measure(
+            chosen, loads, rounds=extent.rounds, seconds=extent.seconds, people=people
+        )
+    return {load: cells[chosen[0].name, load].rate or 0.0 for load in loads}
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Other relays, to compare with: each only passes mail on, without any policy."""

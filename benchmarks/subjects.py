@@ -1,0 +1,112 @@
+"""What is measured: the wire itself, and the relays between smtp-source and smtp-sink.
+
+All of them pass to one and the same smtp-sink. They are started together and measured in
+turns, so that the machine's moods are the same for all.
+"""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import data
+from benchmarks.peers import haraka
+from tests.kit.load import SmtpSink
+from tests.kit.parts import missing
+from tests.kit.ports import LOOPBACK, free_port, wait_for
+from tests.kit.postfix import PostfixInstance
+from tests.kit.processes import Running, descendants
+from tests.kit.relay import REPOSITORY, RelayProcess, greets
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One relay. `pids` are its processes now; `relay` is set on smtpproxy's own."""
+
+    name: str
+    address: str
+    pids: Callable[[], list[int]]
+    relay: RelayProcess | None = None
+
+
+@contextmanager
+def subjects(sink: SmtpSink, state: Path, workers: list[int]) -> Iterator[list[Subject]]:
+    """Start everything, the wire first; all is ended with the `with`."""
+    with ExitStack() as stack:
+        root = Path(tempfile.mkdtemp(prefix="smtpproxy-bench-"))
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        chosen = [Subject("straight to smtp-sink", sink.address, list)]
+        if missing("postfix") is None:
+            chosen.append(_postfix(stack, sink))
+        chosen.append(_plain(stack, sink, root))
+        if haraka.install() is None:
+            chosen.append(_haraka(stack, sink, root))
+        chosen += [_smtpproxy(stack, sink, root, state, count) for count in workers]
+        yield chosen
+
+
+def absent() -> list[str]:
+    """Why a relay is not in the table."""
+    lines = [f"Postfix smtpd_proxy_filter: {lack}" for lack in [missing("postfix")] if lack]
+    return lines + [f"Haraka: {lack}" for lack in [haraka.install()] if lack]
+
+
+def _tree(pid: int) -> Callable[[], list[int]]:
+    return lambda: [pid, *descendants(pid)]
+
+
+def _postfix(stack: ExitStack, sink: SmtpSink) -> Subject:
+    postfix = stack.enter_context(
+        PostfixInstance(smtpd={"smtpd_proxy_filter": sink.address, "smtpd_proxy_timeout": "60s"})
+    )
+    return Subject("Postfix smtpd_proxy_filter", postfix.address, _tree(postfix.pid))
+
+
+def _plain(stack: ExitStack, sink: SmtpSink, root: Path) -> Subject:
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.plain", str(port), str(sink.port)]
+    return _started(stack, "aiosmtpd + aiosmtplib", command, root / "plain.log", port)
+
+
+def _haraka(stack: ExitStack, sink: SmtpSink, root: Path) -> Subject:
+    port = free_port()
+    folder = root / "haraka"
+    folder.mkdir()
+    command = haraka.configure(folder, port, sink.port)
+    return _started(stack, "Haraka smtp_proxy", command, root / "haraka.log", port)
+
+
+def _started(stack: ExitStack, name: str, command: list[str], log: Path, port: int) -> Subject:
+    running = Running(command, output=log, cwd=REPOSITORY)
+    stack.callback(running.kill)
+
+    def up() -> bool:
+        assert running.alive, f"{name} ended:\n{running.output}"
+        return greets(port)
+
+    wait_for(up, name)
+    return Subject(name, f"{LOOPBACK}:{port}", _tree(running.pid))
+
+
+def _smtpproxy(stack: ExitStack, sink: SmtpSink, root: Path, state: Path, workers: int) -> Subject:
+    folder = root / f"smtpproxy{workers}"
+    folder.mkdir()
+    # The store is shared, but each relay has its own journal and counters.
+    own = folder / "state"
+    shutil.copytree(state, own, ignore=shutil.ignore_patterns("smtpproxy.db*", "audit"))
+    config = data.config(state, workers)
+    relay = RelayProcess(folder, sink.address, config)
+    relay.config["server"]["state_dir"] = str(own)
+    relay.config["listener"][0] |= {
+        "streams": ["bench"],
+        "default_stream": "bench",
+        "max_connections": 10_000,
+        "max_connections_per_address": 10_000,
+    }
+    relay.write_config()
+    stack.enter_context(relay)
+    name = f"smtpproxy, {workers} worker{'s' * (workers > 1)}"
+    return Subject(name, relay.address, lambda: relay.pids, relay)

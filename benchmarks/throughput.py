@@ -1,0 +1,124 @@
+"""How many messages a second pass, and what CPU time each costs.
+
+smtp-source sends, 20 sessions at a time; every message goes to another of the contacts.
+The number of messages of a run follows from a short first run, so that slow relays take
+no longer than fast ones.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import data
+from benchmarks.procfs import cpu_seconds
+from benchmarks.subjects import Subject
+from tests.kit.load import Sent, smtp_source
+
+SESSIONS = 20
+SIZES = {"4 KB": 4_000, "100 KB": 100_000, "1 MB": 1_000_000}
+MOST = {"4 KB": 100_000, "100 KB": 20_000, "1 MB": 3_000}
+FIRST = {"4 KB": 400, "100 KB": 200, "1 MB": 60}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One kind of load: `reuse` is many messages a connection."""
+
+    size: str
+    reuse: bool
+
+    def __str__(self) -> str:
+        return f"{self.size} {'reuse' if self.reuse else 'new'}"
+
+
+LOADS = tuple(Load(size, reuse) for size in SIZES for reuse in (True, False))
+
+
+@dataclass(slots=True)
+class Cell:
+    """The runs of one relay under one load."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """Messages a second, the median of the runs."""
+        return statistics.median(self.rates) if self.rates else None
+
+    @property
+    def cpu(self) -> float | None:
+        """Microseconds of CPU time a message, the median of the runs."""
+        return statistics.median(self.cpu_us) if self.cpu_us else None
+
+
+Cells = dict[tuple[str, Load], Cell]
+
+
+def measure(
+    subjects: Sequence[Subject],
+    loads: Sequence[Load],
+    *,
+    rounds: int,
+    seconds: float,
+    people: int,
+) -> Cells:
+    """Run every load on every relay, `rounds` times in turns, about `seconds` each."""
+    cells: Cells = {(s.name, load): Cell() for load in loads for s in subjects}
+    for load in loads:
+        file = data.message_file(SIZES[load.size])
+        counts = {s.name: _count(s, load, file, seconds, people) for s in subjects}
+        for _ in range(rounds):
+            for subject in subjects:
+                cell = cells[subject.name, load]
+                if cell.error is None:
+                    _run(subject, load, file, counts[subject.name], cell)
+    return cells
+
+
+def _count(subject: Subject, load: Load, file: Path, seconds: float, people: int) -> int:
+    first = _send(subject, load, file, FIRST[load.size])
+    rate = first.rate if first.accepted else 1.0
+    return max(SESSIONS, min(int(rate * seconds), MOST[load.size], people))
+
+
+def _run(subject: Subject, load: Load, file: Path, count: int, cell: Cell) -> None:
+    allowed = _allowed(subject)
+    before = cpu_seconds(subject.pids())
+    sent = _send(subject, load, file, count)
+    spent = cpu_seconds(subject.pids()) - before
+    if sent.exit_code != 0:
+        cell.error = sent.output.strip().splitlines()[-1] if sent.output.strip() else "failed"
+        return
+    judged = _allowed(subject) - allowed
+    if subject.relay is not None and judged != count:
+        cell.error = f"{count} sent, but {judged:g} allowed by consent"
+        return
+    cell.rates.append(sent.rate)
+    if spent:
+        cell.cpu_us.append(spent / count * 1e6)
+
+
+def _send(subject: Subject, load: Load, file: Path, count: int) -> Sent:
+    return smtp_source(
+        subject.address,
+        count,
+        sessions=min(SESSIONS, count),
+        sender=data.SENDER,
+        to=data.RECIPIENT,
+        numbered=True,
+        file=file,
+        reuse=load.reuse,
+        count=False,
+        timeout=120,
+    )
+
+
+def _allowed(subject: Subject) -> float:
+    """How many recipients the relay's own metrics say it has allowed, so that no run is
+    counted whose policy was not at work."""
+    if subject.relay is None:
+        return 0.0
+    return subject.relay.metric("smtpproxy_allowed_total", stream="bench", basis="consent")
