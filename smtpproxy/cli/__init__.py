@@ -48,7 +48,7 @@ class LazyCommands(CommandFrame):
     cls=LazyCommands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="smtpproxy", message="%(prog)s %(version)s")
+@click.version_option(package_name="smtpproxy", message="smtpproxy %(version)s")
 def main() -> None:
     """The consent firewall for outbound mail.
 

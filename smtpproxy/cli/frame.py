@@ -11,7 +11,7 @@ import click
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
-BROKEN_PIPE = 141  # 128 + SIGPIPE
+BROKEN_PIPE = 1  # as click has it, which sees most of them first
 
 
 class CommandFrame(click.Group):
@@ -41,8 +41,10 @@ def _explain(error: Exception) -> int:
     """Print `error` for a person to stderr; return the exit code."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    if isinstance(error, click.Abort) and not isinstance(error.__cause__, EOFError):
-        return INTERRUPTED
+    if isinstance(error, click.Abort):
+        if not isinstance(error.__cause__, EOFError):
+            return INTERRUPTED
+        error = error.__cause__  # click takes any EOFError for Ctrl-D
     if isinstance(error, BrokenPipeError):
         # What is still buffered goes nowhere, or the interpreter complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

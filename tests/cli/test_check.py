@@ -1,0 +1,99 @@
+"""`smtpproxy check` as somebody runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.kit.processes import run
+from tests.kit.relay import COMMAND, REPOSITORY
+
+CONFIGS = Path(__file__).parents[1] / "config"
+
+
+def check(path: Path | str, *arguments: str, **env: str) -> tuple[int, str, str]:
+    config = ("--config", str(path)) if path else ()
+    done = run(*COMMAND, "check", *config, *arguments, cwd=REPOSITORY, env=env)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_every_fault_is_printed_with_the_file_in_front() -> None:
+    path = CONFIGS / "bad" / "many.toml"
+    code, out, err = check(path)
+    expected = path.with_suffix(".expected").read_text().replace("many.toml", str(path))
+    assert (code, out, err) == (2, expected, "")
+
+
+def test_faults_as_json() -> None:
+    path = CONFIGS / "bad" / "duplicates.toml"
+    code, out, _ = check(path, "--json")
+    result = json.loads(out)
+    assert code == 2
+    assert result["valid"] is False
+    assert [fault.partition(": ")[0] for fault in result["faults"]] == [str(path)] * 3
+
+
+def test_a_good_file_is_summed_up() -> None:
+    code, out, err = check(CONFIGS / "good" / "contract.toml")
+    assert (code, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "listener apps smtp 127.0.0.1:2525" in lines
+    assert "streams offers (by default), receipts" in lines
+    assert "stream default marketing, purpose marketing, rulebook fr, enforce" in lines
+    assert "stream receipts transactional, rulebook fr, enforce" in lines
+    assert "upstream 127.0.0.1:10025" in lines
+    assert "store sqlite:///var/lib/smtpproxy/smtpproxy.db" in lines
+    assert "mode enforce, on_mixed refuse" in lines
+    assert not [line for line in lines if line.startswith("warning")]
+
+
+def test_what_deserves_a_second_look_is_no_fault() -> None:
+    code, out, _ = check(CONFIGS / "good" / "units.toml")
+    assert code == 0
+    warned = [line for line in out.splitlines() if line.startswith("warning: ")]
+    for beginning in (
+        'warning: listener "socket".streams: none',
+        'warning: listener "four".address: 0.0.0.0:2525 can be reached from outside',
+        'warning: listener "six".address: [::]:2525 can be reached from outside',
+        'warning: policy.mode: "observe"',
+        'warning: stream "letters".paused',
+        'warning: stream "alerts": no listener may use it',
+    ):
+        assert any(line.startswith(beginning) for line in warned), beginning
+
+
+def test_a_relay_without_web_is_warned_about() -> None:
+    code, out, _ = check(CONFIGS / "good" / "smallest.toml", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["valid"] is True
+    assert result["faults"] == []
+    assert any(warning.startswith("web: not set") for warning in result["warnings"])
+    assert result["listeners"][0]["address"] == "127.0.0.1:2525"
+    assert [stream["name"] for stream in result["streams"]] == ["default"]
+
+
+@pytest.mark.parametrize("name", ["contract", "smallest"])
+def test_the_environment_may_name_the_file(name: str) -> None:
+    path = CONFIGS / "good" / f"{name}.toml"
+    code, out, _ = check("", "--json", SMTPPROXY_CONFIG=str(path))
+    assert (code, json.loads(out)["file"]) == (0, str(path))
+
+
+def test_the_option_goes_before_the_environment() -> None:
+    good, bad = CONFIGS / "good" / "smallest.toml", CONFIGS / "bad" / "empty.toml"
+    assert check(good, SMTPPROXY_CONFIG=str(bad))[0] == 0
+
+
+def test_another_command_says_the_same_about_a_faulty_file() -> None:
+    path = CONFIGS / "bad" / "workers.toml"
+    done = run(*COMMAND, "serve", "--config", str(path), cwd=REPOSITORY)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{path}: server.workers: -1 is too small: at least 0\n"
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    done = run(*COMMAND, "serve", "--config", str(tmp_path / "none.toml"), cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert "none.toml: cannot be read: No such file or directory" in done.stderr
+    assert "SMTPPROXY_CONFIG" in done.stderr

@@ -1,0 +1,145 @@
+"""How commands end, whatever happens in them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from smtpproxy.cli import COMMANDS, main
+from smtpproxy.cli.common import fail
+from smtpproxy.cli.frame import CommandFrame
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from tests.kit.ports import wait_for
+from tests.kit.relay import COMMAND
+
+GOOD = Path(__file__).parents[1] / "config" / "good" / "contract.toml"
+
+
+def outcome(error: Exception | Callable[[], Any]) -> Result:
+    """What a user gets from a command that does this."""
+
+    @click.group(cls=CommandFrame)
+    def group() -> None: ...
+
+    @group.command()
+    def act() -> Any:
+        if isinstance(error, Exception):
+            raise error
+        return error()
+
+    return CliRunner().invoke(group, ["act"])
+
+
+def locked() -> NoReturn:
+    try:
+        raise OSError("database is locked")
+    except OSError as error:
+        raise StoreUnavailable("reading failed") from error
+
+
+@pytest.mark.parametrize(
+    ("happens", "code", "says"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: 1, 1, ""),
+        (lambda: fail("no such contact"), 1, "Error: no such contact\n"),
+        (lambda: fail("no such stream", 2), 2, "Error: no such stream\n"),
+        (locked, 1, "Error: the store cannot answer: reading failed (database is locked)\n"),
+        (StoreMisconfigured("no database yet"), 2, "Error: no database yet\n"),
+        (FileNotFoundError(2, "No such file or directory", "x.eml"), 1,
+         "Error: x.eml: No such file or directory\n"),
+        (KeyError("colour"), 1,
+         "Error: unexpected KeyError: 'colour'"
+         " (run it again with SMTPPROXY_DEBUG=1 to see where)\n"),
+        (EOFError("3 of 5 bytes"), 1,
+         "Error: unexpected EOFError: 3 of 5 bytes"
+         " (run it again with SMTPPROXY_DEBUG=1 to see where)\n"),
+    ],
+)  # fmt: skip
+def test_a_command_ends_with_one_line_and_its_code(
+    happens: Exception | Callable[[], Any], code: int, says: str
+) -> None:
+    result = outcome(happens)
+    assert (result.exit_code, result.stderr.lstrip("\n")) == (code, says)
+
+
+def test_whoever_asks_for_the_detail_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTPPROXY_DEBUG", "1")
+    result = outcome(KeyError("colour"))
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert __file__ in result.stderr
+
+
+def test_an_interrupt_is_quiet() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "explain", "-", "--mail-from", "a@b.example", "--rcpt", "c@d.example",
+         "--config", str(GOOD)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        wait_for(lambda: reads_its_input(process.pid), "the command to read its input")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read() == b""
+        assert process.stderr.read().strip() == b""
+
+
+def reads_its_input(pid: int) -> bool:
+    """Whether the process waits in a read of descriptor 0."""
+    try:
+        call = Path(f"/proc/{pid}/syscall").read_text().split()
+    except OSError:
+        return False
+    return call[:2] == ["0", "0x0"]
+
+
+def test_a_reader_who_has_seen_enough_gets_no_complaint() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [*COMMAND, "check", "--json", "--config", str(GOOD)]
+    try:
+        done = subprocess.run(
+            command, stdout=write_end, stderr=subprocess.PIPE, timeout=30, check=False
+        )
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_wrong_command_gets_a_suggestion() -> None:
+    result = CliRunner().invoke(main, ["explian"])
+    assert result.exit_code == 2
+    assert "no command 'explian'; did you mean 'explain'?" in result.stderr
+    assert CliRunner().invoke(main, ["zzz"]).exit_code == 2
+
+
+def test_the_version_is_told() -> None:
+    from importlib.metadata import version
+
+    result = CliRunner().invoke(main, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"smtpproxy {version('smtpproxy')}\n")
+
+
+def test_a_command_loads_only_itself() -> None:
+    """The relay's workers and every cron job pay for what is imported."""
+    code = (
+        "import sys; from smtpproxy.cli import main\n"
+        "try: main(['check', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*[m for m in sys.modules if m.startswith('smtpproxy.cli.')], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    loaded = {module.rpartition(".")[2] for module in done.stderr.split()}
+    assert "check" in loaded
+    assert not loaded & (set(COMMANDS) - {"check"})
