@@ -43,10 +43,13 @@ class Notifier:
 
 
 def _watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
-    """Return the seconds between signs of life, half of what systemd waits; None: not asked."""
+    """Return the seconds between signs of life; None: not asked.
+
+    A quarter of what systemd waits, so that a few may fail to come.
+    """
     microseconds = environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or int(microseconds) == 0:
         return None
     if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
-    return int(microseconds) / 2_000_000
+    return int(microseconds) / 4_000_000

@@ -13,12 +13,12 @@ TYPES = {"counter": "counter", "gauge": "gauge", "histogram": "histogram", "info
 
 
 def test_the_scrape_works(watched: Watched) -> None:
-    def scraped() -> bool:
-        [target] = watched.prometheus.api("targets")["activeTargets"]
-        assert target["lastError"] == ""
-        return bool(target["health"] == "up")
+    def scraped() -> list[dict[str, str]]:
+        targets = watched.prometheus.api("targets")["activeTargets"]
+        return [target for target in targets if target["health"] != "unknown"]
 
-    wait_for(scraped, "the first scrape")
+    [target] = wait_for(scraped, "the first scrape")
+    assert (target["health"], target["lastError"]) == ("up", "")
     assert watched.prometheus.value('up{job="smtpproxy"}') == 1
 
 

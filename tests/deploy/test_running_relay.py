@@ -1,0 +1,163 @@
+"""What ops see of a running relay: health, numbers, and what it tells systemd."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from tests.kit.messages import message
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+from tests.kit.processes import descendants, run
+from tests.kit.relay import RelayProcess
+from tests.kit.upstream import FakeUpstream
+
+StartRelay = Callable[..., RelayProcess]
+TWO_WORKERS = {"server": {"workers": 2}}
+
+
+def get(relay: RelayProcess, path: str, **headers: str) -> tuple[int, Any]:
+    """Status and body; the body of JSON is decoded."""
+    request = urllib.request.Request(relay.url + path, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            status, kind, body = response.status, response.headers["Content-Type"], response.read()
+    except urllib.error.HTTPError as error:
+        status, kind, body = error.code, error.headers["Content-Type"], error.read()
+    return status, json.loads(body) if kind == "application/json" else body.decode()
+
+
+def receipt(relay: RelayProcess) -> None:
+    code, text = relay.send(
+        message(stream="receipts"), "jeanne@people.example", sender="orders@shop.example"
+    )
+    assert code == 250, text
+
+
+def workers(relay: RelayProcess) -> list[int]:
+    command = b"smtpproxy.process.child\0worker"
+    return [
+        pid
+        for pid in descendants(relay.pid)
+        if command in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+@needs("promtool")
+def test_promtool_finds_nothing_to_say(relay: StartRelay, upstream: FakeUpstream) -> None:
+    running = relay(upstream.address)
+    receipt(running)
+    _, page = get(running, "/metrics")
+    done = run("promtool", "check", "metrics", stdin=page.encode())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    _, page = get(running, "/metrics", Accept="application/openmetrics-text;version=1.0.0")
+    assert list(parse_openmetrics(page))  # strict: raises on a fault
+
+
+def test_all_workers_are_counted_together(relay: StartRelay, upstream: FakeUpstream) -> None:
+    running = relay(upstream.address, TWO_WORKERS)
+    wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
+    for _ in range(20):
+        receipt(running)
+    assert running.metric("smtpproxy_relayed_total", code_class="2xx") == 20
+    assert running.metric("smtpproxy_workers") == 2
+    assert get(running, "/healthz") == (
+        200,
+        {"status": "ok", "workers": {"configured": 2, "alive": 2}},
+    )
+
+
+def test_a_worker_that_is_killed_takes_no_counts_with_it(
+    relay: StartRelay, upstream: FakeUpstream
+) -> None:
+    running = relay(upstream.address, TWO_WORKERS)
+    wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
+    for _ in range(10):
+        receipt(running)
+    before = running.metrics()
+    for pid in workers(running):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: get(running, "/healthz")[0] == 503, "/healthz to notice")
+    during = running.metrics()
+    wait_for(lambda: get(running, "/healthz")[0] == 200, "new workers")
+    receipt(running)
+    after = running.metrics()
+    counts = [name for name in before if "_total" in name or "_count" in name]
+    assert [name for name in counts if not before[name] <= during[name] <= after[name]] == []
+    assert running.metric("smtpproxy_relayed_total", code_class="2xx") == 11
+    assert after["smtpproxy_worker_exits_total"] == 2
+    assert after["smtpproxy_workers"] == 2
+
+
+def test_readyz_follows_the_upstream(relay: StartRelay, upstream: FakeUpstream) -> None:
+    running = relay(upstream.address)
+    parts = {"listeners": "ok", "store": "ok", "upstream": "ok"}
+    assert get(running, "/readyz") == (200, {"status": "ok", "parts": parts})
+    upstream.stop()
+    wait_for(lambda: get(running, "/readyz")[0] == 503, "/readyz to notice")
+    assert get(running, "/readyz")[1]["parts"] == {**parts, "upstream": "failing"}
+    assert running.metric("smtpproxy_ready", part="upstream") == 0
+    assert get(running, "/healthz")[0] == 200
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[socket.socket]:
+    """What a relay that systemd starts finds in its environment."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        yield sock
+
+
+def read_all(sock: socket.socket) -> None:
+    """Read what has arrived so far."""
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.recv(500)
+
+
+def test_systemd_hears_of_start_life_and_end(
+    relay: StartRelay, upstream: FakeUpstream, systemd: socket.socket
+) -> None:
+    def until(text: bytes) -> set[bytes]:
+        heard: set[bytes] = set()
+        while text not in heard:
+            heard.add(systemd.recv(500))
+        return heard
+
+    running = relay(upstream.address)
+    until(b"READY=1")
+    until(b"WATCHDOG=1")
+    assert running.terminate() == 0
+    until(b"STOPPING=1")
+
+
+def test_a_worker_that_hangs_is_not_covered_up(
+    relay: StartRelay, upstream: FakeUpstream, systemd: socket.socket
+) -> None:
+    """systemd gets no more signs of life, and /healthz says why."""
+    running = relay(upstream.address, TWO_WORKERS)
+    wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
+    [hanging, _] = workers(running)
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        wait_for(lambda: get(running, "/healthz")[0] == 503, "/healthz to notice")
+        read_all(systemd)
+        systemd.settimeout(0.5)  # five signs of life, if there were any
+        with pytest.raises(TimeoutError):
+            systemd.recv(500)
+        assert get(running, "/metrics")[0] == 200
+    finally:
+        os.kill(hanging, signal.SIGCONT)
