@@ -117,6 +117,9 @@ def print_results(results: Results, console: Console) -> None:
     for people, rates in sorted(results.scale.items()):
         shown = ", ".join(f"{load} {rate:,.0f}/s" for load, rate in rates.items())
         console.print(f"With {people:,} contacts: {shown}")
+    for (name, load), cell in results.cells.items():
+        if cell.error:
+            console.print(f"failed: {name}, {load}: {cell.error}")
     for note in results.notes:
         console.print(note)
     console.print(machine())
@@ -125,7 +128,7 @@ def print_results(results: Results, console: Console) -> None:
 def _cell(results: Results, name: str, load: Load) -> str:
     cell = results.cells[name, load]
     if cell.rate is None:
-        return f"failed: {cell.error}" if cell.error else "-"
+        return "failed" if cell.error else "-"
     shown = f"{cell.rate:,.0f}"
     ratio = results.ratio(name, load)
     if name != results.wire and ratio is not None:

@@ -1,0 +1,120 @@
+"""The benchmark measures what it says: no timing is asserted here, only the arithmetic."""
+
+import smtplib
+import subprocess
+import sys
+from io import StringIO
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks import data, latency
+from benchmarks.latency import Latency
+from benchmarks.procfs import PeakMemory, cpu_seconds, pss_bytes
+from benchmarks.results import Results, print_results
+from benchmarks.throughput import LOADS, Cell
+from tests.kit.messages import marketing
+from tests.kit.ports import free_port, wait_for
+from tests.kit.processes import Running
+from tests.kit.relay import REPOSITORY, greets
+from tests.kit.upstream import At, Delay, FakeUpstream, Reply
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 1_000, 20_000])
+def test_people_are_numbered_once_each_in_no_order(count: int) -> None:
+    numbers = list(data._shuffled(count))
+    assert sorted(numbers) == list(range(1, count + 1))
+    if count > 10:
+        neighbours = sum(abs(a - b) == 1 for a, b in pairwise(numbers))
+        assert neighbours < count / 10
+
+
+@pytest.mark.parametrize("size", [4_000, 100_000, 1_000_000])
+def test_messages_are_as_large_as_said(size: int) -> None:
+    message = data.message(size)
+    assert size - 80 < len(message) <= size
+    assert message.endswith(b"\r\n")
+    assert max(map(len, message.split(b"\r\n"))) < 998
+
+
+def test_cpu_time_of_children_counts_when_they_are_gone() -> None:
+    burn = "import time; e = time.process_time() + 0.3\nwhile time.process_time() < e: pass"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as parent:
+        wait_for(lambda: cpu_seconds([parent.pid]) >= 0.3, "the child's time to be seen")
+        parent.communicate(b"\n")
+    assert cpu_seconds([parent.pid]) == 0.0
+
+
+def test_the_peak_is_seen_of_memory_that_is_given_back() -> None:
+    script = "import sys; x = b'x' * 80_000_000; print(1, flush=True); del x; input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        with PeakMemory(lambda: [process.pid], every=0.001) as memory:
+            assert process.stdout is not None
+            process.stdout.readline()
+            wait_for(lambda: pss_bytes([process.pid]) < 60_000_000, "memory to be given back")
+        process.communicate(b"\n")
+    assert memory.peak > 80_000_000
+
+
+def test_latency_is_taken_from_when_a_message_was_due() -> None:
+    """A server that takes 0.1 s cannot answer 20/s on a connection: those behind wait too."""
+    with FakeUpstream(At("mail", Delay(0.1))) as server:
+        quiet = latency.generate(server.port, rate=100, seconds=1.0, people=10)
+        assert quiet.failed == 0
+        assert quiet.messages == pytest.approx(100, abs=51)
+        assert 0.1 <= quiet.p50 <= quiet.p99 <= quiet.worst
+        behind = latency.generate(server.port, rate=1_000, seconds=1.0, people=10)
+        assert behind.p50 > 2 * 0.1
+        recipients = {message.recipients for message in server.messages}
+        assert recipients == {(f"{number}bench@people.example",) for number in range(1, 11)}
+
+
+def test_latency_counts_what_was_not_accepted() -> None:
+    with FakeUpstream(At("data", Reply("451 4.3.0 no"))) as server:
+        result = latency.generate(server.port, rate=100, seconds=0.5, people=10)
+    assert result.messages == 0
+    assert result.failed >= 50
+
+
+def test_the_plain_peer_passes_mail_and_refusals_on(tmp_path: Path) -> None:
+    port = free_port()
+    with FakeUpstream(At("rcpt", Reply("550 5.1.1 nobody"), nth=2)) as server:
+        peer = Running(
+            [sys.executable, "-m", "benchmarks.peers.plain", str(port), str(server.port)],
+            output=tmp_path / "out",
+            cwd=REPOSITORY,
+        )
+        wait_for(lambda: greets(port), peer.output)
+        with smtplib.SMTP("127.0.0.1", port) as client:
+            client.sendmail("a@shop.example", "b@people.example", marketing())
+            with pytest.raises(smtplib.SMTPDataError, match=r"4\.3\.0"):
+                client.sendmail("a@shop.example", "c@people.example", marketing())
+        assert [message.recipients for message in server.messages] == [("b@people.example",)]
+
+
+def test_the_table_has_ratios_to_the_wire_and_says_what_failed() -> None:
+    cells = {(name, load): Cell() for name in ("wire", "relay", "bad") for load in LOADS}
+    for load in LOADS:
+        cells["wire", load].rates = [900.0, 1_000.0, 5_000.0]
+        cells["relay", load].rates = [450.0]
+        cells["relay", load].cpu_us = [123.0]
+        cells["bad", load].error = "10 sent, but 9 allowed by consent"
+    results = Results(1_000, "wire", ["wire", "relay", "bad"], cells, rate=1_000)
+    results.latency = {
+        "wire": Latency(0.001, 0.002, 0.01, 100, 0),
+        "relay": Latency(0.0014, 0.0045, 0.01, 99, 1),
+    }
+    out = StringIO()
+    print_results(results, Console(file=out, width=200))
+    assert "450 (0.45)" in out.getvalue()
+    assert "123 µs" in out.getvalue()
+    assert "0.40 / 2.50 (1 failed)" in out.getvalue()
+    assert "9 allowed by consent" in out.getvalue()
+    assert results.as_json()["relays"]["relay"]["loads"]["4 KB reuse"]["ratio"] == 0.45
