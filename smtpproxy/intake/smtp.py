@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from smtpproxy.events import Client, ConnectionClosed, ConnectionOpened, ConnectionRefused, Failed
 from smtpproxy.intake.door import Door
@@ -37,6 +38,7 @@ _NO_SPACE = Reply.of(452, "4.3.1", "no space for the message now; try later")
 _TIMEOUT = Reply.of(421, "4.4.2", "timeout; closing the connection")
 _TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "too many errors; closing the connection")
 _SHUTDOWN = Reply.of(421, "4.3.2", "the relay is shutting down; try again soon")
+_INTERNAL = Reply.of(421, "4.3.0", "temporary_failure; closing the connection")
 _CONTENT_PROBLEM = {ContentProblem.TOO_LARGE: _TOO_LARGE, ContentProblem.NUL: _NUL}
 
 
@@ -63,11 +65,11 @@ class SmtpSession(asyncio.Protocol):
         self._spool_failed = False
         self._errors = 0
         self._cause = ""  # why the connection ends; empty while it goes on
-        self._woken: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
+        self._event: Event | None = None  # what the task is to take next
+        self._waiting: asyncio.Future[None] | None = None  # the task waits for an event
         self._reading = True
+        self._write_paused = False
         self._eof = False
-        self._busy = False
 
     # asyncio.Protocol
 
@@ -89,14 +91,11 @@ class SmtpSession(asyncio.Protocol):
         self._door.start(self._run())
 
     def data_received(self, data: bytes) -> None:
-        if self._cause:
-            return
         self._engine.receive_data(data)
-        if self._woken is not None:
-            self._wake()
-        elif self._reading and self._engine.buffered > _BACKLOG:
-            self._reading = False
-            self._transport.pause_reading()
+        if self._waiting is not None:
+            self._take_ready()
+        else:
+            self._adjust_reading()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -105,22 +104,32 @@ class SmtpSession(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end("eof" if exc is None else "error")
-        self.resume_writing()
 
     def pause_writing(self) -> None:
-        if self._writable is None:
-            self._writable = asyncio.get_running_loop().create_future()
+        self._write_paused = True
+        self._adjust_reading()
 
     def resume_writing(self) -> None:
-        if self._writable is not None:
-            self._writable.set_result(None)
-            self._writable = None
+        self._write_paused = False
+        self._adjust_reading()
+
+    def _adjust_reading(self) -> None:
+        """Read from a client that reads what we write and is not too far ahead of us."""
+        wanted = not self._write_paused and (
+            self._waiting is not None or self._engine.buffered <= _BACKLOG
+        )
+        if wanted != self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
 
     # the session
 
     def drain(self) -> None:
         """Take no further transaction; end now if none is under way."""
-        if not self._busy and not self._engine.in_transaction:
+        if self._waiting is not None and not self._engine.in_transaction:
             self._write(_SHUTDOWN.encode())
             self._end("shutdown")
 
@@ -131,84 +140,103 @@ class SmtpSession(asyncio.Protocol):
         self._transport.close()
 
     async def _run(self) -> None:
-        """Take events until the connection ends; then clean up."""
+        """Take the events that have to wait for something, until the connection ends."""
         try:
             self._write(f"220 {self._door.parts.hostname} ESMTP smtpproxy\r\n".encode())
-            self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
             while not self._cause:
-                event = self._engine.next_event()
-                if event is NEED_DATA:
-                    await self._more()
-                else:
-                    self._busy = True
-                    await self._take(cast(Event, event))
-                    self._busy = False
-                    if self._writable is not None:
-                        await self._writable
+                self._take_ready()
+                if self._event is None:
+                    await self._client()
+                event, self._event = self._event, None
+                if isinstance(event, Rcpt):
+                    await self._recipients(event)
+                elif isinstance(event, EndOfContent):
+                    await self._end_of_content(event)
         except Exception as error:  # a fault of ours must not pass mail, nor lose the session
             self._door.parts.emit(
                 Failed(self._settings.name, "internal", f"{type(error).__name__}: {error}")
             )
             self._door.unexpected(error)
-            self._write(Reply.of(421, "4.3.0", "temporary_failure; closing").encode())
+            self._write(_INTERNAL.encode())
             self._end("error")
         finally:
             await self._close()
 
-    async def _more(self) -> None:
+    async def _client(self) -> None:
         """Wait for the client."""
-        now = self._door.deadlines.now()
+        if self._cause:
+            return
         if self._eof:
             self._end("eof")
             return
-        if self._content is None:
-            if self._door.draining and not self._engine.in_transaction:
-                self.drain()
-                return
-            self._deadline.at = now + self._settings.command_timeout
-        if not self._reading:
-            self._reading = True
-            self._transport.resume_reading()
-        self._woken = asyncio.get_running_loop().create_future()
-        await self._woken
-        self._woken = None
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._adjust_reading()
+        if self._door.draining:
+            self.drain()
+        await self._waiting
+        self._waiting = None
         if self._content is None:
             self._deadline.clear()  # our own time is not the client's
 
-    async def _take(self, event: Event) -> None:
-        match event:
-            case ContentChunk():
-                self._spool(event.data)
-            case Rcpt():
-                await self._recipients(event)
-            case Mail():
-                self._mail = event
-                self._answer(_SENDER_OK)
-            case Data():
-                self._content = Content(self._door.spool, self._door.server.spool_threshold)
-                self._spool_failed = False
-                self._deadline.at = self._door.deadlines.now() + self._settings.data_timeout
-                self._answer(_GO_AHEAD)
-            case EndOfContent():
-                self._deadline.clear()
-                await self._end_of_content(event)
-            case Hello():
-                self._abort()
-                self._helo = event.domain
-                self._answer(self._engine.hello_reply(event))
-            case Reset():
-                self._abort()
-                self._answer(_OK)
-            case Quit():
-                self._answer(_BYE)
-                self._end("quit")
-            case Answered():
-                self._write(event.data)
-                if event.error:
-                    self._count_error()
-            case Broken():
-                self._write(event.data)
-                self._end(event.cause)
+    def _take_ready(self) -> None:
+        """Take the events that need no waiting; leave the first that does to the task."""
+        next_event = self._engine.next_event
+        while not self._cause:
+            event = next_event()
+            if event is NEED_DATA:
+                if self._content is None:
+                    self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
+                return
+            take = _AT_ONCE.get(type(event))
+            if take is None:
+                self._event = cast(Event, event)
+                self._wake()
+                return
+            take(self, event)
+
+    def _mail_from(self, mail: Mail) -> None:
+        self._mail = mail
+        self._answer(_SENDER_OK)
+
+    def _data(self, data: Data) -> None:
+        self._content = Content(self._door.spool, self._door.server.spool_threshold)
+        self._spool_failed = False
+        self._deadline.at = self._door.deadlines.now() + self._settings.data_timeout
+        self._answer(_GO_AHEAD)
+
+    def _chunk(self, chunk: ContentChunk) -> None:
+        if self._content is None or self._spool_failed:
+            return
+        try:
+            self._content.append(chunk.data)
+        except OSError as error:
+            self._spool_failed = True
+            self._door.parts.emit(Failed(self._settings.name, "spool", str(error)))
+
+    def _hello(self, hello: Hello) -> None:
+        self._abort()
+        self._helo = hello.domain
+        self._answer(self._engine.hello_reply(hello))
+
+    def _reset(self, reset: Reset) -> None:
+        self._abort()
+        self._answer(_OK)
+
+    def _quit(self, quit: Quit) -> None:
+        self._answer(_BYE)
+        self._end("quit")
+
+    def _answered(self, answered: Answered) -> None:
+        self._write(answered.data)
+        if answered.error:
+            self._errors += 1
+            if self._errors >= self._settings.max_errors:
+                self._write(_TOO_MANY_ERRORS.encode())
+                self._end("errors")
+
+    def _broken(self, broken: Broken) -> None:
+        self._write(broken.data)
+        self._end(broken.cause)
 
     async def _recipients(self, first: Rcpt) -> None:
         """Judge together all the recipients that have come together."""
@@ -232,18 +260,10 @@ class SmtpSession(asyncio.Protocol):
             kind,
         )
 
-    def _spool(self, chunk: bytes) -> None:
-        if self._content is None or self._spool_failed:
-            return
-        try:
-            self._content.append(chunk)
-        except OSError as error:
-            self._spool_failed = True
-            self._door.parts.emit(Failed(self._settings.name, "spool", str(error)))
-
     async def _end_of_content(self, end: EndOfContent) -> None:
         transaction, content = self._transaction, self._content
         self._transaction = self._content = None
+        self._deadline.clear()
         if transaction is None or content is None:
             raise RuntimeError("end of content without a transaction")
         try:
@@ -263,12 +283,6 @@ class SmtpSession(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(data)
 
-    def _count_error(self) -> None:
-        self._errors += 1
-        if self._errors >= self._settings.max_errors:
-            self._write(_TOO_MANY_ERRORS.encode())
-            self._end("errors")
-
     def _abort(self) -> None:
         """End the open transaction, if there is one: nothing of it was mailed."""
         if self._transaction is not None:
@@ -286,8 +300,8 @@ class SmtpSession(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def _close(self) -> None:
         self._door.deadlines.forget(self._deadline)
@@ -310,3 +324,15 @@ class SmtpSession(asyncio.Protocol):
 
 _LINGERING = {"bare_newline", "line_too_long", "timeout", "errors"}
 """Ends in which the client may still be sending: closing at once would destroy the reply."""
+
+_AT_ONCE: Mapping[type, Callable[[SmtpSession, Any], None]] = {
+    Mail: SmtpSession._mail_from,
+    Data: SmtpSession._data,
+    ContentChunk: SmtpSession._chunk,
+    Hello: SmtpSession._hello,
+    Reset: SmtpSession._reset,
+    Quit: SmtpSession._quit,
+    Answered: SmtpSession._answered,
+    Broken: SmtpSession._broken,
+}
+"""How events are taken that need no waiting; Rcpt and EndOfContent are left to the task."""

@@ -19,7 +19,7 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
-from smtpproxy.policy.trace import TraceStep, trace
+from smtpproxy.policy.trace import TraceStep, message_trace, trace
 from smtpproxy.sinks.journal_reader import Record
 
 NO_ID = "explain"
@@ -44,6 +44,7 @@ class Explanation:
     rulebook: str
     message: Verdict | None
     message_reply: Reply | None
+    message_trace: tuple[TraceStep, ...]
     recipients: tuple[ExplainedRecipient, ...]
 
     @property
@@ -95,6 +96,7 @@ def explain(
         stream.rulebook,
         mixed or message,
         _message_reply(mixed or message, refused, stream.name, NO_ID),
+        message_trace(stream, question.features) if stream is chosen else (),
         tuple(
             _recipient(
                 entry,
@@ -142,6 +144,7 @@ def recall(records: Sequence[Record], rulebooks: Mapping[str, Rulebook]) -> Expl
         last.decision.rulebook,
         message,
         _message_reply(message, refused, stream.name, last.id),
+        message_trace(stream, last.features) if last.features else (),
         tuple(recipients),
     )
 

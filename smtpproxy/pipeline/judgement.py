@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from smtpproxy.events import Stage
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
-from smtpproxy.policy.decide import choose_stream, judge, needs
+from smtpproxy.policy.decide import choose_stream, judge, judge_message, needs
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -14,6 +14,7 @@ from smtpproxy.policy.model import (
     Mode,
     Reason,
     RecipientFacts,
+    Stream,
     Transaction,
     Verdict,
 )
@@ -27,6 +28,7 @@ class Judgement:
 
     def __init__(self, parts: Parts, choice: StreamChoice, seconds: dict[Stage, float]) -> None:
         self.facts: dict[str, RecipientFacts] = {}
+        self._verdicts: dict[str, Verdict] = {}
         self._seconds = seconds
         self._parts = parts
         self._choice = choice
@@ -54,6 +56,7 @@ class Judgement:
         if any(stream.rulebook != candidates[0].rulebook for stream in candidates):
             return [_ALLOWED] * len(keys)
         verdicts = judge(question, facts, rulebook, parts.now()).recipients
+        self._verdicts.update(zip(keys, verdicts, strict=True))
         spend(self._seconds, "policy", parts.ticks() - read)
         return verdicts
 
@@ -69,18 +72,21 @@ class Judgement:
             return Decision(
                 choice.default, choice.default.rulebook, (_ALLOWED,) * len(keys), message=stream
             )
-        rulebook = parts.rulebooks[stream.rulebook]
-        question = Transaction((stream,), tuple(keys), features)
-        decision = judge(question, self.facts, rulebook, parts.now())
-        if any(key not in self.facts for key in keys):
-            decision = Decision(
-                stream,
-                rulebook.name,
-                tuple(
-                    verdict if key in self.facts else _UNDECIDED
-                    for key, verdict in zip(keys, decision.recipients, strict=True)
-                ),
-                decision.message,
-            )
+        if choice.certain:  # then the recipients were judged for good at RCPT
+            verdicts: Sequence[Verdict] = [self._verdicts.get(key, _UNDECIDED) for key in keys]
+        else:
+            verdicts = self._judged(stream, keys)
+        decision = Decision(
+            stream, stream.rulebook, tuple(verdicts), judge_message(stream, features)
+        )
         spend(self._seconds, "policy", parts.ticks() - start)
         return decision
+
+    def _judged(self, stream: Stream, keys: Sequence[str]) -> Sequence[Verdict]:
+        parts = self._parts
+        known = tuple(key for key in keys if key in self.facts)
+        question = Transaction((stream,), known)
+        rulebook = parts.rulebooks[stream.rulebook]
+        verdicts = judge(question, self.facts, rulebook, parts.now()).recipients
+        found = dict(zip(known, verdicts, strict=True))
+        return [found.get(key, _UNDECIDED) for key in keys]

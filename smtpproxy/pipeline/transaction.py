@@ -297,4 +297,3 @@ def _worst(refused: Sequence[tuple[_Asked, Verdict]]) -> Action:
     """Refusals come before deferrals, so that nobody retries the impossible."""
     actions = {verdict.action for _, verdict in refused}
     return Action.REFUSE if Action.REFUSE in actions else Action.DEFER
-

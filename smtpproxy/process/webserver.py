@@ -81,6 +81,7 @@ class Supervisor:
 
     async def _ask(self) -> Answer:
         number = next(self._numbers)
-        future = self._asked[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
         self._channel.send(Ask(number))
         return await future

@@ -20,7 +20,7 @@ from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal import Journal
-from smtpproxy.sinks.log import Log, configure_logging
+from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshot import Snapshot
 from smtpproxy.store import open_store
@@ -136,4 +136,5 @@ class Worker:
 
     def _emit(self, event: Event) -> None:
         self.metrics(event)
-        self._log(event)
+        if type(event) in LOGGED:
+            self._log(event)

@@ -20,6 +20,7 @@ _REPLIED = {
 _NO_REPLY = UpstreamReplied("none")
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
+_BATCH = 64 * 1024
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -35,7 +36,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._emit = emit
         self._closed = closed
         self._reader = ReplyReader()
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._greeting: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiting: deque[asyncio.Future[Reply]] = deque((self._greeting,))
         self._transport: asyncio.WriteTransport | None = None
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
@@ -50,8 +52,8 @@ class UpstreamConnection(asyncio.Protocol):
 
         Raises UpstreamError when the upstream does not greet with 220.
         """
-        (greeting,) = self.expect(1, patience)
-        reply = await greeting
+        self._deadline.at = self._deadlines.now() + patience
+        reply = await self._greeting
         if reply.code == 220:
             reply = await self.command(f"EHLO {hostname}\r\n".encode(), patience)
             if 500 <= reply.code < 600:
@@ -87,14 +89,25 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def write(self, pieces: Iterable[bytes], patience: float) -> None:
         """Write content, waiting whenever the upstream is slower than we are."""
+        batch: list[bytes] = []
+        size = 0
         for piece in pieces:
-            if self._error is not None:
-                raise self._error
-            cast(asyncio.WriteTransport, self._transport).write(piece)
-            if self._paused:
-                self._deadline.at = self._deadlines.now() + patience
-                self._writable = self._loop.create_future()
-                await self._writable
+            batch.append(piece)
+            size += len(piece)
+            if size >= _BATCH:
+                await self._write_batch(batch, patience)
+                batch, size = [], 0
+        if batch:
+            await self._write_batch(batch, patience)
+
+    async def _write_batch(self, batch: list[bytes], patience: float) -> None:
+        if self._error is not None or self._transport is None:
+            raise self._error or UpstreamLost("not connected")
+        self._transport.writelines(batch)
+        if self._paused:
+            self._deadline.at = self._deadlines.now() + patience
+            self._writable = self._loop.create_future()
+            await self._writable
 
     def reset(self, patience: float) -> None:
         """End the open transaction; nobody waits for the reply."""

@@ -12,6 +12,9 @@ from smtpproxy.events import ConnectionRefused, Decided, Event, Failed
 from smtpproxy.policy.model import Action
 from smtpproxy.settings import ServerSettings
 
+LOGGED = frozenset({Decided, Failed, ConnectionRefused})
+"""The kinds of events that the log has anything to say about."""
+
 _EVERY = 1.0
 """Seconds between two lines about the same kind of trouble; what comes between is counted."""
 
