@@ -27,6 +27,7 @@ from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.decide import needs
 from smtpproxy.policy.features import read_features
 from smtpproxy.policy.model import Action, Facts, Mode, Transaction, Verdict
+from smtpproxy.policy.trace import TraceStep
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import find
 from smtpproxy.store import open_store
@@ -184,19 +185,26 @@ def _print(explanation: Explanation) -> None:
     if explanation.message is not None:
         console.print(Text.assemble("message  ", _verdict(explanation.message)))
         if explanation.message_reply:
-            console.print(f"         {explanation.message_reply}", soft_wrap=True)
+            console.print(f"  {explanation.message_reply}", soft_wrap=True)
+        _print_steps(explanation.message_trace)
     for recipient in explanation.recipients:
         address = printable(recipient.address)
         console.print()
         console.print(Text.assemble((address, "bold"), "  ", _verdict(recipient.verdict)))
         if recipient.reply:
             console.print(f"  {recipient.reply}", soft_wrap=True)
-        table = Table.grid(padding=(0, 2))
-        for step in recipient.trace:
-            table.add_row("  ", step.rule, step.outcome, printable(step.text), step.source)
-        console.print(table)
+        _print_steps(recipient.trace)
     if stream.mode is Mode.OBSERVE and not explanation.allowed:
         console.print("\nThe stream is in observe mode, so the mail passes all the same.")
+
+
+def _print_steps(steps: Sequence[TraceStep]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for step in steps:
+        style = _STYLES.get(Action(step.outcome)) if step.outcome != "passed" else "dim"
+        row = (step.rule, step.outcome, printable(step.text), step.source)
+        table.add_row("", *row, style=style)
+    console.print(table)
 
 
 def _verdict(verdict: Verdict) -> Text:

@@ -1,0 +1,141 @@
+"""`smtpproxy audit show`: what the running relay put on record."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Bench
+from tests.kit import messages
+from tests.kit.ports import wait_for
+from tests.kit.store import address
+from tests.kit.toml import to_toml
+
+
+def sent(bench: Bench, message: bytes, *recipients: str) -> str:
+    """Send to people; return the id of the decision."""
+    before = {record["id"] for record in bench.json("audit", "show", "--limit", "10000")}
+    bench.relay.send(message, *(address(name) for name in recipients))
+    after = {record["id"] for record in bench.json("audit", "show", "--limit", "10000")}
+    (decision_id,) = after - before
+    return str(decision_id)
+
+
+def test_a_relayed_message_is_on_record_with_what_it_was_based_on(bench: Bench) -> None:
+    message = messages.marketing(subject="Spring shoes", message_id="<spring@shop.example>")
+    decision_id = sent(bench, message, "consent")
+
+    def answered() -> bool:
+        return bench.json("audit", "show", decision_id)[0]["upstream"] is not None
+
+    wait_for(answered, "the upstream's answer on record")
+    (record,) = bench.json("audit", "show", decision_id, code=0)
+    assert record["stage"] == "data"
+    assert (record["listener"], record["peer"], record["helo"]) == (
+        "apps", "127.0.0.1", "client.example",
+    )  # fmt: skip
+    assert record["mail_from"] == "news@shop.example"
+    assert (record["subject"], record["message_id"]) == ("Spring shoes", "<spring@shop.example>")
+    assert (record["stream"], record["rulebook"]) == ("offers", "fr")
+    assert (record["observed"], record["relayed"]) == (False, True)
+    assert record["message"] == {"verdict": "allow", "reason": "none"}
+    (recipient,) = record["recipients"]
+    assert (recipient["verdict"], recipient["basis"]) == ("allow", "consent")
+    (act,) = recipient["facts"]["contact"]["acts"]
+    assert act["evidence"] == {"wording": "form v3", "ip": "192.0.2.7"}
+    assert (record["upstream"]["code"], record["upstream"]["reply"]) == (
+        250,
+        "250 2.0.0 queued as FAKE",
+    )
+    age = datetime.now(UTC) - datetime.fromisoformat(record["at"])
+    assert timedelta(0) <= age < timedelta(minutes=1)
+
+
+def test_a_refusal_at_rcpt_is_on_record(bench: Bench) -> None:
+    decision_id = sent(bench, messages.marketing(), "complained")
+    (record,) = bench.json("audit", "show", decision_id, code=0)
+    assert (record["stage"], record["message"], record["upstream"]) == ("rcpt", None, None)
+    assert record["relayed"] is False
+    assert record["recipients"][0]["reason"] == "suppressed_complaint"
+    assert record["recipients"][0]["facts"]["suppressions"][0]["origin"] == "complaint"
+
+
+def test_one_decision_for_people(bench: Bench) -> None:
+    decision_id = sent(bench, messages.marketing(subject="\x1b[31mred"), "consent", "nothing")
+    out, _ = bench.run("audit", "show", decision_id, code=0)
+    text = " ".join(out.split())
+    assert f"id {decision_id}" in text
+    assert "message refuse, recipients_refused" in text
+    assert "consent@people.example: allow, consent" in text
+    assert "nothing@people.example: refuse, consent_missing" in text
+    assert "consumer, source direct" in text
+    assert "offers agreed to" in text
+    assert "\x1b[31m" not in out
+
+
+def test_decisions_are_found_by_recipient_stream_and_time(bench: Bench) -> None:
+    first = sent(bench, messages.marketing(), "withdrawn")
+    between = datetime.now(UTC).isoformat()
+    second = sent(bench, messages.message(stream="receipts"), "withdrawn")
+
+    def found(*arguments: str) -> list[str]:
+        recipient = ("--recipient", "Withdrawn@PEOPLE.example")
+        return [r["id"] for r in bench.json("audit", "show", *recipient, *arguments, code=0)]
+
+    assert found() == [first, second]
+    assert found("--stream", "receipts") == [second]
+    assert found("--since", between) == [second]
+    assert found("--until", between) == [first]
+    assert found("--limit", "1") == [second]
+    assert found("--stream", "appeals") == []
+
+
+def test_the_list_for_people_has_a_line_for_each_recipient(bench: Bench) -> None:
+    decision_id = sent(bench, messages.marketing(), "consent", "nothing")
+    out, _ = bench.run("audit", "show", code=0)
+    lines = [line for line in out.splitlines() if decision_id in line]
+    assert len(lines) == 2
+    assert re.search(r"consent@people.example\s+refuse\s+recipients_refused", lines[0])
+    assert re.search(r"nothing@people.example\s+refuse\s+consent_missing", lines[1])
+
+
+def test_it_is_said_when_there_are_more(bench: Bench) -> None:
+    sent(bench, messages.marketing(), "bounced")
+    sent(bench, messages.marketing(), "bounced")
+    _, err = bench.run("audit", "show", "--recipient", address("bounced"), "--limit", "1", code=0)
+    assert err == "There are older ones than these 1: see --limit.\n"
+    out, err = bench.run("audit", "show", "--recipient", "nobody@else.example", code=0)
+    assert (out, err) == ("", "No decision on record is like that.\n")
+
+
+def test_an_unknown_id(bench: Bench) -> None:
+    _, err = bench.run("audit", "show", "01JBZ4D5E6F7G8H9J0K1M2N3P4", code=1)
+    assert err == "Error: no decision 01JBZ4D5E6F7G8H9J0K1M2N3P4 is on record\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("x",), "'x' is no decision id"),
+        (("01JBZ4D5E6F7G8H9J0K1M2N3P4", "--stream", "offers"), "an ID goes without filters"),
+        (("--recipient", "nobody"), "for --recipient"),
+        (("--since", "yesterday"), "'yesterday' is not a time"),
+        (("--limit", "0"), "--limit"),
+    ],
+)
+def test_wrong_usage_is_explained(bench: Bench, arguments: tuple[str, ...], says: str) -> None:
+    out, err = bench.run("audit", "show", *arguments, code=2)
+    assert out == ""
+    assert says in err
+
+
+def test_a_journal_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    bench: Bench, tmp_path: Path
+) -> None:
+    server = {**bench.relay.config["server"], "state_dir": str(tmp_path)}
+    path = tmp_path / "other.toml"
+    path.write_text(to_toml({**bench.relay.config, "server": server}))
+    (tmp_path / "audit").write_text("")
+    _, err = bench.run("audit", "show", code=1, config_path=path)
+    assert err == f"Error: {tmp_path / 'audit'}: Not a directory\n"

@@ -1,0 +1,262 @@
+"""`smtpproxy explain`: the relay's own verdicts, without sending anything."""
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Bench
+from tests.kit import messages
+from tests.kit.store import NOW, SUPPRESSED, address, people
+from tests.kit.toml import to_toml
+
+SENDER = {
+    "offers": "Shop <news@shop.example>",
+    "appeals": "Charity <help@charity.example>",
+    "b2b": "Shop <news@shop.example>",
+}
+
+
+def explain(bench: Bench, message: bytes, *arguments: str, code: int | None = None) -> Any:
+    """Explain a message from news@shop.example, read from standard input."""
+    options = ("--mail-from", "news@shop.example", *arguments)
+    return bench.json("explain", "-", *options, stdin=message, code=code)
+
+
+def without_id(reply: str) -> str:
+    return re.sub(r"id=\S+", "id=", reply)
+
+
+def test_the_shape_of_the_answer_is_the_contracts(bench: Bench) -> None:
+    result = explain(bench, messages.marketing(), "--rcpt", address("consent"), code=0)
+    assert list(result) == ["stream", "rulebook", "message", "recipients"]
+    assert list(result["message"]) == ["verdict", "reason", "reply"]
+    keys = ["address", "verdict", "reason", "basis", "reply", "trace"]
+    assert list(result["recipients"][0]) == keys
+    assert list(result["recipients"][0]["trace"][0]) == ["rule", "outcome", "text", "source"]
+    assert (result["stream"], result["rulebook"]) == ("offers", "fr")
+    assert result["message"] == {"verdict": "allow", "reason": "none", "reply": None}
+
+
+@pytest.mark.parametrize("name", people(NOW))
+def test_it_says_what_the_running_relay_says(bench: Bench, name: str) -> None:
+    person = people(NOW)[name]
+    message = messages.marketing(sender=SENDER[person.stream], stream=person.stream)
+    code, reply = bench.relay.send(message, address(name))
+    result = explain(bench, message, "--rcpt", address(name))
+    (recipient,) = result["recipients"]
+    assert result["stream"] == person.stream
+    if code == 250:
+        assert (recipient["verdict"], recipient["basis"]) == ("allow", person.outcome)
+        assert recipient["reply"] is None
+        assert result["message"]["verdict"] == "allow"
+    else:
+        assert (recipient["verdict"], recipient["reason"]) == ("refuse", person.outcome)
+        assert without_id(recipient["reply"]) == without_id(f"{code} {reply}")
+    assert recipient["trace"][-1]["outcome"] in (recipient["verdict"], "passed")
+
+
+@pytest.mark.parametrize("name", SUPPRESSED)
+def test_it_says_so_of_the_suppressed_too(bench: Bench, name: str) -> None:
+    message = messages.marketing()
+    code, reply = bench.relay.send(message, address(name))
+    (recipient,) = explain(bench, message, "--rcpt", address(name), code=1)["recipients"]
+    assert recipient["reason"] == f"suppressed_{SUPPRESSED[name][1]}"
+    assert without_id(recipient["reply"]) == without_id(f"{code} {reply}")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "reason"),
+    [
+        ({"unsubscribe": None}, "unsubscribe_missing"),
+        ({"one_click": None}, "one_click_missing"),
+        ({"unsubscribe": "<ftp://x.example>"}, "unsubscribe_malformed"),
+        ({"sender": "Other <a@other.example>"}, "sender_not_permitted"),
+        ({"sender": "nobody"}, "header_malformed"),
+        ({"stream": "secret"}, "stream_not_permitted"),
+    ],
+)
+def test_a_message_that_is_refused_itself(
+    bench: Bench, spoiled: dict[str, Any], reason: str
+) -> None:
+    message = messages.marketing(**spoiled)
+    code, reply = bench.relay.send(message, address("consent"))
+    result = explain(bench, message, "--rcpt", address("consent"), code=1)
+    assert result["message"]["reason"] == reason
+    assert without_id(result["message"]["reply"]) == without_id(f"{code} {reply}")
+
+
+def test_some_are_refused_when_the_message_has_come(bench: Bench) -> None:
+    """The header may choose, so only the end of the message settles it: one reply for all."""
+    message = messages.marketing()
+    rcpts = ["--rcpt", address("consent"), "--rcpt", address("nothing")]
+    code, reply = bench.relay.send(message, address("consent"), address("nothing"))
+    result = explain(bench, message, *rcpts, code=1)
+    assert [r["verdict"] for r in result["recipients"]] == ["allow", "refuse"]
+    assert result["message"]["reason"] == "recipients_refused"
+    assert without_id(result["message"]["reply"]) == without_id(f"{code} {reply}")
+
+
+def test_on_a_certain_stream_each_is_refused_alone(bench: Bench) -> None:
+    rcpts = ["--rcpt", address("consent"), "--rcpt", address("nothing")]
+    result = explain(bench, messages.marketing(), *rcpts, "--stream", "offers", code=1)
+    assert [r["verdict"] for r in result["recipients"]] == ["allow", "refuse"]
+    assert result["message"]["verdict"] == "allow"
+
+
+def test_split_mails_the_permitted_unless_the_reverse_path_is_null(
+    bench: Bench, tmp_path: Path
+) -> None:
+    path = tmp_path / "split.toml"
+    path.write_text(to_toml({**bench.relay.config, "policy": {"on_mixed": "split"}}))
+    rcpts = ["--rcpt", address("consent"), "--rcpt", address("nothing"), "--json"]
+
+    def verdict(sender: str) -> str:
+        arguments = ("explain", "-", "--mail-from", sender, *rcpts)
+        out, _ = bench.run(*arguments, stdin=messages.marketing(), code=1, config_path=path)
+        return str(json.loads(out)["message"]["verdict"])
+
+    assert verdict("news@shop.example") == "allow"
+    assert verdict("") == "refuse"
+
+
+def test_listener_and_sender_rules_narrow_the_choice(bench: Bench, tmp_path: Path) -> None:
+    listeners = [
+        *bench.relay.config["listener"],
+        {"name": "plain", "address": "127.0.0.1:2599", "streams": ["receipts"]},
+    ]
+    senders = [
+        {
+            "address": "@shop.example",
+            "streams": ["receipts"],
+            "default_stream": "receipts",
+        }
+    ]
+    path = tmp_path / "rules.toml"
+    path.write_text(to_toml({**bench.relay.config, "listener": listeners, "sender": senders}))
+
+    def stream(sender: str, *listener: str) -> str:
+        arguments = ("explain", "-", "--mail-from", sender, "--rcpt", address("nothing"))
+        out, _ = bench.run(
+            *arguments, *listener, "--json", stdin=messages.message(), config_path=path
+        )
+        return str(json.loads(out)["stream"])
+
+    assert stream("a@other.example") == "offers"
+    assert stream("a@shop.example") == "receipts"
+    assert stream("a@other.example", "--listener", "plain") == "default"
+
+
+def test_the_stream_may_be_given(bench: Bench) -> None:
+    message = messages.message()
+    refused = explain(bench, message, "--rcpt", address("nothing"), code=1)
+    assert (refused["stream"], refused["message"]["reason"]) == ("offers", "unsubscribe_missing")
+    receipt = ("--rcpt", address("nothing"), "--stream", "receipts")
+    allowed = explain(bench, message, *receipt, code=0)
+    assert allowed["stream"] == "receipts"
+    assert allowed["recipients"][0]["basis"] == "transactional"
+
+
+def test_as_of_an_earlier_moment_what_came_later_is_not_known(bench: Bench) -> None:
+    now = datetime.now(UTC)
+    at = {days: (now - timedelta(days=days)).isoformat() for days in (1, 60, 120)}
+
+    def verdict(name: str, *when: str) -> tuple[str, str]:
+        result = explain(
+            bench, messages.marketing(), "--rcpt", address(name), "--stream", "offers", *when
+        )
+        return result["recipients"][0]["verdict"], result["recipients"][0]["reason"]
+
+    assert verdict("unsubscribed", "--at", at[1]) == ("refuse", "suppressed_unsubscribe")
+    assert verdict("unsubscribed", "--at", at[60]) == ("refuse", "no_record")
+    assert verdict("consent", "--at", at[60]) == ("allow", "none")
+    assert verdict("consent", "--at", at[120]) == ("refuse", "no_record")
+    assert verdict("customer", "--at", "2999-01-01") == ("refuse", "customer_stale")
+
+
+def test_a_file_with_unix_line_ends_is_the_message_it_would_be_on_the_wire(
+    bench: Bench, tmp_path: Path
+) -> None:
+    path = tmp_path / "message.eml"
+    path.write_bytes(messages.marketing().replace(b"\r\n", b"\n"))
+    options = ("--mail-from", "<>", "--rcpt", f"<{address('consent')}>")
+    result = bench.json("explain", str(path), *options, code=0)
+    assert result["recipients"][0]["address"] == address("consent")
+    mixed = messages.marketing() + b"bare\n"
+    path.write_bytes(b"Subject: a\n" + mixed)
+    result = bench.json("explain", str(path), *options, code=1)
+    assert result["message"]["reason"] == "header_malformed"
+
+
+def test_a_recorded_decision_is_explained_with_its_own_replies(bench: Bench) -> None:
+    code, reply = bench.relay.send(messages.marketing(), address("bounced"))
+    found = re.search(r"id=(\S+)", reply)
+    assert found
+    result = bench.json("explain", "--id", found[1], code=1)
+    assert (code, result["message"]) == (550, None)
+    (recipient,) = result["recipients"]
+    assert recipient["reason"] == "suppressed_bounce"
+    assert recipient["reply"] == f"{code} {reply}"
+    assert recipient["trace"][-1]["rule"] == "suppression"
+
+
+def test_a_recorded_decision_stays_what_it_was_when_the_facts_change(bench: Bench) -> None:
+    _, reply = bench.relay.send(messages.marketing(), address("late"))
+    found = re.search(r"id=(\S+)", reply)
+    assert found
+    known = replace(people(datetime.now(UTC))["consent"].contact, address=address("late"))
+    bench.store(lambda store: store.put_contacts([known]))
+    explain(bench, messages.marketing(), "--rcpt", address("late"), code=0)
+    result = bench.json("explain", "--id", found[1].lower(), code=1)
+    assert result["stream"] == "offers"
+    assert result["message"]["reply"] == f"550 {reply}"
+    assert result["recipients"][0]["reason"] == "no_record"
+    assert result["recipients"][0]["trace"][-1]["rule"] == "no_record"
+
+
+def test_people_can_read_it(bench: Bench) -> None:
+    arguments = ("-", "--mail-from", "x@y.example", "--rcpt", address("withdrawn"))
+    out, err = bench.run("explain", *arguments, stdin=messages.marketing(), code=1)
+    assert err == ""
+    text = " ".join(out.split())
+    assert "stream offers (marketing, purpose offers), rulebook fr" in text
+    assert "withdrawn@people.example refuse, consent_withdrawn" in text
+    assert "550 5.7.1 <withdrawn@people.example> refused: consent_withdrawn" in text
+    assert "suppression passed" in text
+
+
+def test_observe_mode_is_mentioned(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "observe.toml"
+    path.write_text(to_toml({**bench.relay.config, "policy": {"mode": "observe"}}))
+    arguments = ("-", "--mail-from", "x@y.example", "--rcpt", address("nothing"))
+    out, _ = bench.run("explain", *arguments, stdin=messages.marketing(), code=1, config_path=path)
+    assert "observe mode" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "give MESSAGE.eml, --mail-from and --rcpt, or --id"),
+        (("-", "--mail-from", "a@b.example"), "give MESSAGE.eml, --mail-from and --rcpt"),
+        (("-", "--mail-from", "a@b.example", "--rcpt", "a b@c.example"), "for --rcpt"),
+        (("-", "--mail-from", "", "--rcpt", "a@b.example", "--stream", "x"), "no stream 'x'"),
+        (("-", "--mail-from", "", "--rcpt", "a@b.example", "--listener", "x"), "no listener 'x'"),
+        (("-", "--mail-from", "", "--rcpt", "a@b.example", "--at", "soon"), "'soon' is not a time"),
+        (("--id", "x"), "is no decision id"),
+        (("--id", "01JBZ4D5E6F7G8H9J0K1M2N3P4", "--at", "2026-01-01"), "--id goes without"),
+        (("/nonexistent.eml", "--mail-from", "", "--rcpt", "a@b.example"), "/nonexistent.eml"),
+    ],
+)
+def test_wrong_usage_is_explained(bench: Bench, arguments: tuple[str, ...], says: str) -> None:
+    out, err = bench.run("explain", *arguments, stdin=messages.marketing(), code=2)
+    assert out == ""
+    assert says in err
+
+
+def test_an_unknown_id(bench: Bench) -> None:
+    _, err = bench.run("explain", "--id", "01JBZ4D5E6F7G8H9J0K1M2N3P4", code=1)
+    assert err == "Error: no decision 01JBZ4D5E6F7G8H9J0K1M2N3P4 is on record\n"

@@ -1,0 +1,72 @@
+"""What was known at an earlier moment."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Origin,
+    Purchase,
+    RecipientFacts,
+    Suppression,
+)
+
+DAY = timedelta(days=1)
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+FACTS = RecipientFacts(
+    (
+        Suppression("purpose:offers", Origin.UNSUBSCRIBE, START + 4 * DAY),
+        Suppression("all", Origin.BOUNCE, START + 6 * DAY),
+    ),
+    Contact(
+        "jeanne@example.org",
+        collected_at=START,
+        informed_at=START + DAY,
+        last_activity_at=START + 5 * DAY,
+        purchases=(Purchase("shoes", START + 2 * DAY),),
+        acts=(
+            ConsentAct("offers", START + DAY),
+            ConsentAct("offers", START + 3 * DAY, withdrawal=True),
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("days", "suppressions", "acts", "purchases", "informed", "active"),
+    [
+        (0, 0, 0, 0, False, False),
+        (1, 0, 1, 0, True, False),
+        (2, 0, 1, 1, True, False),
+        (3, 0, 2, 1, True, False),
+        (4, 1, 2, 1, True, False),
+        (5, 1, 2, 1, True, True),
+        (6, 2, 2, 1, True, True),
+    ],
+)
+def test_the_moment_itself_counts_and_what_is_later_does_not(
+    days: int, suppressions: int, acts: int, purchases: int, informed: bool, active: bool
+) -> None:
+    for known in (
+        known_at(FACTS, START + days * DAY),
+        known_at(FACTS, START + days * DAY + DAY / 2),
+    ):
+        assert known.contact is not None
+        assert len(known.suppressions) == suppressions
+        assert len(known.contact.acts) == acts
+        assert len(known.contact.purchases) == purchases
+        assert (known.contact.informed_at is not None) == informed
+        assert (known.contact.last_activity_at is not None) == active
+
+
+def test_a_contact_of_later_was_not_known() -> None:
+    assert known_at(FACTS, START - DAY) == RecipientFacts()
+
+
+def test_a_contact_without_a_date_was_always_known() -> None:
+    contact = Contact("jeanne@example.org")
+    assert known_at(RecipientFacts((), contact), START).contact == contact
