@@ -30,6 +30,8 @@ class Reply:
     def encode(self) -> bytes:
         """Return the reply as sent: every line with the enhanced code, CRLF at the end."""
         prefix = "" if self.enhanced is None else self.enhanced + " "
+        if len(self.lines) == 1:
+            return f"{self.code} {prefix}{self.lines[0]}\r\n".encode("utf-8", "surrogateescape")
         last = len(self.lines) - 1
         return "".join(
             f"{self.code}{' ' if i == last else '-'}{prefix}{line}\r\n"

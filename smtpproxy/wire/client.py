@@ -6,6 +6,7 @@ mirror them.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from smtpproxy.mail.reply import Reply
 
@@ -47,20 +48,34 @@ class ReplyReader:
         return replies
 
     def _line(self, line: bytes) -> Reply | None:
-        found = _LINE.fullmatch(line)
-        if found is None or len(line) > LINE_LIMIT:
-            raise ReplyError(f"not a reply line: {line[:80]!r}")
-        code = int(found[1])
+        if not self._lines and line[3:4] != b"-":
+            return _single(line)
+        code, more, text = _parsed(line)
         if self._lines and code != self._code:
             raise ReplyError(f"reply changes its code from {self._code} to {code}")
         self._code = code
-        self._lines.append((found[3] or b"").decode("utf-8", "surrogateescape"))
-        if found[2] == b"-":
+        self._lines.append(text)
+        if more:
             if len(self._lines) > LINES_LIMIT:
                 raise ReplyError("reply has too many lines")
             return None
         lines, self._lines = tuple(self._lines), []
         return _reply(code, lines)
+
+
+@lru_cache(maxsize=256)
+def _single(line: bytes) -> Reply:
+    """A reply of one line. An upstream says the same few things all day long."""
+    code, _, text = _parsed(line)
+    return _reply(code, (text,))
+
+
+def _parsed(line: bytes) -> tuple[int, bool, str]:
+    """Return (code, whether more lines follow, text)."""
+    found = _LINE.fullmatch(line)
+    if found is None or len(line) > LINE_LIMIT:
+        raise ReplyError(f"not a reply line: {line[:80]!r}")
+    return int(found[1]), found[2] == b"-", (found[3] or b"").decode("utf-8", "surrogateescape")
 
 
 def _reply(code: int, lines: tuple[str, ...]) -> Reply:
@@ -72,7 +87,7 @@ def _reply(code: int, lines: tuple[str, ...]) -> Reply:
     length = len(enhanced) + 1
     if any(not (line + " ").startswith(enhanced + " ") for line in lines[1:]):
         return Reply(code, None, lines)
-    return Reply(code, enhanced, tuple(line[length:] for line in lines))
+    return Reply(code, enhanced, tuple([line[length:] for line in lines]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from smtpproxy.wire.commands import (
     parse_mail,
     parse_rcpt,
 )
-from smtpproxy.wire.content import BareNewline, BareNewlineError, ContentReader
+from smtpproxy.wire.content import BareNewline, BareNewlineError, ContentReader, bare_newline
 
 
 class State(Enum):
@@ -112,7 +112,7 @@ _ORDER = {
 """Refusals by verb and state; a pair that is absent is allowed."""
 
 _TOO_LONG = Reply.of(500, "5.5.2", "command line too long; closing the connection").encode()
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NO_RECIPIENTS = Reply.of(554, "5.5.1", "no valid recipients").encode()
 
 
@@ -172,7 +172,7 @@ class ServerConnection:
         if pending and line[:5].upper() != b"RCPT ":
             return BLOCKED
         try:
-            event = self._bare(line) or self._command(line)
+            event = self._command(line)
         except CommandError as error:
             event = Answered(error.reply.encode(), error=True)
         if pending and isinstance(event, (Answered, Broken)):
@@ -236,13 +236,21 @@ class ServerConnection:
         self._buffer = b""
         self._pending.clear()
 
-    def _command(self, line: bytes) -> Command | Answered:
-        verb, _, argument = line.decode("utf-8", "surrogateescape").partition(" ")
+    def _command(self, line: bytes) -> Command | Answered | Broken:
+        text = line.decode("utf-8", "replace")
+        if not text.isprintable():
+            name = bare_newline(line)
+            if name is not None:
+                return _bare_newline(name)
+            if _CONTROL.search(text):
+                raise CommandError(501, "5.5.2", "a command cannot hold control characters")
+        if "\ufffd" in text:
+            raise CommandError(501, "5.5.2", "a command must be ASCII or UTF-8")
+        verb, _, argument = text.partition(" ")
         verb = verb.upper()
         refusals = _ORDER.get(verb)
         if refusals is not None and self.state in refusals:
             return Answered(refusals[self.state], error=True)
-        _check_characters(line)
         match verb:
             case "RCPT":
                 if self._recipients + len(self._pending) >= self._max_recipients:
@@ -300,13 +308,6 @@ class ServerConnection:
             return ContentChunk(chunk)
         return self._next_content()
 
-    def _bare(self, line: bytes) -> Broken | None:
-        if b"\n" in line:
-            return _bare_newline("<LF>")
-        if b"\r" in line:
-            return _bare_newline("<CR>")
-        return None
-
     def _broken(self, cause: str, reply: bytes) -> Broken:
         self.close()
         return Broken(reply, cause)
@@ -320,16 +321,6 @@ def _bare_newline(name: str) -> Broken:
 def _no_argument(verb: str, argument: str) -> None:
     if argument.strip(" "):
         raise CommandError(501, "5.5.4", f"{verb} takes no argument")
-
-
-def _check_characters(line: bytes) -> None:
-    if _CONTROL.search(line):
-        raise CommandError(501, "5.5.2", "a command cannot hold control characters")
-    if not line.isascii():
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            raise CommandError(501, "5.5.2", "a command must be ASCII or UTF-8") from None
 
 
 def _printable(text: str) -> str:
