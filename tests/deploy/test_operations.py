@@ -1,0 +1,75 @@
+"""docs/operations.md: what it tells people to do works."""
+
+import re
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from smtpproxy.cli import main
+from tests.kit.messages import marketing
+from tests.kit.parts import needs
+from tests.kit.processes import run
+from tests.kit.relay import RelayProcess
+from tests.kit.store import address, ndjson, suppressions_csv
+from tests.kit.upstream import FakeUpstream
+
+REPOSITORY = Path(__file__).parents[2]
+TEXT = (REPOSITORY / "docs" / "operations.md").read_text()
+
+
+def anchor(heading: str) -> str:
+    """As the usual Markdown renderers make it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_link_leads_somewhere() -> None:
+    headings = {anchor(h) for h in re.findall(r"^#+ (.+)$", TEXT, re.MULTILINE)}
+    links = re.findall(r"\]\(([^)]+)\)", TEXT)
+    assert {link[1:] for link in links if link.startswith("#")} <= headings
+    files = {link for link in links if not link.startswith("#")}
+    assert [name for name in files if not (REPOSITORY / "docs" / name).exists()] == []
+
+
+def test_the_files_that_it_names_are_there() -> None:
+    named = re.findall(r"(?<![\w/])(?:config|systemd)/[\w./-]+\w", TEXT)
+    assert named
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
+
+
+def test_its_commands_exist() -> None:
+    used = set(re.findall(r"smtpproxy ((?:suppress|contact|audit) \w+|check)\b", TEXT))
+    assert used
+    for command in used:
+        done = CliRunner().invoke(main, [*command.split(), "--help"])
+        assert done.exit_code == 0, command
+
+
+@needs("sqlite3")
+def test_the_backup_can_be_restored(
+    relay: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    [backup] = re.findall(r"```sh\n(umask 077\n.+?)```", TEXT, re.DOTALL)
+    running = relay(upstream.address)
+    state = Path(running.config["server"]["state_dir"])
+    now = datetime.now(UTC)
+    running.fill(ndjson(now), suppressions_csv(now))
+    refused = running.send(marketing(), address("complained"))
+    assert "suppressed_complaint" in refused[1]
+    decision = refused[1].rpartition("id=")[2]
+
+    copy = tmp_path / "backup"
+    copy.mkdir()
+    script = backup.replace("/var/lib/smtpproxy", str(state)).replace("/backup", str(copy))
+    done = run("sh", "-e", "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+
+    running.kill()
+    shutil.rmtree(state)
+    shutil.copytree(copy, state)
+    running.start()
+    assert "suppressed_complaint" in running.send(marketing(), address("complained"))[1]
+    assert running.send(marketing(), address("consent"))[0] == 250
+    assert "suppressed_complaint" in running.must("audit", "show", decision)
