@@ -10,7 +10,9 @@ from typing import Literal
 
 BareNewline = Literal["reject", "normalize"]
 _END = b"\r\n.\r\n"
-_STRAY = re.compile(rb"\r\n|\n\.?|\r")
+_STRAY = re.compile(rb"\r\n(?:\.(?=\n))?|\n\.?|\r")
+_UNSETTLED = re.compile(rb"(?:\r\n\.?|\n|\r)\Z")
+"""What stands so at the end of a chunk is judged together with what follows it."""
 
 
 class BareNewlineError(Exception):
@@ -61,7 +63,7 @@ class ContentReader:
             cut = self._releasable(buffer)
             self._held = buffer[cut:]
         start = 0
-        if self._first and cut >= 2:
+        if self._first and cut:
             self._first = False
             start = 2
         chunk = buffer[start:cut]
@@ -70,27 +72,26 @@ class ContentReader:
             if name is not None:
                 if self._bare == "reject":
                     raise BareNewlineError(name)
-                chunk = _STRAY.sub(_with_crlf, chunk)
+                chunk = _STRAY.sub(_with_crlf, buffer[:cut])[start:]
         return chunk, ended
 
     def _releasable(self, buffer: bytes) -> int:
-        """How much cannot be a part of the terminator, of a CRLF or of a stray LF and dot."""
+        """How much cannot be a part of the terminator nor change with what follows."""
         cut = max(len(buffer) - 4, 0)
-        last = buffer[cut - 1 : cut]
-        if last == b"\r" or (last == b"\n" and buffer[cut - 2 : cut] != b"\r\n"):
-            cut -= 1  # a "\n" may follow the one, a dot that must be doubled the other
-        return cut
+        unsettled = _UNSETTLED.search(buffer, max(cut - 3, 0), cut)
+        return unsettled.start() if unsettled else cut
 
 
 def _with_crlf(found: re.Match[bytes]) -> bytes:
-    """A stray LF becomes CRLF, its dot is stuffed; a stray CR becomes a space (as in Postfix)."""
-    match found[0]:
-        case b"\r\n":
-            return b"\r\n"
-        case b"\r":
-            return b" "
-        case stray:
-            return b"\r\n" + b".." * (len(stray) - 1)
+    """A stray LF becomes CRLF and a stray CR a space, as in Postfix.
+
+    A dot that begins a line only now, or is alone on its line only now, is stuffed: the
+    rewritten content must not hold a terminator that the received one did not.
+    """
+    stray = found[0]
+    if stray == b"\r":
+        return b" "
+    return b"\r\n.." if stray.endswith(b".") else b"\r\n"
 
 
 def unstuffed(content: bytes) -> bytes:
