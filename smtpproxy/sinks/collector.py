@@ -16,8 +16,9 @@ from prometheus_client.utils import floatToGoString
 
 from smtpproxy.policy.model import Mode, Origin
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.families import FAMILIES, PREFIX, SCOPE_KINDS, Family
+from smtpproxy.sinks.families import FAMILIES, PREFIX, Family
 from smtpproxy.sinks.metrics import LATENCY_BUCKETS
+from smtpproxy.sinks.rows import SCOPE_KINDS
 from smtpproxy.sinks.snapshot import Histogram, Labels, Samples, Snapshot
 
 _BOUNDS = (*map(floatToGoString, LATENCY_BUCKETS), "+Inf")

@@ -37,7 +37,7 @@ def ready(part: str) -> str:
     return f"smtpproxy_ready{{part={part}}}"
 
 
-def buckets(name: str, fast: str, slow: str, bound: str, **labels: str) -> Series:
+def buckets(name: str, fast: str, slow: str, bound: str, **labels: str) -> dict[str, str]:
     """A histogram with `fast` observations up to `bound` and `slow` ones up to 30 s."""
     pairs = ",".join(f"{key}={value}" for key, value in labels.items())
     return {

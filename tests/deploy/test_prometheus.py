@@ -41,8 +41,8 @@ def test_prometheus_knows_what_each_metric_is(watched: Watched) -> None:
 
 def test_counts_grow_with_the_mail(watched: Watched) -> None:
     accepted = 'sum(smtpproxy_relayed_total{code_class="2xx",stream="offers"})'
-    before = wait_for(lambda: watched.prometheus.value(accepted), "the first accepted mail")
-    wait_for(lambda: (watched.prometheus.value(accepted) or 0) > before, "more accepted mail")
+    before = wait_for(lambda: watched.prometheus.value(accepted) or 0.0, "accepted mail")
+    wait_for(lambda: (watched.prometheus.value(accepted) or 0.0) > before, "more of it")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from prometheus_client import generate_latest
@@ -13,17 +14,27 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from smtpproxy.events import ConnectionRefused, Failed, UpstreamReplied
 from smtpproxy.policy.model import Origin, Reason
 from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
-from smtpproxy.sinks.families import FAMILIES, PREFIX, message_verdicts, recipient_verdicts
+from smtpproxy.sinks.families import FAMILIES, PREFIX
 from smtpproxy.sinks.metrics import Metrics
-from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.sinks.rows import (
+    CODE_CLASSES,
+    FAILING_PARTS,
+    REFUSAL_CAUSES,
+    message_verdicts,
+    recipient_verdicts,
+)
+from smtpproxy.sinks.snapshot import Samples, Snapshot
 from tests.kit.parts import needs
 from tests.kit.processes import run
 from tests.kit.traffic import OFFERS, RECEIPTS, busy_minute, settings
 
 REPOSITORY = Path(__file__).parents[2]
-READY = {"ready": {(part,): 1.0 for part in ("workers", "listeners", "store", "upstream")}}
+READY: dict[str, Samples] = {
+    "ready": {(part,): 1.0 for part in ("workers", "listeners", "store", "upstream")}
+}
 
 
 def collector(snapshot: Snapshot | None = None) -> SnapshotCollector:
@@ -128,6 +139,20 @@ def test_every_reason_has_its_place_in_a_verdict() -> None:
         for _, reason in verdicts(stream.stream_class)
     }
     assert placed == set(Reason)
+
+
+@pytest.mark.parametrize(
+    ("values", "event", "field"),
+    [
+        (FAILING_PARTS, Failed, "part"),
+        (REFUSAL_CAUSES, ConnectionRefused, "cause"),
+        (CODE_CLASSES, UpstreamReplied, "code_class"),
+    ],
+)
+def test_every_value_that_an_event_may_have_is_shown(
+    values: tuple[str, ...], event: type, field: str
+) -> None:
+    assert values == get_args(get_type_hints(event)[field])
 
 
 def test_counts_are_what_happened() -> None:

@@ -1,0 +1,150 @@
+"""The label rows that can happen, from the settings: they are shown before they do.
+
+Only what is possible is listed: streams that a listener's mail can be on, reasons that
+fit the stream's class.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import product
+
+from smtpproxy.policy.model import Action, Basis, Mode, Origin, Reason, Stream, StreamClass
+from smtpproxy.settings import ListenerSettings, Settings
+from smtpproxy.sinks.snapshot import Labels
+
+Rows = Callable[[Settings], Iterable[Labels]]
+
+CODE_CLASSES = ("2xx", "3xx", "4xx", "5xx", "none")
+FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal")
+REFUSAL_CAUSES = ("limit", "address_limit", "draining")
+SCOPE_KINDS = ("all", "marketing", "purpose")
+
+_SUPPRESSED = tuple(Reason(f"suppressed_{origin}") for origin in Origin)
+_FOR_MESSAGES = (
+    Reason.HEADER_MALFORMED,
+    Reason.STREAM_NOT_PERMITTED,
+    Reason.SENDER_NOT_PERMITTED,
+    Reason.RECIPIENTS_REFUSED,
+)
+_FOR_MARKETING_MESSAGES = (
+    Reason.UNSUBSCRIBE_MISSING,
+    Reason.UNSUBSCRIBE_MALFORMED,
+    Reason.ONE_CLICK_MISSING,
+)
+_NOT_NOW = frozenset({Reason.STREAM_PAUSED, Reason.TEMPORARY_FAILURE})
+_FOR_RECIPIENTS = tuple(
+    reason
+    for reason in Reason
+    if reason not in {Reason.NONE, *_SUPPRESSED, *_FOR_MESSAGES, *_FOR_MARKETING_MESSAGES}
+    and reason not in _NOT_NOW
+)  # on marketing streams, besides suppressions
+
+Verdicts = tuple[tuple[Action, Reason], ...]
+
+
+def _verdicts(*refusals: Reason, paused: bool = False) -> Verdicts:
+    deferred = [Reason.TEMPORARY_FAILURE, *([Reason.STREAM_PAUSED] if paused else [])]
+    return (
+        (Action.ALLOW, Reason.NONE),
+        *((Action.REFUSE, reason) for reason in refusals),
+        *((Action.DEFER, reason) for reason in deferred),
+    )
+
+
+def message_verdicts(stream_class: StreamClass) -> Verdicts:
+    """Return what can happen to a message on a stream of that class."""
+    if stream_class is StreamClass.MARKETING:
+        return _verdicts(*_FOR_MESSAGES, *_FOR_MARKETING_MESSAGES, paused=True)
+    return _verdicts(*_FOR_MESSAGES)
+
+
+def recipient_verdicts(stream_class: StreamClass) -> Verdicts:
+    """Return what can happen to a recipient on a stream of that class."""
+    if stream_class is StreamClass.MARKETING:
+        return _verdicts(*_SUPPRESSED, *_FOR_RECIPIENTS, paused=True)
+    return _verdicts(*_SUPPRESSED)
+
+
+def bases(stream_class: StreamClass) -> tuple[Basis, ...]:
+    if stream_class is StreamClass.MARKETING:
+        return tuple(basis for basis in Basis if basis is not Basis.TRANSACTIONAL)
+    return (Basis.TRANSACTIONAL,)
+
+
+def _streams(settings: Settings) -> Iterable[Stream]:
+    return settings.streams.values()
+
+
+def _reachable(settings: Settings, listener: ListenerSettings) -> Iterable[Stream]:
+    """Yield the streams that mail from this listener can be on."""
+    names = dict.fromkeys(listener.streams)
+    if listener.default_stream is None:
+        names["default"] = None
+    return (settings.streams[name] for name in names if name in settings.streams)
+
+
+def _listener_streams(settings: Settings) -> Iterable[tuple[str, Stream]]:
+    for listener in settings.listeners:
+        for stream in _reachable(settings, listener):
+            yield listener.name, stream
+
+
+def no_rows(settings: Settings) -> Iterable[Labels]:
+    return ()
+
+
+def one_row(settings: Settings) -> Iterable[Labels]:
+    return ((),)
+
+
+def by_listener(settings: Settings) -> Iterable[Labels]:
+    return ((listener.name,) for listener in settings.listeners)
+
+
+def by_stream(settings: Settings) -> Iterable[Labels]:
+    return ((stream.name,) for stream in _streams(settings))
+
+
+def by_listener_and_stream(settings: Settings) -> Iterable[Labels]:
+    return ((listener, stream.name) for listener, stream in _listener_streams(settings))
+
+
+def by_final_answer(settings: Settings) -> Iterable[Labels]:
+    for row in by_listener_and_stream(settings):
+        for code_class in CODE_CLASSES:
+            if code_class != "3xx":  # never the answer to a whole message
+                yield (*row, code_class)
+
+
+def by_verdict(verdicts: Callable[[StreamClass], Verdicts]) -> Rows:
+    def rows(settings: Settings) -> Iterable[Labels]:
+        for listener, stream in _listener_streams(settings):
+            for action, reason in verdicts(stream.stream_class):
+                yield listener, stream.name, str(action), str(reason)
+
+    return rows
+
+
+def by_basis(settings: Settings) -> Iterable[Labels]:
+    for stream in _streams(settings):
+        for basis in bases(stream.stream_class):
+            yield stream.name, str(basis)
+
+
+def by_observed_reason(settings: Settings) -> Iterable[Labels]:
+    for stream in _streams(settings):
+        if stream.mode is Mode.OBSERVE:
+            kind = stream.stream_class
+            verdicts = dict.fromkeys((*recipient_verdicts(kind), *message_verdicts(kind)))
+            for action, reason in verdicts:
+                if action is not Action.ALLOW:
+                    yield stream.name, str(reason)
+
+
+def listeners_and(values: Iterable[str]) -> Rows:
+    kept = tuple(values)
+    return lambda settings: product((x.name for x in settings.listeners), kept)
+
+
+def each(values: Iterable[str]) -> Rows:
+    rows = tuple((value,) for value in values)
+    return lambda settings: rows
