@@ -26,6 +26,7 @@ _TOKEN = re.compile(
 )
 
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_ROUTE = re.compile(r",*@[^@,\"]+(?:,(?:@[^@,\"]+)?)*")
 _LONGEST = 16_384  # octets: a From field beyond this is read by nobody
 
 _Token = tuple[str, str]  # kind, text; the kind of a special is the special itself
@@ -103,6 +104,8 @@ class _Reader:
             self.in_group, self.closed = False, True
         elif self.closed:
             raise MailboxError("a comma is missing between two addresses")
+        elif kind == ">":
+            raise MailboxError("a > without a <: put the name in double quotes")
         elif kind == "<":
             _check_phrase(self.pending)
             self.pending, self.in_brackets = [], True
@@ -119,11 +122,8 @@ class _Reader:
             case ">" if not self.pending:
                 raise MailboxError("there is no address between < and >")
             case ">":
-                self.found.append(_address(self.pending))
+                self.found.append(_address(_without_route(self.pending)))
                 self.pending, self.in_brackets, self.closed = [], False, True
-            case ":":
-                _check_route(self.pending)
-                self.pending = []
             case "<" | ";":
                 raise MailboxError(f"a {token[0]} inside < >")
             case _:
@@ -142,10 +142,15 @@ def _check_phrase(tokens: list[_Token]) -> None:
             raise MailboxError(f"{_named(text[0])} stands in a name: put the name in double quotes")
 
 
-def _check_route(tokens: list[_Token]) -> None:
+def _without_route(tokens: list[_Token]) -> list[_Token]:
     """A source route (RFC 5322 4.4) says nothing of who writes: it is only passed over."""
-    if not tokens or any(kind not in ("@", ",", "atom", ".", "literal") for kind, _ in tokens):
+    kinds = [kind for kind, _ in tokens]
+    if ":" not in kinds:
+        return tokens
+    colon = kinds.index(":")
+    if _ROUTE.fullmatch("".join(text for _, text in tokens[:colon])) is None:
         raise MailboxError("a : inside < >")
+    return tokens[colon + 1 :]
 
 
 def _address(tokens: list[_Token]) -> str:
