@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="20,000 contacts, short runs")
     parser.add_argument("--large", action="store_true", help="also 10,000 and 10 million contacts")
+    parser.add_argument("--alone", action="store_true", help="the wire and smtpproxy's rates only")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args(arguments)
     for part in ("smtp-source", "smtp-sink"):
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     memory.allow_many_files()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
-        results = measure(extent, LARGE if options.large else ())
+        results = measure(extent, LARGE if options.large else (), alone=options.alone)
     finally:
         kill_all(running())
     if options.json:
@@ -59,10 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(extent: Extent, scales: Sequence[int]) -> Results:
+def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
     """Everything, in one run; progress goes to stderr."""
     state = data.dataset(extent.people)
-    with SmtpSink(count=False) as sink, subjects(sink, state, [1, 2]) as relays:
+    with (
+        SmtpSink(count=False) as sink,
+        subjects(sink, state, [1, 2], peers=not alone) as relays,
+    ):
         say(f"measuring {', '.join(relay.name for relay in relays)}")
         cells = throughput.measure(
             relays,
@@ -72,30 +76,39 @@ def measure(extent: Extent, scales: Sequence[int]) -> Results:
             people=extent.people,
         )
         results = Results(extent.people, relays[0].name, [r.name for r in relays], cells)
-        results.rate = RATE
-        for relay in relays:
-            say(f"latency: {relay.name}")
-            results.latency[relay.name] = latency.measure(
-                int(relay.address.rpartition(":")[2]),
-                rate=RATE,
-                seconds=extent.latency_seconds,
-                people=extent.people,
-            )
-        for relay in relays:
-            if relay.relay is not None:
-                say(f"memory: {relay.name}")
-                results.memory[relay.name] = memory.measure(relay)
+        if not alone:
+            measure_latency(results, relays, extent)
+            measure_memory(results, relays)
+            results.notes = [f"not measured: {line}" for line in absent()]
     for people in scales:
         results.scale[people] = scale(people, extent)
-    results.notes = [f"not measured: {line}" for line in absent()]
     return results
+
+
+def measure_latency(results: Results, relays: Sequence[Subject], extent: Extent) -> None:
+    results.rate = RATE
+    for relay in relays:
+        say(f"latency: {relay.name}")
+        results.latency[relay.name] = latency.measure(
+            int(relay.address.rpartition(":")[2]),
+            rate=RATE,
+            seconds=extent.latency_seconds,
+            people=extent.people,
+        )
+
+
+def measure_memory(results: Results, relays: Sequence[Subject]) -> None:
+    for relay in relays:
+        if relay.relay is not None:
+            say(f"memory: {relay.name}")
+            results.memory[relay.name] = memory.measure(relay)
 
 
 def scale(people: int, extent: Extent) -> dict[Load, float]:
     """The rate of one worker with that many contacts and suppressions."""
     loads = [Load("4 KB", True), Load("4 KB", False)]
     state = data.dataset(people)
-    with SmtpSink(count=False) as sink, subjects(sink, state, [1]) as relays:
+    with SmtpSink(count=False) as sink, subjects(sink, state, [1], peers=False) as relays:
         chosen: list[Subject] = [relay for relay in relays if relay.relay is not None]
         cells = throughput.measure(
             chosen, loads, rounds=extent.rounds, seconds=extent.seconds, people=people

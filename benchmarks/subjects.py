@@ -33,16 +33,23 @@ class Subject:
 
 
 @contextmanager
-def subjects(sink: SmtpSink, state: Path, workers: list[int]) -> Iterator[list[Subject]]:
-    """Start everything, the wire first; all is ended with the `with`."""
+def subjects(
+    sink: SmtpSink, state: Path, workers: list[int], *, peers: bool = True
+) -> Iterator[list[Subject]]:
+    """Start everything, the wire first; all is ended with the `with`.
+
+    `workers` has the number of workers of each smtpproxy that is wanted; `peers` are the
+    relays of other authors.
+    """
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="smtpproxy-bench-"))
         stack.callback(shutil.rmtree, root, ignore_errors=True)
         chosen = [Subject("straight to smtp-sink", sink.address, list)]
-        if missing("postfix") is None:
+        if peers and missing("postfix") is None:
             chosen.append(_postfix(stack, sink))
-        chosen.append(_plain(stack, sink, root))
-        if haraka.install() is None:
+        if peers:
+            chosen.append(_plain(stack, sink, root))
+        if peers and haraka.install() is None:
             chosen.append(_haraka(stack, sink, root))
         chosen += [_smtpproxy(stack, sink, root, state, count) for count in workers]
         yield chosen
