@@ -41,27 +41,27 @@ _FOR_RECIPIENTS = tuple(
 Verdicts = tuple[tuple[Action, Reason], ...]
 
 
-def _verdicts(*refusals: Reason, paused: bool = False) -> Verdicts:
-    deferred = [Reason.TEMPORARY_FAILURE, *([Reason.STREAM_PAUSED] if paused else [])]
+def message_verdicts(stream_class: StreamClass) -> Verdicts:
+    """Return what can happen to a message on a stream of that class."""
+    marketing = stream_class is StreamClass.MARKETING
+    refusals = _FOR_MESSAGES + (_FOR_MARKETING_MESSAGES if marketing else ())
     return (
         (Action.ALLOW, Reason.NONE),
         *((Action.REFUSE, reason) for reason in refusals),
-        *((Action.DEFER, reason) for reason in deferred),
+        (Action.DEFER, Reason.RECIPIENTS_REFUSED),  # all of them are deferred
     )
-
-
-def message_verdicts(stream_class: StreamClass) -> Verdicts:
-    """Return what can happen to a message on a stream of that class."""
-    if stream_class is StreamClass.MARKETING:
-        return _verdicts(*_FOR_MESSAGES, *_FOR_MARKETING_MESSAGES, paused=True)
-    return _verdicts(*_FOR_MESSAGES)
 
 
 def recipient_verdicts(stream_class: StreamClass) -> Verdicts:
     """Return what can happen to a recipient on a stream of that class."""
-    if stream_class is StreamClass.MARKETING:
-        return _verdicts(*_SUPPRESSED, *_FOR_RECIPIENTS, paused=True)
-    return _verdicts(*_SUPPRESSED)
+    marketing = stream_class is StreamClass.MARKETING
+    refusals = _SUPPRESSED + (_FOR_RECIPIENTS if marketing else ())
+    deferrals = (Reason.TEMPORARY_FAILURE, *((Reason.STREAM_PAUSED,) if marketing else ()))
+    return (
+        (Action.ALLOW, Reason.NONE),
+        *((Action.REFUSE, reason) for reason in refusals),
+        *((Action.DEFER, reason) for reason in deferrals),
+    )
 
 
 def bases(stream_class: StreamClass) -> tuple[Basis, ...]:
