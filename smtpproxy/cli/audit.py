@@ -16,12 +16,12 @@ from smtpproxy.cli.common import (
     json_option,
     moment,
     print_json,
-    printable,
 )
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import Record, find, read
+from smtpproxy.terminal import printable
 
 
 @click.group()

@@ -100,11 +100,6 @@ console = _console()
 """Standard output for people. Brackets are plain text here, not markup: use `style=`."""
 
 
-def printable(text: str) -> str:
-    """Return `text` with control characters escaped: mail may try to write to a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def print_json(value: object, *, one_line: bool = False) -> None:
     """Print `value` as JSON: dataclasses as objects, times in ISO 8601, sets sorted."""
     text = json.dumps(value, default=_plain, ensure_ascii=False, indent=None if one_line else 2)

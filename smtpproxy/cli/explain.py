@@ -17,7 +17,6 @@ from smtpproxy.cli.common import (
     json_option,
     moment,
     print_json,
-    printable,
 )
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
@@ -31,6 +30,7 @@ from smtpproxy.policy.trace import TraceStep
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import find
 from smtpproxy.store import open_store
+from smtpproxy.terminal import printable
 
 _STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
 

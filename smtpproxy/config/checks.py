@@ -83,7 +83,7 @@ def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
                 yield Fault((section, index, "streams", at), f'"{stream}" stands here twice')
         chosen = table.get("default_stream")
         if isinstance(chosen, str) and chosen not in named:
-            names = dict.fromkeys(name for name in named if isinstance(name, str))
+            names = dict.fromkeys(values.shown(name) for name in named)
             right = f"one of {', '.join(names)}" if names else "leave it out, or set streams"
             yield Fault(
                 (section, index, "default_stream"),

@@ -1,8 +1,14 @@
 """What is wrong with a configuration file, said where it is wrong."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from smtpproxy.config.values import shown
+from smtpproxy.terminal import printable
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 Location = tuple[str | int, ...]
 """The way to a value: ("listener", 0, "address")."""
@@ -28,7 +34,7 @@ def report(filename: str, document: Mapping[str, Any], faults: Iterable[Fault]) 
     """Return the faults as users read them, in the order of the file, each once."""
     ordered = sorted(faults, key=lambda fault: _position(document, fault.location))
     lines = (f"{filename}: {key_path(document, f.location)}: {f.text}" for f in ordered)
-    return list(dict.fromkeys(lines))
+    return list(dict.fromkeys(map(printable, lines)))
 
 
 def key_path(document: Mapping[str, Any], location: Location) -> str:
@@ -36,7 +42,8 @@ def key_path(document: Mapping[str, Any], location: Location) -> str:
     path = ""
     for depth, step in enumerate(location):
         if isinstance(step, str):
-            path += f".{step}" if path else step
+            key = step if _BARE_KEY.fullmatch(step) else shown(step)
+            path += f".{key}" if path else key
             continue
         tables = _at(document, location[:depth])
         name = _name(tables, step)

@@ -3,6 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
+from smtpproxy.config.values import shown
 from smtpproxy.policy import rulebooks as package
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.policy.rulebooks import RulebookError, builtin_names, parse_rulebook
@@ -17,8 +18,8 @@ def read(reference: str) -> Rulebook:
         return _read_file(Path(reference))
     if reference not in builtin_names():
         raise ValueError(
-            f'"{reference}" is not a rulebook: {", ".join(builtin_names())}, or the absolute path'
-            " of a rulebook file"
+            f"{shown(reference)} is not a rulebook: {', '.join(builtin_names())}, or the absolute"
+            " path of a rulebook file"
         )
     return parse_rulebook(resources.files(package).joinpath(f"{reference}.toml").read_text("utf-8"))
 

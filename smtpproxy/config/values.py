@@ -14,6 +14,7 @@ import idna
 
 from smtpproxy.mail.address import canonical
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
+from smtpproxy.terminal import printable
 
 SIZE_UNITS = {
     "B": 1,
@@ -38,7 +39,7 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, str):
-        text = '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value) + '"'
+        text = f'"{printable(value)}"'
     elif isinstance(value, list):
         text = "[" + ", ".join(map(shown, value)) + "]"
     else:

@@ -1,0 +1,8 @@
+"""Text that others wrote, made safe to show on a terminal."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters, line ends and lone surrogates escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
