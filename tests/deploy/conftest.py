@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,18 +11,12 @@ import pytest
 from tests.kit.messages import marketing, message
 from tests.kit.ports import LOOPBACK, free_port
 from tests.kit.processes import kill_all, running
-from tests.kit.prometheus import Prometheus
+from tests.kit.prometheus import Prometheus, Watched
 from tests.kit.relay import STREAMS, RelayProcess, relay_config
 from tests.kit.store import address, ndjson, people, suppressions_csv
 from tests.kit.upstream import FakeUpstream
 
 TRIAL = {"name": "trial", "class": "marketing", "purpose": "offers", "mode": "observe"}
-
-
-@dataclass(frozen=True)
-class Watched:
-    relay: RelayProcess
-    prometheus: Prometheus
 
 
 @contextmanager

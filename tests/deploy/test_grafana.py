@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from smtpproxy.sinks.families import FAMILIES, PREFIX
-from tests.deploy.conftest import Watched
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
+from tests.kit.prometheus import Watched
 
 FILE = Path(__file__).parents[2] / "config" / "grafana" / "smtpproxy.json"
 DASHBOARD: dict[str, Any] = json.loads(FILE.read_text())

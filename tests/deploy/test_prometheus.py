@@ -3,9 +3,9 @@
 import pytest
 
 from smtpproxy.sinks.families import FAMILIES, PREFIX
-from tests.deploy.conftest import Watched
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
+from tests.kit.prometheus import Watched
 
 pytestmark = needs("prometheus")
 

@@ -5,12 +5,14 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.kit.parts import program
 from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.processes import Running
+from tests.kit.relay import RelayProcess
 
 CONFIG = Path(__file__).parents[2] / "config" / "prometheus"
 
@@ -78,3 +80,11 @@ class Prometheus:
         result = self.query(expression)
         assert len(result) <= 1, f"{expression} gives {len(result)} series"
         return float(result[0]["value"][1]) if result else None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A relay in use and the Prometheus that watches it."""
+
+    relay: RelayProcess
+    prometheus: Prometheus
