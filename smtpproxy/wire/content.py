@@ -10,6 +10,7 @@ from typing import Literal
 
 BareNewline = Literal["reject", "normalize"]
 _END = b"\r\n.\r\n"
+_ALONE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _STRAY = re.compile(rb"\r\n(?:\.(?=\n))?|\n\.?|\r")
 _UNSETTLED = re.compile(rb"(?:\r\n\.?|\n|\r)\Z")
 """What stands so at the end of a chunk is judged together with what follows it."""
@@ -24,13 +25,11 @@ class BareNewlineError(Exception):
 
 
 def bare_newline(data: bytes) -> str | None:
-    """Return "<CR>" or "<LF>" if one of them stands alone in `data`, else None."""
-    pairs = data.count(b"\r\n")
-    if data.count(b"\n") != pairs:
-        return "<LF>"
-    if data.count(b"\r") != pairs:
-        return "<CR>"
-    return None
+    """Return which of "<CR>" and "<LF>" is the first to stand alone in `data`, or None."""
+    if data.count(b"\n") == data.count(b"\r") == data.count(b"\r\n"):
+        return None
+    found = _ALONE.search(data)
+    return "<CR>" if found is None or found[0] == b"\r" else "<LF>"
 
 
 class ContentReader:

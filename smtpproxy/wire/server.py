@@ -83,7 +83,7 @@ class Broken:
     """The framing cannot be trusted any more: send `data` and close the connection."""
 
     data: bytes
-    cause: str  # bare_newline, line_too_long
+    cause: str  # bare_newline, line_too_long, pipelining
 
 
 Command = Hello | Mail | Rcpt | Data | Reset | Quit | EndOfContent
@@ -112,8 +112,12 @@ _ORDER = {
 """Refusals by verb and state; a pair that is absent is allowed."""
 
 _TOO_LONG = Reply.of(500, "5.5.2", "command line too long; closing the connection").encode()
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NO_RECIPIENTS = Reply.of(554, "5.5.1", "no valid recipients").encode()
+_OUT_OF_STEP = Reply.of(
+    554, "5.5.0", "content was sent though DATA was refused; closing the connection"
+).encode()
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other octets
 
 
 class ServerConnection:
@@ -135,8 +139,10 @@ class ServerConnection:
         self._bare_newline = bare_newline
         self._max_recipients = max_recipients
         self._buffer = b""
+        self._taken = 0  # octets of the buffer that were taken as commands
         self._pending: deque[Command] = deque()
         self._recipients = 0
+        self._data_refused = False
         self._reader: ContentReader | None = None
         self._size = 0
         self._ended = False
@@ -145,14 +151,16 @@ class ServerConnection:
     @property
     def buffered(self) -> int:
         """Octets received and not yet taken as events."""
-        return len(self._buffer)
+        return len(self._buffer) - self._taken
 
     @property
     def in_transaction(self) -> bool:
         return self.state in (State.MAIL, State.CONTENT)
 
     def receive_data(self, data: bytes) -> None:
-        self._buffer = self._buffer + data if self._buffer else data
+        rest = self._buffer[self._taken :]
+        self._buffer = rest + data if rest else data
+        self._taken = 0
 
     def next_event(self) -> Event | Signal:
         """Return the next event, or why there is none."""
@@ -163,12 +171,15 @@ class ServerConnection:
         pending = self._pending
         if pending and not isinstance(pending[-1], Rcpt):
             return BLOCKED
-        end = self._buffer.find(b"\r\n")
-        if end > COMMAND_LIMIT or (end < 0 and len(self._buffer) > COMMAND_LIMIT):
-            return BLOCKED if pending else self._broken("line_too_long", _TOO_LONG)
-        if end < 0:
-            return NEED_DATA
-        line = self._buffer[:end]
+        if self._data_refused:
+            self._data_refused = False
+            if self.buffered:
+                return self._broken("pipelining", _OUT_OF_STEP)
+        start = self._taken
+        end = self._buffer.find(b"\r\n", start)
+        if end < 0 or end - start > COMMAND_LIMIT:
+            return self._unended()
+        line = self._buffer[start:end]
         if pending and line[:5].upper() != b"RCPT ":
             return BLOCKED
         try:
@@ -177,10 +188,12 @@ class ServerConnection:
             event = Answered(error.reply.encode(), error=True)
         if pending and isinstance(event, (Answered, Broken)):
             return BLOCKED  # its turn comes when the recipients before it are answered
-        self._buffer = self._buffer[end + 2 :]
-        if isinstance(event, Broken):
+        self._taken = end + 2
+        if isinstance(event, Answered):
+            self._data_refused = line[:5].strip().upper() == b"DATA"
+        elif isinstance(event, Broken):
             self.close()
-        elif not isinstance(event, Answered):
+        else:
             pending.append(event)
         return event
 
@@ -196,8 +209,11 @@ class ServerConnection:
                 self.smtputf8 = command.smtputf8
                 self._recipients = 0
         elif isinstance(command, Data):
+            self._data_refused = reply.code != 354
             if reply.code == 354:
                 self.state = State.CONTENT
+                self._buffer = self._buffer[self._taken :]
+                self._taken = 0
                 self._reader = ContentReader(self._bare_newline)
                 self._size = 0
                 self._problem = None
@@ -234,19 +250,34 @@ class ServerConnection:
         """Take no further input: whatever is buffered is not looked at."""
         self.state = State.CLOSED
         self._buffer = b""
+        self._taken = 0
         self._pending.clear()
 
+    def _unended(self) -> Event | Signal:
+        """No whole line is there: ask for more, unless it is hopeless already."""
+        if not self.buffered:
+            return NEED_DATA
+        head = self._buffer[self._taken : self._taken + COMMAND_LIMIT + 1]
+        name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
+        too_long = self.buffered > COMMAND_LIMIT + 1 or (
+            len(head) > COMMAND_LIMIT and not head.endswith(b"\r")
+        )
+        if name is None and not too_long:
+            return NEED_DATA
+        if self._pending:
+            return BLOCKED
+        broken = _bare_newline(name) if name else Broken(_TOO_LONG, "line_too_long")
+        self.close()
+        return broken
+
     def _command(self, line: bytes) -> Command | Answered | Broken:
-        text = line.decode("utf-8", "replace")
-        if not text.isprintable():
+        text = line.decode("utf-8", "surrogateescape")
+        verb, _, argument = text.partition(" ")
+        if not (text.isascii() and text.isprintable()):
             name = bare_newline(line)
             if name is not None:
                 return _bare_newline(name)
-            if _CONTROL.search(text):
-                raise CommandError(501, "5.5.2", "a command cannot hold control characters")
-        if "\ufffd" in text:
-            raise CommandError(501, "5.5.2", "a command must be ASCII or UTF-8")
-        verb, _, argument = text.partition(" ")
+            _check_characters(verb, text)
         verb = verb.upper()
         refusals = _ORDER.get(verb)
         if refusals is not None and self.state in refusals:
@@ -280,7 +311,7 @@ class ServerConnection:
             case "EXPN" | "STARTTLS" | "AUTH" | "BDAT" | "TURN" | "ETRN":
                 raise CommandError(502, "5.5.1", f"{verb} is not implemented here")
             case _:
-                raise CommandError(500, "5.5.1", "command not recognised; HELP lists them")
+                raise _unknown()
 
     def _next_content(self) -> Event | Signal:
         if self._ended:
@@ -316,6 +347,19 @@ class ServerConnection:
 def _bare_newline(name: str) -> Broken:
     text = f"bare {name} received; lines must end with <CR><LF>; closing the connection"
     return Broken(Reply.of(521, "5.5.2", text).encode(), "bare_newline")
+
+
+def _check_characters(verb: str, text: str) -> None:
+    if _CONTROL.search(text):
+        raise CommandError(501, "5.5.2", "a command cannot hold control characters")
+    if _NOT_UTF8.search(text):
+        raise CommandError(501, "5.5.2", "a command must be ASCII or UTF-8")
+    if not verb.isascii():
+        raise _unknown()
+
+
+def _unknown() -> CommandError:
+    return CommandError(500, "5.5.1", "command not recognised; HELP lists them")
 
 
 def _no_argument(verb: str, argument: str) -> None:
