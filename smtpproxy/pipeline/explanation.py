@@ -25,6 +25,8 @@ from smtpproxy.sinks.journal_reader import Record
 NO_ID = "explain"
 """Stands where the id of a decision stands in the reply to real mail."""
 
+_NOT_ASKED = Verdict(Action.ALLOW)
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRecipient:
@@ -71,44 +73,34 @@ def explain(
     question: Question, facts: Facts, rulebooks: Mapping[str, Rulebook], now: datetime
 ) -> Explanation:
     """Judge at RCPT what is certain there, then the message with the rest, as the relay does."""
-    candidates = question.choice.candidates
-    early = _refused_at_rcpt(question, facts, rulebooks, now)
-    late = tuple(entry for entry in question.recipients if entry not in early)
-    chosen = choose_stream(
-        question.choice.permitted, question.choice.default, question.features.stream_header
-    )
+    choice, features = question.choice, question.features
+    case = _Case(facts, rulebooks, now, NO_ID)
+    early = _refused_at_rcpt(question, case)
+    told = {e: case.told(e, verdict, choice.candidates[0]) for e, verdict in early.items()}
+    late = [entry for entry in question.recipients if entry not in early]
+    chosen = choose_stream(choice.permitted, choice.default, features.stream_header)
+    refused: list[tuple[str, Verdict]] = []
+    steps: tuple[TraceStep, ...] = ()
     if isinstance(chosen, Verdict):
-        stream, message = question.choice.default, chosen
-        verdicts = {entry: Verdict(Action.ALLOW) for entry in late}  # nobody asked about them
-        traced: Sequence[tuple[str, str]] = list(early)
+        stream, message = choice.default, chosen
+        told |= {e: ExplainedRecipient(e[0], _NOT_ASKED, None, ()) for e in late}
     else:
         stream = chosen
-        transaction = Transaction((stream,), tuple(key for _, key in late), question.features)
-        decision = judge(transaction, facts, rulebooks[stream.rulebook], now)
-        assert decision.message is not None
-        message = decision.message
+        asked = Transaction((stream,), tuple(key for _, key in late), features)
+        decision = judge(asked, facts, rulebooks[stream.rulebook], now)
         verdicts = dict(zip(late, decision.recipients, strict=True))
-        traced = question.recipients
-    refused = [(given, v) for (given, _), v in verdicts.items() if v.action is not Action.ALLOW]
-    mixed = _mixed(question, refused, len(late)) if message.action is Action.ALLOW else None
+        told |= {e: case.told(e, verdict, stream) for e, verdict in verdicts.items()}
+        refused = [(given, v) for (given, _), v in verdicts.items() if v.action is not Action.ALLOW]
+        message, steps = decision.message or _NOT_ASKED, message_trace(stream, features)
+        if message.action is Action.ALLOW and refused:
+            message = _mixed(question, [v for _, v in refused], len(late)) or message
     return Explanation(
         stream,
         stream.rulebook,
-        mixed or message,
-        _message_reply(mixed or message, refused, stream.name, NO_ID),
-        message_trace(stream, question.features) if stream is chosen else (),
-        tuple(
-            _recipient(
-                entry,
-                early.get(entry) or verdicts[entry],
-                candidates[0] if entry in early else stream,
-                facts,
-                rulebooks if entry in traced else {},
-                now,
-                NO_ID,
-            )
-            for entry in question.recipients
-        ),
+        message,
+        _message_reply(message, refused, stream.name, NO_ID),
+        steps,
+        tuple(told[entry] for entry in question.recipients),
     )
 
 
@@ -119,26 +111,17 @@ def recall(records: Sequence[Record], rulebooks: Mapping[str, Rulebook]) -> Expl
     recorded facts; a rulebook that is not configured any more leaves no trace.
     """
     recipients: list[ExplainedRecipient] = []
-    for record in records:
-        decided = record.decided
-        stream = decided.decision.stream
+    for decided in (record.decided for record in records):
+        case = _Case(decided.facts, rulebooks, decided.at, decided.id)
         recipients += [
-            _recipient(
-                (entry.address, entry.canonical),
-                entry.verdict,
-                stream,
-                decided.facts,
-                rulebooks,
-                decided.at,
-                decided.id,
-            )
+            case.told((entry.address, entry.canonical), entry.verdict, decided.decision.stream)
             for entry in decided.recipients
         ]
     last = records[-1].decided
+    stream, message = last.decision.stream, last.decision.message
     refused = [
         (r.address, r.verdict) for r in last.recipients if r.verdict.action is not Action.ALLOW
     ]
-    stream, message = last.decision.stream, last.decision.message
     return Explanation(
         stream,
         last.decision.rulebook,
@@ -149,15 +132,34 @@ def recall(records: Sequence[Record], rulebooks: Mapping[str, Rulebook]) -> Expl
     )
 
 
-def _refused_at_rcpt(
-    question: Question, facts: Facts, rulebooks: Mapping[str, Rulebook], now: datetime
-) -> dict[tuple[str, str], Verdict]:
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What the verdicts were, or are to be, based on."""
+
+    facts: Facts
+    rulebooks: Mapping[str, Rulebook]
+    now: datetime
+    id: str
+
+    def told(self, entry: tuple[str, str], verdict: Verdict, stream: Stream) -> ExplainedRecipient:
+        given, key = entry
+        reply = None
+        if verdict.action is not Action.ALLOW:
+            reply = recipient_reply(given, verdict, stream.name, self.id)
+        steps: tuple[TraceStep, ...] = ()
+        if stream.rulebook in self.rulebooks:
+            rulebook = self.rulebooks[stream.rulebook]
+            steps = trace(Transaction((stream,), (key,)), 0, self.facts, rulebook, self.now)
+        return ExplainedRecipient(given, verdict, reply, steps)
+
+
+def _refused_at_rcpt(question: Question, case: _Case) -> dict[tuple[str, str], Verdict]:
     candidates = question.choice.candidates
-    if any(stream.rulebook != candidates[0].rulebook for stream in candidates):
+    first = candidates[0].rulebook
+    if any(stream.rulebook != first for stream in candidates):
         return {}
-    keys = tuple(key for _, key in question.recipients)
-    asked = Transaction(candidates, keys)
-    verdicts = judge(asked, facts, rulebooks[candidates[0].rulebook], now).recipients
+    asked = Transaction(candidates, tuple(key for _, key in question.recipients))
+    verdicts = judge(asked, case.facts, case.rulebooks[first], case.now).recipients
     return {
         entry: verdict
         for entry, verdict in zip(question.recipients, verdicts, strict=True)
@@ -165,19 +167,15 @@ def _refused_at_rcpt(
     }
 
 
-def _mixed(
-    question: Question, refused: Sequence[tuple[str, Verdict]], asked: int
-) -> Verdict | None:
+def _mixed(question: Question, refused: Sequence[Verdict], asked: int) -> Verdict | None:
     """The refusal of a whole message for some recipients' sake, where one reply serves all."""
-    if not refused:
-        return None
-    permanent = [verdict for _, verdict in refused if verdict.action is Action.REFUSE]
-    if (
+    permanent = [verdict for verdict in refused if verdict.action is Action.REFUSE]
+    splits = (
         question.on_mixed == "split"
-        and len(refused) < asked
-        and question.reverse_path
-        and len(permanent) == len(refused)
-    ):
+        and question.reverse_path != ""
+        and len(permanent) == len(refused) < asked
+    )
+    if splits:
         return None
     action = Action.REFUSE if permanent else Action.DEFER
     return Verdict(action, Reason.RECIPIENTS_REFUSED, rule="on_mixed")
@@ -193,23 +191,3 @@ def _message_reply(
     if len(refused) == 1:
         return recipient_reply(*refused[0], stream, id)
     return recipients_reply(refused, stream, id)
-
-
-def _recipient(
-    entry: tuple[str, str],
-    verdict: Verdict,
-    stream: Stream,
-    facts: Facts,
-    rulebooks: Mapping[str, Rulebook],
-    now: datetime,
-    id: str,
-) -> ExplainedRecipient:
-    given, key = entry
-    reply = None
-    if verdict.action is not Action.ALLOW:
-        reply = recipient_reply(given, verdict, stream.name, id)
-    steps: tuple[TraceStep, ...] = ()
-    if stream.rulebook in rulebooks:
-        asked = Transaction((stream,), (key,))
-        steps = trace(asked, 0, facts, rulebooks[stream.rulebook], now)
-    return ExplainedRecipient(given, verdict, reply, steps)

@@ -1,0 +1,99 @@
+"""--help of every command, and docs/commands.md held to it both ways."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from smtpproxy.cli import COMMANDS, main
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "commands.md").read_text("utf-8")
+
+
+def walk(
+    group: click.Group = main, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, as "suppress add"."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from walk(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+COMMANDS_OF_HELP = dict(walk())
+
+WITHOUT_CONFIG = {"demo"}
+
+
+def section(name: str) -> str:
+    match = re.search(rf"^##+ `smtpproxy {name}`\n(.*?)(?=^## |^### |\Z)", DOCUMENT, re.M | re.S)
+    assert match, f"docs/commands.md has no section for {name}"
+    return match[1]
+
+
+def options(command: click.Command) -> set[str]:
+    names = {
+        option
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if option.startswith("--")
+    }
+    return names - {"--config"}  # said once for all of them
+
+
+def test_every_command_is_listed() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    listed = re.findall(r"^  (\w+)  ", result.stdout.partition("Commands:")[2], re.M)
+    assert listed == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_HELP)
+def test_help_says_what_a_command_and_its_options_do(name: str) -> None:
+    result = CliRunner().invoke(main, [*name.split(), "-h"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: smtpproxy {name} ")
+    command = COMMANDS_OF_HELP[name]
+    assert (command.help or "").strip().endswith(".")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+            assert parameter.help in " ".join(result.stdout.split()), parameter.name
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_HELP)
+def test_every_command_takes_the_configuration_the_same_way(name: str) -> None:
+    (config,) = [p for p in COMMANDS_OF_HELP[name].params if p.name == "config"] or [None]
+    if name in WITHOUT_CONFIG:
+        assert config is None
+    else:
+        assert config is not None
+        assert config.envvar == "SMTPPROXY_CONFIG"
+        assert str(config.default) == "/etc/smtpproxy/smtpproxy.toml"
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_HELP)
+def test_every_option_is_documented_and_no_other(name: str) -> None:
+    documented = set(re.findall(r"^\| `(--[a-z-]+)` \|", section(name), re.M))
+    assert documented == options(COMMANDS_OF_HELP[name])
+
+
+def test_every_documented_command_exists() -> None:
+    headings = re.findall(r"^##+ `smtpproxy ([a-z ]+)`$", DOCUMENT, re.M)
+    groups = {name.split()[0] for name in COMMANDS_OF_HELP if " " in name}
+    assert set(headings) == set(COMMANDS_OF_HELP) | groups
+    linked = re.findall(r"^\| \[`(\w+)`\]\(#smtpproxy-\1\) \|", DOCUMENT, re.M)
+    assert linked == list(COMMANDS)
+
+
+def test_the_default_of_an_option_is_the_documented_one() -> None:
+    limit = next(p for p in COMMANDS_OF_HELP["audit show"].params if p.name == "limit")
+    assert f"(default {limit.default})" in section("audit show")
