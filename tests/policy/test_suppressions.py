@@ -1,0 +1,168 @@
+"""Rule 0: standing orders not to mail, their scopes, their order, and what they yield to."""
+
+from dataclasses import replace
+
+import pytest
+
+from smtpproxy.policy.model import Evidence, Origin, Reason, Suppression
+from tests.policy.cases import (
+    AGREED,
+    COLLECTED,
+    DAY,
+    NOW,
+    OFFERS,
+    PERSON,
+    RECEIPTS,
+    SUBSCRIBER,
+    TICK,
+    WITHDRAWN,
+    said,
+    suppression,
+    verdict,
+)
+
+NOTES = replace(RECEIPTS, name="notes", purpose="offers")
+
+SCOPES = [
+    ("all", {"offers", "receipts", "notes"}),
+    ("marketing", {"offers"}),
+    ("purpose:offers", {"offers", "notes"}),
+    ("purpose:news", set()),
+    ("purpose:", set()),
+    # what is none of the three cannot be decided: it holds
+    ("ALL", {"offers", "receipts", "notes"}),
+    ("", {"offers", "receipts", "notes"}),
+]
+
+
+@pytest.mark.parametrize(("scope", "refused"), SCOPES)
+def test_scopes(scope: str, refused: set[str]) -> None:
+    entry = suppression(scope, Origin.OBJECTION)
+    answers = {
+        stream.name: said(verdict(SUBSCRIBER, entry, stream=stream))
+        for stream in (OFFERS, RECEIPTS, NOTES)
+    }
+    names = {name for name, answer in answers.items() if answer.startswith("refuse")}
+    assert names == refused
+    assert {answers[name] for name in names} <= {"refuse suppressed_objection"}
+
+
+@pytest.mark.parametrize("origin", Origin)
+def test_every_origin_has_its_reason(origin: Origin) -> None:
+    contact = replace(PERSON, acts=())
+    expected = f"refuse suppressed_{origin}"
+    assert said(verdict(contact, suppression(origin=origin))) == expected
+    assert said(verdict(None, suppression(origin=origin), stream=RECEIPTS)) == expected
+
+
+@pytest.mark.parametrize("origin", Origin)
+def test_a_widened_entry_holds_unless_it_is_about_the_exact_mailbox(origin: Origin) -> None:
+    answer = said(verdict(SUBSCRIBER, suppression(origin=origin, widened=True)))
+    if origin in (Origin.BOUNCE, Origin.MANUAL):
+        assert answer == "allow consent"
+    else:
+        assert answer == f"refuse suppressed_{origin}"
+
+
+def test_the_widest_scope_is_named_and_of_these_the_oldest() -> None:
+    narrow = suppression("purpose:offers", Origin.COMPLAINT, COLLECTED - 9 * DAY)
+    middle = suppression("marketing", Origin.MANUAL, COLLECTED - 8 * DAY)
+    newer = suppression("all", Origin.BOUNCE, COLLECTED)
+    older = suppression("all", Origin.EXTERNAL, COLLECTED - TICK)
+    assert said(verdict(None, narrow, middle, newer, older)) == "refuse suppressed_external"
+    assert said(verdict(None, narrow, middle, newer)) == "refuse suppressed_bounce"
+    assert said(verdict(None, narrow, middle)) == "refuse suppressed_manual"
+    assert said(verdict(None, narrow)) == "refuse suppressed_complaint"
+    # one that does not hold on the stream does not count, however wide
+    assert said(verdict(None, narrow, middle, stream=NOTES)) == "refuse suppressed_complaint"
+
+
+def test_the_verdict_tells_which_one_it_was() -> None:
+    refusal = verdict(None, suppression("marketing", Origin.COMPLAINT, COLLECTED, widened=True))
+    assert refusal.detail == (
+        "scope marketing since 2025-03-01, of another spelling of the address"
+    )
+
+
+def test_a_suppression_dated_later_than_now_holds() -> None:
+    entry = suppression(since=NOW + DAY)
+    assert said(verdict(SUBSCRIBER, entry)) == "refuse suppressed_unsubscribe"
+
+
+BEFORE = COLLECTED - TICK
+
+
+def test_an_unsubscribe_yields_to_consent_given_later_and_that_is_recorded() -> None:
+    allowed = verdict(SUBSCRIBER, suppression(since=BEFORE))
+    assert said(allowed) == "allow consent"
+    assert allowed.detail == (
+        "the unsubscribe of 2025-03-01 yields to the consent given on 2025-03-01"
+    )
+    assert verdict(SUBSCRIBER).detail is None
+
+
+@pytest.mark.parametrize("scope", ["all", "marketing", "purpose:offers"])
+@pytest.mark.parametrize("widened", [False, True])
+def test_it_yields_whatever_its_scope(scope: str, widened: bool) -> None:
+    entry = suppression(scope, since=BEFORE, widened=widened)
+    assert said(verdict(SUBSCRIBER, entry)) == "allow consent"
+
+
+def test_consent_at_the_same_moment_is_not_later() -> None:
+    entry = suppression(since=COLLECTED)
+    assert said(verdict(SUBSCRIBER, entry)) == "refuse suppressed_unsubscribe"
+
+
+@pytest.mark.parametrize("origin", [origin for origin in Origin if origin != "unsubscribe"])
+def test_nothing_but_an_unsubscribe_yields(origin: Origin) -> None:
+    entry = suppression(origin=origin, since=BEFORE)
+    assert said(verdict(SUBSCRIBER, entry)) == f"refuse suppressed_{origin}"
+
+
+def test_of_several_only_the_unsubscribes_yield() -> None:
+    unsubscribe = suppression("all", since=BEFORE - DAY)
+    complaint = suppression("purpose:offers", Origin.COMPLAINT, BEFORE)
+    answer = verdict(SUBSCRIBER, unsubscribe, complaint)
+    assert said(answer) == "refuse suppressed_complaint"
+    again = suppression("purpose:offers", since=COLLECTED + DAY)
+    assert said(verdict(SUBSCRIBER, unsubscribe, again)) == "refuse suppressed_unsubscribe"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "preticked_box"},
+        {"conditional": True},
+        {"evidence": Evidence()},
+        {"channels": frozenset({"sms"})},
+        {"purpose": "news"},
+        {"at": NOW + TICK},
+    ],
+)
+def test_consent_that_is_not_valid_lifts_nothing(changes: dict[str, object]) -> None:
+    contact = replace(PERSON, acts=(replace(AGREED, **changes),))
+    assert verdict(contact, suppression(since=BEFORE)).reason is Reason.SUPPRESSED_UNSUBSCRIBE
+
+
+def test_consent_that_was_withdrawn_lifts_nothing() -> None:
+    contact = replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN))
+    assert said(verdict(contact, suppression(since=BEFORE))) == "refuse suppressed_unsubscribe"
+
+
+def test_what_yields_is_judged_on_like_any_other() -> None:
+    contact = replace(SUBSCRIBER, tags=frozenset({"restricted"}))
+    assert said(verdict(contact, suppression(since=BEFORE))) == "refuse contact_restricted"
+    paused = replace(OFFERS, paused=True)
+    answer = verdict(SUBSCRIBER, suppression(since=BEFORE), stream=paused)
+    assert said(answer) == "defer stream_paused"
+
+
+def test_consent_for_its_purpose_opens_a_transactional_stream_too() -> None:
+    entry = suppression("all", since=BEFORE)
+    assert said(verdict(SUBSCRIBER, entry, stream=NOTES)) == "allow transactional"
+    assert said(verdict(SUBSCRIBER, entry, stream=RECEIPTS)) == "refuse suppressed_unsubscribe"
+
+
+def test_what_did_not_hold_is_not_said_to_have_yielded() -> None:
+    other: Suppression = suppression("purpose:news", since=BEFORE)
+    assert verdict(SUBSCRIBER, other).detail is None
