@@ -12,8 +12,8 @@ BareNewline = Literal["reject", "normalize"]
 _END = b"\r\n.\r\n"
 _ALONE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _STRAY = re.compile(rb"\r\n(?:\.(?=\n))?|\n\.?|\r")
-_UNSETTLED = re.compile(rb"(?:\r\n\.?|\n|\r)\Z")
-"""What stands so at the end of a chunk is judged together with what follows it."""
+_UNSETTLED = re.compile(rb"(?:\r\n\.?|(?:\r\n\.)?\n|\r)\Z")
+"""What stands so at the end of a chunk means one thing or another by what follows it."""
 
 
 class BareNewlineError(Exception):
@@ -77,7 +77,7 @@ class ContentReader:
     def _releasable(self, buffer: bytes) -> int:
         """How much cannot be a part of the terminator nor change with what follows."""
         cut = max(len(buffer) - 4, 0)
-        unsettled = _UNSETTLED.search(buffer, max(cut - 3, 0), cut)
+        unsettled = _UNSETTLED.search(buffer, max(cut - 4, 0), cut)
         return unsettled.start() if unsettled else cut
 
 

@@ -1,0 +1,139 @@
+"""Feeding the server engine: in one piece, octet by octet, cut anywhere."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.commands import Data, Hello, Quit, Rcpt
+from smtpproxy.wire.server import (
+    BLOCKED,
+    NEED_DATA,
+    Answered,
+    Broken,
+    Command,
+    ContentChunk,
+    EndOfContent,
+    ServerConnection,
+)
+
+HELLO = b"EHLO client.example\r\n"
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8)
+"""Lengths of pieces, used over and over."""
+
+quick = settings(deadline=None, max_examples=60)
+"""Many small examples, none of them timed."""
+
+Answer = Callable[[Command], Reply]
+
+
+def cut(data: bytes, sizes: Sequence[int] = ()) -> Iterator[bytes]:
+    """Yield `data` in pieces of these sizes, over and over; without sizes, whole."""
+    position = 0
+    for size in itertools.cycle(sizes or [len(data) or 1]):
+        yield data[position : position + size]
+        position += size
+        if position >= len(data):
+            return
+
+
+def accept(command: Command) -> Reply:
+    """Yes to everything; EHLO and HELO are answered by the engine's own words."""
+    match command:
+        case Data():
+            return Reply(354, None, ("go on",))
+        case Quit():
+            return Reply.of(221, "2.0.0", "bye")
+        case _:
+            return Reply.of(250, "2.0.0", type(command).__name__)
+
+
+@dataclass
+class Talk:
+    """What a session came to: all that must not depend on how its input was cut."""
+
+    replies: bytes = b""
+    commands: list[Command] = field(default_factory=list)
+    contents: list[bytes] = field(default_factory=list)
+    cause: str | None = None  # of the engine's ending it
+    errors: int = 0
+
+    @property
+    def lines(self) -> list[str]:
+        """The replies, one line each, without the greeting's."""
+        return self.replies.decode().split("\r\n")[:-1]
+
+    @property
+    def codes(self) -> list[str]:
+        """Code and enhanced code (or the next word) of every reply's last line."""
+        last = [line for line in self.lines if line[3] == " "]
+        return [" ".join(line.split(" ")[:2]) for line in last]
+
+
+class Server:
+    """An engine with somebody who answers. `groups`: how many RCPTs were seen together."""
+
+    def __init__(self, answer: Answer = accept, **options: Any) -> None:
+        self.engine = ServerConnection("relay.example", **{"size_limit": 1000, **options})
+        self.talk = Talk()
+        self.groups: list[int] = []
+        self._answer = answer
+        self._unanswered: list[Command] = []
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the replies to `data`."""
+        said = len(self.talk.replies)
+        self.engine.receive_data(data)
+        while (event := self.engine.next_event()) is not NEED_DATA or self._unanswered:
+            match event:
+                case ContentChunk(chunk):
+                    self.talk.contents[-1] += chunk
+                case Answered(reply, error):
+                    self.talk.replies += reply
+                    self.talk.errors += error
+                case Broken(reply, cause):
+                    self.talk.replies += reply
+                    self.talk.cause = cause
+                case _ if event is BLOCKED or event is NEED_DATA:
+                    self._answer_all()
+                case _:
+                    self._unanswered.append(event)
+        return self.talk.replies[said:]
+
+    def _answer_all(self) -> None:
+        assert self._unanswered, "blocked, though all is answered"
+        if isinstance(self._unanswered[0], Rcpt):
+            self.groups.append(len(self._unanswered))
+        for command in self._unanswered:
+            reply = self._answer(command)
+            if isinstance(command, Hello):
+                reply = self.engine.hello_reply(command)
+            if isinstance(command, Data) and reply.code == 354:
+                self.talk.contents.append(b"")
+            self.talk.replies += self.engine.answer(reply)
+            self.talk.commands.append(command)
+        self._unanswered.clear()
+
+
+def talk(data: bytes, sizes: Sequence[int] = (), answer: Answer = accept, **options: Any) -> Talk:
+    """Hold a whole session."""
+    server = Server(answer, **options)
+    for piece in cut(data, sizes):
+        server.feed(piece)
+    return server.talk
+
+
+def settled(data: bytes, answer: Answer = accept, **options: Any) -> Talk:
+    """Hold a session whole, octet by octet and in odd pieces; it has to come to the same."""
+    whole = talk(data, (), answer, **options)
+    for sizes in ((1,), (2,), (3, 1), (7, 5)):
+        assert talk(data, sizes, answer, **options) == whole, f"differs in pieces of {sizes}"
+    return whole
+
+
+def ended(talked: Talk) -> list[EndOfContent]:
+    return [command for command in talked.commands if isinstance(command, EndOfContent)]
