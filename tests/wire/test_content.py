@@ -258,7 +258,7 @@ def test_stuffing_is_undone_by_unstuffing(content: bytes) -> None:
 @quick
 @given(octets)
 def test_stuffed_content_ends_only_where_it_ends(content: bytes) -> None:
-    whole = stuffed(content).replace(b"\0", b"") + b"\r\n.\r\n"
+    whole = stuffed(content) + END
     assert parted(whole)[0] == whole[:-3]
 
 
