@@ -71,6 +71,13 @@ def relay_config(root: Path, upstream: str, overrides: Mapping[str, Any] | None 
     return _merge(base, overrides or {})
 
 
+def listener(name: str, *streams: str, default: str | None = None, **more: Any) -> dict[str, Any]:
+    """A `[[listener]]` on a free port for the `listener` key of a configuration."""
+    table = {"name": name, "protocol": "smtp", "address": f"{LOOPBACK}:{free_port()}", **more}
+    table["streams"] = list(streams)
+    return table if default is None else {**table, "default_stream": default}
+
+
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():

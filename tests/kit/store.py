@@ -4,9 +4,11 @@ They fit the streams of tests/kit/relay.py (offers, receipts, appeals, b2b). `co
 gives them to a store in memory, `ndjson()` and `suppressions()` to the import commands.
 """
 
+import asyncio
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from smtpproxy.policy.model import (
@@ -19,6 +21,8 @@ from smtpproxy.policy.model import (
     Purchase,
     Source,
 )
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_store
 from smtpproxy.store.protocols import ContactStore, SuppressionEntry, SuppressionStore
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
@@ -139,6 +143,17 @@ async def fill(store: ContactStore, suppressions: SuppressionStore, now: datetim
     """Put everybody into a store; usually both arguments are the same object."""
     await store.put_contacts(contacts(now))
     await suppressions.add_suppressions(suppression_entries(now))
+
+
+def fill_database(url: str, state_dir: Path, now: datetime = NOW) -> None:
+    """Put everybody into the store of a relay, running or not yet started."""
+
+    async def put() -> None:
+        store = open_store(StoreSettings(url), state_dir)
+        await fill(store, store, now)
+        await store.close()
+
+    asyncio.run(put())
 
 
 def ndjson(now: datetime = NOW) -> list[str]:

@@ -1,0 +1,27 @@
+"""What a relay put on record, read by the product's own reader."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from smtpproxy.sinks.journal_reader import Record, read
+from tests.kit.relay import RelayProcess
+
+
+def records(relay: RelayProcess, **chosen: Any) -> list[Record]:
+    """Every record of the relay's journal, or those that `read` chooses."""
+    return list(read(folder(relay), **chosen))
+
+
+def folder(relay: RelayProcess) -> Path:
+    return Path(relay.config["server"]["state_dir"]) / "audit"
+
+
+def relayed(entries: Sequence[Record]) -> list[Record]:
+    """The messages that were put to the upstream."""
+    return [entry for entry in entries if entry.decided.stage == "data" and entry.decided.relayed]
+
+
+def outcome(entry: Record) -> int | None:
+    """The code of the upstream's answer; None when it is not known."""
+    return None if entry.outcome is None else entry.outcome.code
