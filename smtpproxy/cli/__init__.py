@@ -45,6 +45,7 @@ class LazyCommands(CommandFrame):
 
 
 @click.group(
+    "smtpproxy",
     cls=LazyCommands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
