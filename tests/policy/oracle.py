@@ -1,0 +1,162 @@
+"""Sections 4 and 5 of the design written down once more, as plainly as they read.
+
+Slow, flat and without the rules' own code: what both say is what the design says.
+"""
+
+from calendar import monthrange
+from datetime import datetime
+
+from smtpproxy.policy.model import Contact, RecipientFacts, Rulebook, Stream
+
+WIDENED = ("unsubscribe", "complaint", "objection", "erasure", "external")
+
+
+def expected(
+    address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
+) -> str:
+    """Return `allow BASIS`, `refuse REASON` or `defer REASON`."""
+    answer = _basis(address, stream, facts, book, now)
+    if answer.startswith("allow") and stream.stream_class == "marketing" and stream.paused:
+        return "defer stream_paused"
+    return answer
+
+
+def _basis(
+    address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
+) -> str:
+    contact = facts.contact
+    marketing = stream.stream_class == "marketing"
+    consent = _consent(stream, contact, book, now) if contact else "consent_missing"
+    given = None
+    if contact:
+        given = max((a.at for a in contact.acts if a.purpose == stream.purpose), default=None)
+
+    # 0
+    scopes = ["all"] + ["marketing"] * marketing
+    if stream.purpose is not None:
+        scopes.append(f"purpose:{stream.purpose}")
+    holding = []
+    for entry in facts.suppressions:
+        if entry.scope not in scopes or (entry.widened and entry.origin not in WIDENED):
+            continue
+        if entry.origin == "unsubscribe" and consent == "valid" and given and given > entry.since:
+            continue
+        holding.append((scopes.index(entry.scope), entry.since, entry.origin))
+    if holding:
+        widest = min(holding, key=lambda entry: entry[:2])
+        return f"refuse suppressed_{widest[2]}"
+    # 1
+    if not marketing:
+        return "allow transactional"
+    # 2
+    if consent == "consent_withdrawn":
+        return "refuse consent_withdrawn"
+    # 3
+    if contact is None:
+        local, domain = address.split("@")
+        consumer = any(domain == d or domain.endswith("." + d) for d in book.consumer_domains)
+        if local in book.role_local_parts and not consumer:
+            return "allow generic_address"
+        # 4
+        return "refuse no_record"
+    if contact.audience == "generic":
+        return "allow generic_address"
+    # 5
+    if "restricted" in contact.tags:
+        return "refuse contact_restricted"
+    # 6
+    if contact.source in ("web", "harvested", "guessed"):
+        return "refuse source_forbidden"
+    if contact.source in ("purchased", "rented", "exchanged", "partner"):
+        p = contact.provenance
+        if p is None or not p.supplier or not p.sender_disclosed:
+            return "refuse source_undisclosed"
+    elif contact.source != "direct":
+        return "refuse source_unproven"
+    # 7
+    if consent == "valid":
+        return "allow consent"
+    return _other_basis(stream, contact, consent, book, now)
+
+
+def _other_basis(
+    stream: Stream, contact: Contact, consent: str, book: Rulebook, now: datetime
+) -> str:
+    purchases = [p for p in contact.purchases if p.at <= now]
+    recent = [p for p in purchases if now <= _years_later(p.at, book.customer_years)]
+    similar = [p for p in recent if p.product in stream.products]
+    informed = contact.informed_at is not None and contact.informed_at <= now
+    if informed and contact.informed_at and contact.collected_at:
+        informed = contact.informed_at <= contact.collected_at
+    last = _last_activity(contact, book, now)
+    active = last is not None and now <= _years_later(last, book.activity_years)
+    charity = stream.nature == "charity"
+    professional = contact.audience == "professional"
+    related = bool(stream.topics & contact.occupations)
+    # 8 to 10
+    if similar and contact.source == "direct" and informed and contact.optout_offered:
+        return "allow existing_customer"
+    if charity and informed and contact.optout_offered and active:
+        return "allow charity"
+    if professional and informed and related and active:
+        return "allow professional"
+    # 11
+    if consent != "consent_missing":
+        return f"refuse {consent}"
+    missing = []
+    if purchases:
+        missing = [
+            (not recent, "customer_stale"),
+            (not similar, "product_not_similar"),
+            (contact.source != "direct", "source_not_direct"),
+            (not informed, "notice_missing"),
+            (not contact.optout_offered, "optout_not_offered"),
+        ]
+    elif charity:
+        missing = [
+            (not informed, "notice_missing"),
+            (not contact.optout_offered, "optout_not_offered"),
+            (not active, "inactive"),
+        ]
+    elif professional:
+        missing = [
+            (not informed, "notice_missing"),
+            (not related, "topic_unrelated"),
+            (not active, "inactive"),
+        ]
+    return f"refuse {next((r for wrong, r in missing if wrong), 'consent_missing')}"
+
+
+def _consent(stream: Stream, contact: Contact, book: Rulebook, now: datetime) -> str:
+    """Return `valid`, or the failure."""
+    acts = [a for a in contact.acts if a.purpose == stream.purpose]
+    if not acts:
+        return "consent_missing"
+    come = [a for a in acts if a.withdrawal or a.at <= now]
+    if come and max(come, key=lambda a: (a.at, a.withdrawal)).withdrawal:
+        return "consent_withdrawn"
+    act = max(acts, key=lambda a: a.at)
+    last = _last_activity(contact, book, now)
+    checks = [
+        (act.method in ("preticked_box", "implied", "silence"), "consent_preticked"),
+        (act.conditional, "consent_conditional"),
+        (
+            act.method not in book.valid_methods or not act.evidence.wording or act.at > now,
+            "consent_unproven",
+        ),
+        ("email" not in act.channels, "consent_channel"),
+        (last is None or now > _years_later(last, book.consent_years), "consent_expired"),
+    ]
+    return next((failure for wrong, failure in checks if wrong), "valid")
+
+
+def _last_activity(contact: Contact, book: Rulebook, now: datetime) -> datetime | None:
+    moments = [contact.collected_at, contact.last_activity_at]
+    moments += [p.at for p in contact.purchases]
+    moments += [a.at for a in contact.acts if not a.withdrawal and a.method in book.valid_methods]
+    return max((m for m in moments if m is not None and m <= now), default=None)
+
+
+def _years_later(moment: datetime, years: int) -> datetime:
+    year = moment.year + years
+    return moment.replace(year=year, day=min(moment.day, monthrange(year, moment.month)[1]))

@@ -1,0 +1,134 @@
+"""Cases made of few values, so that everything meets everything: random, or by hypothesis."""
+
+from datetime import datetime, timedelta
+from random import Random
+
+from hypothesis import strategies as st
+
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Nature,
+    Origin,
+    Provenance,
+    Purchase,
+    RecipientFacts,
+    Source,
+    Stream,
+    StreamClass,
+    Suppression,
+)
+from tests.policy.cases import DAY, NOW, THREE_YEARS_AGO, TICK
+
+ADDRESSES = ["jeanne@example.org", "contact@example.org", "contact@gmail.com", "info@x.free.fr"]
+
+# Round the edges: three years ago, now, and what has not happened yet.
+MOMENTS = [
+    THREE_YEARS_AGO - timedelta(days=400),
+    THREE_YEARS_AGO - TICK,
+    THREE_YEARS_AGO,
+    THREE_YEARS_AGO + TICK,
+    NOW - 30 * DAY,
+    NOW - DAY,
+    NOW - TICK,
+    NOW,
+    NOW + TICK,
+    NOW + DAY,
+]
+PRODUCTS = ["shoes", "hats"]
+PURPOSES = ["offers", "news"]
+SCOPES = ["all", "marketing", "purpose:offers", "purpose:news"]
+CLASSES = [StreamClass.MARKETING] * 4 + [StreamClass.TRANSACTIONAL]
+METHODS = ["unticked_box"] * 4 + ["silence", "other", None]
+CHANNELS = [frozenset({"email"})] * 4 + [frozenset({"sms"})]
+EVIDENCE = [Evidence("form")] * 4 + [Evidence()]
+SOURCES = [Source.DIRECT] * 6 + [None, *Source]
+TAGS = [frozenset[str]()] * 3 + [frozenset({"restricted"})]
+PROVENANCES = [None, Provenance(), Provenance("X"), Provenance("X", sender_disclosed=True)]
+
+
+def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
+    """Return an address, a stream and what is known."""
+    entries = tuple(
+        Suppression(
+            random.choice(SCOPES),
+            random.choice(list(Origin)),
+            random.choice(MOMENTS),
+            random.random() < 0.3,
+        )
+        for _ in range(random.choice([0, 0, 0, 1, 2]))
+    )
+    contact = _contact(random) if random.random() < 0.9 else None
+    return random.choice(ADDRESSES), _stream(random), RecipientFacts(entries, contact)
+
+
+def _stream(random: Random) -> Stream:
+    return Stream(
+        "s",
+        random.choice(CLASSES),
+        random.choice(PURPOSES),
+        random.choice(list(Nature)),
+        products=_some(random),
+        topics=_some(random),
+        paused=random.random() < 0.2,
+    )
+
+
+def _contact(random: Random) -> Contact:
+    return Contact(
+        "jeanne@example.org",
+        random.choice(list(Audience)),
+        random.choice(SOURCES),
+        _maybe(random),
+        _maybe(random),
+        random.random() < 0.6,
+        _maybe(random),
+        _some(random),
+        random.choice(TAGS),
+        random.choice(PROVENANCES),
+        tuple(
+            Purchase(random.choice(PRODUCTS), random.choice(MOMENTS))
+            for _ in range(random.choice([0, 0, 1, 2]))
+        ),
+        _acts(random),
+    )
+
+
+def _acts(random: Random) -> tuple[ConsentAct, ...]:
+    """No two of a kind for one purpose at one time: either could be the newest."""
+    acts = [
+        ConsentAct(
+            random.choice(PURPOSES),
+            random.choice(MOMENTS),
+            random.random() < 0.3,
+            random.choice(METHODS),
+            random.random() < 0.2,
+            random.choice(CHANNELS),
+            random.choice(EVIDENCE),
+        )
+        for _ in range(random.choice([0, 0, 1, 1, 2, 3]))
+    ]
+    return tuple({(act.purpose, act.at, act.withdrawal): act for act in acts}.values())
+
+
+def _some(random: Random) -> frozenset[str]:
+    return frozenset(random.sample(PRODUCTS, random.randrange(3)))
+
+
+def _maybe(random: Random) -> datetime | None:
+    return random.choice([None, *MOMENTS])
+
+
+# Hypothesis draws a seed and shrinks the suppressions it adds; the case is the same for
+# the same seed.
+cases = st.integers(0, 2**32).map(lambda seed: random_case(Random(seed)))
+streams = st.integers(0, 2**32).map(lambda seed: _stream(Random(seed)))
+suppressions = st.builds(
+    Suppression,
+    scope=st.sampled_from(SCOPES),
+    origin=st.sampled_from(Origin),
+    since=st.sampled_from(MOMENTS),
+    widened=st.booleans(),
+)

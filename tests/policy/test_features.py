@@ -1,0 +1,109 @@
+"""From raw header octets to what the rules see."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.policy.features import MessageIdentity, read_features, read_identity
+from smtpproxy.policy.model import MessageFeatures
+
+STREAM_HEADER = "X-Mail-Stream"
+GOOD = (
+    b"Message-ID: <1@example.com>\r\n"
+    b"From: =?utf-8?Q?Caf=C3=A9?= <offers@Example.com>\r\n"
+    b"Subject: =?utf-8?B?w4k=?=t=?utf-8?Q?=C3=A9?=\r\n"
+    b"x-mail-stream: offers\r\n"
+    b"List-Unsubscribe: <https://example.com/u/1>,\r\n <mailto:leave@example.com>\r\n"
+    b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+    b"\r\n"
+)
+
+
+def _read(raw: bytes) -> MessageFeatures:
+    return read_features(HeaderBlock(raw), STREAM_HEADER)
+
+
+def test_a_good_message() -> None:
+    assert _read(GOOD) == MessageFeatures(
+        from_domains=("example.com",),
+        stream_header=("offers",),
+        unsubscribe_fields=1,
+        unsubscribe_https=("https://example.com/u/1",),
+        unsubscribe_mailto=("mailto:leave@example.com",),
+        one_click=True,
+    )
+
+
+MALFORMED = [
+    (b"To: a@x\r\n", "there is no From field"),
+    (b"From: a@x\r\nfrom : b@x\r\n", "there are 2 From fields"),
+    (b"From: \r\n", "the From field holds no address"),
+    (b"From: nobody: ;\r\n", "the From field holds no address"),
+    (b"From: Shop, Inc. <a@x>\r\n", "a name without an address"),
+    (b"From: a@x\r\nTo: \0\r\n", "a NUL in line 2"),
+    (b"From: a@x\r\nnonsense\r\n", "line 2 is no header field"),
+    (b" From: a@x\r\n", "line 1 continues a field"),
+    (b"", "there is no From field"),
+]
+
+
+@pytest.mark.parametrize(("raw", "said"), MALFORMED)
+def test_what_cannot_be_read_is_said(raw: bytes, said: str) -> None:
+    malformed = _read(raw + b"\r\n").malformed
+    assert malformed is not None
+    assert malformed.startswith(said)
+
+
+def test_every_from_address_counts() -> None:
+    raw = b'From: a@x, Team: "b" <b@M\xc3\x9cNCHEN.de>, c@[192.0.2.1];\r\n'
+    assert _read(raw).from_domains == ("x", "xn--mnchen-3ya.de", "[192.0.2.1]")
+
+
+def test_every_stream_header_counts() -> None:
+    raw = b"From: a@x\r\nX-Mail-Stream:offers\r\nX-MAIL-STREAM : \r\n news \r\n"
+    assert _read(raw).stream_header == ("offers", "news")
+    assert _read(b"X-Mail-Stream:\r\n").stream_header == ("",)
+
+
+def test_several_unsubscribe_fields_are_counted_with_all_they_offer() -> None:
+    features = _read(GOOD[:-2] + b"List-Unsubscribe: =?utf-8?q?=3Chttps://b.example=3E?=\r\n\r\n")
+    assert features.unsubscribe_fields == 2
+    assert features.unsubscribe_https == ("https://example.com/u/1", "https://b.example")
+    assert features.unsubscribe_encoded
+
+
+def test_one_click_must_be_said_exactly_once() -> None:
+    line = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+    assert not _read(GOOD.replace(line, b"")).one_click
+    assert not _read(GOOD.replace(line, line + line)).one_click
+    assert not _read(GOOD.replace(line, line.lower())).one_click
+    name = b"list-unsubscribe-POST : List-Unsubscribe=One-Click\r\n"
+    assert _read(GOOD.replace(line, name)).one_click
+
+
+def test_identity_is_decoded_and_one_line() -> None:
+    assert read_identity(HeaderBlock(GOOD)) == MessageIdentity(
+        "<1@example.com>", "Été", "Café <offers@Example.com>"
+    )
+    assert read_identity(HeaderBlock(b"\r\n")) == MessageIdentity()
+    odd = HeaderBlock(b"Subject: =?utf-8?q?a=0D=0Ab=00?= caf\xe9\r\nSubject: second\r\n")
+    assert read_identity(odd).subject == "a  b  caf\ufffd"
+    long = HeaderBlock(b"Subject: " + b"x" * 5000 + b"\r\n")
+    assert read_identity(long).subject == "x" * 998
+
+
+alphabet = st.sampled_from(
+    [
+        *(b"From: ", b"List-Unsubscribe: ", b"List-Unsubscribe-Post: ", b"\r\n", b"\n", b" "),
+        *(b"a@x", b"<", b">", b",", b'"', b"(", b"\0", b"\xff"),
+        *(b"=?utf-8?q?", b"?=", b"https://h"),
+    ]
+)
+
+
+@given(st.lists(alphabet, max_size=30).map(b"".join))
+def test_any_octets_are_read_without_an_error(raw: bytes) -> None:
+    features = _read(raw)
+    assert features.malformed is not None or features.from_domains
+    read_identity(HeaderBlock(raw))

@@ -1,0 +1,159 @@
+"""What holds for every case, not for those that somebody thought of."""
+
+from dataclasses import replace
+from random import Random
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from smtpproxy.mail.address import canonical, widened
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import (
+    Action,
+    Basis,
+    ConsentAct,
+    Origin,
+    Reason,
+    RecipientFacts,
+    Stream,
+    Suppression,
+    Transaction,
+    Verdict,
+)
+from smtpproxy.policy.trace import trace
+from tests.policy.cases import BOOK, NOW, OFFERS, SUBSCRIBER, said
+from tests.policy.oracle import expected
+from tests.policy.strategies import cases, random_case, streams, suppressions
+
+# No recipient's own reason: the message's, trouble of ours, and none at all.
+OTHER_REASONS = {
+    Reason.NONE,
+    Reason.HEADER_MALFORMED,
+    Reason.STREAM_NOT_PERMITTED,
+    Reason.SENDER_NOT_PERMITTED,
+    Reason.UNSUBSCRIBE_MISSING,
+    Reason.UNSUBSCRIBE_MALFORMED,
+    Reason.ONE_CLICK_MISSING,
+    Reason.RECIPIENTS_REFUSED,
+    Reason.TEMPORARY_FAILURE,
+}
+
+Case = tuple[str, Stream, RecipientFacts]
+
+
+def _judge(address: str, stream: Stream, facts: RecipientFacts) -> Verdict:
+    return judge(Transaction((stream,), (address,)), {address: facts}, BOOK, NOW).recipients[0]
+
+
+def test_the_rules_say_what_the_design_says() -> None:
+    """A sweep against the design written down once more, which must reach every answer."""
+    random = Random(20260601)
+    seen = set()
+    for _ in range(30_000):
+        address, stream, facts = random_case(random)
+        # two suppressions of one scope and time: either may be named
+        keys = {(entry.scope, entry.since) for entry in facts.suppressions}
+        if len(keys) == len(facts.suppressions):
+            answer = said(_judge(address, stream, facts))
+            assert answer == expected(address, stream, facts, BOOK, NOW), (address, stream, facts)
+            seen.add(answer.partition(" ")[2])
+    recipient_reasons = set(Reason) - OTHER_REASONS
+    assert seen == recipient_reasons | set(Basis)
+
+
+@given(cases, suppressions)
+def test_one_more_suppression_never_lets_mail_through(case: Case, more: Suppression) -> None:
+    address, stream, facts = case
+    before = _judge(address, stream, facts)
+    after = _judge(address, stream, replace(facts, suppressions=(*facts.suppressions, more)))
+    if before.action is Action.REFUSE:
+        assert after.action is Action.REFUSE
+    elif after.action is not Action.REFUSE:
+        assert after.basis is before.basis
+
+
+@given(cases)
+def test_what_is_dated_later_than_now_never_lets_mail_through(case: Case) -> None:
+    """Taking the sender's future claims away changes no refusal into an allowance, nor back."""
+    address, stream, facts = case
+    assume(facts.contact is not None)
+    assert facts.contact is not None
+    past = replace(
+        facts.contact,
+        last_activity_at=_past(facts.contact.last_activity_at),
+        purchases=tuple(p for p in facts.contact.purchases if p.at <= NOW),
+        acts=tuple(a for a in facts.contact.acts if a.at <= NOW or a.withdrawal),
+    )
+    with_claims = _judge(address, stream, facts)
+    without = _judge(address, stream, replace(facts, contact=past))
+    if without.action is Action.REFUSE:
+        assert with_claims.action is Action.REFUSE
+
+
+def _past(at: object) -> object:
+    return at if at is not None and at <= NOW else None  # type: ignore[operator]
+
+
+@given(cases)
+def test_a_withdrawal_now_always_stops_marketing(case: Case) -> None:
+    address, stream, facts = case
+    assume(facts.contact is not None and stream.purpose is not None)
+    assert facts.contact is not None
+    assert stream.purpose is not None
+    act = ConsentAct(stream.purpose, NOW, withdrawal=True)
+    contact = replace(facts.contact, acts=(*facts.contact.acts, act))
+    verdict = _judge(address, stream, replace(facts, contact=contact))
+    assert verdict.action is Action.REFUSE or verdict.basis == "transactional"
+
+
+@given(cases)
+def test_the_trace_ends_where_the_verdict_was_made(case: Case) -> None:
+    address, stream, facts = case
+    verdict = _judge(address, stream, facts)
+    steps = trace(Transaction((stream,), (address,)), 0, {address: facts}, BOOK, NOW)
+    decided = [step for step in steps if step.outcome != "passed"]
+    assert (decided[-1].rule, decided[-1].outcome) == (verdict.rule, verdict.action)
+    assert all(step.text and step.source for step in steps)
+    assert not any("None" in step.text or "{" in step.text for step in steps)
+
+
+@given(cases, st.lists(streams, min_size=1, max_size=2))
+def test_an_uncertain_stream_refuses_exactly_what_all_candidates_refuse(
+    case: Case, others: list[Stream]
+) -> None:
+    address, stream, facts = case
+    streams = [stream, *others]
+    each = [_judge(address, stream, facts) for stream in streams]
+    together = judge(
+        Transaction(tuple(streams), (address,)), {address: facts}, BOOK, NOW
+    ).recipients[0]
+    if all(verdict.action is Action.REFUSE for verdict in each):
+        assert together == each[0]
+    else:
+        assert together.action is Action.ALLOW
+        assert together.basis is None
+    steps = trace(Transaction(tuple(streams), (address,)), 0, {address: facts}, BOOK, NOW)
+    assert steps[-1].outcome == together.action or steps[-1].rule == "paused"
+
+
+variants = st.sampled_from(
+    ["jeanne+a@example.org", "Jeanne@example.org", "jeanne@gmail.com", "j.eanne+b@googlemail.com"]
+)
+
+
+@given(variants, variants, st.sampled_from(Origin))
+def test_a_widened_key_never_allows_what_the_exact_one_refuses(
+    asked: str, listed: str, origin: Origin
+) -> None:
+    """As a store answers: exact entries, and those that share the widened key only."""
+    key = canonical(asked)
+    exact = canonical(listed) == key
+    if not exact and widened(canonical(listed)) != widened(key):
+        return
+    entry = Suppression("all", origin, NOW, widened=not exact)
+    verdict = _judge(key, OFFERS, RecipientFacts((entry,), SUBSCRIBER))
+    strictly = _judge(key, OFFERS, RecipientFacts((replace(entry, widened=False),), SUBSCRIBER))
+    assert strictly.action is Action.REFUSE
+    assert verdict.action is Action.REFUSE or (
+        not exact and origin in (Origin.BOUNCE, Origin.MANUAL)
+    )

@@ -1,0 +1,34 @@
+"""docs/reasons.md has a paragraph for each reason, and for no other."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import Action, Reason, Verdict
+from smtpproxy.policy.replies import reply_codes
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "reasons.md").read_text("utf-8")
+PARAGRAPHS = dict(re.findall(r"^### (\w+)\n\n(.+?)\n(?=\n|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
+DEFERRALS = {Reason.STREAM_PAUSED, Reason.TEMPORARY_FAILURE}
+
+
+def test_every_reason_is_explained_and_nothing_else() -> None:
+    headings = re.findall(r"^### (.*)$", DOCUMENT, re.MULTILINE)
+    assert sorted(headings) == sorted(Reason)
+    assert set(PARAGRAPHS) == set(headings)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_paragraph_has_the_rule_what_to_do_and_the_reply(reason: Reason) -> None:
+    text = " ".join(PARAGRAPHS[reason].split())
+    meaning, rule, advice, reply = re.split(r" Rule: | What to do: | Reply: ", text)
+    assert len(meaning) > 40
+    assert re.match(r"\d", rule)
+    assert advice
+    if reason is Reason.NONE:
+        assert reply == "the upstream's own."
+        return
+    action = Action.DEFER if reason in DEFERRALS else Action.REFUSE
+    code, enhanced = reply_codes(Verdict(action, reason))
+    assert reply.startswith(f"`{code} {enhanced}`")

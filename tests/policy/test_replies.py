@@ -1,0 +1,137 @@
+"""The replies that clients read, to the letter of the design."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpproxy.policy.model import Action, Reason, Verdict
+from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply, reply_codes
+
+ID = "01J9ZK3V5N8Q2W4X6Y7Z8A9B0C"
+
+
+def refuse(reason: Reason) -> Verdict:
+    return Verdict(Action.REFUSE, reason)
+
+
+def defer(reason: Reason) -> Verdict:
+    return Verdict(Action.DEFER, reason)
+
+
+WITHDRAWN = refuse(Reason.CONSENT_WITHDRAWN)
+MISSING = refuse(Reason.CONSENT_MISSING)
+NO_RECORD = refuse(Reason.NO_RECORD)
+PAUSED = defer(Reason.STREAM_PAUSED)
+FAILED = defer(Reason.TEMPORARY_FAILURE)
+
+
+def test_a_refused_recipient() -> None:
+    reply = recipient_reply("a@b.example", WITHDRAWN, "offers", ID)
+    assert reply.encode() == (
+        b"550 5.7.1 <a@b.example> refused: consent_withdrawn (stream offers) id=%s\r\n"
+        % ID.encode()
+    )
+
+
+def test_a_deferred_recipient() -> None:
+    assert str(recipient_reply("a@b.example", PAUSED, "offers", ID)) == (
+        f"450 4.7.0 <a@b.example> deferred: stream_paused (stream offers) id={ID}"
+    )
+    assert str(recipient_reply("a@b.example", FAILED, "offers", ID)) == (
+        f"451 4.3.0 <a@b.example> deferred: temporary_failure (stream offers) id={ID}"
+    )
+
+
+MESSAGES = [
+    (refuse(Reason.UNSUBSCRIBE_MISSING), "550 5.7.0 refused: unsubscribe_missing"),
+    (refuse(Reason.UNSUBSCRIBE_MALFORMED), "550 5.7.0 refused: unsubscribe_malformed"),
+    (refuse(Reason.ONE_CLICK_MISSING), "550 5.7.0 refused: one_click_missing"),
+    (refuse(Reason.HEADER_MALFORMED), "554 5.6.0 refused: header_malformed"),
+    (refuse(Reason.SENDER_NOT_PERMITTED), "550 5.7.1 refused: sender_not_permitted"),
+    (refuse(Reason.STREAM_NOT_PERMITTED), "550 5.7.1 refused: stream_not_permitted"),
+    (refuse(Reason.RECIPIENTS_REFUSED), "550 5.7.1 refused: recipients_refused"),
+    (defer(Reason.RECIPIENTS_REFUSED), "450 4.7.0 deferred: recipients_refused"),
+    (FAILED, "451 4.3.0 deferred: temporary_failure"),
+]
+
+
+@pytest.mark.parametrize(("verdict", "text"), MESSAGES)
+def test_messages(verdict: Verdict, text: str) -> None:
+    assert str(message_reply(verdict, "offers", ID)) == f"{text} (stream offers) id={ID}"
+
+
+def test_recipients_that_could_not_be_told_at_rcpt() -> None:
+    named = [("a@x", MISSING), ("b@y", NO_RECORD)]
+    assert str(recipients_reply(named, "offers", ID)) == (
+        f"550 5.7.1 refused: <a@x> consent_missing, <b@y> no_record (stream offers) id={ID}"
+    )
+
+
+def test_only_the_refused_are_named_when_there_are_any() -> None:
+    assert str(recipients_reply([("a@x", PAUSED), ("b@y", NO_RECORD)], "offers", ID)) == (
+        f"550 5.7.1 refused: <b@y> no_record (stream offers) id={ID}"
+    )
+    assert str(recipients_reply([("a@x", PAUSED), ("b@y", PAUSED)], "offers", ID)) == (
+        f"450 4.7.0 deferred: <a@x> stream_paused, <b@y> stream_paused (stream offers) id={ID}"
+    )
+
+
+def test_a_list_that_is_too_long_is_cut_and_counted() -> None:
+    named = [(f"recipient{n:03}@customer.example", MISSING) for n in range(100)]
+    line = recipients_reply(named, "offers", ID).encode().decode()
+    shown = line.count("<")
+    assert 8 <= shown < 100
+    assert f" consent_missing and {100 - shown} more (stream offers) id={ID}\r\n" in line
+    assert len(line) <= 512
+    # none is left out that would have fitted
+    assert len(line) > 512 - len(", <recipient000@customer.example> consent_missing")
+
+
+def test_what_is_not_printable_ascii_is_shown_by_its_code_point() -> None:
+    shown = recipient_reply("jos\u00e9\U0001f600@x", MISSING, "offers", ID).text
+    assert shown.startswith("<jos\\x{E9}\\x{1F600}@x> refused:")
+    octets = recipient_reply("a\udce9@x", MISSING, "offers", ID).text
+    assert octets.startswith("<a\\x{E9}@x> refused:")
+
+
+def test_nothing_in_an_address_can_end_the_line_or_the_brackets() -> None:
+    evil = 'a@x> refused: none\r\n250 2.1.5 ok <\x00\x7f"'
+    line = recipient_reply(evil, MISSING, "offers\r\n250 ok", ID + "\r\n").encode()
+    assert line.count(b"\r") == line.count(b"\n") == 1
+    assert line.count(b"<") == line.count(b">") == 1
+
+
+def test_what_is_allowed_has_no_reply_of_ours() -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        message_reply(Verdict(Action.ALLOW), "offers", ID)
+    with pytest.raises(ValueError, match="nobody"):
+        recipients_reply([("a@x", Verdict(Action.ALLOW))], "offers", ID)
+
+
+texts = st.text(st.sampled_from("ab@.<>\\\r\n\0 é\udcff漢😀"), max_size=400) | st.text(max_size=40)
+refusals = st.sampled_from([MISSING, WITHDRAWN, PAUSED, FAILED])
+
+
+@given(texts, refusals, texts, texts)
+def test_any_recipient_reply_is_one_line_of_ascii(
+    address: str, verdict: Verdict, stream: str, ident: str
+) -> None:
+    _check(recipient_reply(address, verdict, stream, ident).encode(), verdict)
+
+
+@given(st.lists(st.tuples(texts, refusals), min_size=1, max_size=20), texts)
+def test_any_reply_for_many_is_one_line_of_ascii(
+    named: list[tuple[str, Verdict]], stream: str
+) -> None:
+    worst = next((v for _, v in named if v.action is Action.REFUSE), named[0][1])
+    _check(recipients_reply(named, stream, ID).encode(), worst)
+
+
+def _check(line: bytes, verdict: Verdict) -> None:
+    code, enhanced = reply_codes(verdict)
+    assert line.isascii()
+    assert len(line) <= 512
+    assert line.startswith(f"{code} {enhanced} ".encode())
+    assert line.endswith(b"\r\n")
+    assert line[:-2].decode().isprintable()
+    assert verdict.reason.encode() in line

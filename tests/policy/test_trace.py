@@ -1,0 +1,290 @@
+"""What people read when they ask why."""
+
+from dataclasses import replace
+
+import pytest
+
+from smtpproxy.policy.decide import judge_message
+from smtpproxy.policy.model import (
+    Audience,
+    Contact,
+    MessageFeatures,
+    Origin,
+    Purchase,
+    RecipientFacts,
+    Source,
+    Stream,
+    Suppression,
+    Transaction,
+)
+from smtpproxy.policy.rules import table
+from smtpproxy.policy.trace import TraceStep, message_trace, trace
+from tests.policy.cases import (
+    ADDRESS,
+    AGREED,
+    APPEAL,
+    BOOK,
+    BUYER,
+    COLLECTED,
+    CUSTOMER,
+    DAY,
+    DISCLOSED,
+    GOOD_MESSAGE,
+    NOW,
+    OFFERS,
+    PERSON,
+    RECEIPTS,
+    SUBSCRIBER,
+    THREE_YEARS_AGO,
+    WITHDRAWN,
+    suppression,
+)
+
+
+def _steps(
+    contact: Contact | None,
+    *suppressions: Suppression,
+    streams: tuple[Stream, ...] = (OFFERS,),
+    address: str = ADDRESS,
+) -> tuple[TraceStep, ...]:
+    facts = {address: RecipientFacts(suppressions, contact)}
+    return trace(Transaction(streams, ("x@y", address)), 1, facts, BOOK, NOW)
+
+
+def _told(steps: tuple[TraceStep, ...], rule: str) -> tuple[str, str]:
+    return next((step.outcome, step.text) for step in steps if step.rule == rule)
+
+
+def test_every_rule_that_was_asked_is_told_in_order() -> None:
+    steps = _steps(SUBSCRIBER)
+    assert [(step.rule, step.outcome, step.text) for step in steps] == [
+        ("suppression", "passed", "no suppression of a scope that covers stream offers"),
+        ("transactional", "passed", "stream offers is marketing: a basis is needed"),
+        ("withdrawn", "passed", "consent to offers is not withdrawn"),
+        ("generic_address", "passed", "the audience on record is consumer, not generic"),
+        ("no_record", "passed", "there is a record of the address"),
+        ("restricted", "passed", "the contact is not tagged restricted"),
+        ("source", "passed", "the address was obtained directly"),
+        (
+            "consent",
+            "allow",
+            "consent to offers given on 2025-03-01 by unticked_box; last active on 2025-03-01",
+        ),
+        ("paused", "passed", "stream offers is not paused"),
+    ]
+
+
+def test_every_rule_names_where_it_comes_from() -> None:
+    for rule in (*table.RECIPIENT_RULES, *table.DEFERRALS, *table.MESSAGE_RULES):
+        assert rule.source.startswith("design ")
+        assert " A" in rule.source or "RFC" in rule.source
+
+
+OLD = THREE_YEARS_AGO - DAY
+SILENT = replace(PERSON, collected_at=OLD, informed_at=OLD)
+
+ENDINGS = [
+    (None, OFFERS, "nothing is known of the address"),
+    (None, RECEIPTS, "stream receipts is transactional"),
+    (
+        replace(PERSON, audience=Audience.GENERIC),
+        OFFERS,
+        "the address belongs to an organisation, not to a person",
+    ),
+    (
+        replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN)),
+        OFFERS,
+        "consent to offers was withdrawn, and that is the newest act",
+    ),
+    (
+        replace(PERSON, tags=frozenset({"restricted"})),
+        OFFERS,
+        "the contact is tagged restricted: not for bulk mail",
+    ),
+    (replace(PERSON, source=Source.WEB), OFFERS, "the address was obtained by source web"),
+    (replace(PERSON, source=None), OFFERS, "no known source of the address is on record"),
+    (
+        replace(PERSON, source=Source.RENTED),
+        OFFERS,
+        "the source is rented, and no supplier is on record that disclosed this sender at"
+        " collection",
+    ),
+    (PERSON, OFFERS, "no consent to offers is on record, and no other basis"),
+    (
+        replace(PERSON, acts=(replace(AGREED, method="silence"),)),
+        OFFERS,
+        "the consent of 2025-03-01 came by silence: no act of agreement",
+    ),
+    (
+        replace(PERSON, acts=(replace(AGREED, method=None),)),
+        OFFERS,
+        "the consent of 2025-03-01 lacks an active method or its wording",
+    ),
+    (
+        replace(PERSON, acts=(replace(AGREED, at=NOW + DAY),)),
+        OFFERS,
+        "the consent to offers is dated 2026-06-02, later than now",
+    ),
+    (
+        replace(SILENT, acts=(replace(AGREED, at=OLD),)),
+        OFFERS,
+        "last active on 2023-05-31: consent lasts 3 years from it",
+    ),
+    (
+        CUSTOMER,
+        OFFERS,
+        "bought a product of stream offers within 3 years, and was told and free to refuse at"
+        " collection",
+    ),
+    (
+        replace(PERSON, purchases=(Purchase("hats", COLLECTED),)),
+        OFFERS,
+        "no purchase of the last 3 years is of a product of stream offers",
+    ),
+    (PERSON, APPEAL, "stream appeal is a charity's; told and free to refuse; last active on 2025"),
+    (SILENT, APPEAL, "last active on 2023-05-31: mail must stop 3 years after it"),
+    (replace(PERSON, collected_at=None), APPEAL, "no activity is on record: mail must stop 3"),
+    (BUYER, OFFERS, "a professional, told, and the topic is theirs; last active on 2025-03-01"),
+    (
+        replace(BUYER, occupations=frozenset()),
+        OFFERS,
+        "no topic of stream offers is an occupation on record",
+    ),
+    (SUBSCRIBER, replace(OFFERS, paused=True), "stream offers is paused"),
+]
+
+
+@pytest.mark.parametrize(("contact", "stream", "text"), ENDINGS)
+def test_the_last_step_says_why(contact: Contact | None, stream: Stream, text: str) -> None:
+    decided = [step for step in _steps(contact, streams=(stream,)) if step.outcome != "passed"]
+    assert decided[-1].text.startswith(text)
+
+
+def test_why_other_bases_did_not_hold() -> None:
+    steps = _steps(
+        replace(
+            BUYER,
+            acts=(replace(AGREED, conditional=True),),
+            purchases=(Purchase("shoes", OLD),),
+            occupations=frozenset(),
+        )
+    )
+    assert _told(steps, "consent")[1] == "the consent of 2025-03-01 was a condition of the service"
+    assert _told(steps, "existing_customer")[1] == "no purchase is from the last 3 years"
+    assert _told(steps, "charity")[1] == "stream offers is not a charity's"
+    assert _told(steps, "professional")[1].startswith("no topic of stream offers")
+    assert _told(steps, "nearest_basis")[0] == "refuse"
+
+
+def test_why_an_address_is_not_generic() -> None:
+    assert _told(_steps(None), "generic_address")[1] == "the local part is not on the role list"
+    steps = _steps(None, address="contact@gmail.com")
+    assert _told(steps, "generic_address")[1] == "gmail.com gives mailboxes to private persons"
+
+
+def test_a_source_that_was_handed_on() -> None:
+    steps = _steps(replace(SUBSCRIBER, source=Source.PARTNER, provenance=DISCLOSED))
+    assert (
+        _told(steps, "source")[1] == "the source is partner, and its supplier disclosed this sender"
+    )
+
+
+def test_suppressions() -> None:
+    steps = _steps(SUBSCRIBER, suppression("marketing", Origin.OBJECTION))
+    assert [(step.rule, step.outcome) for step in steps] == [("suppression", "refuse")]
+    assert steps[0].text == "suppressed, origin objection, scope marketing since 2025-03-02"
+
+
+def test_an_unsubscribe_that_yields_is_told_where_it_yields_and_where_mail_is_allowed() -> None:
+    steps = _steps(SUBSCRIBER, suppression(since=COLLECTED - DAY))
+    yields = "the unsubscribe of 2025-02-28 yields to the consent given on 2025-03-01"
+    assert yields in _told(steps, "suppression")[1]
+    assert yields in _told(steps, "consent")[1]
+
+
+def test_candidates_that_do_not_agree_and_that_do() -> None:
+    news = replace(OFFERS, name="news", purpose="news")
+    steps = _steps(SUBSCRIBER, streams=(news, OFFERS))
+    assert [step.text for step in steps] == [
+        "on stream news it would be: refuse consent_missing",
+        "on stream offers it would be: allow by consent",
+        "a stream that it may still be on does not refuse it: not refused yet",
+    ]
+    assert steps[-1].outcome == "allow"
+    refused = _steps(None, streams=(news, OFFERS))
+    assert (refused[-1].rule, refused[-1].outcome) == ("no_record", "refuse")
+
+
+MAILTO = ("mailto:leave@example.com",)
+MESSAGES = [
+    (OFFERS, {}, "message", "every rule for messages of stream offers is kept"),
+    (
+        OFFERS,
+        {"malformed": "a NUL in line 2"},
+        "header",
+        "the header cannot be read: a NUL in line 2",
+    ),
+    (
+        OFFERS,
+        {"from_domains": ("b.example", "example.com", "a.example")},
+        "sender",
+        "From is of a.example, b.example, which is not a domain of offers",
+    ),
+    (
+        OFFERS,
+        {"unsubscribe_fields": 0},
+        "unsubscribe_present",
+        "there is no List-Unsubscribe field",
+    ),
+    (
+        OFFERS,
+        {"unsubscribe_fields": 2},
+        "unsubscribe_usable",
+        "there are 2 List-Unsubscribe fields",
+    ),
+    (
+        OFFERS,
+        {"unsubscribe_https": ()},
+        "unsubscribe_usable",
+        "List-Unsubscribe holds no https URI with a host and no mailto URI with an address",
+    ),
+    (
+        OFFERS,
+        {"unsubscribe_https": (), "unsubscribe_mailto": MAILTO},
+        "one_click",
+        "List-Unsubscribe holds no https URI",
+    ),
+    (
+        OFFERS,
+        {"one_click": False},
+        "one_click",
+        "there is no exact field `List-Unsubscribe-Post: List-Unsubscribe=One-Click`",
+    ),
+    (
+        RECEIPTS,
+        {"unsubscribe_fields": 0},
+        "message",
+        "every rule for messages of stream receipts is kept",
+    ),
+]
+
+
+@pytest.mark.parametrize(("stream", "changes", "rule", "text"), MESSAGES)
+def test_the_message(stream: Stream, changes: dict[str, object], rule: str, text: str) -> None:
+    message: MessageFeatures = replace(GOOD_MESSAGE, **changes)
+    steps = message_trace(stream, message)
+    assert (steps[-1].rule, steps[-1].text) == (rule, text)
+    verdict = judge_message(stream, message)
+    assert (steps[-1].rule, steps[-1].outcome) == (verdict.rule, verdict.action)
+    assert all(step.outcome == "passed" for step in steps[:-1])
+
+
+def test_what_a_good_message_has() -> None:
+    optional = replace(OFFERS, one_click_required=False)
+    message = replace(GOOD_MESSAGE, unsubscribe_encoded=True, unsubscribe_mailto=MAILTO)
+    told = {step.rule: step.text for step in message_trace(optional, message)}
+    assert told["header"] == "the header can be read; From is of example.com"
+    assert told["unsubscribe_usable"] == (
+        "List-Unsubscribe has 2 usable URIs, after decoding encoded words"
+    )
+    assert told["one_click"] == "stream offers does not ask for one-click"
