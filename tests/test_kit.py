@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from tests.kit.parts import needs, program
 from tests.kit.ports import LOOPBACK, free_port, listens
 from tests.kit.postfix import PostfixInstance
 from tests.kit.processes import Running, kill_all, run, running, wait_exit
-from tests.kit.relay import parse_metrics
-from tests.kit.store import people
+from tests.kit.relay import RelayProcess, parse_metrics
+from tests.kit.store import SUPPRESSED, address, ndjson, people, suppressions_csv
 from tests.kit.toml import to_toml
 from tests.kit.upstream import At, Close, Drip, FakeUpstream, Hold, Reply
 
@@ -215,12 +216,37 @@ def test_a_missing_part_skips_and_in_ci_fails(tmp_path: Path, ci: str, outcome: 
     assert "swaks (Debian package swaks)" in done.stdout
 
 
-def test_people_cover_every_basis() -> None:
-    outcomes = {person.outcome for person in people().values()}
-    assert outcomes >= {
-        "consent",
-        "existing_customer",
-        "charity",
-        "professional",
-        "generic_address",
-    }
+def test_the_relay_judges_the_invented_people_as_told(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    """By the import commands, `smtpproxy serve` and its metrics: the kit's whole way."""
+    now = datetime.now(UTC)
+    relay = RelayProcess(tmp_path, upstream.address)
+    relay.fill(ndjson(now), suppressions_csv(now))
+    with relay:
+        bases = []
+        for person in people(now).values():
+            to = person.contact.address
+            domain = "charity.example" if person.stream == "appeals" else "shop.example"
+            message = messages.marketing(sender=f"news@{domain}", to=to, stream=person.stream)
+            code, text = relay.send(message, to, sender=f"news@{domain}")
+            if code == 250:
+                bases.append(person.outcome)
+                allowed = relay.metric(
+                    "smtpproxy_allowed_total", stream=person.stream, basis=person.outcome
+                )
+                assert allowed == bases.count(person.outcome), person
+            else:
+                assert f"<{to}> refused: {person.outcome} (stream" in text, person
+        for name, (_, origin) in SUPPRESSED.items():
+            _, text = relay.send(messages.marketing(to=address(name)), address(name))
+            assert f"refused: suppressed_{origin} " in text
+        assert sorted(bases) == [
+            "charity", "consent", "existing_customer", "generic_address", "professional",
+        ]  # fmt: skip
+        assert len(upstream.messages) == len(bases)
+        pids = relay.pids
+        assert len(pids) > 1
+        assert relay.terminate() == 0
+        for pid in pids[1:]:
+            wait_exit(pid)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from smtpproxy.demo.send import Outcome
 
+NOT_SHOWN = ("_bucket", "_sum", "_count", "_created", "_cpu_seconds_total")
 STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
 
 
@@ -32,7 +33,7 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
 
 
 def print_moved(console: Console, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-    """The counters and gauges that changed, without the buckets of histograms."""
+    """The counters and gauges of mail that changed; histograms are for Grafana."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="metrics that moved")
     table.title_justify = "left"
     table.add_column("metric", overflow="fold")
@@ -40,7 +41,7 @@ def print_moved(console: Console, before: Mapping[str, float], after: Mapping[st
     table.add_column("after", justify="right")
     for name in sorted(after):
         kind = name.partition("{")[0]
-        if not kind.startswith("smtpproxy_") or kind.endswith(("_bucket", "_sum", "_created")):
+        if not kind.startswith("smtpproxy_") or kind.endswith(NOT_SHOWN):
             continue
         if after[name] != before.get(name, 0.0):
             table.add_row(Text(name), f"{before.get(name, 0.0):g}", f"{after[name]:g}")
@@ -53,16 +54,17 @@ def print_try_it(console: Console, port: int, web_port: int, config: Path, keep:
         console.print(f"The relay goes on at 127.0.0.1:{port}. Send one of your own:")
     else:
         console.print("`make demo KEEP=1` leaves the relay running. Then send one of your own:")
+    server = f"127.0.0.1:{port}"
     lines = [
-        f"swaks --server 127.0.0.1:{port} --from news@shop.example --to karim@people.example"
-        " --h-X-Mail-Stream offers",
-        "python3 -c 'import smtplib; "
-        f'print(smtplib.SMTP("127.0.0.1", {port}).sendmail("news@shop.example",'
-        ' "paul@people.example", "From: news@shop.example\\nX-Mail-Stream: receipts\\n\\nHello"))'
-        "'",
+        "# a receipt goes through; drop the stream header, and the strict rules of offers apply",
+        f"swaks --server {server} --from news@shop.example --to karim@people.example"
+        " --h-X-Mail-Stream receipts",
+        f'python3 -c \'import smtplib; smtplib.SMTP("127.0.0.1", {port}).sendmail('
+        '"news@shop.example", "paul@people.example",'
+        ' "From: news@shop.example\\nX-Mail-Stream: receipts\\n\\nHello")\'',
         f"curl http://127.0.0.1:{web_port}/metrics",
     ]
     if keep:
         lines.append(f"smtpproxy audit show --config {config}")
     for line in lines:
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+        console.print(Text(f"  {line}"), soft_wrap=True)

@@ -81,6 +81,9 @@ def test_kept_it_takes_mail_until_told_to_end(
     with smtplib.SMTP("127.0.0.1", int(port[1])) as client:
         client.sendmail("news@shop.example", "karim@people.example", marketing())
     wait_for(lambda: "got a message to karim@people.example" in demo.output, "the message")
+    (line,) = re.findall(r"^ *(python3 -c .*)$", demo.output, re.MULTILINE)
+    assert run("sh", "-c", line).returncode == 0
+    wait_for(lambda: "got a message to paul@people.example" in demo.output, "the line's message")
     children = descendants(demo.pid)
     assert children
     os.kill(demo.pid, number)
