@@ -71,15 +71,15 @@ _ROUTE = rf"@(?:{_DOMAIN})(?:,@(?:{_DOMAIN}))*:"
 _PATH = re.compile(
     rf" ?<(?:(?:{_ROUTE})?(?P<local>{_ATOM}(?:\.{_ATOM})*|{_QUOTED})(?:@(?P<domain>{_DOMAIN}))?)?>"
 )
-_PLAIN_PATH = re.compile(r"<([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*)@([a-z0-9-]+(?:\.[a-z0-9-]+)+)>")
+_PLAIN_PATH = re.compile(r"<([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*)@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+>")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
-_HELO_DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]\x80-\U0010ffff-]{1,255}")
+_HELO_DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]\x80-\U0010ffff-]+")
 
 
 def parse_hello(argument: str, *, extended: bool) -> Hello:
     """Parse what follows EHLO or HELO. Syntax is checked loosely, as RFC 5321 4.1.4 asks."""
     domain = argument.strip(" ")
-    if not _HELO_DOMAIN.fullmatch(domain):
+    if not _HELO_DOMAIN.fullmatch(domain) or len(domain.encode()) > DOMAIN_LIMIT:
         verb = "EHLO" if extended else "HELO"
         raise CommandError(501, "5.5.4", f"{verb} needs a domain or an address literal")
     return Hello(domain, extended)

@@ -1,0 +1,371 @@
+"""What each form of a command comes to: the record of it, or the reply that refuses it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpproxy.wire.commands import Hello, Mail, Rcpt
+from tests.wire.feeding import HELLO, settled, talk
+
+LOCAL_64 = "l" * 64
+DOMAIN_255 = ".".join(["d" * 63] * 4)
+PATH_256 = f"{LOCAL_64}@{'.'.join(['d' * 61] * 3)}.ddd"  # with its brackets
+assert (len(DOMAIN_255), len(PATH_256) + 2) == (255, 256)
+
+
+def said(line: str, *, before: bytes = b"", greeting: bytes = HELLO) -> tuple[object, list[str]]:
+    """The last command's record (None when refused) and the reply's lines.
+
+    NOOP follows, so that a command is seen to end where it ends.
+    """
+    opening = greeting + before
+    data = opening + line.encode("utf-8", "surrogateescape") + b"\r\n" + b"NOOP\r\n"
+    talked = settled(data)
+    already = len(talk(opening).commands)
+    replies = talked.lines[len(talk(opening).lines) :]
+    assert replies.pop() == "250 2.0.0 OK"
+    return (talked.commands[already] if talked.commands[already:] else None), replies
+
+
+@pytest.mark.parametrize(
+    ("line", "hello"),
+    [
+        ("EHLO client.example", Hello("client.example", True)),
+        ("HELO client.example", Hello("client.example", False)),
+        ("ehlo Client.Example", Hello("Client.Example", True)),
+        ("EHLO  client.example  ", Hello("client.example", True)),
+        ("EHLO localhost", Hello("localhost", True)),
+        ("EHLO my_host", Hello("my_host", True)),
+        ("EHLO [192.0.2.1]", Hello("[192.0.2.1]", True)),
+        ("EHLO [IPv6:2001:db8::1]", Hello("[IPv6:2001:db8::1]", True)),
+        ("EHLO bücher.example", Hello("bücher.example", True)),
+        (f"EHLO {DOMAIN_255}", Hello(DOMAIN_255, True)),
+    ],
+)
+def test_hello(line: str, hello: Hello) -> None:
+    command, replies = said(line, greeting=b"")
+    assert command == hello
+    name = hello.domain.encode("ascii", "replace").decode()
+    assert replies[0] == f"250{'-' if hello.extended else ' '}relay.example greets {name}"
+
+
+def test_ehlo_offers_what_there_is_and_helo_nothing() -> None:
+    assert talk(HELLO, size_limit=1234).lines == [
+        "250-relay.example greets client.example",
+        "250-PIPELINING",
+        "250-SIZE 1234",
+        "250-8BITMIME",
+        "250-SMTPUTF8",
+        "250 ENHANCEDSTATUSCODES",
+    ]
+    assert talk(b"HELO client.example\r\n").lines == ["250 relay.example greets client.example"]
+
+
+@pytest.mark.parametrize("verb", ["EHLO", "HELO"])
+@pytest.mark.parametrize(
+    "argument", ["", " ", " a b", " <a.example>", " a@b", " a,b", " (a)", " " + DOMAIN_255 + "x"]
+)
+def test_bad_hello(verb: str, argument: str) -> None:
+    reply = f"501 5.5.4 {verb} needs a domain or an address literal"
+    assert said(verb + argument, greeting=b"") == (None, [reply])
+
+
+PATHS = {
+    # what is between FROM: or TO: and the parameters: the path without brackets and route
+    "<a@b.example>": "a@b.example",
+    "<A.B+tag@Shop.Example>": "A.B+tag@Shop.Example",
+    " <a@b.example>": "a@b.example",
+    "<a@b>": "a@b",
+    "<a@b.example.>": "a@b.example.",
+    "<!#$%&'*+-/=?^_`{|}~@b.example>": "!#$%&'*+-/=?^_`{|}~@b.example",
+    '<"a b"@b.example>': '"a b"@b.example',
+    '<"a>b"@b.example>': '"a>b"@b.example',
+    '<"a@c"@b.example>': '"a@c"@b.example',
+    '<""@b.example>': '""@b.example',
+    r'<"a\"\\"@b.example>': r'"a\"\\"@b.example',
+    '<"a..b"@b.example>': '"a..b"@b.example',
+    "<a@[192.0.2.1]>": "a@[192.0.2.1]",
+    "<a@[IPv6:2001:db8::1]>": "a@[IPv6:2001:db8::1]",
+    "<@r.example:a@b.example>": "a@b.example",
+    "<@r.example,@s.example:a@b.example>": "a@b.example",
+    "<@[192.0.2.1]:a@b.example>": "a@b.example",
+    "<under_score@b_c.example>": "under_score@b_c.example",
+    "<a@1.2.3.4>": "a@1.2.3.4",
+    f"<{LOCAL_64}@b.example>": f"{LOCAL_64}@b.example",
+    f"<{PATH_256}>": PATH_256,
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths(path: str) -> None:
+    assert said(f"MAIL FROM:{path}")[0] == Mail(PATHS[path])
+    before = b"MAIL FROM:<>\r\n"
+    assert said(f"RCPT TO:{path}", before=before)[0] == Rcpt(PATHS[path])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        " ",
+        "a@b.example",
+        "<a@b.example",
+        "a@b.example>",
+        "<a@b.example>x",
+        "<a@b.example>,<c@d.example>",
+        "<<a@b.example>>",
+        "  <a@b.example>",
+        "<a b@c.example>",
+        "< a@b.example>",
+        "<a@b.example >",
+        "<@b.example>",
+        "<a@>",
+        "<a@b@c.example>",
+        "<a..b@c.example>",
+        "<.a@c.example>",
+        "<a.@c.example>",
+        "<a@.example>",
+        "<a@b..example>",
+        "<a@-b.example>",
+        "<a@b-.example>",
+        "<a@b.example->",
+        "<a@b c>",
+        "<a@[]>",
+        "<a@[192.0.2.1>",
+        "<a@192.0.2.1]>",
+        '<"a@b.example>',
+        '<a"b"@c.example>',
+        '<"a"b@c.example>',
+        '<"a\\"@c.example>',
+        "<a(x)@b.example>",
+        "<a,b@c.example>",
+        "<a;b@c.example>",
+        "<@r.example:>",
+        "<r.example:a@b.example>",
+        "<@r.example,s.example:a@b.example>",
+        "Jeanne <a@b.example>",
+    ],
+)
+def test_bad_paths(path: str) -> None:
+    refusal = "bad address syntax; write <local-part@domain>"
+    assert said(f"MAIL FROM:{path}") == (None, [f"501 5.1.7 {refusal}"])
+    before = b"MAIL FROM:<>\r\n"
+    assert said(f"RCPT TO:{path}", before=before) == (None, [f"501 5.1.3 {refusal}"])
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        (f"<{LOCAL_64}l@b.example>", "local part is longer than 64 octets"),
+        (f'<"{LOCAL_64[:-1]}"@b.example>', "local part is longer than 64 octets"),
+        (f"<l@{DOMAIN_255}.d>", "domain is longer than 255 octets"),
+        (f"<{PATH_256}x>", "path is longer than 256 octets"),
+        (f"<l@{DOMAIN_255}>", "path is longer than 256 octets"),
+    ],
+)
+def test_paths_that_are_too_long(path: str, wrong: str) -> None:
+    assert said(f"MAIL FROM:{path}") == (None, [f"553 5.1.7 {wrong}"])
+    before = b"MAIL FROM:<>\r\n"
+    assert said(f"RCPT TO:{path}", before=before) == (None, [f"553 5.1.3 {wrong}"])
+
+
+def test_lengths_are_in_octets() -> None:
+    mail = f"MAIL FROM:<{'é' * 32}@b.example> SMTPUTF8"
+    assert said(mail)[0] == Mail(f"{'é' * 32}@b.example", smtputf8=True)
+    mail = f"MAIL FROM:<{'é' * 33}@b.example> SMTPUTF8"
+    assert said(mail)[1] == ["553 5.1.7 local part is longer than 64 octets"]
+    assert said(f"EHLO {'é' * 128}", greeting=b"")[0] is None
+
+
+def test_null_and_postmaster_paths() -> None:
+    assert said("MAIL FROM:<>")[0] == Mail("")
+    before = b"MAIL FROM:<>\r\n"
+    assert said("RCPT TO:<postmaster>", before=before)[0] == Rcpt("postmaster")
+    assert said("RCPT TO:<PostMaster>", before=before)[0] == Rcpt("PostMaster")
+    for path, reply in (
+        ("<>", "501 5.1.3 a recipient cannot be the null path <>"),
+        ("<root>", "501 5.1.3 address has no domain; write <local-part@domain>"),
+    ):
+        assert said(f"RCPT TO:{path}", before=before) == (None, [reply])
+    reply = "501 5.1.7 address has no domain; write <local-part@domain>"
+    assert said("MAIL FROM:<postmaster>") == (None, [reply])
+
+
+@pytest.mark.parametrize(
+    "line", ["MAIL", "MAIL ", "MAIL <a@b.example>", "MAIL FROM <a@b.example>", "MAIL TO:<a@b.c>"]
+)
+def test_mail_without_its_from(line: str) -> None:
+    assert said(line) == (None, ["501 5.5.4 syntax: MAIL FROM:<address>"])
+
+
+@pytest.mark.parametrize(
+    "line", ["RCPT", "RCPT ", "RCPT <a@b.example>", "RCPT TO <a@b.example>", "RCPT FROM:<a@b.c>"]
+)
+def test_rcpt_without_its_to(line: str) -> None:
+    reply = "501 5.5.4 syntax: RCPT TO:<address>"
+    assert said(line, before=b"MAIL FROM:<>\r\n") == (None, [reply])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "mail"),
+    [
+        ("SIZE=0", Mail("a@b.example", 0)),
+        ("SIZE=1000", Mail("a@b.example", 1000)),
+        ("size=00012", Mail("a@b.example", 12)),
+        ("BODY=7BIT", Mail("a@b.example", body="7BIT")),
+        ("Body=8bitMime", Mail("a@b.example", body="8BITMIME")),
+        ("SMTPUTF8", Mail("a@b.example", smtputf8=True)),
+        ("SMTPUTF8  BODY=8BITMIME SIZE=7 ", Mail("a@b.example", 7, "8BITMIME", True)),
+    ],
+)
+def test_mail_parameters(parameters: str, mail: Mail) -> None:
+    assert said(f"MAIL FROM:<a@b.example> {parameters}")[0] == mail
+    assert said(f"mail from:<> {parameters}")[0] == Mail("", mail.size, mail.body, mail.smtputf8)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reply"),
+    [
+        ("SIZE", "501 5.5.4 MAIL parameter SIZE has a wrong value"),
+        ("SIZE=", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+        ("SIZE=-1", "501 5.5.4 MAIL parameter SIZE has a wrong value"),
+        ("SIZE=1k", "501 5.5.4 MAIL parameter SIZE has a wrong value"),
+        ("SIZE=" + "9" * 21, "501 5.5.4 SIZE has at most 20 digits"),
+        ("SIZE=1001", "552 5.3.4 message size exceeds the limit of 1000 bytes"),
+        ("SIZE=" + "9" * 20, "552 5.3.4 message size exceeds the limit of 1000 bytes"),
+        ("SIZE=1 SIZE=1", "501 5.5.4 MAIL parameter SIZE is given twice"),
+        ("SIZE=1 size=2", "501 5.5.4 MAIL parameter SIZE is given twice"),
+        ("BODY", "501 5.5.4 MAIL parameter BODY has a wrong value"),
+        ("BODY=BINARYMIME", "501 5.5.4 MAIL parameter BODY has a wrong value"),
+        ("BODY=7BIT BODY=7BIT", "501 5.5.4 MAIL parameter BODY is given twice"),
+        ("SMTPUTF8=1", "501 5.5.4 MAIL parameter SMTPUTF8 has a wrong value"),
+        ("SMTPUTF8 SMTPUTF8", "501 5.5.4 MAIL parameter SMTPUTF8 is given twice"),
+        ("RET=HDRS", "555 5.5.4 MAIL parameter RET not recognised"),
+        ("ENVID=1 SIZE=2", "555 5.5.4 MAIL parameter ENVID not recognised"),
+        ("AUTH=<>", "555 5.5.4 MAIL parameter AUTH not recognised"),
+        ("x", "555 5.5.4 MAIL parameter X not recognised"),
+        ("=1", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+        ("SIZE=1=2", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+        ("SIZE = 1", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+        ("-X", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+        ("X=é", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+    ],
+)
+def test_bad_mail_parameters(parameters: str, reply: str) -> None:
+    assert said(f"MAIL FROM:<a@b.example> {parameters}") == (None, [reply])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reply"),
+    [
+        ("NOTIFY=NEVER", "555 5.5.4 RCPT parameter NOTIFY not recognised"),
+        ("ORCPT=rfc822;a@b.example", "555 5.5.4 RCPT parameter ORCPT not recognised"),
+        ("SIZE=1", "555 5.5.4 RCPT parameter SIZE not recognised"),
+        ("x=", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+    ],
+)
+def test_rcpt_takes_no_parameters(parameters: str, reply: str) -> None:
+    before = b"MAIL FROM:<>\r\n"
+    assert said(f"RCPT TO:<a@b.example> {parameters}", before=before) == (None, [reply])
+
+
+def test_after_helo_there_are_no_parameters() -> None:
+    reply = "555 5.5.4 parameters need EHLO first"
+    greeting = b"HELO client.example\r\n"
+    for parameter in ("SIZE=1", "BODY=8BITMIME", "SMTPUTF8", "X"):
+        assert said(f"MAIL FROM:<a@b.example> {parameter}", greeting=greeting) == (None, [reply])
+    before = b"MAIL FROM:<a@b.example>\r\n"
+    said_ = said("RCPT TO:<a@b.example> NOTIFY=NEVER", before=before, greeting=greeting)
+    assert said_ == (None, [reply])
+    assert said("MAIL FROM:<a@b.example> ", greeting=greeting)[0] == Mail("a@b.example")
+
+
+def test_addresses_that_are_not_ascii_need_smtputf8() -> None:
+    reply = "553 5.6.7 non-ASCII address needs the SMTPUTF8 parameter of MAIL"
+    for path in ("é@b.example", "a@bücher.example", '"é"@b.example'):
+        assert said(f"MAIL FROM:<{path}>") == (None, [reply])
+        assert said(f"MAIL FROM:<{path}> BODY=8BITMIME") == (None, [reply])
+        assert said(f"MAIL FROM:<{path}> SMTPUTF8")[0] == Mail(path, smtputf8=True)
+        assert said(f"RCPT TO:<{path}>", before=b"MAIL FROM:<>\r\n") == (None, [reply])
+        assert said(f"RCPT TO:<{path}>", before=b"MAIL FROM:<> SMTPUTF8\r\n")[0] == Rcpt(path)
+
+
+def test_smtputf8_is_for_one_transaction() -> None:
+    before = b"MAIL FROM:<> SMTPUTF8\r\nRSET\r\nMAIL FROM:<>\r\n"
+    assert said("RCPT TO:<é@b.example>", before=before)[0] is None
+
+
+@pytest.mark.parametrize("octet", sorted({*range(32), 127} - {*b"\t\r\n"}))
+def test_control_characters_are_refused_in_every_place(octet: int) -> None:
+    """But a tab, which only the grammar of each command may refuse; CR and LF end it all."""
+    reply = "501 5.5.2 a command cannot hold control characters"
+    for line in ("NOOP {}", "MAIL FROM:<a{}@b.example>", 'MAIL FROM:<"{}"@b.example>', "{}", "N{}"):
+        assert said(line.format(chr(octet))) == (None, [reply])
+
+
+def test_a_tab_is_no_space() -> None:
+    assert said("MAIL\tFROM:<a@b.example>")[1][0].startswith("500 5.5.1")
+    assert said("MAIL FROM:<a@b.example>\tSIZE=1")[1][0].startswith("501 5.1.7")
+    assert said('MAIL FROM:<"\t"@b.example>')[1][0].startswith("501 5.1.7")
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xc0\xaf"])
+def test_what_is_not_utf8_is_refused(bad: bytes) -> None:
+    reply = "501 5.5.2 a command must be ASCII or UTF-8"
+    for line in (b"MAIL FROM:<" + bad + b"@b.example> SMTPUTF8", b"NOOP " + bad, bad):
+        assert said(line.decode("utf-8", "surrogateescape")) == (None, [reply])
+
+
+@pytest.mark.parametrize("line", ["NOOP", "noop", "NOOP anything <>\t at all"])
+def test_noop(line: str) -> None:
+    assert said(line) == (None, ["250 2.0.0 OK"])
+
+
+def test_vrfy_help_and_what_is_not_there() -> None:
+    reply = "252 2.5.2 cannot verify; send mail and it will be tried"
+    assert said("VRFY jeanne") == (None, [reply])
+    assert said("VRFY") == (None, ["501 5.5.4 syntax: VRFY address"])
+    assert said("HELP DATA")[1] == [
+        "214-2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT",
+        "214 2.0.0 see RFC 5321",
+    ]
+    for verb in ("EXPN", "STARTTLS", "AUTH", "BDAT", "ETRN", "TURN"):
+        assert said(f"{verb} x") == (None, [f"502 5.5.1 {verb} is not implemented here"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", " ", " NOOP", "FOO", "MAILFROM:<a@b.example>", "DATAX", "é", "R\u017fET", "QU\u0131T"],
+)  # their upper case is ASCII
+def test_unknown_commands(line: str) -> None:  # fmt: skip
+    reply = "500 5.5.1 command not recognised; HELP lists them"
+    assert said(line) == (None, [reply])
+
+
+@pytest.mark.parametrize("verb", ["RSET", "QUIT", "DATA"])
+def test_these_take_no_argument(verb: str) -> None:
+    before = b"MAIL FROM:<>\r\nRCPT TO:<a@b.example>\r\n"
+    talked = settled(HELLO + before + verb.encode() + b" now\r\n")
+    assert talked.lines[-1] == f"501 5.5.4 {verb} takes no argument"
+    assert settled(HELLO + before + verb.encode() + b"  \r\n").errors == 0
+
+
+@given(st.text(max_size=40))
+def test_a_command_is_taken_or_refused_never_a_crash(text: str) -> None:
+    line = text.encode("utf-8", "replace").replace(b"\r", b"").replace(b"\n", b"")
+    for opening in (b"", b"EHLO ", b"MAIL FROM:", b"MAIL FROM:<a@b.example> ", b"MAIL FROM:<"):
+        talked = talk(HELLO + opening + line + b"\r\n")
+        assert talked.codes[-1][:3] in {"214", "250", "500", "501", "502", "503", "553", "555"}
+
+
+@given(
+    st.sampled_from(sorted(PATHS)), st.sampled_from(['"', ">", "<", " ", "\\", "@", "\x00", "é"])
+)
+def test_a_path_that_was_taken_can_be_put_in_brackets_again(path: str, extra: str) -> None:
+    """What goes to the upstream between < and > must be the same path there."""
+    for position in range(len(path)):
+        spoilt = path[:position] + extra + path[position:]
+        for command in talk(HELLO + f"MAIL FROM:{spoilt} SMTPUTF8\r\n".encode()).commands[1:]:
+            assert isinstance(command, Mail)
+            again = talk(HELLO + f"MAIL FROM:<{command.reverse_path}> SMTPUTF8\r\n".encode())
+            assert again.commands[1] == command
