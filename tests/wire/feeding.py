@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Data, Hello, Quit, Rcpt
 from smtpproxy.wire.server import (
-    BLOCKED,
     NEED_DATA,
     Answered,
     Broken,
@@ -19,6 +18,7 @@ from smtpproxy.wire.server import (
     ContentChunk,
     EndOfContent,
     ServerConnection,
+    Signal,
 )
 
 HELLO = b"EHLO client.example\r\n"
@@ -58,7 +58,7 @@ class Talk:
 
     replies: bytes = b""
     commands: list[Command] = field(default_factory=list)
-    contents: list[bytes] = field(default_factory=list)
+    contents: list[bytes] = field(default_factory=list)  # of whole messages without a problem
     cause: str | None = None  # of the engine's ending it
     errors: int = 0
 
@@ -75,13 +75,18 @@ class Talk:
 
 
 class Server:
-    """An engine with somebody who answers. `groups`: how many RCPTs were seen together."""
+    """An engine with somebody who answers.
+
+    `groups`: how many RCPTs were seen together. `handed_on`: octets of content.
+    """
 
     def __init__(self, answer: Answer = accept, **options: Any) -> None:
         self.engine = ServerConnection("relay.example", **{"size_limit": 1000, **options})
         self.talk = Talk()
         self.groups: list[int] = []
+        self.handed_on = 0
         self._answer = answer
+        self._content = b""
         self._unanswered: list[Command] = []
 
     def feed(self, data: bytes) -> bytes:
@@ -91,14 +96,15 @@ class Server:
         while (event := self.engine.next_event()) is not NEED_DATA or self._unanswered:
             match event:
                 case ContentChunk(chunk):
-                    self.talk.contents[-1] += chunk
+                    self._content += chunk
+                    self.handed_on += len(chunk)
                 case Answered(reply, error):
                     self.talk.replies += reply
                     self.talk.errors += error
                 case Broken(reply, cause):
                     self.talk.replies += reply
                     self.talk.cause = cause
-                case _ if event is BLOCKED or event is NEED_DATA:
+                case Signal():
                     self._answer_all()
                 case _:
                     self._unanswered.append(event)
@@ -112,8 +118,10 @@ class Server:
             reply = self._answer(command)
             if isinstance(command, Hello):
                 reply = self.engine.hello_reply(command)
-            if isinstance(command, Data) and reply.code == 354:
-                self.talk.contents.append(b"")
+            if isinstance(command, EndOfContent):
+                if command.problem is None:
+                    self.talk.contents.append(self._content)
+                self._content = b""
             self.talk.replies += self.engine.answer(reply)
             self.talk.commands.append(command)
         self._unanswered.clear()
