@@ -1,6 +1,7 @@
 """Section 5 of the design: when consent is valid, and what is wrong when it is not."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ SINGLE = [
 
 
 @pytest.mark.parametrize(("changes", "expected"), SINGLE)
-def test_one_act_of_consent(changes: dict[str, object], expected: str) -> None:
+def test_one_act_of_consent(changes: dict[str, Any], expected: str) -> None:
     contact = replace(PERSON, acts=(replace(AGREED, **changes),))
     assert said(verdict(contact)) == expected
 
@@ -59,7 +60,7 @@ def test_failures_are_named_in_their_order() -> None:
     contact = replace(PERSON, collected_at=past, informed_at=past)
     withdrawn = replace(contact, acts=(act, replace(WITHDRAWN, at=past)))
     assert said(verdict(withdrawn)) == "refuse consent_withdrawn"
-    fixes: list[tuple[str, dict[str, object]]] = [
+    fixes: list[tuple[str, dict[str, Any]]] = [
         ("refuse consent_preticked", {"method": "signed_form"}),
         ("refuse consent_conditional", {"conditional": False}),
         ("refuse consent_unproven", {"evidence": Evidence("form v3")}),
@@ -82,6 +83,9 @@ HISTORIES = [
     # a withdrawal wins a tie, whichever comes first
     ((AGREED, replace(WITHDRAWN, at=AGREED.at)), "refuse consent_withdrawn"),
     ((replace(WITHDRAWN, at=AGREED.at), AGREED), "refuse consent_withdrawn"),
+    # of two agreements at one time, the one recorded last
+    ((replace(AGREED, method="silence"), AGREED), "allow consent"),
+    ((AGREED, replace(AGREED, method="silence")), "refuse consent_preticked"),
     # what is dated later than now never helps the sender
     ((AGREED, replace(AGREED, at=NOW + DAY)), "refuse consent_unproven"),
     ((WITHDRAWN, replace(AGREED, at=NOW + DAY)), "refuse consent_withdrawn"),
@@ -132,7 +136,7 @@ ACTIVITIES = [
 
 @pytest.mark.parametrize(("changes", "expected"), ACTIVITIES)
 def test_consent_lasts_as_long_as_there_are_signs_of_life(
-    changes: dict[str, object], expected: str
+    changes: dict[str, Any], expected: str
 ) -> None:
     act = replace(AGREED, at=OLD)
     contact = replace(SUBSCRIBER, collected_at=OLD, informed_at=OLD, acts=(act,))

@@ -1,6 +1,7 @@
 """Section 6 of the design: how a message is judged."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("stream", "changes", "expected"), CASES)
-def test_messages(stream: Stream, changes: dict[str, object], expected: str) -> None:
+def test_messages(stream: Stream, changes: dict[str, Any], expected: str) -> None:
     assert _judged(stream, replace(GOOD_MESSAGE, **changes)) == expected
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -158,7 +159,7 @@ CUSTOMERS = [
 
 
 @pytest.mark.parametrize(("changes", "expected"), CUSTOMERS)
-def test_customers(changes: dict[str, object], expected: str) -> None:
+def test_customers(changes: dict[str, Any], expected: str) -> None:
     assert said(verdict(replace(CUSTOMER, **changes))) == expected
 
 

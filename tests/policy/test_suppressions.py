@@ -1,6 +1,7 @@
 """Rule 0: standing orders not to mail, their scopes, their order, and what they yield to."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_of_several_only_the_unsubscribes_yield() -> None:
         {"at": NOW + TICK},
     ],
 )
-def test_consent_that_is_not_valid_lifts_nothing(changes: dict[str, object]) -> None:
+def test_consent_that_is_not_valid_lifts_nothing(changes: dict[str, Any]) -> None:
     contact = replace(PERSON, acts=(replace(AGREED, **changes),))
     assert verdict(contact, suppression(since=BEFORE)).reason is Reason.SUPPRESSED_UNSUBSCRIBE
 

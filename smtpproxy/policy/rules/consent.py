@@ -45,18 +45,16 @@ def consent_failure(case: RecipientCase) -> Reason:
 
 
 def newest_act(contact: Contact, purpose: str | None) -> ConsentAct | None:
-    """Return the newest act for the purpose; of two at one time, a withdrawal."""
+    """Return the newest act for the purpose; of two at one time, the one recorded last."""
     newest = None
     for act in contact.acts:
-        if act.purpose == purpose and (
-            newest is None or act.at > newest.at or (act.at == newest.at and not newest.withdrawal)
-        ):
+        if act.purpose == purpose and (newest is None or act.at >= newest.at):
             newest = act
     return newest
 
 
 def _is_withdrawn(case: RecipientCase, contact: Contact) -> bool:
-    """Whether a withdrawal is the newest act that may count.
+    """Whether a withdrawal is the newest act that may count; it wins a tie in time.
 
     Agreement dated after now must not hide a withdrawal from before.
     """
