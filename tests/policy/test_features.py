@@ -1,5 +1,11 @@
 """From raw header octets to what the rules see."""
 
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.mime.text import MIMEText
+from email.policy import SMTP
+from email.utils import formataddr
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +97,35 @@ def test_identity_is_decoded_and_one_line() -> None:
     assert read_identity(odd).subject == "a  b  caf\ufffd"
     long = HeaderBlock(b"Subject: " + b"x" * 5000 + b"\r\n")
     assert read_identity(long).subject == "x" * 998
+
+
+NAMES = [
+    *("Jeanne", "Café de la Gare", "Shop, Inc.", 'a "quoted" name', "Foo: Bar; <x@evil.example>"),
+    *("(comment)", "漢字の店 " * 8, "x" * 120, "=?utf-8?q?x?=", "[Shop]", "A.B. C", ""),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_python_programs_write_is_read(name: str) -> None:
+    """Python's own policy folds a long List-Unsubscribe into encoded words."""
+    web = f"https://unsubscribe.example.com/u/{'A1b2' * 40}"
+    mail = f"mailto:unsubscribe+{'z' * 30}@example.com?subject=unsubscribe"
+    modern, old = EmailMessage(policy=SMTP), MIMEText("hello")
+    modern["From"] = Address(name, "offers", "example.com")
+    old["From"] = formataddr((name, "offers@example.com"))
+    for message, encoded in ((modern, True), (old, False)):
+        message["Subject"] = "Été " * 30
+        message["List-Unsubscribe"] = f"<{web}>, <{mail}>"
+        message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+        features = _read(message.as_bytes(policy=message.policy.clone(linesep="\r\n")))
+        assert features == MessageFeatures(
+            from_domains=("example.com",),
+            unsubscribe_fields=1,
+            unsubscribe_https=(web,),
+            unsubscribe_mailto=(mail,),
+            unsubscribe_encoded=encoded,
+            one_click=True,
+        )
 
 
 alphabet = st.sampled_from(
