@@ -10,10 +10,11 @@ from functools import lru_cache
 
 from smtpproxy.mail.reply import Reply
 
-LINE_LIMIT = 4096  # RFC 5321 4.5.3.1.5 asks for 512 at least
+LINE_LIMIT = 4096  # octets before the LF; RFC 5321 4.5.3.1.5 asks for 512 at least
 LINES_LIMIT = 200
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # must not go on to the client
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
@@ -40,11 +41,11 @@ class ReplyReader:
         replies: list[Reply] = []
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            reply = self._line(line.removesuffix(b"\r"))
+            _check_length(line)
+            reply = self._line(line.rstrip(b"\r"))
             if reply is not None:
                 replies.append(reply)
-        if len(self._buffer) > LINE_LIMIT:
-            raise ReplyError("reply line too long")
+        _check_length(self._buffer)
         return replies
 
     def _line(self, line: bytes) -> Reply | None:
@@ -63,6 +64,11 @@ class ReplyReader:
         return _reply(code, lines)
 
 
+def _check_length(line: bytes) -> None:
+    if len(line) > LINE_LIMIT:
+        raise ReplyError("reply line too long")
+
+
 @lru_cache(maxsize=256)
 def _single(line: bytes) -> Reply:
     """A reply of one line. An upstream says the same few things all day long."""
@@ -73,21 +79,27 @@ def _single(line: bytes) -> Reply:
 def _parsed(line: bytes) -> tuple[int, bool, str]:
     """Return (code, whether more lines follow, text)."""
     found = _LINE.fullmatch(line)
-    if found is None or len(line) > LINE_LIMIT:
+    if found is None:
         raise ReplyError(f"not a reply line: {line[:80]!r}")
-    return int(found[1]), found[2] == b"-", (found[3] or b"").decode("utf-8", "surrogateescape")
+    text = _CONTROL.sub(b" ", found[3] or b"").decode("utf-8", "surrogateescape")
+    return int(found[1]), found[2] == b"-", text
 
 
 def _reply(code: int, lines: tuple[str, ...]) -> Reply:
-    """Part the enhanced code from the text where every line has the same one (RFC 2034)."""
+    """Part the enhanced code from the text (RFC 2034).
+
+    The first line's counts; some servers leave it out of the others. One that is of
+    another class than the code is only text.
+    """
     found = _ENHANCED.match(lines[0])
-    if found is None:
+    if found is None or int(found[1][0]) != code // 100:
         return Reply(code, None, lines)
     enhanced = found[1]
-    length = len(enhanced) + 1
-    if any(not (line + " ").startswith(enhanced + " ") for line in lines[1:]):
-        return Reply(code, None, lines)
-    return Reply(code, enhanced, tuple([line[length:] for line in lines]))
+    return Reply(code, enhanced, tuple([_without(line, enhanced) for line in lines]))
+
+
+def _without(line: str, enhanced: str) -> str:
+    return "" if line == enhanced else line.removeprefix(enhanced + " ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,174 @@
+"""The upstream's replies, read whatever they look like, and the commands it is sent."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.client import (
+    LINE_LIMIT,
+    LINES_LIMIT,
+    Capabilities,
+    ReplyError,
+    ReplyReader,
+    mail_command,
+    rcpt_command,
+)
+from tests.wire.feeding import SIZES, cut, quick
+
+EVERYTHING = Capabilities.of(
+    Reply.of(250, None, "up.example", "PIPELINING", "SIZE 1000", "8BITMIME", "SMTPUTF8")
+)
+
+
+def read(data: bytes, sizes: tuple[int, ...] | list[int] = ()) -> list[Reply]:
+    reader = ReplyReader()
+    return [reply for piece in cut(data, sizes) for reply in reader.receive_data(piece)]
+
+
+REPLIES = {
+    b"250 2.1.0 sender ok\r\n": Reply(250, "2.1.0", ("sender ok",)),
+    b"250 ok\r\n": Reply(250, None, ("ok",)),
+    b"250\r\n": Reply(250, None, ("",)),
+    b"250 \r\n": Reply(250, None, ("",)),
+    b"250 2.0.0\r\n": Reply(250, "2.0.0", ("",)),
+    b"250 2.0.0 \r\n": Reply(250, "2.0.0", ("",)),
+    b"250 ok\n": Reply(250, None, ("ok",)),
+    b"250-one\n250 two\n": Reply(250, None, ("one", "two")),
+    b"250-one\r\n250-\r\n250 three\r\n": Reply(250, None, ("one", "", "three")),
+    b"250-one\r\n250\r\n": Reply(250, None, ("one", "")),
+    b"550-5.7.1 no\r\n550 5.7.1 really\r\n": Reply(550, "5.7.1", ("no", "really")),
+    b"550-5.7.1\r\n550 5.7.1\r\n": Reply(550, "5.7.1", ("", "")),
+    b"550-5.7.1 no\r\n550 see https://up.example\r\n": Reply(
+        550, "5.7.1", ("no", "see https://up.example")
+    ),
+    b"550-no\r\n550 5.7.1 really\r\n": Reply(550, None, ("no", "5.7.1 really")),
+    b"550 5.7.123 x\r\n": Reply(550, "5.7.123", ("x",)),
+    b"550 5.7.1x\r\n": Reply(550, None, ("5.7.1x",)),
+    b"550 2.7.1 of another class\r\n": Reply(550, None, ("2.7.1 of another class",)),
+    b"354 go on\r\n": Reply(354, None, ("go on",)),
+    b"354 3.0.0 go on\r\n": Reply(354, None, ("3.0.0 go on",)),
+    b"421 4.3.2 bye\r\n": Reply(421, "4.3.2", ("bye",)),
+    "250 bücher\r\n".encode(): Reply(250, None, ("bücher",)),
+    b"250 a\rb\x00c\x1bd\te\r\n": Reply(250, None, ("a b c d\te",)),
+    b"250 ok\r\r\n": Reply(250, None, ("ok",)),
+    b"250 " + b"x" * (LINE_LIMIT - 5) + b"\r\n": Reply(250, None, ("x" * (LINE_LIMIT - 5),)),
+    b"250-x\r\n" * (LINES_LIMIT - 1) + b"250 x\r\n": Reply(250, None, ("x",) * LINES_LIMIT),
+}
+
+
+@pytest.mark.parametrize("data", REPLIES)
+def test_replies(data: bytes) -> None:
+    for sizes in ((), (1,), (2,), (3, 1)):
+        assert read(data, sizes) == [REPLIES[data]]
+        assert read(data + b"250 next\r\n", sizes) == [REPLIES[data], Reply.of(250, None, "next")]
+
+
+@quick
+@given(st.lists(st.sampled_from(sorted(REPLIES)), max_size=6), SIZES)
+def test_replies_come_in_order_however_they_are_cut(data: list[bytes], sizes: list[int]) -> None:
+    assert read(b"".join(data), sizes) == [REPLIES[each] for each in data]
+
+
+def test_a_reply_is_given_only_when_it_is_whole() -> None:
+    reader = ReplyReader()
+    for piece in (b"250-one\r\n", b"250 two", b"\r"):
+        assert reader.receive_data(piece) == []
+    assert reader.receive_data(b"\n") == [Reply.of(250, None, "one", "two")]
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [
+        (b"\r\n", "not a reply line"),
+        (b"hello\r\n", "not a reply line"),
+        (b"25 ok\r\n", "not a reply line"),
+        (b"2500 ok\r\n", "not a reply line"),
+        (b"250ok\r\n", "not a reply line"),
+        (b"250+ok\r\n", "not a reply line"),
+        (b" 250 ok\r\n", "not a reply line"),
+        (b"150 ok\r\n", "not a reply line"),
+        (b"650 ok\r\n", "not a reply line"),
+        (b"\x00\xff\x16\x03\x01\n", "not a reply line"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "not a reply line"),
+        (b"250-one\r\nhello\r\n", "not a reply line"),
+        (b"250-one\r\n550 two\r\n", "reply changes its code from 250 to 550"),
+        (b"250-one\r\n251-two\r\n", "reply changes its code from 250 to 251"),
+        (b"250 " + b"x" * LINE_LIMIT + b"\r\n", "reply line too long"),
+        (b"250-one\r\n250 " + b"x" * LINE_LIMIT + b"\r\n", "reply line too long"),
+        (b"250 " + b"x" * LINE_LIMIT, "reply line too long"),
+        (b"250-x\r\n" * (LINES_LIMIT + 1), "reply has too many lines"),
+    ],
+)
+def test_what_is_no_reply_is_an_error(data: bytes, wrong: str) -> None:
+    for sizes in ((), (1,), (7,)):
+        with pytest.raises(ReplyError, match=wrong):
+            read(data, sizes)
+
+
+@quick
+@given(st.binary(max_size=60))
+def test_garbage_is_an_error_or_waited_for(data: bytes) -> None:
+    try:
+        replies = read(data)
+    except ReplyError:
+        return
+    for reply in replies:
+        assert 200 <= reply.code < 600
+
+
+@quick
+@given(st.integers(200, 599), st.lists(st.binary(max_size=30), min_size=1, max_size=4), SIZES)
+def test_a_reply_is_mirrored_as_it_came(code: int, texts: list[bytes], sizes: list[int]) -> None:
+    """Read and written again it says the same, and has no line of its own making."""
+    lines = [text.replace(b"\n", b"") for text in texts]
+    last = len(lines) - 1
+    data = b"".join(
+        b"%d%s%s\r\n" % (code, b" " if number == last else b"-", line)
+        for number, line in enumerate(lines)
+    )
+    (reply,) = read(data, sizes)
+    again = reply.encode()
+    assert read(again) == [reply]
+    assert again.count(b"\r\n") == again.count(b"\r") == again.count(b"\n") == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "keywords", "size", "pipelining"),
+    [
+        (("up.example",), set(), None, False),
+        (("up.example", "PIPELINING", "SIZE 5"), {"PIPELINING", "SIZE"}, 5, True),
+        (("up.example", "pipelining", "size 0"), {"PIPELINING", "SIZE"}, None, True),
+        (("up.example", "SIZE", "AUTH PLAIN", ""), {"SIZE", "AUTH"}, None, False),
+        (("up.example", "SIZE x"), {"SIZE"}, None, False),
+        (("PIPELINING is my name",), set(), None, False),
+    ],
+)
+def test_capabilities(
+    lines: tuple[str, ...], keywords: set[str], size: int | None, pipelining: bool
+) -> None:
+    capabilities = Capabilities.of(Reply(250, None, lines))
+    assert capabilities.keywords == keywords
+    assert capabilities.size == size
+    assert capabilities.pipelining is pipelining
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "command"),
+    [
+        (EVERYTHING, "MAIL FROM:<é@b.example> SIZE=7 BODY=8BITMIME SMTPUTF8\r\n"),
+        (Capabilities(), "MAIL FROM:<é@b.example> SMTPUTF8\r\n"),
+        (Capabilities(frozenset({"SIZE"})), "MAIL FROM:<é@b.example> SIZE=7 SMTPUTF8\r\n"),
+    ],
+)
+def test_mail_has_the_parameters_that_the_upstream_knows(
+    capabilities: Capabilities, command: str
+) -> None:
+    sent = mail_command("é@b.example", capabilities, size=7, eight_bit=True, utf8=True)
+    assert sent == command.encode()
+
+
+def test_commands() -> None:
+    sent = mail_command("", EVERYTHING, size=None, eight_bit=False, utf8=False)
+    assert sent == b"MAIL FROM:<>\r\n"
+    assert rcpt_command('"a b"@c.example') == b'RCPT TO:<"a b"@c.example>\r\n'
