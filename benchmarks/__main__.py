@@ -76,10 +76,11 @@ def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
             people=extent.people,
         )
         results = Results(extent.people, relays[0].name, [r.name for r in relays], cells)
+        results.notes.append(data.import_note(state))
         if not alone:
             measure_latency(results, relays, extent)
             measure_memory(results, relays)
-            results.notes = [f"not measured: {line}" for line in absent()]
+            results.notes += [f"not measured: {line}" for line in absent()]
     for people in scales:
         results.scale[people] = scale(people, extent)
     return results

@@ -108,8 +108,6 @@ def _smtpproxy(stack: ExitStack, sink: SmtpSink, root: Path, state: Path, worker
     relay = RelayProcess(folder, sink.address, config)
     relay.config["server"]["state_dir"] = str(own)
     relay.config["listener"][0] |= {
-        "streams": ["bench"],
-        "default_stream": "bench",
         "max_connections": 10_000,
         "max_connections_per_address": 10_000,
     }

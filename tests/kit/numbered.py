@@ -105,10 +105,17 @@ class NumberedLoad:
 
     def wait_accepted(self, count: int, timeout: float = 60.0) -> None:
         """Wait until `count` more messages were answered 250."""
-        target = len(self.accepted) + count
+        self._wait_for(count, True, timeout)
+
+    def wait_not_accepted(self, count: int, timeout: float = 60.0) -> None:
+        """Wait until `count` more messages had another fate."""
+        self._wait_for(count, False, timeout)
+
+    def _wait_for(self, count: int, accepted: bool, timeout: float) -> None:
+        start = len(self.fates)
         wait_for(
-            lambda: len(self.accepted) >= target,
-            f"{target} messages answered 250; last: {self.fates[-3:]}",
+            lambda: sum(fate.accepted is accepted for fate in self.fates[start:]) >= count,
+            f"{count} messages with accepted={accepted}; last: {self.fates[-3:]}",
             timeout=timeout,
         )
 

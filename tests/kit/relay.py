@@ -48,9 +48,10 @@ STREAMS: list[dict[str, Any]] = [
 def relay_config(root: Path, upstream: str, overrides: Mapping[str, Any] | None = None) -> Any:
     """A whole configuration on free ports with its state in `root`.
 
-    One listener `apps` may use every stream, `offers` by default. `overrides` go over it:
+    One listener `apps` may use every stream, the first by default. `overrides` go over it:
     tables are merged, all else is replaced, None takes a key away.
     """
+    streams = [stream["name"] for stream in (overrides or {}).get("stream", STREAMS)]
     base: dict[str, Any] = {
         "server": {"hostname": "relay.example", "state_dir": str(root / "state")},
         "listener": [
@@ -58,8 +59,8 @@ def relay_config(root: Path, upstream: str, overrides: Mapping[str, Any] | None 
                 "name": "apps",
                 "protocol": "smtp",
                 "address": f"{LOOPBACK}:{free_port()}",
-                "streams": [stream["name"] for stream in STREAMS],
-                "default_stream": "offers",
+                "streams": streams,
+                "default_stream": streams[0],
             }
         ],
         "upstream": {"address": upstream},
