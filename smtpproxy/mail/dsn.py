@@ -4,6 +4,7 @@ Made only when the other recipients were mailed, so that the SMTP reply cannot s
 (`on_mixed = "split"`).
 """
 
+from binascii import b2a_qp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from datetime import datetime
 from smtpproxy.mail.reply import Reply
 from smtpproxy.mail.trace import date_time
 
+_LINE_LIMIT = 998  # RFC 5322 2.1.1, without CRLF
 _TEXT = """\
 This is the mail relay at {hostname}.
 
@@ -41,7 +43,8 @@ def failure_notice(
 ) -> bytes:
     """Return a multipart/report for the reverse path, dot-unstuffed, CRLF line ends.
 
-    `header` is the header section of the message it is about; it goes along as it came.
+    `header` is the header section of the message it is about; it goes along as it came,
+    quoted-printable where it is no legal 7-bit text (RFC 6522 section 4).
     Addresses keep their case (RFC 3464 2.3.2); what is not ASCII makes the report a
     `message/global-delivery-status` (RFC 6533). The notice says auto-replied, never
     auto-generated (RFC 3834 5.2, read with 3464), and its envelope sender is to be null.
@@ -53,7 +56,7 @@ def failure_notice(
         refusals="\n".join(f"  <{entry.address}>: {entry.reply.text}" for entry in refused),
     )
     status_type = "message/global-delivery-status" if unicode else "message/delivery-status"
-    headers_type = "message/global-headers" if unicode else "text/rfc822-headers"
+    headers_type, encoding, headers = _attached(header.rstrip(b"\r\n") + b"\r\n", unicode)
     parts = (
         f"From: Mail relay <MAILER-DAEMON@{hostname}>\n"
         f"To: <{reverse_path}>\n"
@@ -78,11 +81,21 @@ def failure_notice(
         f"{_status(hostname, id, at, refused)}"
         f"\n--{boundary}\n"
         f"Content-Type: {headers_type}\n"
-        f"Content-Transfer-Encoding: {'7bit' if header.isascii() else '8bit'}\n"
+        f"Content-Transfer-Encoding: {encoding}\n"
         "\n"
     )
     opening = parts.replace("\n", "\r\n").encode("utf-8", "surrogateescape")
-    return opening + header.rstrip(b"\r\n") + f"\r\n\r\n--{boundary}--\r\n".encode()
+    return opening + headers + f"\r\n--{boundary}--\r\n".encode()
+
+
+def _attached(header: bytes, unicode: bool) -> tuple[str, str, bytes]:
+    """Return (Content-Type, Content-Transfer-Encoding, the header section in it)."""
+    if max(map(len, header.split(b"\r\n"))) <= _LINE_LIMIT:
+        if header.isascii():
+            return "text/rfc822-headers", "7bit", header
+        if unicode:
+            return "message/global-headers", "8bit", header
+    return "text/rfc822-headers", "quoted-printable", b2a_qp(header, istext=True)
 
 
 def _status(hostname: str, id: str, at: datetime, refused: Sequence[RefusedRecipient]) -> str:

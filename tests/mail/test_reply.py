@@ -1,0 +1,42 @@
+"""Replies as they are sent."""
+
+import pytest
+
+from smtpproxy.mail.reply import Reply
+
+
+@pytest.mark.parametrize(
+    ("reply", "sent", "shown"),
+    [
+        (Reply.of(250, "2.0.0", "OK"), b"250 2.0.0 OK\r\n", "250 2.0.0 OK"),
+        (Reply.of(354, None, "go on"), b"354 go on\r\n", "354 go on"),
+        (Reply.of(250, None), b"250 \r\n", "250 "),
+        (
+            Reply.of(550, "5.7.1", "no", "really", "no"),
+            b"550-5.7.1 no\r\n550-5.7.1 really\r\n550 5.7.1 no\r\n",
+            "550-5.7.1 no / 550-5.7.1 really / 550 5.7.1 no",
+        ),
+        (Reply.of(250, None, "a", "b"), b"250-a\r\n250 b\r\n", "250-a / 250 b"),
+        (Reply.of(250, None, "b\xfccher"), "250 bücher\r\n".encode(), "250 bücher"),
+        (Reply.of(250, None, "b\udcfccher"), b"250 b\xfccher\r\n", "250 b\ufffdcher"),
+    ],
+)
+def test_every_line_has_the_code_and_the_enhanced_code(
+    reply: Reply, sent: bytes, shown: str
+) -> None:
+    assert reply.encode() == sent
+    assert str(reply) == shown
+
+
+@pytest.mark.parametrize(
+    ("code", "positive", "temporary"),
+    [(250, True, False), (354, True, False), (421, False, True), (450, False, True),
+     (499, False, True), (500, False, False), (554, False, False)],
+)  # fmt: skip
+def test_classes(code: int, positive: bool, temporary: bool) -> None:
+    reply = Reply.of(code, None, "x")
+    assert (reply.positive, reply.temporary) == (positive, temporary)
+
+
+def test_the_text_is_of_all_lines() -> None:
+    assert Reply.of(550, "5.7.1", "no", "really").text == "no really"
