@@ -1,8 +1,10 @@
 """What a new word about an address changes in what is known: the same on every backend."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import ConsentAct, Contact, Origin, Purchase, Suppression
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate

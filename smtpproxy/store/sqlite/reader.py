@@ -91,15 +91,13 @@ class _Link:
         suppressions, acts, person = [], [], None
         for row in found:
             if row[0] is not None:
-                suppressions.append(
-                    rows.suppression(row[1], row[2], row[3], row[4], widened=not row[0])
-                )
+                suppressions.append(rows.suppression(*row[1:5], widened=not row[0]))
                 continue
             person = row
             if row[_FIRST_ACT] is not None:
                 acts.append(rows.act(row[_FIRST_ACT:]))
         return RecipientFacts(
-            oldest_first(suppressions),
+            oldest_first(suppressions) if suppressions else (),
             person and rows.contact(person[1:_FIRST_ACT], ordered_acts(tuple(acts))),
         )
 
@@ -129,7 +127,11 @@ class SqliteReader:
     async def facts(self, lookups: Lookups) -> Facts:
         if len(lookups.addresses) > _CHUNK:
             return await self._facts_of_many(lookups)
-        return await self._ask(lambda link: link.facts(lookups))
+        try:
+            return self._current().facts(lookups)
+        except Exception as error:
+            cause = self._failed(error)
+        return await self._ask_again(lambda link: link.facts(lookups), cause)
 
     async def tally(self) -> dict[tuple[str, str], int]:
         return await self._ask(_Link.tally)
@@ -162,6 +164,10 @@ class SqliteReader:
             return question(self._current())
         except Exception as error:
             cause = self._failed(error)
+        return await self._ask_again(question, cause)
+
+    async def _ask_again(self, question: Callable[[_Link], T], cause: Exception) -> T:
+        """Try until the timeout, letting the other sessions run meanwhile."""
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
             await asyncio.sleep(_RETRY_SECONDS)

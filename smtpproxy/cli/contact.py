@@ -1,0 +1,178 @@
+"""`smtpproxy contact`: what is known of people, filled, shown, exported and erased."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from rich.table import Table
+
+from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
+from smtpproxy.cli.import_file import import_file, import_options, time_of
+from smtpproxy.cli.stores import (
+    TIME_HELP,
+    canonical_address,
+    now,
+    output_option,
+    using_store,
+)
+from smtpproxy.policy.model import ConsentAct, Contact
+from smtpproxy.settings import Settings
+from smtpproxy.store.exchange import contact_csv, contact_record
+from smtpproxy.store.exchange.lines import Contents, read_lines
+from smtpproxy.store.exchange.mapping import PLAIN, MappingFault, read_mapping
+from smtpproxy.store.exchange.run import Format
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.protocols import ContactUpdate, Store
+from smtpproxy.terminal import printable
+
+
+@click.group()
+def command() -> None:
+    """Fill, show, export and erase contacts."""
+
+
+@command.command("import")
+@import_options
+@click.option(
+    "--mapping",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE.toml",
+    help="Which column of a CSV is which field; else its columns have the fields' names.",
+)
+@click.option(
+    "--as-of",
+    type=moment,
+    help="The moment that the file describes; else its last modification. A profile that is"
+    f" no newer than the stored one changes nothing. {TIME_HELP}.",
+)
+@config_option
+@json_option
+def import_contacts(
+    settings: Settings,
+    file: Path,
+    file_format: Format | None,
+    rejected: Path | None,
+    mapping: Path | None,
+    as_of: datetime | None,
+    as_json: bool,
+) -> int:
+    """Import contacts from NDJSON or CSV.
+
+    Profiles are updated, purchases and consent acts added; nothing is removed and no
+    suppression lifted. Lines that cannot be read are put aside, and the exit code is 1.
+    """
+    age = as_of or time_of(file)
+    if mapping is not None:
+        file_format = "csv"
+    try:
+        columns = read_mapping(mapping) if mapping else PLAIN
+    except MappingFault as error:
+        fail(str(error), 2)
+
+    def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
+        if found == "csv":
+            return contact_csv.read_csv(read_lines(opened), columns, age)
+        return contact_record.read_ndjson(read_lines(opened), age)
+
+    return import_file(
+        settings,
+        file,
+        contents,
+        lambda store: store.put_contacts,
+        file_format=file_format,
+        rejected=rejected,
+        as_json=as_json,
+    )
+
+
+@command.command("show")
+@click.argument("address", type=canonical_address)
+@config_option
+@json_option
+def show(settings: Settings, address: str, as_json: bool) -> int:
+    """Show what is stored of an address; exit 1 when there is no contact."""
+
+    async def read(store: Store) -> tuple[Contact | None, int]:
+        return await store.contact(address), len(await store.suppressions(address))
+
+    contact, suppressions = using_store(settings, read, read_only=True)
+    hint = f"suppressed: see smtpproxy suppress show {address}" if suppressions else ""
+    if contact is None:
+        fail("; ".join(filter(None, [f"there is no contact {address}", hint])))
+    if as_json:
+        click.echo(contact_record.written_contact(contact))
+        return 0
+    console.print(_table(contact))
+    if hint:
+        console.print(hint, style="yellow", soft_wrap=True)
+    return 0
+
+
+def _table(contact: Contact) -> Table:
+    table = Table.grid(padding=(0, 2))
+    provenance = contact.provenance
+    for name, value in (
+        ("address", contact.address),
+        ("audience", contact.audience),
+        ("source", contact.source or "not known"),
+        ("collected at", _time(contact.collected_at)),
+        ("informed at", _time(contact.informed_at)),
+        ("opt-out offered", "yes" if contact.optout_offered else "no"),
+        ("last activity at", _time(contact.last_activity_at)),
+        ("occupations", ", ".join(sorted(contact.occupations))),
+        ("tags", ", ".join(sorted(contact.tags))),
+        ("supplier", provenance and (provenance.supplier or "not named")),
+        ("sender disclosed", provenance and ("yes" if provenance.sender_disclosed else "no")),
+    ):
+        if value:
+            table.add_row(name, printable(value))
+    for purchase in contact.purchases:
+        table.add_row("purchase", printable(f"{written_time(purchase.at)} {purchase.product}"))
+    for act in contact.acts:
+        table.add_row("consent", printable(_act(act)))
+    return table
+
+
+def _act(act: ConsentAct) -> str:
+    words = [written_time(act.at), act.purpose, "withdrawn" if act.withdrawal else "given"]
+    words += [f"by {act.method}"] if act.method else []
+    words += ["as a condition of the service"] if act.conditional else []
+    words += [f"for {', '.join(sorted(act.channels))}"] if not act.withdrawal else []
+    words += [f"wording {act.evidence.wording!r}"] if act.evidence.wording else []
+    words += [f"from {act.evidence.ip}"] if act.evidence.ip else []
+    return " ".join(words)
+
+
+def _time(moment: datetime | None) -> str:
+    return written_time(moment) if moment else "not known"
+
+
+@command.command("export")
+@output_option
+@config_option
+def export(settings: Settings, output: BinaryIO) -> None:
+    """Export every contact as NDJSON, in the form that `import` reads."""
+
+    async def write(store: Store) -> None:
+        async for contact in store.export_contacts():
+            output.write(contact_record.written_contact(contact) + b"\n")
+
+    using_store(settings, write, read_only=True)
+
+
+@command.command("erase")
+@click.argument("address", type=canonical_address)
+@config_option
+@json_option
+def erase(settings: Settings, address: str, as_json: bool) -> None:
+    """Erase a contact with its whole history (RGPD 17).
+
+    What stays is an `erasure` suppression of scope `all`, which holds no address: the
+    person is not mailed again, even when a later import brings the address back.
+    """
+    erased = using_store(settings, lambda store: store.erase_contact(address, at=now()))
+    if as_json:
+        print_json({"address": address, "erased": erased, "suppressed": "all"})
+        return
+    click.echo(f"{address}: {'erased' if erased else 'there was no contact'}; suppressed for all")

@@ -1,0 +1,99 @@
+"""How a command opens the store, and what the commands that fill it share."""
+
+import asyncio
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from smtpproxy.cli.common import moment
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.settings import Settings
+from smtpproxy.store import open_store
+from smtpproxy.store.exchange.times import EXAMPLE, read_time
+from smtpproxy.store.protocols import Store
+
+T = TypeVar("T")
+
+_PATIENCE = 30.0  # seconds; a command may wait longer for a lock than a mail
+
+
+def using_store(
+    settings: Settings, use: Callable[[Store], Awaitable[T]], *, read_only: bool = False
+) -> T:
+    """Open the store, run `use` with it, close it."""
+    patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _PATIENCE))
+
+    async def session() -> T:
+        store = open_store(patient, settings.server.state_dir, read_only=read_only)
+        try:
+            return await use(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(session())
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def canonical_address(value: str) -> str:
+    """Read an argument's address, in canonical form. For `type=canonical_address`."""
+    try:
+        return canonical(value)
+    except AddressError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from None
+
+
+def last_moment(value: str) -> datetime:
+    """Read an option's time as `moment` does, a date alone as its last moment."""
+    try:
+        return read_time(value, last_moment=True)
+    except ValueError:
+        return moment(value)
+
+
+def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--output FILE` and pass `output: BinaryIO`; a file is for its owner's eyes only."""
+
+    @functools.wraps(function)
+    def command(*args: Any, output: Path | None, **options: Any) -> Any:
+        if output is None:
+            return function(*args, output=sys.stdout.buffer, **options)
+        with open(output, "wb", opener=_private) as file:
+            return function(*args, output=file, **options)
+
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write to FILE, which only its owner may read; else to standard output.",
+    )(command)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+TIME_HELP = f"A time like {EXAMPLE}, or a date"
+
+
+def warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
+
+
+def warn_of_unknown_purpose(settings: Settings, purpose: str) -> None:
+    """A purpose that no stream has changes nothing for any mail: often it is misspelt."""
+    purposes = sorted({stream.purpose for stream in settings.streams.values() if stream.purpose})
+    if purpose not in purposes:
+        warn(
+            f"no stream has the purpose {purpose!r}, so this changes nothing for any mail; "
+            f"the streams have {', '.join(purposes)}"
+        )

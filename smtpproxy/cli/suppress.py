@@ -1,0 +1,216 @@
+"""`smtpproxy suppress`: standing orders not to mail, added, lifted, shown and moved."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import click
+
+from smtpproxy.cli.common import config_option, json_option, print_json
+from smtpproxy.cli.import_file import import_file, import_options, time_of
+from smtpproxy.cli.stores import (
+    TIME_HELP,
+    canonical_address,
+    last_moment,
+    now,
+    output_option,
+    using_store,
+    warn_of_unknown_purpose,
+)
+from smtpproxy.policy.model import Origin, Suppression
+from smtpproxy.settings import Settings
+from smtpproxy.store.exchange import suppression_record
+from smtpproxy.store.exchange.lines import Contents, read_lines
+from smtpproxy.store.exchange.run import Format
+from smtpproxy.store.exchange.suppression_record import Defaults, read_scope
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.terminal import printable
+
+
+def scope_type(value: str) -> str:
+    """Read an option's scope. For `type=scope_type`."""
+    try:
+        return read_scope(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+ORIGIN = click.Choice([str(origin) for origin in Origin])
+SCOPE_HELP = "all, marketing or purpose:NAME"
+
+
+@click.group()
+def command() -> None:
+    """Add, lift, show, import and export suppressions."""
+
+
+@command.command("add")
+@click.argument("address", type=canonical_address)
+@click.option("--scope", type=scope_type, default="all", show_default=True, help=SCOPE_HELP)
+@click.option("--origin", type=ORIGIN, default="manual", show_default=True)
+@click.option("--since", type=last_moment, help=f"{TIME_HELP}; else now.")
+@click.option("--note", help="For people: it is shown, never matched. No address in it.")
+@config_option
+@json_option
+def add(
+    settings: Settings,
+    address: str,
+    scope: str,
+    origin: str,
+    since: datetime | None,
+    note: str | None,
+    as_json: bool,
+) -> None:
+    """Suppress an address from now on. The address itself is not stored."""
+    if scope.startswith("purpose:"):
+        warn_of_unknown_purpose(settings, scope.removeprefix("purpose:"))
+    entry = SuppressionEntry(address, scope, Origin(origin), since or now(), note)
+    result = using_store(settings, lambda store: store.add_suppressions([entry]))
+    done = (
+        "added"
+        if result.added
+        else "moved to the later time"
+        if result.changed
+        else "there already"
+    )
+    if as_json:
+        print_json({"address": address, "scope": scope, "origin": origin, "result": done})
+    else:
+        click.echo(f"{address}: {scope}, {origin}: {done}")
+
+
+@command.command("remove")
+@click.argument("address", type=canonical_address)
+@click.option("--scope", type=scope_type, help=f"Only this scope: {SCOPE_HELP}.")
+@click.option("--origin", type=ORIGIN, help="Only this origin.")
+@click.option("--all", "everything", is_flag=True, help="Whatever the origin.")
+@click.option("--reason", required=True, help="By whose right it is lifted; stays on record.")
+@config_option
+@json_option
+def remove(
+    settings: Settings,
+    address: str,
+    scope: str | None,
+    origin: str | None,
+    everything: bool,
+    reason: str,
+    as_json: bool,
+) -> int:
+    """Lift suppressions of exactly this address and say which; exit 1 when there is none."""
+    if (origin is None) is not everything:
+        raise click.UsageError("say which with --origin, or lift every origin with --all")
+    if not reason.strip():
+        raise click.UsageError("--reason must say by whose right it is lifted")
+
+    async def lift(store: Store) -> tuple[Sequence[Suppression], Sequence[Suppression]]:
+        lifted = await store.remove_suppression(
+            address,
+            at=now(),
+            reason=reason.strip(),
+            scope=scope,
+            origin=Origin(origin) if origin else None,
+        )
+        return lifted, await store.suppressions(address)
+
+    lifted, left = using_store(settings, lift)
+    if as_json:
+        print_json({"address": address, "lifted": lifted, "left": left})
+        return 0 if lifted else 1
+    for suppression in lifted:
+        click.echo(f"{address}: lifted: {_described(suppression)}")
+    if not lifted:
+        click.echo(f"{address}: nothing to lift", err=True)
+    for suppression in left:
+        click.echo(f"{address}: still suppressed: {_described(suppression)}")
+    return 0 if lifted else 1
+
+
+@command.command("show")
+@click.argument("address", type=canonical_address)
+@config_option
+@json_option
+def show(settings: Settings, address: str, as_json: bool) -> int:
+    """Show what suppresses an address; exit 1 when nothing does."""
+    found = using_store(settings, lambda store: store.suppressions(address), read_only=True)
+    if as_json:
+        print_json({"address": address, "suppressions": found})
+    elif not found:
+        click.echo(f"{address}: not suppressed", err=True)
+    else:
+        for suppression in found:
+            click.echo(f"{address}: {_described(suppression)}")
+    return 0 if found else 1
+
+
+def _described(suppression: Suppression) -> str:
+    text = f"{suppression.scope}, {suppression.origin}, since {written_time(suppression.since)}"
+    if suppression.widened:
+        text += ", through a variant of this mailbox"
+    return text + (f" ({printable(suppression.note)})" if suppression.note else "")
+
+
+@command.command("import")
+@import_options
+@click.option("--scope", type=scope_type, help="For lines that have none.")
+@click.option("--origin", type=ORIGIN, help="For lines that have none.")
+@config_option
+@json_option
+def import_suppressions(
+    settings: Settings,
+    file: Path,
+    file_format: Format | None,
+    rejected: Path | None,
+    scope: str | None,
+    origin: str | None,
+    as_json: bool,
+) -> int:
+    """Import suppressions from CSV (address,scope,origin,since,note) or NDJSON alike.
+
+    It only ever adds: no suppression is lifted. Without `since`, the time of the file
+    counts. Lines that cannot be read are put aside, and the exit code is 1.
+    """
+    defaults = Defaults(time_of(file), scope or "", origin or "")
+
+    def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
+        if found == "csv":
+            return suppression_record.read_csv(read_lines(opened), defaults)
+        return suppression_record.read_ndjson(read_lines(opened), defaults)
+
+    return import_file(
+        settings,
+        file,
+        contents,
+        lambda store: store.add_suppressions,
+        file_format=file_format,
+        rejected=rejected,
+        as_json=as_json,
+    )
+
+
+@command.command("export")
+@output_option
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["csv", "ndjson"]),
+    default="csv",
+    show_default=True,
+)
+@config_option
+def export(settings: Settings, output: BinaryIO, file_format: Literal["csv", "ndjson"]) -> None:
+    """Export every suppression in the form that `import` reads.
+
+    Addresses are not stored, so keys stand in their place: they can be imported wherever
+    the same suppression.key is.
+    """
+    line = suppression_record.csv_line if file_format == "csv" else suppression_record.ndjson_line
+
+    async def write(store: Store) -> None:
+        if file_format == "csv":
+            output.write(",".join(suppression_record.COLUMNS).encode() + b"\n")
+        async for key, suppression in store.export_suppressions():
+            output.write(line(key, suppression).encode() + b"\n")
+
+    using_store(settings, write, read_only=True)

@@ -1,0 +1,271 @@
+"""A contact as one JSON object (design.md section 7), checked strictly, and back again."""
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Provenance,
+    Purchase,
+    Source,
+)
+from smtpproxy.store.exchange.lines import Contents, Line, Rejected, converted
+from smtpproxy.store.exchange.times import EXAMPLE, in_utc, written_time
+from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
+
+Time = Annotated[datetime, Meta(tz=True)]
+Word = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+Words = list[Word]
+
+
+class EvidenceRecord(Struct, forbid_unknown_fields=True):
+    wording: str | None = None
+    ip: str | None = None
+
+
+class ProvenanceRecord(Struct, forbid_unknown_fields=True):
+    supplier: str | None = None
+    sender_disclosed: bool = False
+
+
+class PurchaseRecord(Struct, forbid_unknown_fields=True):
+    product: Word
+    at: Time
+
+
+class ConsentRecord(Struct, forbid_unknown_fields=True):
+    purpose: Word
+    method: Word | None = None
+    given_at: Time | None = None
+    withdrawn_at: Time | None = None
+    conditional: bool = False
+    channels: Words = msgspec.field(default_factory=lambda: ["email"])
+    evidence: EvidenceRecord | None = None
+
+    def acts(self) -> list[ConsentAct]:
+        """Return the agreement and the withdrawal, as far as each took place."""
+        evidence = self.evidence or EvidenceRecord()
+        told = Evidence(evidence.wording, evidence.ip)
+        if self.given_at is None:
+            if self.withdrawn_at is None:
+                raise ValueError(f"consents: {self.purpose} has no given_at and no withdrawn_at")
+            at = in_utc(self.withdrawn_at)
+            return [ConsentAct(self.purpose, at, True, self.method, evidence=told)]
+        agreement = ConsentAct(
+            self.purpose,
+            in_utc(self.given_at),
+            method=self.method,
+            conditional=self.conditional,
+            channels=frozenset(self.channels),
+            evidence=told,
+        )
+        if self.withdrawn_at is None:
+            return [agreement]
+        if self.withdrawn_at < self.given_at:
+            raise ValueError(f"consents: {self.purpose} has a withdrawn_at before its given_at")
+        return [agreement, ConsentAct(self.purpose, in_utc(self.withdrawn_at), withdrawal=True)]
+
+
+class ContactRecord(Struct, forbid_unknown_fields=True):
+    address: str
+    audience: Audience | UnsetType | None = UNSET
+    source: Source | UnsetType | None = UNSET
+    collected_at: Time | UnsetType | None = UNSET
+    informed_at: Time | UnsetType | None = UNSET
+    optout_offered: bool | UnsetType = UNSET
+    last_activity_at: Time | UnsetType | None = UNSET
+    occupations: Words | UnsetType = UNSET
+    tags: Words | UnsetType = UNSET
+    provenance: ProvenanceRecord | UnsetType | None = UNSET
+    purchases: list[PurchaseRecord] = []
+    consents: list[ConsentRecord] = []
+
+    def update(self, as_of: datetime) -> ContactUpdate:
+        """Return what this says; a field that is absent says nothing.
+
+        Raises:
+            ValueError: the address is none, or a time is out of range.
+        """
+        try:
+            return ContactUpdate(
+                Contact(
+                    _address(self.address),
+                    self.audience or Audience.UNKNOWN,
+                    self.source or None,
+                    _moment(self.collected_at),
+                    _moment(self.informed_at),
+                    bool(self.optout_offered),
+                    _moment(self.last_activity_at),
+                    frozenset(self.occupations or ()),
+                    frozenset(self.tags or ()),
+                    Provenance(self.provenance.supplier, self.provenance.sender_disclosed)
+                    if self.provenance
+                    else None,
+                    tuple([Purchase(p.product, in_utc(p.at)) for p in self.purchases]),
+                    tuple([act for consent in self.consents for act in consent.acts()]),
+                ),
+                _given(self),
+                as_of,
+            )
+        except OverflowError:
+            raise ValueError("a time is beyond the years 1 to 9999") from None
+
+
+def _address(text: str) -> str:
+    try:
+        return canonical(text)
+    except AddressError as error:
+        raise ValueError(f"address: {error}") from None
+
+
+def _moment(value: datetime | UnsetType | None) -> datetime | None:
+    return in_utc(value) if isinstance(value, datetime) else None
+
+
+_NAMES = sorted(PROFILE_FIELDS)
+_read_profile = attrgetter(*_NAMES)
+
+
+def _given(record: ContactRecord) -> frozenset[str]:
+    given = [
+        name
+        for name, value in zip(_NAMES, _read_profile(record), strict=True)
+        if value is not UNSET
+    ]
+    return PROFILE_FIELDS if len(given) == len(_NAMES) else frozenset(given)
+
+
+def read_ndjson(lines: Iterator[Line | Rejected], as_of: datetime) -> Contents[ContactUpdate]:
+    """Read one JSON object a line."""
+    return Contents(converted(lines, lambda line: read_contact(line.content, as_of)))
+
+
+_decode = msgspec.json.Decoder(ContactRecord).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def read_contact(content: bytes, as_of: datetime) -> ContactUpdate:
+    """Read one line of NDJSON.
+
+    Raises:
+        ValueError: the text names the field, what is wrong and what would be right.
+    """
+    try:
+        return _decode(content).update(as_of)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(explain(error)) from None
+
+
+def convert_contact(fields: dict[str, Any], as_of: datetime) -> ContactUpdate:
+    """Check fields that were read from elsewhere in the same way."""
+    try:
+        return msgspec.convert(fields, ContactRecord).update(as_of)
+    except msgspec.MsgspecError as error:
+        raise ValueError(explain(error)) from None
+
+
+_RIGHT = {
+    "audience": "one of " + ", ".join(Audience),
+    "source": "one of " + ", ".join(Source),
+    "optout_offered": "true or false",
+    "sender_disclosed": "true or false",
+    "conditional": "true or false",
+    **dict.fromkeys(
+        ["collected_at", "informed_at", "last_activity_at", "at", "given_at", "withdrawn_at"],
+        f"a time with its zone, like {EXAMPLE}",
+    ),
+    **dict.fromkeys(["occupations", "tags", "channels"], 'a list of words, like ["retail"]'),
+    **dict.fromkeys(["purpose", "method", "product"], "text of 1 to 200 characters on one line"),
+    "purchases": 'a list of objects, like [{"product": "shoes", "at": "…"}]',
+    "consents": 'a list of objects, like [{"purpose": "offers", "given_at": "…"}]',
+}
+_KNOWN = {
+    "": ContactRecord,
+    "provenance": ProvenanceRecord,
+    "purchases": PurchaseRecord,
+    "consents": ConsentRecord,
+    "evidence": EvidenceRecord,
+}
+
+
+def explain(error: Exception) -> str:
+    """Return the error in words that name the field and what would be right."""
+    text, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    if not isinstance(error, msgspec.ValidationError):
+        return f"not a JSON object on one line: {text}"
+    if not path and text.startswith("Expected `object`"):
+        return 'not a JSON object; a line looks like {"address": "a@b.example"}'
+    name = re.sub(r"\[.*?\]", "", path).rpartition(".")[2]
+    wrong = (text[:1].lower() + text[1:]).removeprefix("object ")
+    where = f"{path}: " if path else ""
+    if "unknown field" in wrong and name in _KNOWN:
+        return f"{where}{wrong}; known are {', '.join(_KNOWN[name].__struct_fields__)}"
+    right = _RIGHT.get(name)
+    return f"{where}{wrong}" + (f"; right would be {right}" if right else "")
+
+
+def written_contact(contact: Contact) -> bytes:
+    """Return the contact as one line of NDJSON, without its end; reading it changes nothing."""
+    provenance = contact.provenance
+    return _encode(
+        {
+            "address": contact.address,
+            "audience": contact.audience,
+            "source": contact.source,
+            "collected_at": _written(contact.collected_at),
+            "informed_at": _written(contact.informed_at),
+            "optout_offered": contact.optout_offered,
+            "last_activity_at": _written(contact.last_activity_at),
+            "occupations": sorted(contact.occupations),
+            "tags": sorted(contact.tags),
+            "provenance": provenance
+            and {
+                "supplier": provenance.supplier,
+                "sender_disclosed": provenance.sender_disclosed,
+            },
+            "purchases": [
+                {"product": purchase.product, "at": written_time(purchase.at)}
+                for purchase in contact.purchases
+            ],
+            "consents": _consents(contact.acts),
+        }
+    )
+
+
+def _consents(acts: Iterable[ConsentAct]) -> list[dict[str, Any]]:
+    """Pair a withdrawal with the agreement it ends; an act that does not pair stands alone."""
+    consents: list[dict[str, Any]] = []
+    standing: dict[str, dict[str, Any]] = {}  # the newest agreement of each purpose
+    for act in acts:
+        agreement = standing.pop(act.purpose, None) if act.withdrawal else None
+        if agreement and act == ConsentAct(act.purpose, act.at, withdrawal=True):
+            agreement["withdrawn_at"] = written_time(act.at)
+            continue
+        consent = {
+            "purpose": act.purpose,
+            "method": act.method,
+            "given_at": None if act.withdrawal else written_time(act.at),
+            "withdrawn_at": written_time(act.at) if act.withdrawal else None,
+            "conditional": act.conditional,
+            "channels": sorted(act.channels),
+            "evidence": {"wording": act.evidence.wording, "ip": act.evidence.ip},
+        }
+        consents.append(consent)
+        if not act.withdrawal:
+            standing[act.purpose] = consent
+    return consents
+
+
+def _written(moment: datetime | None) -> str | None:
+    return None if moment is None else written_time(moment)

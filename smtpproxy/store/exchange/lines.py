@@ -1,0 +1,143 @@
+"""Lines of a file of any size, with bounded memory."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import BinaryIO, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+MAX_LINE = 1024 * 1024
+_CHUNK = 256 * 1024
+_BOM = b"\xef\xbb\xbf"
+_COMMENT = re.compile(rb"# line \d+: ")
+_NOT_TEXT = {
+    b"\xff\xfe": "it is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "it is UTF-16; save it as UTF-8",
+    b"PK\x03\x04": "it is a spreadsheet or an archive; save it as CSV in UTF-8",
+    b"\x1f\x8b": "it is compressed; unpack it first (gunzip)",
+}
+
+
+class ImportFault(Exception):
+    """The file as a whole cannot be imported; the text says why and what would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    number: int
+    content: bytes  # without its end
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A line that is put aside. `original` is read once, before the next line."""
+
+    number: int
+    reason: str
+    original: Iterable[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[T]):
+    """What a line says."""
+
+    number: int
+    value: T
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Contents(Generic[T]):
+    """An opened file."""
+
+    items: Iterator[Read[T] | Rejected]
+    header: bytes | None = None  # the first line of a CSV file
+    notices: tuple[str, ...] = ()  # what its user ought to know
+
+
+def read_lines(file: BinaryIO) -> Iterator[Line | Rejected]:
+    """Yield the lines that hold anything; one of more than MAX_LINE octets is rejected.
+
+    Lines end with LF or CRLF; a byte order mark at the start of a line is dropped, and so
+    are the comments of a FILE.rejected.
+
+    Raises:
+        ImportFault: the file is no text.
+    """
+    number = 0
+    while content := file.readline(MAX_LINE):
+        number += 1
+        if number == 1:
+            _check_is_text(content)
+        if len(content) == MAX_LINE and not content.endswith(b"\n"):
+            rest = _rest_of_line(file)
+            yield Rejected(
+                number, f"longer than {MAX_LINE} octets: split it up", chain([content], rest)
+            )
+            for _ in rest:
+                pass
+            continue
+        content = content.removeprefix(_BOM).rstrip(b"\r\n")
+        if content and not content.isspace() and not _COMMENT.match(content):
+            yield Line(number, content)
+
+
+def _rest_of_line(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.readline(_CHUNK):
+        yield chunk.rstrip(b"\n")
+        if chunk.endswith(b"\n"):
+            return
+
+
+def _check_is_text(start: bytes) -> None:
+    for signature, fault in _NOT_TEXT.items():
+        if start.startswith(signature):
+            raise ImportFault(fault)
+
+
+def comment(rejected: Rejected) -> bytes:
+    """Return the line that stands above a rejected one."""
+    return f"# line {rejected.number}: {' '.join(rejected.reason.split())}\n".encode(
+        errors="replace"
+    )
+
+
+class _Numbered(Protocol):
+    @property
+    def number(self) -> int: ...
+    @property
+    def content(self) -> bytes: ...
+
+
+N = TypeVar("N", bound=_Numbered)
+
+
+def converted(
+    items: Iterable[N | Rejected], convert: Callable[[N], T]
+) -> Iterator[Read[T] | Rejected]:
+    """Apply `convert` to each line or row; a ValueError puts it aside with its text."""
+    for item in items:
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        try:
+            yield Read(item.number, convert(item), item.content)
+        except ValueError as error:
+            yield Rejected(item.number, str(error), (item.content,))
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a line.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8 (octet 0x{content[error.start]:02x} at place {error.start + 1}): "
+            "save the file as UTF-8"
+        ) from None

@@ -1,0 +1,107 @@
+"""The mapping file of a CSV of contacts: which column is which field (docs/data.md)."""
+
+import tomllib
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smtpproxy.store.exchange.lines import ImportFault
+
+FIELDS = (
+    "address",
+    "audience",
+    "source",
+    "collected_at",
+    "informed_at",
+    "optout_offered",
+    "last_activity_at",
+    "occupations",
+    "tags",
+    "supplier",
+    "sender_disclosed",
+    "purchase_product",
+    "purchase_at",
+    "consent_purpose",
+    "consent_method",
+    "consent_given_at",
+    "consent_withdrawn_at",
+    "consent_conditional",
+    "consent_channels",
+    "consent_wording",
+    "consent_ip",
+)
+"""What a column may be. A row holds at most one purchase and one consent."""
+
+_KEYS = ("columns", "constants", "values", "delimiter", "separator", "time_format")
+
+
+class MappingFault(ImportFault):
+    """The mapping file is wrong; the text names the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    columns: MappingOf[str, str]  # column, without regard to case, to field
+    constants: MappingOf[str, str] = field(default_factory=dict)  # field to text
+    values: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)  # by field
+    delimiter: str | None = None  # None: the commonest in the header
+    separator: str = "|"  # between the words of one cell
+    time_format: str | None = None  # of strptime, in UTC; None: ISO 8601
+
+
+PLAIN = Mapping({name: name for name in FIELDS})
+"""Without a mapping file the columns have the names of the fields."""
+
+
+def read_mapping(path: Path) -> Mapping:
+    """Read and check a mapping file.
+
+    Raises:
+        MappingFault: `FILE: key: what is wrong and what would be right`.
+    """
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MappingFault(f"{path}: cannot be read as TOML: {error}") from None
+    if unknown := sorted(set(document) - set(_KEYS)):
+        raise MappingFault(f"{path}: {unknown[0]}: unknown key; known are {', '.join(_KEYS)}")
+    columns = _table(path, "columns", document.get("columns", {}))
+    constants = _table(path, "constants", document.get("constants", {}))
+    values = document.get("values", {})
+    if not isinstance(values, dict):
+        raise MappingFault(f"{path}: values: must be tables like [values.audience]")
+    for key, names in (("columns", columns.values()), ("constants", constants), ("values", values)):
+        if unknown := sorted(set(names) - set(FIELDS)):
+            raise MappingFault(
+                f"{path}: {key}: no field {unknown[0]!r}; they are {', '.join(FIELDS)}"
+            )
+    twice = sorted({name for name in columns.values() if list(columns.values()).count(name) > 1})
+    if twice:
+        raise MappingFault(f"{path}: columns: {twice[0]} has several columns; leave one")
+    if "address" not in columns.values():
+        raise MappingFault(f'{path}: columns: none is the address; add "COLUMN" = "address"')
+    return Mapping(
+        {column.strip().casefold(): name for column, name in columns.items()},
+        constants,
+        {name: _table(path, f"values.{name}", table) for name, table in values.items()},
+        _text(path, document, "delimiter", single=True),
+        _text(path, document, "separator") or "|",
+        _text(path, document, "time_format"),
+    )
+
+
+def _table(path: Path, key: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise MappingFault(f'{path}: {key}: must be a table of texts, like "NAME" = "text"')
+    return value
+
+
+def _text(path: Path, document: dict[str, Any], key: str, *, single: bool = False) -> str | None:
+    value = document.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or (single and len(value) != 1):
+        right = 'one character, like ";"' if single else "text"
+        raise MappingFault(f"{path}: {key}: must be {right}")
+    return value
