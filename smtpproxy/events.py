@@ -4,9 +4,10 @@ Every field that a metric may use as a label comes from a closed set.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+from msgspec import Struct
 
 from smtpproxy.policy.model import Decision, Facts, MessageFeatures, Verdict
 
@@ -15,22 +16,19 @@ Part = Literal["store", "audit", "upstream", "spool", "internal"]
 STAGES: tuple[Stage, ...] = ("policy", "store", "sign", "upstream", "audit")
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionOpened:
+class ConnectionOpened(Struct, frozen=True):
     listener: str
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionClosed:
+class ConnectionClosed(Struct, frozen=True):
     listener: str
     peer: str
     seconds: float
     cause: str  # quit, eof, timeout, error, limit, shutdown
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionRefused:
+class ConnectionRefused(Struct, frozen=True):
     """Over a connection limit: answered 421 and closed."""
 
     listener: str
@@ -38,8 +36,7 @@ class ConnectionRefused:
     cause: Literal["limit", "address_limit", "draining"]
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True):
     """Who is talking to us."""
 
     listener: str
@@ -47,8 +44,7 @@ class Client:
     helo: str
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(Struct, frozen=True):
     """A recipient as the client gave it, with its verdict."""
 
     address: str  # as in the RCPT command, without brackets
@@ -56,8 +52,7 @@ class Recipient:
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(Struct, frozen=True):
     """A decision, before anything is done about it; the audit log commits this.
 
     `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message.
@@ -82,8 +77,7 @@ class Decided:
     relayed: bool = False  # what is allowed is about to be put to the upstream
 
 
-@dataclass(frozen=True, slots=True)
-class Relayed:
+class Relayed(Struct, frozen=True):
     """What the upstream answered to a message: the client's answer too."""
 
     id: str
@@ -95,8 +89,7 @@ class Relayed:
     recipients: int
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionEnded:
+class TransactionEnded(Struct, frozen=True):
     """A message got its final answer. `stages` are seconds spent, without the client's time."""
 
     listener: str
@@ -104,15 +97,13 @@ class TransactionEnded:
     stages: tuple[tuple[Stage, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamReplied:
+class UpstreamReplied(Struct, frozen=True):
     """One reply of the upstream to MAIL, RCPT, DATA or the end of data."""
 
     code_class: Literal["2xx", "3xx", "4xx", "5xx", "none"]  # none: no answer at all
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """Trouble of ours: the client got 451. `part` names what failed."""
 
     listener: str

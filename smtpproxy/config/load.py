@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import structs
 from pydantic import BaseModel, ValidationError
 
 from smtpproxy.config import describe, models, rulebooks
@@ -117,7 +118,7 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         mode=Mode(document.policy.mode),
         on_mixed=document.policy.on_mixed,
     )
-    default = replace(DEFAULT_STREAM, rulebook=policy.rulebook, mode=policy.mode)
+    default = structs.replace(DEFAULT_STREAM, rulebook=policy.rulebook, mode=policy.mode)
     streams = [default, *(_stream(s, policy, books) for s in document.stream)]
     url = document.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
     return Settings(

@@ -56,7 +56,7 @@ def widened(canonical_address: str) -> str:
     if gmail:
         local = local.replace(".", "") or local
         domain = "gmail.com"
-    return f"{_quoted(local)}@{domain}"
+    return f"{_quoted(_folded(local))}@{domain}"  # a mark after a dot now joins its letter
 
 
 def domain_of(address: str) -> str:

@@ -1,10 +1,9 @@
 """SMTP replies (RFC 5321 section 4.2, RFC 2034)."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """One reply: code, enhanced code and one or more lines of text."""
 
     code: int

@@ -1,8 +1,9 @@
 """The ways out that a message offers: List-Unsubscribe and List-Unsubscribe-Post."""
 
 import re
-from dataclasses import dataclass
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.comments import CommentError, skip_cfws
@@ -20,8 +21,7 @@ _URI = re.compile(r"[!-~]+")
 _ONE_CLICK = re.compile(rb"(?:\r?\n(?=[ \t]))?[ \t]?List-Unsubscribe=One-Click(?:\r?\n)?")
 
 
-@dataclass(frozen=True, slots=True)
-class UnsubscribeUris:
+class UnsubscribeUris(Struct, frozen=True):
     """What one List-Unsubscribe field offers, in the sender's order of preference."""
 
     https: tuple[str, ...] = ()

@@ -1,8 +1,10 @@
 """One message on its way, whichever intake it came through (design.md section 3)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.events import Client, Decided, Failed, Part, Recipient, Stage, TransactionEnded
 from smtpproxy.mail.address import AddressError, canonical
@@ -30,8 +32,7 @@ _BAD_ADDRESS = Reply.of(553, "5.1.3", "recipient address cannot be read")
 _HEADER_TOO_LONG = MessageFeatures(malformed=f"header section is longer than {HEADER_LIMIT} bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     """A recipient as asked for: `index` is its place among the replies that are due."""
 
     index: int

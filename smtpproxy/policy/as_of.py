@@ -1,7 +1,8 @@
 """What was known of a recipient at an earlier moment."""
 
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import Contact, RecipientFacts
 

@@ -1,8 +1,9 @@
 """The decision core: `needs` and `judge`, pure, with one store read between them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,

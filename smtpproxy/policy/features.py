@@ -1,7 +1,8 @@
 """From the raw header block to what the message rules and the record look at."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from smtpproxy.mail.encoded_words import decode
 from smtpproxy.mail.headers import HeaderBlock
@@ -12,8 +13,7 @@ from smtpproxy.policy.model import MessageFeatures
 _LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 5322 2.1.1
 
 
-@dataclass(frozen=True, slots=True)
-class MessageIdentity:
+class MessageIdentity(Struct, frozen=True):
     """How people name a message, for the record: decoded, one line each."""
 
     message_id: str | None = None

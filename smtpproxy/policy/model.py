@@ -4,9 +4,10 @@ Everything here is frozen data. Times are timezone-aware `datetime`s in UTC.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class StreamClass(StrEnum):
@@ -123,8 +124,7 @@ class Reason(StrEnum):
     TEMPORARY_FAILURE = "temporary_failure"
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(Struct, frozen=True):
     """A named flow of mail with one class and purpose (docs/settings.md, `[[stream]]`)."""
 
     name: str
@@ -144,8 +144,7 @@ DEFAULT_STREAM = Stream(name="default", purpose="marketing")
 """Where undeclared mail goes: marketing, purpose `marketing`, the strict rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rulebook:
+class Rulebook(Struct, frozen=True):
     """The parameters of one jurisdiction (design.md sections 4 and 5)."""
 
     name: str
@@ -160,16 +159,14 @@ class Rulebook:
     consumer_domains: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """The proof of one act of agreement (rule A2, RGPD 7(1))."""
 
     wording: str | None = None
     ip: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentAct:
+class ConsentAct(Struct, frozen=True):
     """One act of agreement to one purpose, or its withdrawal."""
 
     purpose: str
@@ -181,20 +178,17 @@ class ConsentAct:
     evidence: Evidence = Evidence()
 
 
-@dataclass(frozen=True, slots=True)
-class Purchase:
+class Purchase(Struct, frozen=True):
     product: str
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(Struct, frozen=True):
     supplier: str | None = None
     sender_disclosed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Contact:
+class Contact(Struct, frozen=True):
     """What the store knows of one address. `acts` is a history, oldest first."""
 
     address: str  # canonical (mail.address)
@@ -211,8 +205,7 @@ class Contact:
     acts: tuple[ConsentAct, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Suppression:
+class Suppression(Struct, frozen=True):
     """A standing order not to mail. `scope` is `all`, `marketing` or `purpose:NAME`."""
 
     scope: str
@@ -222,8 +215,7 @@ class Suppression:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RecipientFacts:
+class RecipientFacts(Struct, frozen=True):
     """All that the store said about one recipient."""
 
     suppressions: tuple[Suppression, ...] = ()
@@ -236,16 +228,14 @@ Facts = Mapping[str, RecipientFacts]
 """Canonical address to what is known; an address that is absent has `NO_FACTS`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lookups:
+class Lookups(Struct, frozen=True):
     """What a judgement needs from the store, as one batched read."""
 
     addresses: tuple[str, ...]  # canonical
     contacts: bool = True  # False: suppressions alone decide
 
 
-@dataclass(frozen=True, slots=True)
-class MessageFeatures:
+class MessageFeatures(Struct, frozen=True):
     """What the message rules look at, read from the raw header block."""
 
     malformed: str | None = None  # what cannot be read, for the trace
@@ -258,8 +248,7 @@ class MessageFeatures:
     one_click: bool = False  # exactly one List-Unsubscribe-Post, and it is exact
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(Struct, frozen=True):
     """One question to the decision core."""
 
     streams: tuple[Stream, ...]  # all that it may still be; certain when there is one
@@ -267,8 +256,7 @@ class Transaction:
     message: MessageFeatures | None = None  # None: judged at RCPT
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What is to happen to one recipient or to the message, with one reason."""
 
     action: Action
@@ -278,8 +266,7 @@ class Verdict:
     detail: str | None = None  # for people: which suppression, which date
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The verdicts of one transaction."""
 
     stream: Stream

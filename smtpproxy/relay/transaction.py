@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
+
+from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import UpstreamConnection
@@ -16,8 +17,7 @@ _END = b".\r\n"
 _NO_SMTPUTF8 = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
 
 
-@dataclass(frozen=True, slots=True)
-class MailParameters:
+class MailParameters(Struct, frozen=True):
     """What of the client's MAIL command goes to the upstream."""
 
     reverse_path: str

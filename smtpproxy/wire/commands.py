@@ -5,7 +5,8 @@ the reply that names it.
 """
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
 
@@ -23,16 +24,14 @@ class CommandError(Exception):
         self.reply = Reply.of(code, enhanced, text)
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Struct, frozen=True):
     """EHLO (`extended`) or HELO."""
 
     domain: str
     extended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(Struct, frozen=True):
     """MAIL FROM. `reverse_path` has no brackets and is empty for `<>`."""
 
     reverse_path: str
@@ -41,25 +40,21 @@ class Mail:
     smtputf8: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Rcpt:
+class Rcpt(Struct, frozen=True):
     """RCPT TO. `forward_path` has no brackets and no source route."""
 
     forward_path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(Struct, frozen=True):
     """DATA, in its right place: at least one recipient was accepted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(Struct, frozen=True):
     """RSET."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quit:
+class Quit(Struct, frozen=True):
     """QUIT."""
 
 

@@ -11,8 +11,9 @@ and HELP never reach the caller: they come out as `Answered` with the bytes to s
 
 import re
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import (
@@ -48,8 +49,7 @@ NEED_DATA = Signal.NEED_DATA
 BLOCKED = Signal.BLOCKED
 
 
-@dataclass(frozen=True, slots=True)
-class ContentChunk:
+class ContentChunk(Struct, frozen=True):
     """A piece of the content, dot-stuffed as it came; whole lines are not promised."""
 
     data: bytes
@@ -62,24 +62,21 @@ class ContentProblem(Enum):
     NUL = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class EndOfContent:
+class EndOfContent(Struct, frozen=True):
     """CRLF.CRLF was read. `size` is in octets as received, without the terminator."""
 
     size: int
     problem: ContentProblem | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """A command that the engine answered by itself; send `data`."""
 
     data: bytes
     error: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(Struct, frozen=True):
     """The framing cannot be trusted any more: send `data` and close the connection."""
 
     data: bytes

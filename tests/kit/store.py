@@ -6,10 +6,12 @@ gives them to a store in memory, `ndjson()` and `suppressions()` to the import c
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
     Audience,

@@ -1,7 +1,8 @@
 """Contacts, streams and short ways to ask the decision core, at one fixed moment."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from msgspec.structs import replace
 
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (

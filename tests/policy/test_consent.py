@@ -1,9 +1,9 @@
 """Section 5 of the design: when consent is valid, and what is wrong when it is not."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import ConsentAct, Evidence, Purchase
 from tests.policy.cases import (

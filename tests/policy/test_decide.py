@@ -1,8 +1,7 @@
 """What is asked of the store, uncertain streams, and the choice of the stream."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.decide import choose_stream, judge, needs
 from smtpproxy.policy.model import (

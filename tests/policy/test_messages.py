@@ -1,9 +1,9 @@
 """Section 6 of the design: how a message is judged."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (

@@ -1,11 +1,11 @@
 """What holds for every case, not for those that somebody thought of."""
 
-from dataclasses import replace
 from datetime import datetime
 from random import Random
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from smtpproxy.mail.address import canonical, widened
 from smtpproxy.policy.decide import judge

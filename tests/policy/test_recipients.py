@@ -1,10 +1,10 @@
 """Section 4 of the design: what happens to one recipient, rule by rule."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
     Action,

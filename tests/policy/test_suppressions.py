@@ -1,9 +1,9 @@
 """Rule 0: standing orders not to mail, their scopes, their order, and what they yield to."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import Evidence, Origin, Reason, Suppression
 from tests.policy.cases import (

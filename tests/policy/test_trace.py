@@ -1,9 +1,9 @@
 """What people read when they ask why."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.model import (

@@ -7,7 +7,6 @@ Lists that are left out are empty: then nothing counts as a generic address.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from smtpproxy.mail.address import AddressError, canonical
@@ -16,7 +15,7 @@ from smtpproxy.policy.model import Rulebook
 BUILTIN_NAMES: tuple[str, ...] = ("fr",)
 """The rulebooks that come as `NAME.toml` in this package."""
 
-_PARAMETERS = tuple(field.name for field in fields(Rulebook) if field.name != "name")
+_PARAMETERS = tuple(name for name in Rulebook.__struct_fields__ if name != "name")
 _LONGEST_YEARS = 100
 
 

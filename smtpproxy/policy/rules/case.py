@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from smtpproxy.policy.model import (
     Action,
     Basis,
@@ -17,8 +19,7 @@ from smtpproxy.policy.model import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RecipientCase:
+class RecipientCase(Struct, frozen=True):
     """One recipient on one stream, with all that is known, at one moment."""
 
     address: str  # canonical
@@ -28,8 +29,7 @@ class RecipientCase:
     now: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class MessageCase:
+class MessageCase(Struct, frozen=True):
     """One message on one stream."""
 
     stream: Stream
