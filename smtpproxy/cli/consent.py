@@ -29,10 +29,17 @@ def command() -> None:
 @click.option("--purpose", required=True, help="What the person agreed to, such as newsletter.")
 @click.option("--method", required=True, help="How: unticked_box, double_opt_in, signed_form …")
 @click.option("--wording", help="Which text the person agreed to. Without it nothing is proven.")
-@click.option("--given-at", type=moment, help=f"{TIME_HELP}; else now.")
+@click.option("--given-at", type=moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
 @click.option("--ip", help="Where the person agreed from.")
 @click.option("--conditional", is_flag=True, help="It was a condition of the service.")
-@click.option("--channel", "channels", multiple=True, default=["email"], show_default=True)
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    default=["email"],
+    show_default=True,
+    help="By what the person may be reached; give any number.",
+)
 @click.option(
     "--source",
     type=click.Choice([str(source) for source in Source]),
@@ -86,7 +93,7 @@ def record(
 @command.command("withdraw")
 @click.argument("address", type=canonical_address)
 @click.option("--purpose", required=True, help="What the person does not agree to any more.")
-@click.option("--withdrawn-at", type=last_moment, help=f"{TIME_HELP}; else now.")
+@click.option("--withdrawn-at", type=last_moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
 @config_option
 @json_option
 def withdraw(

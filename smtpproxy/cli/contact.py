@@ -43,6 +43,7 @@ def command() -> None:
 @click.option(
     "--as-of",
     type=moment,
+    metavar="TIME",
     help="The moment that the file describes; else its last modification. A profile that is"
     f" no newer than the stored one changes nothing. {TIME_HELP}.",
 )

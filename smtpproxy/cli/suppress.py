@@ -48,9 +48,22 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("address", type=canonical_address)
-@click.option("--scope", type=scope_type, default="all", show_default=True, help=SCOPE_HELP)
-@click.option("--origin", type=ORIGIN, default="manual", show_default=True)
-@click.option("--since", type=last_moment, help=f"{TIME_HELP}; else now.")
+@click.option(
+    "--scope",
+    type=scope_type,
+    metavar="SCOPE",
+    default="all",
+    show_default=True,
+    help=f"{SCOPE_HELP}.",
+)
+@click.option(
+    "--origin",
+    type=ORIGIN,
+    default="manual",
+    show_default=True,
+    help="Where the order comes from.",
+)
+@click.option("--since", type=last_moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
 @click.option("--note", help="For people: it is shown, never matched. No address in it.")
 @config_option
 @json_option
@@ -83,7 +96,7 @@ def add(
 
 @command.command("remove")
 @click.argument("address", type=canonical_address)
-@click.option("--scope", type=scope_type, help=f"Only this scope: {SCOPE_HELP}.")
+@click.option("--scope", type=scope_type, metavar="SCOPE", help=f"Only this scope: {SCOPE_HELP}.")
 @click.option("--origin", type=ORIGIN, help="Only this origin.")
 @click.option("--all", "everything", is_flag=True, help="Whatever the origin.")
 @click.option("--reason", required=True, help="By whose right it is lifted; stays on record.")
@@ -153,7 +166,7 @@ def _described(suppression: Suppression) -> str:
 
 @command.command("import")
 @import_options
-@click.option("--scope", type=scope_type, help="For lines that have none.")
+@click.option("--scope", type=scope_type, metavar="SCOPE", help="For lines that have none.")
 @click.option("--origin", type=ORIGIN, help="For lines that have none.")
 @config_option
 @json_option
@@ -197,6 +210,7 @@ def import_suppressions(
     type=click.Choice(["csv", "ndjson"]),
     default="csv",
     show_default=True,
+    help="How to write it.",
 )
 @config_option
 def export(settings: Settings, output: BinaryIO, file_format: Literal["csv", "ndjson"]) -> None:
