@@ -1,6 +1,8 @@
 """The product as its users have it: `smtpproxy serve` with a configuration file."""
 
 import json
+import os
+import signal
 import smtplib
 import socket
 import sys
@@ -137,6 +139,16 @@ class RelayProcess:
         return [self.pid, *descendants(self.pid)]
 
     @property
+    def workers(self) -> list[int]:
+        """The process ids of the workers."""
+        command = b"smtpproxy.process.child\0worker"
+        return [
+            pid
+            for pid in descendants(self.pid)
+            if command in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
+    @property
     def alive(self) -> bool:
         return self._running is not None and self._running.alive
 
@@ -180,6 +192,10 @@ class RelayProcess:
         """SIGTERM and wait for the drain; return the exit code."""
         assert self._running is not None, "not started"
         return self._running.terminate(timeout)
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, and go on at once."""
+        os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL for the main process and its workers, as a crash would."""

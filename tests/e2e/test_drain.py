@@ -1,0 +1,100 @@
+"""SIGTERM: no new work, what is under way is finished, exit code 0."""
+
+import smtplib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.kit.audit import outcome, records, relayed
+from tests.kit.load import SmtpSink
+from tests.kit.messages import message
+from tests.kit.numbered import NumberedLoad, number_of
+from tests.kit.parts import needs
+from tests.kit.ports import LOOPBACK, listens, wait_for
+from tests.kit.relay import RelayProcess, listener
+from tests.kit.upstream import At, FakeUpstream, Hold
+
+Start = Callable[..., RelayProcess]
+
+
+def till() -> dict[str, object]:
+    return {"listener": [listener("till", "receipts", default="receipts")]}
+
+
+@pytest.fixture
+def dump() -> Iterator[SmtpSink]:
+    with SmtpSink(dump=True) as sink:
+        yield sink
+
+
+@needs("smtp-sink")
+def test_in_mid_load(relay: Start, dump: SmtpSink) -> None:
+    running = relay(dump.address, {"server": {"workers": 2}, **till()})
+    with NumberedLoad(running.port(), messages=1_500) as load:
+        load.wait_accepted(300)
+        assert running.terminate() == 0
+        fates = load.stop()
+    cut = [fate for fate in fates if not fate.accepted]
+    # A transaction that the relay began it also finished; the others were told, or found
+    # nobody there.
+    assert {fate.reached for fate in cut} <= {"nothing", "connect"}
+    assert [fate for fate in cut if fate.reached == "connect" and fate.code != 421] == []
+    arrived = {number_of(mail.message) for mail in dump.dumped()}
+    entries = relayed(records(running))
+    assert arrived == load.accepted
+    assert {number_of(entry.decided.message_id or "") for entry in entries} == arrived
+    assert {outcome(entry) for entry in entries} == {250}
+
+
+def test_a_slow_client_may_finish(relay: Start, upstream: FakeUpstream) -> None:
+    running = relay(upstream.address, till())
+    with (
+        smtplib.SMTP(LOOPBACK, running.port()) as slow,
+        smtplib.SMTP(LOOPBACK, running.port()) as idle,
+    ):
+        idle.ehlo()
+        slow.ehlo()
+        slow.mail("orders@shop.example")
+        slow.rcpt("jeanne@people.example")
+        assert slow.docmd("DATA")[0] == 354
+        running.ask_to_end()
+        wait_for(lambda: not listens(running.port()), "the listener to close")
+        assert idle.getreply()[0] == 421
+        slow.send(message() + b".\r\n")
+        assert slow.getreply() == (250, b"2.0.0 queued as FAKE")
+        assert slow.getreply()[0] == 421
+    assert running.terminate() == 0
+    assert len(upstream.messages) == 1
+
+
+def test_a_slow_upstream_may_finish(relay: Start, upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("end", Hold()))
+    running = relay(upstream.address, till())
+    with smtplib.SMTP(LOOPBACK, running.port()) as client:
+        client.ehlo()
+        client.mail("orders@shop.example")
+        client.rcpt("jeanne@people.example")
+        client.docmd("DATA")
+        client.send(message() + b".\r\n")
+        upstream.wait_held()
+        running.ask_to_end()
+        wait_for(lambda: not listens(running.port()), "the listener to close")
+        upstream.release()
+        assert client.getreply() == (250, b"2.0.0 queued as FAKE")
+        assert client.getreply()[0] == 421
+    assert running.terminate() == 0
+    assert [outcome(entry) for entry in records(running)] == [250]
+
+
+def test_who_does_not_finish_is_told_and_cut(relay: Start, upstream: FakeUpstream) -> None:
+    running = relay(upstream.address, {"server": {"drain_timeout": "1s"}, **till()})
+    with smtplib.SMTP(LOOPBACK, running.port()) as client:
+        client.ehlo()
+        client.mail("orders@shop.example")
+        client.rcpt("jeanne@people.example")
+        client.docmd("DATA")
+        client.send(b"Subject: half\r\n")
+        assert running.terminate() == 0
+        code, text = client.getreply()
+        assert (code, text[:5]) == (421, b"4.3.2")
+    assert upstream.messages == []
