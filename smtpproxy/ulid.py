@@ -1,8 +1,10 @@
 """Decision ids: ULIDs, 26 characters that sort by time and grow within one process."""
 
+import re
 from collections.abc import Callable
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ID = re.compile(f"[0-3][{_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)  # to the year 6429
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _RANDOM_BITS = 80
 _RANDOM_MASK = (1 << _RANDOM_BITS) - 1
@@ -28,7 +30,7 @@ class UlidFactory:
 
 def time_of(id: str) -> int:
     """Return the time in an id, in milliseconds since 1970. Raises ValueError."""
-    if len(id) != 26 or any(character not in _ALPHABET for character in id.upper()):
+    if _ID.fullmatch(id) is None:
         raise ValueError(f"{id!r} is no decision id: 26 letters and digits, as in id=01J9…")
     number = 0
     for character in id[:10].upper():

@@ -1,0 +1,74 @@
+"""Decision ids."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpproxy.ulid import UlidFactory, time_of
+
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def factory(times: list[int], octet: int = 0xAB) -> UlidFactory:
+    return UlidFactory(lambda: times.pop(0), lambda count: bytes([octet]) * count)
+
+
+def test_the_published_example() -> None:
+    """https://github.com/ulid/spec: 01ARYZ6S41… is of 1469918176385."""
+    assert factory([1469918176385])()[:10] == "01ARYZ6S41"
+    assert time_of("01ARYZ6S41TSV4RRFFQ69G5FAV") == 1469918176385
+
+
+@given(st.lists(st.integers(0, 2**47 - 1), min_size=1, max_size=20))
+def test_ids_grow_whatever_the_clock_does(times: list[int]) -> None:
+    new = factory(list(times))
+    ids = [new() for _ in times]
+    assert ids == sorted(set(ids))
+    assert all(len(id) == 26 and set(id) <= set(ALPHABET) for id in ids)
+    assert time_of(ids[0]) == times[0]
+
+
+@pytest.mark.parametrize("octet", [0x00, 0x7F, 0xFF])
+def test_many_ids_of_one_millisecond_keep_its_time(octet: int) -> None:
+    """There is room to count on, whatever the random octets are."""
+    count = 10_000
+    new = factory([1_700_000_000_000] * count, octet)
+    ids = [new() for _ in range(count)]
+    assert len(set(ids)) == count
+    assert ids == sorted(ids)
+    assert {time_of(id) for id in ids} == {1_700_000_000_000}
+
+
+def test_a_clock_that_was_set_back_does_not_move_ids_back() -> None:
+    new = factory([2000, 1000, 1000, 3000])
+    ids = [new() for _ in range(4)]
+    assert ids == sorted(ids)
+    assert [time_of(id) for id in ids] == [2000, 2000, 2000, 3000]
+
+
+def test_two_factories_do_not_make_the_same_ids() -> None:
+    one, other = factory([1000], 0x01), factory([1000], 0x02)
+    assert one() != other()
+
+
+def test_small_letters_will_do() -> None:
+    assert time_of("01aryz6s41tsv4rrffq69g5fav") == 1469918176385
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        "",
+        "01ARYZ6S41TSV4RRFFQ69G5FA",
+        "01ARYZ6S41TSV4RRFFQ69G5FAVX",
+        "01ARYZ6S41TSV4RRFFQ69G5FAI",
+        "01ARYZ6S41TSV4RRFFQ69G5FA-",
+        "41ARYZ6S41TSV4RRFFQ69G5FAV",
+        "ZZZZZZZZZZZZZZZZZZZZZZZZZZ",
+        "01ARYZ6S41TSV4RRFFQ69G5FA\u017f",
+        "01J9…",
+    ],
+)
+def test_what_is_no_id_is_said_so(id: str) -> None:
+    with pytest.raises(ValueError, match=r"is no decision id: 26 letters and digits"):
+        time_of(id)
