@@ -17,7 +17,7 @@ from smtpproxy.cli.common import (
     moment,
     print_json,
 )
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.cli.stores import canonical_address
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import Record, find, read
@@ -31,7 +31,12 @@ def command() -> None:
 
 @command.command()
 @click.argument("decision_id", required=False, metavar="[ID]")
-@click.option("--recipient", metavar="ADDRESS", help="Only decisions about this recipient.")
+@click.option(
+    "--recipient",
+    type=canonical_address,
+    metavar="ADDRESS",
+    help="Only decisions about this recipient.",
+)
 @click.option("--stream", metavar="NAME", help="Only decisions on this stream.")
 @click.option("--since", type=moment, metavar="TIME", help="Only from that moment on.")
 @click.option("--until", type=moment, metavar="TIME", help="Only before that moment.")
@@ -67,11 +72,10 @@ def show(
         try:
             records = find(folder, decision_id)
         except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="ID") from error
+            raise click.BadParameter(str(error), param_hint="'ID'") from error
         more = False
     else:
-        address = _canonical(recipient) if recipient is not None else None
-        found = read(folder, since=since, until=until, recipient=address, stream=stream)
+        found = read(folder, since=since, until=until, recipient=recipient, stream=stream)
         newest = nlargest(limit + 1, found, key=lambda record: record.decided.at)
         records, more = newest[:limit][::-1], len(newest) > limit
     if as_json:
@@ -89,13 +93,6 @@ def show(
         fail(f"no decision {decision_id} is on record")
     click.echo("No decision on record is like that.", err=True)
     return 0
-
-
-def _canonical(address: str) -> str:
-    try:
-        return canonical(address)
-    except AddressError as error:
-        raise click.BadParameter(str(error), param_hint="--recipient") from error
 
 
 def _as_object(record: Record) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """`smtpproxy explain`: what would become of a message, or became of one, and why."""
 
-import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import BinaryIO
 
 import click
@@ -18,6 +17,7 @@ from smtpproxy.cli.common import (
     moment,
     print_json,
 )
+from smtpproxy.cli.stores import now, using_store
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.pipeline.explanation import Explanation, Question, explain, recall
@@ -29,7 +29,6 @@ from smtpproxy.policy.model import Action, Facts, Mode, Transaction, Verdict
 from smtpproxy.policy.trace import TraceStep
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import find
-from smtpproxy.store import open_store
 from smtpproxy.terminal import printable
 
 _STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
@@ -73,9 +72,8 @@ def command(
         if message is None or mail_from is None or not rcpt:
             raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
         question = _question(settings, message.read(), mail_from, rcpt, stream, listener)
-        now = at or datetime.now(UTC)
-        facts = asyncio.run(_facts(settings, question, at))
-        explanation = explain(question, facts, settings.rulebooks, now)
+        facts = _facts(settings, question, at)
+        explanation = explain(question, facts, settings.rulebooks, at or now())
     if as_json:
         print_json(_as_object(explanation))
     else:
@@ -123,18 +121,14 @@ def _recipient(settings: Settings, given: str) -> tuple[str, str]:
     try:
         return path, canonical(path if "@" in path else f"{path}@{settings.server.hostname}")
     except AddressError as error:
-        raise click.BadParameter(str(error), param_hint="--rcpt") from error
+        raise click.BadParameter(str(error), param_hint="'--rcpt'") from error
 
 
-async def _facts(settings: Settings, question: Question, at: datetime | None) -> Facts:
+def _facts(settings: Settings, question: Question, at: datetime | None) -> Facts:
     candidates = question.choice.candidates
     asked = Transaction(candidates, tuple(key for _, key in question.recipients))
     lookups = needs(asked, settings.rulebooks[candidates[0].rulebook])
-    store = open_store(settings.store, settings.server.state_dir, read_only=True)
-    try:
-        facts = await store.facts(lookups)
-    finally:
-        await store.close()
+    facts = using_store(settings, lambda store: store.facts(lookups), read_only=True)
     if at is None:
         return facts
     return {address: known_at(known, at) for address, known in facts.items()}
@@ -144,7 +138,7 @@ def _recorded(settings: Settings, decision_id: str) -> Explanation:
     try:
         records = find(audit_folder(settings), decision_id)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--id") from error
+        raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
         fail(f"no decision {decision_id} is on record")
     return recall(records, settings.rulebooks)

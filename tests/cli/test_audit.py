@@ -119,7 +119,7 @@ def test_an_unknown_id(bench: Bench) -> None:
     [
         (("x",), "'x' is no decision id"),
         (("01JBZ4D5E6F7G8H9J0K1M2N3P4", "--stream", "offers"), "an ID goes without filters"),
-        (("--recipient", "nobody"), "for --recipient"),
+        (("--recipient", "nobody"), "for '--recipient'"),
         (("--since", "yesterday"), "'yesterday' is not a time"),
         (("--limit", "0"), "--limit"),
     ],

@@ -242,7 +242,7 @@ def test_observe_mode_is_mentioned(bench: Bench, tmp_path: Path) -> None:
     [
         ((), "give MESSAGE.eml, --mail-from and --rcpt, or --id"),
         (("-", "--mail-from", "a@b.example"), "give MESSAGE.eml, --mail-from and --rcpt"),
-        (("-", "--mail-from", "a@b.example", "--rcpt", "a b@c.example"), "for --rcpt"),
+        (("-", "--mail-from", "a@b.example", "--rcpt", "a b@c.example"), "for '--rcpt'"),
         (("-", "--mail-from", "", "--rcpt", "a@b.example", "--stream", "x"), "no stream 'x'"),
         (("-", "--mail-from", "", "--rcpt", "a@b.example", "--listener", "x"), "no listener 'x'"),
         (("-", "--mail-from", "", "--rcpt", "a@b.example", "--at", "soon"), "'soon' is not a time"),
