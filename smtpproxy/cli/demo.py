@@ -2,7 +2,7 @@
 
 import click
 
-from smtpproxy.cli.common import fail
+from smtpproxy.cli.common import console, fail
 
 
 @click.command()
@@ -13,12 +13,10 @@ def command(keep: bool) -> None:
     Starts a real relay in a temporary directory, with an MTA behind it that keeps what it
     is given; sends mail through it; then stops and removes everything.
     """
-    from rich.console import Console
-
     from smtpproxy.demo.errors import DemoError
     from smtpproxy.demo.run import run
 
     try:
-        run(Console(highlight=False), keep=keep)
+        run(console, keep=keep)
     except DemoError as error:
         fail(f"the demo stopped: {error}")

@@ -1,5 +1,6 @@
 """What the demo prints."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,26 +11,32 @@ from rich.text import Text
 
 from smtpproxy.demo.send import Outcome
 
+WIDE = 120  # columns of a terminal that has room for the replies in the table
 NOT_SHOWN = ("_bucket", "_sum", "_count", "_created", "_cpu_seconds_total")
 STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
 
 
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     """The table: to whom, stream, verdict, basis or reason, the reply."""
+    wide = console.width >= WIDE
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("to", "stream", "verdict", "basis or reason"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("the reply", overflow="fold")
+    if wide:
+        table.add_column("the reply", overflow="fold")
     for outcome in outcomes:
-        letter = outcome.letter
         table.add_row(
-            letter.to,
-            letter.stream,
+            outcome.letter.to,
+            outcome.letter.stream,
             Text(outcome.verdict, STYLES[outcome.verdict]),
             outcome.why,
-            Text(outcome.reply),
+            *([Text(outcome.reply)] if wide else []),
         )
     console.print(table)
+    if not wide:
+        console.print("The replies, in the same order:")
+        for outcome in outcomes:
+            console.print(Text(f"  {outcome.reply}"), soft_wrap=True)
 
 
 def print_moved(console: Console, before: Mapping[str, float], after: Mapping[str, float]) -> None:
@@ -65,6 +72,6 @@ def print_try_it(console: Console, port: int, web_port: int, config: Path, keep:
         f"curl http://127.0.0.1:{web_port}/metrics",
     ]
     if keep:
-        lines.append(f"smtpproxy audit show --config {config}")
+        lines.append(f"{sys.argv[0]} audit show --config {config}")
     for line in lines:
         console.print(Text(f"  {line}"), soft_wrap=True)
