@@ -1,6 +1,7 @@
 """The trace field that a relay adds (RFC 5321 section 4.4)."""
 
 from datetime import datetime
+from functools import lru_cache
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -11,6 +12,12 @@ RECEIVED_LIMIT = 100
 
 def date_time(moment: datetime) -> str:
     """Return an RFC 5322 date-time of a UTC moment."""
+    return _date_time(moment.replace(microsecond=0))
+
+
+@lru_cache(maxsize=4)
+def _date_time(moment: datetime) -> str:
+    """Of a whole second: a busy relay asks for the same one many times."""
     return (
         f"{_DAYS[moment.weekday()]}, {moment.day} {_MONTHS[moment.month - 1]} {moment.year} "
         f"{moment.hour:02}:{moment.minute:02}:{moment.second:02} +0000"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
 from smtpproxy.settings import ListenerSettings, SenderRule, Settings
 
@@ -49,7 +50,7 @@ class StreamTable:
 
     def choice(self, listener: str, reverse_path: str) -> StreamChoice:
         if self._rules:
-            sender = reverse_path.lower()
+            sender = _sender(reverse_path)
             for key in (sender, "@" + sender.rpartition("@")[2]):
                 if key in self._rules:
                     return self._narrowed[listener, key]
@@ -68,3 +69,11 @@ class StreamTable:
         streams: Mapping[str, Stream] = self._streams
         permitted = [streams[name] for name in names]
         return StreamChoice.of(permitted, streams[default] if default else self._undeclared)
+
+
+def _sender(reverse_path: str) -> str:
+    """The form in which sender rules are kept; a path that is no address matches none."""
+    try:
+        return canonical(reverse_path)
+    except AddressError:
+        return ""

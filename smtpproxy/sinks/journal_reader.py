@@ -4,7 +4,10 @@ Works on a running relay's files: what is being written at the moment is left ou
 """
 
 import mmap
-from collections.abc import Iterator
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +21,8 @@ from smtpproxy.ulid import time_of
 _decode = msgspec.json.Decoder(Line).decode
 _OUTCOME = b'{"kind":"outcome","id":"%s"'
 _OUTCOME_WITHIN = 64 * 1024 * 1024
+_NAME = re.compile(r"([0-3][0-9A-Z]{25})-([0-9]+)\.ndjson")
+_CLOCK_SLACK = timedelta(seconds=1)
 _LONGEST_TRANSACTION = timedelta(hours=2)
 
 
@@ -39,10 +44,11 @@ def find(folder: Path, id: str) -> list[Record]:
     Raises ValueError when `id` is no decision id.
     """
     began = datetime.fromtimestamp(time_of(id) / 1000, UTC)
-    needle = f'"id":"{id.upper()}"'.encode()
+    id = id.upper()
+    needle = f'"id":"{id}"'.encode()
     lines: list[Line] = []
-    for path in _segments(folder, began, began + _LONGEST_TRANSACTION):
-        lines += [line for line in _matching(path, needle) if _id(line) == id.upper()]
+    for paths in _journals(folder, began, began + _LONGEST_TRANSACTION):
+        lines += [line for line in _matching(paths, needle) if _id(line) == id]
     return list(_joined(lines))
 
 
@@ -59,8 +65,8 @@ def read(
     `recipient` is a canonical address; `since` is inclusive, `until` exclusive.
     """
     needle = msgspec.json.encode(recipient) if recipient is not None else b""
-    for path in _segments(folder, since, until):
-        for record in _joined(_matching(path, needle) if needle else _lines(path)):
+    for paths in _journals(folder, since, until):
+        for record in _joined(_matching(paths, needle) if needle else _lines(paths)):
             decided = record.decided
             if since is not None and decided.at < since:
                 continue
@@ -75,55 +81,74 @@ def read(
             yield record
 
 
-def _segments(folder: Path, since: datetime | None, until: datetime | None) -> list[Path]:
-    """The files that may hold records of the period; their names tell when each was begun."""
-    paths = sorted(folder.glob("*.ndjson"))
-    chosen = []
-    following: dict[str, datetime] = {}
-    for path in reversed(paths):
-        begun_id, _, worker = path.stem.partition("-")
-        begun = datetime.fromtimestamp(time_of(begun_id) / 1000, UTC)
-        ended = following.get(worker)
-        following[worker] = begun
-        if until is not None and begun >= until:
-            continue
-        if since is not None and ended is not None and ended < since:
-            continue
-        chosen.append(path)
-    return chosen[::-1]
+def _journals(folder: Path, since: datetime | None, until: datetime | None) -> list[list[Path]]:
+    """Each worker's files that may hold records of the period, or what became of them.
+
+    A file's name tells when it was begun; it ends where the worker's next one begins.
+    """
+    begun: dict[str, list[tuple[datetime, Path]]] = {}
+    for path in sorted(folder.glob("*.ndjson")):
+        name = _NAME.fullmatch(path.name)
+        if name is not None:
+            time = datetime.fromtimestamp(time_of(name[1]) / 1000, UTC)
+            begun.setdefault(name[2], []).append((time, path))
+    journals = []
+    for files in begun.values():
+        times = [time for time, _ in files]
+        first = 0 if since is None else max(bisect_left(times, since - _CLOCK_SLACK) - 1, 0)
+        last = len(files) if until is None else bisect_left(times, until) + 1
+        journals.append([path for _, path in files[first:last]])
+    return journals
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(paths: Sequence[Path]) -> Iterator[Line]:
+    for path in paths:
+        with path.open("rb") as file:
+            for raw in file:
+                if raw.endswith(b"\n"):
+                    yield from _decoded(raw)
+
+
+def _matching(paths: Sequence[Path], needle: bytes) -> Iterator[Line]:
+    """The lines that hold `needle` and their outcomes, found without decoding the others."""
+    for number, path in enumerate(paths):
+        with _mapped(path) as data:
+            position = data.find(needle)
+            while position >= 0:
+                start = data.rfind(b"\n", 0, position) + 1
+                end = data.find(b"\n", position)
+                if end < 0:
+                    break
+                for line in _decoded(data[start:end]):
+                    yield line
+                    if isinstance(line, DecisionLine) and line.decided.relayed:
+                        yield from _outcome(data, end, paths[number + 1 :], line.decided.id)
+                position = data.find(needle, end)
+
+
+def _outcome(
+    data: mmap.mmap | bytes, position: int, following: Sequence[Path], id: str
+) -> Iterator[Line]:
+    """The upstream's answer stands soon after the decision, or early in the next file."""
+    needle = _OUTCOME % id.encode()
+    start = data.find(needle, position, position + _OUTCOME_WITHIN)
+    if start >= 0:
+        yield from _decoded(data[start : data.find(b"\n", start)])
+    elif following:
+        with _mapped(following[0]) as later:
+            start = later.find(needle, 0, _OUTCOME_WITHIN)
+            if start >= 0:
+                yield from _decoded(later[start : later.find(b"\n", start)])
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
     with path.open("rb") as file:
-        for raw in file:
-            if raw.endswith(b"\n"):
-                yield from _decoded(raw)
-
-
-def _matching(path: Path, needle: bytes) -> Iterator[Line]:
-    """The lines that hold `needle`, found without decoding the others."""
-    if path.stat().st_size == 0:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        position = data.find(needle)
-        while position >= 0:
-            start = data.rfind(b"\n", 0, position) + 1
-            end = data.find(b"\n", position)
-            if end < 0:
-                return
-            for line in _decoded(data[start:end]):
-                yield line
-                if isinstance(line, DecisionLine) and line.decided.relayed:
-                    yield from _outcome_after(data, end, line.decided.id)
-            position = data.find(needle, end)
-
-
-def _outcome_after(data: mmap.mmap, position: int, id: str) -> Iterator[Line]:
-    """The upstream's answer stands soon after the decision."""
-    start = data.find(_OUTCOME % id.encode(), position, position + _OUTCOME_WITHIN)
-    end = data.find(b"\n", start) if start >= 0 else -1
-    if end >= 0:
-        yield from _decoded(data[start:end])
+        if path.stat().st_size == 0:
+            yield b""  # cannot be mapped
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
 
 
 def _decoded(raw: bytes) -> Iterator[Line]:
