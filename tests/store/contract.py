@@ -1,0 +1,401 @@
+"""What every backend does: the one suite that each of them passes.
+
+A backend's test file subclasses `StoreContract` and gives it the fixture `store`.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.mail.address import AddressError
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Lookups,
+    Origin,
+    Provenance,
+    Purchase,
+    RecipientFacts,
+    Source,
+    Suppression,
+)
+from smtpproxy.store.protocols import (
+    BatchResult,
+    ContactUpdate,
+    Store,
+    StoreUnavailable,
+    SuppressionEntry,
+)
+from tests.kit import store as kit
+
+T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
+DAY = timedelta(days=1)
+ANNA = "anna@people.example"
+
+WHOLE = Contact(
+    ANNA,
+    audience=Audience.PROFESSIONAL,
+    source=Source.PARTNER,
+    collected_at=T0,
+    informed_at=T0 + DAY,
+    optout_offered=True,
+    last_activity_at=T0 + 2 * DAY,
+    occupations=frozenset({"finance", "métiers d'art"}),
+    tags=frozenset({"restricted"}),
+    provenance=Provenance("Lists Ltd", sender_disclosed=True),
+    purchases=(Purchase("shoes", T0), Purchase("boots", T0 + DAY)),
+    acts=(
+        ConsentAct(
+            "offers",
+            T0,
+            method="unticked_box",
+            conditional=True,
+            channels=frozenset({"email", "sms"}),
+            evidence=Evidence("form v3", "192.0.2.7"),
+        ),
+        ConsentAct("news", T0 + DAY, channels=frozenset()),
+        ConsentAct("offers", T0 + 2 * DAY, withdrawal=True),
+    ),
+)
+AGREEMENT = ConsentAct("offers", T0, method="unticked_box", evidence=Evidence("form v3"))
+
+
+def entry(
+    address: str = ANNA,
+    scope: str = "marketing",
+    origin: Origin = Origin.UNSUBSCRIBE,
+    since: datetime = T0,
+    note: str | None = None,
+) -> SuppressionEntry:
+    return SuppressionEntry(address, scope, origin, since, note)
+
+
+async def facts_of(store: Store, address: str) -> RecipientFacts:
+    return (await store.facts(Lookups((address,)))).get(address, RecipientFacts())
+
+
+async def assert_counts_are_right(store: Store) -> None:
+    """The counts say what an export holds."""
+    contacts, suppressions = await store.counts()
+    assert contacts == len([contact async for contact in store.export_contacts()])
+    exported = [suppression async for _, suppression in store.export_suppressions()]
+    kinds = [(found.scope.partition(":")[0], str(found.origin)) for found in exported]
+    assert {kind: count for kind, count in suppressions.items() if count} == {
+        kind: kinds.count(kind) for kind in kinds
+    }
+
+
+class SuppressionContract:
+    async def test_an_address_that_is_unknown_has_no_facts(self, store: Store) -> None:
+        await store.add_suppressions([entry("other@people.example")])
+        assert await store.facts(Lookups((ANNA,))) == {}
+        assert await store.facts(Lookups(())) == {}
+
+    async def test_what_is_added_is_found(self, store: Store) -> None:
+        result = await store.add_suppressions([entry("Anna@People.Example", note="by phone")])
+        assert result == BatchResult(added=1)
+        found = Suppression("marketing", Origin.UNSUBSCRIBE, T0, note="by phone")
+        assert await facts_of(store, ANNA) == RecipientFacts((found,))
+        assert list(await store.suppressions("ANNA@people.example")) == [found]
+
+    async def test_every_scope_and_origin_stands_by_itself_oldest_first(self, store: Store) -> None:
+        await store.add_suppressions(
+            [
+                entry(scope="purpose:offers", since=T0 + 2 * DAY),
+                entry(scope="all", origin=Origin.COMPLAINT, since=T0 + DAY),
+                entry(scope="all", origin=Origin.BOUNCE),
+            ]
+        )
+        found = (await facts_of(store, ANNA)).suppressions
+        assert [(one.scope, one.origin) for one in found] == [
+            ("all", Origin.BOUNCE),
+            ("all", Origin.COMPLAINT),
+            ("purpose:offers", Origin.UNSUBSCRIBE),
+        ]
+
+    async def test_adding_it_again_changes_nothing(self, store: Store) -> None:
+        await store.add_suppressions([entry(note="first")])
+        before = await facts_of(store, ANNA)
+        again = [entry(note="second"), entry(since=T0 - DAY), entry()]
+        assert await store.add_suppressions(again) == BatchResult(unchanged=3)
+        assert await facts_of(store, ANNA) == before
+
+    async def test_unsubscribing_again_moves_it_forward(self, store: Store) -> None:
+        await store.add_suppressions([entry(note="first")])
+        assert await store.add_suppressions([entry(since=T0 + DAY)]) == BatchResult(changed=1)
+        found = Suppression("marketing", Origin.UNSUBSCRIBE, T0 + DAY, note="first")
+        assert (await facts_of(store, ANNA)).suppressions == (found,)
+        await assert_counts_are_right(store)
+
+    @pytest.mark.parametrize("origin", list(Origin))
+    async def test_variants_of_a_mailbox_count_for_what_people_ask(
+        self, store: Store, origin: Origin
+    ) -> None:
+        await store.add_suppressions([entry("anna+shop@people.example", origin=origin)])
+        expected = (
+            ()
+            if origin in (Origin.BOUNCE, Origin.MANUAL)
+            else (Suppression("marketing", origin, T0, widened=True),)
+        )
+        for variant in (ANNA, "anna+other@people.example"):
+            assert (await facts_of(store, variant)).suppressions == expected
+            assert tuple(await store.suppressions(variant)) == expected
+        exact = (Suppression("marketing", origin, T0),)
+        assert (await facts_of(store, "anna+shop@people.example")).suppressions == exact
+
+    async def test_dots_are_one_mailbox_at_gmail_alone(self, store: Store) -> None:
+        await store.add_suppressions(
+            [entry("an.na@gmail.com"), entry("an.na@people.example", since=T0 + DAY)]
+        )
+        assert (await facts_of(store, "anna@googlemail.com")).suppressions[0].widened
+        assert (await facts_of(store, ANNA)).suppressions == ()
+
+    async def test_only_the_exact_address_is_lifted(self, store: Store) -> None:
+        tagged = "anna+shop@people.example"
+        await store.add_suppressions([entry(), entry(tagged), entry(origin=Origin.COMPLAINT)])
+        lifted = await store.remove_suppression(
+            ANNA, at=T0 + DAY, reason="she asked", origin=Origin.UNSUBSCRIBE
+        )
+        assert list(lifted) == [Suppression("marketing", Origin.UNSUBSCRIBE, T0)]
+        left = (await facts_of(store, ANNA)).suppressions
+        assert {(one.origin, one.widened) for one in left} == {
+            (Origin.COMPLAINT, False),
+            (Origin.UNSUBSCRIBE, True),
+        }
+        assert await store.remove_suppression(ANNA, at=T0, reason="x", scope="all") == []
+        assert len(await store.remove_suppression(ANNA, at=T0, reason="x")) == 1
+        await assert_counts_are_right(store)
+
+    async def test_an_export_holds_no_address_and_can_be_imported(self, store: Store) -> None:
+        await store.add_suppressions([entry(), entry("bert+x@people.example", scope="all")])
+        exported = [found async for found in store.export_suppressions()]
+        assert not any("people" in key or "anna" in key for key, _ in exported)
+        again = [
+            entry(key, found.scope, found.origin, found.since, found.note)
+            for key, found in exported
+        ]
+        assert await store.add_suppressions(again) == BatchResult(unchanged=2)
+        for key, _ in exported:
+            await store.remove_suppression(key, at=T0, reason="moving")
+        assert await facts_of(store, ANNA) == RecipientFacts()
+        assert await store.add_suppressions(again) == BatchResult(added=2)
+        assert (await facts_of(store, "bert@people.example")).suppressions[0].widened
+        await assert_counts_are_right(store)
+
+    async def test_an_export_under_another_key_is_not_taken(self, store: Store) -> None:
+        foreign = f"hmac:01234567:{'0' * 32}:{'0' * 64}"
+        with pytest.raises(ValueError, match="another key"):
+            await store.add_suppressions([entry(), entry(foreign)])
+        with pytest.raises(ValueError, match="not a key text"):
+            await store.add_suppressions([entry("hmac:anna")])
+        assert await facts_of(store, ANNA) == RecipientFacts()
+
+    async def test_what_is_no_address_is_not_taken(self, store: Store) -> None:
+        with pytest.raises(AddressError):
+            await store.add_suppressions([entry(), entry("anna")])
+        with pytest.raises(AddressError):
+            await store.suppressions("anna")
+        with pytest.raises(AddressError):
+            await store.contact("anna")
+        assert await facts_of(store, ANNA) == RecipientFacts()
+
+
+class ContactContract:
+    async def test_a_contact_comes_back_whole(self, store: Store) -> None:
+        assert await store.put_contacts([WHOLE]) == BatchResult(added=1)
+        assert await facts_of(store, ANNA) == RecipientFacts(contact=WHOLE)
+        assert await store.contact("Anna@PEOPLE.example") == WHOLE
+        assert [contact async for contact in store.export_contacts()] == [WHOLE]
+
+    async def test_a_bare_contact_comes_back_bare(self, store: Store) -> None:
+        await store.put_contacts([Contact(ANNA)])
+        assert await store.contact(ANNA) == Contact(ANNA)
+
+    async def test_times_of_other_zones_and_ages_come_back_exactly(self, store: Store) -> None:
+        for moment in (
+            datetime(1, 1, 1, tzinfo=UTC),
+            datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+            datetime(2100, 1, 1, 0, 0, 0, 1, tzinfo=UTC),
+            datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        ):
+            await store.put_contacts([Contact(ANNA, collected_at=moment)])
+            found = await store.contact(ANNA)
+            assert found is not None
+            assert found.collected_at == moment
+
+    async def test_suppressions_alone_leave_contacts_out(self, store: Store) -> None:
+        await store.put_contacts([WHOLE, Contact("bert@people.example")])
+        await store.add_suppressions([entry()])
+        facts = await store.facts(Lookups((ANNA, "bert@people.example"), contacts=False))
+        suppressed = Suppression("marketing", Origin.UNSUBSCRIBE, T0)
+        assert facts == {ANNA: RecipientFacts((suppressed,))}
+
+    @pytest.mark.parametrize("count", [2, 50, 51, 300])
+    async def test_many_addresses_are_one_read(self, store: Store, count: int) -> None:
+        everybody = [Contact(f"user{number}@people.example") for number in range(count)]
+        await store.put_contacts(everybody)
+        await store.add_suppressions([entry(contact.address) for contact in everybody[::2]])
+        names = tuple(contact.address for contact in everybody)
+        facts = await store.facts(Lookups((*names, "nobody@people.example", names[0])))
+        assert list(facts) == list(names)
+        assert [facts[name].contact for name in names] == everybody
+        assert [bool(facts[name].suppressions) for name in names] == [
+            number % 2 == 0 for number in range(count)
+        ]
+
+    async def test_the_tests_people_come_back(self, store: Store) -> None:
+        await kit.fill(store, store)
+        facts = await store.facts(Lookups(tuple(one.address for one in kit.contacts())))
+        assert [found.contact for found in facts.values()] == kit.contacts()
+        await assert_counts_are_right(store)
+
+    async def test_putting_it_twice_changes_nothing(self, store: Store) -> None:
+        update = ContactUpdate(WHOLE, as_of=T0)
+        assert await store.put_contacts([update]) == BatchResult(added=1)
+        assert await store.put_contacts([update, WHOLE]) == BatchResult(unchanged=2)
+        assert await store.contact(ANNA) == WHOLE
+
+    async def test_a_newer_profile_stands_in_what_it_speaks_about(self, store: Store) -> None:
+        await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
+        told = Contact(ANNA, audience=Audience.CONSUMER, tags=frozenset())
+        update = ContactUpdate(told, frozenset({"audience", "tags"}), T0 + DAY)
+        assert await store.put_contacts([update]) == BatchResult(changed=1)
+        assert await store.contact(ANNA) == replace(
+            WHOLE, audience=Audience.CONSUMER, tags=frozenset()
+        )
+
+    @pytest.mark.parametrize("age", [timedelta(0), DAY])
+    async def test_an_older_profile_changes_nothing(self, store: Store, age: timedelta) -> None:
+        await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
+        older = ContactUpdate(Contact(ANNA, tags=frozenset()), as_of=T0 - age)
+        assert await store.put_contacts([older]) == BatchResult(unchanged=1, older=1)
+        assert await store.contact(ANNA) == WHOLE
+
+    async def test_the_age_of_a_profile_is_that_of_its_newest_source(self, store: Store) -> None:
+        for days in (0, 2):  # the same profile again, known to hold two days longer
+            await store.put_contacts([ContactUpdate(WHOLE, as_of=T0 + days * DAY)])
+        between = ContactUpdate(Contact(ANNA, tags=frozenset()), as_of=T0 + DAY)
+        assert await store.put_contacts([between]) == BatchResult(unchanged=1, older=1)
+        assert await store.contact(ANNA) == WHOLE
+
+    async def test_activity_does_not_go_back(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        for earlier in (None, T0):
+            await store.put_contacts([replace(WHOLE, last_activity_at=earlier)])
+            assert await store.contact(ANNA) == WHOLE
+        later = replace(WHOLE, last_activity_at=T0 + 9 * DAY)
+        await store.put_contacts([later])
+        assert await store.contact(ANNA) == later
+
+    async def test_purchases_add_up(self, store: Store) -> None:
+        shoes, boots = Purchase("shoes", T0), Purchase("boots", T0 + DAY)
+        await store.put_contacts([Contact(ANNA, purchases=(boots, boots))])
+        older = ContactUpdate(Contact(ANNA, purchases=(shoes,)), as_of=T0 - DAY)
+        assert await store.put_contacts([older]) == BatchResult(changed=1)
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert found.purchases == (shoes, boots)
+
+    async def test_two_lines_of_one_batch_add_up(self, store: Store) -> None:
+        first = ContactUpdate(Contact(ANNA, acts=(AGREEMENT,)), as_of=T0)
+        news = replace(AGREEMENT, purpose="news")
+        second = ContactUpdate(Contact(ANNA, tags=frozenset({"x"}), acts=(news,)), as_of=T0)
+        assert await store.put_contacts([first, second, second]) == BatchResult(1, 1, 1, older=2)
+        found = await store.contact(ANNA)
+        assert found == Contact(ANNA, acts=(AGREEMENT, news))
+        await assert_counts_are_right(store)
+
+    async def test_erasing_leaves_nothing_but_a_suppression(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        assert await store.erase_contact("ANNA@people.example", at=T0)
+        erased = RecipientFacts((Suppression("all", Origin.ERASURE, T0),))
+        assert await facts_of(store, ANNA) == erased
+        assert [contact async for contact in store.export_contacts()] == []
+        assert not await store.erase_contact(ANNA, at=T0)
+        await store.put_contacts([Contact(ANNA)])  # an import does not lift it
+        assert await facts_of(store, ANNA) == replace(erased, contact=Contact(ANNA))
+        await assert_counts_are_right(store)
+
+
+class ConsentContract:
+    async def test_an_act_makes_the_contact(self, store: Store) -> None:
+        assert await store.record_act("ANNA@people.example", AGREEMENT)
+        assert await store.contact(ANNA) == Contact(ANNA, acts=(AGREEMENT,))
+        await assert_counts_are_right(store)
+
+    async def test_an_act_leaves_the_profile_alone(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        act = replace(AGREEMENT, purpose="news", at=T0 + 9 * DAY)
+        await store.record_act(ANNA, act)
+        assert await store.contact(ANNA) == replace(WHOLE, acts=(*WHOLE.acts, act))
+
+    async def test_the_same_act_counts_once(self, store: Store) -> None:
+        assert await store.record_act(ANNA, AGREEMENT)
+        assert not await store.record_act(ANNA, AGREEMENT)
+        other = replace(AGREEMENT, evidence=Evidence("form v4"))
+        assert await store.record_act(ANNA, other)
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert found.acts == (AGREEMENT, other)
+
+    async def test_acts_are_told_oldest_first(self, store: Store) -> None:
+        early, late = replace(AGREEMENT, at=T0 - DAY), replace(AGREEMENT, at=T0 + DAY)
+        for act in (late, AGREEMENT, early):
+            await store.record_act(ANNA, act)
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert found.acts == (early, AGREEMENT, late)
+
+    async def test_of_one_moment_the_withdrawal_is_the_newest(self, store: Store) -> None:
+        withdrawal = ConsentAct("offers", T0, withdrawal=True)
+        for act in (withdrawal, AGREEMENT):
+            await store.record_act(ANNA, act)
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert found.acts == (AGREEMENT, withdrawal)
+
+    async def test_an_import_removes_no_act(self, store: Store) -> None:
+        withdrawal = ConsentAct("offers", T0 + DAY, withdrawal=True)
+        await store.put_contacts([Contact(ANNA, acts=(AGREEMENT,))])
+        await store.record_act(ANNA, withdrawal)
+        assert await store.put_contacts([Contact(ANNA, acts=(AGREEMENT,))]) == BatchResult(
+            unchanged=1
+        )
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert found.acts == (AGREEMENT, withdrawal)
+
+
+class StateContract:
+    async def test_counts_name_every_kind_from_the_start(self, store: Store) -> None:
+        contacts, suppressions = await store.counts()
+        assert contacts == 0
+        assert suppressions == {
+            (kind, str(origin)): 0 for kind in ("all", "marketing", "purpose") for origin in Origin
+        }
+
+    async def test_counts_follow_every_change(self, store: Store) -> None:
+        await store.add_suppressions([entry(scope="purpose:offers"), entry(scope="purpose:news")])
+        await store.put_contacts([WHOLE])
+        contacts, suppressions = await store.counts()
+        assert (contacts, suppressions["purpose", "unsubscribe"]) == (1, 2)
+        await store.remove_suppression(ANNA, at=T0, reason="x", scope="purpose:news")
+        await store.erase_contact(ANNA, at=T0)
+        contacts, suppressions = await store.counts()
+        assert (contacts, suppressions["purpose", "unsubscribe"]) == (0, 1)
+        assert suppressions["all", "erasure"] == 1
+
+    async def test_a_closed_store_is_unavailable(self, store: Store) -> None:
+        await store.ping()
+        await store.close()
+        with pytest.raises(StoreUnavailable):
+            await store.facts(Lookups((ANNA,)))
+        with pytest.raises(StoreUnavailable):
+            await store.ping()
+
+
+class StoreContract(SuppressionContract, ContactContract, ConsentContract, StateContract):
+    """All of it."""
