@@ -149,16 +149,30 @@ class Journal:
         loop = asyncio.get_running_loop()
         while self._unsynced:
             waiting, self._unsynced = self._unsynced, []
+            failure: AuditUnavailable | None = None
             try:
-                if self._file is not None:
-                    await loop.run_in_executor(None, os.fdatasync, self._file)
-            except OSError as error:
-                for future in waiting:
-                    future.set_exception(AuditUnavailable(str(error)))
-            else:
-                for future in waiting:
+                await loop.run_in_executor(None, _sync_file, self._dup())
+            except (OSError, AuditUnavailable) as error:
+                failure = AuditUnavailable(str(error))
+            for future in waiting:
+                if failure is not None:
+                    future.set_exception(failure)
+                else:
                     future.set_result(None)
         self._syncing = None
+
+    def _dup(self) -> int:
+        """The open file under a number of its own: a new segment may be begun meanwhile."""
+        if self._file is None:
+            raise AuditUnavailable("the journal was given up after a failed write")
+        return os.dup(self._file)
+
+
+def _sync_file(file: int) -> None:
+    try:
+        os.fdatasync(file)
+    finally:
+        os.close(file)
 
 
 def _sync_folder(folder: Path) -> None:

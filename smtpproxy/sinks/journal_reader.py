@@ -60,8 +60,9 @@ def read(
     recipient: str | None = None,
     stream: str | None = None,
 ) -> Iterator[Record]:
-    """Yield records in the order of each worker's journal, one worker after the other.
+    """Yield records, one worker's after the other, each about in the order of its journal.
 
+    A message comes when its outcome is found; one without an outcome may come much later.
     `recipient` is a canonical address; `since` is inclusive, `until` exclusive.
     """
     needle = msgspec.json.encode(recipient) if recipient is not None else b""

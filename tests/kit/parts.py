@@ -38,6 +38,7 @@ PARTS = {
     "sqlite3": Part("sqlite3", ("sqlite3",)),
     "swaks": Part("swaks", ("swaks",)),
     "systemd-analyze": Part("systemd", ("systemd-analyze",)),
+    "tmpfs": Part("mount", ("mount", "umount"), root=True),
 }
 
 # Debian's users have no sbin in their PATH.

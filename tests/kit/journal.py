@@ -1,0 +1,59 @@
+"""Audit journals with invented decisions, on a clock that a test moves."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from smtpproxy.events import Decided, Recipient, Relayed
+from smtpproxy.settings import AuditSettings
+from smtpproxy.sinks.journal import Journal
+from smtpproxy.ulid import UlidFactory
+from tests.kit import traffic
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Clock:
+    """A time that a test moves; ids are of it."""
+
+    def __init__(self) -> None:
+        self.time = START
+        self.new_id = UlidFactory(lambda: int(self.time.timestamp() * 1000), os.urandom)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def tick(self, **step: float) -> None:
+        self.time += timedelta(**step)
+
+
+def journal(folder: Path, clock: Clock, worker: int = 0, **settings: Any) -> Journal:
+    return Journal(folder, worker, AuditSettings(**settings), now=clock.now, new_id=clock.new_id)
+
+
+def decided(clock: Clock, to: str = "a@b.example", **over: Any) -> Decided:
+    """A message that is about to be relayed to one recipient."""
+    changes: dict[str, Any] = {
+        "id": clock.new_id(),
+        "at": clock.now(),
+        "recipients": (Recipient(to, to.lower(), traffic.ALLOWED),),
+        "relayed": True,
+        **over,
+    }
+    return msgspec.structs.replace(traffic.decided(traffic.OFFERS, traffic.ALLOWED), **changes)
+
+
+def relayed(id: str, code: int = 250) -> Relayed:
+    return Relayed(id, "apps", "offers", code, f"{code} 2.0.0 queued", 4096, 1)
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.ndjson"))
+
+
+def modes(path: Path) -> list[int]:
+    """The permissions of a folder and the files in it."""
+    return [each.stat().st_mode & 0o777 for each in (path, *segments(path))]

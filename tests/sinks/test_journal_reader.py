@@ -1,0 +1,211 @@
+"""Reading the audit journal: by id, by recipient, by time, and what became of a message."""
+
+import asyncio
+import itertools
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from smtpproxy.sinks.journal_reader import Record, find, read
+from tests.kit import traffic
+from tests.kit.journal import START, Clock, decided, journal, relayed, segments
+from tests.kit.ports import wait_for
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+async def test_by_recipient_stream_and_time(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    entries = []
+    for number, stream in itertools.product(range(4), (traffic.OFFERS, traffic.RECEIPTS)):
+        entry = decided(clock, to=f"Person{number}@b.example")
+        entry = msgspec.structs.replace(
+            entry, decision=traffic.decided(stream, traffic.ALLOWED).decision
+        )
+        await log.commit(entry)
+        entries.append(entry)
+        clock.tick(minutes=1)
+    assert [r.decided for r in read(folder, recipient="person1@b.example")] == entries[2:4]
+    assert [r.decided for r in read(folder, stream="receipts")] == entries[1::2]
+    since, until = entries[2].at, entries[5].at
+    assert [r.decided for r in read(folder, since=since)] == entries[2:]
+    assert [r.decided for r in read(folder, until=until)] == entries[:5]
+    assert [r.decided for r in read(folder, since=since, until=until)] == entries[2:5]
+    assert [
+        r.decided for r in read(folder, recipient="person2@b.example", stream="offers", since=since)
+    ] == [entries[4]]
+    assert list(read(folder, recipient="person@b.example")) == []
+
+
+async def test_a_recipient_is_found_only_where_it_was_one(folder: Path, clock: Clock) -> None:
+    """Not where the same words stand in another field."""
+    await journal(folder, clock).commit(decided(clock, subject="c@d.example"))
+    assert list(read(folder, recipient="c@d.example")) == []
+    assert len(list(read(folder, recipient="a@b.example"))) == 1
+
+
+async def test_records_are_those_of_the_period_in_whichever_segment(
+    folder: Path, clock: Clock
+) -> None:
+    log = journal(folder, clock, segment_size=3_000)
+    entries = []
+    for _ in range(60):
+        entries.append(decided(clock))
+        await log.commit(entries[-1])
+        clock.tick(seconds=0.3)
+    assert len(segments(folder)) > 5
+    for first, last in itertools.combinations(range(0, 60, 7), 2):
+        found = read(folder, since=entries[first].at, until=entries[last].at)
+        assert [record.decided for record in found] == entries[first:last]
+
+
+async def test_ten_thousand_decisions(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock, segment_size=2 << 20)
+    ids = []
+    for number in range(10_000):
+        entry = decided(clock, to=f"{number}@b.example")
+        await log.commit(entry)
+        log.outcome(relayed(entry.id))
+        ids.append(entry.id)
+        clock.tick(milliseconds=50)
+    log.close()
+    assert len(segments(folder)) > 3
+    seen = [record.decided.id for record in read(folder) if record.outcome is not None]
+    assert sorted(seen) == ids
+    for number in range(0, 10_000, 2_000):
+        (by_id,) = find(folder, ids[number].lower())
+        (by_recipient,) = read(folder, recipient=f"{number}@b.example")
+        assert by_id == by_recipient
+        assert by_id.decided.id == ids[number]
+        assert by_id.outcome is not None
+
+
+def test_an_id_that_is_none_is_said_so(folder: Path) -> None:
+    with pytest.raises(ValueError, match="is no decision id"):
+        find(folder, "nonsense")
+
+
+# outcomes
+
+
+async def test_the_outcome_is_joined(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    accepted, rejected, unknown = (decided(clock) for _ in range(3))
+    for entry in (accepted, rejected, unknown):
+        await log.commit(entry)
+    log.outcome(relayed(rejected.id, 554))
+    log.outcome(relayed(accepted.id))
+    log.close()
+    outcomes = {record.decided.id: record.outcome for record in read(folder)}
+    assert {id: outcome and outcome.code for id, outcome in outcomes.items()} == {
+        accepted.id: 250,
+        rejected.id: 554,
+        unknown.id: None,
+    }
+    (record,) = find(folder, accepted.id)
+    assert record.outcome is not None
+    assert (record.outcome.reply, record.outcome.at) == ("250 2.0.0 queued", START)
+
+
+async def test_an_outcome_is_written_soon_without_another_decision(
+    folder: Path, clock: Clock
+) -> None:
+    log = journal(folder, clock)
+    entry = decided(clock)
+    await log.commit(entry)
+    log.outcome(relayed(entry.id))
+    await asyncio.to_thread(
+        wait_for, lambda: find(folder, entry.id)[0].outcome, "the outcome", timeout=5
+    )
+
+
+async def test_what_is_refused_has_no_outcome_to_wait_for(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    id = clock.new_id()
+    at_rcpt = decided(clock, id=id, stage="rcpt", relayed=False)
+    at_data = decided(clock, id=id, to="c@d.example")
+    await log.commit(at_rcpt)
+    await log.commit(at_data)
+    log.outcome(relayed(id))
+    log.close()
+    first, second = find(folder, id)
+    assert first == Record(at_rcpt)
+    assert second.decided == at_data
+    assert second.outcome is not None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_an_outcome_in_the_next_segment_is_joined(
+    folder: Path, clock: Clock, count: int
+) -> None:
+    log = journal(folder, clock, segment_size=1)
+    entries = []
+    for number in range(count):
+        entries.append(decided(clock, to=f"{number}@b.example"))
+        await log.commit(entries[-1])
+        clock.tick(seconds=1)
+    log.outcome(relayed(entries[-1].id))
+    log.close()
+    assert len(segments(folder)) == count + 1
+    (found,) = find(folder, entries[-1].id)
+    (by_recipient,) = read(folder, recipient=f"{count - 1}@b.example")
+    (by_all,) = (record for record in read(folder) if record.decided == entries[-1])
+    (by_time,) = read(folder, since=entries[-1].at, until=entries[-1].at + timedelta(seconds=1))
+    for record in (found, by_recipient, by_all, by_time):
+        assert record.decided == entries[-1]
+        assert record.outcome is not None
+
+
+# what is broken
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"kind":"decision","decided":{"id":"01J9', b"\0" * 600, b"\xff", b"{}", b'{"kind":']
+)
+async def test_a_torn_last_line_is_passed_over(folder: Path, clock: Clock, torn: bytes) -> None:
+    log = journal(folder, clock)
+    entry = decided(clock)
+    await log.commit(entry)
+    with segments(folder)[0].open("ab") as file:
+        file.write(torn)
+    assert [record.decided for record in read(folder)] == [entry]
+    assert find(folder, entry.id) == [Record(entry)]
+    after = decided(clock)
+    await journal(folder, clock).commit(after)
+    assert [record.decided for record in read(folder)] == [entry, after]
+
+
+async def test_a_decision_torn_anywhere_is_not_read(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    entry = decided(clock)
+    await log.commit(entry)
+    (file,) = segments(folder)
+    whole = file.read_bytes()
+    for length in range(0, len(whole), 7):
+        file.write_bytes(whole[:length])
+        assert list(read(folder)) == find(folder, entry.id) == []
+        assert list(read(folder, recipient="a@b.example")) == []
+
+
+async def test_other_files_in_the_folder_do_no_harm(folder: Path, clock: Clock) -> None:
+    entry = decided(clock)
+    await journal(folder, clock).commit(entry)
+    for name in ("notes.ndjson", "01J9-0.ndjson", "x.txt", f"{clock.new_id()}-0.ndjson.gz"):
+        (folder / name).write_text("hello\n")
+    (folder / f"{clock.new_id()}-0.ndjson").touch()
+    assert [record.decided for record in read(folder)] == [entry]
+    assert find(folder, entry.id) == [Record(entry)]
+
+
+def test_before_the_first_decision_there_is_nothing(folder: Path, clock: Clock) -> None:
+    assert list(read(folder)) == find(folder, clock.new_id()) == []

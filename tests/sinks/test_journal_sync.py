@@ -1,0 +1,122 @@
+"""The audit journal with sync = "disk": who waits for the disk, and for how long."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.journal_reader import read
+from tests.kit.journal import Clock, decided, journal, segments
+from tests.kit.ports import wait_for
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Disk:
+    """Stands in for fdatasync: counts, and waits where told to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.error: OSError | None = None
+        self.go = threading.Event()
+        self.go.set()
+
+    def __call__(self, file: int) -> None:
+        self.calls += 1
+        assert self.go.wait(10)
+        if self.error is not None:
+            raise self.error
+        REAL_FDATASYNC(file)
+
+
+REAL_FDATASYNC = os.fdatasync
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    fake = Disk()
+    monkeypatch.setattr(os, "fdatasync", fake)
+    yield fake
+    fake.go.set()
+
+
+async def test_sync_os_does_not_wait_for_the_disk(folder: Path, clock: Clock, disk: Disk) -> None:
+    log = journal(folder, clock, sync="os", segment_size=1000)
+    for _ in range(5):
+        await log.commit(decided(clock))
+    log.close()
+    assert disk.calls == 0
+
+
+async def test_sync_disk_returns_when_it_is_on_the_disk(
+    folder: Path, clock: Clock, disk: Disk
+) -> None:
+    disk.go.clear()
+    log = journal(folder, clock, sync="disk")
+    commit = asyncio.ensure_future(log.commit(decided(clock)))
+    await asyncio.to_thread(wait_for, lambda: disk.calls, "fdatasync")
+    assert not commit.done()
+    disk.go.set()
+    await asyncio.wait_for(commit, 5)
+
+
+async def test_all_that_wait_share_one_fdatasync(folder: Path, clock: Clock, disk: Disk) -> None:
+    disk.go.clear()
+    log = journal(folder, clock, sync="disk")
+    commits = [asyncio.ensure_future(log.commit(decided(clock)))]
+    await asyncio.to_thread(wait_for, lambda: disk.calls, "fdatasync")
+    commits += [asyncio.ensure_future(log.commit(decided(clock))) for _ in range(200)]
+    await asyncio.sleep(0)  # they are written, and wait
+    disk.go.set()
+    await asyncio.wait_for(asyncio.gather(*commits), 5)
+    assert disk.calls == 2
+    assert len(list(read(folder))) == 201
+
+
+async def test_a_line_written_during_fdatasync_waits_for_the_next(
+    folder: Path, clock: Clock, disk: Disk
+) -> None:
+    disk.go.clear()
+    log = journal(folder, clock, sync="disk")
+    first = asyncio.ensure_future(log.commit(decided(clock)))
+    await asyncio.to_thread(wait_for, lambda: disk.calls, "fdatasync")
+    second = asyncio.ensure_future(log.commit(decided(clock)))
+    await asyncio.sleep(0)
+    disk.go.set()
+    await asyncio.wait_for(first, 5)
+    await asyncio.wait_for(second, 5)
+    assert disk.calls == 2
+
+
+async def test_a_disk_that_fails_fails_all_that_wait(
+    folder: Path, clock: Clock, disk: Disk
+) -> None:
+    log = journal(folder, clock, sync="disk")
+    disk.error = OSError(5, "Input/output error")
+    commits = [log.commit(decided(clock)) for _ in range(3)]
+    outcomes = await asyncio.gather(*commits, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [AuditUnavailable] * 3
+    disk.error = None
+    await log.commit(decided(clock))
+
+
+async def test_a_segment_that_is_left_during_fdatasync_does_no_harm(
+    folder: Path, clock: Clock, disk: Disk
+) -> None:
+    log = journal(folder, clock, sync="disk", segment_size=1)
+    commits = [log.commit(decided(clock)) for _ in range(20)]
+    await asyncio.wait_for(asyncio.gather(*commits), 10)
+    assert len(segments(folder)) == 20
+    assert len(list(read(folder))) == 20
