@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from smtpproxy.events import Decided, Relayed, Stage
+from smtpproxy.events import Decided, Failed, Relayed, Stage
 from smtpproxy.mail.dsn import RefusedRecipient, failure_notice
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.parts import Parts, spend
@@ -31,10 +31,11 @@ async def deliver(
     if not recorded:
         try:
             await parts.audit.commit(decided)
-        except AuditUnavailable:
+        except AuditUnavailable as error:
             if not decided.observed:
                 upstream.abort(hard=True)
                 raise
+            parts.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
     committed = parts.ticks()
     spend(seconds, "audit", committed - start)
     reply = await upstream.data_refusal()
