@@ -8,7 +8,7 @@ from pathlib import Path
 from smtpproxy.store.keys import SuppressionKey, give_to_owner_of, load_key, load_or_create_key
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite.connection import open_writer, unavailable
-from smtpproxy.store.sqlite.migrate import knows_a_key, migrate, register_key
+from smtpproxy.store.sqlite.schema import knows_a_key, migrate, register_key
 from smtpproxy.store.sqlite.store import SqliteStore
 
 __all__ = ["SqliteStore", "open_sqlite"]

@@ -12,8 +12,8 @@ from smtpproxy.store.merge import WIDENED_ORIGINS, oldest_first, ordered_acts
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import rows
 from smtpproxy.store.sqlite.connection import FileWatch, is_busy, open_reader, unavailable
-from smtpproxy.store.sqlite.migrate import check_key, check_up_to_date
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS
+from smtpproxy.store.sqlite.schema import check_key, check_up_to_date
 
 T = TypeVar("T")
 
@@ -25,10 +25,10 @@ _SUPPRESSIONS = """
 SELECT exact_key = ?2, scope, origin, since, note{padding} FROM suppression
 WHERE wide_key = ?1 AND (exact_key = ?2 OR origin IN ({origins}))
 """
-_SUPPRESSIONS_ALONE = _SUPPRESSIONS.format(padding="", origins=_ORIGINS)
+SUPPRESSIONS_ALONE = _SUPPRESSIONS.format(padding="", origins=_ORIGINS)
 # One statement is one snapshot and takes the read lock once. A first column of NULL is
 # the contact, with one of its acts in each row.
-_EVERYTHING = f"""
+EVERYTHING = f"""
 {_SUPPRESSIONS.format(padding=", NULL" * (_WIDTH - 5), origins=_ORIGINS)}
 UNION ALL
 SELECT NULL, {CONTACT_COLUMNS}, {ACT_COLUMNS}
@@ -83,9 +83,9 @@ class _Link:
     def _recipient(self, address: str, contacts: bool) -> RecipientFacts | None:
         wide, exact = self._key.pair(address)
         if contacts:
-            found = self._execute(_EVERYTHING, (wide, exact, address)).fetchall()
+            found = self._execute(EVERYTHING, (wide, exact, address)).fetchall()
         else:
-            found = self._execute(_SUPPRESSIONS_ALONE, (wide, exact)).fetchall()
+            found = self._execute(SUPPRESSIONS_ALONE, (wide, exact)).fetchall()
         if not found:
             return None
         suppressions, acts, person = [], [], None

@@ -1,0 +1,198 @@
+"""Opening a store: what is made, what is refused, and how the refusal reads."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import Lookups
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_store
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.sqlite import schema
+from tests.store.answering import REPOSITORY
+from tests.store.conftest import Database
+from tests.store.contract import ANNA, entry, facts_of
+
+OPEN = """
+import asyncio, sys
+from pathlib import Path
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_store
+from tests.store.contract import entry
+
+async def main():
+    sys.stdin.readline()
+    store = open_store(StoreSettings(f"sqlite://{sys.argv[1]}", 20.0), Path(sys.argv[2]))
+    await store.add_suppressions([entry(sys.argv[3])])
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def assert_refused(database: Database, *parts: str, read_only: bool = False) -> None:
+    with pytest.raises(StoreMisconfigured) as caught:
+        database.open(read_only=read_only)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_the_first_start_makes_files_for_their_owner_only(database: Database) -> None:
+    database.open()
+    for path in (database.path, database.key_path):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.suffix for path in database.folder.iterdir())[:2] == [".db", ".db-shm"]
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    database = Database(tmp_path / "var" / "lib")
+    database.open()
+    assert database.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_opening_again_keeps_key_and_contents(database: Database) -> None:
+    await database.open().add_suppressions([entry()])
+    key = database.key_path.read_bytes()
+    assert (await facts_of(database.open(), ANNA)).suppressions
+    assert database.key_path.read_bytes() == key
+
+
+def test_processes_that_start_at_once_agree_on_everything(database: Database) -> None:
+    names = [f"user{number}@people.example" for number in range(6)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, str(database.path), str(database.folder), name],
+            stdin=subprocess.PIPE,
+            cwd=REPOSITORY,
+        )
+        for name in names
+    ]
+    for process in started:  # each has imported everything when it reads this line
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=60) for process in started] == [0] * len(started)
+
+    async def all_suppressed() -> bool:
+        facts = await database.open().facts(Lookups(tuple(names)))
+        return all(facts[name].suppressions for name in names)
+
+    assert asyncio.run(all_suppressed())
+    assert sorted(path.name for path in database.folder.glob("*key*")) == ["suppression.key"]
+
+
+def test_reading_makes_nothing(database: Database) -> None:
+    assert_refused(database, "no database yet", "smtpproxy serve", read_only=True)
+    assert list(database.folder.iterdir()) == []
+
+
+def test_a_key_that_others_can_read_is_refused(database: Database) -> None:
+    database.open()
+    for mode in (0o640, 0o604, 0o660, 0o777):
+        database.key_path.chmod(mode)
+        assert_refused(database, f"mode {mode:04o}", f"chmod 600 {database.key_path}")
+    database.key_path.chmod(0o400)
+    database.open()
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_lost_key_is_not_made_anew(database: Database, read_only: bool) -> None:
+    database.open()
+    database.key_path.unlink()
+    assert_refused(database, str(database.key_path), "missing", "backup", read_only=read_only)
+    assert not database.key_path.exists()
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_another_key_is_refused(database: Database, read_only: bool, tmp_path: Path) -> None:
+    database.open()
+    other = Database(tmp_path / "other")
+    other.open()
+    database.key_path.write_bytes(other.key_path.read_bytes())
+    assert_refused(database, str(database.path), "another key", read_only=read_only)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1\n", b"1 " + b"g" * 64, b"\xff\xfe", b"1 " + b"a" * 64 + b"\n2 " + b"b" * 64],
+)
+def test_what_is_no_key_is_refused(database: Database, content: bytes) -> None:
+    database.open()
+    database.key_path.write_bytes(content)
+    assert_refused(database, str(database.key_path), "not a key file", "backup")
+
+
+def test_a_newer_database_is_refused(database: Database) -> None:
+    database.open()
+    with closing(sqlite3.connect(database.path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert_refused(database, "newer smtpproxy", "99")
+    assert_refused(database, "newer smtpproxy", "99", read_only=True)
+
+
+def test_an_older_database_is_migrated_by_a_writer_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.open()
+    scripts = schema.migrations()
+    monkeypatch.setattr(schema, "migrations", lambda: [*scripts, "CREATE TABLE later (x);"])
+    assert_refused(database, "needs 2", "smtpproxy serve", read_only=True)
+    database.open()
+    with closing(sqlite3.connect(database.path)) as connection:
+        assert schema.version_of(connection) == 2
+        connection.execute("SELECT x FROM later")
+    database.open(read_only=True)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.open()
+    scripts = schema.migrations()
+    broken = "CREATE TABLE later (x);\nINSERT INTO nowhere VALUES (1);\n"
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "migrations", lambda: [*scripts, broken])
+        with pytest.raises(StoreUnavailable):
+            database.open()
+    with closing(sqlite3.connect(database.path)) as connection:
+        assert schema.version_of(connection) == len(scripts)
+        assert (
+            connection.execute("SELECT * FROM sqlite_master WHERE name = 'later'").fetchall() == []
+        )
+    database.open()
+
+
+def test_a_file_of_another_kind_is_refused(database: Database) -> None:
+    database.path.write_text("address,scope\n" * 1000)
+    assert_refused(database, str(database.path), "not an SQLite database")
+    assert database.path.read_text().startswith("address,scope")
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(Database(tmp_path / "file" / "state"), str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("postgresql://db/smtpproxy", "not supported yet"),
+        ("mysql://db/smtpproxy", "sqlite:///"),
+        ("sqlite://relative.db", "sqlite:///"),
+        ("", "sqlite:///"),
+    ],
+)
+def test_other_urls_are_refused(tmp_path: Path, url: str, part: str) -> None:
+    with pytest.raises(StoreMisconfigured, match=r"store\.url") as caught:
+        open_store(StoreSettings(url), tmp_path)
+    assert part in str(caught.value)
+
+
+def test_a_path_may_hold_anything(tmp_path: Path) -> None:
+    Database(tmp_path / "a b%20?mode=memory#é").open()
+    assert (tmp_path / "a b%20?mode=memory#é" / "store.db").stat().st_size > 0

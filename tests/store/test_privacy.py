@@ -1,0 +1,86 @@
+"""What the files hold of people: never the address of a suppression, nothing once erased."""
+
+import hmac
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from smtpproxy.policy.model import Origin
+from smtpproxy.store.keys import SuppressionKey, load_key
+from tests.store.conftest import Database
+from tests.store.contract import ANNA, T0, WHOLE, entry
+
+
+def contents(database: Database) -> bytes:
+    """All that is on the disk: the database, its log and its index."""
+    return b"".join(path.read_bytes() for path in database.folder.glob("store.db*"))
+
+
+async def test_no_suppression_holds_its_address(database: Database) -> None:
+    store = database.open()
+    await store.add_suppressions([entry("Anna+Shop@people.example", note="by phone")])
+    await store.remove_suppression("anna+shop@people.example", at=T0, reason="she asked")
+    await store.add_suppressions([entry("anna+shop@people.example", origin=Origin.BOUNCE)])
+    found = contents(database).lower()
+    assert b"by phone" in found
+    assert b"anna" not in found
+    assert b"people.example" not in found
+
+
+async def test_keys_are_hmac_sha256_under_the_secret(database: Database) -> None:
+    await database.open().add_suppressions([entry("Anna+Shop@people.example")])
+    secret = bytes.fromhex(database.key_path.read_text().split()[-1])
+    with closing(sqlite3.connect(database.path)) as connection:
+        wide, exact, version = connection.execute(
+            "SELECT wide_key, exact_key, key_version FROM suppression"
+        ).fetchone()
+    assert exact == hmac.digest(secret, b"anna+shop@people.example", "sha256")
+    assert wide == hmac.digest(secret, ANNA.encode(), "sha256")[:16]
+    assert version == 1
+
+
+def test_a_key_does_not_show_itself(database: Database) -> None:
+    database.open()
+    secret = database.key_path.read_text().split()[-1]
+    key = load_key(database.folder)
+    assert secret not in repr(key)
+    assert secret[:8] != key.fingerprint
+
+
+@pytest.mark.parametrize("length", [1, 32, 64])
+def test_secrets_of_any_length_up_to_a_block_are_hmac(length: int) -> None:
+    secret = bytes(range(length))
+    exact = SuppressionKey(secret).pair(ANNA)[1]
+    assert exact == hmac.digest(secret, ANNA.encode(), "sha256")
+
+
+async def test_the_erased_are_gone_from_the_disk(database: Database) -> None:
+    store = database.open()
+    await store.put_contacts([WHOLE])
+    assert ANNA.encode() in contents(database)
+    await store.erase_contact(ANNA, at=T0)
+    found = contents(database)
+    for trace in (ANNA, "anna", "form v3", "192.0.2.7", "boots"):
+        assert trace.encode() not in found
+
+
+async def test_what_was_lifted_stays_on_record(database: Database) -> None:
+    store = database.open()
+    await store.add_suppressions([entry(note="by phone")])
+    await store.remove_suppression(ANNA, at=T0, reason="she asked by letter")
+    with closing(sqlite3.connect(database.path)) as connection:
+        found = connection.execute(
+            "SELECT exact_key, scope, origin, note, reason FROM lifted_suppression"
+        ).fetchall()
+    exact = load_key(database.folder).pair(ANNA)[1]
+    assert found == [(exact, "marketing", "unsubscribe", "by phone", "she asked by letter")]
+
+
+async def test_acts_cannot_be_rewritten(database: Database) -> None:
+    await database.open().put_contacts([WHOLE])
+    with (
+        closing(sqlite3.connect(database.path)) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="history"),
+    ):
+        connection.execute("UPDATE consent_act SET withdrawal = 0")

@@ -1,0 +1,251 @@
+"""A database in trouble makes a read fail in time: never a wrong answer, never a halt."""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import Contact, Lookups
+from smtpproxy.store.protocols import Store, StoreUnavailable
+from tests.store.conftest import Database
+from tests.store.contract import ANNA, WHOLE, entry, facts_of
+
+ASK = Lookups((ANNA,))
+
+
+@pytest.fixture
+async def reader(database: Database) -> Store:
+    """A store open for reading, that has read what is in it."""
+    await database.open().put_contacts([WHOLE])
+    store = database.open(read_only=True, timeout=0.2)
+    assert (await facts_of(store, ANNA)).contact == WHOLE
+    return store
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the whole database, against readers too."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@asynccontextmanager
+async def ticking() -> AsyncIterator[None]:
+    """The event loop goes on meanwhile: no turn of it takes long."""
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.monotonic() - last)
+            last = time.monotonic()
+
+    task = asyncio.create_task(tick())
+    yield
+    task.cancel()
+    assert 0 < longest < 0.15
+
+
+async def assert_unavailable(store: Store) -> None:
+    with pytest.raises(StoreUnavailable):
+        await store.facts(ASK)
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+
+
+def move(database: Database, folder: str) -> Path:
+    """Move the database away, as a whole."""
+    target = database.folder / folder
+    target.mkdir()
+    for path in database.folder.glob("store.db*"):
+        path.rename(target / path.name)
+    return target / "store.db"
+
+
+def copy(source: Path, target: Path) -> None:
+    """Put a good copy of a database in another place at once, as a restore does."""
+    aside = target.with_suffix(".new")
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(aside)) as other:
+        one.backup(other)
+        other.execute("PRAGMA journal_mode = WAL")
+    for leftover in ("-wal", "-shm"):
+        target.with_name(target.name + leftover).unlink(missing_ok=True)
+    aside.rename(target)
+
+
+async def test_a_lock_is_waited_for_and_then_given_up(database: Database, reader: Store) -> None:
+    elsewhere = move(database, "elsewhere")
+    copy(elsewhere, database.path)
+    with locked(database.path):
+        async with ticking():
+            started = time.monotonic()
+            await assert_unavailable(reader)
+            assert time.monotonic() - started < 1.0
+    assert (await facts_of(reader, ANNA)).contact == WHOLE
+
+
+async def test_a_lock_that_ends_in_time_costs_nothing(database: Database) -> None:
+    await database.open().put_contacts([WHOLE])
+    reader = database.open(read_only=True, timeout=10.0)
+    elsewhere = move(database, "elsewhere")
+    copy(elsewhere, database.path)
+    with locked(database.path):
+        asked = asyncio.create_task(facts_of(reader, ANNA))
+        await asyncio.sleep(0)
+        assert not asked.done()
+    assert (await asked).contact == WHOLE
+
+
+async def test_a_writer_is_no_obstacle_to_readers(database: Database, reader: Store) -> None:
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("DELETE FROM contact")
+        assert (await facts_of(reader, ANNA)).contact == WHOLE
+        other.execute("COMMIT")
+    assert (await facts_of(reader, ANNA)).contact is None
+
+
+async def test_a_write_gives_up_when_another_one_lasts(database: Database) -> None:
+    store = database.open(timeout=0.2)
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with ticking():
+            with pytest.raises(StoreUnavailable, match="another process"):
+                await store.add_suppressions([entry()])
+    await store.add_suppressions([entry()])
+    assert (await facts_of(store, ANNA)).suppressions
+
+
+async def test_a_file_that_is_gone_is_missed_at_once(database: Database, reader: Store) -> None:
+    elsewhere = move(database, "elsewhere")
+    await assert_unavailable(reader)
+    for path in elsewhere.parent.iterdir():
+        path.rename(database.folder / path.name)
+    assert (await facts_of(reader, ANNA)).contact == WHOLE
+
+
+async def test_a_write_to_a_file_that_is_gone_fails(database: Database) -> None:
+    store = database.open()
+    await store.add_suppressions([entry()])
+    move(database, "elsewhere")
+    with pytest.raises(StoreUnavailable):
+        await store.add_suppressions([entry("bert@people.example")])
+
+
+async def test_a_file_that_is_replaced_is_read_at_once(database: Database, reader: Store) -> None:
+    elsewhere = move(database, "elsewhere")
+    copy(elsewhere, database.path)
+    with closing(sqlite3.connect(database.path)) as other:
+        other.execute("UPDATE contact SET audience = 'consumer'")
+        other.commit()
+    found = (await facts_of(reader, ANNA)).contact
+    assert found is not None
+    assert found.audience == "consumer"
+
+
+async def test_a_file_under_another_key_is_not_read(database: Database, reader: Store) -> None:
+    other = Database(database.folder / "other")
+    await other.open().close()
+    move(database, "elsewhere")
+    copy(other.path, database.path)
+    with pytest.raises(StoreUnavailable, match="another key"):
+        await reader.facts(ASK)
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 8192])
+async def test_a_file_cut_short_is_not_read(database: Database, reader: Store, size: int) -> None:
+    with closing(sqlite3.connect(database.path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert (await facts_of(reader, ANNA)).contact == WHOLE
+    os.truncate(database.path, size)
+    await assert_unavailable(reader)
+
+
+async def test_damage_is_an_error_or_no_harm(database: Database, reader: Store) -> None:
+    """Page by page: what SQLite cannot read must not become "nobody is suppressed"."""
+    await database.open().add_suppressions([entry()])
+    with closing(sqlite3.connect(database.path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    good = await facts_of(reader, ANNA)
+    assert good.suppressions
+    whole = database.path.read_bytes()
+    failures = 0
+    for start in range(0, len(whole), 4096):
+        with database.path.open("r+b") as file:
+            file.seek(start)
+            file.write(b"\xa5" * 4096)
+        try:
+            assert await facts_of(database.open(read_only=True), ANNA) == good
+        except StoreUnavailable:
+            failures += 1
+        database.path.write_bytes(whole)
+    assert failures > 3
+    assert await facts_of(database.open(read_only=True), ANNA) == good
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE suppression",
+        "ALTER TABLE contact DROP COLUMN purchases",
+        "UPDATE contact SET audience = 'martian'",
+        "UPDATE contact SET purchases = 'none'",
+        f"UPDATE contact SET collected_at = {2**62}",
+    ],
+)
+async def test_what_cannot_be_understood_is_unavailable(
+    database: Database, reader: Store, change: str
+) -> None:
+    with closing(sqlite3.connect(database.path)) as other:
+        other.execute(change)
+        other.commit()
+    with pytest.raises(StoreUnavailable):
+        await reader.facts(ASK)
+
+
+async def test_a_store_for_reading_does_not_write(reader: Store) -> None:
+    with pytest.raises(StoreUnavailable, match="reading only"):
+        await reader.put_contacts([Contact(ANNA)])
+
+
+async def test_a_write_that_fails_half_way_changes_nothing(database: Database) -> None:
+    store = database.open()
+    with closing(sqlite3.connect(database.path)) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON consent_act BEGIN SELECT RAISE(ABORT, 'x'); END"
+        )
+    with pytest.raises(StoreUnavailable):
+        await store.put_contacts([WHOLE])
+    assert await store.contact(ANNA) is None
+    assert await store.counts() == await database.open(read_only=True).counts()
+    with closing(sqlite3.connect(database.path)) as other:
+        other.execute("DROP TRIGGER full")
+    await store.put_contacts([WHOLE])
+    assert await store.contact(ANNA) == WHOLE
+
+
+async def test_tasks_share_a_store(database: Database) -> None:
+    """Transactions of tasks do not mix, and none is lost when another is cancelled."""
+    store = database.open()
+    names = [f"user{number}@people.example" for number in range(40)]
+    tasks = [asyncio.create_task(store.add_suppressions([entry(name)])) for name in names]
+    await asyncio.sleep(0)
+    tasks[20].cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    kept = [
+        name
+        for name, result in zip(names, done, strict=True)
+        if not isinstance(result, BaseException)
+    ]
+    assert len(kept) >= 39
+    found = await store.facts(Lookups(tuple(names), contacts=False))
+    assert set(kept) <= set(found)
