@@ -40,7 +40,7 @@ class ServerSettings:
     data_size_limit: int = 25 * 1024 * 1024
     stream_header: str = "X-Mail-Stream"
     bare_newline: Literal["reject", "normalize"] = "reject"
-    spool_threshold: int = 256 * 1024  # a larger body goes to disk
+    spool_threshold: int = 2 * 1024 * 1024  # a larger body goes to disk
     drain_timeout: float = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"

@@ -68,7 +68,7 @@ class Server(Table):
     data_size_limit: Size = written("25MiB")
     stream_header: FieldName = "X-Mail-Stream"
     bare_newline: Literal["reject", "normalize"] = "reject"
-    spool_threshold: Size = written("256KiB")
+    spool_threshold: Size = written("2MiB")
     drain_timeout: Duration = written("30s")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"

@@ -3,11 +3,11 @@
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from smtpproxy.intake.limits import ConnectionLimits
 from smtpproxy.pipeline import Parts, StreamTable
+from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.settings import ListenerSettings, ServerSettings
 
@@ -30,7 +30,7 @@ class Door:
         parts: Parts,
         streams: StreamTable,
         deadlines: Deadlines,
-        spool: Path,
+        spool: Spool,
         *,
         unexpected: Callable[[Exception], None],
     ) -> None:

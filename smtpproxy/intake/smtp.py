@@ -199,7 +199,7 @@ class SmtpSession(asyncio.Protocol):
         self._answer(_SENDER_OK)
 
     def _data(self, data: Data) -> None:
-        self._content = Content(self._door.spool, self._door.server.spool_threshold)
+        self._content = Content(self._door.spool)
         self._spool_failed = False
         self._deadline.at = self._door.deadlines.now() + self._settings.data_timeout
         self._answer(_GO_AHEAD)

@@ -16,6 +16,10 @@ from typing import Literal
 
 from smtpproxy.settings import Settings
 
+_ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "33554432"}
+"""Keep freed memory for the next large message: asking for fresh pages each time costs more
+than looking at every octet of it."""
+
 Role = Literal["worker", "web"]
 
 
@@ -38,6 +42,7 @@ async def start_child(start: Start) -> asyncio.subprocess.Process:
         start.role,
         stdin=asyncio.subprocess.PIPE,
         pass_fds=(start.channel, *start.listening.values()),
+        env=_ALLOCATION | os.environ,
     )
     if process.stdin is None:
         raise RuntimeError("no pipe to the child")

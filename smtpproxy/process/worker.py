@@ -16,6 +16,7 @@ from smtpproxy.intake.door import Door
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
+from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.settings import Settings
@@ -105,6 +106,7 @@ class Worker:
             new_id=new_id,
         )
         streams = StreamTable(settings)
+        spool = Spool(server.state_dir / "spool", server.spool_threshold)
         self._doors = [
             Door(
                 listener,
@@ -112,7 +114,7 @@ class Worker:
                 parts,
                 streams,
                 deadlines,
-                server.state_dir / "spool",
+                spool,
                 unexpected=self._log.unexpected,
             )
             for listener in settings.listeners

@@ -1,5 +1,6 @@
 """The content of one message, in memory or spooled to disk above a limit."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,17 +11,42 @@ HEADER_LIMIT = 4 * 1024 * 1024
 """Octets of header section that are kept in memory; a longer one cannot be read."""
 
 
+class Spool:
+    """Where contents go that are too large for memory, one by one or all together."""
+
+    def __init__(self, folder: Path, threshold: int, memory: int = 64 * 1024 * 1024) -> None:
+        """`threshold`: octets of one content, `memory`: of all that are kept in memory."""
+        self.in_memory = 0
+        self._folder = folder
+        self._threshold = threshold
+        self._memory = memory
+
+    def overflows(self, size: int) -> bool:
+        """Whether a content with `size` octets in memory has to go to disk."""
+        return size > self._threshold or (size > _PIECE and self.in_memory > self._memory)
+
+    def open(self) -> int:
+        """Return a new file without a name: it is gone when it is closed, or we are."""
+        try:
+            return os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                raise
+        handle, name = tempfile.mkstemp(dir=self._folder)
+        Path(name).unlink()
+        return handle
+
+
 class Content:
     """Dot-stuffed content as it came from the client.
 
     `append` raises OSError when the spool cannot take it (disk full).
     """
 
-    __slots__ = ("_chunks", "_file", "_header", "_in_memory", "_spool", "_threshold", "size")
+    __slots__ = ("_chunks", "_file", "_header", "_in_memory", "_spool", "size")
 
-    def __init__(self, spool: Path, threshold: int) -> None:
+    def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._threshold = threshold
         self._chunks: list[bytes] = []
         self._in_memory = 0
         self._file: int | None = None
@@ -31,7 +57,11 @@ class Content:
         self.size += len(chunk)
         self._chunks.append(chunk)
         self._in_memory += len(chunk)
-        if self._in_memory > self._threshold:
+        self._spool.in_memory += len(chunk)
+        if self._file is not None:
+            if self._in_memory >= _PIECE:
+                self._write()
+        elif self._spool.overflows(self._in_memory):
             self._to_disk()
 
     def header(self) -> bytes | None:
@@ -65,30 +95,31 @@ class Content:
         return self.size - self._in_memory
 
     def close(self) -> None:
+        self._spool.in_memory -= self._in_memory
+        self._in_memory = 0
         self._chunks.clear()
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
     def _to_disk(self) -> None:
-        """Move what is in memory to an unlinked file; the header section is kept as well."""
+        """Go on in a file, once the header section is complete or hopelessly long."""
         data = b"".join(self._chunks)
-        if self._file is None:
-            if _header_end(data) < 0 and len(data) <= HEADER_LIMIT:
-                self._chunks = [data]
-                self._threshold += _PIECE
-                return
-            if _header_end(data) >= 0:
-                self._header = _header_of(data)
-            handle, name = tempfile.mkstemp(dir=self._spool)
-            Path(name).unlink()
-            self._file = handle
-            self._threshold = _PIECE
-        view = memoryview(data)
-        while view:
+        if _header_end(data) >= 0:
+            self._header = _header_of(data)
+        elif len(data) <= HEADER_LIMIT:
+            self._chunks = [data]
+            return
+        self._file = self._spool.open()
+        self._write()
+
+    def _write(self) -> None:
+        view = memoryview(b"".join(self._chunks))
+        while view and self._file is not None:
             view = view[os.write(self._file, view) :]
-        self._chunks = []
+        self._spool.in_memory -= self._in_memory
         self._in_memory = 0
+        self._chunks.clear()
 
 
 def _header_end(data: bytes) -> int:
