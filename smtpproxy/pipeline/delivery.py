@@ -38,10 +38,20 @@ async def deliver(
             parts.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
     committed = parts.ticks()
     spend(seconds, "audit", committed - start)
-    reply = await upstream.data_refusal()
-    if reply is None:
-        reply = await upstream.finish(content)
+    try:
+        reply = await upstream.data_refusal()
+        if reply is None:
+            reply = await upstream.finish(content)
+    except UpstreamError as error:
+        note_outcome(parts, decided, error.reply, len(upstream.accepted))
+        raise
     spend(seconds, "upstream", parts.ticks() - committed)
+    note_outcome(parts, decided, reply, len(upstream.accepted))
+    return reply
+
+
+def note_outcome(parts: Parts, decided: Decided, reply: Reply, recipients: int) -> None:
+    """Add the client's answer to the record of what was to be relayed."""
     relayed = Relayed(
         id=decided.id,
         listener=decided.client.listener,
@@ -49,11 +59,10 @@ async def deliver(
         code=reply.code,
         reply=str(reply),
         size=decided.size,
-        recipients=len(upstream.accepted),
+        recipients=recipients,
     )
     parts.audit.outcome(relayed)
     parts.emit(relayed)
-    return reply
 
 
 async def narrowed(parts: Parts, mail: MailParameters, paths: Sequence[str]) -> UpstreamTransaction:

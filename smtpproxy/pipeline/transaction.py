@@ -12,7 +12,7 @@ from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.mail.trace import RECEIVED_LIMIT, received
-from smtpproxy.pipeline.delivery import deliver, narrowed, notify
+from smtpproxy.pipeline.delivery import deliver, narrowed, note_outcome, notify
 from smtpproxy.pipeline.judgement import Judgement
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
@@ -223,7 +223,11 @@ class MailTransaction:
             RefusedRecipient(entry.path, recipient_reply(entry.path, verdict, stream, self.id))
             for entry, verdict in refused
         ]
-        await notify(self._parts, decided, entries, header)
+        try:
+            await notify(self._parts, decided, entries, header)
+        except UpstreamError as error:
+            note_outcome(self._parts, decided, error.reply, 0)
+            raise
         return await deliver(
             self._parts, self._upstream, decided, outgoing, self._seconds, recorded=True
         )

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.kit.audit import records, relayed
+from tests.kit.audit import outcome, records, relayed
 from tests.kit.messages import marketing
+from tests.kit.ports import wait_for
 from tests.kit.relay import RelayProcess
 from tests.kit.store import address
 from tests.kit.upstream import At, Close, FakeUpstream, Reply
@@ -147,6 +148,7 @@ def test_split_mails_nobody_when_the_notice_is_not_taken(filled: StartFilled, tr
         code, text = relay.send(marketing(), *MIXED, sender=SENDER)
         assert (code, text[:6]) == (451, "4.4.0 ") if "Reply" in str(trouble.actions) else 451
         assert mta.messages == []
+        wait_for(lambda: [outcome(e) for e in records(relay)] == [451], "the record of it")
         code, _ = relay.send(marketing(), *MIXED, sender=SENDER)
         assert code == 250
         assert [m.sender for m in mta.messages] == ["", SENDER]
