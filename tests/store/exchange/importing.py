@@ -1,0 +1,83 @@
+"""Imports into a store in memory, as the commands run them."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from smtpproxy.policy.model import Contact, Suppression
+from smtpproxy.store.exchange import contact_csv, contact_record, suppression_record
+from smtpproxy.store.exchange.lines import Contents, read_lines
+from smtpproxy.store.exchange.mapping import PLAIN, Mapping
+from smtpproxy.store.exchange.rejected import RejectedFile
+from smtpproxy.store.exchange.run import Format, Import, Progress
+from smtpproxy.store.exchange.suppression_record import Defaults
+from smtpproxy.store.memory import MemoryStore
+
+T = TypeVar("T")
+
+FILE_TIME = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+
+
+class Importing:
+    """A store, and a file that is imported into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "file"
+        self.store = MemoryStore()
+
+    @property
+    def rejected(self) -> str:
+        """The content of FILE.rejected; empty when there is none."""
+        path = self.path.with_name("file.rejected")
+        return path.read_bytes().decode(errors="replace") if path.exists() else ""
+
+    def contacts(
+        self,
+        content: bytes,
+        file_format: Format = "ndjson",
+        mapping: Mapping = PLAIN,
+        as_of: datetime = FILE_TIME,
+    ) -> Progress:
+        self.path.write_bytes(content)
+        with self.path.open("rb") as file:
+            if file_format == "ndjson":
+                return self.import_open(file, as_of)
+            contents = contact_csv.read_csv(read_lines(file), mapping, as_of)
+            return self._run(file, contents, self.store.put_contacts)
+
+    def import_open(self, file: BinaryIO, as_of: datetime = FILE_TIME) -> Progress:
+        contents = contact_record.read_ndjson(read_lines(file), as_of)
+        return self._run(file, contents, self.store.put_contacts)
+
+    def suppressions(
+        self, content: bytes, file_format: Format = "csv", **defaults: str
+    ) -> Progress:
+        self.path.write_bytes(content)
+        csv = file_format == "csv"
+        read = suppression_record.read_csv if csv else suppression_record.read_ndjson
+        with self.path.open("rb") as file:
+            contents = read(read_lines(file), Defaults(FILE_TIME, **defaults))
+            return self._run(file, contents, self.store.add_suppressions)
+
+    def _run(self, file: BinaryIO, contents: Contents[T], put: Any) -> Progress:
+        aside = RejectedFile(self.path.with_name("file.rejected"))
+        run = Import(file, contents, aside, lambda _: None)
+        try:
+            asyncio.run(run.into(put))
+        finally:
+            aside.close()
+        return run.progress
+
+    def contact(self, address: str) -> Contact:
+        found = asyncio.run(self.store.contact(address))
+        assert found is not None
+        return found
+
+    def suppressed(self, address: str) -> list[Suppression]:
+        return list(asyncio.run(self.store.suppressions(address)))
+
+    def count(self) -> tuple[int, int]:
+        """Contacts and suppressions."""
+        contacts, suppressions = asyncio.run(self.store.counts())
+        return contacts, sum(suppressions.values())

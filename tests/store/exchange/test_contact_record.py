@@ -1,0 +1,206 @@
+"""Contacts as NDJSON: what is read, what is refused in which words, what an export holds."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Provenance,
+    Purchase,
+    Source,
+)
+from smtpproxy.store.exchange.contact_record import read_contact, written_contact
+from smtpproxy.store.merge import merge
+from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
+from tests.store.contract import AGREEMENT, ANNA, T0, WHOLE
+from tests.store.exchange.importing import FILE_TIME
+
+EXAMPLE = """{"address":"jeanne@example.org","audience":"consumer","source":"direct",
+"collected_at":"2025-03-01T10:00:00Z","informed_at":"2025-03-01T10:00:00Z",
+"optout_offered":true,"last_activity_at":"2026-02-11T08:00:00Z","occupations":["finance"],
+"tags":[],"provenance":{"supplier":"X","sender_disclosed":true},
+"purchases":[{"product":"shoes","at":"2026-01-05T09:00:00Z"}],
+"consents":[{"purpose":"offers","method":"unticked_box","given_at":"2025-03-01T10:00:00Z",
+"withdrawn_at":null,"conditional":false,"channels":["email"],
+"evidence":{"wording":"form v3","ip":"192.0.2.7"}}]}""".replace("\n", "")
+COLLECTED = datetime(2025, 3, 1, 10, 0, tzinfo=UTC)
+
+
+def read(**fields: Any) -> ContactUpdate:
+    return read_contact(json.dumps({"address": ANNA, **fields}).encode(), FILE_TIME)
+
+
+def test_the_example_of_the_documents_is_read_whole() -> None:
+    assert read_contact(EXAMPLE.encode(), FILE_TIME) == ContactUpdate(
+        Contact(
+            "jeanne@example.org",
+            Audience.CONSUMER,
+            Source.DIRECT,
+            COLLECTED,
+            COLLECTED,
+            True,
+            datetime(2026, 2, 11, 8, 0, tzinfo=UTC),
+            frozenset({"finance"}),
+            frozenset(),
+            Provenance("X", sender_disclosed=True),
+            (Purchase("shoes", datetime(2026, 1, 5, 9, 0, tzinfo=UTC)),),
+            (
+                ConsentAct(
+                    "offers",
+                    COLLECTED,
+                    method="unticked_box",
+                    evidence=Evidence("form v3", "192.0.2.7"),
+                ),
+            ),
+        ),
+        PROFILE_FIELDS,
+        FILE_TIME,
+    )
+
+
+def test_a_field_that_is_absent_says_nothing() -> None:
+    update = read(tags=["vip"], source=None)
+    assert update.given == {"tags", "source"}
+    assert update.contact == Contact(ANNA, tags=frozenset({"vip"}))
+
+
+def test_the_address_is_made_canonical() -> None:
+    line = json.dumps({"address": 'Anna."B"@EXAMPLE.org'.replace('"', "")})
+    assert read_contact(line.encode(), FILE_TIME).contact.address == "anna.b@example.org"
+
+
+def test_times_are_read_in_any_zone() -> None:
+    found = read(collected_at="2025-03-01T12:00:00.5+02:00").contact.collected_at
+    assert found == datetime(2025, 3, 1, 10, 0, 0, 500000, tzinfo=UTC)
+
+
+def test_a_withdrawal_is_an_act() -> None:
+    consent = {"purpose": "offers", "method": "signed_form", "given_at": "2025-03-01T10:00:00Z"}
+    update = read(consents=[{**consent, "withdrawn_at": "2025-04-01T10:00:00Z"}])
+    assert [(act.at.month, act.withdrawal, act.method) for act in update.contact.acts] == [
+        (3, False, "signed_form"),
+        (4, True, None),
+    ]
+
+
+def test_a_withdrawal_needs_no_agreement() -> None:
+    update = read(consents=[{"purpose": "offers", "withdrawn_at": "2025-04-01T10:00:00Z"}])
+    assert [act.withdrawal for act in update.contact.acts] == [True]
+
+
+TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"address": 1}, ["address", "`str`", "`int`"]),
+        ({"address": "anna"}, ["address", "no @"]),
+        ({"adress": "x"}, ["unknown field `adress`", "known are address, audience"]),
+        ({"audience": "robots"}, ["audience", "'robots'", "consumer, professional, generic"]),
+        ({"source": "bought"}, ["source", "'bought'", "purchased"]),
+        ({"collected_at": "yesterday"}, ["collected_at", TIME]),
+        ({"collected_at": "2025-03-01T10:00:00"}, ["collected_at", "timezone", TIME]),
+        ({"collected_at": 1740823200}, ["collected_at", TIME]),
+        ({"collected_at": "0001-01-01T00:00:00+14:00"}, ["beyond the years"]),
+        ({"optout_offered": "yes"}, ["optout_offered", "true or false"]),
+        ({"optout_offered": 1}, ["optout_offered", "true or false"]),
+        ({"tags": "vip"}, ["tags", "a list of words"]),
+        ({"tags": [""]}, ["tags[0]", "length >= 1", "a list of words"]),
+        ({"provenance": {"seller": "X"}}, ["provenance", "`seller`", "supplier"]),
+        ({"purchases": [{"product": "shoes"}]}, ["purchases[0]", "`at`"]),
+        ({"purchases": [{"product": "x", "at": "2025"}]}, ["purchases[0].at", TIME]),
+        ({"consents": [{"method": "x"}]}, ["consents[0]", "`purpose`"]),
+        ({"consents": [{"purpose": "offers"}]}, ["offers", "given_at", "withdrawn_at"]),
+        ({"consents": [{"purpose": "a\nb", "given_at": "x"}]}, ["consents[0].purpose"]),
+        (
+            {"consents": [{"purpose": "offers", "evidence": {"browser": "x"}}]},
+            ["consents[0].evidence", "`browser`", "wording, ip"],
+        ),
+        (
+            {
+                "consents": [
+                    {
+                        "purpose": "offers",
+                        "given_at": "2025-03-01T10:00:00Z",
+                        "withdrawn_at": "2025-02-01T10:00:00Z",
+                    }
+                ]
+            },
+            ["offers", "withdrawn_at before its given_at"],
+        ),
+    ],
+)
+def test_a_refusal_names_the_field_and_what_would_be_right(
+    fields: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        read(**fields)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'{"address":"anna@people.example"} x',
+        b'{"address":"\\ud800@people.example"}',
+        b'{"address":"anna@people.example","tags":["\xff"]}',
+        b'{"address":' + b"[" * 100_000,
+        b'{"address":"anna@people.example","other":' + b'{"a":' * 100_000,
+        b"\x00" * 100,
+    ],
+)
+def test_what_is_no_contact_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_contact(line, FILE_TIME)
+
+
+def test_an_export_reads_back_the_same() -> None:
+    for contact in (WHOLE, Contact(ANNA)):
+        assert (
+            merge(None, read_contact(written_contact(contact), FILE_TIME)).known.contact == contact
+        )
+
+
+def test_an_export_pairs_a_withdrawal_with_what_it_ends() -> None:
+    withdrawal = ConsentAct("offers", T0.replace(month=5), withdrawal=True)
+    line = written_contact(Contact(ANNA, acts=(AGREEMENT, withdrawal)))
+    (consent,) = json.loads(line)["consents"]
+    assert (consent["given_at"], consent["withdrawn_at"]) == (
+        "2026-03-01T10:00:00.123456Z",
+        "2026-05-01T10:00:00.123456Z",
+    )
+
+
+MOMENTS = st.sampled_from([T0 + timedelta(hours=hours) for hours in range(4)])
+ACTS = st.builds(
+    ConsentAct,
+    purpose=st.sampled_from(["offers", "news"]),
+    at=MOMENTS,
+    withdrawal=st.booleans(),
+    method=st.sampled_from([None, "signed_form"]),
+    evidence=st.builds(Evidence, wording=st.sampled_from([None, "v1", "v2"])),
+)
+
+
+@given(acts=st.lists(ACTS, max_size=6))
+def test_any_history_survives_an_export(acts: list[ConsentAct]) -> None:
+    """Invariant: exporting a contact and importing the line elsewhere keeps every act."""
+    kept = merge(None, ContactUpdate(Contact(ANNA, acts=tuple(acts)))).known.contact
+    again = merge(None, read_contact(written_contact(kept), FILE_TIME)).known.contact
+    assert set(again.acts) == set(kept.acts)
+    assert replace(again, acts=()) == replace(kept, acts=())
