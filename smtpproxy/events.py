@@ -104,11 +104,17 @@ class UpstreamReplied(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """Trouble of ours: the client got 451. `part` names what failed."""
+    """Trouble of ours: the client got 451. `part` names what failed.
+
+    `recipients` and `messages` could not be decided on for that, and were deferred.
+    """
 
     listener: str
     part: Part
     error: str  # private, for the log
+    stream: str | None = None
+    recipients: int = 0
+    messages: int = 0
 
 
 Event = (

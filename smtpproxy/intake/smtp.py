@@ -273,6 +273,9 @@ class SmtpSession(asyncio.Protocol):
                 self._answer(_NO_SPACE if problem is None else _CONTENT_PROBLEM[problem])
             else:
                 self._answer(await transaction.message(content))
+        except BaseException:
+            transaction.abort()
+            raise
         finally:
             content.close()
 

@@ -33,9 +33,10 @@ async def deliver(
             await parts.audit.commit(decided)
         except AuditUnavailable as error:
             if not decided.observed:
-                upstream.abort(hard=True)
+                upstream.abort()
                 raise
             parts.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
+        parts.emit(decided)
     committed = parts.ticks()
     spend(seconds, "audit", committed - start)
     try:

@@ -80,8 +80,9 @@ class MailTransaction:
         try:
             await self._refuse(asked, replies)
         except (StoreUnavailable, AuditUnavailable) as error:
-            failure = self._failed(error)
-            if self._judgement.enforcing:
+            enforcing = self._judgement.enforcing
+            failure = self._failed(error, recipients=len(asked) if enforcing else 0)
+            if enforcing:
                 replies.update({entry.index: failure for entry in asked})
         permitted = [entry for entry in asked if entry.index not in replies]
         if permitted:
@@ -97,7 +98,7 @@ class MailTransaction:
             reply = await self._judge_and_relay(content)
         except (UpstreamError, StoreUnavailable, AuditUnavailable) as error:
             self.abort()
-            reply = self._failed(error)
+            reply = self._failed(error, recipients=len(self._accepted), messages=1)
         self._spent += parts.ticks() - began
         stages = tuple(self._seconds.items())
         parts.emit(TransactionEnded(self._client.listener, self._spent, stages))
@@ -110,13 +111,18 @@ class MailTransaction:
     def _canonical(self, path: str) -> str:
         return canonical(path if "@" in path else f"{path}@{self._parts.hostname}")
 
-    def _failed(self, error: Exception) -> Reply:
-        part: Part = "upstream"
-        if isinstance(error, (StoreUnavailable, AuditUnavailable)):
-            part = "store" if isinstance(error, StoreUnavailable) else "audit"
+    def _failed(self, error: Exception, *, recipients: int = 0, messages: int = 0) -> Reply:
+        """Tell of trouble; what could not be decided for it is counted as deferred by us."""
         cause = error.__cause__ or error
-        self._parts.emit(Failed(self._client.listener, part, f"{type(cause).__name__}: {cause}"))
-        return error.reply if isinstance(error, UpstreamError) else TEMPORARY_FAILURE
+        text = f"{type(cause).__name__}: {cause}"
+        listener = self._client.listener
+        if isinstance(error, UpstreamError):
+            self._parts.emit(Failed(listener, "upstream", text))
+            return error.reply
+        part: Part = "store" if isinstance(error, StoreUnavailable) else "audit"
+        stream = self._choice.default.name
+        self._parts.emit(Failed(listener, part, text, stream, recipients, messages))
+        return TEMPORARY_FAILURE
 
     # recipients
 
@@ -190,7 +196,6 @@ class MailTransaction:
             await self._parts.audit.commit(decided)
             self._parts.emit(decided)
             return self._refusal(decided, refused)
-        self._parts.emit(decided)
         outgoing = self._outgoing(decided, headers, content)
         if refused and not observed:
             return await self._relay_split(decided, refused, section, outgoing)
@@ -218,6 +223,7 @@ class MailTransaction:
         keep = [entry.path for entry in self._accepted if entry not in [e for e, _ in refused]]
         self._upstream = await narrowed(self._parts, self._mail, keep)
         await self._parts.audit.commit(decided)
+        self._parts.emit(decided)
         stream = decided.decision.stream.name
         entries = [
             RefusedRecipient(entry.path, recipient_reply(entry.path, verdict, stream, self.id))

@@ -32,6 +32,7 @@ class Start:
     settings: Settings
     channel: int
     listening: Mapping[str, int]  # by listener name; "web" for the web process
+    started_at: float  # the relay, not this child; seconds since 1970
 
 
 async def start_child(start: Start) -> asyncio.subprocess.Process:
@@ -67,7 +68,7 @@ def main() -> int:
         return run_worker(start.settings, start.number, sockets, channel)
     from smtpproxy.process.webserver import run_web
 
-    return run_web(start.settings, sockets["web"], channel)
+    return run_web(start.settings, sockets["web"], channel, start.started_at)
 
 
 if __name__ == "__main__":

@@ -62,13 +62,14 @@ class Supervisor:
         self._workers = [Child("worker", n) for n in range(settings.server.workers)]
         self._web = [Child("web", 0)] if settings.web is not None else []
         self._ending = asyncio.Event()
+        self._started_at = time.time()
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[None]] = {}
 
     async def run(self) -> int:
-        """Run until SIGTERM or SIGINT; return the exit code."""
+        """Run until SIGTERM, SIGINT or SIGHUP; return the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._ending.set)
         children = [*self._workers, *self._web]
         keepers = [asyncio.create_task(self._keep(child)) for child in children]
@@ -111,7 +112,14 @@ class Supervisor:
             os.set_inheritable(fd, True)
         child.ready.clear()
         child.process = await start_child(
-            Start(child.role, child.number, self._settings, theirs.fileno(), listening)
+            Start(
+                child.role,
+                child.number,
+                self._settings,
+                theirs.fileno(),
+                listening,
+                self._started_at,
+            )
         )
         theirs.close()
         child.channel = await Channel.over(ours)
@@ -164,6 +172,14 @@ class Supervisor:
             for child in self._workers
         )
 
+    def _silent(self) -> bool:
+        """Whether a worker that took up its work hangs; one that died is started again."""
+        limit = time.monotonic() - _ALIVE_WITHIN
+        return any(
+            child.channel is not None and child.ready.is_set() and child.heard < limit
+            for child in self._workers
+        )
+
     async def _answer(self, web: Channel, number: int) -> None:
         """Ask every worker for its numbers; one that is silent counts with its last."""
         futures = []
@@ -192,10 +208,10 @@ class Supervisor:
             future.set_result(None)
 
     async def _watchdog(self) -> None:
-        """Tell systemd that all is well, while every worker shows signs of life."""
+        """Tell systemd that all is well, while no worker hangs."""
         interval = self._notifier.watchdog_interval
         while interval is not None:
-            if self._alive() == len(self._workers) or self._ending.is_set():
+            if not self._silent() or self._ending.is_set():
                 self._notifier.watchdog()
             await asyncio.sleep(interval)
 

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import socket
-import time
 from importlib.metadata import version
 
 from smtpproxy.process.channel import Answer, Ask, Channel, Drain, Ready
@@ -17,12 +16,16 @@ from smtpproxy.web.health import Health, ReadinessProbe, State, greet
 from smtpproxy.web.server import serve_web
 
 
-def run_web(settings: Settings, listening: socket.socket, channel: socket.socket) -> int:
+def run_web(
+    settings: Settings, listening: socket.socket, channel: socket.socket, started_at: float
+) -> int:
     configure_logging(settings.server, process="web")
-    return asyncio.run(_serve(settings, listening, channel))
+    return asyncio.run(_serve(settings, listening, channel, started_at))
 
 
-async def _serve(settings: Settings, listening: socket.socket, sock: socket.socket) -> int:
+async def _serve(
+    settings: Settings, listening: socket.socket, sock: socket.socket, started_at: float
+) -> int:
     supervisor = Supervisor(await Channel.over(sock))
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
     app = create_app(
@@ -33,7 +36,7 @@ async def _serve(settings: Settings, listening: socket.socket, sock: socket.sock
             store=store.ping,
             upstream=lambda: greet(settings.upstream.address),
         ),
-        collector=SnapshotCollector(settings, version=version("smtpproxy"), started_at=time.time()),
+        collector=SnapshotCollector(settings, version=version("smtpproxy"), started_at=started_at),
         counts=store.counts,
     )
     stop = asyncio.Event()

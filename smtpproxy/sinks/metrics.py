@@ -179,6 +179,10 @@ class Metrics:
 
     def _failed(self, event: Failed) -> None:
         self._failures[(event.listener, event.part)] += 1
+        if event.stream is not None:
+            labels = (event.listener, event.stream, Action.DEFER, Reason.TEMPORARY_FAILURE)
+            self._recipients[labels] += event.recipients
+            self._messages[labels] += event.messages
 
 
 _CODE_CLASSES = {2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
