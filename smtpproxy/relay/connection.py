@@ -39,6 +39,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._greeting: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting: deque[asyncio.Future[Reply]] = deque((self._greeting,))
         self._transport: asyncio.WriteTransport | None = None
+        self._reset: asyncio.Future[Reply] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
         self._error: UpstreamError | None = None
@@ -111,7 +112,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def reset(self, patience: float) -> None:
         """End the open transaction; nobody waits for the reply."""
-        self.send(_RSET, 1, patience)[0].add_done_callback(_ignore)
+        (self._reset,) = self.send(_RSET, 1, patience)
+        self._reset.add_done_callback(_ignore)
+
+    async def settled(self) -> None:
+        """Wait for the reply to RSET, for an upstream that takes one command at a time."""
+        if self._reset is not None:
+            await self._reset
+            self._reset = None
 
     def quit(self) -> None:
         if self._transport is not None and self._error is None:

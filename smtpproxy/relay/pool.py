@@ -40,7 +40,8 @@ class UpstreamPool:
         """
         if self._busy >= self.settings.max_connections:
             await self._wait()
-        self._busy += 1
+        else:
+            self._busy += 1
         try:
             while self._idle and not fresh:
                 connection = self._idle.pop()
@@ -90,24 +91,26 @@ class UpstreamPool:
         return connection
 
     async def _wait(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        """Wait for the slot of one that comes free; it passes over without being free."""
+        slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(slot)
         try:
             async with asyncio.timeout(self.settings.wait_timeout):
-                await waiter
-        except TimeoutError:
-            raise UpstreamBusy(f"{self._busy} connections in use") from None
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+                await slot
+        except BaseException as error:
+            if slot.done() and not slot.cancelled():
+                self._free()  # it came at the very moment
+            if isinstance(error, TimeoutError):
+                raise UpstreamBusy(f"{self._busy} connections in use") from None
+            raise
 
     def _free(self) -> None:
-        self._busy -= 1
         while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+            slot = self._waiters.popleft()
+            if not slot.done():
+                slot.set_result(None)
                 return
+        self._busy -= 1
 
     def _drop_dead(self) -> None:
         self._idle = [connection for connection in self._idle if connection.alive]

@@ -78,6 +78,10 @@ class UpstreamTransaction:
             raise
         if reply.code == 354:
             return None
+        if reply.code < 400 or reply.code == 421:
+            self._lose(UpstreamLost(f"upstream answered DATA with {reply}"))
+            return UpstreamLost.reply
+        self._go_ahead = None  # what follows is taken as commands still
         self.abort()
         return _mirrored(reply)
 
@@ -93,17 +97,20 @@ class UpstreamTransaction:
         except UpstreamError as error:
             self._lose(error)
             raise
-        self._release(connection)
-        if reply.code == 421:
+        except BaseException:  # the content cannot be read: it must not look ended
+            self.abort()
+            raise
+        if reply.code == 421 or reply.code // 100 == 3:
             connection.close()
+        self._release(connection)
         return _mirrored(reply)
 
-    def abort(self, *, hard: bool = False) -> None:
-        """Give up the transaction. `hard`: DATA was sent, only closing can undo that."""
+    def abort(self) -> None:
+        """Give up the transaction; once DATA was sent, only closing can do that."""
         connection = self._connection
         if connection is None:
             return
-        if hard:
+        if self._go_ahead is not None:
             connection.close()
         elif connection.alive:
             connection.reset(self._pool.settings.command_timeout)
@@ -125,6 +132,7 @@ class UpstreamTransaction:
             except UpstreamLost:
                 if attempt == 2 or not reused:
                     raise
+                connection.close()
                 self._release(connection)
                 connection = await self._pool.acquire(fresh=True)
         raise AssertionError("unreachable")
@@ -137,20 +145,17 @@ class UpstreamTransaction:
         commands = [mail] * bool(mail) + [rcpt_command(path) for path in paths]
         if connection.capabilities.pipelining:
             futures = connection.send(b"".join(commands), len(commands), timeout)
-            replies = [await future for future in futures]
+            replies = [_not_closing(await future) for future in futures]
         else:
             replies = []
+            await connection.settled()
             for command in commands:
-                replies.append(await connection.command(command, timeout))
-                if mail and replies[0].code >= 400:
-                    replies += [replies[0]] * len(paths)
+                replies.append(_not_closing(await connection.command(command, timeout)))
+                if mail and replies[0].code >= 300:
                     break
-        if any(reply.code == 421 for reply in replies):
-            connection.close()
-            raise UpstreamLost("upstream answered 421")
         if mail:
             first = replies.pop(0)
-            if first.code >= 400:
+            if first.code >= 300:
                 self._mail_refusal = _mirrored(first)
                 connection.reset(timeout)
                 self._release(connection)
@@ -178,10 +183,21 @@ class UpstreamTransaction:
             self._release(self._connection)
 
 
+def _not_closing(reply: Reply) -> Reply:
+    if reply.code == 421:
+        raise UpstreamLost(f"upstream answered {reply}")
+    return reply
+
+
 def _mirrored(reply: Reply) -> Reply:
-    """The client's reply: as it came, with an enhanced code if it had none (RFC 2034)."""
+    """The client's reply: as it came, with an enhanced code if it had none (RFC 2034).
+
+    What is no answer to the command is trouble of ours, never the client's success.
+    """
     if reply.code == 421:
         return UpstreamLost.reply
+    if reply.code // 100 == 3:
+        return UpstreamError.reply
     if reply.enhanced is not None:
         return reply
     return Reply(reply.code, f"{reply.code // 100}.0.0", reply.lines)

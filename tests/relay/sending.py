@@ -1,0 +1,115 @@
+"""Messages put through an upstream pool, and upstreams of a test's own making."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from smtpproxy.events import Event
+from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.deadlines import Deadlines
+from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.settings import Address, TcpAddress, UpstreamSettings
+from tests.kit.ports import LOOPBACK
+
+SENDER = "news@shop.example"
+JEANNE = "jeanne@people.example"
+CONTENT = b"Subject: x\r\n\r\nbody\r\n"
+
+
+class Pool(UpstreamPool):
+    """A pool with what it emitted."""
+
+    def __init__(self, address: Address | int, **settings: Any) -> None:
+        self.events: list[Event] = []
+        if isinstance(address, int):
+            address = TcpAddress(LOOPBACK, address)
+        super().__init__(
+            UpstreamSettings(address, **settings),
+            "relay.example",
+            Deadlines(asyncio.get_running_loop(), resolution=0.02),
+            self.events.append,
+        )
+
+
+@asynccontextmanager
+async def pooled(address: Address | int, **settings: Any) -> AsyncIterator[Pool]:
+    """A pool; at its end no message may hold a connection."""
+    pool = Pool(address, **settings)
+    yield pool
+    assert pool.busy == 0, "a connection was never given back"
+    pool.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The replies to one message; `final` is None when no recipient was accepted."""
+
+    recipients: list[Reply]
+    final: Reply | None
+
+    @property
+    def last(self) -> Reply:
+        return self.final or self.recipients[-1]
+
+
+async def send(
+    pool: UpstreamPool,
+    *recipients: str,
+    content: Iterable[bytes] = (CONTENT,),
+    mail: MailParameters | None = None,
+) -> Sent:
+    """Send as the pipeline does. Raises UpstreamError."""
+    transaction = UpstreamTransaction(pool, mail or MailParameters(SENDER))
+    replies = await transaction.recipients(recipients or (JEANNE,))
+    if not transaction.accepted:
+        transaction.abort()
+        return Sent(replies, None)
+    transaction.begin_data()
+    return Sent(replies, await transaction.data_refusal() or await transaction.finish(content))
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[int]:
+    """Serve on loopback; yield the port."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, LOOPBACK, 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def converse(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, replies: Sequence[bytes]
+) -> None:
+    """Greet, then answer one line of input after the other."""
+    writer.write(b"220 upstream.example\r\n")
+    for reply in replies:
+        await reader.readuntil(b"\r\n")
+        writer.write(reply)
+
+
+EHLO = b"250-upstream.example\r\n250-SIZE 52428800\r\n250 PIPELINING\r\n"
+OK = b"250 2.0.0 ok\r\n"
+GO_ON = b"354 go on\r\n"
+TO_DATA = [EHLO, OK, OK, GO_ON]
+"""The replies to EHLO, MAIL, RCPT and DATA."""

@@ -1,0 +1,232 @@
+"""The pool of upstream connections: reuse, what dies while idle, and limits."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.relay.errors import UpstreamBusy, UpstreamError, UpstreamLost, UpstreamUnreachable
+from smtpproxy.settings import UnixAddress
+from tests.kit.ports import LOOPBACK, free_port, wait_for
+from tests.kit.upstream import Action, At, Close, FakeUpstream, Hold, Raw, Reply
+from tests.relay.sending import CONTENT, OK, TO_DATA, converse, pooled, send
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    await asyncio.to_thread(lambda: wait_for(condition, what))
+
+
+async def test_messages_share_a_connection(upstream: FakeUpstream) -> None:
+    async with pooled(upstream.port) as pool:
+        for _ in range(20):
+            assert (await send(pool)).last.code == 250
+        assert (pool.idle, pool.busy) == (1, 0)
+    assert upstream.connections == 1
+    assert [message.data for message in upstream.messages] == [CONTENT] * 20
+
+
+async def test_messages_at_once_have_connections_of_their_own(upstream: FakeUpstream) -> None:
+    async with pooled(upstream.port) as pool:
+        await asyncio.gather(*(send(pool) for _ in range(10)))
+        used = upstream.connections
+        assert 1 < used <= 10
+        await asyncio.gather(*(send(pool) for _ in range(used)))
+        assert upstream.connections == used
+        assert pool.idle == used
+
+
+# what dies while idle
+
+
+async def test_a_connection_that_was_seen_to_die_is_not_used(upstream: FakeUpstream) -> None:
+    async with pooled(upstream.port) as pool:
+        await send(pool)
+        upstream.drop_connections()
+        await until(lambda: pool.idle == 0, "the end of the connection to be seen")
+        assert (await send(pool)).last.code == 250
+    assert upstream.connections == 2
+
+
+async def test_a_connection_that_dies_unseen_costs_nothing(upstream: FakeUpstream) -> None:
+    """The upstream closed it, and MAIL is sent before that is known."""
+    async with pooled(upstream.port) as pool:
+        for _ in range(10):
+            await send(pool)
+            upstream.drop_connections()
+            assert (await send(pool)).last.code == 250
+    assert len(upstream.messages) == 20
+
+
+@pytest.mark.parametrize("step", ["mail", "rcpt"])
+@pytest.mark.parametrize(
+    "action",
+    [Close(), Close(reset=True), Reply("421 4.4.2 too long idle")],
+    ids=["close", "reset", "421"],
+)
+async def test_an_idle_connection_that_ends_on_mail_costs_nothing(
+    upstream: FakeUpstream, step: str, action: Action
+) -> None:
+    upstream.behaviours.append(At(step, action, nth=2))  # type: ignore[arg-type]
+    async with pooled(upstream.port) as pool:
+        await send(pool)
+        sent = await send(pool)
+    assert sent.last.code == 250
+    assert upstream.connections == 2
+    assert [message.data for message in upstream.messages] == [CONTENT] * 2
+
+
+async def test_421_on_an_idle_connection_ends_it() -> None:
+    farewell = b"250 2.0.0 queued\r\n421 4.4.2 idle for too long\r\n"
+    with FakeUpstream(At("end", Raw(farewell), nth=1)) as upstream:
+        async with pooled(upstream.port) as pool:
+            assert (await send(pool)).last.code == 250
+            await until(lambda: pool.idle == 0, "421 to be read")
+            assert (await send(pool)).last.code == 250
+        assert upstream.connections == 2
+
+
+async def test_a_second_death_is_an_error_and_no_endless_loop() -> None:
+    with FakeUpstream(*(At("mail", Close(), nth=nth) for nth in range(2, 9))) as upstream:
+        async with pooled(upstream.port) as pool:
+            await send(pool)
+            with pytest.raises(UpstreamLost):
+                await send(pool)
+        assert upstream.connections == 2
+
+
+async def test_a_new_connection_that_dies_is_not_tried_again() -> None:
+    with FakeUpstream(At("mail", Close())) as upstream:
+        async with pooled(upstream.port) as pool:
+            with pytest.raises(UpstreamLost):
+                await send(pool)
+        assert upstream.connections == 1
+
+
+async def test_a_connection_idle_for_too_long_is_ended_in_good_order(
+    upstream: FakeUpstream,
+) -> None:
+    async with pooled(upstream.port, idle_timeout=0.1) as pool:
+        await send(pool)
+        await until(lambda: pool.idle == 0, "the idle connection to be closed")
+        await until(lambda: (1, "QUIT") in upstream.commands, "QUIT")
+        await send(pool)
+    assert upstream.connections == 2
+
+
+# limits
+
+
+async def test_no_more_connections_than_allowed(upstream: FakeUpstream) -> None:
+    async with pooled(upstream.port, max_connections=3) as pool:
+        sent = await asyncio.gather(*(send(pool) for _ in range(60)))
+        assert {each.last.code for each in sent} == {250}
+    assert upstream.connections <= 3
+    assert len(upstream.messages) == 60
+
+
+async def test_no_more_connections_than_allowed_when_one_comes_free_and_others_ask(
+    upstream: FakeUpstream,
+) -> None:
+    """Who waited is served, and who comes at that very moment does not push in."""
+
+    async def many(count: int) -> None:
+        for _ in range(count):
+            await send(pool)
+            most.append(pool.busy)
+
+    most: list[int] = []
+    async with pooled(upstream.port, max_connections=2) as pool:
+        await asyncio.gather(*(many(10) for _ in range(6)))
+    assert max(most) <= 2
+    assert upstream.connections <= 2
+
+
+async def test_a_message_waits_for_a_connection(upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("end", Hold(), nth=1))
+    async with pooled(upstream.port, max_connections=1) as pool:
+        first = asyncio.ensure_future(send(pool))
+        await asyncio.to_thread(upstream.wait_held)
+        second = asyncio.ensure_future(send(pool))
+        await asyncio.sleep(0.05)
+        assert not second.done()
+        upstream.release()
+        assert [(await each).last.code for each in (first, second)] == [250, 250]
+    assert upstream.connections == 1
+
+
+async def test_who_waited_for_too_long_is_put_off(upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("end", Hold(), nth=1))
+    async with pooled(upstream.port, max_connections=1, wait_timeout=0.05) as pool:
+        first = asyncio.ensure_future(send(pool))
+        await asyncio.to_thread(upstream.wait_held)
+        with pytest.raises(UpstreamBusy) as error:
+            await send(pool)
+        assert str(error.value.reply) == "451 4.4.5 too many messages under way; try later"
+        upstream.release()
+        assert (await first).last.code == 250
+        assert (await send(pool)).last.code == 250
+
+
+async def test_the_wait_of_one_does_not_cost_the_turn_of_another(upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("end", Hold(), nth=1))
+    async with pooled(upstream.port, max_connections=1, wait_timeout=0.1) as pool:
+        first = asyncio.ensure_future(send(pool))
+        await asyncio.to_thread(upstream.wait_held)
+        gave_up = await asyncio.gather(*(send(pool) for _ in range(5)), return_exceptions=True)
+        assert {type(each) for each in gave_up} == {UpstreamBusy}
+        waiting = asyncio.ensure_future(send(pool))
+        await asyncio.sleep(0)
+        upstream.release()
+        assert (await waiting).last.code == 250
+        assert (await first).last.code == 250
+
+
+async def test_an_upstream_that_is_down_takes_no_slot() -> None:
+    async with pooled(free_port(), max_connections=1, wait_timeout=0.05) as pool:
+        for _ in range(3):
+            with pytest.raises(UpstreamUnreachable) as error:
+                await send(pool)
+        assert (
+            str(error.value.reply) == "451 4.4.1 the next mail server cannot be reached; try later"
+        )
+
+
+async def test_an_upstream_that_takes_no_connection() -> None:
+    """Its queue of connections is full, so that connecting never ends."""
+    with socket.socket() as full:
+        full.bind((LOOPBACK, 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        with socket.create_connection((LOOPBACK, port)):
+            async with pooled(port, connect_timeout=0.2) as pool:
+                with pytest.raises(UpstreamUnreachable):
+                    await send(pool)
+
+
+async def test_an_upstream_on_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "upstream"
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, TO_DATA)
+        await reader.readuntil(b"\r\n.\r\n")
+        writer.write(OK)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_unix_server(handle, path)
+    async with server, pooled(UnixAddress(path)) as pool:
+        assert (await send(pool)).last.code == 250
+
+
+@pytest.mark.parametrize("step", ["connect", "ehlo", "mail", "rcpt", "data", "end"])
+async def test_no_error_keeps_a_connection(step: str) -> None:
+    behaviours = [At(step, Close()), At(step, Raw(b"what?\r\n"))]  # type: ignore[arg-type]
+    for behaviour in behaviours:
+        with FakeUpstream(behaviour) as upstream:
+            async with pooled(upstream.port, max_connections=2, wait_timeout=5) as pool:
+                for _ in range(6):
+                    with pytest.raises(UpstreamError):
+                        await send(pool)
+                assert (pool.idle, pool.busy) == (0, 0)
