@@ -59,10 +59,11 @@ class UpstreamConnection(asyncio.Protocol):
             reply = await self.command(f"EHLO {hostname}\r\n".encode(), patience)
             if 500 <= reply.code < 600:
                 reply = await self.command(f"HELO {hostname}\r\n".encode(), patience)
-        if reply.code not in (220, 250):
-            self.close()
-            raise UpstreamError(f"upstream greets with {reply}")
-        self.capabilities = Capabilities.of(reply)
+            if reply.code == 250:
+                self.capabilities = Capabilities.of(reply)
+                return
+        self.close()
+        raise UpstreamError(f"upstream greets with {reply}")
 
     async def command(self, data: bytes, patience: float) -> Reply:
         return await self.send(data, 1, patience)[0]

@@ -1,0 +1,229 @@
+"""Every way in which an upstream can fail: the client hears 451, and nothing is lost."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from smtpproxy.relay.errors import UpstreamError, UpstreamLost, UpstreamTimeout
+from tests.kit.upstream import (
+    At,
+    Close,
+    FakeUpstream,
+    Hold,
+    Raw,
+    Step,
+)
+from tests.kit.upstream import Reply as Says
+from tests.relay.sending import (
+    CONTENT,
+    EHLO,
+    OK,
+    TO_DATA,
+    Pool,
+    converse,
+    pooled,
+    send,
+    serving,
+)
+
+LOST = "451 4.4.2 connection to the next mail server lost; try later"
+UNREACHABLE = "451 4.4.1 the next mail server cannot be reached; try later"
+LATE = "451 4.4.2 the next mail server did not answer in time; try later"
+WRONG = "451 4.4.0 the next mail server did not answer as it should; try later"
+
+
+async def failing(pool: Pool, **how: object) -> UpstreamError:
+    with pytest.raises(UpstreamError) as error:
+        await send(pool, **how)  # type: ignore[arg-type]
+    return error.value
+
+
+STEPS: list[Step] = ["connect", "ehlo", "mail", "rcpt", "data", "end"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("reset", [False, True])
+async def test_an_upstream_that_closes(step: Step, reset: bool) -> None:
+    with FakeUpstream(At(step, Close(reset), nth=1)) as upstream:
+        async with pooled(upstream.port) as pool:
+            reply = str((await failing(pool)).reply)
+            assert reply == LOST or (reset and step == "connect" and reply == UNREACHABLE)
+            assert (await send(pool)).last.code == 250
+        assert [message.data for message in upstream.messages] == [CONTENT]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_upstream_that_says_nothing(step: Step) -> None:
+    timeouts = {"command_timeout": 0.15, "data_timeout": 0.15}
+    with FakeUpstream(At(step, Hold(), nth=1)) as upstream:
+        async with pooled(upstream.port, **timeouts) as pool:
+            error = await failing(pool)
+            assert isinstance(error, UpstreamTimeout)
+            assert str(error.reply) == LATE
+            upstream.release()
+            assert (await send(pool)).last.code == 250
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_upstream_that_says_421(step: Step) -> None:
+    """It may leave the connection open: it is not used again all the same."""
+    with FakeUpstream(At(step, Says("421 4.3.2 going down"), nth=1)) as upstream:
+        async with pooled(upstream.port) as pool:
+            try:
+                reply = (await send(pool)).last
+            except UpstreamError as error:
+                reply = error.reply
+            assert str(reply) in (LOST, WRONG)
+            assert pool.idle == 0
+            assert (await send(pool)).last.code == 250
+        assert upstream.connections == 2
+
+
+async def test_421_ends_the_wait_for_the_replies_behind_it() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, [EHLO, b"421 4.3.2 going down\r\n"])
+        await reader.read()
+
+    async with serving(handle) as port, pooled(port, command_timeout=60) as pool:
+        error = await asyncio.wait_for(failing(pool, content=()), 5)
+        assert isinstance(error, UpstreamLost)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\r\n", b"what?\r\n", b"\xff\xfe\0\n", b"250-a\r\n550 b\r\n", b"2" * 5000, b"999 no\r\n"],
+    ids=["empty", "text", "binary", "two codes", "endless", "no code"],
+)
+async def test_an_upstream_that_talks_nonsense(step: Step, garbage: bytes) -> None:
+    with FakeUpstream(At(step, Raw(garbage), nth=1)) as upstream:
+        async with pooled(upstream.port, command_timeout=2, data_timeout=2) as pool:
+            error = await failing(pool)
+            assert str(error.reply) == WRONG
+            assert (await send(pool)).last.code == 250
+        assert upstream.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [("mail", 354), ("rcpt", 354), ("data", 250), ("data", 220), ("data", 355), ("end", 354)],
+)
+async def test_an_answer_of_the_wrong_kind_is_never_a_success(step: Step, code: int) -> None:
+    """Or a message would be lost with a 250."""
+    with FakeUpstream(At(step, Says(f"{code} 2.0.0 yes"), nth=1)) as upstream:
+        async with pooled(upstream.port) as pool:
+            sent = await send(pool)
+            assert sent.last.code == 451
+            assert (await send(pool)).last.code == 250
+        assert len(upstream.messages) == 1
+
+
+@pytest.mark.parametrize("greeting", ["554 5.7.1 not you", "450 4.3.2 busy", "250 odd"])
+async def test_an_upstream_that_does_not_greet(greeting: str) -> None:
+    with FakeUpstream(At("connect", Says(greeting))) as upstream:
+        async with pooled(upstream.port) as pool:
+            assert str((await failing(pool)).reply) == WRONG
+    assert upstream.commands == []
+
+
+async def test_an_upstream_that_takes_neither_ehlo_nor_helo() -> None:
+    with FakeUpstream(At("ehlo", Says("502 5.5.1 no"))) as upstream:
+        async with pooled(upstream.port) as pool:
+            assert str((await failing(pool)).reply) == WRONG
+    assert [line for _, line in upstream.commands] == ["EHLO relay.example", "HELO relay.example"]
+
+
+# in the middle of the content
+
+
+def large(pieces: int) -> Iterator[bytes]:
+    for _ in range(pieces):
+        yield (b"x" * 62 + b"\r\n") * 1024  # 64 KiB
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_an_upstream_that_closes_in_the_middle_of_the_content(reset: bool) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, TO_DATA)
+        await reader.readexactly(1000)
+        if reset:
+            writer.transport.abort()
+
+    async with serving(handle) as port, pooled(port) as pool:
+        error = await failing(pool, content=large(400))
+        assert str(error.reply) == LOST
+
+
+async def test_a_reply_in_the_middle_of_the_content_is_no_success() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, TO_DATA)
+        await reader.readexactly(1000)
+        writer.write(OK)
+        while await reader.read(65536):
+            pass
+
+    async with serving(handle) as port, pooled(port) as pool:
+        error = await failing(pool, content=large(400))
+        assert str(error.reply) == LOST
+
+
+async def test_memory_stays_bounded_when_the_upstream_does_not_read() -> None:
+    """25 MB wait where they are, and go on when it reads again."""
+    go = asyncio.Event()
+    taken = 0
+    received = 0
+
+    def content() -> Iterator[bytes]:
+        nonlocal taken
+        for piece in large(400):
+            taken += 1
+            yield piece
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        await converse(reader, writer, TO_DATA)
+        await go.wait()
+        tail = b""
+        while not tail.endswith(b"\r\n.\r\n"):
+            data = await reader.read(65536)
+            received += len(data)
+            tail = (tail + data)[-5:]
+        writer.write(OK)
+        await reader.read()
+
+    async with serving(handle) as port, pooled(port) as pool:
+        sending = asyncio.ensure_future(send(pool, content=content()))
+        stood = -1
+        while stood != taken or not taken:
+            stood = taken
+            await asyncio.sleep(0.1)
+        assert taken < 200, "all of it was taken, though nobody reads"
+        go.set()
+        assert (await sending).last.code == 250
+    assert received == 400 * 65536 + 3
+
+
+async def test_an_upstream_that_stops_reading_is_given_up() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, TO_DATA)
+        await asyncio.sleep(60)
+
+    async with serving(handle) as port, pooled(port, data_timeout=0.2) as pool:
+        error = await failing(pool, content=large(400))
+        assert str(error.reply) == LATE
+
+
+async def test_content_that_cannot_be_read_never_looks_ended(upstream: FakeUpstream) -> None:
+    """The spool fails half-way: what was sent must not become a message."""
+
+    def broken() -> Iterator[bytes]:
+        yield CONTENT
+        raise OSError(5, "Input/output error")
+
+    async with pooled(upstream.port) as pool:
+        with pytest.raises(OSError, match="Input/output error"):
+            await send(pool, content=broken())
+        assert (await send(pool)).last.code == 250
+    assert [message.data for message in upstream.messages] == [CONTENT]
+    assert upstream.connections == 2

@@ -1,0 +1,177 @@
+"""The upstream's replies are the client's, and its extensions are used as it has them."""
+
+import asyncio
+
+import pytest
+
+from smtpproxy.events import UpstreamReplied
+from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from tests.kit.upstream import (
+    KEYWORDS,
+    At,
+    Close,
+    FakeUpstream,
+    Step,
+)
+from tests.kit.upstream import Reply as Says
+from tests.relay.sending import (
+    JEANNE,
+    SENDER,
+    pooled,
+    send,
+    serving,
+)
+
+
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data", "end"])
+@pytest.mark.parametrize(
+    ("says", "mirrored"),
+    [
+        ("450 4.2.0 later", "450 4.2.0 later"),
+        ("550 5.1.1 no such user", "550 5.1.1 no such user"),
+        ("554 go away", "554 5.0.0 go away"),
+        ("452 full", "452 4.0.0 full"),
+        ("550 5.7.1 one\n550 5.7.1 two", "550-5.7.1 one / 550 5.7.1 two"),
+        ("550 one\n550 two\n550 three", "550-5.0.0 one / 550-5.0.0 two / 550 5.0.0 three"),
+        ("550 5.7.1 one\n550 two", "550-5.7.1 one / 550 5.7.1 two"),
+        ("599 9.9.9 odd", "599 5.0.0 9.9.9 odd"),
+        ("550", "550 5.0.0 "),
+    ],
+)
+async def test_a_refusal_is_the_upstreams_own(step: Step, says: str, mirrored: str) -> None:
+    with FakeUpstream(At(step, Says(says))) as upstream:
+        async with pooled(upstream.port) as pool:
+            sent = await send(pool)
+            assert str(sent.last) == mirrored
+            upstream.behaviours.clear()
+            assert (await send(pool)).last.code == 250
+        assert upstream.connections == 1
+        assert len(upstream.messages) == 1
+
+
+async def test_acceptance_is_the_upstreams_own() -> None:
+    with FakeUpstream(
+        At("rcpt", Says("251 2.1.5 will forward")), At("end", Says("250 2.6.0 queued\n250 as 7"))
+    ) as upstream:
+        async with pooled(upstream.port) as pool:
+            sent = await send(pool)
+    assert list(map(str, sent.recipients)) == ["251 2.1.5 will forward"]
+    assert str(sent.final) == "250-2.6.0 queued / 250 2.6.0 as 7"
+
+
+async def test_each_recipient_has_its_own_reply(upstream: FakeUpstream) -> None:
+    upstream.behaviours += [
+        At("rcpt", Says("550 5.1.1 no"), nth=2),
+        At("rcpt", Says("450 4.2.0 later"), nth=4),
+    ]
+    names = [f"{number}@people.example" for number in range(1, 6)]
+    async with pooled(upstream.port) as pool:
+        sent = await send(pool, *names)
+    assert [reply.code for reply in sent.recipients] == [250, 550, 250, 450, 250]
+    (message,) = upstream.messages
+    assert message.recipients == (names[0], names[2], names[4])
+
+
+async def test_a_refused_mail_is_the_answer_to_every_recipient(upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("mail", Says("451 4.7.1 greylisted")))
+    async with pooled(upstream.port) as pool:
+        transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+        for names in ((JEANNE, "paul@people.example"), (JEANNE,)):
+            replies = await transaction.recipients(names)
+            assert list(map(str, replies)) == ["451 4.7.1 greylisted"] * len(names)
+        transaction.abort()
+    verbs = [line.split(" ")[0] for _, line in upstream.commands]
+    assert verbs.count("MAIL") == 1
+    assert "DATA" not in verbs
+
+
+async def test_replies_are_counted_by_class(upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("rcpt", Says("450 4.2.0 later"), nth=2))
+    upstream.behaviours.append(At("end", Close(), nth=2))
+    async with pooled(upstream.port) as pool:
+        await send(pool, JEANNE, "paul@people.example")
+        pool.events.clear()
+        with pytest.raises(UpstreamError):
+            await send(pool)
+        classes = [event.code_class for event in pool.events if isinstance(event, UpstreamReplied)]
+    assert classes == ["2xx", "2xx", "3xx", "none"]
+
+
+# what the upstream can do
+
+
+async def takes_turns(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An upstream without PIPELINING, which insists on one command at a time."""
+    writer.write(b"220 upstream.example\r\n")
+    while data := await reader.read(4096):
+        if data.count(b"\n") != 1:
+            writer.write(b"554 5.5.0 one at a time\r\n")
+            return
+        await asyncio.sleep(0.01)
+        if data == b"DATA\r\n":
+            writer.write(b"354 go on\r\n")
+            await reader.readuntil(b"\r\n.\r\n")
+        writer.write(b"250 2.0.0 ok\r\n")
+
+
+async def test_without_pipelining_commands_go_one_by_one() -> None:
+    async with serving(takes_turns) as port, pooled(port) as pool:
+        for _ in range(3):
+            sent = await send(pool, JEANNE, "paul@people.example")
+            assert [reply.code for reply in [*sent.recipients, sent.last]] == [250, 250, 250]
+            transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+            await transaction.recipients([JEANNE])
+            transaction.abort()  # RSET is answered before the next MAIL is sent
+        assert pool.idle == 1
+
+
+async def test_without_pipelining_recipients_of_a_refused_mail_are_not_sent() -> None:
+    keywords = tuple(word for word in KEYWORDS if word != "PIPELINING")
+    with FakeUpstream(At("mail", Says("550 5.1.8 no"), nth=1), keywords=keywords) as upstream:
+        async with pooled(upstream.port) as pool:
+            sent = await send(pool, JEANNE, "paul@people.example")
+            assert list(map(str, sent.recipients)) == ["550 5.1.8 no"] * 2
+            assert (await send(pool)).last.code == 250
+    assert [line.split(" ")[0] for _, line in upstream.commands][1:5] == [
+        "MAIL",
+        "RSET",
+        "MAIL",
+        "RCPT",
+    ]
+
+
+async def test_an_upstream_of_helo_only(upstream: FakeUpstream) -> None:
+    upstream.behaviours += [
+        At("ehlo", Says("502 5.5.1 what?"), nth=1),
+        At("ehlo", Says("250 upstream.example"), nth=2),
+    ]
+    async with pooled(upstream.port) as pool:
+        mail = MailParameters(SENDER, size=7, eight_bit=True)
+        assert (await send(pool, mail=mail)).last.code == 250
+    assert upstream.messages[0].parameters == ()
+    assert upstream.commands[1][1] == "HELO relay.example"
+
+
+async def test_parameters_go_to_an_upstream_that_knows_them(upstream: FakeUpstream) -> None:
+    async with pooled(upstream.port) as pool:
+        mail = MailParameters("é@shop.example", size=7, eight_bit=True, utf8=True)
+        await send(pool, "José@people.example", mail=mail)
+    (message,) = upstream.messages
+    assert message.sender == "é@shop.example"
+    assert message.recipients == ("José@people.example",)
+    assert message.parameters == ("SIZE=7", "BODY=8BITMIME", "SMTPUTF8")
+
+
+async def test_without_smtputf8_such_mail_is_refused_and_other_mail_is_not() -> None:
+    keywords = tuple(word for word in KEYWORDS if word != "SMTPUTF8")
+    with FakeUpstream(keywords=keywords) as upstream:
+        async with pooled(upstream.port) as pool:
+            transaction = UpstreamTransaction(pool, MailParameters(SENDER, utf8=True))
+            for _ in range(2):
+                (reply,) = await transaction.recipients(["José@people.example"])
+                assert str(reply) == "550 5.6.7 the next mail server does not take SMTPUTF8"
+            transaction.abort()
+            assert (await send(pool)).last.code == 250
+    assert upstream.connections == 1
+    assert len(upstream.messages) == 1

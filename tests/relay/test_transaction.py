@@ -1,0 +1,138 @@
+"""Transactions that are given up, and messages that must stay whole."""
+
+import asyncio
+import random
+
+import pytest
+
+from smtpproxy.mail.reply import Reply as ClientReply
+from smtpproxy.relay.errors import UpstreamError, UpstreamLost
+from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from tests.kit.upstream import (
+    USUAL,
+    Action,
+    At,
+    Close,
+    Delay,
+    FakeUpstream,
+    Raw,
+    Step,
+)
+from tests.kit.upstream import Reply as Says
+from tests.relay.sending import (
+    CONTENT,
+    JEANNE,
+    SENDER,
+    pooled,
+    send,
+)
+
+STEPS: list[Step] = ["connect", "ehlo", "mail", "rcpt", "data", "end"]
+
+
+async def test_a_transaction_given_up_leaves_a_clean_connection(upstream: FakeUpstream) -> None:
+    async with pooled(upstream.port) as pool:
+        for _ in range(3):
+            transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+            await transaction.recipients(["other@people.example"])
+            transaction.abort()
+            transaction.abort()
+            assert (await send(pool)).last.code == 250
+    assert upstream.connections == 1
+    assert {message.recipients for message in upstream.messages} == {(JEANNE,)}
+    assert [line for _, line in upstream.commands].count("RSET") == 3
+
+
+async def test_after_data_giving_up_closes_the_connection(upstream: FakeUpstream) -> None:
+    """RSET would be content there, and the next message's commands too."""
+    async with pooled(upstream.port) as pool:
+        for wait in (False, True):
+            transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+            await transaction.recipients([JEANNE])
+            transaction.begin_data()
+            if wait:
+                assert await transaction.data_refusal() is None
+            transaction.abort()
+            assert pool.idle == 0
+        assert (await send(pool)).last.code == 250
+    assert [message.data for message in upstream.messages] == [CONTENT]
+
+
+async def test_a_transaction_without_recipients_needs_no_connection(
+    upstream: FakeUpstream,
+) -> None:
+    async with pooled(upstream.port) as pool:
+        transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+        transaction.abort()
+        with pytest.raises(UpstreamLost):
+            transaction.begin_data()
+    assert upstream.connections == 0
+
+
+async def test_an_error_stays_until_the_transaction_is_over(upstream: FakeUpstream) -> None:
+    """What was accepted before it cannot be mailed any more."""
+    upstream.behaviours.append(At("rcpt", Close(), nth=2))
+    async with pooled(upstream.port) as pool:
+        transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+        await transaction.recipients([JEANNE])
+        for _ in range(2):
+            with pytest.raises(UpstreamLost):
+                await transaction.recipients(["paul@people.example"])
+        with pytest.raises(UpstreamLost):
+            transaction.begin_data()
+        transaction.abort()
+    assert upstream.connections == 1
+
+
+async def test_a_message_is_whole_or_not_there_whatever_happens() -> None:
+    """Hundreds of messages at once over an upstream that fails in every way."""
+    chance = random.Random(5)
+    ways: list[Action] = [
+        Close(),
+        Close(reset=True),
+        Says("421 4.3.2 bye"),
+        Says("451 4.3.0 later"),
+        Says("550 5.7.1 no"),
+        Raw(b"what?\r\n"),
+        Raw(b"250-2.0.0 half"),
+        Delay(0.01),
+    ]
+    behaviours = [
+        At(step, chance.choice(ways), nth=nth)
+        for step in STEPS
+        for nth in range(1, 400)
+        if step in USUAL and chance.random() < 0.08
+    ]
+    accepted: list[tuple[str, bytes]] = []
+
+    async def one(number: int) -> None:
+        to = f"{number}@people.example"
+        content = b"Subject: %d\r\n\r\n" % number + b"%d\r\n" % number * chance.randrange(3000)
+        try:
+            sent = await send(pool, to, content=[content[:100], content[100:]])
+        except UpstreamError:
+            return
+        if sent.last.code == 250:
+            accepted.append((to, content))
+
+    with FakeUpstream(*behaviours) as upstream:
+        async with pooled(
+            upstream.port, max_connections=8, command_timeout=0.5, data_timeout=0.5
+        ) as pool:
+            await asyncio.gather(*(one(number) for number in range(300)))
+        arrived = [(message.recipients[0], message.data) for message in upstream.messages]
+    assert len(accepted) > 100
+    assert set(accepted) <= set(arrived), "answered 250 and not there"
+    for to, content in arrived:
+        number = to.partition("@")[0].encode()
+        head, _, body = content.partition(b"\r\n\r\n")
+        assert head == b"Subject: " + number
+        assert set(body.split(b"\r\n")) <= {number, b""}
+
+
+def test_errors_tell_the_client_to_try_later() -> None:
+    errors: list[type[UpstreamError]] = [UpstreamError, *UpstreamError.__subclasses__()]
+    for error in errors:
+        assert isinstance(error.reply, ClientReply)
+        assert error.reply.code == 451
+        assert str(error.reply.enhanced).startswith("4.4.")
