@@ -43,12 +43,13 @@ class Content:
     `append` raises OSError when the spool cannot take it (disk full).
     """
 
-    __slots__ = ("_chunks", "_file", "_header", "_in_memory", "_spool", "size")
+    __slots__ = ("_chunks", "_file", "_header", "_in_memory", "_look_at", "_spool", "size")
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._chunks: list[bytes] = []
         self._in_memory = 0
+        self._look_at = 0  # no sooner: a header section is not searched for its end at every chunk
         self._file: int | None = None
         self._header: bytes | None = None
         self.size = 0
@@ -61,7 +62,7 @@ class Content:
         if self._file is not None:
             if self._in_memory >= _PIECE:
                 self._write()
-        elif self._spool.overflows(self._in_memory):
+        elif self._in_memory >= self._look_at and self._spool.overflows(self._in_memory):
             self._to_disk()
 
     def header(self) -> bytes | None:
@@ -109,6 +110,7 @@ class Content:
             self._header = _header_of(data)
         elif len(data) <= HEADER_LIMIT:
             self._chunks = [data]
+            self._look_at = len(data) + _PIECE
             return
         self._file = self._spool.open()
         self._write()

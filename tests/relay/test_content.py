@@ -1,0 +1,171 @@
+"""The content of a message, in memory or on disk: the same octets either way."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpproxy.relay.content import HEADER_LIMIT, Content, Spool
+from tests.kit.disk import fill, tiny_disk
+from tests.kit.parts import needs
+
+HEADER = b"Subject: x\r\nX: y\r\n\r\n"
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    assert list(tmp_path.iterdir()) == [], "a file was left in the spool"
+
+
+def filled(spool: Path, data: bytes, *, threshold: int = 1000, step: int = 100) -> Content:
+    content = Content(Spool(spool, threshold))
+    for start in range(0, len(data), step):
+        content.append(data[start : start + step])
+    return content
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+SIZES = [0, 1, 999, 1000, 1001, 5000, 700_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("step", [1000, 65_536])
+def test_it_comes_out_as_it_went_in(spool: Path, size: int, step: int) -> None:
+    data = (HEADER + os.urandom(size))[:size]
+    content = filled(spool, data, step=step)
+    assert content.size == size
+    for _ in range(2):  # a message may be sent again, on another connection
+        assert b"".join(content.pieces()) == data
+    for skip in (0, 1, len(HEADER), 999, 1001, size):
+        assert b"".join(content.pieces(skip)) == data[skip:]
+    content.close()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.binary(max_size=300), max_size=20), st.integers(0, 600), st.integers(0, 3000))
+def test_however_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], threshold: int, skip: int
+) -> None:
+    spool = Spool(tmp_path_factory.getbasetemp(), threshold)
+    content = Content(spool)
+    for chunk in chunks:
+        content.append(HEADER + chunk)
+    data = b"".join(HEADER + chunk for chunk in chunks)
+    if skip % 2:
+        content.header()
+    assert b"".join(content.pieces(skip)) == data[skip:]
+    assert content.header() == (HEADER if chunks else b"")
+    assert b"".join(content.pieces()) == data
+    content.close()
+    assert spool.in_memory == 0
+
+
+def test_a_large_body_is_on_disk_and_not_in_memory(spool: Path) -> None:
+    before = open_files()
+    content = filled(spool, HEADER + b"x" * 1_000_000, step=50_000)
+    assert open_files() == before + 1
+    pieces = content.pieces()
+    assert max(map(len, pieces)) <= 256 * 1024
+    content.close()
+    assert open_files() == before
+
+
+def test_a_small_body_needs_no_file(spool: Path) -> None:
+    before = open_files()
+    content = filled(spool, HEADER + b"x" * 900)
+    assert open_files() == before
+    content.close()
+    content.close()
+
+
+def test_all_together_have_a_limit_in_memory(spool: Path) -> None:
+    """Then what is large goes to disk; what is small stays where it is."""
+    before = open_files()
+    shared = Spool(spool, threshold=1_000_000, memory=1_500_000)
+    contents = [Content(shared) for _ in range(5)]
+    for content in contents:
+        content.append(HEADER + b"x" * 400_000)
+    assert open_files() == before + 2
+    assert shared.in_memory <= 1_500_000
+    small = Content(shared)
+    small.append(HEADER)
+    contents[0].append(b"y" * 900_000)
+    assert open_files() == before + 3
+    for content in contents:
+        assert b"".join(content.pieces()).startswith(HEADER + b"x")
+        content.close()
+    assert shared.in_memory == len(HEADER)
+    small.close()
+    small.close()
+    assert shared.in_memory == 0
+    assert open_files() == before
+
+
+@pytest.mark.parametrize(
+    ("data", "header"),
+    [
+        (HEADER + b"body\r\n", HEADER),
+        (HEADER, HEADER),
+        (b"\r\nbody\r\n", b"\r\n"),
+        (b"Subject: x\r\n", b"Subject: x\r\n"),
+        (b"", b""),
+        (b"..dot: x\r\n\r\n..\r\n", b"..dot: x\r\n\r\n"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_the_header_section(spool: Path, data: bytes, header: bytes, step: int) -> None:
+    content = filled(spool, data, step=step)
+    assert content.header() == content.header() == header
+    assert b"".join(content.pieces(len(header))) == data[len(header) :]
+
+
+@pytest.mark.parametrize("body", [0, 2_000_000])
+@pytest.mark.parametrize("size", [900, 1500, 500_000, 3_000_000])
+def test_a_long_header_section_is_kept_whole_beside_the_file(
+    spool: Path, size: int, body: int
+) -> None:
+    header = b"X: " + b"y" * size + b"\r\n\r\n"
+    content = filled(spool, header + b"z" * body, step=60_000)
+    assert content.header() == header
+    assert b"".join(content.pieces(len(header))) == b"z" * body
+    content.close()
+
+
+def test_a_header_section_that_never_ends_is_not_kept_in_memory(spool: Path) -> None:
+    before = open_files()
+    data = b"X: y\r\n" * (HEADER_LIMIT // 6 + 100_000)
+    content = filled(spool, data, step=60_000)
+    assert open_files() == before + 1
+    assert content.header() is None
+    assert b"".join(content.pieces()) == data
+    content.close()
+
+
+@needs("tmpfs")
+def test_a_full_spool_is_an_error_and_what_was_taken_is_let_go(tmp_path: Path) -> None:
+    before = open_files()
+    with tiny_disk(tmp_path / "spool", "64k") as spool:
+        content = Content(Spool(spool, 1000))
+        content.append(HEADER)
+        with pytest.raises(OSError, match="No space left on device"):
+            content.append(b"x" * 200_000)
+        content.close()
+        fill(spool).unlink()
+        content = filled(spool, HEADER + b"x" * 30_000)
+        assert b"".join(content.pieces()) == HEADER + b"x" * 30_000
+        content.close()
+    assert open_files() == before
+
+
+def test_a_spool_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    content = Content(Spool(tmp_path / "nowhere", 10))
+    with pytest.raises(OSError, match="No such file or directory"):
+        content.append(HEADER + b"x" * 20)
+    content.close()
