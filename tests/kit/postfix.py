@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.kit.parts import program
 from tests.kit.ports import LOOPBACK, free_port, listens, wait_for
@@ -95,7 +96,11 @@ class PostfixInstance:
         for name in ("config", "queue", "data", "mail"):
             (self.root / name).mkdir()
         nobody = pwd.getpwnam("nobody")
-        os.chown(self.root / "data", pwd.getpwnam("postfix").pw_uid, -1)
+        owner = pwd.getpwnam("postfix").pw_uid
+        os.chown(self.root / "data", owner, -1)
+        # postsuper logs as that user, when it finds what an interrupted delivery left.
+        self.log_path.touch()
+        os.chown(self.log_path, owner, -1)
         os.chown(self.maildir, nobody.pw_uid, nobody.pw_gid)
         settings = {
             "compatibility_level": "3.6",
@@ -201,7 +206,7 @@ class PostfixInstance:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
-    def queued(self) -> list[dict[str, object]]:
+    def queued(self) -> list[dict[str, Any]]:
         """What waits in the queue, as postqueue(1) tells it: queue_id, recipients …"""
         done = run(program("postqueue"), "-c", str(self.config), "-j")
         return [json.loads(line) for line in done.stdout.splitlines()]
