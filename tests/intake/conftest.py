@@ -1,0 +1,38 @@
+"""Listeners that end with their test."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.intake.listening import Intake
+from tests.kit.upstream import FakeUpstream
+
+Listen = Callable[..., Intake]
+
+
+@pytest.fixture
+def listen(
+    tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Listen]:
+    """Start listeners in front of `upstream`: `listen({"server": {…}}, command_timeout="1s")`.
+
+    At its end no session may have met a fault of ours, nor kept a connection.
+    """
+    monkeypatch.setattr("smtpproxy.intake.smtp._LINGER", 0.2)  # or every such end takes 2 s
+    with ExitStack() as stack:
+        started: list[Intake] = []
+
+        def start(config: Mapping[str, Any] | None = None, **listener: Any) -> Intake:
+            root = tmp_path / f"intake{len(started)}"
+            root.mkdir()
+            intake = Intake(root, upstream.address, config, listener)
+            started.append(stack.enter_context(intake))
+            return intake
+
+        yield start
+    for intake in started:
+        assert intake.unexpected == []
+        assert intake.pool.busy == 0

@@ -1,0 +1,216 @@
+"""A listener inside the test process: the real session, pipeline and pool on uvloop.
+
+In a thread of its own, so that tests talk to it over blocking sockets and see what it
+emitted and recorded.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Coroutine, Iterator, Mapping
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from smtpproxy.config.load import parse
+from smtpproxy.events import ConnectionClosed, Decided, Event, Relayed
+from smtpproxy.intake.door import Door
+from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.pipeline import Parts, StreamTable
+from smtpproxy.relay.content import Spool
+from smtpproxy.relay.deadlines import Deadlines
+from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.ulid import UlidFactory
+from tests.kit.ports import LOOPBACK, wait_for
+from tests.kit.relay import relay_config
+from tests.kit.store import fill
+from tests.kit.toml import to_toml
+
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+
+
+class Records:
+    """An audit log in memory. `error` makes every commit fail."""
+
+    def __init__(self) -> None:
+        self.decided: list[Decided] = []
+        self.relayed: list[Relayed] = []
+        self.error: Exception | None = None
+
+    async def commit(self, decided: Decided) -> None:
+        if self.error is not None:
+            raise self.error
+        self.decided.append(decided)
+
+    def outcome(self, relayed: Relayed) -> None:
+        self.relayed.append(relayed)
+
+
+class Intake:
+    """One listener `apps` as tests/kit/relay.py has it, its people in the store.
+
+    `config` goes over relay_config; `listener` over its listener's keys.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        upstream: str,
+        config: Mapping[str, Any] | None = None,
+        listener: Mapping[str, Any] | None = None,
+    ) -> None:
+        document = relay_config(root, upstream, config)
+        document["listener"][0].update(listener or {})
+        self.settings = parse(to_toml(document), "test.toml")
+        self.events: list[Event] = []
+        self.records = Records()
+        self.store = MemoryStore(b"secret")
+        self.spool = root / "spool"
+        self.spool.mkdir(exist_ok=True)
+        self.unexpected: list[Exception] = []
+        self.pool: UpstreamPool
+        self.door: Door
+        self._socket = self._bind()
+        self._loop: asyncio.AbstractEventLoop
+        self._ready = threading.Event()
+        self._stop: asyncio.Event
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._serve()), daemon=True)
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    def call(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Run something on the listener's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """The events of a kind, oldest first."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def wait_closed(self, count: int = 1) -> list[str]:
+        """Wait for the end of that many sessions; return why they ended."""
+        wait_for(lambda: len(self.of(ConnectionClosed)) >= count, f"{count} closed sessions")
+        return [event.cause for event in self.of(ConnectionClosed)]
+
+    @contextlib.contextmanager
+    def client(self, timeout: float = 10.0) -> Iterator["Client"]:
+        with socket.create_connection((LOOPBACK, self.port), timeout=timeout) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            yield Client(connection)
+
+    def __enter__(self) -> "Intake":
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def _bind(self) -> socket.socket:
+        sock = socket.create_server((LOOPBACK, 0), backlog=1024)
+        sock.setblocking(False)
+        return sock
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        settings, server = self.settings, self.settings.server
+        await fill(self.store, self.store, datetime.now(UTC))
+        deadlines = Deadlines(self._loop, resolution=0.02)
+        self.pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self.events.append)
+        parts = Parts(
+            hostname=server.hostname,
+            stream_header=server.stream_header,
+            on_mixed=settings.policy.on_mixed,
+            rulebooks=settings.rulebooks,
+            store=self.store,
+            upstream=self.pool,
+            audit=self.records,
+            emit=self.events.append,
+            now=lambda: datetime.now(UTC),
+            ticks=time.perf_counter,
+            new_id=UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom),
+        )
+        self.door = Door(
+            settings.listeners[0],
+            server,
+            parts,
+            StreamTable(settings),
+            deadlines,
+            Spool(self.spool, server.spool_threshold),
+            unexpected=self.unexpected.append,
+        )
+        await self.door.open(self._socket, SmtpSession)
+        self._ready.set()
+        await self._stop.wait()
+        await self.door.drain()
+        self.pool.close()
+
+
+class Client:
+    """A client that sends what it is told and reads lines."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self._buffer = b""
+
+    def send(self, *lines: str | bytes) -> None:
+        """Send lines in one write; bytes go as they are, text gets a CRLF."""
+        self.socket.sendall(
+            b"".join(line if isinstance(line, bytes) else line.encode() + b"\r\n" for line in lines)
+        )
+
+    def reply(self) -> str:
+        """The last line of the next reply; "" at the end of the connection."""
+        while (line := self.line())[3:4] == "-":
+            pass
+        return line
+
+    def line(self) -> str:
+        while b"\n" not in self._buffer:
+            try:
+                data = self.socket.recv(65_536)
+            except ConnectionError:
+                data = b""
+            if not data:
+                return ""
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.rstrip(b"\r").decode("utf-8", "replace")
+
+    def say(self, *lines: str | bytes) -> str:
+        """Send, and return the last line of the reply."""
+        self.send(*lines)
+        return self.reply()
+
+    def replies(self, count: int) -> list[str]:
+        return [self.reply() for _ in range(count)]
+
+    def rest(self) -> list[str]:
+        """All replies up to the end of the connection."""
+        lines = []
+        while line := self.line():
+            lines.append(line)
+        return lines
+
+    def greet(self) -> None:
+        assert self.reply().startswith("220 ")
+        assert self.say("EHLO client.example").startswith("250 ")
+
+    def begin(self, *recipients: str, sender: str = "news@shop.example") -> None:
+        """Get as far as 354."""
+        recipients = recipients or ("consent@people.example",)
+        self.send(f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{each}>" for each in recipients), "DATA")
+        replies = self.replies(2 + len(recipients))
+        assert replies[-1].startswith("354 "), replies

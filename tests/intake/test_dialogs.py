@@ -1,0 +1,44 @@
+"""The dialogs of tests/dialogs, held whole, octet by octet and in odd pieces.
+
+`# upstream: N` in a dialog says how many messages the upstream accepts, `# config: NAME`
+which of CONFIGS the listener has, `# only: whole` that cutting it would change it.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.intake.conftest import Listen
+from tests.kit.dialog import DIALOGS, run_dialog
+from tests.kit.upstream import FakeUpstream
+
+CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "": ({}, {}),
+    "certain": ({}, {"streams": ["offers"], "default_stream": "offers"}),
+    "normalize": ({"server": {"bare_newline": "normalize"}}, {}),
+    "small": ({"server": {"data_size_limit": "100"}}, {"max_recipients": 2, "max_errors": 3}),
+}
+OURS = sorted(set(DIALOGS.glob("*.dialog")) - {DIALOGS / "fake_upstream.dialog"})
+
+
+def directive(text: str, name: str) -> str:
+    found = re.search(rf"^# {name}: (\w+)$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+@pytest.mark.parametrize("piece", [None, 1, 7])
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_dialog(path: Path, piece: int | None, listen: Listen, upstream: FakeUpstream) -> None:
+    text = path.read_text()
+    if piece is not None and directive(text, "only") == "whole":
+        pytest.skip("means something else when it is cut")
+    config, listener = CONFIGS[directive(text, "config")]
+    intake = listen(config, **listener)
+    run_dialog(path, intake.port, piece=piece, variables={"long": "x" * 5000})
+    assert len(upstream.messages) == int(directive(text, "upstream"))
+    for message in upstream.messages:
+        assert b"\n" not in message.data.replace(b"\r\n", b"")
+        assert b"\r" not in message.data.replace(b"\r\n", b"")
+    intake.wait_closed()
