@@ -10,6 +10,7 @@ from smtpproxy.cli.stores import (
     canonical_address,
     last_moment,
     now,
+    plain_text,
     using_store,
     warn,
     warn_of_unknown_purpose,
@@ -26,15 +27,30 @@ def command() -> None:
 
 @command.command("record")
 @click.argument("address", type=canonical_address)
-@click.option("--purpose", required=True, help="What the person agreed to, such as newsletter.")
-@click.option("--method", required=True, help="How: unticked_box, double_opt_in, signed_form …")
-@click.option("--wording", help="Which text the person agreed to. Without it nothing is proven.")
+@click.option(
+    "--purpose",
+    type=plain_text,
+    required=True,
+    help="What the person agreed to, such as newsletter.",
+)
+@click.option(
+    "--method",
+    type=plain_text,
+    required=True,
+    help="How: unticked_box, double_opt_in, signed_form …",
+)
+@click.option(
+    "--wording",
+    type=plain_text,
+    help="Which text the person agreed to. Without it nothing is proven.",
+)
 @click.option("--given-at", type=moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
-@click.option("--ip", help="Where the person agreed from.")
+@click.option("--ip", type=plain_text, help="Where the person agreed from.")
 @click.option("--conditional", is_flag=True, help="It was a condition of the service.")
 @click.option(
     "--channel",
     "channels",
+    type=plain_text,
     multiple=True,
     default=["email"],
     show_default=True,
@@ -92,7 +108,9 @@ def record(
 
 @command.command("withdraw")
 @click.argument("address", type=canonical_address)
-@click.option("--purpose", required=True, help="What the person does not agree to any more.")
+@click.option(
+    "--purpose", type=plain_text, required=True, help="What the person does not agree to any more."
+)
 @click.option("--withdrawn-at", type=last_moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
 @config_option
 @json_option

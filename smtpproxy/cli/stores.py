@@ -52,6 +52,14 @@ def canonical_address(value: str) -> str:
         raise click.BadParameter(f"{value!r}: {error}") from None
 
 
+def plain_text(value: str) -> str:
+    """Read an option's text: something, and in UTF-8. For `type=plain_text`."""
+    text = value.strip()
+    if not text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise click.BadParameter(f"{value!r} must be text in UTF-8")
+    return text
+
+
 def last_moment(value: str) -> datetime:
     """Read an option's time as `moment` does, a date alone as its last moment."""
     try:

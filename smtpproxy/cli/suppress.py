@@ -15,6 +15,7 @@ from smtpproxy.cli.stores import (
     last_moment,
     now,
     output_option,
+    plain_text,
     using_store,
     warn_of_unknown_purpose,
 )
@@ -64,7 +65,9 @@ def command() -> None:
     help="Where the order comes from.",
 )
 @click.option("--since", type=last_moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
-@click.option("--note", help="For people: it is shown, never matched. No address in it.")
+@click.option(
+    "--note", type=plain_text, help="For people: it is shown, never matched. No address in it."
+)
 @config_option
 @json_option
 def add(
@@ -99,7 +102,9 @@ def add(
 @click.option("--scope", type=scope_type, metavar="SCOPE", help=f"Only this scope: {SCOPE_HELP}.")
 @click.option("--origin", type=ORIGIN, help="Only this origin.")
 @click.option("--all", "everything", is_flag=True, help="Whatever the origin.")
-@click.option("--reason", required=True, help="By whose right it is lifted; stays on record.")
+@click.option(
+    "--reason", type=plain_text, required=True, help="By whose right it is lifted; stays on record."
+)
 @config_option
 @json_option
 def remove(
@@ -114,14 +119,12 @@ def remove(
     """Lift suppressions of exactly this address and say which; exit 1 when there is none."""
     if (origin is None) is not everything:
         raise click.UsageError("say which with --origin, or lift every origin with --all")
-    if not reason.strip():
-        raise click.UsageError("--reason must say by whose right it is lifted")
 
     async def lift(store: Store) -> tuple[Sequence[Suppression], Sequence[Suppression]]:
         lifted = await store.remove_suppression(
             address,
             at=now(),
-            reason=reason.strip(),
+            reason=reason,
             scope=scope,
             origin=Origin(origin) if origin else None,
         )

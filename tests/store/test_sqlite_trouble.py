@@ -249,3 +249,13 @@ async def test_tasks_share_a_store(database: Database) -> None:
     assert len(kept) >= 39
     found = await store.facts(Lookups(tuple(names), contacts=False))
     assert set(kept) <= set(found)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_a_database_that_stays_locked_cannot_be_opened(
+    database: Database, read_only: bool
+) -> None:
+    await database.open().close()
+    with locked(database.path), pytest.raises(StoreUnavailable, match="another process"):
+        database.open(read_only=read_only, timeout=0.2)
+    await database.open(read_only=read_only).ping()

@@ -4,6 +4,7 @@ import csv
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected, decoded
 
@@ -26,11 +27,12 @@ class Row:
     number: int  # of its first line
     cells: list[str]
     content: bytes
+    is_void: ClassVar[bool] = False
 
 
 def first_line(lines: Iterator[Line | Rejected]) -> Line | None:
     """Return the line that ought to be the header; None when the file is empty."""
-    first = next(lines, None)
+    first = next((line for line in lines if isinstance(line, Rejected) or not line.is_void), None)
     if isinstance(first, Rejected):
         raise ImportFault(f"line {first.number}: the header cannot be read: {first.reason}")
     return first
@@ -65,7 +67,7 @@ def read_rows(lines: Iterable[Line | Rejected], header: Header) -> Iterator[Row 
         if isinstance(line, Rejected):
             yield line
             continue
-        if line.content == header.content:
+        if line.is_void or line.content == header.content:
             continue
         row = _row(line, source, header.delimiter)
         if isinstance(row, Row) and len(row.cells) > width:

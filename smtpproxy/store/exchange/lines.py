@@ -29,6 +29,11 @@ class Line:
     number: int
     content: bytes  # without its end
 
+    @property
+    def is_void(self) -> bool:
+        """Whether it is blank, or a comment of a FILE.rejected."""
+        return self.content.isspace() or not self.content or bool(_COMMENT.match(self.content))
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -58,10 +63,9 @@ class Contents(Generic[T]):
 
 
 def read_lines(file: BinaryIO) -> Iterator[Line | Rejected]:
-    """Yield the lines that hold anything; one of more than MAX_LINE octets is rejected.
+    """Yield the lines; one of more than MAX_LINE octets is rejected.
 
-    Lines end with LF or CRLF; a byte order mark at the start of a line is dropped, and so
-    are the comments of a FILE.rejected.
+    Lines end with LF or CRLF; a byte order mark at the start of a line is dropped.
 
     Raises:
         ImportFault: the file is no text.
@@ -79,9 +83,7 @@ def read_lines(file: BinaryIO) -> Iterator[Line | Rejected]:
             for _ in rest:
                 pass
             continue
-        content = content.removeprefix(_BOM).rstrip(b"\r\n")
-        if content and not content.isspace() and not _COMMENT.match(content):
-            yield Line(number, content)
+        yield Line(number, content.removeprefix(_BOM).rstrip(b"\r\n"))
 
 
 def _rest_of_line(file: BinaryIO) -> Iterator[bytes]:
@@ -109,6 +111,8 @@ class _Numbered(Protocol):
     def number(self) -> int: ...
     @property
     def content(self) -> bytes: ...
+    @property
+    def is_void(self) -> bool: ...
 
 
 N = TypeVar("N", bound=_Numbered)
@@ -121,6 +125,8 @@ def converted(
     for item in items:
         if isinstance(item, Rejected):
             yield item
+            continue
+        if item.is_void:
             continue
         try:
             yield Read(item.number, convert(item), item.content)

@@ -56,9 +56,9 @@ def uri(path: Path, *, read_only: bool) -> str:
     return f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}"
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Open a connection that never waits: on the event loop a wait would stop all sessions."""
-    return _opened(path, _READ_PRAGMAS, read_only=True, timeout=0.0)
+def open_reader(path: Path, timeout: float = 0.0) -> sqlite3.Connection:
+    """Open for reading. On the event loop it must not wait, that would stop all sessions."""
+    return _opened(path, _READ_PRAGMAS, read_only=True, timeout=timeout)
 
 
 def open_writer(path: Path, timeout: float) -> sqlite3.Connection:

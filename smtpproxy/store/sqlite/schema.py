@@ -2,14 +2,12 @@
 
 import re
 import sqlite3
-import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from smtpproxy.store.keys import FILE_NAME, SuppressionKey
 from smtpproxy.store.protocols import StoreMisconfigured
-from smtpproxy.store.sqlite.connection import is_busy
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -32,13 +30,13 @@ def version_of(connection: sqlite3.Connection) -> int:
     return version
 
 
-def migrate(connection: sqlite3.Connection, path: Path, timeout: float) -> None:
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the database up to date, in one transaction; safe when two processes start at once.
 
     Raises:
         StoreMisconfigured: the database is newer than the program.
     """
-    _use_wal(connection, timeout)
+    connection.execute("PRAGMA journal_mode = WAL")
     scripts = migrations()
     check_not_newer(connection, path)
     if version_of(connection) == len(scripts):
@@ -100,19 +98,6 @@ def check_key(connection: sqlite3.Connection, key: SuppressionKey, path: Path) -
             f"{path}: its suppressions are stored under another key than {FILE_NAME} in "
             "state_dir holds; restore the key file that belongs to this database"
         )
-
-
-def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
-    """Switch to WAL. The switch does not wait for locks by itself, so this tries again."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -33,6 +33,7 @@ class SqliteStore:
     ) -> None:
         self._path = path
         self._key = key
+        self._timeout = timeout
         self._reader = SqliteReader(path, key, timeout)
         self._writer = None if read_only else SqliteWriter(path, timeout)
 
@@ -117,8 +118,12 @@ class SqliteStore:
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[aiosqlite.Connection]:
         """A connection of its own for a long read, on a thread."""
+
+        def connect() -> sqlite3.Connection:
+            return open_reader(self._path, self._timeout)
+
         try:
-            async with aiosqlite.Connection(lambda: open_reader(self._path), 1_000) as connection:
+            async with aiosqlite.Connection(connect, iter_chunk_size=1_000) as connection:
                 yield connection
         except sqlite3.Error as error:
             raise unavailable(error) from error

@@ -177,11 +177,11 @@ def test_ndjson_of_suppressions(importing: Importing) -> None:
 
 class TestQuotes:
     def test_cells_may_hold_anything_in_quotes(self, importing: Importing) -> None:
-        content = HEADER + b'anna@people.example,all,manual,,"one, ""two""\nthree"\n' + line("bert")
-        done = importing.suppressions(content)
+        content = HEADER + b'anna@people.example,all,manual,,"one, ""two""\n\nthree"\n'
+        done = importing.suppressions(content + line("bert"))
         assert (done.added, done.rejected) == (2, 0)
         (found,) = importing.suppressed("anna@people.example")
-        assert found.note == 'one, "two"\nthree'
+        assert found.note == 'one, "two"\n\nthree'
 
     def test_a_quote_in_the_middle_is_a_character(self, importing: Importing) -> None:
         importing.suppressions(HEADER + b'anna@people.example,all,manual,,5" screen\n')

@@ -1,0 +1,36 @@
+"""Commands run in this process on a store of their own; no relay runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from smtpproxy.cli import main
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
+
+DAY_ONE = "2026-03-01T10:00:00Z"
+
+
+class Stored:
+    """A configuration, the store it names, and a folder for files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_path = folder / "smtpproxy.toml"
+        self.config_path.write_text(to_toml(relay_config(folder, "127.0.0.1:25")))
+
+    def run(self, *arguments: str, code: int = 0) -> Result:
+        """Run a command, which has to end with `code`."""
+        result = CliRunner().invoke(main, [*arguments, "--config", str(self.config_path)])
+        assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
+        return result
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+
+    def file(self, name: str, content: str | bytes) -> str:
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)

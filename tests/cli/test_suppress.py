@@ -1,0 +1,175 @@
+"""`smtpproxy suppress`: what a person sees who runs it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.stored import DAY_ONE, Stored
+
+ANNA = "anna@people.example"
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    stored = Stored(tmp_path)
+    stored.run("suppress", "add", "maker@people.example")
+    return stored
+
+
+def test_add_show_and_remove(stored: Stored) -> None:
+    added = stored.run(
+        "suppress", "add", "Anna@People.Example", "--scope", "marketing",
+        "--origin", "objection", "--since", DAY_ONE, "--note", "by phone",
+    )  # fmt: skip
+    assert added.stdout == f"{ANNA}: marketing, objection: added\n"
+    line = f"marketing, objection, since {DAY_ONE} (by phone)"
+    assert stored.run("suppress", "show", ANNA).stdout == f"{ANNA}: {line}\n"
+    removed = stored.run(
+        "suppress", "remove", ANNA, "--origin", "objection", "--reason", "she wrote to us"
+    )
+    assert removed.stdout == f"{ANNA}: lifted: {line}\n"
+    shown = stored.run("suppress", "show", ANNA, code=1)
+    assert (shown.stdout, shown.stderr) == ("", f"{ANNA}: not suppressed\n")
+
+
+def test_adding_again_says_so(stored: Stored) -> None:
+    add = ("suppress", "add", ANNA, "--origin", "unsubscribe", "--since")
+    stored.run(*add, DAY_ONE)
+    assert stored.run(*add, DAY_ONE).stdout.endswith(": there already\n")
+    assert stored.run(*add, "2026-03-02").stdout.endswith(": moved to the later time\n")
+    (found,) = stored.json("suppress", "show", ANNA)["suppressions"]
+    assert found["since"] == "2026-03-02T23:59:59.999999Z"
+
+
+def test_a_variant_of_the_mailbox_is_told(stored: Stored) -> None:
+    stored.run("suppress", "add", "anna+shop@people.example", "--origin", "unsubscribe")
+    assert "through a variant of this mailbox" in stored.run("suppress", "show", ANNA).stdout
+    done = stored.run("suppress", "remove", ANNA, "--all", "--reason", "x", code=1)
+    assert done.stderr == f"{ANNA}: nothing to lift\n"
+    assert "still suppressed: all, unsubscribe" in done.stdout
+
+
+def test_json(stored: Stored) -> None:
+    added = stored.json("suppress", "add", ANNA, "--since", DAY_ONE)
+    assert added == {"address": ANNA, "scope": "all", "origin": "manual", "result": "added"}
+    suppression = {
+        "scope": "all",
+        "origin": "manual",
+        "since": DAY_ONE,
+        "widened": False,
+        "note": None,
+    }
+    shown = stored.json("suppress", "show", ANNA)
+    assert shown == {"address": ANNA, "suppressions": [suppression]}
+    removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "x")
+    assert removed == {"address": ANNA, "lifted": [suppression], "left": []}
+    removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "x", code=1)
+    assert removed == {"address": ANNA, "lifted": [], "left": []}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["add", "anna"], "'anna': there is no @"),
+        (["add", ANNA, "--scope", "everything"], "none of all, marketing and purpose:NAME"),
+        (["add", ANNA, "--origin", "whim"], "'whim' is not one of"),
+        (["add", ANNA, "--note", "caf\udce9"], "must be text in UTF-8"),
+        (["add", ANNA, "--since", "yesterday"], "'yesterday' is not a time"),
+        (["remove", ANNA, "--reason", "x"], "say which with --origin"),
+        (["remove", ANNA, "--all", "--origin", "manual", "--reason", "x"], "--origin"),
+        (["remove", ANNA, "--all"], "--reason"),
+        (["remove", ANNA, "--all", "--reason", " "], "must be text in UTF-8"),
+        (["import", "no-such-file.csv"], "no-such-file.csv"),
+    ],
+)
+def test_wrong_usage_ends_with_2(stored: Stored, arguments: list[str], part: str) -> None:
+    result = stored.run("suppress", *arguments, code=2)
+    assert part in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
+    add = ("suppress", "add", ANNA, "--scope")
+    assert stored.run(*add, "purpose:offers").stderr == ""
+    assert "no stream has the purpose 'ofers'" in stored.run(*add, "purpose:ofers").stderr
+
+
+def test_nothing_is_shown_where_nothing_is_stored(tmp_path: Path) -> None:
+    for arguments in (["suppress", "show", ANNA], ["suppress", "export"], ["contact", "export"]):
+        result = Stored(tmp_path).run(*arguments, code=2)
+        assert "there is no database yet" in result.stderr
+
+
+def test_import_prints_a_summary(stored: Stored) -> None:
+    content = f"address,scope,origin,since,note\n{ANNA},all,complaint,,\nbert,all,complaint,,\n"
+    path = stored.file("list.csv", content)
+    result = stored.run("suppress", "import", path, code=1)
+    assert result.stdout.startswith(f"{path}: 1 added, 0 changed, 0 unchanged, 1 rejected in ")
+    assert f"reasons: {path}.rejected\n" in result.stdout
+    assert result.stderr == ""  # no progress bar where nobody looks
+    assert "# line 3: address: there is no @" in Path(f"{path}.rejected").read_text()
+    assert stored.json("suppress", "show", ANNA)["suppressions"][0]["origin"] == "complaint"
+
+
+def test_import_twice_changes_nothing(stored: Stored) -> None:
+    path = stored.file("list.csv", f"address,scope,origin\n{ANNA},all,complaint\n")
+    first, second = stored.json("suppress", "import", path), stored.json("suppress", "import", path)
+    assert (first["added"], first["rejected_file"]) == (1, None)
+    counts = {name: second[name] for name in ("lines", "added", "changed", "unchanged", "rejected")}
+    assert counts == {"lines": 1, "added": 0, "changed": 0, "unchanged": 1, "rejected": 0}
+
+
+def test_import_without_since_counts_from_the_time_of_the_file(stored: Stored) -> None:
+    path = stored.file("list.txt", f"address\n{ANNA}\n")
+    os.utime(path, (1_767_225_600, 1_767_225_600))
+    stored.run("suppress", "import", path, "--scope", "all", "--origin", "external")
+    (found,) = stored.json("suppress", "show", ANNA)["suppressions"]
+    assert found["since"] == "2026-01-01T00:00:00Z"
+
+
+def test_import_puts_rejected_lines_where_it_is_told(stored: Stored) -> None:
+    path = stored.file("list.ndjson", '{"address":"x"}\n')
+    aside = stored.folder / "aside"
+    stored.run("suppress", "import", path, "--rejected", str(aside), code=1)
+    assert "# line 1: address: " in aside.read_text()
+    assert not Path(f"{path}.rejected").exists()
+
+
+def test_a_file_that_is_no_list_is_refused(stored: Stored) -> None:
+    path = stored.file("list.csv", b"PK\x03\x04....")
+    result = stored.run("suppress", "import", path, code=1)
+    assert result.stderr == (
+        f"Error: {path}: it is a spreadsheet or an archive; save it as CSV in UTF-8\n"
+    )
+
+
+@pytest.mark.parametrize("file_format", ["csv", "ndjson"])
+def test_an_export_moves_to_another_database(
+    stored: Stored, tmp_path: Path, file_format: str
+) -> None:
+    note = 'with "quotes", comma\nand line'
+    stored.run("suppress", "add", "anna+x@people.example", "--origin", "external", "--note", note)
+    output = tmp_path / f"export.{file_format}"
+    stored.run("suppress", "export", "--format", file_format, "--output", str(output))
+    assert "anna" not in output.read_text()
+    assert output.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "other").mkdir()
+    other = Stored(tmp_path / "other")
+    key = Path("state", "suppression.key")
+    (other.folder / "state").mkdir()
+    (other.folder / key).write_bytes((stored.folder / key).read_bytes())
+    (other.folder / key).chmod(0o600)
+    assert other.json("suppress", "import", str(output))["added"] == 2
+    assert other.json("suppress", "show", ANNA) == stored.json("suppress", "show", ANNA)
+    printed = other.run("suppress", "export", "--format", file_format).stdout
+    assert printed.encode() == output.read_bytes()
+
+
+def test_an_export_under_another_key_is_put_aside(stored: Stored, tmp_path: Path) -> None:
+    output = tmp_path / "export.csv"
+    stored.run("suppress", "export", "--output", str(output))
+    (tmp_path / "other").mkdir()
+    other = Stored(tmp_path / "other")
+    assert other.json("suppress", "import", str(output), code=1)["rejected"] == 1
+    assert "exported under another key" in Path(f"{output}.rejected").read_text()
