@@ -13,6 +13,7 @@ from smtpproxy.relay.content import Content
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.wire.commands import Data, Hello, Mail, Quit, Rcpt, Reset
 from smtpproxy.wire.server import (
+    BLOCKED,
     NEED_DATA,
     Answered,
     Broken,
@@ -92,7 +93,7 @@ class SmtpSession(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._engine.receive_data(data)
-        if self._waiting is not None:
+        if self._waiting is not None and self._event is None:
             self._take_ready()
         else:
             self._adjust_reading()
@@ -183,7 +184,7 @@ class SmtpSession(asyncio.Protocol):
         next_event = self._engine.next_event
         while not self._cause:
             event = next_event()
-            if event is NEED_DATA:
+            if event is NEED_DATA or event is BLOCKED:
                 if self._content is None:
                     self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
                 return

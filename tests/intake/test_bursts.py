@@ -1,0 +1,142 @@
+"""What a client sends in several reads before the session's task had its turn."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from smtpproxy.events import Event
+from smtpproxy.intake.door import Door
+from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.mail.reply import Reply
+from smtpproxy.pipeline import StreamTable
+from smtpproxy.relay.content import Content, Spool
+from smtpproxy.relay.deadlines import Deadlines
+from smtpproxy.settings import (
+    ListenerSettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+    TcpAddress,
+    UpstreamSettings,
+)
+
+
+class Wire(asyncio.Transport):
+    """Takes what the session writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("192.0.2.1", 4000)
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Told:
+    """A transaction that answers each recipient with its own name."""
+
+    instances: list["Told"]
+
+    def __init__(self, *_: Any) -> None:
+        self.content = 0
+        Told.instances.append(self)
+
+    async def recipients(self, paths: list[str]) -> list[Reply]:
+        await asyncio.sleep(0)
+        return [Reply.of(250, "2.1.5", path) for path in paths]
+
+    async def message(self, content: Content) -> Reply:
+        await asyncio.sleep(0)
+        self.content = content.size
+        return Reply.of(250, "2.0.0", "taken")
+
+    def abort(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpSession, Wire]:
+    listener = ListenerSettings("apps", "smtp", TcpAddress("127.0.0.1", 2525))
+    server = ServerSettings("relay.example", tmp_path)
+    settings = Settings(
+        server,
+        (listener,),
+        UpstreamSettings(TcpAddress("127.0.0.1", 25)),
+        StoreSettings("sqlite:///x"),
+    )
+    events: list[Event] = []
+
+    class Parts:
+        hostname = "relay.example"
+        emit = events.append
+
+    monkeypatch.setattr("smtpproxy.intake.smtp.MailTransaction", Told)
+    Told.instances = []
+
+    def unexpected(error: Exception) -> None:
+        raise error
+
+    return SmtpSession(
+        Door(
+            listener,
+            server,
+            cast(Any, Parts),
+            StreamTable(settings),
+            Deadlines(asyncio.get_running_loop()),
+            Spool(tmp_path, 1000),
+            unexpected=unexpected,
+        )
+    ), Wire()
+
+
+async def turns(count: int = 12) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 30, 10_000])
+async def test_reads_that_come_before_the_task_runs_lose_nothing(
+    session: tuple[SmtpSession, Wire], size: int
+) -> None:
+    protocol, wire = session
+    protocol.connection_made(wire)
+    await turns()
+    dialog = (
+        b"EHLO a.example\r\nMAIL FROM:<a@a.example>\r\nRCPT TO:<one@b.example>\r\n"
+        b"RCPT TO:<two@b.example>\r\nRCPT TO:<three@b.example>\r\nNOOP\r\nRSET\r\n"
+        b"MAIL FROM:<a@a.example>\r\nRCPT TO:<four@b.example>\r\n"
+    )
+    for start in range(0, len(dialog), size):  # all in one turn of the loop
+        protocol.data_received(dialog[start : start + size])
+    await turns()
+    replies = wire.written.decode().split("\r\n")
+    assert [line for line in replies if "@b.example" in line] == [
+        "250 2.1.5 one@b.example",
+        "250 2.1.5 two@b.example",
+        "250 2.1.5 three@b.example",
+        "250 2.1.5 four@b.example",
+    ]
+    content = b"DATA\r\nSubject: x\r\n\r\nhello\r\n.\r\nNOOP\r\nQUIT\r\n"
+    for start in range(0, len(content), size):
+        protocol.data_received(content[start : start + size])
+    await turns()
+    assert wire.written.endswith(b"250 2.0.0 taken\r\n250 2.0.0 OK\r\n221 2.0.0 bye\r\n"), (
+        wire.written[-200:]
+    )
+    assert Told.instances[-1].content == len(b"Subject: x\r\n\r\nhello\r\n")
