@@ -10,6 +10,7 @@ from smtpproxy.intake.door import Door
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline import MailTransaction
 from smtpproxy.relay.content import Content
+from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.wire.commands import Data, Hello, Mail, Quit, Rcpt, Reset
 from smtpproxy.wire.server import (
@@ -28,6 +29,8 @@ _BACKLOG = 256 * 1024
 """Octets that a client may be ahead of us before it is no longer read from."""
 _LINGER = 2.0
 """Seconds for which a refused client's data is swallowed, so that it can read why."""
+_FLUSH = 30.0
+"""Seconds that a client has to read the last of its replies."""
 
 _OK = Reply.of(250, "2.0.0", "OK")
 _SENDER_OK = Reply.of(250, "2.1.0", "sender noted")
@@ -92,6 +95,8 @@ class SmtpSession(asyncio.Protocol):
         self._door.start(self._run())
 
     def data_received(self, data: bytes) -> None:
+        if self._cause:
+            return
         self._engine.receive_data(data)
         if self._waiting is not None and self._event is None:
             self._take_ready()
@@ -112,6 +117,10 @@ class SmtpSession(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        if self._waiting is not None and self._event is None:
+            self._take_ready()
+            if self._eof:
+                self._wake()
         self._adjust_reading()
 
     def _adjust_reading(self) -> None:
@@ -167,7 +176,7 @@ class SmtpSession(asyncio.Protocol):
         """Wait for the client."""
         if self._cause:
             return
-        if self._eof:
+        if self._eof and not self._write_paused:
             self._end("eof")
             return
         self._waiting = asyncio.get_running_loop().create_future()
@@ -180,20 +189,26 @@ class SmtpSession(asyncio.Protocol):
             self._deadline.clear()  # our own time is not the client's
 
     def _take_ready(self) -> None:
-        """Take the events that need no waiting; leave the first that does to the task."""
+        """Take the events that need no waiting; leave the first that does to the task.
+
+        A client that does not read its replies gets no more of them. Its time runs from
+        the last command that was taken, whatever trickles in meanwhile.
+        """
         next_event = self._engine.next_event
-        while not self._cause:
+        taken = self._deadline.at == NEVER
+        while not self._cause and not self._write_paused:
             event = next_event()
             if event is NEED_DATA or event is BLOCKED:
-                if self._content is None:
-                    self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
-                return
+                break
             take = _AT_ONCE.get(type(event))
             if take is None:
                 self._event = cast(Event, event)
                 self._wake()
                 return
             take(self, event)
+            taken = True
+        if taken and self._content is None:
+            self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
 
     def _mail_from(self, mail: Mail) -> None:
         self._mail = mail
@@ -318,6 +333,9 @@ class SmtpSession(asyncio.Protocol):
                 self._transport.write_eof()
                 self._transport.resume_reading()
             await asyncio.sleep(_LINGER)
+            self._transport.abort()  # whoever has not read its reply by now never will
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(_FLUSH, self._transport.abort)
         self._transport.close()
         seconds = self._door.deadlines.now() - self._began
         self._door.leave(self, self._peer)
