@@ -23,9 +23,11 @@ from smtpproxy.events import ConnectionClosed, Decided, Event, Relayed
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.pipeline import Parts, StreamTable
+from smtpproxy.process.sockets import listen
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.settings import TcpAddress
 from smtpproxy.store.memory import MemoryStore
 from smtpproxy.ulid import UlidFactory
 from tests.kit.ports import LOOPBACK, wait_for
@@ -78,7 +80,8 @@ class Intake:
         self.unexpected: list[Exception] = []
         self.pool: UpstreamPool
         self.door: Door
-        self._socket = self._bind()
+        self._socket = listen("apps", self.settings.listeners[0].address)
+        self._socket.setblocking(False)
         self._loop: asyncio.AbstractEventLoop
         self._ready = threading.Event()
         self._stop: asyncio.Event
@@ -86,7 +89,9 @@ class Intake:
 
     @property
     def port(self) -> int:
-        return int(self._socket.getsockname()[1])
+        address = self.settings.listeners[0].address
+        assert isinstance(address, TcpAddress)
+        return address.port
 
     def call(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         """Run something on the listener's loop."""
@@ -103,8 +108,15 @@ class Intake:
 
     @contextlib.contextmanager
     def client(self, timeout: float = 10.0) -> Iterator["Client"]:
-        with socket.create_connection((LOOPBACK, self.port), timeout=timeout) as connection:
+        address = self.settings.listeners[0].address
+        if isinstance(address, TcpAddress):
+            connection = socket.create_connection((LOOPBACK, address.port), timeout=timeout)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(timeout)
+            connection.connect(str(address.path))
+        with connection:
             yield Client(connection)
 
     def __enter__(self) -> "Intake":
@@ -116,11 +128,6 @@ class Intake:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(20)
         assert not self._thread.is_alive()
-
-    def _bind(self) -> socket.socket:
-        sock = socket.create_server((LOOPBACK, 0), backlog=1024)
-        sock.setblocking(False)
-        return sock
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -1,0 +1,256 @@
+"""How sessions end: said why, nothing half done, nothing done lost."""
+
+import socket
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.events import ConnectionClosed
+from smtpproxy.process.sockets import CannotListen
+from tests.intake.conftest import Listen
+from tests.intake.listening import Intake
+from tests.kit.messages import marketing
+from tests.kit.upstream import At, FakeUpstream, Hold
+
+BARE_LF = "521 5.5.2 bare <LF> received; lines must end with <CR><LF>; closing the connection"
+SHUTDOWN = "421 4.3.2 the relay is shutting down; try again soon"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch, listen: Listen) -> Intake:
+    """A listener that lingers as long as it really does."""
+    intake = listen()
+    monkeypatch.setattr("smtpproxy.intake.smtp._LINGER", 2.0)
+    return intake
+
+
+def test_a_refused_client_can_read_why_though_it_is_still_sending(patient: Intake) -> None:
+    """Closing at once would destroy the reply: the kernel answers unread data with a reset."""
+    with patient.client() as client:
+        client.greet()
+        client.begin()
+        client.send(b"a\nb\r\n")
+        for _ in range(100):
+            client.send(b"x" * 70_000 + b"\r\n")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.rest() == [BARE_LF]
+
+
+def test_what_comes_after_the_end_is_not_kept(patient: Intake) -> None:
+    with patient.client() as client:
+        client.greet()
+        (session,) = patient.door._sessions
+        client.send(b"NOOP\n")
+        assert client.reply() == BARE_LF
+        client.send(b"NOOP\r\n" * 100_000)
+        assert session._engine.buffered == 0  # type: ignore[attr-defined]
+        assert client.rest() == []
+
+
+def test_pipelined_commands_are_answered_after_half_a_close(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    intake = listen()
+    with intake.client() as client:
+        client.send(
+            "EHLO client.example",
+            "MAIL FROM:<news@shop.example>",
+            "RCPT TO:<consent@people.example>",
+            "DATA",
+            marketing() + b".\r\n",
+            "NOOP",
+        )
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [line[:4] for line in client.rest() if line[3] == " "] == [
+            "220 ", "250 ", "250 ", "250 ", "354 ", "250 ", "250 ",
+        ]  # fmt: skip
+    assert intake.wait_closed() == ["eof"]
+    assert len(upstream.messages) == 1
+
+
+def test_half_a_close_while_the_upstream_is_slow(listen: Listen, upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("end", Hold()))
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        client.send(marketing(), b".\r\n", "NOOP")
+        client.socket.shutdown(socket.SHUT_WR)
+        upstream.wait_held()
+        upstream.release()
+        assert [line[:9] for line in client.rest()] == ["250 2.0.0", "250 2.0.0"]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_client_that_is_gone_after_the_end_of_data(
+    listen: Listen, upstream: FakeUpstream, reset: bool
+) -> None:
+    """Once the upstream may have accepted, it is finished and recorded."""
+    upstream.behaviours.append(At("end", Hold()))
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        client.send(marketing(), b".\r\n")
+        upstream.wait_held()
+        if reset:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(0.1)
+    upstream.release()
+    upstream.wait_messages(1)
+    intake.wait_closed()
+    (decided,) = intake.records.decided
+    (outcome,) = intake.records.relayed
+    assert (outcome.id, outcome.code) == (decided.id, 250)
+
+
+@pytest.mark.parametrize(
+    "so_far",
+    [
+        ("MAIL FROM:<news@shop.example>",),
+        ("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>"),
+        ("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>", "DATA"),
+        (
+            "MAIL FROM:<news@shop.example>",
+            "RCPT TO:<consent@people.example>",
+            "DATA",
+            marketing() + b".\r",
+        ),
+    ],
+    ids=["mail", "rcpt", "data", "content"],
+)
+def test_a_client_that_is_gone_before_the_end_of_data(
+    listen: Listen, upstream: FakeUpstream, so_far: tuple[str | bytes, ...]
+) -> None:
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.send(*so_far)
+        client.replies(min(len(so_far), 3))
+    assert intake.wait_closed() == ["eof"]
+    assert intake.records.decided == []
+    assert upstream.messages == []
+    with intake.client() as client:  # and its connection to the upstream is clean
+        client.greet()
+        client.begin("customer@people.example")
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+    assert [message.recipients for message in upstream.messages] == [("customer@people.example",)]
+
+
+def test_closed_sessions_tell_how_long_they_took(listen: Listen) -> None:
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        time.sleep(0.2)
+        client.say("QUIT")
+    intake.wait_closed()
+    (closed,) = intake.of(ConnectionClosed)
+    assert (closed.listener, closed.peer, closed.cause) == ("apps", "127.0.0.1", "quit")
+    assert 0.15 < closed.seconds < 5
+
+
+# draining
+
+
+def test_draining(listen: Listen, upstream: FakeUpstream) -> None:
+    """Idle sessions hear 421, one in mid-transaction finishes, nobody new gets in."""
+    upstream.behaviours.append(At("end", Hold()))
+    intake = listen()
+    with intake.client() as idle, intake.client() as fresh, intake.client() as busy:
+        with intake.client() as slow:
+            idle.greet()
+            assert fresh.reply().startswith("220 ")
+            for client in (busy, slow):
+                client.greet()
+                client.begin()
+            busy.send(marketing(), b".\r\n")
+            upstream.wait_held()
+            drained = intake.call(intake.door.drain())
+            assert idle.rest() == [SHUTDOWN]
+            assert fresh.rest() == [SHUTDOWN]
+            assert not drained.done()
+            upstream.release()
+            assert busy.reply().startswith("250 ")
+            assert busy.rest() == [SHUTDOWN]
+            slow.send(marketing(), b".\r\n")
+            assert slow.reply().startswith("250 ")
+            assert slow.rest() == [SHUTDOWN]
+        drained.result(5)
+    assert len(upstream.messages) == 2
+    assert set(intake.wait_closed(4)) == {"shutdown"}
+
+
+def test_who_comes_while_draining_is_turned_away(listen: Listen, upstream: FakeUpstream) -> None:
+    """On a connection that was waiting to be accepted."""
+    intake = listen()
+    with intake.client() as busy:
+        busy.greet()
+        busy.begin()
+        intake.door.draining = True
+        with intake.client() as late:
+            assert late.rest() == ["421 4.3.2 the relay is shutting down; try again later"]
+        assert busy.say(marketing(), b".\r\n").startswith("250 ")
+        assert busy.rest() == [SHUTDOWN]
+
+
+def test_a_stuck_session_is_cut_after_the_drain_timeout(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    intake = listen({"server": {"drain_timeout": "300ms"}})
+    upstream.behaviours.append(At("end", Hold()))
+    with intake.client() as stuck, intake.client() as waiting:
+        for client in (stuck, waiting):
+            client.greet()
+            client.begin()
+        waiting.send(marketing(), b".\r\n")
+        upstream.wait_held()
+        start = time.monotonic()
+        drained = intake.call(intake.door.drain())
+        assert stuck.rest() == [SHUTDOWN]
+        assert waiting.rest() == [SHUTDOWN]
+        drained.result(10)
+        assert time.monotonic() - start < 5
+        upstream.release()
+    intake.wait_closed(2)
+
+
+# other sockets
+
+
+def test_a_listener_on_a_unix_socket(
+    listen: Listen, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    intake = listen(address=f"unix:{tmp_path}/intake.sock")
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+        assert client.say("QUIT").startswith("221 ")
+        assert client.rest() == []
+    (message,) = upstream.messages
+    assert message.data.startswith(b"Received: from client.example (unix)\r\n")
+    (decided,) = intake.records.decided
+    assert decided.client.peer == "unix"
+
+
+def test_a_unix_socket_that_a_dead_relay_left_is_replaced(listen: Listen, tmp_path: Path) -> None:
+    path = tmp_path / "intake.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    intake = listen(address=f"unix:{path}")
+    with intake.client() as client:
+        client.greet()
+
+
+def test_a_unix_socket_in_use_is_left_alone(
+    listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtpproxy.process.sockets._TAKEN_FOR", 0.1)
+    address = f"unix:{tmp_path}/intake.sock"
+    first = listen(address=address)
+    with pytest.raises(CannotListen, match=r'"apps" cannot listen on unix:.*: Address already in'):
+        listen(address=address)
+    with first.client() as client:
+        client.greet()

@@ -1,0 +1,88 @@
+"""How many connections a listener takes, and what the others hear."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from smtpproxy.events import ConnectionOpened, ConnectionRefused
+from smtpproxy.intake.limits import ConnectionLimits
+from smtpproxy.settings import ListenerSettings, TcpAddress
+from tests.intake.conftest import Listen
+from tests.kit.ports import wait_for
+
+TOO_MANY = "421 4.3.2 too many connections; try again later"
+
+
+@pytest.mark.parametrize(
+    ("keys", "cause"),
+    [
+        ({"max_connections": 3}, "limit"),
+        ({"max_connections_per_address": 3}, "address_limit"),
+    ],
+)
+def test_one_connection_too_many(listen: Listen, keys: dict[str, int], cause: str) -> None:
+    intake = listen(**keys)
+    with ExitStack() as stack:
+        taken = [stack.enter_context(intake.client()) for _ in range(3)]
+        for client in taken:
+            client.greet()
+        with intake.client() as refused:
+            assert refused.rest() == [TOO_MANY]
+        assert [event.cause for event in intake.of(ConnectionRefused)] == [cause]
+        assert taken[0].say("QUIT").startswith("221 ")
+        intake.wait_closed(1)
+        with intake.client() as late:
+            late.greet()
+        for client in taken[1:]:
+            assert client.say("NOOP") == "250 2.0.0 OK"
+    assert len(intake.of(ConnectionOpened)) == 4
+
+
+def test_connections_that_were_refused_do_not_count(listen: Listen) -> None:
+    intake = listen(max_connections=1)
+    with intake.client() as first:
+        first.greet()
+        for _ in range(5):
+            with intake.client() as refused:
+                assert refused.rest() == [TOO_MANY]
+    intake.wait_closed(1)
+    for _ in range(3):
+        with intake.client() as client:
+            client.greet()
+            client.say("QUIT")
+            client.rest()
+        wait_for(lambda: not intake.door._sessions, "the session to end")
+
+
+def limits(total: int, each: int, workers: int = 1) -> ConnectionLimits:
+    listener = ListenerSettings(
+        "apps",
+        "smtp",
+        TcpAddress("127.0.0.1", 25),
+        max_connections=total,
+        max_connections_per_address=each,
+    )
+    return ConnectionLimits(listener, workers)
+
+
+def test_addresses_are_counted_one_by_one() -> None:
+    counted = limits(10, 2)
+    for peer in ("192.0.2.1", "192.0.2.1", "2001:db8::1"):
+        assert counted.refusal(peer) is None
+        counted.opened(peer)
+    assert counted.refusal("192.0.2.1") == "address_limit"
+    assert counted.refusal("2001:db8::1") is None
+    counted.closed("192.0.2.1")
+    assert counted.refusal("192.0.2.1") is None
+    assert counted.open == 2
+
+
+@pytest.mark.parametrize(
+    ("total", "workers", "share"), [(10, 1, 10), (10, 2, 5), (10, 3, 4), (1, 4, 1)]
+)
+def test_workers_share_a_limit_rounded_up(total: int, workers: int, share: int) -> None:
+    counted = limits(total, 100, workers)
+    for number in range(share):
+        assert counted.refusal(f"192.0.2.{number}") is None
+        counted.opened(f"192.0.2.{number}")
+    assert counted.refusal("192.0.2.250") == "limit"

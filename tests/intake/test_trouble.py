@@ -1,0 +1,237 @@
+"""Trouble of ours: the client hears 451 or 421, nothing passes, nothing is kept for ever."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.events import Failed
+from smtpproxy.sinks.journal import AuditUnavailable
+from tests.intake.conftest import Listen
+from tests.intake.listening import Intake
+from tests.kit.disk import fill, tiny_disk
+from tests.kit.messages import marketing, message
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+from tests.kit.upstream import At, Close, FakeUpstream, Reply
+
+TEMPORARY = "451 4.3.0 temporary_failure"
+
+
+def failures(intake: Intake) -> list[str]:
+    return [event.part for event in intake.of(Failed)]
+
+
+def test_a_store_that_fails_at_rcpt(listen: Listen, upstream: FakeUpstream) -> None:
+    intake = listen(streams=["offers"], default_stream="offers")
+    intake.store.fail_with = "database is locked"
+    with intake.client() as client:
+        client.greet()
+        client.say("MAIL FROM:<news@shop.example>")
+        assert client.say("RCPT TO:<consent@people.example>") == TEMPORARY
+        assert client.say("DATA").startswith("554 5.5.1 ")
+        intake.store.fail_with = None
+        assert client.say("RCPT TO:<consent@people.example>").startswith("250 ")
+        assert client.say("DATA").startswith("354 ")
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+    assert failures(intake) == ["store"]
+    assert len(upstream.messages) == 1
+
+
+def test_a_journal_that_fails_before_the_end_of_data(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    """The upstream has heard DATA by then; it must not get an end."""
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        intake.records.error = AuditUnavailable("No space left on device")
+        assert client.say(marketing(), b".\r\n") == TEMPORARY
+        intake.records.error = None
+        client.begin("customer@people.example")
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+    assert [each.recipients for each in upstream.messages] == [("customer@people.example",)]
+    assert failures(intake) == ["audit"]
+
+
+def test_a_journal_that_fails_at_a_refusal(listen: Listen, upstream: FakeUpstream) -> None:
+    """A refusal without its record is put off as well."""
+    intake = listen(streams=["offers"], default_stream="offers")
+    intake.records.error = AuditUnavailable("No space left on device")
+    with intake.client() as client:
+        client.greet()
+        client.say("MAIL FROM:<news@shop.example>")
+        assert client.say("RCPT TO:<stranger@people.example>") == TEMPORARY
+
+
+@pytest.mark.parametrize("where", ["rcpt", "data"])
+def test_a_fault_in_our_own_code_passes_nothing_and_keeps_nothing(
+    listen: Listen, upstream: FakeUpstream, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake = listen(
+        {"upstream": {"max_connections": 1}}, streams=["offers"], default_stream="offers"
+    )
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a fault")
+
+    for _ in range(3):
+        with intake.client() as client:
+            client.greet()
+            if where == "rcpt":
+                intake.store.fail_with = None
+                monkeypatch.setattr(intake.store, "facts", broken)
+                client.send("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>")
+                client.reply()
+            else:
+                client.begin()
+                intake.records.error = ZeroDivisionError("a fault")
+                client.send(marketing(), b".\r\n")
+            assert client.rest() == ["421 4.3.0 temporary_failure; closing the connection"]
+        wait_for(lambda: intake.pool.busy == 0, "the upstream connection to come back")
+        intake.records.error = None
+        monkeypatch.undo()
+    assert failures(intake) == ["internal"] * 3
+    assert [type(error) for error in intake.unexpected] == [ZeroDivisionError] * 3
+    intake.unexpected.clear()
+    assert upstream.messages == []
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+
+
+def test_an_upstream_that_is_lost_after_rcpt(listen: Listen, upstream: FakeUpstream) -> None:
+    """The client has 250 for its recipient, and hears 451 at the end of its message."""
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        upstream.drop_connections()
+        wait_for(lambda: intake.pool.idle == 0, "the loss to be seen")
+        assert client.say(marketing(), b".\r\n").startswith("451 4.4.2 ")
+        client.begin()
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+    assert len(upstream.messages) == 1
+
+
+def test_recipients_after_the_upstream_was_lost(listen: Listen, upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("rcpt", Close(), nth=2))
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.say("MAIL FROM:<news@shop.example>")
+        assert client.say("RCPT TO:<consent@people.example>").startswith("250 ")
+        for _ in range(2):
+            assert client.say("RCPT TO:<customer@people.example>").startswith("451 4.4.2 ")
+        assert client.say("DATA").startswith("354 ")
+        assert client.say(marketing(), b".\r\n").startswith("451 4.4.2 ")
+    assert upstream.messages == []
+
+
+def test_the_upstreams_reply_is_the_clients_in_all_its_lines(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    upstream.behaviours.append(At("end", Reply("550 5.7.1 spam\n550 5.7.1 see https://up.example")))
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        client.send(marketing(), b".\r\n", "QUIT")
+        assert client.rest() == [
+            "550-5.7.1 spam",
+            "550 5.7.1 see https://up.example",
+            "221 2.0.0 bye",
+        ]
+    (outcome,) = intake.records.relayed
+    assert (outcome.code, outcome.reply) == (
+        550,
+        "550-5.7.1 spam / 550 5.7.1 see https://up.example",
+    )
+
+
+# the spool
+
+
+def test_a_large_message_goes_by_the_disk_unchanged(listen: Listen, upstream: FakeUpstream) -> None:
+    intake = listen({"server": {"spool_threshold": "64KiB"}})
+    body = "".join(f"{number} {'x' * 60}\r\n.{number}\r\n" for number in range(30_000))
+    data = message(sender="orders@shop.example", stream="receipts", body=body)
+    with intake.client(timeout=60) as client:
+        client.greet()
+        client.begin()
+        assert client.say(data.replace(b"\r\n.", b"\r\n.."), b".\r\n").startswith("250 ")
+    (mail,) = upstream.messages
+    assert mail.data.endswith(body.encode())
+    assert mail.data.count(b"X-Mail-Stream") == 0
+    assert list(intake.spool.iterdir()) == []
+
+
+@needs("tmpfs")
+def test_a_full_spool_puts_the_message_off(
+    listen: Listen, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    intake = listen({"server": {"spool_threshold": "64KiB"}})
+    with tiny_disk(intake.spool, "256k"), intake.client(timeout=60) as client:
+        client.greet()
+        client.begin()
+        large = marketing(body="x" * 70 + "\r\n" + "y\r\n" * 300_000)
+        assert client.say(large, b".\r\n") == "452 4.3.1 no space for the message now; try later"
+        assert failures(intake) == ["spool"]
+        fill(intake.spool)
+        client.begin()
+        assert client.say(marketing(), b".\r\n").startswith("250 ")  # a small one needs no disk
+        (intake.spool / "filler").unlink()
+        client.begin()
+        body = "y\r\n" * 40_000
+        assert client.say(marketing(body=body), b".\r\n").startswith("250 ")
+    assert len(upstream.messages) == 2
+
+
+def test_a_spool_that_is_not_there_puts_the_message_off(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    intake = listen({"server": {"spool_threshold": "64KiB"}})
+    intake.spool.rmdir()
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        large = marketing(body="y\r\n" * 300_000)
+        assert client.say(large, b".\r\n").startswith("452 4.3.1 ")
+        assert client.say("NOOP") == "250 2.0.0 OK"
+    intake.spool.mkdir()
+    assert upstream.messages == []
+
+
+def test_files_of_the_spool_are_closed_however_a_session_ends(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    intake = listen({"server": {"spool_threshold": "64KiB"}}, data_timeout="1s")
+
+    def kept() -> int:
+        """How many files in the spool are open: they have no name."""
+        links = []
+        for path in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                links.append(str(path.readlink()))
+        return sum(link.startswith(str(intake.spool)) for link in links)
+
+    large = marketing(body="y\r\n" * 300_000)
+    for end in (b"", b"a\nb\r\n", b"\0\r\n.\r\n"):
+        with intake.client() as client:
+            client.greet()
+            client.begin()
+            client.send(large)
+            wait_for(kept, "the message to be on disk")
+            client.send(end)
+            if end:
+                client.reply()
+        wait_for(lambda: not kept(), "the file to be closed")
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        client.send(large)
+        assert client.rest() == ["421 4.4.2 timeout; closing the connection"]
+        wait_for(lambda: not kept(), "the file to be closed")
