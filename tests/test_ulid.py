@@ -1,7 +1,7 @@
 """Decision ids."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.ulid import UlidFactory, time_of
@@ -19,6 +19,7 @@ def test_the_published_example() -> None:
     assert time_of("01ARYZ6S41TSV4RRFFQ69G5FAV") == 1469918176385
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**47 - 1), min_size=1, max_size=20))
 def test_ids_grow_whatever_the_clock_does(times: list[int]) -> None:
     new = factory(list(times))

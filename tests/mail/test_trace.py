@@ -5,7 +5,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.mail.trace import date_time, received
@@ -68,6 +68,7 @@ def test_lines_stay_short() -> None:
     assert all(line[:1] == b"\t" for line in data.split(b"\r\n")[1:-1])
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2199, 1, 1)))  # noqa: DTZ001
 def test_dates_are_read_by_others(moment: datetime) -> None:
     moment = moment.replace(tzinfo=UTC)
