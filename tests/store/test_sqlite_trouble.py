@@ -259,3 +259,17 @@ async def test_a_database_that_stays_locked_cannot_be_opened(
     with locked(database.path), pytest.raises(StoreUnavailable, match="another process"):
         database.open(read_only=read_only, timeout=0.2)
     await database.open(read_only=read_only).ping()
+
+
+async def test_a_read_of_many_that_is_cancelled_harms_no_other(database: Database) -> None:
+    store = database.open()
+    everybody = tuple(f"user{number}@people.example" for number in range(300))
+    await store.put_contacts([Contact(name) for name in everybody])
+    for turns in range(1, 5):
+        reading = asyncio.create_task(store.facts(Lookups(everybody)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert len(await store.facts(Lookups(everybody))) == 300

@@ -67,11 +67,19 @@ class _Link:
         try:
             return self.some(lookups.addresses, lookups.contacts)
         finally:
-            self._execute("COMMIT")
+            self.end()
 
     def begin(self) -> None:
-        """Hold one snapshot until the connection is closed."""
+        """Hold one snapshot until `end`. It is taken with a first read, not with BEGIN."""
         self._execute("BEGIN")
+        try:
+            self._execute("SELECT 1 FROM tally").fetchone()
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        self._execute("COMMIT")
 
     def some(self, addresses: Sequence[str], contacts: bool) -> dict[str, RecipientFacts]:
         return {
@@ -122,6 +130,8 @@ class SqliteReader:
         self._key = key
         self._timeout = timeout
         self._link: _Link | None = _Link(path, key)
+        self._many: _Link | None = None
+        self._turn = asyncio.Lock()  # of reads of many
         self._closed = False
 
     async def facts(self, lookups: Lookups) -> Facts:
@@ -138,26 +148,30 @@ class SqliteReader:
 
     async def _facts_of_many(self, lookups: Lookups) -> Facts:
         """Read over a connection of its own, whose snapshot can outlast a turn of the loop."""
-        link = await self._ask(lambda _: self._begun())
-        try:
-            facts: dict[str, RecipientFacts] = {}
-            for start in range(0, len(lookups.addresses), _CHUNK):
-                facts |= link.some(lookups.addresses[start : start + _CHUNK], lookups.contacts)
-                await asyncio.sleep(0)
-            return facts
-        except Exception as error:
-            raise unavailable(error) from error
-        finally:
-            link.close()
+        facts: dict[str, RecipientFacts] = {}
+        async with self._turn:
+            link = await self._ask(lambda _: self._begun())
+            try:
+                for start in range(0, len(lookups.addresses), _CHUNK):
+                    some = lookups.addresses[start : start + _CHUNK]
+                    facts |= link.some(some, lookups.contacts)
+                    await asyncio.sleep(0)
+                link.end()
+            except Exception as error:
+                self._drop()
+                raise unavailable(error) from error
+            except BaseException:  # cancelled
+                self._drop()
+                raise
+        return facts
 
     def _begun(self) -> _Link:
-        link = _Link(self._path, self._key)
-        try:
-            link.begin()
-        except BaseException:
-            link.close()
-            raise
-        return link
+        """Return the connection for many, in a transaction."""
+        if self._many is None or not self._many.is_current():
+            self._drop()
+            self._many = _Link(self._path, self._key)
+        self._many.begin()
+        return self._many
 
     async def _ask(self, question: Callable[[_Link], T]) -> T:
         try:
@@ -196,9 +210,10 @@ class SqliteReader:
         raise unavailable(error) from error
 
     def _drop(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        """Close what is open; the next read opens it anew."""
+        for link in filter(None, (self._link, self._many)):
+            link.close()
+        self._link = self._many = None
 
     def close(self) -> None:
         self._closed = True
