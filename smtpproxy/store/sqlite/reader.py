@@ -167,9 +167,7 @@ class SqliteReader:
 
     def _begun(self) -> _Link:
         """Return the connection for many, in a transaction."""
-        if self._many is None or not self._many.is_current():
-            self._drop()
-            self._many = _Link(self._path, self._key)
+        self._many = self._renewed(self._many)
         self._many.begin()
         return self._many
 
@@ -192,13 +190,19 @@ class SqliteReader:
         raise unavailable(cause) from cause
 
     def _current(self) -> _Link:
-        """Return the connection; a new one when the file was replaced or the last read failed."""
+        """Return the connection for few."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        if self._link is None or not self._link.is_current():
-            self._drop()
-            self._link = _Link(self._path, self._key)
+        self._link = self._renewed(self._link)
         return self._link
+
+    def _renewed(self, link: _Link | None) -> _Link:
+        """Return `link`; a new one when the file was replaced or a read failed."""
+        if link is not None:
+            if link.is_current():
+                return link
+            self._drop()
+        return _Link(self._path, self._key)
 
     def _failed(self, error: Exception) -> Exception:
         """Return an error that another try may mend; raise for all others."""
