@@ -100,7 +100,8 @@ def check_notice(data: bytes) -> None:
     text, status, headers = notice.iter_parts()
     assert "withdrawn@people.example" in text.get_content()
     assert status.get_content_type() == "message/delivery-status"
-    about, *groups = status.get_payload()
+    parts: Any = status.get_payload()
+    about, *groups = parts
     assert about["Reporting-MTA"] == "dns; relay.example"
     assert [(g["Final-Recipient"], g["Action"], g["Status"]) for g in groups] == [
         ("rfc822; withdrawn@people.example", "failed", "5.7.1"),

@@ -1,15 +1,16 @@
 """An upstream that goes away at any step: 451 4.4.x, a record of it, and no message lost."""
 
 import re
+import smtplib
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.kit.audit import outcome, records, relayed
 from tests.kit.messages import message
-from tests.kit.ports import wait_for
+from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import RelayProcess, listener
-from tests.kit.upstream import Action, At, Close, FakeUpstream, Raw, Reply, Step
+from tests.kit.upstream import Action, At, Close, Delay, FakeUpstream, Raw, Reply, Step
 
 CLOSING = Reply("421 4.3.2 shutting down")
 
@@ -92,3 +93,36 @@ def test_its_refusal_is_the_clients(
     assert len(troubled.messages) == before
     if step == "end":
         wait_for(lambda: outcomes(relay, "refused-end") == [552], "the record of it")
+
+
+def test_a_client_that_leaves_before_the_end_mails_nothing(
+    relay: RelayProcess, troubled: FakeUpstream
+) -> None:
+    before = len(troubled.messages)
+    with smtplib.SMTP(LOOPBACK, relay.port(), timeout=30) as client:
+        client.ehlo()
+        client.mail("orders@shop.example")
+        client.rcpt("jeanne@people.example")
+        client.docmd("DATA")
+        client.send(message(message_id="<half@shop.example>"))
+        client.close()
+    assert send(relay, "next") == (250, "2.0.0 queued as FAKE")
+    assert len(troubled.messages) == before + 1
+    assert outcomes(relay, "half") == []
+
+
+def test_a_client_that_leaves_at_the_end_has_its_mail_relayed_and_recorded(
+    relay: RelayProcess, troubled: FakeUpstream
+) -> None:
+    """The upstream may have it: what becomes of it has to be known."""
+    before = len(troubled.messages)
+    troubled.behaviours.append(At("end", Delay(0.3)))
+    with smtplib.SMTP(LOOPBACK, relay.port(), timeout=30) as client:
+        client.ehlo()
+        client.mail("orders@shop.example")
+        client.rcpt("jeanne@people.example")
+        client.docmd("DATA")
+        client.send(message(message_id="<gone@shop.example>") + b".\r\n")
+        client.close()
+    wait_for(lambda: outcomes(relay, "gone") == [250], "the record of it")
+    assert len(troubled.messages) == before + 1
