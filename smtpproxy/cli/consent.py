@@ -15,7 +15,7 @@ from smtpproxy.cli.stores import (
     warn,
     warn_of_unknown_purpose,
 )
-from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Rulebook, Source
+from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store
 
@@ -128,7 +128,8 @@ def withdraw(
 
 
 def _methods(settings: Settings) -> set[str]:
-    rulebooks = [Rulebook("default"), *settings.rulebooks.values()]
+    """Return every method that a rulebook in use knows, valid or not."""
+    rulebooks = settings.rulebooks.values()
     return {name for book in rulebooks for name in book.valid_methods | book.preticked_methods}
 
 
