@@ -26,7 +26,7 @@ class BareNewlineError(Exception):
 
 def bare_newline(data: bytes) -> str | None:
     """Return which of "<CR>" and "<LF>" is the first to stand alone in `data`, or None."""
-    rest = data.replace(b"\r\n", b"")  # three times as fast as counting each of the three
+    rest = b"".join(data.split(b"\r\n"))  # on lines of usual length, faster than to count them
     if b"\n" not in rest and b"\r" not in rest:
         return None
     found = _ALONE.search(data)

@@ -173,6 +173,8 @@ class ServerConnection:
             if self.buffered:
                 return self._broken("pipelining", _OUT_OF_STEP)
         start = self._taken
+        if start == len(self._buffer):
+            return NEED_DATA
         end = self._buffer.find(b"\r\n", start)
         if end < 0 or end - start > COMMAND_LIMIT:
             return self._unended()
@@ -252,8 +254,6 @@ class ServerConnection:
 
     def _unended(self) -> Event | Signal:
         """No whole line is there: ask for more, unless it is hopeless already."""
-        if not self.buffered:
-            return NEED_DATA
         head = self._buffer[self._taken : self._taken + COMMAND_LIMIT + 1]
         name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
         too_long = self.buffered > COMMAND_LIMIT + 1 or (
