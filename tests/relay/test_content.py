@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.relay.content import HEADER_LIMIT, Content, Spool
 from tests.kit.disk import fill, tiny_disk
 from tests.kit.parts import needs
+from tests.wire.feeding import quick
 
 HEADER = b"Subject: x\r\nX: y\r\n\r\n"
 
@@ -48,7 +49,7 @@ def test_it_comes_out_as_it_went_in(spool: Path, size: int, step: int) -> None:
     content.close()
 
 
-@settings(deadline=None, max_examples=50)
+@quick
 @given(st.lists(st.binary(max_size=300), max_size=20), st.integers(0, 600), st.integers(0, 3000))
 def test_however_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], threshold: int, skip: int

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import Reply
@@ -25,7 +25,7 @@ HELLO = b"EHLO client.example\r\n"
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 """Lengths of pieces, used over and over."""
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 """Many small examples, none of them timed."""
 
 Answer = Callable[[Command], Reply]
