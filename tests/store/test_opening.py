@@ -1,6 +1,7 @@
 """Opening a store: what is made, what is refused, and how the refusal reads."""
 
 import asyncio
+import os
 import sqlite3
 import subprocess
 import sys
@@ -196,3 +197,11 @@ def test_other_urls_are_refused(tmp_path: Path, url: str, part: str) -> None:
 def test_a_path_may_hold_anything(tmp_path: Path) -> None:
     Database(tmp_path / "a b%20?mode=memory#é").open()
     assert (tmp_path / "a b%20?mode=memory#é" / "store.db").stat().st_size > 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+async def test_what_root_makes_belongs_to_the_owner_of_the_folder(database: Database) -> None:
+    os.chown(database.folder, 12345, 12346)
+    await database.open().add_suppressions([entry()])
+    for path in database.folder.iterdir():
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346), path.name

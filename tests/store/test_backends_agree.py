@@ -1,0 +1,139 @@
+"""SQLite and memory answer the same to any history of changes."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Lookups,
+    Origin,
+    Provenance,
+    Purchase,
+    Source,
+)
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
+from tests.store.conftest import Database
+from tests.store.contract import T0
+
+ADDRESSES = ["anna@people.example", "anna+x@people.example", "a.nna@gmail.com", "anna@gmail.com"]
+MOMENTS = st.sampled_from([T0 + timedelta(days=days) for days in range(4)])
+MAYBE = st.none() | MOMENTS
+WORDS = st.frozensets(st.sampled_from(["finance", "art", ""]))
+ACTS = st.builds(
+    ConsentAct,
+    purpose=st.sampled_from(["offers", "news"]),
+    at=MOMENTS,
+    withdrawal=st.booleans(),
+    method=st.sampled_from([None, "implied"]),
+    conditional=st.booleans(),
+    channels=st.sampled_from([frozenset[str](), frozenset({"email"}), frozenset({"sms"})]),
+    evidence=st.builds(Evidence, wording=st.sampled_from([None, "", "v1"])),
+)
+CONTACTS = st.builds(
+    Contact,
+    address=st.sampled_from(ADDRESSES),
+    audience=st.sampled_from(Audience),
+    source=st.none() | st.sampled_from(Source),
+    collected_at=MAYBE,
+    informed_at=MAYBE,
+    optout_offered=st.booleans(),
+    last_activity_at=MAYBE,
+    occupations=WORDS,
+    tags=WORDS,
+    provenance=st.none() | st.builds(Provenance, st.sampled_from([None, "", "X"]), st.booleans()),
+    purchases=st.lists(
+        st.builds(Purchase, st.sampled_from(["shoes", "boots"]), MOMENTS), max_size=3
+    ).map(tuple),
+    acts=st.lists(ACTS, max_size=3).map(tuple),
+)
+UPDATES = CONTACTS | st.builds(
+    ContactUpdate, CONTACTS, st.frozensets(st.sampled_from(sorted(PROFILE_FIELDS))), MAYBE
+)
+ENTRIES = st.builds(
+    SuppressionEntry,
+    address=st.sampled_from(ADDRESSES),
+    scope=st.sampled_from(["all", "marketing", "purpose:offers"]),
+    origin=st.sampled_from(Origin),
+    since=MOMENTS,
+    note=st.sampled_from([None, "", "by phone"]),
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a store's method."""
+
+    method: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    async def on(self, store: Store) -> object:
+        return await getattr(store, self.method)(*self.arguments, **self.options)
+
+
+def calls(method: str, *arguments: Any, **options: Any) -> st.SearchStrategy[Call]:
+    return st.builds(Call, st.just(method), st.tuples(*arguments), st.fixed_dictionaries(options))
+
+
+ADDRESS = st.sampled_from(ADDRESSES)
+HISTORY = st.lists(
+    calls("put_contacts", st.lists(UPDATES, max_size=4))
+    | calls("add_suppressions", st.lists(ENTRIES, max_size=4))
+    | calls("record_act", ADDRESS, ACTS)
+    | calls("erase_contact", ADDRESS, at=MOMENTS)
+    | calls(
+        "remove_suppression",
+        ADDRESS,
+        at=MOMENTS,
+        reason=st.just("x"),
+        scope=st.sampled_from([None, "all", "marketing"]),
+        origin=st.none() | st.sampled_from(Origin),
+    ),
+    max_size=6,
+)
+
+
+async def state(store: Store) -> object:
+    facts = await store.facts(Lookups(tuple(ADDRESSES)))
+    exported = [found async for _, found in store.export_suppressions()]
+    return (
+        {
+            name: (found.contact, sorted(map(repr, found.suppressions)))
+            for name, found in facts.items()
+        },
+        await store.counts(),
+        sorted([contact async for contact in store.export_contacts()], key=lambda c: c.address),
+        sorted(map(repr, exported)),
+    )
+
+
+def comparable(result: object) -> object:
+    return sorted(map(repr, result)) if isinstance(result, list) else result
+
+
+async def compare(folder: Path, history: list[Call]) -> None:
+    database, memory = Database(folder).open(), MemoryStore()
+    try:
+        for call in history:
+            assert comparable(await call.on(database)) == comparable(await call.on(memory))
+            assert await state(database) == await state(memory)
+    finally:
+        await database.close()
+
+
+@settings(deadline=None, max_examples=60)
+@given(history=HISTORY)
+def test_any_history_leads_to_the_same_answers(history: list[Call]) -> None:
+    with TemporaryDirectory() as folder:
+        asyncio.run(compare(Path(folder), history))
