@@ -1,5 +1,6 @@
 """Fixtures of the whole suite, and the watchdog over everything that tests start."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.kit.processes import kill_all, running
 from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream
 
+os.environ.pop("COLUMNS", None)  # set by pytest-xdist; a user's pipe has no width
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:

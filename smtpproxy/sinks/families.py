@@ -134,7 +134,7 @@ FAMILIES: tuple[Family, ...] = (
         "failures_total",
         "counter",
         ("listener", "part"),
-        "Trouble of the relay's own, answered 451, by the part that failed.",
+        "Trouble of the relay's own, by the part that failed: answered 451, or passed in observe mode.",
         rows.listeners_and(rows.FAILING_PARTS),
     ),
     Family(
