@@ -15,6 +15,7 @@ from tests.kit.upstream import FakeUpstream
 
 os.environ.pop("COLUMNS", None)  # set by pytest-xdist; a user's pipe has no width
 
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     parts.require(item)
