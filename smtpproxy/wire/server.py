@@ -73,7 +73,7 @@ class Answered(Struct, frozen=True):
     """A command that the engine answered by itself; send `data`."""
 
     data: bytes
-    error: bool = False
+    error: bool = False  # of the client; DATA pipelined behind refused recipients is none
 
 
 class Broken(Struct, frozen=True):
@@ -288,7 +288,7 @@ class ServerConnection:
                 return parse_mail(argument, extended=self.extended, size_limit=self._size_limit)
             case "DATA":
                 _no_argument(verb, argument)
-                return Data() if self._recipients else Answered(_NO_RECIPIENTS, error=True)
+                return Data() if self._recipients else Answered(_NO_RECIPIENTS)
             case "EHLO" | "HELO":
                 return parse_hello(argument, extended=verb == "EHLO")
             case "RSET":

@@ -54,6 +54,23 @@ def test_connections_that_were_refused_do_not_count(listen: Listen) -> None:
         wait_for(lambda: not intake.door._sessions, "the session to end")
 
 
+def test_refused_recipients_do_not_end_a_session(listen: Listen) -> None:
+    """Nor does DATA behind them: an MTA pipelines it, message after message."""
+    intake = listen(streams=["offers"], default_stream="offers", max_errors=3)
+    with intake.client() as client:
+        client.greet()
+        for _ in range(10):
+            client.send(
+                "MAIL FROM:<news@shop.example>", "RCPT TO:<stranger@people.example>", "DATA"
+            )
+            assert [reply[:9] for reply in client.replies(3)] == [
+                "250 2.1.0",
+                "550 5.7.1",
+                "554 5.5.1",
+            ]
+            assert client.say("RSET") == "250 2.0.0 OK"
+
+
 def limits(total: int, each: int, workers: int = 1) -> ConnectionLimits:
     listener = ListenerSettings(
         "apps",

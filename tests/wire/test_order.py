@@ -3,7 +3,7 @@
 import pytest
 
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.commands import Data, Hello, Mail
+from smtpproxy.wire.commands import Data, Hello, Mail, Rcpt
 from smtpproxy.wire.server import Command, State
 from tests.wire.feeding import HELLO, Answer, Server, accept, settled, talk
 
@@ -61,7 +61,8 @@ def test_every_command_in_every_state(state: str, verb: str) -> None:
     line = (verb + ARGUMENTS.get(verb, "")).encode() + b"\r\n"
     talked = settled(STATES[state] + line)
     assert talked.codes[-1] == ALWAYS.get(verb) or talked.codes[-1] == TABLE[state].get(verb)
-    assert talked.errors == (talked.codes[-1][0] in "45")
+    refused = talked.codes[-1][0] in "45"
+    assert talked.errors == (refused and talked.codes[-1] != "554 5.5.1")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,17 @@ def test_recipients_that_were_refused_do_not_make_data_possible() -> None:
     no = b"RCPT TO:<no@people.example>\r\n"
     assert settled(HELLO + MAIL + no + no + b"DATA\r\n", answer).codes[-1] == "554 5.5.1"
     assert settled(HELLO + MAIL + no + RCPT + b"DATA\r\n", answer).codes[-1] == "354 go"
+
+
+def test_data_behind_refused_recipients_is_not_the_clients_error() -> None:
+    """It was pipelined, as it may be; who counts errors must not count this."""
+
+    def answer(command: Command) -> Reply:
+        if isinstance(command, Rcpt):
+            return Reply.of(550, "5.7.1", "refused")
+        return accept(command)
+
+    assert settled(HELLO + MAIL + RCPT + b"DATA\r\n", answer).errors == 0
 
 
 def test_recipients_do_not_outlive_their_transaction() -> None:
