@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from smtpproxy.events import Client, ConnectionClosed, ConnectionOpened, ConnectionRefused, Failed
+from smtpproxy.intake import replies
 from smtpproxy.intake.door import Door
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline import MailTransaction
@@ -19,7 +20,6 @@ from smtpproxy.wire.server import (
     Answered,
     Broken,
     ContentChunk,
-    ContentProblem,
     EndOfContent,
     Event,
     ServerConnection,
@@ -31,19 +31,6 @@ _LINGER = 2.0
 """Seconds for which a refused client's data is swallowed, so that it can read why."""
 _FLUSH = 30.0
 """Seconds that a client has to read the last of its replies."""
-
-_OK = Reply.of(250, "2.0.0", "OK")
-_SENDER_OK = Reply.of(250, "2.1.0", "sender noted")
-_GO_AHEAD = Reply(354, None, ("end with <CR><LF>.<CR><LF>",))
-_BYE = Reply.of(221, "2.0.0", "bye")
-_TOO_LARGE = Reply.of(552, "5.3.4", "message is larger than the limit told by SIZE")
-_NUL = Reply.of(554, "5.6.0", "content holds a NUL octet")
-_NO_SPACE = Reply.of(452, "4.3.1", "no space for the message now; try later")
-_TIMEOUT = Reply.of(421, "4.4.2", "timeout; closing the connection")
-_TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "too many errors; closing the connection")
-_SHUTDOWN = Reply.of(421, "4.3.2", "the relay is shutting down; try again soon")
-_INTERNAL = Reply.of(421, "4.3.0", "temporary_failure; closing the connection")
-_CONTENT_PROBLEM = {ContentProblem.TOO_LARGE: _TOO_LARGE, ContentProblem.NUL: _NUL}
 
 
 class SmtpSession(asyncio.Protocol):
@@ -140,12 +127,12 @@ class SmtpSession(asyncio.Protocol):
     def drain(self) -> None:
         """Take no further transaction; end now if none is under way."""
         if self._waiting is not None and not self._engine.in_transaction:
-            self._write(_SHUTDOWN.encode())
+            self._write(replies.SHUTDOWN.encode())
             self._end("shutdown")
 
     def cut(self) -> None:
         """End now, whatever is under way: the time for draining is over."""
-        self._write(_SHUTDOWN.encode())
+        self._write(replies.SHUTDOWN.encode())
         self._end("shutdown")
         self._transport.close()
 
@@ -167,7 +154,7 @@ class SmtpSession(asyncio.Protocol):
                 Failed(self._settings.name, "internal", f"{type(error).__name__}: {error}")
             )
             self._door.unexpected(error)
-            self._write(_INTERNAL.encode())
+            self._write(replies.INTERNAL.encode())
             self._end("error")
         finally:
             await self._close()
@@ -212,13 +199,13 @@ class SmtpSession(asyncio.Protocol):
 
     def _mail_from(self, mail: Mail) -> None:
         self._mail = mail
-        self._answer(_SENDER_OK)
+        self._answer(replies.SENDER_OK)
 
     def _data(self, data: Data) -> None:
         self._content = Content(self._door.spool)
         self._spool_failed = False
         self._deadline.at = self._door.deadlines.now() + self._settings.data_timeout
-        self._answer(_GO_AHEAD)
+        self._answer(replies.GO_AHEAD)
 
     def _chunk(self, chunk: ContentChunk) -> None:
         if self._content is None or self._spool_failed:
@@ -236,10 +223,10 @@ class SmtpSession(asyncio.Protocol):
 
     def _reset(self, reset: Reset) -> None:
         self._abort()
-        self._answer(_OK)
+        self._answer(replies.OK)
 
     def _quit(self, quit: Quit) -> None:
-        self._answer(_BYE)
+        self._answer(replies.BYE)
         self._end("quit")
 
     def _answered(self, answered: Answered) -> None:
@@ -247,7 +234,7 @@ class SmtpSession(asyncio.Protocol):
         if answered.error:
             self._errors += 1
             if self._errors >= self._settings.max_errors:
-                self._write(_TOO_MANY_ERRORS.encode())
+                self._write(replies.TOO_MANY_ERRORS.encode())
                 self._end("errors")
 
     def _broken(self, broken: Broken) -> None:
@@ -261,8 +248,8 @@ class SmtpSession(asyncio.Protocol):
             paths.append(event.forward_path)
         transaction = self._transaction or self._begin()
         self._transaction = transaction
-        replies = await transaction.recipients(paths)
-        self._write(b"".join([self._engine.answer(reply) for reply in replies]))
+        answers = await transaction.recipients(paths)
+        self._write(b"".join([self._engine.answer(reply) for reply in answers]))
 
     def _begin(self) -> MailTransaction:
         mail = cast(Mail, self._mail)
@@ -286,7 +273,9 @@ class SmtpSession(asyncio.Protocol):
             if end.problem is not None or self._spool_failed:
                 transaction.abort()
                 problem = end.problem
-                self._answer(_NO_SPACE if problem is None else _CONTENT_PROBLEM[problem])
+                self._answer(
+                    replies.NO_SPACE if problem is None else replies.CONTENT_PROBLEM[problem]
+                )
             else:
                 self._answer(await transaction.message(content))
         except BaseException:
@@ -310,7 +299,7 @@ class SmtpSession(asyncio.Protocol):
         self._mail = None
 
     def _expired(self) -> None:
-        self._write(_TIMEOUT.encode())
+        self._write(replies.TIMEOUT.encode())
         self._end("timeout")
 
     def _end(self, cause: str) -> None:

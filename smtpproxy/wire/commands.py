@@ -58,6 +58,8 @@ class Quit(Struct, frozen=True):
     """QUIT."""
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other octets
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
 _QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
 _LABEL = r"[A-Za-z0-9_\x80-\U0010ffff](?:[A-Za-z0-9_\x80-\U0010ffff-]*[A-Za-z0-9_\x80-\U0010ffff])?"
@@ -69,6 +71,25 @@ _PATH = re.compile(
 _PLAIN_PATH = re.compile(r"<([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*)@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+>")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
 _HELO_DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]\x80-\U0010ffff-]+")
+
+
+def check_characters(verb: str, text: str) -> None:
+    """Refuse what no command may hold. `text` is decoded with surrogateescape."""
+    if _CONTROL.search(text):
+        raise CommandError(501, "5.5.2", "a command cannot hold control characters")
+    if _NOT_UTF8.search(text):
+        raise CommandError(501, "5.5.2", "a command must be ASCII or UTF-8")
+    if not verb.isascii():
+        raise unknown()
+
+
+def unknown() -> CommandError:
+    return CommandError(500, "5.5.1", "command not recognised; HELP lists them")
+
+
+def no_argument(verb: str, argument: str) -> None:
+    if argument.strip(" "):
+        raise CommandError(501, "5.5.4", f"{verb} takes no argument")
 
 
 def parse_hello(argument: str, *, extended: bool) -> Hello:

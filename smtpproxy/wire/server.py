@@ -9,7 +9,6 @@ Which command may come when stands in one table, `_ORDER`. Wrong commands, NOOP,
 and HELP never reach the caller: they come out as `Answered` with the bytes to send.
 """
 
-import re
 from collections import deque
 from enum import Enum, auto
 
@@ -25,9 +24,12 @@ from smtpproxy.wire.commands import (
     Quit,
     Rcpt,
     Reset,
+    check_characters,
+    no_argument,
     parse_hello,
     parse_mail,
     parse_rcpt,
+    unknown,
 )
 from smtpproxy.wire.content import BareNewline, BareNewlineError, ContentReader, bare_newline
 
@@ -113,8 +115,6 @@ _NO_RECIPIENTS = Reply.of(554, "5.5.1", "no valid recipients").encode()
 _OUT_OF_STEP = Reply.of(
     554, "5.5.0", "content was sent though DATA was refused; closing the connection"
 ).encode()
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other octets
 
 
 class ServerConnection:
@@ -274,7 +274,7 @@ class ServerConnection:
             name = bare_newline(line)
             if name is not None:
                 return _bare_newline(name)
-            _check_characters(verb, text)
+            check_characters(verb, text)
         verb = verb.upper()
         refusals = _ORDER.get(verb)
         if refusals is not None and self.state in refusals:
@@ -287,15 +287,15 @@ class ServerConnection:
             case "MAIL":
                 return parse_mail(argument, extended=self.extended, size_limit=self._size_limit)
             case "DATA":
-                _no_argument(verb, argument)
+                no_argument(verb, argument)
                 return Data() if self._recipients else Answered(_NO_RECIPIENTS)
             case "EHLO" | "HELO":
                 return parse_hello(argument, extended=verb == "EHLO")
             case "RSET":
-                _no_argument(verb, argument)
+                no_argument(verb, argument)
                 return Reset()
             case "QUIT":
-                _no_argument(verb, argument)
+                no_argument(verb, argument)
                 return Quit()
             case "NOOP":
                 return Answered(_NOOP)
@@ -308,7 +308,7 @@ class ServerConnection:
             case "EXPN" | "STARTTLS" | "AUTH" | "BDAT" | "TURN" | "ETRN":
                 raise CommandError(502, "5.5.1", f"{verb} is not implemented here")
             case _:
-                raise _unknown()
+                raise unknown()
 
     def _next_content(self) -> Event | Signal:
         if self._ended:
@@ -344,24 +344,6 @@ class ServerConnection:
 def _bare_newline(name: str) -> Broken:
     text = f"bare {name} received; lines must end with <CR><LF>; closing the connection"
     return Broken(Reply.of(521, "5.5.2", text).encode(), "bare_newline")
-
-
-def _check_characters(verb: str, text: str) -> None:
-    if _CONTROL.search(text):
-        raise CommandError(501, "5.5.2", "a command cannot hold control characters")
-    if _NOT_UTF8.search(text):
-        raise CommandError(501, "5.5.2", "a command must be ASCII or UTF-8")
-    if not verb.isascii():
-        raise _unknown()
-
-
-def _unknown() -> CommandError:
-    return CommandError(500, "5.5.1", "command not recognised; HELP lists them")
-
-
-def _no_argument(verb: str, argument: str) -> None:
-    if argument.strip(" "):
-        raise CommandError(501, "5.5.4", f"{verb} takes no argument")
 
 
 def _printable(text: str) -> str:

@@ -1,0 +1,17 @@
+"""What an intake says by itself: neither a verdict nor the upstream's answer."""
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.server import ContentProblem
+
+OK = Reply.of(250, "2.0.0", "OK")
+SENDER_OK = Reply.of(250, "2.1.0", "sender noted")
+GO_AHEAD = Reply(354, None, ("end with <CR><LF>.<CR><LF>",))
+BYE = Reply.of(221, "2.0.0", "bye")
+TOO_LARGE = Reply.of(552, "5.3.4", "message is larger than the limit told by SIZE")
+NUL = Reply.of(554, "5.6.0", "content holds a NUL octet")
+NO_SPACE = Reply.of(452, "4.3.1", "no space for the message now; try later")
+TIMEOUT = Reply.of(421, "4.4.2", "timeout; closing the connection")
+TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "too many errors; closing the connection")
+SHUTDOWN = Reply.of(421, "4.3.2", "the relay is shutting down; try again soon")
+INTERNAL = Reply.of(421, "4.3.0", "temporary_failure; closing the connection")
+CONTENT_PROBLEM = {ContentProblem.TOO_LARGE: TOO_LARGE, ContentProblem.NUL: NUL}
