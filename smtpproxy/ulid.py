@@ -36,3 +36,11 @@ def time_of(id: str) -> int:
     for character in id[:10].upper():
         number = number * 32 + _ALPHABET.index(character)
     return number
+
+
+def successor(id: str) -> str:
+    """Return the id that comes next after `id`."""
+    number = 0
+    for character in id.upper():
+        number = number * 32 + _ALPHABET.index(character)
+    return "".join([_PAIRS[number + 1 >> shift & 1023] for shift in range(120, -1, -10)])

@@ -215,7 +215,9 @@ def _upstream(record: Record, *, with_reply: bool = False) -> str:
         return ""
     if record.outcome is None:
         return "unknown"
-    return record.outcome.reply if with_reply else str(record.outcome.code)
+    if not with_reply:
+        return str(record.outcome.code)
+    return record.outcome.reply or f"{record.outcome.code}, its text is erased"
 
 
 def _known(facts: RecipientFacts) -> str:

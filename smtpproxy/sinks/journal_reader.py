@@ -4,26 +4,42 @@ Works on a running relay's files: what is being written at the moment is left ou
 """
 
 import mmap
-import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
 from smtpproxy.events import Decided
-from smtpproxy.sinks.journal import DecisionLine, Line, OutcomeLine
+from smtpproxy.sinks import journal_files, journal_lines
+from smtpproxy.sinks.journal_files import mapped
+from smtpproxy.sinks.journal_lines import DecisionEntry, PersonalAnswerEntry
 from smtpproxy.ulid import time_of
 
-_decode = msgspec.json.Decoder(Line).decode
-_OUTCOME = b'{"kind":"outcome","id":"%s"'
 _OUTCOME_WITHIN = 64 * 1024 * 1024
-_NAME = re.compile(r"([0-3][0-9A-Z]{25})-([0-9]+)\.ndjson")
 _CLOCK_SLACK = timedelta(seconds=1)
 _LONGEST_TRANSACTION = timedelta(hours=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the upstream answered. `reply` is None where it named somebody who was erased."""
+
+    id: str
+    at: datetime
+    code: int
+    reply: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a line stands, and what proves it: `audit verify` follows the hashes."""
+
+    file: str
+    n: int
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +47,12 @@ class Record:
     """One decision and what became of the message.
 
     `outcome` is None for a message that was not put to the upstream, and where the
-    relay died before it could note the answer.
+    relay died before it could note the answer. `place` is that of the decision.
     """
 
     decided: Decided
-    outcome: OutcomeLine | None = None
+    outcome: Outcome | None = None
+    place: Place | None = field(default=None, compare=False)
 
 
 def find(folder: Path, id: str) -> list[Record]:
@@ -46,10 +63,10 @@ def find(folder: Path, id: str) -> list[Record]:
     began = datetime.fromtimestamp(time_of(id) / 1000, UTC)
     id = id.upper()
     needle = f'"id":"{id}"'.encode()
-    lines: list[Line] = []
+    entries: list[_Entry] = []
     for paths in _journals(folder, began, began + _LONGEST_TRANSACTION):
-        lines += [line for line in _matching(paths, needle) if _id(line) == id]
-    return list(_joined(lines))
+        entries += [entry for entry in _matching(paths, needle) if _id(entry) == id]
+    return list(_joined(entries))
 
 
 def read(
@@ -67,7 +84,7 @@ def read(
     """
     needle = msgspec.json.encode(recipient) if recipient is not None else b""
     for paths in _journals(folder, since, until):
-        for record in _joined(_matching(paths, needle) if needle else _lines(paths)):
+        for record in _joined(_matching(paths, needle) if needle else _entries(paths)):
             decided = record.decided
             if since is not None and decided.at < since:
                 continue
@@ -82,101 +99,104 @@ def read(
             yield record
 
 
-def _journals(folder: Path, since: datetime | None, until: datetime | None) -> list[list[Path]]:
-    """Each worker's files that may hold records of the period, or what became of them.
+_Entry = Record | Outcome
 
-    A file's name tells when it was begun; it ends where the worker's next one begins.
+
+def _journals(folder: Path, since: datetime | None, until: datetime | None) -> list[list[Path]]:
+    """Each slot's files that may hold records of the period, or what became of them.
+
+    A file's name tells when it was begun; it ends where the slot's next one begins.
     """
-    begun: dict[str, list[tuple[datetime, Path]]] = {}
-    for path in sorted(folder.glob("*.ndjson")):
-        name = _NAME.fullmatch(path.name)
-        if name is not None:
-            time = datetime.fromtimestamp(time_of(name[1]) / 1000, UTC)
-            begun.setdefault(name[2], []).append((time, path))
     journals = []
-    for files in begun.values():
-        times = [time for time, _ in files]
+    for files in journal_files.segments(folder).values():
+        times = [segment.begun for segment in files]
         first = 0 if since is None else max(bisect_left(times, since - _CLOCK_SLACK) - 1, 0)
         last = len(files) if until is None else bisect_left(times, until) + 1
-        journals.append([path for _, path in files[first:last]])
+        journals.append([segment.path for segment in files[first:last]])
     return journals
 
 
-def _lines(paths: Sequence[Path]) -> Iterator[Line]:
+def _entries(paths: Sequence[Path]) -> Iterator[_Entry]:
     for path in paths:
         with path.open("rb") as file:
             for raw in file:
                 if raw.endswith(b"\n"):
-                    yield from _decoded(raw)
+                    yield from _decoded(raw, path)
 
 
-def _matching(paths: Sequence[Path], needle: bytes) -> Iterator[Line]:
-    """The lines that hold `needle` and their outcomes, found without decoding the others."""
+def _matching(paths: Sequence[Path], needle: bytes) -> Iterator[_Entry]:
+    """The decisions that hold `needle` and their outcomes, found without decoding the others."""
     for number, path in enumerate(paths):
-        with _mapped(path) as data:
+        with mapped(path) as data:
             position = data.find(needle)
             while position >= 0:
-                start = data.rfind(b"\n", 0, position) + 1
                 end = data.find(b"\n", position)
                 if end < 0:
                     break
-                for line in _decoded(data[start:end]):
-                    yield line
-                    if isinstance(line, DecisionLine) and line.decided.relayed:
-                        yield from _outcome(data, end, paths[number + 1 :], line.decided.id)
+                for entry in _line_at(data, position, path):
+                    if isinstance(entry, Record):
+                        yield entry
+                        if entry.decided.relayed:
+                            id = entry.decided.id
+                            yield from _outcome(data, end, path, paths[number + 1 :], id)
                 position = data.find(needle, end)
 
 
 def _outcome(
-    data: mmap.mmap | bytes, position: int, following: Sequence[Path], id: str
-) -> Iterator[Line]:
+    data: mmap.mmap | bytes, position: int, path: Path, following: Sequence[Path], id: str
+) -> Iterator[Outcome]:
     """The upstream's answer stands soon after the decision, or early in the next file."""
-    needle = _OUTCOME % id.encode()
-    start = data.find(needle, position, position + _OUTCOME_WITHIN)
-    if start >= 0:
-        yield from _decoded(data[start : data.find(b"\n", start)])
+    needle = b'"of":"%b"' % id.encode()
+    found = data.find(needle, position, position + _OUTCOME_WITHIN)
+    if found >= 0:
+        entries = list(_line_at(data, found, path))
     elif following:
-        with _mapped(following[0]) as later:
-            start = later.find(needle, 0, _OUTCOME_WITHIN)
-            if start >= 0:
-                yield from _decoded(later[start : later.find(b"\n", start)])
+        with mapped(following[0]) as later:
+            found = later.find(needle, 0, _OUTCOME_WITHIN)
+            entries = list(_line_at(later, found, following[0])) if found >= 0 else []
+    else:
+        return
+    yield from (entry for entry in entries if isinstance(entry, Outcome) and entry.id == id)
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
-    with path.open("rb") as file:
-        if path.stat().st_size == 0:
-            yield b""  # cannot be mapped
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
+def _line_at(data: mmap.mmap | bytes, position: int, path: Path) -> Iterator[_Entry]:
+    start, end = data.rfind(b"\n", 0, position) + 1, data.find(b"\n", position)
+    if end >= 0:
+        yield from _decoded(data[start:end], path)
 
 
-def _decoded(raw: bytes) -> Iterator[Line]:
-    """The line, unless a torn write left something else there."""
+def _decoded(raw: bytes, path: Path) -> Iterator[_Entry]:
+    """What the line says of messages, unless a torn write left something else there."""
     try:
-        yield _decode(raw)
-    except msgspec.DecodeError:
+        line = journal_lines.read_line(raw)
+        entry = line.entry
+        for answer in line.answers:
+            yield Outcome(answer.of, answer.at, answer.code, answer.reply)
+        if isinstance(entry, DecisionEntry):
+            place = Place(path.name, line.n, line.hash)
+            yield Record(journal_lines.decided(line, entry), place=place)
+        elif isinstance(entry, PersonalAnswerEntry):
+            yield Outcome(entry.of, entry.at, entry.code, journal_lines.personal_reply(line))
+    except (msgspec.DecodeError, ValueError):
         return
 
 
-def _id(line: Line) -> str:
-    return line.decided.id if isinstance(line, DecisionLine) else line.id
+def _id(entry: _Entry) -> str:
+    return entry.decided.id if isinstance(entry, Record) else entry.id
 
 
-def _joined(lines: Iterator[Line] | list[Line]) -> Iterator[Record]:
+def _joined(entries: Iterator[_Entry] | list[_Entry]) -> Iterator[Record]:
     """Give each decision its outcome, which stands within some thousand lines after it."""
-    waiting: dict[str, Decided] = {}
-    for line in lines:
-        if isinstance(line, OutcomeLine):
-            decided = waiting.pop(line.id, None)
-            if decided is not None:
-                yield Record(decided, line)
-        elif line.decided.stage == "rcpt" or not line.decided.relayed:
-            yield Record(line.decided)
+    waiting: dict[str, Record] = {}
+    for entry in entries:
+        if isinstance(entry, Outcome):
+            record = waiting.pop(entry.id, None)
+            if record is not None:
+                yield Record(record.decided, entry, record.place)
+        elif entry.decided.stage == "rcpt" or not entry.decided.relayed:
+            yield entry
         else:
-            waiting[line.decided.id] = line.decided
+            waiting[entry.decided.id] = entry
             if len(waiting) > 20_000:
-                yield Record(waiting.pop(next(iter(waiting))))
-    for decided in waiting.values():
-        yield Record(decided)
+                yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()

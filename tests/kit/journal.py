@@ -51,7 +51,7 @@ def relayed(id: str, code: int = 250) -> Relayed:
 
 
 def segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.ndjson"))
+    return sorted(folder.glob("*-*.ndjson"))
 
 
 def modes(path: Path) -> list[int]:

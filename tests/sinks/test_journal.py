@@ -40,8 +40,9 @@ async def test_what_is_committed_is_in_the_file(folder: Path, clock: Clock) -> N
     entry = decided(clock)
     await log.commit(entry)
     (file,) = segments(folder)
-    (line,) = file.read_text().splitlines()
-    assert json.loads(line)["decided"]["id"] == entry.id
+    begin, line = map(json.loads, file.read_text().splitlines())
+    assert (begin["entry"]["kind"], begin["entry"]["file"]) == ("begin", file.name)
+    assert line["entry"]["id"] == entry.id
     assert find(folder, entry.id) == [Record(entry)]
 
 
@@ -64,12 +65,14 @@ async def test_a_decision_is_read_back_with_all_that_it_was_judged_on(
 
 
 WRITER = """
-import asyncio, os, sys
+import asyncio, os, structlog, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.journal import Journal
 from tests.kit.journal import Clock, decided
+
+structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
 
 async def main():
     clock = Clock()

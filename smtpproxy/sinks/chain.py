@@ -1,0 +1,139 @@
+"""The hash chain that runs through the lines of a journal (docs/audit.md).
+
+A line reads
+
+    {"hash":"64 hex digits","n":17,...,"entry":{...},"personal":[PART,...]}
+
+Its hash is SHA-256 of the line itself, without its line end, as it reads with the hash of
+the line before in the place of its own, and with each part of `personal` replaced by that
+part's SHA-256. So a part can be replaced by its digest for good, and the line still proves
+what the rest of it says. Each part holds a random salt: its digest gives nothing away.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from hashlib import sha256
+
+import msgspec
+from msgspec import Struct
+
+_OPEN = b'{"hash":"'
+_HASH_END = len(_OPEN) + 64
+_NUMBER = b'","n":'
+_NUMBER_START = _HASH_END + len(_NUMBER)
+_PERSONAL = b',"personal":['
+_CLOSE = b"]}"
+_END = b"]}\n"
+_HASH = re.compile(rb"[0-9a-f]{64}")
+
+_read_number = msgspec.json.Decoder(int).decode
+_read_parts = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Head(Struct, frozen=True):
+    """The last line of a chain: its number and its hash. Before the first it is `START`."""
+
+    n: int
+    hash: str
+
+
+START = Head(0, "0" * 64)
+
+
+class NotALine(ValueError):
+    """What stands there is no line of a chain; the text says why."""
+
+
+class Chain:
+    """The growing end of one chain."""
+
+    __slots__ = ("hash", "n")
+
+    def __init__(self, head: Head = START) -> None:
+        self.n = head.n
+        self.hash = head.hash.encode()
+
+    @property
+    def head(self) -> Head:
+        return Head(self.n, self.hash.decode())
+
+    def seal(self, entry: bytes, personal: Sequence[bytes] = (), before: bytes = b"") -> bytes:
+        """Return the next line, with its line end.
+
+        `entry` is a JSON object, `before` what stands before it: members of an object, each
+        with a comma after it. In neither is anything named `personal`. `personal` are JSON
+        objects, each with a salt of its own.
+        """
+        n = self.n = self.n + 1
+        number = b'","n":%d,%b"entry":' % (n, before)
+        if len(personal) == 1:  # as nearly always
+            (parts,) = personal
+            digests = b'"%b"]}' % sha256(parts).hexdigest().encode()
+        else:
+            parts = b",".join(personal)
+            digests = b",".join([digest(part) for part in personal]) + _CLOSE
+        text = b"".join((_OPEN, self.hash, number, entry, _PERSONAL, digests))
+        hash = self.hash = sha256(text).hexdigest().encode()
+        return b"".join((_OPEN, hash, number, entry, _PERSONAL, parts, _END))
+
+
+class Sealed(Struct, frozen=True):
+    """A line taken apart. `rest` stands between the hash and the parts."""
+
+    n: int
+    hash: bytes
+    rest: bytes
+    parts: tuple[bytes, ...]
+
+    @property
+    def head(self) -> Head:
+        return Head(self.n, self.hash.decode())
+
+    @property
+    def erased(self) -> int:
+        """How many parts have been replaced by their digests."""
+        return sum(part.startswith(b'"') for part in self.parts)
+
+    def hash_after(self, previous: bytes) -> bytes:
+        """Return the hash that the line should have when `previous` is that of the line before."""
+        digests = b",".join([digest(part) for part in self.parts])
+        sealed = b"".join((_OPEN, previous, self.rest, digests, _CLOSE))
+        return sha256(sealed).hexdigest().encode()
+
+    def without(self, indices: Collection[int]) -> bytes:
+        """Return the line with these parts replaced by their digests, with its line end."""
+        parts = [digest(p) if i in indices else p for i, p in enumerate(self.parts)]
+        return b"".join((_OPEN, self.hash, self.rest, b",".join(parts), _END))
+
+
+def digest(part: bytes) -> bytes:
+    """Return what stands in the place of a part that is erased; such a part as it is."""
+    return part if part.startswith(b'"') else b'"%b"' % sha256(part).hexdigest().encode()
+
+
+def take_apart(line: bytes) -> Sealed:
+    """Read a line, octet by octet as it was written. Raises NotALine."""
+    start = line.find(_PERSONAL) + len(_PERSONAL)
+    number_end = line.find(b",", _NUMBER_START)
+    if (
+        not line.startswith(_OPEN)
+        or line[_HASH_END:_NUMBER_START] != _NUMBER
+        or not _NUMBER_START < number_end < start
+        or not line.endswith(_END)
+        or _HASH.match(line, len(_OPEN)) is None
+    ):
+        raise NotALine("it has not the form of a line")
+    personal = line[start : -len(_END)]
+    try:
+        number = _read_number(line[_NUMBER_START:number_end])
+        parts = tuple([bytes(raw) for raw in _read_parts(b"[%b]" % personal)]) if personal else ()
+    except msgspec.DecodeError as error:
+        raise NotALine(f"it cannot be read: {error}") from None
+    if b",".join(parts) != personal:
+        raise NotALine("its personal parts are not written as they were")
+    return Sealed(number, line[len(_OPEN) : _HASH_END], line[_HASH_END:start], parts)
+
+
+def head_of(line: bytes) -> Head:
+    """Return the number and the hash that a line claims. Raises NotALine."""
+    return take_apart(line).head

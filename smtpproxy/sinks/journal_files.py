@@ -1,0 +1,185 @@
+"""The files of a journal: their names, their ends, and who is writing them.
+
+Each worker writes the files of one slot, ULID-SLOT.ndjson, one after the other; the ULIDs
+of a slot ascend. While it does it holds the lock of the slot, so that a file is being
+written only if it is the newest of a slot whose lock is held.
+"""
+
+import fcntl
+import mmap
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from smtpproxy.sinks.chain import Head, NotALine, head_of
+from smtpproxy.ulid import successor, time_of
+
+T = TypeVar("T")
+
+ANCHORS = "anchors.ndjson"
+MAINTENANCE_LOCK = "maintenance.lock"
+ROTATION_REQUEST = "rotate"
+"""Whoever wants the files that are being written to be left touches this file."""
+
+_NAME = re.compile(r"([0-3][0-9A-Z]{25})-([0-9]{1,6})\.ndjson")
+_OTHER_SLOTS = 100
+"""Where a worker's slot is taken (two relays on one folder), it tries this number further."""
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of a slot. `begun` is the time in its name."""
+
+    path: Path
+    slot: int
+    begun: datetime
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def segments(folder: Path) -> dict[int, list[Segment]]:
+    """Return the files of each slot, oldest first; none when there is no folder."""
+    found: dict[int, list[Segment]] = {}
+    for path in sorted(folder.glob("*.ndjson")):
+        name = _NAME.fullmatch(path.name)
+        if name is not None:
+            begun = datetime.fromtimestamp(time_of(name[1]) / 1000, UTC)
+            found.setdefault(int(name[2]), []).append(Segment(path, int(name[2]), begun))
+    return dict(sorted(found.items()))
+
+
+def new_name(id: str, slot: int, last: str) -> str:
+    """Return the name of a slot's next file, also where the clock was set back.
+
+    `last` is the name of its newest file, or empty.
+    """
+    newest = last[: len(id)]
+    return f"{max(id, successor(newest)) if newest else id}-{slot}.ndjson"
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            yield b""  # cannot be mapped
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def last_of(path: Path, read: Callable[[bytes], T]) -> tuple[T | None, int]:
+    """Return the last line of a file that can be read, and the octets after its line ends.
+
+    The latter are no line: a write was cut short, or is under way. `read` raises NotALine.
+    """
+    with mapped(path) as data:
+        end = data.rfind(b"\n") + 1
+        torn = len(data) - end
+        while end > 0:
+            start = data.rfind(b"\n", 0, end - 1) + 1
+            with suppress(NotALine):
+                return read(data[start:end]), torn
+            end = start
+        return None, torn
+
+
+@dataclass(frozen=True, slots=True)
+class LastLine:
+    """Where a slot's last line stands, and what torn ends follow it, by file name."""
+
+    segment: Segment
+    head: Head
+    torn: dict[str, int]
+
+
+def last_line(files: Sequence[Segment]) -> LastLine | None:
+    """Return the end of a slot; None when there is no line at all."""
+    torn: dict[str, int] = {}
+    for segment in reversed(files):
+        head, octets = last_of(segment.path, head_of)
+        if octets:
+            torn[segment.name] = octets
+        if head is not None:
+            return LastLine(segment, head, torn)
+    return None
+
+
+class SlotLock:
+    """The right to write the files of one slot; it ends with the process at the latest."""
+
+    def __init__(self, folder: Path, worker: int) -> None:
+        """Take the worker's slot, or one further on where another process has it."""
+        self.slot = worker
+        while True:
+            self._file = _open_lock(_lock_path(folder, self.slot))
+            for _ in range(_TRIES):
+                with suppress(BlockingIOError):
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                time.sleep(0.005)  # somebody may just be looking whether it is taken
+            os.close(self._file)
+            self.slot += _OTHER_SLOTS
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+def is_written(folder: Path, slot: int) -> bool:
+    """Whether a process has the slot."""
+    try:
+        file = os.open(_lock_path(folder, slot), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
+    """Hold the lock of a file, made where it is not there; waits for whoever has it."""
+    file = _open_lock(path)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _lock_path(folder: Path, slot: int) -> Path:
+    return folder / f"{slot}.lock"
+
+
+def _open_lock(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    give_to_owner_of(path.parent, file)
+    return file
+
+
+def give_to_owner_of(folder: Path, file: int) -> None:
+    """Let root's command make files that the relay's own user can use."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(file, owner.st_uid, owner.st_gid)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names outlive the machine too."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

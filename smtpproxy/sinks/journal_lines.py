@@ -1,0 +1,336 @@
+"""What stands in the lines of a journal, and how a decision is put into one and got out.
+
+The entry of a line names nobody: time, stream, verdicts, sizes. What may be personal data
+(addresses, facts, subject, links) stands in parts that can be erased one by one: one part
+for a decision about one recipient, else one for the message and one for each recipient.
+A field that is added to `Decided` has its place here.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, cast
+
+import msgspec
+from msgspec import Raw, Struct
+
+from smtpproxy.events import Client, Decided, Recipient, Relayed
+from smtpproxy.policy.model import (
+    Action,
+    Basis,
+    Decision,
+    MessageFeatures,
+    Reason,
+    RecipientFacts,
+    Stream,
+    Verdict,
+)
+from smtpproxy.sinks.chain import Head
+
+FORMAT = 1
+"""Stands in the first line of each file."""
+
+ERASED = "erased:"
+"""Begins what stands in the place of an address that was erased; an address has an @."""
+
+_SALT = 32  # hexadecimal digits: nobody can guess a part from an address list
+_SALTS = 1024
+
+Entry = tuple[bytes, Sequence[bytes], bytes]
+"""The entry of a line, its personal parts, and what stands before it: for `Chain.seal`."""
+
+
+class OpenVerdict(Struct, frozen=True, gc=False):
+    """A verdict without its detail, which may quote what is known of a person."""
+
+    action: Action
+    reason: Reason
+    basis: Basis | None
+    rule: str
+
+
+class DecisionEntry(Struct, frozen=True, gc=False, tag="decision", tag_field="kind"):
+    """What of a decision names nobody."""
+
+    id: str
+    at: datetime
+    stage: Literal["rcpt", "data"]
+    client: Client
+    stream: Stream
+    rulebook: str
+    message: OpenVerdict | None
+    recipients: tuple[OpenVerdict, ...]
+    observed: bool
+    undecided: bool
+    size: int
+    relayed: bool
+
+
+class Answer(Struct, frozen=True, gc=False):
+    """What the upstream answered to the message `of` that id."""
+
+    of: str
+    at: datetime
+    code: int
+    reply: str
+
+
+class AnswersEntry(Struct, frozen=True, tag="answers", tag_field="kind"):
+    """Nothing was decided: the line is there for its answers."""
+
+
+class PersonalAnswerEntry(Struct, frozen=True, tag="personal_answer", tag_field="kind"):
+    """An answer whose reply names an address: it is a personal part."""
+
+    of: str
+    at: datetime
+    code: int
+
+
+class After(Struct, frozen=True):
+    """Where the last line of a slot stands."""
+
+    file: str
+    n: int
+    hash: str
+
+
+class BeginEntry(Struct, frozen=True, tag="begin", tag_field="kind"):
+    """The first line of each file.
+
+    `after` is None at the very beginning; `torn` are octets at the ends of earlier files
+    that are no line, by file name; `anchor` is the newest anchor of the time.
+    """
+
+    file: str
+    at: datetime
+    after: After | None
+    torn: dict[str, int]
+    anchor: Head | None
+    format: int = FORMAT
+
+
+class AnchorEntry(Struct, frozen=True, tag="anchor", tag_field="kind"):
+    """An anchor was taken: it stands in anchors.ndjson, with that number and hash."""
+
+    anchor: Head
+
+
+class Personal(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A part that can be erased.
+
+    `reverse_path` is set in a message's part, `canonical` in a recipient's; in the only part
+    of a decision about one recipient both are. An answer's part has the `reply` alone.
+    """
+
+    salt: str
+    reverse_path: str | None = None
+    message_id: str | None = None
+    subject: str | None = None
+    header_from: str | None = None
+    features: MessageFeatures | None = None
+    message_detail: str | None = None
+    address: str | None = None
+    canonical: str | None = None
+    detail: str | None = None
+    facts: RecipientFacts | None = None
+    reply: str | None = None
+
+
+class Line(Struct, frozen=True):
+    """A line, read. `answers` are to messages of earlier lines."""
+
+    hash: str
+    n: int
+    entry: DecisionEntry | AnswersEntry | PersonalAnswerEntry | BeginEntry | AnchorEntry
+    personal: tuple[Personal | str, ...]
+    answers: tuple[Answer, ...] = ()
+
+
+_encode = msgspec.json.Encoder().encode
+_decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+
+
+def read_line(raw: bytes) -> Line:
+    """Read a line. Raises msgspec.DecodeError: it is none, or a torn one."""
+    return _decoder.decode(raw)
+
+
+def plain(entry: BeginEntry | AnchorEntry | AnswersEntry) -> Entry:
+    """Return an entry that concerns nobody."""
+    return _encode(entry), (), b""
+
+
+def with_answers(entry: Entry, answers: Sequence[bytes]) -> Entry:
+    """Return an entry whose line carries answers to earlier messages too."""
+    return entry[0], entry[1], b'"answers":[%b],' % b",".join(answers)
+
+
+class LineMaker:
+    """Makes entries and their parts. Called for each message: written for speed."""
+
+    def __init__(self) -> None:
+        self._salts: list[str] = []
+        self._streams: dict[int, tuple[Stream, Stream]] = {}
+
+    def decision(self, decided: Decided) -> Entry:
+        decision, message, recipients = (
+            decided.decision,
+            decided.decision.message,
+            decided.recipients,
+        )
+        if len(recipients) == 1:  # as nearly always
+            (recipient,) = recipients
+            verdict, canonical = recipient.verdict, recipient.canonical
+            verdicts: tuple[OpenVerdict, ...] = (_open(verdict),)
+            part = Personal(
+                self._salt(),
+                decided.reverse_path,
+                decided.message_id,
+                decided.subject,
+                decided.header_from,
+                decided.features,
+                None if message is None else message.detail,
+                recipient.address,
+                canonical,
+                verdict.detail,
+                decided.facts.get(canonical),
+            )
+            personal = [_encode(part)]
+        else:
+            verdicts = tuple([_open(recipient.verdict) for recipient in recipients])
+            personal = [self._message(decided), *[self._recipient(decided, r) for r in recipients]]
+        entry = DecisionEntry(
+            decided.id,
+            decided.at,
+            decided.stage,
+            decided.client,
+            self._stream(decision.stream),
+            decision.rulebook,
+            None if message is None else _open(message),
+            verdicts,
+            decided.observed,
+            decided.undecided,
+            decided.size,
+            decided.relayed,
+        )
+        return _encode(entry), personal, b""
+
+    def answer(self, relayed: Relayed, at: datetime) -> bytes:
+        """For `with_answers`; not for a reply that may name an address."""
+        return _encode(Answer(relayed.id, at, relayed.code, relayed.reply))
+
+    def personal_answer(self, relayed: Relayed, at: datetime) -> Entry:
+        part = _encode(Personal(self._salt(), reply=relayed.reply))
+        return _encode(PersonalAnswerEntry(relayed.id, at, relayed.code)), (part,), b""
+
+    def _message(self, decided: Decided) -> bytes:
+        message = decided.decision.message
+        return _encode(
+            Personal(
+                self._salt(),
+                reverse_path=decided.reverse_path,
+                message_id=decided.message_id,
+                subject=decided.subject,
+                header_from=decided.header_from,
+                features=decided.features,
+                message_detail=None if message is None else message.detail,
+            )
+        )
+
+    def _recipient(self, decided: Decided, recipient: Recipient) -> bytes:
+        return _encode(
+            Personal(
+                self._salt(),
+                address=recipient.address,
+                canonical=recipient.canonical,
+                detail=recipient.verdict.detail,
+                facts=decided.facts.get(recipient.canonical),
+            )
+        )
+
+    def _salt(self) -> str:
+        if not self._salts:
+            octets = os.urandom(_SALT // 2 * _SALTS).hex()
+            self._salts = [octets[i : i + _SALT] for i in range(0, len(octets), _SALT)]
+        return self._salts.pop()
+
+    def _stream(self, stream: Stream) -> Stream:
+        """The stream, already JSON. Streams are settings: few, and the same all the time."""
+        known = self._streams.get(id(stream))
+        if known is None:
+            if len(self._streams) > 1000:
+                self._streams.clear()
+            known = stream, cast(Stream, Raw(_encode(stream)))
+            self._streams[id(stream)] = known
+        return known[1]
+
+
+def _open(verdict: Verdict) -> OpenVerdict:
+    if verdict.detail is None:
+        return cast(OpenVerdict, verdict)  # it reads the same
+    return OpenVerdict(verdict.action, verdict.reason, verdict.basis, verdict.rule)
+
+
+def decided(line: Line, entry: DecisionEntry) -> Decided:
+    """Return the decision of a line; what was erased is left out, an address reads `erased:…`.
+
+    Raises ValueError for a line that no journal wrote.
+    """
+    parts, count = line.personal, len(entry.recipients)
+    if len(parts) != max(count, 1) + (count > 1):
+        raise ValueError("not the personal parts of its recipients")
+    first, each = parts[0], parts if count == 1 else parts[1:]
+    message = Personal("", _erased(first)) if isinstance(first, str) else first
+    pairs = zip(entry.recipients, each, strict=True)
+    recipients = tuple([_closed_recipient(verdict, part) for verdict, part in pairs])
+    verdict = None if entry.message is None else _closed(entry.message, message.message_detail)
+    verdicts = tuple([recipient.verdict for recipient in recipients])
+    return Decided(
+        id=entry.id,
+        at=entry.at,
+        stage=entry.stage,
+        client=entry.client,
+        reverse_path=message.reverse_path or "",
+        decision=Decision(entry.stream, entry.rulebook, verdicts, verdict),
+        recipients=recipients,
+        facts={
+            part.canonical: part.facts
+            for part in each
+            if not isinstance(part, str) and part.canonical and part.facts is not None
+        },
+        features=message.features,
+        observed=entry.observed,
+        undecided=entry.undecided,
+        message_id=message.message_id,
+        subject=message.subject,
+        header_from=message.header_from,
+        size=entry.size,
+        relayed=entry.relayed,
+    )
+
+
+def personal_reply(line: Line) -> str | None:
+    """Return the upstream's reply of a personal answer; None when it was erased."""
+    for part in line.personal:
+        return None if isinstance(part, str) else part.reply
+    return None
+
+
+def is_erased(recipient: Recipient) -> bool:
+    return recipient.canonical.startswith(ERASED)
+
+
+def _closed_recipient(verdict: OpenVerdict, part: Personal | str) -> Recipient:
+    if isinstance(part, str):
+        name = _erased(part)
+        return Recipient(name, name, _closed(verdict, None))
+    return Recipient(part.address or "", part.canonical or "", _closed(verdict, part.detail))
+
+
+def _closed(verdict: OpenVerdict, detail: str | None) -> Verdict:
+    return Verdict(verdict.action, verdict.reason, verdict.basis, verdict.rule, detail)
+
+
+def _erased(digest: str) -> str:
+    return f"{ERASED}{digest[:16]}"

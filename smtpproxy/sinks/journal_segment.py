@@ -1,0 +1,188 @@
+"""The file that a worker writes: begun, appended to, left."""
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from smtpproxy.sinks import anchors
+from smtpproxy.sinks.chain import Chain, Head, head_of
+from smtpproxy.sinks.journal_files import SlotLock, last_line, new_name, segments, sync_folder
+from smtpproxy.sinks.journal_lines import (
+    After,
+    AnswersEntry,
+    BeginEntry,
+    Entry,
+    plain,
+    with_answers,
+)
+
+_NO_ENTRY = plain(AnswersEntry())
+
+
+class AuditUnavailable(Exception):
+    """The journal cannot be written: nothing may pass."""
+
+
+class SegmentWriter:
+    """Appends chained lines to one worker's files, one file after the other.
+
+    A file is begun when it is larger than `largest` octets. `durable`: a file that is left
+    and the name of a new one are put on the disk at once. `name` is that of the present
+    file, or of the last one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        worker: int,
+        *,
+        largest: int,
+        durable: bool,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
+    ) -> None:
+        self.name = ""
+        self.file: int | None = None
+        self._folder = folder
+        self._worker = worker
+        self._largest = largest
+        self._durable = durable
+        self._now = now
+        self._new_id = new_id
+        self._lock: SlotLock | None = None
+        self._chain = Chain()
+        self._size = 0
+        self._begin: Entry = b"", (), b""
+        self._after: After | None = None  # where the last line of all stands
+        self._torn: dict[str, int] = {}  # what the next first line has to tell of
+
+    @property
+    def head(self) -> Head:
+        return self._chain.head
+
+    def append(self, answers: list[bytes], entries: list[Entry]) -> None:
+        """Write entries, the first one's line with the answers, in one piece; empty the lists.
+
+        Raises AuditUnavailable: then the last one is not on record. What is, when a write
+        was cut short, is taken out of the lists.
+        """
+        try:
+            file = self._opened()
+        except OSError as error:
+            raise AuditUnavailable(str(error)) from error
+        chain, opening = self._chain, self._size == 0
+        mark = chain.n, chain.hash
+        wanted = entries
+        if answers:
+            first = entries[0] if entries else _NO_ENTRY
+            wanted = [with_answers(first, answers), *entries[1:]]
+        lines = [chain.seal(*entry) for entry in ([self._begin, *wanted] if opening else wanted)]
+        data = lines[0] if len(lines) == 1 else b"".join(lines)
+        failure = None
+        try:
+            written = os.write(file, data)
+        except OSError as error:
+            written, failure = 0, error
+        if written == len(data):
+            self._size += written
+            answers.clear()
+            entries.clear()
+            return
+        chain.n, chain.hash = mark
+        kept = self._keep_whole(lines, written) - opening
+        if kept > 0:
+            answers.clear()
+            del entries[:kept]
+        raise AuditUnavailable(
+            str(failure) if failure else f"wrote {written} of {len(data)} bytes"
+        ) from failure
+
+    def leave(self) -> None:
+        """Close the present file: it is never written again. Raises OSError: it is still open."""
+        if self.file is None:
+            return
+        if self._durable:
+            os.fdatasync(self.file)
+        self._close_file()
+
+    def close(self) -> None:
+        """Close the present file and give the slot up."""
+        if self.file is not None:
+            self._close_file()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _opened(self) -> int:
+        if self._size >= self._largest:
+            self.leave()
+        if self.file is None:
+            self.file = self._new_file()
+        return self.file
+
+    def _new_file(self) -> int:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._lock is None:
+            self._lock = self._take_slot()
+        self.name = new_name(self._new_id(), self._lock.slot, self.name)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        file = os.open(self._folder / self.name, flags, 0o600)
+        self._size = 0
+        anchor = anchors.newest(self._folder)
+        newest = None if anchor is None else anchor.head
+        self._begin = plain(BeginEntry(self.name, self._now(), self._after, self._torn, newest))
+        if self._durable:
+            sync_folder(self._folder)
+        return file
+
+    def _take_slot(self) -> SlotLock:
+        """Find where the slot's chain ends: in its newest file, or what an anchor says."""
+        lock = SlotLock(self._folder, self._worker)
+        try:
+            files = segments(self._folder).get(lock.slot, [])
+            last = last_line(files)
+            anchor = anchors.newest(self._folder)
+        except OSError:
+            lock.release()
+            raise
+        if last is not None:
+            self._after = After(last.segment.name, last.head.n, last.head.hash)
+            self._torn = last.torn
+        elif anchor is not None:
+            self._after = anchor.row.heads.get(str(lock.slot))
+        if self._after is not None:
+            self._chain = Chain(Head(self._after.n, self._after.hash))
+        self.name = files[-1].name if files else ""
+        return lock
+
+    def _keep_whole(self, lines: list[bytes], written: int) -> int:
+        """Let stand what of a short write is whole, take back the torn rest; return how many.
+
+        An anchor may have seen the whole lines already. Where the rest cannot be taken
+        back, the file is left and the next one tells of it.
+        """
+        kept = 0
+        for line in lines:
+            if len(line) > written:
+                break
+            written -= len(line)
+            self._size += len(line)
+            head = head_of(line)
+            self._chain.n, self._chain.hash = head.n, head.hash.encode()
+            kept += 1
+        if self.file is not None:
+            try:
+                os.ftruncate(self.file, self._size)
+            except OSError:
+                self._torn[self.name] = written
+                self._close_file()
+        return kept
+
+    def _close_file(self) -> None:
+        if self.file is not None:
+            if self._size:
+                head = self._chain.head
+                self._after = After(self.name, head.n, head.hash)
+            file, self.file, self._size = self.file, None, 0
+            os.close(file)
