@@ -15,6 +15,7 @@ from smtpproxy.wire.client import mail_command, rcpt_command
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
 _NO_SMTPUTF8 = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
+_NO_8BITMIME = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit content")
 
 
 class MailParameters(Struct, frozen=True):
@@ -123,10 +124,11 @@ class UpstreamTransaction:
         for attempt in (1, 2):
             self._connection = connection
             connection.used = True
-            if self._mail.utf8 and "SMTPUTF8" not in connection.capabilities.keywords:
+            refusal = self._not_offered(connection)
+            if refusal is not None:
                 self._release(connection)
-                self._mail_refusal = _NO_SMTPUTF8
-                return [_NO_SMTPUTF8] * len(paths)
+                self._mail_refusal = refusal
+                return [refusal] * len(paths)
             try:
                 return await self._exchange(connection, self._mail_bytes(connection), paths)
             except UpstreamLost:
@@ -161,6 +163,15 @@ class UpstreamTransaction:
                 self._release(connection)
                 return [self._mail_refusal] * len(paths)
         return [_mirrored(reply) for reply in replies]
+
+    def _not_offered(self, connection: UpstreamConnection) -> Reply | None:
+        """Refuse what the upstream could only garble (RFC 6531 3.5, RFC 6152 section 3)."""
+        offered = connection.capabilities.keywords
+        if self._mail.utf8 and "SMTPUTF8" not in offered:
+            return _NO_SMTPUTF8
+        if self._mail.eight_bit and "8BITMIME" not in offered:
+            return _NO_8BITMIME
+        return None
 
     def _mail_bytes(self, connection: UpstreamConnection) -> bytes:
         mail = self._mail

@@ -147,7 +147,7 @@ async def test_an_upstream_of_helo_only(upstream: FakeUpstream) -> None:
         At("ehlo", Says("250 upstream.example"), nth=2),
     ]
     async with pooled(upstream.port) as pool:
-        mail = MailParameters(SENDER, size=7, eight_bit=True)
+        mail = MailParameters(SENDER, size=7)
         assert (await send(pool, mail=mail)).last.code == 250
     assert upstream.messages[0].parameters == ()
     assert upstream.commands[1][1] == "HELO relay.example"
@@ -163,14 +163,31 @@ async def test_parameters_go_to_an_upstream_that_knows_them(upstream: FakeUpstre
     assert message.parameters == ("SIZE=7", "BODY=8BITMIME", "SMTPUTF8")
 
 
-async def test_without_smtputf8_such_mail_is_refused_and_other_mail_is_not() -> None:
-    keywords = tuple(word for word in KEYWORDS if word != "SMTPUTF8")
+@pytest.mark.parametrize(
+    ("keyword", "mail", "refusal"),
+    [
+        (
+            "SMTPUTF8",
+            MailParameters(SENDER, utf8=True),
+            "550 5.6.7 the next mail server does not take SMTPUTF8",
+        ),
+        (
+            "8BITMIME",
+            MailParameters(SENDER, eight_bit=True),
+            "554 5.6.3 the next mail server does not take 8-bit content",
+        ),
+    ],
+)
+async def test_what_the_upstream_does_not_offer_is_refused_and_other_mail_is_not(
+    keyword: str, mail: MailParameters, refusal: str
+) -> None:
+    keywords = tuple(word for word in KEYWORDS if word != keyword)
     with FakeUpstream(keywords=keywords) as upstream:
         async with pooled(upstream.port) as pool:
-            transaction = UpstreamTransaction(pool, MailParameters(SENDER, utf8=True))
+            transaction = UpstreamTransaction(pool, mail)
             for _ in range(2):
-                (reply,) = await transaction.recipients(["José@people.example"])
-                assert str(reply) == "550 5.6.7 the next mail server does not take SMTPUTF8"
+                (reply,) = await transaction.recipients(["jose@people.example"])
+                assert str(reply) == refusal
             transaction.abort()
             assert (await send(pool)).last.code == 250
     assert upstream.connections == 1
