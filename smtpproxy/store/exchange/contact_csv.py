@@ -1,13 +1,13 @@
 """Contacts from CSV: cells are put into the fields of the NDJSON form and checked there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.csv_rows import Row, first_line, read_header, read_rows
 from smtpproxy.store.exchange.lines import Contents, ImportFault, Line, Rejected, converted
-from smtpproxy.store.exchange.mapping import FIELDS, Mapping
+from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import ContactUpdate
 
@@ -15,7 +15,6 @@ _TRUE = frozenset({"true", "yes", "y", "1", "oui", "o", "vrai"})
 _FALSE = frozenset({"false", "no", "n", "0", "non", "faux"})
 _WORDS = frozenset({"occupations", "tags", "consent_channels"})
 _BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional"})
-_TIMES = frozenset(name for name in FIELDS if name.endswith("_at"))
 
 
 def read_csv(
@@ -45,62 +44,77 @@ def read_csv(
             f"{', '.join(header.columns)[:200]}; say with --mapping which column is which field"
         )
     notices = [f"columns that are not read: {', '.join(unread)[:200]}"] if unread else []
+    cells = [(place, _Cell(name, mapping)) for name, place in places.items()]
+    constants = [(text, _Cell(name, mapping)) for name, text in mapping.constants.items()]
 
     def update(row: Row) -> ContactUpdate:
-        cells = {name: row.cells[place].strip() for name, place in places.items()}
-        return convert_contact(_fields(cells, mapping), as_of)
+        told = [(row.cells[place].strip(), cell) for place, cell in cells]
+        return convert_contact(_record(constants + told), as_of)
 
     rows = read_rows(lines, header)
     return Contents(converted(rows, update), header.content, tuple(notices))
 
 
-def _fields(cells: dict[str, str], mapping: Mapping) -> dict[str, Any]:
-    """Return the row in the nesting of the NDJSON form.
+class _Cell:
+    """Where a field of CSV stands in the NDJSON form, and how its text is read."""
 
-    Raises:
-        ValueError: a cell cannot be read; the text names the field.
-    """
-    told = {**mapping.constants, **{name: text for name, text in cells.items() if text}}
-    fields: dict[str, Any] = {"address": ""}
-    purchase: dict[str, Any] = {}
-    consent: dict[str, Any] = {"evidence": {}}
-    provenance: dict[str, Any] = {}
-    for name, text in told.items():
-        value = _value(name, mapping.values.get(name, {}).get(text, text), mapping)
-        part, _, rest = name.partition("_")
-        if part == "purchase":
-            purchase[rest] = value
-        elif rest in ("wording", "ip"):
-            consent["evidence"][rest] = value
-        elif part == "consent":
-            consent[rest] = value
-        elif name in ("supplier", "sender_disclosed"):
-            provenance[name] = value
+    __slots__ = ("_mapping", "_name", "_read", "_values", "key", "part")
+
+    def __init__(self, name: str, mapping: Mapping) -> None:
+        self._name = name
+        self._mapping = mapping
+        self._values = mapping.values.get(name, {})
+        prefix, _, rest = name.partition("_")
+        if rest in ("wording", "ip"):
+            self.part, self.key = "evidence", rest
+        elif prefix in ("purchase", "consent"):
+            self.part, self.key = prefix, rest
         else:
-            fields[name] = value
-    # Without its time, a purchase or a consent is no record of one.
-    if "at" in purchase:
-        fields["purchases"] = [purchase]
-    if "given_at" in consent or "withdrawn_at" in consent:
-        fields["consents"] = [consent]
-    if provenance:
-        fields["provenance"] = provenance
-    return fields
+            in_provenance = name in ("supplier", "sender_disclosed")
+            self.part, self.key = "provenance" if in_provenance else "", name
+        self._read: Callable[[str], Any] = str
+        if name in _WORDS:
+            self._read = self._words
+        elif name in _BOOLS:
+            self._read = self._bool
+        elif name.endswith("_at"):
+            self._read = self._time
 
+    def value(self, text: str) -> Any:
+        """Raises `ValueError` with the name of the field and what is wrong."""
+        return self._read(self._values.get(text, text))
 
-def _value(name: str, text: str, mapping: Mapping) -> Any:
-    if name in _TIMES:
-        last_moment = name == "consent_withdrawn_at"
-        try:
-            return read_time(text, last_moment=last_moment, pattern=mapping.time_format)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    if name in _WORDS:
-        return [word for part in text.split(mapping.separator) if (word := part.strip())]
-    if name in _BOOLS:
+    def _words(self, text: str) -> list[str]:
+        return [word for part in text.split(self._mapping.separator) if (word := part.strip())]
+
+    def _bool(self, text: str) -> bool:
         if text.casefold() in _TRUE:
             return True
         if text.casefold() in _FALSE:
             return False
-        raise ValueError(f"{name}: {text[:40]!r} is neither true nor false")
-    return text
+        raise ValueError(f"{self._name}: {text[:40]!r} is neither true nor false")
+
+    def _time(self, text: str) -> datetime:
+        last_moment = self._name == "consent_withdrawn_at"
+        try:
+            return read_time(text, last_moment=last_moment, pattern=self._mapping.time_format)
+        except ValueError as error:
+            raise ValueError(f"{self._name}: {error}") from None
+
+
+def _record(told: list[tuple[str, _Cell]]) -> dict[str, Any]:
+    """Return the row in the nesting of the NDJSON form; an empty cell says nothing."""
+    parts: dict[str, dict[str, Any]] = {"": {"address": ""}}
+    for text, cell in told:
+        if text:
+            parts.setdefault(cell.part, {})[cell.key] = cell.value(text)
+    record = parts[""]
+    purchase, consent = parts.get("purchase", {}), parts.get("consent", {})
+    # Without its time, a purchase or a consent is no record of one.
+    if "at" in purchase:
+        record["purchases"] = [purchase]
+    if "given_at" in consent or "withdrawn_at" in consent:
+        record["consents"] = [{**consent, "evidence": parts.get("evidence")}]
+    if "provenance" in parts:
+        record["provenance"] = parts["provenance"]
+    return record
