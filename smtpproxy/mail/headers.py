@@ -5,27 +5,29 @@ from collections.abc import Iterator
 
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _FIELD_END = re.compile(rb"\n(?![ \t])")
-_COLON = re.compile(rb"[ \t]*:")  # white space before the colon: obsolete, RFC 5322 4.5.8
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
+
+
+_Field = tuple[int, int, int]
+"""Offsets of a field's first octet, of what follows its colon, and of what follows its end."""
 
 
 class HeaderBlock:
     """The header section of a message as it came, dot-unstuffed, fields found by offset.
 
+    White space before a colon is obsolete (RFC 5322 4.5.8) and read as if it were not there.
     Linear in the size of the block whatever the block holds. Nothing is read before it
     is asked for.
     """
 
-    __slots__ = ("_end", "_lowered", "_raw")
+    __slots__ = ("_end", "_index", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         """`raw`: everything up to and including the empty line (which may be absent)."""
         self._raw = raw
         self._end = _end_of_fields(raw)
-        # One line end in front lets every field be found as "\nname": offsets into this
-        # are offsets into `raw` of the field's first octet.
-        self._lowered = b"\n" + raw[: self._end].lower()
+        self._index: dict[bytes, list[_Field]] | None = None
 
     def values(self, name: str) -> list[bytes]:
         """Unfolded values of every field of that name (any case), in order."""
@@ -55,9 +57,9 @@ class HeaderBlock:
     @property
     def defect(self) -> str | None:
         """What cannot be read: a NUL, a line that is no field …; None when all is well."""
-        head = self._lowered
+        head = b"\n" + self._raw[: self._end]
         if b"\0" in head:
-            return f"a NUL in line {self._line(head.index(0))}"
+            return f"a NUL in line {head.count(10, 0, head.index(0))}"
         ends = head.count(b"\r\n")
         if head.count(b"\r") != ends:
             return "a CR without LF: only CRLF ends a line (RFC 5321 2.3.8)"
@@ -68,7 +70,7 @@ class HeaderBlock:
         broken = _NO_FIELD.search(head)
         if broken is not None:
             return (
-                f"line {self._line(broken.end())} is no header field: a field is a name"
+                f"line {head.count(10, 0, broken.end())} is no header field: a field is a name"
                 " of printable ASCII without spaces, a colon, and a value"
             )
         return None
@@ -82,24 +84,34 @@ class HeaderBlock:
         kept.append(self._raw[position:])
         return b"".join(kept)
 
-    def _find(self, name: str) -> Iterator[tuple[int, int, int]]:
-        """Yield (first octet, octet after the colon, octet after the line end) of fields."""
-        needle = b"\n" + name.lower().encode("ascii")
-        start = self._lowered.find(needle)
-        while start >= 0:
-            following = start + len(needle) - 1
-            colon = _COLON.match(self._raw, following, self._end)
-            if colon is not None:
-                following = self._field_end(colon.end())
-                yield start, colon.end(), following
-            start = self._lowered.find(needle, following)
+    def _find(self, name: str) -> list[_Field]:
+        if self._index is None:
+            self._index = self._indexed()
+        return self._index.get(name.lower().encode("ascii"), [])
+
+    def _indexed(self) -> dict[bytes, list[_Field]]:
+        """Find all fields in one pass; a line that is no field belongs to none."""
+        index: dict[bytes, list[_Field]] = {}
+        fields: list[_Field] | None = None
+        position = 0
+        for line in self._raw[: self._end].split(b"\n"):
+            following = min(position + len(line) + 1, self._end)
+            if line.startswith((b" ", b"\t")):
+                if fields is not None:
+                    start, value, _ = fields[-1]
+                    fields[-1] = (start, value, following)
+            else:
+                name, colon, _ = line.partition(b":")
+                fields = None
+                if colon:
+                    fields = index.setdefault(name.rstrip(b" \t").lower(), [])
+                    fields.append((position, position + len(name) + 1, following))
+            position = following
+        return index
 
     def _field_end(self, position: int) -> int:
         found = _FIELD_END.search(self._raw, position, self._end)
         return self._end if found is None else found.end()
-
-    def _line(self, offset: int) -> int:
-        return self._lowered.count(b"\n", 0, offset)
 
 
 def _end_of_fields(raw: bytes) -> int:
