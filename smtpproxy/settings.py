@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from smtpproxy.policy.features import SOURCE_HEADER
 from smtpproxy.policy.model import Mode, Rulebook, Stream
 
 
@@ -39,6 +40,7 @@ class ServerSettings:
     workers: int = 1  # already resolved: never 0
     data_size_limit: int = 25 * 1024 * 1024
     stream_header: str = "X-Mail-Stream"
+    source_header: str = SOURCE_HEADER
     bare_newline: Literal["reject", "normalize"] = "reject"
     spool_threshold: int = 2 * 1024 * 1024  # a larger body goes to disk
     drain_timeout: float = 30.0

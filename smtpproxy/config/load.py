@@ -16,6 +16,7 @@ from smtpproxy.config import describe, models, rulebooks
 from smtpproxy.config.checks import cross_check, tables
 from smtpproxy.config.faults import ConfigError, Fault, report
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Nature, Rulebook, Stream, StreamClass
+from smtpproxy.policy.rulebooks import RulebookError
 from smtpproxy.settings import (
     AuditSettings,
     ListenerSettings,
@@ -86,8 +87,8 @@ def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[F
     for location, reference in _rulebook_references(document):
         try:
             book = books.get(reference) or rulebooks.read(reference)
-        except ValueError as error:
-            faults.append(Fault(location, str(error)))
+        except RulebookError as error:
+            faults += [Fault(location, text) for text in error.faults]
             continue
         twin = next((r for r, b in books.items() if b.name == book.name and r != reference), None)
         if twin is not None:
@@ -154,6 +155,7 @@ def _stream(stream: models.Stream, policy: PolicySettings, books: Mapping[str, R
         rulebook=books[stream.rulebook].name if stream.rulebook else policy.rulebook,
         mode=Mode(stream.mode) if stream.mode else policy.mode,
         paused=stream.paused,
+        first_contact_notice=stream.first_contact_notice,
     )
 
 

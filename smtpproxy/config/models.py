@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from pydantic_core import PydanticCustomError
 
 from smtpproxy.config import values
+from smtpproxy.policy.features import SOURCE_HEADER
 from smtpproxy.settings import Address as AnyAddress
 
 Size = Annotated[int, PlainValidator(values.size)]
@@ -67,6 +68,7 @@ class Server(Table):
     state_dir: AbsolutePath = "/var/lib/smtpproxy"
     data_size_limit: Size = written("25MiB")
     stream_header: FieldName = "X-Mail-Stream"
+    source_header: FieldName = SOURCE_HEADER
     bare_newline: Literal["reject", "normalize"] = "reject"
     spool_threshold: Size = written("2MiB")
     drain_timeout: Duration = written("30s")
@@ -141,6 +143,7 @@ class Stream(Table):
     rulebook: str | None = None
     mode: Literal["enforce", "observe"] | None = None
     paused: bool = False
+    first_contact_notice: bool = False
     undeclared_bulk: Annotated[Literal["observe", "refuse", "marketing"], later("observe")] = (
         "observe"
     )

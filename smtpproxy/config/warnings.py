@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 
-from smtpproxy.policy.model import DEFAULT_STREAM, Mode
+from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Mode, Stream, StreamClass
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
 
 RFC_RECIPIENTS = 100  # RFC 5321 4.5.3.1.8
@@ -55,10 +55,20 @@ def _streams(settings: Settings) -> Iterator[str]:
         where = f'stream "{stream.name}"'
         if stream.mode is Mode.OBSERVE and not observing:
             yield f'{where}.mode: "observe", so its mail that should be refused passes'
+        if _needs_no_agreement(stream, settings):
+            yield (
+                f'{where}.rulebook: "{stream.rulebook}" has the basis opt_out, so mail passes to'
+                " everybody who has not objected"
+            )
         if stream.paused:
             yield f"{where}.paused: its marketing mail is deferred until it is no longer paused"
         if stream.name not in usable:
             yield f"{where}: no listener may use it"
+
+
+def _needs_no_agreement(stream: Stream, settings: Settings) -> bool:
+    marketing = stream.stream_class is StreamClass.MARKETING
+    return marketing and Basis.OPT_OUT in settings.rulebooks[stream.rulebook].bases
 
 
 def _sender_rules(settings: Settings) -> Iterator[str]:

@@ -89,9 +89,10 @@ def explain(
         asked = Transaction((stream,), tuple(key for _, key in late), features)
         decision = judge(asked, facts, rulebooks[stream.rulebook], now)
         verdicts = dict(zip(late, decision.recipients, strict=True))
-        told |= {e: case.told(e, verdict, stream) for e, verdict in verdicts.items()}
+        told |= {e: case.told(e, verdict, stream, features) for e, verdict in verdicts.items()}
         refused = [(given, v) for (given, _), v in verdicts.items() if v.action is not Action.ALLOW]
-        message, steps = decision.message or _NOT_ASKED, message_trace(stream, features)
+        message = decision.message or _NOT_ASKED
+        steps = message_trace(stream, features, rulebooks[stream.rulebook])
         if message.action is Action.ALLOW and refused:
             message = _mixed(question, [v for _, v in refused], len(late)) or message
     return Explanation(
@@ -114,7 +115,12 @@ def recall(records: Sequence[Record], rulebooks: Mapping[str, Rulebook]) -> Expl
     for decided in (record.decided for record in records):
         case = _Case(decided.facts, rulebooks, decided.at, decided.id)
         recipients += [
-            case.told((entry.address, entry.canonical), entry.verdict, decided.decision.stream)
+            case.told(
+                (entry.address, entry.canonical),
+                entry.verdict,
+                decided.decision.stream,
+                decided.features,
+            )
             for entry in decided.recipients
         ]
     last = records[-1].decided
@@ -127,7 +133,9 @@ def recall(records: Sequence[Record], rulebooks: Mapping[str, Rulebook]) -> Expl
         last.decision.rulebook,
         message,
         _message_reply(message, refused, stream.name, last.id),
-        message_trace(stream, last.features) if last.features else (),
+        message_trace(stream, last.features, rulebooks.get(last.decision.rulebook))
+        if last.features
+        else (),
         tuple(recipients),
     )
 
@@ -141,7 +149,14 @@ class _Case:
     now: datetime
     id: str
 
-    def told(self, entry: tuple[str, str], verdict: Verdict, stream: Stream) -> ExplainedRecipient:
+    def told(
+        self,
+        entry: tuple[str, str],
+        verdict: Verdict,
+        stream: Stream,
+        message: MessageFeatures | None = None,
+    ) -> ExplainedRecipient:
+        """`message` is None where the verdict was that of RCPT."""
         given, key = entry
         reply = None
         if verdict.action is not Action.ALLOW:
@@ -149,7 +164,8 @@ class _Case:
         steps: tuple[TraceStep, ...] = ()
         if stream.rulebook in self.rulebooks:
             rulebook = self.rulebooks[stream.rulebook]
-            steps = trace(Transaction((stream,), (key,)), 0, self.facts, rulebook, self.now)
+            asked = Transaction((stream,), (key,), message)
+            steps = trace(asked, 0, self.facts, rulebook, self.now)
         return ExplainedRecipient(given, verdict, reply, steps)
 
 

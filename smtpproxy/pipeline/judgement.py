@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from smtpproxy.events import Stage
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
-from smtpproxy.policy.decide import choose_stream, judge, judge_message, needs
+from smtpproxy.policy.decide import choose_stream, judge, judge_again, judge_message, needs
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -72,20 +72,26 @@ class Judgement:
             return Decision(
                 choice.default, choice.default.rulebook, (_ALLOWED,) * len(keys), message=stream
             )
-        if choice.certain:  # then the recipients were judged for good at RCPT
+        if choice.certain:  # then the recipients were judged for good, but for the message
             verdicts: Sequence[Verdict] = [self._verdicts.get(key, _UNDECIDED) for key in keys]
+            if stream.first_contact_notice:
+                question = Transaction((stream,), tuple(keys), features)
+                rulebook = parts.rulebooks[stream.rulebook]
+                verdicts = judge_again(question, verdicts, self.facts, rulebook, parts.now())
         else:
-            verdicts = self._judged(stream, keys)
+            verdicts = self._judged(stream, keys, features)
         decision = Decision(
             stream, stream.rulebook, tuple(verdicts), judge_message(stream, features)
         )
         spend(self._seconds, "policy", parts.ticks() - start)
         return decision
 
-    def _judged(self, stream: Stream, keys: Sequence[str]) -> Sequence[Verdict]:
+    def _judged(
+        self, stream: Stream, keys: Sequence[str], features: MessageFeatures
+    ) -> Sequence[Verdict]:
         parts = self._parts
         known = tuple(key for key in keys if key in self.facts)
-        question = Transaction((stream,), known)
+        question = Transaction((stream,), known, features)
         rulebook = parts.rulebooks[stream.rulebook]
         verdicts = judge(question, self.facts, rulebook, parts.now()).recipients
         found = dict(zip(known, verdicts, strict=True))

@@ -175,7 +175,8 @@ class MailTransaction:
         headers = HeaderBlock(section)
         features = _HEADER_TOO_LONG
         if header is not None:
-            features = read_features(headers, self._parts.stream_header)
+            parts = self._parts
+            features = read_features(headers, parts.stream_header, parts.source_header)
         if len(headers.values("Received")) >= RECEIVED_LIMIT:
             self.abort()
             return _LOOP

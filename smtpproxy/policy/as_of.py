@@ -32,6 +32,9 @@ def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
         ),
         purchases=tuple(p for p in contact.purchases if p.at <= moment),
         acts=tuple(a for a in contact.acts if a.at <= moment),
+        first_contacted_at=(
+            None if _later(contact.first_contacted_at, moment) else contact.first_contacted_at
+        ),
     )
 
 

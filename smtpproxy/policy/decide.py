@@ -1,7 +1,8 @@
 """The decision core: `needs` and `judge`, pure, with one store read between them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 
 from msgspec.structs import replace
 
@@ -9,6 +10,7 @@ from smtpproxy.policy.model import (
     DEFAULT_STREAM,
     NO_FACTS,
     Action,
+    Basis,
     Decision,
     Facts,
     Lookups,
@@ -21,17 +23,18 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.rules import table
-from smtpproxy.policy.rules.case import MessageCase, RecipientCase
+from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase
 from smtpproxy.policy.rules.suppression import yielded
 
 # The loops below want functions, not rows.
-_RECIPIENT_RULES = tuple(rule.judge for rule in table.RECIPIENT_RULES)
+_DELIVERY_RULES = tuple(rule.judge for rule in table.DELIVERY_RULES)
 _DEFERRALS = tuple(rule.judge for rule in table.DEFERRALS)
 _MESSAGE_RULES = {
     StreamClass.MARKETING: tuple(rule.judge for rule in table.MESSAGE_RULES),
     StreamClass.TRANSACTIONAL: tuple(rule.judge for rule in table.TRANSACTIONAL_MESSAGE_RULES),
 }
 
+_ALLOW = Action.ALLOW
 _ACCEPTED = Verdict(Action.ALLOW, rule="message")
 _UNCERTAIN = Verdict(Action.ALLOW, rule="stream_uncertain")
 _NOT_PERMITTED = Verdict(Action.REFUSE, Reason.STREAM_NOT_PERMITTED, rule="stream_choice")
@@ -66,7 +69,8 @@ def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datet
         recipients = tuple(
             [
                 judge_recipient(
-                    RecipientCase(address, stream, facts.get(address, NO_FACTS), rulebook, now)
+                    RecipientCase(address, stream, facts.get(address, NO_FACTS), rulebook, now),
+                    message,
                 )
                 for address in transaction.recipients
             ]
@@ -87,23 +91,71 @@ def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datet
     )
 
 
-def judge_recipient(case: RecipientCase) -> Verdict:
-    """Return the verdict of the first rule that decides."""
-    for rule in _RECIPIENT_RULES:
+def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None) -> Verdict:
+    """Return the verdict of the first rule that decides; without a message, as of RCPT."""
+    for rule in _recipient_rules(case.rulebook.bases):
         verdict = rule(case)
         if verdict is not None:
             break
     else:
         raise AssertionError("the last recipient rule decides always")
-    if verdict.action is not Action.ALLOW:
+    if verdict.action is not _ALLOW:
         return verdict
-    for rule in _DEFERRALS:
-        deferral = rule(case)
+    if message is not None and case.stream.first_contact_notice:
+        refusal = _refused_with_message(case, verdict, message)
+        if refusal is not None:
+            return refusal
+    for deferral_rule in _DEFERRALS:
+        deferral = deferral_rule(case)
         if deferral is not None:
             return deferral
     if case.facts.suppressions:
         return replace(verdict, detail=yielded(case))
     return verdict
+
+
+def judge_again(
+    transaction: Transaction,
+    verdicts: Sequence[Verdict],
+    facts: Facts,
+    rulebook: Rulebook,
+    now: datetime,
+) -> Sequence[Verdict]:
+    """Return the verdicts of RCPT as they stand now that the message has come.
+
+    The stream was certain at RCPT, so all that is left to ask of those who are allowed is
+    what needs the message. `verdicts` are in the order of `transaction.recipients`.
+    """
+    stream, message = transaction.streams[0], transaction.message
+    if message is None or not stream.first_contact_notice:
+        return verdicts
+    final = []
+    for address, verdict in zip(transaction.recipients, verdicts, strict=True):
+        refusal = None
+        if verdict.action is _ALLOW:
+            known = facts.get(address, NO_FACTS)
+            case = RecipientCase(address, stream, known, rulebook, now)
+            refusal = _refused_with_message(case, verdict, message)
+        final.append(refusal or verdict)
+    return final
+
+
+def _refused_with_message(
+    case: RecipientCase, allowed: Verdict, message: MessageFeatures
+) -> Verdict | None:
+    delivery = DeliveryCase(case, allowed.basis, message)
+    for rule in _DELIVERY_RULES:
+        verdict = rule(delivery)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+@lru_cache(maxsize=64)
+def _recipient_rules(
+    bases: tuple[Basis, ...],
+) -> tuple[Callable[[RecipientCase], Verdict | None], ...]:
+    return tuple(rule.judge for rule in table.recipient_rules(bases))
 
 
 def judge_message(stream: Stream, features: MessageFeatures) -> Verdict:

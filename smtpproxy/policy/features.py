@@ -10,6 +10,8 @@ from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
 from smtpproxy.policy.model import MessageFeatures
 
+SOURCE_HEADER = "X-Source-Statement"
+
 _LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 5322 2.1.1
 
 
@@ -21,10 +23,13 @@ class MessageIdentity(Struct, frozen=True):
     header_from: str | None = None
 
 
-def read_features(headers: HeaderBlock, stream_header: str) -> MessageFeatures:
+def read_features(
+    headers: HeaderBlock, stream_header: str, source_header: str = SOURCE_HEADER
+) -> MessageFeatures:
     """Return what the message rules look at; `malformed` says what cannot be read.
 
-    `stream_header` is the name of the field that may choose the stream.
+    `stream_header` is the name of the field that may choose the stream, `source_header`
+    that of the field which says where the addresses come from.
     """
     malformed = headers.defect
     from_domains: tuple[str, ...] = ()
@@ -45,6 +50,7 @@ def read_features(headers: HeaderBlock, stream_header: str) -> MessageFeatures:
         unsubscribe_mailto=tuple(uri for field in unsubscribe for uri in field.mailto),
         unsubscribe_encoded=any(field.encoded for field in unsubscribe),
         one_click=len(posts) == 1 and is_one_click(posts[0]),
+        source_statement=_text(headers.values(source_header)) or None,
     )
 
 

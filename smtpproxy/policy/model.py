@@ -5,123 +5,57 @@ Everything here is frozen data. Times are timezone-aware `datetime`s in UTC.
 
 from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 
 from msgspec import Struct
 
+from smtpproxy.policy.rulebook import Rulebook
+from smtpproxy.policy.terms import (
+    Action,
+    Audience,
+    Basis,
+    Condition,
+    Dealing,
+    Mode,
+    Nature,
+    Origin,
+    Reason,
+    Sign,
+    Source,
+    StreamClass,
+)
 
-class StreamClass(StrEnum):
-    MARKETING = "marketing"
-    TRANSACTIONAL = "transactional"
-
-
-class Nature(StrEnum):
-    COMMERCIAL = "commercial"
-    CHARITY = "charity"
-
-
-class Audience(StrEnum):
-    CONSUMER = "consumer"
-    PROFESSIONAL = "professional"
-    GENERIC = "generic"
-    UNKNOWN = "unknown"
-
-
-class Source(StrEnum):
-    """How an address was obtained (rules A8, A18 to A22)."""
-
-    DIRECT = "direct"
-    WEB = "web"
-    HARVESTED = "harvested"
-    GUESSED = "guessed"
-    PURCHASED = "purchased"
-    RENTED = "rented"
-    EXCHANGED = "exchanged"
-    PARTNER = "partner"
-    UNKNOWN = "unknown"
-
-
-class Origin(StrEnum):
-    """Where a suppression came from."""
-
-    UNSUBSCRIBE = "unsubscribe"
-    COMPLAINT = "complaint"
-    BOUNCE = "bounce"
-    OBJECTION = "objection"
-    ERASURE = "erasure"
-    MANUAL = "manual"
-    EXTERNAL = "external"
-
-
-class Basis(StrEnum):
-    """Why a recipient may be mailed."""
-
-    CONSENT = "consent"
-    EXISTING_CUSTOMER = "existing_customer"
-    PROFESSIONAL = "professional"
-    CHARITY = "charity"
-    GENERIC_ADDRESS = "generic_address"
-    TRANSACTIONAL = "transactional"
-
-
-class Action(StrEnum):
-    ALLOW = "allow"
-    REFUSE = "refuse"
-    DEFER = "defer"
-
-
-class Mode(StrEnum):
-    ENFORCE = "enforce"
-    OBSERVE = "observe"
-
-
-class Reason(StrEnum):
-    """Why a verdict is what it is. docs/reasons.md has a paragraph for each."""
-
-    NONE = "none"  # the verdict is allow
-
-    # a recipient: suppression
-    SUPPRESSED_UNSUBSCRIBE = "suppressed_unsubscribe"
-    SUPPRESSED_COMPLAINT = "suppressed_complaint"
-    SUPPRESSED_BOUNCE = "suppressed_bounce"
-    SUPPRESSED_OBJECTION = "suppressed_objection"
-    SUPPRESSED_ERASURE = "suppressed_erasure"
-    SUPPRESSED_MANUAL = "suppressed_manual"
-    SUPPRESSED_EXTERNAL = "suppressed_external"
-    # a recipient: the record and its source
-    NO_RECORD = "no_record"
-    CONTACT_RESTRICTED = "contact_restricted"
-    SOURCE_FORBIDDEN = "source_forbidden"
-    SOURCE_UNDISCLOSED = "source_undisclosed"
-    SOURCE_UNPROVEN = "source_unproven"
-    # a recipient: consent
-    CONSENT_MISSING = "consent_missing"
-    CONSENT_WITHDRAWN = "consent_withdrawn"
-    CONSENT_PRETICKED = "consent_preticked"
-    CONSENT_CONDITIONAL = "consent_conditional"
-    CONSENT_UNPROVEN = "consent_unproven"
-    CONSENT_CHANNEL = "consent_channel"
-    CONSENT_EXPIRED = "consent_expired"
-    # a recipient: the other bases
-    CUSTOMER_STALE = "customer_stale"
-    PRODUCT_NOT_SIMILAR = "product_not_similar"
-    SOURCE_NOT_DIRECT = "source_not_direct"
-    NOTICE_MISSING = "notice_missing"
-    OPTOUT_NOT_OFFERED = "optout_not_offered"
-    TOPIC_UNRELATED = "topic_unrelated"
-    INACTIVE = "inactive"
-    # a recipient: not now
-    STREAM_PAUSED = "stream_paused"
-    # a message
-    HEADER_MALFORMED = "header_malformed"
-    STREAM_NOT_PERMITTED = "stream_not_permitted"
-    SENDER_NOT_PERMITTED = "sender_not_permitted"
-    UNSUBSCRIBE_MISSING = "unsubscribe_missing"
-    UNSUBSCRIBE_MALFORMED = "unsubscribe_malformed"
-    ONE_CLICK_MISSING = "one_click_missing"
-    RECIPIENTS_REFUSED = "recipients_refused"  # on_mixed = "refuse", or nobody is left
-    # trouble of ours
-    TEMPORARY_FAILURE = "temporary_failure"
+__all__ = [
+    "DEFAULT_STREAM",
+    "NO_FACTS",
+    "Action",
+    "Audience",
+    "Basis",
+    "Condition",
+    "ConsentAct",
+    "Contact",
+    "Dealing",
+    "Decision",
+    "Evidence",
+    "Facts",
+    "Link",
+    "Lookups",
+    "MessageFeatures",
+    "Mode",
+    "Nature",
+    "Origin",
+    "Provenance",
+    "Purchase",
+    "Reason",
+    "RecipientFacts",
+    "Rulebook",
+    "Sign",
+    "Source",
+    "Stream",
+    "StreamClass",
+    "Suppression",
+    "Transaction",
+    "Verdict",
+]
 
 
 class Stream(Struct, frozen=True):
@@ -138,36 +72,28 @@ class Stream(Struct, frozen=True):
     rulebook: str = "fr"
     mode: Mode = Mode.ENFORCE
     paused: bool = False
+    first_contact_notice: bool = False  # a first message must say where the address is from
 
 
 DEFAULT_STREAM = Stream(name="default", purpose="marketing")
 """Where undeclared mail goes: marketing, purpose `marketing`, the strict rules."""
 
 
-class Rulebook(Struct, frozen=True):
-    """The parameters of one jurisdiction (design.md sections 4 and 5)."""
-
-    name: str
-    customer_years: int = 3
-    consent_years: int = 3
-    activity_years: int = 3
-    valid_methods: frozenset[str] = frozenset(
-        {"unticked_box", "double_opt_in", "signed_form", "verbal_recorded"}
-    )
-    preticked_methods: frozenset[str] = frozenset({"preticked_box", "implied", "silence"})
-    role_local_parts: frozenset[str] = frozenset()
-    consumer_domains: frozenset[str] = frozenset()
-
-
-class Evidence(Struct, frozen=True):
-    """The proof of one act of agreement (rule A2, RGPD 7(1))."""
+class Evidence(Struct, frozen=True, omit_defaults=True):
+    """The proof of one act of agreement (rule A2, RGPD 7(1)). Its time is the act's `at`."""
 
     wording: str | None = None
     ip: str | None = None
+    version: str | None = None  # of the wording
+    form: str | None = None  # where it was given: a page, a till, a stand
+    document_hash: str | None = None  # SHA-256 of the proof document, in hex
 
 
 class ConsentAct(Struct, frozen=True):
-    """One act of agreement to one purpose, or its withdrawal."""
+    """One act of agreement to one purpose, or its withdrawal.
+
+    A double opt-in is two acts: one that is `pending`, and the confirmation.
+    """
 
     purpose: str
     at: datetime
@@ -176,16 +102,32 @@ class ConsentAct(Struct, frozen=True):
     conditional: bool = False
     channels: frozenset[str] = frozenset({"email"})
     evidence: Evidence = Evidence()
+    pending: bool = False  # asked for, and not confirmed by this act
 
 
-class Purchase(Struct, frozen=True):
+class Purchase(Struct, frozen=True, omit_defaults=True):
     product: str
     at: datetime
+    kind: Dealing = Dealing.SALE
 
 
-class Provenance(Struct, frozen=True):
+class Link(Struct, frozen=True, omit_defaults=True):
+    """One hand that an address went through, and what the person was told there."""
+
     supplier: str | None = None
     sender_disclosed: bool = False
+    at: datetime | None = None
+
+
+class Provenance(Struct, frozen=True, omit_defaults=True):
+    """Whom an address came from: one supplier, or a chain of them, the collector first.
+
+    A supplier beside a chain is the last hand of it.
+    """
+
+    supplier: str | None = None
+    sender_disclosed: bool = False
+    chain: tuple[Link, ...] = ()
 
 
 class Contact(Struct, frozen=True):
@@ -203,6 +145,7 @@ class Contact(Struct, frozen=True):
     provenance: Provenance | None = None
     purchases: tuple[Purchase, ...] = ()
     acts: tuple[ConsentAct, ...] = ()
+    first_contacted_at: datetime | None = None  # first mail on any marketing stream
 
 
 class Suppression(Struct, frozen=True):
@@ -246,6 +189,7 @@ class MessageFeatures(Struct, frozen=True):
     unsubscribe_mailto: tuple[str, ...] = ()
     unsubscribe_encoded: bool = False  # encoded words had to be decoded
     one_click: bool = False  # exactly one List-Unsubscribe-Post, and it is exact
+    source_statement: str | None = None  # what it says of where the addresses come from
 
 
 class Transaction(Struct, frozen=True):

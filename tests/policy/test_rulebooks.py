@@ -8,6 +8,7 @@ import pytest
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy import rulebooks
 from smtpproxy.policy.model import Rulebook
+from smtpproxy.policy.periods import years
 from smtpproxy.policy.rulebooks import RulebookError, builtin_names, parse_rulebook
 
 FR_TEXT = resources.files(rulebooks).joinpath("fr.toml").read_text("utf-8")
@@ -59,7 +60,7 @@ def test_the_lists_are_written_as_addresses_are_compared() -> None:
 
 def test_what_is_left_out_has_its_default_and_no_address_is_generic() -> None:
     own = parse_rulebook('name = "own"\ncustomer_years = 2\n')
-    assert own == Rulebook("own", customer_years=2)
+    assert own == Rulebook("own", customer_period=years(2))
     assert own.role_local_parts == frozenset()
 
 

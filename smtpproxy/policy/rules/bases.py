@@ -2,79 +2,111 @@
 
 Each `…_failure` returns the first condition that is missing, `Reason.NONE` when the
 basis holds, and `Reason.CONSENT_MISSING` when the basis is not there at all: then only
-consent could have allowed the mail.
+consent could have allowed the mail. Which conditions there are, and in which order, the
+rulebook says.
 """
 
-from smtpproxy.policy.model import Audience, Basis, Contact, Nature, Reason, Source, Verdict
+from collections.abc import Callable
+
+from smtpproxy.policy.model import (
+    Audience,
+    Basis,
+    Condition,
+    Contact,
+    Dealing,
+    Nature,
+    Reason,
+    Source,
+    Verdict,
+)
+from smtpproxy.policy.periods import within
 from smtpproxy.policy.rules.case import RecipientCase, allow, refuse
-from smtpproxy.policy.rules.clock import is_active, within_years
+from smtpproxy.policy.rules.clock import is_active
 from smtpproxy.policy.rules.consent import consent_failure
 
 _CUSTOMER = allow("existing_customer", Basis.EXISTING_CUSTOMER)
 _CHARITY = allow("charity", Basis.CHARITY)
 _PROFESSIONAL = allow("professional", Basis.PROFESSIONAL)
+_OPT_OUT = allow("opt_out", Basis.OPT_OUT)
+# Looking a member up in its enum costs more than the test that it is for.
+_HOLDS, _NOT_THERE = Reason.NONE, Reason.CONSENT_MISSING
+_INQUIRY, _SIMILAR_PRODUCT = Dealing.INQUIRY, Condition.SIMILAR_PRODUCT
+_DIRECT, _AS_PROFESSIONAL, _OF_CHARITY = Source.DIRECT, Audience.PROFESSIONAL, Nature.CHARITY
+
 _REFUSALS = {reason: refuse("nearest_basis", reason) for reason in Reason}
 
 
 def existing_customer(case: RecipientCase) -> Verdict | None:
-    return _CUSTOMER if customer_failure(case) is Reason.NONE else None
+    return _CUSTOMER if customer_failure(case) is _HOLDS else None
 
 
 def charity(case: RecipientCase) -> Verdict | None:
-    return _CHARITY if charity_failure(case) is Reason.NONE else None
+    return _CHARITY if charity_failure(case) is _HOLDS else None
 
 
 def professional(case: RecipientCase) -> Verdict | None:
-    return _PROFESSIONAL if professional_failure(case) is Reason.NONE else None
+    return _PROFESSIONAL if professional_failure(case) is _HOLDS else None
+
+
+def opt_out(case: RecipientCase) -> Verdict:
+    """Allow what no rule before this one refused: mail is lawful until the person objects."""
+    return _OPT_OUT
 
 
 def nearest_refusal(case: RecipientCase) -> Verdict:
-    """Refuse with what is missing from the basis that came nearest."""
-    for failure in (consent_failure, customer_failure, charity_failure, professional_failure):
-        reason = failure(case)
-        if reason is not Reason.CONSENT_MISSING:
+    """Refuse with what is missing from the basis that came nearest: the first that is there."""
+    for basis in case.rulebook.bases:
+        failure = _FAILURES.get(basis)
+        reason = _NOT_THERE if failure is None else failure(case)
+        if reason is not _NOT_THERE:
             return _REFUSALS[reason]
-    return _REFUSALS[Reason.CONSENT_MISSING]
+    return _REFUSALS[_NOT_THERE]
 
 
 def customer_failure(case: RecipientCase) -> Reason:
-    """A customer of similar products, told and free to refuse when collected (A6 to A9, A11)."""
-    contact, now = case.facts.contact, case.now
+    """A customer, told and free to refuse when collected (A6 to A9, A11)."""
+    contact, rulebook = case.facts.contact, case.rulebook
     if contact is None or not contact.purchases:
-        return Reason.CONSENT_MISSING
-    purchases = [purchase for purchase in contact.purchases if purchase.at <= now]
-    if not purchases:
-        return Reason.CONSENT_MISSING
-    years = case.rulebook.customer_years
-    recent = {p.product for p in purchases if within_years(p.at, years, now)}
+        return _NOT_THERE
+    now, stale, recent = case.now, False, set()
+    for purchase in contact.purchases:
+        if purchase.at <= now and purchase.kind in rulebook.dealings:
+            inquiry = purchase.kind is _INQUIRY
+            period = rulebook.inquiry_period if inquiry else rulebook.customer_period
+            if within(purchase.at, period, now):
+                recent.add(purchase.product)
+            else:
+                stale = True
     if not recent:
-        return Reason.CUSTOMER_STALE
-    if recent.isdisjoint(case.stream.products):
-        return Reason.PRODUCT_NOT_SIMILAR
-    if contact.source is not Source.DIRECT:
-        return Reason.SOURCE_NOT_DIRECT
-    return _notice_failure(contact, case)
+        return Reason.CUSTOMER_STALE if stale else _NOT_THERE
+    for condition in rulebook.customer_requires:
+        if condition is _SIMILAR_PRODUCT:
+            if recent.isdisjoint(case.stream.products):
+                return Reason.PRODUCT_NOT_SIMILAR
+            continue
+        holds, reason = _CONDITIONS[condition]
+        if not holds(contact, case):
+            return reason
+    return _HOLDS
 
 
 def charity_failure(case: RecipientCase) -> Reason:
     """A charity's stream to somebody told and free to refuse, and not silent (A10, A17)."""
     contact = case.facts.contact
-    if contact is None or case.stream.nature is not Nature.CHARITY:
-        return Reason.CONSENT_MISSING
-    failure = _notice_failure(contact, case)
-    return _silence(contact, case) if failure is Reason.NONE else failure
+    if contact is None or case.stream.nature is not _OF_CHARITY:
+        return _NOT_THERE
+    since = case.rulebook.charity_since
+    if since is not None and (contact.collected_at is None or contact.collected_at < since):
+        return _NOT_THERE
+    return _first_missing(case.rulebook.charity_requires, contact, case)
 
 
 def professional_failure(case: RecipientCase) -> Reason:
     """A professional, told, written to about what they do, and not silent (A13, A14)."""
     contact = case.facts.contact
-    if contact is None or contact.audience is not Audience.PROFESSIONAL:
-        return Reason.CONSENT_MISSING
-    if not is_informed(contact, case):
-        return Reason.NOTICE_MISSING
-    if contact.occupations.isdisjoint(case.stream.topics):
-        return Reason.TOPIC_UNRELATED
-    return _silence(contact, case)
+    if contact is None or contact.audience is not _AS_PROFESSIONAL:
+        return _NOT_THERE
+    return _first_missing(case.rulebook.professional_requires, contact, case)
 
 
 def is_informed(contact: Contact, case: RecipientCase) -> bool:
@@ -90,12 +122,43 @@ def is_informed(contact: Contact, case: RecipientCase) -> bool:
     )
 
 
-def _notice_failure(contact: Contact, case: RecipientCase) -> Reason:
-    if not is_informed(contact, case):
-        return Reason.NOTICE_MISSING
-    return Reason.NONE if contact.optout_offered else Reason.OPTOUT_NOT_OFFERED
+def _first_missing(
+    conditions: tuple[Condition, ...], contact: Contact, case: RecipientCase
+) -> Reason:
+    for condition in conditions:
+        holds, reason = _CONDITIONS[condition]
+        if not holds(contact, case):
+            return reason
+    return _HOLDS
 
 
-def _silence(contact: Contact, case: RecipientCase) -> Reason:
-    active = is_active(contact, case.rulebook.activity_years, case.rulebook, case.now)
-    return Reason.NONE if active else Reason.INACTIVE
+def _is_direct(contact: Contact, case: RecipientCase) -> bool:
+    return contact.source is _DIRECT
+
+
+def _could_refuse(contact: Contact, case: RecipientCase) -> bool:
+    return contact.optout_offered
+
+
+def _concerns_them(contact: Contact, case: RecipientCase) -> bool:
+    return not contact.occupations.isdisjoint(case.stream.topics)
+
+
+def _is_not_silent(contact: Contact, case: RecipientCase) -> bool:
+    return is_active(contact, case.rulebook.activity_period, case.rulebook, case.now)
+
+
+# Similar products are a customer's alone, and are compared where the purchases are.
+_CONDITIONS: dict[Condition, tuple[Callable[[Contact, RecipientCase], bool], Reason]] = {
+    Condition.DIRECT_SOURCE: (_is_direct, Reason.SOURCE_NOT_DIRECT),
+    Condition.NOTICE: (is_informed, Reason.NOTICE_MISSING),
+    Condition.OPTOUT_OFFERED: (_could_refuse, Reason.OPTOUT_NOT_OFFERED),
+    Condition.TOPIC: (_concerns_them, Reason.TOPIC_UNRELATED),
+    Condition.ACTIVE: (_is_not_silent, Reason.INACTIVE),
+}
+_FAILURES: dict[Basis, Callable[[RecipientCase], Reason]] = {
+    Basis.CONSENT: consent_failure,
+    Basis.EXISTING_CUSTOMER: customer_failure,
+    Basis.CHARITY: charity_failure,
+    Basis.PROFESSIONAL: professional_failure,
+}

@@ -29,6 +29,14 @@ class RecipientCase(Struct, frozen=True):
     now: datetime
 
 
+class DeliveryCase(Struct, frozen=True):
+    """A recipient that may be mailed on `basis`, and the message it is to get."""
+
+    recipient: RecipientCase
+    basis: Basis | None
+    features: MessageFeatures
+
+
 class MessageCase(Struct, frozen=True):
     """One message on one stream."""
 
@@ -36,7 +44,7 @@ class MessageCase(Struct, frozen=True):
     features: MessageFeatures
 
 
-Case = TypeVar("Case", RecipientCase, MessageCase)
+Case = TypeVar("Case", RecipientCase, DeliveryCase, MessageCase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,8 @@ class Rule(Generic[Case]):
     """One row of a table.
 
     `judge` returns a verdict when the rule decides and None when the next rule is to be
-    asked; the verdict's `rule` is this `name`. `source` names the rows of rules.md and the
-    articles of law that the rule carries out.
+    asked; the verdict's `rule` is this `name`. `source` names the section of design.md and
+    the rows of rules.md that it carries out; the articles of law are the rulebook's.
     """
 
     name: str

@@ -1,11 +1,14 @@
 """Consent and its withdrawal (design.md section 5; rules A2 to A5; RGPD art. 7)."""
 
-from smtpproxy.policy.model import Basis, ConsentAct, Contact, Reason, Verdict
+from smtpproxy.policy.model import Basis, ConsentAct, Contact, Evidence, Reason, Verdict
 from smtpproxy.policy.rules.case import RecipientCase, allow, refuse
 from smtpproxy.policy.rules.clock import is_active
 
 WITHDRAWN = refuse("withdrawn", Reason.CONSENT_WITHDRAWN)
 CONSENT = allow("consent", Basis.CONSENT)
+
+_CONFIRMED = "double_opt_in"
+_VALID, _MISSING = Reason.NONE, Reason.CONSENT_MISSING
 
 
 def withdrawn(case: RecipientCase) -> Verdict | None:
@@ -17,7 +20,7 @@ def withdrawn(case: RecipientCase) -> Verdict | None:
 
 
 def valid_consent(case: RecipientCase) -> Verdict | None:
-    return CONSENT if consent_failure(case) is Reason.NONE else None
+    return CONSENT if consent_failure(case) is _VALID else None
 
 
 def consent_failure(case: RecipientCase) -> Reason:
@@ -28,55 +31,86 @@ def consent_failure(case: RecipientCase) -> Reason:
     contact, rulebook = case.facts.contact, case.rulebook
     act = None if contact is None else newest_act(contact, case.stream.purpose)
     if contact is None or act is None:
-        return Reason.CONSENT_MISSING
+        return _MISSING
     if _is_withdrawn(case, contact):
         return Reason.CONSENT_WITHDRAWN
+    request = confirmed_request(contact, act) if act.method == _CONFIRMED else None
     if act.method in rulebook.preticked_methods:
         return Reason.CONSENT_PRETICKED
-    if act.conditional:
+    conditional = act.conditional or (request is not None and request.conditional)
+    if conditional and not rulebook.conditional_allowed:
         return Reason.CONSENT_CONDITIONAL
-    if not _is_proven(act, case):
+    if not _is_proven(act, request, case):
         return Reason.CONSENT_UNPROVEN
     if "email" not in act.channels:
         return Reason.CONSENT_CHANNEL
-    if not is_active(contact, rulebook.consent_years, rulebook, case.now):
+    if not is_active(contact, rulebook.consent_period, rulebook, case.now):
         return Reason.CONSENT_EXPIRED
-    return Reason.NONE
+    return _VALID
 
 
 def newest_act(contact: Contact, purpose: str | None) -> ConsentAct | None:
-    """Return the newest act for the purpose; of two at one time, the one recorded last."""
+    """Return the newest act for the purpose; of two at one time, the one recorded last.
+
+    A double opt-in that waits for its confirmation counts only where there is nothing
+    else: anybody could have typed the address, and that must not undo what the person
+    said before.
+    """
     newest = None
     for act in contact.acts:
-        if act.purpose == purpose and (newest is None or act.at >= newest.at):
+        if act.purpose == purpose and (
+            newest is None or (not act.pending, act.at) >= (not newest.pending, newest.at)
+        ):
             newest = act
     return newest
+
+
+def confirmed_request(contact: Contact, act: ConsentAct) -> ConsentAct | None:
+    """Return the newest request that `act` may be the confirmation of, None without one."""
+    requests = [
+        each
+        for each in contact.acts
+        if each.pending and each.purpose == act.purpose and each.at <= act.at
+    ]
+    return max(requests, key=lambda each: each.at, default=None)
 
 
 def _is_withdrawn(case: RecipientCase, contact: Contact) -> bool:
     """Whether a withdrawal is the newest act that may count; it wins a tie in time.
 
-    Agreement dated after now must not hide a withdrawal from before.
+    Agreement dated after now must not hide a withdrawal from before, nor must one that is
+    not confirmed.
     """
     purpose, now = case.stream.purpose, case.now
-    withdrawals = [a.at for a in contact.acts if a.withdrawal and a.purpose == purpose]
-    if not withdrawals:
+    newest = None
+    for act in contact.acts:
+        if act.withdrawal and act.purpose == purpose and (newest is None or act.at > newest):
+            newest = act.at
+    if newest is None:
         return False
-    newest = max(withdrawals)
     return not any(
         newest < act.at <= now
         for act in contact.acts
-        if act.purpose == purpose and not act.withdrawal
+        if act.purpose == purpose and not act.withdrawal and not act.pending
     )
 
 
-def _is_proven(act: ConsentAct, case: RecipientCase) -> bool:
-    """Whether an active method, a wording and a time that has come are on record."""
-    wording = act.evidence.wording
-    return (
-        act.method in case.rulebook.valid_methods
-        and wording is not None
-        and not wording.isspace()
-        and wording != ""
-        and act.at <= case.now
-    )
+def _is_proven(act: ConsentAct, request: ConsentAct | None, case: RecipientCase) -> bool:
+    """Whether an active method, the evidence and a time that has come are on record.
+
+    What proves a confirmation may stand in the request that it confirms.
+    """
+    rulebook = case.rulebook
+    if act.pending or act.method not in rulebook.valid_methods or act.at > case.now:
+        return False
+    for name in rulebook.required_evidence:
+        if not (
+            _states(act.evidence, name) or (request is not None and _states(request.evidence, name))
+        ):
+            return False
+    return True
+
+
+def _states(evidence: Evidence, name: str) -> bool:
+    value = getattr(evidence, name)
+    return value is not None and value != "" and not value.isspace()

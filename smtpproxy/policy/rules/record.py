@@ -1,17 +1,26 @@
 """What the record must be before any basis is looked at (design.md section 4, rules 3 to 6)."""
 
-from smtpproxy.policy.model import Audience, Basis, Provenance, Reason, Rulebook, Source, Verdict
+from datetime import datetime
+
+from smtpproxy.policy.model import (
+    Audience,
+    Basis,
+    Link,
+    Provenance,
+    Reason,
+    Rulebook,
+    Source,
+    Verdict,
+)
 from smtpproxy.policy.rules.case import RecipientCase, allow, refuse
 
+_UNKNOWN = Source.UNKNOWN
 _GENERIC = allow("generic_address", Basis.GENERIC_ADDRESS)
 _NO_RECORD = refuse("no_record", Reason.NO_RECORD)
 _RESTRICTED = refuse("restricted", Reason.CONTACT_RESTRICTED)
 _FORBIDDEN = refuse("source", Reason.SOURCE_FORBIDDEN)
 _UNDISCLOSED = refuse("source", Reason.SOURCE_UNDISCLOSED)
 _UNPROVEN = refuse("source", Reason.SOURCE_UNPROVEN)
-
-_FORBIDDEN_SOURCES = frozenset({Source.WEB, Source.HARVESTED, Source.GUESSED})
-_HANDED_ON = frozenset({Source.PURCHASED, Source.RENTED, Source.EXCHANGED, Source.PARTNER})
 
 
 def generic_address(case: RecipientCase) -> Verdict | None:
@@ -35,28 +44,53 @@ def is_consumer(domain: str, rulebook: Rulebook) -> bool:
 
 
 def no_record(case: RecipientCase) -> Verdict | None:
-    return _NO_RECORD if case.facts.contact is None else None
+    missing = case.facts.contact is None and case.rulebook.record_required
+    return _NO_RECORD if missing else None
 
 
 def restricted(case: RecipientCase) -> Verdict | None:
     """Refuse private direct addresses that were not given for bulk mail (A26)."""
     contact = case.facts.contact
-    return _RESTRICTED if contact is not None and "restricted" in contact.tags else None
+    if contact is None or contact.tags.isdisjoint(case.rulebook.restricted_tags):
+        return None
+    return _RESTRICTED
 
 
 def source(case: RecipientCase) -> Verdict | None:
     """Refuse what was not obtained from the person or by a chain that named us."""
-    contact = case.facts.contact
-    known = None if contact is None else contact.source
-    if known is Source.DIRECT:
+    contact, rulebook = case.facts.contact, case.rulebook
+    known = (None if contact is None else contact.source) or _UNKNOWN
+    if known in rulebook.accepted_sources:
         return None
-    if known in _FORBIDDEN_SOURCES:
+    if known in rulebook.forbidden_sources:
         return _FORBIDDEN
-    if known not in _HANDED_ON or contact is None:
+    if known not in rulebook.disclosed_sources or contact is None:
         return _UNPROVEN
-    return None if is_disclosed(contact.provenance) else _UNDISCLOSED
+    return None if is_disclosed(contact.provenance, rulebook, case.now) else _UNDISCLOSED
 
 
-def is_disclosed(provenance: Provenance | None) -> bool:
-    """Whether the supplier is named and this sender was disclosed at collection (A22)."""
-    return provenance is not None and bool(provenance.supplier) and provenance.sender_disclosed
+def known_source(case: RecipientCase) -> Source:
+    contact = case.facts.contact
+    return (None if contact is None else contact.source) or _UNKNOWN
+
+
+def is_disclosed(provenance: Provenance | None, rulebook: Rulebook, now: datetime) -> bool:
+    """Whether every hand is named and disclosed this sender at collection (A22)."""
+    if provenance is None:
+        return False
+    hands = links(provenance)
+    if rulebook.longest_chain is not None and len(hands) > rulebook.longest_chain:
+        return False
+    return all(discloses(hand, now) for hand in hands)
+
+
+def links(provenance: Provenance) -> tuple[Link, ...]:
+    """Return the chain, the collector first; a supplier beside it is its last link."""
+    last = Link(provenance.supplier, provenance.sender_disclosed)
+    if not provenance.chain:
+        return (last,)
+    return (*provenance.chain, last) if provenance.supplier else provenance.chain
+
+
+def discloses(link: Link, now: datetime) -> bool:
+    return bool(link.supplier) and link.sender_disclosed and (link.at is None or link.at <= now)

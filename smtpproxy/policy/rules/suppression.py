@@ -39,14 +39,16 @@ def suppressed(case: RecipientCase) -> Verdict | None:
 
 
 def yielded(case: RecipientCase) -> str | None:
-    """Return what to record when unsubscribes gave way to newer consent, else None."""
+    """Return what to record when suppressions gave way to newer consent, else None."""
     entries = [entry for entry in matching(case) if _yields(entry, case)]
     contact = case.facts.contact
     act = None if contact is None else newest_act(contact, case.stream.purpose)
     if not entries or act is None:
         return None
-    newest = max(entry.since for entry in entries)
-    return f"the unsubscribe of {day(newest)} yields to the consent given on {day(act.at)}"
+    newest = max(entries, key=lambda entry: entry.since)
+    return (
+        f"the {newest.origin} of {day(newest.since)} yields to the consent given on {day(act.at)}"
+    )
 
 
 def matching(case: RecipientCase) -> Iterator[Suppression]:
@@ -74,9 +76,17 @@ def day(moment: datetime) -> str:
 
 
 def _yields(entry: Suppression, case: RecipientCase) -> bool:
-    """An unsubscribe gives way to valid consent for the purpose, given later than it."""
-    contact = case.facts.contact
-    if entry.origin is not Origin.UNSUBSCRIBE or contact is None:
+    """Whether an order gives way to valid consent for the purpose, given later than it.
+
+    The rulebook says which origins ever do, and to consent by which methods.
+    """
+    contact, rulebook = case.facts.contact, case.rulebook
+    if entry.origin not in rulebook.lifted_by_consent or contact is None:
         return False
     act = newest_act(contact, case.stream.purpose)
-    return act is not None and act.at > entry.since and consent_failure(case) is Reason.NONE
+    return (
+        act is not None
+        and act.at > entry.since
+        and act.method in rulebook.lifting_methods
+        and consent_failure(case) is Reason.NONE
+    )

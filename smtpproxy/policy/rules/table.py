@@ -1,51 +1,81 @@
 """The rules in their order: the first that decides, decides (design.md sections 4 and 6).
 
-1. `RECIPIENT_RULES` is asked from the top; its last rule always decides.
-2. What it allows is put to `DEFERRALS`. Refusals come first, so that nobody retries the
-   impossible.
-3. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` where the
+1. `recipient_rules` of the rulebook's bases are asked from the top; the last of them
+   always decides.
+2. What they allow at the end of data is put to `DELIVERY_RULES`, which look at the
+   message too.
+3. What is still allowed is put to `DEFERRALS`. Refusals come first, so that nobody retries
+   the impossible.
+4. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` where the
    stream is transactional; a message that none of them refuses is allowed.
 """
 
-from smtpproxy.policy.model import Basis, StreamClass, Verdict
-from smtpproxy.policy.rules import bases, consent, deferrals, message, record, suppression
-from smtpproxy.policy.rules.case import MessageCase, RecipientCase, Rule, allow
+from functools import lru_cache
 
+from smtpproxy.policy.model import Basis, Rulebook, StreamClass, Verdict
+from smtpproxy.policy.rules import (
+    bases,
+    consent,
+    deferrals,
+    first_contact,
+    message,
+    record,
+    suppression,
+)
+from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase, Rule, allow
+
+_IS_TRANSACTIONAL = StreamClass.TRANSACTIONAL
 _TRANSACTIONAL = allow("transactional", Basis.TRANSACTIONAL)
 
 
 def transactional(case: RecipientCase) -> Verdict | None:
     """Mail that sells nothing needs no agreement."""
-    return _TRANSACTIONAL if case.stream.stream_class is StreamClass.TRANSACTIONAL else None
+    return _TRANSACTIONAL if case.stream.stream_class is _IS_TRANSACTIONAL else None
 
 
-RECIPIENT_RULES: tuple[Rule[RecipientCase], ...] = (
-    Rule("suppression", suppression.suppressed, "design 4.0; A31 A32 A35 A36; RGPD art. 21(3)"),
-    Rule(
-        "transactional",
-        transactional,
-        "design 4.1; A1; CPCE art. L34-5: it binds commercial mail alone",
+_FIRST: tuple[Rule[RecipientCase], ...] = (
+    Rule("suppression", suppression.suppressed, "design 4.0; A29 to A32, A35 A36 A39 A41"),
+    Rule("transactional", transactional, "design 4.1; A1"),
+    Rule("withdrawn", consent.withdrawn, "design 4.2; A31 A35"),
+)
+_RECORD: tuple[Rule[RecipientCase], ...] = (
+    Rule("no_record", record.no_record, "design 4.4; A1"),
+    Rule("restricted", record.restricted, "design 4.5; A26"),
+    Rule("source", record.source, "design 4.6; A18 to A22"),
+)
+BASES: dict[Basis, Rule[RecipientCase]] = {
+    Basis.GENERIC_ADDRESS: Rule("generic_address", record.generic_address, "design 4.3; A15"),
+    Basis.CONSENT: Rule("consent", consent.valid_consent, "design 4.7, 5; A1 to A5, A17 A23 A44"),
+    Basis.EXISTING_CUSTOMER: Rule(
+        "existing_customer", bases.existing_customer, "design 4.8; A6 to A9, A11"
     ),
-    Rule("withdrawn", consent.withdrawn, "design 4.2; A31 A35; RGPD art. 7(3), 21(2)"),
-    Rule(
-        "generic_address",
-        record.generic_address,
-        "design 4.3; A15; CPCE art. L34-5: natural persons",
+    Basis.CHARITY: Rule("charity", bases.charity, "design 4.9; A10 A11 A17 A44"),
+    Basis.PROFESSIONAL: Rule(
+        "professional", bases.professional, "design 4.10; A11 A13 A14 A17 A44"
     ),
-    Rule("no_record", record.no_record, "design 4.4; A1; CPCE art. L34-5, RGPD art. 7(1)"),
-    Rule("restricted", record.restricted, "design 4.5; A26; RGPD art. 6(1)(f)"),
-    Rule("source", record.source, "design 4.6; A8 A18 A19 A20 A21 A22 A24; RGPD art. 14"),
-    Rule(
-        "consent",
-        consent.valid_consent,
-        "design 4.7, 5; A1 to A5, A17; CPCE art. L34-5, RGPD art. 7",
-    ),
-    Rule(
-        "existing_customer", bases.existing_customer, "design 4.8; A6 to A9, A11; CPCE art. L34-5"
-    ),
-    Rule("charity", bases.charity, "design 4.9; A10 A11 A17; CPCE art. L34-5"),
-    Rule("professional", bases.professional, "design 4.10; A13 A14 A17; RGPD art. 6(1)(f)"),
-    Rule("nearest_basis", bases.nearest_refusal, "design 4.11; A1 A16; CPCE art. L34-5"),
+    Basis.OPT_OUT: Rule("opt_out", bases.opt_out, "design 4, by rulebook; A16"),
+}
+_LAST: tuple[Rule[RecipientCase], ...] = (
+    Rule("nearest_basis", bases.nearest_refusal, "design 4.11; A1 A16"),
+)
+
+
+@lru_cache(maxsize=64)
+def recipient_rules(in_force: tuple[Basis, ...]) -> tuple[Rule[RecipientCase], ...]:
+    """Return the rules of a rulebook with these bases, in their order.
+
+    Generic addresses are nobody's, so they are looked at before there need be a record.
+    """
+    generic = [BASES[basis] for basis in in_force if basis is Basis.GENERIC_ADDRESS]
+    others = [BASES[basis] for basis in in_force if basis is not Basis.GENERIC_ADDRESS]
+    return (*_FIRST, *generic, *_RECORD, *others, *_LAST)
+
+
+RECIPIENT_RULES = recipient_rules(Rulebook("").bases)
+"""Those of the bases that are in force unless a rulebook says otherwise."""
+
+DELIVERY_RULES: tuple[Rule[DeliveryCase], ...] = (
+    Rule("source_announced", first_contact.source_announced, "design 4.6; A24"),
 )
 
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
@@ -54,8 +84,8 @@ DEFERRALS: tuple[Rule[RecipientCase], ...] = (
 
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     Rule("header", message.header, "design 6; RFC 5322 3.6.2; rules.md D"),
-    Rule("sender", message.sender, "design 6; A43; CPCE art. L34-5: the principal is not hidden"),
-    Rule("unsubscribe_present", message.unsubscribe_present, "design 6; A12; CPCE art. L34-5"),
+    Rule("sender", message.sender, "design 6; A43"),
+    Rule("unsubscribe_present", message.unsubscribe_present, "design 6; A12"),
     Rule("unsubscribe_usable", message.unsubscribe_usable, "design 6; A12; RFC 2369 2, 3"),
     Rule("one_click", message.one_click, "design 6; A12; RFC 8058 3.1, 5; rules.md C"),
 )

@@ -1,0 +1,93 @@
+"""Periods as people count them: calendar years and months, days, business days. All in UTC."""
+
+from calendar import monthrange
+from datetime import MAXYEAR, datetime, timedelta
+from enum import StrEnum
+
+from msgspec import Struct
+
+_FRIDAY = 4
+
+
+class Unit(StrEnum):
+    HOURS = "hours"
+    DAYS = "days"
+    BUSINESS_DAYS = "business days"
+    MONTHS = "months"
+    YEARS = "years"
+
+
+class Period(Struct, frozen=True):
+    """So many of a unit: `3 years`, `10 business days`."""
+
+    count: int
+    unit: Unit
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.unit if self.count != 1 else self.unit.removesuffix('s')}"
+
+
+def years(count: int) -> Period:
+    return Period(count, Unit.YEARS)
+
+
+def months(count: int) -> Period:
+    return Period(count, Unit.MONTHS)
+
+
+def within(moment: datetime, period: Period | None, now: datetime) -> bool:
+    """Whether `now` is no later than `period` after `moment`; None is without end.
+
+    The moment exactly so much later still counts. Years and months are those of the
+    calendar: where the last month has no such day, they end on its last day.
+    """
+    if period is None:
+        return True
+    unit = period.unit
+    if unit is Unit.YEARS:
+        passed = now.year - moment.year
+        if passed != period.count:
+            return passed < period.count
+        return now <= _moved(moment, now.year, moment.month)
+    if unit is Unit.MONTHS:
+        passed = 12 * (now.year - moment.year) + now.month - moment.month
+        if passed != period.count:
+            return passed < period.count
+        return now <= _moved(moment, now.year, now.month)
+    return now <= end(moment, period)
+
+
+def end(moment: datetime, period: Period) -> datetime:
+    """Return the last moment of a period that begins at `moment`.
+
+    Business days are Monday to Friday. Public holidays are not known here; as deadlines
+    they would only be later. Raises OverflowError beyond the year 9999.
+    """
+    match period.unit:
+        case Unit.HOURS:
+            return moment + timedelta(hours=period.count)
+        case Unit.DAYS:
+            return moment + timedelta(days=period.count)
+        case Unit.BUSINESS_DAYS:
+            return _business_days_later(moment, period.count)
+    counted = period.count * (12 if period.unit is Unit.YEARS else 1)
+    year, month = divmod(12 * moment.year + moment.month - 1 + counted, 12)
+    if year > MAXYEAR:
+        raise OverflowError(f"{period} after {moment:%Y-%m-%d} is beyond the year 9999")
+    return _moved(moment, year, month + 1)
+
+
+def _moved(moment: datetime, year: int, month: int) -> datetime:
+    """The same day and time of another month, or of its last day."""
+    try:
+        return moment.replace(year=year, month=month)
+    except ValueError:
+        return moment.replace(year=year, month=month, day=monthrange(year, month)[1])
+
+
+def _business_days_later(moment: datetime, count: int) -> datetime:
+    """From a weekend, the first day counted is Monday."""
+    moment -= timedelta(days=max(0, moment.weekday() - _FRIDAY))
+    weeks, left = divmod(count, 5)
+    over_weekend = 2 if moment.weekday() + left > _FRIDAY else 0
+    return moment + timedelta(weeks=weeks, days=left + over_weekend)

@@ -1,0 +1,152 @@
+"""From the TOML text of a rulebook to the rulebook, or to all that is wrong with it."""
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import Basis, Rulebook
+from smtpproxy.policy.rulebooks.kinds import MembersKind, PeriodKind, WordsKind, shown, suggestion
+from smtpproxy.policy.rulebooks.parameters import PARAMETERS, SHORTHANDS
+
+_KEYS = ("name", "extends", *PARAMETERS, "add", "remove", "sources")
+_PARAMETER_KEYS = (*PARAMETERS, *SHORTHANDS)
+_SETS = tuple(
+    name for name, kind in PARAMETERS.items() if isinstance(kind, MembersKind | WordsKind)
+)
+
+
+class RulebookError(ValueError):
+    """A rulebook that cannot be used. `faults`: `key: what is wrong and what would be right`."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+def parse(text: str, builtin: Callable[[str], Rulebook], builtin_names: Sequence[str]) -> Rulebook:
+    """Return the rulebook written in `text`. Raises RulebookError with every fault."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RulebookError([f"not TOML: {error}"]) from None
+    reading = _Reading(document)
+    rulebook = reading.rulebook(builtin, builtin_names)
+    if reading.faults:
+        raise RulebookError(reading.faults)
+    return rulebook
+
+
+class _Reading:
+    """One text being read; what is wrong is collected in `faults`."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.faults: list[str] = []
+        self._document = document
+
+    def rulebook(
+        self, builtin: Callable[[str], Rulebook], builtin_names: Sequence[str]
+    ) -> Rulebook:
+        name = self._name()
+        base = self._extended(builtin, builtin_names) or Rulebook(name)
+        changes: dict[str, Any] = {"name": name}
+        for key, value in self._document.items():
+            if key in SHORTHANDS:
+                parameter, unit = SHORTHANDS[key]
+                kind = PARAMETERS[parameter]
+                assert isinstance(kind, PeriodKind)
+                self._set(changes, parameter, key, kind.counted(value, unit, self._at(key)))
+            elif key in PARAMETERS:
+                self._set(changes, key, key, PARAMETERS[key].read(value, self._at(key)))
+            elif key in ("add", "remove"):
+                self._adjust(base, changes, key, value)
+            elif key == "sources":
+                self._sources(value)
+            elif key not in _KEYS:
+                known = (*_KEYS, *SHORTHANDS) if "_" in key else _KEYS
+                self._fault(f"{key}: not a key of a rulebook{suggestion(key, known)}")
+        rulebook = replace(base, **changes)
+        self.faults += conflicts(rulebook)
+        return rulebook
+
+    def _fault(self, text: str) -> None:
+        if text not in self.faults:
+            self.faults.append(text)
+
+    def _at(self, key: str) -> Callable[[str], None]:
+        return lambda text: self._fault(f"{key}: {text}")
+
+    def _set(self, changes: dict[str, Any], parameter: str, key: str, value: object) -> None:
+        if parameter in changes:
+            self._fault(f"{key}: {parameter} is said already: write it once")
+        changes[parameter] = value
+
+    def _name(self) -> str:
+        name = self._document.get("name")
+        if (
+            not isinstance(name, str)
+            or not name.isascii()
+            or not name.replace("-", "_").isidentifier()
+        ):
+            self._fault('name: must be a word such as "fr"')
+            return "?"
+        return name
+
+    def _extended(
+        self, builtin: Callable[[str], Rulebook], builtin_names: Sequence[str]
+    ) -> Rulebook | None:
+        extended = self._document.get("extends")
+        if extended is None:
+            return None
+        if extended not in builtin_names:
+            word = extended if isinstance(extended, str) else ""
+            self._fault(
+                f"extends: {shown(extended)} is no built-in rulebook"
+                f"{suggestion(word, builtin_names)}"
+            )
+            return None
+        return builtin(extended)
+
+    def _adjust(self, base: Rulebook, changes: dict[str, Any], key: str, value: object) -> None:
+        """Add to a list of what is extended, or remove from it."""
+        if not isinstance(value, dict):
+            self._fault(f"{key}: must be a table: [{key}] with lists, such as consumer_domains")
+            return
+        for name, items in value.items():
+            if name not in _SETS:
+                self._fault(f"{key}.{name}: not a list of a rulebook{suggestion(name, _SETS)}")
+                continue
+            read = PARAMETERS[name].read(items, self._at(f"{key}.{name}"))
+            now = changes.get(name, getattr(base, name))
+            for missing in sorted(read - now) if key == "remove" else ():
+                self._fault(f"remove.{name}: {shown(missing)} is not in it")
+            changes[name] = now | read if key == "add" else now - read
+
+    def _sources(self, value: object) -> None:
+        if not isinstance(value, dict):
+            self._fault("sources: must be a table: key = where its value comes from")
+            return
+        for key, text in value.items():
+            if key not in _PARAMETER_KEYS:
+                self._fault(f"sources.{key}: not a parameter{suggestion(key, _PARAMETER_KEYS)}")
+            elif not isinstance(text, str):
+                self._fault(f"sources.{key}: must be text")
+
+
+def conflicts(rulebook: Rulebook) -> Iterator[str]:
+    """Yield what does not go together, each as `key: what and why`."""
+    for method in sorted(rulebook.valid_methods & rulebook.preticked_methods):
+        yield f'preticked_methods: "{method}" is in valid_methods too'
+    lists = ("accepted_sources", "disclosed_sources", "forbidden_sources")
+    for index, later in enumerate(lists):
+        for earlier in lists[:index]:
+            for source in sorted(getattr(rulebook, later) & getattr(rulebook, earlier)):
+                yield f'{later}: "{source}" is in {earlier} too: it can be in one only'
+    bases = rulebook.bases
+    if Basis.CONSENT not in bases:
+        yield 'bases: "consent" is missing, and there is no law under which it does not count'
+    if Basis.GENERIC_ADDRESS in bases[1:]:
+        yield 'bases: "generic_address" must come first: it needs no record, all others do'
+    if Basis.OPT_OUT in bases[:-1]:
+        yield 'bases: "opt_out" must come last: what comes after it would never be asked'

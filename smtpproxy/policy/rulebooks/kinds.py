@@ -1,0 +1,242 @@
+"""How the parameters of a rulebook are written: one class for each kind of value.
+
+`read` takes what the TOML said, tells each thing that is wrong with it to `fault` (in
+words that also say what would be right), and returns what it could read. `written` is the
+way back, for people.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.policy.periods import Period, Unit
+
+Fault = Callable[[str], None]
+
+UNLIMITED = "unlimited"
+ALWAYS = "always"
+
+_MOST = {
+    Unit.HOURS: 1_000,
+    Unit.DAYS: 36_500,
+    Unit.BUSINESS_DAYS: 1_000,
+    Unit.MONTHS: 1_200,
+    Unit.YEARS: 100,
+}
+_PERIOD = re.compile(r"(\d{1,6}) +([a-z]+(?: [a-z]+)?)", re.ASCII)
+
+
+class Kind(Protocol):
+    def read(self, value: object, fault: Fault) -> Any: ...
+
+    def written(self, value: Any) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodKind:
+    """A period in one of `units`; None is without end."""
+
+    units: tuple[Unit, ...]
+    unlimited: bool = True
+
+    def read(self, value: object, fault: Fault) -> Period | None:
+        if self.unlimited and value == UNLIMITED:
+            return None
+        match = _PERIOD.fullmatch(value) if isinstance(value, str) else None
+        unit = None if match is None else self._unit(match[2])
+        if match is None or unit is None:
+            fault(f"must be {self._right()}, not {shown(value)}")
+            return None
+        return self.counted(int(match[1]), unit, fault)
+
+    def counted(self, count: object, unit: Unit, fault: Fault) -> Period | None:
+        """Return so many of a unit, as `customer_years = 3` says it too."""
+        if type(count) is not int or not 1 <= count <= _MOST[unit]:  # True is an int too
+            fault(f"must be a whole number from 1 to {_MOST[unit]}, not {shown(count)}")
+            return None
+        return Period(count, unit)
+
+    def written(self, value: Period | None) -> str:
+        return UNLIMITED if value is None else str(value)
+
+    def _unit(self, text: str) -> Unit | None:
+        return next((unit for unit in self.units if text in (unit, unit.removesuffix("s"))), None)
+
+    def _right(self) -> str:
+        examples = [shown(str(Period(2, unit))) for unit in self.units]
+        return f"a period such as {_any_of(examples + [shown(UNLIMITED)] * self.unlimited)}"
+
+
+@dataclass(frozen=True, slots=True)
+class FlagKind:
+    def read(self, value: object, fault: Fault) -> bool:
+        if not isinstance(value, bool):
+            fault(f"must be true or false, without quotes, not {shown(value)}")
+        return value is True
+
+    def written(self, value: bool) -> str:
+        return "yes" if value else "no"
+
+
+@dataclass(frozen=True, slots=True)
+class CountKind:
+    """A number from 1, or None for any."""
+
+    def read(self, value: object, fault: Fault) -> int | None:
+        if value == UNLIMITED:
+            return None
+        if type(value) is not int or value < 1:
+            fault(f'must be a whole number from 1, or "{UNLIMITED}", not {shown(value)}')
+            return None
+        return value
+
+    def written(self, value: int | None) -> str:
+        return UNLIMITED if value is None else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class DayKind:
+    """A day from which on something holds, as its first moment in UTC; None is always."""
+
+    def read(self, value: object, fault: Fault) -> datetime | None:
+        if value == ALWAYS:
+            return None
+        if not isinstance(value, date) or isinstance(value, datetime):
+            fault(f'must be a date without quotes, like 2026-02-05, or "{ALWAYS}"')
+            return None
+        return datetime.combine(value, time(), UTC)
+
+    def written(self, value: datetime | None) -> str:
+        return ALWAYS if value is None else f"{value:%Y-%m-%d}"
+
+
+@dataclass(frozen=True, slots=True)
+class WordsKind:
+    """A set of texts; `check` returns what is wrong with one of them."""
+
+    check: Callable[[str], str | None] = lambda item: None
+
+    def read(self, value: object, fault: Fault) -> frozenset[str]:
+        items = _texts(value, fault)
+        for item in items:
+            wrong = self.check(item)
+            if wrong is not None:
+                fault(wrong)
+        return frozenset(items)
+
+    def written(self, value: Iterable[str]) -> str:
+        return ", ".join(sorted(value)) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class MembersKind:
+    """A set of words out of a closed set. `of` makes a member of its word."""
+
+    choices: tuple[str, ...]
+    of: Callable[[str], Any] = str
+
+    def read(self, value: object, fault: Fault) -> frozenset[Any]:
+        return frozenset(map(self.of, members(value, self.choices, fault)))
+
+    def written(self, value: Iterable[str]) -> str:
+        return ", ".join(word for word in self.choices if word in value) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderKind:
+    """Words out of a closed set, in an order that counts."""
+
+    choices: tuple[str, ...]
+    of: Callable[[str], Any]
+
+    def read(self, value: object, fault: Fault) -> tuple[Any, ...]:
+        return tuple(map(self.of, members(value, self.choices, fault)))
+
+    def written(self, value: Sequence[str]) -> str:
+        return ", ".join(value) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class TextsKind:
+    """A table of texts, each under a word out of a closed set."""
+
+    keys: tuple[str, ...]
+
+    def read(self, value: object, fault: Fault) -> dict[str, str]:
+        if not isinstance(value, dict):
+            fault("must be a table of texts")
+            return {}
+        for key, text in value.items():
+            if key not in self.keys:
+                fault(f"{shown(key)} is none of its keys{suggestion(key, self.keys)}")
+            elif not isinstance(text, str) or not text.strip():
+                fault(f"{key}: must be text")
+        return value
+
+    def written(self, value: dict[str, str]) -> str:
+        return f"{len(value)} rules"
+
+
+def members(value: object, choices: tuple[str, ...], fault: Fault) -> list[str]:
+    """Return the words of a list that are among `choices`, each once."""
+    found: list[str] = []
+    for item in _texts(value, fault):
+        if item in found:
+            fault(f"{shown(item)} stands here twice")
+        elif item not in choices:
+            fault(f"{shown(item)} cannot stand here{suggestion(item, choices)}")
+        else:
+            found.append(item)
+    return found
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return the end of a fault: the word that was meant, or all that could be."""
+    names = list(known)
+    near = get_close_matches(word, names, n=1)
+    return f"; did you mean {near[0]}?" if near else f": one of {', '.join(names)}"
+
+
+def local_part(item: str) -> str | None:
+    return _as_compared(item, f"{item}@example.com", "local part")
+
+
+def domain(item: str) -> str | None:
+    return _as_compared(item, f"contact@{item}", "domain")
+
+
+def _as_compared(item: str, address: str, part: str) -> str | None:
+    """What addresses are compared with must be written as addresses are compared."""
+    try:
+        right = canonical(address)
+    except AddressError as error:
+        return f"{shown(item)} is no {part}: {error}"
+    if right == address:
+        return None
+    local, _, host = right.rpartition("@")
+    return f"{shown(item)} must be written {shown(local if part == 'local part' else host)}"
+
+
+def shown(value: object) -> str:
+    """Return a TOML value as the file has it, cut to a readable length."""
+    if isinstance(value, bool):
+        text = str(value).lower()
+    else:
+        text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _texts(value: object, fault: Fault) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        fault('must be a list of texts: ["…", "…"]')
+        return []
+    return value
+
+
+def _any_of(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last

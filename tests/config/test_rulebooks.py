@@ -1,0 +1,88 @@
+"""Rulebooks as the settings name them: built in, or files of one's own."""
+
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.config import ConfigError, parse
+from smtpproxy.config.rulebooks import read
+from smtpproxy.config.warnings import warnings
+from smtpproxy.policy.rulebooks import RulebookError, builtin, builtin_names
+
+SMALLEST = (Path(__file__).parent / "good" / "smallest.toml").read_text("utf-8")
+
+
+def _stream(name: str, rulebook: str) -> str:
+    return (
+        f'[[stream]]\nname = "{name}"\nclass = "marketing"\npurpose = "{name}"\n'
+        f'rulebook = "{rulebook}"\n'
+    )
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_every_built_in_rulebook_can_be_named(name: str) -> None:
+    settings = parse(f'{SMALLEST}\n[policy]\nrulebook = "{name}"\n', "x.toml")
+    assert settings.streams["default"].rulebook == name
+    assert settings.rulebooks == {name: builtin(name)}
+
+
+def test_streams_may_each_have_their_own(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('name = "own"\nextends = "uk"\nconsent_years = 2\n')
+    text = SMALLEST + _stream("deals", "us") + _stream("news", str(own))
+    settings = parse(text, "x.toml")
+    assert {name: stream.rulebook for name, stream in settings.streams.items()} == {
+        "default": "fr",
+        "deals": "us",
+        "news": "own",
+    }
+    assert set(settings.rulebooks) == {"fr", "us", "own"}
+    assert settings.rulebooks["own"].inquiry_period is None
+
+
+def test_every_fault_of_a_rulebook_file_is_one_of_the_configuration(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'name = "own"\nconsent_yaers = 2\ncustomer_period = "3 moons"\n[add]\nbases=[]\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse(SMALLEST + _stream("news", str(own)), "x.toml")
+    where = f'x.toml: stream "news".rulebook: {own}: '
+    assert [fault.removeprefix(where).partition(":")[0] for fault in caught.value.faults] == [
+        "consent_yaers",
+        "customer_period",
+        "add.bases",
+    ]
+
+
+UNREADABLE = [
+    (b"name = x\n", "not TOML: Invalid value (at line 1, column 8)"),
+    (b'name = "caf\xe9"', "is not UTF-8 text"),
+    (b'name = "us"', 'name: "us" is taken by a built-in rulebook: choose another'),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), UNREADABLE)
+def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_bytes(content)
+    with pytest.raises(RulebookError) as caught:
+        read(str(path))
+    (fault,) = caught.value.faults
+    assert fault.startswith(str(path))
+    assert said in fault
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_bytes(b'\xef\xbb\xbfname = "own"\n')
+    assert read(str(path)).name == "own"
+
+
+def test_mail_that_needs_no_agreement_deserves_a_second_look() -> None:
+    settings = parse(SMALLEST + _stream("deals", "us") + _stream("news", "uk"), "x.toml")
+    told = [warning for warning in warnings(settings) if "opt_out" in warning]
+    assert told == [
+        'stream "deals".rulebook: "us" has the basis opt_out, so mail passes to everybody who'
+        " has not objected"
+    ]

@@ -1,0 +1,131 @@
+"""Explanations name the rulebook's own periods, conditions and law."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import (
+    Contact,
+    Evidence,
+    Link,
+    Provenance,
+    Purchase,
+    RecipientFacts,
+    Source,
+    Stream,
+    Transaction,
+)
+from smtpproxy.policy.rulebooks import builtin, builtin_names
+from smtpproxy.policy.trace import TraceStep, message_trace, trace
+from tests.policy.cases import GOOD_MESSAGE
+from tests.policy.cases import NOW as OTHER_NOW
+from tests.policy.rulebooks.people import (
+    ADDRESS,
+    APPEAL,
+    LONG_AGO,
+    NOW,
+    OFFERS,
+    PERSON,
+    TWO_YEARS_AGO,
+    agreed,
+    asked,
+    at_work,
+    bought,
+    by,
+    seen,
+)
+from tests.policy.strategies import cases
+
+
+def _steps(rulebook: str, contact: Contact | None, stream: Stream = OFFERS) -> dict[str, TraceStep]:
+    facts = {ADDRESS: RecipientFacts(contact=contact)}
+    steps = trace(Transaction((stream,), (ADDRESS,)), 0, facts, builtin(rulebook), NOW)
+    return {step.rule: step for step in steps}
+
+
+@given(cases, st.sampled_from(builtin_names()))
+def test_the_trace_ends_where_the_verdict_was_made(
+    case: tuple[str, Stream, RecipientFacts], rulebook: str
+) -> None:
+    address, stream, facts = case
+    asked_for = Transaction((stream,), (address,))
+    book = builtin(rulebook)
+    (verdict,) = judge(asked_for, {address: facts}, book, OTHER_NOW).recipients
+    steps = trace(asked_for, 0, {address: facts}, book, OTHER_NOW)
+    decided = [step for step in steps if step.outcome != "passed"]
+    assert (decided[-1].rule, decided[-1].outcome) == (verdict.rule, verdict.action)
+    assert all(step.text and step.source for step in steps)
+    assert not any("None" in step.text or "{" in step.text for step in steps)
+
+
+TOLD = [
+    ("fr", bought(), OFFERS, "existing_customer",
+     "bought a product of stream offers within 3 years, and was told and free to refuse at"
+     " collection"),
+    ("uk", bought(), OFFERS, "existing_customer",
+     "bought or asked for a product of stream offers, and was told and free to refuse at"
+     " collection"),
+    ("ca", bought("hats"), OFFERS, "existing_customer",
+     "a customer within 2 years (6 months for an inquiry)"),
+    ("ca", asked(at=TWO_YEARS_AGO), OFFERS, "existing_customer",
+     "no purchase is from the last 2 years (6 months for an inquiry)"),
+    ("de", bought("hats"), OFFERS, "existing_customer",
+     "no purchase is of a product of stream offers"),
+    ("uk", at_work("mining"), OFFERS, "professional",
+     "a professional, told; last active on 2010-01-01"),
+    ("ca", at_work("retail"), OFFERS, "professional",
+     "a professional, told, and the topic is theirs; last active on 2010-01-01"),
+    ("uk", seen(PERSON, NOW), APPEAL, "charity",
+     "stream appeal is a charity's; told and free to refuse; last active on 2026-08-28"),
+    ("uk", PERSON, APPEAL, "charity",
+     "stream appeal is not a charity's, or the contact was not collected since 2026-02-05"),
+    ("us", None, OFFERS, "no_record", "there is no record, and rulebook us asks for none"),
+    ("us", None, OFFERS, "source", "rulebook us accepts the source unknown"),
+    ("us", by(PERSON, Source.WEB), OFFERS, "source", "rulebook us accepts the source web"),
+    ("us", PERSON, OFFERS, "opt_out",
+     "mail is lawful until the person objects, and no objection is on record"),
+    ("eu-strict", agreed(evidence=Evidence("v3")), OFFERS, "consent",
+     "the consent of 2026-08-27 lacks an active method or its wording and form"),
+    ("eu-strict", agreed(at=LONG_AGO), OFFERS, "consent",
+     "last active on 2010-01-01: consent lasts 3 years from it"),
+    ("eu-strict",
+     by(agreed(), Source.PARTNER, Provenance(chain=(Link("A", True), Link("B", True)))),
+     OFFERS, "source",
+     "the source is partner, through 2 hands: no more than 1 may be"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rulebook", "contact", "stream", "rule", "text"), TOLD)
+def test_what_people_read(
+    rulebook: str, contact: Contact | None, stream: Stream, rule: str, text: str
+) -> None:
+    assert _steps(rulebook, contact, stream)[rule].text == text
+
+
+SOURCES = [
+    ("fr", "design 4.8; A6 to A9, A11; CPCE art. L34-5"),
+    ("uk", "design 4.8; A6 to A9, A11; PECR reg. 22(3)"),
+    ("de", "design 4.8; A6 to A9, A11; UWG § 7(3)"),
+    ("ca", "design 4.8; A6 to A9, A11; CASL s. 10(9)(a), 10(10)"),
+    ("eu-strict", "design 4.8; A6 to A9, A11; ePrivacy Directive art. 13(2)"),
+]
+
+
+@pytest.mark.parametrize(("rulebook", "source"), SOURCES)
+def test_the_law_is_that_of_the_rulebook(rulebook: str, source: str) -> None:
+    assert _steps(rulebook, bought())["existing_customer"].source == source
+
+
+def test_no_rulebook_but_its_own_quotes_french_law() -> None:
+    busy = replace(PERSON, purchases=(Purchase("hats", LONG_AGO),))
+    for name in builtin_names():
+        steps = [*_steps(name, busy).values(), *_steps(name, None).values()]
+        steps += message_trace(OFFERS, GOOD_MESSAGE, builtin(name))
+        assert any("CPCE" in step.source for step in steps) == (name == "fr")
+
+
+def test_a_message_s_rules_name_the_law_too() -> None:
+    steps = {step.rule: step for step in message_trace(OFFERS, GOOD_MESSAGE, builtin("us"))}
+    assert steps["unsubscribe_present"].source == "design 6; A12; 15 U.S.C. 7704(a)(3)"

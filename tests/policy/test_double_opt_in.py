@@ -1,0 +1,144 @@
+"""A double opt-in is two acts: what was asked for counts when it has been confirmed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Evidence,
+    Origin,
+    RecipientFacts,
+    Rulebook,
+    Suppression,
+    Transaction,
+)
+from smtpproxy.policy.trace import trace
+from tests.policy.cases import (
+    ADDRESS,
+    AGREED,
+    BOOK,
+    COLLECTED,
+    DAY,
+    NOW,
+    OFFERS,
+    PERSON,
+    TICK,
+    WITHDRAWN,
+    said,
+    verdict,
+)
+from tests.policy.strategies import MOMENTS, cases
+
+FORM = Evidence("form v3", "192.0.2.7", "3")
+REQUEST = ConsentAct("offers", COLLECTED, method="double_opt_in", evidence=FORM, pending=True)
+CONFIRMED = replace(REQUEST, at=COLLECTED + DAY, evidence=Evidence(ip="192.0.2.7"), pending=False)
+LATER = COLLECTED + 3 * DAY
+OLD = AGREED.at - 2000 * DAY
+
+HISTORIES = [
+    ((REQUEST,), "refuse consent_unproven"),
+    ((REQUEST, CONFIRMED), "allow consent"),
+    ((CONFIRMED, REQUEST), "allow consent"),
+    ((REQUEST, replace(CONFIRMED, at=COLLECTED)), "allow consent"),
+    # the confirmation is proven by the request it confirms, or by itself
+    ((CONFIRMED,), "refuse consent_unproven"),
+    ((replace(CONFIRMED, evidence=FORM),), "allow consent"),
+    ((CONFIRMED, replace(REQUEST, at=LATER)), "refuse consent_unproven"),
+    ((replace(REQUEST, purpose="news"), CONFIRMED), "refuse consent_unproven"),
+    ((replace(REQUEST, evidence=Evidence()), CONFIRMED), "refuse consent_unproven"),
+    # another method is proven by itself alone
+    ((REQUEST, replace(CONFIRMED, method="signed_form")), "refuse consent_unproven"),
+    # a condition is one, whichever of the two says so
+    ((replace(REQUEST, conditional=True), CONFIRMED), "refuse consent_conditional"),
+    ((REQUEST, replace(CONFIRMED, conditional=True)), "refuse consent_conditional"),
+    # what anybody could have typed undoes nothing that the person said
+    ((AGREED, replace(REQUEST, at=LATER)), "allow consent"),
+    ((WITHDRAWN, replace(REQUEST, at=LATER)), "refuse consent_withdrawn"),
+    ((WITHDRAWN, replace(REQUEST, at=LATER), replace(CONFIRMED, at=LATER + DAY)), "allow consent"),
+    ((replace(AGREED, method="silence"), replace(REQUEST, at=LATER)), "refuse consent_preticked"),
+    # what has not happened yet
+    ((REQUEST, replace(CONFIRMED, at=NOW)), "allow consent"),
+    ((REQUEST, replace(CONFIRMED, at=NOW + TICK)), "refuse consent_unproven"),
+]
+
+
+@pytest.mark.parametrize(("acts", "expected"), HISTORIES)
+def test_histories(acts: tuple[ConsentAct, ...], expected: str) -> None:
+    assert said(verdict(replace(PERSON, acts=acts))) == expected
+
+
+def test_a_request_is_no_sign_of_life() -> None:
+    silent = replace(PERSON, collected_at=OLD, informed_at=OLD)
+    agreed_long_ago = replace(silent, acts=(replace(AGREED, at=OLD),))
+    asked_again = replace(silent, acts=(*agreed_long_ago.acts, replace(REQUEST, at=NOW)))
+    confirmed = replace(silent, acts=(*asked_again.acts, replace(CONFIRMED, at=NOW)))
+    assert said(verdict(agreed_long_ago)) == "refuse consent_expired"
+    assert said(verdict(asked_again)) == "refuse consent_expired"
+    assert said(verdict(confirmed)) == "allow consent"
+
+
+def test_a_request_lifts_no_unsubscribe_and_its_confirmation_does() -> None:
+    gone = Suppression("all", Origin.UNSUBSCRIBE, COLLECTED - DAY)
+    asked = replace(PERSON, acts=(REQUEST,))
+    assert said(verdict(asked, gone)) == "refuse suppressed_unsubscribe"
+    assert said(verdict(replace(PERSON, acts=(REQUEST, CONFIRMED)), gone)) == "allow consent"
+
+
+def test_it_is_told_in_plain_words() -> None:
+    facts = {ADDRESS: RecipientFacts(contact=replace(PERSON, acts=(REQUEST,)))}
+    steps = trace(Transaction((OFFERS,), (ADDRESS,)), 0, facts, BOOK, NOW)
+    told = {step.rule: step.text for step in steps}
+    assert told["consent"] == "the double opt-in of 2025-03-01 was not confirmed"
+
+
+requests = st.builds(
+    ConsentAct,
+    purpose=st.just("offers"),
+    at=st.sampled_from(MOMENTS),
+    method=st.sampled_from(["double_opt_in", "unticked_box", None]),
+    evidence=st.sampled_from([FORM, Evidence()]),
+    pending=st.just(True),
+)
+
+
+@given(cases, requests)
+def test_a_request_never_lets_mail_through_nor_stops_it(
+    case: tuple[str, object, RecipientFacts], request: ConsentAct
+) -> None:
+    """Without a confirmation: among the random acts no double opt-in is one."""
+    address, _, facts = case
+    known = facts.contact or Contact(ADDRESS)
+    before = _judged(address, known, facts)
+    after = _judged(address, replace(known, acts=(*known.acts, request)), facts)
+    if before != after:  # then it is what came nearest to a basis
+        assert before.startswith("refuse")
+        assert after == "refuse consent_unproven"
+
+
+def _judged(address: str, contact: Contact, facts: RecipientFacts) -> str:
+    asked = Transaction((OFFERS,), (address,))
+    known = {address: replace(facts, contact=contact)}
+    return said(judge(asked, known, BOOK, NOW).recipients[0])
+
+
+@pytest.mark.parametrize(
+    ("required", "expected"),
+    [
+        ({"wording", "version"}, "allow"),
+        ({"wording", "ip"}, "allow"),
+        ({"wording", "form"}, "refuse"),
+        ({"document_hash"}, "refuse"),
+        (set(), "allow"),
+    ],
+)
+def test_what_a_rulebook_asks_for_may_stand_in_either_act(
+    required: set[str], expected: str
+) -> None:
+    book: Rulebook = replace(BOOK, required_evidence=frozenset(required))
+    facts = {ADDRESS: RecipientFacts(contact=replace(PERSON, acts=(REQUEST, CONFIRMED)))}
+    (answer,) = judge(Transaction((OFFERS,), (ADDRESS,)), facts, book, NOW).recipients
+    assert answer.action == expected

@@ -1,0 +1,71 @@
+"""docs/law.md: every row of the digest has its place, and what it names is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.rules import table
+
+REPOSITORY = Path(__file__).parents[2]
+REASONS = (REPOSITORY / "docs" / "reasons.md").read_text("utf-8")
+ROWS = {
+    cells[0]: cells[1:]
+    for line in (REPOSITORY / "docs" / "law.md").read_text("utf-8").splitlines()
+    if re.match(r"\| A\d", line)
+    for cells in [[cell.strip() for cell in line.strip("| ").split(" | ")]]
+}
+DIGEST = [f"A{number}" for number in range(1, 46)]
+
+RULES = [
+    *table.recipient_rules(tuple(table.BASES)),
+    *table.DELIVERY_RULES,
+    *table.DEFERRALS,
+    *table.MESSAGE_RULES,
+]
+
+
+def _rows_of(source: str) -> set[str]:
+    """`A1 to A3, A17` is A1, A2, A3 and A17."""
+    rows = set()
+    for first, last in re.findall(r"\bA(\d+)(?: to A(\d+))?", source):
+        rows |= {f"A{number}" for number in range(int(first), int(last or first) + 1)}
+    return rows
+
+
+def _named(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_row_of_the_digest_is_there_in_order() -> None:
+    assert list(ROWS) == DIGEST
+    assert all(len(cells) == 5 for cells in ROWS.values())
+
+
+@pytest.mark.parametrize("row", DIGEST)
+def test_a_row_names_files_and_tests_that_are_there(row: str) -> None:
+    _, state, _, code, tests = ROWS[row]
+    if state == "not ours":
+        assert (code, tests) == ("–", "–")
+        assert f"**{row}**" in REASONS.partition("## Not a relay's matter")[2]
+        return
+    assert re.match("(enforced|recorded)\\b", state)
+    assert _named(code)
+    for path in _named(code):
+        assert (REPOSITORY / "smtpproxy" / path).is_file(), path
+    assert _named(tests)
+    for test in _named(tests):
+        path, _, name = test.partition("::")
+        text = (REPOSITORY / "tests" / path).read_text("utf-8")
+        assert f"def {name}(" in text if name else "def test_" in text, test
+
+
+@pytest.mark.parametrize("row", DIGEST)
+def test_a_row_names_the_rules_that_name_it(row: str) -> None:
+    named = set(_named(ROWS[row][2]))
+    assert named == {rule.name for rule in RULES if row in _rows_of(rule.source)}
+
+
+def test_what_is_said_not_to_be_ours_is_said_with_every_row_that_says_so() -> None:
+    told = set(re.findall(r"\*\*(A\d+)\*\*", REASONS))
+    assert told == {row for row, cells in ROWS.items() if "not ours" in cells[1]}

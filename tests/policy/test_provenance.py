@@ -1,0 +1,79 @@
+"""The hands that an address went through: each must be named and have disclosed us."""
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import Link, Provenance, RecipientFacts, Source, Transaction
+from smtpproxy.policy.trace import trace
+from tests.policy.cases import (
+    ADDRESS,
+    BOOK,
+    COLLECTED,
+    NOW,
+    OFFERS,
+    SUBSCRIBER,
+    TICK,
+    said,
+)
+
+COLLECTOR = Link("Collector", True, COLLECTED)
+BROKER = Link("Broker", True, COLLECTED)
+SILENT = Link("Broker", False, COLLECTED)
+NAMELESS = Link(None, True, COLLECTED)
+
+HEAD = "the source is rented, and "
+CHAINS = [
+    (Provenance(chain=(COLLECTOR,)), ""),
+    (Provenance(chain=(COLLECTOR, BROKER)), ""),
+    (Provenance(chain=(Link("Collector", True),)), ""),
+    # the two fields of old are one hand, and beside a chain the last one
+    (Provenance("Collector", True), ""),
+    (Provenance("Broker", True, (COLLECTOR,)), ""),
+    (Provenance("Broker", False, (COLLECTOR,)), "hand 2 of 2, Broker did not disclose"),
+    (Provenance(None, True, (COLLECTOR,)), ""),
+    # one hand is enough to break it
+    (Provenance(chain=(COLLECTOR, SILENT)), "hand 2 of 2, Broker did not disclose"),
+    (Provenance(chain=(SILENT, COLLECTOR)), "hand 1 of 2, Broker did not disclose"),
+    (
+        Provenance(chain=(COLLECTOR, NAMELESS, BROKER)),
+        "hand 2 of 3, which has no name on record, did not disclose",
+    ),
+    (Provenance(chain=(NAMELESS,)), "no supplier is on record that disclosed"),
+    (Provenance(chain=(Link(),)), "no supplier is on record that disclosed"),
+    (Provenance(chain=(Link("", True),)), "no supplier is on record that disclosed"),
+    # what has not happened yet discloses nothing
+    (Provenance(chain=(Link("Collector", True, NOW),)), ""),
+    (
+        Provenance(chain=(Link("Collector", True, NOW + TICK),)),
+        "no supplier is on record that disclosed",
+    ),
+]
+
+
+@pytest.mark.parametrize(("provenance", "fault"), CHAINS)
+def test_every_hand_counts(provenance: Provenance, fault: str) -> None:
+    contact = replace(SUBSCRIBER, source=Source.RENTED, provenance=provenance)
+    asked = Transaction((OFFERS,), (ADDRESS,))
+    facts = {ADDRESS: RecipientFacts(contact=contact)}
+    (verdict,) = judge(asked, facts, BOOK, NOW).recipients
+    assert said(verdict) == ("refuse source_undisclosed" if fault else "allow consent")
+    steps = {step.rule: step.text for step in trace(asked, 0, facts, BOOK, NOW)}
+    if fault:
+        assert steps["source"].startswith(HEAD + fault)
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(2, "allow"), (1, "refuse")])
+def test_a_rulebook_may_limit_the_hands(longest: int, expected: str) -> None:
+    book = replace(BOOK, longest_chain=longest)
+    provenance = Provenance(chain=(COLLECTOR, BROKER))
+    contact = replace(SUBSCRIBER, source=Source.PARTNER, provenance=provenance)
+    asked = Transaction((OFFERS,), (ADDRESS,))
+    facts = {ADDRESS: RecipientFacts(contact=contact)}
+    (verdict,) = judge(asked, facts, book, NOW).recipients
+    assert verdict.action == expected
+    text = {step.rule: step.text for step in trace(asked, 0, facts, book, NOW)}["source"]
+    if expected == "refuse":
+        assert text == "the source is partner, through 2 hands: no more than 1 may be"
+    else:
+        assert text == "the source is partner, and each of 2 suppliers disclosed this sender"
