@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from smtpproxy.sinks import journal_files
-from smtpproxy.sinks.chain import START, Chain, Head, NotALine, take_apart
+from smtpproxy.sinks.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
 from smtpproxy.sinks.journal_lines import After
 
 Why = Literal["begin", "end", "time", "lines", "asked"]
@@ -120,7 +120,7 @@ def read_anchor(line: bytes) -> Anchor:
     sealed = take_apart(line)
     try:
         return Anchor(sealed.n, sealed.head.hash, _decoder.decode(line).entry)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise NotALine(f"it is no anchor: {error}") from None
 
 

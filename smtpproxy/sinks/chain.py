@@ -40,6 +40,10 @@ class Head(Struct, frozen=True):
 START = Head(0, "0" * 64)
 
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading JSON raises that somebody broke."""
+
+
 class NotALine(ValueError):
     """What stands there is no line of a chain; the text says why."""
 
@@ -127,7 +131,7 @@ def take_apart(line: bytes) -> Sealed:
     try:
         number = _read_number(line[_NUMBER_START:number_end])
         parts = tuple([bytes(raw) for raw in _read_parts(b"[%b]" % personal)]) if personal else ()
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise NotALine(f"it cannot be read: {error}") from None
     if b",".join(parts) != personal:
         raise NotALine("its personal parts are not written as they were")

@@ -82,6 +82,7 @@ class Journal:
     def rotate(self) -> None:
         """Leave the present file for a new one: who wants to work on the old one waits for it."""
         try:
+            self._write()
             self._segment.leave()
             self._write()
         except (AuditUnavailable, OSError) as error:

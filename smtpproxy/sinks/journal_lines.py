@@ -25,7 +25,7 @@ from smtpproxy.policy.model import (
     Stream,
     Verdict,
 )
-from smtpproxy.sinks.chain import Head
+from smtpproxy.sinks.chain import UNREADABLE, Head, NotALine
 
 FORMAT = 1
 """Stands in the first line of each file."""
@@ -152,8 +152,11 @@ _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
 def read_line(raw: bytes) -> Line:
-    """Read a line. Raises msgspec.DecodeError: it is none, or a torn one."""
-    return _decoder.decode(raw)
+    """Read a line, without a look at its hash. Raises NotALine: it is none, or a torn one."""
+    try:
+        return _decoder.decode(raw)
+    except UNREADABLE as error:
+        raise NotALine(f"it cannot be read: {error}") from None
 
 
 def plain(entry: BeginEntry | AnchorEntry | AnswersEntry) -> Entry:
@@ -275,11 +278,11 @@ def _open(verdict: Verdict) -> OpenVerdict:
 def decided(line: Line, entry: DecisionEntry) -> Decided:
     """Return the decision of a line; what was erased is left out, an address reads `erased:…`.
 
-    Raises ValueError for a line that no journal wrote.
+    Raises NotALine for a line that no journal wrote.
     """
     parts, count = line.personal, len(entry.recipients)
     if len(parts) != max(count, 1) + (count > 1):
-        raise ValueError("not the personal parts of its recipients")
+        raise NotALine("it has not the parts of its recipients")
     first, each = parts[0], parts if count == 1 else parts[1:]
     message = Personal("", _erased(first)) if isinstance(first, str) else first
     pairs = zip(entry.recipients, each, strict=True)

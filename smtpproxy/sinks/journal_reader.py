@@ -14,6 +14,7 @@ import msgspec
 
 from smtpproxy.events import Decided
 from smtpproxy.sinks import journal_files, journal_lines
+from smtpproxy.sinks.chain import NotALine
 from smtpproxy.sinks.journal_files import mapped
 from smtpproxy.sinks.journal_lines import DecisionEntry, PersonalAnswerEntry
 from smtpproxy.ulid import time_of
@@ -144,19 +145,21 @@ def _matching(paths: Sequence[Path], needle: bytes) -> Iterator[_Entry]:
 
 def _outcome(
     data: mmap.mmap | bytes, position: int, path: Path, following: Sequence[Path], id: str
-) -> Iterator[Outcome]:
+) -> list[Outcome]:
     """The upstream's answer stands soon after the decision, or early in the next file."""
     needle = b'"of":"%b"' % id.encode()
     found = data.find(needle, position, position + _OUTCOME_WITHIN)
-    if found >= 0:
-        entries = list(_line_at(data, found, path))
-    elif following:
+    outcomes = _outcomes_at(data, found, path, id)
+    if not outcomes and following:
         with mapped(following[0]) as later:
             found = later.find(needle, 0, _OUTCOME_WITHIN)
-            entries = list(_line_at(later, found, following[0])) if found >= 0 else []
-    else:
-        return
-    yield from (entry for entry in entries if isinstance(entry, Outcome) and entry.id == id)
+            outcomes = _outcomes_at(later, found, following[0], id)
+    return outcomes
+
+
+def _outcomes_at(data: mmap.mmap | bytes, position: int, path: Path, id: str) -> list[Outcome]:
+    entries = _line_at(data, position, path) if position >= 0 else ()
+    return [entry for entry in entries if isinstance(entry, Outcome) and entry.id == id]
 
 
 def _line_at(data: mmap.mmap | bytes, position: int, path: Path) -> Iterator[_Entry]:
@@ -177,7 +180,7 @@ def _decoded(raw: bytes, path: Path) -> Iterator[_Entry]:
             yield Record(journal_lines.decided(line, entry), place=place)
         elif isinstance(entry, PersonalAnswerEntry):
             yield Outcome(entry.of, entry.at, entry.code, journal_lines.personal_reply(line))
-    except (msgspec.DecodeError, ValueError):
+    except NotALine:
         return
 
 

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from smtpproxy.sinks import anchors
+from smtpproxy.sinks.anchors import Anchor
 from smtpproxy.sinks.chain import Chain, Head, head_of
 from smtpproxy.sinks.journal_files import SlotLock, last_line, new_name, segments, sync_folder
 from smtpproxy.sinks.journal_lines import (
@@ -129,7 +131,7 @@ class SegmentWriter:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         file = os.open(self._folder / self.name, flags, 0o600)
         self._size = 0
-        anchor = anchors.newest(self._folder)
+        anchor = self._newest_anchor()
         newest = None if anchor is None else anchor.head
         self._begin = plain(BeginEntry(self.name, self._now(), self._after, self._torn, newest))
         if self._durable:
@@ -142,7 +144,7 @@ class SegmentWriter:
         try:
             files = segments(self._folder).get(lock.slot, [])
             last = last_line(files)
-            anchor = anchors.newest(self._folder)
+            anchor = self._newest_anchor()
         except OSError:
             lock.release()
             raise
@@ -155,6 +157,12 @@ class SegmentWriter:
             self._chain = Chain(Head(self._after.n, self._after.hash))
         self.name = files[-1].name if files else ""
         return lock
+
+    def _newest_anchor(self) -> Anchor | None:
+        """Anchors are not worth stopping the mail for; the tender says what is wrong."""
+        with suppress(OSError):
+            return anchors.newest(self._folder)
+        return None
 
     def _keep_whole(self, lines: list[bytes], written: int) -> int:
         """Let stand what of a short write is whole, take back the torn rest; return how many.
@@ -175,7 +183,8 @@ class SegmentWriter:
             try:
                 os.ftruncate(self.file, self._size)
             except OSError:
-                self._torn[self.name] = written
+                if written:
+                    self._torn[self.name] = written
                 self._close_file()
         return kept
 

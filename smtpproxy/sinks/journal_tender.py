@@ -17,7 +17,7 @@ from smtpproxy.sinks.journal_files import ROTATION_REQUEST
 ANCHOR_SECONDS = 60.0
 ANCHOR_LINES = 100_000
 
-_LOOK = 1.0
+LOOK = 1.0
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class Tender:
         self._asked = self._request()
         self._anchor("begin")
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look)
+            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
 
     def close(self) -> None:
         """Take the last anchor, at once."""
@@ -65,7 +65,7 @@ class Tender:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_LOOK, self._look)
+        self._timer = loop.call_later(LOOK, self._look)
         if self._request() != self._asked:
             self._rotate()
             return

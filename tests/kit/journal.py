@@ -57,3 +57,27 @@ def segments(folder: Path) -> list[Path]:
 def modes(path: Path) -> list[int]:
     """The permissions of a folder and the files in it."""
     return [each.stat().st_mode & 0o777 for each in (path, *segments(path))]
+
+
+WRITER = """
+import asyncio, os, structlog, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from smtpproxy.settings import AuditSettings
+from smtpproxy.sinks.journal import Journal
+from tests.kit.journal import Clock, decided
+
+structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+
+async def main():
+    clock = Clock()
+    settings = AuditSettings(sync=sys.argv[2], segment_size=100_000)
+    log = Journal(Path(sys.argv[1]), 0, settings, now=clock.now, new_id=clock.new_id)
+    while True:
+        entry = decided(clock)
+        await log.commit(entry)
+        os.write(1, entry.id.encode() + b"\\n")
+
+asyncio.run(main())
+"""
+"""A program that commits decisions and prints their ids until it is killed: FOLDER os|disk."""

@@ -21,7 +21,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.sinks.journal import AuditUnavailable, Journal
 from smtpproxy.sinks.journal_reader import Record, find, read
 from tests.kit.disk import fill, tiny_disk
-from tests.kit.journal import START, Clock, decided, journal, modes, relayed, segments
+from tests.kit.journal import START, WRITER, Clock, decided, journal, modes, relayed, segments
 from tests.kit.parts import needs
 
 
@@ -62,29 +62,6 @@ async def test_a_decision_is_read_back_with_all_that_it_was_judged_on(
     )
     await journal(folder, clock).commit(entry)
     assert find(folder, entry.id)[0].decided == entry
-
-
-WRITER = """
-import asyncio, os, structlog, sys
-from datetime import UTC, datetime
-from pathlib import Path
-from smtpproxy.settings import AuditSettings
-from smtpproxy.sinks.journal import Journal
-from tests.kit.journal import Clock, decided
-
-structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
-
-async def main():
-    clock = Clock()
-    settings = AuditSettings(sync=sys.argv[2], segment_size=100_000)
-    log = Journal(Path(sys.argv[1]), 0, settings, now=clock.now, new_id=clock.new_id)
-    while True:
-        entry = decided(clock)
-        await log.commit(entry)
-        os.write(1, entry.id.encode() + b"\\n")
-
-asyncio.run(main())
-"""
 
 
 @pytest.mark.parametrize("sync", ["os", "disk"])

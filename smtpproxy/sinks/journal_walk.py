@@ -1,0 +1,262 @@
+"""Follows the chain of one slot, line by line, and says where it does not hold."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from smtpproxy.sinks.anchor_check import AnchorCheck, Seen
+from smtpproxy.sinks.chain import START, Head, NotALine, Sealed, take_apart
+from smtpproxy.sinks.findings import Finding, Kind, Report
+from smtpproxy.sinks.journal_files import Segment
+from smtpproxy.sinks.journal_lines import (
+    After,
+    AnchorEntry,
+    BeginEntry,
+    DecisionEntry,
+    Line,
+    read_line,
+)
+
+_DECISION = b'"entry":{"kind":"decision"'
+_BEGIN = b'"entry":{"kind":"begin"'
+_ANCHOR = b'"entry":{"kind":"anchor"'
+
+
+@dataclass(slots=True)
+class _Gap:
+    """Numbers that were passed over. Those that come later after all are `found`."""
+
+    file: str
+    line: int
+    first: int
+    last: int
+    hint: str = ""
+    found: set[int] = field(default_factory=set)
+
+
+class Walk:
+    """One slot. Call `file` for each file in order, then `end`.
+
+    `looked` is told of octets; `named` gets what lines say of anchors and anchors do not.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        report: Report,
+        anchors: AnchorCheck,
+        named: list[tuple[Head, Finding]],
+        looked: Callable[[int], None],
+    ) -> None:
+        self._slot = slot
+        self._report = report
+        self._anchors = anchors
+        self._named = named
+        self._looked = looked
+        self._seen: Iterator[Seen] = anchors.of(slot)
+        self._next: Seen | None = next(self._seen, None)
+        self._rewritten = False
+        self._n: int | None = None  # None: before the first line
+        self._hash = b""
+        self._unreadable = 0  # lines since then
+        self._last_file = ""
+        self._gaps: list[_Gap] = []
+        self._torn: dict[str, int] = {}
+
+    def file(self, segment: Segment, *, whole: bool = True) -> None:
+        """Follow the chain through one file. Not `whole`: what was before it is taken on trust."""
+        name, erased, octets = segment.name, 0, 0
+        self._report.files += 1
+        with segment.path.open("rb") as lines:
+            for number, raw in enumerate(lines, 1):
+                octets += len(raw)
+                if not number % 1000:
+                    self._looked(octets)
+                    octets = 0
+                if not raw.endswith(b"\n"):
+                    self._torn[name] = len(raw)
+                    break
+                try:
+                    sealed = take_apart(raw)
+                except NotALine as error:
+                    self._unreadable += 1
+                    self._add(Kind.UNREADABLE, name, number, f"the line cannot be read: {error}")
+                    continue
+                if number == 1:
+                    self._first(segment, sealed, raw, whole=whole)
+                elif _BEGIN in sealed.rest:
+                    what = "a file's first line stands within it"
+                    self._add(Kind.MISPLACED, name, number, what, sealed.n)
+                self._line(name, number, sealed, raw)
+                erased += sealed.erased
+        self._looked(octets)
+        self._last_file = name
+        self._compare_erased(name, erased)
+
+    def end(self, *, complete: bool, written: bool) -> None:
+        """Say what only the end shows. Not `complete`: files after these were not looked at."""
+        for gap in self._gaps:
+            missing = gap.last - gap.first + 1 - len(gap.found)
+            if missing:
+                rows = _rows(gap.first, gap.last)
+                what = f"{rows} {'is' if missing == 1 else 'are'} missing before this one"
+                if gap.found:
+                    what = f"{missing} of {rows} are missing before this one"
+                self._add(Kind.MISSING, gap.file, gap.line, what + gap.hint, gap.last)
+        for name, octets in self._torn.items():
+            if name != self._last_file:
+                self._add(Kind.INSERTED, name, None, f"{octets} octets that are no line at its end")
+            elif not written:
+                self._add(Kind.TORN, name, None, f"it ends in {octets} octets that are no line")
+        if self._n is not None:
+            self._report.heads[self._slot] = Head(self._n, self._hash.decode())
+        if complete:
+            self._compare_end()
+
+    # one line
+
+    def _line(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
+        self._report.lines += 1
+        self._report.decisions += _DECISION in sealed.rest
+        due = sealed.n if self._n is None else self._n + 1
+        if sealed.n < due:
+            self._out_of_order(name, number, sealed, raw)
+            return
+        if sealed.n > due + self._unreadable:
+            self._gaps.append(_Gap(name, number, due + self._unreadable, sealed.n - 1))
+        elif sealed.n == due and sealed.hash_after(self._hash) != sealed.hash:
+            what = "it does not agree with its hash and the line before"
+            self._add(Kind.CHANGED, name, number, what, sealed.n, _id(raw))
+        self._n, self._hash, self._unreadable = sealed.n, sealed.hash, 0
+        if _ANCHOR in sealed.rest:
+            entry = _read(raw)
+            if entry is not None and isinstance(entry.entry, AnchorEntry):
+                self._name(entry.entry.anchor, name, number)
+        if self._next is not None and self._next.head.n <= sealed.n:
+            self._compare(name, number, sealed.head)
+
+    def _out_of_order(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
+        for gap in self._gaps:
+            if gap.first <= sealed.n <= gap.last and sealed.n not in gap.found:
+                gap.found.add(sealed.n)
+                what = f"row {sealed.n} stands after row {self._n}"
+                self._add(Kind.REORDERED, name, number, what, sealed.n, _id(raw))
+                return
+        what = f"row {sealed.n} was there already, before row {self._n}"
+        self._add(Kind.INSERTED, name, number, what, sealed.n, _id(raw))
+
+    # a file's first line
+
+    def _first(self, segment: Segment, sealed: Sealed, raw: bytes, *, whole: bool) -> None:
+        line = _read(raw)
+        if line is None or not isinstance(line.entry, BeginEntry):
+            what = "it does not begin with a file's first line"
+            self._add(Kind.MISPLACED, segment.name, 1, what, sealed.n)
+            return
+        begin = line.entry
+        if begin.file != segment.name:
+            what = f"its first line says that it is {begin.file}"
+            self._add(Kind.MISPLACED, segment.name, 1, what, sealed.n)
+        if begin.anchor is not None:
+            self._name(begin.anchor, segment.name, 1)
+        after = START if begin.after is None else Head(begin.after.n, begin.after.hash)
+        if self._n is None:
+            self._n, self._hash = after.n, after.hash.encode()
+            if whole and begin.after is not None:
+                self._beginning(segment, begin.after)
+        elif after.n > self._n + self._unreadable and begin.after is not None:
+            hint = "" if begin.after.file == self._last_file else f", in {begin.after.file}"
+            self._gaps.append(_Gap(segment.name, 1, self._n + self._unreadable + 1, after.n, hint))
+            self._n, self._hash, self._unreadable = after.n, after.hash.encode(), 0
+        self._compare_torn(begin)
+
+    def _beginning(self, segment: Segment, after: After) -> None:
+        """The first file there is goes on from an earlier one."""
+        for retired in self._anchors.retired.get(self._slot, ()):
+            if retired.last == Head(after.n, after.hash):
+                what = f"{_rows(1, after.n)} before it are gone by retention"
+                self._add(Kind.RETIRED, segment.name, None, what, after.n)
+                return
+        self._gaps.append(_Gap(segment.name, 1, 1, after.n, f", the last in {after.file}"))
+
+    def _compare_torn(self, begin: BeginEntry) -> None:
+        for name, told in begin.torn.items():
+            found = self._torn.pop(name, 0)
+            if found in (0, told):
+                gone = "" if found else ", and are not there any more"
+                what = f"it ends in {told} octets that are no line{gone}"
+                self._add(Kind.TORN, name, None, what)
+            else:
+                what = f"{found} octets that are no line at its end, where {told} were left"
+                self._add(Kind.INSERTED, name, None, what)
+
+    # what others say
+
+    def _compare(self, name: str, number: int, head: Head) -> None:
+        """Hold a line against what an anchor saw; once it was rewritten, all later ones are."""
+        while self._next is not None and self._next.head.n <= head.n:
+            seen = self._next
+            self._next = next(self._seen, None)
+            if seen.head.n < head.n:
+                continue
+            self._report.compared += 1
+            if seen.head.hash != head.hash and not self._rewritten:
+                self._rewritten = True
+                what = (
+                    f"anchor {seen.anchor} of {seen.at:%Y-%m-%d %H:%M:%S} saw another row {head.n}"
+                )
+                self._add(Kind.REWRITTEN, name, number, what, head.n)
+
+    def _compare_end(self) -> None:
+        retired = [file.last.n for file in self._anchors.retired.get(self._slot, ())]
+        end = max([self._n or 0, *retired])
+        last: Seen | None = None
+        while self._next is not None:
+            last, self._next = self._next, next(self._seen, None)
+        if last is not None and last.head.n > end:
+            what = (
+                f"it ends with row {end}, where anchor {last.anchor} of "
+                f"{last.at:%Y-%m-%d %H:%M:%S} saw row {last.head.n} in {last.file}"
+            )
+            self._add(Kind.CUT, self._last_file or last.file, None, what, end + 1)
+
+    def _compare_erased(self, name: str, found: int) -> None:
+        told = self._anchors.erased.get(name, 0)
+        self._report.erased += found
+        if found > told:
+            what = f"{found} personal parts are replaced by digests, {told} were recorded as erased"
+            self._add(Kind.HIDDEN, name, None, what)
+        elif told:
+            left = "" if found == told else f"; {told - found} more are recorded, but still there"
+            self._add(Kind.ERASED, name, None, f"{found} personal parts are erased{left}")
+
+    def _name(self, anchor: Head, name: str, number: int) -> None:
+        wrong = self._anchors.knows(anchor)
+        if wrong is not None:  # unless it was written since the anchors were read
+            self._named.append((anchor, Finding(Kind.ANCHOR, name, number, wrong, anchor.n)))
+
+    def _add(
+        self,
+        kind: Kind,
+        file: str,
+        line: int | None,
+        what: str,
+        n: int | None = None,
+        id: str | None = None,
+    ) -> None:
+        self._report.add(Finding(kind, file, line, what, n, id))
+
+
+def _rows(first: int, last: int) -> str:
+    return f"row {first}" if first == last else f"rows {first} to {last}"
+
+
+def _read(raw: bytes) -> Line | None:
+    try:
+        return read_line(raw)
+    except NotALine:
+        return None
+
+
+def _id(raw: bytes) -> str | None:
+    line = _read(raw)
+    return line.entry.id if line is not None and isinstance(line.entry, DecisionEntry) else None

@@ -1,0 +1,407 @@
+"""The chain goes on through restarts, crashes, full disks and clocks that are set back."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from smtpproxy.events import Decided, Recipient
+from smtpproxy.policy.model import MessageFeatures, RecipientFacts, Suppression, Verdict
+from smtpproxy.sinks import anchors, journal_tender
+from smtpproxy.sinks.anchors import AnchorRow, read_anchors
+from smtpproxy.sinks.findings import Kind, Report
+from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.journal_reader import Record, find, read
+from smtpproxy.sinks.journal_verify import verify
+from tests.kit import traffic
+from tests.kit.disk import fill, tiny_disk
+from tests.kit.journal import START, WRITER, Clock, decided, journal, relayed, segments
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in segments(folder) for line in path.open("rb")]
+
+
+def sound(folder: Path) -> Report:
+    report = verify(folder)
+    assert list(report.faults()) == []
+    return report
+
+
+def kinds(report: Report) -> list[Kind]:
+    return [finding.kind for finding in report.findings]
+
+
+# what a line holds
+
+
+async def test_numbers_ascend_over_files_and_restarts(folder: Path, clock: Clock) -> None:
+    for _ in range(3):
+        log = journal(folder, clock, segment_size=4_000)
+        for _ in range(5):
+            await log.commit(decided(clock))
+            clock.tick(seconds=1)
+        log.close()
+    assert len(segments(folder)) > 5
+    assert [line["n"] for line in lines(folder)] == list(range(1, len(lines(folder)) + 1))
+    sound(folder)
+
+
+async def test_a_first_line_refers_to_the_last_of_the_file_before(
+    folder: Path, clock: Clock
+) -> None:
+    for _ in range(2):
+        log = journal(folder, clock)
+        await log.commit(decided(clock))
+        log.close()
+        clock.tick(seconds=1)
+    first, second = segments(folder)
+    last = json.loads(first.read_bytes().splitlines()[-1])
+    begin = json.loads(second.read_bytes().splitlines()[0])["entry"]
+    assert begin["after"] == {"file": first.name, "n": last["n"], "hash": last["hash"]}
+    newest = [anchor.head for anchor in read_anchors(folder) if anchor.row.at <= START]
+    assert begin["anchor"] == {"n": newest[-1].n, "hash": newest[-1].hash}
+
+
+def detailed(person: str) -> Verdict:
+    return msgspec.structs.replace(traffic.ALLOWED, detail=f"of {person}")
+
+
+def message(clock: Clock, *people: str, **over: Any) -> Decided:
+    """A decision with everything that may be personal filled in."""
+    known = RecipientFacts((Suppression("marketing", "manual", START, note="of {0}"),))
+    entry = decided(
+        clock,
+        recipients=tuple(Recipient(person.title(), person, detailed(person)) for person in people),
+        facts=dict.fromkeys(people, known),
+        features=MessageFeatures(unsubscribe_https=("https://shop.example/u/secret",)),
+        reverse_path="bounce+secret@shop.example",
+        message_id="<secret@shop.example>",
+        subject="secret",
+        header_from="secret <news@shop.example>",
+        **over,
+    )
+    verdicts = tuple(recipient.verdict for recipient in entry.recipients)
+    decision = msgspec.structs.replace(entry.decision, recipients=verdicts)
+    return msgspec.structs.replace(entry, decision=decision)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+async def test_what_may_be_personal_stands_apart_and_nowhere_else(
+    folder: Path, clock: Clock, count: int
+) -> None:
+    people = [f"person{number}@people.example" for number in range(count)]
+    entry = message(clock, *people)
+    await journal(folder, clock).commit(entry)
+    (record,) = find(folder, entry.id)
+    assert record.decided == entry
+    line = lines(folder)[1]
+    assert len(line["personal"]) == (1 if count == 1 else 1 + count)
+    assert len({part["salt"] for part in line["personal"]}) == len(line["personal"])
+    open_part = json.dumps({name: line[name] for name in line if name != "personal"}).casefold()
+    for secret in ("person", "secret", "@"):
+        assert secret not in open_part
+
+
+async def test_a_reply_that_names_somebody_is_personal_too(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    entry = decided(clock)
+    await log.commit(entry)
+    reply = "550 5.1.1 <a@b.example> unknown"
+    log.outcome(msgspec.structs.replace(relayed(entry.id, 550), reply=reply))
+    log.close()
+    assert "a@b.example" not in json.dumps(lines(folder)[2]["entry"])
+    (record,) = find(folder, entry.id)
+    assert record.outcome is not None
+    assert (record.outcome.code, record.outcome.reply) == (550, reply)
+    assert list(read(folder, recipient="a@b.example")) == [record]
+
+
+def test_every_field_of_a_decision_is_on_record(clock: Clock) -> None:
+    """A field that is added to `Decided` has to be given a place in the lines."""
+    from smtpproxy.sinks.journal_lines import DecisionEntry, Personal
+
+    kept = set(DecisionEntry.__struct_fields__) | set(Personal.__struct_fields__)
+    elsewhere = {"decision"}  # its stream, rulebook, verdicts and details, one by one
+    assert set(Decided.__struct_fields__) - elsewhere <= kept
+
+
+# crashes
+
+
+@pytest.mark.parametrize("count", [30, 300])
+def test_after_kill_9_the_chain_goes_on(folder: Path, count: int) -> None:
+    for _ in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder), "os"],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        assert writer.stdout is not None
+        with writer.stdout:
+            for _ in range(count):
+                writer.stdout.readline()
+            writer.kill()
+        writer.wait(10)
+    report = sound(folder)
+    assert report.decisions >= 3 * count
+    assert [line["n"] for line in lines(folder)] == list(range(1, report.lines + 1))
+
+
+@pytest.mark.parametrize("torn", [1, 20, 70, 300, 900])
+async def test_a_torn_end_is_told_from_tampering(folder: Path, clock: Clock, torn: int) -> None:
+    log = journal(folder, clock)
+    for _ in range(3):
+        await log.commit(decided(clock))
+    log.close()
+    (path,) = segments(folder)
+    line = path.read_bytes().splitlines(keepends=True)[-1]
+    with path.open("ab") as file:
+        file.write(line[:torn])
+    assert kinds(sound(folder)) == [Kind.TORN]
+    clock.tick(seconds=1)
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    log.close()
+    report = sound(folder)
+    assert kinds(report) == [Kind.TORN]
+    assert report.findings[0].file == path.name
+    assert f"{torn} octets" in report.findings[0].what
+
+
+async def test_a_crash_at_the_begin_of_a_file_leaves_nothing_wrong(
+    folder: Path, clock: Clock
+) -> None:
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    log.close()
+    begin = segments(folder)[0].read_bytes().splitlines()[0]
+    for left in (b"", begin[:50]):
+        clock.tick(seconds=1)
+        (folder / f"{clock.new_id()}-0.ndjson").write_bytes(left)
+        clock.tick(seconds=1)
+        log = journal(folder, clock)
+        await log.commit(decided(clock))
+        log.close()
+    assert kinds(sound(folder)) == [Kind.TORN]
+
+
+async def test_a_clock_that_was_set_back_does_not_mix_the_files_up(
+    folder: Path, clock: Clock
+) -> None:
+    entries = []
+    for hours in (0, -5, 3):
+        clock.tick(hours=hours)
+        clock = Clock() if hours else clock
+        clock.tick(hours=hours)
+        log = journal(folder, clock)
+        entries.append(decided(clock))
+        await log.commit(entries[-1])
+        log.close()
+    sound(folder)
+    assert [record.decided for record in read(folder)] == entries
+
+
+async def test_a_damaged_last_line_is_found_and_mail_goes_on(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    for _ in range(3):
+        await log.commit(decided(clock))
+    log.close()
+    (path,) = segments(folder)
+    with path.open("ab") as file:
+        file.write(b"\0" * 500 + b"\n")
+    clock.tick(seconds=1)
+    await journal(folder, clock).commit(decided(clock))
+    assert [finding.kind for finding in verify(folder).faults()] == [Kind.UNREADABLE]
+
+
+@needs("tmpfs")
+async def test_a_full_disk_leaves_a_chain_that_goes_on(folder: Path, clock: Clock) -> None:
+    with tiny_disk(folder, "96k"):
+        log = journal(folder, clock, segment_size=20_000)
+        refused = 0
+        for _ in range(4):
+            filler = fill(folder)
+            for _ in range(20):
+                try:
+                    entry = decided(clock, subject="x" * 700)
+                    await log.commit(entry)
+                    log.outcome(relayed(entry.id))
+                except AuditUnavailable:
+                    refused += 1
+            filler.unlink()
+            for _ in range(3):
+                entry = decided(clock)
+                await log.commit(entry)
+                log.outcome(relayed(entry.id))
+                clock.tick(seconds=1)
+        log.close()
+        assert refused > 20
+        assert kinds(sound(folder)) == []
+        clock.tick(seconds=1)
+        await journal(folder, clock).commit(decided(clock))
+        sound(folder)
+
+
+class ShortDisk:
+    """Stands in for os.write: takes only so many octets of the next write."""
+
+    def __init__(self, take: int) -> None:
+        self.take: int | None = take
+
+    def __call__(self, file: int, data: bytes) -> int:
+        take, self.take = self.take, None
+        return REAL_WRITE(file, data if take is None else data[:take])
+
+
+REAL_WRITE = __import__("os").write
+
+
+@pytest.mark.parametrize("truncates", [True, False])
+@pytest.mark.parametrize("take", [0, 1, 100, 240, 400, 700, 1000])
+async def test_a_short_write_leaves_whole_lines(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, take: int, truncates: bool
+) -> None:
+    """Also where it cannot be taken back: then the file is left, and its end said to be torn."""
+    log = journal(folder, clock)
+    first, refused, last = (decided(clock) for _ in range(3))
+    await log.commit(first)
+    reply = "250 2.0.0 <a@b.example> queued"  # a line of its own
+    log.outcome(msgspec.structs.replace(relayed(first.id), reply=reply))
+    clock.tick(seconds=1)
+
+    def fails(file: int, size: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", ShortDisk(take))
+        if not truncates:
+            patch.setattr("os.ftruncate", fails)
+        with pytest.raises(AuditUnavailable):
+            await log.commit(refused)
+    await log.commit(last)
+    log.close()
+    assert [record.decided for record in read(folder)] in ([first, last], [last, first])
+    assert find(folder, first.id)[0].outcome is not None
+    torn = [] if truncates or not take else [Kind.TORN]
+    assert kinds(sound(folder)) in (torn, [])
+    assert len(segments(folder)) == (1 if truncates else 2)
+
+
+async def test_two_relays_on_one_folder_do_not_fork_the_chain(folder: Path, clock: Clock) -> None:
+    logs = [journal(folder, clock) for _ in range(2)]
+    for _ in range(3):
+        for log in logs:
+            await log.commit(decided(clock))
+            clock.tick(seconds=1)
+    for log in logs:
+        log.close()
+    assert len({path.stem.partition("-")[2] for path in segments(folder)}) == 2
+    sound(folder)
+
+
+# anchors
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_tender, "LOOK", 0.02)
+    monkeypatch.setattr(journal_tender, "ANCHOR_SECONDS", 0.05)
+
+
+def why(folder: Path) -> list[str]:
+    return [anchor.row.why for anchor in read_anchors(folder) if isinstance(anchor.row, AnchorRow)]
+
+
+async def until(condition: Any, what: str) -> None:
+    await asyncio.to_thread(wait_for, condition, what, timeout=5)
+
+
+async def test_anchors_are_taken_at_the_begin_while_there_is_news_and_at_the_end(
+    folder: Path, clock: Clock, quick: None
+) -> None:
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    await until(lambda: why(folder) == ["begin"], "the first anchor")
+    clock.tick(minutes=2)
+    await log.commit(decided(clock))
+    await until(lambda: why(folder) == ["begin", "time"], "an anchor of the time")
+    await asyncio.sleep(0.3)
+    assert why(folder) == ["begin", "time"], "without news there is no anchor"
+    log.close()
+    assert why(folder) == ["begin", "time", "end"]
+    newest = anchors.newest(folder)
+    assert newest is not None
+    assert newest.row.heads["0"].n == lines(folder)[-1]["n"]
+    assert sound(folder).compared >= 3
+
+
+async def test_many_lines_are_a_cause_for_an_anchor(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_tender, "LOOK", 0.02)
+    monkeypatch.setattr(journal_tender, "ANCHOR_LINES", 5)
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    await until(lambda: why(folder) == ["begin"], "the first anchor")
+    for _ in range(8):
+        await log.commit(decided(clock))
+    await until(lambda: why(folder) == ["begin", "lines"], "an anchor of the lines")
+    log.close()
+
+
+async def test_an_anchor_is_in_the_log_without_any_address(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    with capture_logs() as logged:
+        log.close()
+    (entry,) = logged
+    newest = anchors.newest(folder)
+    assert newest is not None
+    assert (entry["event"], entry["log_level"]) == ("audit anchor", "info")
+    assert (entry["n"], entry["hash"]) == (newest.n, newest.hash)
+    assert "@" not in str(entry)
+
+
+async def test_an_anchor_that_cannot_be_written_stops_no_mail(folder: Path, clock: Clock) -> None:
+    (folder / "anchors.ndjson").mkdir(parents=True)
+    log = journal(folder, clock)
+    with capture_logs() as logged:
+        entry = decided(clock)
+        await log.commit(entry)
+        log.close()
+    assert find(folder, entry.id) == [Record(entry)]
+    assert [line["event"] for line in logged] == ["no audit anchor"]
+
+
+async def test_an_anchor_that_a_crash_cut_short_does_not_count(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    log.close()
+    path = folder / "anchors.ndjson"
+    with path.open("ab") as file:
+        file.write(path.read_bytes()[:100])
+    assert kinds(sound(folder)) == [Kind.TORN]
+    clock.tick(seconds=1)
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    log.close()
+    assert kinds(sound(folder)) == []
