@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from smtpproxy.policy.features import SOURCE_HEADER
 from smtpproxy.policy.model import Mode, Rulebook, Stream
 
 
@@ -40,7 +39,7 @@ class ServerSettings:
     workers: int = 1  # already resolved: never 0
     data_size_limit: int = 25 * 1024 * 1024
     stream_header: str = "X-Mail-Stream"
-    source_header: str = SOURCE_HEADER
+    source_header: str = "X-Source-Statement"
     bare_newline: Literal["reject", "normalize"] = "reject"
     spool_threshold: int = 2 * 1024 * 1024  # a larger body goes to disk
     drain_timeout: float = 30.0
@@ -121,3 +120,9 @@ class Settings:
     sender_rules: tuple[SenderRule, ...] = ()
     rulebooks: Mapping[str, Rulebook] = field(default_factory=dict)
     hash: str = ""  # SHA-256 of the file, 12 hex digits, for config_info
+
+    @property
+    def source_header(self) -> str | None:
+        """`server.source_header` if any stream asks for it: else it need not be read."""
+        asked = any(stream.first_contact_notice for stream in self.streams.values())
+        return self.server.source_header if asked else None

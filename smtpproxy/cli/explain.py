@@ -92,8 +92,8 @@ def _question(
     if b"\r\n" not in raw:
         raw = raw.replace(b"\n", b"\r\n")  # a file on this machine; on the wire it is CRLF
     reverse_path = mail_from.strip().removeprefix("<").removesuffix(">")
-    server = settings.server
-    features = read_features(HeaderBlock(raw), server.stream_header, server.source_header)
+    stream_header, source_header = settings.server.stream_header, settings.source_header
+    features = read_features(HeaderBlock(raw), stream_header, source_header)
     return Question(
         choice=_choice(settings, reverse_path, stream, listener),
         recipients=tuple(_recipient(settings, address) for address in rcpt),

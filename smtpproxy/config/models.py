@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from pydantic_core import PydanticCustomError
 
 from smtpproxy.config import values
-from smtpproxy.policy.features import SOURCE_HEADER
 from smtpproxy.settings import Address as AnyAddress
 
 Size = Annotated[int, PlainValidator(values.size)]
@@ -68,7 +67,7 @@ class Server(Table):
     state_dir: AbsolutePath = "/var/lib/smtpproxy"
     data_size_limit: Size = written("25MiB")
     stream_header: FieldName = "X-Mail-Stream"
-    source_header: FieldName = SOURCE_HEADER
+    source_header: FieldName = "X-Source-Statement"
     bare_newline: Literal["reject", "normalize"] = "reject"
     spool_threshold: Size = written("2MiB")
     drain_timeout: Duration = written("30s")

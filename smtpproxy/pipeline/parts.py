@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from smtpproxy.events import Decided, Emit, Relayed, Stage
-from smtpproxy.policy.features import SOURCE_HEADER
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.store.protocols import FactReader
@@ -35,7 +34,7 @@ class Parts:
     now: Callable[[], datetime]  # UTC
     ticks: Callable[[], float]  # seconds, for durations only
     new_id: Callable[[], str]
-    source_header: str = SOURCE_HEADER
+    source_header: str | None = None
 
 
 def spend(seconds: dict[Stage, float], stage: Stage, duration: float) -> None:

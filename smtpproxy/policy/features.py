@@ -10,8 +10,6 @@ from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
 from smtpproxy.policy.model import MessageFeatures
 
-SOURCE_HEADER = "X-Source-Statement"
-
 _LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 5322 2.1.1
 
 
@@ -24,12 +22,12 @@ class MessageIdentity(Struct, frozen=True):
 
 
 def read_features(
-    headers: HeaderBlock, stream_header: str, source_header: str = SOURCE_HEADER
+    headers: HeaderBlock, stream_header: str, source_header: str | None = None
 ) -> MessageFeatures:
     """Return what the message rules look at; `malformed` says what cannot be read.
 
     `stream_header` is the name of the field that may choose the stream, `source_header`
-    that of the field which says where the addresses come from.
+    that of the field which says where the addresses come from, None when nobody asks.
     """
     malformed = headers.defect
     from_domains: tuple[str, ...] = ()
@@ -50,7 +48,7 @@ def read_features(
         unsubscribe_mailto=tuple(uri for field in unsubscribe for uri in field.mailto),
         unsubscribe_encoded=any(field.encoded for field in unsubscribe),
         one_click=len(posts) == 1 and is_one_click(posts[0]),
-        source_statement=_text(headers.values(source_header)) or None,
+        source_statement=_statement(headers, source_header) if source_header else None,
     )
 
 
@@ -61,6 +59,12 @@ def read_identity(headers: HeaderBlock) -> MessageIdentity:
         subject=_text(headers.values("Subject")),
         header_from=_text(headers.values("From")),
     )
+
+
+def _statement(headers: HeaderBlock, name: str) -> str | None:
+    """Return what the first field of that name says; None when it says nothing."""
+    text = _text(headers.values(name))
+    return None if text is None else text.strip() or None
 
 
 def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ class Worker:
             now=now,
             ticks=time.perf_counter,
             new_id=new_id,
-            source_header=server.source_header,
+            source_header=settings.source_header,
         )
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)

@@ -88,6 +88,27 @@ def test_one_click_must_be_said_exactly_once() -> None:
     assert _read(GOOD.replace(line, name)).one_click
 
 
+SOURCE_HEADER = "X-Source-Statement"
+STATEMENTS = [
+    (b"X-Source-Statement: From Lists Ltd.\r\n", "From Lists Ltd."),
+    (b"x-source-statement :\r\n From\r\n Lists Ltd.\r\n", "From Lists Ltd."),
+    (b"X-Source-Statement: =?utf-8?q?Re=C3=A7ue_de_L?=\r\n", "Reçue de L"),
+    (b"X-Source-Statement: first\r\nX-Source-Statement: second\r\n", "first"),
+    (b"X-Source-Statement:\r\n", None),
+    (b"X-Source-Statement: \t \r\n", None),
+    (b"X-Source-Statement: =?utf-8?q?=00=0A?=\r\n", None),
+    (b"X-Source-Statements: x\r\n", None),
+    (b"", None),
+]
+
+
+@pytest.mark.parametrize(("field", "said"), STATEMENTS)
+def test_what_a_message_says_of_the_source(field: bytes, said: str | None) -> None:
+    headers = HeaderBlock(field + GOOD)
+    assert read_features(headers, STREAM_HEADER, SOURCE_HEADER).source_statement == said
+    assert read_features(headers, STREAM_HEADER).source_statement is None  # nobody asks
+
+
 def test_identity_is_decoded_and_one_line() -> None:
     assert read_identity(HeaderBlock(GOOD)) == MessageIdentity(
         "<1@example.com>", "Été", "Café <offers@Example.com>"
