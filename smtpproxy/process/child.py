@@ -38,6 +38,7 @@ class Start:
 async def start_child(start: Start) -> asyncio.subprocess.Process:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # what lies in the working directory is not ours to run
         "-m",
         "smtpproxy.process.child",
         start.role,

@@ -22,6 +22,8 @@ _ALIVE_WITHIN = 10.0
 _STARTS_WITHIN = 30.0
 _ANSWERS_WITHIN = 1.0
 _LONGEST_PAUSE = 30.0
+_DOWN_FOR = 90.0
+"""A worker that could not be started again for this long (seconds) is a case for systemd."""
 _GRACE = 5.0
 """What a child has beyond the drain time before it is killed."""
 
@@ -37,6 +39,7 @@ class Child:
         self.name = role if role == "web" else f"worker-{number}"
         self.ready = asyncio.Event()
         self.heard = 0.0
+        self.down_since: float | None = None  # it ended, and is not ready again
         self.channel: Channel | None = None
         self.process: asyncio.subprocess.Process | None = None
 
@@ -73,7 +76,8 @@ class Supervisor:
             loop.add_signal_handler(number, self._ending.set)
         children = [*self._workers, *self._web]
         keepers = [asyncio.create_task(self._keep(child)) for child in children]
-        started = await self._all_ready(children, keepers)
+        started = await self._all_ready(children)
+        told = self._ending.is_set()
         watchdog = asyncio.create_task(self._watchdog())
         if started:
             self._notifier.ready()
@@ -85,7 +89,7 @@ class Supervisor:
         self._notifier.stopping()
         await self._end(keepers)
         watchdog.cancel()
-        return 0 if started else 1
+        return 0 if started or told else 1
 
     # one child
 
@@ -94,12 +98,18 @@ class Supervisor:
         pause = 0.5
         while not self._ending.is_set():
             started = time.monotonic()
-            code = await self._run_once(child)
-            self._totals.retire(child.key) if child.role == "worker" else None
+            try:
+                outcome = f"exit code {await self._run_once(child)}"
+            except Exception as error:  # no process, no memory, no file left: try again
+                outcome = f"not started: {error}"
+            if child.role == "worker":
+                self._totals.retire(child.key)
             if self._ending.is_set():
                 return
+            if child.down_since is None:
+                child.down_since = time.monotonic()
             pause = 0.5 if time.monotonic() - started > 60 else min(pause * 2, _LONGEST_PAUSE)
-            log.error("child ended", child=child.name, code=code, restart_in=pause)
+            log.error("child ended", child=child.name, outcome=outcome, restart_in=pause)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._ending.wait()
@@ -111,17 +121,22 @@ class Supervisor:
         for fd in (theirs.fileno(), *listening.values()):
             os.set_inheritable(fd, True)
         child.ready.clear()
-        child.process = await start_child(
-            Start(
-                child.role,
-                child.number,
-                self._settings,
-                theirs.fileno(),
-                listening,
-                self._started_at,
-            )
+        child.process = None
+        start = Start(
+            child.role,
+            child.number,
+            self._settings,
+            theirs.fileno(),
+            listening,
+            self._started_at,
         )
-        theirs.close()
+        try:
+            child.process = await start_child(start)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         child.channel = await Channel.over(ours)
         listening_to = asyncio.create_task(self._listen(child, child.channel))
         if self._ending.is_set():
@@ -137,6 +152,7 @@ class Supervisor:
             child.heard = time.monotonic()
             if isinstance(message, Ready):
                 child.ready.set()
+                child.down_since = None
             elif isinstance(message, Beat):
                 self._totals.update(child.key, message.snapshot)
             elif isinstance(message, Answer):
@@ -150,20 +166,22 @@ class Supervisor:
     def _listener_names(self) -> tuple[str, ...]:
         return tuple(listener.name for listener in self._settings.listeners)
 
-    async def _all_ready(self, children: list[Child], keepers: list[asyncio.Task[None]]) -> bool:
-        waiting = asyncio.gather(*(child.ready.wait() for child in children))
+    async def _all_ready(self, children: list[Child]) -> bool:
+        """Wait until every child does its work; False when told to end before, or in vain."""
+        waiting = [asyncio.create_task(child.ready.wait()) for child in children]
         ending = asyncio.create_task(self._ending.wait())
+        everybody = asyncio.gather(*waiting)
         await asyncio.wait(
-            (waiting, ending), timeout=_STARTS_WITHIN, return_when=asyncio.FIRST_COMPLETED
+            (everybody, ending), timeout=_STARTS_WITHIN, return_when=asyncio.FIRST_COMPLETED
         )
-        ending.cancel()
-        if waiting.done() or self._ending.is_set():
-            waiting.cancel()
-            return True
-        waiting.cancel()
+        ready = everybody.done()
+        for task in (ending, *waiting):
+            task.cancel()
+        await asyncio.gather(ending, everybody, return_exceptions=True)
         missing = [child.name for child in children if not child.ready.is_set()]
-        log.error("not started", missing=missing)
-        return False
+        if missing and not self._ending.is_set():
+            log.error("not started", missing=missing)
+        return ready
 
     def _alive(self) -> int:
         limit = time.monotonic() - _ALIVE_WITHIN
@@ -172,26 +190,32 @@ class Supervisor:
             for child in self._workers
         )
 
-    def _silent(self) -> bool:
-        """Whether a worker that took up its work hangs; one that died is started again."""
-        limit = time.monotonic() - _ALIVE_WITHIN
+    def _stuck(self) -> bool:
+        """Whether a worker hangs, or one that ended could not be started again for long."""
+        now = time.monotonic()
         return any(
-            child.channel is not None and child.ready.is_set() and child.heard < limit
+            (
+                child.ready.is_set()
+                and child.channel is not None
+                and child.heard < now - _ALIVE_WITHIN
+            )
+            or (child.down_since is not None and child.down_since < now - _DOWN_FOR)
             for child in self._workers
         )
 
     async def _answer(self, web: Channel, number: int) -> None:
         """Ask every worker for its numbers; one that is silent counts with its last."""
-        futures = []
+        asked: dict[int, asyncio.Future[None]] = {}
         for child in self._workers:
             if child.channel is not None and child.ready.is_set():
                 ask = Ask(next(self._numbers))
-                future = asyncio.get_running_loop().create_future()
-                self._asked[ask.number] = future
-                futures.append(future)
+                asked[ask.number] = asyncio.get_running_loop().create_future()
                 child.tell(ask)
-        if futures:
-            await asyncio.wait(futures, timeout=_ANSWERS_WITHIN)
+        self._asked |= asked
+        if asked:
+            await asyncio.wait(asked.values(), timeout=_ANSWERS_WITHIN)
+        for late in asked:
+            self._asked.pop(late, None)
         web.send(
             Answer(
                 number,
@@ -208,10 +232,10 @@ class Supervisor:
             future.set_result(None)
 
     async def _watchdog(self) -> None:
-        """Tell systemd that all is well, while no worker hangs."""
+        """Tell systemd that all is well, while no worker is stuck."""
         interval = self._notifier.watchdog_interval
         while interval is not None:
-            if not self._silent() or self._ending.is_set():
+            if not self._stuck() or self._ending.is_set():
                 self._notifier.watchdog()
             await asyncio.sleep(interval)
 

@@ -1,0 +1,106 @@
+"""The supervisor when its children cannot be started, or are told to end at once."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.app import _prepare_state
+from smtpproxy.config import parse
+from smtpproxy.notify import Notifier
+from smtpproxy.process import supervisor as module
+from smtpproxy.process.child import Start, start_child
+from smtpproxy.process.sockets import listen
+from smtpproxy.process.supervisor import Supervisor
+from smtpproxy.settings import Settings
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
+
+
+class Told(Notifier):
+    """What systemd would be told."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.messages: list[str] = []
+
+    def _send(self, message: str) -> None:
+        self.messages.append(message)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    text = to_toml(relay_config(tmp_path, "127.0.0.1:1", {"server": {"workers": 1}}))
+    return parse(text, "relay.toml")
+
+
+async def greeting(settings: Settings) -> bytes:
+    """What the relay says first; waits for a worker that takes the connection."""
+    address: Any = settings.listeners[0].address
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        return await asyncio.wait_for(reader.readline(), 30)
+    finally:
+        writer.close()
+
+
+async def supervised(
+    settings: Settings, told: Told, while_running: Callable[[], Any]
+) -> tuple[int, Any]:
+    await asyncio.to_thread(_prepare_state, settings)
+    sockets = {entry.name: listen(entry.name, entry.address) for entry in settings.listeners}
+    if settings.web is not None:
+        sockets["web"] = listen("web", settings.web.address)
+    running = asyncio.create_task(Supervisor(settings, sockets, told).run())
+    try:
+        result = await while_running()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        code = await asyncio.wait_for(running, 40)
+    return code, result
+
+
+async def test_a_child_that_cannot_be_started_is_tried_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def sometimes(start: Start) -> asyncio.subprocess.Process:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise OSError("no memory")
+        return await start_child(start)
+
+    monkeypatch.setattr(module, "start_child", sometimes)
+    told = Told()
+    code, greeted = await supervised(settings, told, lambda: greeting(settings))
+    assert greeted == b"220 relay.example ESMTP smtpproxy\r\n"
+    assert code == 0
+    assert tries >= 3
+
+
+async def test_children_run_no_code_from_the_working_directory(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("smtpproxy", "uvloop"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('foreign code')")
+    monkeypatch.chdir(tmp_path)
+    code, greeted = await supervised(settings, Told(), lambda: greeting(settings))
+    assert greeted.startswith(b"220 ")
+    assert code == 0
+
+
+async def test_told_to_end_while_starting_it_ends_and_was_never_ready(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = Told()
+    code, _ = await supervised(settings, told, lambda: asyncio.sleep(0.05))
+    assert code == 0
+    assert told.messages == ["STOPPING=1"]
+    assert "Traceback" not in capfd.readouterr().err
