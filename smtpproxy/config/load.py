@@ -65,6 +65,8 @@ def parse(text: str, filename: str) -> Settings:
 def _read_toml(text: str, filename: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError([f"{filename}: not TOML that can be read: nested too deeply"]) from None
     except tomllib.TOMLDecodeError as error:
         message = str(error)
     found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL)

@@ -43,6 +43,12 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     assert caught.value.faults == (f"{path}: line 2: is not UTF-8; save it as UTF-8",)
 
 
+def test_a_file_that_is_nested_too_deeply() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("server = " + "[" * 100_000, "deep.toml")
+    assert caught.value.faults == ("deep.toml: not TOML that can be read: nested too deeply",)
+
+
 def test_a_rulebook_file_with_a_wrong_key(tmp_path: Path) -> None:
     rulebook = tmp_path / "own.toml"
     rulebook.write_text('name = "own"\nconsent_yaers = 2\n')

@@ -57,6 +57,7 @@ def test_every_fault_of_a_rulebook_file_is_one_of_the_configuration(tmp_path: Pa
 
 UNREADABLE = [
     (b"name = x\n", "not TOML: Invalid value (at line 1, column 8)"),
+    (b"name = " + b"[" * 100_000, "nested too deeply"),
     (b'name = "caf\xe9"', "is not UTF-8 text"),
     (b'name = "us"', 'name: "us" is taken by a built-in rulebook: choose another'),
 ]

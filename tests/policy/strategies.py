@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from random import Random
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from smtpproxy.policy.model import (
@@ -21,6 +22,9 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from tests.policy.cases import DAY, NOW, THREE_YEARS_AGO, TICK
+
+untimed = settings(deadline=None)
+"""For property tests: a busy machine is no failure."""
 
 ADDRESSES = ["jeanne@example.org", "contact@example.org", "contact@gmail.com", "info@x.free.fr"]
 

@@ -31,7 +31,7 @@ from tests.policy.cases import (
     said,
     verdict,
 )
-from tests.policy.strategies import MOMENTS, cases
+from tests.policy.strategies import MOMENTS, cases, untimed
 
 FORM = Evidence("form v3", "192.0.2.7", "3")
 REQUEST = ConsentAct("offers", COLLECTED, method="double_opt_in", evidence=FORM, pending=True)
@@ -105,6 +105,7 @@ requests = st.builds(
 )
 
 
+@untimed
 @given(cases, requests)
 def test_a_request_never_lets_mail_through_nor_stops_it(
     case: tuple[str, object, RecipientFacts], request: ConsentAct

@@ -24,7 +24,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.trace import trace
 from tests.policy.cases import BOOK, NOW, OFFERS, SUBSCRIBER, said
 from tests.policy.oracle import expected
-from tests.policy.strategies import cases, random_case, streams, suppressions
+from tests.policy.strategies import cases, random_case, streams, suppressions, untimed
 
 # No recipient's own reason: the message's, trouble of ours, and none at all.
 OTHER_REASONS = {
@@ -63,6 +63,7 @@ def test_the_rules_say_what_the_design_says() -> None:
     assert seen == recipient_reasons | set(Basis) - {Basis.OPT_OUT}  # no basis of fr
 
 
+@untimed
 @given(cases, suppressions)
 def test_one_more_suppression_never_lets_mail_through(case: Case, more: Suppression) -> None:
     address, stream, facts = case
@@ -74,6 +75,7 @@ def test_one_more_suppression_never_lets_mail_through(case: Case, more: Suppress
         assert after.basis is before.basis
 
 
+@untimed
 @given(cases)
 def test_what_is_dated_later_than_now_never_lets_mail_through(case: Case) -> None:
     """Taking the sender's future claims away changes no refusal into an allowance, nor back."""
@@ -96,6 +98,7 @@ def _past(at: datetime | None) -> datetime | None:
     return at if at is not None and at <= NOW else None
 
 
+@untimed
 @given(cases)
 def test_a_withdrawal_now_always_stops_marketing(case: Case) -> None:
     address, stream, facts = case
@@ -108,6 +111,7 @@ def test_a_withdrawal_now_always_stops_marketing(case: Case) -> None:
     assert verdict.action is Action.REFUSE or verdict.basis == "transactional"
 
 
+@untimed
 @given(cases)
 def test_the_trace_ends_where_the_verdict_was_made(case: Case) -> None:
     address, stream, facts = case
@@ -119,6 +123,7 @@ def test_the_trace_ends_where_the_verdict_was_made(case: Case) -> None:
     assert not any("None" in step.text or "{" in step.text for step in steps)
 
 
+@untimed
 @given(cases, st.lists(streams, min_size=1, max_size=2))
 def test_an_uncertain_stream_refuses_exactly_what_all_candidates_refuse(
     case: Case, others: list[Stream]
@@ -143,6 +148,7 @@ variants = st.sampled_from(
 )
 
 
+@untimed
 @given(variants, variants, st.sampled_from(Origin))
 def test_a_widened_key_never_allows_what_the_exact_one_refuses(
     asked: str, listed: str, origin: Origin

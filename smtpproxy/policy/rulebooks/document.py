@@ -7,7 +7,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Basis, Rulebook
-from smtpproxy.policy.rulebooks.kinds import MembersKind, PeriodKind, WordsKind, shown, suggestion
+from smtpproxy.policy.rulebooks.kinds import (
+    MembersKind,
+    PeriodKind,
+    WordsKind,
+    named,
+    shown,
+    suggestion,
+)
 from smtpproxy.policy.rulebooks.parameters import PARAMETERS, SHORTHANDS
 
 _KEYS = ("name", "extends", *PARAMETERS, "add", "remove", "sources")
@@ -31,6 +38,8 @@ def parse(text: str, builtin: Callable[[str], Rulebook], builtin_names: Sequence
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RulebookError([f"not TOML: {error}"]) from None
+    except RecursionError:
+        raise RulebookError(["not TOML that can be read: it is nested too deeply"]) from None
     reading = _Reading(document)
     rulebook = reading.rulebook(builtin, builtin_names)
     if reading.faults:
@@ -65,7 +74,7 @@ class _Reading:
                 self._sources(value)
             elif key not in _KEYS:
                 known = (*_KEYS, *SHORTHANDS) if "_" in key else _KEYS
-                self._fault(f"{key}: not a key of a rulebook{suggestion(key, known)}")
+                self._fault(f"{named(key)}: not a key of a rulebook{suggestion(key, known)}")
         rulebook = replace(base, **changes)
         self.faults += conflicts(rulebook)
         return rulebook
@@ -115,7 +124,9 @@ class _Reading:
             return
         for name, items in value.items():
             if name not in _SETS:
-                self._fault(f"{key}.{name}: not a list of a rulebook{suggestion(name, _SETS)}")
+                self._fault(
+                    f"{key}.{named(name)}: not a list of a rulebook{suggestion(name, _SETS)}"
+                )
                 continue
             read = PARAMETERS[name].read(items, self._at(f"{key}.{name}"))
             now = changes.get(name, getattr(base, name))
@@ -129,7 +140,9 @@ class _Reading:
             return
         for key, text in value.items():
             if key not in _PARAMETER_KEYS:
-                self._fault(f"sources.{key}: not a parameter{suggestion(key, _PARAMETER_KEYS)}")
+                self._fault(
+                    f"sources.{named(key)}: not a parameter{suggestion(key, _PARAMETER_KEYS)}"
+                )
             elif not isinstance(text, str):
                 self._fault(f"sources.{key}: must be text")
 

@@ -27,6 +27,7 @@ _MOST = {
     Unit.MONTHS: 1_200,
     Unit.YEARS: 100,
 }
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _PERIOD = re.compile(r"(\d{1,6}) +([a-z]+(?: [a-z]+)?)", re.ASCII)
 
 
@@ -228,6 +229,11 @@ def shown(value: object) -> str:
     else:
         text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def named(key: str) -> str:
+    """Return a key as the file has it: in quotes where TOML asks for them."""
+    return key if _BARE_KEY.fullmatch(key) else shown(key)
 
 
 def _texts(value: object, fault: Fault) -> list[str]:

@@ -59,7 +59,7 @@ def restricted(case: RecipientCase) -> Verdict | None:
 def source(case: RecipientCase) -> Verdict | None:
     """Refuse what was not obtained from the person or by a chain that named us."""
     contact, rulebook = case.facts.contact, case.rulebook
-    known = (None if contact is None else contact.source) or _UNKNOWN
+    known = known_source(case)
     if known in rulebook.accepted_sources:
         return None
     if known in rulebook.forbidden_sources:

@@ -36,7 +36,7 @@ from tests.policy.rulebooks.people import (
     by,
     seen,
 )
-from tests.policy.strategies import cases
+from tests.policy.strategies import cases, untimed
 
 
 def _steps(rulebook: str, contact: Contact | None, stream: Stream = OFFERS) -> dict[str, TraceStep]:
@@ -45,6 +45,7 @@ def _steps(rulebook: str, contact: Contact | None, stream: Stream = OFFERS) -> d
     return {step.rule: step for step in steps}
 
 
+@untimed
 @given(cases, st.sampled_from(builtin_names()))
 def test_the_trace_ends_where_the_verdict_was_made(
     case: tuple[str, Stream, RecipientFacts], rulebook: str
