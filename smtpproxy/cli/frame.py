@@ -29,12 +29,28 @@ class CommandFrame(click.Group):
         extra["standalone_mode"] = False
         try:
             result = super().main(args=args, prog_name=prog_name or "smtpproxy", **extra)
-            sys.stdout.flush()
+            flush_stdout()
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except Exception as error:
             sys.exit(_explain(error))
         sys.exit(result if type(result) is int else 0)
+
+
+def flush_stdout() -> None:
+    """Raises OSError that names standard output: what was printed did not get there whole."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_stdout()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def forget_stdout() -> None:
+    """What is still buffered goes nowhere, or the interpreter complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: Exception) -> int:
@@ -46,25 +62,32 @@ def _explain(error: Exception) -> int:
             return INTERRUPTED
         error = error.__cause__  # click takes any EOFError for Ctrl-D
     if isinstance(error, BrokenPipeError):
-        # What is still buffered goes nowhere, or the interpreter complains at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_stdout()
         return BROKEN_PIPE
     if os.environ.get("SMTPPROXY_DEBUG") == "1":
         traceback.print_exception(error)
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
+    return _say(": ".join([_in_words(error), *getattr(error, "__notes__", ())]), _code(error))
+
+
+def _in_words(error: Exception) -> str:
     if isinstance(error, StoreMisconfigured):
-        return _say(str(error), 2)
+        return str(error)
     if isinstance(error, StoreUnavailable):
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        return _say(f"the store cannot answer: {error}{cause}")
+        return f"the store cannot answer: {error}{cause}"
     if isinstance(error, OSError) and error.filename is not None:
-        return _say(f"{error.filename}: {error.strerror}")
-    return _say(
+        return f"{error.filename}: {error.strerror}"
+    return (
         f"unexpected {type(error).__name__}: {error}"
         " (run it again with SMTPPROXY_DEBUG=1 to see where)"
     )
+
+
+def _code(error: Exception) -> int:
+    return error.exit_code if isinstance(error, StoreMisconfigured) else 1
 
 
 def _say(text: str, code: int = 1) -> int:

@@ -15,7 +15,7 @@ from hmac import digest
 from pathlib import Path
 
 from smtpproxy.mail.address import canonical, widened
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 
 FILE_NAME = "suppression.key"
 _BLOCK = 64  # of SHA-256, RFC 2104 section 2
@@ -102,7 +102,7 @@ def load_key(state_dir: Path) -> SuppressionKey:
             "without it every stored suppression is void"
         ) from None
     except OSError as error:
-        raise StoreMisconfigured(
+        raise StoreInaccessible(
             f"{path}: cannot be read ({error.strerror}); it must belong to the user that "
             "smtpproxy runs as, mode 0600"
         ) from error
@@ -123,7 +123,7 @@ def load_or_create_key(state_dir: Path) -> SuppressionKey:
         try:
             _create(path)
         except OSError as error:
-            raise StoreMisconfigured(
+            raise StoreInaccessible(
                 f"{path}: the key of the suppressions cannot be made ({error.strerror}); "
                 "state_dir must be a folder that smtpproxy may write to"
             ) from error

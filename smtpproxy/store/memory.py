@@ -1,6 +1,6 @@
 """A store in memory, for tests and trials: the same answers as a database, nothing kept."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 
 from smtpproxy.mail.address import canonical
@@ -26,6 +26,7 @@ from smtpproxy.store.merge import (
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
+    LiftedSuppression,
     StoreUnavailable,
     SuppressionEntry,
 )
@@ -39,6 +40,7 @@ class MemoryStore:
     def __init__(self, secret: bytes = b"") -> None:
         self._key = SuppressionKey(secret)
         self._suppressions: dict[bytes, dict[_Place, Suppression]] = {}  # by wide key
+        self._lifted: dict[bytes, list[LiftedSuppression]] = {}  # by exact key
         self._contacts: dict[str, Known] = {}
         self._closed = False
         self.fail_with: str | None = None
@@ -94,13 +96,21 @@ class MemoryStore:
             for place in places
             if place[0] == exact and scope in (None, place[1]) and origin in (None, place[2])
         ]
+        for one in [places[place] for place in lifted]:
+            self._lifted.setdefault(exact, []).append(
+                LiftedSuppression(one.scope, one.origin, one.since, one.note, at, reason)
+            )
         return [places.pop(place) for place in lifted]
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         self._check()
         return self._matching(canonical(address))
 
-    async def export_suppressions(self) -> AsyncIterator[tuple[str, Suppression]]:
+    async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
+        self._check()
+        return tuple(self._lifted.get(self._key.read(address)[1], ()))
+
+    async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         self._check()
         for wide, places in sorted(self._suppressions.items()):
             for (exact, _, _), suppression in sorted(places.items(), key=lambda item: item[0]):
@@ -121,7 +131,7 @@ class MemoryStore:
         known = self._contacts.get(canonical(address))
         return known.contact if known else None
 
-    async def export_contacts(self) -> AsyncIterator[Contact]:
+    async def export_contacts(self) -> AsyncGenerator[Contact, None]:
         self._check()
         for known in list(self._contacts.values()):
             yield known.contact

@@ -6,7 +6,7 @@ turns that into 451 4.3.0, never into a pass. Methods that take an address as gi
 canonicalise it and raise `mail.address.AddressError` when it is not one.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -21,6 +21,14 @@ class StoreUnavailable(Exception):
 class StoreMisconfigured(StoreUnavailable):
     """The store cannot be opened as it stands; the text names the fault and the fix."""
 
+    exit_code = 2  # of a command: the configuration is wrong
+
+
+class StoreInaccessible(StoreMisconfigured):
+    """The store is configured well, but not there yet, or this user may not open it."""
+
+    exit_code = 1  # of a command
+
 
 @dataclass(frozen=True, slots=True)
 class SuppressionEntry:
@@ -31,6 +39,18 @@ class SuppressionEntry:
     origin: Origin
     since: datetime
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiftedSuppression:
+    """A suppression that does not hold any more."""
+
+    scope: str
+    origin: Origin
+    since: datetime
+    note: str | None
+    lifted_at: datetime
+    reason: str
 
 
 PROFILE_FIELDS = frozenset(
@@ -110,7 +130,11 @@ class SuppressionStore(Protocol):
         """Return what counts for the address, as `facts` does: widened matches included."""
         ...
 
-    def export_suppressions(self) -> AsyncIterator[tuple[str, Suppression]]:
+    async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
+        """Return what was lifted of exactly this address, in that order."""
+        ...
+
+    def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         """Yield (key text, suppression): the address itself is not stored.
 
         The key text may stand for the address in a `SuppressionEntry`, under the same key.
@@ -129,7 +153,7 @@ class ContactStore(Protocol):
 
     async def contact(self, address: str) -> Contact | None: ...
 
-    def export_contacts(self) -> AsyncIterator[Contact]:
+    def export_contacts(self) -> AsyncGenerator[Contact, None]:
         """Yield every contact. The store stays open to writers: it is no single snapshot."""
         ...
 

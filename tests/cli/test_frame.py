@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from smtpproxy.cli import COMMANDS, main
 from smtpproxy.cli.common import fail
 from smtpproxy.cli.frame import CommandFrame
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.ports import wait_for
 from tests.kit.relay import COMMAND
 
@@ -52,7 +52,8 @@ def locked() -> NoReturn:
         (lambda: fail("no such contact"), 1, "Error: no such contact\n"),
         (lambda: fail("no such stream", 2), 2, "Error: no such stream\n"),
         (locked, 1, "Error: the store cannot answer: reading failed (database is locked)\n"),
-        (StoreMisconfigured("no database yet"), 2, "Error: no database yet\n"),
+        (StoreMisconfigured("another key"), 2, "Error: another key\n"),
+        (StoreInaccessible("no database yet"), 1, "Error: no database yet\n"),
         (FileNotFoundError(2, "No such file or directory", "x.eml"), 1,
          "Error: x.eml: No such file or directory\n"),
         (KeyError("colour"), 1,

@@ -97,7 +97,7 @@ def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
 
 def test_nothing_is_shown_where_nothing_is_stored(tmp_path: Path) -> None:
     for arguments in (["suppress", "show", ANNA], ["suppress", "export"], ["contact", "export"]):
-        result = Stored(tmp_path).run(*arguments, code=2)
+        result = Stored(tmp_path).run(*arguments, code=1)
         assert "there is no database yet" in result.stderr
 
 

@@ -25,6 +25,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
+    LiftedSuppression,
     Store,
     StoreUnavailable,
     SuppressionEntry,
@@ -160,6 +161,10 @@ class SuppressionContract:
             ANNA, at=T0 + DAY, reason="she asked", origin=Origin.UNSUBSCRIBE
         )
         assert list(lifted) == [Suppression("marketing", Origin.UNSUBSCRIBE, T0)]
+        assert list(await store.lifted_suppressions(ANNA)) == [
+            LiftedSuppression("marketing", Origin.UNSUBSCRIBE, T0, None, T0 + DAY, "she asked")
+        ]
+        assert list(await store.lifted_suppressions(tagged)) == []
         left = (await facts_of(store, ANNA)).suppressions
         assert {(one.origin, one.widened) for one in left} == {
             (Origin.COMPLAINT, False),

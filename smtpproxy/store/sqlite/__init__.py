@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from smtpproxy.store.keys import SuppressionKey, give_to_owner_of, load_key, load_or_create_key
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite.connection import is_busy, open_reader, open_writer, unavailable
 from smtpproxy.store.sqlite.schema import knows_a_key, migrate, register_key, version_of
 from smtpproxy.store.sqlite.store import SqliteStore
@@ -32,7 +32,7 @@ def open_sqlite(path: Path, state_dir: Path, timeout: float, *, read_only: bool)
                 raise _fault(error, path) from error
             time.sleep(0.01)  # another process starts or ends just now
         except OSError as error:
-            raise StoreMisconfigured(f"{path}: {error.strerror} ({error.filename})") from error
+            raise StoreInaccessible(f"{path}: {error.strerror} ({error.filename})") from error
 
 
 def _key_of(path: Path, state_dir: Path) -> SuppressionKey:
@@ -41,7 +41,7 @@ def _key_of(path: Path, state_dir: Path) -> SuppressionKey:
         with closing(open_reader(path)) as connection:
             if version_of(connection) and knows_a_key(connection):
                 return load_key(state_dir)
-    raise StoreMisconfigured(
+    raise StoreInaccessible(
         f"{path}: there is no database yet; smtpproxy serve makes it, or an import"
     )
 
@@ -71,7 +71,7 @@ def _fault(error: sqlite3.Error, path: Path) -> StoreUnavailable:
     if primary == sqlite3.SQLITE_NOTADB:
         return StoreMisconfigured(f"{path}: not an SQLite database; store.url names another file")
     if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return StoreMisconfigured(
+        return StoreInaccessible(
             f"{path}: cannot be opened ({error}); the file and its folder must belong to the "
             "user that smtpproxy runs as"
         )

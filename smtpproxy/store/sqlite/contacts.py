@@ -1,6 +1,6 @@
 """Writing and exporting contacts and their consent acts."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import aiosqlite
 import msgspec
@@ -79,7 +79,7 @@ async def erase(connection: aiosqlite.Connection, address: str) -> bool:
     return await run_many(connection, "DELETE FROM contact WHERE address = ?", [(address,)]) > 0
 
 
-async def export(connection: aiosqlite.Connection) -> AsyncIterator[Contact]:
+async def export(connection: aiosqlite.Connection) -> AsyncGenerator[Contact, None]:
     """Read page by page: one long read would keep the log from being emptied."""
     last = 0
     while page := await fetch_all(connection, _BY_ID, last, _PAGE_SIZE):

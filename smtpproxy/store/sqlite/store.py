@@ -1,8 +1,8 @@
 """The SQLite backend: the mail path reads on the event loop, the rest is on a thread."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from smtpproxy.store.merge import as_update
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
+    LiftedSuppression,
     StoreUnavailable,
     SuppressionEntry,
 )
@@ -63,9 +64,17 @@ class SqliteStore:
         facts = await self._reader.facts(Lookups((name,), contacts=False))
         return facts[name].suppressions if name in facts else ()
 
-    async def export_suppressions(self) -> AsyncIterator[tuple[str, Suppression]]:
+    async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
+        pair = self._key.read(address)
         async with self._reading() as connection:
-            async for entry in suppression_table.export(connection, self._key):
+            return await suppression_table.lifted(connection, pair)
+
+    async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
+        async with (
+            self._reading() as connection,
+            aclosing(suppression_table.export(connection, self._key)) as entries,
+        ):
+            async for entry in entries:
                 yield entry
 
     async def put_contacts(self, contacts: Sequence[Contact | ContactUpdate]) -> BatchResult:
@@ -78,9 +87,12 @@ class SqliteStore:
         facts = await self._reader.facts(Lookups((name,)))
         return facts[name].contact if name in facts else None
 
-    async def export_contacts(self) -> AsyncIterator[Contact]:
-        async with self._reading() as connection:
-            async for contact in contact_table.export(connection):
+    async def export_contacts(self) -> AsyncGenerator[Contact, None]:
+        async with (
+            self._reading() as connection,
+            aclosing(contact_table.export(connection)) as contacts,
+        ):
+            async for contact in contacts:
                 yield contact
 
     async def erase_contact(self, address: str, *, at: datetime) -> bool:

@@ -1,15 +1,15 @@
 """Writing and exporting suppressions."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 
 import aiosqlite
 
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.keys import KeyPair, SuppressionKey
-from smtpproxy.store.protocols import BatchResult, SuppressionEntry
+from smtpproxy.store.protocols import BatchResult, LiftedSuppression, SuppressionEntry
 from smtpproxy.store.sqlite import rows
-from smtpproxy.store.sqlite.rows import Row, to_micros
+from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
 from smtpproxy.store.sqlite.writer import fetch_all, run_many
 
 _ADD = """
@@ -17,6 +17,10 @@ INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version,
 VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET since = excluded.since, note = coalesce(excluded.note, note)
 WHERE excluded.since > since
+"""
+_LIFTED = """
+SELECT scope, origin, since, note, lifted_at, reason FROM lifted_suppression
+WHERE exact_key = ? ORDER BY lifted_at, id
 """
 _COUNT = "SELECT sum(n) FROM tally WHERE kind <> 'contact'"
 _WHICH = "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
@@ -67,9 +71,21 @@ async def lift(
     return [rows.suppression(*row, widened=False) for row in found]
 
 
+async def lifted(connection: aiosqlite.Connection, pair: KeyPair) -> list[LiftedSuppression]:
+    """Look through all that was ever lifted: it is little, and seldom asked for."""
+    return [
+        LiftedSuppression(
+            scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), reason
+        )
+        for scope, origin, since, note, lifted_at, reason in await fetch_all(
+            connection, _LIFTED, pair[1]
+        )
+    ]
+
+
 async def export(
     connection: aiosqlite.Connection, key: SuppressionKey
-) -> AsyncIterator[tuple[str, Suppression]]:
+) -> AsyncGenerator[tuple[str, Suppression], None]:
     """Read page by page: one long read would keep the log from being emptied."""
     last: Row = (b"", b"", "", "")
     while page := await fetch_all(connection, _PAGE, *last, _PAGE_SIZE):
