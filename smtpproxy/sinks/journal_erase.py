@@ -47,11 +47,11 @@ def pseudonymise(
         person = _Person(canonical)
         written = _wait_until_left(folder, _being_written(folder, person), patience)
         count = 0
-        for files in segments(folder).values():
-            left_ones = [segment for segment in files if segment not in written]
-            person.find_messages(left_ones)
+        for slot, files in segments(folder).items():
+            closed = files[:-1] if is_written(folder, slot) else files
+            person.find_messages(closed)
             # Answers first: a decision that a crash left leads to its answer again.
-            for segment in reversed(left_ones):
+            for segment in reversed(closed):
                 count += _erase(folder, segment, person, at or datetime.now(UTC))
     if written:
         names = ", ".join(segment.name for segment in written)

@@ -171,12 +171,14 @@ class Walk:
 
     def _beginning(self, segment: Segment, after: After) -> None:
         """The first file there is goes on from an earlier one."""
-        for retired in self._anchors.retired.get(self._slot, ()):
-            if retired.last == Head(after.n, after.hash):
-                what = f"{_rows(1, after.n)} before it are gone by retention"
-                self._add(Kind.RETIRED, segment.name, None, what, after.n)
-                return
-        self._gaps.append(_Gap(segment.name, 1, 1, after.n, f", the last in {after.file}"))
+        retired = [file.last for file in self._anchors.retired.get(self._slot, ())]
+        gone = max((last.n for last in retired if last.n <= after.n), default=0)
+        if gone:
+            what = f"{_rows(1, gone)} before it are gone by retention"
+            self._add(Kind.RETIRED, segment.name, None, what, gone)
+        if Head(after.n, after.hash) not in retired:
+            first = gone + 1 if gone < after.n else 1
+            self._gaps.append(_Gap(segment.name, 1, first, after.n, f", the last in {after.file}"))
 
     def _compare_torn(self, begin: BeginEntry) -> None:
         for name, told in begin.torn.items():

@@ -1,0 +1,141 @@
+"""Retention: whole files go when their time is over, and the chain knows that they went."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.sinks.findings import Kind, Report
+from smtpproxy.sinks.journal_reader import read
+from smtpproxy.sinks.journal_retire import Retired, retirable, retire
+from smtpproxy.sinks.journal_verify import verify
+from tests.kit.journal import START, Clock, decided, journal, segments
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+async def write_days(folder: Path, clock: Clock, days: int, worker: int = 0) -> None:
+    """A file for each day, of three decisions."""
+    for _ in range(days):
+        log = journal(folder, clock, worker)
+        for _ in range(3):
+            await log.commit(decided(clock))
+        log.close()
+        clock.tick(days=1)
+
+
+def sound(folder: Path) -> Report:
+    report = verify(folder)
+    assert list(report.faults()) == []
+    return report
+
+
+@pytest.mark.parametrize("days", [0, 1, 2.5, 3, 4])
+async def test_files_all_of_whose_lines_are_older_are_deleted(
+    folder: Path, clock: Clock, days: float
+) -> None:
+    """The file of a day ends where the next day's begins."""
+    await write_days(folder, clock, 5)
+    before = START + timedelta(days=days)
+    promised = retirable(folder, before)
+    count = len(segments(folder))
+    retired = retire(folder, before, at=clock.now())
+    assert retired == promised
+    assert len(retired.files) == int(days)
+    assert (retired.lines, retired.octets > 0) == (4 * int(days), days >= 1)
+    assert len(segments(folder)) == count - int(days)
+    assert all(record.decided.at >= before - DAY for record in read(folder))
+    assert [finding.kind for finding in sound(folder).notes()] == [Kind.RETIRED] * (days >= 1)
+    assert retire(folder, before) == Retired()
+
+
+async def test_a_file_that_is_gone_without_record_is_another_matter(
+    folder: Path, clock: Clock
+) -> None:
+    await write_days(folder, clock, 5)
+    retire(folder, START + 2 * DAY, at=clock.now())
+    segments(folder)[0].unlink()
+    (finding,) = verify(folder).faults()
+    assert finding.kind is Kind.MISSING
+    assert "rows 9 to 12 are missing" in finding.what
+
+
+async def test_a_record_of_retention_cannot_be_invented(folder: Path, clock: Clock) -> None:
+    await write_days(folder, clock, 3)
+    retire(folder, START + DAY, at=clock.now())
+    path = folder / "anchors.ndjson"
+    gone = segments(folder)[0]
+    last = json.loads(gone.read_bytes().splitlines()[-1])
+    text = path.read_text()
+    row = next(line for line in text.splitlines() if '"kind":"retired"' in line)
+    old = json.loads(row)["entry"]["files"][0]["last"]
+    forged = row.replace(f'"n":{old["n"]}', f'"n":{last["n"]}').replace(old["hash"], last["hash"])
+    assert forged != row
+    path.write_text(text.replace(row, forged))
+    gone.unlink()
+    assert Kind.ANCHOR in [finding.kind for finding in verify(folder).faults()]
+
+
+async def test_the_last_file_of_a_worker_that_is_no_more_goes_too(
+    folder: Path, clock: Clock
+) -> None:
+    await write_days(folder, clock, 1, worker=1)
+    await write_days(folder, clock, 3, worker=0)
+    assert len(retire(folder, START + 2 * DAY, at=clock.now()).files) == 2
+    assert {path.stem[-1] for path in segments(folder)} == {"0"}
+    sound(folder)
+
+
+async def test_after_everything_went_the_chain_goes_on(folder: Path, clock: Clock) -> None:
+    await write_days(folder, clock, 2)
+    retire(folder, START + 9 * DAY, at=clock.now())
+    assert segments(folder) == []
+    sound(folder)
+    await write_days(folder, clock, 2)
+    report = sound(folder)
+    assert [finding.kind for finding in report.notes()] == [Kind.RETIRED]
+    first = json.loads(segments(folder)[0].read_bytes().splitlines()[0])
+    assert first["n"] == 9
+    segments(folder)[0].unlink()
+    assert verify(folder).wrong == 1
+
+
+async def test_what_is_being_written_stays(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    assert retire(folder, START + 9 * DAY) == Retired()
+    log.close()
+    assert len(retire(folder, START + 9 * DAY).files) == 1
+
+
+async def test_a_crash_before_the_files_went_is_made_good(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_days(folder, clock, 3)
+
+    def crash(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", crash)
+        with pytest.raises(KeyboardInterrupt):
+            retire(folder, START + 2 * DAY, at=clock.now())
+    sound(folder)
+    assert len(retire(folder, START + 2 * DAY, at=clock.now()).files) == 2
+    sound(folder)
+
+
+def test_where_nothing_is_nothing_is_deleted(folder: Path) -> None:
+    assert retire(folder, START) == Retired() == retirable(folder, START)
+    assert not folder.exists()
