@@ -69,8 +69,9 @@ class Judgement:
         start = parts.ticks()
         stream = choose_stream(choice.permitted, choice.default, features.stream_header)
         if isinstance(stream, Verdict):
+            refused = stream  # on no stream, so nobody can be allowed either
             return Decision(
-                choice.default, choice.default.rulebook, (_ALLOWED,) * len(keys), message=stream
+                choice.default, choice.default.rulebook, (refused,) * len(keys), message=refused
             )
         if choice.certain:  # then the recipients were judged for good, but for the message
             verdicts: Sequence[Verdict] = [self._verdicts.get(key, _UNDECIDED) for key in keys]

@@ -43,7 +43,7 @@ FAMILIES: tuple[Family, ...] = (
         "allowed_total",
         "counter",
         ("stream", "basis"),
-        "Recipients allowed, by the basis on which they may be mailed.",
+        "Recipients whose mail was put to the upstream, by the basis on which they may be mailed.",
         rows.by_basis,
     ),
     Family(
@@ -134,7 +134,7 @@ FAMILIES: tuple[Family, ...] = (
         "failures_total",
         "counter",
         ("listener", "part"),
-        "Trouble of the relay's own, by the part that failed: answered 451, or passed in observe mode.",
+        "Trouble of the relay's own, by the part that failed: answered 451 (passed in observe mode).",
         rows.listeners_and(rows.FAILING_PARTS),
     ),
     Family(

@@ -4,6 +4,8 @@ The entry of a line names nobody: time, stream, verdicts, sizes. What may be per
 (addresses, facts, subject, links) stands in parts that can be erased one by one: one part
 for a decision about one recipient, else one for the message and one for each recipient.
 A field that is added to `Decided` has its place here.
+
+What has its default is left out: a default of a record that stands in lines never changes.
 """
 
 import os
@@ -40,16 +42,18 @@ Entry = tuple[bytes, Sequence[bytes], bytes]
 """The entry of a line, its personal parts, and what stands before it: for `Chain.seal`."""
 
 
-class OpenVerdict(Struct, frozen=True, gc=False):
+class OpenVerdict(Struct, frozen=True, omit_defaults=True, gc=False):
     """A verdict without its detail, which may quote what is known of a person."""
 
     action: Action
-    reason: Reason
-    basis: Basis | None
-    rule: str
+    reason: Reason = Reason.NONE
+    basis: Basis | None = None
+    rule: str = ""
 
 
-class DecisionEntry(Struct, frozen=True, gc=False, tag="decision", tag_field="kind"):
+class DecisionEntry(
+    Struct, frozen=True, omit_defaults=True, gc=False, tag="decision", tag_field="kind"
+):
     """What of a decision names nobody."""
 
     id: str
@@ -58,12 +62,12 @@ class DecisionEntry(Struct, frozen=True, gc=False, tag="decision", tag_field="ki
     client: Client
     stream: Stream
     rulebook: str
-    message: OpenVerdict | None
-    recipients: tuple[OpenVerdict, ...]
-    observed: bool
-    undecided: bool
-    size: int
-    relayed: bool
+    message: OpenVerdict | None = None
+    recipients: tuple[OpenVerdict, ...] = ()
+    observed: bool = False
+    undecided: bool = False
+    size: int = 0
+    relayed: bool = False
 
 
 class Answer(Struct, frozen=True, gc=False):

@@ -71,14 +71,13 @@ class Log:
         else:
             reason = verdict.reason
         self._log.info(
-            "refused",
+            "would refuse" if event.observed else "refused",
             id=event.id,
             listener=event.client.listener,
             stream=event.decision.stream.name,
             stage=event.stage,
             reason=str(reason),
             recipients=len(event.recipients),
-            observed=event.observed,
         )
 
     def _failed(self, event: Failed) -> None:

@@ -140,7 +140,7 @@ class Metrics:
         for recipient in event.recipients:
             verdict = recipient.verdict
             recipients[(listener, stream, verdict.action, verdict.reason)] += 1
-            if verdict.basis is not None and verdict.action is Action.ALLOW:
+            if event.relayed and verdict.basis is not None and verdict.action is Action.ALLOW:
                 self._allowed[(stream, verdict.basis)] += 1
         if event.stage == "data":
             message = event.decision.message

@@ -49,13 +49,15 @@ def message_verdicts(stream_class: StreamClass) -> Verdicts:
         (Action.ALLOW, Reason.NONE),
         *((Action.REFUSE, reason) for reason in refusals),
         (Action.DEFER, Reason.RECIPIENTS_REFUSED),  # all of them are deferred
+        (Action.DEFER, Reason.TEMPORARY_FAILURE),
     )
 
 
 def recipient_verdicts(stream_class: StreamClass) -> Verdicts:
     """Return what can happen to a recipient on a stream of that class."""
     marketing = stream_class is StreamClass.MARKETING
-    refusals = _SUPPRESSED + (_FOR_RECIPIENTS if marketing else ())
+    refusals = (*_SUPPRESSED, Reason.STREAM_NOT_PERMITTED)
+    refusals += _FOR_RECIPIENTS if marketing else ()
     deferrals = (Reason.TEMPORARY_FAILURE, *((Reason.STREAM_PAUSED,) if marketing else ()))
     return (
         (Action.ALLOW, Reason.NONE),

@@ -95,6 +95,7 @@ def decided(
         observed=stream.mode is Mode.OBSERVE,
         undecided=undecided,
         size=4096,
+        relayed=stage == "data" and (message is None or message.action is Action.ALLOW),
     )
 
 
