@@ -22,16 +22,22 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def pss_bytes(pids: Iterable[int]) -> int:
-    """Proportional set size: shared pages are counted once over all that share them."""
+    """Proportional set size: shared pages are counted once over all that share them.
+
+    Without the store's mapped pages, which are the kernel's cache of the file.
+    """
     total = 0
     for pid in pids:
         try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            maps = Path(f"/proc/{pid}/smaps").read_text()
         except OSError:
             continue
-        for line in rollup.splitlines():
+        counted = True
+        for line in maps.splitlines():
             if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
+                total += int(line.split()[1]) * 1024 if counted else 0
+            elif line[:1] in "0123456789abcdef":  # a mapping begins: its addresses and file
+                counted = not line.endswith(".db")
     return total
 
 
