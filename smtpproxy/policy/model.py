@@ -1,6 +1,9 @@
 """The vocabulary of a decision: what is asked, what is known, what is answered.
 
 Everything here is frozen data. Times are timezone-aware `datetime`s in UTC.
+
+The audit journal keeps these records for years, without what has its default: a default
+never changes once it is released (tests/sinks/test_journal_format.py).
 """
 
 from collections.abc import Mapping
@@ -58,7 +61,7 @@ __all__ = [
 ]
 
 
-class Stream(Struct, frozen=True):
+class Stream(Struct, frozen=True, omit_defaults=True):
     """A named flow of mail with one class and purpose (docs/settings.md, `[[stream]]`)."""
 
     name: str
@@ -89,7 +92,7 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     document_hash: str | None = None  # SHA-256 of the proof document, in hex
 
 
-class ConsentAct(Struct, frozen=True):
+class ConsentAct(Struct, frozen=True, omit_defaults=True):
     """One act of agreement to one purpose, or its withdrawal.
 
     A double opt-in is two acts: one that is `pending`, and the confirmation.
@@ -130,7 +133,7 @@ class Provenance(Struct, frozen=True, omit_defaults=True):
     chain: tuple[Link, ...] = ()
 
 
-class Contact(Struct, frozen=True):
+class Contact(Struct, frozen=True, omit_defaults=True):
     """What the store knows of one address. `acts` is a history, oldest first."""
 
     address: str  # canonical (mail.address)
@@ -148,7 +151,7 @@ class Contact(Struct, frozen=True):
     first_contacted_at: datetime | None = None  # first mail on any marketing stream
 
 
-class Suppression(Struct, frozen=True):
+class Suppression(Struct, frozen=True, omit_defaults=True):
     """A standing order not to mail. `scope` is `all`, `marketing` or `purpose:NAME`."""
 
     scope: str
@@ -158,7 +161,7 @@ class Suppression(Struct, frozen=True):
     note: str | None = None
 
 
-class RecipientFacts(Struct, frozen=True):
+class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     """All that the store said about one recipient."""
 
     suppressions: tuple[Suppression, ...] = ()
@@ -178,7 +181,7 @@ class Lookups(Struct, frozen=True):
     contacts: bool = True  # False: suppressions alone decide
 
 
-class MessageFeatures(Struct, frozen=True):
+class MessageFeatures(Struct, frozen=True, omit_defaults=True):
     """What the message rules look at, read from the raw header block."""
 
     malformed: str | None = None  # what cannot be read, for the trace
@@ -200,7 +203,7 @@ class Transaction(Struct, frozen=True):
     message: MessageFeatures | None = None  # None: judged at RCPT
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, omit_defaults=True):
     """What is to happen to one recipient or to the message, with one reason."""
 
     action: Action

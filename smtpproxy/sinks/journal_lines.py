@@ -11,7 +11,7 @@ What has its default is left out: a default of a record that stands in lines nev
 import os
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -38,8 +38,8 @@ ERASED = "erased:"
 _SALT = 32  # hexadecimal digits: nobody can guess a part from an address list
 _SALTS = 1024
 
-Entry = tuple[bytes, Sequence[bytes], bytes]
-"""The entry of a line, its personal parts, and what stands before it: for `Chain.seal`."""
+Entry = tuple[bytes, Sequence[bytes]]
+"""The entry of a line and its personal parts, for `Chain.seal`."""
 
 
 class OpenVerdict(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -165,12 +165,12 @@ def read_line(raw: bytes) -> Line:
 
 def plain(entry: BeginEntry | AnchorEntry | AnswersEntry) -> Entry:
     """Return an entry that concerns nobody."""
-    return _encode(entry), (), b""
+    return _encode(entry), ()
 
 
-def with_answers(entry: Entry, answers: Sequence[bytes]) -> Entry:
-    """Return an entry whose line carries answers to earlier messages too."""
-    return entry[0], entry[1], b'"answers":[%b],' % b",".join(answers)
+def answers_member(answers: Sequence[bytes]) -> bytes:
+    """Return what stands before the entry of a line that carries answers to earlier messages."""
+    return b'"answers":[%b],' % b",".join(answers)
 
 
 class LineMaker:
@@ -181,15 +181,13 @@ class LineMaker:
         self._streams: dict[int, tuple[Stream, Stream]] = {}
 
     def decision(self, decided: Decided) -> Entry:
-        decision, message, recipients = (
-            decided.decision,
-            decided.decision.message,
-            decided.recipients,
-        )
+        decision, recipients = decided.decision, decided.recipients
+        message: Any = decision.message  # a verdict without detail reads as an OpenVerdict
+        verdicts: tuple[Any, ...]
         if len(recipients) == 1:  # as nearly always
             (recipient,) = recipients
             verdict, canonical = recipient.verdict, recipient.canonical
-            verdicts: tuple[OpenVerdict, ...] = (_open(verdict),)
+            verdicts = (verdict if verdict.detail is None else _open(verdict),)
             part = Personal(
                 self._salt(),
                 decided.reverse_path,
@@ -214,22 +212,22 @@ class LineMaker:
             decided.client,
             self._stream(decision.stream),
             decision.rulebook,
-            None if message is None else _open(message),
+            message if message is None or message.detail is None else _open(message),
             verdicts,
             decided.observed,
             decided.undecided,
             decided.size,
             decided.relayed,
         )
-        return _encode(entry), personal, b""
+        return _encode(entry), personal
 
     def answer(self, relayed: Relayed, at: datetime) -> bytes:
-        """For `with_answers`; not for a reply that may name an address."""
+        """For `answers_member`; not for a reply that may name an address."""
         return _encode(Answer(relayed.id, at, relayed.code, relayed.reply))
 
     def personal_answer(self, relayed: Relayed, at: datetime) -> Entry:
         part = _encode(Personal(self._salt(), reply=relayed.reply))
-        return _encode(PersonalAnswerEntry(relayed.id, at, relayed.code)), (part,), b""
+        return _encode(PersonalAnswerEntry(relayed.id, at, relayed.code)), (part,)
 
     def _message(self, decided: Decided) -> bytes:
         message = decided.decision.message
@@ -274,8 +272,6 @@ class LineMaker:
 
 
 def _open(verdict: Verdict) -> OpenVerdict:
-    if verdict.detail is None:
-        return cast(OpenVerdict, verdict)  # it reads the same
     return OpenVerdict(verdict.action, verdict.reason, verdict.basis, verdict.rule)
 
 

@@ -15,8 +15,8 @@ from smtpproxy.sinks.journal_lines import (
     AnswersEntry,
     BeginEntry,
     Entry,
+    answers_member,
     plain,
-    with_answers,
 )
 
 _NO_ENTRY = plain(AnswersEntry())
@@ -55,7 +55,7 @@ class SegmentWriter:
         self._lock: SlotLock | None = None
         self._chain = Chain()
         self._size = 0
-        self._begin: Entry = b"", (), b""
+        self._begin: Entry = b"", ()
         self._after: After | None = None  # where the last line of all stands
         self._torn: dict[str, int] = {}  # what the next first line has to tell of
 
@@ -75,11 +75,14 @@ class SegmentWriter:
             raise AuditUnavailable(str(error)) from error
         chain, opening = self._chain, self._size == 0
         mark = chain.n, chain.hash
-        wanted = entries
+        lines = [chain.seal(*self._begin)] if opening else []
         if answers:
             first = entries[0] if entries else _NO_ENTRY
-            wanted = [with_answers(first, answers), *entries[1:]]
-        lines = [chain.seal(*entry) for entry in ([self._begin, *wanted] if opening else wanted)]
+            lines.append(chain.seal(*first, answers_member(answers)))
+        elif entries:
+            lines.append(chain.seal(*entries[0]))
+        for entry in entries[1:]:
+            lines.append(chain.seal(*entry))  # noqa: PERF401 - seldom more than one
         data = lines[0] if len(lines) == 1 else b"".join(lines)
         failure = None
         try:
