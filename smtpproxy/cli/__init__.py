@@ -17,6 +17,7 @@ COMMANDS = (
     "suppress",
     "contact",
     "consent",
+    "scrub",
     "explain",
     "audit",
 )

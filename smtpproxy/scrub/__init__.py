@@ -1,0 +1,1 @@
+"""A list judged before a campaign: who may be mailed on a stream, and why not the others."""

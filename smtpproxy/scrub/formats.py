@@ -1,0 +1,256 @@
+"""The forms that a list may have, and how a verdict is written behind each of its lines."""
+
+import csv
+import io
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import BinaryIO, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.scrub.verdicts import Judged
+from smtpproxy.store.exchange.csv_rows import Header, Row, first_line, read_header, read_rows
+from smtpproxy.store.exchange.lines import (
+    ImportFault,
+    Line,
+    Read,
+    Rejected,
+    decoded,
+    read_lines,
+)
+
+Format = Literal["csv", "ndjson", "plain"]
+
+ADDED = ("verdict", "reason", "basis", "since", "duplicate")
+"""The columns that are added. The five of an earlier scrub are replaced."""
+
+Source = TypeVar("Source", Line, Row)
+
+_ADDRESS_NAMES = ("address", "email")
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Entry(Struct, frozen=True):
+    """One line: `start` is what is written of it, up to where the verdict goes."""
+
+    address: str  # canonical
+    start: bytes
+
+
+Ending = Callable[[Judged], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressList:
+    """An opened list. `header` and each line's start and ending make the output."""
+
+    form: Format
+    items: Iterator[Read[Entry] | Rejected]
+    ending: Ending
+    header: bytes | None = None  # of the output, without its end
+    original_header: bytes | None = None  # of the list, for its FILE.rejected
+
+
+def open_list(file: BinaryIO, form: Format | None = None, column: str | None = None) -> AddressList:
+    """Read a list; without `form`, it is told by the first line.
+
+    `column` is where the address stands, a column of CSV or a field of NDJSON; else it is
+    the one called address or email, or the only one there is.
+
+    Raises:
+        ImportFault: there is no telling where the addresses are.
+    """
+    lines = read_lines(file)
+    first = first_line(lines)
+    if first is None:
+        return AddressList("plain", iter(()), _ending_of_csv(","), _added_header(b"address", ","))
+    form = form or _form_of(first, column)
+    if form == "csv":
+        return _csv_list(first, lines, column)
+    if column is not None and form == "plain":
+        raise ImportFault("it has one address a line and no columns: leave --column out")
+    lines = chain([first], lines)
+    if form == "ndjson":
+        return AddressList(form, _read(lines, _object_reader(column)), _ending_of_object)
+    header = _added_header(b"address", ",")
+    return AddressList(form, _read(lines, _plain_entry), _ending_of_csv(","), header)
+
+
+def _form_of(first: Line, column: str | None) -> Format:
+    if first.content.lstrip().startswith(b"{"):
+        return "ndjson"
+    try:
+        _address(decoded(first.content))
+    except ValueError:
+        return "csv"
+    return "plain" if column is None else "csv"
+
+
+def _address(text: str) -> str:
+    """Raises ValueError with what is wrong, and without the address."""
+    bare = text.strip()
+    if bare.startswith("<") and bare.endswith(">"):
+        bare = bare[1:-1]
+    if not bare:
+        raise ValueError("address: it is empty")
+    try:
+        return canonical(bare)
+    except AddressError as error:
+        raise ValueError(f"address: {error}") from None
+
+
+def _read(
+    items: Iterable[Source | Rejected], entry_of: Callable[[Source], Entry]
+) -> Iterator[Read[Entry] | Rejected]:
+    for item in items:
+        if isinstance(item, Rejected):
+            yield item
+        elif not item.is_void:
+            try:
+                yield Read(item.number, entry_of(item), item.content)
+            except ValueError as error:
+                yield Rejected(item.number, str(error), (item.content,))
+
+
+def _is_scrubbed(names: Collection[str], there_is: str) -> bool:
+    """Whether it has the columns of an earlier scrub.
+
+    Raises ValueError when it has only some of these names: they are the list's own.
+    """
+    taken = [name for name in ADDED if name in names]
+    if taken and len(taken) < len(ADDED):
+        raise ValueError(
+            f"{there_is} {taken[0]}, which is the name of one that is added; rename it"
+        )
+    return bool(taken)
+
+
+# one address a line
+
+
+def _plain_entry(line: Line) -> Entry:
+    text = decoded(line.content).strip()
+    return Entry(_address(text), _cells_written([text], ","))
+
+
+# CSV
+
+
+def _csv_list(first: Line, lines: Iterator[Line | Rejected], column: str | None) -> AddressList:
+    header = read_header(first)
+    place = _place(header, first.number, column)
+    delimiter = header.delimiter
+    width = len(header.columns)
+    try:
+        whole = not _is_scrubbed(header.columns, f"line {first.number}: the header has a column")
+    except ValueError as error:
+        raise ImportFault(str(error)) from None
+    kept = [i for i, name in enumerate(header.columns) if whole or name not in ADDED]
+    mark, quote = delimiter.encode(), b'"'
+
+    def entry(row: Row) -> Entry:
+        address = _address(row.cells[place])
+        content = row.content
+        # A row that has all its cells and no quotes is written as it came.
+        if whole and quote not in content and content.count(mark) == width - 1:
+            return Entry(address, content)
+        return Entry(address, _cells_written([row.cells[i] for i in kept], delimiter))
+
+    names = _cells_written([header.columns[i] for i in kept], delimiter)
+    return AddressList(
+        "csv",
+        _read(read_rows(lines, header), entry),
+        _ending_of_csv(delimiter),
+        _added_header(names, delimiter),
+        header.content,
+    )
+
+
+def _place(header: Header, line: int, column: str | None) -> int:
+    """Which cell is the address."""
+    names = [name.casefold() for name in header.columns]
+    listed = ", ".join(header.columns)[:200]
+    if column is not None:
+        if column.strip().casefold() in names:
+            return names.index(column.strip().casefold())
+        raise ImportFault(f"line {line}: there is no column {column!r}, only {listed}")
+    found = [names.index(name) for name in _ADDRESS_NAMES if name in names]
+    if len(found) == 1:
+        return found[0]
+    if len(found) == 2:
+        raise ImportFault(
+            f"line {line}: there is a column address and a column email; "
+            "say with --column which one is the mail address"
+        )
+    if len(names) == 1:
+        return 0
+    if any("@" in name for name in names):
+        raise ImportFault(
+            f"line {line}: it is an address, not a header; put a line with names above it"
+        )
+    raise ImportFault(
+        f"line {line}: there is no column address or email, only {listed}; "
+        "say with --column which one is the mail address"
+    )
+
+
+def _added_header(start: bytes, delimiter: str) -> bytes:
+    return start + (delimiter + delimiter.join(ADDED)).encode()
+
+
+def _cells_written(cells: list[str], delimiter: str) -> bytes:
+    text = io.StringIO()
+    # A line end within a cell is quoted only if it is of the line ends that are written.
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n").encode()
+
+
+def _ending_of_csv(delimiter: str) -> Ending:
+    @lru_cache(maxsize=4096)
+    def ending(judged: Judged) -> bytes:
+        verdict = judged.verdict
+        duplicate = "true" if judged.duplicate else "false"
+        cells = (verdict.action, verdict.reason, verdict.basis or "", judged.since, duplicate)
+        return f"{delimiter}{delimiter.join(cells)}\n".encode()
+
+    return ending
+
+
+# NDJSON
+
+
+def _object_reader(column: str | None) -> Callable[[Line], Entry]:
+    names = (column,) if column is not None else _ADDRESS_NAMES
+
+    def entry(line: Line) -> Entry:
+        decoded(line.content)  # msgspec does not look into what it leaves raw
+        try:
+            fields = _decode(line.content)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"no JSON object: {error}") from None
+        raw = next((fields[name] for name in names if name in fields), None)
+        if raw is None:
+            raise ValueError(f"there is no field {' or '.join(names)}")
+        try:
+            address = _address(_decode_text(raw))
+        except msgspec.MsgspecError:
+            raise ValueError("address: it is no text") from None
+        if not _is_scrubbed(fields, "there is a field"):
+            return Entry(address, line.content.rstrip()[:-1].rstrip())
+        kept = {name: value for name, value in fields.items() if name not in ADDED}
+        return Entry(address, _encode(kept)[:-1])
+
+    return entry
+
+
+@lru_cache(maxsize=4096)
+def _ending_of_object(judged: Judged) -> bytes:
+    verdict = judged.verdict
+    added = (verdict.action, verdict.reason, verdict.basis, judged.since or None, judged.duplicate)
+    return b"," + _encode(dict(zip(ADDED, added, strict=True)))[1:] + b"\n"

@@ -1,0 +1,169 @@
+"""Every form of a list: where the address is found, and what is written behind it."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from smtpproxy.policy.model import Action, Basis, Reason, Verdict
+from smtpproxy.scrub.formats import ADDED, AddressList, open_list
+from smtpproxy.scrub.verdicts import Judged
+from smtpproxy.store.exchange.lines import ImportFault, Rejected
+
+ALLOWED = Judged(Verdict(Action.ALLOW, basis=Basis.CONSENT), "2026-03-01")
+REFUSED = Judged(Verdict(Action.REFUSE, Reason.NO_RECORD), duplicate=True)
+HEAD = ",".join(ADDED)
+
+
+def opened(text: str | bytes, **options: Any) -> AddressList:
+    return open_list(io.BytesIO(text.encode() if isinstance(text, str) else text), **options)
+
+
+def addresses(found: AddressList) -> list[str]:
+    return [item.value.address for item in found.items if not isinstance(item, Rejected)]
+
+
+def faults(found: AddressList) -> list[tuple[int, str]]:
+    return [(item.number, item.reason) for item in found.items if isinstance(item, Rejected)]
+
+
+def written(text: str | bytes, judged: Judged = ALLOWED, **options: Any) -> list[str]:
+    """The lines of the output, when all get the same verdict."""
+    found = opened(text, **options)
+    lines = [] if found.header is None else [found.header.decode()]
+    for item in found.items:
+        assert not isinstance(item, Rejected), item.reason
+        line = (item.value.start + found.ending(judged)).decode()
+        assert line.endswith("\n")
+        lines.append(line[:-1])
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("address\nA@x.example\n", {}),
+        ("id;E-Mail;EMAIL\n1;nobody;A@x.example\n", {}),
+        ("Address\tname\nA@x.example\tAnna\n", {}),
+        ("who,postal\nA@x.example,Paris\n", {"column": "Who"}),
+        ("address,email\nParis,A@x.example\n", {"column": "email"}),
+        ("recipient\nA@x.example\n", {}),
+        ("A@x.example\n", {}),
+        ("  <A@x.example>\r\n", {}),
+        ("\n\n# line 3: x\nA@x.example\n", {}),
+        ('{"address":"A@x.example"}\n', {}),
+        ('{"email":"A@x.example","n":[1,{"address":2}]}', {}),
+        ('{"to":"A@x.example"}\n', {"column": "to"}),
+        (b"\xef\xbb\xbfemail,name\nA@x.example,Anna\n", {}),
+        (b'\xef\xbb\xbf{"address":"A@x.example"}\n', {}),
+        (b"\xef\xbb\xbfA@x.example\n", {}),
+        ("A@x.example\n", {"form": "plain"}),
+    ],
+)
+def test_the_address_is_found(text: str | bytes, options: dict[str, Any]) -> None:
+    assert addresses(opened(text, **options)) == ["a@x.example"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "part"),
+    [
+        ("address,email\na,b\n", {}, "say with --column"),
+        ("name,city\na,b\n", {}, "no column address or email, only name, city"),
+        ("name,city\na,b\n", {"column": "mail"}, "no column 'mail', only name, city"),
+        ("a@x.example,Anna\n", {}, "not a header"),
+        ("email,since\na@x.example,1\n", {}, "since"),
+        ("a@x.example\n", {"form": "plain", "column": "x"}, "leave --column out"),
+        ("email,email\n", {}, "more than once"),
+        ("email\n".encode("utf-16"), {}, "UTF-16"),
+    ],
+)
+def test_a_list_without_a_clear_place_for_the_address_is_refused(
+    text: str | bytes, options: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(ImportFault, match=part.replace("?", r"\?")):
+        opened(text, **options)
+
+
+def test_csv_keeps_its_rows_and_its_delimiter() -> None:
+    text = 'id;email;note\n1;a@x.example; spaced \n2;b@x.example;"a ""q""; b"\n3;c@x.example\n'
+    tail = ";allow;none;consent;2026-03-01;false"
+    assert written(text) == [
+        f"id;email;note;{HEAD.replace(',', ';')}",
+        f"1;a@x.example; spaced {tail}",
+        f'2;b@x.example;"a ""q""; b"{tail}',
+        f"3;c@x.example;{tail}",
+    ]
+
+
+def test_a_cell_of_several_lines_stays_one_row() -> None:
+    assert written('note,email\n"two\nlines",a@x.example\n', REFUSED)[1:] == [
+        '"two\nlines",a@x.example,refuse,no_record,,,true'
+    ]
+
+
+def test_a_plain_list_becomes_csv() -> None:
+    assert written('a@x.example\n"b,c"@x.example\n', REFUSED) == [
+        f"address,{HEAD}",
+        "a@x.example,refuse,no_record,,,true",
+        '"""b,c""@x.example",refuse,no_record,,,true',
+    ]
+
+
+def test_ndjson_keeps_its_fields_as_they_are() -> None:
+    (line,) = written('{ "n": 1.50, "address": "a@x.example", "é": {"a":[ ]} } \n')
+    assert line.startswith('{ "n": 1.50, "address": "a@x.example", "é": {"a":[ ]},"verdict":')
+    assert list(json.loads(line))[-5:] == list(ADDED)
+    (line,) = written('{"address":"a@x.example"}', REFUSED)
+    assert json.loads(line) == {
+        "address": "a@x.example",
+        "verdict": "refuse",
+        "reason": "no_record",
+        "basis": None,
+        "since": None,
+        "duplicate": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["id,email\n7,a@x.example\n", '{"id":7,"address":"a@x.example"}\n']
+)
+def test_scrubbing_again_replaces_the_verdicts(text: str) -> None:
+    once = "\n".join(written(text, REFUSED))
+    assert written(once, ALLOWED) == written(text, ALLOWED)
+
+
+def test_an_object_that_has_one_of_the_added_fields_is_put_aside() -> None:
+    found = opened('{"address":"a@x.example","since":"2020"}\n{"address":"b@x.example"}\n')
+    assert [fault for _, fault in faults(found)] == [
+        "there is a field since, which is the name of one that is added; rename it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "part"),
+    [
+        (b"email\na@x.example\ncaf\xe9@x.example\n", 3, "not UTF-8"),
+        (b"a@x.example\ncaf\xe9@x.example\n", 2, "not UTF-8"),
+        (b'{"address":"a@x.example"}\n{"address":"b@x.example","n":"\xe9"}\n', 2, "not UTF-8"),
+        (b"email\na@x.example\nnobody\n", 3, "there is no @"),
+        (b"email,n\na@x.example,1\n ,2\n", 3, "it is empty"),
+        (b"email\na@x.example\nb c@x.example\n", 3, "holds a space"),
+        (b'email\na@x.example\n"open\n', 3, "not closed"),
+        (b"email,n\na@x.example,1\nb@x.example,1,2\n", 3, "3 cells"),
+        (b'{"address":"a@x.example"}\n{"address":3}\n', 2, "it is no text"),
+        (b'{"address":"a@x.example"}\n{"mail":"b@x.example"}\n', 2, "no field address or email"),
+        (b'{"address":"a@x.example"}\n[1]\n', 2, "no JSON object"),
+    ],
+)
+def test_a_line_that_cannot_be_read_costs_itself_alone(text: bytes, number: int, part: str) -> None:
+    ((at, reason),) = faults(opened(text + text.splitlines(keepends=True)[-2]))
+    assert at == number
+    assert part in reason
+    assert "x.example" not in reason  # it goes to the log of whoever runs it
+    first = text.splitlines(keepends=True)[-2]
+    assert addresses(opened(text + first)) == ["a@x.example", "a@x.example"]
+
+
+def test_an_empty_list_is_one() -> None:
+    assert written("\n\n") == [f"address,{HEAD}"]

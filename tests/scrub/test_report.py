@@ -1,0 +1,110 @@
+"""The report and its words."""
+
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import pytest
+
+from smtpproxy.policy.model import Action, Basis, Reason, Stream, Verdict
+from smtpproxy.policy.rulebooks import builtin
+from smtpproxy.scrub.counts import Counts, share
+from smtpproxy.scrub.report import Findings, html
+from smtpproxy.scrub.verdicts import Judged, Occasion
+from smtpproxy.scrub.words import of_basis, of_reason
+
+OF_A_MESSAGE = {
+    Reason.NONE,
+    Reason.HEADER_MALFORMED,
+    Reason.STREAM_NOT_PERMITTED,
+    Reason.SENDER_NOT_PERMITTED,
+    Reason.UNSUBSCRIBE_MISSING,
+    Reason.UNSUBSCRIBE_MALFORMED,
+    Reason.ONE_CLICK_MISSING,
+    Reason.RECIPIENTS_REFUSED,
+    Reason.TEMPORARY_FAILURE,
+}
+
+
+def findings(name: str = "list.csv", **lines: int) -> Findings:
+    counts = Counts(unreadable=lines.pop("unreadable", 0))
+    for word, number in lines.items():
+        verdict = Verdict(Action.REFUSE, Reason(word)) if word in set(Reason) else None
+        for _ in range(number):
+            counts.add(Judged(verdict or Verdict(Action.ALLOW, basis=Basis(word))))
+    stream = Stream("offers", purpose="offers")
+    now = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    return Findings(name, "ab" * 32, Occasion(stream, builtin("fr"), now), counts)
+
+
+class Tags(HTMLParser):
+    """What would be fetched from elsewhere, the labels of pictures, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.labels: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self.fetched += [f"{tag} {key}" for key in ("src", "href", "srcset") if key in found]
+        self.fetched += [tag] if tag in ("script", "link", "iframe") else []
+        if found.get("role") == "img":
+            self.labels.append(found.get("aria-label") or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_tells_all_and_needs_nothing_else() -> None:
+    page = html(findings(consent=6, no_record=3, consent_expired=1, unreadable=2))
+    tags = Tags(page)
+    assert tags.fetched == []
+    assert not re.search(r"url\(|@import|https?:", page)
+    assert tags.labels == ["no_record: 25.0 %", "consent_expired: 8.3 %", "consent: 50.0 %"]
+    text = " ".join(tags.text.split())
+    assert "6 of 12 (50.0 %) may be mailed on stream offers" in text
+    for part in (of_reason("no_record"), of_basis("consent"), "ab" * 32, "2026-11-01 12:00:00 UTC"):
+        assert part in text
+    assert re.search(r"Rulebook\s*fr", tags.text)
+
+
+def test_the_name_of_the_list_is_text_whatever_it_holds() -> None:
+    page = html(findings("<script>alert(1)</script>\x1b.csv", consent=1))
+    assert Tags(page).fetched == []
+    assert "\x1b" not in page
+
+
+def test_an_empty_list_and_a_good_one_are_told_as_such() -> None:
+    assert "The list is empty" in html(findings())
+    assert "Everybody on this list may be mailed" in html(findings(consent=2))
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - OF_A_MESSAGE))
+def test_every_reason_of_a_recipient_has_its_words(reason: str) -> None:
+    assert of_reason(reason).endswith(".")
+    assert "docs/" not in of_reason(reason)
+
+
+@pytest.mark.parametrize("basis", Basis)
+def test_every_basis_has_its_words(basis: str) -> None:
+    assert of_basis(basis).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "shown"),
+    [
+        (0, 0, "0 %"),
+        (0, 5, "0 %"),
+        (5, 5, "100 %"),
+        (1, 1_000_000, "0.1 %"),
+        (999_999, 1_000_000, "99.9 %"),
+        (1, 3, "33.3 %"),
+    ],
+)
+def test_a_share_never_says_all_or_none_where_it_is_not_so(
+    part: int, whole: int, shown: str
+) -> None:
+    assert share(part, whole) == shown
