@@ -12,7 +12,7 @@ from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshot import Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.web.app import create_app
-from smtpproxy.web.health import Health, ReadinessProbe, State, greet
+from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
 from smtpproxy.web.server import serve_web
 
 
@@ -35,6 +35,7 @@ async def _serve(
             listeners=supervisor.listeners,
             store=store.ping,
             upstream=lambda: greet(settings.upstream.address),
+            audit=lambda: take(settings.server.state_dir / "audit"),
         ),
         collector=SnapshotCollector(settings, version=version("smtpproxy"), started_at=started_at),
         counts=store.counts,

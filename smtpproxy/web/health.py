@@ -1,13 +1,18 @@
 """What /healthz and /readyz tell, and how readiness is found out."""
 
 import asyncio
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from smtpproxy.settings import Address, UnixAddress
 from smtpproxy.web.remembered import Remembered
+
+_ROOM = 256 * 1024
+"""Octets that must find room where decisions are recorded: some hundred of them."""
 
 State = Literal["ok", "failing", "draining"]
 
@@ -31,10 +36,16 @@ class Readiness:
     listeners: State
     store: State
     upstream: State
+    audit: State = "ok"
 
     @property
     def parts(self) -> Mapping[str, State]:
-        return {"listeners": self.listeners, "store": self.store, "upstream": self.upstream}
+        return {
+            "listeners": self.listeners,
+            "store": self.store,
+            "audit": self.audit,
+            "upstream": self.upstream,
+        }
 
     @property
     def ok(self) -> bool:
@@ -44,8 +55,8 @@ class Readiness:
 class ReadinessProbe:
     """Asks each part whether it works.
 
-    `listeners` tells at once. `store` and `upstream` return when they work and raise
-    when not; they have `timeout` seconds and are asked again after `every` seconds.
+    `listeners` tells at once. `store`, `upstream` and `audit` return when they work and
+    raise when not; they have `timeout` seconds and are asked again after `every` seconds.
     """
 
     def __init__(
@@ -54,21 +65,25 @@ class ReadinessProbe:
         listeners: Callable[[], State],
         store: Callable[[], Awaitable[None]],
         upstream: Callable[[], Awaitable[None]],
+        audit: Callable[[], Awaitable[None]] | None = None,
         timeout: float = 3.0,
         every: float = 5.0,
     ) -> None:
         self._listeners = listeners
         self._store = store
         self._upstream = upstream
+        self._audit = audit or _always
         self._timeout = timeout
         self._probed = Remembered(self._probe, every)
 
     async def __call__(self) -> Readiness:
-        store, upstream = await self._probed()
-        return Readiness(listeners=self._listeners(), store=store, upstream=upstream)
+        store, upstream, audit = await self._probed()
+        return Readiness(listeners=self._listeners(), store=store, upstream=upstream, audit=audit)
 
-    async def _probe(self) -> tuple[State, State]:
-        return await asyncio.gather(self._works(self._store), self._works(self._upstream))
+    async def _probe(self) -> tuple[State, State, State]:
+        return await asyncio.gather(
+            self._works(self._store), self._works(self._upstream), self._works(self._audit)
+        )
 
     async def _works(self, ask: Callable[[], Awaitable[None]]) -> State:
         try:
@@ -77,6 +92,20 @@ class ReadinessProbe:
         except Exception:  # whatever a part raises, it does not work
             return "failing"
         return "ok"
+
+
+async def _always() -> None:
+    """The answer of a part that nobody asks."""
+
+
+async def take(folder: Path) -> None:
+    """Return when files can be written in `folder`; raise `OSError` when not."""
+    await asyncio.to_thread(_write_and_forget, folder)
+
+
+def _write_and_forget(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(_ROOM))
 
 
 async def greet(address: Address) -> None:

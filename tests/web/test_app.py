@@ -242,7 +242,7 @@ async def test_nobody_listens_when_no_worker_lives(relay: Relay) -> None:
         answer = await get("/readyz")
         page = await get("/metrics")
     assert answer.status == 503
-    parts = {"listeners": "failing", "store": "ok", "upstream": "ok"}
+    parts = {"listeners": "failing", "store": "ok", "audit": "ok", "upstream": "ok"}
     assert answer.json == {"status": "failing", "parts": parts}
     assert 'smtpproxy_ready{part="listeners"} 0.0' in page.body
 

@@ -1,6 +1,7 @@
 """How readiness is found out."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.settings import TcpAddress, UnixAddress
-from smtpproxy.web.health import Health, Readiness, ReadinessProbe, State, greet
+from smtpproxy.web.health import Health, Readiness, ReadinessProbe, State, greet, take
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -44,6 +45,19 @@ async def test_a_part_that_raises_is_failing() -> None:
     ready = ReadinessProbe(listeners=listening, store=fails, upstream=works)
     assert await ready() == Readiness("ok", "failing", "ok")
     assert not (await ready()).ok
+
+
+async def test_a_journal_that_cannot_be_written_is_failing(tmp_path: Path) -> None:
+    def ready(folder: Path) -> ReadinessProbe:
+        return ReadinessProbe(
+            listeners=listening, store=works, upstream=works, audit=lambda: take(folder)
+        )
+
+    assert (await ready(tmp_path)()).ok
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
+    gone = await ready(tmp_path / "gone")()
+    assert gone == Readiness("ok", "ok", "ok", "failing")
+    assert not gone.ok
 
 
 async def test_a_part_that_hangs_is_failing_in_time() -> None:
