@@ -9,18 +9,20 @@ from rich.table import Table
 
 from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
 from smtpproxy.cli.import_file import import_file, import_options, time_of
+from smtpproxy.cli.import_format import layout_name, name_of, own_format
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,
     now,
     output_option,
+    plain_text,
     using_store,
 )
 from smtpproxy.policy.model import ConsentAct, Contact
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.lines import Contents, read_lines
-from smtpproxy.store.exchange.mapping import PLAIN, MappingFault, read_mapping
+from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import ContactUpdate, Store
@@ -47,33 +49,43 @@ def command() -> None:
     help="The moment that the file describes; else its last modification. A profile that is"
     f" no newer than the stored one changes nothing. {TIME_HELP}.",
 )
+@click.option(
+    "--purpose",
+    type=plain_text,
+    help="What the consents in a provider's export are for; without it they are left out.",
+)
 @config_option
 @json_option
 def import_contacts(
     settings: Settings,
     file: Path,
-    file_format: Format | None,
+    file_format: str | None,
     rejected: Path | None,
     mapping: Path | None,
     as_of: datetime | None,
+    purpose: str | None,
     as_json: bool,
 ) -> int:
-    """Import contacts from NDJSON or CSV.
+    """Import contacts from NDJSON or CSV, or a provider's export of its contacts.
+
+    Exports of Mailchimp, Mailjet, Brevo and listmonk are known by their headers.
 
     Profiles are updated, purchases and consent acts added; nothing is removed and no
     suppression lifted. Lines that cannot be read are put aside, and the exit code is 1.
     """
     age = as_of or time_of(file)
-    if mapping is not None:
-        file_format = "csv"
+    own = own_format(file_format)
+    wanted = contact_csv.Wanted(
+        name_of(file), layout_name(file_format), own is not None, purpose or ""
+    )
     try:
-        columns = read_mapping(mapping) if mapping else PLAIN
+        columns = read_mapping(mapping) if mapping else None
     except MappingFault as error:
         fail(str(error), 2)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
         if found == "csv":
-            return contact_csv.read_csv(read_lines(opened), columns, age)
+            return contact_csv.read_csv(read_lines(opened), columns, age, wanted)
         return contact_record.read_ndjson(read_lines(opened), age)
 
     return import_file(
@@ -81,7 +93,7 @@ def import_contacts(
         file,
         contents,
         lambda store: store.put_contacts,
-        file_format=file_format,
+        file_format="csv" if mapping else own,
         rejected=rejected,
         as_json=as_json,
     )

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from smtpproxy.cli.common import fail, print_json
+from smtpproxy.cli.import_format import format_type
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import Contents, ImportFault
@@ -41,8 +42,10 @@ def import_options(function: Function) -> Function:
         click.option(
             "--format",
             "file_format",
-            type=click.Choice(["csv", "ndjson"]),
-            help="Else by the file's name or its first character.",
+            type=format_type,
+            metavar="FORMAT",
+            help="csv or ndjson, our own form; or the export of a provider, like mailgun or"
+            " sendgrid-bounces. Else by the file's name and header.",
         ),
         click.argument(
             "file", type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
@@ -139,6 +142,8 @@ def _print_summary(
         )
         return
     click.echo(f"{path}: {_counted(progress)} in {seconds:.1f} s")
+    if progress.passed:
+        click.echo(f"{progress.passed:,} rows passed over: they are of nobody to be imported")
     if progress.older:
         click.echo(
             f"{progress.older:,} had another profile, but no newer one than is stored: it stays"

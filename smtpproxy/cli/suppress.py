@@ -7,8 +7,9 @@ from typing import BinaryIO, Literal
 
 import click
 
-from smtpproxy.cli.common import config_option, json_option, print_json
+from smtpproxy.cli.common import config_option, fail, json_option, print_json
 from smtpproxy.cli.import_file import import_file, import_options, time_of
+from smtpproxy.cli.import_format import layout_name, name_of, own_format
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,
@@ -21,9 +22,11 @@ from smtpproxy.cli.stores import (
 )
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange import suppression_record
+from smtpproxy.store.exchange import suppression_file, suppression_record
 from smtpproxy.store.exchange.lines import Contents, read_lines
+from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
 from smtpproxy.store.exchange.run import Format
+from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults, read_scope
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store, SuppressionEntry
@@ -169,37 +172,61 @@ def _described(suppression: Suppression) -> str:
 
 @command.command("import")
 @import_options
+@click.option(
+    "--mapping",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE.toml",
+    help="Which column of a CSV is which field; else its columns have the fields' names, or"
+    " those of a provider's export.",
+)
 @click.option("--scope", type=scope_type, metavar="SCOPE", help="For lines that have none.")
 @click.option("--origin", type=ORIGIN, help="For lines that have none.")
+@click.option(
+    "--purpose",
+    type=plain_text,
+    help="What the list is about whose unsubscribes these are: they hold for purpose:NAME.",
+)
 @config_option
 @json_option
 def import_suppressions(
     settings: Settings,
     file: Path,
-    file_format: Format | None,
+    file_format: str | None,
     rejected: Path | None,
+    mapping: Path | None,
     scope: str | None,
     origin: str | None,
+    purpose: str | None,
     as_json: bool,
 ) -> int:
-    """Import suppressions from CSV (address,scope,origin,since,note) or NDJSON alike.
+    """Import suppressions: CSV (address,scope,origin,since,note), NDJSON alike, or an export.
 
-    It only ever adds: no suppression is lifted. Without `since`, the time of the file
-    counts. Lines that cannot be read are put aside, and the exit code is 1.
+    Exports of SendGrid, Amazon SES, Mailgun, Postmark, Mailchimp, Mailjet, Brevo and
+    listmonk are known by their headers. It only ever adds: no suppression is lifted. Without
+    `since`, the time of the file counts. Lines that cannot be read are put aside, and the
+    exit code is 1.
     """
-    defaults = Defaults(time_of(file), scope or "", origin or "")
+    if purpose:
+        warn_of_unknown_purpose(settings, purpose)
+    defaults = Defaults(time_of(file), scope or "", origin or "", purpose or "")
+    try:
+        columns = read_mapping(mapping, SUPPRESSION_FIELDS) if mapping else None
+    except MappingFault as error:
+        fail(str(error), 2)
+    own = own_format(file_format)
+    wanted = Wanted(name_of(file), layout_name(file_format), columns, own is not None)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
         if found == "csv":
-            return suppression_record.read_csv(read_lines(opened), defaults)
-        return suppression_record.read_ndjson(read_lines(opened), defaults)
+            return suppression_file.read_csv(read_lines(opened), defaults, wanted)
+        return suppression_file.read_ndjson(read_lines(opened), defaults, wanted)
 
     return import_file(
         settings,
         file,
         contents,
         lambda store: store.add_suppressions,
-        file_format=file_format,
+        file_format="csv" if mapping else own,
         rejected=rejected,
         as_json=as_json,
     )

@@ -1,13 +1,15 @@
 """Contacts from CSV: cells are put into the fields of the NDJSON form and checked there."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.csv_rows import Row, first_line, read_header, read_rows
 from smtpproxy.store.exchange.lines import Contents, ImportFault, Line, Rejected, converted
-from smtpproxy.store.exchange.mapping import Mapping
+from smtpproxy.store.exchange.mapping import PLAIN, Mapping
+from smtpproxy.store.exchange.providers import Layout, layouts, recognise
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import ContactUpdate
 
@@ -17,18 +19,37 @@ _WORDS = frozenset({"occupations", "tags", "consent_channels"})
 _BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional"})
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How the file is to be taken: as it is recognised, unless something is said."""
+
+    file_name: str = ""
+    layout: str | None = None  # a layout or a provider
+    own: bool = False  # in our own form, whatever it looks like
+    purpose: str = ""  # what the consents of a provider's export are for
+
+
 def read_csv(
-    lines: Iterator[Line | Rejected], mapping: Mapping, as_of: datetime
+    lines: Iterator[Line | Rejected],
+    mapping: Mapping | None,
+    as_of: datetime,
+    wanted: Wanted | None = None,
 ) -> Contents[ContactUpdate]:
     """Read rows by their header and the mapping; an empty cell says nothing.
 
+    Without a mapping, the columns have the names of the fields, or the file is the export
+    of a provider.
+
     Raises:
-        ImportFault: a column of the mapping is not in the header.
+        ImportFault: a column of the mapping is not in the header, or it fits several exports.
     """
     first = first_line(lines)
     if first is None:
         return Contents(iter(()))
-    header = read_header(first, mapping.delimiter)
+    header = read_header(first, mapping.delimiter if mapping else None)
+    layout = None if mapping else _recognised(header.columns, wanted or Wanted())
+    if mapping is None:
+        mapping = _of_layout(layout, wanted or Wanted()) if layout else PLAIN
     places: dict[str, int] = {}
     unread = []
     for place, column in enumerate(header.columns):
@@ -38,21 +59,62 @@ def read_csv(
         else:
             places[name] = place
     if "address" not in places:
-        wanted = [column for column, name in mapping.columns.items() if name == "address"]
+        wanting = [column for column, name in mapping.columns.items() if name == "address"]
         raise ImportFault(
-            f"line {first.number}: the header has no column {wanted[0]!r} for the address, only "
+            f"line {first.number}: the header has no column {wanting[0]!r} for the address, only "
             f"{', '.join(header.columns)[:200]}; say with --mapping which column is which field"
         )
     notices = [f"columns that are not read: {', '.join(unread)[:200]}"] if unread else []
+    if layout is not None:
+        notices.insert(0, f"taken as an export of {layout.title} ({layout.name})")
     cells = [(place, _Cell(name, mapping)) for name, place in places.items()]
     constants = [(text, _Cell(name, mapping)) for name, text in mapping.constants.items()]
+    passed_over = _passed_over(layout, header.columns)
 
-    def update(row: Row) -> ContactUpdate:
+    def update(row: Row) -> ContactUpdate | None:
+        if passed_over and any(row.cells[p].strip().casefold() in no for p, no in passed_over):
+            return None
         told = [(row.cells[place].strip(), cell) for place, cell in cells]
         return convert_contact(_record(constants + told), as_of)
 
     rows = read_rows(lines, header)
     return Contents(converted(rows, update), header.content, tuple(notices))
+
+
+def _recognised(columns: tuple[str, ...], wanted: Wanted) -> Layout | None:
+    """Return the provider's layout; None for our own form.
+
+    An export of suppressions is no list of people to be mailed: it is refused, rather than
+    made into contacts.
+    """
+    if wanted.own:
+        return None
+    layout = recognise(columns, "contacts", file_name=wanted.file_name, name=wanted.layout)
+    if layout is None and (others := [one for one in layouts("suppressions") if one.fits(columns)]):
+        raise ImportFault(
+            f"it is an export of suppressions ({', '.join(one.name for one in others)}); use "
+            "suppress import, or --format csv if it is one of contacts"
+        )
+    return layout
+
+
+def _of_layout(layout: Layout, wanted: Wanted) -> Mapping:
+    """Return the mapping of a layout. Without a purpose there is no consent to be recorded."""
+    mapping = layout.mapping
+    if wanted.purpose:
+        return replace(mapping, constants={**mapping.constants, "consent_purpose": wanted.purpose})
+    columns = {c: name for c, name in mapping.columns.items() if not name.startswith("consent_")}
+    return replace(mapping, columns=columns)
+
+
+def _passed_over(
+    layout: Layout | None, columns: tuple[str, ...]
+) -> list[tuple[int, frozenset[str]]]:
+    """Return the columns that tell who is not to be mailed, and what they say of them."""
+    if layout is None:
+        return []
+    places = {column.casefold(): place for place, column in enumerate(columns)}
+    return [(places[name], cells) for name, cells in layout.passed_over.items() if name in places]
 
 
 class _Cell:

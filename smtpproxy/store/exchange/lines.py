@@ -45,6 +45,13 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """A line that says nothing of what is imported, such as a subscriber among unsubscribes."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Read(Generic[T]):
     """What a line says."""
 
@@ -57,7 +64,7 @@ class Read(Generic[T]):
 class Contents(Generic[T]):
     """An opened file."""
 
-    items: Iterator[Read[T] | Rejected]
+    items: Iterator[Read[T] | Rejected | Passed]
     header: bytes | None = None  # the first line of a CSV file
     notices: tuple[str, ...] = ()  # what its user ought to know
 
@@ -119,9 +126,12 @@ N = TypeVar("N", bound=_Numbered)
 
 
 def converted(
-    items: Iterable[N | Rejected], convert: Callable[[N], T]
-) -> Iterator[Read[T] | Rejected]:
-    """Apply `convert` to each line or row; a ValueError puts it aside with its text."""
+    items: Iterable[N | Rejected], convert: Callable[[N], T | None]
+) -> Iterator[Read[T] | Rejected | Passed]:
+    """Apply `convert` to each line or row; a ValueError puts it aside with its text.
+
+    None passes the line over.
+    """
     for item in items:
         if isinstance(item, Rejected):
             yield item
@@ -129,9 +139,11 @@ def converted(
         if item.is_void:
             continue
         try:
-            yield Read(item.number, convert(item), item.content)
+            value = convert(item)
         except ValueError as error:
             yield Rejected(item.number, str(error), (item.content,))
+            continue
+        yield Passed(item.number) if value is None else Read(item.number, value, item.content)
 
 
 def decoded(content: bytes) -> str:

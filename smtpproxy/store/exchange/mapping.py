@@ -1,7 +1,8 @@
-"""The mapping file of a CSV of contacts: which column is which field (docs/data.md)."""
+"""The mapping file of a CSV: which column is which field (docs/data.md)."""
 
 import tomllib
 from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ FIELDS = (
 )
 """What a column may be. A row holds at most one purchase and one consent."""
 
+SUPPRESSION_FIELDS = ("address", "scope", "origin", "since", "note", "list")
+"""What a column of suppressions may be; `list` names what the person unsubscribed from."""
+
 _KEYS = ("columns", "constants", "values", "delimiter", "separator", "time_format")
 
 
@@ -47,15 +51,15 @@ class Mapping:
     values: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)  # by field
     delimiter: str | None = None  # None: the commonest in the header
     separator: str = "|"  # between the words of one cell
-    time_format: str | None = None  # of strptime, in UTC; None: ISO 8601
+    time_format: str | None = None  # as `times.read_time` takes it; None: ISO 8601
 
 
 PLAIN = Mapping({name: name for name in FIELDS})
 """Without a mapping file the columns have the names of the fields."""
 
 
-def read_mapping(path: Path) -> Mapping:
-    """Read and check a mapping file.
+def read_mapping(path: Path, fields: Sequence[str] = FIELDS) -> Mapping:
+    """Read and check a mapping file onto `fields`.
 
     Raises:
         MappingFault: `FILE: key: what is wrong and what would be right`.
@@ -64,6 +68,15 @@ def read_mapping(path: Path) -> Mapping:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise MappingFault(f"{path}: cannot be read as TOML: {error}") from None
+    return mapping_of(str(path), document, fields)
+
+
+def mapping_of(path: str, document: dict[str, Any], fields: Sequence[str]) -> Mapping:
+    """Check what a mapping file says. `path` is how faults name it.
+
+    Raises:
+        MappingFault: as `read_mapping`.
+    """
     if unknown := sorted(set(document) - set(_KEYS)):
         raise MappingFault(f"{path}: {unknown[0]}: unknown key; known are {', '.join(_KEYS)}")
     columns = _table(path, "columns", document.get("columns", {}))
@@ -72,9 +85,9 @@ def read_mapping(path: Path) -> Mapping:
     if not isinstance(values, dict):
         raise MappingFault(f"{path}: values: must be tables like [values.audience]")
     for key, names in (("columns", columns.values()), ("constants", constants), ("values", values)):
-        if unknown := sorted(set(names) - set(FIELDS)):
+        if unknown := sorted(set(names) - set(fields)):
             raise MappingFault(
-                f"{path}: {key}: no field {unknown[0]!r}; they are {', '.join(FIELDS)}"
+                f"{path}: {key}: no field {unknown[0]!r}; they are {', '.join(fields)}"
             )
     twice = sorted({name for name in columns.values() if list(columns.values()).count(name) > 1})
     if twice:
@@ -91,13 +104,13 @@ def read_mapping(path: Path) -> Mapping:
     )
 
 
-def _table(path: Path, key: str, value: Any) -> dict[str, str]:
+def _table(path: str, key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise MappingFault(f'{path}: {key}: must be a table of texts, like "NAME" = "text"')
     return value
 
 
-def _text(path: Path, document: dict[str, Any], key: str, *, single: bool = False) -> str | None:
+def _text(path: str, document: dict[str, Any], key: str, *, single: bool = False) -> str | None:
     value = document.get(key)
     if value is None:
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, Literal, TypeVar
 
-from smtpproxy.store.exchange.lines import Contents, Read, Rejected
+from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.rejected import RejectedFile
 from smtpproxy.store.protocols import BatchResult
 
@@ -43,6 +43,7 @@ class Progress:
     unchanged: int = 0
     older: int = 0
     rejected: int = 0
+    passed: int = 0  # rows that are of no suppression, or of nobody to be mailed
     octets: int = 0  # read
 
     def count(self, result: BatchResult) -> None:
@@ -86,6 +87,9 @@ class Import(Generic[T]):
                 self._report()
             if isinstance(item, Rejected):
                 self._reject(item)
+                continue
+            if isinstance(item, Passed):
+                self.progress.passed += 1
                 continue
             batch.append(item)
             octets += len(item.content)

@@ -3,17 +3,13 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 
 import msgspec
 
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.policy.model import Origin, Suppression
-from smtpproxy.store.exchange.csv_rows import Header, Row, first_line, read_header, read_rows
-from smtpproxy.store.exchange.lines import Contents, ImportFault, Line, Rejected, converted
 from smtpproxy.store.exchange.times import read_time, written_time
 from smtpproxy.store.protocols import SuppressionEntry
 
@@ -46,9 +42,16 @@ class Defaults:
     since: datetime  # the time of the file
     scope: str = ""
     origin: str = ""
+    purpose: str = ""  # what the unsubscribes from a list are about
 
     def entry(
-        self, address: str, scope: str, origin: str, since: str, note: str
+        self,
+        address: str,
+        scope: str,
+        origin: str,
+        since: str,
+        note: str,
+        time_format: str | None = None,
     ) -> SuppressionEntry:
         """Check one suppression.
 
@@ -61,7 +64,9 @@ class Defaults:
             except AddressError as error:
                 raise ValueError(f"address: {error}") from None
         try:
-            at = read_time(since, last_moment=True) if since else self.since
+            at = self.since
+            if since:
+                at = read_time(since, last_moment=True, pattern=time_format)
         except ValueError as error:
             raise ValueError(f"since: {error}") from None
         return SuppressionEntry(
@@ -84,57 +89,23 @@ class SuppressionRecord(msgspec.Struct, forbid_unknown_fields=True):
 _decode = msgspec.json.Decoder(SuppressionRecord).decode
 
 
-def read_ndjson(lines: Iterator[Line | Rejected], defaults: Defaults) -> Contents[SuppressionEntry]:
-    """Read one JSON object a line, with the fields of COLUMNS."""
-
-    def entry(line: Line) -> SuppressionEntry:
-        try:
-            record = _decode(line.content)
-        except msgspec.MsgspecError as error:
-            raise ValueError(f"{error}; the fields are {', '.join(COLUMNS)}, all text") from None
-        return defaults.entry(
-            record.address,
-            record.scope or "",
-            record.origin or "",
-            record.since or "",
-            record.note or "",
-        )
-
-    return Contents(converted(lines, entry))
-
-
-def read_csv(lines: Iterator[Line | Rejected], defaults: Defaults) -> Contents[SuppressionEntry]:
-    """Read CSV by its header; without one, the columns are those of COLUMNS in this order.
+def read_record(content: bytes, defaults: Defaults) -> SuppressionEntry:
+    """Read one JSON object with the fields of COLUMNS.
 
     Raises:
-        ImportFault: the header has no address.
+        ValueError: the text names the field, what is wrong and what would be right.
     """
-    first = first_line(lines)
-    if first is None:
-        return Contents(iter(()))
-    header = read_header(first)
-    names = [column.casefold() for column in header.columns]
-    notices = []
-    if not set(names) & set(COLUMNS) and "@" in names[0]:
-        header = Header(COLUMNS, header.delimiter, b"")
-        names = list(COLUMNS)
-        lines = chain([first], lines)
-        notices.append(f"no header: taken as {','.join(COLUMNS)}")
-    if "address" not in names:
-        raise ImportFault(
-            f"line {first.number}: the header has no column `address`, only "
-            f"{', '.join(header.columns)[:200]}; expected {','.join(COLUMNS)}"
-        )
-    if others := [column for column in header.columns if column.casefold() not in COLUMNS]:
-        notices.append(f"columns that are not read: {', '.join(others)[:200]}")
-    places = [names.index(name) if name in names else None for name in COLUMNS]
-
-    def entry(row: Row) -> SuppressionEntry:
-        cells = row.cells
-        return defaults.entry(*["" if place is None else cells[place].strip() for place in places])
-
-    rows = read_rows(lines, header)
-    return Contents(converted(rows, entry), header.content or None, tuple(notices))
+    try:
+        record = _decode(content)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{error}; the fields are {', '.join(COLUMNS)}, all text") from None
+    return defaults.entry(
+        record.address,
+        record.scope or "",
+        record.origin or "",
+        record.since or "",
+        record.note or "",
+    )
 
 
 def csv_line(address: str, suppression: Suppression) -> str:

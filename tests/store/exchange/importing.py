@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from smtpproxy.policy.model import Contact, Suppression
-from smtpproxy.store.exchange import contact_csv, contact_record, suppression_record
+from smtpproxy.store.exchange import contact_csv, contact_record, suppression_file
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import PLAIN, Mapping
 from smtpproxy.store.exchange.rejected import RejectedFile
 from smtpproxy.store.exchange.run import Format, Import, Progress
+from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults
 from smtpproxy.store.memory import MemoryStore
 
@@ -36,14 +37,15 @@ class Importing:
         self,
         content: bytes,
         file_format: Format = "ndjson",
-        mapping: Mapping = PLAIN,
+        mapping: Mapping | None = PLAIN,
         as_of: datetime = FILE_TIME,
+        wanted: contact_csv.Wanted | None = None,
     ) -> Progress:
         self.path.write_bytes(content)
         with self.path.open("rb") as file:
             if file_format == "ndjson":
                 return self.import_open(file, as_of)
-            contents = contact_csv.read_csv(read_lines(file), mapping, as_of)
+            contents = contact_csv.read_csv(read_lines(file), mapping, as_of, wanted)
             return self._run(file, contents, self.store.put_contacts)
 
     def import_open(self, file: BinaryIO, as_of: datetime = FILE_TIME) -> Progress:
@@ -51,13 +53,17 @@ class Importing:
         return self._run(file, contents, self.store.put_contacts)
 
     def suppressions(
-        self, content: bytes, file_format: Format = "csv", **defaults: str
+        self,
+        content: bytes,
+        file_format: Format = "csv",
+        wanted: Wanted | None = None,
+        **defaults: str,
     ) -> Progress:
         self.path.write_bytes(content)
         csv = file_format == "csv"
-        read = suppression_record.read_csv if csv else suppression_record.read_ndjson
+        read = suppression_file.read_csv if csv else suppression_file.read_ndjson
         with self.path.open("rb") as file:
-            contents = read(read_lines(file), Defaults(FILE_TIME, **defaults))
+            contents = read(read_lines(file), Defaults(FILE_TIME, **defaults), wanted)
             return self._run(file, contents, self.store.add_suppressions)
 
     def _run(self, file: BinaryIO, contents: Contents[T], put: Any) -> Progress:

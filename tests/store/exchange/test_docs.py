@@ -7,8 +7,10 @@ from smtpproxy.policy.model import Audience, Origin, Source
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.store.exchange.contact_record import ConsentRecord, ContactRecord
 from smtpproxy.store.exchange.mapping import FIELDS, read_mapping
+from smtpproxy.store.exchange.providers import Kind, layouts
 from tests.store.exchange.importing import Importing
 
+KINDS: tuple[Kind, ...] = ("suppressions", "contacts")
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
 
 
@@ -63,3 +65,9 @@ def test_every_value_is_documented_and_no_other() -> None:
     rulebook = builtin("fr")
     methods = set(rulebook.valid_methods | rulebook.preticked_methods)
     assert words(table("field of a consent")["method"]) == methods
+
+
+def test_every_layout_is_documented_and_no_other() -> None:
+    listed = "".join(table("provider").values())
+    documented = set(re.findall(r"`([a-z]+-[a-z-]+)`", listed))
+    assert documented == {one.name for kind in KINDS for one in layouts(kind)}

@@ -1,0 +1,362 @@
+"""Exports of mail providers: each is known by its header; origin, scope and date come over."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from smtpproxy.store.exchange.contact_csv import Wanted as WantedContacts
+from smtpproxy.store.exchange.lines import ImportFault
+from smtpproxy.store.exchange.mapping import MappingFault
+from smtpproxy.store.exchange.providers import PROVIDERS, layouts
+from smtpproxy.store.exchange.providers.layout import read_layouts
+from smtpproxy.store.exchange.suppression_file import Wanted
+from tests.store.exchange.importing import FILE_TIME, Importing
+
+ANNA = "anna@people.example"
+NOON = datetime(2024, 3, 1, 12, 0, tzinfo=UTC)
+EPOCH = str(int(NOON.timestamp()))
+
+EXPORTS = [
+    (
+        "sendgrid-bounces",
+        "bounces.csv",
+        f'status,reason,email,created\n5.1.1,"550 5.1.1, no such user",{ANNA},{EPOCH}\n',
+        ("all", "bounce", NOON),
+    ),
+    (
+        "sendgrid-blocks",
+        "suppression_blocks.csv",
+        f"status,reason,email,created\n4.0.0,blocked,{ANNA},{EPOCH}\n",
+        ("all", "manual", NOON),
+    ),
+    (
+        "sendgrid-invalid-emails",
+        "x.csv",
+        f"reason,email,created\nno MX,{ANNA},2024-03-01T12:00:00Z\n",
+        ("all", "bounce", NOON),
+    ),
+    (
+        "sendgrid-spam-reports",
+        "x.csv",
+        f"email,created,ip\n{ANNA},{EPOCH},192.0.2.1\n",
+        ("all", "complaint", NOON),
+    ),
+    (
+        "sendgrid-global-unsubscribes",
+        "suppression_unsubscribes.csv",
+        f"email,created\n{ANNA},{EPOCH}\n",
+        ("marketing", "unsubscribe", NOON),
+    ),
+    (
+        "sendgrid-group-unsubscribes",
+        "group-offers.csv",
+        f"email,created\n{ANNA},{EPOCH}\n",
+        ("marketing", "unsubscribe", NOON),
+    ),
+    (
+        "ses-suppressions",
+        "x.csv",
+        f"EmailAddress,Reason,LastUpdateTime\n{ANNA},COMPLAINT,2024-03-01T12:00:00Z\n",
+        ("all", "complaint", NOON),
+    ),
+    (
+        "mailgun-bounces",
+        "x.csv",
+        f'address,code,error,created_at\n{ANNA},550,no,"Fri, 01 Mar 2024 12:00:00 UTC"\n',
+        ("all", "bounce", NOON),
+    ),
+    (
+        "mailgun-complaints",
+        "x.csv",
+        f'address,created_at\n{ANNA},"Fri, 01 Mar 2024 13:00:00 +0100"\n',
+        ("all", "complaint", NOON),
+    ),
+    (
+        "mailgun-unsubscribes",
+        "x.csv",
+        f'address,tags,created_at\n{ANNA},*,"Fri, 01 Mar 2024 12:00:00 GMT"\n',
+        ("marketing", "unsubscribe", NOON),
+    ),
+    (
+        "postmark-suppressions",
+        "x.csv",
+        "EmailAddress,SuppressionReason,Origin,CreatedAt\n"
+        f"{ANNA},HardBounce,Recipient,2024-03-01T07:00:00-05:00\n",
+        ("all", "bounce", NOON),
+    ),
+    (
+        "mailchimp-unsubscribed",
+        "unsubscribed_members_export.csv",
+        '"Email Address","First Name",MEMBER_RATING,OPTIN_TIME,UNSUB_TIME,UNSUB_REASON\n'
+        f'{ANNA},Anna,2,"2020-01-01 00:00:00","2024-03-01 12:00:00","NORMAL"\n',
+        ("marketing", "unsubscribe", NOON),
+    ),
+    (
+        "mailchimp-cleaned",
+        "cleaned_members_export.csv",
+        '"Email Address",MEMBER_RATING,CLEAN_TIME,CLEAN_CAMPAIGN_TITLE\n'
+        f'{ANNA},2,"2024-03-01 12:00:00",Spring\n',
+        ("all", "bounce", NOON),
+    ),
+    (
+        "mailjet-list",
+        "x.csv",
+        f"Email,IsUnsubscribed,UnsubscribedAt\n{ANNA},True,2024-03-01T12:00:00Z\n",
+        ("marketing", "unsubscribe", NOON),
+    ),
+    (
+        "mailjet-exclusions",
+        "x.csv",
+        f"ID,Email,IsExcludedFromCampaigns,CreatedAt\n1,{ANNA},true,2020-01-01T00:00:00Z\n",
+        ("marketing", "unsubscribe", FILE_TIME),
+    ),
+    (
+        "brevo-blocklisted",
+        "x.csv",
+        "CONTACT ID;EMAIL;FIRSTNAME;BLACKLISTED;ADDED_TIME;MODIFIED_TIME\n"
+        f"7;{ANNA};Anna;1;01-01-2020 00:00:00;01-03-2024 12:00:00\n",
+        ("marketing", "unsubscribe", NOON),
+    ),
+    (
+        "brevo-blocked",
+        "x.csv",
+        f"email,reason,blockedAt\n{ANNA},contactFlaggedAsSpam,2024-03-01T12:00:00.000+00:00\n",
+        ("all", "complaint", NOON),
+    ),
+    (
+        "listmonk-subscribers",
+        "subscribers.csv",
+        "uuid,email,name,attributes,status,created_at,updated_at\n"
+        f'u-1,{ANNA},Anna,"{{""city"": ""Lyon""}}",blocklisted,'
+        "2020-01-01 00:00:00 +0000 UTC,2024-03-01 13:00:00.5 +0100 CET\n",
+        ("marketing", "unsubscribe", NOON.replace(microsecond=500_000)),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "expected"), EXPORTS, ids=lambda v: str(v)[:20]
+)
+def test_an_export_is_known_by_its_header(
+    importing: Importing, name: str, file: str, content: str, expected: tuple[str, str, datetime]
+) -> None:
+    done = importing.suppressions(content.encode(), wanted=Wanted(file))
+    assert (done.added, done.rejected) == (1, 0), importing.rejected
+    (found,) = importing.suppressed(ANNA)
+    assert (found.scope, found.origin, found.since) == expected
+
+
+def test_every_layout_is_tested() -> None:
+    assert [layout.name for layout in layouts("suppressions")] == [name for name, *_ in EXPORTS]
+    assert {layout.provider for layout in layouts("suppressions")} == set(PROVIDERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "expected"), EXPORTS, ids=lambda v: str(v)[:20]
+)
+def test_a_format_can_be_named(
+    importing: Importing, name: str, file: str, content: str, expected: tuple[str, str, datetime]
+) -> None:
+    importing.suppressions(content.encode(), wanted=Wanted(layout=name))
+    (found,) = importing.suppressed(ANNA)
+    assert (found.scope, found.origin, found.since) == expected
+
+
+class TestAmbiguous:
+    CONTENT = f"email,created\n{ANNA},{EPOCH}\n".encode()
+
+    def test_the_candidates_are_named(self, importing: Importing) -> None:
+        with pytest.raises(ImportFault) as caught:
+            importing.suppressions(self.CONTENT, wanted=Wanted("list.csv"))
+        assert "sendgrid-spam-reports, sendgrid-global-unsubscribes, sendgrid-group" in str(
+            caught.value
+        )
+        assert "--format" in str(caught.value)
+        assert importing.count() == (0, 0)
+
+    def test_the_name_of_a_provider_is_not_enough(self, importing: Importing) -> None:
+        with pytest.raises(ImportFault, match="--format"):
+            importing.suppressions(self.CONTENT, wanted=Wanted(layout="sendgrid"))
+
+    def test_an_origin_can_tell(self, importing: Importing) -> None:
+        assert importing.suppressions(self.CONTENT, origin="complaint").added == 1
+
+    def test_a_format_that_does_not_fit_says_what_would(self, importing: Importing) -> None:
+        with pytest.raises(ImportFault) as caught:
+            importing.suppressions(self.CONTENT, wanted=Wanted(layout="ses"))
+        assert "has not the columns of ses: ses-suppressions has EmailAddress, Reason" in str(
+            caught.value
+        )
+
+
+class TestLists:
+    TAGGED = f'address,tags,created_at\n{ANNA},shoes,"Fri, 01 Mar 2024 12:00:00 UTC"\n'.encode()
+
+    def test_with_a_purpose_it_holds_for_that(self, importing: Importing) -> None:
+        importing.suppressions(self.TAGGED, purpose="offers")
+        assert importing.suppressed(ANNA)[0].scope == "purpose:offers"
+
+    def test_without_one_it_holds_for_all_marketing(self, importing: Importing) -> None:
+        """Stricter than what the person asked for, never laxer."""
+        importing.suppressions(self.TAGGED)
+        assert importing.suppressed(ANNA)[0].scope == "marketing"
+
+    def test_a_global_unsubscribe_stays_global(self, importing: Importing) -> None:
+        importing.suppressions(self.TAGGED.replace(b"shoes", b"*"), purpose="offers")
+        assert importing.suppressed(ANNA)[0].scope == "marketing"
+
+    def test_a_bounce_of_a_list_is_no_matter_of_purpose(self, importing: Importing) -> None:
+        content = f"EmailAddress,SuppressionReason,CreatedAt\n{ANNA},HardBounce,2024-03-01\n"
+        importing.suppressions(content.encode(), purpose="offers")
+        assert importing.suppressed(ANNA)[0].scope == "all"
+
+    def test_a_purpose_does_not_narrow_what_is_global(self, importing: Importing) -> None:
+        content = f"email,created\n{ANNA},{EPOCH}\n".encode()
+        wanted = Wanted(layout="sendgrid-global-unsubscribes")
+        with pytest.raises(ImportFault, match="would narrow it"):
+            importing.suppressions(content, wanted=wanted, purpose="offers")
+
+
+def test_postmark_tells_an_unsubscribe_by_who_did_it(importing: Importing) -> None:
+    content = (
+        "EmailAddress,SuppressionReason,Origin,CreatedAt\n"
+        f"{ANNA},ManualSuppression,Recipient,2024-03-01\n"
+        "bert@people.example,ManualSuppression,Customer,2024-03-01\n"
+    )
+    importing.suppressions(content.encode())
+    assert importing.suppressed(ANNA)[0].origin == "unsubscribe"
+    assert importing.suppressed("bert@people.example")[0].origin == "manual"
+
+
+def test_rows_of_subscribers_are_passed_over(importing: Importing) -> None:
+    content = f"Email,IsUnsubscribed\n{ANNA},false\nbert@people.example,true\n"
+    done = importing.suppressions(content.encode())
+    assert (done.lines, done.added, done.passed, done.rejected) == (2, 1, 1, 0)
+    assert importing.suppressed(ANNA) == []
+
+
+def test_an_unknown_reason_is_put_aside_with_its_line(importing: Importing) -> None:
+    content = f"EmailAddress,Reason\n{ANNA},MOOD\n"
+    done = importing.suppressions(content.encode())
+    assert (done.added, done.rejected) == (0, 1)
+    assert "# line 2: origin: 'MOOD' is none of" in importing.rejected
+    mended = importing.rejected.replace("MOOD", "BOUNCE").encode()
+    assert importing.suppressions(mended).added == 1
+
+
+def test_our_own_form_is_not_taken_for_another(importing: Importing) -> None:
+    content = f"address,created_at,origin,scope\n{ANNA},x,manual,all\n".encode()
+    assert importing.suppressions(content).added == 1
+    alone = b"address\nbert@people.example\n"
+    assert importing.suppressions(alone, origin="manual", scope="all").added == 1
+
+
+class TestJson:
+    def test_one_object_a_line(self, importing: Importing) -> None:
+        content = (
+            f'{{"EmailAddress":"{ANNA}","Reason":"BOUNCE","LastUpdateTime":{EPOCH}.25}}\n'
+            '{"EmailAddress":"bert@people.example","Reason":"COMPLAINT"}\n'
+            '{"EmailAddress":{"x":1}}\n'
+        )
+        done = importing.suppressions(content.encode(), "ndjson")
+        assert (done.added, done.rejected) == (2, 1)
+        (found,) = importing.suppressed(ANNA)
+        assert (found.origin, found.since) == ("bounce", NOON.replace(microsecond=250_000))
+
+    def test_as_the_command_line_of_aws_prints_it(self, importing: Importing) -> None:
+        content = f"""{{
+    "SuppressedDestinationSummaries": [
+        {{
+            "EmailAddress": "{ANNA}",
+            "Reason": "BOUNCE",
+            "LastUpdateTime": "2024-03-01T12:00:00+00:00"
+        }},
+        {{
+            "EmailAddress": "bert@people.example",
+            "Reason": "COMPLAINT",
+            "LastUpdateTime": "2024-03-01T12:00:00+00:00"
+        }}
+    ],
+    "NextToken": "abc"
+}}
+"""
+        done = importing.suppressions(content.encode(), "ndjson")
+        assert (done.added, done.rejected) == (2, 0), importing.rejected
+        assert importing.suppressed(ANNA)[0].since == NOON
+
+
+class TestContacts:
+    LISTMONK = (
+        "uuid,email,name,attributes,status,created_at,updated_at\n"
+        f"u,{ANNA},Anna,{{}},enabled,2024-03-01 12:00:00 +0000 UTC,2024-03-02 12:00:00 +0000 UTC\n"
+        "u,bert@people.example,B,{},blocklisted,2024-03-01 12:00:00 +0000 UTC,\n"
+    ).encode()
+    MAILCHIMP = (
+        '"Email Address",Name,MEMBER_RATING,OPTIN_TIME,OPTIN_IP,CONFIRM_TIME,CONFIRM_IP,TAGS\n'
+        f'{ANNA},A,2,"2024-03-01 11:00:00",,"2024-03-01 12:00:00",192.0.2.1,"x"\n'
+    ).encode()
+
+    def test_who_is_blocklisted_is_no_contact(self, importing: Importing) -> None:
+        done = importing.contacts(self.LISTMONK, "csv", None)
+        assert (done.added, done.passed) == (1, 1)
+        assert importing.contact(ANNA).collected_at == NOON
+
+    def test_a_consent_without_wording_stays_unproven(self, importing: Importing) -> None:
+        wanted = WantedContacts(purpose="offers")
+        assert importing.contacts(self.MAILCHIMP, "csv", None, wanted=wanted).added == 1
+        (act,) = importing.contact(ANNA).acts
+        assert (act.purpose, act.at, act.method) == ("offers", NOON, None)
+        assert (act.evidence.wording, act.evidence.ip) == (None, "192.0.2.1")
+
+    def test_without_a_purpose_there_is_no_consent(self, importing: Importing) -> None:
+        importing.contacts(self.MAILCHIMP, "csv", None)
+        assert importing.contact(ANNA).acts == ()
+
+    @pytest.mark.parametrize("name", ["mailgun-complaints", "mailchimp-unsubscribed"])
+    def test_an_export_of_suppressions_makes_no_contacts(
+        self, importing: Importing, name: str
+    ) -> None:
+        content = next(content for known, _, content, _ in EXPORTS if known == name)
+        with pytest.raises(ImportFault, match="use suppress import"):
+            importing.contacts(content.encode(), "csv", None)
+
+    def test_an_export_of_contacts_makes_no_suppressions(self, importing: Importing) -> None:
+        with pytest.raises(ImportFault, match="use contact import"):
+            importing.suppressions(self.MAILCHIMP)
+
+
+GOOD = """
+provider = "x"
+title = "X"
+source = "https://x.example/"
+confirmed = "nothing"
+
+[[suppressions]]
+name = "x-bounces"
+header = ["mail"]
+columns = { mail = "address" }
+constants = { origin = "bounce" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ('"bounce"', '"bounced"', "x-bounces: origin: must be of"),
+        ('"address"', '"adress"', "no field 'adress'"),
+        ('["mail"]', "[]", "header: must name"),
+        ('"x-bounces"', '"bounces"', "name: must be text like x-bounces"),
+        ('"nothing"', '"surely"', "confirmed: must be one of"),
+        ('title = "X"', "", "title: must be text"),
+        ("[[suppressions]]", "[[suppression]]", "suppression: unknown key"),
+        ('provider = "x"', 'provider = "y"', "provider: must be 'x'"),
+        ("columns", "colums", "colums: unknown key"),
+        ("[[", "[", "cannot be read as TOML"),
+    ],
+)
+def test_a_faulty_layout_is_named(old: str, new: str, part: str) -> None:
+    assert [layout.name for layout in read_layouts("x", GOOD)] == ["x-bounces"]
+    with pytest.raises(MappingFault) as caught:
+        read_layouts("x", GOOD.replace(old, new, 1))
+    assert str(caught.value).startswith("x.toml: ")
+    assert part in str(caught.value)

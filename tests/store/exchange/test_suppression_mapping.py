@@ -1,0 +1,78 @@
+"""Suppressions from any CSV, through a mapping file."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.exchange.lines import ImportFault
+from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
+from smtpproxy.store.exchange.suppression_file import Wanted
+from tests.store.exchange.importing import Importing
+
+MAPPING = """
+delimiter = ";"
+time_format = "%d/%m/%Y %H:%M|%d/%m/%Y"
+
+[columns]
+"E-mail" = "address"
+"Motif" = "origin"
+"Date" = "since"
+"Liste" = "list"
+
+[constants]
+note = "old CRM"
+
+[values.origin]
+"Désinscrit" = "unsubscribe"
+"Plainte" = "complaint"
+"Actif" = "none"
+
+[values.list]
+"Soldes" = "offers"
+"""
+CONTENT = """E-mail;Motif;Date;Liste;Ville
+anna@people.example;DÉSINSCRIT;01/03/2024 12:00;Soldes;Lyon
+bert@people.example;Plainte;02/03/2024;Soldes;
+carl@people.example;Actif;;;
+dora@people.example;Désinscrit;01/03/2024;Autre;
+emma@people.example;Fatigue;01/03/2024;;
+""".encode()
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> Wanted:
+    path = tmp_path / "mapping.toml"
+    path.write_text(MAPPING)
+    return Wanted(mapping=read_mapping(path, SUPPRESSION_FIELDS))
+
+
+def test_columns_values_and_times_are_mapped(importing: Importing, wanted: Wanted) -> None:
+    done = importing.suppressions(CONTENT, wanted=wanted)
+    assert (done.added, done.passed, done.rejected) == (3, 1, 1)
+    assert "origin: 'Fatigue' is none of" in importing.rejected
+    (anna,) = importing.suppressed("anna@people.example")
+    assert (anna.scope, anna.origin, anna.note) == ("purpose:offers", "unsubscribe", "old CRM")
+    assert anna.since == datetime(2024, 3, 1, 12, 0, tzinfo=UTC)
+    (bert,) = importing.suppressed("bert@people.example")
+    assert (bert.scope, bert.origin) == ("all", "complaint")
+    assert bert.since == datetime(2024, 3, 2, 23, 59, 59, 999999, tzinfo=UTC)
+    (dora,) = importing.suppressed("dora@people.example")
+    assert dora.scope == "marketing"  # of a list that nobody said anything about
+
+
+def test_a_scope_that_was_asked_for_counts(importing: Importing, wanted: Wanted) -> None:
+    importing.suppressions(CONTENT, wanted=wanted, scope="all")
+    assert importing.suppressed("anna@people.example")[0].scope == "all"
+
+
+def test_a_column_that_is_not_there_is_named(importing: Importing, wanted: Wanted) -> None:
+    with pytest.raises(ImportFault, match="no column 'e-mail' for the address, only Courriel"):
+        importing.suppressions(b"Courriel;Motif\nx;y\n", wanted=wanted)
+
+
+def test_fields_of_contacts_are_no_fields_of_suppressions(tmp_path: Path) -> None:
+    path = tmp_path / "mapping.toml"
+    path.write_text('[columns]\n"E-mail" = "address"\n"Segment" = "audience"\n')
+    with pytest.raises(MappingFault, match="no field 'audience'; they are address, scope, origin"):
+        read_mapping(path, SUPPRESSION_FIELDS)
