@@ -196,8 +196,10 @@ def _print(explanation: Explanation) -> None:
 def _print_steps(steps: Sequence[TraceStep]) -> None:
     table = Table.grid(padding=(0, 2))
     for step in steps:
-        style = _STYLES.get(Action(step.outcome)) if step.outcome != "passed" else "dim"
-        row = (step.rule, step.outcome, printable(step.text), step.source)
+        decided = step.outcome != "passed"
+        style = _STYLES.get(Action(step.outcome)) if decided else "dim"
+        outcome = step.outcome if decided else "not it"
+        row = (step.rule, outcome, printable(step.text), step.source)
         table.add_row("", *row, style=style)
     console.print(table)
 
