@@ -1,12 +1,15 @@
 """What `contact import` and `suppress import` share: progress, summary, interruption."""
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
+import os
+import stat
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -18,11 +21,12 @@ from rich.progress import Progress as Bar
 
 from smtpproxy.cli.common import fail, print_json
 from smtpproxy.cli.import_format import format_type
-from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import Contents, ImportFault
-from smtpproxy.store.exchange.rejected import RejectedFile
+from smtpproxy.store.exchange.rejected import RejectedFault, RejectedFile
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
+from smtpproxy.store.exchange.source import STDIN, Source
 from smtpproxy.store.protocols import BatchResult, Store
 
 T = TypeVar("T")
@@ -37,7 +41,8 @@ def import_options(function: Function) -> Function:
             "--rejected",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            help="Where lines that cannot be read go, with their reasons; else FILE.rejected.",
+            help="Where lines that cannot be read go, with their reasons; else FILE.rejected,"
+            " of standard input stdin.rejected. A file that no import wrote is not overwritten.",
         ),
         click.option(
             "--format",
@@ -47,17 +52,36 @@ def import_options(function: Function) -> Function:
             help="csv or ndjson, our own form; or the export of a provider, like mailgun or"
             " sendgrid-bounces. Else by the file's name and header.",
         ),
-        click.argument(
-            "file", type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
-        ),
+        click.argument("file", type=input_file),
     ):
         function = option(function)
     return function
 
 
+def input_file(value: str) -> Path:
+    """Read the argument FILE; `-` is standard input. For `type=input_file`."""
+    path = Path(value)
+    if path == STDIN:
+        return path
+    try:
+        found = path.stat()
+    except PermissionError:
+        fail(f"{value}: permission denied: the folder may not be entered")
+    except OSError as error:
+        raise click.BadParameter(f"{value!r}: {error.strerror}") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise click.BadParameter(f"{value!r} is a folder")
+    if not os.access(path, os.R_OK):
+        fail(f"{value}: permission denied: this user may not read it")
+    return path
+
+
 def time_of(file: Path) -> datetime:
-    """Return when the file was last written."""
-    return datetime.fromtimestamp(file.stat().st_mtime_ns // 1000 / 1e6, UTC)
+    """Return when the file was last written; what comes through a pipe is of now."""
+    found = os.fstat(0) if file == STDIN else file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        return now()
+    return datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
 
 
 def import_file(
@@ -74,21 +98,49 @@ def import_file(
     # A batch is many live objects and no cycles: by default a quarter of the time goes
     # into looking through it for garbage.
     gc.set_threshold(500_000)
-    aside = RejectedFile(rejected or path.with_name(f"{path.name}.rejected"))
+    aside = RejectedFile(rejected or _rejected_of(path), named=rejected is not None)
     start = time.monotonic()
-    with path.open("rb") as file, _progress_bar(path) as tick:
+    with closing(Source(path)) as file, _progress_bar(path, file.size) as tick:
+        if file.has_cr_alone:
+            warn(f"{_name(path)}: its lines end with CR alone; they are read as lines")
         found = file_format or format_of(path, file.peek(64))
         try:
             contents = open_contents(file, found)
             for notice in contents.notices:
-                warn(f"{path}: {notice}")
+                warn(f"{_name(path)}: {notice}")
+            aside.prepare(file.identity)
             run = Import(file, contents, aside, tick)
             using_store(settings, lambda store: _run(run, put(store), aside))
+        except RejectedFault as error:
+            fail(str(error), 2)
         except ImportFault as error:
-            fail(f"{path}: {error}")
+            fail(f"{_name(path)}: {error}")
+        finally:
+            with contextlib.suppress(OSError):  # then it was said already
+                aside.close(complete=False)
     seconds = time.monotonic() - start
     _print_summary(path, run.progress, aside.path, seconds, as_json=as_json)
+    if not run.progress.lines:
+        fail(f"{_name(path)}: {_no_rows(contents, run.progress)}")
     return 1 if run.progress.rejected else 0
+
+
+def _rejected_of(path: Path) -> Path:
+    """Return FILE.rejected; what has no name of its own gets one in the working folder."""
+    if path == STDIN or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+        return Path("stdin.rejected")
+    return path.with_name(f"{path.name}.rejected")
+
+
+def _name(path: Path) -> str:
+    return "standard input" if path == STDIN else str(path)
+
+
+def _no_rows(contents: Contents[T], progress: Progress) -> str:
+    if contents.header is not None:
+        header = contents.header[:200].decode(errors="replace")
+        return f"no rows: there is nothing below its header {header!r}"
+    return "no rows: only blank lines" if progress.octets else "no rows: it is empty"
 
 
 async def _run(
@@ -96,15 +148,17 @@ async def _run(
 ) -> None:
     try:
         await run.into(put)
+        aside.close(complete=run.progress.lines > 0)
     except asyncio.CancelledError:
         warn(f"interrupted: {_counted(run.progress)} so far; run it again for the rest")
         raise
-    finally:
-        aside.close()
+    except Exception as error:
+        error.add_note(f"before that {_counted(run.progress)}; run it again for the rest")
+        raise
 
 
 @contextmanager
-def _progress_bar(path: Path) -> Iterator[Callable[[Progress], None]]:
+def _progress_bar(path: Path, size: int | None) -> Iterator[Callable[[Progress], None]]:
     """Yield what takes the progress; it shows nothing when nobody is looking."""
     if not sys.stderr.isatty():
         yield lambda progress: None
@@ -118,7 +172,7 @@ def _progress_bar(path: Path) -> Iterator[Callable[[Progress], None]]:
         console=Console(stderr=True),
     )
     with bar:
-        task = bar.add_task(path.name, total=path.stat().st_size, lines=0, rate=0.0)
+        task = bar.add_task(path.name, total=size, lines=0, rate=0.0)
         start = time.monotonic()
 
         def show(progress: Progress) -> None:
@@ -141,7 +195,7 @@ def _print_summary(
             }
         )
         return
-    click.echo(f"{path}: {_counted(progress)} in {seconds:.1f} s")
+    click.echo(f"{_name(path)}: {_counted(progress)} in {seconds:.1f} s")
     if progress.passed:
         click.echo(f"{progress.passed:,} rows passed over: they are of nobody to be imported")
     if progress.older:

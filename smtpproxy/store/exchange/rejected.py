@@ -1,40 +1,118 @@
 """FILE.rejected: the lines that were put aside, each under its number and reason.
 
-It can be corrected and imported as it is: its own comment lines are skipped.
+It can be corrected and imported as it is: its own comment lines are skipped. It holds
+what a file of people held, so it is for its owner's eyes only.
 """
 
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from smtpproxy.store.exchange.lines import Rejected, comment
+from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected, comment
+
+_LOOK = 64 * 1024  # octets in which the first comment of a file of ours stands
+
+
+class RejectedFault(ImportFault):
+    """The file is not one that an import wrote: it is neither overwritten nor removed."""
 
 
 class RejectedFile:
-    """Made with the first rejected line; one of an earlier run goes with `close`."""
+    """Made with the first rejected line; one of an earlier run goes when nothing is rejected.
 
-    def __init__(self, path: Path) -> None:
+    `named`: somebody chose the name; then a file that is there stays when nothing is.
+    """
+
+    def __init__(self, path: Path, *, named: bool = False) -> None:
         self.path = path
         self.count = 0
         self.header: bytes | None = None  # of a CSV file, repeated so that this is one too
+        self._named = named
         self._file: BinaryIO | None = None
+        self._is_new = False  # it was not there before `prepare`
+
+    def prepare(self, source: tuple[int, int]) -> None:
+        """Make sure that lines can be put aside. `source`: device and inode of the input.
+
+        Raises:
+            RejectedFault: another's file is there.
+            OSError: it cannot be written; the error names it.
+        """
+        with self._naming():
+            try:
+                found = os.stat(self.path)  # noqa: PTH116 - as the next lines
+            except FileNotFoundError:
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                self._is_new = True
+                return
+            if (found.st_dev, found.st_ino) == source:
+                raise RejectedFault(
+                    f"{self.path}: it is the file to be imported; name another with --rejected"
+                )
+            if stat.S_ISREG(found.st_mode) and found.st_size and not self._is_ours():
+                raise RejectedFault(
+                    f"{self.path}: there is a file that no import wrote; move it away, or name "
+                    "another with --rejected"
+                )
+            os.close(os.open(self.path, os.O_WRONLY))
 
     def write(self, rejected: Rejected) -> None:
-        if self._file is None:
-            self._file = self.path.open("wb")
-            if self.header is not None:
-                self._file.write(self.header + b"\n")
-        self.count += 1
-        self._file.write(comment(rejected))
-        for chunk in rejected.original:
-            self._file.write(chunk)
-        self._file.write(b"\n")
+        """Raises OSError, which names the file."""
+        with self._naming():
+            if self._file is None:
+                self._file = self._opened()
+                if self.header is not None:
+                    self._file.write(self.header + b"\n")
+            self.count += 1
+            self._file.write(comment(rejected))
+            for chunk in rejected.original:
+                self._file.write(chunk)
+            self._file.write(b"\n")
 
     def flush(self) -> None:
         if self._file is not None:
-            self._file.flush()
+            with self._naming():
+                self._file.flush()
 
-    def close(self) -> None:
+    def close(self, *, complete: bool = True) -> None:
+        """Close it. `complete`: the whole file was read, so that an older one is outdated."""
         if self._file is not None:
-            self._file.close()
-        else:
+            with self._naming():
+                self._file.close()
+        elif self._is_new or (complete and not self._named and self._is_ours()):
             self.path.unlink(missing_ok=True)
+
+    def _opened(self) -> BinaryIO:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.fchmod(descriptor, 0o600)
+                os.ftruncate(descriptor, 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return os.fdopen(descriptor, "wb")
+
+    def _is_ours(self) -> bool:
+        """Tell by its first comment, which stands in the first line or below a CSV header."""
+        try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):  # noqa: PTH116
+                return False
+            with self.path.open("rb") as file:
+                return any(_is_comment(line) for line in (file.readline(_LOOK), file.readline(100)))
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+
+def _is_comment(line: bytes) -> bool:
+    return bool(line.strip()) and Line(0, line).is_void

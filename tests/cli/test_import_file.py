@@ -1,0 +1,225 @@
+"""What `contact import` and `suppress import` do with files of every kind and state."""
+
+import os
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.stored import Stored
+from tests.kit.ports import wait_for
+from tests.kit.relay import COMMAND, REPOSITORY
+
+HEADER = "address,scope,origin,since\n"
+GOOD = HEADER + "anna@people.example,all,complaint,2026-01-01\n"
+BAD = HEADER + "bert,all,complaint\n"
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def started(stored: Stored, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*COMMAND, *arguments, "--config", str(stored.config_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=stored.folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        text=True,
+    )
+
+
+def suppressed(stored: Stored) -> int:
+    return len(stored.run("suppress", "export").stdout.splitlines()) - 1
+
+
+class TestRejected:
+    def test_the_input_file_is_never_overwritten(self, stored: Stored) -> None:
+        path = stored.file("list.csv", BAD)
+        other = stored.folder / "other-name"
+        os.link(path, other)
+        for name in (path, str(other)):
+            error = stored.run("suppress", "import", path, "--rejected", name, code=2).stderr
+            assert error.startswith(f"Error: {name}: it is the file to be imported")
+        assert Path(path).read_text() == BAD
+
+    @pytest.mark.parametrize("content", [GOOD, BAD])
+    @pytest.mark.parametrize("named", [True, False])
+    def test_a_file_that_no_import_wrote_stays(
+        self, stored: Stored, content: str, named: bool
+    ) -> None:
+        path = stored.file("list.csv", content)
+        precious = stored.file("precious" if named else "list.csv.rejected", "do not\nlose\n")
+        options = ["--rejected", precious] if named else []
+        error = stored.run("suppress", "import", path, *options, code=2).stderr
+        assert error.startswith(f"Error: {precious}: there is a file that no import wrote")
+        assert Path(precious).read_text() == "do not\nlose\n"
+        assert not [*stored.folder.rglob("*.db")]
+
+    def test_one_of_an_earlier_import_is_replaced(self, stored: Stored) -> None:
+        path = stored.file("list.csv", BAD)
+        aside = stored.folder / "aside"
+        for _ in range(2):
+            stored.run("suppress", "import", path, "--rejected", str(aside), code=1)
+            stored.run("suppress", "import", path, code=1)
+        assert aside.read_text() == Path(f"{path}.rejected").read_text()
+        stored.file("list.csv", GOOD)
+        stored.run("suppress", "import", path, "--rejected", str(aside))
+        stored.run("suppress", "import", path)
+        assert "bert" in aside.read_text()  # its name was chosen by a person
+        assert not Path(f"{path}.rejected").exists()
+
+    def test_nothing_is_made_when_nothing_is_rejected(self, stored: Stored) -> None:
+        path = stored.file("list.csv", GOOD)
+        stored.run("suppress", "import", path, "--rejected", str(stored.folder / "aside"))
+        stored.run("suppress", "import", path)
+        assert not list(stored.folder.glob("*aside*"))
+        assert not list(stored.folder.glob("*.rejected"))
+
+    def test_it_is_for_its_owner_alone(self, stored: Stored) -> None:
+        path = stored.file("list.csv", BAD)
+        aside = Path(f"{path}.rejected")
+        for mode in (None, 0o644):
+            if mode:
+                aside.chmod(mode)
+            stored.run("suppress", "import", path, code=1)
+            assert aside.stat().st_mode & 0o777 == 0o600
+
+    def test_where_it_cannot_be_written_nothing_is_imported(self, stored: Stored) -> None:
+        path = stored.file("list.csv", GOOD + "bert,all,complaint\n")
+        nowhere = stored.folder / "no-such-folder" / "aside"
+        error = stored.run("suppress", "import", path, "--rejected", str(nowhere), code=1).stderr
+        assert error == f"Error: {nowhere}: No such file or directory\n"
+        assert "no database yet" in stored.run("suppress", "export", code=1).stderr
+
+    def test_a_device_takes_it(self, stored: Stored) -> None:
+        path = stored.file("list.csv", BAD)
+        done = stored.json("suppress", "import", path, "--rejected", "/dev/null", code=1)
+        assert done["rejected"] == 1
+        assert Path("/dev/null").is_char_device()
+
+
+class TestInput:
+    def test_a_pipe_and_standard_input(self, stored: Stored) -> None:
+        first = started(stored, "suppress", "import", "-")
+        out, error = first.communicate(GOOD, timeout=60)
+        assert (first.returncode, error) == (0, "")
+        assert out.startswith("standard input: 1 added")
+        second = started(stored, "suppress", "import", "/dev/stdin", "--json")
+        assert '"unchanged": 1' in second.communicate(GOOD, timeout=60)[0]
+        assert second.returncode == 0
+
+    def test_a_fifo(self, stored: Stored) -> None:
+        fifo = stored.folder / "feed.csv"
+        os.mkfifo(fifo)
+        process = started(stored, "suppress", "import", str(fifo))
+        with fifo.open("w") as feed:
+            feed.write(BAD)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "1 rejected" in out
+        assert "# line 2: " in Path(f"{fifo}.rejected").read_text()
+
+    def test_what_standard_input_rejects_stands_in_the_working_folder(self, stored: Stored) -> None:
+        process = started(stored, "suppress", "import", "-")
+        out, _ = process.communicate(BAD, timeout=60)
+        assert out.endswith("their reasons: stdin.rejected\n")
+        assert "bert" in (stored.folder / "stdin.rejected").read_text()
+
+    def test_a_slow_pipe_can_be_interrupted(self, stored: Stored) -> None:
+        process = started(stored, "suppress", "import", "-")
+        assert process.stdin is not None
+        process.stdin.write(GOOD)
+        process.stdin.flush()
+        wait_for((stored.folder / "stdin.rejected").exists, "the import to begin")
+        wait_for(lambda: [*stored.folder.rglob("suppression.key")], "the store to be made")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+
+    @pytest.mark.parametrize("name", ["list.csv", "list.ndjson"])
+    def test_lines_that_end_with_cr_alone(self, stored: Stored, name: str) -> None:
+        content = GOOD if name == "list.csv" else (
+            '{"address":"anna@people.example","scope":"all","origin":"manual"}\n'
+            '{"address":"bert@people.example","scope":"all","origin":"manual"}\n'
+        )  # fmt: skip
+        path = stored.file(name, content.replace("\n", "\r"))
+        result = stored.run("suppress", "import", path)
+        assert f"{path}: its lines end with CR alone; they are read as lines" in result.stderr
+        assert suppressed(stored) == content.count("@")
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            ("", "no rows: it is empty"),
+            ("\n\r\n", "no rows: only blank lines"),
+            (HEADER, "no rows: there is nothing below its header 'address,scope,origin,since'"),
+            (HEADER.strip() + "\r", "no rows: there is nothing below its header"),
+        ],
+    )
+    def test_a_file_without_rows_is_a_fault(self, stored: Stored, content: str, says: str) -> None:
+        path = stored.file("list.csv", content)
+        aside = stored.file("list.csv.rejected", "# line 7: x\ny\n")
+        assert f"Error: {path}: {says}" in stored.run("suppress", "import", path, code=1).stderr
+        assert Path(aside).exists()
+        assert stored.json("suppress", "import", path, code=1)["lines"] == 0
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as somebody else")
+    def test_a_missing_permission_is_called_so(self, stored: Stored) -> None:
+        path = stored.file("list.csv", GOOD)
+        Path(path).chmod(0)
+        error = as_nobody(f"input_file({path!r})")
+        assert error == "permission denied"
+        assert as_nobody("input_file('/no/such/file')") == "No such file"
+
+    def test_a_file_that_is_not_there_is_wrong_usage(self, stored: Stored) -> None:
+        error = stored.run("suppress", "import", "no-such-file", code=2).stderr
+        assert "'no-such-file': No such file or directory" in error
+
+
+def as_nobody(call: str) -> str:
+    """Run a call of import_file in a child with no rights; return what it complained of."""
+    from smtpproxy.cli import import_file
+
+    read_end, write_end = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setuid(65534)
+            eval(call, vars(import_file))
+        except Exception as error:
+            for part in ("permission denied", "No such file"):
+                if part in str(error):
+                    os.write(write_end, part.encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    os.waitpid(child, 0)
+    with os.fdopen(read_end) as told:
+        return told.read()
+
+
+def test_an_import_that_breaks_off_says_how_far_it_got(stored: Stored) -> None:
+    """A limit on the size of files stands for the disk: a write past it fails."""
+    good = "".join(f"user{n}@people.example,all,complaint\n" for n in range(10_000))
+    bad = "x" * 2_000 + ",all,complaint\n"
+    path = stored.file("list.csv", HEADER + good + bad * 3_000)
+    limit = 5 * 1024 * 1024
+    stored.run("suppress", "add", "anna@people.example")
+    done = subprocess.run(
+        [*COMMAND, "suppress", "import", path, "--config", str(stored.config_path)],
+        capture_output=True,
+        cwd=REPOSITORY,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"Error: {path}.rejected: File too large: before that 10,000 added"
+    )
+    assert done.stderr.endswith("run it again for the rest\n")
+    assert done.stderr.count("\n") == 1
+    assert suppressed(stored) == 10_001
