@@ -1,5 +1,6 @@
 """`smtpproxy contact`: what is known of people, filled, shown, exported and erased."""
 
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -8,6 +9,7 @@ import click
 from rich.table import Table
 
 from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
+from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import layout_name, name_of, own_format
 from smtpproxy.cli.stores import (
@@ -21,6 +23,7 @@ from smtpproxy.cli.stores import (
 from smtpproxy.policy.model import ConsentAct, Contact
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_record
+from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
 from smtpproxy.store.exchange.run import Format
@@ -54,6 +57,7 @@ def command() -> None:
     type=plain_text,
     help="What the consents in a provider's export are for; without it they are left out.",
 )
+@dry_run_option
 @config_option
 @json_option
 def import_contacts(
@@ -64,6 +68,7 @@ def import_contacts(
     mapping: Path | None,
     as_of: datetime | None,
     purpose: str | None,
+    dry_run: bool,
     as_json: bool,
 ) -> int:
     """Import contacts from NDJSON or CSV, or a provider's export of its contacts.
@@ -88,6 +93,18 @@ def import_contacts(
             return contact_csv.read_csv(read_lines(opened), columns, age, wanted)
         return contact_record.read_ndjson(read_lines(opened), age)
 
+    if dry_run:
+        judged = [
+            (stream, settings.rulebooks[stream.rulebook]) for stream in settings.streams.values()
+        ]
+        return show_difference(
+            settings,
+            file,
+            contents,
+            lambda store: ContactComparison(store, judged, now()),
+            file_format="csv" if mapping else own,
+            as_json=as_json,
+        )
     return import_file(
         settings,
         file,
@@ -168,8 +185,9 @@ def export(settings: Settings, output: BinaryIO) -> None:
     """Export every contact as NDJSON, in the form that `import` reads."""
 
     async def write(store: Store) -> None:
-        async for contact in store.export_contacts():
-            output.write(contact_record.written_contact(contact) + b"\n")
+        async with aclosing(store.export_contacts()) as contacts:
+            async for contact in contacts:
+                output.write(contact_record.written_contact(contact) + b"\n")
 
     using_store(settings, write, read_only=True)
 

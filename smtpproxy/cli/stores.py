@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import functools
 import os
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -12,7 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
-from smtpproxy.cli.common import moment
+from smtpproxy.cli.common import fail, moment
+from smtpproxy.cli.frame import forget_stdout
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
@@ -69,14 +71,26 @@ def last_moment(value: str) -> datetime:
 
 
 def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--output FILE` and pass `output: BinaryIO`; a file is for its owner's eyes only."""
+    """Add `--output FILE` and pass `output: BinaryIO`; a file is for its owner's eyes only.
+
+    A disk that is full ends the command in one line that says how much was written.
+    """
 
     @functools.wraps(function)
     def command(*args: Any, output: Path | None, **options: Any) -> Any:
-        if output is None:
-            return function(*args, output=sys.stdout.buffer, **options)
-        with open(output, "wb", opener=_private) as file:
-            return function(*args, output=file, **options)
+        try:
+            if output is None:
+                result = function(*args, output=sys.stdout.buffer, **options)
+                sys.stdout.buffer.flush()
+                return result
+            with open(output, "wb", opener=_private) as file:
+                return function(*args, output=file, **options)
+        except OSError as error:
+            if error.filename is not None or isinstance(error, BrokenPipeError):
+                raise
+            if output is None:
+                forget_stdout()
+            fail(f"{output or 'standard output'}: {error.strerror}: {_written(output)}")
 
     return click.option(
         "--output",
@@ -87,7 +101,22 @@ def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    """Open so that only the owner can read it, also what was there already."""
+    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
+    except OSError as error:  # it belongs to somebody else
+        os.close(descriptor)
+        raise OSError(error.errno, error.strerror, path) from error
+    return descriptor
+
+
+def _written(output: Path | None) -> str:
+    if output is None or not output.is_file():
+        return "what was written is not whole"
+    return f"the {output.stat().st_size:,} octets that were written are not whole"
 
 
 TIME_HELP = f"A time like {EXAMPLE}, or a date"

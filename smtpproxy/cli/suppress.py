@@ -1,6 +1,7 @@
 """`smtpproxy suppress`: standing orders not to mail, added, lifted, shown and moved."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -8,6 +9,7 @@ from typing import BinaryIO, Literal
 import click
 
 from smtpproxy.cli.common import config_option, fail, json_option, print_json
+from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import layout_name, name_of, own_format
 from smtpproxy.cli.stores import (
@@ -23,6 +25,7 @@ from smtpproxy.cli.stores import (
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import suppression_file, suppression_record
+from smtpproxy.store.exchange.compare import SuppressionComparison
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
 from smtpproxy.store.exchange.run import Format
@@ -186,6 +189,7 @@ def _described(suppression: Suppression) -> str:
     type=plain_text,
     help="What the list is about whose unsubscribes these are: they hold for purpose:NAME.",
 )
+@dry_run_option
 @config_option
 @json_option
 def import_suppressions(
@@ -197,6 +201,7 @@ def import_suppressions(
     scope: str | None,
     origin: str | None,
     purpose: str | None,
+    dry_run: bool,
     as_json: bool,
 ) -> int:
     """Import suppressions: CSV (address,scope,origin,since,note), NDJSON alike, or an export.
@@ -221,6 +226,15 @@ def import_suppressions(
             return suppression_file.read_csv(read_lines(opened), defaults, wanted)
         return suppression_file.read_ndjson(read_lines(opened), defaults, wanted)
 
+    if dry_run:
+        return show_difference(
+            settings,
+            file,
+            contents,
+            SuppressionComparison,
+            file_format="csv" if mapping else own,
+            as_json=as_json,
+        )
     return import_file(
         settings,
         file,
@@ -254,7 +268,8 @@ def export(settings: Settings, output: BinaryIO, file_format: Literal["csv", "nd
     async def write(store: Store) -> None:
         if file_format == "csv":
             output.write(",".join(suppression_record.COLUMNS).encode() + b"\n")
-        async for key, suppression in store.export_suppressions():
-            output.write(line(key, suppression).encode() + b"\n")
+        async with aclosing(store.export_suppressions()) as suppressions:
+            async for key, suppression in suppressions:
+                output.write(line(key, suppression).encode() + b"\n")
 
     using_store(settings, write, read_only=True)
