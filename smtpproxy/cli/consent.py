@@ -1,6 +1,8 @@
 """`smtpproxy consent`: acts of agreement and their withdrawal, one at a time."""
 
-from datetime import datetime
+import ipaddress
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import click
 
@@ -13,11 +15,41 @@ from smtpproxy.cli.stores import (
     plain_text,
     using_store,
     warn,
+    warn_of_the_future,
     warn_of_unknown_purpose,
 )
-from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Source
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Evidence,
+    Lookups,
+    RecipientFacts,
+    Source,
+    Verdict,
+)
+from smtpproxy.policy.rules.case import RecipientCase
+from smtpproxy.policy.rules.suppression import suppressed
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store
+
+_SKEW = timedelta(minutes=5)  # between two clocks
+
+
+def past_moment(value: str) -> datetime:
+    """Read an option's time, which has come. For `type=past_moment`."""
+    at = moment(value)
+    if at > now() + _SKEW:
+        raise click.BadParameter(f"{value!r} is in the future: nobody has agreed to anything then")
+    return at
+
+
+def ip_address(value: str) -> str:
+    """Read an option's IP address. For `type=ip_address`."""
+    try:
+        return str(ipaddress.ip_address(value.strip()))
+    except ValueError:
+        right = "192.0.2.7 or 2001:db8::7"
+        raise click.BadParameter(f"{value!r} is no IP address such as {right}") from None
 
 
 @click.group()
@@ -44,8 +76,8 @@ def command() -> None:
     type=plain_text,
     help="Which text the person agreed to. Without it nothing is proven.",
 )
-@click.option("--given-at", type=moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
-@click.option("--ip", type=plain_text, help="Where the person agreed from.")
+@click.option("--given-at", type=past_moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
+@click.option("--ip", type=ip_address, help="Where the person agreed from.")
 @click.option("--conditional", is_flag=True, help="It was a condition of the service.")
 @click.option(
     "--channel",
@@ -89,20 +121,25 @@ def record(
         evidence=Evidence(wording, ip),
     )
 
-    async def add(store: Store) -> tuple[bool, Contact | None]:
+    async def add(store: Store) -> tuple[bool, RecipientFacts]:
         before = await store.contact(address)
         recorded = await store.record_act(address, act)
         if source and (before is None or before.source is None):
             named = Contact(address, source=Source(source))
             await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
-        return recorded, await store.contact(address)
+        return recorded, (await store.facts(Lookups((address,))))[address]
 
     warn_of_unknown_purpose(settings, purpose)
-    recorded, contact = using_store(settings, add)
-    if contact is not None and contact.source is None:
+    recorded, known = using_store(settings, add)
+    if known.contact is not None and known.contact.source is None:
         warn("how the address was obtained is not known, so it is not mailed: say --source")
     if wording is None:
         warn("without a --wording the consent proves nothing, so it allows nothing")
+    for stream, verdict in _still_suppressed(settings, address, purpose, known):
+        warn(
+            f"{address} will still not be mailed on the stream {stream}: {verdict.reason} "
+            f"({verdict.detail}); see smtpproxy suppress show {address}"
+        )
     _print(address, act, recorded, as_json)
 
 
@@ -121,6 +158,7 @@ def withdraw(
 
     It holds against every other basis too, and also when no agreement was on record.
     """
+    warn_of_the_future("--withdrawn-at", withdrawn_at, "it counts from now on all the same")
     act = ConsentAct(purpose, withdrawn_at or now(), withdrawal=True)
     warn_of_unknown_purpose(settings, purpose)
     recorded = using_store(settings, lambda store: store.record_act(address, act))
@@ -131,6 +169,18 @@ def _methods(settings: Settings) -> set[str]:
     """Return every method that a rulebook in use knows, valid or not."""
     rulebooks = settings.rulebooks.values()
     return {name for book in rulebooks for name in book.valid_methods | book.preticked_methods}
+
+
+def _still_suppressed(
+    settings: Settings, address: str, purpose: str, known: RecipientFacts
+) -> Iterator[tuple[str, Verdict]]:
+    """Yield the streams of the purpose on which a suppression outweighs the consent."""
+    for stream in settings.streams.values():
+        if stream.purpose == purpose:
+            rulebook = settings.rulebooks[stream.rulebook]
+            verdict = suppressed(RecipientCase(address, stream, known, rulebook, now()))
+            if verdict is not None:
+                yield stream.name, verdict
 
 
 def _print(address: str, act: ConsentAct, recorded: bool, as_json: bool) -> None:

@@ -126,6 +126,12 @@ def warn(text: str) -> None:
     click.echo(f"warning: {text}", err=True)
 
 
+def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:
+    """Today's date alone, whose last moment is yet to come, is none."""
+    if at is not None and at.date() > now().date():
+        warn(f"{option}: {at:%Y-%m-%d} is in the future; {effect}")
+
+
 def warn_of_unknown_purpose(settings: Settings, purpose: str) -> None:
     """A purpose that no stream has changes nothing for any mail: often it is misspelt."""
     purposes = sorted({stream.purpose for stream in settings.streams.values() if stream.purpose})

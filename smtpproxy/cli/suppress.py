@@ -20,6 +20,7 @@ from smtpproxy.cli.stores import (
     output_option,
     plain_text,
     using_store,
+    warn_of_the_future,
     warn_of_unknown_purpose,
 )
 from smtpproxy.policy.model import Origin, Suppression
@@ -32,7 +33,7 @@ from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults, read_scope
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.store.protocols import LiftedSuppression, Store, SuppressionEntry
 from smtpproxy.terminal import printable
 
 
@@ -88,6 +89,7 @@ def add(
     """Suppress an address from now on. The address itself is not stored."""
     if scope.startswith("purpose:"):
         warn_of_unknown_purpose(settings, scope.removeprefix("purpose:"))
+    warn_of_the_future("--since", since, "it suppresses from now on all the same")
     entry = SuppressionEntry(address, scope, Origin(origin), since or now(), note)
     result = using_store(settings, lambda store: store.add_suppressions([entry]))
     done = (
@@ -154,15 +156,25 @@ def remove(
 @config_option
 @json_option
 def show(settings: Settings, address: str, as_json: bool) -> int:
-    """Show what suppresses an address; exit 1 when nothing does."""
-    found = using_store(settings, lambda store: store.suppressions(address), read_only=True)
+    """Show what suppresses an address, and what was lifted; exit 1 when nothing suppresses it."""
+
+    async def read(store: Store) -> tuple[Sequence[Suppression], Sequence[LiftedSuppression]]:
+        return await store.suppressions(address), await store.lifted_suppressions(address)
+
+    found, lifted = using_store(settings, read, read_only=True)
     if as_json:
-        print_json({"address": address, "suppressions": found})
-    elif not found:
+        print_json({"address": address, "suppressions": found, "lifted": lifted})
+        return 0 if found else 1
+    for suppression in found:
+        click.echo(f"{address}: {_described(suppression)}")
+    if not found:
         click.echo(f"{address}: not suppressed", err=True)
-    else:
-        for suppression in found:
-            click.echo(f"{address}: {_described(suppression)}")
+    for one in lifted:
+        was = Suppression(one.scope, one.origin, one.since, note=one.note)
+        click.echo(
+            f"{address}: lifted on {written_time(one.lifted_at)}: {_described(was)}; "
+            f"reason: {printable(one.reason)}"
+        )
     return 0 if found else 1
 
 

@@ -57,6 +57,23 @@ def test_what_keeps_a_consent_from_counting_is_pointed_out(stored: Stored) -> No
     assert known.stderr == ""
 
 
+def test_a_suppression_that_outweighs_the_consent_is_pointed_out(stored: Stored) -> None:
+    stored.run("suppress", "add", ANNA, "--origin", "complaint", "--since", "2026-02-01")
+    warned = stored.run(*RECORD, *KNOWN).stderr
+    assert f"{ANNA} will still not be mailed on the stream offers: suppressed_complaint" in warned
+    assert f"see smtpproxy suppress show {ANNA}" in warned
+
+
+def test_an_unsubscribe_of_before_gives_way_to_the_consent(stored: Stored) -> None:
+    stored.run("suppress", "add", ANNA, "--origin", "unsubscribe", "--since", "2026-02-01")
+    assert stored.run(*RECORD, *KNOWN).stderr == ""
+
+
+def test_a_withdrawal_of_the_future_counts_now_and_says_so(stored: Stored) -> None:
+    withdraw = ("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at")
+    assert "2999-01-01 is in the future; it counts" in stored.run(*withdraw, "2999-01-01").stderr
+
+
 def test_a_source_that_is_known_is_not_replaced(stored: Stored) -> None:
     stored.run(*RECORD, "--source", "partner")
     stored.run(*RECORD, "--source", "direct")
@@ -86,6 +103,23 @@ def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
             "'telepathy' is none of double_opt_in",
         ),
         (("record", "anna", "--purpose", "x", "--method", "implied"), "'anna': there is no @"),
+        (
+            (
+                "record",
+                ANNA,
+                "--purpose",
+                "offers",
+                "--method",
+                "signed_form",
+                "--given-at",
+                "2999-01-01",
+            ),
+            "'2999-01-01' is in the future",
+        ),
+        (
+            ("record", ANNA, "--purpose", "offers", "--method", "signed_form", "--ip", "nonsense"),
+            "'nonsense' is no IP address such as 192.0.2.7",
+        ),
         (("withdraw", ANNA), "--purpose"),
         (("withdraw", ANNA, "--purpose", "x", "--withdrawn-at", "now"), "'now' is not a time"),
         (("withdraw", ANNA, "--purpose", " "), "--purpose"),

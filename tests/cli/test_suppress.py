@@ -1,6 +1,7 @@
 """`smtpproxy suppress`: what a person sees who runs it."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,34 @@ def test_add_show_and_remove(stored: Stored) -> None:
     )
     assert removed.stdout == f"{ANNA}: lifted: {line}\n"
     shown = stored.run("suppress", "show", ANNA, code=1)
-    assert (shown.stdout, shown.stderr) == ("", f"{ANNA}: not suppressed\n")
+    assert shown.stderr == f"{ANNA}: not suppressed\n"
+    assert shown.stdout.startswith(f"{ANNA}: lifted on 20")
+    assert shown.stdout.endswith(f": {line}; reason: she wrote to us\n")
+
+
+def test_what_was_lifted_is_shown_beside_what_holds(stored: Stored) -> None:
+    stored.run("suppress", "add", ANNA, "--origin", "objection", "--since", DAY_ONE)
+    stored.run("suppress", "add", ANNA, "--origin", "bounce", "--since", DAY_ONE)
+    stored.run("suppress", "remove", ANNA, "--origin", "objection", "--reason", "by letter")
+    shown = stored.json("suppress", "show", ANNA)
+    assert [one["origin"] for one in shown["suppressions"]] == ["bounce"]
+    (lifted,) = shown["lifted"]
+    assert lifted.pop("lifted_at") > "2026"
+    assert lifted == {
+        "scope": "all",
+        "origin": "objection",
+        "since": DAY_ONE,
+        "note": None,
+        "reason": "by letter",
+    }
+
+
+def test_a_suppression_of_the_future_holds_now_and_says_so(stored: Stored) -> None:
+    done = stored.run("suppress", "add", ANNA, "--since", "2999-01-01")
+    assert "--since: 2999-01-01 is in the future; it suppresses from now on" in done.stderr
+    stored.run("suppress", "show", ANNA)
+    today = datetime.now(UTC).date().isoformat()
+    assert stored.run("suppress", "add", "b@people.example", "--since", today).stderr == ""
 
 
 def test_adding_again_says_so(stored: Stored) -> None:
@@ -61,7 +89,7 @@ def test_json(stored: Stored) -> None:
         "note": None,
     }
     shown = stored.json("suppress", "show", ANNA)
-    assert shown == {"address": ANNA, "suppressions": [suppression]}
+    assert shown == {"address": ANNA, "suppressions": [suppression], "lifted": []}
     removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "x")
     assert removed == {"address": ANNA, "lifted": [suppression], "left": []}
     removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "x", code=1)
