@@ -110,6 +110,16 @@ class MemoryStore:
         self._check()
         return tuple(self._lifted.get(self._key.read(address)[1], ()))
 
+    async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        self._check()
+        found = []
+        for entry in entries:
+            wide, exact = self._key.read(entry.address)
+            place = (exact, entry.scope, entry.origin)
+            suppression = self._suppressions.get(wide, {}).get(place)
+            found.append(suppression.since if suppression else None)
+        return found
+
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         self._check()
         for wide, places in sorted(self._suppressions.items()):
@@ -130,6 +140,13 @@ class MemoryStore:
         self._check()
         known = self._contacts.get(canonical(address))
         return known.contact if known else None
+
+    async def profiles(
+        self, addresses: Sequence[str]
+    ) -> Mapping[str, tuple[Contact, datetime | None]]:
+        self._check()
+        found = {address: self._contacts.get(address) for address in addresses}
+        return {name: (known.contact, known.as_of) for name, known in found.items() if known}
 
     async def export_contacts(self) -> AsyncGenerator[Contact, None]:
         self._check()

@@ -134,6 +134,10 @@ class SuppressionStore(Protocol):
         """Return what was lifted of exactly this address, in that order."""
         ...
 
+    async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        """Return for each entry since when the very same suppression stands; None: it does not."""
+        ...
+
     def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         """Yield (key text, suppression): the address itself is not stored.
 
@@ -152,6 +156,12 @@ class ContactStore(Protocol):
         ...
 
     async def contact(self, address: str) -> Contact | None: ...
+
+    async def profiles(
+        self, addresses: Sequence[str]
+    ) -> Mapping[str, tuple[Contact, datetime | None]]:
+        """Return the contacts of canonical addresses, each with the age of its profile."""
+        ...
 
     def export_contacts(self) -> AsyncGenerator[Contact, None]:
         """Yield every contact. The store stays open to writers: it is no single snapshot."""

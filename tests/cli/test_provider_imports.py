@@ -81,3 +81,47 @@ def test_rows_that_are_passed_over_are_counted(stored: Stored) -> None:
     done = stored.json("contact", "import", path)
     assert (done["added"], done["passed"]) == (1, 1)
     stored.run("contact", "show", ANNA, code=1)
+
+
+def test_a_dry_run_writes_nothing(stored: Stored) -> None:
+    path = stored.file(
+        "x.csv",
+        "address,scope,origin,since,note\n"
+        f"{ANNA},all,complaint,2026-01-01,\nmaker@people.example,all,manual,2020-01-01,\n"
+        "x,all,manual,,\n",
+    )
+    result = stored.run("suppress", "import", path, "--dry-run", code=1)
+    assert "1 new, 0 changed, 1 ignored, 0 resurrected, 1 rejected; nothing was written" in (
+        result.stdout
+    )
+    assert "  line 2: all, complaint, since 2026-01-01T23:59:59.999999Z\n" in result.stdout
+    assert "people.example" not in result.stdout  # no terminal looks at it
+    stored.run("suppress", "show", ANNA, code=1)
+    assert not Path(f"{path}.rejected").exists()
+
+
+def test_a_dry_run_shows_addresses_on_a_terminal(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtpproxy.cli.dry_run._on_a_terminal", lambda: True)
+    path = stored.file("x.csv", f"address,scope,origin\n{ANNA},all,complaint\n")
+    result = stored.run("suppress", "import", path, "--dry-run")
+    assert f"  line 2: {ANNA} all, complaint" in result.stdout
+
+
+def test_a_dry_run_says_who_would_be_mailed_again(stored: Stored) -> None:
+    stored.run("suppress", "add", ANNA, "--origin", "unsubscribe", "--since", "2026-03-01")
+    path = stored.file(
+        "people.ndjson",
+        f'{{"address":"{ANNA}","source":"direct","consents":[{{"purpose":"offers",'
+        '"method":"unticked_box","given_at":"2026-04-01T00:00:00Z",'
+        '"evidence":{"wording":"form 3"}}]}\n',
+    )
+    done = stored.json("contact", "import", path, "--dry-run")
+    counts = {name: done[name] for name in ("new", "changed", "ignored", "resurrected", "rejected")}
+    assert counts == {"new": 1, "changed": 0, "ignored": 0, "resurrected": 1, "rejected": 0}
+    (found,) = [one for one in done["samples"] if one["kind"] == "resurrected"]
+    assert found["line"] == 1
+    assert found["what"].startswith("offers: refused as suppressed_unsubscribe, would be allowed")
+    assert "address" not in found
+    stored.run("contact", "show", ANNA, code=1)

@@ -89,6 +89,12 @@ async def export(connection: aiosqlite.Connection) -> AsyncGenerator[Contact, No
         last = page[-1][0]
 
 
+async def stored(connection: aiosqlite.Connection, addresses: list[str]) -> dict[str, Known]:
+    """Return what is known of each address, with the age of its profile."""
+    entries = await _stored(connection, addresses)
+    return {address: entry.known for address, entry in entries.items() if entry.known}
+
+
 async def _stored(connection: aiosqlite.Connection, addresses: list[str]) -> dict[str, _Entry]:
     found = await fetch_all(connection, _BY_ADDRESS, msgspec.json.encode(addresses).decode())
     acts = await _acts(connection, found)

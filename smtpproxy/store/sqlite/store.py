@@ -69,6 +69,11 @@ class SqliteStore:
         async with self._reading() as connection:
             return await suppression_table.lifted(connection, pair)
 
+    async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        hashed = [suppression_table.entry_row(self._key, entry) for entry in entries]
+        async with self._reading() as connection:
+            return await suppression_table.standing(connection, hashed)
+
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         async with (
             self._reading() as connection,
@@ -86,6 +91,13 @@ class SqliteStore:
         name = canonical(address)
         facts = await self._reader.facts(Lookups((name,)))
         return facts[name].contact if name in facts else None
+
+    async def profiles(
+        self, addresses: Sequence[str]
+    ) -> Mapping[str, tuple[Contact, datetime | None]]:
+        async with self._reading() as connection:
+            found = await contact_table.stored(connection, list(addresses))
+        return {name: (known.contact, known.as_of) for name, known in found.items()}
 
     async def export_contacts(self) -> AsyncGenerator[Contact, None]:
         async with (

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 
 import aiosqlite
+import msgspec
 
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.keys import KeyPair, SuppressionKey
@@ -30,6 +31,18 @@ WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?
 """
 _PAGE_SIZE = 2_000
+# ?1 holds the keys, 16 and 32 octets each; ?2 the scope and origin of each, as JSON.
+_STANDING = """
+WITH entry AS (
+    SELECT key AS place,
+           substr(?1, key * 48 + 1, 16) AS wide, substr(?1, key * 48 + 17, 32) AS exact,
+           json_extract(value, '$[0]') AS scope, json_extract(value, '$[1]') AS origin
+    FROM json_each(?2)
+)
+SELECT place, since FROM entry CROSS JOIN suppression
+ON wide_key = wide AND exact_key = exact
+AND suppression.scope = entry.scope AND suppression.origin = entry.origin
+"""
 
 
 def entry_row(key: SuppressionKey, entry: SuppressionEntry) -> Row:
@@ -45,6 +58,18 @@ async def add(connection: aiosqlite.Connection, entries: Sequence[Row]) -> Batch
     written = await run_many(connection, _ADD, sorted(entries, key=lambda row: row[:2]))
     added = (await fetch_all(connection, _COUNT))[0][0] - before
     return BatchResult(added, written - added, len(entries) - written)
+
+
+async def standing(
+    connection: aiosqlite.Connection, entries: Sequence[Row]
+) -> list[datetime | None]:
+    """Return since when each entry stands already; None where it does not."""
+    keys = b"".join([wide + exact for wide, exact, *_ in entries])
+    kinds = msgspec.json.encode([(row[2], row[3]) for row in entries]).decode()
+    found: list[datetime | None] = [None] * len(entries)
+    for place, since in await fetch_all(connection, _STANDING, keys, kinds):
+        found[place] = from_micros(since)
+    return found
 
 
 async def lift(

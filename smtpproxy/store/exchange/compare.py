@@ -1,0 +1,221 @@
+"""What an import would change, without changing it."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import (
+    Action,
+    Contact,
+    Lookups,
+    RecipientFacts,
+    Rulebook,
+    Stream,
+    StreamClass,
+    Transaction,
+    Verdict,
+)
+from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
+from smtpproxy.store.exchange.run import BATCH_ROWS
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.merge import Known, merge
+from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+
+T = TypeVar("T")
+
+Kind = Literal["new", "changed", "ignored", "resurrected", "rejected"]
+SAMPLES = 5  # of each kind
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What one line would do. `address` is empty where the line has none."""
+
+    kind: Kind
+    line: int
+    address: str
+    what: str
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What a whole file would do, with the first lines of each kind.
+
+    `resurrected` are counted beside: such a line is new or changed too. Lines of one
+    address that are far apart are each compared with the store alone.
+    """
+
+    lines: int = 0
+    passed: int = 0
+    counts: dict[Kind, int] = field(
+        default_factory=lambda: {
+            "new": 0, "changed": 0, "ignored": 0, "resurrected": 0, "rejected": 0,
+        }
+    )  # fmt: skip
+    samples: list[Difference] = field(default_factory=list)
+
+    def add(self, difference: Difference) -> None:
+        self.counts[difference.kind] += 1
+        if self.counts[difference.kind] <= SAMPLES:
+            self.samples.append(difference)
+
+
+Compare = Callable[[Sequence[Read[T]]], Awaitable[Iterable[Difference]]]
+
+
+async def compare(
+    contents: Contents[T], differences: Compare[T], tick: Callable[[int], None]
+) -> Comparison:
+    """Compare every line, in batches. `tick` is told the lines done so far."""
+    done = Comparison()
+    batch: list[Read[T]] = []
+    for item in contents.items:
+        done.lines += 1
+        if isinstance(item, Rejected):
+            done.add(Difference("rejected", item.number, "", item.reason))
+        elif isinstance(item, Passed):
+            done.passed += 1
+        else:
+            batch.append(item)
+        if len(batch) == BATCH_ROWS:
+            await _take(batch, differences, done)
+            batch = []
+            tick(done.lines)
+    if batch:
+        await _take(batch, differences, done)
+    tick(done.lines)
+    return done
+
+
+async def _take(batch: list[Read[T]], differences: Compare[T], done: Comparison) -> None:
+    try:
+        for difference in await differences(batch):
+            done.add(difference)
+    except ValueError as error:
+        if len(batch) == 1:
+            done.add(Difference("rejected", batch[0].number, "", str(error)))
+            return
+        for one in batch:  # find the entries that the store itself does not take
+            await _take([one], differences, done)
+
+
+class SuppressionComparison:
+    """A suppression is new, moves one forward in time, or changes nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def __call__(self, batch: Sequence[Read[SuppressionEntry]]) -> list[Difference]:
+        """Raises ValueError when the store does not take an entry."""
+        stored = await self._store.standing([one.value for one in batch])
+        seen: dict[tuple[str, str, str], datetime] = {}
+        return [
+            self._difference(one, since, seen) for one, since in zip(batch, stored, strict=True)
+        ]
+
+    def _difference(
+        self,
+        one: Read[SuppressionEntry],
+        stored: datetime | None,
+        seen: dict[tuple[str, str, str], datetime],
+    ) -> Difference:
+        entry = one.value
+        place = (entry.address, entry.scope, str(entry.origin))
+        since = seen.get(place, stored)
+        what = f"{entry.scope}, {entry.origin}, since {written_time(entry.since)}"
+        if since is None:
+            kind: Kind = "new"
+        elif entry.since > since:
+            kind, what = "changed", f"{what}, before it was {written_time(since)}"
+        else:
+            kind, what = "ignored", f"{what}: stands since {written_time(since)}"
+        seen[place] = max(entry.since, since) if since else entry.since
+        return Difference(kind, one.number, entry.address, what)
+
+
+class ContactComparison:
+    """A contact is new, changed or as it was; and it may make somebody mailable again."""
+
+    def __init__(
+        self, store: Store, streams: Iterable[tuple[Stream, Rulebook]], now: datetime
+    ) -> None:
+        self._store = store
+        self._streams = [pair for pair in streams if pair[0].stream_class is StreamClass.MARKETING]
+        self._now = now
+
+    async def __call__(self, batch: Sequence[Read[ContactUpdate]]) -> list[Difference]:
+        addresses = tuple(dict.fromkeys(one.value.contact.address for one in batch))
+        profiles = await self._store.profiles(addresses)
+        facts = await self._store.facts(Lookups(addresses, contacts=False))
+        known = {address: Known(*profile) for address, profile in profiles.items()}
+        found = []
+        for one in batch:
+            address = one.value.contact.address
+            before = known.get(address)
+            merged = merge(before, one.value)
+            known[address] = merged.known
+            found.append(_of_contact(one, before, merged.changed, merged.older))
+            bars = facts[address] if address in facts else RecipientFacts()
+            again = self._mailable_again(address, bars, before, merged.known.contact)
+            if again:
+                found.append(Difference("resurrected", one.number, address, again))
+        return found
+
+    def _mailable_again(
+        self, address: str, bars: RecipientFacts, before: Known | None, after: Contact
+    ) -> str:
+        """Return on which streams this line would let mail through to who is kept from it."""
+        withdrawn = before is not None and any(act.withdrawal for act in before.contact.acts)
+        if not bars.suppressions and not withdrawn:
+            return ""
+        contact = before.contact if before else None
+        return "; ".join(
+            [
+                f"{stream.name}: refused as {was.reason}, would be allowed by {now.basis}"
+                for stream, rulebook in self._streams
+                if (was := self._verdict(address, bars, contact, stream, rulebook)).action
+                is not Action.ALLOW
+                and (now := self._verdict(address, bars, after, stream, rulebook)).action
+                is Action.ALLOW
+            ]
+        )
+
+    def _verdict(
+        self,
+        address: str,
+        bars: RecipientFacts,
+        contact: Contact | None,
+        stream: Stream,
+        rulebook: Rulebook,
+    ) -> Verdict:
+        facts = {address: RecipientFacts(bars.suppressions, contact)}
+        asked = Transaction((stream,), (address,))
+        return judge(asked, facts, rulebook, self._now).recipients[0]
+
+
+def _of_contact(
+    one: Read[ContactUpdate], before: Known | None, changed: bool, older: bool
+) -> Difference:
+    address = one.value.contact.address
+    if before is None:
+        return Difference("new", one.number, address, "no contact yet")
+    if older:
+        what = "its profile is no newer than the stored one"
+        if changed:
+            what += "; only purchases and consents are added"
+        return Difference("changed" if changed else "ignored", one.number, address, what)
+    if changed:
+        return Difference("changed", one.number, address, _changes(before.contact, one.value))
+    return Difference("ignored", one.number, address, "nothing that is not known")
+
+
+def _changes(before: Contact, update: ContactUpdate) -> str:
+    told = update.contact
+    names = [name for name in sorted(update.given) if getattr(told, name) != getattr(before, name)]
+    names += [f"{len(new)} consent acts" for new in [set(told.acts) - set(before.acts)] if new]
+    names += [
+        f"{len(new)} purchases" for new in [set(told.purchases) - set(before.purchases)] if new
+    ]
+    return ", ".join(names)
