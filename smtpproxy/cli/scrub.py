@@ -98,7 +98,12 @@ def command(
     chosen = settings.streams[stream]
     rulebook = settings.rulebooks[chosen.rulebook]
     occasion = Occasion(chosen, rulebook, at or now(), as_of=at is not None)
-    findings = _scrub(settings, list_path, form, column, occasion, places)
+    try:
+        findings = _scrub(settings, list_path, form, column, occasion, places)
+    except OSError as error:
+        if error.filename is not None or isinstance(error, BrokenPipeError):
+            raise
+        fail(f"the list cannot be read or a file not be written: {error.strerror}")
     if as_json:
         print_json(findings.as_object())
     else:
@@ -180,19 +185,30 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a read that waits for input: asyncio would wait for the input first."""
+    """Let Ctrl-C, or whoever ends this process, end it at once and in order.
+
+    asyncio would first wait for a read that waits for input; and drafts would be left
+    behind, with people's addresses in them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, _interrupt)
+    before = {
+        number: signal.signal(number, _end)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
 
 
 def _free_console(output: Path | None) -> Console:

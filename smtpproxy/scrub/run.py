@@ -24,10 +24,18 @@ class Outputs:
     allowed: Sequence[BinaryIO] = ()
     refused: Sequence[BinaryIO] = ()  # and deferred
 
+    @property
+    def _files(self) -> Sequence[BinaryIO]:
+        return (*self.every, *self.allowed, *self.refused)
+
     def write_header(self, header: bytes | None) -> None:
         if header is not None:
-            for file in (*self.every, *self.allowed, *self.refused):
+            for file in self._files:
                 file.write(header + b"\n")
+
+    def flush(self) -> None:
+        for file in self._files:
+            file.flush()
 
 
 class Scrub:
@@ -66,6 +74,7 @@ class Scrub:
                 batch, octets = [], 0
         if batch:
             await self._judge(store, batch)
+        self._outputs.flush()
         self._tick(self.counts)
 
     async def _judge(self, store: FactReader, batch: Sequence[Entry]) -> None:

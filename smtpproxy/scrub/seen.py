@@ -15,7 +15,7 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self._table = array("Q", bytes(8 * _LEAST))
+        self._table = array("Q", [0]) * _LEAST
         self._mask = _LEAST - 1
         self._count = 0
 
@@ -45,7 +45,7 @@ class Seen:
 
     def _grow(self) -> None:
         size = 2 * (self._mask + 1)
-        table = array("Q", bytes(8 * size))
+        table = array("Q", [0]) * size
         for mark in self._table:
             if mark:
                 self._put(table, size - 1, mark)

@@ -260,7 +260,31 @@ def test_wrong_usage(bench: Bench, tmp_path: Path, arguments: Sequence[str], par
     assert part in " ".join(told.split())
 
 
-def test_ctrl_c_leaves_no_file_and_those_of_before(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", ["-", "/dev/full"])
+def test_a_full_disk_is_told_and_no_other_file_is_there(
+    bench: Bench, tmp_path: Path, output: str
+) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text(EVERYBODY)
+    arguments = ("scrub", str(listed), "--stream", "offers", "--output", output,
+                 "--allowed", str(tmp_path / "allowed.csv"),
+                 "--config", str(bench.relay.config_path))  # fmt: skip
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=30, check=False
+        )
+    assert done.returncode == 1
+    assert b"No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [listed]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_who_is_interrupted_leaves_no_file_but_those_of_before(
+    bench: Bench, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     old = tmp_path / "out.csv"
     old.write_text("of before\n")
     arguments = ("scrub", "-", "--stream", "offers", "--output", str(old),
@@ -274,8 +298,8 @@ def test_ctrl_c_leaves_no_file_and_those_of_before(bench: Bench, tmp_path: Path)
         process.stdin.write(b"consent@people.example\nnobody\n")
         process.stdin.flush()
         wait_for(lambda: len(list(tmp_path.iterdir())) == 3, "the drafts to be there")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        process.send_signal(number)
+        assert process.wait(10) == code
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
     assert list(tmp_path.iterdir()) == [old]
