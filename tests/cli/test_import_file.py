@@ -176,6 +176,13 @@ class TestInput:
         assert error == "permission denied"
         assert as_nobody("input_file('/no/such/file')") == "No such file"
 
+    def test_a_mapping_for_ndjson_is_a_mistake(self, stored: Stored) -> None:
+        mapping = stored.file("mapping.toml", "[columns]\nMail = 'address'\n")
+        path = stored.file("people.ndjson", '{"address":"anna@people.example"}\n')
+        error = stored.run("contact", "import", path, "--mapping", mapping, code=1).stderr
+        assert "this is NDJSON" in error
+        assert "give no --mapping" in error
+
     def test_a_file_that_is_not_there_is_wrong_usage(self, stored: Stored) -> None:
         error = stored.run("suppress", "import", "no-such-file", code=2).stderr
         assert "'no-such-file': No such file or directory" in error

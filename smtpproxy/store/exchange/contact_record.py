@@ -198,6 +198,30 @@ _KNOWN = {
 }
 
 
+_WORDED = (
+    (r".* matching regex .*", "holds a line end or another control character"),
+    (r".* of length >= 1.*", "is empty"),
+    (r".* of length <= (\d+).*", r"has more than \1 characters"),
+    (r"Expected `datetime` with a timezone component", "has no time zone"),
+    (r"Invalid RFC3339 encoded datetime", "is not a time"),
+    (r"Expected `object.*", "is not an object"),
+    (r"Expected `array.*", "is not a list"),
+    (r"Expected `bool.*", "is neither true nor false"),
+    (r"Expected `str.*", "is not text"),
+    (r"Expected `datetime.*", "is not a time"),
+    (r"Invalid enum value '?(.*?)'?", r"'\1' is unknown"),
+    (r"Object missing required field `(\w+)`", r"the field `\1` is missing"),
+)
+
+
+def _in_words(text: str) -> str:
+    """Say what msgspec found without its types and patterns."""
+    for pattern, words in _WORDED:
+        if match := re.fullmatch(pattern, text):
+            return match.expand(words)
+    return (text[:1].lower() + text[1:]).removeprefix("object ")
+
+
 def explain(error: Exception) -> str:
     """Return the error in words that name the field and what would be right."""
     text, _, path = str(error).partition(" - at `$")
@@ -207,7 +231,7 @@ def explain(error: Exception) -> str:
     if not path and text.startswith("Expected `object`"):
         return 'not a JSON object; a line looks like {"address": "a@b.example"}'
     name = re.sub(r"\[.*?\]", "", path).rpartition(".")[2]
-    wrong = (text[:1].lower() + text[1:]).removeprefix("object ")
+    wrong = _in_words(text)
     where = f"{path}: " if path else ""
     if "unknown field" in wrong and name in _KNOWN:
         return f"{where}{wrong}; known are {', '.join(_KNOWN[name].__struct_fields__)}"

@@ -44,6 +44,11 @@ def read_header(line: Line, delimiter: str | None = None) -> Header:
     Raises:
         ImportFault: it is no list of different names.
     """
+    if line.content.lstrip().startswith(b'{"'):
+        raise ImportFault(
+            f"line {line.number}: this is NDJSON (one JSON object a line), not CSV: say "
+            "--format ndjson, and give no --mapping, which is about columns"
+        )
     try:
         text = decoded(line.content)
         delimiter = delimiter or max(_DELIMITERS, key=text.count)

@@ -18,18 +18,25 @@ KEY_PREFIX = "hmac:"
 _SCOPE = re.compile(
     r"all|marketing|purpose:[^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\x00-\x20\x7f])?"
 )
+_SCOPES = "all, marketing and purpose:NAME"
 _ORIGINS = {str(origin): origin for origin in Origin}
 
 
 def read_scope(text: str) -> str:
     """Raises `ValueError` when it is no scope."""
+    if not text:
+        raise ValueError(f"scope: there is none; fill it in, or say --scope: {_SCOPES}")
     if _SCOPE.fullmatch(text) is None:
-        raise ValueError(f"scope: {text[:40]!r} is none of all, marketing and purpose:NAME")
+        raise ValueError(f"scope: {text[:40]!r} is none of {_SCOPES}")
     return text
 
 
 def read_origin(text: str) -> Origin:
     """Raises `ValueError` when it is no origin."""
+    if not text:
+        raise ValueError(
+            f"origin: there is none; fill it in, or say --origin: {', '.join(_ORIGINS)}"
+        )
     if text not in _ORIGINS:
         raise ValueError(f"origin: {text[:40]!r} is none of {', '.join(_ORIGINS)}")
     return _ORIGINS[text]
@@ -98,7 +105,7 @@ def read_record(content: bytes, defaults: Defaults) -> SuppressionEntry:
     try:
         record = _decode(content)
     except msgspec.MsgspecError as error:
-        raise ValueError(f"{error}; the fields are {', '.join(COLUMNS)}, all text") from None
+        raise ValueError(_explained(error)) from None
     return defaults.entry(
         record.address,
         record.scope or "",
@@ -106,6 +113,19 @@ def read_record(content: bytes, defaults: Defaults) -> SuppressionEntry:
         record.since or "",
         record.note or "",
     )
+
+
+def _explained(error: Exception) -> str:
+    """Return the error in words that name the field."""
+    text, _, path = str(error).partition(" - at `$")
+    name = path.rstrip("`").lstrip(".")
+    if "unknown field" in text:
+        return f"{text}; the fields are {', '.join(COLUMNS)}"
+    if name:
+        return f"{name}: must be text"
+    if "missing required field" in text:
+        return "the field `address` is missing"
+    return 'not a JSON object on one line, like {"address": "a@b.example", "scope": "all"}'
 
 
 def csv_line(address: str, suppression: Suppression) -> str:

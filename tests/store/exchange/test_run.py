@@ -91,6 +91,10 @@ def test_a_line_in_another_encoding_is_put_aside(importing: Importing) -> None:
         ),
         (b"mail,scope\nanna@people.example,all\n", "no column `address`"),
         (b'"address,scope\nanna@people.example,all\n', "header cannot be read"),
+        (
+            b'{"address":"anna@people.example"}\n',
+            "this is NDJSON (one JSON object a line), not CSV",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_at_all_says_why(
@@ -138,10 +142,13 @@ def test_without_since_the_time_of_the_file_counts(importing: Importing) -> None
 @pytest.mark.parametrize(
     ("cells", "part"),
     [
-        (b"anna@people.example,,complaint,,", "scope"),
+        (b"anna@people.example,,complaint,,", "scope: there is none; fill it in, or say --scope"),
         (b"anna@people.example,purpose:,complaint,,", "scope"),
         (b"anna@people.example,Marketing,complaint,,", "scope"),
-        (b"anna@people.example,all,,,", "origin: '' is none of unsubscribe, complaint"),
+        (
+            b"anna@people.example,all,,,",
+            "origin: there is none; fill it in, or say --origin: unsubscribe",
+        ),
         (b"anna@people.example,all,spam,,", "origin: 'spam'"),
         (b"anna@people.example,all,complaint,1.3.2025,", "since: '1.3.2025' is not a time"),
         (
