@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from heapq import nlargest
-from typing import Any
 
 import click
 from rich.table import Table
 
+from smtpproxy.cli.audit_export import export
+from smtpproxy.cli.audit_record import as_object
+from smtpproxy.cli.audit_replay import replay_command
+from smtpproxy.cli.audit_verify import anchor, verify
 from smtpproxy.cli.common import (
     audit_folder,
     config_option,
@@ -26,7 +29,11 @@ from smtpproxy.terminal import printable
 
 @click.group()
 def command() -> None:
-    """Read the audit log: every decision, with what it was based on."""
+    """The record of every decision: read it, prove it, judge it again."""
+
+
+for subcommand in (export, verify, anchor, replay_command):
+    command.add_command(subcommand)
 
 
 @command.command()
@@ -79,7 +86,7 @@ def show(
         newest = nlargest(limit + 1, found, key=lambda record: record.decided.at)
         records, more = newest[:limit][::-1], len(newest) > limit
     if as_json:
-        print_json([_as_object(record) for record in records])
+        print_json([as_object(record) for record in records])
     elif decision_id is not None:
         for record in records:
             _print_record(record)
@@ -93,47 +100,6 @@ def show(
         fail(f"no decision {decision_id} is on record")
     click.echo("No decision on record is like that.", err=True)
     return 0
-
-
-def _as_object(record: Record) -> dict[str, Any]:
-    decided, message = record.decided, record.decided.decision.message
-    return {
-        "id": decided.id,
-        "at": decided.at,
-        "stage": decided.stage,
-        "listener": decided.client.listener,
-        "peer": decided.client.peer,
-        "helo": decided.client.helo,
-        "mail_from": decided.reverse_path,
-        "message_id": decided.message_id,
-        "subject": decided.subject,
-        "from": decided.header_from,
-        "size": decided.size,
-        "stream": decided.decision.stream.name,
-        "rulebook": decided.decision.rulebook,
-        "observed": decided.observed,
-        "undecided": decided.undecided,
-        "message": message and {"verdict": message.action, "reason": message.reason},
-        "recipients": [
-            {
-                "address": entry.address,
-                "verdict": entry.verdict.action,
-                "reason": entry.verdict.reason,
-                "basis": entry.verdict.basis,
-                "rule": entry.verdict.rule,
-                "detail": entry.verdict.detail,
-                "facts": decided.facts.get(entry.canonical),
-            }
-            for entry in decided.recipients
-        ],
-        "relayed": decided.relayed,
-        "upstream": record.outcome
-        and {
-            "at": record.outcome.at,
-            "code": record.outcome.code,
-            "reply": record.outcome.reply,
-        },
-    }
 
 
 def _print_table(records: Sequence[Record]) -> None:

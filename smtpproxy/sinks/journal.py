@@ -4,7 +4,7 @@ One file a worker, append-only, a JSON object a line, each chained to the line b
 new file is begun at each start and above a size. A write is in the operating system's
 hands when `commit` returns, which outlives the process (kill -9); with `sync = "disk"` it
 is on the disk, which outlives the machine, and all that wait share one fdatasync.
-docs/adr/0003-audit-journal.md says why it is a file, 0006-audit-chain.md why it is chained
+docs/adr/0003-audit-journal.md says why it is a file, 0007-audit-chain.md why it is chained
 as it is.
 """
 

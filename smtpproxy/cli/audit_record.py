@@ -1,0 +1,129 @@
+"""A record of the audit log as programs get it: one JSON object, or a CSV row a recipient."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from smtpproxy.sinks.journal_lines import is_erased
+from smtpproxy.sinks.journal_reader import Record
+from smtpproxy.store.exchange.times import written_time
+
+CSV_COLUMNS = (
+    "id",
+    "at",
+    "stage",
+    "listener",
+    "stream",
+    "class",
+    "purpose",
+    "rulebook",
+    "recipient",
+    "verdict",
+    "reason",
+    "basis",
+    "rule",
+    "detail",
+    "message_verdict",
+    "message_reason",
+    "observed",
+    "relayed",
+    "upstream_at",
+    "upstream_code",
+    "upstream_reply",
+    "mail_from",
+    "from",
+    "subject",
+    "message_id",
+    "size",
+    "file",
+    "row",
+    "hash",
+)
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def as_object(record: Record) -> dict[str, Any]:
+    """Everything that is on record, for JSON."""
+    decided, message = record.decided, record.decided.decision.message
+    outcome, place = record.outcome, record.place
+    return {
+        "id": decided.id,
+        "at": decided.at,
+        "stage": decided.stage,
+        "listener": decided.client.listener,
+        "peer": decided.client.peer,
+        "helo": decided.client.helo,
+        "mail_from": decided.reverse_path,
+        "message_id": decided.message_id,
+        "subject": decided.subject,
+        "from": decided.header_from,
+        "size": decided.size,
+        "stream": decided.decision.stream.name,
+        "rulebook": decided.decision.rulebook,
+        "observed": decided.observed,
+        "undecided": decided.undecided,
+        "message": message and {"verdict": message.action, "reason": message.reason},
+        "recipients": [
+            {
+                "address": entry.address,
+                "verdict": entry.verdict.action,
+                "reason": entry.verdict.reason,
+                "basis": entry.verdict.basis,
+                "rule": entry.verdict.rule,
+                "detail": entry.verdict.detail,
+                "facts": decided.facts.get(entry.canonical),
+                "erased": is_erased(entry),
+            }
+            for entry in decided.recipients
+        ],
+        "relayed": decided.relayed,
+        "upstream": outcome
+        and {"at": outcome.at, "code": outcome.code, "reply": outcome.reply},
+        "proof": place and {"file": place.file, "row": place.n, "hash": place.hash},
+    }  # fmt: skip
+
+
+def as_rows(record: Record) -> Iterator[list[str]]:
+    """One row for each recipient, in the order of `CSV_COLUMNS`."""
+    decided, outcome, place = record.decided, record.outcome, record.place
+    decision, stream = decided.decision, decided.decision.stream
+    for entry in decided.recipients:
+        verdict, message = entry.verdict, decision.message
+        cells: list[object] = [
+            decided.id,
+            written_time(decided.at),
+            decided.stage,
+            decided.client.listener,
+            stream.name,
+            stream.stream_class,
+            stream.purpose,
+            decision.rulebook,
+            entry.address,
+            verdict.action,
+            verdict.reason,
+            verdict.basis,
+            verdict.rule,
+            verdict.detail,
+            message and message.action,
+            message and message.reason,
+            "yes" if decided.observed else "no",
+            "yes" if decided.relayed else "no",
+            outcome and written_time(outcome.at),
+            outcome and outcome.code,
+            outcome and outcome.reply,
+            decided.reverse_path,
+            decided.header_from,
+            decided.subject,
+            decided.message_id,
+            decided.size,
+            place and place.file,
+            place and place.n,
+            place and place.hash,
+        ]
+        yield [_cell(cell) for cell in cells]
+
+
+def _cell(value: object) -> str:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

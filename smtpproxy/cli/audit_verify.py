@@ -1,0 +1,191 @@
+"""`smtpproxy audit verify` and `audit anchor`: is the record as it was written?"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from smtpproxy.cli.common import (
+    audit_folder,
+    config_option,
+    fail,
+    json_option,
+    moment,
+    print_json,
+)
+from smtpproxy.cli.stores import now
+from smtpproxy.settings import Settings
+from smtpproxy.sinks import anchors, journal_verify
+from smtpproxy.sinks.chain import Head
+from smtpproxy.sinks.findings import Finding, Report
+from smtpproxy.sinks.journal_lines import After
+from smtpproxy.terminal import printable
+
+_SHOWN = 100
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@click.command()
+@click.option("--since", type=moment, metavar="TIME", help="Only files with lines since then.")
+@click.option("--until", type=moment, metavar="TIME", help="Only files with lines before then.")
+@click.option(
+    "--anchors",
+    "kept",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Anchors that were kept elsewhere: lines of the log, or of `audit anchor --json`.",
+)
+@json_option
+@config_option
+def verify(
+    settings: Settings,
+    since: datetime | None,
+    until: datetime | None,
+    kept: Path | None,
+    as_json: bool,
+) -> int:
+    """Find what was changed, removed, added, moved or cut off, and say where.
+
+    Follows the hashes from line to line and holds them against the anchors. Exits with 1
+    when anything is wrong. Works while the relay runs.
+    """
+    folder = audit_folder(settings)
+    elsewhere = _read_kept(kept) if kept is not None else []
+    with _bar(journal_verify.size(folder, since, until)) as looked:
+        report = journal_verify.verify(
+            folder, since=since, until=until, kept=elsewhere, looked=looked
+        )
+    if as_json:
+        print_json(report_object(report))
+    else:
+        _print(report)
+    return 1 if report.wrong else 0
+
+
+@click.command()
+@json_option
+@config_option
+def anchor(settings: Settings, as_json: bool) -> None:
+    """Write down where the record stands now, and print it, to be kept elsewhere.
+
+    Put what is printed where nobody who may write this machine's files can change it: a
+    ticket, a mail, a notary. `audit verify --anchors FILE` compares it later.
+    """
+    folder = audit_folder(settings)
+    if not folder.is_dir():
+        fail("nothing is on record yet")
+    taken = anchors.take(folder, "asked", now())
+    if taken is None or not taken.row.heads:
+        fail("nothing is on record yet")
+    if as_json:
+        heads = {slot: _head(head) for slot, head in taken.row.heads.items()}
+        found = {"at": taken.row.at, "n": taken.n, "hash": taken.hash, "heads": heads}
+        print_json(found, one_line=True)
+        return
+    click.echo(f"anchor {taken.n} of {taken.row.at:%Y-%m-%d %H:%M:%S} UTC: {taken.hash}")
+    for slot, head in taken.row.heads.items():
+        click.echo(f"worker {slot}: row {head.n} in {head.file}: {head.hash}")
+
+
+def _head(head: After) -> dict[str, Any]:
+    return {"file": head.file, "n": head.n, "hash": head.hash}
+
+
+def _read_kept(path: Path) -> list[Head]:
+    """Read the anchors of a log or of `audit anchor --json`; other lines are passed over."""
+    found = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            start = line.find("{")
+            try:
+                entry = json.loads(line[start:]) if start >= 0 else None
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and "heads" in entry:
+                n, hash = entry.get("n"), entry.get("hash")
+                if isinstance(n, int) and isinstance(hash, str) and _HASH.fullmatch(hash):
+                    found.append(Head(n, hash))
+    if not found:
+        fail(f"{path}: no anchor in it; expected lines of the log or of audit anchor --json", 2)
+    return found
+
+
+def report_object(report: Report) -> dict[str, Any]:
+    """What was found, for JSON."""
+    return {
+        "sound": not report.wrong,
+        "wrong": report.wrong,
+        "files": report.files,
+        "lines": report.lines,
+        "decisions": report.decisions,
+        "erased": report.erased,
+        "anchors": report.anchors,
+        "compared": report.compared,
+        "heads": {str(slot): {"n": h.n, "hash": h.hash} for slot, h in report.heads.items()},
+        "counts": {kind.value: count for kind, count in report.counts.items()},
+        "findings": [
+            {
+                "kind": finding.kind,
+                "wrong": finding.kind.wrong,
+                "file": finding.file,
+                "line": finding.line,
+                "row": finding.n,
+                "id": finding.id,
+                "what": finding.what,
+                "meaning": finding.meaning,
+            }
+            for finding in report.findings
+        ],
+    }
+
+
+def _print(report: Report) -> None:
+    click.echo(
+        f"{report.files:,} files, {report.lines:,} rows, {report.decisions:,} decisions; "
+        f"{report.anchors:,} anchors, {report.compared:,} of them compared"
+    )
+    for slot, head in report.heads.items():
+        click.echo(f"worker {slot}: verified up to row {head.n}, {head.hash}")
+    for finding in report.notes():
+        click.echo(f"note: {printable(finding.file)}: {finding.what}. {finding.meaning}")
+    faults = list(report.faults())
+    for finding in faults[:_SHOWN]:
+        click.echo(f"{_where(finding)}: {finding.kind}: {printable(finding.what)}")
+        click.echo(f"  {finding.meaning}")
+    if len(faults) > _SHOWN:
+        click.echo(f"… and {report.wrong - _SHOWN:,} more: see --json")
+    if report.wrong:
+        click.echo(f"wrong: {report.wrong:,}")
+    else:
+        click.echo("nothing is wrong")
+
+
+def _where(finding: Finding) -> str:
+    words = [printable(finding.file)]
+    if finding.line is not None:
+        words.append(f"line {finding.line}")
+    if finding.n is not None:
+        words.append(f"row {finding.n}")
+    if finding.id is not None:
+        words.append(f"decision {finding.id}")
+    return ", ".join(words)
+
+
+@contextmanager
+def _bar(octets: int) -> Iterator[Callable[[int], None]]:
+    """Yield what is told of octets; it shows nothing when nobody is looking."""
+    if not sys.stderr.isatty():
+        yield lambda looked: None
+        return
+    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=octets)
+        yield lambda looked: bar.advance(task, looked)
