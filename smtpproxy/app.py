@@ -11,13 +11,13 @@ from smtpproxy.process.supervisor import Supervisor
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 
 
 def serve(settings: Settings) -> int:
     """Run the relay until it is told to end; return the exit code.
 
-    0 after a drain, 1 when it could not start.
+    0 after a drain, 1 when it could not start, 2 when it is not configured to.
     """
     configure_logging(settings.server, process="supervisor")
     try:
@@ -25,7 +25,7 @@ def serve(settings: Settings) -> int:
         sockets = _listen(settings)
     except (CannotListen, StoreUnavailable, OSError) as error:
         print(f"smtpproxy: cannot start: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code if isinstance(error, StoreMisconfigured) else 1
     return asyncio.run(_supervise(settings, sockets))
 
 

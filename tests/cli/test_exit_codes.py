@@ -1,0 +1,98 @@
+"""The same cause ends every command with the same code."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from smtpproxy.cli import main
+from tests.cli.stored import Stored
+
+ANNA = "anna@people.example"
+READING = [
+    ("suppress", "show", ANNA),
+    ("suppress", "export"),
+    ("contact", "show", ANNA),
+    ("contact", "export"),
+    ("explain", "MESSAGE", "--mail-from", "a@b.example", "--rcpt", ANNA),
+    ("scrub", "LIST", "--stream", "offers"),
+]
+WRITING = [
+    ("suppress", "add", ANNA),
+    ("suppress", "remove", ANNA, "--all", "--reason", "x"),
+    ("suppress", "import", "LIST", "--scope", "all", "--origin", "manual"),
+    ("contact", "erase", ANNA),
+    ("contact", "import", "LIST"),
+    ("consent", "withdraw", ANNA, "--purpose", "offers"),
+]
+NAMES = [" ".join(arguments[:2]) for arguments in READING + WRITING]
+
+
+@pytest.fixture
+def stored() -> Iterator[Stored]:
+    """In a folder that everybody may enter, unlike those that pytest makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Stored(Path(folder))
+
+
+def filled_in(stored: Stored, arguments: tuple[str, ...]) -> list[str]:
+    files = {
+        "LIST": stored.file("list.csv", f"address\n{ANNA}\n"),
+        "MESSAGE": stored.file("message.eml", "From: a@b.example\nSubject: x\n\nx\n"),
+    }
+    return [files.get(argument, argument) for argument in arguments]
+
+
+@pytest.mark.parametrize("arguments", READING, ids=NAMES[: len(READING)])
+def test_no_database_yet_is_1(stored: Stored, arguments: tuple[str, ...]) -> None:
+    result = stored.run(*filled_in(stored, arguments), code=1)
+    assert "there is no database yet" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [*READING, *WRITING, ("serve",)], ids=[*NAMES, "serve"])
+def test_another_key_is_2(stored: Stored, arguments: tuple[str, ...]) -> None:
+    stored.run("suppress", "add", ANNA)
+    (key,) = stored.folder.rglob("suppression.key")
+    key.write_text(f"1 {'ab' * 32}\n")
+    result = stored.run(*filled_in(stored, arguments), code=2)
+    assert "another key" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as somebody else")
+@pytest.mark.parametrize(
+    "arguments", [*READING, *WRITING, ("audit", "show"), ("serve",)],
+    ids=[*NAMES, "audit show", "serve"],
+)  # fmt: skip
+def test_a_missing_permission_is_1(stored: Stored, arguments: tuple[str, ...]) -> None:
+    stored.run("suppress", "add", ANNA)
+    command = [*filled_in(stored, arguments), "--config", str(stored.config_path)]
+    for file in stored.folder.iterdir():
+        file.chmod(0o700 if file.is_dir() else 0o644)
+    code, error = as_nobody(command)
+    assert (code, "ermission denied" in error or "must belong" in error) == (1, True), error
+    assert error.count("\n") == 1
+
+
+def as_nobody(command: list[str]) -> tuple[int, str]:
+    """Run a command in a child without rights; return its exit code and stderr."""
+    CliRunner().invoke(main, [*command, "--help"])  # loads what nobody may not read
+    read_end, write_end = os.pipe()
+    if (child := os.fork()) == 0:
+        code = 99
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            result = CliRunner().invoke(main, command)
+            os.write(write_end, result.stderr.encode())
+            code = result.exit_code
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with os.fdopen(read_end) as told:
+        error = told.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), error
