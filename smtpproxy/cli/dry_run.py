@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -15,6 +15,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import Compare, Comparison, Difference, Kind, compare
 from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.run import Format, format_of
+from smtpproxy.store.exchange.source import Source
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import printable
 
@@ -53,7 +54,7 @@ def show_difference(
     Addresses are shown to who looks at a terminal: elsewhere samples have line numbers.
     """
     start = time.monotonic()
-    with _opened(path) as file:
+    with closing(Source(path)) as file:
         try:
             contents = open_contents(file, file_format or format_of(path, file.peek(64)))
             for notice in contents.notices:
@@ -70,12 +71,6 @@ def show_difference(
     else:
         _print(path, done)
     return 1 if done.counts["rejected"] else 0
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    with open(0 if path == Path("-") else path, "rb", closefd=path != Path("-")) as file:
-        yield file
 
 
 def _show_lines(lines: int) -> None:
