@@ -11,7 +11,7 @@ from rich.table import Table
 from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
 from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.import_file import import_file, import_options, time_of
-from smtpproxy.cli.import_format import layout_name, name_of, own_format
+from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,
@@ -26,6 +26,7 @@ from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
+from smtpproxy.store.exchange.plausible import without_the_future
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import ContactUpdate, Store
@@ -79,6 +80,7 @@ def import_contacts(
     suppression lifted. Lines that cannot be read are put aside, and the exit code is 1.
     """
     age = as_of or time_of(file)
+    check_mapping_alone(mapping, file_format)
     own = own_format(file_format)
     wanted = contact_csv.Wanted(
         name_of(file), layout_name(file_format), own is not None, purpose or ""
@@ -90,8 +92,12 @@ def import_contacts(
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
         if found == "csv":
-            return contact_csv.read_csv(read_lines(opened), columns, age, wanted)
-        return contact_record.read_ndjson(read_lines(opened), age)
+            read = contact_csv.read_csv(read_lines(opened), columns, age, wanted)
+        elif purpose or wanted.layout:
+            fail("NDJSON is our own form: it has no provider's --format, and says its purposes", 2)
+        else:
+            read = contact_record.read_ndjson(read_lines(opened), age)
+        return without_the_future(read, now())
 
     if dry_run:
         judged = [

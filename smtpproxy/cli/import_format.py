@@ -29,6 +29,12 @@ def layout_name(value: str | None) -> str | None:
     return None if value is None or value in _OWN else value
 
 
+def check_mapping_alone(mapping: Path | None, file_format: str | None) -> None:
+    """A mapping and the layout of a provider say the same things: there can be one."""
+    if mapping is not None and file_format not in (None, "csv"):
+        raise click.UsageError(f"--mapping is about columns of CSV, and --format is {file_format}")
+
+
 def name_of(path: Path) -> str:
     """Return the name by which a file hints at what it is, without .rejected."""
     return path.name.removesuffix(".rejected")

@@ -11,7 +11,7 @@ import click
 from smtpproxy.cli.common import config_option, fail, json_option, print_json
 from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.import_file import import_file, import_options, time_of
-from smtpproxy.cli.import_format import layout_name, name_of, own_format
+from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,
@@ -223,6 +223,7 @@ def import_suppressions(
     `since`, the time of the file counts. Lines that cannot be read are put aside, and the
     exit code is 1.
     """
+    check_mapping_alone(mapping, file_format)
     if purpose:
         warn_of_unknown_purpose(settings, purpose)
     defaults = Defaults(time_of(file), scope or "", origin or "", purpose or "")

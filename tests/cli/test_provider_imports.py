@@ -125,3 +125,46 @@ def test_a_dry_run_says_who_would_be_mailed_again(stored: Stored) -> None:
     assert found["what"].startswith("offers: refused as suppressed_unsubscribe, would be allowed")
     assert "address" not in found
     stored.run("contact", "show", ANNA, code=1)
+
+
+def test_an_agreement_of_the_future_is_put_aside(stored: Stored) -> None:
+    """It would outweigh every withdrawal until then."""
+    line = (
+        '{"address":"%s","consents":[{"purpose":"offers","method":"unticked_box",'
+        '"given_at":"%s","evidence":{"wording":"form 3"}}]}\n'
+    )
+    path = stored.file(
+        "people.ndjson",
+        line % (ANNA, "2199-01-01T00:00:00Z")
+        + line % ("bert@people.example", "2026-01-01T00:00:00Z"),
+    )
+    assert stored.json("contact", "import", path, "--dry-run", code=1)["rejected"] == 1
+    done = stored.json("contact", "import", path, code=1)
+    assert (done["added"], done["rejected"]) == (1, 1)
+    assert "given_at 2199-01-01T00:00:00Z is in the future" in Path(f"{path}.rejected").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "options", "part", "code"),
+    [
+        (
+            "suppress",
+            "address,scope,origin\n",
+            ["--purpose", "offers"],
+            "--scope purpose:offers",
+            1,
+        ),
+        ("suppress", "a,b\n", ["--mapping", "MAPPING", "--purpose", "offers"], "for `list`", 1),
+        ("suppress", "a,b\n", ["--mapping", "MAPPING", "--format", "ses"], "--format is ses", 2),
+        ("contact", "a,b\n", ["--mapping", "MAPPING", "--format", "brevo"], "--format is brevo", 2),
+        ("contact", "address\n", ["--purpose", "offers"], "here consent_purpose says it", 1),
+        ("contact", '{"address":"a@b.example"}', ["--purpose", "offers"], "our own form", 2),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    stored: Stored, command: str, content: str, options: list[str], part: str, code: int
+) -> None:
+    mapping = stored.file("m.toml", '[columns]\na = "address"\n')
+    given = [mapping if option == "MAPPING" else option for option in options]
+    path = stored.file("people", content)
+    assert part in stored.run(command, "import", path, *given, code=code).stderr

@@ -48,6 +48,11 @@ def read_csv(
         return Contents(iter(()))
     header = read_header(first, mapping.delimiter if mapping else None)
     layout = None if mapping else _recognised(header.columns, wanted or Wanted())
+    if layout is None and wanted and wanted.purpose:
+        raise ImportFault(
+            "--purpose is for exports of providers; here consent_purpose says it, as a column or "
+            "as a constant of the mapping"
+        )
     if mapping is None:
         mapping = _of_layout(layout, wanted or Wanted()) if layout else PLAIN
     places: dict[str, int] = {}

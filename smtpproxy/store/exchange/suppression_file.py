@@ -65,12 +65,15 @@ def read_csv(
         return Contents(iter(()))
     header = read_header(first, wanted.mapping.delimiter if wanted.mapping else None)
     if wanted.mapping:
+        if defaults.purpose and "list" not in wanted.mapping.columns.values():
+            raise ImportFault("--purpose is about lists, and the mapping has no column for `list`")
         return _mapped(lines, header, wanted.mapping, defaults)
     names = [column.casefold() for column in header.columns]
     if wanted.layout or not (wanted.own or _is_own(names)):
         layout = _recognised(header.columns, defaults, wanted)
         if layout is not None:
             return _mapped(lines, header, layout.mapping, defaults, layout)
+    _check_no_purpose(defaults)
     notices = []
     if not set(names) & set(COLUMNS) and "@" in names[0]:
         header = Header(COLUMNS, header.delimiter, b"")
@@ -117,7 +120,16 @@ def read_ndjson(
         if layout is not None:
             entry = _json_entry(_Reader(layout.mapping, defaults, layout))
             return Contents(converted(objects, entry), None, _notices(layout, defaults))
+    _check_no_purpose(defaults)
     return Contents(converted(objects, lambda line: read_record(line.content, defaults)))
+
+
+def _check_no_purpose(defaults: Defaults) -> None:
+    if defaults.purpose:
+        raise ImportFault(
+            "--purpose is for exports of providers; here a line's scope says it, or for lines "
+            f"without one --scope purpose:{defaults.purpose}"
+        )
 
 
 def _is_own(names: Iterable[str]) -> bool:
