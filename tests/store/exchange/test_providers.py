@@ -1,13 +1,17 @@
 """Exports of mail providers: each is known by its header; origin, scope and date come over."""
 
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smtpproxy.store.exchange.contact_csv import Wanted as WantedContacts
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.mapping import MappingFault
-from smtpproxy.store.exchange.providers import PROVIDERS, layouts
+from smtpproxy.store.exchange.providers import PROVIDERS, Layout, layouts
 from smtpproxy.store.exchange.providers.layout import read_layouts
 from smtpproxy.store.exchange.suppression_file import Wanted
 from tests.store.exchange.importing import FILE_TIME, Importing
@@ -360,3 +364,40 @@ def test_a_faulty_layout_is_named(old: str, new: str, part: str) -> None:
         read_layouts("x", GOOD.replace(old, new, 1))
     assert str(caught.value).startswith("x.toml: ")
     assert part in str(caught.value)
+
+
+CELLS = st.sampled_from(
+    [
+        *[ANNA, '"', '""', "[", "{}", "\n", "'", "*", "x", "\x00", "é", '"a,b"', "BOUNCE", "true"],
+        *[
+            EPOCH,
+            "99999999999999",
+            "2024-03-01",
+            "Fri, 01 Mar 2024 12:00:00 -0000",
+            "1e400",
+            "none",
+        ],
+        *["0001-01-01 00:00:00 +1400 X", "Fri, 99 Foo 2024 99:99:99 +9999", "31-12-9999 23:59:59"],
+    ]
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    layout=st.sampled_from(layouts("suppressions")),
+    rows=st.lists(st.lists(CELLS, max_size=8), max_size=6),
+    delimiter=st.sampled_from([",", ";"]),
+)
+def test_an_export_may_hold_anything(layout: Layout, rows: list[list[str]], delimiter: str) -> None:
+    """Invariant: every row is stored, passed over or put aside, and a second import of the
+    same file adds and changes nothing."""
+    text = "\n".join(delimiter.join(cells) for cells in [list(layout.header), *rows])
+    with TemporaryDirectory() as folder:
+        importing = Importing(Path(folder))
+        wanted = Wanted(layout=layout.name)
+        first = importing.suppressions(text.encode(), wanted=wanted)
+        counted = first.added + first.changed + first.unchanged + first.rejected + first.passed
+        assert first.lines == counted
+        second = importing.suppressions(text.encode(), wanted=wanted)
+        assert (second.added, second.changed) == (0, 0)
+        assert (second.rejected, second.passed) == (first.rejected, first.passed)
