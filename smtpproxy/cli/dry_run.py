@@ -80,7 +80,7 @@ def _show_lines(lines: int) -> None:
 
 def _print(path: Path, done: Comparison) -> None:
     if sys.stderr.isatty():
-        click.echo("\r", err=True, nl=False)
+        click.echo(f"\r{' ' * 20}\r", err=True, nl=False)
     counted = ", ".join(f"{done.counts[kind]:,} {kind}" for kind in _TITLES)
     click.echo(f"{path}: {counted}; nothing was written")
     if done.passed:

@@ -288,6 +288,17 @@ class TestJson:
         assert (done.added, done.rejected) == (2, 0), importing.rejected
         assert importing.suppressed(ANNA)[0].since == NOON
 
+    def test_as_an_api_answers_on_one_line(self, importing: Importing) -> None:
+        content = (
+            f'{{"Suppressions":[{{"EmailAddress":"{ANNA}","SuppressionReason":"SpamComplaint",'
+            '"Origin":"Recipient","CreatedAt":"2024-03-01T12:00:00Z"},{"EmailAddress":'
+            '"bert@people.example","SuppressionReason":"HardBounce","Origin":"Recipient",'
+            '"CreatedAt":"2024-03-01T12:00:00Z"}]}'
+        )
+        assert importing.suppressions(content.encode(), "ndjson").added == 2
+        (found,) = importing.suppressed(ANNA)
+        assert (found.origin, found.since) == ("complaint", NOON)
+
 
 class TestContacts:
     LISTMONK = (
