@@ -6,7 +6,14 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import ConsentAct, Contact, Origin, Purchase, Suppression
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Dealing,
+    Origin,
+    Purchase,
+    Suppression,
+)
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate
 
 WIDENED_ORIGINS = frozenset(
@@ -43,7 +50,17 @@ class Merged:
 
 
 def as_update(contact: Contact | ContactUpdate) -> ContactUpdate:
-    return contact if isinstance(contact, ContactUpdate) else ContactUpdate(contact)
+    """Return the update that `contact` is.
+
+    Raises ValueError for what no backend keeps yet and would give back as more than it is:
+    a pending agreement as a full one, an inquiry as a sale.
+    """
+    update = contact if isinstance(contact, ContactUpdate) else ContactUpdate(contact)
+    if any(act.pending for act in update.contact.acts):
+        raise ValueError("a pending agreement cannot be stored yet")
+    if any(purchase.kind is not Dealing.SALE for purchase in update.contact.purchases):
+        raise ValueError("of dealings, only sales can be stored yet")
+    return update
 
 
 def merge(known: Known | None, update: ContactUpdate) -> Merged:
