@@ -134,7 +134,7 @@ FAMILIES: tuple[Family, ...] = (
         "failures_total",
         "counter",
         ("listener", "part"),
-        "Trouble of the relay's own, by the part that failed: answered 451 (passed in observe mode).",
+        "Trouble of the relay's own, by the part that failed: a 451, but in observe mode.",
         rows.listeners_and(rows.FAILING_PARTS),
     ),
     Family(
