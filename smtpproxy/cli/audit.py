@@ -8,7 +8,6 @@ import click
 from rich.table import Table
 
 from smtpproxy.cli.audit_export import export
-from smtpproxy.cli.audit_record import as_object
 from smtpproxy.cli.audit_replay import replay_command
 from smtpproxy.cli.audit_verify import anchor, verify
 from smtpproxy.cli.common import (
@@ -21,6 +20,7 @@ from smtpproxy.cli.common import (
     print_json,
 )
 from smtpproxy.cli.stores import canonical_address
+from smtpproxy.evidence.objects import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import Record, find, read
@@ -86,7 +86,7 @@ def show(
         newest = nlargest(limit + 1, found, key=lambda record: record.decided.at)
         records, more = newest[:limit][::-1], len(newest) > limit
     if as_json:
-        print_json([as_object(record) for record in records])
+        print_json([record_object(record) for record in records])
     elif decision_id is not None:
         for record in records:
             _print_record(record)

@@ -8,9 +8,10 @@ from typing import BinaryIO
 import click
 import msgspec
 
-from smtpproxy.cli.audit_record import CSV_COLUMNS, as_object, as_rows
+from smtpproxy.cli.audit_record import CSV_COLUMNS, as_rows
 from smtpproxy.cli.common import audit_folder, config_option, moment
 from smtpproxy.cli.stores import canonical_address, output_option
+from smtpproxy.evidence.objects import record_object
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import read
 
@@ -53,7 +54,7 @@ def export(
     if export_format == "ndjson":
         encode = msgspec.json.Encoder().encode
         for record in records:
-            output.write(encode(as_object(record)) + b"\n")
+            output.write(encode(record_object(record)) + b"\n")
         return
     text = io.TextIOWrapper(output, "utf-8", "backslashreplace", newline="", write_through=True)
     rows = csv.writer(text)

@@ -1,9 +1,7 @@
-"""A record of the audit log as programs get it: one JSON object, or a CSV row a recipient."""
+"""A record of the audit log as spreadsheets get it: a CSV row a recipient."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from smtpproxy.sinks.journal_lines import is_erased
 from smtpproxy.sinks.journal_reader import Record
 from smtpproxy.store.exchange.times import written_time
 
@@ -40,47 +38,6 @@ CSV_COLUMNS = (
 )
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def as_object(record: Record) -> dict[str, Any]:
-    """Everything that is on record, for JSON."""
-    decided, message = record.decided, record.decided.decision.message
-    outcome, place = record.outcome, record.place
-    return {
-        "id": decided.id,
-        "at": decided.at,
-        "stage": decided.stage,
-        "listener": decided.client.listener,
-        "peer": decided.client.peer,
-        "helo": decided.client.helo,
-        "mail_from": decided.reverse_path,
-        "message_id": decided.message_id,
-        "subject": decided.subject,
-        "from": decided.header_from,
-        "size": decided.size,
-        "stream": decided.decision.stream.name,
-        "rulebook": decided.decision.rulebook,
-        "observed": decided.observed,
-        "undecided": decided.undecided,
-        "message": message and {"verdict": message.action, "reason": message.reason},
-        "recipients": [
-            {
-                "address": entry.address,
-                "verdict": entry.verdict.action,
-                "reason": entry.verdict.reason,
-                "basis": entry.verdict.basis,
-                "rule": entry.verdict.rule,
-                "detail": entry.verdict.detail,
-                "facts": decided.facts.get(entry.canonical),
-                "erased": is_erased(entry),
-            }
-            for entry in decided.recipients
-        ],
-        "relayed": decided.relayed,
-        "upstream": outcome
-        and {"at": outcome.at, "code": outcome.code, "reply": outcome.reply},
-        "proof": place and {"file": place.file, "row": place.n, "hash": place.hash},
-    }  # fmt: skip
 
 
 def as_rows(record: Record) -> Iterator[list[str]]:

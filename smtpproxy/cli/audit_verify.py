@@ -22,6 +22,7 @@ from smtpproxy.cli.common import (
     print_json,
 )
 from smtpproxy.cli.stores import now
+from smtpproxy.evidence.objects import report_object
 from smtpproxy.settings import Settings
 from smtpproxy.sinks import anchors, journal_verify
 from smtpproxy.sinks.chain import Head
@@ -59,7 +60,7 @@ def verify(
     """
     folder = audit_folder(settings)
     elsewhere = _read_kept(kept) if kept is not None else []
-    with _bar(journal_verify.size(folder, since, until)) as looked:
+    with progress_bar(journal_verify.size(folder, since, until)) as looked:
         report = journal_verify.verify(
             folder, since=since, until=until, kept=elsewhere, looked=looked
         )
@@ -118,35 +119,6 @@ def _read_kept(path: Path) -> list[Head]:
     return found
 
 
-def report_object(report: Report) -> dict[str, Any]:
-    """What was found, for JSON."""
-    return {
-        "sound": not report.wrong,
-        "wrong": report.wrong,
-        "files": report.files,
-        "lines": report.lines,
-        "decisions": report.decisions,
-        "erased": report.erased,
-        "anchors": report.anchors,
-        "compared": report.compared,
-        "heads": {str(slot): {"n": h.n, "hash": h.hash} for slot, h in report.heads.items()},
-        "counts": {kind.value: count for kind, count in report.counts.items()},
-        "findings": [
-            {
-                "kind": finding.kind,
-                "wrong": finding.kind.wrong,
-                "file": finding.file,
-                "line": finding.line,
-                "row": finding.n,
-                "id": finding.id,
-                "what": finding.what,
-                "meaning": finding.meaning,
-            }
-            for finding in report.findings
-        ],
-    }
-
-
 def _print(report: Report) -> None:
     click.echo(
         f"{report.files:,} files, {report.lines:,} rows, {report.decisions:,} decisions; "
@@ -180,7 +152,7 @@ def _where(finding: Finding) -> str:
 
 
 @contextmanager
-def _bar(octets: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(octets: int) -> Iterator[Callable[[int], None]]:
     """Yield what is told of octets; it shows nothing when nobody is looking."""
     if not sys.stderr.isatty():
         yield lambda looked: None

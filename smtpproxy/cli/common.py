@@ -103,9 +103,14 @@ console = _console()
 
 def print_json(value: object, *, one_line: bool = False) -> None:
     """Print `value` as JSON: dataclasses as objects, times in ISO 8601, sets sorted."""
-    text = json.dumps(value, default=_plain, ensure_ascii=False, indent=None if one_line else 2)
+    click.echo(json_bytes(value, indent=None if one_line else 2))
+
+
+def json_bytes(value: object, *, indent: int | None = 2) -> bytes:
+    """Return `value` as `print_json` prints it."""
+    text = json.dumps(value, default=_plain, ensure_ascii=False, indent=indent)
     # An undecodable octet of an address becomes \udcXX, which is JSON's own escape.
-    click.echo(text.encode("utf-8", "backslashreplace"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _plain(value: object) -> object:

@@ -8,8 +8,17 @@ from typing import BinaryIO
 import click
 from rich.table import Table
 
-from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
+from smtpproxy.cli.common import (
+    audit_folder,
+    config_option,
+    console,
+    fail,
+    json_option,
+    moment,
+    print_json,
+)
 from smtpproxy.cli.dry_run import dry_run_option, show_difference
+from smtpproxy.cli.evidence import write_evidence
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
 from smtpproxy.cli.stores import (
@@ -20,8 +29,10 @@ from smtpproxy.cli.stores import (
     plain_text,
     using_store,
 )
+from smtpproxy.evidence.words import Lang
 from smtpproxy.policy.model import ConsentAct, Contact
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.journal_erase import StillWritten, pseudonymise
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.lines import Contents, read_lines
@@ -185,17 +196,54 @@ def _time(moment: datetime | None) -> str:
 
 
 @command.command("export")
+@click.argument("address", type=canonical_address, required=False)
+@click.option(
+    "--evidence",
+    is_flag=True,
+    help="All about ADDRESS, as a document: what is stored, what was sent, how it is proven.",
+)
+@click.option(
+    "--lang",
+    type=click.Choice(["en", "fr"]),
+    default="en",
+    show_default=True,
+    help="The language of the document.",
+)
 @output_option
 @config_option
-def export(settings: Settings, output: BinaryIO) -> None:
-    """Export every contact as NDJSON, in the form that `import` reads."""
+@json_option
+def export(
+    settings: Settings,
+    address: str | None,
+    evidence: bool,
+    lang: Lang,
+    output: BinaryIO,
+    as_json: bool,
+) -> int | None:
+    """Export every contact, or that of ADDRESS, as NDJSON, in the form that `import` reads.
+
+    With --evidence, the answer to a request about ADDRESS: HTML to a file named so, else
+    Markdown, and beside a file the same as JSON. Exits with 1 when the audit log is not as
+    it was written.
+    """
+    if evidence:
+        if address is None:
+            raise click.UsageError("--evidence is about one ADDRESS")
+        return write_evidence(settings, address, output, lang, as_json=as_json)
 
     async def write(store: Store) -> None:
+        if address is not None:
+            contact = await store.contact(address)
+            if contact is None:
+                fail(f"there is no contact {address}")
+            output.write(contact_record.written_contact(contact) + b"\n")
+            return
         async with aclosing(store.export_contacts()) as contacts:
             async for contact in contacts:
                 output.write(contact_record.written_contact(contact) + b"\n")
 
     using_store(settings, write, read_only=True)
+    return None
 
 
 @command.command("erase")
@@ -203,13 +251,20 @@ def export(settings: Settings, output: BinaryIO) -> None:
 @config_option
 @json_option
 def erase(settings: Settings, address: str, as_json: bool) -> None:
-    """Erase a contact with its whole history (RGPD 17).
+    """Erase a contact with its whole history, and the person from the audit log (RGPD 17).
 
     What stays is an `erasure` suppression of scope `all`, which holds no address: the
-    person is not mailed again, even when a later import brings the address back.
+    person is not mailed again, even when a later import brings the address back. The
+    decisions stay on record without the person, and the record stays provable.
     """
     erased = using_store(settings, lambda store: store.erase_contact(address, at=now()))
+    try:
+        rows = pseudonymise(audit_folder(settings), address)
+    except StillWritten as error:
+        fail(f"{address}: the contact is erased, but in the audit log {error}")
     if as_json:
-        print_json({"address": address, "erased": erased, "suppressed": "all"})
+        print_json({"address": address, "erased": erased, "suppressed": "all", "audit_rows": rows})
         return
     click.echo(f"{address}: {'erased' if erased else 'there was no contact'}; suppressed for all")
+    if rows:
+        click.echo(f"audit log: {rows:,} rows are pseudonymised")

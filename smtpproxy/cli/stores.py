@@ -83,7 +83,7 @@ def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
                 result = function(*args, output=sys.stdout.buffer, **options)
                 sys.stdout.buffer.flush()
                 return result
-            with open(output, "wb", opener=_private) as file:
+            with open(output, "wb", opener=private) as file:
                 return function(*args, output=file, **options)
         except OSError as error:
             if error.filename is not None or isinstance(error, BrokenPipeError):
@@ -100,8 +100,8 @@ def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def _private(path: str, flags: int) -> int:
-    """Open so that only the owner can read it, also what was there already."""
+def private(path: str, flags: int) -> int:
+    """Open so that only the owner can read it, also what was there already. For `opener=`."""
     descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):

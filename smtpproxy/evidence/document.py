@@ -1,0 +1,287 @@
+"""An evidence file as a document: headings, facts and tables, whatever they are written in."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from smtpproxy.evidence.gather import Evidence, Mailing, Proof
+from smtpproxy.evidence.words import WORDS, Lang, term
+from smtpproxy.policy.model import Action, ConsentAct, Contact, Link
+from smtpproxy.terminal import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Names and values."""
+
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+Block = Heading | Paragraph | Facts | Table
+
+
+def document(evidence: Evidence, lang: Lang) -> list[Block]:
+    """Return the document. Every text in it is safe to show, and on one line."""
+    return list(_Writer(evidence, lang).blocks())
+
+
+class _Writer:
+    def __init__(self, evidence: Evidence, lang: Lang) -> None:
+        self._it = evidence
+        self._lang = lang
+        self._words = WORDS[lang]
+        self._proofs: dict[bytes, str] = {}
+
+    def blocks(self) -> Iterator[Block]:
+        it = self._it
+        yield Heading(self._say("title", address=printable(it.address)), 1)
+        yield Paragraph(self._say("made", at=_time(it.at), relay=it.relay))
+        yield from self._summary()
+        yield from self._contact()
+        yield from self._acts()
+        yield from self._suppressions()
+        yield from self._mailings()
+        yield from self._integrity()
+
+    def _say(self, word: str, **values: object) -> str:
+        return self._words[word].format(**values)
+
+    def _term(self, word: object) -> str:
+        return term(word, self._lang)
+
+    def _yes(self, value: bool) -> str:
+        return self._words["yes" if value else "no"]
+
+    def _summary(self) -> Iterator[Block]:
+        it = self._it
+        fates = [_fate(mailing) for mailing in it.mailings]
+        rows = [
+            (self._words[fate], str(fates.count(fate))) for fate in ("passed", "refused", "other")
+        ]
+        if it.mailings:
+            first, last = it.mailings[0].record.decided.at, it.mailings[-1].record.decided.at
+            rows.append((self._words["period"], self._from_to(first, last)))
+        acts = it.contact.acts if it.contact else ()
+        rows.append((self._words["consents"], str(len(acts))))
+        rows.append((self._words["suppressed"], str(len(it.suppressions))))
+        rows.append((self._words["chain"], self._words["unsound" if it.chain.wrong else "sound"]))
+        yield Heading(self._words["summary"])
+        yield Facts(rows)
+
+    def _from_to(self, first: datetime, last: datetime) -> str:
+        return self._say("from_to", first=f"{first:%Y-%m-%d}", last=f"{last:%Y-%m-%d}")
+
+    # what is stored
+
+    def _contact(self) -> Iterator[Block]:
+        yield Heading(self._words["contact"])
+        contact = self._it.contact
+        if contact is None:
+            yield Paragraph(self._words["nothing"])
+        else:
+            yield Facts([(self._words[name], text) for name, text in self._profile(contact)])
+
+    def _profile(self, contact: Contact) -> Iterator[tuple[str, str]]:
+        yield "audience", self._term(contact.audience)
+        yield "source", self._term(contact.source or "unknown")
+        for name in ("collected_at", "informed_at", "last_activity_at", "first_contacted_at"):
+            moment = getattr(contact, name)
+            if moment is not None:
+                yield name, _time(moment)
+        yield "optout_offered", self._yes(contact.optout_offered)
+        for name in ("occupations", "tags"):
+            words = getattr(contact, name)
+            if words:
+                yield name, printable(", ".join(sorted(words)))
+        if contact.provenance is not None:
+            last = Link(contact.provenance.supplier, contact.provenance.sender_disclosed)
+            chain = contact.provenance.chain or (last,)
+            yield "provenance", " → ".join(self._link(link) for link in chain)
+        if contact.purchases:
+            yield (
+                "purchases",
+                "; ".join(printable(f"{p.at:%Y-%m-%d} {p.product}") for p in contact.purchases),
+            )
+
+    def _link(self, link: Link) -> str:
+        name = printable(link.supplier) if link.supplier else self._words["unnamed"]
+        date = f", {link.at:%Y-%m-%d}" if link.at else ""
+        return f"{name} ({self._words['told' if link.sender_disclosed else 'untold']}{date})"
+
+    def _acts(self) -> Iterator[Block]:
+        yield Heading(self._words["acts"])
+        acts = self._it.contact.acts if self._it.contact else ()
+        if not acts:
+            yield Paragraph(self._words["no_acts"])
+            return
+        names = ("at", "purpose", "act", "method", "evidence", "channels")
+        yield Table([self._words[name] for name in names], [self._act(act) for act in acts])
+
+    def _act(self, act: ConsentAct) -> list[str]:
+        kind = "withdrawn" if act.withdrawal else "pending" if act.pending else "given"
+        return [
+            _time(act.at),
+            printable(act.purpose),
+            self._words[kind],
+            self._term(act.method or "–"),
+            self._evidence(act),
+            printable(", ".join(sorted(act.channels))),
+        ]
+
+    def _evidence(self, act: ConsentAct) -> str:
+        words = [
+            f"{self._words.get(name, name)} {printable(str(value))}"
+            for name, value in msgspec.structs.asdict(act.evidence).items()
+            if value is not None
+        ]
+        if act.conditional:
+            words.append(self._words["conditional"])
+        return ", ".join(words) or "–"
+
+    def _suppressions(self) -> Iterator[Block]:
+        yield Heading(self._words["suppressions"])
+        it = self._it
+        rows = [
+            [
+                _time(one.since),
+                self._term(one.scope),
+                self._term(one.origin),
+                printable(one.note or "–"),
+                self._words["widened" if one.widened else "in_force"],
+            ]
+            for one in it.suppressions
+        ]
+        rows += [
+            [
+                _time(one.since),
+                self._term(one.scope),
+                self._term(one.origin),
+                printable(one.note or "–"),
+                self._say("lifted_at", at=_time(one.lifted_at), reason=printable(one.reason)),
+            ]
+            for one in it.lifted
+        ]
+        if not rows:
+            yield Paragraph(self._words["no_suppressions"])
+            return
+        names = ("since", "scope", "origin", "note", "lifted")
+        yield Table([self._words[name] for name in names], rows)
+
+    # what was sent
+
+    def _mailings(self) -> Iterator[Block]:
+        yield Heading(self._words["mailings"])
+        if not self._it.mailings:
+            yield Paragraph(self._words["no_mailings"])
+            return
+        names = ("at", "id", "stream", "subject", "verdict", "why", "proof", "upstream")
+        rows = [self._mailing(mailing) for mailing in self._it.mailings]
+        yield Table([self._words[name] for name in names], rows)
+        if self._proofs:
+            yield Heading(self._words["proofs"], 3)
+            yield Facts([(name, self._proof(raw)) for raw, name in self._proofs.items()])
+
+    def _mailing(self, mailing: Mailing) -> list[str]:
+        decided, verdict = mailing.record.decided, mailing.recipient.verdict
+        message = decided.decision.message
+        if verdict.action is Action.ALLOW and message and message.action is not Action.ALLOW:
+            verdict = message
+        stream = decided.decision.stream
+        told = self._words[verdict.action.value]
+        proof = "–"
+        if mailing.proof is not None:
+            raw = msgspec.json.encode(mailing.proof, order="sorted")
+            proof = self._proofs.setdefault(raw, f"P{len(self._proofs) + 1}")
+        return [
+            _time(decided.at),
+            decided.id,
+            f"{printable(stream.name)} ({self._term(stream.stream_class)})",
+            printable(decided.subject or "–"),
+            f"{told} ({self._words['observed']})" if decided.observed else told,
+            self._term(verdict.basis or verdict.reason),
+            proof,
+            self._upstream(mailing),
+        ]
+
+    def _upstream(self, mailing: Mailing) -> str:
+        outcome = mailing.record.outcome
+        if not mailing.record.decided.relayed:
+            return self._words["not_sent"]
+        if outcome is None:
+            return self._words["unknown"]
+        return f"{_time(outcome.at)} {printable(mailing.reply or str(outcome.code))}"
+
+    def _proof(self, raw: bytes) -> str:
+        proof = msgspec.json.decode(raw, type=Proof)
+        words = [self._term(proof.basis)]
+        if proof.consent is not None:
+            at, purpose, act, method, evidence, _ = self._act(proof.consent)
+            words.append(f"{act} {at}, {purpose}, {method}, {evidence}")
+        if proof.request is not None:
+            words.append(self._say("request", at=_time(proof.request.at)))
+        words += [printable(f"{p.at:%Y-%m-%d} {p.product}") for p in proof.purchases]
+        if proof.informed_at is not None:
+            words.append(f"{self._words['informed_at']} {_time(proof.informed_at)}")
+        words += [printable(word) for word in sorted(proof.occupations)]
+        return "; ".join(words)
+
+    # what proves it
+
+    def _integrity(self) -> Iterator[Block]:
+        report = self._it.chain
+        yield Heading(self._words["integrity"])
+        yield Paragraph(
+            self._say(
+                "integrity_text",
+                lines=report.lines,
+                files=report.files,
+                compared=report.compared,
+                wrong=report.wrong,
+            )
+        )
+        for slot, head in report.heads.items():
+            yield Paragraph(self._say("verified_to", slot=slot, n=head.n, hash=head.hash))
+        for finding in report.findings:
+            where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
+            yield Paragraph(f"{finding.kind}: {printable(f'{where}: {finding.what}')}")
+        rows = [
+            [mailing.record.decided.id, place.file, str(place.n), place.hash]
+            for mailing in self._it.mailings
+            if (place := mailing.record.place) is not None
+        ]
+        if rows:
+            yield Heading(self._words["rows"], 3)
+            yield Table([self._words[name] for name in ("id", "file", "row", "hash")], rows)
+
+
+def _fate(mailing: Mailing) -> str:
+    record, decided = mailing.record, mailing.record.decided
+    if not decided.relayed or (
+        mailing.recipient.verdict.action is not Action.ALLOW and not decided.observed
+    ):
+        return "refused"
+    accepted = record.outcome is not None and record.outcome.code < 300
+    return "passed" if accepted else "other"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,143 @@
+"""Everything that is known and on record of one address, with the state of its proof."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+
+from smtpproxy.events import Recipient
+from smtpproxy.policy.model import (
+    NO_FACTS,
+    Basis,
+    ConsentAct,
+    Contact,
+    Purchase,
+    RecipientFacts,
+    Suppression,
+)
+from smtpproxy.policy.rules.consent import confirmed_request, newest_act
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.findings import Report
+from smtpproxy.sinks.journal_reader import Record, read
+from smtpproxy.sinks.journal_verify import verify
+from smtpproxy.store import open_store
+from smtpproxy.store.protocols import LiftedSuppression
+
+
+class Proof(Struct, frozen=True):
+    """What a decision was based on, as it was known when it was made."""
+
+    basis: Basis
+    consent: ConsentAct | None = None
+    request: ConsentAct | None = None  # of a double opt-in, which `consent` confirmed
+    purchases: tuple[Purchase, ...] = ()
+    informed_at: datetime | None = None
+    occupations: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Mailing:
+    """One decision about the address. `proof` is None where nothing was allowed."""
+
+    record: Record
+    recipient: Recipient
+    proof: Proof | None
+
+    @property
+    def facts(self) -> RecipientFacts:
+        return self.record.decided.facts.get(self.recipient.canonical, NO_FACTS)
+
+    @property
+    def reply(self) -> str | None:
+        """The mail server's answer, unless it may name another recipient of the message."""
+        reply = self.record.outcome.reply if self.record.outcome else None
+        alone = len(self.record.decided.recipients) == 1
+        return reply if reply is not None and (alone or "@" not in reply) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The answer to: what do you know of this address, and what did you send to it?
+
+    `chain` is the state of the audit log from the first of the mailings on.
+    """
+
+    address: str
+    at: datetime
+    relay: str
+    contact: Contact | None
+    suppressions: Sequence[Suppression]
+    lifted: Sequence[LiftedSuppression]
+    mailings: Sequence[Mailing]
+    chain: Report
+
+
+def evidence(
+    settings: Settings,
+    address: str,
+    *,
+    at: datetime,
+    looked: Callable[[int], None] = lambda octets: None,
+) -> Evidence:
+    """Gather it for a canonical address. `at` is now; it blocks for as long as it reads.
+
+    Raises StoreUnavailable, OSError.
+    """
+    folder = settings.server.state_dir / "audit"
+    records = sorted(read(folder, recipient=address), key=lambda record: record.decided.at)
+    mailings = [
+        Mailing(record, recipient, _proof(record, recipient))
+        for record in records
+        for recipient in record.decided.recipients
+        if recipient.canonical == address
+    ]
+    since = records[0].decided.at - timedelta(seconds=1) if records else None
+    contact, suppressions, lifted = asyncio.run(_stored(settings, address))
+    return Evidence(
+        address,
+        at,
+        settings.server.hostname,
+        contact,
+        suppressions,
+        lifted,
+        mailings,
+        verify(folder, since=since, looked=looked),
+    )
+
+
+async def _stored(
+    settings: Settings, address: str
+) -> tuple[Contact | None, Sequence[Suppression], Sequence[LiftedSuppression]]:
+    store = open_store(settings.store, settings.server.state_dir, read_only=True)
+    try:
+        return (
+            await store.contact(address),
+            await store.suppressions(address),
+            await store.lifted_suppressions(address),
+        )
+    finally:
+        await store.close()
+
+
+def _proof(record: Record, recipient: Recipient) -> Proof | None:
+    """What the recorded facts held for the basis that the verdict names."""
+    basis = recipient.verdict.basis
+    if basis is None:
+        return None
+    stream = record.decided.decision.stream
+    contact = record.decided.facts.get(recipient.canonical, NO_FACTS).contact
+    if contact is None:
+        return Proof(basis)
+    if basis is Basis.CONSENT:
+        act = newest_act(contact, stream.purpose)
+        return Proof(basis, act, confirmed_request(contact, act) if act else None)
+    if basis is Basis.TRANSACTIONAL or basis is Basis.GENERIC_ADDRESS:
+        return Proof(basis)
+    return Proof(
+        basis,
+        purchases=contact.purchases if basis is Basis.EXISTING_CUSTOMER else (),
+        informed_at=contact.informed_at,
+        occupations=contact.occupations if basis is Basis.PROFESSIONAL else frozenset(),
+    )

@@ -1,0 +1,100 @@
+"""Records and reports of the audit log as programs get them: objects for JSON."""
+
+from typing import Any
+
+from smtpproxy.evidence.gather import Evidence, Mailing
+from smtpproxy.sinks.findings import Report
+from smtpproxy.sinks.journal_lines import is_erased
+from smtpproxy.sinks.journal_reader import Record
+
+
+def record_object(record: Record) -> dict[str, Any]:
+    """Everything that is on record of one decision."""
+    decided, message = record.decided, record.decided.decision.message
+    outcome, place = record.outcome, record.place
+    return {
+        "id": decided.id,
+        "at": decided.at,
+        "stage": decided.stage,
+        "listener": decided.client.listener,
+        "peer": decided.client.peer,
+        "helo": decided.client.helo,
+        "mail_from": decided.reverse_path,
+        "message_id": decided.message_id,
+        "subject": decided.subject,
+        "from": decided.header_from,
+        "size": decided.size,
+        "stream": decided.decision.stream.name,
+        "rulebook": decided.decision.rulebook,
+        "observed": decided.observed,
+        "undecided": decided.undecided,
+        "message": message and {"verdict": message.action, "reason": message.reason},
+        "recipients": [
+            {
+                "address": entry.address,
+                "verdict": entry.verdict.action,
+                "reason": entry.verdict.reason,
+                "basis": entry.verdict.basis,
+                "rule": entry.verdict.rule,
+                "detail": entry.verdict.detail,
+                "facts": decided.facts.get(entry.canonical),
+                "erased": is_erased(entry),
+            }
+            for entry in decided.recipients
+        ],
+        "relayed": decided.relayed,
+        "upstream": outcome and {"at": outcome.at, "code": outcome.code, "reply": outcome.reply},
+        "proof": place and {"file": place.file, "row": place.n, "hash": place.hash},
+    }
+
+
+def evidence_object(evidence: Evidence) -> dict[str, Any]:
+    """The whole evidence file. It names no other recipient of the messages."""
+    return {
+        "address": evidence.address,
+        "at": evidence.at,
+        "relay": evidence.relay,
+        "contact": evidence.contact,
+        "suppressions": evidence.suppressions,
+        "lifted_suppressions": evidence.lifted,
+        "decisions": [_mailing_object(mailing) for mailing in evidence.mailings],
+        "audit_log": report_object(evidence.chain),
+    }
+
+
+def _mailing_object(mailing: Mailing) -> dict[str, Any]:
+    whole, recipients = record_object(mailing.record), mailing.record.decided.recipients
+    index = next(i for i, each in enumerate(recipients) if each is mailing.recipient)
+    upstream = whole["upstream"] and {**whole["upstream"], "reply": mailing.reply}
+    others = {"other_recipients": len(recipients) - 1, "based_on": mailing.proof}
+    own = whole["recipients"][index]
+    return {**whole, "recipients": [own], "upstream": upstream, **others}
+
+
+def report_object(report: Report) -> dict[str, Any]:
+    """What a look through the journal found."""
+    return {
+        "sound": not report.wrong,
+        "wrong": report.wrong,
+        "files": report.files,
+        "lines": report.lines,
+        "decisions": report.decisions,
+        "erased": report.erased,
+        "anchors": report.anchors,
+        "compared": report.compared,
+        "heads": {str(slot): {"n": h.n, "hash": h.hash} for slot, h in report.heads.items()},
+        "counts": {kind.value: count for kind, count in report.counts.items()},
+        "findings": [
+            {
+                "kind": finding.kind,
+                "wrong": finding.kind.wrong,
+                "file": finding.file,
+                "line": finding.line,
+                "row": finding.n,
+                "id": finding.id,
+                "what": finding.what,
+                "meaning": finding.meaning,
+            }
+            for finding in report.findings
+        ],
+    }

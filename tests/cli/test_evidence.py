@@ -1,0 +1,196 @@
+"""`contact export ADDRESS --evidence` and `contact erase`, on a running relay's records."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.policy.model import ConsentAct, Evidence, Origin
+from smtpproxy.store.protocols import Store, SuppressionEntry
+from tests.cli.conftest import Bench
+from tests.kit import audit, messages
+from tests.kit.journal import segments
+from tests.kit.ports import wait_for
+from tests.kit.store import address
+
+JEANNE = address("consent")
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def sent(bench: Bench) -> list[str]:
+    """A message with a hostile subject, one together with others, and a refused one; their ids."""
+
+    async def withdrawn(store: Store) -> None:
+        evidence = Evidence(version="7", form="https://shop.example/stop", ip="198.51.100.4")
+        act = ConsentAct("offers", datetime.now(UTC), withdrawal=True, evidence=evidence)
+        await store.record_act(JEANNE, act)
+
+    async def lifted(store: Store) -> None:
+        entry = SuppressionEntry(JEANNE, "marketing", Origin.MANUAL, YESTERDAY, "by mistake")
+        await store.add_suppressions([entry])
+        await store.remove_suppression(JEANNE, at=datetime.now(UTC), reason="they asked for it")
+
+    bench.store(lifted)
+    bench.relay.send(messages.marketing(subject='<b>Shoes</b> | "*" & co'), JEANNE)
+    bench.relay.send(messages.message(stream="receipts"), JEANNE, address("nothing"))
+    bench.store(withdrawn)
+    bench.relay.send(messages.marketing(), JEANNE)
+
+    def answered() -> bool:
+        found = bench.json("audit", "show", "--recipient", JEANNE)
+        return len(found) == 3 and all(r["upstream"] for r in found if r["relayed"])
+
+    wait_for(answered, "three decisions and their answers")
+    return [record["id"] for record in bench.json("audit", "show", "--recipient", JEANNE)]
+
+
+def written(bench: Bench, path: Path, *arguments: str, code: int = 0) -> str:
+    out, _ = bench.run(
+        "contact", "export", JEANNE, "--evidence", "--output", str(path), *arguments, code=code
+    )
+    assert out == ""
+    return path.read_text("utf-8")
+
+
+class Text(HTMLParser):
+    """The cells and paragraphs of a page; a tag that nobody closes is an error."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+        assert tag not in ("script", "a", "b", "img", "link")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and "style" not in self.open:
+            self.texts.append(data)
+
+
+def test_the_page_tells_everything(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+    texts = Text(written(bench, tmp_path / "jeanne.html")).texts
+    page = "\n".join(texts)
+    assert f"Evidence file: {JEANNE}" in texts
+    assert '<b>Shoes</b> | "*" & co' in texts, "text, no markup"
+    for id in sent:
+        assert texts.count(id) == 2, "the decision, and its place in the audit log"
+    assert "verified, nothing is wrong" in texts
+    for proof in ("wording form v3", "192.0.2.7", "unticked box", "198.51.100.4"):
+        assert proof in page
+    assert "by mistake" in page
+    assert "they asked for it" in page
+    assert "consent withdrawn" in texts
+    assert "250 2.0.0 queued as FAKE" in page
+    assert page.count("allowed") >= 2
+
+
+def test_it_is_there_in_french(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+    page = written(bench, tmp_path / "jeanne.html", "--lang", "fr")
+    assert '<html lang="fr">' in page
+    texts = Text(page).texts
+    for words in (
+        f"Dossier de preuve : {JEANNE}",
+        "vérifié, rien d’anormal",
+        "consentement",
+        "consentement retiré",
+        "retiré",
+    ):
+        assert words in texts
+
+
+def test_markdown_holds_one_cell_a_value(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+    text = written(bench, tmp_path / "jeanne.md")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", row)) in (5, 6, 7, 9) for row in rows)
+    assert r"\<b\>Shoes\</b\> \| " in text
+    out, _ = bench.run("contact", "export", JEANNE, "--evidence", code=0)
+    assert out.splitlines()[0] == text.splitlines()[0]
+
+
+def test_the_same_for_programs(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+    written(bench, tmp_path / "jeanne.html")
+    beside = json.loads((tmp_path / "jeanne.json").read_text())
+    printed = bench.json("contact", "export", JEANNE, "--evidence")
+    assert beside.keys() == printed.keys()
+    assert [decision["id"] for decision in beside["decisions"]] == sent
+    allowed, together, refused = beside["decisions"]
+    based_on = allowed["based_on"]
+    assert based_on["basis"] == "consent"
+    assert based_on["consent"]["evidence"]["wording"] == "form v3"
+    assert refused["based_on"] is None
+    assert refused["recipients"][0]["reason"] == "consent_withdrawn"
+    assert beside["audit_log"]["sound"] is True
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("jeanne.*")} == {0o600}
+    assert together["other_recipients"] == 1
+
+
+def test_no_other_recipient_is_named(bench: Bench, sent: list[str], tmp_path: Path) -> None:
+    page = written(bench, tmp_path / "jeanne.html")
+    assert address("nothing") not in page + (tmp_path / "jeanne.json").read_text()
+
+
+def test_an_address_that_nobody_knows_has_an_answer_too(bench: Bench) -> None:
+    who = ("contact", "export", "nobody@else.example")
+    out, _ = bench.run(*who, "--evidence", code=0)
+    assert "Nothing is stored of this address" in out
+    assert "No message to this address is on record" in out
+    _, err = bench.run(*who, code=1)
+    assert err == "Error: there is no contact nobody@else.example\n"
+
+
+def test_one_contact_in_the_form_that_import_reads(bench: Bench) -> None:
+    out, _ = bench.run("contact", "export", JEANNE, code=0)
+    (line,) = out.splitlines()
+    assert json.loads(line)["address"] == JEANNE
+    _, err = bench.run("contact", "export", "--evidence", code=2)
+    assert "--evidence is about one ADDRESS" in err
+
+
+def test_a_record_that_was_changed_is_said_so(
+    bench: Bench, sent: list[str], tmp_path: Path
+) -> None:
+    path = segments(audit.folder(bench.relay))[0]
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content.replace(b'"basis":"consent"', b'"basis":"charity"', 1))
+        page = written(bench, tmp_path / "jeanne.html", code=1)
+    finally:
+        path.write_bytes(content)
+    assert "NOT AS IT WAS WRITTEN" in page
+    assert "changed: " in page
+
+
+# erased at last: after this nothing above would be there
+
+
+def test_erasing_reaches_the_running_relay_s_record(bench: Bench, sent: list[str]) -> None:
+    out, _ = bench.run("contact", "erase", JEANNE, code=0)
+    assert out == f"{JEANNE}: erased; suppressed for all\naudit log: 3 rows are pseudonymised\n"
+    folder = audit.folder(bench.relay)
+    everything = b"".join(path.read_bytes() for path in segments(folder))
+    assert JEANNE.encode() not in everything
+    assert b"192.0.2.7" not in everything, "nor what the consent was proven with"
+    assert bench.json("audit", "verify", code=0)["erased"] == 3
+    (record,) = bench.json("audit", "show", sent[0], code=0)
+    (recipient,) = record["recipients"]
+    assert (recipient["basis"], recipient["erased"]) == ("consent", True)
+    assert recipient["address"].startswith("erased:")
+    bench.relay.send(messages.marketing(), JEANNE)
+    (record,) = bench.json("audit", "show", "--recipient", JEANNE)
+    assert record["recipients"][0]["reason"] == "suppressed_erasure"
+    again = bench.json("contact", "erase", JEANNE, code=0)
+    assert (again["erased"], again["audit_rows"]) == (False, 1)
+    assert bench.json("audit", "verify", code=0)["sound"] is True
