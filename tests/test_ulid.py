@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.ulid import UlidFactory, time_of
+from smtpproxy.ulid import UlidFactory, successor, time_of
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -73,3 +73,15 @@ def test_small_letters_will_do() -> None:
 def test_what_is_no_id_is_said_so(id: str) -> None:
     with pytest.raises(ValueError, match=r"is no decision id: 26 letters and digits"):
         time_of(id)
+
+
+@pytest.mark.parametrize(
+    ("id", "following"),
+    [
+        ("01J9ZK3W5V7Q8R9S0T1V2W3X4Y", "01J9ZK3W5V7Q8R9S0T1V2W3X4Z"),
+        ("01J9ZK3W5V7Q8R9S0T1V2W3X4Z", "01J9ZK3W5V7Q8R9S0T1V2W3X50"),
+        ("01J9ZZZZZZZZZZZZZZZZZZZZZZ", "01JA0000000000000000000000"),
+    ],
+)
+def test_the_successor_is_the_very_next(id: str, following: str) -> None:
+    assert successor(id) == following

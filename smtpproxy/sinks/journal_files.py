@@ -150,8 +150,12 @@ def is_written(folder: Path, slot: int) -> bool:
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
-    """Hold the lock of a file, made where it is not there; waits for whoever has it."""
-    file = _open_lock(path)
+    """Hold the lock of a file; waits for whoever has it.
+
+    It is made where it is not there, but not to be `shared`: who only reads may be on a
+    copy that nobody can write.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if shared else _open_lock(path)
     try:
         fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield file

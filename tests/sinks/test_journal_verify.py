@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from smtpproxy.sinks import anchors
 from smtpproxy.sinks.chain import Chain, take_apart
-from smtpproxy.sinks.findings import Kind, Report
+from smtpproxy.sinks.findings import MEANING, Kind, Report
 from smtpproxy.sinks.journal_verify import verify
 from tests.kit.journal import Clock, decided, journal, relayed, segments
 
@@ -301,6 +301,20 @@ def test_a_period_is_verified_without_what_is_before_and_after(folder: Path) -> 
     assert report.files == 2
     assert verify(folder, since=since).wrong == 1
     assert verify(folder, until=until).wrong == 1
+
+
+def test_a_copy_that_nobody_can_write_can_be_verified(folder: Path) -> None:
+    (folder / "maintenance.lock").touch()
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
+    assert verify(folder).wrong == 0
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_of_finding_is_explained(kind: Kind) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "audit.md").read_text("utf-8")
+    assert f"`{kind}`" in document
+    assert MEANING[kind].endswith(".")
 
 
 def test_where_nothing_is_nothing_is_wrong(tmp_path: Path) -> None:
