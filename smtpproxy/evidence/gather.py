@@ -14,7 +14,6 @@ from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
     Purchase,
-    RecipientFacts,
     Suppression,
 )
 from smtpproxy.policy.rules.consent import confirmed_request, newest_act
@@ -44,10 +43,6 @@ class Mailing:
     record: Record
     recipient: Recipient
     proof: Proof | None
-
-    @property
-    def facts(self) -> RecipientFacts:
-        return self.record.decided.facts.get(self.recipient.canonical, NO_FACTS)
 
     @property
     def reply(self) -> str | None:

@@ -6,7 +6,6 @@ rewritten afterwards does not agree with it (docs/audit.md).
 """
 
 import os
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -122,19 +121,6 @@ def read_anchor(line: bytes) -> Anchor:
         return Anchor(sealed.n, sealed.head.hash, _decoder.decode(line).entry)
     except UNREADABLE as error:
         raise NotALine(f"it is no anchor: {error}") from None
-
-
-def read_anchors(folder: Path) -> Iterator[Anchor]:
-    """Yield all anchors that can be read, oldest first, without a look at their chain."""
-    try:
-        with (folder / journal_files.ANCHORS).open("rb") as file:
-            for line in file:
-                try:
-                    yield read_anchor(line)
-                except NotALine:
-                    continue
-    except FileNotFoundError:
-        return
 
 
 def _newest(folder: Path) -> Anchor | None:

@@ -9,6 +9,7 @@ import msgspec
 
 from smtpproxy.events import Decided, Recipient, Relayed
 from smtpproxy.settings import AuditSettings
+from smtpproxy.sinks.anchors import Anchor, read_anchor
 from smtpproxy.sinks.journal import Journal
 from smtpproxy.ulid import UlidFactory
 from tests.kit import traffic
@@ -50,6 +51,12 @@ def relayed(id: str, code: int = 250) -> Relayed:
     return Relayed(id, "apps", "offers", code, f"{code} 2.0.0 queued", 4096, 1)
 
 
+def anchors(folder: Path) -> list[Anchor]:
+    """All anchors of a folder."""
+    lines = (folder / "anchors.ndjson").read_bytes().splitlines(keepends=True)
+    return [read_anchor(line) for line in lines]
+
+
 def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("*-*.ndjson"))
 
@@ -64,6 +71,7 @@ import asyncio, os, structlog, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from smtpproxy.settings import AuditSettings
+from smtpproxy.sinks.anchors import Anchor, read_anchor
 from smtpproxy.sinks.journal import Journal
 from tests.kit.journal import Clock, decided
 

@@ -1,0 +1,154 @@
+"""The evidence document: every word in both languages, and the proof of every basis."""
+
+import re
+import string
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import msgspec
+import pytest
+
+from smtpproxy.events import Recipient
+from smtpproxy.evidence.document import Facts, Heading, Table, document
+from smtpproxy.evidence.gather import Evidence, Mailing, Proof
+from smtpproxy.evidence.words import WORDS, Lang, term
+from smtpproxy.evidence.writing import html, markdown
+from smtpproxy.policy.model import (
+    Action,
+    Audience,
+    Basis,
+    ConsentAct,
+    Contact,
+    Link,
+    Origin,
+    Provenance,
+    Purchase,
+    Reason,
+    Source,
+    StreamClass,
+    Suppression,
+    Verdict,
+)
+from smtpproxy.policy.model import Evidence as ConsentEvidence
+from smtpproxy.sinks.findings import Finding, Kind, Report
+from smtpproxy.sinks.journal_reader import Outcome, Place, Record
+from tests.kit.journal import START, Clock, decided
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+ACT = ConsentAct(
+    "offers",
+    AT,
+    method="unticked_box",
+    evidence=ConsentEvidence("v3", "192.0.2.7", "7", "page", "ab" * 32),
+)
+
+
+def mailing(proof: Proof | None, code: int | None = 250) -> Mailing:
+    basis = None if proof is None else proof.basis
+    reason = Reason.NONE if proof else Reason.CONSENT_EXPIRED
+    verdict = Verdict(Action.ALLOW if proof else Action.REFUSE, reason, basis)
+    recipient = Recipient("a@b.example", "a@b.example", verdict)
+    entry = decided(Clock(), recipients=(recipient,), relayed=proof is not None)
+    outcome = None if code is None else Outcome(entry.id, AT, code, f"{code} <x@y.example> said")
+    record = Record(entry, outcome if proof else None, Place("f", 7, "c" * 64))
+    return Mailing(record, recipient, proof)
+
+
+def evidence(*mailings: Mailing, chain: Report | None = None, **over: object) -> Evidence:
+    contact = Contact(
+        "a@b.example",
+        Audience.PROFESSIONAL,
+        Source.PARTNER,
+        AT,
+        AT,
+        tags=frozenset({"vip"}),
+        provenance=Provenance(chain=(Link("X Ltd", True, AT), Link(None, False))),
+        purchases=(Purchase("shoes", AT),),
+        acts=(ACT, msgspec.structs.replace(ACT, withdrawal=True)),
+    )
+    suppression = Suppression("purpose:news", Origin.UNSUBSCRIBE, AT, note="note \x1b[31m")
+    whole: dict[str, object] = {"contact": contact, "suppressions": [suppression], **over}
+    return Evidence(
+        "a@b.example", START, "relay.example", mailings=mailings, lifted=[],
+        chain=chain or Report(lines=9, files=1), **whole,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+PROOFS = {
+    Basis.CONSENT: (Proof(Basis.CONSENT, ACT, ACT), "wording v3"),
+    Basis.EXISTING_CUSTOMER: (
+        Proof(Basis.EXISTING_CUSTOMER, purchases=(Purchase("shoes", AT),), informed_at=AT),
+        "2026-03-01 shoes",
+    ),
+    Basis.PROFESSIONAL: (
+        Proof(Basis.PROFESSIONAL, informed_at=AT, occupations=frozenset({"finance"})),
+        "finance",
+    ),
+    Basis.CHARITY: (Proof(Basis.CHARITY, informed_at=AT), "Informed at 2026-03-01 00:00:00"),
+    Basis.GENERIC_ADDRESS: (Proof(Basis.GENERIC_ADDRESS), "generic address"),
+    Basis.TRANSACTIONAL: (Proof(Basis.TRANSACTIONAL), "transactional"),
+    Basis.OPT_OUT: (Proof(Basis.OPT_OUT), "opt out"),
+}
+
+
+@pytest.mark.parametrize("basis", Basis)
+def test_every_basis_has_its_proof(basis: Basis) -> None:
+    proof, says = PROOFS[basis]
+    text = markdown(document(evidence(mailing(proof)), "en"))
+    assert re.search(rf"^- \*\*P1\*\*: .*{re.escape(says)}", text, re.M)
+
+
+def test_one_proof_of_many_messages_stands_once() -> None:
+    proof = PROOFS[Basis.CONSENT][0]
+    blocks = document(evidence(mailing(proof), mailing(proof), mailing(None)), "en")
+    tables = [block for block in blocks if isinstance(block, Table)]
+    (sent,) = [table for table in tables if "Verdict" in table.headings]
+    column = list(sent.headings).index("Proof")
+    assert [row[column] for row in sent.rows] == ["P1", "P1", "–"]
+
+
+def test_the_summary_counts_what_became_of_the_messages() -> None:
+    proof = PROOFS[Basis.CONSENT][0]
+    sent = [mailing(proof), mailing(proof, 451), mailing(proof, None), mailing(None)]
+    summary = dict(next(b for b in document(evidence(*sent), "en") if isinstance(b, Facts)).rows)
+    assert summary["Messages accepted for delivery"] == "1"
+    assert summary["Messages refused"] == "1"
+    assert summary["Messages without a known outcome, or not accepted"] == "2"
+
+
+@pytest.mark.parametrize("lang", ["fr", "en"])
+def test_a_fault_of_the_record_is_in_the_document(lang: Lang) -> None:
+    report = Report(lines=9, files=1)
+    report.add(Finding(Kind.CHANGED, "01J9.ndjson", 7, "it does not agree"))
+    page = html(document(evidence(chain=report), lang), lang)
+    assert "changed: 01J9.ndjson:7: it does not agree" in page
+    assert WORDS[lang]["unsound"] in page
+
+
+def test_nothing_that_others_wrote_reaches_a_terminal_or_a_browser() -> None:
+    blocks = document(evidence(contact=Contact("a@b.example", tags=frozenset({"<i>"}))), "en")
+    text, page = markdown(blocks), html(blocks, "en")
+    assert "\x1b" not in text + page
+    assert "<i>" not in page
+    assert r"\<i\>" in text
+
+
+def test_both_languages_have_the_same_words_with_the_same_places() -> None:
+    assert WORDS["fr"].keys() == WORDS["en"].keys()
+    for name, words in WORDS["en"].items():
+        places = {field for _, field, _, _ in string.Formatter().parse(words) if field}
+        french = string.Formatter().parse(WORDS["fr"][name])
+        assert {field for _, field, _, _ in french if field} == places, name
+
+
+@pytest.mark.parametrize("words", [Basis, Origin, Source, Audience, Reason, StreamClass])
+def test_every_word_of_a_decision_has_a_french_one(words: type) -> None:
+    same = {"direct", "transactional", "none", "professional", "silence"}
+    missing = [word for word in words if term(word, "fr") == str(word) and word not in same]
+    assert missing == []
+
+
+def test_headings_descend_by_one() -> None:
+    levels = [b.level for b in document(evidence(mailing(None)), "fr") if isinstance(b, Heading)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
