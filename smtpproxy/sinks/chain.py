@@ -49,17 +49,21 @@ class NotALine(ValueError):
 
 
 class Chain:
-    """The growing end of one chain."""
+    """The growing end of one chain. `opening` is how its last line begins, hash and all."""
 
-    __slots__ = ("hash", "n")
+    __slots__ = ("n", "opening")
 
     def __init__(self, head: Head = START) -> None:
-        self.n = head.n
-        self.hash = head.hash.encode()
+        self.go_back(head)
 
     @property
     def head(self) -> Head:
-        return Head(self.n, self.hash.decode())
+        return Head(self.n, self.opening[len(_OPEN) :].decode())
+
+    def go_back(self, head: Head) -> None:
+        """Let the next line follow this one."""
+        self.n = head.n
+        self.opening = _OPEN + head.hash.encode()
 
     def seal(self, entry: bytes, personal: Sequence[bytes] = (), before: bytes = b"") -> bytes:
         """Return the next line, with its line end.
@@ -72,13 +76,13 @@ class Chain:
         number = b'","n":%d,%b"entry":' % (n, before)
         if len(personal) == 1:  # as nearly always
             (parts,) = personal
-            digests = b'"%b"]}' % sha256(parts).hexdigest().encode()
+            erased = b',"personal":["%b"]}' % sha256(parts).hexdigest().encode()
         else:
             parts = b",".join(personal)
-            digests = b",".join([digest(part) for part in personal]) + _CLOSE
-        text = b"".join((_OPEN, self.hash, number, entry, _PERSONAL, digests))
-        hash = self.hash = sha256(text).hexdigest().encode()
-        return b"".join((_OPEN, hash, number, entry, _PERSONAL, parts, _END))
+            erased = _PERSONAL + b",".join([digest(part) for part in personal]) + _CLOSE
+        sealed = sha256(b"".join((self.opening, number, entry, erased)))
+        opening = self.opening = _OPEN + sealed.hexdigest().encode()
+        return b"".join((opening, number, entry, _PERSONAL, parts, _END))
 
 
 class Sealed(Struct, frozen=True):

@@ -189,7 +189,7 @@ class LineMaker:
             verdict, canonical = recipient.verdict, recipient.canonical
             verdicts = (verdict if verdict.detail is None else _open(verdict),)
             part = Personal(
-                self._salt(),
+                self._salts.pop() if self._salts else self._salt(),
                 decided.reverse_path,
                 decided.message_id,
                 decided.subject,

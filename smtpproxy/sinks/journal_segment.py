@@ -74,7 +74,7 @@ class SegmentWriter:
         except OSError as error:
             raise AuditUnavailable(str(error)) from error
         chain, opening = self._chain, self._size == 0
-        mark = chain.n, chain.hash
+        mark = chain.n, chain.opening
         lines = [chain.seal(*self._begin)] if opening else []
         if answers:
             first = entries[0] if entries else _NO_ENTRY
@@ -94,7 +94,7 @@ class SegmentWriter:
             answers.clear()
             entries.clear()
             return
-        chain.n, chain.hash = mark
+        chain.n, chain.opening = mark
         kept = self._keep_whole(lines, written) - opening
         if kept > 0:
             answers.clear()
@@ -179,8 +179,7 @@ class SegmentWriter:
                 break
             written -= len(line)
             self._size += len(line)
-            head = head_of(line)
-            self._chain.n, self._chain.hash = head.n, head.hash.encode()
+            self._chain.go_back(head_of(line))
             kept += 1
         if self.file is not None:
             try:
