@@ -142,10 +142,10 @@ def test_an_older_database_is_migrated_by_a_writer_alone(
     database.open()
     scripts = schema.migrations()
     monkeypatch.setattr(schema, "migrations", lambda: [*scripts, "CREATE TABLE later (x);"])
-    assert_refused(database, "needs 2", "smtpproxy serve", read_only=True)
+    assert_refused(database, f"needs {len(scripts) + 1}", "smtpproxy serve", read_only=True)
     database.open()
     with closing(sqlite3.connect(database.path)) as connection:
-        assert schema.version_of(connection) == 2
+        assert schema.version_of(connection) == len(scripts) + 1
         connection.execute("SELECT x FROM later")
     database.open(read_only=True)
 

@@ -1,0 +1,1 @@
+-- More of a consent act and of a contact than the first tables keep.

@@ -1,0 +1,1 @@
+-- Which import brought what, so that it can be undone.

@@ -1,0 +1,1 @@
+-- What others are told of suppressions, and what they tell us.
