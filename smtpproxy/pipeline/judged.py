@@ -1,0 +1,241 @@
+"""One transaction before the decision core, and what goes on record of it.
+
+Every intake asks here. What is then done with the mail is the intake's own: the relay
+puts it to the upstream, a milter tells its MTA.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smtpproxy.events import Client, Decided, Failed, Part, Recipient, Stage, TransactionEnded
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.reply import Reply
+from smtpproxy.pipeline.judgement import Judgement
+from smtpproxy.pipeline.parts import Parts
+from smtpproxy.pipeline.streams import StreamChoice
+from smtpproxy.policy.features import read_features, read_identity
+from smtpproxy.policy.model import Action, Decision, MessageFeatures, Mode, Reason, Verdict
+from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
+from smtpproxy.relay.content import HEADER_LIMIT
+from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
+
+TEMPORARY_FAILURE = Reply.of(451, "4.3.0", "temporary_failure")
+BAD_ADDRESS = Reply.of(553, "5.1.3", "recipient address cannot be read")
+_HEADER_TOO_LONG = MessageFeatures(malformed=f"header section is longer than {HEADER_LIMIT} bytes")
+
+Mixed = Literal["refuse", "split", "each"]
+"""What becomes of a message that only some may get: nobody gets it, the others get it and
+the sender a notice, or each recipient has a reply of its own (LMTP, PRDR)."""
+
+
+class Asked(Struct, frozen=True):
+    """A recipient as asked for: `index` is its place among the replies that are due."""
+
+    index: int
+    path: str
+    key: str  # canonical
+
+
+Refused = tuple[Asked, Verdict]
+
+
+class Judged(Struct, frozen=True):
+    """A decided message. `refused` are the recipients that it is not for, observed or not."""
+
+    decided: Decided
+    refused: tuple[Refused, ...]
+    passes: bool
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it is to go to some of its recipients only."""
+        return self.passes and bool(self.refused) and not self.decided.observed
+
+
+class JudgedTransaction:
+    """Judges recipients as they come and the message at its end, and keeps the record.
+
+    `accepted` are the recipients that the message is for; the intake fills it. `spent` and
+    `seconds` are the time that it took, whole and by stage.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        client: Client,
+        reverse_path: str,
+        choice: StreamChoice,
+        mixed: Mixed | None = None,
+    ) -> None:
+        self.id = parts.new_id()
+        self.client = client
+        self.reverse_path = reverse_path
+        self.accepted: list[Asked] = []
+        self.seconds: dict[Stage, float] = {}
+        self.spent = 0.0
+        self._parts = parts
+        self._choice = choice
+        self.mixed: Mixed = mixed or parts.on_mixed
+        self._judgement = Judgement(parts, choice, self.seconds)
+
+    async def refusals(self, paths: Sequence[str]) -> tuple[list[Asked], dict[int, Reply]]:
+        """Judge recipients; return the permitted, and a reply for the place of each other.
+
+        Refusals are on record then. Trouble of ours is a reply too.
+        """
+        asked: list[Asked] = []
+        replies: dict[int, Reply] = {}
+        for index, path in enumerate(paths):
+            try:
+                asked.append(Asked(index, path, self._canonical(path)))
+            except AddressError:
+                replies[index] = BAD_ADDRESS
+        enforcing = self._judgement.enforcing
+        try:
+            verdicts = await self._judgement.of_recipients([entry.key for entry in asked])
+            if enforcing:
+                await self._refuse(asked, verdicts, replies)
+        except (StoreUnavailable, AuditUnavailable) as error:
+            failure = self.failed(error, recipients=len(asked) if enforcing else 0)
+            if enforcing:
+                replies.update({entry.index: failure for entry in asked})
+        return [entry for entry in asked if entry.index not in replies], replies
+
+    async def _refuse(
+        self, asked: Sequence[Asked], verdicts: Sequence[Verdict], replies: dict[int, Reply]
+    ) -> None:
+        refused = [
+            (entry, verdict)
+            for entry, verdict in zip(asked, verdicts, strict=True)
+            if verdict.action is not Action.ALLOW
+        ]
+        if not refused:
+            return
+        stream = self._choice.candidates[0]
+        facts = self._judgement.facts
+        decided = Decided(
+            id=self.id,
+            at=self._parts.now(),
+            stage="rcpt",
+            client=self.client,
+            reverse_path=self.reverse_path,
+            decision=Decision(stream, stream.rulebook, tuple(verdict for _, verdict in refused)),
+            recipients=tuple(Recipient(e.path, e.key, verdict) for e, verdict in refused),
+            facts={entry.key: facts[entry.key] for entry, _ in refused},
+        )
+        await self.record(decided)
+        for entry, verdict in refused:
+            replies[entry.index] = recipient_reply(entry.path, verdict, stream.name, self.id)
+
+    def decide(self, headers: HeaderBlock | None, size: int) -> Judged:
+        """Judge the message and what is left of its recipients. Nothing is recorded yet.
+
+        `headers` is None when the header section is too long to be read.
+        """
+        parts, features = self._parts, _HEADER_TOO_LONG
+        if headers is not None:
+            features = read_features(headers, parts.stream_header, parts.source_header)
+        decision = self._judgement.of_message([entry.key for entry in self.accepted], features)
+        refused = tuple(
+            [
+                (entry, verdict)
+                for entry, verdict in zip(self.accepted, decision.recipients, strict=True)
+                if verdict.action is not Action.ALLOW
+            ]
+        )
+        allowed = decision.message is None or decision.message.action is Action.ALLOW
+        passes = decision.stream.mode is Mode.OBSERVE or (
+            allowed and (not refused or self._goes_to_some(refused))
+        )
+        if not passes and allowed:
+            verdict = Verdict(_worst(refused), Reason.RECIPIENTS_REFUSED, rule="on_mixed")
+            decision = replace(decision, message=verdict)
+        return Judged(self._decided(decision, headers, features, size, passes), refused, passes)
+
+    def _goes_to_some(self, refused: Sequence[Refused]) -> bool:
+        """Whether the permitted are mailed and the others answered for on their own."""
+        if len(refused) == len(self.accepted) or self.mixed == "refuse":
+            return False
+        return self.mixed == "each" or (
+            self.reverse_path != ""
+            and all(verdict.action is Action.REFUSE for _, verdict in refused)
+        )
+
+    def _decided(
+        self,
+        decision: Decision,
+        headers: HeaderBlock | None,
+        features: MessageFeatures,
+        size: int,
+        passes: bool,
+    ) -> Decided:
+        identity = read_identity(headers or HeaderBlock(b""))
+        pairs = zip(self.accepted, decision.recipients, strict=True)
+        recipients = tuple([Recipient(entry.path, entry.key, verdict) for entry, verdict in pairs])
+        return Decided(
+            id=self.id,
+            at=self._parts.now(),
+            stage="data",
+            client=self.client,
+            reverse_path=self.reverse_path,
+            decision=decision,
+            recipients=recipients,
+            facts=self._judgement.facts,
+            features=features,
+            observed=decision.stream.mode is Mode.OBSERVE,
+            undecided=any(r.verdict.reason is Reason.TEMPORARY_FAILURE for r in recipients),
+            message_id=identity.message_id,
+            subject=identity.subject,
+            header_from=identity.header_from,
+            size=size,
+            relayed=passes,
+        )
+
+    async def record(self, decided: Decided) -> None:
+        """Put a decision on record and tell of it. Raises AuditUnavailable."""
+        await self._parts.audit.commit(decided)
+        self._parts.emit(decided)
+
+    def refusal(self, judged: Judged) -> Reply:
+        """The one reply for a message that does not pass."""
+        decision = judged.decided.decision
+        stream, verdict = decision.stream.name, decision.message
+        if verdict is not None and verdict.reason is not Reason.RECIPIENTS_REFUSED:
+            return message_reply(verdict, stream, self.id)
+        named = [(entry.path, verdict) for entry, verdict in judged.refused]
+        if len(named) == 1:
+            return recipient_reply(*named[0], stream, self.id)
+        return recipients_reply(named, stream, self.id)
+
+    def failed(self, error: Exception, *, recipients: int = 0, messages: int = 0) -> Reply:
+        """Tell of trouble; what could not be decided for it is counted as deferred by us."""
+        cause = error.__cause__ or error
+        text = f"{type(cause).__name__}: {cause}"
+        listener = self.client.listener
+        if isinstance(error, UpstreamError):
+            self._parts.emit(Failed(listener, "upstream", text))
+            return error.reply
+        part: Part = "store" if isinstance(error, StoreUnavailable) else "audit"
+        stream = self._choice.default.name
+        self._parts.emit(Failed(listener, part, text, stream, recipients, messages))
+        return TEMPORARY_FAILURE
+
+    def ended(self) -> None:
+        """Tell that the message has its final answer."""
+        stages = tuple(self.seconds.items())
+        self._parts.emit(TransactionEnded(self.client.listener, self.spent, stages))
+
+    def _canonical(self, path: str) -> str:
+        return canonical(path if "@" in path else f"{path}@{self._parts.hostname}")
+
+
+def _worst(refused: Sequence[Refused]) -> Action:
+    """Refusals come before deferrals, so that nobody retries the impossible."""
+    actions = {verdict.action for _, verdict in refused}
+    return Action.REFUSE if Action.REFUSE in actions else Action.DEFER
