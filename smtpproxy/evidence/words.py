@@ -1,9 +1,11 @@
 """The words of an evidence document, in French and in English."""
 
 from collections.abc import Mapping
-from typing import Literal
 
-Lang = Literal["fr", "en"]
+from smtpproxy.policy.words.lang import Lang, typeset
+from smtpproxy.policy.words.terms import term
+
+__all__ = ["WORDS", "Lang", "term"]
 
 _EN = {
     "title": "Evidence file: {address}",
@@ -158,7 +160,7 @@ _FR = {
     "stream": "Flux",
     "subject": "Objet",
     "verdict": "Verdict",
-    "why": "Fondement ou motif",
+    "why": "Base légale ou motif",
     "upstream": "Réponse du serveur de messagerie",
     "proof": "Preuve",
     "allow": "autorisé",
@@ -183,98 +185,10 @@ _FR = {
     "hash": "SHA-256",
     "yes": "oui",
     "no": "non",
-    "basis": "fondement",
+    "basis": "base légale",
 }
 
-WORDS: Mapping[Lang, Mapping[str, str]] = {"fr": _FR, "en": _EN}
-
-_TERMS_FR = {
-    # bases
-    "consent": "consentement",
-    "existing_customer": "client existant",
-    "professional": "professionnel",
-    "charity": "association caritative",
-    "generic_address": "adresse générique",
-    "transactional": "message transactionnel",
-    "opt_out": "absence d’opposition",
-    # audiences and sources
-    "consumer": "consommateur",
-    "generic": "générique",
-    "unknown": "inconnu",
-    "direct": "auprès de la personne",
-    "web": "trouvée sur internet",
-    "harvested": "aspirée",
-    "guessed": "devinée",
-    "purchased": "achetée",
-    "rented": "louée",
-    "exchanged": "échangée",
-    "partner": "partenaire",
-    # methods
-    "unticked_box": "case à cocher",
-    "double_opt_in": "double confirmation",
-    "signed_form": "formulaire signé",
-    "verbal_recorded": "accord oral enregistré",
-    "preticked_box": "case précochée",
-    "implied": "implicite",
-    "silence": "silence",
-    # origins and scopes
-    "unsubscribe": "désinscription",
-    "complaint": "plainte",
-    "bounce": "rejet du serveur",
-    "objection": "opposition",
-    "erasure": "effacement",
-    "manual": "saisie manuelle",
-    "external": "liste externe",
-    "all": "tout envoi",
-    "marketing": "prospection",
-    # reasons
-    "suppressed_unsubscribe": "désinscription",
-    "suppressed_complaint": "plainte",
-    "suppressed_bounce": "rejet du serveur",
-    "suppressed_objection": "opposition",
-    "suppressed_erasure": "effacement",
-    "suppressed_manual": "interdiction saisie",
-    "suppressed_external": "liste externe",
-    "no_record": "adresse inconnue",
-    "contact_restricted": "contact restreint",
-    "source_forbidden": "origine interdite",
-    "source_undisclosed": "expéditeur non annoncé à la collecte",
-    "source_unproven": "origine non prouvée",
-    "source_not_announced": "origine non annoncée au premier message",
-    "consent_missing": "consentement absent",
-    "consent_withdrawn": "consentement retiré",
-    "consent_preticked": "case précochée",
-    "consent_conditional": "consentement conditionnel",
-    "consent_unproven": "consentement non prouvé",
-    "consent_channel": "consentement pour un autre canal",
-    "consent_expired": "consentement expiré",
-    "customer_stale": "dernier achat trop ancien",
-    "product_not_similar": "produit non analogue",
-    "source_not_direct": "adresse non recueillie directement",
-    "notice_missing": "personne non informée",
-    "optout_not_offered": "refus non proposé à la collecte",
-    "topic_unrelated": "sans rapport avec la profession",
-    "inactive": "contact inactif",
-    "stream_paused": "flux suspendu",
-    "frequency_cap": "plafond de fréquence",
-    "list_stale": "liste trop ancienne",
-    "header_malformed": "en-tête illisible",
-    "stream_not_permitted": "flux non permis",
-    "sender_not_permitted": "expéditeur non permis",
-    "unsubscribe_missing": "désinscription absente",
-    "unsubscribe_malformed": "désinscription inutilisable",
-    "one_click_missing": "désinscription en un clic absente",
-    "recipients_refused": "autres destinataires refusés",
-    "temporary_failure": "panne temporaire",
+WORDS: Mapping[Lang, Mapping[str, str]] = {
+    "fr": {name: typeset(text, "fr") for name, text in _FR.items()},
+    "en": _EN,
 }
-
-
-def term(word: object, lang: Lang) -> str:
-    """Return a word of the closed sets as people read it; with the word itself in French."""
-    text = str(word)
-    scope, _, purpose = text.partition(":")
-    if scope == "purpose" and purpose:
-        return f"finalité {purpose}" if lang == "fr" else f"purpose {purpose}"
-    if lang == "fr":
-        return _TERMS_FR.get(text, text)
-    return text.replace("_", " ")

@@ -102,7 +102,7 @@ def test_it_is_there_in_french(bench: Bench, sent: list[str], tmp_path: Path) ->
     assert '<html lang="fr">' in page
     texts = Text(page).texts
     for words in (
-        f"Dossier de preuve : {JEANNE}",
+        f"Dossier de preuve\N{NO-BREAK SPACE}: {JEANNE}",
         "vérifié, rien d’anormal",
         "consentement",
         "consentement retiré",
