@@ -14,6 +14,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store.keys import SuppressionKey
+from smtpproxy.store.memory_propagation import MemoryPropagation
 from smtpproxy.store.merge import (
     SCOPE_KINDS,
     WIDENED_ORIGINS,
@@ -23,6 +24,7 @@ from smtpproxy.store.merge import (
     merge,
     oldest_first,
 )
+from smtpproxy.store.propagation import Action
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
@@ -34,10 +36,11 @@ from smtpproxy.store.protocols import (
 _Place = tuple[bytes, str, Origin]  # exact key, scope, origin
 
 
-class MemoryStore:
+class MemoryStore(MemoryPropagation):
     """A `Store` for one process. `fail_with` makes every call fail as a database would."""
 
     def __init__(self, secret: bytes = b"") -> None:
+        super().__init__()
         self._key = SuppressionKey(secret)
         self._suppressions: dict[bytes, dict[_Place, Suppression]] = {}  # by wide key
         self._lifted: dict[bytes, list[LiftedSuppression]] = {}  # by exact key
@@ -76,6 +79,8 @@ class MemoryStore:
             if changed:
                 note = entry.note if entry.note is not None or old is None else old.note
                 places[place] = Suppression(entry.scope, entry.origin, entry.since, note=note)
+                action: Action = "added" if old is None else "moved"
+                self._changed(action, self._key.text((wide, exact)), places[place])
             tally.count(new=old is None, changed=changed)
         return tally.result()
 
@@ -100,6 +105,7 @@ class MemoryStore:
             self._lifted.setdefault(exact, []).append(
                 LiftedSuppression(one.scope, one.origin, one.since, one.note, at, reason)
             )
+            self._changed("lifted", self._key.text((wide, exact)), one)
         return [places.pop(place) for place in lifted]
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:

@@ -31,6 +31,7 @@ from smtpproxy.store.protocols import (
     SuppressionEntry,
 )
 from tests.kit import store as kit
+from tests.store.propagation_contract import PropagationContract
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -402,5 +403,7 @@ class StateContract:
             await store.ping()
 
 
-class StoreContract(SuppressionContract, ContactContract, ConsentContract, StateContract):
+class StoreContract(
+    SuppressionContract, ContactContract, ConsentContract, StateContract, PropagationContract
+):
     """All of it."""

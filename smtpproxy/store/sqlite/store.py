@@ -22,11 +22,12 @@ from smtpproxy.store.protocols import (
 from smtpproxy.store.sqlite import contacts as contact_table
 from smtpproxy.store.sqlite import suppressions as suppression_table
 from smtpproxy.store.sqlite.connection import open_reader, unavailable
+from smtpproxy.store.sqlite.propagation import Propagation
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.writer import SqliteWriter
 
 
-class SqliteStore:
+class SqliteStore(Propagation):
     """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
 
     def __init__(

@@ -1,0 +1,149 @@
+"""What every backend does about telling others: mixed into its test class."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from smtpproxy.policy.model import Origin
+from smtpproxy.store.propagation import ChangesGone, DeadLetter, WebhookState
+from smtpproxy.store.protocols import Store, SuppressionEntry
+
+T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
+DAY = timedelta(days=1)
+ANNA = "anna@people.example"
+
+
+def entry(address: str = ANNA, since: datetime = T0) -> SuppressionEntry:
+    return SuppressionEntry(address, "marketing", Origin.UNSUBSCRIBE, since)
+
+
+async def add(store: Store, count: int) -> None:
+    await store.add_suppressions([entry(f"p{n}@people.example") for n in range(count)])
+
+
+def letter(webhook: str = "crm", message_id: str = "msg_1") -> DeadLetter:
+    return DeadLetter(webhook, message_id, b"{}", 3, T0, T0 + DAY, 7, "HTTP 500")
+
+
+class ChangesContract:
+    async def test_every_change_is_told_once_and_in_order(self, store: Store) -> None:
+        before = datetime.now(UTC) - timedelta(seconds=2)
+        await store.add_suppressions([entry()])
+        await store.add_suppressions([entry(since=T0 + DAY)])
+        await store.remove_suppression(ANNA, at=T0 + 2 * DAY, reason="asked in writing")
+        told = await store.changes(0, 10)
+        assert [change.action for change in told] == ["added", "moved", "lifted"]
+        assert [change.since for change in told] == [T0, T0 + DAY, T0 + DAY]
+        assert {(change.scope, change.origin) for change in told} == {("marketing", "unsubscribe")}
+        assert [change.seq for change in told] == sorted({change.seq for change in told})
+        assert all(before <= change.at <= datetime.now(UTC) for change in told)
+
+    async def test_the_key_is_that_of_an_export(self, store: Store) -> None:
+        await store.add_suppressions([entry()])
+        ((key, _),) = [each async for each in store.export_suppressions()]
+        assert [change.key for change in await store.changes(0, 10)] == [key]
+
+    async def test_what_changes_nothing_is_no_change(self, store: Store) -> None:
+        await store.add_suppressions([entry()])
+        newest = await store.newest_change()
+        await store.add_suppressions([entry(), entry(since=T0 - DAY)])
+        await store.remove_suppression("nobody@people.example", at=T0, reason="none")
+        assert await store.newest_change() == newest
+        assert await store.changes(newest, 10) == []
+
+    async def test_an_erasure_is_told_as_a_suppression(self, store: Store) -> None:
+        await store.erase_contact(ANNA, at=T0)
+        (change,) = await store.changes(0, 10)
+        assert (change.action, change.scope, change.origin) == ("added", "all", Origin.ERASURE)
+
+    async def test_they_are_read_page_by_page(self, store: Store) -> None:
+        await add(store, 5)
+        first = await store.changes(0, 3)
+        rest = await store.changes(first[-1].seq, 3)
+        assert [change.seq for change in (*first, *rest)] == [1, 2, 3, 4, 5]
+        assert await store.newest_change() == 5
+
+    async def test_what_was_trimmed_is_gone_and_said_to_be(self, store: Store) -> None:
+        assert await store.newest_change() == 0
+        await add(store, 3)
+        assert await store.trim_changes(datetime.now(UTC) - DAY) == 0
+        assert await store.trim_changes(datetime.now(UTC) + DAY) == 3
+        with pytest.raises(ChangesGone) as caught:
+            await store.changes(2, 10)
+        assert caught.value.newest == 3
+        assert await store.changes(3, 10) == []
+        await store.add_suppressions([entry()])
+        assert [change.seq for change in await store.changes(3, 10)] == [4]
+        with pytest.raises(ChangesGone):
+            await store.changes(2, 10)
+
+    async def test_a_number_that_never_was_is_of_another_log(self, store: Store) -> None:
+        with pytest.raises(ChangesGone) as caught:
+            await store.changes(7, 10)
+        assert caught.value.newest == 0
+
+    async def test_what_a_webhook_has_not_been_told_is_not_trimmed(self, store: Store) -> None:
+        await add(store, 3)
+        await store.put_webhook_state(WebhookState("crm", 1))
+        await store.put_webhook_state(WebhookState("off", 0, disabled_at=T0))
+        soon = datetime.now(UTC) + DAY
+        assert await store.trim_changes(soon, webhooks=["crm", "off"]) == 1
+        assert [change.seq for change in await store.changes(1, 10)] == [2, 3]
+        assert await store.trim_changes(soon) == 2
+
+
+class WebhookContract:
+    async def test_a_state_is_kept_as_it_was_put(self, store: Store) -> None:
+        state = WebhookState(
+            "crm", 12, "msg_1", 20, 3, T0, T0 + DAY, None, "HTTP 500", T0 - DAY
+        )  # fmt: skip
+        await store.put_webhook_state(WebhookState("crm", 1))
+        await store.put_webhook_state(state)
+        assert await store.webhook_states() == {"crm": state}
+        await store.put_webhook_state(WebhookState("dwh", 2, disabled_at=T0))
+        await store.forget_webhooks(["crm"])
+        assert set(await store.webhook_states()) == {"crm"}
+
+    async def test_a_wake_is_taken_once_and_no_state_undoes_it(self, store: Store) -> None:
+        assert not await store.wake_webhook("crm")
+        await store.put_webhook_state(WebhookState("crm", 1))
+        assert await store.wake_webhook("crm")
+        await store.put_webhook_state(WebhookState("crm", 2))
+        assert (await store.webhook_states())["crm"].woken
+        assert await store.take_wake("crm")
+        assert not await store.take_wake("crm")
+
+    async def test_dead_letters_stay_until_somebody_decides(self, store: Store) -> None:
+        await store.put_webhook_state(WebhookState("crm", 1), letter())
+        await store.put_webhook_state(WebhookState("crm", 2), letter(message_id="msg_2"))
+        await store.put_webhook_state(WebhookState("dwh", 2), letter("dwh"))
+        first, second = await store.dead_letters("crm")
+        assert (first.message_id, first.body, first.retry) == ("msg_1", b"{}", False)
+        assert len(await store.dead_letters()) == 3
+        assert await store.retry_dead_letters("crm", second.id) == 1
+        assert await store.retry_dead_letters("dwh", second.id) == 0
+        assert [each.retry for each in await store.dead_letters("crm")] == [False, True]
+        await store.settle_dead_letter(second.id, "HTTP 503")
+        again = (await store.dead_letters("crm"))[1]
+        assert (again.retry, again.attempts, again.error) == (False, 8, "HTTP 503")
+        await store.settle_dead_letter(second.id, None)
+        assert [each.message_id for each in await store.dead_letters("crm")] == ["msg_1"]
+        assert await store.retry_dead_letters("crm") == 1
+        assert await store.drop_dead_letters("crm") == 1
+        assert [each.webhook for each in await store.dead_letters()] == ["dwh"]
+
+    async def test_arrears_are_the_oldest_change_that_was_not_told(self, store: Store) -> None:
+        await add(store, 2)
+        oldest = (await store.changes(0, 1))[0].at
+        await store.put_webhook_state(WebhookState("behind", 0))
+        await store.put_webhook_state(WebhookState("even", 2))
+        await store.put_webhook_state(WebhookState("dead", 2, disabled_at=T0), letter("dead"))
+        arrears = await store.arrears()
+        assert arrears["behind"].oldest == oldest
+        assert arrears["even"].oldest is None
+        assert arrears["dead"].oldest == T0
+        assert (arrears["dead"].dead_letters, arrears["dead"].disabled) == (1, True)
+
+
+class PropagationContract(ChangesContract, WebhookContract):
+    pass
