@@ -1,7 +1,7 @@
 """What an intake says by itself: neither a verdict nor the upstream's answer."""
 
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.server import ContentProblem
+from smtpproxy.wire.events import ContentProblem
 
 OK = Reply.of(250, "2.0.0", "OK")
 SENDER_OK = Reply.of(250, "2.1.0", "sender noted")

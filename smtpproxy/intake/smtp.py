@@ -14,7 +14,7 @@ from smtpproxy.relay.content import Content
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.wire.commands import Data, Hello, Mail, Quit, Rcpt, Reset
-from smtpproxy.wire.server import (
+from smtpproxy.wire.events import (
     BLOCKED,
     NEED_DATA,
     Answered,
@@ -22,8 +22,8 @@ from smtpproxy.wire.server import (
     ContentChunk,
     EndOfContent,
     Event,
-    ServerConnection,
 )
+from smtpproxy.wire.server import ServerConnection
 
 _BACKLOG = 256 * 1024
 """Octets that a client may be ahead of us before it is no longer read from."""

@@ -4,7 +4,9 @@ A line is given without its CRLF. Anything wrong raises `CommandError`, which ca
 the reply that names it.
 """
 
+import base64
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -14,6 +16,7 @@ LOCAL_PART_LIMIT = 64  # octets, RFC 5321 4.5.3.1.1
 DOMAIN_LIMIT = 255  # 4.5.3.1.2
 PATH_LIMIT = 256  # 4.5.3.1.3, with the angle brackets
 COMMAND_LIMIT = 2048  # 4.5.3.1.4 asks for 512 at least, extensions add to it
+AUTH_LIMIT = 12_288  # octets of a response, RFC 4954 section 4.1
 
 
 class CommandError(Exception):
@@ -56,6 +59,23 @@ class Reset(Struct, frozen=True):
 
 class Quit(Struct, frozen=True):
     """QUIT."""
+
+
+class StartTls(Struct, frozen=True):
+    """STARTTLS, in its right place and with nothing behind it."""
+
+
+class Auth(Struct, frozen=True):
+    """AUTH with a mechanism that is offered. `initial` is decoded; None where there is none."""
+
+    mechanism: str
+    initial: bytes | None = None
+
+
+class AuthResponse(Struct, frozen=True):
+    """The client's line to a challenge, decoded; None when it cancels with `*`."""
+
+    data: bytes | None
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -146,6 +166,31 @@ def parse_rcpt(argument: str, *, extended: bool, smtputf8: bool) -> Rcpt:
             raise CommandError(555, "5.5.4", f"RCPT parameter {keyword} not recognised")
     _refuse_unicode(path, smtputf8=smtputf8)
     return Rcpt(path)
+
+
+def parse_auth(argument: str, mechanisms: Sequence[str]) -> Auth:
+    """Parse `MECHANISM [initial-response]` (RFC 4954 section 4)."""
+    mechanism, _, initial = argument.strip(" ").partition(" ")
+    mechanism = mechanism.upper()
+    if not mechanism:
+        raise CommandError(501, "5.5.4", "syntax: AUTH mechanism")
+    if mechanism not in mechanisms:
+        raise CommandError(504, "5.5.4", "mechanism not offered; EHLO lists them")
+    if not initial:
+        return Auth(mechanism)
+    return Auth(mechanism, b"" if initial == "=" else _decoded(initial))
+
+
+def parse_auth_response(line: bytes) -> AuthResponse:
+    """Parse a line that answers a 334: base64, or `*`."""
+    return AuthResponse(None if line == b"*" else _decoded(line))
+
+
+def _decoded(encoded: str | bytes) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:  # binascii.Error, or what is not ASCII
+        raise CommandError(501, "5.5.2", "cannot decode the base64 of the response") from None
 
 
 def _parse_path(line: str, start: int, *, enhanced: str, null_allowed: bool) -> tuple[str, str]:

@@ -5,119 +5,64 @@ every command event, in order, with `answer`, which returns the bytes to send. S
 RCPT commands may be taken before the first is answered (RFC 2920), so that they can be
 judged together; anything else waits until all earlier ones are answered.
 
-Which command may come when stands in one table, `_ORDER`. Wrong commands, NOOP, VRFY
-and HELP never reach the caller: they come out as `Answered` with the bytes to send.
+Here is how lines become events and how answers change the state. What there is to say
+stands in rows elsewhere: each verb with the states it may come in is a row of `verbs`, each
+line of the reply to EHLO a row of `extensions`, and `extensions=` says which of these a
+listener has. A new verb is a row there, its record in `commands`, and in `answer` a branch
+if its answer changes the state. Wrong commands, NOOP, VRFY and HELP never reach the
+caller: they come out as `Answered` with the bytes to send.
+
+STARTTLS: answer it with 220, send that, change to TLS, then call `now_secure`; whatever came
+before the change is forgotten. AUTH: answer with 334 and the next line is an `AuthResponse`.
 """
 
 from collections import deque
-from enum import Enum, auto
-
-from msgspec import Struct
+from collections.abc import Sequence
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import (
+    AUTH_LIMIT,
     COMMAND_LIMIT,
+    Auth,
+    AuthResponse,
     CommandError,
     Data,
     Hello,
     Mail,
-    Quit,
     Rcpt,
     Reset,
+    StartTls,
     check_characters,
-    no_argument,
-    parse_hello,
-    parse_mail,
-    parse_rcpt,
+    parse_auth_response,
     unknown,
 )
 from smtpproxy.wire.content import BareNewline, BareNewlineError, ContentReader, bare_newline
-
-
-class State(Enum):
-    START = auto()  # no greeting from the client yet
-    READY = auto()  # no transaction
-    MAIL = auto()  # MAIL accepted
-    CONTENT = auto()  # 354 sent
-    CLOSED = auto()  # QUIT answered, or the client broke the framing
-
-
-class Signal(Enum):
-    NEED_DATA = auto()
-    BLOCKED = auto()  # answer the events already given first
-
-
-NEED_DATA = Signal.NEED_DATA
-BLOCKED = Signal.BLOCKED
-
-
-class ContentChunk(Struct, frozen=True):
-    """A piece of the content, dot-stuffed as it came; whole lines are not promised."""
-
-    data: bytes
-
-
-class ContentProblem(Enum):
-    """Why content was read but cannot be taken."""
-
-    TOO_LARGE = auto()
-    NUL = auto()
-
-
-class EndOfContent(Struct, frozen=True):
-    """CRLF.CRLF was read. `size` is in octets as received, without the terminator."""
-
-    size: int
-    problem: ContentProblem | None = None
-
-
-class Answered(Struct, frozen=True):
-    """A command that the engine answered by itself; send `data`."""
-
-    data: bytes
-    error: bool = False  # of the client; DATA pipelined behind refused recipients is none
-
-
-class Broken(Struct, frozen=True):
-    """The framing cannot be trusted any more: send `data` and close the connection."""
-
-    data: bytes
-    cause: str  # bare_newline, line_too_long, pipelining
-
-
-Command = Hello | Mail | Rcpt | Data | Reset | Quit | EndOfContent
-Event = Command | ContentChunk | Answered | Broken
-
-_NOOP = Reply.of(250, "2.0.0", "OK").encode()
-_HELP = Reply.of(
-    214, "2.0.0", "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT", "see RFC 5321"
-).encode()
-_VRFY = Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode()
-_HELLO_FIRST = Reply.of(503, "5.5.1", "send EHLO first").encode()
-_ORDER = {
-    "MAIL": {
-        State.START: _HELLO_FIRST,
-        State.MAIL: Reply.of(503, "5.5.1", "a transaction is open; send RSET first").encode(),
-    },
-    "RCPT": {
-        State.START: _HELLO_FIRST,
-        State.READY: Reply.of(503, "5.5.1", "send MAIL first").encode(),
-    },
-    "DATA": {
-        State.START: _HELLO_FIRST,
-        State.READY: Reply.of(503, "5.5.1", "send MAIL and RCPT first").encode(),
-    },
-}
-"""Refusals by verb and state; a pair that is absent is allowed."""
+from smtpproxy.wire.events import (
+    BLOCKED,
+    NEED_DATA,
+    Answered,
+    Broken,
+    Command,
+    ContentChunk,
+    ContentProblem,
+    EndOfContent,
+    Event,
+    Signal,
+)
+from smtpproxy.wire.extensions import BASE, Extension, hello_lines
+from smtpproxy.wire.session import SessionState, State
+from smtpproxy.wire.verbs import VERBS
 
 _TOO_LONG = Reply.of(500, "5.5.2", "command line too long; closing the connection").encode()
-_NO_RECIPIENTS = Reply.of(554, "5.5.1", "no valid recipients").encode()
 _OUT_OF_STEP = Reply.of(
     554, "5.5.0", "content was sent though DATA was refused; closing the connection"
 ).encode()
+_BEHIND_STARTTLS = Reply.of(
+    554, "5.5.0", "commands were sent behind STARTTLS; closing the connection"
+).encode()
 
 
-class ServerConnection:
+class ServerConnection(SessionState):
     """One SMTP session as the server sees it."""
 
     def __init__(
@@ -127,18 +72,22 @@ class ServerConnection:
         size_limit: int,
         bare_newline: BareNewline = "reject",
         max_recipients: int = 1000,
+        extensions: Sequence[Extension] = BASE,
+        require_tls: bool = False,
+        require_auth: bool = False,
     ) -> None:
+        super().__init__(
+            extensions,
+            size_limit=size_limit,
+            max_recipients=max_recipients,
+            require_tls=require_tls,
+            require_auth=require_auth,
+        )
         self.hostname = hostname
-        self.state = State.START
-        self.extended = False
-        self.smtputf8 = False
-        self._size_limit = size_limit
         self._bare_newline = bare_newline
-        self._max_recipients = max_recipients
         self._buffer = b""
         self._taken = 0  # octets of the buffer that were taken as commands
         self._pending: deque[Command] = deque()
-        self._recipients = 0
         self._data_refused = False
         self._reader: ContentReader | None = None
         self._size = 0
@@ -149,10 +98,6 @@ class ServerConnection:
     def buffered(self) -> int:
         """Octets received and not yet taken as events."""
         return len(self._buffer) - self._taken
-
-    @property
-    def in_transaction(self) -> bool:
-        return self.state in (State.MAIL, State.CONTENT)
 
     def receive_data(self, data: bytes) -> None:
         rest = self._buffer[self._taken :]
@@ -176,8 +121,10 @@ class ServerConnection:
         if start == len(self._buffer):
             return NEED_DATA
         end = self._buffer.find(b"\r\n", start)
+        if self.state is State.AUTH:
+            return self._next_response(end)
         if end < 0 or end - start > COMMAND_LIMIT:
-            return self._unended()
+            return self._unended(COMMAND_LIMIT)
         line = self._buffer[start:end]
         if pending and line[:5].upper() != b"RCPT ":
             return BLOCKED
@@ -188,12 +135,17 @@ class ServerConnection:
         if pending and isinstance(event, (Answered, Broken)):
             return BLOCKED  # its turn comes when the recipients before it are answered
         self._taken = end + 2
-        if isinstance(event, Answered):
+        if isinstance(event, Rcpt):
+            self.recipients += 1
+        elif isinstance(event, Answered):
             self._data_refused = line[:5].strip().upper() == b"DATA"
+            return event
         elif isinstance(event, Broken):
             self.close()
-        else:
-            pending.append(event)
+            return event
+        elif isinstance(event, StartTls) and self.buffered:
+            return self._broken("pipelining", _BEHIND_STARTTLS)  # CVE-2011-0411
+        pending.append(event)
         return event
 
     def answer(self, reply: Reply) -> bytes:
@@ -201,12 +153,12 @@ class ServerConnection:
         command = self._pending.popleft()
         positive = reply.code < 400
         if isinstance(command, Rcpt):
-            self._recipients += positive
+            self.recipients -= not positive
         elif isinstance(command, Mail):
             if positive:
                 self.state = State.MAIL
                 self.smtputf8 = command.smtputf8
-                self._recipients = 0
+                self.recipients = 0
         elif isinstance(command, Data):
             self._data_refused = reply.code != 354
             if reply.code == 354:
@@ -223,6 +175,12 @@ class ServerConnection:
             if positive:
                 self.state = State.READY
                 self.extended = command.extended
+        elif isinstance(command, (Auth, AuthResponse)):
+            self.state = State.AUTH if reply.code == 334 else State.READY
+            if positive and reply.code != 334:
+                self.now_authenticated()
+        elif isinstance(command, StartTls):
+            self._forget_input()
         else:
             self.state = State.CLOSED
         return reply.encode()
@@ -232,33 +190,41 @@ class ServerConnection:
         greeting = f"{self.hostname} greets {_printable(hello.domain)}"
         if not hello.extended:
             return Reply(250, None, (greeting,))
-        return Reply(
-            250,
-            None,
-            (
-                greeting,
-                "PIPELINING",
-                f"SIZE {self._size_limit}",
-                "8BITMIME",
-                "SMTPUTF8",
-                "ENHANCEDSTATUSCODES",
-            ),
-        )
+        return Reply(250, None, (greeting, *hello_lines(self)))
+
+    def now_secure(self, *, authenticated: bool = False) -> None:
+        super().now_secure(authenticated=authenticated)
+        self._forget_input()
 
     def close(self) -> None:
         """Take no further input: whatever is buffered is not looked at."""
         self.state = State.CLOSED
-        self._buffer = b""
-        self._taken = 0
+        self._forget_input()
         self._pending.clear()
 
-    def _unended(self) -> Event | Signal:
+    def _forget_input(self) -> None:
+        self._buffer = b""
+        self._taken = 0
+
+    def _next_response(self, end: int) -> Event | Signal:
+        """The line after a 334."""
+        start = self._taken
+        if end < 0 or end - start > AUTH_LIMIT:
+            return self._unended(AUTH_LIMIT)
+        self._taken = end + 2
+        try:
+            response = parse_auth_response(self._buffer[start:end])
+        except CommandError as error:
+            self.state = State.READY
+            return Answered(error.reply.encode(), error=True)
+        self._pending.append(response)
+        return response
+
+    def _unended(self, limit: int) -> Event | Signal:
         """No whole line is there: ask for more, unless it is hopeless already."""
-        head = self._buffer[self._taken : self._taken + COMMAND_LIMIT + 1]
+        head = self._buffer[self._taken : self._taken + limit + 1]
         name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
-        too_long = self.buffered > COMMAND_LIMIT + 1 or (
-            len(head) > COMMAND_LIMIT and not head.endswith(b"\r")
-        )
+        too_long = self.buffered > limit + 1 or (len(head) > limit and not head.endswith(b"\r"))
         if name is None and not too_long:
             return NEED_DATA
         if self._pending:
@@ -275,40 +241,13 @@ class ServerConnection:
             if name is not None:
                 return _bare_newline(name)
             check_characters(verb, text)
-        verb = verb.upper()
-        refusals = _ORDER.get(verb)
-        if refusals is not None and self.state in refusals:
-            return Answered(refusals[self.state], error=True)
-        match verb:
-            case "RCPT":
-                if self._recipients + len(self._pending) >= self._max_recipients:
-                    raise CommandError(452, "4.5.3", "too many recipients; send the rest later")
-                return parse_rcpt(argument, extended=self.extended, smtputf8=self.smtputf8)
-            case "MAIL":
-                return parse_mail(argument, extended=self.extended, size_limit=self._size_limit)
-            case "DATA":
-                no_argument(verb, argument)
-                return Data() if self._recipients else Answered(_NO_RECIPIENTS)
-            case "EHLO" | "HELO":
-                return parse_hello(argument, extended=verb == "EHLO")
-            case "RSET":
-                no_argument(verb, argument)
-                return Reset()
-            case "QUIT":
-                no_argument(verb, argument)
-                return Quit()
-            case "NOOP":
-                return Answered(_NOOP)
-            case "VRFY":
-                if not argument.strip():
-                    raise CommandError(501, "5.5.4", "syntax: VRFY address")
-                return Answered(_VRFY)
-            case "HELP":
-                return Answered(_HELP)
-            case "EXPN" | "STARTTLS" | "AUTH" | "BDAT" | "TURN" | "ETRN":
-                raise CommandError(502, "5.5.1", f"{verb} is not implemented here")
-            case _:
-                raise unknown()
+        known = VERBS.get(verb) or VERBS.get(verb.upper())
+        if known is None:
+            raise unknown()
+        refused = known.refused
+        if refused and self.state in refused:
+            return refused[self.state]
+        return known.read(self, argument)
 
     def _next_content(self) -> Event | Signal:
         if self._ended:
@@ -328,7 +267,7 @@ class ServerConnection:
             self._buffer = self._reader.rest
             self._reader = None
         self._size += len(chunk)
-        if self._size > self._size_limit:
+        if self._size > self.size_limit:
             self._problem = ContentProblem.TOO_LARGE
         elif b"\0" in chunk:
             self._problem = self._problem or ContentProblem.NUL

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Data, Hello, Quit, Rcpt
-from smtpproxy.wire.server import (
+from smtpproxy.wire.events import (
     NEED_DATA,
     Answered,
     Broken,
     Command,
     ContentChunk,
     EndOfContent,
-    ServerConnection,
     Signal,
 )
+from smtpproxy.wire.server import ServerConnection
 
 HELLO = b"EHLO client.example\r\n"
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8)

@@ -1,0 +1,64 @@
+"""What the server engine gives its caller: commands, content, and what it did by itself."""
+
+from enum import Enum, auto
+
+from msgspec import Struct
+
+from smtpproxy.wire.commands import (
+    Auth,
+    AuthResponse,
+    Data,
+    Hello,
+    Mail,
+    Quit,
+    Rcpt,
+    Reset,
+    StartTls,
+)
+
+
+class Signal(Enum):
+    NEED_DATA = auto()
+    BLOCKED = auto()  # answer the events already given first
+
+
+NEED_DATA = Signal.NEED_DATA
+BLOCKED = Signal.BLOCKED
+
+
+class ContentChunk(Struct, frozen=True):
+    """A piece of the content, dot-stuffed as it came; whole lines are not promised."""
+
+    data: bytes
+
+
+class ContentProblem(Enum):
+    """Why content was read but cannot be taken."""
+
+    TOO_LARGE = auto()
+    NUL = auto()
+
+
+class EndOfContent(Struct, frozen=True):
+    """CRLF.CRLF was read. `size` is in octets as received, without the terminator."""
+
+    size: int
+    problem: ContentProblem | None = None
+
+
+class Answered(Struct, frozen=True):
+    """A command that the engine answered by itself; send `data`."""
+
+    data: bytes
+    error: bool = False  # of the client; DATA pipelined behind refused recipients is none
+
+
+class Broken(Struct, frozen=True):
+    """The framing cannot be trusted any more: send `data` and close the connection."""
+
+    data: bytes
+    cause: str  # bare_newline, line_too_long, pipelining
+
+
+Command = Hello | Mail | Rcpt | Data | Reset | Quit | StartTls | Auth | AuthResponse | EndOfContent
+Event = Command | ContentChunk | Answered | Broken

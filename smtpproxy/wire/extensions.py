@@ -1,0 +1,54 @@
+"""The service extensions: one row for each line of the reply to EHLO (RFC 5321 4.1.1.1).
+
+A new extension is a row here, its verbs are rows in `verbs`, its parameters of MAIL and
+RCPT stand in `commands`.
+"""
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from smtpproxy.wire.session import SessionState
+
+
+def _bare(session: SessionState) -> str:
+    return ""
+
+
+class Extension(Struct, frozen=True):
+    """What EHLO says of it: `parameters` behind the keyword, None when not offered now."""
+
+    keyword: str
+    parameters: Callable[[SessionState], str | None] = _bare
+
+    def line(self, session: SessionState) -> str | None:
+        parameters = self.parameters(session)
+        return f"{self.keyword} {parameters}" if parameters else _only(self.keyword, parameters)
+
+
+def _only(keyword: str, parameters: str | None) -> str | None:
+    return None if parameters is None else keyword
+
+
+BASE: tuple[Extension, ...] = (
+    Extension("PIPELINING"),
+    Extension("SIZE", lambda session: str(session.size_limit)),
+    Extension("8BITMIME"),
+    Extension("SMTPUTF8"),
+    Extension("ENHANCEDSTATUSCODES"),
+)
+"""What every listener offers."""
+
+STARTTLS = Extension("STARTTLS", lambda session: None if session.secure else "")
+
+
+def auth(mechanisms: Sequence[str], *, without_tls: bool = False) -> Extension:
+    """AUTH with these mechanisms, told only inside TLS unless `without_tls` (RFC 4954)."""
+    words = " ".join(mechanisms)
+    return Extension("AUTH", lambda session: words if session.secure or without_tls else None)
+
+
+def hello_lines(session: SessionState) -> list[str]:
+    """Return the lines of the reply to EHLO, behind the greeting."""
+    lines = (extension.line(session) for extension in session.extensions)
+    return [line for line in lines if line is not None]

@@ -1,0 +1,82 @@
+"""What a server knows of one SMTP session, for the verbs and extensions to look at."""
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from smtpproxy.mail.reply import Reply
+
+if TYPE_CHECKING:
+    from smtpproxy.wire.extensions import Extension
+
+NO_TLS = Reply.of(530, "5.7.0", "this listener takes mail over TLS only; send STARTTLS first")
+NO_AUTH = Reply.of(530, "5.7.0", "authentication required; send AUTH first")
+
+
+class State(Enum):
+    START = auto()  # no greeting from the client yet
+    READY = auto()  # no transaction
+    MAIL = auto()  # MAIL accepted
+    CONTENT = auto()  # 354 sent
+    AUTH = auto()  # 334 sent: the next line is no command
+    CLOSED = auto()  # QUIT answered, or the client broke the framing
+
+
+class SessionState:
+    """The state of a session. `extensions` is what EHLO offers, in this order.
+
+    `require_tls` and `require_auth` bar MAIL until there is such a thing; `barred` is the
+    refusal that stands meanwhile.
+    """
+
+    def __init__(
+        self,
+        extensions: Sequence["Extension"],
+        *,
+        size_limit: int,
+        max_recipients: int,
+        require_tls: bool = False,
+        require_auth: bool = False,
+    ) -> None:
+        self.state = State.START
+        self.extended = False  # greeted by EHLO
+        self.smtputf8 = False  # of the transaction
+        self.extensions = extensions
+        self.size_limit = size_limit
+        self.max_recipients = max_recipients
+        self.recipients = 0  # of the transaction: accepted, or not answered yet
+        self.secure = False
+        self.authenticated = False
+        self._require_tls = require_tls
+        self._require_auth = require_auth
+        self.barred = self._bar()
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.state in (State.MAIL, State.CONTENT)
+
+    def offers(self, keyword: str) -> bool:
+        """Whether the listener has the extension, be it now or in another state."""
+        return any(extension.keyword == keyword for extension in self.extensions)
+
+    def now_secure(self, *, authenticated: bool = False) -> None:
+        """The session is inside TLS: it begins anew (RFC 3207 4.2).
+
+        `authenticated`: the client's certificate says who it is.
+        """
+        self.state = State.START
+        self.extended = False
+        self.secure = True
+        self.authenticated = authenticated
+        self.barred = self._bar()
+
+    def now_authenticated(self) -> None:
+        self.authenticated = True
+        self.barred = self._bar()
+
+    def _bar(self) -> bytes | None:
+        if self._require_tls and not self.secure:
+            return NO_TLS.encode()
+        if self._require_auth and not self.authenticated:
+            return NO_AUTH.encode()
+        return None

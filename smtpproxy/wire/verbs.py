@@ -1,0 +1,156 @@
+"""The commands of SMTP: one row for each verb, with where it may come and how it is read.
+
+A new verb is a function and a row in `VERBS`. The function gets the session and what
+follows the verb, and returns a command for the caller, or `Answered` when there is
+nothing to ask the caller; it raises `CommandError` for what is wrong.
+"""
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.commands import (
+    CommandError,
+    Data,
+    Quit,
+    Reset,
+    StartTls,
+    no_argument,
+    parse_auth,
+    parse_hello,
+    parse_mail,
+    parse_rcpt,
+)
+from smtpproxy.wire.events import Answered, Command
+from smtpproxy.wire.session import SessionState, State
+
+Read = Callable[[SessionState, str], Command | Answered]
+
+
+class Verb(Struct, frozen=True):
+    """`refused` has the replies to it by the states in which it cannot come."""
+
+    read: Read
+    refused: Mapping[State, Answered] = {}
+
+
+def _refusal(text: str) -> Answered:
+    return Answered(Reply.of(503, "5.5.1", text).encode(), error=True)
+
+
+_HELLO_FIRST = _refusal("send EHLO first")
+_IN_TRANSACTION = _refusal("not in a transaction; send RSET first")
+_NO_RECIPIENTS = Answered(Reply.of(554, "5.5.1", "no valid recipients").encode())
+_NOOP = Answered(Reply.of(250, "2.0.0", "OK").encode())
+_VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode())
+
+
+def _rcpt(session: SessionState, argument: str) -> Command | Answered:
+    if session.recipients >= session.max_recipients:
+        raise CommandError(452, "4.5.3", "too many recipients; send the rest later")
+    return parse_rcpt(argument, extended=session.extended, smtputf8=session.smtputf8)
+
+
+def _mail(session: SessionState, argument: str) -> Command | Answered:
+    if session.barred is not None:
+        return Answered(session.barred, error=True)
+    return parse_mail(argument, extended=session.extended, size_limit=session.size_limit)
+
+
+def _data(session: SessionState, argument: str) -> Command | Answered:
+    no_argument("DATA", argument)
+    return Data() if session.recipients else _NO_RECIPIENTS
+
+
+def _ehlo(session: SessionState, argument: str) -> Command | Answered:
+    return parse_hello(argument, extended=True)
+
+
+def _helo(session: SessionState, argument: str) -> Command | Answered:
+    return parse_hello(argument, extended=False)
+
+
+def _rset(session: SessionState, argument: str) -> Command | Answered:
+    no_argument("RSET", argument)
+    return Reset()
+
+
+def _quit(session: SessionState, argument: str) -> Command | Answered:
+    no_argument("QUIT", argument)
+    return Quit()
+
+
+def _starttls(session: SessionState, argument: str) -> Command | Answered:
+    """RFC 3207. What stands behind it in the same packet is looked at by the engine."""
+    if not session.offers("STARTTLS"):
+        return _not_here(session, "STARTTLS")
+    no_argument("STARTTLS", argument)
+    if session.secure:
+        raise CommandError(503, "5.5.1", "TLS is active already")
+    return StartTls()
+
+
+def _auth(session: SessionState, argument: str) -> Command | Answered:
+    """RFC 4954, section 4."""
+    offer = next((each for each in session.extensions if each.keyword == "AUTH"), None)
+    if offer is None:
+        return _not_here(session, "AUTH")
+    if session.authenticated:
+        raise CommandError(503, "5.5.1", "authenticated already")
+    mechanisms = offer.parameters(session)
+    if mechanisms is None:
+        raise CommandError(538, "5.7.11", "encryption required for authentication; use TLS")
+    return parse_auth(argument, mechanisms.split(" "))
+
+
+def _noop(session: SessionState, argument: str) -> Command | Answered:
+    return _NOOP
+
+
+def _vrfy(session: SessionState, argument: str) -> Command | Answered:
+    if not argument.strip():
+        raise CommandError(501, "5.5.4", "syntax: VRFY address")
+    return _VRFY
+
+
+def _help(session: SessionState, argument: str) -> Command | Answered:
+    known = [name for name in VERBS if name not in _ABSENT]
+    known = [name for name in known if name not in ("STARTTLS", "AUTH") or session.offers(name)]
+    return Answered(Reply.of(214, "2.0.0", " ".join(known), "see RFC 5321").encode())
+
+
+def _not_here(session: SessionState, verb: str) -> Command | Answered:
+    raise CommandError(502, "5.5.1", f"{verb} is not implemented here")
+
+
+def _absent(verb: str) -> Verb:
+    return Verb(lambda session, argument: _not_here(session, verb))
+
+
+_ABSENT = ("EXPN", "BDAT", "TURN", "ETRN")
+
+VERBS: Mapping[str, Verb] = {
+    "EHLO": Verb(_ehlo),
+    "HELO": Verb(_helo),
+    "MAIL": Verb(
+        _mail,
+        {
+            State.START: _HELLO_FIRST,
+            State.MAIL: _refusal("a transaction is open; send RSET first"),
+        },
+    ),
+    "RCPT": Verb(_rcpt, {State.START: _HELLO_FIRST, State.READY: _refusal("send MAIL first")}),
+    "DATA": Verb(
+        _data, {State.START: _HELLO_FIRST, State.READY: _refusal("send MAIL and RCPT first")}
+    ),
+    "RSET": Verb(_rset),
+    "NOOP": Verb(_noop),
+    "VRFY": Verb(_vrfy),
+    "HELP": Verb(_help),
+    "QUIT": Verb(_quit),
+    "STARTTLS": Verb(_starttls, {State.START: _HELLO_FIRST, State.MAIL: _IN_TRANSACTION}),
+    "AUTH": Verb(_auth, {State.START: _HELLO_FIRST, State.MAIL: _IN_TRANSACTION}),
+    **{verb: _absent(verb) for verb in _ABSENT},
+}
+"""Every verb; a state that is absent from `refused` is allowed."""
