@@ -35,6 +35,9 @@ def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
         first_contacted_at=(
             None if _later(contact.first_contacted_at, moment) else contact.first_contacted_at
         ),
+        profiling_objected_at=(
+            None if _later(contact.profiling_objected_at, moment) else contact.profiling_objected_at
+        ),
     )
 
 

@@ -149,6 +149,7 @@ class Contact(Struct, frozen=True, omit_defaults=True):
     purchases: tuple[Purchase, ...] = ()
     acts: tuple[ConsentAct, ...] = ()
     first_contacted_at: datetime | None = None  # first mail on any marketing stream
+    profiling_objected_at: datetime | None = None  # what was gathered is frozen (RGPD 21(2))
 
 
 class Suppression(Struct, frozen=True, omit_defaults=True):

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
-    Dealing,
     Origin,
     Purchase,
     Suppression,
@@ -26,6 +25,15 @@ WIDENED_ORIGINS = frozenset(
     }
 )
 """Origins that hold for all variants of a mailbox; the others for the exact address alone."""
+
+FROZEN = frozenset({"occupations", "tags", "last_activity_at"})
+"""What is gathered about a person: after an objection to profiling, no import changes it."""
+
+PROTECTIVE_TAGS = frozenset({"restricted"})
+"""Tags that keep mail from somebody: these an import may add all the same."""
+
+MARKS = ("first_contacted_at", "profiling_objected_at")
+"""Moments that an update may set or move back, and never clear or move forward."""
 
 SCOPE_KINDS = ("all", "marketing", "purpose")
 
@@ -50,17 +58,8 @@ class Merged:
 
 
 def as_update(contact: Contact | ContactUpdate) -> ContactUpdate:
-    """Return the update that `contact` is.
-
-    Raises ValueError for what no backend keeps yet and would give back as more than it is:
-    a pending agreement as a full one, an inquiry as a sale.
-    """
-    update = contact if isinstance(contact, ContactUpdate) else ContactUpdate(contact)
-    if any(act.pending for act in update.contact.acts):
-        raise ValueError("a pending agreement cannot be stored yet")
-    if any(purchase.kind is not Dealing.SALE for purchase in update.contact.purchases):
-        raise ValueError("of dealings, only sales can be stored yet")
-    return update
+    """Return the update that `contact` is."""
+    return contact if isinstance(contact, ContactUpdate) else ContactUpdate(contact)
 
 
 def merge(known: Known | None, update: ContactUpdate) -> Merged:
@@ -74,7 +73,9 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
     older = _no_newer(update.as_of, known.as_of)
     new_acts = tuple(act for act in ordered_acts(told.acts) if act not in before.acts)
     contact = _with_history(
-        before if older else profile, before.purchases + told.purchases, before.acts + new_acts
+        _with_marks(before if older else profile, told),
+        before.purchases + told.purchases,
+        before.acts + new_acts,
     )
     as_of = known.as_of if older or update.as_of is None else update.as_of
     changed = contact != before
@@ -101,7 +102,21 @@ def _with_profile(before: Contact, update: ContactUpdate) -> Contact:
     newest = before.last_activity_at
     if newest and (told.last_activity_at is None or told.last_activity_at < newest):
         changes.pop("last_activity_at", None)  # what a person did cannot be undone
+    if before.profiling_objected_at is not None and changes:
+        changes = {name: value for name, value in changes.items() if name not in FROZEN}
+        if "tags" in update.given and (added := told.tags & PROTECTIVE_TAGS - before.tags):
+            changes["tags"] = before.tags | added
     return replace(before, **changes) if changes else before
+
+
+def _with_marks(contact: Contact, told: Contact) -> Contact:
+    changes = {
+        name: at
+        for name in MARKS
+        if (at := getattr(told, name)) is not None
+        and ((stored := getattr(contact, name)) is None or at < stored)
+    }
+    return replace(contact, **changes) if changes else contact
 
 
 def _with_history(
@@ -117,7 +132,7 @@ def ordered_purchases(purchases: tuple[Purchase, ...]) -> tuple[Purchase, ...]:
     """Each once, oldest first."""
     if len(purchases) < 2:
         return purchases
-    return tuple(sorted(set(purchases), key=lambda purchase: (purchase.at, purchase.product)))
+    return tuple(sorted(set(purchases), key=lambda one: (one.at, one.product, one.kind)))
 
 
 def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:

@@ -141,6 +141,9 @@ def _could_refuse(contact: Contact, case: RecipientCase) -> bool:
 
 
 def _concerns_them(contact: Contact, case: RecipientCase) -> bool:
+    """Whether the topic is theirs. Who objected to profiling counts as what they said alone."""
+    if contact.profiling_objected_at is not None and contact.source is not _DIRECT:
+        return False
     return not contact.occupations.isdisjoint(case.stream.topics)
 
 

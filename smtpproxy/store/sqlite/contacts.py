@@ -17,7 +17,8 @@ _VALUES = ", ".join(f"?{place}" for place in range(1, _COLUMNS.count(",") + 2))
 _INSERT = f"INSERT INTO contact ({_COLUMNS}) VALUES ({_VALUES})"
 _UPDATE = f"UPDATE contact SET ({_COLUMNS}) = ({_VALUES}) WHERE id = ?1"
 _INSERT_ACT = f"""
-INSERT INTO consent_act (contact, sequence, {ACT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO consent_act (contact, sequence, {ACT_COLUMNS})
+VALUES (?, ?{", ?" * len(ACT_COLUMNS.split(","))})
 """
 _BY_ADDRESS = f"SELECT {_COLUMNS} FROM contact WHERE address IN (SELECT value FROM json_each(?))"
 _BY_ID = f"SELECT {_COLUMNS} FROM contact WHERE id > ? ORDER BY id LIMIT ?"

@@ -9,7 +9,9 @@ from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
     Contact,
+    Dealing,
     Evidence,
+    Link,
     Origin,
     Provenance,
     Purchase,
@@ -21,9 +23,12 @@ Row = tuple[Any, ...]
 
 CONTACT_COLUMNS = (
     "id, address, audience, source, collected_at, informed_at, optout_offered,"
-    " last_activity_at, occupations, tags, supplier, sender_disclosed, purchases"
+    " last_activity_at, occupations, tags, supplier, sender_disclosed, purchases,"
+    " chain, first_contacted_at, profiling_objected_at"
 )
-ACT_COLUMNS = "at, withdrawal, purpose, method, conditional, channels, wording, ip"
+ACT_COLUMNS = (
+    "at, withdrawal, purpose, method, conditional, channels, wording, ip, pending, details"
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -34,8 +39,18 @@ _NO_EVIDENCE = Evidence()
 _AUDIENCES = {str(audience): audience for audience in Audience}
 _SOURCES = {None: None} | {str(source): source for source in Source}
 _ORIGINS = {str(origin): origin for origin in Origin}
+
+
+class _Purchase(msgspec.Struct, array_like=True):
+    product: str
+    at: int
+    kind: Dealing = Dealing.SALE
+
+
 _read_set = msgspec.json.Decoder(frozenset[str]).decode
-_read_purchases = msgspec.json.Decoder(list[tuple[str, int]]).decode
+_read_purchases = msgspec.json.Decoder(list[_Purchase]).decode
+_read_chain = msgspec.json.Decoder(tuple[Link, ...]).decode
+_read_details = msgspec.json.Decoder(dict[str, str]).decode
 _write = msgspec.json.Encoder().encode
 
 
@@ -78,6 +93,9 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         supplier,
         sender_disclosed,
         purchases,
+        chain,
+        first_contacted_at,
+        profiling_objected_at,
     ) = row
     return Contact(
         address,
@@ -89,17 +107,26 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         None if last_activity_at is None else _EPOCH + _MICROSECOND * last_activity_at,
         _read_set(occupations) if occupations else _NOTHING,
         _read_set(tags) if tags else _NOTHING,
-        None if sender_disclosed is None else Provenance(supplier, bool(sender_disclosed)),
-        tuple([Purchase(p, _EPOCH + _MICROSECOND * at) for p, at in _read_purchases(purchases)])
+        None
+        if sender_disclosed is None
+        else Provenance(supplier, bool(sender_disclosed), _read_chain(chain) if chain else ()),
+        tuple(
+            [
+                Purchase(p.product, _EPOCH + _MICROSECOND * p.at, p.kind)
+                for p in _read_purchases(purchases)
+            ]
+        )
         if purchases
         else (),
         acts,
+        None if first_contacted_at is None else _EPOCH + _MICROSECOND * first_contacted_at,
+        None if profiling_objected_at is None else _EPOCH + _MICROSECOND * profiling_objected_at,
     )
 
 
 def act(row: Row) -> ConsentAct:
     """Read the columns of ACT_COLUMNS."""
-    at, withdrawal, purpose, method, conditional, channels, wording, ip = row
+    at, withdrawal, purpose, method, conditional, channels, wording, ip, pending, details = row
     return ConsentAct(
         purpose,
         _EPOCH + _MICROSECOND * at,
@@ -107,7 +134,12 @@ def act(row: Row) -> ConsentAct:
         method,
         bool(conditional),
         _read_set(channels) if channels else _EMAIL,
-        _NO_EVIDENCE if wording is None and ip is None else Evidence(wording, ip),
+        Evidence(wording, ip, **_read_details(details))
+        if details
+        else _NO_EVIDENCE
+        if wording is None and ip is None
+        else Evidence(wording, ip),
+        bool(pending),
     )
 
 
@@ -127,9 +159,10 @@ def contact_row(number: int, contact: Contact, as_of: datetime | None) -> Row:
         _json_set(contact.tags),
         provenance.supplier if provenance else None,
         provenance.sender_disclosed if provenance else None,
-        _write([(p.product, to_micros(p.at)) for p in contact.purchases]).decode()
-        if contact.purchases
-        else None,
+        _purchases(contact.purchases) if contact.purchases else None,
+        _write(provenance.chain).decode() if provenance and provenance.chain else None,
+        optional_micros(contact.first_contacted_at),
+        optional_micros(contact.profiling_objected_at),
         optional_micros(as_of),
     )
 
@@ -147,7 +180,29 @@ def act_row(number: int, sequence: int, act: ConsentAct) -> Row:
         None if act.channels == _EMAIL else _json_set(act.channels) or "[]",
         act.evidence.wording,
         act.evidence.ip,
+        act.pending,
+        _details(act.evidence),
     )
+
+
+def _purchases(purchases: tuple[Purchase, ...]) -> str:
+    return _write(
+        [
+            (p.product, to_micros(p.at))
+            if p.kind is Dealing.SALE
+            else (p.product, to_micros(p.at), p.kind)
+            for p in purchases
+        ]
+    ).decode()
+
+
+def _details(evidence: Evidence) -> str | None:
+    """What has no column of its own."""
+    if evidence.version is None and evidence.form is None and evidence.document_hash is None:
+        return None
+    told = msgspec.structs.asdict(evidence)
+    del told["wording"], told["ip"]
+    return _write({name: text for name, text in told.items() if text is not None}).decode()
 
 
 def _json_set(values: frozenset[str]) -> str | None:
