@@ -36,12 +36,14 @@ class ConnectionRefused(Struct, frozen=True):
     cause: Literal["limit", "address_limit", "draining"]
 
 
-class Client(Struct, frozen=True):
-    """Who is talking to us."""
+class Client(Struct, frozen=True, omit_defaults=True):
+    """Who is talking to us, or to the MTA that asks us."""
 
     listener: str
     peer: str  # IP address, or "unix"
     helo: str
+    login: str = ""  # the name it proved; may be an address, so it is a personal part
+    queue_id: str = ""  # the MTA's name for the message, where an MTA asks us
 
 
 class Recipient(Struct, frozen=True):

@@ -143,6 +143,8 @@ def _print_record(record: Record) -> None:
         "time": decided.at.isoformat(timespec="milliseconds"),
         "stage": "refused at RCPT" if decided.stage == "rcpt" else "end of data",
         "client": f"{client.peer}, HELO {client.helo}, listener {client.listener}",
+        "login": client.login,
+        "queue id": client.queue_id,
         "mail from": f"<{decided.reverse_path}>",
         "message id": decided.message_id,
         "subject": decided.subject,

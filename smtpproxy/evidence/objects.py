@@ -19,6 +19,8 @@ def record_object(record: Record) -> dict[str, Any]:
         "listener": decided.client.listener,
         "peer": decided.client.peer,
         "helo": decided.client.helo,
+        "login": decided.client.login,
+        "queue_id": decided.client.queue_id,
         "mail_from": decided.reverse_path,
         "message_id": decided.message_id,
         "subject": decided.subject,

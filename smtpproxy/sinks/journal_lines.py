@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from smtpproxy.events import Client, Decided, Recipient, Relayed
 from smtpproxy.policy.model import (
@@ -139,6 +140,7 @@ class Personal(Struct, frozen=True, omit_defaults=True, gc=False):
     detail: str | None = None
     facts: RecipientFacts | None = None
     reply: str | None = None
+    login: str | None = None
 
 
 class Line(Struct, frozen=True):
@@ -200,6 +202,8 @@ class LineMaker:
                 canonical,
                 verdict.detail,
                 decided.facts.get(canonical),
+                None,
+                decided.client.login or None,
             )
             personal = [_encode(part)]
         else:
@@ -209,7 +213,7 @@ class LineMaker:
             decided.id,
             decided.at,
             decided.stage,
-            decided.client,
+            _open_client(decided.client),
             self._stream(decision.stream),
             decision.rulebook,
             message if message is None or message.detail is None else _open(message),
@@ -240,6 +244,7 @@ class LineMaker:
                 header_from=decided.header_from,
                 features=decided.features,
                 message_detail=None if message is None else message.detail,
+                login=decided.client.login or None,
             )
         )
 
@@ -275,6 +280,10 @@ def _open(verdict: Verdict) -> OpenVerdict:
     return OpenVerdict(verdict.action, verdict.reason, verdict.basis, verdict.rule)
 
 
+def _open_client(client: Client) -> Client:
+    return replace(client, login="") if client.login else client
+
+
 def decided(line: Line, entry: DecisionEntry) -> Decided:
     """Return the decision of a line; what was erased is left out, an address reads `erased:…`.
 
@@ -293,7 +302,7 @@ def decided(line: Line, entry: DecisionEntry) -> Decided:
         id=entry.id,
         at=entry.at,
         stage=entry.stage,
-        client=entry.client,
+        client=replace(entry.client, login=message.login) if message.login else entry.client,
         reverse_path=message.reverse_path or "",
         decision=Decision(entry.stream, entry.rulebook, verdicts, verdict),
         recipients=recipients,

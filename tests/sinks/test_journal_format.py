@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
+
 from smtpproxy.events import Client, Decided, Recipient
 from smtpproxy.policy.model import (
     Action,
@@ -101,3 +103,22 @@ def test_the_defaults_that_lines_rely_on() -> None:
     assert (contact.audience, contact.source, contact.optout_offered) == ("unknown", None, False)
     assert Verdict(Action.ALLOW).reason == "none"
     assert MessageFeatures().one_click is False
+
+
+def test_the_name_of_a_login_is_erased_with_the_message() -> None:
+    """It may be an address; the queue id and the HELO name nobody."""
+    client = Client("apps", "192.0.2.1", "app.example", "jeanne@shop.example", "4XyZ")
+    for recipients in (MEANT.recipients, MEANT.recipients * 2):
+        meant = replace(MEANT, client=client, recipients=recipients)
+        meant = replace(
+            meant, decision=replace(MEANT.decision, recipients=(ALLOWED,) * len(recipients))
+        )
+        entry, personal = LineMaker().decision(meant)
+        assert b"jeanne@shop.example" not in entry
+        assert b'"queue_id":"4XyZ"' in entry
+        assert b'"login":"jeanne@shop.example"' in personal[0]
+        line = read_line(
+            b'{"hash":"","n":1,"entry":%b,"personal":[%b]}' % (entry, b",".join(personal))
+        )
+        assert isinstance(line.entry, DecisionEntry)
+        assert decided(line, line.entry).client == client

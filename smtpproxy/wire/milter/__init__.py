@@ -1,0 +1,15 @@
+"""The milter protocol, versions 2 to 6, from the milter's side."""
+
+from smtpproxy.wire.milter.commands import MilterError
+from smtpproxy.wire.milter.connection import NEED_DATA, PACKET_LIMIT, MilterConnection
+from smtpproxy.wire.milter.flags import Actions, Stage, Steps
+
+__all__ = [
+    "NEED_DATA",
+    "PACKET_LIMIT",
+    "Actions",
+    "MilterConnection",
+    "MilterError",
+    "Stage",
+    "Steps",
+]

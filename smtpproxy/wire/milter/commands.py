@@ -1,0 +1,238 @@
+"""What an MTA says to a milter: one packet, parsed to a frozen record.
+
+A packet is given as its command letter and what follows it, without the length. Text is
+decoded as UTF-8 with surrogateescape, so that any octets come back as they were. Anything
+wrong raises `MilterError`.
+"""
+
+import struct
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from smtpproxy.wire.milter.flags import VERSION, Actions, Steps
+
+_NEGOTIATION = struct.Struct("!III")
+_PORT = struct.Struct("!H")
+
+
+class MilterError(Exception):
+    """The other side does not speak the protocol; nothing more can be read from it."""
+
+
+class Negotiation(Struct, frozen=True):
+    """O: what the MTA offers."""
+
+    version: int
+    actions: Actions
+    steps: Steps
+
+
+class Connect(Struct, frozen=True):
+    """C: a client has connected. `address` is its IP address, a socket's path, or empty."""
+
+    hostname: str
+    family: str  # 4, 6, L (a socket file) or U (unknown)
+    port: int = 0
+    address: str = ""
+
+
+class Helo(Struct, frozen=True):
+    """H: HELO or EHLO, which also ends a message that was begun."""
+
+    name: str
+
+
+class Mail(Struct, frozen=True):
+    """M: MAIL, a message begins. The path is as the client wrote it, usually in brackets."""
+
+    path: str
+    parameters: tuple[str, ...] = ()
+
+
+class Rcpt(Struct, frozen=True):
+    """R: RCPT."""
+
+    path: str
+    parameters: tuple[str, ...] = ()
+
+
+class Data(Struct, frozen=True):
+    """T: DATA, or the first BDAT."""
+
+
+class Header(Struct, frozen=True):
+    """L: one header field. Lines of a folded value end with LF."""
+
+    name: bytes
+    value: bytes
+
+
+class EndOfHeaders(Struct, frozen=True):
+    """N."""
+
+
+class Body(Struct, frozen=True):
+    """B: a piece of the body, at most 65,535 octets of it, lines ended with CRLF."""
+
+    data: bytes
+
+
+class EndOfMessage(Struct, frozen=True):
+    """E: the message is complete, the verdict is due. It may bring the last of the body."""
+
+    data: bytes = b""
+
+
+class Abort(Struct, frozen=True):
+    """A: the message is given up; the connection goes on."""
+
+
+class Unknown(Struct, frozen=True):
+    """U: an SMTP command that the MTA does not know."""
+
+    command: str
+
+
+class Quit(Struct, frozen=True):
+    """Q: the connection ends."""
+
+
+class NextConnection(Struct, frozen=True):
+    """K: the client is gone, and the next one will be told of on this connection."""
+
+
+class Macros(Struct, frozen=True):
+    """D: the MTA's macros for the command that follows, whose letter is `command`."""
+
+    command: str
+    values: dict[str, str]
+
+
+Command = (
+    Negotiation
+    | Connect
+    | Helo
+    | Mail
+    | Rcpt
+    | Data
+    | Header
+    | EndOfHeaders
+    | Body
+    | EndOfMessage
+    | Abort
+    | Unknown
+    | Quit
+    | NextConnection
+    | Macros
+)
+
+
+def parse(letter: int, data: bytes) -> Command:
+    """Parse one packet. Raises MilterError."""
+    parser = _PARSERS.get(letter)
+    if parser is None:
+        raise MilterError(f"no such command: 0x{letter:02x}")
+    return parser(data)
+
+
+def text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _strings(data: bytes, what: str) -> list[bytes]:
+    """Split octets of which each string is ended by a NUL."""
+    if not data.endswith(b"\0"):
+        raise MilterError(f"{what}: a string without its NUL")
+    return data[:-1].split(b"\0")
+
+
+def _negotiation(data: bytes) -> Negotiation:
+    if len(data) < _NEGOTIATION.size:
+        raise MilterError("negotiation: shorter than its three numbers")
+    version, actions, steps = _NEGOTIATION.unpack_from(data)
+    return Negotiation(version, Actions(actions), Steps(steps))
+
+
+def _connect(data: bytes) -> Connect:
+    hostname, nul, rest = data.partition(b"\0")
+    family = rest[:1].decode("latin-1")
+    if not nul or family not in ("4", "6", "L", "U"):
+        raise MilterError("connect: not a name and one of the families 4, 6, L, U")
+    if family == "U":
+        return Connect(text(hostname), family)
+    if len(rest) < 4:
+        raise MilterError("connect: no port and address")
+    (address,) = _strings(rest[3:], "connect")[:1]
+    return Connect(text(hostname), family, _PORT.unpack_from(rest, 1)[0], text(address))
+
+
+def _helo(data: bytes) -> Helo:
+    return Helo(text(_strings(data, "helo")[0]))
+
+
+def _mail(data: bytes) -> Mail:
+    path, *parameters = _strings(data, "mail")
+    return Mail(text(path), tuple([text(each) for each in parameters]))
+
+
+def _rcpt(data: bytes) -> Rcpt:
+    path, *parameters = _strings(data, "rcpt")
+    return Rcpt(text(path), tuple([text(each) for each in parameters]))
+
+
+def _header(data: bytes) -> Header:
+    strings = _strings(data, "header")
+    if len(strings) != 2:
+        raise MilterError("header: not a name and a value")
+    return Header(*strings)
+
+
+def _unknown(data: bytes) -> Unknown:
+    return Unknown(text(_strings(data, "unknown")[0]))
+
+
+def _macros(data: bytes) -> Macros:
+    if not data or data[0] not in _PARSERS:
+        raise MilterError("macros: for no command that there is")
+    strings = _strings(data[1:], "macros") if len(data) > 1 else []
+    if len(strings) % 2:
+        raise MilterError("macros: a name without a value")
+    names = (_macro_name(name) for name in strings[::2])
+    return Macros(chr(data[0]), dict(zip(names, map(text, strings[1::2]), strict=True)))
+
+
+def _macro_name(name: bytes) -> str:
+    """Without the braces, which MTAs write or leave out for names of one letter."""
+    bare = text(name)
+    return bare[1:-1] if bare.startswith("{") and bare.endswith("}") else bare
+
+
+def _bare(command: Command) -> Callable[[bytes], Command]:
+    """A command without data; what comes with it all the same means nothing."""
+    return lambda data: command
+
+
+_PARSERS: dict[int, Callable[[bytes], Command]] = {
+    ord("O"): _negotiation,
+    ord("C"): _connect,
+    ord("H"): _helo,
+    ord("M"): _mail,
+    ord("R"): _rcpt,
+    ord("T"): _bare(Data()),
+    ord("L"): _header,
+    ord("N"): _bare(EndOfHeaders()),
+    ord("B"): Body,
+    ord("E"): EndOfMessage,
+    ord("A"): _bare(Abort()),
+    ord("U"): _unknown,
+    ord("Q"): _bare(Quit()),
+    ord("K"): _bare(NextConnection()),
+    ord("D"): _macros,
+}
+
+
+def agreed(offer: Negotiation, actions: Actions, steps: Steps) -> Negotiation:
+    """Return what both sides can: the rest of what was wished for is left out."""
+    version = min(offer.version, VERSION)
+    return Negotiation(version, actions & offer.actions, steps & offer.steps)
