@@ -8,19 +8,22 @@ import msgspec
 from smtpproxy.policy.model import ConsentAct, Contact
 from smtpproxy.store.merge import Known, Tally, merge
 from smtpproxy.store.protocols import BatchResult, ContactUpdate
-from smtpproxy.store.sqlite import rows
+from smtpproxy.store.sqlite import imported_contacts, rows
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row
 from smtpproxy.store.sqlite.writer import fetch_all, run_many
 
 _COLUMNS = f"{CONTACT_COLUMNS}, as_of"
 _VALUES = ", ".join(f"?{place}" for place in range(1, _COLUMNS.count(",") + 2))
-_INSERT = f"INSERT INTO contact ({_COLUMNS}) VALUES ({_VALUES})"
-_UPDATE = f"UPDATE contact SET ({_COLUMNS}) = ({_VALUES}) WHERE id = ?1"
+_INSERT = f"INSERT INTO contact ({_COLUMNS}, import) VALUES ({_VALUES}, ?)"
+_UPDATE = f"""
+UPDATE contact SET ({_COLUMNS}, import, withdrawal_confirmed) = ({_VALUES}, ?, ?) WHERE id = ?1
+"""
 _INSERT_ACT = f"""
 INSERT INTO consent_act (contact, sequence, {ACT_COLUMNS})
 VALUES (?, ?{", ?" * len(ACT_COLUMNS.split(","))})
 """
 _BY_ADDRESS = f"SELECT {_COLUMNS} FROM contact WHERE address IN (SELECT value FROM json_each(?))"
+_BY_NUMBER = f"SELECT {_COLUMNS} FROM contact WHERE id IN (SELECT value FROM json_each(?))"
 _BY_ID = f"SELECT {_COLUMNS} FROM contact WHERE id > ? ORDER BY id LIMIT ?"
 _ACTS = f"""
 SELECT contact, {ACT_COLUMNS} FROM consent_act WHERE contact IN (SELECT value FROM json_each(?))
@@ -32,17 +35,20 @@ _PAGE_SIZE = 1_000
 class _Entry:
     """A contact of the batch: its row, and what of it is to be written."""
 
-    __slots__ = ("acts", "is_new", "known", "number", "touched")
+    __slots__ = ("acts", "is_new", "known", "number", "origin", "touched", "versions")
 
     def __init__(self, number: int, known: Known | None) -> None:
         self.number = number
         self.known = known
+        self.origin = imported_contacts.Origin()
+        self.versions: list[Row] = []
         self.is_new = known is None
         self.touched = False
         self.acts: list[Row] = []
 
-    def apply(self, update: ContactUpdate, tally: Tally) -> None:
+    def apply(self, update: ContactUpdate, tally: Tally, importer: int | None) -> None:
         merged = merge(self.known, update)
+        self._remember(update, importer, changed=merged.changed)
         start = len(self.known.contact.acts) if self.known else 0
         tally.count(new=self.known is None, changed=merged.changed, older=merged.older)
         self.acts += [
@@ -52,13 +58,40 @@ class _Entry:
         self.touched |= merged.touched
         self.known = merged.known
 
+    def _remember(self, update: ContactUpdate, importer: int | None, *, changed: bool) -> None:
+        """Note whose state it is from now on, and what it was before."""
+        owner, confirmed = self.origin.owner, self.origin.confirmed
+        if self.known is None:
+            self.origin = imported_contacts.Origin(importer)
+            return
+        if owner == importer:
+            return
+        if not confirmed and imported_contacts.confirms(self.known, update):
+            confirmed = self.touched = True
+        if changed:
+            version = imported_contacts.version_row(self.number, self.known, owner, importer)
+            self.versions.append(version)
+            owner = importer
+        self.origin = imported_contacts.Origin(owner, confirmed)
+
     def row(self) -> Row:
         assert self.known is not None
-        return rows.contact_row(self.number, self.known.contact, self.known.as_of)
+        row = rows.contact_row(self.number, self.known.contact, self.known.as_of)
+        if self.is_new:
+            return (*row, self.origin.owner)
+        return (*row, self.origin.owner, 1 if self.origin.confirmed else None)
 
 
-async def put(connection: aiosqlite.Connection, updates: Sequence[ContactUpdate]) -> BatchResult:
+async def put(
+    connection: aiosqlite.Connection,
+    updates: Sequence[ContactUpdate],
+    importer: int | None = None,
+) -> BatchResult:
+    """Insert or update. `importer` is the number of the import whose updates these are."""
     entries = await _stored(connection, [update.contact.address for update in updates])
+    by_number = {entry.number: entry for entry in entries.values()}
+    for number, origin in (await imported_contacts.origins(connection, list(by_number))).items():
+        by_number[number].origin = origin
     number = (await fetch_all(connection, "SELECT coalesce(max(id), 0) FROM contact"))[0][0]
     tally = Tally()
     for update in updates:
@@ -67,11 +100,13 @@ async def put(connection: aiosqlite.Connection, updates: Sequence[ContactUpdate]
         if entry is None:
             number += 1
             entry = entries[address] = _Entry(number, None)
-        entry.apply(update, tally)
+        entry.apply(update, tally, importer)
     touched = [entry for entry in entries.values() if entry.touched]
+    versions = [row for entry in touched for row in entry.versions]
     await run_many(connection, _INSERT, [entry.row() for entry in touched if entry.is_new])
     await run_many(connection, _UPDATE, [entry.row() for entry in touched if not entry.is_new])
     await run_many(connection, _INSERT_ACT, [row for entry in touched for row in entry.acts])
+    await imported_contacts.remember(connection, versions)
     return tally.result()
 
 
@@ -96,16 +131,40 @@ async def stored(connection: aiosqlite.Connection, addresses: list[str]) -> dict
     return {address: entry.known for address, entry in entries.items() if entry.known}
 
 
+async def by_number(connection: aiosqlite.Connection, numbers: Sequence[int]) -> dict[int, Known]:
+    """Return what is known of each contact, with the age of its profile."""
+    found = await fetch_all(connection, _BY_NUMBER, msgspec.json.encode(numbers).decode())
+    acts = await _acts(connection, found)
+    return {row[0]: _known(row, acts) for row in found}
+
+
+async def overwrite(
+    connection: aiosqlite.Connection, contacts: Sequence[tuple[int, Known]]
+) -> None:
+    """Put contacts as given in the place of what is stored, their acts included."""
+    updates = [
+        (*rows.contact_row(number, known.contact, known.as_of), None, None)
+        for number, known in contacts
+    ]
+    acts = [
+        rows.act_row(number, place, act)
+        for number, known in contacts
+        for place, act in enumerate(known.contact.acts)
+    ]
+    await run_many(connection, _UPDATE, updates)
+    numbers = [(number,) for number, _ in contacts]
+    await run_many(connection, "DELETE FROM consent_act WHERE contact = ?", numbers)
+    await run_many(connection, _INSERT_ACT, acts)
+
+
+def _known(row: Row, acts: dict[int, tuple[ConsentAct, ...]]) -> Known:
+    return Known(rows.contact(row[:-1], acts.get(row[0], ())), rows.optional_moment(row[-1]))
+
+
 async def _stored(connection: aiosqlite.Connection, addresses: list[str]) -> dict[str, _Entry]:
     found = await fetch_all(connection, _BY_ADDRESS, msgspec.json.encode(addresses).decode())
     acts = await _acts(connection, found)
-    return {
-        row[1]: _Entry(
-            row[0],
-            Known(rows.contact(row[:-1], acts.get(row[0], ())), rows.optional_moment(row[-1])),
-        )
-        for row in found
-    }
+    return {row[1]: _Entry(row[0], _known(row, acts)) for row in found}
 
 
 async def _acts(

@@ -1,0 +1,138 @@
+"""Which import a contact is from, what it was before, and how an import is taken back."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import aiosqlite
+import msgspec
+
+from smtpproxy.policy.model import Contact
+from smtpproxy.store.merge import Known
+from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.sqlite.rows import Row
+from smtpproxy.store.sqlite.writer import fetch_all, run_many
+from smtpproxy.store.undo import Replaced
+
+_INSERT = """
+INSERT INTO contact_version (contact, number, import, replaced_by, state)
+SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3, ?4 FROM contact_version WHERE contact = ?1
+"""
+_CHANGED = """
+SELECT DISTINCT contact FROM contact_version
+WHERE contact > ? AND (import = ?2 OR replaced_by = ?2) ORDER BY contact LIMIT ?3
+"""
+_CHAINS = """
+SELECT contact, import, replaced_by, state FROM contact_version
+WHERE contact IN (SELECT value FROM json_each(?)) ORDER BY contact, number
+"""
+_ORIGINS = """
+SELECT id, import, withdrawal_confirmed FROM contact
+WHERE id IN (SELECT value FROM json_each(?))
+"""
+# Those that the import made, and nobody has touched since.
+_MADE = """
+FROM contact WHERE id BETWEEN ?1 AND ?2 AND import = ?3
+AND NOT EXISTS (SELECT 1 FROM contact_version WHERE contact = contact.id)
+"""
+_FORGET = """
+DELETE FROM contact_version WHERE (contact, number) IN (
+    SELECT contact, number FROM contact_version
+    WHERE coalesce(max(import, replaced_by), import, replaced_by) < ? LIMIT ?)
+"""
+_CONFIRMED = "withdrawal_confirmed IS NOT NULL"
+
+# Half of what a state takes is the address, which the contact has.
+_State = tuple[Contact, datetime | None]
+_decode = msgspec.json.Decoder(_State).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose state the row of a contact is in."""
+
+    owner: int | None = None
+    confirmed: bool = False  # a withdrawal in it was told by several
+
+
+def confirms(known: Known | None, update: ContactUpdate) -> bool:
+    """Tell whether a withdrawal that is known is told again."""
+    if known is None or not update.contact.acts:
+        return False
+    return any(act.withdrawal and act in known.contact.acts for act in update.contact.acts)
+
+
+def version_row(number: int, known: Known, owner: int | None, by: int | None) -> Row:
+    """Return the row of a state that `by` takes the place of."""
+    return (number, owner, by, _encode((known.contact, known.as_of)).decode())
+
+
+async def remember(connection: aiosqlite.Connection, versions: Iterable[Row]) -> None:
+    await run_many(connection, _INSERT, versions)
+
+
+async def origins(connection: aiosqlite.Connection, numbers: Sequence[int]) -> dict[int, Origin]:
+    """Return whose state each contact is in."""
+    if not numbers:
+        return {}
+    found = await fetch_all(connection, _ORIGINS, msgspec.json.encode(numbers).decode())
+    return {number: Origin(owner, confirmed is not None) for number, owner, confirmed in found}
+
+
+async def changed(
+    connection: aiosqlite.Connection, number: int, after: int, limit: int
+) -> list[int]:
+    """Return the next contacts that the import changed, or others after it."""
+    return [row[0] for row in await fetch_all(connection, _CHANGED, after, number, limit)]
+
+
+async def chains(
+    connection: aiosqlite.Connection, contacts: Sequence[int]
+) -> dict[int, list[Replaced]]:
+    """Return what each contact was before, oldest first."""
+    found: dict[int, list[Replaced]] = {}
+    asked = msgspec.json.encode(contacts).decode()
+    for contact, owner, by, state in await fetch_all(connection, _CHAINS, asked):
+        known = Known(*_decode(state))
+        found.setdefault(contact, []).append(Replaced(known, owner, by))
+    return found
+
+
+async def count_made(
+    connection: aiosqlite.Connection, number: int, first: int, last: int
+) -> tuple[int, int]:
+    """Return how many contacts of the import nobody has touched since, and how many stay.
+
+    Those stay in which a withdrawal was confirmed.
+    """
+    found = await fetch_all(
+        connection,
+        f"SELECT count(*), coalesce(sum({_CONFIRMED}), 0) {_MADE}",
+        first,
+        last,
+        number,
+    )
+    return found[0][0] - found[0][1], found[0][1]
+
+
+async def remove_made(connection: aiosqlite.Connection, number: int, first: int, last: int) -> int:
+    """Remove the contacts of the import in this range that nobody has touched since."""
+    return await run_many(
+        connection,
+        f"DELETE FROM contact WHERE id IN (SELECT id {_MADE} AND NOT ({_CONFIRMED}))",
+        [(first, last, number)],
+    )
+
+
+async def confirmed_made(
+    connection: aiosqlite.Connection, number: int, first: int, last: int
+) -> list[int]:
+    """Return those of the range that cannot simply go."""
+    found = await fetch_all(connection, f"SELECT id {_MADE} AND {_CONFIRMED}", first, last, number)
+    return [row[0] for row in found]
+
+
+async def forget(connection: aiosqlite.Connection, before: int, limit: int) -> int:
+    """Remove what contacts were before, of imports with a lower number."""
+    return await run_many(connection, _FORGET, [(before, limit)])
