@@ -164,11 +164,16 @@ def _as_object(explanation: Explanation) -> dict[str, object]:
                 "reason": recipient.verdict.reason,
                 "basis": recipient.verdict.basis,
                 "reply": str(recipient.reply) if recipient.reply else None,
-                "trace": recipient.trace,
+                "trace": [_step_object(step) for step in recipient.trace],
             }
             for recipient in explanation.recipients
         ],
     }
+
+
+def _step_object(step: TraceStep) -> dict[str, str]:
+    names = ("rule", "outcome", "text", "source", "question")
+    return {name: getattr(step, name) for name in names}
 
 
 def _print(explanation: Explanation) -> None:

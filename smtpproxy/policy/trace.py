@@ -7,14 +7,17 @@ are pure, asking them again with the same facts tells the same story.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Generic
 
 from smtpproxy.policy import wording
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
+    Basis,
     Facts,
     MessageFeatures,
+    Reason,
     Rulebook,
     Stream,
     StreamClass,
@@ -23,9 +26,11 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import table
 from smtpproxy.policy.rules.case import Case, DeliveryCase, MessageCase, RecipientCase, Rule
+from smtpproxy.policy.words.lang import Lang
+from smtpproxy.policy.words.phrase import Phrase, say
 
-_UNCERTAIN_SOURCE = "design 3, step 2"
-_MESSAGE_SOURCE = "design 6"
+_UNCERTAIN = ("stream_uncertain", "design 3, step 2")
+_MESSAGE = ("message", "design 6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +38,29 @@ class TraceStep:
     """One rule that was asked.
 
     `outcome` is `passed` where the rule did not decide, else `allow`, `refuse` or `defer`;
-    the verdict is that of the last step that decided. `source` names the place in
-    design.md, the rows of rules.md and the articles of the rulebook's law.
+    the verdict is that of the last step that decided, `reason` or `basis` its own. `source`
+    names the place in design.md, the rows of rules.md and the articles of the rulebook's
+    law; `rows` and `law` are its two halves. `question` is the rule in plain words.
     """
 
     rule: str
     outcome: str
     text: str
     source: str
+    question: str = ""
+    law: str = ""
+    rows: str = ""
+    reason: Reason = Reason.NONE
+    basis: Basis | None = None
 
 
 def trace(
-    transaction: Transaction, index: int, facts: Facts, rulebook: Rulebook, now: datetime
+    transaction: Transaction,
+    index: int,
+    facts: Facts,
+    rulebook: Rulebook,
+    now: datetime,
+    lang: Lang = "en",
 ) -> tuple[TraceStep, ...]:
     """Return the steps to the verdict on `transaction.recipients[index]`.
 
@@ -56,25 +72,23 @@ def trace(
     known = facts.get(address, NO_FACTS)
     cases = [RecipientCase(address, stream, known, rulebook, now) for stream in transaction.streams]
     if len(cases) == 1:
-        return tuple(_recipient_steps(cases[0], transaction.message))
+        return tuple(_recipient_steps(cases[0], lang, transaction.message))
     verdicts = [judge_recipient(case) for case in cases]
-    steps = [
-        TraceStep(
-            "stream_uncertain",
-            "passed",
-            f"on stream {case.stream.name} it would be: {wording.summary(verdict)}",
-            _UNCERTAIN_SOURCE,
-        )
+    said = [
+        Phrase("uncertain.would", {"stream": case.stream.name, "verdict": wording.summary(verdict)})
         for case, verdict in zip(cases, verdicts, strict=True)
     ]
+    steps = [_step(_UNCERTAIN, "passed", phrase, lang) for phrase in said]
     if all(verdict.action is Action.REFUSE for verdict in verdicts):
-        return (*steps, *_recipient_steps(cases[0]))
-    text = "a stream that it may still be on does not refuse it: not refused yet"
-    return (*steps, TraceStep("stream_uncertain", "allow", text, _UNCERTAIN_SOURCE))
+        return (*steps, *_recipient_steps(cases[0], lang))
+    return (*steps, _step(_UNCERTAIN, "allow", Phrase("uncertain.allow"), lang))
 
 
 def message_trace(
-    stream: Stream, features: MessageFeatures, rulebook: Rulebook | None = None
+    stream: Stream,
+    features: MessageFeatures,
+    rulebook: Rulebook | None = None,
+    lang: Lang = "en",
 ) -> tuple[TraceStep, ...]:
     """Return the steps to the verdict on the message itself; `rulebook` names the law."""
     case = MessageCase(stream, features)
@@ -82,46 +96,75 @@ def message_trace(
     if stream.stream_class is StreamClass.TRANSACTIONAL:
         rules = table.TRANSACTIONAL_MESSAGE_RULES
     law = {} if rulebook is None else rulebook.law
-    steps, verdict = _ask(rules, case, law, wording.message_passed, wording.message_decided)
+    told = _Telling(lang, law, wording.message_passed, wording.message_decided)
+    steps, verdict = _ask(rules, case, told)
     if verdict is None:
-        text = f"every rule for messages of stream {stream.name} is kept"
-        steps.append(TraceStep("message", "allow", text, _MESSAGE_SOURCE))
+        kept = Phrase("message.kept", {"stream": stream.name})
+        steps.append(_step(_MESSAGE, "allow", kept, lang))
     return tuple(steps)
 
 
 def _recipient_steps(
-    case: RecipientCase, message: MessageFeatures | None = None
+    case: RecipientCase, lang: Lang, message: MessageFeatures | None = None
 ) -> list[TraceStep]:
     law = case.rulebook.law
     rules = table.recipient_rules(case.rulebook.bases)
-    said = wording.recipient_passed, wording.recipient_decided
-    steps, verdict = _ask(rules, case, law, *said)
+    told = _Telling(lang, law, wording.recipient_passed, wording.recipient_decided)
+    steps, verdict = _ask(rules, case, told)
     if verdict is None or verdict.action is not Action.ALLOW:
         return steps
     if message is not None and case.stream.first_contact_notice:
         delivery = DeliveryCase(case, verdict.basis, message)
-        told = wording.delivery_passed, wording.delivery_decided
-        more, refusal = _ask(table.DELIVERY_RULES, delivery, law, *told)
+        both = _Telling(lang, law, wording.delivery_passed, wording.delivery_decided)
+        more, refusal = _ask(table.DELIVERY_RULES, delivery, both)
         steps += more
         if refusal is not None:
             return steps
-    return steps + _ask(table.DEFERRALS, case, law, *said)[0]
+    return steps + _ask(table.DEFERRALS, case, told)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling(Generic[Case]):
+    """How the rules of one table are told."""
+
+    lang: Lang
+    law: Mapping[str, str]
+    passed: Callable[[str, Case], Phrase]
+    decided: Callable[[Verdict, Case], Phrase]
 
 
 def _ask(
-    rules: Sequence[Rule[Case]],
-    case: Case,
-    law: Mapping[str, str],
-    passed: Callable[[str, Case], str],
-    decided: Callable[[Verdict, Case], str],
+    rules: Sequence[Rule[Case]], case: Case, told: _Telling[Case]
 ) -> tuple[list[TraceStep], Verdict | None]:
     steps: list[TraceStep] = []
     for rule in rules:
-        source = f"{rule.source}; {law[rule.name]}" if rule.name in law else rule.source
+        asked, law = (rule.name, rule.source), told.law.get(rule.name, "")
         verdict = rule.judge(case)
         if verdict is not None:
-            outcome = verdict.action.value
-            steps.append(TraceStep(rule.name, outcome, decided(verdict, case), source))
+            said = told.decided(verdict, case)
+            steps.append(_step(asked, verdict.action.value, said, told.lang, law, verdict))
             return steps, verdict
-        steps.append(TraceStep(rule.name, "passed", passed(rule.name, case), source))
+        steps.append(_step(asked, "passed", told.passed(rule.name, case), told.lang, law))
     return steps, None
+
+
+def _step(
+    asked: tuple[str, str],
+    outcome: str,
+    said: Phrase,
+    lang: Lang,
+    law: str = "",
+    verdict: Verdict | None = None,
+) -> TraceStep:
+    rule, rows = asked
+    return TraceStep(
+        rule,
+        outcome,
+        say(said, lang),
+        f"{rows}; {law}" if law else rows,
+        say(Phrase(f"rule.{rule}"), lang),
+        law,
+        rows,
+        Reason.NONE if verdict is None else verdict.reason,
+        None if verdict is None else verdict.basis,
+    )

@@ -37,7 +37,7 @@ def test_the_shape_of_the_answer_is_the_contracts(bench: Bench) -> None:
     assert list(result["message"]) == ["verdict", "reason", "reply"]
     keys = ["address", "verdict", "reason", "basis", "reply", "trace"]
     assert list(result["recipients"][0]) == keys
-    assert list(result["recipients"][0]["trace"][0]) == ["rule", "outcome", "text", "source"]
+    assert list(result["recipients"][0]["trace"][0]) == ["rule", "outcome", "text", "source", "question"]
     assert (result["stream"], result["rulebook"]) == ("offers", "fr")
     assert result["message"] == {"verdict": "allow", "reason": "none", "reply": None}
 

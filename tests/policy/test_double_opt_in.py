@@ -92,7 +92,7 @@ def test_it_is_told_in_plain_words() -> None:
     facts = {ADDRESS: RecipientFacts(contact=replace(PERSON, acts=(REQUEST,)))}
     steps = trace(Transaction((OFFERS,), (ADDRESS,)), 0, facts, BOOK, NOW)
     told = {step.rule: step.text for step in steps}
-    assert told["consent"] == "the double opt-in of 2025-03-01 was not confirmed"
+    assert told["consent"] == "the double opt-in of 1 March 2025 was not confirmed"
 
 
 requests = st.builds(

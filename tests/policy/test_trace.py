@@ -61,7 +61,7 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
     assert [(step.rule, step.outcome, step.text) for step in steps] == [
         ("suppression", "passed", "no suppression of a scope that covers stream offers"),
         ("transactional", "passed", "stream offers is marketing: a basis is needed"),
-        ("withdrawn", "passed", "consent to offers is not withdrawn"),
+        ("withdrawn", "passed", "consent to “offers” is not withdrawn"),
         ("generic_address", "passed", "the audience on record is consumer, not generic"),
         ("no_record", "passed", "there is a record of the address"),
         ("restricted", "passed", "the contact is not tagged restricted"),
@@ -69,7 +69,8 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
         (
             "consent",
             "allow",
-            "consent to offers given on 2025-03-01 by unticked_box; last active on 2025-03-01",
+            "the person agreed to “offers” on 1 March 2025 (unticked box);"
+            " last active on 1 March 2025",
         ),
         ("paused", "passed", "stream offers is not paused"),
     ]
@@ -96,7 +97,7 @@ ENDINGS = [
     (
         replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN)),
         OFFERS,
-        "consent to offers was withdrawn, and that is the newest act",
+        "the person withdrew their consent to “offers” on 2 March 2025",
     ),
     (
         replace(PERSON, tags=frozenset({"restricted"})),
@@ -111,42 +112,52 @@ ENDINGS = [
         "the source is rented, and no supplier is on record that disclosed this sender at"
         " collection",
     ),
-    (PERSON, OFFERS, "no consent to offers is on record, and no other basis"),
+    (PERSON, OFFERS, "no consent to “offers” is on record, and no other basis"),
     (
         replace(PERSON, acts=(replace(AGREED, method="silence"),)),
         OFFERS,
-        "the consent of 2025-03-01 came by silence: no act of agreement",
+        "the consent of 1 March 2025 came by silence: no act of agreement",
     ),
     (
         replace(PERSON, acts=(replace(AGREED, method=None),)),
         OFFERS,
-        "the consent of 2025-03-01 lacks an active method or its wording",
+        "the consent of 1 March 2025 lacks an active method or its wording",
     ),
     (
         replace(PERSON, acts=(replace(AGREED, at=NOW + DAY),)),
         OFFERS,
-        "the consent to offers is dated 2026-06-02, later than now",
+        "the consent to “offers” is dated 2 June 2026, later than now",
     ),
     (
         replace(SILENT, acts=(replace(AGREED, at=OLD),)),
         OFFERS,
-        "last active on 2023-05-31: consent lasts 3 years from it",
+        "last active on 31 May 2023: consent lasts 3 years from it",
     ),
     (
         CUSTOMER,
         OFFERS,
-        "bought a product of stream offers within 3 years, and was told and free to refuse at"
-        " collection",
+        "the person bought a product of stream offers within 3 years, and was told of such mail and"
+        " was free to refuse when the address was collected",
     ),
     (
         replace(PERSON, purchases=(Purchase("hats", COLLECTED),)),
         OFFERS,
         "no purchase of the last 3 years is of a product of stream offers",
     ),
-    (PERSON, APPEAL, "stream appeal is a charity's; told and free to refuse; last active on 2025"),
-    (SILENT, APPEAL, "last active on 2023-05-31: mail must stop 3 years after it"),
+    (
+        PERSON,
+        APPEAL,
+        "stream appeal is a charity's; the person was told of such mail and was free to refuse when"
+        " the address was collected; last active on 1 March 2025",
+    ),
+    (SILENT, APPEAL, "last active on 31 May 2023: mail must stop 3 years after it"),
     (replace(PERSON, collected_at=None), APPEAL, "no activity is on record: mail must stop 3"),
-    (BUYER, OFFERS, "a professional, told, and the topic is theirs; last active on 2025-03-01"),
+    (
+        BUYER,
+        OFFERS,
+        "the person is a professional and was told of such mail when the address was collected, and"
+        " the topic is that of their work; last active on 1 March 2025",
+    ),
     (
         replace(BUYER, occupations=frozenset()),
         OFFERS,
@@ -171,7 +182,9 @@ def test_why_other_bases_did_not_hold() -> None:
             occupations=frozenset(),
         )
     )
-    assert _told(steps, "consent")[1] == "the consent of 2025-03-01 was a condition of the service"
+    assert (
+        _told(steps, "consent")[1] == "the consent of 1 March 2025 was a condition of the service"
+    )
     assert _told(steps, "existing_customer")[1] == "no purchase is from the last 3 years"
     assert _told(steps, "charity")[1] == "stream offers is not a charity's"
     assert _told(steps, "professional")[1].startswith("no topic of stream offers")
@@ -194,12 +207,12 @@ def test_a_source_that_was_handed_on() -> None:
 def test_suppressions() -> None:
     steps = _steps(SUBSCRIBER, suppression("marketing", Origin.OBJECTION))
     assert [(step.rule, step.outcome) for step in steps] == [("suppression", "refuse")]
-    assert steps[0].text == "suppressed, origin objection, scope marketing since 2025-03-02"
+    assert steps[0].text == "the person objected on 2 March 2025 to all marketing mail"
 
 
 def test_an_unsubscribe_that_yields_is_told_where_it_yields_and_where_mail_is_allowed() -> None:
     steps = _steps(SUBSCRIBER, suppression(since=COLLECTED - DAY))
-    yields = "the unsubscribe of 2025-02-28 yields to the consent given on 2025-03-01"
+    yields = "the unsubscribe of 28 February 2025 yields to the consent given on 1 March 2025"
     assert yields in _told(steps, "suppression")[1]
     assert yields in _told(steps, "consent")[1]
 
@@ -208,8 +221,8 @@ def test_candidates_that_do_not_agree_and_that_do() -> None:
     news = replace(OFFERS, name="news", purpose="news")
     steps = _steps(SUBSCRIBER, streams=(news, OFFERS))
     assert [step.text for step in steps] == [
-        "on stream news it would be: refuse consent_missing",
-        "on stream offers it would be: allow by consent",
+        "on stream news it would be: refused, consent missing",
+        "on stream offers it would be: allowed by consent",
         "a stream that it may still be on does not refuse it: not refused yet",
     ]
     assert steps[-1].outcome == "allow"
@@ -230,7 +243,7 @@ MESSAGES = [
         OFFERS,
         {"from_domains": ("b.example", "example.com", "a.example")},
         "sender",
-        "From is of a.example, b.example, which is not a domain of offers",
+        "From is of a.example, b.example, which is not a domain of stream offers",
     ),
     (
         OFFERS,

@@ -1,5 +1,7 @@
 """Consent and its withdrawal (design.md section 5; rules A2 to A5; RGPD art. 7)."""
 
+from datetime import datetime
+
 from smtpproxy.policy.model import Basis, ConsentAct, Contact, Evidence, Reason, Verdict
 from smtpproxy.policy.rules.case import RecipientCase, allow, refuse
 from smtpproxy.policy.rules.clock import is_active
@@ -75,6 +77,20 @@ def confirmed_request(contact: Contact, act: ConsentAct) -> ConsentAct | None:
     return max(requests, key=lambda each: each.at, default=None)
 
 
+def withdrawn_at(case: RecipientCase) -> datetime | None:
+    """Return when consent for the purpose was last withdrawn, None when it never was."""
+    contact = case.facts.contact
+    return None if contact is None else _newest_withdrawal(contact, case.stream.purpose)
+
+
+def _newest_withdrawal(contact: Contact, purpose: str | None) -> datetime | None:
+    newest = None
+    for act in contact.acts:
+        if act.withdrawal and act.purpose == purpose and (newest is None or act.at > newest):
+            newest = act.at
+    return newest
+
+
 def _is_withdrawn(case: RecipientCase, contact: Contact) -> bool:
     """Whether a withdrawal is the newest act that may count; it wins a tie in time.
 
@@ -82,10 +98,7 @@ def _is_withdrawn(case: RecipientCase, contact: Contact) -> bool:
     not confirmed.
     """
     purpose, now = case.stream.purpose, case.now
-    newest = None
-    for act in contact.acts:
-        if act.withdrawal and act.purpose == purpose and (newest is None or act.at > newest):
-            newest = act.at
+    newest = _newest_withdrawal(contact, purpose)
     if newest is None:
         return False
     return not any(

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from smtpproxy.policy.model import (
     Action,
+    ConsentAct,
     Origin,
     Reason,
     Stream,
@@ -28,27 +29,38 @@ def suppressed(case: RecipientCase) -> Verdict | None:
     """Refuse by the widest of the suppressions that hold, of these by the oldest."""
     if not case.facts.suppressions:
         return None
-    holding = [entry for entry in matching(case) if not _yields(entry, case)]
-    if not holding:
+    entry = decisive(case)
+    if entry is None:
         return None
-    entry = min(holding, key=lambda entry: (_WIDTH.get(entry.scope, 2), entry.since))
     detail = f"scope {entry.scope} since {day(entry.since)}"
     if entry.widened:
         detail += ", of another spelling of the address"
     return Verdict(Action.REFUSE, _REASONS[entry.origin], rule="suppression", detail=detail)
 
 
+def decisive(case: RecipientCase) -> Suppression | None:
+    """Return the suppression by which the mail is refused, None when none holds."""
+    holding = [entry for entry in matching(case) if not _yields(entry, case)]
+    return min(holding, key=lambda entry: (_WIDTH.get(entry.scope, 2), entry.since), default=None)
+
+
 def yielded(case: RecipientCase) -> str | None:
     """Return what to record when suppressions gave way to newer consent, else None."""
+    found = yielding(case)
+    if found is None:
+        return None
+    entry, act = found
+    return f"the {entry.origin} of {day(entry.since)} yields to the consent given on {day(act.at)}"
+
+
+def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
+    """Return the newest suppression that gave way, and the consent it gave way to."""
     entries = [entry for entry in matching(case) if _yields(entry, case)]
     contact = case.facts.contact
     act = None if contact is None else newest_act(contact, case.stream.purpose)
     if not entries or act is None:
         return None
-    newest = max(entries, key=lambda entry: entry.since)
-    return (
-        f"the {newest.origin} of {day(newest.since)} yields to the consent given on {day(act.at)}"
-    )
+    return max(entries, key=lambda entry: entry.since), act
 
 
 def matching(case: RecipientCase) -> Iterator[Suppression]:

@@ -63,34 +63,37 @@ def test_the_trace_ends_where_the_verdict_was_made(
 
 TOLD = [
     ("fr", bought(), OFFERS, "existing_customer",
-     "bought a product of stream offers within 3 years, and was told and free to refuse at"
-     " collection"),
+     "the person bought a product of stream offers within 3 years, and was told of such mail and"
+     " was free to refuse when the address was collected"),
     ("uk", bought(), OFFERS, "existing_customer",
-     "bought or asked for a product of stream offers, and was told and free to refuse at"
-     " collection"),
+     "the person bought or asked for a product of stream offers, and was told of such mail and"
+     " was free to refuse when the address was collected"),
     ("ca", bought("hats"), OFFERS, "existing_customer",
-     "a customer within 2 years (6 months for an inquiry)"),
+     "the person is a customer within 2 years (6 months for an inquiry)"),
     ("ca", asked(at=TWO_YEARS_AGO), OFFERS, "existing_customer",
      "no purchase is from the last 2 years (6 months for an inquiry)"),
     ("de", bought("hats"), OFFERS, "existing_customer",
      "no purchase is of a product of stream offers"),
     ("uk", at_work("mining"), OFFERS, "professional",
-     "a professional, told; last active on 2010-01-01"),
+     "the person is a professional and was told of such mail when the address was collected;"
+     " last active on 1 January 2010"),
     ("ca", at_work("retail"), OFFERS, "professional",
-     "a professional, told, and the topic is theirs; last active on 2010-01-01"),
+     "the person is a professional and was told of such mail when the address was collected,"
+     " and the topic is that of their work; last active on 1 January 2010"),
     ("uk", seen(PERSON, NOW), APPEAL, "charity",
-     "stream appeal is a charity's; told and free to refuse; last active on 2026-08-28"),
+     "stream appeal is a charity's; the person was told of such mail and was free to refuse when"
+     " the address was collected; last active on 28 August 2026"),
     ("uk", PERSON, APPEAL, "charity",
-     "stream appeal is not a charity's, or the contact was not collected since 2026-02-05"),
+     "stream appeal is not a charity's, or the contact was not collected since 5 February 2026"),
     ("us", None, OFFERS, "no_record", "there is no record, and rulebook us asks for none"),
     ("us", None, OFFERS, "source", "rulebook us accepts the source unknown"),
     ("us", by(PERSON, Source.WEB), OFFERS, "source", "rulebook us accepts the source web"),
     ("us", PERSON, OFFERS, "opt_out",
      "mail is lawful until the person objects, and no objection is on record"),
     ("eu-strict", agreed(evidence=Evidence("v3")), OFFERS, "consent",
-     "the consent of 2026-08-27 lacks an active method or its wording and form"),
+     "the consent of 27 August 2026 lacks an active method or its wording and form"),
     ("eu-strict", agreed(at=LONG_AGO), OFFERS, "consent",
-     "last active on 2010-01-01: consent lasts 3 years from it"),
+     "last active on 1 January 2010: consent lasts 3 years from it"),
     ("eu-strict",
      by(agreed(), Source.PARTNER, Provenance(chain=(Link("A", True), Link("B", True)))),
      OFFERS, "source",
