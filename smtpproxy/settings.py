@@ -6,10 +6,12 @@ piece they need. Sizes are bytes, times are seconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import time
 from pathlib import Path
 from typing import Literal
 
 from smtpproxy.policy.model import Mode, Rulebook, Stream
+from smtpproxy.policy.periods import Period, years
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,22 @@ class AuditSettings:
     segment_size: int = 256 * 1024 * 1024
 
 
+THREE_YEARS, FIVE_YEARS = years(3), years(5)
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """How long what is kept (rules A9, A17, A34, A35). None is for ever."""
+
+    prospects: Period = THREE_YEARS  # since collection, or the last positive act or consent act
+    customers: Period = THREE_YEARS  # since the last dealing
+    suppressions: Period | None = THREE_YEARS  # since it was given, added, matched or held last
+    lifted_suppressions: Period | None = THREE_YEARS  # since it was lifted
+    audit: Period = FIVE_YEARS  # since the decision
+    enabled: bool = True  # the daily run
+    at: time = time(3, 30)  # of the daily run, local
+
+
 @dataclass(frozen=True, slots=True)
 class WebSettings:
     address: Address
@@ -119,6 +137,7 @@ class Settings:
     streams: Mapping[str, Stream] = field(default_factory=dict)  # with `default`
     sender_rules: tuple[SenderRule, ...] = ()
     rulebooks: Mapping[str, Rulebook] = field(default_factory=dict)
+    retention: RetentionSettings = RetentionSettings()
     hash: str = ""  # SHA-256 of the file, 12 hex digits, for config_info
 
     @property

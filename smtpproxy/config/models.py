@@ -4,12 +4,14 @@ A default stands here as somebody would write it in the file, and is read like t
 file. docs/settings.md documents every key; a test holds the two together.
 """
 
+from datetime import time
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from smtpproxy.config import values
+from smtpproxy.policy.periods import Period as AnyPeriod
 from smtpproxy.settings import Address as AnyAddress
 
 Size = Annotated[int, PlainValidator(values.size)]
@@ -25,6 +27,10 @@ StoreUrl = Annotated[str, PlainValidator(values.store_url)]
 PublicUrl = Annotated[str, PlainValidator(values.public_url)]
 Word = Annotated[str, PlainValidator(values.word)]
 Sender = Annotated[str, PlainValidator(values.sender)]
+Period = Annotated[AnyPeriod | None, PlainValidator(values.period)]
+PeriodWithEnd = Annotated[AnyPeriod, PlainValidator(values.period_with_end)]
+SuppressionPeriod = Annotated[AnyPeriod | None, PlainValidator(values.suppression_period)]
+TimeOfDay = Annotated[time, PlainValidator(values.time_of_day)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -116,6 +122,16 @@ class Audit(Table):
     segment_size: Size = written("256MiB")
 
 
+class Retention(Table):
+    prospects: PeriodWithEnd = written("3y")
+    customers: PeriodWithEnd = written("3y")
+    suppressions: SuppressionPeriod = written("3y")
+    lifted_suppressions: Period = written("3y")
+    audit: PeriodWithEnd = written("5y")
+    enabled: bool = True
+    at: TimeOfDay = written("03:30")
+
+
 class Web(Table):
     address: Address = Field(examples=["127.0.0.1:8025"])
     public_url: PublicUrl | None = None
@@ -166,6 +182,7 @@ class Document(Table):
     upstream: Upstream
     store: Store = Store()
     audit: Audit = Audit()
+    retention: Retention = Retention()
     web: Web | None = None
     policy: Policy = Policy()
     stream: list[Stream] = []

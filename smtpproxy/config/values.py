@@ -7,12 +7,14 @@ with what is wrong and what would be right.
 import ipaddress
 import math
 import re
+from datetime import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import idna
 
 from smtpproxy.mail.address import canonical
+from smtpproxy.policy.periods import Period, Unit, at_least_years
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
 from smtpproxy.terminal import printable
 
@@ -26,7 +28,12 @@ SIZE_UNITS = {
     "GiB": 1024**3,
 }
 DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+PERIOD_UNITS = {"h": Unit.HOURS, "d": Unit.DAYS, "m": Unit.MONTHS, "y": Unit.YEARS}
 
+_MOST_OF = {Unit.HOURS: 100_000, Unit.DAYS: 40_000, Unit.MONTHS: 1_200, Unit.YEARS: 100}
+_SUPPRESSION_YEARS = 3
+_PERIOD = re.compile(r"(\d{1,6})\s*([hdmy])", re.ASCII)
+_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 _UNIX_PATH_LIMIT = 107  # octets of sun_path, less its NUL
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -72,6 +79,51 @@ def duration(value: object) -> float:
     if amount <= 0:
         raise ValueError(f"{shown(value)} must be more than 0")
     return amount * DURATION_UNITS[unit]
+
+
+def period(value: object) -> Period | None:
+    """Return the calendar period of `"3y"`, `"13m"`, `"30d"` or `"48h"`; None of `"forever"`."""
+    if value == "forever":
+        return None
+    match = _PERIOD.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(
+            f'{shown(value)} is not a period such as "3y" (years), "13m" (months), "30d" or "48h"'
+        )
+    count, unit = int(match[1]), PERIOD_UNITS[match[2]]
+    if not 1 <= count <= _MOST_OF[unit]:
+        raise ValueError(f"{shown(value)}: must be from 1 to {_MOST_OF[unit]} {unit}")
+    return Period(count, unit)
+
+
+def period_with_end(value: object) -> Period:
+    """Return a period of data that names people: such data is never kept for ever."""
+    found = period(value)
+    if found is None:
+        raise ValueError(
+            '"forever" is not lawful for data that names people: they are kept no longer than'
+            ' necessary (RGPD 5(1)(e), rule A34); set a period such as "3y"'
+        )
+    return found
+
+
+def suppression_period(value: object) -> Period | None:
+    """Return how long a suppression is kept at least: three years, by law."""
+    found = period(value)
+    if found is not None and not at_least_years(found, _SUPPRESSION_YEARS):
+        raise ValueError(
+            f"{shown(value)} is too short: an objection is honoured for at least"
+            f' {_SUPPRESSION_YEARS} years (rules A34 and A35); "3y" or more, or "forever"'
+        )
+    return found
+
+
+def time_of_day(value: object) -> time:
+    """Return the time of `"03:30"` or `"03:30:15"`."""
+    match = _TIME_OF_DAY.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f'{shown(value)} is not a time of day such as "03:30"')
+    return time(int(match[1]), int(match[2]), int(match[3] or 0))
 
 
 def _amount(value: object, right: str) -> tuple[float, str]:

@@ -1,7 +1,7 @@
 """Periods as people count them: calendar years and months, days, business days. All in UTC."""
 
 from calendar import monthrange
-from datetime import MAXYEAR, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, datetime, timedelta
 from enum import StrEnum
 
 from msgspec import Struct
@@ -75,6 +75,41 @@ def end(moment: datetime, period: Period) -> datetime:
     if year > MAXYEAR:
         raise OverflowError(f"{period} after {moment:%Y-%m-%d} is beyond the year 9999")
     return _moved(moment, year, month + 1)
+
+
+def beginning(now: datetime, period: Period) -> datetime:
+    """Return the earliest moment that is no older than `period` at `now`: what is before it is.
+
+    The moment exactly so much earlier is not older. Where the month so much earlier has no
+    such day, the period began with the month after. Raises OverflowError before the year 1.
+    """
+    match period.unit:
+        case Unit.HOURS:
+            return now - timedelta(hours=period.count)
+        case Unit.DAYS:
+            return now - timedelta(days=period.count)
+        case Unit.BUSINESS_DAYS:
+            raise ValueError("a period that is looked back on has no business days")
+    counted = period.count * (12 if period.unit is Unit.YEARS else 1)
+    year, month = divmod(12 * now.year + now.month - 1 - counted, 12)
+    if year < MINYEAR:
+        raise OverflowError(f"{period} before {now:%Y-%m-%d} is before the year 1")
+    try:
+        return now.replace(year=year, month=month + 1)
+    except ValueError:
+        following = _moved(now, year, month + 1).replace(hour=0, minute=0, second=0, microsecond=0)
+        return following + timedelta(days=1)
+
+
+def at_least_years(period: Period, count: int) -> bool:
+    """Whether a period is never shorter than so many years, wherever it begins."""
+    match period.unit:
+        case Unit.YEARS:
+            return period.count >= count
+        case Unit.MONTHS:
+            return period.count >= 12 * count
+    days = period.count / 24 if period.unit is Unit.HOURS else period.count
+    return days >= 366 * count - count * 3 // 4  # as many leap years as there can be
 
 
 def _moved(moment: datetime, year: int, month: int) -> datetime:

@@ -22,6 +22,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[upstream]": models.Upstream,
     "[store]": models.Store,
     "[audit]": models.Audit,
+    "[retention]": models.Retention,
     "[web]": models.Web,
     "[policy]": models.Policy,
     "[[stream]]": models.Stream,

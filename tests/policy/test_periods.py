@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from smtpproxy.policy.periods import Period, Unit, end, months, within, years
+from smtpproxy.policy.periods import (
+    Period,
+    Unit,
+    at_least_years,
+    beginning,
+    end,
+    months,
+    within,
+    years,
+)
 from tests.policy.cases import DAY, TICK
 
 
@@ -87,3 +96,52 @@ def test_what_ends_after_all_time_is_told_and_never_in_doubt() -> None:
 )
 def test_how_people_say_it(period: Period, text: str) -> None:
     assert str(period) == text
+
+
+BEGINNINGS = [
+    (at(2026, 6, 1), years(3), at(2023, 6, 1)),
+    (at(2028, 2, 29), years(4), at(2024, 2, 29)),
+    # no such day: the period begins with the month after
+    (at(2028, 2, 29), years(3), at(2025, 3, 1, 0)),
+    (at(2026, 3, 31), months(1), at(2026, 3, 1, 0)),
+    (at(2026, 12, 31), months(6), at(2026, 7, 1, 0)),
+    (at(2026, 1, 15), months(13), at(2024, 12, 15)),
+    (at(2026, 3, 1), Period(30, Unit.DAYS), at(2026, 1, 30)),
+    (at(2026, 3, 2), Period(48, Unit.HOURS), at(2026, 2, 28)),
+]
+
+
+@pytest.mark.parametrize(("now", "period", "first"), BEGINNINGS)
+def test_what_is_before_its_beginning_has_outlived_a_period(
+    now: datetime, period: Period, first: datetime
+) -> None:
+    assert beginning(now, period) == first
+    assert within(first, period, now)
+    assert not within(first - TICK, period, now)
+
+
+def test_looking_back_agrees_with_looking_ahead_on_every_day() -> None:
+    """Nothing that is before the beginning is still within, on any day of two leap cycles."""
+    for period in (years(1), years(3), months(1), months(13), months(36)):
+        for day in range(8 * 366):
+            now = at(2023, 1, 1) + day * DAY
+            first = beginning(now, period)
+            assert within(first, period, now)
+            assert not any(within(first - TICK - ago * DAY, period, now) for ago in range(4))
+
+
+@pytest.mark.parametrize(
+    ("period", "enough"),
+    [
+        (years(3), True),
+        (years(2), False),
+        (months(36), True),
+        (months(35), False),
+        (Period(1096, Unit.DAYS), True),
+        (Period(1095, Unit.DAYS), False),  # with a leap day it is shorter than three years
+        (Period(1096 * 24, Unit.HOURS), True),
+        (Period(1096 * 24 - 1, Unit.HOURS), False),
+    ],
+)
+def test_what_is_never_shorter_than_three_years(period: Period, enough: bool) -> None:
+    assert at_least_years(period, 3) is enough
