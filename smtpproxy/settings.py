@@ -10,7 +10,7 @@ from datetime import time
 from pathlib import Path
 from typing import Literal
 
-from smtpproxy.policy.model import Mode, Rulebook, Stream
+from smtpproxy.policy.model import Cap, Mode, Rulebook, Stream
 from smtpproxy.policy.periods import Period, years
 
 
@@ -32,6 +32,7 @@ class UnixAddress:
 
 
 Address = TcpAddress | UnixAddress
+Tls = Literal["none", "starttls", "implicit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,16 @@ class ListenerSettings:
     max_errors: int = 20  # refused commands in one session, then 421
     command_timeout: float = 300.0
     data_timeout: float = 1_800.0  # the whole of DATA
+    tls: Tls = "none"
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None  # verifies client certificates, where one is shown
+    require_tls: bool = False  # MAIL before STARTTLS is a 530
+    auth: Literal["off", "optional", "required"] = "off"
+    auth_without_tls: bool = False
+    handshake_timeout: float = 10.0  # of TLS, and for the header of the PROXY protocol
+    proxy_protocol: bool = False
+    trusted: tuple[str, ...] = ()  # networks whose word on other hosts is believed; "unix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,39 @@ class SenderRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """What somebody who proved to be this may do; narrows the listener, never widens it.
+
+    Either `user` (AUTH) or `certificate` (SHA-256 fingerprint, or subject) is set. An empty
+    tuple of `senders` or `from_domains` is no limit, as `streams` None is.
+    """
+
+    user: str | None = None
+    certificate: str | None = None
+    streams: tuple[str, ...] | None = None
+    default_stream: str | None = None
+    senders: tuple[str, ...] = ()  # "news@example.com", "@example.com" or "<>"
+    from_domains: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """What the record calls the client: a user, or `certificate:…`."""
+        return self.user if self.user is not None else f"certificate:{self.certificate}"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSettings:
+    """Who may prove to be whom, and how often they may fail. Counts are those of all workers."""
+
+    users: Path | None = None
+    max_failures_per_session: int = 3
+    max_failures_per_address: int = 20  # within the window
+    max_failures_per_user: int = 10  # within the window, from addresses that never succeeded
+    failure_window: float = 600.0
+    failure_delay: float = 1.0  # before a failure is answered
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     address: Address
     max_connections: int = 200  # each worker
@@ -82,12 +126,24 @@ class UpstreamSettings:
     data_timeout: float = 600.0  # RFC 5321 4.5.3.2.6: ten minutes for the end of data
     idle_timeout: float = 60.0
     wait_timeout: float = 30.0  # for a free connection
+    tls: Tls = "none"
+    ca_file: Path | None = None  # None: the system's
+    tls_name: str | None = None  # the name in its certificate; None: the host of `address`
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerSettings:
+    """Another sender whose suppressions count here too, and the key shared with it."""
+
+    name: str
+    key_file: Path
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
     url: str
     timeout: float = 2.0  # a read or write that waits longer is a 451
+    partners: tuple[PartnerSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +175,38 @@ class WebSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """A bearer token of the API, known by its hash alone."""
+
+    name: str
+    sha256: str  # of the token, hexadecimal
+    may: frozenset[str]  # "changes", "check"
+    requests_per_minute: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Who is told of changes of suppressions. An empty filter lets everything pass."""
+
+    name: str
+    url: str
+    secret_file: Path
+    events: frozenset[str] = frozenset({"added", "moved", "lifted"})
+    scopes: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+    ca_file: Path | None = None  # None: the authorities that the system trusts
+    batch: int = 500  # changes of the log that one message covers at most
+    timeout: float = 10.0  # a whole delivery
+    give_up_after: float = 86_400.0  # of failures; then a message is a dead letter
+    deadline: float = 172_800.0  # by when a change has to be told
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySettings:
     rulebook: str = "fr"
     mode: Mode = Mode.ENFORCE
     on_mixed: Literal["refuse", "split"] = "refuse"
+    frequency_cap: Cap | None = None  # of all marketing messages to a person
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +221,11 @@ class Settings:
     streams: Mapping[str, Stream] = field(default_factory=dict)  # with `default`
     sender_rules: tuple[SenderRule, ...] = ()
     rulebooks: Mapping[str, Rulebook] = field(default_factory=dict)
+    tokens: tuple[TokenSettings, ...] = ()
+    webhooks: tuple[WebhookSettings, ...] = ()
     retention: RetentionSettings = RetentionSettings()
+    auth: AuthSettings = AuthSettings()
+    credentials: tuple[Credential, ...] = ()
     hash: str = ""  # SHA-256 of the file, 12 hex digits, for config_info
 
     @property
@@ -145,3 +233,8 @@ class Settings:
         """`server.source_header` if any stream asks for it: else it need not be read."""
         asked = any(stream.first_contact_notice for stream in self.streams.values())
         return self.server.source_header if asked else None
+
+    @property
+    def counts_mailings(self) -> bool:
+        """Whether any stream asks what people were mailed before: then marketing mail is counted."""
+        return any(stream.counts_mailings for stream in self.streams.values())

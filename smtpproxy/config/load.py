@@ -12,13 +12,16 @@ from typing import Any, TypeVar
 from msgspec import structs
 from pydantic import BaseModel, ValidationError
 
-from smtpproxy.config import describe, models, rulebooks
-from smtpproxy.config.checks import cross_check, tables
+from smtpproxy.config import describe, models, propagation, rulebooks
+from smtpproxy.config.checks import cross_check
 from smtpproxy.config.faults import ConfigError, Fault, report
+from smtpproxy.config.tables import tables
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Nature, Rulebook, Stream, StreamClass
 from smtpproxy.policy.rulebooks import RulebookError
 from smtpproxy.settings import (
     AuditSettings,
+    AuthSettings,
+    Credential,
     ListenerSettings,
     PolicySettings,
     RetentionSettings,
@@ -121,14 +124,20 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         rulebook=books[document.policy.rulebook].name,
         mode=Mode(document.policy.mode),
         on_mixed=document.policy.on_mixed,
+        frequency_cap=document.policy.frequency_cap,
     )
-    default = structs.replace(DEFAULT_STREAM, rulebook=policy.rulebook, mode=policy.mode)
+    default = structs.replace(DEFAULT_STREAM, rulebook=policy.rulebook, mode=policy.mode, marketing_cap=policy.frequency_cap)
     streams = [default, *(_stream(s, policy, books) for s in document.stream)]
     url = document.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
     return Settings(
         server=server,
         listeners=tuple(
-            _frozen(ListenerSettings, listener, streams=tuple(listener.streams))
+            _frozen(
+                ListenerSettings,
+                listener,
+                streams=tuple(listener.streams),
+                trusted=tuple(listener.trusted),
+            )
             for listener in document.listener
         ),
         upstream=_frozen(UpstreamSettings, document.upstream),
@@ -141,8 +150,21 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         sender_rules=tuple(
             SenderRule(s.address, tuple(s.streams), s.default_stream) for s in document.sender
         ),
+        auth=_frozen(AuthSettings, document.auth),
+        credentials=tuple(
+            _frozen(
+                Credential,
+                credential,
+                streams=None if credential.streams is None else tuple(credential.streams),
+                senders=tuple(credential.senders),
+                from_domains=frozenset(credential.from_domains),
+            )
+            for credential in document.credential
+        ),
         rulebooks={book.name: book for book in books.values()},
         hash=digest,
+        tokens=propagation.tokens(document.token),
+        webhooks=propagation.webhooks(document.webhook, books.values()),
     )
 
 
@@ -160,6 +182,8 @@ def _stream(stream: models.Stream, policy: PolicySettings, books: Mapping[str, R
         mode=Mode(stream.mode) if stream.mode else policy.mode,
         paused=stream.paused,
         first_contact_notice=stream.first_contact_notice,
+        frequency_cap=stream.frequency_cap,
+        marketing_cap=policy.frequency_cap,
     )
 
 

@@ -5,13 +5,15 @@ file. docs/settings.md documents every key; a test holds the two together.
 """
 
 from datetime import time
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from smtpproxy.config import values
+from smtpproxy.config import access_values, propagation, values
 from smtpproxy.policy.periods import Period as AnyPeriod
+from smtpproxy.policy.frequency import Cap
 from smtpproxy.settings import Address as AnyAddress
 
 Size = Annotated[int, PlainValidator(values.size)]
@@ -25,6 +27,7 @@ FieldName = Annotated[str, PlainValidator(values.field_name)]
 AbsolutePath = Annotated[str, PlainValidator(values.absolute_path)]
 StoreUrl = Annotated[str, PlainValidator(values.store_url)]
 PublicUrl = Annotated[str, PlainValidator(values.public_url)]
+FrequencyCap = Annotated[Cap, PlainValidator(values.frequency_cap)]
 Word = Annotated[str, PlainValidator(values.word)]
 Sender = Annotated[str, PlainValidator(values.sender)]
 Period = Annotated[AnyPeriod | None, PlainValidator(values.period)]
@@ -32,6 +35,17 @@ PeriodWithEnd = Annotated[AnyPeriod, PlainValidator(values.period_with_end)]
 SuppressionPeriod = Annotated[AnyPeriod | None, PlainValidator(values.suppression_period)]
 TimeOfDay = Annotated[time, PlainValidator(values.time_of_day)]
 Count = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, PlainValidator(propagation.sha256)]
+WebhookUrl = Annotated[str, PlainValidator(propagation.webhook_url)]
+Scope = Annotated[str, PlainValidator(propagation.scope)]
+File = Annotated[Path, PlainValidator(access_values.file_path)]
+Network = Annotated[str, PlainValidator(access_values.network)]
+User = Annotated[str, PlainValidator(access_values.user)]
+Certificate = Annotated[str, PlainValidator(access_values.certificate)]
+AllowedSender = Annotated[str, PlainValidator(access_values.allowed_sender)]
+Sha256 = Annotated[str, PlainValidator(propagation.sha256)]
+WebhookUrl = Annotated[str, PlainValidator(propagation.webhook_url)]
+Scope = Annotated[str, PlainValidator(propagation.scope)]
 
 
 class NotYet:
@@ -93,13 +107,16 @@ class Listener(Table):
     max_errors: Count = 20
     command_timeout: Duration = written("5m")
     data_timeout: Duration = written("30m")
-    tls: Annotated[Literal["none", "starttls", "implicit"], later("none")] = "none"
-    certificate: Annotated[str | None, later()] = None
-    private_key: Annotated[str | None, later()] = None
-    client_ca: Annotated[str | None, later()] = None
-    auth: Annotated[Literal["off", "optional", "required"], later("off")] = "off"
-    proxy_protocol: Annotated[bool, later(False)] = False
-    trusted: Annotated[list[str], later([])] = []
+    tls: Literal["none", "starttls", "implicit"] = "none"
+    certificate: File | None = None
+    private_key: File | None = None
+    client_ca: File | None = None
+    require_tls: bool = False
+    auth: Literal["off", "optional", "required"] = "off"
+    auth_without_tls: bool = False
+    handshake_timeout: Duration = written("10s")
+    proxy_protocol: bool = False
+    trusted: list[Network] = []
 
 
 class Upstream(Table):
@@ -110,6 +127,18 @@ class Upstream(Table):
     data_timeout: Duration = written("10m")
     idle_timeout: Duration = written("60s")
     wait_timeout: Duration = written("30s")
+    tls: Literal["none", "starttls", "implicit"] = "none"
+    ca_file: File | None = None
+    tls_name: Hostname | None = None
+
+
+class Auth(Table):
+    users: File | None = None
+    max_failures_per_session: Count = 3
+    max_failures_per_address: Count = 20
+    max_failures_per_user: Count = 10
+    failure_window: Duration = written("10m")
+    failure_delay: Duration = written("1s")
 
 
 class Store(Table):
@@ -141,6 +170,7 @@ class Policy(Table):
     rulebook: str = "fr"
     mode: Literal["enforce", "observe"] = "enforce"
     on_mixed: Literal["refuse", "split"] = "refuse"
+    frequency_cap: FrequencyCap | None = None
 
 
 class Stream(Table):
@@ -163,7 +193,7 @@ class Stream(Table):
         "observe"
     )
     refuse_at: Annotated[Literal["rcpt", "data"], later("rcpt")] = "rcpt"
-    frequency_cap: Annotated[str | None, later()] = None
+    frequency_cap: FrequencyCap | None = None
     body_optout: Annotated[bool, later(False)] = False
     max_snapshot_age: Annotated[str | None, later()] = None
 
@@ -172,6 +202,69 @@ class SenderTable(Table):
     address: Sender = Field(examples=["news@example.com"])
     streams: list[Name] = Field(min_length=1, examples=[["offers"]])
     default_stream: Name | None = None
+
+
+class Token(Table):
+    name: Name = Field(examples=["crm"])
+    sha256: Sha256 = Field(examples=["64 hexadecimal digits, as `smtpproxy token` prints them"])
+    may: list[Literal["changes", "check"]] = Field(min_length=1, examples=[["changes"]])
+    requests_per_minute: Count = 600
+
+
+class Webhook(Table):
+    name: Name = Field(examples=["crm"])
+    url: WebhookUrl = Field(examples=["https://crm.example.com/hooks/suppressions"])
+    secret_file: AbsolutePath = Field(examples=["/etc/smtpproxy/crm.secret"])
+    events: list[Literal["added", "moved", "lifted"]] = Field(
+        default=["added", "moved", "lifted"], min_length=1, examples=[["added", "lifted"]]
+    )
+    scopes: list[Scope] = []
+    origins: list[
+        Literal[
+            "unsubscribe", "complaint", "bounce", "objection", "erasure", "manual", "external"
+        ]
+    ] = []
+    ca_file: AbsolutePath | None = None
+    batch: Annotated[int, Field(ge=1, le=1000)] = 500
+    timeout: Duration = written("10s")
+    give_up_after: Duration = written("24h")
+    deadline: Duration | None = None
+
+
+class CredentialTable(Table):
+    user: User | None = None
+    certificate: Certificate | None = None
+    streams: list[Name] | None = Field(default=None, min_length=1, examples=[["offers"]])
+    default_stream: Name | None = None
+    senders: list[AllowedSender] = []
+    from_domains: list[Domain] = []
+
+
+class Token(Table):
+    name: Name = Field(examples=["crm"])
+    sha256: Sha256 = Field(examples=["64 hexadecimal digits, as `smtpproxy token` prints them"])
+    may: list[Literal["changes", "check"]] = Field(min_length=1, examples=[["changes"]])
+    requests_per_minute: Count = 600
+
+
+class Webhook(Table):
+    name: Name = Field(examples=["crm"])
+    url: WebhookUrl = Field(examples=["https://crm.example.com/hooks/suppressions"])
+    secret_file: AbsolutePath = Field(examples=["/etc/smtpproxy/crm.secret"])
+    events: list[Literal["added", "moved", "lifted"]] = Field(
+        default=["added", "moved", "lifted"], min_length=1, examples=[["added", "lifted"]]
+    )
+    scopes: list[Scope] = []
+    origins: list[
+        Literal[
+            "unsubscribe", "complaint", "bounce", "objection", "erasure", "manual", "external"
+        ]
+    ] = []
+    ca_file: AbsolutePath | None = None
+    batch: Annotated[int, Field(ge=1, le=1000)] = 500
+    timeout: Duration = written("10s")
+    give_up_after: Duration = written("24h")
+    deadline: Duration | None = None
 
 
 class Document(Table):
@@ -187,6 +280,12 @@ class Document(Table):
     policy: Policy = Policy()
     stream: list[Stream] = []
     sender: list[SenderTable] = []
+    token: list[Token] = []
+    webhook: list[Webhook] = []
+    auth: Auth = Auth()
+    credential: list[CredentialTable] = []
+    token: list[Token] = []
+    webhook: list[Webhook] = []
     dkim: Annotated[list[Any], later([])] = []
     dns: Annotated[dict[str, Any] | None, later()] = None
     feedback: Annotated[dict[str, Any] | None, later()] = None

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import idna
 
 from smtpproxy.mail.address import canonical
+from smtpproxy.policy.frequency import Cap, parse_cap
 from smtpproxy.policy.periods import Period, Unit, at_least_years
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
 from smtpproxy.terminal import printable
@@ -248,6 +249,16 @@ def absolute_path(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError(f"{shown(value)} is not an absolute path; it must begin with /")
     return value
+
+
+def frequency_cap(value: object) -> Cap:
+    """Return how many messages a person may get in how much time, `3/7d`."""
+    if not isinstance(value, str):
+        raise ValueError(f'must be text such as "3/7d", not {shown(value)}')
+    try:
+        return parse_cap(value)
+    except ValueError as error:
+        raise ValueError(f"{shown(value)} {error}") from None
 
 
 def store_url(value: object) -> str:

@@ -4,7 +4,7 @@ Every intake asks here. What is then done with the mail is the intake's own: the
 puts it to the upstream, a milter tells its MTA.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -84,10 +84,13 @@ class JudgedTransaction:
         self.mixed: Mixed = mixed or parts.on_mixed
         self._judgement = Judgement(parts, choice, self.seconds)
 
-    async def refusals(self, paths: Sequence[str]) -> tuple[list[Asked], dict[int, Reply]]:
+    async def refusals(
+        self, paths: Sequence[str], *, now: bool = True
+    ) -> tuple[list[Asked], dict[int, Reply]]:
         """Judge recipients; return the permitted, and a reply for the place of each other.
 
-        Refusals are on record then. Trouble of ours is a reply too.
+        Refusals are on record then. Trouble of ours is a reply too. Unless `now`, only what
+        is no address has a reply: all else is left to the end of the message.
         """
         asked: list[Asked] = []
         replies: dict[int, Reply] = {}
@@ -96,7 +99,7 @@ class JudgedTransaction:
                 asked.append(Asked(index, path, self._canonical(path)))
             except AddressError:
                 replies[index] = BAD_ADDRESS
-        enforcing = self._judgement.enforcing
+        enforcing = now and self._judgement.enforcing
         try:
             verdicts = await self._judgement.of_recipients([entry.key for entry in asked])
             if enforcing:
@@ -133,15 +136,20 @@ class JudgedTransaction:
         for entry, verdict in refused:
             replies[entry.index] = recipient_reply(entry.path, verdict, stream.name, self.id)
 
-    def decide(self, headers: HeaderBlock | None, size: int) -> Judged:
+    async def decide(self, headers: HeaderBlock | None, size: int) -> Judged:
         """Judge the message and what is left of its recipients. Nothing is recorded yet.
 
-        `headers` is None when the header section is too long to be read.
+        `headers` is None when the header section is too long to be read. Where mail is
+        counted it is counted for those who may get it: see `not_mailed`.
+        Raises StoreUnavailable.
         """
         parts, features = self._parts, _HEADER_TOO_LONG
         if headers is not None:
             features = read_features(headers, parts.stream_header, parts.source_header)
-        decision = self._judgement.of_message([entry.key for entry in self.accepted], features)
+        keys = [entry.key for entry in self.accepted]
+        decision = await self._judgement.of_message(self.id, keys, features)
+        if self._judgement.uncounted is not None:
+            self.failed(self._judgement.uncounted)
         refused = tuple(
             [
                 (entry, verdict)
@@ -156,7 +164,25 @@ class JudgedTransaction:
         if not passes and allowed:
             verdict = Verdict(_worst(refused), Reason.RECIPIENTS_REFUSED, rule="on_mixed")
             decision = replace(decision, message=verdict)
-        return Judged(self._decided(decision, headers, features, size, passes), refused, passes)
+        judged = Judged(self._decided(decision, headers, features, size, passes), refused, passes)
+        if self._judgement.counted and refused and not judged.decided.observed:
+            await self.not_mailed({e.key for e, _ in refused} if passes else None)
+        return judged
+
+    async def not_mailed(self, keys: Collection[str] | None = None) -> None:
+        """Take back what was counted, for these or for everybody: they were not mailed.
+
+        What cannot be taken back goes on counting: the mistake is on the side of too little.
+        """
+        counted = self._judgement.counted
+        back = counted if keys is None else counted.intersection(keys)
+        if not back or self._parts.mailings is None:
+            return
+        self._judgement.counted = counted - back
+        try:
+            await self._parts.mailings.release(self.id, back)
+        except StoreUnavailable as error:
+            self.failed(error)
 
     def _goes_to_some(self, refused: Sequence[Refused]) -> bool:
         """Whether the permitted are mailed and the others answered for on their own."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from smtpproxy.events import Stage
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
-from smtpproxy.policy.decide import choose_stream, judge, judge_again, judge_message, needs
+from smtpproxy.policy.decide import choose_stream, judge, judge_message, needs
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -15,9 +15,12 @@ from smtpproxy.policy.model import (
     Reason,
     RecipientFacts,
     Stream,
+    StreamClass,
     Transaction,
     Verdict,
 )
+from smtpproxy.store.mailings import with_mailings
+from smtpproxy.store.protocols import StoreUnavailable
 
 _ALLOWED = Verdict(Action.ALLOW)
 _UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")
@@ -28,6 +31,8 @@ class Judgement:
 
     def __init__(self, parts: Parts, choice: StreamChoice, seconds: dict[Stage, float]) -> None:
         self.facts: dict[str, RecipientFacts] = {}
+        self.counted: set[str] = set()  # for whom the message was counted
+        self.uncounted: StoreUnavailable | None = None  # observed mail that could not be
         self._verdicts: dict[str, Verdict] = {}
         self._seconds = seconds
         self._parts = parts
@@ -60,10 +65,12 @@ class Judgement:
         spend(self._seconds, "policy", parts.ticks() - read)
         return verdicts
 
-    def of_message(self, keys: Sequence[str], features: MessageFeatures) -> Decision:
+    async def of_message(self, id: str, keys: Sequence[str], features: MessageFeatures) -> Decision:
         """Choose the stream and judge the message with its recipients.
 
-        A recipient whose facts could not be read gets `temporary_failure`.
+        A recipient whose facts could not be read gets `temporary_failure`. Where mail is
+        counted, those who may get it are counted now, under `id` (see `counted`).
+        Raises StoreUnavailable.
         """
         parts, choice = self._parts, self._choice
         start = parts.ticks()
@@ -73,19 +80,44 @@ class Judgement:
             return Decision(
                 choice.default, choice.default.rulebook, (refused,) * len(keys), message=refused
             )
-        if choice.certain:  # then the recipients were judged for good, but for the message
+        if choice.certain and not stream.counts_mailings:  # then they were judged for good
             verdicts: Sequence[Verdict] = [self._verdicts.get(key, _UNDECIDED) for key in keys]
-            if stream.first_contact_notice:
-                question = Transaction((stream,), tuple(keys), features)
-                rulebook = parts.rulebooks[stream.rulebook]
-                verdicts = judge_again(question, verdicts, self.facts, rulebook, parts.now())
         else:
             verdicts = self._judged(stream, keys, features)
-        decision = Decision(
-            stream, stream.rulebook, tuple(verdicts), judge_message(stream, features)
-        )
+        message = judge_message(stream, features)
+        if parts.mailings is not None and stream.stream_class is StreamClass.MARKETING:
+            passes = message.action is Action.ALLOW or stream.mode is Mode.OBSERVE
+            if passes and await self._count(id, stream, keys, verdicts):
+                verdicts = self._judged(stream, keys, features)
         spend(self._seconds, "policy", parts.ticks() - start)
-        return decision
+        return Decision(stream, stream.rulebook, tuple(verdicts), message)
+
+    async def _count(
+        self, id: str, stream: Stream, keys: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> bool:
+        """Count the message for those who may get it; tell whether verdicts depend on that.
+
+        From now on the facts hold what was counted before it, by any worker.
+        """
+        observed = stream.mode is Mode.OBSERVE
+        pairs = zip(keys, verdicts, strict=True)
+        mailed = {key for key, verdict in pairs if observed or verdict.action is Action.ALLOW}
+        if not mailed or self._parts.mailings is None:
+            return False
+        start = self._parts.ticks()
+        try:
+            before = await self._parts.mailings.reserve(id, stream.name, mailed, self._parts.now())
+        except StoreUnavailable as error:
+            if not observed:
+                raise
+            self.uncounted = error
+            return False
+        self.counted = mailed
+        spend(self._seconds, "store", self._parts.ticks() - start)
+        if not stream.counts_mailings:
+            return False
+        self.facts.update(with_mailings(self.facts, before))
+        return True
 
     def _judged(
         self, stream: Stream, keys: Sequence[str], features: MessageFeatures

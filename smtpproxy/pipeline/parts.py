@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from smtpproxy.events import Decided, Emit, Relayed, Stage
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.store.mailings import MailingLog
 from smtpproxy.store.protocols import FactReader
 
 
@@ -35,6 +36,7 @@ class Parts:
     ticks: Callable[[], float]  # seconds, for durations only
     new_id: Callable[[], str]
     source_header: str | None = None
+    mailings: MailingLog | None = None  # where no stream counts what it sends
 
 
 def spend(seconds: dict[Stage, float], stage: Stage, duration: float) -> None:

@@ -94,6 +94,8 @@ class MailTransaction:
         except (UpstreamError, StoreUnavailable, AuditUnavailable) as error:
             self.abort()
             replies = [judged.failed(error, recipients=len(judged.accepted), messages=1)]
+            if not self._upstream.in_doubt:
+                await judged.not_mailed()
         judged.spent += self._parts.ticks() - began
         judged.ended()
         return replies
@@ -105,7 +107,7 @@ class MailTransaction:
         if len(headers.values("Received")) >= RECEIVED_LIMIT:
             self.abort()
             return [_LOOP]
-        judged = self._judged.decide(headers if header is not None else None, content.size)
+        judged = await self._judged.decide(headers if header is not None else None, content.size)
         if not judged.passes:
             self.abort()
             await self._judged.record(judged.decided)
@@ -121,9 +123,12 @@ class MailTransaction:
         self, decided: Decided, outgoing: Iterator[bytes], *, recorded: bool = False
     ) -> Reply:
         seconds = self._judged.seconds
-        return await deliver(
+        reply = await deliver(
             self._parts, self._upstream, decided, outgoing, seconds, recorded=recorded
         )
+        if reply.code >= 300:
+            await self._judged.not_mailed()
+        return reply
 
     async def _relay_to_some(self, judged: Judged, outgoing: Iterator[bytes]) -> list[Reply]:
         """Relay to the permitted; the others have their refusals for an answer."""

@@ -17,7 +17,13 @@ def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
     """
     suppressions = tuple(s for s in facts.suppressions if s.since <= moment)
     contact = None if facts.contact is None else _contact_at(facts.contact, moment)
-    return RecipientFacts(suppressions, contact)
+    return replace(
+        facts,
+        suppressions=suppressions,
+        contact=contact,
+        mailings=tuple(m for m in facts.mailings if m.at <= moment),
+        first_mailed_at=None if _later(facts.first_mailed_at, moment) else facts.first_mailed_at,
+    )
 
 
 def _contact_at(contact: Contact, moment: datetime) -> Contact | None:

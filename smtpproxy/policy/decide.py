@@ -52,6 +52,7 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
             stream.stream_class is StreamClass.MARKETING or stream.purpose is not None
             for stream in transaction.streams
         ),
+        mailings=any(stream.counts_mailings for stream in transaction.streams),
     )
 
 
@@ -112,32 +113,6 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
     if case.facts.suppressions:
         return replace(verdict, detail=yielded(case))
     return verdict
-
-
-def judge_again(
-    transaction: Transaction,
-    verdicts: Sequence[Verdict],
-    facts: Facts,
-    rulebook: Rulebook,
-    now: datetime,
-) -> Sequence[Verdict]:
-    """Return the verdicts of RCPT as they stand now that the message has come.
-
-    The stream was certain at RCPT, so all that is left to ask of those who are allowed is
-    what needs the message. `verdicts` are in the order of `transaction.recipients`.
-    """
-    stream, message = transaction.streams[0], transaction.message
-    if message is None or not stream.first_contact_notice:
-        return verdicts
-    final = []
-    for address, verdict in zip(transaction.recipients, verdicts, strict=True):
-        refusal = None
-        if verdict.action is _ALLOW:
-            known = facts.get(address, NO_FACTS)
-            case = RecipientCase(address, stream, known, rulebook, now)
-            refusal = _refused_with_message(case, verdict, message)
-        final.append(refusal or verdict)
-    return final
 
 
 def _refused_with_message(

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from smtpproxy.policy.frequency import Cap
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.policy.terms import (
     Action,
@@ -33,6 +34,7 @@ __all__ = [
     "Action",
     "Audience",
     "Basis",
+    "Cap",
     "Condition",
     "ConsentAct",
     "Contact",
@@ -42,6 +44,7 @@ __all__ = [
     "Facts",
     "Link",
     "Lookups",
+    "Mailing",
     "MessageFeatures",
     "Mode",
     "Nature",
@@ -76,6 +79,18 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     mode: Mode = Mode.ENFORCE
     paused: bool = False
     first_contact_notice: bool = False  # a first message must say where the address is from
+    frequency_cap: Cap | None = None  # of this stream's messages
+    marketing_cap: Cap | None = None  # of all marketing messages together
+
+    @property
+    def counts_mailings(self) -> bool:
+        """Whether a verdict depends on what the recipient was mailed before."""
+        return self.stream_class is StreamClass.MARKETING and (
+            self.frequency_cap is not None
+            or self.marketing_cap is not None
+            or self.first_contact_notice
+        )
+    max_snapshot_age: float | None = None  # seconds; of every partner's snapshot
 
 
 DEFAULT_STREAM = Stream(name="default", purpose="marketing")
@@ -162,11 +177,21 @@ class Suppression(Struct, frozen=True, omit_defaults=True):
     note: str | None = None
 
 
+class Mailing(Struct, frozen=True):
+    """A message on a marketing stream that was accepted for a recipient, or may have been."""
+
+    stream: str
+    at: datetime
+
+
 class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     """All that the store said about one recipient."""
 
     suppressions: tuple[Suppression, ...] = ()
     contact: Contact | None = None
+    mailings: tuple[Mailing, ...] = ()  # as far back as they are kept
+    first_mailed_at: datetime | None = None  # by this relay, on any marketing stream
+    snapshot_at: datetime | None = None  # the oldest of the partners'; None: one is missing
 
 
 NO_FACTS = RecipientFacts()
@@ -180,6 +205,8 @@ class Lookups(Struct, frozen=True):
 
     addresses: tuple[str, ...]  # canonical
     contacts: bool = True  # False: suppressions alone decide
+    mailings: bool = False  # whether it counts what the recipients were mailed before
+    snapshots: bool = False  # whether the age of the partners' snapshots counts
 
 
 class MessageFeatures(Struct, frozen=True, omit_defaults=True):

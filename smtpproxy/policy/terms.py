@@ -135,6 +135,7 @@ class Reason(StrEnum):
     INACTIVE = "inactive"
     # a recipient: not now
     STREAM_PAUSED = "stream_paused"
+    FREQUENCY_CAP = "frequency_cap"
     # a message
     HEADER_MALFORMED = "header_malformed"
     STREAM_NOT_PERMITTED = "stream_not_permitted"

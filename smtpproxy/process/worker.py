@@ -24,7 +24,7 @@ from smtpproxy.sinks.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshot import Snapshot
-from smtpproxy.store import open_store
+from smtpproxy.store import open_mailings, open_store
 from smtpproxy.ulid import UlidFactory
 
 _BEAT = 1.0
@@ -89,6 +89,7 @@ class Worker:
         server = settings.server
         self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
         self._store = open_store(settings.store, server.state_dir, read_only=True)
+        self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
         )
@@ -105,6 +106,7 @@ class Worker:
             ticks=time.perf_counter,
             new_id=new_id,
             source_header=settings.source_header,
+            mailings=self._mailings,
         )
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
@@ -130,6 +132,8 @@ class Worker:
         await asyncio.gather(*(door.drain() for door in self._doors))
         self._pool.close()
         self._journal.close()
+        if self._mailings is not None:
+            self._mailings.close()
         await self._store.close()
         structlog.get_logger().info("worker drained")
 

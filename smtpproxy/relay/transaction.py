@@ -35,6 +35,7 @@ class UpstreamTransaction:
 
     def __init__(self, pool: UpstreamPool, mail: MailParameters) -> None:
         self.accepted: list[str] = []
+        self.in_doubt = False  # the content was sent and not answered: it may be accepted
         self._pool = pool
         self._mail = mail
         self._connection: UpstreamConnection | None = None
@@ -92,6 +93,7 @@ class UpstreamTransaction:
         if connection is None:
             raise self._error or UpstreamLost("no transaction")
         timeout = self._pool.settings.data_timeout
+        self.in_doubt = True
         try:
             await connection.write(chain(content, (_END,)), timeout)
             reply = await connection.expect(1, timeout)[0]
@@ -101,6 +103,7 @@ class UpstreamTransaction:
         except BaseException:  # the content cannot be read: it must not look ended
             self.abort()
             raise
+        self.in_doubt = False
         if reply.code == 421 or reply.code // 100 == 3:
             connection.close()
         self._release(connection)

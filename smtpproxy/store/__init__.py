@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from smtpproxy.settings import StoreSettings
+from smtpproxy.store.mailings import MailingLog
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 
 
@@ -17,6 +18,26 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
         StoreMisconfigured: it cannot be used as it stands; the text says what to do.
         StoreUnavailable: another process holds it for longer than `settings.timeout`.
     """
+    path = _path_of(settings)
+    from smtpproxy.store.sqlite import open_sqlite
+
+    return open_sqlite(
+        path, state_dir, settings.timeout, partners=settings.partners, read_only=read_only
+    )
+
+
+def open_mailings(settings: StoreSettings) -> MailingLog:
+    """Open the count of who was mailed when, for one event loop; close it.
+
+    Raises StoreMisconfigured.
+    """
+    path = _path_of(settings)
+    from smtpproxy.store.sqlite.mailings import SqliteMailings
+
+    return SqliteMailings(path, settings.timeout)
+
+
+def _path_of(settings: StoreSettings) -> Path:
     scheme, _, rest = settings.url.partition("://")
     if scheme in ("postgresql", "postgres"):
         raise StoreMisconfigured("store.url: PostgreSQL is not supported yet; use sqlite:///PATH")
@@ -24,6 +45,4 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
         raise StoreMisconfigured(
             "store.url: not a URL of a store; it looks like sqlite:///var/lib/smtpproxy/smtpproxy.db"
         )
-    from smtpproxy.store.sqlite import open_sqlite
-
-    return open_sqlite(Path(rest), state_dir, settings.timeout, read_only=read_only)
+    return Path(rest)

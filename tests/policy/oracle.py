@@ -4,7 +4,7 @@ Slow, flat and without the rules' own code: what both say is what the design say
 """
 
 from calendar import monthrange
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from smtpproxy.policy.model import Contact, RecipientFacts, Rulebook, Stream
 
@@ -16,8 +16,18 @@ def expected(
 ) -> str:
     """Return `allow BASIS`, `refuse REASON` or `defer REASON`."""
     answer = _basis(address, stream, facts, book, now)
-    if answer.startswith("allow") and stream.stream_class == "marketing" and stream.paused:
+    if not answer.startswith("allow") or stream.stream_class != "marketing":
+        return answer
+    # 12
+    if stream.paused:
         return "defer stream_paused"
+    for cap, names in ((stream.frequency_cap, {stream.name}), (stream.marketing_cap, None)):
+        if cap is None:
+            continue
+        earliest = now - timedelta(days=cap.period.count)  # all caps here are in days
+        mailed = [m for m in facts.mailings if names is None or m.stream in names]
+        if sum(m.at >= earliest for m in mailed) >= cap.count:
+            return "defer frequency_cap"
     return answer
 
 

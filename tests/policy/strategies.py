@@ -6,11 +6,13 @@ from random import Random
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from smtpproxy.policy.frequency import parse_cap
 from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
     Contact,
     Evidence,
+    Mailing,
     Nature,
     Origin,
     Provenance,
@@ -41,6 +43,8 @@ MOMENTS = [
     NOW + TICK,
     NOW + DAY,
 ]
+MAILED = [NOW, NOW - DAY, NOW - 7 * DAY, NOW - 7 * DAY - TICK, NOW - 30 * DAY]
+CAPS = [None, None, None, parse_cap("1/7d"), parse_cap("2/1d"), parse_cap("3/60d")]
 PRODUCTS = ["shoes", "hats"]
 PURPOSES = ["offers", "news"]
 SCOPES = ["all", "marketing", "purpose:offers", "purpose:news"]
@@ -65,7 +69,12 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
         for _ in range(random.choice([0, 0, 0, 1, 2]))
     )
     contact = _contact(random) if random.random() < 0.9 else None
-    return random.choice(ADDRESSES), _stream(random), RecipientFacts(entries, contact)
+    mailings = tuple(
+        Mailing(random.choice(["s", "t"]), random.choice(MAILED))
+        for _ in range(random.choice([0, 0, 0, 1, 2, 5]))
+    )
+    facts = RecipientFacts(entries, contact, mailings)
+    return random.choice(ADDRESSES), _stream(random), facts
 
 
 def _stream(random: Random) -> Stream:
@@ -77,6 +86,8 @@ def _stream(random: Random) -> Stream:
         products=_some(random),
         topics=_some(random),
         paused=random.random() < 0.2,
+        frequency_cap=random.choice(CAPS),
+        marketing_cap=random.choice(CAPS),
     )
 
 

@@ -73,6 +73,7 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
             " last active on 1 March 2025",
         ),
         ("paused", "passed", "stream offers is not paused"),
+        ("frequency", "passed", "the person has not had as much mail as may be sent"),
     ]
 
 

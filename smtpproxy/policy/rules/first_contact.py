@@ -27,6 +27,9 @@ def source_announced(case: DeliveryCase) -> Verdict | None:
         or known_source(recipient) is Source.DIRECT
     ):
         return None
-    contact = recipient.facts.contact
-    first = None if contact is None else contact.first_contacted_at
-    return _NOT_ANNOUNCED if first is None or first > recipient.now else None
+    known = recipient.facts
+    told = None if known.contact is None else known.contact.first_contacted_at
+    before = any(
+        first is not None and first <= recipient.now for first in (told, known.first_mailed_at)
+    )
+    return None if before else _NOT_ANNOUNCED

@@ -80,6 +80,7 @@ DELIVERY_RULES: tuple[Rule[DeliveryCase], ...] = (
 
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
     Rule("paused", deferrals.paused, "design 4.12; A27 A28"),
+    Rule("frequency", deferrals.frequency, "design 4.12; A28"),
 )
 
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (

@@ -10,7 +10,7 @@ import aiosqlite
 
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
-from smtpproxy.store.keys import SuppressionKey
+from smtpproxy.store.mailings import with_mailings
 from smtpproxy.store.merge import as_update
 from smtpproxy.store.protocols import (
     BatchResult,
@@ -22,30 +22,47 @@ from smtpproxy.store.protocols import (
 from smtpproxy.store.sqlite import contacts as contact_table
 from smtpproxy.store.sqlite import suppressions as suppression_table
 from smtpproxy.store.sqlite.connection import open_reader, unavailable
+from smtpproxy.store.sqlite.live_keys import LiveKeys
+from smtpproxy.store.sqlite.lookup import Partner
+from smtpproxy.store.sqlite.mailings import SqliteMailings
+from smtpproxy.store.sqlite.partners import PartnerExchange
 from smtpproxy.store.sqlite.propagation import Propagation
 from smtpproxy.store.sqlite.reader import SqliteReader
+from smtpproxy.store.sqlite.rekeying import Rekeying
 from smtpproxy.store.sqlite.writer import SqliteWriter
 
 
-class SqliteStore(Propagation):
+class SqliteStore(Propagation, Rekeying, PartnerExchange):
     """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
 
     def __init__(
-        self, path: Path, key: SuppressionKey, timeout: float, *, read_only: bool = False
+        self,
+        path: Path,
+        state_dir: Path,
+        timeout: float,
+        *,
+        partners: Sequence[Partner] = (),
+        read_only: bool = False,
     ) -> None:
         self._path = path
-        self._key = key
+        self._state_dir = state_dir
         self._timeout = timeout
-        self._reader = SqliteReader(path, key, timeout)
+        self._keys = LiveKeys(path, state_dir)
+        self._partners = partners
+        self._reader = SqliteReader(path, state_dir, timeout, partners)
+        self._mailings = SqliteMailings(path, timeout, read_only=read_only)
         self._writer = None if read_only else SqliteWriter(path, timeout)
 
     async def facts(self, lookups: Lookups) -> Facts:
-        return await self._reader.facts(lookups)
+        facts = await self._reader.facts(lookups)
+        if not lookups.mailings:
+            return facts
+        return with_mailings(facts, await self._mailings.known(lookups.addresses))
 
     async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
-        hashed = [suppression_table.entry_row(self._key, entry) for entry in entries]
         async with self._to_write().transaction() as connection:
-            return await suppression_table.add(connection, hashed)
+            keys = await self._keys.current(connection)
+            return await suppression_table.add(connection, keys, entries, self._partners)
 
     async def remove_suppression(
         self,
@@ -56,9 +73,9 @@ class SqliteStore(Propagation):
         scope: str | None = None,
         origin: Origin | None = None,
     ) -> Sequence[Suppression]:
-        pair = self._key.read(address)
         async with self._to_write().transaction() as connection:
-            return await suppression_table.lift(connection, pair, scope, origin, at, reason)
+            places = (await self._keys.current(connection)).places(address)
+            return await suppression_table.lift(connection, places, scope, origin, at, reason)
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         name = canonical(address)
@@ -66,19 +83,19 @@ class SqliteStore(Propagation):
         return facts[name].suppressions if name in facts else ()
 
     async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
-        pair = self._key.read(address)
         async with self._reading() as connection:
-            return await suppression_table.lifted(connection, pair)
+            places = (await self._keys.current(connection)).places(address)
+            return await suppression_table.lifted(connection, places)
 
     async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        hashed = [suppression_table.entry_row(self._key, entry) for entry in entries]
         async with self._reading() as connection:
-            return await suppression_table.standing(connection, hashed)
+            keys = await self._keys.current(connection)
+            return await suppression_table.standing(connection, keys, entries)
 
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         async with (
             self._reading() as connection,
-            aclosing(suppression_table.export(connection, self._key)) as entries,
+            aclosing(suppression_table.export(connection, self._keys)) as entries,
         ):
             async for entry in entries:
                 yield entry
@@ -110,11 +127,12 @@ class SqliteStore(Propagation):
 
     async def erase_contact(self, address: str, *, at: datetime) -> bool:
         entry = SuppressionEntry(canonical(address), "all", Origin.ERASURE, at)
-        row = suppression_table.entry_row(self._key, entry)
         writer = self._to_write()
         async with writer.transaction() as connection:
-            await suppression_table.add(connection, [row])
+            keys = await self._keys.current(connection)
+            await suppression_table.add(connection, keys, [entry], self._partners)
             erased = await contact_table.erase(connection, entry.address)
+        await self._mailings.forget(entry.address)
         await writer.empty_log()  # it still holds the pages as they were
         return erased
 
@@ -132,6 +150,7 @@ class SqliteStore(Propagation):
 
     async def close(self) -> None:
         self._reader.close()
+        self._mailings.close()
         if self._writer is not None:
             await self._writer.close()
 

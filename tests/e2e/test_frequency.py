@@ -1,0 +1,105 @@
+"""Frequency caps: nobody gets more than the stream may send, however many workers send it."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.kit.audit import records
+from tests.kit.messages import marketing, message
+from tests.kit.relay import STREAMS, RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import At, Close, FakeUpstream, Reply
+
+SUBSCRIBER, OTHER = address("consent"), address("customer")
+
+
+def _streams(**offers: Any) -> list[dict[str, Any]]:
+    return [{**stream, **offers} if stream["name"] == "offers" else stream for stream in STREAMS]
+
+
+@pytest.fixture
+def capped(filled: Callable[..., RelayProcess]) -> Callable[..., RelayProcess]:
+    """Start a relay of two workers whose stream `offers` has a cap."""
+
+    def start(upstream: str, cap: str = "2/7d", **policy: Any) -> RelayProcess:
+        config = {
+            "server": {"workers": 2},
+            "stream": _streams(frequency_cap=cap),
+            "listener": [listener("apps", "offers", "receipts", default="offers")],
+            "policy": policy,
+        }
+        return filled(upstream, config)
+
+    return start
+
+
+def test_two_workers_together_send_no_more_than_the_cap(
+    capped: Callable[..., RelayProcess],
+) -> None:
+    with FakeUpstream() as mta:
+        relay = capped(mta.address, "3/7d")
+
+        def send(_: int) -> tuple[int, str]:
+            return relay.send(marketing(), SUBSCRIBER)
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(send, range(48)))
+        assert sorted(code for code, _ in answers) == [250] * 3 + [450] * 45
+        assert len(mta.messages) == 3
+        deferred = next(text for code, text in answers if code == 450)
+        assert f"<{SUBSCRIBER}> deferred: frequency_cap (stream offers)" in deferred
+        assert relay.send(marketing(), OTHER)[0] == 250
+        receipts = message(stream="receipts")
+        assert relay.send(receipts, SUBSCRIBER)[0] == 250
+
+
+def test_what_the_upstream_did_not_take_does_not_count(
+    capped: Callable[..., RelayProcess],
+) -> None:
+    refusals = [At("end", Reply("451 4.2.0 later"), nth=1), At("end", Reply("554 no"), nth=2)]
+    with FakeUpstream(*refusals) as mta:
+        relay = capped(mta.address, "1/7d")
+        codes = [relay.send(marketing(), SUBSCRIBER)[0] for _ in range(4)]
+        assert codes == [451, 554, 250, 450]
+        assert len(mta.messages) == 1
+
+
+def test_what_the_upstream_may_have_taken_counts(capped: Callable[..., RelayProcess]) -> None:
+    with FakeUpstream(At("end", Close(), nth=1)) as mta:
+        relay = capped(mta.address, "1/7d")
+        assert [relay.send(marketing(), SUBSCRIBER)[0] for _ in range(2)] == [451, 450]
+
+
+def test_a_cap_on_all_marketing(filled: Callable[..., RelayProcess]) -> None:
+    with FakeUpstream() as mta:
+        config = {
+            "policy": {"frequency_cap": "1/24h"},
+            "listener": [listener("apps", "offers", "appeals", default="offers")],
+        }
+        relay = filled(mta.address, config)
+        assert relay.send(marketing(), SUBSCRIBER)[0] == 250
+        code, text = relay.send(marketing(), SUBSCRIBER)
+        assert (code, "frequency_cap" in text) == (450, True)
+
+
+def test_the_record_holds_what_it_was_judged_on(capped: Callable[..., RelayProcess]) -> None:
+    with FakeUpstream() as mta:
+        relay = capped(mta.address, "1/7d")
+        relay.send(marketing(), SUBSCRIBER)
+        relay.send(marketing(), SUBSCRIBER)
+        first, second = records(relay)
+        assert first.decided.facts[SUBSCRIBER].mailings == ()
+        (counted,) = second.decided.facts[SUBSCRIBER].mailings
+        assert (counted.stream, counted.at <= second.decided.at) == ("offers", True)
+
+
+def test_observed_mail_passes_and_the_record_says_what_would_have_been(
+    capped: Callable[..., RelayProcess],
+) -> None:
+    with FakeUpstream() as mta:
+        relay = capped(mta.address, "1/7d", mode="observe")
+        assert [relay.send(marketing(), SUBSCRIBER)[0] for _ in range(2)] == [250, 250]
+        second = records(relay)[-1].decided
+        assert (second.observed, second.recipients[0].verdict.reason) == (True, "frequency_cap")

@@ -1,0 +1,157 @@
+"""The count of who was mailed when: the same on every backend, and across processes."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import Lookups, Mailing
+from smtpproxy.store.mailings import Mailed, MailingLog
+from smtpproxy.store.memory_mailings import MemoryMailings
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sqlite.mailings import SqliteMailings
+from tests.store.conftest import Database
+
+T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
+DAY = timedelta(days=1)
+ANNA, BEN = "anna@people.example", "ben@people.example"
+
+
+def _sqlite(folder: Path) -> MailingLog:
+    return SqliteMailings(folder / "store.db", 2.0)
+
+
+def _memory(folder: Path) -> MailingLog:
+    return MemoryMailings()
+
+
+@pytest.fixture(params=[_sqlite, _memory], ids=["sqlite", "memory"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> MailingLog:
+    make: Callable[[Path], MailingLog] = request.param
+    return make(tmp_path)
+
+
+async def test_a_reservation_tells_what_was_before_it(log: MailingLog) -> None:
+    assert await log.reserve("A", "offers", [ANNA, BEN], T0) == {ANNA: Mailed(), BEN: Mailed()}
+    before = await log.reserve("B", "news", [ANNA], T0 + DAY)
+    assert before == {ANNA: Mailed((Mailing("offers", T0),), T0)}
+    known = await log.known([ANNA])
+    assert known[ANNA].mailings == (Mailing("offers", T0), Mailing("news", T0 + DAY))
+    log.close()
+
+
+async def test_what_was_taken_back_does_not_count(log: MailingLog) -> None:
+    await log.reserve("A", "offers", [ANNA, BEN], T0)
+    await log.reserve("B", "offers", [ANNA], T0 + DAY)
+    await log.release("A", [ANNA])
+    known = await log.known([ANNA, BEN])
+    assert known[ANNA] == Mailed((Mailing("offers", T0 + DAY),), T0 + DAY)
+    assert known[BEN] == Mailed((Mailing("offers", T0),), T0)
+    await log.release("B", [ANNA])
+    assert (await log.known([ANNA])).get(ANNA, Mailed()) == Mailed()
+    log.close()
+
+
+async def test_the_first_mailing_outlives_the_count(log: MailingLog) -> None:
+    await log.reserve("A", "offers", [ANNA], T0)
+    await log.reserve("B", "offers", [ANNA], T0 + DAY)
+    assert await log.prune(T0 + DAY, first_before=T0) == 1
+    assert await log.known([ANNA]) == {ANNA: Mailed((Mailing("offers", T0 + DAY),), T0)}
+    assert await log.prune(T0 + 2 * DAY, first_before=T0 + DAY) == 1
+    assert (await log.known([ANNA])).get(ANNA, Mailed()) == Mailed()
+    log.close()
+
+
+async def test_nothing_is_left_of_a_person_who_is_forgotten(log: MailingLog) -> None:
+    await log.reserve("A", "offers", [ANNA, BEN], T0)
+    await log.forget(ANNA)
+    assert (await log.known([ANNA])).get(ANNA, Mailed()) == Mailed()
+    assert (await log.known([BEN]))[BEN].first_at == T0
+    log.close()
+
+
+async def test_the_store_tells_it_where_it_is_asked_for(database: Database) -> None:
+    store = database.open()
+    log = SqliteMailings(database.path, 2.0)
+    assert await store.facts(Lookups((ANNA,), mailings=True)) in ({}, {ANNA: _nothing()})
+    await log.reserve("A", "offers", [ANNA], T0)
+    facts = await store.facts(Lookups((ANNA,), mailings=True))
+    assert (facts[ANNA].mailings, facts[ANNA].first_mailed_at) == ((Mailing("offers", T0),), T0)
+    assert await store.facts(Lookups((ANNA,))) == {}
+    await store.erase_contact(ANNA, at=T0)
+    facts = await store.facts(Lookups((ANNA,), mailings=True))
+    assert facts[ANNA].mailings == ()
+    log.close()
+
+
+def _nothing() -> object:
+    from smtpproxy.policy.model import RecipientFacts
+
+    return RecipientFacts()
+
+
+async def test_no_address_is_in_the_file(tmp_path: Path) -> None:
+    log = SqliteMailings(tmp_path / "store.db", 2.0)
+    await log.reserve("A", "offers", [ANNA], T0)
+    log.close()
+    for file in tmp_path.iterdir():
+        assert b"anna" not in file.read_bytes()
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_lock_that_stays_is_trouble_of_ours(tmp_path: Path) -> None:
+    log = SqliteMailings(tmp_path / "store.db", 0.05)
+    await log.reserve("A", "offers", [ANNA], T0)
+    with closing(sqlite3.connect(tmp_path / "store-mailings.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            await log.reserve("B", "offers", [ANNA], T0)
+        other.execute("ROLLBACK")
+    await log.reserve("C", "offers", [ANNA], T0 + DAY)
+    assert len((await log.known([ANNA]))[ANNA].mailings) == 2
+    log.close()
+
+
+async def test_a_damaged_file_is_trouble_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "store-mailings.db").write_bytes(b"no database at all " * 300)
+    log = SqliteMailings(tmp_path / "store.db", 0.05)
+    with pytest.raises(StoreUnavailable):
+        await log.reserve("A", "offers", [ANNA], T0)
+
+
+COUNTING = """
+import asyncio, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from smtpproxy.store.sqlite.mailings import SqliteMailings
+
+async def main():
+    log = SqliteMailings(Path(sys.argv[1]), 20.0)
+    sys.stdin.readline()
+    for number in range(200):
+        id = f"{sys.argv[2]}-{number}"
+        before = await log.reserve(id, "offers", ["anna@people.example"], datetime.now(UTC))
+        print(len(before["anna@people.example"].mailings))
+    log.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_never_count_the_same_one_twice(tmp_path: Path) -> None:
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", COUNTING, str(tmp_path / "store.db"), name]
+        return subprocess.Popen(command, stdin=-1, stdout=-1, text=True)
+
+    children = [start(name) for name in "abc"]
+    outputs = await asyncio.gather(
+        *(asyncio.to_thread(child.communicate, "go\n", 60) for child in children)
+    )
+    seen = sorted(int(line) for out, _ in outputs for line in out.split())
+    assert seen == list(range(600))
