@@ -7,6 +7,7 @@ that an import brought go; a restriction goes only where that import alone is be
 from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -16,6 +17,8 @@ from smtpproxy.store.protocols import PROFILE_FIELDS
 
 SEVERAL = 0
 """In the place of an import: a person, or more than one other import."""
+
+Fate = Literal["removed", "put back", "kept", "none"]
 
 _DEPTH = 4  # versions of a suppression that are kept
 
@@ -83,6 +86,15 @@ def without(standing: Standing, number: int, undone: Container[int]) -> Standing
             owner = also if also != SEVERAL else None
             return Standing(Version(before.since, before.note, owner), tuple(earlier))
     return None
+
+
+def fate(before: Standing, after: Standing | None, number: int) -> Fate:
+    """Tell how taking an import back is counted; it is "none" of what was never its own."""
+    if after is None:
+        return "removed"
+    if before.now.owner == number and before.now.also is None:
+        return "put back"
+    return "none" if before.now.also == number else "kept"
 
 
 def _gone(owner: int | None, undone: Container[int]) -> bool:

@@ -1,6 +1,6 @@
 """Writing and exporting contacts and their consent acts."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 import aiosqlite
 import msgspec
@@ -139,22 +139,25 @@ async def by_number(connection: aiosqlite.Connection, numbers: Sequence[int]) ->
 
 
 async def overwrite(
-    connection: aiosqlite.Connection, contacts: Sequence[tuple[int, Known]]
+    connection: aiosqlite.Connection,
+    contacts: Mapping[int, Known],
+    origins: Mapping[int, imported_contacts.Origin],
 ) -> None:
-    """Put contacts as given in the place of what is stored, their acts included."""
-    updates = [
-        (*rows.contact_row(number, known.contact, known.as_of), None, None)
-        for number, known in contacts
-    ]
-    acts = [
-        rows.act_row(number, place, act)
-        for number, known in contacts
-        for place, act in enumerate(known.contact.acts)
-    ]
+    """Put contacts in the place of what is stored, with their acts, and whose state they are."""
+    updates, acts = [], []
+    for number, known in contacts.items():
+        entry = _Entry(number, known)
+        entry.origin = origins[number]
+        updates.append(entry.row())
+        acts += [rows.act_row(number, n, act) for n, act in enumerate(known.contact.acts)]
     await run_many(connection, _UPDATE, updates)
-    numbers = [(number,) for number, _ in contacts]
+    numbers = [(number,) for number in contacts]
     await run_many(connection, "DELETE FROM consent_act WHERE contact = ?", numbers)
     await run_many(connection, _INSERT_ACT, acts)
+
+
+async def remove(connection: aiosqlite.Connection, numbers: Iterable[int]) -> None:
+    await run_many(connection, "DELETE FROM contact WHERE id = ?", [(one,) for one in numbers])
 
 
 def _known(row: Row, acts: dict[int, tuple[ConsentAct, ...]]) -> Known:

@@ -1,5 +1,6 @@
 """Which import a suppression is from, what it was before, and how an import is taken back."""
 
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 
 import aiosqlite
@@ -7,7 +8,7 @@ import msgspec
 
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
 from smtpproxy.store.sqlite.writer import fetch_all, run_many
-from smtpproxy.store.undo import Standing, Version, said, without
+from smtpproxy.store.undo import Fate, Standing, Version, fate, said, without
 
 _KEY = "wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?"
 _COLUMNS = "since, note, import, also, earlier"
@@ -88,19 +89,15 @@ async def take_back(
     """
     lifted: list[Row] = []
     put: list[Row] = []
-    put_back = kept = 0
+    fates: Counter[Fate] = Counter()
     for key in keys:
         for row in await fetch_all(connection, _ONE, *key):
             before = _standing(row)
             after = without(before, number, undone)
+            fates[fate(before, after, number)] += 1
             if after is None:
                 lifted.append(key)
-                continue
-            if before.now.owner == number and len(after.earlier) < len(before.earlier):
-                put_back += 1
-            elif before.now.also != number:
-                kept += 1
-            if after is not before:
+            elif after is not before:
                 now = after.now
                 version = (to_micros(now.since), now.note, now.owner, now.also)
                 put.append((*version, _written(after.earlier), *key))
@@ -108,7 +105,7 @@ async def take_back(
         await run_many(connection, _BACK, put)
         await run_many(connection, _LIFT, [(*lift, *key) for key in lifted])
         await run_many(connection, f"DELETE FROM suppression WHERE {_KEY}", lifted)
-    return len(lifted), put_back, kept
+    return fates["removed"], fates["put back"], fates["kept"]
 
 
 def _standing(row: Sequence[object]) -> Standing:

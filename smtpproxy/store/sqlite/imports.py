@@ -1,0 +1,267 @@
+"""Imports on record, and how one is taken back, part by part."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import datetime
+
+import aiosqlite
+import msgspec
+
+from smtpproxy.store.imports import UNDO_FOR, Batch, ImportRecord, Place, State, Undone
+from smtpproxy.store.merge import Known
+from smtpproxy.store.protocols import BatchResult
+from smtpproxy.store.sqlite import contacts as contact_table
+from smtpproxy.store.sqlite import imported_contacts, imported_suppressions
+from smtpproxy.store.sqlite.imported_contacts import Origin
+from smtpproxy.store.sqlite.rows import Row, to_micros
+from smtpproxy.store.sqlite.writer import SqliteWriter, fetch_all
+from smtpproxy.store.undo import contact_without
+
+_PART = 2_000  # rows taken back in one commit
+_SPAN = 20_000  # numbers of contacts looked through in one commit
+_FORGOTTEN = 100_000  # versions that one import may forget, so that it begins soon
+
+_ALL = "SELECT record FROM import ORDER BY number"
+_ONE = """
+SELECT number, record, coalesce(first_contact, 1), coalesce(last_contact, 0), undo_cursor
+FROM import WHERE id = ?
+"""
+_ADD = "INSERT INTO import (id, record) VALUES (?, ?)"
+_PUT = "UPDATE import SET record = ? WHERE number = ?"
+_CURSOR = "UPDATE import SET undo_cursor = ? WHERE number = ?"
+_CONTACTS = """
+UPDATE import SET first_contact = coalesce(first_contact, ?1), last_contact = ?2 WHERE number = ?3
+"""
+_LAST_CONTACT = "SELECT coalesce(max(id), 0) FROM contact"
+_UNDONE = """
+SELECT number FROM import WHERE json_extract(record, '$.state') IN ('undone', 'undoing')
+"""
+_OLD = "SELECT max(number) FROM import WHERE json_extract(record, '$.started_at') < ?"
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ImportRecord).decode
+
+
+class _Stored:
+    """An import and what the store itself keeps of it."""
+
+    __slots__ = ("cursor", "first", "last", "number", "record")
+
+    def __init__(self, row: Row) -> None:
+        self.number: int
+        self.cursor: str | None
+        self.number, record, self.first, self.last, self.cursor = row
+        self.record = _decode(record)
+
+
+async def _found(connection: aiosqlite.Connection, id: str) -> _Stored:
+    for row in await fetch_all(connection, _ONE, id):
+        return _Stored(row)
+    raise KeyError(id)
+
+
+async def number_of(connection: aiosqlite.Connection, batch: Batch | None) -> int | None:
+    """Return what stands in the rows of this batch."""
+    return (await _found(connection, batch.id)).number if batch else None
+
+
+async def newest_contact(connection: aiosqlite.Connection) -> int:
+    number: int = (await fetch_all(connection, _LAST_CONTACT))[0][0]
+    return number
+
+
+async def take_in(
+    connection: aiosqlite.Connection,
+    batch: Batch | None,
+    result: BatchResult,
+    before: int | None = None,
+) -> None:
+    """Note in the same commit what a batch did. `before` was the newest contact until then."""
+    if batch is None:
+        return
+    stored = await _found(connection, batch.id)
+    record = replace(
+        stored.record,
+        place=batch.place,
+        added=stored.record.added + result.added,
+        changed=stored.record.changed + result.changed,
+        unchanged=stored.record.unchanged + result.unchanged,
+        older=stored.record.older + result.older,
+    )
+    await _put(connection, stored.number, record)
+    if before is not None and result.added:
+        last = await newest_contact(connection)
+        await connection.execute(_CONTACTS, (before + 1, last, stored.number))
+
+
+async def _put(connection: aiosqlite.Connection, number: int, record: ImportRecord) -> None:
+    await connection.execute(_PUT, (_encode(record).decode(), number))
+
+
+class Imports:
+    """Keeps `ImportStore` for the store that it is mixed into."""
+
+    def _to_write(self) -> SqliteWriter:
+        raise NotImplementedError
+
+    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
+        raise NotImplementedError
+
+    async def begin_import(self, record: ImportRecord) -> None:
+        async with self._to_write().transaction() as connection:
+            oldest = (record.started_at - UNDO_FOR).isoformat()
+            if (old := (await fetch_all(connection, _OLD, oldest))[0][0]) is not None:
+                await imported_contacts.forget(connection, old + 1, _FORGOTTEN)
+            await connection.execute(_ADD, (record.id, _encode(record).decode()))
+
+    async def mark_import(
+        self, id: str, state: State, *, at: datetime | None, place: Place | None = None
+    ) -> None:
+        async with self._to_write().transaction() as connection:
+            stored = await _found(connection, id)
+            place = place or stored.record.place
+            record = replace(stored.record, state=state, ended_at=at, place=place)
+            await _put(connection, stored.number, record)
+
+    async def imports(self) -> Sequence[ImportRecord]:
+        async with self._reading() as connection:
+            return [_decode(row[0]) for row in await fetch_all(connection, _ALL)]
+
+    async def undo_import(self, id: str, *, at: datetime, by: str) -> Undone | None:
+        async with self._reading() as connection:
+            stored = await _found(connection, id)
+            if stored.record.state == "undone":
+                return None
+            keys = await _next_suppressions(connection, stored)
+        async with self._to_write().transaction() as connection:
+            stored = await _found(connection, id)
+            undone = stored.record.undone or Undone(at, by)
+            if stored.record.kind == "suppressions":
+                gone = await _undone(connection)
+                lift = (to_micros(at), f"import {id} undone by {by}")
+                counts = await imported_suppressions.take_back(
+                    connection, stored.number, gone, keys, lift
+                )
+                cursor = _key_text(keys[-1]) if keys else None
+            else:
+                counts, cursor = await _take_contacts_back(connection, stored)
+            undone = undone.and_then(*counts)
+            state: State = "undone" if cursor is None else "undoing"
+            await _put(
+                connection, stored.number, replace(stored.record, state=state, undone=undone)
+            )
+            await connection.execute(_CURSOR, (cursor, stored.number))
+            return undone
+
+    async def would_undo(self, id: str, *, at: datetime) -> Undone:
+        async with self._reading() as connection:
+            stored = await _found(connection, id)
+            undone = Undone(at, "")
+            gone = await _undone(connection)
+            if stored.record.kind == "suppressions":
+                while keys := await _next_suppressions(connection, stored):
+                    undone = undone.and_then(
+                        *await imported_suppressions.take_back(
+                            connection, stored.number, gone, keys, None
+                        )
+                    )
+                    stored.cursor = _key_text(keys[-1])
+                return undone
+            after = 0
+            while numbers := await imported_contacts.changed(
+                connection, stored.number, after, _PART
+            ):
+                undone = undone.and_then(*(await _changed_back(connection, stored, numbers))[0])
+                after = numbers[-1]
+            removed, kept = await imported_contacts.count_made(
+                connection, stored.number, stored.first, stored.last
+            )
+            return undone.and_then(removed, 0, kept)
+
+
+def _key_text(key: Row) -> str:
+    wide, exact, scope, origin = key
+    return _encode([wide.hex(), exact.hex(), scope, origin]).decode()
+
+
+async def _undone(connection: aiosqlite.Connection) -> list[int]:
+    """Return the imports that were taken back, or are being."""
+    return [row[0] for row in await fetch_all(connection, _UNDONE)]
+
+
+async def _next_suppressions(connection: aiosqlite.Connection, stored: _Stored) -> list[Row]:
+    """Return the keys of the next part; none of an import of contacts."""
+    if stored.record.kind != "suppressions":
+        return []
+    after = imported_suppressions.FIRST
+    if stored.cursor is not None:
+        wide, exact, scope, origin = msgspec.json.decode(stored.cursor, type=list[str])
+        after = (bytes.fromhex(wide), bytes.fromhex(exact), scope, origin)
+    return await imported_suppressions.page(connection, stored.number, after, _PART)
+
+
+_Counts = tuple[int, int, int]  # removed, put back, kept
+
+
+async def _take_contacts_back(
+    connection: aiosqlite.Connection, stored: _Stored
+) -> tuple[_Counts, str | None]:
+    """Take the next part back; return the counts, and how far it came or None at the end.
+
+    First those contacts that others had to do with too, then all that the import made.
+    """
+    made, after = msgspec.json.decode(stored.cursor or "[false,0]", type=tuple[bool, int])
+    if not made:
+        numbers = await imported_contacts.changed(connection, stored.number, after, _PART)
+        counts = await _write_back(connection, stored, numbers)
+        next_cursor = (False, numbers[-1]) if numbers else (True, stored.first - 1)
+        return counts, _encode(next_cursor).decode()
+    first, last = after + 1, min(after + _SPAN, stored.last)
+    if first > last:
+        return (0, 0, 0), None
+    confirmed = await imported_contacts.confirmed_made(connection, stored.number, first, last)
+    gone, put_back, kept = await _write_back(connection, stored, confirmed)
+    gone += await imported_contacts.remove_made(connection, stored.number, first, last)
+    return (gone, put_back, kept), _encode((True, last)).decode()
+
+
+async def _write_back(
+    connection: aiosqlite.Connection, stored: _Stored, numbers: Sequence[int]
+) -> _Counts:
+    if not numbers:
+        return (0, 0, 0)
+    counts, left, origins = await _changed_back(connection, stored, numbers)
+    await contact_table.remove(connection, [n for n, known in left.items() if known is None])
+    kept = {number: known for number, known in left.items() if known is not None}
+    await contact_table.overwrite(connection, kept, origins)
+    return counts
+
+
+async def _changed_back(
+    connection: aiosqlite.Connection, stored: _Stored, numbers: Sequence[int]
+) -> tuple[_Counts, dict[int, Known | None], dict[int, Origin]]:
+    """Return the counts, what is left of each contact, and whose state that is."""
+    now = await contact_table.by_number(connection, numbers)
+    chains = await imported_contacts.chains(connection, numbers)
+    origins = await imported_contacts.origins(connection, numbers)
+    undone = [number for number in await _undone(connection) if number != stored.number]
+    left: dict[int, Known | None] = {}
+    removed = put_back = kept = 0
+    for number, known in now.items():
+        origin = origins[number]
+        found = contact_without(
+            chains.get(number, ()),
+            known,
+            origin.owner,
+            stored.number,
+            undone,
+            keep_withdrawals=origin.confirmed,
+        )
+        left[number] = found.known
+        if origin.owner == stored.number:
+            origins[number] = Origin(None, origin.confirmed)
+        removed += found.known is None
+        kept += found.known is not None and found.kept
+        put_back += found.known is not None and not found.kept
+    return (removed, put_back, kept), left, origins
