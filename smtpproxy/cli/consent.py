@@ -1,8 +1,11 @@
 """`smtpproxy consent`: acts of agreement and their withdrawal, one at a time."""
 
+import hashlib
 import ipaddress
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import click
 
@@ -25,14 +28,24 @@ from smtpproxy.policy.model import (
     Lookups,
     RecipientFacts,
     Source,
+    StreamClass,
     Verdict,
 )
 from smtpproxy.policy.rules.case import RecipientCase
+from smtpproxy.policy.rules.consent import confirmed_request
 from smtpproxy.policy.rules.suppression import suppressed
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store
 
 _SKEW = timedelta(minutes=5)  # between two clocks
+_CONFIRMED = "double_opt_in"
+_EVIDENCE = {
+    "wording": "a --wording",
+    "version": "a --version",
+    "form": "a --form",
+    "ip": "an --ip",
+    "document_hash": "a --document",
+}
 
 
 def past_moment(value: str) -> datetime:
@@ -52,6 +65,13 @@ def ip_address(value: str) -> str:
         raise click.BadParameter(f"{value!r} is no IP address such as {right}") from None
 
 
+def sha256_text(value: str) -> str:
+    """Read an option's hash. For `type=sha256_text`."""
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", value.strip()) is None:
+        raise click.BadParameter(f"{value!r} is no SHA-256: that has 64 hexadecimal digits")
+    return value.strip().lower()
+
+
 @click.group()
 def command() -> None:
     """Record consent and its withdrawal. Acts are a history: none is ever replaced."""
@@ -68,14 +88,33 @@ def command() -> None:
 @click.option(
     "--method",
     type=plain_text,
-    required=True,
-    help="How: unticked_box, double_opt_in, signed_form …",
+    help="How: unticked_box, double_opt_in, signed_form … Needed, but for a double opt-in that"
+    " --pending or --confirm names.",
+)
+@click.option(
+    "--pending",
+    is_flag=True,
+    help="The person was asked to confirm, and has not yet: nothing may be mailed on it.",
+)
+@click.option(
+    "--confirm",
+    is_flag=True,
+    help="The person confirmed what is on record as --pending: a second act, which counts.",
 )
 @click.option(
     "--wording",
     type=plain_text,
     help="Which text the person agreed to. Without it nothing is proven.",
 )
+@click.option("--version", type=plain_text, help="Which version of the wording.")
+@click.option("--form", type=plain_text, help="Where it was given: a page, a till, a stand.")
+@click.option(
+    "--document",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The proof, such as a scan: its SHA-256 is kept, not the document.",
+)
+@click.option("--document-hash", type=sha256_text, help="That SHA-256 itself, in hex.")
 @click.option("--given-at", type=past_moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
 @click.option("--ip", type=ip_address, help="Where the person agreed from.")
 @click.option("--conditional", is_flag=True, help="It was a condition of the service.")
@@ -99,8 +138,14 @@ def record(
     settings: Settings,
     address: str,
     purpose: str,
-    method: str,
+    method: str | None,
+    pending: bool,
+    confirm: bool,
     wording: str | None,
+    version: str | None,
+    form: str | None,
+    document: Path | None,
+    document_hash: str | None,
     given_at: datetime | None,
     ip: str | None,
     conditional: bool,
@@ -108,21 +153,30 @@ def record(
     source: str | None,
     as_json: bool,
 ) -> None:
-    """Record that a person agreed to one purpose; makes the contact when there is none."""
-    methods = _methods(settings)
-    if method not in methods:
-        fail(f"--method: {method!r} is none of {', '.join(sorted(methods))}", 2)
+    """Record that a person agreed to one purpose; makes the contact when there is none.
+
+    A double opt-in is two acts: the request, recorded with --pending, and its confirmation,
+    recorded with --confirm. What proves it may stand in either.
+    """
+    method = _method(settings, method, pending, confirm)
+    if document is not None and document_hash is not None:
+        raise click.UsageError("--document or --document-hash, not both")
     act = ConsentAct(
         purpose,
         given_at or now(),
         method=method,
         conditional=conditional,
         channels=frozenset(channels),
-        evidence=Evidence(wording, ip),
+        evidence=Evidence(
+            wording, ip, version, form, _sha256_of(document) if document else document_hash
+        ),
+        pending=pending,
     )
 
     async def add(store: Store) -> tuple[bool, RecipientFacts]:
         before = await store.contact(address)
+        if confirm and not _can_be_confirmed(address, before, act):
+            return False, (await store.facts(Lookups((address,))))[address]
         recorded = await store.record_act(address, act)
         if source and (before is None or before.source is None):
             named = Contact(address, source=Source(source))
@@ -133,8 +187,12 @@ def record(
     recorded, known = using_store(settings, add)
     if known.contact is not None and known.contact.source is None:
         warn("how the address was obtained is not known, so it is not mailed: say --source")
-    if wording is None:
-        warn("without a --wording the consent proves nothing, so it allows nothing")
+    if pending:
+        warn("nothing is mailed on it until the person confirms: consent record … --confirm")
+        _print(address, act, recorded, as_json)
+        return
+    for name, where in _unproven(settings, act, known.contact):
+        warn(f"without {name} the consent proves nothing, so it allows nothing{where}")
     for stream, verdict in _still_suppressed(settings, address, purpose, known):
         warn(
             f"{address} will still not be mailed on the stream {stream}: {verdict.reason} "
@@ -165,6 +223,62 @@ def withdraw(
     _print(address, act, recorded, as_json)
 
 
+def _method(settings: Settings, method: str | None, pending: bool, confirm: bool) -> str:
+    if pending and confirm:
+        raise click.UsageError("--pending or --confirm, not both: they are two acts")
+    if method is None and (pending or confirm):
+        return _CONFIRMED
+    if method is None:
+        raise click.UsageError("Missing option '--method'.")
+    methods = _methods(settings)
+    if method not in methods:
+        fail(f"--method: {method!r} is none of {', '.join(sorted(methods))}", 2)
+    if (pending or confirm) and method != _CONFIRMED:
+        fail(f"--method: only a {_CONFIRMED} waits for a confirmation, {method} does not", 2)
+    return method
+
+
+def _sha256_of(document: Path) -> str:
+    with document.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) -> bool:
+    """Whether a request waits. False: it is confirmed already. Ends the command without one."""
+    request = None if contact is None else confirmed_request(contact, act)
+    if contact is None or request is None:
+        fail(
+            f"{address}: no request for {act.purpose} is on record to be confirmed; record it "
+            "with --pending first, or leave --confirm out"
+        )
+    since = [
+        one for one in contact.acts if one.purpose == act.purpose and request.at <= one.at <= act.at
+    ]
+    for one in since:
+        if one.withdrawal:
+            fail(
+                f"{address}: {act.purpose} was withdrawn since it was asked for; let them ask anew"
+            )
+    return all(one.pending or one.method != _CONFIRMED for one in since)
+
+
+def _unproven(
+    settings: Settings, act: ConsentAct, contact: Contact | None
+) -> Iterator[tuple[str, str]]:
+    """Yield the options of evidence that rulebooks ask for and no act states, and where."""
+    request = confirmed_request(contact, act) if contact and act.method == _CONFIRMED else None
+    stated = [act.evidence, *([request.evidence] if request else [])]
+    asking = {
+        stream.name: settings.rulebooks[stream.rulebook].required_evidence
+        for stream in settings.streams.values()
+        if stream.purpose == act.purpose and stream.stream_class is StreamClass.MARKETING
+    } or {"": frozenset({"wording"})}
+    for name, option in _EVIDENCE.items():
+        where = [stream for stream, names in asking.items() if name in names]
+        if where and not any(getattr(one, name) for one in stated):
+            yield option, "" if len(where) == len(asking) else f" on {', '.join(where)}"
+
+
 def _methods(settings: Settings) -> set[str]:
     """Return every method that a rulebook in use knows, valid or not."""
     rulebooks = settings.rulebooks.values()
@@ -187,6 +301,6 @@ def _print(address: str, act: ConsentAct, recorded: bool, as_json: bool) -> None
     if as_json:
         print_json({"address": address, "recorded": recorded, "act": act})
         return
-    kind = "withdrawal of" if act.withdrawal else "consent to"
+    kind = "withdrawal of" if act.withdrawal else "request for" if act.pending else "consent to"
     done = "recorded" if recorded else "was on record already"
     click.echo(f"{address}: {kind} {act.purpose} {done}")

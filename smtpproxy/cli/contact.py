@@ -30,11 +30,12 @@ from smtpproxy.cli.stores import (
     using_store,
 )
 from smtpproxy.evidence.words import Lang
-from smtpproxy.policy.model import ConsentAct, Contact
+from smtpproxy.policy.model import ConsentAct, Contact, Dealing, Link
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_erase import StillWritten, pseudonymise
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
+from smtpproxy.store.exchange.contact_written import written_contact
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
 from smtpproxy.store.exchange.plausible import without_the_future
@@ -148,7 +149,7 @@ def show(settings: Settings, address: str, as_json: bool) -> int:
     if contact is None:
         fail("; ".join(filter(None, [f"there is no contact {address}", hint])))
     if as_json:
-        click.echo(contact_record.written_contact(contact))
+        click.echo(written_contact(contact))
         return 0
     console.print(_table(contact))
     if hint:
@@ -171,24 +172,44 @@ def _table(contact: Contact) -> Table:
         ("tags", ", ".join(sorted(contact.tags))),
         ("supplier", provenance and (provenance.supplier or "not named")),
         ("sender disclosed", provenance and ("yes" if provenance.sender_disclosed else "no")),
+        ("first contacted at", contact.first_contacted_at and _time(contact.first_contacted_at)),
+        (
+            "objected to profiling",
+            contact.profiling_objected_at and _time(contact.profiling_objected_at),
+        ),
     ):
         if value:
             table.add_row(name, printable(value))
+    for link in provenance.chain if provenance else ():
+        table.add_row("hand", printable(_hand(link)))
     for purchase in contact.purchases:
-        table.add_row("purchase", printable(f"{written_time(purchase.at)} {purchase.product}"))
+        told = f"{written_time(purchase.at)} {purchase.product}"
+        kind = "" if purchase.kind is Dealing.SALE else f" ({purchase.kind})"
+        table.add_row("purchase", printable(told + kind))
     for act in contact.acts:
         table.add_row("consent", printable(_act(act)))
     return table
 
 
 def _act(act: ConsentAct) -> str:
-    words = [written_time(act.at), act.purpose, "withdrawn" if act.withdrawal else "given"]
+    done = "withdrawn" if act.withdrawal else "asked for, not confirmed" if act.pending else "given"
+    words = [written_time(act.at), act.purpose, done]
     words += [f"by {act.method}"] if act.method else []
     words += ["as a condition of the service"] if act.conditional else []
     words += [f"for {', '.join(sorted(act.channels))}"] if not act.withdrawal else []
     words += [f"wording {act.evidence.wording!r}"] if act.evidence.wording else []
+    words += [f"version {act.evidence.version}"] if act.evidence.version else []
+    words += [f"form {act.evidence.form!r}"] if act.evidence.form else []
     words += [f"from {act.evidence.ip}"] if act.evidence.ip else []
+    proof = act.evidence.document_hash
+    words += [f"document SHA-256 {proof}"] if proof else []
     return " ".join(words)
+
+
+def _hand(link: Link) -> str:
+    disclosed = "disclosed this sender" if link.sender_disclosed else "did not disclose this sender"
+    date = f" on {link.at:%Y-%m-%d}" if link.at else ""
+    return f"{link.supplier or 'not named'}: {disclosed}{date}"
 
 
 def _time(moment: datetime | None) -> str:
@@ -236,11 +257,11 @@ def export(
             contact = await store.contact(address)
             if contact is None:
                 fail(f"there is no contact {address}")
-            output.write(contact_record.written_contact(contact) + b"\n")
+            output.write(written_contact(contact) + b"\n")
             return
         async with aclosing(store.export_contacts()) as contacts:
             async for contact in contacts:
-                output.write(contact_record.written_contact(contact) + b"\n")
+                output.write(written_contact(contact) + b"\n")
 
     using_store(settings, write, read_only=True)
     return None

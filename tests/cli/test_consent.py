@@ -1,5 +1,6 @@
 """`smtpproxy consent`: acts of agreement and withdrawal, as a history."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,65 @@ def test_an_unsubscribe_of_before_gives_way_to_the_consent(stored: Stored) -> No
     assert stored.run(*RECORD, *KNOWN).stderr == ""
 
 
+REQUEST = ("consent", "record", ANNA, "--purpose", "offers", "--pending", "--source", "direct")
+CONFIRM = ("consent", "record", ANNA, "--purpose", "offers", "--confirm")
+MORNING, NOON = ("--given-at", "2026-03-02T08:00:00Z"), ("--given-at", "2026-03-02T12:00:00Z")
+
+
+def test_a_double_opt_in_is_a_request_and_its_confirmation(stored: Stored) -> None:
+    asked = stored.run(*REQUEST, *MORNING, "--wording", "form v3", "--version", "3")
+    assert asked.stdout == f"{ANNA}: request for offers recorded\n"
+    assert "nothing is mailed on it until the person confirms" in asked.stderr
+    confirmed = stored.run(*CONFIRM, *NOON, "--ip", "192.0.2.7")
+    assert (confirmed.stdout, confirmed.stderr) == (f"{ANNA}: consent to offers recorded\n", "")
+    request, confirmation = stored.json("contact", "show", ANNA)["consents"]
+    assert (request["pending"], request["method"]) == (True, "double_opt_in")
+    assert request["evidence"] == {"wording": "form v3", "ip": None, "version": "3"}
+    assert confirmation["given_at"] == NOON[1]
+    assert "pending" not in confirmation
+
+
+def test_a_second_click_on_the_same_link_is_no_new_consent(stored: Stored) -> None:
+    stored.run(*REQUEST, *MORNING)
+    stored.run(*CONFIRM, *NOON)
+    again = stored.run(*CONFIRM)
+    assert again.stdout == f"{ANNA}: consent to offers was on record already\n"
+    assert len(stored.json("contact", "show", ANNA)["consents"]) == 2
+
+
+def test_nothing_can_be_confirmed_that_was_not_asked_for(stored: Stored) -> None:
+    stored.run(*REQUEST, *NOON)
+    for purpose, at in (("news", NOON), ("offers", MORNING)):
+        confirm = ("consent", "record", ANNA, "--purpose", purpose, "--confirm", *at)
+        assert f"no request for {purpose} is on record" in stored.run(*confirm, code=1).stderr
+    assert len(stored.json("contact", "show", ANNA)["consents"]) == 1
+
+
+def test_who_withdrew_since_has_to_ask_anew(stored: Stored) -> None:
+    stored.run(*REQUEST, *MORNING)
+    stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", NOON[1])
+    assert "was withdrawn since" in stored.run(*CONFIRM, code=1).stderr
+    stored.run(*REQUEST)
+    stored.run(*CONFIRM)
+
+
+def test_the_document_that_proves_it_is_kept_as_its_hash(stored: Stored) -> None:
+    scan = stored.file("scan.pdf", b"signed")
+    expected = hashlib.sha256(b"signed").hexdigest()
+    stored.run(*RECORD, *KNOWN, "--document", scan, "--form", "stand at the fair")
+    assert (
+        stored.json(
+            *RECORD, *KNOWN, "--document-hash", expected.upper(), "--form", "stand at the fair"
+        )["recorded"]
+        is False
+    )
+    (consent,) = stored.json("contact", "show", ANNA)["consents"]
+    assert consent["evidence"]["document_hash"] == expected
+    shown = stored.run("contact", "show", ANNA).stdout
+    assert f"document SHA-256 {expected}" in shown
+    assert "form 'stand at the fair'" in shown
+
+
 def test_a_withdrawal_of_the_future_counts_now_and_says_so(stored: Stored) -> None:
     withdraw = ("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at")
     assert "2999-01-01 is in the future; it counts" in stored.run(*withdraw, "2999-01-01").stderr
@@ -119,6 +179,16 @@ def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
         (
             ("record", ANNA, "--purpose", "offers", "--method", "signed_form", "--ip", "nonsense"),
             "'nonsense' is no IP address such as 192.0.2.7",
+        ),
+        (
+            (*RECORD[1:], "--document-hash", "12"),
+            "'12' is no SHA-256: that has 64 hexadecimal digits",
+        ),
+        ((*RECORD[1:], "--pending"), "only a double_opt_in waits"),
+        ((*REQUEST[1:], "--confirm"), "--pending or --confirm, not both"),
+        (
+            (*RECORD[1:], "--document", __file__, "--document-hash", "0a" * 32),
+            "--document or --document-hash, not both",
         ),
         (("withdraw", ANNA), "--purpose"),
         (("withdraw", ANNA, "--purpose", "x", "--withdrawn-at", "now"), "'now' is not a time"),

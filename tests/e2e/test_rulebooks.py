@@ -46,11 +46,13 @@ def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProces
             listener("america", "deals", default="deals"),
             listener("both", "offers", "deals"),
             listener("news", "news", default="news"),
+            listener("europe", "club", default="club"),
         ],
         "stream": [
             _stream("offers", products=["shoes"]),
             _stream("deals", rulebook="us"),
             _stream("news", first_contact_notice=True),
+            _stream("club", rulebook="eu-strict"),
         ],
     }
     relay = filled(mta.address, config)
@@ -106,6 +108,35 @@ def test_a_first_message_must_say_where_the_address_is_from(
     assert refused.decided.features.source_statement is None
     assert passed.decided.features is not None
     assert passed.decided.features.source_statement == STATEMENT
+
+
+def test_a_double_opt_in_counts_across_europe_when_it_is_confirmed(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
+    asking = ("consent", "record", address("joiner"), "--purpose", "club")
+    code, _, told = relay.command(
+        *asking, "--pending", "--wording", "the club's letter", "--form", "/join",
+        "--source", "direct",
+    )  # fmt: skip
+    assert (code, "until the person confirms" in told) == (0, True)
+    assert rcpt(relay, "europe", "joiner") == 550
+    assert records(relay, stream="club")[-1].decided.recipients[0].verdict.reason == (
+        "consent_unproven"
+    )
+    code, _, told = relay.command(*asking, "--confirm", "--ip", "192.0.2.7")
+    assert (code, told) == (0, "")
+    before = len(mta.messages)
+    assert relay.send(marketing(), address("joiner"), listener="europe")[0] == 250
+    assert len(mta.messages) == before + 1
+    decided = records(relay, stream="club")[-1].decided
+    assert (decided.decision.rulebook, decided.recipients[0].verdict.basis) == (
+        "eu-strict",
+        "consent",
+    )
+    acts = decided.facts[address("joiner")].contact.acts  # type: ignore[union-attr]
+    assert [(act.pending, act.evidence.form) for act in acts] == [(True, "/join"), (False, None)]
+    relay.command("consent", "withdraw", address("joiner"), "--purpose", "club")
+    assert rcpt(relay, "europe", "joiner") == 550
 
 
 def test_explain_says_the_same(relay: RelayProcess) -> None:

@@ -13,7 +13,9 @@ from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
     Contact,
+    Dealing,
     Evidence,
+    Link,
     Lookups,
     Origin,
     Provenance,
@@ -22,6 +24,7 @@ from smtpproxy.policy.model import (
     Source,
     Suppression,
 )
+from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
@@ -47,8 +50,10 @@ WHOLE = Contact(
     last_activity_at=T0 + 2 * DAY,
     occupations=frozenset({"finance", "métiers d'art"}),
     tags=frozenset({"restricted"}),
-    provenance=Provenance("Lists Ltd", sender_disclosed=True),
-    purchases=(Purchase("shoes", T0), Purchase("boots", T0 + DAY)),
+    provenance=Provenance(
+        "Lists Ltd", sender_disclosed=True, chain=(Link("Collector", True, T0), Link())
+    ),
+    purchases=(Purchase("shoes", T0), Purchase("boots", T0 + DAY, Dealing.INQUIRY)),
     acts=(
         ConsentAct(
             "offers",
@@ -59,8 +64,16 @@ WHOLE = Contact(
             evidence=Evidence("form v3", "192.0.2.7"),
         ),
         ConsentAct("news", T0 + DAY, channels=frozenset()),
+        ConsentAct(
+            "news",
+            T0 + DAY,
+            method="double_opt_in",
+            evidence=Evidence("news v1", version="1", form="/join", document_hash="0a" * 32),
+            pending=True,
+        ),
         ConsentAct("offers", T0 + 2 * DAY, withdrawal=True),
     ),
+    first_contacted_at=T0 + DAY,
 )
 AGREEMENT = ConsentAct("offers", T0, method="unticked_box", evidence=Evidence("form v3"))
 
@@ -296,6 +309,47 @@ class ContactContract:
         await store.put_contacts([later])
         assert await store.contact(ANNA) == later
 
+    @pytest.mark.parametrize("mark", MARKS)
+    async def test_a_mark_is_set_once_and_moves_back_alone(self, store: Store, mark: str) -> None:
+        await store.put_contacts([ContactUpdate(Contact(ANNA), as_of=T0)])
+        for days, expected in [(2, 2), (3, 2), (None, 2), (1, 1), (2, 1)]:
+            at = None if days is None else T0 + days * DAY
+            told = replace(Contact(ANNA), **{mark: at})
+            # Of an older file too: when something happened does not depend on who tells it.
+            await store.put_contacts([ContactUpdate(told, as_of=T0 - DAY)])
+            found = await store.contact(ANNA)
+            assert found is not None
+            assert getattr(found, mark) == T0 + expected * DAY
+
+    async def test_an_objection_to_profiling_freezes_what_was_gathered(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        objection = Contact(ANNA, profiling_objected_at=T0 + 3 * DAY)
+        assert await store.put_contacts([ContactUpdate(objection, frozenset())]) == BatchResult(
+            changed=1
+        )
+        objected = replace(WHOLE, profiling_objected_at=T0 + 3 * DAY)
+        gathered = replace(
+            WHOLE,
+            occupations=frozenset({"racing"}),
+            tags=frozenset({"gambler"}),
+            last_activity_at=T0 + 9 * DAY,
+        )
+        assert await store.put_contacts([gathered]) == BatchResult(unchanged=1)
+        assert await store.contact(ANNA) == objected
+        # The rest of the record is kept right, and what was bought and agreed to is kept.
+        act = replace(AGREEMENT, at=T0 + 9 * DAY)
+        await store.put_contacts([replace(gathered, audience=Audience.CONSUMER, acts=(act,))])
+        assert await store.contact(ANNA) == replace(
+            objected, audience=Audience.CONSUMER, acts=(*WHOLE.acts, act)
+        )
+
+    async def test_an_objection_to_profiling_lets_a_restriction_in(self, store: Store) -> None:
+        objected = Contact(ANNA, tags=frozenset({"vip"}), profiling_objected_at=T0)
+        await store.put_contacts([objected])
+        await store.put_contacts([Contact(ANNA, tags=frozenset({"restricted", "gambler"}))])
+        found = await store.contact(ANNA)
+        assert found == replace(objected, tags=frozenset({"vip", "restricted"}))
+
     async def test_purchases_add_up(self, store: Store) -> None:
         shoes, boots = Purchase("shoes", T0), Purchase("boots", T0 + DAY)
         await store.put_contacts([Contact(ANNA, purchases=(boots, boots))])
@@ -346,6 +400,16 @@ class ConsentContract:
         found = await store.contact(ANNA)
         assert found is not None
         assert found.acts == (AGREEMENT, other)
+
+    async def test_a_confirmation_is_a_second_act(self, store: Store) -> None:
+        request = replace(AGREEMENT, method="double_opt_in", pending=True)
+        confirmation = ConsentAct("offers", T0 + DAY, method="double_opt_in")
+        assert await store.record_act(ANNA, request)
+        assert await store.record_act(ANNA, confirmation)
+        assert not await store.record_act(ANNA, request)
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert found.acts == (request, confirmation)
 
     async def test_acts_are_told_oldest_first(self, store: Store) -> None:
         early, late = replace(AGREEMENT, at=T0 - DAY), replace(AGREEMENT, at=T0 + DAY)

@@ -14,7 +14,9 @@ from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
     Contact,
+    Dealing,
     Evidence,
+    Link,
     Lookups,
     Origin,
     Provenance,
@@ -38,7 +40,13 @@ ACTS = st.builds(
     method=st.sampled_from([None, "implied"]),
     conditional=st.booleans(),
     channels=st.sampled_from([frozenset[str](), frozenset({"email"}), frozenset({"sms"})]),
-    evidence=st.builds(Evidence, wording=st.sampled_from([None, "", "v1"])),
+    evidence=st.builds(
+        Evidence,
+        wording=st.sampled_from([None, "", "v1"]),
+        version=st.sampled_from([None, "", "2"]),
+        document_hash=st.sampled_from([None, "0a" * 32]),
+    ),
+    pending=st.booleans(),
 )
 CONTACTS = st.builds(
     Contact,
@@ -51,11 +59,22 @@ CONTACTS = st.builds(
     last_activity_at=MAYBE,
     occupations=WORDS,
     tags=WORDS,
-    provenance=st.none() | st.builds(Provenance, st.sampled_from([None, "", "X"]), st.booleans()),
+    provenance=st.none()
+    | st.builds(
+        Provenance,
+        st.sampled_from([None, "", "X"]),
+        st.booleans(),
+        st.lists(
+            st.builds(Link, st.sampled_from([None, "Y"]), st.booleans(), MAYBE), max_size=2
+        ).map(tuple),
+    ),
     purchases=st.lists(
-        st.builds(Purchase, st.sampled_from(["shoes", "boots"]), MOMENTS), max_size=3
+        st.builds(Purchase, st.sampled_from(["shoes", "boots"]), MOMENTS, st.sampled_from(Dealing)),
+        max_size=3,
     ).map(tuple),
     acts=st.lists(ACTS, max_size=3).map(tuple),
+    first_contacted_at=MAYBE,
+    profiling_objected_at=MAYBE,
 )
 UPDATES = CONTACTS | st.builds(
     ContactUpdate, CONTACTS, st.frozensets(st.sampled_from(sorted(PROFILE_FIELDS))), MAYBE
@@ -120,6 +139,37 @@ async def state(store: Store) -> object:
 
 def comparable(result: object) -> object:
     return sorted(map(repr, result)) if isinstance(result, list) else result
+
+
+def histories(contacts: list[Contact]) -> dict[str, list[ConsentAct]]:
+    return {contact.address: list(contact.acts) for contact in contacts}
+
+
+async def put_all(folder: Path, updates: list[Contact | ContactUpdate]) -> None:
+    database, memory = Database(folder).open(), MemoryStore()
+    try:
+        for store in (database, memory):
+            before: dict[str, list[ConsentAct]] = {}
+            for update in updates:
+                await store.put_contacts([update])
+                after = histories([contact async for contact in store.export_contacts()])
+                for address, acts in before.items():
+                    kept = [act for act in after[address] if act in acts]
+                    assert kept == acts, "an act is lost, changed or moved"
+                told = update.contact if isinstance(update, ContactUpdate) else update
+                assert set(told.acts) <= set(after[told.address]), "an act was not taken"
+                before = after
+    finally:
+        await database.close()
+
+
+@settings(deadline=None, max_examples=40)
+@given(updates=st.lists(UPDATES, max_size=8))
+def test_no_import_ever_loses_or_rewrites_an_act(
+    updates: list[Contact | ContactUpdate],
+) -> None:
+    with TemporaryDirectory() as folder:
+        asyncio.run(put_all(Path(folder), updates))
 
 
 async def compare(folder: Path, history: list[Call]) -> None:

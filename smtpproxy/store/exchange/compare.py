@@ -20,8 +20,8 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.run import BATCH_ROWS
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.merge import Known, merge
-from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.merge import FROZEN, MARKS, Known, Merged, merge
+from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ class ContactComparison:
             before = known.get(address)
             merged = merge(before, one.value)
             known[address] = merged.known
-            found.append(_of_contact(one, before, merged.changed, merged.older))
+            found.append(_of_contact(one, before, merged))
             bars = facts[address] if address in facts else RecipientFacts()
             again = self._mailable_again(address, bars, before, merged.known.contact)
             if again:
@@ -195,27 +195,35 @@ class ContactComparison:
         return judge(asked, facts, rulebook, self._now).recipients[0]
 
 
-def _of_contact(
-    one: Read[ContactUpdate], before: Known | None, changed: bool, older: bool
-) -> Difference:
-    address = one.value.contact.address
+def _of_contact(one: Read[ContactUpdate], before: Known | None, merged: Merged) -> Difference:
+    address, changed = one.value.contact.address, merged.changed
     if before is None:
         return Difference("new", one.number, address, "no contact yet")
-    if older:
+    if merged.older:
         what = "its profile is no newer than the stored one"
         if changed:
             what += "; only purchases and consents are added"
         return Difference("changed" if changed else "ignored", one.number, address, what)
-    if changed:
-        return Difference("changed", one.number, address, _changes(before.contact, one.value))
-    return Difference("ignored", one.number, address, "nothing that is not known")
+    after = merged.known.contact
+    what = _changes(before.contact, after) if changed else "nothing that is not known"
+    if frozen := _frozen(before.contact, one.value, after):
+        what += f"; {frozen} as it was: the person objected to profiling"
+    return Difference("changed" if changed else "ignored", one.number, address, what)
 
 
-def _changes(before: Contact, update: ContactUpdate) -> str:
-    told = update.contact
-    names = [name for name in sorted(update.given) if getattr(told, name) != getattr(before, name)]
-    names += [f"{len(new)} consent acts" for new in [set(told.acts) - set(before.acts)] if new]
+def _changes(before: Contact, after: Contact) -> str:
+    fields = sorted(PROFILE_FIELDS.union(MARKS))
+    names = [name for name in fields if getattr(after, name) != getattr(before, name)]
+    names += [f"{len(new)} consent acts" for new in [set(after.acts) - set(before.acts)] if new]
     names += [
-        f"{len(new)} purchases" for new in [set(told.purchases) - set(before.purchases)] if new
+        f"{len(new)} purchases" for new in [set(after.purchases) - set(before.purchases)] if new
     ]
     return ", ".join(names)
+
+
+def _frozen(before: Contact, update: ContactUpdate, after: Contact) -> str:
+    """Name what the update says and does not change, because of an objection to profiling."""
+    if before.profiling_objected_at is None:
+        return ""
+    told, names = update.contact, sorted(update.given & FROZEN)
+    return ", ".join([name for name in names if getattr(told, name) != getattr(after, name)])

@@ -16,7 +16,8 @@ from smtpproxy.store.protocols import ContactUpdate
 _TRUE = frozenset({"true", "yes", "y", "1", "oui", "o", "vrai"})
 _FALSE = frozenset({"false", "no", "n", "0", "non", "faux"})
 _WORDS = frozenset({"occupations", "tags", "consent_channels"})
-_BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional"})
+_BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional", "consent_pending"})
+_EVIDENCE = frozenset({"wording", "ip", "version", "form", "document_hash"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class _Cell:
         self._mapping = mapping
         self._values = mapping.values.get(name, {})
         prefix, _, rest = name.partition("_")
-        if rest in ("wording", "ip"):
+        if prefix == "consent" and rest in _EVIDENCE:
             self.part, self.key = "evidence", rest
         elif prefix in ("purchase", "consent"):
             self.part, self.key = prefix, rest

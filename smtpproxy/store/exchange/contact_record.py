@@ -1,7 +1,7 @@
-"""A contact as one JSON object (design.md section 7), checked strictly, and back again."""
+"""A contact as one JSON object (design.md section 7), checked strictly."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from operator import attrgetter
 from typing import Annotated, Any
@@ -14,13 +14,16 @@ from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
     Contact,
+    Dealing,
     Evidence,
+    Link,
     Provenance,
     Purchase,
     Source,
 )
 from smtpproxy.store.exchange.lines import Contents, Line, Rejected, converted
-from smtpproxy.store.exchange.times import EXAMPLE, in_utc, written_time
+from smtpproxy.store.exchange.times import EXAMPLE, in_utc
+from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
 
 Time = Annotated[datetime, Meta(tz=True)]
@@ -28,19 +31,41 @@ Word = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\
 Words = list[Word]
 
 
+Hash = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f]{64}\Z")]
+
+
 class EvidenceRecord(Struct, forbid_unknown_fields=True):
     wording: str | None = None
     ip: str | None = None
+    version: str | None = None
+    form: str | None = None
+    document_hash: Hash | None = None
+
+    def told(self) -> Evidence:
+        document_hash = self.document_hash and self.document_hash.lower()
+        return Evidence(self.wording, self.ip, self.version, self.form, document_hash)
+
+
+class LinkRecord(Struct, forbid_unknown_fields=True):
+    supplier: str | None = None
+    sender_disclosed: bool = False
+    at: Time | None = None
 
 
 class ProvenanceRecord(Struct, forbid_unknown_fields=True):
     supplier: str | None = None
     sender_disclosed: bool = False
+    chain: list[LinkRecord] = []
+
+    def told(self) -> Provenance:
+        chain = [Link(one.supplier, one.sender_disclosed, _moment(one.at)) for one in self.chain]
+        return Provenance(self.supplier, self.sender_disclosed, tuple(chain))
 
 
 class PurchaseRecord(Struct, forbid_unknown_fields=True):
     product: Word
     at: Time
+    kind: Dealing = Dealing.SALE
 
 
 class ConsentRecord(Struct, forbid_unknown_fields=True):
@@ -51,11 +76,11 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
     conditional: bool = False
     channels: Words = msgspec.field(default_factory=lambda: ["email"])
     evidence: EvidenceRecord | None = None
+    pending: bool = False  # of given_at: asked for, and not confirmed
 
     def acts(self) -> list[ConsentAct]:
         """Return the agreement and the withdrawal, as far as each took place."""
-        evidence = self.evidence or EvidenceRecord()
-        told = Evidence(evidence.wording, evidence.ip)
+        told = (self.evidence or EvidenceRecord()).told()
         if self.given_at is None:
             if self.withdrawn_at is None:
                 raise ValueError(f"consents: {self.purpose} has no given_at and no withdrawn_at")
@@ -68,6 +93,7 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
             conditional=self.conditional,
             channels=frozenset(self.channels),
             evidence=told,
+            pending=self.pending,
         )
         if self.withdrawn_at is None:
             return [agreement]
@@ -89,6 +115,8 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
     provenance: ProvenanceRecord | UnsetType | None = UNSET
     purchases: list[PurchaseRecord] = []
     consents: list[ConsentRecord] = []
+    first_contacted_at: Time | UnsetType | None = UNSET
+    profiling_objected_at: Time | UnsetType | None = UNSET
 
     def update(self, as_of: datetime) -> ContactUpdate:
         """Return what this says; a field that is absent says nothing.
@@ -108,11 +136,11 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
                     _moment(self.last_activity_at),
                     frozenset(self.occupations or ()),
                     frozenset(self.tags or ()),
-                    Provenance(self.provenance.supplier, self.provenance.sender_disclosed)
-                    if self.provenance
-                    else None,
-                    tuple([Purchase(p.product, in_utc(p.at)) for p in self.purchases]),
+                    self.provenance.told() if self.provenance else None,
+                    tuple([Purchase(p.product, in_utc(p.at), p.kind) for p in self.purchases]),
                     tuple([act for consent in self.consents for act in consent.acts()]),
+                    _moment(self.first_contacted_at),
+                    _moment(self.profiling_objected_at),
                 ),
                 _given(self),
                 as_of,
@@ -151,7 +179,6 @@ def read_ndjson(lines: Iterator[Line | Rejected], as_of: datetime) -> Contents[C
 
 
 _decode = msgspec.json.Decoder(ContactRecord).decode
-_encode = msgspec.json.Encoder().encode
 
 
 def read_contact(content: bytes, as_of: datetime) -> ContactUpdate:
@@ -180,8 +207,20 @@ _RIGHT = {
     "optout_offered": "true or false",
     "sender_disclosed": "true or false",
     "conditional": "true or false",
+    "pending": "true or false",
+    "kind": "one of " + ", ".join(Dealing),
+    "document_hash": "a SHA-256, 64 hexadecimal digits",
+    "chain": 'a list of objects, like [{"supplier": "X", "sender_disclosed": true}]',
     **dict.fromkeys(
-        ["collected_at", "informed_at", "last_activity_at", "at", "given_at", "withdrawn_at"],
+        [
+            "collected_at",
+            "informed_at",
+            "last_activity_at",
+            "at",
+            "given_at",
+            "withdrawn_at",
+            *MARKS,
+        ],
         f"a time with its zone, like {EXAMPLE}",
     ),
     **dict.fromkeys(["occupations", "tags", "channels"], 'a list of words, like ["retail"]'),
@@ -192,6 +231,7 @@ _RIGHT = {
 _KNOWN = {
     "": ContactRecord,
     "provenance": ProvenanceRecord,
+    "chain": LinkRecord,
     "purchases": PurchaseRecord,
     "consents": ConsentRecord,
     "evidence": EvidenceRecord,
@@ -199,6 +239,7 @@ _KNOWN = {
 
 
 _WORDED = (
+    (r".* matching regex .*0-9A-Fa-f.*", "is no SHA-256"),
     (r".* matching regex .*", "holds a line end or another control character"),
     (r".* of length >= 1.*", "is empty"),
     (r".* of length <= (\d+).*", r"has more than \1 characters"),
@@ -237,59 +278,3 @@ def explain(error: Exception) -> str:
         return f"{where}{wrong}; known are {', '.join(_KNOWN[name].__struct_fields__)}"
     right = _RIGHT.get(name)
     return f"{where}{wrong}" + (f"; right would be {right}" if right else "")
-
-
-def written_contact(contact: Contact) -> bytes:
-    """Return the contact as one line of NDJSON, without its end; reading it changes nothing."""
-    provenance = contact.provenance
-    return _encode(
-        {
-            "address": contact.address,
-            "audience": contact.audience,
-            "source": contact.source,
-            "collected_at": _written(contact.collected_at),
-            "informed_at": _written(contact.informed_at),
-            "optout_offered": contact.optout_offered,
-            "last_activity_at": _written(contact.last_activity_at),
-            "occupations": sorted(contact.occupations),
-            "tags": sorted(contact.tags),
-            "provenance": provenance
-            and {
-                "supplier": provenance.supplier,
-                "sender_disclosed": provenance.sender_disclosed,
-            },
-            "purchases": [
-                {"product": purchase.product, "at": written_time(purchase.at)}
-                for purchase in contact.purchases
-            ],
-            "consents": _consents(contact.acts),
-        }
-    )
-
-
-def _consents(acts: Iterable[ConsentAct]) -> list[dict[str, Any]]:
-    """Pair a withdrawal with the agreement it ends; an act that does not pair stands alone."""
-    consents: list[dict[str, Any]] = []
-    standing: dict[str, dict[str, Any]] = {}  # the newest agreement of each purpose
-    for act in acts:
-        agreement = standing.pop(act.purpose, None) if act.withdrawal else None
-        if agreement and act == ConsentAct(act.purpose, act.at, withdrawal=True):
-            agreement["withdrawn_at"] = written_time(act.at)
-            continue
-        consent = {
-            "purpose": act.purpose,
-            "method": act.method,
-            "given_at": None if act.withdrawal else written_time(act.at),
-            "withdrawn_at": written_time(act.at) if act.withdrawal else None,
-            "conditional": act.conditional,
-            "channels": sorted(act.channels),
-            "evidence": {"wording": act.evidence.wording, "ip": act.evidence.ip},
-        }
-        consents.append(consent)
-        if not act.withdrawal:
-            standing[act.purpose] = consent
-    return consents
-
-
-def _written(moment: datetime | None) -> str | None:
-    return None if moment is None else written_time(moment)

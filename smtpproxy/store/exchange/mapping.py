@@ -31,6 +31,13 @@ FIELDS = (
     "consent_channels",
     "consent_wording",
     "consent_ip",
+    "consent_pending",
+    "consent_version",
+    "consent_form",
+    "consent_document_hash",
+    "purchase_kind",
+    "first_contacted_at",
+    "profiling_objected_at",
 )
 """What a column may be. A row holds at most one purchase and one consent."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.policy.model import Origin, Stream, StreamClass
+from smtpproxy.policy.model import Contact, Origin, Stream, StreamClass
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
@@ -123,6 +123,16 @@ async def test_contacts_are_new_changed_or_ignored(store: Store) -> None:
     done = await contacts(store, f'{{"address":"{ANNA}","tags":["gone"],"audience":"consumer"}}')
     assert done.counts["changed"] == 1
     assert done.samples[0].what == "audience, tags"
+
+
+async def test_what_an_objection_to_profiling_keeps_as_it_was_is_told(store: Store) -> None:
+    await store.put_contacts([Contact(ANNA, profiling_objected_at=NOW - DAY)])
+    line = f'{{"address":"{ANNA}","tags":["gambler"],"audience":"%s"}}'
+    done = await contacts(store, f"{line % 'consumer'}\n{line % 'consumer'}")
+    assert [(one.kind, one.what) for one in done.samples] == [
+        ("changed", "audience; tags as it was: the person objected to profiling"),
+        ("ignored", "nothing that is not known; tags as it was: the person objected to profiling"),
+    ]
 
 
 class TestResurrected:

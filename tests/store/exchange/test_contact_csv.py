@@ -9,6 +9,7 @@ from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
     Contact,
+    Dealing,
     Evidence,
     Provenance,
     Purchase,
@@ -110,6 +111,37 @@ def test_without_a_mapping_columns_are_named_as_fields(importing: Importing) -> 
                 evidence=Evidence(ip="192.0.2.7"),
             ),
         ),
+    )
+
+
+def test_columns_hold_a_double_opt_in_and_what_proves_it(importing: Importing) -> None:
+    content = (
+        b"address,consent_purpose,consent_method,consent_given_at,consent_pending,"
+        b"consent_version,consent_form,consent_document_hash\n"
+        b"anna@people.example,news,double_opt_in,2025-03-01,oui,3,/join,\n"
+        b"anna@people.example,news,double_opt_in,2025-03-02,non,,," + b"0A" * 32 + b"\n"
+    )
+    assert importing.contacts(content, "csv").rejected == 0
+    request, confirmation = importing.contact("anna@people.example").acts
+    assert (request.pending, request.evidence) == (True, Evidence(version="3", form="/join"))
+    assert (confirmation.pending, confirmation.evidence) == (
+        False,
+        Evidence(document_hash="0a" * 32),
+    )
+
+
+def test_columns_hold_inquiries_and_marks(importing: Importing) -> None:
+    content = (
+        b"address,purchase_product,purchase_at,purchase_kind,first_contacted_at,"
+        b"profiling_objected_at\n"
+        b"anna@people.example,shoes,2025-03-01,inquiry,2025-03-02,2025-03-03\n"
+    )
+    assert importing.contacts(content, "csv").added == 1
+    assert importing.contact("anna@people.example") == Contact(
+        "anna@people.example",
+        purchases=(Purchase("shoes", at(2025, 3, 1), Dealing.INQUIRY),),
+        first_contacted_at=at(2025, 3, 2),
+        profiling_objected_at=at(2025, 3, 3),
     )
 
 

@@ -13,12 +13,15 @@ from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
     Contact,
+    Dealing,
     Evidence,
+    Link,
     Provenance,
     Purchase,
     Source,
 )
-from smtpproxy.store.exchange.contact_record import read_contact, written_contact
+from smtpproxy.store.exchange.contact_record import read_contact
+from smtpproxy.store.exchange.contact_written import written_contact
 from smtpproxy.store.merge import merge
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
 from tests.store.contract import AGREEMENT, ANNA, T0, WHOLE
@@ -97,6 +100,37 @@ def test_a_withdrawal_needs_no_agreement() -> None:
     assert [act.withdrawal for act in update.contact.acts] == [True]
 
 
+def test_a_double_opt_in_is_two_consents() -> None:
+    request = {"purpose": "offers", "method": "double_opt_in", "given_at": "2025-03-01T10:00:00Z"}
+    confirmation = {**request, "given_at": "2025-03-01T10:05:00Z"}
+    update = read(consents=[{**request, "pending": True}, confirmation])
+    assert [(act.at.minute, act.pending) for act in update.contact.acts] == [(0, True), (5, False)]
+
+
+def test_everything_that_proves_an_act_is_read() -> None:
+    evidence = {"version": "3", "form": "/join", "document_hash": "AB" * 32}
+    consent = {"purpose": "offers", "given_at": "2025-03-01T10:00:00Z", "evidence": evidence}
+    (act,) = read(consents=[consent]).contact.acts
+    assert act.evidence == Evidence(version="3", form="/join", document_hash="ab" * 32)
+
+
+def test_a_chain_of_hands_and_what_was_no_sale_are_read() -> None:
+    hands = [
+        {"supplier": "Collector", "sender_disclosed": True, "at": "2025-03-01T12:00:00+02:00"},
+        {"supplier": "Broker"},
+    ]
+    asked = {"product": "shoes", "at": "2025-03-01T10:00:00Z", "kind": "inquiry"}
+    told = read(provenance={"chain": hands}, purchases=[asked]).contact
+    assert told.provenance == Provenance(chain=(Link("Collector", True, COLLECTED), Link("Broker")))
+    assert told.purchases == (Purchase("shoes", COLLECTED, Dealing.INQUIRY),)
+
+
+def test_a_file_may_say_when_somebody_was_first_mailed_and_objected() -> None:
+    for name in ("first_contacted_at", "profiling_objected_at"):
+        update = read(**{name: "2025-03-01T10:00:00Z"})
+        assert (getattr(update.contact, name), update.given) == (COLLECTED, frozenset())
+
+
 TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
 
 
@@ -122,6 +156,16 @@ TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
         ({"provenance": {"seller": "X"}}, ["provenance", "`seller`", "supplier"]),
         ({"purchases": [{"product": "shoes"}]}, ["purchases[0]", "`at`"]),
         ({"purchases": [{"product": "x", "at": "2025"}]}, ["purchases[0].at", TIME]),
+        (
+            {"purchases": [{"product": "x", "at": "2025-03-01T10:00:00Z", "kind": "gift"}]},
+            ["purchases[0].kind", "'gift'", "sale, inquiry, account"],
+        ),
+        ({"provenance": {"chain": "X"}}, ["provenance.chain: is not a list", "supplier"]),
+        (
+            {"consents": [{"purpose": "x", "evidence": {"document_hash": "12"}}]},
+            ["document_hash: is no SHA-256", "64 hexadecimal digits"],
+        ),
+        ({"first_contacted_at": "2025"}, ["first_contacted_at", TIME]),
         ({"consents": [{"method": "x"}]}, ["consents[0]", "`purpose`"]),
         ({"consents": [{"purpose": "offers"}]}, ["offers", "given_at", "withdrawn_at"]),
         ({"consents": [{"purpose": "a\nb", "given_at": "x"}]}, ["consents[0].purpose"]),
@@ -196,8 +240,13 @@ ACTS = st.builds(
     at=MOMENTS,
     withdrawal=st.booleans(),
     method=st.sampled_from([None, "signed_form"]),
-    evidence=st.builds(Evidence, wording=st.sampled_from([None, "v1", "v2"])),
-)
+    evidence=st.builds(
+        Evidence,
+        wording=st.sampled_from([None, "v1", "v2"]),
+        form=st.sampled_from([None, "/join"]),
+    ),
+    pending=st.booleans(),
+).map(lambda act: replace(act, pending=False) if act.withdrawal else act)
 
 
 @given(acts=st.lists(ACTS, max_size=6))
