@@ -10,32 +10,35 @@ from difflib import get_close_matches
 from typing import Any
 
 from smtpproxy.config import values
+from smtpproxy.config.access_checks import access_checks
 from smtpproxy.config.faults import Fault, Location, key_path
+from smtpproxy.config.tables import tables
 from smtpproxy.policy.model import DEFAULT_STREAM
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
 
 Document = Mapping[str, Any]
+
+_NAMED = (
+    ("listener", "name"),
+    ("stream", "name"),
+    ("sender", "address"),
+    ("token", "name"),
+    ("webhook", "name"),
+)
 
 
 def cross_check(document: Document) -> Iterator[Fault]:
     """Yield the faults that no table shows by itself."""
     yield from _unique_names(document)
     yield from _streams(document)
-    for section in ("listener", "sender"):
+    for section in ("listener", "sender", "credential"):
         yield from _stream_choice(document, section)
     yield from _addresses(document)
-
-
-def tables(document: Document, section: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the entries of `[[section]]` that are tables, with their indexes."""
-    entries = document.get(section)
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if isinstance(entry, dict):
-            yield index, entry
+    yield from access_checks(document)
 
 
 def _unique_names(document: Document) -> Iterator[Fault]:
-    for section, key in (("listener", "name"), ("stream", "name"), ("sender", "address")):
+    for section, key in _NAMED:
         seen: dict[str, int] = {}
         for index, table in tables(document, section):
             name = table.get(key)
