@@ -12,6 +12,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.webhooks.signature import SecretFault, check_files
 
 
 def serve(settings: Settings) -> int:
@@ -22,10 +23,12 @@ def serve(settings: Settings) -> int:
     configure_logging(settings.server, process="supervisor")
     try:
         _prepare_state(settings)
+        for webhook in settings.webhooks:
+            check_files(webhook)
         sockets = _listen(settings)
-    except (CannotListen, StoreUnavailable, OSError) as error:
+    except (CannotListen, StoreUnavailable, SecretFault, OSError) as error:
         print(f"smtpproxy: cannot start: {error}", file=sys.stderr)
-        return error.exit_code if isinstance(error, StoreMisconfigured) else 1
+        return error.exit_code if isinstance(error, StoreMisconfigured | SecretFault) else 1
     return asyncio.run(_supervise(settings, sockets))
 
 

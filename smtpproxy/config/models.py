@@ -43,9 +43,6 @@ Network = Annotated[str, PlainValidator(access_values.network)]
 User = Annotated[str, PlainValidator(access_values.user)]
 Certificate = Annotated[str, PlainValidator(access_values.certificate)]
 AllowedSender = Annotated[str, PlainValidator(access_values.allowed_sender)]
-Sha256 = Annotated[str, PlainValidator(propagation.sha256)]
-WebhookUrl = Annotated[str, PlainValidator(propagation.webhook_url)]
-Scope = Annotated[str, PlainValidator(propagation.scope)]
 
 
 class NotYet:
@@ -220,9 +217,7 @@ class Webhook(Table):
     )
     scopes: list[Scope] = []
     origins: list[
-        Literal[
-            "unsubscribe", "complaint", "bounce", "objection", "erasure", "manual", "external"
-        ]
+        Literal["unsubscribe", "complaint", "bounce", "objection", "erasure", "manual", "external"]
     ] = []
     ca_file: AbsolutePath | None = None
     batch: Annotated[int, Field(ge=1, le=1000)] = 500
@@ -238,33 +233,6 @@ class CredentialTable(Table):
     default_stream: Name | None = None
     senders: list[AllowedSender] = []
     from_domains: list[Domain] = []
-
-
-class Token(Table):
-    name: Name = Field(examples=["crm"])
-    sha256: Sha256 = Field(examples=["64 hexadecimal digits, as `smtpproxy token` prints them"])
-    may: list[Literal["changes", "check"]] = Field(min_length=1, examples=[["changes"]])
-    requests_per_minute: Count = 600
-
-
-class Webhook(Table):
-    name: Name = Field(examples=["crm"])
-    url: WebhookUrl = Field(examples=["https://crm.example.com/hooks/suppressions"])
-    secret_file: AbsolutePath = Field(examples=["/etc/smtpproxy/crm.secret"])
-    events: list[Literal["added", "moved", "lifted"]] = Field(
-        default=["added", "moved", "lifted"], min_length=1, examples=[["added", "lifted"]]
-    )
-    scopes: list[Scope] = []
-    origins: list[
-        Literal[
-            "unsubscribe", "complaint", "bounce", "objection", "erasure", "manual", "external"
-        ]
-    ] = []
-    ca_file: AbsolutePath | None = None
-    batch: Annotated[int, Field(ge=1, le=1000)] = 500
-    timeout: Duration = written("10s")
-    give_up_after: Duration = written("24h")
-    deadline: Duration | None = None
 
 
 class Document(Table):
@@ -284,8 +252,6 @@ class Document(Table):
     webhook: list[Webhook] = []
     auth: Auth = Auth()
     credential: list[CredentialTable] = []
-    token: list[Token] = []
-    webhook: list[Webhook] = []
     dkim: Annotated[list[Any], later([])] = []
     dns: Annotated[dict[str, Any] | None, later()] = None
     feedback: Annotated[dict[str, Any] | None, later()] = None

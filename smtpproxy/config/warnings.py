@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 
+from smtpproxy.config import propagation
 from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Mode, Stream, StreamClass
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
 
@@ -19,7 +20,7 @@ def warnings(settings: Settings) -> list[str]:
         found.append("web: not set, so there are no metrics, health checks or unsubscribe pages")
     elif _public(settings.web.address):
         found.append(f"web.address: {settings.web.address} can be reached from outside")
-    return [*found, *_streams(settings), *_sender_rules(settings)]
+    return [*found, *_streams(settings), *_sender_rules(settings), *propagation.warnings(settings)]
 
 
 def _server(settings: Settings) -> Iterator[str]:

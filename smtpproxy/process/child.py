@@ -20,7 +20,7 @@ _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "
 """Keep freed memory for the next large message: asking for fresh pages each time costs more
 than looking at every octet of it."""
 
-Role = Literal["worker", "web"]
+Role = Literal["worker", "web", "courier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ def main() -> int:
         from smtpproxy.process.worker import run_worker
 
         return run_worker(start.settings, start.number, sockets, channel)
+    if start.role == "courier":
+        from smtpproxy.process.courier import run_courier
+
+        return run_courier(start.settings, channel)
     from smtpproxy.process.webserver import run_web
 
     return run_web(start.settings, sockets["web"], channel, start.started_at)

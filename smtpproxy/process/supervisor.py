@@ -36,7 +36,7 @@ class Child:
     def __init__(self, role: Role, number: int) -> None:
         self.role: Role = role
         self.number = number
-        self.name = role if role == "web" else f"worker-{number}"
+        self.name = f"worker-{number}" if role == "worker" else role
         self.ready = asyncio.Event()
         self.heard = 0.0
         self.down_since: float | None = None  # it ended, and is not ready again
@@ -64,6 +64,7 @@ class Supervisor:
         self._totals = Totals()
         self._workers = [Child("worker", n) for n in range(settings.server.workers)]
         self._web = [Child("web", 0)] if settings.web is not None else []
+        self._courier = [Child("courier", 0)] if settings.webhooks else []
         self._ending = asyncio.Event()
         self._started_at = time.time()
         self._numbers = itertools.count()
@@ -74,7 +75,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._ending.set)
-        children = [*self._workers, *self._web]
+        children = [*self._workers, *self._web, *self._courier]
         keepers = [asyncio.create_task(self._keep(child)) for child in children]
         started = await self._all_ready(children)
         told = self._ending.is_set()
@@ -102,8 +103,8 @@ class Supervisor:
                 outcome = f"exit code {await self._run_once(child)}"
             except Exception as error:  # no process, no memory, no file left: try again
                 outcome = f"not started: {error}"
-            if child.role == "worker":
-                self._totals.retire(child.key)
+            if child.role != "web":
+                self._totals.retire(child.key, takes_mail=child.role == "worker")
             if self._ending.is_set():
                 return
             if child.down_since is None:
@@ -116,7 +117,7 @@ class Supervisor:
 
     async def _run_once(self, child: Child) -> int:
         ours, theirs = socket.socketpair()
-        wanted = ("web",) if child.role == "web" else self._listener_names()
+        wanted = self._listeners_of(child.role)
         listening = {name: self._sockets[name].fileno() for name in wanted}
         for fd in (theirs.fileno(), *listening.values()):
             os.set_inheritable(fd, True)
@@ -163,8 +164,10 @@ class Supervisor:
 
     # all children
 
-    def _listener_names(self) -> tuple[str, ...]:
-        return tuple(listener.name for listener in self._settings.listeners)
+    def _listeners_of(self, role: Role) -> tuple[str, ...]:
+        if role == "worker":
+            return tuple(listener.name for listener in self._settings.listeners)
+        return ("web",) if role == "web" else ()
 
     async def _all_ready(self, children: list[Child]) -> bool:
         """Wait until every child does its work; False when told to end before, or in vain."""
@@ -240,17 +243,16 @@ class Supervisor:
             await asyncio.sleep(interval)
 
     async def _end(self, keepers: list[asyncio.Task[None]]) -> None:
-        """Drain the workers, then end the web process; kill what does not end."""
+        """Drain the workers, then end the other processes; kill what does not end."""
         for sock in self._sockets.values():
             sock.close()
         grace = self._settings.server.drain_timeout + _GRACE
-        for children, patience in ((self._workers, grace), (self._web, _GRACE)):
+        others = [*self._web, *self._courier]
+        for children, patience in ((self._workers, grace), (others, _GRACE)):
             for child in children:
                 child.tell(Drain())
             chosen = [
-                k
-                for k, c in zip(keepers, [*self._workers, *self._web], strict=True)
-                if c in children
+                k for k, c in zip(keepers, [*self._workers, *others], strict=True) if c in children
             ]
             if not chosen:
                 continue

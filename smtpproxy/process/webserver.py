@@ -11,6 +11,7 @@ from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshot import Snapshot
 from smtpproxy.store import open_store
+from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
 from smtpproxy.web.server import serve_web
@@ -28,6 +29,7 @@ async def _serve(
 ) -> int:
     supervisor = Supervisor(await Channel.over(sock))
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
+    stop = asyncio.Event()
     app = create_app(
         supervisor.stats,
         supervisor.health,
@@ -39,8 +41,9 @@ async def _serve(
         ),
         collector=SnapshotCollector(settings, version=version("smtpproxy"), started_at=started_at),
         counts=store.counts,
+        arrears=store.arrears if settings.webhooks else None,
+        api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop),
     )
-    stop = asyncio.Event()
     serving = asyncio.create_task(serve_web(app, listening, stop))
     supervisor.ready()
     await supervisor.listen()

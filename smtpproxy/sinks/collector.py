@@ -54,6 +54,9 @@ class SnapshotCollector(Collector):
                 (name,): float(stream.mode is Mode.OBSERVE)
                 for name, stream in settings.streams.items()
             },
+            "webhook_deadline_seconds": {
+                (webhook.name,): webhook.deadline for webhook in settings.webhooks
+            },
             "start_time_seconds": {(): started_at},
             "build_info": {(version,): 1},
             "config_info": {(settings.hash,): 1},

@@ -17,6 +17,16 @@ CODE_CLASSES = ("2xx", "3xx", "4xx", "5xx", "none")
 FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal")
 REFUSAL_CAUSES = ("limit", "address_limit", "draining")
 SCOPE_KINDS = ("all", "marketing", "purpose")
+API_CODE_CLASSES = ("2xx", "4xx", "5xx")
+WEBHOOK_OUTCOMES = (
+    "delivered",
+    "refused",
+    "failed",
+    "redirected",
+    "unreachable",
+    "timeout",
+    "gone",
+)
 
 _SUPPRESSED = tuple(Reason(f"suppressed_{origin}") for origin in Origin)
 _FOR_MESSAGES = (
@@ -145,6 +155,16 @@ def by_observed_reason(settings: Settings) -> Iterable[Labels]:
 def listeners_and(values: Iterable[str]) -> Rows:
     kept = tuple(values)
     return lambda settings: product((x.name for x in settings.listeners), kept)
+
+
+def by_webhook_outcome(settings: Settings) -> Iterable[Labels]:
+    return product((webhook.name for webhook in settings.webhooks), WEBHOOK_OUTCOMES)
+
+
+def by_token(settings: Settings) -> Iterable[Labels]:
+    """What is asked without a known token counts too, where there are tokens at all."""
+    names = [token.name for token in settings.tokens]
+    return product([*names, "unknown"] if names else (), API_CODE_CLASSES)
 
 
 def each(values: Iterable[str]) -> Rows:

@@ -83,10 +83,10 @@ class Totals:
         """Replace what is known of a worker by its newest snapshot."""
         self._live[worker] = snapshot
 
-    def retire(self, worker: Hashable) -> None:
-        """Keep what a dead worker had counted; what it had open is gone."""
+    def retire(self, worker: Hashable, *, takes_mail: bool = True) -> None:
+        """Keep what a dead process had counted; what it had open is gone."""
         last = self._live.pop(worker, Snapshot())
-        ended = Snapshot(counters={"worker_exits_total": {(): 1}})
+        ended = Snapshot(counters={"worker_exits_total": {(): 1}} if takes_mail else {})
         counted = Snapshot(counters=last.counters, histograms=last.histograms)
         self._retired = merge((self._retired, counted, ended))
 

@@ -1,8 +1,9 @@
-"""The web application: /metrics, /healthz and /readyz."""
+"""The web application: /metrics, /healthz, /readyz, and the API under /v1."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
@@ -14,7 +15,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
-from smtpproxy.sinks.snapshot import Samples, Snapshot
+from smtpproxy.sinks.snapshot import Samples, Snapshot, merge
+from smtpproxy.store.propagation import Arrears
+from smtpproxy.web.api import Api
+from smtpproxy.web.arrears import webhook_gauges
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.remembered import Remembered
 
@@ -35,19 +39,23 @@ def create_app(
     *,
     collector: SnapshotCollector,
     counts: Ask[StoreCounts] | None = None,
+    arrears: Ask[Mapping[str, Arrears]] | None = None,
+    api: Api | None = None,
 ) -> Starlette:
     """Return the application.
 
     `stats` gives the numbers of all workers together, `health` what is known of the
     workers without asking anybody else, `ready` what works now, `counts` what
-    the store holds (`store.counts`).
+    the store holds (`store.counts`), `arrears` what webhooks were not told yet
+    (`store.arrears`).
     """
-    monitoring = _Monitoring(stats, health, ready, collector, counts)
+    monitoring = _Monitoring(stats, health, ready, collector, counts, arrears, api)
     return Starlette(
         routes=[
             Route("/metrics", monitoring.metrics),
             Route("/healthz", monitoring.healthz),
             Route("/readyz", monitoring.readyz),
+            *(api.routes if api is not None else ()),
         ],
         exception_handlers={HTTPException: _plain_error, Exception: _internal_error},
     )
@@ -63,12 +71,16 @@ class _Monitoring:
         ready: Ask[Readiness],
         collector: SnapshotCollector,
         counts: Ask[StoreCounts] | None,
+        arrears: Ask[Mapping[str, Arrears]] | None,
+        api: Api | None,
     ) -> None:
         self._stats = stats
         self._health = health
         self._ready = ready
         self._collector = collector
         self._counts = counts
+        self._arrears = arrears
+        self._api = api
         self._counted: Mapping[str, Samples] = {}
         self._count_again = Remembered(self._count, COUNTS_EVERY)
 
@@ -79,6 +91,8 @@ class _Monitoring:
         if snapshot is None:
             return _json(503, {"error": "the numbers of the workers are not available"})
         parts = {} if readiness is None else readiness.parts
+        if self._api is not None:
+            snapshot = merge((snapshot, self._api.snapshot()))
         gauges: dict[str, Samples] = {
             **self._counted,
             "ready": {
@@ -121,10 +135,12 @@ class _Monitoring:
 
     async def _count(self) -> None:
         """Remember what the store holds; keep the old figures when it does not answer."""
-        if self._counts is None:
-            return
         try:
-            self._counted = store_gauges(*await self._counts())
+            if self._counts is not None:
+                self._counted = {**self._counted, **store_gauges(*await self._counts())}
+            if self._arrears is not None:
+                told = webhook_gauges(await self._arrears(), datetime.now(UTC))
+                self._counted = {**self._counted, **told}
         except Exception as error:
             log.warning("store_counts_failed", error=repr(error))
 

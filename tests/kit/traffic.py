@@ -37,7 +37,9 @@ from smtpproxy.settings import (
     Settings,
     StoreSettings,
     TcpAddress,
+    TokenSettings,
     UpstreamSettings,
+    WebhookSettings,
 )
 
 OFFERS = Stream(name="offers", purpose="offers")
@@ -68,6 +70,8 @@ def settings(workers: int = 2) -> Settings:
         upstream=UpstreamSettings(TcpAddress("127.0.0.1", 10025)),
         store=StoreSettings("sqlite:///smtpproxy.db"),
         streams={stream.name: stream for stream in streams},
+        tokens=(TokenSettings("crm", "0" * 64, frozenset({"changes"})),),
+        webhooks=(WebhookSettings("crm", "https://crm.example/hook", Path("secret")),),
         hash="0123456789ab",
     )
 

@@ -1,0 +1,114 @@
+"""The courier: the process that delivers to webhooks, so that no mail ever waits for one."""
+
+import asyncio
+import os
+import random
+import socket
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import structlog
+
+from smtpproxy.process.channel import Beat, Channel, Drain, Ready
+from smtpproxy.settings import Settings, WebhookSettings
+from smtpproxy.sinks.log import configure_logging
+from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.store import open_store
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.ulid import UlidFactory
+from smtpproxy.webhooks.courier import Courier, PropagationStore, Surroundings
+from smtpproxy.webhooks.post import Kind, Poster
+from smtpproxy.webhooks.signature import SecretFault, read_secrets
+
+_BEAT = 1.0
+_AFTER_TROUBLE = 30.0
+
+log = structlog.get_logger()
+
+
+def run_courier(settings: Settings, channel: socket.socket) -> int:
+    """Deliver until told to end, or until the supervisor is gone; return the exit code."""
+    configure_logging(settings.server, process="courier")
+    return asyncio.run(_deliver(settings, channel))
+
+
+async def _deliver(settings: Settings, sock: socket.socket) -> int:
+    channel = await Channel.over(sock)
+    store = open_store(settings.store, settings.server.state_dir)
+    counts = Counts()
+    around = Surroundings(
+        now=lambda: datetime.now(UTC),
+        random=random.random,
+        new_id=UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom),
+        count=counts,
+    )
+    await _forget_others(settings, store)
+    tasks = [
+        asyncio.create_task(_keep_delivering(webhook, store, around))
+        for webhook in settings.webhooks
+    ]
+    tasks.append(asyncio.create_task(_beat(channel, counts)))
+    channel.send(Ready())
+    async for message in channel.messages():
+        if isinstance(message, Drain):
+            break
+    # What is on its way is broken off: it is sent again, under the same id.
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    channel.send(Beat(counts.snapshot()))
+    channel.close()
+    await store.close()
+    return 0
+
+
+async def _forget_others(settings: Settings, store: PropagationStore) -> None:
+    """A webhook that comes back after a while begins anew: its old position means nothing."""
+    try:
+        await store.forget_webhooks([webhook.name for webhook in settings.webhooks])
+    except StoreUnavailable as error:
+        log.warning("webhook waits for the store", error=str(error))
+
+
+async def _keep_delivering(
+    webhook: WebhookSettings, store: PropagationStore, around: Surroundings
+) -> None:
+    """Deliver to one webhook; what is wrong with it keeps no other from being served."""
+    while True:
+        try:
+            poster = Poster(
+                webhook,
+                read_secrets(webhook.secret_file),
+                now=around.now,
+                user_agent=f"smtpproxy/{version('smtpproxy')}",
+            )
+            try:
+                await Courier(webhook, store, poster.post, around).run()
+            finally:
+                await poster.close()
+        except (SecretFault, OSError) as error:
+            log.error("webhook cannot be used", webhook=webhook.name, error=str(error))
+        except Exception as error:
+            log.error("internal error", webhook=webhook.name, exc_info=error)
+        await asyncio.sleep(_AFTER_TROUBLE)
+
+
+async def _beat(channel: Channel, counts: "Counts") -> None:
+    while True:
+        channel.send(Beat(counts.snapshot()))
+        await asyncio.sleep(_BEAT)
+
+
+class Counts:
+    """How many deliveries had which outcome."""
+
+    def __init__(self) -> None:
+        self._counted: dict[tuple[str, ...], float] = {}
+
+    def __call__(self, webhook: str, outcome: Kind) -> None:
+        row = (webhook, str(outcome))
+        self._counted[row] = self._counted.get(row, 0) + 1
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(counters={"webhook_deliveries_total": dict(self._counted)})

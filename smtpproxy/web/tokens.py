@@ -1,0 +1,98 @@
+"""Who may use the API: bearer tokens (RFC 6750), each with its rights and its rate."""
+
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from hmac import compare_digest
+
+from smtpproxy.settings import TokenSettings
+
+UNKNOWN = "unknown"
+"""What a request without a known token is counted under."""
+
+
+class Refused(Exception):
+    """A request that is not answered as asked: status, a word for programs, a sentence."""
+
+    def __init__(
+        self,
+        status: int,
+        error: str,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": error, "message": message, **(more or {})}
+        self.headers = dict(headers or {})
+
+
+class Bucket:
+    """Lets `per_minute` requests through a minute; all of them at once if none came before."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._size = float(per_minute)
+        self._left = float(per_minute)
+        self._seen = 0.0
+
+    def take(self, now: float) -> float:
+        """Take one (0.0), or return in how many seconds there will be one."""
+        self._left = min(self._size, self._left + (now - self._seen) * self._size / 60)
+        self._seen = now
+        if self._left >= 1:
+            self._left -= 1
+            return 0.0
+        return (1 - self._left) * 60 / self._size
+
+
+class Gate:
+    """Knows the tokens by their hashes. `clock` is in seconds and never goes back."""
+
+    def __init__(self, tokens: Sequence[TokenSettings], clock: Callable[[], float]) -> None:
+        self._tokens = tuple(tokens)
+        self._hashes = tuple(bytes.fromhex(token.sha256) for token in tokens)
+        self._buckets = {token.name: Bucket(token.requests_per_minute) for token in tokens}
+        self._clock = clock
+
+    def who(self, authorization: str | None) -> TokenSettings | None:
+        """Return the token of an Authorization header.
+
+        Every hash is compared whole, whichever fits, so that time tells nothing.
+        """
+        scheme, _, secret = (authorization or "").strip().partition(" ")
+        digest = sha256(secret.strip().encode("utf-8", "surrogateescape")).digest()
+        found = None
+        for token, known in zip(self._tokens, self._hashes, strict=True):
+            if compare_digest(digest, known):
+                found = token
+        return found if scheme.lower() == "bearer" else None
+
+    def admit(self, token: TokenSettings | None, right: str, *, given: bool) -> None:
+        """Raises Refused: 401 without a known token, 403 without the right, 429 too often."""
+        if token is None:
+            problem = ' error="invalid_token"' if given else ""
+            raise Refused(
+                401,
+                "token_unknown" if given else "token_missing",
+                "send a known token: Authorization: Bearer TOKEN",
+                headers={"WWW-Authenticate": f'Bearer realm="smtpproxy"{"," * given}{problem}'},
+            )
+        if right not in token.may:
+            raise Refused(
+                403,
+                "not_permitted",
+                f'the token {token.name} lacks the right "{right}"; `may` in the configuration'
+                " grants it",
+                headers={
+                    "WWW-Authenticate": 'Bearer realm="smtpproxy", error="insufficient_scope"'
+                },
+            )
+        wait = self._buckets[token.name].take(self._clock())
+        if wait:
+            raise Refused(
+                429,
+                "too_many_requests",
+                f"the token {token.name} may ask {token.requests_per_minute} times a minute",
+                headers={"Retry-After": str(int(wait) + 1)},
+            )

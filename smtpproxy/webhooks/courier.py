@@ -1,0 +1,215 @@
+"""Delivers the log of changes to one webhook: in order, at least once, until it is taken.
+
+What is being delivered is in the store before it is sent, and the position moves only after
+the receiver took it. So a courier that is killed sends the same message again, with the same
+id, and nothing is left out.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from smtpproxy.settings import WebhookSettings
+from smtpproxy.store.propagation import ChangesGone, DeadLetter, WebhookState
+from smtpproxy.store.protocols import StoreUnavailable, SuppressionChanges, WebhookStore
+from smtpproxy.webhooks.backoff import pause
+from smtpproxy.webhooks.message import Message, message, wants
+from smtpproxy.webhooks.post import Kind, Outcome
+
+_POLL = 1.0  # seconds between two looks at the log
+_AFTER_TROUBLE = 5.0
+
+log = structlog.get_logger()
+
+
+class PropagationStore(SuppressionChanges, WebhookStore, Protocol):
+    """What the courier needs of a store."""
+
+
+class Post(Protocol):
+    async def __call__(self, id: str, body: bytes) -> Outcome: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What comes from outside."""
+
+    now: Callable[[], datetime]
+    random: Callable[[], float]
+    new_id: Callable[[], str]
+    count: Callable[[str, Kind], None]  # webhook, outcome
+
+
+class Courier:
+    """The deliveries of one webhook."""
+
+    def __init__(
+        self,
+        webhook: WebhookSettings,
+        store: PropagationStore,
+        post: Post,
+        surroundings: Surroundings,
+    ) -> None:
+        self._webhook = webhook
+        self._store = store
+        self._post = post
+        self._around = surroundings
+        self._log = log.bind(webhook=webhook.name)
+
+    async def run(self) -> None:
+        """Deliver until cancelled; what the store does not answer is asked again."""
+        while True:
+            wait = _POLL
+            try:
+                while await self.step():
+                    pass
+            except StoreUnavailable as error:
+                self._log.warning("webhook waits for the store", error=str(error))
+                wait = _AFTER_TROUBLE
+            await asyncio.sleep(wait)
+
+    async def step(self) -> bool:
+        """Do the next thing that is due; False when there is nothing to do now."""
+        state = await self._state()
+        if state.woken:
+            state = await self._wake(state)
+        if state.disabled_at is not None:
+            return False
+        if state.retry_at is not None and self._around.now() < state.retry_at:
+            return False
+        try:
+            due = await self._due(state)
+        except ChangesGone as error:
+            await self._begin_anew(state, error)
+            return True
+        if due is None:
+            return False
+        state, what = due
+        if what is None:  # nothing in this part of the log is wanted
+            await self._store.put_webhook_state(state)
+            return True
+        if state.message_id is None:
+            state = replace(state, message_id=what.id, message_end=what.end)
+            await self._store.put_webhook_state(state)
+        outcome = await self._deliver(what.id, what.body)
+        await self._note(state, what, outcome)
+        return outcome.kind == "delivered"
+
+    async def _state(self) -> WebhookState:
+        """A webhook that is new begins with what changes from now on."""
+        state = (await self._store.webhook_states()).get(self._webhook.name)
+        if state is None:
+            state = WebhookState(self._webhook.name, await self._store.newest_change())
+            await self._store.put_webhook_state(state)
+        return state
+
+    async def _due(self, state: WebhookState) -> tuple[WebhookState, Message | None] | None:
+        """Return what is to be sent next, or only a state with a later position."""
+        if state.message_end is not None:
+            limit = state.message_end - state.position
+        else:
+            limit = self._webhook.batch
+        found = await self._store.changes(state.position, limit)
+        if state.message_end is not None:
+            found = [change for change in found if change.seq <= state.message_end]
+        elif not found:
+            return None
+        wanted = [change for change in found if wants(self._webhook, change)]
+        end = found[-1].seq if state.message_end is None else state.message_end
+        if not wanted:
+            return replace(state, position=end, message_id=None, message_end=None), None
+        return state, message(state.message_id or f"msg_{self._around.new_id()}", wanted, end)
+
+    async def _deliver(self, id: str, body: bytes) -> Outcome:
+        outcome = await self._post(id, body)
+        self._around.count(self._webhook.name, outcome.kind)
+        return outcome
+
+    async def _note(self, state: WebhookState, what: Message, outcome: Outcome) -> None:
+        now = self._around.now()
+        if outcome.kind == "delivered":
+            if state.failures:
+                self._log.info("webhook works again", failures=state.failures)
+            await self._store.put_webhook_state(
+                WebhookState(state.name, what.end, delivered_at=now)
+            )
+        elif outcome.kind == "gone":
+            self._log.error("webhook disabled", error=outcome.text)
+            await self._store.put_webhook_state(
+                replace(state, disabled_at=now, last_error=outcome.text)
+            )
+        else:
+            await self._failed(state, what, outcome, now)
+
+    async def _failed(
+        self, state: WebhookState, what: Message, outcome: Outcome, now: datetime
+    ) -> None:
+        """Try later; after `give_up_after` of failures the message is a dead letter."""
+        since = state.failing_since or now
+        failures = state.failures + 1
+        wait = pause(failures, self._around.random(), outcome.retry_after)
+        state = replace(
+            state,
+            failures=failures,
+            failing_since=since,
+            retry_at=now + wait,
+            last_error=outcome.text,
+        )
+        if now - since < timedelta(seconds=self._webhook.give_up_after):
+            self._log.warning(
+                "webhook failed",
+                error=outcome.text,
+                failures=failures,
+                again_in=round(wait.total_seconds(), 1),
+            )
+            await self._store.put_webhook_state(state)
+            return
+        self._log.error(
+            "webhook message is dead", error=outcome.text, id=what.id, changes=what.changes
+        )
+        dead = DeadLetter(
+            state.name,
+            what.id,
+            what.body,
+            what.changes,
+            what.oldest_at,
+            now,
+            failures,
+            outcome.text,
+        )
+        buried = replace(state, position=what.end, message_id=None, message_end=None)
+        await self._store.put_webhook_state(buried, dead)
+
+    async def _wake(self, state: WebhookState) -> WebhookState:
+        """Somebody asked for a retry: of the dead letters marked so, and of what waits."""
+        self._log.info("webhook retry was asked for")
+        for letter in await self._store.dead_letters(self._webhook.name):
+            if letter.retry:
+                outcome = await self._deliver(letter.message_id, letter.body)
+                error = None if outcome.kind == "delivered" else outcome.text
+                await self._store.settle_dead_letter(letter.id, error)
+        awake = replace(state, disabled_at=None, retry_at=None)
+        await self._store.put_webhook_state(awake)
+        await self._store.take_wake(state.name)
+        return replace(awake, woken=False)
+
+    async def _begin_anew(self, state: WebhookState, error: ChangesGone) -> None:
+        """The log was trimmed, or the database is another one: the receiver needs an export."""
+        text = (
+            f"the changes after {error.since} are not in the log any more: give the receiver"
+            " a whole export"
+        )
+        self._log.error("webhook missed changes", since=error.since, newest=error.newest)
+        await self._store.put_webhook_state(
+            replace(
+                state,
+                position=error.newest,
+                message_id=None,
+                message_end=None,
+                last_error=text,
+            )
+        )
