@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from smtpproxy.sinks.anchors import ErasedRow, RetiredFile, RetiredRow, read_anchor
-from smtpproxy.sinks.chain import START, Head, NotALine, take_apart
+from smtpproxy.sinks.anchors import ErasedRow, RetiredFile, RetiredRow, TrimmedRow, read_anchor
+from smtpproxy.sinks.chain import START, Head, NotALine, Sealed, take_apart
 from smtpproxy.sinks.findings import Finding, Kind, Report
 from smtpproxy.sinks.journal_files import ANCHORS
 
@@ -32,7 +32,11 @@ class AnchorCheck:
         self._position = 0
         self._line = 0
         self._head = START
-        self._digests = bytearray()  # of anchor n at (n - 1) * _DIGEST; zero: not known
+        self._before = 0  # so many anchors were there before the first line
+        self._begins_well = True  # nothing is missing there, or it is gone by retention
+        self._digests = bytearray()  # of each anchor from there on; zero: not known
+        self._first: Sealed | None = None  # where it is not anchor 1
+        self._last_trimmed = START
         self._broken: set[int] = set()  # lines that are not as they were written
         self.retired: dict[int, list[RetiredFile]] = {}
         self.erased: dict[str, int] = {}
@@ -60,7 +64,9 @@ class AnchorCheck:
         except NotALine as error:
             self._wrong(f"the line cannot be read: {error}", None)
             return
-        if sealed.n != self._head.n + 1:
+        if self._line == 1 and sealed.n > 1:
+            self._begins_late(sealed)
+        elif sealed.n != self._head.n + 1:
             self._wrong(f"anchor {sealed.n} stands after anchor {self._head.n}", sealed.n)
         elif sealed.hash_after(self._head.hash.encode()) != sealed.hash:
             self._wrong(f"anchor {sealed.n} is not as it was written", sealed.n)
@@ -73,11 +79,41 @@ class AnchorCheck:
             for file in anchor.row.files:
                 self.retired.setdefault(file.slot, []).append(file)
         elif isinstance(anchor.row, ErasedRow):
-            for name, parts in anchor.row.files.items():
-                self.erased[name] = self.erased.get(name, 0) + parts
+            self._add_erased(anchor.row.files)
+        elif isinstance(anchor.row, TrimmedRow):
+            self._trimmed(anchor.row)
+
+    def _begins_late(self, first: Sealed) -> None:
+        """The anchors before the first line are gone: a later line has to say so."""
+        self._first = first
+        self._before = first.n - 1
+        self._begins_well = False
+
+    def _trimmed(self, row: TrimmedRow) -> None:
+        first = self._first
+        if first is None or row.last.n != self._before or self._begins_well:
+            return  # a crash left what was about to be deleted
+        if first.hash_after(row.last.hash.encode()) == first.hash:
+            self._begins_well = True
+            self._report.anchors += 1
+            self._last_trimmed = row.last
+            for file in row.retired:
+                self.retired.setdefault(file.slot, []).append(file)
+            self._add_erased(row.erased)
+
+    def _add_erased(self, files: dict[str, int]) -> None:
+        for name, parts in files.items():
+            self.erased[name] = self.erased.get(name, 0) + parts
+
+    def check_beginning(self) -> None:
+        """Say so where anchors are missing before the first line. Call it when all is read."""
+        if not self._begins_well and self._first is not None:
+            n = self._first.n
+            what = f"anchor {n} stands first, and no anchor says that those before it were deleted"
+            self._report.add(Finding(Kind.ANCHOR, ANCHORS, 1, what, n))
 
     def _remember(self, head: Head) -> None:
-        start = (head.n - 1) * _DIGEST
+        start = (head.n - 1 - self._before) * _DIGEST
         if 0 <= start <= len(self._digests) + 1_000_000 * _DIGEST:
             self._digests.extend(bytes(max(0, start + _DIGEST - len(self._digests))))
             self._digests[start : start + _DIGEST] = bytes.fromhex(head.hash)
@@ -88,7 +124,12 @@ class AnchorCheck:
 
     def knows(self, head: Head) -> str | None:
         """Say what is wrong with an anchor that the journal, or a copy elsewhere, names."""
-        start = (head.n - 1) * _DIGEST
+        if head.n <= self._before and self._begins_well:
+            last = self._last_trimmed
+            if head.n < last.n or head.hash == last.hash:
+                return None  # it is gone by retention
+            return f"anchor {head.n} had the hash {head.hash}, and had {last.hash} when it went"
+        start = (head.n - 1 - self._before) * _DIGEST
         known = bytes(self._digests[start : start + _DIGEST]) if start >= 0 else b""
         if known.hex() == head.hash:
             return None

@@ -53,7 +53,20 @@ class ErasedRow(Struct, frozen=True, tag="erased", tag_field="kind"):
     files: dict[str, int]
 
 
-Row = AnchorRow | RetiredRow | ErasedRow
+class TrimmedRow(Struct, frozen=True, tag="trimmed", tag_field="kind"):
+    """The anchors up to `last` were deleted. What they said that still counts stands here:
+
+    the newest retired file of each slot, and the erased parts of files that are still there.
+    """
+
+    at: datetime
+    heads: Heads
+    last: Head
+    retired: tuple[RetiredFile, ...]
+    erased: dict[str, int]
+
+
+Row = AnchorRow | RetiredRow | ErasedRow | TrimmedRow
 
 
 class Anchor(Struct, frozen=True):
@@ -104,6 +117,20 @@ def note_erased(folder: Path, at: datetime, files: dict[str, int]) -> Anchor:
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         newest = _newest(folder)
         return _append(folder, file, newest, ErasedRow(at, _heads(folder, newest), files))
+
+
+def note_trimmed(
+    folder: Path,
+    file: int,
+    at: datetime,
+    last: Head,
+    retired: tuple[RetiredFile, ...],
+    erased: dict[str, int],
+) -> Anchor:
+    """Write down, as the holder of the lock, which anchors are about to be deleted."""
+    newest = _newest(folder)
+    row = TrimmedRow(at, _heads(folder, newest), last, retired, erased)
+    return _append(folder, file, newest, row)
 
 
 def newest(folder: Path) -> Anchor | None:

@@ -142,6 +142,14 @@ def take_apart(line: bytes) -> Sealed:
     return Sealed(number, line[len(_OPEN) : _HASH_END], line[_HASH_END:start], parts)
 
 
+def number_of(line: bytes) -> int:
+    """Return the number that a line claims, without a look at the rest. Raises NotALine."""
+    number = line[_NUMBER_START : line.find(b",", _NUMBER_START)]
+    if not line.startswith(_OPEN) or not number.isdigit():
+        raise NotALine("it has not the form of a line")
+    return int(number)
+
+
 def head_of(line: bytes) -> Head:
     """Return the number and the hash that a line claims. Raises NotALine."""
     return take_apart(line).head

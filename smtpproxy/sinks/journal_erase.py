@@ -167,7 +167,7 @@ def _erase(folder: Path, segment: Segment, person: _Person, at: datetime) -> int
     aside = folder / f".{segment.name}{_ASIDE}"
     lines = parts = 0
     with segment.path.open("rb") as old, aside.open("xb") as new:
-        _make_alike(old.fileno(), new.fileno())
+        journal_files.make_alike(old.fileno(), new.fileno())
         for raw in old:
             line, erased = person.without(raw)
             new.write(line)
@@ -184,11 +184,3 @@ def _erase(folder: Path, segment: Segment, person: _Person, at: datetime) -> int
     aside.replace(segment.path)
     journal_files.sync_folder(folder)
     return lines
-
-
-def _make_alike(old: int, new: int) -> None:
-    """Give a new file the owner and the permissions of the old one."""
-    status = os.fstat(old)
-    os.fchmod(new, status.st_mode & 0o777)
-    if os.geteuid() == 0:
-        os.fchown(new, status.st_uid, status.st_gid)

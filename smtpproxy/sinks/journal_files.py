@@ -155,12 +155,23 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
     It is made where it is not there, but not to be `shared`: who only reads may be on a
     copy that nobody can write.
     """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if shared else _open_lock(path)
+    while True:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if shared else _open_lock(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            if not _is_at(path, file):  # who had it put another file in its place
+                continue
+            yield file
+            return
+        finally:
+            os.close(file)
+
+
+def _is_at(path: Path, file: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield file
-    finally:
-        os.close(file)
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_path(folder: Path, slot: int) -> Path:
@@ -178,6 +189,14 @@ def give_to_owner_of(folder: Path, file: int) -> None:
     if os.geteuid() == 0:
         owner = folder.stat()
         os.fchown(file, owner.st_uid, owner.st_gid)
+
+
+def make_alike(old: int, new: int) -> None:
+    """Give a new file the owner and the permissions of the old one."""
+    status = os.fstat(old)
+    os.fchmod(new, status.st_mode & 0o777)
+    if os.geteuid() == 0:
+        os.fchown(new, status.st_uid, status.st_gid)
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
-from smtpproxy.sinks import anchors, journal_files
+from smtpproxy.sinks import anchor_trim, anchors, journal_files
 from smtpproxy.sinks.anchors import RetiredFile
 from smtpproxy.sinks.chain import START, Head, NotALine, head_of
 from smtpproxy.sinks.journal_files import Segment, is_written, last_of, locked, segments
@@ -39,6 +39,7 @@ def retire(folder: Path, before: datetime, *, at: datetime | None = None) -> Ret
     """
     if not folder.is_dir():
         return Retired()
+    now = at or datetime.now(UTC)
     with locked(folder / journal_files.MAINTENANCE_LOCK):
         chosen = [(segment, _span(segment)) for segment in _outlived(folder, before)]
         if chosen:
@@ -46,11 +47,13 @@ def retire(folder: Path, before: datetime, *, at: datetime | None = None) -> Ret
                 RetiredFile(segment.name, segment.slot, after, last)
                 for segment, (after, last) in chosen
             )
-            anchors.note_retired(folder, at or datetime.now(UTC), before, files)
+            anchors.note_retired(folder, now, before, files)
         summary = _summary(chosen)
         for segment, _ in chosen:
             segment.path.unlink()
         journal_files.sync_folder(folder)
+        if chosen:
+            anchor_trim.trim(folder, at=now)
         return summary
 
 

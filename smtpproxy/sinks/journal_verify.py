@@ -50,6 +50,7 @@ def verify(
                 walk.file(segment, whole=first)
             walk.end(complete=last, written=is_written(folder, slot))
         anchors.catch_up()
+        anchors.check_beginning()
         if anchors.torn:
             what = f"it ends in {anchors.torn} octets that are no line"
             report.add(Finding(Kind.TORN, ANCHORS, None, what))

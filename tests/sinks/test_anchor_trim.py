@@ -1,0 +1,196 @@
+"""Anchors that no file knows any more are deleted, and the chain says that they were."""
+
+import json
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.sinks import anchors as anchor_log
+from smtpproxy.sinks.anchor_trim import trim
+from smtpproxy.sinks.chain import Head
+from smtpproxy.sinks.findings import Kind, Report
+from smtpproxy.sinks.journal_erase import pseudonymise
+from smtpproxy.sinks.journal_files import ANCHORS, locked
+from smtpproxy.sinks.journal_retire import retire
+from smtpproxy.sinks.journal_verify import verify
+from tests.kit.journal import START, Clock, anchors, decided, journal, segments
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+async def write_days(folder: Path, clock: Clock, days: int) -> None:
+    """A file for each day, of three decisions and some anchors."""
+    for _ in range(days):
+        log = journal(folder, clock)
+        for _ in range(3):
+            await log.commit(decided(clock))
+            anchor_log.take(folder, "asked", clock.now())
+        log.close()
+        clock.tick(days=1)
+
+
+def sound(folder: Path) -> Report:
+    report = verify(folder)
+    assert list(report.faults()) == []
+    return report
+
+
+def first_anchor(folder: Path) -> int:
+    return anchors(folder)[0].n
+
+
+async def test_anchors_go_with_the_files_that_knew_them(folder: Path, clock: Clock) -> None:
+    await write_days(folder, clock, 6)
+    before = anchors(folder)
+    retire(folder, START + 4 * DAY, at=clock.now())
+    cut = trim(folder, at=clock.now(), worth=1)
+    assert cut > 0
+    assert [a.head for a in anchors(folder)][: len(before) - cut] == [a.head for a in before[cut:]]
+    assert anchors(folder)[0].row.at >= START + 3 * DAY
+    notes = [finding.kind for finding in sound(folder).notes()]
+    assert notes == [Kind.RETIRED]
+    await write_days(folder, clock, 2)
+    sound(folder)
+
+
+async def test_trimming_again_and_again_carries_on_what_counts(folder: Path, clock: Clock) -> None:
+    """What was retired and erased long ago is still known for what it is."""
+    await write_days(folder, clock, 4)
+    log = journal(folder, clock)
+    await log.commit(decided(clock, "anna@people.example"))
+    log.close()
+    pseudonymise(folder, "anna@people.example", at=clock.now())
+    await write_days(folder, clock, 3)
+    trimmed = 0
+    for days in (1, 2, 3):
+        retire(folder, START + days * DAY, at=clock.now())
+        trimmed += trim(folder, at=clock.now(), worth=1)
+        report = sound(folder)
+        assert {finding.kind for finding in report.notes()} == {Kind.RETIRED, Kind.ERASED}
+        assert report.erased == 1
+    assert first_anchor(folder) == trimmed + 1
+    retire(folder, START + 99 * DAY, at=clock.now())
+    assert segments(folder) == []
+    trim(folder, at=clock.now(), worth=1)
+    assert len(anchors(folder)) == 2, "the newest, and what says that the others went"
+    sound(folder)
+    await write_days(folder, clock, 1)
+    sound(folder)
+    segments(folder)[0].unlink()
+    assert verify(folder).wrong == 1
+
+
+async def test_a_beginning_that_somebody_removed_is_another_matter(
+    folder: Path, clock: Clock
+) -> None:
+    await write_days(folder, clock, 3)
+    path = folder / ANCHORS
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[2:]))
+    assert Kind.ANCHOR in [finding.kind for finding in verify(folder).faults()]
+
+
+async def test_more_than_was_written_down_cannot_be_removed(folder: Path, clock: Clock) -> None:
+    await write_days(folder, clock, 6)
+    retire(folder, START + 2 * DAY, at=clock.now())
+    trim(folder, at=clock.now(), worth=1)
+    path = folder / ANCHORS
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[1:]))
+    assert Kind.ANCHOR in [finding.kind for finding in verify(folder).faults()]
+
+
+async def test_a_record_of_trimming_cannot_be_invented(folder: Path, clock: Clock) -> None:
+    await write_days(folder, clock, 6)
+    retire(folder, START + 2 * DAY, at=clock.now())
+    trim(folder, at=clock.now(), worth=1)
+    path = folder / ANCHORS
+    first = anchors(folder)[0]
+    text = path.read_text()
+    row = next(line for line in text.splitlines() if '"kind":"trimmed"' in line)
+    old = json.loads(row)["entry"]["last"]
+    forged = row.replace(f'"n":{old["n"]}', f'"n":{first.n}').replace(old["hash"], first.hash)
+    lines = text.replace(row, forged).splitlines(keepends=True)[1:]
+    path.write_text("".join(lines))
+    assert Kind.ANCHOR in [finding.kind for finding in verify(folder).faults()]
+
+
+async def test_copies_of_anchors_that_went_are_no_fault(folder: Path, clock: Clock) -> None:
+    """The log collector has them all, and goes on to prove those that are left."""
+    await write_days(folder, clock, 6)
+    copies = [anchor.head for anchor in anchors(folder)]
+    retire(folder, START + 4 * DAY, at=clock.now())
+    cut = trim(folder, at=clock.now(), worth=1)
+    assert list(verify(folder, kept=copies).faults()) == []
+    for n in (cut, cut + 1):
+        wrong = Head(n, "f" * 64)
+        (finding,) = verify(folder, kept=[wrong]).faults()
+        assert finding.kind is Kind.ANCHOR
+
+
+async def test_a_crash_leaves_all_anchors_or_the_rest(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_days(folder, clock, 4)
+    log = journal(folder, clock)
+    await log.commit(decided(clock, "anna@people.example"))
+    log.close()
+    pseudonymise(folder, "anna@people.example", at=clock.now())
+    await write_days(folder, clock, 2)
+    retire(folder, START + 2 * DAY, at=clock.now())
+    trim(folder, at=clock.now(), worth=1)
+    retire(folder, START + 3 * DAY, at=clock.now())
+
+    def crash(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            trim(folder, at=clock.now(), worth=1)
+    assert sound(folder).erased == 1
+    assert trim(folder, at=clock.now(), worth=1) > 0
+    assert sound(folder).erased == 1
+
+
+async def test_who_waits_for_the_anchors_writes_into_the_new_file(
+    folder: Path, clock: Clock
+) -> None:
+    """Another file takes the name while they wait: nothing may go to the one that is gone."""
+    await write_days(folder, clock, 4)
+    retire(folder, START + 2 * DAY, at=clock.now())
+    taken = []
+
+    def wait_and_take() -> None:
+        taken.append(anchor_log.take(folder, "asked", clock.now()))
+
+    with locked(folder / ANCHORS):
+        waiting = threading.Thread(target=wait_and_take)
+        waiting.start()
+        copy = folder / "copy"
+        copy.write_bytes((folder / ANCHORS).read_bytes())
+        copy.replace(folder / ANCHORS)
+    waiting.join(10)
+    assert anchors(folder)[-1].head == taken[0].head
+    sound(folder)
+
+
+async def test_little_is_not_worth_a_new_file(folder: Path, clock: Clock) -> None:
+    await write_days(folder, clock, 4)
+    inode = (folder / ANCHORS).stat().st_ino
+    retire(folder, START + 2 * DAY, at=clock.now())
+    assert (folder / ANCHORS).stat().st_ino == inode
+    assert trim(folder, at=clock.now()) == 0
+    assert first_anchor(folder) == 1

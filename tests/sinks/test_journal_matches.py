@@ -1,0 +1,117 @@
+"""Who matched a suppression is read from the journal, each row once."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
+from smtpproxy.sinks.journal_erase import pseudonymise
+from smtpproxy.sinks.journal_matches import Matches, matches
+from smtpproxy.sinks.journal_retire import retire
+from tests.kit.journal import START, Clock, decided, journal, segments
+
+ORDER = Suppression("all", Origin.COMPLAINT, START)
+MATCHED = RecipientFacts((ORDER,))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+async def write(folder: Path, clock: Clock, *people: str, worker: int = 0) -> None:
+    """A file with a decision for each; whose name ends with ! is suppressed."""
+    log = journal(folder, clock, worker)
+    for each in people:
+        name = f"{each.removesuffix('!')}@people.example"
+        facts = {name: MATCHED} if each.endswith("!") else {}
+        await log.commit(decided(clock, name, facts=facts))
+        clock.tick(hours=1)
+    log.close()
+
+
+def read(
+    folder: Path, after: dict[int, int] | None = None
+) -> tuple[dict[str, int], dict[int, int]]:
+    """Hours since START of the newest match of each, and how far it was read."""
+    found: dict[str, int] = {}
+    upto = dict(after or {})
+    for part in matches(folder, after or {}):
+        upto[part.slot] = part.n
+        for name, at in part.newest.items():
+            hours = (at - START) // timedelta(hours=1)
+            found[name.partition("@")[0]] = max(hours, found.get(name.partition("@")[0], 0))
+    return found, upto
+
+
+async def test_the_newest_match_of_each_counts(folder: Path, clock: Clock) -> None:
+    await write(folder, clock, "anna!", "paul", "eve!", "anna!")
+    assert read(folder)[0] == {"anna": 3, "eve": 2}
+
+
+async def test_nothing_is_read_twice_and_nothing_left_out(folder: Path, clock: Clock) -> None:
+    """In files that were begun since, and further down in the one where reading ended."""
+    await write(folder, clock, "anna!")
+    found, upto = read(folder)
+    assert found == {"anna": 0}
+    await write(folder, clock, "eve!", "paul")
+    await write(folder, clock, "anna!", worker=1)
+    found, upto = read(folder, upto)
+    assert found == {"eve": 1, "anna": 3}
+    assert read(folder, upto) == ({}, upto)
+
+
+async def test_a_running_relays_files_are_read_as_far_as_they_are_written(
+    folder: Path, clock: Clock
+) -> None:
+    log = journal(folder, clock)
+    upto: dict[int, int] = {}
+    for hours in range(3):
+        facts = {"anna@people.example": MATCHED}
+        await log.commit(decided(clock, "anna@people.example", facts=facts))
+        found, upto = read(folder, upto)
+        assert found == {"anna": hours}
+        clock.tick(hours=1)
+    with segments(folder)[0].open("ab") as file:
+        file.write(b'{"hash":"torn')
+    assert read(folder, upto) == ({}, upto)
+    log.close()
+
+
+async def test_erasing_and_retention_do_not_move_the_place(folder: Path, clock: Clock) -> None:
+    """Rows are counted, not octets: files are written anew, and go."""
+    await write(folder, clock, "anna!", "eve!")
+    _, upto = read(folder)
+    await write(folder, clock, "eve!", "paul!", "anna!")
+    pseudonymise(folder, "anna@people.example", at=clock.now())
+    retire(folder, START + timedelta(hours=2), at=clock.now())
+    assert len(segments(folder)) == 1
+    assert read(folder, upto)[0] == {"eve": 2, "paul": 3}
+
+
+async def test_another_journal_is_read_from_its_beginning(folder: Path, clock: Clock) -> None:
+    await write(folder, clock, "anna!")
+    assert read(folder, {0: 1_000_000})[0] == {"anna": 0}
+
+
+async def test_much_comes_a_part_at_a_time(folder: Path, clock: Clock) -> None:
+    log = journal(folder, clock)
+    for number in range(4_500):
+        name = f"p{number}@people.example"
+        await log.commit(decided(clock, name, facts={name: MATCHED}))
+    log.close()
+    parts = list(matches(folder, {}))
+    assert len(parts) >= 3
+    assert sum(len(part.newest) for part in parts) == 4_500
+    assert isinstance(parts[0], Matches)
+    assert next(iter(matches(folder, {0: parts[0].n}))).n == parts[1].n
+
+
+def test_without_a_journal_nobody_matched(folder: Path) -> None:
+    assert list(matches(folder, {})) == []
