@@ -5,18 +5,16 @@ from datetime import datetime
 from typing import BinaryIO
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from smtpproxy.cli.common import (
     audit_folder,
     config_option,
-    console,
     fail,
     json_option,
     moment,
     print_json,
 )
+from smtpproxy.cli.explanation_text import as_object, print_explanation
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
@@ -25,13 +23,10 @@ from smtpproxy.pipeline.streams import StreamChoice, StreamTable
 from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.decide import needs
 from smtpproxy.policy.features import read_features
-from smtpproxy.policy.model import Action, Facts, Mode, Transaction, Verdict
-from smtpproxy.policy.trace import TraceStep
+from smtpproxy.policy.model import Facts, Transaction
+from smtpproxy.policy.words.lang import LANGS, Lang
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import find
-from smtpproxy.terminal import printable
-
-_STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
 
 
 @click.command()
@@ -42,6 +37,13 @@ _STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
 @click.option("--listener", metavar="NAME", help="Where it would come in; the first, if not said.")
 @click.option("--at", type=moment, metavar="TIME", help="Judge as of that moment.")
 @click.option("--id", "decision_id", metavar="ID", help="Explain a recorded decision instead.")
+@click.option(
+    "--lang",
+    type=click.Choice(LANGS),
+    default="en",
+    show_default=True,
+    help="The language of the explanation.",
+)
 @json_option
 @config_option
 def command(
@@ -53,9 +55,10 @@ def command(
     listener: str | None,
     at: datetime | None,
     decision_id: str | None,
+    lang: Lang,
     as_json: bool,
 ) -> int:
-    """Say what would become of a message, and why.
+    """Say in plain words what would become of a message, and why.
 
     Judges MESSAGE.eml (- for standard input) as the running relay would: same streams,
     same rules, same store. Sends nothing and records nothing. Exits with 0 when everybody
@@ -67,17 +70,17 @@ def command(
     if decision_id is not None:
         if message is not None or mail_from is not None or rcpt or stream or listener or at:
             raise click.UsageError("--id goes without a message and without other options")
-        explanation = _recorded(settings, decision_id)
+        explanation = _recorded(settings, decision_id, lang)
     else:
         if message is None or mail_from is None or not rcpt:
             raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
         question = _question(settings, message.read(), mail_from, rcpt, stream, listener)
         facts = _facts(settings, question, at)
-        explanation = explain(question, facts, settings.rulebooks, at or now())
+        explanation = explain(question, facts, settings.rulebooks, at or now(), lang)
     if as_json:
-        print_json(_as_object(explanation))
+        print_json(as_object(explanation))
     else:
-        _print(explanation)
+        print_explanation(explanation)
     return 0 if explanation.allowed else 1
 
 
@@ -135,86 +138,11 @@ def _facts(settings: Settings, question: Question, at: datetime | None) -> Facts
     return {address: known_at(known, at) for address, known in facts.items()}
 
 
-def _recorded(settings: Settings, decision_id: str) -> Explanation:
+def _recorded(settings: Settings, decision_id: str, lang: Lang) -> Explanation:
     try:
         records = find(audit_folder(settings), decision_id)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
         fail(f"no decision {decision_id} is on record")
-    return recall(records, settings.rulebooks)
-
-
-def _as_object(explanation: Explanation) -> dict[str, object]:
-    """The contract's shape (design.md section 7)."""
-    message, reply = explanation.message, explanation.message_reply
-    return {
-        "stream": explanation.stream.name,
-        "rulebook": explanation.rulebook,
-        "message": message
-        and {
-            "verdict": message.action,
-            "reason": message.reason,
-            "reply": str(reply) if reply else None,
-        },
-        "recipients": [
-            {
-                "address": recipient.address,
-                "verdict": recipient.verdict.action,
-                "reason": recipient.verdict.reason,
-                "basis": recipient.verdict.basis,
-                "reply": str(recipient.reply) if recipient.reply else None,
-                "trace": [_step_object(step) for step in recipient.trace],
-            }
-            for recipient in explanation.recipients
-        ],
-    }
-
-
-def _step_object(step: TraceStep) -> dict[str, str]:
-    names = ("rule", "outcome", "text", "source", "question")
-    return {name: getattr(step, name) for name in names}
-
-
-def _print(explanation: Explanation) -> None:
-    stream = explanation.stream
-    about = [str(stream.stream_class)]
-    if stream.purpose:
-        about.append(f"purpose {stream.purpose}")
-    console.print(f"stream   {stream.name} ({', '.join(about)}), rulebook {explanation.rulebook}")
-    if explanation.message is not None:
-        console.print(Text.assemble("message  ", _verdict(explanation.message)))
-        if explanation.message_reply:
-            console.print(f"  {explanation.message_reply}", soft_wrap=True)
-        _print_steps(explanation.message_trace)
-    for recipient in explanation.recipients:
-        address = printable(recipient.address)
-        console.print()
-        console.print(Text.assemble((address, "bold"), "  ", _verdict(recipient.verdict)))
-        if recipient.reply:
-            console.print(f"  {recipient.reply}", soft_wrap=True)
-        _print_steps(recipient.trace)
-    if stream.mode is Mode.OBSERVE and not explanation.allowed:
-        console.print("\nThe stream is in observe mode, so the mail passes all the same.")
-
-
-def _print_steps(steps: Sequence[TraceStep]) -> None:
-    table = Table.grid(padding=(0, 2))
-    for step in steps:
-        decided = step.outcome != "passed"
-        style = _STYLES.get(Action(step.outcome)) if decided else "dim"
-        outcome = step.outcome if decided else "not it"
-        row = (step.rule, outcome, printable(step.text), step.source)
-        table.add_row("", *row, style=style)
-    console.print(table)
-
-
-def _verdict(verdict: Verdict) -> Text:
-    words = str(verdict.action)
-    if verdict.basis is not None:
-        words += f", basis {verdict.basis}"
-    if verdict.action is not Action.ALLOW:
-        words += f", {verdict.reason}"
-    if verdict.detail:
-        words += f" ({printable(verdict.detail)})"
-    return Text(words, style=_STYLES[verdict.action])
+    return recall(records, settings.rulebooks, lang)

@@ -1,17 +1,23 @@
 """A transaction judged for somebody who asks why, through the core that judges the mail."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.streams import StreamChoice
+from smtpproxy.policy.account import Account, Tense, message_account, recipient_account
 from smtpproxy.policy.decide import choose_stream, judge
 from smtpproxy.policy.model import (
+    NO_FACTS,
     Action,
     Facts,
     MessageFeatures,
+    Mode,
     Reason,
     Rulebook,
     Stream,
@@ -19,7 +25,10 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
+from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.policy.trace import TraceStep, message_trace, trace
+from smtpproxy.policy.words.lang import Lang
+from smtpproxy.policy.words.phrase import Phrase, say
 from smtpproxy.sinks.journal_reader import Record
 
 NO_ID = "explain"
@@ -30,17 +39,25 @@ _NOT_ASKED = Verdict(Action.ALLOW)
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRecipient:
-    """`reply` is None where the upstream's own reply would be given."""
+    """`reply` is None where the upstream's own reply would be given.
+
+    `account` tells the verdict in plain words.
+    """
 
     address: str
     verdict: Verdict
     reply: Reply | None
     trace: tuple[TraceStep, ...]
+    account: Account
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`message` is None when no message was judged: a recorded refusal at RCPT."""
+    """`message` is None when no message was judged: a recorded refusal at RCPT.
+
+    `at` is when it was, or is to be, judged; `id` that of a decision on record. `observed`:
+    in observe mode, so that the mail passed or passes all the same.
+    """
 
     stream: Stream
     rulebook: str
@@ -48,6 +65,11 @@ class Explanation:
     message_reply: Reply | None
     message_trace: tuple[TraceStep, ...]
     recipients: tuple[ExplainedRecipient, ...]
+    message_account: Account | None
+    at: datetime
+    id: str | None
+    observed: bool
+    lang: Lang
 
     @property
     def allowed(self) -> bool:
@@ -70,11 +92,15 @@ class Question:
 
 
 def explain(
-    question: Question, facts: Facts, rulebooks: Mapping[str, Rulebook], now: datetime
+    question: Question,
+    facts: Facts,
+    rulebooks: Mapping[str, Rulebook],
+    now: datetime,
+    lang: Lang = "en",
 ) -> Explanation:
     """Judge at RCPT what is certain there, then the message with the rest, as the relay does."""
     choice, features = question.choice, question.features
-    case = _Case(facts, rulebooks, now, NO_ID)
+    case = _Case(facts, rulebooks, now, NO_ID, "would", lang)
     early = _refused_at_rcpt(question, case)
     told = {e: case.told(e, verdict, choice.candidates[0]) for e, verdict in early.items()}
     late = [entry for entry in question.recipients if entry not in early]
@@ -83,7 +109,7 @@ def explain(
     steps: tuple[TraceStep, ...] = ()
     if isinstance(chosen, Verdict):
         stream, message = choice.default, chosen
-        told |= {e: ExplainedRecipient(e[0], _NOT_ASKED, None, ()) for e in late}
+        told |= {e: case.not_asked(e[0], stream) for e in late}
     else:
         stream = chosen
         asked = Transaction((stream,), tuple(key for _, key in late), features)
@@ -92,7 +118,7 @@ def explain(
         told |= {e: case.told(e, verdict, stream, features) for e, verdict in verdicts.items()}
         refused = [(given, v) for (given, _), v in verdicts.items() if v.action is not Action.ALLOW]
         message = decision.message or _NOT_ASKED
-        steps = message_trace(stream, features, rulebooks[stream.rulebook])
+        steps = message_trace(stream, features, rulebooks[stream.rulebook], lang)
         if message.action is Action.ALLOW and refused:
             message = _mixed(question, [v for _, v in refused], len(late)) or message
     return Explanation(
@@ -101,11 +127,18 @@ def explain(
         message,
         _message_reply(message, refused, stream.name, NO_ID),
         steps,
-        tuple(told[entry] for entry in question.recipients),
+        tuple(_with_message(told[entry], message, case) for entry in question.recipients),
+        message_account(message, stream, steps, "would", lang),
+        now,
+        None,
+        stream.mode is Mode.OBSERVE,
+        lang,
     )
 
 
-def recall(records: Sequence[Record], rulebooks: Mapping[str, Rulebook]) -> Explanation:
+def recall(
+    records: Sequence[Record], rulebooks: Mapping[str, Rulebook], lang: Lang = "en"
+) -> Explanation:
     """Explain a recorded decision: its refusals at RCPT, if any, then its message.
 
     The verdicts are those on record. How they came about is traced again from the
@@ -113,30 +146,32 @@ def recall(records: Sequence[Record], rulebooks: Mapping[str, Rulebook]) -> Expl
     """
     recipients: list[ExplainedRecipient] = []
     for decided in (record.decided for record in records):
-        case = _Case(decided.facts, rulebooks, decided.at, decided.id)
-        recipients += [
-            case.told(
-                (entry.address, entry.canonical),
-                entry.verdict,
-                decided.decision.stream,
-                decided.features,
-            )
-            for entry in decided.recipients
-        ]
+        case = _Case(decided.facts, rulebooks, decided.at, decided.id, "was", lang)
+        for entry in decided.recipients:
+            key, stream = (entry.address, entry.canonical), decided.decision.stream
+            told = case.told(key, entry.verdict, stream, decided.features)
+            recipients.append(_with_message(told, decided.decision.message, case))
     last = records[-1].decided
     stream, message = last.decision.stream, last.decision.message
     refused = [
         (r.address, r.verdict) for r in last.recipients if r.verdict.action is not Action.ALLOW
     ]
+    steps: tuple[TraceStep, ...] = ()
+    if last.features is not None:
+        rulebook = rulebooks.get(last.decision.rulebook)
+        steps = message_trace(stream, last.features, rulebook, lang)
     return Explanation(
         stream,
         last.decision.rulebook,
         message,
         _message_reply(message, refused, stream.name, last.id),
-        message_trace(stream, last.features, rulebooks.get(last.decision.rulebook))
-        if last.features
-        else (),
+        steps,
         tuple(recipients),
+        None if message is None else message_account(message, stream, steps, "was", lang),
+        last.at,
+        last.id,
+        last.observed,
+        lang,
     )
 
 
@@ -148,6 +183,13 @@ class _Case:
     rulebooks: Mapping[str, Rulebook]
     now: datetime
     id: str
+    tense: Tense
+    lang: Lang
+
+    def not_asked(self, given: str, stream: Stream) -> ExplainedRecipient:
+        """A recipient of a message that is on no stream: nothing is judged of it."""
+        account = recipient_account(given, _NOT_ASKED, stream, (), None, self.tense, self.lang)
+        return ExplainedRecipient(given, _NOT_ASKED, None, (), account)
 
     def told(
         self,
@@ -162,11 +204,26 @@ class _Case:
         if verdict.action is not Action.ALLOW:
             reply = recipient_reply(given, verdict, stream.name, self.id)
         steps: tuple[TraceStep, ...] = ()
+        case = None
         if stream.rulebook in self.rulebooks:
             rulebook = self.rulebooks[stream.rulebook]
             asked = Transaction((stream,), (key,), message)
-            steps = trace(asked, 0, self.facts, rulebook, self.now)
-        return ExplainedRecipient(given, verdict, reply, steps)
+            steps = trace(asked, 0, self.facts, rulebook, self.now, self.lang)
+            case = RecipientCase(key, stream, self.facts.get(key, NO_FACTS), rulebook, self.now)
+        account = recipient_account(given, verdict, stream, steps, case, self.tense, self.lang)
+        return ExplainedRecipient(given, verdict, reply, steps, account)
+
+
+def _with_message(
+    told: ExplainedRecipient, message: Verdict | None, case: _Case
+) -> ExplainedRecipient:
+    """Add that somebody who may be mailed gets nothing, where the message does not pass."""
+    stopped = message is not None and message.action is not Action.ALLOW
+    if not stopped or told.verdict.action is not Action.ALLOW or not told.account.happened:
+        return told
+    note = say(Phrase(f"whole.{case.tense}"), case.lang)
+    account = msgspec.structs.replace(told.account, notes=(*told.account.notes, note))
+    return dataclasses.replace(told, account=account)
 
 
 def _refused_at_rcpt(question: Question, case: _Case) -> dict[tuple[str, str], Verdict]:

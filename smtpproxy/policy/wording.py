@@ -128,6 +128,7 @@ def words_of(case: RecipientCase) -> Words:
         "tag": tuple(sorted(tags)),
         "given": None if act is None else act.at,
         "method": Phrase("method.none") if act is None or not act.method else Term(act.method),
+        "pending": int(act is not None and act.pending),
         "withdrawn": withdrawn_at(case),
         "evidence": evidence_words(book),
         "last": Phrase("last.none") if last is None else Phrase("last", {"last": last}),

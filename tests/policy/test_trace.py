@@ -69,7 +69,7 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
         (
             "consent",
             "allow",
-            "the person agreed to “offers” on 1 March 2025 (unticked box);"
+            "the person agreed to “offers” on 1 March 2025 (box that they ticked);"
             " last active on 1 March 2025",
         ),
         ("paused", "passed", "stream offers is not paused"),

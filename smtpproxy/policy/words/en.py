@@ -23,7 +23,7 @@ _HAPPENED = {
     "would.message.defer": "The message would be put off on stream {stream}: {cause}. {why}",
     "untold": "the reason on record is “{reason}”",
     "untold.basis": "the basis on record is “{reason}”",
-    "undecided": "no rule was asked about this recipient, as the message itself is not accepted",
+    "undecided": "No rule was asked about this recipient, as the message itself is not accepted.",
     "not_yet": "nothing was in the way yet",
     "retold": (
         "What is on record stands. Asked again, the rules do not come to the same answer: the"
@@ -49,8 +49,11 @@ _LABELS = {
     "label.utc": "Days and hours are in UTC.",
     "label.message": "The message",
     "label.change": "What would change this",
+    "label.change.any": "What would change this: any one of",
     "label.steps": "Step by step",
     "label.reply": "Answer to the sending server",
+    "label.step": "{question} [{rule}: {outcome}] {text}.",
+    "label.semicolon": ";",
     "label.source": "Source: {source}",
     "label.both": "{law} ({rows})",
     "label.no_law": "no law",

@@ -73,6 +73,10 @@ CHANGE = {
         "Nothing that the sender does. If the person themselves wants the mail again, somebody with"
         " the right to do so lifts the order (`smtpproxy suppress remove`)."
     ),
+    "change.lift.also": (
+        "The person themselves wants the mail again, and somebody with the right to do so lifts the"
+        " order (`smtpproxy suppress remove`)."
+    ),
     "change.suppressed_bounce": (
         "The mailbox is known to work again, and the order is lifted (`smtpproxy suppress remove`)."
     ),
@@ -125,10 +129,10 @@ CHANGE = {
     "sign.purchase": "they buy something",
     "sign.positive_act": "they click, reply or log in",
     "change.as_customer": (
-        "Or the person is a customer, with what the law asks of that: {conditions}."
+        "The person is a customer, with what the law asks of that: {conditions}."
     ),
     "change.as_professional": (
-        "Or the address is a professional's, with what the law asks of that: {conditions}."
+        "The address is a professional's, with what the law asks of that: {conditions}."
     ),
     "condition.similar_product": "the mail is about similar products",
     "condition.direct_source": "they gave the address themselves",

@@ -21,8 +21,8 @@ _HAPPENED = {
     "untold": "le motif enregistré est « {reason} »",
     "untold.basis": "la base légale enregistrée est « {reason} »",
     "undecided": (
-        "aucune règle n’a été examinée pour ce destinataire, le message lui-même n’étant pas"
-        " accepté"
+        "Aucune règle n’a été examinée pour ce destinataire, le message lui-même n’étant pas"
+        " accepté."
     ),
     "not_yet": "rien ne s’y opposait encore",
     "retold": (
@@ -53,8 +53,11 @@ _LABELS = {
     "label.utc": "Les dates et les heures sont en UTC.",
     "label.message": "Le message",
     "label.change": "Ce qui changerait cette réponse",
+    "label.change.any": "Ce qui changerait cette réponse, au choix",
     "label.steps": "Étape par étape",
     "label.reply": "Réponse au serveur expéditeur",
+    "label.step": "{question} [{rule} : {outcome}] {text}.",
+    "label.semicolon": " ;",
     "label.source": "Source : {source}",
     "label.both": "{law} ({rows})",
     "label.no_law": "aucun texte de loi",

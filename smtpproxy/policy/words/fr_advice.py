@@ -118,6 +118,10 @@ CHANGE = {
         "Rien que l’expéditeur puisse faire. Si la personne elle-même souhaite de nouveau ces"
         " messages, une personne habilitée lève l’inscription (`smtpproxy suppress remove`)."
     ),
+    "change.lift.also": (
+        "La personne elle-même souhaite de nouveau ces messages, et une personne habilitée lève"
+        " l’inscription (`smtpproxy suppress remove`)."
+    ),
     "change.suppressed_bounce": (
         "Il est établi que la boîte fonctionne de nouveau, et l’inscription est levée"
         " (`smtpproxy suppress remove`)."
@@ -175,10 +179,10 @@ CHANGE = {
     "sign.purchase": "elle achète",
     "sign.positive_act": "elle clique, répond ou se connecte",
     "change.as_customer": (
-        "Ou la personne est cliente, aux conditions que la loi y met : {conditions}."
+        "La personne est cliente, aux conditions que la loi y met : {conditions}."
     ),
     "change.as_professional": (
-        "Ou l’adresse est celle d’un professionnel, aux conditions que la loi y met : {conditions}."
+        "L’adresse est celle d’un professionnel, aux conditions que la loi y met : {conditions}."
     ),
     "condition.similar_product": "l’envoi porte sur des produits analogues",
     "condition.direct_source": "elle a donné son adresse elle-même",

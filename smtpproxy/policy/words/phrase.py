@@ -15,7 +15,9 @@ from smtpproxy.policy.words.fr import FR
 from smtpproxy.policy.words.lang import Lang, date, listed, period, time, typeset
 from smtpproxy.policy.words.terms import term
 
-Value: TypeAlias = "str | int | datetime | Period | Term | Time | Phrase | tuple[Value, ...] | None"
+Value: TypeAlias = (
+    "str | int | datetime | Period | Term | Time | Phrase | Either | tuple[Value, ...] | None"
+)
 
 _NOTHING: Mapping[str, "Value"] = MappingProxyType({})
 _PHRASES: dict[Lang, Mapping[str, str]] = {
@@ -43,6 +45,12 @@ class Phrase(Struct, frozen=True):
     values: Mapping[str, Value] = _NOTHING
 
 
+class Either(Struct, frozen=True):
+    """`a, b or c`; a bare tuple is `a, b and c`."""
+
+    items: tuple[Value, ...]
+
+
 def say(phrase: Phrase, lang: Lang) -> str:
     """Return the phrase in words.
 
@@ -58,6 +66,11 @@ def say(phrase: Phrase, lang: Lang) -> str:
 
 def has_words(key: str) -> bool:
     return key in EN
+
+
+def is_complete(key: str) -> bool:
+    """Whether a key has words, and words that nothing has to fill in."""
+    return key in EN and not _fields(EN[key])
 
 
 @lru_cache(maxsize=1024)
@@ -79,6 +92,8 @@ def _shown(value: Value, lang: Lang) -> str:
             return date(value, lang)
         case Period():
             return period(value, lang)
+        case Either():
+            return listed([_shown(each, lang) for each in value.items], lang, "or")
         case tuple():
             return listed([_shown(each, lang) for each in value], lang)
         case _:

@@ -1,4 +1,4 @@
-"""The words of the closed sets in French; in English they are their own words.
+"""The words of the closed sets in French; in English most are their own words.
 
 Whatever speaks of them to people shares these: explanations, evidence documents, reports.
 """
@@ -101,6 +101,13 @@ _TERMS_FR = {
     "defer": "différé",
 }
 
+_TERMS_EN = {  # where the word itself could be misread
+    "unticked_box": "box that they ticked",
+    "double_opt_in": "double opt-in",
+    "verbal_recorded": "recorded oral agreement",
+    "preticked_box": "box ticked in advance",
+}
+
 
 def term(word: object, lang: Lang) -> str:
     """Return a word of the closed sets as people read it; without one of its own, the word."""
@@ -110,4 +117,4 @@ def term(word: object, lang: Lang) -> str:
         return f"finalité {purpose}" if lang == "fr" else f"purpose {purpose}"
     if lang == "fr":
         return _TERMS_FR.get(text, text)
-    return text.replace("_", " ")
+    return _TERMS_EN.get(text, text.replace("_", " "))

@@ -1,0 +1,173 @@
+"""How `smtpproxy explain` shows its answer: to people, and to programs."""
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from smtpproxy.cli.common import console
+from smtpproxy.mail.reply import Reply
+from smtpproxy.pipeline.explanation import Explanation
+from smtpproxy.policy.account import Account
+from smtpproxy.policy.model import Action
+from smtpproxy.policy.trace import TraceStep
+from smtpproxy.policy.words.lang import Lang
+from smtpproxy.policy.words.phrase import Phrase, Time, Value, say
+from smtpproxy.terminal import printable
+
+_STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
+_WIDEST = 100  # columns: longer lines are hard to read
+
+
+def as_object(explanation: Explanation) -> dict[str, object]:
+    """Return the contract's shape (design.md section 7) and, beside it, the plain words."""
+    message, reply = explanation.message, explanation.message_reply
+    account = explanation.message_account
+    return {
+        "stream": explanation.stream.name,
+        "rulebook": explanation.rulebook,
+        "message": message
+        and {
+            "verdict": message.action,
+            "reason": message.reason,
+            "reply": str(reply) if reply else None,
+            "trace": [_step_object(step) for step in explanation.message_trace],
+            **_account_object(account or Account("")),
+        },
+        "recipients": [
+            {
+                "address": recipient.address,
+                "verdict": recipient.verdict.action,
+                "reason": recipient.verdict.reason,
+                "basis": recipient.verdict.basis,
+                "reply": str(recipient.reply) if recipient.reply else None,
+                "trace": [_step_object(step) for step in recipient.trace],
+                **_account_object(recipient.account),
+            }
+            for recipient in explanation.recipients
+        ],
+        "at": explanation.at,
+        "id": explanation.id,
+        "observed": explanation.observed,
+        "lang": explanation.lang,
+    }
+
+
+def _step_object(step: TraceStep) -> dict[str, str]:
+    names = ("rule", "outcome", "text", "source", "question")
+    return {name: getattr(step, name) for name in names}
+
+
+def _account_object(account: Account) -> dict[str, object]:
+    return {"explanation": account.happened, "changes": account.changes, "notes": account.notes}
+
+
+def print_explanation(explanation: Explanation) -> None:
+    """Print what happened and why, what would change it, then the steps."""
+    page = _Page(explanation.lang)
+    page.head(explanation)
+    if explanation.message is not None and explanation.message_account is not None:
+        page.part(page.label("message"), explanation.message.action)
+        page.account(explanation.message_account, explanation.message_reply)
+        page.steps(explanation.message_trace)
+    for recipient in explanation.recipients:
+        page.part(printable(recipient.address), recipient.verdict.action)
+        page.account(recipient.account, recipient.reply)
+        page.steps(recipient.trace)
+    if explanation.observed and not explanation.allowed:
+        page.paragraph(page.say(f"observed.{'would' if explanation.id is None else 'was'}"))
+
+
+class _Page:
+    def __init__(self, lang: Lang) -> None:
+        self._lang = lang
+
+    def say(self, key: str, **values: Value) -> str:
+        return say(Phrase(key, values), self._lang)
+
+    def label(self, name: str, **values: Value) -> str:
+        return self.say(f"label.{name}", **values)
+
+    def head(self, it: Explanation) -> None:
+        occasion = "asked" if it.id is None else "recorded"
+        about = self.label(it.stream.stream_class.value)
+        if it.stream.purpose:
+            about = self.label("purpose", kind=about, purpose=it.stream.purpose)
+        self._lines(self.label(occasion, at=Time(it.at), id=it.id) + ".")
+        self._lines(
+            self.label("stream", stream=it.stream.name, about=about, rulebook=it.rulebook)
+            + ". "
+            + self.label("utc")
+        )
+
+    def part(self, title: str, action: Action) -> None:
+        console.print()
+        verdict = self.say(f"outcome.{action}")
+        console.print(
+            Text.assemble((title, "bold"), "  ", (verdict, _STYLES[action])), soft_wrap=True
+        )
+
+    def account(self, account: Account, reply: Reply | None) -> None:
+        for text in (account.happened, *account.notes):
+            if text:
+                self.paragraph(text, "  ")
+        if account.changes:
+            many = len(account.changes) > 1
+            self.paragraph(self.label("change.any" if many else "change"), "  ", "bold")
+            for change in account.changes:
+                self._lines(change, "  - ", "    ")
+            self._lines(self.say("others"), "  ")
+        if reply is not None:
+            self.paragraph(self.label("reply"), "  ", "bold")
+            console.print(f"  {reply}", soft_wrap=True)
+
+    def steps(self, steps: Sequence[TraceStep]) -> None:
+        if not steps:
+            return
+        self.paragraph(self.label("steps"), "  ", "bold")
+        for number, step in enumerate(steps, 1):
+            passed = step.outcome == "passed"
+            style = "dim" if passed else _STYLES[Action(step.outcome)]
+            outcome = self.say(f"outcome.{step.outcome}")
+            said = f"{step.text[:1].upper()}{step.text[1:]}"
+            text = self.label(
+                "step", question=step.question, rule=step.rule, outcome=outcome, text=said
+            )
+            self._lines(text, f"  {number:2}. ", "      ", style)
+            self._lines(self.label("source", source=self._source(step)), "      ", style="dim")
+
+    def paragraph(self, text: str, indent: str = "", style: str = "") -> None:
+        console.print()
+        self._lines(text, indent, style=style)
+
+    def _lines(
+        self, text: str, first: str = "", others: str | None = None, style: str = ""
+    ) -> None:
+        for line in _wrapped(printable(text), first, first if others is None else others):
+            console.print(Text(line, style=style), soft_wrap=True)
+
+    def _source(self, step: TraceStep) -> str:
+        rows = step.rows
+        for word, label in (("by rulebook", "by_rulebook"), ("design", "design"), ("to", "to")):
+            rows = re.sub(rf"\b{word}\b", self.label(label), rows)
+        rows = rows.replace(";", self.label("semicolon"))
+        if not step.law:
+            return rows
+        law = step.law
+        if self._lang != "en":  # the rulebooks' notes on an article are in English
+            law = law.partition(": ")[0].replace("no law", self.label("no_law"))
+        return self.label("both", law=law, rows=rows)
+
+
+def _wrapped(text: str, first: str, others: str) -> Iterator[str]:
+    """Break lines at ordinary spaces only, unlike rich, which breaks at no-break ones too."""
+    width = console.width if not console.is_terminal else min(console.width, _WIDEST)
+    yield from textwrap.wrap(
+        text,
+        max(width, 40),
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
