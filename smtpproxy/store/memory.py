@@ -15,6 +15,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store.keys import SuppressionKey
 from smtpproxy.store.memory_propagation import MemoryPropagation
+from smtpproxy.store.memory_rights import MemoryRights
 from smtpproxy.store.merge import (
     SCOPE_KINDS,
     WIDENED_ORIGINS,
@@ -36,11 +37,12 @@ from smtpproxy.store.protocols import (
 _Place = tuple[bytes, str, Origin]  # exact key, scope, origin
 
 
-class MemoryStore(MemoryPropagation):
+class MemoryStore(MemoryPropagation, MemoryRights):
     """A `Store` for one process. `fail_with` makes every call fail as a database would."""
 
     def __init__(self, secret: bytes = b"") -> None:
-        super().__init__()
+        MemoryPropagation.__init__(self)
+        MemoryRights.__init__(self)
         self._key = SuppressionKey(secret)
         self._suppressions: dict[bytes, dict[_Place, Suppression]] = {}  # by wide key
         self._lifted: dict[bytes, list[LiftedSuppression]] = {}  # by exact key
@@ -162,6 +164,7 @@ class MemoryStore(MemoryPropagation):
     async def erase_contact(self, address: str, *, at: datetime) -> bool:
         name = canonical(address)
         await self.add_suppressions([SuppressionEntry(name, "all", Origin.ERASURE, at)])
+        self._rectified.pop(name, None)
         return self._contacts.pop(name, None) is not None
 
     async def record_act(self, address: str, act: ConsentAct) -> bool:

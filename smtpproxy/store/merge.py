@@ -100,6 +100,8 @@ def _with_profile(before: Contact, update: ContactUpdate) -> Contact:
         if getattr(told, name) != getattr(before, name)
     }
     newest = before.last_activity_at
+    if update.rectifies:
+        return replace(before, **changes) if changes else before
     if newest and (told.last_activity_at is None or told.last_activity_at < newest):
         changes.pop("last_activity_at", None)  # what a person did cannot be undone
     if before.profiling_objected_at is not None and changes:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.store.propagation import Arrears, DeadLetter, SuppressionChange, WebhookState
+from smtpproxy.store.rights import Correction, Rectification
 
 
 class StoreUnavailable(Exception):
@@ -82,6 +83,7 @@ class ContactUpdate:
     contact: Contact
     given: frozenset[str] = PROFILE_FIELDS
     as_of: datetime | None = None
+    rectifies: bool = False  # by the person's right: not held off by an objection to profiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +260,33 @@ class WebhookStore(Protocol):
         ...
 
 
+class RightsStore(Protocol):
+    async def rectify(
+        self, address: str, correction: Correction, *, at: datetime, reason: str
+    ) -> Rectification | None:
+        """Put a contact right and keep a record of it; None when there is no contact.
+
+        With a new address, acts, purchases and suppressions follow, but for bounces, which
+        tell of a mailbox and of nobody's will. What suppresses the old address stays. Where
+        nothing would change, nothing is recorded.
+        """
+        ...
+
+    async def rectifications(self, address: str) -> Sequence[Rectification]:
+        """Return what was put right of exactly this address, oldest first."""
+        ...
+
+    async def variants(self, address: str) -> Sequence[str]:
+        """Return the other contacts whose addresses differ from it by a plus-tag alone."""
+        ...
+
+
 class Store(
     FactReader,
     SuppressionStore,
     ContactStore,
     ConsentStore,
+    RightsStore,
     Counts,
     SuppressionChanges,
     WebhookStore,

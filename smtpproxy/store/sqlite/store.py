@@ -29,10 +29,11 @@ from smtpproxy.store.sqlite.partners import PartnerExchange
 from smtpproxy.store.sqlite.propagation import Propagation
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.rekeying import Rekeying
+from smtpproxy.store.sqlite.rights import Rights
 from smtpproxy.store.sqlite.writer import SqliteWriter
 
 
-class SqliteStore(Propagation, Rekeying, PartnerExchange):
+class SqliteStore(Propagation, Rekeying, PartnerExchange, Rights):
     """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
 
     def __init__(

@@ -1,0 +1,57 @@
+"""Rectification (RGPD 16): what is put right in a contact, and the record that stays of it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import Audience, Contact, Source
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What is to be put right; what is None or empty stays as it is."""
+
+    new_address: str | None = None  # canonical
+    audience: Audience | None = None
+    source: Source | None = None
+    collected_at: datetime | None = None
+    informed_at: datetime | None = None
+    add_occupations: frozenset[str] = _NOTHING
+    remove_occupations: frozenset[str] = _NOTHING
+    add_tags: frozenset[str] = _NOTHING
+    remove_tags: frozenset[str] = _NOTHING
+
+    def applied(self, contact: Contact) -> Contact:
+        told = {
+            "audience": self.audience,
+            "source": self.source,
+            "collected_at": self.collected_at,
+            "informed_at": self.informed_at,
+        }
+        return replace(
+            contact,
+            **{name: value for name, value in told.items() if value is not None},
+            address=self.new_address or contact.address,
+            occupations=(contact.occupations - self.remove_occupations) | self.add_occupations,
+            tags=(contact.tags - self.remove_tags) | self.add_tags,
+        )
+
+
+class Change(Struct, frozen=True):
+    """One field that was put right, in words; None: nothing."""
+
+    field: str
+    before: str | None
+    after: str | None
+
+
+class Rectification(Struct, frozen=True):
+    """What was put right, when and why."""
+
+    at: datetime
+    reason: str
+    changes: tuple[Change, ...]

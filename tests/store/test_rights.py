@@ -1,0 +1,234 @@
+"""What is put right in a contact, on both backends: what follows, what stays, what is on record."""
+
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, Source, Suppression
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.rights import Change, Correction, Rectification
+from tests.store.conftest import Database
+from tests.store.contract import AGREEMENT, ANNA, DAY, T0, WHOLE, facts_of
+
+NEW = "anna.b@people.example"
+LATER = T0 + 9 * DAY
+MOVE = Correction(NEW)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, database: Database) -> Store:
+    return MemoryStore() if request.param == "memory" else database.open()
+
+
+async def rectify(
+    store: Store, correction: Correction, *, address: str = ANNA, days: int = 9
+) -> Rectification:
+    done = await store.rectify(address, correction, at=T0 + days * DAY, reason="she wrote")
+    assert done is not None
+    return done
+
+
+async def test_a_profile_is_put_right_and_the_record_says_what_was(store: Store) -> None:
+    await store.put_contacts([WHOLE])
+    correction = Correction(
+        audience=Audience.CONSUMER,
+        source=Source.DIRECT,
+        add_occupations=frozenset({"law"}),
+        remove_occupations=frozenset({"finance", "unknown"}),
+        remove_tags=frozenset({"restricted"}),
+    )
+    done = await rectify(store, correction)
+    assert done == Rectification(
+        LATER,
+        "she wrote",
+        (
+            Change("audience", "professional", "consumer"),
+            Change("occupations", "finance, métiers d'art", "law, métiers d'art"),
+            Change("source", "partner", "direct"),
+            Change("tags", "restricted", None),
+        ),
+    )
+    assert list(await store.rectifications(ANNA)) == [done]
+    assert await store.contact(ANNA) == replace(
+        WHOLE,
+        audience=Audience.CONSUMER,
+        source=Source.DIRECT,
+        occupations=frozenset({"law", "métiers d'art"}),
+        tags=frozenset(),
+    )
+
+
+async def test_records_add_up(store: Store) -> None:
+    await store.put_contacts([WHOLE])
+    first = await rectify(store, Correction(audience=Audience.CONSUMER))
+    second = await rectify(store, Correction(collected_at=T0 - DAY), days=10)
+    assert second.changes == (
+        Change("collected_at", "2026-03-01T10:00:00Z", "2026-02-28T10:00:00Z"),
+    )
+    assert list(await store.rectifications("ANNA@people.example")) == [first, second]
+
+
+async def test_what_is_right_already_leaves_no_record(store: Store) -> None:
+    await store.put_contacts([WHOLE])
+    assert (await rectify(store, Correction(audience=WHOLE.audience))).changes == ()
+    assert list(await store.rectifications(ANNA)) == []
+
+
+async def test_there_is_nothing_to_put_right_of_nobody(store: Store) -> None:
+    await store.add_suppressions([SuppressionEntry(ANNA, "all", Origin.COMPLAINT, T0)])
+    assert await store.rectify(ANNA, MOVE, at=T0, reason="x") is None
+    assert list(await store.suppressions(NEW)) == []
+    assert list(await store.rectifications(ANNA)) == []
+
+
+async def test_an_older_file_does_not_undo_it(store: Store) -> None:
+    await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
+    await rectify(store, Correction(audience=Audience.CONSUMER))
+    for days, audience in ((5, Audience.CONSUMER), (12, Audience.PROFESSIONAL)):
+        await store.put_contacts([ContactUpdate(WHOLE, as_of=T0 + days * DAY)])
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert found.audience is audience
+
+
+async def test_it_counts_after_a_file_of_the_future_too(store: Store) -> None:
+    await store.put_contacts([ContactUpdate(WHOLE, as_of=T0 + 99 * DAY)])
+    await rectify(store, Correction(audience=Audience.CONSUMER))
+    found = await store.contact(ANNA)
+    assert found == replace(WHOLE, audience=Audience.CONSUMER)
+
+
+async def test_who_objected_to_profiling_may_have_the_profile_put_right(store: Store) -> None:
+    objected = replace(WHOLE, profiling_objected_at=T0)
+    await store.put_contacts([objected])
+    await rectify(store, Correction(remove_occupations=WHOLE.occupations))
+    assert await store.contact(ANNA) == replace(objected, occupations=frozenset())
+
+
+class TestNewAddress:
+    async def test_the_whole_contact_follows(self, store: Store) -> None:
+        await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
+        await rectify(store, Correction(audience=Audience.CONSUMER))
+        done = await rectify(store, MOVE, days=10)
+        assert done.changes == (Change("address", ANNA, NEW),)
+        assert await store.contact(ANNA) is None
+        moved = replace(WHOLE, address=NEW, audience=Audience.CONSUMER)
+        assert (await facts_of(store, NEW)).contact == moved
+        assert [len(one.changes) for one in await store.rectifications(NEW)] == [1, 1]
+        assert list(await store.rectifications(ANNA)) == []
+        assert (await store.counts())[0] == 1
+
+    async def test_what_was_asked_for_holds_for_both_addresses(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        asked = [
+            SuppressionEntry(ANNA, "marketing", Origin.UNSUBSCRIBE, T0, "by phone"),
+            SuppressionEntry("anna+shop@people.example", "all", Origin.COMPLAINT, T0 + DAY),
+            SuppressionEntry(ANNA, "purpose:news", Origin.MANUAL, T0 + 2 * DAY),
+        ]
+        await store.add_suppressions(asked)
+        before = await store.suppressions(ANNA)
+        await rectify(store, MOVE)
+        assert list(await store.suppressions(ANNA)) == list(before)
+        assert list(await store.suppressions(NEW)) == [
+            Suppression("marketing", Origin.UNSUBSCRIBE, T0, note="by phone"),
+            Suppression("all", Origin.COMPLAINT, T0 + DAY),
+            Suppression("purpose:news", Origin.MANUAL, T0 + 2 * DAY),
+        ]
+
+    async def test_a_bounce_tells_of_the_old_mailbox_alone(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        await store.add_suppressions([SuppressionEntry(ANNA, "all", Origin.BOUNCE, T0)])
+        await rectify(store, MOVE)
+        assert [one.origin for one in await store.suppressions(ANNA)] == [Origin.BOUNCE]
+        assert list(await store.suppressions(NEW)) == []
+
+    async def test_the_later_of_two_unsubscribes_stands(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        for address, days in ((ANNA, 1), (NEW, 3)):
+            at = T0 + days * DAY
+            await store.add_suppressions(
+                [SuppressionEntry(address, "marketing", Origin.UNSUBSCRIBE, at)]
+            )
+        await rectify(store, MOVE)
+        assert [one.since for one in await store.suppressions(NEW)] == [T0 + 3 * DAY]
+
+    async def test_two_histories_become_one_and_the_new_profile_stands(self, store: Store) -> None:
+        withdrawal = ConsentAct("offers", T0 + 5 * DAY, withdrawal=True)
+        there = Contact(
+            NEW,
+            source=Source.PURCHASED,
+            tags=frozenset({"vip"}),
+            acts=(AGREEMENT, withdrawal),
+            first_contacted_at=T0 + 7 * DAY,
+            profiling_objected_at=T0,
+        )
+        await store.put_contacts([WHOLE, there])
+        done = await rectify(store, MOVE)
+        assert await store.contact(ANNA) is None
+        found = await store.contact(NEW)
+        assert found is not None
+        assert set(found.acts) == {*WHOLE.acts, AGREEMENT, withdrawal}
+        assert found.purchases == WHOLE.purchases
+        assert replace(found, acts=(), purchases=()) == Contact(
+            NEW,
+            source=Source.PURCHASED,
+            tags=frozenset({"vip", "restricted"}),  # what restricts the one restricts both
+            first_contacted_at=WHOLE.first_contacted_at,
+            profiling_objected_at=T0,
+        )
+        assert Change("source", "partner", "purchased") in done.changes
+
+    async def test_a_contact_without_a_profile_takes_the_old_one(self, store: Store) -> None:
+        await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
+        later = replace(AGREEMENT, at=T0 + 5 * DAY)
+        await store.record_act(NEW, later)
+        await rectify(store, MOVE)
+        assert await store.contact(NEW) == replace(WHOLE, address=NEW, acts=(*WHOLE.acts, later))
+
+    async def test_an_address_that_is_right_already_is_no_move(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        assert (await rectify(store, Correction(ANNA))).changes == ()
+        assert await store.contact(ANNA) == WHOLE
+
+
+async def test_erasing_takes_the_records_with_it(store: Store) -> None:
+    await store.put_contacts([WHOLE])
+    await rectify(store, Correction(audience=Audience.CONSUMER))
+    await store.erase_contact(ANNA, at=LATER)
+    await store.put_contacts([Contact(ANNA)])
+    assert list(await store.rectifications(ANNA)) == []
+
+
+async def test_a_record_cannot_be_rewritten(database: Database) -> None:
+    store = database.open()
+    await store.put_contacts([WHOLE])
+    await rectify(store, Correction(audience=Audience.CONSUMER))
+    with (
+        closing(sqlite3.connect(database.path)) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="history"),
+    ):
+        connection.execute("UPDATE rectification SET reason = 'another'")
+
+
+async def test_contacts_that_differ_by_a_tag_alone_are_named(store: Store) -> None:
+    tagged, other = "anna+shop@people.example", "anna+a@people.example"
+    people = [ANNA, tagged, other, "anna.b@people.example", "anna+x@other.example"]
+    await store.put_contacts([Contact(address) for address in people])
+    assert sorted(await store.variants(ANNA)) == [other, tagged]
+    assert sorted(await store.variants(tagged)) == [other, ANNA]
+    assert list(await store.variants("anna.b@people.example")) == []
+
+
+async def test_marks_move_back_when_two_become_one(store: Store) -> None:
+    early, late = T0 - timedelta(days=1), T0 + timedelta(days=1)
+    await store.put_contacts(
+        [Contact(ANNA, first_contacted_at=late), Contact(NEW, first_contacted_at=early)]
+    )
+    await rectify(store, MOVE)
+    found = await store.contact(NEW)
+    assert found is not None
+    assert found.first_contacted_at == early
