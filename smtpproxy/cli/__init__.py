@@ -20,6 +20,8 @@ COMMANDS = (
     "scrub",
     "explain",
     "audit",
+    "webhook",
+    "token",
 )
 
 

@@ -1,0 +1,218 @@
+"""A receiver of webhooks: real HTTPS on loopback, with a certificate from a CA of its own."""
+
+import base64
+import contextlib
+import hmac
+import ipaddress
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.kit.ports import LOOPBACK, wait_for
+
+SECRET = b"a secret of twenty-four octets or more"
+SECRET_LINE = "whsec_" + base64.b64encode(SECRET).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One request as it came."""
+
+    id: str
+    timestamp: int
+    signature: str
+    body: bytes
+    path: str
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.body)["data"]["changes"]
+        return found
+
+    @property
+    def signed(self) -> bool:
+        """Whether the signature is right, as the specification has receivers verify it."""
+        text = f"{self.id}.{self.timestamp}.".encode() + self.body
+        right = base64.b64encode(hmac.digest(SECRET, text, "sha256")).decode()
+        return f"v1,{right}" in self.signature.split(" ")
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Answer so; `hold` waits for `Receiver.release` first, `drip` never ends the answer."""
+
+    status: int = 204
+    headers: tuple[tuple[str, str], ...] = ()
+    hold: bool = False
+    drip: bool = False
+
+
+class Receiver:
+    """Runs in threads until closed. `answers` says what to do, newest delivery in hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.deliveries: list[Delivery] = []
+        self.answer: Callable[[Delivery], Say] = lambda delivery: Say()
+        self.release = threading.Event()
+        self.ca_file, chain = certificates(folder)
+        self.secret_file = folder / "webhook.secret"
+        self.secret_file.write_text(SECRET_LINE + "\n")
+        self.secret_file.chmod(0o600)
+        self._server = ThreadingHTTPServer((LOOPBACK, 0), _handler(self))
+        self._server.daemon_threads = True
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
+        # The handshake is the handler's thread's: a client that is slow must not stop others.
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"https://{LOOPBACK}:{self.port}/hook"
+
+    @property
+    def told(self) -> list[int]:
+        """The numbers of the changes in deliveries that were answered 2xx, each once."""
+        seen = [change["seq"] for delivery in self.taken for change in delivery.changes]
+        return list(dict.fromkeys(seen))
+
+    @property
+    def taken(self) -> list[Delivery]:
+        return [d for d in list(self.deliveries) if 200 <= self.answer(d).status < 300]
+
+    def wait(self, count: int, *, timeout: float = 30.0) -> list[Delivery]:
+        """Wait for so many deliveries, whatever they were answered."""
+        wait_for(lambda: len(self.deliveries) >= count, f"{count} deliveries", timeout=timeout)
+        return list(self.deliveries)
+
+    def table(self, **more: Any) -> dict[str, Any]:
+        """The `[[webhook]]` table that delivers here."""
+        return {
+            "name": "crm",
+            "url": self.url,
+            "secret_file": str(self.secret_file),
+            "ca_file": str(self.ca_file),
+            **more,
+        }
+
+    def close(self) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+
+@contextlib.contextmanager
+def receiver(folder: Path) -> Iterator[Receiver]:
+    running = Receiver(folder)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def _handler(owner: Receiver) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 30
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            delivery = Delivery(
+                self.headers["webhook-id"],
+                int(self.headers["webhook-timestamp"]),
+                self.headers["webhook-signature"],
+                body,
+                self.path,
+            )
+            say = owner.answer(delivery)
+            if say.hold:
+                owner.deliveries.append(delivery)
+                owner.release.wait(30)
+                return
+            self.send_response(say.status)
+            for name, value in say.headers:
+                self.send_header(name, value)
+            if say.drip:
+                self.send_header("content-length", "1000000")
+                self.end_headers()
+                owner.deliveries.append(delivery)
+                with contextlib.suppress(OSError):
+                    while not owner.release.wait(0.05):
+                        self.wfile.write(b".")
+                        self.wfile.flush()
+                return
+            self.send_header("content-length", "0")
+            self.end_headers()
+            owner.deliveries.append(delivery)
+
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                super().handle()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
+
+
+def certificates(folder: Path) -> tuple[Path, Path]:
+    """Make a CA and a certificate for 127.0.0.1; return (CA file, chain with its key)."""
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "receiver")])
+    ca = (
+        _builder(ca_name, ca_name, ca_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    own = (
+        _builder(name, ca_name, key)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(LOOPBACK))]),
+            critical=False,
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+    ca_file, chain = folder / "ca.pem", folder / "chain.pem"
+    ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    chain.write_bytes(private + own.public_bytes(serialization.Encoding.PEM))
+    return ca_file, chain
+
+
+def _builder(
+    name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+    )

@@ -1,0 +1,214 @@
+"""The courier on a store in memory and a clock of the test: what is sent, and when."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import Origin
+from smtpproxy.settings import WebhookSettings
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.webhooks.courier import Courier, Surroundings
+from smtpproxy.webhooks.post import Kind, Outcome
+from tests.kit.receiver import Delivery
+
+T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+HOOK = WebhookSettings("crm", "https://crm.example/hook", Path("secret"), batch=2)
+DELIVERED = Outcome("delivered", "HTTP 204")
+FAILED = Outcome("failed", "HTTP 500")
+
+
+class Bench:
+    """A courier, and all that it asks of the world."""
+
+    def __init__(self, webhook: WebhookSettings = HOOK) -> None:
+        self.store = MemoryStore()
+        self.webhook = webhook
+        self.now = T0
+        self.answers: list[Outcome] = []  # then: delivered
+        self.sent: list[Delivery] = []
+        self.counted: list[tuple[str, Kind]] = []
+        self._ids = count(1)
+        self.courier = self.another()
+
+    def another(self) -> Courier:
+        """A courier as it is after it was killed."""
+        around = Surroundings(
+            now=lambda: self.now,
+            random=lambda: 1.0,
+            new_id=lambda: str(next(self._ids)),
+            count=lambda webhook, kind: self.counted.append((webhook, kind)),
+        )
+        return Courier(self.webhook, self.store, self._post, around)
+
+    async def _post(self, id: str, body: bytes) -> Outcome:
+        self.sent.append(Delivery(id, 0, "", body, ""))
+        return self.answers.pop(0) if self.answers else DELIVERED
+
+    async def start(self) -> None:
+        assert not await self.courier.step()
+
+    async def add(self, *names: str, scope: str = "marketing", since: datetime = T0) -> None:
+        await self.store.add_suppressions(
+            [
+                SuppressionEntry(f"{name}@people.example", scope, Origin.UNSUBSCRIBE, since)
+                for name in names
+            ]
+        )
+
+    async def run(self) -> None:
+        """Until nothing is due now."""
+        for _ in range(100):
+            if not await self.courier.step():
+                return
+        raise AssertionError("it never rests")
+
+    async def later(self, **much: float) -> None:
+        self.now += timedelta(**much)
+        await self.run()
+
+    @property
+    def told(self) -> Sequence[Sequence[int]]:
+        return [[change["seq"] for change in delivery.changes] for delivery in self.sent]
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    bench = Bench()
+    await bench.start()
+    return bench
+
+
+async def test_it_begins_with_what_changes_from_now_on() -> None:
+    bench = Bench()
+    await bench.add("before")
+    await bench.run()
+    await bench.add("after")
+    await bench.run()
+    assert bench.told == [[2]]
+
+
+async def test_changes_come_in_order_in_messages_of_a_batch(bench: Bench) -> None:
+    await bench.add("a", "b", "c", "d", "e")
+    await bench.run()
+    assert bench.told == [[1, 2], [3, 4], [5]]
+    assert len({delivery.id for delivery in bench.sent}) == 3
+    await bench.run()
+    assert len(bench.sent) == 3
+    assert bench.counted == [("crm", "delivered")] * 3
+
+
+async def test_a_failure_holds_back_what_follows_until_it_is_delivered(bench: Bench) -> None:
+    bench.answers = [FAILED, FAILED]
+    await bench.add("a", "b", "c")
+    await bench.run()
+    assert bench.told == [[1, 2]]
+    await bench.later(seconds=0.9)
+    assert len(bench.sent) == 1
+    await bench.later(seconds=0.1)
+    assert len(bench.sent) == 2
+    await bench.later(seconds=2)
+    assert bench.told == [[1, 2], [1, 2], [1, 2], [3]]
+    first, second, third, _ = bench.sent
+    assert (first.id, first.body) == (second.id, second.body) == (third.id, third.body)
+
+
+async def test_one_that_was_killed_sends_the_same_message_again(bench: Bench) -> None:
+    await bench.add("a")
+
+    async def die(id: str, body: bytes) -> Outcome:
+        bench.sent.append(Delivery(id, 0, "", body, ""))
+        raise KeyboardInterrupt
+
+    bench.courier._post = die
+    with pytest.raises(KeyboardInterrupt):
+        await bench.courier.step()
+    await bench.add("b")  # which must not change the message that is under way
+    bench.courier = bench.another()
+    await bench.run()
+    assert bench.told == [[1], [1], [2]]
+    assert (bench.sent[0].id, bench.sent[0].body) == (bench.sent[1].id, bench.sent[1].body)
+
+
+async def test_after_a_day_of_failures_a_message_is_kept_as_a_dead_letter(bench: Bench) -> None:
+    bench.answers = [FAILED] * 100
+    await bench.add("a", "b", "c")
+    while not await bench.store.dead_letters():
+        await bench.later(minutes=10)
+        assert bench.now - T0 < timedelta(hours=26)
+    assert bench.now - T0 >= timedelta(hours=24)
+    (letter,) = await bench.store.dead_letters("crm")
+    assert (letter.changes, letter.error) == (2, "HTTP 500")
+    assert letter.body == bench.sent[0].body
+    assert 20 < letter.attempts < 50
+    bench.answers = []
+    await bench.later(hours=1)
+    assert bench.told[-1] == [3]
+    assert (await bench.store.arrears())["crm"].oldest == letter.oldest_at
+
+
+async def test_a_dead_letter_is_tried_again_when_somebody_asks(bench: Bench) -> None:
+    bench.answers = [FAILED] * 100
+    await bench.add("a")
+    while not await bench.store.dead_letters():
+        await bench.later(hours=1)
+    for answer, left in ((FAILED, 1), (DELIVERED, 0)):
+        bench.answers = [answer]
+        assert await bench.store.retry_dead_letters("crm") == 1
+        assert await bench.store.wake_webhook("crm")
+        await bench.run()
+        assert bench.sent[-1].id == bench.sent[0].id
+        assert len(await bench.store.dead_letters("crm")) == left
+    assert (await bench.store.arrears())["crm"].oldest is None
+
+
+async def test_gone_ends_it_until_somebody_asks(bench: Bench) -> None:
+    bench.answers = [Outcome("gone", "HTTP 410")]
+    await bench.add("a", "b", "c")
+    await bench.later(days=9)
+    assert bench.told == [[1, 2]]
+    assert (await bench.store.arrears())["crm"].disabled
+    await bench.store.wake_webhook("crm")
+    await bench.run()
+    assert bench.told == [[1, 2], [1, 2], [3]]
+    assert not (await bench.store.arrears())["crm"].disabled
+
+
+async def test_retry_after_is_heeded(bench: Bench) -> None:
+    bench.answers = [Outcome("failed", "HTTP 503", timedelta(minutes=5))]
+    await bench.add("a")
+    await bench.run()
+    await bench.later(minutes=4)
+    assert len(bench.sent) == 1
+    await bench.later(minutes=1)
+    assert len(bench.sent) == 2
+
+
+async def test_only_what_is_wanted_is_told_and_the_rest_passed_over() -> None:
+    bench = Bench(replace(HOOK, scopes=frozenset({"all"}), events=frozenset({"added"})))
+    await bench.start()
+    await bench.add("a", "b", "c")
+    await bench.add("d", scope="all")
+    await bench.add("d", scope="all", since=T0 + timedelta(days=1))
+    await bench.run()
+    assert bench.told == [[4]]
+    assert (await bench.store.arrears())["crm"].oldest is None
+
+
+async def test_changes_that_were_trimmed_are_said_to_be_missing(bench: Bench) -> None:
+    bench.answers = [Outcome("gone", "HTTP 410")]
+    await bench.add("a", "b", "c")
+    await bench.run()
+    assert await bench.store.trim_changes(datetime.now(UTC) + timedelta(days=1)) == 3
+    await bench.store.wake_webhook("crm")
+    await bench.run()
+    state = (await bench.store.webhook_states())["crm"]
+    assert state.position == 3
+    assert "whole export" in (state.last_error or "")
+    await bench.add("d")
+    await bench.run()
+    assert bench.told[-1] == [4]

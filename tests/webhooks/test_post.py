@@ -1,0 +1,119 @@
+"""Deliveries to a real HTTPS receiver: what each behaviour of it comes to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.settings import WebhookSettings
+from smtpproxy.webhooks.post import Outcome, Poster
+from smtpproxy.webhooks.signature import read_secrets
+from tests.kit.ports import LOOPBACK, free_port
+from tests.kit.receiver import Receiver, Say, receiver
+
+NOW = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def crm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    with receiver(tmp_path_factory.mktemp("crm")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def usual(crm: Receiver) -> None:
+    crm.answer = lambda delivery: Say()
+    crm.deliveries.clear()
+
+
+@asynccontextmanager
+async def poster(crm: Receiver, **changed: object) -> AsyncIterator[Poster]:
+    webhook = WebhookSettings("crm", crm.url, crm.secret_file, ca_file=crm.ca_file, timeout=5.0)
+    opened = Poster(
+        replace(webhook, **changed),  # type: ignore[arg-type]
+        read_secrets(crm.secret_file),
+        now=lambda: NOW,
+        user_agent="smtpproxy/0",
+    )
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def test_it_is_signed_and_taken(crm: Receiver) -> None:
+    async with poster(crm) as crm_poster:
+        assert await crm_poster.post("msg_1", b'{"a": 1}') == Outcome("delivered", "HTTP 204")
+    (delivery,) = crm.deliveries
+    assert (delivery.id, delivery.body) == ("msg_1", b'{"a": 1}')
+    assert delivery.timestamp == int(NOW.timestamp())
+    assert delivery.signed
+
+
+@pytest.mark.parametrize(
+    ("say", "kind"),
+    [
+        (Say(200), "delivered"),
+        (Say(302, (("location", "/elsewhere"),)), "redirected"),
+        (Say(307, (("location", "/elsewhere"),)), "redirected"),
+        (Say(400), "refused"),
+        (Say(404), "refused"),
+        (Say(410), "gone"),
+        (Say(500), "failed"),
+        (Say(503), "failed"),
+    ],
+)
+async def test_what_an_answer_comes_to(crm: Receiver, say: Say, kind: str) -> None:
+    crm.answer = lambda delivery: say
+    async with poster(crm) as crm_poster:
+        assert (await crm_poster.post("msg_1", b"{}")).kind == kind
+    assert [delivery.path for delivery in crm.deliveries] == ["/hook"]
+
+
+@pytest.mark.parametrize("say", [Say(hold=True), Say(200, drip=True)])
+async def test_one_that_hangs_or_drips_ends_in_time(crm: Receiver, say: Say) -> None:
+    crm.answer = lambda delivery: say
+    started = asyncio.get_running_loop().time()
+    async with poster(crm, timeout=0.4) as crm_poster:
+        assert (await crm_poster.post("msg_1", b"{}")).kind == "timeout"
+    assert asyncio.get_running_loop().time() - started < 3
+    crm.release.set()
+    crm.release.clear()
+
+
+async def test_retry_after_in_seconds_is_read(crm: Receiver) -> None:
+    for written, read in (("120", timedelta(minutes=2)), ("Wed, 21 Oct 2026 07:28:00 GMT", None)):
+        crm.answer = lambda delivery, text=written: Say(429, (("retry-after", text),))  # type: ignore[misc]
+        async with poster(crm) as crm_poster:
+            assert (await crm_poster.post("msg_1", b"{}")).retry_after == read
+
+
+async def test_a_certificate_of_somebody_else_is_not_accepted(crm: Receiver) -> None:
+    async with poster(crm, ca_file=None) as crm_poster:
+        outcome = await crm_poster.post("msg_1", b"{}")
+    assert outcome.kind == "unreachable"
+    assert "certificate" in outcome.text.lower()
+    async with poster(crm, url=crm.url.replace(LOOPBACK, "localhost")) as crm_poster:
+        assert (await crm_poster.post("msg_1", b"{}")).kind == "unreachable"
+    assert crm.deliveries == []
+
+
+async def test_nobody_there(crm: Receiver) -> None:
+    async with poster(crm, url=f"https://{LOOPBACK}:{free_port()}/hook") as crm_poster:
+        assert (await crm_poster.post("msg_1", b"{}")).kind == "unreachable"
+
+
+async def test_the_environment_has_no_say(
+    crm: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_variable: Callable[[str, str], None] = monkeypatch.setenv
+    set_variable("HTTPS_PROXY", f"http://{LOOPBACK}:{free_port()}")
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine {LOOPBACK} login a password b\n")
+    set_variable("NETRC", str(netrc))
+    async with poster(crm) as crm_poster:
+        assert (await crm_poster.post("msg_1", b"{}")).kind == "delivered"
