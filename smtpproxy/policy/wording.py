@@ -18,9 +18,10 @@ from smtpproxy.policy.rules import bases
 from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase
 from smtpproxy.policy.rules.clock import last_activity
 from smtpproxy.policy.rules.consent import consent_failure, newest_act, withdrawn_at
+from smtpproxy.policy.rules.deferrals import reached_cap
 from smtpproxy.policy.rules.record import discloses, known_source, links
 from smtpproxy.policy.rules.suppression import decisive, yielding
-from smtpproxy.policy.words.phrase import Phrase, Term, Value
+from smtpproxy.policy.words.phrase import Phrase, Term, Time, Value
 
 Words: TypeAlias = dict[str, Value]
 
@@ -103,12 +104,13 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         return Phrase(f"reason.{reason}", words | _of_suppression(decisive(case)))
     if reason is Reason.SOURCE_UNDISCLOSED:
         return _undisclosed(case)
-    act = (
-        None if case.facts.contact is None else newest_act(case.facts.contact, case.stream.purpose)
-    )
+    if reason is Reason.FREQUENCY_CAP and (reached := reached_cap(case)) is not None:
+        cap, free_at = reached
+        words |= {"count": cap.count, "period": cap.period, "free_at": Time(free_at)}
+        return Phrase(f"reason.{reason}.until", words)
     variant = ""
-    if reason is Reason.CONSENT_UNPROVEN and act is not None:
-        variant = ".pending" if act.pending else ".later" if act.at > case.now else ""
+    if reason is Reason.CONSENT_UNPROVEN:
+        variant = ".pending" if words["pending"] else ".later" if words["later"] else ""
     if reason is Reason.PRODUCT_NOT_SIMILAR and words["customer_period"] is not None:
         variant = ".lately"
     return Phrase(f"reason.{reason}{variant}", words)
@@ -129,6 +131,7 @@ def words_of(case: RecipientCase) -> Words:
         "given": None if act is None else act.at,
         "method": Phrase("method.none") if act is None or not act.method else Term(act.method),
         "pending": int(act is not None and act.pending),
+        "later": int(act is not None and act.at > case.now),
         "withdrawn": withdrawn_at(case),
         "evidence": evidence_words(book),
         "last": Phrase("last.none") if last is None else Phrase("last", {"last": last}),

@@ -252,6 +252,10 @@ _REASONS = {
     "method.none": "an unknown method",
     "reason.stream_paused": "stream {stream} is paused",
     "reason.frequency_cap": "the person has had as much mail as may be sent for now",
+    "reason.frequency_cap.until": (
+        "the person has had as many messages as may be sent ({count} in {period}); the next may go"
+        " after {free_at}"
+    ),
     "reason.list_stale": "a list of objections that has to be fresh is too old",
     "reason.header_malformed": "the header cannot be read: {malformed}",
     "malformed.from": "no From address",

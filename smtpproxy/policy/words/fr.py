@@ -307,6 +307,10 @@ _REASONS = {
     "method.none": "mode inconnu",
     "reason.stream_paused": "le flux {stream} est suspendu",
     "reason.frequency_cap": "la personne a reçu pour l’instant le maximum de messages",
+    "reason.frequency_cap.until": (
+        "la personne a reçu le maximum de messages ({count} en {period}) ; le suivant pourra partir"
+        " après le {free_at}"
+    ),
     "reason.list_stale": "une liste d’opposition qui doit être à jour est trop ancienne",
     "reason.header_malformed": "l’en-tête est illisible ({malformed})",
     "malformed.from": "pas d’adresse d’expéditeur dans From",

@@ -1,0 +1,186 @@
+"""What is told to people who know nothing of SMTP, whatever the case."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from smtpproxy.policy.account import Account, message_account, recipient_account
+from smtpproxy.policy.decide import judge, judge_message, judge_recipient
+from smtpproxy.policy.frequency import parse_cap
+from smtpproxy.policy.model import (
+    Action,
+    Contact,
+    Mailing,
+    MessageFeatures,
+    Origin,
+    Reason,
+    RecipientFacts,
+    Rulebook,
+    Stream,
+    Transaction,
+    Verdict,
+)
+from smtpproxy.policy.rulebooks import builtin, builtin_names
+from smtpproxy.policy.rules.case import RecipientCase
+from smtpproxy.policy.trace import TraceStep, message_trace, trace
+from smtpproxy.policy.words.lang import LANGS, Lang, date
+from tests.policy.cases import (
+    ADDRESS,
+    AGREED,
+    BOOK,
+    DAY,
+    GOOD_MESSAGE,
+    NOW,
+    OFFERS,
+    PERSON,
+    SUBSCRIBER,
+    WITHDRAWN,
+    suppression,
+)
+from tests.policy.strategies import MOMENTS, cases, untimed
+
+Case = tuple[str, Stream, RecipientFacts]
+DATES = {lang: {date(at, lang): at.date() for at in MOMENTS} for lang in LANGS}
+
+
+def told(
+    case: Case, lang: Lang, book: Rulebook = BOOK
+) -> tuple[Verdict, tuple[TraceStep, ...], Account]:
+    address, stream, facts = case
+    asked, known = Transaction((stream,), (address,)), {address: facts}
+    (verdict,) = judge(asked, known, book, NOW).recipients
+    steps = trace(asked, 0, known, book, NOW, lang)
+    about = RecipientCase(address, stream, facts, book, NOW)
+    return verdict, steps, recipient_account(address, verdict, stream, steps, about, "was", lang)
+
+
+def of(contact: Contact | None, *suppressions: object, lang: Lang = "en") -> Account:
+    facts = RecipientFacts(suppressions, contact)  # type: ignore[arg-type]
+    return told((ADDRESS, OFFERS, facts), lang)[2]
+
+
+def _days(texts: tuple[str, ...], lang: Lang) -> list[object]:
+    pattern = "|".join(sorted(map(re.escape, DATES[lang]), key=len, reverse=True))
+    return [
+        DATES[lang][found] for text in texts for found in re.findall(rf"(?<!\d)(?:{pattern})", text)
+    ]
+
+
+@untimed
+@given(cases, st.sampled_from(builtin_names()))
+def test_whatever_the_case_both_languages_tell_the_same(case: Case, rulebook: str) -> None:
+    address, stream, facts = case
+    case = address, replace(stream, name="flow-7", purpose=stream.purpose), facts
+    accounts: dict[Lang, Account] = {}
+    texts: dict[Lang, tuple[str, ...]] = {}
+    for lang in LANGS:
+        verdict, steps, account = told(case, lang, builtin(rulebook))
+        accounts[lang] = account
+        texts[lang] = (account.happened, *account.changes, *(step.text for step in steps))
+        whole = "\n".join((*texts[lang], *(step.question for step in steps)))
+        assert "None" not in whole
+        assert "{" not in whole
+        assert address in account.happened
+        assert "flow-7" in account.happened
+        assert bool(account.changes) is (verdict.action is not Action.ALLOW)
+        assert account.notes == ()
+    assert len(accounts["en"].changes) == len(accounts["fr"].changes)
+    assert _days(texts["en"], "en") == _days(texts["fr"], "fr")
+    for name in ("flow-7", "gmail.com", "smtpproxy consent record"):
+        assert [name in text for text in texts["en"]] == [name in text for text in texts["fr"]]
+
+
+@untimed
+@given(cases)
+def test_where_a_consent_is_said_to_change_it_it_does(case: Case) -> None:
+    """The advice is true: an agreement as it is described takes that reason away."""
+    address, stream, facts = case
+    verdict, _, account = told(case, "en")
+    if not any("by an act of their own" in change for change in account.changes):
+        return
+    assert stream.purpose is not None
+    known = facts.contact or PERSON
+    past = tuple(act for act in known.acts if act.at < NOW)
+    new = replace(AGREED, purpose=stream.purpose, at=NOW)
+    contact = replace(known, acts=(*past, new))
+    again = judge_recipient(
+        RecipientCase(address, stream, replace(facts, contact=contact), BOOK, NOW)
+    )
+    if all(entry.since < NOW for entry in facts.suppressions):
+        assert again.reason is not verdict.reason or len(facts.suppressions) > 1
+
+
+def test_what_happened_and_why() -> None:
+    account = of(replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN)))
+    assert account.happened == (
+        f"Mail to {ADDRESS} was refused on stream offers: the person withdrew their consent to"
+        " “offers” on 2 March 2025. A withdrawal is an objection, and nothing but a newer consent"
+        " lifts it."
+    )
+    (change,) = account.changes
+    assert change.startswith("The person agrees anew, later than 2 March 2025, to “offers”")
+
+
+def test_a_cap_that_is_reached_says_until_when() -> None:
+    stream = replace(OFFERS, frequency_cap=parse_cap("1/7d"))
+    facts = RecipientFacts(contact=SUBSCRIBER, mailings=(Mailing("offers", NOW - DAY),))
+    english, french = (told((ADDRESS, stream, facts), lang)[2] for lang in LANGS)
+    assert "(1 in 7 days); the next may go after 7 June 2026 at" in english.happened
+    assert "(1 en 7 jours)" in french.happened
+    assert "après le 7 juin 2026 à" in french.happened
+
+
+def test_only_an_unsubscribe_is_lifted_by_a_newer_consent() -> None:
+    for origin in Origin:
+        account = of(SUBSCRIBER, suppression("marketing", origin, since=NOW - DAY))
+        by_consent = any("agrees anew" in change for change in account.changes)
+        assert by_consent is (origin is Origin.UNSUBSCRIBE)
+
+
+def test_an_order_of_the_future_is_told_as_what_it_is() -> None:
+    account = of(SUBSCRIBER, suppression(since=NOW + DAY))
+    assert date(NOW + DAY, "en") in account.happened
+
+
+def test_a_record_that_the_rules_no_longer_agree_with_is_told_with_that() -> None:
+    stream = OFFERS
+    case = RecipientCase(ADDRESS, stream, RecipientFacts(), BOOK, NOW)
+    steps = trace(Transaction((stream,), (ADDRESS,)), 0, {}, BOOK, NOW)
+    recorded = Verdict(Action.REFUSE, Reason.CONSENT_WITHDRAWN, rule="withdrawn")
+    account = recipient_account(ADDRESS, recorded, stream, steps, case, "was", "en")
+    assert "the reason on record is “consent withdrawn”" in account.happened
+    assert account.notes[0].startswith("What is on record stands.")
+
+
+def test_a_rulebook_that_is_gone_leaves_the_reason() -> None:
+    stream = replace(OFFERS, rulebook="ours")
+    recorded = Verdict(Action.REFUSE, Reason.NO_RECORD, rule="no_record")
+    account = recipient_account(ADDRESS, recorded, stream, (), None, "was", "fr")
+    assert "rien n’est connu de cette adresse" in account.happened
+    assert "ours" in account.notes[0]
+
+
+BAD = [
+    ({"malformed": "two From fields"}, "(RFC 5322)"),
+    ({"from_domains": ("evil.example",)}, "adds the domain to the stream"),
+    ({"unsubscribe_fields": 0}, "List-Unsubscribe: <https://…>"),
+    ({"unsubscribe_fields": 2}, "exactly one List-Unsubscribe"),
+    ({"one_click": False}, "List-Unsubscribe-Post: List-Unsubscribe=One-Click"),
+]
+
+
+@pytest.mark.parametrize(("fault", "advice"), BAD)
+def test_a_refused_message_says_what_its_developer_must_do(
+    fault: dict[str, object], advice: str
+) -> None:
+    message: MessageFeatures = replace(GOOD_MESSAGE, **fault)
+    verdict = judge_message(OFFERS, message)
+    for lang in LANGS:
+        steps = message_trace(OFFERS, message, BOOK, lang)
+        account = message_account(verdict, OFFERS, steps, "was", lang)
+        assert steps[-1].text in account.happened
+        assert len(account.changes) == 1
+        assert lang == "fr" or advice in account.changes[0]
