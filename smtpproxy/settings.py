@@ -53,7 +53,7 @@ class ServerSettings:
 @dataclass(frozen=True, slots=True)
 class ListenerSettings:
     name: str
-    protocol: Literal["smtp"]
+    protocol: Literal["smtp", "lmtp", "milter", "policy"]
     address: Address
     streams: tuple[str, ...] = ()
     default_stream: str | None = None

@@ -13,8 +13,12 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Suppression,
 )
-from smtpproxy.store.keys import SuppressionKey
+from smtpproxy.store.imports import Batch
+from smtpproxy.store.keys import KeyPair
+from smtpproxy.store.memory_exchange import MemoryExchange
+from smtpproxy.store.memory_imports import MemoryImports
 from smtpproxy.store.memory_propagation import MemoryPropagation
+from smtpproxy.store.memory_retention import MemoryRetention
 from smtpproxy.store.memory_rights import MemoryRights
 from smtpproxy.store.merge import (
     SCOPE_KINDS,
@@ -33,19 +37,18 @@ from smtpproxy.store.protocols import (
     StoreUnavailable,
     SuppressionEntry,
 )
+from smtpproxy.store.undo import Version
 
-_Place = tuple[bytes, str, Origin]  # exact key, scope, origin
 
-
-class MemoryStore(MemoryPropagation, MemoryRights):
+class MemoryStore(MemoryPropagation, MemoryExchange, MemoryImports, MemoryRetention, MemoryRights):
     """A `Store` for one process. `fail_with` makes every call fail as a database would."""
 
-    def __init__(self, secret: bytes = b"") -> None:
+    def __init__(self, secret: bytes = b"", partners: Mapping[str, bytes] | None = None) -> None:
         MemoryPropagation.__init__(self)
         MemoryRights.__init__(self)
-        self._key = SuppressionKey(secret)
-        self._suppressions: dict[bytes, dict[_Place, Suppression]] = {}  # by wide key
-        self._lifted: dict[bytes, list[LiftedSuppression]] = {}  # by exact key
+        MemoryImports.__init__(self)
+        MemoryExchange.__init__(self, secret, partners or {})
+        MemoryRetention.__init__(self)
         self._contacts: dict[str, Known] = {}
         self._closed = False
         self.fail_with: str | None = None
@@ -55,36 +58,54 @@ class MemoryStore(MemoryPropagation, MemoryRights):
         facts = {}
         for address in lookups.addresses:
             known = self._contacts.get(address) if lookups.contacts else None
-            found = RecipientFacts(self._matching(address), known.contact if known else None)
-            if found.suppressions or found.contact:
+            found = RecipientFacts(
+                self._matching(address),
+                known.contact if known else None,
+                snapshot_at=self._snapshot_at() if lookups.snapshots else None,
+            )
+            if found.suppressions or found.contact or (lookups.snapshots and self._partners):
                 facts[address] = found
         return facts
 
     def _matching(self, address: str) -> tuple[Suppression, ...]:
-        wide, exact = self._key.pair(address)
-        return oldest_first(
+        ours = (
             Suppression(
                 found.scope, found.origin, found.since, widened=key != exact, note=found.note
             )
+            for wide, exact in (key.pair(address) for key in self._keys.keys)
             for (key, _, origin), found in self._suppressions.get(wide, {}).items()
             if key == exact or origin in WIDENED_ORIGINS
         )
+        return oldest_first([*ours, *self._told_by_partners(address)])
 
-    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
+    async def add_suppressions(
+        self, entries: Sequence[SuppressionEntry], batch: Batch | None = None
+    ) -> BatchResult:
         self._check()
         tally = Tally()
-        for (wide, exact), entry in [(self._key.read(entry.address), entry) for entry in entries]:
+        for entry in entries:
+            self._keys.places(entry.address)  # all of them, or none
+        for entry in entries:
+            key, (wide, exact) = self._newest_place(entry.address)
             places = self._suppressions.setdefault(wide, {})
             place = (exact, entry.scope, entry.origin)
             old = places.get(place)
+            told = Version(entry.since, entry.note, self._number(batch))
+            self._remember_suppression((wide, *place), old, told)
             changed = old is None or entry.since > old.since
             if changed:
                 note = entry.note if entry.note is not None or old is None else old.note
                 places[place] = Suppression(entry.scope, entry.origin, entry.since, note=note)
                 action: Action = "added" if old is None else "moved"
-                self._changed(action, self._key.text((wide, exact)), places[place])
+                self._changed(action, key.text((wide, exact)), places[place])
+                self._lasts_from_now(place)
             tally.count(new=old is None, changed=changed)
-        return tally.result()
+        if self._partners:
+            await self.cover([e.address for e in entries if not e.address.startswith("hmac:")])
+        return self._take_in(batch, tally.result())
+
+    def _on_lift(self, pair: KeyPair, what: Suppression) -> None:
+        self._changed("lifted", self._under[pair[1]].text(pair), what)
 
     async def remove_suppression(
         self,
@@ -96,7 +117,7 @@ class MemoryStore(MemoryPropagation, MemoryRights):
         origin: Origin | None = None,
     ) -> Sequence[Suppression]:
         self._check()
-        wide, exact = self._key.read(address)
+        key, (wide, exact) = self._newest_place(address)
         places = self._suppressions.get(wide, {})
         lifted = [
             place
@@ -107,7 +128,7 @@ class MemoryStore(MemoryPropagation, MemoryRights):
             self._lifted.setdefault(exact, []).append(
                 LiftedSuppression(one.scope, one.origin, one.since, one.note, at, reason)
             )
-            self._changed("lifted", self._key.text((wide, exact)), one)
+            self._changed("lifted", key.text((wide, exact)), one)
         return [places.pop(place) for place in lifted]
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
@@ -116,33 +137,46 @@ class MemoryStore(MemoryPropagation, MemoryRights):
 
     async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
         self._check()
-        return tuple(self._lifted.get(self._key.read(address)[1], ()))
+        return [
+            one
+            for _, (_, exact) in reversed(self._keys.places(address))
+            for one in self._lifted.get(exact, ())
+        ]
 
     async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
         self._check()
         found = []
         for entry in entries:
-            wide, exact = self._key.read(entry.address)
-            place = (exact, entry.scope, entry.origin)
-            suppression = self._suppressions.get(wide, {}).get(place)
-            found.append(suppression.since if suppression else None)
+            times = [
+                there.since
+                for _, (wide, exact) in self._keys.places(entry.address)
+                if (
+                    there := self._suppressions.get(wide, {}).get(
+                        (exact, entry.scope, entry.origin)
+                    )
+                )
+            ]
+            found.append(max(times, default=None))
         return found
 
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         self._check()
         for wide, places in sorted(self._suppressions.items()):
             for (exact, _, _), suppression in sorted(places.items(), key=lambda item: item[0]):
-                yield self._key.text((wide, exact)), suppression
+                yield self._under[exact].text((wide, exact)), suppression
 
-    async def put_contacts(self, contacts: Sequence[Contact | ContactUpdate]) -> BatchResult:
+    async def put_contacts(
+        self, contacts: Sequence[Contact | ContactUpdate], batch: Batch | None = None
+    ) -> BatchResult:
         self._check()
         tally = Tally()
         for update in map(as_update, contacts):
             old = self._contacts.get(update.contact.address)
             merged = merge(old, update)
+            self._remember_contact(old, update, self._number(batch), changed=merged.changed)
             self._contacts[update.contact.address] = merged.known
             tally.count(new=old is None, changed=merged.changed, older=merged.older)
-        return tally.result()
+        return self._take_in(batch, tally.result())
 
     async def contact(self, address: str) -> Contact | None:
         self._check()

@@ -12,7 +12,10 @@ from datetime import datetime
 from typing import Protocol
 
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
+from smtpproxy.store.imports import Batch, ImportStore
+from smtpproxy.store.partners import PartnerStore
 from smtpproxy.store.propagation import Arrears, DeadLetter, SuppressionChange, WebhookState
+from smtpproxy.store.retention import RetentionStore
 from smtpproxy.store.rights import Correction, Rectification
 
 
@@ -105,8 +108,10 @@ class FactReader(Protocol):
 
 
 class SuppressionStore(Protocol):
-    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
-        """Add a batch in one commit. Adding one that is there changes nothing.
+    async def add_suppressions(
+        self, entries: Sequence[SuppressionEntry], batch: Batch | None = None
+    ) -> BatchResult:
+        """Add a batch in one commit, with where its import is. One that is there changes nothing.
 
         One suppression stands for each address, scope and origin; a later `since` moves
         it forward (somebody who unsubscribes again outweighs a consent in between), an
@@ -150,8 +155,10 @@ class SuppressionStore(Protocol):
 
 
 class ContactStore(Protocol):
-    async def put_contacts(self, contacts: Sequence[Contact | ContactUpdate]) -> BatchResult:
-        """Insert or update a batch in one commit.
+    async def put_contacts(
+        self, contacts: Sequence[Contact | ContactUpdate], batch: Batch | None = None
+    ) -> BatchResult:
+        """Insert or update a batch in one commit, with where its import is.
 
         Purchases and consent acts are added, never replaced or removed. A bare `Contact`
         is an update of its whole profile without an age.
@@ -184,6 +191,44 @@ class ConsentStore(Protocol):
 
         Returns False when the very same act is there already.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """A live key of the suppressions and what is stored under it."""
+
+    version: int
+    fingerprint: str
+    since: datetime | None  # None: since the store was made
+    suppressions: int
+    lifted: int
+
+
+class KeyRotation(Protocol):
+    """Replacing the key that addresses of suppressions are hashed under.
+
+    Old and new keys hold meanwhile: no lookup ever misses what is stored under one.
+    """
+
+    async def keys(self) -> Sequence[KeyStatus]:
+        """Return the live keys, the newest last."""
+        ...
+
+    async def start_rekey(self, *, at: datetime) -> int:
+        """Make a new key the newest, unless there are two already; return its version."""
+        ...
+
+    async def rekey(self, addresses: Sequence[str]) -> int:
+        """Move what is stored of addresses as given to the newest key; return how many rows."""
+        ...
+
+    def contact_addresses(self) -> AsyncGenerator[Sequence[str], None]:
+        """Yield the address of every contact, a few thousand at a time."""
+        ...
+
+    async def finish_rekey(self, *, at: datetime) -> bool:
+        """Retire the older key; False, and nothing is changed, while a row is under it."""
         ...
 
 
@@ -290,6 +335,10 @@ class Store(
     Counts,
     SuppressionChanges,
     WebhookStore,
+    KeyRotation,
+    PartnerStore,
+    ImportStore,
+    RetentionStore,
     Protocol,
 ):
     async def ping(self) -> None:

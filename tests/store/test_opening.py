@@ -120,7 +120,7 @@ def test_another_key_is_refused(database: Database, read_only: bool, tmp_path: P
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"1\n", b"1 " + b"g" * 64, b"\xff\xfe", b"1 " + b"a" * 64 + b"\n2 " + b"b" * 64],
+    [b"", b"1\n", b"1 " + b"g" * 64, b"\xff\xfe", b"1 " + b"a" * 64 + b"\n1 " + b"b" * 64],
 )
 def test_what_is_no_key_is_refused(database: Database, content: bytes) -> None:
     database.open()

@@ -7,7 +7,8 @@ from contextlib import closing
 import pytest
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.keys import SuppressionKey, load_key
+from smtpproxy.store.key_file import load_keys
+from smtpproxy.store.keys import SuppressionKey
 from tests.store.conftest import Database
 from tests.store.contract import ANNA, T0, WHOLE, entry
 
@@ -43,7 +44,7 @@ async def test_keys_are_hmac_sha256_under_the_secret(database: Database) -> None
 def test_a_key_does_not_show_itself(database: Database) -> None:
     database.open()
     secret = database.key_path.read_text().split()[-1]
-    key = load_key(database.folder)
+    key = load_keys(database.folder).newest
     assert secret not in repr(key)
     assert secret[:8] != key.fingerprint
 
@@ -73,7 +74,7 @@ async def test_what_was_lifted_stays_on_record(database: Database) -> None:
         found = connection.execute(
             "SELECT exact_key, scope, origin, note, reason FROM lifted_suppression"
         ).fetchall()
-    exact = load_key(database.folder).pair(ANNA)[1]
+    exact = load_keys(database.folder).newest.pair(ANNA)[1]
     assert found == [(exact, "marketing", "unsubscribe", "by phone", "she asked by letter")]
 
 

@@ -3,30 +3,45 @@
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from smtpproxy.store.keys import SuppressionKey, give_to_owner_of, load_key, load_or_create_key
+from smtpproxy.settings import PartnerSettings
+from smtpproxy.store.key_file import give_to_owner_of, load_or_create_keys, load_partner_key
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import is_busy, open_reader, open_writer, unavailable
-from smtpproxy.store.sqlite.schema import knows_a_key, migrate, register_key, version_of
+from smtpproxy.store.sqlite.lookup import Partner
+from smtpproxy.store.sqlite.schema import migrate, version_of
 from smtpproxy.store.sqlite.store import SqliteStore
 
 __all__ = ["SqliteStore", "open_sqlite"]
 
 
-def open_sqlite(path: Path, state_dir: Path, timeout: float, *, read_only: bool) -> SqliteStore:
+def open_sqlite(
+    path: Path,
+    state_dir: Path,
+    timeout: float,
+    *,
+    partners: Sequence[PartnerSettings] = (),
+    read_only: bool,
+) -> SqliteStore:
     """Open the database; unless `read_only`, make it, its key and its tables where missing.
 
     Raises:
         StoreMisconfigured: what is there cannot be used; the text says how to mend it.
         StoreUnavailable: another process holds the database.
     """
+    shared = [Partner(one.name, load_partner_key(one.key_file)) for one in partners]
     deadline = time.monotonic() + timeout
     while True:
         try:
-            key = _key_of(path, state_dir) if read_only else _made(path, state_dir, timeout)
-            return SqliteStore(path, key, timeout, read_only=read_only)
+            if read_only:
+                _check_there(path)
+            else:
+                _make(path, state_dir, timeout)
+            return SqliteStore(path, state_dir, timeout, partners=shared, read_only=read_only)
         except sqlite3.Error as error:
             if not is_busy(error) or time.monotonic() > deadline:
                 raise _fault(error, path) from error
@@ -35,27 +50,24 @@ def open_sqlite(path: Path, state_dir: Path, timeout: float, *, read_only: bool)
             raise StoreInaccessible(f"{path}: {error.strerror} ({error.filename})") from error
 
 
-def _key_of(path: Path, state_dir: Path) -> SuppressionKey:
-    """Load the key of a database that is there; one that is only being made has none yet."""
+def _check_there(path: Path) -> None:
+    """Refuse a database that is not there, or only being made and without a key."""
     if path.exists():
         with closing(open_reader(path)) as connection:
-            if version_of(connection) and knows_a_key(connection):
-                return load_key(state_dir)
+            if version_of(connection) and live_keys.knows_a_key(connection):
+                return
     raise StoreInaccessible(
         f"{path}: there is no database yet; smtpproxy serve makes it, or an import"
     )
 
 
-def _made(path: Path, state_dir: Path, timeout: float) -> SuppressionKey:
+def _make(path: Path, state_dir: Path, timeout: float) -> None:
     """Bring file, tables and key into being; a new key only for a database that never had one."""
     _make_file(path)
     with closing(open_writer(path, timeout)) as connection:
         migrate(connection, path)
-        if knows_a_key(connection):
-            return load_key(state_dir)
-        key = load_or_create_key(state_dir)
-        register_key(connection, key)
-        return key
+        if not live_keys.knows_a_key(connection):
+            live_keys.register(connection, load_or_create_keys(state_dir))
 
 
 def _make_file(path: Path) -> None:

@@ -3,38 +3,21 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from smtpproxy.policy.model import Facts, Lookups, RecipientFacts
-from smtpproxy.store.keys import SuppressionKey
-from smtpproxy.store.merge import WIDENED_ORIGINS, oldest_first, ordered_acts
+from smtpproxy.store.merge import oldest_first, ordered_acts
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sqlite import rows
+from smtpproxy.store.sqlite import live_keys, rows
 from smtpproxy.store.sqlite.connection import FileWatch, is_busy, open_reader, unavailable
-from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS
-from smtpproxy.store.sqlite.schema import check_key, check_up_to_date
+from smtpproxy.store.sqlite.lookup import FIRST_ACT, Partner, statements
+from smtpproxy.store.sqlite.schema import check_up_to_date
 
 T = TypeVar("T")
 
-_FIRST_ACT = 1 + len(CONTACT_COLUMNS.split(","))
-_WIDTH = _FIRST_ACT + len(ACT_COLUMNS.split(","))
-_ORIGINS = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
-
-_SUPPRESSIONS = """
-SELECT exact_key = ?2, scope, origin, since, note{padding} FROM suppression
-WHERE wide_key = ?1 AND (exact_key = ?2 OR origin IN ({origins}))
-"""
-SUPPRESSIONS_ALONE = _SUPPRESSIONS.format(padding="", origins=_ORIGINS)
-# One statement is one snapshot and takes the read lock once. A first column of NULL is
-# the contact, with one of its acts in each row.
-EVERYTHING = f"""
-{_SUPPRESSIONS.format(padding=", NULL" * (_WIDTH - 5), origins=_ORIGINS)}
-UNION ALL
-SELECT NULL, {CONTACT_COLUMNS}, {ACT_COLUMNS}
-FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
-WHERE address = ?3
-"""
+_AGE = 2  # in the first column: the age of the partners' snapshots
 _CHUNK = 50  # addresses read before other sessions get their turn
 _RETRY_SECONDS = 0.005
 
@@ -42,19 +25,25 @@ _RETRY_SECONDS = 0.005
 class _Link:
     """One read-only connection and the questions asked over it. Raises what SQLite raises."""
 
-    __slots__ = ("_connection", "_execute", "_key", "_watch")
-
-    def __init__(self, path: Path, key: SuppressionKey) -> None:
-        self._key = key
+    def __init__(self, path: Path, state_dir: Path, partners: Sequence[Partner]) -> None:
         self._watch = FileWatch(path)
         self._connection = open_reader(path)
         self._execute = self._connection.cursor().execute
         try:
             check_up_to_date(self._connection, path)
-            check_key(self._connection, key, path)
+            keys = live_keys.load(self._connection, state_dir, path)
         except BaseException:
             self._connection.close()
             raise
+        first, *others = keys.keys
+        self._pair = first.pair
+        self._more = [key.pair for key in (*others, *(partner.key for partner in partners))]
+        self._keys: Callable[[str], tuple[bytes, ...]] = (
+            self._all_keys if self._more else first.pair
+        )
+        self._first_read = f"SELECT 1 FROM {live_keys.view(keys.versions)} LIMIT 1"
+        self._statements = statements(keys.versions, partners)
+        self._with_age = statements(keys.versions, partners, age=True) if partners else None
 
     def is_current(self) -> bool:
         return self._watch.same()
@@ -62,10 +51,10 @@ class _Link:
     def facts(self, lookups: Lookups) -> Facts:
         """Read all addresses from one snapshot."""
         if len(lookups.addresses) == 1:
-            return self.some(lookups.addresses, lookups.contacts)
+            return self.some(lookups.addresses, lookups)
         self.begin()
         try:
-            return self.some(lookups.addresses, lookups.contacts)
+            return self.some(lookups.addresses, lookups)
         finally:
             self.end()
 
@@ -73,7 +62,7 @@ class _Link:
         """Hold one snapshot until `end`. It is taken with a first read, not with BEGIN."""
         self._execute("BEGIN")
         try:
-            self._execute("SELECT 1 FROM tally").fetchone()
+            self._execute(self._first_read).fetchone()
         except BaseException:
             self.end()
             raise
@@ -81,32 +70,46 @@ class _Link:
     def end(self) -> None:
         self._execute("COMMIT")
 
-    def some(self, addresses: Sequence[str], contacts: bool) -> dict[str, RecipientFacts]:
-        return {
-            address: found
-            for address in addresses
-            if (found := self._recipient(address, contacts)) is not None
-        }
+    def some(self, addresses: Sequence[str], lookups: Lookups) -> dict[str, RecipientFacts]:
+        asked = self._statements
+        if lookups.snapshots and self._with_age is not None:
+            asked = self._with_age
+        ask = self._everything if lookups.contacts else self._suppressions
+        sql = asked.everything if lookups.contacts else asked.suppressions
+        return {address: found for address in addresses if (found := ask(sql, address)) is not None}
 
-    def _recipient(self, address: str, contacts: bool) -> RecipientFacts | None:
-        wide, exact = self._key.pair(address)
-        if contacts:
-            found = self._execute(EVERYTHING, (wide, exact, address)).fetchall()
-        else:
-            found = self._execute(SUPPRESSIONS_ALONE, (wide, exact)).fetchall()
+    def _all_keys(self, address: str) -> tuple[bytes, ...]:
+        """Return the keys of an address: the live ones' first, then the partners'."""
+        keys: tuple[bytes, ...] = self._pair(address)
+        for pair in self._more:
+            keys += pair(address)
+        return keys
+
+    def _suppressions(self, sql: str, address: str) -> RecipientFacts | None:
+        return self._read(self._execute(sql, self._keys(address)).fetchall())
+
+    def _everything(self, sql: str, address: str) -> RecipientFacts | None:
+        return self._read(self._execute(sql, (*self._keys(address), address)).fetchall())
+
+    def _read(self, found: list[rows.Row]) -> RecipientFacts | None:
         if not found:
             return None
-        suppressions, acts, person = [], [], None
+        suppressions, acts = [], []
+        person: rows.Row | None = None
+        snapshot_at: datetime | None = None
         for row in found:
-            if row[0] is not None:
+            if row[0] is None:
+                person = row
+                if row[FIRST_ACT] is not None:
+                    acts.append(rows.act(row[FIRST_ACT:]))
+            elif row[0] == _AGE:
+                snapshot_at = rows.optional_moment(row[3])
+            else:
                 suppressions.append(rows.suppression(*row[1:5], widened=not row[0]))
-                continue
-            person = row
-            if row[_FIRST_ACT] is not None:
-                acts.append(rows.act(row[_FIRST_ACT:]))
         return RecipientFacts(
             oldest_first(suppressions) if suppressions else (),
-            person and rows.contact(person[1:_FIRST_ACT], ordered_acts(tuple(acts))),
+            rows.contact(person[1:FIRST_ACT], ordered_acts(tuple(acts))) if person else None,
+            snapshot_at=snapshot_at,
         )
 
     def tally(self) -> dict[tuple[str, str], int]:
@@ -125,11 +128,14 @@ class SqliteReader:
     the database is locked, it tries again from the event loop until `timeout`.
     """
 
-    def __init__(self, path: Path, key: SuppressionKey, timeout: float) -> None:
+    def __init__(
+        self, path: Path, state_dir: Path, timeout: float, partners: Sequence[Partner] = ()
+    ) -> None:
         self._path = path
-        self._key = key
+        self._state_dir = state_dir
+        self._partners = partners
         self._timeout = timeout
-        self._link: _Link | None = _Link(path, key)
+        self._link: _Link | None = self._opened()
         self._many: _Link | None = None
         self._turn = asyncio.Lock()  # of reads of many
         self._closed = False
@@ -154,7 +160,7 @@ class SqliteReader:
             try:
                 for start in range(0, len(lookups.addresses), _CHUNK):
                     some = lookups.addresses[start : start + _CHUNK]
-                    facts |= link.some(some, lookups.contacts)
+                    facts |= link.some(some, lookups)
                     await asyncio.sleep(0)
                 link.end()
             except Exception as error:
@@ -202,13 +208,18 @@ class SqliteReader:
             if link.is_current():
                 return link
             self._drop()
-        return _Link(self._path, self._key)
+        return self._opened()
+
+    def _opened(self) -> _Link:
+        return _Link(self._path, self._state_dir, self._partners)
 
     def _failed(self, error: Exception) -> Exception:
         """Return an error that another try may mend; raise for all others."""
         if is_busy(error):
             return error
         self._drop()
+        if live_keys.is_gone(error):
+            return error  # a key came or went: the next connection asks under those of now
         if isinstance(error, StoreUnavailable):
             raise error
         raise unavailable(error) from error

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from smtpproxy.store.keys import FILE_NAME, SuppressionKey
 from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.sqlite import live_keys
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -47,6 +47,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         for script in scripts[version_of(connection) :]:
             for statement in _statements(script):
                 connection.execute(statement)
+        live_keys.name(connection)
         connection.execute(f"PRAGMA user_version = {len(scripts)}")
         connection.execute("COMMIT")
     except BaseException:
@@ -70,33 +71,6 @@ def check_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreMisconfigured(
             f"{path}: version {version} of the database, this program needs {known}; "
             "start smtpproxy serve, or any command that writes, to bring it up to date"
-        )
-
-
-def knows_a_key(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM suppression_key").fetchone() is not None
-
-
-def register_key(connection: sqlite3.Connection, key: SuppressionKey) -> None:
-    """Remember the key's fingerprint when the database knows none yet."""
-    connection.execute(
-        "INSERT INTO suppression_key (version, fingerprint)"
-        " SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM suppression_key)",
-        (key.version, key.fingerprint),
-    )
-
-
-def check_key(connection: sqlite3.Connection, key: SuppressionKey, path: Path) -> None:
-    """Refuse a key under which the stored suppressions would match nobody.
-
-    Raises:
-        StoreMisconfigured: the suppressions are stored under another key.
-    """
-    found = connection.execute("SELECT version, fingerprint FROM suppression_key").fetchall()
-    if (key.version, key.fingerprint) not in found:
-        raise StoreMisconfigured(
-            f"{path}: its suppressions are stored under another key than {FILE_NAME} in "
-            "state_dir holds; restore the key file that belongs to this database"
         )
 
 

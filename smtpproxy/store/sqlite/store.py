@@ -10,6 +10,7 @@ import aiosqlite
 
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
+from smtpproxy.store.imports import Batch
 from smtpproxy.store.mailings import with_mailings
 from smtpproxy.store.merge import as_update
 from smtpproxy.store.protocols import (
@@ -20,6 +21,7 @@ from smtpproxy.store.protocols import (
     SuppressionEntry,
 )
 from smtpproxy.store.sqlite import contacts as contact_table
+from smtpproxy.store.sqlite import imports as import_table
 from smtpproxy.store.sqlite import suppressions as suppression_table
 from smtpproxy.store.sqlite.connection import open_reader, unavailable
 from smtpproxy.store.sqlite.live_keys import LiveKeys
@@ -29,11 +31,12 @@ from smtpproxy.store.sqlite.partners import PartnerExchange
 from smtpproxy.store.sqlite.propagation import Propagation
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.rekeying import Rekeying
+from smtpproxy.store.sqlite.retention import Retention
 from smtpproxy.store.sqlite.rights import Rights
 from smtpproxy.store.sqlite.writer import SqliteWriter
 
 
-class SqliteStore(Propagation, Rekeying, PartnerExchange, Rights):
+class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, Retention, Rights):
     """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
 
     def __init__(
@@ -60,10 +63,17 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, Rights):
             return facts
         return with_mailings(facts, await self._mailings.known(lookups.addresses))
 
-    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
+    async def add_suppressions(
+        self, entries: Sequence[SuppressionEntry], batch: Batch | None = None
+    ) -> BatchResult:
         async with self._to_write().transaction() as connection:
             keys = await self._keys.current(connection)
-            return await suppression_table.add(connection, keys, entries, self._partners)
+            importer = await import_table.number_of(connection, batch)
+            result = await suppression_table.add(
+                connection, keys, entries, self._partners, importer
+            )
+            await import_table.take_in(connection, batch, result)
+            return result
 
     async def remove_suppression(
         self,
@@ -101,10 +111,16 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, Rights):
             async for entry in entries:
                 yield entry
 
-    async def put_contacts(self, contacts: Sequence[Contact | ContactUpdate]) -> BatchResult:
+    async def put_contacts(
+        self, contacts: Sequence[Contact | ContactUpdate], batch: Batch | None = None
+    ) -> BatchResult:
         updates = [as_update(contact) for contact in contacts]
         async with self._to_write().transaction() as connection:
-            return await contact_table.put(connection, updates)
+            importer = await import_table.number_of(connection, batch)
+            before = await import_table.newest_contact(connection) if batch else None
+            result = await contact_table.put(connection, updates, importer)
+            await import_table.take_in(connection, batch, result, before)
+            return result
 
     async def contact(self, address: str) -> Contact | None:
         name = canonical(address)

@@ -6,27 +6,32 @@ from datetime import datetime
 import aiosqlite
 import msgspec
 
+from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import Origin, Suppression
-from smtpproxy.store.keys import KeyPair, SuppressionKey
+from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey
 from smtpproxy.store.protocols import BatchResult, LiftedSuppression, SuppressionEntry
-from smtpproxy.store.sqlite import rows
+from smtpproxy.store.sqlite import imported_suppressions, rekeying, rows
+from smtpproxy.store.sqlite import partners as partner_table
+from smtpproxy.store.sqlite.live_keys import LiveKeys
+from smtpproxy.store.sqlite.lookup import Partner
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
 from smtpproxy.store.sqlite.writer import fetch_all, run_many
 
 _ADD = """
-INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note)
-VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET since = excluded.since, note = coalesce(excluded.note, note)
+INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, import)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET since = excluded.since, note = coalesce(excluded.note, note),
+    import = excluded.import, also = NULL
 WHERE excluded.since > since
 """
 _LIFTED = """
-SELECT scope, origin, since, note, lifted_at, reason FROM lifted_suppression
-WHERE exact_key = ? ORDER BY lifted_at, id
+SELECT scope, origin, since, note, lifted_at, reason, id FROM lifted_suppression
+WHERE exact_key = ?
 """
 _COUNT = "SELECT sum(n) FROM tally WHERE kind <> 'contact'"
 _WHICH = "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
 _PAGE = """
-SELECT wide_key, exact_key, scope, origin, since, note FROM suppression
+SELECT wide_key, exact_key, scope, origin, since, note, key_version FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?
 """
@@ -45,42 +50,63 @@ AND suppression.scope = entry.scope AND suppression.origin = entry.origin
 """
 
 
-def entry_row(key: SuppressionKey, entry: SuppressionEntry) -> Row:
-    """Return the row of an entry; raises what `SuppressionKey.read` raises."""
-    wide, exact = key.read(entry.address)
-    since = to_micros(entry.since)
-    return (wide, exact, entry.scope, entry.origin, since, key.version, entry.note)
+async def add(
+    connection: aiosqlite.Connection,
+    keys: KeyRing,
+    entries: Sequence[SuppressionEntry],
+    partners: Sequence[Partner] = (),
+    importer: int | None = None,
+) -> BatchResult:
+    """Add under the newest key; raises what `KeyRing.places` raises.
 
-
-async def add(connection: aiosqlite.Connection, entries: Sequence[Row]) -> BatchResult:
+    `importer` is the number of the import whose entries these are.
+    """
+    new, moves = [], []
+    for entry in entries:
+        (key, pair), *older = keys.places(entry.address)
+        since = to_micros(entry.since)
+        new.append((*pair, entry.scope, entry.origin, since, key.version, entry.note))
+        moves += [(*old, *pair, key.version) for _, old in older]
+    if moves:
+        await rekeying.move(connection, moves)
+    await imported_suppressions.remember(connection, new, importer)
     before = (await fetch_all(connection, _COUNT))[0][0]
     # In the order of the primary key, neighbours share a page and its copy in the log.
-    written = await run_many(connection, _ADD, sorted(entries, key=lambda row: row[:2]))
+    ordered = sorted(new, key=lambda row: row[:2])
+    written = await run_many(connection, _ADD, [(*row, importer) for row in ordered])
     added = (await fetch_all(connection, _COUNT))[0][0] - before
+    if partners:
+        told = [canonical(e.address) for e in entries if not e.address.startswith("hmac:")]
+        await partner_table.cover(connection, keys, partners, told)
     return BatchResult(added, written - added, len(entries) - written)
 
 
 async def standing(
-    connection: aiosqlite.Connection, entries: Sequence[Row]
+    connection: aiosqlite.Connection, keys: KeyRing, entries: Sequence[SuppressionEntry]
 ) -> list[datetime | None]:
     """Return since when each entry stands already; None where it does not."""
-    keys = b"".join([wide + exact for wide, exact, *_ in entries])
-    kinds = msgspec.json.encode([(row[2], row[3]) for row in entries]).decode()
+    places = [(n, pair) for n, e in enumerate(entries) for _, pair in keys.places(e.address)]
+    octets = b"".join([wide + exact for _, (wide, exact) in places])
+    kinds = [(entries[n].scope, entries[n].origin) for n, _ in places]
     found: list[datetime | None] = [None] * len(entries)
-    for place, since in await fetch_all(connection, _STANDING, keys, kinds):
-        found[place] = from_micros(since)
+    asked = msgspec.json.encode(kinds).decode()
+    for place, since in await fetch_all(connection, _STANDING, octets, asked):
+        number, at = places[place][0], from_micros(since)
+        found[number] = max(at, found[number] or at)
     return found
 
 
 async def lift(
     connection: aiosqlite.Connection,
-    pair: KeyPair,
+    places: Sequence[tuple[SuppressionKey, KeyPair]],
     scope: str | None,
     origin: Origin | None,
     at: datetime,
     reason: str,
 ) -> list[Suppression]:
     """Remove suppressions of the exact address; what was lifted, when and why stays."""
+    (key, pair), *older = places
+    await rekeying.move(connection, [(*old, *pair, key.version) for _, old in older])
     which = (*pair, scope or "", origin or "")
     found = await fetch_all(
         connection, f"SELECT scope, origin, since, note FROM suppression WHERE {_WHICH}", *which
@@ -96,24 +122,31 @@ async def lift(
     return [rows.suppression(*row, widened=False) for row in found]
 
 
-async def lifted(connection: aiosqlite.Connection, pair: KeyPair) -> list[LiftedSuppression]:
-    """Look through all that was ever lifted: it is little, and seldom asked for."""
+async def lifted(
+    connection: aiosqlite.Connection, places: Sequence[tuple[SuppressionKey, KeyPair]]
+) -> list[LiftedSuppression]:
+    found = [row for _, pair in places for row in await fetch_all(connection, _LIFTED, pair[1])]
     return [
         LiftedSuppression(
             scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), reason
         )
-        for scope, origin, since, note, lifted_at, reason in await fetch_all(
-            connection, _LIFTED, pair[1]
+        for scope, origin, since, note, lifted_at, reason, _ in sorted(
+            found, key=lambda row: (row[4], row[-1])
         )
     ]
 
 
 async def export(
-    connection: aiosqlite.Connection, key: SuppressionKey
+    connection: aiosqlite.Connection, live: LiveKeys
 ) -> AsyncGenerator[tuple[str, Suppression], None]:
-    """Read page by page: one long read would keep the log from being emptied."""
+    """Read page by page: one long read would keep the log from being emptied.
+
+    What is moved to another key meanwhile may come twice; adding it twice changes nothing.
+    """
     last: Row = (b"", b"", "", "")
     while page := await fetch_all(connection, _PAGE, *last, _PAGE_SIZE):
-        for wide, exact, *suppression in page:
-            yield key.text((wide, exact)), rows.suppression(*suppression, widened=False)
+        keys = await live.current(connection)
+        for wide, exact, *suppression, version in page:
+            text = keys.of_version(version).text((wide, exact))
+            yield text, rows.suppression(*suppression, widened=False)
         last = page[-1][:4]

@@ -73,5 +73,51 @@ CREATE TABLE webhook_dead_letter (
     retry INTEGER NOT NULL DEFAULT 0
 );
 
--- Since when a key is live; NULL: since the database was made.
+-- keys
+
+-- Since when a key is live (NULL: since the database was made), and until when it was.
 ALTER TABLE suppression_key ADD COLUMN made_at INTEGER;
+ALTER TABLE suppression_key ADD COLUMN retired_at INTEGER;
+
+CREATE INDEX lifted_suppression_key ON lifted_suppression (exact_key);
+
+-- partners
+
+-- What we tell: the keys of a suppressed address under the key shared with a partner. They
+-- can be made only while the address is known.
+CREATE TABLE partner_hash (
+    exact_key BLOB NOT NULL,      -- of the suppression, under our own key
+    key TEXT NOT NULL,            -- the fingerprint of the partner's
+    partner_wide BLOB NOT NULL,
+    partner_exact BLOB NOT NULL,
+    PRIMARY KEY (exact_key, key)
+) WITHOUT ROWID;
+
+CREATE TRIGGER partner_hash_goes_too AFTER DELETE ON suppression
+WHEN NOT EXISTS (SELECT 1 FROM suppression
+                 WHERE wide_key = OLD.wide_key AND exact_key = OLD.exact_key) BEGIN
+    DELETE FROM partner_hash WHERE exact_key = OLD.exact_key;
+END;
+
+-- What we were told: the newest snapshot of each partner. Rows of another number are of one
+-- that is being taken in, or on its way out.
+CREATE TABLE partner_snapshot (
+    partner TEXT PRIMARY KEY,
+    key TEXT NOT NULL,            -- the fingerprint that its rows are hashed under
+    snapshot INTEGER NOT NULL,
+    sender TEXT NOT NULL,
+    taken_at INTEGER NOT NULL,
+    imported_at INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    digest TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE partner_entry (
+    snapshot INTEGER NOT NULL,
+    wide_key BLOB NOT NULL,
+    exact_key BLOB NOT NULL,
+    scope TEXT NOT NULL,
+    origin TEXT NOT NULL,         -- at the partner's
+    since INTEGER NOT NULL,
+    PRIMARY KEY (snapshot, wide_key, exact_key, scope, origin)
+) WITHOUT ROWID;

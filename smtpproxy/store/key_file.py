@@ -1,0 +1,189 @@
+"""Files of secret keys, mode 0600: our own of the suppressions, and those shared with partners.
+
+A key that is lost or mixed up would make every suppression match nobody, so the database
+remembers the fingerprints of its keys and is not opened with others. The file of the
+suppressions holds one line for each live key, the newest last.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from smtpproxy.store.keys import KeyRing, SuppressionKey
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+
+FILE_NAME = "suppression.key"
+_PREAMBLE = """\
+# The secret key of smtpproxy's suppressions, mode 0600. Keep it secret, and keep a copy:
+# without it every stored suppression is void. Line: version, key in hexadecimal.
+"""
+_PARTNER_PREAMBLE = """\
+# A key shared by two partners of smtpproxy, mode 0600: whoever has it can find out which
+# addresses a snapshot holds. Line: key in hexadecimal, the same on both sides.
+"""
+_KEY_LINE = re.compile(r"(\d{1,4}) ([0-9a-f]{64})")
+_PARTNER_LINE = re.compile(r"[0-9a-f]{64}")
+
+
+def load_keys(state_dir: Path) -> KeyRing:
+    """Read the keys that are there.
+
+    Raises:
+        StoreMisconfigured: there is none, it can be read by others, or it is not a key.
+    """
+    return KeyRing(SuppressionKey(key, version) for version, key in _secrets(state_dir).items())
+
+
+def _secrets(state_dir: Path) -> dict[int, bytes]:
+    """Return the keys of the file by version."""
+    path = state_dir / FILE_NAME
+    lines = _lines(
+        path,
+        what="the key of the suppressions",
+        missing="restore it from the backup: without it every stored suppression is void",
+    )
+    found = [_KEY_LINE.fullmatch(line) for line in lines]
+    keys = {int(match[1]): bytes.fromhex(match[2]) for match in found if match}
+    if not keys or len(keys) < len(lines):
+        raise StoreMisconfigured(
+            f"{path}: not a key file; expected a line with a version and 64 hexadecimal "
+            "digits for each key; restore it from the backup"
+        )
+    return keys
+
+
+def load_partner_key(path: Path) -> SuppressionKey:
+    """Read the key shared with a partner.
+
+    Raises:
+        StoreMisconfigured: there is none, it can be read by others, or it is not a key.
+    """
+    lines = _lines(
+        path,
+        what="the key shared with a partner",
+        missing="make it with smtpproxy partner key, or copy the partner's",
+    )
+    if len(lines) != 1 or not _PARTNER_LINE.fullmatch(lines[0]):
+        raise StoreMisconfigured(
+            f"{path}: not the key of a partner; expected one line of 64 hexadecimal digits, "
+            "as smtpproxy partner key makes it"
+        )
+    return SuppressionKey(bytes.fromhex(lines[0]))
+
+
+def _lines(path: Path, *, what: str, missing: str) -> list[str]:
+    """Return the lines of a secret file, comments left out."""
+    try:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise StoreMisconfigured(
+                f"{path}: mode {mode:04o} lets others read {what}; make it 0600: chmod 600 {path}"
+            )
+        text = path.read_text("ascii", errors="replace")
+    except FileNotFoundError:
+        raise StoreMisconfigured(f"{path}: {what} is missing; {missing}") from None
+    except OSError as error:
+        raise StoreInaccessible(
+            f"{path}: cannot be read ({error.strerror}); it must belong to the user that "
+            "smtpproxy runs as, mode 0600"
+        ) from error
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def load_or_create_keys(state_dir: Path) -> KeyRing:
+    """Read the keys, or make one when there is none. Safe when two processes start at once."""
+    path = state_dir / FILE_NAME
+    if not path.exists():
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _create(path, f"{_PREAMBLE}1 {secrets.token_hex(32)}\n")
+        except FileExistsError:
+            pass  # another process was first
+        except OSError as error:
+            raise StoreInaccessible(
+                f"{path}: the key of the suppressions cannot be made ({error.strerror}); "
+                "state_dir must be a folder that smtpproxy may write to"
+            ) from error
+    return load_keys(state_dir)
+
+
+def create_partner_key(path: Path) -> SuppressionKey:
+    """Make a key to share with a partner. Raises FileExistsError, OSError."""
+    _create(path, f"{_PARTNER_PREAMBLE}{secrets.token_hex(32)}\n")
+    return load_partner_key(path)
+
+
+def add_key(state_dir: Path, live: Mapping[int, str]) -> KeyRing:
+    """Add the next key to the file and return what is in it then.
+
+    `live` are the fingerprints of the database by version. A newer key that is in the
+    file already, because an earlier attempt broke off, is taken; keys that were retired
+    are left out. Raises StoreMisconfigured, StoreInaccessible.
+    """
+    keys = {v: key for v, key in _secrets(state_dir).items() if v in live or v > max(live)}
+    if max(keys) == max(live):
+        keys[max(keys) + 1] = secrets.token_bytes(32)
+    _replace(state_dir, keys)
+    return load_keys(state_dir)
+
+
+def drop_keys(state_dir: Path, live: Iterable[int]) -> KeyRing:
+    """Take the keys out of the file that are not live any more."""
+    keys, kept = _secrets(state_dir), set(live)
+    left = {version: key for version, key in keys.items() if version in kept}
+    if left and left != keys:
+        _replace(state_dir, left)
+    return load_keys(state_dir)
+
+
+def _replace(state_dir: Path, keys: Mapping[int, bytes]) -> None:
+    """Write the whole file aside and rename it into place: it is the old or the new one."""
+    path = state_dir / FILE_NAME
+    lines = "".join(f"{version} {key.hex()}\n" for version, key in sorted(keys.items()))
+    try:
+        for left in path.parent.glob(f"{FILE_NAME}.*.aside"):
+            left.unlink(missing_ok=True)  # of a process that was killed
+        with _written_aside(path, _PREAMBLE + lines) as aside:
+            aside.replace(path)
+    except OSError as error:
+        raise StoreInaccessible(
+            f"{path}: the keys of the suppressions cannot be written ({error.strerror})"
+        ) from error
+
+
+def _create(path: Path, text: str) -> None:
+    """Write the whole file aside and link it into place: the first of two wins."""
+    with _written_aside(path, text) as aside:
+        path.hardlink_to(aside)
+
+
+@contextmanager
+def _written_aside(path: Path, text: str) -> Iterator[Path]:
+    """Let the caller move a complete file into place; it is on the disk when this ends."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.aside")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        give_to_owner_of(path.parent, aside)
+        yield aside
+    finally:
+        with suppress(FileNotFoundError):
+            aside.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def give_to_owner_of(folder: Path, path: Path) -> None:
+    """Let root's command make files that the relay's own user can use."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)

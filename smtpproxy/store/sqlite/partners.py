@@ -1,0 +1,181 @@
+"""What partners are told of suppressions, and the snapshots that they gave."""
+
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+import aiosqlite
+import msgspec
+
+from smtpproxy.policy.model import Suppression
+from smtpproxy.store.keys import KeyPair, KeyRing
+from smtpproxy.store.partners import Coverage, PartnerSnapshot, SnapshotRow
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sqlite import rows
+from smtpproxy.store.sqlite.live_keys import LiveKeys
+from smtpproxy.store.sqlite.lookup import Partner
+from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
+from smtpproxy.store.sqlite.writer import SqliteWriter, fetch_all, run_many
+
+# Only of what is suppressed: the address of a mere contact is nobody's business.
+_COVER = """
+INSERT OR IGNORE INTO partner_hash (exact_key, key, partner_wide, partner_exact)
+SELECT ?2, ?3, ?4, ?5
+WHERE EXISTS (SELECT 1 FROM suppression WHERE wide_key = ?1 AND exact_key = ?2)
+"""
+_FORGET = "DELETE FROM partner_hash WHERE key NOT IN (SELECT value FROM json_each(?))"
+_COVERAGE = """
+SELECT count(key), count(*) FROM suppression
+LEFT JOIN partner_hash ON partner_hash.exact_key = suppression.exact_key AND key = ?
+"""
+_PAGE = """
+SELECT wide_key, exact_key, scope, origin, since,
+       (SELECT partner_wide || partner_exact FROM partner_hash
+        WHERE partner_hash.exact_key = suppression.exact_key AND key = ?5)
+FROM suppression WHERE (wide_key, exact_key, scope, origin) > (?1, ?2, ?3, ?4)
+ORDER BY wide_key, exact_key, scope, origin LIMIT ?6
+"""
+_PAGE_SIZE = 2_000
+_WIDE = 16  # octets
+
+_SNAPSHOTS = """
+SELECT partner, key, sender, taken_at, imported_at, count, digest FROM partner_snapshot
+"""
+_TAKE_ROW = """
+INSERT INTO partner_entry (snapshot, wide_key, exact_key, scope, origin, since)
+VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET since = max(since, excluded.since)
+"""
+_PUT = """
+INSERT OR REPLACE INTO partner_snapshot
+    (partner, key, snapshot, sender, taken_at, imported_at, count, digest)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_COUNT = "SELECT count(*) FROM partner_entry WHERE snapshot = ?"
+_SWEEP = """
+DELETE FROM partner_entry WHERE (snapshot, wide_key, exact_key, scope, origin) IN (
+    SELECT snapshot, wide_key, exact_key, scope, origin FROM partner_entry
+    WHERE snapshot = ? LIMIT 5000)
+"""
+_LEFT = """
+WITH RECURSIVE number (n) AS (
+    SELECT min(snapshot) FROM partner_entry
+    UNION SELECT (SELECT min(snapshot) FROM partner_entry WHERE snapshot > n) FROM number
+    WHERE n IS NOT NULL)
+SELECT n FROM number
+WHERE n IS NOT NULL AND n NOT IN (SELECT snapshot FROM partner_snapshot)
+"""
+
+
+async def cover(
+    connection: aiosqlite.Connection,
+    keys: KeyRing,
+    partners: Sequence[Partner],
+    addresses: Sequence[str],
+) -> int:
+    """Keep the partners' keys of canonical addresses that are suppressed; return how many."""
+    values = [
+        (*own, key.fingerprint, *key.pair(address))
+        for address in addresses
+        for _, own in keys.places(address)
+        for _, key in partners
+    ]
+    return await run_many(connection, _COVER, sorted(values))
+
+
+class PartnerExchange:
+    """Keeps `PartnerStore` for the store that it is mixed into."""
+
+    _partners: Sequence[Partner]
+    _keys: LiveKeys
+
+    def _to_write(self) -> SqliteWriter:
+        raise NotImplementedError
+
+    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
+        raise NotImplementedError
+
+    def _partner(self, name: str) -> Partner:
+        for partner in self._partners:
+            if partner.name == name:
+                return partner
+        raise KeyError(name)
+
+    async def cover(self, addresses: Sequence[str]) -> int:
+        async with self._to_write().transaction() as connection:
+            keys = await self._keys.current(connection)
+            return await cover(connection, keys, self._partners, addresses)
+
+    async def forget_partners(self) -> int:
+        known = msgspec.json.encode([key.fingerprint for _, key in self._partners]).decode()
+        async with self._to_write().transaction() as connection:
+            return await run_many(connection, _FORGET, [(known,)])
+
+    async def coverage(self, partner: str) -> Coverage:
+        key = self._partner(partner).key.fingerprint
+        async with self._reading() as connection:
+            covered, total = (await fetch_all(connection, _COVERAGE, key))[0]
+        return Coverage(covered, total)
+
+    async def export_to_partner(
+        self, partner: str
+    ) -> AsyncGenerator[tuple[KeyPair | None, Suppression], None]:
+        key, last = self._partner(partner).key.fingerprint, (b"", b"", "", "")
+        async with self._reading() as connection:
+            while page := await fetch_all(connection, _PAGE, *last, key, _PAGE_SIZE):
+                for *_, scope, origin, since, told in page:
+                    pair = None if told is None else (told[:_WIDE], told[_WIDE:])
+                    yield pair, rows.suppression(scope, origin, since, None, widened=False)
+                last = page[-1][:4]
+
+    async def snapshots(self) -> Mapping[str, PartnerSnapshot]:
+        async with self._reading() as connection:
+            found = await fetch_all(connection, _SNAPSHOTS)
+        return {
+            name: PartnerSnapshot(
+                key, sender, from_micros(taken_at), from_micros(imported_at), count, digest
+            )
+            for name, key, sender, taken_at, imported_at, count, digest in found
+            if any(name == p.name and key == p.key.fingerprint for p in self._partners)
+        }
+
+    async def take_snapshot(
+        self, partner: str, snapshot: PartnerSnapshot, batches: AsyncIterable[Sequence[SnapshotRow]]
+    ) -> None:
+        """Write the rows beside the ones that count, in batches; then let them count instead."""
+        self._partner(partner)
+        writer = self._to_write()
+        number = secrets.randbits(62)  # no two that are taken in at once may share one
+        async for batch in batches:
+            values = sorted(
+                (number, *row.keys, row.scope, row.origin, to_micros(row.since)) for row in batch
+            )
+            async with writer.transaction() as connection:
+                await run_many(connection, _TAKE_ROW, values)
+        async with writer.transaction() as connection:
+            if (await fetch_all(connection, _COUNT, number))[0][0] != snapshot.count:
+                raise StoreUnavailable("another import of a snapshot got in the way; do it again")
+            await connection.execute(_PUT, _snapshot_row(partner, number, snapshot))
+        await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Remove the rows of snapshots that do not count: replaced, or broken off."""
+        async with self._reading() as connection:
+            left = await fetch_all(connection, _LEFT)
+        for number in left:
+            swept = 1
+            while swept:
+                async with self._to_write().transaction() as connection:
+                    swept = await run_many(connection, _SWEEP, [number])
+
+
+def _snapshot_row(partner: str, number: int, snapshot: PartnerSnapshot) -> Row:
+    return (
+        partner,
+        snapshot.key,
+        number,
+        snapshot.sender,
+        to_micros(snapshot.taken_at),
+        to_micros(snapshot.imported_at),
+        snapshot.count,
+        snapshot.digest,
+    )
