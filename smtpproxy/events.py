@@ -12,7 +12,7 @@ from msgspec import Struct
 from smtpproxy.policy.model import Decision, Facts, MessageFeatures, Verdict
 
 Stage = Literal["policy", "store", "sign", "upstream", "audit"]
-Part = Literal["store", "audit", "upstream", "spool", "internal"]
+Part = Literal["store", "audit", "upstream", "spool", "internal", "protocol"]
 STAGES: tuple[Stage, ...] = ("policy", "store", "sign", "upstream", "audit")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from smtpproxy.config import values
 from smtpproxy.config.access_checks import access_checks
 from smtpproxy.config.faults import Fault, Location, key_path
+from smtpproxy.config.protocol_checks import protocol_checks
 from smtpproxy.config.tables import tables
 from smtpproxy.policy.model import DEFAULT_STREAM
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
@@ -35,6 +36,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
         yield from _stream_choice(document, section)
     yield from _addresses(document)
     yield from access_checks(document)
+    yield from protocol_checks(document)
 
 
 def _unique_names(document: Document) -> Iterator[Fault]:

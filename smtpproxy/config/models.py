@@ -46,16 +46,18 @@ AllowedSender = Annotated[str, PlainValidator(access_values.allowed_sender)]
 
 
 class NotYet:
-    """Marks a key whose capability comes later: only `neutral` (what happens now) passes.
+    """Marks a key whose capability comes later: only `neutral` (what happens now) passes,
+    and what is `built`.
 
     A protection that somebody asks for and does not get must be a fault, never silence.
     """
 
-    def __init__(self, neutral: object = None) -> None:
+    def __init__(self, neutral: object = None, *built: object) -> None:
         self.neutral = neutral
+        self.built = built
 
     def __call__(self, value: Any) -> Any:
-        if value == self.neutral:
+        if value == self.neutral or value in self.built:
             return value
         right = "leave it out"
         if self.neutral is not None:
@@ -65,8 +67,8 @@ class NotYet:
         )
 
 
-def later(neutral: object = None) -> AfterValidator:
-    return AfterValidator(NotYet(neutral))
+def later(neutral: object = None, *built: object) -> AfterValidator:
+    return AfterValidator(NotYet(neutral, *built))
 
 
 def written(default: str) -> Any:
@@ -94,7 +96,9 @@ class Server(Table):
 
 class Listener(Table):
     name: Name = Field(examples=["apps"])
-    protocol: Annotated[Literal["smtp", "lmtp", "milter", "policy"], later("smtp")] = "smtp"
+    protocol: Annotated[Literal["smtp", "lmtp", "milter", "policy"], later("smtp", "milter")] = (
+        "smtp"
+    )
     address: Address = Field(examples=["127.0.0.1:2525"])
     streams: list[Name] = []
     default_stream: Name | None = None

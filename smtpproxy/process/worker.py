@@ -13,7 +13,7 @@ import uvloop
 
 from smtpproxy.events import Event
 from smtpproxy.intake.door import Door
-from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
@@ -125,7 +125,7 @@ class Worker:
 
     async def open(self, sockets: Mapping[str, socket.socket]) -> None:
         for door in self._doors:
-            await door.open(sockets[door.listener.name], SmtpSession)
+            await door.open(sockets[door.listener.name], SESSIONS[door.listener.protocol])
 
     async def close(self) -> None:
         """Drain all doors, then let go of everything."""

@@ -14,7 +14,7 @@ from smtpproxy.sinks.snapshot import Labels
 Rows = Callable[[Settings], Iterable[Labels]]
 
 CODE_CLASSES = ("2xx", "3xx", "4xx", "5xx", "none")
-FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal")
+FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal", "protocol")
 REFUSAL_CAUSES = ("limit", "address_limit", "draining")
 SCOPE_KINDS = ("all", "marketing", "purpose")
 API_CODE_CLASSES = ("2xx", "4xx", "5xx")

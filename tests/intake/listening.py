@@ -21,7 +21,7 @@ import uvloop
 from smtpproxy.config.load import parse
 from smtpproxy.events import ConnectionClosed, Decided, Event, Relayed
 from smtpproxy.intake.door import Door
-from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.process.sockets import listen
 from smtpproxy.relay.content import Spool
@@ -158,7 +158,7 @@ class Intake:
             Spool(self.spool, server.spool_threshold),
             unexpected=self.unexpected.append,
         )
-        await self.door.open(self._socket, SmtpSession)
+        await self.door.open(self._socket, SESSIONS[self.door.listener.protocol])
         self._ready.set()
         await self._stop.wait()
         await self.door.drain()
