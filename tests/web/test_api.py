@@ -1,0 +1,360 @@
+"""The API over real HTTP: who may ask, what is answered, and what a wrong request is told."""
+
+import asyncio
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from smtpproxy.policy.model import Origin
+from smtpproxy.settings import TokenSettings
+from smtpproxy.sinks.collector import SnapshotCollector
+from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.propagation import DeadLetter, WebhookState
+from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.web.api import Api
+from smtpproxy.web.app import create_app
+from smtpproxy.web.health import Health, Readiness
+from smtpproxy.web.server import serve_web
+from smtpproxy.web.tokens import Bucket, Gate
+from tests.kit.relay import parse_metrics
+from tests.kit.traffic import settings
+
+T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+CHANGES = "/v1/suppressions/changes"
+CHECK = "/v1/suppressions/check"
+
+
+def token(name: str, *may: str, per_minute: int = 600) -> TokenSettings:
+    return TokenSettings(name, sha256(name.encode()).hexdigest(), frozenset(may), per_minute)
+
+
+TOKENS = (
+    token("crm", "changes"),
+    token("shop", "check"),
+    token("often", "changes", per_minute=2),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Served:
+    """The application on a port, with a store in memory behind it."""
+
+    def __init__(self, store: MemoryStore, port: int, stop: asyncio.Event) -> None:
+        self.store = store
+        self.port = port
+        self.stop = stop
+
+    async def ask(
+        self, path: str, who: str | None = "crm", *, method: str = "GET", body: bytes | None = None
+    ) -> Answer:
+        headers = {} if who is None else {"Authorization": f"Bearer {who}"}
+        return await asyncio.to_thread(self._request, path, method, headers, body)
+
+    async def check(self, asked: object, who: str | None = "shop") -> Answer:
+        body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+        return await self.ask(CHECK, who, method="POST", body=body)
+
+    def _request(
+        self, path: str, method: str, headers: dict[str, str], body: bytes | None
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            response = connection.getresponse()
+            found = {key.lower(): value for key, value in response.getheaders()}
+            return Answer(response.status, found, response.read().decode())
+        finally:
+            connection.close()
+
+    async def add(
+        self, *names: str, scope: str = "marketing", origin: Origin = Origin.UNSUBSCRIBE
+    ) -> None:
+        await self.store.add_suppressions(
+            [SuppressionEntry(f"{name}@people.example", scope, origin, T0) for name in names]
+        )
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    store = MemoryStore(b"key")
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+    stop = asyncio.Event()
+
+    async def stats() -> Snapshot:
+        return Snapshot()
+
+    async def health() -> Health:
+        return Health(1, 1)
+
+    async def ready() -> Readiness:
+        return Readiness("ok", "ok", "ok")
+
+    app = create_app(
+        stats,
+        health,
+        ready,
+        collector=SnapshotCollector(settings(), version="0", started_at=1.0),
+        arrears=store.arrears,
+        api=Api(store, TOKENS, version="0", stop=stop),
+    )
+    serving = asyncio.create_task(serve_web(app, sock, stop))
+    yield Served(store, port, stop)
+    stop.set()
+    await asyncio.wait_for(serving, 10)
+
+
+async def test_changes_are_read_page_by_page(served: Served) -> None:
+    await served.add("a", "b", "c")
+    keys = [key async for key, _ in served.store.export_suppressions()]
+    first = await served.ask(f"{CHANGES}?since=0&limit=2")
+    assert first.status == 200
+    assert first.headers["cache-control"] == "no-store"
+    assert (first.json["next"], first.json["more"]) == (2, True)
+    rest = await served.ask(f"{CHANGES}?since=2&limit=2")
+    assert (rest.json["next"], rest.json["more"]) == (3, False)
+    told = [*first.json["changes"], *rest.json["changes"]]
+    assert [change["seq"] for change in told] == [1, 2, 3]
+    assert sorted(change["key"] for change in told) == sorted(keys)
+    at = told[0].pop("at")
+    assert datetime.now(UTC) - datetime.fromisoformat(at) < timedelta(minutes=1)
+    assert told[0] == {
+        "seq": 1,
+        "action": "added",
+        "key": told[0]["key"],
+        "scope": "marketing",
+        "origin": "unsubscribe",
+        "since": "2026-03-01T10:00:00Z",
+    }
+    end = await served.ask(f"{CHANGES}?since=3")
+    assert end.json == {"changes": [], "next": 3, "more": False}
+
+
+async def test_who_asks_must_be_known_and_have_the_right(served: Served) -> None:
+    for who, error in ((None, "token_missing"), ("wrong", "token_unknown"), ("", "token_unknown")):
+        answer = await served.ask(CHANGES, who)
+        assert (answer.status, answer.json["error"]) == (401, error)
+        assert answer.headers["www-authenticate"].startswith("Bearer realm=")
+    answer = await served.ask(CHANGES, "shop")
+    assert (answer.status, answer.json["error"]) == (403, "not_permitted")
+    assert 'the right "changes"' in answer.json["message"]
+    assert (await served.check({"addresses": []}, "crm")).status == 403
+    shown = parse_metrics((await served.ask("/metrics", None)).text)
+    row = 'smtpproxy_api_requests_total{code_class="4xx",token="%s"}'
+    assert shown[row % "unknown"] == 3
+    assert shown[row % "shop"] == 1
+
+
+async def test_a_token_that_asks_too_often_is_told_when_to_come_back(served: Served) -> None:
+    found = [(await served.ask(CHANGES, "often")).status for _ in range(3)]
+    assert found == [200, 200, 429]
+    answer = await served.ask(CHANGES, "often")
+    assert 1 <= int(answer.headers["retry-after"]) <= 31
+    assert (await served.ask(CHANGES)).status == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["since=-1", "since=x", "limit=0", "limit=10001", "wait=61", "since=", "since=1e3", "from=1",
+     f"since={'9' * 4000}"],
+)  # fmt: skip
+async def test_a_wrong_parameter_is_named(served: Served, query: str) -> None:
+    answer = await served.ask(f"{CHANGES}?{query}")
+    assert answer.status == 400
+    assert query.partition("=")[0] in answer.json["message"]
+
+
+async def test_what_was_trimmed_is_gone_and_how_to_begin_anew_is_said(served: Served) -> None:
+    await served.add("a", "b", "c")
+    await served.store.trim_changes(datetime.now(UTC) + timedelta(days=1))
+    answer = await served.ask(f"{CHANGES}?since=1")
+    assert (answer.status, answer.json["error"], answer.json["next"]) == (410, "changes_gone", 3)
+    assert "suppress export" in answer.json["message"]
+    assert (await served.ask(f"{CHANGES}?since=3")).json["changes"] == []
+    assert (await served.ask(f"{CHANGES}?since=9")).status == 410
+
+
+async def test_a_long_poll_answers_as_soon_as_there_is_something(served: Served) -> None:
+    started = time.monotonic()
+    polls = [asyncio.create_task(served.ask(f"{CHANGES}?since=0&wait=25")) for _ in range(3)]
+    await asyncio.sleep(0.2)
+    assert not any(poll.done() for poll in polls)
+    await served.add("a")
+    for poll in polls:
+        assert [change["seq"] for change in (await poll).json["changes"]] == [1]
+    assert time.monotonic() - started < 10
+    empty = await served.ask(f"{CHANGES}?since=1&wait=1")
+    assert (empty.status, empty.json["changes"]) == (200, [])
+
+
+async def test_a_long_poll_does_not_keep_the_relay_from_ending(served: Served) -> None:
+    poll = asyncio.create_task(served.ask(f"{CHANGES}?since=0&wait=60"))
+    await asyncio.sleep(0.3)
+    started = time.monotonic()
+    served.stop.set()
+    assert (await poll).status == 200
+    assert time.monotonic() - started < 4
+
+
+async def test_addresses_can_be_asked_about(served: Served) -> None:
+    await served.add("anna", scope="purpose:offers")
+    await served.add("carl", scope="all", origin=Origin.COMPLAINT)
+    asked = ["Anna@People.example", "carl+tag@people.example", "new@people.example", "no address"]
+    answer = await served.check({"addresses": asked})
+    assert answer.status == 200
+    anna, carl, new, wrong = answer.json["results"]
+    assert anna == {
+        "address": "Anna@People.example",
+        "suppressed": True,
+        "since": "2026-03-01T10:00:00Z",
+        "suppressions": [
+            {"scope": "purpose:offers", "origin": "unsubscribe", "since": "2026-03-01T10:00:00Z"}
+        ],
+    }
+    assert carl["suppressed"] is True
+    assert (new["suppressed"], new["since"], new["suppressions"]) == (False, None, [])
+    assert (wrong["suppressed"], wrong["error"]) == (None, "not a mail address")
+
+
+@pytest.mark.parametrize(
+    ("scope", "suppressed"),
+    [
+        ("all", ["carl"]),
+        ("marketing", ["carl", "dora"]),
+        ("purpose:offers", ["anna", "carl", "dora"]),
+        ("purpose:news", ["carl", "dora"]),
+        (None, ["anna", "carl", "dora"]),
+    ],
+)
+async def test_the_scope_of_the_mailing_decides_what_counts(
+    served: Served, scope: str | None, suppressed: list[str]
+) -> None:
+    await served.add("anna", scope="purpose:offers")
+    await served.add("carl", scope="all")
+    await served.add("dora", scope="marketing")
+    names = ["anna", "carl", "dora", "emil"]
+    asked = {"addresses": [f"{name}@people.example" for name in names], "scope": scope}
+    results = (await served.check(asked)).json["results"]
+    found = [name for name, one in zip(names, results, strict=True) if one["suppressed"]]
+    assert found == suppressed
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"", 400, "JSON"),
+        (b"{", 400, "JSON"),
+        (b"\xff\xfe", 400, "JSON"),
+        (b"[]", 400, "object"),
+        (b"{}", 400, "addresses"),
+        (b'{"addresses": [1]}', 400, "str"),
+        (b'{"addresses": [], "scop": "all"}', 400, "scop"),
+        (b'{"addresses": [], "scope": "offers"}', 400, "purpose:NAME"),
+        (json.dumps({"addresses": ["a@b.example"] * 1001}).encode(), 413, "1000"),
+        (b'{"addresses": ["' + b"a" * 1_100_000 + b'"]}', 413, "octets"),
+    ],
+)
+async def test_a_wrong_body_is_answered_with_what_is_wrong(
+    served: Served, body: bytes, status: int, said: str
+) -> None:
+    answer = await served.check(body)
+    assert answer.status == status
+    assert said in answer.json["message"]
+
+
+async def test_a_store_that_does_not_answer_is_503(served: Served) -> None:
+    served.store.fail_with = "locked"
+    for answer in (
+        await served.ask(CHANGES),
+        await served.ask(f"{CHANGES}?wait=5"),
+        await served.check({"addresses": ["a@b.example"]}),
+    ):
+        assert (answer.status, answer.json["error"]) == (503, "store_unavailable")
+        assert answer.headers["retry-after"] == "5"
+        assert "locked" not in answer.text
+
+
+async def test_other_methods_are_refused(served: Served) -> None:
+    assert (await served.ask(CHANGES, method="DELETE")).status == 405
+    assert (await served.ask(CHECK, "shop")).status == 405
+
+
+async def test_the_description_is_of_what_is_there(served: Served) -> None:
+    described = (await served.ask("/v1/openapi.json", None)).json
+    assert described["openapi"].startswith("3.1")
+    for path, methods in described["paths"].items():
+        for method in methods:
+            answer = await served.ask(path, None, method=method.upper())
+            assert (answer.status, set(answer.json)) == (401, {"error", "message"})
+    await served.add("a")
+    (change,) = (await served.ask(CHANGES)).json["changes"]
+    schemas = described["components"]["schemas"]
+    assert set(change) == set(schemas["Change"]["properties"])
+    result = (await served.check({"addresses": ["a@people.example"]})).json["results"][0]
+    assert set(result) == set(schemas["Result"]["properties"])
+    references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described))
+    assert set(references) <= set(schemas)
+
+
+async def test_the_page_loads_nothing_from_elsewhere(served: Served) -> None:
+    answer = await served.ask("/v1/docs", None)
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert CHANGES in answer.text
+    assert CHECK in answer.text
+    assert not re.search(r"<script|<link|<img|(?:src|href)=\"(?!#|/v1/openapi\.json)", answer.text)
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_the_lag_of_webhooks_is_shown_whoever_delivers(served: Served) -> None:
+    await served.add("a")
+    dead = DeadLetter(
+        "dead", "msg_1", b"{}", 1, datetime.now(UTC) - timedelta(hours=3), T0, 1, "HTTP 500"
+    )
+    await served.store.put_webhook_state(WebhookState("dead", 1, disabled_at=T0), dead)
+    await served.store.put_webhook_state(WebhookState("even", 1))
+    shown = parse_metrics((await served.ask("/metrics", None)).text)
+    assert 3 * 3600 <= shown['smtpproxy_webhook_lag_seconds{webhook="dead"}'] < 3 * 3600 + 60
+    assert shown['smtpproxy_webhook_dead_letters{webhook="dead"}'] == 1
+    assert shown['smtpproxy_webhook_disabled{webhook="dead"}'] == 1
+    assert shown['smtpproxy_webhook_lag_seconds{webhook="even"}'] == 0
+    assert shown['smtpproxy_webhook_deadline_seconds{webhook="crm"}'] == 48 * 3600
+
+
+def test_a_bucket_fills_again_with_time() -> None:
+    bucket = Bucket(60)
+    assert [bucket.take(0.0) for _ in range(60)] == [0.0] * 60
+    assert bucket.take(0.0) == pytest.approx(1.0)
+    assert bucket.take(0.5) == pytest.approx(0.5)
+    assert bucket.take(1.0) == 0.0
+    assert bucket.take(1e9) == 0.0
+    assert [bucket.take(1e9) for _ in range(59)] == [0.0] * 59
+    assert bucket.take(1e9) > 0
+
+
+def test_only_the_bearer_scheme_and_the_whole_token_count() -> None:
+    gate = Gate(TOKENS, lambda: 0.0)
+    assert gate.who("Bearer crm") == TOKENS[0]
+    assert gate.who("bearer  crm ") == TOKENS[0]
+    for wrong in (None, "", "crm", "Basic crm", "Bearer", "Bearer cr", "Bearer crmm", "Bearer é"):
+        assert gate.who(wrong) is None
