@@ -1,5 +1,7 @@
 """`smtpproxy contact`: what is known of people, filled, shown, exported and erased."""
 
+import json
+from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +23,7 @@ from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.evidence import write_evidence
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
+from smtpproxy.cli.rights import in_words, object_, rectify
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,
@@ -28,6 +31,7 @@ from smtpproxy.cli.stores import (
     output_option,
     plain_text,
     using_store,
+    warn,
 )
 from smtpproxy.evidence.words import Lang
 from smtpproxy.policy.model import ConsentAct, Contact, Dealing, Link
@@ -42,12 +46,17 @@ from smtpproxy.store.exchange.plausible import without_the_future
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import ContactUpdate, Store
+from smtpproxy.store.rights import Rectification
 from smtpproxy.terminal import printable
 
 
 @click.group()
 def command() -> None:
-    """Fill, show, export and erase contacts."""
+    """Fill, show, put right, export and erase contacts."""
+
+
+command.add_command(rectify)
+command.add_command(object_)
 
 
 @command.command("import")
@@ -141,17 +150,27 @@ def import_contacts(
 def show(settings: Settings, address: str, as_json: bool) -> int:
     """Show what is stored of an address; exit 1 when there is no contact."""
 
-    async def read(store: Store) -> tuple[Contact | None, int]:
-        return await store.contact(address), len(await store.suppressions(address))
+    async def read(store: Store) -> tuple[Contact | None, int, Sequence[Rectification]]:
+        return (
+            await store.contact(address),
+            len(await store.suppressions(address)),
+            await store.rectifications(address),
+        )
 
-    contact, suppressions = using_store(settings, read, read_only=True)
+    contact, suppressions, rectified = using_store(settings, read, read_only=True)
     hint = f"suppressed: see smtpproxy suppress show {address}" if suppressions else ""
     if contact is None:
         fail("; ".join(filter(None, [f"there is no contact {address}", hint])))
     if as_json:
-        click.echo(written_contact(contact))
+        told = json.loads(written_contact(contact))
+        print_json({**told, "rectifications": rectified} if rectified else told, one_line=True)
         return 0
-    console.print(_table(contact))
+    table = _table(contact)
+    for one in rectified:
+        what = "; ".join(in_words(change) for change in one.changes)
+        words = f"{written_time(one.at)} {what} ({one.reason})"
+        table.add_row("put right", printable(words))
+    console.print(table)
     if hint:
         console.print(hint, style="yellow", soft_wrap=True)
     return 0
@@ -277,8 +296,18 @@ def erase(settings: Settings, address: str, as_json: bool) -> None:
     What stays is an `erasure` suppression of scope `all`, which holds no address: the
     person is not mailed again, even when a later import brings the address back. The
     decisions stay on record without the person, and the record stays provable.
+
+    It goes by the exact address: variants with another plus-tag, and addresses that the
+    contact had before, are named, and erased one by one.
     """
-    erased = using_store(settings, lambda store: store.erase_contact(address, at=now()))
+
+    async def erase_(store: Store) -> tuple[bool, list[str]]:
+        others = [*await store.variants(address), *_former(await store.rectifications(address))]
+        return await store.erase_contact(address, at=now()), list(dict.fromkeys(others))
+
+    erased, others = using_store(settings, erase_)
+    for other in others:
+        warn(f"{other} may be the same person and is not erased: see contact erase {other}")
     try:
         rows = pseudonymise(audit_folder(settings), address)
     except StillWritten as error:
@@ -289,3 +318,13 @@ def erase(settings: Settings, address: str, as_json: bool) -> None:
     click.echo(f"{address}: {'erased' if erased else 'there was no contact'}; suppressed for all")
     if rows:
         click.echo(f"audit log: {rows:,} rows are pseudonymised")
+
+
+def _former(rectified: Sequence[Rectification]) -> list[str]:
+    """Return the addresses that a contact had before."""
+    return [
+        change.before
+        for one in rectified
+        for change in one.changes
+        if change.field == "address" and change.before
+    ]
