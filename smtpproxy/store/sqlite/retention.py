@@ -1,0 +1,262 @@
+"""Removing what has outlived its period: in small batches, so that mail and imports go on.
+
+What goes is found over a connection of its own, which only reads; each batch is looked at
+again in the transaction that removes it.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from itertools import islice
+
+import aiosqlite
+import msgspec
+
+from smtpproxy.policy.model import Contact
+from smtpproxy.store.keys import KeyPair, KeyRing
+from smtpproxy.store.merge import WIDENED_ORIGINS
+from smtpproxy.store.outlived import is_undated, orders, outlived, removed
+from smtpproxy.store.protocols import BatchResult, SuppressionEntry
+from smtpproxy.store.retention import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
+from smtpproxy.store.sqlite import contacts as contact_table
+from smtpproxy.store.sqlite.live_keys import LiveKeys
+from smtpproxy.store.sqlite.rows import Row, from_micros, optional_moment, to_micros
+from smtpproxy.store.sqlite.writer import SqliteWriter, fetch_all, run_many
+
+_BATCH = 500
+"""Rows of one transaction: some 20 ms under the write lock."""
+_PAUSE = 0.005
+"""Seconds in which others get the write lock."""
+_PAGE = 2_000
+
+_ORIGINS = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
+# What the columns alone show to be alive is passed over; acts and purchases are looked at after.
+_SILENT = """
+SELECT id, address, undated_since FROM contact
+WHERE id > ?1 AND coalesce(coalesce(collected_at, informed_at) NOT BETWEEN ?2 AND ?3, TRUE)
+AND coalesce(last_activity_at NOT BETWEEN ?2 AND ?3, TRUE)
+ORDER BY id LIMIT ?4
+"""
+_UNDATED = "UPDATE contact SET undated_since = ? WHERE id = ? AND undated_since IS NULL"
+_COUNTS_FOR = f"wide_key = ?1 AND (exact_key = ?2 OR origin IN ({_ORIGINS}))"
+_RENEW = f"""
+UPDATE suppression SET renewed_at = ?3 WHERE {_COUNTS_FOR} AND coalesce(renewed_at, 0) < ?3
+"""
+_READ = "INSERT INTO journal_read (slot, n) VALUES (?, ?) ON CONFLICT DO UPDATE SET n = excluded.n"
+
+_OLD = "since < ?1 AND renewed_at < ?1"
+_ANY_OLD = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OLD})"
+_KEPT = """
+CREATE TEMP TABLE kept (wide_key, exact_key, scope, origin,
+                        PRIMARY KEY (wide_key, exact_key, scope, origin)) WITHOUT ROWID
+"""
+# ?2 holds the keys of addresses, 16 and 32 octets each; ?3 is a list as long as they are many.
+_KEEP = f"""
+INSERT OR IGNORE INTO temp.kept
+SELECT wide_key, exact_key, scope, origin FROM json_each(?3) AS place
+CROSS JOIN main.suppression ON wide_key = substr(?2, place.key * 48 + 1, 16)
+WHERE {_OLD} AND (exact_key = substr(?2, place.key * 48 + 17, 32) OR origin IN ({_ORIGINS}))
+"""
+_ADDRESSES = "SELECT id, address FROM contact WHERE id > ? ORDER BY id LIMIT ?"
+_GOING = f"""
+SELECT wide_key, exact_key, scope, origin, max(since, renewed_at) FROM suppression
+WHERE (wide_key, exact_key, scope, origin) > (?2, ?3, ?4, ?5) AND {_OLD}
+AND NOT EXISTS (SELECT 1 FROM temp.kept WHERE
+    (kept.wide_key, kept.exact_key, kept.scope, kept.origin)
+    = (suppression.wide_key, suppression.exact_key, suppression.scope, suppression.origin))
+ORDER BY wide_key, exact_key, scope, origin LIMIT ?6
+"""
+_DELETE_SUPPRESSION = f"""
+DELETE FROM suppression
+WHERE wide_key = ?2 AND exact_key = ?3 AND scope = ?4 AND origin = ?5 AND {_OLD}
+"""
+_DELETE_LIFTED = "DELETE FROM lifted_suppression WHERE id = ?"
+_LIFTED = "SELECT id, lifted_at FROM lifted_suppression WHERE id > ? AND lifted_at < ? LIMIT ?"
+
+
+class Retention:
+    """Keeps `RetentionStore` for the store that it is mixed into."""
+
+    _keys: LiveKeys
+
+    def _to_write(self) -> SqliteWriter:
+        raise NotImplementedError
+
+    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
+        raise NotImplementedError
+
+    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
+        raise NotImplementedError
+
+    # contacts
+
+    async def purge_contacts(
+        self, limits: Limits, *, at: datetime, dry_run: bool = False
+    ) -> PurgedContacts:
+        total, became, last = NOTHING, 0, 0
+        first, now = to_micros(limits.prospects), to_micros(at)
+        async with self._reading() as connection:
+            while page := await fetch_all(connection, _SILENT, last, first, now, _BATCH):
+                last = page[-1][0]
+                going, undated = await _look_at(connection, page, limits, at)
+                entries = [entry for one in going for entry in orders(one, limits, at)]
+                if not dry_run:
+                    going = await self._remove_contacts(going, entries, at)
+                    await self._mark_undated(undated, at)
+                total += removed(list(going.values()))
+                became += len(entries)
+        await self._forget_pages(total, dry_run=dry_run)
+        return PurgedContacts(total, became)
+
+    async def _remove_contacts(
+        self, going: dict[Contact, datetime], entries: list[SuppressionEntry], at: datetime
+    ) -> dict[Contact, datetime]:
+        """Leave what people asked for, then remove a batch; return those that went."""
+        if not going:
+            return {}
+        await self.add_suppressions(entries)
+        await self.renew_suppressions({contact.address: at for contact in going})
+        async with self._to_write().transaction() as connection:
+            known = await contact_table.stored(connection, [one.address for one in going])
+            # Somebody may have been heard of since it was looked at.
+            same = {
+                contact: date
+                for contact, date in going.items()
+                if contact.address in known and known[contact.address].contact == contact
+            }
+            gone = [(contact.address,) for contact in same]
+            await run_many(connection, "DELETE FROM contact WHERE address = ?", gone)
+        await asyncio.sleep(_PAUSE)
+        return same
+
+    async def _mark_undated(self, numbers: list[int], at: datetime) -> None:
+        """Remember since when contacts are known to have no date."""
+        if numbers:
+            async with self._to_write().transaction() as connection:
+                marks = [(to_micros(at), number) for number in numbers]
+                await run_many(connection, _UNDATED, marks)
+
+    # suppressions
+
+    async def journal_read(self) -> dict[int, int]:
+        async with self._reading() as connection:
+            found = await fetch_all(connection, "SELECT slot, n FROM journal_read")
+            return dict(found)
+
+    async def renew_suppressions(
+        self, matched: Mapping[str, datetime], read: Mapping[int, int] | None = None
+    ) -> int:
+        count = 0
+        for some in _batches(matched):
+            async with self._to_write().transaction() as connection:
+                keys = await self._keys.current(connection)
+                seen = [(*pair, to_micros(at)) for name, at in some for pair in _pairs(keys, name)]
+                count += await run_many(connection, _RENEW, sorted(seen))
+            await asyncio.sleep(_PAUSE)
+        if read:
+            async with self._to_write().transaction() as connection:
+                await run_many(connection, _READ, list(read.items()))
+        return count
+
+    async def purge_suppressions(
+        self,
+        before: datetime,
+        *,
+        dry_run: bool = False,
+        matched: Iterable[Mapping[str, datetime]] = (),
+    ) -> PurgedSuppressions:
+        limit, total = to_micros(before), NOTHING
+        async with self._reading() as connection:
+            if not (await fetch_all(connection, _ANY_OLD, limit))[0][0]:
+                return PurgedSuppressions()
+            await connection.execute("PRAGMA query_only = OFF")  # the file itself is read-only
+            await connection.execute(_KEPT)
+            for batch in matched:
+                seen = [address for address, at in batch.items() if at >= before]
+                await self._keep(connection, seen, limit)
+            matches = await _count_kept(connection)
+            last = await self._keep_held(connection, 0, limit)
+            held = await _count_kept(connection) - matches
+            after: Row = (b"", b"", "", "")
+            while going := await fetch_all(connection, _GOING, limit, *after, _BATCH):
+                after = going[-1][:4]
+                total += removed([from_micros(row[4]) for row in going])
+                if not dry_run:
+                    await self._remove_suppressions(going, limit)
+                    last = await self._keep_held(connection, last, limit)
+        await self._forget_pages(total, dry_run=dry_run)
+        return PurgedSuppressions(total, held)
+
+    async def _keep_held(self, connection: aiosqlite.Connection, last: int, limit: int) -> int:
+        """Keep what contacts after number `last` hold; return the number of the newest."""
+        while page := await fetch_all(connection, _ADDRESSES, last, _PAGE):
+            last = page[-1][0]
+            await self._keep(connection, [address for _, address in page], limit)
+        return last
+
+    async def _keep(
+        self, connection: aiosqlite.Connection, addresses: Sequence[str], limit: int
+    ) -> None:
+        """Keep the old ones that count for these canonical addresses."""
+        keys = await self._keys.current(connection)
+        pairs = [pair for address in addresses for pair in _pairs(keys, address)]
+        octets = b"".join([wide + exact for wide, exact in pairs])
+        places = msgspec.json.encode([0] * len(pairs)).decode()
+        await connection.execute(_KEEP, (limit, octets, places))
+
+    async def _remove_suppressions(self, going: list[Row], limit: int) -> None:
+        async with self._to_write().transaction() as connection:
+            await run_many(connection, _DELETE_SUPPRESSION, [(limit, *row[:4]) for row in going])
+        await asyncio.sleep(_PAUSE)
+
+    async def purge_lifted(self, before: datetime, *, dry_run: bool = False) -> Removed:
+        total, last = NOTHING, 0
+        async with self._reading() as reading:
+            while page := await fetch_all(reading, _LIFTED, last, to_micros(before), _BATCH):
+                last = page[-1][0]
+                total += removed([from_micros(lifted_at) for _, lifted_at in page])
+                if not dry_run:
+                    async with self._to_write().transaction() as connection:
+                        await run_many(connection, _DELETE_LIFTED, [(row[0],) for row in page])
+                    await asyncio.sleep(_PAUSE)
+        await self._forget_pages(total, dry_run=dry_run)
+        return total
+
+    async def _forget_pages(self, total: Removed, *, dry_run: bool) -> None:
+        """The log still holds the pages as they were."""
+        if total.rows and not dry_run:
+            await self._to_write().empty_log()
+
+
+async def _look_at(
+    connection: aiosqlite.Connection, page: list[Row], limits: Limits, at: datetime
+) -> tuple[dict[Contact, datetime], list[int]]:
+    """Return the contacts whose time is over, each with its date, and those without any date."""
+    known = await contact_table.stored(connection, [address for _, address, _ in page])
+    going: dict[Contact, datetime] = {}
+    undated: list[int] = []
+    for number, address, since in page:
+        if address in known:
+            contact = known[address].contact
+            date = outlived(contact, optional_moment(since), limits, at)
+            if date is not None:
+                going[contact] = date
+            elif since is None and is_undated(contact, at):
+                undated.append(number)
+    return going, undated
+
+
+def _batches(matched: Mapping[str, datetime]) -> Iterator[list[tuple[str, datetime]]]:
+    remaining = iter(matched.items())
+    while some := list(islice(remaining, _BATCH)):
+        yield some
+
+
+async def _count_kept(connection: aiosqlite.Connection) -> int:
+    count: int = (await fetch_all(connection, "SELECT count(*) FROM temp.kept"))[0][0]
+    return count
+
+
+def _pairs(keys: KeyRing, address: str) -> list[KeyPair]:
+    return [key.pair(address) for key in keys.keys]
