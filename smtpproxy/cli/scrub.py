@@ -17,6 +17,7 @@ from rich.console import Console
 
 from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
 from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.policy.words.lang import LANGS, Lang
 from smtpproxy.scrub.drafts import Drafts
 from smtpproxy.scrub.formats import Format, open_list
 from smtpproxy.scrub.report import Findings, html
@@ -64,6 +65,13 @@ class _Places:
 @_file_option("--refused", "All other lines that could be read.")
 @_file_option("--rejected", "Lines that cannot be read, with their reasons; else LIST.rejected.")
 @_file_option("--report", "A report for people, as one HTML file.")
+@click.option(
+    "--lang",
+    type=click.Choice(LANGS),
+    default="en",
+    show_default=True,
+    help="The language of the report.",
+)
 @json_option
 @config_option
 def command(
@@ -78,6 +86,7 @@ def command(
     refused: Path | None,
     rejected: Path | None,
     report: Path | None,
+    lang: Lang,
     as_json: bool,
 ) -> int:
     """Say who on a list may be mailed, and why not the others.
@@ -99,7 +108,7 @@ def command(
     rulebook = settings.rulebooks[chosen.rulebook]
     occasion = Occasion(chosen, rulebook, at or now(), as_of=at is not None)
     try:
-        findings = _scrub(settings, list_path, form, column, occasion, places)
+        findings = _scrub(settings, list_path, form, column, occasion, places, lang)
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
@@ -126,6 +135,7 @@ def _scrub(
     column: str | None,
     occasion: Occasion,
     places: _Places,
+    lang: Lang,
 ) -> Findings:
     """Judge the list and put the files in their places."""
     gc.set_threshold(500_000)  # a batch is many live objects and no cycles
@@ -158,7 +168,7 @@ def _scrub(
                 fail(f"{name}: {error}", 2)
         findings = Findings(name, source.sha256, occasion, scrub.counts)
         if places.report is not None:
-            drafts.open(places.report).write(html(findings).encode())
+            drafts.open(places.report).write(html(findings, lang).encode())
         unreadable.close()
         drafts.commit()
     if unreadable.path is not None and scrub.counts.unreadable:

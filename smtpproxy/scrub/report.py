@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import jinja2
 
+from smtpproxy.policy.words.lang import Lang, time
+from smtpproxy.policy.words.terms import term
 from smtpproxy.scrub.counts import Counts, commonest_first, share
 from smtpproxy.scrub.verdicts import Occasion
-from smtpproxy.scrub.words import of_basis, of_reason
+from smtpproxy.scrub.words import LABELS, of_basis, of_reason
 from smtpproxy.terminal import printable
 
 
@@ -51,14 +53,17 @@ class Bar:
     words: str
 
 
-def reason_bars(counts: Counts) -> Sequence[Bar]:
-    rows = [(reason, kind, lines, of_reason(reason)) for kind, reason, lines in counts.reasons]
+def reason_bars(counts: Counts, lang: Lang = "en") -> Sequence[Bar]:
+    rows = [
+        (reason, kind, lines, of_reason(reason, lang)) for kind, reason, lines in counts.reasons
+    ]
     return _bars(rows, counts.total)
 
 
-def basis_bars(counts: Counts) -> Sequence[Bar]:
+def basis_bars(counts: Counts, lang: Lang = "en") -> Sequence[Bar]:
     found = commonest_first(counts.bases).items()
-    return _bars([(basis, "allow", lines, of_basis(basis)) for basis, lines in found], counts.total)
+    rows = [(basis, "allow", lines, of_basis(basis, lang)) for basis, lines in found]
+    return _bars(rows, counts.total)
 
 
 def _bars(rows: Sequence[tuple[str, str, int, str]], total: int) -> Sequence[Bar]:
@@ -69,8 +74,9 @@ def _bars(rows: Sequence[tuple[str, str, int, str]], total: int) -> Sequence[Bar
     ]
 
 
-def html(findings: Findings) -> str:
+def html(findings: Findings, lang: Lang = "en") -> str:
     """Return the report; what others wrote (the list's name) is escaped."""
+    labels = LABELS[lang]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("smtpproxy.scrub", "templates"),
         autoescape=True,
@@ -78,7 +84,9 @@ def html(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = "{:,}".format
+    environment.filters["number"] = "{:,}".format if lang == "en" else _french_number
+    environment.filters["share"] = str if lang == "en" else _french_share
+    environment.filters["term"] = lambda word: word if lang == "en" else term(word, lang)
     counts = findings.counts
     return environment.get_template("report.html").render(
         occasion=findings.occasion,
@@ -86,6 +94,19 @@ def html(findings: Findings) -> str:
         name=printable(findings.name),
         counts=counts,
         allowed_share=share(counts.allowed, counts.total),
-        reasons=reason_bars(counts),
-        bases=basis_bars(counts),
+        reasons=reason_bars(counts, lang),
+        bases=basis_bars(counts, lang),
+        at=f"{findings.occasion.now:%Y-%m-%d %H:%M:%S} UTC"
+        if lang == "en"
+        else time(findings.occasion.now, lang),
+        lang=lang,
+        label=labels,
     )
+
+
+def _french_number(number: int) -> str:
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _french_share(share: str) -> str:
+    return share.replace(".", ",").replace(" %", "\N{NO-BREAK SPACE}%")

@@ -1,7 +1,12 @@
 """What each verdict means, in plain words for people who plan a campaign.
 
-docs/reasons.md has the rules behind them.
+docs/reasons.md has the rules behind them. French shares the sentences of explanations.
 """
+
+from collections.abc import Mapping
+
+from smtpproxy.policy.words.lang import Lang, typeset
+from smtpproxy.policy.words.phrase import Phrase, has_words, say
 
 _REASONS = {
     "suppressed_unsubscribe": "They unsubscribed from this kind of mail. Take them off the list;"
@@ -59,9 +64,82 @@ _BASES = {
 _ELSEWHERE = "docs/reasons.md explains it."
 
 
-def of_reason(reason: str) -> str:
-    return _REASONS.get(reason, _ELSEWHERE)
+LABELS: Mapping[Lang, Mapping[str, str]] = {
+    "en": {
+        "title": "{name} for stream {stream}",
+        "everybody": "Everybody on this list may be mailed on stream",
+        "some": "{allowed} of {total}",
+        "may": "may be mailed on stream",
+        "empty": "The list is empty.",
+        "lines": "lines",
+        "allowed": "may be mailed",
+        "refused": "refused",
+        "deferred": "not now",
+        "unreadable": "unreadable",
+        "duplicates": "duplicates",
+        "reasons": "Why the others may not",
+        "reason": "reason",
+        "bases": "Why these may",
+        "basis": "basis",
+        "of_all": "of all",
+        "about": "About this report",
+        "list": "List",
+        "stream": "Stream",
+        "rulebook": "Rulebook",
+        "at": "Judged as of",
+        "marketing": "marketing",
+        "transactional": "transactional",
+        "purpose": "purpose {purpose}",
+        "foot": "A duplicate is a mailbox that stands further up in the list too; it is counted"
+        " with its verdict as well. Unreadable lines were not judged. The relay judges every"
+        " recipient again when the mail is sent: who unsubscribes after this report is not mailed.",
+    },
+    "fr": {
+        "title": "{name} pour le flux {stream}",
+        "everybody": "On peut écrire à toute cette liste sur le flux",
+        "some": "{allowed} sur {total}",
+        "may": "peuvent recevoir un envoi sur le flux",
+        "empty": "La liste est vide.",
+        "lines": "lignes",
+        "allowed": "autorisées",
+        "refused": "refusées",
+        "deferred": "différées",
+        "unreadable": "illisibles",
+        "duplicates": "doublons",
+        "reasons": "Pourquoi les autres sont écartées",
+        "reason": "motif",
+        "bases": "Pourquoi celles-ci sont autorisées",
+        "basis": "base légale",
+        "of_all": "du total",
+        "about": "À propos de ce rapport",
+        "list": "Liste",
+        "stream": "Flux",
+        "rulebook": "Référentiel",
+        "at": "Examen à la date du",
+        "marketing": "prospection",
+        "transactional": "transactionnel",
+        "purpose": "finalité {purpose}",
+        "foot": typeset(
+            "Un doublon est une boîte qui figure déjà plus haut dans la liste ; il est aussi compté"
+            " avec son verdict. Les lignes illisibles n’ont pas été examinées. Le relais examine de"
+            " nouveau chaque destinataire au moment de l’envoi : on n’écrit pas à qui se désinscrit"
+            " après ce rapport.",
+            "fr",
+        ),
+    },
+}
 
 
-def of_basis(basis: str) -> str:
-    return _BASES.get(basis, "")
+def of_reason(reason: str, lang: Lang = "en") -> str:
+    if lang == "en":
+        return _REASONS.get(reason, _ELSEWHERE)
+    return _principle(reason, lang)
+
+
+def of_basis(basis: str, lang: Lang = "en") -> str:
+    return _BASES.get(basis, "") if lang == "en" else _principle(basis, lang)
+
+
+def _principle(word: str, lang: Lang) -> str:
+    key = f"why.{word}"
+    return say(Phrase(key), lang) if has_words(key) else ""

@@ -108,3 +108,17 @@ def test_a_share_never_says_all_or_none_where_it_is_not_so(
     part: int, whole: int, shown: str
 ) -> None:
     assert share(part, whole) == shown
+
+
+def test_the_report_in_french() -> None:
+    page = html(findings(consent=6000, no_record=3000, consent_expired=1000), "fr")
+    assert '<html lang="fr">' in page
+    assert "6\N{NARROW NO-BREAK SPACE}000 sur 10\N{NARROW NO-BREAK SPACE}000" in page
+    assert "adresse inconnue <code>no_record</code>" in page
+    for english in ("may be mailed", "Stream", "lines", "of all", "duplicate is", "Judged"):
+        assert english not in page
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.NONE])
+def test_every_reason_is_explained_in_french(reason: Reason) -> None:
+    assert of_reason(reason, "fr").endswith(".")
