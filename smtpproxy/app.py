@@ -5,6 +5,8 @@ import os
 import socket
 import sys
 
+from smtpproxy.config.access_files import check_access_files
+from smtpproxy.config.faults import ConfigError
 from smtpproxy.notify import Notifier
 from smtpproxy.process.sockets import CannotListen, listen
 from smtpproxy.process.supervisor import Supervisor
@@ -22,10 +24,14 @@ def serve(settings: Settings) -> int:
     """
     configure_logging(settings.server, process="supervisor")
     try:
+        check_access_files(settings, "smtpproxy")
         _prepare_state(settings)
         for webhook in settings.webhooks:
             check_files(webhook)
         sockets = _listen(settings)
+    except ConfigError as error:
+        print("\n".join(error.faults), file=sys.stderr)
+        return error.exit_code
     except (CannotListen, StoreUnavailable, SecretFault, OSError) as error:
         print(f"smtpproxy: cannot start: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, StoreMisconfigured | SecretFault) else 1

@@ -13,6 +13,9 @@ from smtpproxy.policy.model import Decision, Facts, MessageFeatures, Verdict
 
 Stage = Literal["policy", "store", "sign", "upstream", "audit"]
 Part = Literal["store", "audit", "upstream", "spool", "internal", "protocol"]
+TlsOutcome = Literal["ok", "failed", "timeout"]
+AuthOutcome = Literal["ok", "failed", "malformed", "cancelled", "limited", "busy"]
+ProxyOutcome = Literal["ok", "local", "untrusted", "malformed", "timeout"]
 STAGES: tuple[Stage, ...] = ("policy", "store", "sign", "upstream", "audit")
 
 
@@ -34,6 +37,48 @@ class ConnectionRefused(Struct, frozen=True):
     listener: str
     peer: str
     cause: Literal["limit", "address_limit", "draining"]
+
+
+class ProxyHeaderRead(Struct, frozen=True):
+    """A connection to a listener with the PROXY protocol; `peer` is the balancer."""
+
+    listener: str
+    peer: str
+    outcome: ProxyOutcome
+    detail: str = ""  # private, for the log
+
+
+class TlsHandshake(Struct, frozen=True):
+    """A TLS handshake ended."""
+
+    listener: str
+    peer: str
+    outcome: TlsOutcome
+    detail: str = ""  # private, for the log
+
+
+class Authentication(Struct, frozen=True):
+    """An AUTH exchange ended. It names no user: what was typed there may be a password."""
+
+    listener: str
+    peer: str
+    mechanism: str
+    outcome: AuthOutcome
+
+
+class SenderRefused(Struct, frozen=True):
+    """A client's credential does not have the reverse path that it gave."""
+
+    listener: str
+    peer: str
+
+
+class FilesRead(Struct, frozen=True):
+    """Files changed and were read again; with an `error` the old content stays in use."""
+
+    listener: str  # empty: the users, which are everybody's
+    what: Literal["certificate", "users"]
+    error: str | None = None
 
 
 class Client(Struct, frozen=True, omit_defaults=True):
@@ -123,6 +168,11 @@ Event = (
     ConnectionOpened
     | ConnectionClosed
     | ConnectionRefused
+    | ProxyHeaderRead
+    | TlsHandshake
+    | Authentication
+    | SenderRefused
+    | FilesRead
     | Decided
     | Relayed
     | TransactionEnded

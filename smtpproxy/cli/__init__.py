@@ -17,12 +17,14 @@ COMMANDS = (
     "suppress",
     "contact",
     "consent",
+    "import",
     "scrub",
     "explain",
     "audit",
-    "webhook",
-    "token",
+    "user",
+    "purge",
 )
+_MODULES = {"import": "imports"}  # a word of Python cannot name a module
 
 
 class LazyCommands(CommandFrame):
@@ -34,7 +36,8 @@ class LazyCommands(CommandFrame):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"smtpproxy.cli.{cmd_name}").command
+        module = _MODULES.get(cmd_name, cmd_name)
+        command: click.Command = import_module(f"smtpproxy.cli.{module}").command
         return command
 
     def resolve_command(

@@ -21,10 +21,12 @@ def command(config: Path, as_json: bool) -> int:
     exits with 2. When there is none, prints a summary and what deserves a second look.
     """
     from smtpproxy.config import ConfigError, load
+    from smtpproxy.config.access_files import check_access_files
     from smtpproxy.config.warnings import warnings
 
     try:
         settings = load(config)
+        warned = [*warnings(settings), *check_access_files(settings, str(config))]
     except ConfigError as error:
         if as_json:
             print_json({"file": str(config), "valid": False, "faults": error.faults})
@@ -32,9 +34,9 @@ def command(config: Path, as_json: bool) -> int:
             click.echo("\n".join(error.faults))
         return error.exit_code
     if as_json:
-        print_json(_summary(config, settings, warnings(settings)))
+        print_json(_summary(config, settings, warned))
     else:
-        _print_summary(config, settings, warnings(settings))
+        _print_summary(config, settings, warned)
     return 0
 
 

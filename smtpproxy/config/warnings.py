@@ -33,11 +33,15 @@ def _server(settings: Settings) -> Iterator[str]:
 
 def _listener(listener: ListenerSettings) -> Iterator[str]:
     where = f'listener "{listener.name}"'
-    if _public(listener.address):
+    if _public(listener.address) and listener.auth != "required":
         yield (
             f"{where}.address: {listener.address} can be reached from outside, and whoever"
             " reaches it may send: guard the port"
         )
+    if listener.auth_without_tls and not _loopback(listener.address):
+        yield f"{where}.auth_without_tls: passwords cross the network readable"
+    if listener.tls == "starttls" and not listener.require_tls and listener.auth != "required":
+        yield f"{where}.require_tls: not set, so clients may send in clear although TLS is offered"
     if not listener.streams:
         yield (
             f"{where}.streams: none, so all its mail is on the stream {DEFAULT_STREAM.name}"
@@ -76,6 +80,15 @@ def _sender_rules(settings: Settings) -> Iterator[str]:
     for rule in settings.sender_rules:
         if not any(set(rule.streams) & set(listener.streams) for listener in settings.listeners):
             yield f'sender "{rule.sender}": no listener may use any of its streams'
+
+
+def _loopback(address: Address) -> bool:
+    if isinstance(address, UnixAddress) or address.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False
 
 
 def _public(address: Address) -> bool:

@@ -2,14 +2,21 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Protocol
 
+from smtpproxy.auth.authenticator import MECHANISMS, Authenticator
+from smtpproxy.events import FilesRead
 from smtpproxy.intake.limits import ConnectionLimits
+from smtpproxy.intake.trusted import TrustedHosts
+from smtpproxy.intake.vestibule import Vestibule
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.settings import ListenerSettings, ServerSettings
+from smtpproxy.tls import ServerTls, TlsError, TlsFiles
+from smtpproxy.wire.extensions import BASE, PRDR, STARTTLS, Extension, auth
 
 
 class Session(Protocol):
@@ -33,7 +40,9 @@ class Door:
         spool: Spool,
         *,
         unexpected: Callable[[Exception], None],
+        authenticator: Authenticator | None = None,
     ) -> None:
+        """Raises TlsError where the listener's certificate cannot serve."""
         self.listener = listener
         self.server = server
         self.parts = parts
@@ -41,11 +50,15 @@ class Door:
         self.deadlines = deadlines
         self.spool = spool
         self.unexpected = unexpected
+        self.authenticator = authenticator if listener.auth != "off" else None
+        self.tls = self._tls()
+        self.extensions = self._extensions()
         self.draining = False
         self._limits = ConnectionLimits(listener, server.workers)
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Server | None = None
+        self._listening: asyncio.Server | Vestibule | None = None
+        self._named: dict[int, str] = {}  # by file number: clients that a PROXY header named
 
     async def open(
         self, sock: socket.socket, session: Callable[["Door"], asyncio.Protocol]
@@ -56,10 +69,22 @@ class Door:
         def protocol() -> asyncio.Protocol:
             return session(self)
 
-        if sock.family == socket.AF_UNIX:
+        if self.listener.proxy_protocol:
+            self._listening = self._vestibule(protocol)
+            self._listening.open(sock)
+        elif sock.family == socket.AF_UNIX:
             self._listening = await loop.create_unix_server(protocol, sock=sock, backlog=1024)
         else:
             self._listening = await loop.create_server(protocol, sock=sock, backlog=1024)
+
+    def peer(self, transport: asyncio.BaseTransport) -> str:
+        """Return whose connection this is: an IP address, or "unix"."""
+        if self._named:
+            named = self._named.pop(transport.get_extra_info("socket").fileno(), None)
+            if named is not None:
+                return named
+        address = transport.get_extra_info("peername")
+        return address[0] if isinstance(address, tuple) else "unix"
 
     def admit(
         self, session: Session, peer: str
@@ -79,6 +104,48 @@ class Door:
         task = asyncio.get_running_loop().create_task(session)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _tls(self) -> ServerTls | None:
+        listener = self.listener
+        if listener.tls == "none" or listener.certificate is None or listener.private_key is None:
+            return None
+
+        def changed(error: TlsError | None) -> None:
+            text = None if error is None else f"{error.key}: {error}"
+            self.parts.emit(FilesRead(listener.name, "certificate", text))
+
+        files = TlsFiles(listener.certificate, listener.private_key, listener.client_ca)
+        return ServerTls(files, time.monotonic, changed)
+
+    def _extensions(self) -> tuple[Extension, ...]:
+        offered = BASE if self.listener.protocol == "lmtp" else (*BASE, PRDR)
+        if self.listener.tls == "starttls":
+            offered += (STARTTLS,)
+        if self.authenticator is not None:
+            offered += (auth(MECHANISMS, without_tls=self.listener.auth_without_tls),)
+        return offered
+
+    def _vestibule(self, protocol: Callable[[], asyncio.Protocol]) -> Vestibule:
+        """Sessions on this listener begin only when a PROXY header has said whose they are."""
+        loop = asyncio.get_running_loop()
+
+        async def connect(connection: socket.socket, client: str) -> None:
+            self._named[connection.fileno()] = client
+            try:
+                await loop.connect_accepted_socket(protocol, connection)
+            except OSError:  # it went away in the meantime
+                self._named.pop(connection.fileno(), None)
+                connection.close()
+
+        return Vestibule(
+            self.listener.name,
+            TrustedHosts(self.listener.trusted),
+            patience=self.listener.handshake_timeout,
+            room=self._limits.total,
+            deadlines=self.deadlines,
+            admit=lambda connection, client: self.start(connect(connection, client)),
+            emit=self.parts.emit,
+        )
 
     async def drain(self) -> None:
         """Take no new connection, let running transactions finish, for a bounded time."""

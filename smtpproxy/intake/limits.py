@@ -10,14 +10,14 @@ class ConnectionLimits:
     """Counts the open connections of one listener in one worker."""
 
     def __init__(self, settings: ListenerSettings, workers: int) -> None:
-        self._total = _share(settings.max_connections, workers)
+        self.total = _share(settings.max_connections, workers)
         self._each = _share(settings.max_connections_per_address, workers)
         self._by_address: Counter[str] = Counter()
         self.open = 0
 
     def refusal(self, peer: str) -> Literal["limit", "address_limit"] | None:
         """Why another connection from `peer` cannot be taken, or None."""
-        if self.open >= self._total:
+        if self.open >= self.total:
             return "limit"
         if self._by_address[peer] >= self._each:
             return "address_limit"

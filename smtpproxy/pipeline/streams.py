@@ -1,11 +1,13 @@
-"""Which streams a client may use (design.md section 3, steps 1 to 3)."""
+"""Which streams and senders a client may use (design.md section 3, steps 1 to 3)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
-from smtpproxy.settings import ListenerSettings, SenderRule, Settings
+from smtpproxy.settings import Credential, ListenerSettings, SenderRule, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,44 +33,98 @@ class StreamChoice:
 
 
 class StreamTable:
-    """Finds the choice by listener and reverse path; sender rules narrow, never widen."""
+    """Finds the choice by listener, credential and reverse path.
+
+    Credentials and sender rules narrow what the listener gives, and never widen it.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._streams = settings.streams
         self._undeclared = settings.streams.get(DEFAULT_STREAM.name, DEFAULT_STREAM)
         self._rules = {rule.sender.lower(): rule for rule in settings.sender_rules}
         self._listeners: dict[str, StreamChoice] = {}
-        self._narrowed: dict[tuple[str, str], StreamChoice] = {}
+        self._narrowed: dict[tuple[str, str, str], StreamChoice] = {}
+        self._users = {c.user: c for c in settings.credentials if c.user is not None}
+        self._certificates = {
+            c.certificate: c for c in settings.credentials if c.certificate is not None
+        }
         for listener in settings.listeners:
-            self._listeners[listener.name] = self._of_listener(listener)
-            for key, rule in self._rules.items():
-                self._narrowed[listener.name, key] = self._of_rule(listener, rule)
+            self._listeners[listener.name] = self._limited(listener, None, None)
+            for credential in (None, *settings.credentials):
+                name = "" if credential is None else credential.name
+                self._narrowed[listener.name, name, ""] = self._limited(listener, credential, None)
+                for key, rule in self._rules.items():
+                    choice = self._limited(listener, credential, rule)
+                    self._narrowed[listener.name, name, key] = choice
 
     @property
     def observing_by_default(self) -> bool:
         return self._undeclared.mode is Mode.OBSERVE
 
-    def choice(self, listener: str, reverse_path: str) -> StreamChoice:
+    def choice(
+        self, listener: str, reverse_path: str, credential: Credential | None = None
+    ) -> StreamChoice:
+        name = "" if credential is None else credential.name
         if self._rules:
             sender = _sender(reverse_path)
             for key in (sender, "@" + sender.rpartition("@")[2]):
                 if key in self._rules:
-                    return self._narrowed[listener, key]
-        return self._listeners[listener]
+                    return self._narrowed[listener, name, key]
+        return self._narrowed[listener, name, ""] if name else self._listeners[listener]
 
-    def _of_listener(self, listener: ListenerSettings) -> StreamChoice:
-        return self._choice(listener.streams, listener.default_stream)
+    def of_user(self, user: str) -> Credential | None:
+        """Return what a user may do; None: what the listener gives."""
+        return self._users.get(user)
 
-    def _of_rule(self, listener: ListenerSettings, rule: SenderRule) -> StreamChoice:
-        """A listener without streams grants none, so a rule cannot grant any there either."""
-        names = tuple(name for name in rule.streams if name in listener.streams)
-        default = rule.default_stream or listener.default_stream
-        return self._choice(names, default if default in names else None)
+    def of_certificate(self, fingerprint: str, subject: str) -> Credential | None:
+        """Return what a client certificate may do; None when it is no credential."""
+        return self._certificates.get(fingerprint) or self._certificates.get(subject)
+
+    def _limited(
+        self,
+        listener: ListenerSettings,
+        credential: Credential | None,
+        rule: SenderRule | None,
+    ) -> StreamChoice:
+        """The streams that all of them give; a listener without streams gives none."""
+        names, default = listener.streams, listener.default_stream
+        for limit in (credential, rule):
+            if limit is not None and limit.streams is not None:
+                names = tuple(name for name in limit.streams if name in names)
+                default = limit.default_stream or default
+        choice = self._choice(names, default if default in names else None)
+        if credential is None or not credential.from_domains:
+            return choice
+        narrowed = {s.name: _within(s, credential.from_domains) for s in choice.candidates}
+        return StreamChoice.of(
+            [narrowed[stream.name] for stream in choice.permitted], narrowed[choice.default.name]
+        )
 
     def _choice(self, names: Sequence[str], default: str | None) -> StreamChoice:
         streams: Mapping[str, Stream] = self._streams
         permitted = [streams[name] for name in names]
         return StreamChoice.of(permitted, streams[default] if default else self._undeclared)
+
+
+def permits(credential: Credential, reverse_path: str) -> bool:
+    """Whether the client may use this reverse path; "" is the null path."""
+    if not credential.senders:
+        return True
+    if not reverse_path:
+        return "<>" in credential.senders
+    sender = _sender(reverse_path)
+    domain = "@" + sender.rpartition("@")[2]
+    return sender != "" and (sender in credential.senders or domain in credential.senders)
+
+
+_NO_DOMAIN = frozenset({"."})
+"""No From is of it; an empty set would be no limit."""
+
+
+def _within(stream: Stream, domains: frozenset[str]) -> Stream:
+    """The stream, with the domains of From that both it and the credential give."""
+    both = stream.from_domains & domains if stream.from_domains else domains
+    return structs.replace(stream, from_domains=both or _NO_DOMAIN)
 
 
 def _sender(reverse_path: str) -> str:

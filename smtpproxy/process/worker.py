@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import structlog
 import uvloop
 
-from smtpproxy.events import Event
+from smtpproxy.auth.authenticator import Authenticator
+from smtpproxy.events import Event, FilesRead
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
@@ -110,6 +111,8 @@ class Worker:
         )
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
+        self._number = number
+        self._authenticator = self._users()
         self._doors = [
             Door(
                 listener,
@@ -119,6 +122,7 @@ class Worker:
                 deadlines,
                 spool,
                 unexpected=self._log.unexpected,
+                authenticator=self._authenticator,
             )
             for listener in settings.listeners
         ]
@@ -130,6 +134,8 @@ class Worker:
     async def close(self) -> None:
         """Drain all doors, then let go of everything."""
         await asyncio.gather(*(door.drain() for door in self._doors))
+        if self._authenticator is not None:
+            self._authenticator.close()
         self._pool.close()
         self._journal.close()
         if self._mailings is not None:
@@ -139,7 +145,20 @@ class Worker:
 
     def snapshot(self) -> Snapshot:
         self.metrics.upstream(self._pool.idle, self._pool.busy)
+        if self._number == 0:  # all workers' gauges are added up
+            for door in self._doors:
+                if door.tls is not None:
+                    self.metrics.certificate(door.listener.name, door.tls.expires())
         return self.metrics.snapshot()
+
+    def _users(self) -> Authenticator | None:
+        if all(listener.auth == "off" for listener in self._settings.listeners):
+            return None
+        return Authenticator(
+            self._settings.auth,
+            self._settings.server.workers,
+            changed=lambda error: self._emit(FilesRead("", "users", error)),
+        )
 
     def _emit(self, event: Event) -> None:
         self.metrics(event)

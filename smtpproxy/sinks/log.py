@@ -8,11 +8,30 @@ from typing import Any
 
 import structlog
 
-from smtpproxy.events import ConnectionRefused, Decided, Event, Failed
+from smtpproxy.events import (
+    Authentication,
+    ConnectionRefused,
+    Decided,
+    Event,
+    Failed,
+    FilesRead,
+    ProxyHeaderRead,
+    TlsHandshake,
+)
 from smtpproxy.policy.model import Action
 from smtpproxy.settings import ServerSettings
 
-LOGGED = frozenset({Decided, Failed, ConnectionRefused})
+LOGGED = frozenset(
+    {
+        Decided,
+        Failed,
+        ConnectionRefused,
+        ProxyHeaderRead,
+        TlsHandshake,
+        Authentication,
+        FilesRead,
+    }
+)
 """The kinds of events that the log has anything to say about."""
 
 _EVERY = 1.0
@@ -57,6 +76,10 @@ class Log:
             self._failed(event)  # type: ignore[arg-type]
         elif kind is ConnectionRefused:
             self._refused(event)  # type: ignore[arg-type]
+        elif kind is FilesRead:
+            self._files_read(event)  # type: ignore[arg-type]
+        else:
+            self._knocked(event)  # type: ignore[arg-type]
 
     def unexpected(self, error: Exception) -> None:
         """A fault of the program itself: with its traceback."""
@@ -102,6 +125,34 @@ class Log:
                 unsaid=unsaid,
             )
 
+    def _knocked(self, event: ProxyHeaderRead | TlsHandshake | Authentication) -> None:
+        """Who did not get in; those who did are not worth a line."""
+        if event.outcome in ("ok", "local", "cancelled"):
+            return
+        what = _KNOCKS[type(event)]
+        unsaid = self._due(f"{event.listener} {what} {event.outcome}")
+        if unsaid is not None:
+            detail = (
+                {"mechanism": event.mechanism}
+                if isinstance(event, Authentication)
+                else {"detail": event.detail}
+            )
+            self._log.warning(
+                what,
+                listener=event.listener,
+                peer=event.peer,
+                outcome=event.outcome,
+                **detail,
+                unsaid=unsaid,
+            )
+
+    def _files_read(self, event: FilesRead) -> None:
+        where = {"listener": event.listener} if event.listener else {}
+        if event.error is None:
+            self._log.info(f"{event.what} read again", **where)
+        else:
+            self._log.error(f"{event.what} not read again", error=event.error, **where)
+
     def _due(self, subject: str) -> int | None:
         """How many lines about this were left out since the last; None to leave this out too."""
         now = self._clock()
@@ -110,3 +161,10 @@ class Log:
             return None
         self._last[subject] = now
         return self._unsaid.pop(subject, 0)
+
+
+_KNOCKS = {
+    ProxyHeaderRead: "proxy header not taken",
+    TlsHandshake: "tls handshake failed",
+    Authentication: "authentication failed",
+}

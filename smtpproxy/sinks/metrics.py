@@ -11,13 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 from smtpproxy.events import (
+    Authentication,
     ConnectionClosed,
     ConnectionOpened,
     ConnectionRefused,
     Decided,
     Event,
     Failed,
+    FilesRead,
+    ProxyHeaderRead,
     Relayed,
+    SenderRefused,
+    TlsHandshake,
     TransactionEnded,
     UpstreamReplied,
 )
@@ -65,6 +70,12 @@ class Metrics:
         self._encoded: defaultdict[Labels, float] = defaultdict(int)
         self._opened: defaultdict[Labels, float] = defaultdict(int)
         self._refused: defaultdict[Labels, float] = defaultdict(int)
+        self._proxied: defaultdict[Labels, float] = defaultdict(int)
+        self._handshakes: defaultdict[Labels, float] = defaultdict(int)
+        self._authentications: defaultdict[Labels, float] = defaultdict(int)
+        self._certificates: defaultdict[Labels, float] = defaultdict(int)
+        self._senders: defaultdict[Labels, float] = defaultdict(int)
+        self._expiries: dict[Labels, float] = {}
         self._failures: defaultdict[Labels, float] = defaultdict(int)
         self._replies: defaultdict[str, int] = defaultdict(int)
         self._connections: defaultdict[Labels, float] = defaultdict(int)
@@ -76,6 +87,11 @@ class Metrics:
             ConnectionOpened: self._connection_opened,
             ConnectionClosed: self._connection_closed,
             ConnectionRefused: self._connection_refused,
+            ProxyHeaderRead: self._proxy_header_read,
+            TlsHandshake: self._tls_handshake,
+            Authentication: self._authentication,
+            SenderRefused: self._sender_refused,
+            FilesRead: self._files_read,
             Decided: self._decided,
             Relayed: self._relayed_message,
             TransactionEnded: self._transaction_ended,
@@ -93,6 +109,10 @@ class Metrics:
         self._idle = idle
         self._busy = busy
 
+    def certificate(self, listener: str, expires: float) -> None:
+        """Say until when a listener's certificate is good; in one worker only: gauges add up."""
+        self._expiries[(listener,)] = expires
+
     def snapshot(self) -> Snapshot:
         """Return everything counted since this worker began."""
         return Snapshot(
@@ -107,12 +127,18 @@ class Metrics:
                 "unsubscribe_encoded_total": _plain(self._encoded),
                 "connections_total": _plain(self._opened),
                 "connections_refused_total": _plain(self._refused),
+                "proxy_headers_total": _plain(self._proxied),
+                "tls_handshakes_total": _plain(self._handshakes),
+                "certificate_reloads_total": _plain(self._certificates),
+                "auth_total": _plain(self._authentications),
+                "senders_refused_total": _plain(self._senders),
                 "failures_total": _plain(self._failures),
                 "upstream_replies_total": {(k,): n for k, n in self._replies.items()},
                 "cpu_seconds_total": {(): self._cpu_seconds()},
             },
             gauges={
                 "connections": _plain(self._connections),
+                "certificate_expiry_timestamp_seconds": _plain(self._expiries),
                 "upstream_connections": {("idle",): self._idle, ("busy",): self._busy},
                 "workers": {(): 1},
             },
@@ -132,6 +158,23 @@ class Metrics:
 
     def _connection_refused(self, event: ConnectionRefused) -> None:
         self._refused[(event.listener, event.cause)] += 1
+
+    def _proxy_header_read(self, event: ProxyHeaderRead) -> None:
+        self._proxied[(event.listener, event.outcome)] += 1
+
+    def _tls_handshake(self, event: TlsHandshake) -> None:
+        self._handshakes[(event.listener, event.outcome)] += 1
+
+    def _authentication(self, event: Authentication) -> None:
+        self._authentications[(event.listener, event.mechanism, event.outcome)] += 1
+
+    def _sender_refused(self, event: SenderRefused) -> None:
+        self._senders[(event.listener,)] += 1
+
+    def _files_read(self, event: FilesRead) -> None:
+        if event.what == "certificate":
+            outcome = "ok" if event.error is None else "failed"
+            self._certificates[(event.listener, outcome)] += 1
 
     def _decided(self, event: Decided) -> None:
         listener = event.client.listener

@@ -16,6 +16,11 @@ Rows = Callable[[Settings], Iterable[Labels]]
 CODE_CLASSES = ("2xx", "3xx", "4xx", "5xx", "none")
 FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal", "protocol")
 REFUSAL_CAUSES = ("limit", "address_limit", "draining")
+TLS_OUTCOMES = ("ok", "failed", "timeout")
+AUTH_OUTCOMES = ("ok", "failed", "malformed", "cancelled", "limited", "busy")
+AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")
+PROXY_OUTCOMES = ("ok", "local", "untrusted", "malformed", "timeout")
+PURGED_KINDS = ("contacts", "suppressions", "lifted_suppressions", "audit")
 SCOPE_KINDS = ("all", "marketing", "purpose")
 API_CODE_CLASSES = ("2xx", "4xx", "5xx")
 WEBHOOK_OUTCOMES = (
@@ -40,7 +45,8 @@ _FOR_MARKETING_MESSAGES = (
     Reason.UNSUBSCRIBE_MALFORMED,
     Reason.ONE_CLICK_MISSING,
 )
-_NOT_NOW = frozenset({Reason.STREAM_PAUSED, Reason.TEMPORARY_FAILURE})
+_DEFERRALS = (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.LIST_STALE)
+_NOT_NOW = frozenset({*_DEFERRALS, Reason.TEMPORARY_FAILURE})
 _FOR_RECIPIENTS = tuple(
     reason
     for reason in Reason
@@ -68,7 +74,7 @@ def recipient_verdicts(stream_class: StreamClass) -> Verdicts:
     marketing = stream_class is StreamClass.MARKETING
     refusals = (*_SUPPRESSED, Reason.STREAM_NOT_PERMITTED)
     refusals += _FOR_RECIPIENTS if marketing else ()
-    deferrals = (Reason.TEMPORARY_FAILURE, *((Reason.STREAM_PAUSED,) if marketing else ()))
+    deferrals = (Reason.TEMPORARY_FAILURE, *(_DEFERRALS if marketing else ()))
     return (
         (Action.ALLOW, Reason.NONE),
         *((Action.REFUSE, reason) for reason in refusals),
@@ -110,6 +116,31 @@ def one_row(settings: Settings) -> Iterable[Labels]:
 
 def by_listener(settings: Settings) -> Iterable[Labels]:
     return ((listener.name,) for listener in settings.listeners)
+
+
+def by_tls_outcome(settings: Settings) -> Iterable[Labels]:
+    return product((x.name for x in settings.listeners if x.tls != "none"), TLS_OUTCOMES)
+
+
+def by_certificate_reading(settings: Settings) -> Iterable[Labels]:
+    return product((x.name for x in settings.listeners if x.tls != "none"), ("ok", "failed"))
+
+
+def by_auth_outcome(settings: Settings) -> Iterable[Labels]:
+    names = (x.name for x in settings.listeners if x.auth != "off")
+    return product(names, AUTH_MECHANISMS, AUTH_OUTCOMES)
+
+
+def by_authenticating_listener(settings: Settings) -> Iterable[Labels]:
+    return ((x.name,) for x in settings.listeners if x.auth != "off" or x.client_ca is not None)
+
+
+def by_proxy_outcome(settings: Settings) -> Iterable[Labels]:
+    return product((x.name for x in settings.listeners if x.proxy_protocol), PROXY_OUTCOMES)
+
+
+def by_partner(settings: Settings) -> Iterable[Labels]:
+    return [(partner.name,) for partner in settings.store.partners]
 
 
 def by_stream(settings: Settings) -> Iterable[Labels]:

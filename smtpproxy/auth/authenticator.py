@@ -1,0 +1,148 @@
+"""Who a client is: its SASL exchange, judged against the users and the limits."""
+
+import os
+import secrets
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from smtpproxy.auth.attempts import Attempts
+from smtpproxy.auth.passwords import PasswordChecker, TooBusy
+from smtpproxy.auth.users import Users, UsersError, read
+from smtpproxy.events import AuthOutcome
+from smtpproxy.settings import AuthSettings
+from smtpproxy.wire.sasl import (
+    Challenge,
+    CheckPassword,
+    Login,
+    Mechanism,
+    Plain,
+    Proven,
+    Refused,
+    ScramSha256,
+    Step,
+)
+
+MECHANISMS = ("SCRAM-SHA-256", "PLAIN", "LOGIN")
+"""As EHLO offers them: the one that shows the server no password first."""
+
+_LOOK_EVERY = 1.0
+
+
+class Outcome(Struct, frozen=True):
+    """How an exchange ended. `user` is set only when it is proven."""
+
+    result: AuthOutcome
+    user: str = ""
+
+
+class Authenticator:
+    """Knows the users, in one worker. A file that became unreadable leaves the old users.
+
+    `changed` hears of either, with the error or None. Raises UsersError when the file cannot
+    be read at first.
+    """
+
+    def __init__(
+        self,
+        settings: AuthSettings,
+        workers: int,
+        changed: Callable[[str | None], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self._path = settings.users
+        self._changed = changed
+        self._now = now
+        self._users = Users({}, os.urandom(32)) if self._path is None else read(self._path)
+        self._stamp = _stamp(self._path)
+        self._looked = now()
+        self._passwords = PasswordChecker(now)
+        self._attempts = Attempts(
+            per_address=-(-settings.max_failures_per_address // workers),
+            per_user=-(-settings.max_failures_per_user // workers),
+            window=settings.failure_window,
+            now=now,
+        )
+
+    def begin(self, mechanism: str) -> Mechanism:
+        """Return the machine of a mechanism that EHLO offered."""
+        return _MACHINES[mechanism](self.users())
+
+    def barred(self, address: str) -> bool:
+        """Whether this address has failed too often of late."""
+        return self._attempts.barred(address) is not None
+
+    async def judge(self, step: Step, address: str) -> Outcome | Challenge:
+        """Return what a step of an exchange means: another challenge, or the end."""
+        match step:
+            case Challenge():
+                return step
+            case CheckPassword(user, password):
+                if self._attempts.barred(address, user):
+                    return Outcome("limited")
+                known = self.users().by_name.get(user)
+                try:
+                    right = await self._passwords.check(known, password)
+                except TooBusy:
+                    return Outcome("busy")
+                return self._ended(right, user, address)
+            case Proven(user):
+                if self._attempts.barred(address, user):
+                    return Outcome("limited")
+                return self._ended(user in self.users().by_name, user, address)
+            case Refused(malformed=True):
+                return Outcome("malformed")
+            case Refused(user=user):
+                return self._ended(False, user, address)
+
+    def users(self) -> Users:
+        """Return the users, read again if their file changed (a look each second)."""
+        now = self._now()
+        if self._path is not None and now - self._looked >= _LOOK_EVERY:
+            self._looked = now
+            stamp = _stamp(self._path)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._users = read(self._path)
+                except UsersError as error:
+                    self._changed(str(error))
+                else:
+                    self._changed(None)
+        return self._users
+
+    def close(self) -> None:
+        self._passwords.close()
+
+    def _ended(self, right: bool, user: str | None, address: str) -> Outcome:
+        if not right or user is None:
+            self._attempts.failed(address, user)
+            return Outcome("failed")
+        self._attempts.succeeded(address, user)
+        return Outcome("ok", user)
+
+
+def _scram(users: Users) -> Mechanism:
+    nonce = b64encode(secrets.token_bytes(18)).decode()
+    return ScramSha256(users.scram_keys, nonce)
+
+
+_MACHINES: Mapping[str, Callable[[Users], Mechanism]] = {
+    "PLAIN": lambda users: Plain(),
+    "LOGIN": lambda users: Login(),
+    "SCRAM-SHA-256": _scram,
+}
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,158 @@
+"""The file of users: one a line, with what a server keeps of a password.
+
+`name argon2-hash SCRAM-SHA-256$iterations:salt$stored-key:server-key`, with spaces between;
+lines that begin with # are comments. The line `%key …` has a secret of the file's own, by
+which users who do not exist look like others (`Users.scram_keys`).
+"""
+
+import hmac
+import os
+import secrets
+import stat
+import tempfile
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import InvalidHashError
+
+from smtpproxy.wire.sasl import ScramKeys, is_user_name
+from smtpproxy.wire.saslprep import saslprep
+
+ITERATIONS = 4096
+"""Of SCRAM keys: what RFC 7677 asks for at least. The client pays for them, at each login."""
+
+hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+"""About 20 ms and 19 MiB a check: argon2id as OWASP recommends it for servers."""
+
+_HEAD = "# The users of smtpproxy; `smtpproxy user` writes this file.\n"
+
+
+class UsersError(Exception):
+    """The file of users cannot be used; the text says why, and never shows a hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    name: str
+    hash: str = field(repr=False)
+    scram: ScramKeys = field(repr=False)
+
+    @classmethod
+    def of(cls, name: str, password: str) -> "User":
+        """Make the record of a password; takes some 50 ms. Raises ValueError."""
+        prepared = saslprep(password)
+        if not prepared:
+            raise ValueError("is empty")
+        keys = ScramKeys.of(prepared, secrets.token_bytes(16), ITERATIONS)
+        return cls(name, hasher.hash(prepared), keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """All users by name, and the file's secret."""
+
+    by_name: Mapping[str, User] = field(default_factory=dict)
+    key: bytes = field(default=b"", repr=False)
+
+    def scram_keys(self, name: str) -> ScramKeys:
+        """Return a user's keys, or such as nobody can match for one who does not exist."""
+        user = self.by_name.get(name)
+        if user is not None:
+            return user.scram
+        made = hmac.digest(self.key, name.encode(), "sha512")
+        return ScramKeys(ITERATIONS, made[:16], made[16:48], made[32:])
+
+
+def read(path: Path) -> Users:
+    """Read the file. Raises UsersError."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read()
+    except OSError as error:
+        raise UsersError(f"{path} cannot be read: {error.strerror}") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise UsersError(f"{path} is open to others (mode {mode & 0o777:o}): chmod 600 {path}")
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError:
+        raise UsersError(f"{path} is not UTF-8") from None
+    users: dict[str, User] = {}
+    key = b""
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            if line.startswith("%key "):
+                key = bytes.fromhex(line[5:])
+                continue
+            user = _user(line)
+        except (ValueError, InvalidHashError):
+            raise UsersError(f"{path}: line {number} cannot be read") from None
+        if user.name in users:
+            raise UsersError(f"{path}: line {number}: the user stands there twice")
+        users[user.name] = user
+    if len(key) < 32:
+        raise UsersError(f"{path} has no line %key: write it with smtpproxy user add")
+    return Users(users, key)
+
+
+def write(path: Path, users: Users) -> None:
+    """Write the file anew, mode 0600; whoever reads it meanwhile has all the old or all the new.
+
+    Raises OSError.
+    """
+    text = _HEAD + f"%key {users.key.hex()}\n" + "".join(map(_line, users.by_name.values()))
+    owner = path.stat() if path.exists() else None
+    number, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if owner is not None and os.geteuid() == 0:
+            os.chown(draft, owner.st_uid, owner.st_gid)
+        Path(draft).replace(path)
+    except OSError:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def empty() -> Users:
+    return Users({}, secrets.token_bytes(32))
+
+
+def _user(line: str) -> User:
+    name, hashed, scram = line.split()
+    method, numbers, keys = scram.split("$")
+    iterations, salt = numbers.split(":")
+    stored, server = keys.split(":")
+    extract_parameters(hashed)
+    made = ScramKeys(int(iterations), _decoded(salt), _decoded(stored), _decoded(server))
+    right = (
+        method == "SCRAM-SHA-256"
+        and is_user_name(name)
+        and len(made.stored_key) == len(made.server_key) == 32
+        and made.salt
+        and made.iterations > 0
+    )
+    if not right:
+        raise ValueError("not a user")
+    return User(name, hashed, made)
+
+
+def _line(user: User) -> str:
+    keys = user.scram
+    salt, stored, server = map(_encoded, (keys.salt, keys.stored_key, keys.server_key))
+    return f"{user.name} {user.hash} SCRAM-SHA-256${keys.iterations}:{salt}${stored}:{server}\n"
+
+
+def _decoded(text: str) -> bytes:
+    return b64decode(text, validate=True)
+
+
+def _encoded(data: bytes) -> str:
+    return b64encode(data).decode()

@@ -1,0 +1,60 @@
+"""What a session knows of its client: where it is, what it calls itself, what it proved."""
+
+import asyncio
+
+from smtpproxy.events import Client
+from smtpproxy.pipeline.streams import StreamChoice, StreamTable, permits
+from smtpproxy.settings import Credential
+from smtpproxy.tls import peer as certificate_of
+
+
+class Identity:
+    """A client. `login` is empty while it has proven nothing."""
+
+    def __init__(self, listener: str, streams: StreamTable) -> None:
+        self.peer = "unix"
+        self.helo = ""
+        self.login = ""
+        self.secure = False
+        self._authenticated = False
+        self._listener = listener
+        self._streams = streams
+        self._credential: Credential | None = None
+
+    @property
+    def record(self) -> Client:
+        return Client(self._listener, self.peer, self.helo, self.login)
+
+    def secured(self, transport: asyncio.BaseTransport) -> bool:
+        """TLS begins: forget the greeting; return whether a certificate says who it is."""
+        self.secure = True
+        self.helo = ""
+        shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        certificate = certificate_of(shown) if shown else None
+        if certificate is not None:
+            self._credential = self._streams.of_certificate(
+                certificate.fingerprint, certificate.subject
+            )
+        if self._credential is None:
+            return False
+        self.login = self._credential.name
+        return True
+
+    def proven(self, user: str) -> None:
+        """AUTH succeeded: what the user may do counts, not what a certificate might."""
+        self.login = user
+        self._authenticated = True
+        self._credential = self._streams.of_user(user)
+
+    def may_send_from(self, reverse_path: str) -> bool:
+        return self._credential is None or permits(self._credential, reverse_path)
+
+    def choice(self, reverse_path: str) -> StreamChoice:
+        return self._streams.choice(self._listener, reverse_path, self._credential)
+
+    def protocol(self, *, extended: bool, smtputf8: bool, lmtp: bool = False) -> str:
+        """Return what the Received field says it came by (RFC 3848, 6531)."""
+        if not extended:
+            return "SMTP"
+        name = ("UTF8LMTP" if smtputf8 else "LMTP") if lmtp else "UTF8SMTP" if smtputf8 else "ESMTP"
+        return f"{name}{'S' * self.secure}{'A' * self._authenticated}"

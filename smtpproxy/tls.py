@@ -1,0 +1,172 @@
+"""TLS from files: certificates checked, kept fresh, and the contexts made of them."""
+
+import contextlib
+import hashlib
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+_LOOK_EVERY = 1.0
+"""Seconds between two looks at whether files have changed."""
+
+
+class TlsError(Exception):
+    """Files that cannot serve for TLS. `key` is the setting at fault."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """`client_ca` verifies client certificates, where one is shown."""
+
+    certificate: Path
+    private_key: Path
+    client_ca: Path | None = None
+
+
+def server_context(files: TlsFiles) -> tuple[ssl.SSLContext, float]:
+    """Return the context for a server, and when its certificate expires (Unix seconds).
+
+    TLS 1.2 and 1.3, ciphers as Python's ssl chooses them. Raises TlsError.
+    """
+    certificates = _certificates("certificate", files.certificate)
+    _readable("private_key", files.private_key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    try:
+        context.load_cert_chain(files.certificate, files.private_key, password=_no_passphrase)
+    except _Passphrase:
+        raise TlsError(
+            "private_key", f"{files.private_key} needs a passphrase: store it without one"
+        ) from None
+    except ssl.SSLError as error:
+        raise _pair_error(files, error) from None
+    if files.client_ca is not None:
+        _certificates("client_ca", files.client_ca)
+        context.load_verify_locations(files.client_ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context, certificates[0].not_valid_after_utc.timestamp()
+
+
+def client_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return the context for a client that checks certificate and name. Raises TlsError."""
+    if ca_file is not None:
+        _certificates("ca_file", ca_file)
+    context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+class ServerTls:
+    """The context of a listener. When its files change, new connections get the new ones.
+
+    Files that cannot serve leave the old ones in place: `changed` hears of either, with the
+    error or None. Raises TlsError when they cannot serve at first.
+    """
+
+    def __init__(
+        self,
+        files: TlsFiles,
+        clock: Callable[[], float],
+        changed: Callable[[TlsError | None], None] = lambda error: None,
+    ) -> None:
+        self._files = files
+        self._clock = clock
+        self._changed = changed
+        self._stamp = self._now()
+        self._context, self._expires = server_context(files)
+        self._looked = clock()
+
+    def context(self) -> ssl.SSLContext:
+        self._look()
+        return self._context
+
+    def expires(self) -> float:
+        """When the certificate in use expires, in Unix seconds."""
+        self._look()
+        return self._expires
+
+    def _look(self) -> None:
+        now = self._clock()
+        if now - self._looked < _LOOK_EVERY:
+            return
+        self._looked = now
+        stamp = self._now()
+        if stamp == self._stamp:
+            return
+        try:
+            self._context, self._expires = server_context(self._files)
+        except TlsError as error:
+            self._changed(error)
+        else:
+            self._changed(None)
+        self._stamp = stamp  # broken files are said to be so once, until they change again
+
+    def _now(self) -> tuple[tuple[int, int, int] | None, ...]:
+        files = self._files
+        return tuple(map(_stamp, (files.certificate, files.private_key, files.client_ca)))
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A client's verified certificate: SHA-256 in hexadecimal, and its subject (RFC 4514)."""
+
+    fingerprint: str
+    subject: str
+
+
+def peer(certificate: bytes) -> Peer | None:
+    """Return who a DER certificate is about; None when it cannot be read."""
+    with contextlib.suppress(ValueError):
+        subject = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
+        return Peer(hashlib.sha256(certificate).hexdigest(), subject)
+    return None
+
+
+class _Passphrase(Exception):
+    pass
+
+
+def _no_passphrase() -> str:
+    """Asked for by OpenSSL, which would otherwise ask on the terminal."""
+    raise _Passphrase
+
+
+def _certificates(key: str, path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(_readable(key, path))
+    except ValueError:
+        raise TlsError(key, f"{path} holds no certificate that can be read (PEM)") from None
+
+
+def _readable(key: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TlsError(key, f"{path} cannot be read: {error.strerror}") from None
+
+
+def _pair_error(files: TlsFiles, error: ssl.SSLError) -> TlsError:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return TlsError("private_key", f"{files.private_key} is not the key of {files.certificate}")
+    if error.reason and ("TOO_SMALL" in error.reason or "TOO_WEAK" in error.reason):
+        return TlsError("certificate", f"{files.certificate}: too weak: {error.reason}")
+    return TlsError("private_key", f"{files.private_key} holds no key that can be read (PEM)")
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
