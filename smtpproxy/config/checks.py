@@ -25,6 +25,7 @@ _NAMED = (
     ("sender", "address"),
     ("token", "name"),
     ("webhook", "name"),
+    ("partner", "name"),
 )
 
 
@@ -70,6 +71,11 @@ def _streams(document: Document) -> Iterator[Fault]:
                 ("stream", index, "purpose"),
                 "missing; a marketing stream says what people consented to,"
                 ' for example purpose = "newsletter"',
+            )
+        if "max_snapshot_age" in stream and not document.get("partner"):
+            yield Fault(
+                ("stream", index, "max_snapshot_age"),
+                "there is no [[partner]] whose snapshot could be so old: name one, or leave it out",
             )
 
 

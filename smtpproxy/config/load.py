@@ -23,6 +23,7 @@ from smtpproxy.settings import (
     AuthSettings,
     Credential,
     ListenerSettings,
+    PartnerSettings,
     PolicySettings,
     RetentionSettings,
     SenderRule,
@@ -128,6 +129,7 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
     )
     default = structs.replace(DEFAULT_STREAM, rulebook=policy.rulebook, mode=policy.mode, marketing_cap=policy.frequency_cap)
     streams = [default, *(_stream(s, policy, books) for s in document.stream)]
+    partners = tuple(PartnerSettings(p.name, Path(p.key_file)) for p in document.partner)
     url = document.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
     return Settings(
         server=server,
@@ -141,7 +143,7 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
             for listener in document.listener
         ),
         upstream=_frozen(UpstreamSettings, document.upstream),
-        store=_frozen(StoreSettings, document.store, url=url),
+        store=_frozen(StoreSettings, document.store, url=url, partners=partners),
         audit=_frozen(AuditSettings, document.audit),
         retention=_frozen(RetentionSettings, document.retention),
         web=_frozen(WebSettings, document.web) if document.web else None,
@@ -184,6 +186,7 @@ def _stream(stream: models.Stream, policy: PolicySettings, books: Mapping[str, R
         first_contact_notice=stream.first_contact_notice,
         frequency_cap=stream.frequency_cap,
         marketing_cap=policy.frequency_cap,
+        max_snapshot_age=stream.max_snapshot_age,
     )
 
 

@@ -196,7 +196,12 @@ class Stream(Table):
     refuse_at: Annotated[Literal["rcpt", "data"], later("rcpt")] = "rcpt"
     frequency_cap: FrequencyCap | None = None
     body_optout: Annotated[bool, later(False)] = False
-    max_snapshot_age: Annotated[str | None, later()] = None
+    max_snapshot_age: Duration | None = None
+
+
+class Partner(Table):
+    name: Name = Field(examples=["shoes-ltd"])
+    key_file: AbsolutePath = Field(examples=["/etc/smtpproxy/shoes-ltd.key"])
 
 
 class SenderTable(Table):
@@ -252,6 +257,7 @@ class Document(Table):
     policy: Policy = Policy()
     stream: list[Stream] = []
     sender: list[SenderTable] = []
+    partner: list[Partner] = []
     token: list[Token] = []
     webhook: list[Webhook] = []
     auth: Auth = Auth()

@@ -23,6 +23,7 @@ def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
         contact=contact,
         mailings=tuple(m for m in facts.mailings if m.at <= moment),
         first_mailed_at=None if _later(facts.first_mailed_at, moment) else facts.first_mailed_at,
+        snapshot_at=None if _later(facts.snapshot_at, moment) else facts.snapshot_at,
     )
 
 

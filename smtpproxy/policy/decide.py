@@ -53,6 +53,7 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
             for stream in transaction.streams
         ),
         mailings=any(stream.counts_mailings for stream in transaction.streams),
+        snapshots=any(stream.asks_for_snapshots for stream in transaction.streams),
     )
 
 

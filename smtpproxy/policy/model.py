@@ -81,6 +81,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     first_contact_notice: bool = False  # a first message must say where the address is from
     frequency_cap: Cap | None = None  # of this stream's messages
     marketing_cap: Cap | None = None  # of all marketing messages together
+    max_snapshot_age: float | None = None  # seconds; of every partner's snapshot
 
     @property
     def counts_mailings(self) -> bool:
@@ -90,7 +91,11 @@ class Stream(Struct, frozen=True, omit_defaults=True):
             or self.marketing_cap is not None
             or self.first_contact_notice
         )
-    max_snapshot_age: float | None = None  # seconds; of every partner's snapshot
+
+    @property
+    def asks_for_snapshots(self) -> bool:
+        """Whether a verdict depends on how old the partners' snapshots are."""
+        return self.stream_class is StreamClass.MARKETING and self.max_snapshot_age is not None
 
 
 DEFAULT_STREAM = Stream(name="default", purpose="marketing")

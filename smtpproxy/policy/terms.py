@@ -136,6 +136,7 @@ class Reason(StrEnum):
     # a recipient: not now
     STREAM_PAUSED = "stream_paused"
     FREQUENCY_CAP = "frequency_cap"
+    LIST_STALE = "list_stale"
     # a message
     HEADER_MALFORMED = "header_malformed"
     STREAM_NOT_PERMITTED = "stream_not_permitted"

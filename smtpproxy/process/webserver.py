@@ -6,10 +6,11 @@ import socket
 from importlib.metadata import version
 
 from smtpproxy.process.channel import Answer, Ask, Channel, Drain, Ready
+from smtpproxy.retention import history
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.sinks.snapshot import Snapshot, merge
 from smtpproxy.store import open_store
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
@@ -30,8 +31,13 @@ async def _serve(
     supervisor = Supervisor(await Channel.over(sock))
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
     stop = asyncio.Event()
+    state_dir = settings.server.state_dir
+
+    async def stats() -> Snapshot:
+        return merge((await supervisor.stats(), history.snapshot(state_dir)))
+
     app = create_app(
-        supervisor.stats,
+        stats,
         supervisor.health,
         ReadinessProbe(
             listeners=supervisor.listeners,
@@ -42,6 +48,7 @@ async def _serve(
         collector=SnapshotCollector(settings, version=version("smtpproxy"), started_at=started_at),
         counts=store.counts,
         arrears=store.arrears if settings.webhooks else None,
+        snapshots=store.snapshots if settings.store.partners else None,
         api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop),
     )
     serving = asyncio.create_task(serve_web(app, listening, stop))

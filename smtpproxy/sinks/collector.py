@@ -1,6 +1,7 @@
 """Shows a snapshot to `prometheus_client`, which writes the exposition format."""
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import accumulate
 
 from prometheus_client.core import (
@@ -35,6 +36,12 @@ def store_gauges(
     }
     rows.update(suppressions.items())
     return {"contacts": {(): contacts}, "suppressions": rows}
+
+
+def snapshot_gauges(taken_at: Mapping[str, datetime]) -> Mapping[str, Samples]:
+    """Return when each partner's snapshot was taken; one that is missing is shown as 0."""
+    rows: Samples = {(name,): moment.timestamp() for name, moment in taken_at.items()}
+    return {"snapshot_taken_timestamp_seconds": rows}
 
 
 class SnapshotCollector(Collector):

@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
+from smtpproxy.sinks.collector import SnapshotCollector, snapshot_gauges, store_gauges
 from smtpproxy.sinks.snapshot import Samples, Snapshot, merge
+from smtpproxy.store.partners import PartnerSnapshot
 from smtpproxy.store.propagation import Arrears
 from smtpproxy.web.api import Api
 from smtpproxy.web.arrears import webhook_gauges
@@ -40,6 +41,7 @@ def create_app(
     collector: SnapshotCollector,
     counts: Ask[StoreCounts] | None = None,
     arrears: Ask[Mapping[str, Arrears]] | None = None,
+    snapshots: Ask[Mapping[str, PartnerSnapshot]] | None = None,
     api: Api | None = None,
 ) -> Starlette:
     """Return the application.
@@ -47,9 +49,9 @@ def create_app(
     `stats` gives the numbers of all workers together, `health` what is known of the
     workers without asking anybody else, `ready` what works now, `counts` what
     the store holds (`store.counts`), `arrears` what webhooks were not told yet
-    (`store.arrears`).
+    (`store.arrears`), `snapshots` those of the partners (`store.snapshots`).
     """
-    monitoring = _Monitoring(stats, health, ready, collector, counts, arrears, api)
+    monitoring = _Monitoring(stats, health, ready, collector, counts, arrears, snapshots, api)
     return Starlette(
         routes=[
             Route("/metrics", monitoring.metrics),
@@ -72,6 +74,7 @@ class _Monitoring:
         collector: SnapshotCollector,
         counts: Ask[StoreCounts] | None,
         arrears: Ask[Mapping[str, Arrears]] | None,
+        snapshots: Ask[Mapping[str, PartnerSnapshot]] | None,
         api: Api | None,
     ) -> None:
         self._stats = stats
@@ -80,6 +83,7 @@ class _Monitoring:
         self._collector = collector
         self._counts = counts
         self._arrears = arrears
+        self._snapshots = snapshots
         self._api = api
         self._counted: Mapping[str, Samples] = {}
         self._count_again = Remembered(self._count, COUNTS_EVERY)
@@ -141,6 +145,10 @@ class _Monitoring:
             if self._arrears is not None:
                 told = webhook_gauges(await self._arrears(), datetime.now(UTC))
                 self._counted = {**self._counted, **told}
+            if self._snapshots is not None:
+                found = await self._snapshots()
+                taken = snapshot_gauges({name: one.taken_at for name, one in found.items()})
+                self._counted = {**self._counted, **taken}
         except Exception as error:
             log.warning("store_counts_failed", error=repr(error))
 

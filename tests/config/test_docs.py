@@ -27,13 +27,14 @@ TABLES: dict[str, type[BaseModel]] = {
     "[policy]": models.Policy,
     "[[stream]]": models.Stream,
     "[[sender]]": models.SenderTable,
+    "[[partner]]": models.Partner,
     "[[token]]": models.Token,
     "[[webhook]]": models.Webhook,
     "[auth]": models.Auth,
     "[[credential]]": models.CredentialTable,
 }
 
-NEED_FILES = {"[auth]", "[[credential]]"}
+NEED_FILES = {"[auth]", "[[credential]]", "[[partner]]"}
 """Tables that stand in the example as comments: they need files that the reader has to make."""
 
 ELSEWHERE = {

@@ -54,6 +54,8 @@ RELAYED = "smtpproxy_relayed_total{stream=offers,code_class=%s}"
 FAILURES = "smtpproxy_failures_total{listener=apps,part=%s}"
 REFUSED = "smtpproxy_connections_refused_total{listener=apps,cause=%s}"
 
+LAST_PURGE = "smtpproxy_purge_last_success_timestamp_seconds"
+
 CASES = (
     Case(
         "SmtpproxyDown",
@@ -101,6 +103,45 @@ CASES = (
         UP | {"smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 900x30"},
         UP | {"smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 995x30"},
         at=90,
+    ),
+    Case(  # what the daily purge removed is not lost
+        "SmtpproxySuppressionsLost",
+        UP
+        | {
+            "smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 800x30",
+            "smtpproxy_purged_total{kind=suppressions}": "50x70 150x30",
+        },
+        UP
+        | {
+            "smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 900x30",
+            "smtpproxy_purged_total{kind=suppressions}": "50x70 150x30",
+        },
+        at=90,
+    ),
+    Case(
+        "SmtpproxyPurgeFailing",
+        UP | {"smtpproxy_purge_failures_total": "0x20 1x20"},
+        UP | {"smtpproxy_purge_failures_total": "1x40"},
+    ),
+    Case(
+        "SmtpproxyPurgeFailing",
+        {"up{job=smtpproxy}": "1x800", LAST_PURGE: "0x800"},
+        {"up{job=smtpproxy}": "1x800", LAST_PURGE: "0x400 129600x400"},
+        at=3_000,
+        step=5,
+    ),
+    Case(
+        "SmtpproxySnapshotStale",
+        {
+            "up{job=smtpproxy}": "1x800",
+            "smtpproxy_snapshot_taken_timestamp_seconds{partner=boots-ltd}": "0x800",
+        },
+        {
+            "up{job=smtpproxy}": "1x800",
+            "smtpproxy_snapshot_taken_timestamp_seconds{partner=boots-ltd}": "0x250 72000x550",
+        },
+        at=1_600,
+        step=5,
     ),
     Case(
         "SmtpproxyUndecided",

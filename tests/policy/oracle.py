@@ -28,6 +28,10 @@ def expected(
         mailed = [m for m in facts.mailings if names is None or m.stream in names]
         if sum(m.at >= earliest for m in mailed) >= cap.count:
             return "defer frequency_cap"
+    if stream.max_snapshot_age is not None:
+        oldest = now - timedelta(seconds=stream.max_snapshot_age)
+        if facts.snapshot_at is None or facts.snapshot_at < oldest:
+            return "defer list_stale"
     return answer
 
 

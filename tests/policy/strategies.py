@@ -73,7 +73,7 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
         Mailing(random.choice(["s", "t"]), random.choice(MAILED))
         for _ in range(random.choice([0, 0, 0, 1, 2, 5]))
     )
-    facts = RecipientFacts(entries, contact, mailings)
+    facts = RecipientFacts(entries, contact, mailings, snapshot_at=_maybe(random))
     return random.choice(ADDRESSES), _stream(random), facts
 
 
@@ -88,6 +88,7 @@ def _stream(random: Random) -> Stream:
         paused=random.random() < 0.2,
         frequency_cap=random.choice(CAPS),
         marketing_cap=random.choice(CAPS),
+        max_snapshot_age=random.choice([None, None, None, 86_400.0]),
     )
 
 

@@ -10,7 +10,12 @@ from smtpproxy.policy.replies import reply_codes
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "reasons.md").read_text("utf-8")
 PARAGRAPHS = dict(re.findall(r"^### (\w+)\n\n(.+?)\n(?=\n|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
-DEFERRALS = {Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.TEMPORARY_FAILURE}
+DEFERRALS = {
+    Reason.STREAM_PAUSED,
+    Reason.FREQUENCY_CAP,
+    Reason.LIST_STALE,
+    Reason.TEMPORARY_FAILURE,
+}
 
 
 def test_every_reason_is_explained_and_nothing_else() -> None:

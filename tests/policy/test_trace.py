@@ -74,6 +74,7 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
         ),
         ("paused", "passed", "stream offers is not paused"),
         ("frequency", "passed", "the person has not had as much mail as may be sent"),
+        ("list_stale", "passed", "every list that has to be fresh is fresh"),
     ]
 
 

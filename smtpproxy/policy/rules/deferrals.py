@@ -7,6 +7,9 @@ from smtpproxy.policy.model import Action, Reason, StreamClass, Verdict
 from smtpproxy.policy.rules.case import RecipientCase, defer
 
 _PAUSED = defer("paused", Reason.STREAM_PAUSED)
+_MISSING = Verdict(
+    Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail="a snapshot is missing"
+)
 
 
 def paused(case: RecipientCase) -> Verdict | None:
@@ -30,6 +33,24 @@ def frequency(case: RecipientCase) -> Verdict | None:
         Reason.FREQUENCY_CAP,
         rule="frequency",
         detail=f"{cap}; again after {free_at:%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
+def list_stale(case: RecipientCase) -> Verdict | None:
+    """Defer while a partner's snapshot is older than the stream allows, or missing."""
+    stream = case.stream
+    if stream.max_snapshot_age is None or stream.stream_class is not StreamClass.MARKETING:
+        return None
+    taken_at = case.facts.snapshot_at
+    if taken_at is None:
+        return _MISSING
+    if (case.now - taken_at).total_seconds() <= stream.max_snapshot_age:
+        return None
+    return Verdict(
+        Action.DEFER,
+        Reason.LIST_STALE,
+        rule="list_stale",
+        detail=f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}",
     )
 
 

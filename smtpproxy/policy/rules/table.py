@@ -81,6 +81,7 @@ DELIVERY_RULES: tuple[Rule[DeliveryCase], ...] = (
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
     Rule("paused", deferrals.paused, "design 4.12; A27 A28"),
     Rule("frequency", deferrals.frequency, "design 4.12; A28"),
+    Rule("list_stale", deferrals.list_stale, "design 4.12; A37 A41"),
 )
 
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (

@@ -1,0 +1,60 @@
+"""Streams that want the partners' snapshots to be fresh (design.md section 4, rule 12)."""
+
+from datetime import timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.decide import judge, needs
+from smtpproxy.policy.model import RecipientFacts, Rulebook, Stream, StreamClass, Transaction
+from tests.policy.cases import NOW, OFFERS, SUBSCRIBER, said
+
+FR = Rulebook("fr")
+DAY = timedelta(days=1)
+FRESH = replace(OFFERS, max_snapshot_age=DAY.total_seconds())
+SECOND = timedelta(seconds=1)
+
+
+def verdict(stream: Stream, facts: RecipientFacts) -> str:
+    asked = Transaction((stream,), (SUBSCRIBER.address,))
+    return said(judge(asked, {SUBSCRIBER.address: facts}, FR, NOW).recipients[0])
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        (timedelta(), "allow consent"),
+        (DAY, "allow consent"),
+        (DAY + SECOND, "defer list_stale"),
+        (None, "defer list_stale"),
+        (-DAY, "allow consent"),  # of a partner whose clock is ahead
+    ],
+)
+def test_how_old_a_snapshot_may_be(age: timedelta | None, expected: str) -> None:
+    facts = RecipientFacts(contact=SUBSCRIBER, snapshot_at=None if age is None else NOW - age)
+    assert verdict(FRESH, facts) == expected
+    assert verdict(OFFERS, facts) == "allow consent"
+
+
+def test_refusals_and_other_deferrals_come_first() -> None:
+    assert verdict(FRESH, RecipientFacts()) == "refuse no_record"
+    paused = replace(FRESH, paused=True)
+    assert verdict(paused, RecipientFacts(contact=SUBSCRIBER)) == "defer stream_paused"
+
+
+def test_transactional_mail_waits_for_no_list() -> None:
+    receipts = replace(FRESH, stream_class=StreamClass.TRANSACTIONAL)
+    assert verdict(receipts, RecipientFacts()) == "allow transactional"
+    assert not needs(Transaction((receipts,), ("a@b.example",)), FR).snapshots
+
+
+def test_the_age_is_asked_for_where_it_counts() -> None:
+    assert needs(Transaction((OFFERS, FRESH), ("a@b.example",)), FR).snapshots
+    assert not needs(Transaction((OFFERS,), ("a@b.example",)), FR).snapshots
+
+
+def test_of_an_earlier_moment_a_later_snapshot_is_not_known() -> None:
+    facts = RecipientFacts(contact=SUBSCRIBER, snapshot_at=NOW)
+    assert known_at(facts, NOW).snapshot_at == NOW
+    assert known_at(facts, NOW - SECOND).snapshot_at is None
