@@ -8,8 +8,17 @@ import msgspec
 
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.words import WORDS, Lang, term
-from smtpproxy.policy.model import Action, ConsentAct, Contact, Link
+from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase
+from smtpproxy.policy.rules.record import links
 from smtpproxy.terminal import printable
+
+_MOMENTS = (
+    "collected_at",
+    "informed_at",
+    "last_activity_at",
+    "first_contacted_at",
+    "profiling_objected_at",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class _Writer:
         yield Paragraph(self._say("made", at=_time(it.at), relay=it.relay))
         yield from self._summary()
         yield from self._contact()
+        yield from self._rectifications()
         yield from self._acts()
         yield from self._suppressions()
         yield from self._mailings()
@@ -103,7 +113,7 @@ class _Writer:
     def _profile(self, contact: Contact) -> Iterator[tuple[str, str]]:
         yield "audience", self._term(contact.audience)
         yield "source", self._term(contact.source or "unknown")
-        for name in ("collected_at", "informed_at", "last_activity_at", "first_contacted_at"):
+        for name in _MOMENTS:
             moment = getattr(contact, name)
             if moment is not None:
                 yield name, _time(moment)
@@ -113,19 +123,48 @@ class _Writer:
             if words:
                 yield name, printable(", ".join(sorted(words)))
         if contact.provenance is not None:
-            last = Link(contact.provenance.supplier, contact.provenance.sender_disclosed)
-            chain = contact.provenance.chain or (last,)
-            yield "provenance", " → ".join(self._link(link) for link in chain)
+            hands = links(contact.provenance)
+            yield "provenance", " → ".join(self._link(link) for link in hands)
         if contact.purchases:
-            yield (
-                "purchases",
-                "; ".join(printable(f"{p.at:%Y-%m-%d} {p.product}") for p in contact.purchases),
-            )
+            yield "purchases", "; ".join(self._purchase(one) for one in contact.purchases)
+        if contact.profiling_objected_at is not None:
+            yield "frozen", self._words["frozen_text"]
+
+    def _purchase(self, purchase: Purchase) -> str:
+        text = printable(f"{purchase.at:%Y-%m-%d} {purchase.product}")
+        if purchase.kind is Dealing.SALE:
+            return text
+        return f"{text} ({self._words[purchase.kind]})"
 
     def _link(self, link: Link) -> str:
         name = printable(link.supplier) if link.supplier else self._words["unnamed"]
         date = f", {link.at:%Y-%m-%d}" if link.at else ""
         return f"{name} ({self._words['told' if link.sender_disclosed else 'untold']}{date})"
+
+    def _rectifications(self) -> Iterator[Block]:
+        if not self._it.rectifications:
+            return
+        yield Heading(self._words["rectifications"])
+        names = ("at", "field", "before", "after", "reason")
+        yield Table(
+            [self._words[name] for name in names],
+            [
+                [
+                    _time(one.at),
+                    self._words.get(change.field, change.field),
+                    self._value(change.field, change.before),
+                    self._value(change.field, change.after),
+                    printable(one.reason),
+                ]
+                for one in self._it.rectifications
+                for change in one.changes
+            ],
+        )
+
+    def _value(self, field: str, text: str | None) -> str:
+        if text is not None and field in ("audience", "source"):
+            return self._term(text)
+        return printable(text or "–")
 
     def _acts(self) -> Iterator[Block]:
         yield Heading(self._words["acts"])
@@ -238,7 +277,7 @@ class _Writer:
             words.append(f"{act} {at}, {purpose}, {method}, {evidence}")
         if proof.request is not None:
             words.append(self._say("request", at=_time(proof.request.at)))
-        words += [printable(f"{p.at:%Y-%m-%d} {p.product}") for p in proof.purchases]
+        words += [self._purchase(purchase) for purchase in proof.purchases]
         if proof.informed_at is not None:
             words.append(f"{self._words['informed_at']} {_time(proof.informed_at)}")
         words += [printable(word) for word in sorted(proof.occupations)]

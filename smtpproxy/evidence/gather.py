@@ -23,6 +23,7 @@ from smtpproxy.sinks.journal_reader import Record, read
 from smtpproxy.sinks.journal_verify import verify
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import LiftedSuppression
+from smtpproxy.store.rights import Rectification
 
 
 class Proof(Struct, frozen=True):
@@ -67,6 +68,7 @@ class Evidence:
     lifted: Sequence[LiftedSuppression]
     mailings: Sequence[Mailing]
     chain: Report
+    rectifications: Sequence[Rectification] = ()
 
 
 def evidence(
@@ -89,7 +91,7 @@ def evidence(
         if recipient.canonical == address
     ]
     since = records[0].decided.at - timedelta(seconds=1) if records else None
-    contact, suppressions, lifted = asyncio.run(_stored(settings, address))
+    contact, suppressions, lifted, rectified = asyncio.run(_stored(settings, address))
     return Evidence(
         address,
         at,
@@ -99,18 +101,22 @@ def evidence(
         lifted,
         mailings,
         verify(folder, since=since, looked=looked),
+        rectified,
     )
 
 
 async def _stored(
     settings: Settings, address: str
-) -> tuple[Contact | None, Sequence[Suppression], Sequence[LiftedSuppression]]:
+) -> tuple[
+    Contact | None, Sequence[Suppression], Sequence[LiftedSuppression], Sequence[Rectification]
+]:
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
     try:
         return (
             await store.contact(address),
             await store.suppressions(address),
             await store.lifted_suppressions(address),
+            await store.rectifications(address),
         )
     finally:
         await store.close()

@@ -59,6 +59,7 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
         "contact": evidence.contact,
         "suppressions": evidence.suppressions,
         "lifted_suppressions": evidence.lifted,
+        "rectifications": evidence.rectifications,
         "decisions": [_mailing_object(mailing) for mailing in evidence.mailings],
         "audit_log": report_object(evidence.chain),
     }

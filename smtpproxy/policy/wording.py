@@ -113,6 +113,9 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         variant = ".pending" if words["pending"] else ".later" if words["later"] else ""
     if reason is Reason.PRODUCT_NOT_SIMILAR and words["customer_period"] is not None:
         variant = ".lately"
+    objected = case.facts.contact is not None and case.facts.contact.profiling_objected_at
+    if reason is Reason.TOPIC_UNRELATED and objected:
+        variant = ".profiling"
     return Phrase(f"reason.{reason}{variant}", words)
 
 

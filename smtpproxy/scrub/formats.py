@@ -25,8 +25,10 @@ from smtpproxy.store.exchange.lines import (
 
 Format = Literal["csv", "ndjson", "plain"]
 
-ADDED = ("verdict", "reason", "basis", "since", "duplicate")
-"""The columns that are added. The five of an earlier scrub are replaced."""
+ADDED = ("verdict", "reason", "basis", "since", "duplicate", "profiling_objected")
+"""The columns that are added. Those of an earlier scrub are replaced."""
+
+_ALWAYS_ADDED = ADDED[:5]  # by every version
 
 Source = TypeVar("Source", Line, Row)
 
@@ -124,7 +126,7 @@ def _is_scrubbed(names: Collection[str], there_is: str) -> bool:
     Raises ValueError when it has only some of these names: they are the list's own.
     """
     taken = [name for name in ADDED if name in names]
-    if taken and len(taken) < len(ADDED):
+    if taken and not all(name in names for name in _ALWAYS_ADDED):
         raise ValueError(
             f"{there_is} {taken[0]}, which is the name of one that is added; rename it"
         )
@@ -215,8 +217,10 @@ def _ending_of_csv(delimiter: str) -> Ending:
     @lru_cache(maxsize=4096)
     def ending(judged: Judged) -> bytes:
         verdict = judged.verdict
-        duplicate = "true" if judged.duplicate else "false"
-        cells = (verdict.action, verdict.reason, verdict.basis or "", judged.since, duplicate)
+        marks = [
+            "true" if mark else "false" for mark in (judged.duplicate, judged.profiling_objected)
+        ]
+        cells = (verdict.action, verdict.reason, verdict.basis or "", judged.since, *marks)
         return f"{delimiter}{delimiter.join(cells)}\n".encode()
 
     return ending
@@ -252,5 +256,12 @@ def _object_reader(column: str | None) -> Callable[[Line], Entry]:
 @lru_cache(maxsize=4096)
 def _ending_of_object(judged: Judged) -> bytes:
     verdict = judged.verdict
-    added = (verdict.action, verdict.reason, verdict.basis, judged.since or None, judged.duplicate)
+    added = (
+        verdict.action,
+        verdict.reason,
+        verdict.basis,
+        judged.since or None,
+        judged.duplicate,
+        judged.profiling_objected,
+    )
     return b"," + _encode(dict(zip(ADDED, added, strict=True)))[1:] + b"\n"

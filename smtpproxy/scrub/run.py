@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from msgspec.structs import replace
+
 from smtpproxy.policy.model import Action
 from smtpproxy.scrub.counts import Counts
 from smtpproxy.scrub.formats import AddressList, Entry
 from smtpproxy.scrub.seen import Seen
-from smtpproxy.scrub.verdicts import Judged, Occasion, judge_addresses
+from smtpproxy.scrub.verdicts import Occasion, judge_addresses
 from smtpproxy.store.exchange.lines import Rejected
 from smtpproxy.store.protocols import FactReader
 
@@ -83,12 +85,13 @@ class Scrub:
         every: list[bytes] = []
         allowed: list[bytes] = []
         refused: list[bytes] = []
-        for entry, (verdict, since) in zip(batch, verdicts, strict=True):
-            judged = Judged(verdict, since, self._seen.add(entry.address))
+        for entry, judged in zip(batch, verdicts, strict=True):
+            if self._seen.add(entry.address):
+                judged = replace(judged, duplicate=True)
             self.counts.add(judged)
             line = entry.start + self._list.ending(judged)
             every.append(line)
-            (allowed if verdict.action is Action.ALLOW else refused).append(line)
+            (allowed if judged.verdict.action is Action.ALLOW else refused).append(line)
         outputs = self._outputs
         for files, lines in (
             (outputs.every, every),

@@ -40,12 +40,13 @@ class Judged(Struct, frozen=True):
     verdict: Verdict
     since: str = ""
     duplicate: bool = False  # the same mailbox stood further up
+    profiling_objected: bool = False  # for who chooses recipients by what is known of them
 
 
 async def judge_addresses(
     store: FactReader, occasion: Occasion, addresses: Sequence[str]
-) -> Sequence[tuple[Verdict, str]]:
-    """Return the verdict and its day for each canonical address, by one read of the store.
+) -> Sequence[Judged]:
+    """Return what is said of each canonical address, by one read of the store.
 
     Raises StoreUnavailable.
     """
@@ -55,9 +56,15 @@ async def judge_addresses(
     if occasion.as_of:
         facts = {address: known_at(known, occasion.now) for address, known in facts.items()}
     verdicts = judge(question, facts, rulebook, occasion.now).recipients
+    known = [facts.get(address, NO_FACTS) for address in addresses]
     return [
-        (verdict, _since(verdict, facts.get(address, NO_FACTS), stream))
-        for address, verdict in zip(addresses, verdicts, strict=True)
+        Judged(
+            verdict,
+            _since(verdict, of, stream),
+            profiling_objected=of.contact is not None
+            and of.contact.profiling_objected_at is not None,
+        )
+        for verdict, of in zip(verdicts, known, strict=True)
     ]
 
 

@@ -19,6 +19,7 @@ from smtpproxy.policy.model import (
     Basis,
     ConsentAct,
     Contact,
+    Dealing,
     Link,
     Origin,
     Provenance,
@@ -32,6 +33,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.model import Evidence as ConsentEvidence
 from smtpproxy.sinks.findings import Finding, Kind, Report
 from smtpproxy.sinks.journal_reader import Outcome, Place, Record
+from smtpproxy.store.rights import Change, Rectification
 from tests.kit.journal import START, Clock, decided
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -72,6 +74,40 @@ def evidence(*mailings: Mailing, chain: Report | None = None, **over: object) ->
         "a@b.example", START, "relay.example", mailings=mailings, lifted=[],
         chain=chain or Report(lines=9, files=1), **whole,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+RECTIFIED = Rectification(
+    AT,
+    "by letter",
+    (Change("audience", "professional", "consumer"), Change("address", "old_name@b.example", "x")),
+)
+
+
+def test_what_was_put_right_is_told_in_both_languages() -> None:
+    for lang, told in (("en", "professional | consumer"), ("fr", "professionnel | consommateur")):
+        text = markdown(document(evidence(rectifications=[RECTIFIED]), lang))  # type: ignore[arg-type]
+        assert f"{WORDS[lang]['rectifications']}" in text  # type: ignore[index]
+        assert told in text
+        assert r"| old\_name@b.example | x | by letter |" in text
+    assert WORDS["en"]["rectifications"] not in markdown(document(evidence(), "en"))
+
+
+def test_an_objection_to_profiling_is_told() -> None:
+    objected = Contact("a@b.example", profiling_objected_at=AT)
+    for lang, told in (("en", "Objected to profiling at"), ("fr", "Opposition au profilage le")):
+        text = markdown(document(evidence(contact=objected), lang))  # type: ignore[arg-type]
+        assert f"- **{told}**: 2026-03-01 00:00:00" in text
+
+
+def test_every_hand_and_what_was_no_sale_is_told() -> None:
+    contact = Contact(
+        "a@b.example",
+        provenance=Provenance("Broker", chain=(Link("Collector", True, AT),)),
+        purchases=(Purchase("shoes", AT, Dealing.INQUIRY),),
+    )
+    text = markdown(document(evidence(contact=contact), "en"))
+    assert "Collector (this sender was disclosed, 2026-03-01) → Broker (this sender was not" in text
+    assert "2026-03-01 shoes (inquiry)" in text
 
 
 PROOFS = {

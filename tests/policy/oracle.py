@@ -106,7 +106,8 @@ def _other_basis(
     active = last is not None and now <= _years_later(last, book.activity_years)
     charity = stream.nature == "charity"
     professional = contact.audience == "professional"
-    related = bool(stream.topics & contact.occupations)
+    gathered = contact.profiling_objected_at is not None and contact.source != "direct"
+    related = bool(stream.topics & contact.occupations) and not gathered
     # 8 to 10
     if similar and contact.source == "direct" and informed and contact.optout_offered:
         return "allow existing_customer"

@@ -109,6 +109,7 @@ def _contact(random: Random) -> Contact:
             for _ in range(random.choice([0, 0, 1, 2]))
         ),
         _acts(random),
+        profiling_objected_at=random.choice([None, None, None, NOW - DAY]),
     )
 
 

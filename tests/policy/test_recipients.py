@@ -194,6 +194,11 @@ PROFESSIONALS = [
     (replace(BUYER, informed_at=None, occupations=frozenset()), "refuse notice_missing"),
     (replace(BUYER, occupations=frozenset({"finance"})), "refuse topic_unrelated"),
     (_silent(replace(BUYER, occupations=frozenset()), OLD), "refuse topic_unrelated"),
+    (replace(BUYER, profiling_objected_at=NOW), "allow professional"),
+    (
+        replace(BUYER, source=Source.PARTNER, provenance=DISCLOSED, profiling_objected_at=NOW),
+        "refuse topic_unrelated",
+    ),
     (_silent(BUYER, THREE_YEARS_AGO), "allow professional"),
     (_silent(BUYER, OLD), "refuse inactive"),
 ]

@@ -12,7 +12,7 @@ from smtpproxy.scrub.verdicts import Judged
 from smtpproxy.store.exchange.lines import ImportFault, Rejected
 
 ALLOWED = Judged(Verdict(Action.ALLOW, basis=Basis.CONSENT), "2026-03-01")
-REFUSED = Judged(Verdict(Action.REFUSE, Reason.NO_RECORD), duplicate=True)
+REFUSED = Judged(Verdict(Action.REFUSE, Reason.NO_RECORD), duplicate=True, profiling_objected=True)
 HEAD = ",".join(ADDED)
 
 
@@ -87,7 +87,7 @@ def test_a_list_without_a_clear_place_for_the_address_is_refused(
 
 def test_csv_keeps_its_rows_and_its_delimiter() -> None:
     text = 'id;email;note\n1;a@x.example; spaced \n2;b@x.example;"a ""q""; b"\n3;c@x.example\n'
-    tail = ";allow;none;consent;2026-03-01;false"
+    tail = ";allow;none;consent;2026-03-01;false;false"
     assert written(text) == [
         f"id;email;note;{HEAD.replace(',', ';')}",
         f"1;a@x.example; spaced {tail}",
@@ -98,22 +98,22 @@ def test_csv_keeps_its_rows_and_its_delimiter() -> None:
 
 def test_a_cell_of_several_lines_stays_one_row() -> None:
     assert written('note,email\n"two\nlines",a@x.example\n', REFUSED)[1:] == [
-        '"two\nlines",a@x.example,refuse,no_record,,,true'
+        '"two\nlines",a@x.example,refuse,no_record,,,true,true'
     ]
 
 
 def test_a_plain_list_becomes_csv() -> None:
     assert written('a@x.example\n"b,c"@x.example\n', REFUSED) == [
         f"address,{HEAD}",
-        "a@x.example,refuse,no_record,,,true",
-        '"""b,c""@x.example",refuse,no_record,,,true',
+        "a@x.example,refuse,no_record,,,true,true",
+        '"""b,c""@x.example",refuse,no_record,,,true,true',
     ]
 
 
 def test_ndjson_keeps_its_fields_as_they_are() -> None:
     (line,) = written('{ "n": 1.50, "address": "a@x.example", "é": {"a":[ ]} } \n')
     assert line.startswith('{ "n": 1.50, "address": "a@x.example", "é": {"a":[ ]},"verdict":')
-    assert list(json.loads(line))[-5:] == list(ADDED)
+    assert list(json.loads(line))[-6:] == list(ADDED)
     (line,) = written('{"address":"a@x.example"}', REFUSED)
     assert json.loads(line) == {
         "address": "a@x.example",
@@ -122,6 +122,7 @@ def test_ndjson_keeps_its_fields_as_they_are() -> None:
         "basis": None,
         "since": None,
         "duplicate": True,
+        "profiling_objected": True,
     }
 
 
@@ -131,6 +132,11 @@ def test_ndjson_keeps_its_fields_as_they_are() -> None:
 def test_scrubbing_again_replaces_the_verdicts(text: str) -> None:
     once = "\n".join(written(text, REFUSED))
     assert written(once, ALLOWED) == written(text, ALLOWED)
+
+
+def test_columns_of_an_earlier_version_are_replaced_too() -> None:
+    earlier = "email,verdict,reason,basis,since,duplicate\na@x.example,allow,none,,,false\n"
+    assert written(earlier) == written("email\na@x.example\n")
 
 
 def test_an_object_that_has_one_of_the_added_fields_is_put_aside() -> None:

@@ -248,6 +248,10 @@ _REASONS = {
     "reason.notice_missing": "no notice given at collection is on record",
     "reason.optout_not_offered": "no way to refuse was offered at collection",
     "reason.topic_unrelated": "no topic of stream {stream} is an occupation on record",
+    "reason.topic_unrelated.profiling": (
+        "the person objected to profiling, and no topic of stream {stream} is an occupation that"
+        " they told themselves"
+    ),
     "reason.inactive": "{last}: mail must stop {activity_period} after it",
     "method.none": "an unknown method",
     "reason.stream_paused": "stream {stream} is paused",

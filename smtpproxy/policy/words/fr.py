@@ -303,6 +303,10 @@ _REASONS = {
     "reason.topic_unrelated": (
         "aucun sujet du flux {stream} ne correspond à une profession enregistrée"
     ),
+    "reason.topic_unrelated.profiling": (
+        "la personne s’est opposée au profilage, et aucun sujet du flux {stream} ne correspond à"
+        " une profession qu’elle ait indiquée elle-même"
+    ),
     "reason.inactive": "{last} : les envois doivent cesser {activity_period} après",
     "method.none": "mode inconnu",
     "reason.stream_paused": "le flux {stream} est suspendu",
