@@ -21,6 +21,7 @@ COMMANDS = (
     "scrub",
     "explain",
     "audit",
+    "purge",
     "user",
     "purge",
 )

@@ -20,7 +20,7 @@ _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "
 """Keep freed memory for the next large message: asking for fresh pages each time costs more
 than looking at every octet of it."""
 
-Role = Literal["worker", "web", "courier"]
+Role = Literal["worker", "web", "courier", "purge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ def main() -> int:
         from smtpproxy.process.worker import run_worker
 
         return run_worker(start.settings, start.number, sockets, channel)
+    if start.role == "purge":
+        from smtpproxy.process.purger import run_purge
+
+        return run_purge(start.settings, channel)
     if start.role == "courier":
         from smtpproxy.process.courier import run_courier
 

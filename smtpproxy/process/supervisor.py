@@ -14,8 +14,9 @@ import structlog
 from smtpproxy.notify import Notifier
 from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.process.child import Role, Start, start_child
+from smtpproxy.process.daily import DailyPurge
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.snapshot import Totals
+from smtpproxy.sinks.snapshot import Snapshot, Totals
 
 _ALIVE_WITHIN = 10.0
 """A worker that was silent for longer (seconds) does not count as alive."""
@@ -80,6 +81,7 @@ class Supervisor:
         started = await self._all_ready(children)
         told = self._ending.is_set()
         watchdog = asyncio.create_task(self._watchdog())
+        purging = asyncio.create_task(self._purge() if started else asyncio.sleep(0))
         if started:
             self._notifier.ready()
             self._notifier.status(f"{len(self._workers)} workers take mail")
@@ -88,9 +90,20 @@ class Supervisor:
             log.info("draining")
         self._ending.set()
         self._notifier.stopping()
+        purging.cancel()
         await self._end(keepers)
+        await asyncio.wait((purging,))
         watchdog.cancel()
         return 0 if started or told else 1
+
+    async def _purge(self) -> None:
+        """Let the daily purge run; how often it failed is one of the numbers."""
+
+        def failed(times: int) -> None:
+            counted = Snapshot(counters={"purge_failures_total": {(): times}})
+            self._totals.update("purge", counted)
+
+        await DailyPurge(self._settings, failed).run()
 
     # one child
 

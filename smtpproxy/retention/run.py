@@ -1,0 +1,128 @@
+"""One run: what has outlived its period is found, and removed a little at a time."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from smtpproxy.policy.periods import beginning
+from smtpproxy.retention import history
+from smtpproxy.retention.history import Kind
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.journal_files import give_to_owner_of, segments
+from smtpproxy.sinks.journal_matches import matches
+from smtpproxy.sinks.journal_retire import retirable, retire
+from smtpproxy.store.protocols import Store
+from smtpproxy.store.retention import Limits, PurgedSuppressions, Removed
+
+LOCK_NAME = "purge.lock"
+
+
+class AlreadyRunning(Exception):
+    """Another run has not come to its end."""
+
+
+@dataclass(slots=True)
+class Purged:
+    """What a run removed, or would; `removed` has every kind of `history.KINDS`."""
+
+    began: datetime
+    at: datetime
+    dry_run: bool
+    removed: dict[str, Kind] = field(default_factory=dict)
+    orders: int = 0  # suppressions that withdrawals and objections of contacts became
+    matched: int = 0  # addresses whose suppressions recorded mail has matched since the last run
+    held: int = 0  # suppressions that are old enough, and stay since a contact has the address
+
+
+async def purge(
+    settings: Settings,
+    store: Store,
+    *,
+    at: datetime,
+    clock: Callable[[], datetime],
+    dry_run: bool = False,
+) -> Purged:
+    """Remove what has outlived its period at `at`, and record that it was done.
+
+    Mail and imports go on meanwhile. What is interrupted is as it was up to there, and the
+    next run does the rest. Raises AlreadyRunning, StoreUnavailable, OSError.
+    """
+    state = settings.server.state_dir
+    purged = Purged(clock(), at, dry_run)
+    if dry_run:
+        await _remove(settings, store, purged)
+        return purged
+    with _alone(state):
+        await _remove(settings, store, purged)
+        history.note(state, purged.began, clock(), purged.removed)
+    return purged
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    file = os.open(state_dir / LOCK_NAME, flags, 0o600)
+    try:
+        give_to_owner_of(state_dir, file)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise AlreadyRunning("another purge is running") from None
+    finally:
+        os.close(file)
+
+
+async def _remove(settings: Settings, store: Store, purged: Purged) -> None:
+    keep, at, dry_run = settings.retention, purged.at, purged.dry_run
+    audit = settings.server.state_dir / "audit"
+    # Matches first: what they renew stays, and the files they stand in may go below.
+    unread = _unread(audit, await store.journal_read(), purged)
+    if not dry_run:
+        for newest, read in unread:
+            await store.renew_suppressions(newest, read)
+    tags = frozenset(tag for book in settings.rulebooks.values() for tag in book.restricted_tags)
+    limits = Limits(beginning(at, keep.prospects), beginning(at, keep.customers), tags)
+    contacts = await store.purge_contacts(limits, at=at, dry_run=dry_run)
+    purged.removed["contacts"] = _kind(contacts.removed)
+    purged.orders = contacts.orders
+    suppressions = PurgedSuppressions()
+    if keep.suppressions is not None:
+        suppressions = await store.purge_suppressions(
+            beginning(at, keep.suppressions),
+            dry_run=dry_run,
+            matched=(newest for newest, _ in unread),
+        )
+    purged.removed["suppressions"] = _kind(suppressions.removed)
+    purged.held = suppressions.held
+    lifted = Removed()
+    if keep.lifted_suppressions is not None:
+        limit = beginning(at, keep.lifted_suppressions)
+        lifted = await store.purge_lifted(limit, dry_run=dry_run)
+    purged.removed["lifted_suppressions"] = _kind(lifted)
+    before = beginning(at, keep.audit)
+    # On a thread: it may wait for `audit verify`, and who is told to end should not.
+    purged.removed["audit"] = await asyncio.to_thread(_retire, audit, before, at, dry_run)
+
+
+def _unread(
+    audit: Path, read: Mapping[int, int], purged: Purged
+) -> Iterator[tuple[Mapping[str, datetime], Mapping[int, int]]]:
+    for part in matches(audit, read):
+        purged.matched += len(part.newest)
+        yield part.newest, {part.slot: part.n}
+
+
+def _retire(audit: Path, before: datetime, at: datetime, dry_run: bool) -> Kind:
+    begun = {file.name: file.begun for files in segments(audit).values() for file in files}
+    retired = retirable(audit, before) if dry_run else retire(audit, before, at=at)
+    dates = [begun[name] for name in retired.files if name in begun]
+    return Kind(retired.lines, min(dates, default=None), max(dates, default=None))
+
+
+def _kind(removed: Removed) -> Kind:
+    return Kind(removed.rows, removed.oldest, removed.newest)

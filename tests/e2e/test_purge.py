@@ -1,0 +1,180 @@
+"""The daily purge of a running relay: nobody's mail waits for it, and the record stays provable."""
+
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.journal import Clock, decided, journal
+from tests.kit.load import SmtpSink
+from tests.kit.messages import message
+from tests.kit.numbered import NumberedLoad
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+from tests.kit.processes import descendants
+from tests.kit.relay import RelayProcess, listener
+
+pytestmark = needs("smtp-sink")
+
+AGO = datetime.now(UTC) - timedelta(days=7 * 366)
+
+
+@pytest.fixture
+def relay(filled: Callable[..., RelayProcess]) -> Iterator[RelayProcess]:
+    """It was last up, and purged, two days ago."""
+    till = listener("till", "receipts", default="receipts")
+    with SmtpSink() as sink:
+        yield filled(sink.address, {"server": {"workers": 2}, "listener": [till]})
+
+
+def state(relay: RelayProcess) -> Path:
+    return Path(relay.config["server"]["state_dir"])
+
+
+def was_down_for_days(relay: RelayProcess) -> None:
+    """Stop it, and let the last run be two days old."""
+    assert relay.terminate() == 0
+    ago = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+    run = {"began": ago, "ended": ago, "removed": {}, "total": {}}
+    (state(relay) / "purges.ndjson").write_text(json.dumps(run) + "\n")
+
+
+def grow_old(relay: RelayProcess, people: int) -> None:
+    """Contacts and orders of long ago."""
+    day = AGO.strftime("%Y-%m-%dT%H:%M:%SZ")
+    names = [f"old{n}@people.example" for n in range(people)]
+    contacts = [json.dumps({"address": name, "collected_at": day}) for name in names]
+    orders = [f"gone{n}@people.example,all,complaint,{day}," for n in range(people)]
+    relay.fill(contacts, orders)
+    with sqlite3.connect(state(relay) / "smtpproxy.db", timeout=30) as database:
+        database.execute(
+            "UPDATE suppression SET renewed_at = since WHERE since < ?",
+            (int((AGO + timedelta(days=1)).timestamp() * 1e6),),
+        )
+    database.close()
+
+
+async def an_old_journal(relay: RelayProcess) -> None:
+    """Decisions of long ago, in a file before those of the relay."""
+    clock = Clock()
+    clock.time = AGO
+    log = journal(state(relay) / "audit", clock, 77)
+    for _ in range(5):
+        await log.commit(decided(clock))
+    log.close()
+
+
+def runs(relay: RelayProcess) -> list[dict[str, Any]]:
+    text = (state(relay) / "purges.ndjson").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def purgers(relay: RelayProcess) -> list[int]:
+    command = b"smtpproxy.process.child\0purge"
+    found = []
+    for pid in descendants(relay.pid):
+        try:
+            if command in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayProcess) -> None:
+    was_down_for_days(relay)
+    grow_old(relay, 3_000)
+    await an_old_journal(relay)
+    relay.start()
+    with NumberedLoad(relay.port("till"), sessions=4) as load:
+        wait_for(lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
+        load.wait_accepted(100)
+        fates = load.stop()
+    assert {fate.code for fate in fates} == {250}
+    removed = {kind: what["rows"] for kind, what in runs(relay)[1]["removed"].items()}
+    assert removed == {
+        "contacts": 3_001,  # and one of those who are there from the start
+        "suppressions": 3_000,
+        "lifted_suppressions": 0,
+        "audit": 6,  # five decisions and the first line of their file
+    }
+    wait_for(lambda: relay.metric("smtpproxy_purged_total", kind="contacts") == 3_001, "metrics")
+    age = datetime.now(UTC).timestamp() - relay.metric(
+        "smtpproxy_purge_last_success_timestamp_seconds"
+    )
+    assert 0 <= age < 120
+    assert relay.metric("smtpproxy_purge_failures_total") == 0
+    (line,) = [entry for entry in relay.log if entry["event"] == "purged"]
+    assert (line["process"], line["contacts"]) == ("purge", 3_001)
+    assert "@" not in json.dumps(line)
+    code, stdout, stderr = relay.command("audit", "verify")
+    assert code == 0, stdout + stderr
+    assert relay.terminate() == 0
+    relay.start()
+    assert relay.send(message(), "paul@people.example", sender="orders@shop.example")[0] == 250
+    assert len(runs(relay)) == 2, "once a day"
+
+
+def test_it_comes_at_its_time(relay: RelayProcess) -> None:
+    assert relay.terminate() == 0
+    at = datetime.now() + timedelta(seconds=4)  # noqa: DTZ005 - the clock on the wall
+    relay.config["retention"] = {"at": at.strftime("%H:%M:%S")}
+    relay.write_config()
+    (state(relay) / "purges.ndjson").unlink(missing_ok=True)
+    relay.start()
+    wait_for(lambda: len(runs(relay)) == 1, "the record to begin")
+    wait_for(lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
+    began = datetime.fromisoformat(runs(relay)[1]["began"])
+    assert began >= at.astimezone() - timedelta(seconds=1)
+
+
+def test_a_run_that_fails_is_counted_and_mail_goes_on(relay: RelayProcess) -> None:
+    was_down_for_days(relay)
+    (state(relay) / "purge.lock").mkdir()
+    relay.start()
+    wait_for(lambda: relay.metric("smtpproxy_purge_failures_total") == 1, "the failure", timeout=60)
+    assert [entry["level"] for entry in relay.log if entry["event"] == "purge failed"]
+    assert relay.send(message(), "paul@people.example", sender="orders@shop.example")[0] == 250
+    assert len(runs(relay)) == 1
+
+
+def test_killed_in_the_middle_the_next_run_does_the_rest(relay: RelayProcess) -> None:
+    was_down_for_days(relay)
+    grow_old(relay, 20_000)
+    relay.start()
+    wait_for(lambda: purgers(relay), "the purge to run")
+    os.kill(purgers(relay)[0], signal.SIGKILL)
+    wait_for(lambda: relay.metric("smtpproxy_purge_failures_total") == 1, "the failure", timeout=60)
+    assert len(runs(relay)) == 1
+    out = json.loads(relay.must("purge", "--json"))
+    assert out["removed"]["contacts"]["rows"] + out["removed"]["suppressions"]["rows"] > 0
+    assert (
+        json.loads(relay.must("purge", "--dry-run", "--json"))["removed"]["contacts"]["rows"] == 0
+    )
+    relay.must("audit", "verify")
+
+
+def test_a_drain_does_not_wait_for_it(relay: RelayProcess) -> None:
+    was_down_for_days(relay)
+    grow_old(relay, 20_000)
+    relay.start()
+    wait_for(lambda: purgers(relay), "the purge to run")
+    assert relay.terminate(timeout=20) == 0
+    assert len(runs(relay)) == 1, "it has not come to its end"
+
+
+def test_who_does_not_want_it_has_none(relay: RelayProcess) -> None:
+    was_down_for_days(relay)
+    relay.config["retention"] = {"enabled": False}
+    relay.write_config()
+    relay.start()
+    assert relay.send(message(), "paul@people.example", sender="orders@shop.example")[0] == 250
+    assert purgers(relay) == []
+    relay.must("purge")
+    assert len(runs(relay)) == 2

@@ -1,0 +1,141 @@
+"""A whole run over a store and a journal: what goes, what is renewed, and what stays provable."""
+
+import fcntl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.config import parse
+from smtpproxy.policy.model import Contact, Origin, RecipientFacts, Source, Suppression
+from smtpproxy.retention import history
+from smtpproxy.retention.run import AlreadyRunning, Purged, purge
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.findings import Kind as Found
+from smtpproxy.sinks.journal_verify import verify
+from smtpproxy.store import open_store
+from smtpproxy.store.protocols import Store, SuppressionEntry
+from tests.kit.journal import Clock, decided, journal, segments
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
+
+DAY = timedelta(days=1)
+NOW = datetime(2040, 6, 1, 12, tzinfo=UTC)
+EDGE = datetime(2037, 6, 1, 12, tzinfo=UTC)
+AUDIT_EDGE = datetime(2035, 6, 1, 12, tzinfo=UTC)
+ANNA, EVE = "anna@people.example", "eve@people.example"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    text = to_toml(relay_config(tmp_path, "127.0.0.1:25"))
+    Path(tmp_path / "state").mkdir()
+    return parse(text, "relay.toml")
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    opened = open_store(settings.store, settings.server.state_dir)
+    yield opened
+    await opened.close()
+
+
+def audit(settings: Settings) -> Path:
+    return settings.server.state_dir / "audit"
+
+
+async def run(settings: Settings, store: Store, at: datetime = NOW, *, dry: bool = False) -> Purged:
+    return await purge(settings, store, at=at, clock=lambda: at, dry_run=dry)
+
+
+async def mailed(settings: Settings, at: datetime, *people: str, matched: bool = True) -> None:
+    """Decisions of that time, in a file of their own."""
+    clock = Clock()
+    clock.time = at
+    log = journal(audit(settings), clock)
+    order = Suppression("all", Origin.COMPLAINT, at - DAY)
+    for person in people:
+        facts = {person: RecipientFacts((order,))} if matched else {}
+        await log.commit(decided(clock, person, facts=facts))
+    log.close()
+
+
+def order(address: str, since: datetime = EDGE - DAY) -> SuppressionEntry:
+    return SuppressionEntry(address, "all", Origin.COMPLAINT, since)
+
+
+async def test_each_kind_by_its_own_period_and_the_record_of_it(
+    settings: Settings, store: Store
+) -> None:
+    old = Contact(ANNA, source=Source.DIRECT, collected_at=EDGE - DAY)
+    await store.put_contacts([old, Contact(EVE, collected_at=EDGE)])
+    await store.add_suppressions([order("a@b.example"), order("c@b.example", EDGE)])
+    await store.add_suppressions([order("l@b.example", EDGE - 9 * DAY)])
+    await store.remove_suppression("l@b.example", at=EDGE - DAY, reason="by phone")
+    await mailed(settings, AUDIT_EDGE - 9 * DAY, "x@b.example", matched=False)
+    await mailed(settings, AUDIT_EDGE - DAY, "y@b.example", matched=False)
+    await mailed(settings, AUDIT_EDGE + DAY, "z@b.example", matched=False)
+    dry = await run(settings, store, dry=True)
+    assert history.newest(settings.server.state_dir) is None
+    wet = await run(settings, store)
+    assert wet.removed == dry.removed
+    assert {kind: removed.rows for kind, removed in wet.removed.items()} == {
+        "contacts": 1,
+        "suppressions": 1,
+        "lifted_suppressions": 1,
+        "audit": 2,  # the file of the first day, with its first line
+    }
+    assert wet.removed["contacts"].oldest == EDGE - DAY
+    last = history.newest(settings.server.state_dir)
+    assert last is not None
+    assert last.removed == wet.removed
+    again = await run(settings, store)
+    assert sum(removed.rows for removed in again.removed.values()) == 0
+    report = verify(audit(settings))
+    assert list(report.faults()) == []
+    assert [note.kind for note in report.notes()] == [Found.RETIRED]
+
+
+async def test_who_was_matched_in_recorded_mail_is_renewed_even_if_the_record_goes(
+    settings: Settings, store: Store
+) -> None:
+    await store.add_suppressions([order(ANNA), order(EVE)])
+    await mailed(settings, EDGE, ANNA)
+    await mailed(settings, EDGE - DAY, EVE)
+    dry = await run(settings, store, dry=True)
+    assert (dry.removed["suppressions"].rows, dry.matched) == (1, 2)
+    wet = await run(settings, store)
+    assert (wet.removed["suppressions"].rows, wet.matched) == (1, 2)
+    assert len(await store.suppressions(ANNA)) == 1
+    assert await store.suppressions(EVE) == ()
+    # The next run reads on from there; the record may go.
+    await mailed(settings, NOW - DAY, ANNA)
+    later = await run(settings, store, NOW + DAY)
+    assert (later.matched, later.removed["suppressions"].rows) == (1, 0)
+    end = datetime(2043, 5, 31, 12, tzinfo=UTC)  # three years after the newest match
+    assert (await run(settings, store, end)).removed["suppressions"].rows == 0
+    for path in segments(audit(settings)):
+        path.unlink()
+    gone = await run(settings, store, end + timedelta(microseconds=1))
+    assert gone.removed["suppressions"].rows == 1
+
+
+async def test_for_ever_is_for_ever(settings: Settings, store: Store, tmp_path: Path) -> None:
+    keep = {"suppressions": "forever", "lifted_suppressions": "forever"}
+    text = to_toml(relay_config(tmp_path, "127.0.0.1:25", {"retention": keep}))
+    await store.add_suppressions([order(ANNA), order(EVE)])
+    await store.remove_suppression(EVE, at=EDGE - DAY, reason="by phone")
+    purged = await run(parse(text, "relay.toml"), store, NOW.replace(year=2090))
+    assert purged.removed["suppressions"].rows == purged.removed["lifted_suppressions"].rows == 0
+    assert len(await store.suppressions(ANNA)) == 1
+
+
+async def test_never_two_at_once(settings: Settings, store: Store) -> None:
+    path = settings.server.state_dir / "purge.lock"
+    with path.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(AlreadyRunning):
+            await run(settings, store)
+        await run(settings, store, dry=True)
+    await run(settings, store)
