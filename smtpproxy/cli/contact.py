@@ -23,6 +23,7 @@ from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.evidence import write_evidence
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
+from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
 from smtpproxy.cli.rights import in_words, object_, rectify
 from smtpproxy.cli.stores import (
     TIME_HELP,
@@ -87,6 +88,7 @@ def import_contacts(
     file: Path,
     file_format: str | None,
     rejected: Path | None,
+    resume: str | None,
     mapping: Path | None,
     as_of: datetime | None,
     purpose: str | None,
@@ -100,11 +102,21 @@ def import_contacts(
     Profiles are updated, purchases and consent acts added; nothing is removed and no
     suppression lifted. Lines that cannot be read are put aside, and the exit code is 1.
     """
-    age = as_of or time_of(file)
     check_mapping_alone(mapping, file_format)
+    options = {
+        "as-of": as_of.isoformat() if as_of else "",
+        "format": file_format or "",
+        "mapping": digest_of(mapping),
+        "purpose": purpose or "",
+    }
+    earlier = to_resume(settings, resume, "contacts", options)
+    age = earlier.as_of if earlier else age_of(time_of(file), as_of)
     own = own_format(file_format)
     wanted = contact_csv.Wanted(
-        name_of(file), layout_name(file_format), own is not None, purpose or ""
+        name_of(Path(earlier.file) if earlier else file),
+        layout_name(file_format),
+        own is not None,
+        purpose or "",
     )
     try:
         columns = read_mapping(mapping) if mapping else None
@@ -135,6 +147,7 @@ def import_contacts(
     return import_file(
         settings,
         file,
+        Job("contacts", age, options, earlier),
         contents,
         lambda store: store.put_contacts,
         file_format="csv" if mapping else own,

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from smtpproxy.cli.common import fail, print_json
+from smtpproxy.cli.import_file import name_to_show, no_rows
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import Compare, Comparison, Difference, Kind, compare
@@ -66,10 +67,13 @@ def show_difference(
             )
         except ImportFault as error:
             fail(f"{path}: {error}")
+        octets = file.tell()
     if as_json:
         _print_json(path, done, time.monotonic() - start)
     else:
         _print(path, done)
+    if not done.lines:
+        fail(f"{name_to_show(path)}: {no_rows(contents, octets=octets)}")
     return 1 if done.counts["rejected"] else 0
 
 

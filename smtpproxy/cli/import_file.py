@@ -21,13 +21,15 @@ from rich.progress import Progress as Bar
 
 from smtpproxy.cli.common import fail, print_json
 from smtpproxy.cli.import_format import format_type
+from smtpproxy.cli.import_record import Job, check_same, held
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.rejected import RejectedFault, RejectedFile
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
 from smtpproxy.store.exchange.source import STDIN, Source
-from smtpproxy.store.protocols import BatchResult, Store
+from smtpproxy.store.imports import Batch, ImportRecord
+from smtpproxy.store.protocols import BatchResult, Store, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -51,6 +53,12 @@ def import_options(function: Function) -> Function:
             metavar="FORMAT",
             help="csv or ndjson, our own form; or the export of a provider, like mailgun or"
             " sendgrid-bounces. Else by the file's name and header.",
+        ),
+        click.option(
+            "--resume",
+            metavar="ID",
+            help="Go on with an import that was interrupted, behind what is done. FILE and the"
+            " other options have to be the same.",
         ),
         click.argument("file", type=input_file),
     ):
@@ -87,8 +95,9 @@ def time_of(file: Path) -> datetime:
 def import_file(
     settings: Settings,
     path: Path,
+    job: Job,
     open_contents: Callable[[BinaryIO, Format], Contents[T]],
-    put: Callable[[Store], Callable[[Sequence[T]], Awaitable[BatchResult]]],
+    put: Callable[[Store], Callable[[Sequence[T], Batch], Awaitable[BatchResult]]],
     *,
     file_format: Format | None,
     rejected: Path | None,
@@ -102,27 +111,60 @@ def import_file(
     start = time.monotonic()
     with closing(Source(path)) as file, _progress_bar(path, file.size) as tick:
         if file.has_cr_alone:
-            warn(f"{_name(path)}: its lines end with CR alone; they are read as lines")
+            warn(f"{name_to_show(path)}: its lines end with CR alone; they are read as lines")
+        if job.earlier is not None:
+            check_same(job.earlier, file, name_to_show(path))
         found = file_format or format_of(path, file.peek(64))
         try:
             contents = open_contents(file, found)
             for notice in contents.notices:
-                warn(f"{_name(path)}: {notice}")
+                warn(f"{name_to_show(path)}: {notice}")
             aside.prepare(file.identity)
-            run = Import(file, contents, aside, tick)
-            using_store(settings, lambda store: _run(run, put(store), aside))
+            record = job.record(path, file.size)
+            run = _import(file, contents, aside, tick, job.earlier)
+            resumed = job.earlier is not None
+            using_store(
+                settings,
+                lambda store: _run(
+                    settings, store, record, run, put(store), aside, resumed=resumed
+                ),
+            )
         except RejectedFault as error:
             fail(str(error), 2)
         except ImportFault as error:
-            fail(f"{_name(path)}: {error}")
+            fail(f"{name_to_show(path)}: {error}")
         finally:
             with contextlib.suppress(OSError):  # then it was said already
                 aside.close(complete=False)
     seconds = time.monotonic() - start
-    _print_summary(path, run.progress, aside.path, seconds, as_json=as_json)
+    _print_summary(path, record, run.progress, aside.path, seconds, as_json=as_json)
     if not run.progress.lines:
-        fail(f"{_name(path)}: {_no_rows(contents, run.progress)}")
+        fail(f"{name_to_show(path)}: {no_rows(contents, octets=run.progress.octets)}")
     return 1 if run.progress.rejected else 0
+
+
+def _import(
+    file: Source,
+    contents: Contents[T],
+    aside: RejectedFile,
+    tick: Callable[[Progress], None],
+    earlier: ImportRecord | None,
+) -> Import[T]:
+    """Return the import, which goes on behind what an earlier run did."""
+    if earlier is None:
+        return Import(file, contents, aside, tick)
+    place = earlier.place
+    aside.go_on(place.rejected, place.aside)
+    done = Progress(
+        place.lines,
+        earlier.added,
+        earlier.changed,
+        earlier.unchanged,
+        earlier.older,
+        place.rejected,
+        place.passed,
+    )
+    return Import(file, contents, aside, tick, done=done, place=place)
 
 
 def _rejected_of(path: Path) -> Path:
@@ -132,29 +174,52 @@ def _rejected_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.rejected")
 
 
-def _name(path: Path) -> str:
+def name_to_show(path: Path) -> str:
     return "standard input" if path == STDIN else str(path)
 
 
-def _no_rows(contents: Contents[T], progress: Progress) -> str:
+def no_rows(contents: Contents[T], *, octets: int) -> str:
+    """Return what is wrong with a file that has none."""
     if contents.header is not None:
         header = contents.header[:200].decode(errors="replace")
         return f"no rows: there is nothing below its header {header!r}"
-    return "no rows: only blank lines" if progress.octets else "no rows: it is empty"
+    return "no rows: only blank lines" if octets else "no rows: it is empty"
 
 
 async def _run(
-    run: Import[T], put: Callable[[Sequence[T]], Awaitable[BatchResult]], aside: RejectedFile
+    settings: Settings,
+    store: Store,
+    record: ImportRecord,
+    run: Import[T],
+    put: Callable[[Sequence[T], Batch], Awaitable[BatchResult]],
+    aside: RejectedFile,
+    *,
+    resumed: bool,
 ) -> None:
-    try:
-        await run.into(put)
-        aside.close(complete=run.progress.lines > 0)
-    except asyncio.CancelledError:
-        warn(f"interrupted: {_counted(run.progress)} so far; run it again for the rest")
-        raise
-    except Exception as error:
-        error.add_note(f"before that {_counted(run.progress)}; run it again for the rest")
-        raise
+    with held(settings, record.id):
+        if resumed:
+            await store.mark_import(record.id, "running", at=None)
+        else:
+            await store.begin_import(record)
+        try:
+            await run.into(lambda items, place: put(items, Batch(record.id, place)))
+            aside.close(complete=run.progress.lines > 0)
+            await store.mark_import(record.id, "complete", at=now(), place=run.place)
+        except BaseException as error:
+            rest = _rest(record)
+            if isinstance(error, asyncio.CancelledError):
+                warn(f"interrupted: {_counted(run.progress)} so far; {rest}")
+            else:
+                error.add_note(f"before that {_counted(run.progress)}; {rest}")
+            with contextlib.suppress(StoreUnavailable):
+                await store.mark_import(record.id, "interrupted", at=now())
+            raise
+
+
+def _rest(record: ImportRecord) -> str:
+    """Return how to go on with an import that breaks off."""
+    again = "run it again for the rest"
+    return f"{again} with --resume {record.id}" if record.size is not None else again
 
 
 @contextmanager
@@ -183,11 +248,18 @@ def _progress_bar(path: Path, size: int | None) -> Iterator[Callable[[Progress],
 
 
 def _print_summary(
-    path: Path, progress: Progress, rejected: Path, seconds: float, *, as_json: bool
+    path: Path,
+    record: ImportRecord,
+    progress: Progress,
+    rejected: Path,
+    seconds: float,
+    *,
+    as_json: bool,
 ) -> None:
     if as_json:
         print_json(
             {
+                "id": record.id,
                 "file": path,
                 **dataclasses.asdict(progress),
                 "rejected_file": rejected if progress.rejected else None,
@@ -195,13 +267,14 @@ def _print_summary(
             }
         )
         return
-    click.echo(f"{_name(path)}: {_counted(progress)} in {seconds:.1f} s")
+    click.echo(f"{name_to_show(path)}: {_counted(progress)} in {seconds:.1f} s")
     if progress.passed:
         click.echo(f"{progress.passed:,} rows passed over: they are of nobody to be imported")
     if progress.older:
         click.echo(
             f"{progress.older:,} had another profile, but no newer one than is stored: it stays"
         )
+    click.echo(f"to take it back: smtpproxy import undo {record.id}")
     if progress.rejected:
         click.echo(f"the rejected lines and their reasons: {rejected}")
 

@@ -1,5 +1,6 @@
 """`smtpproxy suppress`: standing orders not to mail, added, lifted, shown and moved."""
 
+import contextlib
 from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -12,6 +13,7 @@ from smtpproxy.cli.common import config_option, fail, json_option, print_json
 from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
+from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,
@@ -23,6 +25,8 @@ from smtpproxy.cli.stores import (
     warn_of_the_future,
     warn_of_unknown_purpose,
 )
+from smtpproxy.cli.suppress_partner import export_snapshot, import_snapshot, partner_option
+from smtpproxy.cli.suppress_rekey import rekey
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import suppression_file, suppression_record
@@ -33,7 +37,12 @@ from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults, read_scope
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import LiftedSuppression, Store, SuppressionEntry
+from smtpproxy.store.protocols import (
+    LiftedSuppression,
+    Store,
+    StoreUnavailable,
+    SuppressionEntry,
+)
 from smtpproxy.terminal import printable
 
 
@@ -52,6 +61,9 @@ SCOPE_HELP = "all, marketing or purpose:NAME"
 @click.group()
 def command() -> None:
     """Add, lift, show, import and export suppressions."""
+
+
+command.add_command(rekey)
 
 
 @command.command("add")
@@ -162,6 +174,7 @@ def show(settings: Settings, address: str, as_json: bool) -> int:
         return await store.suppressions(address), await store.lifted_suppressions(address)
 
     found, lifted = using_store(settings, read, read_only=True)
+    _move_to_newest_key(settings, address)
     if as_json:
         print_json({"address": address, "suppressions": found, "lifted": lifted})
         return 0 if found else 1
@@ -176,6 +189,13 @@ def show(settings: Settings, address: str, as_json: bool) -> int:
             f"reason: {printable(one.reason)}"
         )
     return 0 if found else 1
+
+
+def _move_to_newest_key(settings: Settings, address: str) -> None:
+    """While the key is being replaced, use that the address is known just now."""
+    with contextlib.suppress(StoreUnavailable):  # who may only read has been answered
+        if len(using_store(settings, lambda store: store.keys(), read_only=True)) > 1:
+            using_store(settings, lambda store: store.rekey([address]))
 
 
 def _described(suppression: Suppression) -> str:
@@ -201,6 +221,7 @@ def _described(suppression: Suppression) -> str:
     type=plain_text,
     help="What the list is about whose unsubscribes these are: they hold for purpose:NAME.",
 )
+@partner_option("FILE is this partner's snapshot: it counts in place of the former one.")
 @dry_run_option
 @config_option
 @json_option
@@ -209,10 +230,12 @@ def import_suppressions(
     file: Path,
     file_format: str | None,
     rejected: Path | None,
+    resume: str | None,
     mapping: Path | None,
     scope: str | None,
     origin: str | None,
     purpose: str | None,
+    partner: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -223,16 +246,31 @@ def import_suppressions(
     `since`, the time of the file counts. Lines that cannot be read are put aside, and the
     exit code is 1.
     """
+    if partner is not None:
+        given = (file_format, rejected, resume, mapping, scope, origin, purpose, dry_run or None)
+        if any(option is not None for option in given):
+            raise click.UsageError("--partner goes with FILE alone: a snapshot is taken whole")
+        return import_snapshot(settings, partner, file, as_json=as_json)
     check_mapping_alone(mapping, file_format)
     if purpose:
         warn_of_unknown_purpose(settings, purpose)
-    defaults = Defaults(time_of(file), scope or "", origin or "", purpose or "")
+    options = {
+        "format": file_format or "",
+        "mapping": digest_of(mapping),
+        "origin": origin or "",
+        "purpose": purpose or "",
+        "scope": scope or "",
+    }
+    earlier = to_resume(settings, resume, "suppressions", options)
+    age = earlier.as_of if earlier else age_of(time_of(file))
+    defaults = Defaults(age, scope or "", origin or "", purpose or "")
     try:
         columns = read_mapping(mapping, SUPPRESSION_FIELDS) if mapping else None
     except MappingFault as error:
         fail(str(error), 2)
     own = own_format(file_format)
-    wanted = Wanted(name_of(file), layout_name(file_format), columns, own is not None)
+    named = Path(earlier.file) if earlier else file
+    wanted = Wanted(name_of(named), layout_name(file_format), columns, own is not None)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
         if found == "csv":
@@ -251,6 +289,7 @@ def import_suppressions(
     return import_file(
         settings,
         file,
+        Job("suppressions", age, options, earlier),
         contents,
         lambda store: store.add_suppressions,
         file_format="csv" if mapping else own,
@@ -261,6 +300,7 @@ def import_suppressions(
 
 @command.command("export")
 @output_option
+@partner_option("Write a snapshot for this partner instead: hashes under the key shared with it.")
 @click.option(
     "--format",
     "file_format",
@@ -270,12 +310,20 @@ def import_suppressions(
     help="How to write it.",
 )
 @config_option
-def export(settings: Settings, output: BinaryIO, file_format: Literal["csv", "ndjson"]) -> None:
+def export(
+    settings: Settings,
+    output: BinaryIO,
+    partner: str | None,
+    file_format: Literal["csv", "ndjson"],
+) -> None:
     """Export every suppression in the form that `import` reads.
 
     Addresses are not stored, so keys stand in their place: they can be imported wherever
     the same suppression.key is.
     """
+    if partner is not None:
+        export_snapshot(settings, partner, output)
+        return
     line = suppression_record.csv_line if file_format == "csv" else suppression_record.ndjson_line
 
     async def write(store: Store) -> None:

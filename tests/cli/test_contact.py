@@ -127,13 +127,14 @@ def test_bad_lines_are_put_aside_and_the_rest_imported(stored: Stored) -> None:
 def test_an_older_file_changes_no_profile(stored: Stored) -> None:
     new = stored.file("new.ndjson", f'{{"address":"{ANNA}","audience":"professional"}}')
     old = stored.file("old.ndjson", f'{{"address":"{ANNA}","audience":"consumer"}}')
+    os.utime(new, (1_750_000_000, 1_750_000_000))
     os.utime(old, (1_700_000_000, 1_700_000_000))
     stored.run("contact", "import", new)
     result = stored.run("contact", "import", old)
     assert "0 changed, 1 unchanged" in result.stdout
     assert "1 had another profile, but no newer one than is stored: it stays" in result.stdout
     assert stored.json("contact", "show", ANNA)["audience"] == "professional"
-    stored.run("contact", "import", old, "--as-of", "2036-01-01")
+    stored.run("contact", "import", old, "--as-of", "2026-01-01")
     assert stored.json("contact", "show", ANNA)["audience"] == "consumer"
 
 

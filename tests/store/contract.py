@@ -34,6 +34,7 @@ from smtpproxy.store.protocols import (
     SuppressionEntry,
 )
 from tests.kit import store as kit
+from tests.store.imports_contract import ImportContract
 from tests.store.propagation_contract import PropagationContract
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
@@ -468,6 +469,11 @@ class StateContract:
 
 
 class StoreContract(
-    SuppressionContract, ContactContract, ConsentContract, StateContract, PropagationContract
+    SuppressionContract,
+    ContactContract,
+    ConsentContract,
+    StateContract,
+    PropagationContract,
+    ImportContract,
 ):
     """All of it."""

@@ -29,6 +29,7 @@ class RejectedFile:
     def __init__(self, path: Path, *, named: bool = False) -> None:
         self.path = path
         self.count = 0
+        self.size = 0  # octets that are safely in it
         self.header: bytes | None = None  # of a CSV file, repeated so that this is one too
         self._named = named
         self._file: BinaryIO | None = None
@@ -73,9 +74,34 @@ class RejectedFile:
             self._file.write(b"\n")
 
     def flush(self) -> None:
+        """Make sure that it survives whatever comes; `size` says how much that is."""
         if self._file is not None:
             with self._naming():
                 self._file.flush()
+                if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                    os.fsync(self._file.fileno())
+                    self.size = self._file.tell()
+
+    def go_on(self, count: int, size: int) -> None:
+        """Go on behind the first `size` octets, which hold `count` lines of an earlier run.
+
+        Raises:
+            RejectedFault: they are not there any more.
+        """
+        self.count = count
+        if not size:
+            return
+        with self._naming():
+            found = self.path.stat()
+            if found.st_size < size:
+                raise RejectedFault(
+                    f"{self.path}: the lines that were put aside before are not all there; put "
+                    "the file back, or import the whole file again"
+                )
+            self._file = open(self.path, "r+b", opener=_private)  # noqa: SIM115
+            self._file.truncate(size)
+            self._file.seek(size)
+            self.size = size
 
     def close(self, *, complete: bool = True) -> None:
         """Close it. `complete`: the whole file was read, so that an older one is outdated."""
@@ -112,6 +138,12 @@ class RejectedFile:
             yield
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+
+def _private(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _is_comment(line: bytes) -> bool:

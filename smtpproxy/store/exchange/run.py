@@ -7,6 +7,8 @@ from typing import BinaryIO, Generic, Literal, TypeVar
 
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.rejected import RejectedFile
+from smtpproxy.store.exchange.source import Source
+from smtpproxy.store.imports import Place
 from smtpproxy.store.protocols import BatchResult
 
 T = TypeVar("T")
@@ -53,7 +55,8 @@ class Progress:
         self.older += result.older
 
 
-Put = Callable[[Sequence[T]], Awaitable[BatchResult]]
+Put = Callable[[Sequence[T], Place], Awaitable[BatchResult]]
+"""Takes a batch in, in one commit with the place that the import has reached by it."""
 
 
 class Import(Generic[T]):
@@ -69,52 +72,78 @@ class Import(Generic[T]):
         contents: Contents[T],
         rejected: RejectedFile,
         tick: Callable[[Progress], None],
+        *,
+        done: Progress | None = None,
+        place: Place | None = None,
     ) -> None:
+        """`done` and `place`: what an earlier run did, and how far it came."""
         self._file = file
         self._contents = contents
         self._rejected = rejected
         self._tick = tick
-        self.progress = Progress()
+        self._last = 0  # line that was looked at
+        self.place = place or Place()
+        self.progress = done or Progress()
 
     async def into(self, put: Put[T]) -> None:
         """Raises what `put` raises when the store cannot take a batch."""
         batch: list[Read[T]] = []
         octets = 0
+        behind = self.place.line
         self._rejected.header = self._contents.header
         for item in self._contents.items:
+            if item.number <= behind:
+                continue
+            # Not before the next line is there: it tells how far the batch reaches.
+            full = len(batch) >= BATCH_ROWS or octets >= BATCH_OCTETS
+            if full and item.number > self._last:
+                await self._store(put, batch, item.number - 1)
+                batch, octets = [], 0
+            self._last = item.number
             self.progress.lines += 1
             if self.progress.lines % _TICK == 0:
                 self._report()
             if isinstance(item, Rejected):
                 self._reject(item)
-                continue
-            if isinstance(item, Passed):
+            elif isinstance(item, Passed):
                 self.progress.passed += 1
-                continue
-            batch.append(item)
-            octets += len(item.content)
-            if len(batch) == BATCH_ROWS or octets >= BATCH_OCTETS:
-                await self._store(put, batch)
-                batch, octets = [], 0
+            else:
+                batch.append(item)
+                octets += len(item.content)
         if batch:
-            await self._store(put, batch)
-        self._report()
-
-    async def _store(self, put: Put[T], batch: list[Read[T]]) -> None:
-        try:
-            self.progress.count(await put([item.value for item in batch]))
-        except ValueError:
-            await self._store_one_by_one(put, batch)
+            await self._store(put, batch, self._last)
         self._rejected.flush()
+        self.place = self._reached(self._last)
         self._report()
 
-    async def _store_one_by_one(self, put: Put[T], batch: list[Read[T]]) -> None:
-        """Find the entries that the store itself does not take."""
-        for item in batch:
-            try:
-                self.progress.count(await put([item.value]))
-            except ValueError as error:
-                self._reject(Rejected(item.number, str(error), (item.content,)))
+    async def _store(self, put: Put[T], batch: Sequence[Read[T]], line: int | None) -> None:
+        """Store a batch that reaches to `line`; None: others that belong to it are to come."""
+        self._rejected.flush()
+        place = self.place if line is None else self._reached(line)
+        try:
+            self.progress.count(await put([item.value for item in batch], place))
+            self.place = place
+        except ValueError as error:
+            # Find the entries that the store itself does not take.
+            if len(batch) == 1:
+                self._reject(Rejected(batch[0].number, str(error), (batch[0].content,)))
+                return
+            half = len(batch) // 2
+            await self._store(put, batch[:half], None)
+            await self._store(put, batch[half:], line)
+        self._report()
+
+    def _reached(self, line: int) -> Place:
+        progress = self.progress
+        return Place(
+            line,
+            self._file.tell(),
+            self._file.digest() if isinstance(self._file, Source) else "",
+            progress.lines,
+            progress.rejected,
+            progress.passed,
+            self._rejected.size,
+        )
 
     def _reject(self, rejected: Rejected) -> None:
         self._rejected.write(rejected)

@@ -1,6 +1,7 @@
 """The file that an import reads: a regular one, a pipe or FIFO, or standard input."""
 
 import asyncio
+import hashlib
 import io
 import os
 import select
@@ -10,6 +11,7 @@ from typing import Any
 
 STDIN = Path("-")
 _START = 64 * 1024  # octets without any LF, by which lines are taken to end with CR
+_LOOK = 1024 * 1024
 _PATIENCE = 0.3  # seconds between two looks whether a reader of a slow pipe was interrupted
 
 
@@ -33,12 +35,21 @@ class Source(io.BufferedReader):
         """Return how many octets were read so far; a pipe has no place to ask for."""
         return self._octets.count
 
+    def digest(self) -> str:
+        """Return the SHA-256 of the octets that were read so far, in hexadecimal."""
+        return self._octets.hash.hexdigest()
+
+    def starts_with(self, count: int, digest: str) -> bool:
+        """Tell whether the first `count` octets of this regular file have that digest."""
+        return self._octets.starts_with(count, digest)
+
 
 class _Octets(io.RawIOBase):
     """The octets as they come; counts them."""
 
     def __init__(self, path: Path) -> None:
         self.count = 0
+        self.hash = hashlib.sha256()
         self._path = path
         where: Any = 0 if path == STDIN else path
         self._file = open(where, "rb", buffering=0, closefd=path != STDIN)  # noqa: SIM115
@@ -60,11 +71,21 @@ class _Octets(io.RawIOBase):
     def readinto(self, target: Any) -> int:
         chunk = self._start[: len(target)] or self._read(len(target))
         self._start = self._start[len(chunk) :]
+        self.hash.update(chunk)
         if self.has_cr_alone:
             chunk = chunk.replace(b"\r", b"\n")
         target[: len(chunk)] = chunk
         self.count += len(chunk)
         return len(chunk)
+
+    def starts_with(self, count: int, digest: str) -> bool:
+        found = hashlib.sha256()
+        left, place = count, 0
+        while left and (chunk := os.pread(self._file.fileno(), min(left, _LOOK), place)):
+            found.update(chunk)
+            place += len(chunk)
+            left -= len(chunk)
+        return not left and found.hexdigest() == digest
 
     def _read(self, count: int) -> bytes:
         try:

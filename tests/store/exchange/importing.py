@@ -70,7 +70,7 @@ class Importing:
         aside = RejectedFile(self.path.with_name("file.rejected"))
         run = Import(file, contents, aside, lambda _: None)
         try:
-            asyncio.run(run.into(put))
+            asyncio.run(run.into(lambda items, _: put(items)))
         finally:
             aside.close()
         return run.progress

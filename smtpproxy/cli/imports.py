@@ -1,0 +1,213 @@
+"""`smtpproxy import`: the imports on record, and the way back."""
+
+from datetime import datetime
+
+import click
+from rich.table import Table
+
+from smtpproxy.cli.common import config_option, console, fail, json_option, print_json
+from smtpproxy.cli.import_record import find, held, shown_state, user
+from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.imports import UNDO_FOR, ImportRecord, Undone
+from smtpproxy.store.protocols import Store
+from smtpproxy.terminal import printable
+
+
+@click.group()
+def command() -> None:
+    """List, show and undo imports of contacts and suppressions."""
+
+
+@command.command("list")
+@config_option
+@json_option
+def list_imports(settings: Settings, as_json: bool) -> None:
+    """List every import there was, the oldest first."""
+    records = using_store(settings, lambda store: store.imports(), read_only=True)
+    if as_json:
+        print_json([_as_object(settings, record) for record in records])
+        return
+    if not records:
+        click.echo("no imports are on record")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("id", "state", "started", "by", "what", "rows", "added", "changed", "file"):
+        table.add_column(name, justify="right" if name in ("rows", "added", "changed") else "left")
+    for record in records:
+        table.add_row(
+            record.id,
+            shown_state(settings, record),
+            f"{record.started_at:%Y-%m-%d %H:%M}",
+            printable(record.user),
+            record.kind,
+            f"{record.place.lines:,}",
+            f"{record.added:,}",
+            f"{record.changed:,}",
+            printable(record.file),
+        )
+    console.print(table)
+
+
+@command.command("show")
+@click.argument("id")
+@config_option
+@json_option
+def show(settings: Settings, id: str, as_json: bool) -> None:
+    """Show one import: its file, who ran it, what it did, and what became of it."""
+    record = find(settings, id)
+    if as_json:
+        print_json(_as_object(settings, record))
+        return
+    state = shown_state(settings, record)
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("id", record.id),
+        ("state", state),
+        ("what", record.kind),
+        ("file", record.file),
+        ("octets", "through a pipe" if record.size is None else f"{record.size:,}"),
+        ("read", f"{record.place.octets:,} octets"),
+        ("SHA-256 of these", record.place.digest),
+        ("as of", written_time(record.as_of)),
+        ("by", record.user),
+        ("started", written_time(record.started_at)),
+        ("ended", _time(record.ended_at)),
+        *((f"--{name}", value) for name, value in record.options.items() if value),
+        ("rows", f"{record.place.lines:,}"),
+        ("added", f"{record.added:,}"),
+        ("changed", f"{record.changed:,}"),
+        ("unchanged", f"{record.unchanged:,}"),
+        ("rejected", f"{record.place.rejected:,}"),
+        ("passed over", f"{record.place.passed:,}"),
+    ):
+        table.add_row(name, printable(value))
+    if record.undone is not None:
+        table.add_row(
+            "undone", f"{written_time(record.undone.at)} by {printable(record.undone.by)}"
+        )
+        table.add_row("", _counted(record, record.undone))
+    console.print(table)
+    if state == "interrupted" and record.size is not None:
+        console.print(f"to go on: the same import with --resume {record.id}", soft_wrap=True)
+    if state == "undoing":
+        console.print(f"to go on: smtpproxy import undo {record.id}", soft_wrap=True)
+
+
+@command.command("undo")
+@click.argument("id")
+@click.option("--dry-run", is_flag=True, help="Show what would be undone; change nothing.")
+@config_option
+@json_option
+def undo(settings: Settings, id: str, dry_run: bool, as_json: bool) -> int:
+    """Take back what an import brought, as far as nobody has changed it since.
+
+    New contacts go with their purchases and consent acts, changed profiles are put back,
+    new suppressions are lifted, moved ones put back. What others have changed, confirmed or
+    added since stays. It may be interrupted, and run again for the rest.
+    """
+    record = find(settings, id)
+    _check(settings, record)
+    if dry_run:
+        would = using_store(
+            settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
+        )
+        _print(record, would, dry_run=True, as_json=as_json)
+        return 0
+    with held(settings, record.id):
+        done = using_store(settings, lambda store: _undo(store, record))
+    _print(record, done, dry_run=False, as_json=as_json)
+    later = using_store(settings, lambda store: store.imports(), read_only=True)
+    others = [
+        one.id
+        for one in later
+        if one.id > record.id and one.kind == record.kind and one.state != "undone"
+    ]
+    if others:
+        count = f"{len(others)} later import" + ("s" if len(others) > 1 else "")
+        warn(
+            f"{count} of {record.kind} may have brought some of it again, without changing "
+            f"anything; if so, run that again: {', '.join(others[-5:])}"
+        )
+    return 0
+
+
+def _check(settings: Settings, record: ImportRecord) -> None:
+    state = shown_state(settings, record)
+    if state == "undone" and record.undone is not None:
+        fail(f"{record.id} was undone on {written_time(record.undone.at)} by {record.undone.by}")
+    if state == "running":
+        fail(f"{record.id} is running; stop it first")
+    if record.kind == "contacts" and record.started_at < now() - UNDO_FOR:
+        fail(
+            f"{record.id} is older than {UNDO_FOR.days} days: what profiles were before is not "
+            "kept longer"
+        )
+
+
+async def _undo(store: Store, record: ImportRecord) -> Undone:
+    at, by = now(), user()
+    done = Undone(at, by)
+    try:
+        while (part := await store.undo_import(record.id, at=at, by=by)) is not None:
+            done = part
+    except BaseException:
+        warn(f"interrupted: {_counted(record, done)} so far; run it again for the rest")
+        raise
+    return done
+
+
+def _print(record: ImportRecord, undone: Undone, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "id": record.id,
+                "kind": record.kind,
+                "dry_run": dry_run,
+                "removed": undone.removed,
+                "put_back": undone.put_back,
+                "kept": undone.kept,
+            }
+        )
+        return
+    ending = "; nothing was changed" if dry_run else ""
+    click.echo(f"{record.id}: {_counted(record, undone)}{ending}")
+
+
+def _counted(record: ImportRecord, undone: Undone) -> str:
+    gone = "removed" if record.kind == "contacts" else "lifted"
+    return (
+        f"{undone.removed:,} {record.kind} {gone}, {undone.put_back:,} put back, "
+        f"{undone.kept:,} kept that others changed or confirmed since"
+    )
+
+
+def _as_object(settings: Settings, record: ImportRecord) -> dict[str, object]:
+    place = record.place
+    return {
+        "id": record.id,
+        "state": shown_state(settings, record),
+        "kind": record.kind,
+        "file": record.file,
+        "size": record.size,
+        "read": place.octets,
+        "sha256": place.digest,
+        "as_of": record.as_of,
+        "by": record.user,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "options": {name: value for name, value in record.options.items() if value},
+        "lines": place.lines,
+        "added": record.added,
+        "changed": record.changed,
+        "unchanged": record.unchanged,
+        "older": record.older,
+        "rejected": place.rejected,
+        "passed": place.passed,
+        "undone": record.undone,
+    }
+
+
+def _time(moment: datetime | None) -> str:
+    return written_time(moment) if moment else "not yet"

@@ -1,0 +1,231 @@
+"""`smtpproxy import`: what is on record, what an undo leaves, and how an import goes on."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from smtpproxy.cli import main
+from tests.cli.stored import Stored
+from tests.kit.ports import wait_for
+from tests.kit.relay import COMMAND, REPOSITORY
+
+HEADER = "address,scope,origin,since\n"
+ANNA, BERT = "anna@people.example", "bert@people.example"
+ANNA_CSV = f"{HEADER}{ANNA},all,complaint,2026-01-01\n"
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def rows(count: int, bad: int = 0) -> str:
+    """Suppressions; the first `bad` of every thousand cannot be read."""
+    lines = [
+        f"user{n}{'' if n % 1000 < bad else '@people.example'},all,complaint,2026-01-01\n"
+        for n in range(count)
+    ]
+    return HEADER + "".join(lines)
+
+
+def records(stored: Stored) -> Any:
+    return stored.json("import", "list")
+
+
+def started(stored: Stored, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*COMMAND, *arguments, "--config", str(stored.config_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=stored.folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        text=True,
+    )
+
+
+def broken_off(stored: Stored, path: str, how: signal.Signals, after: int) -> str:
+    """Begin an import, end it once it has committed so many rows; return its id."""
+    process = started(stored, "suppress", "import", path)
+    done: list[Any] = [{}]
+
+    def far_enough() -> bool:
+        arguments = ["import", "list", "--json", "--config", str(stored.config_path)]
+        found = CliRunner().invoke(main, arguments)  # it fails while there is no database
+        if found.exit_code == 0:
+            done[0] = (json.loads(found.stdout) or [{}])[0]
+        return process.poll() is not None or done[0].get("added", 0) >= after
+
+    wait_for(far_enough, "the first batches", timeout=60)
+    assert process.poll() is None, "it ended before it could be interrupted"
+    assert done[0]["state"] == "running"
+    assert (
+        f"{done[0]['id']} is running" in stored.run("import", "undo", done[0]["id"], code=1).stderr
+    )
+    process.send_signal(how)
+    _, error = process.communicate(timeout=60)
+    if how is signal.SIGINT:
+        assert f"run it again for the rest with --resume {done[0]['id']}" in error
+    id: str = done[0]["id"]
+    return id
+
+
+class TestRecord:
+    def test_an_import_says_its_id_and_how_to_undo_it(self, stored: Stored) -> None:
+        path = stored.file("list.csv", ANNA_CSV)
+        result = stored.run("suppress", "import", path)
+        (record,) = records(stored)
+        assert result.stdout.endswith(f"to take it back: smtpproxy import undo {record['id']}\n")
+        assert (record["state"], record["kind"], record["file"]) == (
+            "complete", "suppressions", path,
+        )  # fmt: skip
+        assert (record["lines"], record["added"], record["size"]) == (1, 1, len(ANNA_CSV))
+        assert record["read"] == len(ANNA_CSV)
+        assert record["by"]
+        shown = stored.run("import", "show", record["id"]).stdout
+        assert record["sha256"] in shown
+        assert record["id"] in stored.run("import", "list").stdout
+
+    def test_json_names_the_id(self, stored: Stored) -> None:
+        path = stored.file("list.ndjson", f'{{"address":"{ANNA}"}}\n')
+        done = stored.json("contact", "import", path)
+        assert stored.json("import", "show", done["id"])["kind"] == "contacts"
+        assert stored.json("import", "show", done["id"][:-4].lower())["id"] == done["id"]
+
+    def test_an_id_that_is_none(self, stored: Stored) -> None:
+        stored.run("suppress", "add", ANNA)
+        assert "no imports are on record" in stored.run("import", "list").stdout
+        for command in ("show", "undo"):
+            error = stored.run("import", command, "01J", code=1).stderr
+            assert error == "Error: 01J: there is no such import\n"
+
+    def test_a_dry_run_is_not_on_record(self, stored: Stored) -> None:
+        stored.run("suppress", "add", BERT)
+        stored.run("suppress", "import", stored.file("list.csv", ANNA_CSV), "--dry-run")
+        assert records(stored) == []
+
+
+class TestUndo:
+    def test_suppressions_are_lifted_and_it_is_said_why(self, stored: Stored) -> None:
+        stored.run("suppress", "import", stored.file("list.csv", ANNA_CSV))
+        (record,) = records(stored)
+        would = stored.run("import", "undo", record["id"], "--dry-run").stdout
+        assert "1 suppressions lifted, 0 put back, 0 kept" in would
+        assert "nothing was changed" in would
+        assert stored.json("suppress", "show", ANNA)["suppressions"]
+        done = stored.json("import", "undo", record["id"])
+        assert (done["removed"], done["put_back"], done["kept"]) == (1, 0, 0)
+        shown = stored.json("suppress", "show", ANNA, code=1)
+        assert shown["suppressions"] == []
+        assert shown["lifted"][0]["reason"].startswith(f"import {record['id']} undone by ")
+        assert records(stored)[0]["state"] == "undone"
+
+    def test_a_second_undo_says_when_the_first_was(self, stored: Stored) -> None:
+        stored.run("contact", "import", stored.file("people.csv", f"address\n{ANNA}\n"))
+        (record,) = records(stored)
+        stored.run("import", "undo", record["id"])
+        error = stored.run("import", "undo", record["id"], code=1).stderr
+        assert error.startswith(f"Error: {record['id']} was undone on 20")
+        error = stored.run("import", "undo", record["id"], "--dry-run", code=1).stderr
+        assert "was undone on" in error
+
+    def test_what_a_person_did_later_is_kept_and_counted(self, stored: Stored) -> None:
+        consent = '"consents":[{"purpose":"offers","given_at":"2026-01-01T00:00:00Z"}]'
+        lines = [f'{{"address":"{name}",{consent}}}\n' for name in (ANNA, BERT)]
+        stored.run("contact", "import", stored.file("people.ndjson", "".join(lines)))
+        stored.run("consent", "withdraw", ANNA, "--purpose", "offers")
+        (record,) = records(stored)
+        done = stored.run("import", "undo", record["id"]).stdout
+        assert "1 contacts removed, 0 put back, 1 kept that others changed" in done
+        stored.run("contact", "show", BERT, code=1)
+        (act,) = stored.json("contact", "show", ANNA)["consents"]
+        assert act["given_at"] is None
+        assert act["withdrawn_at"]
+
+    def test_later_imports_are_pointed_out(self, stored: Stored) -> None:
+        path = stored.file("people.csv", f"address\n{ANNA}\n")
+        stored.run("contact", "import", path)
+        stored.run("contact", "import", path)
+        first, second = records(stored)
+        error = stored.run("import", "undo", first["id"]).stderr
+        assert "1 later import of contacts may have brought some of it again" in error
+        assert second["id"] in error
+        assert "1 added" in stored.run("contact", "import", path).stdout
+
+
+class TestResume:
+    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+    def test_it_goes_on_behind_the_last_batch(self, stored: Stored, how: signal.Signals) -> None:
+        """kill -9 loses no committed batch, and the rejected file is complete at the end."""
+        path = stored.file("list.csv", rows(80_000, bad=2))
+        id = broken_off(stored, path, how, after=9_000)
+        (record,) = records(stored)
+        assert record["state"] == "interrupted"
+        committed = len(stored.run("suppress", "export").stdout.splitlines()) - 1
+        assert committed == record["added"] > 0
+        assert committed % 10_000 == 0
+        assert f"--resume {id}" in stored.run("import", "show", id).stdout
+        done = stored.json("suppress", "import", path, "--resume", id, code=1)
+        assert (done["id"], done["lines"], done["added"]) == (id, 80_000, 79_840)
+        assert (done["unchanged"], done["rejected"]) == (0, 160)
+        rejected = Path(f"{path}.rejected").read_text().splitlines()
+        named = [line for line in rejected if line.startswith("# line ")]
+        wrong = [n for n in range(80_000) if n % 1000 < 2]
+        assert [int(line.split()[2][:-1]) for line in named] == [n + 2 for n in wrong]
+        assert len(stored.run("suppress", "export").stdout.splitlines()) == 79_841
+        assert records(stored)[0]["state"] == "complete"
+        assert stored.json("import", "undo", id)["removed"] == 79_840
+
+    def test_nothing_is_left_to_do_of_a_complete_one(self, stored: Stored) -> None:
+        path = stored.file("list.csv", ANNA_CSV)
+        stored.run("suppress", "import", path)
+        id = records(stored)[0]["id"]
+        error = stored.run("suppress", "import", path, "--resume", id, code=1).stderr
+        assert error == f"Error: {id} is complete: nothing is left to do\n"
+        error = stored.run("contact", "import", path, "--resume", id, code=2).stderr
+        assert error == f"Error: {id} is an import of suppressions\n"
+
+    def test_another_file_or_other_options_are_refused(self, stored: Stored) -> None:
+        path = stored.file("list.csv", rows(80_000))
+        id = broken_off(stored, path, signal.SIGKILL, after=9_000)
+        error = stored.run("suppress", "import", path, "--resume", id, "--scope", "all", code=2)
+        assert f"{id} was begun without --scope" in error.stderr
+        other = stored.file("other.csv", rows(80_000).replace("user17@", "user71@"))
+        error = stored.run("suppress", "import", other, "--resume", id, code=1)
+        assert f"{other}: not the file that {id} was reading" in error.stderr
+        longer = stored.file("longer.csv", rows(80_001))
+        stored.run("suppress", "import", longer, "--resume", id, code=1)
+        moved = stored.file("moved.csv", rows(80_000))
+        done = stored.json("suppress", "import", moved, "--resume", id)
+        assert done["added"] == 80_000
+
+
+@pytest.mark.parametrize("command", ["contact", "suppress"])
+def test_a_dry_run_of_a_file_without_rows_fails_like_the_import(
+    stored: Stored, command: str
+) -> None:
+    stored.run("suppress", "add", ANNA)
+    path = stored.file("list.csv", "address\n")
+    for option in ([], ["--dry-run"]):
+        error = stored.run(command, "import", path, *option, code=1).stderr
+        assert f"Error: {path}: no rows: there is nothing below its header" in error
+
+
+class TestTheFuture:
+    def test_as_of_a_time_to_come_is_refused(self, stored: Stored) -> None:
+        path = stored.file("people.csv", f"address\n{ANNA}\n")
+        error = stored.run("contact", "import", path, "--as-of", "2100-01-01", code=2).stderr
+        assert "2100-01-01 00:00 UTC is yet to come" in error
+
+    def test_a_file_of_the_future_counts_from_now(self, stored: Stored) -> None:
+        path = stored.file("people.csv", f"address,audience\n{ANNA},consumer\n")
+        os.utime(path, (4_102_444_800, 4_102_444_800))
+        result = stored.run("contact", "import", path)
+        assert "the file was last written on 2100-01-01, which is yet to come" in result.stderr
+        path = stored.file("people.csv", f"address,audience\n{ANNA},professional\n")
+        assert "1 changed" in stored.run("contact", "import", path).stdout

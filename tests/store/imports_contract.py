@@ -1,0 +1,324 @@
+"""Imports on record, and what taking one back leaves: the same on every backend."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Lookups,
+    Origin,
+    Purchase,
+    Source,
+    Suppression,
+)
+from smtpproxy.store.imports import Batch, ImportRecord, Kind, Place, Undone
+from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store, SuppressionEntry
+
+T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)
+DAY = timedelta(days=1)
+ANNA, BERT = "anna@people.example", "bert@people.example"
+LATER = T0 + 30 * DAY
+AGREEMENT = ConsentAct("offers", T0, method="unticked_box", evidence=Evidence("form v3"))
+WITHDRAWAL = ConsentAct("offers", T0 + DAY, withdrawal=True)
+SHOES = Purchase("shoes", T0)
+PROFILE = Contact(
+    ANNA, audience=Audience.CONSUMER, source=Source.DIRECT, collected_at=T0, acts=(AGREEMENT,)
+)
+
+
+class Importing:
+    """One import into a store, batch by batch."""
+
+    def __init__(self, store: Store, id: str, kind: Kind) -> None:
+        self.store = store
+        self.id = id
+        self.kind = kind
+        self.line = 0
+
+    def _batch(self) -> Batch:
+        self.line += 1
+        return Batch(self.id, Place(self.line, lines=self.line))
+
+    async def contacts(
+        self, *contacts: Contact, as_of: datetime | None = None, given: str = ""
+    ) -> BatchResult:
+        fields = frozenset(given.split()) if given else None
+        updates = [
+            ContactUpdate(one, fields, as_of) if fields else ContactUpdate(one, as_of=as_of)
+            for one in contacts
+        ]
+        return await self.store.put_contacts(updates, self._batch())
+
+    async def suppress(
+        self, address: str = ANNA, days: int = 0, note: str | None = None
+    ) -> BatchResult:
+        return await self.store.add_suppressions([entry(address, days, note)], self._batch())
+
+    async def undo(self) -> Undone:
+        """Undo all of it, and see that it does what it said it would."""
+        would = await self.store.would_undo(self.id, at=LATER)
+        undone = None
+        while (part := await self.store.undo_import(self.id, at=LATER, by="root")) is not None:
+            undone = part
+        assert undone is not None
+        assert (would.removed, would.put_back, would.kept) == counts(undone)
+        (record,) = [one for one in await self.store.imports() if one.id == self.id]
+        assert (record.state, record.undone) == ("undone", undone)
+        return undone
+
+
+def counts(undone: Undone) -> tuple[int, int, int]:
+    return undone.removed, undone.put_back, undone.kept
+
+
+def entry(address: str = ANNA, days: int = 0, note: str | None = None) -> SuppressionEntry:
+    since = T0 + timedelta(days=days)
+    return SuppressionEntry(address, "marketing", Origin.UNSUBSCRIBE, since, note)
+
+
+async def begun(store: Store, kind: Kind = "contacts") -> Importing:
+    id = f"01J9ZK3W5V7Q8R9S0T1V2W3X{len(await store.imports()):02}"
+    await store.begin_import(
+        ImportRecord(id, kind, "list.csv", "root", T0, T0, 17, {"scope": "all"})
+    )
+    return Importing(store, id, kind)
+
+
+async def since(store: Store, address: str = ANNA) -> int | None:
+    """How many days after T0 the suppression stands; None: it does not."""
+    found = (await store.facts(Lookups((address,)))).get(address)
+    if found is None or not found.suppressions:
+        return None
+    (one,) = found.suppressions
+    return (one.since - T0).days
+
+
+class RecordContract:
+    async def test_a_batch_and_its_place_are_one_commit(self, store: Store) -> None:
+        assert await store.imports() == []
+        one = await begun(store)
+        await one.contacts(Contact(ANNA), Contact(BERT))
+        await one.contacts(Contact(ANNA), replace(PROFILE, address=BERT))
+        (record,) = await store.imports()
+        assert (record.added, record.changed, record.unchanged) == (2, 1, 1)
+        assert (record.place, record.state) == (Place(2, lines=2), "running")
+        assert (record.options, record.size, record.started_at) == ({"scope": "all"}, 17, T0)
+        await store.mark_import(one.id, "complete", at=LATER, place=Place(9))
+        (record,) = await store.imports()
+        assert (record.state, record.ended_at, record.place.line) == ("complete", LATER, 9)
+
+    async def test_a_batch_that_is_refused_changes_nothing(self, store: Store) -> None:
+        one = await begun(store, "suppressions")
+        await one.suppress()
+        with pytest.raises(ValueError, match="key"):
+            await one.suppress("hmac:01234567:00:00")
+        (record,) = await store.imports()
+        assert (record.added, record.place.line) == (1, 1)
+
+    async def test_an_id_that_is_unknown(self, store: Store) -> None:
+        with pytest.raises(KeyError):
+            await store.undo_import("x", at=LATER, by="root")
+        with pytest.raises(KeyError):
+            await store.would_undo("x", at=LATER)
+
+    async def test_an_undone_import_has_nothing_to_undo(self, store: Store) -> None:
+        one = await begun(store)
+        await one.contacts(PROFILE)
+        assert counts(await one.undo()) == (1, 0, 0)
+        assert await store.undo_import(one.id, at=LATER, by="root") is None
+
+
+class ContactUndoContract:
+    async def test_new_contacts_go_with_all_they_brought(self, store: Store) -> None:
+        await store.put_contacts([Contact("carl@people.example")])
+        one = await begun(store)
+        await one.contacts(PROFILE, Contact(BERT))
+        await one.contacts(replace(PROFILE, address=BERT, purchases=(SHOES,)))
+        assert counts(await one.undo()) == (2, 0, 0)
+        assert [found.address async for found in store.export_contacts()] == ["carl@people.example"]
+        assert (await store.counts())[0] == 1
+
+    async def test_what_was_there_before_is_put_back(self, store: Store) -> None:
+        before = replace(PROFILE, tags=frozenset({"vip"}), purchases=(Purchase("boots", T0),))
+        await store.put_contacts([ContactUpdate(before, as_of=T0)])
+        one = await begun(store)
+        news = replace(AGREEMENT, purpose="news")
+        told = Contact(ANNA, tags=frozenset({"x"}), purchases=(SHOES,), acts=(news,))
+        await one.contacts(told, as_of=T0 + DAY)
+        assert counts(await one.undo()) == (0, 1, 0)
+        assert await store.contact(ANNA) == before
+        again = await store.put_contacts([ContactUpdate(told, as_of=T0 + DAY)])
+        assert again == BatchResult(changed=1)  # its age was put back too
+
+    async def test_a_later_consent_stays_and_the_imported_one_goes(self, store: Store) -> None:
+        one = await begun(store)
+        await one.contacts(PROFILE)
+        own = replace(AGREEMENT, at=T0 + 2 * DAY)
+        await store.record_act(ANNA, own)
+        assert counts(await one.undo()) == (0, 0, 1)
+        assert await store.contact(ANNA) == Contact(ANNA, acts=(own,))
+
+    async def test_a_later_withdrawal_stays(self, store: Store) -> None:
+        one = await begun(store)
+        await one.contacts(replace(PROFILE, purchases=(SHOES,)))
+        await store.record_act(ANNA, WITHDRAWAL)
+        assert counts(await one.undo()) == (0, 0, 1)
+        assert await store.contact(ANNA) == Contact(ANNA, acts=(WITHDRAWAL,))
+
+    async def test_a_withdrawal_that_two_imports_brought_stays(self, store: Store) -> None:
+        one, two = await begun(store), await begun(store)
+        for importing in (one, two):
+            await importing.contacts(Contact(ANNA, acts=(AGREEMENT, WITHDRAWAL)))
+        assert counts(await one.undo()) == (0, 0, 1)
+        assert await store.contact(ANNA) == Contact(ANNA, acts=(WITHDRAWAL,))
+        assert counts(await two.undo()) == (0, 0, 0)
+
+    async def test_fields_that_others_changed_since_stay(self, store: Store) -> None:
+        before = Contact(ANNA, source=Source.PARTNER, tags=frozenset({"a"}))
+        await store.put_contacts([before])
+        one = await begun(store)
+        await one.contacts(replace(before, source=Source.DIRECT, tags=frozenset({"b"})))
+        await store.put_contacts([replace(before, source=Source.DIRECT, tags=frozenset({"c"}))])
+        assert counts(await one.undo()) == (0, 0, 1)
+        assert await store.contact(ANNA) == replace(before, tags=frozenset({"c"}))
+
+    async def test_later_activity_stays(self, store: Store) -> None:
+        one = await begun(store)
+        await one.contacts(PROFILE)
+        active = Contact(ANNA, last_activity_at=LATER)
+        await store.put_contacts([ContactUpdate(active, frozenset({"last_activity_at"}))])
+        await one.undo()
+        assert await store.contact(ANNA) == active
+
+    async def test_what_was_erased_since_does_not_come_back(self, store: Store) -> None:
+        await store.put_contacts([replace(PROFILE, acts=())])
+        one = await begun(store)
+        await one.contacts(Contact(BERT), PROFILE)
+        await store.erase_contact(ANNA, at=LATER)
+        await store.erase_contact(BERT, at=LATER)
+        await store.put_contacts([Contact("new@people.example")])
+        assert counts(await one.undo()) == (0, 0, 0)
+        assert [one.address async for one in store.export_contacts()] == ["new@people.example"]
+        suppressions = await store.suppressions(ANNA)
+        assert [one.origin for one in suppressions] == [Origin.ERASURE]
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    async def test_two_imports_undone_in_any_order_leave_nothing(
+        self, store: Store, order: tuple[int, int]
+    ) -> None:
+        imports = [await begun(store), await begun(store)]
+        await imports[0].contacts(PROFILE)
+        second = replace(PROFILE, audience=Audience.PROFESSIONAL, purchases=(SHOES,))
+        await imports[1].contacts(second)
+        await imports[order[0]].undo()
+        if order[0] == 0:  # what the second one changed is kept
+            assert await store.contact(ANNA) == Contact(
+                ANNA, audience=Audience.PROFESSIONAL, purchases=(SHOES,)
+            )
+        else:
+            assert await store.contact(ANNA) == PROFILE
+        await imports[order[1]].undo()
+        assert await store.contact(ANNA) in (None, Contact(ANNA))
+
+    async def test_many_are_undone_in_parts(self, store: Store) -> None:
+        one = await begun(store)
+        people = [Contact(f"user{n}@people.example") for n in range(2_500)]
+        await store.put_contacts(people[::10])
+        await one.contacts(*[replace(person, source=Source.DIRECT) for person in people])
+        await store.record_act(people[1].address, WITHDRAWAL)
+        assert counts(await one.undo()) == (2_249, 250, 1)
+        assert (await store.counts())[0] == 251
+
+
+class SuppressionUndoContract:
+    async def test_what_it_added_is_lifted_on_record(self, store: Store) -> None:
+        await store.add_suppressions([entry(BERT)])
+        one = await begun(store, "suppressions")
+        await one.suppress()
+        await one.suppress(BERT)
+        assert counts(await one.undo()) == (1, 0, 0)
+        assert (await since(store), await since(store, BERT)) == (None, 0)
+        (lifted,) = await store.lifted_suppressions(ANNA)
+        assert (lifted.lifted_at, lifted.reason) == (LATER, f"import {one.id} undone by root")
+
+    async def test_what_it_moved_is_put_back(self, store: Store) -> None:
+        await store.add_suppressions([entry(note="by phone")])
+        one = await begun(store, "suppressions")
+        await one.suppress(days=2, note="list")
+        await one.suppress(days=3)
+        assert await since(store) == 3
+        assert counts(await one.undo()) == (0, 1, 0)
+        suppressed = Suppression("marketing", Origin.UNSUBSCRIBE, T0, note="by phone")
+        assert list(await store.suppressions(ANNA)) == [suppressed]
+
+    @pytest.mark.parametrize("days", [-1, 0, 5])
+    async def test_who_unsubscribes_later_stays_so(self, store: Store, days: int) -> None:
+        """Also when the date in the file is later than the person's own."""
+        one = await begun(store, "suppressions")
+        await one.suppress(days=3)
+        await store.add_suppressions([entry(days=3 + days)])
+        assert counts(await one.undo()) == (0, 0, 1)
+        assert await since(store) == max(3, 3 + days)
+
+    @pytest.mark.parametrize("days", [-1, 0, 5])
+    async def test_what_two_imports_said_goes_with_the_second(
+        self, store: Store, days: int
+    ) -> None:
+        one, two = await begun(store, "suppressions"), await begun(store, "suppressions")
+        await one.suppress(days=3)
+        await two.suppress(days=3 + days)
+        assert counts(await one.undo()) == (0, 0, 1)
+        assert await since(store) == max(3, 3 + days)
+        assert counts(await two.undo()) == (1, 0, 0)
+        assert await since(store) is None
+
+    async def test_what_the_newer_of_two_imports_moved_goes_back(self, store: Store) -> None:
+        one, two = await begun(store, "suppressions"), await begun(store, "suppressions")
+        await one.suppress(days=1)
+        await two.suppress(days=2)
+        assert counts(await two.undo()) == (0, 1, 0)
+        assert await since(store) == 1
+        assert counts(await one.undo()) == (1, 0, 0)
+
+    async def test_what_several_said_stays(self, store: Store) -> None:
+        imports = [await begun(store, "suppressions") for _ in range(3)]
+        for importing in imports:
+            await importing.suppress()
+        for importing in imports:
+            await importing.undo()
+        assert await since(store) == 0
+
+    async def test_what_was_lifted_since_stays_lifted(self, store: Store) -> None:
+        one = await begun(store, "suppressions")
+        await one.suppress()
+        await store.remove_suppression(ANNA, at=LATER, reason="asked for it")
+        assert counts(await one.undo()) == (0, 0, 0)
+        assert [lifted.reason for lifted in await store.lifted_suppressions(ANNA)] == [
+            "asked for it"
+        ]
+
+    async def test_many_are_lifted_in_parts(self, store: Store) -> None:
+        one = await begun(store, "suppressions")
+        names = [f"user{n}@people.example" for n in range(2_500)]
+        batch = Batch(one.id, Place(1))
+        await store.add_suppressions([entry(name) for name in names], batch)
+        assert counts(await one.undo()) == (2_500, 0, 0)
+        assert sum((await store.counts())[1].values()) == 0
+
+    async def test_moved_again_and_again(self, store: Store) -> None:
+        """However often it moves, no more than a few earlier moments are kept."""
+        imports = [await begun(store, "suppressions") for _ in range(8)]
+        for days, importing in enumerate(imports):
+            await importing.suppress(days=days)
+        for importing in reversed(imports):
+            await importing.undo()
+        assert await since(store) is not None  # what the first ones did is past undoing
+
+
+class ImportContract(RecordContract, ContactUndoContract, SuppressionUndoContract):
+    """All of it."""
