@@ -186,6 +186,7 @@ def _stream(stream: models.Stream, policy: PolicySettings, books: Mapping[str, R
         first_contact_notice=stream.first_contact_notice,
         frequency_cap=stream.frequency_cap,
         marketing_cap=policy.frequency_cap,
+        refuse_at_data=stream.refuse_at == "data",
         max_snapshot_age=stream.max_snapshot_age,
     )
 

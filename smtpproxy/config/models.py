@@ -96,7 +96,7 @@ class Server(Table):
 
 class Listener(Table):
     name: Name = Field(examples=["apps"])
-    protocol: Annotated[Literal["smtp", "lmtp", "milter", "policy"], later("smtp", "milter")] = (
+    protocol: Annotated[Literal["smtp", "lmtp", "milter", "policy"], later("smtp", "lmtp", "milter")] = (
         "smtp"
     )
     address: Address = Field(examples=["127.0.0.1:2525"])
@@ -193,7 +193,7 @@ class Stream(Table):
     undeclared_bulk: Annotated[Literal["observe", "refuse", "marketing"], later("observe")] = (
         "observe"
     )
-    refuse_at: Annotated[Literal["rcpt", "data"], later("rcpt")] = "rcpt"
+    refuse_at: Literal["rcpt", "data"] = "rcpt"
     frequency_cap: FrequencyCap | None = None
     body_optout: Annotated[bool, later(False)] = False
     max_snapshot_age: Duration | None = None

@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal, Protocol
 
 from smtpproxy.auth.authenticator import MECHANISMS, Authenticator
-from smtpproxy.events import FilesRead
+from smtpproxy.events import ConnectionRefused, FilesRead
+from smtpproxy.intake.handshake import Handshakes
 from smtpproxy.intake.limits import ConnectionLimits
 from smtpproxy.intake.trusted import TrustedHosts
 from smtpproxy.intake.vestibule import Vestibule
@@ -52,6 +53,7 @@ class Door:
         self.unexpected = unexpected
         self.authenticator = authenticator if listener.auth != "off" else None
         self.tls = self._tls()
+        self.handshakes = self._handshakes()
         self.extensions = self._extensions()
         self.draining = False
         self._limits = ConnectionLimits(listener, server.workers)
@@ -69,7 +71,7 @@ class Door:
         def protocol() -> asyncio.Protocol:
             return session(self)
 
-        if self.listener.proxy_protocol:
+        if self.listener.proxy_protocol or self.listener.tls == "implicit":
             self._listening = self._vestibule(protocol)
             self._listening.open(sock)
         elif sock.family == socket.AF_UNIX:
@@ -82,6 +84,7 @@ class Door:
         if self._named:
             named = self._named.pop(transport.get_extra_info("socket").fileno(), None)
             if named is not None:
+                self._limits.closed(named)  # the session is counted from now on
                 return named
         address = transport.get_extra_info("peername")
         return address[0] if isinstance(address, tuple) else "unix"
@@ -125,21 +128,40 @@ class Door:
             offered += (auth(MECHANISMS, without_tls=self.listener.auth_without_tls),)
         return offered
 
+    def _handshakes(self) -> Handshakes | None:
+        if self.tls is None:
+            return None
+        patience = self.listener.handshake_timeout
+        return Handshakes(self.listener.name, self.tls, patience, self.parts.emit)
+
     def _vestibule(self, protocol: Callable[[], asyncio.Protocol]) -> Vestibule:
-        """Sessions on this listener begin only when a PROXY header has said whose they are."""
+        """Sessions begin only when the client is known, and inside TLS where that is implicit."""
         loop = asyncio.get_running_loop()
+        implicit = self.handshakes if self.listener.tls == "implicit" else None
 
         async def connect(connection: socket.socket, client: str) -> None:
-            self._named[connection.fileno()] = client
-            try:
-                await loop.connect_accepted_socket(protocol, connection)
-            except OSError:  # it went away in the meantime
-                self._named.pop(connection.fileno(), None)
+            refusal = self._limits.refusal(client)
+            if implicit is not None and refusal is not None:  # before a handshake that costs
+                self.parts.emit(ConnectionRefused(self.listener.name, client, refusal))
                 connection.close()
+                return
+            number = connection.fileno()
+            self._named[number] = client
+            self._limits.opened(client)
+            try:
+                if implicit is None:
+                    await loop.connect_accepted_socket(protocol, connection)
+                else:
+                    await implicit.accept(connection, protocol, client)
+            except OSError:  # it went away in the meantime
+                connection.close()
+            finally:
+                if self._named.pop(number, None) is not None:  # no session took it over
+                    self._limits.closed(client)
 
         return Vestibule(
             self.listener.name,
-            TrustedHosts(self.listener.trusted),
+            TrustedHosts(self.listener.trusted) if self.listener.proxy_protocol else None,
             patience=self.listener.handshake_timeout,
             room=self._limits.total,
             deadlines=self.deadlines,

@@ -1,7 +1,11 @@
 """What an intake says by itself: neither a verdict nor the upstream's answer."""
 
+from collections.abc import Sequence
+
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.events import ContentProblem
+
+FOR_SOME = Reply.of(250, "2.0.0", "accepted for some of the recipients")
 
 OK = Reply.of(250, "2.0.0", "OK")
 SENDER_OK = Reply.of(250, "2.1.0", "sender noted")
@@ -17,4 +21,18 @@ TIMEOUT = Reply.of(421, "4.4.2", "timeout; closing the connection")
 TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "too many errors; closing the connection")
 SHUTDOWN = Reply.of(421, "4.3.2", "the relay is shutting down; try again soon")
 INTERNAL = Reply.of(421, "4.3.0", "temporary_failure; closing the connection")
-CONTENT_PROBLEM = {ContentProblem.TOO_LARGE: TOO_LARGE, ContentProblem.NUL: NUL}
+BARE_NEWLINE = Reply.of(554, "5.6.0", "content holds a bare <CR> or <LF>")
+CONTENT_PROBLEM = {
+    ContentProblem.TOO_LARGE: TOO_LARGE,
+    ContentProblem.NUL: NUL,
+    ContentProblem.BARE_NEWLINE: BARE_NEWLINE,
+}
+
+
+def for_all(answers: Sequence[Reply]) -> Reply:
+    """The last reply of PRDR, for the message as a whole: permanent only if all are."""
+    if len(set(answers)) == 1:
+        return answers[0]
+    if any(answer.code < 300 for answer in answers):
+        return FOR_SOME
+    return min(answers, key=lambda answer: answer.code)

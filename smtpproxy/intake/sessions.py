@@ -9,6 +9,7 @@ from smtpproxy.intake.smtp import SmtpSession
 
 SESSIONS: Mapping[str, Callable[[Door], asyncio.Protocol]] = {
     "smtp": SmtpSession,
+    "lmtp": SmtpSession,
     "milter": MilterSession,
 }
 """By `protocol` of the listener; one session is made for each connection."""

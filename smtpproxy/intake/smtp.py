@@ -2,23 +2,42 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from smtpproxy.events import Client, ConnectionClosed, ConnectionOpened, ConnectionRefused, Failed
+from smtpproxy.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionRefused,
+    Failed,
+    SenderRefused,
+)
 from smtpproxy.intake import replies
+from smtpproxy.intake.auth import AuthDialog
 from smtpproxy.intake.door import Door
+from smtpproxy.intake.identity import Identity
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline import MailTransaction
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.relay.transaction import MailParameters
-from smtpproxy.wire.commands import Data, Hello, Mail, Quit, Rcpt, Reset
+from smtpproxy.wire.commands import (
+    Auth,
+    AuthResponse,
+    Data,
+    Hello,
+    Mail,
+    Quit,
+    Rcpt,
+    Reset,
+    StartTls,
+)
 from smtpproxy.wire.events import (
     BLOCKED,
     NEED_DATA,
     Answered,
     Broken,
+    ContentBegins,
     ContentChunk,
     EndOfContent,
     Event,
@@ -44,12 +63,16 @@ class SmtpSession(asyncio.Protocol):
             size_limit=door.server.data_size_limit,
             bare_newline=door.server.bare_newline,
             max_recipients=door.listener.max_recipients,
+            extensions=door.extensions,
+            require_tls=door.listener.require_tls,
+            require_auth=door.listener.auth == "required",
+            lmtp=door.listener.protocol == "lmtp",
         )
         self._deadline = door.deadlines.watch(self._expired)
         self._transport: asyncio.Transport
-        self._peer = "unix"
+        self._client = Identity(door.listener.name, door.streams)
+        self._auth: AuthDialog | None = None
         self._began = 0.0
-        self._helo = ""
         self._transaction: MailTransaction | None = None
         self._mail: Mail | None = None
         self._content: Content | None = None
@@ -59,6 +82,7 @@ class SmtpSession(asyncio.Protocol):
         self._event: Event | None = None  # what the task is to take next
         self._waiting: asyncio.Future[None] | None = None  # the task waits for an event
         self._reading = True
+        self._securing = False  # the transport is between clear text and TLS
         self._write_paused = False
         self._eof = False
 
@@ -66,19 +90,20 @@ class SmtpSession(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        address = transport.get_extra_info("peername")
-        self._peer = address[0] if isinstance(address, tuple) else "unix"
+        peer = self._client.peer = self._door.peer(transport)
         self._began = self._door.deadlines.now()
-        refusal = self._door.admit(self, self._peer)
+        refusal = self._door.admit(self, peer)
         if refusal is not None:
             text = "the relay is shutting down" if refusal == "draining" else "too many connections"
             self._cause = "refused"
             self._door.deadlines.forget(self._deadline)
-            self._door.parts.emit(ConnectionRefused(self._settings.name, self._peer, refusal))
+            self._door.parts.emit(ConnectionRefused(self._settings.name, peer, refusal))
             self._write(Reply.of(421, "4.3.2", f"{text}; try again later").encode())
             self._transport.close()
             return
-        self._door.parts.emit(ConnectionOpened(self._settings.name, self._peer))
+        self._door.parts.emit(ConnectionOpened(self._settings.name, peer))
+        if self._settings.tls == "implicit":  # the handshake is over
+            self._engine.now_secure(authenticated=self._client.secured(transport))
         self._door.start(self._run())
 
     def data_received(self, data: bytes) -> None:
@@ -93,7 +118,7 @@ class SmtpSession(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._eof = True
         self._wake()
-        return True  # what was sent before is still answered
+        return not self._client.secure  # what was sent before is still answered; TLS cannot
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end("eof" if exc is None else "error")
@@ -132,6 +157,8 @@ class SmtpSession(asyncio.Protocol):
 
     def cut(self) -> None:
         """End now, whatever is under way: the time for draining is over."""
+        if self._securing:
+            self._transport.abort()
         self._write(replies.SHUTDOWN.encode())
         self._end("shutdown")
         self._transport.close()
@@ -139,16 +166,21 @@ class SmtpSession(asyncio.Protocol):
     async def _run(self) -> None:
         """Take the events that have to wait for something, until the connection ends."""
         try:
-            self._write(f"220 {self._door.parts.hostname} ESMTP smtpproxy\r\n".encode())
+            self._write(self._engine.greeting)
             while not self._cause:
                 self._take_ready()
                 if self._event is None:
-                    await self._client()
+                    await self._next()
                 event, self._event = self._event, None
                 if isinstance(event, Rcpt):
                     await self._recipients(event)
                 elif isinstance(event, EndOfContent):
                     await self._end_of_content(event)
+                elif isinstance(event, (Auth, AuthResponse)):
+                    await self._authenticate(event)
+                elif isinstance(event, StartTls):
+                    self._answer(replies.GO_SECURE)
+                    await self._secure()
         except Exception as error:  # a fault of ours must not pass mail, nor lose the session
             self._door.parts.emit(
                 Failed(self._settings.name, "internal", f"{type(error).__name__}: {error}")
@@ -159,7 +191,41 @@ class SmtpSession(asyncio.Protocol):
         finally:
             await self._close()
 
-    async def _client(self) -> None:
+    async def _secure(self) -> None:
+        """Change to TLS; whatever was known before is forgotten (RFC 3207 4.2)."""
+        if self._cause or self._transport.is_closing():
+            return
+        self._abort()
+        self._securing = True
+        handshakes = self._door.handshakes
+        if handshakes is None:
+            raise RuntimeError("STARTTLS on a listener without TLS")
+        transport = await handshakes.upgrade(self._transport, self, self._client.peer)
+        self._securing = False
+        if transport is None:
+            self._end("tls")
+            return
+        self._transport = transport
+        self._reading, self._write_paused = True, False
+        self._engine.now_secure(authenticated=self._client.secured(transport))
+
+    async def _authenticate(self, event: Auth | AuthResponse) -> None:
+        door = self._door
+        if self._auth is None:
+            if door.authenticator is None:
+                raise RuntimeError("AUTH on a listener without users")
+            self._auth = AuthDialog(
+                door.authenticator, self._settings.name, self._client.peer, door.parts.emit
+            )
+        reply = await self._auth.reply(event)
+        if self._auth.user:
+            self._client.proven(self._auth.user)
+        self._answer(reply)
+        if self._auth.given_up:
+            self._write(replies.TOO_MANY_FAILURES.encode())
+            self._end("errors")
+
+    async def _next(self) -> None:
         """Wait for the client."""
         if self._cause:
             return
@@ -198,14 +264,21 @@ class SmtpSession(asyncio.Protocol):
             self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
 
     def _mail_from(self, mail: Mail) -> None:
+        if not self._client.may_send_from(mail.reverse_path):
+            self._door.parts.emit(SenderRefused(self._settings.name, self._client.peer))
+            self._answer(replies.SENDER_REFUSED)
+            return
         self._mail = mail
         self._answer(replies.SENDER_OK)
 
     def _data(self, data: Data) -> None:
+        self._content_begins()
+        self._answer(replies.GO_AHEAD)
+
+    def _content_begins(self, begins: ContentBegins | None = None) -> None:
         self._content = Content(self._door.spool)
         self._spool_failed = False
         self._deadline.at = self._door.deadlines.now() + self._settings.data_timeout
-        self._answer(replies.GO_AHEAD)
 
     def _chunk(self, chunk: ContentChunk) -> None:
         if self._content is None or self._spool_failed:
@@ -218,7 +291,7 @@ class SmtpSession(asyncio.Protocol):
 
     def _hello(self, hello: Hello) -> None:
         self._abort()
-        self._helo = hello.domain
+        self._client.helo = hello.domain
         self._answer(self._engine.hello_reply(hello))
 
     def _reset(self, reset: Reset) -> None:
@@ -243,24 +316,33 @@ class SmtpSession(asyncio.Protocol):
 
     async def _recipients(self, first: Rcpt) -> None:
         """Judge together all the recipients that have come together."""
-        paths = [first.forward_path]
+        asked = [first]
         while isinstance(event := self._engine.next_event(), Rcpt):
-            paths.append(event.forward_path)
+            asked.append(event)
         transaction = self._transaction or self._begin()
         self._transaction = transaction
-        answers = await transaction.recipients(paths)
+        answers = await transaction.recipients(asked)
         self._write(b"".join([self._engine.answer(reply) for reply in answers]))
 
     def _begin(self) -> MailTransaction:
         mail = cast(Mail, self._mail)
         door = self._door
-        kind = "UTF8SMTP" if mail.smtputf8 else "ESMTP" if self._engine.extended else "SMTP"
         return MailTransaction(
             door.parts,
-            Client(self._settings.name, self._peer, self._helo),
-            MailParameters(mail.reverse_path, mail.size, mail.body == "8BITMIME", mail.smtputf8),
-            door.streams.choice(self._settings.name, mail.reverse_path),
-            kind,
+            self._client.record,
+            MailParameters(
+                mail.reverse_path,
+                mail.size,
+                mail.body == "8BITMIME",
+                mail.smtputf8,
+                mail.ret,
+                mail.envid,
+            ),
+            self._client.choice(mail.reverse_path),
+            self._client.protocol(
+                extended=self._engine.extended, smtputf8=mail.smtputf8, lmtp=self._engine.lmtp
+            ),
+            "each" if self._engine.lmtp or mail.prdr else None,
         )
 
     async def _end_of_content(self, end: EndOfContent) -> None:
@@ -273,16 +355,24 @@ class SmtpSession(asyncio.Protocol):
             if end.problem is not None or self._spool_failed:
                 transaction.abort()
                 problem = end.problem
-                self._answer(
-                    replies.NO_SPACE if problem is None else replies.CONTENT_PROBLEM[problem]
-                )
+                refusal = replies.NO_SPACE if problem is None else replies.CONTENT_PROBLEM[problem]
+                answers = [refusal] * transaction.accepted
             else:
-                self._answer(await transaction.message(content))
+                answers = await transaction.message(content)
+            self._write(self._final(answers))
         except BaseException:
             transaction.abort()
             raise
         finally:
             content.close()
+
+    def _final(self, answers: Sequence[Reply]) -> bytes:
+        """The answer to the end of content, from a reply for each recipient."""
+        if self._engine.lmtp:
+            return self._engine.answer_each(answers)
+        if self._mail is not None and self._mail.prdr:
+            return self._engine.answer_each(answers, final=replies.for_all(answers))
+        return self._engine.answer(answers[0])
 
     def _answer(self, reply: Reply) -> None:
         self._write(self._engine.answer(reply))
@@ -296,6 +386,9 @@ class SmtpSession(asyncio.Protocol):
         if self._transaction is not None:
             self._transaction.abort()
             self._transaction = None
+        if self._content is not None:  # chunks of which the last never came
+            self._content.close()
+            self._content = None
         self._mail = None
 
     def _expired(self) -> None:
@@ -327,9 +420,9 @@ class SmtpSession(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_FLUSH, self._transport.abort)
         self._transport.close()
         seconds = self._door.deadlines.now() - self._began
-        self._door.leave(self, self._peer)
+        self._door.leave(self, self._client.peer)
         self._door.parts.emit(
-            ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)
+            ConnectionClosed(self._settings.name, self._client.peer, seconds, self._cause)
         )
 
 
@@ -339,6 +432,7 @@ _LINGERING = {"bare_newline", "line_too_long", "timeout", "errors"}
 _AT_ONCE: Mapping[type, Callable[[SmtpSession, Any], None]] = {
     Mail: SmtpSession._mail_from,
     Data: SmtpSession._data,
+    ContentBegins: SmtpSession._content_begins,
     ContentChunk: SmtpSession._chunk,
     Hello: SmtpSession._hello,
     Reset: SmtpSession._reset,
@@ -346,4 +440,4 @@ _AT_ONCE: Mapping[type, Callable[[SmtpSession, Any], None]] = {
     Answered: SmtpSession._answered,
     Broken: SmtpSession._broken,
 }
-"""How events are taken that need no waiting; Rcpt and EndOfContent are left to the task."""
+"""How events are taken that need no waiting; the others are left to the task."""

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 from smtpproxy.events import Decided, Failed, Relayed, Stage
-from smtpproxy.mail.dsn import RefusedRecipient, failure_notice
+from smtpproxy.mail.dsn import Envelope, RefusedRecipient, failure_notice
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
 
 
@@ -66,13 +67,13 @@ def note_outcome(parts: Parts, decided: Decided, reply: Reply, recipients: int) 
     parts.emit(relayed)
 
 
-async def narrowed(parts: Parts, mail: MailParameters, paths: Sequence[str]) -> UpstreamTransaction:
+async def narrowed(parts: Parts, mail: MailParameters, keep: Sequence[Rcpt]) -> UpstreamTransaction:
     """Begin anew with some of the recipients that the upstream has accepted before.
 
     Raises UpstreamError unless it accepts every one of them again.
     """
     upstream = UpstreamTransaction(parts.upstream, mail)
-    replies = await upstream.recipients(paths)
+    replies = await upstream.recipients(keep)
     refused = [reply.code for reply in replies if reply.code >= 300]
     if refused:
         upstream.abort()
@@ -85,25 +86,27 @@ async def notify(
     decided: Decided,
     refused: Sequence[RefusedRecipient],
     header: bytes,
+    envid: str | None = None,
 ) -> None:
     """Hand a notice about refused recipients to the upstream, for the reverse path.
 
     Raises UpstreamError unless the upstream takes the responsibility for it.
     """
-    sender = decided.reverse_path
-    notice = failure_notice(
-        hostname=parts.hostname,
-        id=decided.id,
-        at=decided.at,
-        reverse_path=sender,
-        refused=refused,
-        header=header,
-    )
-    unicode = not sender.isascii() or any(not entry.address.isascii() for entry in refused)
+    envelope = Envelope(parts.hostname, decided.id, decided.at, decided.reverse_path, envid)
+    await hand_over(parts, envelope, failure_notice(envelope, refused, header))
+
+
+async def hand_over(parts: Parts, envelope: Envelope, notice: bytes) -> None:
+    """Put a notice to the upstream, from the null path and asking for none about itself.
+
+    Raises UpstreamError.
+    """
+    sender = envelope.reverse_path
+    unicode = not sender.isascii() or b"message/global" in notice
     upstream = await narrowed(
         parts,
         MailParameters("", len(notice), eight_bit=not notice.isascii(), utf8=unicode),
-        [sender],
+        [Rcpt(sender, notify="NEVER")],  # RFC 3461 6.1
     )
     upstream.begin_data()
     reply = await upstream.data_refusal() or await upstream.finish([stuffed(notice)])

@@ -99,14 +99,14 @@ class JudgedTransaction:
                 asked.append(Asked(index, path, self._canonical(path)))
             except AddressError:
                 replies[index] = BAD_ADDRESS
-        enforcing = now and self._judgement.enforcing
+        early = now and self._judgement.refuses_at_rcpt
         try:
             verdicts = await self._judgement.of_recipients([entry.key for entry in asked])
-            if enforcing:
+            if early:
                 await self._refuse(asked, verdicts, replies)
         except (StoreUnavailable, AuditUnavailable) as error:
-            failure = self.failed(error, recipients=len(asked) if enforcing else 0)
-            if enforcing:
+            failure = self.failed(error, recipients=len(asked) if early else 0)
+            if early:
                 replies.update({entry.index: failure for entry in asked})
         return [entry for entry in asked if entry.index not in replies], replies
 

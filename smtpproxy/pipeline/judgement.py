@@ -39,9 +39,12 @@ class Judgement:
         self._choice = choice
 
     @property
-    def enforcing(self) -> bool:
-        """Observe mode on any stream that it may still be lets recipients through for now."""
-        return all(stream.mode is Mode.ENFORCE for stream in self._choice.candidates)
+    def refuses_at_rcpt(self) -> bool:
+        """Whether recipients are refused at RCPT on every stream that it may still be."""
+        return all(
+            stream.mode is Mode.ENFORCE and not stream.refuse_at_data
+            for stream in self._choice.candidates
+        )
 
     async def of_recipients(self, keys: Sequence[str]) -> Sequence[Verdict]:
         """Read the facts of canonical addresses and judge them as far as RCPT allows.

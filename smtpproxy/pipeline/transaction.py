@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from smtpproxy.events import Client, Decided
-from smtpproxy.mail.dsn import RefusedRecipient
+from smtpproxy.mail.dsn import Envelope, RefusedRecipient, relayed_notice
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.mail.trace import RECEIVED_LIMIT, received
-from smtpproxy.pipeline.delivery import deliver, narrowed, note_outcome, notify
+from smtpproxy.pipeline.delivery import deliver, hand_over, narrowed, note_outcome, notify
 from smtpproxy.pipeline.judged import Asked, Judged, JudgedTransaction, Mixed
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
@@ -18,6 +18,7 @@ from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.sinks.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed, unstuffed
 
 _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
@@ -26,9 +27,8 @@ _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
 class MailTransaction:
     """Judges recipients as they come and the message at its end, and relays it.
 
-    Use `recipients` any number of times, then `message` (or, where each recipient has a
-    reply of its own, `message_for_each`) once; or `abort`. Trouble of ours is a 451 and an
-    event for the log, never an exception.
+    Use `recipients` any number of times, then `message` once; or `abort`. Trouble of ours is
+    a 451 and an event for the log, never an exception.
     """
 
     def __init__(
@@ -45,45 +45,54 @@ class MailTransaction:
         self._protocol = protocol
         self._judged = JudgedTransaction(parts, client, mail.reverse_path, choice, mixed)
         self._upstream = UpstreamTransaction(parts.upstream, mail)
+        self._envelope: list[Rcpt] = []  # of the accepted, in their order
 
     @property
     def id(self) -> str:
         return self._judged.id
 
-    async def recipients(self, paths: Sequence[str]) -> list[Reply]:
+    @property
+    def accepted(self) -> int:
+        """How many recipients were accepted."""
+        return len(self._judged.accepted)
+
+    async def recipients(self, asked: Sequence[Rcpt]) -> list[Reply]:
         """Judge recipients and put the permitted ones to the upstream; one reply each."""
         began = self._parts.ticks()
-        permitted, replies = await self._judged.refusals(paths)
+        permitted, replies = await self._judged.refusals([rcpt.forward_path for rcpt in asked])
         if permitted:
-            await self._put_upstream(permitted, replies)
+            await self._put_upstream(permitted, asked, replies)
         self._judged.spent += self._parts.ticks() - began
-        return [replies[index] for index in range(len(paths))]
+        return [replies[index] for index in range(len(asked))]
 
-    async def message(self, content: Content) -> Reply:
-        """Judge the message and what is left of its recipients, record that, relay it."""
-        return (await self._replies(content))[0]
+    async def message(self, content: Content) -> list[Reply]:
+        """Judge the message and what is left of its recipients, record that, relay it.
 
-    async def message_for_each(self, content: Content) -> list[Reply]:
-        """The same; return a reply for each recipient that was accepted, in their order."""
+        Returns a reply for each recipient that was accepted, in their order: all the same,
+        but where `mixed` is "each".
+        """
         replies = await self._replies(content)
-        return replies if len(replies) > 1 else replies * len(self._judged.accepted)
+        return replies if len(replies) > 1 else replies * self.accepted
 
     def abort(self) -> None:
         """Give up: nothing was mailed."""
         self._upstream.abort()
 
-    async def _put_upstream(self, asked: Sequence[Asked], replies: dict[int, Reply]) -> None:
+    async def _put_upstream(
+        self, permitted: Sequence[Asked], asked: Sequence[Rcpt], replies: dict[int, Reply]
+    ) -> None:
         judged = self._judged
         start = self._parts.ticks()
         try:
-            answers = await self._upstream.recipients([entry.path for entry in asked])
+            answers = await self._upstream.recipients([asked[entry.index] for entry in permitted])
         except UpstreamError as error:
-            answers = [judged.failed(error)] * len(asked)
+            answers = [judged.failed(error)] * len(permitted)
         spend(judged.seconds, "upstream", self._parts.ticks() - start)
-        for entry, answer in zip(asked, answers, strict=True):
+        for entry, answer in zip(permitted, answers, strict=True):
             replies[entry.index] = answer
             if answer.code < 300:
                 judged.accepted.append(entry)
+                self._envelope.append(asked[entry.index])
 
     async def _replies(self, content: Content) -> list[Reply]:
         """One reply for all, or one for each recipient."""
@@ -107,6 +116,8 @@ class MailTransaction:
         if len(headers.values("Received")) >= RECEIVED_LIMIT:
             self.abort()
             return [_LOOP]
+        if self._judged.mixed == "split" and any(map(_wants_no_notice, self._envelope)):
+            self._judged.mixed = "refuse"  # a recipient cannot be left out in silence
         judged = await self._judged.decide(headers if header is not None else None, content.size)
         if not judged.passes:
             self.abort()
@@ -114,7 +125,9 @@ class MailTransaction:
             return [self._judged.refusal(judged)]
         outgoing = self._outgoing(judged.decided, headers, content)
         if not judged.mixed:
-            return [await self._deliver(judged.decided, outgoing)]
+            reply = await self._deliver(judged.decided, outgoing)
+            await self._tell_relayed(reply, section)
+            return [reply]
         if self._judged.mixed == "each":
             return await self._relay_to_some(judged, outgoing)
         return [await self._relay_split(judged, section, outgoing)]
@@ -134,6 +147,7 @@ class MailTransaction:
         """Relay to the permitted; the others have their refusals for an answer."""
         await self._narrow(judged)
         reply = await self._deliver(judged.decided, outgoing)
+        await self._tell_relayed(reply, b"")
         refused = self._refusals(judged)
         return [refused.get(entry, reply) for entry in self._judged.accepted]
 
@@ -143,19 +157,54 @@ class MailTransaction:
         await self._narrow(judged)
         await self._judged.record(judged.decided)
         told = self._refusals(judged)
-        entries = [RefusedRecipient(entry.path, told[entry]) for entry, _ in judged.refused]
+        refused = {entry for entry, _ in judged.refused}
+        entries = [
+            RefusedRecipient(entry.path, told[entry], rcpt.orcpt)
+            for entry, rcpt in zip(self._judged.accepted, self._envelope, strict=True)
+            if entry in refused
+        ]
         try:
-            await notify(self._parts, judged.decided, entries, header)
+            await notify(self._parts, judged.decided, entries, header, self._mail.envid)
         except UpstreamError as error:
             note_outcome(self._parts, judged.decided, error.reply, 0)
             raise
-        return await self._deliver(judged.decided, outgoing, recorded=True)
+        reply = await self._deliver(judged.decided, outgoing, recorded=True)
+        await self._tell_relayed(reply, header)
+        return reply
+
+    async def _tell_relayed(self, reply: Reply, header: bytes) -> None:
+        """Tell a sender that asked for it that an upstream without DSN has the mail.
+
+        RFC 3461 5.2.2. The mail is accepted: a notice that cannot be sent is a log line.
+        """
+        upstream = self._upstream
+        if reply.code >= 300 or upstream.notifies or not self._mail.reverse_path:
+            return
+        told = [
+            (rcpt.forward_path, rcpt.orcpt)
+            for rcpt in upstream.accepted
+            if rcpt.notify is not None and "SUCCESS" in rcpt.notify.upper()
+        ]
+        if not told:
+            return
+        envelope = Envelope(
+            self._parts.hostname,
+            self.id,
+            self._parts.now(),
+            self._mail.reverse_path,
+            self._mail.envid,
+        )
+        try:
+            await hand_over(self._parts, envelope, relayed_notice(envelope, told, header))
+        except UpstreamError as error:
+            self._judged.failed(error)
 
     async def _narrow(self, judged: Judged) -> None:
         """Begin anew with the upstream, for the permitted alone."""
         self.abort()
         refused = {entry for entry, _ in judged.refused}
-        keep = [entry.path for entry in self._judged.accepted if entry not in refused]
+        pairs = zip(self._judged.accepted, self._envelope, strict=True)
+        keep = [rcpt for entry, rcpt in pairs if entry not in refused]
         self._upstream = await narrowed(self._parts, self._mail, keep)
 
     def _refusals(self, judged: Judged) -> dict[Asked, Reply]:
@@ -186,3 +235,8 @@ class MailTransaction:
             return chain((trace,), content.pieces())
         header = stuffed(headers.without(self._parts.stream_header))
         return chain((trace + header,), content.pieces(skip=len(content.header() or b"")))
+
+
+def _wants_no_notice(rcpt: Rcpt) -> bool:
+    """Whether the sender asked not to be told of a failure (RFC 3461 4.1)."""
+    return rcpt.notify is not None and "FAILURE" not in rcpt.notify.upper()

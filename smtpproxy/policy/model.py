@@ -83,6 +83,8 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     marketing_cap: Cap | None = None  # of all marketing messages together
     max_snapshot_age: float | None = None  # seconds; of every partner's snapshot
 
+    refuse_at_data: bool = False  # nobody is refused before the end of the message
+
     @property
     def counts_mailings(self) -> bool:
         """Whether a verdict depends on what the recipient was mailed before."""

@@ -11,6 +11,7 @@ from smtpproxy.relay.connection import UpstreamConnection
 from smtpproxy.relay.errors import UpstreamError, UpstreamLost
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.wire.client import mail_command, rcpt_command
+from smtpproxy.wire.commands import Rcpt
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
@@ -25,6 +26,8 @@ class MailParameters(Struct, frozen=True):
     size: int | None = None
     eight_bit: bool = False
     utf8: bool = False
+    ret: str | None = None
+    envid: str | None = None
 
 
 class UpstreamTransaction:
@@ -34,8 +37,9 @@ class UpstreamTransaction:
     """
 
     def __init__(self, pool: UpstreamPool, mail: MailParameters) -> None:
-        self.accepted: list[str] = []
+        self.accepted: list[Rcpt] = []
         self.in_doubt = False  # the content was sent and not answered: it may be accepted
+        self.notifies = False  # whether the upstream sends the notifications that are asked for
         self._pool = pool
         self._mail = mail
         self._connection: UpstreamConnection | None = None
@@ -43,22 +47,22 @@ class UpstreamTransaction:
         self._go_ahead: asyncio.Future[Reply] | None = None
         self._error: UpstreamError | None = None
 
-    async def recipients(self, paths: Sequence[str]) -> list[Reply]:
+    async def recipients(self, asked: Sequence[Rcpt]) -> list[Reply]:
         """Put recipients to the upstream; the first call puts MAIL before them."""
         if self._error is not None:
             raise self._error
         if self._mail_refusal is not None:
-            return [self._mail_refusal] * len(paths)
+            return [self._mail_refusal] * len(asked)
         try:
             if self._connection is None:
-                replies = await self._begin(paths)
+                replies = await self._begin(asked)
             else:
-                replies = await self._exchange(self._connection, b"", paths)
+                replies = await self._exchange(self._connection, b"", asked)
         except UpstreamError as error:
             self._lose(error)
             raise
         self.accepted.extend(
-            path for path, reply in zip(paths, replies, strict=True) if reply.code < 300
+            rcpt for rcpt, reply in zip(asked, replies, strict=True) if reply.code < 300
         )
         return replies
 
@@ -120,7 +124,7 @@ class UpstreamTransaction:
             connection.reset(self._pool.settings.command_timeout)
         self._release(connection)
 
-    async def _begin(self, paths: Sequence[str]) -> list[Reply]:
+    async def _begin(self, asked: Sequence[Rcpt]) -> list[Reply]:
         """Send MAIL and the first recipients, on a second connection if an idle one died."""
         connection = await self._pool.acquire()
         reused = connection.used
@@ -131,9 +135,9 @@ class UpstreamTransaction:
             if refusal is not None:
                 self._release(connection)
                 self._mail_refusal = refusal
-                return [refusal] * len(paths)
+                return [refusal] * len(asked)
             try:
-                return await self._exchange(connection, self._mail_bytes(connection), paths)
+                return await self._exchange(connection, self._mail_bytes(connection), asked)
             except UpstreamLost:
                 if attempt == 2 or not reused:
                     raise
@@ -143,11 +147,13 @@ class UpstreamTransaction:
         raise AssertionError("unreachable")
 
     async def _exchange(
-        self, connection: UpstreamConnection, mail: bytes, paths: Sequence[str]
+        self, connection: UpstreamConnection, mail: bytes, asked: Sequence[Rcpt]
     ) -> list[Reply]:
         """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
         timeout = self._pool.settings.command_timeout
-        commands = [mail] * bool(mail) + [rcpt_command(path) for path in paths]
+        knows = connection.capabilities
+        commands = [mail] * bool(mail) + [rcpt_command(rcpt, knows) for rcpt in asked]
+        self.notifies = "DSN" in knows.keywords
         if connection.capabilities.pipelining:
             futures = connection.send(b"".join(commands), len(commands), timeout)
             replies = [_not_closing(await future) for future in futures]
@@ -164,7 +170,7 @@ class UpstreamTransaction:
                 self._mail_refusal = _mirrored(first)
                 connection.reset(timeout)
                 self._release(connection)
-                return [self._mail_refusal] * len(paths)
+                return [self._mail_refusal] * len(asked)
         return [_mirrored(reply) for reply in replies]
 
     def _not_offered(self, connection: UpstreamConnection) -> Reply | None:
@@ -184,6 +190,8 @@ class UpstreamTransaction:
             size=mail.size,
             eight_bit=mail.eight_bit,
             utf8=mail.utf8,
+            ret=mail.ret,
+            envid=mail.envid,
         )
 
     def _release(self, connection: UpstreamConnection) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.commands import Rcpt
 
 LINE_LIMIT = 4096  # octets before the LF; RFC 5321 4.5.3.1.5 asks for 512 at least
 LINES_LIMIT = 200
@@ -128,7 +129,14 @@ class Capabilities:
 
 
 def mail_command(
-    reverse_path: str, capabilities: Capabilities, *, size: int | None, eight_bit: bool, utf8: bool
+    reverse_path: str,
+    capabilities: Capabilities,
+    *,
+    size: int | None,
+    eight_bit: bool,
+    utf8: bool,
+    ret: str | None = None,
+    envid: str | None = None,
 ) -> bytes:
     """MAIL with the parameters that the upstream knows; what it does not know is left out."""
     parameters = ""
@@ -138,8 +146,16 @@ def mail_command(
         parameters += " BODY=8BITMIME"
     if utf8:
         parameters += " SMTPUTF8"
+    if "DSN" in capabilities.keywords:
+        parameters += f" RET={ret}" if ret else ""
+        parameters += f" ENVID={envid}" if envid else ""
     return f"MAIL FROM:<{reverse_path}>{parameters}\r\n".encode()
 
 
-def rcpt_command(forward_path: str) -> bytes:
-    return f"RCPT TO:<{forward_path}>\r\n".encode()
+def rcpt_command(rcpt: Rcpt, capabilities: Capabilities) -> bytes:
+    """RCPT, with its DSN parameters unchanged where the upstream knows them (RFC 3461 5.2.1)."""
+    if rcpt.notify is None and rcpt.orcpt is None or "DSN" not in capabilities.keywords:
+        return f"RCPT TO:<{rcpt.forward_path}>\r\n".encode()
+    parameters = f" NOTIFY={rcpt.notify}" if rcpt.notify else ""
+    parameters += f" ORCPT={rcpt.orcpt}" if rcpt.orcpt else ""
+    return f"RCPT TO:<{rcpt.forward_path}>{parameters}\r\n".encode()

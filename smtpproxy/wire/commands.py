@@ -28,7 +28,7 @@ class CommandError(Exception):
 
 
 class Hello(Struct, frozen=True):
-    """EHLO (`extended`) or HELO."""
+    """EHLO or LHLO (`extended`), or HELO."""
 
     domain: str
     extended: bool
@@ -41,12 +41,17 @@ class Mail(Struct, frozen=True):
     size: int | None = None
     body: str | None = None  # 7BIT or 8BITMIME
     smtputf8: bool = False
+    ret: str | None = None  # of the DSN extension, as it came
+    envid: str | None = None
+    prdr: bool = False  # each recipient is to have a reply of its own after the content
 
 
 class Rcpt(Struct, frozen=True):
     """RCPT TO. `forward_path` has no brackets and no source route."""
 
     forward_path: str
+    notify: str | None = None  # of the DSN extension, as it came
+    orcpt: str | None = None
 
 
 class Data(Struct, frozen=True):
@@ -80,16 +85,6 @@ class AuthResponse(Struct, frozen=True):
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other octets
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
-_QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
-_LABEL = r"[A-Za-z0-9_\x80-\U0010ffff](?:[A-Za-z0-9_\x80-\U0010ffff-]*[A-Za-z0-9_\x80-\U0010ffff])?"
-_DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Za-z.:-]+\]"
-_ROUTE = rf"@(?:{_DOMAIN})(?:,@(?:{_DOMAIN}))*:"
-_PATH = re.compile(
-    rf" ?<(?:(?:{_ROUTE})?(?P<local>{_ATOM}(?:\.{_ATOM})*|{_QUOTED})(?:@(?P<domain>{_DOMAIN}))?)?>"
-)
-_PLAIN_PATH = re.compile(r"<([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*)@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+>")
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
 _HELO_DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]\x80-\U0010ffff-]+")
 
 
@@ -112,60 +107,12 @@ def no_argument(verb: str, argument: str) -> None:
         raise CommandError(501, "5.5.4", f"{verb} takes no argument")
 
 
-def parse_hello(argument: str, *, extended: bool) -> Hello:
-    """Parse what follows EHLO or HELO. Syntax is checked loosely, as RFC 5321 4.1.4 asks."""
+def parse_hello(verb: str, argument: str) -> Hello:
+    """Parse what follows EHLO, HELO or LHLO. Syntax is checked loosely, as RFC 5321 4.1.4 asks."""
     domain = argument.strip(" ")
     if not _HELO_DOMAIN.fullmatch(domain) or len(domain.encode()) > DOMAIN_LIMIT:
-        verb = "EHLO" if extended else "HELO"
         raise CommandError(501, "5.5.4", f"{verb} needs a domain or an address literal")
-    return Hello(domain, extended)
-
-
-def parse_mail(argument: str, *, extended: bool, size_limit: int) -> Mail:
-    """Parse `FROM:<path> [parameters]`; `argument` is what follows the verb and a space."""
-    if argument[:5].upper() != "FROM:":
-        raise CommandError(501, "5.5.4", "syntax: MAIL FROM:<address>")
-    path, rest = _parse_path(argument, 5, enhanced="5.1.7", null_allowed=True)
-    if not rest:
-        _refuse_unicode(path, smtputf8=False)
-        return Mail(path)
-    size: int | None = None
-    body: str | None = None
-    smtputf8 = False
-    seen: set[str] = set()
-    for keyword, value in _parameters(rest, extended=extended):
-        if keyword in seen:
-            raise CommandError(501, "5.5.4", f"MAIL parameter {keyword} is given twice")
-        seen.add(keyword)
-        match keyword:
-            case "SIZE" if value is not None and value.isascii() and value.isdigit():
-                if len(value) > 20:
-                    raise CommandError(501, "5.5.4", "SIZE has at most 20 digits")
-                size = int(value)
-            case "BODY" if value is not None and value.upper() in {"7BIT", "8BITMIME"}:
-                body = value.upper()
-            case "SMTPUTF8" if value is None:
-                smtputf8 = True
-            case "SIZE" | "BODY" | "SMTPUTF8":
-                raise CommandError(501, "5.5.4", f"MAIL parameter {keyword} has a wrong value")
-            case _:
-                raise CommandError(555, "5.5.4", f"MAIL parameter {keyword} not recognised")
-    if size is not None and size > size_limit:
-        raise CommandError(552, "5.3.4", f"message size exceeds the limit of {size_limit} bytes")
-    _refuse_unicode(path, smtputf8=smtputf8)
-    return Mail(path, size, body, smtputf8)
-
-
-def parse_rcpt(argument: str, *, extended: bool, smtputf8: bool) -> Rcpt:
-    """Parse `TO:<path> [parameters]`; `argument` is what follows the verb and a space."""
-    if argument[:3].upper() != "TO:":
-        raise CommandError(501, "5.5.4", "syntax: RCPT TO:<address>")
-    path, rest = _parse_path(argument, 3, enhanced="5.1.3", null_allowed=False)
-    if rest:
-        for keyword, _ in _parameters(rest, extended=extended):
-            raise CommandError(555, "5.5.4", f"RCPT parameter {keyword} not recognised")
-    _refuse_unicode(path, smtputf8=smtputf8)
-    return Rcpt(path)
+    return Hello(domain, verb != "HELO")
 
 
 def parse_auth(argument: str, mechanisms: Sequence[str]) -> Auth:
@@ -191,54 +138,3 @@ def _decoded(encoded: str | bytes) -> bytes:
         return base64.b64decode(encoded, validate=True)
     except ValueError:  # binascii.Error, or what is not ASCII
         raise CommandError(501, "5.5.2", "cannot decode the base64 of the response") from None
-
-
-def _parse_path(line: str, start: int, *, enhanced: str, null_allowed: bool) -> tuple[str, str]:
-    """Return (address without brackets and route, what follows)."""
-    plain = _PLAIN_PATH.fullmatch(line, start)
-    if plain is not None and len(plain[1]) <= LOCAL_PART_LIMIT and len(line) <= PATH_LIMIT:
-        return line[start + 1 : -1], ""
-    found = _PATH.match(line, start)
-    if found is None or (found.end() < len(line) and line[found.end()] != " "):
-        raise CommandError(501, enhanced, "bad address syntax; write <local-part@domain>")
-    local, domain = found["local"], found["domain"]
-    rest = line[found.end() :].strip(" ")
-    if local is None:
-        if not null_allowed:
-            raise CommandError(501, enhanced, "a recipient cannot be the null path <>")
-        return "", rest
-    if domain is None:
-        if null_allowed or local.lower() != "postmaster":
-            raise CommandError(501, enhanced, "address has no domain; write <local-part@domain>")
-        return local, rest
-    _check_lengths(local, domain, enhanced)
-    return f"{local}@{domain}", rest
-
-
-def _check_lengths(local: str, domain: str, enhanced: str) -> None:
-    octets = len(local.encode()), len(domain.encode())
-    if octets[0] > LOCAL_PART_LIMIT:
-        raise CommandError(553, enhanced, f"local part is longer than {LOCAL_PART_LIMIT} octets")
-    if octets[1] > DOMAIN_LIMIT:
-        raise CommandError(553, enhanced, f"domain is longer than {DOMAIN_LIMIT} octets")
-    if sum(octets) + 3 > PATH_LIMIT:
-        raise CommandError(553, enhanced, f"path is longer than {PATH_LIMIT} octets")
-
-
-def _parameters(rest: str, *, extended: bool) -> list[tuple[str, str | None]]:
-    if not extended:
-        raise CommandError(555, "5.5.4", "parameters need EHLO first")
-    pairs = []
-    for word in rest.split(" "):
-        if not word:
-            continue
-        found = _PARAMETER.fullmatch(word)
-        if found is None:
-            raise CommandError(501, "5.5.4", "bad parameter syntax; write KEYWORD or KEYWORD=value")
-        pairs.append((found[1].upper(), found[2]))
-    return pairs
-
-
-def _refuse_unicode(path: str, *, smtputf8: bool) -> None:
-    if not smtputf8 and not path.isascii():
-        raise CommandError(553, "5.6.7", "non-ASCII address needs the SMTPUTF8 parameter of MAIL")

@@ -32,15 +32,20 @@ class ContentChunk(Struct, frozen=True):
     data: bytes
 
 
+class ContentBegins(Struct, frozen=True):
+    """The first BDAT of a message: content follows. It wants no answer."""
+
+
 class ContentProblem(Enum):
     """Why content was read but cannot be taken."""
 
     TOO_LARGE = auto()
     NUL = auto()
+    BARE_NEWLINE = auto()  # in chunks: behind DATA it ends the connection
 
 
 class EndOfContent(Struct, frozen=True):
-    """CRLF.CRLF was read. `size` is in octets as received, without the terminator."""
+    """All of it was read. `size` is in octets as received, without the terminator of DATA."""
 
     size: int
     problem: ContentProblem | None = None
@@ -61,4 +66,4 @@ class Broken(Struct, frozen=True):
 
 
 Command = Hello | Mail | Rcpt | Data | Reset | Quit | StartTls | Auth | AuthResponse | EndOfContent
-Event = Command | ContentChunk | Answered | Broken
+Event = Command | ContentBegins | ContentChunk | Answered | Broken

@@ -36,8 +36,14 @@ BASE: tuple[Extension, ...] = (
     Extension("8BITMIME"),
     Extension("SMTPUTF8"),
     Extension("ENHANCEDSTATUSCODES"),
+    Extension("DSN"),
+    Extension("CHUNKING"),
+    Extension("LIMITS", lambda session: f"RCPTMAX={session.max_recipients}"),
 )
 """What every listener offers."""
+
+PRDR = Extension("PRDR")
+"""Per-recipient replies over SMTP (draft-hall-prdr); LMTP has them anyway."""
 
 STARTTLS = Extension("STARTTLS", lambda session: None if session.secure else "")
 

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.chunks import Chunk
 from smtpproxy.wire.commands import (
     AUTH_LIMIT,
     COMMAND_LIMIT,
@@ -36,27 +37,29 @@ from smtpproxy.wire.commands import (
     parse_auth_response,
     unknown,
 )
-from smtpproxy.wire.content import BareNewline, BareNewlineError, ContentReader, bare_newline
+from smtpproxy.wire.content import BareNewline, BareNewlineError, bare_newline
 from smtpproxy.wire.events import (
     BLOCKED,
     NEED_DATA,
     Answered,
     Broken,
     Command,
+    ContentBegins,
     ContentChunk,
-    ContentProblem,
     EndOfContent,
     Event,
     Signal,
 )
 from smtpproxy.wire.extensions import BASE, Extension, hello_lines
+from smtpproxy.wire.incoming import ChunkedContent, DataContent, IncomingContent
 from smtpproxy.wire.session import SessionState, State
-from smtpproxy.wire.verbs import VERBS
+from smtpproxy.wire.verbs import LMTP_VERBS, VERBS
 
 _TOO_LONG = Reply.of(500, "5.5.2", "command line too long; closing the connection").encode()
 _OUT_OF_STEP = Reply.of(
     554, "5.5.0", "content was sent though DATA was refused; closing the connection"
 ).encode()
+_EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
 _BEHIND_STARTTLS = Reply.of(
     554, "5.5.0", "commands were sent behind STARTTLS; closing the connection"
 ).encode()
@@ -75,6 +78,7 @@ class ServerConnection(SessionState):
         extensions: Sequence[Extension] = BASE,
         require_tls: bool = False,
         require_auth: bool = False,
+        lmtp: bool = False,
     ) -> None:
         super().__init__(
             extensions,
@@ -84,15 +88,21 @@ class ServerConnection(SessionState):
             require_auth=require_auth,
         )
         self.hostname = hostname
+        self.lmtp = lmtp
+        self._verbs = LMTP_VERBS if lmtp else VERBS
         self._bare_newline = bare_newline
         self._buffer = b""
         self._taken = 0  # octets of the buffer that were taken as commands
         self._pending: deque[Command] = deque()
         self._data_refused = False
-        self._reader: ContentReader | None = None
-        self._size = 0
-        self._ended = False
-        self._problem: ContentProblem | None = None
+        self._data: DataContent | None = None
+        self._chunks: ChunkedContent | None = None
+        self._after_chunk = State.CHUNKS
+
+    @property
+    def greeting(self) -> bytes:
+        """What a server says first."""
+        return f"220 {self.hostname} {'LMTP' if self.lmtp else 'ESMTP'} smtpproxy\r\n".encode()
 
     @property
     def buffered(self) -> int:
@@ -108,6 +118,8 @@ class ServerConnection(SessionState):
         """Return the next event, or why there is none."""
         if self.state is State.CONTENT:
             return BLOCKED if self._pending else self._next_content()
+        if self.state is State.CHUNK:
+            return self._next_chunk()
         if self.state is State.CLOSED:
             return NEED_DATA
         pending = self._pending
@@ -143,6 +155,8 @@ class ServerConnection(SessionState):
         elif isinstance(event, Broken):
             self.close()
             return event
+        elif isinstance(event, Chunk):
+            return self._begin_chunk(event)
         elif isinstance(event, StartTls) and self.buffered:
             return self._broken("pipelining", _BEHIND_STARTTLS)  # CVE-2011-0411
         pending.append(event)
@@ -165,14 +179,14 @@ class ServerConnection(SessionState):
                 self.state = State.CONTENT
                 self._buffer = self._buffer[self._taken :]
                 self._taken = 0
-                self._reader = ContentReader(self._bare_newline)
-                self._size = 0
-                self._problem = None
+                self._data = DataContent(self.size_limit, self._bare_newline)
         elif isinstance(command, (EndOfContent, Reset)):
+            self._chunks = None
             if self.state is not State.START:
                 self.state = State.READY
         elif isinstance(command, Hello):
             if positive:
+                self._chunks = None
                 self.state = State.READY
                 self.extended = command.extended
         elif isinstance(command, (Auth, AuthResponse)):
@@ -184,6 +198,16 @@ class ServerConnection(SessionState):
         else:
             self.state = State.CLOSED
         return reply.encode()
+
+    def answer_each(self, replies: Sequence[Reply], final: Reply | None = None) -> bytes:
+        """Answer the end of content with a reply for each recipient that was accepted.
+
+        That is LMTP (RFC 2033 4.2). With `final` it is PRDR: 353 comes first, and `final`
+        last, for the message as a whole.
+        """
+        last = final or replies[-1]
+        each = b"".join([reply.encode() for reply in (replies if final else replies[:-1])])
+        return (_EACH if final else b"") + each + self.answer(last)
 
     def hello_reply(self, hello: Hello) -> Reply:
         """The reply to EHLO (with the extensions) or HELO."""
@@ -233,7 +257,7 @@ class ServerConnection(SessionState):
         self.close()
         return broken
 
-    def _command(self, line: bytes) -> Command | Answered | Broken:
+    def _command(self, line: bytes) -> Command | Answered | Chunk | Broken:
         text = line.decode("utf-8", "surrogateescape")
         verb, _, argument = text.partition(" ")
         if not (text.isascii() and text.isprintable()):
@@ -241,7 +265,7 @@ class ServerConnection(SessionState):
             if name is not None:
                 return _bare_newline(name)
             check_characters(verb, text)
-        known = VERBS.get(verb) or VERBS.get(verb.upper())
+        known = self._verbs.get(verb) or self._verbs.get(verb.upper())
         if known is None:
             raise unknown()
         refused = known.refused
@@ -250,30 +274,61 @@ class ServerConnection(SessionState):
         return known.read(self, argument)
 
     def _next_content(self) -> Event | Signal:
-        if self._ended:
-            self._ended = False
-            end = EndOfContent(self._size, self._problem)
-            self._pending.append(end)
-            return end
-        if not self._buffer or self._reader is None:
+        content = self._data
+        if content is None:
+            return NEED_DATA
+        if content.ended:
+            self._data = None
+            return self._end_of(content)
+        if not self._buffer:
             return NEED_DATA
         data, self._buffer = self._buffer, b""
         try:
-            chunk, self._ended = self._reader.feed(data)
+            chunk = content.take(data)
         except BareNewlineError as error:
             self.close()
             return _bare_newline(error.name)
-        if self._ended:
-            self._buffer = self._reader.rest
-            self._reader = None
-        self._size += len(chunk)
-        if self._size > self.size_limit:
-            self._problem = ContentProblem.TOO_LARGE
-        elif b"\0" in chunk:
-            self._problem = self._problem or ContentProblem.NUL
-        if self._problem is None and chunk:
-            return ContentChunk(chunk)
-        return self._next_content()
+        if content.ended:
+            self._buffer = content.rest
+        return ContentChunk(chunk) if chunk else self._next_content()
+
+    def _begin_chunk(self, chunk: Chunk) -> Event | Signal:
+        """The octets behind a BDAT are read, whether it is refused or not."""
+        content = self._chunks
+        first = content is None and chunk.refusal is None
+        if content is None:
+            content = ChunkedContent(self.size_limit, self._bare_newline)
+        self._chunks = content
+        content.begin(chunk)
+        self._after_chunk = self.state if chunk.refusal is not None else State.CHUNKS
+        self.state = State.CHUNK
+        return ContentBegins() if first else self._next_chunk()
+
+    def _next_chunk(self) -> Event | Signal:
+        content = self._chunks
+        assert content is not None
+        if not content.complete:
+            if not self.buffered:
+                return NEED_DATA
+            lines, self._buffer = content.take(self._buffer[self._taken :])
+            self._taken = 0
+            return ContentChunk(lines) if lines else self._next_chunk()
+        if content.last:
+            tail = content.end()
+            if tail:
+                return ContentChunk(tail)
+            self._chunks = None
+            self.state = State.CONTENT  # until the end is answered
+            return self._end_of(content)
+        self.state = self._after_chunk
+        if self.state is not State.CHUNKS:
+            self._chunks = None
+        return content.answer()
+
+    def _end_of(self, content: IncomingContent) -> EndOfContent:
+        end = EndOfContent(content.size, content.problem)
+        self._pending.append(end)
+        return end
 
     def _broken(self, cause: str, reply: bytes) -> Broken:
         self.close()

@@ -18,8 +18,13 @@ class State(Enum):
     READY = auto()  # no transaction
     MAIL = auto()  # MAIL accepted
     CONTENT = auto()  # 354 sent
+    CHUNK = auto()  # the octets behind a BDAT
+    CHUNKS = auto()  # between two BDAT
     AUTH = auto()  # 334 sent: the next line is no command
     CLOSED = auto()  # QUIT answered, or the client broke the framing
+
+
+_TRANSACTION = frozenset({State.MAIL, State.CONTENT, State.CHUNK, State.CHUNKS})
 
 
 class SessionState:
@@ -42,6 +47,7 @@ class SessionState:
         self.extended = False  # greeted by EHLO
         self.smtputf8 = False  # of the transaction
         self.extensions = extensions
+        self.keywords = frozenset(extension.keyword for extension in extensions)
         self.size_limit = size_limit
         self.max_recipients = max_recipients
         self.recipients = 0  # of the transaction: accepted, or not answered yet
@@ -53,11 +59,11 @@ class SessionState:
 
     @property
     def in_transaction(self) -> bool:
-        return self.state in (State.MAIL, State.CONTENT)
+        return self.state in _TRANSACTION
 
     def offers(self, keyword: str) -> bool:
         """Whether the listener has the extension, be it now or in another state."""
-        return any(extension.keyword == keyword for extension in self.extensions)
+        return keyword in self.keywords
 
     def now_secure(self, *, authenticated: bool = False) -> None:
         """The session is inside TLS: it begins anew (RFC 3207 4.2).

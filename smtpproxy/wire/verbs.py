@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.chunks import Chunk, read_bdat
 from smtpproxy.wire.commands import (
     CommandError,
     Data,
@@ -19,13 +20,12 @@ from smtpproxy.wire.commands import (
     no_argument,
     parse_auth,
     parse_hello,
-    parse_mail,
-    parse_rcpt,
 )
-from smtpproxy.wire.events import Answered, Command
+from smtpproxy.wire.envelope import parse_mail, parse_rcpt
+from smtpproxy.wire.events import Answered, Broken, Command
 from smtpproxy.wire.session import SessionState, State
 
-Read = Callable[[SessionState, str], Command | Answered]
+Read = Callable[[SessionState, str], Command | Answered | Chunk | Broken]
 
 
 class Verb(Struct, frozen=True):
@@ -41,6 +41,7 @@ def _refusal(text: str) -> Answered:
 
 _HELLO_FIRST = _refusal("send EHLO first")
 _IN_TRANSACTION = _refusal("not in a transaction; send RSET first")
+_CHUNKING = _refusal("BDAT has begun; go on with BDAT, or send RSET")
 _NO_RECIPIENTS = Answered(Reply.of(554, "5.5.1", "no valid recipients").encode())
 _NOOP = Answered(Reply.of(250, "2.0.0", "OK").encode())
 _VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode())
@@ -49,13 +50,23 @@ _VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be
 def _rcpt(session: SessionState, argument: str) -> Command | Answered:
     if session.recipients >= session.max_recipients:
         raise CommandError(452, "4.5.3", "too many recipients; send the rest later")
-    return parse_rcpt(argument, extended=session.extended, smtputf8=session.smtputf8)
+    return parse_rcpt(
+        argument,
+        extended=session.extended,
+        smtputf8=session.smtputf8,
+        offered=session.keywords,
+    )
 
 
 def _mail(session: SessionState, argument: str) -> Command | Answered:
     if session.barred is not None:
         return Answered(session.barred, error=True)
-    return parse_mail(argument, extended=session.extended, size_limit=session.size_limit)
+    return parse_mail(
+        argument,
+        extended=session.extended,
+        size_limit=session.size_limit,
+        offered=session.keywords,
+    )
 
 
 def _data(session: SessionState, argument: str) -> Command | Answered:
@@ -64,11 +75,15 @@ def _data(session: SessionState, argument: str) -> Command | Answered:
 
 
 def _ehlo(session: SessionState, argument: str) -> Command | Answered:
-    return parse_hello(argument, extended=True)
+    return parse_hello("EHLO", argument)
+
+
+def _lhlo(session: SessionState, argument: str) -> Command | Answered:
+    return parse_hello("LHLO", argument)
 
 
 def _helo(session: SessionState, argument: str) -> Command | Answered:
-    return parse_hello(argument, extended=False)
+    return parse_hello("HELO", argument)
 
 
 def _rset(session: SessionState, argument: str) -> Command | Answered:
@@ -128,7 +143,12 @@ def _absent(verb: str) -> Verb:
     return Verb(lambda session, argument: _not_here(session, verb))
 
 
-_ABSENT = ("EXPN", "BDAT", "TURN", "ETRN")
+_BETWEEN_TRANSACTIONS = {
+    State.START: _HELLO_FIRST,
+    State.MAIL: _IN_TRANSACTION,
+    State.CHUNKS: _IN_TRANSACTION,
+}
+_ABSENT = ("EXPN", "TURN", "ETRN")
 
 VERBS: Mapping[str, Verb] = {
     "EHLO": Verb(_ehlo),
@@ -138,19 +158,46 @@ VERBS: Mapping[str, Verb] = {
         {
             State.START: _HELLO_FIRST,
             State.MAIL: _refusal("a transaction is open; send RSET first"),
+            State.CHUNKS: _CHUNKING,
         },
     ),
-    "RCPT": Verb(_rcpt, {State.START: _HELLO_FIRST, State.READY: _refusal("send MAIL first")}),
-    "DATA": Verb(
-        _data, {State.START: _HELLO_FIRST, State.READY: _refusal("send MAIL and RCPT first")}
+    "RCPT": Verb(
+        _rcpt,
+        {
+            State.START: _HELLO_FIRST,
+            State.READY: _refusal("send MAIL first"),
+            State.CHUNKS: _CHUNKING,
+        },
     ),
+    "DATA": Verb(
+        _data,
+        {
+            State.START: _HELLO_FIRST,
+            State.READY: _refusal("send MAIL and RCPT first"),
+            State.CHUNKS: _CHUNKING,
+        },
+    ),
+    "BDAT": Verb(read_bdat),
     "RSET": Verb(_rset),
     "NOOP": Verb(_noop),
     "VRFY": Verb(_vrfy),
     "HELP": Verb(_help),
     "QUIT": Verb(_quit),
-    "STARTTLS": Verb(_starttls, {State.START: _HELLO_FIRST, State.MAIL: _IN_TRANSACTION}),
-    "AUTH": Verb(_auth, {State.START: _HELLO_FIRST, State.MAIL: _IN_TRANSACTION}),
+    "STARTTLS": Verb(_starttls, _BETWEEN_TRANSACTIONS),
+    "AUTH": Verb(_auth, _BETWEEN_TRANSACTIONS),
     **{verb: _absent(verb) for verb in _ABSENT},
 }
 """Every verb; a state that is absent from `refused` is allowed."""
+
+
+def _not_lmtp(session: SessionState, argument: str) -> Command | Answered:
+    raise CommandError(500, "5.5.1", "this is LMTP; send LHLO")
+
+
+LMTP_VERBS: Mapping[str, Verb] = {
+    **VERBS,
+    "LHLO": Verb(_lhlo),
+    "EHLO": Verb(_not_lmtp),
+    "HELO": Verb(_not_lmtp),
+}
+"""Those of LMTP: it has LHLO in place of EHLO and HELO (RFC 2033 4.1)."""

@@ -55,7 +55,7 @@ def test_every_key_becomes_a_setting_or_comes_later(
 
 def test_every_property_of_a_stream_can_be_written() -> None:
     keys = set(models.Stream.model_fields)
-    renamed = {"one_click_required": "one_click"}
+    renamed = {"one_click_required": "one_click", "refuse_at_data": "refuse_at"}
     of_the_policy = {"marketing_cap"}
     named = set(Stream.__struct_fields__) - of_the_policy
     assert {renamed.get(name, name) for name in named} <= keys

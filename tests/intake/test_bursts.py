@@ -20,6 +20,7 @@ from smtpproxy.settings import (
     TcpAddress,
     UpstreamSettings,
 )
+from smtpproxy.wire.commands import Rcpt
 
 
 class Wire(asyncio.Transport):
@@ -57,14 +58,14 @@ class Told:
         self.content = 0
         Told.instances.append(self)
 
-    async def recipients(self, paths: list[str]) -> list[Reply]:
+    async def recipients(self, asked: list[Rcpt]) -> list[Reply]:
         await asyncio.sleep(0)
-        return [Reply.of(250, "2.1.5", path) for path in paths]
+        return [Reply.of(250, "2.1.5", rcpt.forward_path) for rcpt in asked]
 
-    async def message(self, content: Content) -> Reply:
+    async def message(self, content: Content) -> list[Reply]:
         await asyncio.sleep(0)
         self.content = content.size
-        return Reply.of(250, "2.0.0", "taken")
+        return [Reply.of(250, "2.0.0", "taken")]
 
     def abort(self) -> None:
         pass

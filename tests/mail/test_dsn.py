@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from smtpproxy.mail.dsn import RefusedRecipient, failure_notice
+from smtpproxy.mail.dsn import Envelope, RefusedRecipient, failure_notice
 from smtpproxy.mail.reply import Reply
 
 ID = "01J9ZZZZZZZZZZZZZZZZZZZZZZ"
@@ -38,14 +38,8 @@ def notice(
     reverse_path: str = "News@Shop.Example",
     header: bytes = HEADER,
 ) -> bytes:
-    return failure_notice(
-        hostname="relay.example",
-        id=ID,
-        at=AT,
-        reverse_path=reverse_path,
-        refused=entries or (JEANNE, PAUL),
-        header=header,
-    )
+    envelope = Envelope("relay.example", ID, AT, reverse_path)
+    return failure_notice(envelope, entries or (JEANNE, PAUL), header)
 
 
 def parsed(data: bytes) -> tuple[EmailMessage, list[EmailMessage]]:

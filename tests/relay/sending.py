@@ -12,6 +12,7 @@ from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import Address, TcpAddress, UpstreamSettings
+from smtpproxy.wire.commands import Rcpt
 from tests.kit.ports import LOOPBACK
 
 SENDER = "news@shop.example"
@@ -63,7 +64,7 @@ async def send(
 ) -> Sent:
     """Send as the pipeline does. Raises UpstreamError."""
     transaction = UpstreamTransaction(pool, mail or MailParameters(SENDER))
-    replies = await transaction.recipients(recipients or (JEANNE,))
+    replies = await transaction.recipients([Rcpt(path) for path in recipients or (JEANNE,)])
     if not transaction.accepted:
         transaction.abort()
         return Sent(replies, None)

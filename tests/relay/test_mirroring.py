@@ -7,6 +7,7 @@ import pytest
 from smtpproxy.events import UpstreamReplied
 from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.wire.commands import Rcpt
 from tests.kit.upstream import (
     KEYWORDS,
     At,
@@ -78,7 +79,7 @@ async def test_a_refused_mail_is_the_answer_to_every_recipient(upstream: FakeUps
     async with pooled(upstream.port) as pool:
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
         for names in ((JEANNE, "paul@people.example"), (JEANNE,)):
-            replies = await transaction.recipients(names)
+            replies = await transaction.recipients([Rcpt(name) for name in names])
             assert list(map(str, replies)) == ["451 4.7.1 greylisted"] * len(names)
         transaction.abort()
     verbs = [line.split(" ")[0] for _, line in upstream.commands]
@@ -121,7 +122,7 @@ async def test_without_pipelining_commands_go_one_by_one() -> None:
             sent = await send(pool, JEANNE, "paul@people.example")
             assert [reply.code for reply in [*sent.recipients, sent.last]] == [250, 250, 250]
             transaction = UpstreamTransaction(pool, MailParameters(SENDER))
-            await transaction.recipients([JEANNE])
+            await transaction.recipients([Rcpt(JEANNE)])
             transaction.abort()  # RSET is answered before the next MAIL is sent
         assert pool.idle == 1
 
@@ -186,7 +187,7 @@ async def test_what_the_upstream_does_not_offer_is_refused_and_other_mail_is_not
         async with pooled(upstream.port) as pool:
             transaction = UpstreamTransaction(pool, mail)
             for _ in range(2):
-                (reply,) = await transaction.recipients(["jose@people.example"])
+                (reply,) = await transaction.recipients([Rcpt("jose@people.example")])
                 assert str(reply) == refusal
             transaction.abort()
             assert (await send(pool)).last.code == 250

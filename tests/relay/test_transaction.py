@@ -8,6 +8,7 @@ import pytest
 from smtpproxy.mail.reply import Reply as ClientReply
 from smtpproxy.relay.errors import UpstreamError, UpstreamLost
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.wire.commands import Rcpt
 from tests.kit.upstream import (
     USUAL,
     Action,
@@ -34,7 +35,7 @@ async def test_a_transaction_given_up_leaves_a_clean_connection(upstream: FakeUp
     async with pooled(upstream.port) as pool:
         for _ in range(3):
             transaction = UpstreamTransaction(pool, MailParameters(SENDER))
-            await transaction.recipients(["other@people.example"])
+            await transaction.recipients([Rcpt("other@people.example")])
             transaction.abort()
             transaction.abort()
             assert (await send(pool)).last.code == 250
@@ -48,7 +49,7 @@ async def test_after_data_giving_up_closes_the_connection(upstream: FakeUpstream
     async with pooled(upstream.port) as pool:
         for wait in (False, True):
             transaction = UpstreamTransaction(pool, MailParameters(SENDER))
-            await transaction.recipients([JEANNE])
+            await transaction.recipients([Rcpt(JEANNE)])
             transaction.begin_data()
             if wait:
                 assert await transaction.data_refusal() is None
@@ -74,10 +75,10 @@ async def test_an_error_stays_until_the_transaction_is_over(upstream: FakeUpstre
     upstream.behaviours.append(At("rcpt", Close(), nth=2))
     async with pooled(upstream.port) as pool:
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
-        await transaction.recipients([JEANNE])
+        await transaction.recipients([Rcpt(JEANNE)])
         for _ in range(2):
             with pytest.raises(UpstreamLost):
-                await transaction.recipients(["paul@people.example"])
+                await transaction.recipients([Rcpt("paul@people.example")])
         with pytest.raises(UpstreamLost):
             transaction.begin_data()
         transaction.abort()

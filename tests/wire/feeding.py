@@ -15,6 +15,7 @@ from smtpproxy.wire.events import (
     Answered,
     Broken,
     Command,
+    ContentBegins,
     ContentChunk,
     EndOfContent,
     Signal,
@@ -95,6 +96,8 @@ class Server:
         self.engine.receive_data(data)
         while (event := self.engine.next_event()) is not NEED_DATA or self._unanswered:
             match event:
+                case ContentBegins():
+                    self._content = b""
                 case ContentChunk(chunk):
                     self._content += chunk
                     self.handed_on += len(chunk)

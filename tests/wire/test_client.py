@@ -14,6 +14,7 @@ from smtpproxy.wire.client import (
     mail_command,
     rcpt_command,
 )
+from smtpproxy.wire.commands import Rcpt
 from tests.wire.feeding import SIZES, cut, quick
 
 EVERYTHING = Capabilities.of(
@@ -171,4 +172,4 @@ def test_mail_has_the_parameters_that_the_upstream_knows(
 def test_commands() -> None:
     sent = mail_command("", EVERYTHING, size=None, eight_bit=False, utf8=False)
     assert sent == b"MAIL FROM:<>\r\n"
-    assert rcpt_command('"a b"@c.example') == b'RCPT TO:<"a b"@c.example>\r\n'
+    assert rcpt_command(Rcpt('"a b"@c.example'), EVERYTHING) == b'RCPT TO:<"a b"@c.example>\r\n'

@@ -56,7 +56,10 @@ def test_ehlo_offers_what_there_is_and_helo_nothing() -> None:
         "250-SIZE 1234",
         "250-8BITMIME",
         "250-SMTPUTF8",
-        "250 ENHANCEDSTATUSCODES",
+        "250-ENHANCEDSTATUSCODES",
+        "250-DSN",
+        "250-CHUNKING",
+        "250 LIMITS RCPTMAX=1000",
     ]
     assert talk(b"HELO client.example\r\n").lines == ["250 relay.example greets client.example"]
 
@@ -240,8 +243,15 @@ def test_mail_parameters(parameters: str, mail: Mail) -> None:
         ("BODY=7BIT BODY=7BIT", "501 5.5.4 MAIL parameter BODY is given twice"),
         ("SMTPUTF8=1", "501 5.5.4 MAIL parameter SMTPUTF8 has a wrong value"),
         ("SMTPUTF8 SMTPUTF8", "501 5.5.4 MAIL parameter SMTPUTF8 is given twice"),
-        ("RET=HDRS", "555 5.5.4 MAIL parameter RET not recognised"),
-        ("ENVID=1 SIZE=2", "555 5.5.4 MAIL parameter ENVID not recognised"),
+        ("RET=ALL", "501 5.5.4 RET must be FULL or HDRS"),
+        ("RET", "501 5.5.4 RET must be FULL or HDRS"),
+        ("ENVID=a+zz", "501 5.5.4 ENVID must be xtext, at most 100 characters"),
+        (f"ENVID={'x' * 101}", "501 5.5.4 ENVID must be xtext, at most 100 characters"),
+        ("PRDR", "555 5.5.4 MAIL parameter PRDR not recognised"),
+        (
+            "REQUIRETLS",
+            "550 5.7.30 REQUIRETLS cannot be promised here: the way of the message is not known",
+        ),
         ("AUTH=<>", "555 5.5.4 MAIL parameter AUTH not recognised"),
         ("x", "555 5.5.4 MAIL parameter X not recognised"),
         ("=1", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
@@ -255,18 +265,37 @@ def test_bad_mail_parameters(parameters: str, reply: str) -> None:
     assert said(f"MAIL FROM:<a@b.example> {parameters}") == (None, [reply])
 
 
+NOTIFY_SYNTAX = "501 5.5.4 NOTIFY must be NEVER, or a list of SUCCESS, FAILURE and DELAY"
+ORCPT_SYNTAX = "501 5.5.4 ORCPT must be a type of address, a semicolon and xtext"
+
+
 @pytest.mark.parametrize(
     ("parameters", "reply"),
     [
-        ("NOTIFY=NEVER", "555 5.5.4 RCPT parameter NOTIFY not recognised"),
-        ("ORCPT=rfc822;a@b.example", "555 5.5.4 RCPT parameter ORCPT not recognised"),
+        ("NOTIFY=NEVER,FAILURE", NOTIFY_SYNTAX),
+        ("NOTIFY=SUCCESS,SUCCESS", NOTIFY_SYNTAX),
+        ("NOTIFY=", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+        ("NOTIFY", NOTIFY_SYNTAX),
+        ("ORCPT=a@b.example", ORCPT_SYNTAX),
+        ("ORCPT=rfc822;", ORCPT_SYNTAX),
+        (f"ORCPT=rfc822;{'x' * 500}", ORCPT_SYNTAX),
+        ("NOTIFY=NEVER NOTIFY=NEVER", "501 5.5.4 RCPT parameter NOTIFY is given twice"),
+        ("RET=FULL", "555 5.5.4 RCPT parameter RET not recognised"),
         ("SIZE=1", "555 5.5.4 RCPT parameter SIZE not recognised"),
         ("x=", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
     ],
 )
-def test_rcpt_takes_no_parameters(parameters: str, reply: str) -> None:
+def test_bad_rcpt_parameters(parameters: str, reply: str) -> None:
     before = b"MAIL FROM:<>\r\n"
     assert said(f"RCPT TO:<a@b.example> {parameters}", before=before) == (None, [reply])
+
+
+def test_dsn_parameters_are_kept_as_they_came() -> None:
+    mail = "MAIL FROM:<a@b.example> ret=hdrs ENVID=QQ314+2Bx SIZE=7"
+    assert said(mail)[0] == Mail("a@b.example", 7, ret="hdrs", envid="QQ314+2Bx")
+    rcpt = "RCPT TO:<a@b.example> NOTIFY=success,Delay ORCPT=rfc822;A+2Bx@B.example"
+    expected = Rcpt("a@b.example", "success,Delay", "rfc822;A+2Bx@B.example")
+    assert said(rcpt, before=b"MAIL FROM:<>\r\n")[0] == expected
 
 
 def test_after_helo_there_are_no_parameters() -> None:
@@ -326,10 +355,10 @@ def test_vrfy_help_and_what_is_not_there() -> None:
     assert said("VRFY jeanne") == (None, [reply])
     assert said("VRFY") == (None, ["501 5.5.4 syntax: VRFY address"])
     assert said("HELP DATA")[1] == [
-        "214-2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT",
+        "214-2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT",
         "214 2.0.0 see RFC 5321",
     ]
-    for verb in ("EXPN", "STARTTLS", "AUTH", "BDAT", "ETRN", "TURN"):
+    for verb in ("EXPN", "STARTTLS", "AUTH", "ETRN", "TURN"):
         assert said(f"{verb} x") == (None, [f"502 5.5.1 {verb} is not implemented here"])
 
 

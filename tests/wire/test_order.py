@@ -33,7 +33,7 @@ ARGUMENTS = {
     "VRFY": " b",
 }
 ALWAYS = {
-    "EHLO": "250 ENHANCEDSTATUSCODES",
+    "EHLO": "250 LIMITS",
     "HELO": "250 relay.example",
     "RSET": OK,
     "NOOP": OK,

@@ -41,7 +41,7 @@ def test_errors_between_recipients_are_answered_in_their_place() -> None:
     talked = settled(HELLO + MAIL + b"".join(lines) + rcpt("d") + DATA, named)
     server.feed(HELLO + MAIL + b"".join(lines) + rcpt("d") + DATA)
     assert server.talk == talked
-    assert talked.lines[7:] == [
+    assert talked.lines[10:] == [
         "250 2.1.5 a",
         "250 2.1.5 b",
         "501 5.1.3 address has no domain; write <local-part@domain>",
@@ -273,7 +273,7 @@ def test_recipients_before_a_broken_line_are_answered_first() -> None:
 
 def test_recipients_over_the_limit_are_put_off() -> None:
     talked = settled(HELLO + MAIL + b"".join(map(rcpt, "abcde")) + DATA, max_recipients=3)
-    assert talked.lines[7:] == [
+    assert talked.lines[10:] == [
         *["250 2.0.0 Rcpt"] * 3,
         *["452 4.5.3 too many recipients; send the rest later"] * 2,
         "354 go on",
