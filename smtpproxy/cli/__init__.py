@@ -23,7 +23,6 @@ COMMANDS = (
     "audit",
     "purge",
     "user",
-    "purge",
 )
 _MODULES = {"import": "imports"}  # a word of Python cannot name a module
 

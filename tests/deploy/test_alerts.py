@@ -143,32 +143,6 @@ CASES = (
         at=1_600,
         step=5,
     ),
-    Case(  # what the daily purge removed is not lost
-        "SmtpproxySuppressionsLost",
-        UP
-        | {
-            "smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 800x30",
-            "smtpproxy_purged_total{kind=suppressions}": "50x70 150x30",
-        },
-        UP
-        | {
-            "smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 900x30",
-            "smtpproxy_purged_total{kind=suppressions}": "50x70 150x30",
-        },
-        at=90,
-    ),
-    Case(
-        "SmtpproxyPurgeFailing",
-        UP | {"smtpproxy_purge_failures_total": "0x20 1x20"},
-        UP | {"smtpproxy_purge_failures_total": "1x40"},
-    ),
-    Case(
-        "SmtpproxyPurgeFailing",
-        {"up{job=smtpproxy}": "1x800", LAST_PURGE: "0x800"},
-        {"up{job=smtpproxy}": "1x800", LAST_PURGE: "0x400 129600x400"},
-        at=3_000,
-        step=5,
-    ),
     Case(
         "SmtpproxyUndecided",
         UP | {"smtpproxy_undecided_total{stream=offers}": "0x20 1x20"},

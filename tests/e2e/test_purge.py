@@ -71,8 +71,8 @@ async def an_old_journal(relay: RelayProcess) -> None:
 
 
 def runs(relay: RelayProcess) -> list[dict[str, Any]]:
-    text = (state(relay) / "purges.ndjson").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    path = state(relay) / "purges.ndjson"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def purgers(relay: RelayProcess) -> list[int]:
