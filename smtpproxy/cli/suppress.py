@@ -9,6 +9,7 @@ from typing import BinaryIO, Literal
 
 import click
 
+from smtpproxy.cli import suppress_key
 from smtpproxy.cli.common import config_option, fail, json_option, print_json
 from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.import_file import import_file, import_options, time_of
@@ -61,6 +62,9 @@ SCOPE_HELP = "all, marketing or purpose:NAME"
 @click.group()
 def command() -> None:
     """Add, lift, show, import and export suppressions."""
+
+
+command.add_command(suppress_key.key)
 
 
 command.add_command(rekey)

@@ -46,6 +46,10 @@ class SuppressionKey:
         wide = widened(address)
         return (exact if wide == address else self._hmac(wide))[:_WIDE_BYTES], exact
 
+    def seal(self, text: str) -> str:
+        """Return what only a holder of the key can make of a text that is no address."""
+        return self._hmac(text).hex()
+
     def text(self, pair: KeyPair) -> str:
         """Return the key text of an export: it stands for the address under this key."""
         wide, exact = pair

@@ -1,13 +1,17 @@
 """What partners are told of suppressions, and the snapshots that they gave."""
 
+import fcntl
+import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 
 import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Suppression
+from smtpproxy.store.key_file import give_to_owner_of
 from smtpproxy.store.keys import KeyPair, KeyRing
 from smtpproxy.store.partners import Coverage, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import StoreUnavailable
@@ -30,7 +34,7 @@ LEFT JOIN partner_hash ON partner_hash.exact_key = suppression.exact_key AND key
 """
 _PAGE = """
 SELECT wide_key, exact_key, scope, origin, since,
-       (SELECT partner_wide || partner_exact FROM partner_hash
+       (SELECT CAST(partner_wide || partner_exact AS BLOB) FROM partner_hash
         WHERE partner_hash.exact_key = suppression.exact_key AND key = ?5)
 FROM suppression WHERE (wide_key, exact_key, scope, origin) > (?1, ?2, ?3, ?4)
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?6
@@ -50,7 +54,6 @@ INSERT OR REPLACE INTO partner_snapshot
     (partner, key, snapshot, sender, taken_at, imported_at, count, digest)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
-_COUNT = "SELECT count(*) FROM partner_entry WHERE snapshot = ?"
 _SWEEP = """
 DELETE FROM partner_entry WHERE (snapshot, wide_key, exact_key, scope, origin) IN (
     SELECT snapshot, wide_key, exact_key, scope, origin FROM partner_entry
@@ -85,6 +88,7 @@ async def cover(
 class PartnerExchange:
     """Keeps `PartnerStore` for the store that it is mixed into."""
 
+    _state_dir: Path
     _partners: Sequence[Partner]
     _keys: LiveKeys
 
@@ -143,8 +147,15 @@ class PartnerExchange:
     ) -> None:
         """Write the rows beside the ones that count, in batches; then let them count instead."""
         self._partner(partner)
+        with _alone(self._state_dir / "partner.lock"):
+            await self._take(partner, snapshot, batches)
+
+    async def _take(
+        self, partner: str, snapshot: PartnerSnapshot, batches: AsyncIterable[Sequence[SnapshotRow]]
+    ) -> None:
+        await self._sweep()
         writer = self._to_write()
-        number = secrets.randbits(62)  # no two that are taken in at once may share one
+        number = secrets.randbits(62)
         async for batch in batches:
             values = sorted(
                 (number, *row.keys, row.scope, row.origin, to_micros(row.since)) for row in batch
@@ -152,8 +163,6 @@ class PartnerExchange:
             async with writer.transaction() as connection:
                 await run_many(connection, _TAKE_ROW, values)
         async with writer.transaction() as connection:
-            if (await fetch_all(connection, _COUNT, number))[0][0] != snapshot.count:
-                raise StoreUnavailable("another import of a snapshot got in the way; do it again")
             await connection.execute(_PUT, _snapshot_row(partner, number, snapshot))
         await self._sweep()
 
@@ -166,6 +175,20 @@ class PartnerExchange:
             while swept:
                 async with self._to_write().transaction() as connection:
                     swept = await run_many(connection, _SWEEP, [number])
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep a second import out: it would sweep away what the first has written so far."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        give_to_owner_of(path.parent, path)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise StoreUnavailable("another snapshot is being imported; try again later") from error
+    finally:
+        os.close(descriptor)
 
 
 def _snapshot_row(partner: str, number: int, snapshot: PartnerSnapshot) -> Row:

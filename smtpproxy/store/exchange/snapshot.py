@@ -1,0 +1,161 @@
+"""The file in which a partner is told what is suppressed: hashes, and no address.
+
+NDJSON. The first line says whose it is, under which key, when it was taken, how many lines
+follow and their digest; that is keyed, so only the two partners can make a file that is
+taken. Each other line is one suppression: `hash` of the address, and `variants`, the hash
+that all spellings of a mailbox share.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from hmac import compare_digest
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import BinaryIO, Literal, Self
+
+import msgspec
+
+from smtpproxy.policy.model import Suppression
+from smtpproxy.store.exchange.suppression_record import read_origin, read_scope
+from smtpproxy.store.exchange.times import read_time, written_time
+from smtpproxy.store.keys import KeyPair, SuppressionKey
+from smtpproxy.store.partners import SnapshotRow
+
+_LONGEST_LINE = 4_096
+_encode = msgspec.json.Encoder().encode
+
+
+class SnapshotFault(ValueError):
+    """The file is no snapshot that can be taken; the text says why."""
+
+
+class _Header(msgspec.Struct, frozen=True):
+    snapshot: Literal["smtpproxy-suppressions-1"]
+    partner: str
+    sender: str
+    key: str
+    taken_at: str
+    count: int
+    digest: str
+
+
+class _Row(msgspec.Struct, frozen=True):
+    hash: str
+    variants: str
+    scope: str
+    origin: str
+    since: str
+
+
+_read_header = msgspec.json.Decoder(_Header).decode
+_read_row = msgspec.json.Decoder(_Row).decode
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHead:
+    """What a snapshot says of itself. `partner` is what its maker calls the other side."""
+
+    partner: str
+    sender: str
+    taken_at: datetime
+    count: int
+    digest: str
+
+
+class SnapshotWriter:
+    """Gathers a snapshot aside, since its first line tells what all others come to."""
+
+    def __init__(self, key: SuppressionKey) -> None:
+        self._key = key
+        self._body = TemporaryFile()  # noqa: SIM115 - closed at the end of the block
+        self._hash = sha256()
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._body.close()
+
+    def add(self, keys: KeyPair, suppression: Suppression) -> None:
+        """Add one suppression with its keys for the partner."""
+        wide, exact = keys
+        since = written_time(suppression.since)
+        row = _Row(exact.hex(), wide.hex(), suppression.scope, str(suppression.origin), since)
+        line = _encode(row) + b"\n"
+        self._hash.update(line)
+        self._body.write(line)
+        self.count += 1
+
+    def write(self, output: BinaryIO, *, partner: str, sender: str, taken_at: datetime) -> None:
+        taken = written_time(taken_at)
+        digest = _digest(self._key, sender, taken, self.count, self._hash.hexdigest())
+        header = _Header(
+            "smtpproxy-suppressions-1",
+            partner,
+            sender,
+            self._key.fingerprint,
+            taken,
+            self.count,
+            digest,
+        )
+        output.write(_encode(header) + b"\n")
+        self._body.seek(0)
+        shutil.copyfileobj(self._body, output)
+
+
+def read_snapshot(
+    file: BinaryIO, key: SuppressionKey
+) -> tuple[SnapshotHead, Iterator[SnapshotRow]]:
+    """Read a snapshot under the key shared with its maker.
+
+    The rows are only to be trusted when the iterator has come to its end: then number and
+    digest were right. Raises SnapshotFault, the iterator too.
+    """
+    try:
+        header = _read_header(file.readline(_LONGEST_LINE))
+        taken_at = read_time(header.taken_at)
+    except ValueError as error:
+        raise SnapshotFault(
+            f"line 1: not a snapshot as `suppress export --partner` writes it ({error})"
+        ) from error
+    if header.key != key.fingerprint:
+        raise SnapshotFault(
+            f"made under another key ({header.key}, the one shared with this partner is"
+            f" {key.fingerprint}): both sides need the same key file"
+        )
+    head = SnapshotHead(header.partner, header.sender, taken_at, header.count, header.digest)
+    return head, _rows(file, key, header)
+
+
+def _rows(file: BinaryIO, key: SuppressionKey, header: _Header) -> Iterator[SnapshotRow]:
+    seen, count = sha256(), 0
+    while line := file.readline(_LONGEST_LINE):
+        seen.update(line)
+        count += 1
+        try:
+            row = _read_row(line)
+            keys = bytes.fromhex(row.variants), bytes.fromhex(row.hash)
+            if (len(keys[0]), len(keys[1])) != (16, 32):
+                raise ValueError("hash or variants has another length than 64 and 32 digits")
+            scope, origin = read_scope(row.scope), read_origin(row.origin)
+            yield SnapshotRow(keys, scope, origin, read_time(row.since))
+        except ValueError as error:
+            raise SnapshotFault(f"line {count + 1}: {error}") from error
+    if count != header.count:
+        raise SnapshotFault(f"not whole: {count:,} of {header.count:,} suppressions")
+    wanted = _digest(key, header.sender, header.taken_at, count, seen.hexdigest())
+    if not compare_digest(wanted.encode(), header.digest.encode()):
+        raise SnapshotFault("changed on its way, or not made by the partner: the digest is wrong")
+
+
+def _digest(key: SuppressionKey, sender: str, taken_at: str, count: int, rows: str) -> str:
+    return key.seal("\n".join(["smtpproxy snapshot", sender, taken_at, str(count), rows]))
