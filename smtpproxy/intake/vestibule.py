@@ -1,4 +1,4 @@
-"""Where connections wait for their PROXY header before a session begins.
+"""Where connections are before a session begins: until their PROXY header has come.
 
 The header is peeked at and then read to its last octet, so that whatever follows it, be it
 SMTP, TLS or milter packets, is still in the socket when the session gets it.
@@ -19,12 +19,15 @@ Admit = Callable[[socket.socket, str], None]
 
 
 class Vestibule:
-    """Accepts on a listening socket; `admitted` gets what brought a good header."""
+    """Accepts on a listening socket; `admit` gets what brought a good header.
+
+    Without `trusted` there is no header, and every connection is admitted at once.
+    """
 
     def __init__(
         self,
         listener: str,
-        trusted: TrustedHosts,
+        trusted: TrustedHosts | None,
         *,
         patience: float,
         room: int,
@@ -65,7 +68,9 @@ class Vestibule:
             return
         connection.setblocking(False)
         peer = address[0] if isinstance(address, tuple) else "unix"
-        if peer not in self._trusted:
+        if self._trusted is None:
+            self._admit(connection, peer)
+        elif peer not in self._trusted:
             connection.close()
             self._emit(ProxyHeaderRead(self._listener, peer, "untrusted"))
         elif len(self._waiting) >= self._room:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Mapping
@@ -18,8 +19,9 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from smtpproxy.auth.authenticator import Authenticator
 from smtpproxy.config.load import parse
-from smtpproxy.events import ConnectionClosed, Decided, Event, Relayed
+from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relayed
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
@@ -116,8 +118,11 @@ class Intake:
             connection = socket.socket(socket.AF_UNIX)
             connection.settimeout(timeout)
             connection.connect(str(address.path))
-        with connection:
-            yield Client(connection)
+        client = Client(connection)
+        try:
+            yield client
+        finally:
+            client.socket.close()
 
     def __enter__(self) -> "Intake":
         self._thread.start()
@@ -157,12 +162,22 @@ class Intake:
             deadlines,
             Spool(self.spool, server.spool_threshold),
             unexpected=self.unexpected.append,
+            authenticator=self._authenticator(),
         )
         await self.door.open(self._socket, SESSIONS[self.door.listener.protocol])
         self._ready.set()
         await self._stop.wait()
         await self.door.drain()
         self.pool.close()
+
+    def _authenticator(self) -> Authenticator | None:
+        if self.settings.listeners[0].auth == "off":
+            return None
+        return Authenticator(
+            self.settings.auth,
+            self.settings.server.workers,
+            changed=lambda error: self.events.append(FilesRead("", "users", error)),
+        )
 
 
 class Client:
@@ -210,6 +225,16 @@ class Client:
         while line := self.line():
             lines.append(line)
         return lines
+
+    def secure(self, context: ssl.SSLContext, name: str = "relay.example") -> None:
+        """Change to TLS; whatever was read before is forgotten."""
+        self._buffer = b""
+        self.socket = context.wrap_socket(self.socket, server_hostname=name)
+
+    def starttls(self, context: ssl.SSLContext) -> None:
+        assert self.say("STARTTLS") == "220 2.0.0 begin TLS"
+        self.secure(context)
+        assert self.say("EHLO client.example").startswith("250 ")
 
     def greet(self) -> None:
         assert self.reply().startswith("220 ")
