@@ -15,15 +15,18 @@ from pathlib import Path
 import pytest
 
 PREFIX = "missing part: "
+SENDMAIL = Path(__file__).parents[2] / "build" / "sendmail"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One program. `root`: it only works for the super-user."""
+    """One program. `root`: it only works for the super-user. `unpacked`: it is not installed
+    but unpacked, see the kit's module of that name."""
 
     package: str
     programs: tuple[str, ...]
     root: bool = False
+    unpacked: Path | None = None
 
 
 PARTS = {
@@ -33,6 +36,7 @@ PARTS = {
     "postfix": Part("postfix", ("postfix", "postconf"), root=True),
     "prometheus": Part("prometheus", ("prometheus",)),
     "promtool": Part("prometheus", ("promtool",)),
+    "sendmail": Part("util-linux", ("unshare",), root=True, unpacked=SENDMAIL),
     "smtp-sink": Part("postfix", ("smtp-sink",)),
     "smtp-source": Part("postfix", ("smtp-source",)),
     "sqlite3": Part("sqlite3", ("sqlite3",)),
@@ -58,6 +62,8 @@ def missing(name: str) -> str | None:
     part = PARTS[name]
     if not all(shutil.which(each, path=SEARCH_PATH) for each in part.programs):
         return f"{name} (Debian package {part.package})"
+    if part.unpacked is not None and not part.unpacked.exists():
+        return f"{name} (python -m tests.kit.{name} unpacks it)"
     if part.root and os.geteuid() != 0:
         return f"{name} (works only as root)"
     return None

@@ -58,7 +58,8 @@ class Delivered:
 class PostfixInstance:
     """Started by `start()` or `with`; everything it made is gone after `stop()`.
 
-    `main` adds main.cf parameters, `smtpd` adds `-o` options to the listener alone.
+    `main` adds main.cf parameters, `smtpd` adds `-o` options to the listener alone,
+    `services` adds lines to master.cf.
     The files stand in a folder of their own under the system's temporary directory:
     pytest's tmp_path is closed to Postfix's own user.
     """
@@ -70,6 +71,7 @@ class PostfixInstance:
         relayhost: str | None = None,
         main: Mapping[str, str] | None = None,
         smtpd: Mapping[str, str] | None = None,
+        services: str = "",
     ) -> None:
         self.hostname = hostname
         self.port = free_port()
@@ -78,7 +80,7 @@ class PostfixInstance:
         self.log_path = self.root / "maillog"
         self.maildir = self.root / "mail"
         self._master: Running | None = None
-        self._write(relayhost, main or {}, smtpd or {})
+        self._write(relayhost, main or {}, smtpd or {}, services)
 
     @property
     def address(self) -> str:
@@ -90,7 +92,11 @@ class PostfixInstance:
         return int((self.root / "queue/pid/master.pid").read_text())
 
     def _write(
-        self, relayhost: str | None, main: Mapping[str, str], smtpd: Mapping[str, str]
+        self,
+        relayhost: str | None,
+        main: Mapping[str, str],
+        smtpd: Mapping[str, str],
+        services: str,
     ) -> None:
         self.root.chmod(0o755)
         for name in ("config", "queue", "data", "mail"):
@@ -147,7 +153,7 @@ class PostfixInstance:
         )
         options = "".join(f"\n  -o {name}={value}" for name, value in smtpd.items())
         (self.config / "master.cf").write_text(
-            f"{LOOPBACK}:{self.port} inet n - n - - smtpd{options}\n{DAEMONS}"
+            f"{LOOPBACK}:{self.port} inet n - n - - smtpd{options}\n{services}{DAEMONS}"
         )
 
     def start(self) -> None:
