@@ -1,0 +1,242 @@
+"""Two live keys and partners' hashes: the same on every backend."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import Contact, Lookups, Origin, RecipientFacts, Suppression
+from smtpproxy.settings import PartnerSettings, StoreSettings
+from smtpproxy.store import open_store
+from smtpproxy.store.key_file import create_partner_key
+from smtpproxy.store.keys import SuppressionKey
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.partners import Coverage, PartnerSnapshot, SnapshotRow
+from smtpproxy.store.protocols import BatchResult, LiftedSuppression, Store
+from tests.store.contract import ANNA, DAY, T0, assert_counts_are_right, entry, facts_of
+
+BERT, TAGGED = "bert@people.example", "anna+shop@people.example"
+PARTNERS = ("boots", "shoes")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def exchange(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Store, SuppressionKey]]:
+    """A store with two partners, and the key shared with `boots`."""
+    shared = [PartnerSettings(name, tmp_path / f"{name}.key") for name in PARTNERS]
+    keys = {one.name: create_partner_key(one.key_file) for one in shared}
+    if request.param == "memory":
+        raw = {one.name: bytes.fromhex(one.key_file.read_text().split()[-1]) for one in shared}
+        store: Store = MemoryStore(b"secret", raw)
+    else:
+        settings = StoreSettings(f"sqlite://{tmp_path}/store.db", partners=tuple(shared))
+        store = open_store(settings, tmp_path)
+    yield store, keys["boots"]
+    await store.close()
+
+
+@pytest.fixture
+def store(exchange: tuple[Store, SuppressionKey]) -> Store:
+    return exchange[0]
+
+
+async def left(store: Store) -> list[tuple[int, int, int]]:
+    return [(key.version, key.suppressions, key.lifted) for key in await store.keys()]
+
+
+async def test_both_keys_hold_until_the_old_one_is_retired(store: Store) -> None:
+    await store.add_suppressions([entry(), entry(BERT, since=T0 + DAY, note="by phone")])
+    assert await store.start_rekey(at=T0) == 2
+    assert await store.start_rekey(at=T0) == 2  # going on is no third key
+    assert await left(store) == [(1, 2, 0), (2, 0, 0)]
+    for name in (ANNA, BERT):
+        assert (await facts_of(store, name)).suppressions
+    assert (await facts_of(store, TAGGED)).suppressions[0].widened
+    assert not await store.finish_rekey(at=T0)
+    assert await store.rekey([ANNA]) == 1
+    assert await left(store) == [(1, 1, 0), (2, 1, 0)]
+    before = await facts_of(store, BERT)
+    assert await store.rekey([BERT, "nobody@people.example"]) == 1
+    assert await facts_of(store, BERT) == before
+    assert await store.finish_rekey(at=T0 + DAY)
+    assert await left(store) == [(2, 2, 0)]
+    assert await facts_of(store, BERT) == before
+    assert (await facts_of(store, TAGGED)).suppressions[0].widened
+    await assert_counts_are_right(store)
+
+
+async def test_what_is_new_is_under_the_newest_key_and_takes_the_old_along(store: Store) -> None:
+    await store.add_suppressions([entry(note="first"), entry(scope="all", origin=Origin.MANUAL)])
+    await store.start_rekey(at=T0)
+    assert await store.add_suppressions([entry()]) == BatchResult(unchanged=1)
+    assert await store.add_suppressions([entry(since=T0 + DAY)]) == BatchResult(changed=1)
+    assert await left(store) == [(1, 0, 0), (2, 2, 0)]
+    found = (await facts_of(store, ANNA)).suppressions
+    assert found == (
+        Suppression("all", Origin.MANUAL, T0),
+        Suppression("marketing", Origin.UNSUBSCRIBE, T0 + DAY, note="first"),
+    )
+    await store.erase_contact(BERT, at=T0)
+    assert (await left(store))[1] == (2, 3, 0)
+
+
+@pytest.mark.parametrize("days", [-1, 0, 1])
+async def test_what_stands_under_both_keys_becomes_one(store: Store, days: int) -> None:
+    """A key text of the old key has no address, so it stays under that until there is one."""
+    await store.add_suppressions([entry(since=T0 + days * DAY, note="old")])
+    (exported,) = [one async for one in store.export_suppressions()]
+    await store.start_rekey(at=T0)
+    await store.add_suppressions([entry(note="new")])
+    again = entry(exported[0], since=T0 + days * DAY, note="old")
+    await store.add_suppressions([again])
+    assert await left(store) == [(1, 1, 0), (2, 1, 0)]
+    assert len((await facts_of(store, ANNA)).suppressions) == 2
+    await assert_counts_are_right(store)
+    since = T0 + max(days, 0) * DAY
+    assert list(await store.standing([entry()])) == [since]
+    await store.rekey([ANNA])
+    (one,) = (await facts_of(store, ANNA)).suppressions
+    assert one.since == since
+    if days:
+        assert one.note == ("old" if days > 0 else "new")
+    assert await left(store) == [(1, 0, 0), (2, 1, 0)]
+    await assert_counts_are_right(store)
+
+
+async def test_lifting_and_what_was_lifted_know_both_keys(store: Store) -> None:
+    await store.add_suppressions([entry(), entry(BERT)])
+    await store.remove_suppression(ANNA, at=T0 + DAY, reason="she asked")
+    await store.start_rekey(at=T0)
+    lifted = [LiftedSuppression("marketing", Origin.UNSUBSCRIBE, T0, None, T0 + DAY, "she asked")]
+    assert list(await store.lifted_suppressions(ANNA)) == lifted
+    assert len(await store.remove_suppression(BERT, at=T0, reason="x")) == 1
+    assert await facts_of(store, BERT) == RecipientFacts()
+    assert await left(store) == [(1, 0, 1), (2, 0, 1)]
+    assert not await store.finish_rekey(at=T0)
+    assert await store.rekey([ANNA]) == 1
+    assert await store.finish_rekey(at=T0)
+    assert list(await store.lifted_suppressions(ANNA)) == lifted
+    assert len(await store.lifted_suppressions(BERT)) == 1
+
+
+async def test_an_export_of_two_keys_can_be_imported_until_one_is_retired(store: Store) -> None:
+    await store.add_suppressions([entry()])
+    await store.start_rekey(at=T0)
+    await store.add_suppressions([entry(BERT)])
+    exported = [entry(key, one.scope, one.origin, one.since)
+                async for key, one in store.export_suppressions()]  # fmt: skip
+    assert await store.add_suppressions(exported) == BatchResult(unchanged=2)
+    await store.rekey([ANNA])
+    assert await store.finish_rekey(at=T0)
+    with pytest.raises(ValueError, match="another key"):
+        await store.add_suppressions(exported)
+
+
+async def test_the_addresses_of_contacts_are_told(store: Store) -> None:
+    await store.put_contacts([Contact(ANNA), Contact(BERT)])
+    assert {name async for some in store.contact_addresses() for name in some} == {ANNA, BERT}
+
+
+# partners
+
+
+async def told(store: Store, partner: str = "boots") -> list[tuple[bytes, ...] | None]:
+    return [pair async for pair, _ in store.export_to_partner(partner)]
+
+
+async def test_a_hash_is_made_while_the_address_is_known(
+    exchange: tuple[Store, SuppressionKey],
+) -> None:
+    store, boots = exchange
+    await store.add_suppressions([entry(TAGGED)])
+    assert await told(store) == [boots.pair(TAGGED)]
+    assert await told(store, "shoes") != await told(store)
+    await store.start_rekey(at=T0)
+    await store.rekey([TAGGED])
+    assert await told(store) == [boots.pair(TAGGED)]
+    await store.remove_suppression(TAGGED, at=T0, reason="x")
+    assert await told(store) == []
+    with pytest.raises(KeyError):
+        await told(store, "stranger")
+
+
+async def test_what_came_without_an_address_is_covered_when_it_is_known(
+    exchange: tuple[Store, SuppressionKey],
+) -> None:
+    store, boots = exchange
+    await store.add_suppressions([entry(), entry(scope="all")])
+    exported = [entry(key, one.scope, one.origin, one.since)
+                async for key, one in store.export_suppressions()]  # fmt: skip
+    await store.remove_suppression(ANNA, at=T0, reason="moving")
+    await store.add_suppressions(exported)
+    if await store.coverage("boots") != Coverage(0, 2):
+        assert isinstance(store, MemoryStore)  # it keeps what it knew
+    await store.cover([ANNA, BERT])
+    assert await store.coverage("boots") == Coverage(2, 2)
+    assert await told(store) == [boots.pair(ANNA)] * 2
+
+
+def snapshot(key: SuppressionKey, count: int = 0, days: int = 0) -> PartnerSnapshot:
+    at = T0 + days * DAY
+    return PartnerSnapshot(key.fingerprint, "boots.example", at, at, count, "")
+
+
+async def one_batch(rows: Sequence[SnapshotRow]) -> AsyncIterator[Sequence[SnapshotRow]]:
+    yield rows
+
+
+async def broken(rows: Sequence[SnapshotRow]) -> AsyncIterator[Sequence[SnapshotRow]]:
+    yield rows
+    raise ValueError("cut short")
+
+
+async def test_a_partners_snapshot_counts_as_external(
+    exchange: tuple[Store, SuppressionKey],
+) -> None:
+    store, boots = exchange
+    rows = [
+        SnapshotRow(boots.pair(ANNA), "marketing", Origin.UNSUBSCRIBE, T0),
+        SnapshotRow(boots.pair(BERT), "all", Origin.BOUNCE, T0),
+    ]
+    await store.take_snapshot("boots", snapshot(boots, 2), one_batch(rows))
+    note = "partner boots: unsubscribe"
+    found = Suppression("marketing", Origin.EXTERNAL, T0, note=note)
+    assert (await facts_of(store, ANNA)).suppressions == (found,)
+    assert list(await store.suppressions(ANNA)) == [found]
+    assert (await facts_of(store, TAGGED)).suppressions[0].widened
+    assert (await facts_of(store, BERT)).suppressions[0].scope == "all"
+    assert (await facts_of(store, "bert+x@people.example")).suppressions == ()
+    assert await told(store) == []  # what a partner told is told to nobody
+
+
+async def test_the_next_snapshot_replaces_it_and_a_broken_one_does_not(
+    exchange: tuple[Store, SuppressionKey],
+) -> None:
+    store, boots = exchange
+    first = [SnapshotRow(boots.pair(ANNA), "all", Origin.OBJECTION, T0)]
+    second = [SnapshotRow(boots.pair(BERT), "all", Origin.OBJECTION, T0)]
+    await store.take_snapshot("boots", snapshot(boots, 1), one_batch(first))
+    with pytest.raises(ValueError, match="cut short"):
+        await store.take_snapshot("boots", snapshot(boots, 1, days=1), broken(second))
+    assert (await facts_of(store, ANNA)).suppressions
+    assert not (await facts_of(store, BERT)).suppressions
+    assert (await store.snapshots())["boots"].taken_at == T0
+    await store.take_snapshot("boots", snapshot(boots, 1, days=2), one_batch(second))
+    assert not (await facts_of(store, ANNA)).suppressions
+    assert (await facts_of(store, BERT)).suppressions
+    assert (await store.snapshots())["boots"].taken_at == T0 + 2 * DAY
+
+
+async def test_the_age_is_that_of_the_oldest_and_none_while_one_is_missing(
+    exchange: tuple[Store, SuppressionKey],
+) -> None:
+    store, boots = exchange
+    asked = Lookups((ANNA,), snapshots=True)
+    assert (await store.facts(asked))[ANNA] == RecipientFacts()
+    await store.take_snapshot("boots", snapshot(boots), one_batch([]))
+    assert (await store.facts(asked))[ANNA].snapshot_at is None
+    # The store knows the keys of its partners: a snapshot under another one does not count.
+    taken = await store.snapshots()
+    assert list(taken) == ["boots"]
+    assert await store.facts(Lookups((ANNA,))) == {}

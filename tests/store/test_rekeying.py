@@ -1,0 +1,161 @@
+"""Replacing the key while others read and write, and when it is killed half-way."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from smtpproxy.policy.model import Lookups
+from smtpproxy.store import key_file
+from smtpproxy.store.protocols import Store, StoreMisconfigured
+from tests.store.answering import REPOSITORY, Answering
+from tests.store.conftest import Database
+from tests.store.contract import ANNA, T0, entry, facts_of
+
+NAMES = tuple(f"user{number}@people.example" for number in range(60))
+
+REKEY = """
+import asyncio, sys
+from pathlib import Path
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_store
+from tests.store.contract import T0
+from tests.store.test_rekeying import NAMES
+
+async def main():
+    store = open_store(StoreSettings(f"sqlite://{sys.argv[1]}", 20.0), Path(sys.argv[2]))
+    while True:
+        await store.start_rekey(at=T0)
+        print("started", flush=True)
+        for start in range(0, len(NAMES), 10):
+            await store.rekey(NAMES[start : start + 10])
+        print("moved", flush=True)
+        assert await store.finish_rekey(at=T0)
+        print("finished", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def rekeying(database: Database) -> "subprocess.Popen[str]":
+    """Start a process that replaces the key again and again, and says what it has done."""
+    return subprocess.Popen(
+        [sys.executable, "-c", REKEY, str(database.path), str(database.folder)],
+        stdout=subprocess.PIPE,
+        cwd=REPOSITORY,
+        text=True,
+    )
+
+
+async def filled(database: Database) -> Store:
+    store = database.open()
+    await store.add_suppressions([entry(name) for name in NAMES])
+    return store
+
+
+async def test_no_reader_ever_misses_a_suppression(database: Database) -> None:
+    """One that has been open all the time, one at a time and many at once."""
+    await filled(database)
+    reader = database.open(read_only=True)
+    with rekeying(database) as process:
+        assert process.stdout is not None
+        rounds = 0
+        while rounds < 20:
+            rounds += process.stdout.readline() == "finished\n"
+            for name in NAMES[::7]:
+                assert (await facts_of(reader, name)).suppressions
+            facts = await reader.facts(Lookups(NAMES))
+            assert all(facts[name].suppressions for name in NAMES)
+        process.kill()
+
+
+async def test_a_running_process_notices_a_new_key_with_its_next_read(database: Database) -> None:
+    store = await filled(database)
+    with Answering(database.path, database.folder) as answering:
+        await store.start_rekey(at=T0)
+        await store.add_suppressions([entry(ANNA)])  # under the new key
+        assert answering.ask(ANNA).suppressions
+        assert answering.ask(NAMES[0]).suppressions
+        await store.rekey(NAMES)
+        assert await store.finish_rekey(at=T0)
+        assert answering.ask(NAMES[0]).suppressions
+
+
+async def test_a_writer_that_was_open_before_writes_under_the_newest_key(
+    database: Database,
+) -> None:
+    """Else what it adds after the old key is retired would match nobody."""
+    store, other = await filled(database), database.open()
+    await other.add_suppressions([entry(NAMES[0])])
+    await store.start_rekey(at=T0)
+    await store.rekey(NAMES)
+    assert await store.finish_rekey(at=T0)
+    await other.add_suppressions([entry(ANNA)])
+    assert (await facts_of(store, ANNA)).suppressions
+    assert [key.suppressions for key in await store.keys()] == [len(NAMES) + 1]
+
+
+async def test_a_kill_leaves_every_suppression_in_force(database: Database) -> None:
+    await (await filled(database)).close()
+    for at_least in ("started", "moved", "finished", "started", "moved"):
+        with rekeying(database) as process:
+            assert process.stdout is not None
+            while process.stdout.readline().strip() != at_least:
+                pass
+            process.send_signal(signal.SIGKILL)
+        store = database.open()
+        facts = await store.facts(Lookups(NAMES))
+        assert all(facts[name].suppressions for name in NAMES)
+        with closing(sqlite3.connect(database.path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        await store.close()
+    store = database.open()
+    await store.start_rekey(at=T0)
+    await store.rekey(NAMES)
+    assert await store.finish_rekey(at=T0)
+    assert len(key_file.load_keys(database.folder).keys) == 1
+    assert [path.name for path in database.folder.glob("*.aside")] == []
+
+
+async def test_a_key_in_the_file_alone_is_taken_the_next_time(database: Database) -> None:
+    """Killed between the file and the database: no second key is made."""
+    store = await filled(database)
+    (status,) = await store.keys()
+    made = key_file.add_key(database.folder, {1: status.fingerprint}).newest
+    assert (await facts_of(database.open(), NAMES[0])).suppressions
+    assert await store.start_rekey(at=T0) == 2
+    assert (await store.keys())[-1].fingerprint == made.fingerprint
+
+
+async def test_a_retired_key_left_in_the_file_does_no_harm(database: Database) -> None:
+    """Killed between the database and the file."""
+    store = await filled(database)
+    await store.start_rekey(at=T0)
+    both = database.key_path.read_bytes()
+    await store.rekey(NAMES)
+    assert await store.finish_rekey(at=T0)
+    database.key_path.write_bytes(both)
+    again = database.open()
+    assert (await facts_of(again, NAMES[0])).suppressions
+    assert [key.version for key in await again.keys()] == [2]
+    assert await again.start_rekey(at=T0) == 3
+    assert key_file.load_keys(database.folder).versions == (2, 3)
+
+
+async def test_a_file_without_a_live_key_is_refused(database: Database) -> None:
+    store = await filled(database)
+    old = database.key_path.read_bytes()
+    await store.start_rekey(at=T0)
+    database.key_path.write_bytes(old)
+    for read_only in (True, False):
+        with pytest.raises(StoreMisconfigured, match="another key"):
+            await database.open(read_only=read_only).add_suppressions([entry()])
+
+
+async def test_the_key_file_stays_its_owners_alone(database: Database) -> None:
+    store = await filled(database)
+    await store.start_rekey(at=T0)
+    assert database.key_path.stat().st_mode & 0o777 == 0o600
