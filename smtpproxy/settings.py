@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from smtpproxy.policy.model import Cap, Mode, Rulebook, Stream
-from smtpproxy.policy.periods import Period, years
+from smtpproxy.policy.periods import Period, months, years
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class AuditSettings:
     segment_size: int = 256 * 1024 * 1024
 
 
-THREE_YEARS, FIVE_YEARS = years(3), years(5)
+THREE_YEARS, FIVE_YEARS, THIRTEEN_MONTHS = years(3), years(5), months(13)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,7 @@ class RetentionSettings:
     suppressions: Period | None = THREE_YEARS  # since it was given, added, matched or held last
     lifted_suppressions: Period | None = THREE_YEARS  # since it was lifted
     audit: Period = FIVE_YEARS  # since the decision
+    changes: Period | None = THIRTEEN_MONTHS  # of the log that others read, since they were written
     enabled: bool = True  # the daily run
     at: time = time(3, 30)  # of the daily run, local
 

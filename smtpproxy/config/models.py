@@ -158,6 +158,7 @@ class Retention(Table):
     suppressions: SuppressionPeriod = written("3y")
     lifted_suppressions: Period = written("3y")
     audit: PeriodWithEnd = written("5y")
+    changes: Period = written("13m")
     enabled: bool = True
     at: TimeOfDay = written("03:30")
 

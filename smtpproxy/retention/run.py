@@ -104,6 +104,9 @@ async def _remove(settings: Settings, store: Store, purged: Purged) -> None:
         limit = beginning(at, keep.lifted_suppressions)
         lifted = await store.purge_lifted(limit, dry_run=dry_run)
     purged.removed["lifted_suppressions"] = _kind(lifted)
+    if keep.changes is not None and not dry_run:
+        names = [webhook.name for webhook in settings.webhooks]
+        await store.trim_changes(beginning(at, keep.changes), webhooks=names)
     before = beginning(at, keep.audit)
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
     purged.removed["audit"] = await asyncio.to_thread(_retire, audit, before, at, dry_run)

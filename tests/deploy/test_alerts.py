@@ -52,6 +52,8 @@ MESSAGES = "smtpproxy_messages_total{stream=offers,verdict=refuse,reason=one_cli
 REPLIES = "smtpproxy_upstream_replies_total{code_class=%s}"
 RELAYED = "smtpproxy_relayed_total{stream=offers,code_class=%s}"
 FAILURES = "smtpproxy_failures_total{listener=apps,part=%s}"
+LAG = "smtpproxy_webhook_lag_seconds{webhook=crm}"
+DEADLINE = "smtpproxy_webhook_deadline_seconds{webhook=crm}"
 REFUSED = "smtpproxy_connections_refused_total{listener=apps,cause=%s}"
 
 LAST_PURGE = "smtpproxy_purge_last_success_timestamp_seconds"
@@ -204,6 +206,26 @@ CASES = (
         "SmtpproxyConnectionsRefused",
         UP | {REFUSED % "address_limit": "0+2x40"},
         UP | {REFUSED % "draining": "0+2x40"},
+    ),
+    Case(
+        "SmtpproxyWebhookOverdue",
+        UP | {LAG: "0x10 86401x30", DEADLINE: "172800x40"},
+        UP | {LAG: "0x10 800x30", DEADLINE: "172800x40"},
+    ),
+    Case(
+        "SmtpproxyWebhookLate",
+        UP | {LAG: "0x10 1000+60x30", DEADLINE: "172800x40"},
+        UP | {LAG: "0x27 1000x30", DEADLINE: "172800x60"},
+    ),
+    Case(
+        "SmtpproxyWebhookDeadLetters",
+        UP | {"smtpproxy_webhook_dead_letters{webhook=crm}": "0x10 1x30"},
+        UP | {"smtpproxy_webhook_dead_letters{webhook=crm}": "0x40"},
+    ),
+    Case(
+        "SmtpproxyWebhookDisabled",
+        UP | {"smtpproxy_webhook_disabled{webhook=crm}": "0x10 1x30"},
+        UP | {"smtpproxy_webhook_disabled{webhook=crm}": "0x40"},
     ),
     Case(
         "SmtpproxyRecipientRefusalsJump",

@@ -21,6 +21,12 @@ _NEWEST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'suppr
 _OLDEST = "SELECT min(seq) FROM suppression_change"
 # In the order of the numbers, which a clock that was set back does not disturb.
 _FIRST_TO_KEEP = "SELECT seq FROM suppression_change WHERE at >= ? ORDER BY seq LIMIT 1"
+_TRIM = """
+DELETE FROM suppression_change WHERE seq <= ?1 AND seq IN
+    (SELECT seq FROM suppression_change ORDER BY seq LIMIT ?2)
+"""
+AT_ONCE = 5_000
+"""Rows in one transaction: other writers wait no longer than for these."""
 _POSITIONS = """
 SELECT min(position) FROM webhook_state
 WHERE disabled_at IS NULL AND name IN (SELECT value FROM json_each(?))
@@ -59,17 +65,19 @@ async def newest_number(connection: aiosqlite.Connection) -> int:
     return number
 
 
-async def trim(
+async def trimmable(
     connection: aiosqlite.Connection, before: datetime, webhooks: Collection[str]
 ) -> int:
-    """Delete what is older, but nothing that one of `webhooks` has still to be told."""
+    """Return up to which number changes may go: none that one of `webhooks` waits for."""
     kept = await fetch_all(connection, _FIRST_TO_KEEP, to_micros(before))
     upto = kept[0][0] - 1 if kept else await newest_number(connection)
     names = msgspec.json.encode(list(webhooks)).decode()
     slowest = (await fetch_all(connection, _POSITIONS, names))[0][0]
-    if slowest is not None:
-        upto = min(upto, slowest)
-    sql = "DELETE FROM suppression_change WHERE seq <= ?"
-    async with await connection.execute(sql, (upto,)) as cursor:
+    return upto if slowest is None else min(upto, slowest)
+
+
+async def trim(connection: aiosqlite.Connection, upto: int) -> int:
+    """Delete the oldest, up to that number; return how many, `AT_ONCE` at most."""
+    async with await connection.execute(_TRIM, (upto, AT_ONCE)) as cursor:
         trimmed: int = cursor.rowcount
         return trimmed

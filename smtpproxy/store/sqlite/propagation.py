@@ -29,8 +29,15 @@ class Propagation:
             return await changes.newest_number(connection)
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
-        async with self._to_write().transaction() as connection:
-            return await changes.trim(connection, before, webhooks)
+        async with self._reading() as connection:
+            upto = await changes.trimmable(connection, before, webhooks)
+        total = 0
+        while True:
+            async with self._to_write().transaction() as connection:
+                trimmed = await changes.trim(connection, upto)
+            total += trimmed
+            if trimmed < changes.AT_ONCE:
+                return total
 
     async def webhook_states(self) -> Mapping[str, WebhookState]:
         async with self._reading() as connection:

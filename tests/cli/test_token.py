@@ -1,0 +1,72 @@
+"""`smtpproxy token` and `smtpproxy suppress key`."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.config import parse
+from smtpproxy.web.tokens import Gate
+from tests.cli.stored import Stored
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def test_a_token_and_its_table_belong_together(stored: Stored) -> None:
+    output = stored.run("token", "dwh", "--may", "changes").stdout
+    token = next(line for line in output.splitlines() if line.startswith("smtpproxy_"))
+    table = output[output.index("[[token]]") :]
+    assert token not in table
+    settings = parse(stored.config_path.read_text() + "\n" + table, "x.toml")
+    (known,) = settings.tokens
+    assert (known.name, known.may) == ("dwh", frozenset({"changes"}))
+    assert Gate(settings.tokens, lambda: 0.0).who(f"Bearer {token}") == known
+
+
+def test_no_two_tokens_are_the_same_and_as_json_they_are_whole(stored: Stored) -> None:
+    first, second = stored.json("token", "a"), stored.json("token", "a")
+    assert first["token"] != second["token"]
+    assert len(first["token"]) > 40
+    assert first["sha256"] == sha256(first["token"].encode()).hexdigest()
+    assert first["may"] == ["changes", "check"]
+
+
+def test_a_name_that_is_taken_is_pointed_out(stored: Stored) -> None:
+    table = stored.run("token", "dwh").stdout
+    stored.config_path.write_text(
+        stored.config_path.read_text() + "\n" + table[table.index("[[token]]") :]
+    )
+    assert "'dwh' already" in stored.run("token", "dwh").stderr
+
+
+def exported_key(stored: Stored, address: str) -> str:
+    stored.run("suppress", "add", address)
+    lines = stored.run("suppress", "export").stdout.splitlines()
+    return lines[-1].partition(",")[0]
+
+
+def test_the_key_of_an_address_is_that_of_the_export(stored: Stored) -> None:
+    key = exported_key(stored, "anna@people.example")
+    assert stored.run("suppress", "key", "Anna@People.example").stdout == f"{key}\n"
+    assert "anna" not in stored.run("suppress", "key", "anna@people.example").stdout
+
+
+def test_of_a_file_each_line_becomes_key_and_address(stored: Stored) -> None:
+    key = exported_key(stored, "anna@people.example")
+    path = stored.file(
+        "list.txt", "\ufeffanna@people.example\r\n\nno address\nBob@people.example\n"
+    )
+    result = stored.run("suppress", "key", path, code=1)
+    first, second = result.stdout.splitlines()
+    assert first == f"{key},anna@people.example"
+    assert second.endswith(",Bob@people.example")
+    assert result.stderr.startswith("line 3: ")
+
+
+def test_what_is_neither_is_wrong_usage(stored: Stored) -> None:
+    exported_key(stored, "anna@people.example")
+    result = stored.run("suppress", "key", "list.txt", code=2)
+    assert "neither a file nor an address" in result.stderr

@@ -1,0 +1,99 @@
+"""`smtpproxy webhook` on a store that a courier has left behind."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.config import load
+from smtpproxy.store import open_store
+from smtpproxy.store.propagation import DeadLetter, WebhookState
+from smtpproxy.store.protocols import Store
+from tests.cli.stored import Stored
+
+NOW = datetime.now(UTC)
+TABLE = """
+[[webhook]]
+name = "crm"
+url = "https://crm.example/hook"
+secret_file = "/etc/smtpproxy/crm.secret"
+"""
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    stored = Stored(tmp_path)
+    stored.config_path.write_text(stored.config_path.read_text() + TABLE)
+    stored.run("suppress", "add", "anna@people.example")
+    return stored
+
+
+def within(stored: Stored, work: Callable[[Store], Awaitable[None]]) -> None:
+    settings = load(stored.config_path)
+
+    async def act() -> None:
+        store = open_store(settings.store, settings.server.state_dir)
+        try:
+            await work(store)
+        finally:
+            await store.close()
+
+    asyncio.run(act())
+
+
+def failing(stored: Stored, letters: int = 2) -> None:
+    async def work(store: Store) -> None:
+        state = WebhookState("crm", 0, failures=3, failing_since=NOW, last_error="HTTP 500")
+        await store.put_webhook_state(state)
+        for number in range(letters):
+            died = NOW - timedelta(hours=number)
+            dead = DeadLetter("crm", f"msg_{number}", b"{}", 1, died, died, 9, "HTTP 500")
+            await store.put_webhook_state(state, dead)
+
+    within(stored, work)
+
+
+def test_one_that_was_never_started_says_so(stored: Stored) -> None:
+    (row,) = stored.json("webhook", "list")
+    assert (row["name"], row["state"]) == ("crm", "not started yet")
+    assert stored.json("webhook", "retry", "crm", code=1)["asked"] is False
+
+
+def test_it_is_seen_what_fails_and_how_late_it_is(stored: Stored) -> None:
+    failing(stored)
+    (row,) = stored.json("webhook", "list")
+    assert (row["state"], row["dead_letters"], row["last_error"]) == ("failing", 2, "HTTP 500")
+    assert row["lag_seconds"] >= 3600
+    shown = stored.json("webhook", "show", "crm")
+    assert [letter["message_id"] for letter in shown["letters"]] == ["msg_0", "msg_1"]
+    assert "dead letter 2: 1 changes" in stored.run("webhook", "show", "crm").stdout
+    assert "crm" in stored.run("webhook", "list").stdout
+    assert stored.run("webhook", "show", "crm", "--letter", "2").stdout == "{}\n"
+    assert (
+        "no dead letter 9" in stored.run("webhook", "show", "crm", "--letter", "9", code=1).stderr
+    )
+
+
+def test_a_retry_is_left_for_the_relay_to_do(stored: Stored) -> None:
+    failing(stored)
+    done = stored.json("webhook", "retry", "crm", "--letter", "2")
+    assert done == {"webhook": "crm", "dead_letters": 1, "asked": True}
+    letters = stored.json("webhook", "show", "crm")["letters"]
+    assert [letter["retry"] for letter in letters] == [False, True]
+    stored.run("webhook", "retry", "crm", "--letter", "9", code=1)
+
+
+def test_what_is_dropped_is_gone(stored: Stored) -> None:
+    failing(stored)
+    assert "--letter ID" in stored.run("webhook", "drop", "crm", code=2).stderr
+    assert stored.json("webhook", "drop", "crm", "--letter", "1")["dropped"] == 1
+    stored.run("webhook", "drop", "crm", "--letter", "1", code=1)
+    assert "1 dead letters dropped" in stored.run("webhook", "drop", "crm", "--all").stdout
+    assert stored.json("webhook", "show", "crm")["letters"] == []
+
+
+def test_a_name_that_is_not_configured_is_wrong(stored: Stored) -> None:
+    for action in ("show", "retry"):
+        assert "crm" in stored.run("webhook", action, "dwh", code=2).stderr

@@ -1,0 +1,238 @@
+"""Others are told: `smtpproxy serve`, a courier of its own, and a real HTTPS receiver."""
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.messages import message
+from tests.kit.ports import wait_for
+from tests.kit.processes import descendants
+from tests.kit.receiver import Delivery, Receiver, Say, receiver
+from tests.kit.relay import RelayProcess, listener
+from tests.kit.upstream import FakeUpstream
+
+
+@pytest.fixture
+def crm(tmp_path: Path) -> Iterator[Receiver]:
+    with receiver(tmp_path) as running:
+        yield running
+
+
+def relay_with(tmp_path: Path, mta: FakeUpstream, *webhooks: dict[str, Any]) -> RelayProcess:
+    till = listener("till", "receipts", default="receipts")
+    return RelayProcess(tmp_path, mta.address, {"listener": [till], "webhook": list(webhooks)})
+
+
+def started(relay: RelayProcess) -> None:
+    """Wait until every webhook has its place in the log: it is told what comes from then on."""
+    wait_for(
+        lambda: all(row["position"] is not None for row in listed(relay)), "the courier to begin"
+    )
+
+
+def listed(relay: RelayProcess) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(relay.must("webhook", "list", "--json"))
+    return found
+
+
+def courier(relay: RelayProcess) -> int:
+    command = b"smtpproxy.process.child\0courier"
+
+    def find() -> int:
+        for pid in descendants(relay.pid):
+            try:
+                if command in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+            except OSError:
+                continue
+        return 0
+
+    return wait_for(find, "the courier")
+
+
+def add(relay: RelayProcess, *names: str) -> None:
+    lines = "".join(f"{name}@people.example,marketing,unsubscribe,2026-01-01,\n" for name in names)
+    path = relay.root / f"{names[0]}.csv"
+    path.write_text("address,scope,origin,since,note\n" + lines)
+    relay.must("suppress", "import", str(path))
+
+
+def test_an_objection_reaches_the_receiver_signed(
+    tmp_path: Path, mta: FakeUpstream, crm: Receiver
+) -> None:
+    with relay_with(tmp_path, mta, crm.table()) as relay:
+        started(relay)
+        relay.must("suppress", "add", "anna@people.example", "--origin", "objection")
+        (delivery,) = crm.wait(1)
+        assert delivery.signed
+        (change,) = delivery.changes
+        assert (change["action"], change["scope"], change["origin"]) == (
+            "added",
+            "all",
+            "objection",
+        )
+        assert "anna" not in delivery.body.decode()
+        relay.must(
+            "suppress", "remove", "anna@people.example", "--all", "--reason", "asked in writing"
+        )
+        assert crm.wait(2)[1].changes[0]["action"] == "lifted"
+        delivered = {"webhook": "crm", "outcome": "delivered"}
+        wait_for(
+            lambda: relay.metric("smtpproxy_webhook_deliveries_total", **delivered) == 2,
+            "the metric",
+        )
+        wait_for(lambda: listed(relay)[0]["state"] == "up to date", "the state")
+        assert relay.metric("smtpproxy_webhook_lag_seconds", webhook="crm") == 0
+        assert relay.terminate() == 0
+        assert "Traceback" not in relay.output
+
+
+def test_a_receiver_that_hangs_holds_up_no_mail_and_no_other_receiver(
+    tmp_path: Path, mta: FakeUpstream, crm: Receiver
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with receiver(other) as quick:
+        crm.answer = lambda delivery: Say(hold=True)
+        hanging = crm.table(name="slow", timeout="60s")
+        with relay_with(tmp_path, mta, hanging, quick.table(name="quick")) as relay:
+            started(relay)
+            relay.must("suppress", "add", "anna@people.example")
+            crm.wait(1)
+            quick.wait(1)
+            before = time.monotonic()
+            code, text = relay.send(
+                message(), "jeanne@people.example", sender="orders@shop.example"
+            )
+            assert code == 250, text
+            assert time.monotonic() - before < 5
+            rows = {row["name"]: row for row in listed(relay)}
+            assert rows["slow"]["lag_seconds"] > 0
+            assert rows["quick"]["state"] == "up to date"
+            assert relay.terminate() == 0
+
+
+def test_what_failed_is_delivered_later_in_order_and_once_more_under_the_same_id(
+    tmp_path: Path, mta: FakeUpstream, crm: Receiver
+) -> None:
+    failing = {"left": 2}
+
+    def answer(delivery: Delivery) -> Say:
+        return Say(503) if failing["left"] else Say()
+
+    crm.answer = answer
+    with relay_with(tmp_path, mta, crm.table(batch=2)) as relay:
+        started(relay)
+        add(relay, "a", "b", "c", "d", "e")
+        crm.wait(2)
+        wait_for(lambda: listed(relay)[0]["state"] == "failing", "the failure to be seen")
+        failing["left"] = 0
+        wait_for(lambda: crm.told[-1:] == [5], "all changes")
+        wait_for(lambda: listed(relay)[0]["state"] == "up to date", "the state")
+    first = crm.deliveries[0]
+    assert {(d.id, d.body) for d in crm.deliveries if d.changes[0]["seq"] == 1} == {
+        (first.id, first.body)
+    }
+    firsts = [delivery.changes[0]["seq"] for delivery in crm.deliveries]
+    assert firsts == sorted(firsts)
+    assert crm.told == [1, 2, 3, 4, 5]
+
+
+def test_gone_disables_it_and_retry_enables_it_again(
+    tmp_path: Path, mta: FakeUpstream, crm: Receiver
+) -> None:
+    crm.answer = lambda delivery: Say(410)
+    with relay_with(tmp_path, mta, crm.table()) as relay:
+        started(relay)
+        relay.must("suppress", "add", "anna@people.example")
+        wait_for(lambda: listed(relay)[0]["state"] == "disabled", "it to be disabled")
+        relay.must("suppress", "add", "berta@people.example")
+        crm.answer = lambda delivery: Say()
+        count = len(crm.deliveries)
+        relay.must("webhook", "retry", "crm")
+        wait_for(lambda: crm.told == [1, 2], "what waited")
+        assert len(crm.deliveries) > count
+
+
+def test_redirects_are_not_followed_and_end_as_dead_letters_that_can_be_retried(
+    tmp_path: Path, mta: FakeUpstream, crm: Receiver
+) -> None:
+    crm.answer = lambda delivery: Say(302, (("location", f"{crm.url}/elsewhere"),))
+    with relay_with(tmp_path, mta, crm.table(give_up_after="1s")) as relay:
+        started(relay)
+        relay.must("suppress", "add", "anna@people.example")
+        wait_for(lambda: listed(relay)[0]["dead_letters"] == 1, "the dead letter")
+        assert {delivery.path for delivery in crm.deliveries} == {"/hook"}
+        shown = json.loads(relay.must("webhook", "show", "crm", "--json"))
+        (letter,) = shown["letters"]
+        assert "302" in letter["error"]
+        body = relay.must("webhook", "show", "crm", "--letter", str(letter["id"]))
+        assert body.encode().rstrip() == crm.deliveries[0].body
+        assert relay.command("webhook", "drop", "crm", "--letter", "99")[0] == 1
+        crm.answer = lambda delivery: Say()
+        relay.must("webhook", "retry", "crm", "--letter", str(letter["id"]))
+        wait_for(lambda: listed(relay)[0]["dead_letters"] == 0, "the letter to be delivered")
+        assert crm.told == [1]
+        assert crm.deliveries[-1].id == crm.deliveries[0].id
+
+
+def test_a_courier_that_is_killed_loses_nothing(
+    tmp_path: Path, mta: FakeUpstream, crm: Receiver
+) -> None:
+    with relay_with(tmp_path, mta, crm.table(batch=3)) as relay:
+        started(relay)
+        names = [f"p{number:03}" for number in range(240)]
+
+        def fill() -> None:
+            for at in range(0, len(names), 40):
+                add(relay, *names[at : at + 40])
+
+        filling = threading.Thread(target=fill)
+        filling.start()
+        for deliveries in (3, 25):  # the last at once after it began anew, or in mid-work
+            crm.wait(deliveries)
+            os.kill(courier(relay), signal.SIGKILL)
+        filling.join()
+        wait_for(lambda: len(crm.told) == len(names), "every change", timeout=60)
+        assert sorted(crm.told) == list(range(1, len(names) + 1))
+        by_id: dict[str, set[bytes]] = {}
+        for delivery in crm.deliveries:
+            by_id.setdefault(delivery.id, set()).add(delivery.body)
+        assert all(len(bodies) == 1 for bodies in by_id.values())
+        assert relay.metric("smtpproxy_worker_exits_total") == 0
+
+
+def test_a_secret_that_cannot_be_used_keeps_the_relay_from_starting(
+    tmp_path: Path, mta: FakeUpstream, crm: Receiver
+) -> None:
+    crm.secret_file.chmod(0o644)
+    relay = relay_with(tmp_path, mta, crm.table())
+    code, _, stderr = relay.command("serve")
+    assert code == 2
+    assert "chmod 600" in stderr
+
+
+def test_the_feed_answers_who_has_a_token(tmp_path: Path, mta: FakeUpstream) -> None:
+    relay = RelayProcess(tmp_path, mta.address)
+    made = json.loads(relay.must("token", "dwh", "--json"))
+    relay.config["token"] = [{key: made[key] for key in ("name", "sha256", "may")}]
+    relay.write_config()
+    with relay:
+        relay.must("suppress", "add", "anna@people.example")
+        feed = f"{relay.url}/v1/suppressions/changes?since=0&wait=5"
+        headers = {"Authorization": f"Bearer {made['token']}"}
+        with urllib.request.urlopen(urllib.request.Request(feed, headers=headers)) as answer:
+            (change,) = json.load(answer)["changes"]
+        exported = relay.must("suppress", "export").splitlines()
+        assert [line.partition(",")[0] for line in exported[1:]] == [change["key"]]
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(feed)
