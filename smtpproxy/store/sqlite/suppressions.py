@@ -18,8 +18,9 @@ from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
 from smtpproxy.store.sqlite.writer import fetch_all, run_many
 
 _ADD = """
-INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, import)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, import,
+                         renewed_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, CAST(strftime('%s', 'now') AS INTEGER) * 1000000)
 ON CONFLICT DO UPDATE SET since = excluded.since, note = coalesce(excluded.note, note),
     import = excluded.import, also = NULL
 WHERE excluded.since > since
