@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import aiosqlite
+import msgspec
 
 from smtpproxy.store import key_file
 from smtpproxy.store.keys import KeyRing
@@ -15,6 +16,17 @@ from smtpproxy.store.sqlite.live_keys import LiveKeys
 from smtpproxy.store.sqlite.rows import Row, optional_moment, to_micros
 from smtpproxy.store.sqlite.writer import SqliteWriter, fetch_all, run_many
 
+# ?1 holds the old keys, 16 and 32 octets each; ?2 their places. Most have nothing to move.
+_STORED = """
+WITH entry AS (
+    SELECT value AS place,
+           substr(?1, value * 48 + 1, 16) AS wide, substr(?1, value * 48 + 17, 32) AS exact
+    FROM json_each(?2)
+)
+SELECT place FROM entry
+WHERE EXISTS (SELECT 1 FROM suppression WHERE wide_key = wide AND exact_key = exact)
+   OR EXISTS (SELECT 1 FROM lifted_suppression WHERE exact_key = exact)
+"""
 # ?1 and ?2 are the old keys of an address, ?3 and ?4 those under the key of version ?5.
 _NEW_KEYS = "wide_key = ?3, exact_key = ?4, key_version = ?5"
 _MOVE = f"""
@@ -25,6 +37,7 @@ UPDATE OR IGNORE suppression SET {_NEW_KEYS} WHERE wide_key = ?1 AND exact_key =
 _MERGE = """
 UPDATE suppression AS kept SET
     since = max(kept.since, gone.since),
+    also = CASE WHEN kept.import IS NULL THEN NULL ELSE 0 END,  -- no import's alone
     note = CASE WHEN gone.since > kept.since THEN coalesce(gone.note, kept.note)
            ELSE coalesce(kept.note, gone.note) END,
     renewed_at = nullif(max(coalesce(kept.renewed_at, 0), coalesce(gone.renewed_at, 0)), 0),
@@ -57,6 +70,9 @@ async def move(connection: aiosqlite.Connection, moves: Sequence[Row]) -> int:
     Each move is (old wide, old exact, new wide, new exact, version). What stood under both
     keys becomes one, as if it had been added again: nothing is forgotten, nothing lifted.
     """
+    old = b"".join([wide + exact for wide, exact, *_ in moves])
+    places = msgspec.json.encode(list(range(len(moves)))).decode()
+    moves = [moves[place] for (place,) in await fetch_all(connection, _STORED, old, places)]
     moved = await run_many(connection, _MOVE, moves)
     await run_many(connection, _MERGE, [row[:4] for row in moves])
     await run_many(connection, _MOVE_HASHES, [(row[1], row[3]) for row in moves])

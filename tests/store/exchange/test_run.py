@@ -336,3 +336,24 @@ def test_times_move_a_suppression_forward_only(importing: Importing) -> None:
     (found,) = importing.suppressed("anna@people.example")
     assert found.since == FILE_TIME + timedelta(days=2)
     assert asyncio.run(importing.store.counts())[1]["all", "unsubscribe"] == 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "stored"),
+    [
+        (b"  anna@people.example  ", "anna@people.example"),
+        ("anna@münchen.example".encode(), "anna@xn--mnchen-3ya.example"),
+        (b'"""anna bell""@people.example"', '"anna bell"@people.example'),
+        (b"anna bell@people.example", None),
+        (b"anna@people.example bert@people.example", None),
+    ],
+)
+def test_addresses_with_spaces_quotes_and_idn(
+    importing: Importing, cell: bytes, stored: str | None
+) -> None:
+    done = importing.suppressions(HEADER + cell + b",all,complaint,,\n" + line("bert"))
+    assert (done.added, done.rejected) == ((2, 0) if stored else (1, 1))
+    if stored:
+        assert importing.suppressed(stored)
+    else:
+        assert "# line 2: address: " in importing.rejected
