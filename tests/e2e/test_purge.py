@@ -40,8 +40,11 @@ def state(relay: RelayProcess) -> Path:
 def was_down_for_days(relay: RelayProcess) -> None:
     """Stop it, and let the last run be two days old."""
     assert relay.terminate() == 0
-    ago = (datetime.now(UTC) - timedelta(days=2)).isoformat()
-    run = {"began": ago, "ended": ago, "removed": {}, "total": {}}
+    was_purged(relay, datetime.now(UTC) - timedelta(days=2))
+
+
+def was_purged(relay: RelayProcess, at: datetime) -> None:
+    run = {"began": at.isoformat(), "ended": at.isoformat(), "removed": {}, "total": {}}
     (state(relay) / "purges.ndjson").write_text(json.dumps(run) + "\n")
 
 
@@ -123,15 +126,20 @@ async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayPro
 
 def test_it_comes_at_its_time(relay: RelayProcess) -> None:
     assert relay.terminate() == 0
-    at = datetime.now() + timedelta(seconds=4)  # noqa: DTZ005 - the clock on the wall
+    was_purged(relay, datetime.now(UTC))
+    at = datetime.now().replace(microsecond=0) + timedelta(seconds=8)  # noqa: DTZ005 - on the wall
     relay.config["retention"] = {"at": at.strftime("%H:%M:%S")}
     relay.write_config()
-    (state(relay) / "purges.ndjson").unlink(missing_ok=True)
     relay.start()
-    wait_for(lambda: len(runs(relay)) == 1, "the record to begin")
     wait_for(lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
-    began = datetime.fromisoformat(runs(relay)[1]["began"])
-    assert began >= at.astimezone() - timedelta(seconds=1)
+    assert datetime.fromisoformat(runs(relay)[1]["began"]) >= at.astimezone()
+
+
+def test_the_first_start_of_all_begins_the_record(relay: RelayProcess) -> None:
+    """It has nothing to make up for."""
+    wait_for(lambda: len(runs(relay)) == 1, "the record to begin")
+    assert runs(relay)[0]["removed"] == {}
+    assert purgers(relay) == []
 
 
 def test_a_run_that_fails_is_counted_and_mail_goes_on(relay: RelayProcess) -> None:
