@@ -24,11 +24,9 @@ Row = tuple[Any, ...]
 CONTACT_COLUMNS = (
     "id, address, audience, source, collected_at, informed_at, optout_offered,"
     " last_activity_at, occupations, tags, supplier, sender_disclosed, purchases,"
-    " chain, first_contacted_at, profiling_objected_at"
+    " more"
 )
-ACT_COLUMNS = (
-    "at, withdrawal, purpose, method, conditional, channels, wording, ip, pending, details"
-)
+ACT_COLUMNS = "at, withdrawal, purpose, method, conditional, channels, wording, ip, details"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -47,10 +45,25 @@ class _Purchase(msgspec.Struct, array_like=True):
     kind: Dealing = Dealing.SALE
 
 
+class _ContactDetails(msgspec.Struct, omit_defaults=True):
+    chain: tuple[Link, ...] = ()
+    first_contacted_at: datetime | None = None
+    profiling_objected_at: datetime | None = None
+
+
+class _ActDetails(msgspec.Struct, omit_defaults=True):
+    version: str | None = None
+    form: str | None = None
+    document_hash: str | None = None
+    pending: bool = False
+
+
+_NO_CONTACT_DETAILS = _ContactDetails()
+_NO_ACT_DETAILS = _ActDetails()
 _read_set = msgspec.json.Decoder(frozenset[str]).decode
 _read_purchases = msgspec.json.Decoder(list[_Purchase]).decode
-_read_chain = msgspec.json.Decoder(tuple[Link, ...]).decode
-_read_details = msgspec.json.Decoder(dict[str, str]).decode
+_read_contact_details = msgspec.json.Decoder(_ContactDetails).decode
+_read_act_details = msgspec.json.Decoder(_ActDetails).decode
 _write = msgspec.json.Encoder().encode
 
 
@@ -93,10 +106,9 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         supplier,
         sender_disclosed,
         purchases,
-        chain,
-        first_contacted_at,
-        profiling_objected_at,
+        details,
     ) = row
+    more = _read_contact_details(details) if details else _NO_CONTACT_DETAILS
     return Contact(
         address,
         _AUDIENCES[audience],
@@ -109,7 +121,7 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         _read_set(tags) if tags else _NOTHING,
         None
         if sender_disclosed is None
-        else Provenance(supplier, bool(sender_disclosed), _read_chain(chain) if chain else ()),
+        else Provenance(supplier, bool(sender_disclosed), more.chain),
         tuple(
             [
                 Purchase(p.product, _EPOCH + _MICROSECOND * p.at, p.kind)
@@ -119,14 +131,15 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         if purchases
         else (),
         acts,
-        None if first_contacted_at is None else _EPOCH + _MICROSECOND * first_contacted_at,
-        None if profiling_objected_at is None else _EPOCH + _MICROSECOND * profiling_objected_at,
+        more.first_contacted_at,
+        more.profiling_objected_at,
     )
 
 
 def act(row: Row) -> ConsentAct:
     """Read the columns of ACT_COLUMNS."""
-    at, withdrawal, purpose, method, conditional, channels, wording, ip, pending, details = row
+    at, withdrawal, purpose, method, conditional, channels, wording, ip, details = row
+    more = _read_act_details(details) if details else _NO_ACT_DETAILS
     return ConsentAct(
         purpose,
         _EPOCH + _MICROSECOND * at,
@@ -134,12 +147,10 @@ def act(row: Row) -> ConsentAct:
         method,
         bool(conditional),
         _read_set(channels) if channels else _EMAIL,
-        Evidence(wording, ip, **_read_details(details))
-        if details
-        else _NO_EVIDENCE
-        if wording is None and ip is None
-        else Evidence(wording, ip),
-        bool(pending),
+        _NO_EVIDENCE
+        if wording is None and ip is None and details is None
+        else Evidence(wording, ip, more.version, more.form, more.document_hash),
+        more.pending,
     )
 
 
@@ -160,9 +171,7 @@ def contact_row(number: int, contact: Contact, as_of: datetime | None) -> Row:
         provenance.supplier if provenance else None,
         provenance.sender_disclosed if provenance else None,
         _purchases(contact.purchases) if contact.purchases else None,
-        _write(provenance.chain).decode() if provenance and provenance.chain else None,
-        optional_micros(contact.first_contacted_at),
-        optional_micros(contact.profiling_objected_at),
+        _contact_details(contact),
         optional_micros(as_of),
     )
 
@@ -180,8 +189,7 @@ def act_row(number: int, sequence: int, act: ConsentAct) -> Row:
         None if act.channels == _EMAIL else _json_set(act.channels) or "[]",
         act.evidence.wording,
         act.evidence.ip,
-        act.pending,
-        _details(act.evidence),
+        _act_details(act),
     )
 
 
@@ -196,13 +204,18 @@ def _purchases(purchases: tuple[Purchase, ...]) -> str:
     ).decode()
 
 
-def _details(evidence: Evidence) -> str | None:
-    """What has no column of its own."""
-    if evidence.version is None and evidence.form is None and evidence.document_hash is None:
+def _contact_details(contact: Contact) -> str | None:
+    chain = contact.provenance.chain if contact.provenance else ()
+    if not chain and contact.first_contacted_at is None and contact.profiling_objected_at is None:
         return None
-    told = msgspec.structs.asdict(evidence)
-    del told["wording"], told["ip"]
-    return _write({name: text for name, text in told.items() if text is not None}).decode()
+    told = _ContactDetails(chain, contact.first_contacted_at, contact.profiling_objected_at)
+    return _write(told).decode()
+
+
+def _act_details(act: ConsentAct) -> str | None:
+    evidence = act.evidence
+    told = _ActDetails(evidence.version, evidence.form, evidence.document_hash, act.pending)
+    return None if told == _NO_ACT_DETAILS else _write(told).decode()
 
 
 def _json_set(values: frozenset[str]) -> str | None:
