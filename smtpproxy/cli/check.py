@@ -1,5 +1,6 @@
 """`smtpproxy check`: is the configuration good, and what does it say?"""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.table import Table
 from smtpproxy.cli.common import config_path_option, console, json_option, print_json
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import ListenerSettings, Settings
+from smtpproxy.webhooks.signature import SecretFault, check_files
 
 
 @click.command()
@@ -26,7 +28,11 @@ def command(config: Path, as_json: bool) -> int:
 
     try:
         settings = load(config)
-        warned = [*warnings(settings), *check_access_files(settings, str(config))]
+        warned = [
+            *warnings(settings),
+            *check_access_files(settings, str(config)),
+            *_webhook_files(settings),
+        ]
     except ConfigError as error:
         if as_json:
             print_json({"file": str(config), "valid": False, "faults": error.faults})
@@ -72,7 +78,21 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
         "upstream": str(settings.upstream.address),
         "store": settings.store.url,
         "web": str(settings.web.address) if settings.web else None,
+        "tokens": [{"name": token.name, "may": token.may} for token in settings.tokens],
+        "webhooks": [
+            {"name": hook.name, "events": hook.events, "deadline_seconds": hook.deadline}
+            for hook in settings.webhooks
+        ],
     }
+
+
+def _webhook_files(settings: Settings) -> Iterator[str]:
+    """Yield what would keep the relay from starting: it reads these files, and perhaps not we."""
+    for webhook in settings.webhooks:
+        try:
+            check_files(webhook)
+        except SecretFault as fault:
+            yield f'webhook "{webhook.name}": {fault}'
 
 
 def _print_summary(config: Path, settings: Settings, warned: list[str]) -> None:
@@ -85,6 +105,11 @@ def _print_summary(config: Path, settings: Settings, warned: list[str]) -> None:
     table.add_row("upstream", "", str(settings.upstream.address))
     table.add_row("store", "", settings.store.url)
     table.add_row("web", "", str(settings.web.address) if settings.web else "off")
+    for token in settings.tokens:
+        table.add_row("token", token.name, "may " + ", ".join(sorted(token.may)))
+    for hook in settings.webhooks:
+        told = f"told of {', '.join(sorted(hook.events))} within {hook.deadline / 3600:g} hours"
+        table.add_row("webhook", hook.name, told)
     table.add_row("mode", "", f"{settings.policy.mode}, on_mixed {settings.policy.on_mixed}")
     console.print(f"{config}: good (hash {settings.hash})", style="green", soft_wrap=True)
     console.print(table)

@@ -97,3 +97,17 @@ def test_what_is_dropped_is_gone(stored: Stored) -> None:
 def test_a_name_that_is_not_configured_is_wrong(stored: Stored) -> None:
     for action in ("show", "retry"):
         assert "crm" in stored.run("webhook", action, "dwh", code=2).stderr
+
+
+def test_check_shows_who_is_told_by_when_and_what_is_wrong_with_the_secret(stored: Stored) -> None:
+    checked = stored.json("check")
+    (row,) = checked["webhooks"]
+    assert (row["name"], row["deadline_seconds"]) == ("crm", 48 * 3600)
+    (warned,) = [text for text in checked["warnings"] if text.startswith("webhook")]
+    assert "/etc/smtpproxy/crm.secret: cannot be read" in warned
+    assert "within 48 hours" in stored.run("check").stdout
+    late = stored.config_path.read_text() + 'deadline = "3d"\ngive_up_after = "4d"\n'
+    stored.config_path.write_text(late)
+    warned = " ".join(stored.json("check")["warnings"])
+    assert "later than the honour_within of fr (48 hours)" in warned
+    assert "give_up_after: later than its deadline" in warned
