@@ -82,7 +82,7 @@ class _Talk:
         skipping = False
         for line in lines:
             if line.kind in ("c", "raw"):
-                waiting += _sent(line)
+                waiting += sent(line)
                 continue
             self._send(waiting)
             waiting = b""
@@ -110,7 +110,7 @@ class _Talk:
             said = self._read(line)
             if said is None:
                 raise DialogError(f"{self._name}:{line.number}: closed instead of {line.text!r}")
-            if _matches(said, line.text):
+            if matches(said, line.text):
                 return
             if not skipping:
                 raise DialogError(f"{self._name}:{line.number}: {said!r} instead of {line.text!r}")
@@ -139,7 +139,8 @@ class _Talk:
         return self._said[-1]
 
 
-def _sent(line: Line) -> bytes:
+def sent(line: Line) -> bytes:
+    """What a client sends for a `c` or `raw` line."""
     if line.kind == "c":
         return line.text.encode("utf-8", "surrogateescape") + b"\r\n"
     return (
@@ -147,6 +148,7 @@ def _sent(line: Line) -> bytes:
     )
 
 
-def _matches(said: str, pattern: str) -> bool:
+def matches(said: str, pattern: str) -> bool:
+    """Whether a line of reply is what the dialog has in its place."""
     # Only * is special: replies are full of brackets.
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), said) is not None
