@@ -1,14 +1,16 @@
 """One connection to the upstream: commands out, replies in, in order."""
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import cast
 
 from smtpproxy.events import Emit, UpstreamReplied
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.deadlines import Deadlines
-from smtpproxy.relay.errors import UpstreamError, UpstreamLost, UpstreamTimeout
+from smtpproxy.relay.errors import UpstreamError, UpstreamInsecure, UpstreamLost, UpstreamTimeout
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 
 _REPLIED = {
@@ -21,6 +23,14 @@ _NO_REPLY = UpstreamReplied("none")
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
 _BATCH = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """STARTTLS is asked for, and the certificate must be good for `name`."""
+
+    context: ssl.SSLContext
+    name: str
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -48,22 +58,57 @@ class UpstreamConnection(asyncio.Protocol):
     def alive(self) -> bool:
         return self._error is None and self._transport is not None
 
-    async def open(self, hostname: str, patience: float) -> None:
-        """Read the greeting and say EHLO (HELO where EHLO is not known).
+    async def open(self, hostname: str, patience: float, tls: StartTls | None = None) -> None:
+        """Read the greeting and say EHLO (HELO where EHLO is not known), once more inside `tls`.
 
-        Raises UpstreamError when the upstream does not greet with 220.
+        Raises UpstreamError when the upstream does not greet with 220, UpstreamInsecure when
+        it has no TLS that is good.
         """
         self._deadline.at = self._deadlines.now() + patience
         reply = await self._greeting
         if reply.code == 220:
-            reply = await self.command(f"EHLO {hostname}\r\n".encode(), patience)
-            if 500 <= reply.code < 600:
-                reply = await self.command(f"HELO {hostname}\r\n".encode(), patience)
+            reply = await self._hello(hostname, patience)
+            if reply.code == 250 and tls is not None:
+                await self._start_tls(tls, patience)
+                reply = await self._hello(hostname, patience)
             if reply.code == 250:
                 self.capabilities = Capabilities.of(reply)
                 return
         self.close()
         raise UpstreamError(f"upstream greets with {reply}")
+
+    async def _hello(self, hostname: str, patience: float) -> Reply:
+        reply = await self.command(f"EHLO {hostname}\r\n".encode(), patience)
+        if 500 <= reply.code < 600:
+            reply = await self.command(f"HELO {hostname}\r\n".encode(), patience)
+        self.capabilities = Capabilities.of(reply)
+        return reply
+
+    async def _start_tls(self, tls: StartTls, patience: float) -> None:
+        """Nothing goes on in clear: whoever takes STARTTLS out of the reply gets no mail."""
+        if "STARTTLS" not in self.capabilities.keywords:
+            self.close()
+            raise UpstreamInsecure("upstream does not offer STARTTLS")
+        reply = await self.command(b"STARTTLS\r\n", patience)
+        if reply.code != 220 or self._transport is None:
+            self.close()
+            raise UpstreamInsecure(f"upstream answers STARTTLS with {reply}")
+        self._reader = ReplyReader()  # what came in clear behind the reply is forgotten
+        try:
+            secured = await self._loop.start_tls(
+                self._transport,
+                self,
+                tls.context,
+                server_hostname=tls.name,
+                ssl_handshake_timeout=patience,
+                ssl_shutdown_timeout=1.0,
+            )
+        except (ssl.SSLError, OSError) as error:
+            self.close()
+            raise UpstreamInsecure(f"TLS with the upstream: {error}") from error
+        if secured is None or self._error is not None:
+            raise UpstreamInsecure("upstream went away in the TLS handshake")
+        self._transport = secured
 
     async def command(self, data: bytes, patience: float) -> Reply:
         return await self.send(data, 1, patience)[0]

@@ -18,6 +18,12 @@ class UpstreamUnreachable(UpstreamError):
     reply = Reply.of(451, "4.4.1", "the next mail server cannot be reached; try later")
 
 
+class UpstreamInsecure(UpstreamError):
+    """There is no TLS with the upstream, or not with a certificate that is good for its name."""
+
+    reply = Reply.of(451, "4.7.5", "no secure connection to the next mail server; try later")
+
+
 class UpstreamLost(UpstreamError):
     """The connection ended in mid-transaction."""
 

@@ -1,13 +1,16 @@
 """The connections to the upstream: made on demand, kept while idle, counted."""
 
 import asyncio
+import ssl
 from collections import deque
+from typing import Any
 
 from smtpproxy.events import Emit
-from smtpproxy.relay.connection import UpstreamConnection
+from smtpproxy.relay.connection import StartTls, UpstreamConnection
 from smtpproxy.relay.deadlines import Deadlines
-from smtpproxy.relay.errors import UpstreamBusy, UpstreamUnreachable
+from smtpproxy.relay.errors import UpstreamBusy, UpstreamInsecure, UpstreamUnreachable
 from smtpproxy.settings import TcpAddress, UpstreamSettings
+from smtpproxy.tls import client_context
 
 
 class UpstreamPool:
@@ -23,6 +26,14 @@ class UpstreamPool:
         self._idle: list[UpstreamConnection] = []
         self._busy = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._start_tls: StartTls | None = None
+        self._implicit: dict[str, Any] = {}
+        if settings.tls != "none":
+            tls = StartTls(client_context(settings.ca_file), _tls_name(settings))
+            if settings.tls == "starttls":
+                self._start_tls = tls
+            else:
+                self._implicit = {"ssl": tls.context, "server_hostname": tls.name}
         self._trimmer: asyncio.TimerHandle | None = None
 
     @property
@@ -79,15 +90,17 @@ class UpstreamPool:
             async with asyncio.timeout(settings.connect_timeout):
                 if isinstance(settings.address, TcpAddress):
                     _, connection = await loop.create_connection(
-                        protocol, settings.address.host, settings.address.port
+                        protocol, settings.address.host, settings.address.port, **self._implicit
                     )
                 else:
                     _, connection = await loop.create_unix_connection(
-                        protocol, str(settings.address.path)
+                        protocol, str(settings.address.path), **self._implicit
                     )
+        except ssl.SSLError as error:
+            raise UpstreamInsecure(f"{settings.address}: {error}") from error
         except (OSError, TimeoutError) as error:
             raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
-        await connection.open(self._hostname, settings.command_timeout)
+        await connection.open(self._hostname, settings.command_timeout, self._start_tls)
         return connection
 
     async def _wait(self) -> None:
@@ -125,3 +138,10 @@ class UpstreamPool:
             if self._idle
             else None
         )
+
+
+def _tls_name(settings: UpstreamSettings) -> str:
+    if settings.tls_name is not None:
+        return settings.tls_name
+    address = settings.address
+    return address.host if isinstance(address, TcpAddress) else "localhost"

@@ -1,0 +1,315 @@
+"""AUTH at the door: the three mechanisms, who may use them when, and who guesses."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.auth.users import User, empty, write
+from smtpproxy.events import Authentication, SenderRefused
+from tests.intake.conftest import Listen
+from tests.intake.listening import Client, Intake
+from tests.kit.certificates import Authority
+from tests.kit.ports import wait_for
+from tests.kit.upstream import FakeUpstream
+
+PASSWORD = "correct horse"
+OK = "235 2.7.0 authenticated"
+WRONG = "535 5.7.8 user name or password is wrong"
+SHOP = User.of("shop", PASSWORD)
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def plain(user: str = "shop", password: str = PASSWORD) -> str:
+    return f"AUTH PLAIN {b64(f'{chr(0)}{user}{chr(0)}{password}')}"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "users"
+    users = empty()
+    write(path, type(users)({"shop": SHOP}, users.key))
+    return {"auth": {"users": str(path), "failure_delay": "10ms"}}
+
+
+def keys(**more: Any) -> dict[str, Any]:
+    return {"auth": "required", "auth_without_tls": True, **more}
+
+
+def results(intake: Intake) -> list[tuple[str, str]]:
+    return [(event.mechanism, event.outcome) for event in intake.of(Authentication)]
+
+
+def test_plain_then_mail(listen: Listen, config: dict[str, Any], upstream: FakeUpstream) -> None:
+    intake = listen(config, **keys(streams=["receipts"], default_stream="receipts"))
+    with intake.client() as client:
+        client.greet()
+        assert client.say("MAIL FROM:<a@shop.example>").startswith("530 5.7.0 ")
+        assert client.say(plain()) == OK
+        assert client.say(plain()) == "503 5.5.1 authenticated already"
+        client.begin()
+        reply = client.say("From: a@shop.example", "Subject: x", "", "hello", ".")
+        assert reply.startswith("250 ")
+    (decided,) = intake.records.decided
+    assert decided.client.login == "shop"
+    assert b"with ESMTPA id" in upstream.messages[0].data
+    assert results(intake) == [("PLAIN", "ok")]
+
+
+def test_plain_without_initial_response(listen: Listen, config: dict[str, Any]) -> None:
+    with listen(config, **keys()).client() as client:
+        client.greet()
+        assert client.say("AUTH plain") == "334 "
+        assert client.say(plain().removeprefix("AUTH PLAIN ")) == OK
+
+
+def test_login_with_and_without_the_name_at_once(listen: Listen, config: dict[str, Any]) -> None:
+    intake = listen(config, **keys())
+    for first in (["AUTH LOGIN", b64("shop")], [f"AUTH LOGIN {b64('shop')}"]):
+        with intake.client() as client:
+            client.greet()
+            said = [client.say(line) for line in first]
+            assert said[-1] == f"334 {b64('Password:')}"
+            assert client.say(b64(PASSWORD)) == OK
+
+
+def scram(client: Client, password: str = PASSWORD, user: str = "shop") -> str:
+    """Hold a SCRAM-SHA-256 exchange by hand; return the last reply."""
+    bare = f"n={user},r={secrets.token_hex(8)}"
+    challenge = client.say(f"AUTH SCRAM-SHA-256 {b64('n,,' + bare)}")
+    if not challenge.startswith("334 "):
+        return challenge
+    first = base64.b64decode(challenge[4:]).decode()
+    fields = dict(part.split("=", 1) for part in first.split(","))
+    salted = hashlib.pbkdf2_hmac(
+        "sha256", password.encode(), base64.b64decode(fields["s"]), int(fields["i"])
+    )
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    final = f"c={b64('n,,')},r={fields['r']}"
+    signed = f"{bare},{first},{final}".encode()
+    signature = hmac.digest(hashlib.sha256(client_key).digest(), signed, "sha256")
+    proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
+    reply = client.say(b64(f"{final},p={base64.b64encode(proof).decode()}"))
+    if not reply.startswith("334 "):
+        return reply
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    verifier = base64.b64encode(hmac.digest(server_key, signed, "sha256")).decode()
+    assert base64.b64decode(reply[4:]).decode() == f"v={verifier}"
+    return client.say("")
+
+
+def test_scram(listen: Listen, config: dict[str, Any]) -> None:
+    intake = listen(config, **keys())
+    with intake.client() as client:
+        client.greet()
+        assert scram(client, "wrong") == WRONG
+        assert scram(client, user="nobody") == WRONG
+        assert scram(client) == OK
+    assert [outcome for _, outcome in results(intake)] == ["failed", "failed", "ok"]
+
+
+def test_scram_tells_nobody_who_exists(listen: Listen, config: dict[str, Any]) -> None:
+    """A name that does not exist has a salt, and the same one each time."""
+    intake = listen(config, **keys())
+    salts = set()
+    for _ in range(2):
+        with intake.client() as client:
+            client.greet()
+            challenge = client.say(f"AUTH SCRAM-SHA-256 {b64('n,,n=nobody,r=abc')}")
+            first = base64.b64decode(challenge[4:]).decode()
+            salts.add(first.split(",")[1])
+            assert first.endswith(",i=4096")
+    assert len(salts) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "reply"),
+    [
+        (["AUTH"], "501 5.5.4 syntax: AUTH mechanism"),
+        (["AUTH CRAM-MD5"], "504 5.5.4 mechanism not offered; EHLO lists them"),
+        (["AUTH PLAIN !!!"], "501 5.5.2 cannot decode the base64 of the response"),
+        (["AUTH PLAIN", "!!!"], "501 5.5.2 cannot decode the base64 of the response"),
+        (["AUTH PLAIN", "*"], "501 5.7.0 authentication cancelled"),
+        (["AUTH LOGIN", b64("shop"), "*"], "501 5.7.0 authentication cancelled"),
+        (["AUTH PLAIN ="], "501 5.5.2 that is no response of this mechanism"),
+        ([f"AUTH PLAIN {b64('a')}"], "501 5.5.2 that is no response of this mechanism"),
+        (["AUTH LOGIN", ""], "501 5.5.2 that is no response of this mechanism"),
+        ([f"AUTH SCRAM-SHA-256 {b64('p=tls-unique,,n=a,r=b')}"], "501 5.5.2 that is no response"),
+        ([f"AUTH PLAIN {b64(f'root{chr(0)}shop{chr(0)}{PASSWORD}')}"], WRONG),
+    ],
+)
+def test_what_is_no_exchange(
+    listen: Listen, config: dict[str, Any], lines: list[str], reply: str
+) -> None:
+    with listen(config, **keys()).client() as client:
+        client.greet()
+        assert [client.say(line) for line in lines][-1].startswith(reply)
+        assert client.say(plain()) == OK
+
+
+def test_a_response_may_be_long_but_not_too_long(listen: Listen, config: dict[str, Any]) -> None:
+    intake = listen(config, **keys())
+    with intake.client() as client:
+        client.greet()
+        client.say("AUTH PLAIN")
+        assert client.say("A" * 12_288) == "501 5.5.2 that is no response of this mechanism"
+        client.say("AUTH PLAIN")
+        assert client.say("A" * 12_289).startswith("500 5.5.2 ")
+        assert client.rest() == []
+
+
+def test_auth_is_offered_inside_tls_only(
+    listen: Listen, config: dict[str, Any], tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("relay.example")
+    intake = listen(
+        config,
+        auth="optional",
+        tls="starttls",
+        certificate=str(pair.certificate),
+        private_key=str(pair.key),
+    )
+    with intake.client() as client:
+        client.reply()
+        client.send("EHLO client.example")
+        lines = []
+        while (line := client.line())[3:4] == "-":
+            lines.append(line)
+        assert not any("AUTH" in line for line in lines)
+        assert client.say(plain()).startswith("538 5.7.11 ")
+        client.starttls(authority.client_context())
+        assert client.say(plain()) == OK
+        assert client.say("RSET").startswith("250 ")
+
+
+def test_auth_is_not_there_where_it_is_off(listen: Listen) -> None:
+    with listen().client() as client:
+        client.greet()
+        assert client.say(plain()) == "502 5.5.1 AUTH is not implemented here"
+
+
+def test_auth_has_its_place(listen: Listen, config: dict[str, Any]) -> None:
+    with listen(config, **keys(auth="optional")).client() as client:
+        client.reply()
+        assert client.say(plain()) == "503 5.5.1 send EHLO first"
+        client.say("EHLO client.example")
+        client.say("MAIL FROM:<news@shop.example>")
+        assert client.say(plain()).startswith("503 5.5.1 not in a transaction")
+
+
+def test_three_failures_end_a_session(listen: Listen, config: dict[str, Any]) -> None:
+    intake = listen(config, **keys())
+    with intake.client() as client:
+        client.greet()
+        assert client.say(plain(password="a")) == WRONG
+        assert client.say(plain("nobody")) == WRONG
+        assert client.say(plain("shop", "c")) == WRONG
+        assert client.rest() == ["421 4.7.0 too many failures; closing the connection"]
+    assert intake.wait_closed() == ["errors"]
+
+
+def test_an_address_that_guesses_is_barred_for_a_while(
+    listen: Listen, config: dict[str, Any]
+) -> None:
+    config["auth"] |= {"max_failures_per_address": 4, "failure_window": "1s"}
+    intake = listen(config, **keys())
+    for _ in range(2):
+        with intake.client() as client:
+            client.greet()
+            for number in range(2):
+                assert client.say(plain(password=f"guess{number}")) == WRONG
+    with intake.client() as client:
+        client.greet()
+        assert client.say(plain()) == "454 4.7.0 too many failures; try again later"
+    assert results(intake)[-1] == ("PLAIN", "limited")
+
+    def back() -> bool:
+        with intake.client() as client:
+            client.greet()
+            return client.say(plain()) == OK
+
+    wait_for(back, "the window to pass")
+
+
+def test_a_failure_is_answered_late(listen: Listen, config: dict[str, Any]) -> None:
+    config["auth"]["failure_delay"] = "400ms"
+    with listen(config, **keys()).client() as client:
+        client.greet()
+        began = time.monotonic()
+        assert client.say(plain(password="wrong")) == WRONG
+        assert time.monotonic() - began >= 0.4
+        began = time.monotonic()
+        assert client.say(plain()) == OK
+        assert time.monotonic() - began < 0.4
+
+
+def test_users_change_without_a_restart(listen: Listen, config: dict[str, Any]) -> None:
+    path = Path(config["auth"]["users"])
+    intake = listen(config, **keys())
+
+    def said(user: str, password: str) -> str:
+        with intake.client() as client:
+            client.greet()
+            return client.say(plain(user, password))
+
+    assert said("shop", PASSWORD) == OK
+    users = empty()
+    write(path, type(users)({"new": User.of("new", "other")}, users.key))
+    wait_for(lambda: said("new", "other") == OK, "the new user")
+    assert said("shop", PASSWORD) == WRONG
+    path.chmod(0o644)
+    path.write_text("nonsense\n")
+    time.sleep(1.1)  # a look each second
+    assert said("new", "other") == OK, "an unreadable file leaves the old users"
+
+
+def test_a_credential_narrows_streams_senders_and_domains(
+    listen: Listen, config: dict[str, Any]
+) -> None:
+    config["credential"] = [
+        {
+            "user": "shop",
+            "streams": ["receipts"],
+            "default_stream": "receipts",
+            "senders": ["news@shop.example"],
+            "from_domains": ["shop.example"],
+        }
+    ]
+    intake = listen(config, **keys(streams=["offers", "receipts"], default_stream="offers"))
+    with intake.client() as client:
+        client.greet()
+        assert client.say(plain()) == OK
+        assert client.say("MAIL FROM:<other@shop.example>").startswith("550 5.7.1 ")
+        assert client.say("MAIL FROM:<>").startswith("550 5.7.1 ")
+        client.begin("stranger@people.example")
+        assert client.say("From: a@shop.example", "", "hello", ".").startswith("250 ")
+        client.begin("stranger@people.example")
+        reply = client.say("From: a@other.example", "", "hello", ".")
+        assert reply.startswith("550 5.7.1 refused: sender_not_permitted")
+    assert [d.decision.stream.name for d in intake.records.decided] == ["receipts"] * 2
+    assert len(intake.of(SenderRefused)) == 2
+
+
+def test_no_password_leaves_the_session(
+    listen: Listen, config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    intake = listen(config, **keys())
+    secret = "hunter2-hunter2"
+    with intake.client() as client:
+        client.greet()
+        client.say(plain(password=secret))
+        client.say("AUTH LOGIN")
+        client.say(b64(secret))  # typed where the name goes
+        client.say(b64("x"))
+    everything = repr(intake.events) + caplog.text + repr(intake.records.decided)
+    assert secret not in everything
+    assert b64(secret) not in everything

@@ -1,0 +1,164 @@
+"""The SASL machines, against the RFCs' own examples and against anything at all."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpproxy.wire.sasl import (
+    Challenge,
+    CheckPassword,
+    Login,
+    Mechanism,
+    Plain,
+    Proven,
+    Refused,
+    ScramKeys,
+    ScramSha256,
+    is_user_name,
+)
+from smtpproxy.wire.saslprep import NotPreparable, saslprep
+from tests.wire.feeding import quick
+
+# RFC 7677, section 3
+SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+SERVER_NONCE = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+CLIENT_FIRST = b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
+SERVER_FIRST = (
+    b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+)
+CLIENT_FINAL = (
+    b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
+    b"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+)
+SERVER_FINAL = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+KEYS = ScramKeys.of("pencil", SALT, 4096)
+
+
+def machine() -> ScramSha256:
+    return ScramSha256(lambda user: KEYS, SERVER_NONCE)
+
+
+def test_the_example_of_rfc_7677() -> None:
+    scram = machine()
+    assert scram.step(CLIENT_FIRST) == Challenge(SERVER_FIRST)
+    assert scram.step(CLIENT_FINAL) == Challenge(SERVER_FINAL)
+    assert scram.step(b"") == Proven("user")
+
+
+def test_without_an_initial_response() -> None:
+    scram = machine()
+    assert scram.step(None) == Challenge(b"")
+    assert scram.step(CLIENT_FIRST) == Challenge(SERVER_FIRST)
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        CLIENT_FINAL.replace(b"p=dHz", b"p=dHy"),
+        CLIENT_FINAL.replace(b"c=biws", b"c=eSws"),  # y,, although n,, was said
+        CLIENT_FINAL.replace(b"NlF$k0", b"NlF$k1"),
+        CLIENT_FINAL.replace(b"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=", b"p=AAAA"),
+    ],
+)
+def test_a_wrong_proof(final: bytes) -> None:
+    scram = machine()
+    scram.step(CLIENT_FIRST)
+    assert scram.step(final) == Refused(user="user")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"",
+        b"n",
+        b"x,,n=user,r=abc",
+        b"p=tls-unique,,n=user,r=abc",
+        b"n,,r=abc,n=user",
+        b"n,,n=,r=abc",
+        b"n,,n=user,r=",
+        b"n,,n=us=er,r=abc",
+        b"n,,m=ext,n=user,r=abc",
+        b"n,x,n=user,r=abc",
+        b"n,,n=us\xffer,r=abc",
+    ],
+)
+def test_a_first_message_that_is_none(first: bytes) -> None:
+    assert machine().step(first) == Refused(malformed=True)
+
+
+def test_names_with_comma_and_equals() -> None:
+    asked = []
+    scram = ScramSha256(lambda user: asked.append(user) or KEYS, "x")  # type: ignore[func-returns-value]
+    scram.step(b"n,,n=a=2Cb=3Dc,r=abc")
+    assert asked == ["a,b=c"]
+
+
+def test_nobody_acts_for_somebody_else() -> None:
+    assert machine().step(b"n,a=root,n=user,r=abc") == Refused(user="user")
+    assert isinstance(machine().step(b"n,a=user,n=user,r=abc"), Challenge)
+    assert Plain().step(b"root\0user\0pw") == Refused(user="user")
+    assert Plain().step(b"user\0user\0pw") == CheckPassword("user", "pw")
+
+
+@pytest.mark.parametrize(
+    "response", [b"", b"a", b"a\0b", b"\0\0pw", b"\0u\0", b"\0u\0p\0", b"\0u\xff\0p"]
+)
+def test_plain_that_is_none(response: bytes) -> None:
+    assert Plain().step(response) == Refused(malformed=True)
+
+
+def test_login_asks_twice() -> None:
+    login = Login()
+    assert login.step(None) == Challenge(b"Username:")
+    assert login.step("jürgen".encode()) == Challenge(b"Password:")
+    assert login.step(b"pw") == CheckPassword("jürgen", "pw")
+
+
+def test_a_password_is_not_in_what_is_printed() -> None:
+    assert "secret" not in repr(CheckPassword("user", "secret"))
+    assert "pencil" not in repr(KEYS)
+    assert "b'" not in repr(KEYS)
+
+
+@quick
+@given(
+    st.lists(st.none() | st.binary(max_size=60), max_size=4),
+    st.sampled_from([Plain, Login, machine]),
+)
+def test_anything_at_all_never_proves_anybody(
+    responses: list[bytes | None], make: type[Mechanism]
+) -> None:
+    mechanism: Mechanism = make()
+    for response in responses:
+        step = mechanism.step(response)
+        assert not isinstance(step, Proven)
+        if not isinstance(step, Challenge):
+            return
+
+
+@pytest.mark.parametrize(
+    ("text", "prepared"),
+    [("I\xadX", "IX"), ("user", "user"), ("USER", "USER"), ("\xaa", "a"), ("\u2168", "IX")],
+)
+def test_the_examples_of_rfc_4013(text: str, prepared: str) -> None:
+    assert saslprep(text) == prepared
+
+
+@pytest.mark.parametrize("text", ["\x07", "\u0627\u0031", "a\x7f", "\ue000"])
+def test_what_cannot_be_prepared(text: str) -> None:
+    with pytest.raises(NotPreparable):
+        saslprep(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("shop", True), ("shop@example.com", True), ("jürgen", True),
+        ("", False), ("#a", False), ("%key", False), ("a b", False), ("a\tb", False),
+        ("x" * 129, False), ("I\xadX", False),
+    ],
+)  # fmt: skip
+def test_names_of_users(name: str, good: bool) -> None:
+    assert is_user_name(name) is good
