@@ -1,0 +1,150 @@
+"""The file of users, and how often somebody may fail."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.auth.attempts import Attempts
+from smtpproxy.auth.passwords import PasswordChecker, TooBusy, verify
+from smtpproxy.auth.users import User, Users, UsersError, empty, read, write
+
+PASSWORD = "pass wörd"
+SHOP = User.of("shop", PASSWORD)
+
+
+def stored(path: Path) -> Users:
+    users = empty()
+    write(path, Users({"shop": SHOP}, users.key))
+    return read(path)
+
+
+def test_what_is_written_is_read_and_holds_no_password(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    users = stored(path)
+    assert users.by_name == {"shop": SHOP}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert PASSWORD not in path.read_text("utf-8")
+    assert list(tmp_path.iterdir()) == [path]
+    assert SHOP.hash not in repr(users)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "users"
+    stored(path)
+    path.chmod(mode)
+    with pytest.raises(UsersError, match=f"open to others \\(mode {mode:o}\\): chmod 600"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("shop", "line 4 cannot be read"),
+        ("shop nonsense SCRAM-SHA-256$1:AA==$AA==:AA==", "line 4 cannot be read"),
+        (None, "line 4: the user stands there twice"),
+        ("%key 00", "has no line %key"),
+    ],
+)
+def test_a_faulty_line_is_named_and_not_shown(tmp_path: Path, line: str | None, wrong: str) -> None:
+    path = tmp_path / "users"
+    stored(path)
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([*lines, line or lines[-1]]) + "\n", "utf-8")
+    with pytest.raises(UsersError, match=wrong) as caught:
+        read(path)
+    assert "argon2" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsersError, match="No such file"):
+        read(tmp_path / "users")
+
+
+def test_a_password_is_prepared_before_it_is_compared() -> None:
+    assert verify(SHOP, PASSWORD)
+    assert verify(SHOP, "pass wo\u0308rd"), "the same letters, typed elsewhere"
+    assert not verify(SHOP, "pass word")
+    assert not verify(None, PASSWORD)
+    with pytest.raises(ValueError, match="is empty"):
+        User.of("shop", "")
+
+
+async def test_what_was_right_is_remembered_until_the_hash_changes() -> None:
+    clock = [0.0]
+    checker = PasswordChecker(lambda: clock[0])
+    assert await checker.check(SHOP, PASSWORD)
+    assert len(checker._right) == 1
+    assert not await checker.check(SHOP, "wrong")
+    assert not await checker.check(None, PASSWORD)
+    assert not await checker.check(User("shop", User.of("shop", "new").hash, SHOP.scram), PASSWORD)
+    assert len(checker._right) == 1
+    checker.close()
+    assert await checker.check(SHOP, PASSWORD), "without a thread"
+    clock[0] = 301.0
+    with pytest.raises(RuntimeError):  # the threads are gone, and it was forgotten
+        await checker.check(SHOP, PASSWORD)
+
+
+async def test_too_many_passwords_at_once_are_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpproxy.auth.passwords._WAITING", 0)
+    checker = PasswordChecker(lambda: 0.0)
+    with pytest.raises(TooBusy):
+        await checker.check(SHOP, PASSWORD)
+    checker.close()
+
+
+def attempts(clock: list[float]) -> Attempts:
+    return Attempts(per_address=3, per_user=2, window=60.0, now=lambda: clock[0])
+
+
+def test_an_address_is_barred_while_its_failures_are_young() -> None:
+    clock = [0.0]
+    counted = attempts(clock)
+    for number in range(3):
+        assert counted.barred("192.0.2.1") is None
+        counted.failed("192.0.2.1", f"user{number}")
+        clock[0] += 1
+    assert counted.barred("192.0.2.1") == "address"
+    assert counted.barred("192.0.2.2") is None
+    clock[0] = 60.0
+    assert counted.barred("192.0.2.1") is None
+
+
+def test_an_ipv6_client_has_a_whole_network() -> None:
+    counted = attempts([0.0])
+    for host in ("2001:db8::1", "2001:db8::2", "2001:db8::ffff:1"):
+        counted.failed(host, None)
+    assert counted.barred("2001:db8::3") == "address"
+    assert counted.barred("2001:db8:0:1::3") is None
+
+
+def test_a_user_is_barred_but_not_where_they_are_at_home() -> None:
+    counted = attempts([0.0])
+    counted.succeeded("192.0.2.1", "shop")
+    counted.failed("192.0.2.2", "shop")
+    counted.failed("192.0.2.3", "shop")
+    assert counted.barred("192.0.2.4", "shop") == "user"
+    assert counted.barred("192.0.2.1", "shop") is None
+    assert counted.barred("192.0.2.4", "other") is None
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpproxy.auth.attempts._REMEMBERED", 10)
+    counted = attempts([0.0])
+    for number in range(100):
+        counted.failed(f"192.0.2.{number}", f"user{number}")
+        counted.succeeded(f"192.0.2.{number}", f"user{number}")
+    assert len(counted._addresses) == len(counted._users) == len(counted._succeeded) == 10
+
+
+def test_the_file_keeps_its_owner(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may change owners")
+    path = tmp_path / "users"
+    stored(path)
+    os.chown(path, 1234, 1234)
+    stored(path)
+    assert path.stat().st_uid == 1234

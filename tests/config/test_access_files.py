@@ -1,0 +1,108 @@
+"""`smtpproxy check` opens the files that settings name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.auth.users import User, Users, empty, write
+from smtpproxy.config import ConfigError, parse
+from smtpproxy.config.access_files import check_access_files
+from tests.kit.certificates import Authority
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def found(root: Path, config: dict[str, Any] | None = None, **listener: Any) -> list[str]:
+    """The warnings, or the faults."""
+    document = relay_config(root, "127.0.0.1:10025", config)
+    document["listener"][0].update(listener)
+    settings = parse(to_toml(document), "x.toml")
+    try:
+        return check_access_files(settings, "x.toml")
+    except ConfigError as error:
+        return list(error.faults)
+
+
+def tls(certificate: Path, key: Path) -> dict[str, str]:
+    return {"tls": "starttls", "certificate": str(certificate), "private_key": str(key)}
+
+
+def test_a_good_pair(tmp_path: Path, authority: Authority) -> None:
+    pair = authority.issue("relay.example", days=30)
+    assert found(tmp_path, **tls(pair.certificate, pair.key)) == []
+
+
+def test_a_pair_that_will_expire_soon_or_has(tmp_path: Path, authority: Authority) -> None:
+    soon = authority.issue("soon.example", days=13)
+    (warning,) = found(tmp_path, **tls(soon.certificate, soon.key))
+    assert warning.startswith(f'listener "apps".certificate: {soon.certificate} expires on 20')
+    gone = authority.issue("gone.example", days=-1)
+    (fault,) = found(tmp_path, **tls(gone.certificate, gone.key))
+    assert fault.startswith(f'x.toml: listener "apps".certificate: {gone.certificate} expired on')
+
+
+def test_files_that_cannot_serve(tmp_path: Path, authority: Authority) -> None:
+    pair, other = authority.issue("relay.example"), authority.issue("other.example")
+    missing, rubbish = tmp_path / "missing", tmp_path / "rubbish"
+    rubbish.write_text("rubbish")
+    where = 'x.toml: listener "apps".'
+    assert found(tmp_path, **tls(missing, pair.key)) == [
+        f"{where}certificate: {missing} cannot be read: No such file or directory"
+    ]
+    assert found(tmp_path, **tls(rubbish, pair.key)) == [
+        f"{where}certificate: {rubbish} holds no certificate that can be read (PEM)"
+    ]
+    assert found(tmp_path, **tls(pair.certificate, rubbish)) == [
+        f"{where}private_key: {rubbish} holds no key that can be read (PEM)"
+    ]
+    assert found(tmp_path, **tls(pair.certificate, other.key)) == [
+        f"{where}private_key: {other.key} is not the key of {pair.certificate}"
+    ]
+    assert found(tmp_path, client_ca=str(rubbish), **tls(pair.certificate, pair.key)) == [
+        f"{where}client_ca: {rubbish} holds no certificate that can be read (PEM)"
+    ]
+
+
+def test_a_key_with_a_passphrase_is_not_asked_for(tmp_path: Path, authority: Authority) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    pair = authority.issue("relay.example")
+    key = serialization.load_pem_private_key(pair.key.read_bytes(), None)
+    pair.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x"),
+        )
+    )
+    (fault,) = found(tmp_path, **tls(pair.certificate, pair.key))
+    assert fault.endswith(f"{pair.key} needs a passphrase: store it without one")
+
+
+def test_users(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    config = {"auth": {"users": str(path)}, "credential": [{"user": "nobody"}]}
+    keys = {"auth": "required", "auth_without_tls": True}
+    assert found(tmp_path, config, **keys) == [
+        f"x.toml: auth.users: {path} cannot be read: No such file or directory"
+    ]
+    write(path, empty())
+    assert found(tmp_path, config, **keys) == [
+        f"auth.users: {path} holds no user yet: smtpproxy user add",
+        f'credential "nobody": no such user in {path}',
+    ]
+    write(path, Users({"nobody": User.of("nobody", "x")}, empty().key))
+    assert found(tmp_path, config, **keys) == []
+    path.chmod(0o644)
+    (fault,) = found(tmp_path, config, **keys)
+    assert "is open to others" in fault
+
+
+def test_files_of_what_is_off_are_not_opened(tmp_path: Path) -> None:
+    assert found(tmp_path, {"auth": {"users": str(tmp_path / "missing")}}) == []
