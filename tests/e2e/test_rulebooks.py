@@ -56,7 +56,8 @@ def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProces
         ],
     }
     relay = filled(mta.address, config)
-    relay.fill([json.dumps(PARTNERS_CUSTOMER)])
+    other = {**PARTNERS_CUSTOMER, "address": address("never-mailed")}
+    relay.fill([json.dumps(PARTNERS_CUSTOMER), json.dumps(other)])
     return relay
 
 
@@ -108,6 +109,8 @@ def test_a_first_message_must_say_where_the_address_is_from(
     assert refused.decided.features.source_statement is None
     assert passed.decided.features is not None
     assert passed.decided.features.source_statement == STATEMENT
+    # The next message is no first one.
+    assert relay.send(marketing(), address("handed-on"), listener="news")[0] == 250
 
 
 def test_a_double_opt_in_counts_across_europe_when_it_is_confirmed(
@@ -146,7 +149,7 @@ def test_explain_says_the_same(relay: RelayProcess) -> None:
         message.write_bytes(marketing(headers=headers))
         code, stdout, _ = relay.command(
             "explain", str(message), "--mail-from", "news@shop.example",
-            "--rcpt", address("handed-on"), "--stream", "news", "--json",
+            "--rcpt", address("never-mailed"), "--stream", "news", "--json",
         )  # fmt: skip
         (recipient,) = json.loads(stdout)["recipients"]
         assert recipient["reason"] == expected
@@ -156,7 +159,7 @@ def test_explain_says_the_same(relay: RelayProcess) -> None:
 
 
 def test_a_recorded_refusal_is_explained_by_its_message(relay: RelayProcess) -> None:
-    code, text = relay.send(marketing(), address("handed-on"), listener="news")
+    code, text = relay.send(marketing(), address("never-mailed"), listener="news")
     assert code == 550
     decision_id = text.rpartition("id=")[2]
     _, stdout, _ = relay.command("explain", "--id", decision_id, "--json")
