@@ -15,7 +15,7 @@ def keys_of(content: bytes) -> tuple[str, ...]:
     """Return the keys of an object; none when it is no object."""
     try:
         found = msgspec.json.decode(content)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return ()
     return tuple(found) if isinstance(found, dict) else ()
 
