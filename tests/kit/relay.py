@@ -177,7 +177,7 @@ class RelayProcess:
         return self.ready() and all(
             greets(self.port(each["name"]))
             for each in self.config["listener"]
-            if each["protocol"] == "smtp"
+            if each["protocol"] == "smtp" and each.get("tls") != "implicit"
         )
 
     def ready(self) -> bool:

@@ -136,4 +136,4 @@ def test_errors_tell_the_client_to_try_later() -> None:
     for error in errors:
         assert isinstance(error.reply, ClientReply)
         assert error.reply.code == 451
-        assert str(error.reply.enhanced).startswith("4.4.")
+        assert str(error.reply.enhanced).startswith(("4.4.", "4.7.5"))
