@@ -57,6 +57,7 @@ class Door:
         self.extensions = self._extensions()
         self.draining = False
         self._limits = ConnectionLimits(listener, server.workers)
+        self._trusted = TrustedHosts(listener.trusted) if listener.trusted else None
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Server | Vestibule | None = None
@@ -88,6 +89,10 @@ class Door:
                 return named
         address = transport.get_extra_info("peername")
         return address[0] if isinstance(address, tuple) else "unix"
+
+    def trusts(self, peer: str) -> bool:
+        """Whether what this host says of others is believed: XCLIENT and XFORWARD."""
+        return self._trusted is not None and peer in self._trusted
 
     def admit(
         self, session: Session, peer: str

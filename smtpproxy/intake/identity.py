@@ -2,10 +2,13 @@
 
 import asyncio
 
+from msgspec.structs import asdict, replace
+
 from smtpproxy.events import Client
 from smtpproxy.pipeline.streams import StreamChoice, StreamTable, permits
 from smtpproxy.settings import Credential
 from smtpproxy.tls import peer as certificate_of
+from smtpproxy.wire.forwarding import Told
 
 
 class Identity:
@@ -20,10 +23,48 @@ class Identity:
         self._listener = listener
         self._streams = streams
         self._credential: Credential | None = None
+        self._behind = Told()  # by XCLIENT: it takes the place of who is connected
+        self._forwarded = Told()  # by XFORWARD: of the next message alone
 
     @property
     def record(self) -> Client:
-        return Client(self._listener, self.peer, self.helo, self.login)
+        """Who sends the next message; what a trusted host told counts."""
+        told, behind = self._forwarded, self._behind
+        peer = told.address or behind.address or self.peer
+        return Client(self._listener, peer, told.helo or self.helo, self.login)
+
+    @property
+    def told(self) -> Told:
+        """What an upstream that believes us is told of the client."""
+        told, behind = self._forwarded, self._behind
+        peer = told.address or behind.address or self.peer
+        return Told(
+            address=None if peer == "unix" else peer,
+            name=told.name or behind.name or "",
+            port=told.port or behind.port,
+            protocol=told.protocol or behind.protocol or "ESMTP",
+            helo=told.helo or self.helo,
+            ident=told.ident,
+            source=told.source or "REMOTE",
+        )
+
+    def put_in_place(self, told: Told) -> None:
+        """XCLIENT: from now on the session is that of the client it names."""
+        self._behind = told
+        self._forwarded = Told()
+        self.helo = told.helo or ""
+        if told.login is not None:
+            self.login, self._authenticated, self._credential = "", False, None
+        if told.login:
+            self.proven(told.login)
+
+    def forwarded(self, told: Told) -> None:
+        """XFORWARD: add to what is known of who sends the next message."""
+        given = {name: value for name, value in asdict(told).items() if value is not None}
+        self._forwarded = replace(self._forwarded, **given)
+
+    def forget_forwarded(self) -> None:
+        self._forwarded = Told()
 
     def secured(self, transport: asyncio.BaseTransport) -> bool:
         """TLS begins: forget the greeting; return whether a certificate says who it is."""

@@ -7,6 +7,7 @@ from smtpproxy.wire.events import ContentProblem
 
 FOR_SOME = Reply.of(250, "2.0.0", "accepted for some of the recipients")
 
+AS_CLIENT = Reply(220, None, ("go on as that client; greet first",))
 OK = Reply.of(250, "2.0.0", "OK")
 SENDER_OK = Reply.of(250, "2.1.0", "sender noted")
 GO_AHEAD = Reply(354, None, ("end with <CR><LF>.<CR><LF>",))

@@ -42,6 +42,7 @@ from smtpproxy.wire.events import (
     EndOfContent,
     Event,
 )
+from smtpproxy.wire.forwarding import XCLIENT, XFORWARD, XClient, XForward
 from smtpproxy.wire.server import ServerConnection
 
 _BACKLOG = 256 * 1024
@@ -102,6 +103,8 @@ class SmtpSession(asyncio.Protocol):
             self._transport.close()
             return
         self._door.parts.emit(ConnectionOpened(self._settings.name, peer))
+        if self._door.trusts(peer):
+            self._engine.offer(XCLIENT, XFORWARD)
         if self._settings.tls == "implicit":  # the handshake is over
             self._engine.now_secure(authenticated=self._client.secured(transport))
         self._door.start(self._run())
@@ -298,6 +301,14 @@ class SmtpSession(asyncio.Protocol):
         self._abort()
         self._answer(replies.OK)
 
+    def _xclient(self, event: XClient) -> None:
+        self._client.put_in_place(event.told)
+        self._write(self._engine.answer(replies.AS_CLIENT))
+
+    def _xforward(self, event: XForward) -> None:
+        self._client.forwarded(event.told)
+        self._answer(replies.OK)
+
     def _quit(self, quit: Quit) -> None:
         self._answer(replies.BYE)
         self._end("quit")
@@ -337,6 +348,7 @@ class SmtpSession(asyncio.Protocol):
                 mail.smtputf8,
                 mail.ret,
                 mail.envid,
+                self._client.told,
             ),
             self._client.choice(mail.reverse_path),
             self._client.protocol(
@@ -348,6 +360,7 @@ class SmtpSession(asyncio.Protocol):
     async def _end_of_content(self, end: EndOfContent) -> None:
         transaction, content = self._transaction, self._content
         self._transaction = self._content = None
+        self._client.forget_forwarded()
         self._deadline.clear()
         if transaction is None or content is None:
             raise RuntimeError("end of content without a transaction")
@@ -390,6 +403,7 @@ class SmtpSession(asyncio.Protocol):
             self._content.close()
             self._content = None
         self._mail = None
+        self._client.forget_forwarded()
 
     def _expired(self) -> None:
         self._write(replies.TIMEOUT.encode())
@@ -437,6 +451,8 @@ _AT_ONCE: Mapping[type, Callable[[SmtpSession, Any], None]] = {
     Hello: SmtpSession._hello,
     Reset: SmtpSession._reset,
     Quit: SmtpSession._quit,
+    XClient: SmtpSession._xclient,
+    XForward: SmtpSession._xforward,
     Answered: SmtpSession._answered,
     Broken: SmtpSession._broken,
 }

@@ -12,6 +12,7 @@ from smtpproxy.relay.errors import UpstreamError, UpstreamLost
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.wire.client import mail_command, rcpt_command
 from smtpproxy.wire.commands import Rcpt
+from smtpproxy.wire.forwarding import Told, xforward_command
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
@@ -28,6 +29,7 @@ class MailParameters(Struct, frozen=True):
     utf8: bool = False
     ret: str | None = None
     envid: str | None = None
+    client: Told | None = None  # for an upstream that believes what we say of it
 
 
 class UpstreamTransaction:
@@ -153,6 +155,9 @@ class UpstreamTransaction:
         timeout = self._pool.settings.command_timeout
         knows = connection.capabilities
         commands = [mail] * bool(mail) + [rcpt_command(rcpt, knows) for rcpt in asked]
+        forward = self._forward(connection) if mail else b""
+        if forward:
+            commands.insert(0, forward)
         self.notifies = "DSN" in knows.keywords
         if connection.capabilities.pipelining:
             futures = connection.send(b"".join(commands), len(commands), timeout)
@@ -162,8 +167,10 @@ class UpstreamTransaction:
             await connection.settled()
             for command in commands:
                 replies.append(_not_closing(await connection.command(command, timeout)))
-                if mail and replies[0].code >= 300:
+                if mail and len(replies) == 1 + bool(forward) and replies[-1].code >= 300:
                     break
+        if forward:
+            replies.pop(0)  # what the upstream does not believe, it does not need
         if mail:
             first = replies.pop(0)
             if first.code >= 300:
@@ -193,6 +200,10 @@ class UpstreamTransaction:
             ret=mail.ret,
             envid=mail.envid,
         )
+
+    def _forward(self, connection: UpstreamConnection) -> bytes:
+        takes = connection.capabilities.xforward
+        return xforward_command(self._mail.client, takes) if takes and self._mail.client else b""
 
     def _release(self, connection: UpstreamConnection) -> None:
         self._connection = None

@@ -109,11 +109,13 @@ class Capabilities:
 
     keywords: frozenset[str] = frozenset()
     size: int | None = None  # None: no limit told
+    xforward: frozenset[str] = frozenset()  # the attributes that it takes
 
     @classmethod
     def of(cls, reply: Reply) -> "Capabilities":
         keywords = set()
         size = None
+        xforward: frozenset[str] = frozenset()
         for line in reply.lines[1:]:
             words = line.upper().split()
             if not words:
@@ -121,7 +123,9 @@ class Capabilities:
             keywords.add(words[0])
             if words[0] == "SIZE" and len(words) > 1 and words[1].isdigit():
                 size = int(words[1]) or None
-        return cls(frozenset(keywords), size)
+            elif words[0] == "XFORWARD":
+                xforward = frozenset(words[1:])
+        return cls(frozenset(keywords), size, xforward)
 
     @property
     def pipelining(self) -> bool:
@@ -154,7 +158,7 @@ def mail_command(
 
 def rcpt_command(rcpt: Rcpt, capabilities: Capabilities) -> bytes:
     """RCPT, with its DSN parameters unchanged where the upstream knows them (RFC 3461 5.2.1)."""
-    if rcpt.notify is None and rcpt.orcpt is None or "DSN" not in capabilities.keywords:
+    if (rcpt.notify is None and rcpt.orcpt is None) or "DSN" not in capabilities.keywords:
         return f"RCPT TO:<{rcpt.forward_path}>\r\n".encode()
     parameters = f" NOTIFY={rcpt.notify}" if rcpt.notify else ""
     parameters += f" ORCPT={rcpt.orcpt}" if rcpt.orcpt else ""

@@ -6,6 +6,7 @@ so it is refused or rewritten, never passed on. Content stays dot-stuffed as it 
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 BareNewline = Literal["reject", "normalize"]
@@ -99,6 +100,22 @@ def unstuffed(content: bytes) -> bytes:
     if content.startswith(b"."):
         content = content[1:]
     return content.replace(b"\r\n.", b"\r\n")
+
+
+def unstuffed_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield content with the transparency dots removed; pieces may be cut anywhere."""
+    held, skip = b"\r\n", 2  # the line end before the content counts, and is no part of it
+    for piece in pieces:
+        data = held + piece
+        cut = len(data) - (2 if data.endswith(b"\r\n") else data.endswith(b"\r"))
+        held = data[cut:]
+        plain = data[:cut].replace(b"\r\n.", b"\r\n")[skip:]
+        if cut:
+            skip = 0
+        if plain:
+            yield plain
+    if held[skip:]:
+        yield held[skip:]
 
 
 def stuffed(content: bytes) -> bytes:

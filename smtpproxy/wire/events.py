@@ -15,6 +15,7 @@ from smtpproxy.wire.commands import (
     Reset,
     StartTls,
 )
+from smtpproxy.wire.forwarding import XClient, XForward
 
 
 class Signal(Enum):
@@ -65,5 +66,18 @@ class Broken(Struct, frozen=True):
     cause: str  # bare_newline, line_too_long, pipelining
 
 
-Command = Hello | Mail | Rcpt | Data | Reset | Quit | StartTls | Auth | AuthResponse | EndOfContent
+Command = (
+    Hello
+    | Mail
+    | Rcpt
+    | Data
+    | Reset
+    | Quit
+    | StartTls
+    | Auth
+    | AuthResponse
+    | EndOfContent
+    | XClient
+    | XForward
+)
 Event = Command | ContentBegins | ContentChunk | Answered | Broken

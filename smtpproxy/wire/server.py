@@ -51,6 +51,7 @@ from smtpproxy.wire.events import (
     Signal,
 )
 from smtpproxy.wire.extensions import BASE, Extension, hello_lines
+from smtpproxy.wire.forwarding import XClient, XForward
 from smtpproxy.wire.incoming import ChunkedContent, DataContent, IncomingContent
 from smtpproxy.wire.session import SessionState, State
 from smtpproxy.wire.verbs import LMTP_VERBS, VERBS
@@ -195,7 +196,10 @@ class ServerConnection(SessionState):
                 self.now_authenticated()
         elif isinstance(command, StartTls):
             self._forget_input()
-        else:
+        elif isinstance(command, XClient):
+            if positive:
+                self.begin_anew()
+        elif not isinstance(command, XForward):
             self.state = State.CLOSED
         return reply.encode()
 

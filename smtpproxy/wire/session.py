@@ -61,6 +61,16 @@ class SessionState:
     def in_transaction(self) -> bool:
         return self.state in _TRANSACTION
 
+    def offer(self, *extensions: "Extension") -> None:
+        """Offer more, to this client alone."""
+        self.extensions = (*self.extensions, *extensions)
+        self.keywords |= {extension.keyword for extension in extensions}
+
+    def begin_anew(self) -> None:
+        """The client is another one from now on: it has to greet first."""
+        self.state = State.START
+        self.extended = False
+
     def offers(self, keyword: str) -> bool:
         """Whether the listener has the extension, be it now or in another state."""
         return keyword in self.keywords

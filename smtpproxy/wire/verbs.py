@@ -23,6 +23,7 @@ from smtpproxy.wire.commands import (
 )
 from smtpproxy.wire.envelope import parse_mail, parse_rcpt
 from smtpproxy.wire.events import Answered, Broken, Command
+from smtpproxy.wire.forwarding import read_xclient, read_xforward
 from smtpproxy.wire.session import SessionState, State
 
 Read = Callable[[SessionState, str], Command | Answered | Chunk | Broken]
@@ -131,7 +132,7 @@ def _vrfy(session: SessionState, argument: str) -> Command | Answered:
 
 def _help(session: SessionState, argument: str) -> Command | Answered:
     known = [name for name in VERBS if name not in _ABSENT]
-    known = [name for name in known if name not in ("STARTTLS", "AUTH") or session.offers(name)]
+    known = [name for name in known if name not in _OFFERED or session.offers(name)]
     return Answered(Reply.of(214, "2.0.0", " ".join(known), "see RFC 5321").encode())
 
 
@@ -148,6 +149,8 @@ _BETWEEN_TRANSACTIONS = {
     State.MAIL: _IN_TRANSACTION,
     State.CHUNKS: _IN_TRANSACTION,
 }
+_OUTSIDE_TRANSACTIONS = {State.MAIL: _IN_TRANSACTION, State.CHUNKS: _IN_TRANSACTION}
+_OFFERED = ("STARTTLS", "AUTH", "XCLIENT", "XFORWARD")  # here only where EHLO says so
 _ABSENT = ("EXPN", "TURN", "ETRN")
 
 VERBS: Mapping[str, Verb] = {
@@ -185,6 +188,8 @@ VERBS: Mapping[str, Verb] = {
     "QUIT": Verb(_quit),
     "STARTTLS": Verb(_starttls, _BETWEEN_TRANSACTIONS),
     "AUTH": Verb(_auth, _BETWEEN_TRANSACTIONS),
+    "XCLIENT": Verb(read_xclient, _OUTSIDE_TRANSACTIONS),
+    "XFORWARD": Verb(read_xforward, _BETWEEN_TRANSACTIONS),
     **{verb: _absent(verb) for verb in _ABSENT},
 }
 """Every verb; a state that is absent from `refused` is allowed."""

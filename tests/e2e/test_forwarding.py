@@ -1,0 +1,99 @@
+"""XCLIENT and XFORWARD: the client behind a trusted host is on record, and told to Postfix."""
+
+import smtplib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.kit.audit import records
+from tests.kit.messages import marketing
+from tests.kit.ports import LOOPBACK
+from tests.kit.relay import RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import KEYWORDS, At, FakeUpstream, Reply
+
+SUBSCRIBER = address("consent")
+SENDER = "news@shop.example"
+TAKES_IT = (*KEYWORDS, "XFORWARD NAME ADDR PROTO HELO SOURCE")
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "listener": [
+            listener("apps", "offers", default="offers", trusted=["127.0.0.0/8"]),
+            listener("others", "offers", default="offers", trusted=["192.0.2.0/24"]),
+        ]
+    }
+
+
+def _send(relay: RelayProcess, *commands: str, via: str = "apps") -> list[tuple[int, bytes]]:
+    """Say `commands` after EHLO, then send a message; return the answers to them."""
+    with smtplib.SMTP(LOOPBACK, relay.port(via), timeout=30) as client:
+        client.ehlo("filter.example")
+        answers = []
+        for command in commands:
+            answers.append(client.docmd(command))
+            if command.startswith("XCLIENT"):
+                client.ehlo("client.example")
+        client.sendmail(SENDER, SUBSCRIBER, marketing())
+        client.sendmail(SENDER, SUBSCRIBER, marketing())
+        return answers
+
+
+@pytest.fixture(scope="module")
+def relay(filled: Callable[..., RelayProcess], mta: FakeUpstream) -> RelayProcess:
+    return filled(mta.address, _config())
+
+
+def test_xforward_is_for_the_next_message_alone(relay: RelayProcess, mta: FakeUpstream) -> None:
+    answers = _send(relay, "XFORWARD ADDR=192.0.2.7 NAME=a.example", "XFORWARD HELO=spike.example")
+    assert [code for code, _ in answers] == [250, 250]
+    first, second = [record.decided.client for record in records(relay)][-2:]
+    assert (first.peer, first.helo) == ("192.0.2.7", "spike.example")
+    assert (second.peer, second.helo) == (LOOPBACK, "filter.example")
+    received = mta.messages[-2].data.partition(b"\r\n\r\n")[0]
+    assert b"spike.example" in received
+    assert b"192.0.2.7" in received
+
+
+def test_xclient_is_for_the_session(relay: RelayProcess) -> None:
+    answers = _send(relay, "XCLIENT ADDR=IPV6:2001:db8::7 LOGIN=shop")
+    assert answers[0][0] == 220
+    for record in records(relay)[-2:]:
+        client = record.decided.client
+        assert (client.peer, client.helo, client.login) == (
+            "2001:db8::7",
+            "client.example",
+            "shop",
+        )
+
+
+def test_hosts_that_are_not_trusted_are_not_believed(relay: RelayProcess) -> None:
+    (answer,) = _send(relay, "XFORWARD ADDR=192.0.2.7", via="others")
+    assert answer[0] == 550
+    assert records(relay)[-1].decided.client.peer == LOOPBACK
+
+
+def test_an_upstream_that_takes_it_is_told(filled: Callable[..., RelayProcess]) -> None:
+    with FakeUpstream(keywords=TAKES_IT) as mta:
+        relay = filled(mta.address, _config())
+        _send(relay, "XFORWARD ADDR=192.0.2.7 NAME=a.example HELO=spike.example SOURCE=LOCAL")
+        told = [line for _, line in mta.commands if line.startswith("XFORWARD")]
+        assert told == [
+            "XFORWARD ADDR=192.0.2.7 NAME=a.example PROTO=ESMTP HELO=spike.example SOURCE=LOCAL",
+            "XFORWARD ADDR=127.0.0.1 NAME=[UNAVAILABLE] PROTO=ESMTP HELO=filter.example"
+            " SOURCE=REMOTE",
+        ]
+
+
+def test_an_upstream_that_does_not_believe_us_gets_the_mail_all_the_same(
+    filled: Callable[..., RelayProcess],
+) -> None:
+    class Refusing(FakeUpstream):
+        pass
+
+    with Refusing(At("noop", Reply("250 ok")), keywords=TAKES_IT) as mta:
+        relay = filled(mta.address, _config())
+        _send(relay)
+        assert len(mta.messages) == 2, "500 to XFORWARD, and the mail goes on"
