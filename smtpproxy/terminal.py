@@ -3,8 +3,12 @@
 _SPACES = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"  # French is written with them
 
 
-def printable(text: str) -> str:
-    """Return `text` with control characters, line ends and lone surrogates escaped."""
+def printable(text: str, *, typeset: bool = False) -> str:
+    """Return `text` with control characters, line ends and lone surrogates escaped.
+
+    `typeset` text is our own and keeps its no-break spaces.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in _SPACES else ascii(c)[1:-1] for c in text)
+    kept = _SPACES if typeset else ""
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)

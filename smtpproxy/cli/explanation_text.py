@@ -144,7 +144,7 @@ class _Page:
     def _lines(
         self, text: str, first: str = "", others: str | None = None, style: str = ""
     ) -> None:
-        for line in _wrapped(printable(text), first, first if others is None else others):
+        for line in _wrapped(printable(text, typeset=True), first, first if others is None else others):
             console.print(Text(line, style=style), soft_wrap=True)
 
     def _source(self, step: TraceStep) -> str:

@@ -90,7 +90,7 @@ def rectify(
         print_json({"address": new_address or address, "rectification": done})
         return
     for change in done.changes:
-        click.echo(f"{address}: {printable(in_words(change))}")
+        click.echo(f"{address}: {printable(in_words(change), typeset=True)}")
     if not done.changes:
         click.echo(f"{address}: it is so already; nothing is changed")
 

@@ -73,8 +73,9 @@ def _auth(
 def _credentials(document: Document) -> Iterator[Fault]:
     seen: dict[tuple[str, str], int] = {}
     domains = {
-        stream.get("name"): stream.get("from_domains") or []
+        stream["name"]: stream.get("from_domains") or []
         for _, stream in tables(document, "stream")
+        if isinstance(stream.get("name"), str)
     }
     for index, credential in tables(document, "credential"):
         keys = [key for key in ("user", "certificate") if isinstance(credential.get(key), str)]

@@ -42,7 +42,7 @@ KEYS = [
 ]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", sorted(KEYS))
 def test_everything_has_words_in_both_languages(key: str) -> None:
     for words, name in ((EN, "en"), (FR, "fr")):
         files = f"smtpproxy/policy/words/{name}.py or {name}_advice.py"
