@@ -251,6 +251,27 @@ def test_trouble_of_ours_is_451(relay: RelayProcess, postfix: PostfixInstance) -
         assert send(client, marketing(), address("consent"))[0] == 250
 
 
+@pytest.mark.parametrize("version", ["2", "3", "4"])
+def test_older_versions_of_the_protocol(filled: Callable[..., RelayProcess], version: str) -> None:
+    milter = free_port()
+    main = {
+        "smtpd_milters": f"inet:{LOOPBACK}:{milter}",
+        "milter_protocol": version,
+        "milter_default_action": "tempfail",
+    }
+    listener = {"name": "postfix", "protocol": "milter", "address": f"{LOOPBACK}:{milter}"}
+    with PostfixInstance(main=main) as postfix:
+        relay = filled(postfix.address, {"listener": [listener | {"streams": ["receipts"]}]})
+        receipt = message(stream="receipts", headers=[("X-Fold", "a\r\n\tb")])
+        with session(postfix) as client:
+            assert send(client, receipt, "stranger@people.example")[0] == 250
+            assert send(client, receipt, address("complained"))[0] == 550
+            assert send(client, marketing(), address("consent"))[0] == 550
+        (got,) = postfix.delivered(1)
+        assert got.message == receipt.replace(b"X-Mail-Stream: receipts\r\n", b"")
+        relay.kill()
+
+
 def test_over_a_unix_socket(filled: Callable[..., RelayProcess]) -> None:
     with PostfixInstance() as postfix:
         queue = postfix.root / "queue"
