@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from benchmarks import data, latency, memory, throughput
+from benchmarks import data, latency, memory, secure, throughput
 from benchmarks.results import Results, print_results
 from benchmarks.subjects import Subject, absent, subjects
 from benchmarks.throughput import LOADS, Load
@@ -80,6 +80,9 @@ def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
         if not alone:
             measure_latency(results, relays, extent)
             measure_memory(results, relays)
+            say("TLS and AUTH")
+            results.secure = secure.measure(sink, extent.seconds)
+            results.notes.append(secure.note(results.secure))
             results.notes += [f"not measured: {line}" for line in absent()]
     for people in scales:
         results.scale[people] = scale(people, extent)

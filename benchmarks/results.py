@@ -14,6 +14,7 @@ from rich.table import Table
 
 from benchmarks.latency import Latency
 from benchmarks.memory import Memory
+from benchmarks.secure import Rates
 from benchmarks.throughput import LOADS, Cells, Load
 
 MIB = 1024 * 1024
@@ -31,6 +32,7 @@ class Results:
     rate: int = 0  # of the latency runs
     memory: dict[str, Memory] = field(default_factory=dict)
     scale: dict[int, dict[Load, float]] = field(default_factory=dict)  # contacts: msg/s
+    secure: Rates = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def ratio(self, name: str, load: Load) -> float | None:
@@ -54,6 +56,7 @@ class Results:
                 str(people): {str(load): round(rate, 1) for load, rate in rates.items()}
                 for people, rates in self.scale.items()
             },
+            "secure": self.secure,
             "notes": self.notes,
         }
 

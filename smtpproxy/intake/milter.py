@@ -72,8 +72,7 @@ class MilterSession(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else "unix"
+        self._peer = self._door.peer(transport)
         self._began = self._door.deadlines.now()
         refusal = self._door.admit(self, self._peer)
         if refusal is not None:  # the protocol has no words for it: the MTA defers the mail
