@@ -16,6 +16,7 @@ _NAMES = {
     "contacts": "contacts",
     "suppressions": "suppressions",
     "lifted_suppressions": "lifted suppressions",
+    "mailings": "counted messages",
     "audit": "rows of the audit log",
 }
 
@@ -91,6 +92,8 @@ def _kept_for(kind: str, keep: RetentionSettings) -> str:
     if kind == "contacts":
         customers, prospects = keep.customers, keep.prospects
         return str(prospects) if customers == prospects else f"{prospects}, {customers} (customers)"
+    if kind == "mailings":
+        return "the longest frequency cap"
     period: Period | None = getattr(keep, kind)
     return "ever" if period is None else str(period)
 

@@ -16,6 +16,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_files import give_to_owner_of, segments
 from smtpproxy.sinks.journal_matches import matches
 from smtpproxy.sinks.journal_retire import retirable, retire
+from smtpproxy.store import open_mailings
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.retention import Limits, PurgedSuppressions, Removed
 
@@ -107,9 +108,30 @@ async def _remove(settings: Settings, store: Store, purged: Purged) -> None:
     if keep.changes is not None and not dry_run:
         names = [webhook.name for webhook in settings.webhooks]
         await store.trim_changes(beginning(at, keep.changes), webhooks=names)
+    mailings = await _prune_mailings(settings, at, dry_run=dry_run)
+    purged.removed["mailings"] = Kind(mailings)
     before = beginning(at, keep.audit)
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
     purged.removed["audit"] = await asyncio.to_thread(_retire, audit, before, at, dry_run)
+
+
+async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) -> int:
+    """Messages count for as long as the longest cap; that somebody was mailed, like a contact."""
+    caps = [
+        cap
+        for stream in settings.streams.values()
+        for cap in (stream.frequency_cap, stream.marketing_cap)
+        if cap is not None
+    ]
+    log = open_mailings(settings.store)
+    try:
+        return await log.prune(
+            min((beginning(at, cap.period) for cap in caps), default=at),
+            first_before=beginning(at, settings.retention.prospects),
+            dry_run=dry_run,
+        )
+    finally:
+        log.close()
 
 
 def _unread(

@@ -14,13 +14,13 @@ from smtpproxy.sinks.snapshot import Labels
 Rows = Callable[[Settings], Iterable[Labels]]
 
 CODE_CLASSES = ("2xx", "3xx", "4xx", "5xx", "none")
-FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal", "protocol")
+FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal", "protocol", "sign", "dns")
 REFUSAL_CAUSES = ("limit", "address_limit", "draining")
 TLS_OUTCOMES = ("ok", "failed", "timeout")
 AUTH_OUTCOMES = ("ok", "failed", "malformed", "cancelled", "limited", "busy")
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")
 PROXY_OUTCOMES = ("ok", "local", "untrusted", "malformed", "timeout")
-PURGED_KINDS = ("contacts", "suppressions", "lifted_suppressions", "audit")
+PURGED_KINDS = ("contacts", "suppressions", "lifted_suppressions", "mailings", "audit")
 SCOPE_KINDS = ("all", "marketing", "purpose")
 API_CODE_CLASSES = ("2xx", "4xx", "5xx")
 WEBHOOK_OUTCOMES = (
@@ -44,6 +44,7 @@ _FOR_MARKETING_MESSAGES = (
     Reason.UNSUBSCRIBE_MISSING,
     Reason.UNSUBSCRIBE_MALFORMED,
     Reason.ONE_CLICK_MISSING,
+    Reason.UNSUBSCRIBE_UNSIGNED,
 )
 _DEFERRALS = (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.LIST_STALE)
 _NOT_NOW = frozenset({*_DEFERRALS, Reason.TEMPORARY_FAILURE})

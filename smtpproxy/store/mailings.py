@@ -26,8 +26,13 @@ class MailingLog(Protocol):
         """Return what each was mailed before; who was not may be left out."""
         ...
 
-    async def prune(self, before: datetime, *, first_before: datetime) -> int:
-        """Remove the messages, and the first messages, that are older; return how many."""
+    async def prune(
+        self, before: datetime, *, first_before: datetime, dry_run: bool = False
+    ) -> int:
+        """Remove the messages, and the first messages, that are older.
+
+        Returns how many messages that are, or would be.
+        """
         ...
 
     async def forget(self, address: str) -> None:

@@ -47,8 +47,13 @@ class MemoryMailings:
             if name in self._first
         }
 
-    async def prune(self, before: datetime, *, first_before: datetime) -> int:
+    async def prune(
+        self, before: datetime, *, first_before: datetime, dry_run: bool = False
+    ) -> int:
         self._check()
+        if dry_run:
+            everything = (one for each in self._mailings.values() for one in each.values())
+            return sum(mailing.at < before for mailing in everything)
         removed = 0
         for mailings in self._mailings.values():
             for id in [id for id, mailing in mailings.items() if mailing.at < before]:

@@ -23,7 +23,13 @@ def test_totals_add_up(tmp_path: Path) -> None:
         tmp_path, T0 + 2 * DAY, T0 + 2 * DAY, {"contacts": Kind(4), "audit": Kind(9)}
     )
     assert history.newest(tmp_path) == run
-    assert run.total == {"contacts": 7, "suppressions": 0, "lifted_suppressions": 0, "audit": 9}
+    assert run.total == {
+        "contacts": 7,
+        "suppressions": 0,
+        "lifted_suppressions": 0,
+        "mailings": 0,
+        "audit": 9,
+    }
     shown = history.snapshot(tmp_path)
     assert shown.counters["purged_total"][("contacts",)] == 7
     ended = (T0 + 2 * DAY).timestamp()

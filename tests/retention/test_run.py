@@ -2,19 +2,28 @@
 
 import fcntl
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from smtpproxy.config import parse
-from smtpproxy.policy.model import Contact, Origin, RecipientFacts, Source, Suppression
+from smtpproxy.policy.frequency import parse_cap
+from smtpproxy.policy.model import (
+    Contact,
+    Origin,
+    RecipientFacts,
+    Source,
+    Stream,
+    Suppression,
+)
 from smtpproxy.retention import history
 from smtpproxy.retention.run import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.findings import Kind as Found
 from smtpproxy.sinks.journal_verify import verify
-from smtpproxy.store import open_store
+from smtpproxy.store import open_mailings, open_store
 from smtpproxy.store.protocols import Store, SuppressionEntry
 from tests.kit.journal import Clock, decided, journal, segments
 from tests.kit.relay import relay_config
@@ -84,6 +93,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
         "contacts": 1,
         "suppressions": 1,
         "lifted_suppressions": 1,
+        "mailings": 0,
         "audit": 2,  # the file of the first day, with its first line
     }
     assert wet.removed["contacts"].oldest == EDGE - DAY
@@ -139,3 +149,18 @@ async def test_never_two_at_once(settings: Settings, store: Store) -> None:
             await run(settings, store)
         await run(settings, store, dry=True)
     await run(settings, store)
+
+
+async def test_messages_go_when_no_cap_counts_them(settings: Settings, store: Store) -> None:
+    offers = Stream("offers", purpose="offers", frequency_cap=parse_cap("3/7d"))
+    settings = replace(settings, streams={"offers": offers})
+    log = open_mailings(settings.store)
+    for number, age in enumerate((8 * DAY, 7 * DAY, DAY)):
+        await log.reserve(f"{number}", "offers", [ANNA], NOW - age)
+    dry = await run(settings, store, dry=True)
+    wet = await run(settings, store)
+    assert wet.removed["mailings"].rows == dry.removed["mailings"].rows == 1
+    known = (await log.known([ANNA]))[ANNA]
+    assert [mailing.at for mailing in known.mailings] == [NOW - 7 * DAY, NOW - DAY]
+    assert known.first_at == NOW - 8 * DAY
+    log.close()

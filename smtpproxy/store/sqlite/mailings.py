@@ -38,6 +38,7 @@ _NEXT_IS_FIRST = """
 INSERT OR IGNORE INTO first_mailing (person, at, id)
 SELECT person, at, id FROM mailing WHERE person = ?1 ORDER BY at LIMIT 1
 """
+_OLDER = "SELECT count(*) FROM mailing WHERE at < ?"
 _PRUNE = """
 DELETE FROM mailing WHERE (person, at, id) IN
     (SELECT person, at, id FROM mailing WHERE at < ? LIMIT ?)
@@ -98,8 +99,14 @@ class SqliteMailings:
 
         return await self._ask(read)
 
-    async def prune(self, before: datetime, *, first_before: datetime) -> int:
+    async def prune(
+        self, before: datetime, *, first_before: datetime, dry_run: bool = False
+    ) -> int:
         """Remove what is older, in small steps; return how many messages."""
+        if not self._path.exists():
+            return 0
+        if dry_run:
+            return await self._ask(_counted(_OLDER, (to_micros(before),)))
         removed = 0
         for statement, moment in ((_PRUNE, before), (_PRUNE_FIRST, first_before)):
             values = (to_micros(moment), _PRUNED_AT_ONCE)
@@ -188,6 +195,10 @@ def _known(connection: sqlite3.Connection, person: bytes) -> Mailed:
 
 def _changed(statement: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connection], int]:
     return lambda connection: connection.execute(statement, values).rowcount
+
+
+def _counted(query: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connection], int]:
+    return lambda connection: int(connection.execute(query, values).fetchone()[0])
 
 
 def _opened(path: Path, *, read_only: bool) -> sqlite3.Connection:
