@@ -1,7 +1,6 @@
 """The SMTP intake: one session between a client and the pipeline."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from smtpproxy.intake import replies
 from smtpproxy.intake.auth import AuthDialog
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.identity import Identity
+from smtpproxy.intake.stream import ClientStream
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline import MailTransaction
 from smtpproxy.relay.content import Content
@@ -45,21 +45,14 @@ from smtpproxy.wire.events import (
 from smtpproxy.wire.forwarding import XCLIENT, XFORWARD, XClient, XForward
 from smtpproxy.wire.server import ServerConnection
 
-_BACKLOG = 256 * 1024
-"""Octets that a client may be ahead of us before it is no longer read from."""
-_LINGER = 2.0
-"""Seconds for which a refused client's data is swallowed, so that it can read why."""
-_FLUSH = 30.0
-"""Seconds that a client has to read the last of its replies."""
 
-
-class SmtpSession(asyncio.Protocol):
+class SmtpSession(ClientStream):
     """One client connection. A task takes events from the engine in turn."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
         self._settings = door.listener
-        self._engine = ServerConnection(
+        engine = ServerConnection(
             door.parts.hostname,
             size_limit=door.server.data_size_limit,
             bare_newline=door.server.bare_newline,
@@ -69,8 +62,8 @@ class SmtpSession(asyncio.Protocol):
             require_auth=door.listener.auth == "required",
             lmtp=door.listener.protocol == "lmtp",
         )
+        super().__init__(engine)
         self._deadline = door.deadlines.watch(self._expired)
-        self._transport: asyncio.Transport
         self._client = Identity(door.listener.name, door.streams)
         self._auth: AuthDialog | None = None
         self._began = 0.0
@@ -79,13 +72,7 @@ class SmtpSession(asyncio.Protocol):
         self._content: Content | None = None
         self._spool_failed = False
         self._errors = 0
-        self._cause = ""  # why the connection ends; empty while it goes on
-        self._event: Event | None = None  # what the task is to take next
-        self._waiting: asyncio.Future[None] | None = None  # the task waits for an event
-        self._reading = True
         self._securing = False  # the transport is between clear text and TLS
-        self._write_paused = False
-        self._eof = False
 
     # asyncio.Protocol
 
@@ -109,15 +96,6 @@ class SmtpSession(asyncio.Protocol):
             self._engine.now_secure(authenticated=self._client.secured(transport))
         self._door.start(self._run())
 
-    def data_received(self, data: bytes) -> None:
-        if self._cause:
-            return
-        self._engine.receive_data(data)
-        if self._waiting is not None and self._event is None:
-            self._take_ready()
-        else:
-            self._adjust_reading()
-
     def eof_received(self) -> bool:
         self._eof = True
         self._wake()
@@ -125,30 +103,6 @@ class SmtpSession(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end("eof" if exc is None else "error")
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-        self._adjust_reading()
-
-    def resume_writing(self) -> None:
-        self._write_paused = False
-        if self._waiting is not None and self._event is None:
-            self._take_ready()
-            if self._eof:
-                self._wake()
-        self._adjust_reading()
-
-    def _adjust_reading(self) -> None:
-        """Read from a client that reads what we write and is not too far ahead of us."""
-        wanted = not self._write_paused and (
-            self._waiting is not None or self._engine.buffered <= _BACKLOG
-        )
-        if wanted != self._reading and not self._transport.is_closing():
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
 
     # the session
 
@@ -390,10 +344,6 @@ class SmtpSession(asyncio.Protocol):
     def _answer(self, reply: Reply) -> None:
         self._write(self._engine.answer(reply))
 
-    def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(data)
-
     def _abort(self) -> None:
         """End the open transaction, if there is one: nothing of it was mailed."""
         if self._transaction is not None:
@@ -409,39 +359,19 @@ class SmtpSession(asyncio.Protocol):
         self._write(replies.TIMEOUT.encode())
         self._end("timeout")
 
-    def _end(self, cause: str) -> None:
-        """Take no further events; the task cleans up once what it is doing is done."""
-        self._cause = self._cause or cause
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
     async def _close(self) -> None:
         self._door.deadlines.forget(self._deadline)
         self._abort()
         if self._content is not None:
             self._content.close()
             self._content = None
-        if self._cause in _LINGERING and not self._transport.is_closing():
-            with contextlib.suppress(OSError, RuntimeError):
-                self._transport.write_eof()
-                self._transport.resume_reading()
-            await asyncio.sleep(_LINGER)
-            self._transport.abort()  # whoever has not read its reply by now never will
-        if self._transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(_FLUSH, self._transport.abort)
-        self._transport.close()
+        await self._close_transport()
         seconds = self._door.deadlines.now() - self._began
         self._door.leave(self, self._client.peer)
         self._door.parts.emit(
             ConnectionClosed(self._settings.name, self._client.peer, seconds, self._cause)
         )
 
-
-_LINGERING = {"bare_newline", "line_too_long", "timeout", "errors"}
-"""Ends in which the client may still be sending: closing at once would destroy the reply."""
 
 _AT_ONCE: Mapping[type, Callable[[SmtpSession, Any], None]] = {
     Mail: SmtpSession._mail_from,

@@ -254,6 +254,7 @@ def test_a_failure_is_answered_late(listen: Listen, config: dict[str, Any]) -> N
 
 def test_users_change_without_a_restart(listen: Listen, config: dict[str, Any]) -> None:
     path = Path(config["auth"]["users"])
+    config["auth"] |= {"max_failures_per_address": 10_000, "max_failures_per_user": 10_000}
     intake = listen(config, **keys())
 
     def said(user: str, password: str) -> str:
