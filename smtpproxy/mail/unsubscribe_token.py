@@ -1,0 +1,161 @@
+"""The token of an unsubscribe link: who is to be mailed no more, and what of.
+
+A token is the sealed record itself, so nothing has to be looked up to read one years
+later, and nobody without the key can make or read one. It is AES-SIV (RFC 5297) of a
+compact record under one key of a ring, in base64url: at most 200 characters for every
+address there can be. docs/adr/0010-unsubscribe-token.md says why.
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from collections.abc import Mapping
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from msgspec import Struct
+
+LONGEST = 200  # characters
+KEY_OCTETS = 64  # AES-256-SIV
+
+_OVERHEAD = 1 + 16  # the version of the key, and the synthetic IV
+_ROOM = LONGEST * 3 // 4 - _OVERHEAD  # octets of a record
+_CONTEXT = b"smtpproxy unsubscribe"
+_ID = 16
+_STREAM = 4
+_PURPOSE = 0x3F  # length of the purpose; 0: the scope is all marketing
+_KEYED = 0x80  # the recipient is a key text, and the stream is left out
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{30,200}")
+_KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
+_KEY_OCTETS = (4, 20)  # where the wide and the exact key begin
+
+
+class TokenError(ValueError):
+    """Not a token of ours, or not any more. The text is for the log, never for its bearer."""
+
+
+class Unsubscription(Struct, frozen=True):
+    """What a token says.
+
+    `recipient` is a canonical address, or a key text of the suppressions where the address
+    is too long; `scope` is `marketing` or `purpose:NAME`. `stream` is what `stream_tag`
+    makes of the stream's name, empty beside a key text.
+    """
+
+    recipient: str
+    scope: str
+    id: str  # of the decision, a ULID
+    stream: bytes = b""
+
+
+def stream_tag(name: str) -> bytes:
+    """Return the four octets that a stream is known by in tokens."""
+    return sha256(name.encode()).digest()[:_STREAM]
+
+
+def fits(recipient: str, scope: str) -> bool:
+    """Whether a token has room for this address; a key text always fits."""
+    return _ID + 1 + _STREAM + len(_purpose(scope)) + len(recipient.encode()) <= _ROOM
+
+
+class TokenRing:
+    """Keys by version (1 to 255). Makes tokens under the newest and reads those of all."""
+
+    __slots__ = ("_ciphers", "newest")
+
+    def __init__(self, keys: Mapping[int, bytes]) -> None:
+        """`keys` are `KEY_OCTETS` long; there is at least one."""
+        self._ciphers = {version: AESSIV(key) for version, key in keys.items()}
+        self.newest = max(self._ciphers)
+
+    def seal(self, unsubscription: Unsubscription) -> str:
+        """Return the token. Raises ValueError for an address that does not fit."""
+        record = _packed(unsubscription)
+        if len(record) > _ROOM:
+            raise ValueError(f"a record of {len(record)} octets; there is room for {_ROOM}")
+        version = bytes((self.newest,))
+        sealed = self._ciphers[self.newest].encrypt(record, [_CONTEXT, version])
+        return urlsafe_b64encode(version + sealed).rstrip(b"=").decode()
+
+    def open(self, token: str) -> Unsubscription:
+        """Read a token. Raises TokenError for all that `seal` did not make."""
+        if _TOKEN.fullmatch(token) is None:
+            raise TokenError("not the alphabet or the length of a token")
+        try:
+            raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        except Base64Error:
+            raise TokenError("not base64url") from None
+        if urlsafe_b64encode(raw).rstrip(b"=").decode() != token:
+            raise TokenError("not in its one form")  # unused bits of the last character
+        cipher = self._ciphers.get(raw[0])
+        if cipher is None:
+            raise TokenError(f"no key of version {raw[0]}")
+        try:
+            record = cipher.decrypt(raw[1:], [_CONTEXT, raw[:1]])
+        except InvalidTag:
+            raise TokenError("not sealed by us") from None
+        return _unpacked(record)
+
+    def knows(self, token: str) -> bool:
+        """Whether the key is here that the token names; says nothing about the token."""
+        try:
+            return urlsafe_b64decode(token[:4])[0] in self._ciphers
+        except (Base64Error, ValueError, IndexError):
+            return False
+
+
+def _purpose(scope: str) -> bytes:
+    if scope == "marketing":
+        return b""
+    purpose = scope.removeprefix("purpose:").encode()
+    if purpose == scope.encode() or not 1 <= len(purpose) <= _PURPOSE:
+        raise ValueError(f"{scope!r} is no scope of an unsubscribe link")
+    return purpose
+
+
+def _packed(told: Unsubscription) -> bytes:
+    purpose = _purpose(told.scope)
+    id = _ulid_octets(told.id)
+    match = _KEY_TEXT.fullmatch(told.recipient)
+    if match is not None:
+        return (
+            id + bytes((_KEYED | len(purpose),)) + purpose + bytes.fromhex("".join(match.groups()))
+        )
+    stream = told.stream.ljust(_STREAM, b"\0")
+    return id + bytes((len(purpose),)) + stream + purpose + told.recipient.encode()
+
+
+def _unpacked(record: bytes) -> Unsubscription:
+    """Read what was sealed: it is ours, so it is well formed."""
+    id, head, rest = record[:_ID], record[_ID], record[_ID + 1 :]
+    stream = b""
+    if not head & _KEYED:
+        stream, rest = rest[:_STREAM], rest[_STREAM:]
+    length = head & _PURPOSE
+    purpose, recipient = rest[:length].decode(), rest[length:]
+    if head & _KEYED:
+        wide, exact = _KEY_OCTETS
+        parts = recipient[:wide], recipient[wide:exact], recipient[exact:]
+        text = ":".join(("hmac", *(part.hex() for part in parts)))
+    else:
+        text = recipient.decode()
+    return Unsubscription(
+        text, f"purpose:{purpose}" if purpose else "marketing", _ulid_text(id), stream
+    )
+
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_DIGITS = {character: value for value, character in enumerate(_ALPHABET)}
+
+
+def _ulid_octets(id: str) -> bytes:
+    number = 0
+    for character in id:
+        number = number << 5 | _DIGITS[character]
+    return number.to_bytes(_ID, "big")
+
+
+def _ulid_text(octets: bytes) -> str:
+    number = int.from_bytes(octets, "big")
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
