@@ -15,13 +15,15 @@ from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.judgement import Judgement
-from smtpproxy.pipeline.parts import Parts
+from smtpproxy.pipeline.parts import Parts, spend
+from smtpproxy.pipeline.signatures import with_signatures
 from smtpproxy.pipeline.streams import StreamChoice
+from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Action, Decision, MessageFeatures, Mode, Reason, Verdict
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
-from smtpproxy.relay.content import HEADER_LIMIT
-from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.relay.content import HEADER_LIMIT, Body
+from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.sinks.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 
@@ -44,6 +46,8 @@ class Asked(Struct, frozen=True):
 
 Refused = tuple[Asked, Verdict]
 
+_PARTS: dict[type[Exception], Part] = {StoreUnavailable: "store", SigningFailed: "sign"}
+
 
 class Judged(Struct, frozen=True):
     """A decided message. `refused` are the recipients that it is not for, observed or not."""
@@ -51,6 +55,16 @@ class Judged(Struct, frozen=True):
     decided: Decided
     refused: tuple[Refused, ...]
     passes: bool
+
+    @property
+    def for_nobody(self) -> bool:
+        """Whether the message is refused for its recipients' sake alone, each of them refused."""
+        message = self.decided.decision.message
+        return (
+            message is not None
+            and message.reason is Reason.RECIPIENTS_REFUSED
+            and len(self.refused) == len(self.decided.recipients)
+        )
 
     @property
     def mixed(self) -> bool:
@@ -82,7 +96,7 @@ class JudgedTransaction:
         self._parts = parts
         self._choice = choice
         self.mixed: Mixed = mixed or parts.on_mixed
-        self._judgement = Judgement(parts, choice, self.seconds)
+        self.judgement = Judgement(parts, choice, self.seconds)
 
     async def refusals(
         self, paths: Sequence[str], *, now: bool = True
@@ -96,12 +110,12 @@ class JudgedTransaction:
         replies: dict[int, Reply] = {}
         for index, path in enumerate(paths):
             try:
-                asked.append(Asked(index, path, self._canonical(path)))
+                asked.append(Asked(index, path, self.key(path)))
             except AddressError:
                 replies[index] = BAD_ADDRESS
-        early = now and self._judgement.refuses_at_rcpt
+        early = now and self.judgement.refuses_at_rcpt
         try:
-            verdicts = await self._judgement.of_recipients([entry.key for entry in asked])
+            verdicts = await self.judgement.of_recipients([entry.key for entry in asked])
             if early:
                 await self._refuse(asked, verdicts, replies)
         except (StoreUnavailable, AuditUnavailable) as error:
@@ -121,7 +135,7 @@ class JudgedTransaction:
         if not refused:
             return
         stream = self._choice.candidates[0]
-        facts = self._judgement.facts
+        facts = self.judgement.facts
         decided = Decided(
             id=self.id,
             at=self._parts.now(),
@@ -136,20 +150,24 @@ class JudgedTransaction:
         for entry, verdict in refused:
             replies[entry.index] = recipient_reply(entry.path, verdict, stream.name, self.id)
 
-    async def decide(self, headers: HeaderBlock | None, size: int) -> Judged:
+    async def decide(
+        self, headers: HeaderBlock | None, size: int, body: Body | None = None
+    ) -> Judged:
         """Judge the message and what is left of its recipients. Nothing is recorded yet.
 
-        `headers` is None when the header section is too long to be read. Where mail is
-        counted it is counted for those who may get it: see `not_mailed`.
+        `headers` is None when the header section is too long to be read, `body` when the
+        message is not ours to relay and to sign. Where mail is counted it is counted for those who may get it: see `not_mailed`.
         Raises StoreUnavailable.
         """
         parts, features = self._parts, _HEADER_TOO_LONG
         if headers is not None:
             features = read_features(headers, parts.stream_header, parts.source_header)
+            if features.dkim_fields and parts.verifier is not None:
+                features = await self._with_signatures(headers, features, body)
         keys = [entry.key for entry in self.accepted]
-        decision = await self._judgement.of_message(self.id, keys, features)
-        if self._judgement.uncounted is not None:
-            self.failed(self._judgement.uncounted)
+        decision = await self.judgement.of_message(self.id, keys, features)
+        if self.judgement.uncounted is not None:
+            self.failed(self.judgement.uncounted)
         refused = tuple(
             [
                 (entry, verdict)
@@ -165,20 +183,35 @@ class JudgedTransaction:
             verdict = Verdict(_worst(refused), Reason.RECIPIENTS_REFUSED, rule="on_mixed")
             decision = replace(decision, message=verdict)
         judged = Judged(self._decided(decision, headers, features, size, passes), refused, passes)
-        if self._judgement.counted and refused and not judged.decided.observed:
+        if self.judgement.counted and refused and not judged.decided.observed:
             await self.not_mailed({e.key for e, _ in refused} if passes else None)
         return judged
+
+    async def _with_signatures(
+        self, headers: HeaderBlock, features: MessageFeatures, body: Body | None
+    ) -> MessageFeatures:
+        """Find out about the signatures that the message came with, if that matters."""
+        parts, choice = self._parts, self._choice
+        stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+        if isinstance(stream, Verdict) or not asks_for_signatures(stream, features):
+            return features
+        start = parts.ticks()
+        features, failure = await with_signatures(parts, stream, features, headers, body)
+        spend(self.seconds, "dns", parts.ticks() - start)
+        if failure:
+            parts.emit(Failed(self.client.listener, "dns", failure))
+        return features
 
     async def not_mailed(self, keys: Collection[str] | None = None) -> None:
         """Take back what was counted, for these or for everybody: they were not mailed.
 
         What cannot be taken back goes on counting: the mistake is on the side of too little.
         """
-        counted = self._judgement.counted
+        counted = self.judgement.counted
         back = counted if keys is None else counted.intersection(keys)
         if not back or self._parts.mailings is None:
             return
-        self._judgement.counted = counted - back
+        self.judgement.counted = counted - back
         try:
             await self._parts.mailings.release(self.id, back)
         except StoreUnavailable as error:
@@ -212,10 +245,13 @@ class JudgedTransaction:
             reverse_path=self.reverse_path,
             decision=decision,
             recipients=recipients,
-            facts=self._judgement.facts,
+            facts=self.judgement.facts,
             features=features,
             observed=decision.stream.mode is Mode.OBSERVE,
-            undecided=any(r.verdict.reason is Reason.TEMPORARY_FAILURE for r in recipients),
+            undecided=any(
+                verdict is not None and verdict.reason is Reason.TEMPORARY_FAILURE
+                for verdict in (decision.message, *decision.recipients)
+            ),
             message_id=identity.message_id,
             subject=identity.subject,
             header_from=identity.header_from,
@@ -247,7 +283,7 @@ class JudgedTransaction:
         if isinstance(error, UpstreamError):
             self._parts.emit(Failed(listener, "upstream", text))
             return error.reply
-        part: Part = "store" if isinstance(error, StoreUnavailable) else "audit"
+        part = _PARTS.get(type(error), "audit")
         stream = self._choice.default.name
         self._parts.emit(Failed(listener, part, text, stream, recipients, messages))
         return TEMPORARY_FAILURE
@@ -257,7 +293,8 @@ class JudgedTransaction:
         stages = tuple(self.seconds.items())
         self._parts.emit(TransactionEnded(self.client.listener, self.spent, stages))
 
-    def _canonical(self, path: str) -> str:
+    def key(self, path: str) -> str:
+        """The address by which a recipient is known. Raises AddressError."""
         return canonical(path if "@" in path else f"{path}@{self._parts.hostname}")
 
 

@@ -1,7 +1,6 @@
 """One message on its way to the upstream (design.md section 3)."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 from smtpproxy.events import Client, Decided
 from smtpproxy.mail.dsn import Envelope, RefusedRecipient, relayed_notice
@@ -9,17 +8,18 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.mail.trace import RECEIVED_LIMIT, received
 from smtpproxy.pipeline.delivery import deliver, hand_over, narrowed, note_outcome, notify
+from smtpproxy.pipeline.edits import edited
 from smtpproxy.pipeline.judged import Asked, Judged, JudgedTransaction, Mixed
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.content import Content
-from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.sinks.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
-from smtpproxy.wire.content import stuffed, unstuffed
+from smtpproxy.wire.content import unstuffed
 
 _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
 
@@ -100,7 +100,7 @@ class MailTransaction:
         began = self._parts.ticks()
         try:
             replies = await self._judge_and_relay(content)
-        except (UpstreamError, StoreUnavailable, AuditUnavailable) as error:
+        except (UpstreamError, StoreUnavailable, AuditUnavailable, SigningFailed) as error:
             self.abort()
             replies = [judged.failed(error, recipients=len(judged.accepted), messages=1)]
             if not self._upstream.in_doubt:
@@ -118,12 +118,17 @@ class MailTransaction:
             return [_LOOP]
         if self._judged.mixed == "split" and any(map(_wants_no_notice, self._envelope)):
             self._judged.mixed = "refuse"  # a recipient cannot be left out in silence
-        judged = await self._judged.decide(headers if header is not None else None, content.size)
+        judged = await self._judged.decide(
+            headers if header is not None else None, content.size, content.body()
+        )
         if not judged.passes:
             self.abort()
             await self._judged.record(judged.decided)
+            if self._judged.mixed == "each" and judged.for_nobody:
+                told = self._refusals(judged)
+                return [told[entry] for entry in self._judged.accepted]
             return [self._judged.refusal(judged)]
-        outgoing = self._outgoing(judged.decided, headers, content)
+        outgoing = await self._outgoing(judged.decided, headers, content)
         if not judged.mixed:
             reply = await self._deliver(judged.decided, outgoing)
             await self._tell_relayed(reply, section)
@@ -214,13 +219,10 @@ class MailTransaction:
             for entry, verdict in judged.refused
         }
 
-    def _outgoing(
+    async def _outgoing(
         self, decided: Decided, headers: HeaderBlock, content: Content
     ) -> Iterator[bytes]:
-        """The content with its edits: a Received field in, the stream header out.
-
-        What needs no edit goes on as it came, octet for octet.
-        """
+        """The content with its edits. Raises SigningFailed."""
         accepted, client = self._judged.accepted, self._judged.client
         trace = received(
             helo=client.helo,
@@ -231,10 +233,7 @@ class MailTransaction:
             at=decided.at,
             recipient=accepted[0].path if len(accepted) == 1 else None,
         )
-        if decided.features is None or not decided.features.stream_header:
-            return chain((trace,), content.pieces())
-        header = stuffed(headers.without(self._parts.stream_header))
-        return chain((trace + header,), content.pieces(skip=len(content.header() or b"")))
+        return await edited(self._parts, decided, headers, content, trace, self._judged.seconds)
 
 
 def _wants_no_notice(rcpt: Rcpt) -> bool:
