@@ -1,0 +1,139 @@
+"""A database beside the store's that the mail path writes, across workers.
+
+Its loss costs counts and no proof: commits are not flushed. It is made with the first use.
+"""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+from smtpproxy.store.key_file import give_to_owner_of
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sqlite.connection import FileWatch, is_busy, unavailable, uri
+
+T = TypeVar("T")
+
+_RETRY_SECONDS = 0.002
+_CHECKPOINT_EVERY = 2_000  # commits
+
+
+class SideFile:
+    """Such a database, for one event loop. `script` is the SQL of its tables, beside this file.
+
+    Among them is `secret`: `secret` holds its octets in every `work`, to key hashes with.
+    """
+
+    def __init__(self, path: Path, script: str, timeout: float, *, read_only: bool = False) -> None:
+        self.secret = b""
+        self._path = path
+        self._script = script
+        self._timeout = timeout
+        self._read_only = read_only
+        self._connection: sqlite3.Connection | None = None
+        self._watch: FileWatch | None = None
+        self._commits = 0
+        self._checkpoint: asyncio.Task[None] | None = None
+
+    def is_there(self) -> bool:
+        return self._connection is not None or self._path.exists()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = self._watch = None
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work` as one transaction. Commits are not flushed: losing power loses some."""
+
+        def transaction(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                done = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            return done
+
+        done = await self.ask(transaction)
+        self._commits += 1
+        if self._commits % _CHECKPOINT_EVERY == 0:
+            self._checkpoint = asyncio.create_task(asyncio.to_thread(self._empty_log))
+        return done
+
+    async def ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work` now; while the database is locked, try again from the event loop.
+
+        Raises StoreUnavailable.
+        """
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return work(self._current())
+            except (sqlite3.Error, OSError) as error:
+                if not is_busy(error):
+                    self.close()
+                    raise unavailable(error) from error
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable("other writes hold the count of mailings") from error
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _current(self) -> sqlite3.Connection:
+        if self._watch is not None and not self._watch.same():
+            self.close()
+        if self._connection is None:
+            self._connection = _opened(self._path, self._script, read_only=self._read_only)
+            self._watch = FileWatch(self._path)
+            (self.secret,) = self._connection.execute("SELECT octets FROM secret").fetchone()
+        return self._connection
+
+    def _empty_log(self) -> None:
+        """Move the log into the database, on a thread: it waits for the disk."""
+        with suppress(sqlite3.Error), closing(sqlite3.connect(self._path, timeout=0)) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def _opened(path: Path, script: str, *, read_only: bool) -> sqlite3.Connection:
+    """Open the database; unless `read_only`, make it where it is missing, for its owner alone."""
+    if read_only:
+        source = uri(path, read_only=True)
+        return sqlite3.connect(source, uri=True, timeout=0, isolation_level=None)
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            give_to_owner_of(path.parent, path)
+    connection = sqlite3.connect(
+        uri(path, read_only=False), uri=True, timeout=0, isolation_level=None
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA secure_delete = ON")
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            _make_tables(connection, script)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make_tables(connection: sqlite3.Connection, name: str) -> None:
+    script = files("smtpproxy.store.sqlite").joinpath(name).read_text("utf-8")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:  # another was first
+            for statement in script.split(";\n"):
+                connection.execute(statement)
+            connection.execute("PRAGMA user_version = 1")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
