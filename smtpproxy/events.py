@@ -102,7 +102,8 @@ class Recipient(Struct, frozen=True):
 class Decided(Struct, frozen=True):
     """A decision, before anything is done about it; the audit log commits this.
 
-    `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message.
+    `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message. A policy
+    listener hears of no message: there `rcpt` is for permitted recipients too.
     In observe mode the verdicts are what would have been done, and `observed` is set.
     """
 

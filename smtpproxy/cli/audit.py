@@ -141,7 +141,7 @@ def _print_record(record: Record) -> None:
     rows = {
         "id": decided.id,
         "time": decided.at.isoformat(timespec="milliseconds"),
-        "stage": "refused at RCPT" if decided.stage == "rcpt" else "end of data",
+        "stage": "RCPT" if decided.stage == "rcpt" else "end of data",
         "client": f"{client.peer}, HELO {client.helo}, listener {client.listener}",
         "login": client.login,
         "queue id": client.queue_id,

@@ -96,9 +96,7 @@ class Server(Table):
 
 class Listener(Table):
     name: Name = Field(examples=["apps"])
-    protocol: Annotated[Literal["smtp", "lmtp", "milter", "policy"], later("smtp", "lmtp", "milter")] = (
-        "smtp"
-    )
+    protocol: Literal["smtp", "lmtp", "milter", "policy"] = "smtp"
     address: Address = Field(examples=["127.0.0.1:2525"])
     streams: list[Name] = []
     default_stream: Name | None = None

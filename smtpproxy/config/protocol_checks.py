@@ -20,7 +20,8 @@ _EVERYWHERE = frozenset(
         "data_timeout",
     }
 )
-_MEANINGFUL = {"milter": _EVERYWHERE | {"max_recipients"}}
+_ASKED = _EVERYWHERE | {"max_recipients"}
+_MEANINGFUL = {"milter": _ASKED, "policy": _ASKED}
 """By protocol. What is not here has all keys: SMTP, and what is much like it."""
 
 

@@ -16,6 +16,8 @@ def warnings(settings: Settings) -> list[str]:
     found = [*_server(settings)]
     for listener in settings.listeners:
         found += _listener(listener)
+        if listener.protocol == "policy":
+            found += _policy_listener(listener, settings)
     if settings.web is None:
         found.append("web: not set, so there are no metrics, health checks or unsubscribe pages")
     elif _public(settings.web.address):
@@ -49,6 +51,28 @@ def _listener(listener: ListenerSettings) -> Iterator[str]:
         )
     if listener.max_recipients < RFC_RECIPIENTS:
         yield f"{where}.max_recipients: below the 100 that RFC 5321 asks for"
+
+
+def _policy_listener(listener: ListenerSettings, settings: Settings) -> Iterator[str]:
+    """What a listener cannot do that sees no header and no content."""
+    where = f'listener "{listener.name}".streams'
+    names = dict.fromkeys((listener.default_stream or DEFAULT_STREAM.name, *listener.streams))
+    if len(names) > 1:
+        yield (
+            f"{where}: a policy listener does not see the stream header, so that only those are"
+            " refused whom every stream refuses: give it one stream, or sender rules"
+        )
+    for stream in [settings.streams[name] for name in names if name in settings.streams]:
+        if stream.counts_mailings:
+            yield (
+                f'{where}: a policy listener does not count mail, so "{stream.name}" has no'
+                " frequency cap and no notice in first messages there"
+            )
+        if stream.refuse_at_data:
+            yield (
+                f"{where}: a policy listener refuses at RCPT, whatever refuse_at of"
+                f' "{stream.name}" says'
+            )
 
 
 def _streams(settings: Settings) -> Iterator[str]:

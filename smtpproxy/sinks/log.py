@@ -88,7 +88,10 @@ class Log:
     def _decided(self, event: Decided) -> None:
         verdict = event.decision.message
         if event.stage == "rcpt":
-            reason = event.recipients[0].verdict.reason
+            first = event.recipients[0].verdict
+            if first.action is Action.ALLOW:  # a policy listener records these as well
+                return
+            reason = first.reason
         elif verdict is None or verdict.action is Action.ALLOW:
             return  # the audit journal has it; a line a message would cost more than the relay
         else:

@@ -1,0 +1,253 @@
+"""The policy intake: one connection of a Postfix that asks about its recipients."""
+
+import asyncio
+from typing import cast
+
+from smtpproxy.events import (
+    Client,
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionRefused,
+    Failed,
+    SenderRefused,
+)
+from smtpproxy.intake import replies
+from smtpproxy.intake.door import Door
+from smtpproxy.intake.policy_terms import credential, external
+from smtpproxy.mail.reply import Reply
+from smtpproxy.pipeline.consulted import ConsultedTransaction
+from smtpproxy.pipeline.judged import TEMPORARY_FAILURE
+from smtpproxy.pipeline.streams import permits
+from smtpproxy.wire.policy_delegation import (
+    DUNNO,
+    REQUEST_LIMIT,
+    PolicyConnection,
+    PolicyError,
+    PolicyRequest,
+    answer,
+)
+
+_TOO_MANY = Reply.of(452, "4.5.3", "too many recipients")
+_LATER_STATES = frozenset({"DATA", "END-OF-MESSAGE"})
+
+
+class PolicySession(asyncio.Protocol):
+    """One connection. A task takes the requests, one after the other."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._settings = door.listener
+        self._engine = PolicyConnection()
+        self._deadline = door.deadlines.watch(self._expired)
+        self._transport: asyncio.Transport
+        self._peer = "unix"
+        self._began = 0.0
+        self._cause = ""  # why the connection ends; empty while it goes on
+        self._due = False  # whether the MTA waits for an answer
+        self._waiting: asyncio.Future[None] | None = None  # the task waits for the MTA
+        self._reading = True
+        self._within = False  # whether it has begun a request, and a deadline for that
+        self._full = False  # whether the MTA leaves our answers unread
+        self._instance = ""  # the MTA's name for the message under way
+        self._message: ConsultedTransaction | None = None
+        self._asked: set[str] = set()  # its recipients that were not refused
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._peer = self._door.peer(transport)
+        self._began = self._door.deadlines.now()
+        refusal = self._door.admit(self, self._peer)
+        if refusal is not None:  # the protocol has no words for it: the MTA defers the mail
+            self._cause = "refused"
+            self._door.deadlines.forget(self._deadline)
+            self._door.parts.emit(ConnectionRefused(self._settings.name, self._peer, refusal))
+            self._transport.close()
+            return
+        self._door.parts.emit(ConnectionOpened(self._settings.name, self._peer))
+        self._door.start(self._run())
+
+    def data_received(self, data: bytes) -> None:
+        if self._cause:
+            return
+        self._engine.receive_data(data)
+        self._adjust_reading()
+        if not self._full:
+            self._wake()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end("eof" if exc is None else "error")
+
+    def _adjust_reading(self) -> None:
+        wanted = self._engine.buffered <= 2 * REQUEST_LIMIT
+        if wanted != self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # the session
+
+    def drain(self) -> None:
+        """Take no further request; end now if none is under way."""
+        if self._waiting is not None:
+            self._end("shutdown")
+
+    def cut(self) -> None:
+        """End now, whatever is under way: the time for draining is over."""
+        self._answer_trouble()
+        self._end("shutdown")
+        self._transport.close()
+
+    async def _run(self) -> None:
+        try:
+            while not self._cause:
+                request = None if self._full else self._engine.next_request()
+                if request is None:
+                    await self._mta()
+                    continue
+                self._due = True
+                refusal = await self._judge(request)
+                self._adjust_reading()
+                self._answer(DUNNO if refusal is None else str(refusal))
+        except PolicyError as error:
+            self._door.parts.emit(Failed(self._settings.name, "protocol", str(error)))
+            self._end("protocol")
+        except Exception as error:  # a fault of ours must not pass mail, nor lose the session
+            text = f"{type(error).__name__}: {error}"
+            self._door.parts.emit(Failed(self._settings.name, "internal", text))
+            self._door.unexpected(error)
+            self._answer_trouble()
+            self._end("error")
+        finally:
+            self._close()
+
+    async def _mta(self) -> None:
+        """Wait for the MTA: for long between requests, and not for long within one."""
+        if self._door.draining:
+            self._end("shutdown")
+            return
+        within = bool(self._engine.buffered) or self._full
+        if not (within and self._within):  # a request that trickles in has no longer for that
+            limit = self._settings
+            patience = limit.command_timeout if within else limit.data_timeout
+            self._deadline.at = self._door.deadlines.now() + patience
+        self._within = within
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+        self._waiting = None
+
+    async def _judge(self, request: PolicyRequest) -> Reply | None:
+        """Return the refusal, or None for what is permitted or not ours to decide."""
+        self._deadline.clear()  # our own time is not the MTA's
+        self._within = False
+        if request.state == "RCPT":
+            return await self._recipient(request)
+        if request.state in _LATER_STATES:
+            return await self._later(request)
+        return None
+
+    async def _recipient(self, request: PolicyRequest) -> Reply | None:
+        message = self._message_of(request)
+        if message is None:
+            return replies.SENDER_REFUSED
+        if message.permitted >= self._settings.max_recipients:
+            return _TOO_MANY
+        path = request.get("recipient")
+        refusal = await message.recipient(external(path))
+        if refusal is None:
+            self._asked.add(path)
+        return refusal
+
+    async def _later(self, request: PolicyRequest) -> Reply | None:
+        """See that nobody slips past who was not asked about at RCPT.
+
+        The MTA names the recipient of a message that has a single one. Of others only the
+        number is known.
+        """
+        message = self._message_of(request)
+        if message is None:
+            return replies.SENDER_REFUSED
+        path, count = request.get("recipient"), request.recipient_count
+        if path:
+            return None if path in self._asked else await self._recipient(request)
+        if 0 < count <= message.permitted:
+            return None
+        text = (
+            f"{count} recipients at {request.state}, of whom {message.permitted} were asked about"
+            " at RCPT on this connection: is check_policy_service in smtpd_recipient_restrictions,"
+            " with nothing before it that permits?"
+        )
+        self._door.parts.emit(Failed(self._settings.name, "protocol", text))
+        return TEMPORARY_FAILURE
+
+    def _message_of(self, request: PolicyRequest) -> ConsultedTransaction | None:
+        """The message that is asked about; None when its sender is not the client's."""
+        instance = request.get("instance")
+        if self._message is not None and instance and instance == self._instance:
+            return self._message
+        self._forget()
+        streams, sender = self._door.streams, external(request.get("sender"))
+        proven = credential(request, streams)
+        if proven is not None and not permits(proven, sender):
+            peer = request.get("client_address")
+            self._door.parts.emit(SenderRefused(self._settings.name, peer))
+            return None
+        client = Client(
+            self._settings.name,
+            request.get("client_address") or "unknown",
+            request.get("helo_name"),
+            request.get("sasl_username") or (proven.name if proven else ""),
+            request.get("queue_id"),
+        )
+        choice = streams.choice(self._settings.name, sender, proven)
+        self._instance = instance
+        self._message = ConsultedTransaction(self._door.parts, client, sender, choice)
+        return self._message
+
+    def _forget(self) -> None:
+        """Have nothing left over from the last message."""
+        if self._message is not None:
+            self._message.ended()
+        self._message, self._instance = None, ""
+        self._asked = set()
+
+    def _answer(self, action: str) -> None:
+        self._due = False
+        if not self._transport.is_closing():
+            self._transport.write(answer(action))
+
+    def _answer_trouble(self) -> None:
+        if self._due:
+            self._answer(str(TEMPORARY_FAILURE))
+
+    def _expired(self) -> None:
+        self._end("timeout")
+
+    def _end(self, cause: str) -> None:
+        """Take no further requests; the task cleans up once what it is doing is done."""
+        self._cause = self._cause or cause
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _close(self) -> None:
+        self._door.deadlines.forget(self._deadline)
+        self._forget()
+        self._transport.close()
+        seconds = self._door.deadlines.now() - self._began
+        self._door.leave(self, self._peer)
+        self._door.parts.emit(
+            ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)
+        )

@@ -1,0 +1,5 @@
+"""Relays as the pages of docs/deploy have them, each shared by the tests of one file."""
+
+from tests.e2e.conftest import filled, mta
+
+__all__ = ["filled", "mta"]

@@ -1,0 +1,383 @@
+"""The policy intake, with a Postfix of the kit: actions, correlation, record, trouble, limits."""
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, SenderRefused
+from smtpproxy.policy.model import Action, Basis, Reason
+from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
+from tests.intake.conftest import Listen
+from tests.intake.listening import Intake
+from tests.kit.policy import policy_client, request
+from tests.kit.ports import wait_for
+from tests.kit.relay import STREAMS
+
+CONSENT = "consent@people.example"
+CUSTOMER = "customer@people.example"
+WITHDRAWN = "withdrawn@people.example"
+COMPLAINED = "complained@people.example"
+CERTAIN = {"protocol": "policy", "streams": ["offers"], "default_stream": "offers"}
+TROUBLE = "451 4.3.0 temporary_failure"
+
+
+@pytest.fixture
+def intake(listen: Listen) -> Intake:
+    return listen(**CERTAIN)
+
+
+@pytest.fixture
+def uncertain(listen: Listen) -> Intake:
+    return listen(protocol="policy", streams=["offers", "receipts"], default_stream="offers")
+
+
+# what is decided
+
+
+def test_who_may_be_mailed_goes_on_and_is_on_record(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        peer.mail(sasl_username="shop", queue_id="4XyZ")
+        assert peer.rcpt(CONSENT) == "DUNNO"
+        assert len(intake.records.decided) == 1  # before the answer
+        assert peer.end(CONSENT) == "DUNNO"
+    (decided,) = intake.records.decided
+    assert decided.client == Client("apps", "192.0.2.9", "client.example", "shop", "4XyZ")
+    assert (decided.stage, decided.relayed, decided.observed) == ("rcpt", True, False)
+    assert decided.reverse_path == "news@shop.example"
+    (recipient,) = decided.recipients
+    assert (recipient.verdict.action, recipient.verdict.basis) == (Action.ALLOW, Basis.CONSENT)
+    assert decided.facts[CONSENT].contact is not None
+    assert intake.of(Decided) == [decided]
+
+
+def test_who_may_not_is_refused_with_the_reason(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        action = peer.rcpt("Withdrawn@People.Example")
+        (decided,) = intake.records.decided
+        assert action == (
+            "550 5.7.1 <Withdrawn@People.Example> refused: consent_withdrawn"
+            f" (stream offers) id={decided.id}"
+        )
+        assert (decided.stage, decided.relayed) == ("rcpt", False)
+        assert peer.rcpt(CONSENT) == "DUNNO"
+        assert peer.rcpt(COMPLAINED).startswith("550 5.7.1 <complained@people.example> refused: ")
+    assert {d.id for d in intake.records.decided} == {decided.id}  # of one message
+
+
+def test_a_deferral(listen: Listen) -> None:
+    paused = [stream | {"paused": True} for stream in STREAMS]
+    intake = listen({"stream": paused}, **CERTAIN)
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(CONSENT).startswith(
+            "450 4.7.0 <consent@people.example> deferred: stream_paused (stream offers) id="
+        )
+        assert peer.rcpt(WITHDRAWN).startswith("550 ")
+
+
+@pytest.mark.parametrize("path", ["", "x@-.example", "@", "a@b c"])
+def test_what_is_no_address_is_refused(intake: Intake, path: str) -> None:
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(path) == "553 5.1.3 recipient address cannot be read"
+
+
+def test_addresses_come_without_their_quotes(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt('odd "local\\@people.example').startswith("550 5.7.1 <")
+        assert peer.rcpt("josé@people.example").startswith("550 5.7.1 <jos\\x{E9}@")
+    odd, unicode = (decided.recipients[0] for decided in intake.records.decided)
+    assert odd.address == '"odd \\"local\\\\"@people.example'
+    assert unicode.canonical == "josé@people.example"
+
+
+@pytest.mark.parametrize("state", ["CONNECT", "EHLO", "MAIL", "VRFY", "ETRN", "new", ""])
+def test_other_states_are_not_ours(intake: Intake, state: str) -> None:
+    with policy_client(intake.port) as peer:
+        assert peer.ask(protocol_state=state, recipient=WITHDRAWN) == "DUNNO"
+    assert intake.records.decided == []
+
+
+# the stream
+
+
+def test_while_the_header_may_choose_only_what_holds_on_all_streams(uncertain: Intake) -> None:
+    with policy_client(uncertain.port) as peer:
+        assert peer.rcpt(WITHDRAWN) == "DUNNO"  # a receipt it may be
+        assert uncertain.records.decided == []  # nothing was decided
+        assert peer.rcpt(COMPLAINED).startswith("550 5.7.1 ")
+    assert len(uncertain.records.decided) == 1
+
+
+def test_a_sender_rule_makes_the_stream_certain(listen: Listen) -> None:
+    rules = [
+        {"address": "@shop.example", "streams": ["offers"], "default_stream": "offers"},
+        {"address": "orders@shop.example", "streams": ["receipts"], "default_stream": "receipts"},
+    ]
+    streams = ["offers", "receipts"]
+    intake = listen({"sender": rules}, protocol="policy", streams=streams, default_stream="offers")
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(WITHDRAWN).startswith("550 5.7.1 ")
+        peer.mail("Orders@Shop.example")
+        assert peer.rcpt(WITHDRAWN) == "DUNNO"
+        peer.mail("else@where.example")
+        assert peer.rcpt(WITHDRAWN) == "DUNNO"
+    assert [d.decision.stream.name for d in intake.records.decided] == ["offers", "receipts"]
+
+
+FINGERPRINT = "ab" * 32
+
+
+@pytest.fixture
+def credentials(listen: Listen, tmp_path: Path) -> Intake:
+    (tmp_path / "users").touch()
+    tables = [
+        {"user": "mailer", "streams": ["offers"], "senders": ["@shop.example"]},
+        {"certificate": FINGERPRINT, "streams": ["receipts"]},
+    ]
+    config = {"credential": tables, "auth": {"users": str(tmp_path / "users")}}
+    return listen(
+        config, protocol="policy", streams=["offers", "receipts"], default_stream="offers"
+    )
+
+
+def test_what_the_client_proved_to_the_mta_narrows_its_streams(credentials: Intake) -> None:
+    with policy_client(credentials.port) as peer:
+        peer.mail(sasl_username="mailer")
+        assert peer.rcpt(WITHDRAWN).startswith("550 5.7.1 ")
+        peer.mail(sasl_username="somebody")
+        assert peer.rcpt(WITHDRAWN) == "DUNNO"
+        colons = ":".join(FINGERPRINT[i : i + 2] for i in range(0, 64, 2)).upper()
+        peer.mail(ccert_fingerprint=colons, ccert_subject="CN=any")
+        peer.rcpt(COMPLAINED)
+    assert credentials.records.decided[-1].client.login == f"certificate:{FINGERPRINT}"
+
+
+def test_senders_that_are_not_the_credentials(credentials: Intake) -> None:
+    with policy_client(credentials.port) as peer:
+        peer.mail("boss@bank.example", sasl_username="mailer")
+        assert peer.rcpt(CONSENT) == "550 5.7.1 this client may not send from that address"
+        assert peer.end(CONSENT).startswith("550 ")
+        peer.mail(sasl_username="mailer")
+        assert peer.rcpt(CONSENT) == "DUNNO"
+    assert len(credentials.of(SenderRefused)) == 2
+
+
+# the end of a message: nobody slips past
+
+
+@pytest.mark.parametrize("state", ["DATA", "END-OF-MESSAGE"])
+def test_a_single_recipient_who_was_not_asked_about_is_judged_then(
+    intake: Intake, state: str
+) -> None:
+    with policy_client(intake.port) as peer:
+        assert peer.end(WITHDRAWN, state=state).startswith("550 5.7.1 <withdrawn@people.example>")
+        peer.mail()
+        assert peer.end(CONSENT, state=state) == "DUNNO"
+        assert peer.end(CONSENT, state=state) == "DUNNO"
+    assert len(intake.records.decided) == 2
+
+
+def test_several_are_known_by_their_number(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        for each in (CONSENT, WITHDRAWN, CUSTOMER):
+            peer.rcpt(each)
+        assert peer.end(CONSENT, CUSTOMER, state="DATA") == "DUNNO"
+        assert peer.end(CONSENT, CUSTOMER) == "DUNNO"
+        assert peer.end(CONSENT, WITHDRAWN, CUSTOMER) == TROUBLE
+    (failed,) = intake.of(Failed)
+    assert failed.part == "protocol"
+    assert "3 recipients at END-OF-MESSAGE, of whom 2" in failed.error
+
+
+def test_recipients_of_another_message_do_not_count(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        peer.rcpt(CONSENT)
+        peer.rcpt(CUSTOMER)
+        peer.mail()
+        assert peer.end(CONSENT, CUSTOMER) == TROUBLE
+        peer.mail(instance="")
+        peer.rcpt(CONSENT)
+        peer.rcpt(CUSTOMER)
+        assert peer.end(CONSENT, CUSTOMER) == TROUBLE
+    assert len({decided.id for decided in intake.records.decided}) == 3
+
+
+# observe mode and trouble
+
+
+def test_observe_mode_lets_all_pass_and_records_what_it_would_do(listen: Listen) -> None:
+    intake = listen({"policy": {"mode": "observe"}}, **CERTAIN)
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(WITHDRAWN) == "DUNNO"
+        assert peer.end(WITHDRAWN) == "DUNNO"
+        (decided,) = intake.records.decided
+        assert (decided.observed, decided.relayed) == (True, True)
+        assert decided.recipients[0].verdict.reason is Reason.CONSENT_WITHDRAWN
+        intake.records.error = AuditUnavailable("disk full")
+        assert peer.rcpt(COMPLAINED) == "DUNNO"
+    assert [failed.part for failed in intake.of(Failed)] == ["audit"]
+
+
+def broken(intake: Intake, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(intake.store, "facts", fail)
+
+
+def test_observed_mail_that_could_not_be_decided_passes_and_is_counted(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake = listen({"policy": {"mode": "observe"}}, **CERTAIN)
+    broken(intake, monkeypatch, StoreUnavailable("locked"))
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(CONSENT) == "DUNNO"
+    (decided,) = intake.records.decided
+    assert (decided.undecided, decided.observed) == (True, True)
+    assert decided.recipients[0].verdict.reason is Reason.TEMPORARY_FAILURE
+
+
+@pytest.mark.parametrize("choice", ["intake", "uncertain"])
+def test_a_store_that_does_not_answer_is_451(
+    choice: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake: Intake = request.getfixturevalue(choice)
+    with monkeypatch.context() as patch, policy_client(intake.port) as peer:
+        broken(intake, patch, StoreUnavailable("locked"))
+        assert peer.rcpt(CONSENT) == TROUBLE
+        patch.undo()
+        assert peer.rcpt(CONSENT) == "DUNNO"
+        assert peer.end(CONSENT) == "DUNNO"
+    assert [failed.part for failed in intake.of(Failed)] == ["store"]
+
+
+def test_nobody_passes_without_a_record(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        intake.records.error = AuditUnavailable("disk full")
+        assert peer.rcpt(CONSENT) == TROUBLE
+        assert peer.rcpt(WITHDRAWN) == TROUBLE
+        intake.records.error = None
+        assert peer.end(CONSENT) == "DUNNO"
+    assert [failed.part for failed in intake.of(Failed)] == ["audit", "audit"]
+
+
+def test_a_fault_of_the_program_is_451_and_the_end(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(intake, monkeypatch, RuntimeError("bug"))
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(CONSENT) == TROUBLE
+        with pytest.raises(EOFError):
+            peer.action()
+    assert intake.wait_closed() == ["error"]
+    assert [str(error) for error in intake.unexpected] == ["bug"]
+    intake.unexpected.clear()
+
+
+def test_what_is_no_request_ends_the_connection_without_an_answer(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(CONSENT) == "DUNNO"
+        peer.socket.sendall(b"EHLO client.example\r\n")
+        with pytest.raises(EOFError):
+            peer.action()
+    assert intake.wait_closed() == ["protocol"]
+    assert intake.of(Failed)[0].part == "protocol"
+
+
+# the connection
+
+
+def test_requests_at_once_are_answered_in_their_order(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        recipients = [CONSENT, WITHDRAWN, CUSTOMER] * 30
+        peer.socket.sendall(b"".join(request(recipient=each) for each in recipients))
+        actions = [peer.action() for _ in recipients]
+    assert [action == "DUNNO" for action in actions] == [each != WITHDRAWN for each in recipients]
+
+
+def test_a_request_octet_by_octet(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        for octet in request(recipient=WITHDRAWN):
+            peer.socket.sendall(bytes([octet]))
+        assert peer.action().startswith("550 ")
+
+
+def test_over_a_unix_socket(listen: Listen, tmp_path: Path) -> None:
+    path = str(tmp_path / "policy")
+    intake = listen(**CERTAIN, address=f"unix:{path}")
+    with policy_client(path) as peer:
+        assert peer.rcpt(WITHDRAWN).startswith("550 5.7.1 ")
+    assert intake.wait_closed() == ["eof"]
+
+
+def test_too_many_recipients(listen: Listen) -> None:
+    intake = listen(**CERTAIN, max_recipients=2)
+    with policy_client(intake.port) as peer:
+        assert [peer.rcpt(each) for each in (CONSENT, CUSTOMER)] == ["DUNNO"] * 2
+        assert peer.rcpt(CONSENT) == "452 4.5.3 too many recipients"
+        peer.mail()
+        assert peer.rcpt(CONSENT) == "DUNNO"
+
+
+def test_too_many_connections_end_without_a_word(listen: Listen) -> None:
+    intake = listen(**CERTAIN, max_connections=1)
+    with policy_client(intake.port) as first, policy_client(intake.port) as second:
+        assert first.rcpt(CONSENT) == "DUNNO"
+        with pytest.raises(EOFError):
+            second.rcpt(CONSENT)
+    wait_for(lambda: intake.of(ConnectionRefused), "the refusal")
+    assert intake.of(ConnectionRefused)[0].cause == "limit"
+
+
+def trickle(connection: socket.socket) -> None:
+    """Attributes without end, until the other side has gone."""
+    for _ in range(100):
+        connection.sendall(b"request=smtpd_access_policy\n")
+        time.sleep(0.05)
+
+
+def flood(connection: socket.socket) -> None:
+    """Requests whose answers nobody reads, until there is no room for more."""
+    while True:
+        connection.sendall(request(recipient=CONSENT) * 100)
+
+
+def test_a_request_that_does_not_end_is_cut_off_and_silence_is_not(listen: Listen) -> None:
+    intake = listen(**CERTAIN, command_timeout="300ms", data_timeout="30s")
+    with policy_client(intake.port) as idle, policy_client(intake.port) as slow:
+        assert idle.rcpt(CONSENT) == "DUNNO"
+        began = time.monotonic()
+        with pytest.raises((ConnectionError, TimeoutError)):
+            trickle(slow.socket)
+        assert time.monotonic() - began < 3
+        assert intake.wait_closed() == ["timeout"]
+        assert idle.rcpt(CONSENT) == "DUNNO"
+
+
+def test_silence_has_an_end_too(listen: Listen) -> None:
+    intake = listen(**CERTAIN, data_timeout="300ms")
+    with policy_client(intake.port) as peer, pytest.raises(EOFError):
+        peer.action()
+    assert intake.wait_closed() == ["timeout"]
+
+
+def test_who_leaves_answers_unread_is_not_listened_to(listen: Listen) -> None:
+    intake = listen(**CERTAIN, command_timeout="500ms")
+    with policy_client(intake.port) as peer:
+        peer.socket.settimeout(5)
+        with pytest.raises(
+            (ConnectionError, TimeoutError)
+        ):  # reset, or the buffers of both sides are full
+            flood(peer.socket)
+        assert intake.wait_closed(1) in (["timeout"], ["error"])
+
+
+def test_draining_ends_idle_connections(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(CONSENT) == "DUNNO"
+        intake.call(intake.door.drain()).result(10)
+        with pytest.raises(EOFError):
+            peer.action()
+    assert intake.wait_closed() == ["shutdown"]
