@@ -6,6 +6,7 @@ import socket
 import sys
 
 from smtpproxy.config.access_files import check_access_files
+from smtpproxy.config.dkim_files import check_dkim_files
 from smtpproxy.config.faults import ConfigError
 from smtpproxy.notify import Notifier
 from smtpproxy.process.sockets import CannotListen, listen
@@ -25,6 +26,7 @@ def serve(settings: Settings) -> int:
     configure_logging(settings.server, process="supervisor")
     try:
         check_access_files(settings, "smtpproxy")
+        check_dkim_files(settings, "smtpproxy")
         _prepare_state(settings)
         for webhook in settings.webhooks:
             check_files(webhook)

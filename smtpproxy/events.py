@@ -11,12 +11,14 @@ from msgspec import Struct
 
 from smtpproxy.policy.model import Decision, Facts, MessageFeatures, Verdict
 
-Stage = Literal["policy", "store", "sign", "upstream", "audit"]
-Part = Literal["store", "audit", "upstream", "spool", "internal", "protocol"]
+Stage = Literal["policy", "store", "dns", "sign", "upstream", "audit"]
+Part = Literal["store", "audit", "upstream", "spool", "internal", "protocol", "sign", "dns"]
+DnsOutcome = Literal["answered", "absent", "failed", "cached"]
 TlsOutcome = Literal["ok", "failed", "timeout"]
 AuthOutcome = Literal["ok", "failed", "malformed", "cancelled", "limited", "busy"]
 ProxyOutcome = Literal["ok", "local", "untrusted", "malformed", "timeout"]
-STAGES: tuple[Stage, ...] = ("policy", "store", "sign", "upstream", "audit")
+STAGES: tuple[Stage, ...] = ("policy", "store", "dns", "sign", "upstream", "audit")
+DNS_OUTCOMES: tuple[DnsOutcome, ...] = ("answered", "absent", "failed", "cached")
 
 
 class ConnectionOpened(Struct, frozen=True):
@@ -135,6 +137,13 @@ class Relayed(Struct, frozen=True):
     reply: str
     size: int
     recipients: int
+    each: tuple[str, ...] = ()  # by recipient of the decision; empty: one reply for all
+
+
+class DnsAsked(Struct, frozen=True):
+    """A lookup ended; failed: there was no answer."""
+
+    outcome: DnsOutcome
 
 
 class TransactionEnded(Struct, frozen=True):
@@ -176,6 +185,7 @@ Event = (
     | FilesRead
     | Decided
     | Relayed
+    | DnsAsked
     | TransactionEnded
     | UpstreamReplied
     | Failed

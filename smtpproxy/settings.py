@@ -6,7 +6,7 @@ piece they need. Sizes are bytes, times are seconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import time
+from datetime import datetime, time
 from pathlib import Path
 from typing import Literal
 
@@ -203,6 +203,24 @@ class WebhookSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DkimSettings:
+    """A key that signs mail whose From is of `domain`. No streams: all of them."""
+
+    domain: str  # lower-case A-label
+    selector: str
+    key: Path
+    streams: frozenset[str] = frozenset()
+    since: datetime | None = None  # UTC; in force from then on
+    subdomains: bool = False  # for what is below the domain too
+
+
+@dataclass(frozen=True, slots=True)
+class DnsSettings:
+    nameservers: tuple[TcpAddress, ...] = ()  # empty: the system's
+    timeout: float = 5.0  # a whole lookup
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySettings:
     rulebook: str = "fr"
     mode: Mode = Mode.ENFORCE
@@ -227,6 +245,8 @@ class Settings:
     retention: RetentionSettings = RetentionSettings()
     auth: AuthSettings = AuthSettings()
     credentials: tuple[Credential, ...] = ()
+    dkim: tuple[DkimSettings, ...] = ()
+    dns: DnsSettings = DnsSettings()
     hash: str = ""  # SHA-256 of the file, 12 hex digits, for config_info
 
     @property

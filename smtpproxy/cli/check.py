@@ -24,6 +24,7 @@ def command(config: Path, as_json: bool) -> int:
     """
     from smtpproxy.config import ConfigError, load
     from smtpproxy.config.access_files import check_access_files
+    from smtpproxy.config.dkim_files import check_dkim_files
     from smtpproxy.config.warnings import warnings
 
     try:
@@ -31,6 +32,7 @@ def command(config: Path, as_json: bool) -> int:
         warned = [
             *warnings(settings),
             *check_access_files(settings, str(config)),
+            *check_dkim_files(settings, str(config)),
             *_webhook_files(settings),
         ]
     except ConfigError as error:

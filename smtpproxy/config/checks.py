@@ -11,9 +11,11 @@ from typing import Any
 
 from smtpproxy.config import values
 from smtpproxy.config.access_checks import access_checks
+from smtpproxy.config.dkim import dkim_checks
 from smtpproxy.config.faults import Fault, Location, key_path
 from smtpproxy.config.protocol_checks import protocol_checks
 from smtpproxy.config.tables import tables
+from smtpproxy.config.unsubscribe_checks import unsubscribe_checks
 from smtpproxy.policy.model import DEFAULT_STREAM
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
 
@@ -33,11 +35,13 @@ def cross_check(document: Document) -> Iterator[Fault]:
     """Yield the faults that no table shows by itself."""
     yield from _unique_names(document)
     yield from _streams(document)
-    for section in ("listener", "sender", "credential"):
+    for section in ("listener", "sender", "credential", "dkim"):
         yield from _stream_choice(document, section)
     yield from _addresses(document)
     yield from access_checks(document)
     yield from protocol_checks(document)
+    yield from dkim_checks(document)
+    yield from unsubscribe_checks(document)
 
 
 def _unique_names(document: Document) -> Iterator[Fault]:

@@ -12,16 +12,25 @@ from typing import Any, TypeVar
 from msgspec import structs
 from pydantic import BaseModel, ValidationError
 
-from smtpproxy.config import describe, models, propagation, rulebooks
+from smtpproxy.config import describe, dkim, models, propagation, rulebooks
 from smtpproxy.config.checks import cross_check
 from smtpproxy.config.faults import ConfigError, Fault, report
 from smtpproxy.config.tables import tables
-from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Nature, Rulebook, Stream, StreamClass
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    ExistingUnsubscribe,
+    Mode,
+    Nature,
+    Rulebook,
+    Stream,
+    StreamClass,
+)
 from smtpproxy.policy.rulebooks import RulebookError
 from smtpproxy.settings import (
     AuditSettings,
     AuthSettings,
     Credential,
+    DnsSettings,
     ListenerSettings,
     PartnerSettings,
     PolicySettings,
@@ -127,8 +136,13 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         on_mixed=document.policy.on_mixed,
         frequency_cap=document.policy.frequency_cap,
     )
-    default = structs.replace(DEFAULT_STREAM, rulebook=policy.rulebook, mode=policy.mode, marketing_cap=policy.frequency_cap)
-    streams = [default, *(_stream(s, policy, books) for s in document.stream)]
+    default = structs.replace(
+        DEFAULT_STREAM,
+        rulebook=policy.rulebook,
+        mode=policy.mode,
+        marketing_cap=policy.frequency_cap,
+    )
+    streams = [default, *(_stream(s, policy, books, server.hostname) for s in document.stream)]
     partners = tuple(PartnerSettings(p.name, Path(p.key_file)) for p in document.partner)
     url = document.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
     return Settings(
@@ -164,13 +178,17 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
             for credential in document.credential
         ),
         rulebooks={book.name: book for book in books.values()},
+        dkim=dkim.settings(document.dkim),
+        dns=_frozen(DnsSettings, document.dns, nameservers=tuple(document.dns.nameservers)),
         hash=digest,
         tokens=propagation.tokens(document.token),
         webhooks=propagation.webhooks(document.webhook, books.values()),
     )
 
 
-def _stream(stream: models.Stream, policy: PolicySettings, books: Mapping[str, Rulebook]) -> Stream:
+def _stream(
+    stream: models.Stream, policy: PolicySettings, books: Mapping[str, Rulebook], hostname: str
+) -> Stream:
     return Stream(
         name=stream.name,
         stream_class=StreamClass(stream.stream_class),
@@ -188,7 +206,23 @@ def _stream(stream: models.Stream, policy: PolicySettings, books: Mapping[str, R
         marketing_cap=policy.frequency_cap,
         refuse_at_data=stream.refuse_at == "data",
         max_snapshot_age=stream.max_snapshot_age,
+        unsubscribe_scope=_unsubscribe_scope(stream),
+        existing_unsubscribe=ExistingUnsubscribe(stream.existing_unsubscribe),
+        unsubscribe_mailto=stream.unsubscribe_mailto,
+        list_id=_list_id(stream, hostname),
+        check_dkim=stream.check_dkim and stream.stream_class == "marketing",
     )
+
+
+def _unsubscribe_scope(stream: models.Stream) -> str | None:
+    """Return what its links unsubscribe from; None where the relay adds none."""
+    if stream.unsubscribe != "add":
+        return None
+    return "marketing" if stream.unsubscribe_scope == "marketing" else f"purpose:{stream.purpose}"
+
+
+def _list_id(stream: models.Stream, hostname: str) -> str | None:
+    return (stream.list_id or f"{stream.name}.{hostname}") if stream.unsubscribe == "add" else None
 
 
 def _frozen(cls: type[T], model: BaseModel, **converted: object) -> T:

@@ -4,17 +4,18 @@ A default stands here as somebody would write it in the file, and is read like t
 file. docs/settings.md documents every key; a test holds the two together.
 """
 
-from datetime import time
+from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from smtpproxy.config import access_values, propagation, values
+from smtpproxy.config import access_values, dkim, propagation, values
 from smtpproxy.policy.periods import Period as AnyPeriod
 from smtpproxy.policy.frequency import Cap
 from smtpproxy.settings import Address as AnyAddress
+from smtpproxy.settings import TcpAddress
 
 Size = Annotated[int, PlainValidator(values.size)]
 Duration = Annotated[float, PlainValidator(values.duration)]
@@ -35,6 +36,8 @@ PeriodWithEnd = Annotated[AnyPeriod, PlainValidator(values.period_with_end)]
 SuppressionPeriod = Annotated[AnyPeriod | None, PlainValidator(values.suppression_period)]
 TimeOfDay = Annotated[time, PlainValidator(values.time_of_day)]
 Count = Annotated[int, Field(ge=1)]
+Mailbox = Annotated[str, PlainValidator(values.mailbox)]
+ListId = Annotated[str, PlainValidator(values.list_id)]
 Sha256 = Annotated[str, PlainValidator(propagation.sha256)]
 WebhookUrl = Annotated[str, PlainValidator(propagation.webhook_url)]
 Scope = Annotated[str, PlainValidator(propagation.scope)]
@@ -42,6 +45,9 @@ File = Annotated[Path, PlainValidator(access_values.file_path)]
 Network = Annotated[str, PlainValidator(access_values.network)]
 User = Annotated[str, PlainValidator(access_values.user)]
 Certificate = Annotated[str, PlainValidator(access_values.certificate)]
+Selector = Annotated[str, PlainValidator(dkim.selector)]
+Moment = Annotated[datetime, PlainValidator(dkim.moment)]
+Nameserver = Annotated[TcpAddress, PlainValidator(dkim.nameserver)]
 AllowedSender = Annotated[str, PlainValidator(access_values.allowed_sender)]
 
 
@@ -183,7 +189,11 @@ class Stream(Table):
     products: list[Word] = []
     topics: list[Word] = []
     from_domains: list[Domain] = []
-    unsubscribe: Annotated[Literal["require", "add"], later("require")] = "require"
+    unsubscribe: Literal["require", "add"] = "require"
+    existing_unsubscribe: Literal["keep", "replace", "refuse"] = "keep"
+    unsubscribe_scope: Literal["purpose", "marketing"] = "purpose"
+    unsubscribe_mailto: Mailbox | None = None
+    list_id: ListId | None = None
     one_click: Literal["required", "optional"] = "required"
     rulebook: str | None = None
     mode: Literal["enforce", "observe"] | None = None
@@ -195,6 +205,7 @@ class Stream(Table):
     refuse_at: Literal["rcpt", "data"] = "rcpt"
     frequency_cap: FrequencyCap | None = None
     body_optout: Annotated[bool, later(False)] = False
+    check_dkim: bool = True
     max_snapshot_age: Duration | None = None
 
 
@@ -243,6 +254,20 @@ class CredentialTable(Table):
     from_domains: list[Domain] = []
 
 
+class Dkim(Table):
+    domain: Domain = Field(examples=["example.com"])
+    selector: Selector = Field(examples=["s2026"])
+    key: File = Field(examples=["/etc/smtpproxy/s2026.pem"])
+    streams: list[Name] = []
+    since: Moment | None = Field(default=None, alias="from")
+    subdomains: bool = False
+
+
+class Dns(Table):
+    nameservers: list[Nameserver] = []
+    timeout: Duration = written("5s")
+
+
 class Document(Table):
     """The whole file."""
 
@@ -261,6 +286,6 @@ class Document(Table):
     webhook: list[Webhook] = []
     auth: Auth = Auth()
     credential: list[CredentialTable] = []
-    dkim: Annotated[list[Any], later([])] = []
-    dns: Annotated[dict[str, Any] | None, later()] = None
+    dkim: list[Dkim] = []
+    dns: Dns = Dns()
     feedback: Annotated[dict[str, Any] | None, later()] = None

@@ -38,6 +38,7 @@ _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 _UNIX_PATH_LIMIT = 107  # octets of sun_path, less its NUL
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_LIST_ID = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+")
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,70}")  # RFC 5322 2.2: printable ASCII, no colon
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 
@@ -236,6 +237,27 @@ def sender(value: object) -> str:
         return canonical(value)
     except ValueError as error:
         raise ValueError(f"{shown(value)} is not {right}: {error}") from None
+
+
+def mailbox(value: object) -> str:
+    """Return an ASCII mail address as it is written in a header field."""
+    wrong = f'{shown(value)} is not an address such as "unsubscribe@example.com"'
+    if not isinstance(value, str) or not value.isascii() or value.count("@") != 1:
+        raise ValueError(wrong)
+    try:
+        return canonical(value)
+    except ValueError as error:
+        raise ValueError(f"{wrong}: {error}") from None
+
+
+def list_id(value: object) -> str:
+    """Return a list identifier, without angle brackets (RFC 2919 section 2)."""
+    if not isinstance(value, str) or len(value) > 255 or not _LIST_ID.fullmatch(value):
+        raise ValueError(
+            f'{shown(value)} is not a list identifier such as "offers.example.com": letters,'
+            " digits and dots, at most 255, without brackets (RFC 2919)"
+        )
+    return value.lower()
 
 
 def word(value: object) -> str:

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 
-from smtpproxy.config import propagation
+from smtpproxy.config import dkim, propagation
 from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Mode, Stream, StreamClass
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
 
@@ -22,7 +22,8 @@ def warnings(settings: Settings) -> list[str]:
         found.append("web: not set, so there are no metrics, health checks or unsubscribe pages")
     elif _public(settings.web.address):
         found.append(f"web.address: {settings.web.address} can be reached from outside")
-    return [*found, *_streams(settings), *_sender_rules(settings), *propagation.warnings(settings)]
+    found += [*_streams(settings), *_sender_rules(settings), *propagation.warnings(settings)]
+    return [*found, *dkim.warnings(settings)]
 
 
 def _server(settings: Settings) -> Iterator[str]:

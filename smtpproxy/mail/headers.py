@@ -1,7 +1,7 @@
 """Header fields read from raw bytes (RFC 5322): folding, case, 8-bit, duplicates."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _FIELD_END = re.compile(rb"\n(?![ \t])")
@@ -38,6 +38,16 @@ class HeaderBlock:
     def raw_values(self, name: str) -> list[bytes]:
         """What stands after the colon in every field of that name, line ends included."""
         return [self._raw[colon:end] for _, colon, end in self._find(name)]
+
+    def raw_fields(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
+        """Return the fields with these lower-case names as they stand, in order of names."""
+        if self._index is None:
+            self._index = self._indexed()
+        return {
+            name: [self._raw[start:end] for start, _, end in found]
+            for name, found in self._index.items()
+            if name in names
+        }
 
     def fields(self) -> Iterator[tuple[bytes, bytes]]:
         """(name as written, raw value with folding) of every field, in order.

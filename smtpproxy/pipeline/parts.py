@@ -3,13 +3,18 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from smtpproxy.events import Decided, Emit, Relayed, Stage
+from smtpproxy.pipeline.way_out import Links
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.store.mailings import MailingLog
 from smtpproxy.store.protocols import FactReader
+
+if TYPE_CHECKING:  # what signs is loaded where something is signed
+    from smtpproxy.relay.dkim.signing import Signer
+    from smtpproxy.relay.dkim.verifying import Verifier
 
 
 class AuditLog(Protocol):
@@ -37,6 +42,9 @@ class Parts:
     new_id: Callable[[], str]
     source_header: str | None = None
     mailings: MailingLog | None = None  # where no stream counts what it sends
+    links: Links | None = None  # where no stream adds a way out
+    signer: "Signer | None" = None  # where there are no keys
+    verifier: "Verifier | None" = None  # where no stream asks for signatures
 
 
 def spend(seconds: dict[Stage, float], stage: Stage, duration: float) -> None:

@@ -144,6 +144,17 @@ def judge_message(stream: Stream, features: MessageFeatures) -> Verdict:
     return _ACCEPTED
 
 
+def asks_for_signatures(stream: Stream, features: MessageFeatures) -> bool:
+    """Whether `judge_message` has to know of the DKIM signatures that a message came with."""
+    return (
+        stream.check_dkim
+        and stream.stream_class is StreamClass.MARKETING
+        and features.dkim_fields > 0
+        and features.signatures is None
+        and judge_message(stream, features).action is _ALLOW
+    )
+
+
 def choose_stream(
     permitted: Sequence[Stream], default: Stream | None, header_values: Sequence[str]
 ) -> Stream | Verdict:

@@ -49,6 +49,7 @@ def read_features(
         unsubscribe_encoded=any(field.encoded for field in unsubscribe),
         one_click=len(posts) == 1 and is_one_click(posts[0]),
         source_statement=_statement(headers, source_header) if source_header else None,
+        dkim_fields=len(headers.raw_values("DKIM-Signature")),
     )
 
 

@@ -19,11 +19,13 @@ from smtpproxy.policy.terms import (
     Basis,
     Condition,
     Dealing,
+    ExistingUnsubscribe,
     Mode,
     Nature,
     Origin,
     Reason,
     Sign,
+    SignatureState,
     Source,
     StreamClass,
 )
@@ -41,6 +43,7 @@ __all__ = [
     "Dealing",
     "Decision",
     "Evidence",
+    "ExistingUnsubscribe",
     "Facts",
     "Link",
     "Lookups",
@@ -55,6 +58,8 @@ __all__ = [
     "RecipientFacts",
     "Rulebook",
     "Sign",
+    "SignatureFinding",
+    "SignatureState",
     "Source",
     "Stream",
     "StreamClass",
@@ -84,6 +89,11 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     max_snapshot_age: float | None = None  # seconds; of every partner's snapshot
 
     refuse_at_data: bool = False  # nobody is refused before the end of the message
+    check_dkim: bool = False  # of signed messages, whether the ways out are signed validly
+    unsubscribe_scope: str | None = None  # of the way out that the relay adds; None: it adds none
+    existing_unsubscribe: ExistingUnsubscribe = ExistingUnsubscribe.KEEP
+    unsubscribe_mailto: str | None = None  # an alternative to the link
+    list_id: str | None = None  # RFC 2919
 
     @property
     def counts_mailings(self) -> bool:
@@ -100,7 +110,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
         return self.stream_class is StreamClass.MARKETING and self.max_snapshot_age is not None
 
 
-DEFAULT_STREAM = Stream(name="default", purpose="marketing")
+DEFAULT_STREAM = Stream(name="default", purpose="marketing", check_dkim=True)
 """Where undeclared mail goes: marketing, purpose `marketing`, the strict rules."""
 
 
@@ -216,6 +226,15 @@ class Lookups(Struct, frozen=True):
     snapshots: bool = False  # whether the age of the partners' snapshots counts
 
 
+class SignatureFinding(Struct, frozen=True, omit_defaults=True):
+    """What was found of one DKIM signature; `detail` is for people."""
+
+    domain: str  # its d=; empty where it cannot be read
+    selector: str
+    state: SignatureState
+    detail: str = ""
+
+
 class MessageFeatures(Struct, frozen=True, omit_defaults=True):
     """What the message rules look at, read from the raw header block."""
 
@@ -228,6 +247,9 @@ class MessageFeatures(Struct, frozen=True, omit_defaults=True):
     unsubscribe_encoded: bool = False  # encoded words had to be decoded
     one_click: bool = False  # exactly one List-Unsubscribe-Post, and it is exact
     source_statement: str | None = None  # what it says of where the addresses come from
+    dkim_fields: int = 0  # signatures that it came with
+    signed_by_relay: bool = False  # the relay signs it; found out where that matters
+    signatures: tuple[SignatureFinding, ...] | None = None  # None: they were not checked
 
 
 class Transaction(Struct, frozen=True):

@@ -18,6 +18,7 @@ _OTHERS = {
     Reason.UNSUBSCRIBE_MISSING: (550, "5.7.0"),
     Reason.UNSUBSCRIBE_MALFORMED: (550, "5.7.0"),
     Reason.ONE_CLICK_MISSING: (550, "5.7.0"),
+    Reason.UNSUBSCRIBE_UNSIGNED: (550, "5.7.0"),
     Reason.TEMPORARY_FAILURE: (451, "4.3.0"),
 }
 

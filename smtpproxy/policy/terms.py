@@ -97,6 +97,24 @@ class Mode(StrEnum):
     OBSERVE = "observe"
 
 
+class ExistingUnsubscribe(StrEnum):
+    """What becomes of a message's own List-Unsubscribe where the relay adds one."""
+
+    KEEP = "keep"
+    REPLACE = "replace"
+    REFUSE = "refuse"
+
+
+class SignatureState(StrEnum):
+    """What was found of a DKIM signature that a message came with."""
+
+    VALID = "valid"
+    UNCOVERED = "uncovered"  # it does not cover both unsubscribe fields; no key was looked up
+    BROKEN = "broken"
+    UNUSABLE = "unusable"  # it, or the key that it names, cannot be used
+    UNKNOWN = "unknown"  # the DNS did not answer
+
+
 class Reason(StrEnum):
     """Why a verdict is what it is. docs/reasons.md has a paragraph for each."""
 
@@ -144,6 +162,7 @@ class Reason(StrEnum):
     UNSUBSCRIBE_MISSING = "unsubscribe_missing"
     UNSUBSCRIBE_MALFORMED = "unsubscribe_malformed"
     ONE_CLICK_MISSING = "one_click_missing"
+    UNSUBSCRIBE_UNSIGNED = "unsubscribe_unsigned"
     RECIPIENTS_REFUSED = "recipients_refused"  # on_mixed = "refuse", or nobody is left
     # trouble of ours
     TEMPORARY_FAILURE = "temporary_failure"

@@ -10,6 +10,8 @@ from smtpproxy.policy.model import (
     Evidence,
     Reason,
     Rulebook,
+    SignatureFinding,
+    SignatureState,
     Source,
     Suppression,
     Verdict,
@@ -21,6 +23,7 @@ from smtpproxy.policy.rules.consent import consent_failure, newest_act, withdraw
 from smtpproxy.policy.rules.deferrals import reached_cap
 from smtpproxy.policy.rules.record import discloses, known_source, links
 from smtpproxy.policy.rules.suppression import decisive, yielding
+from smtpproxy.policy.way_out import added, unwanted
 from smtpproxy.policy.words.phrase import Phrase, Term, Time, Value
 
 Words: TypeAlias = dict[str, Value]
@@ -62,6 +65,10 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
     features, key = case.features, f"passed.{rule}"
     words: Words = {"stream": case.stream.name, "domains": ", ".join(features.from_domains)}
     match rule:
+        case "unsubscribe_present" | "unsubscribe_usable" | "one_click" if added(
+            case.stream, features
+        ):
+            return Phrase("passed.unsubscribe_added", words)
         case "unsubscribe_usable":
             uris = len(features.unsubscribe_https) + len(features.unsubscribe_mailto)
             found = Phrase(key if uris == 1 else f"{key}.many", {"uris": uris})
@@ -70,6 +77,15 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
             return Phrase(f"{key}.decoded", {"found": found})
         case "one_click" if not case.stream.one_click_required:
             return Phrase(f"{key}.optional", words)
+        case "unsubscribe_signed" if not features.dkim_fields:
+            return Phrase(f"{key}.none")
+        case "unsubscribe_signed" if features.signed_by_relay:
+            return Phrase(f"{key}.relay")
+        case "unsubscribe_signed" if features.signatures is None or not case.stream.check_dkim:
+            return Phrase(f"{key}.unchecked")
+        case "unsubscribe_signed":
+            valid = [s.domain for s in features.signatures or () if s.state is SignatureState.VALID]
+            words["domains"] = ", ".join(valid)
     return Phrase(key, words)
 
 
@@ -83,11 +99,23 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
         "fields": features.unsubscribe_fields,
     }
     match verdict.reason:
+        case Reason.UNSUBSCRIBE_MALFORMED if unwanted(stream, features):
+            key += ".unwanted"
+        case Reason.UNSUBSCRIBE_UNSIGNED if added(stream, features):
+            key += ".added"
         case Reason.UNSUBSCRIBE_MALFORMED if features.unsubscribe_fields > 1:
             key += ".several"
         case Reason.ONE_CLICK_MISSING if not features.unsubscribe_https:
             key += ".https"
+        case Reason.UNSUBSCRIBE_UNSIGNED | Reason.TEMPORARY_FAILURE if features.signatures:
+            words["findings"] = tuple(_finding(each) for each in features.signatures)
+            key = "reason.signatures"
     return Phrase(key, words)
+
+
+def _finding(found: SignatureFinding) -> Phrase:
+    words: Words = {"domain": found.domain or "?"}
+    return Phrase(f"signature.{found.state}", words)
 
 
 def summary(verdict: Verdict) -> Phrase:

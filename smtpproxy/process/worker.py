@@ -6,13 +6,15 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
 from smtpproxy.auth.authenticator import Authenticator
-from smtpproxy.events import Event, FilesRead
+from smtpproxy.events import DnsAsked, Event, FilesRead
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
@@ -27,6 +29,10 @@ from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshot import Snapshot
 from smtpproxy.store import open_mailings, open_store
 from smtpproxy.ulid import UlidFactory
+
+if TYPE_CHECKING:
+    from smtpproxy.relay.dkim.signing import Signer
+    from smtpproxy.relay.dkim.verifying import Verifier
 
 _BEAT = 1.0
 
@@ -72,6 +78,11 @@ async def _work(
     return 0
 
 
+def _threads(settings: Settings) -> int:
+    """How many threads sign: each worker's share of the processors."""
+    return max(1, len(os.sched_getaffinity(0)) // settings.server.workers)
+
+
 async def _beat(worker: "Worker", channel: Channel) -> None:
     while True:
         channel.send(Beat(worker.snapshot()))
@@ -85,6 +96,7 @@ class Worker:
         self.metrics = Metrics()
         self._settings = settings
         self._log = Log()
+        self._threads = ThreadPoolExecutor(_threads(settings), "dkim")  # none before it is needed
         new_id = UlidFactory(milliseconds, os.urandom)
         deadlines = Deadlines(asyncio.get_running_loop())
         server = settings.server
@@ -108,6 +120,8 @@ class Worker:
             new_id=new_id,
             source_header=settings.source_header,
             mailings=self._mailings,
+            signer=self._signer(),
+            verifier=self._verifier(),
         )
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
@@ -138,6 +152,7 @@ class Worker:
             self._authenticator.close()
         self._pool.close()
         self._journal.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._mailings is not None:
             self._mailings.close()
         await self._store.close()
@@ -159,6 +174,26 @@ class Worker:
             self._settings.server.workers,
             changed=lambda error: self._emit(FilesRead("", "users", error)),
         )
+
+    def _signer(self) -> "Signer | None":
+        """Loaded where there are keys: who has none does not pay for it."""
+        if not self._settings.dkim:
+            return None
+        from smtpproxy.relay.dkim.keyring import Keyring
+        from smtpproxy.relay.dkim.signing import Signer
+
+        return Signer(Keyring.of(self._settings.dkim), self._threads)
+
+    def _verifier(self) -> "Verifier | None":
+        if not any(stream.check_dkim for stream in self._settings.streams.values()):
+            return None
+        from smtpproxy.relay.dkim.verifying import Verifier
+        from smtpproxy.resolver import Resolver
+
+        resolver = Resolver(
+            self._settings.dns, time.monotonic, lambda outcome: self._emit(DnsAsked(outcome))
+        )
+        return Verifier(lambda name: resolver.lookup(name, "TXT"), self._threads, time.time)
 
     def _emit(self, event: Event) -> None:
         self.metrics(event)

@@ -3,8 +3,12 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from msgspec import Struct
+
+from smtpproxy.wire.content import unstuffed_pieces
 
 _PIECE = 256 * 1024
 HEADER_LIMIT = 4 * 1024 * 1024
@@ -35,6 +39,14 @@ class Spool:
         handle, name = tempfile.mkstemp(dir=self._folder)
         Path(name).unlink()
         return handle
+
+
+class Body(Struct, frozen=True):
+    """The body of a message as its reader has it, dot-unstuffed; `pieces` may be asked for it
+    in another thread. `size` is what is read for it, in octets."""
+
+    pieces: Callable[[], Iterator[bytes]]
+    size: int
 
 
 class Content:
@@ -90,6 +102,11 @@ class Content:
             if skip < len(chunk):
                 yield chunk[skip:] if skip else chunk
             skip = max(skip - len(chunk), 0)
+
+    def body(self) -> Body:
+        """What follows the header section, which has to be one that can be read."""
+        skip = len(self.header() or b"")
+        return Body(lambda: unstuffed_pieces(self.pieces(skip)), self.size - skip)
 
     @property
     def _spooled(self) -> int:

@@ -12,6 +12,10 @@ class UpstreamError(Exception):
     reply = Reply.of(451, "4.4.0", "the next mail server did not answer as it should; try later")
 
 
+class SigningFailed(Exception):
+    """A message that is to be signed cannot be; the text is private."""
+
+
 class UpstreamUnreachable(UpstreamError):
     """No connection could be made."""
 

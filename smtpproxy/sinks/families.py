@@ -6,7 +6,7 @@ docs/metrics.md says the same for people; a test holds the two together.
 from dataclasses import dataclass
 from typing import Literal
 
-from smtpproxy.events import STAGES
+from smtpproxy.events import DNS_OUTCOMES, STAGES
 from smtpproxy.sinks import rows
 from smtpproxy.sinks.rows import Rows
 
@@ -170,6 +170,13 @@ FAMILIES: tuple[Family, ...] = (
         ("code_class",),
         "Replies of the upstream to MAIL, RCPT, DATA and the end of data; none: no answer.",
         rows.each(rows.CODE_CLASSES),
+    ),
+    Family(
+        "dns_lookups_total",
+        "counter",
+        ("outcome",),
+        "Questions to the DNS, by how they ended; failed: no answer.",
+        rows.each(DNS_OUTCOMES),
     ),
     Family(
         "failures_total",

@@ -16,6 +16,7 @@ from smtpproxy.events import (
     ConnectionOpened,
     ConnectionRefused,
     Decided,
+    DnsAsked,
     Event,
     Failed,
     FilesRead,
@@ -78,6 +79,7 @@ class Metrics:
         self._expiries: dict[Labels, float] = {}
         self._failures: defaultdict[Labels, float] = defaultdict(int)
         self._replies: defaultdict[str, int] = defaultdict(int)
+        self._lookups: defaultdict[Labels, float] = defaultdict(int)
         self._connections: defaultdict[Labels, float] = defaultdict(int)
         self._transactions: defaultdict[str, _Latency] = defaultdict(_Latency)
         self._stages: defaultdict[str, _Latency] = defaultdict(_Latency)
@@ -96,6 +98,7 @@ class Metrics:
             Relayed: self._relayed_message,
             TransactionEnded: self._transaction_ended,
             UpstreamReplied: self._upstream_replied,
+            DnsAsked: self._dns_asked,
             Failed: self._failed,
         }
 
@@ -133,6 +136,7 @@ class Metrics:
                 "auth_total": _plain(self._authentications),
                 "senders_refused_total": _plain(self._senders),
                 "failures_total": _plain(self._failures),
+                "dns_lookups_total": _plain(self._lookups),
                 "upstream_replies_total": {(k,): n for k, n in self._replies.items()},
                 "cpu_seconds_total": {(): self._cpu_seconds()},
             },
@@ -219,6 +223,9 @@ class Metrics:
 
     def _upstream_replied(self, event: UpstreamReplied) -> None:
         self._replies[event.code_class] += 1
+
+    def _dns_asked(self, event: DnsAsked) -> None:
+        self._lookups[(event.outcome,)] += 1
 
     def _failed(self, event: Failed) -> None:
         self._failures[(event.listener, event.part)] += 1

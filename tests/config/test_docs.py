@@ -32,9 +32,11 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[webhook]]": models.Webhook,
     "[auth]": models.Auth,
     "[[credential]]": models.CredentialTable,
+    "[[dkim]]": models.Dkim,
+    "[dns]": models.Dns,
 }
 
-NEED_FILES = {"[auth]", "[[credential]]", "[[partner]]"}
+NEED_FILES = {"[auth]", "[[credential]]", "[[partner]]", "[[dkim]]"}
 """Tables that stand in the example as comments: they need files that the reader has to make."""
 
 ELSEWHERE = {

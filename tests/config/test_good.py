@@ -52,6 +52,7 @@ def test_the_file_of_the_contract() -> None:
             products=frozenset({"shoes"}),
             topics=frozenset({"retail"}),
             from_domains=frozenset({"example.com"}),
+            check_dkim=True,
         ),
         Stream(name="receipts", stream_class=StreamClass.TRANSACTIONAL),
     ]

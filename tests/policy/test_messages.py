@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from smtpproxy.policy.decide import judge
+from smtpproxy.policy.decide import asks_for_signatures, judge
 from smtpproxy.policy.model import (
     Action,
+    ExistingUnsubscribe,
     MessageFeatures,
+    SignatureFinding,
+    SignatureState,
     Stream,
     Transaction,
 )
@@ -26,6 +29,22 @@ def _judged(stream: Stream, message: MessageFeatures) -> str:
     return verdict.reason
 
 
+ADDING = replace(OFFERS, unsubscribe_scope="purpose:offers")
+REPLACING = replace(ADDING, existing_unsubscribe=ExistingUnsubscribe.REPLACE)
+ALONE = replace(ADDING, existing_unsubscribe=ExistingUnsubscribe.REFUSE)
+NO_WAY_OUT: dict[str, Any] = {
+    "unsubscribe_fields": 0,
+    "unsubscribe_https": (),
+    "one_click": False,
+}
+SIGNED = {
+    "dkim_fields": 1,
+    "signatures": (SignatureFinding("example.com", "s", SignatureState.VALID),),
+}
+CHECKED = replace(OFFERS, check_dkim=True)
+VALID, UNCOVERED, BROKEN, UNUSABLE, UNKNOWN = (
+    SignatureFinding("example.com", "s1", state) for state in SignatureState
+)
 MAILTO = ("mailto:leave@example.com",)
 CASES = [
     (OFFERS, {}, "none"),
@@ -49,6 +68,39 @@ CASES = [
     (OPTIONAL, {"one_click": False}, "none"),
     (OPTIONAL, {"unsubscribe_https": (), "unsubscribe_mailto": MAILTO}, "none"),
     (OPTIONAL, {"unsubscribe_https": ()}, "unsubscribe_malformed"),
+    # the relay adds the way out: what will go out is judged
+    (ADDING, {"unsubscribe_fields": 0, "unsubscribe_https": (), "one_click": False}, "none"),
+    (ADDING, NO_WAY_OUT | {"from_domains": ("example.net",)}, "sender_not_permitted"),
+    (ADDING, NO_WAY_OUT | {"malformed": "x"}, "header_malformed"),
+    (ADDING, {}, "none"),
+    (ADDING, {"unsubscribe_fields": 2}, "unsubscribe_malformed"),
+    (ADDING, {"one_click": False}, "one_click_missing"),
+    (REPLACING, NO_WAY_OUT, "none"),
+    (REPLACING, {"unsubscribe_fields": 2, "unsubscribe_https": ()}, "none"),
+    (ALONE, NO_WAY_OUT, "none"),
+    (ALONE, {}, "unsubscribe_malformed"),
+    # what the relay adds is covered by its own signature or by none
+    (replace(ADDING, check_dkim=True), NO_WAY_OUT | SIGNED, "unsubscribe_unsigned"),
+    (replace(ADDING, check_dkim=True), SIGNED, "none"),
+    (replace(ADDING, check_dkim=True), NO_WAY_OUT | {"dkim_fields": 1}, "none"),
+    (
+        replace(ADDING, check_dkim=True),
+        NO_WAY_OUT | SIGNED | {"signed_by_relay": True},
+        "none",
+    ),
+    # of a signed message, a valid signature covers the way out (RFC 8058 section 4)
+    (CHECKED, {"dkim_fields": 1, "signatures": (VALID,)}, "none"),
+    (CHECKED, {"dkim_fields": 2, "signatures": (BROKEN, VALID)}, "none"),
+    (CHECKED, {"dkim_fields": 2, "signatures": (UNKNOWN, VALID)}, "none"),
+    (CHECKED, {"dkim_fields": 1, "signatures": (UNCOVERED,)}, "unsubscribe_unsigned"),
+    (CHECKED, {"dkim_fields": 2, "signatures": (BROKEN, UNUSABLE)}, "unsubscribe_unsigned"),
+    (CHECKED, {"dkim_fields": 9, "signatures": ()}, "unsubscribe_unsigned"),
+    (CHECKED, {"dkim_fields": 2, "signatures": (BROKEN, UNKNOWN)}, "temporary_failure"),
+    (CHECKED, {"signatures": (BROKEN,), "signed_by_relay": True}, "none"),
+    (CHECKED, {"signatures": (BROKEN,), "one_click": False}, "one_click_missing"),
+    (CHECKED, {"dkim_fields": 1}, "none"),  # recorded before signatures were looked at
+    (OFFERS, {"dkim_fields": 1, "signatures": (BROKEN,)}, "none"),
+    (replace(RECEIPTS, check_dkim=True), {"signatures": (BROKEN,)}, "none"),
     # transactional mail needs a readable header and its own domain, no more
     (RECEIPTS, {"unsubscribe_fields": 0, "one_click": False}, "none"),
     (RECEIPTS, {"unsubscribe_fields": 3}, "none"),
@@ -60,6 +112,23 @@ CASES = [
 @pytest.mark.parametrize(("stream", "changes", "expected"), CASES)
 def test_messages(stream: Stream, changes: dict[str, Any], expected: str) -> None:
     assert _judged(stream, replace(GOOD_MESSAGE, **changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("stream", "changes", "asked"),
+    [
+        (CHECKED, {"dkim_fields": 1}, True),
+        (CHECKED, {}, False),
+        (OFFERS, {"dkim_fields": 1}, False),
+        (replace(RECEIPTS, check_dkim=True), {"dkim_fields": 1}, False),
+        (CHECKED, {"dkim_fields": 1, "unsubscribe_fields": 0}, False),  # refused anyway
+        (CHECKED, {"dkim_fields": 1, "signatures": (BROKEN,)}, False),
+    ],
+)
+def test_the_dns_is_asked_only_where_it_decides(
+    stream: Stream, changes: dict[str, Any], asked: bool
+) -> None:
+    assert asks_for_signatures(stream, replace(GOOD_MESSAGE, **changes)) is asked
 
 
 def test_a_paused_stream_says_nothing_against_the_message() -> None:

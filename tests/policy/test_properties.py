@@ -35,6 +35,7 @@ OTHER_REASONS = {
     Reason.UNSUBSCRIBE_MISSING,
     Reason.UNSUBSCRIBE_MALFORMED,
     Reason.ONE_CLICK_MISSING,
+    Reason.UNSUBSCRIBE_UNSIGNED,
     Reason.RECIPIENTS_REFUSED,
     Reason.TEMPORARY_FAILURE,
     Reason.SOURCE_NOT_ANNOUNCED,  # asked of a recipient together with the message

@@ -90,6 +90,7 @@ MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     Rule("unsubscribe_present", message.unsubscribe_present, "design 6; A12"),
     Rule("unsubscribe_usable", message.unsubscribe_usable, "design 6; A12; RFC 2369 2, 3"),
     Rule("one_click", message.one_click, "design 6; A12; RFC 8058 3.1, 5; rules.md C"),
+    Rule("unsubscribe_signed", message.unsubscribe_signed, "design 6; A12; RFC 8058 4; rules.md D"),
 )
 
 TRANSACTIONAL_MESSAGE_RULES = tuple(

@@ -91,6 +91,7 @@ _RULES = {
     "rule.unsubscribe_present": "Is there a way to unsubscribe?",
     "rule.unsubscribe_usable": "Does unsubscribing work?",
     "rule.one_click": "Does one click unsubscribe?",
+    "rule.unsubscribe_signed": "Is the way to unsubscribe signed?",
     "rule.message": "Are all rules for messages kept?",
     "rule.stream_uncertain": "On which stream is the mail?",
     "rule.frequency": "Has the person had as much mail as may be?",
@@ -137,11 +138,16 @@ _PASSED = {
     "passed.header": "the header can be read; From is of {domains}",
     "passed.sender": "the From domain is one that the stream may write as",
     "passed.unsubscribe_present": "there is a List-Unsubscribe field",
+    "passed.unsubscribe_added": "the relay adds it, as stream {stream} asks for",
     "passed.unsubscribe_usable": "List-Unsubscribe has 1 usable URI",
     "passed.unsubscribe_usable.many": "List-Unsubscribe has {uris} usable URIs",
     "passed.unsubscribe_usable.decoded": "{found}, after decoding encoded words",
     "passed.one_click": "an https URI and an exact List-Unsubscribe-Post are there",
     "passed.one_click.optional": "stream {stream} does not ask for one-click",
+    "passed.unsubscribe_signed": "a valid DKIM signature of {domains} covers it",
+    "passed.unsubscribe_signed.none": "the message came without a DKIM signature",
+    "passed.unsubscribe_signed.relay": "the relay signs it",
+    "passed.unsubscribe_signed.unchecked": "its DKIM signatures were not checked",
     "message.kept": "every rule for messages of stream {stream} is kept",
     "uncertain.would": "on stream {stream} it would be: {verdict}",
     "uncertain.allow": "a stream that it may still be on does not refuse it: not refused yet",
@@ -271,6 +277,9 @@ _REASONS = {
     "reason.unsubscribe_malformed": (
         "List-Unsubscribe holds no https URI with a host and no mailto URI with an address"
     ),
+    "reason.unsubscribe_malformed.unwanted": (
+        "it has a List-Unsubscribe of its own, and on stream {stream} only the relay's may be"
+    ),
     "reason.unsubscribe_malformed.several": "there are {fields} List-Unsubscribe fields",
     "reason.one_click_missing": (
         "there is no exact field `List-Unsubscribe-Post: List-Unsubscribe=One-Click`"
@@ -281,7 +290,16 @@ _REASONS = {
     "reason.body_optout_missing": "its text shows no way to unsubscribe",
     "reason.sender_unidentified": "it does not say who the sender is",
     "reason.bulk_undeclared": "it is bulk mail on a stream that claims not to be",
+    "reason.unsubscribe_unsigned.added": (
+        "its signature does not cover the way to unsubscribe, which the relay adds without signing"
+    ),
     "reason.unsubscribe_unsigned": "no valid signature covers its way to unsubscribe",
+    "reason.signatures": "no signature is known to cover its way to unsubscribe: {findings}",
+    "signature.valid": "that of {domain} is valid",
+    "signature.uncovered": "that of {domain} does not cover it",
+    "signature.broken": "that of {domain} does not match the message",
+    "signature.unusable": "that of {domain}, or its key, cannot be used",
+    "signature.unknown": "the key of {domain} was not answered for by the DNS",
     "reason.from_misaligned": "its signature is not of the domain that it is sent under",
     "reason.subject_misleading": "its subject misleads about what it is",
 }

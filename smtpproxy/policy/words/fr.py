@@ -95,6 +95,7 @@ _RULES = {
     "rule.unsubscribe_present": "Y a-t-il un moyen de se désinscrire ?",
     "rule.unsubscribe_usable": "La désinscription est-elle utilisable ?",
     "rule.one_click": "Un clic suffit-il pour se désinscrire ?",
+    "rule.unsubscribe_signed": "La désinscription est-elle signée ?",
     "rule.message": "Toutes les règles sur les messages sont-elles respectées ?",
     "rule.stream_uncertain": "De quel flux relève l’envoi ?",
     "rule.frequency": "La personne a-t-elle déjà reçu le maximum de messages ?",
@@ -154,11 +155,16 @@ _PASSED = {
     "passed.header": "l’en-tête est lisible ; l’expéditeur (From) est de {domains}",
     "passed.sender": "le domaine de l’expéditeur (From) est de ceux du flux",
     "passed.unsubscribe_present": "il y a un champ List-Unsubscribe",
+    "passed.unsubscribe_added": "le relais l’ajoute, comme le flux {stream} le demande",
     "passed.unsubscribe_usable": "List-Unsubscribe contient 1 adresse utilisable",
     "passed.unsubscribe_usable.many": "List-Unsubscribe contient {uris} adresses utilisables",
     "passed.unsubscribe_usable.decoded": "{found}, après décodage de mots encodés",
     "passed.one_click": "il y a une adresse https et un champ List-Unsubscribe-Post exact",
     "passed.one_click.optional": "le flux {stream} n’exige pas la désinscription en un clic",
+    "passed.unsubscribe_signed": "une signature DKIM valable de {domains} la couvre",
+    "passed.unsubscribe_signed.none": "le message est arrivé sans signature DKIM",
+    "passed.unsubscribe_signed.relay": "le relais la signe",
+    "passed.unsubscribe_signed.unchecked": "ses signatures DKIM n’ont pas été vérifiées",
     "message.kept": "toutes les règles pour les messages du flux {stream} sont respectées",
     "uncertain.would": "sur le flux {stream}, la réponse serait : {verdict}",
     "uncertain.allow": (
@@ -327,6 +333,9 @@ _REASONS = {
         "List-Unsubscribe ne contient ni adresse https avec un serveur, ni adresse mailto avec un"
         " destinataire"
     ),
+    "reason.unsubscribe_malformed.unwanted": (
+        "il a son propre champ List-Unsubscribe ; sur le flux {stream}, seul le relais en met un"
+    ),
     "reason.unsubscribe_malformed.several": "il y a {fields} champs List-Unsubscribe",
     "reason.one_click_missing": (
         "il n’y a pas de champ exact `List-Unsubscribe-Post: List-Unsubscribe=One-Click`"
@@ -339,7 +348,18 @@ _REASONS = {
     "reason.body_optout_missing": "son texte ne montre aucun moyen de se désinscrire",
     "reason.sender_unidentified": "il ne dit pas qui est l’expéditeur",
     "reason.bulk_undeclared": "c’est un envoi en nombre, sur un flux qui est censé n’en pas faire",
+    "reason.unsubscribe_unsigned.added": (
+        "sa signature ne couvre pas la désinscription, que le relais ajoute sans signer"
+    ),
     "reason.unsubscribe_unsigned": "aucune signature valable ne couvre la désinscription",
+    "reason.signatures": (
+        "on ne connaît pas de signature qui couvre la désinscription : {findings}"
+    ),
+    "signature.valid": "celle de {domain} est valable",
+    "signature.uncovered": "celle de {domain} ne la couvre pas",
+    "signature.broken": "celle de {domain} ne correspond pas au message",
+    "signature.unusable": "celle de {domain}, ou sa clé, est inutilisable",
+    "signature.unknown": "le DNS n’a pas répondu pour la clé de {domain}",
     "reason.from_misaligned": "sa signature n’est pas celle du domaine de l’expéditeur",
     "reason.subject_misleading": "son objet trompe sur ce qu’il est",
 }

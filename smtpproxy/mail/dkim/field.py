@@ -1,0 +1,178 @@
+"""The DKIM-Signature field: written, and read (RFC 6376 sections 3.5 and 3.7)."""
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from functools import lru_cache
+
+from msgspec import Struct
+
+from smtpproxy.mail.dkim.header import relaxed_value
+from smtpproxy.mail.dkim.tags import TagError, read_tags, unspaced
+
+NAME = "DKIM-Signature"
+LONGEST = 16_384  # octets of a field; nobody writes a longer one for an honest reason
+ALGORITHMS = (b"rsa-sha256", b"ed25519-sha256")
+"""RFC 8301 section 3.1: never SHA-1."""
+
+_LINE = 74  # octets, with the tab that continues a field
+_CLOCKS_APART = 3600.0  # seconds; a signature a little from the future is no forgery
+
+
+class Signature(Struct, frozen=True):
+    """What a DKIM-Signature field says, checked for what needs no key."""
+
+    domain: str
+    selector: str
+    algorithm: bytes
+    names: tuple[bytes, ...]  # of the signed fields, in lower case
+    body_hash: bytes
+    value: bytes  # the signature itself
+    relaxed_header: bool
+    relaxed_body: bool
+    limit: int | None = None  # octets of the body that are signed
+    of_domain: bool = True  # its i= is of d= itself, not of a part of it
+
+    @property
+    def record_name(self) -> str:
+        """Where its key is in the DNS."""
+        return f"{self.selector}._domainkey.{self.domain}"
+
+    def covers(self, *names: bytes) -> bool:
+        return set(names).issubset(self.names)
+
+
+def read_signature(field: bytes, now: float) -> Signature:
+    """Read a whole field. `now` is Unix time. Raises TagError with what is wrong."""
+    if len(field) > LONGEST:
+        raise TagError(f"the field is longer than {LONGEST} octets")
+    tags = read_tags(field.partition(b":")[2])
+    for name in (b"v", b"a", b"b", b"bh", b"d", b"h", b"s"):
+        if not tags.get(name):
+            raise TagError(f"there is no {name.decode()}= in it")
+    if tags[b"v"] != b"1":
+        raise TagError("its version is not 1")
+    if tags[b"a"] not in ALGORITHMS:
+        raise TagError("it is neither rsa-sha256 nor ed25519-sha256")
+    if b"dns/txt" not in unspaced(tags.get(b"q", b"dns/txt")).split(b":"):
+        raise TagError("its key is not in the DNS")
+    header, _, body = tags.get(b"c", b"simple/simple").partition(b"/")
+    if {header, body or b"simple"} - {b"simple", b"relaxed"}:
+        raise TagError("its canonicalization is not known")
+    names = tuple(name.strip(b" \t\r\n").lower() for name in tags[b"h"].split(b":"))
+    if b"from" not in names:
+        raise TagError("it does not cover From")
+    domain, selector = _text(tags, b"d").lower(), _text(tags, b"s").lower()
+    identity = _text(tags, b"i").lower().rpartition("@")[2] if b"i" in tags else domain
+    if identity != domain and not identity.endswith(f".{domain}"):
+        raise TagError("its i= is not of its d=")
+    _check_times(tags, now)
+    return Signature(
+        domain=domain,
+        selector=selector,
+        algorithm=tags[b"a"],
+        names=names,
+        body_hash=_octets(tags, b"bh"),
+        value=_octets(tags, b"b"),
+        relaxed_header=header == b"relaxed",
+        relaxed_body=body == b"relaxed",
+        limit=_number(tags, b"l"),
+        of_domain=identity == domain,
+    )
+
+
+def signed_names(field: bytes) -> frozenset[bytes]:
+    """Return the names that a field's `h=` has, in lower case; none when it cannot be read."""
+    try:
+        tags = read_tags(field.partition(b":")[2]) if len(field) <= LONGEST else {}
+    except TagError:
+        return frozenset()
+    return frozenset(name.strip(b" \t\r\n").lower() for name in tags.get(b"h", b"").split(b":"))
+
+
+def hashed_signature(field: bytes, *, relaxed: bool = True) -> bytes:
+    """Return what is hashed of the signature's own field: it without what `b=` says."""
+    name, _, value = field.partition(b":")
+    specs = value.split(b";")
+    for index, spec in enumerate(specs):
+        tag, equals, said = spec.partition(b"=")
+        if equals and tag.strip(b" \t\r\n") == b"b":
+            last = index == len(specs) - 1
+            end = said[len(said.rstrip(b"\r\n")) :] if last else b""
+            specs[index] = b"%b=%b" % (tag, end)
+    value = b";".join(specs)
+    if relaxed:
+        return b"dkim-signature:" + relaxed_value(value)
+    return (name + b":" + value).removesuffix(b"\r\n")
+
+
+def unsigned_field(
+    algorithm: str, domain: str, selector: str, at: int, names: Sequence[bytes], body_hash: bytes
+) -> bytes:
+    """Return a field up to `b=`; what `hashed_signature` makes of it is to be signed."""
+    return (
+        b"%b: v=1; a=%b; c=relaxed/relaxed;\r\n\td=%b; s=%b;\r\n\tt=%d; h=%b;\r\n\tbh=%b;\r\n\tb="
+        % (
+            NAME.encode(),
+            algorithm.encode(),
+            domain.encode(),
+            selector.encode(),
+            at,
+            _listed(tuple(names)),
+            b64encode(body_hash),
+        )
+    )
+
+
+def signed_field(unsigned: bytes, signature: bytes) -> bytes:
+    """Return the whole field, with its CRLF."""
+    text = b64encode(signature)
+    first = _LINE - 3  # behind the tab and `b=`
+    lines = [text[:first], *(text[i : i + _LINE] for i in range(first, len(text), _LINE))]
+    return unsigned + b"\r\n\t ".join(lines) + b"\r\n"
+
+
+@lru_cache(maxsize=256)
+def _listed(names: tuple[bytes, ...]) -> bytes:
+    """The names with colons between them, folded; apps write the same fields again and again."""
+    lines, line = [], b""
+    for name in names:
+        joined = line + b":" + name if line else name
+        if len(joined) > _LINE - 16 and line:
+            lines.append(line + b":")
+            joined = name
+        line = joined
+    return b"\r\n\t ".join([*lines, line])
+
+
+def _check_times(tags: dict[bytes, bytes], now: float) -> None:
+    made, ends = _number(tags, b"t"), _number(tags, b"x")
+    if made is not None and made > now + _CLOCKS_APART:
+        raise TagError("it was made in the future")
+    if ends is not None and (ends < now or ends < (made or 0)):
+        raise TagError("it has expired")
+
+
+def _text(tags: dict[bytes, bytes], name: bytes) -> str:
+    try:
+        text = tags[name].decode("utf-8")
+    except UnicodeDecodeError:
+        raise TagError(f"its {name.decode()}= cannot be read") from None
+    if not text.isprintable() or " " in text:
+        raise TagError(f"its {name.decode()}= cannot be read")
+    return text
+
+
+def _octets(tags: dict[bytes, bytes], name: bytes) -> bytes:
+    try:
+        return b64decode(unspaced(tags[name]), validate=True)
+    except binascii.Error:
+        raise TagError(f"its {name.decode()}= is not base64") from None
+
+
+def _number(tags: dict[bytes, bytes], name: bytes) -> int | None:
+    if name not in tags:
+        return None
+    if not tags[name].isdigit() or len(tags[name]) > 76:
+        raise TagError(f"its {name.decode()}= is not a number")
+    return int(tags[name])

@@ -1,0 +1,167 @@
+"""Checking what apps have signed already (RFC 6376 section 6), by the keys in the DNS."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from smtpproxy.mail.dkim.body import BodyHash
+from smtpproxy.mail.dkim.field import NAME, Signature, hashed_signature, read_signature
+from smtpproxy.mail.dkim.header import hashed_fields
+from smtpproxy.mail.dkim.record import KeyRecord, read_record
+from smtpproxy.mail.dkim.tags import TagError
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.policy.model import SignatureFinding, SignatureState
+from smtpproxy.relay.content import Body
+from smtpproxy.relay.dkim.keys import FEWEST_BITS
+from smtpproxy.resolver import Answer, DnsFailure
+
+MOST = 8
+"""Signatures of a message that are looked at, from the top."""
+
+_ON_LOOP = 64 * 1024  # octets of a body
+_MANY_NAMES = 2048
+
+Texts = Callable[[str], Awaitable[Answer]]
+"""Gives the TXT records of a name; raises DnsFailure."""
+
+
+class Verifier:
+    """Finds out which DKIM signatures of a message are valid."""
+
+    def __init__(self, texts: Texts, threads: Executor, now: Callable[[], float]) -> None:
+        """`now` is Unix time."""
+        self._texts = texts
+        self._threads = threads
+        self._now = now
+
+    async def check(
+        self,
+        headers: HeaderBlock,
+        body: Body | None,
+        wanted: Sequence[bytes] = (),
+    ) -> tuple[SignatureFinding, ...]:
+        """Return what was found of each signature, up to the first that is valid.
+
+        Without a body the header alone is checked. A signature that does not cover the
+        fields `wanted` is not looked up.
+        """
+        found: list[SignatureFinding] = []
+        hashes: dict[tuple[bool, int | None], bytes | None] = {}
+        fields = headers.raw_fields((NAME.lower().encode(),)).get(NAME.lower().encode(), [])
+        for field in fields[:MOST]:
+            finding = await self._check(field, headers, body, wanted, hashes)
+            found.append(finding)
+            if finding.state is SignatureState.VALID:
+                break
+        return tuple(found)
+
+    async def _check(
+        self,
+        field: bytes,
+        headers: HeaderBlock,
+        body: Body | None,
+        wanted: Sequence[bytes],
+        hashes: dict[tuple[bool, int | None], bytes | None],
+    ) -> SignatureFinding:
+        try:
+            signature = read_signature(field, self._now())
+            if len(signature.names) > _MANY_NAMES:
+                raise TagError("it names too many fields")
+        except TagError as error:
+            return SignatureFinding("", "", SignatureState.UNUSABLE, str(error))
+        told = _Telling(signature)
+        if not signature.covers(*wanted):
+            return told(SignatureState.UNCOVERED)
+        if body is not None:
+            form = signature.relaxed_body, signature.limit
+            if form not in hashes:
+                hashes[form] = await self._body_hash(body, *form)
+            if hashes[form] != signature.body_hash:
+                return told(SignatureState.BROKEN, "the body is not what was signed")
+        try:
+            records = (await self._texts(signature.record_name)).texts
+        except DnsFailure as error:
+            return told(SignatureState.UNKNOWN, str(error))
+        return told(*_by_records(signature, field, headers, records))
+
+    async def _body_hash(self, body: Body, relaxed: bool, limit: int | None) -> bytes | None:
+        """None when the body is shorter than what was signed."""
+
+        def hashed() -> bytes | None:
+            taken = BodyHash(relaxed=relaxed, limit=limit)
+            for piece in body.pieces():
+                taken.feed(piece)
+            digest = taken.digest()
+            return None if taken.short else digest
+
+        if body.size <= _ON_LOOP:
+            return hashed()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, hashed)
+
+
+class _Telling:
+    def __init__(self, signature: Signature) -> None:
+        self._of = signature
+
+    def __call__(self, state: SignatureState, detail: str = "") -> SignatureFinding:
+        return SignatureFinding(self._of.domain, self._of.selector, state, detail)
+
+
+def _by_records(
+    signature: Signature, field: bytes, headers: HeaderBlock, records: Sequence[bytes]
+) -> tuple[SignatureState, str]:
+    """Judge by the first record that is a key: RFC 6376 6.1.2 leaves several undefined."""
+    said = "there is no key in the DNS"
+    for text in records:
+        try:
+            record = read_record(text)
+            if f"{record.key_type}-sha256".encode() != signature.algorithm:
+                raise TagError("its key is of another type")
+            if record.same_domain and not signature.of_domain:
+                raise TagError("its key is not for i= below d=")
+            key = public_key(record)
+        except TagError as error:
+            said = str(error)
+            continue
+        fields = headers.raw_fields(frozenset(signature.names))
+        signed = hashed_fields(signature.names, fields, relaxed=signature.relaxed_header)
+        signed += hashed_signature(field, relaxed=signature.relaxed_header)
+        if verified(key, signature.value, signed):
+            return SignatureState.VALID, ""
+        return SignatureState.BROKEN, "the header is not what was signed"
+    return SignatureState.UNUSABLE, said
+
+
+def public_key(record: KeyRecord) -> RSAPublicKey | Ed25519PublicKey:
+    """Return the key of a record. Raises TagError."""
+    try:
+        if record.key_type == "ed25519":
+            return Ed25519PublicKey.from_public_bytes(record.public)
+        key = load_der_public_key(record.public)
+    except (ValueError, UnsupportedAlgorithm):
+        raise TagError("its p= holds no key") from None
+    if not isinstance(key, RSAPublicKey):
+        raise TagError("its p= holds a key of another kind")
+    if key.key_size < FEWEST_BITS:
+        raise TagError(f"its key has only {key.key_size} bits")
+    return key
+
+
+def verified(key: RSAPublicKey | Ed25519PublicKey, value: bytes, signed: bytes) -> bool:
+    """Whether `value` is a signature of `signed` by that key (RFC 8463 section 3 for Ed25519)."""
+    try:
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(value, sha256(signed).digest())
+        else:
+            key.verify(value, signed, PKCS1v15(), SHA256())
+    except InvalidSignature:
+        return False
+    return True

@@ -1,0 +1,154 @@
+"""Asking the DNS: asynchronous, cached, and clear about what is no answer."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+
+import dns.asyncresolver
+import dns.exception
+import dns.name
+import dns.nameserver
+import dns.rdatatype
+import dns.resolver
+from msgspec import Struct
+
+from smtpproxy.events import DnsOutcome
+from smtpproxy.settings import DnsSettings
+
+Kind = Literal["TXT", "MX", "A", "AAAA", "PTR"]
+Seen = Callable[[DnsOutcome], None]
+
+_LONGEST, _LONGEST_ABSENT = 3600.0, 300.0  # seconds that an answer is kept at most
+_FAILED = 5.0  # seconds before a name that got no answer is asked for again
+_REMEMBERED = 10_000
+
+
+class DnsFailure(Exception):
+    """No answer: neither that the name is there nor that it is not. The text is private."""
+
+
+class MxRecord(Struct, frozen=True):
+    """`host` is lower-case without its last dot; "" is a null MX (RFC 7505)."""
+
+    preference: int
+    host: str
+
+
+class Answer(Struct, frozen=True):
+    """What the DNS holds of one kind under a name; nothing when it says so.
+
+    `texts` are TXT records with their strings joined, `exchangers` MX records by preference,
+    `values` addresses and names as text. `exists`: the name does, with or without such records.
+    """
+
+    texts: tuple[bytes, ...] = ()
+    exchangers: tuple[MxRecord, ...] = ()
+    values: tuple[str, ...] = ()
+    exists: bool = True
+
+
+class _Kept(Struct):
+    until: float
+    answer: Answer | None
+    failure: str = ""
+
+
+class Resolver:
+    """Looks names up. Use it in one event loop.
+
+    `clock` gives seconds that only grow; `seen` hears how each lookup ended.
+    """
+
+    def __init__(
+        self,
+        settings: DnsSettings,
+        clock: Callable[[], float],
+        seen: Seen = lambda outcome: None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._seen = seen
+        self._resolver: dns.asyncresolver.Resolver | None = None
+        self._kept: dict[tuple[str, Kind], _Kept] = {}
+        self._asked: dict[tuple[str, Kind], asyncio.Task[_Kept]] = {}
+
+    async def lookup(self, name: str, kind: Kind) -> Answer:
+        """Return what the DNS says. Raises DnsFailure when it does not answer in time."""
+        key = name.lower().removesuffix("."), kind
+        kept = self._kept.get(key)
+        if kept is not None and kept.until > self._clock():
+            self._seen("cached")
+        else:
+            # One question for all who ask at once; it outlives who asked first.
+            task = self._asked.get(key)
+            if task is None:
+                task = self._asked[key] = asyncio.create_task(self._ask(*key))
+                task.add_done_callback(lambda _: self._asked.pop(key, None))
+            kept = await asyncio.shield(task)
+        if kept.answer is None:
+            raise DnsFailure(kept.failure)
+        return kept.answer
+
+    async def _ask(self, name: str, kind: Kind) -> _Kept:
+        try:
+            answer, ttl = await self._answer(name, kind)
+            self._seen("answered" if answer.exists and _any(answer) else "absent")
+            kept = _Kept(self._clock() + ttl, answer)
+        except (dns.exception.DNSException, OSError, TimeoutError) as error:
+            self._seen("failed")
+            failure = f"{kind} {name}: {type(error).__name__}: {error}"
+            kept = _Kept(self._clock() + _FAILED, None, failure)
+        while len(self._kept) >= _REMEMBERED:
+            del self._kept[next(iter(self._kept))]
+        self._kept.pop((name, kind), None)
+        self._kept[name, kind] = kept
+        return kept
+
+    async def _answer(self, name: str, kind: Kind) -> tuple[Answer, float]:
+        try:
+            question = dns.name.from_text(name)
+        except (dns.exception.DNSException, UnicodeError):
+            return Answer(exists=False), _LONGEST_ABSENT  # no such name can be there
+        try:
+            found = await self._open().resolve(
+                question, kind, search=False, lifetime=self._settings.timeout
+            )
+        except dns.resolver.NXDOMAIN:
+            return Answer(exists=False), _LONGEST_ABSENT
+        except dns.resolver.NoAnswer:
+            return Answer(), _LONGEST_ABSENT
+        rrset = found.rrset
+        if rrset is None:
+            return Answer(), _LONGEST_ABSENT
+        ttl = min(float(rrset.ttl), _LONGEST)
+        if kind == "TXT":
+            return Answer(texts=tuple(b"".join(each.strings) for each in rrset)), ttl
+        if kind == "MX":
+            exchangers = [MxRecord(each.preference, _text(each.exchange)) for each in rrset]
+            return Answer(exchangers=tuple(sorted(exchangers, key=_by_preference))), ttl
+        if kind == "PTR":
+            return Answer(values=tuple(_text(each.target) for each in rrset)), ttl
+        return Answer(values=tuple(each.address for each in rrset)), ttl
+
+    def _open(self) -> dns.asyncresolver.Resolver:
+        """Made at the first question: who asks nothing needs no name servers."""
+        if self._resolver is None:
+            servers = self._settings.nameservers
+            self._resolver = dns.asyncresolver.Resolver(configure=not servers)
+            if servers:
+                self._resolver.nameservers = [
+                    dns.nameserver.Do53Nameserver(each.host, each.port) for each in servers
+                ]
+        return self._resolver
+
+
+def _any(answer: Answer) -> bool:
+    return bool(answer.texts or answer.exchangers or answer.values)
+
+
+def _by_preference(record: MxRecord) -> tuple[int, str]:
+    return record.preference, record.host
+
+
+def _text(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True).lower().removesuffix(".")

@@ -1,0 +1,38 @@
+"""Which fields are signed, and in what form."""
+
+import dkim
+
+from smtpproxy.mail.dkim.header import ALWAYS, SIGNED, fields_to_sign, hashed_fields
+from smtpproxy.mail.headers import HeaderBlock
+
+HEADER = HeaderBlock(
+    b"Received: by a\r\nFrom: Shop\r\n <a@shop.example> \r\nSUBJECT:  two\t words \r\n"
+    b"List-Id: <x>\r\nReceived: by b\r\n\r\n"
+)
+
+
+def test_what_dkimpy_recommends_is_signed_and_what_it_warns_of_is_not() -> None:
+    assert set(dkim.DKIM.SHOULD) <= SIGNED
+    assert not set(dkim.DKIM.SHOULD_NOT) & SIGNED
+    assert set(dkim.DKIM.FROZEN) <= set(ALWAYS) <= SIGNED
+
+
+def test_nobody_can_add_a_second_from_or_another_way_out() -> None:
+    fields = HEADER.raw_fields(SIGNED)
+    names = fields_to_sign({name: len(found) for name, found in fields.items()})
+    assert names.count(b"from") == 2
+    assert names.count(b"subject") == 2
+    assert names.count(b"list-id") == 2
+    for absent in (b"to", b"list-unsubscribe", b"list-unsubscribe-post"):
+        assert names.count(absent) == 1
+    assert b"received" not in names
+    assert b"date" not in names  # a later server may add it where it is missing
+
+
+def test_relaxed_fields_are_as_dkimpy_has_them_from_the_bottom_up() -> None:
+    header = HeaderBlock(b"To: one\r\nto :  two \r\nFrom:\ta\r\n\tb\r\nTO: three\r\n\r\n")
+    fields = header.raw_fields({b"to", b"from"})
+    relaxed = hashed_fields([b"to", b"from", b"to", b"from", b"to", b"to"], fields)
+    assert relaxed == b"to:three\r\nfrom:a b\r\nto:two\r\nto:one\r\n"
+    simple = hashed_fields([b"to", b"from", b"to"], fields, relaxed=False)
+    assert simple == b"TO: three\r\nFrom:\ta\r\n\tb\r\nto :  two \r\n"
