@@ -27,6 +27,15 @@ not mail. Each line gives the address and the reason; nothing was sent to them.
 Please do not send again before the reason is gone. The reasons are explained in
 the documentation of smtpproxy (docs/reasons.md); the id names the recorded decision.
 """
+_UNDELIVERED = """\
+This is the mail relay at {hostname}.
+
+Your message was passed on to its other recipients, but the next mail server did not
+take it for these. Each line gives the address and what it answered. Nothing is tried
+again here: to reach them, send again to these addresses alone.
+
+{failures}
+"""
 _RELAYED = """\
 This is the mail relay at {hostname}.
 
@@ -61,10 +70,30 @@ def failure_notice(envelope: Envelope, refused: Sequence[RefusedRecipient], head
     quoted-printable where it is no legal 7-bit text (RFC 6522 section 4).
     """
     lines = [f"  <{entry.address}>: {entry.reply.text}" for entry in refused]
+    text = _REFUSED.format(hostname=envelope.hostname, refusals="\n".join(lines))
+    return _failures(envelope, "Not mailed: some recipients were refused", text, refused, header)
+
+
+def undelivered_notice(
+    envelope: Envelope, failed: Sequence[RefusedRecipient], header: bytes
+) -> bytes:
+    """Return the notice about recipients whom the next server did not take the message for.
+
+    They failed for good, whatever the server says of later: nobody here tries again
+    (RFC 3464 2.3.3, 2.3.4: `failed` may carry a status of 4).
+    """
+    lines = [f"  <{entry.address}>: {entry.reply}" for entry in failed]
+    text = _UNDELIVERED.format(hostname=envelope.hostname, failures="\n".join(lines))
+    return _failures(envelope, "Not delivered to some recipients", text, failed, header)
+
+
+def _failures(
+    envelope: Envelope, subject: str, text: str, refused: Sequence[RefusedRecipient], header: bytes
+) -> bytes:
     return _report(
         envelope,
-        "Not mailed: some recipients were refused",
-        _REFUSED.format(hostname=envelope.hostname, refusals="\n".join(lines)),
+        subject,
+        text,
         [
             _group(
                 entry.address,

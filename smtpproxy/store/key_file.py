@@ -40,7 +40,7 @@ def load_keys(state_dir: Path) -> KeyRing:
 def _secrets(state_dir: Path) -> dict[int, bytes]:
     """Return the keys of the file by version."""
     path = state_dir / FILE_NAME
-    lines = _lines(
+    lines = secret_lines(
         path,
         what="the key of the suppressions",
         missing="restore it from the backup: without it every stored suppression is void",
@@ -61,7 +61,7 @@ def load_partner_key(path: Path) -> SuppressionKey:
     Raises:
         StoreMisconfigured: there is none, it can be read by others, or it is not a key.
     """
-    lines = _lines(
+    lines = secret_lines(
         path,
         what="the key shared with a partner",
         missing="make it with smtpproxy partner key, or copy the partner's",
@@ -74,8 +74,12 @@ def load_partner_key(path: Path) -> SuppressionKey:
     return SuppressionKey(bytes.fromhex(lines[0]))
 
 
-def _lines(path: Path, *, what: str, missing: str) -> list[str]:
-    """Return the lines of a secret file, comments left out."""
+def secret_lines(path: Path, *, what: str, missing: str) -> list[str]:
+    """Return the lines of a secret file, comments left out.
+
+    `what` it holds and what to do where it is `missing` are for the text of the fault.
+    Raises StoreMisconfigured, StoreInaccessible.
+    """
     try:
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
@@ -99,7 +103,7 @@ def load_or_create_keys(state_dir: Path) -> KeyRing:
     if not path.exists():
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _create(path, f"{_PREAMBLE}1 {secrets.token_hex(32)}\n")
+            create_secret(path, f"{_PREAMBLE}1 {secrets.token_hex(32)}\n")
         except FileExistsError:
             pass  # another process was first
         except OSError as error:
@@ -112,7 +116,7 @@ def load_or_create_keys(state_dir: Path) -> KeyRing:
 
 def create_partner_key(path: Path) -> SuppressionKey:
     """Make a key to share with a partner. Raises FileExistsError, OSError."""
-    _create(path, f"{_PARTNER_PREAMBLE}{secrets.token_hex(32)}\n")
+    create_secret(path, f"{_PARTNER_PREAMBLE}{secrets.token_hex(32)}\n")
     return load_partner_key(path)
 
 
@@ -144,18 +148,26 @@ def _replace(state_dir: Path, keys: Mapping[int, bytes]) -> None:
     path = state_dir / FILE_NAME
     lines = "".join(f"{version} {key.hex()}\n" for version, key in sorted(keys.items()))
     try:
-        for left in path.parent.glob(f"{FILE_NAME}.*.aside"):
-            left.unlink(missing_ok=True)  # of a process that was killed
-        with _written_aside(path, _PREAMBLE + lines) as aside:
-            aside.replace(path)
+        replace_secret(path, _PREAMBLE + lines)
     except OSError as error:
         raise StoreInaccessible(
             f"{path}: the keys of the suppressions cannot be written ({error.strerror})"
         ) from error
 
 
-def _create(path: Path, text: str) -> None:
-    """Write the whole file aside and link it into place: the first of two wins."""
+def replace_secret(path: Path, text: str) -> None:
+    """Write the whole file aside and rename it into place. Raises OSError."""
+    for left in path.parent.glob(f"{path.name}.*.aside"):
+        left.unlink(missing_ok=True)  # of a process that was killed
+    with _written_aside(path, text) as aside:
+        aside.replace(path)
+
+
+def create_secret(path: Path, text: str) -> None:
+    """Write the whole file aside and link it into place: the first of two wins.
+
+    Raises FileExistsError, OSError.
+    """
     with _written_aside(path, text) as aside:
         path.hardlink_to(aside)
 
