@@ -4,6 +4,9 @@ import asyncio
 import os
 import socket
 import sys
+from datetime import UTC, datetime
+
+import structlog
 
 from smtpproxy.config.access_files import check_access_files
 from smtpproxy.config.dkim_files import check_dkim_files
@@ -15,6 +18,8 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.unsubscribe_keys import FILE_NAME as LINK_KEYS
+from smtpproxy.store.unsubscribe_keys import ensure_link_keys
 from smtpproxy.webhooks.signature import SecretFault, check_files
 
 
@@ -46,6 +51,8 @@ def _prepare_state(settings: Settings) -> None:
     for folder in (state, state / "audit", state / "spool"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     asyncio.run(_open_and_close(settings))
+    if settings.adds_ways_out and ensure_link_keys(state, datetime.now(UTC).date()):
+        structlog.get_logger().info("key of unsubscribe links made", file=str(state / LINK_KEYS))
 
 
 async def _open_and_close(settings: Settings) -> None:

@@ -31,13 +31,10 @@ async def deliver(
     upstream.begin_data()
     if not recorded:
         try:
-            await parts.audit.commit(decided)
-        except AuditUnavailable as error:
-            if not decided.observed:
-                upstream.abort()
-                raise
-            parts.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
-        parts.emit(decided)
+            await put_on_record(parts, decided)
+        except AuditUnavailable:
+            upstream.abort()
+            raise
     committed = parts.ticks()
     spend(seconds, "audit", committed - start)
     try:
@@ -52,8 +49,27 @@ async def deliver(
     return reply
 
 
-def note_outcome(parts: Parts, decided: Decided, reply: Reply, recipients: int) -> None:
-    """Add the client's answer to the record of what was to be relayed."""
+async def put_on_record(parts: Parts, decided: Decided) -> None:
+    """Record a decision that is about to be carried out, and tell of it.
+
+    Raises AuditUnavailable, but for what is only observed.
+    """
+    try:
+        await parts.audit.commit(decided)
+    except AuditUnavailable as error:
+        if not decided.observed:
+            raise
+        parts.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
+    parts.emit(decided)
+
+
+def note_outcome(
+    parts: Parts, decided: Decided, reply: Reply, recipients: int, each: tuple[str, ...] = ()
+) -> None:
+    """Add the client's answer to the record of what was to be relayed.
+
+    `each` are the upstream's own replies where each recipient had a message of his own.
+    """
     relayed = Relayed(
         id=decided.id,
         listener=decided.client.listener,
@@ -62,6 +78,7 @@ def note_outcome(parts: Parts, decided: Decided, reply: Reply, recipients: int) 
         reply=str(reply),
         size=decided.size,
         recipients=recipients,
+        each=each,
     )
     parts.audit.outcome(relayed)
     parts.emit(relayed)

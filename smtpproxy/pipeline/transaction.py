@@ -1,18 +1,29 @@
 """One message on its way to the upstream (design.md section 3)."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from smtpproxy.events import Client, Decided
-from smtpproxy.mail.dsn import Envelope, RefusedRecipient, relayed_notice
+from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.mail.trace import RECEIVED_LIMIT, received
-from smtpproxy.pipeline.delivery import deliver, hand_over, narrowed, note_outcome, notify
+from smtpproxy.pipeline.apart import SEVERAL_WITHOUT_SENDER, Apart
+from smtpproxy.pipeline.delivery import (
+    deliver,
+    narrowed,
+    note_outcome,
+    notify,
+    put_on_record,
+)
 from smtpproxy.pipeline.edits import edited
+from smtpproxy.pipeline.fan_out import Copy
 from smtpproxy.pipeline.judged import Asked, Judged, JudgedTransaction, Mixed
+from smtpproxy.pipeline.notices import Notices, wants_no_notice
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.replies import recipient_reply
+from smtpproxy.policy.way_out import added
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
@@ -22,6 +33,9 @@ from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import unstuffed
 
 _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
+
+
+_Mailed = tuple[Asked, Rcpt]
 
 
 class MailTransaction:
@@ -116,7 +130,7 @@ class MailTransaction:
         if len(headers.values("Received")) >= RECEIVED_LIMIT:
             self.abort()
             return [_LOOP]
-        if self._judged.mixed == "split" and any(map(_wants_no_notice, self._envelope)):
+        if self._judged.mixed == "split" and any(map(wants_no_notice, self._envelope)):
             self._judged.mixed = "refuse"  # a recipient cannot be left out in silence
         judged = await self._judged.decide(
             headers if header is not None else None, content.size, content.body()
@@ -128,7 +142,13 @@ class MailTransaction:
                 told = self._refusals(judged)
                 return [told[entry] for entry in self._judged.accepted]
             return [self._judged.refusal(judged)]
-        outgoing = await self._outgoing(judged.decided, headers, content)
+        mailed = self._mailed(judged)
+        ways_out = self._ways_out(judged.decided, headers, mailed)
+        if ways_out and len(mailed) > 1:
+            each_of_them = list(zip(mailed, ways_out, strict=True))
+            return await self._relay_apart(judged, headers, content, each_of_them)
+        way_out = ways_out[0] if ways_out else b""
+        outgoing = await self._outgoing(judged.decided, headers, content, way_out)
         if not judged.mixed:
             reply = await self._deliver(judged.decided, outgoing)
             await self._tell_relayed(reply, section)
@@ -160,6 +180,13 @@ class MailTransaction:
         """Relay to the permitted only. The sender's notice goes first: once a recipient
         is mailed, nothing may keep the sender from learning who was not."""
         await self._narrow(judged)
+        await self._notify_refused(judged, header)
+        reply = await self._deliver(judged.decided, outgoing, recorded=True)
+        await self._tell_relayed(reply, header)
+        return reply
+
+    async def _notify_refused(self, judged: Judged, header: bytes) -> None:
+        """Put the decision on record and tell the sender who is not mailed."""
         await self._judged.record(judged.decided)
         told = self._refusals(judged)
         refused = {entry for entry, _ in judged.refused}
@@ -173,36 +200,41 @@ class MailTransaction:
         except UpstreamError as error:
             note_outcome(self._parts, judged.decided, error.reply, 0)
             raise
-        reply = await self._deliver(judged.decided, outgoing, recorded=True)
-        await self._tell_relayed(reply, header)
-        return reply
+
+    async def _relay_apart(
+        self,
+        judged: Judged,
+        headers: HeaderBlock,
+        content: Content,
+        mailed: Sequence[tuple[_Mailed, bytes]],
+    ) -> list[Reply]:
+        """Relay a message of his own to each of several recipients."""
+        decided, mixed = judged.decided, self._judged.mixed
+        self.abort()  # the upstream transaction that all of them are in
+        header = headers.without("")
+        if judged.mixed and mixed == "split":
+            await self._notify_refused(judged, header)
+        else:
+            await put_on_record(self._parts, decided)
+        if mixed != "each" and not self._mail.reverse_path:
+            await self._judged.not_mailed()
+            note_outcome(self._parts, decided, SEVERAL_WITHOUT_SENDER, 0)
+            return [SEVERAL_WITHOUT_SENDER]
+        copies = {
+            entry: Copy(rcpt, partial(self._outgoing, decided, headers, content, way_out, entry))
+            for (entry, rcpt), way_out in mailed
+        }
+        apart = Apart(self._parts, self._judged, self._mail)
+        reply, replies = await apart.relay(decided, copies, header)
+        if mixed != "each":
+            return [reply]
+        told = {**self._refusals(judged), **replies}  # observed refusals were mailed all the same
+        return [told[entry] for entry in self._judged.accepted]
 
     async def _tell_relayed(self, reply: Reply, header: bytes) -> None:
-        """Tell a sender that asked for it that an upstream without DSN has the mail.
-
-        RFC 3461 5.2.2. The mail is accepted: a notice that cannot be sent is a log line.
-        """
-        upstream = self._upstream
-        if reply.code >= 300 or upstream.notifies or not self._mail.reverse_path:
-            return
-        told = [
-            (rcpt.forward_path, rcpt.orcpt)
-            for rcpt in upstream.accepted
-            if rcpt.notify is not None and "SUCCESS" in rcpt.notify.upper()
-        ]
-        if not told:
-            return
-        envelope = Envelope(
-            self._parts.hostname,
-            self.id,
-            self._parts.now(),
-            self._mail.reverse_path,
-            self._mail.envid,
-        )
-        try:
-            await hand_over(self._parts, envelope, relayed_notice(envelope, told, header))
-        except UpstreamError as error:
-            self._judged.failed(error)
+        if reply.code < 300 and not self._upstream.notifies:
+            notices = Notices(self._parts, self._judged, self._mail)
+            await notices.relayed(self._upstream.accepted, header)
 
     async def _narrow(self, judged: Judged) -> None:
         """Begin anew with the upstream, for the permitted alone."""
@@ -219,11 +251,43 @@ class MailTransaction:
             for entry, verdict in judged.refused
         }
 
+    def _mailed(self, judged: Judged) -> list[_Mailed]:
+        """The recipients that the message is for now."""
+        pairs = list(zip(self._judged.accepted, self._envelope, strict=True))
+        if not judged.mixed:
+            return pairs
+        refused = {entry for entry, _ in judged.refused}
+        return [(entry, rcpt) for entry, rcpt in pairs if entry not in refused]
+
+    def _ways_out(
+        self, decided: Decided, headers: HeaderBlock, mailed: Sequence[_Mailed]
+    ) -> list[bytes]:
+        """The fields that each gets, where the relay adds them; else none.
+
+        Raises StoreUnavailable.
+        """
+        stream, features, links = decided.decision.stream, decided.features, self._parts.links
+        if stream.unsubscribe_scope is None or features is None or not added(stream, features):
+            return []
+        if links is None:
+            raise StoreUnavailable("there are no keys for unsubscribe links")
+        has_list_id = bool(headers.raw_values("List-Id"))
+        return [
+            links.fields(stream, entry.key, self.id, has_list_id=has_list_id) for entry, _ in mailed
+        ]
+
     async def _outgoing(
-        self, decided: Decided, headers: HeaderBlock, content: Content
+        self,
+        decided: Decided,
+        headers: HeaderBlock,
+        content: Content,
+        way_out: bytes,
+        only: Asked | None = None,
     ) -> Iterator[bytes]:
         """The content with its edits. Raises SigningFailed."""
         accepted, client = self._judged.accepted, self._judged.client
+        if only is None and len(accepted) == 1:
+            only = accepted[0]
         trace = received(
             helo=client.helo,
             peer=client.peer,
@@ -231,11 +295,7 @@ class MailTransaction:
             protocol=self._protocol,
             id=self.id,
             at=decided.at,
-            recipient=accepted[0].path if len(accepted) == 1 else None,
+            recipient=None if only is None else only.path,
         )
-        return await edited(self._parts, decided, headers, content, trace, self._judged.seconds)
-
-
-def _wants_no_notice(rcpt: Rcpt) -> bool:
-    """Whether the sender asked not to be told of a failure (RFC 3461 4.1)."""
-    return rcpt.notify is not None and "FAILURE" not in rcpt.notify.upper()
+        seconds = self._judged.seconds
+        return await edited(self._parts, decided, headers, content, trace, seconds, way_out)

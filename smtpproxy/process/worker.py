@@ -19,6 +19,7 @@ from smtpproxy.intake.door import Door
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
+from smtpproxy.pipeline.way_out import Links
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
@@ -29,6 +30,8 @@ from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshot import Snapshot
 from smtpproxy.store import open_mailings, open_store
 from smtpproxy.ulid import UlidFactory
+from smtpproxy.store.key_file import load_keys
+from smtpproxy.store.unsubscribe_keys import link_ring
 
 if TYPE_CHECKING:
     from smtpproxy.relay.dkim.signing import Signer
@@ -123,6 +126,7 @@ class Worker:
             signer=self._signer(),
             verifier=self._verifier(),
         )
+            links=self._links(),
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
         self._number = number
@@ -179,6 +183,17 @@ class Worker:
         """Loaded where there are keys: who has none does not pay for it."""
         if not self._settings.dkim:
             return None
+    def _links(self) -> Links | None:
+        settings, state_dir = self._settings, self._settings.server.state_dir
+        if not settings.adds_ways_out or settings.web is None or settings.web.public_url is None:
+            return None
+
+        def key_text(address: str) -> str:
+            key = load_keys(state_dir).newest  # read each time: it is rare, and may be replaced
+            return key.text(key.pair(address))
+
+        return Links(link_ring(state_dir), settings.web.public_url, key_text)
+
         from smtpproxy.relay.dkim.keyring import Keyring
         from smtpproxy.relay.dkim.signing import Signer
 

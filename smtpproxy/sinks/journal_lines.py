@@ -71,13 +71,14 @@ class DecisionEntry(
     relayed: bool = False
 
 
-class Answer(Struct, frozen=True, gc=False):
+class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the upstream answered to the message `of` that id."""
 
     of: str
     at: datetime
     code: int
     reply: str
+    each: tuple[str, ...] = ()  # by recipient, where each had a message of his own; "": not mailed
 
 
 class AnswersEntry(Struct, frozen=True, tag="answers", tag_field="kind"):
@@ -141,6 +142,7 @@ class Personal(Struct, frozen=True, omit_defaults=True, gc=False):
     facts: RecipientFacts | None = None
     reply: str | None = None
     login: str | None = None
+    each: tuple[str, ...] = ()  # of an answer: see `Answer`
 
 
 class Line(Struct, frozen=True):
@@ -227,10 +229,10 @@ class LineMaker:
 
     def answer(self, relayed: Relayed, at: datetime) -> bytes:
         """For `answers_member`; not for a reply that may name an address."""
-        return _encode(Answer(relayed.id, at, relayed.code, relayed.reply))
+        return _encode(Answer(relayed.id, at, relayed.code, relayed.reply, relayed.each))
 
     def personal_answer(self, relayed: Relayed, at: datetime) -> Entry:
-        part = _encode(Personal(self._salt(), reply=relayed.reply))
+        part = _encode(Personal(self._salt(), reply=relayed.reply, each=relayed.each))
         return _encode(PersonalAnswerEntry(relayed.id, at, relayed.code)), (part,)
 
     def _message(self, decided: Decided) -> bytes:
@@ -322,11 +324,11 @@ def decided(line: Line, entry: DecisionEntry) -> Decided:
     )
 
 
-def personal_reply(line: Line) -> str | None:
-    """Return the upstream's reply of a personal answer; None when it was erased."""
+def personal_reply(line: Line) -> tuple[str | None, tuple[str, ...]]:
+    """Return the reply of a personal answer and those by recipient; None and () when erased."""
     for part in line.personal:
-        return None if isinstance(part, str) else part.reply
-    return None
+        return (None, ()) if isinstance(part, str) else (part.reply, part.each)
+    return None, ()
 
 
 def is_erased(recipient: Recipient) -> bool:

@@ -26,12 +26,16 @@ _LONGEST_TRANSACTION = timedelta(hours=2)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the upstream answered. `reply` is None where it named somebody who was erased."""
+    """What the upstream answered. `reply` is None where it named somebody who was erased.
+
+    `each` are its replies by recipient, where each had a message of his own.
+    """
 
     id: str
     at: datetime
     code: int
     reply: str | None
+    each: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +178,12 @@ def _decoded(raw: bytes, path: Path) -> Iterator[_Entry]:
         line = journal_lines.read_line(raw)
         entry = line.entry
         for answer in line.answers:
-            yield Outcome(answer.of, answer.at, answer.code, answer.reply)
+            yield Outcome(answer.of, answer.at, answer.code, answer.reply, answer.each)
         if isinstance(entry, DecisionEntry):
             place = Place(path.name, line.n, line.hash)
             yield Record(journal_lines.decided(line, entry), place=place)
         elif isinstance(entry, PersonalAnswerEntry):
-            yield Outcome(entry.of, entry.at, entry.code, journal_lines.personal_reply(line))
+            yield Outcome(entry.of, entry.at, entry.code, *journal_lines.personal_reply(line))
     except NotALine:
         return
 

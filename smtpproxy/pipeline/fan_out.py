@@ -1,0 +1,120 @@
+"""One message to several recipients as one message each, because no two are the same.
+
+Recipients are tried one after another until the upstream takes the first: what is wrong
+with the message or the upstream shows while nobody is mailed, and is the client's answer
+then. The others follow, some at once. docs/adr/0011-fan-out.md says why.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from msgspec import Struct
+
+from smtpproxy.events import Emit, Failed, Part
+from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.errors import SigningFailed, UpstreamError
+from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.wire.commands import Rcpt
+
+AT_ONCE = 8
+"""Connections that one message may take."""
+
+_TROUBLE_ENOUGH = 3  # in a row: the upstream is not asked again for the others
+
+
+class Copy(Struct, frozen=True):
+    """A recipient and what he is to get; `content` may raise SigningFailed, OSError."""
+
+    rcpt: Rcpt
+    content: Callable[[], Awaitable[Iterable[bytes]]]
+
+
+class Delivered(Struct, frozen=True):
+    """What became of one copy.
+
+    `for_all`: the reply is about the message or the upstream, not about the recipient.
+    """
+
+    reply: Reply
+    in_doubt: bool = False  # it was sent and not answered: it may be accepted
+    for_all: bool = False
+    notifies: bool = True  # the upstream sends the notifications that are asked for
+
+    @property
+    def accepted(self) -> bool:
+        return self.reply.code < 300
+
+
+class FanOut:
+    """Puts copies to the upstream. Use `deliver` once."""
+
+    def __init__(
+        self, pool: UpstreamPool, mail: MailParameters, *, emit: Emit, listener: str
+    ) -> None:
+        self._pool = pool
+        self._mail = mail
+        self._emit = emit
+        self._listener = listener
+        self._trouble = 0
+
+    async def deliver(self, copies: Sequence[Copy]) -> list[Delivered]:
+        """Return what became of each, in their order; the first failure for all ends it
+        while nobody is mailed, and several in a row end it later."""
+        outcomes: list[Delivered | None] = [None] * len(copies)
+        for index, copy in enumerate(copies):
+            outcome = outcomes[index] = await self._one(copy)
+            if outcome.accepted:
+                break
+            if outcome.for_all:
+                return [known or Delivered(outcome.reply) for known in outcomes]
+        left = iter([index for index, known in enumerate(outcomes) if known is None])
+
+        async def work() -> None:
+            for index in left:
+                outcomes[index] = await self._later(copies[index])
+
+        await asyncio.gather(*[work() for _ in range(min(AT_ONCE, len(copies)))])
+        return [known for known in outcomes if known is not None]
+
+    async def _later(self, copy: Copy) -> Delivered:
+        if self._trouble >= _TROUBLE_ENOUGH:
+            return Delivered(UpstreamError.reply)
+        outcome = await self._one(copy)
+        self._trouble = self._trouble + 1 if outcome.for_all and not outcome.accepted else 0
+        return outcome
+
+    async def _one(self, copy: Copy) -> Delivered:
+        """Mail one recipient, at the second attempt where the first surely failed for trouble."""
+        first = await self._attempt(copy)
+        if first.trouble and not first.delivered.in_doubt:
+            return (await self._attempt(copy)).delivered
+        return first.delivered
+
+    async def _attempt(self, copy: Copy) -> "_Attempt":
+        upstream = UpstreamTransaction(self._pool, self._mail)
+        try:
+            content = await copy.content()
+            (reply,) = await upstream.recipients([copy.rcpt])
+            if reply.code >= 300:
+                upstream.abort()
+                return _Attempt(Delivered(reply))
+            upstream.begin_data()
+            reply = await upstream.data_refusal() or await upstream.finish(content)
+            return _Attempt(Delivered(reply, for_all=True, notifies=upstream.notifies))
+        except UpstreamError as error:
+            self._emit(Failed(self._listener, "upstream", f"{type(error).__name__}: {error}"))
+            delivered = Delivered(error.reply, in_doubt=upstream.in_doubt, for_all=True)
+            return _Attempt(delivered, trouble=True)
+        except (SigningFailed, OSError) as error:
+            part: Part = "sign" if isinstance(error, SigningFailed) else "spool"
+            self._emit(Failed(self._listener, part, f"{type(error).__name__}: {error}"))
+            return _Attempt(Delivered(_OURS, for_all=True))
+
+
+class _Attempt(Struct, frozen=True):
+    delivered: Delivered
+    trouble: bool = False
+
+
+_OURS = Reply.of(451, "4.3.0", "temporary_failure")

@@ -1,0 +1,226 @@
+"""`unsubscribe = "add"`: each recipient gets a message with a link of his own."""
+
+import re
+from collections.abc import Callable, Iterator
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from tests.kit.audit import outcome, records, relayed
+from tests.kit.messages import marketing
+from tests.kit.ports import wait_for
+from tests.kit.relay import STREAMS, RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import Accepted, At, Close, FakeUpstream, Reply
+
+JEANNE, PAUL, DESK = address("consent"), address("customer"), address("desk")
+PUBLIC = "https://unsubscribe.shop.example"
+FIELD = re.compile(rf"<{PUBLIC}/u/([A-Za-z0-9_-]{{30,200}})>, <mailto:stop@shop\.example\?"
+                   r"subject=unsubscribe%20([A-Za-z0-9_-]+)>")  # fmt: skip
+
+
+def config(**more: Any) -> dict[str, Any]:
+    offers = {
+        **STREAMS[0],
+        "unsubscribe": "add",
+        "unsubscribe_mailto": "stop@shop.example",
+        **more,
+    }
+    return {
+        "stream": [offers, *STREAMS[1:]],
+        "web": {"public_url": PUBLIC},
+        "listener": [
+            listener("apps", "offers", "receipts", default="offers"),
+            listener("local", "offers", default="offers", protocol="lmtp"),
+        ],
+    }
+
+
+def bare(**more: Any) -> bytes:
+    """A marketing message without a way out."""
+    return marketing(unsubscribe=None, one_click=None, **more)
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[FakeUpstream]:
+    with FakeUpstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def adding(upstream: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProcess:
+    return filled(upstream.address, config())
+
+
+@pytest.fixture
+def mta(upstream: FakeUpstream) -> Iterator[FakeUpstream]:
+    """Without mail, and without behaviours afterwards."""
+    upstream.messages.clear()
+    upstream.commands.clear()
+    upstream._seen.clear()
+    yield upstream
+    upstream.behaviours.clear()
+
+
+def parsed(message: Accepted) -> EmailMessage:
+    found = message_from_bytes(message.data, policy=policy.default)
+    assert isinstance(found, EmailMessage)
+    return found
+
+
+def tokens(message: Accepted) -> str:
+    """The token of a message that has exactly one complete way out."""
+    mail = message_from_bytes(message.data)
+    (field,) = mail.get_all("List-Unsubscribe", [])
+    found = FIELD.fullmatch(re.sub(r"\r?\n", "", field))
+    assert found, field
+    assert found[1] == found[2]
+    assert mail.get_all("List-Unsubscribe-Post") == ["List-Unsubscribe=One-Click"]
+    assert len(mail.get_all("List-Id", [])) == 1
+    return found[1]
+
+
+def the_record(relay: RelayProcess, text: str) -> Any:
+    id = text.rpartition("id=")[2]
+
+    def found() -> Any:
+        entries = [e for e in relayed(records(relay)) if e.decided.id == id]
+        return entries[0] if entries and entries[0].outcome is not None else None
+
+    return wait_for(found, "the outcome")
+
+
+def test_one_recipient(adding: RelayProcess, mta: FakeUpstream) -> None:
+    assert adding.send(bare(), JEANNE) == (250, "2.0.0 queued as FAKE")
+    (message,) = mta.messages
+    tokens(message)
+    mail = parsed(message)
+    assert mail["List-Id"] == "<offers.relay.example>"
+    assert "for <consent@people.example>" in mail["Received"]
+    assert mail["Subject"] == "New shoes"
+    commands = [command.split()[0] for _, command in mta.commands]
+    assert commands.count("MAIL") == commands.count("RCPT") == 1, "no transaction more than without"
+
+
+def test_several_recipients_get_a_message_each(adding: RelayProcess, mta: FakeUpstream) -> None:
+    code, text = adding.send(bare(), JEANNE, PAUL, DESK)
+    assert code == 250
+    assert re.fullmatch(r"2\.0\.0 relayed to 3 recipients, a message each, id=\w{26}", text)
+    assert sorted(m.recipients for m in mta.messages) == sorted([(JEANNE,), (PAUL,), (DESK,)])
+    assert len({tokens(message) for message in mta.messages}) == 3
+    for message in mta.messages:
+        assert f"for <{message.recipients[0]}>" in parsed(message)["Received"]
+    entry = the_record(adding, text)
+    assert entry.outcome.each == ("250 2.0.0 queued as FAKE",) * 3
+
+
+def test_who_is_named_twice_gets_one_message(adding: RelayProcess, mta: FakeUpstream) -> None:
+    assert adding.send(bare(), JEANNE, PAUL, JEANNE)[0] == 250
+    assert sorted(m.recipients for m in mta.messages) == [(JEANNE,), (PAUL,)]
+
+
+def test_a_way_out_of_the_message_is_kept(adding: RelayProcess, mta: FakeUpstream) -> None:
+    assert adding.send(marketing(), JEANNE, PAUL) == (250, "2.0.0 queued as FAKE")
+    (message,) = mta.messages
+    assert message.recipients == (JEANNE, PAUL)
+    assert b"https://unsubscribe.shop.example/u/4aP1" in message.data
+    assert adding.send(marketing(one_click=None), JEANNE)[1].startswith(
+        "5.7.0 refused: one_click_missing"
+    )
+
+
+def test_half_a_way_out_is_completed(adding: RelayProcess, mta: FakeUpstream) -> None:
+    list_id = [("List-Id", "Shop <shop.lists.example>")]
+    assert adding.send(marketing(unsubscribe=None, headers=list_id), JEANNE)[0] == 250
+    tokens(mta.messages[0])
+    assert parsed(mta.messages[0])["List-Id"] == "Shop <shop.lists.example>"
+
+
+@pytest.mark.parametrize("failing", ["rcpt", "end"])
+def test_who_fails_after_another_was_mailed_is_told_of_in_a_notice(
+    adding: RelayProcess, mta: FakeUpstream, failing: Any
+) -> None:
+    nth = 5 if failing == "rcpt" else 2  # three at RCPT, then one by one
+    reply = Reply("550 5.1.1 <customer@people.example> no such user")
+    mta.behaviours.append(At(failing, reply, nth=nth))
+    code, text = (
+        adding.send(bare(), JEANNE, PAUL, sender="desk@shop.example")
+        if failing == "end"
+        else adding.send(bare(), JEANNE, PAUL, DESK, sender="desk@shop.example")
+    )
+    taken = 1 if failing == "end" else 2
+    assert (code, text.partition(", a")[0]) == (
+        250, f"2.0.0 relayed to {taken} of {taken + 1} recipients",
+    )  # fmt: skip
+    notice = next(m for m in mta.messages if m.sender == "")
+    assert notice.recipients == ("desk@shop.example",)
+    body = parsed(notice).as_string()
+    assert "550 5.1.1" in body
+    assert "Action: failed" in body
+    assert "Status: 5.1.1" in body
+    entry = the_record(adding, text)
+    assert outcome(entry) == 250
+    assert sum(each.startswith("550") for each in entry.outcome.each) == 1
+
+
+def test_what_is_wrong_with_the_message_is_the_clients_answer(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.behaviours.append(At("end", Reply("554 5.7.1 spam"), nth=1))
+    assert adding.send(bare(), JEANNE, PAUL) == (554, "5.7.1 spam")
+    assert mta.messages == []
+    assert [c for _, c in mta.commands if c == "DATA"] == ["DATA"], "nobody else was tried"
+
+
+def test_a_recipient_that_is_not_taken_any_more_does_not_stop_the_first(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.behaviours += [At("rcpt", Reply("450 4.2.0 later"), nth=n) for n in (3, 4)]
+    code, text = adding.send(bare(), JEANNE, PAUL)
+    assert (code, text) == (450, "4.2.0 later")
+    assert mta.messages == []
+
+
+def test_an_upstream_that_is_lost_before_anybody_was_mailed(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.behaviours.append(At("end", Close(), nth=1))
+    code, text = adding.send(bare(), JEANNE, PAUL)
+    assert (code, text[:5]) == (451, "4.4.2")
+    assert mta.messages == []
+
+
+def test_a_notice_that_is_not_taken_means_send_again(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.behaviours += [
+        At("end", Reply("452 4.3.1 full"), nth=2),
+        At("end", Reply("452 4.3.1 full"), nth=3),
+    ]
+    code, text = adding.send(bare(), JEANNE, PAUL)
+    assert (code, text[:5]) == (451, "4.4.0")
+
+
+def test_without_a_sender_nobody_could_be_told(adding: RelayProcess, mta: FakeUpstream) -> None:
+    code, text = adding.send(bare(), JEANNE, PAUL, sender="")
+    assert (code, text[:5]) == (554, "5.5.4")
+    assert mta.messages == []
+    assert adding.send(bare(), JEANNE, sender="")[0] == 250
+
+
+def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream) -> None:
+    import smtplib
+
+    mta.behaviours.append(At("end", Reply("550 5.2.2 mailbox full"), nth=2))
+    with smtplib.LMTP("127.0.0.1", adding.port("local"), timeout=30) as client:
+        client.ehlo("client.example")
+        client.mail("news@shop.example")
+        for recipient in (JEANNE, PAUL, DESK):
+            assert client.rcpt(recipient)[0] == 250
+        client.docmd("DATA")
+        client.send(bare() + b".\r\n")
+        codes = sorted(client.getreply()[0] for _ in range(3))
+    assert codes == [250, 250, 550]
+    assert all(message.sender for message in mta.messages), "no notice: the client knows"
