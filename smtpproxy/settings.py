@@ -256,11 +256,11 @@ class Settings:
         return self.server.source_header if asked else None
 
     @property
-    def counts_mailings(self) -> bool:
-        """Whether any stream asks what people were mailed before: then marketing mail is counted."""
-        return any(stream.counts_mailings for stream in self.streams.values())
-    @property
     def adds_ways_out(self) -> bool:
         """Whether any stream adds unsubscribe headers."""
         return any(stream.unsubscribe_scope is not None for stream in self.streams.values())
 
+    @property
+    def counts_mailings(self) -> bool:
+        """Whether any stream asks what people were mailed before: then marketing mail is counted."""
+        return any(stream.counts_mailings for stream in self.streams.values())

@@ -18,8 +18,8 @@ from smtpproxy.events import DnsAsked, Event, FilesRead
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
-from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.pipeline.way_out import Links
+from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
@@ -29,9 +29,9 @@ from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshot import Snapshot
 from smtpproxy.store import open_mailings, open_store
-from smtpproxy.ulid import UlidFactory
 from smtpproxy.store.key_file import load_keys
 from smtpproxy.store.unsubscribe_keys import link_ring
+from smtpproxy.ulid import UlidFactory
 
 if TYPE_CHECKING:
     from smtpproxy.relay.dkim.signing import Signer
@@ -123,10 +123,10 @@ class Worker:
             new_id=new_id,
             source_header=settings.source_header,
             mailings=self._mailings,
+            links=self._links(),
             signer=self._signer(),
             verifier=self._verifier(),
         )
-            links=self._links(),
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
         self._number = number
@@ -179,10 +179,6 @@ class Worker:
             changed=lambda error: self._emit(FilesRead("", "users", error)),
         )
 
-    def _signer(self) -> "Signer | None":
-        """Loaded where there are keys: who has none does not pay for it."""
-        if not self._settings.dkim:
-            return None
     def _links(self) -> Links | None:
         settings, state_dir = self._settings, self._settings.server.state_dir
         if not settings.adds_ways_out or settings.web is None or settings.web.public_url is None:
@@ -194,6 +190,10 @@ class Worker:
 
         return Links(link_ring(state_dir), settings.web.public_url, key_text)
 
+    def _signer(self) -> "Signer | None":
+        """Loaded where there are keys: who has none does not pay for it."""
+        if not self._settings.dkim:
+            return None
         from smtpproxy.relay.dkim.keyring import Keyring
         from smtpproxy.relay.dkim.signing import Signer
 
