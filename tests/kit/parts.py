@@ -15,28 +15,47 @@ from pathlib import Path
 import pytest
 
 PREFIX = "missing part: "
-SENDMAIL = Path(__file__).parents[2] / "build" / "sendmail"
+BUILD = Path(__file__).parents[2] / "build"
+SENDMAIL, EXIM, OPENSMTPD = (BUILD / name for name in ("sendmail", "exim", "opensmtpd"))
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One program. `root`: it only works for the super-user. `unpacked`: it is not installed
-    but unpacked, see the kit's module of that name."""
+    but unpacked, by the kit's `module`. `library`: a file that it needs."""
 
     package: str
     programs: tuple[str, ...]
     root: bool = False
     unpacked: Path | None = None
+    module: str = "unpacked"
+    library: Path | None = None
 
 
 PARTS = {
     "curl": Part("curl", ("curl",)),
+    "exim": Part("util-linux", ("unshare",), root=True, unpacked=EXIM),
+    "haproxy": Part("haproxy", ("haproxy",)),
     "miltertest": Part("miltertest", ("miltertest",)),
     "msmtp": Part("msmtp", ("msmtp",)),
+    "opendkim": Part("opendkim", ("opendkim",)),
+    "nodemailer": Part(
+        "node-nodemailer",
+        ("node",),
+        library=Path("/usr/share/nodejs/nodemailer/package.json"),
+    ),
+    "opensmtpd": Part("util-linux", ("unshare",), root=True, unpacked=OPENSMTPD),
+    "phpmailer": Part(
+        "php-cli libphp-phpmailer",
+        ("php",),
+        library=Path("/usr/share/php/libphp-phpmailer/autoload.php"),
+    ),
     "postfix": Part("postfix", ("postfix", "postconf"), root=True),
     "prometheus": Part("prometheus", ("prometheus",)),
     "promtool": Part("prometheus", ("promtool",)),
-    "sendmail": Part("util-linux", ("unshare",), root=True, unpacked=SENDMAIL),
+    "sendmail": Part("util-linux", ("unshare",), root=True, unpacked=SENDMAIL, module="sendmail"),
+    "s-nail": Part("s-nail", ("s-nail",)),
+    "rspamd": Part("rspamd", ("rspamd", "rspamadm")),
     "smtp-sink": Part("postfix", ("smtp-sink",)),
     "smtp-source": Part("postfix", ("smtp-source",)),
     "sqlite3": Part("sqlite3", ("sqlite3",)),
@@ -60,10 +79,11 @@ def program(name: str) -> str:
 def missing(name: str) -> str | None:
     """Say what is missing for this part and what would help; None when it is there."""
     part = PARTS[name]
-    if not all(shutil.which(each, path=SEARCH_PATH) for each in part.programs):
+    found = all(shutil.which(each, path=SEARCH_PATH) for each in part.programs)
+    if not found or (part.library is not None and not part.library.exists()):
         return f"{name} (Debian package {part.package})"
     if part.unpacked is not None and not part.unpacked.exists():
-        return f"{name} (python -m tests.kit.{name} unpacks it)"
+        return f"{name} (python -m tests.kit.{part.module} unpacks it)"
     if part.root and os.geteuid() != 0:
         return f"{name} (works only as root)"
     return None

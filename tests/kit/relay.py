@@ -177,7 +177,9 @@ class RelayProcess:
         return self.ready() and all(
             greets(self.port(each["name"]))
             for each in self.config["listener"]
-            if each["protocol"] == "smtp" and each.get("tls") != "implicit"
+            if each.get("protocol", "smtp") == "smtp"
+            and each.get("tls") != "implicit"
+            and not each.get("proxy_protocol")
         )
 
     def ready(self) -> bool:

@@ -13,8 +13,9 @@ ORDERS = "orders@shop.example"
 
 
 @contextlib.contextmanager
-def session(port: int) -> Iterator[smtplib.SMTP]:
-    with smtplib.SMTP(LOOPBACK, port, timeout=60) as client:
+def session(port: int, source: str = LOOPBACK) -> Iterator[smtplib.SMTP]:
+    """A session from an address of the loopback network, greeted."""
+    with smtplib.SMTP(LOOPBACK, port, timeout=60, source_address=(source, 0)) as client:
         client.ehlo("client.example")
         yield client
 

@@ -1,0 +1,67 @@
+"""MTAs of Debian that exclude its Postfix: fetched and unpacked aside, run in a world of their own.
+
+`python -m tests.kit.unpacked` fetches what is not there yet into build/. They run as root in
+namespaces of their own, where the tree is at `TREE` and their users exist; when the process
+that a test started ends, all that it started ends too.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tests.kit.parts import EXIM, OPENSMTPD
+
+TREE = Path("/mnt/tree")
+PACKAGES: Mapping[Path, tuple[str, ...]] = {
+    EXIM: (
+        *("exim4-daemon-light", "libdb5.3", "libevent-2.1-7", "libgnutls-dane0", "libidn12"),
+        *("libnsl2", "libpcre2-8-0", "libtirpc3", "libunbound8"),
+    ),
+    OPENSMTPD: ("opensmtpd", "libdb5.3", "libevent-2.1-7"),
+}
+"""With the libraries that a Debian without them may lack."""
+
+
+def unpack(tree: Path, packages: Iterable[str]) -> None:
+    """Fetch the packages and unpack them. Raises CalledProcessError."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["apt-get", "download", "-q", *packages], cwd=folder, check=True)
+        tree.mkdir(parents=True, exist_ok=True)
+        for package in Path(folder).glob("*.deb"):
+            subprocess.run(["dpkg", "-x", str(package), str(tree)], check=True)
+
+
+def private(
+    tree: Path,
+    root: Path,
+    command: Sequence[str],
+    *,
+    users: Mapping[str, int] = {},
+    empty: Sequence[str] = (),
+    setup: Sequence[str] = (),
+) -> list[str]:
+    """The command in namespaces of its own, host name mx.example.
+
+    `users` (with groups of the same name and number) are added, folders in `empty` are new
+    ones, `setup` are shell commands that come first. Files for it are put into `root`.
+    """
+    lines = ["mount --make-rprivate /"]
+    for name, entry in (("passwd", "{0}:x:{1}:{1}::/:/bin/false\n"), ("group", "{0}:x:{1}:\n")):
+        added = "".join(entry.format(user, number) for user, number in users.items())
+        (root / name).write_text(Path("/etc", name).read_text() + added)
+        lines.append(f"mount --bind {root / name} /etc/{name}")
+    lines += [f"mount -t tmpfs tmpfs {folder}" for folder in (str(TREE.parent), *empty)]
+    lines += [f"mkdir {TREE}", f"mount --bind {tree} {TREE}", "hostname mx.example", *setup]
+    libraries = ":".join(f"{TREE}{path}/x86_64-linux-gnu" for path in ("/usr/lib", "/lib"))
+    lines.append(f"LD_LIBRARY_PATH={libraries} exec {' '.join(command)}")
+    unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"]
+    return [*unshare, "sh", "-ec", "\n".join(lines)]
+
+
+if __name__ == "__main__":
+    for tree, packages in PACKAGES.items():
+        if not tree.exists():
+            unpack(tree, packages)
+    sys.exit(0)
