@@ -26,6 +26,7 @@ COMMANDS = (
     "token",
     "purge",
     "user",
+    "dkim",
 )
 _MODULES = {"import": "imports"}  # a word of Python cannot name a module
 

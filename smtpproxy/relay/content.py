@@ -41,12 +41,14 @@ class Spool:
         return handle
 
 
-class Body(Struct, frozen=True):
+class Body(Struct):
     """The body of a message as its reader has it, dot-unstuffed; `pieces` may be asked for it
-    in another thread. `size` is what is read for it, in octets."""
+    in another thread. `size` is what is read for it, in octets. Who signs it notes its hash,
+    for a message that is signed more than once."""
 
     pieces: Callable[[], Iterator[bytes]]
     size: int
+    signed_hash: bytes | None = None
 
 
 class Content:
@@ -55,7 +57,7 @@ class Content:
     `append` raises OSError when the spool cannot take it (disk full).
     """
 
-    __slots__ = ("_chunks", "_file", "_header", "_in_memory", "_look_at", "_spool", "size")
+    __slots__ = ("_body", "_chunks", "_file", "_header", "_in_memory", "_look_at", "_spool", "size")
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -64,6 +66,7 @@ class Content:
         self._look_at = 0  # no sooner: a header section is not searched for its end at every chunk
         self._file: int | None = None
         self._header: bytes | None = None
+        self._body: Body | None = None
         self.size = 0
 
     def append(self, chunk: bytes) -> None:
@@ -105,8 +108,11 @@ class Content:
 
     def body(self) -> Body:
         """What follows the header section, which has to be one that can be read."""
-        skip = len(self.header() or b"")
-        return Body(lambda: unstuffed_pieces(self.pieces(skip)), self.size - skip)
+        if self._body is None:
+            skip = len(self.header() or b"")
+            pieces = lambda: unstuffed_pieces(self.pieces(skip))  # noqa: E731
+            self._body = Body(pieces, self.size - skip)
+        return self._body
 
     @property
     def _spooled(self) -> int:
@@ -116,6 +122,7 @@ class Content:
         self._spool.in_memory -= self._in_memory
         self._in_memory = 0
         self._chunks.clear()
+        self._body = None  # which knows us
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -1,6 +1,6 @@
 """Which keys sign a message: by the domain of From, the stream and the date."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,75 +14,79 @@ _LATEST = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class RingKey:
-    """A key with the name under which verifiers find it."""
+    """A key with the names under which verifiers find it."""
 
     settings: DkimSettings
     key: SigningKey
-
-    @property
-    def since(self) -> datetime:
-        return self.settings.since or _EARLIEST
 
 
 class Keyring:
     """The configured keys. Which are in force for a message is remembered until a date of
     rotation passes."""
 
-    def __init__(self, keys: Iterable[RingKey]) -> None:
-        self._keys: dict[str, list[RingKey]] = {}
-        for each in keys:
-            self._keys.setdefault(each.settings.domain, []).append(each)
+    def __init__(self, keys: Mapping[DkimSettings, SigningKey]) -> None:
+        self._keys = keys
         self._remembered: dict[tuple[tuple[str, ...], str], tuple[RingKey, ...]] = {}
         self._until = _EARLIEST
 
     @classmethod
     def of(cls, settings: Sequence[DkimSettings]) -> "Keyring":
         """Read the key files. Raises KeyFault."""
-        return cls([RingKey(each, read_key(each.key)) for each in settings])
+        return cls({each: read_key(each.key) for each in settings})
 
     def in_force(
         self, from_domains: tuple[str, ...], stream: str, now: datetime
     ) -> tuple[RingKey, ...]:
-        """Return what signs: at most one key of each type, none where no key fits.
+        """Return what signs: of those that fit, the newest of each type.
 
-        All addresses of From have to be of the key's domain. The domain itself comes before
-        one above it, a key for the stream before one for all, and of several the one whose
-        date came last.
+        RSA comes first: every verifier knows it, and some look at one field only.
         """
         if now >= self._until or len(self._remembered) >= _REMEMBERED:
             self._remembered.clear()
-            dates = [each.since for keys in self._keys.values() for each in keys]
+            dates = [since(each) for each in self._keys]
             self._until = min((date for date in dates if date > now), default=_LATEST)
         known = self._remembered.get((from_domains, stream))
         if known is None:
-            known = self._remembered[from_domains, stream] = self._find(from_domains, stream, now)
+            fit = fitting(self._keys, from_domains, stream, now)
+            known = self._remembered[from_domains, stream] = self._newest(fit)
         return known
 
-    def _find(
-        self, from_domains: tuple[str, ...], stream: str, now: datetime
-    ) -> tuple[RingKey, ...]:
-        domains = set(from_domains)
-        if len(domains) != 1:
-            return ()
-        domain = domains.pop()
-        above = domain
-        while above:
-            usable = [
-                each
-                for each in self._keys.get(above, ())
-                if each.since <= now
-                and (above == domain or each.settings.subdomains)
-                and (not each.settings.streams or stream in each.settings.streams)
-            ]
-            if usable:
-                return _newest(usable)
-            above = above.partition(".")[2]
-        return ()
+    def _newest(self, fit: Sequence[DkimSettings]) -> tuple[RingKey, ...]:
+        found: dict[str, RingKey] = {}
+        for each in sorted(fit, key=lambda each: (bool(each.streams), since(each))):
+            key = self._keys[each]
+            found[key.record.key_type] = RingKey(each, key)
+        return tuple(found[kind] for kind in ("rsa", "ed25519") if kind in found)
 
 
-def _newest(usable: Sequence[RingKey]) -> tuple[RingKey, ...]:
-    """One of each type, RSA first: every verifier knows it, and some look at one field only."""
-    found: dict[str, RingKey] = {}
-    for each in sorted(usable, key=lambda each: (bool(each.settings.streams), each.since)):
-        found[each.key.record.key_type] = each
-    return tuple(found[kind] for kind in ("rsa", "ed25519") if kind in found)
+def fitting(
+    keys: Iterable[DkimSettings], from_domains: Sequence[str], stream: str, now: datetime
+) -> list[DkimSettings]:
+    """Return the keys that may sign such a message now; none: it leaves unsigned.
+
+    All addresses of From have to be of the key's domain. Keys of the domain itself come
+    before those of one above it.
+    """
+    domains = set(from_domains)
+    if len(domains) != 1:
+        return []
+    (domain,) = domains
+    above = domain
+    while above:
+        fit = [
+            each
+            for each in keys
+            if each.domain == above
+            and (above == domain or each.subdomains)
+            and (not each.streams or stream in each.streams)
+            and since(each) <= now
+        ]
+        if fit:
+            return fit
+        above = above.partition(".")[2]
+    return []
+
+
+def since(key: DkimSettings) -> datetime:
+    """Return from when on a key signs."""
+    return key.since or _EARLIEST

@@ -1,7 +1,7 @@
 """Signing what we relay: the last edit of a message (RFC 6376, RFC 8463)."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import datetime
 from hashlib import sha256
@@ -44,23 +44,22 @@ class Signer:
         moment = int(at.timestamp())
         try:
             if body.size <= _ON_LOOP and all(each.key.record.key_type != "rsa" for each in keys):
-                return sign(keys, headers, body.pieces(), moment)
+                return sign(keys, headers, body, moment)
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
-                self._threads, lambda: sign(keys, headers, body.pieces(), moment)
+                self._threads, lambda: sign(keys, headers, body, moment)
             )
         except Exception as error:  # whatever it is, the mail must not leave unsigned
             raise SigningFailed(f"{type(error).__name__}: {error}") from error
 
 
-def sign(
-    keys: Sequence[RingKey], headers: HeaderBlock, body: Iterable[bytes], moment: int
-) -> bytes:
+def sign(keys: Sequence[RingKey], headers: HeaderBlock, body: Body, moment: int) -> bytes:
     """Return one DKIM-Signature field for each key. `moment` is Unix time."""
-    hashed = BodyHash()
-    for piece in body:
-        hashed.feed(piece)
-    body_hash = hashed.digest()
+    if body.signed_hash is None:
+        hashed = BodyHash()
+        for piece in body.pieces():
+            hashed.feed(piece)
+        body.signed_hash = hashed.digest()
     fields = headers.raw_fields(SIGNED)
     names = fields_to_sign({name: len(found) for name, found in fields.items()})
     header = sha256(hashed_fields(names, fields))
@@ -72,7 +71,7 @@ def sign(
             each.settings.selector,
             moment,
             names,
-            body_hash,
+            body.signed_hash,
         )
         digest = header.copy()
         digest.update(hashed_signature(unsigned))

@@ -47,8 +47,10 @@ class Verifier:
         headers: HeaderBlock,
         body: Body | None,
         wanted: Sequence[bytes] = (),
+        *,
+        until_valid: bool = True,
     ) -> tuple[SignatureFinding, ...]:
-        """Return what was found of each signature, up to the first that is valid.
+        """Return what was found of each signature; `until_valid`: up to the first valid one.
 
         Without a body the header alone is checked. A signature that does not cover the
         fields `wanted` is not looked up.
@@ -59,7 +61,7 @@ class Verifier:
         for field in fields[:MOST]:
             finding = await self._check(field, headers, body, wanted, hashes)
             found.append(finding)
-            if finding.state is SignatureState.VALID:
+            if until_valid and finding.state is SignatureState.VALID:
                 break
         return tuple(found)
 

@@ -1,0 +1,162 @@
+"""`smtpproxy dkim`: keys, records, and what is said of a message's signatures."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from smtpproxy.cli import main
+from smtpproxy.config import load
+from tests.kit.dkim import KeyFile, signed
+from tests.kit.dns import NameServer
+from tests.kit.messages import marketing
+from tests.kit.relay import relay_config
+from tests.kit.store import address, fill_database
+from tests.kit.toml import to_toml
+
+ALL = ["from", "subject", "list-unsubscribe", "list-unsubscribe-post"]
+
+
+def _run(*arguments: str, config: Path | None = None) -> Result:
+    end = [] if config is None else ["--config", str(config)]
+    return CliRunner().invoke(main, ["dkim", *arguments, *end])
+
+
+def _config(folder: Path, **more: Any) -> Path:
+    path = folder / "smtpproxy.toml"
+    path.write_text(to_toml(relay_config(folder, "127.0.0.1:9", more)))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ed25519"])
+def test_a_new_key_is_private_and_its_record_is_what_verifiers_want(
+    tmp_path: Path, kind: str
+) -> None:
+    file = tmp_path / "s1.pem"
+    names = ("--domain", "Shop.example", "--selector", "s1", "--type", kind)
+    done = _run("keygen", str(file), *names)
+    assert done.exit_code == 0, done.output
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "s1._domainkey.shop.example. IN TXT" in done.output
+    assert f'key = "{file}"' in done.output
+    message = tmp_path / "message.eml"
+    key = KeyFile(tmp_path, "s1")
+    if kind == "rsa":
+        key.pem = file.read_bytes()
+        message.write_bytes(signed(marketing(), key, ALL))
+        records = tmp_path / "records"
+        records.write_text(done.output)
+        found = _run("verify", str(message), "--record", str(records), config=_config(tmp_path))
+        assert (found.exit_code, found.output) == (0, "shop.example (selector s1): valid\n")
+    again = _run("keygen", str(file), *names)
+    assert again.exit_code == 1
+    assert "never written over" in again.output
+
+
+def test_the_records_of_the_configured_keys(tmp_path: Path) -> None:
+    keys = [KeyFile(tmp_path, "r1"), KeyFile(tmp_path, "e1", kind="ed25519")]
+    config = _config(tmp_path, dkim=[key.table() for key in keys])
+    told = json.loads(_run("record", "--json", config=config).output)
+    assert [entry["record"] for entry in told] == [str(key.record) for key in keys]
+    assert [(entry["type"], entry["bits"]) for entry in told] == [("rsa", 2048), ("ed25519", 256)]
+    lines = _run("record", "--selector", "e1", config=config).output
+    assert lines == f'e1._domainkey.shop.example. IN TXT "{keys[1].record}"\n'
+    assert _run("record", "--selector", "none", config=config).exit_code == 1
+    one = _run(
+        "record", str(keys[0].path), "--domain", "a.example", "--selector", "x", config=config
+    )
+    assert one.output.startswith("x._domainkey.a.example. IN TXT")
+    assert _run("record", str(keys[0].path), config=config).exit_code == 2
+
+
+def test_verify_asks_the_dns_and_says_what_is_wrong_with_each(tmp_path: Path) -> None:
+    key = KeyFile(tmp_path)
+    message = tmp_path / "message.eml"
+    raw = signed(signed(marketing(), key, ALL), key, ["from"])
+    message.write_bytes(raw.replace(b"\r\n", b"\n"))  # as files are on this machine
+    with NameServer(key.dns) as dns:
+        config = _config(tmp_path, dns={"nameservers": [dns.address], "timeout": "500ms"})
+        done = _run("verify", str(message), config=config)
+        assert done.exit_code == 0
+        assert "valid; does not cover both unsubscribe fields\n" in done.output
+        assert done.output.endswith("(selector s1): valid\n")
+        message.write_bytes(raw.replace(b"are in", b"are out"))
+        broken = _run("verify", str(message), "--json", config=config)
+        assert broken.exit_code == 1
+        assert [each["state"] for each in json.loads(broken.output)] == ["broken", "broken"]
+        dns.fail(key.name, "servfail")
+        message.write_bytes(raw)
+        unknown = _run("verify", str(message), config=config)
+        assert unknown.exit_code == 1
+        assert "unknown: TXT s1._domainkey.shop.example" in unknown.output
+
+
+def test_a_message_without_signature(tmp_path: Path) -> None:
+    message = tmp_path / "message.eml"
+    message.write_bytes(marketing())
+    done = _run("verify", str(message), config=_config(tmp_path))
+    assert done.exit_code == 1
+    assert "no DKIM signature" in done.output
+
+
+def test_check_looks_at_the_keys(tmp_path: Path) -> None:
+    good, open_to_all = KeyFile(tmp_path, "good"), KeyFile(tmp_path, "open")
+    open_to_all.path.chmod(0o644)
+    weak = KeyFile(tmp_path, "weak", bits=1024)
+    early = {"from": "X-DATE"}
+
+    def check(*tables: dict[str, Any]) -> Result:
+        config = _config(tmp_path, dkim=list(tables))
+        config.write_text(re.sub(r'"X-DATE"', "2099-01-01", config.read_text()))
+        return CliRunner().invoke(main, ["check", "--config", str(config)])
+
+    assert check(good.table()).exit_code == 0
+    wrong = check(good.table(), open_to_all.table())
+    assert wrong.exit_code == 2
+    assert "dkim[1].key: " in wrong.output
+    assert "may be read by others" in wrong.output
+    assert "dkim[0].key: " in check(weak.table()).output
+    assert "has 1024 bits; use 2048" in check(weak.table()).output
+    twice = check(good.table(), weak.table())
+    assert twice.exit_code == 2
+    assert "dkim[1].from: dkim[0] is an rsa key of shop.example too" in twice.output
+    rotation = check(good.table(), weak.table(**early))
+    assert rotation.exit_code == 0
+    assert "signs before 2099-01-01" in check(weak.table(**early)).output
+    assert 'stream "appeals".from_domains: no [[dkim]] key signs the mail of charity.example' in (
+        check(good.table()).output.replace("\n", " ")
+    )
+
+
+def test_explain_looks_at_signatures_as_the_relay_does(tmp_path: Path) -> None:
+    key = KeyFile(tmp_path)
+    message = tmp_path / "message.eml"
+    with NameServer(key.dns) as dns:
+        servers = {"nameservers": [dns.address]}
+
+        def rule(names: list[str], *more: str, **config: Any) -> tuple[str, str]:
+            message.write_bytes(signed(marketing(), key, names))
+            path = _config(tmp_path, dns=servers, **config)
+            done = CliRunner().invoke(
+                main,
+                ["explain", str(message), "--mail-from", "news@shop.example", "--rcpt",
+                 address("consent"), "--json", *more, "--config", str(path)],
+            )  # fmt: skip
+            told = json.loads(done.output)["message"]
+            steps = told.get("trace", [])
+            return told["reason"], " ".join(step["text"] for step in steps)
+
+        opened = load(_config(tmp_path, dns=servers))
+        opened.server.state_dir.mkdir()
+        fill_database(opened.store.url, opened.server.state_dir, datetime.now(UTC))
+        assert rule(ALL)[0] == "none"
+        assert rule(["from"])[0] == "unsubscribe_unsigned"
+        assert rule(["from"], dkim=[key.table()])[0] == "none"
+        moment = datetime.now(UTC).isoformat()
+        assert rule(["from"], "--at", moment)[0] == "none"  # what the DNS said then is not known
+        dns.fail(key.name, "servfail")
+        assert rule(ALL)[0] == "temporary_failure"
