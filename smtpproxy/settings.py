@@ -221,11 +221,19 @@ class DnsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DoctorSettings:
+    """What `smtpproxy doctor` cannot find out by itself."""
+
+    sending_addresses: tuple[str, ...] = ()  # IP addresses that mail leaves from
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySettings:
     rulebook: str = "fr"
     mode: Mode = Mode.ENFORCE
     on_mixed: Literal["refuse", "split"] = "refuse"
     frequency_cap: Cap | None = None  # of all marketing messages to a person
+    check_recipient_domain: bool = False  # whether it says that it takes no mail (RFC 7505)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +255,7 @@ class Settings:
     credentials: tuple[Credential, ...] = ()
     dkim: tuple[DkimSettings, ...] = ()
     dns: DnsSettings = DnsSettings()
+    doctor: DoctorSettings = DoctorSettings()
     hash: str = ""  # SHA-256 of the file, 12 hex digits, for config_info
 
     @property

@@ -1,10 +1,13 @@
 """`smtpproxy explain`: what would become of a message, or became of one, and why."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import BinaryIO
 
 import click
+from msgspec.structs import replace
 
 from smtpproxy.cli.common import (
     audit_folder,
@@ -23,7 +26,7 @@ from smtpproxy.pipeline.streams import StreamChoice, StreamTable
 from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.decide import needs
 from smtpproxy.policy.features import read_features
-from smtpproxy.policy.model import Facts, Transaction
+from smtpproxy.policy.model import NO_FACTS, Facts, Transaction
 from smtpproxy.policy.words.lang import LANGS, Lang
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import find
@@ -133,9 +136,23 @@ def _facts(settings: Settings, question: Question, at: datetime | None) -> Facts
     asked = Transaction(candidates, tuple(key for _, key in question.recipients))
     lookups = needs(asked, settings.rulebooks[candidates[0].rulebook])
     facts = using_store(settings, lambda store: store.facts(lookups), read_only=True)
-    if at is None:
-        return facts
-    return {address: known_at(known, at) for address, known in facts.items()}
+    if at is not None:  # what the DNS said then is not known
+        return {address: known_at(known, at) for address, known in facts.items()}
+    if settings.policy.check_recipient_domain:
+        return asyncio.run(_with_domains(settings, lookups.addresses, facts))
+    return facts
+
+
+async def _with_domains(settings: Settings, addresses: Sequence[str], facts: Facts) -> Facts:
+    from smtpproxy.pipeline.recipient_domains import RecipientDomains
+    from smtpproxy.resolver import Resolver
+
+    resolver = Resolver(settings.dns, time.monotonic)
+    known = await RecipientDomains(resolver, settings.dns.timeout).null_mx(addresses)
+    return {
+        address: replace(facts.get(address, NO_FACTS), null_mx=known.get(address))
+        for address in addresses
+    }
 
 
 def _recorded(settings: Settings, decision_id: str, lang: Lang) -> Explanation:

@@ -31,6 +31,7 @@ from smtpproxy.settings import (
     AuthSettings,
     Credential,
     DnsSettings,
+    DoctorSettings,
     ListenerSettings,
     PartnerSettings,
     PolicySettings,
@@ -135,6 +136,7 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         mode=Mode(document.policy.mode),
         on_mixed=document.policy.on_mixed,
         frequency_cap=document.policy.frequency_cap,
+        check_recipient_domain=document.policy.check_recipient_domain,
     )
     default = structs.replace(
         DEFAULT_STREAM,
@@ -180,6 +182,7 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         rulebooks={book.name: book for book in books.values()},
         dkim=dkim.settings(document.dkim),
         dns=_frozen(DnsSettings, document.dns, nameservers=tuple(document.dns.nameservers)),
+        doctor=DoctorSettings(tuple(document.doctor.sending_addresses)),
         hash=digest,
         tokens=propagation.tokens(document.token),
         webhooks=propagation.webhooks(document.webhook, books.values()),

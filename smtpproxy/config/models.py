@@ -45,6 +45,7 @@ File = Annotated[Path, PlainValidator(access_values.file_path)]
 Network = Annotated[str, PlainValidator(access_values.network)]
 User = Annotated[str, PlainValidator(access_values.user)]
 Certificate = Annotated[str, PlainValidator(access_values.certificate)]
+IpAddress = Annotated[str, PlainValidator(values.ip_address)]
 Selector = Annotated[str, PlainValidator(dkim.selector)]
 Moment = Annotated[datetime, PlainValidator(dkim.moment)]
 Nameserver = Annotated[TcpAddress, PlainValidator(dkim.nameserver)]
@@ -177,6 +178,7 @@ class Policy(Table):
     mode: Literal["enforce", "observe"] = "enforce"
     on_mixed: Literal["refuse", "split"] = "refuse"
     frequency_cap: FrequencyCap | None = None
+    check_recipient_domain: bool = False
 
 
 class Stream(Table):
@@ -268,6 +270,10 @@ class Dns(Table):
     timeout: Duration = written("5s")
 
 
+class Doctor(Table):
+    sending_addresses: list[IpAddress] = []
+
+
 class Document(Table):
     """The whole file."""
 
@@ -288,4 +294,5 @@ class Document(Table):
     credential: list[CredentialTable] = []
     dkim: list[Dkim] = []
     dns: Dns = Dns()
+    doctor: Doctor = Doctor()
     feedback: Annotated[dict[str, Any] | None, later()] = None

@@ -177,6 +177,16 @@ def _is_ip(host: str, version: int) -> bool:
         return False
 
 
+def ip_address(value: object) -> str:
+    """Return an address of IPv4 or IPv6 in its usual form."""
+    try:
+        if isinstance(value, str):
+            return str(ipaddress.ip_address(value))
+    except ValueError:
+        pass
+    raise ValueError(f'{shown(value)} is not an IP address such as "192.0.2.25" or "2001:db8::25"')
+
+
 def hostname(value: object) -> str:
     """Return a host or domain name as lower-case A-labels, without a final dot."""
     if not isinstance(value, str):

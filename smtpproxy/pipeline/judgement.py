@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from smtpproxy.events import Stage
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
@@ -62,11 +64,31 @@ class Judgement:
         spend(self._seconds, "store", read - start)
         self.facts.update((key, facts.get(key, NO_FACTS)) for key in keys)
         if any(stream.rulebook != candidates[0].rulebook for stream in candidates):
+            await self._ask_domains(keys)
             return [_ALLOWED] * len(keys)
         verdicts = judge(question, facts, rulebook, parts.now()).recipients
-        self._verdicts.update(zip(keys, verdicts, strict=True))
         spend(self._seconds, "policy", parts.ticks() - read)
+        if parts.domains is not None:
+            pairs = zip(keys, verdicts, strict=True)
+            if await self._ask_domains([k for k, v in pairs if v.action is not Action.REFUSE]):
+                verdicts = judge(question, self.facts, rulebook, parts.now()).recipients
+        self._verdicts.update(zip(keys, verdicts, strict=True))
         return verdicts
+
+    async def _ask_domains(self, keys: Sequence[str]) -> bool:
+        """Find out which domains take no mail; tell whether any of them says so.
+
+        Nobody's domain is asked who is refused anyway.
+        """
+        domains = self._parts.domains
+        if domains is None or not keys:
+            return False
+        start = self._parts.ticks()
+        known = await domains.null_mx(keys)
+        spend(self._seconds, "dns", self._parts.ticks() - start)
+        for key, null_mx in known.items():
+            self.facts[key] = replace(self.facts[key], null_mx=null_mx)
+        return any(known.values())
 
     async def of_message(self, id: str, keys: Sequence[str], features: MessageFeatures) -> Decision:
         """Choose the stream and judge the message with its recipients.

@@ -12,7 +12,8 @@ from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.store.mailings import MailingLog
 from smtpproxy.store.protocols import FactReader
 
-if TYPE_CHECKING:  # what signs is loaded where something is signed
+if TYPE_CHECKING:  # what signs or asks the DNS is loaded where something does
+    from smtpproxy.pipeline.recipient_domains import RecipientDomains
     from smtpproxy.relay.dkim.signing import Signer
     from smtpproxy.relay.dkim.verifying import Verifier
 
@@ -45,6 +46,7 @@ class Parts:
     links: Links | None = None  # where no stream adds a way out
     signer: "Signer | None" = None  # where there are no keys
     verifier: "Verifier | None" = None  # where no stream asks for signatures
+    domains: "RecipientDomains | None" = None  # where the recipients' domains are not asked
 
 
 def spend(seconds: dict[Stage, float], stage: Stage, duration: float) -> None:

@@ -28,6 +28,7 @@ from smtpproxy.policy.rules.suppression import yielded
 
 # The loops below want functions, not rows.
 _DELIVERY_RULES = tuple(rule.judge for rule in table.DELIVERY_RULES)
+(_null_mx,) = (rule.judge for rule in table.DOMAIN_RULES)
 _DEFERRALS = tuple(rule.judge for rule in table.DEFERRALS)
 _MESSAGE_RULES = {
     StreamClass.MARKETING: tuple(rule.judge for rule in table.MESSAGE_RULES),
@@ -105,6 +106,10 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
         return verdict
     if message is not None and case.stream.first_contact_notice:
         refusal = _refused_with_message(case, verdict, message)
+        if refusal is not None:
+            return refusal
+    if case.facts.null_mx is not None:
+        refusal = _null_mx(case)
         if refusal is not None:
             return refusal
     for deferral_rule in _DEFERRALS:

@@ -209,6 +209,7 @@ class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     mailings: tuple[Mailing, ...] = ()  # as far back as they are kept
     first_mailed_at: datetime | None = None  # by this relay, on any marketing stream
     snapshot_at: datetime | None = None  # the oldest of the partners'; None: one is missing
+    null_mx: bool | None = None  # the domain says that it takes no mail; None: it is not known
 
 
 NO_FACTS = RecipientFacts()

@@ -151,6 +151,8 @@ class Reason(StrEnum):
     OPTOUT_NOT_OFFERED = "optout_not_offered"
     TOPIC_UNRELATED = "topic_unrelated"
     INACTIVE = "inactive"
+    # a recipient: where the mail would go
+    NULL_MX = "null_mx"
     # a recipient: not now
     STREAM_PAUSED = "stream_paused"
     FREQUENCY_CAP = "frequency_cap"

@@ -120,6 +120,11 @@ def _recipient_steps(
         steps += more
         if refusal is not None:
             return steps
+    if case.facts.null_mx is not None:
+        more, refusal = _ask(table.DOMAIN_RULES, case, told)
+        steps += more
+        if refusal is not None:
+            return steps
     return steps + _ask(table.DEFERRALS, case, told)[0]
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import structlog
@@ -34,8 +35,10 @@ from smtpproxy.store.unsubscribe_keys import link_ring
 from smtpproxy.ulid import UlidFactory
 
 if TYPE_CHECKING:
+    from smtpproxy.pipeline.recipient_domains import RecipientDomains
     from smtpproxy.relay.dkim.signing import Signer
     from smtpproxy.relay.dkim.verifying import Verifier
+    from smtpproxy.resolver import Resolver
 
 _BEAT = 1.0
 
@@ -126,6 +129,7 @@ class Worker:
             links=self._links(),
             signer=self._signer(),
             verifier=self._verifier(),
+            domains=self._domains(),
         )
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
@@ -203,12 +207,24 @@ class Worker:
         if not any(stream.check_dkim for stream in self._settings.streams.values()):
             return None
         from smtpproxy.relay.dkim.verifying import Verifier
+
+        resolver = self._resolver
+        return Verifier(lambda name: resolver.lookup(name, "TXT"), self._threads, time.time)
+
+    def _domains(self) -> "RecipientDomains | None":
+        if not self._settings.policy.check_recipient_domain:
+            return None
+        from smtpproxy.pipeline.recipient_domains import RecipientDomains
+
+        return RecipientDomains(self._resolver, self._settings.dns.timeout)
+
+    @cached_property
+    def _resolver(self) -> "Resolver":
         from smtpproxy.resolver import Resolver
 
-        resolver = Resolver(
+        return Resolver(
             self._settings.dns, time.monotonic, lambda outcome: self._emit(DnsAsked(outcome))
         )
-        return Verifier(lambda name: resolver.lookup(name, "TXT"), self._threads, time.time)
 
     def _emit(self, event: Event) -> None:
         self.metrics(event)

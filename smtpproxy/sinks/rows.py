@@ -46,13 +46,14 @@ _FOR_MARKETING_MESSAGES = (
     Reason.ONE_CLICK_MISSING,
     Reason.UNSUBSCRIBE_UNSIGNED,
 )
+_FOR_ALL_RECIPIENTS = (Reason.STREAM_NOT_PERMITTED, Reason.NULL_MX)
 _DEFERRALS = (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.LIST_STALE)
 _NOT_NOW = frozenset({*_DEFERRALS, Reason.TEMPORARY_FAILURE})
 _FOR_RECIPIENTS = tuple(
     reason
     for reason in Reason
     if reason not in {Reason.NONE, *_SUPPRESSED, *_FOR_MESSAGES, *_FOR_MARKETING_MESSAGES}
-    and reason not in _NOT_NOW
+    and reason not in {*_FOR_ALL_RECIPIENTS, *_NOT_NOW}
 )  # on marketing streams, besides suppressions
 
 Verdicts = tuple[tuple[Action, Reason], ...]
@@ -73,7 +74,7 @@ def message_verdicts(stream_class: StreamClass) -> Verdicts:
 def recipient_verdicts(stream_class: StreamClass) -> Verdicts:
     """Return what can happen to a recipient on a stream of that class."""
     marketing = stream_class is StreamClass.MARKETING
-    refusals = (*_SUPPRESSED, Reason.STREAM_NOT_PERMITTED)
+    refusals = (*_SUPPRESSED, *_FOR_ALL_RECIPIENTS)
     refusals += _FOR_RECIPIENTS if marketing else ()
     deferrals = (Reason.TEMPORARY_FAILURE, *(_DEFERRALS if marketing else ()))
     return (

@@ -34,6 +34,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[credential]]": models.CredentialTable,
     "[[dkim]]": models.Dkim,
     "[dns]": models.Dns,
+    "[doctor]": models.Doctor,
 }
 
 NEED_FILES = {"[auth]", "[[credential]]", "[[partner]]", "[[dkim]]"}

@@ -16,6 +16,8 @@ def expected(
 ) -> str:
     """Return `allow BASIS`, `refuse REASON` or `defer REASON`."""
     answer = _basis(address, stream, facts, book, now)
+    if answer.startswith("allow") and facts.null_mx:
+        return "refuse null_mx"
     if not answer.startswith("allow") or stream.stream_class != "marketing":
         return answer
     # 12

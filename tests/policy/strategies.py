@@ -73,7 +73,8 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
         Mailing(random.choice(["s", "t"]), random.choice(MAILED))
         for _ in range(random.choice([0, 0, 0, 1, 2, 5]))
     )
-    facts = RecipientFacts(entries, contact, mailings, snapshot_at=_maybe(random))
+    null_mx = random.choice([None, None, False, True])
+    facts = RecipientFacts(entries, contact, mailings, snapshot_at=_maybe(random), null_mx=null_mx)
     return random.choice(ADDRESSES), _stream(random), facts
 
 

@@ -20,6 +20,7 @@ DIGEST = [f"A{number}" for number in range(1, 46)]
 RULES = [
     *table.recipient_rules(tuple(table.BASES)),
     *table.DELIVERY_RULES,
+    *table.DOMAIN_RULES,
     *table.DEFERRALS,
     *table.MESSAGE_RULES,
 ]

@@ -4,8 +4,8 @@
    always decides.
 2. What they allow at the end of data is put to `DELIVERY_RULES`, which look at the
    message too.
-3. What is still allowed is put to `DEFERRALS`. Refusals come first, so that nobody retries
-   the impossible.
+3. What is still allowed is put to `DOMAIN_RULES`, where the recipient's domain was asked,
+   then to `DEFERRALS`. Refusals come first, so that nobody retries the impossible.
 4. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` where the
    stream is transactional; a message that none of them refuses is allowed.
 """
@@ -17,6 +17,7 @@ from smtpproxy.policy.rules import (
     bases,
     consent,
     deferrals,
+    domain,
     first_contact,
     message,
     record,
@@ -76,6 +77,10 @@ RECIPIENT_RULES = recipient_rules(Rulebook("").bases)
 
 DELIVERY_RULES: tuple[Rule[DeliveryCase], ...] = (
     Rule("source_announced", first_contact.source_announced, "design 4.6; A24"),
+)
+
+DOMAIN_RULES: tuple[Rule[RecipientCase], ...] = (
+    Rule("null_mx", domain.null_mx, "design 4; RFC 7505 4.1; rules.md D"),
 )
 
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (

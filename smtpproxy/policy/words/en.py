@@ -95,6 +95,7 @@ _RULES = {
     "rule.message": "Are all rules for messages kept?",
     "rule.stream_uncertain": "On which stream is the mail?",
     "rule.frequency": "Has the person had as much mail as may be?",
+    "rule.null_mx": "Does the recipient's domain take mail?",
     "rule.list_stale": "Is the list of objections fresh?",
 }
 
@@ -129,6 +130,7 @@ _PASSED = {
     "passed.professional": "the contact is not known as a professional",
     "passed.paused": "stream {stream} is not paused",
     "passed.frequency": "the person has not had as much mail as may be sent",
+    "passed.null_mx": "the domain does not say that it takes no mail",
     "passed.list_stale": "every list that has to be fresh is fresh",
     "passed.source_announced": "it is not the first message to the person",
     "passed.source_announced.direct": (
@@ -261,6 +263,7 @@ _REASONS = {
     "reason.inactive": "{last}: mail must stop {activity_period} after it",
     "method.none": "an unknown method",
     "reason.stream_paused": "stream {stream} is paused",
+    "reason.null_mx": "the recipient's domain says that it takes no mail (null MX)",
     "reason.frequency_cap": "the person has had as much mail as may be sent for now",
     "reason.frequency_cap.until": (
         "the person has had as many messages as may be sent ({count} in {period}); the next may go"

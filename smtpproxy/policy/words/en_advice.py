@@ -40,6 +40,7 @@ WHY = {
     "why.inactive": "Who has been silent for so long is to be left alone.",
     "why.stream_paused": "Whoever runs the relay has stopped this stream for the time being.",
     "why.frequency_cap": "A limit protects people from too much mail.",
+    "why.null_mx": "Nobody can be reached there, whatever they have agreed to.",
     "why.list_stale": "With an old list, mail could reach people who have objected since.",
     "why.header_malformed": "What programs read in different ways cannot be judged.",
     "why.stream_not_permitted": "Each sending application may use certain streams only.",
@@ -146,6 +147,9 @@ CHANGE = {
         "The stream goes on. The sending server tries again by itself; nothing has to be done."
     ),
     "change.frequency_cap": "Time passes: the sending server tries again by itself.",
+    "change.null_mx": (
+        "The sender asks the person for another address; or the domain takes its null MX away."
+    ),
     "change.list_stale": "A fresh list is imported; the sending server tries again by itself.",
     "change.header_malformed": (
         "The sender's developer has the application write a correct header, with exactly one From"

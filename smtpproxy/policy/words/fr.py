@@ -99,6 +99,7 @@ _RULES = {
     "rule.message": "Toutes les règles sur les messages sont-elles respectées ?",
     "rule.stream_uncertain": "De quel flux relève l’envoi ?",
     "rule.frequency": "La personne a-t-elle déjà reçu le maximum de messages ?",
+    "rule.null_mx": "Le domaine du destinataire reçoit-il du courrier ?",
     "rule.list_stale": "La liste des oppositions est-elle à jour ?",
 }
 
@@ -146,6 +147,7 @@ _PASSED = {
     "passed.professional": "le contact n’est pas connu comme professionnel",
     "passed.paused": "le flux {stream} n’est pas suspendu",
     "passed.frequency": "la personne n’a pas encore reçu le maximum de messages",
+    "passed.null_mx": "le domaine ne déclare pas qu’il ne reçoit aucun courrier",
     "passed.list_stale": "chaque liste qui doit être à jour l’est",
     "passed.source_announced": "ce n’est pas le premier message à la personne",
     "passed.source_announced.direct": (
@@ -316,6 +318,7 @@ _REASONS = {
     "reason.inactive": "{last} : les envois doivent cesser {activity_period} après",
     "method.none": "mode inconnu",
     "reason.stream_paused": "le flux {stream} est suspendu",
+    "reason.null_mx": "le domaine du destinataire déclare qu’il ne reçoit aucun courrier (MX nul)",
     "reason.frequency_cap": "la personne a reçu pour l’instant le maximum de messages",
     "reason.frequency_cap.until": (
         "la personne a reçu le maximum de messages ({count} en {period}) ; le suivant pourra partir"

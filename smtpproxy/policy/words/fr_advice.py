@@ -66,6 +66,7 @@ WHY = {
     "why.inactive": "Qui est resté si longtemps silencieux doit être laissé en paix.",
     "why.stream_paused": "L’exploitant du relais a suspendu ce flux pour le moment.",
     "why.frequency_cap": "Un plafond protège les personnes d’un excès de messages.",
+    "why.null_mx": "Personne ne peut y être joint, quel que soit son accord.",
     "why.list_stale": (
         "Avec une liste ancienne, on pourrait écrire à des personnes qui se sont opposées depuis."
     ),
@@ -198,6 +199,9 @@ CHANGE = {
     ),
     "change.frequency_cap": (
         "Le temps passe : le serveur expéditeur fait de lui-même une nouvelle tentative."
+    ),
+    "change.null_mx": (
+        "L’expéditeur demande une autre adresse à la personne ; ou le domaine retire son MX nul."
     ),
     "change.list_stale": (
         "Une liste à jour est importée ; le serveur expéditeur fait de lui-même une nouvelle"

@@ -81,6 +81,7 @@ _TERMS_FR = {
     "stream_paused": "flux suspendu",
     "frequency_cap": "plafond de fréquence",
     "list_stale": "liste trop ancienne",
+    "null_mx": "domaine sans courrier",
     "header_malformed": "en-tête illisible",
     "stream_not_permitted": "flux non permis",
     "sender_not_permitted": "expéditeur non permis",

@@ -21,6 +21,7 @@ RULES = {
         table.RECIPIENT_RULES,
         tuple(table.BASES.values()),
         table.DELIVERY_RULES,
+        table.DOMAIN_RULES,
         table.DEFERRALS,
         table.MESSAGE_RULES,
     )

@@ -1,0 +1,77 @@
+"""A relay that asks the DNS whether its recipients' domains take mail."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.audit import records
+from tests.kit.dns import NameServer
+from tests.kit.messages import marketing, message
+from tests.kit.relay import RelayProcess, listener
+from tests.kit.upstream import FakeUpstream
+
+PERSON = "jeanne@null.example"
+
+
+@pytest.fixture(scope="module")
+def dns() -> Iterator[NameServer]:
+    with NameServer("null.example MX 0 .", "good.example MX 10 mx.good.example.") as server:
+        server.fail("silent.example", "silence")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def relay(dns: NameServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
+    config = {
+        "dns": {"nameservers": [dns.address], "timeout": "1s"},
+        "policy": {"check_recipient_domain": True},
+        "listener": [
+            listener("apps", "receipts", default="receipts"),
+            listener("ads", "offers", default="offers"),
+        ],
+    }
+    with FakeUpstream() as mta:
+        relay = RelayProcess(tmp_path_factory.mktemp("relay"), mta.address, config)
+        with relay:
+            yield relay
+
+
+def test_the_recipient_is_refused_by_the_rfcs_reply_and_the_others_are_not(
+    relay: RelayProcess,
+) -> None:
+    code, text = relay.send(message(), PERSON)
+    assert code == 556
+    assert f"5.1.10 <{PERSON}> refused: null_mx (stream " in text
+    for domain in ("good.example", "nowhere.example", "silent.example"):
+        assert relay.send(message(), f"jeanne@{domain}")[0] == 250
+
+
+def test_the_refusal_is_on_record_explained_and_counted(relay: RelayProcess) -> None:
+    relay.send(message(), PERSON)
+    entry = records(relay)[-1].decided
+    assert [r.verdict.reason for r in entry.recipients] == ["null_mx"]
+    assert entry.facts[PERSON].null_mx is True
+    _, found, _ = relay.command("explain", "--id", entry.id, "--json")
+    (told,) = json.loads(found)["recipients"]
+    assert told["reason"] == "null_mx"
+    assert "What is on record stands" not in found
+    assert relay.metric("smtpproxy_recipients_total", reason="null_mx", verdict="refuse") >= 1
+    assert relay.metric("smtpproxy_dns_lookups_total", outcome="answered") >= 1
+
+
+def test_who_is_refused_anyway_is_not_asked_about(relay: RelayProcess, dns: NameServer) -> None:
+    code, text = relay.send(marketing(), "nobody@unasked.example", listener="ads")
+    assert (code, "no_record" in text) == (550, True)
+    assert dns.count("unasked.example", "MX") == 0
+
+
+def test_explain_asks_as_the_relay_does(relay: RelayProcess, tmp_path: Path) -> None:
+    path = tmp_path / "message.eml"
+    path.write_bytes(message())
+    arguments = ("--mail-from", "a@shop.example", "--rcpt", PERSON, "--json")
+    code, found, _ = relay.command("explain", str(path), *arguments)
+    assert code == 1
+    (told,) = json.loads(found)["recipients"]
+    assert told["reply"].startswith("556 5.1.10 ")
