@@ -1,7 +1,10 @@
 """A store in memory, for tests and trials: the same answers as a database, nothing kept."""
 
+import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
+
+import msgspec
 
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import (
@@ -199,7 +202,24 @@ class MemoryStore(MemoryPropagation, MemoryExchange, MemoryImports, MemoryRetent
         name = canonical(address)
         await self.add_suppressions([SuppressionEntry(name, "all", Origin.ERASURE, at)])
         self._rectified.pop(name, None)
+        for _, (wide, exact) in self._keys.places(name):
+            self._forget_texts(wide, exact)
         return self._contacts.pop(name, None) is not None
+
+    def _forget_texts(self, wide: bytes, exact: bytes) -> None:
+        """Remove what people wrote to suppressions, where it may hold an address."""
+        places = self._suppressions.get(wide, {})
+        for place, one in places.items():
+            if place[0] == exact and "@" in (one.note or ""):
+                places[place] = msgspec.structs.replace(one, note=None)
+        self._lifted[exact] = [
+            dataclasses.replace(
+                one,
+                note=None if "@" in (one.note or "") else one.note,
+                reason="erased" if "@" in one.reason else one.reason,
+            )
+            for one in self._lifted.get(exact, ())
+        ]
 
     async def record_act(self, address: str, act: ConsentAct) -> bool:
         contact = Contact(canonical(address), acts=(act,))

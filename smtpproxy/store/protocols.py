@@ -180,6 +180,7 @@ class ContactStore(Protocol):
     async def erase_contact(self, address: str, *, at: datetime) -> bool:
         """Remove profile and acts and leave an `erasure` suppression of scope `all`.
 
+        Notes and reasons of the address's suppressions that may hold an address go too.
         Returns False when there was no contact; the suppression is left all the same.
         """
         ...

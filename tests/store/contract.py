@@ -380,6 +380,20 @@ class ContactContract:
         assert await facts_of(store, ANNA) == replace(erased, contact=Contact(ANNA))
         await assert_counts_are_right(store)
 
+    async def test_erasing_leaves_no_address_in_what_people_wrote(self, store: Store) -> None:
+        """Notes are kept else: they are part of the proof."""
+        bounce = SuppressionEntry(ANNA, "all", Origin.BOUNCE, T0, f"<{ANNA}> unknown")
+        await store.add_suppressions([bounce])
+        await store.remove_suppression(ANNA, at=T0, reason=f"{ANNA} works again")
+        await store.add_suppressions([bounce])
+        objection = SuppressionEntry(ANNA, "marketing", Origin.OBJECTION, T0, "letter 12")
+        await store.add_suppressions([objection])
+        await store.erase_contact(ANNA, at=T0)
+        notes = {one.origin: one.note for one in await store.suppressions(ANNA)}
+        assert notes == {Origin.BOUNCE: None, Origin.OBJECTION: "letter 12", Origin.ERASURE: None}
+        (lifted,) = await store.lifted_suppressions(ANNA)
+        assert (lifted.note, lifted.reason) == (None, "erased")
+
 
 class ConsentContract:
     async def test_an_act_makes_the_contact(self, store: Store) -> None:

@@ -149,6 +149,7 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
             keys = await self._keys.current(connection)
             await suppression_table.add(connection, keys, [entry], self._partners)
             erased = await contact_table.erase(connection, entry.address)
+            await suppression_table.forget_texts(connection, keys.places(entry.address))
         await self._mailings.forget(entry.address)
         await writer.empty_log()  # it still holds the pages as they were
         return erased

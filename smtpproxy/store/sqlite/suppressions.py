@@ -29,6 +29,14 @@ _LIFTED = """
 SELECT scope, origin, since, note, lifted_at, reason, id FROM lifted_suppression
 WHERE exact_key = ?
 """
+_FORGET_NOTE = """
+UPDATE suppression SET note = NULL WHERE wide_key = ? AND exact_key = ? AND instr(note, '@')
+"""
+_FORGET_REASON = """
+UPDATE lifted_suppression SET note = iif(instr(note, '@'), NULL, note),
+    reason = iif(instr(reason, '@'), 'erased', reason)
+WHERE exact_key = ?
+"""
 _COUNT = "SELECT sum(n) FROM tally WHERE kind <> 'contact'"
 _WHICH = "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
 _PAGE = """
@@ -135,6 +143,15 @@ async def lifted(
             found, key=lambda row: (row[4], row[-1])
         )
     ]
+
+
+async def forget_texts(
+    connection: aiosqlite.Connection, places: Sequence[tuple[SuppressionKey, KeyPair]]
+) -> None:
+    """Remove what people wrote to suppressions of the exact address, where it may hold one."""
+    pairs = [pair for _, pair in places]
+    await run_many(connection, _FORGET_NOTE, pairs)
+    await run_many(connection, _FORGET_REASON, [(exact,) for _, exact in pairs])
 
 
 async def export(
