@@ -274,7 +274,8 @@ def _print_summary(
         click.echo(
             f"{progress.older:,} had another profile, but no newer one than is stored: it stays"
         )
-    click.echo(f"to take it back: smtpproxy import undo {record.id}")
+    if progress.added or progress.changed or progress.unchanged:
+        click.echo(f"to take it back: smtpproxy import undo {record.id}")
     if progress.rejected:
         click.echo(f"the rejected lines and their reasons: {rejected}")
 

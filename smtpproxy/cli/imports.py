@@ -171,8 +171,9 @@ def _print(record: ImportRecord, undone: Undone, *, dry_run: bool, as_json: bool
             }
         )
         return
+    words = "it would be " if dry_run else ""
     ending = "; nothing was changed" if dry_run else ""
-    click.echo(f"{record.id}: {_counted(record, undone)}{ending}")
+    click.echo(f"{record.id}: {words}{_counted(record, undone)}{ending}")
 
 
 def _counted(record: ImportRecord, undone: Undone) -> str:

@@ -85,7 +85,8 @@ def _print(purged: Purged, keep: RetentionSettings) -> None:
             f"{purged.orders:,} withdrawals and objections of contacts {verb} suppressions"
         )
     if purged.held:
-        console.print(f"{purged.held:,} suppressions stay since a contact has the address")
+        stay = "suppression stays" if purged.held == 1 else "suppressions stay"
+        console.print(f"{purged.held:,} {stay} since a contact has the address")
 
 
 def _kept_for(kind: str, keep: RetentionSettings) -> str:

@@ -229,7 +229,8 @@ class Walk:
             self._add(Kind.HIDDEN, name, None, what)
         elif told:
             left = "" if found == told else f"; {told - found} more are recorded, but still there"
-            self._add(Kind.ERASED, name, None, f"{found} personal parts are erased{left}")
+            are = "part is" if found == 1 else "parts are"
+            self._add(Kind.ERASED, name, None, f"{found} personal {are} erased{left}")
 
     def _name(self, anchor: Head, name: str, number: int) -> None:
         wrong = self._anchors.knows(anchor)

@@ -116,6 +116,7 @@ class TestUndo:
         (record,) = records(stored)
         would = stored.run("import", "undo", record["id"], "--dry-run").stdout
         assert "1 suppressions lifted, 0 put back, 0 kept" in would
+        assert "it would be " in would
         assert "nothing was changed" in would
         assert stored.json("suppress", "show", ANNA)["suppressions"]
         done = stored.json("import", "undo", record["id"])

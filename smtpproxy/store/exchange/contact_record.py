@@ -21,7 +21,7 @@ from smtpproxy.policy.model import (
     Purchase,
     Source,
 )
-from smtpproxy.store.exchange.lines import Contents, Line, Rejected, converted
+from smtpproxy.store.exchange.lines import Contents, Line, Rejected, converted, decoded
 from smtpproxy.store.exchange.times import EXAMPLE, in_utc
 from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
@@ -189,6 +189,9 @@ def read_contact(content: bytes, as_of: datetime) -> ContactUpdate:
     """
     try:
         return _decode(content).update(as_of)
+    except UnicodeDecodeError:
+        decoded(content)  # it says where in the line
+        raise
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(explain(error)) from None
 

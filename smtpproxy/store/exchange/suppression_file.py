@@ -9,7 +9,14 @@ import msgspec
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.exchange.csv_rows import Header, Row, first_line, read_header, read_rows
 from smtpproxy.store.exchange.json_objects import keys_of, one_object_a_line
-from smtpproxy.store.exchange.lines import Contents, ImportFault, Line, Rejected, converted
+from smtpproxy.store.exchange.lines import (
+    Contents,
+    ImportFault,
+    Line,
+    Rejected,
+    converted,
+    decoded,
+)
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.providers import Layout, layouts, recognise
 from smtpproxy.store.exchange.providers.layout import NO_SUPPRESSION, When
@@ -264,6 +271,9 @@ def _json_entry(reader: _Reader) -> Callable[[Line], SuppressionEntry | None]:
     def entry(line: Line) -> SuppressionEntry | None:
         try:
             fields = decode(line.content)
+        except UnicodeDecodeError:
+            decoded(line.content)  # it says where in the line
+            raise
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a JSON object of plain values: {error}") from None
         return reader.entry(

@@ -10,6 +10,7 @@ import msgspec
 
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.policy.model import Origin, Suppression
+from smtpproxy.store.exchange.lines import decoded
 from smtpproxy.store.exchange.times import read_time, written_time
 from smtpproxy.store.protocols import SuppressionEntry
 
@@ -104,6 +105,9 @@ def read_record(content: bytes, defaults: Defaults) -> SuppressionEntry:
     """
     try:
         record = _decode(content)
+    except UnicodeDecodeError:
+        decoded(content)  # it says where in the line
+        raise
     except msgspec.MsgspecError as error:
         raise ValueError(_explained(error)) from None
     return defaults.entry(

@@ -42,6 +42,11 @@ def read(**fields: Any) -> ContactUpdate:
     return read_contact(json.dumps({"address": ANNA, **fields}).encode(), FILE_TIME)
 
 
+def test_what_is_not_utf_8_is_said_with_its_place_in_the_line() -> None:
+    with pytest.raises(ValueError, match=r"not UTF-8 \(octet 0xe9 at place 14\): save the file as"):
+        read_contact(b'{"address":"l\xe9a@people.example"}', FILE_TIME)
+
+
 def test_the_example_of_the_documents_is_read_whole() -> None:
     assert read_contact(EXAMPLE.encode(), FILE_TIME) == ContactUpdate(
         Contact(
