@@ -47,7 +47,7 @@ from smtpproxy.store.exchange.plausible import without_the_future
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import ContactUpdate, Store
-from smtpproxy.store.rights import Rectification
+from smtpproxy.store.rights import Rectification, former_addresses
 from smtpproxy.terminal import printable
 
 
@@ -315,7 +315,10 @@ def erase(settings: Settings, address: str, as_json: bool) -> None:
     """
 
     async def erase_(store: Store) -> tuple[bool, list[str]]:
-        others = [*await store.variants(address), *_former(await store.rectifications(address))]
+        others = [
+            *await store.variants(address),
+            *former_addresses(await store.rectifications(address)),
+        ]
         return await store.erase_contact(address, at=now()), list(dict.fromkeys(others))
 
     erased, others = using_store(settings, erase_)
@@ -330,14 +333,5 @@ def erase(settings: Settings, address: str, as_json: bool) -> None:
         return
     click.echo(f"{address}: {'erased' if erased else 'there was no contact'}; suppressed for all")
     if rows:
-        click.echo(f"audit log: {rows:,} rows are pseudonymised")
-
-
-def _former(rectified: Sequence[Rectification]) -> list[str]:
-    """Return the addresses that a contact had before."""
-    return [
-        change.before
-        for one in rectified
-        for change in one.changes
-        if change.field == "address" and change.before
-    ]
+        are = "row is" if rows == 1 else "rows are"
+        click.echo(f"audit log: {rows:,} {are} pseudonymised")

@@ -14,6 +14,7 @@ from smtpproxy.policy.model import Action
 from smtpproxy.policy.trace import TraceStep
 from smtpproxy.policy.words.lang import Lang
 from smtpproxy.policy.words.phrase import Phrase, Time, Value, say
+from smtpproxy.sinks.journal_reader import Outcome
 from smtpproxy.terminal import printable
 
 _STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
@@ -51,7 +52,15 @@ def as_object(explanation: Explanation) -> dict[str, object]:
         "id": explanation.id,
         "observed": explanation.observed,
         "lang": explanation.lang,
+        "relayed": explanation.relayed,
+        "upstream": _outcome_object(explanation.outcome),
     }
+
+
+def _outcome_object(outcome: Outcome | None) -> dict[str, object] | None:
+    if outcome is None:
+        return None
+    return {"at": outcome.at, "code": outcome.code, "reply": outcome.reply}
 
 
 def _step_object(step: TraceStep) -> dict[str, str]:
@@ -100,6 +109,14 @@ class _Page:
             + ". "
             + self.label("utc")
         )
+        if it.relayed:
+            self._lines(self._upstream(it.outcome))
+
+    def _upstream(self, outcome: Outcome | None) -> str:
+        if outcome is None:
+            return self.label("upstream.unknown")
+        reply = outcome.reply or str(outcome.code)
+        return self.label("upstream", at=Time(outcome.at), reply=reply)
 
     def part(self, title: str, action: Action) -> None:
         console.print()
@@ -144,7 +161,9 @@ class _Page:
     def _lines(
         self, text: str, first: str = "", others: str | None = None, style: str = ""
     ) -> None:
-        for line in _wrapped(printable(text, typeset=True), first, first if others is None else others):
+        for line in _wrapped(
+            printable(text, typeset=True), first, first if others is None else others
+        ):
             console.print(Text(line, style=style), soft_wrap=True)
 
     def _source(self, step: TraceStep) -> str:

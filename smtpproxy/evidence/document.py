@@ -234,7 +234,13 @@ class _Writer:
             return
         names = ("at", "id", "stream", "subject", "verdict", "why", "proof", "upstream")
         rows = [self._mailing(mailing) for mailing in self._it.mailings]
-        yield Table([self._words[name] for name in names], rows)
+        headings = [self._words[name] for name in names]
+        sent_to = [mailing.recipient.canonical for mailing in self._it.mailings]
+        if any(address != self._it.address for address in sent_to):  # one that they had before
+            headings.insert(2, self._words["address"])
+            for row, address in zip(rows, sent_to, strict=True):
+                row.insert(2, printable(address))
+        yield Table(headings, rows)
         if self._proofs:
             yield Heading(self._words["proofs"], 3)
             yield Facts([(name, self._proof(raw)) for raw, name in self._proofs.items()])

@@ -23,7 +23,7 @@ from smtpproxy.sinks.journal_reader import Record, read
 from smtpproxy.sinks.journal_verify import verify
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import LiftedSuppression
-from smtpproxy.store.rights import Rectification
+from smtpproxy.store.rights import Rectification, former_addresses
 
 
 class Proof(Struct, frozen=True):
@@ -57,7 +57,8 @@ class Mailing:
 class Evidence:
     """The answer to: what do you know of this address, and what did you send to it?
 
-    `chain` is the state of the audit log from the first of the mailings on.
+    `mailings` has those to addresses that the contact had before, too. `chain` is the state of
+    the audit log from the first of them on.
     """
 
     address: str
@@ -83,15 +84,16 @@ def evidence(
     Raises StoreUnavailable, OSError.
     """
     folder = settings.server.state_dir / "audit"
-    records = sorted(read(folder, recipient=address), key=lambda record: record.decided.at)
+    contact, suppressions, lifted, rectified = asyncio.run(_stored(settings, address))
     mailings = [
         Mailing(record, recipient, _proof(record, recipient))
-        for record in records
+        for name in dict.fromkeys([address, *former_addresses(rectified)])
+        for record in read(folder, recipient=name)
         for recipient in record.decided.recipients
-        if recipient.canonical == address
+        if recipient.canonical == name
     ]
-    since = records[0].decided.at - timedelta(seconds=1) if records else None
-    contact, suppressions, lifted, rectified = asyncio.run(_stored(settings, address))
+    mailings.sort(key=lambda mailing: mailing.record.decided.at)
+    since = mailings[0].record.decided.at - timedelta(seconds=1) if mailings else None
     return Evidence(
         address,
         at,

@@ -29,7 +29,7 @@ from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.policy.trace import TraceStep, message_trace, trace
 from smtpproxy.policy.words.lang import Lang
 from smtpproxy.policy.words.phrase import Phrase, say
-from smtpproxy.sinks.journal_reader import Record
+from smtpproxy.sinks.journal_reader import Outcome, Record
 
 NO_ID = "explain"
 """Stands where the id of a decision stands in the reply to real mail."""
@@ -56,7 +56,8 @@ class Explanation:
     """`message` is None when no message was judged: a recorded refusal at RCPT.
 
     `at` is when it was, or is to be, judged; `id` that of a decision on record. `observed`:
-    in observe mode, so that the mail passed or passes all the same.
+    in observe mode, so that the mail passed or passes all the same. `relayed`: on record as put
+    to the upstream, and `outcome` what that answered, None where it is not known.
     """
 
     stream: Stream
@@ -70,6 +71,8 @@ class Explanation:
     id: str | None
     observed: bool
     lang: Lang
+    relayed: bool = False
+    outcome: Outcome | None = None
 
     @property
     def allowed(self) -> bool:
@@ -172,6 +175,8 @@ def recall(
         last.id,
         last.observed,
         lang,
+        last.relayed,
+        records[-1].outcome,
     )
 
 

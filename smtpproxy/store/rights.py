@@ -1,5 +1,6 @@
 """Rectification (RGPD 16): what is put right in a contact, and the record that stays of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -55,3 +56,13 @@ class Rectification(Struct, frozen=True):
     at: datetime
     reason: str
     changes: tuple[Change, ...]
+
+
+def former_addresses(rectified: Sequence[Rectification]) -> list[str]:
+    """Return the addresses that a contact had before."""
+    return [
+        change.before
+        for one in rectified
+        for change in one.changes
+        if change.field == "address" and change.before
+    ]

@@ -151,6 +151,17 @@ def test_an_address_that_nobody_knows_has_an_answer_too(bench: Bench) -> None:
     assert err == "Error: there is no contact nobody@else.example\n"
 
 
+def test_mail_to_an_address_that_the_person_had_before_is_in_it(bench: Bench) -> None:
+    old, new = address("customer"), "customer.new@people.example"
+    bench.relay.send(messages.message(stream="receipts"), old)
+    bench.run("contact", "rectify", old, "--new-address", new, "--reason", "moved")
+    out, _ = bench.run("contact", "export", new, "--evidence", "--json")
+    (decision,) = json.loads(out)["decisions"]
+    assert [recipient["address"] for recipient in decision["recipients"]] == [old]
+    page, _ = bench.run("contact", "export", new, "--evidence")
+    assert f"| {decision['id']} | {old} |" in page
+
+
 def test_one_contact_in_the_form_that_import_reads(bench: Bench) -> None:
     out, _ = bench.run("contact", "export", JEANNE, code=0)
     (line,) = out.splitlines()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from tests.cli.conftest import Bench
 from tests.kit import messages
+from tests.kit.ports import wait_for
 from tests.kit.store import NOW, SUPPRESSED, address, people
 from tests.kit.toml import to_toml
 
@@ -218,6 +219,25 @@ def test_a_recorded_decision_stays_what_it_was_when_the_facts_change(bench: Benc
     assert result["message"]["reply"] == f"550 {reply}"
     assert result["recipients"][0]["reason"] == "no_record"
     assert result["recipients"][0]["trace"][-1]["rule"] == "no_record"
+
+
+def test_a_recorded_decision_says_what_the_upstream_answered(bench: Bench) -> None:
+    bench.relay.send(messages.message(stream="receipts"), address("nothing"))
+
+    def answered() -> str:
+        (found,) = bench.json("audit", "show", "--recipient", address("nothing"), "--limit", "1")
+        return str(found["id"]) if found["upstream"] else ""
+
+    id = wait_for(answered, "the answer to be on record")
+    result = bench.json("explain", "--id", id)
+    assert result["relayed"]
+    assert result["upstream"]["reply"] == "250 2.0.0 queued as FAKE"
+    out, _ = bench.run("explain", "--id", id)
+    told = "It was put to the mail server behind the relay. Its answer of "
+    assert told in " ".join(out.split())
+    assert "250 2.0.0 queued as FAKE" in out
+    asked = explain(bench, messages.marketing(), "--rcpt", address("consent"), code=0)
+    assert (asked["relayed"], asked["upstream"]) == (False, None)
 
 
 def test_people_can_read_it(bench: Bench) -> None:

@@ -47,6 +47,10 @@ _LABELS = {
     "label.transactional": "transactional mail",
     "label.purpose": "{kind}, for the purpose “{purpose}”",
     "label.utc": "Days and hours are in UTC.",
+    "label.upstream": "It was put to the mail server behind the relay. Its answer of {at}: {reply}",
+    "label.upstream.unknown": (
+        "It was put to the mail server behind the relay; what that answered is not on record."
+    ),
     "label.message": "The message",
     "label.change": "What would change this",
     "label.change.any": "What would change this: any one of",

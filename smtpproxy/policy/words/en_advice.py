@@ -85,7 +85,8 @@ CHANGE = {
         "Whoever entered it has the order lifted; `smtpproxy suppress show` has their note."
     ),
     "change.suppressed_external": (
-        "What is wrong is put right on the list that it came from, and the order is lifted here."
+        "What is wrong is put right on the list that it came from. Then the order is lifted here,"
+        " or goes with the partner's next snapshot; `smtpproxy suppress show` names the partner."
     ),
     "change.no_record": (
         "What is known of the person is put on record with its proof: where the address is from and"

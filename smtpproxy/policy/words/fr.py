@@ -51,6 +51,12 @@ _LABELS = {
     "label.transactional": "messages transactionnels",
     "label.purpose": "{kind}, pour la finalité « {purpose} »",
     "label.utc": "Les dates et les heures sont en UTC.",
+    "label.upstream": (
+        "Il a été présenté au serveur de messagerie derrière le relais. Réponse, le {at} : {reply}"
+    ),
+    "label.upstream.unknown": (
+        "Il a été présenté au serveur de messagerie derrière le relais ; sa réponse est inconnue."
+    ),
     "label.message": "Le message",
     "label.change": "Ce qui changerait cette réponse",
     "label.change.any": "Ce qui changerait cette réponse, au choix",

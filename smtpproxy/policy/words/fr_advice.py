@@ -132,7 +132,9 @@ CHANGE = {
         " la note."
     ),
     "change.suppressed_external": (
-        "L’erreur est corrigée sur la liste d’où vient l’inscription, et celle-ci est levée ici."
+        "L’erreur est corrigée sur la liste d’où vient l’inscription. Celle-ci est ensuite levée"
+        " ici, ou disparaît avec le prochain envoi du partenaire ; `smtpproxy suppress show` le"
+        " nomme."
     ),
     "change.no_record": (
         "Ce que l’on sait de la personne est enregistré avec sa preuve : l’origine de l’adresse et"
