@@ -14,6 +14,7 @@ USER = "Debian-exim"
 # What the private instance needs and no deployment does: its own folders, no DNS, and mail
 # of its own domain (bounces) straight to the MTA at the end.
 PRIVATE = """\
+exim_path = {tree}/usr/sbin/exim4
 primary_hostname = mx.example
 spool_directory = {root}/spool
 log_file_path = {root}/spool/%slog
@@ -56,6 +57,7 @@ class EximInstance:
         (self.root / "exim.conf").write_text(
             PRIVATE.format(
                 root=self.root,
+                tree=TREE,
                 port=port,
                 router=router,
                 transport=transport,
