@@ -10,7 +10,7 @@ from datetime import datetime, time
 from pathlib import Path
 from typing import Literal
 
-from smtpproxy.policy.model import Cap, Mode, Rulebook, Stream
+from smtpproxy.policy.model import Cap, Mode, Rulebook, Stream, StreamClass
 from smtpproxy.policy.periods import Period, months, years
 
 
@@ -233,6 +233,7 @@ class PolicySettings:
     mode: Mode = Mode.ENFORCE
     on_mixed: Literal["refuse", "split"] = "refuse"
     frequency_cap: Cap | None = None  # of all marketing messages to a person
+    imprint: tuple[str, ...] = ()  # of streams whose rulebook asks for one
     check_recipient_domain: bool = False  # whether it says that it takes no mail (RFC 7505)
 
 
@@ -257,6 +258,14 @@ class Settings:
     dns: DnsSettings = DnsSettings()
     doctor: DoctorSettings = DoctorSettings()
     hash: str = ""  # SHA-256 of the file, 12 hex digits, for config_info
+
+    @property
+    def counts_alike(self) -> bool:
+        """Whether any stream asks to how many people one text was sent."""
+        return any(
+            stream.stream_class is StreamClass.TRANSACTIONAL and stream.bulk_recipients is not None
+            for stream in self.streams.values()
+        )
 
     @property
     def source_header(self) -> str | None:

@@ -1,6 +1,7 @@
 """`smtpproxy explain`: what would become of a message, or became of one, and why."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,12 +22,13 @@ from smtpproxy.cli.explanation_text import as_object, print_explanation
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.pipeline.closer import without_counting
 from smtpproxy.pipeline.explanation import Explanation, Question, explain, recall
 from smtpproxy.pipeline.streams import StreamChoice, StreamTable
 from smtpproxy.policy.as_of import known_at
-from smtpproxy.policy.decide import needs
+from smtpproxy.policy.decide import asks_for_signatures, choose_stream, needs
 from smtpproxy.policy.features import read_features
-from smtpproxy.policy.model import NO_FACTS, Facts, Transaction
+from smtpproxy.policy.model import DEFAULT_STREAM, NO_FACTS, Facts, Stream, Transaction, Verdict
 from smtpproxy.policy.words.lang import LANGS, Lang
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.journal_reader import find
@@ -77,7 +79,10 @@ def command(
     else:
         if message is None or mail_from is None or not rcpt:
             raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
-        question = _question(settings, message.read(), mail_from, rcpt, stream, listener)
+        raw = message.read()
+        question = _question(settings, raw, mail_from, rcpt, stream, listener)
+        if at is None:  # what the DNS said then is not known
+            question = _with_signatures(settings, raw, question)
         facts = _facts(settings, question, at)
         explanation = explain(question, facts, settings.rulebooks, at or now(), lang)
     if as_json:
@@ -100,13 +105,32 @@ def _question(
     reverse_path = mail_from.strip().removeprefix("<").removesuffix(">")
     stream_header, source_header = settings.server.stream_header, settings.source_header
     features = read_features(HeaderBlock(raw), stream_header, source_header)
+    choice, undeclared = _choice(settings, reverse_path, stream, listener), _undeclared(settings)
+    features = without_counting(choice, undeclared, features, raw, reverse_path)
     return Question(
-        choice=_choice(settings, reverse_path, stream, listener),
+        choice=choice,
         recipients=tuple(_recipient(settings, address) for address in rcpt),
         reverse_path=reverse_path,
         features=features,
         on_mixed=settings.policy.on_mixed,
+        undeclared=undeclared,
     )
+
+
+def _undeclared(settings: Settings) -> Stream:
+    return settings.streams[DEFAULT_STREAM.name]
+
+
+def _with_signatures(settings: Settings, raw: bytes, question: Question) -> Question:
+    """Ask the DNS about the signatures of the message where the relay would."""
+    choice, features = question.choice, question.features
+    stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+    if isinstance(stream, Verdict) or not asks_for_signatures(stream, features):
+        return question
+    from smtpproxy.cli.dkim_verify import signatures
+
+    found = signatures(settings, raw, stream, features, now())
+    return dataclasses.replace(question, features=found)
 
 
 def _choice(

@@ -11,6 +11,7 @@ from typing import Any
 
 from smtpproxy.config import values
 from smtpproxy.config.access_checks import access_checks
+from smtpproxy.config.content import content_checks
 from smtpproxy.config.dkim import dkim_checks
 from smtpproxy.config.faults import Fault, Location, key_path
 from smtpproxy.config.protocol_checks import protocol_checks
@@ -41,6 +42,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
     yield from access_checks(document)
     yield from protocol_checks(document)
     yield from dkim_checks(document)
+    yield from content_checks(document)
     yield from unsubscribe_checks(document)
 
 

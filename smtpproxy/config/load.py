@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from smtpproxy.config import describe, dkim, models, propagation, rulebooks
 from smtpproxy.config.checks import cross_check
+from smtpproxy.config.content import common_imprint, content_settings
 from smtpproxy.config.faults import ConfigError, Fault, report
 from smtpproxy.config.tables import tables
 from smtpproxy.policy.model import (
@@ -136,6 +137,7 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         mode=Mode(document.policy.mode),
         on_mixed=document.policy.on_mixed,
         frequency_cap=document.policy.frequency_cap,
+        imprint=tuple(document.policy.imprint),
         check_recipient_domain=document.policy.check_recipient_domain,
     )
     default = structs.replace(
@@ -143,6 +145,7 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         rulebook=policy.rulebook,
         mode=policy.mode,
         marketing_cap=policy.frequency_cap,
+        imprint=common_imprint(policy.imprint, books[document.policy.rulebook]),
     )
     streams = [default, *(_stream(s, policy, books, server.hostname) for s in document.stream)]
     partners = tuple(PartnerSettings(p.name, Path(p.key_file)) for p in document.partner)
@@ -192,6 +195,8 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
 def _stream(
     stream: models.Stream, policy: PolicySettings, books: Mapping[str, Rulebook], hostname: str
 ) -> Stream:
+    by_name = {book.name: book for book in books.values()}
+    rulebook = books[stream.rulebook] if stream.rulebook else by_name[policy.rulebook]
     return Stream(
         name=stream.name,
         stream_class=StreamClass(stream.stream_class),
@@ -201,7 +206,7 @@ def _stream(
         topics=frozenset(stream.topics),
         from_domains=frozenset(stream.from_domains),
         one_click_required=stream.one_click == "required",
-        rulebook=books[stream.rulebook].name if stream.rulebook else policy.rulebook,
+        rulebook=rulebook.name,
         mode=Mode(stream.mode) if stream.mode else policy.mode,
         paused=stream.paused,
         first_contact_notice=stream.first_contact_notice,
@@ -214,6 +219,7 @@ def _stream(
         unsubscribe_mailto=stream.unsubscribe_mailto,
         list_id=_list_id(stream, hostname),
         check_dkim=stream.check_dkim and stream.stream_class == "marketing",
+        **content_settings(stream, policy.imprint, rulebook),
     )
 
 

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from pydantic_core import PydanticCustomError
 
 from smtpproxy.config import access_values, dkim, propagation, values
-from smtpproxy.policy.periods import Period as AnyPeriod
 from smtpproxy.policy.frequency import Cap
+from smtpproxy.policy.periods import Period as AnyPeriod
 from smtpproxy.settings import Address as AnyAddress
 from smtpproxy.settings import TcpAddress
 
@@ -29,6 +29,7 @@ AbsolutePath = Annotated[str, PlainValidator(values.absolute_path)]
 StoreUrl = Annotated[str, PlainValidator(values.store_url)]
 PublicUrl = Annotated[str, PlainValidator(values.public_url)]
 FrequencyCap = Annotated[Cap, PlainValidator(values.frequency_cap)]
+Passage = Annotated[str, PlainValidator(values.passage)]
 Word = Annotated[str, PlainValidator(values.word)]
 Sender = Annotated[str, PlainValidator(values.sender)]
 Period = Annotated[AnyPeriod | None, PlainValidator(values.period)]
@@ -179,6 +180,7 @@ class Policy(Table):
     on_mixed: Literal["refuse", "split"] = "refuse"
     frequency_cap: FrequencyCap | None = None
     check_recipient_domain: bool = False
+    imprint: list[Passage] = []
 
 
 class Stream(Table):
@@ -201,12 +203,16 @@ class Stream(Table):
     mode: Literal["enforce", "observe"] | None = None
     paused: bool = False
     first_contact_notice: bool = False
-    undeclared_bulk: Annotated[Literal["observe", "refuse", "marketing"], later("observe")] = (
-        "observe"
-    )
+    undeclared_bulk: Literal["observe", "refuse", "marketing"] = "observe"
+    bulk_recipients: Count | None = None
+    bulk_window: Duration = written("1h")
     refuse_at: Literal["rcpt", "data"] = "rcpt"
     frequency_cap: FrequencyCap | None = None
-    body_optout: Annotated[bool, later(False)] = False
+    body_optout: bool = False
+    imprint: list[Passage] = []
+    source_statement: list[Passage] = []
+    honest_subject: bool = False
+    alignment: Literal["off", "relaxed", "strict"] = "off"
     check_dkim: bool = True
     max_snapshot_age: Duration | None = None
 

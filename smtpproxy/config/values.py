@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import idna
 
 from smtpproxy.mail.address import canonical
+from smtpproxy.mail.shown import folded
 from smtpproxy.policy.frequency import Cap, parse_cap
 from smtpproxy.policy.periods import Period, Unit, at_least_years
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
@@ -31,6 +32,7 @@ SIZE_UNITS = {
 DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 PERIOD_UNITS = {"h": Unit.HOURS, "d": Unit.DAYS, "m": Unit.MONTHS, "y": Unit.YEARS}
 
+_SHORTEST_PASSAGE = 10  # characters: what is shorter stands in any text
 _MOST_OF = {Unit.HOURS: 100_000, Unit.DAYS: 40_000, Unit.MONTHS: 1_200, Unit.YEARS: 100}
 _SUPPRESSION_YEARS = 3
 _PERIOD = re.compile(r"(\d{1,6})\s*([hdmy])", re.ASCII)
@@ -275,6 +277,16 @@ def word(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError(f'must be text such as "shoes", not {shown(value)}')
     return value.strip()
+
+
+def passage(value: object) -> str:
+    """Return words that are looked for in the text of messages."""
+    if not isinstance(value, str) or len(folded(value)) < _SHORTEST_PASSAGE:
+        raise ValueError(
+            f"must be text of at least {_SHORTEST_PASSAGE} characters, as it stands in the"
+            f" message, not {shown(value)}"
+        )
+    return value
 
 
 def absolute_path(value: object) -> str:

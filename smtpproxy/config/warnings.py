@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 
-from smtpproxy.config import dkim, propagation
+from smtpproxy.config import content, dkim, propagation
 from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Mode, Stream, StreamClass
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
 
@@ -23,7 +23,7 @@ def warnings(settings: Settings) -> list[str]:
     elif _public(settings.web.address):
         found.append(f"web.address: {settings.web.address} can be reached from outside")
     found += [*_streams(settings), *_sender_rules(settings), *propagation.warnings(settings)]
-    return [*found, *dkim.warnings(settings)]
+    return [*found, *dkim.warnings(settings), *content.warnings(settings)]
 
 
 def _server(settings: Settings) -> Iterator[str]:

@@ -269,7 +269,9 @@ class MilterSession(asyncio.Protocol):
             queue_id = self._engine.macro("i") or ""
             progress = asyncio.get_running_loop().create_task(self._show_progress())
             try:
-                advice = await message.transaction.message(message.header(), message.size, queue_id)
+                advice = await message.transaction.message(
+                    message.header(), message.size, queue_id, message.text()
+                )
             finally:
                 progress.cancel()
             if advice.reply is None:

@@ -1,14 +1,28 @@
 """One message as a milter is told of it: header fields, then octets of body."""
 
 from smtpproxy.pipeline.advised import AdvisedTransaction
-from smtpproxy.relay.content import HEADER_LIMIT
+from smtpproxy.pipeline.closer import READ_LIMIT
+from smtpproxy.relay.content import HEADER_LIMIT, Body
 from smtpproxy.wire.milter.commands import Header
 
 
 class MilterMessage:
-    """Keeps the header section, and of the body its size and whether it holds a NUL."""
+    """Keeps the header section, and of the body its size and whether it holds a NUL.
 
-    __slots__ = ("_fields", "_header_size", "_separator", "has_nul", "paths", "size", "transaction")
+    The beginning of the body is kept where a stream asks for its text.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_fields",
+        "_header_size",
+        "_separator",
+        "has_nul",
+        "paths",
+        "size",
+        "transaction",
+    )
 
     def __init__(self, transaction: AdvisedTransaction, *, leading_space: bool) -> None:
         """`leading_space`: values come with the space after the colon (HDR_LEADSPC)."""
@@ -19,6 +33,8 @@ class MilterMessage:
         self._separator = b":" if leading_space else b": "
         self._header_size = 0
         self._fields: list[bytes] = []
+        self._body: list[bytes] = []
+        self._body_size = 0
 
     def add_field(self, header: Header) -> None:
         """Take a field; MTAs end the lines of a folded value with LF."""
@@ -36,6 +52,15 @@ class MilterMessage:
     def add_body(self, chunk: bytes) -> None:
         self.size += len(chunk)
         self.has_nul = self.has_nul or b"\0" in chunk
+        if self.transaction.reads_text and self._body_size <= READ_LIMIT:
+            self._body.append(chunk)
+            self._body_size += len(chunk)
+
+    def text(self) -> Body | None:
+        """The beginning of the body, where it is asked for."""
+        if not self.transaction.reads_text:
+            return None
+        return Body(lambda: iter(self._body), self._body_size)
 
     def header(self) -> bytes | None:
         """The header section with its empty line; None when it is too long to be read."""

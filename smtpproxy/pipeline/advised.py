@@ -16,6 +16,7 @@ from smtpproxy.pipeline.judged import Judged, JudgedTransaction
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.replies import recipient_reply
+from smtpproxy.relay.content import Body
 from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.sinks.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
@@ -53,6 +54,7 @@ class AdvisedTransaction:
         `can_delete`: recipients may be taken away then; see `keep_together`."""
         self._parts = parts
         self.refuses_at_rcpt = refuses_at_rcpt
+        self._candidates = choice.candidates
         self._judged = JudgedTransaction(
             parts, client, reverse_path, choice, None if can_delete else "refuse"
         )
@@ -84,18 +86,26 @@ class AdvisedTransaction:
             return None
         return reply
 
-    async def message(self, header: bytes | None, size: int, queue_id: str) -> Advice:
+    @property
+    def reads_text(self) -> bool:
+        """Whether a stream that it may be on asks for the text of the message."""
+        return any(stream.reads_text for stream in self._candidates)
+
+    async def message(
+        self, header: bytes | None, size: int, queue_id: str, text: Body | None = None
+    ) -> Advice:
         """Judge the message and what is left of its recipients, and record that.
 
         `header` is the header section with its empty line, None when it is too long to be
-        read; `size` octets are the whole message.
+        read; `size` octets are the whole message, and `text` is the beginning of its body where
+        `reads_text`.
         """
         began = self._parts.ticks()
         judged = self._judged
         if queue_id:
             judged.client = replace(judged.client, queue_id=queue_id)
         try:
-            advice = await self._advise(header, size)
+            advice = await self._advise(header, size, text)
         except (UpstreamError, StoreUnavailable, AuditUnavailable) as error:
             reply = judged.failed(error, recipients=self.recipients, messages=1)
             advice = Advice(reply)
@@ -104,13 +114,15 @@ class AdvisedTransaction:
         judged.ended()
         return advice
 
-    async def _advise(self, header: bytes | None, size: int) -> Advice:
+    async def _advise(self, header: bytes | None, size: int, text: Body | None) -> Advice:
         if self._unreadable is not None:
             return Advice(self._unreadable)
         if not self.recipients:
             return Advice(_NOBODY)
         headers = HeaderBlock(header or b"")
-        judged = await self._judged.decide(headers if header is not None else None, size)
+        judged = await self._judged.decide(
+            headers if header is not None else None, size, text=text
+        )
         decided = judged.decided
         if not judged.passes:
             await self._judged.record(decided)

@@ -13,6 +13,7 @@ from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.account import Account, Tense, message_account, recipient_account
 from smtpproxy.policy.decide import choose_stream, judge
 from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
     NO_FACTS,
     Action,
     Facts,
@@ -92,6 +93,7 @@ class Question:
     reverse_path: str
     features: MessageFeatures
     on_mixed: Literal["refuse", "split"] = "refuse"
+    undeclared: Stream = DEFAULT_STREAM
 
 
 def explain(
@@ -115,6 +117,8 @@ def explain(
         told |= {e: case.not_asked(e[0], stream) for e in late}
     else:
         stream = chosen
+        if features.closer is not None and features.closer.came_on is not None:
+            stream = question.undeclared
         asked = Transaction((stream,), tuple(key for _, key in late), features)
         decision = judge(asked, facts, rulebooks[stream.rulebook], now)
         verdicts = dict(zip(late, decision.recipients, strict=True))

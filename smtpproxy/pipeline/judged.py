@@ -14,6 +14,7 @@ from smtpproxy.events import Client, Decided, Failed, Part, Recipient, Stage, Tr
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
+from smtpproxy.pipeline.closer import with_closer_look, with_own_signature
 from smtpproxy.pipeline.judgement import Judgement
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.signatures import with_signatures
@@ -151,17 +152,23 @@ class JudgedTransaction:
             replies[entry.index] = recipient_reply(entry.path, verdict, stream.name, self.id)
 
     async def decide(
-        self, headers: HeaderBlock | None, size: int, body: Body | None = None
+        self,
+        headers: HeaderBlock | None,
+        size: int,
+        body: Body | None = None,
+        text: Body | None = None,
     ) -> Judged:
         """Judge the message and what is left of its recipients. Nothing is recorded yet.
 
         `headers` is None when the header section is too long to be read, `body` when the
-        message is not ours to relay and to sign. Where mail is counted it is counted for those who may get it: see `not_mailed`.
-        Raises StoreUnavailable.
+        message is not ours to relay and to sign; then `text` is what there is to read of it.
+        Where mail is counted it is counted for those who may get it: see `not_mailed`. Raises
+        StoreUnavailable.
         """
         parts, features = self._parts, _HEADER_TOO_LONG
         if headers is not None:
             features = read_features(headers, parts.stream_header, parts.source_header)
+            features = await self._looked_closer(headers, features, body, text or body)
             if features.dkim_fields and parts.verifier is not None:
                 features = await self._with_signatures(headers, features, body)
         keys = [entry.key for entry in self.accepted]
@@ -193,6 +200,8 @@ class JudgedTransaction:
         """Find out about the signatures that the message came with, if that matters."""
         parts, choice = self._parts, self._choice
         stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+        if features.closer is not None and features.closer.came_on is not None:
+            stream = parts.undeclared
         if isinstance(stream, Verdict) or not asks_for_signatures(stream, features):
             return features
         start = parts.ticks()
@@ -200,6 +209,28 @@ class JudgedTransaction:
         spend(self.seconds, "dns", parts.ticks() - start)
         if failure:
             parts.emit(Failed(self.client.listener, "dns", failure))
+        return features
+
+    async def _looked_closer(
+        self,
+        headers: HeaderBlock,
+        features: MessageFeatures,
+        body: Body | None,
+        text: Body | None,
+    ) -> MessageFeatures:
+        """Find out what the stream asks for besides. Raises StoreUnavailable."""
+        parts, choice = self._parts, self._choice
+        stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+        if isinstance(stream, Verdict) or not stream.looks_closer:
+            return features
+        start = parts.ticks()
+        people = [entry.key for entry in self.accepted]
+        if body is not None:
+            features = with_own_signature(parts, stream, features)
+        features = await with_closer_look(
+            parts, stream, features, headers, self.reverse_path, people, text
+        )
+        spend(self.seconds, "policy", parts.ticks() - start)
         return features
 
     async def not_mailed(self, keys: Collection[str] | None = None) -> None:

@@ -105,7 +105,10 @@ class Judgement:
             return Decision(
                 choice.default, choice.default.rulebook, (refused,) * len(keys), message=refused
             )
-        if choice.certain and not stream.counts_mailings:  # then they were judged for good
+        certain = choice.certain
+        if features.closer is not None and features.closer.came_on is not None:
+            stream, certain = parts.undeclared, False
+        if certain and not stream.counts_mailings:  # then they were judged for good
             verdicts: Sequence[Verdict] = [self._verdicts.get(key, _UNDECIDED) for key in keys]
         else:
             verdicts = self._judged(stream, keys, features)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from smtpproxy.events import Decided, Emit, Relayed, Stage
 from smtpproxy.pipeline.way_out import Links
-from smtpproxy.policy.model import Rulebook
+from smtpproxy.policy.model import DEFAULT_STREAM, Rulebook, Stream
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.store.alike import AlikeLog
 from smtpproxy.store.mailings import MailingLog
 from smtpproxy.store.protocols import FactReader
 
@@ -46,6 +47,8 @@ class Parts:
     links: Links | None = None  # where no stream adds a way out
     signer: "Signer | None" = None  # where there are no keys
     verifier: "Verifier | None" = None  # where no stream asks for signatures
+    alike: AlikeLog | None = None  # where no stream counts who is sent one text
+    undeclared: Stream = DEFAULT_STREAM  # for mail that declares nothing, or falsely
     domains: "RecipientDomains | None" = None  # where the recipients' domains are not asked
 
 

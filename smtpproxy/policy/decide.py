@@ -20,6 +20,7 @@ from smtpproxy.policy.model import (
     Stream,
     StreamClass,
     Transaction,
+    UndeclaredBulk,
     Verdict,
 )
 from smtpproxy.policy.rules import table
@@ -36,6 +37,7 @@ _MESSAGE_RULES = {
 }
 
 _ALLOW = Action.ALLOW
+_MARKETING = UndeclaredBulk.MARKETING
 _ACCEPTED = Verdict(Action.ALLOW, rule="message")
 _UNCERTAIN = Verdict(Action.ALLOW, rule="stream_uncertain")
 _NOT_PERMITTED = Verdict(Action.REFUSE, Reason.STREAM_NOT_PERMITTED, rule="stream_choice")
@@ -45,15 +47,21 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
     """Return what `judge` will want to know about this transaction.
 
     Contacts are left out only where no basis is asked for and no consent could make an
-    unsubscribe yield: transactional streams without a purpose.
+    unsubscribe yield: transactional streams without a purpose, whose mail cannot turn out to
+    be marketing either.
     """
     return Lookups(
         addresses=tuple(dict.fromkeys(transaction.recipients)),
         contacts=any(
-            stream.stream_class is StreamClass.MARKETING or stream.purpose is not None
+            stream.stream_class is StreamClass.MARKETING
+            or stream.purpose is not None
+            or stream.undeclared_bulk is _MARKETING
             for stream in transaction.streams
         ),
-        mailings=any(stream.counts_mailings for stream in transaction.streams),
+        mailings=any(
+            stream.counts_mailings or stream.undeclared_bulk is _MARKETING
+            for stream in transaction.streams
+        ),
         snapshots=any(stream.asks_for_snapshots for stream in transaction.streams),
     )
 

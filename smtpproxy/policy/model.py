@@ -15,6 +15,7 @@ from smtpproxy.policy.frequency import Cap
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.policy.terms import (
     Action,
+    Alignment,
     Audience,
     Basis,
     Condition,
@@ -28,15 +29,18 @@ from smtpproxy.policy.terms import (
     SignatureState,
     Source,
     StreamClass,
+    UndeclaredBulk,
 )
 
 __all__ = [
     "DEFAULT_STREAM",
     "NO_FACTS",
     "Action",
+    "Alignment",
     "Audience",
     "Basis",
     "Cap",
+    "CloserLook",
     "Condition",
     "ConsentAct",
     "Contact",
@@ -65,6 +69,7 @@ __all__ = [
     "StreamClass",
     "Suppression",
     "Transaction",
+    "UndeclaredBulk",
     "Verdict",
 ]
 
@@ -94,6 +99,33 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     existing_unsubscribe: ExistingUnsubscribe = ExistingUnsubscribe.KEEP
     unsubscribe_mailto: str | None = None  # an alternative to the link
     list_id: str | None = None  # RFC 2919
+
+    # What follows is found out by a closer look at the message (policy/closer.py).
+    alignment: Alignment = Alignment.OFF
+    body_optout: bool = False  # the text must show a way out
+    imprint: tuple[str, ...] = ()  # one of these must stand in the text
+    source_statement: tuple[str, ...] = ()  # any of these tells where addresses are from
+    honest_subject: bool = False
+    undeclared_bulk: UndeclaredBulk = UndeclaredBulk.OBSERVE
+    bulk_recipients: int | None = None  # one text to more people is bulk; None: not counted
+    bulk_window: float = 3_600.0  # seconds in which they are counted
+
+    @property
+    def looks_closer(self) -> bool:
+        """Whether a rule asks for more than every message is read for."""
+        return (
+            self.stream_class is StreamClass.TRANSACTIONAL
+            or self.reads_text
+            or self.honest_subject
+            or self.alignment is not Alignment.OFF
+        )
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a rule asks for the text of the message."""
+        if self.stream_class is StreamClass.TRANSACTIONAL:
+            return self.bulk_recipients is not None
+        return self.body_optout or bool(self.imprint or self.source_statement)
 
     @property
     def counts_mailings(self) -> bool:
@@ -236,6 +268,19 @@ class SignatureFinding(Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
+class CloserLook(Struct, frozen=True, omit_defaults=True):
+    """What was found out of a message only because its stream asks for it."""
+
+    senders: tuple[str, ...] = ()  # domains of the envelope sender and of signatures
+    fake_prefix: str | None = None  # of an answer or a forward, on what is neither
+    shows_way_out: bool = False
+    shows_imprint: bool = False
+    text_cut: bool = False  # not all of the text was read
+    bulk_markers: tuple[str, ...] = ()  # lower-case names of header fields
+    alike: int = 0  # people who were sent this text lately, this message's among them
+    came_on: str | None = None  # the transactional stream of what is judged as marketing
+
+
 class MessageFeatures(Struct, frozen=True, omit_defaults=True):
     """What the message rules look at, read from the raw header block."""
 
@@ -251,6 +296,7 @@ class MessageFeatures(Struct, frozen=True, omit_defaults=True):
     dkim_fields: int = 0  # signatures that it came with
     signed_by_relay: bool = False  # the relay signs it; found out where that matters
     signatures: tuple[SignatureFinding, ...] | None = None  # None: they were not checked
+    closer: CloserLook | None = None  # None: no rule asked, or there was nothing to tell
 
 
 class Transaction(Struct, frozen=True):

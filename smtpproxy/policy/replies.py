@@ -19,6 +19,9 @@ _OTHERS = {
     Reason.UNSUBSCRIBE_MALFORMED: (550, "5.7.0"),
     Reason.ONE_CLICK_MISSING: (550, "5.7.0"),
     Reason.UNSUBSCRIBE_UNSIGNED: (550, "5.7.0"),
+    Reason.BODY_OPTOUT_MISSING: (550, "5.7.0"),
+    Reason.SENDER_UNIDENTIFIED: (550, "5.7.0"),
+    Reason.SUBJECT_MISLEADING: (550, "5.7.0"),
     Reason.NULL_MX: (556, "5.1.10"),  # RFC 7505 4.1
     Reason.TEMPORARY_FAILURE: (451, "4.3.0"),
 }

@@ -105,6 +105,22 @@ class ExistingUnsubscribe(StrEnum):
     REFUSE = "refuse"
 
 
+class Alignment(StrEnum):
+    """Whether the From domain must be that of the envelope sender or of a signature."""
+
+    OFF = "off"
+    RELAXED = "relaxed"  # of one organisation
+    STRICT = "strict"
+
+
+class UndeclaredBulk(StrEnum):
+    """What becomes of bulk mail on a transactional stream."""
+
+    OBSERVE = "observe"
+    REFUSE = "refuse"
+    MARKETING = "marketing"  # it is judged as undeclared mail is
+
+
 class SignatureState(StrEnum):
     """What was found of a DKIM signature that a message came with."""
 
@@ -161,10 +177,15 @@ class Reason(StrEnum):
     HEADER_MALFORMED = "header_malformed"
     STREAM_NOT_PERMITTED = "stream_not_permitted"
     SENDER_NOT_PERMITTED = "sender_not_permitted"
+    FROM_MISALIGNED = "from_misaligned"
     UNSUBSCRIBE_MISSING = "unsubscribe_missing"
     UNSUBSCRIBE_MALFORMED = "unsubscribe_malformed"
     ONE_CLICK_MISSING = "one_click_missing"
     UNSUBSCRIBE_UNSIGNED = "unsubscribe_unsigned"
+    BODY_OPTOUT_MISSING = "body_optout_missing"
+    SENDER_UNIDENTIFIED = "sender_unidentified"
+    SUBJECT_MISLEADING = "subject_misleading"
+    BULK_UNDECLARED = "bulk_undeclared"
     RECIPIENTS_REFUSED = "recipients_refused"  # on_mixed = "refuse", or nobody is left
     # trouble of ours
     TEMPORARY_FAILURE = "temporary_failure"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from smtpproxy.policy.model import (
+    Alignment,
     Basis,
     Condition,
     Dealing,
@@ -20,6 +21,7 @@ from smtpproxy.policy.rules import bases
 from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase
 from smtpproxy.policy.rules.clock import last_activity
 from smtpproxy.policy.rules.consent import consent_failure, newest_act, withdrawn_at
+from smtpproxy.policy.rules.content import is_undeclared_bulk
 from smtpproxy.policy.rules.deferrals import reached_cap
 from smtpproxy.policy.rules.record import discloses, known_source, links
 from smtpproxy.policy.rules.suppression import decisive, yielding
@@ -75,6 +77,18 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
             if not features.unsubscribe_encoded:
                 return found
             return Phrase(f"{key}.decoded", {"found": found})
+        case "alignment" if case.stream.alignment is Alignment.OFF:
+            return Phrase(f"{key}.off", words)
+        case "alignment" if features.signed_by_relay:
+            return Phrase(f"{key}.relay", words)
+        case "body_optout" if not case.stream.body_optout:
+            return Phrase(f"{key}.off", words)
+        case "imprint" if not case.stream.imprint:
+            return Phrase(f"{key}.off", words)
+        case "subject" if not case.stream.honest_subject:
+            return Phrase(f"{key}.off", words)
+        case "bulk" if is_undeclared_bulk(case.stream, features):
+            return Phrase(f"{key}.observed", words | _bulk_words(case))
         case "one_click" if not case.stream.one_click_required:
             return Phrase(f"{key}.optional", words)
         case "unsubscribe_signed" if not features.dkim_fields:
@@ -105,12 +119,32 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
             key += ".added"
         case Reason.UNSUBSCRIBE_MALFORMED if features.unsubscribe_fields > 1:
             key += ".several"
+        case Reason.FROM_MISALIGNED if features.closer is not None and features.closer.senders:
+            words["domains"] = ", ".join(features.from_domains)
+            words["senders"] = ", ".join(features.closer.senders)
+            key += ".of"
+        case Reason.SUBJECT_MISLEADING if features.closer is not None:
+            words["prefix"] = features.closer.fake_prefix or NOTHING
+        case Reason.BULK_UNDECLARED:
+            words |= _bulk_words(case)
         case Reason.ONE_CLICK_MISSING if not features.unsubscribe_https:
             key += ".https"
         case Reason.UNSUBSCRIBE_UNSIGNED | Reason.TEMPORARY_FAILURE if features.signatures:
             words["findings"] = tuple(_finding(each) for each in features.signatures)
             key = "reason.signatures"
     return Phrase(key, words)
+
+
+def _bulk_words(case: MessageCase) -> Words:
+    """By what undeclared bulk was told."""
+    closer, stream = case.features.closer, case.stream
+    if closer is not None and closer.bulk_markers:
+        found = Phrase("bulk.markers", {"fields": ", ".join(closer.bulk_markers)})
+    else:
+        alike = 0 if closer is None else closer.alike
+        words: Words = {"alike": alike, "most": stream.bulk_recipients or 0}
+        found = Phrase("bulk.alike", words)
+    return {"found": found}
 
 
 def _finding(found: SignatureFinding) -> Phrase:

@@ -20,6 +20,7 @@ from smtpproxy.intake.door import Door
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.pipeline.way_out import Links
+from smtpproxy.policy.model import DEFAULT_STREAM
 from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
@@ -29,7 +30,7 @@ from smtpproxy.sinks.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshot import Snapshot
-from smtpproxy.store import open_mailings, open_store
+from smtpproxy.store import open_alike, open_mailings, open_store
 from smtpproxy.store.key_file import load_keys
 from smtpproxy.store.unsubscribe_keys import link_ring
 from smtpproxy.ulid import UlidFactory
@@ -109,6 +110,7 @@ class Worker:
         self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
+        self._alike = open_alike(settings.store) if settings.counts_alike else None
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
         )
@@ -126,6 +128,8 @@ class Worker:
             new_id=new_id,
             source_header=settings.source_header,
             mailings=self._mailings,
+            alike=self._alike,
+            undeclared=settings.streams[DEFAULT_STREAM.name],
             links=self._links(),
             signer=self._signer(),
             verifier=self._verifier(),
@@ -163,6 +167,8 @@ class Worker:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._mailings is not None:
             self._mailings.close()
+        if self._alike is not None:
+            self._alike.close()
         await self._store.close()
         structlog.get_logger().info("worker drained")
 

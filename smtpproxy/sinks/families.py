@@ -75,6 +75,13 @@ FAMILIES: tuple[Family, ...] = (
         rows.by_stream,
     ),
     Family(
+        "undeclared_bulk_total",
+        "counter",
+        ("stream", "action"),
+        "Messages on transactional streams with the marks of bulk mail, by what is done with them.",
+        rows.by_bulk_action,
+    ),
+    Family(
         "unsubscribe_encoded_total",
         "counter",
         ("stream",),
@@ -184,6 +191,13 @@ FAMILIES: tuple[Family, ...] = (
         ("listener", "part"),
         "Trouble of the relay's own, by the part that failed: a 451, but in observe mode.",
         rows.listeners_and(rows.FAILING_PARTS),
+    ),
+    Family(
+        "feedback_total",
+        "counter",
+        ("kind", "stream"),
+        "What people said back; unsubscribe: by a link that the relay added.",
+        rows.by_feedback,
     ),
     Family(
         "suppressions",

@@ -27,7 +27,8 @@ from smtpproxy.events import (
     TransactionEnded,
     UpstreamReplied,
 )
-from smtpproxy.policy.model import Action, Reason
+from smtpproxy.policy.model import Action, CloserLook, Reason, UndeclaredBulk
+from smtpproxy.policy.rules.content import is_undeclared_bulk
 from smtpproxy.sinks.snapshot import Histogram, Labels, Snapshot
 
 LATENCY_BUCKETS = (
@@ -67,6 +68,7 @@ class Metrics:
         self._relayed: defaultdict[Labels, float] = defaultdict(int)
         self._bytes: defaultdict[Labels, float] = defaultdict(int)
         self._observed: defaultdict[Labels, float] = defaultdict(int)
+        self._bulk: defaultdict[Labels, float] = defaultdict(int)
         self._undecided: defaultdict[Labels, float] = defaultdict(int)
         self._encoded: defaultdict[Labels, float] = defaultdict(int)
         self._opened: defaultdict[Labels, float] = defaultdict(int)
@@ -126,6 +128,7 @@ class Metrics:
                 "relayed_total": _plain(self._relayed),
                 "message_bytes_total": _plain(self._bytes),
                 "observed_refusals_total": _plain(self._observed),
+                "undeclared_bulk_total": _plain(self._bulk),
                 "undecided_total": _plain(self._undecided),
                 "unsubscribe_encoded_total": _plain(self._encoded),
                 "connections_total": _plain(self._opened),
@@ -195,10 +198,20 @@ class Metrics:
                 self._messages[(listener, stream, Action.ALLOW, Reason.NONE)] += 1
             else:
                 self._messages[(listener, stream, message.action, message.reason)] += 1
-            if event.features is not None and event.features.unsubscribe_encoded:
-                self._encoded[(stream,)] += 1
+            if event.features is not None:
+                if event.features.unsubscribe_encoded:
+                    self._encoded[(stream,)] += 1
+                if event.features.closer is not None:
+                    self._looked_closer(event, event.features.closer)
         if event.observed:
             self._observed_only(event, stream)
+
+    def _looked_closer(self, event: Decided, look: CloserLook) -> None:
+        stream, features = event.decision.stream, event.features
+        if look.came_on is not None:
+            self._bulk[(look.came_on, UndeclaredBulk.MARKETING)] += 1
+        elif features is not None and is_undeclared_bulk(stream, features):
+            self._bulk[(stream.name, stream.undeclared_bulk)] += 1
 
     def _observed_only(self, event: Decided, stream: str) -> None:
         if event.undecided:

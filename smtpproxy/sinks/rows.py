@@ -7,7 +7,16 @@ fit the stream's class.
 from collections.abc import Callable, Iterable
 from itertools import product
 
-from smtpproxy.policy.model import Action, Basis, Mode, Origin, Reason, Stream, StreamClass
+from smtpproxy.policy.model import (
+    Action,
+    Basis,
+    Mode,
+    Origin,
+    Reason,
+    Stream,
+    StreamClass,
+    UndeclaredBulk,
+)
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.snapshot import Labels
 
@@ -38,6 +47,7 @@ _FOR_MESSAGES = (
     Reason.HEADER_MALFORMED,
     Reason.STREAM_NOT_PERMITTED,
     Reason.SENDER_NOT_PERMITTED,
+    Reason.FROM_MISALIGNED,
     Reason.RECIPIENTS_REFUSED,
 )
 _FOR_MARKETING_MESSAGES = (
@@ -45,7 +55,11 @@ _FOR_MARKETING_MESSAGES = (
     Reason.UNSUBSCRIBE_MALFORMED,
     Reason.ONE_CLICK_MISSING,
     Reason.UNSUBSCRIBE_UNSIGNED,
+    Reason.BODY_OPTOUT_MISSING,
+    Reason.SENDER_UNIDENTIFIED,
+    Reason.SUBJECT_MISLEADING,
 )
+_FOR_TRANSACTIONAL_MESSAGES = (Reason.BULK_UNDECLARED,)
 _FOR_ALL_RECIPIENTS = (Reason.STREAM_NOT_PERMITTED, Reason.NULL_MX)
 _DEFERRALS = (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.LIST_STALE)
 _NOT_NOW = frozenset({*_DEFERRALS, Reason.TEMPORARY_FAILURE})
@@ -53,7 +67,7 @@ _FOR_RECIPIENTS = tuple(
     reason
     for reason in Reason
     if reason not in {Reason.NONE, *_SUPPRESSED, *_FOR_MESSAGES, *_FOR_MARKETING_MESSAGES}
-    and reason not in {*_FOR_ALL_RECIPIENTS, *_NOT_NOW}
+    and reason not in {*_FOR_TRANSACTIONAL_MESSAGES, *_FOR_ALL_RECIPIENTS, *_NOT_NOW}
 )  # on marketing streams, besides suppressions
 
 Verdicts = tuple[tuple[Action, Reason], ...]
@@ -62,7 +76,8 @@ Verdicts = tuple[tuple[Action, Reason], ...]
 def message_verdicts(stream_class: StreamClass) -> Verdicts:
     """Return what can happen to a message on a stream of that class."""
     marketing = stream_class is StreamClass.MARKETING
-    refusals = _FOR_MESSAGES + (_FOR_MARKETING_MESSAGES if marketing else ())
+    refusals: tuple[Reason, ...] = _FOR_MESSAGES
+    refusals += _FOR_MARKETING_MESSAGES if marketing else _FOR_TRANSACTIONAL_MESSAGES
     return (
         (Action.ALLOW, Reason.NONE),
         *((Action.REFUSE, reason) for reason in refusals),
@@ -97,7 +112,8 @@ def _streams(settings: Settings) -> Iterable[Stream]:
 def _reachable(settings: Settings, listener: ListenerSettings) -> Iterable[Stream]:
     """Yield the streams that mail from this listener can be on."""
     names = dict.fromkeys(listener.streams)
-    if listener.default_stream is None:
+    falls = (settings.streams[name].undeclared_bulk for name in names if name in settings.streams)
+    if listener.default_stream is None or UndeclaredBulk.MARKETING in falls:
         names["default"] = None
     return (settings.streams[name] for name in names if name in settings.streams)
 
@@ -114,6 +130,13 @@ def no_rows(settings: Settings) -> Iterable[Labels]:
 
 def one_row(settings: Settings) -> Iterable[Labels]:
     return ((),)
+
+
+def by_bulk_action(settings: Settings) -> Iterable[Labels]:
+    """Yield each transactional stream with all that may be done with undeclared bulk on it."""
+    streams = settings.streams.values()
+    transactional = [s.name for s in streams if s.stream_class is StreamClass.TRANSACTIONAL]
+    return product(transactional, map(str, UndeclaredBulk))
 
 
 def by_listener(settings: Settings) -> Iterable[Labels]:
@@ -192,6 +215,12 @@ def listeners_and(values: Iterable[str]) -> Rows:
 
 def by_webhook_outcome(settings: Settings) -> Iterable[Labels]:
     return product((webhook.name for webhook in settings.webhooks), WEBHOOK_OUTCOMES)
+
+
+def by_feedback(settings: Settings) -> Iterable[Labels]:
+    """A link may be of a stream that there is no more."""
+    marketing = [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
+    return product(("unsubscribe",), [*marketing, "unknown"])
 
 
 def by_token(settings: Settings) -> Iterable[Labels]:

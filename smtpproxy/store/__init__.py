@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from smtpproxy.settings import StoreSettings
+from smtpproxy.store.alike import AlikeLog
 from smtpproxy.store.mailings import MailingLog
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 
@@ -35,6 +36,17 @@ def open_mailings(settings: StoreSettings) -> MailingLog:
     from smtpproxy.store.sqlite.mailings import SqliteMailings
 
     return SqliteMailings(path, settings.timeout)
+
+
+def open_alike(settings: StoreSettings) -> AlikeLog:
+    """Open the count of who was sent one text, for one event loop; close it.
+
+    Raises StoreMisconfigured.
+    """
+    path = _path_of(settings)
+    from smtpproxy.store.sqlite.alike import SqliteAlike
+
+    return SqliteAlike(path, settings.timeout)
 
 
 def _path_of(settings: StoreSettings) -> Path:

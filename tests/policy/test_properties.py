@@ -36,6 +36,11 @@ OTHER_REASONS = {
     Reason.UNSUBSCRIBE_MALFORMED,
     Reason.ONE_CLICK_MISSING,
     Reason.UNSUBSCRIBE_UNSIGNED,
+    Reason.FROM_MISALIGNED,
+    Reason.BODY_OPTOUT_MISSING,
+    Reason.SENDER_UNIDENTIFIED,
+    Reason.SUBJECT_MISLEADING,
+    Reason.BULK_UNDECLARED,
     Reason.RECIPIENTS_REFUSED,
     Reason.TEMPORARY_FAILURE,
     Reason.SOURCE_NOT_ANNOUNCED,  # asked of a recipient together with the message

@@ -30,7 +30,12 @@ _NOT_SIMILAR = tuple(each for each in Condition if each is not Condition.SIMILAR
 _LIFTABLE = (Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION)
 _RULES = tuple(
     rule.name
-    for rules in (table.recipient_rules(_IN_FORCE), table.DELIVERY_RULES, table.MESSAGE_RULES)
+    for rules in (
+        table.recipient_rules(_IN_FORCE),
+        table.DELIVERY_RULES,
+        table.MESSAGE_RULES,
+        table.TRANSACTIONAL_MESSAGE_RULES[-1:],  # the others are among the ones before
+    )
     for rule in rules
 )
 

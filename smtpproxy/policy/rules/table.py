@@ -16,6 +16,7 @@ from smtpproxy.policy.model import Basis, Rulebook, StreamClass, Verdict
 from smtpproxy.policy.rules import (
     bases,
     consent,
+    content,
     deferrals,
     domain,
     first_contact,
@@ -92,12 +93,17 @@ DEFERRALS: tuple[Rule[RecipientCase], ...] = (
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     Rule("header", message.header, "design 6; RFC 5322 3.6.2; rules.md D"),
     Rule("sender", message.sender, "design 6; A43"),
+    Rule("alignment", content.alignment, "design 6; A43; RFC 9989"),
     Rule("unsubscribe_present", message.unsubscribe_present, "design 6; A12"),
     Rule("unsubscribe_usable", message.unsubscribe_usable, "design 6; A12; RFC 2369 2, 3"),
     Rule("one_click", message.one_click, "design 6; A12; RFC 8058 3.1, 5; rules.md C"),
     Rule("unsubscribe_signed", message.unsubscribe_signed, "design 6; A12; RFC 8058 4; rules.md D"),
+    Rule("body_optout", content.body_optout, "design 6; A12"),
+    Rule("imprint", content.imprint, "design 6; A43"),
+    Rule("subject", content.subject, "design 6; A43"),
 )
 
-TRANSACTIONAL_MESSAGE_RULES = tuple(
-    rule for rule in MESSAGE_RULES if rule.name in ("header", "sender")
+TRANSACTIONAL_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
+    *(rule for rule in MESSAGE_RULES if rule.name in ("header", "sender", "alignment")),
+    Rule("bulk", content.bulk, "design 6; A1"),
 )

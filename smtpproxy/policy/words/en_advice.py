@@ -186,8 +186,8 @@ CHANGE = {
         "The sender's developer puts a visible unsubscribe link into the text and the HTML."
     ),
     "change.sender_unidentified": (
-        "The sender's developer has each message state who sends it, as the law of the country"
-        " asks."
+        "The sender's developer puts the imprint into the text of each message, word for word as it"
+        " is configured (`imprint`)."
     ),
     "change.bulk_undeclared": (
         "The sender's developer sends such mail on a marketing stream, with consent."
@@ -197,7 +197,11 @@ CHANGE = {
         " List-Unsubscribe-Post (RFC 8058, section 4)."
     ),
     "change.from_misaligned": (
-        "Whoever signs the mail signs with the domain of the From address (DKIM, DMARC)."
+        "The mail is signed with the domain of the From address (DKIM), or its envelope sender is"
+        " of that domain."
     ),
-    "change.subject_misleading": "The sender writes a subject that says what the message is.",
+    "change.subject_misleading": (
+        "The sender leaves such a beginning to answers and forwards, which name the message that"
+        " they answer (In-Reply-To, References)."
+    ),
 }

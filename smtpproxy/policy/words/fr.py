@@ -102,6 +102,11 @@ _RULES = {
     "rule.unsubscribe_usable": "La désinscription est-elle utilisable ?",
     "rule.one_click": "Un clic suffit-il pour se désinscrire ?",
     "rule.unsubscribe_signed": "La désinscription est-elle signée ?",
+    "rule.alignment": "Quelqu’un répond-il du domaine de l’expéditeur ?",
+    "rule.body_optout": "Le texte montre-t-il comment se désinscrire ?",
+    "rule.imprint": "Le texte dit-il qui est l’expéditeur ?",
+    "rule.subject": "L’objet dit-il vrai ?",
+    "rule.bulk": "Est-ce un envoi en nombre ?",
     "rule.message": "Toutes les règles sur les messages sont-elles respectées ?",
     "rule.stream_uncertain": "De quel flux relève l’envoi ?",
     "rule.frequency": "La personne a-t-elle déjà reçu le maximum de messages ?",
@@ -173,6 +178,21 @@ _PASSED = {
     "passed.unsubscribe_signed.none": "le message est arrivé sans signature DKIM",
     "passed.unsubscribe_signed.relay": "le relais la signe",
     "passed.unsubscribe_signed.unchecked": "ses signatures DKIM n’ont pas été vérifiées",
+    "passed.alignment": (
+        "l’expéditeur de l’enveloppe ou une signature est du domaine de l’adresse From"
+    ),
+    "passed.alignment.off": "le flux {stream} ne l’exige pas",
+    "passed.alignment.relay": "le relais signe pour le domaine de l’adresse From",
+    "passed.body_optout": "le texte en parle, et un lien permet de se désinscrire",
+    "passed.body_optout.off": "le flux {stream} ne l’exige pas",
+    "passed.imprint": "les mentions de l’expéditeur figurent dans le texte",
+    "passed.imprint.off": "le flux {stream} ne dit pas quelles mentions chercher",
+    "passed.subject": "il ne se fait pas passer pour une réponse",
+    "passed.subject.off": "le flux {stream} ne l’exige pas",
+    "passed.bulk": "rien n’indique un envoi en nombre",
+    "passed.bulk.observed": "{found} ; le flux {stream} le laisse passer",
+    "bulk.markers": "son en-tête contient {fields}",
+    "bulk.alike": "{alike} personnes ont reçu le même texte, le maximum étant de {most}",
     "message.kept": "toutes les règles pour les messages du flux {stream} sont respectées",
     "uncertain.would": "sur le flux {stream}, la réponse serait : {verdict}",
     "uncertain.allow": (
@@ -355,8 +375,10 @@ _REASONS = {
         "une panne est survenue dans le relais, et ce qui n’est pas certain ne passe pas"
     ),
     "reason.body_optout_missing": "son texte ne montre aucun moyen de se désinscrire",
-    "reason.sender_unidentified": "il ne dit pas qui est l’expéditeur",
-    "reason.bulk_undeclared": "c’est un envoi en nombre, sur un flux qui est censé n’en pas faire",
+    "reason.sender_unidentified": ("son texte ne contient pas les mentions de l’expéditeur"),
+    "reason.bulk_undeclared": (
+        "c’est un envoi en nombre, sur un flux qui est censé n’en pas faire : {found}"
+    ),
     "reason.unsubscribe_unsigned.added": (
         "sa signature ne couvre pas la désinscription, que le relais ajoute sans signer"
     ),
@@ -369,8 +391,11 @@ _REASONS = {
     "signature.broken": "celle de {domain} ne correspond pas au message",
     "signature.unusable": "celle de {domain}, ou sa clé, est inutilisable",
     "signature.unknown": "le DNS n’a pas répondu pour la clé de {domain}",
-    "reason.from_misaligned": "sa signature n’est pas celle du domaine de l’expéditeur",
-    "reason.subject_misleading": "son objet trompe sur ce qu’il est",
+    "reason.from_misaligned": "personne ne répond du domaine de l’expéditeur",
+    "reason.from_misaligned.of": (
+        "il est envoyé au nom de {domains}, et c’est {senders} qui en répond"
+    ),
+    "reason.subject_misleading": ("son objet commence par « {prefix} », et il ne répond à rien"),
 }
 
 FR: dict[str, str] = {

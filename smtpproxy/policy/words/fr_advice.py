@@ -246,8 +246,8 @@ CHANGE = {
         " le HTML."
     ),
     "change.sender_unidentified": (
-        "Le développeur de l’expéditeur fait dire à chaque message qui l’envoie, comme l’exige la"
-        " loi du pays."
+        "Le développeur de l’expéditeur met les mentions dans le texte de chaque message, mot pour"
+        " mot comme elles sont configurées (`imprint`)."
     ),
     "change.bulk_undeclared": (
         "Le développeur de l’expéditeur envoie de tels messages par un flux de prospection, avec"
@@ -258,7 +258,11 @@ CHANGE = {
         " signature DKIM (RFC 8058, section 4)."
     ),
     "change.from_misaligned": (
-        "Qui signe les messages signe avec le domaine de l’adresse From (DKIM, DMARC)."
+        "Le message est signé avec le domaine de l’adresse From (DKIM), ou l’expéditeur de son"
+        " enveloppe est de ce domaine."
     ),
-    "change.subject_misleading": "L’expéditeur écrit un objet qui dit ce qu’est le message.",
+    "change.subject_misleading": (
+        "L’expéditeur réserve un tel début aux réponses et aux transferts, qui désignent le message"
+        " auquel ils répondent (In-Reply-To, References)."
+    ),
 }

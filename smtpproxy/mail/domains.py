@@ -1,0 +1,31 @@
+"""Organisational domains, by the public suffix list (RFC 9989 section 3.2, formerly RFC 7489)."""
+
+from functools import lru_cache
+from typing import Any
+
+
+@lru_cache(maxsize=4_096)
+def organisational_domain(domain: str) -> str:
+    """Return the domain that somebody registered: `example.co.uk` of `news.example.co.uk`.
+
+    `domain` is a lower-case A-label; one that is a public suffix itself, or no domain at all
+    (an address literal), is its own. The list is the one that came with the installation.
+    """
+    if not domain or domain.startswith("["):
+        return domain
+    return _suffixes().privatesuffix(domain) or domain
+
+
+def aligned(one: str, other: str, *, strict: bool = False) -> bool:
+    """Whether two domains are one (`strict`), or of one organisation (DMARC alignment)."""
+    if one == other:
+        return True
+    return not strict and organisational_domain(one) == organisational_domain(other)
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> Any:
+    """Read with the first use: the list takes a tenth of a second."""
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList()

@@ -1,0 +1,171 @@
+"""The text of a message that its readers see (RFC 2045, 2046), read with bounded work.
+
+No structure can make it recurse without end, decode without end, or fail: what is beyond a
+limit, or in no known encoding, is left out, and `Body.whole` says so.
+"""
+
+import re
+from binascii import a2b_base64, a2b_qp
+from string import ascii_letters, digits
+
+from msgspec import Struct
+
+from smtpproxy.mail.charsets import decoded
+from smtpproxy.mail.headers import HeaderBlock
+
+
+class MimeLimits(Struct, frozen=True):
+    """How much is read: nested multiparts, parts in all, octets of decoded text in all."""
+
+    depth: int = 10
+    parts: int = 200
+    text: int = 512 * 1024
+
+
+LIMITS = MimeLimits()
+
+
+class TextPart(Struct, frozen=True):
+    """One text that is shown: its source, decoded. HTML unless `plain`."""
+
+    plain: bool
+    text: str
+
+
+class Body(Struct, frozen=True):
+    """The texts in their order. `whole`: nothing that may have been text was left out."""
+
+    parts: tuple[TextPart, ...]
+    whole: bool
+
+
+class _ContentType(Struct, frozen=True):
+    type: str
+    parameters: dict[str, str]
+
+
+_LONGEST_VALUE = 4_096  # octets of a Content-… field
+_LONGEST_BOUNDARY = 200  # RFC 2046 5.1.1 has 70
+_LONGEST_HEADER = 65_536  # octets of one part's header section
+# Nothing here can fail after it began, so no octet is looked at twice.
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s;"]*))', re.DOTALL)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_DELIMITER_END = re.compile(rb"(--)?[ \t]*(?:\r?\n|\Z)")
+_BASE64 = f"{ascii_letters}{digits}+/=".encode()
+_NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
+_PLAIN = frozenset({"", "7bit", "8bit", "binary"})
+
+
+def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) -> Body:
+    """Return what a message shows of text: plain and HTML parts that are no attachments.
+
+    `body` is what follows the empty line, dot-unstuffed; it may be the beginning only (then
+    the caller knows that the rest was not read). A message inside (message/rfc822) is another's
+    text and not read.
+    """
+    reader = _Reader(limits)
+    reader.read(headers, body, 0)
+    return Body(tuple(reader.found), reader.whole)
+
+
+class _Reader:
+    def __init__(self, limits: MimeLimits) -> None:
+        self.found: list[TextPart] = []
+        self.whole = True
+        self._parts = limits.parts
+        self._room = limits.text
+        self._depth = limits.depth
+
+    def read(self, headers: HeaderBlock, body: bytes, depth: int) -> None:
+        self._parts -= 1
+        if self._parts < 0:
+            self.whole = False
+            return
+        kind = _content_type(_first(headers, "Content-Type"))
+        if kind.type.startswith("multipart/"):
+            self._read_parts(body, kind.parameters.get("boundary", ""), depth)
+        elif kind.type in ("text/plain", "text/html") and not _attached(headers):
+            self._read_text(headers, body, kind)
+
+    def _read_parts(self, body: bytes, boundary: str, depth: int) -> None:
+        if not boundary or len(boundary) > _LONGEST_BOUNDARY or depth >= self._depth:
+            self.whole = False
+            return
+        delimiter = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
+        begin: int | None = None
+        position, last = 0, False
+        if body.startswith(delimiter[2:]):
+            end = _DELIMITER_END.match(body, len(delimiter) - 2)
+            if end is not None:
+                begin = position = max(end.end() - 2, 0)  # its line end may begin the next
+                last = end[1] is not None
+        while not last and self._parts > 0:
+            found = body.find(delimiter, position)
+            if found < 0:
+                break
+            end = _DELIMITER_END.match(body, found + len(delimiter))
+            if end is None:
+                position = found + 2
+                continue
+            if begin is not None:
+                self._read_part(body[begin:found], depth + 1)
+            last = end[1] is not None
+            begin = position = max(end.end() - 2, found + len(delimiter))
+        if begin is not None and not last:
+            self._read_part(body[begin:], depth + 1)  # the last is not closed, or was cut off
+
+    def _read_part(self, raw: bytes, depth: int) -> None:
+        """`raw` begins with the line end of its delimiter."""
+        end = raw.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
+        if end < 0:
+            self.whole = self.whole and len(raw) <= 2
+            return
+        self.read(HeaderBlock(raw[2 : end + 4]), raw[end + 4 :], depth)
+
+    def _read_text(self, headers: HeaderBlock, body: bytes, kind: _ContentType) -> None:
+        encoding = _first(headers, "Content-Transfer-Encoding").strip().lower()
+        octets = _plain_octets(body, encoding, self._room)
+        if octets is None:
+            self.whole = False
+            return
+        if len(octets) > self._room:
+            octets, self.whole = octets[: self._room], False
+        self._room -= len(octets)
+        text = decoded(octets, kind.parameters.get("charset", ""))
+        self.found.append(TextPart(kind.type == "text/plain", text))
+
+
+def _plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
+    """Return at least the first `room` octets and one more, if there are as many; None for an
+    encoding that is not known."""
+    if encoding in _PLAIN:
+        return body[: room + 1]
+    if encoding == "quoted-printable":
+        return a2b_qp(body[: 4 * room + 4])
+    if encoding != "base64":
+        return None
+    data = body[: 2 * room + 8].translate(None, _NOT_BASE64).partition(b"=")[0]
+    if len(data) % 4 == 1:
+        data = data[:-1]
+    return a2b_base64(data + b"=" * (-len(data) % 4))
+
+
+def _content_type(value: str) -> _ContentType:
+    """Read a Content-Type; without a type that can be read it is text/plain (RFC 2045 5.2)."""
+    kind = value.partition(";")[0].strip().lower()
+    if "/" not in kind:
+        return _ContentType("text/plain", {})
+    parameters: dict[str, str] = {}
+    for name, quoted, bare in _PARAMETER.findall(value):
+        parameters.setdefault(name.lower(), _QUOTED_PAIR.sub(r"\1", quoted) or bare)
+    return _ContentType(kind, parameters)
+
+
+def _attached(headers: HeaderBlock) -> bool:
+    disposition = _first(headers, "Content-Disposition")
+    return disposition.partition(";")[0].strip().lower() == "attachment"
+
+
+def _first(headers: HeaderBlock, name: str) -> str:
+    values = headers.values(name)
+    return values[0][:_LONGEST_VALUE].decode("utf-8", "surrogateescape") if values else ""

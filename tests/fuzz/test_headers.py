@@ -1,0 +1,73 @@
+"""Invariant: whatever octets a header section holds, reading it ends, raises nothing but
+`MailboxError` where that is said, and takes time in proportion to its length; and what is read
+as an address has exactly one reading.
+"""
+
+import time
+from contextlib import suppress
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpproxy.mail.address import canonical
+from smtpproxy.mail.encoded_words import decode
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mailboxes import MailboxError, addresses
+from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
+from smtpproxy.policy.bulk_signs import bulk_markers
+from smtpproxy.policy.features import read_features, read_identity
+from tests.fuzz.hostile import flood, octets
+
+SECONDS = 2.0  # for 200,000 octets, on a machine with other work
+
+
+def read_everything(raw: bytes) -> None:
+    headers = HeaderBlock(raw)
+    features = read_features(headers, "X-Mail-Stream", "X-Source-Statement")
+    read_identity(headers)
+    bulk_markers(headers)
+    if headers.defect is None:
+        rebuilt = b"".join(name + b":" + value for name, value in headers.fields())
+        assert raw.startswith(rebuilt)
+    else:
+        assert features.malformed is not None
+    assert headers.without("X-Mail-Stream").count(b"\0") <= raw.count(b"\0")
+
+
+@given(octets)
+@settings(max_examples=300, deadline=None)
+def test_header_sections(raw: bytes) -> None:
+    read_everything(raw)
+
+
+@given(octets)
+@settings(max_examples=300, deadline=None)
+def test_from_fields(value: bytes) -> None:
+    found: tuple[str, ...] = ()
+    with suppress(MailboxError):
+        found = addresses(value)
+    for address in found:
+        assert canonical(address) == address
+
+
+@given(octets)
+@settings(max_examples=300, deadline=None)
+def test_unsubscribe_fields(value: bytes) -> None:
+    read = read_unsubscribe(value)
+    for uri in (*read.https, *read.mailto):
+        assert uri.isascii()
+        assert uri.isprintable()
+        assert " " not in uri
+    if is_one_click(value):
+        assert b"One-Click" in value
+
+
+@given(
+    flood, st.sampled_from([b"", b"From: ", b"List-Unsubscribe: <", b"Subject: ", b"Precedence:"])
+)
+@settings(max_examples=40, deadline=None)
+def test_no_flood_takes_longer_than_its_length(raw: bytes, field: bytes) -> None:
+    started = time.perf_counter()
+    read_everything(field + raw)
+    decode(raw.decode("utf-8", "replace"))
+    assert time.perf_counter() - started < SECONDS

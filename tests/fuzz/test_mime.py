@@ -1,0 +1,63 @@
+"""Invariant: whatever octets a message holds, reading its text ends, raises nothing, gives no
+more text than its limit, and takes time in proportion to its length.
+"""
+
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.html import read_html
+from smtpproxy.mail.mime import MimeLimits, read_body
+from smtpproxy.mail.shown import shown_text
+from smtpproxy.policy.fingerprint import fingerprint
+from smtpproxy.policy.ways_out import speaks_of_a_way_out
+from tests.fuzz.hostile import flood, octets
+
+SECONDS = 3.0  # for 200,000 octets, on a machine with other work
+LIMITS = MimeLimits(depth=4, parts=12, text=300)
+HEADERS = [
+    b"\r\n",
+    b"Content-Type: text/html\r\n\r\n",
+    b"Content-Type: multipart/mixed; boundary=b\r\n\r\n",
+    b"Content-Type: text/html; charset=iso-2022-jp\r\nContent-Transfer-Encoding: base64\r\n\r\n",
+    b"Content-Type: text/html; charset=utf-7\r\n\r\n",
+    b"Content-Transfer-Encoding: quoted-printable\r\n\r\n",
+]
+
+
+def read_message(raw: bytes, limits: MimeLimits) -> None:
+    head, empty, body = raw.partition(b"\r\n\r\n")
+    found = read_body(HeaderBlock(head + empty), body, limits)
+    assert sum(len(part.text) for part in found.parts) <= limits.text
+    assert len(found.parts) <= limits.parts
+    shown = shown_text(found)
+    assert shown.text == " ".join(shown.text.split())
+    speaks_of_a_way_out(shown.text)
+    first = fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
+    assert first == fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
+
+
+@given(st.sampled_from(HEADERS), octets)
+@settings(max_examples=400, deadline=None)
+def test_messages(header: bytes, body: bytes) -> None:
+    read_message(header + body, LIMITS)
+    read_message(body, LIMITS)
+
+
+@given(octets)
+@settings(max_examples=300, deadline=None)
+def test_html(raw: bytes) -> None:
+    source = raw.decode("utf-8", "replace")
+    shown = read_html(source)
+    assert len(shown.text) <= 2 * len(source) + 2
+    assert all(shown.links)
+
+
+@given(st.sampled_from(HEADERS), flood)
+@settings(max_examples=40, deadline=None)
+def test_no_flood_takes_longer_than_its_length(header: bytes, raw: bytes) -> None:
+    started = time.perf_counter()
+    read_message(header + raw, MimeLimits())
+    assert time.perf_counter() - started < SECONDS

@@ -1,0 +1,70 @@
+"""What a reader sees of HTML."""
+
+import pytest
+
+from smtpproxy.mail.html import read_html
+from smtpproxy.mail.mime import Body, TextPart
+from smtpproxy.mail.shown import ShownText, folded, shown_text
+
+SEEN = [
+    ("<p>one<br>two</p>three", "one two three"),
+    ("Un<b>sub</b><wbr>scribe", "Unsubscribe"),
+    ("&Eacute;t&eacute; &#233; &#xE9; &amp;lt; &nope;", "Été é é &lt; &nope;"),
+    ("<head><title>t</title></head><body>b", "b"),
+    ("<head><title>t</title><body>b", "b"),
+    ("a<style>p{}</style>b<script>if (1<2) x='</p>'</script>c", "a b c"),
+    ("a<!-- <p> x -->b", "ab"),
+    ("a<!-- never closed", "a"),
+    ("1 < 2 <> 3", "1 < 2 <> 3"),
+    ("a<div style='display: none'>x<div>y</div>z</div>b", "a b"),
+    ('a<DIV STYLE="color:red;DISPLAY:NONE!important">x</DIV>b', "a b"),
+    ("a<span hidden>x</span>b<p hidden>y<p>c", "ab c"),
+    ("a<span style='visibility:hidden'>x</span><font style=font-size:0px>y</font>b", "ab"),
+    ("<span style='font-size:0.9em'>small</span>", "small"),
+    ("<span class=hidden-xs data-hidden=1>shown</span>", "shown"),
+    ('<img alt="a>b" src=x>c', "c"),
+    ("<a title='never closed>c", "c"),
+    ("&#99999999999999999999999999;x", ";x"),
+    ("a</p", "a"),
+    ("<!doctype html><?xml?>a", "a"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("source", "text"), SEEN)
+def test_what_is_seen(source: str, text: str) -> None:
+    assert " ".join(read_html(source).text.split()) == text
+
+
+LINKS = [
+    ('<a href="https://x.example/?a=1&amp;b=2">', ("https://x.example/?a=1&b=2",)),
+    ("<A class=b HREF=https://x.example/>t</A>", ("https://x.example/",)),
+    ("<a title='a > b' href = ' mailto:a@b '>", ("mailto:a@b",)),
+    ("<a style=display:none href=https://x.example/>", ()),
+    ("<div hidden><a href=https://x.example/></a></div>", ()),
+    ("<img src=https://x.example/><a name=x><a href=''>", ()),
+    ("<area href=https://x.example/>", ("https://x.example/",)),
+]
+
+
+@pytest.mark.parametrize(("source", "links"), LINKS)
+def test_links(source: str, links: tuple[str, ...]) -> None:
+    assert read_html(source).links == links
+
+
+def test_most_readers_see_the_html() -> None:
+    plain = TextPart(True, "Plain https://p.example/x).")
+    html = TextPart(False, "<p>HTML <a href='https://h.example/'>here</a> https://t.example</p>")
+    assert shown_text(Body((plain,), whole=True)) == ShownText(
+        "plain https://p.example/x).", ("https://p.example/x",)
+    )
+    assert shown_text(Body((plain, html), whole=False)) == ShownText(
+        "html here https://t.example", ("https://h.example/", "https://t.example"), whole=False
+    )
+
+
+def test_folding() -> None:
+    assert folded("  SE\u00a0désInscrire\u200b\r\n ici ") == "se desinscrire ici"
+    assert folded("De\u0301sinscrire") == folded("Désinscrire")
+    assert folded("Straße") == "strasse"
+    assert folded("ACME’s") == "acme's"

@@ -1,0 +1,126 @@
+"""What of a message its readers see."""
+
+from email.message import EmailMessage
+from email.mime.message import MIMEMessage
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from email.policy import SMTP
+
+import pytest
+
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mime import Body, MimeLimits, TextPart, read_body
+
+
+def read(raw: bytes, limits: MimeLimits | None = None) -> Body:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    headers = HeaderBlock(head + b"\r\n\r\n")
+    return read_body(headers, body) if limits is None else read_body(headers, body, limits)
+
+
+def texts(raw: bytes) -> list[str]:
+    return [part.text.replace("\r\n", "\n").strip() for part in read(raw).parts]
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable", "8bit"])
+@pytest.mark.parametrize("charset", ["utf-8", "iso-8859-1", "windows-1252", "iso-8859-15"])
+def test_encodings_and_charsets(encoding: str, charset: str) -> None:
+    message = EmailMessage(policy=SMTP)
+    message.set_content("Vous désinscrire\n" * 40, charset=charset, cte=encoding)
+    message.add_alternative("<p>Été</p>\n", subtype="html", charset=charset, cte=encoding)
+    body = read(message.as_bytes())
+    assert body.whole
+    assert [part.plain for part in body.parts] == [True, False]
+    assert body.parts[0].text.replace("\r\n", "\n") == "Vous désinscrire\n" * 40
+    assert body.parts[1].text.strip() == "<p>Été</p>"
+
+
+def test_nested_multiparts_attachments_and_messages() -> None:
+    message = EmailMessage(policy=SMTP)
+    message.set_content("plain")
+    message.add_alternative("<p>html</p>", subtype="html")
+    message.get_payload()[1].add_related(b"\x89PNG", "image", "png", cid="<1>")
+    message.add_attachment("attached", filename="a.txt")
+    message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="a.pdf")
+    assert texts(message.as_bytes()) == ["plain", "<p>html</p>"]
+    outer = MIMEMultipart()
+    outer.attach(MIMEMessage(MIMEText("another's")))
+    outer.attach(MIMEText("ours"))
+    assert texts(outer.as_bytes(policy=SMTP)) == ["ours"]
+
+
+BOUNDARIES = [
+    # the preamble and the epilogue are not shown
+    (b"pre\r\n--b\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\nepi", ["one", "two"]),
+    # a boundary that begins like another is another
+    (b"--b\r\n\r\none\r\n--bb\r\nx\r\n--b-- \t\r\n", ["one\n--bb\nx"]),
+    (b"--b  \r\n\r\none\r\n--b--", ["one"]),
+    # never closed, as in a message that was cut off
+    (b"--b\r\n\r\none\r\n--b\r\nContent-Type: text/plain\r\n\r\ntw", ["one", "tw"]),
+    (b"--b\r\nContent-Type: text/plain\r\n", []),
+    (b"--b--\r\n\r\n--b\r\n\r\none", []),
+    (b"", []),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), BOUNDARIES)
+def test_boundaries(body: bytes, expected: list[str]) -> None:
+    for value in (b'"b"', b"b", b"b; charset=x", b'"\\b"'):
+        head = b"Content-Type: Multipart/MIXED; x=y;\r\n boundary=" + value + b"\r\n\r\n"
+        assert texts(head + body) == expected
+
+
+LEFT_OUT = [
+    b"Content-Type: multipart/mixed\r\n\r\n--b\r\n\r\none",
+    b"Content-Transfer-Encoding: x-uuencode\r\n\r\nbegin 644 x",
+    b"Content-Type: multipart/mixed; boundary=" + b"b" * 300 + b"\r\n\r\none",
+]
+
+
+@pytest.mark.parametrize("raw", LEFT_OUT)
+def test_what_cannot_be_read_is_said(raw: bytes) -> None:
+    assert read(raw) == Body((), whole=False)
+
+
+def test_limits_hold_and_are_said() -> None:
+    limits = MimeLimits(depth=3, parts=5, text=100)
+    long = read(b"\r\n\r\n" + b"x" * 101, limits)
+    assert long == Body((TextPart(True, "x" * 100),), whole=False)
+    assert read(b"\r\n\r\n" + b"x" * 100, limits).whole
+    many = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 50
+    assert len(read(many, limits).parts) == 4
+    assert not read(many, limits).whole
+    deep = b"x"
+    for level in range(5):
+        name = b"%d" % level
+        deep = b"Content-Type: multipart/mixed; boundary=%b\r\n\r\n--%b\r\n" % (name, name) + deep
+    assert read(deep, limits) == Body((), whole=False)
+
+
+def test_broken_base64_gives_what_it_holds() -> None:
+    head = b"Content-Transfer-Encoding: Base64 \r\n\r\n"
+    for data in (b"b25l", b"b2\r\n5 l!", b"b25l=", b"b25lb", b"b25l==dHdv"):
+        assert texts(head + data) == ["one"]
+
+
+CHARSETS = [
+    (b"caf\xc3\xa9", "", "café"),
+    (b"caf\xe9", "", "café"),
+    (b"caf\xe9", "us-ascii", "café"),
+    (b"caf\xe9", "no-such-charset", "café"),
+    (b"caf\xc3\xa9", "punycode", "café"),  # Python's codecs that are no charsets
+    (b"caf\xc3\xa9", "unicode_escape", "café"),
+    (b"caf\xc3\xa9", "zlib", "café"),
+    (b"\xc3\xa9 caf\xc3", "", "é caf"),  # cut inside of a letter
+    (b"caf\xc3", "utf-8", "caf\ufffd"),
+    (b"+ZeU-", "utf-7", "日"),
+    (b"\xc6\xfc", "euc-jp", "日"),
+    (b"\x00\x01", "utf-16le", "Ā"),
+    (b"\x80", "Windows-1252", "€"),
+]
+
+
+@pytest.mark.parametrize(("octets", "charset", "text"), CHARSETS)
+def test_charsets(octets: bytes, charset: str, text: str) -> None:
+    head = b'Content-Type: text/plain; charset="%b"\r\n\r\n' % charset.encode()
+    assert read(head + octets).parts == (TextPart(True, text),)

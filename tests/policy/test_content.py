@@ -1,0 +1,265 @@
+"""What is asked of the content of messages, from raw octets to the verdict."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mime import read_body
+from smtpproxy.mail.shown import shown_text
+from smtpproxy.policy.closer import look_closer
+from smtpproxy.policy.decide import judge, needs
+from smtpproxy.policy.features import read_features
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    Action,
+    Alignment,
+    CloserLook,
+    MessageFeatures,
+    Stream,
+    Transaction,
+    UndeclaredBulk,
+)
+from smtpproxy.policy.rules.content import stream_in_force
+from smtpproxy.policy.ways_out import PHRASES
+from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, OFFERS, RECEIPTS
+
+HOST, BOX = "https://u.example.com/l/1?t=abc", "mailto:leave+1@example.com?subject=x"
+HEAD = (
+    "From: Shop <shop@example.com>\r\n"
+    f"List-Unsubscribe: <{HOST}>,\r\n <{BOX}>\r\n"
+    "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+)
+
+
+def features_of(stream: Stream, raw: str, reverse_path: str = "b@example.com") -> MessageFeatures:
+    head, _, body = raw.partition("\r\n\r\n")
+    headers = HeaderBlock(head.encode() + b"\r\n\r\n")
+    shown = shown_text(read_body(headers, body.encode())) if stream.reads_text else None
+    return look_closer(
+        stream, read_features(headers, "X-Mail-Stream"), headers, reverse_path, shown
+    )
+
+
+def reason(stream: Stream, raw: str, reverse_path: str = "b@example.com") -> str:
+    message = features_of(stream, raw, reverse_path)
+    verdict = judge(Transaction((stream,), (), message), {}, BOOK, NOW).message
+    assert verdict is not None
+    return verdict.reason
+
+
+def html(body: str) -> str:
+    return HEAD + "Content-Type: text/html; charset=utf-8\r\n\r\n" + body
+
+
+def text(body: str) -> str:
+    return HEAD + "Content-Type: text/plain; charset=utf-8\r\n\r\n" + body
+
+
+OPTOUT = replace(OFFERS, body_optout=True)
+LINK = "<a href='https://U.example.com/other'>here</a>"
+WAYS = [
+    (html(f"<p>To unsubscribe click {LINK}"), "none"),
+    (html(f"<p>UN<b>SUB</b>SCRIBE {LINK}"), "none"),
+    (html("<p>Se d&eacute;sinscrire : <a href='mailto:leave%2B1@example.com'>ici</a>"), "none"),
+    (text(f"Um sich abzumelden: {HOST}"), "none"),
+    (text("Unsubscribe: <https://u.example.com>."), "none"),
+    (html(f"<p>Click {LINK}"), "body_optout_missing"),
+    (html("<p>Unsubscribe"), "body_optout_missing"),
+    (html("<p>Unsubscribe <a href='https://elsewhere.example/'>x</a>"), "body_optout_missing"),
+    (html("<p>Unsubscribe <a href='mailto:shop@example.com'>x</a>"), "body_optout_missing"),
+    (html(f"<div style='display:none'>unsubscribe {LINK}</div>"), "body_optout_missing"),
+    (html(f"<!-- unsubscribe {LINK} -->"), "body_optout_missing"),
+    (html("<p>Unsubscribe <a href='https://[broken'>x</a>"), "body_optout_missing"),
+    (text(""), "body_optout_missing"),
+    (HEAD + "Content-Type: multipart/mixed\r\n\r\nunsubscribe " + HOST, "body_optout_missing"),
+]
+
+
+@pytest.mark.parametrize(("raw", "expected"), WAYS)
+def test_ways_out(raw: str, expected: str) -> None:
+    assert reason(OPTOUT, raw) == expected
+    assert reason(OFFERS, raw) == "none"  # nobody asks
+
+
+SENTENCES = {
+    "en": ("You no longer wish to receive our news? Opt out", "Manage your e-mail preferences"),
+    "fr": ("Pour vous désabonner, cliquez", "Si vous ne souhaitez plus recevoir nos offres"),
+    "de": ("Newsletter abbestellen", "Sie möchten keine E-Mails mehr? Hier abmelden"),
+    "es": ("Darse de baja", "Si no desea recibir más correos, cancelar la suscripción"),
+    "it": ("Per disiscriverti clicca", "Annulla l’iscrizione", "Se non desideri più ricevere"),
+    "nl": ("Uitschrijven", "Wil je deze mails niet meer ontvangen? Meld je af"),
+    "pt": ("Cancelar a subscrição", "Para deixar de receber"),
+    "pl": ("Wypisz się",),
+}
+
+
+@pytest.mark.parametrize("lang", PHRASES)
+def test_languages(lang: str) -> None:
+    for sentence in SENTENCES[lang]:
+        assert reason(OPTOUT, html(f"<p>{sentence} {LINK}")) == "none", sentence
+        assert reason(OPTOUT, text(f"{sentence}\r\n{HOST}")) == "none", sentence
+
+
+def test_most_readers_see_the_html() -> None:
+    parts = (
+        HEAD + "Content-Type: multipart/alternative; boundary=b\r\n\r\n"
+        f"--b\r\n\r\nunsubscribe {HOST}\r\n"
+        "--b\r\nContent-Type: text/html\r\n\r\n<p>Sale</p>\r\n--b--"
+    )
+    assert reason(OPTOUT, parts) == "body_optout_missing"
+
+
+ADDED = HEAD.replace("List-Unsubscribe: ", "X-Was: ")
+
+
+def test_without_list_unsubscribe_any_link_is_a_way_out() -> None:
+    """Where the relay adds the header, the text cannot name its link."""
+    looked = features_of(OPTOUT, ADDED + "\r\nUnsubscribe: https://shop.example/leave").closer
+    assert looked is not None
+    assert looked.shows_way_out
+    nowhere = features_of(OPTOUT, ADDED + "\r\nTo unsubscribe write to us").closer
+    assert nowhere is not None
+    assert not nowhere.shows_way_out
+
+
+IMPRINT = replace(OFFERS, imprint=("ACME SA, 1 rue de l’Été, 75001 Paris", "ACME SA · BP 12"))
+IMPRINTS = [
+    (html("<p>ACME&nbsp;SA,<br>1 rue de l'&Eacute;t&eacute;,<br>75001&#160;PARIS</p>"), "none"),
+    (text("acme sa,\r\n1 rue de\r\n l’été, 75001 paris"), "none"),
+    (text("ACME SA · BP 12"), "none"),
+    (text("ACME SA, 1 rue de l’Été, 75002 Paris"), "sender_unidentified"),
+    (html("<p style=display:none>ACME SA · BP 12</p>x"), "sender_unidentified"),
+    (text(""), "sender_unidentified"),
+]
+
+
+@pytest.mark.parametrize(("raw", "expected"), IMPRINTS)
+def test_imprints(raw: str, expected: str) -> None:
+    assert reason(IMPRINT, raw) == expected
+
+
+HONEST = replace(OFFERS, honest_subject=True)
+SUBJECTS = [
+    ("Re: your order", "subject_misleading"),
+    ("RE : -50 %", "subject_misleading"),
+    ("=?utf-8?q?Re=3A_d=C3=A9j=C3=A0?=", "subject_misleading"),
+    (" fwd:hello", "subject_misleading"),
+    ("AW: Angebot", "subject_misleading"),
+    ("TR: offre", "subject_misleading"),
+    ("Re[2]: hello", "subject_misleading"),
+    ("Rentrée : -50 %", "none"),
+    ("Refund: yours", "none"),
+    ("Offers: Re: nothing", "none"),
+    ("", "none"),
+]
+
+
+@pytest.mark.parametrize(("subject", "expected"), SUBJECTS)
+def test_subjects(subject: str, expected: str) -> None:
+    raw = f"{HEAD}Subject: {subject}\r\n\r\n"
+    assert reason(HONEST, raw) == expected
+    assert reason(OFFERS, raw) == "none"
+    for answer in ("In-Reply-To: <1@x>", "References: <1@x>"):
+        assert reason(HONEST, f"{HEAD}Subject: {subject}\r\n{answer}\r\n\r\n") == "none"
+
+
+RELAXED = replace(OFFERS, alignment=Alignment.RELAXED, from_domains=frozenset())
+STRICT = replace(RELAXED, alignment=Alignment.STRICT)
+SIGNED = "DKIM-Signature: v=1; a=rsa-sha256; bh=x; d={}; s=a;\r\n b=abc\r\n"
+ALIGNMENTS: list[tuple[str, str, str, str]] = [
+    # From, d=, relaxed, strict; the envelope sender is of bounces.shop.co.uk
+    ("a@bounces.shop.co.uk", "", "none", "none"),
+    ("a@shop.co.uk", "", "none", "from_misaligned"),
+    ("a@other.co.uk", "", "from_misaligned", "from_misaligned"),
+    ("a@other.co.uk", "other.co.uk", "none", "none"),
+    ("a@news.other.co.uk", "Other.co.uk", "none", "from_misaligned"),
+    ("a@other.co.uk", "co.uk", "from_misaligned", "from_misaligned"),
+    ("a@shop.co.uk, b@other.co.uk", "", "from_misaligned", "from_misaligned"),
+]
+
+
+@pytest.mark.parametrize(("sender", "signer", "relaxed", "strict"), ALIGNMENTS)
+def test_alignment(sender: str, signer: str, relaxed: str, strict: str) -> None:
+    raw = HEAD.replace("Shop <shop@example.com>", sender)
+    raw += (SIGNED.format(signer) if signer else "") + "\r\n"
+    path = "b+1@bounces.shop.co.uk"
+    assert reason(RELAXED, raw, path) == relaxed
+    assert reason(STRICT, raw, path) == strict
+    receipts = replace(RECEIPTS, alignment=Alignment.RELAXED)
+    unlisted = raw.replace("List-Unsubscribe", "X-List")
+    assert reason(receipts, unlisted, path) == relaxed
+
+
+def test_nobody_answers_for_the_null_path() -> None:
+    assert reason(RELAXED, HEAD + "\r\n", "") == "from_misaligned"
+    assert reason(RELAXED, HEAD + SIGNED.format("example.com") + "\r\n", "") == "none"
+
+
+def test_the_relays_own_signature_answers() -> None:
+    signed = replace(GOOD_MESSAGE, signed_by_relay=True)
+    verdict = judge(Transaction((STRICT,), (), signed), {}, BOOK, NOW).message
+    assert verdict is not None
+    assert verdict.action is Action.ALLOW
+
+
+STATING = replace(
+    OFFERS, first_contact_notice=True, source_statement=("Your address is from Lists Ltd",)
+)
+
+
+def test_source_statements_in_the_text() -> None:
+    said = features_of(STATING, html("<p>Your address is\r\nfrom <b>Lists Ltd</b>.</p>"))
+    assert said.source_statement == "Your address is from Lists Ltd"
+    assert features_of(STATING, html("<p>Lists Ltd</p>")).source_statement is None
+
+
+MARKERS: list[tuple[str, tuple[str, ...]]] = [
+    ("", ()),
+    ("List-Unsubscribe: <https://x.example/>", ("list-unsubscribe",)),
+    ("LIST-ID: news", ("list-id",)),
+    ("Precedence: bulk", ("precedence",)),
+    ("Precedence: special-delivery", ()),
+    ("Feedback-ID: 1:2:3:esp", ("feedback-id",)),
+    ("X-Mailer: phplist v3", ("x-mailer",)),
+    ("X-Mailer: PHPMailer 6.0", ()),
+    ("X-Mailer: Microsoft Outlook 16.0", ()),
+    ("X-Campaign-ID: 7", ("x-campaign-id",)),
+    ("Auto-Submitted: auto-generated", ()),
+    ("X-Auto-Response-Suppress: All", ()),
+]
+OBSERVE = replace(RECEIPTS, bulk_recipients=100)
+REFUSE = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.REFUSE)
+RECAST = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.MARKETING)
+
+
+@pytest.mark.parametrize(("field", "markers"), MARKERS)
+def test_bulk_markers(field: str, markers: tuple[str, ...]) -> None:
+    raw = f"From: a@example.com\r\n{field}\r\n\r\n" if field else "From: a@example.com\r\n\r\n"
+    looked = features_of(RECEIPTS, raw).closer
+    assert (looked.bulk_markers if looked else ()) == markers
+    assert reason(OBSERVE, raw) == "none"
+    assert reason(REFUSE, raw) == ("bulk_undeclared" if markers else "none")
+
+
+@pytest.mark.parametrize(("alike", "bulk"), [(0, False), (100, False), (101, True)])
+def test_one_text_to_many(alike: int, bulk: bool) -> None:
+    message = replace(GOOD_MESSAGE, closer=CloserLook(alike=alike))
+
+    def said(stream: Stream) -> Any:
+        verdict = judge(Transaction((stream,), (), message), {}, BOOK, NOW).message
+        return verdict and verdict.reason
+
+    assert said(REFUSE) == ("bulk_undeclared" if bulk else "none")
+    assert said(OBSERVE) == "none"
+    assert said(OFFERS) == "none"
+    assert stream_in_force(RECAST, message, DEFAULT_STREAM) == (DEFAULT_STREAM if bulk else RECAST)
+    assert stream_in_force(OBSERVE, message, DEFAULT_STREAM) == OBSERVE
+
+
+def test_what_may_be_marketing_is_asked_about_as_such() -> None:
+    asked = needs(Transaction((RECAST,), ("a@b.example",)), BOOK)
+    assert asked.contacts
+    assert asked.mailings
+    assert not needs(Transaction((REFUSE,), ("a@b.example",)), BOOK).contacts
