@@ -12,11 +12,21 @@ def blocks(page: str, substitutes: Mapping[str, str] | None = None) -> list[str]
 
     Raises AssertionError when a substitute's text is nowhere on the page.
     """
-    text = (DOCS / page).read_text()
-    for old, new in (substitutes or {}).items():
+    return _blocks(page, (DOCS / page).read_text(), substitutes or {})
+
+
+def _blocks(page: str, text: str, substitutes: Mapping[str, str]) -> list[str]:
+    for old, new in substitutes.items():
         assert old in text, f"{page} does not say {old}"
         text = text.replace(old, new)
     return re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(page: str, heading: str, substitutes: Mapping[str, str] | None = None) -> list[str]:
+    """The code blocks below one heading, up to the next of its kind."""
+    text = (DOCS / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    assert text, f"{page} has no heading {heading}"
+    return _blocks(page, text, substitutes or {})
 
 
 def parameters(block: str) -> dict[str, str]:
