@@ -15,6 +15,7 @@ COMMANDS = (
     "demo",
     "check",
     "suppress",
+    "unsubscribe",
     "partner",
     "contact",
     "consent",

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import socket
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from smtpproxy.process.channel import Answer, Ask, Channel, Drain, Ready
@@ -12,10 +13,13 @@ from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshot import Snapshot, merge
 from smtpproxy.store import open_store
+from smtpproxy.store.protocols import Store
+from smtpproxy.store.unsubscribe_keys import LinkReader
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
 from smtpproxy.web.server import serve_web
+from smtpproxy.web.unsubscribe import Unsubscribe
 
 
 def run_web(
@@ -30,6 +34,7 @@ async def _serve(
 ) -> int:
     supervisor = Supervisor(await Channel.over(sock))
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
+    writer = _Writer(settings)
     stop = asyncio.Event()
     state_dir = settings.server.state_dir
 
@@ -50,14 +55,36 @@ async def _serve(
         arrears=store.arrears if settings.webhooks else None,
         snapshots=store.snapshots if settings.store.partners else None,
         api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop),
+        unsubscribe=Unsubscribe(
+            LinkReader(state_dir), writer, settings.streams, now=lambda: datetime.now(UTC)
+        ),
     )
     serving = asyncio.create_task(serve_web(app, listening, stop))
     supervisor.ready()
     await supervisor.listen()
     stop.set()
     await serving
+    await writer.close()
     await store.close()
     return 0
+
+
+class _Writer:
+    """The store to write to, opened at the first need: most of the time nobody writes here."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store: Store | None = None
+
+    def __call__(self) -> Store:
+        """Raises StoreUnavailable."""
+        if self._store is None:
+            self._store = open_store(self._settings.store, self._settings.server.state_dir)
+        return self._store
+
+    async def close(self) -> None:
+        if self._store is not None:
+            await self._store.close()
 
 
 class Supervisor:

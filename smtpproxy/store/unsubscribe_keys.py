@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenRing
+from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
 from smtpproxy.store.key_file import create_secret, replace_secret, secret_lines
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 
@@ -116,3 +116,31 @@ def _inaccessible(path: Path, error: OSError) -> StoreInaccessible:
         f"{path}: the keys of the unsubscribe links cannot be written ({error.strerror}); "
         "state_dir must be a folder that smtpproxy may write to"
     )
+
+
+class LinkReader:
+    """Reads the tokens of links, under keys that may be added while it runs."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._ring: TokenRing | None = None
+        self._read_at: tuple[int, int] | None = None  # what the file was when it was read
+
+    def open(self, token: str) -> Unsubscription:
+        """Read a token. Raises TokenError: it is none; StoreMisconfigured: the file is wrong."""
+        if self._ring is None or not self._ring.knows(token):
+            self._read_again()
+        if self._ring is None:
+            raise TokenError("there are no keys of links")
+        return self._ring.open(token)
+
+    def _read_again(self) -> None:
+        """Read the file if it was changed, so that nobody can have it read at will."""
+        try:
+            state = (self._state_dir / FILE_NAME).stat()
+        except FileNotFoundError:
+            return
+        now = state.st_mtime_ns, state.st_ino
+        if now != self._read_at:
+            self._ring = link_ring(self._state_dir)
+            self._read_at = now

@@ -1,7 +1,7 @@
-"""The web application: /metrics, /healthz, /readyz, and the API under /v1."""
+"""The web application: /metrics, /healthz, /readyz, unsubscribe links, and the API under /v1."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -22,6 +22,7 @@ from smtpproxy.web.api import Api
 from smtpproxy.web.arrears import webhook_gauges
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.remembered import Remembered
+from smtpproxy.web.unsubscribe import Unsubscribe
 
 T = TypeVar("T")
 Ask = Callable[[], Awaitable[T]]
@@ -43,6 +44,7 @@ def create_app(
     arrears: Ask[Mapping[str, Arrears]] | None = None,
     snapshots: Ask[Mapping[str, PartnerSnapshot]] | None = None,
     api: Api | None = None,
+    unsubscribe: Unsubscribe | None = None,
 ) -> Starlette:
     """Return the application.
 
@@ -51,13 +53,15 @@ def create_app(
     the store holds (`store.counts`), `arrears` what webhooks were not told yet
     (`store.arrears`), `snapshots` those of the partners (`store.snapshots`).
     """
-    monitoring = _Monitoring(stats, health, ready, collector, counts, arrears, snapshots, api)
+    counting = [part.snapshot for part in (api, unsubscribe) if part is not None]
+    monitoring = _Monitoring(stats, health, ready, collector, counts, arrears, snapshots, counting)
     return Starlette(
         routes=[
             Route("/metrics", monitoring.metrics),
             Route("/healthz", monitoring.healthz),
             Route("/readyz", monitoring.readyz),
             *(api.routes if api is not None else ()),
+            *(unsubscribe.routes if unsubscribe is not None else ()),
         ],
         exception_handlers={HTTPException: _plain_error, Exception: _internal_error},
     )
@@ -75,7 +79,7 @@ class _Monitoring:
         counts: Ask[StoreCounts] | None,
         arrears: Ask[Mapping[str, Arrears]] | None,
         snapshots: Ask[Mapping[str, PartnerSnapshot]] | None,
-        api: Api | None,
+        counting: Sequence[Callable[[], Snapshot]],
     ) -> None:
         self._stats = stats
         self._health = health
@@ -84,7 +88,7 @@ class _Monitoring:
         self._counts = counts
         self._arrears = arrears
         self._snapshots = snapshots
-        self._api = api
+        self._counting = counting
         self._counted: Mapping[str, Samples] = {}
         self._count_again = Remembered(self._count, COUNTS_EVERY)
 
@@ -95,8 +99,7 @@ class _Monitoring:
         if snapshot is None:
             return _json(503, {"error": "the numbers of the workers are not available"})
         parts = {} if readiness is None else readiness.parts
-        if self._api is not None:
-            snapshot = merge((snapshot, self._api.snapshot()))
+        snapshot = merge((snapshot, *(count() for count in self._counting)))
         gauges: dict[str, Samples] = {
             **self._counted,
             "ready": {

@@ -33,6 +33,7 @@ class Part:
 
 
 PARTS = {
+    "chromium": Part("chromium", ("chromium",)),
     "curl": Part("curl", ("curl",)),
     "exim": Part("util-linux", ("unshare",), root=True, unpacked=EXIM),
     "haproxy": Part("haproxy", ("haproxy",)),

@@ -1,0 +1,202 @@
+"""The unsubscribe links: GET shows a page and changes nothing, POST unsubscribes.
+
+RFC 8058: programs that look at links before people do (scanners, previews) send GET; a
+mail program's button sends one POST without login, and takes no redirect for an answer.
+What is answered to a link says nothing of what is known of its recipient.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from email.parser import BytesParser
+from email.policy import HTTP
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
+from smtpproxy.policy.model import Origin
+from smtpproxy.sinks.snapshot import Labels, Snapshot
+from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry, SuppressionStore
+from smtpproxy.web.tokens import Bucket
+from smtpproxy.web.unsubscribe_page import FROM_PAGE, HEADERS, State, language_of, page
+
+UNKNOWN = "unknown"
+"""The stream of a link that no stream of now has made."""
+
+_LARGEST_BODY = 16 * 1024
+_PER_MINUTE = 10  # of one link
+_LINKS = 10_000  # whose rates are remembered
+_SAME_WISH = 86_400.0  # seconds in which another POST is no second person's
+_STATUS: dict[State, int] = {
+    "ask": 200,
+    "done": 200,
+    "unknown": 404,
+    "trouble": 503,
+    "too_often": 429,
+    "gone": 410,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class LinkTokens(Protocol):
+    """Reads tokens: see `store.unsubscribe_keys.LinkReader`."""
+
+    def open(self, token: str) -> Unsubscription: ...
+
+
+class Unsubscribe:
+    """The routes of the links, and how often people unsubscribed.
+
+    `writer` gives the store to write to, opened when it is first needed.
+    """
+
+    def __init__(
+        self,
+        tokens: LinkTokens,
+        writer: Callable[[], SuppressionStore],
+        streams: Iterable[str],
+        *,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tokens = tokens
+        self._writer = writer
+        self._streams = {stream_tag(name): name for name in streams}
+        self._now = now
+        self._clock = clock
+        self._rates: OrderedDict[str, Bucket] = OrderedDict()
+        self._counted: dict[Labels, float] = {}
+
+    @property
+    def routes(self) -> list[Route]:
+        return [
+            Route("/u/{token}", self._show, methods=["GET"]),
+            Route("/u/{token}", self._unsubscribe, methods=["POST"]),
+        ]
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(counters={"feedback_total": dict(self._counted)})
+
+    async def _show(self, request: Request) -> Response:
+        try:
+            told = self._tokens.open(request.path_params["token"])
+        except TokenError:
+            return _answer(request, "unknown")
+        except StoreUnavailable as error:
+            log.error("unsubscribe_keys_failed", error=str(error))
+            return _answer(request, "trouble")
+        return _answer(request, "ask", told.scope)
+
+    async def _unsubscribe(self, request: Request) -> Response:
+        token = request.path_params["token"]
+        try:
+            told = self._tokens.open(token)
+            if self._too_often(token):
+                return _answer(request, "too_often")
+            form = await _form(request)
+            if form is None or form.get("list-unsubscribe", "").lower() != "one-click":
+                return _answer(request, "ask", told.scope, status=400)
+            await self._carry_out(told, by_page=form.get("from") == FROM_PAGE)
+        except TokenError as error:
+            log.info("unsubscribe_link_unknown", cause=str(error))
+            return _answer(request, "unknown")
+        except StoreUnavailable as error:
+            log.error("unsubscribe_failed", error=str(error))
+            return _answer(request, "trouble")
+        except _Void as error:
+            log.error("unsubscribe_link_void", id=told.id, error=str(error))
+            return _answer(request, "gone")
+        return _answer(request, "done", told.scope)
+
+    async def _carry_out(self, told: Unsubscription, *, by_page: bool) -> None:
+        """Write the suppression; it is on the disk when this returns.
+
+        A second POST moves it to now, so that it outweighs a consent given in between.
+        Raises StoreUnavailable, _Void.
+        """
+        now = self._now()
+        entry = SuppressionEntry(
+            told.recipient, told.scope, Origin.UNSUBSCRIBE, now, f"link of id={told.id}"
+        )
+        store = self._writer()
+        try:
+            (standing,) = await store.standing([entry])
+            await store.add_suppressions([entry])
+        except ValueError as error:  # the key of a hashed address was retired
+            raise _Void(str(error)) from error
+        again = standing is not None and (now - standing).total_seconds() < _SAME_WISH
+        stream = self._streams.get(told.stream, UNKNOWN)
+        if not again:
+            row = ("unsubscribe", stream)
+            self._counted[row] = self._counted.get(row, 0) + 1
+        log.info(
+            "unsubscribed",
+            id=told.id,
+            stream=stream,
+            scope=told.scope,
+            by="page" if by_page else "one_click",
+            again=again,
+        )
+
+    def _too_often(self, token: str) -> bool:
+        """Only who has a link can use up its rate, so nobody can use up another's."""
+        bucket = self._rates.pop(token, None) or Bucket(_PER_MINUTE)
+        self._rates[token] = bucket
+        if len(self._rates) > _LINKS:
+            self._rates.popitem(last=False)
+        return bucket.take(self._clock()) > 0
+
+
+class _Void(Exception):
+    """A link of ours that cannot be carried out any more."""
+
+
+async def _form(request: Request) -> dict[str, str] | None:
+    """Return the fields of a form by lower-case name; None for what is no form, or too large.
+
+    RFC 8058 3.2: multipart/form-data or application/x-www-form-urlencoded.
+    """
+    kind = request.headers.get("content-type", "")
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LARGEST_BODY:
+                return None
+    except ClientDisconnect:
+        return None
+    if kind.lower().startswith("multipart/form-data"):
+        return _multipart(kind, body)
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20)
+    except ValueError:
+        return None
+    return {name.strip().lower(): value.strip() for name, value in pairs}
+
+
+def _multipart(kind: str, body: bytes) -> dict[str, str]:
+    head = f"Content-Type: {kind}\r\n\r\n".encode("latin-1", "replace")
+    fields = {}
+    for part in BytesParser(policy=HTTP).parsebytes(head + body).iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        payload = part.get_payload(decode=True)
+        if isinstance(name, str) and isinstance(payload, bytes):
+            fields[name.strip().lower()] = payload.decode("utf-8", "replace").strip()
+    return fields
+
+
+def _answer(
+    request: Request, state: State, scope: str | None = None, *, status: int | None = None
+) -> Response:
+    headers = dict(HEADERS)
+    if state in ("trouble", "too_often"):
+        headers["Retry-After"] = "60"
+    language = language_of(request.headers.get("accept-language", ""))
+    return HTMLResponse(page(state, language, scope), status or _STATUS[state], headers)

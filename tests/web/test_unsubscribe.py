@@ -1,0 +1,255 @@
+"""What is behind an unsubscribe link: GET changes nothing, one POST unsubscribes."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
+from smtpproxy.policy.model import Suppression
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.unsubscribe_keys import (
+    FILE_NAME,
+    LinkReader,
+    add_link_key,
+    ensure_link_keys,
+    link_ring,
+)
+from smtpproxy.web.unsubscribe import Unsubscribe
+from smtpproxy.web.unsubscribe_page import HEADERS, language_of
+
+T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+ID = "01JKB3Q00020CT1R0RZ1H6E7A8"
+JEANNE = "jeanne@people.example"
+ONE_CLICK = {"List-Unsubscribe": "One-Click"}
+OFFERS = ("unsubscribe", "offers")
+
+
+@dataclass
+class Site:
+    """The links over a store in memory. `now` and `clock` are the test's."""
+
+    folder: Path
+    now: datetime = T0
+    clock: float = 0.0
+    down: bool = False
+    store: MemoryStore = field(default_factory=MemoryStore)
+
+    def __post_init__(self) -> None:
+        ensure_link_keys(self.folder, T0.date())
+        self.links = Unsubscribe(
+            LinkReader(self.folder),
+            self._writer,
+            ("offers", "news"),
+            now=lambda: self.now,
+            clock=lambda: self.clock,
+        )
+        app = Starlette(routes=self.links.routes)
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="https://unsubscribe.shop.example"
+        )
+
+    def _writer(self) -> MemoryStore:
+        if self.down:
+            raise StoreUnavailable("the disk is full")
+        return self.store
+
+    def link(
+        self, recipient: str = JEANNE, scope: str = "purpose:offers", stream: str = "offers"
+    ) -> str:
+        told = Unsubscription(recipient, scope, ID, stream_tag(stream))
+        return f"/u/{link_ring(self.folder).seal(told)}"
+
+    async def held(self, address: str = JEANNE) -> list[Suppression]:
+        return list(await self.store.suppressions(address))
+
+    def counted(self) -> dict[tuple[str, ...], float]:
+        return dict(self.links.snapshot().counters["feedback_total"])
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    found = Site(tmp_path)
+    yield found
+    await found.client.aclose()
+
+
+async def test_a_look_at_the_link_changes_nothing(site: Site) -> None:
+    for method in ("GET", "HEAD"):
+        response = await site.client.request(method, site.link())
+        assert response.status_code == 200
+    assert await site.held() == []
+    assert site.counted() == {}
+
+
+async def test_one_post_unsubscribes(site: Site) -> None:
+    response = await site.client.post(site.link(), data=ONE_CLICK)
+    assert response.status_code == 200
+    assert "You are unsubscribed" in response.text
+    (held,) = await site.held()
+    assert (held.scope, held.origin, held.since) == ("purpose:offers", "unsubscribe", T0)
+    assert held.note == f"link of id={ID}"
+    assert site.counted() == {OFFERS: 1}
+
+
+async def test_multipart_as_mail_programs_send_it(site: Site) -> None:
+    body = (
+        b'--0123\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\n'
+        b"One-Click\r\n--0123--\r\n"
+    )
+    kind = {"Content-Type": 'multipart/form-data; boundary="0123"'}
+    response = await site.client.post(site.link(), content=body, headers=kind)
+    assert response.status_code == 200
+    assert len(await site.held()) == 1
+
+
+@pytest.mark.parametrize(
+    "kind", ["multipart/form-data", "multipart/form-data; boundary=", "Multipart/Form-Data; x=y"]
+)
+async def test_a_form_that_cannot_be_read(site: Site, kind: str) -> None:
+    response = await site.client.post(
+        site.link(), content=b"--\r\n\r\n--", headers={"Content-Type": kind}
+    )
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize("body", ["", "List-Unsubscribe=yes", "x=" + "y" * 20_000, "\xff=1", "&&="])
+async def test_a_post_that_says_nothing_shows_the_button(site: Site, body: str) -> None:
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    response = await site.client.post(site.link(), content=body.encode("latin-1"), headers=kind)
+    assert response.status_code == 400
+    assert "<button>" in response.text
+    assert await site.held() == []
+
+
+async def test_again_is_the_same_and_counts_once(site: Site) -> None:
+    first = await site.client.post(site.link(), data=ONE_CLICK)
+    site.now += timedelta(minutes=5)
+    again = await site.client.post(site.link(), data=ONE_CLICK)
+    assert (first.status_code, first.text) == (again.status_code, again.text)
+    (held,) = await site.held()
+    assert held.since == site.now, "it outweighs a consent given in between"
+    assert site.counted() == {OFFERS: 1}
+
+
+async def test_the_page_does_not_tell_whether_an_address_is_known(site: Site) -> None:
+    await site.client.post(site.link(), data=ONE_CLICK)
+    for ask in ("GET", "POST"):
+        pages = {
+            (r.status_code, r.text, str(r.headers))
+            for who in (JEANNE, "nobody@people.example")
+            for r in [await site.client.request(ask, site.link(who), data=ONE_CLICK)]
+        }
+        assert len(pages) == 1
+        assert not any(JEANNE in text for _, text, _ in pages)
+
+
+async def test_a_link_that_is_none(site: Site, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    foreign = Site(other)
+    good = site.link()
+    texts = set()
+    for link in ("/u/x", good[:-1], good + "A", good[:-2] + "AA", foreign.link(), "/u/%00"):
+        for method in ("GET", "POST"):
+            response = await site.client.request(method, link, data=ONE_CLICK)
+            assert response.status_code == 404, link
+            texts.add(response.text)
+    assert len(texts) == 1, "it does not tell why"
+    await foreign.client.aclose()
+
+
+async def test_trouble_is_said_and_does_not_look_done(site: Site) -> None:
+    site.down = True
+    response = await site.client.post(site.link(), data=ONE_CLICK)
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "60"
+    assert "not unsubscribed yet" in response.text
+    site.down = False
+    assert (await site.client.post(site.link(), data=ONE_CLICK)).status_code == 200
+
+
+async def test_keys_that_others_can_read_are_trouble_and_no_wrong_link(site: Site) -> None:
+    link = site.link()
+    (site.folder / FILE_NAME).chmod(0o644)
+    for method in ("GET", "POST"):
+        assert (await site.client.request(method, link, data=ONE_CLICK)).status_code == 503
+    (site.folder / FILE_NAME).chmod(0o600)
+    assert (await site.client.get(link)).status_code == 200
+
+
+async def test_an_address_too_long_for_a_link_is_its_key(site: Site) -> None:
+    long = "a" * 64 + "@" + "d" * 60 + ".example"
+    key = site.store._keys.newest
+    text = key.text(key.pair(long))
+    assert (await site.client.post(site.link(text), data=ONE_CLICK)).status_code == 200
+    (held,) = await site.held(long)
+    assert held.scope == "purpose:offers"
+    assert site.counted() == {("unsubscribe", "unknown"): 1}
+    retired = text.replace(key.fingerprint, "00000000")
+    response = await site.client.post(site.link(retired), data=ONE_CLICK)
+    assert response.status_code == 410
+    assert "can not" in response.text or "cannot" in response.text
+
+
+async def test_the_scope_of_all_marketing(site: Site) -> None:
+    link = site.link(scope="marketing", stream="gone")
+    assert "no more advertising" in (await site.client.get(link)).text
+    await site.client.post(link, data=ONE_CLICK)
+    (held,) = await site.held()
+    assert held.scope == "marketing"
+    assert site.counted() == {("unsubscribe", "unknown"): 1}
+
+
+async def test_a_link_has_a_rate_of_its_own(site: Site) -> None:
+    codes = [(await site.client.post(site.link(), data=ONE_CLICK)).status_code for _ in range(12)]
+    assert codes == [200] * 10 + [429] * 2
+    other = await site.client.post(site.link("paul@people.example"), data=ONE_CLICK)
+    assert other.status_code == 200
+    site.clock += 60
+    assert (await site.client.post(site.link(), data=ONE_CLICK)).status_code == 200
+
+
+async def test_a_key_that_is_added_later_is_read_without_a_restart(site: Site) -> None:
+    old = site.link()
+    assert (await site.client.get(old)).status_code == 200
+    add_link_key(site.folder, T0.date())
+    new = site.link()
+    assert old != new
+    for link in (new, old):
+        assert (await site.client.post(link, data=ONE_CLICK)).status_code == 200
+
+
+async def test_the_page(site: Site) -> None:
+    response = await site.client.get(site.link(), headers={"Accept-Language": "fr-FR,fr;q=0.9"})
+    text = response.text
+    assert '<html lang="fr">' in text
+    assert "Se désinscrire" in text
+    assert re.findall(r'<form method="(\w+)">', text) == ["post"]
+    assert not re.search(r"https?://|src=|href=|@import|url\(", text), "nothing from elsewhere"
+    assert "set-cookie" not in response.headers
+    for name, value in HEADERS.items():
+        assert response.headers[name] == value
+
+
+@pytest.mark.parametrize(
+    ("asked", "language"),
+    [
+        ("", "en"),
+        ("fr", "fr"),
+        ("fr-CA, en;q=0.8", "fr"),
+        ("de, en;q=0.5, fr;q=0.7", "fr"),
+        ("en-GB,fr;q=0.9", "en"),
+        ("de", "en"),
+        ("fr;q=x, ;;,", "en"),
+        ("fr;q=0", "en"),
+    ],
+)
+def test_languages(asked: str, language: str) -> None:
+    assert language_of(asked) == language
