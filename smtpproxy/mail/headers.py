@@ -49,6 +49,16 @@ class HeaderBlock:
             if name in names
         }
 
+    def values_by_name(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
+        """Return what stands after the colon in the fields with these lower-case names."""
+        if self._index is None:
+            self._index = self._indexed()
+        return {
+            name: [self._raw[colon:end] for _, colon, end in found]
+            for name, found in self._index.items()
+            if name in names
+        }
+
     def fields(self) -> Iterator[tuple[bytes, bytes]]:
         """(name as written, raw value with folding) of every field, in order.
 

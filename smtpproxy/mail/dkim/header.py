@@ -17,20 +17,26 @@ bulk mail that came later. Trace fields and what a relay may rewrite are not."""
 ALWAYS = (b"from", b"subject", b"to", b"list-unsubscribe", b"list-unsubscribe-post")
 """Signed once more than they are there, so that nobody can add one (RFC 6376 8.15)."""
 
-_SINGLE = frozenset(
+_ONCE_MORE = frozenset(
     name for name in SIGNED if name.startswith(b"list-") or name == b"feedback-id"
-)  # signed once more where they are there
+).union(ALWAYS)  # where they are there
 
 
-def fields_to_sign(found: Mapping[bytes, int]) -> tuple[bytes, ...]:
-    """Return the names for the tag `h=`, of how often each of `SIGNED` is in the header."""
+def to_sign(values: Mapping[bytes, Sequence[bytes]]) -> tuple[tuple[bytes, ...], bytes]:
+    """Return the names for the tag `h=` and what is hashed for it, relaxed.
+
+    `values` has what stands after the colon of every field of `SIGNED`, from the top.
+    """
     names: list[bytes] = []
-    for name in ALWAYS:
-        names += [name] * (found.get(name, 0) + 1)
-    for name, count in found.items():
-        if name not in ALWAYS:
-            names += [name] * (count + 1 if name in _SINGLE else count)
-    return tuple(names)
+    hashed: list[bytes] = []
+    for name, found in values.items():
+        for value in reversed(found):
+            names.append(name)
+            hashed.append(b"%b:%b\r\n" % (name, relaxed_value(value)))
+        if name in _ONCE_MORE:
+            names.append(name)
+    names += [name for name in ALWAYS if name not in values]
+    return tuple(names), b"".join(hashed)
 
 
 def relaxed_value(value: bytes) -> bytes:

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from smtpproxy.mail.dkim.body import BodyHash
 from smtpproxy.mail.dkim.field import hashed_signature, signed_field, unsigned_field
-from smtpproxy.mail.dkim.header import SIGNED, fields_to_sign, hashed_fields
+from smtpproxy.mail.dkim.header import SIGNED, to_sign
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.relay.content import Body
 from smtpproxy.relay.dkim.keyring import Keyring, RingKey
@@ -20,7 +20,7 @@ _ON_LOOP = 64 * 1024  # octets of a body: about 0.1 ms
 class Signer:
     """Makes the DKIM-Signature fields of messages, without holding up other sessions.
 
-    See docs/adr/0009-dkim.md for what goes to a thread.
+    See docs/adr/0012-dkim.md for what goes to a thread.
     """
 
     def __init__(self, keyring: Keyring, threads: Executor) -> None:
@@ -60,9 +60,8 @@ def sign(keys: Sequence[RingKey], headers: HeaderBlock, body: Body, moment: int)
         for piece in body.pieces():
             hashed.feed(piece)
         body.signed_hash = hashed.digest()
-    fields = headers.raw_fields(SIGNED)
-    names = fields_to_sign({name: len(found) for name, found in fields.items()})
-    header = sha256(hashed_fields(names, fields))
+    names, hashed_header = to_sign(headers.values_by_name(SIGNED))
+    header = sha256(hashed_header)
     made = []
     for each in keys:
         unsigned = unsigned_field(

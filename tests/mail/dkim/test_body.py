@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import pytest
 from dkim.canonicalization import Relaxed, Simple
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.mail.dkim.body import BodyHash
@@ -23,12 +23,14 @@ def _hash(body: bytes, cuts: list[int], **how: object) -> bytes:
     return taken.digest()
 
 
+@settings(deadline=None)
 @given(LINES, st.lists(st.integers(0, 150), max_size=20))
 def test_it_is_what_dkimpy_hashes_wherever_it_is_cut(body: bytes, cuts: list[int]) -> None:
     assert _hash(body, cuts) == sha256(Relaxed.canonicalize_body(body)).digest()
     assert _hash(body, cuts, relaxed=False) == sha256(Simple.canonicalize_body(body)).digest()
 
 
+@settings(deadline=None)
 @given(LINES, st.integers(0, 40))
 def test_a_limit_leaves_the_rest_out(body: bytes, limit: int) -> None:
     canonical = Relaxed.canonicalize_body(body)

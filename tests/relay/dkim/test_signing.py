@@ -80,7 +80,9 @@ HEADERS = st.lists(
 BODIES = st.lists(st.text(alphabet="ab \t.é", max_size=20), max_size=8)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(HEADERS, BODIES)
 def test_any_message_verifies_with_dkimpy(
     keys: list[KeyFile], headers: list[tuple[str, str, bool]], lines: list[str]

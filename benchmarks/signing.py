@@ -1,0 +1,147 @@
+"""What DKIM costs: the same relay unsigned, with an Ed25519 key, with an RSA-2048 key, with both.
+
+smtp-source sends 4 KB messages on a transactional stream, the relays in turns.
+`python -m benchmarks.signing` runs it alone.
+"""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks import data
+from benchmarks.procfs import cpu_seconds
+from tests.kit.dkim import KeyFile
+from tests.kit.load import SmtpSink, smtp_source
+from tests.kit.relay import RelayProcess
+
+SESSIONS = 20
+SIZE = 4_000
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "unsigned": (),
+    "ed25519": ("ed25519",),
+    "rsa-2048": ("rsa",),
+    "both": ("rsa", "ed25519"),
+}
+TARGETS = {"ed25519": 0.8, "rsa-2048": 0.7}
+
+Rates = Mapping[str, Mapping[str, float]]
+"""By "N workers", then by what signs: messages a second; `…/cpu` microseconds a message."""
+
+
+def measure(
+    sink: SmtpSink, seconds: float, *, rounds: int = 3, workers: Sequence[int] = (1, 2)
+) -> Rates:
+    """Measure in turns, so that the machine's moods are the same for all; medians."""
+    rates: dict[str, dict[str, float]] = {}
+    file = data.message_file(SIZE)
+    with tempfile.TemporaryDirectory(prefix="smtpproxy-bench-") as folder:
+        root = Path(folder)
+        made = {kind: KeyFile(root, kind, kind=kind) for kind in ("rsa", "ed25519")}
+        for count in workers:
+            with ExitStack() as stack:
+                relays = {
+                    name: stack.enter_context(
+                        _relay(root / f"{count}-{name}", sink, count, made, kinds)
+                    )
+                    for name, kinds in KEYS.items()
+                }
+                found: dict[str, list[float]] = {}
+                for number in range(rounds + 1):
+                    for name, relay in relays.items():
+                        before = cpu_seconds(relay.pids)
+                        rate, sent = _rate(relay, file, seconds if number else seconds / 4)
+                        cpu = (cpu_seconds(relay.pids) - before) / sent * 1e6
+                        if number:  # the first one warms up
+                            found.setdefault(name, []).append(rate)
+                            found.setdefault(f"{name}/cpu", []).append(cpu)
+                rates[f"{count} worker{'s' * (count > 1)}"] = {
+                    name: round(statistics.median(values), 1) for name, values in found.items()
+                }
+    return rates
+
+
+def signatures_a_second() -> float:
+    """What `openssl speed` says of RSA-2048 on one core."""
+    done = subprocess.run(
+        ["openssl", "speed", "-seconds", "2", "rsa2048"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"rsa 2048 bits\s+\S+s\s+\S+s\s+([\d.]+)", done.stdout)
+    if found is None:
+        raise RuntimeError(f"openssl speed: {done.stdout}")
+    return float(found[1])
+
+
+def ratios(rates: Rates, openssl: float) -> dict[str, dict[str, float]]:
+    """Return each rate against what is possible: unsigned, or all cores signing."""
+    cores = len(os.sched_getaffinity(0))
+    told: dict[str, dict[str, float]] = {}
+    for row, of in rates.items():
+        bound = min(of["unsigned"], cores * openssl)
+        told[row] = {
+            name: round(of[name] / (bound if "rsa" in KEYS[name] else of["unsigned"]), 2)
+            for name in KEYS
+            if name != "unsigned"
+        }
+    return told
+
+
+def _relay(
+    root: Path, sink: SmtpSink, workers: int, made: Mapping[str, KeyFile], kinds: Sequence[str]
+) -> RelayProcess:
+    root.mkdir()
+    config: dict[str, Any] = {
+        "server": {"workers": workers, "log_level": "warning"},
+        "dkim": [made[kind].table() for kind in kinds] or None,
+    }
+    relay = RelayProcess(root, sink.address, config)
+    relay.config["listener"][0] |= {"streams": ["receipts"], "default_stream": "receipts"}
+    relay.write_config()
+    return relay
+
+
+def _rate(relay: RelayProcess, file: Path, seconds: float) -> tuple[float, int]:
+    first = _send(relay, file, 400)
+    count = max(SESSIONS, int(first * seconds))
+    return _send(relay, file, count), count + 400
+
+
+def _send(relay: RelayProcess, file: Path, count: int) -> float:
+    sent = smtp_source(
+        relay.address,
+        count,
+        sessions=SESSIONS,
+        sender=data.SENDER,
+        to=data.RECIPIENT,
+        file=file,
+        reuse=True,
+        count=False,
+        timeout=120,
+    )
+    if sent.exit_code:
+        raise RuntimeError(sent.output)
+    return sent.rate
+
+
+def main() -> int:
+    with SmtpSink(count=False) as sink:
+        rates = measure(sink, 3.0)
+    openssl = signatures_a_second()
+    print(
+        json.dumps({"rates": rates, "openssl": openssl, "ratios": ratios(rates, openssl)}, indent=2)
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
