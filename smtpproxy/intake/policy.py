@@ -153,7 +153,10 @@ class PolicySession(asyncio.Protocol):
         if request.state == "RCPT":
             return await self._recipient(request)
         if request.state in _LATER_STATES:
-            return await self._later(request)
+            refusal = await self._later(request)
+            if refusal is None and request.state == "END-OF-MESSAGE" and self._message is not None:
+                self._message.passed(request.size)
+            return refusal
         return None
 
     async def _recipient(self, request: PolicyRequest) -> Reply | None:

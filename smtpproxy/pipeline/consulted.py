@@ -4,7 +4,7 @@ Policy delegation: the content is never seen. A recipient is judged for good whe
 about, and that is on record before the answer, what is permitted too: nothing may follow.
 """
 
-from smtpproxy.events import Client, Decided, Failed, Recipient
+from smtpproxy.events import Client, Decided, Failed, Recipient, Relayed
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.judged import BAD_ADDRESS, Asked, JudgedTransaction
@@ -54,6 +54,14 @@ class ConsultedTransaction:
             reply = BAD_ADDRESS
         self._judged.spent += self._parts.ticks() - began
         return reply
+
+    def passed(self, size: int) -> None:
+        """Tell that the MTA has the whole message. What becomes of it is the MTA's to say."""
+        judged, stream = self._judged, self._choice.candidates[0].name
+        told = Reply.of(250, "2.0.0", "left to the MTA; its own answer is not known here")
+        listener = judged.client.listener
+        relayed = Relayed(judged.id, listener, stream, told.code, str(told), size, self.permitted)
+        self._parts.emit(relayed)
 
     def ended(self) -> None:
         """Tell how long it took; the MTA is done with the message."""

@@ -43,8 +43,16 @@ class PolicyRequest(Struct, frozen=True):
     @property
     def recipient_count(self) -> int:
         """How many recipients the MTA has accepted; 0 before DATA."""
-        text = self.get("recipient_count")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+        return self._number("recipient_count")
+
+    @property
+    def size(self) -> int:
+        """Octets of the message, at its end; before that what the client says they will be."""
+        return self._number("size")
+
+    def _number(self, name: str) -> int:
+        text = self.get(name)
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
 class PolicyConnection:

@@ -62,6 +62,16 @@ def test_what_deserves_a_second_look_is_no_fault() -> None:
         assert any(line.startswith(beginning) for line in warned), beginning
 
 
+def test_what_a_policy_listener_cannot_do() -> None:
+    code, out, _ = check(CONFIGS / "good" / "policy.toml")
+    assert code == 0
+    lines = [" ".join(line.split()) for line in out.splitlines() if line.startswith("warning: ")]
+    where = 'warning: listener "mta".streams: a policy listener'
+    for text in ("does not see the stream header", "does not count mail", "refuses at RCPT"):
+        assert len([line for line in lines if line.startswith(f"{where} {text}")]) == 1, text
+    assert not [line for line in lines if 'listener "receipts"' in line]
+
+
 def test_a_relay_without_web_is_warned_about() -> None:
     code, out, _ = check(CONFIGS / "good" / "smallest.toml", "--json")
     result = json.loads(out)

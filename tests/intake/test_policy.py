@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, SenderRefused
+from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, Relayed, SenderRefused
 from smtpproxy.policy.model import Action, Basis, Reason
 from smtpproxy.sinks.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
@@ -15,6 +15,7 @@ from tests.intake.listening import Intake
 from tests.kit.policy import policy_client, request
 from tests.kit.ports import wait_for
 from tests.kit.relay import STREAMS
+from tests.kit.store import address, people
 
 CONSENT = "consent@people.example"
 CUSTOMER = "customer@people.example"
@@ -51,6 +52,32 @@ def test_who_may_be_mailed_goes_on_and_is_on_record(intake: Intake) -> None:
     assert (recipient.verdict.action, recipient.verdict.basis) == (Action.ALLOW, Basis.CONSENT)
     assert decided.facts[CONSENT].contact is not None
     assert intake.of(Decided) == [decided]
+
+
+def test_mail_that_passed_is_counted_at_its_end(intake: Intake) -> None:
+    with policy_client(intake.port) as peer:
+        peer.rcpt(CONSENT)
+        assert peer.end(CONSENT, state="DATA", size="0") == "DUNNO"
+        assert intake.of(Relayed) == []
+        assert peer.end(CONSENT, size="2345") == "DUNNO"
+        peer.mail()
+        assert peer.end(WITHDRAWN, size="99").startswith("550 ")
+    (told,) = intake.of(Relayed)
+    assert (told.stream, told.code, told.size, told.recipients) == ("offers", 250, 2345, 1)
+    assert intake.records.relayed == []  # what became of it is not known
+
+
+def test_smtp_says_the_same_at_rcpt(intake: Intake, listen: Listen) -> None:
+    relay = listen(streams=["offers"], default_stream="offers")
+    named = [*people(), "complained", "bounced", "unknown"]
+    assert len(named) > 12
+    with policy_client(intake.port) as peer, relay.client() as client:
+        client.greet()
+        assert client.say("MAIL FROM:<news@shop.example>").startswith("250 ")
+        for name in named:
+            reply = client.say(f"RCPT TO:<{address(name)}>").partition(" id=")[0]
+            action = peer.rcpt(address(name)).partition(" id=")[0]
+            assert action == ("DUNNO" if reply.startswith("250 ") else reply)
 
 
 def test_who_may_not_is_refused_with_the_reason(intake: Intake) -> None:

@@ -4,12 +4,12 @@
 """
 
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.kit import unpacked
 from tests.kit.parts import SENDMAIL
 from tests.kit.ports import listens, wait_for
 from tests.kit.processes import Running, run
@@ -123,11 +123,7 @@ def _libraries() -> dict[str, str]:
 
 def unpack() -> None:
     """Fetch the packages and unpack them. Raises CalledProcessError."""
-    TREE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["apt-get", "download", "-q", *PACKAGES], cwd=folder, check=True)
-        for package in Path(folder).glob("*.deb"):
-            subprocess.run(["dpkg", "-x", str(package), str(TREE)], check=True)
+    unpacked.unpack(TREE, PACKAGES)
     BINARY.chmod(0o755)  # set-gid, and it would not look for libraries where we say
 
 

@@ -83,7 +83,7 @@ def test_octets_that_are_no_utf8_come_through() -> None:
     assert answer(asked.get("recipient")) == b"action=caf\xe9@x\n\n"
 
 
-@pytest.mark.parametrize("count", ["", "-1", "x", "1e3", "9" * 10, "\u0661"])
+@pytest.mark.parametrize("count", ["", "-1", "x", "1e3", "9" * 16, "\u0661"])
 def test_a_count_that_is_none_is_zero(count: str) -> None:
     (asked,) = settled(request(recipient_count=count)).requests
     assert asked.recipient_count == 0

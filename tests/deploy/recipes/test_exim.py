@@ -81,6 +81,7 @@ def test_several_messages_and_a_large_one(exim: EximInstance, mta: FakeUpstream)
     for got in arrived(mta, "<many", 5):
         assert b"x-mail-stream" not in got.data.lower()
         assert got.data.endswith(body.encode())
+    assert " K C=" in exim.log  # it came by BDAT
 
 
 def test_mail_waits_while_smtpproxy_is_away(

@@ -73,6 +73,7 @@ def test_refused_at_rcpt_and_the_others_get_it(
     assert verdicts == ["allow", "refuse", "allow"]
     assert relay.metric("smtpproxy_allowed_total", basis="consent") >= 1
     assert relay.metric("smtpproxy_recipients_total", verdict="refuse") >= 1
+    assert relay.metric("smtpproxy_relayed_total", listener="postfix", code_class="2xx") >= 1
 
 
 def test_the_sender_decides_on_the_stream(client: smtplib.SMTP, postfix: PostfixInstance) -> None:
