@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from benchmarks import data, latency, memory, secure, throughput
+from benchmarks import data, latency, memory, secure, signing, throughput
 from benchmarks.results import Results, print_results
 from benchmarks.subjects import Subject, absent, subjects
 from benchmarks.throughput import LOADS, Load
@@ -83,6 +83,9 @@ def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
             say("TLS and AUTH")
             results.secure = secure.measure(sink, extent.seconds)
             results.notes.append(secure.note(results.secure))
+            say("DKIM")
+            results.signing = signing.measure(sink, extent.seconds, rounds=extent.rounds)
+            results.notes.append(signing.note(results.signing, signing.signatures_a_second()))
             results.notes += [f"not measured: {line}" for line in absent()]
     for people in scales:
         results.scale[people] = scale(people, extent)

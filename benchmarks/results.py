@@ -15,6 +15,7 @@ from rich.table import Table
 from benchmarks.latency import Latency
 from benchmarks.memory import Memory
 from benchmarks.secure import Rates
+from benchmarks.signing import Rates as SigningRates
 from benchmarks.throughput import LOADS, Cells, Load
 
 MIB = 1024 * 1024
@@ -33,6 +34,7 @@ class Results:
     memory: dict[str, Memory] = field(default_factory=dict)
     scale: dict[int, dict[Load, float]] = field(default_factory=dict)  # contacts: msg/s
     secure: Rates = field(default_factory=dict)
+    signing: SigningRates = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def ratio(self, name: str, load: Load) -> float | None:
@@ -57,6 +59,7 @@ class Results:
                 for people, rates in self.scale.items()
             },
             "secure": self.secure,
+            "signing": self.signing,
             "notes": self.notes,
         }
 

@@ -191,6 +191,37 @@ def test_what_the_relay_signs_is_signed_anew(
     assert verdicts(mail, keys[0], app) == [True, False]
 
 
+def test_the_way_out_that_the_relay_adds_is_signed_for_each_recipient(
+    filled: StartFilled, mta: FakeUpstream, keys: list[KeyFile]
+) -> None:
+    """RFC 8058 section 4, for fields that nobody but the relay knows."""
+    offers = {
+        "name": "offers",
+        "class": "marketing",
+        "purpose": "offers",
+        "products": ["shoes"],
+        "from_domains": ["shop.example"],
+        "unsubscribe": "add",
+    }
+    relay = filled(
+        mta.address,
+        {
+            "stream": [offers],
+            "web": {"public_url": "https://out.shop.example"},
+            "dkim": [key.table() for key in keys],
+        },
+    )
+    before = len(mta.messages)
+    mail = signed(marketing(unsubscribe=None, one_click=None), keys[0], ["from", "subject"])
+    assert relay.send(mail, address("consent"), address("customer"))[0] == 250
+    copies = [each.data for each in mta.messages[before:]]
+    assert len(set(copies)) == 2
+    for copy in copies:
+        assert verdicts(copy, *keys) == [True, True, True]  # and the app's is not broken
+        first = copy.partition(b"\r\nReceived:")[0].lower()
+        assert b"list-unsubscribe:list-unsubscribe:" in first.replace(b"\r\n\t ", b"")
+
+
 def test_only_mail_of_the_keys_domain_and_stream_is_signed(
     filled: StartFilled, mta: FakeUpstream, keys: list[KeyFile]
 ) -> None:

@@ -28,6 +28,7 @@ from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.process.sockets import listen
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
+from smtpproxy.relay.dkim.signing import Signer
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.settings import TcpAddress
 from smtpproxy.store.memory import MemoryStore
@@ -80,6 +81,7 @@ class Intake:
         self.spool = root / "spool"
         self.spool.mkdir(exist_ok=True)
         self.unexpected: list[Exception] = []
+        self.signer: Signer | None = None  # set before it is entered
         self.pool: UpstreamPool
         self.door: Door
         self._socket = listen("apps", self.settings.listeners[0].address)
@@ -153,6 +155,7 @@ class Intake:
             now=lambda: datetime.now(UTC),
             ticks=time.perf_counter,
             new_id=UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom),
+            signer=self.signer,
         )
         self.door = Door(
             settings.listeners[0],
