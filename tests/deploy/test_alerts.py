@@ -56,6 +56,8 @@ LAG = "smtpproxy_webhook_lag_seconds{webhook=crm}"
 DEADLINE = "smtpproxy_webhook_deadline_seconds{webhook=crm}"
 REFUSED = "smtpproxy_connections_refused_total{listener=apps,cause=%s}"
 
+UNSUBSCRIBED = "smtpproxy_suppressions{scope=marketing,origin=unsubscribe}"
+MAILED = "smtpproxy_allowed_total{stream=offers,basis=%s}"
 LAST_PURGE = "smtpproxy_purge_last_success_timestamp_seconds"
 
 CASES = (
@@ -105,6 +107,25 @@ CASES = (
         UP | {"smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 900x30"},
         UP | {"smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 995x30"},
         at=90,
+    ),
+    Case(
+        "SmtpproxyUnsubscribesHigh",
+        UP | {UNSUBSCRIBED: "1000+5x30", MAILED % "consent": "0+100x30"},
+        UP | {UNSUBSCRIBED: "1000+1x30", MAILED % "consent": "0+100x30"},
+        at=1500,
+        step=60,
+    ),
+    Case(  # receipts are no campaign, and few recipients no rate
+        "SmtpproxyUnsubscribesHigh",
+        UP | {UNSUBSCRIBED: "1000+5x30", MAILED % "consent": "0+25x30"},
+        UP
+        | {
+            UNSUBSCRIBED: "1000+5x30",
+            MAILED % "consent": "0+9x30",
+            MAILED % "transactional": "0+100x30",
+        },
+        at=1500,
+        step=60,
     ),
     Case(  # what the daily purge removed is not lost
         "SmtpproxySuppressionsLost",
