@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dkim
+import dkim  # type: ignore[import-untyped]
 
 from smtpproxy.mail.dkim.record import KeyRecord, KeyType
 from smtpproxy.relay.dkim.keys import new_key
