@@ -42,9 +42,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def as_rows(record: Record) -> Iterator[list[str]]:
     """One row for each recipient, in the order of `CSV_COLUMNS`."""
-    decided, outcome, place = record.decided, record.outcome, record.place
+    decided, place = record.decided, record.place
     decision, stream = decided.decision, decided.decision.stream
-    for entry in decided.recipients:
+    for index, entry in enumerate(decided.recipients):
+        outcome = record.outcome_of(index)
         verdict, message = entry.verdict, decision.message
         cells: list[object] = [
             decided.id,

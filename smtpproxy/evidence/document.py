@@ -268,7 +268,7 @@ class _Writer:
         ]
 
     def _upstream(self, mailing: Mailing) -> str:
-        outcome = mailing.record.outcome
+        outcome = mailing.outcome
         if not mailing.record.decided.relayed:
             return self._words["not_sent"]
         if outcome is None:
@@ -319,12 +319,12 @@ class _Writer:
 
 
 def _fate(mailing: Mailing) -> str:
-    record, decided = mailing.record, mailing.record.decided
+    decided = mailing.record.decided
     if not decided.relayed or (
         mailing.recipient.verdict.action is not Action.ALLOW and not decided.observed
     ):
         return "refused"
-    accepted = record.outcome is not None and record.outcome.code < 300
+    accepted = mailing.outcome is not None and mailing.outcome.code < 300
     return "passed" if accepted else "other"
 
 

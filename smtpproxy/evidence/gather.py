@@ -19,7 +19,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rules.consent import confirmed_request, newest_act
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.findings import Report
-from smtpproxy.sinks.journal_reader import Record, read
+from smtpproxy.sinks.journal_reader import Outcome, Record, read
 from smtpproxy.sinks.journal_verify import verify
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import LiftedSuppression
@@ -46,10 +46,18 @@ class Mailing:
     proof: Proof | None
 
     @property
+    def outcome(self) -> Outcome | None:
+        """What became of the message for this recipient."""
+        recipients = self.record.decided.recipients
+        index = next(i for i, each in enumerate(recipients) if each is self.recipient)
+        return self.record.outcome_of(index)
+
+    @property
     def reply(self) -> str | None:
         """The mail server's answer, unless it may name another recipient of the message."""
-        reply = self.record.outcome.reply if self.record.outcome else None
-        alone = len(self.record.decided.recipients) == 1
+        outcome, recipients = self.outcome, self.record.decided.recipients
+        reply = outcome.reply if outcome else None
+        alone = len(recipients) == 1 or (outcome is not None and outcome is not self.record.outcome)
         return reply if reply is not None and (alone or "@" not in reply) else None
 
 

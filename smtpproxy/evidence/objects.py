@@ -41,13 +41,21 @@ def record_object(record: Record) -> dict[str, Any]:
                 "detail": entry.verdict.detail,
                 "facts": decided.facts.get(entry.canonical),
                 "erased": is_erased(entry),
+                **_own(record, index),
             }
-            for entry in decided.recipients
+            for index, entry in enumerate(decided.recipients)
         ],
         "relayed": decided.relayed,
         "upstream": outcome and {"at": outcome.at, "code": outcome.code, "reply": outcome.reply},
         "proof": place and {"file": place.file, "row": place.n, "hash": place.hash},
     }
+
+
+def _own(record: Record, index: int) -> dict[str, Any]:
+    """The upstream's answer for one recipient, where each had a message of his own."""
+    if record.outcome is None or not record.outcome.each:
+        return {}
+    return {"upstream": record.outcome.each[index]}
 
 
 def evidence_object(evidence: Evidence) -> dict[str, Any]:
@@ -68,7 +76,8 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
 def _mailing_object(mailing: Mailing) -> dict[str, Any]:
     whole, recipients = record_object(mailing.record), mailing.record.decided.recipients
     index = next(i for i, each in enumerate(recipients) if each is mailing.recipient)
-    upstream = whole["upstream"] and {**whole["upstream"], "reply": mailing.reply}
+    outcome = mailing.outcome
+    upstream = outcome and {"at": outcome.at, "code": outcome.code, "reply": mailing.reply}
     others = {"other_recipients": len(recipients) - 1, "based_on": mailing.proof}
     own = whole["recipients"][index]
     return {**whole, "recipients": [own], "upstream": upstream, **others}

@@ -35,9 +35,6 @@ from smtpproxy.wire.content import unstuffed
 _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
 
 
-_Mailed = tuple[Asked, Rcpt]
-
-
 class MailTransaction:
     """Judges recipients as they come and the message at its end, and relays it.
 
@@ -142,12 +139,12 @@ class MailTransaction:
                 told = self._refusals(judged)
                 return [told[entry] for entry in self._judged.accepted]
             return [self._judged.refusal(judged)]
-        mailed = self._mailed(judged)
-        ways_out = self._ways_out(judged.decided, headers, mailed)
-        if ways_out and len(mailed) > 1:
-            each_of_them = list(zip(mailed, ways_out, strict=True))
-            return await self._relay_apart(judged, headers, content, each_of_them)
-        way_out = ways_out[0] if ways_out else b""
+        way_out = b""
+        if judged.decided.decision.stream.unsubscribe_scope is not None:
+            mailed = self._with_ways_out(judged, headers)
+            if len(mailed) > 1:
+                return await self._relay_apart(judged, headers, content, mailed)
+            way_out = mailed[0][2] if mailed else b""
         outgoing = await self._outgoing(judged.decided, headers, content, way_out)
         if not judged.mixed:
             reply = await self._deliver(judged.decided, outgoing)
@@ -206,7 +203,7 @@ class MailTransaction:
         judged: Judged,
         headers: HeaderBlock,
         content: Content,
-        mailed: Sequence[tuple[_Mailed, bytes]],
+        mailed: Sequence[tuple[Asked, Rcpt, bytes]],
     ) -> list[Reply]:
         """Relay a message of his own to each of several recipients."""
         decided, mixed = judged.decided, self._judged.mixed
@@ -222,7 +219,7 @@ class MailTransaction:
             return [SEVERAL_WITHOUT_SENDER]
         copies = {
             entry: Copy(rcpt, partial(self._outgoing, decided, headers, content, way_out, entry))
-            for (entry, rcpt), way_out in mailed
+            for entry, rcpt, way_out in mailed
         }
         apart = Apart(self._parts, self._judged, self._mail)
         reply, replies = await apart.relay(decided, copies, header)
@@ -251,29 +248,25 @@ class MailTransaction:
             for entry, verdict in judged.refused
         }
 
-    def _mailed(self, judged: Judged) -> list[_Mailed]:
-        """The recipients that the message is for now."""
-        pairs = list(zip(self._judged.accepted, self._envelope, strict=True))
-        if not judged.mixed:
-            return pairs
-        refused = {entry for entry, _ in judged.refused}
-        return [(entry, rcpt) for entry, rcpt in pairs if entry not in refused]
+    def _with_ways_out(
+        self, judged: Judged, headers: HeaderBlock
+    ) -> list[tuple[Asked, Rcpt, bytes]]:
+        """The recipients of now with the fields that each gets, where the relay adds them.
 
-    def _ways_out(
-        self, decided: Decided, headers: HeaderBlock, mailed: Sequence[_Mailed]
-    ) -> list[bytes]:
-        """The fields that each gets, where the relay adds them; else none.
-
-        Raises StoreUnavailable.
+        Else nobody. Raises StoreUnavailable.
         """
-        stream, features, links = decided.decision.stream, decided.features, self._parts.links
-        if stream.unsubscribe_scope is None or features is None or not added(stream, features):
+        stream, features = judged.decided.decision.stream, judged.decided.features
+        if features is None or not added(stream, features):
             return []
+        links = self._parts.links
         if links is None:
             raise StoreUnavailable("there are no keys for unsubscribe links")
+        left_out = {entry for entry, _ in judged.refused} if judged.mixed else set()
         has_list_id = bool(headers.raw_values("List-Id"))
         return [
-            links.fields(stream, entry.key, self.id, has_list_id=has_list_id) for entry, _ in mailed
+            (entry, rcpt, links.fields(stream, entry.key, self.id, has_list_id=has_list_id))
+            for entry, rcpt in zip(self._judged.accepted, self._envelope, strict=True)
+            if entry not in left_out
         ]
 
     async def _outgoing(

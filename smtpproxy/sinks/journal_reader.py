@@ -59,6 +59,19 @@ class Record:
     outcome: Outcome | None = None
     place: Place | None = field(default=None, compare=False)
 
+    def outcome_of(self, index: int) -> Outcome | None:
+        """What the upstream answered for one recipient of the decision, by its place there.
+
+        The same for all, unless each had a message of his own. None is not known, or not put
+        to the upstream.
+        """
+        if self.outcome is None or not self.outcome.each:
+            return self.outcome
+        reply = self.outcome.each[index]
+        if not reply:
+            return None
+        return Outcome(self.outcome.id, self.outcome.at, int(reply[:3]), reply)
+
 
 def find(folder: Path, id: str) -> list[Record]:
     """Return every record of that id, refusals at RCPT first; empty when there is none.

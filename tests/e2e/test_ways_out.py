@@ -1,6 +1,7 @@
 """`unsubscribe = "add"`: each recipient gets a message with a link of his own."""
 
 import re
+import smtplib
 from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -13,12 +14,10 @@ from tests.kit.messages import marketing
 from tests.kit.ports import wait_for
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
-from tests.kit.upstream import Accepted, At, Close, FakeUpstream, Reply
+from tests.kit.upstream import Accepted, At, Close, FakeUpstream, Hold, Reply
 
 JEANNE, PAUL, DESK = address("consent"), address("customer"), address("desk")
 PUBLIC = "https://unsubscribe.shop.example"
-FIELD = re.compile(rf"<{PUBLIC}/u/([A-Za-z0-9_-]{{30,200}})>, <mailto:stop@shop\.example\?"
-                   r"subject=unsubscribe%20([A-Za-z0-9_-]+)>")  # fmt: skip
 
 
 def config(**more: Any) -> dict[str, Any]:
@@ -70,11 +69,15 @@ def parsed(message: Accepted) -> EmailMessage:
     return found
 
 
-def tokens(message: Accepted) -> str:
+def tokens(message: Accepted, public: str = PUBLIC) -> str:
     """The token of a message that has exactly one complete way out."""
     mail = message_from_bytes(message.data)
     (field,) = mail.get_all("List-Unsubscribe", [])
-    found = FIELD.fullmatch(re.sub(r"\r?\n", "", field))
+    found = re.fullmatch(
+        rf"<{public}/u/([A-Za-z0-9_-]{{30,200}})>,"
+        r" <mailto:stop@shop\.example\?subject=unsubscribe%20([A-Za-z0-9_-]+)>",
+        re.sub(r"\r?\n", "", field),
+    )
     assert found, field
     assert found[1] == found[2]
     assert mail.get_all("List-Unsubscribe-Post") == ["List-Unsubscribe=One-Click"]
@@ -211,8 +214,6 @@ def test_without_a_sender_nobody_could_be_told(adding: RelayProcess, mta: FakeUp
 
 
 def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream) -> None:
-    import smtplib
-
     mta.behaviours.append(At("end", Reply("550 5.2.2 mailbox full"), nth=2))
     with smtplib.LMTP("127.0.0.1", adding.port("local"), timeout=30) as client:
         client.ehlo("client.example")
@@ -224,3 +225,57 @@ def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream) ->
         codes = sorted(client.getreply()[0] for _ in range(3))
     assert codes == [250, 250, 550]
     assert all(message.sender for message in mta.messages), "no notice: the client knows"
+
+
+def firms(count: int) -> list[str]:
+    """Addresses of nobody in particular, whom anybody may write to."""
+    return [f"contact@firm{number}.example" for number in range(count)]
+
+
+def test_many_recipients_take_a_bounded_number_of_connections(
+    filled: Callable[..., RelayProcess],
+) -> None:
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, config())
+        code, text = relay.send(bare(), *firms(60))
+        assert (code, text[:31]) == (250, "2.0.0 relayed to 60 recipients,")
+        assert {m.recipients[0] for m in mta.messages} == set(firms(60))
+        assert len(mta.messages) == 60
+        assert len({tokens(message) for message in mta.messages}) == 60
+        assert mta.connections <= 8 + 2, "and some of /readyz"
+
+
+def test_trouble_in_the_middle_ends_it_soon_and_the_sender_is_told(
+    filled: Callable[..., RelayProcess],
+) -> None:
+    with FakeUpstream(*(At("end", Close(), nth=n) for n in range(4, 40))) as mta:
+        relay = filled(mta.address, config())
+        code, _ = relay.send(bare(), *firms(40))
+        assert code == 451, "the notice was lost too: rather twice than never"
+        wait_for(lambda: outcome(relayed(records(relay))[0]) is not None, "the outcome")
+        (entry,) = relayed(records(relay))
+        assert entry.outcome is not None
+        taken = [each for each in entry.outcome.each if each.startswith("250")]
+        assert len(taken) == len(mta.messages) == 3
+        assert len([c for _, c in mta.commands if c == "DATA"]) < 30
+
+
+def test_killed_in_the_middle(filled: Callable[..., RelayProcess]) -> None:
+    """What was mailed is on record, and what became of it reads unknown."""
+    with FakeUpstream(At("end", Hold(), nth=2)) as mta:
+        relay = filled(mta.address, config())
+        with smtplib.SMTP("127.0.0.1", relay.port(), timeout=60) as client:
+            client.ehlo("client.example")
+            client.mail("news@shop.example")
+            for recipient in (JEANNE, PAUL):
+                assert client.rcpt(recipient)[0] == 250
+            client.docmd("DATA")
+            client.send(bare() + b".\r\n")
+            mta.wait_held()
+            relay.kill()
+            with pytest.raises(smtplib.SMTPServerDisconnected):
+                client.getreply()
+        assert [m.recipients for m in mta.messages] == [(JEANNE,)]
+        (entry,) = relayed(records(relay))
+        assert {r.address for r in entry.decided.recipients} == {JEANNE, PAUL}
+        assert entry.outcome is None

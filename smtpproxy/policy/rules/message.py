@@ -37,10 +37,11 @@ def unsubscribe_usable(case: MessageCase) -> Verdict | None:
     Where the relay adds the field and no other is wanted, one of the app's is one too many.
     """
     features = case.features
-    if added(case.stream, features):
-        return None
-    if unwanted(case.stream, features):
-        return _UNUSABLE
+    if case.stream.unsubscribe_scope is not None:
+        if added(case.stream, features):
+            return None
+        if unwanted(case.stream, features):
+            return _UNUSABLE
     usable = features.unsubscribe_https or features.unsubscribe_mailto
     return None if usable and features.unsubscribe_fields == 1 else _UNUSABLE
 
