@@ -14,6 +14,7 @@ COMMANDS = (
     "serve",
     "demo",
     "check",
+    "doctor",
     "suppress",
     "unsubscribe",
     "partner",

@@ -1,0 +1,180 @@
+"""All checks at once, each with a limit of time, and what they come to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smtpproxy.doctor.addresses import sending_addresses
+from smtpproxy.doctor.certificates import certificate
+from smtpproxy.doctor.clock import clock
+from smtpproxy.doctor.dmarc import Dmarc, find_dmarc, organisation_of
+from smtpproxy.doctor.domain_policy import judge_alignment, judge_dmarc
+from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
+from smtpproxy.doctor.keys import keys
+from smtpproxy.doctor.providers import Line, checklist
+from smtpproxy.doctor.reception import mx
+from smtpproxy.doctor.reverse import ptr
+from smtpproxy.doctor.sender_policy import NO_ADDRESSES, spf
+from smtpproxy.doctor.signatures import judge_dkim, published, signs
+from smtpproxy.doctor.spf import IpAddress
+from smtpproxy.doctor.upstream import upstream
+from smtpproxy.doctor.way_out import unsubscribe
+from smtpproxy.resolver import DnsFailure
+from smtpproxy.settings import Settings
+
+AT_ONCE = 8
+OF_DOMAINS = frozenset({Check.SPF, Check.DKIM, Check.DMARC, Check.ALIGNMENT, Check.MX})
+
+Job = Callable[[], Awaitable[Sequence[Finding]]]
+
+
+class Report(Struct, frozen=True):
+    findings: tuple[Finding, ...]
+    checklist: tuple[Line, ...]
+
+    @property
+    def failed(self) -> bool:
+        found = [each.status for each in self.findings]
+        return Status.FAIL in found + [line.status for line in self.checklist]
+
+
+class Doctor:
+    """Examines one configuration. `patience` is the seconds that one check may take."""
+
+    def __init__(
+        self, settings: Settings, lookup: Lookup, *, now: datetime, patience: float
+    ) -> None:
+        self._settings = settings
+        self._lookup = lookup
+        self._now = now
+        self._patience = patience
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def examine(self, domains: Sequence[str], checks: Collection[Check]) -> Report:
+        """Run the checks. `providers` alone runs the others too, and shows the list only."""
+        wanted = set(checks)
+        run = set(Check) if Check.PROVIDERS in wanted else wanted
+        addresses = await self._addresses()
+        jobs = self._others(run, addresses)
+        if run & OF_DOMAINS:
+            jobs += [(Check.SPF, name, self._of_domain(name, addresses)) for name in domains]
+        found = await asyncio.gather(*(self._bounded(*job) for job in jobs))
+        findings = [each for one in found for each in one]
+        if run & OF_DOMAINS and not domains:
+            findings.append(_NO_DOMAINS)
+        lines: list[Line] = []
+        if Check.PROVIDERS in wanted:
+            lines = checklist(self._settings, domains, findings)
+        order = list(Check)
+        kept = [each for each in findings if each.check in wanted]
+        kept.sort(key=lambda each: (order.index(each.check), each.subject))
+        return Report(tuple(kept), tuple(lines))
+
+    async def _addresses(self) -> tuple[IpAddress, ...]:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await sending_addresses(self._settings, self._lookup)
+        except TimeoutError:
+            return ()
+
+    def _others(
+        self, run: Collection[Check], addresses: tuple[IpAddress, ...]
+    ) -> list[tuple[Check, str, Job]]:
+        settings, now, lookup = self._settings, self._now, self._lookup
+        host = settings.server.hostname
+        url = settings.web.public_url if settings.web else None
+        jobs: list[tuple[Check, str, Job]] = [
+            (Check.SPF, host, lambda: self._of_host(host, addresses)),
+            *((Check.PTR, str(ip), _one(ptr, lookup, ip)) for ip in addresses),
+            (
+                Check.UPSTREAM,
+                str(settings.upstream.address),
+                _one(upstream, settings.upstream, host, now),
+            ),
+            (Check.UNSUBSCRIBE, url or "public_url", _one(unsubscribe, lookup, url, now)),
+        ]
+        if not addresses:
+            unknown = Finding(Check.PTR, host, Status.UNKNOWN, NO_ADDRESSES, _NAME_THEM)
+            jobs.append((Check.PTR, host, _said([unknown])))
+        jobs.append((Check.CLOCK, "clock", _said([clock()])))
+        jobs.append((Check.KEYS, "keys", _said(keys(settings, now))))
+        certificates = [certificate(listener, now) for listener in settings.listeners]
+        own = [each for each in certificates if each is not None]
+        jobs.append((Check.CERTIFICATE, "listeners", _said(own)))
+        return [job for job in jobs if job[0] in run]
+
+    def _of_domain(self, domain: str, addresses: tuple[IpAddress, ...]) -> Job:
+        async def job() -> Sequence[Finding]:
+            own = [each for each in self._settings.dkim if signs(each, domain)]
+            sender, received = await asyncio.gather(
+                spf(self._lookup, domain, addresses), mx(self._lookup, domain)
+            )
+            records = await asyncio.gather(*(published(self._lookup, each) for each in own))
+            signed = judge_dkim(domain, records)
+            try:
+                policy = await find_dmarc(self._lookup, domain)
+                organisations = {
+                    each.domain: await organisation_of(self._lookup, each.domain) for each in own
+                }
+            except DnsFailure as error:
+                told = Finding(Check.DMARC, domain, Status.UNKNOWN, f"no answer: {error}", _AGAIN)
+                policy, organisations = Dmarc(domain), {}
+            else:
+                told = judge_dmarc(domain, policy)
+            aligned = judge_alignment(domain, policy, sender, signed, records, organisations)
+            return [sender, received, *signed, told, aligned]
+
+        return job
+
+    async def _of_host(self, host: str, addresses: tuple[IpAddress, ...]) -> Sequence[Finding]:
+        """SPF of the relay's own name: it counts for bounces, if the MTA greets with it."""
+        found = await spf(self._lookup, host, addresses)
+        if found.status is Status.FAIL:
+            text = f"as the name of a host that sends bounces: {found.text}"
+            found = replace(found, status=Status.WARN, text=text)
+        return [found]
+
+    async def _bounded(self, check: Check, subject: str, job: Job) -> Sequence[Finding]:
+        async with self._places:
+            try:
+                async with asyncio.timeout(self._patience):
+                    return await job()
+            except TimeoutError:
+                text = f"no end within {self._patience:g} s"
+                return [Finding(check, subject, Status.UNKNOWN, text, _AGAIN)]
+
+
+_AGAIN = "look at the name servers, or ask again with a longer --timeout"
+_NAME_THEM = "set sending_addresses in [doctor]"
+_NO_DOMAINS = Finding(
+    Check.SPF,
+    "-",
+    Status.UNKNOWN,
+    "no stream says as which domains it writes",
+    "set from_domains in [[stream]], or ask with --domain",
+)
+
+
+def from_domains(settings: Settings) -> list[str]:
+    """Return the domains of From that the settings name."""
+    found = {domain for stream in settings.streams.values() for domain in stream.from_domains}
+    found.update(domain for each in settings.credentials for domain in each.from_domains)
+    found.update(each.domain for each in settings.dkim)
+    return sorted(found)
+
+
+def _said(findings: Sequence[Finding]) -> Job:
+    async def job() -> Sequence[Finding]:
+        return findings
+
+    return job
+
+
+def _one(check: Callable[..., Awaitable[Finding]], *arguments: object) -> Job:
+    async def job() -> Sequence[Finding]:
+        return [await check(*arguments)]
+
+    return job

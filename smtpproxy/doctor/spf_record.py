@@ -1,0 +1,115 @@
+"""SPF records: found among TXT records and read (RFC 7208 sections 4.5, 4.6, 5 and 12)."""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Qualifier = Literal["+", "-", "~", "?"]
+
+_VERSION = re.compile(r"v=spf1( |$)", re.IGNORECASE)
+_MODIFIER = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.*)")
+_MECHANISM = re.compile(r"([+?~-]?)([A-Za-z][A-Za-z0-9_.-]*)(.*)")
+_LENGTHS = re.compile(r"(.*?)(?:/(0|[1-9][0-9]?))?(?://(0|[1-9][0-9]{0,2}))?")
+_MACRO = re.compile(r"%(?:[%_-]|\{[slodiphcrtv][0-9]*r?[.+,/_=-]*\})", re.IGNORECASE)
+_WITH_DOMAIN = frozenset({"include", "exists"})  # cannot do without
+_ADDRESSED = frozenset({"a", "mx"})
+
+
+class SpfError(Exception):
+    """A record, or what it leads to, that comes to `permerror`; the text says why."""
+
+
+class Mechanism(Struct, frozen=True):
+    """`domain` is the domain-spec, empty for the domain that is asked about. `lengths` are
+    the prefixes for IPv4 and IPv6, `network` that of ip4 and ip6."""
+
+    qualifier: Qualifier
+    name: str
+    domain: str = ""
+    lengths: tuple[int, int] = (32, 128)
+    network: Network | None = None
+
+
+class SpfRecord(Struct, frozen=True):
+    mechanisms: tuple[Mechanism, ...] = ()
+    redirect: str = ""
+
+
+def select(texts: Sequence[bytes]) -> str | None:
+    """Return the one SPF record, None where there is none. Raises SpfError for several."""
+    decoded = [text.decode("ascii", "replace") for text in texts]
+    found = [text for text in decoded if _VERSION.match(text)]
+    if len(found) > 1:
+        raise SpfError(f"{len(found)} SPF records, where there may be one")
+    return found[0] if found else None
+
+
+def read_spf(text: str) -> SpfRecord:
+    """Read a record that begins with `v=spf1`. Raises SpfError."""
+    if not text.isascii() or "\N{REPLACEMENT CHARACTER}" in text:
+        raise SpfError("it holds characters that are not ASCII")
+    mechanisms: list[Mechanism] = []
+    modifiers: dict[str, str] = {}
+    for term in text[len("v=spf1") :].split(" "):
+        if not term:
+            continue
+        modifier = _MODIFIER.fullmatch(term)
+        if modifier is None:
+            mechanisms.append(_mechanism(term))
+            continue
+        name, value = modifier[1].lower(), modifier[2]
+        if name in ("redirect", "exp"):
+            if name in modifiers:
+                raise SpfError(f"{name}= stands there twice")
+            modifiers[name] = _domain(value, term)
+    return SpfRecord(tuple(mechanisms), modifiers.get("redirect", ""))
+
+
+def _mechanism(term: str) -> Mechanism:
+    found = _MECHANISM.fullmatch(term)
+    if found is None:
+        raise SpfError(f'"{term[:60]}" is no mechanism')
+    qualifier: Qualifier = {"-": "-", "~": "~", "?": "?"}.get(found[1], "+")  # type: ignore[assignment]
+    name, rest = found[2].lower(), found[3]
+    if name == "all" and not rest:
+        return Mechanism(qualifier, name)
+    if name in ("ip4", "ip6") and rest.startswith(":"):
+        return Mechanism(qualifier, name, network=_network(rest[1:], int(name[2])))
+    if name in _WITH_DOMAIN and rest.startswith(":"):
+        return Mechanism(qualifier, name, _domain(rest[1:], term))
+    if name in _ADDRESSED:
+        return _addressed(qualifier, name, rest, term)
+    if name == "ptr" and (not rest or rest.startswith(":")):
+        return Mechanism(qualifier, name, _domain(rest[1:], term) if rest else "")
+    raise SpfError(f'"{term[:60]}" is no mechanism')
+
+
+def _addressed(qualifier: Qualifier, name: str, rest: str, term: str) -> Mechanism:
+    """`a` and `mx`: a domain and prefix lengths, either of which may be missing."""
+    found = _LENGTHS.fullmatch(rest)
+    assert found is not None  # its parts are all optional
+    domain = found[1]
+    lengths = int(found[2] or 32), int(found[3] or 128)
+    if (domain and not domain.startswith(":")) or lengths[0] > 32 or lengths[1] > 128:
+        raise SpfError(f'"{term[:60]}" is no mechanism')
+    return Mechanism(qualifier, name, _domain(domain[1:], term) if domain else "", lengths)
+
+
+def _network(text: str, version: int) -> Network:
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        network = None
+    if network is None or network.version != version or not re.fullmatch(r"[^/]+(/\d+)?", text):
+        raise SpfError(f'"{text[:60]}" is no network of IPv{version}')
+    return network
+
+
+def _domain(text: str, term: str) -> str:
+    if not text or "%" in _MACRO.sub("", text):
+        raise SpfError(f'"{term[:60]}" names no domain')
+    return text

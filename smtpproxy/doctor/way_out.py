@@ -1,0 +1,139 @@
+"""The unsubscribe link: reachable over https, without detours, and able to take a POST.
+
+The probe uses a token that nobody made, so it unsubscribes nobody (RFC 8058 section 3.1:
+a POST, no redirect, no login).
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import secrets
+import ssl
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import httpx
+from msgspec import Struct
+
+from smtpproxy.doctor.certificates import days_left, judge_days
+from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
+from smtpproxy.resolver import DnsFailure
+
+_FORM = {"content-type": "application/x-www-form-urlencoded"}
+_ONE_CLICK = b"List-Unsubscribe=One-Click"
+_READ = 65_536
+_SERVE = "have the proxy in front of [web] pass /u/ on, GET and POST, with nothing asked before"
+_NOBODYS = 404
+_SHOWN = frozenset({200, _NOBODYS, 410})
+
+
+class Probed(Struct, frozen=True):
+    """What GET and POST of a link with an unknown token were answered; `failure`: they were not."""
+
+    get: int = 0
+    post: int = 0
+    location: str = ""  # of a redirect
+    expires: datetime | None = None
+    failure: str = ""
+
+
+async def unsubscribe(lookup: Lookup, public_url: str | None, now: datetime) -> Finding:
+    """Probe the link as a mailbox provider would. Give it a limit of time."""
+    if public_url is None:
+        text = "the relay has no address for links of its own"
+        return _finding("public_url", Status.UNKNOWN, text, "set public_url in [web]")
+    if not public_url.startswith("https:"):
+        text = "the address is not https, which RFC 8058 asks for"
+        return _finding(public_url, Status.FAIL, text, "set public_url in [web] to an https URL")
+    return judge_probe(public_url, await probe(lookup, public_url), now)
+
+
+async def probe(lookup: Lookup, public_url: str) -> Probed:
+    """Never raises for what is at the other end."""
+    url = urlsplit(public_url)
+    host = url.hostname or ""
+    try:
+        address = await _address(lookup, host)
+    except DnsFailure as error:
+        return Probed(failure=f"no answer: {error}")
+    if address is None:
+        return Probed(failure=f"{host} has no address")
+    shown = f"[{address}]" if ":" in address else address
+    port = f":{url.port}" if url.port else ""
+    target = f"https://{shown}{port}{url.path}/u/{secrets.token_urlsafe(40)}"
+    headers = {"host": f"{host}{port}"}
+    try:
+        async with httpx.AsyncClient(
+            verify=ssl.create_default_context(), trust_env=False, follow_redirects=False
+        ) as client:
+            # The certificate has to be good for the name, whatever address it led to.
+            extensions = {"sni_hostname": host}
+            got = await _ask(client, "GET", target, headers, extensions)
+            put = await _ask(client, "POST", target, headers | _FORM, extensions)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        return Probed(failure=" ".join(str(error).split()) or type(error).__name__)
+    location = put.location or got.location
+    return Probed(got.get, put.get, location, got.expires)
+
+
+def judge_probe(public_url: str, seen: Probed, now: datetime) -> Finding:
+    if seen.failure:
+        mend = "mend the name, the certificate or the server: links that were sent lead there"
+        return _finding(public_url, Status.FAIL, f"it cannot be reached: {seen.failure}", mend)
+    for method, code in (("GET", seen.get), ("POST", seen.post)):
+        if 300 <= code < 400:
+            text = f"{method} is answered {code}, on to {seen.location or 'elsewhere'}"
+            mend = "answer there itself: RFC 8058 forbids redirects"
+            return _finding(public_url, Status.FAIL, text, mend)
+    if seen.get not in _SHOWN:
+        return _finding(public_url, Status.FAIL, f"GET is answered {seen.get}", _SERVE)
+    if 200 <= seen.post < 300:
+        text = f"POST of a token that nobody made is answered {seen.post}: it is not this relay"
+        return _finding(public_url, Status.FAIL, text, _SERVE)
+    if seen.post != _NOBODYS:
+        return _finding(public_url, Status.FAIL, f"POST is answered {seen.post}", _SERVE)
+    status, told, mend = judge_days(days_left(seen.expires, now))
+    text = f"GET and POST are answered, an unknown token {seen.post}; {told}"
+    return _finding(public_url, status, text, mend)
+
+
+async def _ask(
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    headers: dict[str, str],
+    extensions: dict[str, str],
+) -> Probed:
+    body = _ONE_CLICK if method == "POST" else None
+    request = client.stream(method, url, headers=headers, content=body, extensions=extensions)
+    async with request as response:
+        expires = _expires(response)
+        read = 0
+        async for chunk in response.aiter_raw():
+            read += len(chunk)
+            if read > _READ:
+                break
+    return Probed(response.status_code, 0, response.headers.get("location", "")[:200], expires)
+
+
+def _expires(response: httpx.Response) -> datetime | None:
+    stream = response.extensions.get("network_stream")
+    tls = None if stream is None else stream.get_extra_info("ssl_object")
+    certificate = None if tls is None else tls.getpeercert()
+    if not certificate:
+        return None
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
+
+
+async def _address(lookup: Lookup, host: str) -> str | None:
+    """Return what the name leads to, as the DNS has it and not this machine's own files."""
+    if host == "localhost":
+        return "127.0.0.1"
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host))
+    four, six = await asyncio.gather(lookup(host, "A"), lookup(host, "AAAA"))
+    return next(iter((*four.values, *six.values)), None)
+
+
+def _finding(url: str, status: Status, text: str, mend: str = "") -> Finding:
+    return Finding(Check.UNSUBSCRIBE, url, status, text, mend)

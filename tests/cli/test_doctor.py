@@ -1,0 +1,153 @@
+"""`smtpproxy doctor`, run as people run it."""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.doctor.finding import Check
+from smtpproxy.doctor.providers import FACTS, demands
+from smtpproxy.relay.dkim.keys import new_key
+from tests.kit.dns import NameServer
+from tests.kit.relay import RelayProcess
+from tests.kit.upstream import FakeUpstream
+
+OWN = {
+    "stream": [
+        {
+            "name": "offers",
+            "class": "marketing",
+            "purpose": "offers",
+            "from_domains": ["shop.example"],
+        }
+    ],
+    "doctor": {"sending_addresses": ["192.0.2.25"]},
+}
+
+
+@pytest.fixture
+def dns() -> Iterator[NameServer]:
+    with NameServer(
+        'shop.example TXT "v=spf1 ip4:192.0.2.25 -all"',
+        '_dmarc.shop.example TXT "v=DMARC1; p=reject; rua=mailto:dmarc@shop.example"',
+        "shop.example MX 10 mta.shop.example.",
+        "mta.shop.example A 192.0.2.25",
+        "25.2.0.192.in-addr.arpa PTR mta.shop.example.",
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def relay(dns: NameServer, tmp_path: Path) -> Iterator[RelayProcess]:
+    """A configuration in order: a relay that signs, before an MTA; it need not run."""
+    pem, key = new_key("ed25519")
+    path = tmp_path / "s1.pem"
+    path.write_bytes(pem)
+    path.chmod(0o600)
+    dns.add(f's1._domainkey.shop.example TXT "{key.record}"')
+    config = {
+        **OWN,
+        "dns": {"nameservers": [dns.address], "timeout": "1s"},
+        "dkim": [{"domain": "shop.example", "selector": "s1", "key": str(path)}],
+    }
+    with FakeUpstream() as mta:
+        yield RelayProcess(tmp_path, mta.address, config)
+
+
+def _report(relay: RelayProcess, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code, stdout, stderr = relay.command("doctor", "--json", *arguments)
+    assert stderr == ""
+    return code, json.loads(stdout)
+
+
+def _statuses(report: dict[str, Any], subject: str) -> dict[str, str]:
+    return {f["check"]: f["status"] for f in report["findings"] if f["subject"] == subject}
+
+
+def test_what_is_in_order_ends_with_0(relay: RelayProcess) -> None:
+    code, report = _report(relay)
+    assert (code, report["status"], report["domains"]) == (0, "pass", ["shop.example"])
+    kinds = ("spf", "dkim", "dmarc", "alignment", "mx")
+    assert _statuses(report, "shop.example") == dict.fromkeys(kinds, "pass")
+    assert _statuses(report, "192.0.2.25") == {"ptr": "pass"}
+    told = {line["demand"]: line["status"] for line in report["checklist"]}
+    assert told["SPF, DKIM and DMARC all pass"] == "pass"
+    assert told["spam rate below 0.1 %, never 0.3 %"] == "unknown"
+    assert "fail" not in told.values()
+    assert {line["provider"] for line in report["checklist"]} == {
+        "Gmail", "Yahoo", "Microsoft", "Orange", "La Poste",
+    }  # fmt: skip
+    assert all(line["source"] for line in report["checklist"])
+
+
+def test_what_fails_ends_with_1_and_says_what_to_do(relay: RelayProcess, dns: NameServer) -> None:
+    dns.remove("_dmarc.shop.example", "TXT")
+    dns.remove("shop.example", "MX")
+    dns.add("shop.example MX 0 .")
+    code, report = _report(relay)
+    assert (code, report["status"]) == (1, "fail")
+    found = _statuses(report, "shop.example")
+    assert (found["dmarc"], found["mx"], found["spf"]) == ("fail", "fail", "pass")
+    told = {(line["provider"], line["demand"]): line["status"] for line in report["checklist"]}
+    assert told["La Poste", "the sender's domain can receive mail (LPN007_405)"] == "fail"
+    assert told["Orange", "SPF, DKIM and DMARC all pass"] == "fail"
+    code, stdout, _ = relay.command("doctor")
+    assert code == 1
+    assert "fail" in stdout
+    assert "→ publish TXT" in stdout
+    assert "What mailbox providers demand of bulk senders" in stdout
+
+
+def test_one_check_and_one_domain_alone(relay: RelayProcess, dns: NameServer) -> None:
+    code, report = _report(relay, "--only", "mx", "--only", "dmarc", "--domain", "Other.Example")
+    assert code == 1
+    assert {f["check"] for f in report["findings"]} == {"mx", "dmarc"}
+    assert report["domains"] == ["other.example"]
+    assert report["checklist"] == []
+    assert not [name for name, _ in dns.asked if name.endswith("in-addr.arpa")]
+
+
+@pytest.mark.parametrize("fault", ["servfail", "refused", "silence", "garbage"])
+def test_where_the_dns_does_not_answer_nothing_is_known(
+    relay: RelayProcess, dns: NameServer, fault: str
+) -> None:
+    for name in ("shop.example", "_dmarc.shop.example", "s1._domainkey.shop.example"):
+        dns.fail(name, fault)  # type: ignore[arg-type]
+    code, report = _report(relay)
+    assert (code, report["status"]) == (0, "pass")  # nothing is known to be wrong
+    assert set(_statuses(report, "shop.example").values()) == {"unknown"}
+
+
+def test_an_answer_that_did_not_fit_is_asked_for_again(
+    relay: RelayProcess, dns: NameServer
+) -> None:
+    dns.fail("shop.example", "truncated")
+    _, report = _report(relay, "--only", "spf")
+    assert _statuses(report, "shop.example") == {"spf": "pass"}
+
+
+def test_a_dns_that_never_answers_is_not_waited_for(relay: RelayProcess, dns: NameServer) -> None:
+    dns.fail("shop.example", "silence")
+    _, report = _report(relay, "--timeout", "0.3", "--only", "spf")
+    assert "no end within 0.3 s" in {f["text"] for f in report["findings"]}
+
+
+def test_wrong_usage(relay: RelayProcess) -> None:
+    for arguments in (("--only", "nothing"), ("--domain", "@shop.example"), ("--timeout", "0")):
+        code, stdout, stderr = relay.command("doctor", *arguments)
+        assert (code, stdout) == (2, "")
+        assert "Error" in stderr
+
+
+def test_every_demand_has_a_source_and_needs_what_is_there() -> None:
+    known = {*Check, *FACTS}
+    for demand in demands():
+        assert demand.source
+        assert set(demand.needs) <= known
+        assert bool(demand.needs) != bool(demand.see), demand.text
+    text = files("smtpproxy.doctor").joinpath("providers.toml").read_text("utf-8")
+    assert set(tomllib.loads(text)) == {"demand"}

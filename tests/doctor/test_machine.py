@@ -1,0 +1,168 @@
+"""Keys and the clock of this machine, and demands that the configuration answers."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace as with_fields
+
+from smtpproxy.config import parse
+from smtpproxy.doctor.addresses import sending_addresses
+from smtpproxy.doctor.clock import ClockSeen, judge_clock, look
+from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
+from smtpproxy.doctor.keys import KeyFile, judge_key, keys
+from smtpproxy.doctor.providers import checklist
+from smtpproxy.policy.model import Mode
+from smtpproxy.settings import DkimSettings, DoctorSettings, Settings, TcpAddress
+from tests.kit.dns import NameServer
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+DOMAIN = "shop.example"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return parse(
+        f"""
+        [server]
+        hostname = "relay.example"
+        state_dir = "{tmp_path}"
+        [[listener]]
+        name = "apps"
+        address = "127.0.0.1:2525"
+        [upstream]
+        address = "127.0.0.1:25"
+        [[stream]]
+        name = "offers"
+        class = "marketing"
+        purpose = "offers"
+        from_domains = ["{DOMAIN}"]
+        """,
+        "test.toml",
+    )
+
+
+def _key(path: Path, age: int, mode: int = 0o600) -> Path:
+    path.write_text("secret")
+    path.chmod(mode)
+    at = (NOW - timedelta(age)).timestamp()
+    os.utime(path, (at, at))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("age", "mode", "since", "status", "text"),
+    [
+        (10, 0o600, None, "pass", "10 days old"),
+        (400, 0o600, None, "warn", "400 days old"),
+        (10, 0o640, None, "pass", "10 days old"),
+        (10, 0o644, None, "fail", "may be read by everybody"),
+        (400, 0o600, NOW - timedelta(20), "pass", "20 days old"),
+        (10, 0o600, NOW + timedelta(20), "pass", "in force from 2026-06-21"),
+    ],
+)
+def test_the_age_of_a_key(
+    tmp_path: Path, age: int, mode: int, since: datetime | None, status: str, text: str
+) -> None:
+    path = _key(tmp_path / "key", age, mode)
+    found = judge_key(KeyFile("DKIM", path, 365, "replace it", since), NOW)
+    assert found is not None
+    assert (found.status, text in found.text) == (status, True), found
+    assert found.mend if status in ("warn", "fail") else not found.mend
+
+
+def test_every_key_that_there_is_and_those_that_must_be(tmp_path: Path, settings: Settings) -> None:
+    assert keys(settings, NOW) == []
+    _key(tmp_path / "suppression.key", 2000)
+    signing = replace(settings, dkim=(DkimSettings(DOMAIN, "s1", tmp_path / "gone.pem"),))
+    found = {each.subject: each.status for each in keys(signing, NOW)}
+    assert found == {"suppressions": "warn", f"DKIM s1._domainkey.{DOMAIN}": "fail"}
+
+
+def test_links_keys_count_from_the_day_that_stands_in_them(
+    tmp_path: Path, settings: Settings
+) -> None:
+    path = tmp_path / "unsubscribe.key"
+    path.write_text(f"1 2020-01-01 {'ab' * 64}\n2 2026-05-22 {'cd' * 64}\n")
+    path.chmod(0o600)
+    (found,) = keys(settings, NOW)
+    assert (found.subject, found.text) == ("unsubscribe", "10 days old")
+
+
+@pytest.mark.parametrize(
+    ("seen", "status"),
+    [
+        (ClockSeen(True, 0.01), "pass"),
+        (ClockSeen(True, 5.0), "warn"),
+        (ClockSeen(False), "warn"),
+        (ClockSeen(False, marked=True), "pass"),
+        (ClockSeen(None, failure="not here"), "unknown"),
+    ],
+)
+def test_the_clock(seen: ClockSeen, status: str) -> None:
+    assert judge_clock(seen).status == status
+
+
+def test_the_kernel_can_be_asked() -> None:
+    seen = look()
+    assert seen.synchronised is not None or seen.failure
+    assert seen.error >= 0
+
+
+async def test_where_mail_leaves_from(dns: NameServer, lookup: Lookup, settings: Settings) -> None:
+    async def known(upstream: str, **more: object) -> list[str]:
+        there = replace(settings.upstream, address=TcpAddress(upstream, 25))
+        changed = replace(settings, upstream=there, **more)  # type: ignore[arg-type]
+        return [str(ip) for ip in await sending_addresses(changed, lookup)]
+
+    assert await known("mta.shop.example") == ["192.0.2.25"]
+    assert await known("192.0.2.26") == ["192.0.2.26"]
+    assert await known("10.0.0.1") == []
+    assert await known("127.0.0.1") == []
+    dns.add("relay.example AAAA 2001:db8::9")
+    dns.add("relay.example A 10.1.1.1")
+    assert await known("127.0.0.1") == ["2001:db8::9"]
+    named = DoctorSettings(("10.0.0.1",))
+    assert await known("mta.shop.example", doctor=named) == ["10.0.0.1"]
+    dns.fail("mta.shop.example", "servfail")
+    assert await known("mta.shop.example") == []
+
+
+def _line(settings: Settings, demand: str, *findings: Finding) -> str:
+    lines = checklist(settings, [DOMAIN], findings)
+    return next(line.status for line in lines if demand in line.demand)
+
+
+def _with_streams(settings: Settings, **fields: object) -> Settings:
+    streams = {k: with_fields(s, **fields) for k, s in settings.streams.items()}
+    return replace(settings, streams=streams)
+
+
+def test_demands_that_the_configuration_answers(settings: Settings) -> None:
+    click, body, soon = "one-click unsubscribe over https", "in its body", "within 48 hours"
+    assert [_line(settings, each) for each in (click, body, soon)] == ["pass", "unknown", "pass"]
+    observed = _with_streams(settings, mode=Mode.OBSERVE)
+    assert [_line(observed, each) for each in (click, body, soon)] == ["unknown"] * 3
+    assert _line(_with_streams(settings, one_click_required=False), click) == "unknown"
+    assert _line(_with_streams(settings, body_optout=True), body) == "pass"
+
+
+@pytest.mark.parametrize("status", ["pass", "warn", "fail", "unknown"])
+def test_a_way_out_that_the_relay_adds_has_to_work(settings: Settings, status: str) -> None:
+    adding = _with_streams(settings, unsubscribe_scope="marketing")
+    found = Finding(Check.UNSUBSCRIBE, "https://u.shop.example", Status(status), "so it is")
+    expected = "pass" if status == "warn" else status
+    assert _line(adding, "one-click unsubscribe over https", found) == expected
+
+
+def test_the_worst_of_what_a_demand_needs_is_what_it_gets(settings: Settings) -> None:
+    def line(spf: str, dkim: str) -> str:
+        pairs = ((Check.SPF, spf), (Check.DKIM, dkim))
+        found = [Finding(check, DOMAIN, Status(status), "") for check, status in pairs]
+        other = Finding(Check.SPF, "other.example", Status.FAIL, "")
+        return _line(settings, "SPF and DKIM both pass", *found, other)
+
+    assert [line("pass", "pass"), line("warn", "pass")] == ["pass", "pass"]
+    assert [line("fail", "unknown"), line("pass", "unknown")] == ["fail", "unknown"]
