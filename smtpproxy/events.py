@@ -5,7 +5,7 @@ Every field that a metric may use as a label comes from a closed set.
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -17,6 +17,15 @@ DnsOutcome = Literal["answered", "absent", "failed", "cached"]
 TlsOutcome = Literal["ok", "failed", "timeout"]
 AuthOutcome = Literal["ok", "failed", "malformed", "cancelled", "limited", "busy"]
 ProxyOutcome = Literal["ok", "local", "untrusted", "malformed", "timeout"]
+Limit = Literal[
+    "message_rate",
+    "recipient_rate",
+    "credential_message_rate",
+    "credential_recipient_rate",
+    "recipients",
+    "size",
+]
+LIMITS: tuple[Limit, ...] = get_args(Limit)
 STAGES: tuple[Stage, ...] = ("policy", "store", "dns", "sign", "upstream", "audit")
 DNS_OUTCOMES: tuple[DnsOutcome, ...] = ("answered", "absent", "failed", "cached")
 
@@ -30,7 +39,7 @@ class ConnectionClosed(Struct, frozen=True):
     listener: str
     peer: str
     seconds: float
-    cause: str  # quit, eof, timeout, error, limit, shutdown
+    cause: str  # one of ENDS, in sinks/rows.py
 
 
 class ConnectionRefused(Struct, frozen=True):
@@ -38,7 +47,7 @@ class ConnectionRefused(Struct, frozen=True):
 
     listener: str
     peer: str
-    cause: Literal["limit", "address_limit", "draining"]
+    cause: Literal["limit", "address_limit", "rate", "draining"]
 
 
 class ProxyHeaderRead(Struct, frozen=True):
@@ -73,6 +82,14 @@ class SenderRefused(Struct, frozen=True):
 
     listener: str
     peer: str
+
+
+class Limited(Struct, frozen=True):
+    """A command or message was refused for the sake of a limit; the session goes on."""
+
+    listener: str
+    peer: str
+    limit: Limit
 
 
 class FilesRead(Struct, frozen=True):
@@ -182,6 +199,7 @@ Event = (
     | TlsHandshake
     | Authentication
     | SenderRefused
+    | Limited
     | FilesRead
     | Decided
     | Relayed

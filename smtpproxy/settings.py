@@ -36,6 +36,14 @@ Tls = Literal["none", "starttls", "implicit"]
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in so many seconds, all at once if need be; then as they become free again."""
+
+    count: int
+    period: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     hostname: str
     state_dir: Path
@@ -73,6 +81,11 @@ class ListenerSettings:
     handshake_timeout: float = 10.0  # of TLS, and for the header of the PROXY protocol
     proxy_protocol: bool = False
     trusted: tuple[str, ...] = ()  # networks whose word on other hosts is believed; "unix"
+    min_data_rate: int = 500  # octets a second of content, after its first minute; 0: any
+    early_commands: Literal["refuse", "permit"] = "refuse"  # of clients that do not wait
+    connection_rate: Rate | None = None  # new ones from one address
+    message_rate: Rate | None = None  # from one address
+    recipient_rate: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,8 @@ class Credential:
     default_stream: str | None = None
     senders: tuple[str, ...] = ()  # "news@example.com", "@example.com" or "<>"
     from_domains: frozenset[str] = frozenset()
+    message_rate: Rate | None = None
+    recipient_rate: Rate | None = None
 
     @property
     def name(self) -> str:
@@ -282,3 +297,13 @@ class Settings:
     def counts_mailings(self) -> bool:
         """Whether any stream asks what people were mailed before: then marketing mail is counted."""
         return any(stream.counts_mailings for stream in self.streams.values())
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether anybody may send only so much in a time: then it is counted."""
+        rates = [each.connection_rate for each in self.listeners]
+        rates += [rate for each in self.listeners for rate in (each.message_rate, each.recipient_rate)]
+        rates += [
+            rate for each in self.credentials for rate in (each.message_rate, each.recipient_rate)
+        ]
+        return any(rates)

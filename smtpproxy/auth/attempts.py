@@ -31,7 +31,7 @@ class Attempts:
 
     def barred(self, address: str, user: str | None = None) -> Barred | None:
         """Why the next attempt may not even be looked at, or None."""
-        network = _network(address)
+        network = network_of(address)
         if self._recent(self._addresses, network) >= self._per_address:
             return "address"
         if user is None or self._recent(self._users, user) < self._per_user:
@@ -40,12 +40,12 @@ class Attempts:
         return None if at is not None and self._now() - at < 86_400 else "user"
 
     def failed(self, address: str, user: str | None) -> None:
-        self._note(self._addresses, _network(address), self._per_address)
+        self._note(self._addresses, network_of(address), self._per_address)
         if user is not None:
             self._note(self._users, user, self._per_user)
 
     def succeeded(self, address: str, user: str) -> None:
-        key = user, _network(address)
+        key = user, network_of(address)
         self._succeeded[key] = self._now()
         self._succeeded.move_to_end(key)
         if len(self._succeeded) > _REMEMBERED:
@@ -64,8 +64,8 @@ class Attempts:
             failures.popitem(last=False)
 
 
-def _network(address: str) -> str:
-    """An IPv6 client has a whole /64 to itself."""
+def network_of(address: str) -> str:
+    """Return by what a client counts: an IPv6 client has a whole /64 to itself."""
     if ":" not in address:
         return address
     try:

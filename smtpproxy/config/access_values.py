@@ -8,7 +8,8 @@ import ipaddress
 import re
 from pathlib import Path
 
-from smtpproxy.config.values import absolute_path, sender, shown
+from smtpproxy.config.values import absolute_path, duration, sender, shown
+from smtpproxy.settings import Rate
 from smtpproxy.wire.sasl import USER_NAME_RULE, is_user_name
 
 
@@ -49,6 +50,15 @@ def certificate(value: object) -> str:
         f"{shown(value)} is neither a SHA-256 fingerprint (64 hexadecimal digits) nor a subject"
         ' such as "CN=shop,O=Example"'
     )
+
+
+def rate(value: object) -> Rate:
+    """Return a rate, `600/1m`: so many in so much time."""
+    count, slash, period = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if slash and re.fullmatch(r"[1-9][0-9]{0,8}", count):
+        with contextlib.suppress(ValueError):
+            return Rate(int(count), duration(period))
+    raise ValueError(f'{shown(value)} is not a rate such as "600/1m" or "10000/1h"')
 
 
 def allowed_sender(value: object) -> str:

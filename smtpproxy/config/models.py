@@ -15,6 +15,7 @@ from smtpproxy.config import access_values, dkim, propagation, values
 from smtpproxy.policy.frequency import Cap
 from smtpproxy.policy.periods import Period as AnyPeriod
 from smtpproxy.settings import Address as AnyAddress
+from smtpproxy.settings import Rate as AnyRate
 from smtpproxy.settings import TcpAddress
 
 Size = Annotated[int, PlainValidator(values.size)]
@@ -50,6 +51,7 @@ IpAddress = Annotated[str, PlainValidator(values.ip_address)]
 Selector = Annotated[str, PlainValidator(dkim.selector)]
 Moment = Annotated[datetime, PlainValidator(dkim.moment)]
 Nameserver = Annotated[TcpAddress, PlainValidator(dkim.nameserver)]
+Rate = Annotated[AnyRate, PlainValidator(access_values.rate)]
 AllowedSender = Annotated[str, PlainValidator(access_values.allowed_sender)]
 
 
@@ -124,6 +126,11 @@ class Listener(Table):
     handshake_timeout: Duration = written("10s")
     proxy_protocol: bool = False
     trusted: list[Network] = []
+    min_data_rate: Annotated[int, Field(ge=0)] = 500
+    early_commands: Literal["refuse", "permit"] = "refuse"
+    connection_rate: Rate | None = None
+    message_rate: Rate | None = None
+    recipient_rate: Rate | None = None
 
 
 class Upstream(Table):
@@ -260,6 +267,8 @@ class CredentialTable(Table):
     default_stream: Name | None = None
     senders: list[AllowedSender] = []
     from_domains: list[Domain] = []
+    message_rate: Rate | None = None
+    recipient_rate: Rate | None = None
 
 
 class Dkim(Table):

@@ -16,6 +16,7 @@ _EVERYWHERE = frozenset(
         "default_stream",
         "max_connections",
         "max_connections_per_address",
+        "connection_rate",
         "command_timeout",
         "data_timeout",
     }

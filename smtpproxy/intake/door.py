@@ -4,12 +4,14 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from smtpproxy.auth.authenticator import MECHANISMS, Authenticator
 from smtpproxy.events import ConnectionRefused, FilesRead
 from smtpproxy.intake.handshake import Handshakes
-from smtpproxy.intake.limits import ConnectionLimits
+from smtpproxy.intake.limits import ConnectionLimits, Refusal
+from smtpproxy.intake.rate_table import RateTable
+from smtpproxy.intake.rates import ClientRates
 from smtpproxy.intake.trusted import TrustedHosts
 from smtpproxy.intake.vestibule import Vestibule
 from smtpproxy.pipeline import Parts, StreamTable
@@ -42,6 +44,7 @@ class Door:
         *,
         unexpected: Callable[[Exception], None],
         authenticator: Authenticator | None = None,
+        rates: RateTable | None = None,
     ) -> None:
         """Raises TlsError where the listener's certificate cannot serve."""
         self.listener = listener
@@ -56,6 +59,7 @@ class Door:
         self.handshakes = self._handshakes()
         self.extensions = self._extensions()
         self.draining = False
+        self.rates = ClientRates(listener, rates) if rates is not None else None
         self._limits = ConnectionLimits(listener, server.workers)
         self._trusted = TrustedHosts(listener.trusted) if listener.trusted else None
         self._sessions: set[Session] = set()
@@ -94,14 +98,20 @@ class Door:
         """Whether what this host says of others is believed: XCLIENT and XFORWARD."""
         return self._trusted is not None and peer in self._trusted
 
-    def admit(
-        self, session: Session, peer: str
-    ) -> Literal["limit", "address_limit", "draining"] | None:
+    def admit(self, session: Session, peer: str) -> Refusal | None:
         """Count a new connection in, or say why not."""
-        refusal = "draining" if self.draining else self._limits.refusal(peer)
+        refusal: Refusal | None = "draining" if self.draining else None
+        if refusal is None:  # with implicit TLS, the rate counted before the handshake
+            refusal = self._refusal(peer, rated=self.listener.tls != "implicit")
         if refusal is None:
             self._limits.opened(peer)
             self._sessions.add(session)
+        return refusal
+
+    def _refusal(self, peer: str, *, rated: bool) -> Refusal | None:
+        refusal: Refusal | None = self._limits.refusal(peer)
+        if refusal is None and rated and self.rates is not None:
+            return None if self.rates.connection(peer) else "rate"
         return refusal
 
     def leave(self, session: Session, peer: str) -> None:
@@ -145,8 +155,8 @@ class Door:
         implicit = self.handshakes if self.listener.tls == "implicit" else None
 
         async def connect(connection: socket.socket, client: str) -> None:
-            refusal = self._limits.refusal(client)
-            if implicit is not None and refusal is not None:  # before a handshake that costs
+            refusal = self._refusal(client, rated=True) if implicit is not None else None
+            if refusal is not None:  # before a handshake that costs
                 self.parts.emit(ConnectionRefused(self.listener.name, client, refusal))
                 connection.close()
                 return

@@ -29,15 +29,13 @@ class Identity:
     @property
     def record(self) -> Client:
         """Who sends the next message; what a trusted host told counts."""
-        told, behind = self._forwarded, self._behind
-        peer = told.address or behind.address or self.peer
-        return Client(self._listener, peer, told.helo or self.helo, self.login)
+        helo = self._forwarded.helo or self.helo
+        return Client(self._listener, self.address, helo, self.login)
 
     @property
     def told(self) -> Told:
         """What an upstream that believes us is told of the client."""
-        told, behind = self._forwarded, self._behind
-        peer = told.address or behind.address or self.peer
+        told, behind, peer = self._forwarded, self._behind, self.address
         return Told(
             address=None if peer == "unix" else peer,
             name=told.name or behind.name or "",
@@ -47,6 +45,15 @@ class Identity:
             ident=told.ident,
             source=told.source or "REMOTE",
         )
+
+    @property
+    def address(self) -> str:
+        """Where the next message comes from; what a trusted host told counts."""
+        return self._forwarded.address or self._behind.address or self.peer
+
+    @property
+    def credential(self) -> Credential | None:
+        return self._credential
 
     def put_in_place(self, told: Told) -> None:
         """XCLIENT: from now on the session is that of the client it names."""

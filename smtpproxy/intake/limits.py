@@ -1,9 +1,13 @@
-"""How many connections a listener takes, in all and from one address."""
+"""How many connections a listener takes, in all and from one address (IPv6: one /64)."""
 
 from collections import Counter
 from typing import Literal
 
+from smtpproxy.auth.attempts import network_of
 from smtpproxy.settings import ListenerSettings
+
+Refusal = Literal["limit", "address_limit", "rate", "draining"]
+"""Why a connection is not taken."""
 
 
 class ConnectionLimits:
@@ -19,19 +23,20 @@ class ConnectionLimits:
         """Why another connection from `peer` cannot be taken, or None."""
         if self.open >= self.total:
             return "limit"
-        if self._by_address[peer] >= self._each:
+        if self._by_address[network_of(peer)] >= self._each:
             return "address_limit"
         return None
 
     def opened(self, peer: str) -> None:
         self.open += 1
-        self._by_address[peer] += 1
+        self._by_address[network_of(peer)] += 1
 
     def closed(self, peer: str) -> None:
         self.open -= 1
-        self._by_address[peer] -= 1
-        if not self._by_address[peer]:
-            del self._by_address[peer]
+        network = network_of(peer)
+        self._by_address[network] -= 1
+        if not self._by_address[network]:
+            del self._by_address[network]
 
 
 def _share(limit: int, workers: int) -> int:

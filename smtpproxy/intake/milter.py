@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
-from smtpproxy.events import Client, ConnectionClosed, ConnectionOpened, ConnectionRefused, Failed
+from smtpproxy.events import Client, Failed
 from smtpproxy.intake import replies
+from smtpproxy.intake.connection import Connection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.milter_message import MilterMessage, address
 from smtpproxy.intake.milter_terms import (
@@ -18,6 +19,7 @@ from smtpproxy.intake.milter_terms import (
 )
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.advised import Advice, AdvisedTransaction
+from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Steps
 from smtpproxy.wire.milter import replies as packets
 from smtpproxy.wire.milter.commands import (
@@ -48,41 +50,20 @@ _TOO_LARGE = packets.reply_code(Reply.of(552, "5.3.4", "message is larger than t
 _TOO_MANY = packets.reply_code(Reply.of(452, "4.5.3", "too many recipients"))
 
 
-class MilterSession(asyncio.Protocol):
+class MilterSession(Connection):
     """One connection. What needs no waiting is done at once; a task takes RCPT and the end."""
 
     def __init__(self, door: Door) -> None:
-        self._door = door
-        self._settings = door.listener
+        super().__init__(door)
         self._engine = MilterConnection(actions=ACTIONS, steps=STEPS, macros=MACROS)
-        self._deadline = door.deadlines.watch(self._expired)
-        self._transport: asyncio.Transport
-        self._peer = "unix"
-        self._began = 0.0
         self._connect = Connect("", "U")
         self._helo = ""
         self._message: MilterMessage | None = None
-        self._cause = ""  # why the connection ends; empty while it goes on
         self._event: Command | None = None  # what the task is to take next
         self._due = False  # whether the MTA waits for the task's answer
-        self._waiting: asyncio.Future[None] | None = None  # the task waits for an event
-        self._reading = True
+        self._within = False  # whether a packet has begun, and a deadline for that
 
     # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._peer = self._door.peer(transport)
-        self._began = self._door.deadlines.now()
-        refusal = self._door.admit(self, self._peer)
-        if refusal is not None:  # the protocol has no words for it: the MTA defers the mail
-            self._cause = "refused"
-            self._door.deadlines.forget(self._deadline)
-            self._door.parts.emit(ConnectionRefused(self._settings.name, self._peer, refusal))
-            self._transport.close()
-            return
-        self._door.parts.emit(ConnectionOpened(self._settings.name, self._peer))
-        self._door.start(self._run())
 
     def data_received(self, data: bytes) -> None:
         if self._cause:
@@ -92,17 +73,21 @@ class MilterSession(asyncio.Protocol):
             self._take_ready()
         self._adjust_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end("eof" if exc is None else "error")
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._adjust_reading()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._waiting is not None and self._event is None:
+            self._take_ready()
+        self._adjust_reading()
 
     def _adjust_reading(self) -> None:
-        wanted = self._engine.buffered <= _BACKLOG or self._waiting is not None
-        if wanted != self._reading and not self._transport.is_closing():
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
+        self._read(
+            not self._write_paused
+            and (self._waiting is not None or self._engine.buffered <= _BACKLOG)
+        )
 
     # the session
 
@@ -137,10 +122,7 @@ class MilterSession(asyncio.Protocol):
             self._close()
 
     def _fail(self, error: Exception) -> None:
-        self._door.parts.emit(
-            Failed(self._settings.name, "internal", f"{type(error).__name__}: {error}")
-        )
-        self._door.unexpected(error)
+        self._failed(error)
         if self._due:
             self._write(_TROUBLE)
             self._due = False
@@ -162,13 +144,16 @@ class MilterSession(asyncio.Protocol):
         """Take the events that need no waiting; leave the first that does to the task.
 
         An MTA is silent for as long as its own client is, but a packet that has begun is
-        to be complete soon.
+        to be complete soon: it gets no more time for each octet of it that comes, nor does an
+        MTA that leaves our answers unread.
         """
+        taken = False
         try:
-            while not self._cause:
+            while not self._cause and not self._write_paused:
                 event = self._engine.next_event()
                 if isinstance(event, Signal):
                     break
+                taken = True
                 take = _AT_ONCE.get(type(event))
                 if take is None:
                     self._event = event
@@ -181,9 +166,12 @@ class MilterSession(asyncio.Protocol):
             self._door.parts.emit(Failed(self._settings.name, "protocol", str(error)))
             self._end("protocol")
             return
-        limit = self._settings
-        patience = limit.command_timeout if self._engine.buffered else limit.data_timeout
-        self._deadline.at = self._door.deadlines.now() + patience
+        within = bool(self._engine.buffered) or self._write_paused
+        if taken or not (within and self._within) or self._deadline.at == NEVER:
+            limit = self._settings
+            patience = limit.command_timeout if within else limit.data_timeout
+            self._deadline.at = self._door.deadlines.now() + patience
+        self._within = within
 
     def _nothing(self, event: Command) -> None:
         """Only to be answered."""
@@ -246,6 +234,7 @@ class MilterSession(asyncio.Protocol):
         self._due = True
         transaction = message.transaction
         if transaction.refuses_at_rcpt and transaction.recipients >= self._settings.max_recipients:
+            self._limited("recipients")
             self._answer(_TOO_MANY)
             return
         if forgets_recipient(self._engine.macro):
@@ -262,6 +251,7 @@ class MilterSession(asyncio.Protocol):
         self._due = True
         message.add_body(end.data)
         if message.size > self._door.server.data_size_limit:
+            self._limited("size")
             self._answer(_TOO_LARGE)
         elif message.has_nul:
             self._answer(_NUL)
@@ -300,31 +290,11 @@ class MilterSession(asyncio.Protocol):
         self._due = False
         self._write(data)
 
-    def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(data)
-
-    def _expired(self) -> None:
-        self._end("timeout")
-
-    def _end(self, cause: str) -> None:
-        """Take no further events; the task cleans up once what it is doing is done."""
-        self._cause = self._cause or cause
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
     def _close(self) -> None:
         self._door.deadlines.forget(self._deadline)
         self._message = None
         self._transport.close()
-        seconds = self._door.deadlines.now() - self._began
-        self._door.leave(self, self._peer)
-        self._door.parts.emit(
-            ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)
-        )
+        self._leave()
 
 
 _AT_ONCE: Mapping[type, Callable[[MilterSession, Any], None]] = {

@@ -1,17 +1,10 @@
 """The policy intake: one connection of a Postfix that asks about its recipients."""
 
 import asyncio
-from typing import cast
 
-from smtpproxy.events import (
-    Client,
-    ConnectionClosed,
-    ConnectionOpened,
-    ConnectionRefused,
-    Failed,
-    SenderRefused,
-)
+from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
+from smtpproxy.intake.connection import Connection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.policy_terms import credential, external
 from smtpproxy.mail.reply import Reply
@@ -31,69 +24,37 @@ _TOO_MANY = Reply.of(452, "4.5.3", "too many recipients")
 _LATER_STATES = frozenset({"DATA", "END-OF-MESSAGE"})
 
 
-class PolicySession(asyncio.Protocol):
+class PolicySession(Connection):
     """One connection. A task takes the requests, one after the other."""
 
     def __init__(self, door: Door) -> None:
-        self._door = door
-        self._settings = door.listener
+        super().__init__(door)
         self._engine = PolicyConnection()
-        self._deadline = door.deadlines.watch(self._expired)
-        self._transport: asyncio.Transport
-        self._peer = "unix"
-        self._began = 0.0
-        self._cause = ""  # why the connection ends; empty while it goes on
         self._due = False  # whether the MTA waits for an answer
-        self._waiting: asyncio.Future[None] | None = None  # the task waits for the MTA
-        self._reading = True
         self._within = False  # whether it has begun a request, and a deadline for that
-        self._full = False  # whether the MTA leaves our answers unread
         self._instance = ""  # the MTA's name for the message under way
         self._message: ConsultedTransaction | None = None
         self._asked: set[str] = set()  # its recipients that were not refused
 
     # asyncio.Protocol
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._peer = self._door.peer(transport)
-        self._began = self._door.deadlines.now()
-        refusal = self._door.admit(self, self._peer)
-        if refusal is not None:  # the protocol has no words for it: the MTA defers the mail
-            self._cause = "refused"
-            self._door.deadlines.forget(self._deadline)
-            self._door.parts.emit(ConnectionRefused(self._settings.name, self._peer, refusal))
-            self._transport.close()
-            return
-        self._door.parts.emit(ConnectionOpened(self._settings.name, self._peer))
-        self._door.start(self._run())
-
     def data_received(self, data: bytes) -> None:
         if self._cause:
             return
         self._engine.receive_data(data)
         self._adjust_reading()
-        if not self._full:
+        if not self._write_paused:
             self._wake()
 
     def pause_writing(self) -> None:
-        self._full = True
+        self._write_paused = True
 
     def resume_writing(self) -> None:
-        self._full = False
+        self._write_paused = False
         self._wake()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end("eof" if exc is None else "error")
-
     def _adjust_reading(self) -> None:
-        wanted = self._engine.buffered <= 2 * REQUEST_LIMIT
-        if wanted != self._reading and not self._transport.is_closing():
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
+        self._read(self._engine.buffered <= 2 * REQUEST_LIMIT)
 
     # the session
 
@@ -111,7 +72,7 @@ class PolicySession(asyncio.Protocol):
     async def _run(self) -> None:
         try:
             while not self._cause:
-                request = None if self._full else self._engine.next_request()
+                request = None if self._write_paused else self._engine.next_request()
                 if request is None:
                     await self._mta()
                     continue
@@ -123,9 +84,7 @@ class PolicySession(asyncio.Protocol):
             self._door.parts.emit(Failed(self._settings.name, "protocol", str(error)))
             self._end("protocol")
         except Exception as error:  # a fault of ours must not pass mail, nor lose the session
-            text = f"{type(error).__name__}: {error}"
-            self._door.parts.emit(Failed(self._settings.name, "internal", text))
-            self._door.unexpected(error)
+            self._failed(error)
             self._answer_trouble()
             self._end("error")
         finally:
@@ -136,7 +95,7 @@ class PolicySession(asyncio.Protocol):
         if self._door.draining:
             self._end("shutdown")
             return
-        within = bool(self._engine.buffered) or self._full
+        within = bool(self._engine.buffered) or self._write_paused
         if not (within and self._within):  # a request that trickles in has no longer for that
             limit = self._settings
             patience = limit.command_timeout if within else limit.data_timeout
@@ -164,6 +123,7 @@ class PolicySession(asyncio.Protocol):
         if message is None:
             return replies.SENDER_REFUSED
         if message.permitted >= self._settings.max_recipients:
+            self._limited("recipients")
             return _TOO_MANY
         path = request.get("recipient")
         refusal = await message.recipient(external(path))
@@ -226,31 +186,14 @@ class PolicySession(asyncio.Protocol):
 
     def _answer(self, action: str) -> None:
         self._due = False
-        if not self._transport.is_closing():
-            self._transport.write(answer(action))
+        self._write(answer(action))
 
     def _answer_trouble(self) -> None:
         if self._due:
             self._answer(str(TEMPORARY_FAILURE))
 
-    def _expired(self) -> None:
-        self._end("timeout")
-
-    def _end(self, cause: str) -> None:
-        """Take no further requests; the task cleans up once what it is doing is done."""
-        self._cause = self._cause or cause
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
     def _close(self) -> None:
         self._door.deadlines.forget(self._deadline)
         self._forget()
         self._transport.close()
-        seconds = self._door.deadlines.now() - self._began
-        self._door.leave(self, self._peer)
-        self._door.parts.emit(
-            ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)
-        )
+        self._leave()

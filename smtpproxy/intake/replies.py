@@ -12,6 +12,7 @@ OK = Reply.of(250, "2.0.0", "OK")
 SENDER_OK = Reply.of(250, "2.1.0", "sender noted")
 GO_AHEAD = Reply(354, None, ("end with <CR><LF>.<CR><LF>",))
 GO_SECURE = Reply.of(220, "2.0.0", "begin TLS")
+RATE_LIMIT = Reply.of(450, "4.7.1", "rate limit; try again later")
 SENDER_REFUSED = Reply.of(550, "5.7.1", "this client may not send from that address")
 TOO_MANY_FAILURES = Reply.of(421, "4.7.0", "too many failures; closing the connection")
 BYE = Reply.of(221, "2.0.0", "bye")
@@ -19,6 +20,12 @@ TOO_LARGE = Reply.of(552, "5.3.4", "message is larger than the limit told by SIZ
 NUL = Reply.of(554, "5.6.0", "content holds a NUL octet")
 NO_SPACE = Reply.of(452, "4.3.1", "no space for the message now; try later")
 TIMEOUT = Reply.of(421, "4.4.2", "timeout; closing the connection")
+REFUSED = {
+    "limit": Reply.of(421, "4.3.2", "too many connections; try again later"),
+    "address_limit": Reply.of(421, "4.3.2", "too many connections; try again later"),
+    "rate": Reply.of(421, "4.7.1", "rate limit: too many new connections; try again later"),
+    "draining": Reply.of(421, "4.3.2", "the relay is shutting down; try again later"),
+}
 TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "too many errors; closing the connection")
 SHUTDOWN = Reply.of(421, "4.3.2", "the relay is shutting down; try again soon")
 INTERNAL = Reply.of(421, "4.3.0", "temporary_failure; closing the connection")

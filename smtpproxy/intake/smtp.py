@@ -1,26 +1,21 @@
 """The SMTP intake: one session between a client and the pipeline."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from smtpproxy.events import (
-    ConnectionClosed,
-    ConnectionOpened,
-    ConnectionRefused,
-    Failed,
-    SenderRefused,
-)
+from smtpproxy.events import Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.auth import AuthDialog
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.identity import Identity
+from smtpproxy.intake.limits import Refusal
+from smtpproxy.intake.message import begin, final, patience
 from smtpproxy.intake.stream import ClientStream
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline import MailTransaction
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.deadlines import NEVER
-from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.wire.commands import (
     Auth,
     AuthResponse,
@@ -39,19 +34,19 @@ from smtpproxy.wire.events import (
     Broken,
     ContentBegins,
     ContentChunk,
+    ContentProblem,
     EndOfContent,
     Event,
 )
 from smtpproxy.wire.forwarding import XCLIENT, XFORWARD, XClient, XForward
 from smtpproxy.wire.server import ServerConnection
+from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS
 
 
 class SmtpSession(ClientStream):
     """One client connection. A task takes events from the engine in turn."""
 
     def __init__(self, door: Door) -> None:
-        self._door = door
-        self._settings = door.listener
         engine = ServerConnection(
             door.parts.hostname,
             size_limit=door.server.data_size_limit,
@@ -61,48 +56,35 @@ class SmtpSession(ClientStream):
             require_tls=door.listener.require_tls,
             require_auth=door.listener.auth == "required",
             lmtp=door.listener.protocol == "lmtp",
+            refuse_early=door.listener.early_commands == "refuse",
         )
-        super().__init__(engine)
-        self._deadline = door.deadlines.watch(self._expired)
+        super().__init__(door, engine)
         self._client = Identity(door.listener.name, door.streams)
         self._auth: AuthDialog | None = None
-        self._began = 0.0
         self._transaction: MailTransaction | None = None
         self._mail: Mail | None = None
         self._content: Content | None = None
+        self._content_began = 0.0
         self._spool_failed = False
         self._errors = 0
         self._securing = False  # the transport is between clear text and TLS
 
     # asyncio.Protocol
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        peer = self._client.peer = self._door.peer(transport)
-        self._began = self._door.deadlines.now()
-        refusal = self._door.admit(self, peer)
-        if refusal is not None:
-            text = "the relay is shutting down" if refusal == "draining" else "too many connections"
-            self._cause = "refused"
-            self._door.deadlines.forget(self._deadline)
-            self._door.parts.emit(ConnectionRefused(self._settings.name, peer, refusal))
-            self._write(Reply.of(421, "4.3.2", f"{text}; try again later").encode())
-            self._transport.close()
-            return
-        self._door.parts.emit(ConnectionOpened(self._settings.name, peer))
-        if self._door.trusts(peer):
+    def _refused(self, refusal: Refusal) -> None:
+        self._write(replies.REFUSED[refusal].encode())
+
+    def _admitted(self) -> None:
+        self._client.peer = self._peer
+        if self._door.trusts(self._peer):
             self._engine.offer(XCLIENT, XFORWARD)
         if self._settings.tls == "implicit":  # the handshake is over
-            self._engine.now_secure(authenticated=self._client.secured(transport))
-        self._door.start(self._run())
+            self._engine.now_secure(authenticated=self._client.secured(self._transport))
 
     def eof_received(self) -> bool:
         self._eof = True
         self._wake()
         return not self._client.secure  # what was sent before is still answered; TLS cannot
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end("eof" if exc is None else "error")
 
     # the session
 
@@ -123,7 +105,7 @@ class SmtpSession(ClientStream):
     async def _run(self) -> None:
         """Take the events that have to wait for something, until the connection ends."""
         try:
-            self._write(self._engine.greeting)
+            await self._greet()
             while not self._cause:
                 self._take_ready()
                 if self._event is None:
@@ -139,14 +121,23 @@ class SmtpSession(ClientStream):
                     self._answer(replies.GO_SECURE)
                     await self._secure()
         except Exception as error:  # a fault of ours must not pass mail, nor lose the session
-            self._door.parts.emit(
-                Failed(self._settings.name, "internal", f"{type(error).__name__}: {error}")
-            )
-            self._door.unexpected(error)
+            self._failed(error)
             self._write(replies.INTERNAL.encode())
             self._end("error")
         finally:
             await self._close()
+
+    async def _greet(self) -> None:
+        """Greet whoever waits for it: what came with the connection itself was not asked for."""
+        if self._settings.early_commands == "refuse":
+            self._deadline.at = self._began + self._settings.command_timeout
+            await asyncio.sleep(0)  # the loop reads what is there
+            await asyncio.sleep(0)
+        early = self._engine.early()
+        if early is None:
+            self._write(self._engine.greeting)
+        else:
+            self._broken(early)
 
     async def _secure(self) -> None:
         """Change to TLS; whatever was known before is forgotten (RFC 3207 4.2)."""
@@ -225,6 +216,13 @@ class SmtpSession(ClientStream):
             self._door.parts.emit(SenderRefused(self._settings.name, self._client.peer))
             self._answer(replies.SENDER_REFUSED)
             return
+        rates = self._door.rates
+        if rates is not None:
+            limit = rates.message(self._client.address, self._client.credential)
+            if limit is not None:
+                self._limited(limit)
+                self._answer(replies.RATE_LIMIT)
+                return
         self._mail = mail
         self._answer(replies.SENDER_OK)
 
@@ -235,7 +233,8 @@ class SmtpSession(ClientStream):
     def _content_begins(self, begins: ContentBegins | None = None) -> None:
         self._content = Content(self._door.spool)
         self._spool_failed = False
-        self._deadline.at = self._door.deadlines.now() + self._settings.data_timeout
+        self._content_began = self._door.deadlines.now()
+        self._deadline.at = self._content_began + patience(self._settings, 0)
 
     def _chunk(self, chunk: ContentChunk) -> None:
         if self._content is None or self._spool_failed:
@@ -269,6 +268,8 @@ class SmtpSession(ClientStream):
 
     def _answered(self, answered: Answered) -> None:
         self._write(answered.data)
+        if answered is TOO_MANY_RECIPIENTS:
+            self._limited("recipients")
         if answered.error:
             self._errors += 1
             if self._errors >= self._settings.max_errors:
@@ -284,32 +285,20 @@ class SmtpSession(ClientStream):
         asked = [first]
         while isinstance(event := self._engine.next_event(), Rcpt):
             asked.append(event)
-        transaction = self._transaction or self._begin()
-        self._transaction = transaction
-        answers = await transaction.recipients(asked)
-        self._write(b"".join([self._engine.answer(reply) for reply in answers]))
-
-    def _begin(self) -> MailTransaction:
-        mail = cast(Mail, self._mail)
-        door = self._door
-        return MailTransaction(
-            door.parts,
-            self._client.record,
-            MailParameters(
-                mail.reverse_path,
-                mail.size,
-                mail.body == "8BITMIME",
-                mail.smtputf8,
-                mail.ret,
-                mail.envid,
-                self._client.told,
-            ),
-            self._client.choice(mail.reverse_path),
-            self._client.protocol(
-                extended=self._engine.extended, smtputf8=mail.smtputf8, lmtp=self._engine.lmtp
-            ),
-            "each" if self._engine.lmtp or mail.prdr else None,
+        permitted = len(asked)
+        rates = self._door.rates
+        if rates is not None:
+            client = self._client
+            permitted, limit = rates.recipients(client.address, client.credential, permitted)
+            if limit is not None:
+                self._limited(limit)
+        transaction = self._transaction or begin(
+            self._door, self._client, cast(Mail, self._mail), self._engine
         )
+        self._transaction = transaction
+        answers = list(await transaction.recipients(asked[:permitted])) if permitted else []
+        answers += [replies.RATE_LIMIT] * (len(asked) - permitted)
+        self._write(b"".join([self._engine.answer(reply) for reply in answers]))
 
     async def _end_of_content(self, end: EndOfContent) -> None:
         transaction, content = self._transaction, self._content
@@ -322,24 +311,18 @@ class SmtpSession(ClientStream):
             if end.problem is not None or self._spool_failed:
                 transaction.abort()
                 problem = end.problem
+                if problem is ContentProblem.TOO_LARGE:
+                    self._limited("size")
                 refusal = replies.NO_SPACE if problem is None else replies.CONTENT_PROBLEM[problem]
                 answers = [refusal] * transaction.accepted
             else:
                 answers = await transaction.message(content)
-            self._write(self._final(answers))
+            self._write(final(self._engine, answers, self._mail))
         except BaseException:
             transaction.abort()
             raise
         finally:
             content.close()
-
-    def _final(self, answers: Sequence[Reply]) -> bytes:
-        """The answer to the end of content, from a reply for each recipient."""
-        if self._engine.lmtp:
-            return self._engine.answer_each(answers)
-        if self._mail is not None and self._mail.prdr:
-            return self._engine.answer_each(answers, final=replies.for_all(answers))
-        return self._engine.answer(answers[0])
 
     def _answer(self, reply: Reply) -> None:
         self._write(self._engine.answer(reply))
@@ -356,8 +339,15 @@ class SmtpSession(ClientStream):
         self._client.forget_forwarded()
 
     def _expired(self) -> None:
+        cause = "timeout"
+        if self._content is not None:  # its rate is looked at only when its time is over
+            allowed = patience(self._settings, self._engine.content_size)
+            if self._door.deadlines.now() < self._content_began + allowed:
+                self._deadline.at = self._content_began + allowed
+                return
+            cause = "slow" if allowed < self._settings.data_timeout else "timeout"
         self._write(replies.TIMEOUT.encode())
-        self._end("timeout")
+        self._end(cause)
 
     async def _close(self) -> None:
         self._door.deadlines.forget(self._deadline)
@@ -366,11 +356,7 @@ class SmtpSession(ClientStream):
             self._content.close()
             self._content = None
         await self._close_transport()
-        seconds = self._door.deadlines.now() - self._began
-        self._door.leave(self, self._client.peer)
-        self._door.parts.emit(
-            ConnectionClosed(self._settings.name, self._client.peer, seconds, self._cause)
-        )
+        self._leave()
 
 
 _AT_ONCE: Mapping[type, Callable[[SmtpSession, Any], None]] = {

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 
+from smtpproxy.intake.connection import Connection
+from smtpproxy.intake.door import Door
 from smtpproxy.wire.events import Event
 from smtpproxy.wire.server import ServerConnection
 
@@ -12,25 +14,24 @@ _LINGER = 2.0
 """Seconds for which a refused client's data is swallowed, so that it can read why."""
 _FLUSH = 30.0
 """Seconds that a client has to read the last of its replies."""
-_LINGERING = {"bare_newline", "line_too_long", "timeout", "errors"}
+_LINGERING = {
+    *("bare_newline", "line_too_long", "pipelining", "chunk_size"),
+    *("timeout", "slow", "errors"),
+}
 """Ends in which the client may still be sending: closing at once would destroy the reply."""
 
 
-class ClientStream(asyncio.Protocol):
+class ClientStream(Connection):
     """Feeds the engine, and says when there is something to take.
 
     The session has a task; while it waits (`_waiting`), `_take_ready` is called with what has
     come, and leaves in `_event` what the task is to take.
     """
 
-    def __init__(self, engine: ServerConnection) -> None:
+    def __init__(self, door: Door, engine: ServerConnection) -> None:
+        super().__init__(door)
         self._engine = engine
-        self._transport: asyncio.Transport
-        self._cause = ""  # why the connection ends; empty while it goes on
         self._event: Event | None = None  # what the task is to take next
-        self._waiting: asyncio.Future[None] | None = None  # the task waits for an event
-        self._reading = True
-        self._write_paused = False
         self._eof = False
 
     def _take_ready(self) -> None:
@@ -59,28 +60,10 @@ class ClientStream(asyncio.Protocol):
 
     def _adjust_reading(self) -> None:
         """Read from a client that reads what we write and is not too far ahead of us."""
-        wanted = not self._write_paused and (
-            self._waiting is not None or self._engine.buffered <= _BACKLOG
+        self._read(
+            not self._write_paused
+            and (self._waiting is not None or self._engine.buffered <= _BACKLOG)
         )
-        if wanted != self._reading and not self._transport.is_closing():
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
-
-    def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(data)
-
-    def _end(self, cause: str) -> None:
-        """Take no further events; the task cleans up once what it is doing is done."""
-        self._cause = self._cause or cause
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
 
     async def _close_transport(self) -> None:
         """Close so that the client can still read the last reply."""

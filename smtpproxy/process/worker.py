@@ -17,6 +17,7 @@ import uvloop
 from smtpproxy.auth.authenticator import Authenticator
 from smtpproxy.events import DnsAsked, Event, FilesRead
 from smtpproxy.intake.door import Door
+from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.pipeline.way_out import Links
@@ -139,6 +140,7 @@ class Worker:
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
         self._number = number
         self._authenticator = self._users()
+        self._rates = self._rate_table()
         self._doors = [
             Door(
                 listener,
@@ -149,6 +151,7 @@ class Worker:
                 spool,
                 unexpected=self._log.unexpected,
                 authenticator=self._authenticator,
+                rates=self._rates,
             )
             for listener in settings.listeners
         ]
@@ -162,6 +165,8 @@ class Worker:
         await asyncio.gather(*(door.drain() for door in self._doors))
         if self._authenticator is not None:
             self._authenticator.close()
+        if self._rates is not None:
+            self._rates.close()
         self._pool.close()
         self._journal.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -179,6 +184,11 @@ class Worker:
                 if door.tls is not None:
                     self.metrics.certificate(door.listener.name, door.tls.expires())
         return self.metrics.snapshot()
+
+    def _rate_table(self) -> RateTable | None:
+        if not self._settings.has_rates:
+            return None
+        return RateTable(self._settings.server.state_dir / "rates", time.monotonic)
 
     def _users(self) -> Authenticator | None:
         if all(listener.auth == "off" for listener in self._settings.listeners):

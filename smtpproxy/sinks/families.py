@@ -6,7 +6,7 @@ docs/metrics.md says the same for people; a test holds the two together.
 from dataclasses import dataclass
 from typing import Literal
 
-from smtpproxy.events import DNS_OUTCOMES, STAGES
+from smtpproxy.events import DNS_OUTCOMES, LIMITS, STAGES
 from smtpproxy.sinks import rows
 from smtpproxy.sinks.rows import Rows
 
@@ -122,6 +122,20 @@ FAMILIES: tuple[Family, ...] = (
         ("listener", "cause"),
         "Client connections answered 421 at once, by cause.",
         rows.listeners_and(rows.REFUSAL_CAUSES),
+    ),
+    Family(
+        "connections_ended_total",
+        "counter",
+        ("listener", "cause"),
+        "Client connections that ended, by cause.",
+        rows.listeners_and(rows.ENDS),
+    ),
+    Family(
+        "limited_total",
+        "counter",
+        ("listener", "limit"),
+        "Commands and messages refused for the sake of a limit; the session went on.",
+        rows.listeners_and(LIMITS),
     ),
     Family(
         "proxy_headers_total",

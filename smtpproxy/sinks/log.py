@@ -10,11 +10,13 @@ import structlog
 
 from smtpproxy.events import (
     Authentication,
+    ConnectionClosed,
     ConnectionRefused,
     Decided,
     Event,
     Failed,
     FilesRead,
+    Limited,
     ProxyHeaderRead,
     TlsHandshake,
 )
@@ -26,6 +28,8 @@ LOGGED = frozenset(
         Decided,
         Failed,
         ConnectionRefused,
+        ConnectionClosed,
+        Limited,
         ProxyHeaderRead,
         TlsHandshake,
         Authentication,
@@ -36,6 +40,9 @@ LOGGED = frozenset(
 
 _EVERY = 1.0
 """Seconds between two lines about the same kind of trouble; what comes between is counted."""
+
+_THEIR_ENDS = frozenset({"quit", "eof", "error", "shutdown", "refused"})
+"""Ends of connections that nobody wonders about; `error` was logged with what caused it."""
 
 
 def configure_logging(settings: ServerSettings, *, process: str) -> None:
@@ -74,6 +81,10 @@ class Log:
             self._decided(event)  # type: ignore[arg-type]
         elif kind is Failed:
             self._failed(event)  # type: ignore[arg-type]
+        elif kind is ConnectionClosed:
+            self._closed(event)  # type: ignore[arg-type]
+        elif kind is Limited:
+            self._limited(event)  # type: ignore[arg-type]
         elif kind is ConnectionRefused:
             self._refused(event)  # type: ignore[arg-type]
         elif kind is FilesRead:
@@ -125,6 +136,32 @@ class Log:
                 listener=event.listener,
                 peer=event.peer,
                 cause=event.cause,
+                unsaid=unsaid,
+            )
+
+    def _closed(self, event: ConnectionClosed) -> None:
+        """A connection that we ended."""
+        if event.cause in _THEIR_ENDS:
+            return
+        unsaid = self._due(f"{event.listener} ended {event.cause}")
+        if unsaid is not None:
+            self._log.warning(
+                "connection ended",
+                listener=event.listener,
+                peer=event.peer,
+                cause=event.cause,
+                seconds=round(event.seconds, 1),
+                unsaid=unsaid,
+            )
+
+    def _limited(self, event: Limited) -> None:
+        unsaid = self._due(f"{event.listener} limited {event.limit}")
+        if unsaid is not None:
+            self._log.warning(
+                "limited",
+                listener=event.listener,
+                peer=event.peer,
+                limit=event.limit,
                 unsaid=unsaid,
             )
 

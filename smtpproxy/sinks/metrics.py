@@ -20,6 +20,7 @@ from smtpproxy.events import (
     Event,
     Failed,
     FilesRead,
+    Limited,
     ProxyHeaderRead,
     Relayed,
     SenderRefused,
@@ -73,6 +74,8 @@ class Metrics:
         self._encoded: defaultdict[Labels, float] = defaultdict(int)
         self._opened: defaultdict[Labels, float] = defaultdict(int)
         self._refused: defaultdict[Labels, float] = defaultdict(int)
+        self._ended: defaultdict[Labels, float] = defaultdict(int)
+        self._limited: defaultdict[Labels, float] = defaultdict(int)
         self._proxied: defaultdict[Labels, float] = defaultdict(int)
         self._handshakes: defaultdict[Labels, float] = defaultdict(int)
         self._authentications: defaultdict[Labels, float] = defaultdict(int)
@@ -95,6 +98,7 @@ class Metrics:
             TlsHandshake: self._tls_handshake,
             Authentication: self._authentication,
             SenderRefused: self._sender_refused,
+            Limited: self._limited_command,
             FilesRead: self._files_read,
             Decided: self._decided,
             Relayed: self._relayed_message,
@@ -133,6 +137,8 @@ class Metrics:
                 "unsubscribe_encoded_total": _plain(self._encoded),
                 "connections_total": _plain(self._opened),
                 "connections_refused_total": _plain(self._refused),
+                "connections_ended_total": _plain(self._ended),
+                "limited_total": _plain(self._limited),
                 "proxy_headers_total": _plain(self._proxied),
                 "tls_handshakes_total": _plain(self._handshakes),
                 "certificate_reloads_total": _plain(self._certificates),
@@ -162,6 +168,7 @@ class Metrics:
 
     def _connection_closed(self, event: ConnectionClosed) -> None:
         self._connections[(event.listener,)] -= 1
+        self._ended[(event.listener, event.cause)] += 1
 
     def _connection_refused(self, event: ConnectionRefused) -> None:
         self._refused[(event.listener, event.cause)] += 1
@@ -177,6 +184,9 @@ class Metrics:
 
     def _sender_refused(self, event: SenderRefused) -> None:
         self._senders[(event.listener,)] += 1
+
+    def _limited_command(self, event: Limited) -> None:
+        self._limited[(event.listener, event.limit)] += 1
 
     def _files_read(self, event: FilesRead) -> None:
         if event.what == "certificate":

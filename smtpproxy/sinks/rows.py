@@ -24,7 +24,12 @@ Rows = Callable[[Settings], Iterable[Labels]]
 
 CODE_CLASSES = ("2xx", "3xx", "4xx", "5xx", "none")
 FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal", "protocol", "sign", "dns")
-REFUSAL_CAUSES = ("limit", "address_limit", "draining")
+REFUSAL_CAUSES = ("limit", "address_limit", "rate", "draining")
+ENDS = (
+    *("quit", "eof", "error", "timeout", "slow", "errors", "pipelining", "line_too_long"),
+    *("bare_newline", "chunk_size", "tls", "protocol", "shutdown"),
+)
+"""Why a connection ended."""
 TLS_OUTCOMES = ("ok", "failed", "timeout")
 AUTH_OUTCOMES = ("ok", "failed", "malformed", "cancelled", "limited", "busy")
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")

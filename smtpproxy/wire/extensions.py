@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.commands import Hello
 from smtpproxy.wire.session import SessionState
 
 
@@ -54,7 +56,10 @@ def auth(mechanisms: Sequence[str], *, without_tls: bool = False) -> Extension:
     return Extension("AUTH", lambda session: words if session.secure or without_tls else None)
 
 
-def hello_lines(session: SessionState) -> list[str]:
-    """Return the lines of the reply to EHLO, behind the greeting."""
+def hello_reply(session: SessionState, hostname: str, hello: Hello) -> Reply:
+    """The reply to EHLO (with the extensions) or HELO."""
+    greeting = f"{hostname} greets {hello.domain.encode('ascii', 'replace').decode()}"
+    if not hello.extended:
+        return Reply(250, None, (greeting,))
     lines = (extension.line(session) for extension in session.extensions)
-    return [line for line in lines if line is not None]
+    return Reply(250, None, (greeting, *(line for line in lines if line is not None)))

@@ -12,6 +12,10 @@ listener has. A new verb is a row there, its record in `commands`, and in `answe
 if its answer changes the state. Wrong commands, NOOP, VRFY and HELP never reach the
 caller: they come out as `Answered` with the bytes to send.
 
+`refuse_early`: a client that does not wait where it has to is sent away, since what it sends
+before EHLO, DATA or AUTH are answered may have been meant as something else. `early` says so of
+what came before the greeting.
+
 STARTTLS: answer it with 220, send that, change to TLS, then call `now_secure`; whatever came
 before the change is forgotten. AUTH: answer with 334 and the next line is an `AuthResponse`.
 """
@@ -20,6 +24,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.breaches import (
+    BEHIND_STARTTLS,
+    EARLY,
+    OUT_OF_STEP,
+    TOO_LONG,
+    bare_newline_received,
+)
 from smtpproxy.wire.chunks import Chunk
 from smtpproxy.wire.commands import (
     AUTH_LIMIT,
@@ -50,20 +61,15 @@ from smtpproxy.wire.events import (
     Event,
     Signal,
 )
-from smtpproxy.wire.extensions import BASE, Extension, hello_lines
+from smtpproxy.wire.extensions import BASE, Extension, hello_reply
 from smtpproxy.wire.forwarding import XClient, XForward
 from smtpproxy.wire.incoming import ChunkedContent, DataContent, IncomingContent
 from smtpproxy.wire.session import SessionState, State
 from smtpproxy.wire.verbs import LMTP_VERBS, VERBS
 
-_TOO_LONG = Reply.of(500, "5.5.2", "command line too long; closing the connection").encode()
-_OUT_OF_STEP = Reply.of(
-    554, "5.5.0", "content was sent though DATA was refused; closing the connection"
-).encode()
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
-_BEHIND_STARTTLS = Reply.of(
-    554, "5.5.0", "commands were sent behind STARTTLS; closing the connection"
-).encode()
+_ALONE = (Data, Hello, Auth)
+"""Behind these nothing may be sent before they are answered (RFC 2920 3.1, RFC 4954 4)."""
 
 
 class ServerConnection(SessionState):
@@ -80,6 +86,7 @@ class ServerConnection(SessionState):
         require_tls: bool = False,
         require_auth: bool = False,
         lmtp: bool = False,
+        refuse_early: bool = False,
     ) -> None:
         super().__init__(
             extensions,
@@ -92,6 +99,7 @@ class ServerConnection(SessionState):
         self.lmtp = lmtp
         self._verbs = LMTP_VERBS if lmtp else VERBS
         self._bare_newline = bare_newline
+        self._refuse_early = refuse_early
         self._buffer = b""
         self._taken = 0  # octets of the buffer that were taken as commands
         self._pending: deque[Command] = deque()
@@ -109,6 +117,12 @@ class ServerConnection(SessionState):
     def buffered(self) -> int:
         """Octets received and not yet taken as events."""
         return len(self._buffer) - self._taken
+
+    @property
+    def content_size(self) -> int:
+        """Octets of the content under way that have come."""
+        content = self._data or self._chunks
+        return 0 if content is None else content.size
 
     def receive_data(self, data: bytes) -> None:
         rest = self._buffer[self._taken :]
@@ -129,7 +143,7 @@ class ServerConnection(SessionState):
         if self._data_refused:
             self._data_refused = False
             if self.buffered:
-                return self._broken("pipelining", _OUT_OF_STEP)
+                return self._broken(OUT_OF_STEP)
         start = self._taken
         if start == len(self._buffer):
             return NEED_DATA
@@ -159,9 +173,21 @@ class ServerConnection(SessionState):
         elif isinstance(event, Chunk):
             return self._begin_chunk(event)
         elif isinstance(event, StartTls) and self.buffered:
-            return self._broken("pipelining", _BEHIND_STARTTLS)  # CVE-2011-0411
+            return self._broken(BEHIND_STARTTLS)  # CVE-2011-0411
+        elif self._refuse_early and isinstance(event, _ALONE) and self._has_more:
+            return self._broken(EARLY)
         pending.append(event)
         return event
+
+    def early(self) -> Broken | None:
+        """Call it when the greeting is about to be sent: why it is not to be, or None."""
+        return self._broken(EARLY) if self._refuse_early and self._has_more else None
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether anything waits but QUIT, which means one thing only: `openssl s_client` ends
+        so where its input is a file."""
+        return self.buffered > 0 and self._buffer[self._taken :].upper() != b"QUIT\r\n"
 
     def answer(self, reply: Reply) -> bytes:
         """Answer the oldest unanswered event; return the bytes to send."""
@@ -215,10 +241,7 @@ class ServerConnection(SessionState):
 
     def hello_reply(self, hello: Hello) -> Reply:
         """The reply to EHLO (with the extensions) or HELO."""
-        greeting = f"{self.hostname} greets {_printable(hello.domain)}"
-        if not hello.extended:
-            return Reply(250, None, (greeting,))
-        return Reply(250, None, (greeting, *hello_lines(self)))
+        return hello_reply(self, self.hostname, hello)
 
     def now_secure(self, *, authenticated: bool = False) -> None:
         super().now_secure(authenticated=authenticated)
@@ -240,6 +263,8 @@ class ServerConnection(SessionState):
         if end < 0 or end - start > AUTH_LIMIT:
             return self._unended(AUTH_LIMIT)
         self._taken = end + 2
+        if self._refuse_early and self._has_more:
+            return self._broken(EARLY)
         try:
             response = parse_auth_response(self._buffer[start:end])
         except CommandError as error:
@@ -257,9 +282,7 @@ class ServerConnection(SessionState):
             return NEED_DATA
         if self._pending:
             return BLOCKED
-        broken = _bare_newline(name) if name else Broken(_TOO_LONG, "line_too_long")
-        self.close()
-        return broken
+        return self._broken(bare_newline_received(name) if name else TOO_LONG)
 
     def _command(self, line: bytes) -> Command | Answered | Chunk | Broken:
         text = line.decode("utf-8", "surrogateescape")
@@ -267,7 +290,7 @@ class ServerConnection(SessionState):
         if not (text.isascii() and text.isprintable()):
             name = bare_newline(line)
             if name is not None:
-                return _bare_newline(name)
+                return bare_newline_received(name)
             check_characters(verb, text)
         known = self._verbs.get(verb) or self._verbs.get(verb.upper())
         if known is None:
@@ -290,8 +313,7 @@ class ServerConnection(SessionState):
         try:
             chunk = content.take(data)
         except BareNewlineError as error:
-            self.close()
-            return _bare_newline(error.name)
+            return self._broken(bare_newline_received(error.name))
         if content.ended:
             self._buffer = content.rest
         return ContentChunk(chunk) if chunk else self._next_content()
@@ -334,15 +356,6 @@ class ServerConnection(SessionState):
         self._pending.append(end)
         return end
 
-    def _broken(self, cause: str, reply: bytes) -> Broken:
+    def _broken(self, breach: Broken) -> Broken:
         self.close()
-        return Broken(reply, cause)
-
-
-def _bare_newline(name: str) -> Broken:
-    text = f"bare {name} received; lines must end with <CR><LF>; closing the connection"
-    return Broken(Reply.of(521, "5.5.2", text).encode(), "bare_newline")
-
-
-def _printable(text: str) -> str:
-    return text.encode("ascii", "replace").decode()
+        return breach

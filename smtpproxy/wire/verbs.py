@@ -44,13 +44,16 @@ _HELLO_FIRST = _refusal("send EHLO first")
 _IN_TRANSACTION = _refusal("not in a transaction; send RSET first")
 _CHUNKING = _refusal("BDAT has begun; go on with BDAT, or send RSET")
 _NO_RECIPIENTS = Answered(Reply.of(554, "5.5.1", "no valid recipients").encode())
+TOO_MANY_RECIPIENTS = Answered(
+    Reply.of(452, "4.5.3", "too many recipients; send the rest later").encode()
+)
 _NOOP = Answered(Reply.of(250, "2.0.0", "OK").encode())
 _VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode())
 
 
 def _rcpt(session: SessionState, argument: str) -> Command | Answered:
     if session.recipients >= session.max_recipients:
-        raise CommandError(452, "4.5.3", "too many recipients; send the rest later")
+        return TOO_MANY_RECIPIENTS
     return parse_rcpt(
         argument,
         extended=session.extended,

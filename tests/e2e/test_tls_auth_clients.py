@@ -168,11 +168,10 @@ def test_openssl_verifies_the_certificate(
     done = run(
         "openssl", "s_client", "-connect", f"{LOOPBACK}:{relay.port(tls)}", *starttls,
         "-CAfile", str(authority.path), "-verify_return_error", "-verify_hostname", "localhost",
-        "-crlf", "-ign_eof", stdin=b"EHLO x.example\nQUIT\n",
+        "-crlf", "-ign_eof", stdin=b"QUIT\n",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Verify return code: 0 (ok)" in done.stdout
-    assert "AUTH SCRAM-SHA-256 PLAIN LOGIN" in done.stdout
     assert "221 2.0.0 bye" in done.stdout
 
 

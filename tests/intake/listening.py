@@ -23,6 +23,7 @@ from smtpproxy.auth.authenticator import Authenticator
 from smtpproxy.config.load import parse
 from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relayed
 from smtpproxy.intake.door import Door
+from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.process.sockets import listen
@@ -166,6 +167,7 @@ class Intake:
             Spool(self.spool, server.spool_threshold),
             unexpected=self.unexpected.append,
             authenticator=self._authenticator(),
+            rates=RateTable(self.spool / "rates", time.monotonic) if settings.has_rates else None,
         )
         await self.door.open(self._socket, SESSIONS[self.door.listener.protocol])
         self._ready.set()

@@ -73,7 +73,9 @@ class Told:
 
 @pytest.fixture
 async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpSession, Wire]:
-    listener = ListenerSettings("apps", "smtp", TcpAddress("127.0.0.1", 2525))
+    listener = ListenerSettings(
+        "apps", "smtp", TcpAddress("127.0.0.1", 2525), early_commands="permit"
+    )
     server = ServerSettings("relay.example", tmp_path)
     settings = Settings(
         server,
@@ -87,7 +89,7 @@ async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpS
         hostname = "relay.example"
         emit = events.append
 
-    monkeypatch.setattr("smtpproxy.intake.smtp.MailTransaction", Told)
+    monkeypatch.setattr("smtpproxy.intake.message.MailTransaction", Told)
     Told.instances = []
 
     def unexpected(error: Exception) -> None:

@@ -18,6 +18,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "": ({}, {}),
     "certain": ({}, {"streams": ["offers"], "default_stream": "offers"}),
     "normalize": ({"server": {"bare_newline": "normalize"}}, {}),
+    "permit": ({}, {"early_commands": "permit"}),
     "lmtp": ({}, {"protocol": "lmtp"}),
     "small": ({"server": {"data_size_limit": "100"}}, {"max_recipients": 2, "max_errors": 3}),
 }

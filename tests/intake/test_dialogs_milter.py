@@ -23,12 +23,14 @@ VERDICTS = {
 }
 """How many answers of a milter there are in each: none may be lost on the way."""
 
+SMTP_ONLY = {"max_errors", "early_commands"}
+
 
 @pytest.mark.parametrize("name", VERDICTS)
 def test_the_milter_decides_the_same(name: str, listen: Listen) -> None:
     path: Path = DIALOGS / f"{name}.dialog"
     config, listener = CONFIGS[directive(path.read_text(), "config")]
-    meaningful = {key: value for key, value in listener.items() if key != "max_errors"}
+    meaningful = {key: value for key, value in listener.items() if key not in SMTP_ONLY}
     intake = listen(config, **meaningful, protocol="milter")
     with mta(intake.port) as peer:
         verdicts = hold_with_milter(path, peer)

@@ -52,7 +52,7 @@ def test_what_comes_after_the_end_is_not_kept(patient: Intake) -> None:
 def test_pipelined_commands_are_answered_after_half_a_close(
     listen: Listen, upstream: FakeUpstream
 ) -> None:
-    intake = listen()
+    intake = listen(early_commands="permit")
     with intake.client() as client:
         client.send(
             "EHLO client.example",
@@ -124,7 +124,7 @@ def test_a_client_that_is_gone_after_the_end_of_data(
 def test_a_client_that_is_gone_before_the_end_of_data(
     listen: Listen, upstream: FakeUpstream, so_far: tuple[str | bytes, ...]
 ) -> None:
-    intake = listen()
+    intake = listen(early_commands="permit")
     with intake.client() as client:
         client.greet()
         client.send(*so_far)

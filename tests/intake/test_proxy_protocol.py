@@ -55,7 +55,7 @@ def test_the_named_client_is_on_record(
 
 
 def test_what_comes_with_the_header_is_not_lost(listen: Listen) -> None:
-    intake = listen(**KEYS)
+    intake = listen(early_commands="permit", **KEYS)
     with intake.client() as client:
         client.send(V1, "EHLO client.example", "QUIT")
         assert client.reply().startswith("220 ")

@@ -14,7 +14,13 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from smtpproxy.events import ConnectionRefused, Failed, UpstreamReplied
+from smtpproxy.events import (
+    LIMITS,
+    ConnectionRefused,
+    Failed,
+    Limited,
+    UpstreamReplied,
+)
 from smtpproxy.policy.model import Origin, Reason
 from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
 from smtpproxy.sinks.families import FAMILIES, PREFIX
@@ -146,6 +152,7 @@ def test_every_reason_has_its_place_in_a_verdict() -> None:
     [
         (FAILING_PARTS, Failed, "part"),
         (REFUSAL_CAUSES, ConnectionRefused, "cause"),
+        (LIMITS, Limited, "limit"),
         (CODE_CLASSES, UpstreamReplied, "code_class"),
     ],
 )

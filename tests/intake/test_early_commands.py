@@ -1,0 +1,126 @@
+"""Clients that send before they are asked: what they sent is never carried out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.auth.users import empty, write
+from tests.intake.conftest import Listen
+from tests.kit.messages import marketing
+from tests.kit.upstream import FakeUpstream
+
+EARLY = "554 5.5.0 input came before it was asked for; closing the connection"
+BEFORE = ("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>")
+
+
+@pytest.mark.parametrize("hello", ["EHLO", "HELO"])
+def test_behind_a_greeting(listen: Listen, hello: str) -> None:
+    intake = listen()
+    with intake.client() as client:
+        assert client.reply().startswith("220 ")
+        client.send(f"{hello} client.example", *BEFORE)
+        assert client.rest() == [EARLY]
+    assert intake.wait_closed() == ["pipelining"]
+
+
+def test_behind_lhlo(listen: Listen) -> None:
+    intake = listen(protocol="lmtp")
+    with intake.client() as client:
+        assert client.reply().startswith("220 ")
+        client.send("LHLO client.example", "NOOP")
+        assert client.rest() == [EARLY]
+
+
+def test_content_before_354(listen: Listen, upstream: FakeUpstream) -> None:
+    """So that no second message can hide in what an earlier server took for content."""
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.send(*BEFORE, "DATA", marketing(), b".\r\n", *BEFORE)
+        assert [reply[:3] for reply in client.replies(3)] == ["250", "250", "554"]
+        assert client.rest() == []
+    assert intake.wait_closed() == ["pipelining"]
+    assert upstream.messages == []
+    assert [each for each in intake.records.decided if each.stage == "data"] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("AUTH PLAIN", "AGEAYg=="), ("AUTH LOGIN", "YQ=="), (None, "NOOP")]
+)
+def test_behind_auth(listen: Listen, tmp_path: Path, first: str | None, then: str) -> None:
+    write(tmp_path / "users", empty())
+    config = {"auth": {"users": str(tmp_path / "users")}}
+    intake = listen(config, auth="optional", auth_without_tls=True)
+    with intake.client() as client:
+        client.greet()
+        if first is None:  # the line that answers a challenge
+            assert client.say("AUTH LOGIN").startswith("334 ")
+            first = "YQ=="
+        client.send(first, then)
+        assert client.rest() == [EARLY]
+    assert intake.wait_closed() == ["pipelining"]
+
+
+def test_before_the_greeting(listen: Listen) -> None:
+    """What is there when the connection is taken; a listener that is busy finds more."""
+    intake = listen(proxy_protocol=True, trusted=["127.0.0.1"])
+    with intake.client() as client:
+        client.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 1 25\r\n", "EHLO client.example")
+        assert client.rest() == [EARLY]
+    assert intake.wait_closed() == ["pipelining"]
+
+
+def test_quit_may_stand_behind_anything(listen: Listen) -> None:
+    intake = listen(proxy_protocol=True, trusted=["127.0.0.1"])
+    for lines in (("QUIT",), ("quit",)):
+        with intake.client() as client:
+            client.send(b"PROXY UNKNOWN\r\n", *lines)
+            assert [reply[:3] for reply in client.replies(2)] == ["220", "221"]
+    with intake.client() as client:
+        client.send(b"PROXY UNKNOWN\r\n")
+        assert client.reply().startswith("220 ")
+        client.send("EHLO client.example", "QUIT")
+        assert [reply[:3] for reply in client.replies(2)] == ["250", "221"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (*BEFORE, "RSET", *BEFORE, "DATA"),
+        ("NOOP", "HELP", "VRFY x", *BEFORE, "DATA"),
+        (*BEFORE, "RCPT TO:<customer@people.example>", "DATA"),
+    ],
+    ids=["reset", "harmless", "group"],
+)
+def test_what_may_be_sent_together(listen: Listen, lines: tuple[str, ...]) -> None:
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.send(*lines)
+        assert client.replies(len(lines))[-1].startswith("354 ")
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+
+
+def test_chunks_may_be_sent_with_their_envelope(listen: Listen, upstream: FakeUpstream) -> None:
+    intake = listen()
+    data = marketing()
+    with intake.client() as client:
+        client.greet()
+        client.send(
+            *BEFORE, f"BDAT {len(data)} LAST", data, *BEFORE, f"BDAT {len(data)} LAST", data
+        )
+        assert [reply[:3] for reply in client.replies(6)] == ["250"] * 6
+    assert len(upstream.messages) == 2
+
+
+@pytest.mark.parametrize("keys", [{}, {"proxy_protocol": True, "trusted": ["127.0.0.1"]}])
+def test_a_listener_may_permit_it(
+    listen: Listen, upstream: FakeUpstream, keys: dict[str, Any]
+) -> None:
+    intake = listen(early_commands="permit", **keys)
+    header = b"PROXY UNKNOWN\r\n" if keys else b""
+    with intake.client() as client:
+        client.send(header, "EHLO client.example", *BEFORE, "DATA", marketing() + b".\r\n", "QUIT")
+        assert client.replies(7)[-1].startswith("221 ")
+    assert len(upstream.messages) == 1

@@ -1,0 +1,95 @@
+"""docs/limits.md: every limit of its table has a key, a metric that is counted, and a test."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.config import models
+from smtpproxy.config.values import shown
+from smtpproxy.events import LIMITS
+from smtpproxy.sinks.families import FAMILIES
+from smtpproxy.sinks.rows import AUTH_OUTCOMES, ENDS, PROXY_OUTCOMES, REFUSAL_CAUSES, TLS_OUTCOMES
+
+REPOSITORY = Path(__file__).parents[2]
+ROWS = [
+    tuple(cell.strip(" `") for cell in line.split("|")[1:-1])
+    for line in (REPOSITORY / "docs" / "limits.md").read_text().splitlines()
+    if line.startswith("| ") and not line.startswith("| phase |")
+]
+TABLES = {
+    "": models.Listener,
+    "[server] ": models.Server,
+    "[auth] ": models.Auth,
+    "[[credential]] ": models.CredentialTable,
+}
+VALUES = {"cause": {*REFUSAL_CAUSES, *ENDS}, "limit": {*LIMITS}}
+OUTCOMES = {
+    "proxy_headers_total": PROXY_OUTCOMES,
+    "tls_handshakes_total": TLS_OUTCOMES,
+    "auth_total": AUTH_OUTCOMES,
+}
+TESTS = {
+    "max_connections": "test_one_connection_too_many",
+    "max_connections_per_address": "test_one_connection_too_many",
+    "connection_rate": "test_new_connections_of_an_address",
+    "PROXY header handshake_timeout": "test_before_the_proxy_header_is_complete",
+    "TLS handshake handshake_timeout": "test_in_the_tls_handshake",
+    "greeting early_commands": "test_before_the_greeting",
+    "commands early_commands": "test_content_before_354",
+    "input in clear behind STARTTLS": "test_what_stands_behind_starttls_is_never_a_command",
+    "command_timeout": "test_among_commands",
+    "octets of a line: 2,048, of AUTH 12,288": "test_a_response_may_be_long_but_not_too_long",
+    "max_errors": "test_dialog",
+    "[auth] max_failures_per_session": "test_three_failures_end_a_session",
+    "[auth] max_failures_per_address": "test_an_address_that_guesses_is_barred_for_a_while",
+    "[auth] max_failures_per_user": "test_a_user_is_barred_but_not_where_they_are_at_home",
+    "message_rate": "test_messages_of_an_address",
+    "[[credential]] message_rate": "test_messages_and_recipients_of_a_credential",
+    "max_recipients": "test_recipients_of_a_message",
+    "recipient_rate": "test_recipients_of_an_address",
+    "[[credential]] recipient_rate": "test_messages_and_recipients_of_a_credential",
+    "[server] data_size_limit": "test_a_message_that_is_too_large",
+    "data_timeout": "test_data_has_a_time_for_all_of_it",
+    "min_data_rate": "test_content_below_the_lowest_rate",
+}
+"""By key, with the phase where a key has several, or by the limit where it has none."""
+
+
+def name(row: tuple[str, ...]) -> str:
+    phase, limit, key = row[0], row[1], row[2]
+    if not key:
+        return limit
+    return f"{phase} {key}" if sum(each[2] == row[2] for each in ROWS) > 1 else key
+
+
+def test_every_limit_has_a_test() -> None:
+    assert [name(row) for row in ROWS] == list(TESTS)
+    source = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    for test in TESTS.values():
+        assert f"def {test}(" in source, test
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name)
+def test_its_default_is_that_of_the_key(row: tuple[str, ...]) -> None:
+    table, _, key = row[2].rpartition(" ")
+    if not key:
+        assert row[3] == ""
+        return
+    default = TABLES[f"{table} " if table else ""].model_fields[key].default
+    assert row[3] == ("*none*" if default is None else shown(default))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name)
+def test_its_metric_can_count_it(row: tuple[str, ...]) -> None:
+    found = re.fullmatch(r'(\w+)\{(\w+)="(\w+)"\}', row[5])
+    assert found is not None
+    family = next(each for each in FAMILIES if each.name == found[1])
+    assert found[2] in family.labels
+    assert found[3] in (OUTCOMES[found[1]] if found[2] == "outcome" else VALUES[found[2]])
+
+
+def test_every_limit_that_is_counted_is_in_the_table() -> None:
+    counted = {row[5].split('"')[1] for row in ROWS}
+    assert set(LIMITS) <= counted
+    assert {"slow", "timeout", "errors", "pipelining", "line_too_long"} <= counted
