@@ -7,11 +7,13 @@ import atheris
 with atheris.instrument_imports(include=["smtpproxy.mail", "smtpproxy.policy"]):
     from smtpproxy.mail.mime import MimeLimits
     from tests.fuzz.test_headers import read_everything
-    from tests.fuzz.test_mime import read_message
+    from tests.fuzz.test_mime import HEADERS, read_message
 
 
 def mime(raw: bytes) -> None:
-    read_message(raw, MimeLimits())
+    """The first octet says how the rest is to be read."""
+    header = HEADERS[raw[0] % len(HEADERS)] if raw else b""
+    read_message(header + raw[1:], MimeLimits())
 
 
 SUBJECTS = {"headers": read_everything, "mime": mime}

@@ -1,5 +1,6 @@
 """To how many people a text went, counted on the mail path across workers."""
 
+import asyncio
 import sqlite3
 from collections.abc import Collection
 from contextlib import suppress
@@ -27,7 +28,8 @@ DELETE FROM alike WHERE (fingerprint, person) IN
     (SELECT fingerprint, person FROM alike WHERE at < ? ORDER BY at LIMIT ?)
 """
 _PRUNED_AT_ONCE = 500  # rows: other writers wait no longer than for these
-_PRUNE_EVERY = 200  # writes
+_PRUNE_EVERY = 2_000  # rows written
+_PRUNE_PAUSE = 0.01  # seconds
 _MERGE_EVERY = timedelta(seconds=1)
 _MOST_PENDING = 2_000  # people: a worker merges sooner
 
@@ -42,7 +44,8 @@ class SqliteAlike:
     def __init__(self, database: Path, timeout: float) -> None:
         path = database.with_name(f"{database.stem}-alike.db")
         self._file = SideFile(path, "alike.sql", timeout)
-        self._writes = 0
+        self._written = 0  # rows, since the last pruning
+        self._pruning: asyncio.Task[None] | None = None
         self._longest = 0.0  # window, seconds
         self._pending: dict[bytes, dict[str, datetime]] = {}
         self._pending_people = 0
@@ -59,7 +62,7 @@ class SqliteAlike:
             return _counted(connection, fingerprint, at, window, most)
 
         counted = await self._file.write(count)
-        await self._prune(at, window)
+        self._wrote(len(people), at, window)
         return counted
 
     async def estimate(
@@ -77,7 +80,14 @@ class SqliteAlike:
                 known = self._merged.get(fingerprint, known)
         return known
 
+    async def people(self) -> int:
+        """Return how many rows there are: people, once for each text."""
+        query = "SELECT count(*) FROM alike"
+        return await self._file.ask(lambda c: int(c.execute(query).fetchone()[0]))
+
     def close(self) -> None:
+        if self._pruning is not None:
+            self._pruning.cancel()
         self._file.close()
 
     async def _merge(self, at: datetime, window: float, most: int) -> None:
@@ -95,20 +105,29 @@ class SqliteAlike:
         if len(self._merged) > 10 * _MOST_PENDING:
             self._merged.clear()  # estimates begin anew from the next merge on
         self._merged.update(counted)
-        await self._prune(at, window)
+        self._wrote(sum(map(len, pending.values())), at, window)
 
     def _person(self, address: str) -> bytes:
         return blake2b(address.encode(), digest_size=8, key=self._file.secret).digest()
 
-    async def _prune(self, at: datetime, window: float) -> None:
-        """Now and then remove what no window reaches any more, in small steps."""
+    def _wrote(self, rows: int, at: datetime, window: float) -> None:
+        """Now and then have removed what no window reaches any more."""
         self._longest = max(window, self._longest)
-        self._writes += 1
-        if self._writes % _PRUNE_EVERY:
-            return
-        before = to_micros(at - timedelta(seconds=self._longest))
+        self._written += rows
+        if self._written >= _PRUNE_EVERY and (self._pruning is None or self._pruning.done()):
+            self._written = 0
+            before = to_micros(at - timedelta(seconds=self._longest))
+            self._pruning = asyncio.create_task(self._prune(before))
+
+    async def _prune(self, before: int) -> None:
+        """Remove older rows in small steps, between which mail goes on."""
+        removed = _PRUNED_AT_ONCE
         with suppress(StoreUnavailable):
-            await self._file.write(lambda c: c.execute(_PRUNE, (before, _PRUNED_AT_ONCE)))
+            while removed == _PRUNED_AT_ONCE:
+                removed = await self._file.write(
+                    lambda c: c.execute(_PRUNE, (before, _PRUNED_AT_ONCE)).rowcount
+                )
+                await asyncio.sleep(_PRUNE_PAUSE)
 
 
 def _counted(

@@ -1,0 +1,111 @@
+"""What messages say, and bulk mail that does not say so, through a running relay."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.kit.audit import records
+from tests.kit.messages import marketing, message
+from tests.kit.relay import STREAMS, RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import FakeUpstream
+
+SUBSCRIBER, STRANGER = address("consent"), "nobody@people.example"
+WAY_OUT = "Unsubscribe: https://unsubscribe.shop.example/x\r\nACME SA, 1 rue X, 75001 Paris\r\n"
+RECEIPT = "Dear {name}, here is the news of the shop for all our friends, {link}\r\n"
+
+Start = Callable[..., RelayProcess]
+
+
+@pytest.fixture
+def started(filled: Start) -> Start:
+    """A relay of two workers; keyword arguments go to the streams of that name."""
+
+    def start(upstream: str, **streams: dict[str, Any]) -> RelayProcess:
+        changed = [{**stream, **streams.get(stream["name"], {})} for stream in STREAMS]
+        config = {
+            "server": {"workers": 2},
+            "stream": changed,
+            "listener": [listener("apps", "offers", "receipts", default="offers")],
+        }
+        return filled(upstream, config)
+
+    return start
+
+
+def bulk_counted(relay: RelayProcess, action: str) -> float:
+    return relay.metric("smtpproxy_undeclared_bulk_total", stream="receipts", action=action)
+
+
+def receipt(number: int, **more: Any) -> bytes:
+    body = RECEIPT.format(name=f"Anna{number}", link=f"https://shop.example/n/{number:08d}")
+    return message(stream="receipts", to=f"Anna{number} <p{number}@b.example>", body=body, **more)
+
+
+def test_the_text_of_marketing(started: Start) -> None:
+    asked = {"body_optout": True, "imprint": ["ACME SA, 1 rue X, 75001 Paris"]}
+    with FakeUpstream() as mta:
+        relay = started(mta.address, offers={**asked, "honest_subject": True})
+        code, text = relay.send(marketing(), SUBSCRIBER)
+        assert (code, "5.7.0 refused: body_optout_missing (stream offers)" in text) == (550, True)
+        no_imprint = WAY_OUT.partition("ACME")[0]
+        assert "sender_unidentified" in relay.send(marketing(body=no_imprint), SUBSCRIBER)[1]
+        fake = marketing(body=WAY_OUT, subject="Re: your order")
+        assert "subject_misleading" in relay.send(fake, SUBSCRIBER)[1]
+        large = marketing(body=WAY_OUT + "\r\n" + "x" * 70 + "\r\n" * 3_000_000)
+        assert relay.send(large, SUBSCRIBER)[0] == 250  # it waited on disk
+        assert len(mta.messages) == 1
+        told = [entry.decided.decision.message for entry in records(relay)]
+        assert [verdict.reason for verdict in told if verdict is not None] == [
+            *("body_optout_missing", "sender_unidentified", "subject_misleading", "none")
+        ]
+
+
+def test_one_text_to_many_is_refused_by_two_workers_together(started: Start) -> None:
+    bulk = {"undeclared_bulk": "refuse", "bulk_recipients": 3}
+    with FakeUpstream() as mta:
+        relay = started(mta.address, receipts=bulk)
+        answers = [relay.send(receipt(n), f"p{n}@b.example") for n in range(6)]
+        assert [code for code, _ in answers] == [250] * 3 + [550] * 3
+        assert "5.7.1 refused: bulk_undeclared (stream receipts)" in answers[-1][1]
+        assert relay.send(receipt(0), "p0@b.example")[0] == 550  # it goes on being bulk
+        own = message(stream="receipts", body="You paid 12 euros for your shoes, thank you.\r\n")
+        assert relay.send(own, "p9@b.example")[0] == 250
+        listed = receipt(7, headers=[("List-Id", "news"), ("Precedence", "bulk")])
+        assert relay.send(listed, "p7@b.example")[0] == 550
+        assert bulk_counted(relay, "refuse") == 5
+
+
+def test_observed_bulk_passes_and_is_counted(started: Start) -> None:
+    with FakeUpstream() as mta:
+        relay = started(mta.address)
+        listed = receipt(1, headers=[("List-Unsubscribe", "<https://x.example/>")])
+        assert relay.send(listed, STRANGER)[0] == 250
+        assert relay.send(receipt(2), STRANGER)[0] == 250
+        assert bulk_counted(relay, "observe") == 1
+
+
+def test_bulk_that_is_judged_as_marketing(started: Start) -> None:
+    with FakeUpstream() as mta:
+        relay = started(mta.address, receipts={"undeclared_bulk": "marketing"})
+        listed = marketing(stream="receipts")
+        code, text = relay.send(listed, STRANGER)
+        assert (code, "refused: no_record (stream default)" in text) == (550, True)
+        assert relay.send(receipt(1), STRANGER)[0] == 250
+        assert bulk_counted(relay, "marketing") == 1
+        path = relay.root / "listed.eml"
+        path.write_bytes(listed)
+        asked = ["--mail-from", "a@shop.example", "--rcpt", STRANGER, "--stream", "receipts"]
+        code, told, _ = relay.command("explain", str(path), *asked, "--json")
+        assert code == 1
+        assert json.loads(told)["stream"] == "default"
+
+
+def test_a_from_that_nobody_answers_for(started: Start) -> None:
+    with FakeUpstream() as mta:
+        relay = started(mta.address, offers={"alignment": "relaxed"})
+        assert relay.send(marketing(), SUBSCRIBER, sender="b@bounces.shop.example")[0] == 250
+        code, text = relay.send(marketing(), SUBSCRIBER, sender="b@esp.example")
+        assert (code, "5.7.1 refused: from_misaligned" in text) == (550, True)

@@ -1,0 +1,98 @@
+"""To how many people a text went: counted exactly, or cheaply, over all workers."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.alike import AlikeLog
+from smtpproxy.store.memory_alike import MemoryAlike
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sqlite.alike import SqliteAlike
+
+T0 = datetime(2026, 6, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+TEXT, OTHER = b"t" * 16, b"o" * 16
+HOUR = 3_600.0
+
+Open = Callable[[], AlikeLog]
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    if request.param == "sqlite":
+        return lambda: SqliteAlike(tmp_path / "store.db", 2.0)
+    log = MemoryAlike()
+    return lambda: log
+
+
+async def test_people_count_once_and_texts_apart(opened: Open) -> None:
+    log = opened()
+    assert await log.count(TEXT, ["a@x", "b@x"], T0, HOUR, 10) == 2
+    assert await log.count(TEXT, ["b@x", "c@x"], T0 + SECOND, HOUR, 10) == 3
+    assert await log.count(OTHER, ["a@x"], T0, HOUR, 10) == 1
+    log.close()
+
+
+async def test_what_is_older_than_the_window_does_not_count(opened: Open) -> None:
+    log = opened()
+    await log.count(TEXT, ["a@x", "b@x"], T0, HOUR, 10)
+    await log.count(TEXT, ["b@x"], T0 + 1800 * SECOND, HOUR, 10)
+    assert await log.count(TEXT, ["c@x"], T0 + 3600 * SECOND, HOUR, 10) == 2
+    assert await log.count(TEXT, ["c@x"], T0 + 9000 * SECOND, HOUR, 10) == 1
+    log.close()
+
+
+async def test_two_workers_count_together(tmp_path: Path) -> None:
+    one, two = (SqliteAlike(tmp_path / "store.db", 2.0) for _ in range(2))
+    assert await one.count(TEXT, ["a@x"], T0, HOUR, 10) == 1
+    assert await two.count(TEXT, ["b@x"], T0, HOUR, 10) == 2
+    one.close()
+    two.close()
+
+
+async def test_bulk_that_goes_on_stays_bulk_and_keeps_few_rows(tmp_path: Path) -> None:
+    log = SqliteAlike(tmp_path / "store.db", 2.0)
+    for number in range(200):
+        counted = await log.count(TEXT, [f"{number}@x"], T0 + number * SECOND, HOUR, 5)
+        assert (counted > 5) == (number >= 5)
+        assert counted <= 12
+    log.close()
+
+
+async def test_estimates_are_merged_after_a_second(tmp_path: Path) -> None:
+    one, two = (SqliteAlike(tmp_path / "store.db", 2.0) for _ in range(2))
+    for number in range(5):
+        await one.estimate(TEXT, [f"{number}@x"], T0, HOUR, 10)
+    for number in range(5, 8):
+        assert await two.estimate(TEXT, [f"{number}@x"], T0, HOUR, 10) <= 8
+    later = T0 + 2 * SECOND
+    await one.estimate(TEXT, ["1@x"], later, HOUR, 10)
+    assert await two.estimate(TEXT, ["7@x"], later, HOUR, 10) == 8
+    one.close()
+    two.close()
+
+
+async def test_exact_counts_fail_and_estimates_do_not(tmp_path: Path) -> None:
+    (tmp_path / "store-alike.db").write_bytes(b"no database" * 200)
+    log = SqliteAlike(tmp_path / "store.db", 0.05)
+    with pytest.raises(StoreUnavailable):
+        await log.count(TEXT, ["a@x"], T0, HOUR, 10)
+    assert await log.estimate(TEXT, ["a@x"], T0, HOUR, 10) == 1
+    log.close()
+
+
+async def test_what_no_window_reaches_is_removed_and_nobody_is_named(tmp_path: Path) -> None:
+    log = SqliteAlike(tmp_path / "store.db", 2.0)
+    for hour in range(3):
+        people = [f"anna{hour}.{number}@x.example" for number in range(2_000)]
+        await log.count(hour.to_bytes(16), people, T0 + hour * 7200 * SECOND, HOUR, 10_000)
+    async with asyncio.timeout(20):
+        while await log.people() > 2_001:
+            await log.count(TEXT, ["b@x"], T0 + 14_400 * SECOND, HOUR, 10)
+            await asyncio.sleep(0.01)
+    log.close()
+    for file in [tmp_path / name for name in ("store-alike.db", "store-alike.db-wal")]:
+        assert not file.exists() or b"anna" not in file.read_bytes()
