@@ -10,6 +10,8 @@ from rich.table import Table
 from smtpproxy.cli.common import config_path_option, console, json_option, print_json
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import ListenerSettings, Settings
+from smtpproxy.store.key_file import load_partner_key
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 from smtpproxy.webhooks.signature import SecretFault, check_files
 
 
@@ -34,6 +36,7 @@ def command(config: Path, as_json: bool) -> int:
             *check_access_files(settings, str(config)),
             *check_dkim_files(settings, str(config)),
             *_webhook_files(settings),
+            *_partner_files(settings),
         ]
     except ConfigError as error:
         if as_json:
@@ -85,6 +88,7 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
             {"name": hook.name, "events": hook.events, "deadline_seconds": hook.deadline}
             for hook in settings.webhooks
         ],
+        "partners": [partner.name for partner in settings.store.partners],
     }
 
 
@@ -95,6 +99,15 @@ def _webhook_files(settings: Settings) -> Iterator[str]:
             check_files(webhook)
         except SecretFault as fault:
             yield f'webhook "{webhook.name}": {fault}'
+
+
+def _partner_files(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with the keys shared with partners: the store is not opened without."""
+    for partner in settings.store.partners:
+        try:
+            load_partner_key(partner.key_file)
+        except (StoreMisconfigured, StoreInaccessible) as fault:
+            yield f'partner "{partner.name}": {fault}'
 
 
 def _print_summary(config: Path, settings: Settings, warned: list[str]) -> None:
@@ -112,6 +125,8 @@ def _print_summary(config: Path, settings: Settings, warned: list[str]) -> None:
     for hook in settings.webhooks:
         told = f"told of {', '.join(sorted(hook.events))} within {hook.deadline / 3600:g} hours"
         table.add_row("webhook", hook.name, told)
+    for partner in settings.store.partners:
+        table.add_row("partner", partner.name, f"key {partner.key_file}")
     table.add_row("mode", "", f"{settings.policy.mode}, on_mixed {settings.policy.on_mixed}")
     console.print(f"{config}: good (hash {settings.hash})", style="green", soft_wrap=True)
     console.print(table)

@@ -35,6 +35,10 @@ class StoreInaccessible(StoreMisconfigured):
     exit_code = 1  # of a command
 
 
+class NoStoreYet(StoreInaccessible):
+    """Nobody has written to the store so far, so it was not made."""
+
+
 @dataclass(frozen=True, slots=True)
 class SuppressionEntry:
     """A suppression to be added. The address is hashed before it is stored."""

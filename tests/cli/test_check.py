@@ -72,6 +72,20 @@ def test_what_a_policy_listener_cannot_do() -> None:
     assert not [line for line in lines if 'listener "receipts"' in line]
 
 
+def test_the_key_of_a_partner_has_to_be_there(tmp_path: Path) -> None:
+    path, key = tmp_path / "smtpproxy.toml", tmp_path / "firm.key"
+    good = (CONFIGS / "good" / "contract.toml").read_text()
+    path.write_text(f'{good}\n[[partner]]\nname = "firm"\nkey_file = "{key}"\n')
+    _, out, _ = check(path)
+    assert f'warning: partner "firm": {key}: ' in out
+    assert "smtpproxy partner key" in out
+    key.touch(0o600)
+    key.write_text("ab" * 32 + "\n")
+    _, out, _ = check(path)
+    assert "warning" not in out
+    assert f"partner firm key {key}" in " ".join(out.split())
+
+
 def test_a_relay_without_web_is_warned_about() -> None:
     code, out, _ = check(CONFIGS / "good" / "smallest.toml", "--json")
     result = json.loads(out)

@@ -206,6 +206,14 @@ class TestResume:
         assert done["added"] == 80_000
 
 
+def test_a_dry_run_needs_no_store_and_makes_none(tmp_path: Path) -> None:
+    stored = Stored(tmp_path)
+    would = stored.run("suppress", "import", stored.file("list.csv", ANNA_CSV), "--dry-run")
+    assert "1 new, 0 changed" in would.stdout
+    assert "there is no database yet" in would.stderr
+    assert not list(tmp_path.rglob("smtpproxy.db*"))
+
+
 @pytest.mark.parametrize("command", ["contact", "suppress"])
 def test_a_dry_run_of_a_file_without_rows_fails_like_the_import(
     stored: Stored, command: str

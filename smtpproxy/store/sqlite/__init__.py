@@ -9,7 +9,12 @@ from pathlib import Path
 
 from smtpproxy.settings import PartnerSettings
 from smtpproxy.store.key_file import give_to_owner_of, load_or_create_keys, load_partner_key
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import (
+    NoStoreYet,
+    StoreInaccessible,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import is_busy, open_reader, open_writer, unavailable
 from smtpproxy.store.sqlite.lookup import Partner
@@ -56,9 +61,7 @@ def _check_there(path: Path) -> None:
         with closing(open_reader(path)) as connection:
             if version_of(connection) and live_keys.knows_a_key(connection):
                 return
-    raise StoreInaccessible(
-        f"{path}: there is no database yet; smtpproxy serve makes it, or an import"
-    )
+    raise NoStoreYet(f"{path}: there is no database yet; smtpproxy serve makes it, or an import")
 
 
 def _make(path: Path, state_dir: Path, timeout: float) -> None:
