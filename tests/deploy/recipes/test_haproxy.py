@@ -79,6 +79,17 @@ def test_who_names_no_client_is_not_let_in(pair: tuple[RelayProcess, Haproxy]) -
     )
 
 
+def test_version_1_works_as_well(pair: tuple[RelayProcess, Haproxy]) -> None:
+    relay, proxy = pair
+    front = free_port()
+    config = (proxy.root / "haproxy.cfg").read_text()
+    assert "send-proxy-v2" in config
+    config = config.replace("send-proxy-v2", "send-proxy").replace(str(proxy.port), str(front))
+    with Haproxy(config, front), session(front, CLIENT) as client:
+        assert send(client, marketing(), address("consent"))[0] == 250
+    assert records(relay)[-1].decided.client.peer == CLIENT
+
+
 def test_a_relay_that_drains_is_taken_out(pair: tuple[RelayProcess, Haproxy]) -> None:
     """The last test of the file: smtpproxy is not started again."""
     relay, proxy = pair
