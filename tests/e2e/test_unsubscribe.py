@@ -2,7 +2,9 @@
 
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,35 @@ def test_links_work_after_a_restart_and_under_an_older_key(
     assert curl("-d", "List-Unsubscribe=One-Click", old)[0] == 200
     wait_for(lambda: adding.send(bare(), DESK)[0] == 550, "the refusal")
     assert curl("-d", "List-Unsubscribe=One-Click", new)[0] == 200
+
+
+@needs("curl")
+def test_what_was_answered_200_outlives_a_kill(
+    upstream: FakeUpstream, filled: Callable[..., RelayProcess]
+) -> None:
+    relay = filled(upstream.address, config())
+    uri = link(relay, upstream, JEANNE)
+    code, body = curl("-d", "List-Unsubscribe=One-Click", uri)
+    relay.kill()
+    assert code == 200, body
+    relay.start()
+    assert relay.send(bare(), JEANNE)[0] == 550
+    assert curl("-d", "List-Unsubscribe=One-Click", uri)[0] == 200
+
+
+@needs("curl")
+def test_a_store_that_cannot_be_written_is_said(
+    upstream: FakeUpstream, filled: Callable[..., RelayProcess]
+) -> None:
+    relay = filled(upstream.address, config() | {"store": {"timeout": "500ms"}})
+    uri = link(relay, upstream, JEANNE)
+    database = relay.config["store"]["url"].removeprefix("sqlite://")
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        code, body = curl("-d", "List-Unsubscribe=One-Click", uri)
+        assert code == 503
+        assert "not unsubscribed yet" in body
+        other.execute("ROLLBACK")
+    assert relay.send(bare(), JEANNE)[0] == 250
+    assert curl("-d", "List-Unsubscribe=One-Click", uri)[0] == 200
+    assert relay.send(bare(), JEANNE)[0] == 550

@@ -5,13 +5,18 @@ import smtplib
 from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kit.audit import outcome, records, relayed
+from tests.kit.dkim import KeyFile, signed, verdicts
+from tests.kit.dns import NameServer
 from tests.kit.messages import marketing
+from tests.kit.parts import needs
 from tests.kit.ports import wait_for
+from tests.kit.postfix import PostfixInstance
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
 from tests.kit.upstream import Accepted, At, Close, FakeUpstream, Hold, Reply
@@ -279,3 +284,44 @@ def test_killed_in_the_middle(filled: Callable[..., RelayProcess]) -> None:
         (entry,) = relayed(records(relay))
         assert {r.address for r in entry.decided.recipients} == {JEANNE, PAUL}
         assert entry.outcome is None
+
+
+def test_the_signature_of_the_relay_covers_what_it_adds(
+    filled: Callable[..., RelayProcess], tmp_path: Path
+) -> None:
+    keys = [KeyFile(tmp_path, "r1"), KeyFile(tmp_path, "e1", kind="ed25519")]
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, config() | {"dkim": [key.table() for key in keys]})
+        assert relay.send(bare(body="x" * 900 + "\r\n"), JEANNE, PAUL)[0] == 250
+        one, two = mta.messages
+        for message in (one, two):
+            assert verdicts(message.data, *keys) == [True, True]
+        swapped = one.data.replace(tokens(one).encode(), tokens(two).encode())
+        assert verdicts(swapped, *keys) == [False, False], "the link is signed"
+
+
+def test_what_an_app_signed_is_not_added_to(
+    filled: Callable[..., RelayProcess], tmp_path: Path
+) -> None:
+    key = KeyFile(tmp_path)
+    with FakeUpstream() as mta, NameServer(key.dns) as dns:
+        relay = filled(mta.address, config() | {"dns": {"nameservers": [dns.address]}})
+        names = ["from", "subject", "list-unsubscribe", "list-unsubscribe-post"]
+        code, text = relay.send(signed(bare(), key, names), JEANNE)
+        assert (code, text[:35]) == (550, "5.7.0 refused: unsubscribe_unsigned")
+        assert relay.send(signed(marketing(), key, names), JEANNE)[0] == 250
+        assert len(mta.messages) == 1
+
+
+@needs("postfix")
+def test_postfix_delivers_one_message_to_each(filled: Callable[..., RelayProcess]) -> None:
+    with PostfixInstance() as postfix:
+        relay = filled(postfix.address, config())
+        code, text = relay.send(bare(), JEANNE, PAUL, DESK)
+        assert code == 250, text
+        delivered = postfix.delivered(3)
+        assert {each.recipient for each in delivered} == {JEANNE, PAUL, DESK}
+        assert len({tokens(Accepted("", (), each.message)) for each in delivered}) == 3
+        outcomes = the_record(relay, text).outcome.each
+        assert len(set(outcomes)) == 3
+        assert all("queued as" in each for each in outcomes)
