@@ -7,6 +7,7 @@ the reason, basis or rule is a variant of it.
 """
 
 from smtpproxy.policy.words.en_advice import CHANGE, WHY
+from smtpproxy.policy.words.en_labels import LABELS
 
 _HAPPENED = {
     "was.allow": "Mail to {who} was allowed on stream {stream}: {cause}. {why}",
@@ -37,34 +38,6 @@ _HAPPENED = {
     "observed.was": "The stream was in observe mode, so the mail passed all the same.",
     "observed.would": "The stream is in observe mode, so the mail passes all the same.",
     "others": "All other rules still have to be kept.",
-}
-
-_LABELS = {
-    "label.recorded": "Decision {id}, made on {at}",
-    "label.asked": "Judged as of {at}; nothing was sent",
-    "label.stream": "Stream {stream}: {about}. Rulebook {rulebook}",
-    "label.marketing": "marketing mail",
-    "label.transactional": "transactional mail",
-    "label.purpose": "{kind}, for the purpose “{purpose}”",
-    "label.utc": "Days and hours are in UTC.",
-    "label.upstream": "It was put to the mail server behind the relay. Its answer of {at}: {reply}",
-    "label.upstream.unknown": (
-        "It was put to the mail server behind the relay; what that answered is not on record."
-    ),
-    "label.message": "The message",
-    "label.change": "What would change this",
-    "label.change.any": "What would change this: any one of",
-    "label.steps": "Step by step",
-    "label.reply": "Answer to the sending server",
-    "label.step": "{question} [{rule}: {outcome}] {text}.",
-    "label.semicolon": ";",
-    "label.source": "Source: {source}",
-    "label.both": "{law} ({rows})",
-    "label.no_law": "no law",
-    "label.design": "design",
-    "label.rows": "rules",
-    "label.to": "to",
-    "label.by_rulebook": "by rulebook",
 }
 
 _OUTCOMES = {
@@ -333,7 +306,7 @@ _REASONS = {
 EN: dict[str, str] = {
     "unknown": "not known",
     **_HAPPENED,
-    **_LABELS,
+    **LABELS,
     **_OUTCOMES,
     **_RULES,
     **_PASSED,

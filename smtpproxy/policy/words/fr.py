@@ -4,6 +4,7 @@ The vocabulary is the CNIL's. Ordinary spaces do here: `lang.typeset` puts the n
 """
 
 from smtpproxy.policy.words.fr_advice import CHANGE, WHY
+from smtpproxy.policy.words.fr_labels import LABELS
 
 _HAPPENED = {
     "was.allow": "L’envoi à {who} a été autorisé sur le flux {stream} : {cause}. {why}",
@@ -41,36 +42,6 @@ _HAPPENED = {
     "observed.was": "Le flux était en mode observation : le message est passé malgré tout.",
     "observed.would": "Le flux est en mode observation : le message passe malgré tout.",
     "others": "Toutes les autres règles doivent en outre être respectées.",
-}
-
-_LABELS = {
-    "label.recorded": "Décision {id}, prise le {at}",
-    "label.asked": "Examen à la date du {at} ; rien n’a été envoyé",
-    "label.stream": "Flux {stream} : {about}. Référentiel {rulebook}",
-    "label.marketing": "prospection",
-    "label.transactional": "messages transactionnels",
-    "label.purpose": "{kind}, pour la finalité « {purpose} »",
-    "label.utc": "Les dates et les heures sont en UTC.",
-    "label.upstream": (
-        "Il a été présenté au serveur de messagerie derrière le relais. Réponse, le {at} : {reply}"
-    ),
-    "label.upstream.unknown": (
-        "Il a été présenté au serveur de messagerie derrière le relais ; sa réponse est inconnue."
-    ),
-    "label.message": "Le message",
-    "label.change": "Ce qui changerait cette réponse",
-    "label.change.any": "Ce qui changerait cette réponse, au choix",
-    "label.steps": "Étape par étape",
-    "label.reply": "Réponse au serveur expéditeur",
-    "label.step": "{question} [{rule} : {outcome}] {text}.",
-    "label.semicolon": " ;",
-    "label.source": "Source : {source}",
-    "label.both": "{law} ({rows})",
-    "label.no_law": "aucun texte de loi",
-    "label.design": "conception",
-    "label.rows": "règles",
-    "label.to": "à",
-    "label.by_rulebook": "selon le référentiel",
 }
 
 _OUTCOMES = {
@@ -401,7 +372,7 @@ _REASONS = {
 FR: dict[str, str] = {
     "unknown": "inconnu",
     **_HAPPENED,
-    **_LABELS,
+    **LABELS,
     **_OUTCOMES,
     **_RULES,
     **_PASSED,

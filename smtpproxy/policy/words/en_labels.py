@@ -1,0 +1,29 @@
+"""The fixed texts around an explanation, in English. Every language has the same keys."""
+
+LABELS = {
+    "label.recorded": "Decision {id}, made on {at}",
+    "label.asked": "Judged as of {at}; nothing was sent",
+    "label.stream": "Stream {stream}: {about}. Rulebook {rulebook}",
+    "label.marketing": "marketing mail",
+    "label.transactional": "transactional mail",
+    "label.purpose": "{kind}, for the purpose “{purpose}”",
+    "label.utc": "Days and hours are in UTC.",
+    "label.upstream": "It was put to the mail server behind the relay. Its answer of {at}: {reply}",
+    "label.upstream.unknown": (
+        "It was put to the mail server behind the relay; what that answered is not on record."
+    ),
+    "label.message": "The message",
+    "label.change": "What would change this",
+    "label.change.any": "What would change this: any one of",
+    "label.steps": "Step by step",
+    "label.reply": "Answer to the sending server",
+    "label.step": "{question} [{rule}: {outcome}] {text}.",
+    "label.semicolon": ";",
+    "label.source": "Source: {source}",
+    "label.both": "{law} ({rows})",
+    "label.no_law": "no law",
+    "label.design": "design",
+    "label.rows": "rules",
+    "label.to": "to",
+    "label.by_rulebook": "by rulebook",
+}

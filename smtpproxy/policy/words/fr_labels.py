@@ -1,0 +1,31 @@
+"""The fixed texts around an explanation, in French. Keys are those of `en_labels.py`."""
+
+LABELS = {
+    "label.recorded": "Décision {id}, prise le {at}",
+    "label.asked": "Examen à la date du {at} ; rien n’a été envoyé",
+    "label.stream": "Flux {stream} : {about}. Référentiel {rulebook}",
+    "label.marketing": "prospection",
+    "label.transactional": "messages transactionnels",
+    "label.purpose": "{kind}, pour la finalité « {purpose} »",
+    "label.utc": "Les dates et les heures sont en UTC.",
+    "label.upstream": (
+        "Il a été présenté au serveur de messagerie derrière le relais. Réponse, le {at} : {reply}"
+    ),
+    "label.upstream.unknown": (
+        "Il a été présenté au serveur de messagerie derrière le relais ; sa réponse est inconnue."
+    ),
+    "label.message": "Le message",
+    "label.change": "Ce qui changerait cette réponse",
+    "label.change.any": "Ce qui changerait cette réponse, au choix",
+    "label.steps": "Étape par étape",
+    "label.reply": "Réponse au serveur expéditeur",
+    "label.step": "{question} [{rule} : {outcome}] {text}.",
+    "label.semicolon": " ;",
+    "label.source": "Source : {source}",
+    "label.both": "{law} ({rows})",
+    "label.no_law": "aucun texte de loi",
+    "label.design": "conception",
+    "label.rows": "règles",
+    "label.to": "à",
+    "label.by_rulebook": "selon le référentiel",
+}
