@@ -21,7 +21,7 @@ from smtpproxy.doctor.sender_policy import NO_ADDRESSES, spf
 from smtpproxy.doctor.signatures import judge_dkim, published, signs
 from smtpproxy.doctor.spf import IpAddress
 from smtpproxy.doctor.upstream import upstream
-from smtpproxy.doctor.way_out import unsubscribe
+from smtpproxy.doctor.way_out import own_token, unsubscribe
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 
@@ -86,6 +86,7 @@ class Doctor:
         settings, now, lookup = self._settings, self._now, self._lookup
         host = settings.server.hostname
         url = settings.web.public_url if settings.web else None
+        token = own_token(settings.server.state_dir)
         jobs: list[tuple[Check, str, Job]] = [
             (Check.SPF, host, lambda: self._of_host(host, addresses)),
             *((Check.PTR, str(ip), _one(ptr, lookup, ip)) for ip in addresses),
@@ -94,7 +95,7 @@ class Doctor:
                 str(settings.upstream.address),
                 _one(upstream, settings.upstream, host, now),
             ),
-            (Check.UNSUBSCRIBE, url or "public_url", _one(unsubscribe, lookup, url, now)),
+            (Check.UNSUBSCRIBE, url or "public_url", _one(unsubscribe, lookup, url, token, now)),
         ]
         if not addresses:
             unknown = Finding(Check.PTR, host, Status.UNKNOWN, NO_ADDRESSES, _NAME_THEM)

@@ -1,7 +1,7 @@
 """The unsubscribe link: reachable over https, without detours, and able to take a POST.
 
-The probe uses a token that nobody made, so it unsubscribes nobody (RFC 8058 section 3.1:
-a POST, no redirect, no login).
+GET shows a link of our own making, which changes nothing; POST has a token that nobody made,
+so it unsubscribes nobody (RFC 8058 section 3.1: a POST, no redirect, no login).
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import ipaddress
 import secrets
 import ssl
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,38 +18,58 @@ from msgspec import Struct
 
 from smtpproxy.doctor.certificates import days_left, judge_days
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
+from smtpproxy.mail.unsubscribe_token import Unsubscription
 from smtpproxy.resolver import DnsFailure
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store.unsubscribe_keys import link_ring
 
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
 _ONE_CLICK = b"List-Unsubscribe=One-Click"
 _READ = 65_536
 _SERVE = "have the proxy in front of [web] pass /u/ on, GET and POST, with nothing asked before"
 _NOBODYS = 404
-_SHOWN = frozenset({200, _NOBODYS, 410})
+_SHOWN = frozenset({200, _NOBODYS})
+_NO_ID = "0" * 26
 
 
 class Probed(Struct, frozen=True):
-    """What GET and POST of a link with an unknown token were answered; `failure`: they were not."""
+    """What GET and POST were answered; `failure`: they were not. `own`: GET asked for a link
+    that the relay's keys have made."""
 
     get: int = 0
     post: int = 0
     location: str = ""  # of a redirect
     expires: datetime | None = None
     failure: str = ""
+    own: bool = False
 
 
-async def unsubscribe(lookup: Lookup, public_url: str | None, now: datetime) -> Finding:
-    """Probe the link as a mailbox provider would. Give it a limit of time."""
+def own_token(state_dir: Path) -> str | None:
+    """Return the token of a link for nobody, None where there are no keys to make one."""
+    try:
+        nobody = Unsubscription("nobody@example.invalid", "marketing", _NO_ID)
+        return link_ring(state_dir).seal(nobody)
+    except (StoreMisconfigured, StoreInaccessible):
+        return None
+
+
+async def unsubscribe(
+    lookup: Lookup, public_url: str | None, token: str | None, now: datetime
+) -> Finding:
+    """Probe the link as a mailbox provider would; `token` is that of a link of our own.
+
+    Give it a limit of time.
+    """
     if public_url is None:
         text = "the relay has no address for links of its own"
         return _finding("public_url", Status.UNKNOWN, text, "set public_url in [web]")
     if not public_url.startswith("https:"):
         text = "the address is not https, which RFC 8058 asks for"
         return _finding(public_url, Status.FAIL, text, "set public_url in [web] to an https URL")
-    return judge_probe(public_url, await probe(lookup, public_url), now)
+    return judge_probe(public_url, await probe(lookup, public_url, token), now)
 
 
-async def probe(lookup: Lookup, public_url: str) -> Probed:
+async def probe(lookup: Lookup, public_url: str, token: str | None) -> Probed:
     """Never raises for what is at the other end."""
     url = urlsplit(public_url)
     host = url.hostname or ""
@@ -60,7 +81,8 @@ async def probe(lookup: Lookup, public_url: str) -> Probed:
         return Probed(failure=f"{host} has no address")
     shown = f"[{address}]" if ":" in address else address
     port = f":{url.port}" if url.port else ""
-    target = f"https://{shown}{port}{url.path}/u/{secrets.token_urlsafe(40)}"
+    links = f"https://{shown}{port}{url.path}/u/"
+    unknown = secrets.token_urlsafe(40)
     headers = {"host": f"{host}{port}"}
     try:
         async with httpx.AsyncClient(
@@ -68,12 +90,12 @@ async def probe(lookup: Lookup, public_url: str) -> Probed:
         ) as client:
             # The certificate has to be good for the name, whatever address it led to.
             extensions = {"sni_hostname": host}
-            got = await _ask(client, "GET", target, headers, extensions)
-            put = await _ask(client, "POST", target, headers | _FORM, extensions)
+            got = await _ask(client, "GET", links + (token or unknown), headers, extensions)
+            put = await _ask(client, "POST", links + unknown, headers | _FORM, extensions)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return Probed(failure=" ".join(str(error).split()) or type(error).__name__)
     location = put.location or got.location
-    return Probed(got.get, put.get, location, got.expires)
+    return Probed(got.get, put.get, location, got.expires, own=token is not None)
 
 
 def judge_probe(public_url: str, seen: Probed, now: datetime) -> Finding:
@@ -87,13 +109,17 @@ def judge_probe(public_url: str, seen: Probed, now: datetime) -> Finding:
             return _finding(public_url, Status.FAIL, text, mend)
     if seen.get not in _SHOWN:
         return _finding(public_url, Status.FAIL, f"GET is answered {seen.get}", _SERVE)
+    if seen.own and seen.get != 200:
+        text = "a link made with the relay's keys is not known there: it is another relay, or none"
+        return _finding(public_url, Status.FAIL, text, _SERVE)
     if 200 <= seen.post < 300:
         text = f"POST of a token that nobody made is answered {seen.post}: it is not this relay"
         return _finding(public_url, Status.FAIL, text, _SERVE)
     if seen.post != _NOBODYS:
         return _finding(public_url, Status.FAIL, f"POST is answered {seen.post}", _SERVE)
     status, told, mend = judge_days(days_left(seen.expires, now))
-    text = f"GET and POST are answered, an unknown token {seen.post}; {told}"
+    shown = "a link of our own is shown" if seen.own else "GET is answered"
+    text = f"{shown}, and POST of an unknown token is answered {seen.post}; {told}"
     return _finding(public_url, status, text, mend)
 
 

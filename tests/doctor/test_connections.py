@@ -41,8 +41,8 @@ def web(authority: Authority, trusted: None) -> Iterator[HttpsServer]:
         yield server
 
 
-async def _probed(lookup: Lookup, web: HttpsServer) -> Finding:
-    return await unsubscribe(lookup, f"https://{HOST}:{web.port}/mail", NOW)
+async def _probed(lookup: Lookup, web: HttpsServer, token: str | None = None) -> Finding:
+    return await unsubscribe(lookup, f"https://{HOST}:{web.port}/mail", token, NOW)
 
 
 async def test_a_link_that_works(lookup: Lookup, web: HttpsServer) -> None:
@@ -53,7 +53,17 @@ async def test_a_link_that_works(lookup: Lookup, web: HttpsServer) -> None:
     assert (get, post, host) == ("GET", "POST", f"{HOST}:{web.port}")
     assert path == same
     assert path.startswith("/mail/u/")
+    assert "GET is answered" in found.text
     assert body == b"List-Unsubscribe=One-Click"
+
+
+async def test_a_link_of_our_own_has_to_be_known(lookup: Lookup, web: HttpsServer) -> None:
+    found = await _probed(lookup, web, "ours")
+    assert (found.status, "it is another relay" in found.text) == ("fail", True), found
+    assert [path == "/mail/u/ours" for _, path, _, _ in web.asked] == [True, False]
+    web.answers["GET"] = 200
+    found = await _probed(lookup, web, "ours")
+    assert (found.status, "a link of our own is shown" in found.text) == ("pass", True), found
 
 
 @pytest.mark.parametrize(
@@ -95,13 +105,13 @@ async def test_a_certificate_that_is_not_good(
 
 async def test_a_link_that_leads_nowhere(lookup: Lookup, dns: NameServer, trusted: None) -> None:
     url = f"https://{HOST}:{free_port()}"
-    assert "cannot be reached" in (await unsubscribe(lookup, url, NOW)).text
+    assert "cannot be reached" in (await unsubscribe(lookup, url, None, NOW)).text
     dns.fail(HOST, "servfail")
-    assert "no answer" in (await unsubscribe(lookup, url, NOW)).text
-    gone = await unsubscribe(lookup, "https://gone.shop.example", NOW)
+    assert "no answer" in (await unsubscribe(lookup, url, None, NOW)).text
+    gone = await unsubscribe(lookup, "https://gone.shop.example", None, NOW)
     assert (gone.status, "has no address" in gone.text) == ("fail", True)
-    assert (await unsubscribe(lookup, None, NOW)).status == "unknown"
-    assert (await unsubscribe(lookup, "http://localhost:8025", NOW)).status == "fail"
+    assert (await unsubscribe(lookup, None, None, NOW)).status == "unknown"
+    assert (await unsubscribe(lookup, "http://localhost:8025", None, NOW)).status == "fail"
 
 
 def _settings(port: int, **more: object) -> UpstreamSettings:
