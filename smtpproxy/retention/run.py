@@ -84,8 +84,11 @@ async def _remove(settings: Settings, store: Store, purged: Purged) -> None:
     # Matches first: what they renew stays, and the files they stand in may go below.
     unread = _unread(audit, await store.journal_read(), purged)
     if not dry_run:
+        another_key = len(await store.keys()) > 1
         for newest, read in unread:
             await store.renew_suppressions(newest, read)
+            if another_key:  # here addresses are known that are stored nowhere
+                await store.rekey(list(newest))
     tags = frozenset(tag for book in settings.rulebooks.values() for tag in book.restricted_tags)
     limits = Limits(beginning(at, keep.prospects), beginning(at, keep.customers), tags)
     contacts = await store.purge_contacts(limits, at=at, dry_run=dry_run)

@@ -110,7 +110,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
 async def test_who_was_matched_in_recorded_mail_is_renewed_even_if_the_record_goes(
     settings: Settings, store: Store
 ) -> None:
-    await store.add_suppressions([order(ANNA), order(EVE)])
+    await store.add_suppressions([order(ANNA, NOW - DAY), order(EVE, NOW - DAY)])
     await mailed(settings, EDGE, ANNA)
     await mailed(settings, EDGE - DAY, EVE)
     dry = await run(settings, store, dry=True)
@@ -131,10 +131,22 @@ async def test_who_was_matched_in_recorded_mail_is_renewed_even_if_the_record_go
     assert gone.removed["suppressions"].rows == 1
 
 
+async def test_who_was_matched_is_moved_to_a_new_key(settings: Settings, store: Store) -> None:
+    """Their addresses are known from the record, and from nowhere else."""
+    await store.add_suppressions([order(ANNA, NOW - DAY), order(EVE, NOW - DAY)])
+    await store.start_rekey(at=NOW)
+    await mailed(settings, NOW - DAY, ANNA)
+    await run(settings, store, dry=True)
+    assert [key.suppressions for key in await store.keys()] == [2, 0]
+    await run(settings, store)
+    assert [key.suppressions for key in await store.keys()] == [1, 1]
+    assert await store.suppressions(ANNA)
+
+
 async def test_for_ever_is_for_ever(settings: Settings, store: Store, tmp_path: Path) -> None:
     keep = {"suppressions": "forever", "lifted_suppressions": "forever"}
     text = to_toml(relay_config(tmp_path, "127.0.0.1:25", {"retention": keep}))
-    await store.add_suppressions([order(ANNA), order(EVE)])
+    await store.add_suppressions([order(ANNA, NOW - DAY), order(EVE, NOW - DAY)])
     await store.remove_suppression(EVE, at=EDGE - DAY, reason="by phone")
     purged = await run(parse(text, "relay.toml"), store, NOW.replace(year=2090))
     assert purged.removed["suppressions"].rows == purged.removed["lifted_suppressions"].rows == 0
