@@ -314,7 +314,10 @@ class JudgedTransaction:
         if isinstance(error, UpstreamError):
             self._parts.emit(Failed(listener, "upstream", text))
             return error.reply
-        part = _PARTS.get(type(error), "audit")
+        part: Part = "audit"
+        for kind, its_part in _PARTS.items():
+            if isinstance(error, kind):
+                part = its_part
         stream = self._choice.default.name
         self._parts.emit(Failed(listener, part, text, stream, recipients, messages))
         return TEMPORARY_FAILURE

@@ -9,6 +9,8 @@ import pytest
 from tests.kit.audit import records
 from tests.kit.dns import NameServer
 from tests.kit.messages import marketing, message
+from tests.kit.mta import mta as milter_client
+from tests.kit.policy import policy_client
 from tests.kit.relay import RelayProcess, listener
 from tests.kit.upstream import FakeUpstream
 
@@ -30,6 +32,8 @@ def relay(dns: NameServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "listener": [
             listener("apps", "receipts", default="receipts"),
             listener("ads", "offers", default="offers"),
+            listener("milter", "receipts", default="receipts", protocol="milter"),
+            listener("policy", "receipts", default="receipts", protocol="policy"),
         ],
     }
     with FakeUpstream() as mta:
@@ -59,6 +63,17 @@ def test_the_refusal_is_on_record_explained_and_counted(relay: RelayProcess) -> 
     assert "What is on record stands" not in found
     assert relay.metric("smtpproxy_recipients_total", reason="null_mx", verdict="refuse") >= 1
     assert relay.metric("smtpproxy_dns_lookups_total", outcome="answered") >= 1
+
+
+def test_an_mta_that_asks_is_told_the_same(relay: RelayProcess) -> None:
+    with milter_client(relay.port("milter")) as mta:
+        mta.negotiate()
+        mta.connect()
+        mta.mail("news@shop.example")
+        assert mta.rcpt(PERSON).reply.startswith(f"556 5.1.10 <{PERSON}> refused: null_mx")
+    with policy_client(relay.port("policy")) as postfix:
+        assert postfix.rcpt(PERSON).startswith(f"556 5.1.10 <{PERSON}> refused: null_mx")
+        assert postfix.rcpt("jeanne@good.example").startswith("DUNNO")
 
 
 def test_who_is_refused_anyway_is_not_asked_about(relay: RelayProcess, dns: NameServer) -> None:

@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.mail.headers import HeaderBlock
@@ -125,6 +125,7 @@ def fields(draw: st.DrawFn) -> bytes:
     return draw(names) + draw(spaces) + b":" + b"\r\n".join([first, *lines]) + b"\r\n"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(fields(), max_size=6), st.sampled_from([b"", b"\r\n", b"\r\nbody\r\n"]))
 def test_a_good_block_is_its_fields_and_each_is_found(parts: list[bytes], rest: bytes) -> None:
     raw = b"".join(parts)

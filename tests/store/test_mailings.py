@@ -155,3 +155,16 @@ async def test_processes_never_count_the_same_one_twice(tmp_path: Path) -> None:
     )
     seen = sorted(int(line) for out, _ in outputs for line in out.split())
     assert seen == list(range(600))
+
+
+async def test_a_reader_waits_for_tables_that_are_being_made(database: Database) -> None:
+    store = database.open(read_only=False)
+    await store.close()
+    reading = database.open(read_only=True)
+    database.path.with_name("store-mailings.db").touch()  # as a worker does just before
+    asked = asyncio.create_task(reading.facts(Lookups((ANNA,), mailings=True)))
+    await asyncio.sleep(0.05)
+    log = SqliteMailings(database.path, 2.0)
+    await log.reserve("A", "offers", [ANNA], T0)
+    assert (await asked)[ANNA].mailings == (Mailing("offers", T0),)
+    log.close()

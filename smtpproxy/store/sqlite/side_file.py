@@ -23,6 +23,10 @@ _RETRY_SECONDS = 0.002
 _CHECKPOINT_EVERY = 2_000  # commits
 
 
+class _BeingMade(sqlite3.Error):
+    """Another process has made the file, and not its tables yet."""
+
+
 class SideFile:
     """Such a database, for one event loop. `script` is the SQL of its tables, beside this file.
 
@@ -77,7 +81,7 @@ class SideFile:
             try:
                 return work(self._current())
             except (sqlite3.Error, OSError) as error:
-                if not is_busy(error):
+                if not is_busy(error) and not isinstance(error, _BeingMade):
                     self.close()
                     raise unavailable(error) from error
                 if time.monotonic() > deadline:
@@ -102,8 +106,7 @@ class SideFile:
 def _opened(path: Path, script: str, *, read_only: bool) -> sqlite3.Connection:
     """Open the database; unless `read_only`, make it where it is missing, for its owner alone."""
     if read_only:
-        source = uri(path, read_only=True)
-        return sqlite3.connect(source, uri=True, timeout=0, isolation_level=None)
+        return _opened_to_read(path)
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
@@ -119,6 +122,19 @@ def _opened(path: Path, script: str, *, read_only: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA secure_delete = ON")
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
             _make_tables(connection, script)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _opened_to_read(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri(path, read_only=True), uri=True, timeout=0, isolation_level=None
+    )
+    try:
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            raise _BeingMade(f"{path.name} is being made")
     except BaseException:
         connection.close()
         raise
