@@ -92,8 +92,18 @@ def _streams(settings: Settings) -> Iterator[str]:
             )
         if stream.paused:
             yield f"{where}.paused: its marketing mail is deferred until it is no longer paused"
+        if stream.unsubscribe_scope is not None and not _signs(stream, settings):
+            yield (
+                f'{where}.unsubscribe: "add", and no [[dkim]] key signs its mail: providers show'
+                " their button only where a signature covers the fields (RFC 8058 section 4);"
+                " have the MTA behind sign them"
+            )
         if stream.name not in usable:
             yield f"{where}: no listener may use it"
+
+
+def _signs(stream: Stream, settings: Settings) -> bool:
+    return any(not key.streams or stream.name in key.streams for key in settings.dkim)
 
 
 def _needs_no_agreement(stream: Stream, settings: Settings) -> bool:

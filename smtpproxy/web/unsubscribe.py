@@ -5,6 +5,7 @@ mail program's button sends one POST without login, and takes no redirect for an
 What is answered to a link says nothing of what is known of its recipient.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -30,6 +31,7 @@ UNKNOWN = "unknown"
 """The stream of a link that no stream of now has made."""
 
 _LARGEST_BODY = 16 * 1024
+_BODY_WITHIN = 20.0  # seconds
 _PER_MINUTE = 10  # of one link
 _LINKS = 10_000  # whose rates are remembered
 _SAME_WISH = 86_400.0  # seconds in which another POST is no second person's
@@ -105,7 +107,7 @@ class Unsubscribe:
                 return _answer(request, "ask", told.scope, status=400)
             await self._carry_out(told, by_page=form.get("from") == FROM_PAGE)
         except TokenError as error:
-            log.info("unsubscribe_link_unknown", cause=str(error))
+            log.debug("unsubscribe_link_unknown", cause=str(error))  # anybody can ask at will
             return _answer(request, "unknown")
         except StoreUnavailable as error:
             log.error("unsubscribe_failed", error=str(error))
@@ -166,11 +168,12 @@ async def _form(request: Request) -> dict[str, str] | None:
     kind = request.headers.get("content-type", "")
     body = b""
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _LARGEST_BODY:
-                return None
-    except ClientDisconnect:
+        async with asyncio.timeout(_BODY_WITHIN):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _LARGEST_BODY:
+                    return None
+    except (ClientDisconnect, TimeoutError):
         return None
     if kind.lower().startswith("multipart/form-data"):
         return _multipart(kind, body)
