@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from benchmarks import data, latency, memory, secure, signing, throughput
+from benchmarks import data, latency, memory, milter, signing, throughput, ways
 from benchmarks.results import Results, print_results
 from benchmarks.subjects import Subject, absent, subjects
 from benchmarks.throughput import LOADS, Load
@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--large", action="store_true", help="also 10,000 and 10 million contacts")
     parser.add_argument("--alone", action="store_true", help="the wire and smtpproxy's rates only")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--milter", action="store_true", help="what milters cost Postfix, instead")
     options = parser.parse_args(arguments)
+    if options.milter:
+        return milter.main(["--quick"] if options.quick else [])
     for part in ("smtp-source", "smtp-sink"):
         if lack := missing(part):
             print(f"bench: {lack} is missing", file=sys.stderr)
@@ -80,9 +83,9 @@ def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
         if not alone:
             measure_latency(results, relays, extent)
             measure_memory(results, relays)
-            say("TLS and AUTH")
-            results.secure = secure.measure(sink, extent.seconds)
-            results.notes.append(secure.note(results.secure))
+            say("TLS, AUTH, BDAT and LMTP")
+            results.ways = ways.measure(sink, extent.seconds, extent.rounds)
+            results.notes += ways.notes(results.ways)
             say("DKIM")
             results.signing = signing.measure(sink, extent.seconds, rounds=extent.rounds)
             results.notes.append(signing.note(results.signing, signing.signatures_a_second()))

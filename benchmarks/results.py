@@ -14,9 +14,9 @@ from rich.table import Table
 
 from benchmarks.latency import Latency
 from benchmarks.memory import Memory
-from benchmarks.secure import Rates
 from benchmarks.signing import Rates as SigningRates
 from benchmarks.throughput import LOADS, Cells, Load
+from benchmarks.ways import Costs
 
 MIB = 1024 * 1024
 
@@ -33,7 +33,7 @@ class Results:
     rate: int = 0  # of the latency runs
     memory: dict[str, Memory] = field(default_factory=dict)
     scale: dict[int, dict[Load, float]] = field(default_factory=dict)  # contacts: msg/s
-    secure: Rates = field(default_factory=dict)
+    ways: Costs = field(default_factory=dict)
     signing: SigningRates = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -58,7 +58,10 @@ class Results:
                 str(people): {str(load): round(rate, 1) for load, rate in rates.items()}
                 for people, rates in self.scale.items()
             },
-            "secure": self.secure,
+            "ways": {
+                load: {name: asdict(cost) for name, cost in by_name.items()}
+                for load, by_name in self.ways.items()
+            },
             "signing": self.signing,
             "notes": self.notes,
         }

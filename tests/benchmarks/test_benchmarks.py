@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import data, latency
+from benchmarks.generator import Way, generate, generators
 from benchmarks.latency import Latency
 from benchmarks.procfs import PeakMemory, cpu_seconds, pss_bytes
 from benchmarks.results import Results, print_results
@@ -74,6 +75,22 @@ def test_latency_is_taken_from_when_a_message_was_due() -> None:
         assert behind.p50 > 2 * 0.1
         recipients = {message.recipients for message in server.messages}
         assert recipients == {(f"{number}bench@people.example",) for number in range(1, 11)}
+
+
+def test_the_generator_counts_what_was_answered() -> None:
+    with FakeUpstream() as server, generators() as pool:
+        sent, rate = generate(pool, Way(server.port), 2, 0.2)
+        assert len(server.messages) == sent > 0
+        assert rate > 0
+
+
+def test_the_generator_takes_no_refusal_for_a_message() -> None:
+    with (
+        FakeUpstream(At("data", Reply("451 4.3.0 no"))) as server,
+        generators() as pool,
+        pytest.raises(RuntimeError, match="451"),
+    ):
+        generate(pool, Way(server.port), 1, 0.2)
 
 
 def test_latency_counts_what_was_not_accepted() -> None:
