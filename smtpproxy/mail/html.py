@@ -31,6 +31,11 @@ _INLINE = frozenset(
         "wbr",
     }
 )
+# A tag as nearly all are; nothing is given back, so that no octet is looked at twice.
+_TAG = re.compile(
+    r"""<(/?)([a-zA-Z][a-zA-Z0-9]{0,15}+)(?=[\s/>])"""
+    r"""([^<>"']*+(?:"[^"<>]*+"[^<>"']*+|'[^'<>]*+'[^<>"']*+)*+)>"""
+)
 _QUOTE = re.compile("[\"']")
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]{0,30})")
 _ATTRIBUTE = re.compile(
@@ -84,27 +89,38 @@ class _Reader:
             if start < 0:
                 self._show(source[position:])
                 return
-            self._show(source[position:start])
-            if source.startswith("<!--", start):
-                end = source.find("-->", start + 4)
-                if end < 0:
+            if start > position:
+                self._show(source[position:start])
+            tag = _TAG.match(source, start)
+            if tag is not None:
+                closing, name, attributes = tag.groups()
+                self._tag(name.lower(), closing == "/", attributes)
+                position = tag.end()
+            else:
+                position = self._unusual(start)
+                if position < 0:
                     return
-                position = end + 3
-                continue
-            name = _NAME.match(source, start + 1)
-            if name is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
-                self._show("<")
-                position = start + 1
-                continue
-            end = self._end_of_tag(start)
-            if end < 0:
-                return
-            if name is not None:
-                self._tag(name[1].lower(), source[start + 1] == "/", start, end)
-            position = end + 1
+
+    def _unusual(self, start: int) -> int:
+        """Read what a < begins that is no plain tag; return where it ends, -1 for never."""
+        source = self._source
+        if source.startswith("<!--", start):
+            end = source.find("-->", start + 4)
+            return end + 3 if end >= 0 else -1
+        name = _NAME.match(source, start + 1)
+        if name is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
+            self._show("<")
+            return start + 1
+        end = self._end_of_tag(start)
+        if end < 0:
+            return -1
+        if name is not None:
+            cut = min(end, start + _LONGEST_TAG)
+            self._tag(name[1].lower(), source[start + 1] == "/", source[name.end() : cut])
+        return end + 1
 
     def _show(self, text: str) -> None:
-        if text and not self._hidden:
+        if not self._hidden:
             self.text.append(text)
 
     def _end_of_tag(self, start: int) -> int:
@@ -134,7 +150,7 @@ class _Reader:
             position = closed + 1
         return None
 
-    def _tag(self, name: str, closing: bool, start: int, end: int) -> None:
+    def _tag(self, name: str, closing: bool, attributes: str) -> None:
         if self._hidden:
             self._in_hidden(name, closing)
             return
@@ -142,11 +158,10 @@ class _Reader:
             self.text.append("\n")
         if closing:
             return
-        tag = self._source[start : min(end, start + _LONGEST_TAG)]
-        if name in _UNSEEN or (name not in _VOID and _is_hidden(tag)):
+        if name in _UNSEEN or (attributes and name not in _VOID and _is_hidden(attributes)):
             self._hidden, self._depth = name, 1
         elif name == "a" or name == "area":
-            href = _attributes(tag).get("href")
+            href = _attributes(attributes).get("href")
             if href:
                 self.links.append(plain_of(href).strip())
 
