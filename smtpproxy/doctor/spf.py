@@ -5,7 +5,6 @@ An evaluator of our own: pyspf asks the DNS blocking and through a resolver of i
 """
 
 import ipaddress
-from collections.abc import Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -113,7 +112,7 @@ class _Evaluation:
                 return self._is_among(found, mechanism)
             case "mx":
                 return await self._is_mx_of(name, mechanism)
-        return await self._is_named(name)
+        return await self._is_named(name.lower())
 
     @property
     def _kind(self) -> Kind:
@@ -131,7 +130,7 @@ class _Evaluation:
         if len(hosts) > _NAMES:
             raise SpfError(f"mx:{name} names {len(hosts)} hosts, more than {_NAMES}")
         for host in hosts:
-            if self._is_among(await self._lookup(host, self._kind), mechanism):
+            if self._is_among(await self._ask(host, self._kind), mechanism):
                 return True
         return False
 
@@ -141,14 +140,15 @@ class _Evaluation:
             names = (await self._ask(self._asked.ip.reverse_pointer, "PTR")).values
         except DnsFailure:
             return False
-        for name in _within(names[:_NAMES], domain):
+        valid: list[str] = []
+        for name in names[:_NAMES]:
             try:
-                found = await self._lookup(name, self._kind)
+                found = await self._ask(name, self._kind)
             except DnsFailure:
                 continue
-            if any(ipaddress.ip_address(value) == self._asked.ip for value in found.values):
-                return True
-        return False
+            if self._asked.ip in map(ipaddress.ip_address, found.values):
+                valid.append(name)
+        return any(name == domain or name.endswith(f".{domain}") for name in valid)
 
     async def _ask(self, name: str, kind: Kind) -> Answer:
         answer = await self._lookup(name, kind)
@@ -162,11 +162,6 @@ class _Evaluation:
         self.lookups += 1
         if self.lookups > LOOKUPS:
             raise SpfError(f"it takes more than {LOOKUPS} lookups")
-
-
-def _within(names: Sequence[str], domain: str) -> list[str]:
-    domain = domain.lower()
-    return [name for name in names if name == domain or name.endswith("." + domain)]
 
 
 def _shown(mechanism: Mechanism) -> str:
