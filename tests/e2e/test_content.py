@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,21 @@ def test_one_text_to_many_is_refused_by_two_workers_together(started: Start) -> 
         listed = receipt(7, headers=[("List-Id", "news"), ("Precedence", "bulk")])
         assert relay.send(listed, "p7@b.example")[0] == 550
         assert bulk_counted(relay, "refuse") == 5
+
+
+def test_what_cannot_be_counted_does_not_pass_unless_it_is_only_observed(started: Start) -> None:
+    with FakeUpstream() as mta:
+        relay = started(mta.address, receipts={"undeclared_bulk": "refuse"})
+        state = Path(relay.config["server"]["state_dir"])
+        (state / "smtpproxy-alike.db").write_bytes(b"no database" * 500)
+        assert relay.send(receipt(1), "p1@b.example")[0] == 451
+        relay.terminate()
+        for stream in relay.config["stream"]:
+            if stream["name"] == "receipts":
+                stream |= {"undeclared_bulk": "observe", "bulk_recipients": 10}
+        relay.write_config()
+        relay.start()
+        assert relay.send(receipt(1), "p1@b.example")[0] == 250
 
 
 def test_observed_bulk_passes_and_is_counted(started: Start) -> None:

@@ -1,0 +1,75 @@
+"""What a configuration asks of the content of messages."""
+
+from typing import Any
+
+import pytest
+
+from smtpproxy.config import parse
+from smtpproxy.config.warnings import warnings
+from smtpproxy.settings import Settings
+from tests.kit.toml import to_toml
+
+ACME, OTHER = "ACME SA, 1 rue X, 75001 Paris", "ACME Ltd, 1 Road Y, London"
+OFFERS = {"name": "offers", "class": "marketing", "purpose": "offers"}
+RECEIPTS = {"name": "receipts", "class": "transactional"}
+
+
+def read(*streams: dict[str, Any], **policy: Any) -> Settings:
+    names = [stream["name"] for stream in streams]
+    listener = {"name": "apps", "address": "127.0.0.1:2525", "streams": names}
+    document = {
+        "server": {"hostname": "relay.example.com"},
+        "listener": [{**listener, "default_stream": names[0]}],
+        "upstream": {"address": "127.0.0.1:10025"},
+        "policy": policy,
+        "stream": list(streams),
+    }
+    return parse(to_toml(document), "test.toml")
+
+
+def test_the_common_imprint_is_for_rulebooks_that_ask_for_one() -> None:
+    own = {**OFFERS, "name": "own", "imprint": [OTHER]}
+    there = {**OFFERS, "name": "there", "rulebook": "us"}
+    streams = read(OFFERS, own, there, RECEIPTS, imprint=[ACME]).streams
+    found = {name: stream.imprint for name, stream in streams.items()}
+    assert found == {
+        "default": (),
+        "offers": (),  # fr names no postal address
+        "own": (OTHER,),
+        "there": (ACME,),
+        "receipts": (),
+    }
+    assert read(OFFERS, imprint=[ACME], rulebook="de").streams["default"].imprint == (ACME,)
+
+
+@pytest.mark.parametrize(("rulebook", "warned"), [("fr", False), ("us", True), ("de", True)])
+def test_check_warns_where_nobody_looks_for_the_imprint(rulebook: str, warned: bool) -> None:
+    def said(settings: Settings) -> list[str]:
+        return [text for text in warnings(settings) if "imprint" in text]
+
+    assert bool(said(read(OFFERS, RECEIPTS, rulebook=rulebook))) == warned
+    assert not said(read(OFFERS, RECEIPTS, rulebook=rulebook, imprint=[ACME]))
+    if warned:
+        assert said(read(OFFERS, RECEIPTS, rulebook=rulebook)) == [
+            f'stream "offers".imprint: not set, and rulebook "{rulebook}" asks each message for'
+            " the sender's postal address: nobody looks for it (policy.imprint holds for all"
+            " streams)"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "most", "counts"),
+    [
+        ({}, None, False),
+        ({"undeclared_bulk": "observe", "bulk_recipients": 20}, 20, True),
+        ({"undeclared_bulk": "refuse"}, 100, True),
+        ({"undeclared_bulk": "marketing", "bulk_recipients": 5, "bulk_window": "10m"}, 5, True),
+    ],
+)
+def test_texts_are_counted_only_where_that_is_asked_for(
+    keys: dict[str, Any], most: int | None, counts: bool
+) -> None:
+    settings = read({**RECEIPTS, **keys})
+    assert settings.streams["receipts"].bulk_recipients == most
+    assert settings.counts_alike == counts
+    assert settings.streams["receipts"].reads_text == counts

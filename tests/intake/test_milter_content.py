@@ -1,0 +1,42 @@
+"""A milter reads the text of messages where a stream asks for it, and only there."""
+
+from typing import Any
+
+import pytest
+
+from tests.intake.conftest import Listen
+from tests.kit.messages import marketing
+from tests.kit.mta import mta
+from tests.kit.relay import STREAMS
+
+WAY_OUT = "Sale!\r\nUnsubscribe: https://unsubscribe.shop.example/x\r\n"
+
+
+def streams(**offers: Any) -> list[dict[str, Any]]:
+    return [{**stream, **offers} if stream["name"] == "offers" else stream for stream in STREAMS]
+
+
+@pytest.mark.parametrize(("body", "answer"), [(WAY_OUT, "c"), ("Sale!\r\n", "y")])
+def test_a_visible_way_out(listen: Listen, body: str, answer: str) -> None:
+    milter = listen({"stream": streams(body_optout=True)}, protocol="milter")
+    with mta(milter.port) as peer:
+        peer.negotiate()
+        for text in (body, body + "x" * 70_000):  # in several pieces
+            peer.connect()
+            peer.mail("news@shop.example")
+            assert peer.rcpt("consent@people.example").final == "c"
+            outcome = peer.message(marketing(body=text))
+            assert outcome.final == answer
+            if answer == "y":
+                assert "550 5.7.0 refused: body_optout_missing" in outcome.reply
+
+
+def test_alignment_knows_that_a_milter_does_not_sign(listen: Listen) -> None:
+    milter = listen({"stream": streams(alignment="strict")}, protocol="milter")
+    with mta(milter.port) as peer:
+        peer.negotiate()
+        for sender, answer in (("news@shop.example", "c"), ("news@esp.example", "y")):
+            peer.connect()
+            peer.mail(sender)
+            assert peer.rcpt("consent@people.example").final == "c"
+            assert peer.message(marketing()).final == answer
