@@ -154,6 +154,8 @@ def test_an_address_that_nobody_knows_has_an_answer_too(bench: Bench) -> None:
 def test_mail_to_an_address_that_the_person_had_before_is_in_it(bench: Bench) -> None:
     old, new = address("customer"), "customer.new@people.example"
     bench.relay.send(messages.message(stream="receipts"), old)
+    seen = ("audit", "show", "--recipient", old)
+    wait_for(lambda: bench.json(*seen)[0]["upstream"], "the answer to be on record")
     bench.run("contact", "rectify", old, "--new-address", new, "--reason", "moved")
     out, _ = bench.run("contact", "export", new, "--evidence", "--json")
     (decision,) = json.loads(out)["decisions"]
