@@ -1,7 +1,7 @@
 """What the sessions of all protocols have in common: how they begin, wait and end."""
 
 import asyncio
-from typing import cast
+from typing import Any, Protocol, cast
 
 from smtpproxy.events import (
     ConnectionClosed,
@@ -13,6 +13,18 @@ from smtpproxy.events import (
 )
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.limits import Refusal
+
+_BACKLOG = 256 * 1024
+"""Octets that a client may be ahead of us before it is no longer read from."""
+
+
+class Engine(Protocol):
+    """What a protocol's engine takes in."""
+
+    @property
+    def buffered(self) -> int: ...
+
+    def receive_data(self, data: bytes) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -116,4 +128,44 @@ class Connection(asyncio.Protocol):
         self._door.leave(self, self._peer)
         self._door.parts.emit(
             ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)
+        )
+
+
+class EventConnection(Connection):
+    """One whose engine gives events: those that need no waiting are taken at once.
+
+    While the task waits, `_take_ready` is called with what has come, and leaves in `_event`
+    what the task is to take.
+    """
+
+    _engine: Engine
+    _event: Any = None
+
+    def _take_ready(self) -> None:
+        raise NotImplementedError
+
+    def data_received(self, data: bytes) -> None:
+        if self._cause:
+            return
+        self._engine.receive_data(data)
+        if self._waiting is not None and self._event is None:
+            self._take_ready()
+        else:
+            self._adjust_reading()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._adjust_reading()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._waiting is not None and self._event is None:
+            self._take_ready()
+        self._adjust_reading()
+
+    def _adjust_reading(self) -> None:
+        """Read from a client that reads what we write and is not too far ahead of us."""
+        self._read(
+            not self._write_paused
+            and (self._waiting is not None or self._engine.buffered <= _BACKLOG)
         )

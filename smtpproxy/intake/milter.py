@@ -6,7 +6,7 @@ from typing import Any
 
 from smtpproxy.events import Client, Failed
 from smtpproxy.intake import replies
-from smtpproxy.intake.connection import Connection
+from smtpproxy.intake.connection import EventConnection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.milter_message import MilterMessage, address
 from smtpproxy.intake.milter_terms import (
@@ -40,8 +40,6 @@ from smtpproxy.wire.milter.commands import (
     Unknown,
 )
 
-_BACKLOG = 256 * 1024
-"""Octets that an MTA may be ahead of us before it is no longer read from."""
 _PROGRESS = 2.0
 """Seconds between two signs of life while a message is judged; Sendmail waits for 10."""
 _TROUBLE = packets.reply_code(Reply.of(451, "4.3.0", "temporary_failure"))
@@ -50,8 +48,11 @@ _TOO_LARGE = packets.reply_code(Reply.of(552, "5.3.4", "message is larger than t
 _TOO_MANY = packets.reply_code(Reply.of(452, "4.5.3", "too many recipients"))
 
 
-class MilterSession(Connection):
+class MilterSession(EventConnection):
     """One connection. What needs no waiting is done at once; a task takes RCPT and the end."""
+
+    _engine: MilterConnection
+    _event: Command | None = None
 
     def __init__(self, door: Door) -> None:
         super().__init__(door)
@@ -59,35 +60,8 @@ class MilterSession(Connection):
         self._connect = Connect("", "U")
         self._helo = ""
         self._message: MilterMessage | None = None
-        self._event: Command | None = None  # what the task is to take next
         self._due = False  # whether the MTA waits for the task's answer
         self._within = False  # whether a packet has begun, and a deadline for that
-
-    # asyncio.Protocol
-
-    def data_received(self, data: bytes) -> None:
-        if self._cause:
-            return
-        self._engine.receive_data(data)
-        if self._waiting is not None and self._event is None:
-            self._take_ready()
-        self._adjust_reading()
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-        self._adjust_reading()
-
-    def resume_writing(self) -> None:
-        self._write_paused = False
-        if self._waiting is not None and self._event is None:
-            self._take_ready()
-        self._adjust_reading()
-
-    def _adjust_reading(self) -> None:
-        self._read(
-            not self._write_paused
-            and (self._waiting is not None or self._engine.buffered <= _BACKLOG)
-        )
 
     # the session
 

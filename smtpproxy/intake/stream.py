@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 
-from smtpproxy.intake.connection import Connection
+from smtpproxy.intake.connection import EventConnection
 from smtpproxy.intake.door import Door
 from smtpproxy.wire.events import Event
 from smtpproxy.wire.server import ServerConnection
 
-_BACKLOG = 256 * 1024
-"""Octets that a client may be ahead of us before it is no longer read from."""
 _LINGER = 2.0
 """Seconds for which a refused client's data is swallowed, so that it can read why."""
 _FLUSH = 30.0
@@ -21,49 +19,21 @@ _LINGERING = {
 """Ends in which the client may still be sending: closing at once would destroy the reply."""
 
 
-class ClientStream(Connection):
-    """Feeds the engine, and says when there is something to take.
+class ClientStream(EventConnection):
+    """An SMTP client: it may have said all it has to say, and it is told why it is sent away."""
 
-    The session has a task; while it waits (`_waiting`), `_take_ready` is called with what has
-    come, and leaves in `_event` what the task is to take.
-    """
+    _engine: ServerConnection
+    _event: Event | None = None
 
     def __init__(self, door: Door, engine: ServerConnection) -> None:
         super().__init__(door)
         self._engine = engine
-        self._event: Event | None = None  # what the task is to take next
         self._eof = False
 
-    def _take_ready(self) -> None:
-        raise NotImplementedError
-
-    def data_received(self, data: bytes) -> None:
-        if self._cause:
-            return
-        self._engine.receive_data(data)
-        if self._waiting is not None and self._event is None:
-            self._take_ready()
-        else:
-            self._adjust_reading()
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-        self._adjust_reading()
-
     def resume_writing(self) -> None:
-        self._write_paused = False
-        if self._waiting is not None and self._event is None:
-            self._take_ready()
-            if self._eof:
-                self._wake()
-        self._adjust_reading()
-
-    def _adjust_reading(self) -> None:
-        """Read from a client that reads what we write and is not too far ahead of us."""
-        self._read(
-            not self._write_paused
-            and (self._waiting is not None or self._engine.buffered <= _BACKLOG)
-        )
+        super().resume_writing()
+        if self._eof and self._event is None:
+            self._wake()
 
     async def _close_transport(self) -> None:
         """Close so that the client can still read the last reply."""
