@@ -169,8 +169,8 @@ def test_a_refusal_that_waits_for_the_content(knowing: RelayProcess, mta: FakeUp
 
 def test_limits_are_told(knowing: RelayProcess) -> None:
     with socket.create_connection((LOOPBACK, knowing.port("apps"))) as connection:
+        said = connection.recv(4096)
         connection.sendall(b"EHLO client.example\r\n")
-        said = b""
         while b"PRDR" not in said:
             said += connection.recv(4096)
     assert b"250-LIMITS RCPTMAX=1000\r\n" in said
