@@ -295,14 +295,16 @@ class Settings:
 
     @property
     def counts_mailings(self) -> bool:
-        """Whether any stream asks what people were mailed before: then marketing mail is counted."""
+        """Whether any stream asks what people were mailed before: then marketing is counted."""
         return any(stream.counts_mailings for stream in self.streams.values())
 
     @property
     def has_rates(self) -> bool:
         """Whether anybody may send only so much in a time: then it is counted."""
         rates = [each.connection_rate for each in self.listeners]
-        rates += [rate for each in self.listeners for rate in (each.message_rate, each.recipient_rate)]
+        rates += [
+            rate for each in self.listeners for rate in (each.message_rate, each.recipient_rate)
+        ]
         rates += [
             rate for each in self.credentials for rate in (each.message_rate, each.recipient_rate)
         ]
