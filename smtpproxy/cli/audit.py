@@ -23,7 +23,7 @@ from smtpproxy.cli.stores import canonical_address
 from smtpproxy.evidence.objects import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.journal_reader import Record, find, read
+from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.terminal import printable
 
 

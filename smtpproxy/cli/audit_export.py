@@ -13,7 +13,7 @@ from smtpproxy.cli.common import audit_folder, config_option, moment
 from smtpproxy.cli.stores import canonical_address, output_option
 from smtpproxy.evidence.objects import record_object
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.journal_reader import read
+from smtpproxy.sinks.audit.reader import read
 
 
 @click.command("export")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from smtpproxy.sinks.journal_reader import Record
+from smtpproxy.sinks.audit.reader import Record
 from smtpproxy.store.exchange.times import written_time
 
 CSV_COLUMNS = (

@@ -21,7 +21,7 @@ from smtpproxy.cli.common import (
 from smtpproxy.pipeline.replay import Change, replay, words
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.journal_reader import Record, read
+from smtpproxy.sinks.audit.reader import Record, read
 from smtpproxy.terminal import printable
 
 

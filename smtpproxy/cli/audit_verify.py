@@ -24,10 +24,11 @@ from smtpproxy.cli.common import (
 from smtpproxy.cli.stores import now
 from smtpproxy.evidence.objects import report_object
 from smtpproxy.settings import Settings
-from smtpproxy.sinks import anchors, journal_verify
-from smtpproxy.sinks.chain import Head
-from smtpproxy.sinks.findings import Finding, Report
-from smtpproxy.sinks.journal_lines import After
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit import verify as journal_verify
+from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.findings import Finding, Report
+from smtpproxy.sinks.audit.lines import After
 from smtpproxy.terminal import printable
 
 _SHOWN = 100

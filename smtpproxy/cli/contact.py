@@ -37,7 +37,7 @@ from smtpproxy.cli.stores import (
 from smtpproxy.evidence.words import Lang
 from smtpproxy.policy.model import ConsentAct, Contact, Dealing, Link
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.journal_erase import StillWritten, pseudonymise
+from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.contact_written import written_contact

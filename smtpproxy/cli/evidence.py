@@ -15,7 +15,7 @@ from smtpproxy.evidence.objects import evidence_object
 from smtpproxy.evidence.words import Lang
 from smtpproxy.evidence.writing import html, markdown
 from smtpproxy.settings import Settings
-from smtpproxy.sinks import journal_verify
+from smtpproxy.sinks.audit import verify as journal_verify
 
 _HTML = (".html", ".htm")
 

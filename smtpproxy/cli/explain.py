@@ -31,7 +31,7 @@ from smtpproxy.policy.features import read_features
 from smtpproxy.policy.model import DEFAULT_STREAM, NO_FACTS, Facts, Stream, Transaction, Verdict
 from smtpproxy.policy.words.lang import LANGS, Lang
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.journal_reader import find
+from smtpproxy.sinks.audit.reader import find
 
 
 @click.command()

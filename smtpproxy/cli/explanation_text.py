@@ -14,7 +14,7 @@ from smtpproxy.policy.model import Action
 from smtpproxy.policy.trace import TraceStep
 from smtpproxy.policy.words.lang import Lang
 from smtpproxy.policy.words.phrase import Phrase, Time, Value, say
-from smtpproxy.sinks.journal_reader import Outcome
+from smtpproxy.sinks.audit.reader import Outcome
 from smtpproxy.terminal import printable
 
 _STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}

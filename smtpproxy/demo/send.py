@@ -10,7 +10,7 @@ from pathlib import Path
 from smtpproxy.demo.errors import DemoError
 from smtpproxy.demo.letters import Letter
 from smtpproxy.policy.model import Action
-from smtpproxy.sinks import journal_reader
+from smtpproxy.sinks.audit import reader as journal_reader
 
 _REFUSED = re.compile(r"refused: (\w+)|: (temporary_failure)")
 

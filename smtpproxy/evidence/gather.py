@@ -18,9 +18,9 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules.consent import confirmed_request, newest_act
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.findings import Report
-from smtpproxy.sinks.journal_reader import Outcome, Record, read
-from smtpproxy.sinks.journal_verify import verify
+from smtpproxy.sinks.audit.findings import Report
+from smtpproxy.sinks.audit.reader import Outcome, Record, read
+from smtpproxy.sinks.audit.verify import verify
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import LiftedSuppression
 from smtpproxy.store.rights import Rectification, former_addresses

@@ -3,9 +3,9 @@
 from typing import Any
 
 from smtpproxy.evidence.gather import Evidence, Mailing
-from smtpproxy.sinks.findings import Report
-from smtpproxy.sinks.journal_lines import is_erased
-from smtpproxy.sinks.journal_reader import Record
+from smtpproxy.sinks.audit.findings import Report
+from smtpproxy.sinks.audit.lines import is_erased
+from smtpproxy.sinks.audit.reader import Record
 
 
 def record_object(record: Record) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.content import Body
 from smtpproxy.relay.errors import UpstreamError
-from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 
 _NOBODY = Reply.of(554, "5.5.1", "no valid recipients")
@@ -120,9 +120,7 @@ class AdvisedTransaction:
         if not self.recipients:
             return Advice(_NOBODY)
         headers = HeaderBlock(header or b"")
-        judged = await self._judged.decide(
-            headers if header is not None else None, size, text=text
-        )
+        judged = await self._judged.decide(headers if header is not None else None, size, text=text)
         decided = judged.decided
         if not judged.passes:
             await self._judged.record(decided)

@@ -12,7 +12,7 @@ from smtpproxy.pipeline.parts import Parts
 from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.model import Action, Decision, Mode, Reason, Verdict
 from smtpproxy.policy.replies import recipient_reply
-from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 
 _UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")

@@ -8,7 +8,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
-from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
 

@@ -30,7 +30,7 @@ from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.policy.trace import TraceStep, message_trace, trace
 from smtpproxy.policy.words.lang import Lang
 from smtpproxy.policy.words.phrase import Phrase, say
-from smtpproxy.sinks.journal_reader import Outcome, Record
+from smtpproxy.sinks.audit.reader import Outcome, Record
 
 NO_ID = "explain"
 """Stands where the id of a decision stands in the reply to real mail."""

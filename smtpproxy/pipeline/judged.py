@@ -25,7 +25,7 @@ from smtpproxy.policy.model import Action, Decision, MessageFeatures, Mode, Reas
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
 from smtpproxy.relay.content import HEADER_LIMIT, Body
 from smtpproxy.relay.errors import SigningFailed, UpstreamError
-from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 
 TEMPORARY_FAILURE = Reply.of(451, "4.3.0", "temporary_failure")

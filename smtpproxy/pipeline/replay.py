@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from smtpproxy.events import Decided, Recipient
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import Action, Reason, Rulebook, Transaction, Verdict
-from smtpproxy.sinks.journal_lines import is_erased
+from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.ulid import time_of
 
 _NOT_JUDGED = frozenset({Reason.TEMPORARY_FAILURE, Reason.STREAM_NOT_PERMITTED})

@@ -27,7 +27,7 @@ from smtpproxy.policy.way_out import added
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
-from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import unstuffed

@@ -3,7 +3,7 @@
 Everything here is frozen data. Times are timezone-aware `datetime`s in UTC.
 
 The audit journal keeps these records for years, without what has its default: a default
-never changes once it is released (tests/sinks/test_journal_format.py).
+never changes once it is released (tests/sinks/audit/test_format.py).
 """
 
 from collections.abc import Mapping

@@ -27,7 +27,7 @@ from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.journal import Journal
+from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshot import Snapshot

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.sinks.chain import UNREADABLE, NotALine
-from smtpproxy.sinks.journal_files import give_to_owner_of, last_of
+from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
+from smtpproxy.sinks.audit.files import give_to_owner_of, last_of
 from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.sinks.snapshot import Snapshot
 

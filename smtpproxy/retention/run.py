@@ -13,9 +13,9 @@ from smtpproxy.policy.periods import beginning
 from smtpproxy.retention import history
 from smtpproxy.retention.history import Kind
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.journal_files import give_to_owner_of, segments
-from smtpproxy.sinks.journal_matches import matches
-from smtpproxy.sinks.journal_retire import retirable, retire
+from smtpproxy.sinks.audit.files import give_to_owner_of, segments
+from smtpproxy.sinks.audit.matches import matches
+from smtpproxy.sinks.audit.retire import retirable, retire
 from smtpproxy.store import open_mailings
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.retention import Limits, PurgedSuppressions, Removed

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.sinks import anchors
+from smtpproxy.sinks.audit import anchors
 from tests.cli.conftest import Bench
 from tests.kit import audit, messages
 from tests.kit.journal import segments

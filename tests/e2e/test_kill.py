@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from smtpproxy.sinks.journal_reader import Record
+from smtpproxy.sinks.audit.reader import Record
 from tests.kit.audit import outcome, records, relayed
 from tests.kit.load import SmtpSink
 from tests.kit.messages import message

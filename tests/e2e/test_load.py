@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.sinks.journal_reader import Record
+from smtpproxy.sinks.audit.reader import Record
 from tests.kit.audit import outcome, records, relayed
 from tests.kit.load import SmtpSink, smtp_source
 from tests.kit.messages import marketing, message

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.sinks.journal_reader import Record
+from smtpproxy.sinks.audit.reader import Record
 from tests.kit.audit import records
 from tests.kit.messages import marketing, message
 from tests.kit.ports import LOOPBACK, wait_for

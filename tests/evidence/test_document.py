@@ -31,8 +31,8 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.model import Evidence as ConsentEvidence
-from smtpproxy.sinks.findings import Finding, Kind, Report
-from smtpproxy.sinks.journal_reader import Outcome, Place, Record
+from smtpproxy.sinks.audit.findings import Finding, Kind, Report
+from smtpproxy.sinks.audit.reader import Outcome, Place, Record
 from smtpproxy.store.rights import Change, Rectification
 from tests.kit.journal import START, Clock, decided
 

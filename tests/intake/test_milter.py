@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, TransactionEnded
-from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake

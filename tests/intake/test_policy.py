@@ -8,7 +8,7 @@ import pytest
 
 from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, Relayed, SenderRefused
 from smtpproxy.policy.model import Action, Basis, Reason
-from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.events import Failed
-from smtpproxy.sinks.journal import AuditUnavailable
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
 from tests.kit.disk import fill, tiny_disk

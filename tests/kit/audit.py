@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smtpproxy.sinks.journal_reader import Record, read
+from smtpproxy.sinks.audit.reader import Record, read
 from tests.kit.relay import RelayProcess
 
 

@@ -9,8 +9,8 @@ import msgspec
 
 from smtpproxy.events import Decided, Recipient, Relayed
 from smtpproxy.settings import AuditSettings
-from smtpproxy.sinks.anchors import Anchor, read_anchor
-from smtpproxy.sinks.journal import Journal
+from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
+from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.ulid import UlidFactory
 from tests.kit import traffic
 
@@ -71,8 +71,8 @@ import asyncio, os, structlog, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from smtpproxy.settings import AuditSettings
-from smtpproxy.sinks.anchors import Anchor, read_anchor
-from smtpproxy.sinks.journal import Journal
+from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
+from smtpproxy.sinks.audit.journal import Journal
 from tests.kit.journal import Clock, decided
 
 structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))

@@ -22,9 +22,9 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, builtin
-from smtpproxy.sinks.chain import Chain, take_apart
-from smtpproxy.sinks.journal_lines import DecisionEntry, LineMaker, read_line
-from smtpproxy.sinks.journal_lines import decided as read_decided
+from smtpproxy.sinks.audit.chain import Chain, take_apart
+from smtpproxy.sinks.audit.lines import DecisionEntry, LineMaker, read_line
+from smtpproxy.sinks.audit.lines import decided as read_decided
 from smtpproxy.ulid import UlidFactory
 from tests.policy.cases import AGREED, NOW, OFFERS, PERSON, THREE_YEARS_AGO
 from tests.policy.strategies import random_case, untimed

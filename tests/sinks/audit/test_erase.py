@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from smtpproxy.events import Decided, Recipient
 from smtpproxy.policy.model import RecipientFacts
-from smtpproxy.sinks import journal_erase
-from smtpproxy.sinks.findings import Kind
-from smtpproxy.sinks.journal import Journal
-from smtpproxy.sinks.journal_erase import StillWritten, pseudonymise
-from smtpproxy.sinks.journal_lines import is_erased
-from smtpproxy.sinks.journal_reader import find, read
-from smtpproxy.sinks.journal_verify import verify
+from smtpproxy.sinks.audit import erase as journal_erase
+from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
+from smtpproxy.sinks.audit.findings import Kind
+from smtpproxy.sinks.audit.journal import Journal
+from smtpproxy.sinks.audit.lines import is_erased
+from smtpproxy.sinks.audit.reader import find, read
+from smtpproxy.sinks.audit.verify import verify
 from tests.kit import traffic
 from tests.kit.journal import Clock, decided, journal, relayed, segments
 

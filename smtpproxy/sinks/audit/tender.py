@@ -10,9 +10,9 @@ from pathlib import Path
 
 import structlog
 
-from smtpproxy.sinks import anchors
-from smtpproxy.sinks.anchors import Anchor, AnchorRow, Why
-from smtpproxy.sinks.journal_files import ROTATION_REQUEST
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.anchors import Anchor, AnchorRow, Why
+from smtpproxy.sinks.audit.files import ROTATION_REQUEST
 
 ANCHOR_SECONDS = 60.0
 ANCHOR_LINES = 100_000

@@ -11,10 +11,10 @@ from smtpproxy.events import Recipient, Relayed
 from smtpproxy.evidence.gather import Mailing
 from smtpproxy.evidence.objects import record_object
 from smtpproxy.settings import AuditSettings
-from smtpproxy.sinks.journal import Journal
-from smtpproxy.sinks.journal_lines import Answer
-from smtpproxy.sinks.journal_reader import Record, find
-from tests.sinks.test_journal_format import ALLOWED, AT, MEANT
+from smtpproxy.sinks.audit.journal import Journal
+from smtpproxy.sinks.audit.lines import Answer
+from smtpproxy.sinks.audit.reader import Record, find
+from tests.sinks.audit.test_format import ALLOWED, AT, MEANT
 
 OTHER = Recipient("Z@b.example", "z@b.example", ALLOWED)
 MESSAGE = replace(

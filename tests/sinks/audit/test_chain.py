@@ -13,12 +13,13 @@ from structlog.testing import capture_logs
 
 from smtpproxy.events import Decided, Recipient
 from smtpproxy.policy.model import MessageFeatures, RecipientFacts, Suppression, Verdict
-from smtpproxy.sinks import anchors, journal_tender
-from smtpproxy.sinks.anchors import AnchorRow
-from smtpproxy.sinks.findings import Kind, Report
-from smtpproxy.sinks.journal import AuditUnavailable
-from smtpproxy.sinks.journal_reader import Record, find, read
-from smtpproxy.sinks.journal_verify import verify
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit import tender as journal_tender
+from smtpproxy.sinks.audit.anchors import AnchorRow
+from smtpproxy.sinks.audit.findings import Kind, Report
+from smtpproxy.sinks.audit.journal import AuditUnavailable
+from smtpproxy.sinks.audit.reader import Record, find, read
+from smtpproxy.sinks.audit.verify import verify
 from tests.kit import traffic
 from tests.kit.disk import fill, tiny_disk
 from tests.kit.journal import START, WRITER, Clock, decided, journal, relayed, segments
@@ -138,7 +139,7 @@ async def test_a_reply_that_names_somebody_is_personal_too(folder: Path, clock: 
 
 def test_every_field_of_a_decision_is_on_record(clock: Clock) -> None:
     """A field that is added to `Decided` has to be given a place in the lines."""
-    from smtpproxy.sinks.journal_lines import DecisionEntry, Personal
+    from smtpproxy.sinks.audit.lines import DecisionEntry, Personal
 
     kept = set(DecisionEntry.__struct_fields__) | set(Personal.__struct_fields__)
     elsewhere = {"decision"}  # its stream, rulebook, verdicts and details, one by one
@@ -154,7 +155,7 @@ def test_after_kill_9_the_chain_goes_on(folder: Path, count: int) -> None:
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(folder), "os"],
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         )
         assert writer.stdout is not None
         with writer.stdout:

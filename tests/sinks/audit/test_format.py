@@ -20,8 +20,8 @@ from smtpproxy.policy.model import (
     Suppression,
     Verdict,
 )
-from smtpproxy.sinks.chain import START, Chain, take_apart
-from smtpproxy.sinks.journal_lines import DecisionEntry, LineMaker, decided, read_line
+from smtpproxy.sinks.audit.chain import START, Chain, take_apart
+from smtpproxy.sinks.audit.lines import DecisionEntry, LineMaker, decided, read_line
 
 AT = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 

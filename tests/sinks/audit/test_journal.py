@@ -18,8 +18,8 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Suppression,
 )
-from smtpproxy.sinks.journal import AuditUnavailable, Journal
-from smtpproxy.sinks.journal_reader import Record, find, read
+from smtpproxy.sinks.audit.journal import AuditUnavailable, Journal
+from smtpproxy.sinks.audit.reader import Record, find, read
 from tests.kit.disk import fill, tiny_disk
 from tests.kit.journal import START, WRITER, Clock, decided, journal, modes, relayed, segments
 from tests.kit.parts import needs
@@ -70,7 +70,7 @@ def test_what_was_committed_outlives_kill_9(folder: Path, sync: str, count: int)
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder), sync],
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert writer.stdout is not None
     with writer.stdout:

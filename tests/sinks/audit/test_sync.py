@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.sinks.journal import AuditUnavailable
-from smtpproxy.sinks.journal_reader import read
+from smtpproxy.sinks.audit.journal import AuditUnavailable
+from smtpproxy.sinks.audit.reader import read
 from tests.kit.journal import Clock, decided, journal, segments
 from tests.kit.ports import wait_for
 

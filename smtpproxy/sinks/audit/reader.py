@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 
 from smtpproxy.events import Decided
-from smtpproxy.sinks import journal_files, journal_lines
-from smtpproxy.sinks.chain import NotALine
-from smtpproxy.sinks.journal_files import mapped
-from smtpproxy.sinks.journal_lines import DecisionEntry, PersonalAnswerEntry
+from smtpproxy.sinks.audit import files as journal_files
+from smtpproxy.sinks.audit import lines as journal_lines
+from smtpproxy.sinks.audit.chain import NotALine
+from smtpproxy.sinks.audit.files import mapped
+from smtpproxy.sinks.audit.lines import DecisionEntry, PersonalAnswerEntry
 from smtpproxy.ulid import time_of
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from smtpproxy.sinks.chain import Head, NotALine, head_of
+from smtpproxy.sinks.audit.chain import Head, NotALine, head_of
 from smtpproxy.ulid import successor, time_of
 
 T = TypeVar("T")

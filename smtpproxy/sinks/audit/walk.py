@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from smtpproxy.sinks.anchor_check import AnchorCheck, Seen
-from smtpproxy.sinks.chain import START, Head, NotALine, Sealed, take_apart
-from smtpproxy.sinks.findings import Finding, Kind, Report
-from smtpproxy.sinks.journal_files import Segment
-from smtpproxy.sinks.journal_lines import (
+from smtpproxy.sinks.audit.anchor_check import AnchorCheck, Seen
+from smtpproxy.sinks.audit.chain import START, Head, NotALine, Sealed, take_apart
+from smtpproxy.sinks.audit.files import Segment
+from smtpproxy.sinks.audit.findings import Finding, Kind, Report
+from smtpproxy.sinks.audit.lines import (
     After,
     AnchorEntry,
     BeginEntry,

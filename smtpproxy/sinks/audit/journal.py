@@ -18,10 +18,10 @@ import structlog
 
 from smtpproxy.events import Decided, Relayed
 from smtpproxy.settings import AuditSettings
-from smtpproxy.sinks.anchors import Anchor
-from smtpproxy.sinks.journal_lines import AnchorEntry, Entry, LineMaker, plain
-from smtpproxy.sinks.journal_segment import AuditUnavailable, SegmentWriter
-from smtpproxy.sinks.journal_tender import Tender
+from smtpproxy.sinks.audit.anchors import Anchor
+from smtpproxy.sinks.audit.lines import AnchorEntry, Entry, LineMaker, plain
+from smtpproxy.sinks.audit.segment import AuditUnavailable, SegmentWriter
+from smtpproxy.sinks.audit.tender import Tender
 
 __all__ = ["AuditUnavailable", "Journal"]
 

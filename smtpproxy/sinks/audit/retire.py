@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
-from smtpproxy.sinks import anchor_trim, anchors, journal_files
-from smtpproxy.sinks.anchors import RetiredFile
-from smtpproxy.sinks.chain import START, Head, NotALine, head_of
-from smtpproxy.sinks.journal_files import Segment, is_written, last_of, locked, segments
-from smtpproxy.sinks.journal_lines import AnchorEntry, AnswersEntry, BeginEntry, read_line
+from smtpproxy.sinks.audit import anchor_trim, anchors
+from smtpproxy.sinks.audit import files as journal_files
+from smtpproxy.sinks.audit.anchors import RetiredFile
+from smtpproxy.sinks.audit.chain import START, Head, NotALine, head_of
+from smtpproxy.sinks.audit.files import Segment, is_written, last_of, locked, segments
+from smtpproxy.sinks.audit.lines import AnchorEntry, AnswersEntry, BeginEntry, read_line
 
 
 @dataclass(frozen=True, slots=True)

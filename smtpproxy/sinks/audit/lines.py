@@ -28,7 +28,7 @@ from smtpproxy.policy.model import (
     Stream,
     Verdict,
 )
-from smtpproxy.sinks.chain import UNREADABLE, Head, NotALine
+from smtpproxy.sinks.audit.chain import UNREADABLE, Head, NotALine
 
 FORMAT = 1
 """Stands in the first line of each file."""

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from smtpproxy.sinks.anchors import ErasedRow, RetiredFile, RetiredRow, TrimmedRow, read_anchor
-from smtpproxy.sinks.chain import START, Head, NotALine, Sealed, take_apart
-from smtpproxy.sinks.findings import Finding, Kind, Report
-from smtpproxy.sinks.journal_files import ANCHORS
+from smtpproxy.sinks.audit.anchors import (
+    ErasedRow,
+    RetiredFile,
+    RetiredRow,
+    TrimmedRow,
+    read_anchor,
+)
+from smtpproxy.sinks.audit.chain import START, Head, NotALine, Sealed, take_apart
+from smtpproxy.sinks.audit.files import ANCHORS
+from smtpproxy.sinks.audit.findings import Finding, Kind, Report
 
 _DIGEST = 32
 

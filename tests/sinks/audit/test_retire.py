@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.sinks.findings import Kind, Report
-from smtpproxy.sinks.journal_reader import read
-from smtpproxy.sinks.journal_retire import Retired, retirable, retire
-from smtpproxy.sinks.journal_verify import verify
+from smtpproxy.sinks.audit.findings import Kind, Report
+from smtpproxy.sinks.audit.reader import read
+from smtpproxy.sinks.audit.retire import Retired, retirable, retire
+from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import START, Clock, decided, journal, segments
 
 DAY = timedelta(days=1)

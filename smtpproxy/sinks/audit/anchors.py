@@ -13,9 +13,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.sinks import journal_files
-from smtpproxy.sinks.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
-from smtpproxy.sinks.journal_lines import After
+from smtpproxy.sinks.audit import files as journal_files
+from smtpproxy.sinks.audit.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
+from smtpproxy.sinks.audit.lines import After
 
 Why = Literal["begin", "end", "time", "lines", "asked"]
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from smtpproxy.sinks import anchors, journal_files
-from smtpproxy.sinks.chain import NotALine, take_apart
-from smtpproxy.sinks.journal_files import Segment, is_written, locked, mapped, segments
-from smtpproxy.sinks.journal_lines import (
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit import files as journal_files
+from smtpproxy.sinks.audit.chain import NotALine, take_apart
+from smtpproxy.sinks.audit.files import Segment, is_written, locked, mapped, segments
+from smtpproxy.sinks.audit.lines import (
     DecisionEntry,
     Personal,
     PersonalAnswerEntry,

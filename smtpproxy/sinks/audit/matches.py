@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from smtpproxy.sinks.chain import NotALine, number_of
-from smtpproxy.sinks.journal_files import Segment, last_line, segments
-from smtpproxy.sinks.journal_lines import DecisionEntry, Personal, read_line
+from smtpproxy.sinks.audit.chain import NotALine, number_of
+from smtpproxy.sinks.audit.files import Segment, last_line, segments
+from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, read_line
 
 _MATCHED = b'"suppressions":['
 _MOST = 2_000

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from smtpproxy.sinks.journal_reader import Record, find, read
+from smtpproxy.sinks.audit.reader import Record, find, read
 from tests.kit import traffic
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 from tests.kit.ports import wait_for

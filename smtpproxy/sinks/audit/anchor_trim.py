@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from smtpproxy.sinks import anchors, journal_files
-from smtpproxy.sinks.anchors import Anchor, ErasedRow, RetiredFile, RetiredRow, TrimmedRow
-from smtpproxy.sinks.chain import Head, NotALine
-from smtpproxy.sinks.journal_files import ANCHORS, locked, segments
-from smtpproxy.sinks.journal_lines import BeginEntry, read_line
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit import files as journal_files
+from smtpproxy.sinks.audit.anchors import Anchor, ErasedRow, RetiredFile, RetiredRow, TrimmedRow
+from smtpproxy.sinks.audit.chain import Head, NotALine
+from smtpproxy.sinks.audit.files import ANCHORS, locked, segments
+from smtpproxy.sinks.audit.lines import BeginEntry, read_line
 
 _ASIDE = f".{ANCHORS}.trimming"
 _WORTH = 1_000

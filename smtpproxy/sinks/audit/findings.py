@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from smtpproxy.sinks.chain import Head
+from smtpproxy.sinks.audit.chain import Head
 
 MOST = 1000
 """So many findings are kept; the others are counted."""

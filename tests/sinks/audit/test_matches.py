@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
-from smtpproxy.sinks.journal_erase import pseudonymise
-from smtpproxy.sinks.journal_matches import Matches, matches
-from smtpproxy.sinks.journal_retire import retire
+from smtpproxy.sinks.audit.erase import pseudonymise
+from smtpproxy.sinks.audit.matches import Matches, matches
+from smtpproxy.sinks.audit.retire import retire
 from tests.kit.journal import START, Clock, decided, journal, segments
 
 ORDER = Suppression("all", Origin.COMPLAINT, START)

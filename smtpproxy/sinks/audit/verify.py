@@ -6,10 +6,9 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
-from smtpproxy.sinks.anchor_check import AnchorCheck
-from smtpproxy.sinks.chain import Head
-from smtpproxy.sinks.findings import Finding, Kind, Report
-from smtpproxy.sinks.journal_files import (
+from smtpproxy.sinks.audit.anchor_check import AnchorCheck
+from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.files import (
     ANCHORS,
     MAINTENANCE_LOCK,
     Segment,
@@ -17,7 +16,8 @@ from smtpproxy.sinks.journal_files import (
     locked,
     segments,
 )
-from smtpproxy.sinks.journal_walk import Walk
+from smtpproxy.sinks.audit.findings import Finding, Kind, Report
+from smtpproxy.sinks.audit.walk import Walk
 
 
 def verify(

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.sinks import anchors as anchor_log
-from smtpproxy.sinks.anchor_trim import trim
-from smtpproxy.sinks.chain import Head
-from smtpproxy.sinks.findings import Kind, Report
-from smtpproxy.sinks.journal_erase import pseudonymise
-from smtpproxy.sinks.journal_files import ANCHORS, locked
-from smtpproxy.sinks.journal_retire import retire
-from smtpproxy.sinks.journal_verify import verify
+from smtpproxy.sinks.audit import anchors as anchor_log
+from smtpproxy.sinks.audit.anchor_trim import trim
+from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.erase import pseudonymise
+from smtpproxy.sinks.audit.files import ANCHORS, locked
+from smtpproxy.sinks.audit.findings import Kind, Report
+from smtpproxy.sinks.audit.retire import retire
+from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import START, Clock, anchors, decided, journal, segments
 
 DAY = timedelta(days=1)

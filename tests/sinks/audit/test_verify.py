@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.sinks import anchors
-from smtpproxy.sinks.chain import Chain, take_apart
-from smtpproxy.sinks.findings import MEANING, Kind, Report
-from smtpproxy.sinks.journal_verify import verify
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.chain import Chain, take_apart
+from smtpproxy.sinks.audit.findings import MEANING, Kind, Report
+from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import Clock, decided, journal, relayed, segments
 
 
@@ -86,7 +86,7 @@ def test_what_nobody_touched_is_sound(folder: Path) -> None:
 
 def test_the_program_in_the_document_follows_the_chain(folder: Path) -> None:
     """docs/audit.md: it uses nothing of the product."""
-    document = (Path(__file__).parents[2] / "docs" / "audit.md").read_text("utf-8")
+    document = (Path(__file__).parents[3] / "docs" / "audit.md").read_text("utf-8")
     (program,) = re.findall(r"^```python\n(.*?)^```", document, re.M | re.S)
 
     def check() -> int:
@@ -312,7 +312,7 @@ def test_a_copy_that_nobody_can_write_can_be_verified(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_every_kind_of_finding_is_explained(kind: Kind) -> None:
-    document = (Path(__file__).parents[2] / "docs" / "audit.md").read_text("utf-8")
+    document = (Path(__file__).parents[3] / "docs" / "audit.md").read_text("utf-8")
     assert f"`{kind}`" in document
     assert MEANING[kind].endswith(".")
 

@@ -6,11 +6,11 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from smtpproxy.sinks import anchors
-from smtpproxy.sinks.anchors import Anchor
-from smtpproxy.sinks.chain import Chain, Head, head_of
-from smtpproxy.sinks.journal_files import SlotLock, last_line, new_name, segments, sync_folder
-from smtpproxy.sinks.journal_lines import (
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.anchors import Anchor
+from smtpproxy.sinks.audit.chain import Chain, Head, head_of
+from smtpproxy.sinks.audit.files import SlotLock, last_line, new_name, segments, sync_folder
+from smtpproxy.sinks.audit.lines import (
     After,
     AnswersEntry,
     BeginEntry,
