@@ -71,7 +71,8 @@ def failure_notice(envelope: Envelope, refused: Sequence[RefusedRecipient], head
     """
     lines = [f"  <{entry.address}>: {entry.reply.text}" for entry in refused]
     text = _REFUSED.format(hostname=envelope.hostname, refusals="\n".join(lines))
-    return _failures(envelope, "Not mailed: some recipients were refused", text, refused, header)
+    subject = "Not mailed: some recipients were refused"
+    return _failures(envelope, "refused", subject, text, refused, header)
 
 
 def undelivered_notice(
@@ -84,14 +85,21 @@ def undelivered_notice(
     """
     lines = [f"  <{entry.address}>: {entry.reply}" for entry in failed]
     text = _UNDELIVERED.format(hostname=envelope.hostname, failures="\n".join(lines))
-    return _failures(envelope, "Not delivered to some recipients", text, failed, header)
+    subject = "Not delivered to some recipients"
+    return _failures(envelope, "undelivered", subject, text, failed, header)
 
 
 def _failures(
-    envelope: Envelope, subject: str, text: str, refused: Sequence[RefusedRecipient], header: bytes
+    envelope: Envelope,
+    kind: str,
+    subject: str,
+    text: str,
+    refused: Sequence[RefusedRecipient],
+    header: bytes,
 ) -> bytes:
     return _report(
         envelope,
+        kind,
         subject,
         text,
         [
@@ -118,6 +126,7 @@ def relayed_notice(
     lines = "\n".join(f"  <{address}>" for address, _ in relayed)
     return _report(
         envelope,
+        "relayed",
         "Relayed: no further notice of success",
         _RELAYED.format(hostname=envelope.hostname, recipients=lines),
         [_group(address, orcpt, "Action: relayed\nStatus: 2.0.0\n") for address, orcpt in relayed],
@@ -126,10 +135,12 @@ def relayed_notice(
 
 
 def _report(
-    envelope: Envelope, subject: str, text: str, groups: Sequence[str], header: bytes
+    envelope: Envelope, kind: str, subject: str, text: str, groups: Sequence[str], header: bytes
 ) -> bytes:
     """A multipart/report for the reverse path.
 
+    `kind` is in its Message-ID: of two notices about one message, mailboxes that drop what
+    they have would keep one.
     Addresses keep their case (RFC 3464 2.3.2); what is not ASCII makes the report a
     `message/global-delivery-status` (RFC 6533). The notice says auto-replied, never
     auto-generated (RFC 3834 5.2, read with 3464), and its envelope sender is to be null.
@@ -144,7 +155,7 @@ def _report(
         f"From: Mail relay <MAILER-DAEMON@{hostname}>\n"
         f"To: <{envelope.reverse_path}>\n"
         f"Date: {date_time(envelope.at)}\n"
-        f"Message-ID: <{id}.dsn@{hostname}>\n"
+        f"Message-ID: <{id}.{kind}@{hostname}>\n"
         f"Subject: {subject}\n"
         "Auto-Submitted: auto-replied\n"
         "MIME-Version: 1.0\n"

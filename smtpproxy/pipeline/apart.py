@@ -11,13 +11,16 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.delivery import note_outcome
 from smtpproxy.pipeline.fan_out import Copy, Delivered, FanOut
 from smtpproxy.pipeline.judged import Asked, JudgedTransaction
-from smtpproxy.pipeline.notices import Notices, wants_no_notice
+from smtpproxy.pipeline.notices import Notices
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 
-SEVERAL_WITHOUT_SENDER = Reply.of(
-    554, "5.5.4", "each recipient gets a message of his own here: without a sender, send one each"
+SEVERAL_UNTOLD = Reply.of(
+    554,
+    "5.5.4",
+    "each recipient gets a message of his own here: without a sender, or with a NOTIFY that"
+    " leaves FAILURE out, send one each",
 )
 """Nobody could be told of a recipient that fails after another was mailed."""
 
@@ -87,11 +90,10 @@ class Apart:
         failed = [
             RefusedRecipient(entry.path, outcome.reply, copies[entry].rcpt.orcpt)
             for entry, outcome in became.items()
-            if not outcome.accepted and not wants_no_notice(copies[entry].rcpt)
+            if not outcome.accepted
         ]
         try:
-            if failed:
-                await self._notices.undelivered(failed, header)
+            await self._notices.undelivered(failed, header)
         except UpstreamError as error:
             return self._judged.failed(error)
         return reply

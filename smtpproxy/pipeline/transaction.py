@@ -8,7 +8,7 @@ from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.mail.trace import RECEIVED_LIMIT, received
-from smtpproxy.pipeline.apart import SEVERAL_WITHOUT_SENDER, Apart
+from smtpproxy.pipeline.apart import SEVERAL_UNTOLD, Apart
 from smtpproxy.pipeline.delivery import (
     deliver,
     narrowed,
@@ -213,10 +213,11 @@ class MailTransaction:
             await self._notify_refused(judged, header)
         else:
             await put_on_record(self._parts, decided)
-        if mixed != "each" and not self._mail.reverse_path:
+        untold = not self._mail.reverse_path or any(wants_no_notice(rcpt) for _, rcpt, _ in mailed)
+        if mixed != "each" and untold:
             await self._judged.not_mailed()
-            note_outcome(self._parts, decided, SEVERAL_WITHOUT_SENDER, 0)
-            return [SEVERAL_WITHOUT_SENDER]
+            note_outcome(self._parts, decided, SEVERAL_UNTOLD, 0)
+            return [SEVERAL_UNTOLD]
         copies = {
             entry: Copy(rcpt, partial(self._outgoing, decided, headers, content, way_out, entry))
             for entry, rcpt, way_out in mailed

@@ -218,6 +218,38 @@ def test_without_a_sender_nobody_could_be_told(adding: RelayProcess, mta: FakeUp
     assert adding.send(bare(), JEANNE, sender="")[0] == 250
 
 
+@pytest.mark.parametrize("wish", ["NEVER", "SUCCESS,DELAY"])
+def test_a_sender_that_must_not_be_told_has_to_send_one_each(
+    adding: RelayProcess, mta: FakeUpstream, wish: str
+) -> None:
+    """A temporary failure of the second would be lost: nobody tries again, nobody is told."""
+    mta.behaviours.append(At("end", Reply("451 4.3.0 later"), nth=2))
+    with smtplib.SMTP("127.0.0.1", adding.port(), timeout=30) as client:
+        client.ehlo("client.example")
+        client.mail("news@shop.example")
+        client.rcpt(JEANNE)
+        client.rcpt(PAUL, [f"NOTIFY={wish}"])
+        code, text = client.data(bare())
+        assert (code, text[:5]) == (554, b"5.5.4")
+        assert mta.messages == []
+        client.mail("news@shop.example")
+        client.rcpt(PAUL, [f"NOTIFY={wish}"])
+        assert client.data(bare())[0] == 250
+
+
+def test_two_notices_about_one_message_are_two_messages(
+    filled: Callable[..., RelayProcess],
+) -> None:
+    """Mailboxes drop what has a Message-ID that they know."""
+    more = config(refuse_at="data") | {"policy": {"on_mixed": "split"}}
+    with FakeUpstream(At("end", Reply("550 5.2.2 full"), nth=3)) as mta:
+        relay = filled(mta.address, more)
+        assert relay.send(bare(), JEANNE, address("withdrawn"), PAUL)[0] == 250
+        notices = [parsed(message) for message in mta.messages if message.sender == ""]
+        assert len(notices) == 2
+        assert len({notice["Message-ID"] for notice in notices}) == 2
+
+
 def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream) -> None:
     mta.behaviours.append(At("end", Reply("550 5.2.2 mailbox full"), nth=2))
     with smtplib.LMTP("127.0.0.1", adding.port("local"), timeout=30) as client:

@@ -64,7 +64,7 @@ def test_it_is_a_report_to_the_sender_that_nobody_answers() -> None:
     assert message["From"] == "Mail relay <MAILER-DAEMON@relay.example>"
     assert message["To"] == "News@Shop.Example"
     assert message["Date"].datetime == AT
-    assert message["Message-ID"] == f"<{ID}.dsn@relay.example>"
+    assert message["Message-ID"] == f"<{ID}.refused@relay.example>"
     assert message["Auto-Submitted"] == "auto-replied"  # RFC 3834 5.2
     assert message["MIME-Version"] == "1.0"
     assert message.get_content_type() == "multipart/report"
