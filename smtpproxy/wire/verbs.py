@@ -41,9 +41,11 @@ def _refusal(text: str) -> Answered:
 
 
 _HELLO_FIRST = _refusal("send EHLO first")
+_LHLO_FIRST = _refusal("send LHLO first")
 _IN_TRANSACTION = _refusal("not in a transaction; send RSET first")
 _CHUNKING = _refusal("BDAT has begun; go on with BDAT, or send RSET")
 _NO_RECIPIENTS = Answered(Reply.of(554, "5.5.1", "no valid recipients").encode())
+_NO_RECIPIENTS_LMTP = Answered(Reply.of(503, "5.5.1", "no valid recipients").encode())
 TOO_MANY_RECIPIENTS = Answered(
     Reply.of(452, "4.5.3", "too many recipients; send the rest later").encode()
 )
@@ -134,7 +136,11 @@ def _vrfy(session: SessionState, argument: str) -> Command | Answered:
 
 
 def _help(session: SessionState, argument: str) -> Command | Answered:
-    known = [name for name in VERBS if name not in _ABSENT]
+    return _known_verbs(session, *VERBS)
+
+
+def _known_verbs(session: SessionState, *names: str) -> Answered:
+    known = [name for name in names if name not in _ABSENT]
     known = [name for name in known if name not in _OFFERED or session.offers(name)]
     return Answered(Reply.of(214, "2.0.0", " ".join(known), "see RFC 5321").encode())
 
@@ -202,10 +208,31 @@ def _not_lmtp(session: SessionState, argument: str) -> Command | Answered:
     raise CommandError(500, "5.5.1", "this is LMTP; send LHLO")
 
 
+def _lmtp_data(session: SessionState, argument: str) -> Command | Answered:
+    """RFC 2033 4.2: without a recipient it must be 503."""
+    command = _data(session, argument)
+    return _NO_RECIPIENTS_LMTP if command is _NO_RECIPIENTS else command
+
+
+def _lmtp_help(session: SessionState, argument: str) -> Command | Answered:
+    return _known_verbs(session, "LHLO", *(name for name in VERBS if name not in _GREETINGS))
+
+
+def _after_lhlo(verb: Verb) -> Verb:
+    refused = {
+        state: _LHLO_FIRST if answer is _HELLO_FIRST else answer
+        for state, answer in verb.refused.items()
+    }
+    return Verb(verb.read, refused)
+
+
+_GREETINGS = ("EHLO", "HELO")
+
 LMTP_VERBS: Mapping[str, Verb] = {
-    **VERBS,
+    **{name: _after_lhlo(verb) for name, verb in VERBS.items()},
+    **{name: Verb(_not_lmtp) for name in _GREETINGS},
     "LHLO": Verb(_lhlo),
-    "EHLO": Verb(_not_lmtp),
-    "HELO": Verb(_not_lmtp),
+    "DATA": _after_lhlo(Verb(_lmtp_data, VERBS["DATA"].refused)),
+    "HELP": Verb(_lmtp_help),
 }
 """Those of LMTP: it has LHLO in place of EHLO and HELO (RFC 2033 4.1)."""

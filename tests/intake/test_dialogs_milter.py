@@ -12,6 +12,7 @@ from tests.kit.mta import mta
 
 VERDICTS = {
     "all_at_once": 2,
+    "bdat": 6,
     "good_path": 2,
     "nul_in_content": 2,
     "pipelined": 5,

@@ -141,7 +141,14 @@ def test_lmtp_has_lhlo_in_place_of_ehlo() -> None:
     talked = settled(b"EHLO x\r\nHELO x\r\nMAIL FROM:<>\r\nLHLO client.example\r\n", lmtp=True)
     assert talked.codes[:3] == ["500 5.5.1", "500 5.5.1", "503 5.5.1"]
     assert talked.lines[3] == "250-relay.example greets client.example"
+    assert talked.lines[2] == "503 5.5.1 send LHLO first"
     assert settled(b"LHLO x\r\n").codes == ["500 5.5.1"]
+    assert settled(b"HELP\r\n", lmtp=True).lines[0].startswith("214-2.0.0 LHLO MAIL RCPT ")
+
+
+def test_lmtp_answers_data_without_a_recipient_as_rfc_2033_demands() -> None:
+    refused = settled(b"LHLO x\r\n" + MAIL + b"DATA\r\n", lmtp=True)
+    assert refused.lines[-1] == "503 5.5.1 no valid recipients"
 
 
 def _at_the_end(**options: bool) -> ServerConnection:

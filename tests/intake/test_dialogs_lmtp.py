@@ -1,0 +1,31 @@
+"""Decisions are equal across intakes: the dialogs that LMTP can express, held in its words."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.intake.conftest import Listen
+from tests.intake.test_dialogs import CONFIGS, OURS, directive
+from tests.kit.dialog import read_dialog, run_dialog
+from tests.kit.dialog_lmtp import in_lmtp
+from tests.kit.upstream import FakeUpstream
+
+OF_SMTP_ALONE = {"command_order", "prdr"}  # HELO, and what LMTP has anyway
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in OURS if path.stem not in {*OF_SMTP_ALONE, "lmtp"}],
+    ids=lambda p: p.stem,
+)
+def test_lmtp_decides_the_same(
+    path: Path, listen: Listen, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    text = path.read_text()
+    config, listener = CONFIGS[directive(text, "config")]
+    intake = listen(config, **listener, protocol="lmtp")
+    dialog = tmp_path / path.name
+    dialog.write_text(in_lmtp(read_dialog(path, {"long": "x" * 5000})))
+    run_dialog(dialog, intake.port)
+    assert len(upstream.messages) == int(directive(text, "upstream"))
+    intake.wait_closed()
