@@ -27,7 +27,7 @@ from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.terminal import printable
 
 
-@click.group()
+@click.group(short_help="Read the record of decisions, prove it, judge it again.")
 def command() -> None:
     """The record of every decision: read it, prove it, judge it again."""
 

@@ -5,7 +5,7 @@ import click
 from smtpproxy.cli.common import console, fail
 
 
-@click.command()
+@click.command(short_help="Show the relay at work on invented people.")
 @click.option("--keep", is_flag=True, help="Leave the relay running until Ctrl-C.")
 def command(keep: bool) -> None:
     """Run the relay on invented people and show what it lets through, and why.

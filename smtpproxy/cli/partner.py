@@ -21,7 +21,7 @@ from smtpproxy.store.partners import Coverage, SnapshotRow
 from smtpproxy.store.protocols import Store
 
 
-@click.group()
+@click.group(short_help="Exchange suppressions with another sender, as hashes.")
 def command() -> None:
     """Exchange suppressions with another sender; neither side shows an address."""
 

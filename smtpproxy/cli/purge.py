@@ -21,7 +21,7 @@ _NAMES = {
 }
 
 
-@click.command()
+@click.command(short_help="Remove what has outlived its period.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @click.option(
     "--at",

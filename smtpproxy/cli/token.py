@@ -13,7 +13,7 @@ PREFIX = "smtpproxy_"
 """By which scanners of repositories and logs know what they found."""
 
 
-@click.command()
+@click.command(short_help="Make a new token for the API.")
 @click.argument("name", required=False, default="NAME")
 @click.option(
     "--may",

@@ -18,7 +18,7 @@ from smtpproxy.terminal import printable
 _LETTER = click.option("--letter", type=int, metavar="ID", help="Only this dead letter.")
 
 
-@click.group()
+@click.group(short_help="See how far webhooks are; send again or drop.")
 def command() -> None:
     """See how far webhooks are, and decide about what could not be delivered."""
 

@@ -56,6 +56,11 @@ def test_every_command_is_listed() -> None:
     assert listed == list(COMMANDS)
 
 
+def test_no_description_of_a_command_is_cut() -> None:
+    result = CliRunner().invoke(main, ["--help"], terminal_width=80)
+    assert "..." not in result.stdout.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize("name", COMMANDS_OF_HELP)
 def test_help_says_what_a_command_and_its_options_do(name: str) -> None:
     result = CliRunner().invoke(main, [*name.split(), "-h"])
