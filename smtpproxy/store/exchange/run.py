@@ -1,5 +1,6 @@
 """An import, from the opened file to the store: batch by batch, one commit each."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 BATCH_ROWS = 10_000
 BATCH_OCTETS = 8 * 1024 * 1024  # of lines; what is made of them takes a multiple
+_PAUSE = 0.005  # seconds between batches: others get their writes in
 _TICK = 500  # lines between two reports of progress
 
 Format = Literal["csv", "ndjson"]
@@ -123,6 +125,7 @@ class Import(Generic[T]):
         try:
             self.progress.count(await put([item.value for item in batch], place))
             self.place = place
+            await asyncio.sleep(_PAUSE)
         except ValueError as error:
             # Find the entries that the store itself does not take.
             if len(batch) == 1:

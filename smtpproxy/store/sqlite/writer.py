@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import aiosqlite
 
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sqlite.connection import FileWatch, open_writer, unavailable
+from smtpproxy.store.sqlite.connection import FileWatch, is_busy, open_writer, unavailable
 from smtpproxy.store.sqlite.rows import Row
+
+
+_LOOK_SECONDS = 0.002
 
 
 class SqliteWriter:
@@ -31,13 +35,30 @@ class SqliteWriter:
             StoreUnavailable: no write lock within the timeout, or the write failed.
         """
         async with self._alone() as connection:
-            await connection.execute("BEGIN IMMEDIATE")
+            await self._begin(connection)
             try:
                 yield connection
                 await connection.execute("COMMIT")
             except BaseException:
                 await connection.rollback()
                 raise
+
+    async def _begin(self, connection: aiosqlite.Connection) -> None:
+        """Take the write lock. SQLite's own waiting looks too seldom to get in between the
+        batches of another process's import."""
+        deadline = time.monotonic() + self._timeout
+        await connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    await connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.Error as error:
+                    if not is_busy(error) or time.monotonic() > deadline:
+                        raise
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            await connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[aiosqlite.Connection]:
