@@ -102,7 +102,7 @@ def _as_object(report: "Report", domains: list[str]) -> dict[str, object]:
 
 def _print(report: "Report") -> None:
     if report.findings:
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        table = _table(4)
         for finding in report.findings:
             table.add_row(_told(finding.status), finding.check, finding.subject, finding.text)
             if finding.mend and finding.status is not Status.PASS:
@@ -111,7 +111,7 @@ def _print(report: "Report") -> None:
     if report.checklist:
         console.print()
         console.print("What mailbox providers demand of bulk senders", style="bold")
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        table = _table(5)
         for line in report.checklist:
             table.add_row(_told(line.status), line.provider, line.domain, line.demand, line.why)
         console.print(table)
@@ -120,6 +120,14 @@ def _print(report: "Report") -> None:
     told = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
     console.print()
     console.print(told or "nothing was looked at")
+
+
+def _table(columns: int) -> Table:
+    """A table that cuts nothing off: names and records are there to be copied."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for _ in range(columns):
+        table.add_column(overflow="fold")
+    return table
 
 
 def _told(status: Status) -> Text:

@@ -84,6 +84,17 @@ def test_what_is_in_order_ends_with_0(relay: RelayProcess) -> None:
     assert all(line["source"] for line in report["checklist"])
 
 
+def test_a_narrow_terminal_cuts_nothing_off(
+    relay: RelayProcess, dns: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    dns.remove("_dmarc.shop.example", "TXT")
+    code, stdout, _ = relay.command("doctor", "--only", "dmarc")
+    assert code == 1
+    assert "…" not in stdout
+    assert "rua=mailto:dmarc@shop.example" in "".join(stdout.split())
+
+
 def test_what_fails_ends_with_1_and_says_what_to_do(relay: RelayProcess, dns: NameServer) -> None:
     dns.remove("_dmarc.shop.example", "TXT")
     dns.remove("shop.example", "MX")

@@ -144,7 +144,7 @@ _PASSED = {
     "passed.bulk": "it has none of the marks of bulk mail",
     "passed.bulk.observed": "{found}; stream {stream} lets it pass",
     "bulk.markers": "its header has {fields}",
-    "bulk.alike": "{alike} people were sent the same text, and {most} may be",
+    "bulk.alike": "the same text was to go to {alike} people, and {most} is the most",
     "message.kept": "every rule for messages of stream {stream} is kept",
     "uncertain.would": "on stream {stream} it would be: {verdict}",
     "uncertain.allow": "a stream that it may still be on does not refuse it: not refused yet",

@@ -163,7 +163,7 @@ _PASSED = {
     "passed.bulk": "rien n’indique un envoi en nombre",
     "passed.bulk.observed": "{found} ; le flux {stream} le laisse passer",
     "bulk.markers": "son en-tête contient {fields}",
-    "bulk.alike": "{alike} personnes ont reçu le même texte, le maximum étant de {most}",
+    "bulk.alike": "le même texte était destiné à {alike} personnes, le maximum étant de {most}",
     "message.kept": "toutes les règles pour les messages du flux {stream} sont respectées",
     "uncertain.would": "sur le flux {stream}, la réponse serait : {verdict}",
     "uncertain.allow": (
