@@ -122,7 +122,7 @@ def parse_auth(argument: str, mechanisms: Sequence[str]) -> Auth:
     if not mechanism:
         raise CommandError(501, "5.5.4", "syntax: AUTH mechanism")
     if mechanism not in mechanisms:
-        raise CommandError(504, "5.5.4", "mechanism not offered; EHLO lists them")
+        raise CommandError(504, "5.5.4", f"mechanism not offered; use {', '.join(mechanisms)}")
     if not initial:
         return Auth(mechanism)
     return Auth(mechanism, b"" if initial == "=" else _decoded(initial))

@@ -134,7 +134,7 @@ def test_scram_tells_nobody_who_exists(listen: Listen, config: dict[str, Any]) -
     ("lines", "reply"),
     [
         (["AUTH"], "501 5.5.4 syntax: AUTH mechanism"),
-        (["AUTH CRAM-MD5"], "504 5.5.4 mechanism not offered; EHLO lists them"),
+        (["AUTH CRAM-MD5"], "504 5.5.4 mechanism not offered; use SCRAM-SHA-256, PLAIN, LOGIN"),
         (["AUTH PLAIN !!!"], "501 5.5.2 cannot decode the base64 of the response"),
         (["AUTH PLAIN", "!!!"], "501 5.5.2 cannot decode the base64 of the response"),
         (["AUTH PLAIN", "*"], "501 5.7.0 authentication cancelled"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.intake.conftest import Listen
-from tests.intake.test_dialogs import CONFIGS, OURS, directive
+from tests.intake.test_dialogs import OURS, configuration, directive
 from tests.kit.dialog import read_dialog, run_dialog
 from tests.kit.dialog_lmtp import in_lmtp
 from tests.kit.upstream import FakeUpstream
@@ -22,7 +22,7 @@ def test_lmtp_decides_the_same(
     path: Path, listen: Listen, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     text = path.read_text()
-    config, listener = CONFIGS[directive(text, "config")]
+    config, listener = configuration(text, tmp_path)
     intake = listen(config, **listener, protocol="lmtp")
     dialog = tmp_path / path.name
     dialog.write_text(in_lmtp(read_dialog(path, {"long": "x" * 5000})))
