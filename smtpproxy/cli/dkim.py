@@ -137,10 +137,10 @@ def verify(settings: Settings, message: BinaryIO, records: tuple[Path, ...], as_
 
 
 def _names(domain: str, selector: str) -> tuple[str, str]:
-    from smtpproxy.config import dkim, values
+    from smtpproxy.config import dkim_values, values
 
     try:
-        return values.domain(domain), dkim.selector(selector)
+        return values.domain(domain), dkim_values.selector(selector)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

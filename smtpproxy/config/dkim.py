@@ -1,67 +1,16 @@
-"""`[[dkim]]` and `[dns]`: how they are written, what they become, and what deserves a look."""
+"""`[[dkim]]` and `[dns]`: what they become, what is wrong with them, and what deserves a look."""
 
-import ipaddress
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from smtpproxy.config import models
 from smtpproxy.config.faults import Fault
 from smtpproxy.config.tables import tables
-from smtpproxy.config.values import address, shown
-from smtpproxy.settings import DkimSettings, Settings, TcpAddress
-
-if TYPE_CHECKING:
-    from smtpproxy.config import models
-
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_SELECTOR = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+from smtpproxy.config.values import shown
+from smtpproxy.settings import DkimSettings, Settings
 
 
-def selector(value: object) -> str:
-    """Return a selector, a name below `_domainkey` (RFC 6376 section 3.1), in lower case."""
-    text = value.lower() if isinstance(value, str) else ""
-    if _SELECTOR.fullmatch(text) is None or len(text) > 150:
-        raise ValueError(
-            f'{shown(value)} is not a selector such as "s2026": letters, digits and hyphens'
-        )
-    return text
-
-
-def moment(value: object) -> datetime:
-    """Return a date (its first moment, UTC) or a time with its offset, in UTC."""
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC)
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    raise ValueError(
-        f"{shown(str(value))} is not a date such as 2026-12-01 or 2026-12-01T06:00:00Z, without"
-        " quotes"
-    )
-
-
-def nameserver(value: object) -> TcpAddress:
-    """Return where a name server is: an IP address, with a port where that is not 53."""
-    wrong = ValueError(
-        f'{shown(value)} is not the address of a name server such as "127.0.0.1:5353",'
-        ' "192.0.2.53" or "[2001:db8::53]:53"'
-    )
-    if not isinstance(value, str):
-        raise wrong
-    try:
-        return TcpAddress(str(ipaddress.ip_address(value)), 53)
-    except ValueError:
-        pass
-    try:
-        found = address(value)
-        if isinstance(found, TcpAddress):
-            return TcpAddress(str(ipaddress.ip_address(found.host)), found.port)
-    except ValueError:
-        pass
-    raise wrong
-
-
-def settings(found: "Sequence[models.Dkim]") -> tuple[DkimSettings, ...]:
+def settings(found: Sequence[models.Dkim]) -> tuple[DkimSettings, ...]:
     return tuple(
         DkimSettings(
             each.domain,

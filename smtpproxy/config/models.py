@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from smtpproxy.config import access_values, dkim, propagation, values
+from smtpproxy.config import access_values, dkim_values, propagation_values, values
 from smtpproxy.policy.frequency import Cap
 from smtpproxy.policy.periods import Period as AnyPeriod
 from smtpproxy.settings import Address as AnyAddress
@@ -40,17 +40,17 @@ TimeOfDay = Annotated[time, PlainValidator(values.time_of_day)]
 Count = Annotated[int, Field(ge=1)]
 Mailbox = Annotated[str, PlainValidator(values.mailbox)]
 ListId = Annotated[str, PlainValidator(values.list_id)]
-Sha256 = Annotated[str, PlainValidator(propagation.sha256)]
-WebhookUrl = Annotated[str, PlainValidator(propagation.webhook_url)]
-Scope = Annotated[str, PlainValidator(propagation.scope)]
+Sha256 = Annotated[str, PlainValidator(propagation_values.sha256)]
+WebhookUrl = Annotated[str, PlainValidator(propagation_values.webhook_url)]
+Scope = Annotated[str, PlainValidator(propagation_values.scope)]
 File = Annotated[Path, PlainValidator(access_values.file_path)]
 Network = Annotated[str, PlainValidator(access_values.network)]
 User = Annotated[str, PlainValidator(access_values.user)]
 Certificate = Annotated[str, PlainValidator(access_values.certificate)]
 IpAddress = Annotated[str, PlainValidator(values.ip_address)]
-Selector = Annotated[str, PlainValidator(dkim.selector)]
-Moment = Annotated[datetime, PlainValidator(dkim.moment)]
-Nameserver = Annotated[TcpAddress, PlainValidator(dkim.nameserver)]
+Selector = Annotated[str, PlainValidator(dkim_values.selector)]
+Moment = Annotated[datetime, PlainValidator(dkim_values.moment)]
+Nameserver = Annotated[TcpAddress, PlainValidator(dkim_values.nameserver)]
 Rate = Annotated[AnyRate, PlainValidator(access_values.rate)]
 AllowedSender = Annotated[str, PlainValidator(access_values.allowed_sender)]
 

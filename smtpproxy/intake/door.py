@@ -19,7 +19,8 @@ from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
-from smtpproxy.wire.extensions import BASE, PRDR, STARTTLS, Extension, auth
+from smtpproxy.wire.extensions import BASE, PRDR, STARTTLS, auth
+from smtpproxy.wire.session import Extension
 
 
 class Session(Protocol):

@@ -4,33 +4,11 @@ A new extension is a row here, its verbs are rows in `verbs`, its parameters of 
 RCPT stand in `commands`.
 """
 
-from collections.abc import Callable, Sequence
-
-from msgspec import Struct
+from collections.abc import Sequence
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Hello
-from smtpproxy.wire.session import SessionState
-
-
-def _bare(session: SessionState) -> str:
-    return ""
-
-
-class Extension(Struct, frozen=True):
-    """What EHLO says of it: `parameters` behind the keyword, None when not offered now."""
-
-    keyword: str
-    parameters: Callable[[SessionState], str | None] = _bare
-
-    def line(self, session: SessionState) -> str | None:
-        parameters = self.parameters(session)
-        return f"{self.keyword} {parameters}" if parameters else _only(self.keyword, parameters)
-
-
-def _only(keyword: str, parameters: str | None) -> str | None:
-    return None if parameters is None else keyword
-
+from smtpproxy.wire.session import Extension, SessionState
 
 BASE: tuple[Extension, ...] = (
     Extension("PIPELINING"),

@@ -12,8 +12,7 @@ from msgspec import Struct
 
 from smtpproxy.mail.xtext import from_xtext, to_xtext
 from smtpproxy.wire.commands import CommandError
-from smtpproxy.wire.extensions import Extension
-from smtpproxy.wire.session import SessionState
+from smtpproxy.wire.session import Extension, SessionState
 
 XCLIENT_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 XFORWARD_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")

@@ -61,10 +61,10 @@ from smtpproxy.wire.events import (
     Event,
     Signal,
 )
-from smtpproxy.wire.extensions import BASE, Extension, hello_reply
+from smtpproxy.wire.extensions import BASE, hello_reply
 from smtpproxy.wire.forwarding import XClient, XForward
 from smtpproxy.wire.incoming import ChunkedContent, DataContent, IncomingContent
-from smtpproxy.wire.session import SessionState, State
+from smtpproxy.wire.session import Extension, SessionState, State
 from smtpproxy.wire.verbs import LMTP_VERBS, VERBS
 
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()

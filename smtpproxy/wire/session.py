@@ -1,16 +1,33 @@
 """What a server knows of one SMTP session, for the verbs and extensions to look at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
 
-if TYPE_CHECKING:
-    from smtpproxy.wire.extensions import Extension
-
 NO_TLS = Reply.of(530, "5.7.0", "this listener takes mail over TLS only; send STARTTLS first")
 NO_AUTH = Reply.of(530, "5.7.0", "authentication required; send AUTH first")
+
+
+def _bare(session: "SessionState") -> str:
+    return ""
+
+
+class Extension(Struct, frozen=True):
+    """What EHLO says of it: `parameters` behind the keyword, None when not offered now."""
+
+    keyword: str
+    parameters: Callable[["SessionState"], str | None] = _bare
+
+    def line(self, session: "SessionState") -> str | None:
+        parameters = self.parameters(session)
+        return f"{self.keyword} {parameters}" if parameters else _only(self.keyword, parameters)
+
+
+def _only(keyword: str, parameters: str | None) -> str | None:
+    return None if parameters is None else keyword
 
 
 class State(Enum):
@@ -36,7 +53,7 @@ class SessionState:
 
     def __init__(
         self,
-        extensions: Sequence["Extension"],
+        extensions: Sequence[Extension],
         *,
         size_limit: int,
         max_recipients: int,
@@ -61,7 +78,7 @@ class SessionState:
     def in_transaction(self) -> bool:
         return self.state in _TRANSACTION
 
-    def offer(self, *extensions: "Extension") -> None:
+    def offer(self, *extensions: Extension) -> None:
         """Offer more, to this client alone."""
         self.extensions = (*self.extensions, *extensions)
         self.keywords |= {extension.keyword for extension in extensions}
