@@ -28,7 +28,7 @@ def command() -> None:
     """
 
 
-@command.command("add")
+@command.command("add", short_help="Add a user; asks for the password.")
 @click.argument("name", type=user_name)
 @click.option("--replace", "again", is_flag=True, help="Give a user who exists a new password.")
 @config_option

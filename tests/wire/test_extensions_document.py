@@ -1,0 +1,17 @@
+"""docs/extensions.md names every extension, and no other."""
+
+import re
+from pathlib import Path
+
+from smtpproxy.wire.extensions import BASE, PRDR, STARTTLS, auth
+from smtpproxy.wire.forwarding import XCLIENT, XFORWARD
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "extensions.md"
+
+
+def test_every_extension_is_documented_and_no_other() -> None:
+    rows = re.findall(r"^\| ([A-Z0-9]+) \| ([^|]+) \|", DOCUMENT.read_text("utf-8"), re.M)
+    always = [keyword for keyword, when in rows if when == "always"]
+    assert always == [extension.keyword for extension in BASE]
+    sometimes = [PRDR, STARTTLS, auth(()), XCLIENT, XFORWARD]
+    assert [keyword for keyword, _ in rows] == [e.keyword for e in (*BASE, *sometimes)]
