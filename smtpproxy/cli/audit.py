@@ -158,8 +158,11 @@ def _print_record(record: Record) -> None:
     for name, value in rows.items():
         if value:
             table.add_row(name, printable(value))
-    for entry in decided.recipients:
+    for index, entry in enumerate(decided.recipients):
         table.add_row("recipient", printable(f"{entry.address}: {_sentence(entry.verdict)}"))
+        own = record.outcome_of(index) if record.outcome and record.outcome.each else None
+        if own is not None:
+            table.add_row("", printable(f"upstream: {own.reply}"))
         table.add_row("", _known(decided.facts.get(entry.canonical, NO_FACTS)))
     console.print(table)
     console.print()

@@ -152,12 +152,14 @@ def recall(
     recorded facts; a rulebook that is not configured any more leaves no trace.
     """
     recipients: list[ExplainedRecipient] = []
-    for decided in (record.decided for record in records):
+    for record in records:
+        decided = record.decided
         case = _Case(decided.facts, rulebooks, decided.at, decided.id, "was", lang)
-        for entry in decided.recipients:
+        for index, entry in enumerate(decided.recipients):
             key, stream = (entry.address, entry.canonical), decided.decision.stream
             told = case.told(key, entry.verdict, stream, decided.features)
-            recipients.append(_with_message(told, decided.decision.message, case))
+            told = _with_message(told, decided.decision.message, case)
+            recipients.append(_with_own_answer(told, record, index, lang))
     last = records[-1].decided
     stream, message = last.decision.stream, last.decision.message
     refused = [
@@ -230,9 +232,24 @@ def _with_message(
     stopped = message is not None and message.action is not Action.ALLOW
     if not stopped or told.verdict.action is not Action.ALLOW or not told.account.happened:
         return told
-    note = say(Phrase(f"whole.{case.tense}"), case.lang)
-    account = msgspec.structs.replace(told.account, notes=(*told.account.notes, note))
-    return dataclasses.replace(told, account=account)
+    return _with_note(told, Phrase(f"whole.{case.tense}"), case.lang)
+
+
+def _with_own_answer(
+    told: ExplainedRecipient, record: Record, index: int, lang: Lang
+) -> ExplainedRecipient:
+    """Add the upstream's answer where each recipient had a message of his own."""
+    if record.outcome is None or not record.outcome.each:
+        return told
+    own = record.outcome_of(index)
+    if own is None:
+        return told
+    return _with_note(told, Phrase("own.answer", {"reply": own.reply}), lang)
+
+
+def _with_note(told: ExplainedRecipient, phrase: Phrase, lang: Lang) -> ExplainedRecipient:
+    notes = (*told.account.notes, say(phrase, lang))
+    return dataclasses.replace(told, account=msgspec.structs.replace(told.account, notes=notes))
 
 
 def _refused_at_rcpt(question: Question, case: _Case) -> dict[tuple[str, str], Verdict]:

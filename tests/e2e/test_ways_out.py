@@ -1,5 +1,6 @@
 """`unsubscribe = "add"`: each recipient gets a message with a link of his own."""
 
+import json
 import re
 import smtplib
 from collections.abc import Callable, Iterator
@@ -144,6 +145,19 @@ def test_half_a_way_out_is_completed(adding: RelayProcess, mta: FakeUpstream) ->
     assert adding.send(marketing(unsubscribe=None, headers=list_id), JEANNE)[0] == 250
     tokens(mta.messages[0])
     assert parsed(mta.messages[0])["List-Id"] == "Shop <shop.lists.example>"
+
+
+def test_who_asks_later_is_told_who_got_it(adding: RelayProcess, mta: FakeUpstream) -> None:
+    mta.behaviours.append(At("end", Reply("550 5.2.2 mailbox full"), nth=2))
+    _, text = adding.send(bare(), JEANNE, PAUL)
+    the_record(adding, text)
+    id = text.rpartition("id=")[2]
+    told = json.loads(adding.must("explain", "--id", id, "--json"))["recipients"]
+    for recipient, answer in zip(told, ["250 2.0.0 queued", "550 5.2.2 mailbox"], strict=True):
+        assert f"answered for this recipient: {answer}" in recipient["notes"][-1]
+    french = adding.must("explain", "--id", id, "--lang", "fr")
+    assert "ce destinataire : 550 5.2.2" in " ".join(french.split())
+    assert "upstream: 550 5.2.2 mailbox full" in adding.must("audit", "show", id)
 
 
 @pytest.mark.parametrize("failing", ["rcpt", "end"])

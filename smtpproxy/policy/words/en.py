@@ -35,6 +35,7 @@ _HAPPENED = {
     ),
     "whole.was": "Yet this recipient got nothing, as the message as a whole did not pass.",
     "whole.would": "Yet this recipient would get nothing, as the message as a whole does not pass.",
+    "own.answer": "The mail server behind the relay answered for this recipient: {reply}",
     "observed.was": "The stream was in observe mode, so the mail passed all the same.",
     "observed.would": "The stream is in observe mode, so the mail passes all the same.",
     "others": "All other rules still have to be kept.",

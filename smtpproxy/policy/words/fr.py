@@ -39,6 +39,9 @@ _HAPPENED = {
     "whole.would": (
         "Ce destinataire ne recevrait pourtant rien, le message ne passant pas dans son ensemble."
     ),
+    "own.answer": (
+        "Réponse du serveur de messagerie derrière le relais pour ce destinataire : {reply}"
+    ),
     "observed.was": "Le flux était en mode observation : le message est passé malgré tout.",
     "observed.would": "Le flux est en mode observation : le message passe malgré tout.",
     "others": "Toutes les autres règles doivent en outre être respectées.",
