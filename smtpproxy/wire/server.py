@@ -224,7 +224,7 @@ class ServerConnection(SessionState):
             self._forget_input()
         elif isinstance(command, XClient):
             if positive:
-                self.begin_anew()
+                self.begin_anew(command.told.login)
         elif not isinstance(command, XForward):
             self.state = State.CLOSED
         return reply.encode()

@@ -83,10 +83,17 @@ class SessionState:
         self.extensions = (*self.extensions, *extensions)
         self.keywords |= {extension.keyword for extension in extensions}
 
-    def begin_anew(self) -> None:
-        """The client is another one from now on: it has to greet first."""
+    def begin_anew(self, login: str | None = None) -> None:
+        """The client is another one from now on: it has to greet first.
+
+        `login`: as whom it has authenticated where it came in, empty if it has not; None: as
+        before.
+        """
         self.state = State.START
         self.extended = False
+        if login is not None:
+            self.authenticated = bool(login)
+            self.barred = self._bar()
 
     def offers(self, keyword: str) -> bool:
         """Whether the listener has the extension, be it now or in another state."""

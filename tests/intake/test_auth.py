@@ -300,6 +300,26 @@ def test_a_credential_narrows_streams_senders_and_domains(
     assert len(intake.of(SenderRefused)) == 2
 
 
+def test_a_login_that_a_trusted_host_tells_counts(listen: Listen, config: dict[str, Any]) -> None:
+    """As a proxy that has asked for the password itself says it, by XCLIENT."""
+    config["credential"] = [{"user": "shop", "senders": ["@shop.example"]}]
+    with listen(config, **keys(trusted=["127.0.0.1"])).client() as client:
+        client.greet()
+        for login, sender, answer in [
+            ("shop", "news@shop.example", "250 2.1.0 "),
+            ("shop", "news@other.example", "550 5.7.1 "),
+            ("[UNAVAILABLE]", "news@shop.example", "530 5.7.0 "),
+        ]:
+            assert client.say(f"XCLIENT ADDR=192.0.2.7 LOGIN={login}").startswith("220 ")
+            client.say("EHLO client.example")
+            assert client.say(f"MAIL FROM:<{sender}>").startswith(answer), login
+            client.say("RSET")
+        assert client.say(plain()) == OK
+        assert client.say("XCLIENT LOGIN=[UNAVAILABLE]").startswith("220 ")
+        client.say("EHLO client.example")
+        assert client.say("MAIL FROM:<news@shop.example>").startswith("530 5.7.0 ")
+
+
 def test_no_password_leaves_the_session(
     listen: Listen, config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
