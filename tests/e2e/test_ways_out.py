@@ -140,6 +140,24 @@ def test_a_way_out_of_the_message_is_kept(adding: RelayProcess, mta: FakeUpstrea
     )
 
 
+@pytest.mark.parametrize("existing", ["replace", "refuse"])
+def test_a_way_out_of_the_message_is_replaced_or_refused(
+    filled: Callable[..., RelayProcess], existing: str
+) -> None:
+    own = marketing(headers=[("list-unsubscribe", "<https://a.example/2>"), ("List-Id", "<own>")])
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, config(existing_unsubscribe=existing))
+        code, text = relay.send(own, JEANNE)
+        if existing == "refuse":
+            assert code == 550
+            assert text.startswith("5.7.0 refused: unsubscribe_malformed ")
+            assert mta.messages == []
+        else:
+            tokens(mta.messages[0])
+            assert b"a.example" not in mta.messages[0].data
+            assert b"<own>" not in mta.messages[0].data
+
+
 def test_half_a_way_out_is_completed(adding: RelayProcess, mta: FakeUpstream) -> None:
     list_id = [("List-Id", "Shop <shop.lists.example>")]
     assert adding.send(marketing(unsubscribe=None, headers=list_id), JEANNE)[0] == 250
