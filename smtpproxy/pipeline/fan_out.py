@@ -39,6 +39,7 @@ class Delivered(Struct, frozen=True):
     reply: Reply
     in_doubt: bool = False  # it was sent and not answered: it may be accepted
     for_all: bool = False
+    again: bool = False  # trouble of the connection, and it was surely not sent
     notifies: bool = True  # the upstream sends the notifications that are asked for
 
     @property
@@ -60,7 +61,8 @@ class FanOut:
 
     async def deliver(self, copies: Sequence[Copy]) -> list[Delivered]:
         """Return what became of each, in their order; the first failure for all ends it
-        while nobody is mailed, and several in a row end it later."""
+        while nobody is mailed, and several in a row end it later. Who surely got nothing then
+        is tried one by one at the end: the upstream may take fewer connections at once."""
         outcomes: list[Delivered | None] = [None] * len(copies)
         for index, copy in enumerate(copies):
             outcome = outcomes[index] = await self._one(copy)
@@ -75,11 +77,16 @@ class FanOut:
                 outcomes[index] = await self._later(copies[index])
 
         await asyncio.gather(*[work() for _ in range(min(AT_ONCE, len(copies)))])
+        for index, outcome in enumerate(outcomes):
+            if outcome is not None and outcome.again:
+                outcomes[index] = known = await self._one(copies[index])
+                if known.for_all and not known.accepted:
+                    break
         return [known for known in outcomes if known is not None]
 
     async def _later(self, copy: Copy) -> Delivered:
         if self._trouble >= _TROUBLE_ENOUGH:
-            return Delivered(UpstreamError.reply)
+            return Delivered(UpstreamError.reply, again=True)
         outcome = await self._one(copy)
         self._trouble = self._trouble + 1 if outcome.for_all and not outcome.accepted else 0
         return outcome
@@ -87,34 +94,27 @@ class FanOut:
     async def _one(self, copy: Copy) -> Delivered:
         """Mail one recipient, at the second attempt where the first surely failed for trouble."""
         first = await self._attempt(copy)
-        if first.trouble and not first.delivered.in_doubt:
-            return (await self._attempt(copy)).delivered
-        return first.delivered
+        return await self._attempt(copy) if first.again else first
 
-    async def _attempt(self, copy: Copy) -> "_Attempt":
+    async def _attempt(self, copy: Copy) -> Delivered:
         upstream = UpstreamTransaction(self._pool, self._mail)
         try:
             content = await copy.content()
             (reply,) = await upstream.recipients([copy.rcpt])
             if reply.code >= 300:
                 upstream.abort()
-                return _Attempt(Delivered(reply))
+                return Delivered(reply)
             upstream.begin_data()
             reply = await upstream.data_refusal() or await upstream.finish(content)
-            return _Attempt(Delivered(reply, for_all=True, notifies=upstream.notifies))
+            return Delivered(reply, for_all=True, notifies=upstream.notifies)
         except UpstreamError as error:
             self._emit(Failed(self._listener, "upstream", f"{type(error).__name__}: {error}"))
-            delivered = Delivered(error.reply, in_doubt=upstream.in_doubt, for_all=True)
-            return _Attempt(delivered, trouble=True)
+            doubt = upstream.in_doubt
+            return Delivered(error.reply, in_doubt=doubt, for_all=True, again=not doubt)
         except (SigningFailed, OSError) as error:
             part: Part = "sign" if isinstance(error, SigningFailed) else "spool"
             self._emit(Failed(self._listener, part, f"{type(error).__name__}: {error}"))
-            return _Attempt(Delivered(_OURS, for_all=True))
-
-
-class _Attempt(Struct, frozen=True):
-    delivered: Delivered
-    trouble: bool = False
+            return Delivered(_OURS, for_all=True)
 
 
 _OURS = Reply.of(451, "4.3.0", "temporary_failure")

@@ -314,6 +314,19 @@ def test_many_recipients_take_a_bounded_number_of_connections(
         assert mta.connections <= 8 + 2, "and some of /readyz"
 
 
+def test_an_upstream_that_takes_few_connections_gets_all(
+    filled: Callable[..., RelayProcess],
+) -> None:
+    busy = Reply("421 4.7.0 too many connections")
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, config())
+        free = mta.connections + 1  # from now on one more
+        mta.behaviours += [At("connect", busy, Close(), nth=free + n) for n in range(1, 99)]
+        assert relay.send(bare(), *firms(20))[0] == 250
+        assert sorted(m.recipients[0] for m in mta.messages) == sorted(firms(20))
+        assert all(message.sender for message in mta.messages), "no notice of failure"
+
+
 def test_trouble_in_the_middle_ends_it_soon_and_the_sender_is_told(
     filled: Callable[..., RelayProcess],
 ) -> None:
