@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from smtpproxy.events import Client, Failed
+from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.connection import EventConnection
 from smtpproxy.intake.door import Door
@@ -19,6 +19,7 @@ from smtpproxy.intake.milter_terms import (
 )
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.advised import Advice, AdvisedTransaction
+from smtpproxy.pipeline.streams import permits
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Steps
 from smtpproxy.wire.milter import replies as packets
@@ -44,6 +45,7 @@ _PROGRESS = 2.0
 """Seconds between two signs of life while a message is judged; Sendmail waits for 10."""
 _TROUBLE = packets.reply_code(Reply.of(451, "4.3.0", "temporary_failure"))
 _NUL = packets.reply_code(replies.NUL)
+_SENDER_REFUSED = packets.reply_code(replies.SENDER_REFUSED)
 _TOO_LARGE = packets.reply_code(Reply.of(552, "5.3.4", "message is larger than the limit"))
 _TOO_MANY = packets.reply_code(Reply.of(452, "4.5.3", "too many recipients"))
 
@@ -175,23 +177,28 @@ class MilterSession(EventConnection):
     def _mail_from(self, mail: Mail) -> None:
         macro = self._engine.macro
         reverse_path = address(mail.path)
+        login = macro("auth_authen") or ""
+        credential = self._door.streams.of_user(login)
         client = Client(
             self._settings.name,
             client_address(macro, self._connect.family, self._connect.address),
             self._helo,
-            macro("auth_authen") or "",
+            login,
             macro("i") or "",
         )
         transaction = AdvisedTransaction(
             self._door.parts,
             client,
             reverse_path,
-            self._door.streams.choice(self._settings.name, reverse_path),
+            self._door.streams.choice(self._settings.name, reverse_path, credential),
             refuses_at_rcpt=not without_smtp(macro),
             can_delete=Actions.DELETE_RECIPIENTS in self._engine.agreed.actions,
         )
         leading_space = Steps.LEADING_SPACE in self._engine.agreed.steps
         self._message = MilterMessage(transaction, leading_space=leading_space)
+        if credential is not None and not permits(credential, reverse_path):
+            self._message.barred = True  # told at RCPT: MTAs are asked not to wait for MAIL
+            self._door.parts.emit(SenderRefused(self._settings.name, client.peer))
 
     def _header(self, header: Header) -> None:
         if self._message is not None:
@@ -207,6 +214,9 @@ class MilterSession(EventConnection):
             raise RuntimeError("a recipient without a message")
         self._due = True
         transaction = message.transaction
+        if message.barred and transaction.refuses_at_rcpt:
+            self._answer(_SENDER_REFUSED)
+            return
         if transaction.refuses_at_rcpt and transaction.recipients >= self._settings.max_recipients:
             self._limited("recipients")
             self._answer(_TOO_MANY)
@@ -229,6 +239,8 @@ class MilterSession(EventConnection):
             self._answer(_TOO_LARGE)
         elif message.has_nul:
             self._answer(_NUL)
+        elif message.barred:
+            self._answer(_SENDER_REFUSED)
         else:
             queue_id = self._engine.macro("i") or ""
             progress = asyncio.get_running_loop().create_task(self._show_progress())

@@ -18,6 +18,7 @@ class MilterMessage:
         "_fields",
         "_header_size",
         "_separator",
+        "barred",
         "has_nul",
         "paths",
         "size",
@@ -27,6 +28,7 @@ class MilterMessage:
     def __init__(self, transaction: AdvisedTransaction, *, leading_space: bool) -> None:
         """`leading_space`: values come with the space after the colon (HDR_LEADSPC)."""
         self.transaction = transaction
+        self.barred = False  # the sender is not the client's to use
         self.paths: dict[str, str] = {}  # of recipients, as the MTA wrote them
         self.size = 2  # the empty line
         self.has_nul = False
