@@ -77,12 +77,13 @@ class FanOut:
                 outcomes[index] = await self._later(copies[index])
 
         await asyncio.gather(*[work() for _ in range(min(AT_ONCE, len(copies)))])
-        for index, outcome in enumerate(outcomes):
-            if outcome is not None and outcome.again:
-                outcomes[index] = known = await self._one(copies[index])
-                if known.for_all and not known.accepted:
+        results = [known for known in outcomes if known is not None]
+        for index, copy in enumerate(copies):
+            if results[index].again:
+                outcome = results[index] = await self._one(copy)
+                if outcome.for_all and not outcome.accepted:
                     break
-        return [known for known in outcomes if known is not None]
+        return results
 
     async def _later(self, copy: Copy) -> Delivered:
         if self._trouble >= _TROUBLE_ENOUGH:
