@@ -13,7 +13,6 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.connection import FileWatch, is_busy, open_writer, unavailable
 from smtpproxy.store.sqlite.rows import Row
 
-
 _LOOK_SECONDS = 0.002
 
 
