@@ -10,6 +10,8 @@ from smtpproxy.settings import Credential
 from smtpproxy.tls import peer as certificate_of
 from smtpproxy.wire.forwarding import Told
 
+_NOT_TOLD = Told()
+
 
 class Identity:
     """A client. `login` is empty while it has proven nothing."""
@@ -42,6 +44,7 @@ class Identity:
             port=told.port or behind.port,
             protocol=told.protocol or behind.protocol or "ESMTP",
             helo=told.helo or self.helo,
+            login=behind.login,
             ident=told.ident,
             source=told.source or "REMOTE",
         )
@@ -54,6 +57,11 @@ class Identity:
     @property
     def credential(self) -> Credential | None:
         return self._credential
+
+    @property
+    def in_its_place(self) -> bool:
+        """Whether XCLIENT said that the session is another client's."""
+        return self._behind != _NOT_TOLD
 
     def put_in_place(self, told: Told) -> None:
         """XCLIENT: from now on the session is that of the client it names."""

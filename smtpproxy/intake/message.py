@@ -29,6 +29,7 @@ def begin(door: Door, client: Identity, mail: Mail, engine: ServerConnection) ->
             mail.ret,
             mail.envid,
             client.told,
+            client.in_its_place,
         ),
         client.choice(mail.reverse_path),
         client.protocol(extended=engine.extended, smtputf8=mail.smtputf8, lmtp=engine.lmtp),

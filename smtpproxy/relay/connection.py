@@ -1,6 +1,7 @@
 """One connection to the upstream: commands out, replies in, in order."""
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.errors import UpstreamError, UpstreamInsecure, UpstreamLost, UpstreamTimeout
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
+from smtpproxy.wire.forwarding import Told, xclient_command
 
 _REPLIED = {
     2: UpstreamReplied("2xx"),
@@ -23,6 +25,7 @@ _NO_REPLY = UpstreamReplied("none")
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
 _BATCH = 64 * 1024
+_HELO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Za-z:.]+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, deadlines: Deadlines, emit: Emit, closed: Callable[[], None]) -> None:
         self.capabilities = Capabilities()
         self.used = False  # a transaction was begun on it before
+        self.private = False  # it is another client's: see `introduce`
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
@@ -76,6 +80,22 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         self.close()
         raise UpstreamError(f"upstream greets with {reply}")
+
+    async def introduce(self, told: Told, hostname: str, patience: float) -> None:
+        """Go on as another client, where the upstream lets us: nobody else's mail goes here then.
+
+        Raises UpstreamError.
+        """
+        command = xclient_command(told, self.capabilities.xclient)
+        reply = await self.command(command, patience)
+        if reply.code != 220:
+            return  # it does not believe us: then the mail comes from us
+        self.private = True
+        name = told.helo if told.helo and _HELO_NAME.fullmatch(told.helo) else hostname
+        reply = await self._hello(name, patience)
+        if reply.code != 250:
+            self.close()
+            raise UpstreamError(f"upstream greets the client it was told of with {reply}")
 
     async def _hello(self, hostname: str, patience: float) -> Reply:
         reply = await self.command(f"EHLO {hostname}\r\n".encode(), patience)

@@ -11,6 +11,7 @@ from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.errors import UpstreamBusy, UpstreamInsecure, UpstreamUnreachable
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
+from smtpproxy.wire.forwarding import Told
 
 
 class UpstreamPool:
@@ -63,9 +64,15 @@ class UpstreamPool:
             self._free()
             raise
 
+    async def introduce(self, connection: UpstreamConnection, told: Told) -> None:
+        """Let a connection be that of the client that XCLIENT named. Raises UpstreamError."""
+        await connection.introduce(told, self._hostname, self.settings.command_timeout)
+
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection, to be used again if it is alive."""
-        if connection.alive:
+        if connection.alive and connection.private:
+            connection.quit()
+        elif connection.alive:
             connection.idle_since = self._deadlines.now()
             self._idle.append(connection)
             if self._trimmer is None:

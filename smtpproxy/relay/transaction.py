@@ -30,6 +30,7 @@ class MailParameters(Struct, frozen=True):
     ret: str | None = None
     envid: str | None = None
     client: Told | None = None  # for an upstream that believes what we say of it
+    in_its_place: bool = False  # the client was named by XCLIENT
 
 
 class UpstreamTransaction:
@@ -139,6 +140,8 @@ class UpstreamTransaction:
                 self._mail_refusal = refusal
                 return [refusal] * len(asked)
             try:
+                if self._mail.in_its_place and connection.capabilities.xclient:
+                    await self._introduce(connection)
                 return await self._exchange(connection, self._mail_bytes(connection), asked)
             except UpstreamLost:
                 if attempt == 2 or not reused:
@@ -179,6 +182,11 @@ class UpstreamTransaction:
                 self._release(connection)
                 return [self._mail_refusal] * len(asked)
         return [_mirrored(reply) for reply in replies]
+
+    async def _introduce(self, connection: UpstreamConnection) -> None:
+        if self._mail.client is not None:
+            await connection.settled()
+            await self._pool.introduce(connection, self._mail.client)
 
     def _not_offered(self, connection: UpstreamConnection) -> Reply | None:
         """Refuse what the upstream could only garble (RFC 6531 3.5, RFC 6152 section 3)."""

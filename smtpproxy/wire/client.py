@@ -110,12 +110,13 @@ class Capabilities:
     keywords: frozenset[str] = frozenset()
     size: int | None = None  # None: no limit told
     xforward: frozenset[str] = frozenset()  # the attributes that it takes
+    xclient: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, reply: Reply) -> "Capabilities":
         keywords = set()
         size = None
-        xforward: frozenset[str] = frozenset()
+        told: dict[str, frozenset[str]] = {}
         for line in reply.lines[1:]:
             words = line.upper().split()
             if not words:
@@ -123,9 +124,9 @@ class Capabilities:
             keywords.add(words[0])
             if words[0] == "SIZE" and len(words) > 1 and words[1].isdigit():
                 size = int(words[1]) or None
-            elif words[0] == "XFORWARD":
-                xforward = frozenset(words[1:])
-        return cls(frozenset(keywords), size, xforward)
+            elif words[0] in ("XFORWARD", "XCLIENT"):
+                told[words[0].lower()] = frozenset(words[1:])
+        return cls(frozenset(keywords), size, **told)
 
     @property
     def pipelining(self) -> bool:

@@ -105,12 +105,21 @@ def _address(value: str) -> str:
 
 def xforward_command(told: Told, offered: frozenset[str]) -> bytes:
     """Return XFORWARD with what the upstream takes of `told`; nothing where it takes nothing."""
+    return _command("XFORWARD", told, offered.intersection(XFORWARD_NAMES))
+
+
+def xclient_command(told: Told, offered: frozenset[str]) -> bytes:
+    """Return XCLIENT with what the upstream takes of `told`; nothing where it takes nothing."""
+    return _command("XCLIENT", told, offered.intersection(XCLIENT_NAMES))
+
+
+def _command(verb: str, told: Told, names: frozenset[str]) -> bytes:
     words = []
     for name, field in _FIELDS.items():
         value = getattr(told, field)
-        if name not in offered or name not in XFORWARD_NAMES or value is None:
+        if name not in names or value is None:
             continue
         if name == "ADDR" and ":" in value:
             value = f"IPV6:{value}"
         words.append(f"{name}={to_xtext(value) if value else '[UNAVAILABLE]'}")
-    return f"XFORWARD {' '.join(words)}\r\n".encode() if words else b""
+    return f"{verb} {' '.join(words)}\r\n".encode() if words else b""

@@ -8,7 +8,9 @@ import pytest
 
 from tests.kit.audit import records
 from tests.kit.messages import marketing
+from tests.kit.parts import needs
 from tests.kit.ports import LOOPBACK
+from tests.kit.postfix import PostfixInstance
 from tests.kit.relay import RelayProcess, listener
 from tests.kit.store import address
 from tests.kit.upstream import KEYWORDS, At, FakeUpstream, Reply
@@ -97,3 +99,33 @@ def test_an_upstream_that_does_not_believe_us_gets_the_mail_all_the_same(
         relay = filled(mta.address, _config())
         _send(relay)
         assert len(mta.messages) == 2, "500 to XFORWARD, and the mail goes on"
+
+
+def test_an_upstream_that_lets_us_has_the_session_of_that_client(
+    filled: Callable[..., RelayProcess],
+) -> None:
+    """On a connection of its own: nobody else's mail goes over it."""
+    with FakeUpstream(keywords=(*KEYWORDS, "XCLIENT NAME ADDR PROTO HELO LOGIN")) as mta:
+        relay = filled(mta.address, _config())
+        _send(relay)
+        _send(relay, "XCLIENT ADDR=192.0.2.7 NAME=a.example HELO=spike.example LOGIN=shop")
+        _send(relay)
+        assert len(mta.messages) == 6
+        said = [(n, line) for n, line in mta.commands if line.startswith(("XCLIENT", "MAIL"))]
+        places = {n: place for place, n in enumerate(dict.fromkeys(n for n, _ in said), 1)}
+        assert [(places[n], line.partition(" ")[0]) for n, line in said] == [
+            *[(1, "MAIL")] * 2,
+            *[(1, "XCLIENT"), (1, "MAIL"), (2, "XCLIENT"), (2, "MAIL")],
+            *[(3, "MAIL")] * 2,
+        ]
+        command = "XCLIENT ADDR=192.0.2.7 NAME=a.example PROTO=ESMTP HELO=client.example LOGIN=shop"
+        assert [line for _, line in said if line.startswith("XCLIENT")] == [command] * 2
+
+
+@needs("postfix")
+def test_postfix_takes_the_client_for_its_own(filled: Callable[..., RelayProcess]) -> None:
+    with PostfixInstance(main={"smtpd_authorized_xclient_hosts": LOOPBACK}) as postfix:
+        relay = filled(postfix.address, _config())
+        _send(relay, "XCLIENT ADDR=192.0.2.7 NAME=a.example HELO=spike.example")
+        assert len(postfix.delivered(2)) == 2
+        assert postfix.log.count("client=a.example[192.0.2.7]") == 2

@@ -211,6 +211,8 @@ class FakeUpstream:
                     case "DATA":
                         if self._answer(session, "data").startswith(b"3"):
                             self._take(session, _unstuffed(stream))
+                    case "XCLIENT" if any(k.startswith("XCLIENT") for k in self.keywords):
+                        session.socket.sendall(b"220 upstream.example ESMTP, again\r\n")
                     case "RSET":
                         self._answer(session, "rset")
                     case "NOOP":
