@@ -9,8 +9,8 @@ from tests.kit.relay import RelayProcess
 
 
 def records(relay: RelayProcess, **chosen: Any) -> list[Record]:
-    """Every record of the relay's journal, or those that `read` chooses."""
-    return list(read(folder(relay), **chosen))
+    """Every record of the relay's journal, or those that `read` chooses, in order of time."""
+    return sorted(read(folder(relay), **chosen), key=lambda record: record.decided.at)
 
 
 def folder(relay: RelayProcess) -> Path:
