@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import structlog
 
 from smtpproxy.config.access_files import check_access_files
-from smtpproxy.config.dkim_files import check_dkim_files
 from smtpproxy.config.faults import ConfigError
 from smtpproxy.notify import Notifier
 from smtpproxy.process.sockets import CannotListen, listen
@@ -31,7 +30,7 @@ def serve(settings: Settings) -> int:
     configure_logging(settings.server, process="supervisor")
     try:
         check_access_files(settings, "smtpproxy")
-        check_dkim_files(settings, "smtpproxy")
+        _check_dkim(settings)
         _prepare_state(settings)
         for webhook in settings.webhooks:
             check_files(webhook)
@@ -43,6 +42,13 @@ def serve(settings: Settings) -> int:
         print(f"smtpproxy: cannot start: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, StoreMisconfigured | SecretFault) else 1
     return asyncio.run(_supervise(settings, sockets))
+
+
+def _check_dkim(settings: Settings) -> None:
+    if settings.dkim:
+        from smtpproxy.config.dkim_files import check_dkim_files  # 6 MB, where mail is signed
+
+        check_dkim_files(settings, "smtpproxy")
 
 
 def _prepare_state(settings: Settings) -> None:

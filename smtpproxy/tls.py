@@ -6,8 +6,10 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography import x509
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at whether files have changed."""
@@ -125,6 +127,8 @@ class Peer:
 
 def peer(certificate: bytes) -> Peer | None:
     """Return who a DER certificate is about; None when it cannot be read."""
+    from cryptography import x509  # 16 MB, where there is TLS
+
     with contextlib.suppress(ValueError):
         subject = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
         return Peer(hashlib.sha256(certificate).hexdigest(), subject)
@@ -140,7 +144,9 @@ def _no_passphrase() -> str:
     raise _Passphrase
 
 
-def _certificates(key: str, path: Path) -> list[x509.Certificate]:
+def _certificates(key: str, path: Path) -> "list[x509.Certificate]":
+    from cryptography import x509
+
     try:
         return x509.load_pem_x509_certificates(_readable(key, path))
     except ValueError:

@@ -12,8 +12,6 @@ from binascii import Error as Base64Error
 from collections.abc import Mapping
 from hashlib import sha256
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from msgspec import Struct
 
 LONGEST = 200  # characters
@@ -66,6 +64,8 @@ class TokenRing:
 
     def __init__(self, keys: Mapping[int, bytes]) -> None:
         """`keys` are `KEY_OCTETS` long; there is at least one."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # where there are links
+
         self._ciphers = {version: AESSIV(key) for version, key in keys.items()}
         self.newest = max(self._ciphers)
 
@@ -80,6 +80,8 @@ class TokenRing:
 
     def open(self, token: str) -> Unsubscription:
         """Read a token. Raises TokenError for all that `seal` did not make."""
+        from cryptography.exceptions import InvalidTag
+
         if _TOKEN.fullmatch(token) is None:
             raise TokenError("not the alphabet or the length of a token")
         try:
