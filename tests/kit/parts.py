@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,14 @@ SENDMAIL, EXIM, OPENSMTPD = (BUILD / name for name in ("sendmail", "exim", "open
 @dataclass(frozen=True, slots=True)
 class Part:
     """One program. `root`: it only works for the super-user. `unpacked`: it is not installed
-    but unpacked, by the kit's `module`. `library`: a file that it needs."""
+    but unpacked, by the kit's `module`. `library`: a file that it needs, as a glob."""
 
     package: str
     programs: tuple[str, ...]
     root: bool = False
     unpacked: Path | None = None
     module: str = "unpacked"
-    library: Path | None = None
+    library: str = ""
 
 
 PARTS = {
@@ -43,13 +44,13 @@ PARTS = {
     "nodemailer": Part(
         "node-nodemailer",
         ("node",),
-        library=Path("/usr/share/nodejs/nodemailer/package.json"),
+        library="/usr/share/nodejs/nodemailer/package.json",
     ),
     "opensmtpd": Part("util-linux", ("unshare",), root=True, unpacked=OPENSMTPD),
     "phpmailer": Part(
         "php-cli libphp-phpmailer",
         ("php",),
-        library=Path("/usr/share/php/libphp-phpmailer/autoload.php"),
+        library="/usr/share/php/libphp-phpmailer/autoload.php",
     ),
     "postfix": Part("postfix", ("postfix", "postconf"), root=True),
     "prometheus": Part("prometheus", ("prometheus",)),
@@ -60,7 +61,11 @@ PARTS = {
     "smtp-sink": Part("postfix", ("smtp-sink",)),
     "smtp-source": Part("postfix", ("smtp-source",)),
     "sqlite3": Part("sqlite3", ("sqlite3",)),
-    "swaks": Part("swaks", ("swaks",)),
+    "swaks": Part(
+        "swaks libnet-ssleay-perl",  # which it only recommends, and needs for TLS
+        ("swaks",),
+        library="/usr/lib/*/perl5/*/Net/SSLeay.pm",
+    ),
     "systemd-analyze": Part("systemd", ("systemd-analyze",)),
     "tmpfs": Part("mount", ("mount", "umount"), root=True),
 }
@@ -81,7 +86,7 @@ def missing(name: str) -> str | None:
     """Say what is missing for this part and what would help; None when it is there."""
     part = PARTS[name]
     found = all(shutil.which(each, path=SEARCH_PATH) for each in part.programs)
-    if not found or (part.library is not None and not part.library.exists()):
+    if not found or (part.library and not glob(part.library)):
         return f"{name} (Debian package {part.package})"
     if part.unpacked is not None and not part.unpacked.exists():
         return f"{name} (python -m tests.kit.{part.module} unpacks it)"
