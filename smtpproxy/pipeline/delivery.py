@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from smtpproxy.events import Decided, Failed, Relayed, Stage
 from smtpproxy.mail.dsn import Envelope, RefusedRecipient, failure_notice
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.relay.errors import UpstreamError
@@ -120,9 +121,11 @@ async def hand_over(parts: Parts, envelope: Envelope, notice: bytes) -> None:
     """
     sender = envelope.reverse_path
     unicode = not sender.isascii() or b"message/global" in notice
+    eight_bit = not notice.isascii()
+    needs = frozenset({EIGHT_BIT} if eight_bit else ()) | frozenset({UTF8} if unicode else ())
     upstream = await narrowed(
         parts,
-        MailParameters("", len(notice), eight_bit=not notice.isascii(), utf8=unicode),
+        MailParameters("", len(notice), eight_bit=eight_bit, utf8=unicode, needs=needs),
         [Rcpt(sender, notify="NEVER")],  # RFC 3461 6.1
     )
     upstream.begin_data()

@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from smtpproxy.events import Client, Decided
 from smtpproxy.mail.dsn import RefusedRecipient
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8, needed_extensions
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.mail.trace import RECEIVED_LIMIT, received
@@ -139,6 +142,10 @@ class MailTransaction:
                 told = self._refusals(judged)
                 return [told[entry] for entry in self._judged.accepted]
             return [self._judged.refusal(judged)]
+        refusal = await self._unfit(judged, content)
+        if refusal is not None:
+            refused = self._refusals(judged) if self._judged.mixed == "each" else {}
+            return [refused.get(entry, refusal) for entry in self._judged.accepted]
         way_out = b""
         if judged.decided.decision.stream.unsubscribe_scope is not None:
             mailed = self._with_ways_out(judged, headers)
@@ -153,6 +160,20 @@ class MailTransaction:
         if self._judged.mixed == "each":
             return await self._relay_to_some(judged, outgoing)
         return [await self._relay_split(judged, section, outgoing)]
+
+    async def _unfit(self, judged: Judged, content: Content) -> Reply | None:
+        """Refuse, on record, content that needs an extension that the upstream lacks."""
+        needs = frozenset({EIGHT_BIT, UTF8})  # what MAIL asked for, on every connection
+        if not self._upstream.takes_all:
+            needs = needed_extensions(content.pieces)
+        self._mail = replace(self._mail, needs=needs)
+        refusal = self._upstream.refusal_of(needs)
+        if refusal is not None:
+            self.abort()
+            await put_on_record(self._parts, judged.decided)
+            await self._judged.not_mailed()
+            note_outcome(self._parts, judged.decided, refusal, 0)
+        return refusal
 
     async def _deliver(
         self, decided: Decided, outgoing: Iterator[bytes], *, recorded: bool = False

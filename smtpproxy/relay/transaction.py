@@ -6,6 +6,7 @@ from itertools import chain
 
 from msgspec import Struct
 
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import UpstreamConnection
 from smtpproxy.relay.errors import UpstreamError, UpstreamLost
@@ -16,12 +17,17 @@ from smtpproxy.wire.forwarding import Told, xforward_command
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
-_NO_SMTPUTF8 = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
-_NO_8BITMIME = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit content")
+_NO_ADDRESS = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
+_NO_UTF8 = Reply.of(554, "5.6.9", "the next mail server does not take UTF-8 in header fields")
+_NO_EIGHT_BIT = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit content")
 
 
 class MailParameters(Struct, frozen=True):
-    """What of the client's MAIL command goes to the upstream."""
+    """What of the client's MAIL command goes to the upstream.
+
+    `needs` are the extensions that the content needs, None while there is no content: until
+    then nobody is refused for what may be ASCII.
+    """
 
     reverse_path: str
     size: int | None = None
@@ -31,6 +37,7 @@ class MailParameters(Struct, frozen=True):
     envid: str | None = None
     client: Told | None = None  # for an upstream that believes what we say of it
     in_its_place: bool = False  # the client was named by XCLIENT
+    needs: frozenset[str] | None = None
 
 
 class UpstreamTransaction:
@@ -46,6 +53,7 @@ class UpstreamTransaction:
         self._pool = pool
         self._mail = mail
         self._connection: UpstreamConnection | None = None
+        self._offered: frozenset[str] = frozenset()
         self._mail_refusal: Reply | None = None
         self._go_ahead: asyncio.Future[Reply] | None = None
         self._error: UpstreamError | None = None
@@ -68,6 +76,22 @@ class UpstreamTransaction:
             rcpt for rcpt, reply in zip(asked, replies, strict=True) if reply.code < 300
         )
         return replies
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the upstream offers every extension that MAIL asked for."""
+        mail = self._mail
+        asked = {EIGHT_BIT, UTF8} if mail.utf8 else {EIGHT_BIT} if mail.eight_bit else set()
+        return asked <= self._offered
+
+    def refusal_of(self, needs: frozenset[str]) -> Reply | None:
+        """Refuse what the upstream could only garble (RFC 6531 3.5, RFC 6152 section 3)."""
+        mail, lacking = self._mail, needs - self._offered
+        if mail.utf8 and UTF8 in lacking:
+            return _NO_UTF8
+        if (mail.utf8 or mail.eight_bit) and EIGHT_BIT in lacking:
+            return _NO_EIGHT_BIT
+        return None
 
     def begin_data(self) -> None:
         """Send DATA now; the record may be committed while the upstream answers."""
@@ -134,14 +158,15 @@ class UpstreamTransaction:
         for attempt in (1, 2):
             self._connection = connection
             connection.used = True
-            refusal = self._not_offered(connection)
-            if refusal is not None:
-                self._release(connection)
-                self._mail_refusal = refusal
-                return [refusal] * len(asked)
             try:
                 if self._mail.in_its_place and connection.capabilities.xclient:
                     await self._introduce(connection)
+                self._offered = connection.capabilities.keywords
+                refusal = self._not_offered()
+                if refusal is not None:
+                    self._release(connection)
+                    self._mail_refusal = refusal
+                    return [refusal] * len(asked)
                 return await self._exchange(connection, self._mail_bytes(connection), asked)
             except UpstreamLost:
                 if attempt == 2 or not reused:
@@ -157,7 +182,8 @@ class UpstreamTransaction:
         """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
         timeout = self._pool.settings.command_timeout
         knows = connection.capabilities
-        commands = [mail] * bool(mail) + [rcpt_command(rcpt, knows) for rcpt in asked]
+        taken = [rcpt for rcpt in asked if self._takes(rcpt.forward_path)]
+        commands = [mail] * bool(mail) + [rcpt_command(rcpt, knows) for rcpt in taken]
         forward = self._forward(connection) if mail else b""
         if forward:
             commands.insert(0, forward)
@@ -181,21 +207,21 @@ class UpstreamTransaction:
                 connection.reset(timeout)
                 self._release(connection)
                 return [self._mail_refusal] * len(asked)
-        return [_mirrored(reply) for reply in replies]
+        told = map(_mirrored, replies)
+        return [next(told) if self._takes(rcpt.forward_path) else _NO_ADDRESS for rcpt in asked]
 
     async def _introduce(self, connection: UpstreamConnection) -> None:
         if self._mail.client is not None:
             await connection.settled()
             await self._pool.introduce(connection, self._mail.client)
 
-    def _not_offered(self, connection: UpstreamConnection) -> Reply | None:
-        """Refuse what the upstream could only garble (RFC 6531 3.5, RFC 6152 section 3)."""
-        offered = connection.capabilities.keywords
-        if self._mail.utf8 and "SMTPUTF8" not in offered:
-            return _NO_SMTPUTF8
-        if self._mail.eight_bit and "8BITMIME" not in offered:
-            return _NO_8BITMIME
-        return None
+    def _not_offered(self) -> Reply | None:
+        if self._takes(self._mail.reverse_path):
+            return self.refusal_of(self._mail.needs or frozenset())
+        return _NO_ADDRESS
+
+    def _takes(self, path: str) -> bool:
+        return path.isascii() or UTF8 in self._offered
 
     def _mail_bytes(self, connection: UpstreamConnection) -> bytes:
         mail = self._mail
@@ -203,7 +229,7 @@ class UpstreamTransaction:
             mail.reverse_path,
             connection.capabilities,
             size=mail.size,
-            eight_bit=mail.eight_bit,
+            eight_bit=mail.eight_bit or (mail.utf8 and UTF8 not in self._offered),
             utf8=mail.utf8,
             ret=mail.ret,
             envid=mail.envid,

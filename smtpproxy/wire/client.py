@@ -149,7 +149,7 @@ def mail_command(
         parameters += f" SIZE={size}"
     if eight_bit and "8BITMIME" in capabilities.keywords:
         parameters += " BODY=8BITMIME"
-    if utf8:
+    if utf8 and "SMTPUTF8" in capabilities.keywords:
         parameters += " SMTPUTF8"
     if "DSN" in capabilities.keywords:
         parameters += f" RET={ret}" if ret else ""

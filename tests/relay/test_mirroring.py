@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.events import UpstreamReplied
 from smtpproxy.relay.errors import UpstreamError
@@ -17,6 +18,7 @@ from tests.kit.upstream import (
 )
 from tests.kit.upstream import Reply as Says
 from tests.relay.sending import (
+    CONTENT,
     JEANNE,
     SENDER,
     pooled,
@@ -164,19 +166,20 @@ async def test_parameters_go_to_an_upstream_that_knows_them(upstream: FakeUpstre
     assert message.parameters == ("SIZE=7", "BODY=8BITMIME", "SMTPUTF8")
 
 
+BOTH = MailParameters(SENDER, eight_bit=True, utf8=True)
+NEEDS_8BIT, NEEDS_UTF8 = frozenset({"8BITMIME"}), frozenset({"8BITMIME", "SMTPUTF8"})
+NO_UTF8 = "554 5.6.9 the next mail server does not take UTF-8 in header fields"
+NO_8BIT = "554 5.6.3 the next mail server does not take 8-bit content"
+NO_ADDRESS = "550 5.6.7 the next mail server does not take SMTPUTF8"
+
+
 @pytest.mark.parametrize(
     ("keyword", "mail", "refusal"),
     [
-        (
-            "SMTPUTF8",
-            MailParameters(SENDER, utf8=True),
-            "550 5.6.7 the next mail server does not take SMTPUTF8",
-        ),
-        (
-            "8BITMIME",
-            MailParameters(SENDER, eight_bit=True),
-            "554 5.6.3 the next mail server does not take 8-bit content",
-        ),
+        ("SMTPUTF8", replace(BOTH, needs=NEEDS_UTF8), NO_UTF8),
+        ("8BITMIME", replace(BOTH, needs=NEEDS_UTF8), NO_8BIT),
+        ("8BITMIME", replace(BOTH, needs=NEEDS_8BIT, utf8=False), NO_8BIT),
+        ("SMTPUTF8", replace(BOTH, reverse_path="caf\u00e9@shop.example"), NO_ADDRESS),
     ],
 )
 async def test_what_the_upstream_does_not_offer_is_refused_and_other_mail_is_not(
@@ -193,3 +196,33 @@ async def test_what_the_upstream_does_not_offer_is_refused_and_other_mail_is_not
             assert (await send(pool)).last.code == 250
     assert upstream.connections == 1
     assert len(upstream.messages) == 1
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+@pytest.mark.parametrize(
+    ("keyword", "parameters", "refusals"),
+    [
+        ("SMTPUTF8", ("BODY=8BITMIME",), (None, NO_UTF8)),
+        ("8BITMIME", ("SMTPUTF8",), (NO_8BIT, NO_8BIT)),
+        ("", ("BODY=8BITMIME", "SMTPUTF8"), (None, None)),
+    ],
+)
+async def test_before_the_content_is_there_only_addresses_are_refused(
+    keyword: str, parameters: tuple[str, ...], refusals: tuple[str | None, ...], pipelining: bool
+) -> None:
+    left_out = {keyword, "SIZE", "" if pipelining else "PIPELINING"}
+    with FakeUpstream(keywords=tuple(word for word in KEYWORDS if word not in left_out)) as mta:
+        async with pooled(mta.port) as pool:
+            transaction = UpstreamTransaction(pool, BOTH)
+            named = [Rcpt(path) for path in ("jos\u00e9@people.example", JEANNE)]
+            replies = [str(reply) for reply in await transaction.recipients(named)]
+            assert replies[0].startswith("550 5.6.7" if keyword == "SMTPUTF8" else "250")
+            assert replies[1].startswith("250")
+            assert transaction.takes_all == (not keyword)
+            told = [transaction.refusal_of(needs) for needs in (NEEDS_8BIT, NEEDS_UTF8)]
+            assert tuple(reply and str(reply) for reply in told) == refusals
+            assert transaction.refusal_of(frozenset()) is None
+            transaction.begin_data()
+            reply = await transaction.data_refusal() or await transaction.finish([CONTENT])
+            assert reply.code == 250
+    assert mta.messages[0].parameters == parameters
