@@ -80,7 +80,9 @@ class ListenerSettings:
     auth_without_tls: bool = False
     handshake_timeout: float = 10.0  # of TLS, and for the header of the PROXY protocol
     proxy_protocol: bool = False
-    trusted: tuple[str, ...] = ()  # networks whose word on other hosts is believed; "unix"
+    proxy_trusted: tuple[str, ...] = ()  # networks that may send a PROXY header; "unix"
+    xclient_trusted: tuple[str, ...] = ()  # networks that may send XCLIENT and XFORWARD
+    login_trusted: tuple[str, ...] | None = None  # networks whose word on logins is believed
     min_data_rate: int = 500  # octets a second of content, after its first minute; 0: any
     early_commands: Literal["refuse", "permit"] = "refuse"  # of clients that do not wait
     connection_rate: Rate | None = None  # new ones from one address

@@ -1,4 +1,4 @@
-"""What must hold between the keys of TLS, authentication and the PROXY protocol.
+"""What must hold between the keys of TLS and authentication.
 
 A protection that is half configured is a fault, never a weaker protection.
 """
@@ -21,12 +21,6 @@ def access_checks(document: Document) -> Iterator[Fault]:
     for index, listener in tables(document, "listener"):
         for key, text in (*_tls(listener), *_auth(listener, users, certificates)):
             yield Fault(("listener", index, key), text)
-        if listener.get("proxy_protocol") is True and not listener.get("trusted"):
-            yield Fault(
-                ("listener", index, "proxy_protocol"),
-                "needs trusted, the hosts that may speak for others,"
-                ' for example trusted = ["10.0.0.5"]',
-            )
     yield from _credentials(document)
     upstream = document.get("upstream")
     if isinstance(upstream, dict) and upstream.get("tls", "none") == "none":

@@ -16,6 +16,7 @@ from smtpproxy.config.dkim import dkim_checks
 from smtpproxy.config.faults import Fault, Location, key_path
 from smtpproxy.config.protocol_checks import protocol_checks
 from smtpproxy.config.tables import tables
+from smtpproxy.config.trust_checks import trust_checks
 from smtpproxy.config.unsubscribe_checks import unsubscribe_checks
 from smtpproxy.policy.model import DEFAULT_STREAM
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
@@ -40,6 +41,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
         yield from _stream_choice(document, section)
     yield from _addresses(document)
     yield from access_checks(document)
+    yield from trust_checks(document)
     yield from protocol_checks(document)
     yield from dkim_checks(document)
     yield from content_checks(document)

@@ -10,6 +10,13 @@ from pydantic_core import ErrorDetails
 from smtpproxy.config.faults import Fault, Location
 from smtpproxy.config.values import shown
 
+_REPLACED = {
+    "trusted": "is three keys now: proxy_trusted (hosts that may send a PROXY header),"
+    " xclient_trusted (hosts that may send XCLIENT and XFORWARD) and login_trusted (hosts among"
+    " these whose LOGIN counts as AUTH)",
+}
+"""Keys of earlier versions, by what has to be written instead."""
+
 _WANTED = {
     "string_type": "text in double quotes",
     "int_type": "a whole number, without quotes",
@@ -55,6 +62,8 @@ def _text(error: ErrorDetails, root: type[BaseModel]) -> str:
 def _unknown(location: Location, root: type[BaseModel]) -> str:
     table, key = _model(location[:-1], root), str(location[-1])
     known = [field.alias or name for name, field in table.model_fields.items()]
+    if key in _REPLACED and "listener" in location:
+        return _REPLACED[key]
     near = get_close_matches(key, known, n=1) or get_close_matches(key.rstrip("s"), known, n=1)
     if near:
         return f"unknown key; did you mean {near[0]}?"

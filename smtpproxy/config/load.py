@@ -157,7 +157,9 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
                 ListenerSettings,
                 listener,
                 streams=tuple(listener.streams),
-                trusted=tuple(listener.trusted),
+                proxy_trusted=tuple(listener.proxy_trusted),
+                xclient_trusted=tuple(listener.xclient_trusted),
+                login_trusted=_tuple(listener.login_trusted),
             )
             for listener in document.listener
         ),
@@ -176,7 +178,7 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
             _frozen(
                 Credential,
                 credential,
-                streams=None if credential.streams is None else tuple(credential.streams),
+                streams=_tuple(credential.streams),
                 senders=tuple(credential.senders),
                 from_domains=frozenset(credential.from_domains),
             )
@@ -232,6 +234,10 @@ def _unsubscribe_scope(stream: models.Stream) -> str | None:
 
 def _list_id(stream: models.Stream, hostname: str) -> str | None:
     return (stream.list_id or f"{stream.name}.{hostname}") if stream.unsubscribe == "add" else None
+
+
+def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _frozen(cls: type[T], model: BaseModel, **converted: object) -> T:

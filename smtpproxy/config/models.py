@@ -125,7 +125,9 @@ class Listener(Table):
     auth_without_tls: bool = False
     handshake_timeout: Duration = written("10s")
     proxy_protocol: bool = False
-    trusted: list[Network] = []
+    proxy_trusted: list[Network] = []
+    xclient_trusted: list[Network] = []
+    login_trusted: list[Network] | None = None
     min_data_rate: Annotated[int, Field(ge=0)] = 500
     early_commands: Literal["refuse", "permit"] = "refuse"
     connection_rate: Rate | None = None

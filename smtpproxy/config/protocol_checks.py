@@ -21,7 +21,7 @@ _EVERYWHERE = frozenset(
         "data_timeout",
     }
 )
-_ASKED = _EVERYWHERE | {"max_recipients"}
+_ASKED = _EVERYWHERE | {"max_recipients", "login_trusted"}
 _MEANINGFUL = {"milter": _ASKED, "policy": _ASKED}
 """By protocol. What is not here has all keys: SMTP, and what is much like it."""
 

@@ -45,6 +45,7 @@ def _listener(listener: ListenerSettings) -> Iterator[str]:
         yield f"{where}.auth_without_tls: passwords cross the network readable"
     if listener.tls == "starttls" and not listener.require_tls and listener.auth != "required":
         yield f"{where}.require_tls: not set, so clients may send in clear although TLS is offered"
+    yield from _trusted(listener)
     if not listener.streams:
         yield (
             f"{where}.streams: none, so all its mail is on the stream {DEFAULT_STREAM.name}"
@@ -52,6 +53,22 @@ def _listener(listener: ListenerSettings) -> Iterator[str]:
         )
     if listener.max_recipients < RFC_RECIPIENTS:
         yield f"{where}.max_recipients: below the 100 that RFC 5321 asks for"
+
+
+def _trusted(listener: ListenerSettings) -> Iterator[str]:
+    where = f'listener "{listener.name}"'
+    if listener.proxy_protocol and listener.xclient_trusted:
+        yield f"{where}.xclient_trusted: XCLIENT is never offered behind a PROXY header"
+    for each in listener.login_trusted or ():
+        if each != "unix" and not _single(ipaddress.ip_network(each)):
+            yield (
+                f"{where}.login_trusted: whoever takes an address of {each} needs no password:"
+                " name single hosts"
+            )
+
+
+def _single(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    return network.num_addresses == 1 or network.is_loopback
 
 
 def _policy_listener(listener: ListenerSettings, settings: Settings) -> Iterator[str]:

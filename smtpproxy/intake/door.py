@@ -62,7 +62,11 @@ class Door:
         self.draining = False
         self.rates = ClientRates(listener, rates) if rates is not None else None
         self._limits = ConnectionLimits(listener, server.workers)
-        self._trusted = TrustedHosts(listener.trusted) if listener.trusted else None
+        # What comes behind a PROXY header is not its sender's own word.
+        self._xclient_trusted = TrustedHosts(
+            () if listener.proxy_protocol else listener.xclient_trusted
+        )
+        self._login_trusted = self._hosts_that_tell_logins()
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Server | Vestibule | None = None
@@ -95,9 +99,13 @@ class Door:
         address = transport.get_extra_info("peername")
         return address[0] if isinstance(address, tuple) else "unix"
 
-    def trusts(self, peer: str) -> bool:
-        """Whether what this host says of others is believed: XCLIENT and XFORWARD."""
-        return self._trusted is not None and peer in self._trusted
+    def takes_xclient(self, peer: str) -> bool:
+        """Whether this host, the socket's own peer, may send XCLIENT and XFORWARD."""
+        return peer in self._xclient_trusted
+
+    def believes_logins(self, peer: str) -> bool:
+        """Whether a login that this host, the socket's own peer, tells counts as one."""
+        return self._login_trusted is None or peer in self._login_trusted
 
     def admit(self, session: Session, peer: str) -> Refusal | None:
         """Count a new connection in, or say why not."""
@@ -118,6 +126,11 @@ class Door:
     def leave(self, session: Session, peer: str) -> None:
         self._sessions.discard(session)
         self._limits.closed(peer)
+
+    def _hosts_that_tell_logins(self) -> TrustedHosts | None:
+        """None: whoever may connect. Where MTAs ask, all that they tell comes from them."""
+        named, asked = self.listener.login_trusted, self.listener.protocol in ("milter", "policy")
+        return None if named is None and asked else TrustedHosts(named or ())
 
     def start(self, session: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(session)
@@ -177,7 +190,7 @@ class Door:
 
         return Vestibule(
             self.listener.name,
-            TrustedHosts(self.listener.trusted) if self.listener.proxy_protocol else None,
+            TrustedHosts(self.listener.proxy_trusted) if self.listener.proxy_protocol else None,
             patience=self.listener.handshake_timeout,
             room=self._limits.total,
             deadlines=self.deadlines,

@@ -177,7 +177,7 @@ class MilterSession(EventConnection):
     def _mail_from(self, mail: Mail) -> None:
         macro = self._engine.macro
         reverse_path = address(mail.path)
-        login = macro("auth_authen") or ""
+        login = (macro("auth_authen") or "") if self._door.believes_logins(self._peer) else ""
         credential = self._door.streams.of_user(login)
         client = Client(
             self._settings.name,

@@ -160,7 +160,8 @@ class PolicySession(Connection):
             return self._message
         self._forget()
         streams, sender = self._door.streams, external(request.get("sender"))
-        proven = credential(request, streams)
+        believed = self._door.believes_logins(self._peer)
+        proven = credential(request, streams) if believed else None
         if proven is not None and not permits(proven, sender):
             peer = request.get("client_address")
             self._door.parts.emit(SenderRefused(self._settings.name, peer))
@@ -169,7 +170,7 @@ class PolicySession(Connection):
             self._settings.name,
             request.get("client_address") or "unknown",
             request.get("helo_name"),
-            request.get("sasl_username") or (proven.name if proven else ""),
+            (request.get("sasl_username") if believed else "") or (proven.name if proven else ""),
             request.get("queue_id"),
         )
         choice = streams.choice(self._settings.name, sender, proven)

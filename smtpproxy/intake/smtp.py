@@ -38,7 +38,7 @@ from smtpproxy.wire.events import (
     EndOfContent,
     Event,
 )
-from smtpproxy.wire.forwarding import XCLIENT, XFORWARD, XClient, XForward
+from smtpproxy.wire.forwarding import XCLIENT, XCLIENT_WITHOUT_LOGIN, XFORWARD, XClient, XForward
 from smtpproxy.wire.server import ServerConnection
 from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS
 
@@ -76,8 +76,9 @@ class SmtpSession(ClientStream):
 
     def _admitted(self) -> None:
         self._client.peer = self._peer
-        if self._door.trusts(self._peer):
-            self._engine.offer(XCLIENT, XFORWARD)
+        if self._door.takes_xclient(self._peer):
+            believed = self._door.believes_logins(self._peer)
+            self._engine.offer(XCLIENT if believed else XCLIENT_WITHOUT_LOGIN, XFORWARD)
         if self._settings.tls == "implicit":  # the handshake is over
             self._engine.now_secure(authenticated=self._client.secured(self._transport))
 

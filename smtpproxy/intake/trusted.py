@@ -1,11 +1,11 @@
-"""Whose word about other hosts is believed."""
+"""Which hosts are believed: by the address of the socket's peer, never by one that was named."""
 
 import ipaddress
 from collections.abc import Sequence
 
 
 class TrustedHosts:
-    """The networks of a listener's `trusted`; "unix" stands for its UNIX socket."""
+    """The networks of one of a listener's `…_trusted`; "unix" stands for its UNIX socket."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._unix = "unix" in networks

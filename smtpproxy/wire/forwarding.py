@@ -9,6 +9,7 @@ import ipaddress
 import re
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.mail.xtext import from_xtext, to_xtext
 from smtpproxy.wire.commands import CommandError
@@ -17,6 +18,10 @@ from smtpproxy.wire.session import Extension, SessionState
 XCLIENT_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 XFORWARD_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
 XCLIENT = Extension("XCLIENT", lambda session: " ".join(XCLIENT_NAMES))
+XCLIENT_WITHOUT_LOGIN = Extension(
+    "XCLIENT", lambda session: " ".join(name for name in XCLIENT_NAMES if name != "LOGIN")
+)
+"""For a host whose word on logins does not count: as whom a client logged in is not known then."""
 XFORWARD = Extension("XFORWARD", lambda session: " ".join(XFORWARD_NAMES))
 
 _UNKNOWN = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
@@ -63,7 +68,10 @@ class XForward(Struct, frozen=True):
 
 def read_xclient(session: SessionState, argument: str) -> XClient:
     _check_offered(session, "XCLIENT")
-    return XClient(_told("XCLIENT", argument, XCLIENT_NAMES))
+    told = _told("XCLIENT", argument, XCLIENT_NAMES)
+    if told.login and XCLIENT_WITHOUT_LOGIN in session.extensions:
+        told = replace(told, login="")
+    return XClient(told)
 
 
 def read_xforward(session: SessionState, argument: str) -> XForward:

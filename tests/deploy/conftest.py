@@ -59,7 +59,7 @@ def network(root: Path) -> dict[str, Any]:
         "private_key": str(pair.key),
         "auth": "required",
         "proxy_protocol": True,
-        "trusted": ["10.0.0.0/8"],
+        "proxy_trusted": ["10.0.0.0/8"],
     }
 
 

@@ -21,10 +21,11 @@ TAKES_IT = (*KEYWORDS, "XFORWARD NAME ADDR PROTO HELO SOURCE")
 
 
 def _config() -> dict[str, Any]:
+    believed = {"xclient_trusted": ["127.0.0.0/8"], "login_trusted": [LOOPBACK]}
     return {
         "listener": [
-            listener("apps", "offers", default="offers", trusted=["127.0.0.0/8"]),
-            listener("others", "offers", default="offers", trusted=["192.0.2.0/24"]),
+            listener("apps", "offers", default="offers", **believed),
+            listener("others", "offers", default="offers", xclient_trusted=["192.0.2.0/24"]),
         ]
     }
 

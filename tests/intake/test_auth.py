@@ -303,7 +303,9 @@ def test_a_credential_narrows_streams_senders_and_domains(
 def test_a_login_that_a_trusted_host_tells_counts(listen: Listen, config: dict[str, Any]) -> None:
     """As a proxy that has asked for the password itself says it, by XCLIENT."""
     config["credential"] = [{"user": "shop", "senders": ["@shop.example"]}]
-    with listen(config, **keys(trusted=["127.0.0.1"])).client() as client:
+    with listen(
+        config, **keys(xclient_trusted=["127.0.0.1"], login_trusted=["127.0.0.1"])
+    ).client() as client:
         client.greet()
         for login, sender, answer in [
             ("shop", "news@shop.example", "250 2.1.0 "),

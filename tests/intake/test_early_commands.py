@@ -64,7 +64,7 @@ def test_behind_auth(listen: Listen, tmp_path: Path, first: str | None, then: st
 
 def test_before_the_greeting(listen: Listen) -> None:
     """What is there when the connection is taken; a listener that is busy finds more."""
-    intake = listen(proxy_protocol=True, trusted=["127.0.0.1"])
+    intake = listen(proxy_protocol=True, proxy_trusted=["127.0.0.1"])
     with intake.client() as client:
         client.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 1 25\r\n", "EHLO client.example")
         assert client.rest() == [EARLY]
@@ -72,7 +72,7 @@ def test_before_the_greeting(listen: Listen) -> None:
 
 
 def test_quit_may_stand_behind_anything(listen: Listen) -> None:
-    intake = listen(proxy_protocol=True, trusted=["127.0.0.1"])
+    intake = listen(proxy_protocol=True, proxy_trusted=["127.0.0.1"])
     for lines in (("QUIT",), ("quit",)):
         with intake.client() as client:
             client.send(b"PROXY UNKNOWN\r\n", *lines)
@@ -114,7 +114,7 @@ def test_chunks_may_be_sent_with_their_envelope(listen: Listen, upstream: FakeUp
     assert len(upstream.messages) == 2
 
 
-@pytest.mark.parametrize("keys", [{}, {"proxy_protocol": True, "trusted": ["127.0.0.1"]}])
+@pytest.mark.parametrize("keys", [{}, {"proxy_protocol": True, "proxy_trusted": ["127.0.0.1"]}])
 def test_a_listener_may_permit_it(
     listen: Listen, upstream: FakeUpstream, keys: dict[str, Any]
 ) -> None:

@@ -13,7 +13,7 @@ from tests.intake.listening import Intake
 from tests.kit.certificates import Authority
 from tests.kit.ports import wait_for
 
-KEYS: dict[str, Any] = {"proxy_protocol": True, "trusted": ["127.0.0.0/8"]}
+KEYS: dict[str, Any] = {"proxy_protocol": True, "proxy_trusted": ["127.0.0.0/8"]}
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 25\r\n"
 
 
@@ -63,7 +63,7 @@ def test_what_comes_with_the_header_is_not_lost(listen: Listen) -> None:
 
 
 def test_a_host_that_is_not_trusted_gets_nothing(listen: Listen) -> None:
-    intake = listen(proxy_protocol=True, trusted=["10.0.0.0/8"])
+    intake = listen(proxy_protocol=True, proxy_trusted=["10.0.0.0/8"])
     with intake.client() as client:
         client.send(V1)
         assert client.rest() == []

@@ -158,7 +158,7 @@ def test_content_has_an_end_however_fast_it_comes(
 
 
 def test_before_the_proxy_header_is_complete(listen: Listen) -> None:
-    intake = listen(proxy_protocol=True, trusted=["127.0.0.1"], handshake_timeout="300ms")
+    intake = listen(proxy_protocol=True, proxy_trusted=["127.0.0.1"], handshake_timeout="300ms")
     with intake.client() as client:
         client.send(b"PROXY UNKNOWN ")
         with trickling(client.socket):
