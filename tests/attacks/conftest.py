@@ -1,5 +1,6 @@
-"""Attacks use the listeners of tests/intake."""
+"""What the attacks need of other tests: relays with people, listeners in this process."""
 
+from tests.e2e.conftest import filled, mta
 from tests.intake.conftest import listen
 
-__all__ = ["listen"]
+__all__ = ["filled", "listen", "mta"]

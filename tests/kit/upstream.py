@@ -79,15 +79,19 @@ class At:
     """What to do at a step instead of the usual reply.
 
     `nth` is the only occurrence it is for, counted from 1 over all connections; without
-    it, every one. Actions run in order; the usual reply follows unless one of them
-    answered or closed. At step `data`, closing happens before 354 is said; at `end`,
-    after the whole message was read.
+    it, every one. `to` is the only recipient it is for, at `rcpt`, `data` and `end`.
+    Actions run in order; the usual reply follows unless one of them answered or closed. At
+    step `data`, closing happens before 354 is said; at `end`, after the whole message was
+    read.
     """
 
-    def __init__(self, step: Step, *actions: Action, nth: int | None = None) -> None:
+    def __init__(
+        self, step: Step, *actions: Action, nth: int | None = None, to: str | None = None
+    ) -> None:
         self.step = step
         self.actions = actions
         self.nth = nth
+        self.to = to
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ class _Session:
     sender: str = ""
     parameters: tuple[str, ...] = ()
     recipients: list[str] = field(default_factory=list)
+    mailing: bool = False  # MAIL was accepted, and neither ended nor reset since
 
 
 class FakeUpstream:
@@ -201,20 +206,25 @@ class FakeUpstream:
                 match verb.upper():
                     case "EHLO" | "HELO" | "LHLO":
                         self._answer(session, "ehlo")
+                    case "MAIL" if session.mailing:
+                        session.socket.sendall(b"503 5.5.1 nested MAIL command\r\n")
                     case "MAIL":
                         session.sender, session.parameters = _path(argument)
                         session.recipients = []
-                        self._answer(session, "mail")
+                        session.mailing = self._answer(session, "mail").startswith(b"2")
                     case "RCPT":
-                        if self._answer(session, "rcpt").startswith(b"2"):
-                            session.recipients.append(_path(argument)[0])
+                        path = _path(argument)[0]
+                        if self._answer(session, "rcpt", to=(path,)).startswith(b"2"):
+                            session.recipients.append(path)
                     case "DATA":
-                        if self._answer(session, "data").startswith(b"3"):
+                        to = tuple(session.recipients)
+                        if self._answer(session, "data", to=to).startswith(b"3"):
                             self._take(session, _unstuffed(stream))
                     case "XCLIENT" if any(k.startswith("XCLIENT") for k in self.keywords):
                         session.socket.sendall(b"220 upstream.example ESMTP, again\r\n")
                     case "RSET":
-                        self._answer(session, "rset")
+                        if self._answer(session, "rset").startswith(b"2"):
+                            session.mailing = False
                     case "NOOP":
                         self._answer(session, "noop")
                     case "QUIT":
@@ -225,15 +235,22 @@ class FakeUpstream:
 
     def _take(self, session: _Session, data: bytes) -> None:
         message = Accepted(session.sender, tuple(session.recipients), data, session.parameters)
-        self._answer(session, "end", message)
+        session.mailing = False
+        self._answer(session, "end", message, message.recipients)
 
-    def _answer(self, session: _Session, step: Step, message: Accepted | None = None) -> bytes:
+    def _answer(
+        self,
+        session: _Session,
+        step: Step,
+        message: Accepted | None = None,
+        to: tuple[str, ...] = (),
+    ) -> bytes:
         """Do what is said for this step, then answer; return the answer."""
         with self._lock:
             self._seen[step] = nth = self._seen.get(step, 0) + 1
         answer = _lines(self._usual(step))
         pause = 0.0
-        for action in self._actions(step, nth):
+        for action in self._actions(step, nth, to):
             match action:
                 case Reply(text):
                     answer = _lines(text)
@@ -264,9 +281,10 @@ class FakeUpstream:
             return "\n".join(f"250 {line}" for line in ("upstream.example", *self.keywords))
         return USUAL[step]
 
-    def _actions(self, step: Step, nth: int) -> tuple[Action, ...]:
+    def _actions(self, step: Step, nth: int, to: tuple[str, ...]) -> tuple[Action, ...]:
         for behaviour in self.behaviours:
-            if behaviour.step == step and behaviour.nth in (None, nth):
+            at = behaviour.step == step and behaviour.nth in (None, nth)
+            if at and (behaviour.to is None or behaviour.to in to):
                 return behaviour.actions
         return ()
 

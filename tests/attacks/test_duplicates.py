@@ -1,0 +1,143 @@
+"""A message for each recipient: what a client that tries again sends twice, and what it must not.
+
+A retry that a 4xx asked for sends what is missing. A second sending after a 250 is a second one.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.attacks.clients import SENDER, adding
+from tests.kit.messages import marketing
+from tests.kit.relay import RelayProcess
+from tests.kit.store import address
+from tests.kit.upstream import At, Close, FakeUpstream, Reply
+
+StartFilled = Callable[..., RelayProcess]
+
+JEANNE, PAUL, DESK = address("consent"), address("customer"), address("desk")
+FULL = Reply("550 5.2.2 mailbox full")
+LATER = Reply("451 4.3.0 later")
+
+
+def bare(**more: str) -> bytes:
+    """A marketing message to which the relay adds the way out."""
+    return marketing(unsubscribe=None, one_click=None, **more)  # type: ignore[arg-type]
+
+
+def copies(mta: FakeUpstream) -> dict[str, int]:
+    """How many messages each recipient has got; notices are not counted."""
+    mailed = [each.recipients[0] for each in mta.messages if each.sender]
+    return {recipient: mailed.count(recipient) for recipient in mailed}
+
+
+def notices(mta: FakeUpstream) -> list[bytes]:
+    return [each.data for each in mta.messages if each.sender == ""]
+
+
+@pytest.mark.xfail(strict=True, reason="each retry mails all the others again: 6 copies")
+def test_a_retry_mails_nobody_twice(filled: StartFilled) -> None:
+    """One recipient is refused for good, and the notice of that is not taken for now."""
+    mail = bare()
+    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
+        relay = filled(mta.address, adding())
+        codes = [relay.send(mail, JEANNE, PAUL, DESK)[0] for _ in range(6)]
+        assert set(codes) <= {250, 451}
+        assert codes[0] == 451
+        assert copies(mta) == {JEANNE: 1, DESK: 1}
+
+
+@pytest.mark.xfail(strict=True, reason="each retry mails all the others again: 2 copies")
+def test_a_retry_is_answered_for_all_once_the_notice_is_taken(filled: StartFilled) -> None:
+    mail = bare()
+    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
+        relay = filled(mta.address, adding())
+        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
+        mta.behaviours.pop()  # notices are taken again
+        code, text = relay.send(mail, JEANNE, PAUL, DESK)
+        assert (code, "2 of 3 recipients" in text) == (250, True)
+        assert copies(mta) == {JEANNE: 1, DESK: 1}
+        (notice,) = notices(mta)
+        assert PAUL.encode() in notice
+        assert JEANNE.encode() not in notice
+
+
+@pytest.mark.xfail(strict=True, reason="each retry mails all the others again: 2 copies")
+def test_a_retry_mails_who_is_missing(filled: StartFilled) -> None:
+    mail = bare()
+    with FakeUpstream(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER)) as mta:
+        relay = filled(mta.address, adding())
+        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
+        mta.behaviours.clear()
+        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 250
+        assert copies(mta) == {JEANNE: 1, PAUL: 1, DESK: 1}
+        assert notices(mta) == []
+
+
+@pytest.mark.xfail(strict=True, reason="each retry mails all the others again: 2 copies")
+def test_a_retry_after_a_crash_mails_who_is_missing(filled: StartFilled) -> None:
+    mail = bare()
+    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
+        relay = filled(mta.address, adding())
+        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
+        relay.kill()
+        relay.start()
+        mta.behaviours.clear()
+        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 250
+        assert copies(mta) == {JEANNE: 1, PAUL: 1, DESK: 1}
+
+
+@pytest.mark.xfail(strict=True, reason="the retry mails all the others again: 2 copies")
+def test_a_retry_over_another_connection_to_fewer_recipients(filled: StartFilled) -> None:
+    """A client may leave out whom it has given up meanwhile, and name the others in any order."""
+    mail = bare()
+    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
+        relay = filled(mta.address, adding())
+        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
+        assert relay.send(mail, DESK, JEANNE)[0] == 250
+        assert copies(mta) == {JEANNE: 1, DESK: 1}
+
+
+@pytest.mark.xfail(strict=True, reason="the retry mails all the others again: 2 copies")
+def test_a_retry_after_the_upstream_was_lost(filled: StartFilled) -> None:
+    """Whoever was surely mailed is not mailed again; of the last one nobody knows."""
+    mail = bare()
+    with FakeUpstream(At("end", Close(), to=PAUL), At("end", LATER, to=SENDER)) as mta:
+        relay = filled(mta.address, adding())
+        assert relay.send(mail, JEANNE, PAUL)[0] == 451
+        mta.behaviours.clear()
+        assert relay.send(mail, JEANNE, PAUL)[0] == 250
+        assert copies(mta) == {JEANNE: 1, PAUL: 1}
+
+
+def test_a_second_sending_after_a_250_is_a_second_sending(filled: StartFilled) -> None:
+    mail = bare()
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, adding())
+        for _ in range(2):
+            assert relay.send(mail, JEANNE, PAUL)[0] == 250
+        assert copies(mta) == {JEANNE: 2, PAUL: 2}
+
+
+def test_another_message_after_a_4xx_is_no_retry(filled: StartFilled) -> None:
+    """Neither is the same text with another Message-ID, nor the same from another sender."""
+    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
+        relay = filled(mta.address, adding())
+        assert relay.send(bare(message_id="<1@shop.example>"), JEANNE, PAUL)[0] == 451
+        mta.behaviours.clear()
+        assert relay.send(bare(message_id="<2@shop.example>"), JEANNE, PAUL)[0] == 250
+        other = "desk@shop.example"
+        assert relay.send(bare(message_id="<1@shop.example>"), JEANNE, PAUL, sender=other)[0] == 250
+        assert copies(mta) == {JEANNE: 3, PAUL: 2}
+
+
+@pytest.mark.xfail(strict=True, reason="the second sending after the retry mails JEANNE 3 times")
+def test_a_sending_after_the_retry_was_answered_250_is_a_new_one(filled: StartFilled) -> None:
+    mail = bare()
+    with FakeUpstream(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER)) as mta:
+        relay = filled(mta.address, adding())
+        assert relay.send(mail, JEANNE, PAUL)[0] == 451
+        mta.behaviours.clear()
+        assert relay.send(mail, JEANNE, PAUL)[0] == 250
+        assert relay.send(mail, JEANNE, PAUL)[0] == 250
+        assert copies(mta) == {JEANNE: 2, PAUL: 2}

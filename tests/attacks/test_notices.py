@@ -1,0 +1,142 @@
+"""A notice is mail: whoever it goes to may have a suppression, and it may not be taken."""
+
+import smtplib
+from collections.abc import Callable
+
+import pytest
+
+from tests.attacks.clients import SENDER, Smtp, adding, submission
+from tests.kit.audit import records
+from tests.kit.messages import marketing
+from tests.kit.mta import mta as milter_client
+from tests.kit.ports import LOOPBACK
+from tests.kit.relay import STREAMS, RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import KEYWORDS, At, Delay, FakeUpstream, Reply
+
+StartFilled = Callable[..., RelayProcess]
+
+JEANNE, PAUL, WITHDRAWN = address("consent"), address("customer"), address("withdrawn")
+SPLIT = {"policy": {"on_mixed": "split"}}
+NO_DSN = tuple(keyword for keyword in KEYWORDS if keyword != "DSN")
+
+
+def notices(mta: FakeUpstream) -> list[str]:
+    """Whom notices went to."""
+    return [each.recipients[0] for each in mta.messages if each.sender == ""]
+
+
+def recorded_for(relay: RelayProcess, recipient: str) -> list[str]:
+    """What was decided of mail to somebody."""
+    return [
+        found.verdict.action
+        for record in records(relay)
+        for found in record.decided.recipients
+        if found.canonical == recipient
+    ]
+
+
+def suppress_sender(relay: RelayProcess) -> None:
+    relay.must("suppress", "add", SENDER, "--scope", "all", "--origin", "objection")
+
+
+@pytest.mark.xfail(strict=True, reason="the notice goes to a sender who is suppressed")
+def test_a_split_whose_sender_is_suppressed_is_refused(filled: StartFilled) -> None:
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, SPLIT)
+        suppress_sender(relay)
+        code, text = relay.send(marketing(), JEANNE, WITHDRAWN)
+        assert notices(mta) == []
+        assert mta.messages == []
+        assert (code, f"<{WITHDRAWN}> refused: consent_withdrawn" in text) == (550, True)
+
+
+@pytest.mark.xfail(strict=True, reason="the notice goes to a sender who is suppressed")
+def test_a_milters_split_whose_sender_is_suppressed_is_refused(filled: StartFilled) -> None:
+    late = [stream | {"refuse_at": "data"} for stream in STREAMS]
+    offers = listener("apps", "offers", default="offers", protocol="milter")
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, {**SPLIT, "stream": late, "listener": [offers]})
+        suppress_sender(relay)
+        with milter_client(relay.port()) as peer:
+            peer.negotiate()
+            peer.connect()
+            peer.mail(SENDER)
+            for recipient in (JEANNE, WITHDRAWN):
+                assert peer.rcpt(recipient).final == "c"
+            outcome = peer.message(marketing())
+        assert notices(mta) == []
+        assert (outcome.final, "consent_withdrawn" in outcome.reply) == ("y", True)
+
+
+@pytest.mark.xfail(strict=True, reason="the journal tells nothing of the notice")
+def test_a_notice_is_judged_and_on_record(filled: StartFilled) -> None:
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, SPLIT)
+        assert relay.send(marketing(), JEANNE, WITHDRAWN)[0] == 250
+        assert notices(mta) == [SENDER]
+        assert recorded_for(relay, SENDER) == ["allow"]
+
+
+@pytest.mark.xfail(strict=True, reason="the notice goes to a sender who is suppressed")
+def test_a_suppressed_sender_is_not_told_of_success(filled: StartFilled) -> None:
+    """The upstream has no DSN, so that the relay itself would tell."""
+    with FakeUpstream(keywords=NO_DSN) as mta:
+        relay = filled(mta.address)
+        suppress_sender(relay)
+        with smtplib.SMTP(LOOPBACK, relay.port(), timeout=60) as client:
+            client.ehlo("client.example")
+            client.mail(SENDER)
+            client.rcpt(JEANNE, ["NOTIFY=SUCCESS"])
+            assert client.data(marketing())[0] == 250
+        assert notices(mta) == []
+        assert [each.recipients for each in mta.messages] == [(JEANNE,)]
+
+
+@pytest.mark.xfail(strict=True, reason="the notice goes to a sender who is suppressed")
+def test_a_suppressed_sender_has_to_send_one_each(filled: StartFilled) -> None:
+    """As one without an address: nobody could be told of who fails after another was mailed."""
+    with FakeUpstream(At("end", Reply("550 5.2.2 full"), to=PAUL)) as mta:
+        relay = filled(mta.address, adding())
+        suppress_sender(relay)
+        code, text = relay.send(marketing(unsubscribe=None, one_click=None), JEANNE, PAUL)
+        assert notices(mta) == []
+        assert (code, text[:5]) == (554, "5.5.4")
+        assert mta.messages == []
+
+
+@pytest.mark.xfail(strict=True, reason="451 for ever: the notice will never be taken")
+@pytest.mark.parametrize("step", ["rcpt", "end"])
+def test_a_split_whose_notice_is_refused_is_refused(filled: StartFilled, step: str) -> None:
+    refusal = Reply("550 5.1.1 no such user")
+    with FakeUpstream(At(step, refusal, to=SENDER)) as mta:  # type: ignore[arg-type]
+        relay = filled(mta.address, SPLIT)
+        code, text = relay.send(marketing(), JEANNE, WITHDRAWN)
+        assert mta.messages == []
+        assert (code, f"<{WITHDRAWN}> refused: consent_withdrawn" in text) == (550, True)
+
+
+# connections
+
+
+@pytest.mark.xfail(strict=True, reason="each holds a connection and waits for another: 451")
+def test_splits_at_once_take_no_more_connections_than_there_are(filled: StartFilled) -> None:
+    few = {"max_connections": 4, "wait_timeout": "2s"}
+    slow = [
+        At("rcpt", Delay(1), nth=nth) for nth in range(9, 13)
+    ]  # all get that far before one ends
+    with FakeUpstream(*slow) as mta:
+        relay = filled(mta.address, {**SPLIT, "upstream": few})
+        sessions = [submission(Smtp, relay.port(), JEANNE, WITHDRAWN) for _ in range(4)]
+        clients = [session.__enter__() for session in sessions]
+        for client in clients:
+            client.docmd("DATA")
+            client.send(marketing())
+        for client in clients:
+            client.send(b".\r\n")
+        codes = [client.answers()[0][0] for client in clients]
+        for session in sessions:
+            session.__exit__(None, None, None)
+        assert codes == [250] * 4
+        assert sum(each.sender == SENDER for each in mta.messages) == 4
+        assert notices(mta) == [SENDER] * 4

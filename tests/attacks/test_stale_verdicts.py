@@ -1,0 +1,301 @@
+"""A verdict is as old as what it was judged on: what changes before the end of data counts.
+
+A suppression or a withdrawal that is committed before the upstream has the end of the data is
+obeyed, in every intake, whatever the client was told of the recipient before.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import NO_FACTS, Facts, Lookups
+from tests.attacks.clients import Lmtp, Smtp, adding, submission
+from tests.intake.conftest import Listen
+from tests.kit.dkim import KeyFile, signed
+from tests.kit.dns import NameServer
+from tests.kit.messages import marketing, message
+from tests.kit.mta import mta as milter_client
+from tests.kit.policy import policy_client
+from tests.kit.ports import wait_for
+from tests.kit.relay import STREAMS, RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import At, FakeUpstream, Hold
+
+StartFilled = Callable[..., RelayProcess]
+_firms = count(1)
+
+INTAKES: dict[str, type[Smtp]] = {"smtp": Smtp, "lmtp": Lmtp}
+
+
+def firm() -> str:
+    """An address that anybody may write to, and that no other test suppresses."""
+    return f"contact@firm{next(_firms)}.example"
+
+
+@pytest.fixture(scope="module")
+def relay(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
+    """Every intake, each with one stream; `offers` is marketing, `receipts` is not."""
+    protocols = ("smtp", "lmtp", "milter", "policy")
+    return filled(
+        mta.address,
+        {
+            "listener": [
+                listener(f"{protocol}-{stream}", stream, default=stream, protocol=protocol)
+                for protocol in protocols
+                for stream in ("offers", "receipts")
+            ]
+        },
+    )
+
+
+def suppress(relay: RelayProcess, recipient: str, origin: str = "erasure") -> None:
+    relay.must("suppress", "add", recipient, "--origin", origin)
+
+
+def withdraw(relay: RelayProcess, recipient: str) -> None:
+    relay.must("consent", "withdraw", recipient, "--purpose", "offers")
+
+
+def mailed(mta: FakeUpstream, recipient: str) -> bool:
+    return any(recipient in each.recipients for each in mta.messages)
+
+
+def content(stream: str) -> bytes:
+    return marketing() if stream == "offers" else message()
+
+
+# after RCPT
+
+
+@pytest.mark.xfail(strict=True, reason="it is mailed: what was judged at RCPT is not asked again")
+@pytest.mark.parametrize("stream", ["offers", "receipts"])
+@pytest.mark.parametrize("intake", INTAKES)
+def test_who_is_suppressed_after_rcpt_is_not_mailed(
+    relay: RelayProcess, mta: FakeUpstream, intake: str, stream: str
+) -> None:
+    recipient = firm()
+    with submission(INTAKES[intake], relay.port(f"{intake}-{stream}"), recipient) as client:
+        suppress(relay, recipient)
+        code, text = client.end(content(stream))[0]
+    assert not mailed(mta, recipient)
+    assert (code, "suppressed_erasure" in text) == (550, True)
+
+
+@pytest.mark.xfail(strict=True, reason="it is mailed: what was judged at RCPT is not asked again")
+def test_who_withdraws_after_rcpt_is_not_mailed(filled: StartFilled) -> None:
+    with FakeUpstream() as mta:
+        relay = filled(mta.address, {"listener": [listener("apps", "offers", default="offers")]})
+        with submission(Smtp, relay.port(), address("consent")) as client:
+            withdraw(relay, address("consent"))
+            code, text = client.end(marketing())[0]
+        assert mta.messages == []
+        assert (code, "consent_withdrawn" in text) == (550, True)
+
+
+@pytest.mark.xfail(strict=True, reason="it is mailed: what was judged at RCPT is not asked again")
+def test_who_is_suppressed_while_the_content_comes_is_not_mailed(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
+    recipient, mail = firm(), marketing()
+    with submission(Smtp, relay.port("smtp-offers"), recipient) as client:
+        assert client.docmd("DATA")[0] == 354
+        client.send(mail[:100])
+        suppress(relay, recipient, "complaint")
+        client.send(mail[100:] + b".\r\n")
+        code, text = client.answers()[0]
+    assert not mailed(mta, recipient)
+    assert (code, "suppressed_complaint" in text) == (550, True)
+
+
+@pytest.mark.xfail(strict=True, reason="it is mailed: nothing is asked after the upstream's 354")
+def test_who_is_suppressed_while_the_upstream_hesitates_is_not_mailed(filled: StartFilled) -> None:
+    recipient = firm()
+    with FakeUpstream(At("data", Hold())) as mta:
+        relay = filled(mta.address, {"listener": [listener("apps", "offers", default="offers")]})
+        with submission(Smtp, relay.port(), recipient) as client:
+            client.docmd("DATA")
+            client.send(marketing() + b".\r\n")
+            mta.wait_held()
+            suppress(relay, recipient)
+            mta.release()
+            code, _ = client.answers()[0]
+        assert mta.messages == []
+        assert code >= 400
+
+
+@pytest.mark.xfail(strict=True, reason="both are mailed: nobody is asked about again")
+def test_lmtp_refuses_only_who_was_suppressed(relay: RelayProcess, mta: FakeUpstream) -> None:
+    suppressed, other = firm(), firm()
+    with submission(Lmtp, relay.port("lmtp-offers"), suppressed, other) as client:
+        suppress(relay, suppressed)
+        answers = client.end(marketing())
+    assert [code for code, _ in answers] == [550, 250]
+    assert mailed(mta, other)
+    assert not mailed(mta, suppressed)
+
+
+@pytest.mark.xfail(strict=True, reason="the MTA is told to go on")
+@pytest.mark.parametrize("stream", ["offers", "receipts"])
+def test_a_milter_refuses_who_was_suppressed_after_rcpt(relay: RelayProcess, stream: str) -> None:
+    recipient = firm()
+    with milter_client(relay.port(f"milter-{stream}")) as peer:
+        peer.negotiate()
+        peer.connect()
+        peer.mail("news@shop.example")
+        assert peer.rcpt(recipient).final == "c"
+        suppress(relay, recipient)
+        outcome = peer.message(content(stream))
+    assert outcome.final == "y"
+    assert "suppressed_erasure" in outcome.reply
+
+
+@pytest.mark.xfail(strict=True, reason="DUNNO: who was asked about is not judged again")
+@pytest.mark.parametrize("state", ["DATA", "END-OF-MESSAGE"])
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+def test_a_policy_server_refuses_who_was_suppressed_after_rcpt(
+    relay: RelayProcess, state: str, several: bool
+) -> None:
+    """Postfix names a single recipient then; of several it tells the number alone."""
+    recipients = [firm() for _ in range(2 if several else 1)]
+    with policy_client(relay.port("policy-offers")) as peer:
+        for recipient in recipients:
+            assert peer.rcpt(recipient) == "DUNNO"
+        suppress(relay, recipients[0])
+        action = peer.end(*recipients, state=state)
+    assert action[:3] in ("450", "451", "550"), action
+
+
+# after waits
+
+
+@pytest.fixture
+def dns() -> Iterator[NameServer]:
+    with NameServer("slow.example MX 10 mx.slow.example.") as server:
+        yield server
+
+
+@contextmanager
+def silence(dns: NameServer, name: str, kind: str) -> Iterator[Callable[[], None]]:
+    """The DNS says nothing about a name until the end of this; call to wait until it is asked."""
+    dns.fail(name, "silence")
+    yield lambda: wait_for(lambda: dns.count(name, kind) > 0, f"a question about {name}") and None
+    dns.mend(name)
+
+
+@pytest.mark.xfail(strict=True, reason="it is mailed: what was read before the wait is judged by")
+def test_who_is_suppressed_while_the_dns_is_asked_about_the_domain_is_not_mailed(
+    filled: StartFilled, dns: NameServer
+) -> None:
+    recipient = "contact@slow.example"
+    with FakeUpstream() as mta:
+        relay = filled(
+            mta.address,
+            {
+                "listener": [listener("apps", "offers", default="offers")],
+                "dns": {"nameservers": [dns.address], "timeout": "8s"},
+                "policy": {"check_recipient_domain": True},
+            },
+        )
+        with submission(Smtp, relay.port()) as client:
+            with silence(dns, "slow.example", "MX") as wait:
+                client.putcmd("RCPT", f"TO:<{recipient}>")
+                wait()
+                suppress(relay, recipient)
+            code, answer = client.getreply()
+            text = answer.decode()
+            if code == 250:
+                client.accepted = 1
+                ((code, text),) = client.end(marketing())
+        assert mta.messages == []
+        assert (code, "suppressed_erasure" in text) == (550, True)
+
+
+@pytest.mark.xfail(strict=True, reason="it is mailed: what was read before the wait is judged by")
+def test_who_is_suppressed_while_the_key_of_a_signature_is_fetched_is_not_mailed(
+    filled: StartFilled, dns: NameServer, tmp_path: Path
+) -> None:
+    recipient, key = firm(), KeyFile(tmp_path)
+    dns.add(key.dns)
+    with FakeUpstream() as mta:
+        relay = filled(
+            mta.address,
+            {
+                "listener": [listener("apps", "offers", default="offers")],
+                "dns": {"nameservers": [dns.address], "timeout": "8s"},
+            },
+        )
+        names = ["from", "subject", "list-unsubscribe", "list-unsubscribe-post"]
+        with submission(Smtp, relay.port(), recipient) as client:
+            client.docmd("DATA")
+            with silence(dns, key.name, "TXT") as wait:
+                client.send(signed(marketing(), key, names) + b".\r\n")
+                wait()
+                suppress(relay, recipient)
+            ((code, text),) = client.answers()
+        assert mta.messages == []
+        assert (code, "suppressed_erasure" in text) == (550, True)
+
+
+# deferrals
+
+
+@pytest.mark.xfail(strict=True, reason="it is mailed: the age of snapshots is looked at once")
+def test_a_snapshot_that_gets_too_old_after_rcpt_defers_the_mail(
+    listen: Listen, upstream: FakeUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = [{**STREAMS[0], "max_snapshot_age": "24h"}, *STREAMS[1:]]
+    partner = {"name": "other", "key_file": str(tmp_path / "other.key")}
+    intake = listen(
+        {"stream": streams, "partner": [partner]}, streams=["offers"], default_stream="offers"
+    )
+    ages = {"hours": 1}
+    facts = intake.store.facts
+
+    async def with_snapshot(lookups: Lookups) -> Facts:
+        found = await facts(lookups)
+        taken = datetime.now(UTC) - timedelta(**ages)
+        return {
+            each: replace(found.get(each, NO_FACTS), snapshot_at=taken)
+            for each in lookups.addresses
+        }
+
+    monkeypatch.setattr(intake.store, "facts", with_snapshot)
+    with intake.client() as client:
+        client.greet()
+        client.begin(firm())
+        ages["hours"] = 25
+        reply = client.say(marketing(), b".\r\n")
+    assert upstream.messages == []
+    assert reply.startswith("450 4.7.0 ")
+    assert "list_stale" in reply
+
+
+# a message for each recipient
+
+
+@pytest.mark.xfail(strict=True, reason="it is mailed: nothing is asked before the later copies")
+@pytest.mark.parametrize("intake", INTAKES)
+@pytest.mark.parametrize("change", [suppress, withdraw], ids=["suppressed", "withdrawn"])
+def test_the_later_copies_are_not_for_who_does_not_want_them_any_more(
+    filled: StartFilled, intake: str, change: Callable[[RelayProcess, str], None]
+) -> None:
+    first, later = firm(), address("consent")
+    bare = marketing(unsubscribe=None, one_click=None)
+    with FakeUpstream(At("end", Hold(), to=first)) as mta:
+        relay = filled(mta.address, adding(protocol=intake))
+        with submission(INTAKES[intake], relay.port(), first, later) as client:
+            client.docmd("DATA")
+            client.send(bare + b".\r\n")
+            mta.wait_held()
+            change(relay, later)
+            mta.release()
+            codes = [code for code, _ in client.answers()]
+        assert not mailed(mta, later)
+        assert codes == ([250] if intake == "smtp" else [250, 550])
+        told = [each for each in mta.messages if each.sender == ""]
+        assert len(told) == (1 if intake == "smtp" else 0), "who was not mailed is told of"
