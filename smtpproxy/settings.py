@@ -190,6 +190,7 @@ class RetentionSettings:
 class WebSettings:
     address: Address
     public_url: str | None = None
+    trusted: tuple[str, ...] = ()  # networks of proxies, whose X-Forwarded-For is believed; "unix"
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,11 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         store=_frozen(StoreSettings, document.store, url=url, partners=partners),
         audit=_frozen(AuditSettings, document.audit),
         retention=_frozen(RetentionSettings, document.retention),
-        web=_frozen(WebSettings, document.web) if document.web else None,
+        web=(
+            _frozen(WebSettings, document.web, trusted=tuple(document.web.trusted))
+            if document.web
+            else None
+        ),
         policy=policy,
         streams={stream.name: stream for stream in streams},
         sender_rules=tuple(

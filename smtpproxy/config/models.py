@@ -181,6 +181,7 @@ class Retention(Table):
 class Web(Table):
     address: Address = Field(examples=["127.0.0.1:8025"])
     public_url: PublicUrl | None = None
+    trusted: list[Network] = []
 
 
 class Policy(Table):

@@ -6,6 +6,7 @@ import socket
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from smtpproxy.intake.trusted import TrustedHosts
 from smtpproxy.process.channel import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.retention import history
 from smtpproxy.settings import Settings
@@ -59,7 +60,10 @@ async def _serve(
             LinkReader(state_dir), writer, settings.streams, now=lambda: datetime.now(UTC)
         ),
     )
-    serving = asyncio.create_task(serve_web(app, listening, stop))
+    proxies = TrustedHosts(settings.web.trusted if settings.web else ())
+    serving = asyncio.create_task(
+        serve_web(app, listening, stop, trusts=lambda peer: peer in proxies)
+    )
     supervisor.ready()
     await supervisor.listen()
     stop.set()

@@ -89,7 +89,9 @@ class Api:
     async def _show(self, request: Request) -> Response:
         headers = {
             "Cache-Control": "no-cache",
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+            "Content-Security-Policy": (
+                "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+            ),
         }
         return HTMLResponse(self._page, headers=headers)
 
@@ -97,4 +99,4 @@ class Api:
 def _json(
     status: int, content: Mapping[str, object], headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    return JSONResponse(content, status, headers={"Cache-Control": "no-store", **(headers or {})})
+    return JSONResponse(content, status, headers=headers)

@@ -10,6 +10,7 @@ import structlog
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,6 +21,7 @@ from smtpproxy.store.partners import PartnerSnapshot
 from smtpproxy.store.propagation import Arrears
 from smtpproxy.web.api import Api
 from smtpproxy.web.arrears import webhook_gauges
+from smtpproxy.web.boundary import Boundary
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.remembered import Remembered
 from smtpproxy.web.unsubscribe import Unsubscribe
@@ -55,7 +57,7 @@ def create_app(
     """
     counting = [part.snapshot for part in (api, unsubscribe) if part is not None]
     monitoring = _Monitoring(stats, health, ready, collector, counts, arrears, snapshots, counting)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/metrics", monitoring.metrics),
             Route("/healthz", monitoring.healthz),
@@ -63,8 +65,11 @@ def create_app(
             *(api.routes if api is not None else ()),
             *(unsubscribe.routes if unsubscribe is not None else ()),
         ],
-        exception_handlers={HTTPException: _plain_error, Exception: _internal_error},
+        middleware=[Middleware(Boundary)],
+        exception_handlers={HTTPException: _plain_error},
     )
+    app.router.redirect_slashes = False  # it would redirect to whatever Host says
+    return app
 
 
 class _Monitoring:
@@ -167,14 +172,10 @@ async def _answer(ask: Ask[T]) -> T | None:
 
 
 def _json(status: int, content: Mapping[str, object]) -> JSONResponse:
-    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
+    return JSONResponse(content, status)
 
 
 def _plain_error(request: Request, error: Exception) -> Response:
     """Answer 404, 405 and the like with what is wrong, as JSON."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
-
-
-def _internal_error(request: Request, error: Exception) -> Response:
-    return _json(500, {"error": "internal error"})

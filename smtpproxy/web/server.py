@@ -2,14 +2,17 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from smtpproxy.web.connections import KEEP_ALIVE, ConnectionTable, HttpConnection
+
 SHUTDOWN_TIMEOUT = 5  # seconds for requests that are running when it stops
-MAX_CONNECTIONS = 1_000
 
 
 class _Server(uvicorn.Server):
@@ -20,22 +23,30 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve_web(app: ASGIApp, sock: socket.socket, stop: asyncio.Event) -> None:
+async def serve_web(
+    app: ASGIApp,
+    sock: socket.socket,
+    stop: asyncio.Event,
+    *,
+    trusts: Callable[[str], bool] = lambda peer: False,
+) -> None:
     """Serve until `stop` is set, then let running requests finish and return.
 
-    `sock` is a bound TCP or Unix stream socket; it is closed at the end.
+    `sock` is a bound TCP or Unix stream socket; it is closed at the end. `trusts`: see
+    `ConnectionTable`.
     """
+    connection = partial(HttpConnection, table=ConnectionTable(trusts))
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=cast(type[asyncio.Protocol], connection),
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # anybody can make it warn at will
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
     )
     server = _Server(config)

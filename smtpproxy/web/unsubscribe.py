@@ -6,12 +6,11 @@ What is answered to a link says nothing of what is known of its recipient.
 """
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from email.parser import BytesParser
-from email.policy import HTTP
 from typing import Protocol
 from urllib.parse import parse_qsl
 
@@ -30,9 +29,15 @@ from smtpproxy.web.unsubscribe_page import FROM_PAGE, HEADERS, State, language_o
 UNKNOWN = "unknown"
 """The stream of a link that no stream of now has made."""
 
-_LARGEST_BODY = 16 * 1024
+_URLENCODED, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
+"""RFC 8058 3.2. What names no type is read as the first."""
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))\s*(?:;|$)', re.IGNORECASE)
+_FIELD_NAME = re.compile(
+    rb'^content-disposition:[^\r\n]*;[ \t]*name="?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE
+)
+LARGEST_FORM = 16 * 1024  # octets
 _BODY_WITHIN = 20.0  # seconds
-_PER_MINUTE = 10  # of one link
+PER_MINUTE = 10  # of one link
 _LINKS = 10_000  # whose rates are remembered
 _SAME_WISH = 86_400.0  # seconds in which another POST is no second person's
 _STATUS: dict[State, int] = {
@@ -78,13 +83,15 @@ class Unsubscribe:
 
     @property
     def routes(self) -> list[Route]:
-        return [
-            Route("/u/{token}", self._show, methods=["GET"]),
-            Route("/u/{token}", self._unsubscribe, methods=["POST"]),
-        ]
+        return [Route("/u/{token}", self._endpoint, methods=["GET", "POST"])]
 
     def snapshot(self) -> Snapshot:
         return Snapshot(counters={"feedback_total": dict(self._counted)})
+
+    async def _endpoint(self, request: Request) -> Response:
+        if request.method == "POST":
+            return await self._unsubscribe(request)
+        return await self._show(request)
 
     async def _show(self, request: Request) -> Response:
         try:
@@ -102,8 +109,12 @@ class Unsubscribe:
             told = self._tokens.open(token)
             if self._too_often(token):
                 return _answer(request, "too_often")
-            form = await _form(request)
-            if form is None or form.get("list-unsubscribe", "").lower() != "one-click":
+            kind, _, parameters = request.headers.get("content-type", _URLENCODED).partition(";")
+            if (kind := kind.strip().lower()) not in (_URLENCODED, _MULTIPART):
+                return _answer(request, "ask", told.scope, status=415)
+            body = await _body(request)
+            form = _multipart(parameters, body) if kind == _MULTIPART else _urlencoded(body)
+            if form.get("list-unsubscribe", "").lower() != "one-click":
                 return _answer(request, "ask", told.scope, status=400)
             await self._carry_out(told, by_page=form.get("from") == FROM_PAGE)
         except TokenError as error:
@@ -149,7 +160,7 @@ class Unsubscribe:
 
     def _too_often(self, token: str) -> bool:
         """Only who has a link can use up its rate, so nobody can use up another's."""
-        bucket = self._rates.pop(token, None) or Bucket(_PER_MINUTE)
+        bucket = self._rates.pop(token, None) or Bucket(PER_MINUTE)
         self._rates[token] = bucket
         if len(self._rates) > _LINKS:
             self._rates.popitem(last=False)
@@ -160,38 +171,40 @@ class _Void(Exception):
     """A link of ours that cannot be carried out any more."""
 
 
-async def _form(request: Request) -> dict[str, str] | None:
-    """Return the fields of a form by lower-case name; None for what is no form, or too large.
-
-    RFC 8058 3.2: multipart/form-data or application/x-www-form-urlencoded.
-    """
-    kind = request.headers.get("content-type", "")
+async def _body(request: Request) -> bytes:
+    """Return the body, empty when it is too large or does not come."""
     body = b""
     try:
         async with asyncio.timeout(_BODY_WITHIN):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > _LARGEST_BODY:
-                    return None
+                if len(body) > LARGEST_FORM:
+                    return b""
     except (ClientDisconnect, TimeoutError):
-        return None
-    if kind.lower().startswith("multipart/form-data"):
-        return _multipart(kind, body)
+        return b""
+    return body
+
+
+def _urlencoded(body: bytes) -> dict[str, str]:
+    """Return the fields of a form by lower-case name; none of what is no form."""
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20)
     except ValueError:
-        return None
+        return {}
     return {name.strip().lower(): value.strip() for name, value in pairs}
 
 
-def _multipart(kind: str, body: bytes) -> dict[str, str]:
-    head = f"Content-Type: {kind}\r\n\r\n".encode("latin-1", "replace")
+def _multipart(parameters: str, body: bytes) -> dict[str, str]:
+    """Return the same of a form of RFC 7578."""
+    found = _BOUNDARY.search(parameters)
+    if found is None:
+        return {}
+    delimiter = b"--" + (found[1] or found[2]).encode("latin-1")
     fields = {}
-    for part in BytesParser(policy=HTTP).parsebytes(head + body).iter_parts():
-        name = part.get_param("name", header="content-disposition")
-        payload = part.get_payload(decode=True)
-        if isinstance(name, str) and isinstance(payload, bytes):
-            fields[name.strip().lower()] = payload.decode("utf-8", "replace").strip()
+    for part in (b"\r\n" + body).split(b"\r\n" + delimiter, 20)[1:-1]:
+        head, _, value = part.partition(b"\r\n\r\n")
+        if name := _FIELD_NAME.search(head):
+            fields[name[1].decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
     return fields
 
 

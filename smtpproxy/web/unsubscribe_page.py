@@ -21,15 +21,12 @@ button:focus-visible { outline: 3px solid #d27800; outline-offset: 2px }
 """
 _STYLE_HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
 
-HEADERS: Mapping[str, str] = {
-    "Cache-Control": "no-store",
+HEADERS: Mapping[str, str] = {  # beside those of every answer (see `boundary`)
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self';"
         " base-uri 'none'; frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
     "Vary": "Accept-Language",
-    "X-Content-Type-Options": "nosniff",
     "X-Robots-Tag": "noindex, nofollow",
 }
 

@@ -14,7 +14,7 @@ from smtpproxy.sinks.rows import AUTH_OUTCOMES, ENDS, PROXY_OUTCOMES, REFUSAL_CA
 REPOSITORY = Path(__file__).parents[2]
 ROWS = [
     tuple(cell.strip(" `") for cell in line.split("|")[1:-1])
-    for line in (REPOSITORY / "docs" / "limits.md").read_text().splitlines()
+    for line in (REPOSITORY / "docs" / "limits.md").read_text().partition("\n## ")[0].splitlines()
     if line.startswith("| ") and not line.startswith("| phase |")
 ]
 TABLES = {

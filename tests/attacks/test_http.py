@@ -1,0 +1,545 @@
+"""The attacker has found the port of the unsubscribe links, the API and the metrics."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
+from smtpproxy.settings import TokenSettings
+from smtpproxy.sinks.collector import SnapshotCollector
+from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.unsubscribe_keys import LinkReader, ensure_link_keys, link_ring
+from smtpproxy.web import api_check, boundary, connections, unsubscribe
+from smtpproxy.web.api import Api
+from smtpproxy.web.app import create_app
+from smtpproxy.web.health import Health, Readiness
+from smtpproxy.web.server import serve_web
+from smtpproxy.web.unsubscribe import Unsubscribe
+from tests.kit.relay import REPOSITORY
+from tests.kit.traffic import settings
+
+T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+ID = "01JKB3Q00020CT1R0RZ1H6E7A8"
+ONE_CLICK = b"List-Unsubscribe=One-Click"
+FORM = "application/x-www-form-urlencoded"
+FRAMEWORKS = ("uvicorn", "starlette", "h11", "python", "asgi", "traceback")
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+class Site:
+    """All that is public, over a store in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = MemoryStore(b"key")
+        self.trusted: frozenset[str] = frozenset()
+        self.port = 0
+        ensure_link_keys(folder, T0.date())
+
+    def link(self, recipient: str = "jeanne@people.example") -> str:
+        told = Unsubscription(recipient, "purpose:offers", ID, stream_tag("offers"))
+        return f"/u/{link_ring(self.folder).seal(told)}"
+
+    async def connect(self, address: str = "127.0.0.1") -> "Connection":
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, local_addr=(address, 0)
+        )
+        return Connection(reader, writer)
+
+    async def ask(
+        self, path: str, method: str = "GET", body: bytes = b"", **headers: str
+    ) -> Answer:
+        connection = await self.connect()
+        await connection.send(request(path, method, body, Connection="close", **headers))
+        answer = await connection.answer(method)
+        connection.close()
+        return answer
+
+    async def unsubscribe(self, recipient: str = "jeanne@people.example") -> int:
+        answer = await self.ask(self.link(recipient), "POST", ONE_CLICK, Content_Type=FORM)
+        return answer.status
+
+    async def suppressed(self, recipient: str = "jeanne@people.example") -> bool:
+        return bool(await self.store.suppressions(recipient))
+
+
+class Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self, method: str = "GET") -> Answer:
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).decode()
+        lines = head.split("\r\n")
+        pairs = (line.split(": ", 1) for line in lines[1:] if line)
+        headers = {name.lower(): value for name, value in pairs}
+        size = 0 if method == "HEAD" else int(headers.get("content-length", 0))
+        body = await asyncio.wait_for(self.reader.readexactly(size), 20)
+        return Answer(int(lines[0].split()[1]), headers, body.decode())
+
+    async def ended(self) -> bytes:
+        """What comes until the other side ends the connection."""
+        said = b""
+        try:
+            while more := await asyncio.wait_for(self.reader.read(4096), 20):
+                said += more
+        except ConnectionError:
+            pass
+        return said
+
+    async def drip(self) -> None:
+        """Send an octet now and then until the other side has enough of it."""
+        async with asyncio.timeout(20):
+            while self.open():
+                try:
+                    await self.send(b"a")
+                except ConnectionError:
+                    return
+                await asyncio.sleep(0.05)
+
+    def open(self) -> bool:
+        return not self.reader.at_eof() and self.reader.exception() is None
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def request(path: str, method: str = "GET", body: bytes = b"", **headers: str) -> bytes:
+    fields = {"Host": "unsubscribe.example", **headers}
+    if body:
+        fields["Content_Length"] = str(len(body))
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(tmp_path)
+
+    async def stats() -> Snapshot:
+        return Snapshot()
+
+    async def health() -> Health:
+        return Health(1, 1)
+
+    async def ready() -> Readiness:
+        return Readiness("ok", "ok", "ok")
+
+    stop = asyncio.Event()
+    token = TokenSettings("crm", sha256(b"crm").hexdigest(), frozenset({"changes", "check"}))
+    app = create_app(
+        stats,
+        health,
+        ready,
+        collector=SnapshotCollector(settings(), version="0", started_at=1.0),
+        api=Api(site.store, (token,), version="0", stop=stop),
+        unsubscribe=Unsubscribe(
+            LinkReader(tmp_path), lambda: site.store, ("offers",), now=lambda: T0
+        ),
+    )
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    site.port = sock.getsockname()[1]
+    serving = asyncio.create_task(
+        serve_web(app, sock, stop, trusts=lambda peer: peer in site.trusted)
+    )
+    yield site
+    stop.set()
+    await asyncio.wait_for(serving, 20)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines of a fraction of a second; who has to wait for them waits for seconds."""
+    for phase in connections.WITHIN:
+        monkeypatch.setitem(connections.WITHIN, phase, 0.3)
+    monkeypatch.setattr(connections, "PATIENCE", 0.0)
+
+
+# I take all connections and say nothing.
+
+
+async def test_a_thousand_idle_connections_keep_nobody_from_unsubscribing(site: Site) -> None:
+    held = [await site.connect() for _ in range(1_005)]
+    assert await site.unsubscribe() == 200
+    assert await site.suppressed()
+    assert await site.unsubscribe("paul@people.example") == 200
+    for each in held:
+        each.close()
+
+
+async def test_connections_with_half_a_header_do_not_either(site: Site) -> None:
+    held = [await site.connect() for _ in range(1_005)]
+    for each in held:
+        try:
+            await each.send(b"POST /u/x HTTP/1.1\r\nHost: ")
+        except ConnectionError:
+            continue
+    assert await site.unsubscribe() == 200
+    for each in held:
+        each.close()
+
+
+async def test_the_oldest_of_one_address_gives_way_and_not_those_of_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST", 20)
+    other = await site.connect("127.0.0.2")
+    mine = [await site.connect("127.0.0.3") for _ in range(25)]
+    assert await site.unsubscribe() == 200
+    assert await asyncio.wait_for(mine[0].ended(), 5) == b""
+    await other.send(request("/healthz"))
+    assert (await other.answer()).status == 200
+    await mine[-1].send(request("/healthz"))
+    assert (await mine[-1].answer()).status == 200
+    for each in (other, *mine):
+        each.close()
+
+
+async def test_an_address_has_its_share_also_while_there_is_room(
+    site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections.WITHIN, "header", 60.0)
+    mine = [await site.connect("127.0.0.3") for _ in range(connections.PER_ADDRESS + 5)]
+    for each in mine[:5]:
+        assert await each.ended() == b""
+    assert all(each.open() for each in mine[5:])
+    for each in mine:
+        each.close()
+
+
+async def test_a_burst_of_a_mailbox_provider_is_served(site: Site) -> None:
+    """Three times the share of an address, all at once."""
+    people = [f"person{n}@people.example" for n in range(3 * connections.PER_ADDRESS)]
+    statuses = await asyncio.gather(*[site.unsubscribe(person) for person in people])
+    assert statuses == [200] * len(people)
+    assert all([await site.suppressed(person) for person in people])
+
+
+# I send as slowly as I can.
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"G",
+        b"GET /u/x HTTP/1.1\r\nHost: unsubscribe.example\r\nX: ",
+        b"POST /u/x HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100\r\n\r\nList-Unsub",
+        b"POST /v1/suppressions/check HTTP/1.1\r\nHost: a.example\r\nAuthorization: Bearer crm\r\n"
+        b"Content-Length: 100\r\n\r\n{",
+        b"POST /nowhere HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    ],
+)
+async def test_what_does_not_come_is_not_waited_for(
+    site: Site, impatient: None, sent: bytes
+) -> None:
+    connection = await site.connect()
+    await connection.send(sent)
+    said = await connection.ended()
+    assert not said or said.startswith((b"HTTP/1.1 408", b"HTTP/1.1 404")), said
+    assert await site.unsubscribe() == 200
+
+
+async def test_an_octet_now_and_then_wins_no_time(site: Site, impatient: None) -> None:
+    connection = await site.connect()
+    await connection.send(b"GET /healthz HTTP/1.1\r\nHost: a.example\r\nX-Slow: ")
+    await connection.drip()
+    said = await connection.ended()
+    assert not said or b"408" in said
+
+
+async def test_a_body_that_drips_behind_an_answer_wins_none_either(
+    site: Site, impatient: None
+) -> None:
+    connection = await site.connect()
+    await connection.send(
+        b"POST /healthz HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000\r\n\r\n"
+    )
+    assert (await connection.answer()).status == 405
+    await connection.drip()
+    assert await connection.ended() == b""
+
+
+async def test_an_idle_connection_ends_and_begins_a_header_at_no_gain(
+    site: Site, impatient: None
+) -> None:
+    connection = await site.connect()
+    await connection.send(request("/healthz"))
+    assert (await connection.answer()).status == 200
+    await connection.send(b"GET ")
+    assert b"408" in await connection.ended()
+    idle = await site.connect()
+    await idle.send(request("/healthz"))
+    assert (await idle.answer()).status == 200
+    assert await idle.ended() == b""
+
+
+async def test_answers_that_nobody_reads_are_not_kept(site: Site, impatient: None) -> None:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", site.port))
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    ended = False
+    async with asyncio.timeout(20):
+        while not ended:
+            try:
+                await loop.sock_sendall(sock, request("/v1/docs") * 50)
+            except ConnectionError:
+                ended = True
+    sock.close()
+
+
+async def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:
+    connection = await site.connect()
+    await connection.send(request("/healthz") * 200 + request("/nowhere"))
+    statuses = [(await connection.answer()).status for _ in range(201)]
+    assert statuses == [200] * 200 + [404]
+    connection.close()
+
+
+# I say who I am.
+
+
+async def test_x_forwarded_for_of_anybody_changes_nothing(
+    site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another invented client in each, all of them would have a share of their own."""
+    monkeypatch.setattr(connections, "PER_ADDRESS", 5)
+    monkeypatch.setitem(connections.WITHIN, "body", 60.0)
+    mine = []
+    for n in range(10):
+        mine.append(await site.connect("127.0.0.3"))
+        await mine[-1].send(unfinished(f"192.0.2.{n}"))
+        await asyncio.sleep(0.01)
+    for each in mine[:5]:
+        await each.ended()
+    assert all(each.open() for each in mine[5:])
+    for each in mine:
+        each.close()
+
+
+async def test_clients_behind_a_trusted_proxy_have_their_shares(
+    site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.trusted = frozenset({"127.0.0.3"})
+    monkeypatch.setattr(connections, "PER_ADDRESS", 5)
+    monkeypatch.setitem(connections.WITHIN, "body", 60.0)
+    many = [await site.connect("127.0.0.3") for _ in range(10)]
+    for n, each in enumerate(many):
+        await each.send(unfinished(f"192.0.2.{n}"))
+    one = [await site.connect("127.0.0.3") for _ in range(10)]
+    for each in one:
+        await each.send(unfinished("10.9.9.9, 198.51.100.7"))  # the first is the client's word
+        await asyncio.sleep(0.01)
+    for each in one[:5]:
+        assert b"408" in await each.ended()
+    assert all(each.open() for each in (*many, *one[5:]))
+    for each in (*many, *one):
+        each.close()
+
+
+def unfinished(forwarded_for: str) -> bytes:
+    return request(
+        "/v1/suppressions/check", "POST", b"",
+        Authorization="Bearer crm", Content_Length="100", X_Forwarded_For=forwarded_for,
+    )  # fmt: skip
+
+
+# I look for what the framework does when nobody told it what to do.
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{link}/", "/{link}", "//evil.example{link}", "/u/", "/u", "/u//", "{link}/x", "/",
+        "/metrics/", "/healthz/", "/readyz/", "/v1/docs/", "/v1", "/v1/", "/admin", "/docs",
+        "/redoc", "/openapi.json", "/static/x", "/favicon.ico", "/robots.txt", "//metrics",
+        "/u/..%2fmetrics", "/u%2F{token}", "%2Fu/{token}", "/u/{token}%2F", "/u/%2e%2e/metrics",
+        "/u/../metrics", "/METRICS", "/metrics%00", "/metrics;x",
+        "/v1/suppressions/check/",
+    ],
+)  # fmt: skip
+async def test_nothing_but_what_is_documented_is_there(site: Site, path: str, method: str) -> None:
+    link = site.link()
+    path = path.format(link=link, token=link.removeprefix("/u/"))
+    answer = await site.ask(
+        path, method, ONE_CLICK if method == "POST" else b"", Host="evil.example",
+        Content_Type=FORM,
+    )  # fmt: skip
+    assert answer.status == 404, answer
+    assert "location" not in answer.headers
+    no_framework(answer)
+    assert "evil.example" not in str(answer)
+    assert not await site.suppressed()
+
+
+METHODS = {
+    "/metrics": {"GET", "HEAD"},
+    "/healthz": {"GET", "HEAD"},
+    "/readyz": {"GET", "HEAD"},
+    "/v1/docs": {"GET", "HEAD"},
+    "/v1/openapi.json": {"GET", "HEAD"},
+    "/v1/suppressions/changes": {"GET", "HEAD"},
+    "/v1/suppressions/check": {"POST"},
+    "/u/x": {"GET", "HEAD", "POST"},
+}
+
+
+@pytest.mark.parametrize("path", METHODS)
+async def test_other_methods_are_405_with_those_that_there_are(site: Site, path: str) -> None:
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "SPAM"):
+        answer = await site.ask(path, method)
+        no_framework(answer)
+        if method not in METHODS[path]:
+            assert answer.status == 405, (method, answer)
+            assert set(answer.headers["allow"].split(", ")) == METHODS[path]
+        else:
+            assert answer.status in (200, 400, 401, 404), (method, answer)
+
+
+async def test_every_answer_is_kept_nowhere_and_taken_for_nothing_else(site: Site) -> None:
+    for path in (*METHODS, "/nowhere", site.link()):
+        answer = await site.ask(path)
+        cached = "no-cache" if path in ("/v1/docs", "/v1/openapi.json") else "no-store"
+        assert answer.headers["cache-control"] == cached, path
+        assert answer.headers["x-content-type-options"] == "nosniff", path
+        assert answer.headers["referrer-policy"] == "no-referrer", path
+        assert "default-src 'none'" in answer.headers["content-security-policy"], path
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("application/x-www-form-urlencoded", ONE_CLICK, 200),
+        ("Application/X-WWW-Form-Urlencoded; charset=UTF-8", ONE_CLICK, 200),
+        ("", ONE_CLICK, 200),
+        ("text/plain", ONE_CLICK, 415),
+        ("application/json", b'{"List-Unsubscribe": "One-Click"}', 415),
+        ("application/x-www-form-urlencodedx", ONE_CLICK, 415),
+        ("multipart/mixed; boundary=x", ONE_CLICK, 415),
+        ("multipart/form-data; boundary=x", ONE_CLICK, 400),
+        ("multipart/form-data", b"--\r\n\r\nOne-Click\r\n----", 400),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="List-Unsubscribe"\r\n\r\n'
+            b"One-Click\r\n--x--\r\n",
+            200,
+        ),
+        (
+            "multipart/form-data; boundary=x",
+            b"--x\r\nContent-Disposition: form-data; name=" + b"(" * 15_000 + b"\r\n\r\n\r\n--x--",
+            400,
+        ),
+        ("multipart/form-data; boundary=" + "x" * 5_000, ONE_CLICK, 400),
+        ("application/x-www-form-urlencoded", b"&" * 16_000, 400),
+        ("application/x-www-form-urlencoded", b"a" * 100_000, 400),
+    ],
+)
+async def test_the_types_of_rfc_8058_and_no_other(
+    site: Site, kind: str, body: bytes, status: int
+) -> None:
+    headers = {"Content_Type": kind} if kind else {}
+    answer = await site.ask(site.link(), "POST", body, **headers)
+    assert answer.status == status
+    assert await site.suppressed() is (status == 200)
+    no_framework(answer)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /u/" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET /u/x?" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+        (b"SSH-2.0-x\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404),
+        (b"POST /u/x HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /u/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST /u/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"CONNECT evil.example:443 HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"GET http://evil.example/metrics HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n"
+         b"Upgrade: websocket\r\n\r\n", 200),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+         b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", 200),
+    ],
+)  # fmt: skip
+async def test_what_is_no_request_of_ours(
+    site: Site, capfd: pytest.CaptureFixture[str], sent: bytes, status: int
+) -> None:
+    connection = await site.connect()
+    await connection.send(sent)
+    answer = await connection.answer()
+    assert answer.status == status
+    no_framework(answer)
+    if status != 200:
+        assert "error" in json.loads(answer.body)
+    connection.close()
+    assert capfd.readouterr().err == "", "nothing that anybody can have written to the log"
+
+
+async def test_a_fault_of_ours_is_500_without_the_why(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(*_: Sequence[object]) -> None:
+        raise RuntimeError("the secret of jeanne@people.example")
+
+    monkeypatch.setattr(site.store, "add_suppressions", broken)
+    answer = await site.ask(site.link(), "POST", ONE_CLICK, Content_Type=FORM)
+    assert answer.status == 500
+    assert json.loads(answer.body) == {"error": "internal error"}
+    assert "secret" not in str(answer)
+    assert "ASGI" not in capfd.readouterr().err
+
+
+def test_the_limits_are_those_of_the_document() -> None:
+    text = (REPOSITORY / "docs" / "limits.md").read_text()
+    section = text.partition("\n## HTTP\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]
+    told = {what.strip(): limit.strip() for what, limit in cells}
+    within = connections.WITHIN
+    assert told == {
+        "connections at once": f"{connections.MOST}",
+        "connections at once from one address": f"{connections.PER_ADDRESS}",
+        "time between two requests": f"{within['idle']:.0f} s",
+        "time for a header section, all of it": f"{within['header']:.0f} s",
+        "time for a body, all of it": f"{within['body']:.0f} s",
+        "time in which an answer has to be read, each 64 KB": f"{within['unread']:.0f} s",
+        "octets of a header section": f"{boundary.LARGEST_HEADER:,}",
+        "octets of a target, with its query": f"{boundary.LONGEST_TARGET:,}",
+        "octets of the form of an unsubscribe link": f"{unsubscribe.LARGEST_FORM:,}",
+        "uses of one unsubscribe link in a minute": f"{unsubscribe.PER_MINUTE}",
+        "octets and addresses of a question to the API": (
+            f"{api_check.LARGEST // 1024**2} MiB, {api_check.MOST}"
+        ),
+        "requests of a token in a minute": "`[[token]] requests_per_minute`",
+    }
+
+
+def no_framework(answer: Answer) -> None:
+    said = f"{answer.headers} {answer.body}".lower()
+    assert "server" not in answer.headers
+    assert [name for name in FRAMEWORKS if name in said] == []
