@@ -19,6 +19,7 @@ from smtpproxy.intake.milter_terms import (
 )
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.advised import Advice, AdvisedTransaction
+from smtpproxy.pipeline.edits import UNSUBSCRIBE
 from smtpproxy.pipeline.streams import permits
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Steps
@@ -270,6 +271,10 @@ class MilterSession(EventConnection):
             name = self._door.parts.stream_header
             numbers = range(advice.stream_headers, 0, -1)
             edits += [packets.delete_header(name, number) for number in numbers]
+            if advice.unsubscribe is not None:
+                space = b" " if Steps.LEADING_SPACE in self._engine.agreed.steps else b""
+                value = space + advice.unsubscribe.replace(b"\r\n", b"\n")
+                edits.append(packets.change_header(UNSUBSCRIBE, value))
         return b"".join(edits) + packets.CONTINUE
 
     def _answer(self, data: bytes) -> None:

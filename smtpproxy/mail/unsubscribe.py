@@ -1,21 +1,15 @@
 """The ways out that a message offers: List-Unsubscribe and List-Unsubscribe-Post."""
 
 import re
-from urllib.parse import unquote
 
 from msgspec import Struct
 
-from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.comments import CommentError, skip_cfws
 from smtpproxy.mail.encoded_words import decode
+from smtpproxy.mail.way_out_uri import UriFault, header_fault, placeholder
 
-_HTTPS = re.compile(
-    r"https://(?:[^/?#@]*@)?(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*))(?::[0-9]*)?(?:[/?#].*)?",
-    re.IGNORECASE,
-)
-_MAILTO = re.compile(r"mailto:([^?#]+)(?:[?#].*)?", re.IGNORECASE)
 _LONGEST = 16_384  # octets: no client reads a longer list
-_URI = re.compile(r"[!-~]+")
+_LONGEST_LINE = 990  # octets of one URI that can be written plainly: it cannot be folded
 
 # RFC 8058 5: "List-Unsubscribe-Post:" 0*1WSP "List-Unsubscribe=One-Click" CRLF
 _ONE_CLICK = re.compile(rb"(?:\r?\n(?=[ \t]))?[ \t]?List-Unsubscribe=One-Click(?:\r?\n)?")
@@ -27,28 +21,45 @@ class UnsubscribeUris(Struct, frozen=True):
     https: tuple[str, ...] = ()
     mailto: tuple[str, ...] = ()
     encoded: bool = False  # encoded words had to be decoded, which RFC 2369 forbids
+    fault: UriFault | None = None  # the first of a URI that is of no use
 
 
 def read_unsubscribe(value: bytes) -> UnsubscribeUris:
     """Return the usable URIs of an unfolded List-Unsubscribe value (RFC 2369 section 2).
 
-    Usable are https URIs with a host and mailto URIs with an address. Reading stops, as
-    the RFC has clients do, where an item does not begin with `<` or is not followed by a
-    comma. White space inside a URI is removed: folding may have put it there.
+    Usable are https URIs with a host and mailto URIs with an address that can be. Reading
+    stops, as the RFC has clients do, where an item does not begin with `<` or is not followed
+    by a comma. White space inside a URI is removed: folding may have put it there.
     """
     if len(value) > _LONGEST:
         return UnsubscribeUris()
     text = value.decode("utf-8", "replace")
     decoded = decode(text)
     https, mailto = [], []
-    for uri in _uris(decoded):
-        if _URI.fullmatch(uri) is None:
-            continue
-        if _HTTPS.fullmatch(uri):
+    first: UriFault | None = None
+    uris = _uris(decoded)
+    for uri in uris:
+        scheme = uri.partition(":")[0].lower()
+        fault = header_fault(uri) if scheme in ("https", "mailto") else placeholder(uri)
+        first = first or fault
+        if fault is None and scheme == "https":
             https.append(uri)
-        elif _has_address(uri):
+        elif fault is None and scheme == "mailto":
             mailto.append(uri)
-    return UnsubscribeUris(tuple(https), tuple(mailto), encoded=decoded != text)
+    if not uris:
+        first = placeholder(decoded)
+    return UnsubscribeUris(tuple(https), tuple(mailto), encoded=decoded != text, fault=first)
+
+
+def plain_unsubscribe(value: bytes) -> bytes | None:
+    """Return a value without encoded words, folded by CRLF; None where it cannot be written so.
+
+    `value` is one that `read_unsubscribe` found no fault with.
+    """
+    uris = _uris(decode(value.decode("utf-8", "replace")))
+    if not uris or any(len(uri) > _LONGEST_LINE or header_fault(uri) for uri in uris):
+        return None
+    return ",\r\n ".join(f"<{uri}>" for uri in uris).encode("ascii")
 
 
 def is_one_click(raw_value: bytes) -> bool:
@@ -75,15 +86,3 @@ def _uris(text: str) -> list[str]:
     except CommentError:
         pass  # what came before the broken comment stands
     return found
-
-
-def _has_address(uri: str) -> bool:
-    """Whether it is a mailto URI whose first recipient is an address (RFC 6068)."""
-    mailto = _MAILTO.fullmatch(uri)
-    if mailto is None:
-        return False
-    try:
-        canonical(unquote(mailto[1].partition(",")[0]))
-    except AddressError:
-        return False
-    return True

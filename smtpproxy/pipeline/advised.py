@@ -12,6 +12,7 @@ from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.delivery import note_outcome, notify
+from smtpproxy.pipeline.edits import plain_way_out
 from smtpproxy.pipeline.judged import Judged, JudgedTransaction
 from smtpproxy.pipeline.parts import Parts, spend
 from smtpproxy.pipeline.streams import StreamChoice
@@ -26,11 +27,13 @@ _NOBODY = Reply.of(554, "5.5.1", "no valid recipients")
 
 class Advice(Struct, frozen=True):
     """What the MTA is to do with a message: refuse it by `reply`, or go on with it less
-    some recipients (as the client gave them) and the first fields of the stream header."""
+    some recipients (as the client gave them) and the first fields of the stream header, and
+    with `unsubscribe` for the value of List-Unsubscribe, where that is not None."""
 
     reply: Reply | None = None
     deleted: tuple[str, ...] = ()
     stream_headers: int = 0
+    unsubscribe: bytes | None = None
 
 
 class AdvisedTransaction:
@@ -126,12 +129,13 @@ class AdvisedTransaction:
             await self._judged.record(decided)
             return Advice(self._judged.refusal(judged))
         count = len(headers.values(self._parts.stream_header))
+        plain = plain_way_out(decided, headers)
         if judged.mixed:
             deleted = await self._split(judged, header or b"")
-            return Advice(None, deleted, count)
+            return Advice(None, deleted, count, plain)
         await self._record(decided)
         self._told(decided, self.recipients)
-        return Advice(None, (), count)
+        return Advice(None, (), count, plain)
 
     async def _record(self, decided: Decided) -> None:
         """Put on record what passes. Raises AuditUnavailable, unless it is only observed."""

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from smtpproxy.mail.encoded_words import decode
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.shown import ShownText, folded
+from smtpproxy.mail.way_out_uri import link_fault
 from smtpproxy.policy.bulk_signs import bulk_markers
 from smtpproxy.policy.model import (
     Alignment,
@@ -66,13 +67,15 @@ def _shows_way_out(features: MessageFeatures, shown: ShownText) -> bool:
     """Words for a way out, and a link to where List-Unsubscribe leads.
 
     A message without List-Unsubscribe (the relay adds it, or another rule refuses it) may lead
-    anywhere.
+    anywhere that is there: a placeholder, or a host that cannot be, is nowhere.
     """
     if not speaks_of_a_way_out(shown.text):
         return False
     hosts = {_host(uri) for uri in features.unsubscribe_https} - {""}
     boxes = {_mailbox(uri) for uri in features.unsubscribe_mailto}
     for link in shown.links:
+        if link_fault(link) is not None:
+            continue
         is_mail = link[:7].lower() == "mailto:"
         if not (hosts or boxes) and (is_mail or _host(link)):
             return True

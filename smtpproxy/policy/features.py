@@ -47,6 +47,7 @@ def read_features(
         unsubscribe_https=tuple(uri for field in unsubscribe for uri in field.https),
         unsubscribe_mailto=tuple(uri for field in unsubscribe for uri in field.mailto),
         unsubscribe_encoded=any(field.encoded for field in unsubscribe),
+        unsubscribe_fault=next((field.fault for field in unsubscribe if field.fault), None),
         one_click=len(posts) == 1 and is_one_click(posts[0]),
         source_statement=_statement(headers, source_header) if source_header else None,
         dkim_fields=len(headers.raw_values("DKIM-Signature")),

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from smtpproxy.mail.way_out_uri import UriFault
 from smtpproxy.policy.frequency import Cap
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.policy.terms import (
@@ -291,6 +292,7 @@ class MessageFeatures(Struct, frozen=True, omit_defaults=True):
     unsubscribe_https: tuple[str, ...] = ()
     unsubscribe_mailto: tuple[str, ...] = ()
     unsubscribe_encoded: bool = False  # encoded words had to be decoded
+    unsubscribe_fault: UriFault | None = None  # of a URI that leads nobody out
     one_click: bool = False  # exactly one List-Unsubscribe-Post, and it is exact
     source_statement: str | None = None  # what it says of where the addresses come from
     dkim_fields: int = 0  # signatures that it came with

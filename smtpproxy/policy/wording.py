@@ -119,6 +119,9 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
             key += ".added"
         case Reason.UNSUBSCRIBE_MALFORMED if features.unsubscribe_fields > 1:
             key += ".several"
+        case Reason.UNSUBSCRIBE_MALFORMED if features.unsubscribe_fault is not None:
+            words["found"] = features.unsubscribe_fault.found
+            key += f".{features.unsubscribe_fault.kind}"
         case Reason.FROM_MISALIGNED if features.closer is not None and features.closer.senders:
             words["domains"] = ", ".join(features.from_domains)
             words["senders"] = ", ".join(features.closer.senders)

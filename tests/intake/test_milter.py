@@ -138,6 +138,25 @@ def test_the_stream_header_is_taken_away(milter: Intake, numbers: list[int]) -> 
         ]
 
 
+def test_encoded_words_in_list_unsubscribe_are_written_plainly(milter: Intake) -> None:
+    encoded = "=?utf-8?q?=3Chttps=3A//u=2Eshop=2Eexample/AZm2=3E?=, <mailto:stop@shop.example>"
+    plain = b"<https://u.shop.example/AZm2>,\n <mailto:stop@shop.example>"
+    signature = ("DKIM-Signature", "v=1; d=shop.example; h=from:list-unsubscribe; b=YQ==")
+    with mta(milter.port) as peer:
+        begin(peer, "consent@people.example")
+        outcome = peer.message(marketing(unsubscribe=encoded))
+        assert outcome.final == "c"
+        ((kind, edit),) = outcome.edits
+        assert (kind, edit.replace(b"\0 <", b"\0<")) == (
+            "m",
+            b"\0\0\0\1List-Unsubscribe\0" + plain + b"\0",
+        )
+        peer.mail(SENDER)
+        assert peer.rcpt("consent@people.example").final == "c"
+        outcome = peer.message(marketing(unsubscribe=encoded, headers=[signature]))
+        assert outcome.edits == []
+
+
 def test_observe_mode_lets_everything_pass(listen: Listen, upstream: FakeUpstream) -> None:
     intake = listen({"policy": {"mode": "observe", "on_mixed": "split"}}, protocol="milter")
     with mta(intake.port) as peer:

@@ -25,7 +25,7 @@ from smtpproxy.policy.rules.content import stream_in_force
 from smtpproxy.policy.ways_out import PHRASES
 from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, OFFERS, RECEIPTS
 
-HOST, BOX = "https://u.example.com/l/1?t=abc", "mailto:leave+1@example.com?subject=x"
+HOST, BOX = "https://u.shop.example/l/1?t=abc", "mailto:leave+1@shop.example?subject=x"
 HEAD = (
     "From: Shop <shop@example.com>\r\n"
     f"List-Unsubscribe: <{HOST}>,\r\n <{BOX}>\r\n"
@@ -58,20 +58,24 @@ def text(body: str) -> str:
 
 
 OPTOUT = replace(OFFERS, body_optout=True)
-LINK = "<a href='https://U.example.com/other'>here</a>"
+LINK = "<a href='https://U.shop.example/other'>here</a>"
 WAYS = [
     (html(f"<p>To unsubscribe click {LINK}"), "none"),
     (html(f"<p>UN<b>SUB</b>SCRIBE {LINK}"), "none"),
-    (html("<p>Se d&eacute;sinscrire : <a href='mailto:leave%2B1@example.com'>ici</a>"), "none"),
+    (html("<p>Se d&eacute;sinscrire : <a href='mailto:leave%2B1@shop.example'>ici</a>"), "none"),
     (text(f"Um sich abzumelden: {HOST}"), "none"),
-    (text("Unsubscribe: <https://u.example.com>."), "none"),
+    (text("Unsubscribe: <https://u.shop.example>."), "none"),
     (html(f"<p>Click {LINK}"), "body_optout_missing"),
     (html("<p>Unsubscribe"), "body_optout_missing"),
     (html("<p>Unsubscribe <a href='https://elsewhere.example/'>x</a>"), "body_optout_missing"),
-    (html("<p>Unsubscribe <a href='mailto:shop@example.com'>x</a>"), "body_optout_missing"),
+    (html("<p>Unsubscribe <a href='mailto:shop@shop.example'>x</a>"), "body_optout_missing"),
     (html(f"<div style='display:none'>unsubscribe {LINK}</div>"), "body_optout_missing"),
     (html(f"<!-- unsubscribe {LINK} -->"), "body_optout_missing"),
     (html("<p>Unsubscribe <a href='https://[broken'>x</a>"), "body_optout_missing"),
+    (
+        html("<p>Unsubscribe <a href='https://u.shop.example/{{token}}'>x</a>"),
+        "body_optout_missing",
+    ),
     (text(""), "body_optout_missing"),
     (HEAD + "Content-Type: multipart/mixed\r\n\r\nunsubscribe " + HOST, "body_optout_missing"),
 ]
@@ -119,7 +123,23 @@ def test_without_list_unsubscribe_any_link_is_a_way_out() -> None:
     looked = features_of(OPTOUT, ADDED + "\r\nUnsubscribe: https://shop.example/leave").closer
     assert looked is not None
     assert looked.shows_way_out
-    nowhere = features_of(OPTOUT, ADDED + "\r\nTo unsubscribe write to us").closer
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "",
+        "https://localhost:8000/leave",
+        "http://127.0.0.1/leave",
+        "https://www.example.com/leave",
+        "https://shop.example/*|UNSUB|*",
+        "mailto:leave@example.org",
+        "mailto:leave",
+    ],
+)
+def test_a_link_to_nowhere_is_no_way_out(link: str) -> None:
+    raw = ADDED + f"Content-Type: text/html\r\n\r\nUnsubscribe: <a href='{link}'>here</a>"
+    nowhere = features_of(OPTOUT, raw).closer
     assert nowhere is not None
     assert not nowhere.shows_way_out
 

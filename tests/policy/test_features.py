@@ -20,7 +20,7 @@ GOOD = (
     b"From: =?utf-8?Q?Caf=C3=A9?= <offers@Example.com>\r\n"
     b"Subject: =?utf-8?B?w4k=?=t=?utf-8?Q?=C3=A9?=\r\n"
     b"x-mail-stream: offers\r\n"
-    b"List-Unsubscribe: <https://example.com/u/1>,\r\n <mailto:leave@example.com>\r\n"
+    b"List-Unsubscribe: <https://shop.example/u/1>,\r\n <mailto:leave@shop.example>\r\n"
     b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
     b"\r\n"
 )
@@ -35,8 +35,8 @@ def test_a_good_message() -> None:
         from_domains=("example.com",),
         stream_header=("offers",),
         unsubscribe_fields=1,
-        unsubscribe_https=("https://example.com/u/1",),
-        unsubscribe_mailto=("mailto:leave@example.com",),
+        unsubscribe_https=("https://shop.example/u/1",),
+        unsubscribe_mailto=("mailto:leave@shop.example",),
         one_click=True,
     )
 
@@ -75,7 +75,7 @@ def test_every_stream_header_counts() -> None:
 def test_several_unsubscribe_fields_are_counted_with_all_they_offer() -> None:
     features = _read(GOOD[:-2] + b"List-Unsubscribe: =?utf-8?q?=3Chttps://b.example=3E?=\r\n\r\n")
     assert features.unsubscribe_fields == 2
-    assert features.unsubscribe_https == ("https://example.com/u/1", "https://b.example")
+    assert features.unsubscribe_https == ("https://shop.example/u/1", "https://b.example")
     assert features.unsubscribe_encoded
 
 
@@ -129,8 +129,8 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_what_python_programs_write_is_read(name: str) -> None:
     """Python's own policy folds a long List-Unsubscribe into encoded words."""
-    web = f"https://unsubscribe.example.com/u/{'A1b2' * 40}"
-    mail = f"mailto:unsubscribe+{'z' * 30}@example.com?subject=unsubscribe"
+    web = f"https://unsubscribe.shop.example/u/{'A1b2' * 40}"
+    mail = f"mailto:unsubscribe+{'z' * 30}@shop.example?subject=unsubscribe"
     modern, old = EmailMessage(policy=SMTP), MIMEText("hello")
     modern["From"] = Address(name, "offers", "example.com")
     old["From"] = formataddr((name, "offers@example.com"))

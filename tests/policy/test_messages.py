@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from smtpproxy.mail.way_out_uri import FaultKind, UriFault
 from smtpproxy.policy.decide import asks_for_signatures, judge
 from smtpproxy.policy.model import (
     Action,
@@ -46,6 +47,7 @@ VALID, UNCOVERED, BROKEN, UNUSABLE, UNKNOWN = (
     SignatureFinding("example.com", "s1", state) for state in SignatureState
 )
 MAILTO = ("mailto:leave@example.com",)
+LEFT_IN = UriFault(FaultKind.PLACEHOLDER, "{{token}}")
 CASES = [
     (OFFERS, {}, "none"),
     (OFFERS, {"malformed": "a NUL in line 2"}, "header_malformed"),
@@ -65,6 +67,8 @@ CASES = [
     (OFFERS, {"unsubscribe_https": (), "unsubscribe_mailto": MAILTO}, "one_click_missing"),
     (OFFERS, {"one_click": False}, "one_click_missing"),
     (OFFERS, {"unsubscribe_encoded": True}, "none"),
+    (OFFERS, {"unsubscribe_fault": LEFT_IN}, "unsubscribe_malformed"),
+    (REPLACING, {"unsubscribe_fault": LEFT_IN}, "none"),
     (OPTIONAL, {"one_click": False}, "none"),
     (OPTIONAL, {"unsubscribe_https": (), "unsubscribe_mailto": MAILTO}, "none"),
     (OPTIONAL, {"unsubscribe_https": ()}, "unsubscribe_malformed"),

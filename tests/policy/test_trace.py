@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from smtpproxy.mail.way_out_uri import FaultKind, UriFault
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.model import (
     Audience,
@@ -264,6 +265,30 @@ MESSAGES = [
         {"unsubscribe_https": ()},
         "unsubscribe_usable",
         "List-Unsubscribe holds no https URI with a host and no mailto URI with an address",
+    ),
+    (
+        OFFERS,
+        {"unsubscribe_fault": UriFault(FaultKind.PLACEHOLDER, "{{token}}")},
+        "unsubscribe_usable",
+        "List-Unsubscribe still holds the placeholder {{token}} of a template",
+    ),
+    (
+        OFFERS,
+        {"unsubscribe_fault": UriFault(FaultKind.HOST, "localhost")},
+        "unsubscribe_usable",
+        "a URI of List-Unsubscribe has the host “localhost”, which nobody else can reach",
+    ),
+    (
+        OFFERS,
+        {"unsubscribe_fault": UriFault(FaultKind.CHARACTERS, "|")},
+        "unsubscribe_usable",
+        "List-Unsubscribe holds |, which may not stand in a URI (RFC 3986)",
+    ),
+    (
+        OFFERS,
+        {"unsubscribe_fault": UriFault(FaultKind.ADDRESS, "nobody")},
+        "unsubscribe_usable",
+        "a mailto URI of List-Unsubscribe has “nobody” where its address should be",
     ),
     (
         OFFERS,

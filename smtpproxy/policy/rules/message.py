@@ -32,7 +32,8 @@ def unsubscribe_present(case: MessageCase) -> Verdict | None:
 
 
 def unsubscribe_usable(case: MessageCase) -> Verdict | None:
-    """Refuse several fields, or one without a usable https or mailto URI.
+    """Refuse several fields, or one without a usable https or mailto URI, or with one that is
+    of no use: which of them its reader gets is the mailbox provider's choice.
 
     Where the relay adds the field and no other is wanted, one of the app's is one too many.
     """
@@ -42,7 +43,9 @@ def unsubscribe_usable(case: MessageCase) -> Verdict | None:
             return None
         if unwanted(case.stream, features):
             return _UNUSABLE
-    usable = features.unsubscribe_https or features.unsubscribe_mailto
+    usable = (features.unsubscribe_https or features.unsubscribe_mailto) and (
+        features.unsubscribe_fault is None
+    )
     return None if usable and features.unsubscribe_fields == 1 else _UNUSABLE
 
 

@@ -276,6 +276,18 @@ _REASONS = {
     "reason.unsubscribe_malformed": (
         "List-Unsubscribe holds no https URI with a host and no mailto URI with an address"
     ),
+    "reason.unsubscribe_malformed.placeholder": (
+        "List-Unsubscribe still holds the placeholder {found} of a template"
+    ),
+    "reason.unsubscribe_malformed.characters": (
+        "List-Unsubscribe holds {found}, which may not stand in a URI (RFC 3986)"
+    ),
+    "reason.unsubscribe_malformed.host": (
+        "a URI of List-Unsubscribe has the host “{found}”, which nobody else can reach"
+    ),
+    "reason.unsubscribe_malformed.address": (
+        "a mailto URI of List-Unsubscribe has “{found}” where its address should be"
+    ),
     "reason.unsubscribe_malformed.unwanted": (
         "it has a List-Unsubscribe of its own, and on stream {stream} only the relay's may be"
     ),

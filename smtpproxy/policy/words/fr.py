@@ -336,6 +336,19 @@ _REASONS = {
         "List-Unsubscribe ne contient ni adresse https avec un serveur, ni adresse mailto avec un"
         " destinataire"
     ),
+    "reason.unsubscribe_malformed.placeholder": (
+        "List-Unsubscribe contient encore {found}, une variable du modèle restée sans valeur"
+    ),
+    "reason.unsubscribe_malformed.characters": (
+        "List-Unsubscribe contient {found}, interdit dans une adresse (RFC 3986)"
+    ),
+    "reason.unsubscribe_malformed.host": (
+        "une adresse de List-Unsubscribe désigne le serveur « {found} », que nul autre ne peut"
+        " joindre"
+    ),
+    "reason.unsubscribe_malformed.address": (
+        "une adresse mailto de List-Unsubscribe a « {found} » pour destinataire"
+    ),
     "reason.unsubscribe_malformed.unwanted": (
         "il a son propre champ List-Unsubscribe ; sur le flux {stream}, seul le relais en met un"
     ),
