@@ -24,6 +24,8 @@ Limit = Literal[
     "credential_recipient_rate",
     "recipients",
     "size",
+    "header_size",
+    "header_fields",
 ]
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 STAGES: tuple[Stage, ...] = ("policy", "store", "dns", "sign", "upstream", "audit")

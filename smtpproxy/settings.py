@@ -49,6 +49,8 @@ class ServerSettings:
     state_dir: Path
     workers: int = 1  # already resolved: never 0
     data_size_limit: int = 25 * 1024 * 1024
+    header_size_limit: int = 256 * 1024
+    max_header_fields: int = 1_000
     stream_header: str = "X-Mail-Stream"
     source_header: str = "X-Source-Statement"
     bare_newline: Literal["reject", "normalize"] = "reject"

@@ -20,18 +20,30 @@ from smtpproxy.cli.common import (
 )
 from smtpproxy.cli.explanation_text import as_object, print_explanation
 from smtpproxy.cli.stores import now, using_store
+from smtpproxy.intake.replies import content_problem
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.closer import without_counting
 from smtpproxy.pipeline.explanation import Explanation, Question, explain, recall
 from smtpproxy.pipeline.streams import StreamChoice, StreamTable
 from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.decide import asks_for_signatures, choose_stream, needs
 from smtpproxy.policy.features import read_features
-from smtpproxy.policy.model import DEFAULT_STREAM, NO_FACTS, Facts, Stream, Transaction, Verdict
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    NO_FACTS,
+    Facts,
+    MessageFeatures,
+    Stream,
+    Transaction,
+    Verdict,
+)
 from smtpproxy.policy.words.lang import LANGS, Lang
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import find
+from smtpproxy.wire.events import ContentProblem
+from smtpproxy.wire.incoming import HeaderCount, HeaderLimits
 
 
 @click.command()
@@ -104,9 +116,13 @@ def _question(
         raw = raw.replace(b"\n", b"\r\n")  # a file on this machine; on the wire it is CRLF
     reverse_path = mail_from.strip().removeprefix("<").removesuffix(">")
     stream_header, source_header = settings.server.stream_header, settings.source_header
-    features = read_features(HeaderBlock(raw), stream_header, source_header)
     choice, undeclared = _choice(settings, reverse_path, stream, listener), _undeclared(settings)
-    features = without_counting(choice, undeclared, features, raw, reverse_path)
+    refusal = _content_refusal(settings, raw)
+    if refusal is None:
+        features = read_features(HeaderBlock(raw), stream_header, source_header)
+        features = without_counting(choice, undeclared, features, raw, reverse_path)
+    else:
+        features = MessageFeatures(malformed=refusal.text)
     return Question(
         choice=choice,
         recipients=tuple(_recipient(settings, address) for address in rcpt),
@@ -114,7 +130,20 @@ def _question(
         features=features,
         on_mixed=settings.policy.on_mixed,
         undeclared=undeclared,
+        refusal=refusal,
     )
+
+
+def _content_refusal(settings: Settings, raw: bytes) -> Reply | None:
+    """The relay's answer to a message that is too large to be judged."""
+    server = settings.server
+    limits = HeaderLimits(server.header_size_limit, server.max_header_fields)
+    count = HeaderCount(limits)
+    count.feed(raw)
+    problem = count.problem
+    if len(raw) > server.data_size_limit:
+        problem = ContentProblem.TOO_LARGE
+    return None if problem is None else content_problem(problem, limits)
 
 
 def _undeclared(settings: Settings) -> Stream:

@@ -19,6 +19,7 @@ from smtpproxy.settings import Rate as AnyRate
 from smtpproxy.settings import TcpAddress
 
 Size = Annotated[int, PlainValidator(values.size)]
+HeaderSize = Annotated[int, PlainValidator(values.header_size)]
 Duration = Annotated[float, PlainValidator(values.duration)]
 Address = Annotated[AnyAddress, PlainValidator(values.address)]
 Hostname = Annotated[str, PlainValidator(values.hostname)]
@@ -95,6 +96,8 @@ class Server(Table):
     workers: Annotated[int, Field(ge=0, le=256)] = 1
     state_dir: AbsolutePath = "/var/lib/smtpproxy"
     data_size_limit: Size = written("25MiB")
+    header_size_limit: HeaderSize = written("256KiB")
+    max_header_fields: Annotated[int, Field(ge=20, le=10_000)] = 1000
     stream_header: FieldName = "X-Mail-Stream"
     source_header: FieldName = "X-Source-Statement"
     bare_newline: Literal["reject", "normalize"] = "reject"

@@ -20,6 +20,8 @@ from smtpproxy.policy.periods import Period, Unit, at_least_years
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
 from smtpproxy.terminal import printable
 
+_LEAST_HEADER = 4 * 1024
+_MOST_HEADER = 1024 * 1024
 SIZE_UNITS = {
     "B": 1,
     "KB": 1000,
@@ -70,6 +72,17 @@ def size(value: object) -> int:
     if octets < 1 or octets != int(octets):
         raise ValueError(f"{shown(value)} is not a whole number of bytes above 0")
     return int(octets)
+
+
+def header_size(value: object) -> int:
+    """Return bytes that a header section may have."""
+    octets = size(value)
+    if not _LEAST_HEADER <= octets <= _MOST_HEADER:
+        raise ValueError(
+            f"{shown(value)} is not from 4KiB (less would refuse honest mail)"
+            " to 1MiB (more would hold up other sessions while it is read)"
+        )
+    return octets
 
 
 def duration(value: object) -> float:

@@ -20,6 +20,7 @@ from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
 from smtpproxy.wire.extensions import BASE, PRDR, STARTTLS, auth
+from smtpproxy.wire.incoming import HeaderLimits
 from smtpproxy.wire.session import Extension
 
 
@@ -54,6 +55,7 @@ class Door:
         self.streams = streams
         self.deadlines = deadlines
         self.spool = spool
+        self.header_limits = HeaderLimits(server.header_size_limit, server.max_header_fields)
         self.unexpected = unexpected
         self.authenticator = authenticator if listener.auth != "off" else None
         self.tls = self._tls()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
@@ -42,12 +42,13 @@ from smtpproxy.wire.milter.commands import (
     Unknown,
 )
 
+T = TypeVar("T")
+
 _PROGRESS = 2.0
 """Seconds between two signs of life while a message is judged; Sendmail waits for 10."""
 _TROUBLE = packets.reply_code(Reply.of(451, "4.3.0", "temporary_failure"))
-_NUL = packets.reply_code(replies.NUL)
+_NO_SPACE = packets.reply_code(replies.NO_SPACE)
 _SENDER_REFUSED = packets.reply_code(replies.SENDER_REFUSED)
-_TOO_LARGE = packets.reply_code(Reply.of(552, "5.3.4", "message is larger than the limit"))
 _TOO_MANY = packets.reply_code(Reply.of(452, "4.5.3", "too many recipients"))
 
 
@@ -63,6 +64,7 @@ class MilterSession(EventConnection):
         self._connect = Connect("", "U")
         self._helo = ""
         self._message: MilterMessage | None = None
+        self._spool_failed = False  # what it was to keep of the message is not all there
         self._due = False  # whether the MTA waits for the task's answer
         self._within = False  # whether a packet has begun, and a deadline for that
 
@@ -154,21 +156,21 @@ class MilterSession(EventConnection):
         """Only to be answered."""
 
     def _connected(self, connect: Connect) -> None:
-        self._message = None
+        self._forget_message()
         self._connect = connect
         self._helo = ""
 
     def _hello(self, hello: Helo) -> None:
-        self._message = None
+        self._forget_message()
         self._helo = hello.name
 
     def _next_client(self, event: NextConnection) -> None:
-        self._message = None
+        self._forget_message()
         self._connect = Connect("", "U")
         self._helo = ""
 
     def _aborted(self, event: Abort) -> None:
-        self._message = None
+        self._forget_message()
         if self._door.draining:
             self._end("shutdown")
 
@@ -196,18 +198,37 @@ class MilterSession(EventConnection):
             can_delete=Actions.DELETE_RECIPIENTS in self._engine.agreed.actions,
         )
         leading_space = Steps.LEADING_SPACE in self._engine.agreed.steps
-        self._message = MilterMessage(transaction, leading_space=leading_space)
+        self._forget_message()
+        self._message = MilterMessage(
+            transaction, self._door.spool, self._door.header_limits, leading_space=leading_space
+        )
         if credential is not None and not permits(credential, reverse_path):
             self._message.barred = True  # told at RCPT: MTAs are asked not to wait for MAIL
             self._door.parts.emit(SenderRefused(self._settings.name, client.peer))
 
     def _header(self, header: Header) -> None:
         if self._message is not None:
-            self._message.add_field(header)
+            self._kept(self._message.add_field, header)
 
     def _body(self, body: Body) -> None:
         if self._message is not None:
-            self._message.add_body(body.data)
+            self._kept(self._message.add_body, body.data)
+
+    def _kept(self, keep: Callable[[T], None], what: T) -> None:
+        """Keep a part of the message; that it cannot be kept is said at the end."""
+        if self._spool_failed:
+            return
+        try:
+            keep(what)
+        except OSError as error:
+            self._spool_failed = True
+            self._door.parts.emit(Failed(self._settings.name, "spool", str(error)))
+
+    def _forget_message(self) -> None:
+        self._spool_failed = False
+        if self._message is not None:
+            self._message.close()
+            self._message = None
 
     async def _recipient(self, rcpt: Rcpt) -> None:
         message = self._message
@@ -230,31 +251,41 @@ class MilterSession(EventConnection):
         self._answer(packets.CONTINUE if refusal is None else packets.reply_code(refusal))
 
     async def _end_of_message(self, end: EndOfMessage) -> None:
-        message, self._message = self._message, None
+        message = self._message
         if message is None:
             raise RuntimeError("the end of a message that did not begin")
         self._due = True
-        message.add_body(end.data)
-        if message.size > self._door.server.data_size_limit:
-            self._limited("size")
-            self._answer(_TOO_LARGE)
-        elif message.has_nul:
-            self._answer(_NUL)
-        elif message.barred:
-            self._answer(_SENDER_REFUSED)
-        else:
-            queue_id = self._engine.macro("i") or ""
-            progress = asyncio.get_running_loop().create_task(self._show_progress())
-            try:
-                advice = await message.transaction.message(
-                    message.header(), message.size, queue_id, message.text()
-                )
-            finally:
-                progress.cancel()
-            if advice.reply is None:
-                self._answer(self._edits(advice, message.paths))
-            else:
-                self._answer(packets.reply_code(advice.reply))
+        self._kept(message.add_body, end.data)
+        try:
+            self._answer(self._refusal(message) or await self._advice(message))
+        finally:
+            self._forget_message()
+
+    def _refusal(self, message: MilterMessage) -> bytes | None:
+        """The answer to a message that is not to be judged."""
+        if self._spool_failed:
+            return _NO_SPACE
+        problem = message.problem(self._door.server.data_size_limit)
+        if problem is not None:
+            if problem in replies.LIMITED:
+                self._limited(replies.LIMITED[problem])
+            limits = self._door.header_limits
+            return packets.reply_code(replies.content_problem(problem, limits))
+        return _SENDER_REFUSED if message.barred else None
+
+    async def _advice(self, message: MilterMessage) -> bytes:
+        """The answer to a message that is judged, its edits before it."""
+        queue_id = self._engine.macro("i") or ""
+        progress = asyncio.get_running_loop().create_task(self._show_progress())
+        try:
+            advice = await message.transaction.message(
+                message.header(), message.size, queue_id, message.text()
+            )
+        finally:
+            progress.cancel()
+        if advice.reply is None:
+            return self._edits(advice, message.paths)
+        return packets.reply_code(advice.reply)
 
     async def _show_progress(self) -> None:
         while True:
@@ -283,7 +314,7 @@ class MilterSession(EventConnection):
 
     def _close(self) -> None:
         self._door.deadlines.forget(self._deadline)
-        self._message = None
+        self._forget_message()
         self._transport.close()
         self._leave()
 

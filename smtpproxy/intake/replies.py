@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from smtpproxy.events import Limit
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.events import ContentProblem
+from smtpproxy.wire.incoming import HeaderLimits
 
 FOR_SOME = Reply.of(250, "2.0.0", "accepted for some of the recipients")
 
@@ -30,11 +32,29 @@ TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "too many errors; closing the connectio
 SHUTDOWN = Reply.of(421, "4.3.2", "the relay is shutting down; try again soon")
 INTERNAL = Reply.of(421, "4.3.0", "temporary_failure; closing the connection")
 BARE_NEWLINE = Reply.of(554, "5.6.0", "content holds a bare <CR> or <LF>")
-CONTENT_PROBLEM = {
-    ContentProblem.TOO_LARGE: TOO_LARGE,
-    ContentProblem.NUL: NUL,
-    ContentProblem.BARE_NEWLINE: BARE_NEWLINE,
+LIMITED: dict[ContentProblem, Limit] = {
+    ContentProblem.TOO_LARGE: "size",
+    ContentProblem.HEADER_TOO_LARGE: "header_size",
+    ContentProblem.TOO_MANY_FIELDS: "header_fields",
 }
+"""By which limit a content cannot be taken, where it is one."""
+
+
+def content_problem(problem: ContentProblem, limits: HeaderLimits) -> Reply:
+    """Return the answer to content that cannot be taken."""
+    match problem:
+        case ContentProblem.TOO_LARGE:
+            return TOO_LARGE
+        case ContentProblem.HEADER_TOO_LARGE:
+            text = f"header section is larger than the limit of {limits.size} octets"
+            return Reply.of(552, "5.3.4", text)
+        case ContentProblem.TOO_MANY_FIELDS:
+            text = f"header section has more fields than the limit of {limits.fields}"
+            return Reply.of(554, "5.6.0", text)
+        case ContentProblem.NUL:
+            return NUL
+        case ContentProblem.BARE_NEWLINE:
+            return BARE_NEWLINE
 
 
 def for_all(answers: Sequence[Reply]) -> Reply:

@@ -50,6 +50,7 @@ class SmtpSession(ClientStream):
         engine = ServerConnection(
             door.parts.hostname,
             size_limit=door.server.data_size_limit,
+            header_limits=door.header_limits,
             bare_newline=door.server.bare_newline,
             max_recipients=door.listener.max_recipients,
             extensions=door.extensions,
@@ -311,11 +312,7 @@ class SmtpSession(ClientStream):
         try:
             if end.problem is not None or self._spool_failed:
                 transaction.abort()
-                problem = end.problem
-                if problem is ContentProblem.TOO_LARGE:
-                    self._limited("size")
-                refusal = replies.NO_SPACE if problem is None else replies.CONTENT_PROBLEM[problem]
-                answers = [refusal] * transaction.accepted
+                answers = [self._content_refusal(end.problem)] * transaction.accepted
             else:
                 answers = await transaction.message(content)
             self._write(final(self._engine, answers, self._mail))
@@ -324,6 +321,14 @@ class SmtpSession(ClientStream):
             raise
         finally:
             content.close()
+
+    def _content_refusal(self, problem: ContentProblem | None) -> Reply:
+        """What is said of content that cannot be taken; without a problem the spool failed."""
+        if problem is None:
+            return replies.NO_SPACE
+        if problem in replies.LIMITED:
+            self._limited(replies.LIMITED[problem])
+        return replies.content_problem(problem, self._door.header_limits)
 
     def _answer(self, reply: Reply) -> None:
         self._write(self._engine.answer(reply))

@@ -6,6 +6,8 @@ from collections.abc import Container, Iterator
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _FIELD_END = re.compile(rb"\n(?![ \t])")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+# A line with those that continue it, and its name if it is a field. Nothing is given back.
+_FIELD = re.compile(rb"(?:([^ \t\n:][^\n:]*+):)?[^\n]*+\n?(?:[ \t][^\n]*+\n?)*+")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
 
 
@@ -112,21 +114,11 @@ class HeaderBlock:
     def _indexed(self) -> dict[bytes, list[_Field]]:
         """Find all fields in one pass; a line that is no field belongs to none."""
         index: dict[bytes, list[_Field]] = {}
-        fields: list[_Field] | None = None
-        position = 0
-        for line in self._raw[: self._end].split(b"\n"):
-            following = min(position + len(line) + 1, self._end)
-            if line.startswith((b" ", b"\t")):
-                if fields is not None:
-                    start, value, _ = fields[-1]
-                    fields[-1] = (start, value, following)
-            else:
-                name, colon, _ = line.partition(b":")
-                fields = None
-                if colon:
-                    fields = index.setdefault(name.rstrip(b" \t").lower(), [])
-                    fields.append((position, position + len(name) + 1, following))
-            position = following
+        for found in _FIELD.finditer(self._raw, 0, self._end):
+            name = found[1]
+            if name is not None:
+                fields = index.setdefault(name.rstrip(b" \t").lower(), [])
+                fields.append((found.start(), found.end(1) + 1, found.end()))
         return index
 
     def _field_end(self, position: int) -> int:

@@ -95,13 +95,12 @@ class AdvisedTransaction:
         return any(stream.reads_text for stream in self._candidates)
 
     async def message(
-        self, header: bytes | None, size: int, queue_id: str, text: Body | None = None
+        self, header: bytes, size: int, queue_id: str, text: Body | None = None
     ) -> Advice:
         """Judge the message and what is left of its recipients, and record that.
 
-        `header` is the header section with its empty line, None when it is too long to be
-        read; `size` octets are the whole message, and `text` is the beginning of its body where
-        `reads_text`.
+        `header` is the header section with its empty line, `size` octets are the whole message,
+        and `text` is the beginning of its body where `reads_text`.
         """
         began = self._parts.ticks()
         judged = self._judged
@@ -117,13 +116,13 @@ class AdvisedTransaction:
         judged.ended()
         return advice
 
-    async def _advise(self, header: bytes | None, size: int, text: Body | None) -> Advice:
+    async def _advise(self, header: bytes, size: int, text: Body | None) -> Advice:
         if self._unreadable is not None:
             return Advice(self._unreadable)
         if not self.recipients:
             return Advice(_NOBODY)
-        headers = HeaderBlock(header or b"")
-        judged = await self._judged.decide(headers if header is not None else None, size, text=text)
+        headers = HeaderBlock(header)
+        judged = await self._judged.decide(headers, size, text=text)
         decided = judged.decided
         if not judged.passes:
             await self._judged.record(decided)
@@ -131,7 +130,7 @@ class AdvisedTransaction:
         count = len(headers.values(self._parts.stream_header))
         plain = plain_way_out(decided, headers)
         if judged.mixed:
-            deleted = await self._split(judged, header or b"")
+            deleted = await self._split(judged, header)
             return Advice(None, deleted, count, plain)
         await self._record(decided)
         self._told(decided, self.recipients)

@@ -60,7 +60,7 @@ async def edited(
     if section is None:
         return chain((signature + received,), content.pieces())
     head = signature + received + stuffed(section)
-    return chain((head,), content.pieces(skip=len(content.header() or b"")))
+    return chain((head,), content.pieces(skip=content.header_size))
 
 
 def plain_way_out(decided: Decided, headers: HeaderBlock) -> bytes | None:

@@ -86,7 +86,11 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What would become of a message. `recipients` are (as given, canonical)."""
+    """What would become of a message. `recipients` are (as given, canonical).
+
+    `refusal` is the answer to content that is refused before anything is judged by it, on
+    every stream and in every mode; then `features` say no more than why.
+    """
 
     choice: StreamChoice
     recipients: tuple[tuple[str, str], ...]
@@ -94,6 +98,7 @@ class Question:
     features: MessageFeatures
     on_mixed: Literal["refuse", "split"] = "refuse"
     undeclared: Stream = DEFAULT_STREAM
+    refusal: Reply | None = None
 
 
 def explain(
@@ -132,13 +137,13 @@ def explain(
         stream,
         stream.rulebook,
         message,
-        _message_reply(message, refused, stream.name, NO_ID),
+        question.refusal or _message_reply(message, refused, stream.name, NO_ID),
         steps,
         tuple(_with_message(told[entry], message, case) for entry in question.recipients),
         message_account(message, stream, steps, "would", lang),
         now,
         None,
-        stream.mode is Mode.OBSERVE,
+        stream.mode is Mode.OBSERVE and question.refusal is None,
         lang,
     )
 

@@ -23,14 +23,13 @@ from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Action, Decision, MessageFeatures, Mode, Reason, Verdict
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
-from smtpproxy.relay.content import HEADER_LIMIT, Body
+from smtpproxy.relay.content import Body
 from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 
 TEMPORARY_FAILURE = Reply.of(451, "4.3.0", "temporary_failure")
 BAD_ADDRESS = Reply.of(553, "5.1.3", "recipient address cannot be read")
-_HEADER_TOO_LONG = MessageFeatures(malformed=f"header section is longer than {HEADER_LIMIT} bytes")
 
 Mixed = Literal["refuse", "split", "each"]
 """What becomes of a message that only some may get: nobody gets it, the others get it and
@@ -153,24 +152,23 @@ class JudgedTransaction:
 
     async def decide(
         self,
-        headers: HeaderBlock | None,
+        headers: HeaderBlock,
         size: int,
         body: Body | None = None,
         text: Body | None = None,
     ) -> Judged:
         """Judge the message and what is left of its recipients. Nothing is recorded yet.
 
-        `headers` is None when the header section is too long to be read, `body` when the
-        message is not ours to relay and to sign; then `text` is what there is to read of it.
+        `body` is None when the message is not ours to relay and to sign; then `text` is what
+        there is to read of it.
         Where mail is counted it is counted for those who may get it: see `not_mailed`. Raises
         StoreUnavailable.
         """
-        parts, features = self._parts, _HEADER_TOO_LONG
-        if headers is not None:
-            features = read_features(headers, parts.stream_header, parts.source_header)
-            features = await self._looked_closer(headers, features, body, text or body)
-            if features.dkim_fields and parts.verifier is not None:
-                features = await self._with_signatures(headers, features, body)
+        parts = self._parts
+        features = read_features(headers, parts.stream_header, parts.source_header)
+        features = await self._looked_closer(headers, features, body, text or body)
+        if features.dkim_fields and parts.verifier is not None:
+            features = await self._with_signatures(headers, features, body)
         keys = [entry.key for entry in self.accepted]
         decision = await self.judgement.of_message(self.id, keys, features)
         if self.judgement.uncounted is not None:
@@ -260,12 +258,12 @@ class JudgedTransaction:
     def _decided(
         self,
         decision: Decision,
-        headers: HeaderBlock | None,
+        headers: HeaderBlock,
         features: MessageFeatures,
         size: int,
         passes: bool,
     ) -> Decided:
-        identity = read_identity(headers or HeaderBlock(b""))
+        identity = read_identity(headers)
         pairs = zip(self.accepted, decision.recipients, strict=True)
         recipients = tuple([Recipient(entry.path, entry.key, verdict) for entry, verdict in pairs])
         return Decided(

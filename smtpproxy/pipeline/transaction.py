@@ -124,17 +124,14 @@ class MailTransaction:
         return replies
 
     async def _judge_and_relay(self, content: Content) -> list[Reply]:
-        header = content.header()
-        section = unstuffed(header or b"")
+        section = unstuffed(content.header())
         headers = HeaderBlock(section)
         if len(headers.values("Received")) >= RECEIVED_LIMIT:
             self.abort()
             return [_LOOP]
         if self._judged.mixed == "split" and any(map(wants_no_notice, self._envelope)):
             self._judged.mixed = "refuse"  # a recipient cannot be left out in silence
-        judged = await self._judged.decide(
-            headers if header is not None else None, content.size, content.body()
-        )
+        judged = await self._judged.decide(headers, content.size, content.body())
         if not judged.passes:
             self.abort()
             await self._judged.record(judged.decided)

@@ -11,12 +11,13 @@ from hashlib import blake2b
 
 from smtpproxy.mail.shown import ShownText, folded
 
-_ADDRESS = re.compile(r"[^\s<>@\"'(),;:]{1,64}@[^\s<>@\"'(),;:]{1,255}")
+# Each word is looked at once: what begins inside of one, or gives octets back, is quadratic.
+_ADDRESS = re.compile(r"(?<![^\s<>@\"'(),;:])[^\s<>@\"'(),;:]++@[^\s<>@\"'(),;:]{1,255}")
 _URI = re.compile(r"(?:https?://|mailto:)\S+")
 _GREETING = re.compile(
     r"\b(dear|hello|hi|hey|bonjour|bonsoir|cher|chere|salut|hallo|guten tag|liebe|lieber"
     r"|sehr geehrte|sehr geehrter|hola|estimad[oa]|querid[oa]|buenos dias|ciao|gentile|salve"
-    r"|beste|geachte|ola|prezad[oa]|car[oa]|czesc|witaj) [^,.!:;?\n]{1,60}?(?=[,.!:;?])"
+    r"|beste|geachte|ola|prezad[oa]|car[oa]|czesc|witaj) [^,.!:;?\n]{1,60}+(?=[,.!:;?])"
 )
 _TOKEN = re.compile(r"(?=[^/]*[0-9])[^/]{6,}|[^/]{20,}")
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")

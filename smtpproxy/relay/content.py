@@ -11,8 +11,10 @@ from msgspec import Struct
 from smtpproxy.wire.content import unstuffed_pieces
 
 _PIECE = 256 * 1024
-HEADER_LIMIT = 4 * 1024 * 1024
-"""Octets of header section that are kept in memory; a longer one cannot be read."""
+_SMALL = 16 * 1024
+"""Octets of one content that stay in memory however many there are: a connection's worth."""
+_TINY = 4 * 1024
+"""Octets of a chunk below which it is joined to the one before: each costs memory of its own."""
 
 
 class Spool:
@@ -25,9 +27,10 @@ class Spool:
         self._threshold = threshold
         self._memory = memory
 
-    def overflows(self, size: int) -> bool:
-        """Whether a content with `size` octets in memory has to go to disk."""
-        return size > self._threshold or (size > _PIECE and self.in_memory > self._memory)
+    def overflows(self, size: int, *, begun: bool) -> bool:
+        """Whether `size` octets in memory have to go to disk; `begun`: others of theirs did."""
+        limit = min(self._threshold, _PIECE) if begun else self._threshold
+        return size > limit or (size > _SMALL and self.in_memory > self._memory)
 
     def open(self) -> int:
         """Return a new file without a name: it is gone when it is closed, or we are."""
@@ -52,43 +55,55 @@ class Body(Struct):
 
 
 class Content:
-    """Dot-stuffed content as it came from the client.
+    """Content as it came from the client: dot-stuffed, where it came by SMTP.
 
     `append` raises OSError when the spool cannot take it (disk full).
     """
 
-    __slots__ = ("_body", "_chunks", "_file", "_header", "_in_memory", "_look_at", "_spool", "size")
+    __slots__ = ("_body", "_chunks", "_file", "_header_size", "_in_memory", "_spool", "size")
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._chunks: list[bytes] = []
         self._in_memory = 0
-        self._look_at = 0  # no sooner: a header section is not searched for its end at every chunk
         self._file: int | None = None
-        self._header: bytes | None = None
+        self._header_size: int | None = None
         self._body: Body | None = None
         self.size = 0
 
     def append(self, chunk: bytes) -> None:
-        self.size += len(chunk)
-        self._chunks.append(chunk)
-        self._in_memory += len(chunk)
-        self._spool.in_memory += len(chunk)
-        if self._file is not None:
-            if self._in_memory >= _PIECE:
-                self._write()
-        elif self._in_memory >= self._look_at and self._spool.overflows(self._in_memory):
-            self._to_disk()
+        size = len(chunk)
+        chunks = self._chunks
+        if size < _TINY and chunks and len(chunks[-1]) < _TINY:
+            chunks[-1] += chunk
+        else:
+            chunks.append(chunk)
+        self.size += size
+        self._in_memory += size
+        self._spool.in_memory += size
+        if self._spool.overflows(self._in_memory, begun=self._file is not None):
+            if self._file is None:
+                self._file = self._spool.open()
+            self._write()
 
-    def header(self) -> bytes | None:
-        """The header section with its empty line, dot-stuffed; None when over HEADER_LIMIT."""
-        if self._header is None and self._file is None:
-            if len(self._chunks) > 1:
-                self._chunks = [b"".join(self._chunks)]
-            self._header = _header_of(self._chunks[0] if self._chunks else b"")
-        elif self._header is None:
-            return None
-        return self._header
+    def header(self) -> bytes:
+        """The header section with its empty line, dot-stuffed; all where no empty line is."""
+        if self._file is None and len(self._chunks) > 1:
+            self._chunks = [b"".join(self._chunks)]
+        header = b""
+        for piece in self.pieces():
+            header = header + piece if header else piece
+            end = _header_end(header)
+            if end >= 0:
+                header = header[:end]
+                break
+        self._header_size = len(header)
+        return header
+
+    @property
+    def header_size(self) -> int:
+        """How many octets `header` has."""
+        return len(self.header()) if self._header_size is None else self._header_size
 
     def pieces(self, skip: int = 0) -> Iterator[bytes]:
         """Yield the content from octet `skip` on, in pieces of bounded size."""
@@ -107,9 +122,9 @@ class Content:
             skip = max(skip - len(chunk), 0)
 
     def body(self) -> Body:
-        """What follows the header section, which has to be one that can be read."""
+        """What follows the header section."""
         if self._body is None:
-            skip = len(self.header() or b"")
+            skip = self.header_size
             pieces = lambda: unstuffed_pieces(self.pieces(skip))  # noqa: E731
             self._body = Body(pieces, self.size - skip)
         return self._body
@@ -127,18 +142,6 @@ class Content:
             os.close(self._file)
             self._file = None
 
-    def _to_disk(self) -> None:
-        """Go on in a file, once the header section is complete or hopelessly long."""
-        data = b"".join(self._chunks)
-        if _header_end(data) >= 0:
-            self._header = _header_of(data)
-        elif len(data) <= HEADER_LIMIT:
-            self._chunks = [data]
-            self._look_at = len(data) + _PIECE
-            return
-        self._file = self._spool.open()
-        self._write()
-
     def _write(self) -> None:
         view = memoryview(b"".join(self._chunks))
         while view and self._file is not None:
@@ -154,8 +157,3 @@ def _header_end(data: bytes) -> int:
         return 2
     end = data.find(b"\r\n\r\n")
     return end + 4 if end >= 0 else -1
-
-
-def _header_of(data: bytes) -> bytes:
-    end = _header_end(data)
-    return data[:end] if end >= 0 else data

@@ -8,12 +8,11 @@ import re
 from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.content import BareNewline, bare_newline
+from smtpproxy.wire.content import BareNewline, bare_newline, with_crlf
 from smtpproxy.wire.events import Broken
 from smtpproxy.wire.session import SessionState, State
 
 _ARGUMENT = re.compile(r" *([0-9]{1,20})(?: +(LAST))? *", re.IGNORECASE)
-_STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _SYNTAX = Reply.of(501, "5.5.4", "syntax: BDAT size [LAST]; closing the connection").encode()
 _NO_TRANSACTION = Reply.of(503, "5.5.1", "send MAIL and RCPT first").encode()
 _NO_RECIPIENTS = Reply.of(554, "5.5.1", "no valid recipients").encode()
@@ -80,7 +79,7 @@ class ChunkReader:
         name = bare_newline(data)
         if name is not None:
             self.stray = self.stray or name
-            data = _STRAY.sub(lambda found: b" " if found[0] == b"\r" else b"\r\n", data)
+            data = with_crlf(data)
         start = b"." if self._new_line and data.startswith(b".") else b""
         self._new_line = data.endswith(b"\r\n")
         return start + data.replace(b"\r\n.", b"\r\n..")

@@ -12,7 +12,7 @@ from typing import Literal
 BareNewline = Literal["reject", "normalize"]
 _END = b"\r\n.\r\n"
 _ALONE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
-_STRAY = re.compile(rb"\r\n(?:\.(?=\n))?|\n\.?|\r")
+_BARE_LF_AND_DOT = re.compile(rb"(?<!\r)\n\.")
 _UNSETTLED = re.compile(rb"(?:\r\n\.?|(?:\r\n\.)?\n|\r)\Z")
 """What stands so at the end of a chunk means one thing or another by what follows it."""
 
@@ -73,7 +73,7 @@ class ContentReader:
             if name is not None:
                 if self._bare == "reject":
                     raise BareNewlineError(name)
-                chunk = _STRAY.sub(_with_crlf, buffer[:cut])[start:]
+                chunk = with_crlf(_stuffed_after_bare(buffer[:cut]))[start:]
         return chunk, ended
 
     def _releasable(self, buffer: bytes) -> int:
@@ -83,16 +83,17 @@ class ContentReader:
         return unsettled.start() if unsettled else cut
 
 
-def _with_crlf(found: re.Match[bytes]) -> bytes:
-    """A stray LF becomes CRLF and a stray CR a space, as in Postfix.
+def with_crlf(content: bytes) -> bytes:
+    """Return content in which a stray LF is CRLF and a stray CR a space, as in Postfix."""
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
 
-    A dot that begins a line only now, or is alone on its line only now, is stuffed: the
-    rewritten content must not hold a terminator that the received one did not.
+
+def _stuffed_after_bare(content: bytes) -> bytes:
+    """Stuff the dots that begin a line, or are alone on one, only once each LF is a CRLF.
+
+    The rewritten content must not hold a terminator that the received one did not.
     """
-    stray = found[0]
-    if stray == b"\r":
-        return b" "
-    return b"\r\n.." if stray.endswith(b".") else b"\r\n"
+    return _BARE_LF_AND_DOT.sub(b"\n..", content.replace(b"\r\n.\n", b"\r\n..\n"))
 
 
 def unstuffed(content: bytes) -> bytes:

@@ -41,6 +41,8 @@ class ContentProblem(Enum):
     """Why content was read but cannot be taken."""
 
     TOO_LARGE = auto()
+    HEADER_TOO_LARGE = auto()
+    TOO_MANY_FIELDS = auto()
     NUL = auto()
     BARE_NEWLINE = auto()  # in chunks: behind DATA it ends the connection
 

@@ -63,11 +63,17 @@ from smtpproxy.wire.events import (
 )
 from smtpproxy.wire.extensions import BASE, hello_reply
 from smtpproxy.wire.forwarding import XClient, XForward
-from smtpproxy.wire.incoming import ChunkedContent, DataContent, IncomingContent
+from smtpproxy.wire.incoming import (
+    ChunkedContent,
+    DataContent,
+    HeaderLimits,
+    IncomingContent,
+)
 from smtpproxy.wire.session import Extension, SessionState, State
 from smtpproxy.wire.verbs import LMTP_VERBS, VERBS
 
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
+_HEADER_LIMITS = HeaderLimits()
 _ALONE = (Data, Hello, Auth)
 """Behind these nothing may be sent before they are answered (RFC 2920 3.1, RFC 4954 4)."""
 
@@ -80,6 +86,7 @@ class ServerConnection(SessionState):
         hostname: str,
         *,
         size_limit: int,
+        header_limits: HeaderLimits = _HEADER_LIMITS,
         bare_newline: BareNewline = "reject",
         max_recipients: int = 1000,
         extensions: Sequence[Extension] = BASE,
@@ -98,6 +105,7 @@ class ServerConnection(SessionState):
         self.hostname = hostname
         self.lmtp = lmtp
         self._verbs = LMTP_VERBS if lmtp else VERBS
+        self._header_limits = header_limits
         self._bare_newline = bare_newline
         self._refuse_early = refuse_early
         self._buffer = b""
@@ -206,7 +214,7 @@ class ServerConnection(SessionState):
                 self.state = State.CONTENT
                 self._buffer = self._buffer[self._taken :]
                 self._taken = 0
-                self._data = DataContent(self.size_limit, self._bare_newline)
+                self._data = DataContent(self.size_limit, self._header_limits, self._bare_newline)
         elif isinstance(command, (EndOfContent, Reset)):
             self._chunks = None
             if self.state is not State.START:
@@ -323,7 +331,7 @@ class ServerConnection(SessionState):
         content = self._chunks
         first = content is None and chunk.refusal is None
         if content is None:
-            content = ChunkedContent(self.size_limit, self._bare_newline)
+            content = ChunkedContent(self.size_limit, self._header_limits, self._bare_newline)
         self._chunks = content
         content.begin(chunk)
         self._after_chunk = self.state if chunk.refusal is not None else State.CHUNKS
@@ -336,8 +344,7 @@ class ServerConnection(SessionState):
         if not content.complete:
             if not self.buffered:
                 return NEED_DATA
-            lines, self._buffer = content.take(self._buffer[self._taken :])
-            self._taken = 0
+            lines, self._taken = content.take(self._buffer, self._taken)
             return ContentChunk(lines) if lines else self._next_chunk()
         if content.last:
             tail = content.end()

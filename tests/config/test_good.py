@@ -64,6 +64,8 @@ def test_units_and_names_are_made_plain() -> None:
     assert server.hostname == "relais.xn--exmple-cua.com"
     assert server.workers == len(os.sched_getaffinity(0))
     assert server.data_size_limit == 10_000_000
+    assert server.header_size_limit == 1024 * 1024
+    assert server.max_header_fields == 10_000
     assert server.spool_threshold == 65_536
     assert server.drain_timeout == 12.5
     assert [listener.address for listener in listeners] == [

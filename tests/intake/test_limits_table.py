@@ -50,6 +50,8 @@ TESTS = {
     "recipient_rate": "test_recipients_of_an_address",
     "[[credential]] recipient_rate": "test_messages_and_recipients_of_a_credential",
     "[server] data_size_limit": "test_a_message_that_is_too_large",
+    "[server] header_size_limit": "test_a_header_section_that_is_too_large",
+    "[server] max_header_fields": "test_a_header_section_of_too_many_fields",
     "data_timeout": "test_data_has_a_time_for_all_of_it",
     "min_data_rate": "test_content_below_the_lowest_rate",
 }

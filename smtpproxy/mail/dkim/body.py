@@ -1,9 +1,7 @@
 """The body of a message as DKIM hashes it (RFC 6376 section 3.4), piece by piece."""
 
-import re
 from hashlib import sha256
 
-_SPACES = re.compile(rb"  +")
 _BLOCK = b"\r\n" * 4096
 
 
@@ -69,6 +67,12 @@ class BodyHash:
 
 
 def relaxed_space(data: bytes) -> bytes:
-    """Return `data` with every run of spaces and tabs made one space."""
+    """Return `data` with every run of spaces and tabs made one space.
+
+    Each pass halves the runs, so there are as many as the longest run has binary digits. A
+    regular expression takes ten times as long for a body full of short runs.
+    """
     data = data.replace(b"\t", b" ")
-    return _SPACES.sub(b" ", data) if b"  " in data else data
+    while b"  " in data:
+        data = data.replace(b"  ", b" ")
+    return data
