@@ -1,72 +1,41 @@
-"""DMARC: the record that holds for a domain, found by the tree walk of RFC 9989.
+"""The DMARC record that holds for a domain, found by the tree walk of RFC 9989.
 
-The walk replaces the list of public suffixes of RFC 7489; `pct` is gone with it.
+The walk replaces the list of public suffixes of RFC 7489.
 """
-
-from typing import Literal
 
 from msgspec import Struct
 
 from smtpproxy.doctor.finding import Lookup
-from smtpproxy.mail.dkim.tags import TagError, read_tags
-
-Policy = Literal["none", "quarantine", "reject"]
-
-_POLICIES: tuple[Policy, ...] = ("none", "quarantine", "reject")
-_MOST_QUESTIONS = 8  # 4.10: of longer names the part in the middle is left out
-
-
-class DmarcRecord(Struct, frozen=True):
-    """`policy` is for the domain itself, `below` for what is below it. `psd`: it is said to
-    be a public suffix ("y") or an organisation's own ("n")."""
-
-    policy: Policy
-    below: Policy
-    strict_dkim: bool = False
-    strict_spf: bool = False
-    reports: bool = False  # there is a rua=
-    testing: bool = False
-    psd: str = "u"
-    pct: bool = False  # said although it means nothing any more
+from smtpproxy.mail.dmarc import (
+    DmarcError,
+    DmarcRecord,
+    Policy,
+    is_dmarc,
+    is_nearly_dmarc,
+    organisation,
+    read_dmarc,
+    tree,
+)
 
 
 class Dmarc(Struct, frozen=True):
     """`at` is where the record was found, None where there is none; `organisation` is the
-    domain that relaxed alignment goes by. `problem` is a record that cannot be used."""
+    domain that relaxed alignment goes by. `problem` is a record that cannot be used. `exists`:
+    the domain itself has an address or takes mail."""
 
     organisation: str
     at: str | None = None
     record: DmarcRecord | None = None
     problem: str = ""
+    exists: bool = True
 
     def policy(self, domain: str) -> Policy | None:
         """Return what receivers are asked to do with mail of `domain` that fails."""
         if self.record is None:
             return None
-        return self.record.policy if self.at == domain else self.record.below
-
-
-def read_dmarc(text: bytes) -> DmarcRecord | None:
-    """Read a TXT record; None for one that is no DMARC record. Raises TagError."""
-    if not text.replace(b" ", b"").startswith(b"v=DMARC1"):
-        return None
-    tags = read_tags(text)
-    reports = b"rua" in tags
-    policy = _policy(tags.get(b"p"))
-    if policy is None:
-        if b"p" in tags and not reports:
-            raise TagError("its p= is none of none, quarantine and reject")
-        policy = "none"  # 4.7: so it counts, for the reports' sake
-    return DmarcRecord(
-        policy,
-        _policy(tags.get(b"sp")) or policy,
-        tags.get(b"adkim", b"r").lower() == b"s",
-        tags.get(b"aspf", b"r").lower() == b"s",
-        reports,
-        tags.get(b"t", b"n").lower() == b"y",
-        tags.get(b"psd", b"u").lower().decode("ascii", "replace"),
-        b"pct" in tags,
-    )
+        if self.at == domain:
+            return self.record.policy
+        return self.record.below if self.exists else self.record.absent
 
 
 async def find_dmarc(lookup: Lookup, domain: str) -> Dmarc:
@@ -76,7 +45,7 @@ async def find_dmarc(lookup: Lookup, domain: str) -> Dmarc:
     for name in tree(domain):
         try:
             record = await _record(lookup, name)
-        except TagError as error:
+        except DmarcError as error:
             problem = problem or f"_dmarc.{name}: {error}"
             continue
         if record is None:
@@ -84,11 +53,15 @@ async def find_dmarc(lookup: Lookup, domain: str) -> Dmarc:
         found[name] = record
         if record.psd in ("y", "n"):
             break
-    organisation = _organisation(domain, found)
-    at = domain if domain in found else organisation if organisation in found else None
+    own = organisation(domain, {name: record.psd for name, record in found.items()})
+    at = domain if domain in found else own if own in found else None
     if at is None:  # only a public suffix may have said something
         at = next((name for name, record in found.items() if record.psd == "y"), None)
-    return Dmarc(organisation, at, found[at] if at else None, problem)
+    if at is None:
+        return Dmarc(own, problem=problem)
+    record = found[at]
+    exists = at == domain or record.absent == record.below or await _exists(lookup, domain)
+    return Dmarc(own, at, record, problem, exists)
 
 
 async def organisation_of(lookup: Lookup, domain: str) -> str:
@@ -96,36 +69,17 @@ async def organisation_of(lookup: Lookup, domain: str) -> str:
     return (await find_dmarc(lookup, domain)).organisation
 
 
-def tree(domain: str) -> list[str]:
-    """Return the names to ask about, the longest first (4.10)."""
-    labels = domain.split(".")
-    names = [domain]
-    start = max(1, len(labels) - _MOST_QUESTIONS + 1)
-    names += [".".join(labels[i:]) for i in range(start, len(labels))]
-    return names
-
-
-def _organisation(domain: str, found: dict[str, DmarcRecord]) -> str:
-    """4.10.2: what says psd=n, what is right below psd=y, else the shortest with a record."""
-    for name, record in found.items():
-        if record.psd == "n":
-            return name
-        if record.psd == "y":
-            if name == domain:
-                return name
-            below = domain.removesuffix(f".{name}").rpartition(".")[2]
-            return f"{below}.{name}"
-    return list(found)[-1] if found else domain
-
-
 async def _record(lookup: Lookup, name: str) -> DmarcRecord | None:
     texts = (await lookup(f"_dmarc.{name}", "TXT")).texts
-    candidates = [text for text in texts if text.replace(b" ", b"").startswith(b"v=DMARC1")]
-    if len(candidates) > 1:
-        raise TagError(f"{len(candidates)} DMARC records, where there may be one")
-    return read_dmarc(candidates[0]) if candidates else None
+    records = [text for text in texts if is_dmarc(text)]
+    if len(records) > 1:
+        raise DmarcError(f"{len(records)} DMARC records, where there may be one")
+    meant = records or [text for text in texts if is_nearly_dmarc(text)]
+    return read_dmarc(meant[0]) if meant else None
 
 
-def _policy(value: bytes | None) -> Policy | None:
-    text = (value or b"").lower().decode("ascii", "replace")
-    return next((policy for policy in _POLICIES if policy == text), None)
+async def _exists(lookup: Lookup, domain: str) -> bool:
+    """RFC 9989 3.2: a domain without A, AAAA and MX records is not there."""
+    if (await lookup(domain, "MX")).exchangers:
+        return True
+    return bool((await lookup(domain, "A")).values or (await lookup(domain, "AAAA")).values)

@@ -18,18 +18,20 @@ def judge_dmarc(domain: str, found: Dmarc) -> Finding:
     if record is None:
         mend = f'publish TXT "{_example(domain)}" at _dmarc.{found.organisation}'
         return _dmarc(domain, Status.FAIL, "no DMARC record", mend)
-    policy = found.policy(domain)
-    text = f"p={policy} at _dmarc.{at}"
+    text = f"p={found.policy(domain)} at _dmarc.{at}"
+    if record.broken_reports:
+        text += f", and nobody gets reports: {record.no_reports}"
+        return _dmarc(domain, Status.FAIL, text, f"rua=mailto:dmarc@{domain}, or no rua= at all")
+    if record.ignored:
+        text += f"; receivers read past this: {'; '.join(record.ignored)}"
+        return _dmarc(domain, Status.WARN, text, f'write it as in "{_example(domain)}"')
     if record.testing:
         return _dmarc(domain, Status.WARN, f"{text}, but t=y: it is not carried out", "drop t=y")
-    if policy == "none":
+    if found.policy(domain) == "none":
         mend = "once the reports show that all mail is aligned, set p=quarantine or p=reject"
         return _dmarc(domain, Status.WARN, f"{text}: forged mail is only reported", mend)
-    if not record.reports:
+    if record.no_reports:
         return _dmarc(domain, Status.WARN, f"{text}, and nobody gets reports", "add rua=mailto:…")
-    if record.pct:
-        mend = "drop pct=: RFC 9989 has no such tag, and t=y takes its place"
-        return _dmarc(domain, Status.WARN, f"{text}, with a pct= that means nothing", mend)
     return _dmarc(domain, Status.PASS, text)
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from smtpproxy.doctor.dmarc import find_dmarc, read_dmarc, tree
-from smtpproxy.mail.dkim.tags import TagError
+from smtpproxy.doctor.dmarc import find_dmarc
+from smtpproxy.doctor.domain_policy import judge_dmarc
+from smtpproxy.mail.dmarc import DmarcError, read_dmarc, tree
 from smtpproxy.resolver import Answer, Kind
 
 REJECT = "v=DMARC1; p=reject; rua=mailto:d@example.com"
@@ -70,16 +71,96 @@ def test_of_a_long_name_the_middle_is_left_out() -> None:
 
 
 def test_what_a_record_says() -> None:
-    record = read_dmarc(b"v=DMARC1; p=quarantine; adkim=s; aspf=r; t=y; pct=20")
-    assert record is not None
-    assert (record.policy, record.below) == ("quarantine", "quarantine")
-    assert (record.strict_dkim, record.strict_spf) == (True, False)
-    assert (record.testing, record.pct, record.reports) == (True, True, False)
+    record = read_dmarc(b"v=DMARC1; p=quarantine; adkim=s; aspf=r; t=y; np=reject")
+    assert (record.policy, record.below, record.absent) == ("quarantine", "quarantine", "reject")
+    assert (record.strict_dkim, record.strict_spf, record.testing) == (True, False, True)
+    assert record.ignored == ()
+    assert record.no_reports
 
 
 def test_a_record_without_a_usable_policy_counts_for_its_reports() -> None:
-    record = read_dmarc(b"v=DMARC1; p=stop; rua=mailto:d@example.com")
-    assert record is not None
-    assert record.policy == "none"
-    with pytest.raises(TagError):
-        read_dmarc(b"v=DMARC1; p=stop")
+    for tags in (b"p=stop", b"p=reject; sp=stop", b"p=reject; np=", b"sp=reject"):
+        record = read_dmarc(b"v=DMARC1; rua=mailto:d@example.com; " + tags)
+        assert (record.policy, record.below, record.absent) == ("none",) * 3
+        for rua in (b"", b"; rua=", b"; rua=d@example.com", b"; rua=mailto:", b"; rua=mailto:d"):
+            with pytest.raises(DmarcError):
+                read_dmarc(b"v=DMARC1; " + tags + rua)
+
+
+RUA = "rua=mailto:d@example.com"
+JUDGED = [
+    (f"v=DMARC1; p=reject; {RUA}", "pass", ""),
+    (f"v = DMARC1 ;p = Reject ;\t{RUA},mailto:e%2Bf@example.net ; fo=1:d:s;", "pass", ""),
+    (f"v=DMARC1;p=reject;x=y;{RUA};;sp=quarantine;psd=n;t=n;ruf=mailto:d@e.example", "pass", ""),
+    # receivers take none of these for a record
+    (f"v=DMARC12; p=reject; {RUA}", "fail", "does not begin with"),
+    (f"v=DMARC2; p=reject; {RUA}", "fail", "does not begin with"),
+    (f" v=DMARC1; p=reject; {RUA}", "fail", "does not begin with"),
+    (f"v=dmarc1; p=reject; {RUA}", "fail", "does not begin with"),
+    (f"v=DMARC1, p=reject, {RUA}", "fail", "does not begin with"),
+    (f"v=DMARC1\\; p=reject\\; {RUA}", "fail", "does not begin with"),
+    (f"v=DMARC1 p=reject {RUA}", "fail", "does not begin with"),
+    (f'"v=DMARC1; p=reject; {RUA}"', "fail", "does not begin with"),
+    (f"p=reject; v=DMARC1; {RUA}", "fail", "no DMARC record"),
+    ("v=DMARC1", "fail", "there is no p="),
+    (f"v=DMARC1; p=none, {RUA}", "fail", "semicolons"),
+    (f"v=DMARC1; p=none {RUA}", "fail", "semicolons"),
+    (f"v=DMARC1; p=none\\; {RUA}x@", "fail", "none\\"),
+    ("v=DMARC1; p=rejct", "fail", "p=rejct is none of"),
+    ("v=DMARC1; p=", "fail", "p="),
+    (f"v=DMARC1; p=reject; p=none; {RUA}", "fail", "twice"),
+    # nobody gets the reports
+    ("v=DMARC1; p=reject", "warn", "nobody gets reports"),
+    ("v=DMARC1; p=reject; rua=", "fail", "rua= holds no URI"),
+    ("v=DMARC1; p=none; rua=", "fail", "rua= holds no URI"),
+    ("v=DMARC1; p=reject; rua=d@example.com", "fail", "rua= holds no URI"),
+    ("v=DMARC1; p=reject; rua=mailto:", "fail", "rua= holds no URI"),
+    ("v=DMARC1; p=reject; rua=mailto:d@localhost", "fail", "rua= holds no URI"),
+    ("v=DMARC1; p=reject; rua=mailto:d e@example.com", "fail", "rua= holds no URI"),
+    (f"v=DMARC1; p=reject; {RUA} mailto:e@example.com", "fail", "rua= holds no URI"),
+    # what is wrong is as if it were not there
+    (f"v=DMARC1; p=reject; {RUA},e@example.com", "warn", "“e@example.com” in rua= is no URI"),
+    (f"v=DMARC1; p=reject; {RUA}!10m", "warn", "!10m in rua= is gone"),
+    ("v=DMARC1; p=reject; rua=https://example.com/d", "warn", "no mailto URI"),
+    (f"v=DMARC1; p=rejct; {RUA}", "warn", "p=none at"),
+    (f"v=DMARC1; p=reject; sp=rejct; {RUA}", "warn", "p=none at"),
+    (f"v=DMARC1; p=reject; np=rejct; {RUA}", "warn", "np=rejct is none of"),
+    (f"v=DMARC1; p=reject; adkim=strict; {RUA}", "warn", "adkim=strict is none of r, s"),
+    (f"v=DMARC1; p=reject; aspf=; {RUA}", "warn", "aspf= is none of r, s"),
+    (f"v=DMARC1; p=reject; psd=maybe; {RUA}", "warn", "psd=maybe is none of y, n, u"),
+    (f"v=DMARC1; p=reject; t=yes; {RUA}", "warn", "t=yes is none of y, n"),
+    (f"v=DMARC1; p=reject; fo=2; {RUA}", "warn", "fo=2 is no list"),
+    (f"v=DMARC1; p=reject; fo=1,d; {RUA}", "warn", "fo=1,d is no list"),
+    (f"v=DMARC1; p=reject; ruf=nobody; {RUA}", "warn", "ruf= holds no URI"),
+    (f"v=DMARC1; p=reject; nonsense; {RUA}", "warn", "“nonsense” is no tag=value"),
+    (f"v=DMARC1; p=reject; pct=50; {RUA}", "warn", "pct= is gone"),
+    (f"v=DMARC1; p=reject; ri=3600; rf=afrf; {RUA}", "warn", "ri= is gone"),
+]
+
+
+@pytest.mark.parametrize(("text", "status", "says"), JUDGED)
+async def test_a_record_is_judged_as_receivers_read_it(text: str, status: str, says: str) -> None:
+    async def lookup(name: str, kind: Kind) -> Answer:
+        return Answer(texts=(text.encode(),) if name == "_dmarc.shop.example" else ())
+
+    finding = judge_dmarc("shop.example", await find_dmarc(lookup, "shop.example"))
+    assert (finding.status, says in finding.text) == (status, True), finding.text
+
+
+async def test_a_record_that_is_nearly_one_does_not_stand_in_the_way_of_one() -> None:
+    async def lookup(name: str, kind: Kind) -> Answer:
+        texts = (b"v=DMARC12; p=none", REJECT.encode(), b"v=spf1 -all")
+        return Answer(texts=texts if name == "_dmarc.shop.example" else ())
+
+    assert (await find_dmarc(lookup, "shop.example")).policy("shop.example") == "reject"
+
+
+@pytest.mark.parametrize(("there", "policy"), [(True, "quarantine"), (False, "reject")])
+async def test_np_is_for_names_that_are_not_there(there: bool, policy: str) -> None:
+    async def lookup(name: str, kind: Kind) -> Answer:
+        if name == "_dmarc.shop.example":
+            return Answer(texts=(b"v=DMARC1; p=none; sp=quarantine; np=reject; " + RUA.encode(),))
+        return Answer(values=("192.0.2.1",) if there and kind == "A" else ())
+
+    found = await find_dmarc(lookup, "news.shop.example")
+    assert found.policy("news.shop.example") == policy

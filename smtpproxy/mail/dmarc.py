@@ -1,0 +1,206 @@
+"""DMARC policy records and the names where they are looked for (RFC 9989 sections 4.7 and 4.10).
+
+Receivers take a record octet by octet as the RFC has it; what is nearly one is none.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import unquote
+
+from msgspec import Struct
+
+from smtpproxy.mail.address import AddressError, canonical
+
+Policy = Literal["none", "quarantine", "reject"]
+Psd = Literal["y", "n", "u"]
+
+MOST_QUESTIONS = 8
+"""4.10: of longer names the part in the middle is left out."""
+
+_VERSION = re.compile(rb"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
+_NEARLY = re.compile(rb'[\s"\\]*v\s*=\s*"?dmarc', re.IGNORECASE)
+_TAG = re.compile(rb"[ \t]*([A-Za-z]+)[ \t]*=[ \t]*([ -~]*?)[ \t]*")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:[A-Za-z0-9._~:/?#\[\]@$&'()*+;=-]|%[0-9A-Fa-f]{2})+")
+_SIZE = re.compile(r"![0-9]+[kmgt]?", re.IGNORECASE)
+_POLICIES = ("none", "quarantine", "reject")
+_VALUES = {
+    "p": _POLICIES,
+    "sp": _POLICIES,
+    "np": _POLICIES,
+    "adkim": ("r", "s"),
+    "aspf": ("r", "s"),
+    "psd": ("y", "n", "u"),
+    "t": ("y", "n"),
+}
+_REMOVED = ("pct", "rf", "ri")
+_LONGEST = 4_096  # octets
+
+
+class DmarcError(ValueError):
+    """A record that receivers do not take for one."""
+
+
+class DmarcRecord(Struct, frozen=True):
+    """`policy` is for the domain itself, `below` for what is below it, `absent` for names below
+    it that are not there. `psd`: it is said to be a public suffix ("y") or an organisation's
+    own ("n"). `ignored` says what receivers read past, `no_reports` why nobody gets any."""
+
+    policy: Policy
+    below: Policy
+    absent: Policy
+    strict_dkim: bool = False
+    strict_spf: bool = False
+    testing: bool = False
+    psd: Psd = "u"
+    no_reports: str = ""
+    broken_reports: bool = False  # rua= is there, and holds no URI
+    ignored: tuple[str, ...] = ()
+
+
+def is_dmarc(text: bytes) -> bool:
+    """Whether a TXT record is a DMARC record: it begins with exactly `v=DMARC1`, then `;`."""
+    return _VERSION.match(text) is not None
+
+
+def is_nearly_dmarc(text: bytes) -> bool:
+    """Whether somebody meant it to be one."""
+    return _NEARLY.match(text) is not None
+
+
+def read_dmarc(text: bytes) -> DmarcRecord:
+    """Read a record. Raises DmarcError with what is wrong where receivers ignore it whole."""
+    version = _VERSION.match(text)
+    if version is None:
+        raise DmarcError('it does not begin with "v=DMARC1;" octet for octet')
+    if len(text) > _LONGEST:
+        raise DmarcError(f"it is longer than {_LONGEST} octets")
+    tags, ignored = _tags(text[version.end() :])
+    values = {}
+    for name, allowed in _VALUES.items():
+        value = tags.get(name)
+        if value is not None and value.lower() in allowed:
+            values[name] = value.lower()
+        elif value is not None:
+            ignored.append(f"{name}={value} is none of {', '.join(allowed)}")
+    if "fo" in tags and not set(tags["fo"].lower().split(":")) <= {"0", "1", "d", "s"}:
+        ignored.append(f"fo={tags['fo']} is no list of 0, 1, d, s with colons between them")
+    no_reports, wrong = _reports(tags.get("rua"), "rua")
+    ignored += wrong
+    if "ruf" in tags:
+        none, wrong = _reports(tags["ruf"], "ruf")
+        ignored += wrong or ([none] if none else [])
+    ignored += [f"{name}= is gone with RFC 9989" for name in _REMOVED if name in tags]
+    policy = _policy(tags, values, no_reports)
+    below = values.get("sp", policy) if policy == values.get("p") else policy
+    absent = values.get("np", below) if policy == values.get("p") else policy
+    return DmarcRecord(
+        policy,
+        _as_policy(below),
+        _as_policy(absent),
+        values.get("adkim") == "s",
+        values.get("aspf") == "s",
+        values.get("t") == "y",
+        "y" if values.get("psd") == "y" else "n" if values.get("psd") == "n" else "u",
+        no_reports,
+        bool(no_reports) and "rua" in tags,
+        tuple(ignored),
+    )
+
+
+def tree(domain: str) -> list[str]:
+    """Return the names to ask about, the longest first (4.10)."""
+    labels = domain.split(".")
+    start = max(1, len(labels) - MOST_QUESTIONS + 1)
+    return [domain, *(".".join(labels[i:]) for i in range(start, len(labels)))]
+
+
+def organisation(domain: str, found: Mapping[str, Psd]) -> str:
+    """Return the organisational domain (4.10.2), from what `tree` led to, the longest first.
+
+    It is what says psd=n, what is right below psd=y, else the shortest name with a record.
+    """
+    for name, psd in found.items():
+        if psd == "n" or (psd == "y" and name == domain):
+            return name
+        if psd == "y":
+            return f"{domain.removesuffix(f'.{name}').rpartition('.')[2]}.{name}"
+    return list(found)[-1] if found else domain
+
+
+def _tags(text: bytes) -> tuple[dict[str, str], list[str]]:
+    """Return the tags after the version, and what is none: receivers read past that."""
+    tags: dict[str, str] = {}
+    ignored: list[str] = []
+    for spec in text.split(b";"):
+        if not spec.strip(b" \t"):
+            continue
+        found = _TAG.fullmatch(spec)
+        if found is None or not found[2]:
+            ignored.append(f"“{_shown(spec)}” is no tag=value")
+            if found is None:
+                continue
+        name, value = found[1].decode(), found[2].decode()
+        if name in tags or name == "v":
+            raise DmarcError(f"the tag {name}= stands there twice")
+        tags[name] = value
+    return tags, ignored
+
+
+def _policy(tags: Mapping[str, str], values: Mapping[str, str], no_reports: str) -> Policy:
+    """4.7: without a usable policy a record counts as p=none, and only for its reports' sake."""
+    wrong = [name for name in ("p", "sp", "np") if name in tags and name not in values]
+    if "p" in values and not wrong:
+        return _as_policy(values["p"])
+    if not no_reports:
+        return "none"
+    if not wrong:
+        raise DmarcError("there is no p= in it, and no rua= that would make up for it")
+    name = wrong[0]
+    hint = "; tags are parted by semicolons" if re.search(r"[,\s\\]", tags[name]) else ""
+    raise DmarcError(f"its {name}={tags[name]} is none of none, quarantine and reject{hint}")
+
+
+def _as_policy(value: str) -> Policy:
+    return "reject" if value == "reject" else "quarantine" if value == "quarantine" else "none"
+
+
+def _reports(value: str | None, name: str) -> tuple[str, list[str]]:
+    """Return why nobody gets reports ("" when somebody does), and what is wrong besides."""
+    if value is None:
+        return f"there is no {name}=", []
+    wrong, mailed, other = [], 0, 0
+    for written in value.split(","):
+        uri = written.strip(" \t")
+        address, mark, size = uri.partition("!")
+        if mark and _SIZE.fullmatch(mark + size):
+            wrong.append(f"!{size} in {name}= is gone with RFC 9989")
+            uri = address
+        if not _is_report_uri(uri):
+            wrong.append(f"“{uri}” in {name}= is no URI such as mailto:dmarc@example.com")
+        elif uri[:7].lower() == "mailto:":
+            mailed += 1
+        else:
+            other += 1
+    if not mailed and not other:
+        return f"{name}= holds no URI such as mailto:dmarc@example.com", []
+    if not mailed:
+        wrong.append(f"{name}= has no mailto URI, and few send reports otherwise")
+    return "", wrong
+
+
+def _is_report_uri(uri: str) -> bool:
+    if _URI.fullmatch(uri) is None:
+        return False
+    scheme, _, rest = uri.partition(":")
+    if scheme.lower() != "mailto":
+        return True
+    try:
+        return "." in canonical(unquote(rest.partition("?")[0])).rpartition("@")[2]
+    except AddressError:
+        return False
+
+
+def _shown(octets: bytes) -> str:
+    text = octets.strip(b" \t")[:60].decode("ascii", "backslashreplace")
+    return text if text.isprintable() else ascii(text)[1:-1]
