@@ -26,6 +26,8 @@ Limit = Literal[
     "size",
     "header_size",
     "header_fields",
+    "upstream_connections",
+    "upstream_hold",
 ]
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 STAGES: tuple[Stage, ...] = ("policy", "store", "dns", "sign", "upstream", "audit")
@@ -87,7 +89,8 @@ class SenderRefused(Struct, frozen=True):
 
 
 class Limited(Struct, frozen=True):
-    """A command or message was refused for the sake of a limit; the session goes on."""
+    """A limit was met: a command or message was refused, and the session goes on. Not so with
+    `upstream_hold`: the upstream no longer waits for the client, who does not notice."""
 
     listener: str
     peer: str

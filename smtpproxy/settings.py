@@ -140,14 +140,21 @@ class AuthSettings:
 class UpstreamSettings:
     address: Address
     max_connections: int = 200  # each worker
+    max_connections_per_address: int | None = None  # of these; None: three quarters
     connect_timeout: float = 10.0
     command_timeout: float = 300.0
     data_timeout: float = 600.0  # RFC 5321 4.5.3.2.6: ten minutes for the end of data
     idle_timeout: float = 60.0
     wait_timeout: float = 30.0  # for a free connection
+    hold_timeout: float = 10.0  # for the client of a connection; then it is given back
     tls: Tls = "none"
     ca_file: Path | None = None  # None: the system's
     tls_name: str | None = None  # the name in its certificate; None: the host of `address`
+
+    @property
+    def share(self) -> int:
+        """Connections that the messages of one client address may hold at once."""
+        return self.max_connections_per_address or max(1, self.max_connections * 3 // 4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,11 +141,13 @@ class Listener(Table):
 class Upstream(Table):
     address: Address = Field(examples=["127.0.0.1:10025"])
     max_connections: Count = 200
+    max_connections_per_address: Count | None = None
     connect_timeout: Duration = written("10s")
     command_timeout: Duration = written("5m")
     data_timeout: Duration = written("10m")
     idle_timeout: Duration = written("60s")
     wait_timeout: Duration = written("30s")
+    hold_timeout: Duration = written("10s")
     tls: Literal["none", "starttls", "implicit"] = "none"
     ca_file: File | None = None
     tls_name: Hostname | None = None

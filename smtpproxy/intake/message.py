@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from smtpproxy.auth.attempts import network_of
 from smtpproxy.intake import replies
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.identity import Identity
@@ -30,6 +31,7 @@ def begin(door: Door, client: Identity, mail: Mail, engine: ServerConnection) ->
             mail.envid,
             client.told,
             client.in_its_place,
+            owner=network_of(client.address),
         ),
         client.choice(mail.reverse_path),
         client.protocol(extended=engine.extended, smtputf8=mail.smtputf8, lmtp=engine.lmtp),

@@ -10,7 +10,16 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.events import Client, Decided, Failed, Part, Recipient, Stage, TransactionEnded
+from smtpproxy.events import (
+    Client,
+    Decided,
+    Failed,
+    Limited,
+    Part,
+    Recipient,
+    Stage,
+    TransactionEnded,
+)
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
@@ -24,7 +33,7 @@ from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Action, Decision, MessageFeatures, Mode, Reason, Verdict
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
 from smtpproxy.relay.content import Body
-from smtpproxy.relay.errors import SigningFailed, UpstreamError
+from smtpproxy.relay.errors import SigningFailed, UpstreamError, UpstreamShareUsed
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 
@@ -309,6 +318,9 @@ class JudgedTransaction:
         cause = error.__cause__ or error
         text = f"{type(cause).__name__}: {cause}"
         listener = self.client.listener
+        if isinstance(error, UpstreamShareUsed):
+            self._parts.emit(Limited(listener, self.client.peer, "upstream_connections"))
+            return error.reply
         if isinstance(error, UpstreamError):
             self._parts.emit(Failed(listener, "upstream", text))
             return error.reply

@@ -5,7 +5,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from smtpproxy.events import Client, Decided
+from smtpproxy.events import Client, Decided, Limited
 from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8, needed_extensions
 from smtpproxy.mail.headers import HeaderBlock
@@ -101,12 +101,17 @@ class MailTransaction:
             answers = await self._upstream.recipients([asked[entry.index] for entry in permitted])
         except UpstreamError as error:
             answers = [judged.failed(error)] * len(permitted)
+        self._upstream.leave_to_client(self._given_back)
         spend(judged.seconds, "upstream", self._parts.ticks() - start)
         for entry, answer in zip(permitted, answers, strict=True):
             replies[entry.index] = answer
             if answer.code < 300:
                 judged.accepted.append(entry)
                 self._envelope.append(asked[entry.index])
+
+    def _given_back(self) -> None:
+        client = self._judged.client
+        self._parts.emit(Limited(client.listener, client.peer, "upstream_hold"))
 
     async def _replies(self, content: Content) -> list[Reply]:
         """One reply for all, or one for each recipient."""
@@ -139,6 +144,7 @@ class MailTransaction:
                 told = self._refusals(judged)
                 return [told[entry] for entry in self._judged.accepted]
             return [self._judged.refusal(judged)]
+        await self._upstream.keep()
         refusal = await self._unfit(judged, content)
         if refusal is not None:
             refused = self._refusals(judged) if self._judged.mixed == "each" else {}

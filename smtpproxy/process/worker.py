@@ -178,7 +178,14 @@ class Worker:
         structlog.get_logger().info("worker drained")
 
     def snapshot(self) -> Snapshot:
-        self.metrics.upstream(self._pool.idle, self._pool.busy)
+        pool = self._pool
+        self.metrics.upstream(
+            pool.idle,
+            pool.busy,
+            limit=pool.settings.max_connections,
+            waiting=pool.waiting,
+            saturated=pool.saturated,
+        )
         if self._number == 0:  # all workers' gauges are added up
             for door in self._doors:
                 if door.tls is not None:

@@ -43,6 +43,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.capabilities = Capabilities()
         self.used = False  # a transaction was begun on it before
         self.private = False  # it is another client's: see `introduce`
+        self.client = ""  # whose message it is used for: see UpstreamPool.acquire
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines

@@ -44,3 +44,9 @@ class UpstreamBusy(UpstreamError):
     """All connections are in use, and none came free in time."""
 
     reply = Reply.of(451, "4.4.5", "too many messages under way; try later")
+
+
+class UpstreamShareUsed(UpstreamBusy):
+    """The client's own messages hold as many connections as one client may."""
+
+    reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")

@@ -1,14 +1,24 @@
-"""The connections to the upstream: made on demand, kept while idle, counted."""
+"""The connections to the upstream: made on demand, kept while idle, counted, shared fairly.
+
+Clients go by their address. One may hold `max_connections_per_address`; where all are in use, the
+clients that wait take turns, however many messages each has waiting.
+"""
 
 import asyncio
+import contextlib
 import ssl
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 from smtpproxy.events import Emit
 from smtpproxy.relay.connection import StartTls, UpstreamConnection
 from smtpproxy.relay.deadlines import Deadlines
-from smtpproxy.relay.errors import UpstreamBusy, UpstreamInsecure, UpstreamUnreachable
+from smtpproxy.relay.errors import (
+    UpstreamBusy,
+    UpstreamInsecure,
+    UpstreamShareUsed,
+    UpstreamUnreachable,
+)
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 from smtpproxy.wire.forwarding import Told
@@ -21,12 +31,13 @@ class UpstreamPool:
         self, settings: UpstreamSettings, hostname: str, deadlines: Deadlines, emit: Emit
     ) -> None:
         self.settings = settings
+        self.deadlines = deadlines
         self._hostname = hostname
-        self._deadlines = deadlines
         self._emit = emit
         self._idle: list[UpstreamConnection] = []
         self._busy = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._held: Counter[str] = Counter()  # of the busy ones, by client
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -45,24 +56,38 @@ class UpstreamPool:
     def busy(self) -> int:
         return self._busy
 
-    async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
-        """Return a connection that has greeted us.
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for a connection."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def saturated(self) -> bool:
+        """Whether all connections are in use and somebody waits for one."""
+        return self._busy >= self.settings.max_connections and bool(self._waiting)
+
+    async def acquire(self, client: str = "", *, fresh: bool = False) -> UpstreamConnection:
+        """Return a connection that has greeted us, to be used for `client`; empty: for the relay.
 
         `fresh`: do not take an idle one. Raises UpstreamError.
         """
-        if self._busy >= self.settings.max_connections:
-            await self._wait()
+        full = self._busy >= self.settings.max_connections
+        if full or client in self._waiting or not self._may_have(client):
+            await self._wait(client)
         else:
-            self._busy += 1
+            self._take(client)
         try:
             while self._idle and not fresh:
                 connection = self._idle.pop()
                 if connection.alive:
-                    return connection
-            return await self._connect()
+                    break
+            else:
+                connection = await self._connect()
         except BaseException:
-            self._free()
+            self._free(client)
             raise
+        connection.client = client
+        return connection
 
     async def introduce(self, connection: UpstreamConnection, told: Told) -> None:
         """Let a connection be that of the client that XCLIENT named. Raises UpstreamError."""
@@ -73,11 +98,11 @@ class UpstreamPool:
         if connection.alive and connection.private:
             connection.quit()
         elif connection.alive:
-            connection.idle_since = self._deadlines.now()
+            connection.idle_since = self.deadlines.now()
             self._idle.append(connection)
             if self._trimmer is None:
                 self._trim()
-        self._free()
+        self._free(connection.client)
 
     def close(self) -> None:
         """End the idle connections; busy ones end when they come back."""
@@ -91,7 +116,7 @@ class UpstreamPool:
         loop = asyncio.get_running_loop()
 
         def protocol() -> UpstreamConnection:
-            return UpstreamConnection(self._deadlines, self._emit, self._drop_dead)
+            return UpstreamConnection(self.deadlines, self._emit, self._drop_dead)
 
         try:
             async with asyncio.timeout(settings.connect_timeout):
@@ -110,34 +135,68 @@ class UpstreamPool:
         await connection.open(self._hostname, settings.command_timeout, self._start_tls)
         return connection
 
-    async def _wait(self) -> None:
-        """Wait for the slot of one that comes free; it passes over without being free."""
+    def _may_have(self, client: str) -> bool:
+        return not client or self._held[client] < self.settings.share
+
+    def _take(self, client: str) -> None:
+        self._busy += 1
+        self._held[client] += 1
+
+    def _free(self, client: str) -> None:
+        """Give up a slot; whoever waits has it at once, so that nobody can push in."""
+        self._busy -= 1
+        self._held[client] -= 1
+        if not self._held[client]:
+            del self._held[client]
+        if self._waiting and self._busy < self.settings.max_connections:
+            self._serve()
+
+    def _serve(self) -> None:
+        """Let the next go who may: clients take turns."""
+        while (client := next(filter(self._may_have, self._waiting), None)) is not None:
+            queue = self._waiting.pop(client)
+            slot = queue.popleft()
+            if queue:
+                self._waiting[client] = queue  # behind all others
+            if not slot.done():  # else it gives up at this very moment
+                self._take(client)
+                slot.set_result(None)
+                return
+
+    async def _wait(self, client: str) -> None:
+        """Wait for a slot; `_serve` has taken it when it comes. Raises UpstreamBusy."""
         slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(slot)
+        self._waiting.setdefault(client, deque()).append(slot)
         try:
             async with asyncio.timeout(self.settings.wait_timeout):
                 await slot
         except BaseException as error:
             if slot.done() and not slot.cancelled():
-                self._free()  # it came at the very moment
+                self._free(client)  # it came at the very moment
+            else:
+                self._forget(client, slot)
             if isinstance(error, TimeoutError):
-                raise UpstreamBusy(f"{self._busy} connections in use") from None
+                raise self._refusal(client) from None
             raise
 
-    def _free(self) -> None:
-        while self._waiters:
-            slot = self._waiters.popleft()
-            if not slot.done():
-                slot.set_result(None)
-                return
-        self._busy -= 1
+    def _forget(self, client: str, slot: asyncio.Future[None]) -> None:
+        queue = self._waiting.get(client, deque())
+        with contextlib.suppress(ValueError):
+            queue.remove(slot)
+        if not queue:
+            self._waiting.pop(client, None)
+
+    def _refusal(self, client: str) -> UpstreamBusy:
+        if self._may_have(client):
+            return UpstreamBusy(f"{self._busy} connections in use")
+        return UpstreamShareUsed(f"{self._held[client]} connections in use by one client")
 
     def _drop_dead(self) -> None:
         self._idle = [connection for connection in self._idle if connection.alive]
 
     def _trim(self) -> None:
         """Close what was idle for too long; look again while anything is idle."""
-        limit = self._deadlines.now() - self.settings.idle_timeout
+        limit = self.deadlines.now() - self.settings.idle_timeout
         for connection in [c for c in self._idle if c.idle_since <= limit]:
             connection.quit()
         self._trimmer = (

@@ -1,7 +1,7 @@
 """One mail transaction with the upstream, in lockstep with the client's."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from msgspec import Struct
@@ -9,6 +9,7 @@ from msgspec import Struct
 from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import UpstreamConnection
+from smtpproxy.relay.deadlines import Deadline
 from smtpproxy.relay.errors import UpstreamError, UpstreamLost
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.wire.client import mail_command, rcpt_command
@@ -38,6 +39,7 @@ class MailParameters(Struct, frozen=True):
     client: Told | None = None  # for an upstream that believes what we say of it
     in_its_place: bool = False  # the client was named by XCLIENT
     needs: frozenset[str] | None = None
+    owner: str = ""  # the client that its connection counts for; empty: the relay itself
 
 
 class UpstreamTransaction:
@@ -57,6 +59,7 @@ class UpstreamTransaction:
         self._mail_refusal: Reply | None = None
         self._go_ahead: asyncio.Future[Reply] | None = None
         self._error: UpstreamError | None = None
+        self._deadline: Deadline | None = None  # while it is the client's turn
 
     async def recipients(self, asked: Sequence[Rcpt]) -> list[Reply]:
         """Put recipients to the upstream; the first call puts MAIL before them."""
@@ -64,18 +67,53 @@ class UpstreamTransaction:
             raise self._error
         if self._mail_refusal is not None:
             return [self._mail_refusal] * len(asked)
+        self._end_of_turn()
+        again: Sequence[Rcpt] = ()
         try:
             if self._connection is None:
-                replies = await self._begin(asked)
+                again = self.accepted  # where the connection was given back
+                replies = await self._begin([*again, *asked])
             else:
                 replies = await self._exchange(self._connection, b"", asked)
+            _check_still_accepted(replies[: len(again)])
         except UpstreamError as error:
             self._lose(error)
             raise
-        self.accepted.extend(
+        replies = replies[len(again) :]
+        self.accepted += [
             rcpt for rcpt, reply in zip(asked, replies, strict=True) if reply.code < 300
-        )
+        ]
         return replies
+
+    def leave_to_client(self, given_back: Callable[[], None]) -> None:
+        """It is the client's turn: after `hold_timeout` others may have the connection.
+
+        Then `given_back` is called, and what was accepted is put to the upstream again when the
+        client goes on.
+        """
+        if self._connection is None:
+            return
+
+        def give_back() -> None:
+            self.abort()
+            given_back()
+
+        self._deadline = self._pool.deadlines.watch(give_back)
+        self._deadline.at = self._pool.deadlines.now() + self._pool.settings.hold_timeout
+
+    async def keep(self) -> None:
+        """It is our turn until the end: have the connection back if it was given back.
+
+        Raises UpstreamError, also where a recipient is refused who was accepted before.
+        """
+        self._end_of_turn()
+        if self._connection is None:
+            await self.recipients(())
+
+    def _end_of_turn(self) -> None:
+        if self._deadline is not None:
+            self._pool.deadlines.forget(self._deadline)
+            self._deadline = None
 
     @property
     def takes_all(self) -> bool:
@@ -153,7 +191,7 @@ class UpstreamTransaction:
 
     async def _begin(self, asked: Sequence[Rcpt]) -> list[Reply]:
         """Send MAIL and the first recipients, on a second connection if an idle one died."""
-        connection = await self._pool.acquire()
+        connection = await self._pool.acquire(self._mail.owner)
         reused = connection.used
         for attempt in (1, 2):
             self._connection = connection
@@ -173,7 +211,7 @@ class UpstreamTransaction:
                     raise
                 connection.close()
                 self._release(connection)
-                connection = await self._pool.acquire(fresh=True)
+                connection = await self._pool.acquire(self._mail.owner, fresh=True)
         raise AssertionError("unreachable")
 
     async def _exchange(
@@ -240,6 +278,7 @@ class UpstreamTransaction:
         return xforward_command(self._mail.client, takes) if takes and self._mail.client else b""
 
     def _release(self, connection: UpstreamConnection) -> None:
+        self._end_of_turn()
         self._connection = None
         self._pool.release(connection)
 
@@ -248,6 +287,13 @@ class UpstreamTransaction:
         if self._connection is not None:
             self._connection.close()
             self._release(self._connection)
+
+
+def _check_still_accepted(replies: Iterable[Reply]) -> None:
+    """Raises UpstreamError: the client was told that they are accepted."""
+    for reply in replies:
+        if reply.code >= 300:
+            raise UpstreamError(f"a recipient accepted before is refused now: {reply.code}")
 
 
 def _not_closing(reply: Reply) -> Reply:

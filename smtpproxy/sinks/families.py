@@ -134,7 +134,7 @@ FAMILIES: tuple[Family, ...] = (
         "limited_total",
         "counter",
         ("listener", "limit"),
-        "Commands and messages refused for the sake of a limit; the session went on.",
+        "Limits that were met without an end of the session: commands and messages were refused.",
         rows.listeners_and(LIMITS),
     ),
     Family(
@@ -184,6 +184,27 @@ FAMILIES: tuple[Family, ...] = (
         ("state",),
         "Connections to the upstream open now.",
         rows.each(("idle", "busy")),
+    ),
+    Family(
+        "upstream_connections_limit",
+        "gauge",
+        (),
+        "Connections to the upstream that there may be, of all workers.",
+        rows.one_row,
+    ),
+    Family(
+        "upstream_waiting",
+        "gauge",
+        (),
+        "Messages that wait for a connection to the upstream.",
+        rows.one_row,
+    ),
+    Family(
+        "upstream_saturated_workers",
+        "gauge",
+        (),
+        "Relay processes all of whose connections to the upstream are in use while messages wait.",
+        rows.one_row,
     ),
     Family(
         "upstream_replies_total",

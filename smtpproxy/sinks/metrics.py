@@ -88,8 +88,7 @@ class Metrics:
         self._connections: defaultdict[Labels, float] = defaultdict(int)
         self._transactions: defaultdict[str, _Latency] = defaultdict(_Latency)
         self._stages: defaultdict[str, _Latency] = defaultdict(_Latency)
-        self._idle = 0
-        self._busy = 0
+        self._pool: dict[str, dict[Labels, float]] = {}
         self._counting: dict[type, Callable[[Any], None]] = {
             ConnectionOpened: self._connection_opened,
             ConnectionClosed: self._connection_closed,
@@ -113,10 +112,16 @@ class Metrics:
         if count is not None:
             count(event)
 
-    def upstream(self, idle: int, busy: int) -> None:
-        """Say how many connections to the upstream there are now."""
-        self._idle = idle
-        self._busy = busy
+    def upstream(
+        self, idle: int, busy: int, *, limit: int = 0, waiting: int = 0, saturated: bool = False
+    ) -> None:
+        """Say how many connections to the upstream there are now, and who waits for one."""
+        self._pool = {
+            "upstream_connections": {("idle",): idle, ("busy",): busy},
+            "upstream_connections_limit": {(): limit},
+            "upstream_waiting": {(): waiting},
+            "upstream_saturated_workers": {(): int(saturated)},
+        }
 
     def certificate(self, listener: str, expires: float) -> None:
         """Say until when a listener's certificate is good; in one worker only: gauges add up."""
@@ -152,7 +157,7 @@ class Metrics:
             gauges={
                 "connections": _plain(self._connections),
                 "certificate_expiry_timestamp_seconds": _plain(self._expiries),
-                "upstream_connections": {("idle",): self._idle, ("busy",): self._busy},
+                **self._pool,
                 "workers": {(): 1},
             },
             histograms={

@@ -132,10 +132,11 @@ class _Monitoring:
         _, readiness = await self._state()
         if readiness is None:
             return _json(503, {"status": "failing"})
+        body = {"parts": readiness.parts, **_upstream_pool(await _answer(self._stats))}
         if readiness.ok:
-            return _json(200, {"status": "ok", "parts": readiness.parts})
+            return _json(200, {"status": "ok", **body})
         status = "draining" if readiness.listeners == "draining" else "failing"
-        return _json(503, {"status": status, "parts": readiness.parts})
+        return _json(503, {"status": status, **body})
 
     async def _state(self) -> tuple[Health | None, Readiness | None]:
         """Ask both; nobody listens when no worker is alive."""
@@ -169,6 +170,21 @@ async def _answer(ask: Ask[T]) -> T | None:
     except Exception as error:
         log.warning("web_question_failed", error=repr(error))
         return None
+
+
+def _upstream_pool(snapshot: Snapshot | None) -> Mapping[str, object]:
+    """Say whether messages have to wait. No part fails for that: others would have to wait too."""
+    gauges = {} if snapshot is None else snapshot.gauges
+    if "upstream_waiting" not in gauges:
+        return {}
+    return {
+        "upstream_pool": {
+            "state": "saturated" if gauges["upstream_saturated_workers"][()] else "ok",
+            "busy": int(gauges["upstream_connections"][("busy",)]),
+            "limit": int(gauges["upstream_connections_limit"][()]),
+            "waiting": int(gauges["upstream_waiting"][()]),
+        }
+    }
 
 
 def _json(status: int, content: Mapping[str, object]) -> JSONResponse:

@@ -44,6 +44,7 @@ ELSEWHERE = {
     ("[store]", "url"): "`sqlite://STATE_DIR/smtpproxy.db`",
     ("[[stream]]", "rulebook"): "that of `[policy]`",
     ("[[stream]]", "mode"): "that of `[policy]`",
+    ("[upstream]", "max_connections_per_address"): "three quarters of `max_connections`",
 }
 """Defaults that come from another setting."""
 

@@ -224,6 +224,11 @@ CASES = (
         UP | {"smtpproxy_cpu_seconds_total": "0+55x40", "smtpproxy_workers_configured": "2x40"},
     ),
     Case(
+        "SmtpproxyUpstreamSaturated",
+        UP | {"smtpproxy_upstream_saturated_workers": "0x5 1x40"},
+        UP | {"smtpproxy_upstream_saturated_workers": "0 1 1 0 0 1 0 1 0x30"},
+    ),
+    Case(
         "SmtpproxyConnectionsRefused",
         UP | {REFUSED % "address_limit": "0+2x40"},
         UP | {REFUSED % "draining": "0+2x40"},

@@ -21,8 +21,11 @@ TABLES = {
     "": models.Listener,
     "[server] ": models.Server,
     "[auth] ": models.Auth,
+    "[upstream] ": models.Upstream,
     "[[credential]] ": models.CredentialTable,
 }
+ELSEWHERE = {"[upstream] max_connections_per_address": "three quarters of `max_connections"}
+"""Defaults that come from another setting."""
 VALUES = {"cause": {*REFUSAL_CAUSES, *ENDS}, "limit": {*LIMITS}}
 OUTCOMES = {
     "proxy_headers_total": PROXY_OUTCOMES,
@@ -49,6 +52,8 @@ TESTS = {
     "max_recipients": "test_recipients_of_a_message",
     "recipient_rate": "test_recipients_of_an_address",
     "[[credential]] recipient_rate": "test_messages_and_recipients_of_a_credential",
+    "[upstream] max_connections_per_address": "test_it_cannot_hold_more_than_its_share",
+    "[upstream] hold_timeout": "test_the_upstream_does_not_wait_for_it",
     "[server] data_size_limit": "test_a_message_that_is_too_large",
     "[server] header_size_limit": "test_a_header_section_that_is_too_large",
     "[server] max_header_fields": "test_a_header_section_of_too_many_fields",
@@ -79,6 +84,9 @@ def test_its_default_is_that_of_the_key(row: tuple[str, ...]) -> None:
         assert row[3] == ""
         return
     default = TABLES[f"{table} " if table else ""].model_fields[key].default
+    if row[2] in ELSEWHERE:
+        assert row[3] == ELSEWHERE[row[2]]
+        return
     assert row[3] == ("*none*" if default is None else shown(default))
 
 

@@ -1,0 +1,236 @@
+"""Attack: take the relay from the others, as one client among many."""
+
+import json
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.events import Failed, Limited
+from tests.intake.conftest import Listen
+from tests.intake.listening import Client, Intake
+from tests.intake.test_proxy_protocol import version_2
+from tests.kit.messages import marketing
+from tests.kit.ports import LOOPBACK, wait_for
+from tests.kit.relay import RelayProcess, listener
+from tests.kit.upstream import At, FakeUpstream, Reply
+
+ATTACKER, OTHER, THIRD = "192.0.2.66", "192.0.2.1", "192.0.2.2"
+SENDER = "news@shop.example"
+CONSENT, CUSTOMER = "consent@people.example", "customer@people.example"
+BEFORE = (f"MAIL FROM:<{SENDER}>", f"RCPT TO:<{CONSENT}>")
+TAKEN = "250 2.1.5 recipient ok"
+SHARE_USED = "451 4.4.5 too many messages of this client under way; try later"
+PROXIED: dict[str, Any] = {"proxy_protocol": True, "proxy_trusted": [LOOPBACK]}
+
+
+def come(stack: ExitStack, intake: Intake, address: str) -> Client:
+    client: Client = stack.enter_context(intake.client())
+    client.send(version_2(address))
+    client.greet()
+    return client
+
+
+def name_a_recipient(client: Client) -> str:
+    client.send(*BEFORE)
+    return client.replies(2)[1]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def limits(intake: Intake) -> list[tuple[str, str]]:
+    return [(event.peer, event.limit) for event in intake.of(Limited)]
+
+
+def test_it_cannot_hold_more_than_its_share(listen: Listen, stack: ExitStack) -> None:
+    """Sessions that name a recipient and say no more, until the others get 451."""
+    upstream = {"max_connections": 4, "wait_timeout": "300ms", "hold_timeout": "1m"}
+    intake = listen({"upstream": upstream}, **PROXIED)
+    attack = [come(stack, intake, ATTACKER) for _ in range(8)]
+    for client in attack:
+        client.send(*BEFORE)
+    answers = sorted(client.replies(2)[1] for client in attack)
+    assert answers == [TAKEN] * 3 + [SHARE_USED] * 5
+    assert name_a_recipient(come(stack, intake, OTHER)) == TAKEN
+    assert limits(intake) == [(ATTACKER, "upstream_connections")] * 5
+    assert intake.of(Failed) == []
+    assert intake.pool.busy == 4
+
+
+def test_its_share_is_set_and_a_network_of_ipv6_is_one_client(
+    listen: Listen, stack: ExitStack
+) -> None:
+    upstream = {"max_connections": 8, "max_connections_per_address": 2, "wait_timeout": "200ms"}
+    intake = listen({"upstream": upstream}, **PROXIED)
+    clients = [come(stack, intake, f"2001:db8::{n}") for n in range(1, 5)]
+    for client in clients:
+        client.send(*BEFORE)
+    answers = sorted(client.replies(2)[1] for client in clients)
+    assert answers == [TAKEN] * 2 + [SHARE_USED] * 2
+
+
+def test_who_waits_takes_turns_with_it(listen: Listen, stack: ExitStack) -> None:
+    """However many of its messages wait, another client is the next but one."""
+    upstream = {"max_connections": 1, "wait_timeout": "1m", "hold_timeout": "1m"}
+    intake = listen({"upstream": upstream}, **PROXIED)
+    first = come(stack, intake, ATTACKER)
+    assert name_a_recipient(first) == TAKEN
+    crowd = [come(stack, intake, ATTACKER) for _ in range(9)]
+    other = come(stack, intake, OTHER)
+    for waiting, client in enumerate((*crowd, other), 1):
+        client.send(*BEFORE)
+        wait_for(lambda: intake.pool.waiting == waiting, "it to wait")  # noqa: B023
+    assert intake.pool.saturated
+    assert first.say("RSET").startswith("250 ")
+    assert crowd[0].replies(2)[1] == TAKEN
+    assert crowd[0].say("RSET").startswith("250 ")
+    assert other.replies(2)[1] == TAKEN
+
+
+def test_who_gives_up_waiting_leaves_no_turn_behind(listen: Listen, stack: ExitStack) -> None:
+    upstream = {"max_connections": 1, "wait_timeout": "200ms", "hold_timeout": "1m"}
+    intake = listen({"upstream": upstream}, **PROXIED)
+    first = come(stack, intake, ATTACKER)
+    assert name_a_recipient(first) == TAKEN
+    crowd = [come(stack, intake, ATTACKER) for _ in range(50)]
+    for client in crowd:
+        client.send(*BEFORE)
+    assert {client.replies(2)[1] for client in crowd} == {SHARE_USED}
+    assert intake.pool.waiting == 0
+    assert first.say("QUIT").startswith("221 ")
+    assert name_a_recipient(come(stack, intake, OTHER)) == TAKEN
+
+
+def test_the_upstream_does_not_wait_for_it(
+    listen: Listen, stack: ExitStack, upstream: FakeUpstream
+) -> None:
+    """NOOP keeps a session, and no longer a connection to the upstream."""
+    limit = {"max_connections": 1, "hold_timeout": "200ms", "wait_timeout": "10s"}
+    intake = listen({"upstream": limit}, **PROXIED)
+    attack = [come(stack, intake, f"192.0.2.{n}") for n in range(50, 55)]
+    for client in attack:
+        client.send(*BEFORE, "NOOP")
+    assert {client.replies(3)[1] for client in attack} == {TAKEN}
+    other = come(stack, intake, OTHER)
+    assert name_a_recipient(other) == TAKEN
+    assert other.say("DATA").startswith("354 ")
+    assert other.say(marketing(), ".").startswith("250 ")
+    assert len(upstream.messages) == 1
+    assert {limit for _, limit in limits(intake)} == {"upstream_hold"}
+
+
+@pytest.mark.parametrize("at", ["rcpt", "data", "content"])
+def test_who_is_only_slow_does_not_notice(
+    listen: Listen, stack: ExitStack, upstream: FakeUpstream, at: str
+) -> None:
+    """What was accepted is put to the upstream again before DATA."""
+    intake = listen({"upstream": {"hold_timeout": "100ms"}})
+    client = stack.enter_context(intake.client())
+    client.greet()
+    assert name_a_recipient(client) == TAKEN
+    steps = {"rcpt": f"RCPT TO:<{CUSTOMER}>", "data": "DATA", "content": "Subject: x"}
+    body = marketing().removesuffix(b"\r\n")
+    for step, line in steps.items():
+        if step == at:
+            wait_for(lambda: intake.pool.busy == 0, "the connection to be given back")
+        if step == "content":
+            client.send(line, body)
+        else:
+            assert client.say(line)[:3] in ("250", "354")
+    assert client.say("", ".").startswith("250 ")
+    (message,) = upstream.messages
+    assert list(message.recipients) == [CONSENT, CUSTOMER]
+    said = [line.partition(":")[0] for _, line in upstream.commands if line[:4] in RELAYED]
+    begun = ["MAIL FROM", "RCPT TO"]
+    again = begun if at == "rcpt" else [*begun, "RCPT TO"]
+    before = begun if at == "rcpt" else [*begun, "RCPT TO"]
+    assert said == [*before, "RSET", *again, *(["RCPT TO"] if at == "rcpt" else []), "DATA"]
+    (decided,) = intake.records.decided
+    assert [entry.address for entry in decided.recipients] == [CONSENT, CUSTOMER]
+
+
+RELAYED = ("MAIL", "RCPT", "RSET", "DATA")
+
+
+@pytest.mark.parametrize("step", ["mail", "rcpt"])
+def test_a_recipient_who_is_refused_the_second_time(
+    listen: Listen, stack: ExitStack, upstream: FakeUpstream, step: str
+) -> None:
+    """The client was told that he is accepted, so it keeps the message."""
+    upstream.behaviours.append(At(step, Reply("550 5.1.1 gone"), nth=2))  # type: ignore[arg-type]
+    intake = listen({"upstream": {"hold_timeout": "100ms"}})
+    client = stack.enter_context(intake.client())
+    client.greet()
+    client.begin(CONSENT)
+    wait_for(lambda: intake.pool.busy == 0, "the connection to be given back")
+    assert client.say(marketing(), ".").startswith("451 4.4.0 ")
+    assert upstream.messages == []
+    assert intake.records.decided == []
+
+
+def test_a_private_session_is_that_clients_again(listen: Listen, stack: ExitStack) -> None:
+    with FakeUpstream(keywords=("XCLIENT ADDR", "PIPELINING")) as upstream:
+        config = {"upstream": {"address": upstream.address, "hold_timeout": "100ms"}}
+        intake = listen(config, xclient_trusted=[LOOPBACK])
+        client = stack.enter_context(intake.client())
+        client.greet()
+        client.say("XCLIENT ADDR=192.0.2.7")
+        client.say("EHLO client.example")
+        client.begin(CONSENT)
+        wait_for(lambda: intake.pool.busy == 0, "the connection to be given back")
+        assert client.say(marketing(), ".").startswith("250 ")
+        told = [number for number, line in upstream.commands if line.startswith("XCLIENT")]
+        assert len(set(told)) == 2
+
+
+def test_who_watches_is_told(upstream: FakeUpstream, tmp_path: Path) -> None:
+    """/readyz stays 200: a balancer would move the attacker to the next relay."""
+    limit = {"max_connections": 3, "max_connections_per_address": 3, "hold_timeout": "1m"}
+    receipts = listener("apps", "receipts", default="receipts")
+    config = {"upstream": limit, "listener": [receipts]}
+    with RelayProcess(tmp_path, upstream.address, config) as relay, ExitStack() as stack:
+
+        def pool() -> Any:
+            with urllib.request.urlopen(f"{relay.url}/readyz", timeout=10) as response:
+                return json.load(response)["upstream_pool"]
+
+        assert pool() == {"state": "ok", "busy": 0, "limit": 3, "waiting": 0}
+        for _ in range(5):
+            connection = socket.create_connection((LOOPBACK, relay.port()), timeout=30)
+            client = Client(stack.enter_context(connection))
+            client.greet()
+            client.send(*BEFORE)
+        saturated = {"state": "saturated", "busy": 3, "limit": 3, "waiting": 2}
+        wait_for(lambda: pool() == saturated, "the pool to be saturated")
+        assert relay.metric("smtpproxy_upstream_waiting") == 2
+        assert relay.metric("smtpproxy_upstream_saturated_workers") == 1
+        assert relay.metric("smtpproxy_upstream_connections_limit") == 3
+
+
+def test_slow_clients_and_turns_leave_nothing_held(listen: Listen, stack: ExitStack) -> None:
+    """Many come and go at once; at the end of the fixture no connection may be in use."""
+    limit = {"max_connections": 3, "hold_timeout": "50ms", "wait_timeout": "10s"}
+    intake = listen({"upstream": limit}, **PROXIED)
+    clients = [come(stack, intake, f"192.0.2.{n % 5}") for n in range(20)]
+    for turn in range(3):
+        for client in clients:
+            client.send(*BEFORE)
+        for client in clients:
+            assert client.replies(2)[1] == TAKEN
+        for number, client in enumerate(clients):
+            if turn + number % 3 == 2:
+                client.socket.close()
+            else:
+                assert client.say("RSET").startswith("250 ")
+        clients = [client for n, client in enumerate(clients) if turn + n % 3 != 2]
+        time.sleep(0.1)
+    wait_for(lambda: intake.pool.busy == 0, "all to be given back")
