@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from smtpproxy.events import (
 )
 from smtpproxy.policy.model import Action
 from smtpproxy.settings import ServerSettings
+from smtpproxy.sinks.redaction import redact
 
 LOGGED = frozenset(
     {
@@ -53,17 +55,42 @@ def configure_logging(settings: ServerSettings, *, process: str) -> None:
     level = logging.getLevelName(settings.log_level.upper())
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            lambda logger, method, event: {"process": process, **event},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            redact,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
+    _take_over()
+
+
+def _take_over() -> None:
+    """Let what libraries and the interpreter itself have to say go the same way."""
+    logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    log = structlog.get_logger()
+    sys.excepthook = lambda kind, error, trace: log.critical("internal error", exc_info=error)
+    threading.excepthook = lambda end: log.error("internal error", exc_info=end.exc_value or True)
+    sys.unraisablehook = lambda end: log.error("internal error", exc_info=end.exc_value or True)
+
+
+class _FromLibraries(logging.Handler):
+    """Writes what comes by `logging` as lines of our own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        structlog.get_logger().log(
+            record.levelno,
+            "library",
+            logger=record.name,
+            message=record.getMessage(),
+            **({} if error is None else {"exc_info": error}),
+        )
 
 
 class Log:
