@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli.stores import warn
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.entry import entered_name
 
 _BATCH = 2_000
 
 
 def batches_of_addresses(path: Path) -> Iterator[Sequence[str]]:
-    """Yield the canonical addresses of a file (- is standard input), some thousand at a time.
+    """Yield the addresses and whole domains of a file (- is standard input) by the thousand.
 
-    Lines that hold none are told on stderr and left out.
+    They are in canonical form. Lines that hold none are told on stderr and left out.
     """
     with click.open_file(str(path), "rb") as file:
         addresses = _addresses(file)
@@ -29,6 +30,6 @@ def _addresses(lines: Iterator[bytes]) -> Iterator[str]:
         if not text or text.startswith("#"):
             continue
         try:
-            yield canonical(text)
+            yield entered_name(text)
         except AddressError as error:
             warn(f"line {number}: {error}")

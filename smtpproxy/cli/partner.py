@@ -12,6 +12,7 @@ from smtpproxy.cli.address_list import batches_of_addresses
 from smtpproxy.cli.common import config_option, fail, json_option, print_json
 from smtpproxy.cli.stores import using_store
 from smtpproxy.cli.suppress_partner import partner_of
+from smtpproxy.mail.address import readings
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.snapshot import SnapshotFault, read_snapshot
 from smtpproxy.store.exchange.times import written_time
@@ -142,9 +143,10 @@ def screen(settings: Settings, name: str, addresses: Path, snapshot: Path, as_js
     for batch in batches_of_addresses(addresses):
         screened += len(batch)
         for address in batch:
-            wide, exact = shared.pair(address)
             found += [
                 (address, row)
+                for name in (address, *readings(address))
+                for wide, exact in shared.counting(name)
                 for row in told.get(wide, ())
                 if row.keys[1] == exact or row.origin in WIDENED_ORIGINS
             ]

@@ -15,7 +15,8 @@ import click
 
 from smtpproxy.cli.common import fail, moment
 from smtpproxy.cli.frame import forget_stdout
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.entry import entered, entered_name
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
 from smtpproxy.store.exchange.times import EXAMPLE, read_time
@@ -48,8 +49,17 @@ def now() -> datetime:
 
 def canonical_address(value: str) -> str:
     """Read an argument's address, in canonical form. For `type=canonical_address`."""
+    return _read(entered, value)
+
+
+def address_or_domain(value: str) -> str:
+    """Read an address, or a whole domain as in `@example.com`. For `type=address_or_domain`."""
+    return _read(entered_name, value)
+
+
+def _read(read: Callable[[str], str], value: str) -> str:
     try:
-        return canonical(value)
+        return read(value)
     except AddressError as error:
         raise click.BadParameter(f"{value!r}: {error}") from None
 

@@ -17,7 +17,7 @@ from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_o
 from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
 from smtpproxy.cli.stores import (
     TIME_HELP,
-    canonical_address,
+    address_or_domain,
     last_moment,
     now,
     output_option,
@@ -36,7 +36,7 @@ from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.suppression_file import Wanted
-from smtpproxy.store.exchange.suppression_record import Defaults, read_scope
+from smtpproxy.store.exchange.suppression_record import Defaults, check_origin, read_scope
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import (
     LiftedSuppression,
@@ -71,7 +71,7 @@ command.add_command(rekey)
 
 
 @command.command("add")
-@click.argument("address", type=canonical_address)
+@click.argument("address", type=address_or_domain)
 @click.option(
     "--scope",
     type=scope_type,
@@ -102,7 +102,15 @@ def add(
     note: str | None,
     as_json: bool,
 ) -> None:
-    """Suppress an address from now on. The address itself is not stored."""
+    """Suppress an address from now on. The address itself is not stored.
+
+    @example.com is everybody at that domain, *.example.com everybody at it and at its
+    subdomains.
+    """
+    try:
+        check_origin(address, Origin(origin))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     if scope.startswith("purpose:"):
         warn_of_unknown_purpose(settings, scope.removeprefix("purpose:"))
     warn_of_the_future("--since", since, "it suppresses from now on all the same")
@@ -122,7 +130,7 @@ def add(
 
 
 @command.command("remove")
-@click.argument("address", type=canonical_address)
+@click.argument("address", type=address_or_domain)
 @click.option("--scope", type=scope_type, metavar="SCOPE", help=f"Only this scope: {SCOPE_HELP}.")
 @click.option("--origin", type=ORIGIN, help="Only this origin.")
 @click.option("--all", "everything", is_flag=True, help="Whatever the origin.")
@@ -168,7 +176,7 @@ def remove(
 
 
 @command.command("show")
-@click.argument("address", type=canonical_address)
+@click.argument("address", type=address_or_domain)
 @config_option
 @json_option
 def show(settings: Settings, address: str, as_json: bool) -> int:
@@ -206,6 +214,10 @@ def _described(suppression: Suppression) -> str:
     text = f"{suppression.scope}, {suppression.origin}, since {written_time(suppression.since)}"
     if suppression.widened:
         text += ", through a variant of this mailbox"
+    if suppression.domain:
+        text += f", for the whole domain {suppression.domain}"
+    if suppression.read_as:
+        text += f", of {suppression.read_as}, which a mail server may take the address for"
     return text + (f" ({printable(suppression.note)})" if suppression.note else "")
 
 

@@ -11,9 +11,10 @@ import click
 from smtpproxy.cli.common import config_option
 from smtpproxy.cli.stores import output_option
 from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.entry import entered_name
 from smtpproxy.settings import Settings
 from smtpproxy.store.key_file import load_keys
-from smtpproxy.store.keys import KeyRing
+from smtpproxy.store.keys import KeyRing, is_key_text
 
 
 @click.command("key")
@@ -44,7 +45,8 @@ def key(settings: Settings, address_or_file: str, output: BinaryIO) -> int:
 
 def key_texts(ring: KeyRing, address: str) -> list[str]:
     """Return the key text under each live key. Raises AddressError, a ValueError."""
-    return [key.text(pair) for key, pair in ring.places(address)]
+    name = address if is_key_text(address) else entered_name(address)
+    return [key.text(pair) for key, pair in ring.places(name)]
 
 
 def _all(ring: KeyRing, lines: Iterable[bytes], output: BinaryIO) -> int:

@@ -8,7 +8,7 @@ import msgspec
 
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.words import WORDS, Lang, term
-from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase
+from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase, Suppression
 from smtpproxy.policy.rules.record import links
 from smtpproxy.terminal import printable
 
@@ -196,6 +196,13 @@ class _Writer:
             words.append(self._words["conditional"])
         return ", ".join(words) or "–"
 
+    def _matched_by(self, one: Suppression) -> str:
+        if one.read_as is not None:
+            return self._say("read_as", other=one.read_as)
+        if one.domain is not None:
+            return self._say("whole_domain", domain=one.domain)
+        return self._words["widened" if one.widened else "in_force"]
+
     def _suppressions(self) -> Iterator[Block]:
         yield Heading(self._words["suppressions"])
         it = self._it
@@ -205,7 +212,7 @@ class _Writer:
                 self._term(one.scope),
                 self._term(one.origin),
                 printable(one.note or "–"),
-                self._words["widened" if one.widened else "in_force"],
+                self._matched_by(one),
             ]
             for one in it.suppressions
         ]

@@ -2,16 +2,23 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 import idna
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_PLAIN = re.compile(rf"[a-z0-9!#$%&'*+/=?^_`{{|}}~.-]+@{_DOMAIN.pattern}")
+_PLAIN = re.compile(rf"[a-z0-9#$&'*+/=?^_`{{|}}~.-]+@{_DOMAIN.pattern}")  # without % and !
 _UNQUOTED = re.compile(r'[^\x00-\x20\x7f"(),:;<>@\[\\\]]+')
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ROUTED = re.compile(r"[%!@]")  # in a local part, an MTA may see a route
+_OBSCURED = re.compile(r'[\x00-\x20\x7f"(),:;<>\[\\\]]')  # what else takes an address apart
+_WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
+
+MOST_READINGS = 16
+"""So many other addresses may one address be read as."""
 
 _GMAIL = frozenset({"gmail.com", "googlemail.com"})
 _DOMAIN_OCTETS = 253  # RFC 1035 3.1, as written without the root's dot
@@ -19,6 +26,10 @@ _DOMAIN_OCTETS = 253  # RFC 1035 3.1, as written without the root's dot
 
 class AddressError(ValueError):
     """Not an address; the message says what is wrong and what would be right."""
+
+
+class AmbiguousAddress(AddressError):
+    """An address that MTAs may read as more others than can be looked up."""
 
 
 def canonical(address: str) -> str:
@@ -74,7 +85,93 @@ def compose(local: str, domain: str) -> str:
     """
     if _CONTROL.search(local):
         raise AddressError("the local part holds a control character")
-    return f"{_quoted(_folded(local))}@{_canonical_domain(domain)}"
+    local = _folded(local)
+    if _ROUTED.search(local):
+        if _OBSCURED.search(local):
+            raise AmbiguousAddress(
+                "the local part holds %, ! or @ beside a space or one of"
+                ' "(),:;<>[\\], which no two MTAs read alike: write the address without them'
+            )
+        _read_on(local)
+    return f"{_quoted(local)}@{_canonical_domain(domain)}"
+
+
+def readings(canonical_address: str) -> tuple[str, ...]:
+    """Return the other canonical addresses that an MTA may take this one for.
+
+    An MTA that a domain is local to looks for a route in the local part: Postfix and Sendmail
+    deliver `user%example.com@localhost`, `example.com!user@localhost` and
+    `"user@example.com"@localhost` to `user@example.com` (Postfix: allow_percent_hack,
+    swap_bangpath, resolve_dequoted_address). Which domains those are is not known here, so any
+    may be one. At most `MOST_READINGS`; a reading may only refuse, never allow.
+    """
+    if not ("%" in canonical_address or "!" in canonical_address or canonical_address[0] == '"'):
+        return ()
+    return _read_on(_unquoted(canonical_address.rpartition("@")[0]))
+
+
+def whole_domain(text: str) -> str | None:
+    """Return the canonical name of a whole domain; None: `text` does not name one.
+
+    `@example.com` (or `*@example.com`) is everybody at that domain, `*.example.com` (or
+    `*@*.example.com`) everybody at it and at its subdomains. Raises `AddressError`.
+    """
+    match = _WHOLE_DOMAIN.fullmatch(text)
+    if match is None:
+        return None
+    domain = _canonical_domain(match[2])
+    if not match[1]:
+        return f"@{domain}"
+    if "." not in domain or domain.startswith("["):
+        raise AddressError("*. goes before a domain of at least two labels: *.example.com")
+    return f"*.{domain}"
+
+
+def names_domain(name: str) -> bool:
+    """Whether a canonical name is that of a whole domain, and not an address."""
+    return name[0] == "@" or (name[0] == "*" and "@" not in name)
+
+
+def domains_over(name: str) -> tuple[str, ...]:
+    """Return the names of whole domains that a canonical address, or such a name, is under."""
+    domain = name.rpartition("@")[2]
+    over = [] if domain.startswith("*.") else [f"@{domain}"]
+    domain = domain.removeprefix("*.")
+    while "." in domain and not domain.startswith("["):
+        over.append(f"*.{domain}")
+        domain = domain.partition(".")[2]
+    return tuple(over)
+
+
+def _read_on(local: str) -> tuple[str, ...]:
+    """Return the readings of an unquoted local part, by any order of its routes."""
+    found: dict[str, None] = {}
+    rests = [local]
+    for rest in rests:  # it grows meanwhile
+        for user, domain in _routes(rest):
+            if user not in rests:
+                rests.append(user)
+            try:
+                found[f"{_quoted(_folded(user))}@{_canonical_domain(domain)}"] = None
+            except AddressError:
+                continue  # nothing delivers there; what is left may hold another route
+        if len(found) > MOST_READINGS or len(rests) > 4 * MOST_READINGS:
+            raise AmbiguousAddress(
+                f"the local part may be read as more than {MOST_READINGS} other addresses:"
+                " write the address without %, ! and quotes"
+            )
+    return tuple(found)
+
+
+def _routes(local: str) -> Iterator[tuple[str, str]]:
+    """Yield (local part, domain) by each kind of route, of which the outermost goes first."""
+    for sign in "@%":
+        user, there, domain = local.rpartition(sign)
+        if there and user:
+            yield user, domain
+    domain, _, user = local.partition("!")
+    if user:
+        yield user, domain
 
 
 def _unquoted(local: str) -> str:

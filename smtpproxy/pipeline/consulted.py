@@ -7,7 +7,7 @@ about, and that is on record before the answer, what is permitted too: nothing m
 from smtpproxy.events import Client, Decided, Failed, Recipient, Relayed
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline.judged import BAD_ADDRESS, Asked, JudgedTransaction
+from smtpproxy.pipeline.judged import Asked, JudgedTransaction, unreadable
 from smtpproxy.pipeline.parts import Parts
 from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.model import Action, Decision, Mode, Reason, Verdict
@@ -50,8 +50,8 @@ class ConsultedTransaction:
         began = self._parts.ticks()
         try:
             reply = await self._recipient(Asked(self.permitted, path, self._judged.key(path)))
-        except AddressError:
-            reply = BAD_ADDRESS
+        except AddressError as error:
+            reply = unreadable(error)
         self._judged.spent += self._parts.ticks() - began
         return reply
 

@@ -20,7 +20,7 @@ from smtpproxy.events import (
     Stage,
     TransactionEnded,
 )
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError, AmbiguousAddress, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.closer import with_closer_look, with_own_signature
@@ -39,6 +39,11 @@ from smtpproxy.store.protocols import StoreUnavailable
 
 TEMPORARY_FAILURE = Reply.of(451, "4.3.0", "temporary_failure")
 BAD_ADDRESS = Reply.of(553, "5.1.3", "recipient address cannot be read")
+AMBIGUOUS_ADDRESS = Reply.of(
+    553,
+    "5.1.3",
+    "recipient address may be read as too many others: write it without %, ! or quotes",
+)
 
 Mixed = Literal["refuse", "split", "each"]
 """What becomes of a message that only some may get: nobody gets it, the others get it and
@@ -120,8 +125,8 @@ class JudgedTransaction:
         for index, path in enumerate(paths):
             try:
                 asked.append(Asked(index, path, self.key(path)))
-            except AddressError:
-                replies[index] = BAD_ADDRESS
+            except AddressError as error:
+                replies[index] = unreadable(error)
         early = now and self.judgement.refuses_at_rcpt
         try:
             verdicts = await self.judgement.of_recipients([entry.key for entry in asked])
@@ -340,6 +345,11 @@ class JudgedTransaction:
     def key(self, path: str) -> str:
         """The address by which a recipient is known. Raises AddressError."""
         return canonical(path if "@" in path else f"{path}@{self._parts.hostname}")
+
+
+def unreadable(error: AddressError) -> Reply:
+    """The reply about a recipient that cannot be judged by its address."""
+    return AMBIGUOUS_ADDRESS if isinstance(error, AmbiguousAddress) else BAD_ADDRESS
 
 
 def _worst(refused: Sequence[Refused]) -> Action:

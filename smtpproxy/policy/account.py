@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from smtpproxy.policy.model import Action, Basis, Condition, Reason, Sign, Stream, Verdict
 from smtpproxy.policy.rules.case import RecipientCase
+from smtpproxy.policy.rules.consent import withdrawn_reading
 from smtpproxy.policy.rules.suppression import decisive
 from smtpproxy.policy.trace import TraceStep
 from smtpproxy.policy.wording import NOTHING, Words, words_of
@@ -131,6 +132,9 @@ def _changes(verdict: Verdict, case: RecipientCase | None) -> Sequence[Phrase]:
     words = words_of(case) | _consent_words(case)
     if reason.startswith("suppressed_"):
         return _lifting(reason, case, words)
+    elsewhere = withdrawn_reading(case)
+    if reason is Reason.CONSENT_WITHDRAWN and elsewhere is not None:
+        return [Phrase("change.reading", {"other": elsewhere.address})]
     if reason is Reason.CONSENT_WITHDRAWN:
         return [Phrase("change.newer_consent", words | {"since": words["withdrawn"]})]
     own = _OWN.get(reason, _named)(reason, words)
@@ -142,7 +146,10 @@ def _changes(verdict: Verdict, case: RecipientCase | None) -> Sequence[Phrase]:
 
 def _lifting(reason: Reason, case: RecipientCase, words: Words) -> Sequence[Phrase]:
     entry, book = decisive(case), case.rulebook
-    if entry is not None and entry.origin in book.lifted_by_consent and case.stream.purpose:
+    if entry is not None and entry.domain is not None:
+        return [Phrase("change.lift.domain", {"domain": entry.domain})]
+    yields = entry is not None and entry.read_as is None and entry.origin in book.lifted_by_consent
+    if entry is not None and yields and case.stream.purpose:
         methods = _either(book.lifting_methods & book.valid_methods)
         since: Words = {"since": entry.since, "methods": methods}
         return [Phrase("change.newer_consent", words | since), Phrase("change.lift.also")]

@@ -59,6 +59,7 @@ __all__ = [
     "Origin",
     "Provenance",
     "Purchase",
+    "Reading",
     "Reason",
     "RecipientFacts",
     "Rulebook",
@@ -225,6 +226,15 @@ class Suppression(Struct, frozen=True, omit_defaults=True):
     since: datetime
     widened: bool = False  # matched by the widened key only, not by the address itself
     note: str | None = None
+    domain: str | None = None  # of everybody there: "@example.com", "*.example.com"
+    read_as: str | None = None  # of this address, which an MTA may take the recipient's for
+
+
+class Reading(Struct, frozen=True):
+    """Another address that an MTA may take the recipient's for, where consent was withdrawn."""
+
+    address: str  # canonical
+    acts: tuple[ConsentAct, ...]
 
 
 class Mailing(Struct, frozen=True):
@@ -243,6 +253,7 @@ class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     first_mailed_at: datetime | None = None  # by this relay, on any marketing stream
     snapshot_at: datetime | None = None  # the oldest of the partners'; None: one is missing
     null_mx: bool | None = None  # the domain says that it takes no mail; None: it is not known
+    readings: tuple[Reading, ...] = ()  # of the address, by an MTA behind us
 
 
 NO_FACTS = RecipientFacts()

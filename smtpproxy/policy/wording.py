@@ -222,8 +222,22 @@ def _of_suppression(entry: Suppression | None) -> Words:
     return {
         "since": entry.since,
         "covers": Phrase(f"covers.{kind}", {"purpose": purpose}),
-        "widened": Phrase("widened") if entry.widened else NOTHING,
+        "widened": _matched_by(entry),
     }
+
+
+def _matched_by(entry: Suppression) -> Value:
+    """How an order came to count that was not given for the address as it is written."""
+    if entry.read_as is not None:
+        return Phrase("read_as", {"other": entry.read_as, "whole": _of_domain(entry)})
+    return Phrase("widened") if entry.widened else _of_domain(entry)
+
+
+def _of_domain(entry: Suppression) -> Value:
+    if entry.domain is None:
+        return NOTHING
+    kind = "whole_domain" if entry.domain.startswith("@") else "whole_domain.below"
+    return Phrase(kind, {"domain": entry.domain.lstrip("@*.")})
 
 
 def _customer_period(rulebook: Rulebook) -> Value:

@@ -11,7 +11,8 @@ from typing import BinaryIO, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.entry import entered
 from smtpproxy.scrub.verdicts import Judged
 from smtpproxy.store.exchange.csv_rows import Header, Row, first_line, read_header, read_rows
 from smtpproxy.store.exchange.lines import (
@@ -96,13 +97,10 @@ def _form_of(first: Line, column: str | None) -> Format:
 
 def _address(text: str) -> str:
     """Raises ValueError with what is wrong, and without the address."""
-    bare = text.strip()
-    if bare.startswith("<") and bare.endswith(">"):
-        bare = bare[1:-1]
-    if not bare:
+    if not text.strip():
         raise ValueError("address: it is empty")
     try:
-        return canonical(bare)
+        return entered(text)
     except AddressError as error:
         raise ValueError(f"address: {error}") from None
 

@@ -3,33 +3,72 @@
 Addresses of suppressions are stored as HMAC-SHA256 under a key, never in clear
 (design.md section 8). There is one key; while it is being replaced there are two, and
 every lookup asks under both.
+
+A whole domain is stored alike. Its exact key is its wide key and a mark, so that it shows what
+it is, though not of which domain.
 """
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from hmac import digest
 
-from smtpproxy.mail.address import canonical, widened
+from smtpproxy.mail.address import canonical, domains_over, names_domain, whole_domain, widened
 
 _BLOCK = 64  # of SHA-256, RFC 2104 section 2
 _WIDE_BYTES = 16  # truncated as RFC 2104 section 5 allows: it only finds candidates
 _KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
+_DOMAIN_KEY_TEXT = re.compile(r"(@|\*\.)hmac:([0-9a-f]{8}):([0-9a-f]{32})")
+_MARKS = {"@": b"@".ljust(16, b"\0"), "*.": b"*.".ljust(16, b"\0")}  # no hash ends so
+_DOMAINS = 4_096  # whose keys are kept at hand
 
 KeyPair = tuple[bytes, bytes]
-"""(wide key, exact key) of one address."""
+"""(wide key, exact key) of one address, or of a whole domain."""
+
+
+def is_key_text(text: str) -> bool:
+    """Whether it is meant as a key text of an export, and not as an address or a domain."""
+    return text.startswith(("hmac:", "@hmac:", "*.hmac:"))
+
+
+def whole_domain_of(pair: KeyPair) -> str | None:
+    """Return `@` or `*.` for the keys of a whole domain, None for those of an address."""
+    for sign, mark in _MARKS.items():
+        if pair[1].endswith(mark):
+            return sign
+    return None
+
+
+def key_text(fingerprint: str, pair: KeyPair) -> str:
+    """Return what stands for an address, or for a whole domain, under the key of `fingerprint`."""
+    wide, exact = pair
+    sign = whole_domain_of(pair)
+    if sign is not None:
+        return f"{sign}hmac:{fingerprint}:{wide.hex()}"
+    return f"hmac:{fingerprint}:{wide.hex()}:{exact.hex()}"
+
+
+def suppressed_name(text: str) -> str:
+    """Return the canonical name of what a suppression is of: an address or a whole domain.
+
+    Raises `AddressError`.
+    """
+    domain = whole_domain(text)
+    return canonical(text) if domain is None else domain
 
 
 class SuppressionKey:
-    """Turns addresses into keys. Never shows the secret."""
+    """Turns addresses and whole domains into keys. Never shows the secret."""
 
-    __slots__ = ("_inner", "_outer", "fingerprint", "version")
+    __slots__ = ("_inner", "_outer", "_over", "fingerprint", "version")
 
     def __init__(self, secret: bytes, version: int = 1) -> None:
         padded = secret.ljust(_BLOCK, b"\0")
         # HMAC with its two padded blocks hashed once: a third of hmac.digest()'s time.
         self._inner = sha256(bytes(byte ^ 0x36 for byte in padded))
         self._outer = sha256(bytes(byte ^ 0x5C for byte in padded))
+        self._over = lru_cache(maxsize=_DOMAINS)(self._keys_over)
         self.version = version
         self.fingerprint = digest(secret, b"smtpproxy suppression key", "sha256")[:4].hex()
 
@@ -40,11 +79,33 @@ class SuppressionKey:
         outer.update(inner.digest())
         return outer.digest()
 
-    def pair(self, address: str) -> KeyPair:
-        """Return the keys of a canonical address."""
+    def pair(self, name: str) -> KeyPair:
+        """Return the keys of a canonical address, or of a whole domain."""
+        if names_domain(name):
+            wide = self._hmac(name)[:_WIDE_BYTES]
+            return wide, wide + _MARKS["@" if name[0] == "@" else "*."]
+        return self._of_address(name)
+
+    def _of_address(self, address: str) -> KeyPair:
         exact = self._hmac(address)
-        wide = widened(address)
-        return (exact if wide == address else self._hmac(wide))[:_WIDE_BYTES], exact
+        variant = widened(address)
+        return (exact if variant == address else self._hmac(variant))[:_WIDE_BYTES], exact
+
+    def lookup(self, name: str) -> tuple[bytes, ...]:
+        """Return what finds all that counts for a canonical name.
+
+        The keys of the address, then the wide key of each whole domain that it is under, in
+        the order of `domains_over`. Of a whole domain's own name, the first two find nothing.
+        """
+        over = self._over(name.rpartition("@")[2])
+        return (b"", b"", *over) if names_domain(name) else self._of_address(name) + over
+
+    def counting(self, name: str) -> list[KeyPair]:
+        """Return the keys of a canonical address and of each whole domain that it is under."""
+        return [self.pair(name), *map(self.pair, domains_over(name))]
+
+    def _keys_over(self, domain: str) -> tuple[bytes, ...]:
+        return tuple([self.pair(name)[0] for name in domains_over(domain)])
 
     def seal(self, text: str) -> str:
         """Return what only a holder of the key can make of a text that is no address."""
@@ -52,8 +113,7 @@ class SuppressionKey:
 
     def text(self, pair: KeyPair) -> str:
         """Return the key text of an export: it stands for the address under this key."""
-        wide, exact = pair
-        return f"hmac:{self.fingerprint}:{wide.hex()}:{exact.hex()}"
+        return key_text(self.fingerprint, pair)
 
 
 class KeyRing:
@@ -67,24 +127,22 @@ class KeyRing:
         self.versions = tuple(key.version for key in self.keys)
 
     def places(self, text: str) -> list[tuple[SuppressionKey, KeyPair]]:
-        """Return where an address as given stands, under its newest key first.
+        """Return where an address or a whole domain as given stands, under its newest key first.
 
         A key text of an export stands under its own key alone.
 
         Raises:
             ValueError: a key text under a key that is not live; AddressError: not an address.
         """
-        if not text.startswith("hmac:"):
-            address = canonical(text)
-            return [(key, key.pair(address)) for key in reversed(self.keys)]
-        match = _KEY_TEXT.fullmatch(text)
-        if match is None:
-            raise ValueError("not a key text as `suppress export` writes it")
+        if not is_key_text(text):
+            name = suppressed_name(text)
+            return [(key, key.pair(name)) for key in reversed(self.keys)]
+        fingerprint, pair = _read_key_text(text)
         for key in self.keys:
-            if match[1] == key.fingerprint:
-                return [(key, (bytes.fromhex(match[2]), bytes.fromhex(match[3])))]
+            if fingerprint == key.fingerprint:
+                return [(key, pair)]
         raise ValueError(
-            f"exported under another key ({match[1]}, ours is {self.newest.fingerprint}): "
+            f"exported under another key ({fingerprint}, ours is {self.newest.fingerprint}): "
             "import it where that key is, or with the addresses"
         )
 
@@ -94,3 +152,13 @@ class KeyRing:
             if key.version == version:
                 return key
         raise KeyError(version)
+
+
+def _read_key_text(text: str) -> tuple[str, KeyPair]:
+    """Return the fingerprint and the keys. Raises ValueError."""
+    if match := _KEY_TEXT.fullmatch(text):
+        return match[1], (bytes.fromhex(match[2]), bytes.fromhex(match[3]))
+    if match := _DOMAIN_KEY_TEXT.fullmatch(text):
+        wide = bytes.fromhex(match[3])
+        return match[2], (wide, wide + _MARKS[match[1]])
+    raise ValueError("not a key text as `suppress export` writes it")

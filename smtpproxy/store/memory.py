@@ -1,12 +1,12 @@
 """A store in memory, for tests and trials: the same answers as a database, nothing kept."""
 
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
-from smtpproxy.mail.address import canonical
+from smtpproxy.mail.address import canonical, domains_over, names_domain, readings
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
@@ -17,7 +17,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store.imports import Batch
-from smtpproxy.store.keys import KeyPair
+from smtpproxy.store.keys import KeyPair, is_key_text, suppressed_name
 from smtpproxy.store.memory_exchange import MemoryExchange
 from smtpproxy.store.memory_imports import MemoryImports
 from smtpproxy.store.memory_propagation import MemoryPropagation
@@ -31,6 +31,7 @@ from smtpproxy.store.merge import (
     as_update,
     merge,
     oldest_first,
+    with_readings,
 )
 from smtpproxy.store.propagation import Action
 from smtpproxy.store.protocols import (
@@ -60,26 +61,38 @@ class MemoryStore(MemoryPropagation, MemoryExchange, MemoryImports, MemoryRetent
         self._check()
         facts = {}
         for address in lookups.addresses:
-            known = self._contacts.get(address) if lookups.contacts else None
-            found = RecipientFacts(
-                self._matching(address),
-                known.contact if known else None,
-                snapshot_at=self._snapshot_at() if lookups.snapshots else None,
+            known = with_readings(
+                self._known(address, lookups),
+                [(one, self._known(one, lookups)) for one in readings(address)],
             )
-            if found.suppressions or found.contact or (lookups.snapshots and self._partners):
-                facts[address] = found
+            if known is not None:
+                facts[address] = known
         return facts
 
-    def _matching(self, address: str) -> tuple[Suppression, ...]:
-        ours = (
-            Suppression(
-                found.scope, found.origin, found.since, widened=key != exact, note=found.note
-            )
-            for wide, exact in (key.pair(address) for key in self._keys.keys)
-            for (key, _, origin), found in self._suppressions.get(wide, {}).items()
-            if key == exact or origin in WIDENED_ORIGINS
+    def _known(self, address: str, lookups: Lookups) -> RecipientFacts | None:
+        known = self._contacts.get(address) if lookups.contacts else None
+        found = RecipientFacts(
+            self._matching(address),
+            known.contact if known else None,
+            snapshot_at=self._snapshot_at() if lookups.snapshots else None,
         )
-        return oldest_first([*ours, *self._told_by_partners(address)])
+        there = found.suppressions or found.contact or (lookups.snapshots and self._partners)
+        return found if there else None
+
+    def _matching(self, name: str) -> tuple[Suppression, ...]:
+        """Return what counts for a canonical address, or for a whole domain."""
+        ours = [] if names_domain(name) else list(self._matching_address(name))
+        for domain in domains_over(name):
+            for wide, _ in (key.pair(domain) for key in self._keys.keys):
+                found = self._suppressions.get(wide, {}).values()
+                ours += [msgspec.structs.replace(one, domain=domain) for one in found]
+        return oldest_first([*ours, *self._told_by_partners(name)])
+
+    def _matching_address(self, address: str) -> Iterator[Suppression]:
+        for wide, exact in (key.pair(address) for key in self._keys.keys):
+            for (key, _, origin), found in self._suppressions.get(wide, {}).items():
+                if key == exact or origin in WIDENED_ORIGINS:
+                    yield msgspec.structs.replace(found, widened=key != exact)
 
     async def add_suppressions(
         self, entries: Sequence[SuppressionEntry], batch: Batch | None = None
@@ -104,7 +117,7 @@ class MemoryStore(MemoryPropagation, MemoryExchange, MemoryImports, MemoryRetent
                 self._lasts_from_now(place)
             tally.count(new=old is None, changed=changed)
         if self._partners:
-            await self.cover([e.address for e in entries if not e.address.startswith("hmac:")])
+            await self.cover([e.address for e in entries if not is_key_text(e.address)])
         return self._take_in(batch, tally.result())
 
     def _on_lift(self, pair: KeyPair, what: Suppression) -> None:
@@ -135,8 +148,9 @@ class MemoryStore(MemoryPropagation, MemoryExchange, MemoryImports, MemoryRetent
         return [places.pop(place) for place in lifted]
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
-        self._check()
-        return self._matching(canonical(address))
+        name = suppressed_name(address)
+        facts = await self.facts(Lookups((name,), contacts=False))
+        return facts[name].suppressions if name in facts else ()
 
     async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
         self._check()

@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from datetime import datetime
 
-from smtpproxy.mail.address import canonical
+from smtpproxy.mail.address import domains_over, names_domain
 from smtpproxy.policy.model import Origin, Suppression
-from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey
+from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey, suppressed_name
 from smtpproxy.store.merge import WIDENED_ORIGINS, Known
 from smtpproxy.store.partners import Coverage, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import KeyStatus, LiftedSuppression
@@ -125,7 +125,7 @@ class MemoryExchange:
                 if any(place[0] == exact for place in self._suppressions.get(wide, {})):
                     for name, key in self._partners.items():
                         count += (name, exact) not in self._told
-                        self._told[name, exact] = key.pair(canonical(address))
+                        self._told[name, exact] = key.pair(suppressed_name(address))
         return count
 
     async def forget_partners(self) -> int:
@@ -161,21 +161,27 @@ class MemoryExchange:
                 rows.setdefault(row.keys[0], []).append(row)
         self._taken[partner] = _Taken(snapshot, rows)
 
-    def _told_by_partners(self, address: str) -> Iterator[Suppression]:
-        for name, taken in self._taken.items():
-            wide, exact = self._partners[name].pair(address)
-            for row in taken.rows.get(wide, ()):
-                if row.keys[1] == exact or row.origin in WIDENED_ORIGINS:
-                    yield Suppression(
-                        row.scope,
-                        Origin.EXTERNAL,
-                        row.since,
-                        widened=row.keys[1] != exact,
-                        note=f"partner {name}: {row.origin}",
-                    )
+    def _told_by_partners(self, name: str) -> Iterator[Suppression]:
+        for partner, taken in self._taken.items():
+            key = self._partners[partner]
+            for domain in domains_over(name):
+                for row in taken.rows.get(key.pair(domain)[0], ()):
+                    yield _told(partner, row, domain=domain)
+            if not names_domain(name):
+                wide, exact = key.pair(name)
+                for row in taken.rows.get(wide, ()):
+                    if row.keys[1] == exact or row.origin in WIDENED_ORIGINS:
+                        yield _told(partner, row, widened=row.keys[1] != exact)
 
     def _snapshot_at(self) -> datetime | None:
         """When the oldest of the partners' snapshots was taken; None when one is missing."""
         if not self._partners or len(self._taken) < len(self._partners):
             return None
         return min(taken.snapshot.taken_at for taken in self._taken.values())
+
+
+def _told(
+    partner: str, row: SnapshotRow, *, widened: bool = False, domain: str | None = None
+) -> Suppression:
+    note = f"partner {partner}: {row.origin}"
+    return Suppression(row.scope, Origin.EXTERNAL, row.since, widened, note, domain)

@@ -82,7 +82,7 @@ class MemoryRetention:
     def _counting_for(self, address: str) -> list[tuple[bytes, Place]]:
         return [
             (wide, place)
-            for wide, exact in (key.pair(address) for key in self._keys.keys)
+            for wide, exact in (pair for key in self._keys.keys for pair in key.counting(address))
             for place in self._suppressions.get(wide, {})
             if place[0] == exact or place[2] in WIDENED_ORIGINS
         ]

@@ -11,6 +11,8 @@ from smtpproxy.policy.model import (
     Contact,
     Origin,
     Purchase,
+    Reading,
+    RecipientFacts,
     Suppression,
 )
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate
@@ -146,6 +148,30 @@ def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:
 
 def oldest_first(suppressions: Iterable[Suppression]) -> tuple[Suppression, ...]:
     return tuple(sorted(suppressions, key=lambda suppression: suppression.since))
+
+
+def with_readings(
+    own: RecipientFacts | None, others: Iterable[tuple[str, RecipientFacts | None]]
+) -> RecipientFacts | None:
+    """Add what keeps mail from the other addresses that an address may be read as.
+
+    Nothing of theirs that would let mail through is taken over.
+    """
+    suppressions, found = [], []
+    for address, known in others:
+        if known is None:
+            continue
+        suppressions += [replace(one, read_as=address) for one in known.suppressions]
+        if known.contact is not None and any(act.withdrawal for act in known.contact.acts):
+            found.append(Reading(address, known.contact.acts))
+    if not suppressions and not found:
+        return own
+    known = own or RecipientFacts()
+    return replace(
+        known,
+        suppressions=oldest_first([*known.suppressions, *suppressions]),
+        readings=tuple(found),
+    )
 
 
 class Tally:

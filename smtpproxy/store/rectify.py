@@ -50,7 +50,7 @@ def following(suppressions: Sequence[Suppression], address: str) -> list[Suppres
     return [
         SuppressionEntry(address, one.scope, one.origin, one.since, one.note)
         for one in suppressions
-        if one.origin is not Origin.BOUNCE
+        if one.origin is not Origin.BOUNCE and one.domain is None and one.read_as is None
     ]
 
 

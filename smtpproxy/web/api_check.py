@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from starlette.requests import Request
 
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.entry import entered
 from smtpproxy.policy.model import Facts, Lookups, Suppression
 from smtpproxy.store.exchange.suppression_record import read_scope
 from smtpproxy.store.exchange.times import written_time
@@ -78,7 +79,7 @@ def _counting(scope: str | None) -> frozenset[str] | None:
 
 def _canonical(address: str) -> str | None:
     try:
-        return canonical(address)
+        return entered(address)
     except AddressError:
         return None
 
@@ -95,7 +96,13 @@ def _result(
         "suppressed": bool(bearing),
         "since": written_time(min(one.since for one in bearing)) if bearing else None,
         "suppressions": [
-            {"scope": one.scope, "origin": str(one.origin), "since": written_time(one.since)}
+            {
+                "scope": one.scope,
+                "origin": str(one.origin),
+                "since": written_time(one.since),
+                "domain": one.domain,
+                "read_as": one.read_as,
+            }
             for one in bearing
         ],
     }

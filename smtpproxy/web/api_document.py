@@ -14,6 +14,14 @@ _SCOPE: Json = {
     "description": "What is not to be sent: all, marketing, or purpose:NAME.",
 }
 _ORIGIN: Json = {"type": "string", "enum": [str(origin) for origin in Origin]}
+_DOMAIN: Json = {
+    "type": ["string", "null"],
+    "description": "Where it holds for everybody there: @example.com, or *.example.com.",
+}
+_READ_AS: Json = {
+    "type": ["string", "null"],
+    "description": "The address that it is of, where a mail server may take the one asked for it.",
+}
 _ERRORS = {
     "400": "The request is not as described here; `message` says what is wrong.",
     "401": "There is no token, or no known one.",
@@ -77,7 +85,13 @@ def document(version: str) -> Json:
                     since={"type": ["string", "null"], "format": "date-time"},
                     suppressions={
                         "type": "array",
-                        "items": _object(scope=_SCOPE, origin=_ORIGIN, since=_TIME),
+                        "items": _object(
+                            scope=_SCOPE,
+                            origin=_ORIGIN,
+                            since=_TIME,
+                            domain=_DOMAIN,
+                            read_as=_READ_AS,
+                        ),
                     },
                 ),
                 "Error": _object(

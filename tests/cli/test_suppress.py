@@ -87,6 +87,8 @@ def test_json(stored: Stored) -> None:
         "since": DAY_ONE,
         "widened": False,
         "note": None,
+        "domain": None,
+        "read_as": None,
     }
     shown = stored.json("suppress", "show", ANNA)
     assert shown == {"address": ANNA, "suppressions": [suppression], "lifted": []}

@@ -55,7 +55,9 @@ def _basis(
     for entry in facts.suppressions:
         if entry.scope not in scopes or (entry.widened and entry.origin not in WIDENED):
             continue
-        if entry.origin == "unsubscribe" and consent == "valid" and given and given > entry.since:
+        own = entry.domain is None and entry.read_as is None
+        later = consent == "valid" and given and given > entry.since
+        if own and entry.origin == "unsubscribe" and later:
             continue
         holding.append((scopes.index(entry.scope), entry.since, entry.origin))
     if holding:
@@ -65,7 +67,8 @@ def _basis(
     if not marketing:
         return "allow transactional"
     # 2
-    if consent == "consent_withdrawn":
+    elsewhere = [_consent(stream, Contact("", acts=r.acts), book, now) for r in facts.readings]
+    if "consent_withdrawn" in (consent, *elsewhere):
         return "refuse consent_withdrawn"
     # 3
     if contact is None:

@@ -17,6 +17,7 @@ from smtpproxy.policy.model import (
     Origin,
     Provenance,
     Purchase,
+    Reading,
     RecipientFacts,
     Source,
     Stream,
@@ -65,8 +66,13 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
             random.choice(list(Origin)),
             random.choice(MOMENTS),
             random.random() < 0.3,
+            domain=random.choice([None, None, None, "@example.org"]),
+            read_as=random.choice([None, None, None, "jeanne@example.net"]),
         )
         for _ in range(random.choice([0, 0, 0, 1, 2]))
+    )
+    readings = tuple(
+        Reading("jeanne@example.net", _acts(random)) for _ in range(random.choice([0, 0, 0, 1]))
     )
     contact = _contact(random) if random.random() < 0.9 else None
     mailings = tuple(
@@ -74,7 +80,14 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
         for _ in range(random.choice([0, 0, 0, 1, 2, 5]))
     )
     null_mx = random.choice([None, None, False, True])
-    facts = RecipientFacts(entries, contact, mailings, snapshot_at=_maybe(random), null_mx=null_mx)
+    facts = RecipientFacts(
+        entries,
+        contact,
+        mailings,
+        snapshot_at=_maybe(random),
+        null_mx=null_mx,
+        readings=readings,
+    )
     return random.choice(ADDRESSES), _stream(random), facts
 
 

@@ -20,6 +20,7 @@ from smtpproxy.policy.model import (
     Origin,
     Provenance,
     Purchase,
+    Reading,
     RecipientFacts,
     Source,
     Suppression,
@@ -212,6 +213,75 @@ class SuppressionContract:
         with pytest.raises(ValueError, match="not a key text"):
             await store.add_suppressions([entry("hmac:anna")])
         assert await facts_of(store, ANNA) == RecipientFacts()
+
+    async def test_a_whole_domain_is_found_by_everybody_there(self, store: Store) -> None:
+        names = ["@People.Example", "*@other.example", "*.below.example", "@[192.0.2.1]"]
+        await store.add_suppressions([entry(name, "all", Origin.MANUAL) for name in names])
+        over = {
+            "anna+shop@people.example": "@people.example",
+            "anna@other.example": "@other.example",
+            "anna@below.example": "*.below.example",
+            "anna@x.y.below.example": "*.below.example",
+            "anna@[192.0.2.1]": "@[192.0.2.1]",
+            "anna@sub.people.example": None,
+            "anna@notbelow.example": None,
+        }
+        facts = await store.facts(Lookups(tuple(over)))
+        told = {name: facts[name].suppressions if name in facts else () for name in over}
+        assert {name: [one.domain for one in told[name]] for name in over} == {
+            name: [domain] if domain else [] for name, domain in over.items()
+        }
+        assert not any(one.widened for found in told.values() for one in found)
+        assert [one.domain for one in await store.suppressions("*@people.example")] == [
+            "@people.example"
+        ]
+        assert [one.domain for one in await store.suppressions("@x.below.example")] == [
+            "*.below.example"
+        ]
+
+    async def test_a_whole_domain_is_lifted_exported_and_told_as_such(self, store: Store) -> None:
+        names = ["@people.example", "*.people.example", ANNA]
+        before = await store.newest_change()
+        await store.add_suppressions([entry(name, "all", Origin.MANUAL) for name in names])
+        exported = {key: one async for key, one in store.export_suppressions()}
+        assert sorted(key.partition("hmac:")[0] for key in exported) == ["", "*.", "@"]
+        assert "example" not in "".join(exported)
+        assert {one.key for one in await store.changes(before, 9)} == set(exported)
+        await store.remove_suppression(ANNA, at=T0, reason="x")
+        assert len(await store.suppressions(ANNA)) == 2
+        for name in names[:2]:
+            assert len(await store.remove_suppression(name, at=T0, reason="x")) == 1
+            assert len(await store.lifted_suppressions(name)) == 1
+        assert await store.suppressions(ANNA) == ()
+        again = [entry(key, one.scope, one.origin) for key, one in exported.items()]
+        assert await store.add_suppressions(again) == BatchResult(added=3)
+        assert await store.standing(again) == [T0] * 3
+        assert len(await store.suppressions(ANNA)) == 3
+
+    async def test_what_an_mta_may_take_an_address_for_keeps_mail_from_it(
+        self, store: Store
+    ) -> None:
+        await store.add_suppressions([entry(), entry("@wild.example", "all", Origin.MANUAL)])
+        withdrawal = ConsentAct("offers", T0, withdrawal=True)
+        await store.record_act("bert@people.example", withdrawal)
+        routed = {
+            "anna%people.example@localhost": [(None, ANNA)],
+            "people.example!anna+x@localhost": [(None, "anna+x@people.example")],
+            '"anna@people.example"@localhost': [(None, ANNA)],
+            "carl%wild.example%x@y": [("@wild.example", "carl@wild.example")],
+            "people.example!anna@wild.example": [("@wild.example", None), (None, ANNA)],
+        }
+        for name, found in routed.items():
+            for asked in ((name,), (name, "nobody@people.example")):
+                known = (await store.facts(Lookups(asked)))[name].suppressions
+                assert sorted([(one.domain, one.read_as) for one in known], key=str) == sorted(
+                    found, key=str
+                )
+        facts = await facts_of(store, "bert%people.example@localhost")
+        assert facts == RecipientFacts(readings=(Reading("bert@people.example", (withdrawal,)),))
+        alone = await store.facts(Lookups(("bert%people.example@localhost",), contacts=False))
+        assert alone == {}
+        assert await store.facts(Lookups(("hello!@people.example",))) == {}
 
     async def test_what_is_no_address_is_not_taken(self, store: Store) -> None:
         with pytest.raises(AddressError):

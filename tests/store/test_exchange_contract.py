@@ -240,3 +240,30 @@ async def test_the_age_is_that_of_the_oldest_and_none_while_one_is_missing(
     taken = await store.snapshots()
     assert list(taken) == ["boots"]
     assert await store.facts(Lookups((ANNA,))) == {}
+
+
+# whole domains
+
+
+async def test_a_whole_domain_moves_to_another_key(store: Store) -> None:
+    await store.add_suppressions([entry("@people.example", "all", Origin.MANUAL)])
+    await store.start_rekey(at=T0)
+    assert len(await store.suppressions(ANNA)) == 1
+    assert await store.rekey(["@people.example"]) == 1
+    assert await store.finish_rekey(at=T0)
+    assert [one.domain for one in await store.suppressions(ANNA)] == ["@people.example"]
+
+
+async def test_a_whole_domain_is_told_to_partners_and_by_them(
+    exchange: tuple[Store, SuppressionKey],
+) -> None:
+    store, boots = exchange
+    await store.add_suppressions([entry("*.people.example", "all", Origin.MANUAL)])
+    (pair,) = await told(store)
+    assert pair == boots.pair("*.people.example")
+    await store.remove_suppression("*.people.example", at=T0, reason="x")
+    rows = [SnapshotRow(boots.pair("*.people.example"), "all", Origin.MANUAL, T0)]
+    await store.take_snapshot("boots", snapshot(boots, 1), one_batch(rows))
+    (found,) = (await facts_of(store, "anna@sub.people.example")).suppressions
+    assert (found.domain, found.origin) == ("*.people.example", Origin.EXTERNAL)
+    assert len(await store.suppressions("anna%people.example@localhost")) == 1

@@ -65,8 +65,8 @@ def allow(rule: str, basis: Basis) -> Verdict:
     return Verdict(Action.ALLOW, basis=basis, rule=rule)
 
 
-def refuse(rule: str, reason: Reason) -> Verdict:
-    return Verdict(Action.REFUSE, reason, rule=rule)
+def refuse(rule: str, reason: Reason, detail: str | None = None) -> Verdict:
+    return Verdict(Action.REFUSE, reason, rule=rule, detail=detail)
 
 
 def defer(rule: str, reason: Reason) -> Verdict:

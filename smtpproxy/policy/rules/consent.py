@@ -1,8 +1,9 @@
 """Consent and its withdrawal (design.md section 5; rules A2 to A5; RGPD art. 7)."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from smtpproxy.policy.model import Basis, ConsentAct, Contact, Evidence, Reason, Verdict
+from smtpproxy.policy.model import Basis, ConsentAct, Contact, Evidence, Reading, Reason, Verdict
 from smtpproxy.policy.rules.case import RecipientCase, allow, refuse
 from smtpproxy.policy.rules.clock import is_active
 
@@ -16,9 +17,16 @@ _VALID, _MISSING = Reason.NONE, Reason.CONSENT_MISSING
 def withdrawn(case: RecipientCase) -> Verdict | None:
     """Refuse when the newest act for the purpose is a withdrawal, whatever other basis."""
     contact = case.facts.contact
-    if contact is None or not contact.acts:
-        return None
-    return WITHDRAWN if _is_withdrawn(case, contact) else None
+    if contact is not None and contact.acts and _is_withdrawn(case, contact.acts):
+        return WITHDRAWN
+    if case.facts.readings and (elsewhere := withdrawn_reading(case)) is not None:
+        return refuse("withdrawn", Reason.CONSENT_WITHDRAWN, f"by {elsewhere.address}")
+    return None
+
+
+def withdrawn_reading(case: RecipientCase) -> Reading | None:
+    """Return another reading of the address where consent is withdrawn."""
+    return next((one for one in case.facts.readings if _is_withdrawn(case, one.acts)), None)
 
 
 def valid_consent(case: RecipientCase) -> Verdict | None:
@@ -34,7 +42,7 @@ def consent_failure(case: RecipientCase) -> Reason:
     act = None if contact is None else newest_act(contact, case.stream.purpose)
     if contact is None or act is None:
         return _MISSING
-    if _is_withdrawn(case, contact):
+    if _is_withdrawn(case, contact.acts):
         return Reason.CONSENT_WITHDRAWN
     request = confirmed_request(contact, act) if act.method == _CONFIRMED else None
     if act.method in rulebook.preticked_methods:
@@ -79,31 +87,33 @@ def confirmed_request(contact: Contact, act: ConsentAct) -> ConsentAct | None:
 
 def withdrawn_at(case: RecipientCase) -> datetime | None:
     """Return when consent for the purpose was last withdrawn, None when it never was."""
-    contact = case.facts.contact
-    return None if contact is None else _newest_withdrawal(contact, case.stream.purpose)
+    contact, purpose = case.facts.contact, case.stream.purpose
+    newest = None if contact is None else _newest_withdrawal(contact.acts, purpose)
+    elsewhere = [_newest_withdrawal(one.acts, purpose) for one in case.facts.readings]
+    return newest or max(filter(None, elsewhere), default=None)
 
 
-def _newest_withdrawal(contact: Contact, purpose: str | None) -> datetime | None:
+def _newest_withdrawal(acts: Sequence[ConsentAct], purpose: str | None) -> datetime | None:
     newest = None
-    for act in contact.acts:
+    for act in acts:
         if act.withdrawal and act.purpose == purpose and (newest is None or act.at > newest):
             newest = act.at
     return newest
 
 
-def _is_withdrawn(case: RecipientCase, contact: Contact) -> bool:
+def _is_withdrawn(case: RecipientCase, acts: Sequence[ConsentAct]) -> bool:
     """Whether a withdrawal is the newest act that may count; it wins a tie in time.
 
     Agreement dated after now must not hide a withdrawal from before, nor must one that is
     not confirmed.
     """
     purpose, now = case.stream.purpose, case.now
-    newest = _newest_withdrawal(contact, purpose)
+    newest = _newest_withdrawal(acts, purpose)
     if newest is None:
         return False
     return not any(
         newest < act.at <= now
-        for act in contact.acts
+        for act in acts
         if act.purpose == purpose and not act.withdrawal and not act.pending
     )
 

@@ -35,6 +35,10 @@ def suppressed(case: RecipientCase) -> Verdict | None:
     detail = f"scope {entry.scope} since {day(entry.since)}"
     if entry.widened:
         detail += ", of another spelling of the address"
+    if entry.domain:
+        detail += f", of the whole domain {entry.domain}"
+    if entry.read_as:
+        detail += f", of {entry.read_as}, which an MTA may take the address for"
     return Verdict(Action.REFUSE, _REASONS[entry.origin], rule="suppression", detail=detail)
 
 
@@ -90,9 +94,13 @@ def day(moment: datetime) -> str:
 def _yields(entry: Suppression, case: RecipientCase) -> bool:
     """Whether an order gives way to valid consent for the purpose, given later than it.
 
-    The rulebook says which origins ever do, and to consent by which methods.
+    The rulebook says which origins ever do, and to consent by which methods. What holds for a
+    whole domain is no order of the person's, and what holds for another reading of the address
+    may be another person's.
     """
     contact, rulebook = case.facts.contact, case.rulebook
+    if entry.domain is not None or entry.read_as is not None:
+        return False
     if entry.origin not in rulebook.lifted_by_consent or contact is None:
         return False
     act = newest_act(contact, case.stream.purpose)

@@ -78,6 +78,14 @@ CHANGE = {
         "The person themselves wants the mail again, and somebody with the right to do so lifts the"
         " order (`smtpproxy suppress remove`)."
     ),
+    "change.reading": (
+        "Nothing, as the address is written: a mail server may deliver it to {other}, who withdrew"
+        " their consent. An address without %, ! and quotes is judged for itself."
+    ),
+    "change.lift.domain": (
+        "Nothing that the sender or the person does: the order holds for the whole domain. Whoever"
+        " answers for it lifts it (`smtpproxy suppress remove {domain}`)."
+    ),
     "change.suppressed_bounce": (
         "The mailbox is known to work again, and the order is lifted (`smtpproxy suppress remove`)."
     ),

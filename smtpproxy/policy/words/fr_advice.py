@@ -123,6 +123,15 @@ CHANGE = {
         "La personne elle-même souhaite de nouveau ces messages, et une personne habilitée lève"
         " l’inscription (`smtpproxy suppress remove`)."
     ),
+    "change.reading": (
+        "Rien, tant que l’adresse est écrite ainsi : un serveur de courrier peut la remettre à"
+        " {other}, qui a retiré son consentement. Une adresse sans %, ! ni guillemets est jugée"
+        " pour elle-même."
+    ),
+    "change.lift.domain": (
+        "Rien que l’expéditeur ou la personne puisse faire : l’inscription vaut pour tout le"
+        " domaine. Qui en répond la lève (`smtpproxy suppress remove {domain}`)."
+    ),
     "change.suppressed_bounce": (
         "Il est établi que la boîte fonctionne de nouveau, et l’inscription est levée"
         " (`smtpproxy suppress remove`)."

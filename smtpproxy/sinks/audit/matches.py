@@ -88,5 +88,6 @@ def _note(raw: bytes, newest: dict[str, datetime]) -> None:
         for part in line.personal:
             if not isinstance(part, Personal) or part.canonical is None or part.facts is None:
                 continue
-            if part.facts.suppressions:
-                newest[part.canonical] = max(at, newest.get(part.canonical, at))
+            for one in part.facts.suppressions:
+                name = one.read_as or part.canonical
+                newest[name] = max(at, newest.get(name, at))

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.entry import entered
 from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
@@ -151,7 +152,7 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
 
 def _address(text: str) -> str:
     try:
-        return canonical(text)
+        return entered(text)
     except AddressError as error:
         raise ValueError(f"address: {error}") from None
 

@@ -22,7 +22,9 @@ from smtpproxy.store.exchange.providers import Layout, layouts, recognise
 from smtpproxy.store.exchange.providers.layout import NO_SUPPRESSION, When
 from smtpproxy.store.exchange.suppression_record import (
     COLUMNS,
+    DOMAIN_ORIGINS,
     Defaults,
+    is_whole_domain,
     read_origin,
     read_record,
 )
@@ -226,6 +228,7 @@ class _Reader:
         # A list's name may be its purpose's, so it is not replaced but looked up.
         self._purposes = self._values.pop("list", {})
         self._time_format = mapping.time_format
+        self._of_provider = layout is not None
         self._of_list = layout is not None and layout.of_list
         self._when: tuple[When, ...] = layout.when if layout else ()
 
@@ -245,9 +248,13 @@ class _Reader:
         origin = told.get("origin") or self._defaults.origin
         if origin == NO_SUPPRESSION:
             return None
+        address = told.get("address", "")
+        scope = told.get("scope") or self._scope(read_origin(origin), told.get("list", ""))
+        if self._of_provider and is_whole_domain(address) and origin not in DOMAIN_ORIGINS:
+            origin = Origin.EXTERNAL  # in a list of bounces it is still an order of the provider's
         return self._defaults.entry(
-            told.get("address", ""),
-            told.get("scope") or self._scope(read_origin(origin), told.get("list", "")),
+            address,
+            scope,
             origin,
             told.get("since", ""),
             told.get("note", ""),

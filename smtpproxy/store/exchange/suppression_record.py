@@ -8,19 +8,25 @@ from datetime import datetime
 
 import msgspec
 
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.entry import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.exchange.lines import decoded
 from smtpproxy.store.exchange.times import read_time, written_time
+from smtpproxy.store.keys import is_key_text
 from smtpproxy.store.protocols import SuppressionEntry
 
 COLUMNS = ("address", "scope", "origin", "since", "note")
-KEY_PREFIX = "hmac:"
 _SCOPE = re.compile(
     r"all|marketing|purpose:[^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\x00-\x20\x7f])?"
 )
 _SCOPES = "all, marketing and purpose:NAME"
 _ORIGINS = {str(origin): origin for origin in Origin}
+DOMAIN_ORIGINS = (Origin.MANUAL, Origin.OBJECTION, Origin.EXTERNAL)
+"""What a whole domain is suppressed by: an order of the operator, of its owner, or of a list.
+
+All others tell of one mailbox.
+"""
 
 
 def read_scope(text: str) -> str:
@@ -41,6 +47,20 @@ def read_origin(text: str) -> Origin:
     if text not in _ORIGINS:
         raise ValueError(f"origin: {text[:40]!r} is none of {', '.join(_ORIGINS)}")
     return _ORIGINS[text]
+
+
+def is_whole_domain(address: str) -> bool:
+    """Whether it is a whole domain's name, rightly written or not, or its key text."""
+    return whole_domain_written(address) or (is_key_text(address) and address[0] in "@*")
+
+
+def check_origin(address: str, origin: Origin) -> None:
+    """Raises `ValueError` when a whole domain is to be suppressed for what one mailbox did."""
+    if origin not in DOMAIN_ORIGINS and is_whole_domain(address):
+        raise ValueError(
+            f"origin: {origin} tells of one mailbox, not of a whole domain, whose origin is "
+            f"{', '.join(DOMAIN_ORIGINS)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +86,9 @@ class Defaults:
         Raises:
             ValueError: the text names the field, what is wrong and what would be right.
         """
-        if not address.startswith(KEY_PREFIX):
+        if not is_key_text(address):
             try:
-                address = canonical(address)
+                address = entered_name(address)
             except AddressError as error:
                 raise ValueError(f"address: {error}") from None
         try:
@@ -77,13 +97,10 @@ class Defaults:
                 at = read_time(since, last_moment=True, pattern=time_format)
         except ValueError as error:
             raise ValueError(f"since: {error}") from None
-        return SuppressionEntry(
-            address,
-            read_scope(scope or self.scope),
-            read_origin(origin or self.origin),
-            at,
-            note or None,
-        )
+        scope = read_scope(scope or self.scope)
+        read = read_origin(origin or self.origin)
+        check_origin(address, read)
+        return SuppressionEntry(address, scope, read, at, note or None)
 
 
 class SuppressionRecord(msgspec.Struct, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Origin
+from smtpproxy.store.keys import key_text
 from smtpproxy.store.propagation import ChangesGone, SuppressionChange
 from smtpproxy.store.sqlite.rows import from_micros, to_micros
 from smtpproxy.store.sqlite.writer import fetch_all
@@ -51,7 +52,7 @@ async def after(
             seq,
             from_micros(at),
             action,
-            f"hmac:{fingerprint}:{wide.hex()}:{exact.hex()}",
+            key_text(fingerprint, (wide, exact)),
             scope,
             Origin(origin),
             from_micros(moment),

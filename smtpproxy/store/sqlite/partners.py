@@ -75,7 +75,7 @@ async def cover(
     partners: Sequence[Partner],
     addresses: Sequence[str],
 ) -> int:
-    """Keep the partners' keys of canonical addresses that are suppressed; return how many."""
+    """Keep the partners' keys of addresses and domains that are suppressed; return how many."""
     values = [
         (*own, key.fingerprint, *key.pair(address))
         for address in addresses

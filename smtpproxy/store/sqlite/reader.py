@@ -7,12 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from smtpproxy.mail.address import domains_over, readings
 from smtpproxy.policy.model import Facts, Lookups, RecipientFacts
-from smtpproxy.store.merge import oldest_first, ordered_acts
+from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import live_keys, rows
 from smtpproxy.store.sqlite.connection import FileWatch, is_busy, open_reader, unavailable
-from smtpproxy.store.sqlite.lookup import FIRST_ACT, Partner, statements
+from smtpproxy.store.sqlite.lookup import FIRST_ACT, Partner, Statements, statements
 from smtpproxy.store.sqlite.schema import check_up_to_date
 
 T = TypeVar("T")
@@ -36,22 +37,24 @@ class _Link:
             self._connection.close()
             raise
         first, *others = keys.keys
-        self._pair = first.pair
-        self._more = [key.pair for key in (*others, *(partner.key for partner in partners))]
+        self._lookup = first.lookup
+        self._more = [key.lookup for key in (*others, *(partner.key for partner in partners))]
         self._keys: Callable[[str], tuple[bytes, ...]] = (
-            self._all_keys if self._more else first.pair
+            self._all_keys if self._more else first.lookup
         )
         self._first_read = f"SELECT 1 FROM {live_keys.view(keys.versions)} LIMIT 1"
-        self._statements = statements(keys.versions, partners)
-        self._with_age = statements(keys.versions, partners, age=True) if partners else None
+        self._versions, self._partners = keys.versions, partners
+        self._prepared: dict[tuple[int, bool], Statements] = {}  # by domains and age
 
     def is_current(self) -> bool:
         return self._watch.same()
 
     def facts(self, lookups: Lookups) -> Facts:
-        """Read all addresses from one snapshot."""
-        if len(lookups.addresses) == 1:
-            return self.some(lookups.addresses, lookups)
+        """Read all addresses, and what else they may be read as, from one snapshot."""
+        if len(lookups.addresses) == 1 and not readings(lookups.addresses[0]):
+            (address,) = lookups.addresses
+            known = self._one(address, lookups)
+            return {} if known is None else {address: known}
         self.begin()
         try:
             return self.some(lookups.addresses, lookups)
@@ -71,29 +74,43 @@ class _Link:
         self._execute("COMMIT")
 
     def some(self, addresses: Sequence[str], lookups: Lookups) -> dict[str, RecipientFacts]:
-        asked = self._statements
-        if lookups.snapshots and self._with_age is not None:
-            asked = self._with_age
-        ask = self._everything if lookups.contacts else self._suppressions
-        sql = asked.everything if lookups.contacts else asked.suppressions
-        return {address: found for address in addresses if (found := ask(sql, address)) is not None}
+        facts = {}
+        for address in addresses:
+            known = self._one(address, lookups)
+            if others := readings(address):
+                known = with_readings(known, [(one, self._one(one, lookups)) for one in others])
+            if known is not None:
+                facts[address] = known
+        return facts
 
-    def _all_keys(self, address: str) -> tuple[bytes, ...]:
-        """Return the keys of an address: the live ones' first, then the partners'."""
-        keys: tuple[bytes, ...] = self._pair(address)
-        for pair in self._more:
-            keys += pair(address)
+    def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
+        """Read what is known of one canonical name, in one statement."""
+        keys = self._keys(name)
+        domains = len(keys) // (1 + len(self._more)) - 2
+        asked = self._asked(domains, age=lookups.snapshots and bool(self._partners))
+        if lookups.contacts:
+            found = self._execute(asked.everything, (*keys, name)).fetchall()
+        else:
+            found = self._execute(asked.suppressions, keys).fetchall()
+        return self._read(found, name, keys, domains) if found else None
+
+    def _asked(self, domains: int, *, age: bool) -> Statements:
+        asked = self._prepared.get((domains, age))
+        if asked is None:
+            asked = statements(self._versions, self._partners, domains=domains, age=age)
+            self._prepared[domains, age] = asked
+        return asked
+
+    def _all_keys(self, name: str) -> tuple[bytes, ...]:
+        """Return the keys of a name: the live ones' first, then the partners'."""
+        keys: tuple[bytes, ...] = self._lookup(name)
+        for lookup in self._more:
+            keys += lookup(name)
         return keys
 
-    def _suppressions(self, sql: str, address: str) -> RecipientFacts | None:
-        return self._read(self._execute(sql, self._keys(address)).fetchall())
-
-    def _everything(self, sql: str, address: str) -> RecipientFacts | None:
-        return self._read(self._execute(sql, (*self._keys(address), address)).fetchall())
-
-    def _read(self, found: list[rows.Row]) -> RecipientFacts | None:
-        if not found:
-            return None
+    def _read(
+        self, found: list[rows.Row], name: str, keys: tuple[bytes, ...], domains: int
+    ) -> RecipientFacts:
         suppressions, acts = [], []
         person: rows.Row | None = None
         snapshot_at: datetime | None = None
@@ -104,6 +121,9 @@ class _Link:
                     acts.append(rows.act(row[FIRST_ACT:]))
             elif row[0] == _AGE:
                 snapshot_at = rows.optional_moment(row[3])
+            elif isinstance(row[0], bytes):
+                domain = domains_over(name)[keys.index(row[0]) % (2 + domains) - 2]
+                suppressions.append(rows.suppression(*row[1:5], widened=False, domain=domain))
             else:
                 suppressions.append(rows.suppression(*row[1:5], widened=not row[0]))
         return RecipientFacts(

@@ -259,4 +259,4 @@ async def _count_kept(connection: aiosqlite.Connection) -> int:
 
 
 def _pairs(keys: KeyRing, address: str) -> list[KeyPair]:
-    return [key.pair(address) for key in keys.keys]
+    return [pair for key in keys.keys for pair in key.counting(address)]

@@ -85,9 +85,15 @@ def optional_moment(micros: int | None) -> datetime | None:
 
 
 def suppression(
-    scope: str, origin: str, since: int, note: str | None, *, widened: bool
+    scope: str,
+    origin: str,
+    since: int,
+    note: str | None,
+    *,
+    widened: bool,
+    domain: str | None = None,
 ) -> Suppression:
-    return Suppression(scope, _ORIGINS[origin], from_micros(since), widened, note)
+    return Suppression(scope, _ORIGINS[origin], from_micros(since), widened, note, domain)
 
 
 def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:

@@ -11,6 +11,7 @@ import aiosqlite
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.store.imports import Batch
+from smtpproxy.store.keys import suppressed_name
 from smtpproxy.store.mailings import with_mailings
 from smtpproxy.store.merge import as_update
 from smtpproxy.store.protocols import (
@@ -89,7 +90,7 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
             return await suppression_table.lift(connection, places, scope, origin, at, reason)
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
-        name = canonical(address)
+        name = suppressed_name(address)
         facts = await self._reader.facts(Lookups((name,), contacts=False))
         return facts[name].suppressions if name in facts else ()
 

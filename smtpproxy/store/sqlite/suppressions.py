@@ -6,9 +6,8 @@ from datetime import datetime
 import aiosqlite
 import msgspec
 
-from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import Origin, Suppression
-from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey
+from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey, is_key_text, suppressed_name
 from smtpproxy.store.protocols import BatchResult, LiftedSuppression, SuppressionEntry
 from smtpproxy.store.sqlite import imported_suppressions, rekeying, rows
 from smtpproxy.store.sqlite import partners as partner_table
@@ -85,7 +84,7 @@ async def add(
     written = await run_many(connection, _ADD, [(*row, importer) for row in ordered])
     added = (await fetch_all(connection, _COUNT))[0][0] - before
     if partners:
-        told = [canonical(e.address) for e in entries if not e.address.startswith("hmac:")]
+        told = [suppressed_name(e.address) for e in entries if not is_key_text(e.address)]
         await partner_table.cover(connection, keys, partners, told)
     return BatchResult(added, written - added, len(entries) - written)
 
