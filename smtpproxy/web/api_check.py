@@ -100,9 +100,9 @@ def _result(
                 "scope": one.scope,
                 "origin": str(one.origin),
                 "since": written_time(one.since),
-                "domain": one.domain,
-                "read_as": one.read_as,
             }
+            | ({"domain": one.domain} if one.domain else {})
+            | ({"read_as": one.read_as} if one.read_as else {})
             for one in bearing
         ],
     }

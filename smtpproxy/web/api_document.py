@@ -15,11 +15,11 @@ _SCOPE: Json = {
 }
 _ORIGIN: Json = {"type": "string", "enum": [str(origin) for origin in Origin]}
 _DOMAIN: Json = {
-    "type": ["string", "null"],
+    "type": "string",
     "description": "Where it holds for everybody there: @example.com, or *.example.com.",
 }
 _READ_AS: Json = {
-    "type": ["string", "null"],
+    "type": "string",
     "description": "The address that it is of, where a mail server may take the one asked for it.",
 }
 _ERRORS = {
@@ -86,11 +86,10 @@ def document(version: str) -> Json:
                     suppressions={
                         "type": "array",
                         "items": _object(
+                            {"domain": _DOMAIN, "read_as": _READ_AS},
                             scope=_SCOPE,
                             origin=_ORIGIN,
                             since=_TIME,
-                            domain=_DOMAIN,
-                            read_as=_READ_AS,
                         ),
                     },
                 ),
@@ -161,8 +160,9 @@ def _check() -> Json:
     }
 
 
-def _object(**properties: Json) -> Json:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+def _object(optional: Json | None = None, /, **properties: Json) -> Json:
+    every = properties | (optional or {})
+    return {"type": "object", "properties": every, "required": list(properties)}
 
 
 def _ref(name: str) -> Json:

@@ -148,7 +148,7 @@ async def test_readers_and_writers_go_on_during_an_import(database: Database) ->
 
 
 def plan(database: Database, sql: str) -> str:
-    values = (b"", b"", "")[: sql.count("?3") + 2]
+    values = (b"", b"", b"", b"", "")[: sql.count("?5") + 4]
     with closing(sqlite3.connect(database.path)) as connection:
         found = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)
         return "\n".join(row[3] for row in found)

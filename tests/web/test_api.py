@@ -223,6 +223,14 @@ async def test_addresses_can_be_asked_about(served: Served) -> None:
     answer = await served.check({"addresses": asked})
     assert answer.status == 200
     anna, carl, new, wrong = answer.json["results"]
+    more = ["x@wild.example", "anna%people.example@localhost", "x@\u200bpeople.example"]
+    await served.store.add_suppressions(
+        [SuppressionEntry("@wild.example", "all", Origin.MANUAL, T0)]
+    )
+    domain, routed, unseen = (await served.check({"addresses": more})).json["results"]
+    assert domain["suppressions"][0]["domain"] == "@wild.example"
+    assert routed["suppressions"][0]["read_as"] == "anna@people.example"
+    assert unseen["suppressed"] is None
     assert anna == {
         "address": "Anna@People.example",
         "suppressed": True,
