@@ -228,16 +228,13 @@ def _of_suppression(entry: Suppression | None) -> Words:
 
 def _matched_by(entry: Suppression) -> Value:
     """How an order came to count that was not given for the address as it is written."""
+    whole: Value = NOTHING
+    if entry.domain is not None:
+        kind = "whole_domain" if entry.domain.startswith("@") else "whole_domain.below"
+        whole = Phrase(kind, {"domain": entry.domain.lstrip("@*.")})
     if entry.read_as is not None:
-        return Phrase("read_as", {"other": entry.read_as, "whole": _of_domain(entry)})
-    return Phrase("widened") if entry.widened else _of_domain(entry)
-
-
-def _of_domain(entry: Suppression) -> Value:
-    if entry.domain is None:
-        return NOTHING
-    kind = "whole_domain" if entry.domain.startswith("@") else "whole_domain.below"
-    return Phrase(kind, {"domain": entry.domain.lstrip("@*.")})
+        return Phrase("read_as", {"other": entry.read_as, "whole": whole})
+    return Phrase("widened") if entry.widened else whole
 
 
 def _customer_period(rulebook: Rulebook) -> Value:

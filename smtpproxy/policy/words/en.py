@@ -210,13 +210,6 @@ _REASONS = {
         "a do-not-mail list from elsewhere has had the address since {since}; that stops"
         " {covers}{widened}"
     ),
-    "covers.all": "all mail",
-    "covers.marketing": "all marketing mail",
-    "covers.purpose": "mail for the purpose “{purpose}”",
-    "widened": " (entered for another spelling of the same mailbox)",
-    "whole_domain": " (entered for everybody at {domain})",
-    "whole_domain.below": " (entered for everybody at {domain} and at its subdomains)",
-    "read_as": " (entered for {other}, which a mail server may take the address for{whole})",
     "reason.no_record": "nothing is known of the address",
     "reason.contact_restricted": "the contact is tagged {tag}: not for bulk mail",
     "reason.source_forbidden": "the address was obtained by source {source}",

@@ -26,4 +26,12 @@ LABELS = {
     "label.rows": "rules",
     "label.to": "to",
     "label.by_rulebook": "by rulebook",
+    # what a suppression covers, and how it came to count for the address
+    "covers.all": "all mail",
+    "covers.marketing": "all marketing mail",
+    "covers.purpose": "mail for the purpose “{purpose}”",
+    "widened": " (entered for another spelling of the same mailbox)",
+    "whole_domain": " (entered for everybody at {domain})",
+    "whole_domain.below": " (entered for everybody at {domain} and at its subdomains)",
+    "read_as": " (entered for {other}, which a mail server may take the address for{whole})",
 }

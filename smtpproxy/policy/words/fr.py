@@ -251,13 +251,6 @@ _REASONS = {
         "l’adresse figure depuis le {since} sur une liste d’opposition venue d’ailleurs ; cela"
         " vaut pour {covers}{widened}"
     ),
-    "covers.all": "tout envoi",
-    "covers.marketing": "toute prospection",
-    "covers.purpose": "la finalité « {purpose} »",
-    "widened": " (inscription faite pour une autre graphie de la même boîte)",
-    "whole_domain": " (inscription faite pour tous les destinataires de {domain})",
-    "whole_domain.below": " (inscription faite pour tout {domain} et ses sous-domaines)",
-    "read_as": " (inscription faite pour {other}, que cette adresse peut désigner{whole})",
     "reason.no_record": "rien n’est connu de cette adresse",
     "reason.contact_restricted": (
         "le contact porte l’étiquette {tag} : il est exclu des envois en nombre"

@@ -28,4 +28,12 @@ LABELS = {
     "label.rows": "règles",
     "label.to": "à",
     "label.by_rulebook": "selon le référentiel",
+    # what a suppression covers, and how it came to count for the address
+    "covers.all": "tout envoi",
+    "covers.marketing": "toute prospection",
+    "covers.purpose": "la finalité « {purpose} »",
+    "widened": " (inscription faite pour une autre graphie de la même boîte)",
+    "whole_domain": " (inscription faite pour tous les destinataires de {domain})",
+    "whole_domain.below": " (inscription faite pour tout {domain} et ses sous-domaines)",
+    "read_as": " (inscription faite pour {other}, que cette adresse peut désigner{whole})",
 }
