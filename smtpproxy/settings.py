@@ -67,6 +67,7 @@ class ListenerSettings:
     address: Address
     streams: tuple[str, ...] = ()
     default_stream: str | None = None
+    origin: str | None = None  # of addresses without a domain at the MTA that asks
     max_connections: int = 10_000  # each worker takes its share
     max_connections_per_address: int = 1_000
     max_recipients: int = 1_000

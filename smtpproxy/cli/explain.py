@@ -23,6 +23,7 @@ from smtpproxy.cli.stores import now, using_store
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.path import parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.closer import without_counting
 from smtpproxy.pipeline.explanation import Explanation, Question, explain, recall
@@ -114,7 +115,8 @@ def _question(
 ) -> Question:
     if b"\r\n" not in raw:
         raw = raw.replace(b"\n", b"\r\n")  # a file on this machine; on the wire it is CRLF
-    reverse_path = mail_from.strip().removeprefix("<").removesuffix(">")
+    origin = _origin(settings, listener)
+    reverse_path = _reverse_path(mail_from.strip(), origin)
     stream_header, source_header = settings.server.stream_header, settings.source_header
     choice, undeclared = _choice(settings, reverse_path, stream, listener), _undeclared(settings)
     refusal = _content_refusal(settings, raw)
@@ -125,7 +127,7 @@ def _question(
         features = MessageFeatures(malformed=refusal.text)
     return Question(
         choice=choice,
-        recipients=tuple(_recipient(settings, address) for address in rcpt),
+        recipients=tuple(_recipient(settings, address, origin) for address in rcpt),
         reverse_path=reverse_path,
         features=features,
         on_mixed=settings.policy.on_mixed,
@@ -175,10 +177,23 @@ def _choice(
     return StreamTable(settings).choice(listener or names[0], reverse_path)
 
 
-def _recipient(settings: Settings, given: str) -> tuple[str, str]:
-    """The address as given and its canonical form, as the relay reads a RCPT command."""
-    path = given.strip().removeprefix("<").removesuffix(">")
+def _origin(settings: Settings, listener: str | None) -> str | None:
+    """The domain of addresses without one at the listener."""
+    names = {each.name: each.origin for each in settings.listeners}
+    return names.get(listener or settings.listeners[0].name)
+
+
+def _reverse_path(given: str, origin: str | None) -> str:
     try:
+        return qualified(parse_path(given), origin) if given else ""
+    except AddressError as error:
+        raise click.BadParameter(str(error), param_hint="'--mail-from'") from error
+
+
+def _recipient(settings: Settings, given: str, origin: str | None) -> tuple[str, str]:
+    """The address as given and its canonical form, as the listener reads a RCPT command."""
+    try:
+        path = qualified(parse_path(given.strip()), origin)
         return path, canonical(path if "@" in path else f"{path}@{settings.server.hostname}")
     except AddressError as error:
         raise click.BadParameter(str(error), param_hint="'--rcpt'") from error

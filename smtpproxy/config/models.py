@@ -113,6 +113,7 @@ class Listener(Table):
     address: Address = Field(examples=["127.0.0.1:2525"])
     streams: list[Name] = []
     default_stream: Name | None = None
+    origin: Hostname | None = None
     max_connections: Count = 10_000
     max_connections_per_address: Count = 1_000
     max_recipients: Count = 1_000

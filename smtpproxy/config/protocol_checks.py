@@ -21,15 +21,15 @@ _EVERYWHERE = frozenset(
         "data_timeout",
     }
 )
-_ASKED = _EVERYWHERE | {"max_recipients", "login_trusted"}
-_MEANINGFUL = {"milter": _ASKED, "policy": _ASKED}
-"""By protocol. What is not here has all keys: SMTP, and what is much like it."""
+_SMTP = frozenset(Listener.model_fields) - {"origin"}
+_ASKED = _EVERYWHERE | {"max_recipients", "origin", "login_trusted"}
+_MEANINGFUL = {"smtp": _SMTP, "lmtp": _SMTP, "milter": _ASKED, "policy": _ASKED}
 
 
 def protocol_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield the keys that somebody set and that would do nothing."""
     for index, listener in tables(document, "listener"):
-        protocol = listener.get("protocol")
+        protocol = listener.get("protocol", "smtp")
         meaningful = _MEANINGFUL.get(protocol) if isinstance(protocol, str) else None
         if meaningful is None:
             continue

@@ -8,15 +8,17 @@ from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.connection import EventConnection
 from smtpproxy.intake.door import Door
-from smtpproxy.intake.milter_message import MilterMessage, address
+from smtpproxy.intake.milter_message import MilterMessage
 from smtpproxy.intake.milter_terms import (
     ACTIONS,
     MACROS,
     STEPS,
     client_address,
     forgets_recipient,
+    mails_refused,
     without_smtp,
 )
+from smtpproxy.mail.path import PathError, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.advised import Advice, AdvisedTransaction
 from smtpproxy.pipeline.edits import UNSUBSCRIBE
@@ -48,8 +50,7 @@ _PROGRESS = 2.0
 """Seconds between two signs of life while a message is judged; Sendmail waits for 10."""
 _TROUBLE = packets.reply_code(Reply.of(451, "4.3.0", "temporary_failure"))
 _NO_SPACE = packets.reply_code(replies.NO_SPACE)
-_SENDER_REFUSED = packets.reply_code(replies.SENDER_REFUSED)
-_TOO_MANY = packets.reply_code(Reply.of(452, "4.5.3", "too many recipients"))
+_TOO_MANY = Reply.of(452, "4.5.3", "too many recipients")
 
 
 class MilterSession(EventConnection):
@@ -179,7 +180,7 @@ class MilterSession(EventConnection):
 
     def _mail_from(self, mail: Mail) -> None:
         macro = self._engine.macro
-        reverse_path = address(mail.path)
+        reverse_path, refusal = self._reverse_path(mail.path)
         login = (macro("auth_authen") or "") if self._door.believes_logins(self._peer) else ""
         credential = self._door.streams.of_user(login)
         client = Client(
@@ -189,13 +190,14 @@ class MilterSession(EventConnection):
             login,
             macro("i") or "",
         )
+        by_smtp = not without_smtp(macro)
         transaction = AdvisedTransaction(
             self._door.parts,
             client,
             reverse_path,
             self._door.streams.choice(self._settings.name, reverse_path, credential),
-            refuses_at_rcpt=not without_smtp(macro),
-            can_delete=Actions.DELETE_RECIPIENTS in self._engine.agreed.actions,
+            refuses_at_rcpt=by_smtp,
+            can_delete=by_smtp and Actions.DELETE_RECIPIENTS in self._engine.agreed.actions,
         )
         leading_space = Steps.LEADING_SPACE in self._engine.agreed.steps
         self._forget_message()
@@ -203,8 +205,16 @@ class MilterSession(EventConnection):
             transaction, self._door.spool, self._door.header_limits, leading_space=leading_space
         )
         if credential is not None and not permits(credential, reverse_path):
-            self._message.barred = True  # told at RCPT: MTAs are asked not to wait for MAIL
+            refusal = refusal or replies.SENDER_REFUSED
             self._door.parts.emit(SenderRefused(self._settings.name, client.peer))
+        self._message.refusal = refusal  # told at RCPT: MTAs are asked not to wait for MAIL
+
+    def _reverse_path(self, path: str) -> tuple[str, Reply | None]:
+        """The sender, and the refusal of a path that cannot be taken."""
+        try:
+            return qualified(parse_path(path), self._settings.origin), None
+        except PathError as error:
+            return path, replies.bad_sender(error)
 
     def _header(self, header: Header) -> None:
         if self._message is not None:
@@ -236,19 +246,26 @@ class MilterSession(EventConnection):
             raise RuntimeError("a recipient without a message")
         self._due = True
         transaction = message.transaction
-        if message.barred and transaction.refuses_at_rcpt:
-            self._answer(_SENDER_REFUSED)
+        if message.refusal is not None and transaction.refuses_at_rcpt:
+            self._answer(packets.reply_code(message.refusal))
             return
+        refusal = await self._judge(transaction, rcpt.path)
+        self._answer(packets.CONTINUE if refusal is None else packets.reply_code(refusal))
+
+    async def _judge(self, transaction: AdvisedTransaction, path: str) -> Reply | None:
+        """Return the refusal of a recipient, or None."""
+        try:
+            mailbox = parse_path(path)
+            recipient = qualified(mailbox, self._settings.origin)
+        except PathError as error:
+            at_end = mails_refused(self._engine.macro, path)
+            return transaction.unreadable(replies.bad_recipient(error), at_end=at_end)
         if transaction.refuses_at_rcpt and transaction.recipients >= self._settings.max_recipients:
             self._limited("recipients")
-            self._answer(_TOO_MANY)
-            return
-        if forgets_recipient(self._engine.macro):
+            return _TOO_MANY
+        if "@" not in mailbox or forgets_recipient(self._engine.macro):
             transaction.keep_together()
-        path = address(rcpt.path)
-        message.paths[path] = rcpt.path
-        refusal = await transaction.recipient(path)
-        self._answer(packets.CONTINUE if refusal is None else packets.reply_code(refusal))
+        return await transaction.recipient(recipient)
 
     async def _end_of_message(self, end: EndOfMessage) -> None:
         message = self._message
@@ -271,7 +288,7 @@ class MilterSession(EventConnection):
                 self._limited(replies.LIMITED[problem])
             limits = self._door.header_limits
             return packets.reply_code(replies.content_problem(problem, limits))
-        return _SENDER_REFUSED if message.barred else None
+        return None if message.refusal is None else packets.reply_code(message.refusal)
 
     async def _advice(self, message: MilterMessage) -> bytes:
         """The answer to a message that is judged, its edits before it."""
@@ -284,7 +301,7 @@ class MilterSession(EventConnection):
         finally:
             progress.cancel()
         if advice.reply is None:
-            return self._edits(advice, message.paths)
+            return self._edits(advice)
         return packets.reply_code(advice.reply)
 
     async def _show_progress(self) -> None:
@@ -292,12 +309,12 @@ class MilterSession(EventConnection):
             await asyncio.sleep(_PROGRESS)
             self._write(packets.PROGRESS)
 
-    def _edits(self, advice: Advice, paths: Mapping[str, str]) -> bytes:
+    def _edits(self, advice: Advice) -> bytes:
         """What is to be changed, and that the MTA is to go on.
 
         The last field of a name goes first, so that those before it keep their numbers.
         """
-        edits = [packets.delete_recipient(paths[path]) for path in advice.deleted]
+        edits = [packets.delete_recipient(f"<{path}>") for path in advice.deleted]
         if Actions.CHANGE_HEADERS in self._engine.agreed.actions:
             name = self._door.parts.stream_header
             numbers = range(advice.stream_headers, 0, -1)

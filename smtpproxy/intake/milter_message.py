@@ -1,5 +1,6 @@
 """One message as a milter is told of it: header fields, then octets of body."""
 
+from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.advised import AdvisedTransaction
 from smtpproxy.pipeline.closer import READ_LIMIT
 from smtpproxy.relay.content import Body, Content, Spool
@@ -23,8 +24,7 @@ class MilterMessage:
         "_section",
         "_separator",
         "_text",
-        "barred",
-        "paths",
+        "refusal",
         "size",
         "transaction",
     )
@@ -39,8 +39,7 @@ class MilterMessage:
     ) -> None:
         """`leading_space`: values come with the space after the colon (HDR_LEADSPC)."""
         self.transaction = transaction
-        self.barred = False  # the sender is not the client's to use
-        self.paths: dict[str, str] = {}  # of recipients, as the MTA wrote them
+        self.refusal: Reply | None = None  # for the sender's sake
         self.size = 2  # the empty line
         self._has_nul = False
         self._separator = b":" if leading_space else b": "
@@ -96,18 +95,3 @@ class MilterMessage:
     def close(self) -> None:
         self._section.close()
         self._text.close()
-
-
-def address(path: str) -> str:
-    """Return a path of MAIL or RCPT without brackets and source route.
-
-    What is no address comes back as it is: to judge it is not for the intake.
-    """
-    inner = path.strip(" ")
-    if inner.startswith("<") and inner.endswith(">"):
-        inner = inner[1:-1]
-    if inner.startswith("@"):
-        route, colon, mailbox = inner.partition(":")
-        if colon and '"' not in route:
-            return mailbox
-    return inner

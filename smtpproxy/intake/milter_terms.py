@@ -37,8 +37,9 @@ def without_smtp(macro: Macro) -> bool:
     """Whether mail came to Postfix by no SMTP session (non_smtpd_milters).
 
     Asked at MAIL. Then a refusal at RCPT is a fault of the configuration to Postfix, and jams
-    the message; the verdict has to wait for its end. Only there is a queue id before the
-    first recipient.
+    the message; the verdict has to wait for its end. Nor can a recipient be taken away by what
+    we are told: Postfix adds domains first, and looks for what the program wrote. Only there
+    is a queue id before the first recipient.
     """
     return bool(macro("i")) and is_postfix(macro)
 
@@ -50,6 +51,15 @@ def forgets_recipient(macro: Macro) -> bool:
     whom they lead, whatever becomes of the recipient; Postfix does it afterwards.
     """
     return not is_postfix(macro) and macro("rcpt_mailer") in (None, "local")
+
+
+def mails_refused(macro: Macro, path: str) -> bool:
+    """Whether the MTA may mail somebody whom it was told to refuse at RCPT, or forget another.
+
+    Sendmail looks by the path, read as a list, for whom to take away again: a path with commas
+    that is no single address can hit others, and miss the one it meant.
+    """
+    return "," in path and not is_postfix(macro)
 
 
 def client_address(macro: Macro, family: str, address: str) -> str:

@@ -7,6 +7,7 @@ from smtpproxy.intake import replies
 from smtpproxy.intake.connection import Connection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.policy_terms import credential, external
+from smtpproxy.mail.path import PathError, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.consulted import ConsultedTransaction
 from smtpproxy.pipeline.judged import TEMPORARY_FAILURE
@@ -120,15 +121,18 @@ class PolicySession(Connection):
 
     async def _recipient(self, request: PolicyRequest) -> Reply | None:
         message = self._message_of(request)
-        if message is None:
-            return replies.SENDER_REFUSED
+        if isinstance(message, Reply):
+            return message
         if message.permitted >= self._settings.max_recipients:
             self._limited("recipients")
             return _TOO_MANY
-        path = request.get("recipient")
-        refusal = await message.recipient(external(path))
+        try:
+            recipient = self._path(request, "recipient")
+        except PathError as error:
+            return replies.bad_recipient(error)
+        refusal = await message.recipient(recipient)
         if refusal is None:
-            self._asked.add(path)
+            self._asked.add(request.get("recipient"))
         return refusal
 
     async def _later(self, request: PolicyRequest) -> Reply | None:
@@ -138,8 +142,8 @@ class PolicySession(Connection):
         number is known.
         """
         message = self._message_of(request)
-        if message is None:
-            return replies.SENDER_REFUSED
+        if isinstance(message, Reply):
+            return message
         path, count = request.get("recipient"), request.recipient_count
         if path:
             return None if path in self._asked else await self._recipient(request)
@@ -153,19 +157,23 @@ class PolicySession(Connection):
         self._door.parts.emit(Failed(self._settings.name, "protocol", text))
         return TEMPORARY_FAILURE
 
-    def _message_of(self, request: PolicyRequest) -> ConsultedTransaction | None:
-        """The message that is asked about; None when its sender is not the client's."""
+    def _message_of(self, request: PolicyRequest) -> ConsultedTransaction | Reply:
+        """The message that is asked about, or the refusal for its sender's sake."""
         instance = request.get("instance")
         if self._message is not None and instance and instance == self._instance:
             return self._message
         self._forget()
-        streams, sender = self._door.streams, external(request.get("sender"))
+        streams = self._door.streams
+        try:
+            sender = self._path(request, "sender")
+        except PathError as error:
+            return replies.bad_sender(error)
         believed = self._door.believes_logins(self._peer)
         proven = credential(request, streams) if believed else None
         if proven is not None and not permits(proven, sender):
             peer = request.get("client_address")
             self._door.parts.emit(SenderRefused(self._settings.name, peer))
-            return None
+            return replies.SENDER_REFUSED
         client = Client(
             self._settings.name,
             request.get("client_address") or "unknown",
@@ -177,6 +185,13 @@ class PolicySession(Connection):
         self._instance = instance
         self._message = ConsultedTransaction(self._door.parts, client, sender, choice)
         return self._message
+
+    def _path(self, request: PolicyRequest, name: str) -> str:
+        """The address in an attribute, as SMTP writes it. Raises PathError."""
+        path = external(request.get(name))
+        if not path and name == "sender":
+            return ""  # the null reverse path
+        return qualified(parse_path(path), self._settings.origin)
 
     def _forget(self) -> None:
         """Have nothing left over from the last message."""

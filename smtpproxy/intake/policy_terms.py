@@ -6,16 +6,13 @@ from smtpproxy.pipeline.streams import StreamTable
 from smtpproxy.settings import Credential
 from smtpproxy.wire.policy_delegation import PolicyRequest
 
-# RFC 5321 4.1.2 Dot-string; RFC 6531 lets it be any letters.
-_DOT_STRING = re.compile(
-    r"[^\s\"(),:;<>@\[\\\]\x00-\x1f\x7f.]+(\.[^\s\"(),:;<>@\[\\\]\x00-\x1f\x7f.]+)*"
-)
+_UNQUOTED = re.compile(r"[^\s\"(),:;<>@\[\\\]\x00-\x1f\x7f]+")
 
 
 def external(path: str) -> str:
     """Return an address as SMTP writes it: Postfix tells it without the quotes."""
     local, at, domain = path.rpartition("@")
-    if not at or local.startswith('"') or _DOT_STRING.fullmatch(local):
+    if not at or local.startswith('"') or _UNQUOTED.fullmatch(local):
         return path
     quoted = re.sub(r'(["\\])', r"\\\1", local)
     return f'"{quoted}"@{domain}'

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from smtpproxy.events import Limit
+from smtpproxy.mail.path import PathError
 from smtpproxy.mail.reply import Reply
+from smtpproxy.pipeline.judged import BAD_ADDRESS
 from smtpproxy.wire.events import ContentProblem
 from smtpproxy.wire.incoming import HeaderLimits
 
@@ -55,6 +57,17 @@ def content_problem(problem: ContentProblem, limits: HeaderLimits) -> Reply:
             return NUL
         case ContentProblem.BARE_NEWLINE:
             return BARE_NEWLINE
+
+
+def bad_recipient(error: PathError) -> Reply:
+    """What an MTA is to say that asks about a recipient whose path cannot be taken."""
+    return BAD_ADDRESS if error.code == 501 else Reply.of(error.code, "5.1.3", str(error))
+
+
+def bad_sender(error: PathError) -> Reply:
+    """What an MTA is to say that asks about mail whose reverse path cannot be taken."""
+    text = "sender address cannot be read" if error.code == 501 else str(error)
+    return Reply.of(553, "5.1.7", text)
 
 
 def for_all(answers: Sequence[Reply]) -> Reply:

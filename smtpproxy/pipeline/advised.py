@@ -73,7 +73,7 @@ class AdvisedTransaction:
         return len(self._judged.accepted)
 
     def keep_together(self) -> None:
-        """A recipient cannot be taken away for sure: whom to refuse means to refuse all."""
+        """A recipient cannot be taken away for sure: to refuse one means to refuse all."""
         self._judged.mixed = "refuse"
 
     async def recipient(self, path: str) -> Reply | None:
@@ -84,10 +84,16 @@ class AdvisedTransaction:
         judged.accepted += permitted
         judged.spent += self._parts.ticks() - began
         reply = replies.get(0)
-        if not self.refuses_at_rcpt:
+        return reply and self.unreadable(reply)
+
+    def unreadable(self, reply: Reply, *, at_end: bool = False) -> Reply | None:
+        """Refuse a recipient that is no address, or with `at_end` the whole message as well.
+
+        Returns the refusal where it can be told now.
+        """
+        if at_end or not self.refuses_at_rcpt:
             self._unreadable = self._unreadable or reply
-            return None
-        return reply
+        return reply if self.refuses_at_rcpt else None
 
     @property
     def reads_text(self) -> bool:

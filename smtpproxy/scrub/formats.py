@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered
+from smtpproxy.mail.path import recipient
 from smtpproxy.scrub.verdicts import Judged
 from smtpproxy.store.exchange.csv_rows import Header, Row, first_line, read_header, read_rows
 from smtpproxy.store.exchange.lines import (
@@ -100,7 +101,7 @@ def _address(text: str) -> str:
     if not text.strip():
         raise ValueError("address: it is empty")
     try:
-        return entered(text)
+        return recipient(entered(text))
     except AddressError as error:
         raise ValueError(f"address: {error}") from None
 

@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered
+from smtpproxy.mail.path import recipient
 from smtpproxy.policy.model import Facts, Lookups, Suppression
 from smtpproxy.store.exchange.suppression_record import read_scope
 from smtpproxy.store.exchange.times import written_time
@@ -79,7 +80,7 @@ def _counting(scope: str | None) -> frozenset[str] | None:
 
 def _canonical(address: str) -> str | None:
     try:
-        return entered(address)
+        return recipient(entered(address))
     except AddressError:
         return None
 

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from smtpproxy.mail.path import DOMAIN_LIMIT
 from smtpproxy.mail.reply import Reply
 
-LOCAL_PART_LIMIT = 64  # octets, RFC 5321 4.5.3.1.1
-DOMAIN_LIMIT = 255  # 4.5.3.1.2
-PATH_LIMIT = 256  # 4.5.3.1.3, with the angle brackets
-COMMAND_LIMIT = 2048  # 4.5.3.1.4 asks for 512 at least, extensions add to it
+COMMAND_LIMIT = 2048  # RFC 5321 4.5.3.1.4 asks for 512 at least, extensions add to it
 AUTH_LIMIT = 12_288  # octets of a response, RFC 4954 section 4.1
 
 
@@ -47,7 +45,7 @@ class Mail(Struct, frozen=True):
 
 
 class Rcpt(Struct, frozen=True):
-    """RCPT TO. `forward_path` has no brackets and no source route."""
+    """RCPT TO. `forward_path` has no brackets."""
 
     forward_path: str
     notify: str | None = None  # of the DSN extension, as it came

@@ -1,4 +1,4 @@
-"""MAIL and RCPT with their parameters (RFC 5321 4.1.1.2, 4.1.1.3, 4.1.2 and extensions)."""
+"""MAIL and RCPT with their parameters (RFC 5321 4.1.1.2, 4.1.1.3 and extensions)."""
 
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -6,25 +6,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from smtpproxy.mail.path import PathError, read_path
 from smtpproxy.wire import notifications
-from smtpproxy.wire.commands import (
-    DOMAIN_LIMIT,
-    LOCAL_PART_LIMIT,
-    PATH_LIMIT,
-    CommandError,
-    Mail,
-    Rcpt,
-)
+from smtpproxy.wire.commands import CommandError, Mail, Rcpt
 
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
-_QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
-_LABEL = r"[A-Za-z0-9_\x80-\U0010ffff](?:[A-Za-z0-9_\x80-\U0010ffff-]*[A-Za-z0-9_\x80-\U0010ffff])?"
-_DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Za-z.:-]+\]"
-_ROUTE = rf"@(?:{_DOMAIN})(?:,@(?:{_DOMAIN}))*:"
-_PATH = re.compile(
-    rf" ?<(?:(?:{_ROUTE})?(?P<local>{_ATOM}(?:\.{_ATOM})*|{_QUOTED})(?:@(?P<domain>{_DOMAIN}))?)?>"
-)
-_PLAIN_PATH = re.compile(r"<([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*)@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+>")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
 
 
@@ -132,35 +117,16 @@ def _read(
 
 
 def _parse_path(line: str, start: int, *, enhanced: str, null_allowed: bool) -> tuple[str, str]:
-    """Return (address without brackets and route, what follows)."""
-    plain = _PLAIN_PATH.fullmatch(line, start)
-    if plain is not None and len(plain[1]) <= LOCAL_PART_LIMIT and len(line) <= PATH_LIMIT:
-        return line[start + 1 : -1], ""
-    found = _PATH.match(line, start)
-    if found is None or (found.end() < len(line) and line[found.end()] != " "):
-        raise CommandError(501, enhanced, "bad address syntax; write <local-part@domain>")
-    local, domain = found["local"], found["domain"]
-    rest = line[found.end() :].strip(" ")
-    if local is None:
-        if not null_allowed:
-            raise CommandError(501, enhanced, "a recipient cannot be the null path <>")
-        return "", rest
-    if domain is None:
-        if null_allowed or local.lower() != "postmaster":
-            raise CommandError(501, enhanced, "address has no domain; write <local-part@domain>")
-        return local, rest
-    _check_lengths(local, domain, enhanced)
-    return f"{local}@{domain}", rest
-
-
-def _check_lengths(local: str, domain: str, enhanced: str) -> None:
-    octets = len(local.encode()), len(domain.encode())
-    if octets[0] > LOCAL_PART_LIMIT:
-        raise CommandError(553, enhanced, f"local part is longer than {LOCAL_PART_LIMIT} octets")
-    if octets[1] > DOMAIN_LIMIT:
-        raise CommandError(553, enhanced, f"domain is longer than {DOMAIN_LIMIT} octets")
-    if sum(octets) + 3 > PATH_LIMIT:
-        raise CommandError(553, enhanced, f"path is longer than {PATH_LIMIT} octets")
+    """Return (address without brackets, what follows)."""
+    try:
+        mailbox, end = read_path(line, start)
+    except PathError as error:
+        raise CommandError(error.code, enhanced, str(error)) from None
+    if not mailbox and not null_allowed:
+        raise CommandError(501, enhanced, "a recipient cannot be the null path <>")
+    if mailbox and "@" not in mailbox and (null_allowed or mailbox.lower() != "postmaster"):
+        raise CommandError(501, enhanced, "address has no domain; write <local-part@domain>")
+    return mailbox, line[end:].strip(" ")
 
 
 def _parameters(verb: str, rest: str, *, extended: bool) -> Iterable[tuple[str, str | None]]:
