@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from heapq import nlargest
+from pathlib import Path
 
 import click
 from rich.table import Table
@@ -19,12 +20,23 @@ from smtpproxy.cli.common import (
     moment,
     print_json,
 )
+from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.stores import canonical_address
 from smtpproxy.evidence.objects import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.reader import Record, find, read
+from smtpproxy.sinks.audit.seal import State, is_anchored, seal
 from smtpproxy.terminal import printable
+
+_PROOFS = {
+    State.KEPT: "sealed by an anchor that was kept elsewhere",
+    State.LOCAL: "sealed by an anchor on this machine",
+    State.UNPROVEN: "UNPROVEN: it is behind the last anchor",
+    State.BROKEN: "NOT AS IT WAS WRITTEN: see smtpproxy audit verify",
+}
 
 
 @click.group(short_help="Read the record of decisions, prove it, judge it again.")
@@ -55,6 +67,7 @@ for subcommand in (export, verify, anchor, replay_command):
     metavar="N",
     help="The newest N decisions.",
 )
+@anchors_option
 @json_option
 @config_option
 def show(
@@ -65,12 +78,14 @@ def show(
     since: datetime | None,
     until: datetime | None,
     limit: int,
+    kept: Path | None,
     as_json: bool,
 ) -> int:
     """Show one decision by its id, or the newest ones, oldest first.
 
     The id is in the SMTP reply and in the Received field. `smtpproxy explain --id ID`
     shows step by step how a decision came about. Exits with 1 when there is none of that id.
+    What no anchor seals yet is called unproven.
     """
     folder = audit_folder(settings)
     if decision_id is not None:
@@ -81,17 +96,24 @@ def show(
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="'ID'") from error
         more = False
+        states = [seal(folder, [record], read_kept(kept)).state for record in records]
     else:
+        if kept is not None:
+            raise click.UsageError("--anchors goes with an ID")
         found = read(folder, since=since, until=until, recipient=recipient, stream=stream)
         newest = nlargest(limit + 1, found, key=lambda record: record.decided.at)
         records, more = newest[:limit][::-1], len(newest) > limit
+        anchor = anchors.newest(folder)
+        states = [_state(record, anchor) for record in records]
     if as_json:
-        print_json([record_object(record) for record in records])
+        pairs = zip(records, states, strict=True)
+        print_json([record_object(record, state) for record, state in pairs])
     elif decision_id is not None:
-        for record in records:
-            _print_record(record)
+        for record, state in zip(records, states, strict=True):
+            _print_record(record, state)
     else:
         _print_table(records)
+        _print_unproven(states.count(State.UNPROVEN))
         if more:
             click.echo(f"There are older ones than these {limit}: see --limit.", err=True)
     if records:
@@ -100,6 +122,18 @@ def show(
         fail(f"no decision {decision_id} is on record")
     click.echo("No decision on record is like that.", err=True)
     return 0
+
+
+def _state(record: Record, newest: Anchor | None) -> State:
+    places = [record.place, None if record.outcome is None else record.outcome.place]
+    anchored = all(place is None or is_anchored(newest, place) for place in places)
+    return State.LOCAL if anchored else State.UNPROVEN
+
+
+def _print_unproven(count: int) -> None:
+    if count:
+        are = "decision is" if count == 1 else "decisions are"
+        click.echo(f"{count} {are} behind the last anchor: unproven.", err=True)
 
 
 def _print_table(records: Sequence[Record]) -> None:
@@ -135,7 +169,7 @@ def _verdicts(record: Record) -> Iterator[tuple[str, Verdict]]:
         )
 
 
-def _print_record(record: Record) -> None:
+def _print_record(record: Record, state: State) -> None:
     decided, client = record.decided, record.decided.client
     table = Table.grid(padding=(0, 2))
     rows = {
@@ -154,6 +188,7 @@ def _print_record(record: Record) -> None:
         "mode": "observed: it passed whatever was decided" if decided.observed else None,
         "message": _sentence(decided.decision.message),
         "upstream": _upstream(record, with_reply=True),
+        "proof": _PROOFS[state],
     }
     for name, value in rows.items():
         if value:

@@ -1,7 +1,5 @@
 """`smtpproxy audit verify` and `audit anchor`: is the record as it was written?"""
 
-import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,30 +19,23 @@ from smtpproxy.cli.common import (
     moment,
     print_json,
 )
+from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.stores import now
 from smtpproxy.evidence.objects import report_object
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import verify as journal_verify
-from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.findings import Finding, Report
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.terminal import printable
 
 _SHOWN = 100
-_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @click.command()
 @click.option("--since", type=moment, metavar="TIME", help="Only files with lines since then.")
 @click.option("--until", type=moment, metavar="TIME", help="Only files with lines before then.")
-@click.option(
-    "--anchors",
-    "kept",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="Anchors that were kept elsewhere: lines of the log, or of `audit anchor --json`.",
-)
+@anchors_option
 @json_option
 @config_option
 def verify(
@@ -56,14 +47,15 @@ def verify(
 ) -> int:
     """Find what was changed, removed, added, moved or cut off, and say where.
 
-    Follows the hashes from line to line and holds them against the anchors. Exits with 1
-    when anything is wrong. Works while the relay runs.
+    Follows the hashes from line to line, the times, and the erasures, and holds them against
+    the anchors. Exits with 1 when anything is wrong, not for rows that no anchor seals yet:
+    those are named. Works while the relay runs.
     """
     folder = audit_folder(settings)
-    elsewhere = _read_kept(kept) if kept is not None else []
+    elsewhere = read_kept(kept)
     with progress_bar(journal_verify.size(folder, since, until)) as looked:
         report = journal_verify.verify(
-            folder, since=since, until=until, kept=elsewhere, looked=looked
+            folder, since=since, until=until, kept=elsewhere, looked=looked, now=now()
         )
     if as_json:
         print_json(report_object(report))
@@ -84,7 +76,7 @@ def anchor(settings: Settings, as_json: bool) -> None:
     folder = audit_folder(settings)
     if not folder.is_dir():
         fail("nothing is on record yet")
-    taken = anchors.take(folder, "asked", now())
+    taken = anchors.take(folder, "asked", now)
     if taken is None or not taken.row.heads:
         fail("nothing is on record yet")
     if as_json:
@@ -99,25 +91,6 @@ def anchor(settings: Settings, as_json: bool) -> None:
 
 def _head(head: After) -> dict[str, Any]:
     return {"file": head.file, "n": head.n, "hash": head.hash}
-
-
-def _read_kept(path: Path) -> list[Head]:
-    """Read the anchors of a log or of `audit anchor --json`; other lines are passed over."""
-    found = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            start = line.find("{")
-            try:
-                entry = json.loads(line[start:]) if start >= 0 else None
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and "heads" in entry:
-                n, hash = entry.get("n"), entry.get("hash")
-                if isinstance(n, int) and isinstance(hash, str) and _HASH.fullmatch(hash):
-                    found.append(Head(n, hash))
-    if not found:
-        fail(f"{path}: no anchor in it; expected lines of the log or of audit anchor --json", 2)
-    return found
 
 
 def _print(report: Report) -> None:
@@ -135,10 +108,27 @@ def _print(report: Report) -> None:
         click.echo(f"  {finding.meaning}")
     if len(faults) > _SHOWN:
         click.echo(f"… and {report.wrong - _SHOWN:,} more: see --json")
-    if report.wrong:
-        click.echo(f"wrong: {report.wrong:,}")
-    else:
-        click.echo("nothing is wrong")
+    for line in _proven(report):
+        click.echo(line)
+    click.echo(f"wrong: {report.wrong:,}" if report.wrong else "nothing is wrong")
+
+
+def _proven(report: Report) -> Iterator[str]:
+    witness = report.witness
+    if witness is None:
+        if report.lines:
+            yield "nothing is proven: there is no anchor"
+        return
+    if not witness.n:
+        yield "nothing is proven: no anchor that was kept elsewhere is in the record"
+        return
+    where = "which was kept elsewhere" if witness.kept else "which is on this machine alone"
+    yield f"proven up to anchor {witness.n} of {witness.at:%Y-%m-%d %H:%M:%S} UTC, {where}"
+    if not witness.kept:
+        yield "  Whoever may write these files can make all of it anew, but for --anchors."
+    if report.unproven:
+        rows = "row behind it is" if report.unproven == 1 else "rows behind it are"
+        yield f"{report.unproven:,} {rows} unproven"
 
 
 def _where(finding: Finding) -> str:

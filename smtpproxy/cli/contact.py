@@ -24,6 +24,7 @@ from smtpproxy.cli.evidence import write_evidence
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
 from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
+from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.rights import in_words, object_, rectify
 from smtpproxy.cli.stores import (
     TIME_HELP,
@@ -262,6 +263,7 @@ def _time(moment: datetime | None) -> str:
     show_default=True,
     help="The language of the document.",
 )
+@anchors_option
 @output_option
 @config_option
 @json_option
@@ -270,6 +272,7 @@ def export(
     address: str | None,
     evidence: bool,
     lang: Lang,
+    kept: Path | None,
     output: BinaryIO,
     as_json: bool,
 ) -> int | None:
@@ -282,7 +285,10 @@ def export(
     if evidence:
         if address is None:
             raise click.UsageError("--evidence is about one ADDRESS")
-        return write_evidence(settings, address, output, lang, as_json=as_json)
+        known = read_kept(kept)
+        return write_evidence(settings, address, output, lang, kept=known, as_json=as_json)
+    if kept is not None:
+        raise click.UsageError("--anchors goes with --evidence")
 
     async def write(store: Store) -> None:
         if address is not None:

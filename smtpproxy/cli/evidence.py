@@ -1,6 +1,7 @@
 """`smtpproxy contact export ADDRESS --evidence`: the answer to a request about one address."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,12 +17,19 @@ from smtpproxy.evidence.words import Lang
 from smtpproxy.evidence.writing import html, markdown
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import verify as journal_verify
+from smtpproxy.sinks.audit.chain import Head
 
 _HTML = (".html", ".htm")
 
 
 def write_evidence(
-    settings: Settings, address: str, output: BinaryIO, lang: Lang, *, as_json: bool
+    settings: Settings,
+    address: str,
+    output: BinaryIO,
+    lang: Lang,
+    *,
+    kept: Sequence[Head] = (),
+    as_json: bool,
 ) -> int:
     """Write the document to `output`, and beside a file the same as JSON; return the exit code.
 
@@ -30,7 +38,7 @@ def write_evidence(
     """
     folder = settings.server.state_dir / "audit"
     with progress_bar(journal_verify.size(folder)) as looked:
-        found = evidence(settings, address, at=now(), looked=looked)
+        found = evidence(settings, address, at=now(), kept=kept, looked=looked)
     path = None if output is sys.stdout.buffer else Path(output.name)
     suffix = path.suffix.lower() if path else ""
     data = json_bytes(evidence_object(found)) + b"\n"

@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import BinaryIO
 
 import click
@@ -19,6 +20,7 @@ from smtpproxy.cli.common import (
     print_json,
 )
 from smtpproxy.cli.explanation_text import as_object, print_explanation
+from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.mail.address import AddressError, canonical
@@ -43,6 +45,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.words.lang import LANGS, Lang
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import find
+from smtpproxy.sinks.audit.seal import seal
 from smtpproxy.wire.events import ContentProblem
 from smtpproxy.wire.incoming import HeaderCount, HeaderLimits
 
@@ -62,6 +65,7 @@ from smtpproxy.wire.incoming import HeaderCount, HeaderLimits
     show_default=True,
     help="The language of the explanation.",
 )
+@anchors_option
 @json_option
 @config_option
 def command(
@@ -74,6 +78,7 @@ def command(
     at: datetime | None,
     decision_id: str | None,
     lang: Lang,
+    kept: Path | None,
     as_json: bool,
 ) -> int:
     """Say in plain words what would become of a message, and why.
@@ -83,13 +88,16 @@ def command(
     would be mailed and 1 when anybody would not.
 
     With --at, only what was known by that moment counts. With --id, explains a decision
-    of the audit log: the id is in the SMTP reply and in the Received field.
+    of the audit log, and says what proves it: the id is in the SMTP reply and in the Received
+    field.
     """
     if decision_id is not None:
         if message is not None or mail_from is not None or rcpt or stream or listener or at:
             raise click.UsageError("--id goes without a message and without other options")
-        explanation = _recorded(settings, decision_id, lang)
+        explanation = _recorded(settings, decision_id, lang, kept)
     else:
+        if kept is not None:
+            raise click.UsageError("--anchors goes with --id")
         if message is None or mail_from is None or not rcpt:
             raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
         raw = message.read()
@@ -223,11 +231,13 @@ async def _with_domains(settings: Settings, addresses: Sequence[str], facts: Fac
     }
 
 
-def _recorded(settings: Settings, decision_id: str, lang: Lang) -> Explanation:
+def _recorded(settings: Settings, decision_id: str, lang: Lang, kept: Path | None) -> Explanation:
+    folder = audit_folder(settings)
     try:
-        records = find(audit_folder(settings), decision_id)
+        records = find(folder, decision_id)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
         fail(f"no decision {decision_id} is on record")
-    return recall(records, settings.rulebooks, lang)
+    explanation = recall(records, settings.rulebooks, lang)
+    return dataclasses.replace(explanation, seal=seal(folder, records, read_kept(kept)))

@@ -15,6 +15,7 @@ from smtpproxy.policy.trace import TraceStep
 from smtpproxy.policy.words.lang import Lang
 from smtpproxy.policy.words.phrase import Phrase, Time, Value, say
 from smtpproxy.sinks.audit.reader import Outcome
+from smtpproxy.sinks.audit.seal import Seal
 from smtpproxy.terminal import printable
 
 _STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}
@@ -54,6 +55,7 @@ def as_object(explanation: Explanation) -> dict[str, object]:
         "lang": explanation.lang,
         "relayed": explanation.relayed,
         "upstream": _outcome_object(explanation.outcome),
+        "seal": explanation.seal,
     }
 
 
@@ -111,12 +113,19 @@ class _Page:
         )
         if it.relayed:
             self._lines(self._upstream(it.outcome))
+        if it.seal is not None:
+            self._lines(self._seal(it.seal))
 
     def _upstream(self, outcome: Outcome | None) -> str:
         if outcome is None:
             return self.label("upstream.unknown")
         reply = outcome.reply or str(outcome.code)
         return self.label("upstream", at=Time(outcome.at), reply=reply)
+
+    def _seal(self, seal: Seal) -> str:
+        if seal.at is None:
+            return self.label(f"seal.{seal.state}", what=printable(seal.what or ""))
+        return self.label(f"seal.{seal.state}", anchor=str(seal.anchor), at=Time(seal.at))
 
     def part(self, title: str, action: Action) -> None:
         console.print()

@@ -10,6 +10,7 @@ from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.words import WORDS, Lang, term
 from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase, Suppression
 from smtpproxy.policy.rules.record import links
+from smtpproxy.sinks.audit.seal import State
 from smtpproxy.terminal import printable
 
 _MOMENTS = (
@@ -94,6 +95,9 @@ class _Writer:
         rows.append((self._words["consents"], str(len(acts))))
         rows.append((self._words["suppressed"], str(len(it.suppressions))))
         rows.append((self._words["chain"], self._words["unsound" if it.chain.wrong else "sound"]))
+        unproven = [it.state(mailing) for mailing in it.mailings].count(State.UNPROVEN)
+        if unproven:
+            rows.append((self._words["unproven"], str(unproven)))
         yield Heading(self._words["summary"])
         yield Facts(rows)
 
@@ -310,19 +314,34 @@ class _Writer:
                 wrong=report.wrong,
             )
         )
+        witness = report.witness
+        if witness is None or not witness.n:
+            yield Paragraph(self._words["no_witness"])
+        else:
+            word = "kept_witness" if witness.kept else "local_witness"
+            yield Paragraph(self._say(word, n=witness.n, at=_time(witness.at)))
+            yield Paragraph(self._say("unproven_rows", rows=report.unproven))
         for slot, head in report.heads.items():
             yield Paragraph(self._say("verified_to", slot=slot, n=head.n, hash=head.hash))
         for finding in report.findings:
             where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
             yield Paragraph(f"{finding.kind}: {printable(f'{where}: {finding.what}')}")
         rows = [
-            [mailing.record.decided.id, place.file, str(place.n), place.hash]
+            [
+                mailing.record.decided.id,
+                place.file,
+                str(place.n),
+                place.hash,
+                self._words[f"state_{self._it.state(mailing)}"],
+            ]
             for mailing in self._it.mailings
             if (place := mailing.record.place) is not None
         ]
         if rows:
             yield Heading(self._words["rows"], 3)
-            yield Table([self._words[name] for name in ("id", "file", "row", "hash")], rows)
+            yield Table(
+                [self._words[name] for name in ("id", "file", "row", "hash", "proof")], rows
+            )
 
 
 def _fate(mailing: Mailing) -> str:

@@ -18,8 +18,10 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules.consent import confirmed_request, newest_act
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.findings import Report
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
+from smtpproxy.sinks.audit.seal import State
 from smtpproxy.sinks.audit.verify import verify
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import LiftedSuppression
@@ -79,15 +81,28 @@ class Evidence:
     chain: Report
     rectifications: Sequence[Rectification] = ()
 
+    def state(self, mailing: Mailing) -> State:
+        """What proves a decision and its outcome, where the audit log is as it was written."""
+        record, witness = mailing.record, self.chain.witness
+        places = [record.place, None if record.outcome is None else record.outcome.place]
+        if witness is None or not all(
+            place is None or place.n <= self.chain.proven.get(place.slot, 0) for place in places
+        ):
+            return State.UNPROVEN
+        return State.KEPT if witness.kept else State.LOCAL
+
 
 def evidence(
     settings: Settings,
     address: str,
     *,
     at: datetime,
+    kept: Sequence[Head] = (),
     looked: Callable[[int], None] = lambda octets: None,
 ) -> Evidence:
     """Gather it for a canonical address. `at` is now; it blocks for as long as it reads.
+
+    `kept` are anchors of the audit log that were kept elsewhere.
 
     Raises StoreUnavailable, OSError.
     """
@@ -110,7 +125,7 @@ def evidence(
         suppressions,
         lifted,
         mailings,
-        verify(folder, since=since, looked=looked),
+        verify(folder, since=since, kept=kept, looked=looked, now=at),
         rectified,
     )
 

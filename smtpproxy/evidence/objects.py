@@ -6,10 +6,11 @@ from smtpproxy.evidence.gather import Evidence, Mailing
 from smtpproxy.sinks.audit.findings import Report
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Record
+from smtpproxy.sinks.audit.seal import State
 
 
-def record_object(record: Record) -> dict[str, Any]:
-    """Everything that is on record of one decision."""
+def record_object(record: Record, state: State | None = None) -> dict[str, Any]:
+    """Everything that is on record of one decision. `state` is that of its seal, if known."""
     decided, message = record.decided, record.decided.decision.message
     outcome, place = record.outcome, record.place
     return {
@@ -47,7 +48,13 @@ def record_object(record: Record) -> dict[str, Any]:
         ],
         "relayed": decided.relayed,
         "upstream": outcome and {"at": outcome.at, "code": outcome.code, "reply": outcome.reply},
-        "proof": place and {"file": place.file, "row": place.n, "hash": place.hash},
+        "proof": place
+        and {
+            "file": place.file,
+            "row": place.n,
+            "hash": place.hash,
+            **({} if state is None else {"state": state}),
+        },
     }
 
 
@@ -68,13 +75,16 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
         "suppressions": evidence.suppressions,
         "lifted_suppressions": evidence.lifted,
         "rectifications": evidence.rectifications,
-        "decisions": [_mailing_object(mailing) for mailing in evidence.mailings],
+        "decisions": [_mailing_object(mailing, evidence) for mailing in evidence.mailings],
         "audit_log": report_object(evidence.chain),
     }
 
 
-def _mailing_object(mailing: Mailing) -> dict[str, Any]:
-    whole, recipients = record_object(mailing.record), mailing.record.decided.recipients
+def _mailing_object(mailing: Mailing, evidence: Evidence) -> dict[str, Any]:
+    whole, recipients = (
+        record_object(mailing.record, evidence.state(mailing)),
+        mailing.record.decided.recipients,
+    )
     index = next(i for i, each in enumerate(recipients) if each is mailing.recipient)
     outcome = mailing.outcome
     upstream = outcome and {"at": outcome.at, "code": outcome.code, "reply": mailing.reply}
@@ -88,6 +98,9 @@ def report_object(report: Report) -> dict[str, Any]:
     return {
         "sound": not report.wrong,
         "wrong": report.wrong,
+        "witness": report.witness,
+        "proven": {str(slot): n for slot, n in report.proven.items()},
+        "unproven": report.unproven,
         "files": report.files,
         "lines": report.lines,
         "decisions": report.decisions,

@@ -102,6 +102,20 @@ _EN = {
         "Each row of the audit log seals the rows before it (SHA-256). Rows verified: {lines}; "
         "files: {files}; compared with anchors: {compared}; wrong: {wrong}."
     ),
+    "unproven": "Decisions that no anchor seals: unproven",
+    "kept_witness": (
+        "Proven up to anchor {n} of {at}, of which a copy was kept where nobody on this machine"
+        " can change it."
+    ),
+    "local_witness": (
+        "Sealed up to anchor {n} of {at}, which is on this machine alone: it was not compared with"
+        " a copy that was kept elsewhere."
+    ),
+    "no_witness": "Nothing is proven: no anchor seals the audit log.",
+    "unproven_rows": "Rows behind that anchor, which are unproven: {rows}.",
+    "state_kept": "proven",
+    "state_local": "sealed on this machine",
+    "state_unproven": "UNPROVEN",
     "verified_to": "Worker {slot}: verified up to row {n}, {hash}",
     "rows": "Where the decisions stand in the audit log",
     "file": "File",
@@ -209,6 +223,20 @@ _FR = {
         "{lines} ; fichiers : {files} ; comparaisons avec des ancres : {compared} ; "
         "anomalies : {wrong}."
     ),
+    "unproven": "Décisions qu’aucune ancre ne scelle : non prouvées",
+    "kept_witness": (
+        "Prouvé jusqu’à l’ancre {n} du {at}, dont une copie a été conservée hors d’atteinte de"
+        " cette machine."
+    ),
+    "local_witness": (
+        "Scellé jusqu’à l’ancre {n} du {at}, qui n’est que sur cette machine : aucune comparaison"
+        " avec une copie conservée ailleurs."
+    ),
+    "no_witness": "Rien n’est prouvé : aucune ancre ne scelle le journal d’audit.",
+    "unproven_rows": "Lignes postérieures à cette ancre, non prouvées : {rows}.",
+    "state_kept": "prouvée",
+    "state_local": "scellée sur cette machine",
+    "state_unproven": "NON PROUVÉE",
     "verified_to": "Processus {slot} : vérifié jusqu’à la ligne {n}, {hash}",
     "rows": "Place des décisions dans le journal d’audit",
     "file": "Fichier",

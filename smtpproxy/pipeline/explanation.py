@@ -31,6 +31,7 @@ from smtpproxy.policy.trace import TraceStep, message_trace, trace
 from smtpproxy.policy.words.lang import Lang
 from smtpproxy.policy.words.phrase import Phrase, say
 from smtpproxy.sinks.audit.reader import Outcome, Record
+from smtpproxy.sinks.audit.seal import Seal
 
 NO_ID = "explain"
 """Stands where the id of a decision stands in the reply to real mail."""
@@ -58,7 +59,8 @@ class Explanation:
 
     `at` is when it was, or is to be, judged; `id` that of a decision on record. `observed`:
     in observe mode, so that the mail passed or passes all the same. `relayed`: on record as put
-    to the upstream, and `outcome` what that answered, None where it is not known.
+    to the upstream, and `outcome` what that answered, None where it is not known. `seal` says
+    what proves a decision on record.
     """
 
     stream: Stream
@@ -74,6 +76,7 @@ class Explanation:
     lang: Lang
     relayed: bool = False
     outcome: Outcome | None = None
+    seal: Seal | None = None
 
     @property
     def allowed(self) -> bool:

@@ -56,10 +56,10 @@ async def purge(
     state = settings.server.state_dir
     purged = Purged(clock(), at, dry_run)
     if dry_run:
-        await _remove(settings, store, purged)
+        await _remove(settings, store, purged, clock)
         return purged
     with _alone(state):
-        await _remove(settings, store, purged)
+        await _remove(settings, store, purged, clock)
         history.note(state, purged.began, clock(), purged.removed)
     return purged
 
@@ -78,7 +78,9 @@ def _alone(state_dir: Path) -> Iterator[None]:
         os.close(file)
 
 
-async def _remove(settings: Settings, store: Store, purged: Purged) -> None:
+async def _remove(
+    settings: Settings, store: Store, purged: Purged, clock: Callable[[], datetime]
+) -> None:
     keep, at, dry_run = settings.retention, purged.at, purged.dry_run
     audit = settings.server.state_dir / "audit"
     # Matches first: what they renew stays, and the files they stand in may go below.
@@ -115,7 +117,7 @@ async def _remove(settings: Settings, store: Store, purged: Purged) -> None:
     purged.removed["mailings"] = Kind(mailings)
     before = beginning(at, keep.audit)
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
-    purged.removed["audit"] = await asyncio.to_thread(_retire, audit, before, at, dry_run)
+    purged.removed["audit"] = await asyncio.to_thread(_retire, audit, before, clock, dry_run)
 
 
 async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) -> int:
@@ -145,9 +147,9 @@ def _unread(
         yield part.newest, {part.slot: part.n}
 
 
-def _retire(audit: Path, before: datetime, at: datetime, dry_run: bool) -> Kind:
+def _retire(audit: Path, before: datetime, clock: Callable[[], datetime], dry_run: bool) -> Kind:
     begun = {file.name: file.begun for files in segments(audit).values() for file in files}
-    retired = retirable(audit, before) if dry_run else retire(audit, before, at=at)
+    retired = retirable(audit, before) if dry_run else retire(audit, before, now=clock)
     dates = [begun[name] for name in retired.files if name in begun]
     return Kind(retired.lines, min(dates, default=None), max(dates, default=None))
 

@@ -1,16 +1,22 @@
 """`smtpproxy audit verify` and `audit anchor`: a running relay, and what is done to its files."""
 
 import json
+import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.chain import Chain, take_apart
+from smtpproxy.sinks.audit.lines import LineMaker
+from smtpproxy.ulid import UlidFactory
 from tests.cli.conftest import Bench
 from tests.kit import audit, messages
-from tests.kit.journal import segments
+from tests.kit.journal import Clock, decided, segments
 from tests.kit.ports import wait_for
 from tests.kit.store import address
 from tests.kit.toml import to_toml
@@ -35,6 +41,10 @@ def verified(bench: Bench, path: Path, *arguments: str, code: int) -> Any:
     return json.loads(out)
 
 
+def wrong(report: Any) -> list[Any]:
+    return [finding for finding in report["findings"] if finding["wrong"]]
+
+
 def test_a_running_relay_s_record_is_sound(bench: Bench) -> None:
     bench.relay.send(messages.marketing(), address("consent"))
     found = bench.json("audit", "verify", code=0)
@@ -54,7 +64,7 @@ def test_a_changed_verdict_is_found_and_placed(bench: Bench, copied: tuple[Path,
     id = json.loads(lines[number - 1])["entry"]["id"]
     lines[number - 1] = lines[number - 1].replace(b"suppressed_complaint", b"suppressed_bounce")
     file.write_bytes(b"".join(lines))
-    (finding,) = verified(bench, path, code=1)["findings"]
+    (finding,) = wrong(verified(bench, path, code=1))
     assert (finding["kind"], finding["wrong"]) == ("changed", True)
     assert (finding["file"], finding["line"], finding["id"]) == (file.name, number, id)
     assert finding["meaning"].startswith("Somebody edited the line")
@@ -73,10 +83,10 @@ def test_a_cut_end_is_found_by_the_anchor_and_by_one_kept_elsewhere(
     assert verified(bench, path, "--anchors", str(kept), code=0)["compared"] >= 1
     file = segments(folder)[0]
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-2]))
-    (finding,) = verified(bench, path, code=1)["findings"]
+    (finding,) = wrong(verified(bench, path, code=1))
     assert finding["kind"] == "cut"
     (folder / "anchors.ndjson").unlink()
-    findings = verified(bench, path, "--anchors", str(kept), code=1)["findings"]
+    findings = wrong(verified(bench, path, "--anchors", str(kept), code=1))
     assert [finding["kind"] for finding in findings][-1] == "anchor"
 
 
@@ -99,6 +109,54 @@ def test_the_log_is_a_copy_of_the_anchors(
     text = log.read_text()
     log.write_text(text.replace(newest.hash, newest.hash[::-1]))
     assert verified(bench, path, "--anchors", str(log), code=1)["wrong"] == 1
+
+
+def test_what_is_behind_the_last_anchor_is_called_unproven(
+    bench: Bench, copied: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, path = copied
+    kept = tmp_path / "collected.log"
+    out, _ = bench.run("audit", "anchor", "--json", code=0, config_path=path)
+    kept.write_text(out)
+    n = verified(bench, path, "--anchors", str(kept), code=0)["unproven"]
+    assert n == 0
+    source = segments(folder)[-1]
+    line = source.read_bytes().splitlines(keepends=True)[-1]
+    chain, entry = Chain(take_apart(line).head), decided(Clock(), to="ann@else.example")
+    now = datetime.now(UTC)
+    entry = msgspec.structs.replace(entry, id=new_id(now), at=now)
+    with source.open("ab") as file:
+        file.write(chain.seal(*LineMaker().decision(entry)))
+    found = verified(bench, path, "--anchors", str(kept), code=0)
+    assert (found["sound"], found["unproven"], found["witness"]["kept"]) == (True, 1, True)
+    out, _ = bench.run("audit", "verify", code=0, config_path=path)
+    assert "1 row behind it is unproven" in out
+    assert "which is on this machine alone" in out
+    anchors = ["--anchors", str(kept)]
+    out, _ = bench.run("audit", "show", entry.id, *anchors, code=0, config_path=path)
+    assert "UNPROVEN: it is behind the last anchor" in out
+    out, _ = bench.run("audit", "show", "--json", entry.id, code=0, config_path=path)
+    assert json.loads(out)[0]["proof"]["state"] == "unproven"
+    _, err = bench.run("audit", "show", code=0, config_path=path)
+    assert err == "1 decision is behind the last anchor: unproven.\n"
+    state = Path(bench.relay.config["server"]["state_dir"])
+    shutil.copy(state / "suppression.key", tmp_path)
+    for lang, words in (("en", "Unproven: it is behind"), ("fr", "Non prouvée : elle suit")):
+        out, _ = bench.run(
+            "explain", "--id", entry.id, "--lang", lang, *anchors, code=0, config_path=path
+        )
+        assert words in out.replace("\xa0", " ").replace("\u202f", " ")
+    out, _ = bench.run(
+        "contact", "export", "ann@else.example", "--evidence", *anchors, code=0, config_path=path
+    )
+    assert "UNPROVEN" in out
+    assert "Rows behind that anchor, which are unproven: 1." in out
+    _, err = bench.run("audit", "show", *anchors, code=2, config_path=path)
+    assert "--anchors goes with an ID" in err
+
+
+def new_id(at: datetime) -> str:
+    return UlidFactory(lambda: int(at.timestamp() * 1000), os.urandom)()
 
 
 def test_an_anchor_for_people(bench: Bench) -> None:

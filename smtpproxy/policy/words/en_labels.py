@@ -12,6 +12,15 @@ LABELS = {
     "label.upstream.unknown": (
         "It was put to the mail server behind the relay; what that answered is not on record."
     ),
+    "label.seal.kept": (
+        "Proven: anchor {anchor} of {at} seals it, and leads to one that was kept elsewhere."
+    ),
+    "label.seal.local": (
+        "Sealed by anchor {anchor} of {at}, which is on this machine alone: --anchors compares"
+        " with those that were kept elsewhere."
+    ),
+    "label.seal.unproven": "Unproven: it is behind the last anchor, and nothing seals it yet.",
+    "label.seal.broken": "NOT AS IT WAS WRITTEN: {what}. See `smtpproxy audit verify`.",
     "label.message": "The message",
     "label.change": "What would change this",
     "label.change.any": "What would change this: any one of",

@@ -14,6 +14,15 @@ LABELS = {
     "label.upstream.unknown": (
         "Il a été présenté au serveur de messagerie derrière le relais ; sa réponse est inconnue."
     ),
+    "label.seal.kept": (
+        "Prouvée : l’ancre {anchor} du {at} la scelle et mène à une ancre conservée ailleurs."
+    ),
+    "label.seal.local": (
+        "Scellée par l’ancre {anchor} du {at}, qui n’est que sur cette machine : --anchors compare"
+        " avec celles conservées ailleurs."
+    ),
+    "label.seal.unproven": ("Non prouvée : elle suit la dernière ancre, rien ne la scelle encore."),
+    "label.seal.broken": "ALTÉRÉE : {what}. Voir `smtpproxy audit verify`.",
     "label.message": "Le message",
     "label.change": "Ce qui changerait cette réponse",
     "label.change.any": "Ce qui changerait cette réponse, au choix",

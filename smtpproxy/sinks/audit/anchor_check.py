@@ -1,32 +1,55 @@
 """Anchors under suspicion: their own chain, and what the journal has to agree with."""
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy.sinks.audit.anchors import (
+    Anchor,
     ErasedRow,
+    ErasingRow,
     RetiredFile,
     RetiredRow,
+    Row,
     TrimmedRow,
     read_anchor,
 )
 from smtpproxy.sinks.audit.chain import START, Head, NotALine, Sealed, take_apart
+from smtpproxy.sinks.audit.erased_parts import ErasedParts
 from smtpproxy.sinks.audit.files import ANCHORS
-from smtpproxy.sinks.audit.findings import Finding, Kind, Report
+from smtpproxy.sinks.audit.findings import Finding, Kind, Report, Witness
+from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE
 
 _DIGEST = 32
+_TIME = "%Y-%m-%d %H:%M:%S"
+UNSEALED = "is behind the last one that proves anything"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seen:
-    """What an anchor says of one slot: its line `head.n` had that hash, at that time."""
+    """What an anchor says of one slot: its line `head.n` had that hash, at that time.
+
+    It was the last line until `until` at least, where anchors that followed say so too.
+    `set_back`: the clock was, since the slot was seen before.
+    """
 
     head: Head
     file: str
     anchor: int
     at: datetime
+    until: datetime
+    set_back: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RetiredClaim:
+    """What an anchor says of a deleted file: all of it was older than `before`, if it is told."""
+
+    anchor: int
+    before: datetime | None
+    file: RetiredFile
 
 
 class AnchorCheck:
@@ -38,15 +61,20 @@ class AnchorCheck:
         self._position = 0
         self._line = 0
         self._head = START
+        self._at: datetime | None = None
         self._before = 0  # so many anchors were there before the first line
         self._begins_well = True  # nothing is missing there, or it is gone by retention
         self._digests = bytearray()  # of each anchor from there on; zero: not known
         self._first: Sealed | None = None  # where it is not anchor 1
         self._last_trimmed = START
         self._broken: set[int] = set()  # lines that are not as they were written
+        self._times = array("d")  # of each anchor there is, as `_digests`
+        self._unfinished: dict[int, ErasingRow] = {}
         self.retired: dict[int, list[RetiredFile]] = {}
-        self.erased: dict[str, int] = {}
+        self.claims: list[RetiredClaim] = []
+        self.erased: dict[int, ErasedParts] = {}
         self.slots: set[int] = set()
+        self.witness: Witness | None = None
         self.torn = 0  # octets of an anchor at the end that is not whole
 
     def catch_up(self) -> None:
@@ -79,13 +107,17 @@ class AnchorCheck:
         else:
             self._report.anchors += 1
         self._head = sealed.head
-        self._remember(sealed.head)
+        self._remember(sealed.head, anchor.row.at)
+        self._compare_time(anchor.n, anchor.row)
         self.slots.update(int(slot) for slot in anchor.row.heads if slot.isdecimal())
         if isinstance(anchor.row, RetiredRow):
             for file in anchor.row.files:
                 self.retired.setdefault(file.slot, []).append(file)
+                self.claims.append(RetiredClaim(anchor.n, anchor.row.before, file))
+        elif isinstance(anchor.row, ErasingRow):
+            self._unfinished[anchor.n] = anchor.row
         elif isinstance(anchor.row, ErasedRow):
-            self._add_erased(anchor.row.files)
+            self._add_erased(anchor.row.of, done=True)
         elif isinstance(anchor.row, TrimmedRow):
             self._trimmed(anchor.row)
 
@@ -105,11 +137,42 @@ class AnchorCheck:
             self._last_trimmed = row.last
             for file in row.retired:
                 self.retired.setdefault(file.slot, []).append(file)
-            self._add_erased(row.erased)
+                self.claims.append(RetiredClaim(self._head.n, None, file))
 
-    def _add_erased(self, files: dict[str, int]) -> None:
-        for name, parts in files.items():
-            self.erased[name] = self.erased.get(name, 0) + parts
+    def _compare_time(self, n: int, row: Row) -> None:
+        """Anchors are in order of time, but where one says that the clock was set back."""
+        newest, self._at = self._at, row.at
+        if newest is None or newest - row.at <= CLOCK_TOLERANCE:
+            return
+        if row.set_back_from is None:
+            what = f"anchor {n} is dated {row.at:{_TIME}}, after one of {newest:{_TIME}}"
+            self._report.add(Finding(Kind.BACKDATED, ANCHORS, self._line, what, n))
+        else:
+            what = f"the clock was set back from {newest:{_TIME}} to {row.at:{_TIME}}"
+            self._report.add(Finding(Kind.CLOCK, ANCHORS, self._line, what, n))
+
+    def _add_erased(self, n: int, *, done: bool) -> None:
+        row = self._unfinished.pop(n, None)
+        if row is not None:
+            self.erased.setdefault(row.slot, ErasedParts()).add(n, row.parts, done=done)
+
+    def finish_reading(self) -> None:
+        """Call it when all that is to be held against the journal has been read."""
+        for n in list(self._unfinished):
+            self._add_erased(n, done=False)
+        for parts in self.erased.values():
+            parts.sort(sealed=0 if self.witness is None else self.witness.n)
+
+    def choose_witness(self, kept: Sequence[Head]) -> None:
+        """Take the newest anchor of which there is a copy elsewhere; without copies, the newest."""
+        if not kept:
+            if self._at is not None:
+                self.witness = Witness(self._head.n, self._at, kept=False)
+            return
+        known = [head.n for head in kept if self._digest(head.n) == head.hash]
+        newest = max(known, default=0)
+        at = self._times[newest - 1 - self._before] if newest else 0.0
+        self.witness = Witness(newest, datetime.fromtimestamp(at, UTC), kept=True)
 
     def check_beginning(self) -> None:
         """Say so where anchors are missing before the first line. Call it when all is read."""
@@ -118,11 +181,19 @@ class AnchorCheck:
             what = f"anchor {n} stands first, and no anchor says that those before it were deleted"
             self._report.add(Finding(Kind.ANCHOR, ANCHORS, 1, what, n))
 
-    def _remember(self, head: Head) -> None:
+    def _remember(self, head: Head, at: datetime) -> None:
         start = (head.n - 1 - self._before) * _DIGEST
         if 0 <= start <= len(self._digests) + 1_000_000 * _DIGEST:
             self._digests.extend(bytes(max(0, start + _DIGEST - len(self._digests))))
             self._digests[start : start + _DIGEST] = bytes.fromhex(head.hash)
+            self._times.extend([0.0] * (len(self._digests) // _DIGEST - len(self._times)))
+            self._times[start // _DIGEST] = at.timestamp()
+
+    def _digest(self, n: int) -> str | None:
+        """The hash of an anchor that is there."""
+        start = (n - 1 - self._before) * _DIGEST
+        known = bytes(self._digests[start : start + _DIGEST]) if start >= 0 else b""
+        return known.hex() if any(known) else None
 
     def _wrong(self, what: str, n: int | None) -> None:
         self._broken.add(self._line)
@@ -135,26 +206,71 @@ class AnchorCheck:
             if head.n < last.n or head.hash == last.hash:
                 return None  # it is gone by retention
             return f"anchor {head.n} had the hash {head.hash}, and had {last.hash} when it went"
-        start = (head.n - 1 - self._before) * _DIGEST
-        known = bytes(self._digests[start : start + _DIGEST]) if start >= 0 else b""
-        if known.hex() == head.hash:
+        known = self._digest(head.n)
+        if known == head.hash:
             return None
-        if not any(known):
+        if known is None:
             return f"anchor {head.n} is not there any more"
-        return f"anchor {head.n} had the hash {head.hash}, and has {known.hex()} now"
+        return f"anchor {head.n} had the hash {head.hash}, and has {known} now"
 
     def of(self, slot: int) -> Iterator[Seen]:
-        """Yield what sound anchors say of a slot, oldest first, each line once."""
+        """Yield what sound anchors say of a slot, oldest first, each line once.
 
-        last = 0
+        Before a slot's first one stands START, where there are anchors that do not know it.
+        """
         if not self._path.exists():
             return
+        seen: Seen | None = None
+        set_back = False
+        for anchor in self._sound():
+            at, after = anchor.row.at, anchor.row.heads.get(str(slot))
+            head = START if after is None else Head(after.n, after.hash)
+            set_back |= anchor.row.set_back_from is not None
+            if seen is not None and head.n <= seen.head.n:
+                back = anchor.row.set_back_from is not None
+                seen.until = at if back else max(seen.until, at)
+                continue
+            if seen is not None:
+                yield seen
+            file = "" if after is None else after.file
+            seen = Seen(head, file, anchor.n, at, at, set_back)
+            set_back = False
+        if seen is not None:
+            yield seen
+
+    def _sound(self) -> Iterator[Anchor]:
         with self._path.open("rb") as file:
             for number, raw in enumerate(file, 1):
-                if number in self._broken or not raw.endswith(b"\n") or number > self._line:
-                    continue
-                anchor = read_anchor(raw)
-                head = anchor.row.heads.get(str(slot))
-                if head is not None and head.n > last:
-                    last = head.n
-                    yield Seen(Head(head.n, head.hash), head.file, anchor.n, anchor.row.at)
+                if number > self._line:
+                    return
+                if number not in self._broken and raw.endswith(b"\n"):
+                    yield read_anchor(raw)
+
+    def check_claims(self) -> None:
+        """Hold deletions that no kept anchor seals against what anchors saw when."""
+        sealed = 0 if self.witness is None else self.witness.n
+        claims = [claim for claim in self.claims if claim.anchor > sealed]
+        if not claims:
+            return
+        wrong: set[RetiredClaim] = set()
+        for anchor in self._sound():
+            for claim in claims:
+                after = anchor.row.heads.get(str(claim.file.slot))
+                n = 0 if after is None else after.n
+                if (
+                    claim.before is not None
+                    and anchor.n < claim.anchor
+                    and anchor.row.at - claim.before > CLOCK_TOLERANCE
+                    and n < claim.file.last.n
+                ):
+                    wrong.add(claim)
+        for claim in claims:
+            file, name = claim.file, claim.file.file
+            if claim in wrong and claim.before is not None:
+                what = (
+                    f"it is said to be older than {claim.before:{_TIME}}, and anchors say it is not"
+                )
+                self._report.add(Finding(Kind.MISSING, name, None, what, file.last.n))
+            else:
+                what = f"anchor {claim.anchor}, which says that it was deleted, {UNSEALED}"
+                self._report.add(Finding(Kind.UNPROVEN, name, None, what, file.last.n))

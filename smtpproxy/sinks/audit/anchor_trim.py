@@ -1,18 +1,18 @@
 """Retention of anchors: those that no file of the journal knows any more are deleted.
 
 What was deleted is written down first, within the chain that remains, together with what
-the deleted anchors said of retired files and erased parts. `audit verify` takes a beginning
-that this row names for what it is, and no other.
+the deleted anchors said of retired files. `audit verify` takes a beginning that this row names
+for what it is, and no other. No erasure is lost: it is younger than the file it is about.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
-from smtpproxy.sinks.audit.anchors import Anchor, ErasedRow, RetiredFile, RetiredRow, TrimmedRow
+from smtpproxy.sinks.audit.anchors import Anchor, RetiredFile, RetiredRow, TrimmedRow
 from smtpproxy.sinks.audit.chain import Head, NotALine
 from smtpproxy.sinks.audit.files import ANCHORS, locked, segments
 from smtpproxy.sinks.audit.lines import BeginEntry, read_line
@@ -23,8 +23,8 @@ _SHARE = 10
 """Fewer anchors, or a smaller part of all of them, are not worth a new file."""
 
 
-def trim(folder: Path, *, at: datetime, worth: int = _WORTH) -> int:
-    """Delete the anchors that are older than every file; return how many. `at` is now.
+def trim(folder: Path, *, now: Callable[[], datetime], worth: int = _WORTH) -> int:
+    """Delete the anchors that are older than every file; return how many.
 
     The holder of the maintenance lock calls it. Raises OSError; then they are all there.
     """
@@ -36,8 +36,7 @@ def trim(folder: Path, *, at: datetime, worth: int = _WORTH) -> int:
         cut, last, count = _cut(path, first)
         if last is None or cut < max(worth, count // _SHARE):
             return 0
-        retired, erased = _carried(folder, path, cut)
-        anchors.note_trimmed(folder, file, at, last, retired, erased)
+        anchors.note_trimmed(folder, file, now, last, _carried(path, cut))
         _write_rest(path, cut)
         journal_files.sync_folder(folder)
         return cut
@@ -82,11 +81,9 @@ def _cut(path: Path, first: int | None) -> tuple[int, Head | None, int]:
     return cut, last, number + 1
 
 
-def _carried(folder: Path, path: Path, cut: int) -> tuple[tuple[RetiredFile, ...], dict[str, int]]:
+def _carried(path: Path, cut: int) -> tuple[RetiredFile, ...]:
     """What the first lines say that still counts."""
-    there = {segment.name for files in segments(folder).values() for segment in files}
     retired: dict[int, RetiredFile] = {}
-    erased: dict[str, int] = {}
     beginning = next(iter(_read(path)), None)
     before = beginning.n - 1 if beginning is not None else 0
     for number, anchor in enumerate(_read(path)):
@@ -94,18 +91,10 @@ def _carried(folder: Path, path: Path, cut: int) -> tuple[tuple[RetiredFile, ...
         # Of what was trimmed before, the row may stand further on.
         if isinstance(row, TrimmedRow) and row.last.n == before:
             retired = {file.slot: file for file in row.retired} | retired
-            erased = _sum(row.erased, erased)
         elif number < cut and isinstance(row, RetiredRow):
             for file in row.files:
                 retired[file.slot] = file
-        elif number < cut and isinstance(row, ErasedRow):
-            erased = _sum(erased, row.files)
-    kept = {name: parts for name, parts in erased.items() if name in there}
-    return tuple(retired.values()), kept
-
-
-def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    return {name: one.get(name, 0) + other.get(name, 0) for name in one.keys() | other.keys()}
+    return tuple(retired.values())
 
 
 def _write_rest(path: Path, cut: int) -> None:

@@ -6,16 +6,21 @@ rewritten afterwards does not agree with it (docs/audit.md).
 """
 
 import os
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
-from smtpproxy.sinks.audit.lines import After
+from smtpproxy.sinks.audit.files import Segment
+from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, After
+
+_ERASURE = b'"entry":{"kind":"eras'
 
 Why = Literal["begin", "end", "time", "lines", "asked"]
 
@@ -23,10 +28,13 @@ Heads = dict[str, After]
 """The last line of each slot, by the slot's number."""
 
 
-class AnchorRow(Struct, frozen=True, tag="anchor", tag_field="kind"):
+class AnchorRow(Struct, frozen=True, omit_defaults=True, tag="anchor", tag_field="kind"):
+    """`set_back_from`, here and below: the time of the row before, where the clock went back."""
+
     at: datetime
     heads: Heads
     why: Why
+    set_back_from: datetime | None = None
 
 
 class RetiredFile(Struct, frozen=True):
@@ -38,35 +46,50 @@ class RetiredFile(Struct, frozen=True):
     last: Head
 
 
-class RetiredRow(Struct, frozen=True, tag="retired", tag_field="kind"):
+class RetiredRow(Struct, frozen=True, omit_defaults=True, tag="retired", tag_field="kind"):
     at: datetime
     heads: Heads
     before: datetime
     files: tuple[RetiredFile, ...]
+    set_back_from: datetime | None = None
 
 
-class ErasedRow(Struct, frozen=True, tag="erased", tag_field="kind"):
-    """How many personal parts were erased, by file."""
+Parts = tuple[tuple[int, ...], ...]
+"""Personal parts of a slot: for each line its number, then the places of the parts in it."""
+
+
+class ErasingRow(Struct, frozen=True, omit_defaults=True, tag="erasing", tag_field="kind"):
+    """Which personal parts of a file are about to be erased, and why."""
 
     at: datetime
     heads: Heads
-    files: dict[str, int]
+    why: str
+    file: str
+    slot: int
+    parts: Parts
+    set_back_from: datetime | None = None
 
 
-class TrimmedRow(Struct, frozen=True, tag="trimmed", tag_field="kind"):
-    """The anchors up to `last` were deleted. What they said that still counts stands here:
+class ErasedRow(Struct, frozen=True, omit_defaults=True, tag="erased", tag_field="kind"):
+    """What row `of` says has been done: whatever it names is gone."""
 
-    the newest retired file of each slot, and the erased parts of files that are still there.
-    """
+    at: datetime
+    heads: Heads
+    of: int
+    set_back_from: datetime | None = None
+
+
+class TrimmedRow(Struct, frozen=True, omit_defaults=True, tag="trimmed", tag_field="kind"):
+    """The anchors up to `last` were deleted. `retired` is the newest retired file of each slot."""
 
     at: datetime
     heads: Heads
     last: Head
     retired: tuple[RetiredFile, ...]
-    erased: dict[str, int]
+    set_back_from: datetime | None = None
 
 
-Row = AnchorRow | RetiredRow | ErasedRow | TrimmedRow
+Row = AnchorRow | RetiredRow | ErasingRow | ErasedRow | TrimmedRow
 
 
 class Anchor(Struct, frozen=True):
@@ -89,48 +112,82 @@ _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
 
 
-def take(folder: Path, why: Why, at: datetime, *, unless_within: float = 0.0) -> Anchor | None:
+def take(
+    folder: Path, why: Why, now: Callable[[], datetime], *, unless_within: float = 0.0
+) -> Anchor | None:
     """Write down where every slot stands now, once that is on the disk. Raises OSError.
 
     Returns None when the newest anchor is younger than `unless_within` seconds.
     """
+
+    def row(at: datetime, heads: Heads) -> AnchorRow:
+        return AnchorRow(at, heads, why)
+
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         newest = _newest(folder)
-        if newest is not None and at - newest.row.at < timedelta(seconds=unless_within):
-            return None
-        row = AnchorRow(at, _heads(folder, newest), why)
-        return _append(folder, file, newest, row)
+        if newest is not None:
+            since = now() - newest.row.at
+            if timedelta() <= since < timedelta(seconds=unless_within):
+                return None
+        return _append(folder, file, now, row)
 
 
 def note_retired(
-    folder: Path, at: datetime, before: datetime, files: tuple[RetiredFile, ...]
+    folder: Path, now: Callable[[], datetime], before: datetime, files: tuple[RetiredFile, ...]
 ) -> Anchor:
     """Write down which files are about to be deleted. Raises OSError."""
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
-        newest = _newest(folder)
-        row = RetiredRow(at, _heads(folder, newest), before, files)
-        return _append(folder, file, newest, row)
+        return _append(folder, file, now, lambda at, heads: RetiredRow(at, heads, before, files))
 
 
-def note_erased(folder: Path, at: datetime, files: dict[str, int]) -> Anchor:
-    """Write down in which files personal parts are about to be erased. Raises OSError."""
+def note_erasing(
+    folder: Path, now: Callable[[], datetime], why: str, segment: Segment, parts: Parts
+) -> Anchor:
+    """Write down which personal parts of a file are about to be erased. Raises OSError."""
+
+    def row(at: datetime, heads: Heads) -> ErasingRow:
+        return ErasingRow(at, heads, why, segment.name, segment.slot, parts)
+
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
-        newest = _newest(folder)
-        return _append(folder, file, newest, ErasedRow(at, _heads(folder, newest), files))
+        return _append(folder, file, now, row)
+
+
+def note_erased(folder: Path, now: Callable[[], datetime], of: int) -> Anchor:
+    """Write down that the parts which row `of` names are gone. Raises OSError."""
+    with journal_files.locked(folder / journal_files.ANCHORS) as file:
+        return _append(folder, file, now, lambda at, heads: ErasedRow(at, heads, of))
 
 
 def note_trimmed(
     folder: Path,
     file: int,
-    at: datetime,
+    now: Callable[[], datetime],
     last: Head,
     retired: tuple[RetiredFile, ...],
-    erased: dict[str, int],
 ) -> Anchor:
     """Write down, as the holder of the lock, which anchors are about to be deleted."""
-    newest = _newest(folder)
-    row = TrimmedRow(at, _heads(folder, newest), last, retired, erased)
-    return _append(folder, file, newest, row)
+    return _append(folder, file, now, lambda at, heads: TrimmedRow(at, heads, last, retired))
+
+
+def unfinished(folder: Path) -> dict[int, ErasingRow]:
+    """Return what was to be erased and was not noted as done, by anchor number: after a crash."""
+    found: dict[int, ErasingRow] = {}
+    path = folder / journal_files.ANCHORS
+    if not path.exists():
+        return found
+    with path.open("rb") as lines:
+        for raw in lines:
+            if _ERASURE not in raw:
+                continue
+            try:
+                anchor = read_anchor(raw)
+            except NotALine:
+                continue  # `audit verify` tells of it
+            if isinstance(anchor.row, ErasingRow):
+                found[anchor.n] = anchor.row
+            elif isinstance(anchor.row, ErasedRow):
+                found.pop(anchor.row.of, None)
+    return found
 
 
 def newest(folder: Path) -> Anchor | None:
@@ -154,8 +211,17 @@ def _newest(folder: Path) -> Anchor | None:
     return journal_files.last_of(folder / journal_files.ANCHORS, read_anchor)[0]
 
 
-def _append(folder: Path, file: int, newest: Anchor | None, row: Row) -> Anchor:
-    _, torn = journal_files.last_of(folder / journal_files.ANCHORS, read_anchor)
+def _append(
+    folder: Path, file: int, now: Callable[[], datetime], make: Callable[[datetime, Heads], Row]
+) -> Anchor:
+    """Seal a row. Its time is taken when the heads are known: what they name is not younger."""
+    newest, torn = journal_files.last_of(folder / journal_files.ANCHORS, read_anchor)
+    heads, changed = _heads(folder, newest)
+    row = make(now(), heads)
+    for path in changed:
+        _sync(path)
+    if newest is not None and newest.row.at - row.at > CLOCK_TOLERANCE / 2:
+        row = replace(row, set_back_from=newest.row.at)
     if torn:  # a crash cut it short: it never counted
         os.ftruncate(file, os.fstat(file).st_size - torn)
     chain = Chain(START if newest is None else newest.head)
@@ -169,16 +235,19 @@ def _append(folder: Path, file: int, newest: Anchor | None, row: Row) -> Anchor:
     return Anchor(chain.head.n, chain.head.hash, row)
 
 
-def _heads(folder: Path, newest: Anchor | None) -> Heads:
-    """Where each slot stands, with what was known of those that have no file any more."""
+def _heads(folder: Path, newest: Anchor | None) -> tuple[Heads, list[Path]]:
+    """Where each slot stands, with what was known of those that have no file any more.
+
+    And the files that may not be on the disk yet: one that was just left is one of them.
+    """
     heads = {} if newest is None else dict(newest.row.heads)
+    changed = []
     for slot, files in journal_files.segments(folder).items():
         last = journal_files.last_line(files)
         if last is not None:
             heads[str(slot)] = After(last.segment.name, last.head.n, last.head.hash)
-        for segment in files[-2:]:  # a file that was just left is not on the disk yet
-            _sync(segment.path)
-    return heads
+        changed += [segment.path for segment in files[-2:]]
+    return heads, changed
 
 
 def _sync(path: Path) -> None:

@@ -1,13 +1,17 @@
 """Erasure: what the journal says of one person is replaced by digests; the chain still holds.
 
+Which parts go is written down first (anchors.py), so that `audit verify` knows them one by
+one, and so that what a crash interrupts can be finished without knowing whom it was about.
+
 Files are not changed in place: a copy without the person takes the file's name. Only files
 that nobody writes any more are; a running relay is asked to leave its present ones first.
 """
 
 import os
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -23,6 +27,9 @@ from smtpproxy.sinks.audit.lines import (
     read_line,
 )
 
+CONTACT_ERASE = "contact erase"
+"""Why parts were erased, as the record says it."""
+
 _ASIDE = ".erasing"
 _PERSONAL_ANSWER = b'"kind":"personal_answer"'
 
@@ -32,19 +39,22 @@ class StillWritten(Exception):
 
 
 def pseudonymise(
-    folder: Path, canonical: str, *, at: datetime | None = None, patience: float = 10.0
+    folder: Path,
+    canonical: str,
+    *,
+    now: Callable[[], datetime] = journal_files.utc_now,
+    patience: float = 10.0,
 ) -> int:
     """Erase a person from every line that is about them; return the number of those lines.
 
-    `canonical` is the address (mail.address), `at` is now; `patience` (seconds) is how long
-    a running relay may take to leave its files. Doing it again erases what is new, and
-    what a crash left. Raises StillWritten, OSError.
+    `canonical` is the address (mail.address); `patience` (seconds) is how long a running
+    relay may take to leave its files. Doing it again erases what is new, and what a crash
+    left. Raises StillWritten, OSError.
     """
     if not folder.is_dir():
         return 0
     with locked(folder / journal_files.MAINTENANCE_LOCK):
-        for left in folder.glob(f".*{_ASIDE}"):
-            left.unlink()
+        finish(folder, now)
         person = _Person(canonical)
         written = _wait_until_left(folder, _being_written(folder, person), patience)
         count = 0
@@ -53,13 +63,36 @@ def pseudonymise(
             person.find_messages(closed)
             # Answers first: a decision that a crash left leads to its answer again.
             for segment in reversed(closed):
-                count += _erase(folder, segment, person, at or datetime.now(UTC))
+                count += _erase(folder, segment, person, now)
     if written:
         names = ", ".join(segment.name for segment in written)
         raise StillWritten(
             f"the relay is still writing {names}: nothing is erased there; do it again"
         )
     return count
+
+
+def finish(folder: Path, now: Callable[[], datetime]) -> None:
+    """Erase what a crash left, as it was written down. The holder of the maintenance lock
+    calls it. Raises OSError.
+    """
+    for left in folder.glob(f".*{_ASIDE}"):
+        left.unlink()
+    for number, row in anchors.unfinished(folder).items():
+        segment = next((s for s in segments(folder).get(row.slot, ()) if s.name == row.file), None)
+        if segment is not None:
+            without = partial(_without, {n: set(places) for n, *places in row.parts})
+            _replace(folder, _copied(folder, segment, without), segment)
+        anchors.note_erased(folder, now, number)
+
+
+def _without(parts: dict[int, set[int]], raw: bytes) -> bytes:
+    try:
+        sealed = take_apart(raw)
+    except NotALine:
+        return raw  # `audit verify` tells of it
+    chosen = parts.get(sealed.n)
+    return sealed.without(chosen) if chosen else raw
 
 
 class _Person:
@@ -91,14 +124,18 @@ class _Person:
         """Whether the address stands in it, in whatever case."""
         return self._canonical in part.decode("utf-8", "replace").casefold()
 
-    def without(self, raw: bytes) -> tuple[bytes, int]:
-        """Return a line as it is to be, and how many of its parts were erased."""
+    def without(self, raw: bytes, erased: list[tuple[int, ...]]) -> bytes:
+        """Return a line as it is to be; add its number, and which parts go, to `erased`."""
         if not raw.endswith(b"\n"):  # a torn end is no record, but may name somebody
-            return (b"" if self.named_in(raw) else raw), 0
+            return b"" if self.named_in(raw) else raw
         if self._needle not in raw and _PERSONAL_ANSWER not in raw:
-            return raw, 0
+            return raw
         chosen = self.parts(raw)
-        return (take_apart(raw).without(chosen) if chosen else raw), len(chosen)
+        if not chosen:
+            return raw
+        sealed = take_apart(raw)
+        erased.append((sealed.n, *sorted(chosen)))
+        return sealed.without(chosen)
 
     def parts(self, raw: bytes) -> set[int]:
         """Return which parts of a line are to be erased."""
@@ -161,27 +198,39 @@ def _wait_until_left(folder: Path, files: list[Segment], patience: float) -> lis
     return files
 
 
-def _erase(folder: Path, segment: Segment, person: _Person, at: datetime) -> int:
+def _erase(folder: Path, segment: Segment, person: _Person, now: Callable[[], datetime]) -> int:
     """Erase a person from one file that nobody writes; return the number of lines."""
     if not person.may_be_in(segment):
         return 0
+    erased: list[tuple[int, ...]] = []
+    size = segment.path.stat().st_size
+    aside = _copied(folder, segment, lambda raw: person.without(raw, erased))
+    if not erased and aside.stat().st_size == size:
+        aside.unlink()
+        return 0
+    if not erased:  # a torn end, which is no record
+        _replace(folder, aside, segment)
+        return 0
+    erasing = anchors.note_erasing(folder, now, CONTACT_ERASE, segment, tuple(erased))
+    _replace(folder, aside, segment)
+    anchors.note_erased(folder, now, erasing.n)
+    return len(erased)
+
+
+def _copied(folder: Path, segment: Segment, change: Callable[[bytes], bytes]) -> Path:
+    """Put a copy of a file with its lines changed on the disk, beside it."""
     aside = folder / f".{segment.name}{_ASIDE}"
-    lines = parts = 0
     with segment.path.open("rb") as old, aside.open("xb") as new:
         journal_files.make_alike(old.fileno(), new.fileno())
         for raw in old:
-            line, erased = person.without(raw)
-            new.write(line)
-            lines += erased > 0
-            parts += erased
+            new.write(change(raw))
         new.flush()
         status = os.fstat(old.fileno())
         os.utime(new.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
         os.fsync(new.fileno())
-    if lines == 0:
-        aside.unlink()
-        return 0
-    anchors.note_erased(folder, at, {segment.name: parts})
+    return aside
+
+
+def _replace(folder: Path, aside: Path, segment: Segment) -> None:
     aside.replace(segment.path)
     journal_files.sync_folder(folder)
-    return lines

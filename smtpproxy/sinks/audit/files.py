@@ -46,6 +46,10 @@ class Segment:
         return self.path.name
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 def segments(folder: Path) -> dict[int, list[Segment]]:
     """Return the files of each slot, oldest first; none when there is no folder."""
     found: dict[int, list[Segment]] = {}
@@ -55,6 +59,11 @@ def segments(folder: Path) -> dict[int, list[Segment]]:
             begun = datetime.fromtimestamp(time_of(name[1]) / 1000, UTC)
             found.setdefault(int(name[2]), []).append(Segment(path, int(name[2]), begun))
     return dict(sorted(found.items()))
+
+
+def slot_of(name: str) -> int:
+    """Return the slot of a file by its name. Raises ValueError."""
+    return int(name.removesuffix(".ndjson").rpartition("-")[2])
 
 
 def new_name(id: str, slot: int, last: str) -> str:

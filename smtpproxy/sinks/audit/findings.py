@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from smtpproxy.sinks.audit.chain import Head
@@ -11,7 +12,7 @@ MOST = 1000
 
 
 class Kind(StrEnum):
-    """The first of them are wrong, those from `TORN` on are worth knowing."""
+    """The first of them are wrong, those from `UNPROVEN` on are worth knowing."""
 
     CHANGED = "changed"
     UNREADABLE = "unreadable"
@@ -21,16 +22,24 @@ class Kind(StrEnum):
     CUT = "cut"
     MISPLACED = "misplaced"
     REWRITTEN = "rewritten"
+    BACKDATED = "backdated"
+    POSTDATED = "postdated"
+    UNKNOWN = "unknown"
     HIDDEN = "hidden"
+    RESTORED = "restored"
     ANCHOR = "anchor"
+    UNPROVEN = "unproven"
+    CLOCK = "clock"
     TORN = "torn"
     RETIRED = "retired"
     ERASED = "erased"
 
     @property
     def wrong(self) -> bool:
-        return self not in (Kind.TORN, Kind.RETIRED, Kind.ERASED)
+        return self not in _NOTES
 
+
+_NOTES = (Kind.UNPROVEN, Kind.CLOCK, Kind.TORN, Kind.RETIRED, Kind.ERASED)
 
 MEANING = {
     Kind.CHANGED: "Somebody edited the line, or the one before it, or the disk is failing.",
@@ -41,8 +50,14 @@ MEANING = {
     Kind.CUT: "Somebody cut the end off, or an older copy of the file was restored.",
     Kind.MISPLACED: "Somebody renamed, split or joined files.",
     Kind.REWRITTEN: "Somebody wrote these lines anew, with new hashes.",
+    Kind.BACKDATED: "Somebody added the line later, with a date of the past.",
+    Kind.POSTDATED: "Somebody dated the line in the future, or the clock was wrong.",
+    Kind.UNKNOWN: "Somebody added the file: every anchor names all slots that there are.",
     Kind.HIDDEN: "Somebody replaced personal data by digests without `contact erase`.",
+    Kind.RESTORED: "An older copy of the file was restored, or somebody undid an erasure.",
     Kind.ANCHOR: "Somebody edited or cut anchors.ndjson, or an older copy was restored.",
+    Kind.UNPROVEN: "It is as genuine as the machine that it is on: no anchor seals it yet.",
+    Kind.CLOCK: "The relay noted it: the clock was set, or the upstream kept a decision waiting.",
     Kind.TORN: "The relay was killed, or the disk was full. Nothing that passed is lost.",
     Kind.RETIRED: "Files older than the retention period were deleted, and that was recorded.",
     Kind.ERASED: "Personal data was erased, and that was recorded.",
@@ -65,6 +80,15 @@ class Finding:
         return MEANING[self.kind]
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """The anchor up to which the record is proven. `kept`: a copy of it was kept elsewhere."""
+
+    n: int
+    at: datetime
+    kept: bool
+
+
 @dataclass(slots=True)
 class Report:
     """What was looked at, and what was found."""
@@ -76,6 +100,9 @@ class Report:
     anchors: int = 0
     compared: int = 0  # anchors that a line was held against
     heads: dict[int, Head] = field(default_factory=dict)
+    witness: Witness | None = None
+    proven: dict[int, int] = field(default_factory=dict)  # up to that row, by slot
+    unproven: int = 0  # rows behind those
     findings: list[Finding] = field(default_factory=list)
     counts: dict[Kind, int] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ as it is.
 import asyncio
 import os
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -19,7 +19,14 @@ import structlog
 from smtpproxy.events import Decided, Relayed
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.audit.anchors import Anchor
-from smtpproxy.sinks.audit.lines import AnchorEntry, Entry, LineMaker, plain
+from smtpproxy.sinks.audit.lines import (
+    CLOCK_TOLERANCE,
+    AnchorEntry,
+    ClockEntry,
+    Entry,
+    LineMaker,
+    plain,
+)
 from smtpproxy.sinks.audit.segment import AuditUnavailable, SegmentWriter
 from smtpproxy.sinks.audit.tender import Tender
 
@@ -27,6 +34,9 @@ __all__ = ["AuditUnavailable", "Journal"]
 
 _OUTCOMES_WITHIN = 0.2
 _MOST_WAITING = 10_000
+_SOON = timedelta(seconds=1)
+_MIN = datetime.min.replace(tzinfo=UTC)
+_MAX = datetime.max.replace(tzinfo=UTC)
 
 
 class Journal:
@@ -54,12 +64,15 @@ class Journal:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._unsynced: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
+        self._earliest, self._newest = _MAX, _MIN  # between them a time is nothing new
         self._tender = Tender(
-            folder, now, lambda: self._segment.head.n, self._anchored, self.rotate
+            folder, now, lambda: self._segment.head.n, self._anchored, self.rotate, self._passed
         )
 
     async def commit(self, decided: Decided) -> None:
         """Put a decision on record. Raises AuditUnavailable when that cannot be done."""
+        if not self._earliest <= decided.at <= self._newest:
+            self._time_moved(decided.at)
         self._waiting.append(self._lines.decision(decided))
         try:
             self._write()
@@ -98,6 +111,7 @@ class Journal:
         segment.append(self._answers, self._waiting)
         if segment.name != self._name:
             self._name = segment.name
+            self._set_bounds()
             self._tender.file_begun()
 
     def _flush(self) -> None:
@@ -109,6 +123,27 @@ class Journal:
                 if len(self._answers) + len(self._waiting) > _MOST_WAITING:
                     self._answers.clear()  # outcomes read "unknown" then, as after a crash
                     self._waiting.clear()
+
+    def _time_moved(self, at: datetime) -> None:
+        """Note that time has passed, or put on record that it goes back."""
+        latest = self._segment.latest
+        if at < self._earliest and latest is not None:
+            self._waiting.append(plain(ClockEntry(at, latest)))
+            self._segment.latest = at
+            self._set_bounds()
+        else:
+            self._passed(at)
+
+    def _passed(self, at: datetime) -> None:
+        latest = self._segment.latest
+        if latest is None or at > latest:
+            self._segment.latest = at
+            self._set_bounds()
+
+    def _set_bounds(self) -> None:
+        latest = self._segment.latest
+        if latest is not None:
+            self._earliest, self._newest = latest - CLOCK_TOLERANCE / 2, latest + _SOON
 
     def _anchored(self, anchor: Anchor) -> None:
         self._waiting.append(plain(AnchorEntry(anchor.head)))

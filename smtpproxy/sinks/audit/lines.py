@@ -10,7 +10,7 @@ What has its default is left out: a default of a record that stands in lines nev
 
 import os
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
 import msgspec
@@ -35,6 +35,12 @@ FORMAT = 1
 
 ERASED = "erased:"
 """Begins what stands in the place of an address that was erased; an address has an @."""
+
+CLOCK_TOLERANCE = timedelta(minutes=1)
+"""So far a time may go back from line to line. What goes back further stands in the journal:
+
+the clock was set back, or a decision waited that long for the upstream.
+"""
 
 _SALT = 32  # hexadecimal digits: nobody can guess a part from an address list
 _SALTS = 1024
@@ -101,11 +107,12 @@ class After(Struct, frozen=True):
     hash: str
 
 
-class BeginEntry(Struct, frozen=True, tag="begin", tag_field="kind"):
+class BeginEntry(Struct, frozen=True, omit_defaults=True, tag="begin", tag_field="kind"):
     """The first line of each file.
 
     `after` is None at the very beginning; `torn` are octets at the ends of earlier files
-    that are no line, by file name; `anchor` is the newest anchor of the time.
+    that are no line, by file name; `anchor` is the newest anchor of the time;
+    `set_back_from` is the newest time on record, where the clock was set back since.
     """
 
     file: str
@@ -113,13 +120,21 @@ class BeginEntry(Struct, frozen=True, tag="begin", tag_field="kind"):
     after: After | None
     torn: dict[str, int]
     anchor: Head | None
-    format: int = FORMAT
+    format: int
+    set_back_from: datetime | None = None
 
 
 class AnchorEntry(Struct, frozen=True, tag="anchor", tag_field="kind"):
     """An anchor was taken: it stands in anchors.ndjson, with that number and hash."""
 
     anchor: Head
+
+
+class ClockEntry(Struct, frozen=True, tag="clock", tag_field="kind"):
+    """The next line is of `at`, though there are lines of `before`."""
+
+    at: datetime
+    before: datetime
 
 
 class Personal(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -150,7 +165,9 @@ class Line(Struct, frozen=True):
 
     hash: str
     n: int
-    entry: DecisionEntry | AnswersEntry | PersonalAnswerEntry | BeginEntry | AnchorEntry
+    entry: (
+        DecisionEntry | AnswersEntry | PersonalAnswerEntry | BeginEntry | AnchorEntry | ClockEntry
+    )
     personal: tuple[Personal | str, ...]
     answers: tuple[Answer, ...] = ()
 
@@ -167,7 +184,7 @@ def read_line(raw: bytes) -> Line:
         raise NotALine(f"it cannot be read: {error}") from None
 
 
-def plain(entry: BeginEntry | AnchorEntry | AnswersEntry) -> Entry:
+def plain(entry: BeginEntry | AnchorEntry | AnswersEntry | ClockEntry) -> Entry:
     """Return an entry that concerns nobody."""
     return _encode(entry), ()
 
@@ -322,6 +339,17 @@ def decided(line: Line, entry: DecisionEntry) -> Decided:
         size=entry.size,
         relayed=entry.relayed,
     )
+
+
+def time_of(line: bytes) -> datetime:
+    """Return when a line was made. Raises NotALine: it is none, or it does not say."""
+    read = read_line(line)
+    entry = read.entry
+    if isinstance(entry, AnswersEntry | AnchorEntry):
+        if not read.answers:
+            raise NotALine("no time")
+        return read.answers[-1].at
+    return entry.at
 
 
 def personal_reply(line: Line) -> tuple[str | None, tuple[str, ...]]:

@@ -26,10 +26,24 @@ _LONGEST_TRANSACTION = timedelta(hours=2)
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a line stands, and its hash; seal.py and `audit verify` say what that proves."""
+
+    file: str
+    n: int
+    hash: str
+
+    @property
+    def slot(self) -> int:
+        return journal_files.slot_of(self.file)
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What the upstream answered. `reply` is None where it named somebody who was erased.
 
-    `each` are its replies by recipient, where each had a message of his own.
+    `each` are its replies by recipient, where each had a message of his own. `place` is that of
+    the line with the answer.
     """
 
     id: str
@@ -37,15 +51,7 @@ class Outcome:
     code: int
     reply: str | None
     each: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a line stands, and what proves it: `audit verify` follows the hashes."""
-
-    file: str
-    n: int
-    hash: str
+    place: Place | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,8 @@ class Record:
         reply = self.outcome.each[index]
         if not reply:
             return None
-        return Outcome(self.outcome.id, self.outcome.at, int(reply[:3]), reply)
+        whole = self.outcome
+        return Outcome(whole.id, whole.at, int(reply[:3]), reply, place=whole.place)
 
 
 def find(folder: Path, id: str) -> list[Record]:
@@ -190,14 +197,15 @@ def _decoded(raw: bytes, path: Path) -> Iterator[_Entry]:
     """What the line says of messages, unless a torn write left something else there."""
     try:
         line = journal_lines.read_line(raw)
-        entry = line.entry
+        entry, place = line.entry, Place(path.name, line.n, line.hash)
         for answer in line.answers:
-            yield Outcome(answer.of, answer.at, answer.code, answer.reply, answer.each)
+            yield Outcome(answer.of, answer.at, answer.code, answer.reply, answer.each, place)
         if isinstance(entry, DecisionEntry):
-            place = Place(path.name, line.n, line.hash)
             yield Record(journal_lines.decided(line, entry), place=place)
         elif isinstance(entry, PersonalAnswerEntry):
-            yield Outcome(entry.of, entry.at, entry.code, *journal_lines.personal_reply(line))
+            yield Outcome(
+                entry.of, entry.at, entry.code, *journal_lines.personal_reply(line), place
+            )
     except NotALine:
         return
 

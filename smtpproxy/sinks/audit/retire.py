@@ -4,18 +4,25 @@ What was deleted is written down first (anchors.py), so that `audit verify` know
 beginning that is gone by retention from one that somebody removed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-from smtpproxy.sinks.audit import anchor_trim, anchors
+from smtpproxy.sinks.audit import anchor_trim, anchors, erase
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.anchors import RetiredFile
 from smtpproxy.sinks.audit.chain import START, Head, NotALine, head_of
-from smtpproxy.sinks.audit.files import Segment, is_written, last_of, locked, segments
-from smtpproxy.sinks.audit.lines import AnchorEntry, AnswersEntry, BeginEntry, read_line
+from smtpproxy.sinks.audit.files import (
+    Segment,
+    is_written,
+    last_of,
+    locked,
+    segments,
+    utc_now,
+)
+from smtpproxy.sinks.audit.lines import BeginEntry, read_line, time_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +39,16 @@ def retirable(folder: Path, before: datetime) -> Retired:
     return _summary([(segment, _span(segment)) for segment in _outlived(folder, before)])
 
 
-def retire(folder: Path, before: datetime, *, at: datetime | None = None) -> Retired:
-    """Delete the files all of whose lines are older than `before`. `at` is now.
+def retire(folder: Path, before: datetime, *, now: Callable[[], datetime] = utc_now) -> Retired:
+    """Delete the files all of whose lines are older than `before`.
 
     Never one that is being written. Raises OSError; then what was not deleted is still
     there, and the next call deletes it.
     """
     if not folder.is_dir():
         return Retired()
-    now = at or datetime.now(UTC)
     with locked(folder / journal_files.MAINTENANCE_LOCK):
+        erase.finish(folder, now)
         chosen = [(segment, _span(segment)) for segment in _outlived(folder, before)]
         if chosen:
             files = tuple(
@@ -54,7 +61,7 @@ def retire(folder: Path, before: datetime, *, at: datetime | None = None) -> Ret
             segment.path.unlink()
         journal_files.sync_folder(folder)
         if chosen:
-            anchor_trim.trim(folder, at=now)
+            anchor_trim.trim(folder, now=now)
         return summary
 
 
@@ -68,20 +75,9 @@ def _outlived(folder: Path, before: datetime) -> Iterator[Segment]:
         else:
             last = files[-1]
             if not is_written(folder, slot):
-                time, _ = last_of(last.path, _time)
+                time, _ = last_of(last.path, time_of)
                 if (time or last.begun) < before:
                     yield last
-
-
-def _time(line: bytes) -> datetime:
-    """The time of a line. Raises NotALine for one without."""
-    read = read_line(line)
-    entry = read.entry
-    if isinstance(entry, AnswersEntry | AnchorEntry):
-        if not read.answers:
-            raise NotALine("no time")
-        return read.answers[-1].at
-    return entry.at
 
 
 def _span(segment: Segment) -> tuple[Head, Head]:

@@ -9,14 +9,24 @@ from pathlib import Path
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.chain import Chain, Head, head_of
-from smtpproxy.sinks.audit.files import SlotLock, last_line, new_name, segments, sync_folder
+from smtpproxy.sinks.audit.files import (
+    SlotLock,
+    last_line,
+    last_of,
+    new_name,
+    segments,
+    sync_folder,
+)
 from smtpproxy.sinks.audit.lines import (
+    CLOCK_TOLERANCE,
+    FORMAT,
     After,
     AnswersEntry,
     BeginEntry,
     Entry,
     answers_member,
     plain,
+    time_of,
 )
 
 _NO_ENTRY = plain(AnswersEntry())
@@ -31,7 +41,7 @@ class SegmentWriter:
 
     A file is begun when it is larger than `largest` octets. `durable`: a file that is left
     and the name of a new one are put on the disk at once. `name` is that of the present
-    file, or of the last one.
+    file, or of the last one; `latest` is the newest time on record, as far as it is known.
     """
 
     def __init__(
@@ -46,6 +56,7 @@ class SegmentWriter:
     ) -> None:
         self.name = ""
         self.file: int | None = None
+        self.latest: datetime | None = None
         self._folder = folder
         self._worker = worker
         self._largest = largest
@@ -55,7 +66,7 @@ class SegmentWriter:
         self._lock: SlotLock | None = None
         self._chain = Chain()
         self._size = 0
-        self._begin: Entry = b"", ()
+        self._set_back_to: datetime | None = None
         self._after: After | None = None  # where the last line of all stands
         self._torn: dict[str, int] = {}  # what the next first line has to tell of
 
@@ -75,7 +86,7 @@ class SegmentWriter:
             raise AuditUnavailable(str(error)) from error
         chain, opening = self._chain, self._size == 0
         mark = chain.n, chain.opening
-        lines = [chain.seal(*self._begin)] if opening else []
+        lines = [chain.seal(*self._begin())] if opening else []
         if answers:
             first = entries[0] if entries else _NO_ENTRY
             lines.append(chain.seal(*first, answers_member(answers)))
@@ -91,17 +102,23 @@ class SegmentWriter:
             written, failure = 0, error
         if written == len(data):
             self._size += written
+            self._note_begun(opening)
             answers.clear()
             entries.clear()
             return
         chain.n, chain.opening = mark
         kept = self._keep_whole(lines, written) - opening
+        self._note_begun(opening and kept >= 0)
         if kept > 0:
             answers.clear()
             del entries[:kept]
         raise AuditUnavailable(
             str(failure) if failure else f"wrote {written} of {len(data)} bytes"
         ) from failure
+
+    def _note_begun(self, begun: bool) -> None:
+        if begun and self._set_back_to is not None:
+            self.latest = self._set_back_to
 
     def leave(self) -> None:
         """Close the present file: it is never written again. Raises OSError: it is still open."""
@@ -134,12 +151,19 @@ class SegmentWriter:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         file = os.open(self._folder / self.name, flags, 0o600)
         self._size = 0
-        anchor = self._newest_anchor()
-        newest = None if anchor is None else anchor.head
-        self._begin = plain(BeginEntry(self.name, self._now(), self._after, self._torn, newest))
         if self._durable:
             sync_folder(self._folder)
         return file
+
+    def _begin(self) -> Entry:
+        """The first line, made when it is written: verify holds its time against anchors."""
+        anchor = self._newest_anchor()
+        newest = None if anchor is None else anchor.head
+        at, before = self._now(), self.latest
+        if before is not None and before - at <= CLOCK_TOLERANCE / 2:
+            before = None
+        self._set_back_to = None if before is None else at
+        return plain(BeginEntry(self.name, at, self._after, self._torn, newest, FORMAT, before))
 
     def _take_slot(self) -> SlotLock:
         """Find where the slot's chain ends: in its newest file, or what an anchor says."""
@@ -147,6 +171,8 @@ class SegmentWriter:
         try:
             files = segments(self._folder).get(lock.slot, [])
             last = last_line(files)
+            told = (last_of(segment.path, time_of)[0] for segment in reversed(files))
+            time = next((each for each in told if each is not None), None)
             anchor = self._newest_anchor()
         except OSError:
             lock.release()
@@ -159,10 +185,13 @@ class SegmentWriter:
         if self._after is not None:
             self._chain = Chain(Head(self._after.n, self._after.hash))
         self.name = files[-1].name if files else ""
+        for known in (time, None if anchor is None else anchor.row.at):
+            if known is not None and (self.latest is None or known > self.latest):
+                self.latest = known
         return lock
 
     def _newest_anchor(self) -> Anchor | None:
-        """Anchors are not worth stopping the mail for; the tender says what is wrong."""
+        """Anchors are not worth stopping the mail for; the scheduler says what is wrong."""
         with suppress(OSError):
             return anchors.newest(self._folder)
         return None

@@ -12,7 +12,7 @@ import structlog
 
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor, AnchorRow, Why
-from smtpproxy.sinks.audit.files import ROTATION_REQUEST
+from smtpproxy.sinks.audit.files import ANCHORS, ROTATION_REQUEST
 
 ANCHOR_SECONDS = 60.0
 ANCHOR_LINES = 100_000
@@ -26,7 +26,7 @@ class Tender:
     """Takes anchors for one journal while it has a file open.
 
     `lines` tells how many lines the journal has by now; `anchored` is told of each anchor
-    (and adds one line for it); `rotate` begins a new file.
+    (and adds one line for it); `rotate` begins a new file; `passed` is told the time.
     """
 
     def __init__(
@@ -36,16 +36,20 @@ class Tender:
         lines: Callable[[], int],
         anchored: Callable[[Anchor], None],
         rotate: Callable[[], None],
+        passed: Callable[[datetime], None],
     ) -> None:
         self._folder = folder
         self._now = now
         self._lines = lines
         self._anchored = anchored
         self._rotate = rotate
+        self._passed = passed
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._asked = 0
         self._due_after = 0.0
+        self._known_size = 0
+        self._unsealed = False
         self._quiet_until = 0  # there is no news up to this line
 
     def file_begun(self) -> None:
@@ -66,10 +70,12 @@ class Tender:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(LOOK, self._look)
+        self._passed(self._now())
         if self._request() != self._asked:
             self._rotate()
             return
-        news = self._lines() - self._quiet_until
+        self._look_at_anchors()
+        news = self._lines() - self._quiet_until + self._unsealed
         if news >= ANCHOR_LINES:
             self._anchor("lines")
         elif news > 0 and loop.time() >= self._due_after:
@@ -81,6 +87,17 @@ class Tender:
             return (self._folder / ROTATION_REQUEST).stat().st_mtime_ns
         except OSError:
             return 0
+
+    def _look_at_anchors(self) -> None:
+        """An erasure, say, has to leave the machine too: it is a cause for an anchor."""
+        try:
+            size = (self._folder / ANCHORS).stat().st_size
+            if size != self._known_size:
+                newest = anchors.newest(self._folder)
+                self._unsealed = newest is not None and not isinstance(newest.row, AnchorRow)
+        except OSError:
+            return
+        self._known_size = size
 
     def _anchor(self, why: Why) -> None:
         if self._task is None:
@@ -101,7 +118,7 @@ class Tender:
 
     def _take(self, why: Why, unless_within: float) -> Anchor | None:
         try:
-            return anchors.take(self._folder, why, self._now(), unless_within=unless_within)
+            return anchors.take(self._folder, why, self._now, unless_within=unless_within)
         except OSError as error:
             log.warning("no audit anchor", why=why, error=str(error))
             return None

@@ -27,12 +27,14 @@ def verify(
     until: datetime | None = None,
     kept: Sequence[Head] = (),
     looked: Callable[[int], None] = lambda octets: None,
+    now: datetime | None = None,
 ) -> Report:
     """Follow the chains and hold them against the anchors.
 
     `since` and `until` choose files that may hold lines of that period. `kept` are anchors
-    that were kept elsewhere. `looked` is told how many octets have been read. A running
-    relay's files are verified as far as they are written.
+    that were kept elsewhere: what they seal is proven. `looked` is told how many octets have
+    been read; `now` is for what is dated in the future. A running relay's files are verified as
+    far as they are written.
     """
     report = Report()
     named: list[tuple[Head, Finding]] = []
@@ -41,14 +43,18 @@ def verify(
             stack.enter_context(locked(folder / MAINTENANCE_LOCK, shared=True))
         anchors = AnchorCheck(folder, report)
         anchors.catch_up()
+        anchors.choose_witness(kept)
+        anchors.finish_reading()
+        report.witness = anchors.witness
         found = segments(folder)
         for slot in sorted(anchors.slots | found.keys()):
             files = found.get(slot, [])
             chosen, first, last = of_period(files, since, until)
-            walk = Walk(slot, report, anchors, named, looked)
+            walk = Walk(slot, report, anchors, named, looked, now)
             for segment in chosen:
                 walk.file(segment, whole=first)
             walk.end(complete=last, written=is_written(folder, slot))
+        anchors.check_claims()
         anchors.catch_up()
         anchors.check_beginning()
         if anchors.torn:
@@ -57,13 +63,22 @@ def verify(
         for head, finding in named:
             if anchors.knows(head) is not None:  # nor was it written in the meantime
                 report.add(finding)
-        for head in kept:
-            wrong = anchors.knows(head)
-            if wrong is None:
-                report.compared += 1
-            else:
-                report.add(Finding(Kind.ANCHOR, ANCHORS, None, wrong, head.n))
+        _compare_kept(kept, anchors, report)
     return report
+
+
+def _compare_kept(kept: Sequence[Head], anchors: AnchorCheck, report: Report) -> None:
+    wrong = False
+    for head in kept:
+        what = anchors.knows(head)
+        if what is None:
+            report.compared += 1
+        else:
+            wrong = True
+            report.add(Finding(Kind.ANCHOR, ANCHORS, None, what, head.n))
+    if kept and not wrong and report.witness is not None and not report.witness.n:
+        what = "all anchors that were kept elsewhere are said to be gone: they prove nothing here"
+        report.add(Finding(Kind.ANCHOR, ANCHORS, None, what))
 
 
 def size(folder: Path, since: datetime | None = None, until: datetime | None = None) -> int:

@@ -2,22 +2,29 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck, Seen
 from smtpproxy.sinks.audit.chain import START, Head, NotALine, Sealed, take_apart
+from smtpproxy.sinks.audit.erased_parts import ErasedParts, Erasure
 from smtpproxy.sinks.audit.files import Segment
 from smtpproxy.sinks.audit.findings import Finding, Kind, Report
 from smtpproxy.sinks.audit.lines import (
+    CLOCK_TOLERANCE,
     After,
     AnchorEntry,
     BeginEntry,
+    ClockEntry,
     DecisionEntry,
     Line,
     read_line,
 )
+from smtpproxy.sinks.audit.time_order import TimeOrder
 
+_TIME = "%Y-%m-%d %H:%M:%S"
 _DECISION = b'"entry":{"kind":"decision"'
 _BEGIN = b'"entry":{"kind":"begin"'
+_CLOCK = b'"entry":{"kind":"clock"'
 _ANCHOR = b'"entry":{"kind":"anchor"'
 
 
@@ -33,6 +40,15 @@ class _Gap:
     found: set[int] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class _Parts:
+    """Counts of a file: what was erased, of that what is not proven, and what is to be erased."""
+
+    erased: int = 0
+    unsealed: int = 0
+    left: int = 0
+
+
 class Walk:
     """One slot. Call `file` for each file in order, then `end`.
 
@@ -46,14 +62,20 @@ class Walk:
         anchors: AnchorCheck,
         named: list[tuple[Head, Finding]],
         looked: Callable[[int], None],
+        now: datetime | None,
     ) -> None:
         self._slot = slot
+        self._now = now
         self._report = report
         self._anchors = anchors
         self._named = named
         self._looked = looked
         self._seen: Iterator[Seen] = anchors.of(slot)
         self._next: Seen | None = next(self._seen, None)
+        self._times = TimeOrder()
+        self._erasures = anchors.erased.get(slot, ErasedParts())
+        self._due = self._erasures.due
+        self._proven = 0  # the last row that an anchor seals
         self._rewritten = False
         self._n: int | None = None  # None: before the first line
         self._hash = b""
@@ -64,7 +86,8 @@ class Walk:
 
     def file(self, segment: Segment, *, whole: bool = True) -> None:
         """Follow the chain through one file. Not `whole`: what was before it is taken on trust."""
-        name, erased, octets = segment.name, 0, 0
+        name, octets = segment.name, 0
+        self._parts = _Parts()
         self._report.files += 1
         with segment.path.open("rb") as lines:
             for number, raw in enumerate(lines, 1):
@@ -87,10 +110,9 @@ class Walk:
                     what = "a file's first line stands within it"
                     self._add(Kind.MISPLACED, name, number, what, sealed.n)
                 self._line(name, number, sealed, raw)
-                erased += sealed.erased
         self._looked(octets)
         self._last_file = name
-        self._compare_erased(name, erased)
+        self._note_parts(name)
 
     def end(self, *, complete: bool, written: bool) -> None:
         """Say what only the end shows. Not `complete`: files after these were not looked at."""
@@ -111,6 +133,10 @@ class Walk:
             self._report.heads[self._slot] = Head(self._n, self._hash.decode())
         if complete:
             self._compare_end()
+            wrong = self._times.end(self._now)
+            if wrong is not None:
+                self._add(Kind.POSTDATED, self._last_file, None, wrong)
+        self._note_unproven()
 
     # one line
 
@@ -127,12 +153,25 @@ class Walk:
             what = "it does not agree with its hash and the line before"
             self._add(Kind.CHANGED, name, number, what, sealed.n, _id(raw))
         self._n, self._hash, self._unreadable = sealed.n, sealed.hash, 0
-        if _ANCHOR in sealed.rest:
-            entry = _read(raw)
-            if entry is not None and isinstance(entry.entry, AnchorEntry):
-                self._name(entry.entry.anchor, name, number)
+        if _BEGIN not in sealed.rest:
+            wrong = self._times.line(sealed, raw)
+            if wrong is not None:
+                self._add(Kind.BACKDATED, name, number, wrong, sealed.n, _id(raw))
+        if sealed.erased or (self._due is not None and self._due <= sealed.n):
+            self._compare_parts(name, number, sealed, raw)
+        if _ANCHOR in sealed.rest or _CLOCK in sealed.rest:
+            self._entry(name, number, sealed, raw)
         if self._next is not None and self._next.head.n <= sealed.n:
             self._compare(name, number, sealed.head)
+
+    def _entry(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
+        line = _read(raw)
+        entry = None if line is None else line.entry
+        if isinstance(entry, AnchorEntry):
+            self._name(entry.anchor, name, number)
+        elif isinstance(entry, ClockEntry):
+            what = f"the time goes back from {entry.before:{_TIME}} to {entry.at:{_TIME}}"
+            self._add(Kind.CLOCK, name, number, what, sealed.n)
 
     def _out_of_order(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
         for gap in self._gaps:
@@ -159,6 +198,7 @@ class Walk:
         if begin.anchor is not None:
             self._name(begin.anchor, segment.name, 1)
         after = START if begin.after is None else Head(begin.after.n, begin.after.hash)
+        self._compare_begin(segment, sealed, begin)
         if self._n is None:
             self._n, self._hash = after.n, after.hash.encode()
             if whole and begin.after is not None:
@@ -198,9 +238,13 @@ class Walk:
         while self._next is not None and self._next.head.n <= head.n:
             seen = self._next
             self._next = next(self._seen, None)
+            self._prove(seen)
             if seen.head.n < head.n:
                 continue
             self._report.compared += 1
+            wrong = self._times.anchor(seen)
+            if wrong is not None:
+                self._add(Kind.POSTDATED, name, number, wrong, head.n)
             if seen.head.hash != head.hash and not self._rewritten:
                 self._rewritten = True
                 what = (
@@ -221,16 +265,75 @@ class Walk:
             )
             self._add(Kind.CUT, self._last_file or last.file, None, what, end + 1)
 
-    def _compare_erased(self, name: str, found: int) -> None:
-        told = self._anchors.erased.get(name, 0)
-        self._report.erased += found
-        if found > told:
-            what = f"{found} personal parts are replaced by digests, {told} were recorded as erased"
-            self._add(Kind.HIDDEN, name, None, what)
-        elif told:
-            left = "" if found == told else f"; {told - found} more are recorded, but still there"
-            are = "part is" if found == 1 else "parts are"
-            self._add(Kind.ERASED, name, None, f"{found} personal {are} erased{left}")
+    def _compare_begin(self, segment: Segment, sealed: Sealed, begin: BeginEntry) -> None:
+        seen = self._next
+        if self._n is None and seen is not None and seen.head == START:
+            self._next = next(self._seen, None)
+            if begin.after is None:
+                self._times.anchor(seen)
+                if begin.set_back_from is None and seen.until - begin.at > CLOCK_TOLERANCE:
+                    what = (
+                        f"it is said to begin at {begin.at:{_TIME}}, and anchors until "
+                        f"{seen.until:{_TIME}} know no such slot"
+                    )
+                    self._add(Kind.UNKNOWN, segment.name, 1, what, sealed.n)
+                    self._times = TimeOrder()
+        wrong = self._times.begin(begin)
+        if wrong is not None:
+            self._add(Kind.BACKDATED, segment.name, 1, wrong, sealed.n)
+        if begin.set_back_from is not None:
+            what = (
+                f"the clock was set back from {begin.set_back_from:{_TIME}} to {begin.at:{_TIME}}"
+            )
+            self._add(Kind.CLOCK, segment.name, 1, what, sealed.n)
+
+    def _prove(self, seen: Seen) -> None:
+        witness = self._report.witness
+        if witness is not None and seen.anchor <= witness.n:
+            self._proven = seen.head.n
+
+    def _note_unproven(self) -> None:
+        """Say what stands behind the last anchor."""
+        self._report.proven[self._slot] = self._proven
+        last = self._n or 0
+        if last > self._proven:
+            self._report.unproven += last - self._proven
+            rows = _rows(self._proven + 1, last)
+            what = f"{rows} {'is' if last == self._proven + 1 else 'are'} behind the last anchor"
+            self._add(Kind.UNPROVEN, self._last_file, None, what, self._proven + 1)
+
+    def _compare_parts(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
+        """Hold the parts of a line against those that are recorded as erased."""
+        recorded = self._erasures.of(sealed.n)
+        self._due = self._erasures.due
+        for place, part in enumerate(sealed.parts):
+            erasure = recorded.get(place)
+            if part.startswith(b'"'):
+                self._report.erased += 1
+                if erasure is None:
+                    what = (
+                        f"personal part {place + 1} is gone, and no record says that it was erased"
+                    )
+                    self._add(Kind.HIDDEN, name, number, what, sealed.n, _id(raw))
+                else:
+                    self._parts.erased += 1
+                    self._parts.unsealed += Erasure.SEALED not in erasure
+            elif erasure is not None and Erasure.DONE in erasure:
+                what = f"personal part {place + 1} was erased, and is there again"
+                self._add(Kind.RESTORED, name, number, what, sealed.n, _id(raw))
+            elif erasure is not None:
+                self._parts.left += 1
+
+    def _note_parts(self, name: str) -> None:
+        parts = self._parts
+        if parts.erased or parts.left:
+            are = "part is" if parts.erased == 1 else "parts are"
+            left = f"; {parts.left} more are recorded, but still there" if parts.left else ""
+            self._add(Kind.ERASED, name, None, f"{parts.erased} personal {are} erased{left}")
+        if parts.unsealed:
+            are = "part is" if parts.unsealed == 1 else "parts are"
+            what = f"{parts.unsealed} personal {are} erased by anchors behind the last proven one"
+            self._add(Kind.UNPROVEN, name, None, what)
 
     def _name(self, anchor: Head, name: str, number: int) -> None:
         wrong = self._anchors.knows(anchor)

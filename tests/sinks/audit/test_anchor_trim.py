@@ -36,7 +36,7 @@ async def write_days(folder: Path, clock: Clock, days: int) -> None:
         log = journal(folder, clock)
         for _ in range(3):
             await log.commit(decided(clock))
-            anchor_log.take(folder, "asked", clock.now())
+            anchor_log.take(folder, "asked", clock.now)
         log.close()
         clock.tick(days=1)
 
@@ -54,8 +54,8 @@ def first_anchor(folder: Path) -> int:
 async def test_anchors_go_with_the_files_that_knew_them(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 6)
     before = anchors(folder)
-    retire(folder, START + 4 * DAY, at=clock.now())
-    cut = trim(folder, at=clock.now(), worth=1)
+    retire(folder, START + 4 * DAY, now=clock.now)
+    cut = trim(folder, now=clock.now, worth=1)
     assert cut > 0
     assert [a.head for a in anchors(folder)][: len(before) - cut] == [a.head for a in before[cut:]]
     assert anchors(folder)[0].row.at >= START + 3 * DAY
@@ -71,19 +71,19 @@ async def test_trimming_again_and_again_carries_on_what_counts(folder: Path, clo
     log = journal(folder, clock)
     await log.commit(decided(clock, "anna@people.example"))
     log.close()
-    pseudonymise(folder, "anna@people.example", at=clock.now())
+    pseudonymise(folder, "anna@people.example", now=clock.now)
     await write_days(folder, clock, 3)
     trimmed = 0
     for days in (1, 2, 3):
-        retire(folder, START + days * DAY, at=clock.now())
-        trimmed += trim(folder, at=clock.now(), worth=1)
+        retire(folder, START + days * DAY, now=clock.now)
+        trimmed += trim(folder, now=clock.now, worth=1)
         report = sound(folder)
         assert {finding.kind for finding in report.notes()} == {Kind.RETIRED, Kind.ERASED}
         assert report.erased == 1
     assert first_anchor(folder) == trimmed + 1
-    retire(folder, START + 99 * DAY, at=clock.now())
+    retire(folder, START + 99 * DAY, now=clock.now)
     assert segments(folder) == []
-    trim(folder, at=clock.now(), worth=1)
+    trim(folder, now=clock.now, worth=1)
     assert len(anchors(folder)) == 2, "the newest, and what says that the others went"
     sound(folder)
     await write_days(folder, clock, 1)
@@ -104,8 +104,8 @@ async def test_a_beginning_that_somebody_removed_is_another_matter(
 
 async def test_more_than_was_written_down_cannot_be_removed(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 6)
-    retire(folder, START + 2 * DAY, at=clock.now())
-    trim(folder, at=clock.now(), worth=1)
+    retire(folder, START + 2 * DAY, now=clock.now)
+    trim(folder, now=clock.now, worth=1)
     path = folder / ANCHORS
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[1:]))
@@ -114,8 +114,8 @@ async def test_more_than_was_written_down_cannot_be_removed(folder: Path, clock:
 
 async def test_a_record_of_trimming_cannot_be_invented(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 6)
-    retire(folder, START + 2 * DAY, at=clock.now())
-    trim(folder, at=clock.now(), worth=1)
+    retire(folder, START + 2 * DAY, now=clock.now)
+    trim(folder, now=clock.now, worth=1)
     path = folder / ANCHORS
     first = anchors(folder)[0]
     text = path.read_text()
@@ -131,8 +131,8 @@ async def test_copies_of_anchors_that_went_are_no_fault(folder: Path, clock: Clo
     """The log collector has them all, and goes on to prove those that are left."""
     await write_days(folder, clock, 6)
     copies = [anchor.head for anchor in anchors(folder)]
-    retire(folder, START + 4 * DAY, at=clock.now())
-    cut = trim(folder, at=clock.now(), worth=1)
+    retire(folder, START + 4 * DAY, now=clock.now)
+    cut = trim(folder, now=clock.now, worth=1)
     assert list(verify(folder, kept=copies).faults()) == []
     for n in (cut, cut + 1):
         wrong = Head(n, "f" * 64)
@@ -147,11 +147,11 @@ async def test_a_crash_leaves_all_anchors_or_the_rest(
     log = journal(folder, clock)
     await log.commit(decided(clock, "anna@people.example"))
     log.close()
-    pseudonymise(folder, "anna@people.example", at=clock.now())
+    pseudonymise(folder, "anna@people.example", now=clock.now)
     await write_days(folder, clock, 2)
-    retire(folder, START + 2 * DAY, at=clock.now())
-    trim(folder, at=clock.now(), worth=1)
-    retire(folder, START + 3 * DAY, at=clock.now())
+    retire(folder, START + 2 * DAY, now=clock.now)
+    trim(folder, now=clock.now, worth=1)
+    retire(folder, START + 3 * DAY, now=clock.now)
 
     def crash(path: Path, target: Path) -> None:
         raise KeyboardInterrupt
@@ -159,9 +159,9 @@ async def test_a_crash_leaves_all_anchors_or_the_rest(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
-            trim(folder, at=clock.now(), worth=1)
+            trim(folder, now=clock.now, worth=1)
     assert sound(folder).erased == 1
-    assert trim(folder, at=clock.now(), worth=1) > 0
+    assert trim(folder, now=clock.now, worth=1) > 0
     assert sound(folder).erased == 1
 
 
@@ -170,11 +170,11 @@ async def test_who_waits_for_the_anchors_writes_into_the_new_file(
 ) -> None:
     """Another file takes the name while they wait: nothing may go to the one that is gone."""
     await write_days(folder, clock, 4)
-    retire(folder, START + 2 * DAY, at=clock.now())
+    retire(folder, START + 2 * DAY, now=clock.now)
     taken = []
 
     def wait_and_take() -> None:
-        taken.append(anchor_log.take(folder, "asked", clock.now()))
+        taken.append(anchor_log.take(folder, "asked", clock.now))
 
     with locked(folder / ANCHORS):
         waiting = threading.Thread(target=wait_and_take)
@@ -190,7 +190,7 @@ async def test_who_waits_for_the_anchors_writes_into_the_new_file(
 async def test_little_is_not_worth_a_new_file(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 4)
     inode = (folder / ANCHORS).stat().st_ino
-    retire(folder, START + 2 * DAY, at=clock.now())
+    retire(folder, START + 2 * DAY, now=clock.now)
     assert (folder / ANCHORS).stat().st_ino == inode
-    assert trim(folder, at=clock.now()) == 0
+    assert trim(folder, now=clock.now) == 0
     assert first_anchor(folder) == 1

@@ -89,8 +89,8 @@ async def test_erasing_and_retention_do_not_move_the_place(folder: Path, clock: 
     await write(folder, clock, "anna!", "eve!")
     _, upto = read(folder)
     await write(folder, clock, "eve!", "paul!", "anna!")
-    pseudonymise(folder, "anna@people.example", at=clock.now())
-    retire(folder, START + timedelta(hours=2), at=clock.now())
+    pseudonymise(folder, "anna@people.example", now=clock.now)
+    retire(folder, START + timedelta(hours=2), now=clock.now)
     assert len(segments(folder)) == 1
     assert read(folder, upto)[0] == {"eve": 2, "paul": 3}
 

@@ -50,7 +50,7 @@ async def test_files_all_of_whose_lines_are_older_are_deleted(
     before = START + timedelta(days=days)
     promised = retirable(folder, before)
     count = len(segments(folder))
-    retired = retire(folder, before, at=clock.now())
+    retired = retire(folder, before, now=clock.now)
     assert retired == promised
     assert len(retired.files) == int(days)
     assert (retired.lines, retired.octets > 0) == (4 * int(days), days >= 1)
@@ -64,7 +64,7 @@ async def test_a_file_that_is_gone_without_record_is_another_matter(
     folder: Path, clock: Clock
 ) -> None:
     await write_days(folder, clock, 5)
-    retire(folder, START + 2 * DAY, at=clock.now())
+    retire(folder, START + 2 * DAY, now=clock.now)
     segments(folder)[0].unlink()
     (finding,) = verify(folder).faults()
     assert finding.kind is Kind.MISSING
@@ -73,7 +73,7 @@ async def test_a_file_that_is_gone_without_record_is_another_matter(
 
 async def test_a_record_of_retention_cannot_be_invented(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 3)
-    retire(folder, START + DAY, at=clock.now())
+    retire(folder, START + DAY, now=clock.now)
     path = folder / "anchors.ndjson"
     gone = segments(folder)[0]
     last = json.loads(gone.read_bytes().splitlines()[-1])
@@ -92,14 +92,14 @@ async def test_the_last_file_of_a_worker_that_is_no_more_goes_too(
 ) -> None:
     await write_days(folder, clock, 1, worker=1)
     await write_days(folder, clock, 3, worker=0)
-    assert len(retire(folder, START + 2 * DAY, at=clock.now()).files) == 2
+    assert len(retire(folder, START + 2 * DAY, now=clock.now).files) == 2
     assert {path.stem[-1] for path in segments(folder)} == {"0"}
     sound(folder)
 
 
 async def test_after_everything_went_the_chain_goes_on(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 2)
-    retire(folder, START + 9 * DAY, at=clock.now())
+    retire(folder, START + 9 * DAY, now=clock.now)
     assert segments(folder) == []
     sound(folder)
     await write_days(folder, clock, 2)
@@ -130,9 +130,9 @@ async def test_a_crash_before_the_files_went_is_made_good(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", crash)
         with pytest.raises(KeyboardInterrupt):
-            retire(folder, START + 2 * DAY, at=clock.now())
+            retire(folder, START + 2 * DAY, now=clock.now)
     sound(folder)
-    assert len(retire(folder, START + 2 * DAY, at=clock.now()).files) == 2
+    assert len(retire(folder, START + 2 * DAY, now=clock.now).files) == 2
     sound(folder)
 
 

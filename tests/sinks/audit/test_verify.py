@@ -35,7 +35,7 @@ async def _written(folder: Path) -> None:
                 log.outcome(relayed(entry.id))
                 clock.tick(seconds=1)
             if number == 3:
-                anchors.take(folder, "asked", clock.now())
+                anchors.take(folder, "asked", clock.now)
         for log in logs:
             log.close()
         clock.tick(minutes=1)

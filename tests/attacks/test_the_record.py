@@ -1,0 +1,672 @@
+"""I have root on the relay's host. I lack only the anchors that the log collector has.
+
+I want the record to say what did not happen, or not to say what did.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit import tender as journal_tender
+from smtpproxy.sinks.audit.anchors import RetiredFile, RetiredRow, TrimmedRow
+from smtpproxy.sinks.audit.chain import Chain, Head, take_apart
+from smtpproxy.sinks.audit.erase import pseudonymise
+from smtpproxy.sinks.audit.findings import Kind, Report
+from smtpproxy.sinks.audit.lines import (
+    BeginEntry,
+    ClockEntry,
+    DecisionEntry,
+    LineMaker,
+    plain,
+    read_line,
+)
+from smtpproxy.sinks.audit.reader import find, read
+from smtpproxy.sinks.audit.retire import retire
+from smtpproxy.sinks.audit.seal import Seal, State, seal
+from smtpproxy.sinks.audit.verify import verify
+from smtpproxy.ulid import UlidFactory
+from tests.kit.journal import START, Clock, decided, journal, relayed, segments
+
+ANN, BEA = "ann@people.example", "bea@people.example"
+PAST = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@dataclass
+class Record:
+    """A journal of two workers and three days, as it was, and what the collector has of it."""
+
+    folder: Path
+    collected: list[Head]
+    clock: Clock
+    before: Path  # a copy from before Ann was erased
+
+    def verified(self) -> Report:
+        return verify(self.folder, kept=self.collected)
+
+    def collect(self) -> None:
+        taken = anchors.take(self.folder, "asked", self.clock.now)
+        assert taken is not None
+        self.collected.append(taken.head)
+
+
+def faults(report: Report) -> list[Kind]:
+    return [finding.kind for finding in report.faults()]
+
+
+def notes(report: Report, kind: Kind) -> list[str]:
+    return [finding.what for finding in report.notes() if finding.kind is kind]
+
+
+async def _days(folder: Path, clock: Clock, days: int = 3) -> None:
+    for day in range(days):
+        logs = [journal(folder, clock, worker) for worker in range(2)]
+        for number in range(4):
+            for log, person in zip(logs, (ANN, BEA), strict=True):
+                to = person if number == 2 else f"p{day}.{number}@people.example"
+                entry = decided(clock, to=to)
+                await log.commit(entry)
+                log.outcome(relayed(entry.id))
+                clock.tick(minutes=5)
+            if number == 1:
+                anchors.take(folder, "asked", clock.now)
+        for log in logs:
+            log.close()
+        clock.tick(days=1)
+
+
+def _made(folder: Path) -> tuple[Clock, list[Head]]:
+    clock = Clock()
+    asyncio.run(_days(folder, clock))
+    shutil.copytree(folder, folder.with_name("before"))
+    pseudonymise(folder, ANN, now=clock.now)
+    clock.tick(minutes=1)
+    taken = anchors.take(folder, "time", clock.now)
+    assert taken is not None
+    clock.tick(minutes=1)
+    return clock, [taken.head]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Clock, list[Head]]:
+    folder = tmp_path_factory.mktemp("made") / "audit"
+    return folder, *_made(folder)
+
+
+@pytest.fixture
+def record(made: tuple[Path, Clock, list[Head]], tmp_path: Path) -> Record:
+    folder, clock, collected = made
+    mine = Clock()
+    mine.time = clock.time
+    shutil.copytree(folder.parent, tmp_path / "copy")
+    return Record(tmp_path / "copy" / "audit", list(collected), mine, tmp_path / "copy" / "before")
+
+
+def lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def write(path: Path, changed: Sequence[bytes]) -> None:
+    path.write_bytes(b"".join(changed))
+
+
+def of(folder: Path, slot: int) -> list[Path]:
+    return [path for path in segments(folder) if path.stem.endswith(f"-{slot}")]
+
+
+def forged(at: datetime, to: str = "victim@people.example") -> tuple[bytes, Sequence[bytes]]:
+    """A decision that I make up: they agreed, and were mailed."""
+    clock = Clock()
+    clock.time = at
+    return LineMaker().decision(decided(clock, to=to))
+
+
+def append(path: Path, at: datetime, *entries: tuple[bytes, Sequence[bytes]]) -> int:
+    chain = Chain(take_apart(lines(path)[-1]).head)
+    with path.open("ab") as file:
+        for entry in entries or (forged(at),):
+            file.write(chain.seal(*entry))
+    return chain.n
+
+
+def file_of_a_new_slot(folder: Path, at: datetime, slot: int = 7) -> Path:
+    name = f"{UlidFactory(lambda: int(at.timestamp() * 1000), lambda n: bytes(n))()}-{slot}.ndjson"
+    chain = Chain()
+    begin = plain(BeginEntry(name, at, None, {}, None, 1))
+    (folder / name).write_bytes(chain.seal(*begin) + chain.seal(*forged(at)))
+    return folder / name
+
+
+def add_anchor(folder: Path, make: Callable[[datetime, anchors.Heads], anchors.Row]) -> None:
+    """A row of anchors.ndjson that I make up, sealed as it should be."""
+    newest = anchors.newest(folder)
+    assert newest is not None
+    row = make(newest.row.at + timedelta(seconds=1), newest.row.heads)
+    with (folder / "anchors.ndjson").open("ab") as file:
+        file.write(Chain(newest.head).seal(msgspec.json.encode(row)))
+
+
+def test_i_did_nothing_and_nothing_is_wrong(record: Record) -> None:
+    report = record.verified()
+    assert faults(report) == []
+    assert (report.unproven, report.erased) == (0, 3)
+    assert report.witness is not None
+    assert report.witness.kept
+
+
+# what never happened
+
+
+def test_i_append_a_row_dated_a_year_ago(record: Record) -> None:
+    n = append(of(record.folder, 0)[-1], PAST)
+    report = record.verified()
+    assert faults(report) == [Kind.BACKDATED]
+    (unproven,) = notes(report, Kind.UNPROVEN)
+    assert f"row {n} is behind the last anchor" in unproven
+
+
+def test_i_append_a_row_of_today(record: Record) -> None:
+    """Nothing contradicts it; nothing proves it either, and that is said."""
+    append(of(record.folder, 0)[-1], record.clock.now())
+    report = record.verified()
+    assert faults(report) == []
+    assert report.unproven == 1
+    assert len(notes(report, Kind.UNPROVEN)) == 1
+
+
+def test_i_append_a_row_and_have_the_relay_anchor_it(record: Record) -> None:
+    """Now it is sealed: but not with a date before the anchor that did not see it."""
+    append(of(record.folder, 0)[-1], record.clock.now() - timedelta(hours=12))
+    record.collect()
+    report = record.verified()
+    assert faults(report) == [Kind.BACKDATED]
+    assert report.unproven == 0
+
+
+def test_i_say_that_the_clock_went_back_first(record: Record) -> None:
+    """That is said too."""
+    step = plain(ClockEntry(PAST, record.clock.now()))
+    append(of(record.folder, 0)[-1], PAST, step, forged(PAST))
+    report = record.verified()
+    assert report.unproven == 2
+    assert "the time goes back from 2026-03-0" in notes(report, Kind.CLOCK)[0]
+
+
+def test_i_hide_the_date_in_a_second_member_of_that_name(record: Record) -> None:
+    """A reader takes the last one."""
+    entry, parts = forged(record.clock.now())
+    for twice in (
+        entry[:-1] + b',"at":"2025-01-02T03:04:05Z"}',
+        entry[:-1] + b',"\\u0061t":"2025-01-02T03:04:05Z"}',
+    ):
+        copy = Path(shutil.copytree(record.folder, record.folder.with_name(f"{len(twice)}")))
+        append(of(copy, 0)[-1], PAST, (twice, parts))
+        assert faults(verify(copy, kept=record.collected)) == [Kind.BACKDATED]
+
+
+def test_i_date_a_row_in_the_future(record: Record) -> None:
+    later = record.clock.now() + timedelta(days=300)
+    append(of(record.folder, 0)[-1], later)
+    report = verify(record.folder, kept=record.collected, now=record.clock.now())
+    assert faults(report) == [Kind.POSTDATED]
+    record.collect()
+    assert faults(record.verified()) == [Kind.POSTDATED]
+
+
+def test_i_make_a_file_of_a_slot_that_never_was(record: Record) -> None:
+    file_of_a_new_slot(record.folder, PAST)
+    report = record.verified()
+    assert faults(report) == [Kind.UNKNOWN]
+    assert report.unproven == 2
+    record.collect()
+    assert faults(record.verified()) == [Kind.UNKNOWN], "an anchor of today proves no past"
+
+
+def test_i_make_a_file_of_a_new_slot_that_begins_now(record: Record) -> None:
+    file_of_a_new_slot(record.folder, record.clock.now())
+    report = record.verified()
+    assert faults(report) == []
+    assert report.unproven == 2
+
+
+def test_i_copy_a_line_of_one_slot_into_another(record: Record) -> None:
+    first, second = of(record.folder, 0)[1], of(record.folder, 1)[1]
+    changed = lines(second)
+    write(second, [*changed[:3], lines(first)[3], *changed[3:]])
+    assert record.verified().wrong
+
+
+def test_i_write_a_line_of_one_slot_at_the_end_of_another(record: Record) -> None:
+    line = take_apart(lines(of(record.folder, 0)[0])[2])
+    entry = line.rest.partition(b'"entry":')[2].removesuffix(b',"personal":[')
+    append(of(record.folder, 1)[-1], PAST, (entry, line.parts))
+    assert faults(record.verified()) == [Kind.BACKDATED]
+
+
+# what did happen
+
+
+def cut_off(record: Record) -> None:
+    last = of(record.folder, 0)[-1]
+    write(last, lines(last)[:-2])
+
+
+def cut_off_with_the_anchors(record: Record) -> None:
+    cut_off(record)
+    path = record.folder / "anchors.ndjson"
+    write(path, lines(path)[:-4])
+
+
+def replace_a_file(record: Record) -> None:
+    path = of(record.folder, 0)[1]
+    first, *rest = lines(path)
+    chain = Chain(take_apart(first).head)
+    write(path, [first, *(chain.seal(*forged(START + timedelta(days=1))) for _ in rest)])
+
+
+def delete_a_slot(record: Record) -> None:
+    for path in of(record.folder, 1):
+        path.unlink()
+
+
+def rename_a_slot(record: Record) -> None:
+    for path in of(record.folder, 1):
+        path.rename(path.with_name(path.name.replace("-1.", "-5.")))
+
+
+def swap_files(record: Record) -> None:
+    first, second = of(record.folder, 0)[:2]
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+
+
+def put_the_old_folder_back(record: Record) -> None:
+    shutil.rmtree(record.folder)
+    shutil.copytree(record.before, record.folder)
+
+
+def delete_the_newest_anchor(record: Record) -> None:
+    path = record.folder / "anchors.ndjson"
+    write(path, lines(path)[:-1])
+
+
+def delete_the_anchors(record: Record) -> None:
+    (record.folder / "anchors.ndjson").unlink()
+
+
+def say_that_the_anchors_are_gone_by_retention(record: Record) -> None:
+    """All anew, and the chain of anchors begins behind those that were collected."""
+    asyncio.run(_anew(record))
+    path = record.folder / "anchors.ndjson"
+    old = [anchors.read_anchor(line) for line in lines(path)]
+    last = Head(1_000, "0" * 63 + "1")
+    chain = Chain(last)
+    rows: list[anchors.Row] = [anchor.row for anchor in old]
+    rows.append(TrimmedRow(rows[-1].at, rows[-1].heads, last, ()))
+    write(path, [chain.seal(msgspec.json.encode(row)) for row in rows])
+
+
+async def _anew(record: Record) -> None:
+    shutil.rmtree(record.folder)
+    clock = Clock()
+    log = journal(record.folder, clock)
+    await log.commit(decided(clock, to="victim@people.example"))
+    log.close()
+
+
+DEEDS = [
+    cut_off, cut_off_with_the_anchors, replace_a_file, delete_a_slot, rename_a_slot, swap_files,
+    put_the_old_folder_back, delete_the_newest_anchor, delete_the_anchors,
+    say_that_the_anchors_are_gone_by_retention,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
+def test_what_was_collected_shows_it(record: Record, deed: Callable[[Record], None]) -> None:
+    deed(record)
+    assert record.verified().wrong
+
+
+def claim_retention(record: Record, before: datetime, slot: int = 0) -> list[str]:
+    """Delete the first file of a slot and say that its time was over."""
+    path = of(record.folder, slot)[0]
+    last = take_apart(lines(path)[-1]).head
+    file = RetiredFile(path.name, slot, Head(0, "0" * 64), last)
+    add_anchor(record.folder, lambda at, heads: RetiredRow(at, heads, before, (file,)))
+    path.unlink()
+    return [path.name]
+
+
+def test_i_claim_retention_for_rows_that_were_not_there_yet(record: Record) -> None:
+    """What is said to be older than noon of day 1 was seen later by nobody's anchor."""
+    claim_retention(record, START + timedelta(minutes=1))
+    assert Kind.MISSING in faults(record.verified())
+
+
+def test_i_claim_retention_behind_the_last_anchor(record: Record) -> None:
+    """It may be true; it is not proven, and that is said."""
+    (name,) = claim_retention(record, START + timedelta(days=2))
+    report = record.verified()
+    assert faults(report) == []
+    unproven = [finding for finding in report.notes() if finding.kind is Kind.UNPROVEN]
+    assert [finding.file for finding in unproven] == [name]
+
+
+# who was erased
+
+
+def whole_lines(record: Record) -> tuple[Path, list[bytes]]:
+    """The first file of slot 0 before the erasure."""
+    path = of(record.folder, 0)[0]
+    return path, lines(record.before / path.name)
+
+
+def test_i_put_an_erased_person_back(record: Record) -> None:
+    path, old = whole_lines(record)
+    assert path.read_bytes() != b"".join(old)
+    write(path, old)
+    assert faults(record.verified()) == [Kind.RESTORED]
+
+
+def test_i_put_one_back_and_hide_another_instead(record: Record) -> None:
+    path, old = whole_lines(record)
+    other = next(n for n, line in enumerate(old) if b"p0.3@" in line)
+    old[other] = take_apart(old[other]).without({0})
+    write(path, old)
+    assert sorted(faults(record.verified())) == [Kind.HIDDEN, Kind.RESTORED]
+
+
+def test_i_swap_what_stands_in_the_place_of_two_erased(record: Record) -> None:
+    path = of(record.folder, 0)[0]
+    changed = lines(path)
+    number = next(n for n, line in enumerate(changed) if take_apart(line).erased)
+    part = take_apart(changed[number]).parts[0]
+    changed[number] = changed[number].replace(part, b'"' + b"0" * 64 + b'"')
+    write(path, changed)
+    assert faults(record.verified()) == [Kind.CHANGED]
+
+
+def test_i_hide_somebody_and_say_that_they_asked_for_it(record: Record) -> None:
+    """An entry that nobody collected proves nothing, and that is said."""
+    path = of(record.folder, 0)[0]
+    changed = lines(path)
+    sealed = take_apart(changed[2])
+    changed[2] = sealed.without({0})
+    row = anchors.ErasingRow(START, {}, "contact erase", path.name, 0, ((sealed.n, 0),))
+
+    def make(at: datetime, heads: anchors.Heads) -> anchors.Row:
+        return msgspec.structs.replace(row, at=at, heads=heads)
+
+    add_anchor(record.folder, make)
+    write(path, changed)
+    report = record.verified()
+    assert faults(report) == []
+    assert "1 personal part is erased by anchors behind" in notes(report, Kind.UNPROVEN)[0]
+
+
+def test_i_take_the_entry_of_an_erasure_away(record: Record) -> None:
+    """And undo it: the collected anchor seals the entry."""
+    path, old = whole_lines(record)
+    write(path, old)
+    found = record.folder / "anchors.ndjson"
+    newest = [line for line in lines(found) if b'"kind":"eras' not in line]
+    chain, rows = Chain(), [anchors.read_anchor(line).row for line in newest]
+    write(found, [chain.seal(msgspec.json.encode(row)) for row in rows])
+    assert record.verified().wrong
+
+
+# what happens to honest relays
+
+
+async def test_a_clock_that_is_set_back_by_a_little_is_nothing(tmp_path: Path) -> None:
+    clock, folder = Clock(), tmp_path / "audit"
+    log = journal(folder, clock)
+    for seconds in (0, 20, -15, 20, -25, 3):
+        clock.tick(seconds=seconds)
+        await log.commit(decided(clock))
+    log.close()
+    report = verify(folder)
+    assert faults(report) == []
+    assert notes(report, Kind.CLOCK) == []
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, restart: bool
+) -> None:
+    monkeypatch.setattr(journal_tender, "LOOK", 0.01)
+    clock, folder = Clock(), tmp_path / "audit"
+    log, other = journal(folder, clock), journal(folder, clock, 1)
+    for each in (log, other):
+        await each.commit(decided(clock))
+        clock.tick(hours=5)
+        await each.commit(decided(clock))
+    anchors.take(folder, "asked", clock.now)
+    await asyncio.sleep(0.2)  # each worker looks at the clock
+    if restart:
+        log.close()
+    clock.time -= timedelta(hours=3)
+    if restart:
+        log = journal(folder, clock)
+    for _ in range(3):
+        await log.commit(decided(clock))
+        clock.tick(seconds=1)
+    anchors.take(folder, "asked", clock.now)
+    await other.commit(decided(clock))
+    log.close()
+    other.close()
+    report = verify(folder)
+    assert faults(report) == []
+    assert len(notes(report, Kind.CLOCK)) >= 2, "of the rows, and of the anchors"
+
+
+async def test_a_decision_that_waited_for_the_upstream_is_noted(tmp_path: Path) -> None:
+    clock, folder = Clock(), tmp_path / "audit"
+    log = journal(folder, clock)
+    waiting = decided(clock)
+    clock.tick(minutes=3)
+    await log.commit(decided(clock))
+    await log.commit(waiting)
+    await log.commit(decided(clock))
+    log.close()
+    report = verify(folder)
+    assert faults(report) == []
+    assert len(notes(report, Kind.CLOCK)) == 1
+
+
+EVENTS = ["more", "fewer", "back", "kill", "erase", "expire", "disk", "tick"]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.sampled_from(EVENTS), max_size=9))
+def test_whatever_happens_to_an_honest_relay_its_record_is_sound(
+    tmp_path_factory: pytest.TempPathFactory, events: list[str]
+) -> None:
+    folder, clock = tmp_path_factory.mktemp("honest") / "audit", Clock()
+
+    async def live() -> None:
+        workers = 2
+        for event in events:
+            logs = [journal(folder, clock, worker, segment_size=6_000) for worker in range(workers)]
+            for number in range(6):
+                for log in logs:
+                    await log.commit(decided(clock, to=ANN if number % 2 else BEA))
+                    clock.tick(seconds=40)
+            if event == "kill":  # its last anchors are not taken, its last line is cut short
+                for log in logs:
+                    log._tender._timer = None
+            for log in logs:
+                log.close()
+            if event == "disk":
+                with segments(folder)[-1].open("ab") as file:
+                    file.write(b'{"hash":"')
+            elif event == "back":
+                clock.time -= timedelta(hours=7)
+            elif event == "erase":
+                pseudonymise(folder, ANN, now=clock.now)
+            elif event == "expire":
+                retire(folder, clock.now() - timedelta(days=1), now=clock.now)
+            elif event == "tick":
+                clock.tick(days=1)
+            workers += (event == "more") - (event == "fewer" and workers > 1)
+            assert faults(verify(folder)) == [], event
+
+    asyncio.run(live())
+    shutil.rmtree(folder.parent)
+
+
+def test_a_crash_between_the_entry_and_the_erasure_is_finished(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever erases or deletes next; nobody has to say again whom it was about."""
+
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("smtpproxy.sinks.audit.erase._replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            pseudonymise(record.folder, BEA, now=record.clock.now)
+    report = verify(record.folder)
+    assert faults(report) == []
+    assert any("more are recorded, but still there" in note for note in notes(report, Kind.ERASED))
+    retire(record.folder, START, now=record.clock.now)
+    report = verify(record.folder)
+    assert faults(report) == []
+    assert not any("still there" in note for note in notes(report, Kind.ERASED))
+    assert report.erased == 4
+
+
+# whatever I do
+
+
+def one_deed(content: bytes, random: Random) -> bytes:
+    position, all_lines = random.randrange(len(content)), content.splitlines(keepends=True)
+    number, other = random.randrange(len(all_lines)), random.randrange(len(all_lines))
+    match random.randrange(5):
+        case 0:
+            flipped = content[position] ^ (1 << random.randrange(8))
+            return content[:position] + bytes([flipped]) + content[position + 1 :]
+        case 1:
+            del all_lines[number]
+        case 2:
+            all_lines.insert(other, all_lines[number])
+        case 3:
+            all_lines[number], all_lines[other] = all_lines[other], all_lines[number]
+        case _:
+            sealed = take_apart(all_lines[number])
+            all_lines[number] = sealed.without(set(range(len(sealed.parts))))
+    return b"".join(all_lines)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 2**32))
+def test_any_one_deed_within_what_is_proven_is_found(
+    made: tuple[Path, Clock, list[Head]], tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    """There is an unproven end, and it stays what it is."""
+    source, _, collected = made
+    random = Random(seed)
+    folder = Path(shutil.copytree(source, tmp_path_factory.mktemp("deed") / "audit"))
+    path = random.choice([*segments(folder), folder / "anchors.ndjson"])
+    content = path.read_bytes()
+    changed = one_deed(content, random)
+    tail = of(folder, 0)[-1]
+    append(tail, START + timedelta(days=5))
+    end = tail.read_bytes()[len(content) :] if path == tail else b""
+    path.write_bytes(changed + end)
+    report = verify(folder, kept=collected)
+    assert (report.wrong > 0) == (changed != content), path.name
+    shutil.rmtree(folder.parent)
+
+
+# what the record says of one decision
+
+
+def told(record: Record, at: datetime, *, kept: bool = True) -> list[Seal]:
+    """What proves each decision of the victim, which I dated so."""
+    found = list(read(record.folder, recipient="victim@people.example"))
+    assert found
+    assert {r.decided.at for r in found} == {at}
+    return [seal(record.folder, [r], record.collected if kept else ()) for r in found]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_i_forged_is_not_called_genuine(record: Record, *, kept: bool) -> None:
+    append(of(record.folder, 0)[-1], PAST)
+    file_of_a_new_slot(record.folder, PAST)
+    for one in told(record, PAST, kept=kept):
+        assert one.state is State.BROKEN
+        assert "dated 2025-01-02 03:04:05, and anchors until 2026-03" in str(one.what)
+
+
+def test_what_i_add_now_is_called_unproven(record: Record) -> None:
+    append(of(record.folder, 0)[-1], record.clock.now())
+    assert [one.state for one in told(record, record.clock.now())] == [State.UNPROVEN]
+
+
+def test_what_only_i_anchored_is_called_unproven(record: Record) -> None:
+    now = record.clock.now()
+    append(of(record.folder, 0)[-1], now)
+    anchors.take(record.folder, "asked", lambda: now)
+    assert [one.state for one in told(record, now)] == [State.UNPROVEN]
+    assert [one.state for one in told(record, now, kept=False)] == [State.LOCAL]
+
+
+def test_what_is_true_is_called_proven_wherever_it_stands(record: Record) -> None:
+    records = list(read(record.folder))
+    assert len(records) == 24
+    for one in records:
+        found = seal(record.folder, [one], record.collected)
+        assert (found.state, found.what) == (State.KEPT, None)
+        assert found.at is not None
+        assert found.at >= one.decided.at
+        assert seal(record.folder, [one]).state is State.LOCAL
+
+
+def test_what_i_edit_is_called_so(record: Record) -> None:
+    """Also with its hash made anew, and the rest of its slot's."""
+    path = of(record.folder, 0)[1]
+    all_lines = lines(path)
+    id = find_id(all_lines[3])
+    all_lines[3] = all_lines[3].replace(b'"action":"allow"', b'"action":"defer"')
+    write(path, all_lines)
+    (edited,) = find(record.folder, id)
+    assert seal(record.folder, [edited], record.collected).state is State.BROKEN
+    chain = Chain(take_apart(all_lines[2]).head)
+    for number, line in enumerate(all_lines[3:], 3):
+        sealed = take_apart(line)
+        before, _, entry = sealed.rest.removesuffix(b',"personal":[').partition(b'"entry":')
+        all_lines[number] = chain.seal(entry, sealed.parts, before.split(b",", 2)[2])
+    write(path, all_lines)
+    (edited,) = find(record.folder, id)
+    assert seal(record.folder, [edited], record.collected).state is State.BROKEN
+
+
+def find_id(line: bytes) -> str:
+    entry = read_line(line).entry
+    assert isinstance(entry, DecisionEntry)
+    return entry.id
+
+
+def test_an_answer_behind_the_last_anchor_makes_a_proven_decision_unproven(record: Record) -> None:
+    """I say that the MTA took what it never answered."""
+    clock = record.clock
+    entry = decided(clock, to="victim@people.example")
+    append(of(record.folder, 0)[-1], clock.now(), LineMaker().decision(entry))
+    record.collect()
+    answer = LineMaker().personal_answer(relayed(entry.id), clock.now())
+    assert [one.state for one in told(record, clock.now())] == [State.KEPT]
+    append(of(record.folder, 0)[-1], clock.now(), answer)
+    assert [one.state for one in told(record, clock.now())] == [State.UNPROVEN]
