@@ -471,6 +471,29 @@ async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
     assert len(notes(report, Kind.CLOCK)) >= 2, "of the rows, and of the anchors"
 
 
+async def test_an_erasure_leaves_the_machine_without_any_mail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry is sealed by an anchor, which goes to the log, within a minute."""
+    monkeypatch.setattr(journal_tender, "LOOK", 0.01)
+    monkeypatch.setattr(journal_tender, "ANCHOR_SECONDS", 0.05)
+    clock, folder = Clock(), tmp_path / "audit"
+    log = journal(folder, clock)
+    await log.commit(decided(clock, to=ANN))
+    log.rotate()
+    await asyncio.sleep(0.3)
+    clock.tick(minutes=5)
+    pseudonymise(folder, ANN, now=clock.now)
+    erased = anchors.newest(folder)
+    assert erased is not None
+    clock.tick(minutes=5)
+    await asyncio.sleep(0.5)
+    newest = anchors.newest(folder)
+    assert newest is not None
+    assert newest.n == erased.n + 1, "and once is enough"
+    log.close()
+
+
 async def test_a_decision_that_waited_for_the_upstream_is_noted(tmp_path: Path) -> None:
     clock, folder = Clock(), tmp_path / "audit"
     log = journal(folder, clock)
@@ -608,7 +631,14 @@ def test_what_i_forged_is_not_called_genuine(record: Record, *, kept: bool) -> N
     file_of_a_new_slot(record.folder, PAST)
     for one in told(record, PAST, kept=kept):
         assert one.state is State.BROKEN
-        assert "dated 2025-01-02 03:04:05, and anchors until 2026-03" in str(one.what)
+        assert "it is dated 2025-01-02 03:04:05, and anchor" in str(one.what)
+
+
+def test_what_i_forged_is_not_made_genuine_by_an_anchor_of_today(record: Record) -> None:
+    append(of(record.folder, 0)[-1], PAST)
+    file_of_a_new_slot(record.folder, PAST)
+    record.collect()
+    assert {one.state for one in told(record, PAST)} == {State.BROKEN}
 
 
 def test_what_i_add_now_is_called_unproven(record: Record) -> None:

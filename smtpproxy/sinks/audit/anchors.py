@@ -125,7 +125,7 @@ def take(
 
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         newest = _newest(folder)
-        if newest is not None:
+        if newest is not None and isinstance(newest.row, AnchorRow):
             since = now() - newest.row.at
             if timedelta() <= since < timedelta(seconds=unless_within):
                 return None

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
 from smtpproxy.sinks.audit.chain import START, Head, NotALine, Sealed, take_apart
 from smtpproxy.sinks.audit.files import ANCHORS, mapped, segments
@@ -47,7 +46,7 @@ def seal(folder: Path, records: Sequence[Record], kept: Sequence[Head] = ()) -> 
     `kept` are anchors that were kept elsewhere. Raises OSError.
     """
     found = [_of_record(folder, record, kept) for record in records]
-    return max(found, key=lambda one: (_RANK.index(one.state), one.anchor or 0), default=UNPROVEN)
+    return max(found, key=_weakness, default=UNPROVEN)
 
 
 def is_anchored(newest: Anchor | None, place: Place) -> bool:
@@ -58,26 +57,25 @@ def is_anchored(newest: Anchor | None, place: Place) -> bool:
 
 def _of_record(folder: Path, record: Record, kept: Sequence[Head]) -> Seal:
     places = [record.place, None if record.outcome is None else record.outcome.place]
-    seals = [_of_row(folder, place, kept) for place in places if place is not None]
-    found = max(seals, key=lambda one: (_RANK.index(one.state), one.anchor or 0), default=UNPROVEN)
-    at, newest = record.decided.at, anchors.newest(folder)
-    if found.state is State.UNPROVEN and record.place is not None and newest is not None:
-        late = newest.row.at - at > _LONGEST_WAIT
-        if late and not is_anchored(newest, record.place):
-            until = newest.row.at
-            what = f"it is dated {at:{_TIME}}, and anchors until {until:{_TIME}} do not know it"
-            return Seal(State.BROKEN, what=what)
-    return found
+    seals = [
+        _of_row(folder, place, record.decided.at, kept) for place in places if place is not None
+    ]
+    return max(seals, key=_weakness, default=UNPROVEN)
 
 
-def _of_row(folder: Path, place: Place, kept: Sequence[Head]) -> Seal:
+def _weakness(seal: Seal) -> tuple[int, int]:
+    return _RANK.index(seal.state), seal.anchor or 0
+
+
+def _of_row(folder: Path, place: Place, made: datetime, kept: Sequence[Head]) -> Seal:
     if not (folder / ANCHORS).exists():
         return UNPROVEN
     with mapped(folder / ANCHORS) as data:
         start = _first_that_saw(data, place)
-        if start is None:
-            return UNPROVEN
         try:
+            _compare_date(data, start, made)
+            if start is None:
+                return UNPROVEN
             anchor = read_anchor(_line(data, start))
             head = anchor.row.heads[str(place.slot)]
             _follow(folder, place, Head(head.n, head.hash))
@@ -89,6 +87,21 @@ def _of_row(folder: Path, place: Place, kept: Sequence[Head]) -> Seal:
     if kept and witness is None:
         return UNPROVEN  # it is younger than all that was kept
     return Seal(state, anchor.n, anchor.row.at)
+
+
+def _compare_date(data: mmap.mmap | bytes, start: int | None, made: datetime) -> None:
+    """Hold the date of a record against the last anchor that did not see it.
+
+    Raises NotALine: it is older by more than a decision waits for the upstream.
+    """
+    end = data.rfind(b"\n") + 1 if start is None else start
+    if end == 0:
+        return
+    last = read_anchor(_line(data, data.rfind(b"\n", 0, end - 1) + 1))
+    set_back = start is not None and read_anchor(_line(data, start)).row.set_back_from is not None
+    if last.row.at - made > _LONGEST_WAIT and not set_back:
+        seen = f"anchor {last.n} of {last.row.at:{_TIME}} did not see it"
+        raise NotALine(f"it is dated {made:{_TIME}}, and {seen}")
 
 
 def _number(head: Head) -> int:

@@ -75,10 +75,10 @@ class Tender:
             self._rotate()
             return
         self._look_at_anchors()
-        news = self._lines() - self._quiet_until + self._unsealed
+        news = self._lines() - self._quiet_until
         if news >= ANCHOR_LINES:
             self._anchor("lines")
-        elif news > 0 and loop.time() >= self._due_after:
+        elif (news > 0 or self._unsealed) and loop.time() >= self._due_after:
             self._anchor("time")
 
     def _request(self) -> int:

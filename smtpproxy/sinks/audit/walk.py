@@ -136,7 +136,11 @@ class Walk:
             wrong = self._times.end(self._now)
             if wrong is not None:
                 self._add(Kind.POSTDATED, self._last_file, None, wrong)
-        self._note_unproven()
+        witness = self._report.witness
+        sealed = self._next is not None and witness is not None and self._next.anchor <= witness.n
+        self._report.proven[self._slot] = self._proven
+        if complete or not sealed:  # else by a row of a file that was not looked at
+            self._note_unproven()
 
     # one line
 
@@ -294,7 +298,6 @@ class Walk:
 
     def _note_unproven(self) -> None:
         """Say what stands behind the last anchor."""
-        self._report.proven[self._slot] = self._proven
         last = self._n or 0
         if last > self._proven:
             self._report.unproven += last - self._proven
