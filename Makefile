@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt parts bench demo clean
+.PHONY: help test lint fmt parts bench demo lock clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,18 +37,23 @@ bench: $(VENV)/.dev parts  ## the benchmark's table; ARGS="--quick", "--large", 
 demo: $(VENV)/.runtime  ## the relay at work on invented people; KEEP=1 leaves it running
 	@$(BIN)/smtpproxy demo $(if $(KEEP),--keep)
 
+lock:  ## requirements.lock and requirements-build.lock anew, with the newest releases
+	@scripts/lock $(PYTHON)
+
 clean:  ## remove all that was made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps: installing again is for a changed pyproject.toml only.
+# The stamps: installing again is for changed requirements only. What runs is what is locked,
+# each file by its hash; the tools of developers are what their ranges in pyproject.toml let in.
 $(BIN)/python:
 	@scripts/make-venv $(VENV) $(PYTHON)
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	@touch $(VENV)/.runtime $@
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	@touch $@
 
-$(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable .
+$(VENV)/.runtime: pyproject.toml requirements.lock requirements-build.lock | $(BIN)/python
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock -r requirements-build.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
