@@ -25,6 +25,9 @@ MACROS = {
     Stage.END_OF_MESSAGE: ("i",),
 }
 
+_SMTP_MAILERS = frozenset({"smtp", "esmtp", "smtp8", "dsmtp", "relay"})
+"""Sendmail's own, which know no aliases; which others do is a matter of its configuration."""
+
 Macro = Callable[[str], str | None]
 """The value of a macro, None where the MTA did not tell it."""
 
@@ -47,10 +50,10 @@ def without_smtp(macro: Macro) -> bool:
 def forgets_recipient(macro: Macro) -> bool:
     """Whether the MTA may not find this recipient again when it is to be taken away.
 
-    Asked at RCPT. Sendmail expands the aliases of its local mailer at once, and then sends to
+    Asked at RCPT. Sendmail expands the aliases of its local mailers at once, and then sends to
     whom they lead, whatever becomes of the recipient; Postfix does it afterwards.
     """
-    return not is_postfix(macro) and macro("rcpt_mailer") in (None, "local")
+    return not is_postfix(macro) and macro("rcpt_mailer") not in _SMTP_MAILERS
 
 
 def mails_refused(macro: Macro, path: str) -> bool:

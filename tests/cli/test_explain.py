@@ -288,3 +288,33 @@ def test_wrong_usage_is_explained(bench: Bench, arguments: tuple[str, ...], says
 def test_an_unknown_id(bench: Bench) -> None:
     _, err = bench.run("explain", "--id", "01JBZ4D5E6F7G8H9J0K1M2N3P4", code=1)
     assert err == "Error: no decision 01JBZ4D5E6F7G8H9J0K1M2N3P4 is on record\n"
+
+
+def test_addresses_are_read_as_the_listener_reads_them(bench: Bench, tmp_path: Path) -> None:
+    asking = {"protocol": "milter", "streams": ["offers"], "default_stream": "offers"}
+    listeners = [
+        *bench.relay.config["listener"],
+        {"name": "mta", "address": f"unix:{tmp_path}/mta", "origin": "people.example", **asking},
+    ]
+    path = tmp_path / "origin.toml"
+    path.write_text(to_toml({**bench.relay.config, "listener": listeners}))
+
+    def run(code: int, *options: str) -> tuple[str, str]:
+        options = ("--mail-from", "<news@shop.example>", *options, "--json")
+        return bench.run(
+            "explain", "-", *options, stdin=messages.marketing(), code=code, config_path=path
+        )
+
+    for rcpt, wrong in (
+        ("@r.test:consent@people.example", "source routes are not taken"),
+        ('<"@r.test:consent"@people.example>', "source routes are not taken"),
+        ("withdrawn", "address has no domain"),
+        ("Jeanne <consent@people.example>", "bad address syntax"),
+        ("<>", "local part is empty"),
+    ):
+        assert wrong in run(2, "--rcpt", rcpt)[1]
+    (known,) = json.loads(run(1, "--rcpt", "withdrawn", "--listener", "mta")[0])["recipients"]
+    assert (known["address"], known["reason"]) == ("withdrawn@people.example", "consent_withdrawn")
+    run(0, "--rcpt", " <consent@people.example>")
+    _, err = run(2, "--rcpt", "a@b.example", "--mail-from", "@r.test:news@shop.example")
+    assert "source routes are not taken" in err
