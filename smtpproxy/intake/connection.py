@@ -14,6 +14,8 @@ from smtpproxy.events import (
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.limits import Refusal
 
+AT_ONCE = 500
+"""Events that are taken from one client before others have their turn: some milliseconds."""
 _BACKLOG = 256 * 1024
 """Octets that a client may be ahead of us before it is no longer read from."""
 
@@ -140,18 +142,17 @@ class EventConnection(Connection):
 
     _engine: Engine
     _event: Any = None
+    _pausing = False  # other sessions have their turn, though there is more to take
 
     def _take_ready(self) -> None:
+        """Take events, at most `AT_ONCE`; then `_pause`."""
         raise NotImplementedError
 
     def data_received(self, data: bytes) -> None:
         if self._cause:
             return
         self._engine.receive_data(data)
-        if self._waiting is not None and self._event is None:
-            self._take_ready()
-        else:
-            self._adjust_reading()
+        self._take_or_wait()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -159,13 +160,31 @@ class EventConnection(Connection):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if self._waiting is not None and self._event is None:
+        self._take_or_wait()
+
+    def _take_or_wait(self) -> None:
+        if self._waiting is not None and self._event is None and not self._pausing:
             self._take_ready()
         self._adjust_reading()
+
+    def _pause(self) -> None:
+        """Go on in the next turn of the loop: a quarter of a megabyte, which is what one read
+        brings, may hold tens of thousands of commands."""
+        self._pausing = True
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._pausing = False
+        if self._cause:
+            return
+        self._take_or_wait()
+        if self._event is None and not self._pausing:
+            self._wake()  # it may be the end of the connection that comes next
 
     def _adjust_reading(self) -> None:
         """Read from a client that reads what we write and is not too far ahead of us."""
         self._read(
             not self._write_paused
+            and not self._pausing
             and (self._waiting is not None or self._engine.buffered <= _BACKLOG)
         )

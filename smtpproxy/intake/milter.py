@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
-from smtpproxy.intake.connection import EventConnection
+from smtpproxy.intake.connection import AT_ONCE, EventConnection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.milter_message import MilterMessage
 from smtpproxy.intake.milter_terms import (
@@ -129,7 +129,9 @@ class MilterSession(EventConnection):
         """
         taken = False
         try:
-            while not self._cause and not self._write_paused:
+            for _ in range(AT_ONCE):
+                if self._cause or self._write_paused:
+                    break
                 event = self._engine.next_event()
                 if isinstance(event, Signal):
                     break
@@ -142,6 +144,8 @@ class MilterSession(EventConnection):
                 take(self, event)
                 if answer := self._engine.answer(event):
                     self._write(answer)
+            else:
+                self._pause()
         except MilterError as error:
             self._door.parts.emit(Failed(self._settings.name, "protocol", str(error)))
             self._end("protocol")

@@ -18,9 +18,9 @@ class MilterMessage:
 
     __slots__ = (
         "_fields",
-        "_has_nul",
         "_header_size",
         "_limits",
+        "_problem",
         "_section",
         "_separator",
         "_text",
@@ -41,7 +41,7 @@ class MilterMessage:
         self.transaction = transaction
         self.refusal: Reply | None = None  # for the sender's sake
         self.size = 2  # the empty line
-        self._has_nul = False
+        self._problem: ContentProblem | None = None
         self._separator = b":" if leading_space else b": "
         self._limits = limits
         self._header_size = 0
@@ -51,36 +51,34 @@ class MilterMessage:
 
     def add_field(self, header: Header) -> None:
         """Take a field; MTAs end the lines of a folded value with LF. Raises OSError."""
-        size = len(header.name) + len(self._separator) + len(header.value) + 2
+        value = header.value
+        folds = value.count(b"\n") - value.count(b"\r\n")
+        size = len(header.name) + len(self._separator) + len(value) + folds + 2
+        self.size += size
+        if self._problem is not None:
+            return
+        self._header_size += size
         self._fields += 1
-        if self._header_problem(size) is None:
-            value = header.value
+        if self._fields > self._limits.fields:
+            self._problem = ContentProblem.TOO_MANY_FIELDS
+        elif self._header_size > self._limits.size:
+            self._problem = ContentProblem.HEADER_TOO_LARGE
+        else:
             if b"\n" in value:
                 value = value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-            field = b"%b%b%b\r\n" % (header.name, self._separator, value)
-            size = len(field)
-            self._section.append(field)
-        self._header_size += size
-        self.size += size
+            self._section.append(b"%b%b%b\r\n" % (header.name, self._separator, value))
 
     def add_body(self, chunk: bytes) -> None:
         """Take a piece of the body. Raises OSError."""
         self.size += len(chunk)
-        self._has_nul = self._has_nul or b"\0" in chunk
+        if b"\0" in chunk:
+            self._problem = self._problem or ContentProblem.NUL
         if self.transaction.reads_text and self._text.size <= READ_LIMIT:
             self._text.append(chunk)
 
     def problem(self, size_limit: int) -> ContentProblem | None:
         """Why it cannot be taken, once all of it was told."""
-        if self.size > size_limit:
-            return ContentProblem.TOO_LARGE
-        return self._header_problem() or (ContentProblem.NUL if self._has_nul else None)
-
-    def _header_problem(self, more: int = 0) -> ContentProblem | None:
-        """Which limit the header section is beyond, with `more` octets."""
-        if self._header_size + more > self._limits.size:
-            return ContentProblem.HEADER_TOO_LARGE
-        return ContentProblem.TOO_MANY_FIELDS if self._fields > self._limits.fields else None
+        return ContentProblem.TOO_LARGE if self.size > size_limit else self._problem
 
     def text(self) -> Body | None:
         """The beginning of the body, where it is asked for."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 from smtpproxy.events import Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.auth import AuthDialog
+from smtpproxy.intake.connection import AT_ONCE
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.identity import Identity
 from smtpproxy.intake.limits import Refusal
@@ -179,7 +180,7 @@ class SmtpSession(ClientStream):
         """Wait for the client."""
         if self._cause:
             return
-        if self._eof and not self._write_paused:
+        if self._eof and not self._write_paused and not self._pausing:
             self._end("eof")
             return
         self._waiting = asyncio.get_running_loop().create_future()
@@ -199,7 +200,9 @@ class SmtpSession(ClientStream):
         """
         next_event = self._engine.next_event
         taken = self._deadline.at == NEVER
-        while not self._cause and not self._write_paused:
+        for _ in range(AT_ONCE):
+            if self._cause or self._write_paused:
+                break
             event = next_event()
             if event is NEED_DATA or event is BLOCKED:
                 break
@@ -210,6 +213,8 @@ class SmtpSession(ClientStream):
                 return
             take(self, event)
             taken = True
+        else:
+            self._pause()
         if taken and self._content is None:
             self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
 

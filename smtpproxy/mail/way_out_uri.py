@@ -35,7 +35,7 @@ _PLACEHOLDER = re.compile(
     r"|\*(?:\||%7C)[^|%]{0,80}(?:\||%7C)\*"
     rf"|\[\[[^\[\]]{{0,80}}\]\]|(?<![\w\]])\[{_NAME}\]"
     rf"|(%%|@@|##|\$\$|~~){_NAME}\1|%[A-Za-z][A-Za-z0-9_.]{{2,60}}%(?![0-9A-Fa-f]{{2}})"
-    r"|__[A-Za-z_]{0,30}(?:unsub|opt_?out|mail|token|link|url)[A-Za-z_]{0,30}__",
+    r"|(?<!_)__[A-Za-z_]{0,30}(?:unsub|opt_?out|mail|token|link|url)[A-Za-z_]{0,30}__",
     re.IGNORECASE,
 )
 # RFC 3986 appendix A. Possessive, so that no octet is read twice.

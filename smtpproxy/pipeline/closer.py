@@ -1,6 +1,9 @@
 """A closer look at a message, for the streams that ask for it: its text, and who else got it."""
 
-from collections.abc import Collection, Iterator
+import asyncio
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -29,6 +32,9 @@ READ_LIMIT = 2 * 1024 * 1024
 """Octets of a body in which its text is looked for; attachments come after it."""
 
 _LONGEST_FIELD = 4_096  # octets of To and Cc that are looked at
+_ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some milliseconds
+
+T = TypeVar("T")
 
 
 async def with_closer_look(
@@ -45,15 +51,33 @@ async def with_closer_look(
     Its text is counted for `people` (canonical addresses) where the stream counts. Raises
     StoreUnavailable where a verdict depends on that.
     """
-    shown = read_shown(headers, body) if stream.reads_text else None
-    features = look_closer(stream, features, headers, reverse_path, shown)
-    if parts.alike is not None and shown is not None and stream.bulk_recipients is not None:
-        features = await _counted(parts, stream, features, headers, people, shown)
-    if stream_in_force(stream, features, parts.undeclared) is stream:
-        return features
-    if shown is None and parts.undeclared.reads_text:
-        shown = read_shown(headers, body)
-    return as_undeclared(stream, parts.undeclared, features, headers, reverse_path, shown)
+    counts = parts.alike is not None and stream.bulk_recipients is not None
+
+    def looked() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
+        shown = read_shown(headers, body) if stream.reads_text else None
+        found = look_closer(stream, features, headers, reverse_path, shown)
+        if shown is None or not counts:
+            return found, shown, None
+        return found, shown, fingerprint(shown, people, _names(headers))
+
+    def undeclared(shown: ShownText | None, found: MessageFeatures) -> MessageFeatures:
+        if shown is None and parts.undeclared.reads_text:
+            shown = read_shown(headers, body)
+        return as_undeclared(stream, parts.undeclared, found, headers, reverse_path, shown)
+
+    found, shown, text = await _apart(parts, body, looked)
+    if text is not None:
+        found = await _counted(parts, stream, found, people, text)
+    if stream_in_force(stream, found, parts.undeclared) is stream:
+        return found
+    return await _apart(parts, body, partial(undeclared, shown, found))
+
+
+async def _apart(parts: Parts, body: Body | None, work: Callable[[], T]) -> T:
+    """Do what takes long for a large body in a thread: other sessions go on meanwhile."""
+    if body is None or body.size <= _ON_LOOP:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(parts.threads, work)
 
 
 def without_counting(
@@ -133,14 +157,11 @@ async def _counted(
     parts: Parts,
     stream: Stream,
     features: MessageFeatures,
-    headers: HeaderBlock,
     people: Collection[str],
-    shown: ShownText,
+    text: bytes,
 ) -> MessageFeatures:
+    """Count the text, known by its fingerprint, for these people."""
     if parts.alike is None or stream.bulk_recipients is None:
-        return features
-    text = fingerprint(shown, people, _names(headers))
-    if text is None:
         return features
     matters = stream.undeclared_bulk is not UndeclaredBulk.OBSERVE
     exact = matters and stream.mode is Mode.ENFORCE

@@ -1,6 +1,7 @@
 """What the pipeline works with: all that it needs from outside, passed in."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -50,6 +51,7 @@ class Parts:
     alike: AlikeLog | None = None  # where no stream counts who is sent one text
     undeclared: Stream = DEFAULT_STREAM  # for mail that declares nothing, or falsely
     domains: "RecipientDomains | None" = None  # where the recipients' domains are not asked
+    threads: Executor | None = None  # for long work; the loop has its own where it is None
 
 
 def spend(seconds: dict[Stage, float], stage: Stage, duration: float) -> None:

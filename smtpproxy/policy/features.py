@@ -10,6 +10,7 @@ from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
 from smtpproxy.policy.model import MessageFeatures
 
+_MOST_TEXT = 16_384  # octets of all fields of one name
 _LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 5322 2.1.1
 
 
@@ -35,15 +36,14 @@ def read_features(
         from_domains = _from_domains(headers.values("From"))
     except MailboxError as error:
         malformed = malformed or str(error)
-    unsubscribe = [read_unsubscribe(value) for value in headers.values("List-Unsubscribe")]
+    ways_out = headers.values("List-Unsubscribe")
+    unsubscribe = [read_unsubscribe(value) for value in _first(ways_out)]
     posts = headers.raw_values("List-Unsubscribe-Post")
     return MessageFeatures(
         malformed=malformed,
         from_domains=from_domains,
-        stream_header=tuple(
-            value.decode("utf-8", "replace") for value in headers.values(stream_header)
-        ),
-        unsubscribe_fields=len(unsubscribe),
+        stream_header=_distinct(headers.values(stream_header)),
+        unsubscribe_fields=len(ways_out),
         unsubscribe_https=tuple(uri for field in unsubscribe for uri in field.https),
         unsubscribe_mailto=tuple(uri for field in unsubscribe for uri in field.mailto),
         unsubscribe_encoded=any(field.encoded for field in unsubscribe),
@@ -61,6 +61,24 @@ def read_identity(headers: HeaderBlock) -> MessageIdentity:
         subject=_text(headers.values("Subject")),
         header_from=_text(headers.values("From")),
     )
+
+
+def _distinct(values: Sequence[bytes]) -> tuple[str, ...]:
+    """Each value once, in order, as much as the record has room for: two that differ choose no
+    stream, whatever follows them."""
+    texts = dict.fromkeys(value[:_LONGEST_TEXT] for value in values)
+    return tuple(text.decode("utf-8", "replace") for text in _first(list(texts)))
+
+
+def _first(values: Sequence[bytes]) -> Sequence[bytes]:
+    """As many values as are within a bound together, and at least one. Several fields are one
+    too many, whatever the others hold."""
+    size = 0
+    for count, value in enumerate(values):
+        size += len(value)
+        if count > 1 and size > _MOST_TEXT:
+            return values[:count]
+    return values
 
 
 def _statement(headers: HeaderBlock, name: str) -> str | None:

@@ -6,7 +6,7 @@ tells receipts, codes and invoices from one another (docs/bulk.md has the figure
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 from smtpproxy.mail.shown import ShownText, folded
@@ -24,6 +24,7 @@ _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _SHORTEST_NAME = 2  # letters: initials are no names
 _MOST_NAMES = 60
 _LEAST_TEXT = 8  # words: what is shorter tells nothing
+_PIECE = 65_536  # characters: a search by many words holds up other threads until it is through
 
 
 def fingerprint(
@@ -39,7 +40,7 @@ def fingerprint(
     text = _GREETING.sub(r"\1 @", text)
     own = _own_words(recipients, names)
     if own is not None:
-        text = own.sub("@", text)
+        text = " ".join([own.sub("@", piece) for piece in _pieces(text)])
     if numbers:
         text = _NUMBER.sub("#", text)
     if len(text.split(" ", _LEAST_TEXT)) <= _LEAST_TEXT:
@@ -60,6 +61,15 @@ def _own_words(recipients: Iterable[str], names: Sequence[str]) -> re.Pattern[st
     if not longest:
         return None
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest[:_MOST_NAMES]))})\b")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text at spaces, which are left out."""
+    start = 0
+    while (space := text.find(" ", start + _PIECE)) >= 0:
+        yield text[start:space]
+        start = space + 1
+    yield text[start:]
 
 
 def _masked_link(link: str) -> str:

@@ -87,7 +87,7 @@ async def _work(
 
 
 def _threads(settings: Settings) -> int:
-    """How many threads sign: each worker's share of the processors."""
+    """How many threads sign and read: each worker's share of the processors."""
     return max(1, len(os.sched_getaffinity(0)) // settings.server.workers)
 
 
@@ -104,7 +104,8 @@ class Worker:
         self.metrics = Metrics()
         self._settings = settings
         self._log = Log()
-        self._threads = ThreadPoolExecutor(_threads(settings), "dkim")  # none before it is needed
+        # None of them is there before it is needed.
+        self._threads = ThreadPoolExecutor(_threads(settings), "content")
         new_id = UlidFactory(milliseconds, os.urandom)
         deadlines = Deadlines(asyncio.get_running_loop())
         server = settings.server
@@ -135,6 +136,7 @@ class Worker:
             signer=self._signer(),
             verifier=self._verifier(),
             domains=self._domains(),
+            threads=self._threads,
         )
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)

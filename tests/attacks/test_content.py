@@ -1,0 +1,275 @@
+"""The attacker may send mail, and content that is meant to keep the worker from all others."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from socket import SHUT_WR
+from time import process_time
+from typing import Any
+
+import pytest
+
+from smtpproxy.intake import smtp
+from smtpproxy.intake.connection import AT_ONCE
+from smtpproxy.intake.milter import MilterSession
+from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.mail.dkim.body import BodyHash
+from smtpproxy.mail.dkim.header import SIGNED, to_sign
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mailboxes import MailboxError, addresses
+from smtpproxy.mail.mime import read_body
+from smtpproxy.mail.shown import ShownText, shown_text
+from smtpproxy.pipeline import closer
+from smtpproxy.policy.bulk_signs import bulk_markers
+from smtpproxy.policy.features import read_features, read_identity
+from smtpproxy.policy.fingerprint import fingerprint
+from smtpproxy.policy.ways_out import speaks_of_a_way_out
+from smtpproxy.wire.commands import Hello, Mail, Rcpt
+from smtpproxy.wire.content import ContentReader
+from smtpproxy.wire.events import NEED_DATA
+from smtpproxy.wire.milter import MilterConnection
+from smtpproxy.wire.server import ServerConnection
+from tests.intake.conftest import Listen
+from tests.kit.messages import marketing
+from tests.kit.mta import encode, mta, strings
+from tests.kit.relay import STREAMS
+from tests.wire.feeding import accept
+
+FOUR = 4
+"""So many times the octets may cost twice as many times the work, and no more."""
+
+# reading takes time in proportion to what there is
+
+
+def times(work: Callable[[bytes], object], unit: bytes, octets: int) -> float:
+    """How many times as long it takes over four times as many octets."""
+
+    def seconds(size: int) -> float:
+        data = unit * (size // len(unit))
+        best = 60.0
+        for _ in range(3):
+            began = process_time()
+            work(data)
+            best = min(best, process_time() - began)
+        return best
+
+    return seconds(FOUR * octets) / max(seconds(octets), 0.0005)
+
+
+def read_header(section: bytes) -> None:
+    headers = HeaderBlock(b"From: a@b.example\r\n" + section + b"\r\n")
+    read_features(headers, "X-Mail-Stream", "X-Source-Statement")
+    read_identity(headers)
+    bulk_markers(headers)
+    to_sign(headers.values_by_name(SIGNED))
+    headers.without("X-Mail-Stream")
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        b"A:\r\n",
+        b" \r\n",
+        b"x\r\n",
+        b"x",
+        b"x ",
+        b"(",
+        b"List-Unsubscribe: " + b"(" * 1_000 + b"\r\n",
+        b"List-Unsubscribe: <https://a.b/" + b"__a" * 300 + b">\r\n",
+        b"List-Unsubscribe: <https://a.b/" + b"%7B%7B" * 150 + b">\r\n",
+        b"Subject: =?utf-8?q?a?= =?utf-8?q?b?=\r\n",
+        b"DKIM-Signature: ;d=;d=;d=;d=\r\n",
+        b"X-Mailer: " + b"campaign " * 50 + b"\r\n",
+        b"X-Mail-Stream: a\r\n",
+        b"Subject: a" + b"  a" * 300 + b"\r\n",
+    ],
+    ids=lambda unit: repr(unit[:24]),
+)
+def test_header_sections(unit: bytes) -> None:
+    assert times(read_header, unit, 60_000) < 2 * FOUR
+
+
+@pytest.mark.parametrize("unit", [b"(", b"()", b"a ", b"a@b.example,", b'"\\a" ', b"<", b"=?"])
+def test_from_fields(unit: bytes) -> None:
+    def read(value: bytes) -> None:
+        with suppress(MailboxError):
+            addresses(value)
+
+    assert times(read, unit, 4_000) < 2 * FOUR
+
+
+PLAIN = b"\r\n"
+HTML = b"Content-Type: text/html\r\n\r\n"
+PARTS = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+
+
+def read_text(header: bytes) -> Callable[[bytes], None]:
+    def read(body: bytes) -> None:
+        shown = shown_text(read_body(HeaderBlock(header), body))
+        speaks_of_a_way_out(shown.text)
+        fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("header", "unit"),
+    [
+        *((HTML, unit) for unit in (b"<", b"<a ", b'<a href="', b"<a b='\">\"'", b"<!--", b"&aa")),
+        *(
+            (HTML, unit)
+            for unit in (b"<p style='display:x'>", b"<p hidden>", b"&#1", b"<a href=a>")
+        ),
+        *(
+            (b"\r\n", unit)
+            for unit in (b"a", b"a ", b"a@", b"hi ", b"http://a ", b"\xff", b"\xc3\xa9")
+        ),
+        *(
+            (PARTS, unit)
+            for unit in (b"\r\n--b\r\n", b"\r\n--bx", b"--b\r\n\r\n", b"\r\n--b" + b" " * 90)
+        ),
+        (PARTS, b"\r\n--b\r\n" + b"A:\r\n" * 500 + b"\r\n"),
+    ],
+    ids=lambda part: repr(part[:24]),
+)
+def test_texts(header: bytes, unit: bytes) -> None:
+    assert times(read_text(header), unit, 100_000) < 2 * FOUR
+
+
+@pytest.mark.parametrize("unit", [b"a  ", b" ", b"\r\n", b" \r\n", b"\t\r\n ", b"."])
+def test_bodies_that_are_hashed(unit: bytes) -> None:
+    def read(body: bytes) -> None:
+        hashed = BodyHash()
+        hashed.feed(body)
+        hashed.digest()
+
+    assert times(read, unit, 250_000) < 2 * FOUR
+
+
+@pytest.mark.parametrize("unit", [b"\n", b"\r", b"\n.", b"\r\n.\n", b"\r\n"])
+def test_line_ends_that_are_rewritten(unit: bytes) -> None:
+    assert times(lambda data: ContentReader("normalize").feed(data), unit, 100_000) < 2 * FOUR
+
+
+def test_chunks_of_one_octet() -> None:
+    """Thousands are in one read: what is behind a chunk must not be copied for each."""
+
+    def read(data: bytes) -> None:
+        engine = ServerConnection("relay.example", size_limit=10**9)
+        engine.receive_data(
+            b"EHLO a\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n" + data
+        )
+        while (event := engine.next_event()) is not NEED_DATA:
+            if isinstance(event, (Hello, Mail, Rcpt)):
+                engine.answer(accept(event))
+
+    assert times(read, b"BDAT 1\r\nx", 100_000) < 2 * FOUR
+
+
+# others have their turn
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many events each session took each time that it had its turn of the loop."""
+    counts: list[int] = []
+    for session, engine in ((SmtpSession, ServerConnection), (MilterSession, MilterConnection)):
+        _count(monkeypatch, counts, session, engine)
+    return counts
+
+
+def _count(monkeypatch: pytest.MonkeyPatch, counts: list[int], session: Any, engine: Any) -> None:
+    take_ready, next_event = session._take_ready, engine.next_event
+
+    def turn(self: Any) -> None:
+        counts.append(0)
+        take_ready(self)
+
+    def event(self: Any) -> Any:
+        counts[-1] += 1
+        return next_event(self)
+
+    monkeypatch.setattr(session, "_take_ready", turn)
+    monkeypatch.setattr(engine, "next_event", event)
+
+
+def test_thousands_of_commands_in_one_write(listen: Listen, turns: list[int]) -> None:
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.send(b"NOOP\r\n" * 20_000 + b"QUIT\r\n")
+        client.socket.shutdown(SHUT_WR)
+        replies = client.rest()
+    assert [reply[:3] for reply in replies] == ["250"] * 20_000 + ["221"]
+    assert max(turns) <= AT_ONCE
+
+
+def test_thousands_of_chunks_in_one_write(listen: Listen, turns: list[int]) -> None:
+    intake = listen()
+    mail = marketing()
+    with intake.client() as client:
+        client.greet()
+        client.send("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>")
+        assert [reply[:3] for reply in client.replies(2)] == ["250", "250"]
+        chunks = [b"BDAT 1\r\n%c" % octet for octet in mail * 10]
+        client.send(*chunks, b"BDAT 0 LAST\r\n")
+        assert {reply[:3] for reply in client.replies(len(chunks) + 1)} == {"250"}
+    assert max(turns) <= AT_ONCE
+
+
+def test_thousands_of_fields_and_pieces_that_an_mta_tells_of(
+    listen: Listen, turns: list[int]
+) -> None:
+    milter = listen(protocol="milter")
+    with mta(milter.port) as peer:
+        peer.negotiate()
+        peer.connect()
+        for hostile, final in ((encode("L", strings("A", "")), "y"), (encode("B", b"x"), "y")):
+            peer.mail("news@shop.example")
+            assert peer.rcpt("consent@people.example").final == "c"
+            peer.send(hostile * 50_000, encode("E"))
+            assert peer.outcome().final == final
+    assert max(turns) <= AT_ONCE
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_who_is_made_to_wait_loses_nothing(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(smtp, "AT_ONCE", at_once)
+    intake = listen(early_commands="permit")
+    message = b"MAIL FROM:<news@shop.example>\r\nRCPT TO:<consent@people.example>\r\nDATA\r\n"
+    with intake.client() as client:
+        client.send(
+            b"EHLO a.example\r\n" + (message + marketing() + b".\r\n") * 3 + b"NOOP\r\n" * 9
+        )
+        client.socket.shutdown(SHUT_WR)
+        codes = [reply[:3] for reply in client.rest() if reply[3:4] == " "]
+    assert codes == ["220", "250", *["250", "250", "354", "250"] * 3, *["250"] * 9]
+    assert intake.wait_closed() == ["eof"]
+
+
+@pytest.mark.parametrize(("octets", "apart"), [(1_000, False), (100_000, True)])
+def test_a_large_text_is_read_in_a_thread(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, octets: int, apart: bool
+) -> None:
+    readers: list[int] = []
+
+    def read(*arguments: Any) -> ShownText:
+        readers.append(threading.get_ident())
+        return read_shown(*arguments)
+
+    read_shown = closer.read_shown
+    monkeypatch.setattr(closer, "read_shown", read)
+    intake = listen({"stream": [{**stream, "body_optout": True} for stream in STREAMS[:1]]})
+    loop = intake.call(_thread()).result(10)
+    body = "Unsubscribe: https://unsubscribe.shop.example/x\r\n" + "x\r\n" * (octets // 3)
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        assert client.say(marketing(body=body), ".").startswith("250 ")
+    assert [reader != loop for reader in readers] == [apart]
+
+
+async def _thread() -> int:
+    return threading.get_ident()
