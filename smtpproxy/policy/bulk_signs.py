@@ -1,62 +1,123 @@
-"""By which bulk mail is told that does not say so: header fields of lists and campaigns.
+"""By which bulk mail is told that does not say so (docs/bulk.md).
 
-Mail of these kinds is written by programs for many. A field that mail for one person has as
-well (`Auto-Submitted`, `X-Mailer: PHPMailer`) is not here.
+A field that only programs for lists and campaigns write decides alone. Fields that bulk mail
+usually has, and that receipts get from the same senders, do not: one of them needs a subject or
+a sender of offers and news besides, two or more a subject that is not the reader's own matter.
 """
 
 import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
+from smtpproxy.mail.encoded_words import decode
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mailboxes import MailboxError, addresses
+from smtpproxy.mail.shown import folded
+from smtpproxy.policy.bulk_words import NEWS_SENDERS, OFFER, OWN, OWN_SENDERS
 
-# Lower-case names. RFC 2369, RFC 2919, RFC 8058; then what senders of campaigns add.
-_LIST_FIELDS = (
-    *("list-id", "list-post", "list-subscribe", "list-unsubscribe", "list-unsubscribe-post"),
-    *("list-help", "list-owner", "list-archive", "feedback-id", "x-feedback-id"),
+# Lower-case names. What only list servers and programs for campaigns write.
+_DECISIVE = frozenset(
+    (
+        *(b"list-post", b"list-subscribe", b"list-archive", b"list-owner", b"x-mailing-list"),
+        *(b"mailing-list", b"x-beenthere", b"x-mailman-version", b"x-listmember", b"x-list-id"),
+        *(b"x-campaign", b"x-campaign-id", b"x-campaignid", b"x-campaign-name", b"campaign-id"),
+        *(b"x-mc-user", b"x-mailchimp-campaign", b"x-mailin-campaign", b"x-roving-id"),
+        *(b"x-mailer-lid", b"x-mailer-sid", b"x-mailerlite-campaign", b"x-acymailing"),
+        *(b"x-mailpoet", b"x-phplist-version", b"x-listmonk-campaign", b"x-mautic-campaign"),
+        *(b"x-sendy", b"x-newsletter", b"x-newsletter-id", b"x-bulkmail", b"x-bulk-mail"),
+        *(b"x-subscriber-id", b"x-subscriberid", b"x-ac-campaign", b"x-mailing-id"),
+    )
 )
-_CAMPAIGN_FIELDS = (
-    *("x-campaign", "x-campaign-id", "x-campaignid", "x-campaign-name", "campaign-id"),
-    *("x-mc-user", "x-mailchimp-campaign", "x-mailgun-campaign-id", "x-mj-campaign"),
-    *("x-mailjet-campaign", "x-mailin-campaign", "x-sib-campaign", "x-sfmc-stack", "x-emarsys-id"),
-    *("x-mailing-id", "x-mailer-lid", "x-mailer-sid", "x-mailerlite-campaign", "x-acymailing"),
-    *(
-        "x-mailpoet",
-        "x-listmember",
-        "x-phplist-version",
-        "x-listmonk-campaign",
-        "x-mautic-campaign",
-    ),
-    *("x-sendy", "x-newsletter", "x-newsletter-id", "x-bulkmail", "x-bulk-mail", "x-mailing-list"),
-    *(
-        "x-subscriber-id",
-        "x-subscriberid",
-        "x-list-id",
-        "x-job",
-        "x-cm-message-id",
-        "x-ac-campaign",
+# What senders of all mail put on receipts too, one tuple for one sign: RFC 2369, 2919, 8058, then
+# the marks of large senders.
+_USUAL = (
+    (b"list-unsubscribe", b"list-unsubscribe-post", b"list-help"),
+    (b"list-id",),
+    (b"precedence",),
+    (b"feedback-id", b"x-feedback-id"),
+    (
+        *(b"x-job", b"x-sfmc-stack", b"x-rpcampaign", b"x-emarsys-id", b"x-cm-message-id"),
+        *(b"x-mailgun-campaign-id", b"x-mj-campaign", b"x-mailjet-campaign", b"x-sib-campaign"),
     ),
 )
-_VALUES: dict[bytes, re.Pattern[bytes]] = {
-    b"precedence": re.compile(rb"\s*(bulk|list|junk)\s*", re.IGNORECASE),
-    b"x-mailer": re.compile(
-        rb".*\b(mailchimp|mailpoet|phplist|sendy|acymailing|listmonk|mautic|campaign ?monitor"
-        rb"|active ?campaign|emarsys|mailerlite|sendinblue|brevo|newsletter|acelle|interspire"
-        rb"|salesforce marketing|dotdigital|hubspot|klaviyo|getresponse|group ?mail|bulk)\b.*",
-        re.IGNORECASE | re.DOTALL,
-    ),
-}
-_NAMES = frozenset(name.encode() for name in (*_LIST_FIELDS, *_CAMPAIGN_FIELDS)) | set(_VALUES)
+_BULK = re.compile(rb"\s*(?:bulk|list|junk)\s*", re.IGNORECASE)
+_MAILER = re.compile(
+    rb".*\b(mailchimp|mailpoet|phplist|sendy|acymailing|listmonk|mautic|campaign ?monitor"
+    rb"|active ?campaign|emarsys|mailerlite|sendinblue|brevo|newsletter|acelle|interspire"
+    rb"|salesforce marketing|dotdigital|hubspot|klaviyo|getresponse|group ?mail|bulk)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+_NAMES = _DECISIVE | {name for sign in _USUAL for name in sign} | {b"x-mailer"}
 _LONGEST = 500  # octets of a field that are looked at
 
 
+def _any_of(languages: Mapping[str, Sequence[str]]) -> re.Pattern[str]:
+    """Parted by first character, so that a subject is not held against every word."""
+    words = sorted({word for words in languages.values() for word in words})
+    starts = [
+        re.escape(first) + "(?:" + "|".join(_rest(word) for word in group) + ")"
+        for first, group in groupby(words, key=lambda word: word[0])
+    ]
+    return re.compile(f"(?<![a-z])(?:{'|'.join(starts)})")
+
+
+def _rest(word: str) -> str:
+    short = len(word) <= 5 and word.isalpha()
+    return re.escape(word[1:]) + ("(?![a-z])" if short else "")
+
+
+_OFFER, _OWN = _any_of(OFFER), _any_of(OWN)
+_WORD = re.compile(r"[a-z]+")
+
+
 def bulk_markers(headers: HeaderBlock) -> tuple[str, ...]:
-    """Return the lower-case names of the fields that tell bulk mail, in their order."""
-    found = []
-    for name, fields in headers.raw_fields(_NAMES).items():
-        value = _VALUES.get(name)
-        if value is None or any(value.fullmatch(_value(field)) for field in fields):
-            found.append(name.decode("ascii"))
-    return tuple(found)
+    """Return the lower-case names of the fields that tell bulk mail; none where nothing does."""
+    found = headers.values_by_name(_NAMES)
+    decisive = [name for name in found if name in _DECISIVE]
+    if any(_MAILER.fullmatch(value[:_LONGEST]) for value in found.get(b"x-mailer", ())):
+        decisive.append(b"x-mailer")
+    if not any(_BULK.fullmatch(value[:_LONGEST]) for value in found.get(b"precedence", ())):
+        found.pop(b"precedence", None)
+    signs = [present for sign in _USUAL if (present := [name for name in sign if name in found])]
+    told = [*decisive, *(name for sign in signs for name in sign)]
+    if not decisive:
+        if not signs:
+            return ()
+        offers, own = _offers(headers), _is_own(headers)
+        if own and (len(signs) < 2 or b"subject" not in offers):
+            return ()
+        if len(signs) < 2 and not offers:
+            return ()
+        told += offers
+    return tuple(name.decode("ascii") for name in told)
 
 
-def _value(field: bytes) -> bytes:
-    return field.partition(b":")[2][:_LONGEST]
+def _offers(headers: HeaderBlock) -> list[bytes]:
+    """Which of Subject and From speak of offers or news."""
+    found = [b"subject"] if _OFFER.search(_subject(headers)) else []
+    return found if _sender(headers).isdisjoint(NEWS_SENDERS) else [*found, b"from"]
+
+
+def _is_own(headers: HeaderBlock) -> bool:
+    """Whether Subject or From speak of one person's own matter."""
+    own = _OWN.search(_subject(headers)) is not None
+    return own or not _sender(headers).isdisjoint(OWN_SENDERS)
+
+
+def _subject(headers: HeaderBlock) -> str:
+    values = headers.values("Subject")
+    return folded(decode(values[0][:_LONGEST].decode("utf-8", "replace"))) if values else ""
+
+
+def _sender(headers: HeaderBlock) -> frozenset[str]:
+    """Words of the local part and of the first label of the domain of From."""
+    values = headers.values("From")
+    try:
+        found = addresses(values[0][: 4 * _LONGEST]) if values else []
+    except MailboxError:
+        return frozenset()
+    words: set[str] = set()
+    for address in found[:1]:
+        local, _, domain = address.lower().rpartition("@")
+        words.update(_WORD.findall(local), _WORD.findall(domain.partition(".")[0]))
+    return frozenset(words)

@@ -235,32 +235,9 @@ def test_source_statements_in_the_text() -> None:
     assert features_of(STATING, html("<p>Lists Ltd</p>")).source_statement is None
 
 
-MARKERS: list[tuple[str, tuple[str, ...]]] = [
-    ("", ()),
-    ("List-Unsubscribe: <https://x.example/>", ("list-unsubscribe",)),
-    ("LIST-ID: news", ("list-id",)),
-    ("Precedence: bulk", ("precedence",)),
-    ("Precedence: special-delivery", ()),
-    ("Feedback-ID: 1:2:3:esp", ("feedback-id",)),
-    ("X-Mailer: phplist v3", ("x-mailer",)),
-    ("X-Mailer: PHPMailer 6.0", ()),
-    ("X-Mailer: Microsoft Outlook 16.0", ()),
-    ("X-Campaign-ID: 7", ("x-campaign-id",)),
-    ("Auto-Submitted: auto-generated", ()),
-    ("X-Auto-Response-Suppress: All", ()),
-]
 OBSERVE = replace(RECEIPTS, bulk_recipients=100)
 REFUSE = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.REFUSE)
 RECAST = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.MARKETING)
-
-
-@pytest.mark.parametrize(("field", "markers"), MARKERS)
-def test_bulk_markers(field: str, markers: tuple[str, ...]) -> None:
-    raw = f"From: a@example.com\r\n{field}\r\n\r\n" if field else "From: a@example.com\r\n\r\n"
-    looked = features_of(RECEIPTS, raw).closer
-    assert (looked.bulk_markers if looked else ()) == markers
-    assert reason(OBSERVE, raw) == "none"
-    assert reason(REFUSE, raw) == ("bulk_undeclared" if markers else "none")
 
 
 @pytest.mark.parametrize(("alike", "bulk"), [(0, False), (100, False), (101, True)])
