@@ -53,7 +53,7 @@ _LONGEST = 500  # octets of a field that are looked at
 
 def _any_of(languages: Mapping[str, Sequence[str]]) -> re.Pattern[str]:
     """Parted by first character, so that a subject is not held against every word."""
-    words = sorted({word for words in languages.values() for word in words})
+    words = sorted({folded(word) for words in languages.values() for word in words})
     starts = [
         re.escape(first) + "(?:" + "|".join(_rest(word) for word in group) + ")"
         for first, group in groupby(words, key=lambda word: word[0])
@@ -68,6 +68,10 @@ def _rest(word: str) -> str:
 
 _OFFER, _OWN = _any_of(OFFER), _any_of(OWN)
 _WORD = re.compile(r"[a-z]+")
+# What an order, an invoice or a case is called: `#1234`, `100200300`, `F3K9P`.
+_NUMBER = re.compile(
+    r"#\s?\d{3}|(?<!\w)\d{6,}|(?<!\w)(?=[A-Z-]*\d)(?=[\d-]*[A-Z])[A-Z\d-]{5,}(?!\w)"
+)
 
 
 def bulk_markers(headers: HeaderBlock) -> tuple[str, ...]:
@@ -94,19 +98,20 @@ def bulk_markers(headers: HeaderBlock) -> tuple[str, ...]:
 
 def _offers(headers: HeaderBlock) -> list[bytes]:
     """Which of Subject and From speak of offers or news."""
-    found = [b"subject"] if _OFFER.search(_subject(headers)) else []
+    found = [b"subject"] if _OFFER.search(folded(_subject(headers))) else []
     return found if _sender(headers).isdisjoint(NEWS_SENDERS) else [*found, b"from"]
 
 
 def _is_own(headers: HeaderBlock) -> bool:
     """Whether Subject or From speak of one person's own matter."""
-    own = _OWN.search(_subject(headers)) is not None
-    return own or not _sender(headers).isdisjoint(OWN_SENDERS)
+    subject = _subject(headers)
+    own = _OWN.search(folded(subject)) or _NUMBER.search(subject)
+    return own is not None or not _sender(headers).isdisjoint(OWN_SENDERS)
 
 
 def _subject(headers: HeaderBlock) -> str:
     values = headers.values("Subject")
-    return folded(decode(values[0][:_LONGEST].decode("utf-8", "replace"))) if values else ""
+    return decode(values[0][:_LONGEST].decode("utf-8", "replace")) if values else ""
 
 
 def _sender(headers: HeaderBlock) -> frozenset[str]:

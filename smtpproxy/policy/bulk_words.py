@@ -23,7 +23,10 @@ OWN = {
         request, case #, [ticket, support request, your message, your application, your policy, your
         claim, your contract, your appointment, transfer, withdrawal, deposit, card ending, has been
         cancel, canceled, cancelled, cancellation, failed, declined, overdue, past due, due on,
-        welcome to, invited you, shared a, mentioned you, assigned, sent you, new message from
+        welcome to, invited you, shared a, mentioned you, assigned, sent you, new message from,
+        order, account, registration, registered, security, authenticat, email address, e-mail
+        address, has changed, been changed, approved, denied, confirmed, activated, deactivated,
+        reset
         """
     ),
     "fr": _listed(
@@ -32,7 +35,10 @@ OWN = {
         commande, confirmation, expedi, livraison, livre, colis, suivi de, reservation, votre
         billet, votre rendez-vous, mot de passe, votre code, code de, verification, verifiez,
         confirmez, connexion, bienvenue, votre compte, votre demande, votre dossier, votre contrat,
-        virement, prelevement, echeance, annulation, annule, votre abonnement
+        virement, prelevement, echeance, annulation, annule, votre abonnement, authentification, cle
+        de securite, cle de, adresse e-mail, adresse mail, a ete modifie, a change, commande,
+        inscription confirmee, inscription a, refuse, approuve, compte client, reinitialis,
+        modification de
         """
     ),
     "de": _listed(
@@ -41,7 +47,9 @@ OWN = {
         bestellbestatigung, bestatigung, versand, versendet, lieferung, zugestellt, paket, sendung,
         buchung, reservierung, ihr ticket, termin, willkommen, passwort, kennwort, code, bestatigen,
         anmeldung, ihr konto, dein konto, ihre anfrage, deine anfrage, ihr vertrag, storn, mahnung,
-        uberweisung
+        uberweisung, kundenkonto, benutzerkonto, anmeldecode, sicherheit, registrierung,
+        e-mail-adresse, geandert, anderung, authenti, deaktiviert, aktiviert, bestatigt,
+        zurucksetzen, genehmigt, abgelehnt
         """
     ),
     "es": _listed(
@@ -49,34 +57,42 @@ OWN = {
         factura, recibo, pago, reembolso, tu pedido, su pedido, pedido n, confirmacion, confirma tu,
         confirme su, enviado, envio, entrega, entregado, reserva, tu billete, cita, contrasena,
         codigo, verifica, inicio de sesion, tu cuenta, su cuenta, tu solicitud, su solicitud,
-        transferencia, cancelad
+        transferencia, cancelad, clave de, autenticacion, registro, correo electronico, ha cambiado,
+        denegad, rechazad, aprobad, pedido, pedidos, restablec, seguridad, cuenta
         """
     ),
     "it": _listed(
         """
         fattura, ricevuta, pagamento, rimborso, il tuo ordine, ordine n, conferma, spedit, spediz,
         consegna, prenotazione, biglietto, appuntamento, password, codice, verifica, accesso, il tuo
-        account, la tua richiesta, bonifico, annullat
+        account, la tua richiesta, bonifico, annullat, autenticazione, chiave di, indirizzo,
+        account, ordine, iscrizione confermata, iscrizione a, rifiutat, approvat, sicurezza,
+        reimposta, modifiche al
         """
     ),
     "nl": _listed(
         """
         factuur, betaling, betaald, terugbetaling, bestelling, bevestig, verzonden, verzending,
         bezorg, levering, pakket, boeking, reservering, afspraak, wachtwoord, code, inloggen, je
-        account, uw account, uw aanvraag, geannuleerd
+        account, uw account, uw aanvraag, geannuleerd, aanmeld, authenticat, beveilig, sleutel,
+        e-mailadres, emailadres, gewijzigd, account, registratie, afgewezen, goedgekeurd, opnieuw
+        instellen
         """
     ),
     "pt": _listed(
         """
         fatura, recibo, pagamento, reembolso, seu pedido, sua encomenda, confirma, enviado, envio,
         entrega, reserva, bilhete, consulta, senha, codigo, sua conta, transferencia, cancelad, nota
-        fiscal, boleto
+        fiscal, boleto, autentica, chave de, endereco, alterado, alterada, pedido, pedidos,
+        inscricao, recusad, aprovad, seguranca, redefin, conta
         """
     ),
     "pl": _listed(
         """
         faktur, rachunek, platnosc, zwrot, zamowieni, potwierd, wyslan, dostaw, przesylk, rezerwacj,
-        bilet, wizyta, haslo, hasla, kod, logowani, konto
+        bilet, wizyta, haslo, hasla, kod, logowani, konto, uwierzytel, bezpiecz, hasło, hasła, adres
+        e-mail, płatność, płatności, platnosci, konta, kontem, zamówieni, rejestrac, zmienion,
+        potwierdz, wysłan, przesyłk, odrzucon, zatwierdzon, weryfik
         """
     ),
 }
