@@ -1,8 +1,9 @@
 """By which bulk mail is told that does not say so (docs/bulk.md).
 
 A field that only programs for lists and campaigns write decides alone. Fields that bulk mail
-usually has, and that receipts get from the same senders, do not: one of them needs a subject or
-a sender of offers and news besides, two or more a subject that is not the reader's own matter.
+usually has, and that receipts get from the same senders, weigh: with little weight a subject or
+a sender of offers and news has to say the same, with much of it none of the reader's own matter
+may say otherwise.
 """
 
 import re
@@ -22,24 +23,37 @@ _DECISIVE = frozenset(
         *(b"mailing-list", b"x-beenthere", b"x-mailman-version", b"x-listmember", b"x-list-id"),
         *(b"x-campaign", b"x-campaign-id", b"x-campaignid", b"x-campaign-name", b"campaign-id"),
         *(b"x-mc-user", b"x-mailchimp-campaign", b"x-mailin-campaign", b"x-roving-id"),
+        *(b"x-campaign-activity-id", b"x-kmail-account", b"x-kmail-message", b"x-hs-cid"),
+        b"x-marketoid",
         *(b"x-mailer-lid", b"x-mailer-sid", b"x-mailerlite-campaign", b"x-acymailing"),
         *(b"x-mailpoet", b"x-phplist-version", b"x-listmonk-campaign", b"x-mautic-campaign"),
         *(b"x-sendy", b"x-newsletter", b"x-newsletter-id", b"x-bulkmail", b"x-bulk-mail"),
         *(b"x-subscriber-id", b"x-subscriberid", b"x-ac-campaign", b"x-mailing-id"),
     )
 )
-# What senders of all mail put on receipts too, one tuple for one sign: RFC 2369, 2919, 8058, then
-# the marks of large senders.
-_USUAL = (
-    (b"list-unsubscribe", b"list-unsubscribe-post", b"list-help"),
-    (b"list-id",),
-    (b"precedence",),
-    (b"feedback-id", b"x-feedback-id"),
+# What senders of all mail put on receipts too, with its weight. What senders of receipts have by
+# default is one sign together (RFC 2369, RFC 8058, Feedback-ID); then RFC 2919, Precedence, which
+# says bulk itself, and the marks of large senders.
+_USUAL: tuple[tuple[int, tuple[bytes, ...]], ...] = (
     (
-        *(b"x-job", b"x-sfmc-stack", b"x-rpcampaign", b"x-emarsys-id", b"x-cm-message-id"),
-        *(b"x-mailgun-campaign-id", b"x-mj-campaign", b"x-mailjet-campaign", b"x-sib-campaign"),
+        1,
+        (
+            *(b"list-unsubscribe", b"list-unsubscribe-post", b"list-help"),
+            *(b"feedback-id", b"x-feedback-id"),
+        ),
+    ),
+    (1, (b"list-id",)),
+    (2, (b"precedence",)),
+    (
+        1,
+        (
+            *(b"x-job", b"x-sfmc-stack", b"x-rpcampaign", b"x-emarsys-id", b"x-cm-message-id"),
+            *(b"x-mailgun-campaign-id", b"x-mj-campaign", b"x-mailjet-campaign"),
+            b"x-sib-campaign",
+        ),
     ),
 )
+_MUCH = 3
 _BULK = re.compile(rb"\s*(?:bulk|list|junk)\s*", re.IGNORECASE)
 _MAILER = re.compile(
     rb".*\b(mailchimp|mailpoet|phplist|sendy|acymailing|listmonk|mautic|campaign ?monitor"
@@ -47,7 +61,7 @@ _MAILER = re.compile(
     rb"|salesforce marketing|dotdigital|hubspot|klaviyo|getresponse|group ?mail|bulk)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
-_NAMES = _DECISIVE | {name for sign in _USUAL for name in sign} | {b"x-mailer"}
+_NAMES = _DECISIVE | {name for _, sign in _USUAL for name in sign} | {b"x-mailer"}
 _LONGEST = 500  # octets of a field that are looked at
 
 
@@ -82,15 +96,18 @@ def bulk_markers(headers: HeaderBlock) -> tuple[str, ...]:
         decisive.append(b"x-mailer")
     if not any(_BULK.fullmatch(value[:_LONGEST]) for value in found.get(b"precedence", ())):
         found.pop(b"precedence", None)
-    signs = [present for sign in _USUAL if (present := [name for name in sign if name in found])]
-    told = [*decisive, *(name for sign in signs for name in sign)]
+    weight, usual = 0, []
+    for each, names in _USUAL:
+        present = [name for name in names if name in found]
+        weight += each if present else 0
+        usual += present
+    told = [*decisive, *usual]
     if not decisive:
-        if not signs:
+        if not usual:
             return ()
         offers, own = _offers(headers), _is_own(headers)
-        if own and (len(signs) < 2 or b"subject" not in offers):
-            return ()
-        if len(signs) < 2 and not offers:
+        much = weight >= _MUCH
+        if (own and not (much and b"subject" in offers)) or not (much or offers):
             return ()
         told += offers
     return tuple(name.decode("ascii") for name in told)

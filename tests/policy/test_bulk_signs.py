@@ -42,16 +42,24 @@ TOLD: list[tuple[str, str, tuple[str, ...]]] = [
     (FEEDBACK, OFFER, ("feedback-id", "subject")),
     (UNSUBSCRIBE, "Your order: 20% off the next", ()),
     (UNSUBSCRIBE, "=?utf-8?q?Derni=C3=A8re_chance?=", ("list-unsubscribe", "subject")),
-    # several
+    # usual on receipts too, both together
+    (BOTH, NEITHER, ()),
     (BOTH, RECEIPT, ()),
-    (BOTH + PRECEDENCE + LIST_ID, RECEIPT, ()),
-    (BOTH, "Ihre Rechnung 7", ()),
-    (BOTH, "Votre commande est en route", ()),
-    (BOTH, "Reset your password", ()),
-    (BOTH, NEITHER, ("list-unsubscribe", "feedback-id")),
     (BOTH, OFFER, ("list-unsubscribe", "feedback-id", "subject")),
-    (ONE_CLICK + LIST_ID, "", ("list-unsubscribe", "list-unsubscribe-post", "list-id")),
-    (BOTH, "20% off your order", ("list-unsubscribe", "feedback-id", "subject")),
+    (BOTH, "20% off your order", ()),
+    (BOTH + "X-SFMC-Stack: 1\r\n", NEITHER, ()),
+    (ONE_CLICK + LIST_ID, NEITHER, ()),
+    # many
+    (BOTH + PRECEDENCE, NEITHER, ("list-unsubscribe", "feedback-id", "precedence")),
+    (LIST_ID + PRECEDENCE, "", ("list-id", "precedence")),
+    (BOTH + LIST_ID + "X-Job: 1\r\n", "", ("list-unsubscribe", "feedback-id", "list-id", "x-job")),
+    (BOTH + PRECEDENCE + LIST_ID, RECEIPT, ()),
+    (BOTH + PRECEDENCE, "Ihre Rechnung 7", ()),
+    (BOTH + PRECEDENCE, "Votre commande est en route", ()),
+    (BOTH + PRECEDENCE, "Has\u0142o zmienione", ()),
+    (BOTH + PRECEDENCE, "Reset your password", ()),
+    (BOTH + PRECEDENCE, "Re: F3K9P", ()),
+    (UNSUBSCRIBE + PRECEDENCE, "20% off your order", ("list-unsubscribe", "precedence", "subject")),
 ]
 
 
@@ -69,8 +77,8 @@ def test_who_sends_it_counts() -> None:
     assert _markers(UNSUBSCRIBE, NEITHER, "store-news@shop.example")[-1] == "from"
     assert _markers(UNSUBSCRIBE, NEITHER, "hello@newsletter.shop.example")[-1] == "from"
     assert _markers(UNSUBSCRIBE, RECEIPT, "store-news@shop.example") == ()
-    assert _markers(BOTH, NEITHER, "receipts@shop.example") == ()
-    assert _markers(BOTH, NEITHER, "auto-confirm@shop.example") == ()
+    assert _markers(BOTH + PRECEDENCE, NEITHER, "receipts@shop.example") == ()
+    assert _markers(BOTH + PRECEDENCE, NEITHER, "auto-confirm@shop.example") == ()
     assert _markers(UNSUBSCRIBE, NEITHER, "news") == ()
     assert bulk_markers(HeaderBlock(UNSUBSCRIBE.encode())) == ()
 
