@@ -105,7 +105,9 @@ def readings(canonical_address: str) -> tuple[str, ...]:
     swap_bangpath, resolve_dequoted_address). Which domains those are is not known here, so any
     may be one. At most `MOST_READINGS`; a reading may only refuse, never allow.
     """
-    if not ("%" in canonical_address or "!" in canonical_address or canonical_address[0] == '"'):
+    if not (
+        "%" in canonical_address or "!" in canonical_address or canonical_address.startswith('"')
+    ):
         return ()
     return _read_on(_unquoted(canonical_address.rpartition("@")[0]))
 

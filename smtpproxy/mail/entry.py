@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from smtpproxy.mail.address import AddressError, canonical, whole_domain
 
 _LONGEST = 2_000  # characters; the path of a command has 256 octets (RFC 5321 4.5.3.1.3)
-_SIMPLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*@[A-Za-z0-9.-]*[A-Za-z0-9]")  # most are so
+_SIMPLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,253}@[A-Za-z0-9.-]*[A-Za-z0-9]")  # most are so
 _MAILTO = re.compile(r"mailto:([^?]*)(?:\?.*)?", re.IGNORECASE | re.DOTALL)
 _PAIRS = {'"': '"', "'": "'", "<": ">", "\N{LEFT DOUBLE QUOTATION MARK}": "\u201d", "«": "»"}
 # Unseen, though Unicode does not count them among the format characters or spaces: joiners,

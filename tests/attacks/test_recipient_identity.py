@@ -40,6 +40,8 @@ REWRITTEN = [
     "BLOCKED%Victim.Test@LocalHost",
     "blocked%victim.test",
     "victim.test!blocked",
+    '"blocked@victim.test"',
+    '"victim.test!blocked"',
     "someone%wild.test@localhost",
     "someone%deep.under.test@localhost",
 ]

@@ -142,6 +142,13 @@ def test_a_list_is_screened_without_a_store(sides: tuple[RelayProcess, RelayProc
         ["anna@people.example", "all", "unsubscribe"]
     ]
     assert "1 of 2" in err
+    one.must("suppress", "add", "*.wild.example")
+    path = _snapshot(one)
+    people.write_text("bert@a.wild.example\nbert%wild.example@localhost\nbert@people.example\n")
+    out = two.command("partner", "screen", "other", str(people), "--snapshot", str(path))[1]
+    assert [line.split(",")[0] for line in out.splitlines()[1:]] == [
+        "bert@a.wild.example", "bert%wild.example@localhost"
+    ]  # fmt: skip
     people.write_text("bert@people.example\n")
     assert two.command("partner", "screen", "other", str(people), "--snapshot", str(path))[0] == 0
 

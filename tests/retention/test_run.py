@@ -58,12 +58,18 @@ async def run(settings: Settings, store: Store, at: datetime = NOW, *, dry: bool
     return await purge(settings, store, at=at, clock=lambda: at, dry_run=dry)
 
 
-async def mailed(settings: Settings, at: datetime, *people: str, matched: bool = True) -> None:
+async def mailed(
+    settings: Settings,
+    at: datetime,
+    *people: str,
+    matched: bool = True,
+    domain: str | None = None,
+) -> None:
     """Decisions of that time, in a file of their own."""
     clock = Clock()
     clock.time = at
     log = journal(audit(settings), clock)
-    order = Suppression("all", Origin.COMPLAINT, at - DAY)
+    order = Suppression("all", Origin.COMPLAINT, at - DAY, domain=domain)
     for person in people:
         facts = {person: RecipientFacts((order,))} if matched else {}
         await log.commit(decided(clock, person, facts=facts))
@@ -141,6 +147,18 @@ async def test_who_was_matched_is_moved_to_a_new_key(settings: Settings, store: 
     await run(settings, store)
     assert [key.suppressions for key in await store.keys()] == [1, 1]
     assert await store.suppressions(ANNA)
+
+
+async def test_who_matched_a_whole_domain_renews_and_moves_it(
+    settings: Settings, store: Store
+) -> None:
+    await store.add_suppressions([order("@people.example"), order("*.old.example")])
+    await store.start_rekey(at=NOW)
+    await mailed(settings, EDGE, ANNA, domain="@people.example")
+    wet = await run(settings, store)
+    assert wet.removed["suppressions"].rows == 1
+    assert [one.domain for one in await store.suppressions(ANNA)] == ["@people.example"]
+    assert [key.suppressions for key in await store.keys()] == [0, 1]
 
 
 async def test_for_ever_is_for_ever(settings: Settings, store: Store, tmp_path: Path) -> None:

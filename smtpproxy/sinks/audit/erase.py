@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.chain import NotALine, take_apart
@@ -152,13 +153,17 @@ class _Person:
             chosen = self._of_decision(line.entry.id, line.personal, sealed.parts)
         return {index for index in chosen if isinstance(line.personal[index], Personal)}
 
+    def _is_theirs(self, address: str) -> bool:
+        """Whether it is their address, or one that an MTA may take for theirs."""
+        return address == self._canonical or self._canonical in readings(address)
+
     def _of_decision(
         self, id: str, personal: Sequence[Personal | str], raw: Sequence[bytes]
     ) -> set[int]:
         theirs = {
             index
             for index, part in enumerate(personal)
-            if isinstance(part, Personal) and part.canonical == self._canonical
+            if isinstance(part, Personal) and self._is_theirs(part.canonical or "")
         }
         if not theirs:
             return theirs

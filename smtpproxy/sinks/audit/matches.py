@@ -19,7 +19,7 @@ _ROWS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The newest match of canonical addresses, up to row `n` of a slot."""
+    """The newest match of canonical addresses and whole domains, up to row `n` of a slot."""
 
     slot: int
     n: int
@@ -89,5 +89,5 @@ def _note(raw: bytes, newest: dict[str, datetime]) -> None:
             if not isinstance(part, Personal) or part.canonical is None or part.facts is None:
                 continue
             for one in part.facts.suppressions:
-                name = one.read_as or part.canonical
+                name = one.domain or one.read_as or part.canonical
                 newest[name] = max(at, newest.get(name, at))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.events import Decided, Recipient
-from smtpproxy.policy.model import RecipientFacts
+from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
 from smtpproxy.sinks.audit import erase as journal_erase
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.sinks.audit.findings import Kind
@@ -92,6 +92,20 @@ async def test_a_person_is_gone_and_the_rest_is_as_it_was(folder: Path, clock: C
         assert record.decided.decision.recipients[0].basis == "consent"
         assert (record.decided.subject, record.decided.facts) == (None, {})
     assert list(read(folder, recipient=JEANNE)) == []
+
+
+async def test_a_refusal_of_what_an_mta_may_take_for_theirs_names_them_no_more(
+    folder: Path, clock: Clock
+) -> None:
+    local, _, domain = JEANNE.partition("@")
+    routed = f"{local}%{domain}@localhost"
+    order = Suppression("all", Origin.MANUAL, clock.time, read_as=JEANNE)
+    log = journal(folder, clock)
+    await log.commit(decided(clock, routed, facts={routed: RecipientFacts((order,))}))
+    log.close()
+    assert pseudonymise(folder, JEANNE) == 1
+    assert "jeanne" not in text(folder)
+    sound(folder)
 
 
 async def test_of_a_message_to_several_only_their_part_goes(folder: Path, clock: Clock) -> None:
