@@ -23,6 +23,7 @@ Limit = Literal[
     "credential_message_rate",
     "credential_recipient_rate",
     "recipients",
+    "refused_recipients",
     "size",
     "header_size",
     "header_fields",

@@ -71,6 +71,8 @@ class ListenerSettings:
     max_connections: int = 10_000  # each worker takes its share
     max_connections_per_address: int = 1_000
     max_recipients: int = 1_000
+    max_refused_recipients: int = 1_000  # of one transaction, then 452
+    max_refused_per_connection: int = 10_000  # recipients in one session, then 421 to MAIL
     max_errors: int = 20  # refused commands in one session, then 421
     command_timeout: float = 300.0
     data_timeout: float = 1_800.0  # the whole of DATA

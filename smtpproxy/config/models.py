@@ -117,6 +117,8 @@ class Listener(Table):
     max_connections: Count = 10_000
     max_connections_per_address: Count = 1_000
     max_recipients: Count = 1_000
+    max_refused_recipients: Count = 1_000
+    max_refused_per_connection: Count = 10_000
     max_errors: Count = 20
     command_timeout: Duration = written("5m")
     data_timeout: Duration = written("30m")

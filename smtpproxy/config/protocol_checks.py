@@ -22,7 +22,7 @@ _EVERYWHERE = frozenset(
     }
 )
 _SMTP = frozenset(Listener.model_fields) - {"origin"}
-_ASKED = _EVERYWHERE | {"max_recipients", "origin", "login_trusted"}
+_ASKED = _EVERYWHERE | {"max_recipients", "max_refused_recipients", "origin", "login_trusted"}
 _MEANINGFUL = {"smtp": _SMTP, "lmtp": _SMTP, "milter": _ASKED, "policy": _ASKED}
 
 

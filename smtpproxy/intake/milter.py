@@ -253,7 +253,12 @@ class MilterSession(EventConnection):
         if message.refusal is not None and transaction.refuses_at_rcpt:
             self._answer(packets.reply_code(message.refusal))
             return
+        if message.refused >= self._settings.max_refused_recipients:
+            self._limited("refused_recipients")
+            self._answer(packets.reply_code(replies.TOO_MANY_REFUSED))
+            return
         refusal = await self._judge(transaction, rcpt.path)
+        message.refused += refusal is not None
         self._answer(packets.CONTINUE if refusal is None else packets.reply_code(refusal))
 
     async def _judge(self, transaction: AdvisedTransaction, path: str) -> Reply | None:

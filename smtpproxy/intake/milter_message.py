@@ -25,6 +25,7 @@ class MilterMessage:
         "_separator",
         "_text",
         "refusal",
+        "refused",
         "size",
         "transaction",
     )
@@ -40,6 +41,7 @@ class MilterMessage:
         """`leading_space`: values come with the space after the colon (HDR_LEADSPC)."""
         self.transaction = transaction
         self.refusal: Reply | None = None  # for the sender's sake
+        self.refused = 0  # recipients
         self.size = 2  # the empty line
         self._problem: ContentProblem | None = None
         self._separator = b":" if leading_space else b": "

@@ -36,6 +36,7 @@ class PolicySession(Connection):
         self._instance = ""  # the MTA's name for the message under way
         self._message: ConsultedTransaction | None = None
         self._asked: set[str] = set()  # its recipients that were not refused
+        self._refusals = 0  # how many of them were
 
     # asyncio.Protocol
 
@@ -126,13 +127,19 @@ class PolicySession(Connection):
         if message.permitted >= self._settings.max_recipients:
             self._limited("recipients")
             return _TOO_MANY
+        if self._refusals >= self._settings.max_refused_recipients:
+            self._limited("refused_recipients")
+            return replies.TOO_MANY_REFUSED
         try:
             recipient = self._path(request, "recipient")
         except PathError as error:
+            self._refusals += 1
             return replies.bad_recipient(error)
         refusal = await message.recipient(recipient)
         if refusal is None:
             self._asked.add(request.get("recipient"))
+        else:
+            self._refusals += 1
         return refusal
 
     async def _later(self, request: PolicyRequest) -> Reply | None:
@@ -198,7 +205,7 @@ class PolicySession(Connection):
         if self._message is not None:
             self._message.ended()
         self._message, self._instance = None, ""
-        self._asked = set()
+        self._asked, self._refusals = set(), 0
 
     def _answer(self, action: str) -> None:
         self._due = False

@@ -41,7 +41,7 @@ from smtpproxy.wire.events import (
 )
 from smtpproxy.wire.forwarding import XCLIENT, XCLIENT_WITHOUT_LOGIN, XFORWARD, XClient, XForward
 from smtpproxy.wire.server import ServerConnection
-from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS
+from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
 
 class SmtpSession(ClientStream):
@@ -54,6 +54,8 @@ class SmtpSession(ClientStream):
             header_limits=door.header_limits,
             bare_newline=door.server.bare_newline,
             max_recipients=door.listener.max_recipients,
+            max_refused=door.listener.max_refused_recipients,
+            max_refused_in_all=door.listener.max_refused_per_connection,
             extensions=door.extensions,
             require_tls=door.listener.require_tls,
             require_auth=door.listener.auth == "required",
@@ -277,6 +279,8 @@ class SmtpSession(ClientStream):
         self._write(answered.data)
         if answered is TOO_MANY_RECIPIENTS:
             self._limited("recipients")
+        elif answered is TOO_MANY_REFUSED:
+            self._limited("refused_recipients")
         if answered.error:
             self._errors += 1
             if self._errors >= self._settings.max_errors:

@@ -62,10 +62,10 @@ class Answered(Struct, frozen=True):
 
 
 class Broken(Struct, frozen=True):
-    """The framing cannot be trusted any more: send `data` and close the connection."""
+    """The session cannot go on: send `data` and close the connection."""
 
     data: bytes
-    cause: str  # bare_newline, line_too_long, pipelining
+    cause: str  # bare_newline, line_too_long, pipelining, errors
 
 
 Command = (

@@ -89,6 +89,8 @@ class ServerConnection(SessionState):
         header_limits: HeaderLimits = _HEADER_LIMITS,
         bare_newline: BareNewline = "reject",
         max_recipients: int = 1000,
+        max_refused: int = 1000,
+        max_refused_in_all: int = 10_000,
         extensions: Sequence[Extension] = BASE,
         require_tls: bool = False,
         require_auth: bool = False,
@@ -99,6 +101,8 @@ class ServerConnection(SessionState):
             extensions,
             size_limit=size_limit,
             max_recipients=max_recipients,
+            max_refused=max_refused,
+            max_refused_in_all=max_refused_in_all,
             require_tls=require_tls,
             require_auth=require_auth,
         )
@@ -172,6 +176,7 @@ class ServerConnection(SessionState):
         self._taken = end + 2
         if isinstance(event, Rcpt):
             self.recipients += 1
+            self.unanswered += 1
         elif isinstance(event, Answered):
             self._data_refused = line[:5].strip().upper() == b"DATA"
             return event
@@ -202,12 +207,16 @@ class ServerConnection(SessionState):
         command = self._pending.popleft()
         positive = reply.code < 400
         if isinstance(command, Rcpt):
-            self.recipients -= not positive
+            self.unanswered -= 1
+            if not positive:
+                self.recipients -= 1
+                self.refused += 1
+                self.refused_in_all += 1
         elif isinstance(command, Mail):
             if positive:
                 self.state = State.MAIL
                 self.smtputf8 = command.smtputf8
-                self.recipients = 0
+                self.recipients = self.refused = 0
         elif isinstance(command, Data):
             self._data_refused = reply.code != 354
             if reply.code == 354:

@@ -57,6 +57,8 @@ class SessionState:
         *,
         size_limit: int,
         max_recipients: int,
+        max_refused: int = 1_000,
+        max_refused_in_all: int = 10_000,
         require_tls: bool = False,
         require_auth: bool = False,
     ) -> None:
@@ -67,7 +69,12 @@ class SessionState:
         self.keywords = frozenset(extension.keyword for extension in extensions)
         self.size_limit = size_limit
         self.max_recipients = max_recipients
+        self.max_refused = max_refused  # recipients of one transaction
+        self.max_refused_in_all = max_refused_in_all
         self.recipients = 0  # of the transaction: accepted, or not answered yet
+        self.unanswered = 0  # of these
+        self.refused = 0  # of the transaction
+        self.refused_in_all = 0
         self.secure = False
         self.authenticated = False
         self._require_tls = require_tls

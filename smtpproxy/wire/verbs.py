@@ -49,6 +49,13 @@ _NO_RECIPIENTS_LMTP = Answered(Reply.of(503, "5.5.1", "no valid recipients").enc
 TOO_MANY_RECIPIENTS = Answered(
     Reply.of(452, "4.5.3", "too many recipients; send the rest later").encode()
 )
+TOO_MANY_REFUSED = Answered(
+    Reply.of(452, "4.5.3", "too many recipients were refused; send the rest later").encode()
+)
+_REFUSED_IN_ALL = Broken(
+    Reply.of(421, "4.7.0", "too many recipients were refused; closing the connection").encode(),
+    "errors",
+)
 _NOOP = Answered(Reply.of(250, "2.0.0", "OK").encode())
 _VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode())
 
@@ -56,6 +63,8 @@ _VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be
 def _rcpt(session: SessionState, argument: str) -> Command | Answered:
     if session.recipients >= session.max_recipients:
         return TOO_MANY_RECIPIENTS
+    if session.refused + session.unanswered >= session.max_refused:
+        return TOO_MANY_REFUSED  # in its turn, when all before it are answered
     return parse_rcpt(
         argument,
         extended=session.extended,
@@ -64,7 +73,9 @@ def _rcpt(session: SessionState, argument: str) -> Command | Answered:
     )
 
 
-def _mail(session: SessionState, argument: str) -> Command | Answered:
+def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
+    if session.refused_in_all >= session.max_refused_in_all:
+        return _REFUSED_IN_ALL
     if session.barred is not None:
         return Answered(session.barred, error=True)
     return parse_mail(

@@ -16,6 +16,8 @@ from tests.intake.conftest import Listen
 from tests.intake.listening import Client, Intake
 from tests.intake.test_proxy_protocol import version_2
 from tests.kit.messages import marketing
+from tests.kit.mta import mta
+from tests.kit.policy import policy_client
 from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import RelayProcess, listener
 from tests.kit.upstream import At, FakeUpstream, Reply
@@ -190,6 +192,70 @@ def test_a_private_session_is_that_clients_again(listen: Listen, stack: ExitStac
         assert client.say(marketing(), ".").startswith("250 ")
         told = [number for number, line in upstream.commands if line.startswith("XCLIENT")]
         assert len(set(told)) == 2
+
+
+# refused recipients
+
+STRANGER = "RCPT TO:<stranger{}@people.example>"
+OFFERS: dict[str, Any] = {"streams": ["offers"], "default_stream": "offers"}
+MANY_REFUSED = "452 4.5.3 too many recipients were refused; send the rest later"
+
+
+@pytest.mark.parametrize("together", [1, 7, 300])
+def test_recipients_who_are_refused_are_as_many_as_a_message_may_have(
+    listen: Listen, stack: ExitStack, upstream: FakeUpstream, together: int
+) -> None:
+    """What is over it is neither judged nor on record; who was accepted is mailed."""
+    intake = listen(max_refused_recipients=50, **OFFERS)
+    client = stack.enter_context(intake.client())
+    client.greet()
+    assert name_a_recipient(client) == TAKEN
+    asked = [STRANGER.format(n) for n in range(300)]
+    replies = []
+    for at in range(0, 300, together):
+        client.send(*asked[at : at + together])
+        replies += client.replies(len(asked[at : at + together]))
+    assert {reply.partition(" <")[0] for reply in replies[:50]} == {"550 5.7.1"}
+    assert replies[50:] == [MANY_REFUSED] * 250
+    assert sum(len(decided.recipients) for decided in intake.records.decided) == 50
+    assert limits(intake) == [(LOOPBACK, "refused_recipients")] * 250
+    assert client.say("DATA").startswith("354 ")
+    assert client.say(marketing(), ".").startswith("250 ")
+    assert client.say(BEFORE[0]).startswith("250 ")
+    assert client.say(asked[0]).startswith("550 "), "the next message has its own"
+
+
+def test_a_connection_that_is_there_to_be_refused(listen: Listen, stack: ExitStack) -> None:
+    intake = listen(max_refused_recipients=5, max_refused_per_connection=12, **OFFERS)
+    client = stack.enter_context(intake.client())
+    client.greet()
+    for _ in range(3):
+        assert client.say(BEFORE[0]).startswith("250 ")
+        client.send(*[STRANGER.format(n) for n in range(20)], "RSET")
+        assert client.replies(21)[-1].startswith("250 ")
+    closing = "421 4.7.0 too many recipients were refused; closing the connection"
+    assert client.say(BEFORE[0]) == closing
+    assert client.rest() == []
+    assert intake.wait_closed() == ["errors"]
+    assert sum(len(decided.recipients) for decided in intake.records.decided) == 15
+
+
+def test_recipients_that_an_mta_asks_about(listen: Listen) -> None:
+    milter = listen(protocol="milter", max_refused_recipients=3, **OFFERS)
+    with mta(milter.port) as peer:
+        peer.negotiate()
+        peer.connect()
+        for _ in range(2):
+            peer.mail(SENDER)
+            answers = [peer.rcpt(f"s{n}@people.example") for n in range(5)]
+            assert [answer.reply[:3] for answer in answers] == ["550"] * 3 + ["452"] * 2
+    policy = listen(protocol="policy", max_refused_recipients=3, **OFFERS)
+    with policy_client(policy.port) as client:
+        for _ in range(2):
+            client.mail()
+            answers = [client.rcpt(f"s{n}@people.example") for n in range(5)]
+            assert [answer[:3] for answer in answers] == ["550"] * 3 + ["452"] * 2
+    assert len(milter.records.decided) == len(policy.records.decided) == 6
 
 
 def test_who_watches_is_told(upstream: FakeUpstream, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ TESTS = {
     "message_rate": "test_messages_of_an_address",
     "[[credential]] message_rate": "test_messages_and_recipients_of_a_credential",
     "max_recipients": "test_recipients_of_a_message",
+    "max_refused_recipients": "test_recipients_who_are_refused_are_as_many_as_a_message_may_have",
+    "max_refused_per_connection": "test_a_connection_that_is_there_to_be_refused",
     "recipient_rate": "test_recipients_of_an_address",
     "[[credential]] recipient_rate": "test_messages_and_recipients_of_a_credential",
     "[upstream] max_connections_per_address": "test_it_cannot_hold_more_than_its_share",
