@@ -4,9 +4,13 @@ import io
 import json
 import logging
 import re
+import socket
 import sys
 import threading
+import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +295,6 @@ def test_the_client_still_hears_the_upstream_s_own_words(
 def test_whatever_a_client_says_no_address_is_in_the_log(
     hostile: tuple[RelayProcess, FakeUpstream], name: str
 ) -> None:
-    import socket
 
     relay, _ = hostile
     for said in (
@@ -309,3 +312,50 @@ def test_whatever_a_client_says_no_address_is_in_the_log(
                 pass
     wait_for(lambda: relay.ready(), "the relay")
     clean(relay.output)
+
+
+# I am on the machine, as another user, and look around.
+
+
+def test_no_secret_is_in_what_others_can_see(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    hidden = b64encode(b"what webhooks are signed with ..").decode()
+    secret = tmp_path / "crm.secret"
+    secret.write_text(f"whsec_{hidden}\n")
+    secret.chmod(0o600)
+    way_out = {"web": {"public_url": "http://127.0.0.1:1"}}
+    streams = [{"name": "offers", "class": "marketing", "purpose": "o", "unsubscribe": "add"}]
+    webhook = {"name": "crm", "url": "http://127.0.0.1:1/x", "secret_file": str(secret)}
+    token = {"name": "crm", "sha256": sha256(b"our token").hexdigest(), "may": ["changes"]}
+    config = {**way_out, "stream": streams, "webhook": [webhook], "token": [token]}
+    with FakeUpstream() as mta:
+        relay = RelayProcess(tmp_path_factory.mktemp("relay"), mta.address, config)
+        state = Path(relay.config["server"]["state_dir"])
+        state.rmdir()  # the relay makes its own
+        relay.start()
+        relay.must("suppress", "add", "jeanne@people.example", "--scope", "all")
+        files = [path for path in state.rglob("*") if path.is_file()]
+        open_to_others = [
+            path.relative_to(state)
+            for path in (state, *files)
+            if path.stat().st_mode & 0o077
+            and not (path.suffix in OF_THE_STORE and not state.stat().st_mode & 0o077)
+        ]
+        assert open_to_others == []
+        keys = [path.read_text().split() for path in state.glob("*.key")]
+        secrets = [hidden, *(word for words in keys for word in words if len(word) >= 40)]
+        assert len(secrets) >= 3
+        with urllib.request.urlopen(f"{relay.url}/metrics") as page:
+            seen = [relay.output, page.read().decode(), relay.must("check")]
+        seen += [
+            Path(f"/proc/{pid}/{name}").read_text()
+            for pid in relay.pids
+            for name in ("cmdline", "environ")
+        ]
+        relay.kill()
+    assert [word for word in secrets for text in seen if word in text] == []
+
+
+OF_THE_STORE = frozenset({".db", ".db-wal", ".db-shm"})
+"""SQLite makes these by the umask; nobody else may enter their folder."""
