@@ -1,0 +1,52 @@
+"""docs/threat-model.md: every test that it names is there, and what it calls open is so."""
+
+import re
+
+import pytest
+
+from tests.kit.relay import REPOSITORY
+
+DOCUMENT = (REPOSITORY / "docs" / "threat-model.md").read_text()
+STOPPED, _, OPEN = DOCUMENT.partition("\n## Known open\n")
+_TEST = re.compile(r"`((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?`")
+
+
+def named(text: str) -> list[tuple[str, str]]:
+    return sorted(set(_TEST.findall(text)))
+
+
+def expected_to_fail(source: str, test: str) -> bool:
+    """Whether a test has the mark, written out or by a name that stands for it."""
+    marks = re.search(rf"((?:^@.*\n(?:^[ )].*\n)*)*)^(?:async )?def {test}\(", source, re.MULTILINE)
+    if marks is None:
+        return False
+    names = re.findall(r"^(\w+) = pytest\.mark\.xfail", source, re.MULTILINE)
+    return "pytest.mark.xfail" in marks[1] or any(f"@{name}" in marks[1] for name in names)
+
+
+@pytest.mark.parametrize(("file", "test"), named(DOCUMENT))
+def test_every_test_that_is_named_is_there(file: str, test: str) -> None:
+    source = (REPOSITORY / "tests" / file).read_text()
+    assert not test or f"def {test}(" in source
+
+
+@pytest.mark.parametrize(("file", "test"), named(DOCUMENT))
+def test_open_is_what_is_expected_to_fail_and_nothing_else(file: str, test: str) -> None:
+    source = (REPOSITORY / "tests" / file).read_text()
+    if test:
+        assert expected_to_fail(source, test) is ((file, test) in named(OPEN))
+
+
+def test_every_threat_has_a_defence_or_is_said_to_be_open() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in STOPPED.partition("\n## Recipients")[2].splitlines()
+        if line.startswith("| ") and not line.startswith("| they try")
+    ]
+    assert len(rows) > 30
+    assert [row for row in rows if len(row) != 4 or not row[1]] == []
+    assert [row[0] for row in rows if not row[2] and not row[3]] == []
+
+
+def test_the_readme_leads_to_it() -> None:
+    assert "(docs/threat-model.md)" in (REPOSITORY / "README.md").read_text()
