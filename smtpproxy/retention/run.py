@@ -13,9 +13,9 @@ from smtpproxy.policy.periods import beginning
 from smtpproxy.retention import history
 from smtpproxy.retention.history import Kind
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import give_to_owner_of, segments
 from smtpproxy.sinks.audit.matches import matches
-from smtpproxy.sinks.audit.retire import retirable, retire
 from smtpproxy.store import open_mailings
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.retention import Limits, PurgedSuppressions, Removed
@@ -117,7 +117,7 @@ async def _remove(
     purged.removed["mailings"] = Kind(mailings)
     before = beginning(at, keep.audit)
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
-    purged.removed["audit"] = await asyncio.to_thread(_retire, audit, before, clock, dry_run)
+    purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
 
 
 async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) -> int:
@@ -147,11 +147,11 @@ def _unread(
         yield part.newest, {part.slot: part.n}
 
 
-def _retire(audit: Path, before: datetime, clock: Callable[[], datetime], dry_run: bool) -> Kind:
+def _expire(audit: Path, before: datetime, clock: Callable[[], datetime], dry_run: bool) -> Kind:
     begun = {file.name: file.begun for files in segments(audit).values() for file in files}
-    retired = retirable(audit, before) if dry_run else retire(audit, before, now=clock)
-    dates = [begun[name] for name in retired.files if name in begun]
-    return Kind(retired.lines, min(dates, default=None), max(dates, default=None))
+    expired = expirable(audit, before) if dry_run else expire(audit, before, now=clock)
+    dates = [begun[name] for name in expired.files if name in begun]
+    return Kind(expired.lines, min(dates, default=None), max(dates, default=None))
 
 
 def _kind(removed: Removed) -> Kind:

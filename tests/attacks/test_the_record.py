@@ -17,11 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from smtpproxy.sinks.audit import anchor_scheduler as journal_scheduler
 from smtpproxy.sinks.audit import anchors
-from smtpproxy.sinks.audit import tender as journal_tender
-from smtpproxy.sinks.audit.anchors import RetiredFile, RetiredRow, TrimmedRow
+from smtpproxy.sinks.audit.anchors import ExpiredFile, ExpiredRow, TrimmedRow
 from smtpproxy.sinks.audit.chain import Chain, Head, take_apart
 from smtpproxy.sinks.audit.erase import pseudonymise
+from smtpproxy.sinks.audit.expire import expire
 from smtpproxy.sinks.audit.findings import Kind, Report
 from smtpproxy.sinks.audit.lines import (
     BeginEntry,
@@ -32,7 +33,6 @@ from smtpproxy.sinks.audit.lines import (
     read_line,
 )
 from smtpproxy.sinks.audit.reader import find, read
-from smtpproxy.sinks.audit.retire import retire
 from smtpproxy.sinks.audit.seal import Seal, State, seal
 from smtpproxy.sinks.audit.verify import verify
 from smtpproxy.ulid import UlidFactory
@@ -342,8 +342,8 @@ def claim_retention(record: Record, before: datetime, slot: int = 0) -> list[str
     """Delete the first file of a slot and say that its time was over."""
     path = of(record.folder, slot)[0]
     last = take_apart(lines(path)[-1]).head
-    file = RetiredFile(path.name, slot, Head(0, "0" * 64), last)
-    add_anchor(record.folder, lambda at, heads: RetiredRow(at, heads, before, (file,)))
+    file = ExpiredFile(path.name, slot, Head(0, "0" * 64), last)
+    add_anchor(record.folder, lambda at, heads: ExpiredRow(at, heads, before, (file,)))
     path.unlink()
     return [path.name]
 
@@ -445,7 +445,7 @@ async def test_a_clock_that_is_set_back_by_a_little_is_nothing(tmp_path: Path) -
 async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, restart: bool
 ) -> None:
-    monkeypatch.setattr(journal_tender, "LOOK", 0.01)
+    monkeypatch.setattr(journal_scheduler, "LOOK", 0.01)
     clock, folder = Clock(), tmp_path / "audit"
     log, other = journal(folder, clock), journal(folder, clock, 1)
     for each in (log, other):
@@ -475,8 +475,8 @@ async def test_an_erasure_leaves_the_machine_without_any_mail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its entry is sealed by an anchor, which goes to the log, within a minute."""
-    monkeypatch.setattr(journal_tender, "LOOK", 0.01)
-    monkeypatch.setattr(journal_tender, "ANCHOR_SECONDS", 0.05)
+    monkeypatch.setattr(journal_scheduler, "LOOK", 0.01)
+    monkeypatch.setattr(journal_scheduler, "ANCHOR_SECONDS", 0.05)
     clock, folder = Clock(), tmp_path / "audit"
     log = journal(folder, clock)
     await log.commit(decided(clock, to=ANN))
@@ -528,7 +528,7 @@ def test_whatever_happens_to_an_honest_relay_its_record_is_sound(
                     clock.tick(seconds=40)
             if event == "kill":  # its last anchors are not taken, its last line is cut short
                 for log in logs:
-                    log._tender._timer = None
+                    log._anchor_scheduler._timer = None
             for log in logs:
                 log.close()
             if event == "disk":
@@ -539,7 +539,7 @@ def test_whatever_happens_to_an_honest_relay_its_record_is_sound(
             elif event == "erase":
                 pseudonymise(folder, ANN, now=clock.now)
             elif event == "expire":
-                retire(folder, clock.now() - timedelta(days=1), now=clock.now)
+                expire(folder, clock.now() - timedelta(days=1), now=clock.now)
             elif event == "tick":
                 clock.tick(days=1)
             workers += (event == "more") - (event == "fewer" and workers > 1)
@@ -564,7 +564,7 @@ def test_a_crash_between_the_entry_and_the_erasure_is_finished(
     report = verify(record.folder)
     assert faults(report) == []
     assert any("more are recorded, but still there" in note for note in notes(report, Kind.ERASED))
-    retire(record.folder, START, now=record.clock.now)
+    expire(record.folder, START, now=record.clock.now)
     report = verify(record.folder)
     assert faults(report) == []
     assert not any("still there" in note for note in notes(report, Kind.ERASED))

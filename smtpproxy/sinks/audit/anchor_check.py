@@ -10,8 +10,8 @@ from smtpproxy.sinks.audit.anchors import (
     Anchor,
     ErasedRow,
     ErasingRow,
-    RetiredFile,
-    RetiredRow,
+    ExpiredFile,
+    ExpiredRow,
     Row,
     TrimmedRow,
     read_anchor,
@@ -44,12 +44,12 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class RetiredClaim:
+class ExpiredClaim:
     """What an anchor says of a deleted file: all of it was older than `before`, if it is told."""
 
     anchor: int
     before: datetime | None
-    file: RetiredFile
+    file: ExpiredFile
 
 
 class AnchorCheck:
@@ -70,8 +70,8 @@ class AnchorCheck:
         self._broken: set[int] = set()  # lines that are not as they were written
         self._times = array("d")  # of each anchor there is, as `_digests`
         self._unfinished: dict[int, ErasingRow] = {}
-        self.retired: dict[int, list[RetiredFile]] = {}
-        self.claims: list[RetiredClaim] = []
+        self.expired: dict[int, list[ExpiredFile]] = {}
+        self.claims: list[ExpiredClaim] = []
         self.erased: dict[int, ErasedParts] = {}
         self.slots: set[int] = set()
         self.witness: Witness | None = None
@@ -110,10 +110,10 @@ class AnchorCheck:
         self._remember(sealed.head, anchor.row.at)
         self._compare_time(anchor.n, anchor.row)
         self.slots.update(int(slot) for slot in anchor.row.heads if slot.isdecimal())
-        if isinstance(anchor.row, RetiredRow):
+        if isinstance(anchor.row, ExpiredRow):
             for file in anchor.row.files:
-                self.retired.setdefault(file.slot, []).append(file)
-                self.claims.append(RetiredClaim(anchor.n, anchor.row.before, file))
+                self.expired.setdefault(file.slot, []).append(file)
+                self.claims.append(ExpiredClaim(anchor.n, anchor.row.before, file))
         elif isinstance(anchor.row, ErasingRow):
             self._unfinished[anchor.n] = anchor.row
         elif isinstance(anchor.row, ErasedRow):
@@ -135,9 +135,9 @@ class AnchorCheck:
             self._begins_well = True
             self._report.anchors += 1
             self._last_trimmed = row.last
-            for file in row.retired:
-                self.retired.setdefault(file.slot, []).append(file)
-                self.claims.append(RetiredClaim(self._head.n, None, file))
+            for file in row.expired:
+                self.expired.setdefault(file.slot, []).append(file)
+                self.claims.append(ExpiredClaim(self._head.n, None, file))
 
     def _compare_time(self, n: int, row: Row) -> None:
         """Anchors are in order of time, but where one says that the clock was set back."""
@@ -252,7 +252,7 @@ class AnchorCheck:
         claims = [claim for claim in self.claims if claim.anchor > sealed]
         if not claims:
             return
-        wrong: set[RetiredClaim] = set()
+        wrong: set[ExpiredClaim] = set()
         for anchor in self._sound():
             for claim in claims:
                 after = anchor.row.heads.get(str(claim.file.slot))

@@ -1,7 +1,7 @@
 """Retention of anchors: those that no file of the journal knows any more are deleted.
 
 What was deleted is written down first, within the chain that remains, together with what
-the deleted anchors said of retired files. `audit verify` takes a beginning that this row names
+the deleted anchors said of expired files. `audit verify` takes a beginning that this row names
 for what it is, and no other. No erasure is lost: it is younger than the file it is about.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
-from smtpproxy.sinks.audit.anchors import Anchor, RetiredFile, RetiredRow, TrimmedRow
+from smtpproxy.sinks.audit.anchors import Anchor, ExpiredFile, ExpiredRow, TrimmedRow
 from smtpproxy.sinks.audit.chain import Head, NotALine
 from smtpproxy.sinks.audit.files import ANCHORS, locked, segments
 from smtpproxy.sinks.audit.lines import BeginEntry, read_line
@@ -81,20 +81,20 @@ def _cut(path: Path, first: int | None) -> tuple[int, Head | None, int]:
     return cut, last, number + 1
 
 
-def _carried(path: Path, cut: int) -> tuple[RetiredFile, ...]:
+def _carried(path: Path, cut: int) -> tuple[ExpiredFile, ...]:
     """What the first lines say that still counts."""
-    retired: dict[int, RetiredFile] = {}
+    expired: dict[int, ExpiredFile] = {}
     beginning = next(iter(_read(path)), None)
     before = beginning.n - 1 if beginning is not None else 0
     for number, anchor in enumerate(_read(path)):
         row = None if anchor is None else anchor.row
         # Of what was trimmed before, the row may stand further on.
         if isinstance(row, TrimmedRow) and row.last.n == before:
-            retired = {file.slot: file for file in row.retired} | retired
-        elif number < cut and isinstance(row, RetiredRow):
+            expired = {file.slot: file for file in row.expired} | expired
+        elif number < cut and isinstance(row, ExpiredRow):
             for file in row.files:
-                retired[file.slot] = file
-    return tuple(retired.values())
+                expired[file.slot] = file
+    return tuple(expired.values())
 
 
 def _write_rest(path: Path, cut: int) -> None:

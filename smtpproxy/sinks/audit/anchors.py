@@ -37,7 +37,7 @@ class AnchorRow(Struct, frozen=True, omit_defaults=True, tag="anchor", tag_field
     set_back_from: datetime | None = None
 
 
-class RetiredFile(Struct, frozen=True):
+class ExpiredFile(Struct, frozen=True):
     """A file that was deleted since its time was over. `after` was the line before its first."""
 
     file: str
@@ -46,11 +46,11 @@ class RetiredFile(Struct, frozen=True):
     last: Head
 
 
-class RetiredRow(Struct, frozen=True, omit_defaults=True, tag="retired", tag_field="kind"):
+class ExpiredRow(Struct, frozen=True, omit_defaults=True, tag="expired", tag_field="kind"):
     at: datetime
     heads: Heads
     before: datetime
-    files: tuple[RetiredFile, ...]
+    files: tuple[ExpiredFile, ...]
     set_back_from: datetime | None = None
 
 
@@ -80,16 +80,16 @@ class ErasedRow(Struct, frozen=True, omit_defaults=True, tag="erased", tag_field
 
 
 class TrimmedRow(Struct, frozen=True, omit_defaults=True, tag="trimmed", tag_field="kind"):
-    """The anchors up to `last` were deleted. `retired` is the newest retired file of each slot."""
+    """The anchors up to `last` were deleted. `expired` is the newest expired file of each slot."""
 
     at: datetime
     heads: Heads
     last: Head
-    retired: tuple[RetiredFile, ...]
+    expired: tuple[ExpiredFile, ...]
     set_back_from: datetime | None = None
 
 
-Row = AnchorRow | RetiredRow | ErasingRow | ErasedRow | TrimmedRow
+Row = AnchorRow | ExpiredRow | ErasingRow | ErasedRow | TrimmedRow
 
 
 class Anchor(Struct, frozen=True):
@@ -132,12 +132,12 @@ def take(
         return _append(folder, file, now, row)
 
 
-def note_retired(
-    folder: Path, now: Callable[[], datetime], before: datetime, files: tuple[RetiredFile, ...]
+def note_expired(
+    folder: Path, now: Callable[[], datetime], before: datetime, files: tuple[ExpiredFile, ...]
 ) -> Anchor:
     """Write down which files are about to be deleted. Raises OSError."""
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
-        return _append(folder, file, now, lambda at, heads: RetiredRow(at, heads, before, files))
+        return _append(folder, file, now, lambda at, heads: ExpiredRow(at, heads, before, files))
 
 
 def note_erasing(
@@ -163,10 +163,10 @@ def note_trimmed(
     file: int,
     now: Callable[[], datetime],
     last: Head,
-    retired: tuple[RetiredFile, ...],
+    expired: tuple[ExpiredFile, ...],
 ) -> Anchor:
     """Write down, as the holder of the lock, which anchors are about to be deleted."""
-    return _append(folder, file, now, lambda at, heads: TrimmedRow(at, heads, last, retired))
+    return _append(folder, file, now, lambda at, heads: TrimmedRow(at, heads, last, expired))
 
 
 def unfinished(folder: Path) -> dict[int, ErasingRow]:

@@ -31,7 +31,7 @@ class Kind(StrEnum):
     UNPROVEN = "unproven"
     CLOCK = "clock"
     TORN = "torn"
-    RETIRED = "retired"
+    EXPIRED = "expired"
     ERASED = "erased"
 
     @property
@@ -39,7 +39,7 @@ class Kind(StrEnum):
         return self not in _NOTES
 
 
-_NOTES = (Kind.UNPROVEN, Kind.CLOCK, Kind.TORN, Kind.RETIRED, Kind.ERASED)
+_NOTES = (Kind.UNPROVEN, Kind.CLOCK, Kind.TORN, Kind.EXPIRED, Kind.ERASED)
 
 MEANING = {
     Kind.CHANGED: "Somebody edited the line, or the one before it, or the disk is failing.",
@@ -59,7 +59,7 @@ MEANING = {
     Kind.UNPROVEN: "It is as genuine as the machine that it is on: no anchor seals it yet.",
     Kind.CLOCK: "The relay noted it: the clock was set, or the upstream kept a decision waiting.",
     Kind.TORN: "The relay was killed, or the disk was full. Nothing that passed is lost.",
-    Kind.RETIRED: "Files older than the retention period were deleted, and that was recorded.",
+    Kind.EXPIRED: "Files older than the retention period were deleted, and that was recorded.",
     Kind.ERASED: "Personal data was erased, and that was recorded.",
 }
 

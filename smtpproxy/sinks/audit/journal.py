@@ -18,6 +18,7 @@ import structlog
 
 from smtpproxy.events import Decided, Relayed
 from smtpproxy.settings import AuditSettings
+from smtpproxy.sinks.audit.anchor_scheduler import AnchorScheduler
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.lines import (
     CLOCK_TOLERANCE,
@@ -28,7 +29,6 @@ from smtpproxy.sinks.audit.lines import (
     plain,
 )
 from smtpproxy.sinks.audit.segment import AuditUnavailable, SegmentWriter
-from smtpproxy.sinks.audit.tender import Tender
 
 __all__ = ["AuditUnavailable", "Journal"]
 
@@ -65,7 +65,7 @@ class Journal:
         self._unsynced: list[asyncio.Future[None]] = []
         self._syncing: asyncio.Task[None] | None = None
         self._earliest, self._newest = _MAX, _MIN  # between them a time is nothing new
-        self._tender = Tender(
+        self._anchor_scheduler = AnchorScheduler(
             folder, now, lambda: self._segment.head.n, self._anchored, self.rotate, self._passed
         )
 
@@ -103,7 +103,7 @@ class Journal:
 
     def close(self) -> None:
         self._flush()
-        self._tender.close()
+        self._anchor_scheduler.close()
         self._segment.close()
 
     def _write(self) -> None:
@@ -112,7 +112,7 @@ class Journal:
         if segment.name != self._name:
             self._name = segment.name
             self._set_bounds()
-            self._tender.file_begun()
+            self._anchor_scheduler.file_begun()
 
     def _flush(self) -> None:
         self._flush_timer = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck
 from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.chain_verifier import ChainVerifier
 from smtpproxy.sinks.audit.files import (
     ANCHORS,
     MAINTENANCE_LOCK,
@@ -17,7 +18,6 @@ from smtpproxy.sinks.audit.files import (
     segments,
 )
 from smtpproxy.sinks.audit.findings import Finding, Kind, Report
-from smtpproxy.sinks.audit.walk import Walk
 
 
 def verify(
@@ -50,10 +50,10 @@ def verify(
         for slot in sorted(anchors.slots | found.keys()):
             files = found.get(slot, [])
             chosen, first, last = of_period(files, since, until)
-            walk = Walk(slot, report, anchors, named, looked, now)
+            verifier = ChainVerifier(slot, report, anchors, named, looked, now)
             for segment in chosen:
-                walk.file(segment, whole=first)
-            walk.end(complete=last, written=is_written(folder, slot))
+                verifier.file(segment, whole=first)
+            verifier.end(complete=last, written=is_written(folder, slot))
         anchors.check_claims()
         anchors.catch_up()
         anchors.check_beginning()

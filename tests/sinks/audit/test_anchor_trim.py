@@ -11,9 +11,9 @@ from smtpproxy.sinks.audit import anchors as anchor_log
 from smtpproxy.sinks.audit.anchor_trim import trim
 from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.erase import pseudonymise
+from smtpproxy.sinks.audit.expire import expire
 from smtpproxy.sinks.audit.files import ANCHORS, locked
 from smtpproxy.sinks.audit.findings import Kind, Report
-from smtpproxy.sinks.audit.retire import retire
 from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import START, Clock, anchors, decided, journal, segments
 
@@ -54,19 +54,19 @@ def first_anchor(folder: Path) -> int:
 async def test_anchors_go_with_the_files_that_knew_them(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 6)
     before = anchors(folder)
-    retire(folder, START + 4 * DAY, now=clock.now)
+    expire(folder, START + 4 * DAY, now=clock.now)
     cut = trim(folder, now=clock.now, worth=1)
     assert cut > 0
     assert [a.head for a in anchors(folder)][: len(before) - cut] == [a.head for a in before[cut:]]
     assert anchors(folder)[0].row.at >= START + 3 * DAY
     notes = [finding.kind for finding in sound(folder).notes()]
-    assert notes == [Kind.RETIRED]
+    assert notes == [Kind.EXPIRED]
     await write_days(folder, clock, 2)
     sound(folder)
 
 
 async def test_trimming_again_and_again_carries_on_what_counts(folder: Path, clock: Clock) -> None:
-    """What was retired and erased long ago is still known for what it is."""
+    """What was expired and erased long ago is still known for what it is."""
     await write_days(folder, clock, 4)
     log = journal(folder, clock)
     await log.commit(decided(clock, "anna@people.example"))
@@ -75,13 +75,13 @@ async def test_trimming_again_and_again_carries_on_what_counts(folder: Path, clo
     await write_days(folder, clock, 3)
     trimmed = 0
     for days in (1, 2, 3):
-        retire(folder, START + days * DAY, now=clock.now)
+        expire(folder, START + days * DAY, now=clock.now)
         trimmed += trim(folder, now=clock.now, worth=1)
         report = sound(folder)
-        assert {finding.kind for finding in report.notes()} == {Kind.RETIRED, Kind.ERASED}
+        assert {finding.kind for finding in report.notes()} == {Kind.EXPIRED, Kind.ERASED}
         assert report.erased == 1
     assert first_anchor(folder) == trimmed + 1
-    retire(folder, START + 99 * DAY, now=clock.now)
+    expire(folder, START + 99 * DAY, now=clock.now)
     assert segments(folder) == []
     trim(folder, now=clock.now, worth=1)
     assert len(anchors(folder)) == 2, "the newest, and what says that the others went"
@@ -104,7 +104,7 @@ async def test_a_beginning_that_somebody_removed_is_another_matter(
 
 async def test_more_than_was_written_down_cannot_be_removed(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 6)
-    retire(folder, START + 2 * DAY, now=clock.now)
+    expire(folder, START + 2 * DAY, now=clock.now)
     trim(folder, now=clock.now, worth=1)
     path = folder / ANCHORS
     lines = path.read_bytes().splitlines(keepends=True)
@@ -114,7 +114,7 @@ async def test_more_than_was_written_down_cannot_be_removed(folder: Path, clock:
 
 async def test_a_record_of_trimming_cannot_be_invented(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 6)
-    retire(folder, START + 2 * DAY, now=clock.now)
+    expire(folder, START + 2 * DAY, now=clock.now)
     trim(folder, now=clock.now, worth=1)
     path = folder / ANCHORS
     first = anchors(folder)[0]
@@ -131,7 +131,7 @@ async def test_copies_of_anchors_that_went_are_no_fault(folder: Path, clock: Clo
     """The log collector has them all, and goes on to prove those that are left."""
     await write_days(folder, clock, 6)
     copies = [anchor.head for anchor in anchors(folder)]
-    retire(folder, START + 4 * DAY, now=clock.now)
+    expire(folder, START + 4 * DAY, now=clock.now)
     cut = trim(folder, now=clock.now, worth=1)
     assert list(verify(folder, kept=copies).faults()) == []
     for n in (cut, cut + 1):
@@ -149,9 +149,9 @@ async def test_a_crash_leaves_all_anchors_or_the_rest(
     log.close()
     pseudonymise(folder, "anna@people.example", now=clock.now)
     await write_days(folder, clock, 2)
-    retire(folder, START + 2 * DAY, now=clock.now)
+    expire(folder, START + 2 * DAY, now=clock.now)
     trim(folder, now=clock.now, worth=1)
-    retire(folder, START + 3 * DAY, now=clock.now)
+    expire(folder, START + 3 * DAY, now=clock.now)
 
     def crash(path: Path, target: Path) -> None:
         raise KeyboardInterrupt
@@ -170,7 +170,7 @@ async def test_who_waits_for_the_anchors_writes_into_the_new_file(
 ) -> None:
     """Another file takes the name while they wait: nothing may go to the one that is gone."""
     await write_days(folder, clock, 4)
-    retire(folder, START + 2 * DAY, now=clock.now)
+    expire(folder, START + 2 * DAY, now=clock.now)
     taken = []
 
     def wait_and_take() -> None:
@@ -190,7 +190,7 @@ async def test_who_waits_for_the_anchors_writes_into_the_new_file(
 async def test_little_is_not_worth_a_new_file(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 4)
     inode = (folder / ANCHORS).stat().st_ino
-    retire(folder, START + 2 * DAY, now=clock.now)
+    expire(folder, START + 2 * DAY, now=clock.now)
     assert (folder / ANCHORS).stat().st_ino == inode
     assert trim(folder, now=clock.now) == 0
     assert first_anchor(folder) == 1

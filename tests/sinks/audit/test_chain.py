@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from smtpproxy.events import Decided, Recipient
 from smtpproxy.policy.model import MessageFeatures, RecipientFacts, Suppression, Verdict
+from smtpproxy.sinks.audit import anchor_scheduler as journal_scheduler
 from smtpproxy.sinks.audit import anchors
-from smtpproxy.sinks.audit import tender as journal_tender
 from smtpproxy.sinks.audit.anchors import AnchorRow
 from smtpproxy.sinks.audit.findings import Kind, Report
 from smtpproxy.sinks.audit.journal import AuditUnavailable
@@ -325,8 +325,8 @@ async def test_two_relays_on_one_folder_do_not_fork_the_chain(folder: Path, cloc
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_tender, "LOOK", 0.02)
-    monkeypatch.setattr(journal_tender, "ANCHOR_SECONDS", 0.05)
+    monkeypatch.setattr(journal_scheduler, "LOOK", 0.02)
+    monkeypatch.setattr(journal_scheduler, "ANCHOR_SECONDS", 0.05)
 
 
 def why(folder: Path) -> list[str]:
@@ -361,8 +361,8 @@ async def test_anchors_are_taken_at_the_begin_while_there_is_news_and_at_the_end
 async def test_many_lines_are_a_cause_for_an_anchor(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_tender, "LOOK", 0.02)
-    monkeypatch.setattr(journal_tender, "ANCHOR_LINES", 5)
+    monkeypatch.setattr(journal_scheduler, "LOOK", 0.02)
+    monkeypatch.setattr(journal_scheduler, "ANCHOR_LINES", 5)
     log = journal(folder, clock)
     await log.commit(decided(clock))
     await until(lambda: why(folder) == ["begin"], "the first anchor")

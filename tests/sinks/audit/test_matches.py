@@ -7,8 +7,8 @@ import pytest
 
 from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
 from smtpproxy.sinks.audit.erase import pseudonymise
+from smtpproxy.sinks.audit.expire import expire
 from smtpproxy.sinks.audit.matches import Matches, matches
-from smtpproxy.sinks.audit.retire import retire
 from tests.kit.journal import START, Clock, decided, journal, segments
 
 ORDER = Suppression("all", Origin.COMPLAINT, START)
@@ -90,7 +90,7 @@ async def test_erasing_and_retention_do_not_move_the_place(folder: Path, clock: 
     _, upto = read(folder)
     await write(folder, clock, "eve!", "paul!", "anna!")
     pseudonymise(folder, "anna@people.example", now=clock.now)
-    retire(folder, START + timedelta(hours=2), now=clock.now)
+    expire(folder, START + timedelta(hours=2), now=clock.now)
     assert len(segments(folder)) == 1
     assert read(folder, upto)[0] == {"eve": 2, "paul": 3}
 

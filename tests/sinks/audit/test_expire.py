@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.sinks.audit.expire import Expired, expirable, expire
 from smtpproxy.sinks.audit.findings import Kind, Report
 from smtpproxy.sinks.audit.reader import read
-from smtpproxy.sinks.audit.retire import Retired, retirable, retire
 from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import START, Clock, decided, journal, segments
 
@@ -48,23 +48,23 @@ async def test_files_all_of_whose_lines_are_older_are_deleted(
     """The file of a day ends where the next day's begins."""
     await write_days(folder, clock, 5)
     before = START + timedelta(days=days)
-    promised = retirable(folder, before)
+    promised = expirable(folder, before)
     count = len(segments(folder))
-    retired = retire(folder, before, now=clock.now)
-    assert retired == promised
-    assert len(retired.files) == int(days)
-    assert (retired.lines, retired.octets > 0) == (4 * int(days), days >= 1)
+    expired = expire(folder, before, now=clock.now)
+    assert expired == promised
+    assert len(expired.files) == int(days)
+    assert (expired.lines, expired.octets > 0) == (4 * int(days), days >= 1)
     assert len(segments(folder)) == count - int(days)
     assert all(record.decided.at >= before - DAY for record in read(folder))
-    assert [finding.kind for finding in sound(folder).notes()] == [Kind.RETIRED] * (days >= 1)
-    assert retire(folder, before) == Retired()
+    assert [finding.kind for finding in sound(folder).notes()] == [Kind.EXPIRED] * (days >= 1)
+    assert expire(folder, before) == Expired()
 
 
 async def test_a_file_that_is_gone_without_record_is_another_matter(
     folder: Path, clock: Clock
 ) -> None:
     await write_days(folder, clock, 5)
-    retire(folder, START + 2 * DAY, now=clock.now)
+    expire(folder, START + 2 * DAY, now=clock.now)
     segments(folder)[0].unlink()
     (finding,) = verify(folder).faults()
     assert finding.kind is Kind.MISSING
@@ -73,12 +73,12 @@ async def test_a_file_that_is_gone_without_record_is_another_matter(
 
 async def test_a_record_of_retention_cannot_be_invented(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 3)
-    retire(folder, START + DAY, now=clock.now)
+    expire(folder, START + DAY, now=clock.now)
     path = folder / "anchors.ndjson"
     gone = segments(folder)[0]
     last = json.loads(gone.read_bytes().splitlines()[-1])
     text = path.read_text()
-    row = next(line for line in text.splitlines() if '"kind":"retired"' in line)
+    row = next(line for line in text.splitlines() if '"kind":"expired"' in line)
     old = json.loads(row)["entry"]["files"][0]["last"]
     forged = row.replace(f'"n":{old["n"]}', f'"n":{last["n"]}').replace(old["hash"], last["hash"])
     assert forged != row
@@ -92,19 +92,19 @@ async def test_the_last_file_of_a_worker_that_is_no_more_goes_too(
 ) -> None:
     await write_days(folder, clock, 1, worker=1)
     await write_days(folder, clock, 3, worker=0)
-    assert len(retire(folder, START + 2 * DAY, now=clock.now).files) == 2
+    assert len(expire(folder, START + 2 * DAY, now=clock.now).files) == 2
     assert {path.stem[-1] for path in segments(folder)} == {"0"}
     sound(folder)
 
 
 async def test_after_everything_went_the_chain_goes_on(folder: Path, clock: Clock) -> None:
     await write_days(folder, clock, 2)
-    retire(folder, START + 9 * DAY, now=clock.now)
+    expire(folder, START + 9 * DAY, now=clock.now)
     assert segments(folder) == []
     sound(folder)
     await write_days(folder, clock, 2)
     report = sound(folder)
-    assert [finding.kind for finding in report.notes()] == [Kind.RETIRED]
+    assert [finding.kind for finding in report.notes()] == [Kind.EXPIRED]
     first = json.loads(segments(folder)[0].read_bytes().splitlines()[0])
     assert first["n"] == 9
     segments(folder)[0].unlink()
@@ -114,9 +114,9 @@ async def test_after_everything_went_the_chain_goes_on(folder: Path, clock: Cloc
 async def test_what_is_being_written_stays(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     await log.commit(decided(clock))
-    assert retire(folder, START + 9 * DAY) == Retired()
+    assert expire(folder, START + 9 * DAY) == Expired()
     log.close()
-    assert len(retire(folder, START + 9 * DAY).files) == 1
+    assert len(expire(folder, START + 9 * DAY).files) == 1
 
 
 async def test_a_crash_before_the_files_went_is_made_good(
@@ -130,12 +130,12 @@ async def test_a_crash_before_the_files_went_is_made_good(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", crash)
         with pytest.raises(KeyboardInterrupt):
-            retire(folder, START + 2 * DAY, now=clock.now)
+            expire(folder, START + 2 * DAY, now=clock.now)
     sound(folder)
-    assert len(retire(folder, START + 2 * DAY, now=clock.now).files) == 2
+    assert len(expire(folder, START + 2 * DAY, now=clock.now).files) == 2
     sound(folder)
 
 
 def test_where_nothing_is_nothing_is_deleted(folder: Path) -> None:
-    assert retire(folder, START) == Retired() == retirable(folder, START)
+    assert expire(folder, START) == Expired() == expirable(folder, START)
     assert not folder.exists()

@@ -22,7 +22,7 @@ LOOK = 1.0
 log = structlog.get_logger()
 
 
-class Tender:
+class AnchorScheduler:
     """Takes anchors for one journal while it has a file open.
 
     `lines` tells how many lines the journal has by now; `anchored` is told of each anchor

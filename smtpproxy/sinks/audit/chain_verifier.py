@@ -49,7 +49,7 @@ class _Parts:
     left: int = 0
 
 
-class Walk:
+class ChainVerifier:
     """One slot. Call `file` for each file in order, then `end`.
 
     `looked` is told of octets; `named` gets what lines say of anchors and anchors do not.
@@ -215,12 +215,12 @@ class Walk:
 
     def _beginning(self, segment: Segment, after: After) -> None:
         """The first file there is goes on from an earlier one."""
-        retired = [file.last for file in self._anchors.retired.get(self._slot, ())]
-        gone = max((last.n for last in retired if last.n <= after.n), default=0)
+        expired = [file.last for file in self._anchors.expired.get(self._slot, ())]
+        gone = max((last.n for last in expired if last.n <= after.n), default=0)
         if gone:
             what = f"{_rows(1, gone)} before it are gone by retention"
-            self._add(Kind.RETIRED, segment.name, None, what, gone)
-        if Head(after.n, after.hash) not in retired:
+            self._add(Kind.EXPIRED, segment.name, None, what, gone)
+        if Head(after.n, after.hash) not in expired:
             first = gone + 1 if gone < after.n else 1
             self._gaps.append(_Gap(segment.name, 1, first, after.n, f", the last in {after.file}"))
 
@@ -257,8 +257,8 @@ class Walk:
                 self._add(Kind.REWRITTEN, name, number, what, head.n)
 
     def _compare_end(self) -> None:
-        retired = [file.last.n for file in self._anchors.retired.get(self._slot, ())]
-        end = max([self._n or 0, *retired])
+        expired = [file.last.n for file in self._anchors.expired.get(self._slot, ())]
+        end = max([self._n or 0, *expired])
         last: Seen | None = None
         while self._next is not None:
             last, self._next = self._next, next(self._seen, None)

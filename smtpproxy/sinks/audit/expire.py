@@ -12,7 +12,7 @@ from pathlib import Path
 
 from smtpproxy.sinks.audit import anchor_trim, anchors, erase
 from smtpproxy.sinks.audit import files as journal_files
-from smtpproxy.sinks.audit.anchors import RetiredFile
+from smtpproxy.sinks.audit.anchors import ExpiredFile
 from smtpproxy.sinks.audit.chain import START, Head, NotALine, head_of
 from smtpproxy.sinks.audit.files import (
     Segment,
@@ -26,7 +26,7 @@ from smtpproxy.sinks.audit.lines import BeginEntry, read_line, time_of
 
 
 @dataclass(frozen=True, slots=True)
-class Retired:
+class Expired:
     """What was deleted, or would be."""
 
     files: tuple[str, ...] = ()
@@ -34,28 +34,28 @@ class Retired:
     octets: int = 0
 
 
-def retirable(folder: Path, before: datetime) -> Retired:
-    """Return what `retire` would delete now."""
+def expirable(folder: Path, before: datetime) -> Expired:
+    """Return what `expire` would delete now."""
     return _summary([(segment, _span(segment)) for segment in _outlived(folder, before)])
 
 
-def retire(folder: Path, before: datetime, *, now: Callable[[], datetime] = utc_now) -> Retired:
+def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = utc_now) -> Expired:
     """Delete the files all of whose lines are older than `before`.
 
     Never one that is being written. Raises OSError; then what was not deleted is still
     there, and the next call deletes it.
     """
     if not folder.is_dir():
-        return Retired()
+        return Expired()
     with locked(folder / journal_files.MAINTENANCE_LOCK):
         erase.finish(folder, now)
         chosen = [(segment, _span(segment)) for segment in _outlived(folder, before)]
         if chosen:
             files = tuple(
-                RetiredFile(segment.name, segment.slot, after, last)
+                ExpiredFile(segment.name, segment.slot, after, last)
                 for segment, (after, last) in chosen
             )
-            anchors.note_retired(folder, now, before, files)
+            anchors.note_expired(folder, now, before, files)
         summary = _summary(chosen)
         for segment, _ in chosen:
             segment.path.unlink()
@@ -94,8 +94,8 @@ def _span(segment: Segment) -> tuple[Head, Head]:
     return after, last or after
 
 
-def _summary(chosen: list[tuple[Segment, tuple[Head, Head]]]) -> Retired:
-    return Retired(
+def _summary(chosen: list[tuple[Segment, tuple[Head, Head]]]) -> Expired:
+    return Expired(
         tuple(segment.name for segment, _ in chosen),
         sum(last.n - after.n for _, (after, last) in chosen),
         sum(segment.path.stat().st_size for segment, _ in chosen),
