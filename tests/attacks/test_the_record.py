@@ -338,12 +338,15 @@ def test_what_was_collected_shows_it(record: Record, deed: Callable[[Record], No
     assert record.verified().wrong
 
 
-def claim_retention(record: Record, before: datetime, slot: int = 0) -> list[str]:
-    """Delete the first file of a slot and say that its time was over."""
-    path = of(record.folder, slot)[0]
+def claim_retention(record: Record, before: datetime, slot: int = 0, file: int = 0) -> list[str]:
+    """Delete a file of a slot, the first one, and say that its time was over."""
+    path = of(record.folder, slot)[file]
     last = take_apart(lines(path)[-1]).head
-    file = ExpiredFile(path.name, slot, Head(0, "0" * 64), last)
-    add_anchor(record.folder, lambda at, heads: ExpiredRow(at, heads, before, (file,)))
+    first = read_line(lines(path)[0]).entry
+    assert isinstance(first, BeginEntry)
+    after = Head(0, "0" * 64) if first.after is None else Head(first.after.n, first.after.hash)
+    claimed = ExpiredFile(path.name, slot, after, last)
+    add_anchor(record.folder, lambda at, heads: ExpiredRow(at, heads, before, (claimed,)))
     path.unlink()
     return [path.name]
 
@@ -351,6 +354,19 @@ def claim_retention(record: Record, before: datetime, slot: int = 0) -> list[str
 def test_i_claim_retention_for_rows_that_were_not_there_yet(record: Record) -> None:
     """What is said to be older than noon of day 1 was seen later by nobody's anchor."""
     claim_retention(record, START + timedelta(minutes=1))
+    assert Kind.MISSING in faults(record.verified())
+
+
+def test_i_claim_retention_for_what_came_last(record: Record) -> None:
+    """Retention takes the oldest first."""
+    claim_retention(record, record.clock.now(), file=-1)
+    assert Kind.CUT in faults(record.verified())
+    record.collect()
+    assert Kind.CUT in faults(record.verified())
+
+
+def test_i_claim_retention_for_what_stands_in_between(record: Record) -> None:
+    claim_retention(record, record.clock.now(), file=1)
     assert Kind.MISSING in faults(record.verified())
 
 

@@ -257,8 +257,10 @@ class ChainVerifier:
                 self._add(Kind.REWRITTEN, name, number, what, head.n)
 
     def _compare_end(self) -> None:
-        expired = [file.last.n for file in self._anchors.expired.get(self._slot, ())]
-        end = max([self._n or 0, *expired])
+        end = self._n
+        if end is None:  # retention takes the oldest rows first, and the last only with all
+            expired = self._anchors.expired.get(self._slot, ())
+            end = max((file.last.n for file in expired), default=0)
         last: Seen | None = None
         while self._next is not None:
             last, self._next = self._next, next(self._seen, None)
