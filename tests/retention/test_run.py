@@ -110,7 +110,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
     assert sum(removed.rows for removed in again.removed.values()) == 0
     report = verify(audit(settings))
     assert list(report.faults()) == []
-    assert [note.kind for note in report.notes()] == [Found.RETIRED]
+    assert [note.kind for note in report.notes()] == [Found.EXPIRED]
 
 
 async def test_who_was_matched_in_recorded_mail_is_renewed_even_if_the_record_goes(
