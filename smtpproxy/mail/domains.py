@@ -1,5 +1,6 @@
 """Organisational domains, by the public suffix list (RFC 9989 section 3.2, formerly RFC 7489)."""
 
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -16,11 +17,14 @@ def organisational_domain(domain: str) -> str:
     return _suffixes().privatesuffix(domain) or domain
 
 
-def aligned(one: str, other: str, *, strict: bool = False) -> bool:
-    """Whether two domains are one (`strict`), or of one organisation (DMARC alignment)."""
-    if one == other:
-        return True
-    return not strict and organisational_domain(one) == organisational_domain(other)
+def all_aligned(domains: Iterable[str], others: Collection[str], *, strict: bool = False) -> bool:
+    """Whether each of the domains is among the others (`strict`), or of the organisation of one
+    of them (DMARC alignment). Linear in how many there are."""
+    left = set(domains).difference(others)
+    if strict or not left:
+        return not left
+    organisations = set(map(organisational_domain, others))
+    return all(organisational_domain(each) in organisations for each in left)
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ _PREFIX = re.compile(
     r"\s*((?:re|aw|antw|sv|rif|fw|fwd|wg|tr|rv|doorst)(?:\s?[\[(]\d{1,3}[\])])?)\s?:",
     re.IGNORECASE,
 )
-_DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]+)\s*(?:;|\Z)")
+_DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")
 _MOST_SIGNATURES = 20
 _LONGEST_FIELD = 4_096  # octets
 _NOTHING = CloserLook()

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from socket import SHUT_WR
 from time import process_time
 from typing import Any
@@ -13,17 +14,23 @@ from smtpproxy.intake import smtp
 from smtpproxy.intake.connection import AT_ONCE
 from smtpproxy.intake.milter import MilterSession
 from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.mail import domains
 from smtpproxy.mail.dkim.body import BodyHash
+from smtpproxy.mail.dkim.field import _listed, signed_names, unsigned_field
 from smtpproxy.mail.dkim.header import SIGNED, to_sign
+from smtpproxy.mail.domains import all_aligned
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import ShownText, shown_text
 from smtpproxy.pipeline import closer
 from smtpproxy.policy.bulk_signs import bulk_markers
+from smtpproxy.policy.closer import look_closer
 from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.fingerprint import fingerprint
+from smtpproxy.policy.model import Alignment, MessageFeatures, Stream, StreamClass
 from smtpproxy.policy.ways_out import speaks_of_a_way_out
+from smtpproxy.relay.dkim.keyring import Keyring
 from smtpproxy.wire.commands import Hello, Mail, Rcpt
 from smtpproxy.wire.content import ContentReader
 from smtpproxy.wire.events import NEED_DATA
@@ -164,6 +171,53 @@ def test_chunks_of_one_octet() -> None:
                 engine.answer(accept(event))
 
     assert times(read, b"BDAT 1\r\nx", 100_000) < 2 * FOUR
+
+
+# what is remembered from one message to the next
+
+
+def test_names_that_are_remembered_are_no_longer_than_names_are() -> None:
+    senders = senders_of(b"DKIM-Signature: d=" + b"a" * 100_000 + b"; s=b\r\n")
+    assert senders == ("b.example",)
+    assert senders_of(b"DKIM-Signature: d=" + b"a" * 255 + b"; s=b\r\n")[1:] == ("a" * 255,)
+
+
+def senders_of(field: bytes) -> tuple[str, ...]:
+    stream = Stream("offers", StreamClass.MARKETING, alignment=Alignment.RELAXED)
+    headers = HeaderBlock(b"From: a@b.example\r\n" + field + b"\r\n")
+    found = look_closer(stream, MessageFeatures(), headers, "a@b.example", None)
+    assert found.closer is not None
+    return found.closer.senders
+
+
+def test_which_keys_sign_for_thousands_of_domains_is_not_remembered() -> None:
+    keyring = Keyring({})
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    many = tuple(f"{n}.example" for n in range(1_000))
+    assert keyring.in_force(many, "offers", now) == ()
+    assert keyring.in_force(("a.example",) * 1_000, "offers", now) == ()
+    assert sum(len(str(key)) for key in keyring._remembered) < 100
+
+
+def test_which_fields_are_signed_is_remembered_where_there_are_few() -> None:
+    before = _listed.cache_info().currsize
+    names = (b"subject",) * 900
+    field = unsigned_field("rsa-sha256", "a.example", "s", 0, names, b"x")
+    assert signed_names(field + b"eA==\r\n") == {b"subject"}
+    assert _listed.cache_info().currsize == before
+
+
+def test_from_domains_by_thousands_are_each_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def organisation(domain: str) -> str:
+        asked.append(domain)
+        return "one.example"
+
+    monkeypatch.setattr(domains, "organisational_domain", organisation)
+    ours = [f"{n}.a.example" for n in range(1_000)]
+    assert all_aligned(ours, [f"{n}.b.example" for n in range(20)])
+    assert len(asked) == 1_020
 
 
 # others have their turn

@@ -16,6 +16,7 @@ ALGORITHMS = (b"rsa-sha256", b"ed25519-sha256")
 """RFC 8301 section 3.1: never SHA-1."""
 
 _LINE = 74  # octets, with the tab that continues a field
+_USUAL = 64  # signed names: what has more is not remembered
 _CLOCKS_APART = 3600.0  # seconds; a signature a little from the future is no forgery
 
 
@@ -118,7 +119,7 @@ def unsigned_field(
             domain.encode(),
             selector.encode(),
             at,
-            _listed(tuple(names)),
+            _listed(tuple(names)) if len(names) <= _USUAL else _folded(names),
             b64encode(body_hash),
         )
     )
@@ -134,7 +135,12 @@ def signed_field(unsigned: bytes, signature: bytes) -> bytes:
 
 @lru_cache(maxsize=256)
 def _listed(names: tuple[bytes, ...]) -> bytes:
-    """The names with colons between them, folded; apps write the same fields again and again."""
+    """Apps write the same fields again and again."""
+    return _folded(names)
+
+
+def _folded(names: Sequence[bytes]) -> bytes:
+    """The names with colons between them, folded."""
     lines, line = [], b""
     for name in names:
         joined = line + b":" + name if line else name

@@ -3,7 +3,7 @@
 Each rule holds only where the stream asks for it: then `features.closer` is there.
 """
 
-from smtpproxy.mail.domains import aligned
+from smtpproxy.mail.domains import all_aligned
 from smtpproxy.policy.model import (
     Alignment,
     MessageFeatures,
@@ -32,10 +32,7 @@ def alignment(case: MessageCase) -> Verdict | None:
         return None
     senders = () if features.closer is None else features.closer.senders
     strict = mode is Alignment.STRICT
-    for domain in features.from_domains:
-        if not any(aligned(domain, sender, strict=strict) for sender in senders):
-            return _MISALIGNED
-    return None
+    return None if all_aligned(features.from_domains, senders, strict=strict) else _MISALIGNED
 
 
 def body_optout(case: MessageCase) -> Verdict | None:

@@ -26,7 +26,7 @@ class Keyring:
 
     def __init__(self, keys: Mapping[DkimSettings, SigningKey]) -> None:
         self._keys = keys
-        self._remembered: dict[tuple[tuple[str, ...], str], tuple[RingKey, ...]] = {}
+        self._remembered: dict[tuple[str, str], tuple[RingKey, ...]] = {}
         self._until = _EARLIEST
 
     @classmethod
@@ -41,14 +41,17 @@ class Keyring:
 
         RSA comes first: every verifier knows it, and some look at one field only.
         """
+        if len(set(from_domains)) != 1:  # of which there may be thousands: not to be remembered
+            return ()
+        domain = from_domains[0]
         if now >= self._until or len(self._remembered) >= _REMEMBERED:
             self._remembered.clear()
             dates = [since(each) for each in self._keys]
             self._until = min((date for date in dates if date > now), default=_LATEST)
-        known = self._remembered.get((from_domains, stream))
+        known = self._remembered.get((domain, stream))
         if known is None:
             fit = fitting(self._keys, from_domains, stream, now)
-            known = self._remembered[from_domains, stream] = self._newest(fit)
+            known = self._remembered[domain, stream] = self._newest(fit)
         return known
 
     def _newest(self, fit: Sequence[DkimSettings]) -> tuple[RingKey, ...]:

@@ -28,6 +28,7 @@ MOST = 8
 
 _ON_LOOP = 64 * 1024  # octets of a body
 _MANY_NAMES = 2048
+_MOST_RECORDS = 8  # of one name that are looked at: an honest one has a single key
 
 Texts = Callable[[str], Awaitable[Answer]]
 """Gives the TXT records of a name; raises DnsFailure."""
@@ -122,7 +123,7 @@ def _by_records(
 ) -> tuple[SignatureState, str]:
     """Judge by the first record that is a key: RFC 6376 6.1.2 leaves several undefined."""
     said = "there is no key in the DNS"
-    for text in records:
+    for text in records[:_MOST_RECORDS]:
         try:
             record = read_record(text)
             if f"{record.key_type}-sha256".encode() != signature.algorithm:
