@@ -10,11 +10,13 @@ from pathlib import Path
 import dkim
 import pytest
 
+from smtpproxy.mail.dkim.record import KeyRecord
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding
 from smtpproxy.relay.content import Body
+from smtpproxy.relay.dkim import verifying
 from smtpproxy.relay.dkim.verifying import MOST, Verifier
-from smtpproxy.resolver import Resolver
+from smtpproxy.resolver import Answer, Resolver
 from smtpproxy.settings import DnsSettings, TcpAddress
 from tests.kit.dkim import KeyFile, signed
 from tests.kit.dns import NameServer
@@ -22,6 +24,7 @@ from tests.kit.messages import marketing
 from tests.kit.ports import LOOPBACK
 
 WANTED = ["from", "subject", "list-unsubscribe", "list-unsubscribe-post"]
+NO_KEY = KeyRecord("rsa", b"")
 BOTH = (b"list-unsubscribe", b"list-unsubscribe-post")
 
 
@@ -168,6 +171,25 @@ async def test_a_short_key_is_worth_nothing(dns: NameServer, short: tuple[bytes,
     field = dkim.sign(message, b"short", b"shop.example", pem, include_headers=names)
     (found,) = await _found(dns, field + message)
     assert (found.state, found.detail) == ("unusable", "its key has only 768 bits")
+
+
+async def test_keys_by_thousands_are_not_all_looked_at(
+    key: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The DNS of a domain says what the attacker likes."""
+    read: list[bytes] = []
+    monkeypatch.setattr(verifying, "read_record", lambda text: read.append(text) or NO_KEY)
+    answer = Answer(texts=(b"v=DKIM1; p=AAAA",) * 5_000)
+
+    async def texts(name: str) -> Answer:
+        return answer
+
+    head, empty, _ = signed(marketing(), key, WANTED).partition(b"\r\n\r\n")
+    with ThreadPoolExecutor(1) as threads:
+        verifier = Verifier(texts, threads, time.time)
+        (found,) = await verifier.check(HeaderBlock(head + empty), None, BOTH)
+    assert found.state == "unusable"
+    assert len(read) == 8
 
 
 async def test_hostile_signatures_cost_little(dns: NameServer) -> None:
