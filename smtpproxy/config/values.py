@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import idna
 
 from smtpproxy.mail.address import canonical
+from smtpproxy.mail.entry import entered
 from smtpproxy.mail.shown import folded
 from smtpproxy.policy.frequency import Cap, parse_cap
 from smtpproxy.policy.periods import Period, Unit, at_least_years
@@ -259,7 +260,7 @@ def sender(value: object) -> str:
     if value.startswith("@"):
         return "@" + hostname(value[1:])
     try:
-        return canonical(value)
+        return entered(value)
     except ValueError as error:
         raise ValueError(f"{shown(value)} is not {right}: {error}") from None
 

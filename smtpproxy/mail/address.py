@@ -17,6 +17,8 @@ _ROUTED = re.compile(r"[%!@]")  # in a local part, an MTA may see a route
 _OBSCURED = re.compile(r'[\x00-\x20\x7f"(),:;<>\[\\\]]')  # what else takes an address apart
 _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 
+_UUCP = ".uucp"  # no domain: what is before it is a host of bang paths
+
 MOST_READINGS = 16
 """So many other addresses may one address be read as."""
 
@@ -85,15 +87,15 @@ def compose(local: str, domain: str) -> str:
     """
     if _CONTROL.search(local):
         raise AddressError("the local part holds a control character")
-    local = _folded(local)
+    local, domain = _folded(local), _canonical_domain(domain)
     if _ROUTED.search(local):
         if _OBSCURED.search(local):
             raise AmbiguousAddress(
                 "the local part holds %, ! or @ beside a space or one of"
                 ' "(),:;<>[\\], which no two MTAs read alike: write the address without them'
             )
-        _read_on(local)
-    return f"{_quoted(local)}@{_canonical_domain(domain)}"
+        _read_on(local, domain)
+    return f"{_quoted(local)}@{domain}"
 
 
 def readings(canonical_address: str) -> tuple[str, ...]:
@@ -102,14 +104,19 @@ def readings(canonical_address: str) -> tuple[str, ...]:
     An MTA that a domain is local to looks for a route in the local part: Postfix and Sendmail
     deliver `user%example.com@localhost`, `example.com!user@localhost` and
     `"user@example.com"@localhost` to `user@example.com` (Postfix: allow_percent_hack,
-    swap_bangpath, resolve_dequoted_address). Which domains those are is not known here, so any
-    may be one. At most `MOST_READINGS`; a reading may only refuse, never allow.
+    swap_bangpath, resolve_dequoted_address). Sendmail takes `user@example.com.uucp` for one of
+    them. Which domains are local is not known here, so any may be. At most `MOST_READINGS`; a
+    reading may only refuse, never allow.
     """
     if not (
-        "%" in canonical_address or "!" in canonical_address or canonical_address.startswith('"')
+        "%" in canonical_address
+        or "!" in canonical_address
+        or canonical_address.startswith('"')
+        or canonical_address.endswith(_UUCP)
     ):
         return ()
-    return _read_on(_unquoted(canonical_address.rpartition("@")[0]))
+    local, _, domain = canonical_address.rpartition("@")
+    return _read_on(_unquoted(local), domain)
 
 
 def whole_domain(text: str) -> str | None:
@@ -145,16 +152,20 @@ def domains_over(name: str) -> tuple[str, ...]:
     return tuple(over)
 
 
-def _read_on(local: str) -> tuple[str, ...]:
-    """Return the readings of an unquoted local part, by any order of its routes."""
+def _read_on(local: str, domain: str) -> tuple[str, ...]:
+    """Return the readings of an unquoted local part at a domain, by any order of its routes."""
     found: dict[str, None] = {}
+    if domain.endswith(_UUCP):
+        found[f"{_quoted(local)}@{domain.removesuffix(_UUCP)}"] = None
     rests = [local]
     for rest in rests:  # it grows meanwhile
-        for user, domain in _routes(rest):
+        for user, host in _routes(rest):
             if user not in rests:
                 rests.append(user)
             try:
-                found[f"{_quoted(_folded(user))}@{_canonical_domain(domain)}"] = None
+                there = _canonical_domain(host)
+                for one in (there, there.removesuffix(_UUCP)):
+                    found[f"{_quoted(_folded(user))}@{one}"] = None
             except AddressError:
                 continue  # nothing delivers there; what is left may hold another route
         if len(found) > MOST_READINGS or len(rests) > 4 * MOST_READINGS:

@@ -16,11 +16,12 @@ _SIMPLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,253}@[A-Za-z0-9.-]*[A-Za-z0
 _MAILTO = re.compile(r"mailto:([^?]*)(?:\?.*)?", re.IGNORECASE | re.DOTALL)
 _PAIRS = {'"': '"', "'": "'", "<": ">", "\N{LEFT DOUBLE QUOTATION MARK}": "\u201d", "«": "»"}
 # Unseen, though Unicode does not count them among the format characters or spaces: joiners,
-# Hangul and Khmer fillers, variation selectors, the empty Braille cell.
+# fillers, variation selectors, what is kept for more of these, and the empty Braille cell.
 _UNSEEN = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
-_UNSEEN_KINDS = frozenset({"Cc", "Cf", "Cn", "Co", "Zl", "Zp", "Zs"})
+_UNSEEN_KINDS = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _PATTERNS = (
     "@example.com suppresses everybody at a domain, *.example.com everybody at it and its"
     " subdomains; other patterns are written out, one address each"
@@ -118,9 +119,12 @@ def _is_unseen(character: str) -> bool:
 
 
 def _is_plain(character: str) -> bool:
-    """Whether it is no other form of a character, such as a full-width one (RFC 8264 9.17)."""
-    normalized = unicodedata.normalize("NFC", character)
-    return unicodedata.normalize("NFKC", character) == normalized
+    """Whether it is no wide, small or other typographic form of a character (UAX 44, 5.7.3).
+
+    What Unicode calls `<compat>` are letters of living scripts too, in Thai and Armenian.
+    """
+    form = unicodedata.decomposition(character)
+    return not form.startswith("<") or form.startswith("<compat>")
 
 
 def _named(character: str) -> str:

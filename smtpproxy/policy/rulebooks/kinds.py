@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime, time
 from difflib import get_close_matches
 from typing import Any, Protocol
 
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.entry import entered
 from smtpproxy.policy.periods import Period, Unit
 
 Fault = Callable[[str], None]
@@ -213,7 +214,7 @@ def domain(item: str) -> str | None:
 def _as_compared(item: str, address: str, part: str) -> str | None:
     """What addresses are compared with must be written as addresses are compared."""
     try:
-        right = canonical(address)
+        right = entered(address)
     except AddressError as error:
         return f"{shown(item)} is no {part}: {error}"
     if right == address:
