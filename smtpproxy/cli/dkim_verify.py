@@ -86,7 +86,7 @@ def signatures(
 
     async def found() -> tuple[SignatureFinding, ...]:
         with ThreadPoolExecutor(1) as threads:
-            verifier = Verifier(_texts(settings, None), threads, time.time)
+            verifier = Verifier(texts(settings, None), threads, time.time)
             return await verifier.check(headers, body, UNSUBSCRIBE)
 
     return replace(features, signatures=asyncio.run(found()))
@@ -98,7 +98,7 @@ async def _check(
     key = NAME.lower().encode()
     fields = headers.raw_fields((key,)).get(key, [])
     with ThreadPoolExecutor(1) as threads:
-        verifier = Verifier(_texts(settings, records), threads, time.time)
+        verifier = Verifier(texts(settings, records), threads, time.time)
         found = await verifier.check(headers, body, until_valid=False)
     return [_checked(each, field) for each, field in zip(found, fields, strict=False)]
 
@@ -108,7 +108,7 @@ def _checked(found: SignatureFinding, field: bytes) -> Checked:
     return Checked(found.domain, found.selector, found.state, found.detail, covers)
 
 
-def _texts(settings: Settings, records: Mapping[str, bytes] | None) -> Texts:
+def texts(settings: Settings, records: Mapping[str, bytes] | None) -> Texts:
     if records is not None:
 
         async def given(name: str) -> Answer:

@@ -36,6 +36,7 @@ from smtpproxy.policy.features import read_features
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
     NO_FACTS,
+    Alignment,
     Facts,
     MessageFeatures,
     Stream,
@@ -103,6 +104,7 @@ def command(
         raw = message.read()
         question = _question(settings, raw, mail_from, rcpt, stream, listener)
         if at is None:  # what the DNS said then is not known
+            question = _with_organisations(settings, question)
             question = _with_signatures(settings, raw, question)
         facts = _facts(settings, question, at)
         explanation = explain(question, facts, settings.rulebooks, at or now(), lang)
@@ -158,6 +160,20 @@ def _content_refusal(settings: Settings, raw: bytes) -> Reply | None:
 
 def _undeclared(settings: Settings) -> Stream:
     return settings.streams[DEFAULT_STREAM.name]
+
+
+def _with_organisations(settings: Settings, question: Question) -> Question:
+    """Ask the DNS about the organisations of domains where the relay would."""
+    choice, features = question.choice, question.features
+    stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+    if isinstance(stream, Verdict) or stream.alignment is not Alignment.RELAXED:
+        return question
+    from smtpproxy.cli.dkim_verify import texts
+    from smtpproxy.pipeline.organisations import Organisations, with_organisations
+
+    organisations = Organisations(texts(settings, None))
+    found, _ = asyncio.run(with_organisations(organisations, stream, features))
+    return dataclasses.replace(question, features=found)
 
 
 def _with_signatures(settings: Settings, raw: bytes, question: Question) -> Question:

@@ -1,4 +1,4 @@
-"""Organisational domains, by the public suffix list (RFC 9989 section 3.2, formerly RFC 7489)."""
+"""Organisational domains, by the public suffix list (RFC 7489 3.2)."""
 
 from collections.abc import Collection, Iterable
 from functools import lru_cache

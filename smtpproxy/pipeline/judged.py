@@ -30,7 +30,15 @@ from smtpproxy.pipeline.signatures import with_signatures
 from smtpproxy.pipeline.streams import StreamChoice
 from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features, read_identity
-from smtpproxy.policy.model import Action, Decision, MessageFeatures, Mode, Reason, Verdict
+from smtpproxy.policy.model import (
+    Action,
+    Decision,
+    MessageFeatures,
+    Mode,
+    Reason,
+    Stream,
+    Verdict,
+)
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
 from smtpproxy.relay.content import Body
 from smtpproxy.relay.errors import SigningFailed, UpstreamError, UpstreamShareUsed
@@ -243,6 +251,24 @@ class JudgedTransaction:
             parts, stream, features, headers, self.reverse_path, people, text
         )
         spend(self.seconds, "policy", parts.ticks() - start)
+        return await self._with_organisations(stream, features)
+
+    async def _with_organisations(
+        self, stream: Stream, features: MessageFeatures
+    ) -> MessageFeatures:
+        """Find out about organisations, where alignment has to know them."""
+        parts = self._parts
+        if parts.organisations is None:
+            return features
+        from smtpproxy.pipeline.organisations import with_organisations
+
+        if features.closer is not None and features.closer.came_on is not None:
+            stream = parts.undeclared
+        start = parts.ticks()
+        features, failure = await with_organisations(parts.organisations, stream, features)
+        spend(self.seconds, "dns", parts.ticks() - start)
+        if failure:
+            parts.emit(Failed(self.client.listener, "dns", failure))
         return features
 
     async def not_mailed(self, keys: Collection[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from smtpproxy.store.mailings import MailingLog
 from smtpproxy.store.protocols import FactReader
 
 if TYPE_CHECKING:  # what signs or asks the DNS is loaded where something does
+    from smtpproxy.pipeline.organisations import Organisations
     from smtpproxy.pipeline.recipient_domains import RecipientDomains
     from smtpproxy.relay.dkim.signing import Signer
     from smtpproxy.relay.dkim.verifying import Verifier
@@ -51,6 +52,7 @@ class Parts:
     alike: AlikeLog | None = None  # where no stream counts who is sent one text
     undeclared: Stream = DEFAULT_STREAM  # for mail that declares nothing, or falsely
     domains: "RecipientDomains | None" = None  # where the recipients' domains are not asked
+    organisations: "Organisations | None" = None  # where no stream asks for relaxed alignment
     threads: Executor | None = None  # for long work; the loop has its own where it is None
 
 

@@ -288,6 +288,7 @@ class CloserLook(Struct, frozen=True, omit_defaults=True):
     shows_way_out: bool = False
     shows_imprint: bool = False
     text_cut: bool = False  # not all of the text was read
+    organisations: tuple[tuple[str, str], ...] = ()  # of domains by the DNS; "": no answer
     bulk_markers: tuple[str, ...] = ()  # lower-case names of header fields
     alike: int = 0  # people who were sent this text lately, this message's among them
     came_on: str | None = None  # the transactional stream of what is judged as marketing

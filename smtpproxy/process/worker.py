@@ -21,7 +21,7 @@ from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.pipeline.way_out import Links
-from smtpproxy.policy.model import DEFAULT_STREAM
+from smtpproxy.policy.model import DEFAULT_STREAM, Alignment
 from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
@@ -37,6 +37,7 @@ from smtpproxy.store.unsubscribe_keys import link_ring
 from smtpproxy.ulid import UlidFactory
 
 if TYPE_CHECKING:
+    from smtpproxy.pipeline.organisations import Organisations
     from smtpproxy.pipeline.recipient_domains import RecipientDomains
     from smtpproxy.relay.dkim.signing import Signer
     from smtpproxy.relay.dkim.verifying import Verifier
@@ -136,6 +137,7 @@ class Worker:
             signer=self._signer(),
             verifier=self._verifier(),
             domains=self._domains(),
+            organisations=self._organisations(),
             threads=self._threads,
         )
         streams = StreamTable(settings)
@@ -242,6 +244,15 @@ class Worker:
         from smtpproxy.pipeline.recipient_domains import RecipientDomains
 
         return RecipientDomains(self._resolver, self._settings.dns.timeout)
+
+    def _organisations(self) -> "Organisations | None":
+        streams = self._settings.streams.values()
+        if not any(stream.alignment is Alignment.RELAXED for stream in streams):
+            return None
+        from smtpproxy.pipeline.organisations import Organisations
+
+        resolver = self._resolver
+        return Organisations(lambda name: resolver.lookup(name, "TXT"))
 
     @cached_property
     def _resolver(self) -> "Resolver":

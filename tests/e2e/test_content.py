@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.kit.audit import records
+from tests.kit.dns import NameServer
 from tests.kit.messages import marketing, message
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
@@ -24,13 +25,15 @@ Start = Callable[..., RelayProcess]
 def started(filled: Start) -> Start:
     """A relay of two workers; keyword arguments go to the streams of that name."""
 
-    def start(upstream: str, **streams: dict[str, Any]) -> RelayProcess:
+    def start(upstream: str, dns: str | None = None, **streams: dict[str, Any]) -> RelayProcess:
         changed = [{**stream, **streams.get(stream["name"], {})} for stream in STREAMS]
-        config = {
+        config: dict[str, Any] = {
             "server": {"workers": 2},
             "stream": changed,
             "listener": [listener("apps", "offers", "receipts", default="offers")],
         }
+        if dns is not None:
+            config["dns"] = {"nameservers": [dns], "timeout": "500ms"}
         return filled(upstream, config)
 
     return start
@@ -120,8 +123,15 @@ def test_bulk_that_is_judged_as_marketing(started: Start) -> None:
 
 
 def test_a_from_that_nobody_answers_for(started: Start) -> None:
-    with FakeUpstream() as mta:
-        relay = started(mta.address, offers={"alignment": "relaxed"})
+    with FakeUpstream() as mta, NameServer() as dns:
+        relay = started(mta.address, offers={"alignment": "relaxed"}, dns=dns.address)
+        dns.add('_dmarc.shop.example. TXT "v=DMARC1; p=none; rua=mailto:d@shop.example"')
+        dns.add('_dmarc.own.shop.example. TXT "v=DMARC1; p=none; rua=mailto:d@shop.example; psd=n"')
         assert relay.send(marketing(), SUBSCRIBER, sender="b@bounces.shop.example")[0] == 250
-        code, text = relay.send(marketing(), SUBSCRIBER, sender="b@esp.example")
-        assert (code, "5.7.1 refused: from_misaligned" in text) == (550, True)
+        for stranger in ("b@esp.example", "b@own.shop.example"):
+            code, text = relay.send(marketing(), SUBSCRIBER, sender=stranger)
+            assert (code, "5.7.1 refused: from_misaligned" in text) == (550, True)
+        dns.fail("_dmarc.new.shop.example.", "silence")
+        code, text = relay.send(marketing(), SUBSCRIBER, sender="b@new.shop.example")
+        assert (code, "temporary_failure" in text) == (451, True)
+        assert relay.send(marketing(), SUBSCRIBER, sender="b@shop.example")[0] == 250

@@ -6,6 +6,7 @@ Each rule holds only where the stream asks for it: then `features.closer` is the
 from smtpproxy.mail.domains import all_aligned
 from smtpproxy.policy.model import (
     Alignment,
+    CloserLook,
     MessageFeatures,
     Reason,
     Stream,
@@ -13,9 +14,10 @@ from smtpproxy.policy.model import (
     UndeclaredBulk,
     Verdict,
 )
-from smtpproxy.policy.rules.case import MessageCase, refuse
+from smtpproxy.policy.rules.case import MessageCase, defer, refuse
 
 _MISALIGNED = refuse("alignment", Reason.FROM_MISALIGNED)
+_UNANSWERED = defer("alignment", Reason.TEMPORARY_FAILURE)
 _NO_WAY_OUT = refuse("body_optout", Reason.BODY_OPTOUT_MISSING)
 _NO_IMPRINT = refuse("imprint", Reason.SENDER_UNIDENTIFIED)
 _FAKE_PREFIX = refuse("subject", Reason.SUBJECT_MISLEADING)
@@ -30,9 +32,26 @@ def alignment(case: MessageCase) -> Verdict | None:
     mode, features = case.stream.alignment, case.features
     if mode is Alignment.OFF or features.signed_by_relay:
         return None
-    senders = () if features.closer is None else features.closer.senders
+    closer = features.closer or CloserLook()
     strict = mode is Alignment.STRICT
-    return None if all_aligned(features.from_domains, senders, strict=strict) else _MISALIGNED
+    if strict or not closer.organisations:  # the DNS was not asked: it had nothing to add
+        aligned = all_aligned(features.from_domains, closer.senders, strict=strict)
+        return None if aligned else _MISALIGNED
+    known = dict(closer.organisations)
+    for domain in dict.fromkeys(features.from_domains):
+        if domain in closer.senders:
+            continue
+        own = known.get(domain)
+        theirs = [known.get(each) for each in closer.senders if own and _within(each, own)]
+        if own == "" or (own not in theirs and "" in theirs):
+            return _UNANSWERED
+        if own is None or own not in theirs:
+            return _MISALIGNED
+    return None
+
+
+def _within(domain: str, organisation: str) -> bool:
+    return f".{domain}".endswith(f".{organisation}")
 
 
 def body_optout(case: MessageCase) -> Verdict | None:
