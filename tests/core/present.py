@@ -1,0 +1,367 @@
+"""Drives the transactions of `smtpproxy.pipeline` as they are: coroutines over fake parts."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from smtpproxy.events import Client, Decided, Event, Relayed
+from smtpproxy.mail.reply import Reply
+from smtpproxy.pipeline import MailTransaction, Parts, StreamChoice
+from smtpproxy.pipeline.advised import AdvisedTransaction
+from smtpproxy.pipeline.consulted import ConsultedTransaction
+from smtpproxy.policy.model import (
+    Action,
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Facts,
+    Lookups,
+    Origin,
+    RecipientFacts,
+    Source,
+    Stream,
+    StreamClass,
+    Suppression,
+)
+from smtpproxy.policy.rulebooks import builtin
+from smtpproxy.relay.connection import UpstreamConnection
+from smtpproxy.relay.content import Content, Spool
+from smtpproxy.relay.deadlines import Deadlines
+from smtpproxy.relay.errors import UpstreamUnreachable
+from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.settings import TcpAddress, UpstreamSettings
+from smtpproxy.sinks.audit.journal import AuditUnavailable
+from smtpproxy.store.mailings import Mailed
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.wire.commands import Rcpt
+from smtpproxy.wire.content import stuffed
+from tests.core.driving import Answer, Question, Recorded, Setting
+from tests.core.world import Result, Upstream, World
+
+T = TypeVar("T")
+
+_CLIENT = Client("apps", "192.0.2.9", "client.example")
+_TURNS = 12  # of the loop, in which everything that waits for no effect is done
+_GO_ON = Answer(250, "go on")
+
+
+def streams(setting: Setting) -> dict[str, Stream]:
+    late = setting.refuses_at_data
+    offers = Stream(
+        name="offers",
+        purpose="offers",
+        refuse_at_data=late,
+        unsubscribe_scope="marketing" if setting.adds_links else None,
+    )
+    receipts = Stream(name="receipts", stream_class=StreamClass.TRANSACTIONAL, refuse_at_data=late)
+    return {"offers": offers, "receipts": receipts}
+
+
+class Present:
+    """A `Driver`."""
+
+    def __init__(self, world: World, setting: Setting) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._world = world
+        self._setting = setting
+        self._streams = streams(setting)
+        self._pool = _Pool(world, self.loop)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        numbers = count(1)
+        outside = _Outside(world, self.loop)
+        self.parts = Parts(
+            hostname="relay.example",
+            stream_header="X-Mail-Stream",
+            on_mixed=setting.on_mixed,
+            rulebooks={"fr": builtin("fr")},
+            store=outside,
+            upstream=self._pool,
+            audit=outside,
+            emit=_forget,
+            now=lambda: world.now,
+            ticks=lambda: 0.0,
+            new_id=lambda: f"{next(numbers):026}",
+            mailings=outside,  # type: ignore[arg-type]
+            links=_Links(),  # type: ignore[arg-type]
+        )
+
+    def begin(self, reverse_path: str, streams: Sequence[str]) -> "_Relayed | _Asked":
+        permitted = [self._streams[name] for name in streams]
+        choice = StreamChoice.of(permitted, permitted[0])
+        if self._setting.relays:
+            each = "each" if self._setting.intake == "lmtp" else None
+            mail = MailParameters(reverse_path)
+            transaction = MailTransaction(self.parts, _CLIENT, mail, choice, "ESMTP", each)
+            return _Relayed(self, transaction)
+        if self._setting.intake == "milter":
+            advised = AdvisedTransaction(
+                self.parts, _CLIENT, reverse_path, choice, refuses_at_rcpt=True, can_delete=True
+            )
+            return _Milter(self, advised, self._world)
+        consulted = ConsultedTransaction(self.parts, _CLIENT, reverse_path, choice)
+        return _Policy(self, consulted, self._world)
+
+    def settle(self) -> None:
+        for _ in range(_TURNS):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do something on the loop."""
+        self.loop.call_soon(work)
+        self.settle()
+
+    def held(self) -> int:
+        return self._pool.busy
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self.run(self._pool.close)
+        self.loop.close()
+
+    def ask(self, work: Coroutine[Any, Any, Sequence[Answer]], about: Sequence[str]) -> Question:
+        question = Question(tuple(about))
+
+        async def run() -> None:
+            try:
+                question.answers = await work
+            except Exception as error:
+                question.error = error
+
+        task = self.loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.settle()
+        return question
+
+
+class _Relayed:
+    def __init__(self, driver: Present, transaction: MailTransaction) -> None:
+        self._driver = driver
+        self._transaction = transaction
+        self._accepted: list[str] = []
+
+    @property
+    def id(self) -> str:
+        return self._transaction.id
+
+    def rcpt(self, *paths: str) -> Question:
+        async def work() -> Sequence[Answer]:
+            replies = await self._transaction.recipients([Rcpt(path) for path in paths])
+            self._accepted += [p for p, r in zip(paths, replies, strict=True) if r.code < 300]
+            return _answers(replies)
+
+        return self._driver.ask(work(), paths)
+
+    def data(self, content: bytes) -> Question:
+        async def work() -> Sequence[Answer]:
+            spooled = Content(Spool(Path(), threshold=1 << 30))
+            spooled.append(stuffed(content))
+            return _answers(await self._transaction.message(spooled))
+
+        return self._driver.ask(work(), self._accepted)
+
+    def abort(self) -> None:
+        self._driver.run(self._transaction.abort)
+
+
+class _Asked:
+    """What an MTA asks about. It goes on with whoever is not refused."""
+
+    def __init__(
+        self, driver: Present, transaction: AdvisedTransaction | ConsultedTransaction, world: World
+    ) -> None:
+        self._driver = driver
+        self._transaction = transaction
+        self._world = world
+        self._accepted: list[str] = []
+
+    @property
+    def id(self) -> str:
+        return self._transaction.id
+
+    def rcpt(self, *paths: str) -> Question:
+        (path,) = paths
+
+        async def work() -> Sequence[Answer]:
+            reply = await self._transaction.recipient(path)
+            if reply is not None:
+                return _answers([reply])
+            self._accepted.append(path)
+            return [_GO_ON]
+
+        return self._driver.ask(work(), paths)
+
+    def data(self, content: bytes) -> Question:
+        return self._driver.ask(self._end(content), self._accepted)
+
+    def abort(self) -> None:
+        """An MTA just begins another."""
+
+    async def _end(self, content: bytes) -> Sequence[Answer]:
+        raise NotImplementedError
+
+
+class _Milter(_Asked):
+    _transaction: AdvisedTransaction
+
+    async def _end(self, content: bytes) -> Sequence[Answer]:
+        header = content.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        advice = await self._transaction.message(header, len(content), "4QID")
+        if advice.reply is not None:
+            return _answers([advice.reply]) * len(self._accepted)
+        self._world.hand_over([each for each in self._accepted if each not in advice.deleted])
+        return [_GO_ON] * len(self._accepted)
+
+
+class _Policy(_Asked):
+    """As `intake.policy` has it: at the end nothing is judged again."""
+
+    _transaction: ConsultedTransaction
+
+    async def _end(self, content: bytes) -> Sequence[Answer]:
+        self._transaction.passed(len(content))
+        self._transaction.ended()
+        self._world.hand_over(self._accepted)
+        return [_GO_ON] * len(self._accepted)
+
+
+class _Outside:
+    """The store, the count of mailings and the journal: all of them ask the world."""
+
+    def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
+        self._world = world
+        self._loop = loop
+
+    async def facts(self, lookups: Lookups) -> Facts:
+        names = lookups.addresses
+        return await self._asked("facts", names, lambda: self._facts(names), StoreUnavailable)
+
+    async def reserve(
+        self, id: str, stream: str, addresses: Iterable[str], at: object
+    ) -> Mapping[str, Mailed]:
+        names = set(addresses)
+
+        def counted() -> Mapping[str, Mailed]:
+            self._world.counted.setdefault(id, set()).update(names)
+            return {}
+
+        return await self._asked("count", names, counted, StoreUnavailable)
+
+    async def release(self, id: str, addresses: Iterable[str]) -> None:
+        names = set(addresses)
+        counted = self._world.counted
+        take_back = lambda: counted[id].difference_update(names)  # noqa: E731
+        await self._asked("release", names, take_back, StoreUnavailable)
+
+    async def commit(self, decided: Decided) -> None:
+        line = _recorded(decided)
+        names = [each.canonical for each in decided.recipients]
+        note = lambda: self._world.journal.append(line)  # noqa: E731
+        await self._asked("record", names, note, AuditUnavailable)
+
+    def outcome(self, relayed: Relayed) -> None:
+        pass
+
+    async def _asked(
+        self,
+        kind: str,
+        about: Iterable[str],
+        value: Callable[[], T],
+        failure: type[Exception],
+    ) -> T:
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def answer(result: Result) -> None:
+            if future.done():
+                return
+            if result == "ok":
+                future.set_result(value())
+            else:
+                future.set_exception(failure(f"the {kind} failed"))
+
+        self._world.ask(kind, about, answer)
+        return await future
+
+    def _facts(self, names: Iterable[str]) -> Facts:
+        return {name: self._person(name) for name in names if name in self._world.people}
+
+    def _person(self, name: str) -> RecipientFacts:
+        person, now = self._world.people[name], self._world.now
+        given = ConsentAct("offers", now, method="unticked_box", evidence=Evidence("form v3"))
+        acts = [given] if person.consents else [given, ConsentAct("offers", now, withdrawal=True)]
+        return RecipientFacts(
+            tuple(Suppression(scope, Origin.COMPLAINT, now) for scope in sorted(person.scopes)),
+            Contact(
+                name, audience=Audience.CONSUMER, source=Source.DIRECT,
+                collected_at=now, informed_at=now, optout_offered=True, acts=tuple(acts),
+            ),
+        )  # fmt: skip
+
+
+class _Links:
+    def fields(self, stream: Stream, address: str, id: str, *, has_list_id: bool) -> bytes:
+        link = f"https://unsubscribe.shop.example/u/{id}.{address.partition('@')[0]}"
+        return (
+            f"List-Unsubscribe: <{link}>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+        ).encode()
+
+
+class _Pool(UpstreamPool):
+    """The real pool and its real connections, whose other end is in the world."""
+
+    def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
+        self._world = world
+        self._loop = loop
+        settings = UpstreamSettings(TcpAddress("192.0.2.1", 25), max_connections=64)
+        super().__init__(settings, "relay.example", Deadlines(loop), _forget)
+
+    async def _connect(self) -> UpstreamConnection:
+        asked: asyncio.Future[Result] = self._loop.create_future()
+        self._world.ask("connect", [], asked.set_result)
+        if await asked != "ok":
+            raise UpstreamUnreachable("refused")
+        connection = UpstreamConnection(self._deadlines, self._emit, self._drop_dead)
+        upstream = Upstream(
+            self._world, connection.data_received, lambda: connection.connection_lost(None)
+        )
+        connection.connection_made(_Transport(upstream))
+        upstream.greet()
+        await connection.open("relay.example", 60.0)
+        return connection
+
+
+class _Transport(asyncio.WriteTransport):
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__()
+        self._upstream = upstream
+
+    def write(self, data: Any) -> None:
+        self._upstream.receive(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self._upstream.receive(b"".join(list_of_data))
+
+    def close(self) -> None:
+        self._upstream.hang_up()
+
+
+def _recorded(decided: Decided) -> Recorded:
+    message = decided.decision.message
+    allowed = {r.canonical for r in decided.recipients if r.verdict.action is Action.ALLOW}
+    refused = {r.canonical for r in decided.recipients} - allowed
+    stopped = message is not None and message.action is not Action.ALLOW
+    return Recorded(decided.id, decided.relayed, frozenset(allowed), frozenset(refused), stopped)
+
+
+def _answers(replies: Sequence[Reply]) -> list[Answer]:
+    return [Answer(reply.code, str(reply).partition(" ")[2]) for reply in replies]
+
+
+def _forget(event: Event) -> None:
+    pass

@@ -1,0 +1,249 @@
+"""The world around a transaction: people who change their minds, a store, a journal, an upstream.
+
+Everything asked of it is an `Effect` that stays outstanding until the test answers it. The
+upstream is an SMTP server without sockets, whose every reply is such an effect. What is mailed
+is looked at the moment its end of data comes: what is wrong then is in `violations`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from tests.core.driving import PEOPLE, SENDER, Recorded
+
+Result = Literal["ok", "later", "never", "lost"]
+"""`later` and `never` are 4xx and 5xx of the upstream; all but `ok` are failures elsewhere."""
+
+OWN = ("facts", "record", "count", "release")
+"""Kinds of effects that the upstream has no part in. `release` takes a count back."""
+
+KEYWORDS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
+
+
+@dataclass(slots=True, eq=False)
+class Effect:
+    """Asked and not answered yet."""
+
+    kind: str
+    about: tuple[str, ...]
+    answer: Callable[[Result], None]
+
+
+@dataclass(slots=True)
+class Person:
+    consents: bool = True
+    scopes: set[str] = field(default_factory=set)  # of suppressions
+
+    def forbids(self, stream: str) -> bool:
+        """Whether mail on a stream is forbidden; written from design.md section 4 alone."""
+        if stream == "receipts":
+            return "all" in self.scopes
+        return bool(self.scopes) or not self.consents
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A message whose end of data the upstream has got. `code` is its answer, None: in doubt."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    content: str
+    is_notice: bool = False
+    code: int | None = None
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """The one transaction that is open, as the client knows it."""
+
+    id: str
+    reverse_path: str
+    stream: str | None = None  # once the message says
+    aborted: bool = False
+    sent: list[Sent] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)  # the upstream said 2xx to RCPT
+    codes: set[int] = field(default_factory=set)  # 4xx and 5xx of the upstream
+    handed_over: set[str] = field(default_factory=set)  # an MTA goes on for these
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 1, 12, tzinfo=UTC)
+        self.people = {name: Person() for name in (*PEOPLE, SENDER)}
+        self.journal: list[Recorded] = []
+        self.outstanding: list[Effect] = []
+        self.counted: dict[str, set[str]] = {}
+        self.current: UnderWay | None = None
+        self.violations: list[str] = []
+
+    # what is asked
+
+    def ask(self, kind: str, about: Iterable[str], answer: Callable[[Result], None]) -> Effect:
+        effect = Effect(kind, tuple(about), answer)
+        self.outstanding.append(effect)
+        return effect
+
+    def answer(self, effect: Effect, result: Result) -> None:
+        self.outstanding.remove(effect)
+        effect.answer(result)
+
+    def waited_for(self) -> list[Effect]:
+        """The effects that an answer to the client may depend on: all but the reply to RSET."""
+        return [effect for effect in self.outstanding if effect.kind != "rset"]
+
+    # what happens
+
+    def passes_time(self) -> None:
+        self.now += timedelta(seconds=1)
+
+    def mailed(self, sent: Sent) -> None:
+        """The upstream has the end of data: it may deliver from now on."""
+        current = self.current
+        if current is None or current.aborted:
+            self.violations.append(f"mailed after the transaction was given up: {sent.recipients}")
+            return
+        current.sent.append(sent)
+        sent.is_notice = sent.sender == "" != current.reverse_path
+        if sent.is_notice:
+            self._check_allowed(sent.recipients, "receipts")
+        else:
+            self._check_allowed(sent.recipients, current.stream)
+            self._check_recorded(sent.recipients)
+
+    def hand_over(self, recipients: Iterable[str]) -> None:
+        """An MTA is told to go on for these."""
+        current = self.current
+        assert current is not None
+        current.handed_over |= set(recipients)
+        self._check_allowed(tuple(recipients), current.stream)
+        self._check_recorded(tuple(recipients))
+
+    def _check_allowed(self, recipients: tuple[str, ...], stream: str | None) -> None:
+        assert stream is not None
+        for recipient in recipients:
+            if self.people[recipient].forbids(stream):
+                self.violations.append(f"{recipient} is mailed on {stream}, and forbids it now")
+
+    def _check_recorded(self, recipients: tuple[str, ...]) -> None:
+        assert self.current is not None
+        lines = [one for one in self.journal if one.id == self.current.id and one.relayed]
+        recorded = {address for one in lines for address in one.allowed}
+        for recipient in recipients:
+            if recipient not in recorded:
+                self.violations.append(f"{recipient} is mailed without a record")
+
+
+class Upstream:
+    """One session of the upstream MTA, the server's side.
+
+    `reply` takes its octets to the client, `lost` ends the connection.
+    """
+
+    def __init__(
+        self, world: World, reply: Callable[[bytes], None], lost: Callable[[], None]
+    ) -> None:
+        self._world = world
+        self._reply = reply
+        self._lost = lost
+        self._buffer = b""
+        self._commands: list[tuple[str, str]] = []  # kind and argument, unanswered
+        self._effect: Effect | None = None  # the answer to the first of them
+        self._sender: str | None = None
+        self._recipients: list[str] = []
+        self._in_content = False
+        self._sent: Sent | None = None
+        self.closed = False
+
+    def greet(self) -> None:
+        self._reply(b"220 upstream.example ESMTP\r\n")
+
+    def receive(self, data: bytes) -> None:
+        if self.closed:
+            return
+        self._buffer += data
+        while not self.closed and self._take():
+            pass
+
+    def hang_up(self) -> None:
+        """The client closed. What it has asked is nobody's to answer any more."""
+        self.closed = True
+        if self._effect in self._world.outstanding:
+            self._world.outstanding.remove(self._effect)
+
+    def _take(self) -> bool:
+        """Take a command or a whole content from what has come."""
+        if self._in_content:
+            whole = b"\r\n" + self._buffer
+            content, end, rest = whole.partition(b"\r\n.\r\n")
+            if not end:
+                return False
+            self._buffer, self._in_content = rest, False
+            text = content.decode("utf-8", "replace")
+            self._sent = Sent(self._sender or "", tuple(self._recipients), text)
+            self._world.mailed(self._sent)
+            self._due("end", "")
+            return True
+        line, end, rest = self._buffer.partition(b"\r\n")
+        if not end:
+            return False
+        self._buffer = rest
+        verb, _, argument = line.decode().partition(" ")
+        match verb.upper():
+            case "EHLO":
+                lines = ["upstream.example", *KEYWORDS]
+                marked = [f"250-{each}\r\n" for each in lines[:-1]] + [f"250 {lines[-1]}\r\n"]
+                self._reply("".join(marked).encode())
+            case "MAIL" | "RCPT" | "DATA" | "RSET":
+                self._due(verb.lower(), argument.partition("<")[2].partition(">")[0])
+            case "QUIT":
+                self.closed = True
+            case _:
+                raise AssertionError(f"the upstream is told {line!r}")
+        return True
+
+    def _due(self, kind: str, about: str) -> None:
+        self._commands.append((kind, about))
+        if self._effect is None:
+            self._next()
+
+    def _next(self) -> None:
+        self._effect = None
+        if self._commands and not self.closed:
+            kind, about = self._commands[0]
+            self._effect = self._world.ask(kind, [about] if about else [], self._answer)
+
+    def _answer(self, result: Result) -> None:
+        kind, about = self._commands.pop(0)
+        if result == "lost":
+            self.closed = True
+            self._lost()
+            return
+        code = {"ok": 354 if kind == "data" else 250, "later": 451, "never": 550}[result]
+        if kind == "mail" and self._sender is not None:
+            code = 503
+            self._world.violations.append("MAIL on a connection whose transaction was not ended")
+        if self._world.current is not None and code >= 400 and kind != "rset":
+            self._world.current.codes.add(code)
+        if code < 400:
+            self._done(kind, about)
+        elif kind == "end":
+            self._sender = None
+        if kind == "end" and self._sent is not None:
+            self._sent.code = code
+        self._next()
+        self._reply(b"%d %d.0.0 so be it\r\n" % (code, code // 100 if code != 354 else 2))
+        if self._in_content:
+            self.receive(b"")
+
+    def _done(self, kind: str, about: str) -> None:
+        if kind == "mail":
+            self._sender, self._recipients = about, []
+        elif kind == "rcpt":
+            self._recipients.append(about)
+            if self._world.current is not None:
+                self._world.current.taken.add(about)
+        elif kind == "data":
+            self._in_content = True
+        else:  # the end of a transaction, one way or the other
+            self._sender = None
