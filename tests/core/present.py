@@ -64,11 +64,14 @@ def streams(setting: Setting) -> dict[str, Stream]:
 class Present:
     """A `Driver`."""
 
-    def __init__(self, world: World, setting: Setting) -> None:
+    def __init__(
+        self, world: World, setting: Setting, given: Mapping[str, Stream] | None = None
+    ) -> None:
+        """`given` are streams in the place of those that the setting makes."""
         self.loop = asyncio.new_event_loop()
         self._world = world
         self._setting = setting
-        self._streams = streams(setting)
+        self._streams = given or streams(setting)
         self._pool = _Pool(world, self.loop)
         self._tasks: set[asyncio.Task[Any]] = set()
         numbers = count(1)
@@ -240,7 +243,9 @@ class _Outside:
 
     async def facts(self, lookups: Lookups) -> Facts:
         names = lookups.addresses
-        return await self._asked("facts", names, lambda: self._facts(names), StoreUnavailable)
+        return await self._asked(
+            "facts", names, lambda: facts_of(self._world, names), StoreUnavailable
+        )
 
     async def reserve(
         self, id: str, stream: str, addresses: Iterable[str], at: object
@@ -288,20 +293,23 @@ class _Outside:
         self._world.ask(kind, about, answer)
         return await future
 
-    def _facts(self, names: Iterable[str]) -> Facts:
-        return {name: self._person(name) for name in names if name in self._world.people}
 
-    def _person(self, name: str) -> RecipientFacts:
-        person, now = self._world.people[name], self._world.now
-        given = ConsentAct("offers", now, method="unticked_box", evidence=Evidence("form v3"))
-        acts = [given] if person.consents else [given, ConsentAct("offers", now, withdrawal=True)]
-        return RecipientFacts(
-            tuple(Suppression(scope, Origin.COMPLAINT, now) for scope in sorted(person.scopes)),
-            Contact(
-                name, audience=Audience.CONSUMER, source=Source.DIRECT,
-                collected_at=now, informed_at=now, optout_offered=True, acts=tuple(acts),
-            ),
-        )  # fmt: skip
+def facts_of(world: World, names: Iterable[str]) -> Facts:
+    """What a store would say of people now."""
+    return {name: _facts(world, name) for name in names if name in world.people}
+
+
+def _facts(world: World, name: str) -> RecipientFacts:
+    person, now = world.people[name], world.now
+    given = ConsentAct("offers", now, method="unticked_box", evidence=Evidence("form v3"))
+    acts = [given] if person.consents else [given, ConsentAct("offers", now, withdrawal=True)]
+    return RecipientFacts(
+        tuple(Suppression(scope, Origin.COMPLAINT, now) for scope in sorted(person.scopes)),
+        Contact(
+            name, audience=Audience.CONSUMER, source=Source.DIRECT,
+            collected_at=now, informed_at=now, optout_offered=True, acts=tuple(acts),
+        ),
+    )  # fmt: skip
 
 
 class _Links:
@@ -326,7 +334,7 @@ class _Pool(UpstreamPool):
         self._world.ask("connect", [], asked.set_result)
         if await asked != "ok":
             raise UpstreamUnreachable("refused")
-        connection = UpstreamConnection(self._deadlines, self._emit, self._drop_dead)
+        connection = UpstreamConnection(self.deadlines, self._emit, self._drop_dead)
         upstream = Upstream(
             self._world, connection.data_received, lambda: connection.connection_lost(None)
         )
