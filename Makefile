@@ -50,7 +50,7 @@ $(BIN)/python:
 	@scripts/make-venv $(VENV) $(PYTHON)
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.runtime: pyproject.toml requirements.lock requirements-build.lock | $(BIN)/python

@@ -199,10 +199,11 @@ def _multipart(parameters: str, body: bytes) -> dict[str, str]:
     found = _BOUNDARY.search(parameters)
     if found is None:
         return {}
-    delimiter = b"--" + (found[1] or found[2]).encode("latin-1")
+    delimiter = b"\n--" + (found[1] or found[2]).encode("latin-1")
+    lines = b"\n" + body.replace(b"\r\n", b"\n")  # a bare LF is taken too: people come first
     fields = {}
-    for part in (b"\r\n" + body).split(b"\r\n" + delimiter, 20)[1:-1]:
-        head, _, value = part.partition(b"\r\n\r\n")
+    for part in lines.split(delimiter, 20)[1:-1]:
+        head, _, value = part.partition(b"\n\n")
         if name := _FIELD_NAME.search(head):
             fields[name[1].decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
     return fields

@@ -446,6 +446,12 @@ async def test_every_answer_is_kept_nowhere_and_taken_for_nothing_else(site: Sit
             200,
         ),
         (
+            'multipart/form-data; charset=utf-8; Boundary="x y"',
+            b"--x y\nContent-Type: text/plain\ncontent-disposition: form-data;"
+            b" name=List-Unsubscribe\n\nOne-Click\n--x y--",
+            200,
+        ),
+        (
             "multipart/form-data; boundary=x",
             b"--x\r\nContent-Disposition: form-data; name=" + b"(" * 15_000 + b"\r\n\r\n\r\n--x--",
             400,
