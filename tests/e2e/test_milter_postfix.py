@@ -105,6 +105,18 @@ def test_a_permitted_message_is_delivered_unchanged(
     assert relay.metric("smtpproxy_relayed_total", listener="postfix", code_class="2xx") >= 1
 
 
+def test_encoded_words_in_list_unsubscribe_are_written_plainly(
+    relay: RelayProcess, postfix: PostfixInstance
+) -> None:
+    encoded = "=?utf-8?q?=3Chttps=3A//u=2Eshop=2Eexample/AZm2=3E?=, <mailto:stop@shop.example>"
+    mail = marketing(message_id="<words@shop.example>", unsubscribe=encoded)
+    with session(postfix) as client:
+        assert send(client, mail, address("consent"))[0] == 250
+    (got,) = delivered(postfix, "<words@shop.example>")
+    plain = "<https://u.shop.example/AZm2>,\r\n <mailto:stop@shop.example>"
+    assert got.message == mail.replace(encoded.encode(), plain.encode())
+
+
 def test_several_messages_on_a_connection_some_refused(
     relay: RelayProcess, postfix: PostfixInstance
 ) -> None:

@@ -156,6 +156,22 @@ def test_smtputf8_mail_arrives_the_same(mailbox: PostfixInstance, relay: RelayPr
     assert b" with UTF8SMTP id " in relayed.message.partition(b"From: ")[0]
 
 
+def test_a_postfix_without_8bitmime_and_smtputf8_gets_what_needs_neither(
+    filled: StartFilled,
+) -> None:
+    without = {"smtpd_discard_ehlo_keywords": "8bitmime, smtputf8"}
+    options = ("SMTPUTF8", "BODY=8BITMIME")
+    with PostfixInstance(main=without) as server:
+        relay = filled(server.address, {"listener": listeners()})
+        send(relay.port("till"), MESSAGES["dots"], "zoe@people.example", *options)
+        found = delivered_to(server, "zoe@people.example")
+        assert found.message.endswith(b"\r\n" + MESSAGES["dots"])
+        with pytest.raises(AssertionError, match=r"5\.6\.3"):
+            send(relay.port("till"), MESSAGES["8-bit"], "zoe@people.example", *options)
+        with pytest.raises(AssertionError, match=r"5\.6\.9"):
+            send(relay.port("till"), MESSAGES["odd-fields"], "zoe@people.example", *options)
+
+
 def test_only_the_permitted_get_marketing_mail(
     mailbox: PostfixInstance, relay: RelayProcess
 ) -> None:
