@@ -32,7 +32,7 @@ def _has_utf8_field(pieces: Iterable[bytes]) -> bool:
             in_header, message_inside = True, False
         elif not in_header:
             continue
-        elif not line.strip():
+        elif line in (b"", b"\r"):  # white space alone goes on with a field
             in_header, message_inside = message_inside, False
             if not in_header and not boundaries:
                 return False

@@ -17,6 +17,7 @@ FIELDS = frozenset({EIGHT_BIT, UTF8})
         ("Subject: x\r\n\r\ncaf\u00e9\r\n", BODY),
         ("Subject: caf\u00e9\r\n\r\nbody\r\n", FIELDS),
         ("Subject: x\r\n caf\u00e9\r\n", FIELDS),
+        ("Subject: x\r\n \t\r\n caf\u00e9\r\n\r\nbody\r\n", FIELDS),
         (
             "Content-Type: multipart/mixed;\r\n\tboundary=b\r\n\r\n--b\r\n"
             "Content-Type: text/plain\r\n\r\n--\r\ncaf\u00e9\r\n--c\r\n\u00e9\r\n--b--\r\n\u00e9",
