@@ -18,7 +18,7 @@ from smtpproxy.intake.milter_terms import (
     mails_refused,
     without_smtp,
 )
-from smtpproxy.mail.path import PathError, parse_path, qualified
+from smtpproxy.mail.path import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.advised import Advice, AdvisedTransaction
 from smtpproxy.pipeline.edits import UNSUBSCRIBE
@@ -184,7 +184,8 @@ class MilterSession(EventConnection):
 
     def _mail_from(self, mail: Mail) -> None:
         macro = self._engine.macro
-        reverse_path, refusal = self._reverse_path(mail.path)
+        path, refusal = self._reverse_path(mail.path)
+        reverse_path = for_record(path)
         login = (macro("auth_authen") or "") if self._door.believes_logins(self._peer) else ""
         credential = self._door.streams.of_user(login)
         client = Client(
@@ -203,6 +204,8 @@ class MilterSession(EventConnection):
             refuses_at_rcpt=by_smtp,
             can_delete=by_smtp and Actions.DELETE_RECIPIENTS in self._engine.agreed.actions,
         )
+        if reverse_path != path:
+            transaction.keep_together()  # its sender could not be told of who is left out
         leading_space = Steps.LEADING_SPACE in self._engine.agreed.steps
         self._forget_message()
         self._message = MilterMessage(

@@ -7,7 +7,7 @@ from smtpproxy.intake import replies
 from smtpproxy.intake.connection import Connection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.policy_terms import credential, external
-from smtpproxy.mail.path import PathError, parse_path, qualified
+from smtpproxy.mail.path import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.consulted import ConsultedTransaction
 from smtpproxy.pipeline.judged import TEMPORARY_FAILURE
@@ -172,7 +172,7 @@ class PolicySession(Connection):
         self._forget()
         streams = self._door.streams
         try:
-            sender = self._path(request, "sender")
+            sender = for_record(self._path(request, "sender"))
         except PathError as error:
             return replies.bad_sender(error)
         believed = self._door.believes_logins(self._peer)

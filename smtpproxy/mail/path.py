@@ -89,6 +89,16 @@ def recipient(address: str) -> str:
     return address
 
 
+def for_record(path: str) -> str:
+    """Return a path with octets that are no UTF-8, lone surrogates, written as `\\xe9`.
+
+    That is no address any more: no rule and no credential has it, and no mail can go to it.
+    """
+    if path.isascii():
+        return path
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _check_lengths(local: str, domain: str) -> None:
     octets = _octets(local), _octets(domain)
     if octets[0] > LOCAL_PART_LIMIT:

@@ -6,6 +6,8 @@
 A request is lines of `name=value` and an empty line; the answer is `action=…` and an empty
 line (SMTPD_POLICY_README). Lines end with LF; a CR before it is forgiven, as telnet sends it.
 The order of attributes means nothing, unknown ones are kept, and the last of a name counts.
+Octets that are no UTF-8 are written as `\\xe9`, but in addresses: there they are lone surrogates
+(surrogateescape), so that nobody takes them for another address.
 """
 
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ REQUEST_TYPE = "smtpd_access_policy"
 DUNNO = "DUNNO"
 """The action that says nothing: what stands behind us in the restrictions decides."""
 
+_PATHS = (b"sender", b"recipient")
 _KEEP = 64 * 1024
 """Octets taken before the buffer is moved up."""
 
@@ -97,8 +100,8 @@ class PolicyConnection:
             raise PolicyError(f"a line that is no name=value: {line[:40]!r}")
         if b"\0" in line:
             raise PolicyError("a NUL octet")
-        text = value.decode("utf-8", "surrogateescape")
-        self._attributes[name.decode("utf-8", "surrogateescape")] = text
+        errors = "surrogateescape" if name in _PATHS else "backslashreplace"
+        self._attributes[name.decode("utf-8", "backslashreplace")] = value.decode("utf-8", errors)
 
     def _whole(self) -> PolicyRequest:
         request, self._attributes = PolicyRequest(self._attributes), {}

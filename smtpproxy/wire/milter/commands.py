@@ -1,8 +1,9 @@
 """What an MTA says to a milter: one packet, parsed to a frozen record.
 
-A packet is given as its command letter and what follows it, without the length. Text is
-decoded as UTF-8 with surrogateescape, so that any octets come back as they were. Anything
-wrong raises `MilterError`.
+A packet is given as its command letter and what follows it, without the length. Paths are
+decoded as UTF-8 with surrogateescape, so that any octets come back as they were; in other text,
+which is for the record, octets that are no UTF-8 are written as `\\xe9`. Anything wrong raises
+`MilterError`.
 """
 
 import struct
@@ -136,8 +137,12 @@ def parse(letter: int, data: bytes) -> Command:
     return parser(data)
 
 
-def text(data: bytes) -> str:
+def _path(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
 
 
 def _strings(data: bytes, what: str) -> list[bytes]:
@@ -160,25 +165,25 @@ def _connect(data: bytes) -> Connect:
     if not nul or family not in ("4", "6", "L", "U"):
         raise MilterError("connect: not a name and one of the families 4, 6, L, U")
     if family == "U":
-        return Connect(text(hostname), family)
+        return Connect(_text(hostname), family)
     if len(rest) < 4:
         raise MilterError("connect: no port and address")
     (address,) = _strings(rest[3:], "connect")[:1]
-    return Connect(text(hostname), family, _PORT.unpack_from(rest, 1)[0], text(address))
+    return Connect(_text(hostname), family, _PORT.unpack_from(rest, 1)[0], _text(address))
 
 
 def _helo(data: bytes) -> Helo:
-    return Helo(text(_strings(data, "helo")[0]))
+    return Helo(_text(_strings(data, "helo")[0]))
 
 
 def _mail(data: bytes) -> Mail:
     path, *parameters = _strings(data, "mail")
-    return Mail(text(path), tuple([text(each) for each in parameters]))
+    return Mail(_path(path), tuple([_path(each) for each in parameters]))
 
 
 def _rcpt(data: bytes) -> Rcpt:
     path, *parameters = _strings(data, "rcpt")
-    return Rcpt(text(path), tuple([text(each) for each in parameters]))
+    return Rcpt(_path(path), tuple([_path(each) for each in parameters]))
 
 
 def _header(data: bytes) -> Header:
@@ -189,7 +194,7 @@ def _header(data: bytes) -> Header:
 
 
 def _unknown(data: bytes) -> Unknown:
-    return Unknown(text(_strings(data, "unknown")[0]))
+    return Unknown(_text(_strings(data, "unknown")[0]))
 
 
 def _macros(data: bytes) -> Macros:
@@ -199,12 +204,12 @@ def _macros(data: bytes) -> Macros:
     if len(strings) % 2:
         raise MilterError("macros: a name without a value")
     names = (_macro_name(name) for name in strings[::2])
-    return Macros(chr(data[0]), dict(zip(names, map(text, strings[1::2]), strict=True)))
+    return Macros(chr(data[0]), dict(zip(names, map(_text, strings[1::2]), strict=True)))
 
 
 def _macro_name(name: bytes) -> str:
     """Without the braces, which MTAs write or leave out for names of one letter."""
-    bare = text(name)
+    bare = _text(name)
     return bare[1:-1] if bare.startswith("{") and bare.endswith("}") else bare
 
 
