@@ -35,7 +35,7 @@ from smtpproxy.cli.stores import (
     using_store,
     warn,
 )
-from smtpproxy.evidence.words import Lang
+from smtpproxy.locale.texts import Lang
 from smtpproxy.policy.model import ConsentAct, Contact, Dealing, Link
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise

@@ -13,8 +13,8 @@ from smtpproxy.cli.stores import now, private
 from smtpproxy.evidence import evidence
 from smtpproxy.evidence.document import document
 from smtpproxy.evidence.objects import evidence_object
-from smtpproxy.evidence.words import Lang
 from smtpproxy.evidence.writing import html, markdown
+from smtpproxy.locale.texts import Lang
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import verify as journal_verify
 from smtpproxy.sinks.audit.chain import Head

@@ -23,6 +23,7 @@ from smtpproxy.cli.explanation_text import as_object, print_explanation
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.intake.replies import content_problem
+from smtpproxy.locale.texts import LANGS, Lang
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.path import parse_path, qualified
@@ -43,7 +44,6 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.words.lang import LANGS, Lang
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import find
 from smtpproxy.sinks.audit.seal import seal

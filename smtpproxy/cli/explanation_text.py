@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from smtpproxy.cli.common import console
+from smtpproxy.explain.account import Account
+from smtpproxy.explain.trace import TraceStep
+from smtpproxy.locale.phrase import Phrase, Time, Value, say
+from smtpproxy.locale.texts import Lang
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.explanation import Explanation
-from smtpproxy.policy.account import Account
 from smtpproxy.policy.model import Action
-from smtpproxy.policy.trace import TraceStep
-from smtpproxy.policy.words.lang import Lang
-from smtpproxy.policy.words.phrase import Phrase, Time, Value, say
 from smtpproxy.sinks.audit.reader import Outcome
 from smtpproxy.sinks.audit.seal import Seal
 from smtpproxy.terminal import printable
@@ -87,7 +87,7 @@ def print_explanation(explanation: Explanation) -> None:
         page.account(recipient.account, recipient.reply)
         page.steps(recipient.trace)
     if explanation.observed and not explanation.allowed:
-        page.paragraph(page.say(f"observed.{'would' if explanation.id is None else 'was'}"))
+        page.paragraph(page.say(f"note.observed.{'would' if explanation.id is None else 'was'}"))
 
 
 class _Page:
@@ -98,7 +98,7 @@ class _Page:
         return say(Phrase(key, values), self._lang)
 
     def label(self, name: str, **values: Value) -> str:
-        return self.say(f"label.{name}", **values)
+        return self.say(f"explain.{name}", **values)
 
     def head(self, it: Explanation) -> None:
         occasion = "asked" if it.id is None else "recorded"
@@ -143,7 +143,7 @@ class _Page:
             self.paragraph(self.label("change.any" if many else "change"), "  ", "bold")
             for change in account.changes:
                 self._lines(change, "  - ", "    ")
-            self._lines(self.say("others"), "  ")
+            self._lines(self.say("note.others"), "  ")
         if reply is not None:
             self.paragraph(self.label("reply"), "  ", "bold")
             console.print(f"  {reply}", soft_wrap=True)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
 from smtpproxy.cli.stores import now, using_store, warn
-from smtpproxy.policy.words.lang import LANGS, Lang
+from smtpproxy.locale.texts import LANGS, Lang
 from smtpproxy.scrub.drafts import Drafts
 from smtpproxy.scrub.formats import Format, open_list
 from smtpproxy.scrub.report import Findings, html

@@ -1,13 +1,14 @@
 """An evidence file as a document: headings, facts and tables, whatever they are written in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
 
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
-from smtpproxy.evidence.words import WORDS, Lang, term
+from smtpproxy.locale.phrase import Phrase, Value, say
+from smtpproxy.locale.texts import Lang, texts
 from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase, Suppression
 from smtpproxy.policy.rules.record import links
 from smtpproxy.sinks.audit.seal import State
@@ -58,7 +59,7 @@ class _Writer:
     def __init__(self, evidence: Evidence, lang: Lang) -> None:
         self._it = evidence
         self._lang = lang
-        self._words = WORDS[lang]
+        self._words = _words(lang)
         self._proofs: dict[bytes, str] = {}
 
     def blocks(self) -> Iterator[Block]:
@@ -73,11 +74,11 @@ class _Writer:
         yield from self._mailings()
         yield from self._integrity()
 
-    def _say(self, word: str, **values: object) -> str:
-        return self._words[word].format(**values)
+    def _say(self, word: str, **values: Value) -> str:
+        return say(Phrase(f"evidence.{word}", values), self._lang)
 
     def _term(self, word: object) -> str:
-        return term(word, self._lang)
+        return texts(self._lang).term(word)
 
     def _yes(self, value: bool) -> str:
         return self._words["yes" if value else "no"]
@@ -86,7 +87,8 @@ class _Writer:
         it = self._it
         fates = [_fate(mailing) for mailing in it.mailings]
         rows = [
-            (self._words[fate], str(fates.count(fate))) for fate in ("passed", "refused", "other")
+            (self._words[fate], str(fates.count(fate)))
+            for fate in ("passed", "refused", "undetermined")
         ]
         if it.mailings:
             first, last = it.mailings[0].record.decided.at, it.mailings[-1].record.decided.at
@@ -344,6 +346,17 @@ class _Writer:
             )
 
 
+def _words(lang: Lang) -> Mapping[str, str]:
+    """The texts of the document by their keys alone."""
+    phrases = texts(lang).phrases
+    found = {key: text for key, text in phrases.items() if isinstance(text, str)}
+    return {
+        key.removeprefix("evidence."): text
+        for key, text in found.items()
+        if key.startswith("evidence.")
+    }
+
+
 def _fate(mailing: Mailing) -> str:
     decided = mailing.record.decided
     if not decided.relayed or (
@@ -351,7 +364,7 @@ def _fate(mailing: Mailing) -> str:
     ):
         return "refused"
     accepted = mailing.outcome is not None and mailing.outcome.code < 300
-    return "passed" if accepted else "other"
+    return "passed" if accepted else "undetermined"
 
 
 def _time(moment: datetime) -> str:

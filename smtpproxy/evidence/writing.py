@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from smtpproxy.evidence.document import Block, Facts, Heading, Paragraph, Table
-from smtpproxy.evidence.words import Lang
+from smtpproxy.locale.texts import Lang
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 72rem;

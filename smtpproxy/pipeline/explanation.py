@@ -8,9 +8,12 @@ from typing import Literal
 
 import msgspec
 
+from smtpproxy.explain.account import Account, Tense, message_account, recipient_account
+from smtpproxy.explain.trace import TraceStep, message_trace, trace
+from smtpproxy.locale.phrase import Phrase, say
+from smtpproxy.locale.texts import Lang
 from smtpproxy.mail.reply import Reply
 from smtpproxy.pipeline.streams import StreamChoice
-from smtpproxy.policy.account import Account, Tense, message_account, recipient_account
 from smtpproxy.policy.decide import choose_stream, judge
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
@@ -27,9 +30,6 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
 from smtpproxy.policy.rules.case import RecipientCase
-from smtpproxy.policy.trace import TraceStep, message_trace, trace
-from smtpproxy.policy.words.lang import Lang
-from smtpproxy.policy.words.phrase import Phrase, say
 from smtpproxy.sinks.audit.reader import Outcome, Record
 from smtpproxy.sinks.audit.seal import Seal
 
@@ -240,7 +240,7 @@ def _with_message(
     stopped = message is not None and message.action is not Action.ALLOW
     if not stopped or told.verdict.action is not Action.ALLOW or not told.account.happened:
         return told
-    return _with_note(told, Phrase(f"whole.{case.tense}"), case.lang)
+    return _with_note(told, Phrase(f"note.whole.{case.tense}"), case.lang)
 
 
 def _with_own_answer(
@@ -252,7 +252,7 @@ def _with_own_answer(
     own = record.outcome_of(index)
     if own is None:
         return told
-    return _with_note(told, Phrase("own.answer", {"reply": own.reply}), lang)
+    return _with_note(told, Phrase("note.own_answer", {"reply": own.reply}), lang)
 
 
 def _with_note(told: ExplainedRecipient, phrase: Phrase, lang: Lang) -> ExplainedRecipient:

@@ -327,7 +327,7 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     action: Action
     reason: Reason = Reason.NONE
     basis: Basis | None = None
-    rule: str = ""  # the rule that decided; policy.trace tells what came before it
+    rule: str = ""  # the rule that decided; explain.trace tells what came before it
     detail: str | None = None  # for people: which suppression, which date
 
 

@@ -45,6 +45,12 @@ class Counts:
         return self.allowed + self.refused + self.deferred + self.unreadable
 
     @property
+    def longest(self) -> int:
+        """The most lines that have one basis or reason: what charts are drawn against."""
+        found = (self.bases, self.refusals, self.deferrals)
+        return max((lines for each in found for lines in each.values()), default=1)
+
+    @property
     def all_may_be_mailed(self) -> bool:
         return self.allowed == self.total
 
@@ -63,10 +69,10 @@ def commonest_first(found: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda row: (-row[1], row[0])))
 
 
-def share(part: int, whole: int) -> str:
-    """Return a percentage for people: `12.3 %`, and never 0.0 or 100.0 where it is not so."""
+def share(part: int, whole: int) -> float:
+    """Return hundredths for people: never 0 or 100 where it is not so."""
     if not whole or not part:
-        return "0 %"
+        return 0
     if part == whole:
-        return "100 %"
-    return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"
+        return 100
+    return min(max(100 * part / whole, 0.1), 99.9)

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jinja2
-
-from smtpproxy.policy.words.lang import Lang, time
-from smtpproxy.policy.words.terms import term
+from smtpproxy.locale.pages import environment
+from smtpproxy.locale.phrase import Phrase, has_words, say
+from smtpproxy.locale.texts import REFERENCE, Lang
 from smtpproxy.scrub.counts import Counts, commonest_first, share
 from smtpproxy.scrub.verdicts import Occasion
-from smtpproxy.scrub.words import LABELS, of_basis, of_reason
 from smtpproxy.terminal import printable
 
 
@@ -43,70 +41,61 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of the chart; `width` is in hundredths of the longest."""
+    """One row of the charts; `width` is in hundredths of the longest of all."""
 
     name: str
     kind: str  # allow, refuse or defer
     lines: int
-    share: str
+    share: float
     width: float
     words: str
 
 
-def reason_bars(counts: Counts, lang: Lang = "en") -> Sequence[Bar]:
+def reason_bars(counts: Counts, lang: Lang = REFERENCE) -> Sequence[Bar]:
+    """What is in the way, the commonest first."""
     rows = [
         (reason, kind, lines, of_reason(reason, lang)) for kind, reason, lines in counts.reasons
     ]
-    return _bars(rows, counts.total)
+    return _bars(rows, counts)
 
 
-def basis_bars(counts: Counts, lang: Lang = "en") -> Sequence[Bar]:
+def basis_bars(counts: Counts, lang: Lang = REFERENCE) -> Sequence[Bar]:
+    """Why the others may be mailed, on the scale of `reason_bars`."""
     found = commonest_first(counts.bases).items()
-    rows = [(basis, "allow", lines, of_basis(basis, lang)) for basis, lines in found]
-    return _bars(rows, counts.total)
+    rows = [(basis, "allow", lines, _said(f"scrub.basis.{basis}", lang)) for basis, lines in found]
+    return _bars(rows, counts)
 
 
-def _bars(rows: Sequence[tuple[str, str, int, str]], total: int) -> Sequence[Bar]:
-    longest = max((lines for _, _, lines, _ in rows), default=1)
+def _bars(rows: Sequence[tuple[str, str, int, str]], counts: Counts) -> Sequence[Bar]:
+    longest = counts.longest
     return [
-        Bar(name, kind, lines, share(lines, total), round(100 * lines / longest, 2), words)
+        Bar(name, kind, lines, share(lines, counts.total), round(100 * lines / longest, 2), words)
         for name, kind, lines, words in rows
     ]
 
 
-def html(findings: Findings, lang: Lang = "en") -> str:
+def of_reason(reason: str, lang: Lang) -> str:
+    """Return what a reason means, in plain words for people who plan a campaign."""
+    return _said(f"scrub.reason.{reason}", lang) or _said("scrub.elsewhere", lang)
+
+
+def _said(key: str, lang: Lang) -> str:
+    return say(Phrase(key), lang) if has_words(key) else ""
+
+
+def html(findings: Findings, lang: Lang = REFERENCE) -> str:
     """Return the report; what others wrote (the list's name) is escaped."""
-    labels = LABELS[lang]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("smtpproxy.scrub", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = "{:,}".format if lang == "en" else _french_number
-    environment.filters["share"] = str if lang == "en" else _french_share
-    environment.filters["term"] = lambda word: word if lang == "en" else term(word, lang)
     counts = findings.counts
-    return environment.get_template("report.html").render(
-        occasion=findings.occasion,
-        sha256=findings.sha256,
-        name=printable(findings.name),
-        counts=counts,
-        allowed_share=share(counts.allowed, counts.total),
-        reasons=reason_bars(counts, lang),
-        bases=basis_bars(counts, lang),
-        at=f"{findings.occasion.now:%Y-%m-%d %H:%M:%S} UTC"
-        if lang == "en"
-        else time(findings.occasion.now, lang),
-        lang=lang,
-        label=labels,
+    return (
+        environment(__package__, lang)
+        .get_template("report.html")
+        .render(
+            occasion=findings.occasion,
+            sha256=findings.sha256,
+            name=printable(findings.name),
+            counts=counts,
+            allowed_share=share(counts.allowed, counts.total),
+            reasons=reason_bars(counts, lang),
+            bases=basis_bars(counts, lang),
+        )
     )
-
-
-def _french_number(number: int) -> str:
-    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def _french_share(share: str) -> str:
-    return share.replace(".", ",").replace(" %", "\N{NO-BREAK SPACE}%")

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from smtpproxy.locale.texts import REFERENCE, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.counts import Counts, share
 from smtpproxy.scrub.report import Bar, Findings, basis_bars, reason_bars
@@ -82,7 +83,7 @@ def _totals(counts: Counts) -> Table:
         ("unreadable", counts.unreadable, "red"),
     ):
         shown = style if lines else "dim"
-        table.add_row(name, f"{lines:,}", share(lines, counts.total), style=shown)
+        table.add_row(name, f"{lines:,}", _percent(share(lines, counts.total)), style=shown)
     table.add_row("duplicates", f"{counts.duplicates:,}", "", style="dim")
     return table
 
@@ -94,7 +95,7 @@ def _chart(bars: Sequence[Bar], drawn: bool) -> Table:
     table.add_column(justify="right")
     table.add_column()
     for bar in bars:
-        table.add_row(bar.name, f"{bar.lines:,}", bar.share, _stroke(bar, drawn))
+        table.add_row(bar.name, f"{bar.lines:,}", _percent(bar.share), _stroke(bar, drawn))
     return table
 
 
@@ -102,3 +103,7 @@ def _stroke(bar: Bar, drawn: bool) -> RenderableType:
     if drawn:
         return Drawn(100, 0, bar.width, width=_CHART, color=_STYLES[bar.kind])
     return "#" * max(1, round(bar.width * _CHART / 100))
+
+
+def _percent(share: float) -> str:
+    return texts(REFERENCE).percent(share)

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from smtpproxy.locale.texts import LANGS
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Origin
 from smtpproxy.sinks.snapshot import Labels, Snapshot
@@ -80,6 +81,8 @@ class Unsubscribe:
         self._clock = clock
         self._rates: OrderedDict[str, Bucket] = OrderedDict()
         self._counted: dict[Labels, float] = {}
+        for lang in LANGS:  # reads the files now, not when somebody waits
+            page("unknown", lang)
 
     @property
     def routes(self) -> list[Route]:

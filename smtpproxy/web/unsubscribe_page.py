@@ -1,13 +1,15 @@
-"""The page behind an unsubscribe link: one button, two languages, nothing from elsewhere."""
+"""The page behind an unsubscribe link: one button, in the language of the reader."""
 
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
-from html import escape
 from typing import Literal
 
-Language = Literal["en", "fr"]
+from markupsafe import Markup
+
+from smtpproxy.locale.pages import environment
+from smtpproxy.locale.texts import LANGS, REFERENCE, Lang
+
 State = Literal["ask", "done", "unknown", "trouble", "too_often", "gone"]
 
 _STYLE = """
@@ -34,99 +36,21 @@ FROM_PAGE = "page"
 """The value of the form's field `from`: the button was pressed, by no mail program."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    titles: Mapping[State, str]
-    texts: Mapping[State, str]
-    purpose: str
-    marketing: str
-    kept: str
-    button: str
-
-
-_ENGLISH = _Words(
-    titles={
-        "ask": "Unsubscribe",
-        "done": "You are unsubscribed",
-        "unknown": "This link does not work",
-        "trouble": "That did not work",
-        "too_often": "Please wait a moment",
-        "gone": "This link is too old",
-    },
-    texts={
-        "ask": "",
-        "done": "",
-        "unknown": "Some programs cut long links. Follow the link of the message once more, or"
-        " answer the sender and ask to be taken off the list.",
-        "trouble": "A fault on our side: you are not unsubscribed yet. Please try again in some"
-        " minutes, or answer the sender and ask to be taken off the list.",
-        "too_often": "This link was used many times within a minute. Please try again in a minute.",
-        "gone": "It cannot be carried out any more. Use the link of a newer message, or answer the"
-        " sender and ask to be taken off the list.",
-    },
-    purpose="You will get no more messages of this kind: {purpose}.",
-    marketing="You will get no more advertising from this sender.",
-    kept="What concerns your orders or your account still reaches you.",
-    button="Unsubscribe",
-)
-_FRENCH = _Words(
-    titles={
-        "ask": "Se désinscrire",
-        "done": "Vous êtes désinscrit(e)",
-        "unknown": "Ce lien ne fonctionne pas",
-        "trouble": "La désinscription a échoué",
-        "too_often": "Merci de patienter un instant",
-        "gone": "Ce lien est trop ancien",
-    },
-    texts={
-        "ask": "",
-        "done": "",
-        "unknown": "Certains logiciels coupent les liens longs. Suivez de nouveau le lien du"
-        " message, ou répondez à l’expéditeur en demandant à être retiré de la liste.",
-        "trouble": "Une panne de notre côté : vous n’êtes pas encore désinscrit(e). Réessayez dans"
-        " quelques minutes, ou répondez à l’expéditeur en demandant à être retiré de la liste.",
-        "too_often": "Ce lien a servi de nombreuses fois en une minute. Réessayez dans une minute.",
-        "gone": "Il ne peut plus être traité. Utilisez le lien d’un message plus récent, ou"
-        " répondez à l’expéditeur en demandant à être retiré de la liste.",
-    },
-    purpose="Vous ne recevrez plus de messages de ce type : {purpose}.",
-    marketing="Vous ne recevrez plus de publicité de cet expéditeur.",
-    kept="Ce qui concerne vos commandes ou votre compte vous parviendra toujours.",
-    button="Se désinscrire",
-)
-_WORDS: Mapping[Language, _Words] = {"en": _ENGLISH, "fr": _FRENCH}
-
-
-def page(state: State, language: Language, scope: str | None = None) -> str:
+def page(state: State, lang: Lang, scope: str | None = None) -> str:
     """Return the page. `scope` is what is unsubscribed from, for `ask` and `done`.
 
     The form has no target: it posts to the link itself, wherever a proxy put that.
     """
-    words = _WORDS[language]
-    paragraphs = [escape(words.texts[state])] if words.texts[state] else []
-    if scope is not None and state in ("ask", "done"):
-        paragraphs += [_what(words, scope), escape(words.kept)]
-    body = "".join(f"<p>{paragraph}</p>\n" for paragraph in paragraphs)
-    if state == "ask":
-        body += (
-            '<form method="post">'
-            '<input type="hidden" name="List-Unsubscribe" value="One-Click">'
-            f'<input type="hidden" name="from" value="{FROM_PAGE}">'
-            f"<button>{escape(words.button)}</button></form>\n"
-        )
-    title = escape(words.titles[state])
     return (
-        f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="robots" content="noindex"><title>{title}</title>\n'
-        f"<style>{_STYLE}</style></head>\n<body><main><h1>{title}</h1>\n{body}</main></body></html>\n"
+        environment("smtpproxy.web", lang)
+        .get_template("unsubscribe.html")
+        .render(state=state, scope=scope, style=Markup(_STYLE), from_page=FROM_PAGE)
     )
 
 
-def language_of(accept_language: str) -> Language:
+def language_of(accept_language: str) -> Lang:
     """Return the language of an Accept-Language header (RFC 9110 12.5.4) that the page has."""
-    best: Language = "en"
-    weight = 0.0
+    best, weight = REFERENCE, 0.0
     for item in accept_language[:500].split(","):
         tag, _, parameter = item.strip().lower().partition(";")
         primary = tag.strip().partition("-")[0]
@@ -134,13 +58,6 @@ def language_of(accept_language: str) -> Language:
             quality = float(parameter.strip().removeprefix("q=")) if parameter else 1.0
         except ValueError:
             continue
-        if quality > weight and (primary == "fr" or primary == "en"):
-            best, weight = ("fr" if primary == "fr" else "en"), quality
+        if quality > weight and primary in LANGS:
+            best, weight = primary, quality
     return best
-
-
-def _what(words: _Words, scope: str) -> str:
-    purpose = scope.removeprefix("purpose:")
-    if purpose == scope:
-        return escape(words.marketing)
-    return escape(words.purpose).format(purpose=f"<strong>{escape(purpose)}</strong>")

@@ -97,7 +97,7 @@ def test_rows_keep_their_order_and_say_why_and_since_when(bench: Bench, tmp_path
     assert (by_name["consent"]["basis"], by_name["customer"]["since"]) == ("consent", "")
     assert by_name["consent"]["since"] < by_name["withdrawn"]["since"]
     assert by_name["stranger"]["reason"] == "no_record"
-    assert "may be mailed   3  17.6 %" in summary
+    assert "may be mailed   3  17.6%" in summary
     assert "no_record" in summary
 
 

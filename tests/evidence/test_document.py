@@ -1,7 +1,6 @@
 """The evidence document: every word in both languages, and the proof of every basis."""
 
 import re
-import string
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -11,8 +10,8 @@ import pytest
 from smtpproxy.events import Recipient
 from smtpproxy.evidence.document import Facts, Heading, Table, document
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
-from smtpproxy.evidence.words import WORDS, Lang, term
 from smtpproxy.evidence.writing import html, markdown
+from smtpproxy.locale.texts import Lang, texts
 from smtpproxy.policy.model import (
     Action,
     Audience,
@@ -26,7 +25,6 @@ from smtpproxy.policy.model import (
     Purchase,
     Reason,
     Source,
-    StreamClass,
     Suppression,
     Verdict,
 )
@@ -83,13 +81,17 @@ RECTIFIED = Rectification(
 )
 
 
+def said(lang: Lang, key: str) -> str:
+    return str(texts(lang).phrases[f"evidence.{key}"])
+
+
 def test_what_was_put_right_is_told_in_both_languages() -> None:
     for lang, told in (("en", "professional | consumer"), ("fr", "professionnel | consommateur")):
         text = markdown(document(evidence(rectifications=[RECTIFIED]), lang))  # type: ignore[arg-type]
-        assert f"{WORDS[lang]['rectifications']}" in text  # type: ignore[index]
+        assert f"{said(lang, 'rectifications')}" in text  # type: ignore[index]
         assert told in text
         assert r"| old\_name@b.example | x | by letter |" in text
-    assert WORDS["en"]["rectifications"] not in markdown(document(evidence(), "en"))
+    assert said("en", "rectifications") not in markdown(document(evidence(), "en"))
 
 
 def test_an_objection_to_profiling_is_told() -> None:
@@ -158,7 +160,7 @@ def test_a_fault_of_the_record_is_in_the_document(lang: Lang) -> None:
     report.add(Finding(Kind.CHANGED, "01J9.ndjson", 7, "it does not agree"))
     page = html(document(evidence(chain=report), lang), lang)
     assert "changed: 01J9.ndjson:7: it does not agree" in page
-    assert WORDS[lang]["unsound"] in page
+    assert said(lang, "unsound") in page
 
 
 def test_nothing_that_others_wrote_reaches_a_terminal_or_a_browser() -> None:
@@ -167,21 +169,6 @@ def test_nothing_that_others_wrote_reaches_a_terminal_or_a_browser() -> None:
     assert "\x1b" not in text + page
     assert "<i>" not in page
     assert r"\<i\>" in text
-
-
-def test_both_languages_have_the_same_words_with_the_same_places() -> None:
-    assert WORDS["fr"].keys() == WORDS["en"].keys()
-    for name, words in WORDS["en"].items():
-        places = {field for _, field, _, _ in string.Formatter().parse(words) if field}
-        french = string.Formatter().parse(WORDS["fr"][name])
-        assert {field for _, field, _, _ in french if field} == places, name
-
-
-@pytest.mark.parametrize("words", [Basis, Origin, Source, Audience, Reason, StreamClass])
-def test_every_word_of_a_decision_has_a_french_one(words: type) -> None:
-    same = {"direct", "transactional", "none", "professional", "silence"}
-    missing = [word for word in words if term(word, "fr") == str(word) and word not in same]
-    assert missing == []
 
 
 def test_headings_descend_by_one() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from smtpproxy.explain.trace import trace
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     ConsentAct,
@@ -16,7 +17,6 @@ from smtpproxy.policy.model import (
     Suppression,
     Transaction,
 )
-from smtpproxy.policy.trace import trace
 from tests.policy.cases import (
     ADDRESS,
     AGREED,

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from smtpproxy.explain.trace import trace
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Audience,
@@ -17,7 +18,6 @@ from smtpproxy.policy.model import (
     Transaction,
 )
 from smtpproxy.policy.rulebooks import builtin
-from smtpproxy.policy.trace import trace
 from tests.policy.cases import (
     ADDRESS,
     BOOK,

@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from smtpproxy.explain.trace import trace
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Contact,
@@ -14,7 +15,6 @@ from smtpproxy.policy.model import (
     Transaction,
 )
 from smtpproxy.policy.replies import recipient_reply
-from smtpproxy.policy.trace import trace
 from tests.policy.cases import NOW, OFFERS, RECEIPTS, SUBSCRIBER, said, suppression
 
 FR = Rulebook("fr")

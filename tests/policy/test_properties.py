@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from smtpproxy.explain.trace import trace
 from smtpproxy.mail.address import canonical, widened
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
@@ -21,7 +22,6 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.trace import trace
 from tests.policy.cases import BOOK, NOW, OFFERS, SUBSCRIBER, said
 from tests.policy.oracle import expected
 from tests.policy.strategies import cases, random_case, streams, suppressions, untimed

@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
+from smtpproxy.explain.trace import trace
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import Link, Provenance, RecipientFacts, Source, Transaction
-from smtpproxy.policy.trace import trace
 from tests.policy.cases import (
     ADDRESS,
     BOOK,

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Contact,
@@ -18,7 +19,6 @@ from smtpproxy.policy.model import (
     Transaction,
 )
 from smtpproxy.policy.rulebooks import builtin, builtin_names
-from smtpproxy.policy.trace import TraceStep, message_trace, trace
 from tests.policy.cases import GOOD_MESSAGE
 from tests.policy.cases import NOW as OTHER_NOW
 from tests.policy.rulebooks.people import (

@@ -9,21 +9,14 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from smtpproxy.locale.texts import REFERENCE, Lang, Plural, Texts, texts
 from smtpproxy.policy.periods import Period
-from smtpproxy.policy.words.en import EN
-from smtpproxy.policy.words.fr import FR
-from smtpproxy.policy.words.lang import Lang, date, listed, period, time, typeset
-from smtpproxy.policy.words.terms import term
 
 Value: TypeAlias = (
     "str | int | datetime | Period | Term | Time | Phrase | Either | tuple[Value, ...] | None"
 )
 
 _NOTHING: Mapping[str, "Value"] = MappingProxyType({})
-_PHRASES: dict[Lang, Mapping[str, str]] = {
-    "en": EN,
-    "fr": {key: typeset(text, "fr") for key, text in FR.items()},
-}
 
 
 class Term(Struct, frozen=True):
@@ -39,7 +32,7 @@ class Time(Struct, frozen=True):
 
 
 class Phrase(Struct, frozen=True):
-    """A text of `en.py` and `fr.py` by its key, and what fills it in."""
+    """A text by its key, and what fills its placeholders."""
 
     key: str
     values: Mapping[str, Value] = _NOTHING
@@ -54,47 +47,54 @@ class Either(Struct, frozen=True):
 def say(phrase: Phrase, lang: Lang) -> str:
     """Return the phrase in words.
 
-    A key without words is told by its name: an explanation never fails for want of a word.
+    What a language lacks is said in English, and a key without words told by its name: an
+    explanation never fails for want of a word.
     """
-    template = _PHRASES[lang].get(phrase.key)
+    spoken, count = texts(lang), phrase.values.get("count")
+    template = spoken.template(phrase.key, count)
     if template is None:
-        return term(phrase.key.rpartition(".")[2], lang)
+        template = texts(REFERENCE).template(phrase.key, count)
+    if template is None:
+        return spoken.term(phrase.key.rpartition(".")[2])
     return template.format_map(
-        {name: _shown(phrase.values.get(name), lang) for name in _fields(template)}
+        {name: _shown(phrase.values.get(name), spoken) for name in placeholders(template)}
     )
 
 
 def has_words(key: str) -> bool:
-    return key in EN
+    return key in texts(REFERENCE).phrases
 
 
 def is_complete(key: str) -> bool:
     """Whether a key has words, and words that nothing has to fill in."""
-    return key in EN and not _fields(EN[key])
+    template = texts(REFERENCE).phrases.get(key)
+    return template is not None and not isinstance(template, Plural) and not placeholders(template)
 
 
-@lru_cache(maxsize=1024)
-def _fields(template: str) -> tuple[str, ...]:
+@lru_cache(maxsize=2048)
+def placeholders(template: str) -> tuple[str, ...]:
     return tuple(name for _, name, _, _ in string.Formatter().parse(template) if name)
 
 
-def _shown(value: Value, lang: Lang) -> str:
+def _shown(value: Value, spoken: Texts) -> str:
     match value:
         case None:
-            return say(Phrase("unknown"), lang)
+            return say(Phrase("part.unknown"), spoken.lang)
         case Phrase():
-            return say(value, lang)
+            return say(value, spoken.lang)
         case Term():
-            return term(value.word, lang)
+            return spoken.term(value.word)
         case Time():
-            return time(value.at, lang)
+            return spoken.time(value.at)
         case datetime():
-            return date(value, lang)
+            return spoken.date(value)
         case Period():
-            return period(value, lang)
+            return spoken.period(value)
         case Either():
-            return listed([_shown(each, lang) for each in value.items], lang, "or")
+            return spoken.listed([_shown(each, spoken) for each in value.items], "or")
         case tuple():
-            return listed([_shown(each, lang) for each in value], lang)
+            return spoken.listed([_shown(each, spoken) for each in value])
+        case int():
+            return spoken.number(value)
         case _:
-            return str(value)
+            return value

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from smtpproxy.policy.account import Account, message_account, recipient_account
+from smtpproxy.explain.account import Account, message_account, recipient_account
+from smtpproxy.explain.trace import TraceStep, message_trace, trace
+from smtpproxy.locale.texts import LANGS, Lang, texts
 from smtpproxy.policy.decide import judge, judge_message, judge_recipient
 from smtpproxy.policy.frequency import parse_cap
 from smtpproxy.policy.model import (
@@ -25,8 +27,6 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rulebooks import builtin, builtin_names
 from smtpproxy.policy.rules.case import RecipientCase
-from smtpproxy.policy.trace import TraceStep, message_trace, trace
-from smtpproxy.policy.words.lang import LANGS, Lang, date
 from tests.policy.cases import (
     ADDRESS,
     AGREED,
@@ -43,7 +43,7 @@ from tests.policy.cases import (
 from tests.policy.strategies import MOMENTS, cases, untimed
 
 Case = tuple[str, Stream, RecipientFacts]
-DATES = {lang: {date(at, lang): at.date() for at in MOMENTS} for lang in LANGS}
+DATES = {lang: {texts(lang).date(at): at.date() for at in MOMENTS} for lang in LANGS}
 
 
 def told(
@@ -142,7 +142,7 @@ def test_only_an_unsubscribe_is_lifted_by_a_newer_consent() -> None:
 
 def test_an_order_of_the_future_is_told_as_what_it_is() -> None:
     account = of(SUBSCRIBER, suppression(since=NOW + DAY))
-    assert date(NOW + DAY, "en") in account.happened
+    assert texts("en").date(NOW + DAY) in account.happened
 
 
 def test_a_record_that_the_rules_no_longer_agree_with_is_told_with_that() -> None:

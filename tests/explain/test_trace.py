@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.mail.way_out_uri import FaultKind, UriFault
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.model import (
@@ -20,7 +21,6 @@ from smtpproxy.policy.model import (
     Transaction,
 )
 from smtpproxy.policy.rules import table
-from smtpproxy.policy.trace import TraceStep, message_trace, trace
 from tests.policy.cases import (
     ADDRESS,
     AGREED,

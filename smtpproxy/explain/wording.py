@@ -1,8 +1,9 @@
-"""What the rules say, as phrases that `policy.words` tells in each language."""
+"""What the rules say, as phrases that `locale` tells in each language."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from smtpproxy.locale.phrase import Phrase, Term, Time, Value
 from smtpproxy.policy.model import (
     Alignment,
     Basis,
@@ -26,7 +27,6 @@ from smtpproxy.policy.rules.deferrals import reached_cap
 from smtpproxy.policy.rules.record import discloses, known_source, links
 from smtpproxy.policy.rules.suppression import decisive, yielding
 from smtpproxy.policy.way_out import added, unwanted
-from smtpproxy.policy.words.phrase import Phrase, Term, Time, Value
 
 Words: TypeAlias = dict[str, Value]
 
@@ -73,7 +73,7 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
             return Phrase("passed.unsubscribe_added", words)
         case "unsubscribe_usable":
             uris = len(features.unsubscribe_https) + len(features.unsubscribe_mailto)
-            found = Phrase(key if uris == 1 else f"{key}.many", {"uris": uris})
+            found = Phrase(key, {"count": uris})
             if not features.unsubscribe_encoded:
                 return found
             return Phrase(f"{key}.decoded", {"found": found})
@@ -108,7 +108,7 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
     features, stream, key = case.features, case.stream, f"reason.{verdict.reason}"
     words: Words = {
         "stream": stream.name,
-        "malformed": features.malformed or Phrase("malformed.from"),
+        "malformed": features.malformed or Phrase("part.malformed.from"),
         "strangers": ", ".join(sorted(set(features.from_domains) - stream.from_domains)),
         "fields": features.unsubscribe_fields,
     }
@@ -142,24 +142,24 @@ def _bulk_words(case: MessageCase) -> Words:
     """By what undeclared bulk was told."""
     closer, stream = case.features.closer, case.stream
     if closer is not None and closer.bulk_markers:
-        found = Phrase("bulk.markers", {"fields": ", ".join(closer.bulk_markers)})
+        found = Phrase("part.bulk.markers", {"fields": ", ".join(closer.bulk_markers)})
     else:
         alike = 0 if closer is None else closer.alike
         words: Words = {"alike": alike, "most": stream.bulk_recipients or 0}
-        found = Phrase("bulk.alike", words)
+        found = Phrase("part.bulk.alike", words)
     return {"found": found}
 
 
 def _finding(found: SignatureFinding) -> Phrase:
     words: Words = {"domain": found.domain or "?"}
-    return Phrase(f"signature.{found.state}", words)
+    return Phrase(f"part.signature.{found.state}", words)
 
 
 def summary(verdict: Verdict) -> Phrase:
     """A verdict in a few words: `refused, no record`, `allowed by consent`."""
     if verdict.basis is not None:
-        return Phrase("verdict.basis", {"word": Term(verdict.basis)})
-    return Phrase(f"verdict.{verdict.action}", {"word": Term(verdict.reason)})
+        return Phrase("part.verdict.basis", {"word": Term(verdict.basis)})
+    return Phrase(f"part.verdict.{verdict.action}", {"word": Term(verdict.reason)})
 
 
 def failure(reason: Reason, case: RecipientCase) -> Phrase:
@@ -197,12 +197,12 @@ def words_of(case: RecipientCase) -> Words:
         "source": Term(known_source(case)),
         "tag": tuple(sorted(tags)),
         "given": None if act is None else act.at,
-        "method": Phrase("method.none") if act is None or not act.method else Term(act.method),
+        "method": Phrase("part.method.none") if act is None or not act.method else Term(act.method),
         "pending": int(act is not None and act.pending),
         "later": int(act is not None and act.at > case.now),
         "withdrawn": withdrawn_at(case),
         "evidence": evidence_words(book),
-        "last": Phrase("last.none") if last is None else Phrase("last", {"last": last}),
+        "last": Phrase("part.last.none") if last is None else Phrase("part.last", {"last": last}),
         "consent_period": book.consent_period,
         "activity_period": book.activity_period,
         "customer_period": _customer_period(book),
@@ -217,11 +217,11 @@ def evidence_words(rulebook: Rulebook) -> tuple[Term, ...]:
 
 def _of_suppression(entry: Suppression | None) -> Words:
     if entry is None:  # no such order is among the facts any more
-        return {"covers": Phrase("unknown"), "widened": NOTHING}
+        return {"covers": Phrase("part.unknown"), "widened": NOTHING}
     kind, _, purpose = entry.scope.partition(":")
     return {
         "since": entry.since,
-        "covers": Phrase(f"covers.{kind}", {"purpose": purpose}),
+        "covers": Phrase(f"part.covers.{kind}", {"purpose": purpose}),
         "widened": _matched_by(entry),
     }
 
@@ -230,11 +230,11 @@ def _matched_by(entry: Suppression) -> Value:
     """How an order came to count that was not given for the address as it is written."""
     whole: Value = NOTHING
     if entry.domain is not None:
-        kind = "whole_domain" if entry.domain.startswith("@") else "whole_domain.below"
+        kind = "part.whole_domain" if entry.domain.startswith("@") else "part.whole_domain.below"
         whole = Phrase(kind, {"domain": entry.domain.lstrip("@*.")})
     if entry.read_as is not None:
-        return Phrase("read_as", {"other": entry.read_as, "whole": whole})
-    return Phrase("widened") if entry.widened else whole
+        return Phrase("part.read_as", {"other": entry.read_as, "whole": whole})
+    return Phrase("part.widened") if entry.widened else whole
 
 
 def _customer_period(rulebook: Rulebook) -> Value:
@@ -242,8 +242,8 @@ def _customer_period(rulebook: Rulebook) -> Value:
     sale, inquiry = rulebook.customer_period, rulebook.inquiry_period
     if Dealing.INQUIRY not in rulebook.dealings or inquiry == sale:
         return sale
-    ever = Phrase("customer.any_time")
-    return Phrase("period.inquiry", {"period": sale or ever, "inquiry": inquiry or ever})
+    ever = Phrase("part.customer.any_time")
+    return Phrase("part.period.inquiry", {"period": sale or ever, "inquiry": inquiry or ever})
 
 
 def _undisclosed(case: RecipientCase) -> Phrase:
@@ -260,7 +260,7 @@ def _undisclosed(case: RecipientCase) -> Phrase:
     number, hand = next(undisclosed, (0, None))
     if len(hands) < 2 or hand is None:
         return Phrase(key, words)
-    who = hand.supplier or Phrase("hand.unnamed")
+    who = hand.supplier or Phrase("part.hand.unnamed")
     return Phrase(f"{key}.hand", words | {"number": number, "who": who})
 
 
@@ -268,7 +268,9 @@ def _allowed(basis: Basis, case: RecipientCase) -> Phrase:
     told = _BASES.get(basis)
     text = Phrase(f"basis.{basis}", words_of(case)) if told is None else told(case)
     gave_way = _yielded(case)
-    return text if gave_way is None else Phrase("yielding", {"basis": text, "yields": gave_way})
+    return (
+        text if gave_way is None else Phrase("part.yielding", {"basis": text, "yields": gave_way})
+    )
 
 
 def _yielded(case: RecipientCase) -> Phrase | None:
@@ -277,7 +279,7 @@ def _yielded(case: RecipientCase) -> Phrase | None:
         return None
     entry, act = found
     words: Words = {"origin": Term(entry.origin), "since": entry.since, "given": act.at}
-    return Phrase("yields", words)
+    return Phrase("part.yields", words)
 
 
 def _as_customer(case: RecipientCase) -> Phrase:
@@ -288,8 +290,8 @@ def _as_customer(case: RecipientCase) -> Phrase:
     period = _customer_period(book)
     told = _told(book.customer_requires)
     words: Words = {
-        "customer": Phrase(f"customer.{did}", words_of(case)),
-        "within": NOTHING if period is None else Phrase("customer.within", {"period": period}),
+        "customer": Phrase(f"part.customer.{did}", words_of(case)),
+        "within": NOTHING if period is None else Phrase("part.customer.within", {"period": period}),
         "told": told,
     }
     return Phrase("basis.existing_customer.told" if told else "basis.existing_customer", words)
@@ -307,16 +309,16 @@ def _as_professional(case: RecipientCase) -> Phrase:
     told = _told(requires)
     words = words_of(case) | {
         "told": told,
-        "topic": Phrase("professional.topic") if Condition.TOPIC in requires else NOTHING,
+        "topic": Phrase("part.professional.topic") if Condition.TOPIC in requires else NOTHING,
     }
     return Phrase("basis.professional.told" if told else "basis.professional", words)
 
 
 def _told(conditions: Sequence[Condition]) -> tuple[Phrase, ...]:
     """What the person was told at collection, as far as that was asked for."""
-    told = [Phrase("told.notice")] if Condition.NOTICE in conditions else []
+    told = [Phrase("part.told.notice")] if Condition.NOTICE in conditions else []
     if Condition.OPTOUT_OFFERED in conditions:
-        told.append(Phrase("told.optout"))
+        told.append(Phrase("part.told.optout"))
     return tuple(told)
 
 

@@ -1,6 +1,6 @@
 """What became of a recipient or a message, why, and what would change it, in plain words.
 
-For people who know nothing of SMTP. The steps of `policy.trace` are the long form.
+For people who know nothing of SMTP. The steps of `explain.trace` are the long form.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,15 +8,14 @@ from typing import Literal
 
 from msgspec import Struct
 
+from smtpproxy.explain.trace import TraceStep
+from smtpproxy.explain.wording import NOTHING, Words, words_of
+from smtpproxy.locale.phrase import Either, Phrase, Term, has_words, is_complete, say
+from smtpproxy.locale.texts import Lang
 from smtpproxy.policy.model import Action, Basis, Condition, Reason, Sign, Stream, Verdict
 from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.policy.rules.consent import withdrawn_reading
 from smtpproxy.policy.rules.suppression import decisive
-from smtpproxy.policy.trace import TraceStep
-from smtpproxy.policy.wording import NOTHING, Words, words_of
-from smtpproxy.policy.words.lang import Lang
-from smtpproxy.policy.words.phrase import Either, Phrase, Term, has_words, is_complete, say
-from smtpproxy.policy.words.terms import term
 
 Tense = Literal["was", "would"]
 
@@ -51,15 +50,15 @@ def recipient_account(
     the rulebook is not known any more.
     """
     if verdict.action is Action.ALLOW and verdict.basis is None and not verdict.rule:
-        return Account("", notes=(say(Phrase("undecided"), lang),))
+        return Account("", notes=(say(Phrase("note.undecided"), lang),))
     words: Words = {"who": who, "stream": stream.name}
     happened = _happened(f"{tense}.{verdict.action}", words, verdict, steps, lang)
     changes = _changes(verdict, case) if verdict.action is not Action.ALLOW else ()
     notes: list[Phrase] = []
     if case is None:
-        notes.append(Phrase("no_rulebook", {"rulebook": stream.rulebook}))
+        notes.append(Phrase("note.no_rulebook", {"rulebook": stream.rulebook}))
     elif _is_retold(verdict, steps):
-        notes.append(Phrase("retold"))
+        notes.append(Phrase("note.retold"))
     return Account(happened, _said(changes, lang), _said(notes, lang))
 
 
@@ -71,7 +70,7 @@ def message_account(
     happened = _happened(f"{tense}.message.{verdict.action}", words, verdict, steps, lang)
     change = f"change.{verdict.reason}"
     changes = [Phrase(change)] if has_words(change) else []
-    notes = [Phrase("retold")] if _is_retold(verdict, steps) else []
+    notes = [Phrase("note.retold")] if _is_retold(verdict, steps) else []
     return Account(happened, _said(changes, lang), _said(notes, lang))
 
 
@@ -91,12 +90,12 @@ def _cause(verdict: Verdict, steps: Sequence[TraceStep], lang: Lang) -> str:
     if step is not None and _agree(step, verdict):
         return step.text
     if verdict.action is Action.ALLOW and verdict.basis is None:
-        return say(Phrase("not_yet"), lang)
+        return say(Phrase("note.not_yet"), lang)
     reason = f"reason.{verdict.reason}"
     if is_complete(reason):
         return say(Phrase(reason), lang)
-    recorded = term(verdict.basis or verdict.reason, lang)
-    return say(Phrase("untold.basis" if verdict.basis else "untold", {"reason": recorded}), lang)
+    recorded: Words = {"reason": Term(verdict.basis or verdict.reason)}
+    return say(Phrase("note.untold.basis" if verdict.basis else "note.untold", recorded), lang)
 
 
 def _is_retold(verdict: Verdict, steps: Sequence[TraceStep]) -> bool:
@@ -195,10 +194,10 @@ _BY_CONSENT = frozenset(
 
 def _consent_words(case: RecipientCase) -> Words:
     book = case.rulebook
-    signs = tuple(Phrase(f"sign.{sign}") for sign in Sign if sign in book.signs_of_life)
+    signs = tuple(Phrase(f"part.sign.{sign}") for sign in Sign if sign in book.signs_of_life)
     return {
         "methods": _either(book.valid_methods),
-        "free": NOTHING if book.conditional_allowed else Phrase("consent.free"),
+        "free": NOTHING if book.conditional_allowed else Phrase("part.consent.free"),
         "signs": Either(signs),
     }
 
@@ -220,4 +219,4 @@ def _other_bases(case: RecipientCase) -> Sequence[Phrase]:
 
 
 def _conditions(first: str, asked: Sequence[Condition]) -> tuple[Phrase, ...]:
-    return tuple(Phrase(f"condition.{each}") for each in (first, *asked))
+    return tuple(Phrase(f"part.condition.{each}") for each in (first, *asked))

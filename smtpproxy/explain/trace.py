@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic
 
-from smtpproxy.policy import wording
+from smtpproxy.explain import wording
+from smtpproxy.locale.phrase import Phrase, say
+from smtpproxy.locale.texts import Lang
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import (
     NO_FACTS,
@@ -26,8 +28,6 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import table
 from smtpproxy.policy.rules.case import Case, DeliveryCase, MessageCase, RecipientCase, Rule
-from smtpproxy.policy.words.lang import Lang
-from smtpproxy.policy.words.phrase import Phrase, say
 
 _UNCERTAIN = ("stream_uncertain", "design 3, step 2")
 _MESSAGE = ("message", "design 6")
@@ -75,13 +75,16 @@ def trace(
         return tuple(_recipient_steps(cases[0], lang, transaction.message))
     verdicts = [judge_recipient(case) for case in cases]
     said = [
-        Phrase("uncertain.would", {"stream": case.stream.name, "verdict": wording.summary(verdict)})
+        Phrase(
+            "part.uncertain.would",
+            {"stream": case.stream.name, "verdict": wording.summary(verdict)},
+        )
         for case, verdict in zip(cases, verdicts, strict=True)
     ]
     steps = [_step(_UNCERTAIN, "passed", phrase, lang) for phrase in said]
     if all(verdict.action is Action.REFUSE for verdict in verdicts):
         return (*steps, *_recipient_steps(cases[0], lang))
-    return (*steps, _step(_UNCERTAIN, "allow", Phrase("uncertain.allow"), lang))
+    return (*steps, _step(_UNCERTAIN, "allow", Phrase("part.uncertain.allow"), lang))
 
 
 def message_trace(
@@ -99,7 +102,7 @@ def message_trace(
     told = _Telling(lang, law, wording.message_passed, wording.message_decided)
     steps, verdict = _ask(rules, case, told)
     if verdict is None:
-        kept = Phrase("message.kept", {"stream": stream.name})
+        kept = Phrase("passed.message", {"stream": stream.name})
         steps.append(_step(_MESSAGE, "allow", kept, lang))
     return tuple(steps)
 

@@ -1,0 +1,55 @@
+"""Documents and pages from jinja2 templates: what they say comes from the texts of a language."""
+
+from collections.abc import Callable
+from functools import cache
+
+import jinja2
+from markupsafe import Markup, escape
+
+from smtpproxy.locale.phrase import Phrase, Value, say
+from smtpproxy.locale.texts import Lang, texts
+
+_STRONG, _PLAIN = "\N{START OF TEXT}", "\N{END OF TEXT}"  # never in what `printable` returns
+_TAGS = ((_STRONG, Markup("<strong>")), (_PLAIN, Markup("</strong>")))
+
+
+@cache
+def environment(package: str, lang: Lang) -> jinja2.Environment:
+    """Return what renders the templates of a package.
+
+    Templates have `say("evidence.title", address=…)`, `rich` of the same whose values may be
+    `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time` and `term`.
+    All is escaped, also what the texts hold.
+    """
+    spoken = texts(lang)
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(say=_saying(lang), rich=_rich(lang), lang=lang)
+    for name in ("number", "percent", "date", "short_date", "time", "term"):
+        made.filters[name] = getattr(spoken, name)
+    made.filters["strong"] = lambda text: f"{_STRONG}{text}{_PLAIN}"
+    return made
+
+
+def _saying(lang: Lang) -> Callable[..., str]:
+    def saying(key: str, **values: Value) -> str:
+        return say(Phrase(key, values), lang)
+
+    return saying
+
+
+def _rich(lang: Lang) -> Callable[..., Markup]:
+    saying = _saying(lang)
+
+    def rich(key: str, **values: Value) -> Markup:
+        said = escape(saying(key, **values))
+        return Markup(
+            said.replace(_STRONG, Markup("<strong>")).replace(_PLAIN, Markup("</strong>"))
+        )
+
+    return rich

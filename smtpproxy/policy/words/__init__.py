@@ -1,1 +1,0 @@
-"""The words of explanations as data: one table for each language, and what fills them in."""

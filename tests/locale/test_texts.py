@@ -1,0 +1,189 @@
+"""Everything that can be said has words, in every language; a language is one file."""
+
+import re
+import string
+from datetime import UTC, datetime
+
+import pytest
+
+from smtpproxy.locale.phrase import Either, Phrase, Term, say
+from smtpproxy.locale.texts import LANGS, REFERENCE, Lang, Plural, Text, Texts, read, texts
+from smtpproxy.policy.model import Action, Audience, Basis, Condition, Origin, Reason, Sign, Source
+from smtpproxy.policy.periods import Period, Unit
+from smtpproxy.policy.rules import table
+
+RULES = {
+    rule.name
+    for rules in (
+        table.RECIPIENT_RULES,
+        tuple(table.BASES.values()),
+        table.DELIVERY_RULES,
+        table.DOMAIN_RULES,
+        table.DEFERRALS,
+        table.MESSAGE_RULES,
+    )
+    for rule in rules
+}
+REASONS = [reason for reason in Reason if reason is not Reason.NONE]
+KEYS = [
+    *(f"{kind}.{reason}" for reason in REASONS for kind in ("reason", "why")),
+    *(f"change.{reason}" for reason in REASONS if not reason.startswith(("suppressed", "consent"))),
+    *(f"{kind}.{basis}" for basis in Basis for kind in ("basis", "why")),
+    *(f"rule.{rule}" for rule in RULES | {"message", "stream_uncertain"}),
+    *(f"passed.{rule}" for rule in RULES - {"nearest_basis", "opt_out"}),
+    *(f"outcome.{outcome}" for outcome in (*Action, "passed")),
+    *(f"{tense}.{action}" for action in Action for tense in ("was", "would")),
+    *(f"{tense}.message.{action}" for action in Action for tense in ("was", "would")),
+    *(f"part.condition.{condition}" for condition in Condition),
+    *(f"part.sign.{sign}" for sign in Sign),
+    *(f"reason.suppressed_{origin}" for origin in Origin),
+]
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_everything_that_can_be_said_has_words(key: str) -> None:
+    assert key in texts(REFERENCE).phrases, f"add {key!r} to each smtpproxy/locale/*.toml"
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_every_language_says_the_same_things_of_the_same_things(lang: Lang) -> None:
+    assert faults(texts(lang)) == []
+
+
+def faults(spoken: Texts) -> list[str]:
+    """What a language file lacks, has beside, or fills in otherwise than `en.toml`."""
+    wanted, found, file = texts(REFERENCE).phrases, spoken.phrases, f"{spoken.lang}.toml"
+    missing = [f"{file}: {key}: missing" for key in wanted if key not in found]
+    beside = [f"{file}: {key}: not in {REFERENCE}.toml" for key in found if key not in wanted]
+    filled = [
+        f"{file}: {key}: has the placeholders {sorted(fields(found[key]))},"
+        f" not {sorted(fields(text))}"
+        for key, text in wanted.items()
+        if key in found and fields(found[key]) != fields(text)
+    ]
+    months = spoken.language.months
+    short = [] if len(months) == 12 else [f"{file}: language.months: has {len(months)}, not 12"]
+    return [*missing, *beside, *filled, *short]
+
+
+def fields(text: Text) -> set[str]:
+    """The placeholders. `count` may be left to the form: `one line`, `{count} lines`."""
+    if isinstance(text, Plural):
+        return (fields(text.one) | fields(text.other)) - {"count"}
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name} - {"count"}
+
+
+def test_a_third_language_is_one_file_and_what_it_lacks_is_named() -> None:
+    german = read(
+        "de",
+        """
+        [language]
+        name = "Deutsch"
+        months = ["Januar", "Februar", "März"]
+        date = "{day}. {month} {year}"
+        short_date = "%d.%m.%Y"
+        time = "{day} um {hour} UTC"
+        conjunctions = { and = "und", or = "oder" }
+        [reason]
+        no_record = "über die Adresse ist nichts bekannt"
+        stream_paused = "der Strom {strom} ruht"
+        never_heard_of = "?"
+        """,
+    )
+    found = faults(german)
+    assert "de.toml: reason.consent_missing: missing" in found
+    assert "de.toml: reason.no_record: missing" not in found
+    assert "de.toml: reason.never_heard_of: not in en.toml" in found
+    assert "de.toml: reason.stream_paused: has the placeholders ['strom'], not ['stream']" in found
+    assert "de.toml: language.months: has 3, not 12" in found
+    assert german.date(datetime(2026, 3, 1, tzinfo=UTC)) == "1. März 2026"
+
+
+@pytest.mark.parametrize(
+    ("file", "wrong"),
+    [("[reason]\nno_record = 3", "reason.no_record: must be a text"),
+     ("[reason]\nno_record = { one = '', other = '', few = '' }", "one and other"),
+     ("reason", "Expected")],
+)  # fmt: skip
+def test_what_is_no_text_is_a_fault(file: str, wrong: str) -> None:
+    head = "[language]\nname=''\nmonths=[]\ndate=''\nshort_date=''\ntime=''\nconjunctions={}\n"
+    with pytest.raises(ValueError, match=wrong):
+        read("de", head + file)
+
+
+@pytest.mark.parametrize("word", [*Reason, *Basis, *Origin, *Action, *Source, *Audience])
+def test_the_closed_sets_have_words(word: str) -> None:
+    if word != "none":
+        assert f"term.{word}" in texts(REFERENCE).phrases
+
+
+def every_french_text() -> list[tuple[str, str]]:
+    return [
+        (key, form)
+        for key, text in texts("fr").phrases.items()
+        for form in ((text.one, text.other) if isinstance(text, Plural) else (text,))
+    ]
+
+
+@pytest.mark.parametrize(("key", "text"), every_french_text())
+def test_french_is_written_as_french_is(key: str, text: str) -> None:
+    text = re.sub(r"`[^`]*`", "", text)
+    assert "'" not in text, "the apostrophe is ’"
+    assert '"' not in text, "the quotation marks are « »"
+    assert not re.search(r"(?<![\u00a0\u202f])[:;?!»](?=\s|$)", text), text
+    assert not re.search(r"«(?!\u00a0)", text)
+
+
+def test_one_is_told_as_one() -> None:
+    for count, en, fr in (
+        (0, "0 usable URIs", "0 adresse utilisable"),
+        (1, "1 usable URI", "1 adresse utilisable"),
+        (2, "2 usable URIs", "2 adresses utilisables"),
+        (12345, "12,345 usable URIs", "12\u202f345 adresses utilisables"),
+    ):
+        phrase = Phrase("passed.unsubscribe_usable", {"count": count})
+        assert say(phrase, "en").endswith(en)
+        assert say(phrase, "fr").endswith(fr)
+
+
+@pytest.mark.parametrize(
+    ("moment", "lang", "day"),
+    [
+        (datetime(2026, 3, 1, tzinfo=UTC), "en", "1 March 2026"),
+        (datetime(2026, 3, 1, tzinfo=UTC), "fr", "1er mars 2026"),
+        (datetime(2026, 8, 31, tzinfo=UTC), "fr", "31 août 2026"),
+        (datetime(2026, 12, 2, tzinfo=UTC), "en", "2 December 2026"),
+    ],
+)
+def test_days(moment: datetime, lang: Lang, day: str) -> None:
+    assert texts(lang).date(moment) == day
+
+
+def test_hours_say_their_zone_and_are_in_it() -> None:
+    moment = datetime.fromisoformat("2026-03-01T00:30:00+02:00")
+    assert texts("en").time(moment) == "28 February 2026 at 22:30:00 UTC"
+    assert texts("fr").time(moment) == "28 février 2026 à 22:30:00 UTC"
+
+
+@pytest.mark.parametrize("unit", Unit)
+def test_every_unit_is_counted_in_french(unit: Unit) -> None:
+    assert texts("fr").period(Period(1, unit)).startswith("1 ")
+    assert texts("fr").period(Period(3, unit)).endswith("s")
+    assert not texts("fr").period(Period(1, unit)).endswith("jours")
+
+
+def test_lists() -> None:
+    assert texts("en").listed([]) == ""
+    assert texts("fr").listed(["a"]) == "a"
+    assert texts("en").listed(["a", "b", "c"]) == "a, b and c"
+    methods = Either((Term("signed_form"), Term("unticked_box")))
+    phrase = Phrase("passed.restricted", {"tags": methods})
+    assert "formulaire signé ou case à cocher" in say(phrase, "fr")
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_for_want_of_a_word_or_a_value_nothing_fails(lang: Lang) -> None:
+    assert say(Phrase("reason.never_heard_of"), lang).replace("_", " ") == "never heard of"
+    said = say(Phrase("reason.consent_withdrawn"), lang)
+    assert "None" not in said
+    assert "{" not in said
