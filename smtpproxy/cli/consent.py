@@ -245,7 +245,7 @@ def _sha256_of(document: Path) -> str:
 
 def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) -> bool:
     """Whether a request waits. False: it is confirmed already. Ends the command without one."""
-    request = None if contact is None else confirmed_request(contact, act)
+    request = None if contact is None else confirmed_request(contact.acts, act)
     if contact is None or request is None:
         fail(
             f"{address}: no request for {act.purpose} is on record to be confirmed; record it "
@@ -266,7 +266,7 @@ def _unproven(
     settings: Settings, act: ConsentAct, contact: Contact | None
 ) -> Iterator[tuple[str, str]]:
     """Yield the options of evidence that rulebooks ask for and no act states, and where."""
-    request = confirmed_request(contact, act) if contact and act.method == _CONFIRMED else None
+    request = confirmed_request(contact.acts, act) if contact and act.method == _CONFIRMED else None
     stated = [act.evidence, *([request.evidence] if request else [])]
     asking = {
         stream.name: settings.rulebooks[stream.rulebook].required_evidence

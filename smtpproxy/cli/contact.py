@@ -198,13 +198,13 @@ def _table(contact: Contact) -> Table:
         ("audience", contact.audience),
         ("source", contact.source or "not known"),
         ("collected at", _time(contact.collected_at)),
-        ("informed at", _time(contact.informed_at)),
-        ("opt-out offered", "yes" if contact.optout_offered else "no"),
+        ("informed at", "was not told" if contact.never_informed else _time(contact.informed_at)),
+        ("opt-out offered", _known(contact.optout_offered)),
         ("last activity at", _time(contact.last_activity_at)),
         ("occupations", ", ".join(sorted(contact.occupations))),
         ("tags", ", ".join(sorted(contact.tags))),
         ("supplier", provenance and (provenance.supplier or "not named")),
-        ("sender disclosed", provenance and ("yes" if provenance.sender_disclosed else "no")),
+        ("sender disclosed", provenance and _known(provenance.sender_disclosed)),
         ("first contacted at", contact.first_contacted_at and _time(contact.first_contacted_at)),
         (
             "objected to profiling",
@@ -240,9 +240,17 @@ def _act(act: ConsentAct) -> str:
 
 
 def _hand(link: Link) -> str:
-    disclosed = "disclosed this sender" if link.sender_disclosed else "did not disclose this sender"
+    disclosed = {
+        True: "disclosed this sender",
+        False: "did not disclose this sender",
+        None: "not known whether it disclosed this sender",
+    }[link.sender_disclosed]
     date = f" on {link.at:%Y-%m-%d}" if link.at else ""
     return f"{link.supplier or 'not named'}: {disclosed}{date}"
+
+
+def _known(told: bool | None) -> str:
+    return "not known" if told is None else "yes" if told else "no"
 
 
 def _time(moment: datetime | None) -> str:

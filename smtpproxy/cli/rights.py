@@ -4,10 +4,11 @@ from datetime import datetime
 
 import click
 
-from smtpproxy.cli.common import config_option, fail, json_option, moment, print_json
+from smtpproxy.cli.common import config_option, fail, json_option, print_json
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,
+    fact_moment,
     last_moment,
     now,
     plain_text,
@@ -33,9 +34,19 @@ from smtpproxy.terminal import printable
     type=click.Choice([str(one) for one in Source]),
     help="How the address was obtained.",
 )
-@click.option("--collected-at", type=moment, metavar="TIME", help=f"When that was. {TIME_HELP}.")
 @click.option(
-    "--informed-at", type=moment, metavar="TIME", help=f"When the person was told. {TIME_HELP}."
+    "--collected-at", type=fact_moment, metavar="TIME", help=f"When that was. {TIME_HELP}."
+)
+@click.option(
+    "--informed-at",
+    type=fact_moment,
+    metavar="TIME",
+    help=f"When the person was told. {TIME_HELP}.",
+)
+@click.option(
+    "--optout-offered",
+    type=click.Choice(["yes", "no"]),
+    help="Whether they could refuse at collection.",
 )
 @click.option("--add-occupation", type=plain_text, multiple=True, help="What they do; any number.")
 @click.option(
@@ -56,6 +67,7 @@ def rectify(
     source: str | None,
     collected_at: datetime | None,
     informed_at: datetime | None,
+    optout_offered: str | None,
     add_occupation: tuple[str, ...],
     remove_occupation: tuple[str, ...],
     add_tag: tuple[str, ...],
@@ -74,6 +86,7 @@ def rectify(
         Source(source) if source else None,
         collected_at,
         informed_at,
+        None if optout_offered is None else optout_offered == "yes",
         frozenset(add_occupation),
         frozenset(remove_occupation),
         frozenset(add_tag),

@@ -19,6 +19,7 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered, entered_name
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
+from smtpproxy.store.exchange.plausible import GRACE
 from smtpproxy.store.exchange.times import EXAMPLE, read_time
 from smtpproxy.store.protocols import Store
 
@@ -78,6 +79,14 @@ def last_moment(value: str) -> datetime:
         return read_time(value, last_moment=True)
     except ValueError:
         return moment(value)
+
+
+def fact_moment(value: str) -> datetime:
+    """Read an option's time, of what has happened; it may be a day ahead of this clock."""
+    at = moment(value)
+    if at > now() + GRACE:
+        raise click.BadParameter(f"{value!r} is in the future; right would be when it happened")
+    return at
 
 
 def output_option(function: Callable[..., Any]) -> Callable[..., Any]:

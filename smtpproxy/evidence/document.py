@@ -80,8 +80,8 @@ class _Writer:
     def _term(self, word: object) -> str:
         return texts(self._lang).term(word)
 
-    def _yes(self, value: bool) -> str:
-        return self._words["yes" if value else "no"]
+    def _known(self, value: bool | None) -> str:
+        return self._words["not_on_record" if value is None else "yes" if value else "no"]
 
     def _summary(self) -> Iterator[Block]:
         it = self._it
@@ -123,7 +123,9 @@ class _Writer:
             moment = getattr(contact, name)
             if moment is not None:
                 yield name, _time(moment)
-        yield "optout_offered", self._yes(contact.optout_offered)
+            elif name == "informed_at":
+                yield name, self._words["no" if contact.never_informed else "not_on_record"]
+        yield "optout_offered", self._known(contact.optout_offered)
         for name in ("occupations", "tags"):
             words = getattr(contact, name)
             if words:
@@ -145,7 +147,8 @@ class _Writer:
     def _link(self, link: Link) -> str:
         name = printable(link.supplier) if link.supplier else self._words["unnamed"]
         date = f", {link.at:%Y-%m-%d}" if link.at else ""
-        return f"{name} ({self._words['told' if link.sender_disclosed else 'untold']}{date})"
+        told = {True: "told", False: "untold", None: "untold_unknown"}[link.sender_disclosed]
+        return f"{name} ({self._words[told]}{date})"
 
     def _rectifications(self) -> Iterator[Block]:
         if not self._it.rectifications:

@@ -158,7 +158,7 @@ def _proof(record: Record, recipient: Recipient) -> Proof | None:
         return Proof(basis)
     if basis is Basis.CONSENT:
         act = newest_act(contact, stream.purpose)
-        return Proof(basis, act, confirmed_request(contact, act) if act else None)
+        return Proof(basis, act, confirmed_request(contact.acts, act) if act else None)
     if basis is Basis.TRANSACTIONAL or basis is Basis.GENERIC_ADDRESS:
         return Proof(basis)
     return Proof(

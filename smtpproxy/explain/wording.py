@@ -178,16 +178,20 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         variant = ".pending" if words["pending"] else ".later" if words["later"] else ""
     if reason is Reason.PRODUCT_NOT_SIMILAR and words["customer_period"] is not None:
         variant = ".lately"
-    objected = case.facts.contact is not None and case.facts.contact.profiling_objected_at
-    if reason is Reason.TOPIC_UNRELATED and objected:
+    contact = case.facts.contact
+    if reason is Reason.TOPIC_UNRELATED and contact and contact.profiling_objected_at:
         variant = ".profiling"
+    elif (reason is Reason.NOTICE_MISSING and contact and contact.never_informed) or (
+        reason is Reason.OPTOUT_NOT_OFFERED and contact and contact.optout_offered is False
+    ):
+        variant = ".no"
     return Phrase(f"reason.{reason}{variant}", words)
 
 
 def words_of(case: RecipientCase) -> Words:
     """What phrases about a recipient may be filled in with."""
     stream, contact, book = case.stream, case.facts.contact, case.rulebook
-    act = None if contact is None else newest_act(contact, stream.purpose)
+    act = None if contact is None else newest_act(contact, stream.purpose, book)
     last = None if contact is None else last_activity(contact, book, case.now)
     tags = frozenset[str]() if contact is None else contact.tags & book.restricted_tags
     return {
@@ -274,8 +278,7 @@ def _allowed(basis: Basis, case: RecipientCase) -> Phrase:
 
 
 def _yielded(case: RecipientCase) -> Phrase | None:
-    found = yielding(case)
-    if found is None:
+    if (found := yielding(case)) is None:
         return None
     entry, act = found
     words: Words = {"origin": Term(entry.origin), "since": entry.since, "given": act.at}
@@ -299,9 +302,7 @@ def _as_customer(case: RecipientCase) -> Phrase:
 
 def _as_supporter(case: RecipientCase) -> Phrase:
     told = _told(case.rulebook.charity_requires)
-    return Phrase(
-        "basis.charity.told" if told else "basis.charity", words_of(case) | {"told": told}
-    )
+    return Phrase("basis.charity" + (".told" if told else ""), words_of(case) | {"told": told})
 
 
 def _as_professional(case: RecipientCase) -> Phrase:
@@ -368,8 +369,7 @@ def _source_passed(case: RecipientCase) -> Phrase:
 
 
 def _charity_passed(case: RecipientCase) -> Phrase:
-    since = case.rulebook.charity_since
-    variant = "" if since is None else ".since"
+    variant = "" if case.rulebook.charity_since is None else ".since"
     return _absent(f"passed.charity{variant}", bases.charity_failure)(case)
 
 

@@ -184,7 +184,7 @@ class Link(Struct, frozen=True, omit_defaults=True):
     """One hand that an address went through, and what the person was told there."""
 
     supplier: str | None = None
-    sender_disclosed: bool = False
+    sender_disclosed: bool | None = None  # None: not on record
     at: datetime | None = None
 
 
@@ -195,7 +195,7 @@ class Provenance(Struct, frozen=True, omit_defaults=True):
     """
 
     supplier: str | None = None
-    sender_disclosed: bool = False
+    sender_disclosed: bool | None = None  # None: not on record
     chain: tuple[Link, ...] = ()
 
 
@@ -207,7 +207,7 @@ class Contact(Struct, frozen=True, omit_defaults=True):
     source: Source | None = None
     collected_at: datetime | None = None
     informed_at: datetime | None = None
-    optout_offered: bool = False
+    optout_offered: bool | None = None  # at collection; None: not on record
     last_activity_at: datetime | None = None  # newest positive act: click, reply, login
     occupations: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
@@ -216,6 +216,7 @@ class Contact(Struct, frozen=True, omit_defaults=True):
     acts: tuple[ConsentAct, ...] = ()
     first_contacted_at: datetime | None = None  # first mail on any marketing stream
     profiling_objected_at: datetime | None = None  # what was gathered is frozen (RGPD 21(2))
+    never_informed: bool = False  # it is on record that nothing was told at collection
 
 
 class Suppression(Struct, frozen=True, omit_defaults=True):

@@ -62,6 +62,7 @@ class Rulebook(Struct, frozen=True):
     charity_since: datetime | None = None  # only contacts collected from then on
     professional_requires: tuple[Condition, ...] = (
         Condition.NOTICE,
+        Condition.OPTOUT_OFFERED,
         Condition.TOPIC,
         Condition.ACTIVE,
     )

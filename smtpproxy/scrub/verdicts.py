@@ -19,7 +19,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.rules.consent import newest_act
+from smtpproxy.policy.rules.consent import newest_act, newest_withdrawal
 from smtpproxy.policy.rules.suppression import day
 from smtpproxy.store.protocols import FactReader
 
@@ -60,7 +60,7 @@ async def judge_addresses(
     return [
         Judged(
             verdict,
-            _since(verdict, of, stream),
+            _since(verdict, of, occasion),
             profiling_objected=of.contact is not None
             and of.contact.profiling_objected_at is not None,
         )
@@ -68,11 +68,15 @@ async def judge_addresses(
     ]
 
 
-def _since(verdict: Verdict, known: RecipientFacts, stream: Stream) -> str:
+def _since(verdict: Verdict, known: RecipientFacts, occasion: Occasion) -> str:
     """The day of the suppression, the withdrawal or the consent that decided."""
     if verdict.rule == "suppression":
         return (verdict.detail or "").partition(" since ")[2][:10]
-    if verdict.basis is Basis.CONSENT or verdict.reason is Reason.CONSENT_WITHDRAWN:
-        act = None if known.contact is None else newest_act(known.contact, stream.purpose)
+    contact, purpose = known.contact, occasion.stream.purpose
+    if contact is not None and verdict.reason is Reason.CONSENT_WITHDRAWN:
+        at = newest_withdrawal(contact.acts, purpose)
+        return "" if at is None else day(at)
+    if contact is not None and verdict.basis is Basis.CONSENT:
+        act = newest_act(contact, purpose, occasion.rulebook)
         return "" if act is None else day(act.at)
     return ""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -96,11 +97,13 @@ def _no_newer(update: datetime | None, stored: datetime | None) -> bool:
 
 def _with_profile(before: Contact, update: ContactUpdate) -> Contact:
     told = update.contact
-    changes = {
+    changes: dict[str, Any] = {
         name: getattr(told, name)
         for name in update.given & PROFILE_FIELDS
         if getattr(told, name) != getattr(before, name)
     }
+    if "informed_at" in update.given and told.never_informed != before.never_informed:
+        changes["never_informed"] = told.never_informed
     newest = before.last_activity_at
     if update.rectifies:
         return replace(before, **changes) if changes else before

@@ -21,6 +21,7 @@ class Correction:
     source: Source | None = None
     collected_at: datetime | None = None
     informed_at: datetime | None = None
+    optout_offered: bool | None = None
     add_occupations: frozenset[str] = _NOTHING
     remove_occupations: frozenset[str] = _NOTHING
     add_tags: frozenset[str] = _NOTHING
@@ -32,6 +33,8 @@ class Correction:
             "source": self.source,
             "collected_at": self.collected_at,
             "informed_at": self.informed_at,
+            "never_informed": None if self.informed_at is None else False,
+            "optout_offered": self.optout_offered,
         }
         return replace(
             contact,

@@ -108,7 +108,9 @@ def test_every_hand_and_what_was_no_sale_is_told() -> None:
         purchases=(Purchase("shoes", AT, Dealing.INQUIRY),),
     )
     text = markdown(document(evidence(contact=contact), "en"))
-    assert "Collector (this sender was disclosed, 2026-03-01) → Broker (this sender was not" in text
+    assert (
+        "Collector (this sender was disclosed, 2026-03-01) → Broker (not on record whether" in text
+    )
     assert "2026-03-01 shoes (inquiry)" in text
 
 
@@ -175,3 +177,19 @@ def test_headings_descend_by_one() -> None:
     levels = [b.level for b in document(evidence(mailing(None)), "fr") if isinstance(b, Heading)]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_what_nobody_said_is_not_on_record_and_what_was_denied_is_no() -> None:
+    """A court must not read a "no" that nobody said."""
+    for lang, unknown, no in (("en", "not on record", "no"), ("fr", "non renseigné", "non")):
+        words = {
+            name: texts(lang).template(f"evidence.{name}")
+            for name in ("optout_offered", "informed_at")
+        }
+        for contact, told in (
+            (Contact("a@b.example"), unknown),
+            (Contact("a@b.example", optout_offered=False, never_informed=True), no),
+        ):
+            text = markdown(document(evidence(contact=contact), lang))
+            for field in ("optout_offered", "informed_at"):
+                assert f"- **{words[field]}**: {told}\n" in text

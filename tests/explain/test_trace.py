@@ -158,8 +158,8 @@ ENDINGS = [
     (
         BUYER,
         OFFERS,
-        "the person is a professional and was told of such mail when the address was collected, and"
-        " the topic is that of their work; last active on 1 March 2025",
+        "the person is a professional and was told of such mail and was free to refuse when the"
+        " address was collected, and the topic is that of their work; last active on 1 March 2025",
     ),
     (
         replace(BUYER, occupations=frozenset()),

@@ -6,7 +6,7 @@ Slow, flat and without the rules' own code: what both say is what the design say
 from calendar import monthrange
 from datetime import datetime, timedelta
 
-from smtpproxy.policy.model import Contact, RecipientFacts, Rulebook, Stream
+from smtpproxy.policy.model import ConsentAct, Contact, RecipientFacts, Rulebook, Stream
 
 WIDENED = ("unsubscribe", "complaint", "objection", "erasure", "external")
 
@@ -106,7 +106,7 @@ def _other_basis(
     similar = [p for p in recent if p.product in stream.products]
     informed = contact.informed_at is not None and contact.informed_at <= now
     if informed and contact.informed_at and contact.collected_at:
-        informed = contact.informed_at <= contact.collected_at
+        informed = contact.informed_at <= contact.collected_at <= now
     last = _last_activity(contact, book, now)
     active = last is not None and now <= _years_later(last, book.activity_years)
     charity = stream.nature == "charity"
@@ -118,7 +118,7 @@ def _other_basis(
         return "allow existing_customer"
     if charity and informed and contact.optout_offered and active:
         return "allow charity"
-    if professional and informed and related and active:
+    if professional and informed and contact.optout_offered and related and active:
         return "allow professional"
     # 11
     if consent != "consent_missing":
@@ -141,6 +141,7 @@ def _other_basis(
     elif professional:
         missing = [
             (not informed, "notice_missing"),
+            (not contact.optout_offered, "optout_not_offered"),
             (not related, "topic_unrelated"),
             (not active, "inactive"),
         ]
@@ -152,22 +153,34 @@ def _consent(stream: Stream, contact: Contact, book: Rulebook, now: datetime) ->
     acts = [a for a in contact.acts if a.purpose == stream.purpose]
     if not acts:
         return "consent_missing"
-    come = [a for a in acts if a.withdrawal or a.at <= now]
-    if come and max(come, key=lambda a: (a.at, a.withdrawal)).withdrawal:
-        return "consent_withdrawn"
-    act = max(acts, key=lambda a: a.at)
+    withdrawn = max((a.at for a in acts if a.withdrawal), default=None)
+    if withdrawn is not None:
+        moments = {a.at for a in acts if not a.withdrawal and withdrawn < a.at <= now}
+        said = [_said_at(moment, acts, book, now) for moment in moments]
+        if "valid" not in said:
+            return "consent_withdrawn"
+    failure = _said_at(max(a.at for a in acts), acts, book, now)
+    if failure != "valid":
+        return failure
     last = _last_activity(contact, book, now)
-    checks = [
-        (act.method in ("preticked_box", "implied", "silence"), "consent_preticked"),
-        (act.conditional, "consent_conditional"),
-        (
-            act.method not in book.valid_methods or not act.evidence.wording or act.at > now,
-            "consent_unproven",
-        ),
-        ("email" not in act.channels, "consent_channel"),
-        (last is None or now > _years_later(last, book.consent_years), "consent_expired"),
-    ]
-    return next((failure for wrong, failure in checks if wrong), "valid")
+    expired = last is None or now > _years_later(last, book.consent_years)
+    return "consent_expired" if expired else "valid"
+
+
+def _said_at(moment: datetime, acts: list[ConsentAct], book: Rulebook, now: datetime) -> str:
+    """What the acts of one moment come to: the strictest of them, with all that proves it."""
+    said = [a for a in acts if a.at == moment]
+    if any(a.method in ("preticked_box", "implied", "silence") for a in said):
+        return "consent_preticked"
+    if any(a.conditional for a in said):
+        return "consent_conditional"
+    if any(a.method not in book.valid_methods for a in said) or moment > now:
+        return "consent_unproven"
+    channel = any("email" not in a.channels for a in said)
+    proven = [a.evidence.wording for a in said if not channel or "email" not in a.channels]
+    if not any(proven):
+        return "consent_unproven"
+    return "consent_channel" if channel else "valid"
 
 
 def _last_activity(contact: Contact, book: Rulebook, now: datetime) -> datetime | None:

@@ -55,7 +55,13 @@ CHANNELS = [frozenset({"email"})] * 4 + [frozenset({"sms"})]
 EVIDENCE = [Evidence("form")] * 4 + [Evidence()]
 SOURCES = [Source.DIRECT] * 6 + [None, *Source]
 TAGS = [frozenset[str]()] * 3 + [frozenset({"restricted"})]
-PROVENANCES = [None, Provenance(), Provenance("X"), Provenance("X", sender_disclosed=True)]
+PROVENANCES = [
+    None,
+    Provenance(),
+    Provenance("X"),
+    Provenance("X", sender_disclosed=False),
+    Provenance("X", sender_disclosed=True),
+]
 
 
 def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
@@ -113,7 +119,7 @@ def _contact(random: Random) -> Contact:
         random.choice(SOURCES),
         _maybe(random),
         _maybe(random),
-        random.random() < 0.6,
+        random.choice([True, True, True, False, None]),
         _maybe(random),
         _some(random),
         random.choice(TAGS),
@@ -128,8 +134,8 @@ def _contact(random: Random) -> Contact:
 
 
 def _acts(random: Random) -> tuple[ConsentAct, ...]:
-    """No two of a kind for one purpose at one time: either could be the newest."""
-    acts = [
+    """Several may be of one moment."""
+    return tuple(
         ConsentAct(
             random.choice(PURPOSES),
             random.choice(MOMENTS),
@@ -140,8 +146,7 @@ def _acts(random: Random) -> tuple[ConsentAct, ...]:
             random.choice(EVIDENCE),
         )
         for _ in range(random.choice([0, 0, 1, 1, 2, 3]))
-    ]
-    return tuple({(act.purpose, act.at, act.withdrawal): act for act in acts}.values())
+    )
 
 
 def _some(random: Random) -> frozenset[str]:

@@ -83,8 +83,8 @@ HISTORIES = [
     # a withdrawal wins a tie, whichever comes first
     ((AGREED, replace(WITHDRAWN, at=AGREED.at)), "refuse consent_withdrawn"),
     ((replace(WITHDRAWN, at=AGREED.at), AGREED), "refuse consent_withdrawn"),
-    # of two agreements at one time, the one recorded last
-    ((replace(AGREED, method="silence"), AGREED), "allow consent"),
+    # of two agreements at one time, the stricter
+    ((replace(AGREED, method="silence"), AGREED), "refuse consent_preticked"),
     ((AGREED, replace(AGREED, method="silence")), "refuse consent_preticked"),
     # what is dated later than now never helps the sender
     ((AGREED, replace(AGREED, at=NOW + DAY)), "refuse consent_unproven"),

@@ -30,7 +30,10 @@ def test_a_withdrawal_by_whom_the_mta_may_deliver_to_counts_for_marketing() -> N
     facts = RecipientFacts(contact=SUBSCRIBER, readings=(Reading(VICTIM, (withdrawn,)),))
     assert answer(facts) == "refuse consent_withdrawn"
     assert answer(facts, RECEIPTS) == "allow transactional"
-    agreed = replace(withdrawn, at=NOW, withdrawal=False)
+    implied = replace(withdrawn, at=NOW, withdrawal=False)
+    unproven = replace(facts, readings=(Reading(VICTIM, (withdrawn, implied)),))
+    assert answer(unproven) == "refuse consent_withdrawn"
+    agreed = replace(SUBSCRIBER.acts[0], at=NOW)
     newer = replace(facts, readings=(Reading(VICTIM, (withdrawn, agreed)),))
     assert answer(newer) == "allow consent"
 

@@ -188,7 +188,7 @@ def test_charities(contact: Contact, expected: str) -> None:
 
 PROFESSIONALS = [
     (BUYER, "allow professional"),
-    (replace(BUYER, optout_offered=False), "allow professional"),
+    (replace(BUYER, optout_offered=False), "refuse optout_not_offered"),
     (replace(BUYER, source=Source.PARTNER, provenance=DISCLOSED), "allow professional"),
     (replace(BUYER, informed_at=None), "refuse notice_missing"),
     (replace(BUYER, informed_at=None, occupations=frozenset()), "refuse notice_missing"),

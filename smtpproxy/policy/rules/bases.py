@@ -95,8 +95,8 @@ def charity_failure(case: RecipientCase) -> Reason:
     contact = case.facts.contact
     if contact is None or case.stream.nature is not _OF_CHARITY:
         return _NOT_THERE
-    since = case.rulebook.charity_since
-    if since is not None and (contact.collected_at is None or contact.collected_at < since):
+    since, collected = case.rulebook.charity_since, contact.collected_at
+    if since is not None and (collected is None or not since <= collected <= case.now):
         return _NOT_THERE
     return _first_missing(case.rulebook.charity_requires, contact, case)
 
@@ -112,13 +112,14 @@ def professional_failure(case: RecipientCase) -> Reason:
 def is_informed(contact: Contact, case: RecipientCase) -> bool:
     """Whether the person was told at collection, not later (A11).
 
-    Where the time of collection is unknown, a notice that has been given is enough.
+    Where the time of collection is unknown, a notice that has been given is enough; where
+    it is one that has not come, nothing shows that the notice was not late.
     """
     informed, collected = contact.informed_at, contact.collected_at
     return (
         informed is not None
         and informed <= case.now
-        and (collected is None or informed <= collected)
+        and (collected is None or informed <= collected <= case.now)
     )
 
 
@@ -137,7 +138,7 @@ def _is_direct(contact: Contact, case: RecipientCase) -> bool:
 
 
 def _could_refuse(contact: Contact, case: RecipientCase) -> bool:
-    return contact.optout_offered
+    return contact.optout_offered is True  # not on record is not yes
 
 
 def _concerns_them(contact: Contact, case: RecipientCase) -> bool:

@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from smtpproxy.policy.model import Basis, ConsentAct, Contact, Evidence, Reading, Reason, Verdict
+from smtpproxy.policy.model import (
+    Basis,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Reading,
+    Reason,
+    Rulebook,
+    Verdict,
+)
 from smtpproxy.policy.rules.case import RecipientCase, allow, refuse
 from smtpproxy.policy.rules.clock import is_active
 
@@ -11,11 +20,12 @@ WITHDRAWN = refuse("withdrawn", Reason.CONSENT_WITHDRAWN)
 CONSENT = allow("consent", Basis.CONSENT)
 
 _CONFIRMED = "double_opt_in"
+_DEFAULT = Rulebook("")
 _VALID, _MISSING = Reason.NONE, Reason.CONSENT_MISSING
 
 
 def withdrawn(case: RecipientCase) -> Verdict | None:
-    """Refuse when the newest act for the purpose is a withdrawal, whatever other basis."""
+    """Refuse while a withdrawal for the purpose stands, whatever other basis there is."""
     contact = case.facts.contact
     if contact is not None and contact.acts and _is_withdrawn(case, contact.acts):
         return WITHDRAWN
@@ -39,12 +49,23 @@ def consent_failure(case: RecipientCase) -> Reason:
     CONSENT_MISSING when there is no act for the purpose at all.
     """
     contact, rulebook = case.facts.contact, case.rulebook
-    act = None if contact is None else newest_act(contact, case.stream.purpose)
+    act = None if contact is None else newest_act(contact, case.stream.purpose, rulebook)
     if contact is None or act is None:
         return _MISSING
     if _is_withdrawn(case, contact.acts):
         return Reason.CONSENT_WITHDRAWN
-    request = confirmed_request(contact, act) if act.method == _CONFIRMED else None
+    failure = _act_failure(act, contact.acts, case)
+    if failure is not _VALID:
+        return failure
+    if not is_active(contact, rulebook.consent_period, rulebook, case.now):
+        return Reason.CONSENT_EXPIRED
+    return _VALID
+
+
+def _act_failure(act: ConsentAct, acts: Sequence[ConsentAct], case: RecipientCase) -> Reason:
+    """Return what was wrong with an agreement when it was given, NONE when nothing was."""
+    rulebook = case.rulebook
+    request = confirmed_request(acts, act) if act.method == _CONFIRMED else None
     if act.method in rulebook.preticked_methods:
         return Reason.CONSENT_PRETICKED
     conditional = act.conditional or (request is not None and request.conditional)
@@ -54,13 +75,13 @@ def consent_failure(case: RecipientCase) -> Reason:
         return Reason.CONSENT_UNPROVEN
     if "email" not in act.channels:
         return Reason.CONSENT_CHANNEL
-    if not is_active(contact, rulebook.consent_period, rulebook, case.now):
-        return Reason.CONSENT_EXPIRED
     return _VALID
 
 
-def newest_act(contact: Contact, purpose: str | None) -> ConsentAct | None:
-    """Return the newest act for the purpose; of two at one time, the one recorded last.
+def newest_act(
+    contact: Contact, purpose: str | None, rulebook: Rulebook = _DEFAULT
+) -> ConsentAct | None:
+    """Return the newest act for the purpose; of several at one time, the strictest.
 
     A double opt-in that waits for its confirmation counts only where there is nothing
     else: anybody could have typed the address, and that must not undo what the person
@@ -68,19 +89,36 @@ def newest_act(contact: Contact, purpose: str | None) -> ConsentAct | None:
     """
     newest = None
     for act in contact.acts:
-        if act.purpose == purpose and (
-            newest is None or (not act.pending, act.at) >= (not newest.pending, newest.at)
+        if act.purpose != purpose:
+            continue
+        if newest is None:
+            newest = act
+            continue
+        rank, other = (not act.pending, act.at), (not newest.pending, newest.at)
+        if rank > other or (
+            rank == other and _strictness(act, rulebook) >= _strictness(newest, rulebook)
         ):
             newest = act
     return newest
 
 
-def confirmed_request(contact: Contact, act: ConsentAct) -> ConsentAct | None:
+def _strictness(act: ConsentAct, rulebook: Rulebook) -> tuple[bool, ...]:
+    """Rank acts of one moment. Of two that are otherwise alike, the one that is proven counts:
+    evidence that is found later does not make another act."""
+    return (
+        act.withdrawal,
+        act.method in rulebook.preticked_methods,
+        act.conditional and not rulebook.conditional_allowed,
+        act.method not in rulebook.valid_methods,
+        "email" not in act.channels,
+        all(_states(act.evidence, name) for name in rulebook.required_evidence),
+    )
+
+
+def confirmed_request(acts: Sequence[ConsentAct], act: ConsentAct) -> ConsentAct | None:
     """Return the newest request that `act` may be the confirmation of, None without one."""
     requests = [
-        each
-        for each in contact.acts
-        if each.pending and each.purpose == act.purpose and each.at <= act.at
+        each for each in acts if each.pending and each.purpose == act.purpose and each.at <= act.at
     ]
     return max(requests, key=lambda each: each.at, default=None)
 
@@ -88,12 +126,12 @@ def confirmed_request(contact: Contact, act: ConsentAct) -> ConsentAct | None:
 def withdrawn_at(case: RecipientCase) -> datetime | None:
     """Return when consent for the purpose was last withdrawn, None when it never was."""
     contact, purpose = case.facts.contact, case.stream.purpose
-    newest = None if contact is None else _newest_withdrawal(contact.acts, purpose)
-    elsewhere = [_newest_withdrawal(one.acts, purpose) for one in case.facts.readings]
+    newest = None if contact is None else newest_withdrawal(contact.acts, purpose)
+    elsewhere = [newest_withdrawal(one.acts, purpose) for one in case.facts.readings]
     return newest or max(filter(None, elsewhere), default=None)
 
 
-def _newest_withdrawal(acts: Sequence[ConsentAct], purpose: str | None) -> datetime | None:
+def newest_withdrawal(acts: Sequence[ConsentAct], purpose: str | None) -> datetime | None:
     newest = None
     for act in acts:
         if act.withdrawal and act.purpose == purpose and (newest is None or act.at > newest):
@@ -102,20 +140,31 @@ def _newest_withdrawal(acts: Sequence[ConsentAct], purpose: str | None) -> datet
 
 
 def _is_withdrawn(case: RecipientCase, acts: Sequence[ConsentAct]) -> bool:
-    """Whether a withdrawal is the newest act that may count; it wins a tie in time.
+    """Whether a withdrawal stands: only consent that was valid when it was given undoes one.
 
-    Agreement dated after now must not hide a withdrawal from before, nor must one that is
-    not confirmed.
+    It must be later than the withdrawal and not later than now, and nothing stricter may
+    have been said at its moment: silence, a box ticked in advance and what was not
+    confirmed undo nothing.
     """
     purpose, now = case.stream.purpose, case.now
-    newest = _newest_withdrawal(acts, purpose)
+    newest = newest_withdrawal(acts, purpose)
     if newest is None:
         return False
-    return not any(
-        newest < act.at <= now
+    later = [
+        act
         for act in acts
-        if act.purpose == purpose and not act.withdrawal and not act.pending
-    )
+        if newest < act.at <= now
+        and act.purpose == purpose
+        and not act.withdrawal
+        and not act.pending
+    ]
+    void = {act.at for act in later if not _was_agreement(act, case)}
+    return not any(act.at not in void and _act_failure(act, acts, case) is _VALID for act in later)
+
+
+def _was_agreement(act: ConsentAct, case: RecipientCase) -> bool:
+    """Whether an act was one of agreement by what it was, whatever proves it."""
+    return not any(_strictness(act, case.rulebook)[:-1])
 
 
 def _is_proven(act: ConsentAct, request: ConsentAct | None, case: RecipientCase) -> bool:

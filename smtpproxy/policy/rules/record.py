@@ -93,4 +93,8 @@ def links(provenance: Provenance) -> tuple[Link, ...]:
 
 
 def discloses(link: Link, now: datetime) -> bool:
-    return bool(link.supplier) and link.sender_disclosed and (link.at is None or link.at <= now)
+    return (
+        bool(link.supplier)
+        and link.sender_disclosed is True
+        and (link.at is None or link.at <= now)
+    )

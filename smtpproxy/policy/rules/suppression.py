@@ -61,7 +61,7 @@ def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
     """Return the newest suppression that gave way, and the consent it gave way to."""
     entries = [entry for entry in matching(case) if _yields(entry, case)]
     contact = case.facts.contact
-    act = None if contact is None else newest_act(contact, case.stream.purpose)
+    act = None if contact is None else newest_act(contact, case.stream.purpose, case.rulebook)
     if not entries or act is None:
         return None
     return max(entries, key=lambda entry: entry.since), act
@@ -103,7 +103,7 @@ def _yields(entry: Suppression, case: RecipientCase) -> bool:
         return False
     if entry.origin not in rulebook.lifted_by_consent or contact is None:
         return False
-    act = newest_act(contact, case.stream.purpose)
+    act = newest_act(contact, case.stream.purpose, case.rulebook)
     return (
         act is not None
         and act.at > entry.since

@@ -162,7 +162,9 @@ class _Cell:
             return False
         raise ValueError(f"{self._name}: {text[:40]!r} is neither true nor false")
 
-    def _time(self, text: str) -> datetime:
+    def _time(self, text: str) -> datetime | bool:
+        if self._name == "informed_at" and text.casefold() in _FALSE:
+            return False
         last_moment = self._name == "consent_withdrawn_at"
         try:
             return read_time(text, last_moment=last_moment, pattern=self._mapping.time_format)

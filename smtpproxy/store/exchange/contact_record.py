@@ -49,13 +49,13 @@ class EvidenceRecord(Struct, forbid_unknown_fields=True):
 
 class LinkRecord(Struct, forbid_unknown_fields=True):
     supplier: str | None = None
-    sender_disclosed: bool = False
+    sender_disclosed: bool | None = None
     at: Time | None = None
 
 
 class ProvenanceRecord(Struct, forbid_unknown_fields=True):
     supplier: str | None = None
-    sender_disclosed: bool = False
+    sender_disclosed: bool | None = None
     chain: list[LinkRecord] = []
 
     def told(self) -> Provenance:
@@ -108,8 +108,8 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
     audience: Audience | UnsetType | None = UNSET
     source: Source | UnsetType | None = UNSET
     collected_at: Time | UnsetType | None = UNSET
-    informed_at: Time | UnsetType | None = UNSET
-    optout_offered: bool | UnsetType = UNSET
+    informed_at: Time | bool | UnsetType | None = UNSET  # false: was not told
+    optout_offered: bool | UnsetType | None = UNSET
     last_activity_at: Time | UnsetType | None = UNSET
     occupations: Words | UnsetType = UNSET
     tags: Words | UnsetType = UNSET
@@ -125,6 +125,10 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
         Raises:
             ValueError: the address is none, or a time is out of range.
         """
+        if self.informed_at is True:
+            raise ValueError(
+                f"informed_at: true says no time; right would be {_RIGHT['informed_at']}"
+            )
         try:
             return ContactUpdate(
                 Contact(
@@ -133,7 +137,7 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
                     self.source or None,
                     _moment(self.collected_at),
                     _moment(self.informed_at),
-                    bool(self.optout_offered),
+                    None if self.optout_offered is UNSET else self.optout_offered,
                     _moment(self.last_activity_at),
                     frozenset(self.occupations or ()),
                     frozenset(self.tags or ()),
@@ -142,6 +146,7 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
                     tuple([act for consent in self.consents for act in consent.acts()]),
                     _moment(self.first_contacted_at),
                     _moment(self.profiling_objected_at),
+                    self.informed_at is False,
                 ),
                 _given(self),
                 as_of,
@@ -157,7 +162,7 @@ def _address(text: str) -> str:
         raise ValueError(f"address: {error}") from None
 
 
-def _moment(value: datetime | UnsetType | None) -> datetime | None:
+def _moment(value: datetime | bool | UnsetType | None) -> datetime | None:
     return in_utc(value) if isinstance(value, datetime) else None
 
 
@@ -229,6 +234,7 @@ _RIGHT = {
     ),
     **dict.fromkeys(["occupations", "tags", "channels"], 'a list of words, like ["retail"]'),
     **dict.fromkeys(["purpose", "method", "product"], "text of 1 to 200 characters on one line"),
+    "informed_at": f"a time with its zone, like {EXAMPLE}, or false: was not told",
     "purchases": 'a list of objects, like [{"product": "shoes", "at": "…"}]',
     "consents": 'a list of objects, like [{"purpose": "offers", "given_at": "…"}]',
 }

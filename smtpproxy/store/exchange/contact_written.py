@@ -21,7 +21,7 @@ def written_contact(contact: Contact) -> bytes:
             "audience": contact.audience,
             "source": contact.source,
             "collected_at": _written(contact.collected_at),
-            "informed_at": _written(contact.informed_at),
+            "informed_at": False if contact.never_informed else _written(contact.informed_at),
             "optout_offered": contact.optout_offered,
             "last_activity_at": _written(contact.last_activity_at),
             "occupations": sorted(contact.occupations),

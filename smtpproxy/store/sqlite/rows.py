@@ -35,6 +35,8 @@ _EMAIL = frozenset({"email"})
 _NO_EVIDENCE = Evidence()
 # A look in a dict is a tenth of the time of calling the enum.
 _AUDIENCES = {str(audience): audience for audience in Audience}
+_NOT_ON_RECORD = 2
+_DISCLOSED = (False, True, None)
 _SOURCES = {None: None} | {str(source): source for source in Source}
 _ORIGINS = {str(origin): origin for origin in Origin}
 
@@ -49,6 +51,7 @@ class _ContactDetails(msgspec.Struct, omit_defaults=True):
     chain: tuple[Link, ...] = ()
     first_contacted_at: datetime | None = None
     profiling_objected_at: datetime | None = None
+    never_informed: bool = False
 
 
 class _ActDetails(msgspec.Struct, omit_defaults=True):
@@ -121,13 +124,13 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         _SOURCES[source],
         None if collected_at is None else _EPOCH + _MICROSECOND * collected_at,
         None if informed_at is None else _EPOCH + _MICROSECOND * informed_at,
-        bool(optout_offered),
+        None if optout_offered is None else bool(optout_offered),
         None if last_activity_at is None else _EPOCH + _MICROSECOND * last_activity_at,
         _read_set(occupations) if occupations else _NOTHING,
         _read_set(tags) if tags else _NOTHING,
         None
         if sender_disclosed is None
-        else Provenance(supplier, bool(sender_disclosed), more.chain),
+        else Provenance(supplier, _DISCLOSED[sender_disclosed], more.chain),
         tuple(
             [
                 Purchase(p.product, _EPOCH + _MICROSECOND * p.at, p.kind)
@@ -139,6 +142,7 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         acts,
         more.first_contacted_at,
         more.profiling_objected_at,
+        more.never_informed,
     )
 
 
@@ -175,7 +179,7 @@ def contact_row(number: int, contact: Contact, as_of: datetime | None) -> Row:
         _json_set(contact.occupations),
         _json_set(contact.tags),
         provenance.supplier if provenance else None,
-        provenance.sender_disclosed if provenance else None,
+        _disclosed(provenance) if provenance else None,
         _purchases(contact.purchases) if contact.purchases else None,
         _contact_details(contact),
         optional_micros(as_of),
@@ -199,6 +203,11 @@ def act_row(number: int, sequence: int, act: ConsentAct) -> Row:
     )
 
 
+def _disclosed(provenance: Provenance) -> int:
+    disclosed = provenance.sender_disclosed
+    return _NOT_ON_RECORD if disclosed is None else int(disclosed)
+
+
 def _purchases(purchases: tuple[Purchase, ...]) -> str:
     return _write(
         [
@@ -212,10 +221,10 @@ def _purchases(purchases: tuple[Purchase, ...]) -> str:
 
 def _contact_details(contact: Contact) -> str | None:
     chain = contact.provenance.chain if contact.provenance else ()
-    if not chain and contact.first_contacted_at is None and contact.profiling_objected_at is None:
-        return None
-    told = _ContactDetails(chain, contact.first_contacted_at, contact.profiling_objected_at)
-    return _write(told).decode()
+    told = _ContactDetails(
+        chain, contact.first_contacted_at, contact.profiling_objected_at, contact.never_informed
+    )
+    return None if told == _NO_CONTACT_DETAILS else _write(told).decode()
 
 
 def _act_details(act: ConsentAct) -> str | None:

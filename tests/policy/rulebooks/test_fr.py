@@ -87,6 +87,8 @@ TABLE = [
     Row("not their business", at_work("mining"), "refuse topic_unrelated"),
     Row("professional not told", told(at_work("retail"), informed=False),
         "refuse notice_missing"),
+    Row("professional not free", told(at_work("retail"), free=False),
+        "refuse optout_not_offered"),
     Row("consumer", PERSON, "refuse consent_missing"),
     # suppressions
     Row("unsubscribed, agreed since", agreed(), "allow consent", suppression=stopped()),

@@ -100,7 +100,7 @@ def test_the_defaults_that_lines_rely_on() -> None:
     assert (act.withdrawal, act.conditional, act.pending) == (False, False, False)
     assert act.channels == {"email"}
     contact = Contact("a@b.example")
-    assert (contact.audience, contact.source, contact.optout_offered) == ("unknown", None, False)
+    assert (contact.audience, contact.source, contact.optout_offered) == ("unknown", None, None)
     assert Verdict(Action.ALLOW).reason == "none"
     assert MessageFeatures().one_click is False
 

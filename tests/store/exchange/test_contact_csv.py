@@ -82,7 +82,10 @@ def test_a_mapping_turns_columns_into_fields(importing: Importing, tmp_path: Pat
     )
     # Without their times, a purchase and a consent are no record of any.
     assert importing.contact("bert@people.example") == Contact(
-        "bert@people.example", audience=Audience.PROFESSIONAL, source=Source.DIRECT
+        "bert@people.example",
+        audience=Audience.PROFESSIONAL,
+        source=Source.DIRECT,
+        optout_offered=False,
     )
     assert "consent_given_at: '3.3.2025' is not a time; write it as the mapping's" in (
         importing.rejected

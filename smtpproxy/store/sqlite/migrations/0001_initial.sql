@@ -40,12 +40,12 @@ CREATE TABLE contact (
     source TEXT,
     collected_at INTEGER,
     informed_at INTEGER,
-    optout_offered INTEGER NOT NULL,
+    optout_offered INTEGER,    -- NULL: not on record
     last_activity_at INTEGER,
     occupations TEXT,
     tags TEXT,
     supplier TEXT,
-    sender_disclosed INTEGER,  -- NULL: no provenance at all
+    sender_disclosed INTEGER,  -- NULL: no provenance at all; 2: not on record
     purchases TEXT,            -- [[product, at], ...]
     as_of INTEGER              -- the age of the source that the profile is from
 );

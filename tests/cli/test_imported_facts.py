@@ -1,0 +1,124 @@
+"""What imports and commands take for a fact: not the future, and no yes or no that nobody said."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.stored import Stored
+
+ANNA = "anna@people.example"
+IN_HOURS = (datetime.now(UTC) + timedelta(hours=20)).isoformat()
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def imported(stored: Stored, code: int = 0, **fields: Any) -> str:
+    """Import one contact; return what was put aside."""
+    path = stored.file("people.ndjson", json.dumps({"address": ANNA, **fields}))
+    stored.run("contact", "import", path, code=code)
+    aside = Path(f"{path}.rejected")
+    return aside.read_text() if aside.exists() else ""
+
+
+FUTURE: list[tuple[dict[str, Any], str]] = [
+    ({"collected_at": "2062-01-01T00:00:00Z"}, "collected_at 2062-01-01T00:00:00Z"),
+    ({"informed_at": "2062-01-01T00:00:00Z"}, "informed_at 2062"),
+    ({"last_activity_at": "2062-01-01T00:00:00Z"}, "last_activity_at 2062"),
+    ({"first_contacted_at": "2062-01-01T00:00:00Z"}, "first_contacted_at 2062"),
+    ({"purchases": [{"product": "x", "at": "2062-01-01T00:00:00Z"}]}, "purchases: at 2062"),
+    (
+        {"provenance": {"chain": [{"supplier": "X", "at": "2062-01-01T00:00:00Z"}]}},
+        "provenance: chain: at 2062",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "part"), FUTURE)
+def test_facts_of_the_future_are_put_aside_and_named(
+    stored: Stored, fields: dict[str, Any], part: str
+) -> None:
+    aside = imported(stored, code=1, **fields)
+    assert f"{part}" in aside
+    assert "is in the future; right would be when it happened" in aside
+    stored.run("contact", "show", ANNA, code=1)
+
+
+def test_a_day_ahead_is_another_clock_or_zone(stored: Stored) -> None:
+    assert imported(stored, collected_at=IN_HOURS, informed_at=IN_HOURS) == ""
+    assert stored.json("contact", "show", ANNA)["collected_at"] is not None
+
+
+def test_objections_of_the_future_are_taken(stored: Stored) -> None:
+    withdrawn = {"purpose": "offers", "withdrawn_at": "2062-01-01T00:00:00Z"}
+    objected = "2062-01-01T00:00:00Z"
+    assert imported(stored, consents=[withdrawn], profiling_objected_at=objected) == ""
+
+
+@pytest.mark.parametrize("option", ["--collected-at", "--informed-at"])
+def test_nothing_is_rectified_to_the_future(stored: Stored, option: str) -> None:
+    imported(stored)
+    done = stored.run("contact", "rectify", ANNA, option, "2062-01-01", "--reason", "x", code=2)
+    assert "'2062-01-01' is in the future" in done.stderr
+
+
+SAID: list[tuple[dict[str, Any], Any, Any]] = [
+    ({}, None, None),
+    ({"optout_offered": None, "informed_at": None}, None, None),
+    ({"optout_offered": False, "informed_at": False}, False, False),
+    (
+        {"optout_offered": True, "informed_at": "2026-01-01T00:00:00Z"},
+        True,
+        "2026-01-01T00:00:00Z",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "offered", "informed"), SAID)
+def test_what_nobody_said_is_not_known(
+    stored: Stored, fields: dict[str, Any], offered: Any, informed: Any
+) -> None:
+    imported(stored, provenance={"supplier": "X"}, **fields)
+    shown = stored.json("contact", "show", ANNA)
+    assert (shown["optout_offered"], shown["informed_at"]) == (offered, informed)
+    assert shown["provenance"]["sender_disclosed"] is None
+    text = " ".join(stored.run("contact", "show", ANNA).stdout.split())
+    words = {None: "not known", False: "no", True: "yes"}
+    assert f"opt-out offered {words[offered]}" in text
+    assert "sender disclosed not known" in text
+    again = stored.file("again.ndjson", stored.run("contact", "export").stdout)
+    assert stored.json("contact", "import", again)["unchanged"] == 1
+
+
+def test_a_csv_says_yes_no_or_nothing(stored: Stored) -> None:
+    path = stored.file(
+        "people.csv",
+        "address,informed_at,optout_offered,supplier,sender_disclosed\n"
+        f"{ANNA},no,no,X,no\nbert@people.example,,,X,\n",
+    )
+    stored.run("contact", "import", path)
+    anna = stored.json("contact", "show", ANNA)
+    assert (anna["informed_at"], anna["optout_offered"]) == (False, False)
+    assert anna["provenance"]["sender_disclosed"] is False
+    bert = stored.json("contact", "show", "bert@people.example")
+    assert (bert["informed_at"], bert["optout_offered"]) == (None, None)
+    assert bert["provenance"]["sender_disclosed"] is None
+
+
+def test_what_was_said_can_be_put_right(stored: Stored) -> None:
+    imported(stored, informed_at=False)
+    rectify = ("contact", "rectify", ANNA, "--reason", "the form was found")
+    stored.run(*rectify, "--informed-at", "2026-01-01", "--optout-offered", "yes")
+    shown = stored.json("contact", "show", ANNA)
+    assert (shown["informed_at"], shown["optout_offered"]) == ("2026-01-01T00:00:00Z", True)
+    stored.run(*rectify, "--optout-offered", "no")
+    assert stored.json("contact", "show", ANNA)["optout_offered"] is False
+
+
+def test_a_notice_without_a_time_is_rejected(stored: Stored) -> None:
+    assert "informed_at: true says no time" in imported(stored, code=1, informed_at=True)
