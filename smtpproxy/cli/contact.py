@@ -124,13 +124,15 @@ def import_contacts(
     except MappingFault as error:
         fail(str(error), 2)
 
+    encoding = columns.encoding if columns else None
+
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
         if found == "csv":
-            read = contact_csv.read_csv(read_lines(opened), columns, age, wanted)
+            read = contact_csv.read_csv(read_lines(opened, encoding), columns, age, wanted)
         elif purpose or wanted.layout:
             fail("NDJSON is our own form: it has no provider's --format, and says its purposes", 2)
         else:
-            read = contact_record.read_ndjson(read_lines(opened), age)
+            read = contact_record.read_ndjson(read_lines(opened, "utf-8"), age)
         return without_the_future(read, now())
 
     if dry_run:

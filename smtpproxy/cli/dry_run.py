@@ -68,6 +68,8 @@ def show_difference(
         except ImportFault as error:
             fail(f"{path}: {error}")
         octets = file.tell()
+    if contents.decoder is not None and (note := contents.decoder.note()):
+        warn(f"{path}: {note}")
     if as_json:
         _print_json(path, done, time.monotonic() - start)
     else:

@@ -24,6 +24,7 @@ from smtpproxy.cli.import_format import format_type
 from smtpproxy.cli.import_record import Job, check_same, held
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.encoding import Decoder
 from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.rejected import RejectedFault, RejectedFile
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
@@ -137,7 +138,8 @@ def import_file(
             with contextlib.suppress(OSError):  # then it was said already
                 aside.close(complete=False)
     seconds = time.monotonic() - start
-    _print_summary(path, record, run.progress, aside.path, seconds, as_json=as_json)
+    decoder = contents.decoder
+    _print_summary(path, record, run.progress, aside.path, seconds, decoder, as_json=as_json)
     if not run.progress.lines:
         fail(f"{name_to_show(path)}: {no_rows(contents, octets=run.progress.octets)}")
     return 1 if run.progress.rejected else 0
@@ -253,6 +255,7 @@ def _print_summary(
     progress: Progress,
     rejected: Path,
     seconds: float,
+    decoder: Decoder | None,
     *,
     as_json: bool,
 ) -> None:
@@ -262,12 +265,15 @@ def _print_summary(
                 "id": record.id,
                 "file": path,
                 **dataclasses.asdict(progress),
+                "encoding": decoder.found() if decoder else "utf-8",
                 "rejected_file": rejected if progress.rejected else None,
                 "seconds": round(seconds, 3),
             }
         )
         return
     click.echo(f"{name_to_show(path)}: {_counted(progress)} in {seconds:.1f} s")
+    if decoder is not None and (note := decoder.note()):
+        click.echo(note)
     if progress.passed:
         click.echo(f"{progress.passed:,} rows passed over: they are of nobody to be imported")
     if progress.older:

@@ -166,6 +166,8 @@ def _scrub(
                 using_store(settings, scrub.through, read_only=True)
             except ImportFault as error:
                 fail(f"{name}: {error}", 2)
+        if addresses.decoder is not None and (note := addresses.decoder.note()):
+            warn(f"{name}: {note}; what is written is UTF-8")
         findings = Findings(name, source.sha256, occasion, scrub.counts)
         if places.report is not None:
             drafts.open(places.report).write(html(findings, lang).encode())

@@ -288,10 +288,12 @@ def import_suppressions(
     named = Path(earlier.file) if earlier else file
     wanted = Wanted(name_of(named), layout_name(file_format), columns, own is not None)
 
+    encoding = columns.encoding if columns else None
+
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
         if found == "csv":
-            return suppression_file.read_csv(read_lines(opened), defaults, wanted)
-        return suppression_file.read_ndjson(read_lines(opened), defaults, wanted)
+            return suppression_file.read_csv(read_lines(opened, encoding), defaults, wanted)
+        return suppression_file.read_ndjson(read_lines(opened, "utf-8"), defaults, wanted)
 
     if dry_run:
         return show_difference(

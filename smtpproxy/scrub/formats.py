@@ -5,7 +5,6 @@ import io
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import BinaryIO, Literal, TypeVar
 
 import msgspec
@@ -15,12 +14,23 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered
 from smtpproxy.mail.path import recipient
 from smtpproxy.scrub.verdicts import Judged
-from smtpproxy.store.exchange.csv_rows import Header, Row, first_line, read_header, read_rows
+from smtpproxy.store.exchange.csv_rows import (
+    Header,
+    Row,
+    column_key,
+    first_line,
+    read_header,
+    read_rows,
+    rejected_header,
+)
+from smtpproxy.store.exchange.encoding import Decoder
 from smtpproxy.store.exchange.lines import (
     ImportFault,
     Line,
+    Lines,
     Read,
     Rejected,
+    certain,
     decoded,
     read_lines,
 )
@@ -59,6 +69,7 @@ class AddressList:
     ending: Ending
     header: bytes | None = None  # of the output, without its end
     original_header: bytes | None = None  # of the list, for its FILE.rejected
+    decoder: Decoder | None = None  # how it is read; what is written is UTF-8
 
 
 def open_list(file: BinaryIO, form: Format | None = None, column: str | None = None) -> AddressList:
@@ -75,15 +86,18 @@ def open_list(file: BinaryIO, form: Format | None = None, column: str | None = N
     if first is None:
         return AddressList("plain", iter(()), _ending_of_csv(","), _added_header(b"address", ","))
     form = form or _form_of(first, column)
+    lines.give_back([first])
     if form == "csv":
-        return _csv_list(first, lines, column)
+        return _csv_list(lines, column)
     if column is not None and form == "plain":
         raise ImportFault("it has one address a line and no columns: leave --column out")
-    lines = chain([first], lines)
     if form == "ndjson":
-        return AddressList(form, _read(lines, _object_reader(column)), _ending_of_object)
+        lines.decoder.expect_utf8()
+        items = _read(lines, _object_reader(column))
+        return AddressList(form, items, _ending_of_object, decoder=lines.decoder)
     header = _added_header(b"address", ",")
-    return AddressList(form, _read(lines, _plain_entry), _ending_of_csv(","), header)
+    items = _read(lines, _plain_entry)
+    return AddressList(form, items, _ending_of_csv(","), header, decoder=lines.decoder)
 
 
 def _form_of(first: Line, column: str | None) -> Format:
@@ -136,27 +150,29 @@ def _is_scrubbed(names: Collection[str], there_is: str) -> bool:
 
 
 def _plain_entry(line: Line) -> Entry:
-    text = decoded(line.content).strip()
+    text = certain(decoded(line.content).strip(), line)
     return Entry(_address(text), _cells_written([text], ","))
 
 
 # CSV
 
 
-def _csv_list(first: Line, lines: Iterator[Line | Rejected], column: str | None) -> AddressList:
-    header = read_header(first)
-    place = _place(header, first.number, column)
+def _csv_list(lines: Lines, column: str | None) -> AddressList:
+    known = _ADDRESS_NAMES if column is None else (column_key(column),)
+    header = read_header(lines, known=known)
+    assert header is not None
+    place = _place(header, column)
     delimiter = header.delimiter
     width = len(header.columns)
     try:
-        whole = not _is_scrubbed(header.columns, f"line {first.number}: the header has a column")
+        whole = not _is_scrubbed(header.columns, f"line {header.number}: the header has a column")
     except ValueError as error:
         raise ImportFault(str(error)) from None
     kept = [i for i, name in enumerate(header.columns) if whole or name not in ADDED]
     mark, quote = delimiter.encode(), b'"'
 
     def entry(row: Row) -> Entry:
-        address = _address(row.cells[place])
+        address = _address(certain(row.cells[place], row))
         content = row.content
         # A row that has all its cells and no quotes is written as it came.
         if whole and quote not in content and content.count(mark) == width - 1:
@@ -169,18 +185,23 @@ def _csv_list(first: Line, lines: Iterator[Line | Rejected], column: str | None)
         _read(read_rows(lines, header), entry),
         _ending_of_csv(delimiter),
         _added_header(names, delimiter),
-        header.content,
+        rejected_header(header),
+        lines.decoder,
     )
 
 
-def _place(header: Header, line: int, column: str | None) -> int:
+def _place(header: Header, column: str | None) -> int:
     """Which cell is the address."""
-    names = [name.casefold() for name in header.columns]
-    listed = ", ".join(header.columns)[:200]
+    line = header.number
+    names = [column_key(name) for name in header.columns]
+    listed = ", ".join(filter(None, header.columns))[:200]
     if column is not None:
-        if column.strip().casefold() in names:
-            return names.index(column.strip().casefold())
+        wanted = column_key(column)
+        header.check_once(wanted.__eq__)
+        if wanted in names:
+            return names.index(wanted)
         raise ImportFault(f"line {line}: there is no column {column!r}, only {listed}")
+    header.check_once(_ADDRESS_NAMES.__contains__)
     found = [names.index(name) for name in _ADDRESS_NAMES if name in names]
     if len(found) == 1:
         return found[0]
@@ -232,6 +253,8 @@ def _object_reader(column: str | None) -> Callable[[Line], Entry]:
     names = (column,) if column is not None else _ADDRESS_NAMES
 
     def entry(line: Line) -> Entry:
+        if line.is_guessed:
+            raise ValueError("not UTF-8, as JSON has to be")
         decoded(line.content)  # msgspec does not look into what it leaves raw
         try:
             fields = _decode(line.content)

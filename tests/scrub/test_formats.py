@@ -75,7 +75,6 @@ def test_the_address_is_found(text: str | bytes, options: dict[str, Any]) -> Non
         ("email,since\na@x.example,1\n", {}, "since"),
         ("a@x.example\n", {"form": "plain", "column": "x"}, "leave --column out"),
         ("email,email\n", {}, "more than once"),
-        ("email\n".encode("utf-16"), {}, "UTF-16"),
     ],
 )
 def test_a_list_without_a_clear_place_for_the_address_is_refused(

@@ -1,15 +1,21 @@
 """Contacts from CSV: cells are put into the fields of the NDJSON form and checked there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from smtpproxy.store.exchange.contact_record import convert_contact
-from smtpproxy.store.exchange.csv_rows import Row, first_line, read_header, read_rows
-from smtpproxy.store.exchange.lines import Contents, ImportFault, Line, Rejected, converted
-from smtpproxy.store.exchange.mapping import PLAIN, Mapping
-from smtpproxy.store.exchange.providers import Layout, layouts, recognise
+from smtpproxy.store.exchange.csv_rows import (
+    Row,
+    column_key,
+    read_header,
+    read_rows,
+    rejected_header,
+)
+from smtpproxy.store.exchange.lines import Contents, ImportFault, Lines, certain, converted
+from smtpproxy.store.exchange.mapping import FIELDS, PLAIN, Mapping
+from smtpproxy.store.exchange.providers import Layout, known_columns, layouts, recognise
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import ContactUpdate
 
@@ -31,7 +37,7 @@ class Wanted:
 
 
 def read_csv(
-    lines: Iterator[Line | Rejected],
+    lines: Lines,
     mapping: Mapping | None,
     as_of: datetime,
     wanted: Wanted | None = None,
@@ -44,10 +50,10 @@ def read_csv(
     Raises:
         ImportFault: a column of the mapping is not in the header, or it fits several exports.
     """
-    first = first_line(lines)
-    if first is None:
+    known = mapping.columns if mapping else {*FIELDS, *known_columns("contacts")}
+    header = read_header(lines, mapping.delimiter if mapping else None, known)
+    if header is None:
         return Contents(iter(()))
-    header = read_header(first, mapping.delimiter if mapping else None)
     layout = None if mapping else _recognised(header.columns, wanted or Wanted())
     if layout is None and wanted and wanted.purpose:
         raise ImportFault(
@@ -58,18 +64,17 @@ def read_csv(
         mapping = _of_layout(layout, wanted or Wanted()) if layout else PLAIN
     places: dict[str, int] = {}
     unread = []
+    header.check_once(mapping.columns.__contains__)
     for place, column in enumerate(header.columns):
-        name = mapping.columns.get(column.casefold())
-        if name is None:
-            unread.append(column)
-        else:
+        name = mapping.columns.get(column_key(column))
+        if name is not None:
             places[name] = place
+        elif column:
+            unread.append(column)
     if "address" not in places:
         wanting = [column for column, name in mapping.columns.items() if name == "address"]
-        raise ImportFault(
-            f"line {first.number}: the header has no column {wanting[0]!r} for the address, only "
-            f"{', '.join(header.columns)[:200]}; say with --mapping which column is which field"
-        )
+        then = "say with --mapping which column is which field"
+        raise header.without_address(repr(wanting[0]), then)
     notices = [f"columns that are not read: {', '.join(unread)[:200]}"] if unread else []
     if layout is not None:
         notices.insert(0, f"taken as an export of {layout.title} ({layout.name})")
@@ -80,11 +85,13 @@ def read_csv(
     def update(row: Row) -> ContactUpdate | None:
         if passed_over and any(row.cells[p].strip().casefold() in no for p, no in passed_over):
             return None
+        certain(row.cells[places["address"]], row)
         told = [(row.cells[place].strip(), cell) for place, cell in cells]
         return convert_contact(_record(constants + told), as_of)
 
     rows = read_rows(lines, header)
-    return Contents(converted(rows, update), header.content, tuple(notices))
+    above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
+    return Contents(converted(rows, update), above, tuple(notices), lines.decoder)
 
 
 def _recognised(columns: tuple[str, ...], wanted: Wanted) -> Layout | None:
@@ -119,7 +126,7 @@ def _passed_over(
     """Return the columns that tell who is not to be mailed, and what they say of them."""
     if layout is None:
         return []
-    places = {column.casefold(): place for place, column in enumerate(columns)}
+    places = {column_key(column): place for place, column in enumerate(columns)}
     return [(places[name], cells) for name, cells in layout.passed_over.items() if name in places]
 
 

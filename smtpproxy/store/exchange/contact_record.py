@@ -1,7 +1,6 @@
 """A contact as one JSON object (design.md section 7), checked strictly."""
 
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from operator import attrgetter
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from smtpproxy.policy.model import (
     Purchase,
     Source,
 )
-from smtpproxy.store.exchange.lines import Contents, Line, Rejected, converted, decoded
+from smtpproxy.store.exchange.lines import Contents, Lines, converted, decoded
 from smtpproxy.store.exchange.times import EXAMPLE, in_utc
 from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
@@ -179,9 +178,10 @@ def _given(record: ContactRecord) -> frozenset[str]:
     return PROFILE_FIELDS if len(given) == len(_NAMES) else frozenset(given)
 
 
-def read_ndjson(lines: Iterator[Line | Rejected], as_of: datetime) -> Contents[ContactUpdate]:
+def read_ndjson(lines: Lines, as_of: datetime) -> Contents[ContactUpdate]:
     """Read one JSON object a line."""
-    return Contents(converted(lines, lambda line: read_contact(line.content, as_of)))
+    items = converted(lines, lambda line: read_contact(line.content, as_of))
+    return Contents(items, decoder=lines.decoder)
 
 
 _decode = msgspec.json.Decoder(ContactRecord).decode

@@ -1,25 +1,49 @@
 """Rows of a CSV file (RFC 4180), each known by its line and none able to spoil the next."""
 
 import csv
-from collections import deque
-from collections.abc import Iterable, Iterator
+import re
+import unicodedata
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import islice
 
-from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected, decoded
+from smtpproxy.store.exchange.encoding import BOM
+from smtpproxy.store.exchange.lines import ImportFault, Line, Lines, Rejected, decoded
 
 _DELIMITERS = ",;\t"
 _MAX_ROW_LINES = 50
+_SAMPLE = 20  # lines that tell by what a header is parted
 _OPEN_QUOTE = "unexpected end of data"  # what csv says of a quote that is not closed
+_SEP = re.compile(rb'"?sep=(.)"?\s*', re.IGNORECASE)  # what Excel takes the delimiter from
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line: column names as they are there, and what parts the cells."""
+    """The line with the names of the columns, as they are there, and what parts the cells."""
 
     columns: tuple[str, ...]
     delimiter: str
     content: bytes
+    number: int = 1  # of its line
+    above: bytes = b""  # lines of the header above it, with their ends
+
+    def check_once(self, is_read: Callable[[str], bool]) -> None:
+        """Raise ImportFault when a column that is read, by its key, is there more than once."""
+        keys = [column_key(column) for column in self.columns]
+        twice = {key for key in keys if key and keys.count(key) > 1 and is_read(key)}
+        if twice:
+            raise ImportFault(
+                f"line {self.number}: the header has {', '.join(sorted(twice))} more than once; "
+                "give each column a name of its own"
+            )
+
+    def without_address(self, column: str, then: str) -> ImportFault:
+        """Return the fault of a header without `column`, as it is to be shown."""
+        return ImportFault(
+            f"line {self.number}: the header has no column {column} for the address, only "
+            f"{', '.join(filter(None, self.columns))[:200]} (parted by {self.delimiter!r}, which "
+            f"a mapping's delimiter can say otherwise); {then}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +51,20 @@ class Row:
     number: int  # of its first line
     cells: list[str]
     content: bytes
-    is_void: ClassVar[bool] = False
+    is_guessed: bool = False  # its encoding is not known, and was not UTF-8
+
+    @property
+    def is_void(self) -> bool:
+        """Whether no cell holds anything, as spreadsheets write rows that were emptied."""
+        return not any(map(str.strip, self.cells))
 
 
-def first_line(lines: Iterator[Line | Rejected]) -> Line | None:
+def column_key(name: str) -> str:
+    """Return what a column is known by: composed, without regard to case and space around."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
+
+
+def first_line(lines: Iterable[Line | Rejected]) -> Line | None:
     """Return the line that ought to be the header; None when the file is empty."""
     first = next((line for line in lines if isinstance(line, Rejected) or not line.is_void), None)
     if isinstance(first, Rejected):
@@ -38,71 +72,106 @@ def first_line(lines: Iterator[Line | Rejected]) -> Line | None:
     return first
 
 
-def read_header(line: Line, delimiter: str | None = None) -> Header:
-    """Read the column names; without `delimiter`, it is the commonest of , ; and tab.
+def read_header(
+    lines: Lines, delimiter: str | None = None, known: Container[str] = ()
+) -> Header | None:
+    """Read the names of the columns; None when the file is empty.
+
+    Without `delimiter` it is what a line `sep=` says, else , ; or tab: of those in the
+    header the one that parts it into the most columns that are known by their keys, then
+    the one that parts the next rows into as many cells, then the commonest.
 
     Raises:
-        ImportFault: it is no list of different names.
+        ImportFault: it cannot be read.
     """
-    if line.content.lstrip().startswith(b'{"'):
+    first = first_line(lines)
+    if first is None:
+        return None
+    above = b""
+    if (sep := _SEP.fullmatch(first.content)) and (below := first_line(lines)) is not None:
+        above, first = first.content + b"\n", below
+        delimiter = delimiter or sep[1].decode()
+    if first.content.lstrip().startswith(b'{"'):
         raise ImportFault(
-            f"line {line.number}: this is NDJSON (one JSON object a line), not CSV: say "
+            f"line {first.number}: this is NDJSON (one JSON object a line), not CSV: say "
             "--format ndjson, and give no --mapping, which is about columns"
         )
     try:
-        text = decoded(line.content)
-        delimiter = delimiter or max(_DELIMITERS, key=text.count)
-        columns = tuple(cell.strip() for cell in _cells([text], delimiter))
+        delimiter = delimiter or _delimiter(decoded(first.content), lines, known)
+        columns = tuple(cell.strip() for cell in _cells([decoded(first.content)], delimiter))
     except (ValueError, csv.Error) as error:
-        raise ImportFault(f"line {line.number}: the header cannot be read: {error}") from None
-    named = [column.casefold() for column in columns if column]
-    if twice := sorted({name for name in named if named.count(name) > 1}):
-        raise ImportFault(
-            f"line {line.number}: the header has {', '.join(twice)} more than once; "
-            "give each column a name of its own"
-        )
-    return Header(columns, delimiter, line.content)
+        raise ImportFault(f"line {first.number}: the header cannot be read: {error}") from None
+    return Header(columns, delimiter, first.content, first.number, above)
 
 
-def read_rows(lines: Iterable[Line | Rejected], header: Header) -> Iterator[Row | Rejected]:
+def _delimiter(header: str, lines: Lines, known: Container[str]) -> str:
+    found = sorted((d for d in _DELIMITERS if d in header), key=header.count, reverse=True)
+    if len(found) < 2:
+        return found[0] if found else _DELIMITERS[0]
+    sample = list(islice(lines, _SAMPLE))
+    lines.give_back(sample)
+    rows = [line.content for line in sample if isinstance(line, Line) and not line.is_void]
+    return max(found, key=lambda delimiter: _fitting(header, rows, delimiter, known))
+
+
+def _fitting(
+    header: str, rows: Iterable[bytes], delimiter: str, known: Container[str]
+) -> tuple[int, int]:
+    """Return how many columns are known, and how many rows have as many cells as there are."""
+    try:
+        columns = _cells([header], delimiter)
+    except csv.Error:
+        return 0, 0
+    width, fitting = len(columns), 0
+    for row in rows:
+        try:
+            cells = _cells([decoded(row)], delimiter)
+        except (ValueError, csv.Error):
+            continue
+        fitting += len(cells) == width or (len(cells) > width and not any(cells[width:]))
+    return sum(column_key(column) in known for column in columns), fitting
+
+
+def rejected_header(header: Header, *, in_named_encoding: bool = False) -> bytes:
+    """Return the header of FILE.rejected, which is read in the same way as the file.
+
+    Its text is UTF-8. Where a mapping names the file's encoding, a mark says so.
+    """
+    return (BOM if in_named_encoding else b"") + header.above + header.content
+
+
+def read_rows(lines: Lines, header: Header) -> Iterator[Row | Rejected]:
     """Yield the rows after the header. A header that comes again (files joined) is skipped."""
-    source = _Source(iter(lines))
     width = len(header.columns)
-    while line := source.take():
+    again = {header.content, header.above.rstrip(b"\n") or header.content}
+    for line in lines:
         if isinstance(line, Rejected):
             yield line
             continue
-        if line.is_void or line.content == header.content:
+        if line.is_void or line.content in again:
             continue
-        row = _row(line, source, header.delimiter)
-        if isinstance(row, Row) and len(row.cells) > width:
-            yield Rejected(
-                row.number,
-                f"{len(row.cells)} cells, but the header has {width}: "
-                f"quote a cell that holds {header.delimiter!r}",
-                (row.content,),
-            )
-            continue
-        if isinstance(row, Row):
-            row.cells.extend([""] * (width - len(row.cells)))
-        yield row
+        row = _row(line, lines, header.delimiter)
+        if isinstance(row, Row) and len(row.cells) != width:
+            row = _of_width(row, width, header.delimiter)
+        if isinstance(row, Rejected) or not row.is_void:
+            yield row
 
 
-class _Source:
-    """Lines that can be given back."""
+def _of_width(row: Row, width: int, delimiter: str) -> Row | Rejected:
+    """Fill a short row up, and take empty cells off the end of a long one."""
+    if any(cell.strip() for cell in row.cells[width:]):
+        return Rejected(
+            row.number,
+            f"{len(row.cells)} cells, but the header has {width}: "
+            f"quote a cell that holds {delimiter!r}",
+            (row.content,),
+        )
+    del row.cells[width:]
+    row.cells.extend([""] * (width - len(row.cells)))
+    return row
 
-    def __init__(self, lines: Iterator[Line | Rejected]) -> None:
-        self._lines = lines
-        self._given_back: deque[Line | Rejected] = deque()
 
-    def take(self) -> Line | Rejected | None:
-        return self._given_back.popleft() if self._given_back else next(self._lines, None)
-
-    def give_back(self, lines: list[Line], last: Line | Rejected | None) -> None:
-        self._given_back.extendleft(reversed([*lines, last] if last else lines))
-
-
-def _row(line: Line, source: _Source, delimiter: str) -> Row | Rejected:
+def _row(line: Line, lines: Lines, delimiter: str) -> Row | Rejected:
     """Read one row, which goes on into the next lines while a quote is open.
 
     Lines that were looked at in vain are given back: a quote that is never closed costs
@@ -114,15 +183,16 @@ def _row(line: Line, source: _Source, delimiter: str) -> Row | Rejected:
         if len(taken) == 1 or b'"' in taken[-1].content:
             try:
                 cells = _cells([decoded(part.content) for part in taken], delimiter)
-                return Row(line.number, cells, b"\n".join([part.content for part in taken]))
+                content = b"\n".join([part.content for part in taken])
+                return Row(line.number, cells, content, any(part.is_guessed for part in taken))
             except (ValueError, csv.Error) as error:
                 fault = str(error)
         may_go_on = fault == _OPEN_QUOTE and len(taken) < _MAX_ROW_LINES
-        following = source.take() if may_go_on else None
+        following = next(lines, None) if may_go_on else None
         if isinstance(following, Line):
             taken.append(following)
             continue
-        source.give_back(taken[1:], following)
+        lines.give_back([*taken[1:], following] if following else taken[1:])
         if fault == _OPEN_QUOTE:
             fault = "a quote is opened and not closed; write a quote in a cell twice"
         return Rejected(line.number, fault, (line.content,))

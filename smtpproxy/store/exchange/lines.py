@@ -1,20 +1,21 @@
 """Lines of a file of any size, with bounded memory."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO, Generic, Protocol, TypeVar
+
+from smtpproxy.store.exchange.encoding import BOM, Decoder
 
 T = TypeVar("T")
 
 MAX_LINE = 1024 * 1024
 _CHUNK = 256 * 1024
-_BOM = b"\xef\xbb\xbf"
+_REPLACEMENT = "\ufffd".encode()
 _COMMENT = re.compile(rb"# line \d+: ")
 _NOT_TEXT = {
-    b"\xff\xfe": "it is UTF-16; save it as UTF-8",
-    b"\xfe\xff": "it is UTF-16; save it as UTF-8",
     b"PK\x03\x04": "it is a spreadsheet or an archive; save it as CSV in UTF-8",
     b"\x1f\x8b": "it is compressed; unpack it first (gunzip)",
 }
@@ -28,6 +29,7 @@ class ImportFault(Exception):
 class Line:
     number: int
     content: bytes  # without its end
+    is_guessed: bool = False  # its encoding is not known, and was not UTF-8
 
     @property
     def is_void(self) -> bool:
@@ -67,30 +69,69 @@ class Contents(Generic[T]):
     items: Iterator[Read[T] | Rejected | Passed]
     header: bytes | None = None  # the first line of a CSV file
     notices: tuple[str, ...] = ()  # what its user ought to know
+    decoder: Decoder | None = None  # how it is read
 
 
-def read_lines(file: BinaryIO) -> Iterator[Line | Rejected]:
-    """Yield the lines; one of more than MAX_LINE octets is rejected.
+class Lines(Iterator[Line | Rejected]):
+    """The lines of a file, which can be given back, and what they were read as."""
 
-    Lines end with LF or CRLF; a byte order mark at the start of a line is dropped.
+    def __init__(self, lines: Iterable[Line | Rejected], decoder: Decoder | None = None) -> None:
+        self.decoder = decoder or Decoder("utf-8")
+        self._lines = iter(lines)
+        self._given_back: deque[Line | Rejected] = deque()
+
+    def __next__(self) -> Line | Rejected:
+        return self._given_back.popleft() if self._given_back else next(self._lines)
+
+    def give_back(self, lines: Sequence[Line | Rejected]) -> None:
+        self._given_back.extendleft(reversed(lines))
+
+
+def read_lines(file: BinaryIO, encoding: str | None = None) -> Lines:
+    """Read lines, as UTF-8; one that is longer than MAX_LINE or holds NUL is rejected.
+
+    Lines end with LF or CRLF; a byte order mark at the start of a line is dropped. Without
+    an `encoding`, lines that are not UTF-8 are taken for CP1252, unless others of the file
+    showed that it is UTF-8.
 
     Raises:
-        ImportFault: the file is no text.
+        ImportFault: the file is no text, with the first line.
     """
+    decoder = Decoder(encoding)
+    return Lines(_read_lines(file, decoder), decoder)
+
+
+def _read_lines(file: BinaryIO, decoder: Decoder) -> Iterator[Line | Rejected]:
+    start = file.readline(MAX_LINE)
+    _check_is_text(start)
+    opened = decoder.opened(file, start)
+    content = start if opened is file else opened.readline(MAX_LINE)
     number = 0
-    while content := file.readline(MAX_LINE):
+    while content:
         number += 1
-        if number == 1:
-            _check_is_text(content)
         if len(content) == MAX_LINE and not content.endswith(b"\n"):
-            rest = _rest_of_line(file)
+            rest = _rest_of_line(opened)
             yield Rejected(
                 number, f"longer than {MAX_LINE} octets: split it up", chain([content], rest)
             )
             for _ in rest:
                 pass
-            continue
-        yield Line(number, content.removeprefix(_BOM).rstrip(b"\r\n"))
+        else:
+            yield _line(number, content.removeprefix(BOM).rstrip(b"\r\n"), decoder)
+        content = opened.readline(MAX_LINE)
+
+
+def _line(number: int, content: bytes, decoder: Decoder) -> Line | Rejected:
+    guessed = decoder.guessed
+    try:
+        text = decoder.utf8(content)
+    except ValueError as error:
+        return Rejected(number, str(error), (content,))
+    if b"\0" in text:
+        return Rejected(number, "it holds a NUL octet: no text has one", (text,))
+    if decoder.replaces and _REPLACEMENT in text:
+        return Rejected(number, f"it holds what is no character of {decoder.encoding}", (text,))
+    return Line(number, text, decoder.guessed > guessed)
 
 
 def _rest_of_line(file: BinaryIO) -> Iterator[bytes]:
@@ -111,6 +152,11 @@ def comment(rejected: Rejected) -> bytes:
     return f"# line {rejected.number}: {' '.join(rejected.reason.split())}\n".encode(
         errors="replace"
     )
+
+
+class _Encoded(Protocol):
+    @property
+    def is_guessed(self) -> bool: ...
 
 
 class _Numbered(Protocol):
@@ -144,6 +190,20 @@ def converted(
             yield Rejected(item.number, str(error), (item.content,))
             continue
         yield Passed(item.number) if value is None else Read(item.number, value, item.content)
+
+
+def certain(address: str, source: _Encoded) -> str:
+    """Return an address as it is, unless its letters are no more than a guess.
+
+    Raises:
+        ValueError: it is not ASCII, and its line not UTF-8.
+    """
+    if source.is_guessed and not address.isascii():
+        raise ValueError(
+            "not UTF-8, and the letters of an address are not guessed: save the file as "
+            "UTF-8, or name its encoding in a mapping"
+        )
+    return address
 
 
 def decoded(content: bytes) -> str:

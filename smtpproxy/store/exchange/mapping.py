@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smtpproxy.store.exchange.csv_rows import column_key
+from smtpproxy.store.exchange.encoding import encoding_named
 from smtpproxy.store.exchange.lines import ImportFault
 
 FIELDS = (
@@ -44,7 +46,7 @@ FIELDS = (
 SUPPRESSION_FIELDS = ("address", "scope", "origin", "since", "note", "list")
 """What a column of suppressions may be; `list` names what the person unsubscribed from."""
 
-_KEYS = ("columns", "constants", "values", "delimiter", "separator", "time_format")
+_KEYS = ("columns", "constants", "values", "delimiter", "separator", "time_format", "encoding")
 
 
 class MappingFault(ImportFault):
@@ -53,12 +55,13 @@ class MappingFault(ImportFault):
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    columns: MappingOf[str, str]  # column, without regard to case, to field
+    columns: MappingOf[str, str]  # column, by its key, to field
     constants: MappingOf[str, str] = field(default_factory=dict)  # field to text
     values: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)  # by field
     delimiter: str | None = None  # None: the commonest in the header
     separator: str = "|"  # between the words of one cell
     time_format: str | None = None  # as `times.read_time` takes it; None: ISO 8601
+    encoding: str | None = None  # None: found out
 
 
 PLAIN = Mapping({name: name for name in FIELDS})
@@ -72,7 +75,7 @@ def read_mapping(path: Path, fields: Sequence[str] = FIELDS) -> Mapping:
         MappingFault: `FILE: key: what is wrong and what would be right`.
     """
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise MappingFault(f"{path}: cannot be read as TOML: {error}") from None
     return mapping_of(str(path), document, fields)
@@ -102,12 +105,13 @@ def mapping_of(path: str, document: dict[str, Any], fields: Sequence[str]) -> Ma
     if "address" not in columns.values():
         raise MappingFault(f'{path}: columns: none is the address; add "COLUMN" = "address"')
     return Mapping(
-        {column.strip().casefold(): name for column, name in columns.items()},
+        {column_key(column): name for column, name in columns.items()},
         constants,
         {name: _table(path, f"values.{name}", table) for name, table in values.items()},
         _text(path, document, "delimiter", single=True),
         _text(path, document, "separator") or "|",
         _text(path, document, "time_format"),
+        _encoding(path, document),
     )
 
 
@@ -115,6 +119,18 @@ def _table(path: str, key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise MappingFault(f'{path}: {key}: must be a table of texts, like "NAME" = "text"')
     return value
+
+
+def _encoding(path: str, document: dict[str, Any]) -> str | None:
+    if "encoding" not in document:
+        return None
+    name = document["encoding"]
+    if not isinstance(name, str) or (found := encoding_named(name)) is None:
+        raise MappingFault(
+            f"{path}: encoding: {name!r} is none; it is one like cp1252 (Excel in Western Europe), "
+            "iso-8859-15, utf-8, utf-16"
+        )
+    return found
 
 
 def _text(path: str, document: dict[str, Any], key: str, *, single: bool = False) -> str | None:

@@ -128,7 +128,8 @@ class RejectedFile:
             if not stat.S_ISREG(os.stat(self.path).st_mode):  # noqa: PTH116
                 return False
             with self.path.open("rb") as file:
-                return any(_is_comment(line) for line in (file.readline(_LOOK), file.readline(100)))
+                # Behind a header there may be a line `sep=`.
+                return any(_is_comment(file.readline(_LOOK)) for _ in range(3))
         except FileNotFoundError:
             return False
 

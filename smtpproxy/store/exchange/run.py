@@ -34,7 +34,8 @@ def format_of(path: Path, start: bytes) -> Format:
     """Tell the format by the file's name (without .rejected), or else by how it starts."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix != ".rejected"]
     known = _SUFFIXES.get(suffixes[-1]) if suffixes else None
-    return known or ("ndjson" if start.lstrip().startswith((b"{", b"\xef\xbb\xbf{")) else "csv")
+    text = start.replace(b"\0", b"").lstrip(b" \t\r\n\xef\xbb\xbf\xff\xfe")  # UTF-16 too
+    return known or ("ndjson" if text.startswith(b"{") else "csv")
 
 
 @dataclass(slots=True)

@@ -1,24 +1,32 @@
 """Files of suppressions: our own form, an export of a provider, or any CSV with a mapping."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
 import msgspec
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.exchange.csv_rows import Header, Row, first_line, read_header, read_rows
+from smtpproxy.store.exchange.csv_rows import (
+    Header,
+    Row,
+    column_key,
+    read_header,
+    read_rows,
+    rejected_header,
+)
 from smtpproxy.store.exchange.json_objects import keys_of, one_object_a_line
 from smtpproxy.store.exchange.lines import (
     Contents,
     ImportFault,
     Line,
-    Rejected,
+    Lines,
+    certain,
     converted,
     decoded,
 )
 from smtpproxy.store.exchange.mapping import Mapping
-from smtpproxy.store.exchange.providers import Layout, layouts, recognise
+from smtpproxy.store.exchange.providers import Layout, known_columns, layouts, recognise
 from smtpproxy.store.exchange.providers.layout import NO_SUPPRESSION, When
 from smtpproxy.store.exchange.suppression_record import (
     COLUMNS,
@@ -61,7 +69,7 @@ class Wanted:
 
 
 def read_csv(
-    lines: Iterator[Line | Rejected], defaults: Defaults, wanted: Wanted | None = None
+    lines: Lines, defaults: Defaults, wanted: Wanted | None = None
 ) -> Contents[SuppressionEntry]:
     """Read CSV by its header; without one, the columns are those of COLUMNS in this order.
 
@@ -69,15 +77,16 @@ def read_csv(
         ImportFault: the header has no address, fits several exports, or not the one wanted.
     """
     wanted = wanted or Wanted()
-    first = first_line(lines)
-    if first is None:
+    mapping = wanted.mapping
+    known = mapping.columns if mapping else {*COLUMNS, *known_columns("suppressions")}
+    header = read_header(lines, mapping.delimiter if mapping else None, known)
+    if header is None:
         return Contents(iter(()))
-    header = read_header(first, wanted.mapping.delimiter if wanted.mapping else None)
     if wanted.mapping:
         if defaults.purpose and "list" not in wanted.mapping.columns.values():
             raise ImportFault("--purpose is about lists, and the mapping has no column for `list`")
         return _mapped(lines, header, wanted.mapping, defaults)
-    names = [column.casefold() for column in header.columns]
+    names = [column_key(column) for column in header.columns]
     if wanted.layout or not (wanted.own or _is_own(names)):
         layout = _recognised(header.columns, defaults, wanted)
         if layout is not None:
@@ -85,30 +94,30 @@ def read_csv(
     _check_no_purpose(defaults)
     notices = []
     if not set(names) & set(COLUMNS) and "@" in names[0]:
+        lines.give_back([Line(header.number, header.content)])
         header = Header(COLUMNS, header.delimiter, b"")
         names = list(COLUMNS)
-        lines = chain([first], lines)
         notices.append(f"no header: taken as {','.join(COLUMNS)}")
     if "address" not in names:
-        raise ImportFault(
-            f"line {first.number}: the header has no column `address`, only "
-            f"{', '.join(header.columns)[:200]}; expected {','.join(COLUMNS)}, an export of a "
-            "provider, or --mapping"
-        )
-    if others := [column for column in header.columns if column.casefold() not in COLUMNS]:
+        then = f"expected {','.join(COLUMNS)}, an export of a provider, or --mapping"
+        raise header.without_address("`address`", then)
+    header.check_once(COLUMNS.__contains__)
+    if others := [column for column in header.columns if column_key(column) not in ("", *COLUMNS)]:
         notices.append(f"columns that are not read: {', '.join(others)[:200]}")
     places = [names.index(name) if name in names else None for name in COLUMNS]
 
     def entry(row: Row) -> SuppressionEntry:
         cells = row.cells
+        certain(cells[names.index("address")], row)
         return defaults.entry(*["" if place is None else cells[place].strip() for place in places])
 
     rows = read_rows(lines, header)
-    return Contents(converted(rows, entry), header.content or None, tuple(notices))
+    above = rejected_header(header) or None
+    return Contents(converted(rows, entry), above, tuple(notices), lines.decoder)
 
 
 def read_ndjson(
-    lines: Iterator[Line | Rejected], defaults: Defaults, wanted: Wanted | None = None
+    lines: Lines, defaults: Defaults, wanted: Wanted | None = None
 ) -> Contents[SuppressionEntry]:
     """Read one JSON object a line, in our own form or in that of a provider's API.
 
@@ -128,9 +137,11 @@ def read_ndjson(
         layout = _recognised(keys, defaults, wanted) if keys else None
         if layout is not None:
             entry = _json_entry(_Reader(layout.mapping, defaults, layout))
-            return Contents(converted(objects, entry), None, _notices(layout, defaults))
+            notices = _notices(layout, defaults)
+            return Contents(converted(objects, entry), None, notices, lines.decoder)
     _check_no_purpose(defaults)
-    return Contents(converted(objects, lambda line: read_record(line.content, defaults)))
+    items = converted(objects, lambda line: read_record(line.content, defaults))
+    return Contents(items, decoder=lines.decoder)
 
 
 def _check_no_purpose(defaults: Defaults) -> None:
@@ -169,33 +180,36 @@ def _contacts_of(columns: tuple[str, ...]) -> str:
 
 
 def _mapped(
-    lines: Iterator[Line | Rejected],
+    lines: Lines,
     header: Header,
     mapping: Mapping,
     defaults: Defaults,
     layout: Layout | None = None,
 ) -> Contents[SuppressionEntry]:
-    columns = [column.casefold() for column in header.columns]
+    columns = [column_key(column) for column in header.columns]
     address = next(column for column, name in mapping.columns.items() if name == "address")
     if address not in columns:
-        raise ImportFault(
-            f"the header has no column {address!r} for the address, only "
-            f"{', '.join(header.columns)[:200]}"
-        )
+        raise header.without_address(repr(address), "the mapping says which is which field")
+    whens = layout.when if layout else ()
+    read = {*mapping.columns, *[column for when in whens for column in when.cells]}
+    header.check_once(read.__contains__)
     reader = _Reader(mapping, defaults, layout)
 
     def entry(row: Row) -> SuppressionEntry | None:
+        certain(row.cells[columns.index(address)], row)
         return reader.entry(dict(zip(columns, row.cells, strict=False)))
 
     unread = [
         column
         for column in header.columns
-        if column.casefold() not in mapping.columns and layout is None
+        if column_key(column) not in ("", *mapping.columns) and layout is None
     ]
     notices = _notices(layout, defaults) if layout else ()
     if unread:
         notices = (*notices, f"columns that are not read: {', '.join(unread)[:200]}")
-    return Contents(converted(read_rows(lines, header), entry), header.content, notices)
+    above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
+    rows = read_rows(lines, header)
+    return Contents(converted(rows, entry), above, notices, lines.decoder)
 
 
 def _notices(layout: Layout, defaults: Defaults) -> tuple[str, ...]:

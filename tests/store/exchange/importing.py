@@ -45,7 +45,8 @@ class Importing:
         with self.path.open("rb") as file:
             if file_format == "ndjson":
                 return self.import_open(file, as_of)
-            contents = contact_csv.read_csv(read_lines(file), mapping, as_of, wanted)
+            lines = read_lines(file, mapping.encoding if mapping else None)
+            contents = contact_csv.read_csv(lines, mapping, as_of, wanted)
             return self._run(file, contents, self.store.put_contacts)
 
     def import_open(self, file: BinaryIO, as_of: datetime = FILE_TIME) -> Progress:
@@ -62,8 +63,9 @@ class Importing:
         self.path.write_bytes(content)
         csv = file_format == "csv"
         read = suppression_file.read_csv if csv else suppression_file.read_ndjson
+        encoding = wanted.mapping.encoding if wanted and wanted.mapping else None
         with self.path.open("rb") as file:
-            contents = read(read_lines(file), Defaults(FILE_TIME, **defaults), wanted)
+            contents = read(read_lines(file, encoding), Defaults(FILE_TIME, **defaults), wanted)
             return self._run(file, contents, self.store.add_suppressions)
 
     def _run(self, file: BinaryIO, contents: Contents[T], put: Any) -> Progress:

@@ -1,6 +1,6 @@
 """What an import would change, on both backends: the same as what it then does."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from smtpproxy.store.exchange.compare import (
     SuppressionComparison,
     compare,
 )
-from smtpproxy.store.exchange.lines import Line
+from smtpproxy.store.exchange.lines import Line, Lines
 from smtpproxy.store.exchange.suppression_file import read_csv
 from smtpproxy.store.exchange.suppression_record import Defaults
 from smtpproxy.store.memory import MemoryStore
@@ -41,8 +41,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         await opened.close()
 
 
-def lines(text: str) -> Iterator[Line]:
-    return (Line(n, line.encode()) for n, line in enumerate(text.splitlines(), 1))
+def lines(text: str) -> Lines:
+    return Lines(Line(n, line.encode()) for n, line in enumerate(text.splitlines(), 1))
 
 
 async def suppressions(store: Store, rows: str) -> Comparison:

@@ -10,7 +10,7 @@ from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import Action, Lookups, Origin, Stream, StreamClass, Transaction
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.store.exchange import contact_record
-from smtpproxy.store.exchange.lines import Line, Read
+from smtpproxy.store.exchange.lines import Line, Lines, Read
 from smtpproxy.store.exchange.suppression_file import read_csv
 from smtpproxy.store.exchange.suppression_record import Defaults
 from smtpproxy.store.memory import MemoryStore
@@ -38,7 +38,7 @@ def withdrawal(days: int) -> str:
 
 async def import_contact(store: MemoryStore, *consents: str) -> None:
     text = f'{{"address":"{ANNA}","source":"direct","consents":[{",".join(consents)}]}}'
-    contents = contact_record.read_ndjson(iter([Line(1, text.encode())]), NOW)
+    contents = contact_record.read_ndjson(Lines([Line(1, text.encode())]), NOW)
     await store.put_contacts([one.value for one in contents.items if isinstance(one, Read)])
 
 
@@ -46,7 +46,7 @@ async def import_suppression(store: MemoryStore, days: int, origin: Origin) -> N
     since = (NOW - days * DAY).isoformat()
     text = f"address,scope,origin,since,note\n{ANNA},all,{origin},{since},\n"
     lines = (Line(n, line.encode()) for n, line in enumerate(text.splitlines(), 1))
-    contents = read_csv(lines, Defaults(NOW))
+    contents = read_csv(Lines(lines), Defaults(NOW))
     await store.add_suppressions([one.value for one in contents.items if isinstance(one, Read)])
 
 

@@ -82,7 +82,6 @@ def test_a_line_in_another_encoding_is_put_aside(importing: Importing) -> None:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ("address,scope\nanna@people.example,all\n".encode("utf-16"), "UTF-16"),
         (b"PK\x03\x04" + b"\x00" * 100, "save it as CSV"),
         (b"\x1f\x8b" + b"\x00" * 100, "unpack"),
         (

@@ -10,10 +10,11 @@ from functools import cache
 from importlib import resources
 from pathlib import PurePath
 
+from smtpproxy.store.exchange.csv_rows import column_key
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.providers.layout import Kind, Layout, read_layouts
 
-__all__ = ["PROVIDERS", "Kind", "Layout", "layouts", "named", "recognise"]
+__all__ = ["PROVIDERS", "Kind", "Layout", "known_columns", "layouts", "named", "recognise"]
 
 PROVIDERS = (
     "sendgrid",
@@ -37,6 +38,12 @@ def layouts(kind: Kind) -> tuple[Layout, ...]:
         for layout in read_layouts(name, folder.joinpath(f"{name}.toml").read_text("utf-8"))
         if layout.kind == kind
     )
+
+
+@cache
+def known_columns(kind: Kind) -> frozenset[str]:
+    """Return the keys of all columns that an export of `kind` is known by."""
+    return frozenset(column_key(name) for layout in layouts(kind) for name in layout.header)
 
 
 def named(kind: Kind, name: str) -> tuple[Layout, ...]:

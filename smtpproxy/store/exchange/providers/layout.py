@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from smtpproxy.policy.model import Origin
+from smtpproxy.store.exchange.csv_rows import column_key
 from smtpproxy.store.exchange.mapping import (
     FIELDS,
     SUPPRESSION_FIELDS,
@@ -53,7 +54,7 @@ class Layout:
     passed_over: MappingOf[str, frozenset[str]] = field(default_factory=dict)
 
     def fits(self, columns: tuple[str, ...]) -> bool:
-        there = {column.casefold() for column in columns if column}
+        there = {column_key(column) for column in columns if column}
         required = self._required()
         if not required <= there or self.absent & there:
             return False
