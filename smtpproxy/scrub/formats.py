@@ -130,7 +130,7 @@ def _read(
             try:
                 yield Read(item.number, entry_of(item), item.content)
             except ValueError as error:
-                yield Rejected(item.number, str(error), (item.content,))
+                yield Rejected(item.number, str(error), (item.original,))
 
 
 def _is_scrubbed(names: Collection[str], there_is: str) -> bool:

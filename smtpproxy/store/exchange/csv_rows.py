@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from smtpproxy.store.exchange.encoding import BOM
+from smtpproxy.store.exchange.encoding import BOM, as_it_came
 from smtpproxy.store.exchange.lines import ImportFault, Line, Lines, Rejected, decoded
 
 _DELIMITERS = ",;\t"
@@ -25,6 +25,7 @@ class Header:
     delimiter: str
     content: bytes
     number: int = 1  # of its line
+    original: bytes = b""  # of the content, as it came
     above: bytes = b""  # lines of the header above it, with their ends
 
     def check_once(self, is_read: Callable[[str], bool]) -> None:
@@ -52,6 +53,10 @@ class Row:
     cells: list[str]
     content: bytes
     is_guessed: bool = False  # its encoding is not known, and was not UTF-8
+
+    @property
+    def original(self) -> bytes:
+        return as_it_came(self.content, guessed=self.is_guessed)
 
     @property
     def is_void(self) -> bool:
@@ -101,7 +106,7 @@ def read_header(
         columns = tuple(cell.strip() for cell in _cells([decoded(first.content)], delimiter))
     except (ValueError, csv.Error) as error:
         raise ImportFault(f"line {first.number}: the header cannot be read: {error}") from None
-    return Header(columns, delimiter, first.content, first.number, above)
+    return Header(columns, delimiter, first.content, first.number, first.original, above)
 
 
 def _delimiter(header: str, lines: Lines, known: Container[str]) -> str:
@@ -135,9 +140,9 @@ def _fitting(
 def rejected_header(header: Header, *, in_named_encoding: bool = False) -> bytes:
     """Return the header of FILE.rejected, which is read in the same way as the file.
 
-    Its text is UTF-8. Where a mapping names the file's encoding, a mark says so.
+    Where a mapping names the encoding, its text is UTF-8 all the same, and a mark says so.
     """
-    return (BOM if in_named_encoding else b"") + header.above + header.content
+    return (BOM if in_named_encoding else b"") + header.above + header.original
 
 
 def read_rows(lines: Lines, header: Header) -> Iterator[Row | Rejected]:
@@ -164,7 +169,7 @@ def _of_width(row: Row, width: int, delimiter: str) -> Row | Rejected:
             row.number,
             f"{len(row.cells)} cells, but the header has {width}: "
             f"quote a cell that holds {delimiter!r}",
-            (row.content,),
+            (row.original,),
         )
     del row.cells[width:]
     row.cells.extend([""] * (width - len(row.cells)))
@@ -195,7 +200,7 @@ def _row(line: Line, lines: Lines, delimiter: str) -> Row | Rejected:
         lines.give_back([*taken[1:], following] if following else taken[1:])
         if fault == _OPEN_QUOTE:
             fault = "a quote is opened and not closed; write a quote in a cell twice"
-        return Rejected(line.number, fault, (line.content,))
+        return Rejected(line.number, fault, (line.original,))
 
 
 def _cells(texts: list[str], delimiter: str) -> list[str]:

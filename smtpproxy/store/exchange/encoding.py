@@ -109,6 +109,14 @@ class Decoder:
         return f"read as {self.found().upper()}" if self.replaces else None
 
 
+def as_it_came(text: bytes, *, guessed: bool) -> bytes:
+    """Return the octets that became `text`, as far as that was guessed."""
+    try:
+        return text.decode().encode(GUESSED) if guessed else text
+    except ValueError:  # a row of which only some lines were
+        return text
+
+
 def _decoded(line: bytes, encoding: str, is_not: str = "not") -> str:
     try:
         return line.decode(encoding)

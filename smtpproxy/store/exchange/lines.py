@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
-from smtpproxy.store.exchange.encoding import BOM, Decoder
+from smtpproxy.store.exchange.encoding import BOM, Decoder, as_it_came
 
 T = TypeVar("T")
 
@@ -30,6 +30,10 @@ class Line:
     number: int
     content: bytes  # without its end
     is_guessed: bool = False  # its encoding is not known, and was not UTF-8
+
+    @property
+    def original(self) -> bytes:
+        return as_it_came(self.content, guessed=self.is_guessed)
 
     @property
     def is_void(self) -> bool:
@@ -163,7 +167,7 @@ class _Numbered(Protocol):
     @property
     def number(self) -> int: ...
     @property
-    def content(self) -> bytes: ...
+    def original(self) -> bytes: ...
     @property
     def is_void(self) -> bool: ...
 
@@ -187,9 +191,9 @@ def converted(
         try:
             value = convert(item)
         except ValueError as error:
-            yield Rejected(item.number, str(error), (item.content,))
+            yield Rejected(item.number, str(error), (item.original,))
             continue
-        yield Passed(item.number) if value is None else Read(item.number, value, item.content)
+        yield Passed(item.number) if value is None else Read(item.number, value, item.original)
 
 
 def certain(address: str, source: _Encoded) -> str:

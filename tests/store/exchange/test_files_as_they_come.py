@@ -174,3 +174,11 @@ class TestEncodings:
         for encoding in ("cp1252", "utf-16", "utf-8-sig"):
             assert scrubbed(f"email;Prénom\r\n{ANNA};Zoé\r\n".encode(encoding)) == [ANNA]
             assert scrubbed(f"{ANNA}\r\n".encode(encoding)) == [ANNA]
+
+    def test_what_was_guessed_and_put_aside_is_guessed_again(self, importing: Importing) -> None:
+        text = f"address;scope;origin;note;Prénom\nbert;all;complaint;{self.NOTE};Zoé\n"
+        importing.suppressions(text.encode("cp1252"))
+        content = importing.path.with_name("file.rejected").read_bytes()
+        assert content.splitlines()[::2] == text.encode("cp1252").splitlines()
+        again = importing.suppressions(content.replace(b"\nbert;", f"\n{ANNA};".encode()))
+        assert (again.added, self.note(importing)) == (1, self.NOTE)
