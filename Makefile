@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt parts bench demo lock clean
+.PHONY: help test lint fmt parts bench demo fresh lock clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: $(VENV)/.dev parts  ## the benchmark's table; ARGS="--quick", "--large", 
 
 demo: $(VENV)/.runtime  ## the relay at work on invented people; KEEP=1 leaves it running
 	@$(BIN)/smtpproxy demo $(if $(KEEP),--keep)
+
+fresh:  ## `make demo` and `make test` in a clean Debian (as root, with debootstrap); DIR=, TESTS=
+	@TESTS="$(TESTS)" JOBS=$(JOBS) scripts/fresh $(DIR)
 
 lock:  ## requirements.lock and requirements-build.lock anew, with the newest releases
 	@scripts/lock $(PYTHON)

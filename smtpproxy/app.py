@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from smtpproxy.config.access_files import check_access_files
 from smtpproxy.config.faults import ConfigError
+from smtpproxy.config.start_checks import FOLDERS, check_named_files
 from smtpproxy.notify import Notifier
 from smtpproxy.process.sockets import CannotListen, listen
 from smtpproxy.process.supervisor import Supervisor
@@ -19,7 +19,6 @@ from smtpproxy.store import open_store
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.unsubscribe_keys import FILE_NAME as LINK_KEYS
 from smtpproxy.store.unsubscribe_keys import ensure_link_keys
-from smtpproxy.webhooks.signature import SecretFault, check_files
 
 
 def serve(settings: Settings) -> int:
@@ -29,33 +28,26 @@ def serve(settings: Settings) -> int:
     """
     configure_logging(settings.server, process="supervisor")
     try:
-        check_access_files(settings, "smtpproxy")
-        _check_dkim(settings)
+        check_named_files(settings, "smtpproxy")
         _prepare_state(settings)
-        for webhook in settings.webhooks:
-            check_files(webhook)
         sockets = _listen(settings)
     except ConfigError as error:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
-    except (CannotListen, StoreUnavailable, SecretFault, OSError) as error:
+    except (CannotListen, StoreUnavailable, OSError) as error:
         print(f"smtpproxy: cannot start: {error}", file=sys.stderr)
-        return error.exit_code if isinstance(error, StoreMisconfigured | SecretFault) else 1
+        return error.exit_code if isinstance(error, StoreMisconfigured) else 1
     return asyncio.run(_supervise(settings, sockets))
-
-
-def _check_dkim(settings: Settings) -> None:
-    if settings.dkim:
-        from smtpproxy.config.dkim_files import check_dkim_files  # 6 MB, where mail is signed
-
-        check_dkim_files(settings, "smtpproxy")
 
 
 def _prepare_state(settings: Settings) -> None:
     """Make the folders and the store, so that what is wrong with them shows at once."""
     state = settings.server.state_dir
-    for folder in (state, state / "audit", state / "spool"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (state, *(state / name for name in FOLDERS)):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"server.state_dir: {folder}: {error.strerror}") from error
     asyncio.run(_open_and_close(settings))
     if settings.adds_ways_out and ensure_link_keys(state, datetime.now(UTC).date()):
         structlog.get_logger().info("key of unsubscribe links made", file=str(state / LINK_KEYS))

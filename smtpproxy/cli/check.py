@@ -1,6 +1,5 @@
 """`smtpproxy check`: is the configuration good, and what does it say?"""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +9,29 @@ from rich.table import Table
 from smtpproxy.cli.common import config_path_option, console, json_option, print_json
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.store.key_file import load_partner_key
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
-from smtpproxy.webhooks.signature import SecretFault, check_files
 
 
 @click.command()
 @config_path_option
 @json_option
 def command(config: Path, as_json: bool) -> int:
-    """Check the configuration.
+    """Check the configuration, and that the relay can start with it here.
 
     Prints every fault as FILE: key.path: what is wrong and what would be right, and
     exits with 2. When there is none, prints a summary and what deserves a second look.
+    Run it as the user that the relay runs as: it looks at files, folders and addresses too.
     """
     from smtpproxy.config import ConfigError, load
-    from smtpproxy.config.access_files import check_access_files
-    from smtpproxy.config.dkim_files import check_dkim_files
+    from smtpproxy.config.example_values import example_values
+    from smtpproxy.config.start_checks import check_start
     from smtpproxy.config.warnings import warnings
 
     try:
         settings = load(config)
         warned = [
             *warnings(settings),
-            *check_access_files(settings, str(config)),
-            *check_dkim_files(settings, str(config)),
-            *_webhook_files(settings),
-            *_partner_files(settings),
+            *check_start(settings, str(config)),
+            *example_values(config),
         ]
     except ConfigError as error:
         if as_json:
@@ -90,24 +85,6 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
         ],
         "partners": [partner.name for partner in settings.store.partners],
     }
-
-
-def _webhook_files(settings: Settings) -> Iterator[str]:
-    """Yield what would keep the relay from starting: it reads these files, and perhaps not we."""
-    for webhook in settings.webhooks:
-        try:
-            check_files(webhook)
-        except SecretFault as fault:
-            yield f'webhook "{webhook.name}": {fault}'
-
-
-def _partner_files(settings: Settings) -> Iterator[str]:
-    """Yield what is wrong with the keys shared with partners: the store is not opened without."""
-    for partner in settings.store.partners:
-        try:
-            load_partner_key(partner.key_file)
-        except (StoreMisconfigured, StoreInaccessible) as fault:
-            yield f'partner "{partner.name}": {fault}'
 
 
 def _print_summary(config: Path, settings: Settings, warned: list[str]) -> None:

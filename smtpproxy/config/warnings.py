@@ -16,6 +16,11 @@ def warnings(settings: Settings) -> list[str]:
     found = [*_server(settings)]
     for listener in settings.listeners:
         found += _listener(listener)
+        if listener.protocol in ("milter", "policy") and listener.origin is None:
+            found.append(
+                f'listener "{listener.name}".origin: not set, so an address without a domain is'
+                " refused here: give the MTA's own domain (Postfix: myorigin)"
+            )
         if listener.protocol == "policy":
             found += _policy_listener(listener, settings)
     if settings.web is None:

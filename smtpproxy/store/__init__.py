@@ -19,7 +19,7 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
         StoreMisconfigured: it cannot be used as it stands; the text says what to do.
         StoreUnavailable: another process holds it for longer than `settings.timeout`.
     """
-    path = _path_of(settings)
+    path = store_path(settings)
     from smtpproxy.store.sqlite import open_sqlite
 
     return open_sqlite(
@@ -32,7 +32,7 @@ def open_mailings(settings: StoreSettings) -> MailingLog:
 
     Raises StoreMisconfigured.
     """
-    path = _path_of(settings)
+    path = store_path(settings)
     from smtpproxy.store.sqlite.mailings import SqliteMailings
 
     return SqliteMailings(path, settings.timeout)
@@ -43,13 +43,14 @@ def open_alike(settings: StoreSettings) -> AlikeLog:
 
     Raises StoreMisconfigured.
     """
-    path = _path_of(settings)
+    path = store_path(settings)
     from smtpproxy.store.sqlite.alike import SqliteAlike
 
     return SqliteAlike(path, settings.timeout)
 
 
-def _path_of(settings: StoreSettings) -> Path:
+def store_path(settings: StoreSettings) -> Path:
+    """Return the file of the database. Raises StoreMisconfigured."""
     scheme, _, rest = settings.url.partition("://")
     if scheme in ("postgresql", "postgres"):
         raise StoreMisconfigured("store.url: PostgreSQL is not supported yet; use sqlite:///PATH")

@@ -35,6 +35,10 @@ class StoreInaccessible(StoreMisconfigured):
     exit_code = 1  # of a command
 
 
+class StoreOutdated(StoreMisconfigured):
+    """The database is of an earlier version; whoever opens it to write brings it up to date."""
+
+
 class NoStoreYet(StoreInaccessible):
     """Nobody has written to the store so far, so it was not made."""
 

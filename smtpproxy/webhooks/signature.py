@@ -22,6 +22,10 @@ class SecretFault(Exception):
 
     exit_code = 2
 
+    def __init__(self, text: str, key: str = "secret_file") -> None:
+        super().__init__(text)
+        self.key = key  # the setting that names the file
+
 
 def read_secrets(path: Path) -> tuple[bytes, ...]:
     """Read the secrets of a webhook: one, or two while one replaces the other.
@@ -66,7 +70,8 @@ def check_files(webhook: WebhookSettings) -> None:
             reason = error.strerror or str(error)
             raise SecretFault(
                 f"{webhook.ca_file}: no certificates can be read from it ({reason}); expected"
-                " those of the authority that the receiver's certificate is from, as PEM"
+                " those of the authority that the receiver's certificate is from, as PEM",
+                "ca_file",
             ) from error
 
 

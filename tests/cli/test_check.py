@@ -44,7 +44,8 @@ def test_a_good_file_is_summed_up() -> None:
     assert "upstream 127.0.0.1:10025" in lines
     assert "store sqlite:///var/lib/smtpproxy/smtpproxy.db" in lines
     assert "mode enforce, on_mixed refuse" in lines
-    assert not [line for line in lines if line.startswith("warning")]
+    warned = [line for line in lines if line.startswith("warning")]
+    assert all("is an example, which is nobody's" in line for line in warned)
 
 
 def test_what_deserves_a_second_look_is_no_fault() -> None:
@@ -69,20 +70,33 @@ def test_what_a_policy_listener_cannot_do() -> None:
     where = 'warning: listener "mta".streams: a policy listener'
     for text in ("does not see the stream header", "does not count mail", "refuses at RCPT"):
         assert len([line for line in lines if line.startswith(f"{where} {text}")]) == 1, text
-    assert not [line for line in lines if 'listener "receipts"' in line]
+    assert not [line for line in lines if 'listener "receipts".streams' in line]
+
+
+@pytest.mark.parametrize("protocol", ["milter", "policy"])
+def test_a_listener_of_an_mta_without_origin_is_warned_about(tmp_path: Path, protocol: str) -> None:
+    path = tmp_path / "smtpproxy.toml"
+    text = (CONFIGS / "good" / "smallest.toml").read_text()
+    path.write_text(text.replace("[[listener]]", f'[[listener]]\nprotocol = "{protocol}"'))
+    _, out, _ = check(path)
+    assert 'warning: listener "apps".origin: not set, so an address without a domain' in out
+    path.write_text(path.read_text().replace("[[listener]]", '[[listener]]\norigin = "shop.fr"'))
+    _, out, _ = check(path)
+    assert ".origin" not in out
 
 
 def test_the_key_of_a_partner_has_to_be_there(tmp_path: Path) -> None:
     path, key = tmp_path / "smtpproxy.toml", tmp_path / "firm.key"
     good = (CONFIGS / "good" / "contract.toml").read_text()
     path.write_text(f'{good}\n[[partner]]\nname = "firm"\nkey_file = "{key}"\n')
-    _, out, _ = check(path)
-    assert f'warning: partner "firm": {key}: ' in out
+    code, out, _ = check(path)
+    assert code == 2
+    assert f'{path}: partner "firm".key_file: {key}: ' in out
     assert "smtpproxy partner key" in out
     key.touch(0o600)
     key.write_text("ab" * 32 + "\n")
     _, out, _ = check(path)
-    assert "warning" not in out
+    assert 'partner "firm"' not in out
     assert f"partner firm key {key}" in " ".join(out.split())
 
 

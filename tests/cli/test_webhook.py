@@ -18,14 +18,18 @@ TABLE = """
 [[webhook]]
 name = "crm"
 url = "https://crm.example/hook"
-secret_file = "/etc/smtpproxy/crm.secret"
+secret_file = "{secret}"
 """
 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Stored:
     stored = Stored(tmp_path)
-    stored.config_path.write_text(stored.config_path.read_text() + TABLE)
+    secret = tmp_path / "crm.secret"
+    secret.touch(0o600)
+    secret.write_text("whsec_" + "c2VjcmV0" * 4 + "\n")
+    table = TABLE.format(secret=secret)
+    stored.config_path.write_text(stored.config_path.read_text() + table)
     stored.run("suppress", "add", "anna@people.example")
     return stored
 
@@ -99,12 +103,10 @@ def test_a_name_that_is_not_configured_is_wrong(stored: Stored) -> None:
         assert "crm" in stored.run("webhook", action, "dwh", code=2).stderr
 
 
-def test_check_shows_who_is_told_by_when_and_what_is_wrong_with_the_secret(stored: Stored) -> None:
+def test_check_shows_who_is_told_by_when(stored: Stored) -> None:
     checked = stored.json("check")
     (row,) = checked["webhooks"]
     assert (row["name"], row["deadline_seconds"]) == ("crm", 48 * 3600)
-    (warned,) = [text for text in checked["warnings"] if text.startswith("webhook")]
-    assert "/etc/smtpproxy/crm.secret: cannot be read" in warned
     assert "within 48 hours" in stored.run("check").stdout
     late = stored.config_path.read_text() + 'deadline = "3d"\ngive_up_after = "4d"\n'
     stored.config_path.write_text(late)

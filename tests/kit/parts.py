@@ -41,7 +41,7 @@ PARTS = {
     "msmtp": Part("msmtp", ("msmtp",)),
     "opendkim": Part("opendkim", ("opendkim",)),
     "nodemailer": Part(
-        "node-nodemailer",
+        "nodejs node-nodemailer",
         ("node",),
         library="/usr/share/nodejs/nodemailer/package.json",
     ),
@@ -51,7 +51,12 @@ PARTS = {
         ("php",),
         library="/usr/share/php/libphp-phpmailer/autoload.php",
     ),
-    "postfix": Part("postfix", ("postfix", "postconf"), root=True),
+    "postfix": Part(
+        "postfix libsasl2-modules",  # which it only recommends, and needs to log in
+        ("postfix", "postconf"),
+        root=True,
+        library="/usr/lib/*/sasl2/libplain.so",
+    ),
     "prometheus": Part("prometheus", ("prometheus",)),
     "promtool": Part("prometheus", ("promtool",)),
     "sendmail": Part("util-linux", ("unshare",), root=True, unpacked=SENDMAIL, module="sendmail"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.protocols import StoreMisconfigured, StoreOutdated
 from smtpproxy.store.sqlite import live_keys
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
@@ -68,7 +68,7 @@ def check_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
     check_not_newer(connection, path)
     version, known = version_of(connection), len(migrations())
     if version < known:
-        raise StoreMisconfigured(
+        raise StoreOutdated(
             f"{path}: version {version} of the database, this program needs {known}; "
             "start smtpproxy serve, or any command that writes, to bring it up to date"
         )

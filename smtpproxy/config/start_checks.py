@@ -1,0 +1,178 @@
+"""Whether the relay could start with these settings on this machine.
+
+Reading a configuration opens no file but rulebooks, so that commands which need none of them
+work without the right to; `check` and `serve` ask here.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from smtpproxy.config.access_files import check_access_files
+from smtpproxy.config.faults import ConfigError
+from smtpproxy.settings import Address, Settings, UnixAddress
+from smtpproxy.store import open_store, store_path
+from smtpproxy.store.key_file import load_partner_key
+from smtpproxy.store.protocols import (
+    NoStoreYet,
+    StoreMisconfigured,
+    StoreOutdated,
+    StoreUnavailable,
+)
+from smtpproxy.store.unsubscribe_keys import FILE_NAME as LINK_KEYS
+from smtpproxy.store.unsubscribe_keys import load_link_keys
+from smtpproxy.webhooks.signature import SecretFault, check_files
+
+FOLDERS = ("audit", "spool")
+"""What `serve` makes in state_dir."""
+
+
+def check_named_files(settings: Settings, filename: str) -> list[str]:
+    """Return warnings about files that the settings name, each `key.path: what and why`.
+
+    Raises ConfigError with every fault in them.
+    """
+    checks: list[Callable[[Settings, str], list[str]]] = [check_access_files, _check_webhooks]
+    if settings.dkim:
+        from smtpproxy.config.dkim_files import check_dkim_files  # 6 MB, where mail is signed
+
+        checks.append(check_dkim_files)
+    return _all_of(checks, settings, filename)
+
+
+def check_start(settings: Settings, filename: str) -> list[str]:
+    """Return the warnings of `check_named_files`; look at store, folders and addresses too.
+
+    Writes nothing. An address that another process listens on is no fault: it may be the relay.
+    Raises ConfigError with everything that would keep the relay from starting.
+    """
+    return _all_of([check_named_files, _check_state, _check_addresses], settings, filename)
+
+
+def _all_of(
+    checks: list[Callable[[Settings, str], list[str]]], settings: Settings, filename: str
+) -> list[str]:
+    warned: list[str] = []
+    faults: list[str] = []
+    for check in checks:
+        try:
+            warned += check(settings, filename)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return warned
+
+
+def _raise_any(filename: str, faults: Iterator[str]) -> list[str]:
+    found = [f"{filename}: {fault}" for fault in faults]
+    if found:
+        raise ConfigError(found)
+    return []
+
+
+def _check_webhooks(settings: Settings, filename: str) -> list[str]:
+    return _raise_any(filename, _webhook_faults(settings))
+
+
+def _webhook_faults(settings: Settings) -> Iterator[str]:
+    for webhook in settings.webhooks:
+        try:
+            check_files(webhook)
+        except SecretFault as fault:
+            yield f'webhook "{webhook.name}".{fault.key}: {fault}'
+
+
+def _check_state(settings: Settings, filename: str) -> list[str]:
+    return _raise_any(filename, _state_faults(settings))
+
+
+def _state_faults(settings: Settings) -> Iterator[str]:
+    state = settings.server.state_dir
+    bad = [*filter(None, (folder_fault(state), *(folder_fault(state / each) for each in FOLDERS)))]
+    if bad:
+        yield f"server.state_dir: {bad[0]}"
+        return
+    partners = [*_partner_faults(settings)]
+    yield from partners
+    if not partners:
+        yield from _store_faults(settings)
+    if settings.adds_ways_out and (state / LINK_KEYS).exists():
+        try:
+            load_link_keys(state)
+        except StoreMisconfigured as fault:
+            yield f"server.state_dir: {fault}"
+
+
+def _partner_faults(settings: Settings) -> Iterator[str]:
+    for partner in settings.store.partners:
+        try:
+            load_partner_key(partner.key_file)
+        except StoreMisconfigured as fault:
+            yield f'partner "{partner.name}".key_file: {fault}'
+
+
+def _store_faults(settings: Settings) -> Iterator[str]:
+    try:
+        asyncio.run(_open_and_close(settings))
+    except NoStoreYet:  # serve makes it
+        fault = folder_fault(store_path(settings.store).parent)
+        if fault:
+            yield f"store.url: {fault}"
+    except StoreOutdated:
+        pass  # serve brings it up to date
+    except StoreUnavailable as error:
+        yield f"store: {error}"
+
+
+async def _open_and_close(settings: Settings) -> None:
+    store = open_store(settings.store, settings.server.state_dir, read_only=True)
+    await store.close()
+
+
+def folder_fault(folder: Path) -> str | None:
+    """Say why no files can be kept in `folder`, which is made where it is missing."""
+    there = folder
+    while not os.path.lexists(there):
+        there = there.parent
+    try:
+        is_folder = stat.S_ISDIR(there.stat().st_mode)
+    except OSError as error:
+        return f"{there}: {error.strerror}"
+    if not is_folder:
+        return f"{there} is not a folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"this user ({os.geteuid()}) may not write in {there}"
+    return None
+
+
+def _check_addresses(settings: Settings, filename: str) -> list[str]:
+    places = [(f'listener "{each.name}"', each.address) for each in settings.listeners]
+    if settings.web is not None:
+        places.append(("web", settings.web.address))
+    found = [(where, _address_fault(address)) for where, address in places]
+    return _raise_any(filename, (f"{where}.address: {text}" for where, text in found if text))
+
+
+def _address_fault(address: Address) -> str | None:
+    """Say why nobody could listen there, whoever does so now."""
+    if isinstance(address, UnixAddress):
+        there = os.path.lexists(address.path) and not address.path.is_socket()
+        return f"{address.path} is there and not a socket" if there else None
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address.host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(where)
+    except socket.gaierror as error:
+        return f"{address.host} has no address: {error.strerror}"
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            return f"{address.host} is no address of this machine"
+        return f"{address}: {error.strerror}"
+    return None

@@ -1,0 +1,144 @@
+"""What `serve` refuses to start with, `check` refuses too and names the setting."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.kit.ports import free_port
+from tests.kit.processes import run
+from tests.kit.relay import COMMAND, REPOSITORY
+
+Spoil = Callable[[Path], str]
+"""Puts something wrong into a folder; returns where in it `state_dir` is."""
+
+
+def configuration(root: Path, *, state: str = "state", address: str = "", more: str = "") -> Path:
+    path = root / "smtpproxy.toml"
+    path.write_text(f"""
+[server]
+hostname = "relay.shop.fr"
+state_dir = "{root / state}"
+[[listener]]
+name = "apps"
+address = "{address or f"127.0.0.1:{free_port()}"}"
+[upstream]
+address = "127.0.0.1:{free_port()}"
+{more}""")
+    return path
+
+
+def command(name: str, path: Path, *, code: int | None = None) -> tuple[int, str]:
+    done = run(*COMMAND, name, "--config", str(path), cwd=REPOSITORY)
+    assert code is None or done.returncode == code, done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_secret_of_a_webhook_is_missing(tmp_path: Path) -> None:
+    path = configuration(
+        tmp_path,
+        more='[[webhook]]\nname = "crm"\nurl = "https://crm.shop.fr/"\n'
+        f'secret_file = "{tmp_path}/crm.secret"\n',
+    )
+    fault = f'webhook "crm".secret_file: {tmp_path}/crm.secret: cannot be read'
+    for name in ("serve", "check"):
+        assert fault in command(name, path, code=2)[1]
+
+
+def _state_is_a_file(root: Path) -> str:
+    (root / "state").touch()
+    return "state"
+
+
+def _state_is_below_a_file(root: Path) -> str:
+    (root / "file").touch()
+    return "file/state"
+
+
+def _audit_is_a_file(root: Path) -> str:
+    (root / "state").mkdir()
+    (root / "state" / "audit").touch()
+    return "state"
+
+
+@pytest.mark.parametrize("spoil", [_state_is_a_file, _state_is_below_a_file, _audit_is_a_file])
+def test_an_unusable_state_dir_is_named(tmp_path: Path, spoil: Spoil) -> None:
+    path = configuration(tmp_path, state=spoil(tmp_path))
+    code, said = command("serve", path)
+    assert code == 1
+    assert said.startswith("smtpproxy: cannot start: server.state_dir: "), said
+    assert "Errno" not in said
+    _, said = command("check", path, code=2)
+    assert said.startswith(f"{path}: server.state_dir: "), said
+    assert "is not a folder" in said
+
+
+def _no_database(root: Path) -> str:
+    (root / "state").mkdir()
+    (root / "state" / "smtpproxy.db").write_text("no database " * 1000)
+    return "state"
+
+
+def _newer_database(root: Path) -> str:
+    (root / "state").mkdir()
+    made = sqlite3.connect(root / "state" / "smtpproxy.db")
+    made.executescript("PRAGMA user_version = 9999; CREATE TABLE suppression_key (version);")
+    made.execute("INSERT INTO suppression_key VALUES (1)")
+    made.commit()
+    made.close()
+    return "state"
+
+
+def _lost_key(root: Path) -> str:
+    path = configuration(root)
+    command_line = (*COMMAND, "suppress", "add", "x@shop.fr", "--config", str(path))
+    assert run(*command_line, cwd=REPOSITORY).returncode == 0
+    (root / "state" / "suppression.key").unlink()
+    return "state"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_no_database, "not an SQLite database"),
+        (_newer_database, "made by a newer smtpproxy"),
+        (_lost_key, "the key of the suppressions is missing; restore it"),
+    ],
+)
+def test_a_store_that_cannot_be_used(tmp_path: Path, spoil: Spoil, said: str) -> None:
+    path = configuration(tmp_path, state=spoil(tmp_path))
+    assert said in command("serve", path, code=2)[1]
+    assert said in command("check", path, code=2)[1]
+
+
+def test_no_machine_of_that_address(tmp_path: Path) -> None:
+    path = configuration(tmp_path, address=f"192.0.2.77:{free_port()}")
+    assert '"apps" cannot listen on 192.0.2.77' in command("serve", path, code=1)[1]
+    fault = 'listener "apps".address: 192.0.2.77 is no address of this machine'
+    assert fault in command("check", path, code=2)[1]
+
+
+def test_a_file_where_the_socket_should_be(tmp_path: Path) -> None:
+    (tmp_path / "smtp").touch()
+    path = configuration(tmp_path, address=f"unix:{tmp_path}/smtp")
+    command("serve", path, code=1)
+    fault = f'listener "apps".address: {tmp_path}/smtp is there and not a socket'
+    assert fault in command("check", path, code=2)[1]
+
+
+def test_a_fresh_machine_is_good_and_nothing_is_made(tmp_path: Path) -> None:
+    path = configuration(tmp_path)
+    command("check", path, code=0)
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may become another user")
+def test_a_folder_that_this_user_may_not_make() -> None:
+    program = (
+        "import os; from pathlib import Path; from smtpproxy.config import start_checks;"
+        " os.setuid(65534); print(start_checks.folder_fault(Path('/usr/smtpproxy/state')))"
+    )
+    done = run(COMMAND[0], "-c", program, cwd=REPOSITORY)
+    assert done.stdout == "this user (65534) may not write in /usr\n", done.stderr

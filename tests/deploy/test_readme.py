@@ -1,0 +1,146 @@
+"""README's installation, its own lines, on a copy of this machine that is thrown away.
+
+The root file system is an overlay and the network has only a loopback, so that users, units
+and ports can be as they are written. Packages come from this environment, which has what the
+lock says; systemd does not run there, so what the unit says is done instead of `systemctl`.
+"""
+
+import configparser
+import re
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kit.parts import PREFIX, needs
+from tests.kit.processes import run
+from tests.kit.relay import REPOSITORY
+
+OURS = ("-z", "--cached", "--others", "--exclude-standard")
+README = (REPOSITORY / "README.md").read_text("utf-8")
+UNIT = REPOSITORY / "systemd" / "smtpproxy.service"
+
+_WITHIN = """
+mount -t tmpfs tmpfs {top}
+mkdir {top}/upper {top}/work {top}/root
+mount -t overlay overlay -o lowerdir=/,upperdir={top}/upper,workdir={top}/work {top}/root || exit 77
+cd {top}/root
+mount -t proc proc proc
+mount --rbind /dev dev
+mount -t tmpfs tmpfs run
+mkdir -p packages checkout
+mount --bind {packages} packages
+ip link set lo up
+rm -rf opt/smtpproxy usr/bin/smtpproxy var/lib/smtpproxy etc/smtpproxy
+tar -x -C checkout -f {archive}
+cp {contacts} {suppressions} checkout
+cp {script} checkout/install.sh
+chmod a+rx {parents}
+exec chroot . sh -e /checkout/install.sh
+"""
+
+_BEFORE = """
+cd /checkout
+export PATH={python}:$PATH EDITOR=true PIP_NO_INDEX=1 PIP_ROOT_USER_ACTION=ignore
+# What is installed in the environment of the tests counts as installed in the new one.
+python3() {{
+    command python3 "$@"
+    echo /packages >"$(echo /opt/smtpproxy/lib/python3*/site-packages)/lock.pth"
+}}
+systemctl() {{ echo "systemctl $*"; }}
+set -x
+"""
+
+_AFTER = """
+set +x
+systemd-analyze verify /etc/systemd/system/smtpproxy.service || true
+install -d -o smtpproxy -g smtpproxy /run/smtpproxy
+(cd /var/lib/smtpproxy && stat -c '%U %a %n' . smtpproxy.db suppression.key)
+setpriv --reuid={user} --regid={user} --init-groups {start} 2>/run/log &
+python3 - <<'END' || { cat /run/log; exit 1; }
+import smtplib, time, urllib.request
+for attempt in range(300):
+    try:
+        print("healthz", urllib.request.urlopen("http://127.0.0.1:8025/healthz").status)
+        break
+    except OSError:
+        time.sleep(0.1)
+for port in (2525, 2526):
+    client = smtplib.SMTP("127.0.0.1", port)
+    print(port, client.ehlo()[0])
+END
+kill -TERM $!
+wait $! && echo "ended with 0"
+"""
+
+CONTACT = '{"address":"jeanne@example.org","source":"direct"}\n'
+SUPPRESSION = "address,scope,origin\nmax@example.org,all,unsubscribe\n"
+
+
+def lines() -> str:
+    section = README.partition("## Deploy it")[2]
+    found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@needs("exim")  # which wants the same: root, and unshare
+def test_the_lines_of_the_readme_start_the_service(tmp_path: Path) -> None:
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
+    parser.read(UNIT)
+    service = parser["Service"]
+    python = Path(sys.base_prefix) / "bin"
+    files = {
+        "contacts": ("contacts.ndjson", CONTACT),
+        "suppressions": ("suppressions.csv", SUPPRESSION),
+        "script": (
+            "install.sh",
+            _BEFORE.format(python=python)
+            + lines()
+            + _AFTER.replace("{user}", service["user"]).replace("{start}", service["execstart"]),
+        ),
+    }
+    for name, text in files.values():
+        (tmp_path / name).write_text(text)
+    archive, top = tmp_path / "checkout.tar", tmp_path / "top"
+    top.mkdir()
+    tracked = run("git", "ls-files", *OURS, cwd=REPOSITORY).stdout.rstrip("\0").split("\0")
+    there = [name for name in tracked if (REPOSITORY / name).exists()]
+    subprocess.run(["tar", "-c", "-f", archive, *there], cwd=REPOSITORY, check=True)
+    within = _WITHIN.format(
+        top=top,
+        packages=site.getsitepackages()[0],
+        archive=archive,
+        parents=" ".join(f".{each}" for each in python.parents),
+        **{key: tmp_path / name for key, (name, _) in files.items()},
+    )
+    done = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-e",
+            "-c",
+            within,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip(PREFIX + "overlayfs (of the kernel)")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "/etc/smtpproxy/smtpproxy.toml: good" in said
+    owned = "smtpproxy 700 .\nsmtpproxy 600 smtpproxy.db\nsmtpproxy 600 suppression.key\n"
+    assert owned in said
+    assert "systemctl enable --now smtpproxy" in said
+    assert "healthz 200\n2525 250\n2526 250\nended with 0\n" in said
+    assert (done.stdout + "x").count("is an example, which is nobody's") >= 5
