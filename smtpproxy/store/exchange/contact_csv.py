@@ -1,6 +1,8 @@
 """Contacts from CSV: cells are put into the fields of the NDJSON form and checked there."""
 
+import re
 from collections.abc import Callable
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -8,15 +10,16 @@ from typing import Any
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.csv_rows import (
     Row,
+    check_no_error,
     column_key,
     read_header,
     read_rows,
     rejected_header,
+    told,
 )
 from smtpproxy.store.exchange.lines import Contents, ImportFault, Lines, certain, converted
 from smtpproxy.store.exchange.mapping import FIELDS, PLAIN, Mapping
 from smtpproxy.store.exchange.providers import Layout, known_columns, layouts, recognise
-from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import ContactUpdate
 
 _TRUE = frozenset({"true", "yes", "y", "1", "oui", "o", "vrai"})
@@ -78,20 +81,19 @@ def read_csv(
     notices = [f"columns that are not read: {', '.join(unread)[:200]}"] if unread else []
     if layout is not None:
         notices.insert(0, f"taken as an export of {layout.title} ({layout.name})")
-    cells = [(place, _Cell(name, mapping)) for name, place in places.items()]
-    constants = [(text, _Cell(name, mapping)) for name, text in mapping.constants.items()]
+    columns = {name: header.columns[place] for name, place in places.items()}
+    reader = _Reader(mapping, columns)
     passed_over = _passed_over(layout, header.columns)
 
     def update(row: Row) -> ContactUpdate | None:
         if passed_over and any(row.cells[p].strip().casefold() in no for p, no in passed_over):
             return None
         certain(row.cells[places["address"]], row)
-        told = [(row.cells[place].strip(), cell) for place, cell in cells]
-        return convert_contact(_record(constants + told), as_of)
+        return reader.update({name: row.cells[place] for name, place in places.items()}, as_of)
 
-    rows = read_rows(lines, header)
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
-    return Contents(converted(rows, update), above, tuple(notices), lines.decoder)
+    items = converted(read_rows(lines, header), update)
+    return Contents(items, above, tuple(notices), lines.decoder, reader.in_columns)
 
 
 def _recognised(columns: tuple[str, ...], wanted: Wanted) -> Layout | None:
@@ -130,20 +132,91 @@ def _passed_over(
     return [(places[name], cells) for name, cells in layout.passed_over.items() if name in places]
 
 
+class _Reader:
+    """Puts the cells of a row into the fields of the NDJSON form."""
+
+    def __init__(self, mapping: Mapping, columns: MappingOf[str, str]) -> None:
+        """`columns`: what the header calls each field that it has."""
+        self._cells = {
+            name: _Cell(name, mapping, columns.get(name)) for name in (*mapping.constants, *columns)
+        }
+        self._constants = mapping.constants
+        self._by_path = {cell.path: cell for cell in self._cells.values()}
+
+    def update(self, cells: MappingOf[str, str], as_of: datetime) -> ContactUpdate:
+        """Raises ValueError, which names the column."""
+        try:
+            return convert_contact(self._record({**self._constants, **cells}), as_of)
+        except ValueError as error:
+            raise ValueError(self.in_columns(str(error))) from None
+
+    def in_columns(self, fault: str) -> str:
+        """Return a fault about a field of the NDJSON form in words of the CSV."""
+        path, _, wrong = fault.partition(": ")
+        cell = self._by_path.get(re.sub(r"\[\d+\]", "", path))
+        if cell is None and (found := re.match(r"(\w+): (\w+)|(\w+)", fault)):
+            cell = self._by_path.get(".".join(filter(None, found.groups())))
+            wrong = fault[found.end() :].lstrip()
+        if cell is None:
+            return fault
+        if "is unknown; right" in wrong and cell.column:
+            wrong += f"; or say with [values.{cell.name}] in a mapping what it means"
+        return f"{cell}: {wrong}"
+
+    def _record(self, texts: MappingOf[str, str]) -> dict[str, Any]:
+        """Return a row in the nesting of the NDJSON form; an empty cell says nothing."""
+        parts: dict[str, dict[str, Any]] = {"": {"address": ""}}
+        for name, text in texts.items():
+            cell = self._cells[name]
+            if (value := cell.value(text)) is not None:
+                parts.setdefault(cell.part, {})[cell.key] = value
+        record = parts[""]
+        purchase, consent = parts.get("purchases", {}), parts.get("consents", {})
+        # Without its time, a purchase or a consent is no record of one.
+        if "at" in purchase:
+            self._check_named("purchase_product", purchase.get("product"), "purchase_at")
+            record["purchases"] = [purchase]
+        given, withdrawn = consent.get("given_at"), consent.get("withdrawn_at")
+        if given or withdrawn:
+            time = "consent_given_at" if given else "consent_withdrawn_at"
+            self._check_named("consent_purpose", consent.get("purpose"), time)
+            if given and withdrawn and withdrawn < given:
+                raise ValueError(
+                    f"{self._cells['consent_withdrawn_at']} is before "
+                    f"{self._cells['consent_given_at']}"
+                )
+            record["consents"] = [{**consent, "evidence": parts.get("consents.evidence")}]
+        if "provenance" in parts:
+            record["provenance"] = parts["provenance"]
+        return record
+
+    def _check_named(self, name: str, value: str | None, time: str) -> None:
+        if value:
+            return
+        has = f"and the row has {self._cells[time]}"
+        if name in self._cells:
+            raise ValueError(f"{self._cells[name]}: it is empty, {has}")
+        raise ValueError(
+            f"{name}: there is none, {has}; map a column to it, or say it under [constants]"
+        )
+
+
 class _Cell:
     """Where a field of CSV stands in the NDJSON form, and how its text is read."""
 
-    __slots__ = ("_mapping", "_name", "_read", "_values", "key", "part")
+    __slots__ = ("_mapping", "_read", "_values", "column", "key", "name", "part")
 
-    def __init__(self, name: str, mapping: Mapping) -> None:
-        self._name = name
+    def __init__(self, name: str, mapping: Mapping, column: str | None) -> None:
+        """`column` is what the header calls it; None: it is a constant of the mapping."""
+        self.name = name
+        self.column = column
         self._mapping = mapping
         self._values = mapping.values.get(name, {})
         prefix, _, rest = name.partition("_")
         if prefix == "consent" and rest in _EVIDENCE:
-            self.part, self.key = "evidence", rest
+            self.part, self.key = "consents.evidence", rest
         elif prefix in ("purchase", "consent"):
-            self.part, self.key = prefix, rest
+            self.part, self.key = f"{prefix}s", rest
         else:
             in_provenance = name in ("supplier", "sender_disclosed")
             self.part, self.key = "provenance" if in_provenance else "", name
@@ -155,9 +228,27 @@ class _Cell:
         elif name.endswith("_at"):
             self._read = self._time
 
+    @property
+    def path(self) -> str:
+        """Where it stands in the NDJSON form."""
+        return f"{self.part}.{self.key}" if self.part else self.key
+
+    def __str__(self) -> str:
+        if self.column is None:
+            return f"{self.name} (under [constants] of the mapping)"
+        return self.name if self.column == self.name else f'"{self.column}" ({self.name})'
+
     def value(self, text: str) -> Any:
-        """Raises `ValueError` with the name of the field and what is wrong."""
-        return self._read(self._values.get(text, text))
+        """Return what the cell says; None: nothing. Raises ValueError, which names the column."""
+        text = text.strip()
+        text = told(self._values.get(text, text)) if self._values else told(text)
+        if not text:
+            return None
+        try:
+            check_no_error(text)
+            return self._read(text)
+        except ValueError as error:
+            raise ValueError(f"{self}: {error}") from None
 
     def _words(self, text: str) -> list[str]:
         return [word for part in text.split(self._mapping.separator) if (word := part.strip())]
@@ -167,31 +258,9 @@ class _Cell:
             return True
         if text.casefold() in _FALSE:
             return False
-        raise ValueError(f"{self._name}: {text[:40]!r} is neither true nor false")
+        raise ValueError(f"{text[:40]!r} is neither true nor false")
 
     def _time(self, text: str) -> datetime | bool:
-        if self._name == "informed_at" and text.casefold() in _FALSE:
+        if self.name == "informed_at" and text.casefold() in _FALSE:
             return False
-        last_moment = self._name == "consent_withdrawn_at"
-        try:
-            return read_time(text, last_moment=last_moment, pattern=self._mapping.time_format)
-        except ValueError as error:
-            raise ValueError(f"{self._name}: {error}") from None
-
-
-def _record(told: list[tuple[str, _Cell]]) -> dict[str, Any]:
-    """Return the row in the nesting of the NDJSON form; an empty cell says nothing."""
-    parts: dict[str, dict[str, Any]] = {"": {"address": ""}}
-    for text, cell in told:
-        if text:
-            parts.setdefault(cell.part, {})[cell.key] = cell.value(text)
-    record = parts[""]
-    purchase, consent = parts.get("purchase", {}), parts.get("consent", {})
-    # Without its time, a purchase or a consent is no record of one.
-    if "at" in purchase:
-        record["purchases"] = [purchase]
-    if "given_at" in consent or "withdrawn_at" in consent:
-        record["consents"] = [{**consent, "evidence": parts.get("evidence")}]
-    if "provenance" in parts:
-        record["provenance"] = parts["provenance"]
-    return record
+        return self._mapping.notation.read(text, last_moment=self.name == "consent_withdrawn_at")

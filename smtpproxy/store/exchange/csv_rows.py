@@ -15,6 +15,8 @@ _MAX_ROW_LINES = 50
 _SAMPLE = 20  # lines that tell by what a header is parted
 _OPEN_QUOTE = "unexpected end of data"  # what csv says of a quote that is not closed
 _SEP = re.compile(rb'"?sep=(.)"?\s*', re.IGNORECASE)  # what Excel takes the delimiter from
+_NOTHING = frozenset({"NULL", "null", "(null)", "\\N", "NaN"})
+_ERROR = re.compile(r"#(?:N/A|NV|[A-ZÀ-Ý/0-9_]{2,12}[!?])")  # #REF!, #NOM?, #DIV/0!
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,23 @@ class Row:
     def is_void(self) -> bool:
         """Whether no cell holds anything, as spreadsheets write rows that were emptied."""
         return not any(map(str.strip, self.cells))
+
+
+def told(cell: str) -> str:
+    """Return what a cell says: nothing, where a database wrote what it writes for nothing."""
+    text = cell.strip()
+    return "" if text in _NOTHING else text
+
+
+def is_error(text: str) -> bool:
+    """Whether a spreadsheet wrote that it could not compute a cell."""
+    return text.startswith("#") and _ERROR.fullmatch(text) is not None
+
+
+def check_no_error(text: str) -> None:
+    """Raise ValueError when a spreadsheet could not compute a cell."""
+    if is_error(text):
+        raise ValueError(f"{text[:40]!r} is an error of the spreadsheet, and no value")
 
 
 def column_key(name: str) -> str:

@@ -74,6 +74,7 @@ class Contents(Generic[T]):
     header: bytes | None = None  # the first line of a CSV file
     notices: tuple[str, ...] = ()  # what its user ought to know
     decoder: Decoder | None = None  # how it is read
+    worded: Callable[[str], str] = str  # a fault that names a field, in words of the file
 
 
 class Lines(Iterator[Line | Rejected]):

@@ -4,12 +4,15 @@ import tomllib
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from smtpproxy.store.exchange.csv_rows import column_key
 from smtpproxy.store.exchange.encoding import encoding_named
 from smtpproxy.store.exchange.lines import ImportFault
+from smtpproxy.store.exchange.times import ISO, Notation
 
 FIELDS = (
     "address",
@@ -46,7 +49,23 @@ FIELDS = (
 SUPPRESSION_FIELDS = ("address", "scope", "origin", "since", "note", "list")
 """What a column of suppressions may be; `list` names what the person unsubscribed from."""
 
-_KEYS = ("columns", "constants", "values", "delimiter", "separator", "time_format", "encoding")
+_KEYS = (
+    "columns",
+    "constants",
+    "values",
+    "encoding",
+    "delimiter",
+    "separator",
+    "time_format",
+    "time_zone",
+)
+_ALSO_CALLED = {
+    "charset": "encoding",
+    "date_format": "time_format",
+    "datetime_format": "time_format",
+    "timezone": "time_zone",
+    "sep": "delimiter",
+}
 
 
 class MappingFault(ImportFault):
@@ -60,7 +79,7 @@ class Mapping:
     values: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)  # by field
     delimiter: str | None = None  # None: the commonest in the header
     separator: str = "|"  # between the words of one cell
-    time_format: str | None = None  # as `times.read_time` takes it; None: ISO 8601
+    notation: Notation = ISO  # of times
     encoding: str | None = None  # None: found out
 
 
@@ -88,7 +107,10 @@ def mapping_of(path: str, document: dict[str, Any], fields: Sequence[str]) -> Ma
         MappingFault: as `read_mapping`.
     """
     if unknown := sorted(set(document) - set(_KEYS)):
-        raise MappingFault(f"{path}: {unknown[0]}: unknown key; known are {', '.join(_KEYS)}")
+        right = f"known are {', '.join(_KEYS)}"
+        if meant := _ALSO_CALLED.get(unknown[0]):
+            right = f"{meant} says it"
+        raise MappingFault(f"{path}: {unknown[0]}: unknown key; {right}")
     columns = _table(path, "columns", document.get("columns", {}))
     constants = _table(path, "constants", document.get("constants", {}))
     values = document.get("values", {})
@@ -110,7 +132,7 @@ def mapping_of(path: str, document: dict[str, Any], fields: Sequence[str]) -> Ma
         {name: _table(path, f"values.{name}", table) for name, table in values.items()},
         _text(path, document, "delimiter", single=True),
         _text(path, document, "separator") or "|",
-        _text(path, document, "time_format"),
+        Notation(_text(path, document, "time_format"), _zone(path, document)),
         _encoding(path, document),
     )
 
@@ -119,6 +141,19 @@ def _table(path: str, key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise MappingFault(f'{path}: {key}: must be a table of texts, like "NAME" = "text"')
     return value
+
+
+def _zone(path: str, document: dict[str, Any]) -> tzinfo | None:
+    if "time_zone" not in document:
+        return None
+    name = document["time_zone"]
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (ValueError, TypeError, OSError, ZoneInfoNotFoundError):
+        raise MappingFault(
+            f"{path}: time_zone: there is no {name!r}; write it as the tz database does, like "
+            '"Europe/Paris"'
+        ) from None
 
 
 def _encoding(path: str, document: dict[str, Any]) -> str | None:

@@ -25,14 +25,14 @@ def without_the_future(contents: Contents[ContactUpdate], now: datetime) -> Cont
     outweigh every withdrawal that was made until then. A withdrawal, an objection or a
     suppression of the future errs on the strict side and is taken.
     """
-    return dataclasses.replace(contents, items=_checked(contents.items, now))
+    return dataclasses.replace(contents, items=_checked(contents, now))
 
 
-def _checked(items: Iterator[Item], now: datetime) -> Iterator[Item]:
-    for item in items:
+def _checked(contents: Contents[ContactUpdate], now: datetime) -> Iterator[Item]:
+    for item in contents.items:
         reason = yet_to_come(item.value.contact, now) if isinstance(item, Read) else None
         if isinstance(item, Read) and reason is not None:
-            yield Rejected(item.number, reason, (item.content,))
+            yield Rejected(item.number, contents.worded(reason), (item.content,))
         else:
             yield item
 

@@ -15,6 +15,7 @@ from smtpproxy.store.exchange.csv_rows import (
     read_rows,
     rejected_header,
 )
+from smtpproxy.store.exchange.csv_rows import told as said
 from smtpproxy.store.exchange.json_objects import keys_of, one_object_a_line
 from smtpproxy.store.exchange.lines import (
     Contents,
@@ -36,6 +37,7 @@ from smtpproxy.store.exchange.suppression_record import (
     read_origin,
     read_record,
 )
+from smtpproxy.store.exchange.times import ISO
 from smtpproxy.store.protocols import SuppressionEntry
 
 SCOPES = {
@@ -109,7 +111,8 @@ def read_csv(
     def entry(row: Row) -> SuppressionEntry:
         cells = row.cells
         certain(cells[names.index("address")], row)
-        return defaults.entry(*["" if place is None else cells[place].strip() for place in places])
+        texts = ["" if place is None else said(cells[place]) for place in places]
+        return defaults.entry(texts[0], texts[1], texts[2], texts[3], texts[4], ISO)
 
     rows = read_rows(lines, header)
     above = rejected_header(header) or None
@@ -195,9 +198,21 @@ def _mapped(
     header.check_once(read.__contains__)
     reader = _Reader(mapping, defaults, layout)
 
+    names = {
+        name: f'"{column}" ({name})'
+        for column in header.columns
+        if (name := mapping.columns.get(column_key(column))) and name != column
+    }
+
     def entry(row: Row) -> SuppressionEntry | None:
         certain(row.cells[columns.index(address)], row)
-        return reader.entry(dict(zip(columns, row.cells, strict=False)))
+        try:
+            return reader.entry(dict(zip(columns, row.cells, strict=False)))
+        except ValueError as error:
+            name, _, wrong = str(error).partition(": ")
+            if name not in names:
+                raise
+            raise ValueError(f"{names[name]}: {wrong}") from None
 
     unread = [
         column
@@ -241,7 +256,7 @@ class _Reader:
         }
         # A list's name may be its purpose's, so it is not replaced but looked up.
         self._purposes = self._values.pop("list", {})
-        self._time_format = mapping.time_format
+        self._notation = mapping.notation
         self._of_provider = layout is not None
         self._of_list = layout is not None and layout.of_list
         self._when: tuple[When, ...] = layout.when if layout else ()
@@ -255,7 +270,9 @@ class _Reader:
         for column, name in self._columns:
             if text := cells.get(column, "").strip():
                 values = self._values.get(name)
-                told[name] = values.get(text.casefold(), text) if values else text
+                text = values.get(text.casefold(), text) if values else text
+                if text := said(text):
+                    told[name] = text
         for when in self._when:
             if all(cells.get(c, "").strip().casefold() == text for c, text in when.cells.items()):
                 told.update(when.constants)
@@ -272,7 +289,7 @@ class _Reader:
             origin,
             told.get("since", ""),
             told.get("note", ""),
-            self._time_format,
+            self._notation,
         )
 
     def _scope(self, origin: Origin, list_name: str) -> str:

@@ -11,8 +11,9 @@ import msgspec
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
+from smtpproxy.store.exchange.csv_rows import check_no_error, is_error
 from smtpproxy.store.exchange.lines import decoded
-from smtpproxy.store.exchange.times import read_time, written_time
+from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
 from smtpproxy.store.protocols import SuppressionEntry
 
@@ -79,7 +80,7 @@ class Defaults:
         origin: str,
         since: str,
         note: str,
-        time_format: str | None = None,
+        notation: Notation | None = None,
     ) -> SuppressionEntry:
         """Check one suppression.
 
@@ -94,12 +95,16 @@ class Defaults:
         try:
             at = self.since
             if since:
-                at = read_time(since, last_moment=True, pattern=time_format)
+                check_no_error(since)
+                read_since = notation.read if notation else read_time
+                at = read_since(since, last_moment=True)
         except ValueError as error:
             raise ValueError(f"since: {error}") from None
         scope = read_scope(scope or self.scope)
         read = read_origin(origin or self.origin)
         check_origin(address, read)
+        if note and notation and is_error(note):
+            note = ""
         return SuppressionEntry(address, scope, read, at, note or None)
 
 

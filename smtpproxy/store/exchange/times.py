@@ -1,45 +1,121 @@
 """Times as people and programs write them."""
 
 import re
-from datetime import UTC, datetime, time
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from email.utils import parsedate_to_datetime
 
 EXAMPLE = "2025-03-01T10:00:00Z"
-NOTATIONS = ("iso", "epoch", "rfc2822", "go")
+NOTATIONS = ("iso", "epoch", "rfc2822", "go", "excel")
 """Notations that have a name; all others are patterns of strptime."""
 
 _EPOCH_NUMBER = re.compile(r"\d{9,13}(?:\.\d+)?")
 _MILLISECONDS = 10**11  # seconds would be the year 5138
 _GO = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: [A-Za-z0-9+-]+)?")
+_EXCEL_NUMBER = re.compile(r"\d{1,6}(?:[.,]\d+)?")
+_EXCEL_DAY_0 = datetime(1899, 12, 30)  # noqa: DTZ001 - the caller sets the zone
+_PARTED = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)(?:[ T]\d{1,2}:\d\d(:\d\d)?)?")
+_LAST_MONTH = 12
 
 
-def read_time(text: str, *, last_moment: bool = False, pattern: str | None = None) -> datetime:
+def read_time(text: str, *, last_moment: bool = False) -> datetime:
     """Read a time of ISO 8601 with its zone, or a date alone, which is meant in UTC.
 
     A date alone is its first moment; with `last_moment` its last, where the later is the
     stricter (somebody who unsubscribed that day did so after all that they agreed to).
-    `pattern` is another notation, or several with | between them, tried in turn: one of
-    NOTATIONS or a pattern of strptime. Its times are UTC where they name no zone.
 
     Raises:
         ValueError: with what is wrong and what would be right.
     """
     try:
-        if pattern is None:
-            moment, has_time = datetime.fromisoformat(text), len(text) > len("2025-03-01")
-        else:
-            moment, has_time = _of_any(text, pattern)
-        if moment.tzinfo is None and not has_time:
-            moment = datetime.combine(moment, time.max if last_moment else time.min, UTC)
-        elif moment.tzinfo is None and pattern:
-            moment = moment.replace(tzinfo=UTC)
-        elif moment.tzinfo is None:
-            raise ValueError("no time zone")
+        return _placed(*_of_one(text, "iso"), None, last_moment=last_moment)
+    except (ValueError, OverflowError) as error:
+        wrong = "has no time zone" if isinstance(error, _NoZone) else "is not a time"
+        raise ValueError(f"{text[:40]!r} {wrong}; write it like {EXAMPLE}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Notation:
+    """How the times of a file are written.
+
+    `pattern` is one of NOTATIONS or a pattern of strptime, or several with | between them,
+    tried in turn; None is ISO 8601. `zone` is that of times which name none.
+    """
+
+    pattern: str | None = None
+    zone: tzinfo | None = None
+
+    def read(self, text: str, *, last_moment: bool = False) -> datetime:
+        """Read a cell. A date alone is one of the zone, else of UTC.
+
+        An hour that a clock showed twice, or left out, is taken for the earlier moment; with
+        `last_moment` for the later.
+
+        Raises:
+            ValueError: with what is wrong and what to write in a mapping.
+        """
+        try:
+            found = _of_any(text, self.pattern or "iso")
+            return _placed(*found, self.zone, last_moment=last_moment)
+        except _NoZone:
+            right = 'has no time zone; name one in a mapping, like time_zone = "Europe/Paris"'
+        except (ValueError, OverflowError, OSError):
+            right = f"is not a time; write it as the mapping's time_format {self.pattern}"
+            if self.pattern is None:
+                right = _guess(text)
+        raise ValueError(f"{text[:40]!r} {right}")
+
+
+ISO = Notation()
+
+
+class _NoZone(ValueError):
+    """A time of day that may be anywhere."""
+
+
+def _placed(
+    moment: datetime, has_time: bool, zone: tzinfo | None, *, last_moment: bool
+) -> datetime:
+    """Return the moment in UTC."""
+    if moment.tzinfo is not None:
         return in_utc(moment)
-    except (ValueError, OverflowError, OSError) as error:
-        wrong = "has no time zone" if str(error) == "no time zone" else "is not a time"
-        right = f"as the mapping's time_format {pattern}" if pattern else f"like {EXAMPLE}"
-        raise ValueError(f"{text[:40]!r} {wrong}; write it {right}") from None
+    if not has_time:
+        day = datetime.combine(moment, time.max if last_moment else time.min)
+        return _only_one(day, zone or UTC, last_moment=last_moment)
+    if zone is None:
+        raise _NoZone
+    return _only_one(moment, zone, last_moment=last_moment)
+
+
+def _only_one(local: datetime, zone: tzinfo, *, last_moment: bool) -> datetime:
+    both = [in_utc(local.replace(tzinfo=zone, fold=fold)) for fold in (0, 1)]
+    return max(both) if last_moment else min(both)
+
+
+def _guess(text: str) -> str:
+    """Say of what is no ISO 8601 how a mapping makes it a time."""
+    if match := _PARTED.fullmatch(text):
+        first, sign, second, year, seconds = match.groups()
+        ending = sign + ("%Y" if len(year) > len("26") else "%y")
+        if ":" in text:
+            ending += " %H:%M" + (":%S" if seconds else "")
+        day_first, month_first = f"%d{sign}%m{ending}", f"%m{sign}%d{ending}"
+        if int(second) > _LAST_MONTH:
+            return f'is not a time; say time_format = "{month_first}" in a mapping'
+        if int(first) > _LAST_MONTH or sign == "." or first == second:
+            return f'is not a time; say time_format = "{day_first}" in a mapping'
+        return (
+            "may be two different days; say in a mapping which: "
+            f'time_format = "{day_first}" or "{month_first}"'
+        )
+    if _EXCEL_NUMBER.fullmatch(text) and len(text) >= len("10000"):
+        day = _of_one(text, "excel")[0]
+        return (
+            f'is not a time; of Excel it is {day:%Y-%m-%d}, with time_format = "excel" in a mapping'
+        )
+    if _EPOCH_NUMBER.fullmatch(text):
+        return 'is not a time; seconds since 1970 are, with time_format = "epoch" in a mapping'
+    return f"is not a time; write it like {EXAMPLE}, or say time_format in a mapping"
 
 
 def _of_any(text: str, patterns: str) -> tuple[datetime, bool]:
@@ -58,6 +134,12 @@ def _of_one(text: str, pattern: str) -> tuple[datetime, bool]:
             raise ValueError("no number")
         seconds = float(text)
         return datetime.fromtimestamp(seconds / (1000 if seconds > _MILLISECONDS else 1), UTC), True
+    if pattern == "excel":
+        if not _EXCEL_NUMBER.fullmatch(text):
+            raise ValueError("no number")
+        days = timedelta(days=float(text.replace(",", ".")))
+        exact = timedelta(seconds=round(days.total_seconds()))
+        return _EXCEL_DAY_0 + exact, bool(exact.seconds)
     if pattern == "iso":
         return datetime.fromisoformat(text), len(text) > len("2025-03-01")
     if pattern == "rfc2822":

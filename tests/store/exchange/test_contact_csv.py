@@ -87,10 +87,13 @@ def test_a_mapping_turns_columns_into_fields(importing: Importing, tmp_path: Pat
         source=Source.DIRECT,
         optout_offered=False,
     )
-    assert "consent_given_at: '3.3.2025' is not a time; write it as the mapping's" in (
-        importing.rejected
+    assert (
+        "\"Inscrit le\" (consent_given_at): '3.3.2025' is not a time; write it as the mapping's"
+        in (importing.rejected)
     )
-    assert "optout_offered: 'peut-être' is neither true nor false" in importing.rejected
+    assert (
+        "\"Accord\" (optout_offered): 'peut-être' is neither true nor false" in importing.rejected
+    )
 
 
 def test_without_a_mapping_columns_are_named_as_fields(importing: Importing) -> None:

@@ -13,6 +13,7 @@ from tests.store.exchange.importing import Importing
 MAPPING = """
 delimiter = ";"
 time_format = "%d/%m/%Y %H:%M|%d/%m/%Y"
+time_zone = "UTC"
 
 [columns]
 "E-mail" = "address"
@@ -50,7 +51,7 @@ def wanted(tmp_path: Path) -> Wanted:
 def test_columns_values_and_times_are_mapped(importing: Importing, wanted: Wanted) -> None:
     done = importing.suppressions(CONTENT, wanted=wanted)
     assert (done.added, done.passed, done.rejected) == (3, 1, 1)
-    assert "origin: 'Fatigue' is none of" in importing.rejected
+    assert "\"Motif\" (origin): 'Fatigue' is none of" in importing.rejected
     (anna,) = importing.suppressed("anna@people.example")
     assert (anna.scope, anna.origin, anna.note) == ("purpose:offers", "unsubscribe", "old CRM")
     assert anna.since == datetime(2024, 3, 1, 12, 0, tzinfo=UTC)

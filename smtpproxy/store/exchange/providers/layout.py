@@ -104,7 +104,8 @@ def _layout(path: str, document: dict[str, Any], kind: Kind, table: dict[str, An
         raise MappingFault(f"{path}: {kind}.name: must be text like {document['provider']}-bounces")
     where = f"{path}: {name}"
     rest = {key: value for key, value in table.items() if key not in _OWN}
-    mapping = mapping_of(where, rest, _FIELDS[kind])
+    # Times of providers that name no zone are UTC.
+    mapping = mapping_of(where, {"time_zone": "UTC", **rest}, _FIELDS[kind])
     header = _texts(where, table, "header")
     if not header:
         raise MappingFault(f"{where}: header: must name the columns it is recognised by")
