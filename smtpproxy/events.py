@@ -184,7 +184,7 @@ class UpstreamReplied(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """Trouble of ours: the client got 451. `part` names what failed.
+    """An internal failure: the client got 451. `part` names what failed.
 
     `recipients` and `messages` could not be decided on for that, and were deferred.
     """

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Generic
 
 from smtpproxy.explain import wording
+from smtpproxy.explain.message_wording import message_decided, message_passed
 from smtpproxy.locale.phrase import Phrase, say
 from smtpproxy.locale.texts import Lang
 from smtpproxy.policy.decide import judge_recipient
@@ -99,7 +100,7 @@ def message_trace(
     if stream.stream_class is StreamClass.TRANSACTIONAL:
         rules = table.TRANSACTIONAL_MESSAGE_RULES
     law = {} if rulebook is None else rulebook.law
-    told = _Telling(lang, law, wording.message_passed, wording.message_decided)
+    told = _Telling(lang, law, message_passed, message_decided)
     steps, verdict = _ask(rules, case, told)
     if verdict is None:
         kept = Phrase("passed.message", {"stream": stream.name})

@@ -3,30 +3,25 @@
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from smtpproxy.locale.phrase import Phrase, Term, Time, Value
+from smtpproxy.locale.phrase import Past, Phrase, Term, Time, Value
 from smtpproxy.policy.model import (
-    Alignment,
     Basis,
     Condition,
     Dealing,
     Evidence,
     Reason,
     Rulebook,
-    SignatureFinding,
-    SignatureState,
     Source,
     Suppression,
     Verdict,
 )
 from smtpproxy.policy.rules import bases
-from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase
+from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase
 from smtpproxy.policy.rules.clock import last_activity
 from smtpproxy.policy.rules.consent import consent_failure, newest_act, withdrawn_at
-from smtpproxy.policy.rules.content import is_undeclared_bulk
 from smtpproxy.policy.rules.deferrals import reached_cap
 from smtpproxy.policy.rules.record import discloses, known_source, links
 from smtpproxy.policy.rules.suppression import decisive, yielding
-from smtpproxy.policy.way_out import added, unwanted
 
 Words: TypeAlias = dict[str, Value]
 
@@ -62,99 +57,6 @@ def delivery_decided(verdict: Verdict, case: DeliveryCase) -> Phrase:
     return failure(verdict.reason, case.recipient)
 
 
-def message_passed(rule: str, case: MessageCase) -> Phrase:
-    """Why a message rule did not refuse."""
-    features, key = case.features, f"passed.{rule}"
-    words: Words = {"stream": case.stream.name, "domains": ", ".join(features.from_domains)}
-    match rule:
-        case "unsubscribe_present" | "unsubscribe_usable" | "one_click" if added(
-            case.stream, features
-        ):
-            return Phrase("passed.unsubscribe_added", words)
-        case "unsubscribe_usable":
-            uris = len(features.unsubscribe_https) + len(features.unsubscribe_mailto)
-            found = Phrase(key, {"count": uris})
-            if not features.unsubscribe_encoded:
-                return found
-            return Phrase(f"{key}.decoded", {"found": found})
-        case "alignment" if case.stream.alignment is Alignment.OFF:
-            return Phrase(f"{key}.off", words)
-        case "alignment" if features.signed_by_relay:
-            return Phrase(f"{key}.relay", words)
-        case "body_optout" if not case.stream.body_optout:
-            return Phrase(f"{key}.off", words)
-        case "imprint" if not case.stream.imprint:
-            return Phrase(f"{key}.off", words)
-        case "subject" if not case.stream.honest_subject:
-            return Phrase(f"{key}.off", words)
-        case "bulk" if is_undeclared_bulk(case.stream, features):
-            return Phrase(f"{key}.observed", words | _bulk_words(case))
-        case "one_click" if not case.stream.one_click_required:
-            return Phrase(f"{key}.optional", words)
-        case "unsubscribe_signed" if not features.dkim_fields:
-            return Phrase(f"{key}.none")
-        case "unsubscribe_signed" if features.signed_by_relay:
-            return Phrase(f"{key}.relay")
-        case "unsubscribe_signed" if features.signatures is None or not case.stream.check_dkim:
-            return Phrase(f"{key}.unchecked")
-        case "unsubscribe_signed":
-            valid = [s.domain for s in features.signatures or () if s.state is SignatureState.VALID]
-            words["domains"] = ", ".join(valid)
-    return Phrase(key, words)
-
-
-def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
-    """Why a message rule refused."""
-    features, stream, key = case.features, case.stream, f"reason.{verdict.reason}"
-    words: Words = {
-        "stream": stream.name,
-        "malformed": features.malformed or Phrase("part.malformed.from"),
-        "strangers": ", ".join(sorted(set(features.from_domains) - stream.from_domains)),
-        "fields": features.unsubscribe_fields,
-    }
-    match verdict.reason:
-        case Reason.UNSUBSCRIBE_MALFORMED if unwanted(stream, features):
-            key += ".unwanted"
-        case Reason.UNSUBSCRIBE_UNSIGNED if added(stream, features):
-            key += ".added"
-        case Reason.UNSUBSCRIBE_MALFORMED if features.unsubscribe_fields > 1:
-            key += ".several"
-        case Reason.UNSUBSCRIBE_MALFORMED if features.unsubscribe_fault is not None:
-            words["found"] = features.unsubscribe_fault.found
-            key += f".{features.unsubscribe_fault.kind}"
-        case Reason.FROM_MISALIGNED if features.closer is not None and features.closer.senders:
-            words["domains"] = ", ".join(features.from_domains)
-            words["senders"] = ", ".join(features.closer.senders)
-            key += ".of"
-        case Reason.SUBJECT_MISLEADING if features.closer is not None:
-            words["prefix"] = features.closer.fake_prefix or NOTHING
-        case Reason.BULK_UNDECLARED:
-            words |= _bulk_words(case)
-        case Reason.ONE_CLICK_MISSING if not features.unsubscribe_https:
-            key += ".https"
-        case Reason.UNSUBSCRIBE_UNSIGNED | Reason.TEMPORARY_FAILURE if features.signatures:
-            words["findings"] = tuple(_finding(each) for each in features.signatures)
-            key = "reason.signatures"
-    return Phrase(key, words)
-
-
-def _bulk_words(case: MessageCase) -> Words:
-    """By what undeclared bulk was told."""
-    closer, stream = case.features.closer, case.stream
-    if closer is not None and closer.bulk_markers:
-        found = Phrase("part.bulk.markers", {"fields": ", ".join(closer.bulk_markers)})
-    else:
-        alike = 0 if closer is None else closer.alike
-        words: Words = {"alike": alike, "most": stream.bulk_recipients or 0}
-        found = Phrase("part.bulk.alike", words)
-    return {"found": found}
-
-
-def _finding(found: SignatureFinding) -> Phrase:
-    words: Words = {"domain": found.domain or "?"}
-    return Phrase(f"part.signature.{found.state}", words)
-
-
 def summary(verdict: Verdict) -> Phrase:
     """A verdict in a few words: `refused, no record`, `allowed by consent`."""
     if verdict.basis is not None:
@@ -176,7 +78,9 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
     variant = ""
     if reason is Reason.CONSENT_UNPROVEN:
         variant = ".pending" if words["pending"] else ".later" if words["later"] else ""
-    if reason is Reason.PRODUCT_NOT_SIMILAR and words["customer_period"] is not None:
+    if reason is Reason.CONSENT_WITHDRAWN and not _ever_agreed(case):
+        variant = ".refused"
+    if reason is Reason.PRODUCT_NOT_SIMILAR and words["customer_past"] is not None:
         variant = ".lately"
     contact = case.facts.contact
     if reason is Reason.TOPIC_UNRELATED and contact and contact.profiling_objected_at:
@@ -186,6 +90,16 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
     ):
         variant = ".no"
     return Phrase(f"reason.{reason}{variant}", words)
+
+
+def _ever_agreed(case: RecipientCase) -> bool:
+    """Whether there was a consent that could be withdrawn."""
+    contacts = (case.facts.contact, *case.facts.readings)
+    acts = (act for contact in contacts if contact is not None for act in contact.acts)
+    return any(
+        act.purpose == case.stream.purpose and not act.withdrawal and not act.pending
+        for act in acts
+    )
 
 
 def words_of(case: RecipientCase) -> Words:
@@ -209,7 +123,7 @@ def words_of(case: RecipientCase) -> Words:
         "last": Phrase("part.last.none") if last is None else Phrase("part.last", {"last": last}),
         "consent_period": book.consent_period,
         "activity_period": book.activity_period,
-        "customer_period": _customer_period(book),
+        "customer_past": _customer_past(book),
     }
 
 
@@ -241,13 +155,17 @@ def _matched_by(entry: Suppression) -> Value:
     return Phrase("part.widened") if entry.widened else whole
 
 
-def _customer_period(rulebook: Rulebook) -> Value:
-    """How long somebody is a customer, None when there is no end."""
+def _customer_past(rulebook: Rulebook) -> Value:
+    """Since when a purchase makes somebody a customer, None when it always does."""
     sale, inquiry = rulebook.customer_period, rulebook.inquiry_period
     if Dealing.INQUIRY not in rulebook.dealings or inquiry == sale:
-        return sale
+        return None if sale is None else Past(sale)
     ever = Phrase("part.customer.any_time")
-    return Phrase("part.period.inquiry", {"period": sale or ever, "inquiry": inquiry or ever})
+    words: Words = {
+        "period": ever if sale is None else Past(sale),
+        "inquiry": ever if inquiry is None else Past(inquiry),
+    }
+    return Phrase("part.period.inquiry", words)
 
 
 def _undisclosed(case: RecipientCase) -> Phrase:
@@ -290,11 +208,11 @@ def _as_customer(case: RecipientCase) -> Phrase:
     did = "any"
     if Condition.SIMILAR_PRODUCT in book.customer_requires:
         did = "asked" if Dealing.INQUIRY in book.dealings else "bought"
-    period = _customer_period(book)
+    past = _customer_past(book)
     told = _told(book.customer_requires)
     words: Words = {
         "customer": Phrase(f"part.customer.{did}", words_of(case)),
-        "within": NOTHING if period is None else Phrase("part.customer.within", {"period": period}),
+        "within": NOTHING if past is None else Phrase("part.customer.within", {"period": past}),
         "told": told,
     }
     return Phrase("basis.existing_customer.told" if told else "basis.existing_customer", words)

@@ -13,7 +13,8 @@ from smtpproxy.locale.texts import REFERENCE, Lang, Plural, Texts, texts
 from smtpproxy.policy.periods import Period
 
 Value: TypeAlias = (
-    "str | int | datetime | Period | Term | Time | Phrase | Either | tuple[Value, ...] | None"
+    "str | int | datetime | Period | Past | Term | Time | Phrase | Either"
+    " | tuple[Value, ...] | None"
 )
 
 _NOTHING: Mapping[str, "Value"] = MappingProxyType({})
@@ -29,6 +30,12 @@ class Time(Struct, frozen=True):
     """A moment whose hour matters; a bare `datetime` is told as a day."""
 
     at: datetime
+
+
+class Past(Struct, frozen=True):
+    """The time up to now: `in the last 3 years`."""
+
+    period: Period
 
 
 class Phrase(Struct, frozen=True):
@@ -90,6 +97,8 @@ def _shown(value: Value, spoken: Texts) -> str:
             return spoken.date(value)
         case Period():
             return spoken.period(value)
+        case Past():
+            return spoken.past(value.period)
         case Either():
             return spoken.listed([_shown(each, spoken) for each in value.items], "or")
         case tuple():

@@ -45,7 +45,7 @@ Text: TypeAlias = str | Plural
 class Spacing(Struct, frozen=True, forbid_unknown_fields=True):
     """A space that no line may break at, and the marks that it belongs to."""
 
-    space: str
+    space: str = " "
     before: str = ""
     after: str = ""
 
@@ -67,15 +67,15 @@ class Language(Struct, frozen=True, forbid_unknown_fields=True):
     decimal_point: str = "."
     thousands: str = ","
     percent: str = "{number}%"
-    spacing: tuple[Spacing, ...] = ()
+    spacing: Spacing = Spacing()
 
     def typeset(self, text: str) -> str:
         """Put the spaces that no line may break at where the file has ordinary ones."""
-        for each in self.spacing:
-            if each.before:
-                text = re.sub(f" (?=[{re.escape(each.before)}])", each.space, text)
-            if each.after:
-                text = re.sub(f"(?<=[{re.escape(each.after)}]) ", each.space, text)
+        space, before, after = self.spacing.space, self.spacing.before, self.spacing.after
+        if before:
+            text = re.sub(f" (?=[{re.escape(before)}])", space, text)
+        if after:
+            text = re.sub(f"(?<=[{re.escape(after)}]) ", space, text)
         return text
 
 
@@ -109,7 +109,15 @@ class Texts(Struct, frozen=True):
         return self.language.time.format(day=self.date(moment), hour=hour)
 
     def period(self, length: Period) -> str:
-        key = f"unit.{length.unit.replace(' ', '_')}"
+        """Return `3 years`."""
+        return self._counted("unit", length)
+
+    def past(self, length: Period) -> str:
+        """Return `in the last 3 years`."""
+        return self._counted("past", length)
+
+    def _counted(self, section: str, length: Period) -> str:
+        key = f"{section}.{length.unit.replace(' ', '_')}"
         return (self.template(key, length.count) or str(length)).format(count=length.count)
 
     def listed(self, items: Sequence[str], conjunction: Literal["and", "or"] = "and") -> str:

@@ -187,5 +187,5 @@ class Reason(StrEnum):
     SUBJECT_MISLEADING = "subject_misleading"
     BULK_UNDECLARED = "bulk_undeclared"
     RECIPIENTS_REFUSED = "recipients_refused"  # on_mixed = "refuse", or nobody is left
-    # trouble of ours
+    # internal failures
     TEMPORARY_FAILURE = "temporary_failure"

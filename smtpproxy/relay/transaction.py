@@ -305,7 +305,7 @@ def _not_closing(reply: Reply) -> Reply:
 def _mirrored(reply: Reply) -> Reply:
     """The client's reply: as it came, with an enhanced code if it had none (RFC 2034).
 
-    What is no answer to the command is trouble of ours, never the client's success.
+    What is no answer to the command is an internal failure, never the client's success.
     """
     if reply.code == 421:
         return UpstreamLost.reply

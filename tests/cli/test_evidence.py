@@ -88,7 +88,7 @@ def test_the_page_tells_everything(bench: Bench, sent: list[str], tmp_path: Path
     for id in sent:
         assert texts.count(id) == 2, "the decision, and its place in the audit log"
     assert "verified, nothing is wrong" in texts
-    for proof in ("wording form v3", "192.0.2.7", "box that they ticked", "198.51.100.4"):
+    for proof in ("wording form v3", "192.0.2.7", "box they ticked", "198.51.100.4"):
         assert proof in page
     assert "by mistake" in page
     assert "they asked for it" in page
@@ -102,10 +102,10 @@ def test_it_is_there_in_french(bench: Bench, sent: list[str], tmp_path: Path) ->
     assert '<html lang="fr">' in page
     texts = Text(page).texts
     for words in (
-        f"Dossier de preuve\N{NO-BREAK SPACE}: {JEANNE}",
+        f"Dossier de preuve\N{NARROW NO-BREAK SPACE}: {JEANNE}",
         "vérifié, rien d’anormal",
         "consentement",
-        "consentement retiré",
+        "envois refusés",
         "retiré",
     ):
         assert words in texts
@@ -182,7 +182,7 @@ def test_a_record_that_was_changed_is_said_so(
         page = written(bench, tmp_path / "jeanne.html", code=1)
     finally:
         path.write_bytes(content)
-    assert "NOT AS IT WAS WRITTEN" in page
+    assert "ALTERED" in page
     assert "changed: " in page
 
 

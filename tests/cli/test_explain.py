@@ -233,7 +233,7 @@ def test_a_recorded_decision_says_what_the_upstream_answered(bench: Bench) -> No
     assert result["relayed"]
     assert result["upstream"]["reply"] == "250 2.0.0 queued as FAKE"
     out, _ = bench.run("explain", "--id", id)
-    told = "It was put to the mail server behind the relay. Its answer of "
+    told = "It was passed to the mail server behind the relay, which replied on "
     assert told in " ".join(out.split())
     assert "250 2.0.0 queued as FAKE" in out
     asked = explain(bench, messages.marketing(), "--rcpt", address("consent"), code=0)
@@ -250,8 +250,8 @@ def test_people_can_read_it(bench: Bench) -> None:
         "Mail to withdrawn@people.example would be refused on stream offers: the person withdrew"
         " their consent to “offers” on "
     ) in text
-    assert "A withdrawal is an objection, and nothing but a newer consent lifts it." in text
-    assert "What would change this - The person agrees anew, later than " in text
+    assert "A refusal counts as an objection, and only newer consent lifts it." in text
+    assert "What would change this - The person agrees to “offers” again, after " in text
     assert "550 5.7.1 <withdrawn@people.example> refused: consent_withdrawn" in text
     assert "Was consent withdrawn? [withdrawn: refused]" in text
     assert "Source: RGPD art. 7(3), 21(2) (design 4.2; A31 A35)" in text

@@ -9,7 +9,7 @@ from tests.cli.conftest import Bench
 from tests.kit import messages
 from tests.kit.store import address
 
-NBSP, NARROW = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
+NBSP = NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
 def decided(bench: Bench, *names: str, message: bytes | None = None) -> str:
@@ -32,7 +32,7 @@ def test_a_refusal_at_rcpt_in_english(bench: Bench) -> None:
     assert re.search(rf"Decision 01\w+, made on \d+ \w+ {year} at [\d:]+ UTC\.", text)
     assert re.search(
         r"Mail to withdrawn@people\.example was refused on stream offers: the person withdrew their"
-        r" consent to “offers” on \d+ \w+ 20\d\d\. A withdrawal is an objection",
+        r" consent to “offers” on \d+ \w+ 20\d\d\. A refusal counts as an objection",
         text,
     )
 
@@ -41,7 +41,7 @@ def test_a_refusal_at_rcpt_in_french(bench: Bench) -> None:
     text = read(bench, "--id", decided(bench, "withdrawn"), "--lang", "fr")
     assert re.search(
         rf"L’envoi à withdrawn@people\.example a été refusé sur le flux offers{NBSP}: la personne a"
-        rf" retiré son consentement à «{NBSP}offers{NBSP}» le (1er|\d+) \w+ 20\d\d\. Le retrait",
+        rf" retiré son consentement à «{NBSP}offers{NBSP}» le (1er|\d+) \w+ 20\d\d\. Un refus",
         text,
     )
     assert "Ce qui changerait cette réponse" in text
@@ -63,7 +63,7 @@ def test_a_refused_message_says_what_its_developer_must_do(
     id = decided(bench, "consent", message=messages.marketing(unsubscribe=None, one_click=False))
     text = read(bench, "--id", id, "--lang", lang)
     assert words in text
-    assert ("Yet this recipient got nothing" in text) is (lang == "en")
+    assert ("This recipient still got nothing" in text) is (lang == "en")
 
 
 def test_a_message_refused_for_the_sake_of_others(bench: Bench) -> None:
@@ -84,7 +84,7 @@ def test_json_is_told_in_the_language_too(bench: Bench) -> None:
         bench.json("explain", "--id", id, "--lang", lang, code=1) for lang in ("fr", "en")
     )
     assert french["recipients"][0]["trace"][0]["text"].startswith("un message à cette adresse")
-    assert english["recipients"][0]["trace"][0]["text"].startswith("mail to the address came back")
+    assert english["recipients"][0]["trace"][0]["text"].startswith("mail to the address bounced")
     names = ("address", "verdict", "reason", "basis", "reply")
     for name in names:
         assert french["recipients"][0][name] == english["recipients"][0][name]

@@ -96,11 +96,11 @@ def test_it_is_explained(stored: Stored) -> None:
                 "--stream", "receipts", "--lang", lang, "--config", str(stored.config_path),
             )  # fmt: skip
             said[recipient, lang] = " ".join(CliRunner().invoke(main, asked).stdout.split())
-    assert "entered for everybody at people.example" in said[ANNA, "en"]
+    assert "entered for everyone at people.example" in said[ANNA, "en"]
     assert "pour tous les destinataires de people.example" in said[ANNA, "fr"]
     assert "smtpproxy suppress remove @people.example" in said[ANNA, "en"]
     other = said["bert%other.example@localhost", "en"]
-    assert "entered for bert@other.example, which a mail server may take the address for" in other
+    assert "entered for bert@other.example, which a mail server may read the address as" in other
 
 
 def test_it_does_not_follow_who_moves(stored: Stored) -> None:

@@ -85,7 +85,7 @@ def test_the_page_in_chromium(adding: RelayProcess, upstream: FakeUpstream, tmp_
         browser.screenshot(tmp_path / "page.png")
         assert adding.send(bare(), PAUL)[0] == 250, "a page that is only looked at"
         done = browser.press("button")
-        assert "Vous êtes désinscrit(e)" in done
+        assert "Votre désinscription est enregistrée" in done
         assert browser.run("document.cookie") == ""
         assert browser.requested() == [uri, uri], "nothing from elsewhere"
     assert adding.send(bare(), PAUL)[0] == 550

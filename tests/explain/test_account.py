@@ -117,11 +117,11 @@ def test_what_happened_and_why() -> None:
     account = of(replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN)))
     assert account.happened == (
         f"Mail to {ADDRESS} was refused on stream offers: the person withdrew their consent to"
-        " “offers” on 2 March 2025. A withdrawal is an objection, and nothing but a newer consent"
+        " “offers” on 2 March 2025. A refusal counts as an objection, and only newer consent"
         " lifts it."
     )
     (change,) = account.changes
-    assert change.startswith("The person agrees anew, later than 2 March 2025, to “offers”")
+    assert change.startswith("The person agrees to “offers” again, after 2 March 2025,")
 
 
 def test_a_cap_that_is_reached_says_until_when() -> None:
@@ -133,10 +133,21 @@ def test_a_cap_that_is_reached_says_until_when() -> None:
     assert "après le 7 juin 2026 à" in french.happened
 
 
+def test_who_never_agreed_has_refused_and_withdrawn_nothing() -> None:
+    refused = replace(SUBSCRIBER, acts=(WITHDRAWN,))
+    assert "the person refused “offers” on 2 March 2025." in of(refused).happened
+    assert (
+        "la personne a refusé «\u202foffers\u202f» le 2 mars 2025."
+        in of(refused, lang="fr").happened
+    )
+    withdrew = replace(SUBSCRIBER, acts=(AGREED, WITHDRAWN))
+    assert "la personne a retiré son consentement" in of(withdrew, lang="fr").happened
+
+
 def test_only_an_unsubscribe_is_lifted_by_a_newer_consent() -> None:
     for origin in Origin:
         account = of(SUBSCRIBER, suppression("marketing", origin, since=NOW - DAY))
-        by_consent = any("agrees anew" in change for change in account.changes)
+        by_consent = any("again, after" in change for change in account.changes)
         assert by_consent is (origin is Origin.UNSUBSCRIBE)
 
 
@@ -152,7 +163,7 @@ def test_a_record_that_the_rules_no_longer_agree_with_is_told_with_that() -> Non
     recorded = Verdict(Action.REFUSE, Reason.CONSENT_WITHDRAWN, rule="withdrawn")
     account = recipient_account(ADDRESS, recorded, stream, steps, case, "was", "en")
     assert "the reason on record is “consent withdrawn”" in account.happened
-    assert account.notes[0].startswith("What is on record stands.")
+    assert account.notes[0].startswith("The verdict on record holds.")
 
 
 def test_a_rulebook_that_is_gone_leaves_the_reason() -> None:

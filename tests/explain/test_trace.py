@@ -60,22 +60,22 @@ def _told(steps: tuple[TraceStep, ...], rule: str) -> tuple[str, str]:
 def test_every_rule_that_was_asked_is_told_in_order() -> None:
     steps = _steps(SUBSCRIBER)
     assert [(step.rule, step.outcome, step.text) for step in steps] == [
-        ("suppression", "passed", "no suppression of a scope that covers stream offers"),
+        ("suppression", "passed", "no suppression covers stream offers"),
         ("transactional", "passed", "stream offers is marketing: a basis is needed"),
-        ("withdrawn", "passed", "consent to “offers” is not withdrawn"),
+        ("withdrawn", "passed", "no withdrawal of consent to “offers” is on record"),
         ("generic_address", "passed", "the audience on record is consumer, not generic"),
-        ("no_record", "passed", "there is a record of the address"),
+        ("no_record", "passed", "the address is on record"),
         ("restricted", "passed", "the contact is not tagged restricted"),
-        ("source", "passed", "the address was obtained directly"),
+        ("source", "passed", "the address came from the person directly"),
         (
             "consent",
             "allow",
-            "the person agreed to “offers” on 1 March 2025 (box that they ticked);"
-            " last active on 1 March 2025",
+            "the person agreed to “offers” on 1 March 2025 (box they ticked);"
+            " last activity on 1 March 2025",
         ),
         ("paused", "passed", "stream offers is not paused"),
-        ("frequency", "passed", "the person has not had as much mail as may be sent"),
-        ("list_stale", "passed", "every list that has to be fresh is fresh"),
+        ("frequency", "passed", "the person has not had as much mail as allowed"),
+        ("list_stale", "passed", "every list that has to be fresh is"),
     ]
 
 
@@ -107,19 +107,23 @@ ENDINGS = [
         OFFERS,
         "the contact is tagged restricted: not for bulk mail",
     ),
-    (replace(PERSON, source=Source.WEB), OFFERS, "the address was obtained by source web"),
+    (replace(PERSON, source=Source.WEB), OFFERS, "the address came from a forbidden source (web)"),
     (replace(PERSON, source=None), OFFERS, "no known source of the address is on record"),
     (
         replace(PERSON, source=Source.RENTED),
         OFFERS,
-        "the source is rented, and no supplier is on record that disclosed this sender at"
+        "the source is rented, and there is no record that a supplier disclosed this sender at"
         " collection",
     ),
-    (PERSON, OFFERS, "no consent to “offers” is on record, and no other basis"),
+    (
+        PERSON,
+        OFFERS,
+        "there is no consent to “offers” on record, and no other basis",
+    ),
     (
         replace(PERSON, acts=(replace(AGREED, method="silence"),)),
         OFFERS,
-        "the consent of 1 March 2025 came by silence: no act of agreement",
+        "the consent of 1 March 2025 came by silence, which is no act of agreement",
     ),
     (
         replace(PERSON, acts=(replace(AGREED, method=None),)),
@@ -129,42 +133,47 @@ ENDINGS = [
     (
         replace(PERSON, acts=(replace(AGREED, at=NOW + DAY),)),
         OFFERS,
-        "the consent to “offers” is dated 2 June 2026, later than now",
+        "the consent to “offers” is dated 2 June 2026, which is in the future",
     ),
     (
         replace(SILENT, acts=(replace(AGREED, at=OLD),)),
         OFFERS,
-        "last active on 31 May 2023: consent lasts 3 years from it",
+        "last activity on 31 May 2023; consent lapses after 3 years without any",
     ),
     (
         CUSTOMER,
         OFFERS,
-        "the person bought a product of stream offers within 3 years, and was told of such mail and"
-        " was free to refuse when the address was collected",
+        "the person bought a product of stream offers in the last 3 years, and was told about"
+        " such mail and had a way to refuse when the address was collected",
     ),
     (
         replace(PERSON, purchases=(Purchase("hats", COLLECTED),)),
         OFFERS,
-        "no purchase of the last 3 years is of a product of stream offers",
+        "nothing the person bought in the last 3 years is a product of stream offers",
     ),
     (
         PERSON,
         APPEAL,
-        "stream appeal is a charity's; the person was told of such mail and was free to refuse when"
-        " the address was collected; last active on 1 March 2025",
+        "stream appeal belongs to a charity; the person was told about such mail and"
+        " had a way to refuse when the address was collected; last activity on 1 March 2025",
     ),
-    (SILENT, APPEAL, "last active on 31 May 2023: mail must stop 3 years after it"),
-    (replace(PERSON, collected_at=None), APPEAL, "no activity is on record: mail must stop 3"),
+    (SILENT, APPEAL, "last activity on 31 May 2023; mail must stop after 3 years without any"),
+    (
+        replace(PERSON, collected_at=None),
+        APPEAL,
+        "no activity is on record; mail must stop after 3 years without any",
+    ),
     (
         BUYER,
         OFFERS,
-        "the person is a professional and was told of such mail and was free to refuse when the"
-        " address was collected, and the topic is that of their work; last active on 1 March 2025",
+        "the person is a professional and was told about such mail and had a way to refuse when"
+        " the address was collected, and the mail is about their work; last activity on"
+        " 1 March 2025",
     ),
     (
         replace(BUYER, occupations=frozenset()),
         OFFERS,
-        "no topic of stream offers is an occupation on record",
+        "no topic of stream offers matches an occupation on record",
     ),
     (SUBSCRIBER, replace(OFFERS, paused=True), "stream offers is paused"),
 ]
@@ -188,8 +197,8 @@ def test_why_other_bases_did_not_hold() -> None:
     assert (
         _told(steps, "consent")[1] == "the consent of 1 March 2025 was a condition of the service"
     )
-    assert _told(steps, "existing_customer")[1] == "no purchase is from the last 3 years"
-    assert _told(steps, "charity")[1] == "stream offers is not a charity's"
+    assert _told(steps, "existing_customer")[1] == "the person bought nothing in the last 3 years"
+    assert _told(steps, "charity")[1] == "stream offers does not belong to a charity"
     assert _told(steps, "professional")[1].startswith("no topic of stream offers")
     assert _told(steps, "nearest_basis")[0] == "refuse"
 
@@ -197,7 +206,9 @@ def test_why_other_bases_did_not_hold() -> None:
 def test_why_an_address_is_not_generic() -> None:
     assert _told(_steps(None), "generic_address")[1] == "the local part is not on the role list"
     steps = _steps(None, address="contact@gmail.com")
-    assert _told(steps, "generic_address")[1] == "gmail.com gives mailboxes to private persons"
+    assert (
+        _told(steps, "generic_address")[1] == "gmail.com provides mailboxes for private individuals"
+    )
 
 
 def test_a_source_that_was_handed_on() -> None:
@@ -226,7 +237,7 @@ def test_candidates_that_do_not_agree_and_that_do() -> None:
     assert [step.text for step in steps] == [
         "on stream news it would be: refused, consent missing",
         "on stream offers it would be: allowed by consent",
-        "a stream that it may still be on does not refuse it: not refused yet",
+        "a stream that it may still be on does not refuse it, so it is not refused yet",
     ]
     assert steps[-1].outcome == "allow"
     refused = _steps(None, streams=(news, OFFERS))
@@ -235,7 +246,7 @@ def test_candidates_that_do_not_agree_and_that_do() -> None:
 
 MAILTO = ("mailto:leave@example.com",)
 MESSAGES = [
-    (OFFERS, {}, "message", "every rule for messages of stream offers is kept"),
+    (OFFERS, {}, "message", "the message meets every rule of stream offers"),
     (
         OFFERS,
         {"malformed": "a NUL in line 2"},
@@ -246,7 +257,7 @@ MESSAGES = [
         OFFERS,
         {"from_domains": ("b.example", "example.com", "a.example")},
         "sender",
-        "From is of a.example, b.example, which is not a domain of stream offers",
+        "the From domain a.example, b.example is not one of stream offers",
     ),
     (
         OFFERS,
@@ -264,49 +275,49 @@ MESSAGES = [
         OFFERS,
         {"unsubscribe_https": ()},
         "unsubscribe_usable",
-        "List-Unsubscribe holds no https URI with a host and no mailto URI with an address",
+        "List-Unsubscribe has no https URI with a host and no mailto URI with an address",
     ),
     (
         OFFERS,
         {"unsubscribe_fault": UriFault(FaultKind.PLACEHOLDER, "{{token}}")},
         "unsubscribe_usable",
-        "List-Unsubscribe still holds the placeholder {{token}} of a template",
+        "List-Unsubscribe still has the template placeholder {{token}} in it",
     ),
     (
         OFFERS,
         {"unsubscribe_fault": UriFault(FaultKind.HOST, "localhost")},
         "unsubscribe_usable",
-        "a URI of List-Unsubscribe has the host “localhost”, which nobody else can reach",
+        "a URI in List-Unsubscribe has the host “localhost”, which nobody else can reach",
     ),
     (
         OFFERS,
         {"unsubscribe_fault": UriFault(FaultKind.CHARACTERS, "|")},
         "unsubscribe_usable",
-        "List-Unsubscribe holds |, which may not stand in a URI (RFC 3986)",
+        "List-Unsubscribe has | in it, which is not allowed in a URI (RFC 3986)",
     ),
     (
         OFFERS,
         {"unsubscribe_fault": UriFault(FaultKind.ADDRESS, "nobody")},
         "unsubscribe_usable",
-        "a mailto URI of List-Unsubscribe has “nobody” where its address should be",
+        "a mailto URI in List-Unsubscribe has “nobody” instead of an address",
     ),
     (
         OFFERS,
         {"unsubscribe_https": (), "unsubscribe_mailto": MAILTO},
         "one_click",
-        "List-Unsubscribe holds no https URI",
+        "List-Unsubscribe has no https URI",
     ),
     (
         OFFERS,
         {"one_click": False},
         "one_click",
-        "there is no exact field `List-Unsubscribe-Post: List-Unsubscribe=One-Click`",
+        "there is no field that reads exactly `List-Unsubscribe-Post: List-Unsubscribe=One-Click`",
     ),
     (
         RECEIPTS,
         {"unsubscribe_fields": 0},
         "message",
-        "every rule for messages of stream receipts is kept",
+        "the message meets every rule of stream receipts",
     ),
 ]
 
@@ -325,7 +336,7 @@ def test_what_a_good_message_has() -> None:
     optional = replace(OFFERS, one_click_required=False)
     message = replace(GOOD_MESSAGE, unsubscribe_encoded=True, unsubscribe_mailto=MAILTO)
     told = {step.rule: step.text for step in message_trace(optional, message)}
-    assert told["header"] == "the header can be read; From is of example.com"
+    assert told["header"] == "the header can be read; the From domain is example.com"
     assert told["unsubscribe_usable"] == (
         "List-Unsubscribe has 2 usable URIs, after decoding encoded words"
     )

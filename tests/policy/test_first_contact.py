@@ -122,8 +122,8 @@ def test_only_those_it_concerns_are_refused() -> None:
 
 
 TOLD = [
-    (HANDED_ON, GOOD_MESSAGE, "refuse", "it is the first message to the person, and does not"),
-    (HANDED_ON, STATED, "passed", "the message says where the address is from"),
+    (HANDED_ON, GOOD_MESSAGE, "refuse", "it is the first message to the person and does not"),
+    (HANDED_ON, STATED, "passed", "the message says where the address came from"),
     (MAILED_BEFORE, GOOD_MESSAGE, "passed", "it is not the first message to the person"),
     (SUBSCRIBER, GOOD_MESSAGE, "passed", "the person gave the address"),
     (

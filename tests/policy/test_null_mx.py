@@ -72,6 +72,6 @@ def test_it_is_told_where_it_was_asked_and_nowhere_else() -> None:
         told[null_mx] = [(s.outcome, s.text) for s in steps if s.rule == "null_mx"]
     assert told == {
         None: [],
-        False: [("passed", "the domain does not say that it takes no mail")],
-        True: [("refuse", "the recipient's domain says that it takes no mail (null MX)")],
+        False: [("passed", "the domain does not say that it accepts no mail")],
+        True: [("refuse", "the recipient's domain accepts no mail (null MX)")],
     }

@@ -30,23 +30,23 @@ CHAINS = [
     # the two fields of old are one hand, and beside a chain the last one
     (Provenance("Collector", True), ""),
     (Provenance("Broker", True, (COLLECTOR,)), ""),
-    (Provenance("Broker", False, (COLLECTOR,)), "hand 2 of 2, Broker did not disclose"),
+    (Provenance("Broker", False, (COLLECTOR,)), "supplier 2 of 2, Broker did not disclose"),
     (Provenance(None, True, (COLLECTOR,)), ""),
     # one hand is enough to break it
-    (Provenance(chain=(COLLECTOR, SILENT)), "hand 2 of 2, Broker did not disclose"),
-    (Provenance(chain=(SILENT, COLLECTOR)), "hand 1 of 2, Broker did not disclose"),
+    (Provenance(chain=(COLLECTOR, SILENT)), "supplier 2 of 2, Broker did not disclose"),
+    (Provenance(chain=(SILENT, COLLECTOR)), "supplier 1 of 2, Broker did not disclose"),
     (
         Provenance(chain=(COLLECTOR, NAMELESS, BROKER)),
-        "hand 2 of 3, which has no name on record, did not disclose",
+        "supplier 2 of 3, whose name is not on record, did not disclose",
     ),
-    (Provenance(chain=(NAMELESS,)), "no supplier is on record that disclosed"),
-    (Provenance(chain=(Link(),)), "no supplier is on record that disclosed"),
-    (Provenance(chain=(Link("", True),)), "no supplier is on record that disclosed"),
+    (Provenance(chain=(NAMELESS,)), "there is no record that a supplier disclosed"),
+    (Provenance(chain=(Link(),)), "there is no record that a supplier disclosed"),
+    (Provenance(chain=(Link("", True),)), "there is no record that a supplier disclosed"),
     # what has not happened yet discloses nothing
     (Provenance(chain=(Link("Collector", True, NOW),)), ""),
     (
         Provenance(chain=(Link("Collector", True, NOW + TICK),)),
-        "no supplier is on record that disclosed",
+        "there is no record that a supplier disclosed",
     ),
 ]
 
@@ -74,6 +74,6 @@ def test_a_rulebook_may_limit_the_hands(longest: int, expected: str) -> None:
     assert verdict.action == expected
     text = {step.rule: step.text for step in trace(asked, 0, facts, book, NOW)}["source"]
     if expected == "refuse":
-        assert text == "the source is partner, through 2 hands: no more than 1 may be"
+        assert text == "the source is partner, through 2 suppliers: the most allowed is 1"
     else:
         assert text == "the source is partner, and each of 2 suppliers disclosed this sender"

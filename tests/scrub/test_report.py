@@ -75,7 +75,7 @@ def test_the_report_tells_all_and_needs_nothing_else() -> None:
     assert "6 of 12 (50.0%) may be mailed on stream offers" in text
     for part in (
         of_reason("no_record", "en"),
-        "They agreed to mail of this purpose.",
+        "They agreed to this purpose.",
         "ab" * 32,
         "1 November 2026 at 12:00:00 UTC",
     ):
@@ -91,7 +91,7 @@ def test_the_name_of_the_list_is_text_whatever_it_holds() -> None:
 
 def test_an_empty_list_and_a_good_one_are_told_as_such() -> None:
     assert "The list is empty" in html(findings())
-    assert "Everybody on this list may be mailed" in html(findings(consent=2))
+    assert "Everyone on this list may be mailed" in html(findings(consent=2))
 
 
 @pytest.mark.parametrize("lang", LANGS)

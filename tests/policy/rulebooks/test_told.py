@@ -63,29 +63,31 @@ def test_the_trace_ends_where_the_verdict_was_made(
 
 TOLD = [
     ("fr", bought(), OFFERS, "existing_customer",
-     "the person bought a product of stream offers within 3 years, and was told of such mail and"
-     " was free to refuse when the address was collected"),
+     "the person bought a product of stream offers in the last 3 years, and was told about"
+     " such mail and had a way to refuse when the address was collected"),
     ("uk", bought(), OFFERS, "existing_customer",
-     "the person bought or asked for a product of stream offers, and was told of such mail and"
-     " was free to refuse when the address was collected"),
+     "the person bought or asked for a product of stream offers, and was told about such mail and"
+     " had a way to refuse when the address was collected"),
     ("ca", bought("hats"), OFFERS, "existing_customer",
-     "the person is a customer within 2 years (6 months for an inquiry)"),
+     "the person has been a customer in the last 2 years (for an inquiry, in the last 6 months)"),
     ("ca", asked(at=TWO_YEARS_AGO), OFFERS, "existing_customer",
-     "no purchase is from the last 2 years (6 months for an inquiry)"),
+     "the person bought nothing in the last 2 years (for an inquiry, in the last 6 months)"),
     ("de", bought("hats"), OFFERS, "existing_customer",
-     "no purchase is of a product of stream offers"),
+     "nothing the person bought is a product of stream offers"),
     ("uk", at_work("mining"), OFFERS, "professional",
-     "the person is a professional and was told of such mail when the address was collected;"
-     " last active on 1 January 2010"),
+     "the person is a professional and was told about such mail when the address was collected;"
+     " last activity on 1 January 2010"),
     ("ca", at_work("retail"), OFFERS, "professional",
-     "the person is a professional and was told of such mail when the address was collected,"
-     " and the topic is that of their work; last active on 1 January 2010"),
+     "the person is a professional and was told about such mail when the address was collected,"
+     " and the mail is about their work; last activity on 1 January 2010"),
     ("uk", seen(PERSON, NOW), APPEAL, "charity",
-     "stream appeal is a charity's; the person was told of such mail and was free to refuse when"
-     " the address was collected; last active on 28 August 2026"),
+     "stream appeal belongs to a charity; the person was told about such mail and"
+     " had a way to refuse when the address was collected; last activity on 28 August 2026"),
     ("uk", PERSON, APPEAL, "charity",
-     "stream appeal is not a charity's, or the contact was not collected since 5 February 2026"),
-    ("us", None, OFFERS, "no_record", "there is no record, and rulebook us asks for none"),
+     "stream appeal does not belong to a charity, or the contact was not collected since"
+     " 5 February 2026"),
+    ("us", None, OFFERS, "no_record",
+     "the address is not on record, and rulebook us does not require it"),
     ("us", None, OFFERS, "source", "rulebook us accepts the source unknown"),
     ("us", by(PERSON, Source.WEB), OFFERS, "source", "rulebook us accepts the source web"),
     ("us", PERSON, OFFERS, "opt_out",
@@ -93,11 +95,11 @@ TOLD = [
     ("eu-strict", agreed(evidence=Evidence("v3")), OFFERS, "consent",
      "the consent of 27 August 2026 lacks an active method or its wording and form"),
     ("eu-strict", agreed(at=LONG_AGO), OFFERS, "consent",
-     "last active on 1 January 2010: consent lasts 3 years from it"),
+     "last activity on 1 January 2010; consent lapses after 3 years without any"),
     ("eu-strict",
      by(agreed(), Source.PARTNER, Provenance(chain=(Link("A", True), Link("B", True)))),
      OFFERS, "source",
-     "the source is partner, through 2 hands: no more than 1 may be"),
+     "the source is partner, through 2 suppliers: the most allowed is 1"),
 ]  # fmt: skip
 
 
