@@ -65,15 +65,10 @@ def read_csv(
         )
     if mapping is None:
         mapping = _of_layout(layout, wanted or Wanted()) if layout else PLAIN
-    places: dict[str, int] = {}
-    unread = []
-    header.check_once(mapping.columns.__contains__)
-    for place, column in enumerate(header.columns):
-        name = mapping.columns.get(column_key(column))
-        if name is not None:
-            places[name] = place
-        elif column:
-            unread.append(column)
+    places = header.places(mapping.columns)
+    unread = [
+        column for column in header.columns if column and column_key(column) not in mapping.columns
+    ]
     if "address" not in places:
         wanting = [column for column, name in mapping.columns.items() if name == "address"]
         then = "say with --mapping which column is which field"

@@ -3,7 +3,7 @@
 import csv
 import re
 import unicodedata
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -39,6 +39,26 @@ class Header:
                 f"line {self.number}: the header has {', '.join(sorted(twice))} more than once; "
                 "give each column a name of its own"
             )
+
+    def places(self, fields: Mapping[str, str]) -> dict[str, int]:
+        """Return which cell each field is in; `fields` are by the keys of columns.
+
+        Raises:
+            ImportFault: two columns are one field.
+        """
+        self.check_once(fields.__contains__)
+        found: dict[str, int] = {}
+        for place, column in enumerate(self.columns):
+            name = fields.get(column_key(column))
+            if name in found:
+                both = f"{self.columns[found[name]]!r} and {column!r}"
+                raise ImportFault(
+                    f"line {self.number}: the header has {both}, which are both the {name}; "
+                    "rename one"
+                )
+            if name is not None:
+                found[name] = place
+        return found
 
     def without_address(self, column: str, then: str) -> ImportFault:
         """Return the fault of a header without `column`, as it is to be shown."""

@@ -190,12 +190,12 @@ def _mapped(
     layout: Layout | None = None,
 ) -> Contents[SuppressionEntry]:
     columns = [column_key(column) for column in header.columns]
-    address = next(column for column, name in mapping.columns.items() if name == "address")
-    if address not in columns:
-        raise header.without_address(repr(address), "the mapping says which is which field")
+    address = header.places(mapping.columns).get("address")
+    if address is None:
+        wanting = next(column for column, name in mapping.columns.items() if name == "address")
+        raise header.without_address(repr(wanting), "the mapping says which is which field")
     whens = layout.when if layout else ()
-    read = {*mapping.columns, *[column for when in whens for column in when.cells]}
-    header.check_once(read.__contains__)
+    header.check_once({column for when in whens for column in when.cells}.__contains__)
     reader = _Reader(mapping, defaults, layout)
 
     names = {
@@ -205,7 +205,7 @@ def _mapped(
     }
 
     def entry(row: Row) -> SuppressionEntry | None:
-        certain(row.cells[columns.index(address)], row)
+        certain(row.cells[address], row)
         try:
             return reader.entry(dict(zip(columns, row.cells, strict=False)))
         except ValueError as error:

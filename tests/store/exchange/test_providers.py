@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smtpproxy.store.exchange.contact_csv import Wanted as WantedContacts
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.mapping import MappingFault
-from smtpproxy.store.exchange.providers import PROVIDERS, Layout, layouts
+from smtpproxy.store.exchange.providers import PROVIDERS, Layout, layouts, recognise
 from smtpproxy.store.exchange.providers.layout import read_layouts
 from smtpproxy.store.exchange.suppression_file import Wanted
 from tests.store.exchange.importing import FILE_TIME, Importing
@@ -412,3 +412,57 @@ def test_an_export_may_hold_anything(layout: Layout, rows: list[list[str]], deli
         second = importing.suppressions(text.encode(), wanted=wanted)
         assert (second.added, second.changed) == (0, 0)
         assert (second.rejected, second.passed) == (first.rejected, first.passed)
+
+
+class TestNamesOfFiles:
+    CONTENT = b"email,created\nanna@people.example,1767600000\n"
+
+    @pytest.mark.parametrize(
+        ("name", "layout", "origin"),
+        [
+            ("sendgrid-unsubscribes.csv", "sendgrid-global-unsubscribes", "unsubscribe"),
+            ("suppression_unsubscribes.csv", "sendgrid-global-unsubscribes", "unsubscribe"),
+            ("Unsubscribed 2026.csv", "sendgrid-global-unsubscribes", "unsubscribe"),
+            ("group_unsubscribes.csv", "sendgrid-group-unsubscribes", "unsubscribe"),
+            ("suppression_spam_reports.csv", "sendgrid-spam-reports", "complaint"),
+        ],
+    )
+    def test_sendgrid(self, importing: Importing, name: str, layout: str, origin: str) -> None:
+        found = recognise(("email", "created"), "suppressions", file_name=name)
+        assert found is not None
+        assert found.name == layout
+        assert importing.suppressions(self.CONTENT, wanted=Wanted(name)).added == 1
+        assert [one.origin for one in importing.suppressed("anna@people.example")] == [origin]
+
+
+class TestLanguagesOfMailchimp:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "Email Address",
+            "E-Mail-Adresse",
+            "Email-Adresse",
+            "Adresse e-mail",
+            "Adresse électronique",
+            "Adresse de courriel",
+        ],
+    )
+    def test_the_address_is_known(self, importing: Importing, name: str) -> None:
+        content = f"{name},Vorname,UNSUB_TIME\nanna@people.example,A,2026-01-05 10:00:00\n"
+        assert importing.suppressions(content.encode()).added == 1
+        content = f"{name},Prénom,CLEAN_TIME\nbert@people.example,B,2026-01-05 10:00:00\n"
+        assert importing.suppressions(content.encode()).added == 1
+        (anna,) = importing.suppressed("anna@people.example")
+        (bert,) = importing.suppressed("bert@people.example")
+        assert (anna.origin, bert.origin) == ("unsubscribe", "bounce")
+        content = (
+            f"{name},MEMBER_RATING,OPTIN_TIME,CONFIRM_TIME\n"
+            "carl@people.example,2,2026-01-05 10:00:00,2026-01-05 11:00:00\n"
+        )
+        assert importing.contacts(content.encode(), "csv", None).added == 1
+        assert importing.contact("carl@people.example").collected_at is not None
+
+    def test_an_address_in_two_languages_is_none(self, importing: Importing) -> None:
+        content = b"Email Address,E-Mail-Adresse,UNSUB_TIME\na@x.example,b@x.example,\n"
+        with pytest.raises(ImportFault, match=r"Email Address.*E-Mail-Adresse.*both the address"):
+            importing.suppressions(content)

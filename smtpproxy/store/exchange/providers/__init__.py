@@ -43,7 +43,9 @@ def layouts(kind: Kind) -> tuple[Layout, ...]:
 @cache
 def known_columns(kind: Kind) -> frozenset[str]:
     """Return the keys of all columns that an export of `kind` is known by."""
-    return frozenset(column_key(name) for layout in layouts(kind) for name in layout.header)
+    return frozenset(
+        column_key(name) for layout in layouts(kind) for name in (*layout.header, *layout.also)
+    )
 
 
 def named(kind: Kind, name: str) -> tuple[Layout, ...]:
@@ -72,7 +74,7 @@ def recognise(
     found = [one for one in found if not any(one.says_less_than(other) for other in found)]
     if len(found) > 1:
         lowered = PurePath(file_name).name.casefold()
-        hinted = [one for one in found if any(hint in lowered for hint in one.hints)]
+        hinted = [one for one in found if one.is_hinted(lowered)]
         found = hinted if len(hinted) == 1 else found
     if len(found) > 1:
         raise ImportFault(

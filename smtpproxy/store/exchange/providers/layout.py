@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from smtpproxy.policy.model import Origin
@@ -21,9 +21,20 @@ NO_SUPPRESSION = "none"
 """The origin of a row that is of no suppression, such as a subscriber in a mixed export."""
 
 _CONFIRMED = frozenset({"documentation", "api", "others", "nothing"})
-_HEAD = frozenset({"provider", "title", "source", "confirmed", "suppressions", "contacts"})
+_HEAD = frozenset({"provider", "title", "source", "confirmed", "also", "suppressions", "contacts"})
 _OWN = frozenset(
-    {"name", "header", "optional", "absent", "open", "hints", "of_list", "when", "passed_over"}
+    {
+        "name",
+        "header",
+        "optional",
+        "absent",
+        "open",
+        "hints",
+        "no_hints",
+        "of_list",
+        "when",
+        "passed_over",
+    }
 )
 _FIELDS: dict[Kind, tuple[str, ...]] = {"suppressions": SUPPRESSION_FIELDS, "contacts": FIELDS}
 
@@ -49,16 +60,25 @@ class Layout:
     absent: frozenset[str] = frozenset()
     open: bool = False  # others may stand beside them
     hints: tuple[str, ...] = ()  # parts of a file's name
+    no_hints: tuple[str, ...] = ()  # parts of the name of a file that is another
     of_list: bool = False  # its unsubscribes are from one list, group or stream
     when: tuple[When, ...] = ()
     passed_over: MappingOf[str, frozenset[str]] = field(default_factory=dict)
+    also: MappingOf[str, str] = field(default_factory=dict)  # other names of columns, by key
 
     def fits(self, columns: tuple[str, ...]) -> bool:
-        there = {column_key(column) for column in columns if column}
+        keys = [column_key(column) for column in columns if column]
+        there = {self.also.get(key, key) for key in keys}
         required = self._required()
         if not required <= there or self.absent & there:
             return False
         return self.open or there <= required | self.optional
+
+    def is_hinted(self, file_name: str) -> bool:
+        """Whether the file's name, in lower case, says that it is this one."""
+        return any(hint in file_name for hint in self.hints) and not any(
+            hint in file_name for hint in self.no_hints
+        )
 
     def may_be(self, origin: str) -> bool:
         """Whether its rows may be of that origin; the empty one is any."""
@@ -106,6 +126,9 @@ def _layout(path: str, document: dict[str, Any], kind: Kind, table: dict[str, An
     rest = {key: value for key, value in table.items() if key not in _OWN}
     # Times of providers that name no zone are UTC.
     mapping = mapping_of(where, {"time_zone": "UTC", **rest}, _FIELDS[kind])
+    also = {column_key(one): column_key(name) for one, name in document.get("also", {}).items()}
+    called = {one: mapping.columns[name] for one, name in also.items() if name in mapping.columns}
+    mapping = replace(mapping, columns={**mapping.columns, **called})
     header = _texts(where, table, "header")
     if not header:
         raise MappingFault(f"{where}: header: must name the columns it is recognised by")
@@ -129,12 +152,14 @@ def _layout(path: str, document: dict[str, Any], kind: Kind, table: dict[str, An
         frozenset(column.casefold() for column in _texts(where, table, "absent")),
         bool(table.get("open", False)),
         _texts(where, table, "hints"),
+        _texts(where, table, "no_hints"),
         bool(table.get("of_list", False)),
         whens,
         {
             column.casefold(): frozenset(cell.casefold() for cell in cells)
             for column, cells in table.get("passed_over", {}).items()
         },
+        also,
     )
 
 
