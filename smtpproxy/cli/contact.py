@@ -317,14 +317,22 @@ def export(
 
 @command.command("erase")
 @click.argument("address", type=canonical_address)
+@click.option(
+    "--scope",
+    type=click.Choice(["marketing", "all"]),
+    default="marketing",
+    show_default=True,
+    help="What they are not mailed any more; `all` is receipts and passwords too.",
+)
 @config_option
 @json_option
-def erase(settings: Settings, address: str, as_json: bool) -> None:
+def erase(settings: Settings, address: str, scope: str, as_json: bool) -> None:
     """Erase a contact with its whole history, and the person from the audit log (RGPD 17).
 
-    What stays is an `erasure` suppression of scope `all`, which holds no address: the
-    person is not mailed again, even when a later import brings the address back. The
-    decisions stay on record without the person, and the record stays provable.
+    What stays is an `erasure` suppression, which holds no address: the person gets no
+    marketing again, and imports leave them out. It yields only to consent that the person
+    gives later, recorded by `consent record`. The decisions stay on record without the
+    person, and the record stays provable.
 
     It goes by the exact address: variants with another plus-tag, and addresses that the
     contact had before, are named, and erased one by one.
@@ -335,7 +343,8 @@ def erase(settings: Settings, address: str, as_json: bool) -> None:
             *await store.variants(address),
             *former_addresses(await store.rectifications(address)),
         ]
-        return await store.erase_contact(address, at=now()), list(dict.fromkeys(others))
+        erased = await store.erase_contact(address, at=now(), scope=scope)
+        return erased, list(dict.fromkeys(others))
 
     erased, others = using_store(settings, erase_)
     for other in others:
@@ -345,9 +354,11 @@ def erase(settings: Settings, address: str, as_json: bool) -> None:
     except StillWritten as error:
         fail(f"{address}: the contact is erased, but in the audit log {error}")
     if as_json:
-        print_json({"address": address, "erased": erased, "suppressed": "all", "audit_rows": rows})
+        print_json({"address": address, "erased": erased, "suppressed": scope, "audit_rows": rows})
         return
-    click.echo(f"{address}: {'erased' if erased else 'there was no contact'}; suppressed for all")
+    click.echo(
+        f"{address}: {'erased' if erased else 'there was no contact'}; suppressed for {scope}"
+    )
     if rows:
         are = "row is" if rows == 1 else "rows are"
         click.echo(f"audit log: {rows:,} {are} pseudonymised")

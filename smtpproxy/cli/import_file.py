@@ -163,6 +163,7 @@ def _import(
         earlier.changed,
         earlier.unchanged,
         earlier.older,
+        earlier.erased,
         place.rejected,
         place.passed,
     )
@@ -280,6 +281,8 @@ def _print_summary(
         click.echo(
             f"{progress.older:,} had another profile, but no newer one than is stored: it stays"
         )
+    if progress.erased:
+        click.echo(f"{progress.erased:,} left out: they were erased, and only they can come back")
     if progress.added or progress.changed or progress.unchanged:
         click.echo(f"to take it back: smtpproxy import undo {record.id}")
     if progress.rejected:

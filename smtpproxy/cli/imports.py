@@ -80,6 +80,7 @@ def show(settings: Settings, id: str, as_json: bool) -> None:
         ("changed", f"{record.changed:,}"),
         ("unchanged", f"{record.unchanged:,}"),
         ("rejected", f"{record.place.rejected:,}"),
+        ("left out, erased", f"{record.erased:,}"),
         ("passed over", f"{record.place.passed:,}"),
     ):
         table.add_row(name, printable(value))
@@ -203,6 +204,7 @@ def _as_object(settings: Settings, record: ImportRecord) -> dict[str, object]:
         "added": record.added,
         "changed": record.changed,
         "unchanged": record.unchanged,
+        "erased": record.erased,
         "older": record.older,
         "rejected": place.rejected,
         "passed": place.passed,

@@ -69,7 +69,7 @@ class Rulebook(Struct, frozen=True):
     activity_period: Period | None = years(3)
     signs_of_life: frozenset[Sign] = frozenset(Sign)
     # suppressions
-    lifted_by_consent: frozenset[Origin] = frozenset({Origin.UNSUBSCRIBE})
+    lifted_by_consent: frozenset[Origin] = frozenset({Origin.UNSUBSCRIBE, Origin.ERASURE})
     lifting_methods: frozenset[str] = _ACTIVE_METHODS
     honour_within: Period = Period(48, Unit.HOURS)
     # messages

@@ -71,6 +71,7 @@ class ImportRecord:
     changed: int = 0
     unchanged: int = 0
     older: int = 0
+    erased: int = 0  # left out
     undone: Undone | None = None
 
 

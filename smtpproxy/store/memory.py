@@ -31,6 +31,7 @@ from smtpproxy.store.merge import (
     as_update,
     merge,
     oldest_first,
+    refusals,
     with_readings,
 )
 from smtpproxy.store.propagation import Action
@@ -189,6 +190,12 @@ class MemoryStore(MemoryPropagation, MemoryExchange, MemoryImports, MemoryRetent
         tally = Tally()
         for update in map(as_update, contacts):
             old = self._contacts.get(update.contact.address)
+            if batch is not None and self._is_erased(update.contact.address):
+                refusing = refusals(update)
+                if old is None or refusing is None:
+                    tally.erased += 1
+                    continue
+                update = refusing
             merged = merge(old, update)
             self._remember_contact(old, update, self._number(batch), changed=merged.changed)
             self._contacts[update.contact.address] = merged.known
@@ -212,9 +219,12 @@ class MemoryStore(MemoryPropagation, MemoryExchange, MemoryImports, MemoryRetent
         for known in list(self._contacts.values()):
             yield known.contact
 
-    async def erase_contact(self, address: str, *, at: datetime) -> bool:
+    def _is_erased(self, address: str) -> bool:
+        return any(one.origin is Origin.ERASURE for one in self._matching_address(address))
+
+    async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
         name = canonical(address)
-        await self.add_suppressions([SuppressionEntry(name, "all", Origin.ERASURE, at)])
+        await self.add_suppressions([SuppressionEntry(name, scope, Origin.ERASURE, at)])
         self._rectified.pop(name, None)
         for _, (wide, exact) in self._keys.places(name):
             self._forget_texts(wide, exact)

@@ -56,6 +56,7 @@ class MemoryImports:
                 changed=record.changed + result.changed,
                 unchanged=record.unchanged + result.unchanged,
                 older=record.older + result.older,
+                erased=record.erased + result.erased,
             )
         return result
 

@@ -91,6 +91,19 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
     )
 
 
+def refusals(update: ContactUpdate) -> ContactUpdate | None:
+    """Return what an import may say of somebody who was erased and came back: that they refuse.
+
+    None when it says nothing of the kind.
+    """
+    told = update.contact
+    acts = tuple(act for act in told.acts if act.withdrawal)
+    if not acts and told.profiling_objected_at is None:
+        return None
+    contact = Contact(told.address, acts=acts, profiling_objected_at=told.profiling_objected_at)
+    return ContactUpdate(contact, frozenset(), update.as_of)
+
+
 def _no_newer(update: datetime | None, stored: datetime | None) -> bool:
     return update is not None and stored is not None and update <= stored
 
@@ -180,10 +193,10 @@ def with_readings(
 class Tally:
     """Adds up what a batch changed."""
 
-    __slots__ = ("added", "changed", "older", "unchanged")
+    __slots__ = ("added", "changed", "erased", "older", "unchanged")
 
     def __init__(self) -> None:
-        self.added = self.changed = self.unchanged = self.older = 0
+        self.added = self.changed = self.unchanged = self.older = self.erased = 0
 
     def count(self, *, new: bool, changed: bool, older: bool = False) -> None:
         if new:
@@ -195,4 +208,4 @@ class Tally:
         self.older += older
 
     def result(self) -> BatchResult:
-        return BatchResult(self.added, self.changed, self.unchanged, self.older)
+        return BatchResult(self.added, self.changed, self.unchanged, self.erased, self.older)

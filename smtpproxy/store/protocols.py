@@ -104,6 +104,7 @@ class BatchResult:
     added: int = 0
     changed: int = 0
     unchanged: int = 0
+    erased: int = 0  # besides these: left out, since they were erased
     older: int = 0  # of all these: a differing profile that was no newer than the stored one
 
 
@@ -168,8 +169,10 @@ class ContactStore(Protocol):
     ) -> BatchResult:
         """Insert or update a batch in one commit, with where its import is.
 
-        Purchases and consent acts are added, never replaced or removed. A bare `Contact`
-        is an update of its whole profile without an age.
+        An import (with `batch`) leaves people out who were erased; of those who came back by
+        themselves it takes withdrawals and objections. Purchases and consent acts are added,
+        never replaced or removed. A bare `Contact` is an update of its whole profile without
+        an age.
         """
         ...
 
@@ -185,8 +188,8 @@ class ContactStore(Protocol):
         """Yield every contact. The store stays open to writers: it is no single snapshot."""
         ...
 
-    async def erase_contact(self, address: str, *, at: datetime) -> bool:
-        """Remove profile and acts and leave an `erasure` suppression of scope `all`.
+    async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
+        """Remove profile and acts and leave an `erasure` suppression.
 
         Notes and reasons of the address's suppressions that may hold an address go too.
         Returns False when there was no contact; the suppression is left all the same.

@@ -144,11 +144,11 @@ def test_who_never_agreed_has_refused_and_withdrawn_nothing() -> None:
     assert "la personne a retiré son consentement" in of(withdrew, lang="fr").happened
 
 
-def test_only_an_unsubscribe_is_lifted_by_a_newer_consent() -> None:
+def test_only_an_unsubscribe_or_an_erasure_is_lifted_by_a_newer_consent() -> None:
     for origin in Origin:
         account = of(SUBSCRIBER, suppression("marketing", origin, since=NOW - DAY))
         by_consent = any("again, after" in change for change in account.changes)
-        assert by_consent is (origin is Origin.UNSUBSCRIBE)
+        assert by_consent is (origin in (Origin.UNSUBSCRIBE, Origin.ERASURE))
 
 
 def test_an_order_of_the_future_is_told_as_what_it_is() -> None:

@@ -57,7 +57,7 @@ def _basis(
             continue
         own = entry.domain is None and entry.read_as is None
         later = consent == "valid" and given and given > entry.since
-        if own and entry.origin == "unsubscribe" and later:
+        if own and entry.origin in ("unsubscribe", "erasure") and later:
             continue
         holding.append((scopes.index(entry.scope), entry.since, entry.origin))
     if holding:

@@ -114,8 +114,8 @@ def test_consent_at_the_same_moment_is_not_later() -> None:
     assert said(verdict(SUBSCRIBER, entry)) == "refuse suppressed_unsubscribe"
 
 
-@pytest.mark.parametrize("origin", [origin for origin in Origin if origin != "unsubscribe"])
-def test_nothing_but_an_unsubscribe_yields(origin: Origin) -> None:
+@pytest.mark.parametrize("origin", sorted(set(Origin) - {Origin.UNSUBSCRIBE, Origin.ERASURE}))
+def test_nothing_but_an_unsubscribe_or_an_erasure_yields(origin: Origin) -> None:
     entry = suppression(origin=origin, since=BEFORE)
     assert said(verdict(SUBSCRIBER, entry)) == f"refuse suppressed_{origin}"
 

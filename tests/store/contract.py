@@ -442,11 +442,11 @@ class ContactContract:
     async def test_erasing_leaves_nothing_but_a_suppression(self, store: Store) -> None:
         await store.put_contacts([WHOLE])
         assert await store.erase_contact("ANNA@people.example", at=T0)
-        erased = RecipientFacts((Suppression("all", Origin.ERASURE, T0),))
+        erased = RecipientFacts((Suppression("marketing", Origin.ERASURE, T0),))
         assert await facts_of(store, ANNA) == erased
         assert [contact async for contact in store.export_contacts()] == []
         assert not await store.erase_contact(ANNA, at=T0)
-        await store.put_contacts([Contact(ANNA)])  # an import does not lift it
+        await store.put_contacts([Contact(ANNA)])  # what is known again does not lift it
         assert await facts_of(store, ANNA) == replace(erased, contact=Contact(ANNA))
         await assert_counts_are_right(store)
 
@@ -541,7 +541,7 @@ class StateContract:
         await store.erase_contact(ANNA, at=T0)
         contacts, suppressions = await store.counts()
         assert (contacts, suppressions["purpose", "unsubscribe"]) == (0, 1)
-        assert suppressions["all", "erasure"] == 1
+        assert suppressions["marketing", "erasure"] == 1
 
     async def test_a_closed_store_is_unavailable(self, store: Store) -> None:
         await store.ping()

@@ -195,6 +195,30 @@ class ContactUndoContract:
         await one.undo()
         assert await store.contact(ANNA) == active
 
+    async def test_an_import_leaves_out_who_was_erased(self, store: Store) -> None:
+        tagged = "anna+news@people.example"
+        await store.put_contacts([PROFILE])
+        await store.erase_contact(ANNA, at=T0 + DAY)
+        one = await begun(store)
+        done = await one.contacts(PROFILE, Contact(BERT), replace(PROFILE, address=tagged))
+        assert (done.added, done.unchanged, done.erased) == (1, 0, 2)
+        assert [known.address async for known in store.export_contacts()] == [BERT]
+        (record,) = await store.imports()
+        assert (record.added, record.erased) == (1, 2)
+
+    async def test_of_who_came_back_an_import_takes_refusals_alone(self, store: Store) -> None:
+        await store.erase_contact(ANNA, at=T0)
+        again = replace(AGREEMENT, at=T0 + DAY)
+        await store.record_act(ANNA, again)
+        one = await begun(store)
+        assert (await one.contacts(replace(PROFILE, purchases=(SHOES,)))).erased == 1
+        withdrawal = replace(WITHDRAWAL, at=T0 + 2 * DAY)
+        told = replace(PROFILE, acts=(AGREEMENT, withdrawal), profiling_objected_at=T0)
+        assert (await one.contacts(told)).erased == 0
+        assert await store.contact(ANNA) == Contact(
+            ANNA, acts=(again, withdrawal), profiling_objected_at=T0
+        )
+
     async def test_what_was_erased_since_does_not_come_back(self, store: Store) -> None:
         await store.put_contacts([replace(PROFILE, acts=())])
         one = await begun(store)

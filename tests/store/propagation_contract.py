@@ -54,7 +54,11 @@ class ChangesContract:
     async def test_an_erasure_is_told_as_a_suppression(self, store: Store) -> None:
         await store.erase_contact(ANNA, at=T0)
         (change,) = await store.changes(0, 10)
-        assert (change.action, change.scope, change.origin) == ("added", "all", Origin.ERASURE)
+        assert (change.action, change.scope, change.origin) == (
+            "added",
+            "marketing",
+            Origin.ERASURE,
+        )
 
     async def test_they_are_read_page_by_page(self, store: Store) -> None:
         await add(store, 5)

@@ -10,17 +10,19 @@ from smtpproxy.policy.model import (
     Action,
     Contact,
     Lookups,
+    Origin,
     RecipientFacts,
     Rulebook,
     Stream,
     StreamClass,
+    Suppression,
     Transaction,
     Verdict,
 )
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.run import BATCH_ROWS
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.merge import FROZEN, MARKS, Known, Merged, merge
+from smtpproxy.store.merge import FROZEN, MARKS, Known, Merged, merge, refusals
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
 
 T = TypeVar("T")
@@ -153,11 +155,17 @@ class ContactComparison:
         found = []
         for one in batch:
             address = one.value.contact.address
-            before = known.get(address)
-            merged = merge(before, one.value)
+            before, update = known.get(address), one.value
+            bars = facts[address] if address in facts else RecipientFacts()
+            if any(_is_erasure(bar) for bar in bars.suppressions):
+                refusing = refusals(update)
+                if before is None or refusing is None:
+                    found.append(Difference("ignored", one.number, address, "erased: left out"))
+                    continue
+                update = refusing
+            merged = merge(before, update)
             known[address] = merged.known
             found.append(_of_contact(one, before, merged))
-            bars = facts[address] if address in facts else RecipientFacts()
             again = self._mailable_again(address, bars, before, merged.known.contact)
             if again:
                 found.append(Difference("resurrected", one.number, address, again))
@@ -193,6 +201,10 @@ class ContactComparison:
         facts = {address: RecipientFacts(bars.suppressions, contact)}
         asked = Transaction((stream,), (address,))
         return judge(asked, facts, rulebook, self._now).recipients[0]
+
+
+def _is_erasure(bar: Suppression) -> bool:
+    return bar.origin is Origin.ERASURE and bar.domain is None and bar.read_as is None
 
 
 def _of_contact(one: Read[ContactUpdate], before: Known | None, merged: Merged) -> Difference:

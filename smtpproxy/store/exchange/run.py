@@ -47,6 +47,7 @@ class Progress:
     changed: int = 0
     unchanged: int = 0
     older: int = 0
+    erased: int = 0  # left out
     rejected: int = 0
     passed: int = 0  # rows that are of no suppression, or of nobody to be mailed
     octets: int = 0  # read
@@ -56,6 +57,7 @@ class Progress:
         self.changed += result.changed
         self.unchanged += result.unchanged
         self.older += result.older
+        self.erased += result.erased
 
 
 Put = Callable[[Sequence[T], Place], Awaitable[BatchResult]]

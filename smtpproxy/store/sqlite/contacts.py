@@ -1,12 +1,12 @@
 """Writing and exporting contacts and their consent acts."""
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
 
 import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import ConsentAct, Contact
-from smtpproxy.store.merge import Known, Tally, merge
+from smtpproxy.store.merge import Known, Tally, merge, refusals
 from smtpproxy.store.protocols import BatchResult, ContactUpdate
 from smtpproxy.store.sqlite import imported_contacts, rows
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row
@@ -86,8 +86,12 @@ async def put(
     connection: aiosqlite.Connection,
     updates: Sequence[ContactUpdate],
     importer: int | None = None,
+    erased: Container[str] = (),
 ) -> BatchResult:
-    """Insert or update. `importer` is the number of the import whose updates these are."""
+    """Insert or update. `importer` is the number of the import whose updates these are.
+
+    People in `erased` are left out; of those who came back by themselves, refusals are taken.
+    """
     entries = await _stored(connection, [update.contact.address for update in updates])
     by_number = {entry.number: entry for entry in entries.values()}
     for number, origin in (await imported_contacts.origins(connection, list(by_number))).items():
@@ -97,6 +101,12 @@ async def put(
     for update in updates:
         address = update.contact.address
         entry = entries.get(address)
+        if address in erased:
+            refusing = refusals(update)
+            if entry is None or refusing is None:
+                tally.erased += 1
+                continue
+            update = refusing
         if entry is None:
             number += 1
             entry = entries[address] = _Entry(number, None)

@@ -88,6 +88,7 @@ async def take_in(
         changed=stored.record.changed + result.changed,
         unchanged=stored.record.unchanged + result.unchanged,
         older=stored.record.older + result.older,
+        erased=stored.record.erased + result.erased,
     )
     await _put(connection, stored.number, record)
     if before is not None and result.added:

@@ -119,7 +119,12 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
         async with self._to_write().transaction() as connection:
             importer = await import_table.number_of(connection, batch)
             before = await import_table.newest_contact(connection) if batch else None
-            result = await contact_table.put(connection, updates, importer)
+            erased: set[str] = set()
+            if batch is not None:
+                keys = await self._keys.current(connection)
+                addresses = [update.contact.address for update in updates]
+                erased = await suppression_table.erased(connection, keys, addresses)
+            result = await contact_table.put(connection, updates, importer, erased)
             await import_table.take_in(connection, batch, result, before)
             return result
 
@@ -143,8 +148,8 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
             async for contact in contacts:
                 yield contact
 
-    async def erase_contact(self, address: str, *, at: datetime) -> bool:
-        entry = SuppressionEntry(canonical(address), "all", Origin.ERASURE, at)
+    async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
+        entry = SuppressionEntry(canonical(address), scope, Origin.ERASURE, at)
         writer = self._to_write()
         async with writer.transaction() as connection:
             keys = await self._keys.current(connection)

@@ -57,6 +57,26 @@ ON wide_key = wide AND exact_key = exact
 AND suppression.scope = entry.scope AND suppression.origin = entry.origin
 """
 
+_ERASURES = "SELECT sum(n) FROM tally WHERE origin = 'erasure'"
+# ?1 holds the wide keys, 16 octets each; ?2 is a list as long.
+_ERASED = """
+WITH asked AS (SELECT key AS place, substr(?1, key * 16 + 1, 16) AS wide FROM json_each(?2))
+SELECT DISTINCT place FROM asked CROSS JOIN suppression ON wide_key = wide
+WHERE origin = 'erasure'
+"""
+
+
+async def erased(
+    connection: aiosqlite.Connection, keys: KeyRing, addresses: Sequence[str]
+) -> set[str]:
+    """Return which of the canonical addresses are of people who were erased."""
+    if not (await fetch_all(connection, _ERASURES))[0][0]:
+        return set()
+    places = [(address, key.pair(address)[0]) for address in addresses for key in keys.keys]
+    octets = b"".join([wide for _, wide in places])
+    asked = msgspec.json.encode([0] * len(places)).decode()
+    return {places[row[0]][0] for row in await fetch_all(connection, _ERASED, octets, asked)}
+
 
 async def add(
     connection: aiosqlite.Connection,
