@@ -106,7 +106,8 @@ def undo(settings: Settings, id: str, dry_run: bool, as_json: bool) -> int:
 
     New contacts go with their purchases and consent acts, changed profiles are put back,
     new suppressions are lifted, moved ones put back. What others have changed, confirmed or
-    added since stays. It may be interrupted, and run again for the rest.
+    added since stays, and so does what later imports said too. It may be interrupted, and run
+    again for the rest.
     """
     record = find(settings, id)
     _check(settings, record)
@@ -123,13 +124,13 @@ def undo(settings: Settings, id: str, dry_run: bool, as_json: bool) -> int:
     others = [
         one.id
         for one in later
-        if one.id > record.id and one.kind == record.kind and one.state != "undone"
+        if one.id > record.id and one.kind == record.kind and one.state != "undone" and one.older
     ]
     if others:
         count = f"{len(others)} later import" + ("s" if len(others) > 1 else "")
         warn(
-            f"{count} of {record.kind} may have brought some of it again, without changing "
-            f"anything; if so, run that again: {', '.join(others[-5:])}"
+            f"{count} had profiles that were not newer than those stored then; to have them "
+            f"count now, run that again: {', '.join(others[-5:])}"
         )
     return 0
 

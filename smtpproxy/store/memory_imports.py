@@ -11,14 +11,13 @@ from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, LiftedSuppression
 from smtpproxy.store.undo import (
     Fate,
-    Replaced,
     Standing,
     Version,
-    contact_without,
     fate,
     said,
     without,
 )
+from smtpproxy.store.undo_contacts import Replaced, Told, contact_without, told_again
 
 _Key = tuple[bytes, bytes, str, Origin]  # wide key, exact key, scope, origin
 
@@ -36,6 +35,7 @@ class MemoryImports:
         self._owners: dict[str, int | None] = {}  # by address
         self._confirmed: set[str] = set()  # addresses with a withdrawal that several told
         self._chains: dict[str, list[Replaced]] = {}
+        self._told_again: dict[str, Sequence[Told]] = {}
 
     def _check(self) -> None:
         raise NotImplementedError
@@ -81,6 +81,9 @@ class MemoryImports:
             return
         if any(act.withdrawal and act in old.contact.acts for act in update.contact.acts):
             self._confirmed.add(address)
+        if by is not None:
+            told = self._told_again.get(address, ())
+            self._told_again[address] = told_again(told, by, old, update)
         if changed:
             self._chains.setdefault(address, []).append(Replaced(old, owner, by))
             self._owners[address] = by
@@ -88,6 +91,7 @@ class MemoryImports:
     def _forget_contact(self, address: str) -> None:
         self._owners.pop(address, None)
         self._chains.pop(address, None)
+        self._told_again.pop(address, None)
         self._confirmed.discard(address)
 
     async def begin_import(self, record: ImportRecord) -> None:
@@ -162,7 +166,9 @@ class MemoryImports:
     def _contacts_back(self, number: int, lift: tuple[datetime, str] | None) -> Iterator[Fate]:
         for address, now in list(self._contacts.items()):
             chain, owner = self._chains.get(address, []), self._owners.get(address)
-            if owner != number and not any(number in (one.owner, one.by) for one in chain):
+            told = self._told_again.get(address, ())
+            by = [owner, *[one.owner for one in chain], *[one.by for one in chain]]
+            if number not in by and all(one.number != str(number) for one in told):
                 continue
             left = contact_without(
                 chain,
@@ -170,9 +176,10 @@ class MemoryImports:
                 owner,
                 number,
                 [gone for gone in self._gone() if gone != number],
+                told,
                 keep_withdrawals=address in self._confirmed,
             )
-            yield "removed" if left.known is None else "kept" if left.kept else "put back"
+            yield left.fate
             if lift is None:
                 continue
             if left.known is None:
@@ -180,4 +187,3 @@ class MemoryImports:
                 self._forget_contact(address)
             else:
                 self._contacts[address] = left.known
-                self._owners[address] = None if owner == number else owner

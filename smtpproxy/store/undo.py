@@ -1,19 +1,13 @@
-"""Taking an import back: what of it goes, and what stays since others said it too.
+"""Taking an import of suppressions back: what goes, and what stays since others said it too.
 
-Pure, and the same on every backend. An import is its number here. The rule: permissions
-that an import brought go; a restriction goes only where that import alone is behind it.
+Pure, and the same on every backend. An import is its number here. The rule: a restriction
+goes only where that import alone is behind it.
 """
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
-
-from msgspec.structs import replace
-
-from smtpproxy.policy.model import Contact
-from smtpproxy.store.merge import Known
-from smtpproxy.store.protocols import PROFILE_FIELDS
 
 SEVERAL = 0
 """In the place of an import: a person, or more than one other import."""
@@ -99,111 +93,3 @@ def fate(before: Standing, after: Standing | None, number: int) -> Fate:
 
 def _gone(owner: int | None, undone: Container[int]) -> bool:
     return owner is not None and owner in undone
-
-
-@dataclass(frozen=True, slots=True)
-class Replaced:
-    """A state of a contact that another took the place of."""
-
-    known: Known
-    owner: int | None  # whose state it was
-    by: int | None  # who replaced it
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What one import did to a contact; `before` is None where it made it."""
-
-    before: Known | None
-    after: Known
-    place: int  # of `before` in the chain
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What is left of a contact without an import; `known` is None: nothing."""
-
-    known: Known | None
-    kept: bool  # others had a part in what the import did
-
-
-def contact_without(
-    chain: Sequence[Replaced],
-    now: Known,
-    owner: int | None,
-    number: int,
-    undone: Collection[int],
-    *,
-    keep_withdrawals: bool = False,
-) -> Left:
-    """Take an import back from a contact. `owner` is whose state `now` is.
-
-    Fields that others have changed since stay, and so do acts and purchases of others.
-    """
-    known, kept = now, False
-    for span in reversed(_spans(chain, now, owner, number)):
-        before = span.before
-        if before is not None:
-            before = _profile_without(chain[: span.place], chain[span.place].owner, before, undone)
-        left = _taken_back(known, span, before, keep_withdrawals)
-        kept |= left.kept
-        if left.known is None:
-            return left
-        known = left.known
-    return Left(known, kept)
-
-
-def _spans(chain: Sequence[Replaced], now: Known, owner: int | None, number: int) -> list[Span]:
-    """Return what an import did, oldest first."""
-    found = []
-    before: Known | None = None
-    begun = (chain[0].owner if chain else owner) == number
-    since = 0
-    for place, state in enumerate(chain):
-        if begun and state.owner == number:
-            found.append(Span(before, state.known, since))
-            begun = False
-        if state.by == number:
-            begun, before, since = True, state.known, place
-    if begun and owner == number:
-        found.append(Span(before, now, since))
-    return found
-
-
-def _taken_back(now: Known, span: Span, before: Known | None, keep_withdrawals: bool) -> Left:
-    """`before` is the profile to be put back."""
-    contact, after = now.contact, span.after.contact
-    nothing = Contact(contact.address)
-    old = span.before.contact if span.before else nothing
-    wanted = before.contact if before else nothing
-    changed = [name for name in _FIELDS if getattr(after, name) != getattr(old, name)]
-    untouched = [n for n in changed if getattr(contact, n) == getattr(after, n)]
-    acts, purchases = set(after.acts) - set(old.acts), set(after.purchases) - set(old.purchases)
-    result = replace(
-        contact,
-        acts=tuple(
-            act for act in contact.acts if act not in acts or (keep_withdrawals and act.withdrawal)
-        ),
-        purchases=tuple(one for one in contact.purchases if one not in purchases),
-        **{name: getattr(wanted, name) for name in untouched},
-    )
-    if before is None and result == nothing:
-        return Left(None, False)
-    as_of = now.as_of
-    if changed == untouched:  # so that the right file can be imported again
-        as_of = before.as_of if before else None
-    return Left(Known(result, as_of), before is None or changed != untouched)
-
-
-def _profile_without(
-    chain: Sequence[Replaced], owner: int | None, then: Known, undone: Collection[int]
-) -> Known | None:
-    """Return `then`, a state of `owner` that came after `chain`, without imports taken back."""
-    known: Known | None = then
-    for number in sorted(undone, reverse=True):
-        if known is not None:
-            known = contact_without(chain, known, owner, number, (), keep_withdrawals=True).known
-    return known
-
-
-_FIELDS = sorted(PROFILE_FIELDS)

@@ -148,15 +148,27 @@ class TestUndo:
         assert act["given_at"] is None
         assert act["withdrawn_at"]
 
-    def test_later_imports_are_pointed_out(self, stored: Stored) -> None:
-        path = stored.file("people.csv", f"address\n{ANNA}\n")
+    def test_what_a_later_import_said_too_stays(self, stored: Stored) -> None:
+        path = stored.file("people.csv", f"address,source\n{ANNA},direct\n")
         stored.run("contact", "import", path)
         stored.run("contact", "import", path)
         first, second = records(stored)
+        done = stored.run("import", "undo", first["id"])
+        assert "0 contacts removed, 0 put back, 1 kept" in done.stdout
+        assert done.stderr == ""
+        assert stored.json("contact", "show", ANNA)["source"] == "direct"
+        assert "1 contacts removed" in stored.run("import", "undo", second["id"]).stdout
+        stored.run("contact", "show", ANNA, code=1)
+
+    def test_profiles_that_were_not_newer_are_pointed_out(self, stored: Stored) -> None:
+        path = stored.file("people.csv", f"address,source\n{ANNA},direct\n")
+        stored.run("contact", "import", path, "--as-of", "2026-02-01")
+        path = stored.file("other.csv", f"address,source\n{ANNA},partner\n")
+        stored.run("contact", "import", path, "--as-of", "2026-01-01")
+        first, second = records(stored)
         error = stored.run("import", "undo", first["id"]).stderr
-        assert "1 later import of contacts may have brought some of it again" in error
+        assert "1 later import had profiles that were not newer" in error
         assert second["id"] in error
-        assert "1 added" in stored.run("contact", "import", path).stdout
 
 
 class TestResume:

@@ -11,12 +11,14 @@ from smtpproxy.store.protocols import BatchResult, ContactUpdate
 from smtpproxy.store.sqlite import imported_contacts, rows
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row
 from smtpproxy.store.sqlite.writer import fetch_all, run_many
+from smtpproxy.store.undo_contacts import told_again
 
 _COLUMNS = f"{CONTACT_COLUMNS}, as_of"
 _VALUES = ", ".join(f"?{place}" for place in range(1, _COLUMNS.count(",") + 2))
 _INSERT = f"INSERT INTO contact ({_COLUMNS}, import) VALUES ({_VALUES}, ?)"
 _UPDATE = f"""
-UPDATE contact SET ({_COLUMNS}, import, withdrawal_confirmed) = ({_VALUES}, ?, ?) WHERE id = ?1
+UPDATE contact SET ({_COLUMNS}, import, withdrawal_confirmed, told) = ({_VALUES}, ?, ?, ?)
+WHERE id = ?1
 """
 _INSERT_ACT = f"""
 INSERT INTO consent_act (contact, sequence, {ACT_COLUMNS})
@@ -60,7 +62,7 @@ class _Entry:
 
     def _remember(self, update: ContactUpdate, importer: int | None, *, changed: bool) -> None:
         """Note whose state it is from now on, and what it was before."""
-        owner, confirmed = self.origin.owner, self.origin.confirmed
+        owner, confirmed, told = self.origin.owner, self.origin.confirmed, self.origin.told
         if self.known is None:
             self.origin = imported_contacts.Origin(importer)
             return
@@ -68,18 +70,21 @@ class _Entry:
             return
         if not confirmed and imported_contacts.confirms(self.known, update):
             confirmed = self.touched = True
+        if importer is not None:
+            told = told_again(told, importer, self.known, update)
+            self.touched |= told is not self.origin.told
         if changed:
             version = imported_contacts.version_row(self.number, self.known, owner, importer)
             self.versions.append(version)
             owner = importer
-        self.origin = imported_contacts.Origin(owner, confirmed)
+        self.origin = imported_contacts.Origin(owner, confirmed, told)
 
     def row(self) -> Row:
         assert self.known is not None
         row = rows.contact_row(self.number, self.known.contact, self.known.as_of)
         if self.is_new:
             return (*row, self.origin.owner)
-        return (*row, self.origin.owner, 1 if self.origin.confirmed else None)
+        return (*row, *self.origin.row())
 
 
 async def put(

@@ -12,27 +12,32 @@ from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import ContactUpdate
 from smtpproxy.store.sqlite.rows import Row
 from smtpproxy.store.sqlite.writer import fetch_all, run_many
-from smtpproxy.store.undo import Replaced
+from smtpproxy.store.undo_contacts import Replaced, Told
 
 _INSERT = """
 INSERT INTO contact_version (contact, number, import, replaced_by, state)
 SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3, ?4 FROM contact_version WHERE contact = ?1
 """
 _CHANGED = """
-SELECT DISTINCT contact FROM contact_version
-WHERE contact > ? AND (import = ?2 OR replaced_by = ?2) ORDER BY contact LIMIT ?3
+SELECT contact FROM (
+    SELECT DISTINCT contact FROM contact_version
+    WHERE contact > ?1 AND (import = ?2 OR replaced_by = ?2) ORDER BY contact LIMIT ?3
+) UNION SELECT id FROM (
+    SELECT id FROM contact
+    WHERE id > ?1 AND told IS NOT NULL AND (import = ?2 OR instr(told, ?4)) ORDER BY id LIMIT ?3
+) ORDER BY 1 LIMIT ?3
 """
 _CHAINS = """
 SELECT contact, import, replaced_by, state FROM contact_version
 WHERE contact IN (SELECT value FROM json_each(?)) ORDER BY contact, number
 """
 _ORIGINS = """
-SELECT id, import, withdrawal_confirmed FROM contact
+SELECT id, import, withdrawal_confirmed, told FROM contact
 WHERE id IN (SELECT value FROM json_each(?))
 """
 # Those that the import made, and nobody has touched since.
 _MADE = """
-FROM contact WHERE id BETWEEN ?1 AND ?2 AND import = ?3
+FROM contact WHERE id BETWEEN ?1 AND ?2 AND import = ?3 AND told IS NULL
 AND NOT EXISTS (SELECT 1 FROM contact_version WHERE contact = contact.id)
 """
 _FORGET = """
@@ -45,6 +50,7 @@ _CONFIRMED = "withdrawal_confirmed IS NOT NULL"
 # Half of what a state takes is the address, which the contact has.
 _State = tuple[Contact, datetime | None]
 _decode = msgspec.json.Decoder(_State).decode
+_read_told = msgspec.json.Decoder(tuple[Told, ...]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -54,6 +60,12 @@ class Origin:
 
     owner: int | None = None
     confirmed: bool = False  # a withdrawal in it was told by several
+    told: Sequence[Told] = ()  # what later imports said again
+
+    def row(self) -> Row:
+        """Return its columns import, withdrawal_confirmed and told."""
+        told = _encode(self.told).decode() if self.told else None
+        return (self.owner, 1 if self.confirmed else None, told)
 
 
 def confirms(known: Known | None, update: ContactUpdate) -> bool:
@@ -77,14 +89,18 @@ async def origins(connection: aiosqlite.Connection, numbers: Sequence[int]) -> d
     if not numbers:
         return {}
     found = await fetch_all(connection, _ORIGINS, msgspec.json.encode(numbers).decode())
-    return {number: Origin(owner, confirmed is not None) for number, owner, confirmed in found}
+    return {
+        number: Origin(owner, confirmed is not None, _read_told(told) if told else ())
+        for number, owner, confirmed, told in found
+    }
 
 
 async def changed(
     connection: aiosqlite.Connection, number: int, after: int, limit: int
 ) -> list[int]:
-    """Return the next contacts that the import changed, or others after it."""
-    return [row[0] for row in await fetch_all(connection, _CHANGED, after, number, limit)]
+    """Return the next contacts that others had to do with too, before the import or after it."""
+    found = await fetch_all(connection, _CHANGED, after, number, limit, f'"{number}"')
+    return [row[0] for row in found]
 
 
 async def chains(

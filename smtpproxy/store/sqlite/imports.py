@@ -1,5 +1,6 @@
 """Imports on record, and how one is taken back, part by part."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -16,7 +17,8 @@ from smtpproxy.store.sqlite import imported_contacts, imported_suppressions
 from smtpproxy.store.sqlite.imported_contacts import Origin
 from smtpproxy.store.sqlite.rows import Row, to_micros
 from smtpproxy.store.sqlite.writer import SqliteWriter, fetch_all
-from smtpproxy.store.undo import contact_without
+from smtpproxy.store.undo import Fate
+from smtpproxy.store.undo_contacts import contact_without
 
 _PART = 2_000  # rows taken back in one commit
 _SPAN = 20_000  # numbers of contacts looked through in one commit
@@ -248,7 +250,7 @@ async def _changed_back(
     origins = await imported_contacts.origins(connection, numbers)
     undone = [number for number in await _undone(connection) if number != stored.number]
     left: dict[int, Known | None] = {}
-    removed = put_back = kept = 0
+    fates: Counter[Fate] = Counter()
     for number, known in now.items():
         origin = origins[number]
         found = contact_without(
@@ -257,12 +259,9 @@ async def _changed_back(
             origin.owner,
             stored.number,
             undone,
+            origin.told,
             keep_withdrawals=origin.confirmed,
         )
         left[number] = found.known
-        if origin.owner == stored.number:
-            origins[number] = Origin(None, origin.confirmed)
-        removed += found.known is None
-        kept += found.known is not None and found.kept
-        put_back += found.known is not None and not found.kept
-    return (removed, put_back, kept), left, origins
+        fates[found.fate] += 1
+    return (fates["removed"], fates["put back"], fates["kept"]), left, origins

@@ -16,6 +16,7 @@ ALTER TABLE suppression ADD COLUMN earlier TEXT;  -- what it was: [[since, note,
 
 ALTER TABLE contact ADD COLUMN import INTEGER;
 ALTER TABLE contact ADD COLUMN withdrawal_confirmed INTEGER;  -- one was told by several
+ALTER TABLE contact ADD COLUMN told TEXT;  -- what later imports said again: [[import, [sum, ...]], ...]
 
 -- What a contact was before an import changed it, or after: before somebody else did.
 CREATE TABLE contact_version (
