@@ -1,6 +1,24 @@
-"""`python -m smtpproxy` is the `smtpproxy` command."""
+"""Where the `smtpproxy` command begins, and `python -m smtpproxy`."""
 
-from smtpproxy.cli import main
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C while modules are still imported ends with 130 too."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us: `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the end
+    by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # or told to ignore
+    if by_python:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from smtpproxy.cli import main as command_line
+
+    if by_python:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    command_line()
+
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,7 @@ from smtpproxy.settings import ListenerSettings, Settings
 @config_path_option
 @json_option
 def command(config: Path, as_json: bool) -> int:
-    """Check the configuration, and that the relay can start with it here.
+    """Check the configuration, and whether the relay can start.
 
     Prints every fault as FILE: key.path: what is wrong and what would be right, and
     exits with 2. When there is none, prints a summary and what deserves a second look.

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -61,9 +62,21 @@ def config_option(function: Function) -> Function:
             if not config.exists():
                 click.echo("Say where it is with --config FILE or SMTPPROXY_CONFIG.", err=True)
             raise click.exceptions.Exit(2) from error
+        _check_folder(settings.server.state_dir)
         return function(*args, settings=settings, **options)
 
     return config_path_option(command)
+
+
+def _check_folder(state_dir: Path) -> None:
+    """Everything that lasts is there; each part of it would only say that it cannot be read."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        try:
+            is_folder = stat.S_ISDIR(state_dir.stat().st_mode)
+        except NotADirectoryError:
+            is_folder = False
+        if not is_folder:
+            fail(f"server.state_dir: {state_dir} is not a folder, or is in something that is none")
 
 
 def json_option(function: Function) -> Function:

@@ -1,5 +1,7 @@
 """How every command ends: exit codes, and no traceback for a user."""
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -11,6 +13,7 @@ import click
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 BROKEN_PIPE = 1  # as click has it, which sees most of them first
 
 
@@ -55,6 +58,9 @@ def forget_stdout() -> None:
 
 def _explain(error: Exception) -> int:
     """Print `error` for a person to stderr; return the exit code."""
+    if isinstance(error, OSError) and error.errno in _UNWRITTEN:
+        with contextlib.suppress(OSError):
+            flush_stdout()  # or what is left in it complains at exit
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.Abort):
@@ -80,6 +86,8 @@ def _in_words(error: Exception) -> str:
         return f"the store cannot answer: {error}{cause}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in _UNWRITTEN:
+        return f"standard output, or a file being written, is not whole: {error.strerror}"
     return (
         f"unexpected {type(error).__name__}: {error}"
         " (run it again with SMTPPROXY_DEBUG=1 to see where)"

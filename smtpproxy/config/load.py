@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +14,8 @@ from smtpproxy.config import describe, dkim, models, propagation, rulebooks
 from smtpproxy.config.checks import cross_check
 from smtpproxy.config.content import common_imprint, content_settings
 from smtpproxy.config.faults import ConfigError, Fault, report
-from smtpproxy.config.tables import tables
+from smtpproxy.config.tables import as_meant, tables
+from smtpproxy.config.toml_text import read_toml
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
     ExistingUnsubscribe,
@@ -64,38 +63,19 @@ def load(path: Path) -> Settings:
 
 def parse(text: str, filename: str) -> Settings:
     """Read the text of a configuration. Raises ConfigError with every fault in it."""
-    document = _read_toml(text, filename)
-    faults = list(cross_check(document))
-    books, book_faults = _rulebooks(document)
+    document = read_toml(text, filename)
+    meant = as_meant(document, models.Document)
+    faults = list(cross_check(meant))
+    books, book_faults = _rulebooks(meant)
     faults += book_faults
     try:
         checked = models.Document.model_validate(document)
     except ValidationError as error:
         faults += describe.faults(error, models.Document)
     if faults:
-        raise ConfigError(report(filename, document, faults))
+        raise ConfigError(report(filename, meant, faults))
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
     return _settings(checked, books, digest)
-
-
-def _read_toml(text: str, filename: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ConfigError([f"{filename}: not TOML that can be read: nested too deeply"]) from None
-    except tomllib.TOMLDecodeError as error:
-        message = str(error)
-    found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL)
-    if found:
-        what, line, column = found[1], int(found[2]), int(found[3])
-    else:
-        what = message.removesuffix(" (at end of document)")
-        lines = text.splitlines() or [""]
-        line, column = len(lines), len(lines[-1]) + 1
-    hint = "; text goes in double quotes" if what == "Invalid value" else ""
-    what = re.sub(r"\('(.*?)',?\)", lambda m: m[1].replace("', '", "."), what)  # Python's tuples
-    what = what[:1].lower() + what[1:]
-    raise ConfigError([f"{filename}: line {line}, column {column}: not TOML: {what}{hint}"])
 
 
 def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[Fault]]:

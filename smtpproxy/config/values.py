@@ -327,7 +327,10 @@ def store_url(value: object) -> str:
     if scheme != "sqlite" or not rest.strip("/"):
         raise ValueError('must be a URL such as "sqlite:///var/lib/smtpproxy/smtpproxy.db"')
     if not rest.startswith("/"):
-        raise ValueError(f'the path must be absolute, with three slashes: "sqlite:///{rest}"')
+        raise ValueError(
+            "the path must be absolute, behind three slashes:"
+            f' "sqlite:///var/lib/smtpproxy/{rest.rpartition("/")[2]}"'
+        )
     return "sqlite:///" + rest.lstrip("/")
 
 

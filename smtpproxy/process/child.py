@@ -36,7 +36,21 @@ class Start:
 
 
 async def start_child(start: Start) -> asyncio.subprocess.Process:
-    process = await asyncio.create_subprocess_exec(
+    # Ctrl-C goes to all processes of a terminal, and a child inherits what is held back.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = await _spawn(start)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if process.stdin is None:
+        raise RuntimeError("no pipe to the child")
+    process.stdin.write(pickle.dumps(start))
+    process.stdin.close()
+    return process
+
+
+async def _spawn(start: Start) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # what lies in the working directory is not ours to run
         "-m",
@@ -46,17 +60,13 @@ async def start_child(start: Start) -> asyncio.subprocess.Process:
         pass_fds=(start.channel, *start.listening.values()),
         env=_ALLOCATION | os.environ,
     )
-    if process.stdin is None:
-        raise RuntimeError("no pipe to the child")
-    process.stdin.write(pickle.dumps(start))
-    process.stdin.close()
-    return process
 
 
 def main() -> int:
     """The child's side: read what to do from standard input, and do it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when to end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     start: Start = pickle.load(sys.stdin.buffer)
     sockets = {name: socket.socket(fileno=number) for name, number in start.listening.items()}
     channel = socket.socket(fileno=start.channel)

@@ -103,6 +103,43 @@ def reads_its_input(pid: int) -> bool:
     return call[:2] == ["0", "0x0"]
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [("check",), ("check", "--json"), ("--help",), ("--version",)])
+def test_a_full_disk_is_told_in_one_line(command: tuple[str, ...], unbuffered: str) -> None:
+    environment = {"SMTPPROXY_CONFIG": str(GOOD), "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: standard output"), done.stderr
+    assert done.stderr.endswith(": No space left on device\n"), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_standard_output_is_no_fault() -> None:
+    command = f'"{COMMAND[0]}" -m smtpproxy check --config "{GOOD}" >&-'
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interrupt_while_modules_are_imported_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    done = subprocess.run(
+        [*COMMAND, "check"],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_a_reader_who_has_seen_enough_gets_no_complaint() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)

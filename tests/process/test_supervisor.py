@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,19 @@ async def test_told_to_end_while_starting_it_ends_and_was_never_ready(
     assert code == 0
     assert told.messages == ["STOPPING=1"]
     assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_a_child_that_starts_is_deaf_to_the_interrupt_of_its_terminal(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """Ctrl-C goes to all processes of a terminal, also to one that imports its modules."""
+    (tmp_path / "pickle.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    await asyncio.to_thread(_prepare_state, settings)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ours, theirs = socket.socketpair()
+    child = await start_child(Start("purge", 0, settings, theirs.fileno(), {}, 0.0))
+    theirs.close()
+    ours.close()
+    await asyncio.wait_for(child.wait(), 30)
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
