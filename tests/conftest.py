@@ -1,6 +1,7 @@
 """Fixtures of the whole suite, and the watchdog over everything that tests start."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream
 
 os.environ.pop("COLUMNS", None)  # set by pytest-xdist; a user's pipe has no width
+os.environ.pop("PYTHONUNBUFFERED", None)  # which users do not set, and which hides what is left
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -58,9 +58,8 @@ def forget_stdout() -> None:
 
 def _explain(error: Exception) -> int:
     """Print `error` for a person to stderr; return the exit code."""
-    if isinstance(error, OSError) and error.errno in _UNWRITTEN:
-        with contextlib.suppress(OSError):
-            flush_stdout()  # or what is left in it complains at exit
+    with contextlib.suppress(OSError):
+        flush_stdout()  # or what is left in it complains at exit
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.Abort):

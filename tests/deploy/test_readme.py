@@ -86,7 +86,7 @@ def lines() -> str:
     return found[1]
 
 
-@needs("exim")  # which wants the same: root, and unshare
+@needs("namespaces")
 def test_the_lines_of_the_readme_start_the_service(tmp_path: Path) -> None:
     parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
     parser.read(UNIT)

@@ -40,6 +40,7 @@ PARTS = {
     "miltertest": Part("miltertest", ("miltertest",)),
     "msmtp": Part("msmtp", ("msmtp",)),
     "opendkim": Part("opendkim", ("opendkim",)),
+    "namespaces": Part("util-linux iproute2", ("unshare", "ip"), root=True),
     "nodemailer": Part(
         "nodejs node-nodemailer",
         ("node",),

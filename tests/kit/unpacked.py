@@ -54,8 +54,11 @@ def private(
         lines.append(f"mount --bind {root / name} /etc/{name}")
     lines += [f"mount -t tmpfs tmpfs {folder}" for folder in (str(TREE.parent), *empty)]
     lines += [f"mkdir {TREE}", f"mount --bind {tree} {TREE}", "hostname mx.example", *setup]
-    libraries = ":".join(f"{TREE}{path}/x86_64-linux-gnu" for path in ("/usr/lib", "/lib"))
-    lines.append(f"LD_LIBRARY_PATH={libraries} exec {' '.join(command)}")
+    # Not LD_LIBRARY_PATH: what starts itself again as somebody else (Exim) loses it.
+    libraries = " ".join(f"{TREE}{path}/x86_64-linux-gnu" for path in ("/usr/lib", "/lib"))
+    lines.append(f"/sbin/ldconfig -X -C {root}/ld.so.cache {libraries}")
+    lines.append(f"mount --bind {root}/ld.so.cache /etc/ld.so.cache")
+    lines.append(f"exec {' '.join(command)}")
     unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"]
     return [*unshare, "sh", "-ec", "\n".join(lines)]
 
