@@ -127,14 +127,15 @@ class Recipient(Struct, frozen=True):
 class Decided(Struct, frozen=True):
     """A decision, before anything is done about it; the audit log commits this.
 
-    `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message. A policy
-    listener hears of no message: there `rcpt` is for permitted recipients too.
+    `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message, `notice` for
+    one that the relay writes about the message `notice_about`. A policy listener hears of no
+    message: there `rcpt` is for permitted recipients too.
     In observe mode the verdicts are what would have been done, and `observed` is set.
     """
 
     id: str
     at: datetime
-    stage: Literal["rcpt", "data"]
+    stage: Literal["rcpt", "data", "notice"]
     client: Client
     reverse_path: str
     decision: Decision
@@ -148,6 +149,7 @@ class Decided(Struct, frozen=True):
     header_from: str | None = None
     size: int = 0
     relayed: bool = False  # what is allowed is about to be put to the upstream
+    notice_about: str | None = None
 
 
 class Relayed(Struct, frozen=True):

@@ -18,7 +18,7 @@ from smtpproxy.cli.common import (
     moment,
     print_json,
 )
-from smtpproxy.pipeline.replay import Change, replay, words
+from smtpproxy.core.replay import Change, replay, words
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, read

@@ -4,20 +4,17 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from smtpproxy.cli.common import fail
+from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.mail.dkim.field import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.pipeline.signatures import UNSUBSCRIBE
-from smtpproxy.policy.model import MessageFeatures, SignatureFinding, SignatureState, Stream
+from smtpproxy.policy.model import SignatureFinding, SignatureState
 from smtpproxy.relay.content import Body
-from smtpproxy.relay.dkim.keyring import fitting
 from smtpproxy.relay.dkim.verifying import Verifier
 from smtpproxy.resolver import Answer, Resolver
 from smtpproxy.settings import Settings
@@ -76,20 +73,12 @@ def check(settings: Settings, raw: bytes, records: Mapping[str, bytes] | None) -
     return asyncio.run(_check(settings, headers, body, records))
 
 
-def signatures(
-    settings: Settings, raw: bytes, stream: Stream, features: MessageFeatures, at: datetime
-) -> MessageFeatures:
-    """Return the features with what the relay would find out about signatures, by the DNS."""
-    if fitting(settings.dkim, features.from_domains, stream.name, at):
-        return replace(features, signed_by_relay=True)
-    headers, body = split(on_the_wire(raw))
-
-    async def found() -> tuple[SignatureFinding, ...]:
-        with ThreadPoolExecutor(1) as threads:
-            verifier = Verifier(texts(settings, None), threads, time.time)
-            return await verifier.check(headers, body, UNSUBSCRIBE)
-
-    return replace(features, signatures=asyncio.run(found()))
+async def found_signatures(
+    settings: Settings, headers: HeaderBlock, body: Body | None, threads: Executor
+) -> tuple[SignatureFinding, ...]:
+    """Return what the relay would find out about a message's signatures, by the DNS."""
+    verifier = Verifier(texts(settings, None), threads, time.time)
+    return await verifier.check(headers, body, UNSUBSCRIBE)
 
 
 async def _check(

@@ -1,15 +1,15 @@
 """`smtpproxy explain`: what would become of a message, or became of one, and why."""
 
-import asyncio
 import dataclasses
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import click
-from msgspec.structs import replace
 
 from smtpproxy.cli.common import (
     audit_folder,
@@ -22,31 +22,21 @@ from smtpproxy.cli.common import (
 from smtpproxy.cli.explanation_text import as_object, print_explanation
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.stores import now, using_store
+from smtpproxy.core.dry_run import Answers, FactSource, Question, would_become
+from smtpproxy.core.explanation import Explanation, explain, recall
+from smtpproxy.core.streams import StreamChoice, StreamTable
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.locale.texts import LANGS, Lang
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.path import parse_path, qualified
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline.closer import without_counting
-from smtpproxy.pipeline.explanation import Explanation, Question, explain, recall
-from smtpproxy.pipeline.streams import StreamChoice, StreamTable
-from smtpproxy.policy.as_of import known_at
-from smtpproxy.policy.decide import asks_for_signatures, choose_stream, needs
-from smtpproxy.policy.features import read_features
-from smtpproxy.policy.model import (
-    DEFAULT_STREAM,
-    NO_FACTS,
-    Alignment,
-    Facts,
-    MessageFeatures,
-    Stream,
-    Transaction,
-    Verdict,
-)
-from smtpproxy.settings import Settings
+from smtpproxy.policy.model import MessageFeatures, SignatureFinding, Stream
+from smtpproxy.relay.content import Body, Content, Spool
+from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.audit.reader import find
 from smtpproxy.sinks.audit.seal import seal
+from smtpproxy.wire.content import stuffed
 from smtpproxy.wire.events import ContentProblem
 from smtpproxy.wire.incoming import HeaderCount, HeaderLimits
 
@@ -101,13 +91,10 @@ def command(
             raise click.UsageError("--anchors goes with --id")
         if message is None or mail_from is None or not rcpt:
             raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
-        raw = message.read()
-        question = _question(settings, raw, mail_from, rcpt, stream, listener)
-        if at is None:  # what the DNS said then is not known
-            question = _with_organisations(settings, question)
-            question = _with_signatures(settings, raw, question)
-        facts = _facts(settings, question, at)
-        explanation = explain(question, facts, settings.rulebooks, at or now(), lang)
+        raw = _on_the_wire(message.read())
+        question = _question(settings, raw, mail_from, rcpt, stream, listener, at)
+        answers = _answers(settings, question, raw)
+        explanation = explain(question, answers, settings.rulebooks, lang)
     if as_json:
         print_json(as_object(explanation))
     else:
@@ -122,27 +109,19 @@ def _question(
     rcpt: Sequence[str],
     stream: str | None,
     listener: str | None,
+    at: datetime | None,
 ) -> Question:
-    if b"\r\n" not in raw:
-        raw = raw.replace(b"\n", b"\r\n")  # a file on this machine; on the wire it is CRLF
-    origin = _origin(settings, listener)
-    reverse_path = _reverse_path(mail_from.strip(), origin)
-    stream_header, source_header = settings.server.stream_header, settings.source_header
-    choice, undeclared = _choice(settings, reverse_path, stream, listener), _undeclared(settings)
-    refusal = _content_refusal(settings, raw)
-    if refusal is None:
-        features = read_features(HeaderBlock(raw), stream_header, source_header)
-        features = without_counting(choice, undeclared, features, raw, reverse_path)
-    else:
-        features = MessageFeatures(malformed=refusal.text)
+    where = _listener(settings, listener)
+    reverse_path = _reverse_path(mail_from.strip(), where.origin)
     return Question(
-        choice=choice,
-        recipients=tuple(_recipient(settings, address, origin) for address in rcpt),
+        choice=_choice(settings, reverse_path, stream, where.name),
+        protocol=where.protocol,
+        listener=where.name,
         reverse_path=reverse_path,
-        features=features,
-        on_mixed=settings.policy.on_mixed,
-        undeclared=undeclared,
-        refusal=refusal,
+        recipients=tuple(_recipient(settings, address, where.origin) for address in rcpt),
+        now=at or now(),
+        as_of=at is not None,
+        content_refusal=_content_refusal(settings, raw),
     )
 
 
@@ -158,53 +137,76 @@ def _content_refusal(settings: Settings, raw: bytes) -> Reply | None:
     return None if problem is None else content_problem(problem, limits)
 
 
-def _undeclared(settings: Settings) -> Stream:
-    return settings.streams[DEFAULT_STREAM.name]
+def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
+    """Ask the store, and the DNS where the relay would; what that said in the past is not known."""
+    content = Content(Spool(settings.server.state_dir, sys.maxsize))
+    content.append(stuffed(raw))
+
+    async def ask(store: FactSource) -> Answers:
+        if question.as_of:
+            return await would_become(settings, question, content, store, None)
+        with ThreadPoolExecutor(1) as threads:
+            network = _Dns(settings, threads)
+            return await would_become(settings, question, content, store, network)
+
+    return using_store(settings, ask, read_only=True)
 
 
-def _with_organisations(settings: Settings, question: Question) -> Question:
-    """Ask the DNS about the organisations of domains where the relay would."""
-    choice, features = question.choice, question.features
-    stream = choose_stream(choice.permitted, choice.default, features.stream_header)
-    if isinstance(stream, Verdict) or stream.alignment is not Alignment.RELAXED:
-        return question
-    from smtpproxy.cli.dkim_verify import texts
-    from smtpproxy.pipeline.organisations import Organisations, with_organisations
-
-    organisations = Organisations(texts(settings, None))
-    found, _ = asyncio.run(with_organisations(organisations, stream, features))
-    return dataclasses.replace(question, features=found)
+def _on_the_wire(raw: bytes) -> bytes:
+    """A file of this machine has LF where SMTP has CRLF; one that has both is as it is."""
+    if b"\r\n" not in raw:
+        raw = raw.replace(b"\n", b"\r\n")
+    return raw if raw.endswith(b"\r\n") else raw + b"\r\n"
 
 
-def _with_signatures(settings: Settings, raw: bytes, question: Question) -> Question:
-    """Ask the DNS about the signatures of the message where the relay would."""
-    choice, features = question.choice, question.features
-    stream = choose_stream(choice.permitted, choice.default, features.stream_header)
-    if isinstance(stream, Verdict) or not asks_for_signatures(stream, features):
-        return question
-    from smtpproxy.cli.dkim_verify import signatures
+class _Dns:
+    """The lookups of a relay, for one message."""
 
-    found = signatures(settings, raw, stream, features, now())
-    return dataclasses.replace(question, features=found)
+    def __init__(self, settings: Settings, threads: ThreadPoolExecutor) -> None:
+        self._settings = settings
+        self._threads = threads
+
+    async def null_mx(self, addresses: Iterable[str]) -> Mapping[str, bool]:
+        from smtpproxy.core.recipient_domains import RecipientDomains
+        from smtpproxy.resolver import Resolver
+
+        dns = self._settings.dns
+        return await RecipientDomains(Resolver(dns, time.monotonic), dns.timeout).null_mx(addresses)
+
+    async def organisations(
+        self, stream: Stream, features: MessageFeatures
+    ) -> tuple[MessageFeatures, str]:
+        from smtpproxy.cli.dkim_verify import texts
+        from smtpproxy.core.organisations import Organisations, with_organisations
+
+        return await with_organisations(
+            Organisations(texts(self._settings, None)), stream, features
+        )
+
+    async def signatures(
+        self, headers: HeaderBlock, body: Body | None
+    ) -> Sequence[SignatureFinding]:
+        from smtpproxy.cli.dkim_verify import found_signatures
+
+        return await found_signatures(self._settings, headers, body, self._threads)
+
+
+def _listener(settings: Settings, name: str | None) -> ListenerSettings:
+    for listener in settings.listeners:
+        if name is None or listener.name == name:
+            return listener
+    names = ", ".join(listener.name for listener in settings.listeners)
+    return fail(f"no listener {name!r}; there are {names}", 2)
 
 
 def _choice(
-    settings: Settings, reverse_path: str, stream: str | None, listener: str | None
+    settings: Settings, reverse_path: str, stream: str | None, listener: str
 ) -> StreamChoice:
     if stream is not None:
         if stream not in settings.streams:
             fail(f"no stream {stream!r}; there are {', '.join(settings.streams)}", 2)
         return StreamChoice.of((settings.streams[stream],), settings.streams[stream])
-    names = [each.name for each in settings.listeners]
-    if listener is not None and listener not in names:
-        fail(f"no listener {listener!r}; there are {', '.join(names)}", 2)
-    return StreamTable(settings).choice(listener or names[0], reverse_path)
-
-
-def _origin(settings: Settings, listener: str | None) -> str | None:
-    """The domain of addresses without one at the listener."""
-    names = {each.name: each.origin for each in settings.listeners}
-    return names.get(listener or settings.listeners[0].name)
+    return StreamTable(settings).choice(listener, reverse_path)
 
 
 def _reverse_path(given: str, origin: str | None) -> str:
@@ -214,37 +216,14 @@ def _reverse_path(given: str, origin: str | None) -> str:
         raise click.BadParameter(str(error), param_hint="'--mail-from'") from error
 
 
-def _recipient(settings: Settings, given: str, origin: str | None) -> tuple[str, str]:
-    """The address as given and its canonical form, as the listener reads a RCPT command."""
+def _recipient(settings: Settings, given: str, origin: str | None) -> str:
+    """The forward path, as the listener reads it in a RCPT command."""
     try:
         path = qualified(parse_path(given.strip()), origin)
-        return path, canonical(path if "@" in path else f"{path}@{settings.server.hostname}")
+        canonical(path if "@" in path else f"{path}@{settings.server.hostname}")
     except AddressError as error:
         raise click.BadParameter(str(error), param_hint="'--rcpt'") from error
-
-
-def _facts(settings: Settings, question: Question, at: datetime | None) -> Facts:
-    candidates = question.choice.candidates
-    asked = Transaction(candidates, tuple(key for _, key in question.recipients))
-    lookups = needs(asked, settings.rulebooks[candidates[0].rulebook])
-    facts = using_store(settings, lambda store: store.facts(lookups), read_only=True)
-    if at is not None:  # what the DNS said then is not known
-        return {address: known_at(known, at) for address, known in facts.items()}
-    if settings.policy.check_recipient_domain:
-        return asyncio.run(_with_domains(settings, lookups.addresses, facts))
-    return facts
-
-
-async def _with_domains(settings: Settings, addresses: Sequence[str], facts: Facts) -> Facts:
-    from smtpproxy.pipeline.recipient_domains import RecipientDomains
-    from smtpproxy.resolver import Resolver
-
-    resolver = Resolver(settings.dns, time.monotonic)
-    known = await RecipientDomains(resolver, settings.dns.timeout).null_mx(addresses)
-    return {
-        address: replace(facts.get(address, NO_FACTS), null_mx=known.get(address))
-        for address in addresses
-    }
+    return path
 
 
 def _recorded(settings: Settings, decision_id: str, lang: Lang, kept: Path | None) -> Explanation:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from smtpproxy.cli.common import console
+from smtpproxy.core.explanation import Explanation
 from smtpproxy.explain.account import Account
 from smtpproxy.explain.trace import TraceStep
 from smtpproxy.locale.phrase import Phrase, Time, Value, say
 from smtpproxy.locale.texts import Lang
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline.explanation import Explanation
 from smtpproxy.policy.model import Action
 from smtpproxy.sinks.audit.reader import Outcome
 from smtpproxy.sinks.audit.seal import Seal

@@ -18,7 +18,7 @@ from smtpproxy.config.protocol_checks import protocol_checks
 from smtpproxy.config.tables import tables
 from smtpproxy.config.trust_checks import trust_checks
 from smtpproxy.config.unsubscribe_checks import unsubscribe_checks
-from smtpproxy.policy.model import DEFAULT_STREAM
+from smtpproxy.policy.model import DEFAULT_STREAM, NOTICE_STREAM
 from smtpproxy.settings import Address, TcpAddress, UnixAddress
 
 Document = Mapping[str, Any]
@@ -66,12 +66,18 @@ def _unique_names(document: Document) -> Iterator[Fault]:
             seen.setdefault(same, index)
 
 
+_BUILT_IN = {
+    DEFAULT_STREAM.name: "mail that declares no stream",
+    NOTICE_STREAM.name: "notifications of the relay's own",
+}
+
+
 def _streams(document: Document) -> Iterator[Fault]:
     for index, stream in tables(document, "stream"):
-        if stream.get("name") == DEFAULT_STREAM.name:
+        if stream.get("name") in _BUILT_IN:
             yield Fault(
                 ("stream", index, "name"),
-                f'"{DEFAULT_STREAM.name}" is built in, for mail that declares no stream:'
+                f'"{stream["name"]}" is built in, for {_BUILT_IN[stream["name"]]}:'
                 " choose another name",
             )
         if stream.get("class") == "marketing" and "purpose" not in stream:

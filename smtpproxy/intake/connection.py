@@ -59,11 +59,11 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             self._cause = "refused"
             self._door.deadlines.forget(self._deadline)
-            self._door.parts.emit(ConnectionRefused(self._settings.name, self._peer, refusal))
+            self._door.services.emit(ConnectionRefused(self._settings.name, self._peer, refusal))
             self._refused(refusal)
             self._transport.close()
             return
-        self._door.parts.emit(ConnectionOpened(self._settings.name, self._peer))
+        self._door.services.emit(ConnectionOpened(self._settings.name, self._peer))
         self._admitted()
         self._door.start(self._run())
 
@@ -118,17 +118,17 @@ class Connection(asyncio.Protocol):
     def _failed(self, error: Exception) -> None:
         """Say that the session met a fault of ours."""
         text = f"{type(error).__name__}: {error}"
-        self._door.parts.emit(Failed(self._settings.name, "internal", text))
+        self._door.services.emit(Failed(self._settings.name, "internal", text))
         self._door.unexpected(error)
 
     def _limited(self, limit: Limit) -> None:
-        self._door.parts.emit(Limited(self._settings.name, self._peer, limit))
+        self._door.services.emit(Limited(self._settings.name, self._peer, limit))
 
     def _leave(self) -> None:
         """The last thing of all."""
         seconds = self._door.deadlines.now() - self._began
         self._door.leave(self, self._peer)
-        self._door.parts.emit(
+        self._door.services.emit(
             ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)
         )
 

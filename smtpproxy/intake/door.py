@@ -4,9 +4,13 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from smtpproxy.auth.authenticator import MECHANISMS, Authenticator
+from smtpproxy.core.effects import Effect, Steps
+from smtpproxy.core.perform import drive
+from smtpproxy.core.services import Services
+from smtpproxy.core.streams import StreamTable
 from smtpproxy.events import ConnectionRefused, FilesRead
 from smtpproxy.intake.handshake import Handshakes
 from smtpproxy.intake.limits import ConnectionLimits, Refusal
@@ -14,7 +18,6 @@ from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.intake.rates import ClientRates
 from smtpproxy.intake.trusted import TrustedHosts
 from smtpproxy.intake.vestibule import Vestibule
-from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.settings import ListenerSettings, ServerSettings
@@ -32,6 +35,9 @@ class Session(Protocol):
     def cut(self) -> None: ...
 
 
+T = TypeVar("T")
+
+
 class Door:
     """A front door: admits connections, keeps count of them, and closes in good order."""
 
@@ -39,7 +45,8 @@ class Door:
         self,
         listener: ListenerSettings,
         server: ServerSettings,
-        parts: Parts,
+        services: Services,
+        perform: Callable[[Effect[Any]], Any],
         streams: StreamTable,
         deadlines: Deadlines,
         spool: Spool,
@@ -51,7 +58,8 @@ class Door:
         """Raises TlsError where the listener's certificate cannot serve."""
         self.listener = listener
         self.server = server
-        self.parts = parts
+        self.services = services
+        self.perform = perform
         self.streams = streams
         self.deadlines = deadlines
         self.spool = spool
@@ -73,6 +81,10 @@ class Door:
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Server | Vestibule | None = None
         self._named: dict[int, str] = {}  # by file number: clients that a PROXY header named
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Run the steps of a transaction to their end."""
+        return await drive(steps, self.perform)
 
     async def open(
         self, sock: socket.socket, session: Callable[["Door"], asyncio.Protocol]
@@ -146,7 +158,7 @@ class Door:
 
         def changed(error: TlsError | None) -> None:
             text = None if error is None else f"{error.key}: {error}"
-            self.parts.emit(FilesRead(listener.name, "certificate", text))
+            self.services.emit(FilesRead(listener.name, "certificate", text))
 
         files = TlsFiles(listener.certificate, listener.private_key, listener.client_ca)
         return ServerTls(files, time.monotonic, changed)
@@ -163,7 +175,7 @@ class Door:
         if self.tls is None:
             return None
         patience = self.listener.handshake_timeout
-        return Handshakes(self.listener.name, self.tls, patience, self.parts.emit)
+        return Handshakes(self.listener.name, self.tls, patience, self.services.emit)
 
     def _vestibule(self, protocol: Callable[[], asyncio.Protocol]) -> Vestibule:
         """Sessions begin only when the client is known, and inside TLS where that is implicit."""
@@ -173,7 +185,7 @@ class Door:
         async def connect(connection: socket.socket, client: str) -> None:
             refusal = self._refusal(client, rated=True) if implicit is not None else None
             if refusal is not None:  # before a handshake that costs
-                self.parts.emit(ConnectionRefused(self.listener.name, client, refusal))
+                self.services.emit(ConnectionRefused(self.listener.name, client, refusal))
                 connection.close()
                 return
             number = connection.fileno()
@@ -197,7 +209,7 @@ class Door:
             room=self._limits.total,
             deadlines=self.deadlines,
             admit=lambda connection, client: self.start(connect(connection, client)),
-            emit=self.parts.emit,
+            emit=self.services.emit,
         )
 
     async def drain(self) -> None:

@@ -4,8 +4,8 @@ import asyncio
 
 from msgspec.structs import asdict, replace
 
+from smtpproxy.core.streams import StreamChoice, StreamTable, permits
 from smtpproxy.events import Client
-from smtpproxy.pipeline.streams import StreamChoice, StreamTable, permits
 from smtpproxy.settings import Credential
 from smtpproxy.tls import peer as certificate_of
 from smtpproxy.wire.forwarding import Told

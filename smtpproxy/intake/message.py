@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from smtpproxy.auth.attempts import network_of
+from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.intake import replies
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.identity import Identity
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline import MailTransaction
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import ListenerSettings
 from smtpproxy.wire.commands import Mail
@@ -17,10 +17,10 @@ _UNHURRIED = 60.0
 """Seconds of content that count for no rate: an app may make its message while it sends it."""
 
 
-def begin(door: Door, client: Identity, mail: Mail, engine: ServerConnection) -> MailTransaction:
+def begin(door: Door, client: Identity, mail: Mail, engine: ServerConnection) -> RelayTransaction:
     """Begin the transaction of a MAIL that was answered."""
-    return MailTransaction(
-        door.parts,
+    return RelayTransaction(
+        door.services,
         client.record,
         MailParameters(
             mail.reverse_path,

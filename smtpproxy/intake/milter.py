@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from smtpproxy.core.edits import UNSUBSCRIBE
+from smtpproxy.core.milter import Advice, MilterTransaction
+from smtpproxy.core.streams import permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.connection import AT_ONCE, EventConnection
@@ -20,9 +23,6 @@ from smtpproxy.intake.milter_terms import (
 )
 from smtpproxy.mail.path import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline.advised import Advice, AdvisedTransaction
-from smtpproxy.pipeline.edits import UNSUBSCRIBE
-from smtpproxy.pipeline.streams import permits
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Steps
 from smtpproxy.wire.milter import replies as packets
@@ -147,7 +147,7 @@ class MilterSession(EventConnection):
             else:
                 self._pause()
         except MilterError as error:
-            self._door.parts.emit(Failed(self._settings.name, "protocol", str(error)))
+            self._door.services.emit(Failed(self._settings.name, "protocol", str(error)))
             self._end("protocol")
             return
         within = bool(self._engine.buffered) or self._write_paused
@@ -196,8 +196,8 @@ class MilterSession(EventConnection):
             macro("i") or "",
         )
         by_smtp = not without_smtp(macro)
-        transaction = AdvisedTransaction(
-            self._door.parts,
+        transaction = MilterTransaction(
+            self._door.services,
             client,
             reverse_path,
             self._door.streams.choice(self._settings.name, reverse_path, credential),
@@ -213,7 +213,7 @@ class MilterSession(EventConnection):
         )
         if credential is not None and not permits(credential, reverse_path):
             refusal = refusal or replies.SENDER_REFUSED
-            self._door.parts.emit(SenderRefused(self._settings.name, client.peer))
+            self._door.services.emit(SenderRefused(self._settings.name, client.peer))
         self._message.refusal = refusal  # told at RCPT: MTAs are asked not to wait for MAIL
 
     def _reverse_path(self, path: str) -> tuple[str, Reply | None]:
@@ -239,7 +239,7 @@ class MilterSession(EventConnection):
             keep(what)
         except OSError as error:
             self._spool_failed = True
-            self._door.parts.emit(Failed(self._settings.name, "spool", str(error)))
+            self._door.services.emit(Failed(self._settings.name, "spool", str(error)))
 
     def _forget_message(self) -> None:
         self._spool_failed = False
@@ -264,7 +264,7 @@ class MilterSession(EventConnection):
         message.refused += refusal is not None
         self._answer(packets.CONTINUE if refusal is None else packets.reply_code(refusal))
 
-    async def _judge(self, transaction: AdvisedTransaction, path: str) -> Reply | None:
+    async def _judge(self, transaction: MilterTransaction, path: str) -> Reply | None:
         """Return the refusal of a recipient, or None."""
         try:
             mailbox = parse_path(path)
@@ -277,7 +277,7 @@ class MilterSession(EventConnection):
             return _TOO_MANY
         if "@" not in mailbox or forgets_recipient(self._engine.macro):
             transaction.keep_together()
-        return await transaction.recipient(recipient)
+        return await self._door.run(transaction.recipient(recipient))
 
     async def _end_of_message(self, end: EndOfMessage) -> None:
         message = self._message
@@ -307,9 +307,10 @@ class MilterSession(EventConnection):
         queue_id = self._engine.macro("i") or ""
         progress = asyncio.get_running_loop().create_task(self._show_progress())
         try:
-            advice = await message.transaction.message(
+            steps = message.transaction.message(
                 message.header(), message.size, queue_id, message.text()
             )
+            advice = await self._door.run(steps)
         finally:
             progress.cancel()
         if advice.reply is None:
@@ -328,7 +329,7 @@ class MilterSession(EventConnection):
         """
         edits = [packets.delete_recipient(f"<{path}>") for path in advice.deleted]
         if Actions.CHANGE_HEADERS in self._engine.agreed.actions:
-            name = self._door.parts.stream_header
+            name = self._door.services.stream_header
             numbers = range(advice.stream_headers, 0, -1)
             edits += [packets.delete_header(name, number) for number in numbers]
             if advice.unsubscribe is not None:

@@ -1,8 +1,8 @@
 """One message as a milter is told of it: header fields, then octets of body."""
 
+from smtpproxy.core.content_checks import READ_LIMIT
+from smtpproxy.core.milter import MilterTransaction
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline.advised import AdvisedTransaction
-from smtpproxy.pipeline.closer import READ_LIMIT
 from smtpproxy.relay.content import Body, Content, Spool
 from smtpproxy.wire.events import ContentProblem
 from smtpproxy.wire.incoming import HeaderLimits
@@ -32,7 +32,7 @@ class MilterMessage:
 
     def __init__(
         self,
-        transaction: AdvisedTransaction,
+        transaction: MilterTransaction,
         spool: Spool,
         limits: HeaderLimits,
         *,

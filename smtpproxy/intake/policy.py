@@ -2,6 +2,9 @@
 
 import asyncio
 
+from smtpproxy.core.delegation import DelegatedTransaction
+from smtpproxy.core.outcome import TEMPORARY_FAILURE
+from smtpproxy.core.streams import permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.connection import Connection
@@ -9,9 +12,6 @@ from smtpproxy.intake.door import Door
 from smtpproxy.intake.policy_terms import credential, external
 from smtpproxy.mail.path import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline.consulted import ConsultedTransaction
-from smtpproxy.pipeline.judged import TEMPORARY_FAILURE
-from smtpproxy.pipeline.streams import permits
 from smtpproxy.wire.policy_delegation import (
     DUNNO,
     REQUEST_LIMIT,
@@ -34,7 +34,7 @@ class PolicySession(Connection):
         self._due = False  # whether the MTA waits for an answer
         self._within = False  # whether it has begun a request, and a deadline for that
         self._instance = ""  # the MTA's name for the message under way
-        self._message: ConsultedTransaction | None = None
+        self._message: DelegatedTransaction | None = None
         self._asked: set[str] = set()  # its recipients that were not refused
         self._refusals = 0  # how many of them were
 
@@ -83,7 +83,7 @@ class PolicySession(Connection):
                 self._adjust_reading()
                 self._answer(DUNNO if refusal is None else str(refusal))
         except PolicyError as error:
-            self._door.parts.emit(Failed(self._settings.name, "protocol", str(error)))
+            self._door.services.emit(Failed(self._settings.name, "protocol", str(error)))
             self._end("protocol")
         except Exception as error:  # a fault of ours must not pass mail, nor lose the session
             self._failed(error)
@@ -135,7 +135,7 @@ class PolicySession(Connection):
         except PathError as error:
             self._refusals += 1
             return replies.bad_recipient(error)
-        refusal = await message.recipient(recipient)
+        refusal = await self._door.run(message.recipient(recipient))
         if refusal is None:
             self._asked.add(request.get("recipient"))
         else:
@@ -152,19 +152,19 @@ class PolicySession(Connection):
         if isinstance(message, Reply):
             return message
         path, count = request.get("recipient"), request.recipient_count
-        if path:
-            return None if path in self._asked else await self._recipient(request)
-        if 0 < count <= message.permitted:
-            return None
+        if path and path not in self._asked:
+            return await self._recipient(request)
+        if path or 0 < count <= message.permitted:
+            return await self._door.run(message.still_permitted())
         text = (
             f"{count} recipients at {request.state}, of whom {message.permitted} were asked about"
             " at RCPT on this connection: is check_policy_service in smtpd_recipient_restrictions,"
             " with nothing before it that permits?"
         )
-        self._door.parts.emit(Failed(self._settings.name, "protocol", text))
+        self._door.services.emit(Failed(self._settings.name, "protocol", text))
         return TEMPORARY_FAILURE
 
-    def _message_of(self, request: PolicyRequest) -> ConsultedTransaction | Reply:
+    def _message_of(self, request: PolicyRequest) -> DelegatedTransaction | Reply:
         """The message that is asked about, or the refusal for its sender's sake."""
         instance = request.get("instance")
         if self._message is not None and instance and instance == self._instance:
@@ -179,7 +179,7 @@ class PolicySession(Connection):
         proven = credential(request, streams) if believed else None
         if proven is not None and not permits(proven, sender):
             peer = request.get("client_address")
-            self._door.parts.emit(SenderRefused(self._settings.name, peer))
+            self._door.services.emit(SenderRefused(self._settings.name, peer))
             return replies.SENDER_REFUSED
         client = Client(
             self._settings.name,
@@ -190,7 +190,7 @@ class PolicySession(Connection):
         )
         choice = streams.choice(self._settings.name, sender, proven)
         self._instance = instance
-        self._message = ConsultedTransaction(self._door.parts, client, sender, choice)
+        self._message = DelegatedTransaction(self._door.services, client, sender, choice)
         return self._message
 
     def _path(self, request: PolicyRequest, name: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 
-from smtpproxy.pipeline.streams import StreamTable
+from smtpproxy.core.streams import StreamTable
 from smtpproxy.settings import Credential
 from smtpproxy.wire.policy_delegation import PolicyRequest
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from smtpproxy.core.outcome import BAD_ADDRESS
 from smtpproxy.events import Limit
 from smtpproxy.mail.path import PathError
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline.judged import BAD_ADDRESS
 from smtpproxy.wire.events import ContentProblem
 from smtpproxy.wire.incoming import HeaderLimits
 

@@ -1,9 +1,10 @@
-"""The SMTP intake: one session between a client and the pipeline."""
+"""The SMTP intake: one session between a client and the upstream."""
 
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.events import Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.auth import AuthDialog
@@ -14,7 +15,6 @@ from smtpproxy.intake.limits import Refusal
 from smtpproxy.intake.message import begin, final, patience
 from smtpproxy.intake.stream import ClientStream
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline import MailTransaction
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.wire.commands import (
@@ -49,7 +49,7 @@ class SmtpSession(ClientStream):
 
     def __init__(self, door: Door) -> None:
         engine = ServerConnection(
-            door.parts.hostname,
+            door.services.hostname,
             size_limit=door.server.data_size_limit,
             header_limits=door.header_limits,
             bare_newline=door.server.bare_newline,
@@ -65,7 +65,7 @@ class SmtpSession(ClientStream):
         super().__init__(door, engine)
         self._client = Identity(door.listener.name, door.streams)
         self._auth: AuthDialog | None = None
-        self._transaction: MailTransaction | None = None
+        self._transaction: RelayTransaction | None = None
         self._mail: Mail | None = None
         self._content: Content | None = None
         self._content_began = 0.0
@@ -168,7 +168,7 @@ class SmtpSession(ClientStream):
             if door.authenticator is None:
                 raise RuntimeError("AUTH on a listener without users")
             self._auth = AuthDialog(
-                door.authenticator, self._settings.name, self._client.peer, door.parts.emit
+                door.authenticator, self._settings.name, self._client.peer, door.services.emit
             )
         reply = await self._auth.reply(event)
         if self._auth.user:
@@ -222,7 +222,7 @@ class SmtpSession(ClientStream):
 
     def _mail_from(self, mail: Mail) -> None:
         if not self._client.may_send_from(mail.reverse_path):
-            self._door.parts.emit(SenderRefused(self._settings.name, self._client.peer))
+            self._door.services.emit(SenderRefused(self._settings.name, self._client.peer))
             self._answer(replies.SENDER_REFUSED)
             return
         rates = self._door.rates
@@ -252,7 +252,7 @@ class SmtpSession(ClientStream):
             self._content.append(chunk.data)
         except OSError as error:
             self._spool_failed = True
-            self._door.parts.emit(Failed(self._settings.name, "spool", str(error)))
+            self._door.services.emit(Failed(self._settings.name, "spool", str(error)))
 
     def _hello(self, hello: Hello) -> None:
         self._abort()
@@ -307,7 +307,9 @@ class SmtpSession(ClientStream):
             self._door, self._client, cast(Mail, self._mail), self._engine
         )
         self._transaction = transaction
-        answers = list(await transaction.recipients(asked[:permitted])) if permitted else []
+        answers: list[Reply] = []
+        if permitted:
+            answers += await self._door.run(transaction.recipients(asked[:permitted]))
         answers += [replies.RATE_LIMIT] * (len(asked) - permitted)
         self._write(b"".join([self._engine.answer(reply) for reply in answers]))
 
@@ -323,7 +325,7 @@ class SmtpSession(ClientStream):
                 transaction.abort()
                 answers = [self._content_refusal(end.problem)] * transaction.accepted
             else:
-                answers = await transaction.message(content)
+                answers = await self._door.run(transaction.message(content))
             self._write(final(self._engine, answers, self._mail))
         except BaseException:
             transaction.abort()

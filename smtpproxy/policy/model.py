@@ -35,6 +35,7 @@ from smtpproxy.policy.terms import (
 
 __all__ = [
     "DEFAULT_STREAM",
+    "NOTICE_STREAM",
     "NO_FACTS",
     "Action",
     "Alignment",
@@ -146,6 +147,9 @@ class Stream(Struct, frozen=True, omit_defaults=True):
 
 DEFAULT_STREAM = Stream(name="default", purpose="marketing", check_dkim=True)
 """Where undeclared mail goes: marketing, purpose `marketing`, the strict rules."""
+
+NOTICE_STREAM = Stream(name="notices", stream_class=StreamClass.TRANSACTIONAL)
+"""What the relay itself writes to senders: who is suppressed for all mail gets none of it."""
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):

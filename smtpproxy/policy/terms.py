@@ -186,6 +186,7 @@ class Reason(StrEnum):
     SENDER_UNIDENTIFIED = "sender_unidentified"
     SUBJECT_MISLEADING = "subject_misleading"
     BULK_UNDECLARED = "bulk_undeclared"
+    SINGLE_RECIPIENT_REQUIRED = "single_recipient_required"
     RECIPIENTS_REFUSED = "recipients_refused"  # on_mixed = "refuse", or nobody is left
     # internal failures
     TEMPORARY_FAILURE = "temporary_failure"

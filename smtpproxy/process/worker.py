@@ -8,37 +8,40 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
 from smtpproxy.auth.authenticator import Authenticator
+from smtpproxy.core.perform import Performer
+from smtpproxy.core.services import services_of
+from smtpproxy.core.streams import StreamTable
+from smtpproxy.core.unsubscribe_links import UnsubscribeLinks
 from smtpproxy.events import DnsAsked, Event, FilesRead
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.intake.sessions import SESSIONS
-from smtpproxy.pipeline import Parts, StreamTable
-from smtpproxy.pipeline.way_out import Links
-from smtpproxy.policy.model import DEFAULT_STREAM, Alignment
+from smtpproxy.policy.model import Alignment
 from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshot import Snapshot
-from smtpproxy.store import open_alike, open_mailings, open_store
+from smtpproxy.store import open_alike, open_copies, open_mailings, open_store
 from smtpproxy.store.key_file import load_keys
 from smtpproxy.store.unsubscribe_keys import link_ring
 from smtpproxy.ulid import UlidFactory
 
 if TYPE_CHECKING:
-    from smtpproxy.pipeline.organisations import Organisations
-    from smtpproxy.pipeline.recipient_domains import RecipientDomains
+    from smtpproxy.core.organisations import Organisations
+    from smtpproxy.core.recipient_domains import RecipientDomains
     from smtpproxy.relay.dkim.signing import Signer
     from smtpproxy.relay.dkim.verifying import Verifier
     from smtpproxy.resolver import Resolver
@@ -114,27 +117,29 @@ class Worker:
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
         self._alike = open_alike(settings.store) if settings.counts_alike else None
+        self._copies = open_copies(settings.store, now) if settings.adds_ways_out else None
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
         )
-        parts = Parts(
-            hostname=server.hostname,
-            stream_header=server.stream_header,
-            on_mixed=settings.policy.on_mixed,
-            rulebooks=settings.rulebooks,
-            store=self._store,
-            upstream=self._pool,
-            audit=self._journal,
-            emit=self._emit,
+        signer = self._signer()
+        services = services_of(
+            settings,
             now=now,
             ticks=time.perf_counter,
             new_id=new_id,
-            source_header=settings.source_header,
+            emit=self._emit,
+            note_outcome=self._journal.outcome,
+            open_upstream=partial(UpstreamTransaction, self._pool),
+            links=self._links(),
+            signing_keys=None if signer is None else signer.keys,
+        )
+        perform = Performer(
+            self._store,
+            self._journal,
             mailings=self._mailings,
             alike=self._alike,
-            undeclared=settings.streams[DEFAULT_STREAM.name],
-            links=self._links(),
-            signer=self._signer(),
+            copies=self._copies,
+            signer=signer,
             verifier=self._verifier(),
             domains=self._domains(),
             organisations=self._organisations(),
@@ -149,7 +154,8 @@ class Worker:
             Door(
                 listener,
                 server,
-                parts,
+                services,
+                perform,
                 streams,
                 deadlines,
                 spool,
@@ -178,6 +184,8 @@ class Worker:
             self._mailings.close()
         if self._alike is not None:
             self._alike.close()
+        if self._copies is not None:
+            self._copies.close()
         await self._store.close()
         structlog.get_logger().info("worker drained")
 
@@ -210,7 +218,7 @@ class Worker:
             changed=lambda error: self._emit(FilesRead("", "users", error)),
         )
 
-    def _links(self) -> Links | None:
+    def _links(self) -> UnsubscribeLinks | None:
         settings, state_dir = self._settings, self._settings.server.state_dir
         if not settings.adds_ways_out or settings.web is None or settings.web.public_url is None:
             return None
@@ -219,7 +227,7 @@ class Worker:
             key = load_keys(state_dir).newest  # read each time: it is rare, and may be replaced
             return key.text(key.pair(address))
 
-        return Links(link_ring(state_dir), settings.web.public_url, key_text)
+        return UnsubscribeLinks(link_ring(state_dir), settings.web.public_url, key_text)
 
     def _signer(self) -> "Signer | None":
         """Loaded where there are keys: who has none does not pay for it."""
@@ -241,7 +249,7 @@ class Worker:
     def _domains(self) -> "RecipientDomains | None":
         if not self._settings.policy.check_recipient_domain:
             return None
-        from smtpproxy.pipeline.recipient_domains import RecipientDomains
+        from smtpproxy.core.recipient_domains import RecipientDomains
 
         return RecipientDomains(self._resolver, self._settings.dns.timeout)
 
@@ -249,7 +257,7 @@ class Worker:
         streams = self._settings.streams.values()
         if not any(stream.alignment is Alignment.RELAXED for stream in streams):
             return None
-        from smtpproxy.pipeline.organisations import Organisations
+        from smtpproxy.core.organisations import Organisations
 
         resolver = self._resolver
         return Organisations(lambda name: resolver.lookup(name, "TXT"))

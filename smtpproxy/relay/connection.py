@@ -178,9 +178,16 @@ class UpstreamConnection(asyncio.Protocol):
             await self._writable
 
     def reset(self, patience: float) -> None:
-        """End the open transaction; nobody waits for the reply."""
+        """End the open transaction; nobody waits for the reply.
+
+        An upstream that refuses may have kept the transaction: then the connection is closed.
+        """
         (self._reset,) = self.send(_RSET, 1, patience)
-        self._reset.add_done_callback(_ignore)
+        self._reset.add_done_callback(self._was_reset)
+
+    def _was_reset(self, reply: asyncio.Future[Reply]) -> None:
+        if not reply.cancelled() and reply.exception() is None and reply.result().code >= 300:
+            self._fail(UpstreamLost(f"upstream answers RSET with {reply.result()}"))
 
     async def settled(self) -> None:
         """Wait for the reply to RSET, for an upstream that takes one command at a time."""

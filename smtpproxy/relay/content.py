@@ -4,6 +4,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 from msgspec import Struct
@@ -60,7 +61,16 @@ class Content:
     `append` raises OSError when the spool cannot take it (disk full).
     """
 
-    __slots__ = ("_body", "_chunks", "_file", "_header_size", "_in_memory", "_spool", "size")
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_digest",
+        "_file",
+        "_header_size",
+        "_in_memory",
+        "_spool",
+        "size",
+    )
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -69,6 +79,7 @@ class Content:
         self._file: int | None = None
         self._header_size: int | None = None
         self._body: Body | None = None
+        self._digest = b""
         self.size = 0
 
     def append(self, chunk: bytes) -> None:
@@ -120,6 +131,15 @@ class Content:
             if skip < len(chunk):
                 yield chunk[skip:] if skip else chunk
             skip = max(skip - len(chunk), 0)
+
+    def digest(self) -> bytes:
+        """A hash of the whole content as it came."""
+        if not self._digest:
+            hashed = blake2b(digest_size=32)
+            for piece in self.pieces():
+                hashed.update(piece)
+            self._digest = hashed.digest()
+        return self._digest
 
     def body(self) -> Body:
         """What follows the header section."""

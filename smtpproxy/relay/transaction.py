@@ -67,7 +67,7 @@ class UpstreamTransaction:
             raise self._error
         if self._mail_refusal is not None:
             return [self._mail_refusal] * len(asked)
-        self._end_of_turn()
+        self.end_turn()
         again: Sequence[Rcpt] = ()
         try:
             if self._connection is None:
@@ -101,19 +101,16 @@ class UpstreamTransaction:
         self._deadline = self._pool.deadlines.watch(give_back)
         self._deadline.at = self._pool.deadlines.now() + self._pool.settings.hold_timeout
 
-    async def keep(self) -> None:
-        """It is our turn until the end: have the connection back if it was given back.
-
-        Raises UpstreamError, also where a recipient is refused who was accepted before.
-        """
-        self._end_of_turn()
-        if self._connection is None:
-            await self.recipients(())
-
-    def _end_of_turn(self) -> None:
+    def end_turn(self) -> None:
+        """The client's turn is over: what is open stays so, what was given back is begun anew."""
         if self._deadline is not None:
             self._pool.deadlines.forget(self._deadline)
             self._deadline = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what was accepted still is."""
+        return self._connection is not None
 
     @property
     def takes_all(self) -> bool:
@@ -278,7 +275,7 @@ class UpstreamTransaction:
         return xforward_command(self._mail.client, takes) if takes and self._mail.client else b""
 
     def _release(self, connection: UpstreamConnection) -> None:
-        self._end_of_turn()
+        self.end_turn()
         self._connection = None
         self._pool.release(connection)
 

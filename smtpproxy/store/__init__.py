@@ -1,9 +1,12 @@
 """What is known of addresses: suppressions, contacts and their consent acts."""
 
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store.alike import AlikeLog
+from smtpproxy.store.copies import CopyLedger
 from smtpproxy.store.mailings import MailingLog
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 
@@ -47,6 +50,17 @@ def open_alike(settings: StoreSettings) -> AlikeLog:
     from smtpproxy.store.sqlite.alike import SqliteAlike
 
     return SqliteAlike(path, settings.timeout)
+
+
+def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLedger:
+    """Open the ledger of copies that wait for a final answer, for one event loop; close it.
+
+    Raises StoreMisconfigured.
+    """
+    path = store_path(settings)
+    from smtpproxy.store.sqlite.copies import SqliteCopies
+
+    return SqliteCopies(path, settings.timeout, now)
 
 
 def store_path(settings: StoreSettings) -> Path:

@@ -70,6 +70,10 @@ class MemoryStore(MemoryPropagation, MemoryExchange, MemoryImports, MemoryRetent
                 facts[address] = known
         return facts
 
+    async def version(self) -> object:
+        self._check()
+        return object()  # it keeps no count of its changes
+
     def _known(self, address: str, lookups: Lookups) -> RecipientFacts | None:
         known = self._contacts.get(address) if lookups.contacts else None
         found = RecipientFacts(

@@ -115,6 +115,14 @@ class FactReader(Protocol):
         """Return what is known of `lookups.addresses`, as one consistent read."""
         ...
 
+    async def version(self) -> object:
+        """Return the state of the store: equal values mean that `facts` says the same.
+
+        Asked for before `facts`, it is never newer than what `facts` says. Cheap: on SQLite no
+        second read.
+        """
+        ...
+
 
 class SuppressionStore(Protocol):
     async def add_suppressions(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from smtpproxy.core import content_checks
 from smtpproxy.intake import smtp
 from smtpproxy.intake.connection import AT_ONCE
 from smtpproxy.intake.milter import MilterSession
@@ -23,7 +24,6 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import ShownText, shown_text
-from smtpproxy.pipeline import closer
 from smtpproxy.policy.bulk_signs import bulk_markers
 from smtpproxy.policy.closer import look_closer
 from smtpproxy.policy.features import read_features, read_identity
@@ -313,8 +313,8 @@ def test_a_large_text_is_read_in_a_thread(
         readers.append(threading.get_ident())
         return read_shown(*arguments)
 
-    read_shown = closer.read_shown
-    monkeypatch.setattr(closer, "read_shown", read)
+    read_shown = content_checks._shown
+    monkeypatch.setattr(content_checks, "_shown", read)
     intake = listen({"stream": [{**stream, "body_optout": True} for stream in STREAMS[:1]]})
     loop = intake.call(_thread()).result(10)
     body = "Unsubscribe: https://unsubscribe.shop.example/x\r\n" + "x\r\n" * (octets // 3)

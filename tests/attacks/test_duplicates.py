@@ -5,8 +5,6 @@ A retry that a 4xx asked for sends what is missing. A second sending after a 250
 
 from collections.abc import Callable
 
-import pytest
-
 from tests.attacks.clients import SENDER, adding
 from tests.kit.messages import marketing
 from tests.kit.relay import RelayProcess
@@ -35,7 +33,6 @@ def notices(mta: FakeUpstream) -> list[bytes]:
     return [each.data for each in mta.messages if each.sender == ""]
 
 
-@pytest.mark.xfail(strict=True, reason="each retry mails all the others again: 6 copies")
 def test_a_retry_mails_nobody_twice(filled: StartFilled) -> None:
     """One recipient is refused for good, and the notice of that is not taken for now."""
     mail = bare()
@@ -47,7 +44,6 @@ def test_a_retry_mails_nobody_twice(filled: StartFilled) -> None:
         assert copies(mta) == {JEANNE: 1, DESK: 1}
 
 
-@pytest.mark.xfail(strict=True, reason="each retry mails all the others again: 2 copies")
 def test_a_retry_is_answered_for_all_once_the_notice_is_taken(filled: StartFilled) -> None:
     mail = bare()
     with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
@@ -62,7 +58,6 @@ def test_a_retry_is_answered_for_all_once_the_notice_is_taken(filled: StartFille
         assert JEANNE.encode() not in notice
 
 
-@pytest.mark.xfail(strict=True, reason="each retry mails all the others again: 2 copies")
 def test_a_retry_mails_who_is_missing(filled: StartFilled) -> None:
     mail = bare()
     with FakeUpstream(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER)) as mta:
@@ -74,7 +69,6 @@ def test_a_retry_mails_who_is_missing(filled: StartFilled) -> None:
         assert notices(mta) == []
 
 
-@pytest.mark.xfail(strict=True, reason="each retry mails all the others again: 2 copies")
 def test_a_retry_after_a_crash_mails_who_is_missing(filled: StartFilled) -> None:
     mail = bare()
     with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
@@ -87,7 +81,6 @@ def test_a_retry_after_a_crash_mails_who_is_missing(filled: StartFilled) -> None
         assert copies(mta) == {JEANNE: 1, PAUL: 1, DESK: 1}
 
 
-@pytest.mark.xfail(strict=True, reason="the retry mails all the others again: 2 copies")
 def test_a_retry_over_another_connection_to_fewer_recipients(filled: StartFilled) -> None:
     """A client may leave out whom it has given up meanwhile, and name the others in any order."""
     mail = bare()
@@ -98,7 +91,6 @@ def test_a_retry_over_another_connection_to_fewer_recipients(filled: StartFilled
         assert copies(mta) == {JEANNE: 1, DESK: 1}
 
 
-@pytest.mark.xfail(strict=True, reason="the retry mails all the others again: 2 copies")
 def test_a_retry_after_the_upstream_was_lost(filled: StartFilled) -> None:
     """Whoever was surely mailed is not mailed again; of the last one nobody knows."""
     mail = bare()
@@ -131,7 +123,6 @@ def test_another_message_after_a_4xx_is_no_retry(filled: StartFilled) -> None:
         assert copies(mta) == {JEANNE: 3, PAUL: 2}
 
 
-@pytest.mark.xfail(strict=True, reason="the second sending after the retry mails JEANNE 3 times")
 def test_a_sending_after_the_retry_was_answered_250_is_a_new_one(filled: StartFilled) -> None:
     mail = bare()
     with FakeUpstream(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER)) as mta:

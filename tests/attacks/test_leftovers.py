@@ -100,18 +100,9 @@ def test_an_answer_that_names_who_was_erased_is_not_written(filled: StartFilled)
 # the store's side files
 
 
-READS_ON = pytest.mark.xfail(
-    strict=True, reason="it is mailed: the relay reads on in what was removed"
-)
-
-
 @pytest.mark.parametrize(
     "names",
-    [
-        pytest.param(("-wal", "-shm"), marks=READS_ON),
-        pytest.param(("-shm",), marks=READS_ON),
-        ("-wal",),
-    ],
+    [("-wal", "-shm"), ("-shm",), ("-wal",)],
     ids="and".join,
 )
 def test_a_suppression_counts_when_the_files_beside_the_store_were_removed(
@@ -137,7 +128,6 @@ def test_a_suppression_counts_when_the_files_beside_the_store_were_removed(
 # connections to the upstream
 
 
-@pytest.mark.xfail(strict=True, reason="503: the connection is kept with its transaction open")
 @pytest.mark.parametrize("refusal", ["502 5.5.1 not implemented", "451 4.3.0 later"])
 def test_an_upstream_that_does_not_reset_costs_the_next_message_nothing(
     filled: StartFilled, refusal: str
@@ -151,7 +141,6 @@ def test_an_upstream_that_does_not_reset_costs_the_next_message_nothing(
         assert len(mta.messages) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="503: the connection is kept with its transaction open")
 def test_a_refused_message_on_an_upstream_that_does_not_reset(filled: StartFilled) -> None:
     """In one session: the client's next message is another's business."""
     with FakeUpstream(At("rset", Reply("502 5.5.1 not implemented"))) as mta:

@@ -1,16 +1,21 @@
-"""Drives the transactions of `smtpproxy.pipeline` as they are: coroutines over fake parts."""
+"""Drives the transactions of `smtpproxy.core` with every effect in the hands of a test."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from smtpproxy.events import Client, Decided, Event, Relayed
+from smtpproxy.core.delegation import DelegatedTransaction
+from smtpproxy.core.effects import Steps
+from smtpproxy.core.milter import MilterTransaction
+from smtpproxy.core.perform import Performer, drive
+from smtpproxy.core.relaying import RelayTransaction
+from smtpproxy.core.services import Services
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.events import Client, Decided
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline import MailTransaction, Parts, StreamChoice
-from smtpproxy.pipeline.advised import AdvisedTransaction
-from smtpproxy.pipeline.consulted import ConsultedTransaction
 from smtpproxy.policy.model import (
     Action,
     Audience,
@@ -32,7 +37,7 @@ from smtpproxy.relay.content import Content, Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.errors import UpstreamUnreachable
 from smtpproxy.relay.pool import UpstreamPool
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.mailings import Mailed
@@ -45,7 +50,7 @@ from tests.core.world import Result, Upstream, World
 T = TypeVar("T")
 
 _CLIENT = Client("apps", "192.0.2.9", "client.example")
-_TURNS = 12  # of the loop, in which everything that waits for no effect is done
+_TURNS = 40  # of the loop, in which everything that waits for no effect is done
 _GO_ON = Answer(250, "go on")
 
 
@@ -76,20 +81,26 @@ class Present:
         self._tasks: set[asyncio.Task[Any]] = set()
         numbers = count(1)
         outside = _Outside(world, self.loop)
-        self.parts = Parts(
+        self.services = Services(
             hostname="relay.example",
             stream_header="X-Mail-Stream",
             on_mixed=setting.on_mixed,
             rulebooks={"fr": builtin("fr")},
-            store=outside,
-            upstream=self._pool,
-            audit=outside,
             emit=_forget,
+            note_outcome=_forget,
+            open_upstream=partial(UpstreamTransaction, self._pool),
             now=lambda: world.now,
             ticks=lambda: 0.0,
             new_id=lambda: f"{next(numbers):026}",
+            links=_Links(),
+            counts_mailings=True,
+            record_waits=True,
+        )
+        self.perform = Performer(
+            outside,
+            outside,
             mailings=outside,  # type: ignore[arg-type]
-            links=_Links(),  # type: ignore[arg-type]
+            copies=outside,
         )
 
     def begin(self, reverse_path: str, streams: Sequence[str]) -> "_Relayed | _Asked":
@@ -98,14 +109,14 @@ class Present:
         if self._setting.relays:
             each = "each" if self._setting.intake == "lmtp" else None
             mail = MailParameters(reverse_path)
-            transaction = MailTransaction(self.parts, _CLIENT, mail, choice, "ESMTP", each)
+            transaction = RelayTransaction(self.services, _CLIENT, mail, choice, "ESMTP", each)
             return _Relayed(self, transaction)
         if self._setting.intake == "milter":
-            advised = AdvisedTransaction(
-                self.parts, _CLIENT, reverse_path, choice, refuses_at_rcpt=True, can_delete=True
+            advised = MilterTransaction(
+                self.services, _CLIENT, reverse_path, choice, refuses_at_rcpt=True, can_delete=True
             )
             return _Milter(self, advised, self._world)
-        consulted = ConsultedTransaction(self.parts, _CLIENT, reverse_path, choice)
+        consulted = DelegatedTransaction(self.services, _CLIENT, reverse_path, choice)
         return _Policy(self, consulted, self._world)
 
     def settle(self) -> None:
@@ -127,6 +138,9 @@ class Present:
         self.run(self._pool.close)
         self.loop.close()
 
+    async def drive(self, steps: Steps[T]) -> T:
+        return await drive(steps, self.perform)
+
     def ask(self, work: Coroutine[Any, Any, Sequence[Answer]], about: Sequence[str]) -> Question:
         question = Question(tuple(about))
 
@@ -144,7 +158,7 @@ class Present:
 
 
 class _Relayed:
-    def __init__(self, driver: Present, transaction: MailTransaction) -> None:
+    def __init__(self, driver: Present, transaction: RelayTransaction) -> None:
         self._driver = driver
         self._transaction = transaction
         self._accepted: list[str] = []
@@ -155,7 +169,8 @@ class _Relayed:
 
     def rcpt(self, *paths: str) -> Question:
         async def work() -> Sequence[Answer]:
-            replies = await self._transaction.recipients([Rcpt(path) for path in paths])
+            asked = self._transaction.recipients([Rcpt(path) for path in paths])
+            replies = await self._driver.drive(asked)
             self._accepted += [p for p, r in zip(paths, replies, strict=True) if r.code < 300]
             return _answers(replies)
 
@@ -165,7 +180,7 @@ class _Relayed:
         async def work() -> Sequence[Answer]:
             spooled = Content(Spool(Path(), threshold=1 << 30))
             spooled.append(stuffed(content))
-            return _answers(await self._transaction.message(spooled))
+            return _answers(await self._driver.drive(self._transaction.message(spooled)))
 
         return self._driver.ask(work(), self._accepted)
 
@@ -177,7 +192,7 @@ class _Asked:
     """What an MTA asks about. It goes on with whoever is not refused."""
 
     def __init__(
-        self, driver: Present, transaction: AdvisedTransaction | ConsultedTransaction, world: World
+        self, driver: Present, transaction: MilterTransaction | DelegatedTransaction, world: World
     ) -> None:
         self._driver = driver
         self._transaction = transaction
@@ -192,7 +207,7 @@ class _Asked:
         (path,) = paths
 
         async def work() -> Sequence[Answer]:
-            reply = await self._transaction.recipient(path)
+            reply = await self._driver.drive(self._transaction.recipient(path))
             if reply is not None:
                 return _answers([reply])
             self._accepted.append(path)
@@ -211,11 +226,12 @@ class _Asked:
 
 
 class _Milter(_Asked):
-    _transaction: AdvisedTransaction
+    _transaction: MilterTransaction
 
     async def _end(self, content: bytes) -> Sequence[Answer]:
         header = content.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-        advice = await self._transaction.message(header, len(content), "4QID")
+        steps = self._transaction.message(header, len(content), "4QID")
+        advice = await self._driver.drive(steps)
         if advice.reply is not None:
             return _answers([advice.reply]) * len(self._accepted)
         self._world.hand_over([each for each in self._accepted if each not in advice.deleted])
@@ -223,11 +239,14 @@ class _Milter(_Asked):
 
 
 class _Policy(_Asked):
-    """As `intake.policy` has it: at the end nothing is judged again."""
+    """As `intake.policy` has it: at the end it is looked again."""
 
-    _transaction: ConsultedTransaction
+    _transaction: DelegatedTransaction
 
     async def _end(self, content: bytes) -> Sequence[Answer]:
+        refusal = await self._driver.drive(self._transaction.still_permitted())
+        if refusal is not None:
+            return _answers([refusal]) * len(self._accepted)
         self._transaction.passed(len(content))
         self._transaction.ended()
         self._world.hand_over(self._accepted)
@@ -240,12 +259,33 @@ class _Outside:
     def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
         self._world = world
         self._loop = loop
+        self._copies: dict[tuple[str, bytes], set[str]] = {}
 
     async def facts(self, lookups: Lookups) -> Facts:
         names = lookups.addresses
         return await self._asked(
             "facts", names, lambda: facts_of(self._world, names), StoreUnavailable
         )
+
+    async def version(self) -> object:
+        state = lambda: {name: facts_of(self._world, [name]) for name in self._world.people}  # noqa: E731
+        return await self._asked("version", [], state, StoreUnavailable)
+
+    async def find(
+        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
+    ) -> frozenset[str]:
+        key = reverse_path, digest()
+        found = lambda: frozenset(forward_paths) & self._copies.get(key, set())  # noqa: E731
+        return await self._asked("copies", [], found, StoreUnavailable)
+
+    async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
+        self._copies.setdefault((reverse_path, digest()), set()).add(forward_path)
+
+    async def forget(self, reverse_path: str, digest: Callable[[], bytes]) -> None:
+        self._copies.pop((reverse_path, digest()), None)
+
+    def close(self) -> None:
+        pass
 
     async def reserve(
         self, id: str, stream: str, addresses: Iterable[str], at: object
@@ -269,9 +309,6 @@ class _Outside:
         names = [each.canonical for each in decided.recipients]
         note = lambda: self._world.journal.append(line)  # noqa: E731
         await self._asked("record", names, note, AuditUnavailable)
-
-    def outcome(self, relayed: Relayed) -> None:
-        pass
 
     async def _asked(
         self,
@@ -371,5 +408,5 @@ def _answers(replies: Sequence[Reply]) -> list[Answer]:
     return [Answer(reply.code, str(reply).partition(" ")[2]) for reply in replies]
 
 
-def _forget(event: Event) -> None:
+def _forget(event: object) -> None:
     pass

@@ -3,22 +3,34 @@
 Small configurations and messages, as many as fit into a few seconds, through both.
 """
 
+import asyncio
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.pipeline import StreamChoice
-from smtpproxy.pipeline.closer import without_counting
-from smtpproxy.pipeline.explanation import Question, explain
-from smtpproxy.policy.features import read_features
-from smtpproxy.policy.model import DEFAULT_STREAM, Action, Mode, Stream
+from smtpproxy.core.dry_run import Question, would_become
+from smtpproxy.core.explanation import explain
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.policy.model import DEFAULT_STREAM, Action, Lookups, Mode, RecipientFacts, Stream
 from smtpproxy.policy.rulebooks import builtin
+from smtpproxy.relay.content import Content, Spool
+from smtpproxy.settings import (
+    ListenerSettings,
+    PolicySettings,
+    ServerSettings,
+    Settings,
+    StoreSettings,
+    TcpAddress,
+    UpstreamSettings,
+)
+from smtpproxy.wire.content import stuffed
 from tests.core.driving import PEOPLE, SENDER, STREAMS, Setting
 from tests.core.present import Present, facts_of, streams
 from tests.core.world import UnderWay, World
@@ -104,23 +116,46 @@ def relayed(case: Case) -> Outcome:
 
 def explained(case: Case) -> Outcome:
     permitted = [case.streams[name] for name in case.names]
-    choice = StreamChoice.of(permitted, permitted[0])
-    features = read_features(HeaderBlock(case.content), "X-Mail-Stream")
-    features = without_counting(choice, DEFAULT_STREAM, features, case.content, case.sender)
-    question = Question(
-        choice=choice,
-        recipients=tuple((name, name) for name in case.recipients),
-        reverse_path=case.sender,
-        features=features,
-        on_mixed=case.on_mixed,  # type: ignore[arg-type]
-    )
     world = case.world
-    found = explain(question, facts_of(world, case.recipients), _BOOKS, world.now)
+    question = Question(
+        choice=StreamChoice.of(permitted, permitted[0]),
+        protocol="smtp",
+        listener="apps",
+        reverse_path=case.sender,
+        recipients=case.recipients,
+        now=world.now,
+    )
+    content = Content(Spool(Path(), threshold=1 << 30))
+    content.append(stuffed(case.content))
+    answers = asyncio.run(would_become(_settings(case), question, content, Facts(world), None))
+    found = explain(question, answers, _BOOKS)
     passes = found.message is None or found.message.action is Action.ALLOW
     allowed = [r.address for r in found.recipients if r.verdict.action is Action.ALLOW]
     mailed = case.recipients if found.observed else allowed if passes else ()
     replies = [*(recipient.reply for recipient in found.recipients), found.message_reply]
     return Outcome(frozenset(mailed), frozenset(_bare(str(reply)) for reply in replies if reply))
+
+
+class Facts:
+    """The store of a world where nobody changes their mind."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def facts(self, lookups: Lookups) -> Mapping[str, RecipientFacts]:
+        return facts_of(self._world, lookups.addresses)
+
+
+def _settings(case: Case) -> Settings:
+    server = ServerSettings("relay.example", Path())
+    listener = ListenerSettings("apps", "smtp", TcpAddress("127.0.0.1", 2525))
+    upstream = UpstreamSettings(TcpAddress("127.0.0.1", 25))
+    return dataclasses.replace(
+        Settings(server, (listener,), upstream, StoreSettings("sqlite:///x")),
+        streams={**case.streams, DEFAULT_STREAM.name: DEFAULT_STREAM},
+        policy=PolicySettings(on_mixed=case.on_mixed),  # type: ignore[arg-type]
+        rulebooks=_BOOKS,
+    )
 
 
 _BOOKS = {"fr": builtin("fr")}
@@ -145,13 +180,6 @@ def differs(case: Case) -> str:
     return f"heard: {unsaid}, explained: {sorted(says.refusals)}" if unsaid else ""
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason="explain has an idea of its own of these")
-
-
-def not_yet(**case: object) -> object:
-    return pytest.param(Case(**case), marks=NOT_YET)  # type: ignore[arg-type]
-
-
 OBSERVED = {"mode": Mode.OBSERVE}
 LATE = {"refuse_at_data": True}
 PAUSED = {"paused": True}
@@ -164,16 +192,16 @@ CASES = {
     "split": Case(withdrawn=(BOB,), on_mixed="split", certain=False),
     "no way out": Case(has_way_out=False),
     "observed": Case(offers=OBSERVED),
-    "late": not_yet(withdrawn=(BOB,), offers=LATE),
-    "late, one reply for all": not_yet(withdrawn=(ANN, BOB), offers=LATE),
-    "late and paused": not_yet(withdrawn=(BOB,), offers={**LATE, **PAUSED}),
-    "uncertain, and one is observed": not_yet(
+    "late": Case(withdrawn=(BOB,), offers=LATE),
+    "late, one reply for all": Case(withdrawn=(ANN, BOB), offers=LATE),
+    "late and paused": Case(withdrawn=(BOB,), offers={**LATE, **PAUSED}),
+    "uncertain, and one is observed": Case(
         suppressed=(BOB,), certain=False, header="receipts", offers=OBSERVED
     ),
-    "uncertain, and one is late": not_yet(
+    "uncertain, and one is late": Case(
         suppressed=(BOB,), certain=False, header="receipts", offers=LATE
     ),
-    "several links and no sender": not_yet(has_way_out=False, offers=ADDED, sender=""),
+    "several links and no sender": Case(has_way_out=False, offers=ADDED, sender=""),
 }
 
 
@@ -206,9 +234,8 @@ cases = st.builds(
 )
 
 
-@pytest.mark.xfail(reason="explain has an idea of its own of what is judged when")
 @settings(
-    max_examples=60,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     database=None,

@@ -15,7 +15,7 @@ from tests.core.driving import PEOPLE, SENDER, Recorded
 Result = Literal["ok", "later", "never", "lost"]
 """`later` and `never` are 4xx and 5xx of the upstream; all but `ok` are failures elsewhere."""
 
-OWN = ("facts", "record", "count", "release")
+OWN = ("facts", "version", "copies", "record", "count", "release")
 """Kinds of effects that the upstream has no part in. `release` takes a count back."""
 
 KEYWORDS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")

@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,16 +23,19 @@ import uvloop
 
 from smtpproxy.auth.authenticator import Authenticator
 from smtpproxy.config.load import parse
+from smtpproxy.core.perform import Performer
+from smtpproxy.core.services import services_of
+from smtpproxy.core.streams import StreamTable
 from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relayed
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.intake.sessions import SESSIONS
-from smtpproxy.pipeline import Parts, StreamTable
 from smtpproxy.process.sockets import listen
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.dkim.signing import Signer
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress
 from smtpproxy.store.memory import MemoryStore
 from smtpproxy.ulid import UlidFactory
@@ -144,24 +149,25 @@ class Intake:
         await fill(self.store, self.store, datetime.now(UTC))
         deadlines = Deadlines(self._loop, resolution=0.02)
         self.pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self.events.append)
-        parts = Parts(
-            hostname=server.hostname,
-            stream_header=server.stream_header,
-            on_mixed=settings.policy.on_mixed,
-            rulebooks=settings.rulebooks,
-            store=self.store,
-            upstream=self.pool,
-            audit=self.records,
-            emit=self.events.append,
-            now=lambda: datetime.now(UTC),
-            ticks=time.perf_counter,
-            new_id=UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom),
-            signer=self.signer,
+        services = replace(
+            services_of(
+                settings,
+                now=lambda: datetime.now(UTC),
+                ticks=time.perf_counter,
+                new_id=UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom),
+                emit=self.events.append,
+                note_outcome=self.records.outcome,
+                open_upstream=partial(UpstreamTransaction, self.pool),
+                signing_keys=None if self.signer is None else self.signer.keys,
+            ),
+            checks_signatures=False,
         )
+        perform = Performer(self.store, self.records, signer=self.signer)
         self.door = Door(
             settings.listeners[0],
             server,
-            parts,
+            services,
+            perform,
             StreamTable(settings),
             deadlines,
             Spool(self.spool, server.spool_threshold),

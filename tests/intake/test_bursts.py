@@ -5,11 +5,12 @@ from typing import Any, cast
 
 import pytest
 
+from smtpproxy.core.effects import Steps, StoreVersion
+from smtpproxy.core.streams import StreamTable
 from smtpproxy.events import Event
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline import StreamTable
 from smtpproxy.relay.content import Content, Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.settings import (
@@ -58,12 +59,12 @@ class Told:
         self.content = 0
         Told.instances.append(self)
 
-    async def recipients(self, asked: list[Rcpt]) -> list[Reply]:
-        await asyncio.sleep(0)
+    def recipients(self, asked: list[Rcpt]) -> Steps[list[Reply]]:
+        yield from StoreVersion()
         return [Reply.of(250, "2.1.5", rcpt.forward_path) for rcpt in asked]
 
-    async def message(self, content: Content) -> list[Reply]:
-        await asyncio.sleep(0)
+    def message(self, content: Content) -> Steps[list[Reply]]:
+        yield from StoreVersion()
         self.content = content.size
         return [Reply.of(250, "2.0.0", "taken")]
 
@@ -85,11 +86,11 @@ async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpS
     )
     events: list[Event] = []
 
-    class Parts:
+    class Services:
         hostname = "relay.example"
         emit = events.append
 
-    monkeypatch.setattr("smtpproxy.intake.message.MailTransaction", Told)
+    monkeypatch.setattr("smtpproxy.intake.message.RelayTransaction", Told)
     Told.instances = []
 
     def unexpected(error: Exception) -> None:
@@ -99,7 +100,8 @@ async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpS
         Door(
             listener,
             server,
-            cast(Any, Parts),
+            cast(Any, Services),
+            lambda _: asyncio.sleep(0),  # every effect takes a turn of the loop
             StreamTable(settings),
             Deadlines(asyncio.get_running_loop()),
             Spool(tmp_path, 1000),

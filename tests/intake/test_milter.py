@@ -203,7 +203,7 @@ def test_split_takes_the_refused_away_and_tells_the_sender(
     assert b"<Withdrawn@People.example> refused: consent_withdrawn" in b" ".join(
         notice.data.split()
     )
-    (told,) = splitting.records.relayed
+    _, told = splitting.records.relayed  # the notice's answer comes first
     assert (told.code, told.recipients) == (250, 2)
 
 
@@ -227,7 +227,7 @@ def test_without_a_notice_nobody_is_taken_away(splitting: Intake, upstream: Fake
         outcome = peer.message(marketing())
         assert (outcome.final, outcome.edits) == ("y", [])
         assert outcome.reply.startswith("451 4.4.0 ")
-    (told,) = splitting.records.relayed
+    _, told = splitting.records.relayed  # the notice's answer comes first
     assert (told.code, told.recipients) == (451, 0)
 
 
@@ -391,7 +391,7 @@ def test_a_fault_of_the_program(listen: Listen, monkeypatch: pytest.MonkeyPatch)
     async def fault(*args: object, **more: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("smtpproxy.pipeline.advised.AdvisedTransaction.message", fault)
+    monkeypatch.setattr("smtpproxy.core.milter.MilterTransaction.message", fault)
     with mta(intake.port) as peer:
         begin(peer, "consent@people.example")
         assert peer.message(marketing()).reply == "451 4.3.0 temporary_failure"

@@ -42,6 +42,7 @@ OTHER_REASONS = {
     Reason.SUBJECT_MISLEADING,
     Reason.BULK_UNDECLARED,
     Reason.RECIPIENTS_REFUSED,
+    Reason.SINGLE_RECIPIENT_REQUIRED,
     Reason.TEMPORARY_FAILURE,
     Reason.SOURCE_NOT_ANNOUNCED,  # asked of a recipient together with the message
 }

@@ -65,7 +65,7 @@ class DecisionEntry(
 
     id: str
     at: datetime
-    stage: Literal["rcpt", "data"]
+    stage: Literal["rcpt", "data", "notice"]
     client: Client
     stream: Stream
     rulebook: str
@@ -75,6 +75,7 @@ class DecisionEntry(
     undecided: bool = False
     size: int = 0
     relayed: bool = False
+    notice_about: str | None = None
 
 
 class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -241,6 +242,7 @@ class LineMaker:
             decided.undecided,
             decided.size,
             decided.relayed,
+            decided.notice_about,
         )
         return _encode(entry), personal
 
@@ -338,6 +340,7 @@ def decided(line: Line, entry: DecisionEntry) -> Decided:
         header_from=message.header_from,
         size=entry.size,
         relayed=entry.relayed,
+        notice_about=entry.notice_about,
     )
 
 

@@ -52,6 +52,39 @@ class FileWatch:
         return True
 
 
+class LogWatch:
+    """Notices that the log of a database, or its index, was removed while it is in use.
+
+    What is committed then is seen by some processes and not by others, and what was in the log is
+    lost. Make it after a first read, which makes the files; the process that made it has to end
+    before the database is read again.
+    """
+
+    __slots__ = ("_inodes", "_name")
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        files = (f"{path}-wal", f"{path}-shm")
+        self._inodes = {file: os.stat(file).st_ino for file in files if os.path.exists(file)}  # noqa: PTH110, PTH116
+
+    def check(self) -> None:
+        """Raise StoreUnavailable when one is gone or another."""
+        for file, inode in self._inodes.items():
+            try:
+                same = os.stat(file).st_ino == inode  # noqa: PTH116
+            except FileNotFoundError:
+                same = False
+            if not same:
+                raise LogRemoved(
+                    f"{self._name}-wal or -shm was removed while it was in use: writes may be lost."
+                    " Restore the database from the backup, or restart to go on with what is there"
+                )
+
+
+class LogRemoved(StoreUnavailable):
+    """What the database says cannot be trusted until people have looked at it."""
+
+
 def uri(path: Path, *, read_only: bool) -> str:
     return f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}"
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,14 @@ from smtpproxy.policy.model import Facts, Lookups, RecipientFacts
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import live_keys, rows
-from smtpproxy.store.sqlite.connection import FileWatch, is_busy, open_reader, unavailable
+from smtpproxy.store.sqlite.connection import (
+    FileWatch,
+    LogRemoved,
+    LogWatch,
+    is_busy,
+    open_reader,
+    unavailable,
+)
 from smtpproxy.store.sqlite.lookup import FIRST_ACT, Partner, Statements, statements
 from smtpproxy.store.sqlite.schema import check_up_to_date
 
@@ -21,6 +29,8 @@ T = TypeVar("T")
 _AGE = 2  # in the first column: the age of the partners' snapshots
 _CHUNK = 50  # addresses read before other sessions get their turn
 _RETRY_SECONDS = 0.005
+_VERSION = "PRAGMA data_version"  # another number after every commit of another connection
+_opened = count()
 
 
 class _Link:
@@ -28,11 +38,13 @@ class _Link:
 
     def __init__(self, path: Path, state_dir: Path, partners: Sequence[Partner]) -> None:
         self._watch = FileWatch(path)
+        self._opened = next(_opened)
         self._connection = open_reader(path)
         self._execute = self._connection.cursor().execute
         try:
             check_up_to_date(self._connection, path)
             keys = live_keys.load(self._connection, state_dir, path)
+            self._log_watch = LogWatch(path)
         except BaseException:
             self._connection.close()
             raise
@@ -47,7 +59,15 @@ class _Link:
         self._prepared: dict[tuple[int, bool], Statements] = {}  # by domains and age
 
     def is_current(self) -> bool:
-        return self._watch.same()
+        """Whether the file is still the one that was opened. Raises OSError, LogRemoved."""
+        if not self._watch.same():
+            return False
+        self._log_watch.check()
+        return True
+
+    def version(self) -> object:
+        """The state of the database as of the last commit: of this connection's own counting."""
+        return self._opened, self._execute(_VERSION).fetchone()[0]
 
     def facts(self, lookups: Lookups) -> Facts:
         """Read all addresses, and what else they may be read as, from one snapshot."""
@@ -169,6 +189,13 @@ class SqliteReader:
             cause = self._failed(error)
         return await self._ask_again(lambda link: link.facts(lookups), cause)
 
+    async def version(self) -> object:
+        try:
+            return self._current().version()
+        except Exception as error:
+            cause = self._failed(error)
+        return await self._ask_again(_Link.version, cause)
+
     async def tally(self) -> dict[tuple[str, str], int]:
         return await self._ask(_Link.tally)
 
@@ -235,6 +262,8 @@ class SqliteReader:
 
     def _failed(self, error: Exception) -> Exception:
         """Return an error that another try may mend; raise for all others."""
+        if isinstance(error, LogRemoved):
+            raise error  # another connection would see another state: nothing is read any more
         if is_busy(error):
             return error
         self._drop()

@@ -85,7 +85,7 @@ class SideFile:
                     self.close()
                     raise unavailable(error) from error
                 if time.monotonic() > deadline:
-                    raise StoreUnavailable("other writes hold the count of mailings") from error
+                    raise StoreUnavailable(f"other writes hold {self._path.name}") from error
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _current(self) -> sqlite3.Connection:

@@ -64,6 +64,9 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
             return facts
         return with_mailings(facts, await self._mailings.known(lookups.addresses))
 
+    async def version(self) -> object:
+        return await self._reader.version()
+
     async def add_suppressions(
         self, entries: Sequence[SuppressionEntry], batch: Batch | None = None
     ) -> BatchResult:

@@ -9,7 +9,7 @@ from smtpproxy.policy.model import ExistingUnsubscribe, Stream
 PATH = "/u/"
 
 
-class Links:
+class UnsubscribeLinks:
     """Makes the fields with the link. Links are below `public_url`."""
 
     def __init__(self, ring: TokenRing, public_url: str, key_text: Callable[[str], str]) -> None:

@@ -4,19 +4,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
+from smtpproxy.core.dry_run import NO_ID, Answers, Question
 from smtpproxy.explain.account import Account, Tense, message_account, recipient_account
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.locale.phrase import Phrase, say
 from smtpproxy.locale.texts import Lang
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pipeline.streams import StreamChoice
-from smtpproxy.policy.decide import choose_stream, judge
 from smtpproxy.policy.model import (
-    DEFAULT_STREAM,
     NO_FACTS,
     Action,
     Facts,
@@ -32,9 +29,6 @@ from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_
 from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.sinks.audit.reader import Outcome, Record
 from smtpproxy.sinks.audit.seal import Seal
-
-NO_ID = "explain"
-"""Stands where the id of a decision stands in the reply to real mail."""
 
 _NOT_ASKED = Verdict(Action.ALLOW)
 
@@ -82,72 +76,65 @@ class Explanation:
     def allowed(self) -> bool:
         """Whether the message and every recipient are."""
         verdicts = [recipient.verdict for recipient in self.recipients]
+        if self.message_reply is not None:
+            return False
         if self.message is not None:
             verdicts.append(self.message)
         return all(verdict.action is Action.ALLOW for verdict in verdicts)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What would become of a message. `recipients` are (as given, canonical).
-
-    `refusal` is the answer to content that is refused before anything is judged by it, on
-    every stream and in every mode; then `features` say no more than why.
-    """
-
-    choice: StreamChoice
-    recipients: tuple[tuple[str, str], ...]
-    reverse_path: str
-    features: MessageFeatures
-    on_mixed: Literal["refuse", "split"] = "refuse"
-    undeclared: Stream = DEFAULT_STREAM
-    refusal: Reply | None = None
-
-
 def explain(
     question: Question,
-    facts: Facts,
+    answers: Answers,
     rulebooks: Mapping[str, Rulebook],
-    now: datetime,
     lang: Lang = "en",
 ) -> Explanation:
-    """Judge at RCPT what is certain there, then the message with the rest, as the relay does."""
-    choice, features = question.choice, question.features
-    case = _Case(facts, rulebooks, now, NO_ID, "would", lang)
-    early = _refused_at_rcpt(question, case)
-    told = {e: case.told(e, verdict, choice.candidates[0]) for e, verdict in early.items()}
-    late = [entry for entry in question.recipients if entry not in early]
-    chosen = choose_stream(choice.permitted, choice.default, features.stream_header)
-    refused: list[tuple[str, Verdict]] = []
-    steps: tuple[TraceStep, ...] = ()
-    if isinstance(chosen, Verdict):
-        stream, message = choice.default, chosen
-        told |= {e: case.not_asked(e[0], stream) for e in late}
+    """Explain what would be decided, from the transaction's own decisions (core/dry_run.py)."""
+    records = [Record(decided) for decided in answers.decided if decided.stage != "notice"]
+    if records:
+        told = _explained(records, rulebooks, "would", lang)
+        order = {path: place for place, path in reversed(list(enumerate(question.recipients)))}
+        people = sorted(told.recipients, key=lambda each: order.get(each.address, len(order)))
+        told = dataclasses.replace(
+            told, recipients=tuple(people), at=question.now, id=None, relayed=False
+        )
     else:
-        stream = chosen
-        if features.closer is not None and features.closer.came_on is not None:
-            stream = question.undeclared
-        asked = Transaction((stream,), tuple(key for _, key in late), features)
-        decision = judge(asked, facts, rulebooks[stream.rulebook], now)
-        verdicts = dict(zip(late, decision.recipients, strict=True))
-        told |= {e: case.told(e, verdict, stream, features) for e, verdict in verdicts.items()}
-        refused = [(given, v) for (given, _), v in verdicts.items() if v.action is not Action.ALLOW]
-        message = decision.message or _NOT_ASKED
-        steps = message_trace(stream, features, rulebooks[stream.rulebook], lang)
-        if message.action is Action.ALLOW and refused:
-            message = _mixed(question, [v for _, v in refused], len(late)) or message
+        told = _nothing_decided(question, lang)
+    if any(record.decided.stage == "data" for record in records):
+        return told
+    refusal = next((reply for reply in answers.replies if reply.code >= 300), None)
+    return told if refusal is None else _not_judged(told, question, refusal, rulebooks)
+
+
+def _nothing_decided(question: Question, lang: Lang) -> Explanation:
+    """Nobody was refused at RCPT, and nothing was judged after it."""
+    stream = question.choice.default
+    case = _Case({}, {}, question.now, NO_ID, "would", lang)
+    told = tuple(case.not_asked(path, stream) for path in question.recipients)
+    observed = stream.mode is Mode.OBSERVE
     return Explanation(
-        stream,
-        stream.rulebook,
-        message,
-        question.refusal or _message_reply(message, refused, stream.name, NO_ID),
-        steps,
-        tuple(_with_message(told[entry], message, case) for entry in question.recipients),
-        message_account(message, stream, steps, "would", lang),
-        now,
-        None,
-        stream.mode is Mode.OBSERVE and question.refusal is None,
-        lang,
+        stream, stream.rulebook, None, None, (), told, None, question.now, None, observed, lang
+    )
+
+
+def _not_judged(
+    told: Explanation, question: Question, refusal: Reply, rulebooks: Mapping[str, Rulebook]
+) -> Explanation:
+    """The content is refused before anything is judged by it, on every stream, in every mode."""
+    verdict = Verdict(Action.REFUSE, Reason.HEADER_MALFORMED, rule="header")
+    features = MessageFeatures(malformed=refusal.text)
+    steps = message_trace(told.stream, features, rulebooks.get(told.rulebook), told.lang)
+    given = {recipient.address for recipient in told.recipients}
+    case = _Case({}, {}, question.now, NO_ID, "would", told.lang)
+    others = [case.not_asked(p, told.stream) for p in question.recipients if p not in given]
+    return dataclasses.replace(
+        told,
+        message=verdict,
+        message_reply=refusal,
+        message_trace=steps,
+        message_account=message_account(verdict, told.stream, steps, "would", told.lang),
+        recipients=(*told.recipients, *others),
+        observed=False,
     )
 
 
@@ -159,12 +146,21 @@ def recall(
     The verdicts are those on record. How they came about is traced again from the
     recorded facts; a rulebook that is not configured any more leaves no trace.
     """
+    return _explained(records, rulebooks, "was", lang)
+
+
+def _explained(
+    records: Sequence[Record], rulebooks: Mapping[str, Rulebook], tense: Tense, lang: Lang
+) -> Explanation:
     recipients: list[ExplainedRecipient] = []
     for record in records:
         decided = record.decided
-        case = _Case(decided.facts, rulebooks, decided.at, decided.id, "was", lang)
+        case = _Case(decided.facts, rulebooks, decided.at, decided.id, tense, lang)
         for index, entry in enumerate(decided.recipients):
             key, stream = (entry.address, entry.canonical), decided.decision.stream
+            if entry.verdict.reason is Reason.STREAM_NOT_PERMITTED:
+                recipients.append(case.not_asked(entry.address, stream))
+                continue
             told = case.told(key, entry.verdict, stream, decided.features)
             told = _with_message(told, decided.decision.message, case)
             recipients.append(_with_own_answer(told, record, index, lang))
@@ -184,7 +180,7 @@ def recall(
         _message_reply(message, refused, stream.name, last.id),
         steps,
         tuple(recipients),
-        None if message is None else message_account(message, stream, steps, "was", lang),
+        None if message is None else message_account(message, stream, steps, tense, lang),
         last.at,
         last.id,
         last.observed,
@@ -258,34 +254,6 @@ def _with_own_answer(
 def _with_note(told: ExplainedRecipient, phrase: Phrase, lang: Lang) -> ExplainedRecipient:
     notes = (*told.account.notes, say(phrase, lang))
     return dataclasses.replace(told, account=msgspec.structs.replace(told.account, notes=notes))
-
-
-def _refused_at_rcpt(question: Question, case: _Case) -> dict[tuple[str, str], Verdict]:
-    candidates = question.choice.candidates
-    first = candidates[0].rulebook
-    if any(stream.rulebook != first for stream in candidates):
-        return {}
-    asked = Transaction(candidates, tuple(key for _, key in question.recipients))
-    verdicts = judge(asked, case.facts, case.rulebooks[first], case.now).recipients
-    return {
-        entry: verdict
-        for entry, verdict in zip(question.recipients, verdicts, strict=True)
-        if verdict.action is not Action.ALLOW
-    }
-
-
-def _mixed(question: Question, refused: Sequence[Verdict], asked: int) -> Verdict | None:
-    """The refusal of a whole message for some recipients' sake, where one reply serves all."""
-    permanent = [verdict for verdict in refused if verdict.action is Action.REFUSE]
-    splits = (
-        question.on_mixed == "split"
-        and question.reverse_path != ""
-        and len(permanent) == len(refused) < asked
-    )
-    if splits:
-        return None
-    action = Action.REFUSE if permanent else Action.DEFER
-    return Verdict(action, Reason.RECIPIENTS_REFUSED, rule="on_mixed")
 
 
 def _message_reply(

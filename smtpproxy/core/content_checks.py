@@ -1,0 +1,226 @@
+"""What is found out about a message only where its stream asks: text, signatures, other readers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smtpproxy.core.effects import CheckSignatures, CountText, FindOrganisations, InThread, Steps
+from smtpproxy.core.services import Services
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.mail.encoded_words import decode
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mime import read_body
+from smtpproxy.mail.shown import ShownText, shown_text
+from smtpproxy.policy.closer import look_closer
+from smtpproxy.policy.decide import asks_for_signatures, choose_stream
+from smtpproxy.policy.features import read_features
+from smtpproxy.policy.fingerprint import fingerprint
+from smtpproxy.policy.model import (
+    Alignment,
+    CloserLook,
+    MessageFeatures,
+    Mode,
+    SignatureState,
+    Stream,
+    UndeclaredBulk,
+    Verdict,
+)
+from smtpproxy.policy.rules.content import stream_in_force
+from smtpproxy.relay.content import Body
+
+READ_LIMIT = 2 * 1024 * 1024
+"""Octets of a body in which its text is looked for; attachments come after it."""
+
+_ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some milliseconds
+_LONGEST_FIELD = 4_096  # octets of To and Cc that are looked at
+
+T = TypeVar("T")
+
+
+class Message(Struct, frozen=True):
+    """What a listener has of a message at its end.
+
+    `body` is what the relay hands on and may sign, None where that is somebody else's; `text` is
+    what there is to read.
+    """
+
+    headers: HeaderBlock
+    size: int
+    body: Body | None = None
+    text: Body | None = None
+
+
+def content_features(
+    services: Services,
+    choice: StreamChoice,
+    message: Message,
+    reverse_path: str,
+    people: Sequence[str],
+) -> Steps[tuple[MessageFeatures, str]]:
+    """Read what the rules look at; also what failed of the signatures, "" when nothing did.
+
+    `people` are the canonical addresses it is for: its text is counted for them where the stream
+    counts. Raises StoreUnavailable where a verdict depends on that count.
+    """
+    headers = message.headers
+    features = read_features(headers, services.stream_header, services.source_header)
+    stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+    if isinstance(stream, Verdict):
+        return features, ""
+    if stream.looks_closer:
+        if message.body is not None:
+            features = _with_own_signature(services, stream, features)
+        features = yield from _with_closer_look(
+            services, stream, features, headers, reverse_path, people, message.text or message.body
+        )
+        if features.closer is not None and features.closer.came_on is not None:
+            stream = services.undeclared
+        if services.asks_organisations:
+            features, failure = yield from FindOrganisations(stream, features)
+            if failure:
+                return features, failure
+    if not services.checks_signatures or not asks_for_signatures(stream, features):
+        return features, ""
+    return (yield from _with_signatures(services, stream, features, headers, message.body))
+
+
+def _with_closer_look(
+    services: Services,
+    stream: Stream,
+    features: MessageFeatures,
+    headers: HeaderBlock,
+    reverse_path: str,
+    people: Sequence[str],
+    text: Body | None,
+) -> Steps[MessageFeatures]:
+    counts = services.counts_texts and stream.bulk_recipients is not None
+
+    def looked() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
+        shown = _shown(headers, text) if stream.reads_text else None
+        found = look_closer(stream, features, headers, reverse_path, shown)
+        if shown is None or not counts:
+            return found, shown, None
+        return found, shown, fingerprint(shown, people, _names(headers))
+
+    found, shown, told_by = yield from _apart(text, looked)
+    if told_by is not None:
+        found = yield from _with_count(services, stream, found, people, told_by)
+    if stream_in_force(stream, found, services.undeclared) is stream:
+        return found
+
+    def undeclared() -> MessageFeatures:
+        read = services.undeclared.reads_text and shown is None
+        seen = _shown(headers, text) if read else shown
+        return _as_undeclared(stream, services.undeclared, found, headers, reverse_path, seen)
+
+    return (yield from _apart(text, undeclared))
+
+
+def _apart(body: Body | None, work: Callable[[], T]) -> Steps[T]:
+    """Do what takes long for a large body in a thread."""
+    if body is None or body.size <= _ON_LOOP:
+        return work()
+    return (yield from InThread(work))
+
+
+def _as_undeclared(
+    stream: Stream,
+    undeclared: Stream,
+    features: MessageFeatures,
+    headers: HeaderBlock,
+    reverse_path: str,
+    shown: ShownText | None,
+) -> MessageFeatures:
+    """Return the features of undeclared bulk with what the stream that it falls to asks for."""
+    found = features.closer or CloserLook()
+    features = look_closer(undeclared, features, headers, reverse_path, shown)
+    look = replace(
+        features.closer or CloserLook(),
+        bulk_markers=found.bulk_markers,
+        alike=found.alike,
+        came_on=stream.name,
+    )
+    return replace(features, closer=look)
+
+
+def _with_own_signature(
+    services: Services, stream: Stream, features: MessageFeatures
+) -> MessageFeatures:
+    """Note that the relay signs the message for its From domain, where alignment asks."""
+    if stream.alignment is Alignment.OFF or services.signing_keys is None:
+        return features
+    keys = services.signing_keys(features.from_domains, stream.name, services.now())
+    return replace(features, signed_by_relay=True) if keys else features
+
+
+def _with_count(
+    services: Services,
+    stream: Stream,
+    features: MessageFeatures,
+    people: Sequence[str],
+    text: bytes,
+) -> Steps[MessageFeatures]:
+    """Count the text, known by its fingerprint, for these people."""
+    if stream.bulk_recipients is None:
+        return features
+    matters = stream.undeclared_bulk is not UndeclaredBulk.OBSERVE
+    alike = yield from CountText(
+        stream.name.encode() + b"\0" + text,
+        people,
+        services.now(),
+        stream.bulk_window,
+        stream.bulk_recipients,
+        matters and stream.mode is Mode.ENFORCE,
+    )
+    if alike <= 1:
+        return features
+    return replace(features, closer=replace(features.closer or CloserLook(), alike=alike))
+
+
+def _with_signatures(
+    services: Services,
+    stream: Stream,
+    features: MessageFeatures,
+    headers: HeaderBlock,
+    body: Body | None,
+) -> Steps[tuple[MessageFeatures, str]]:
+    """Find out about the signatures, unless the relay signs the message itself."""
+    signing_keys = services.signing_keys if body is not None else None
+    if signing_keys and signing_keys(features.from_domains, stream.name, services.now()):
+        return replace(features, signed_by_relay=True), ""
+    found = yield from CheckSignatures(headers, body)
+    failures = [each.detail for each in found if each.state is SignatureState.UNKNOWN]
+    valid = any(each.state is SignatureState.VALID for each in found)
+    told = tuple(replace(f, detail="") if f.state is SignatureState.UNKNOWN else f for f in found)
+    return replace(features, signatures=told), "" if valid else "; ".join(failures)
+
+
+def _shown(headers: HeaderBlock, body: Body | None) -> ShownText:
+    """The text that readers see, from the beginning of the body."""
+    if body is None:
+        return ShownText("", (), whole=False)
+    octets, whole = _beginning(body.pieces())
+    shown = shown_text(read_body(headers, octets))
+    return shown if whole else replace(shown, whole=False)
+
+
+def _beginning(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
+    """The first octets, and whether they are all."""
+    taken, size = [], 0
+    for piece in pieces:
+        taken.append(piece)
+        size += len(piece)
+        if size > READ_LIMIT:
+            return b"".join(taken)[:READ_LIMIT], False
+    return (taken[0] if len(taken) == 1 else b"".join(taken)), True
+
+
+def _names(headers: HeaderBlock) -> list[str]:
+    """What the header calls the readers."""
+    return [
+        decode(value[:_LONGEST_FIELD].decode("utf-8", "replace"))
+        for name in ("To", "Cc")
+        for value in headers.values(name)[:1]
+    ]

@@ -1,0 +1,162 @@
+"""One message to several recipients as a copy each, because no two copies are the same.
+
+Recipients are tried one after another until the upstream takes the first: what is wrong
+with the message or the upstream shows while nobody is mailed, and is the client's answer
+then. The others follow, some at once. docs/adr/0011-fan-out.md says why.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from msgspec import Struct
+
+from smtpproxy.core.effects import (
+    AskUpstream,
+    AwaitData,
+    NoteCopy,
+    SendContent,
+    Steps,
+    Together,
+)
+from smtpproxy.core.outcome import TEMPORARY_FAILURE, Recipient
+from smtpproxy.core.services import Services
+from smtpproxy.events import Failed, Part
+from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.content import Content
+from smtpproxy.relay.errors import SigningFailed, UpstreamError
+from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.store.protocols import StoreUnavailable
+
+AT_ONCE = 8
+"""Connections that one message may take."""
+
+_TROUBLE_ENOUGH = 3  # in a row: the upstream is not asked again for the others
+_PARTS: dict[type[Exception], Part] = {SigningFailed: "sign", StoreUnavailable: "store"}
+
+
+class Delivered(Struct, frozen=True):
+    """What became of one copy.
+
+    `for_all`: the reply is about the message or the upstream, not about the recipient.
+    """
+
+    reply: Reply
+    in_doubt: bool = False  # it was sent and not answered: it may be accepted
+    for_all: bool = False
+    again: bool = False  # the connection failed, and it was surely not sent
+    notifies: bool = True  # the upstream sends the notifications that are asked for
+
+    @property
+    def accepted(self) -> bool:
+        return self.reply.code < 300
+
+
+class PerRecipientDelivery:
+    """Puts copies to the upstream. Use `deliver` once."""
+
+    def __init__(
+        self,
+        services: Services,
+        mail: MailParameters,
+        listener: str,
+        content: Content,
+        *,
+        made: Callable[[Recipient], Steps[Iterator[bytes]]],
+        refusal: Callable[[Recipient], Steps[Reply | None]],
+        keeps: bool,
+    ) -> None:
+        """`made` makes a recipient's copy; `refusal` tells whether he may still be mailed.
+
+        `keeps`: who has his copy is kept until the client has its answer.
+        """
+        self._services = services
+        self._mail = mail
+        self._listener = listener
+        self._content = content
+        self._made = made
+        self._refusal = refusal
+        self._keeps = keeps
+        self._trouble = 0
+
+    def deliver(self, recipients: Sequence[Recipient]) -> Steps[list[Delivered]]:
+        """Return what became of each, in their order; the first failure for all ends it
+        while nobody is mailed, and several in a row end it later. Who surely got nothing then
+        is tried one by one at the end: the upstream may take fewer connections at once."""
+        outcomes: list[Delivered | None] = [None] * len(recipients)
+        for index, recipient in enumerate(recipients):
+            outcome = outcomes[index] = yield from self._one(recipient)
+            if outcome.accepted:
+                break
+            if outcome.for_all:
+                return [known or Delivered(outcome.reply) for known in outcomes]
+        left = [index for index, known in enumerate(outcomes) if known is None]
+
+        def later(index: int) -> Steps[None]:
+            outcomes[index] = yield from self._later(recipients[index])
+
+        def runs() -> Iterable[Steps[None]]:
+            return (later(index) for index in left)
+
+        if left:
+            yield from Together(runs, AT_ONCE)
+        results = [known or Delivered(TEMPORARY_FAILURE, for_all=True) for known in outcomes]
+        for index, recipient in enumerate(recipients):
+            if results[index].again:
+                outcome = results[index] = yield from self._one(recipient)
+                if outcome.for_all and not outcome.accepted:
+                    break
+        return results
+
+    def _later(self, recipient: Recipient) -> Steps[Delivered]:
+        if self._trouble >= _TROUBLE_ENOUGH:
+            return Delivered(UpstreamError.reply, again=True)
+        outcome = yield from self._one(recipient)
+        self._trouble = self._trouble + 1 if outcome.for_all and not outcome.accepted else 0
+        return outcome
+
+    def _one(self, recipient: Recipient) -> Steps[Delivered]:
+        """Mail one recipient, at the second attempt where the first surely failed."""
+        first = yield from self._attempt(recipient)
+        return (yield from self._attempt(recipient)) if first.again else first
+
+    def _attempt(self, recipient: Recipient) -> Steps[Delivered]:
+        upstream = self._services.open_upstream(self._mail)
+        try:
+            copy = yield from self._made(recipient)
+            (reply,) = yield from AskUpstream(upstream, [recipient.rcpt])
+            if reply.code >= 300:
+                upstream.abort()
+                return Delivered(reply)
+            upstream.begin_data()
+            refusal = yield from AwaitData(upstream)
+            if refusal is not None:
+                return Delivered(refusal, for_all=True)
+            refusal = yield from self._refusal(recipient)
+            if refusal is not None:
+                upstream.abort()
+                return Delivered(refusal)
+            reply = yield from SendContent(upstream, copy)
+        except UpstreamError as error:
+            self._tell("upstream", error)
+            doubt = upstream.in_doubt
+            return Delivered(error.reply, in_doubt=doubt, for_all=True, again=not doubt)
+        except (SigningFailed, OSError, StoreUnavailable) as error:
+            upstream.abort()
+            self._tell(_PARTS.get(type(error), "spool"), error)
+            return Delivered(TEMPORARY_FAILURE, for_all=True)
+        except BaseException:
+            upstream.abort()
+            raise
+        if reply.code < 300 and self._keeps:
+            yield from self._keep(recipient)
+        return Delivered(reply, for_all=True, notifies=upstream.notifies)
+
+    def _keep(self, recipient: Recipient) -> Steps[None]:
+        """Where it cannot be kept, a retry may mail him twice: rather that than never."""
+        try:
+            yield from NoteCopy(self._mail.reverse_path, self._content, recipient.path)
+        except (StoreUnavailable, OSError) as error:
+            self._tell("store", error)
+
+    def _tell(self, part: Part, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        self._services.emit(Failed(self._listener, part, text))

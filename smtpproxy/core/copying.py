@@ -1,0 +1,241 @@
+"""A message that each of several recipients gets a copy of, and the one answer for all of them.
+
+Where one reply serves all, a failure that may pass is answered 4xx: another attempt mails only
+who has no copy yet (docs/adr/0011-fan-out.md).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+from msgspec.structs import replace
+
+from smtpproxy.core.copies import Delivered, PerRecipientDelivery
+from smtpproxy.core.effects import FindCopies, ForgetCopies, Steps, StoreVersion
+from smtpproxy.core.notices import NoticeRefused, wants_no_notice
+from smtpproxy.core.outcome import Mixed, Outcome, Recipient
+from smtpproxy.core.services import Services
+from smtpproxy.core.splitting import NotifyingTransaction
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.events import Client, Decided
+from smtpproxy.events import Recipient as Judged
+from smtpproxy.mail.dsn import RefusedRecipient
+from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.model import Action, Reason, Verdict
+from smtpproxy.policy.replies import recipient_reply
+from smtpproxy.relay.content import Content
+from smtpproxy.relay.errors import SigningFailed, UpstreamError
+from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.sinks.audit.journal import AuditUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
+
+FAILURES = (UpstreamError, StoreUnavailable, AuditUnavailable, SigningFailed, OSError)
+"""What may fail while a message is relayed: the answer is 451 then."""
+
+Made = Callable[[Recipient], Steps[Iterator[bytes]]]
+"""Makes a recipient's copy."""
+
+_SINGLE_RECIPIENT = Verdict(
+    Action.REFUSE, Reason.SINGLE_RECIPIENT_REQUIRED, rule="single_recipient"
+)
+"""Nobody could be told of a recipient that fails after another was mailed."""
+
+
+class CopyingTransaction(NotifyingTransaction):
+    """A transaction whose recipients may get a copy each."""
+
+    def __init__(
+        self,
+        services: Services,
+        client: Client,
+        mail: MailParameters,
+        choice: StreamChoice,
+        mixed: Mixed | None = None,
+    ) -> None:
+        super().__init__(services, client, mail.reverse_path, choice, mixed, envid=mail.envid)
+        self._mail = mail
+        self._mailed_before: list[Recipient] = []  # at an attempt that was not answered for good
+
+    def _leave_out_mailed(self, content: Content) -> Steps[None]:
+        """Who has his copy from an attempt that was answered 4xx, or not at all, is done with."""
+        everybody = self.recipients_accepted
+        paths = yield from FindCopies(self.reverse_path, content, [r.path for r in everybody])
+        if paths:
+            self._mailed_before = [r for r in everybody if r.path in paths]
+            self.recipients_accepted = [r for r in everybody if r.path not in paths]
+
+    def _relay_copies(
+        self,
+        outcome: Outcome,
+        content: Content,
+        header: bytes,
+        recipients: Sequence[Recipient],
+        made: Made,
+    ) -> Steps[list[Reply] | Outcome]:
+        """Relay a copy to each of several recipients, and answer for all of them.
+
+        Nothing of it is with the upstream yet.
+        """
+        one_reply = self._mixed != "each"
+        if one_reply and not (yield from self._can_be_told(recipients)):
+            return self._refused(outcome, _SINGLE_RECIPIENT)
+        if outcome.mixed and one_reply:
+            changed = yield from self._notify_refused(outcome, header)
+        else:
+            settled = yield from self._settle(outcome)
+            changed = None if settled is outcome else settled
+        if changed is not None:
+            return changed
+        once = {recipient.path: recipient for recipient in recipients}  # named twice, one copy
+        delivery = PerRecipientDelivery(
+            self._services,
+            self._mail,
+            self.client.listener,
+            content,
+            made=made,
+            refusal=partial(self._refused_meanwhile, outcome),
+            keeps=one_reply,
+        )
+        results = yield from self._timed("upstream", delivery.deliver(list(once.values())))
+        by_path = dict(zip(once, results, strict=True))
+        return (yield from self._answer_copies(outcome, content, header, by_path))
+
+    def _can_be_told(self, recipients: Iterable[Recipient]) -> Steps[bool]:
+        """Whether the sender can be told of a recipient who fails after another was mailed."""
+        if any(wants_no_notice(recipient.rcpt) for recipient in recipients):
+            return False
+        return (yield from self._notices.permitted())
+
+    def _refused_meanwhile(self, outcome: Outcome, recipient: Recipient) -> Steps[Reply | None]:
+        """The refusal of a recipient who may not be mailed any more, on record."""
+        if outcome.decided.observed:
+            return None
+        version = yield from StoreVersion()
+        if not self._evaluation.outdated([recipient.canonical], version):
+            return None
+        yield from self._read([recipient.canonical])
+        (verdict,) = self._evaluation.judge_anew(
+            outcome.stream, [recipient.canonical], self._features, self._services.now()
+        )
+        if verdict.action is Action.ALLOW:
+            return None
+        yield from self._record(self._decided_for(outcome, recipient, verdict))
+        return recipient_reply(recipient.path, verdict, outcome.stream.name, self.id)
+
+    def _answer_copies(
+        self,
+        outcome: Outcome,
+        content: Content,
+        header: bytes,
+        results: Mapping[str, Delivered],
+    ) -> Steps[list[Reply]]:
+        """Answer, and see that the sender hears of everybody who was not mailed.
+
+        Where one reply serves all, a failure that may pass is answered 4xx: another attempt
+        mails only who has no copy yet.
+        """
+        everybody = self.recipients_accepted
+        mailed = [r for r in everybody if (found := results.get(r.path)) and found.accepted]
+        surely_not = {
+            r.canonical
+            for r in everybody
+            if (found := results.get(r.path)) and not (found.accepted or found.in_doubt)
+        }
+        if surely_not:
+            yield from self._not_mailed(surely_not)
+        each = tuple(str(results[r.path].reply) if r.path in results else "" for r in everybody)
+        if self._mixed == "each":
+            reply = _one_reply(list(results.values()), 0, self.id)
+        else:
+            reply = yield from self._one_reply(outcome, content, header, results)
+        self._note_outcome(outcome, reply, len(mailed), each)
+        if not all(result.notifies for result in results.values()):
+            try:
+                yield from self._notices.relayed([r.rcpt for r in mailed], header)
+            except NoticeRefused:
+                pass  # on record
+            except FAILURES as error:
+                self._failed(error)
+        if self._mixed != "each":
+            return [reply]
+        told = {recipient.path: refusal for recipient, refusal in outcome.refusals.items()}
+        told.update({path: result.reply for path, result in results.items()})
+        return [told[recipient.path] for recipient in everybody]
+
+    def _one_reply(
+        self,
+        outcome: Outcome,
+        content: Content,
+        header: bytes,
+        results: Mapping[str, Delivered],
+    ) -> Steps[Reply]:
+        """One reply for all. Raises nothing: what the sender could not be told is a 451."""
+        before = len(self._mailed_before)
+        reply = _one_reply(list(results.values()), before, self.id)
+        failed = [
+            RefusedRecipient(r.path, results[r.path].reply, r.rcpt.orcpt)
+            for r in {r.path: r for r in self.recipients_accepted}.values()
+            if r.path in results and not results[r.path].accepted
+        ]
+        try:
+            if reply.code < 300 and failed:
+                yield from self._notices.undelivered(failed, header)
+            if reply.code < 400 or reply.code >= 500:
+                yield from ForgetCopies(self.reverse_path, content)
+        except NoticeRefused as error:
+            return self._failed(UpstreamError(str(error)))
+        except (UpstreamError, AuditUnavailable) as error:
+            return self._failed(error)
+        except (StoreUnavailable, OSError) as error:
+            self._failed(error)  # a second sending would be taken for another attempt
+        return reply
+
+    def _decided_for(self, outcome: Outcome, recipient: Recipient, verdict: Verdict) -> Decided:
+        """The decision on one recipient, made after the one on the message."""
+        decision = outcome.decided.decision
+        facts = self._evaluation.facts
+        return replace(
+            outcome.decided,
+            at=self._services.now(),
+            decision=replace(decision, recipients=(verdict,)),
+            recipients=(Judged(recipient.path, recipient.canonical, verdict),),
+            facts={recipient.canonical: facts[recipient.canonical]},
+            relayed=False,
+        )
+
+    def _refuse_the_rest(
+        self, outcome: Outcome, content: Content, header: bytes
+    ) -> Steps[Reply | None]:
+        """Answer where others were mailed at an earlier attempt: a 550 would speak of them too.
+
+        None where the sender cannot be told of who is refused.
+        """
+        told = outcome.refusals
+        entries = [RefusedRecipient(r.path, reply, r.rcpt.orcpt) for r, reply in told.items()]
+        try:
+            yield from self._notices.refused(entries, header)
+            yield from ForgetCopies(self.reverse_path, content)
+        except NoticeRefused:
+            return None
+        before = len(self._mailed_before)
+        return _copies_relayed(before, before + len(self.recipients_accepted), self.id)
+
+
+def _one_reply(results: Sequence[Delivered], before: int, id: str) -> Reply:
+    """The client's answer where one has to serve all; `before` were mailed at an earlier attempt.
+
+    While a failure may pass it is 4xx, once somebody was mailed 250 else.
+    """
+    failed = [result.reply for result in results if not result.accepted]
+    passing = next((reply for reply in failed if reply.code < 500), None)
+    taken, of_all = len(results) - len(failed) + before, len(results) + before
+    if not taken:
+        return passing or failed[0]
+    if passing is not None:
+        text = f"relayed to {taken} of {of_all} recipients, try again for the others, id={id}"
+        return Reply.of(451, passing.enhanced or "4.0.0", text)
+    return _copies_relayed(taken, of_all, id)
+
+
+def _copies_relayed(taken: int, of_all: int, id: str) -> Reply:
+    of_them = f"{taken}" if taken == of_all else f"{taken} of {of_all}"
+    return Reply.of(250, "2.0.0", f"relayed to {of_them} recipients, one copy each, id={id}")

@@ -1,0 +1,212 @@
+"""A transaction of somebody who asks what would become of a message: nothing is sent or kept."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smtpproxy.core import effects
+from smtpproxy.core.delegation import DelegatedTransaction
+from smtpproxy.core.milter import MilterTransaction
+from smtpproxy.core.outcome import Mixed
+from smtpproxy.core.perform import drive
+from smtpproxy.core.relaying import RelayTransaction
+from smtpproxy.core.services import SigningKeys, services_of
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.events import Client, Decided
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
+from smtpproxy.relay.content import Body, Content
+from smtpproxy.relay.dkim.keyring import fitting
+from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.settings import Settings
+from smtpproxy.wire.commands import Rcpt
+
+NO_ID = "explain"
+"""Stands where the id of a decision stands in the reply to real mail."""
+
+_OK = Reply.of(250, "2.0.0", "it would be the mail server's to answer")
+
+
+class FactSource(Protocol):
+    """Where facts are read; `store.protocols.FactReader` is one."""
+
+    async def facts(self, lookups: Lookups) -> Facts: ...
+
+
+class Network(Protocol):
+    """What a dry run asks of the DNS."""
+
+    async def null_mx(self, addresses: Iterable[str]) -> Mapping[str, bool]: ...
+
+    async def organisations(
+        self, stream: Stream, features: MessageFeatures
+    ) -> tuple[MessageFeatures, str]: ...
+
+    async def signatures(
+        self, headers: HeaderBlock, body: Body | None
+    ) -> Sequence[SignatureFinding]: ...
+
+
+class Question(Struct, frozen=True):
+    """What would become of a message, if it came in by a listener of this protocol.
+
+    `at` is the moment to judge as of; only then what was known later is left out.
+    """
+
+    choice: StreamChoice
+    protocol: Literal["smtp", "lmtp", "milter", "policy"]
+    listener: str
+    reverse_path: str
+    recipients: tuple[str, ...]  # forward paths
+    now: datetime
+    as_of: bool = False
+    content_refusal: Reply | None = None  # of content that is not judged: it is beyond a limit
+
+
+class Answers(Struct, frozen=True):
+    """What was decided, in order, and the replies to the message itself, if it would be judged."""
+
+    decided: tuple[Decided, ...]
+    replies: tuple[Reply, ...]
+
+
+async def would_become(
+    settings: Settings,
+    question: Question,
+    content: Content,
+    store: FactSource,
+    network: Network | None,
+) -> Answers:
+    """Run the very transaction that the relay would, with nothing behind it.
+
+    Without `network` nothing is asked of the DNS. Raises StoreUnavailable.
+    """
+    run = _DryRun(question, store, network)
+    services = services_of(
+        settings,
+        now=lambda: question.now,
+        ticks=lambda: 0.0,
+        new_id=lambda: NO_ID,
+        emit=lambda _: None,
+        note_outcome=lambda _: None,
+        open_upstream=lambda _: _Accepting(),
+        links=_NoLinks(),
+        signing_keys=_signing_keys(settings),
+        asks_dns=network is not None,
+    )
+    client = Client(question.listener, "127.0.0.1", "")
+    mixed: Mixed | None = "each" if question.protocol == "lmtp" else None
+    choice, rcpts = question.choice, [Rcpt(path) for path in question.recipients]
+    if question.protocol == "policy":  # never sees the content
+        delegated = DelegatedTransaction(services, client, question.reverse_path, choice)
+        for path in question.recipients:
+            await drive(delegated.recipient(path), run)
+        return Answers(tuple(run.decided), ())
+    if question.protocol == "milter":
+        advised = MilterTransaction(
+            services, client, question.reverse_path, choice, refuses_at_rcpt=True, can_delete=True
+        )
+        for path in question.recipients:
+            await drive(advised.recipient(path), run)
+        if question.content_refusal is not None:
+            return Answers(tuple(run.decided), (question.content_refusal,))
+        text = content.body() if advised.reads_text else None
+        advice = await drive(advised.message(content.header(), content.size, "", text), run)
+        return Answers(tuple(run.decided), (advice.reply or _OK,))
+    mail = MailParameters(question.reverse_path)
+    relayed = RelayTransaction(services, client, mail, choice, "ESMTP", mixed)
+    await drive(relayed.recipients(rcpts), run)
+    if question.content_refusal is not None:
+        return Answers(tuple(run.decided), (question.content_refusal,))
+    replies = await drive(relayed.message(content), run)
+    return Answers(tuple(run.decided), tuple(replies))
+
+
+class _DryRun:
+    """Carries out effects without effect."""
+
+    def __init__(self, question: Question, store: FactSource, network: Network | None) -> None:
+        self.decided: list[Decided] = []
+        self._question = question
+        self._store = store
+        self._network = network
+
+    async def __call__(self, effect: effects.Effect[Any]) -> Any:
+        match effect:
+            case effects.ReadFacts():
+                facts = await self._store.facts(effect.lookups)
+                if self._question.as_of:
+                    now = self._question.now
+                    return {address: known_at(known, now) for address, known in facts.items()}
+                return facts
+            case effects.WriteRecord():
+                self.decided.append(replace(effect.decided, facts=dict(effect.decided.facts)))
+            case effects.AskUpstream():
+                effect.upstream.accepted.extend(effect.recipients)
+                return [_OK] * len(effect.recipients)
+            case effects.SendContent():
+                return _OK
+            case effects.AskDomains() if self._network is not None:
+                return await self._network.null_mx(effect.addresses)
+            case effects.CheckSignatures() if self._network is not None:
+                return await self._network.signatures(effect.headers, effect.body)
+            case effects.FindOrganisations() if self._network is not None:
+                return await self._network.organisations(effect.stream, effect.features)
+            case effects.CountMailing() | effects.AskDomains():
+                return {}  # the facts say what was mailed before
+            case effects.CountText():
+                return 0  # to whom else the text was sent is not known
+            case effects.Sign():
+                return b""
+            case effects.FindCopies():
+                return frozenset()
+            case effects.InThread():
+                return effect.work()
+            case effects.Together():
+                for steps in effect.runs():
+                    await drive(steps, self)
+        return None
+
+
+class _Accepting:
+    """An upstream that accepts everything."""
+
+    def __init__(self) -> None:
+        self.accepted: list[Rcpt] = []
+        self.in_doubt = False
+        self.notifies = True
+        self.takes_all = True
+        self.is_open = True
+
+    def leave_to_client(self, given_back: Callable[[], None]) -> None:
+        pass
+
+    def end_turn(self) -> None:
+        pass
+
+    def refusal_of(self, needs: frozenset[str]) -> Reply | None:
+        return None
+
+    def begin_data(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.is_open = False
+
+
+class _NoLinks:
+    """Stands for the links that would be added: each recipient's own is not made up."""
+
+    def fields(self, stream: Stream, address: str, id: str, *, has_list_id: bool) -> bytes:
+        return b""
+
+
+def _signing_keys(settings: Settings) -> SigningKeys | None:
+    if not settings.dkim:
+        return None
+    return lambda from_domains, stream, at: fitting(settings.dkim, from_domains, stream, at)

@@ -1,0 +1,151 @@
+"""What follows from what is known: the one place where recipients and a message are judged.
+
+Pure: facts come in, verdicts go out. core/transaction.py asks for the facts.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from smtpproxy.core.services import Services
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.policy.decide import choose_stream, judge, needs
+from smtpproxy.policy.model import (
+    NO_FACTS,
+    Action,
+    Facts,
+    Lookups,
+    MessageFeatures,
+    Mode,
+    Reason,
+    RecipientFacts,
+    Stream,
+    Transaction,
+    Verdict,
+)
+from smtpproxy.store.mailings import Mailed
+
+_NOT_REFUSED = Verdict(Action.ALLOW)
+UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")
+"""The verdict on a recipient whose facts could not be read."""
+
+
+class Evaluation:
+    """What is known of the recipients of one transaction, and the verdicts on them.
+
+    Recipients are canonical addresses. A verdict is as good as the facts: `outdated` tells whose
+    facts are from another state of the store.
+    """
+
+    def __init__(self, services: Services, choice: StreamChoice) -> None:
+        self.facts: dict[str, RecipientFacts] = {}
+        self._services = services
+        self._choice = choice
+        self._read_at: dict[str, object] = {}  # the state of the store that facts are from
+        self._at_rcpt: dict[str, Verdict] = {}
+
+    @property
+    def refuses_at_rcpt(self) -> bool:
+        """Whether recipients are refused at RCPT on every stream that it may still be."""
+        return all(
+            stream.mode is Mode.ENFORCE and not stream.refuse_at_data
+            for stream in self._choice.candidates
+        )
+
+    def lookups(self, addresses: Sequence[str]) -> Lookups:
+        """What has to be read of these recipients, whichever stream it will be."""
+        candidates = self._choice.candidates
+        rulebook = self._services.rulebooks[candidates[0].rulebook]
+        return needs(Transaction(candidates, tuple(addresses)), rulebook)
+
+    def learn(self, addresses: Iterable[str], facts: Facts, version: object) -> None:
+        """Take in what the store knows, in a state that was no older than `version`.
+
+        What was found out elsewhere (mail before, null MX) is kept.
+        """
+        for address in addresses:
+            known, before = facts.get(address, NO_FACTS), self.facts.get(address)
+            if before is not None:
+                known = replace(
+                    known,
+                    mailings=before.mailings,
+                    first_mailed_at=before.first_mailed_at,
+                    null_mx=before.null_mx,
+                )
+            self.facts[address] = known
+            self._read_at[address] = version
+
+    def learn_domains(self, null_mx: Mapping[str, bool]) -> None:
+        for address, known in null_mx.items():
+            self.facts[address] = replace(self.facts[address], null_mx=known)
+
+    def learn_mailings(self, mailed: Mapping[str, Mailed]) -> None:
+        for address, known in mailed.items():
+            facts = self.facts.get(address, NO_FACTS)
+            self.facts[address] = replace(
+                facts, mailings=known.mailings, first_mailed_at=known.first_at
+            )
+
+    def outdated(self, addresses: Iterable[str], version: object) -> list[str]:
+        """Whose facts are from another state of the store."""
+        read_at = self._read_at
+        return [address for address in addresses if read_at.get(address) != version]
+
+    def judge_at_rcpt(self, addresses: Sequence[str], now: datetime) -> Sequence[Verdict]:
+        """Judge as far as RCPT allows; candidates under different rulebooks wait for the end."""
+        candidates = self._choice.candidates
+        rulebook = candidates[0].rulebook
+        if any(stream.rulebook != rulebook for stream in candidates):
+            return [_NOT_REFUSED] * len(addresses)
+        question = Transaction(candidates, tuple(addresses))
+        verdicts = judge(question, self.facts, self._services.rulebooks[rulebook], now).recipients
+        if len(candidates) == 1:
+            self._at_rcpt.update(zip(addresses, verdicts, strict=True))
+        return verdicts
+
+    def stream_of(self, features: MessageFeatures) -> Stream | Verdict:
+        """The stream of the message, or the refusal when it may not choose its stream so."""
+        choice = self._choice
+        stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+        if isinstance(stream, Verdict):
+            return stream
+        if features.closer is not None and features.closer.came_on is not None:
+            return self._services.undeclared
+        return stream
+
+    def judge_at_end(
+        self,
+        stream: Stream,
+        addresses: Sequence[str],
+        features: MessageFeatures,
+        now: datetime,
+    ) -> Sequence[Verdict]:
+        """Judge with the message; a recipient that was judged for good at RCPT is not again."""
+        if (
+            self._choice.certain
+            and stream is self._choice.default
+            and not stream.counts_mailings
+            and not stream.asks_for_snapshots
+        ):
+            at_rcpt = self._at_rcpt
+            return [at_rcpt.get(address, UNDECIDED) for address in addresses]
+        return self.judge_anew(stream, addresses, features, now)
+
+    def judge_anew(
+        self,
+        stream: Stream,
+        addresses: Sequence[str],
+        features: MessageFeatures,
+        now: datetime,
+    ) -> Sequence[Verdict]:
+        """Judge from what is known now; whose facts could not be read is UNDECIDED."""
+        known = tuple([address for address in addresses if address in self.facts])
+        rulebook = self._services.rulebooks[stream.rulebook]
+        verdicts = judge(
+            Transaction((stream,), known, features), self.facts, rulebook, now
+        ).recipients
+        if len(known) == len(addresses):
+            return verdicts
+        found = dict(zip(known, verdicts, strict=True))
+        return [found.get(address, UNDECIDED) for address in addresses]

@@ -1,0 +1,187 @@
+"""Notices about a message: they are mail, judged and recorded like any other (RFC 3464)."""
+
+from collections.abc import Sequence
+
+from smtpproxy.core.effects import (
+    AskUpstream,
+    AwaitData,
+    ReadFacts,
+    SendContent,
+    Steps,
+    StoreVersion,
+    Upstream,
+    WriteRecord,
+)
+from smtpproxy.core.services import Services
+from smtpproxy.events import Client, Decided, Recipient, Relayed
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.dsn import (
+    Envelope,
+    RefusedRecipient,
+    failure_notice,
+    relayed_notice,
+    undelivered_notice,
+)
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
+from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import (
+    NOTICE_STREAM,
+    Action,
+    Decision,
+    Lookups,
+    Transaction,
+    Verdict,
+)
+from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.wire.commands import Rcpt
+from smtpproxy.wire.content import stuffed
+
+
+class NoticeRefused(Exception):
+    """The sender may not be mailed, or the upstream refuses the notice for good."""
+
+
+class Notices:
+    """Judges, records and sends the notices about one message to its reverse path."""
+
+    def __init__(
+        self, services: Services, id: str, client: Client, reverse_path: str, envid: str | None
+    ) -> None:
+        self._services = services
+        self._about = id
+        self._client = client
+        self._reverse_path = reverse_path
+        self._envid = envid
+        self._verdict: Verdict | None = None
+        self._judged_at: object = None  # the state of the store that the verdict is from
+
+    def permitted(self) -> Steps[bool]:
+        """Whether the sender may be mailed. Raises StoreUnavailable."""
+        if not self._reverse_path:
+            return False
+        version = yield from StoreVersion()
+        if self._verdict is None or version != self._judged_at:
+            self._verdict = yield from self._judge()
+            self._judged_at = version
+        return self._verdict is not None and self._verdict.action is Action.ALLOW
+
+    def refused(self, refused: Sequence[RefusedRecipient], header: bytes) -> Steps[None]:
+        """Tell the sender of refused recipients.
+
+        Raises NoticeRefused, UpstreamError unless the upstream takes the responsibility for it.
+        """
+        envelope = self._envelope()
+        yield from self._send(envelope, failure_notice(envelope, refused, header))
+
+    def undelivered(self, failed: Sequence[RefusedRecipient], header: bytes) -> Steps[None]:
+        """Tell the sender of recipients whom the upstream did not take the message for.
+
+        Raises as `refused` does.
+        """
+        envelope = self._envelope()
+        yield from self._send(envelope, undelivered_notice(envelope, failed, header))
+
+    def relayed(self, accepted: Sequence[Rcpt], header: bytes) -> Steps[None]:
+        """Tell a sender that asked for it that an upstream without DSN has the mail.
+
+        RFC 3461 5.2.2. Raises as `refused` does.
+        """
+        told = [
+            (rcpt.forward_path, rcpt.orcpt)
+            for rcpt in accepted
+            if rcpt.notify is not None and "SUCCESS" in rcpt.notify.upper()
+        ]
+        if told and self._reverse_path:
+            envelope = self._envelope()
+            yield from self._send(envelope, relayed_notice(envelope, told, header))
+
+    def _envelope(self) -> Envelope:
+        services = self._services
+        return Envelope(
+            services.hostname, self._about, services.now(), self._reverse_path, self._envid
+        )
+
+    def _judge(self) -> Steps[Verdict | None]:
+        """None: the reverse path is no address, so nobody can be told."""
+        try:
+            address = canonical(self._reverse_path)
+        except AddressError:
+            return None
+        facts = yield from ReadFacts(Lookups((address,), contacts=False))
+        rulebook = self._services.rulebooks[NOTICE_STREAM.rulebook]
+        question = Transaction((NOTICE_STREAM,), (address,))
+        (verdict,) = judge(question, facts, rulebook, self._services.now()).recipients
+        return verdict
+
+    def _send(self, envelope: Envelope, notice: bytes) -> Steps[None]:
+        """From the null path, and asking for no notice about itself (RFC 3461 6.1)."""
+        allowed = yield from self.permitted()
+        if self._verdict is None:
+            raise NoticeRefused("the reverse path is no address")
+        decided = self._decided(self._verdict, len(notice), passes=allowed)
+        yield from WriteRecord(decided)
+        self._services.emit(decided)
+        if not allowed:
+            raise NoticeRefused(f"the sender may not be mailed: {self._verdict.reason}")
+        sender = envelope.reverse_path
+        unicode = not sender.isascii() or b"message/global" in notice
+        eight_bit = not notice.isascii()
+        needs = frozenset({EIGHT_BIT} if eight_bit else ()) | frozenset({UTF8} if unicode else ())
+        mail = MailParameters("", len(notice), eight_bit=eight_bit, utf8=unicode, needs=needs)
+        upstream = self._services.open_upstream(mail)
+        try:
+            reply = yield from _hand_over(upstream, Rcpt(sender, notify="NEVER"), notice)
+        except UpstreamError as error:
+            self._note(decided, error.reply)
+            raise
+        self._note(decided, reply)
+        if reply.code >= 500:
+            raise NoticeRefused(f"the upstream refuses the notice: {reply.code}")
+        if reply.code >= 300:
+            raise UpstreamError(f"notice to the sender not taken: {reply.code}")
+
+    def _decided(self, verdict: Verdict, size: int, *, passes: bool) -> Decided:
+        address = canonical(self._reverse_path)
+        return Decided(
+            id=self._services.new_id(),
+            at=self._services.now(),
+            stage="notice",
+            client=self._client,
+            reverse_path="",
+            decision=Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
+            recipients=(Recipient(self._reverse_path, address, verdict),),
+            facts={},
+            size=size,
+            relayed=passes,
+            notice_about=self._about,
+        )
+
+    def _note(self, decided: Decided, reply: Reply) -> None:
+        relayed = Relayed(
+            id=decided.id,
+            listener=self._client.listener,
+            stream=NOTICE_STREAM.name,
+            code=reply.code,
+            reply=str(reply),
+            size=decided.size,
+            recipients=int(reply.code < 300),
+        )
+        self._services.note_outcome(relayed)
+        self._services.emit(relayed)
+
+
+def _hand_over(upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply]:
+    (reply,) = yield from AskUpstream(upstream, [rcpt])
+    if reply.code >= 300:
+        upstream.abort()
+        return reply
+    upstream.begin_data()
+    refusal = yield from AwaitData(upstream)
+    return refusal or (yield from SendContent(upstream, [stuffed(notice)]))
+
+
+def wants_no_notice(rcpt: Rcpt) -> bool:
+    """Whether the sender asked not to be told of a failure (RFC 3461 4.1)."""
+    return rcpt.notify is not None and "FAILURE" not in rcpt.notify.upper()

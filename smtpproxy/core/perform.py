@@ -1,0 +1,176 @@
+"""Carries out the effects of transactions for a process that relays mail."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from smtpproxy.core import effects
+from smtpproxy.core.effects import Effect, Steps
+from smtpproxy.events import Decided
+from smtpproxy.policy.model import MessageFeatures, SignatureFinding
+from smtpproxy.relay.transaction import UpstreamTransaction
+from smtpproxy.store.alike import AlikeLog
+from smtpproxy.store.copies import CopyLedger
+from smtpproxy.store.mailings import MailingLog
+from smtpproxy.store.protocols import FactReader, StoreUnavailable
+
+if TYPE_CHECKING:  # what signs or asks the DNS is loaded where something does
+    from smtpproxy.core.organisations import Organisations
+    from smtpproxy.core.recipient_domains import RecipientDomains
+    from smtpproxy.relay.dkim.signing import Signer
+    from smtpproxy.relay.dkim.verifying import Verifier
+
+T = TypeVar("T")
+
+UNSUBSCRIBE = (b"list-unsubscribe", b"list-unsubscribe-post")
+"""What a signature has to cover (RFC 8058 section 4)."""
+
+
+class AuditLog(Protocol):
+    """Where decisions are put on record. `commit` raises AuditUnavailable."""
+
+    async def commit(self, decided: Decided) -> None: ...
+
+
+async def drive(steps: Steps[T], perform: Callable[[Effect[Any]], Any]) -> T:
+    """Run steps to their end; whoever waits for an effect waits here."""
+    try:
+        effect = next(steps)
+        while True:
+            try:
+                answer = perform(effect)
+                if isawaitable(answer):
+                    answer = await answer
+            except Exception as error:
+                effect = steps.throw(error)
+            else:
+                effect = steps.send(answer)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        steps.close()
+
+
+@dataclass(slots=True)
+class Performer:
+    """Calls the parts of a worker. Use it as a function of an effect, with `drive`."""
+
+    store: FactReader
+    audit: AuditLog
+    mailings: MailingLog | None = None  # where no stream counts what it sends
+    alike: AlikeLog | None = None  # where no stream counts who is sent one text
+    copies: CopyLedger | None = None  # where no stream sends a copy to each
+    signer: "Signer | None" = None  # where there are no keys
+    verifier: "Verifier | None" = None  # where no stream asks for signatures
+    domains: "RecipientDomains | None" = None  # where the recipients' domains are not asked
+    organisations: "Organisations | None" = None  # where no stream asks for relaxed alignment
+    threads: Executor | None = None  # for long work; the loop has its own where it is None
+    _table: Mapping[type, Callable[[Any], Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        store, audit = self.store, self.audit
+        self._table = {
+            effects.ReadFacts: lambda effect: store.facts(effect.lookups),
+            effects.StoreVersion: lambda _: store.version(),
+            effects.WriteRecord: lambda effect: audit.commit(effect.decided),
+            effects.AskUpstream: _ask_upstream,
+            effects.AwaitData: _await_data,
+            effects.SendContent: _send_content,
+            effects.AskDomains: self._ask_domains,
+            effects.FindOrganisations: self._find_organisations,
+            effects.CheckSignatures: self._check_signatures,
+            effects.CountText: self._count_text,
+            effects.CountMailing: self._count_mailing,
+            effects.ReleaseMailing: self._release_mailing,
+            effects.Sign: self._sign,
+            effects.FindCopies: self._find_copies,
+            effects.NoteCopy: self._note_copy,
+            effects.ForgetCopies: self._forget_copies,
+            effects.Together: self._together,
+            effects.InThread: self._in_thread,
+        }
+
+    def __call__(self, effect: Effect[Any]) -> Any:
+        return self._table[type(effect)](effect)
+
+    def _ask_domains(self, effect: effects.AskDomains) -> Awaitable[Mapping[str, bool]]:
+        return _there(self.domains).null_mx(effect.addresses)
+
+    def _find_organisations(
+        self, effect: effects.FindOrganisations
+    ) -> Awaitable[tuple[MessageFeatures, str]]:
+        from smtpproxy.core.organisations import with_organisations
+
+        return with_organisations(_there(self.organisations), effect.stream, effect.features)
+
+    def _check_signatures(
+        self, effect: effects.CheckSignatures
+    ) -> Awaitable[tuple[SignatureFinding, ...]]:
+        return _there(self.verifier).check(effect.headers, effect.body, UNSUBSCRIBE)
+
+    def _count_text(self, effect: effects.CountText) -> Awaitable[int]:
+        alike = _there(self.alike)
+        count = alike.count if effect.exact else alike.estimate
+        return count(effect.key, effect.people, effect.at, effect.window, effect.most)
+
+    def _count_mailing(self, effect: effects.CountMailing) -> Awaitable[Any]:
+        mailings = _there(self.mailings)
+        return mailings.reserve(effect.id, effect.stream, effect.addresses, effect.at)
+
+    def _release_mailing(self, effect: effects.ReleaseMailing) -> Awaitable[None]:
+        return _there(self.mailings).release(effect.id, effect.addresses)
+
+    def _sign(self, effect: effects.Sign) -> Awaitable[bytes]:
+        return _there(self.signer).sign(effect.keys, effect.headers, effect.body, effect.at)
+
+    def _find_copies(self, effect: effects.FindCopies) -> Awaitable[frozenset[str]]:
+        copies = _there(self.copies)
+        return copies.find(effect.reverse_path, effect.content.digest, effect.forward_paths)
+
+    def _note_copy(self, effect: effects.NoteCopy) -> Awaitable[None]:
+        copies = _there(self.copies)
+        return copies.note(effect.reverse_path, effect.content.digest, effect.forward_path)
+
+    def _forget_copies(self, effect: effects.ForgetCopies) -> Awaitable[None]:
+        return _there(self.copies).forget(effect.reverse_path, effect.content.digest)
+
+    def _in_thread(self, effect: effects.InThread[T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self.threads, effect.work)
+
+    async def _together(self, effect: effects.Together) -> None:
+        runs = iter(effect.runs())
+
+        async def work() -> None:
+            for steps in runs:
+                await drive(steps, self)
+
+        await asyncio.gather(*[work() for _ in range(effect.at_once)])
+
+
+def _ask_upstream(effect: effects.AskUpstream) -> Awaitable[Any]:
+    return _relayed(effect.upstream).recipients(effect.recipients)
+
+
+def _await_data(effect: effects.AwaitData) -> Awaitable[Any]:
+    return _relayed(effect.upstream).data_refusal()
+
+
+def _send_content(effect: effects.SendContent) -> Awaitable[Any]:
+    return _relayed(effect.upstream).finish(effect.content)
+
+
+def _relayed(upstream: effects.Upstream) -> UpstreamTransaction:
+    if not isinstance(upstream, UpstreamTransaction):
+        raise TypeError("an upstream transaction of somebody else")
+    return upstream
+
+
+def _there(part: T | None) -> T:
+    """A part that no setting asked for cannot be asked: a fault of the program, so a 451."""
+    if part is None:
+        raise StoreUnavailable("this process was not given what the transaction asks for")
+    return part

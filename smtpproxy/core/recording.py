@@ -1,0 +1,120 @@
+"""What a transaction tells of itself: the record, events for the sinks, and how long it took."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from smtpproxy.core.effects import Effect, Steps, WriteRecord
+from smtpproxy.core.outcome import TEMPORARY_FAILURE, Outcome
+from smtpproxy.core.services import Services
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.events import (
+    Client,
+    Decided,
+    Failed,
+    Limited,
+    Part,
+    Relayed,
+    Stage,
+    TransactionEnded,
+)
+from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.errors import SigningFailed, UpstreamError, UpstreamShareUsed
+from smtpproxy.sinks.audit.journal import AuditUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
+
+T = TypeVar("T")
+
+_PARTS: Mapping[type[Exception], Part] = {
+    StoreUnavailable: "store",
+    AuditUnavailable: "audit",
+    SigningFailed: "sign",
+    OSError: "spool",
+}
+
+
+class RecordedTransaction:
+    """A transaction that has an id and a client, and is on record."""
+
+    def __init__(
+        self, services: Services, client: Client, reverse_path: str, choice: StreamChoice
+    ) -> None:
+        self.id = services.new_id()
+        self.client = client
+        self.reverse_path = reverse_path
+        self._services = services
+        self._choice = choice
+        self._seconds: dict[Stage, float] = {}
+        self._spent = 0.0
+
+    def _record(self, decided: Decided) -> Steps[None]:
+        """Put a decision on record and tell of it. Raises AuditUnavailable."""
+        yield from self._timed("audit", WriteRecord(decided))
+        self._services.emit(decided)
+
+    def _record_passing(self, decided: Decided) -> Steps[None]:
+        """Put on record what passes. Raises AuditUnavailable, unless it is only observed."""
+        try:
+            yield from self._timed("audit", WriteRecord(decided))
+        except AuditUnavailable as error:
+            if not decided.observed:
+                raise
+            self._services.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
+        self._services.emit(decided)
+
+    def _note_outcome(
+        self, outcome: Outcome, reply: Reply, recipients: int, each: tuple[str, ...] = ()
+    ) -> None:
+        """Add the client's answer to the record of what was to be relayed.
+
+        `each` are the upstream's own replies where each recipient had a copy of its own.
+        """
+        self._note(outcome.decided, reply, recipients, each)
+
+    def _note(
+        self, decided: Decided, reply: Reply, recipients: int, each: tuple[str, ...] = ()
+    ) -> None:
+        relayed = Relayed(
+            id=decided.id,
+            listener=decided.client.listener,
+            stream=decided.decision.stream.name,
+            code=reply.code,
+            reply=str(reply),
+            size=decided.size,
+            recipients=recipients,
+            each=each,
+        )
+        self._services.note_outcome(relayed)
+        self._services.emit(relayed)
+
+    def _failed(self, error: Exception, *, recipients: int = 0, messages: int = 0) -> Reply:
+        """Tell of an internal failure; what could not be decided for it is counted as deferred."""
+        cause = error.__cause__ or error
+        text = f"{type(cause).__name__}: {cause}"
+        listener, emit = self.client.listener, self._services.emit
+        if isinstance(error, UpstreamShareUsed):
+            emit(Limited(listener, self.client.peer, "upstream_connections"))
+            return error.reply
+        if isinstance(error, UpstreamError):
+            emit(Failed(listener, "upstream", text))
+            return error.reply
+        part: Part = "internal"
+        for kind, its_part in _PARTS.items():
+            if isinstance(error, kind):
+                part = its_part
+        emit(Failed(listener, part, text, self._choice.default.name, recipients, messages))
+        return TEMPORARY_FAILURE
+
+    def _ended(self) -> None:
+        """Tell that the message has its final answer."""
+        stages = tuple(self._seconds.items())
+        self._services.emit(TransactionEnded(self.client.listener, self._spent, stages))
+
+    def _timed(self, stage: Stage, steps: "Effect[T] | Steps[T]") -> Steps[T]:
+        began = self._services.ticks()
+        try:
+            return (yield from steps)
+        finally:
+            self._spend(stage, self._services.ticks() - began)
+
+    def _spend(self, stage: Stage, duration: float) -> None:
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + duration

@@ -1,0 +1,326 @@
+"""One message on its way to the upstream (design.md section 3)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from msgspec.structs import replace
+
+from smtpproxy.core.content_checks import Message
+from smtpproxy.core.copying import FAILURES, CopyingTransaction
+from smtpproxy.core.edits import edited
+from smtpproxy.core.effects import (
+    AskUpstream,
+    AwaitData,
+    SendContent,
+    Steps,
+    Upstream,
+)
+from smtpproxy.core.notices import NoticeRefused, wants_no_notice
+from smtpproxy.core.outcome import Mixed, Outcome, Recipient
+from smtpproxy.core.services import Services
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.events import Client, Limited
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8, needed_extensions
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.reply import Reply
+from smtpproxy.mail.trace import RECEIVED_LIMIT, received
+from smtpproxy.policy.way_out import added
+from smtpproxy.relay.content import Content
+from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.wire.commands import Rcpt
+from smtpproxy.wire.content import unstuffed
+
+_LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
+_MOST_LOOKS = 5
+"""How often a message may be judged anew because the store changes while it is relayed."""
+
+
+class RelayTransaction(CopyingTransaction):
+    """Judges recipients as they come and the message at its end, and relays it.
+
+    Use `recipients` any number of times, then `message` once; or `abort`. An internal failure is
+    a 451 and an event for the log, never an exception.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        client: Client,
+        mail: MailParameters,
+        choice: StreamChoice,
+        protocol: str,
+        mixed: Mixed | None = None,
+    ) -> None:
+        super().__init__(services, client, mail, choice, mixed)
+        self._protocol = protocol
+        self._upstream: Upstream = services.open_upstream(mail)
+        self._adds_links = any(s.unsubscribe_scope is not None for s in choice.candidates)
+
+    @property
+    def accepted(self) -> int:
+        """How many recipients were accepted."""
+        return len(self.recipients_accepted)
+
+    def recipients(self, asked: Sequence[Rcpt]) -> Steps[list[Reply]]:
+        """Judge recipients and put the permitted ones to the upstream; one reply each."""
+        began = self._services.ticks()
+        permitted, replies = yield from self._judge_rcpts(asked, early=True)
+        answers = iter((yield from self._put_upstream(permitted)) if permitted else ())
+        self._spent += self._services.ticks() - began
+        return [next(answers) if reply is None else reply for reply in replies]
+
+    def message(self, content: Content) -> Steps[list[Reply]]:
+        """Judge the message and what is left of its recipients, record that, relay it.
+
+        Returns a reply for each recipient that was accepted, in their order: all the same,
+        but where `mixed` is "each".
+        """
+        accepted = self.accepted
+        began = self._services.ticks()
+        try:
+            replies = yield from self._judge_and_relay(content)
+        except FAILURES as error:
+            self.abort()
+            replies = [self._failed(error, recipients=accepted, messages=1)]
+            if not self._upstream.in_doubt:
+                yield from self._not_mailed()
+        self._spent += self._services.ticks() - began
+        self._ended()
+        return replies if len(replies) > 1 else replies * accepted
+
+    def abort(self) -> None:
+        """Give up: nothing was mailed."""
+        self._upstream.abort()
+
+    def _put_upstream(self, permitted: Sequence[Recipient]) -> Steps[list[Reply]]:
+        ask = AskUpstream(self._upstream, [recipient.rcpt for recipient in permitted])
+        try:
+            answers = yield from self._timed("upstream", ask)
+        except UpstreamError as error:
+            answers = [self._failed(error)] * len(permitted)
+        self._upstream.leave_to_client(self._given_back)
+        for recipient, answer in zip(permitted, answers, strict=True):
+            if answer.code < 300:
+                self.recipients_accepted.append(recipient)
+        return answers
+
+    def _given_back(self) -> None:
+        self._services.emit(Limited(self.client.listener, self.client.peer, "upstream_hold"))
+
+    def _judge_and_relay(self, content: Content) -> Steps[list[Reply]]:
+        headers = HeaderBlock(unstuffed(content.header()))
+        if len(headers.values("Received")) >= RECEIVED_LIMIT:
+            self.abort()
+            return [_LOOP]
+        if self._mixed == "split" and any(
+            wants_no_notice(r.rcpt) for r in self.recipients_accepted
+        ):
+            self._mixed = "refuse"  # a recipient cannot be left out in silence
+        if self._adds_links and self._mixed != "each":
+            yield from self._leave_out_mailed(content)
+        outcome = yield from self._decide(Message(headers, content.size, content.body()))
+        self._upstream.end_turn()
+        for _ in range(_MOST_LOOKS):
+            done = yield from self._carry_out(outcome, headers, content)
+            if not isinstance(done, Outcome):
+                return done
+            outcome = done
+        raise StoreUnavailable("the store changes faster than a message can be relayed")
+
+    def _carry_out(
+        self, outcome: Outcome, headers: HeaderBlock, content: Content
+    ) -> Steps[list[Reply] | Outcome]:
+        """Do what follows from an outcome; return another one when the store has changed."""
+        if not outcome.passes:
+            return (yield from self._refuse(outcome, content, headers.without("")))
+        unfit = self._unfit(content)
+        if unfit is not None:
+            return (yield from self._refuse_unfit(outcome, unfit))
+        fields = self._unsubscribe_fields(outcome, headers)
+        if len(fields) > 1 or (self._mailed_before and (fields or not self.accepted)):
+            self.abort()  # the upstream transaction that all of them are in
+            header, people = headers.without(""), list(fields)
+            copy = lambda r: self._outgoing(outcome, headers, content, fields[r], r)  # noqa: E731
+            return (yield from self._relay_copies(outcome, content, header, people, copy))
+        made = partial(self._outgoing, outcome, headers, content, next(iter(fields.values()), b""))
+        if outcome.mixed and self._mixed == "split":
+            return (yield from self._split(outcome, headers, made))
+        outgoing = yield from made()
+        mailed = self._permitted(outcome)
+        yield from self._upstream_for(mailed)
+        done = yield from self._deliver(outcome, outgoing)
+        if isinstance(done, Outcome):
+            return done
+        yield from self._tell_relayed(done, b"" if outcome.mixed else headers.without(""))
+        refused = outcome.refusals if outcome.mixed else {}
+        if not refused:
+            return [done]
+        return [refused.get(recipient, done) for recipient in self.recipients_accepted]
+
+    # nobody gets it
+
+    def _refuse(self, outcome: Outcome, content: Content, header: bytes) -> Steps[list[Reply]]:
+        self.abort()
+        yield from self._not_mailed()
+        yield from self._refresh([recipient.canonical for recipient in self.recipients_accepted])
+        yield from self._record(outcome.decided)
+        if self._mailed_before and outcome.for_nobody:
+            told_all = yield from self._refuse_the_rest(outcome, content, header)
+            if told_all is not None:
+                return [told_all]
+        if self._mixed == "each" and outcome.for_nobody:
+            told = outcome.refusals
+            return [told[recipient] for recipient in self.recipients_accepted]
+        return [outcome.refusal]
+
+    def _refuse_unfit(self, outcome: Outcome, unfit: Reply) -> Steps[list[Reply] | Outcome]:
+        self.abort()
+        settled = yield from self._settle(outcome)
+        if settled is not outcome:
+            return settled
+        yield from self._not_mailed()
+        self._note_outcome(outcome, unfit, 0)
+        refused = outcome.refusals if self._mixed == "each" else {}
+        return [refused.get(recipient, unfit) for recipient in self.recipients_accepted]
+
+    def _unfit(self, content: Content) -> Reply | None:
+        """The refusal of content that needs an extension that the upstream lacks."""
+        needs = frozenset({EIGHT_BIT, UTF8})  # what MAIL asked for, on every connection
+        if not self._upstream.takes_all:
+            needs = needed_extensions(content.pieces)
+        self._mail = replace(self._mail, needs=needs)
+        return self._upstream.refusal_of(needs)
+
+    # one transaction with the upstream
+
+    def _permitted(self, outcome: Outcome) -> list[Recipient]:
+        if not outcome.mixed:
+            return self.recipients_accepted
+        refused = {recipient for recipient, _ in outcome.refused}
+        return [r for r in self.recipients_accepted if r not in refused]
+
+    def _upstream_for(self, recipients: Sequence[Recipient]) -> Steps[None]:
+        """See that the upstream transaction is for these recipients; begin anew where it is not.
+
+        No connection is held while another is waited for. Raises UpstreamError unless the
+        upstream accepts again every one that it has accepted before.
+        """
+        rcpts = [recipient.rcpt for recipient in recipients]
+        if self._upstream.is_open and self._upstream.accepted == rcpts:
+            return
+        self.abort()
+        self._upstream = self._services.open_upstream(self._mail)
+        replies = yield from self._timed("upstream", AskUpstream(self._upstream, rcpts))
+        refused = [reply.code for reply in replies if reply.code >= 300]
+        if refused:
+            self.abort()
+            raise UpstreamError(f"a recipient accepted before is refused now: {refused[0]}")
+
+    def _deliver(self, outcome: Outcome, outgoing: Iterator[bytes]) -> Steps[Reply | Outcome]:
+        """Put the content to the upstream; the record comes before the end of data.
+
+        Returns another outcome when the store has changed: then the upstream has nothing.
+        """
+        upstream = self._upstream
+        upstream.begin_data()
+        reply, failure = None, None
+        try:
+            reply = yield from self._timed("upstream", AwaitData(upstream))
+        except UpstreamError as error:
+            failure = error  # what was decided is on record all the same
+        settled = yield from self._settle(outcome)
+        if settled is not outcome:
+            self.abort()
+            return settled
+        try:
+            if failure is not None:
+                raise failure
+            if reply is None:
+                reply = yield from self._timed("upstream", SendContent(upstream, outgoing))
+        except UpstreamError as error:
+            self._note_outcome(outcome, error.reply, len(upstream.accepted))
+            raise
+        self._note_outcome(outcome, reply, len(upstream.accepted))
+        if reply.code >= 300:
+            yield from self._not_mailed()
+        return reply
+
+    def _split(
+        self, outcome: Outcome, headers: HeaderBlock, made: Callable[[], Steps[Iterator[bytes]]]
+    ) -> Steps[list[Reply] | Outcome]:
+        """Relay to the permitted only. The sender's notice goes first: once a recipient
+        is mailed, nothing may keep the sender from learning who was not."""
+        self.abort()  # the notice needs a connection too
+        unnotified = yield from self._notify_refused(outcome, headers.without(""))
+        if unnotified is not None:
+            return unnotified
+        outgoing = yield from made()
+        try:
+            yield from self._upstream_for(self._permitted(outcome))
+        except UpstreamError as error:
+            self._note_outcome(outcome, error.reply, 0)
+            raise
+        done = yield from self._deliver(outcome, outgoing)
+        if isinstance(done, Outcome):
+            return done
+        yield from self._tell_relayed(done, headers.without(""))
+        return [done]
+
+    def _tell_relayed(self, reply: Reply, header: bytes) -> Steps[None]:
+        """The mail is accepted: a notice that cannot be sent is a line in the log."""
+        if reply.code >= 300 or self._upstream.notifies:
+            return
+        try:
+            yield from self._notices.relayed(self._upstream.accepted, header)
+        except NoticeRefused:
+            pass  # on record
+        except FAILURES as error:
+            self._failed(error)
+
+    # what leaves
+
+    def _unsubscribe_fields(self, outcome: Outcome, headers: HeaderBlock) -> dict[Recipient, bytes]:
+        """The fields that each recipient's copy gets, where the relay adds them; else none.
+
+        Raises StoreUnavailable.
+        """
+        stream, features = outcome.stream, self._features
+        if stream.unsubscribe_scope is None or not added(stream, features):
+            return {}
+        links = self._services.links
+        if links is None:
+            raise StoreUnavailable("there are no keys for unsubscribe links")
+        has_list_id = bool(headers.raw_values("List-Id"))
+        return {
+            recipient: links.fields(stream, recipient.canonical, self.id, has_list_id=has_list_id)
+            for recipient in self._permitted(outcome)
+        }
+
+    def _outgoing(
+        self,
+        outcome: Outcome,
+        headers: HeaderBlock,
+        content: Content,
+        unsubscribe: bytes,
+        only: Recipient | None = None,
+    ) -> Steps[Iterator[bytes]]:
+        """The content with its edits. Raises SigningFailed."""
+        accepted, client = self.recipients_accepted, self.client
+        if only is None and len(accepted) == 1:
+            only = accepted[0]
+        trace = received(
+            helo=client.helo,
+            peer=client.peer,
+            hostname=self._services.hostname,
+            protocol=self._protocol,
+            id=self.id,
+            at=outcome.decided.at,
+            recipient=None if only is None else only.path,
+        )
+        decided = outcome.decided
+        edits = edited(self._services, decided, headers, content, trace, unsubscribe)
+        if self._services.signing_keys is None:
+            return (yield from edits)
+        return (yield from self._timed("sign", edits))

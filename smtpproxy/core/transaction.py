@@ -1,0 +1,382 @@
+"""One message before the decision core, from RCPT to the record.
+
+What every intake does alike: recipients are judged as they come, the message at its end, and the
+decision goes on record while the store is still as it was judged from. What is then done with
+the mail is the intake's own: core/relaying.py, core/milter.py, core/delegation.py.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from smtpproxy.core.content_checks import Message, content_features
+from smtpproxy.core.effects import (
+    AskDomains,
+    CountMailing,
+    ReadFacts,
+    ReleaseMailing,
+    Steps,
+    StoreVersion,
+)
+from smtpproxy.core.evaluation import Evaluation
+from smtpproxy.core.outcome import (
+    Mixed,
+    Outcome,
+    Recipient,
+    Refused,
+    refused_as_a_whole,
+    unreadable,
+)
+from smtpproxy.core.recording import RecordedTransaction
+from smtpproxy.core.services import Services
+from smtpproxy.core.streams import StreamChoice
+from smtpproxy.events import (
+    Client,
+    Decided,
+    Failed,
+)
+from smtpproxy.events import Recipient as Judged
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.decide import judge_message
+from smtpproxy.policy.features import MessageIdentity, read_identity
+from smtpproxy.policy.model import (
+    Action,
+    Decision,
+    MessageFeatures,
+    Mode,
+    Reason,
+    Stream,
+    StreamClass,
+    Verdict,
+)
+from smtpproxy.policy.replies import recipient_reply
+from smtpproxy.sinks.audit.journal import AuditUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.wire.commands import Rcpt
+
+T = TypeVar("T")
+
+
+class Transaction(RecordedTransaction):
+    """Judges recipients as they come and the message at its end, and keeps the record.
+
+    Its methods are steps (core/effects.py). An internal failure is a 451 and an event for the
+    log, never an exception out of `recipients` and `message` of the classes below this one.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        client: Client,
+        reverse_path: str,
+        choice: StreamChoice,
+        mixed: Mixed | None = None,
+    ) -> None:
+        super().__init__(services, client, reverse_path, choice)
+        self.recipients_accepted: list[Recipient] = []
+        self._mixed: Mixed = mixed or services.on_mixed
+        self._evaluation = Evaluation(services, choice)
+        self._features = MessageFeatures()
+        self._identity = MessageIdentity()
+        self._size = 0
+        self._counted: frozenset[str] = frozenset()  # for whom the message was counted
+
+    # RCPT
+
+    def _judge_rcpts(
+        self, asked: Sequence[Rcpt], *, early: bool
+    ) -> Steps[tuple[list[Recipient], list[Reply | None]]]:
+        """Judge recipients; return the permitted, and the reply to each that is not.
+
+        Refusals are on record then. Unless `early`, only what is no address has a reply: all
+        else is left to the end of the message.
+        """
+        replies: list[Reply | None] = [None] * len(asked)
+        known: list[tuple[int, Recipient]] = []
+        for index, rcpt in enumerate(asked):
+            try:
+                known.append((index, Recipient(rcpt, self.canonical(rcpt.forward_path))))
+            except AddressError as error:
+                replies[index] = unreadable(error)
+        early = early and self._evaluation.refuses_at_rcpt
+        addresses = [recipient.canonical for _, recipient in known]
+        try:
+            verdicts = yield from self._read_and_judge(addresses)
+            if early:
+                refused = [
+                    (index, recipient, verdict)
+                    for (index, recipient), verdict in zip(known, verdicts, strict=True)
+                    if verdict.action is not Action.ALLOW
+                ]
+                yield from self._record_refused([(r, v) for _, r, v in refused])
+                for index, recipient, verdict in refused:
+                    replies[index] = self._recipient_reply(recipient, verdict)
+        except (StoreUnavailable, AuditUnavailable) as error:
+            failure = self._failed(error, recipients=len(known) if early else 0)
+            if early:
+                for index, _ in known:
+                    replies[index] = failure
+        return [recipient for index, recipient in known if replies[index] is None], replies
+
+    def _read_and_judge(self, addresses: Sequence[str]) -> Steps[Sequence[Verdict]]:
+        """Read facts and judge as far as RCPT allows. Raises StoreUnavailable."""
+        evaluation, services = self._evaluation, self._services
+        yield from self._read(addresses)
+        began = services.ticks()
+        verdicts = evaluation.judge_at_rcpt(addresses, services.now())
+        self._spend("policy", services.ticks() - began)
+        if services.asks_domains:
+            pairs = zip(addresses, verdicts, strict=True)
+            asked = [a for a, v in pairs if v.action is not Action.REFUSE]
+            if asked:  # nobody's domain is asked who is refused anyway
+                null_mx = yield from self._timed("dns", AskDomains(asked))
+                evaluation.learn_domains(null_mx)
+                yield from self._refresh(addresses)  # it took its time
+                verdicts = evaluation.judge_at_rcpt(addresses, services.now())
+        return verdicts
+
+    def _record_refused(self, refused: Sequence[Refused]) -> Steps[None]:
+        if not refused:
+            return
+        stream, facts = self._choice.candidates[0], self._evaluation.facts
+        decided = Decided(
+            id=self.id,
+            at=self._services.now(),
+            stage="rcpt",
+            client=self.client,
+            reverse_path=self.reverse_path,
+            decision=Decision(stream, stream.rulebook, tuple(verdict for _, verdict in refused)),
+            recipients=tuple(Judged(r.path, r.canonical, verdict) for r, verdict in refused),
+            facts={r.canonical: facts[r.canonical] for r, _ in refused},
+        )
+        yield from self._record(decided)
+
+    # the end of the message
+
+    def _decide(self, message: Message) -> Steps[Outcome]:
+        """Judge the message and what is left of its recipients. Nothing is recorded yet.
+
+        Where mail is counted it is counted for those who may get it: see `_not_mailed`. Raises
+        StoreUnavailable.
+        """
+        services, evaluation = self._services, self._evaluation
+        addresses = [recipient.canonical for recipient in self.recipients_accepted]
+        self._size = message.size
+        self._identity = read_identity(message.headers)
+        features, failure = yield from self._timed(
+            "policy",
+            content_features(services, self._choice, message, self.reverse_path, addresses),
+        )
+        if failure:
+            services.emit(Failed(self.client.listener, "dns", failure))
+        self._features = features
+        began = services.ticks()
+        stream = evaluation.stream_of(features)
+        if isinstance(stream, Verdict):  # on no stream, so nobody can be allowed either
+            default = self._choice.default
+            verdicts = (stream,) * len(addresses)
+            return self._outcome(Decision(default, default.rulebook, verdicts, stream))
+        now = services.now()
+        judged = evaluation.judge_at_end(stream, addresses, features, now)
+        verdict = judge_message(stream, features)
+        self._spend("policy", services.ticks() - began)
+        may_pass = verdict.action is Action.ALLOW or stream.mode is Mode.OBSERVE
+        if may_pass and (yield from self._count(stream, addresses, judged)):
+            judged = evaluation.judge_anew(stream, addresses, features, now)
+        outcome = self._outcome(Decision(stream, stream.rulebook, tuple(judged), verdict))
+        yield from self._release_refused(outcome)
+        return outcome
+
+    def _count(
+        self, stream: Stream, addresses: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> Steps[bool]:
+        """Count the message for those who may get it; tell whether verdicts depend on that.
+
+        From now on the facts hold what was counted before it, by any worker.
+        """
+        if not self._services.counts_mailings or stream.stream_class is not StreamClass.MARKETING:
+            return False
+        observed = stream.mode is Mode.OBSERVE
+        pairs = zip(addresses, verdicts, strict=True)
+        mailed = frozenset(a for a, v in pairs if observed or v.action is Action.ALLOW)
+        if not mailed:
+            return False
+        count = CountMailing(self.id, stream.name, mailed, self._services.now())
+        try:
+            before = yield from self._timed("store", count)
+        except StoreUnavailable as error:
+            if not observed:
+                raise
+            self._failed(error)
+            return False
+        self._counted = mailed
+        if not stream.counts_mailings:
+            return False
+        self._evaluation.learn_mailings(before)
+        return True
+
+    def _outcome(self, decision: Decision) -> Outcome:
+        """What follows from the verdicts: whether it passes, and whom it is not for."""
+        refused = tuple(
+            [
+                (recipient, verdict)
+                for recipient, verdict in zip(
+                    self.recipients_accepted, decision.recipients, strict=True
+                )
+                if verdict.action is not Action.ALLOW
+            ]
+        )
+        allowed = decision.message is None or decision.message.action is Action.ALLOW
+        passes = decision.stream.mode is Mode.OBSERVE or (
+            allowed and (not refused or self._goes_to_some(refused))
+        )
+        if not passes and allowed:
+            decision = replace(decision, message=refused_as_a_whole(refused))
+        return Outcome(self._decided(decision, passes), refused, passes)
+
+    def _refused(self, outcome: Outcome, message: Verdict) -> Outcome:
+        """The message itself is refused after all."""
+        decision = replace(outcome.decided.decision, message=message)
+        return Outcome(self._decided(decision, passes=False), outcome.refused, passes=False)
+
+    def _refused_whole(self, outcome: Outcome) -> Outcome:
+        """Nobody gets it, since those who may not cannot be answered for on their own."""
+        return self._refused(outcome, refused_as_a_whole(outcome.refused))
+
+    def _goes_to_some(self, refused: Sequence[Refused]) -> bool:
+        """Whether the permitted are mailed and the others answered for on their own."""
+        if len(refused) == len(self.recipients_accepted) or self._mixed == "refuse":
+            return False
+        return self._mixed == "each" or (
+            self.reverse_path != ""
+            and all(verdict.action is Action.REFUSE for _, verdict in refused)
+        )
+
+    def _decided(self, decision: Decision, passes: bool) -> Decided:
+        pairs = zip(self.recipients_accepted, decision.recipients, strict=True)
+        return Decided(
+            id=self.id,
+            at=self._services.now(),
+            stage="data",
+            client=self.client,
+            reverse_path=self.reverse_path,
+            decision=decision,
+            recipients=tuple([Judged(r.path, r.canonical, verdict) for r, verdict in pairs]),
+            facts=self._evaluation.facts,
+            features=self._features,
+            observed=decision.stream.mode is Mode.OBSERVE,
+            undecided=any(
+                verdict is not None and verdict.reason is Reason.TEMPORARY_FAILURE
+                for verdict in (decision.message, *decision.recipients)
+            ),
+            message_id=self._identity.message_id,
+            subject=self._identity.subject,
+            header_from=self._identity.header_from,
+            size=self._size,
+            relayed=passes,
+        )
+
+    # how fresh a verdict is
+
+    def _look_again(self, outcome: Outcome) -> Steps[Outcome]:
+        """Return the very outcome while it holds, else what follows from the store as it is now.
+
+        Another look may only refuse: nobody becomes permitted by it. Raises StoreUnavailable,
+        unless the message is only observed.
+        """
+        stream, decision = outcome.stream, outcome.decided.decision
+        if self._evaluation.stream_of(self._features) is not stream:
+            return outcome  # on no stream: nothing was read for it
+        addresses = [recipient.canonical for recipient in self.recipients_accepted]
+        try:
+            changed = yield from self._refresh(addresses)
+        except StoreUnavailable as error:
+            if not outcome.decided.observed:
+                raise
+            self._failed(error)
+            return outcome
+        if not changed and not stream.asks_for_snapshots:
+            return outcome
+        now = self._services.now()
+        anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
+        verdicts = tuple(
+            [
+                new if old.action is Action.ALLOW else old
+                for old, new in zip(decision.recipients, anew, strict=True)
+            ]
+        )
+        if all(
+            old.action is new.action for old, new in zip(decision.recipients, verdicts, strict=True)
+        ):
+            return outcome
+        message = decision.message
+        if message is not None and message.reason is Reason.RECIPIENTS_REFUSED:
+            message = judge_message(stream, self._features)
+        return self._outcome(replace(decision, recipients=verdicts, message=message))
+
+    def _settle(self, outcome: Outcome) -> Steps[Outcome]:
+        """Look again, and put the outcome on record if it holds; else return the new one.
+
+        When this returns the very outcome, it is on record, and nothing that was committed to the
+        store before forbids it. Raises StoreUnavailable, AuditUnavailable.
+        """
+        current = yield from self._look_again(outcome)
+        if current is outcome:
+            yield from self._record_passing(outcome.decided)
+            if self._services.record_waits:
+                current = yield from self._look_again(outcome)
+        if current is not outcome:
+            yield from self._release_refused(current)
+        return current
+
+    def _refresh(self, addresses: Sequence[str]) -> Steps[bool]:
+        """Read again what may have changed; tell whether anything was read."""
+        version = yield from StoreVersion()
+        outdated = self._evaluation.outdated(addresses, version)
+        if not outdated:
+            return False
+        yield from self._read(outdated)
+        return True
+
+    def _read(self, addresses: Sequence[str]) -> Steps[None]:
+        """The state of the store is asked for first: then facts are never older than it says."""
+        evaluation = self._evaluation
+        lookups = evaluation.lookups(addresses)
+        if self._counted:
+            lookups = replace(lookups, mailings=False)  # the message itself is among them
+        began = self._services.ticks()
+        version = yield from StoreVersion()
+        facts = yield from ReadFacts(lookups)
+        self._spend("store", self._services.ticks() - began)
+        evaluation.learn(addresses, facts, version)
+
+    def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
+        """Take back what was counted, for these or for everybody: they were not mailed.
+
+        What cannot be taken back goes on counting: the mistake is on the side of too little.
+        """
+        back = self._counted if addresses is None else self._counted.intersection(addresses)
+        if not back:
+            return
+        self._counted -= back
+        try:
+            yield from ReleaseMailing(self.id, back)
+        except StoreUnavailable as error:
+            self._failed(error)
+
+    def _release_refused(self, outcome: Outcome) -> Steps[None]:
+        if self._counted and outcome.refused and not outcome.decided.observed:
+            refused = {recipient.canonical for recipient, _ in outcome.refused}
+            yield from self._not_mailed(refused if outcome.passes else None)
+
+    # replies
+
+    def _recipient_reply(self, recipient: Recipient, verdict: Verdict) -> Reply:
+        stream = self._choice.candidates[0].name
+        return recipient_reply(recipient.path, verdict, stream, self.id)
+
+    def canonical(self, path: str) -> str:
+        """The address by which a recipient is known. Raises AddressError."""
+        return canonical(path if "@" in path else f"{path}@{self._services.hostname}")
