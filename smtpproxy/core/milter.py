@@ -141,7 +141,7 @@ class MilterTransaction(NotifyingTransaction):
             settled = yield from self._settle(outcome)
             if settled is not outcome:
                 return settled
-            self._left_to_the_mta(outcome, self.recipients)
+            yield from self._left_to_the_mta(outcome, self.recipients)
             return Advice(None, (), count, plain)
         # The sender is told first: once the MTA mails the others, nothing may prevent it.
         changed = yield from self._notify_refused(outcome, headers.without(""))
@@ -150,12 +150,12 @@ class MilterTransaction(NotifyingTransaction):
             changed = None if current is outcome else current
         if changed is not None:
             return changed
-        self._left_to_the_mta(outcome, self.recipients - len(outcome.refused))
+        yield from self._left_to_the_mta(outcome, self.recipients - len(outcome.refused))
         deleted = tuple(dict.fromkeys(recipient.path for recipient, _ in outcome.refused))
         return Advice(None, deleted, count, plain)
 
-    def _left_to_the_mta(self, outcome: Outcome, recipients: int) -> None:
+    def _left_to_the_mta(self, outcome: Outcome, recipients: int) -> Steps[None]:
         """What becomes of the message now is the MTA's to say, and it does not tell us."""
         name = f" as {self.client.queue_id}" if self.client.queue_id else ""
         text = f"left to the MTA{name}; its own answer is not known here"
-        self._note_outcome(outcome, Reply.of(250, "2.0.0", text), recipients)
+        yield from self._note_outcome(outcome, Reply.of(250, "2.0.0", text), recipients)

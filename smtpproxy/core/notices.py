@@ -12,6 +12,7 @@ from smtpproxy.core.effects import (
     Upstream,
     WriteRecord,
 )
+from smtpproxy.core.recording import without_erased
 from smtpproxy.core.services import Services
 from smtpproxy.events import Client, Decided, Recipient, Relayed
 from smtpproxy.mail.address import AddressError, canonical
@@ -29,6 +30,7 @@ from smtpproxy.policy.model import (
     NOTICE_STREAM,
     Action,
     Decision,
+    Facts,
     Lookups,
     Transaction,
     Verdict,
@@ -55,6 +57,8 @@ class Notices:
         self._reverse_path = reverse_path
         self._envid = envid
         self._verdict: Verdict | None = None
+        self._began = services.now()
+        self._facts: Facts = {}
         self._judged_at: object = None  # the state of the store that the verdict is from
 
     def permitted(self) -> Steps[bool]:
@@ -109,7 +113,7 @@ class Notices:
             address = canonical(self._reverse_path)
         except AddressError:
             return None
-        facts = yield from ReadFacts(Lookups((address,), contacts=False))
+        facts = self._facts = yield from ReadFacts(Lookups((address,), contacts=False))
         rulebook = self._services.rulebooks[NOTICE_STREAM.rulebook]
         question = Transaction((NOTICE_STREAM,), (address,))
         (verdict,) = judge(question, facts, rulebook, self._services.now()).recipients
@@ -121,6 +125,7 @@ class Notices:
         if self._verdict is None:
             raise NoticeRefused("the reverse path is no address")
         decided = self._decided(self._verdict, len(notice), passes=allowed)
+        decided = without_erased(decided, self._began)
         yield from WriteRecord(decided)
         self._services.emit(decided)
         if not allowed:
@@ -152,7 +157,7 @@ class Notices:
             reverse_path="",
             decision=Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
             recipients=(Recipient(self._reverse_path, address, verdict),),
-            facts={},
+            facts=self._facts,
             size=size,
             relayed=passes,
             notice_about=self._about,

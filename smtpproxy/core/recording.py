@@ -1,10 +1,13 @@
 """What a transaction tells of itself: the record, events for the sinks, and how long it took."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from smtpproxy.core.effects import Effect, Steps, WriteRecord
-from smtpproxy.core.outcome import TEMPORARY_FAILURE, Outcome
+from smtpproxy.core.outcome import TEMPORARY_FAILURE
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import (
@@ -13,13 +16,16 @@ from smtpproxy.events import (
     Failed,
     Limited,
     Part,
+    Recipient,
     Relayed,
     Stage,
     TransactionEnded,
 )
 from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.model import NO_FACTS, Origin, RecipientFacts
 from smtpproxy.relay.errors import SigningFailed, UpstreamError, UpstreamShareUsed
 from smtpproxy.sinks.audit.journal import AuditUnavailable
+from smtpproxy.sinks.audit.lines import ERASED
 from smtpproxy.store.protocols import StoreUnavailable
 
 T = TypeVar("T")
@@ -43,16 +49,19 @@ class RecordedTransaction:
         self.reverse_path = reverse_path
         self._services = services
         self._choice = choice
+        self._began = services.now()
         self._seconds: dict[Stage, float] = {}
         self._spent = 0.0
 
     def _record(self, decided: Decided) -> Steps[None]:
         """Put a decision on record and tell of it. Raises AuditUnavailable."""
+        decided = without_erased(decided, self._began)
         yield from self._timed("audit", WriteRecord(decided))
         self._services.emit(decided)
 
     def _record_passing(self, decided: Decided) -> Steps[None]:
         """Put on record what passes. Raises AuditUnavailable, unless it is only observed."""
+        decided = without_erased(decided, self._began)
         try:
             yield from self._timed("audit", WriteRecord(decided))
         except AuditUnavailable as error:
@@ -60,15 +69,6 @@ class RecordedTransaction:
                 raise
             self._services.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
         self._services.emit(decided)
-
-    def _note_outcome(
-        self, outcome: Outcome, reply: Reply, recipients: int, each: tuple[str, ...] = ()
-    ) -> None:
-        """Add the client's answer to the record of what was to be relayed.
-
-        `each` are the upstream's own replies where each recipient had a copy of its own.
-        """
-        self._note(outcome.decided, reply, recipients, each)
 
     def _note(
         self, decided: Decided, reply: Reply, recipients: int, each: tuple[str, ...] = ()
@@ -118,3 +118,28 @@ class RecordedTransaction:
 
     def _spend(self, stage: Stage, duration: float) -> None:
         self._seconds[stage] = self._seconds.get(stage, 0.0) + duration
+
+
+def without_erased(decided: Decided, began: datetime) -> Decided:
+    """The decision as it may be recorded: who was erased since it began is not named in it."""
+    erased = [
+        index
+        for index, recipient in enumerate(decided.recipients)
+        if was_erased(decided.facts.get(recipient.canonical, NO_FACTS), began)
+    ]
+    if not erased:
+        return decided
+    recipients = list(decided.recipients)
+    for index in erased:
+        name = f"{ERASED}{decided.id}.{index}"
+        verdict = replace(recipients[index].verdict, detail=None)
+        recipients[index] = Recipient(name, name, verdict)
+    return replace(decided, recipients=tuple(recipients))
+
+
+def was_erased(facts: RecipientFacts, since: datetime) -> bool:
+    """Whether the person's data were erased at that moment or later."""
+    return any(
+        found.origin is Origin.ERASURE and not found.widened and found.since >= since
+        for found in facts.suppressions
+    )

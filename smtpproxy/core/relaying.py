@@ -181,7 +181,7 @@ class RelayTransaction(CopyingTransaction):
         if settled is not outcome:
             return settled
         yield from self._not_mailed()
-        self._note_outcome(outcome, unfit, 0)
+        yield from self._note_outcome(outcome, unfit, 0)
         refused = outcome.refusals if self._mixed == "each" else {}
         return [refused.get(recipient, unfit) for recipient in self.recipients_accepted]
 
@@ -240,9 +240,9 @@ class RelayTransaction(CopyingTransaction):
             if reply is None:
                 reply = yield from self._timed("upstream", SendContent(upstream, outgoing))
         except UpstreamError as error:
-            self._note_outcome(outcome, error.reply, len(upstream.accepted))
+            yield from self._note_outcome(outcome, error.reply, len(upstream.accepted))
             raise
-        self._note_outcome(outcome, reply, len(upstream.accepted))
+        yield from self._note_outcome(outcome, reply, len(upstream.accepted))
         if reply.code >= 300:
             yield from self._not_mailed()
         return reply
@@ -260,7 +260,7 @@ class RelayTransaction(CopyingTransaction):
         try:
             yield from self._upstream_for(self._permitted(outcome))
         except UpstreamError as error:
-            self._note_outcome(outcome, error.reply, 0)
+            yield from self._note_outcome(outcome, error.reply, 0)
             raise
         done = yield from self._deliver(outcome, outgoing)
         if isinstance(done, Outcome):

@@ -46,7 +46,7 @@ class NotifyingTransaction(Transaction):
         except NoticeRefused:
             return self._refused_whole(outcome)
         except UpstreamError as error:
-            self._note_outcome(outcome, error.reply, 0)
+            yield from self._note_outcome(outcome, error.reply, 0)
             raise
         self._notified.update(r.path for r in news)
         return None

@@ -6,7 +6,6 @@ the mail is the intake's own: core/relaying.py, core/milter.py, core/delegation.
 """
 
 from collections.abc import Collection, Sequence
-from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -28,7 +27,7 @@ from smtpproxy.core.outcome import (
     refused_as_a_whole,
     unreadable,
 )
-from smtpproxy.core.recording import RecordedTransaction
+from smtpproxy.core.recording import RecordedTransaction, was_erased
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import (
@@ -42,6 +41,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.features import MessageIdentity, read_identity
 from smtpproxy.policy.model import (
+    NO_FACTS,
     Action,
     Decision,
     MessageFeatures,
@@ -55,8 +55,6 @@ from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
-
-T = TypeVar("T")
 
 
 class Transaction(RecordedTransaction):
@@ -351,6 +349,26 @@ class Transaction(RecordedTransaction):
         facts = yield from ReadFacts(lookups)
         self._spend("store", self._services.ticks() - began)
         evaluation.learn(addresses, facts, version)
+
+    def _note_outcome(
+        self, outcome: Outcome, reply: Reply, recipients: int, each: tuple[str, ...] = ()
+    ) -> Steps[None]:
+        """Add the client's answer to the record of what was to be relayed.
+
+        `each` are the upstream's own replies where each recipient had a copy of its own.
+        """
+        if "@" in str(reply) or any("@" in one for one in each):
+            addresses = [recipient.canonical for recipient in self.recipients_accepted]
+            try:
+                yield from self._refresh(addresses)
+                facts = [self._evaluation.facts.get(address, NO_FACTS) for address in addresses]
+                erased = any(was_erased(known, self._began) for known in facts)
+            except StoreUnavailable:
+                erased = True  # perhaps
+            if erased:
+                reply = Reply(reply.code, reply.enhanced, ("",))
+                each = tuple(" ".join(one.split(" ")[:2]) for one in each)
+        self._note(outcome.decided, reply, recipients, each)
 
     def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
         """Take back what was counted, for these or for everybody: they were not mailed.

@@ -37,7 +37,6 @@ def named(relay: RelayProcess, recipient: str) -> list[str]:
     return [line.decode() for line in lines if recipient.encode() in line.lower()]
 
 
-@pytest.mark.xfail(strict=True, reason="the decision is written with the address of who was erased")
 @pytest.mark.parametrize("refuse_at", ["rcpt", "data"])
 def test_who_is_erased_after_rcpt_is_not_named_in_the_journal(
     filled: StartFilled, mta: FakeUpstream, refuse_at: str
@@ -51,7 +50,6 @@ def test_who_is_erased_after_rcpt_is_not_named_in_the_journal(
     assert named(relay, JEANNE) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the refusal is written with the address of who was erased")
 def test_who_is_erased_between_two_rcpts_is_not_named_in_the_journal(
     filled: StartFilled, mta: FakeUpstream
 ) -> None:
@@ -65,7 +63,6 @@ def test_who_is_erased_between_two_rcpts_is_not_named_in_the_journal(
     assert named(relay, JEANNE) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the decision is written with the address of who was erased")
 def test_a_milters_message_to_who_was_erased_does_not_name_them(
     filled: StartFilled, mta: FakeUpstream
 ) -> None:
@@ -81,7 +78,6 @@ def test_a_milters_message_to_who_was_erased_does_not_name_them(
     assert named(relay, JEANNE) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the upstream's answer is written with the address")
 def test_an_answer_that_names_who_was_erased_is_not_written(filled: StartFilled) -> None:
     """The erasure comes while the upstream has the whole message."""
     answer = Reply(f"250 2.1.5 <{JEANNE}> delivered")
