@@ -199,6 +199,20 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """What people are told of who processes their data and why (GDPR 15(1))."""
+
+    name: str
+    address: str
+    contact: str  # for requests
+    purposes: tuple[str, ...]
+    recipients: tuple[str, ...]
+    authority: str  # where they may complain
+    officer: str | None = None  # the data protection officer
+    transfers: str | None = None  # to third countries, with their safeguards (15(2))
+
+
+@dataclass(frozen=True, slots=True)
 class WebSettings:
     address: Address
     public_url: str | None = None
@@ -282,6 +296,7 @@ class Settings:
     tokens: tuple[TokenSettings, ...] = ()
     webhooks: tuple[WebhookSettings, ...] = ()
     retention: RetentionSettings = RetentionSettings()
+    controller: ControllerSettings | None = None
     auth: AuthSettings = AuthSettings()
     credentials: tuple[Credential, ...] = ()
     dkim: tuple[DkimSettings, ...] = ()

@@ -35,7 +35,7 @@ from smtpproxy.cli.stores import (
     using_store,
     warn,
 )
-from smtpproxy.locale.texts import Lang
+from smtpproxy.locale.texts import LANGS, REFERENCE, Lang
 from smtpproxy.policy.model import ConsentAct, Contact, Dealing, Link
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
@@ -268,8 +268,8 @@ def _time(moment: datetime | None) -> str:
 )
 @click.option(
     "--lang",
-    type=click.Choice(["en", "fr"]),
-    default="en",
+    type=click.Choice(LANGS),
+    default=REFERENCE,
     show_default=True,
     help="The language of the document.",
 )

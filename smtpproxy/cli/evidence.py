@@ -8,7 +8,7 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli.audit_verify import progress_bar
-from smtpproxy.cli.common import json_bytes
+from smtpproxy.cli.common import fail, json_bytes
 from smtpproxy.cli.stores import now, private
 from smtpproxy.evidence import evidence
 from smtpproxy.evidence.document import document
@@ -36,17 +36,26 @@ def write_evidence(
     HTML to a file named so, else Markdown; JSON alone where it is asked for, or the file is
     named so. 1: something is wrong with the audit log, and the document says so.
     """
+    path = None if output is sys.stdout.buffer else Path(output.name)
+    suffix = path.suffix.lower() if path else ""
+    as_json = as_json or suffix == ".json"
+    controller = settings.controller
+    if controller is None and not as_json:
+        fail(
+            "controller: not set, and the document has to say who processes the data, and why"
+            " (RGPD 15(1)); add [controller] to the configuration (docs/settings.md),"
+            " or ask for --json",
+            2,
+        )
     folder = settings.server.state_dir / "audit"
     with progress_bar(journal_verify.size(folder)) as looked:
         found = evidence(settings, address, at=now(), kept=kept, looked=looked)
-    path = None if output is sys.stdout.buffer else Path(output.name)
-    suffix = path.suffix.lower() if path else ""
     data = json_bytes(evidence_object(found)) + b"\n"
-    if as_json or suffix == ".json":
+    if as_json or controller is None:
         output.write(data)
     else:
-        blocks = document(found, lang)
-        text = html(blocks, lang) if suffix in _HTML else markdown(blocks)
+        blocks = document(found, controller, lang)
+        text = html(blocks, lang) if suffix in _HTML else markdown(blocks, lang)
         output.write(text.encode("utf-8", "backslashreplace"))
         if path is not None:
             with open(path.with_suffix(".json"), "wb", opener=private) as beside:

@@ -29,6 +29,7 @@ from smtpproxy.policy.rulebooks import RulebookError
 from smtpproxy.settings import (
     AuditSettings,
     AuthSettings,
+    ControllerSettings,
     Credential,
     DnsSettings,
     DoctorSettings,
@@ -147,6 +148,16 @@ def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: 
         store=_frozen(StoreSettings, document.store, url=url, partners=partners),
         audit=_frozen(AuditSettings, document.audit),
         retention=_frozen(RetentionSettings, document.retention),
+        controller=(
+            _frozen(
+                ControllerSettings,
+                document.controller,
+                purposes=tuple(document.controller.purposes),
+                recipients=tuple(document.controller.recipients),
+            )
+            if document.controller
+            else None
+        ),
         web=(
             _frozen(WebSettings, document.web, trusted=tuple(document.web.trusted))
             if document.web

@@ -32,6 +32,7 @@ StoreUrl = Annotated[str, PlainValidator(values.store_url)]
 PublicUrl = Annotated[str, PlainValidator(values.public_url)]
 FrequencyCap = Annotated[Cap, PlainValidator(values.frequency_cap)]
 Passage = Annotated[str, PlainValidator(values.passage)]
+Line = Annotated[str, PlainValidator(values.line)]
 Word = Annotated[str, PlainValidator(values.word)]
 Sender = Annotated[str, PlainValidator(values.sender)]
 Period = Annotated[AnyPeriod | None, PlainValidator(values.period)]
@@ -186,6 +187,17 @@ class Retention(Table):
     at: TimeOfDay = written("03:30")
 
 
+class Controller(Table):
+    name: Line = Field(examples=["Example SA"])
+    address: Line = Field(examples=["1 rue de l'Exemple, 75001 Paris"])
+    contact: Line = Field(examples=["privacy@example.com"])
+    officer: Line | None = None
+    purposes: list[Line] = Field(min_length=1, examples=[["offers by e-mail"]])
+    recipients: list[Line] = Field(min_length=1, examples=[["Example Hosting SA"]])
+    transfers: Line | None = None
+    authority: Line = Field(examples=["CNIL, www.cnil.fr"])
+
+
 class Web(Table):
     address: Address = Field(examples=["127.0.0.1:8025"])
     public_url: PublicUrl | None = None
@@ -309,6 +321,7 @@ class Document(Table):
     store: Store = Store()
     audit: Audit = Audit()
     retention: Retention = Retention()
+    controller: Controller | None = None
     web: Web | None = None
     policy: Policy = Policy()
     stream: list[Stream] = []

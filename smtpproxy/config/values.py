@@ -303,6 +303,13 @@ def passage(value: object) -> str:
     return value
 
 
+def line(value: object) -> str:
+    """Return words that people read, on one line."""
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError(f"must be text on one line, not {shown(value)}")
+    return value.strip()
+
+
 def absolute_path(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError(f"{shown(value)} is not an absolute path; it must begin with /")

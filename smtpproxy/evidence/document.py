@@ -1,16 +1,18 @@
 """An evidence file as a document: headings, facts and tables, whatever they are written in."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
+from smtpproxy.evidence import notice
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
-from smtpproxy.locale.phrase import Phrase, Value, say
+from smtpproxy.evidence.writing import Block, Cell, Facts, Heading, Paragraph, Table
+from smtpproxy.locale.phrase import Phrase, Time, Value, has_words, say
 from smtpproxy.locale.texts import Lang, texts
 from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase, Suppression
 from smtpproxy.policy.rules.record import links
+from smtpproxy.settings import ControllerSettings
 from smtpproxy.sinks.audit.seal import State
 from smtpproxy.terminal import printable
 
@@ -23,98 +25,84 @@ _MOMENTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Paragraph:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Names and values."""
-
-    rows: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-Block = Heading | Paragraph | Facts | Table
-
-
-def document(evidence: Evidence, lang: Lang) -> list[Block]:
+def document(evidence: Evidence, controller: ControllerSettings, lang: Lang) -> list[Block]:
     """Return the document. Every text in it is safe to show, and on one line."""
-    return list(_Writer(evidence, lang).blocks())
+    return list(_Writer(evidence, controller, lang).blocks())
 
 
 class _Writer:
-    def __init__(self, evidence: Evidence, lang: Lang) -> None:
+    def __init__(self, evidence: Evidence, controller: ControllerSettings, lang: Lang) -> None:
         self._it = evidence
+        self._controller = controller
         self._lang = lang
-        self._words = _words(lang)
+        self._spoken = texts(lang)
         self._proofs: dict[bytes, str] = {}
 
     def blocks(self) -> Iterator[Block]:
         it = self._it
         yield Heading(self._say("title", address=printable(it.address)), 1)
-        yield Paragraph(self._say("made", at=_time(it.at), relay=it.relay))
+        yield Paragraph(self._say("made", at=Time(it.at), relay=it.relay))
+        yield from notice.controller(self._controller, self._lang)
         yield from self._summary()
         yield from self._contact()
         yield from self._rectifications()
         yield from self._acts()
         yield from self._suppressions()
         yield from self._mailings()
+        yield from notice.retention(it.retention, self._lang)
+        yield from notice.rights(self._controller, self._lang)
         yield from self._integrity()
 
     def _say(self, word: str, **values: Value) -> str:
         return say(Phrase(f"evidence.{word}", values), self._lang)
 
+    def _named(self, field: str) -> str:
+        """Return what a field of the store is called."""
+        return self._say(field) if has_words(f"evidence.{field}") else field
+
+    def _table(self, names: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> Table:
+        cells = [[(each,) if isinstance(each, str) else each for each in row] for row in rows]
+        return Table([self._say(name) for name in names], cells)
+
     def _term(self, word: object) -> str:
-        return texts(self._lang).term(word)
+        return self._spoken.term(word)
+
+    def _time(self, moment: datetime) -> str:
+        return f"{self._spoken.date(moment)}, {moment.astimezone(UTC):%H:%M:%S}"
 
     def _known(self, value: bool | None) -> str:
-        return self._words["not_on_record" if value is None else "yes" if value else "no"]
+        return self._say("not_on_record" if value is None else "yes" if value else "no")
 
     def _summary(self) -> Iterator[Block]:
         it = self._it
         fates = [_fate(mailing) for mailing in it.mailings]
         rows = [
-            (self._words[fate], str(fates.count(fate)))
+            (self._say(fate), str(fates.count(fate)))
             for fate in ("passed", "refused", "undetermined")
         ]
         if it.mailings:
             first, last = it.mailings[0].record.decided.at, it.mailings[-1].record.decided.at
-            rows.append((self._words["period"], self._from_to(first, last)))
+            rows.append((self._say("period_from"), self._spoken.date(first)))
+            rows.append((self._say("period_to"), self._spoken.date(last)))
         acts = it.contact.acts if it.contact else ()
-        rows.append((self._words["consents"], str(len(acts))))
-        rows.append((self._words["suppressed"], str(len(it.suppressions))))
-        rows.append((self._words["chain"], self._words["unsound" if it.chain.wrong else "sound"]))
+        rows.append((self._say("consents"), str(len(acts))))
+        rows.append((self._say("suppressed"), str(len(it.suppressions))))
+        rows.append((self._say("chain"), self._say("unsound" if it.chain.wrong else "sound")))
         unproven = [it.state(mailing) for mailing in it.mailings].count(State.UNPROVEN)
         if unproven:
-            rows.append((self._words["unproven"], str(unproven)))
-        yield Heading(self._words["summary"])
+            rows.append((self._say("unproven"), str(unproven)))
+        yield Heading(self._say("summary"))
         yield Facts(rows)
-
-    def _from_to(self, first: datetime, last: datetime) -> str:
-        return self._say("from_to", first=f"{first:%Y-%m-%d}", last=f"{last:%Y-%m-%d}")
 
     # what is stored
 
     def _contact(self) -> Iterator[Block]:
-        yield Heading(self._words["contact"])
+        yield Heading(self._say("contact"))
         contact = self._it.contact
         if contact is None:
-            yield Paragraph(self._words["nothing"])
+            yield Paragraph(self._say("nothing"))
         else:
-            yield Facts([(self._words[name], text) for name, text in self._profile(contact)])
+            yield Facts([(self._say(name), text) for name, text in self._profile(contact)])
 
     def _profile(self, contact: Contact) -> Iterator[tuple[str, str]]:
         yield "audience", self._term(contact.audience)
@@ -122,9 +110,9 @@ class _Writer:
         for name in _MOMENTS:
             moment = getattr(contact, name)
             if moment is not None:
-                yield name, _time(moment)
+                yield name, self._time(moment)
             elif name == "informed_at":
-                yield name, self._words["no" if contact.never_informed else "not_on_record"]
+                yield name, self._say("no" if contact.never_informed else "not_on_record")
         yield "optout_offered", self._known(contact.optout_offered)
         for name in ("occupations", "tags"):
             words = getattr(contact, name)
@@ -134,33 +122,36 @@ class _Writer:
             hands = links(contact.provenance)
             yield "provenance", " → ".join(self._link(link) for link in hands)
         if contact.purchases:
-            yield "purchases", "; ".join(self._purchase(one) for one in contact.purchases)
+            yield (
+                "purchases",
+                self._say("separator").join(self._purchase(one) for one in contact.purchases),
+            )
         if contact.profiling_objected_at is not None:
-            yield "frozen", self._words["frozen_text"]
+            yield "frozen", self._say("frozen_text")
 
     def _purchase(self, purchase: Purchase) -> str:
-        text = printable(f"{purchase.at:%Y-%m-%d} {purchase.product}")
+        text = printable(f"{purchase.product}, {self._spoken.date(purchase.at)}")
         if purchase.kind is Dealing.SALE:
             return text
-        return f"{text} ({self._words[purchase.kind]})"
+        return f"{text} ({self._say(purchase.kind)})"
 
     def _link(self, link: Link) -> str:
-        name = printable(link.supplier) if link.supplier else self._words["unnamed"]
-        date = f", {link.at:%Y-%m-%d}" if link.at else ""
+        name = printable(link.supplier) if link.supplier else self._say("unnamed")
+        date = f", {self._spoken.date(link.at)}" if link.at else ""
         told = {True: "told", False: "untold", None: "untold_unknown"}[link.sender_disclosed]
-        return f"{name} ({self._words[told]}{date})"
+        return f"{name} ({self._say(told)}{date})"
 
     def _rectifications(self) -> Iterator[Block]:
         if not self._it.rectifications:
             return
-        yield Heading(self._words["rectifications"])
+        yield Heading(self._say("rectifications"))
         names = ("at", "field", "before", "after", "reason")
-        yield Table(
-            [self._words[name] for name in names],
+        yield self._table(
+            names,
             [
                 [
-                    _time(one.at),
-                    self._words.get(change.field, change.field),
+                    self._time(one.at),
+                    self._named(change.field),
                     self._value(change.field, change.before),
                     self._value(change.field, change.after),
                     printable(one.reason),
@@ -176,33 +167,45 @@ class _Writer:
         return printable(text or "–")
 
     def _acts(self) -> Iterator[Block]:
-        yield Heading(self._words["acts"])
+        yield Heading(self._say("acts"))
         acts = self._it.contact.acts if self._it.contact else ()
         if not acts:
-            yield Paragraph(self._words["no_acts"])
+            yield Paragraph(self._say("no_acts"))
             return
         names = ("at", "purpose", "act", "method", "evidence", "channels")
-        yield Table([self._words[name] for name in names], [self._act(act) for act in acts])
+        yield self._table(names, [self._act(act) for act in acts])
 
     def _act(self, act: ConsentAct) -> list[str]:
-        kind = "withdrawn" if act.withdrawal else "pending" if act.pending else "given"
+        kind = "pending" if act.pending else "given"
+        if act.withdrawal:
+            kind = "withdrawn" if self._agreed_before(act) else "refusal"
         return [
-            _time(act.at),
+            self._time(act.at),
             printable(act.purpose),
-            self._words[kind],
+            self._say(kind),
             self._term(act.method or "–"),
             self._evidence(act),
             printable(", ".join(sorted(act.channels))),
         ]
 
+    def _agreed_before(self, act: ConsentAct) -> bool:
+        acts = self._it.contact.acts if self._it.contact else ()
+        return any(
+            each.purpose == act.purpose
+            and each.at <= act.at
+            and not each.withdrawal
+            and not each.pending
+            for each in acts
+        )
+
     def _evidence(self, act: ConsentAct) -> str:
         words = [
-            f"{self._words.get(name, name)} {printable(str(value))}"
+            f"{self._named(name)} {printable(str(value))}"
             for name, value in msgspec.structs.asdict(act.evidence).items()
             if value is not None
         ]
         if act.conditional:
-            words.append(self._words["conditional"])
+            words.append(self._say("conditional"))
         return ", ".join(words) or "–"
 
     def _matched_by(self, one: Suppression) -> str:
@@ -210,14 +213,14 @@ class _Writer:
             return self._say("read_as", other=one.read_as)
         if one.domain is not None:
             return self._say("whole_domain", domain=one.domain)
-        return self._words["widened" if one.widened else "in_force"]
+        return self._say("widened" if one.widened else "in_force")
 
     def _suppressions(self) -> Iterator[Block]:
-        yield Heading(self._words["suppressions"])
+        yield Heading(self._say("suppressions"))
         it = self._it
         rows = [
             [
-                _time(one.since),
+                self._time(one.since),
                 self._term(one.scope),
                 self._term(one.origin),
                 printable(one.note or "–"),
@@ -227,69 +230,68 @@ class _Writer:
         ]
         rows += [
             [
-                _time(one.since),
+                self._time(one.since),
                 self._term(one.scope),
                 self._term(one.origin),
                 printable(one.note or "–"),
-                self._say("lifted_at", at=_time(one.lifted_at), reason=printable(one.reason)),
+                self._say("lifted_at", at=self._time(one.lifted_at), reason=printable(one.reason)),
             ]
             for one in it.lifted
         ]
         if not rows:
-            yield Paragraph(self._words["no_suppressions"])
+            yield Paragraph(self._say("no_suppressions"))
             return
         names = ("since", "scope", "origin", "note", "lifted")
-        yield Table([self._words[name] for name in names], rows)
+        yield self._table(names, rows)
 
     # what was sent
 
     def _mailings(self) -> Iterator[Block]:
-        yield Heading(self._words["mailings"])
+        yield Heading(self._say("mailings"))
         if not self._it.mailings:
-            yield Paragraph(self._words["no_mailings"])
+            yield Paragraph(self._say("no_mailings"))
             return
-        names = ("at", "id", "stream", "subject", "verdict", "why", "proof", "upstream")
+        names = ["when", "stream", "subject", "verdict", "proof", "upstream"]
         rows = [self._mailing(mailing) for mailing in self._it.mailings]
-        headings = [self._words[name] for name in names]
         sent_to = [mailing.recipient.canonical for mailing in self._it.mailings]
         if any(address != self._it.address for address in sent_to):  # one that they had before
-            headings.insert(2, self._words["address"])
+            names.insert(1, "address")
             for row, address in zip(rows, sent_to, strict=True):
-                row.insert(2, printable(address))
-        yield Table(headings, rows)
+                row.insert(1, printable(address))
+        yield self._table(names, rows)
         if self._proofs:
-            yield Heading(self._words["proofs"], 3)
+            yield Heading(self._say("proofs"), 3)
             yield Facts([(name, self._proof(raw)) for raw, name in self._proofs.items()])
 
-    def _mailing(self, mailing: Mailing) -> list[str]:
+    def _mailing(self, mailing: Mailing) -> list[str | Cell]:
         decided, verdict = mailing.record.decided, mailing.recipient.verdict
         message = decided.decision.message
         if verdict.action is Action.ALLOW and message and message.action is not Action.ALLOW:
             verdict = message
         stream = decided.decision.stream
-        told = self._words[verdict.action.value]
+        told = self._say(verdict.action.value)
         proof = "–"
         if mailing.proof is not None:
             raw = msgspec.json.encode(mailing.proof, order="sorted")
             proof = self._proofs.setdefault(raw, f"P{len(self._proofs) + 1}")
+        if decided.observed:
+            told = f"{told} ({self._say('observed')})"
         return [
-            _time(decided.at),
-            decided.id,
-            f"{printable(stream.name)} ({self._term(stream.stream_class)})",
+            (self._time(decided.at), decided.id),
+            (printable(stream.name), self._term(stream.stream_class)),
             printable(decided.subject or "–"),
-            f"{told} ({self._words['observed']})" if decided.observed else told,
-            self._term(verdict.basis or verdict.reason),
+            (told, self._term(verdict.basis or verdict.reason)),
             proof,
             self._upstream(mailing),
         ]
 
-    def _upstream(self, mailing: Mailing) -> str:
+    def _upstream(self, mailing: Mailing) -> str | Cell:
         outcome = mailing.outcome
         if not mailing.record.decided.relayed:
-            return self._words["not_sent"]
+            return self._say("not_sent")
         if outcome is None:
-            return self._words["unknown"]
-        return f"{_time(outcome.at)} {printable(mailing.reply or str(outcome.code))}"
+            return self._say("unknown")
+        return printable(mailing.reply or str(outcome.code)), self._time(outcome.at)
 
     def _proof(self, raw: bytes) -> str:
         proof = msgspec.json.decode(raw, type=Proof)
@@ -298,18 +300,18 @@ class _Writer:
             at, purpose, act, method, evidence, _ = self._act(proof.consent)
             words.append(f"{act} {at}, {purpose}, {method}, {evidence}")
         if proof.request is not None:
-            words.append(self._say("request", at=_time(proof.request.at)))
+            words.append(self._say("request", at=self._time(proof.request.at)))
         words += [self._purchase(purchase) for purchase in proof.purchases]
         if proof.informed_at is not None:
-            words.append(f"{self._words['informed_at']} {_time(proof.informed_at)}")
+            words.append(f"{self._say('informed_at')} {self._time(proof.informed_at)}")
         words += [printable(word) for word in sorted(proof.occupations)]
-        return "; ".join(words)
+        return self._say("separator").join(words)
 
     # what proves it
 
     def _integrity(self) -> Iterator[Block]:
         report = self._it.chain
-        yield Heading(self._words["integrity"])
+        yield Heading(self._say("integrity"))
         yield Paragraph(
             self._say(
                 "integrity_text",
@@ -321,10 +323,10 @@ class _Writer:
         )
         witness = report.witness
         if witness is None or not witness.n:
-            yield Paragraph(self._words["no_witness"])
+            yield Paragraph(self._say("no_witness"))
         else:
             word = "kept_witness" if witness.kept else "local_witness"
-            yield Paragraph(self._say(word, n=witness.n, at=_time(witness.at)))
+            yield Paragraph(self._say(word, n=witness.n, at=self._time(witness.at)))
             yield Paragraph(self._say("unproven_rows", rows=report.unproven))
         for slot, head in report.heads.items():
             yield Paragraph(self._say("verified_to", slot=slot, n=head.n, hash=head.hash))
@@ -332,32 +334,18 @@ class _Writer:
             where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
             yield Paragraph(f"{finding.kind}: {printable(f'{where}: {finding.what}')}")
         rows = [
-            [
+            (
                 mailing.record.decided.id,
-                place.file,
-                str(place.n),
+                self._say("place_text", file=place.file, row=str(place.n)),
                 place.hash,
-                self._words[f"state_{self._it.state(mailing)}"],
-            ]
+                self._say(f"state_{self._it.state(mailing)}"),
+            )
             for mailing in self._it.mailings
             if (place := mailing.record.place) is not None
         ]
         if rows:
-            yield Heading(self._words["rows"], 3)
-            yield Table(
-                [self._words[name] for name in ("id", "file", "row", "hash", "proof")], rows
-            )
-
-
-def _words(lang: Lang) -> Mapping[str, str]:
-    """The texts of the document by their keys alone."""
-    phrases = texts(lang).phrases
-    found = {key: text for key, text in phrases.items() if isinstance(text, str)}
-    return {
-        key.removeprefix("evidence."): text
-        for key, text in found.items()
-        if key.startswith("evidence.")
-    }
+            yield Heading(self._say("rows"), 3)
+            yield self._table(("id", "place", "hash", "proof"), rows)
 
 
 def _fate(mailing: Mailing) -> str:
@@ -368,7 +356,3 @@ def _fate(mailing: Mailing) -> str:
         return "refused"
     accepted = mailing.outcome is not None and mailing.outcome.code < 300
     return "passed" if accepted else "undetermined"
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -17,7 +17,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.rules.consent import confirmed_request, newest_act
-from smtpproxy.settings import Settings
+from smtpproxy.settings import ControllerSettings, RetentionSettings, Settings
 from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.findings import Report
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
@@ -80,6 +80,8 @@ class Evidence:
     mailings: Sequence[Mailing]
     chain: Report
     rectifications: Sequence[Rectification] = ()
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    controller: ControllerSettings | None = None
 
     def state(self, mailing: Mailing) -> State:
         """What proves a decision and its outcome, where the audit log is as it was written."""
@@ -127,6 +129,8 @@ def evidence(
         mailings,
         verify(folder, since=since, kept=kept, looked=looked, now=at),
         rectified,
+        settings.retention,
+        settings.controller,
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from smtpproxy.evidence.gather import Evidence, Mailing
+from smtpproxy.settings import RetentionSettings
 from smtpproxy.sinks.audit.findings import Report
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Record
@@ -71,6 +72,8 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
         "address": evidence.address,
         "at": evidence.at,
         "relay": evidence.relay,
+        "controller": evidence.controller,
+        "retention": _retention_object(evidence.retention),
         "contact": evidence.contact,
         "suppressions": evidence.suppressions,
         "lifted_suppressions": evidence.lifted,
@@ -78,6 +81,12 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
         "decisions": [_mailing_object(mailing, evidence) for mailing in evidence.mailings],
         "audit_log": report_object(evidence.chain),
     }
+
+
+def _retention_object(of: RetentionSettings) -> dict[str, str | None]:
+    names = ("prospects", "customers", "suppressions", "lifted_suppressions", "audit")
+    periods = {name: getattr(of, name) for name in names}
+    return {name: None if period is None else str(period) for name, period in periods.items()}
 
 
 def _mailing_object(mailing: Mailing, evidence: Evidence) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.cli.conftest import Bench
 from tests.kit import audit, messages
 from tests.kit.journal import segments
 from tests.kit.ports import wait_for
+from tests.kit.relay import to_toml
 from tests.kit.store import address
 
 JEANNE = address("consent")
@@ -83,7 +84,7 @@ class Text(HTMLParser):
 def test_the_page_tells_everything(bench: Bench, sent: list[str], tmp_path: Path) -> None:
     texts = Text(written(bench, tmp_path / "jeanne.html")).texts
     page = "\n".join(texts)
-    assert f"Evidence file: {JEANNE}" in texts
+    assert f"What is known about {JEANNE}" in texts
     assert '<b>Shoes</b> | "*" & co' in texts, "text, no markup"
     for id in sent:
         assert texts.count(id) == 2, "the decision, and its place in the audit log"
@@ -102,7 +103,7 @@ def test_it_is_there_in_french(bench: Bench, sent: list[str], tmp_path: Path) ->
     assert '<html lang="fr">' in page
     texts = Text(page).texts
     for words in (
-        f"Dossier de preuve\N{NARROW NO-BREAK SPACE}: {JEANNE}",
+        f"Ce qui est connu de {JEANNE}",
         "vérifié, rien d’anormal",
         "consentement",
         "envois refusés",
@@ -114,7 +115,7 @@ def test_it_is_there_in_french(bench: Bench, sent: list[str], tmp_path: Path) ->
 def test_markdown_holds_one_cell_a_value(bench: Bench, sent: list[str], tmp_path: Path) -> None:
     text = written(bench, tmp_path / "jeanne.md")
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert all(len(re.findall(r"(?<!\\)\|", row)) in (5, 6, 7, 9) for row in rows)
+    assert all(len(re.findall(r"(?<!\\)\|", row)) in (5, 6, 7) for row in rows)
     assert r"\<b\>Shoes\</b\> \| " in text
     out, _ = bench.run("contact", "export", JEANNE, "--evidence", code=0)
     assert out.splitlines()[0] == text.splitlines()[0]
@@ -145,7 +146,7 @@ def test_no_other_recipient_is_named(bench: Bench, sent: list[str], tmp_path: Pa
 def test_an_address_that_nobody_knows_has_an_answer_too(bench: Bench) -> None:
     who = ("contact", "export", "nobody@else.example")
     out, _ = bench.run(*who, "--evidence", code=0)
-    assert "Nothing is stored of this address" in out
+    assert "Nothing is stored about this address" in out
     assert "No message to this address is on record" in out
     _, err = bench.run(*who, code=1)
     assert err == "Error: there is no contact nobody@else.example\n"
@@ -161,7 +162,20 @@ def test_mail_to_an_address_that_the_person_had_before_is_in_it(bench: Bench) ->
     (decision,) = json.loads(out)["decisions"]
     assert [recipient["address"] for recipient in decision["recipients"]] == [old]
     page, _ = bench.run("contact", "export", new, "--evidence")
-    assert f"| {decision['id']} | {old} |" in page
+    assert f"; {decision['id']} | {old} |" in page
+
+
+def test_without_a_controller_there_is_no_document(bench: Bench, tmp_path: Path) -> None:
+    config = tmp_path / "bare.toml"
+    without = {key: table for key, table in bench.relay.config.items() if key != "controller"}
+    config.write_text(to_toml(without))
+    asked = ("contact", "export", JEANNE, "--evidence")
+    out, err = bench.run(*asked, code=2, config_path=config)
+    assert out == ""
+    assert "controller: not set" in err
+    assert "add [controller]" in err
+    out, _ = bench.run(*asked, "--json", code=0, config_path=config)
+    assert json.loads(out)["controller"] is None
 
 
 def test_one_contact_in_the_form_that_import_reads(bench: Bench) -> None:

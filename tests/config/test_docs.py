@@ -23,6 +23,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[store]": models.Store,
     "[audit]": models.Audit,
     "[retention]": models.Retention,
+    "[controller]": models.Controller,
     "[web]": models.Web,
     "[policy]": models.Policy,
     "[[stream]]": models.Stream,
@@ -39,8 +40,9 @@ TABLES: dict[str, type[BaseModel]] = {
 
 MADE_BY_THE_READER = {
     *("[auth]", "[[credential]]", "[[partner]]", "[[dkim]]", "[[webhook]]", "[[token]]"),
+    "[controller]",
 }
-"""Tables that stand in the example as comments: they need files or secrets of the reader's own."""
+"""Tables that stand in the example as comments: they need what only the reader has."""
 
 ELSEWHERE = {
     ("[store]", "url"): "`sqlite://STATE_DIR/smtpproxy.db`",

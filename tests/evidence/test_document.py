@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from smtpproxy.events import Recipient
-from smtpproxy.evidence.document import Facts, Heading, Table, document
+from smtpproxy.evidence import document as whole
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
-from smtpproxy.evidence.writing import html, markdown
+from smtpproxy.evidence.writing import Block, Facts, Heading, Table, html, markdown
 from smtpproxy.locale.texts import Lang, texts
 from smtpproxy.policy.model import (
     Action,
@@ -29,11 +29,20 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.model import Evidence as ConsentEvidence
+from smtpproxy.settings import ControllerSettings, RetentionSettings
 from smtpproxy.sinks.audit.findings import Finding, Kind, Report
 from smtpproxy.sinks.audit.reader import Outcome, Place, Record
 from smtpproxy.store.rights import Change, Rectification
 from tests.kit.journal import START, Clock, decided
 
+CONTROLLER = ControllerSettings(
+    "Example SA",
+    "1 rue de l'Exemple, Paris",
+    "privacy@example.com",
+    ("offers by e-mail",),
+    ("Hosting SA",),
+    "CNIL, www.cnil.fr",
+)
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 ACT = ConsentAct(
     "offers",
@@ -41,6 +50,14 @@ ACT = ConsentAct(
     method="unticked_box",
     evidence=ConsentEvidence("v3", "192.0.2.7", "7", "page", "ab" * 32),
 )
+
+
+def document(found: Evidence, lang: Lang) -> list[Block]:
+    return whole.document(found, CONTROLLER, lang)
+
+
+def text_of(found: Evidence, lang: Lang = "en") -> str:
+    return markdown(document(found, lang), lang)
 
 
 def mailing(proof: Proof | None, code: int | None = 250) -> Mailing:
@@ -87,18 +104,21 @@ def said(lang: Lang, key: str) -> str:
 
 def test_what_was_put_right_is_told_in_both_languages() -> None:
     for lang, told in (("en", "professional | consumer"), ("fr", "professionnel | consommateur")):
-        text = markdown(document(evidence(rectifications=[RECTIFIED]), lang))  # type: ignore[arg-type]
+        text = text_of(evidence(rectifications=[RECTIFIED]), lang)  # type: ignore[arg-type]
         assert f"{said(lang, 'rectifications')}" in text  # type: ignore[index]
         assert told in text
         assert r"| old\_name@b.example | x | by letter |" in text
-    assert said("en", "rectifications") not in markdown(document(evidence(), "en"))
+    assert said("en", "rectifications") not in text_of(evidence(), "en")
 
 
 def test_an_objection_to_profiling_is_told() -> None:
     objected = Contact("a@b.example", profiling_objected_at=AT)
-    for lang, told in (("en", "Objected to profiling at"), ("fr", "Opposition au profilage le")):
-        text = markdown(document(evidence(contact=objected), lang))  # type: ignore[arg-type]
-        assert f"- **{told}**: 2026-03-01 00:00:00" in text
+    for lang, told in (
+        ("en", "Objected to profiling on**: 1 March 2026, 00:00:00"),
+        ("fr", "Opposition au profilage le**: 1er mars 2026, 00:00:00"),
+    ):
+        text = text_of(evidence(contact=objected), lang)  # type: ignore[arg-type]
+        assert f"- **{told}" in text
 
 
 def test_every_hand_and_what_was_no_sale_is_told() -> None:
@@ -107,24 +127,28 @@ def test_every_hand_and_what_was_no_sale_is_told() -> None:
         provenance=Provenance("Broker", chain=(Link("Collector", True, AT),)),
         purchases=(Purchase("shoes", AT, Dealing.INQUIRY),),
     )
-    text = markdown(document(evidence(contact=contact), "en"))
+    text = text_of(evidence(contact=contact), "en")
     assert (
-        "Collector (this sender was disclosed, 2026-03-01) → Broker (not on record whether" in text
+        "Collector (this sender was disclosed, 1 March 2026) → Broker (not on record whether"
+        in text
     )
-    assert "2026-03-01 shoes (inquiry)" in text
+    assert "shoes, 1 March 2026 (inquiry)" in text
 
 
 PROOFS = {
     Basis.CONSENT: (Proof(Basis.CONSENT, ACT, ACT), "wording v3"),
     Basis.EXISTING_CUSTOMER: (
         Proof(Basis.EXISTING_CUSTOMER, purchases=(Purchase("shoes", AT),), informed_at=AT),
-        "2026-03-01 shoes",
+        "shoes, 1 March 2026",
     ),
     Basis.PROFESSIONAL: (
         Proof(Basis.PROFESSIONAL, informed_at=AT, occupations=frozenset({"finance"})),
         "finance",
     ),
-    Basis.CHARITY: (Proof(Basis.CHARITY, informed_at=AT), "Informed at 2026-03-01 00:00:00"),
+    Basis.CHARITY: (
+        Proof(Basis.CHARITY, informed_at=AT),
+        "Told about the use of the data on 1 March 2026, 00:00:00",
+    ),
     Basis.GENERIC_ADDRESS: (Proof(Basis.GENERIC_ADDRESS), "generic address"),
     Basis.TRANSACTIONAL: (Proof(Basis.TRANSACTIONAL), "transactional"),
     Basis.OPT_OUT: (Proof(Basis.OPT_OUT), "opt out"),
@@ -134,7 +158,7 @@ PROOFS = {
 @pytest.mark.parametrize("basis", Basis)
 def test_every_basis_has_its_proof(basis: Basis) -> None:
     proof, says = PROOFS[basis]
-    text = markdown(document(evidence(mailing(proof)), "en"))
+    text = text_of(evidence(mailing(proof)), "en")
     assert re.search(rf"^- \*\*P1\*\*: .*{re.escape(says)}", text, re.M)
 
 
@@ -142,18 +166,20 @@ def test_one_proof_of_many_messages_stands_once() -> None:
     proof = PROOFS[Basis.CONSENT][0]
     blocks = document(evidence(mailing(proof), mailing(proof), mailing(None)), "en")
     tables = [block for block in blocks if isinstance(block, Table)]
-    (sent,) = [table for table in tables if "Verdict" in table.headings]
+    (sent,) = [table for table in tables if "Verdict and reason" in table.headings]
     column = list(sent.headings).index("Proof")
-    assert [row[column] for row in sent.rows] == ["P1", "P1", "–"]
+    assert [row[column] for row in sent.rows] == [("P1",), ("P1",), ("–",)]
 
 
 def test_the_summary_counts_what_became_of_the_messages() -> None:
     proof = PROOFS[Basis.CONSENT][0]
     sent = [mailing(proof), mailing(proof, 451), mailing(proof, None), mailing(None)]
-    summary = dict(next(b for b in document(evidence(*sent), "en") if isinstance(b, Facts)).rows)
+    summary = dict(
+        row for b in document(evidence(*sent), "en") if isinstance(b, Facts) for row in b.rows
+    )
     assert summary["Messages accepted for delivery"] == "1"
     assert summary["Messages refused"] == "1"
-    assert summary["Messages without a known outcome, or not accepted"] == "2"
+    assert summary["Messages not accepted, or with unknown outcome"] == "2"
 
 
 @pytest.mark.parametrize("lang", ["fr", "en"])
@@ -167,7 +193,7 @@ def test_a_fault_of_the_record_is_in_the_document(lang: Lang) -> None:
 
 def test_nothing_that_others_wrote_reaches_a_terminal_or_a_browser() -> None:
     blocks = document(evidence(contact=Contact("a@b.example", tags=frozenset({"<i>"}))), "en")
-    text, page = markdown(blocks), html(blocks, "en")
+    text, page = markdown(blocks, "en"), html(blocks, "en")
     assert "\x1b" not in text + page
     assert "<i>" not in page
     assert r"\<i\>" in text
@@ -190,6 +216,35 @@ def test_what_nobody_said_is_not_on_record_and_what_was_denied_is_no() -> None:
             (Contact("a@b.example"), unknown),
             (Contact("a@b.example", optout_offered=False, never_informed=True), no),
         ):
-            text = markdown(document(evidence(contact=contact), lang))
+            text = text_of(evidence(contact=contact), lang)
             for field in ("optout_offered", "informed_at"):
                 assert f"- **{words[field]}**: {told}\n" in text
+
+
+def test_what_article_15_asks_for_is_told() -> None:
+    """Controller, purposes, recipients, periods, rights and the authority, in both languages."""
+    kept = RetentionSettings(lifted_suppressions=None)
+    for lang, told in (
+        ("en", ("Controller**: Example SA", "3 years after the last purchase", "without limit")),
+        ("fr", ("Responsable du traitement**: Example SA", "3 ans après le dernier achat",
+                "sans limite\u202f:")),
+    ):  # fmt: skip
+        text = text_of(evidence(retention=kept), lang)
+        everywhere = ("offers by e-mail", "Hosting SA", "privacy@example.com", "CNIL, www.cnil.fr")
+        for part in (*told, *everywhere):
+            assert part in text, part
+
+
+def test_who_never_agreed_has_refused() -> None:
+    refusal = msgspec.structs.replace(ACT, withdrawal=True)
+    for acts, told in (((refusal,), "refused"), ((ACT, refusal), "withdrawn")):
+        text = text_of(evidence(contact=Contact("a@b.example", acts=acts)))
+        assert f"| {told} |" in text
+
+
+def test_every_cell_has_its_heading_for_narrow_screens() -> None:
+    page = html(document(evidence(mailing(None)), "fr"), "fr")
+    assert page.count("<td ") == page.count('<td data-label="')
+    assert 'data-label="Verdict et motif"' in page
+    assert "<script" not in page
+    assert "http" not in page.replace('http-equiv="', "")

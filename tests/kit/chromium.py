@@ -79,6 +79,14 @@ class Chromium:
                 if e["method"] == "Network.requestWillBeSent"]  # fmt: skip
         return [url for url in sent if not url.endswith("/favicon.ico")]
 
+    def resize(self, width: int, height: int = 900, *, paper: bool = False) -> None:
+        """Show pages this wide (CSS pixels), `paper`: as they are printed."""
+        self._ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 500,
+        )  # fmt: skip
+        self._ask("Emulation.setEmulatedMedia", media="print" if paper else "screen")
+
     def screenshot(self, file: Path) -> None:
         file.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot")["data"]))
 

@@ -20,6 +20,15 @@ from tests.kit.toml import to_toml
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "smtpproxy")
 
+CONTROLLER = {
+    "name": "Example SA",
+    "address": "1 rue de l'Exemple, 75001 Paris",
+    "contact": "privacy@shop.example",
+    "officer": "Ada Martin, dpo@shop.example",
+    "purposes": ["newsletters and offers by e-mail", "receipts for orders"],
+    "recipients": ["Example Hosting SA, Lyon", "the recipient's mailbox provider"],
+    "authority": "CNIL, 3 place de Fontenoy, 75007 Paris, www.cnil.fr",
+}
 STREAMS: list[dict[str, Any]] = [
     {
         "name": "offers",
@@ -69,6 +78,7 @@ def relay_config(root: Path, upstream: str, overrides: Mapping[str, Any] | None 
         "store": {"url": f"sqlite://{root / 'state' / 'smtpproxy.db'}"},
         "web": {"address": f"{LOOPBACK}:{free_port()}"},
         "policy": {"rulebook": "fr"},
+        "controller": CONTROLLER,
         "stream": STREAMS,
     }
     return _merge(base, overrides or {})
