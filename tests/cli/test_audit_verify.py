@@ -150,7 +150,7 @@ def test_what_is_behind_the_last_anchor_is_called_unproven(
         "contact", "export", "ann@else.example", "--evidence", *anchors, code=0, config_path=path
     )
     assert "UNPROVEN" in out
-    assert "Rows behind that anchor, which are unproven: 1." in out
+    assert "Rows after that anchor, which are unproven: 1." in out
     _, err = bench.run("audit", "show", *anchors, code=2, config_path=path)
     assert "--anchors goes with an ID" in err
 
