@@ -206,6 +206,7 @@ def _stream(
         rulebook=rulebook.name,
         mode=Mode(stream.mode) if stream.mode else policy.mode,
         paused=stream.paused,
+        max_recipients=stream.max_recipients,
         first_contact_notice=stream.first_contact_notice,
         frequency_cap=stream.frequency_cap,
         marketing_cap=policy.frequency_cap,

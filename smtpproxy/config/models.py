@@ -236,6 +236,7 @@ class Stream(Table):
     undeclared_bulk: Literal["observe", "refuse", "marketing"] = "observe"
     bulk_recipients: Count | None = None
     bulk_window: Duration = written("1h")
+    max_recipients: Count | None = None
     refuse_at: Literal["rcpt", "data"] = "rcpt"
     frequency_cap: FrequencyCap | None = None
     body_optout: bool = False

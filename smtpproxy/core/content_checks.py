@@ -69,6 +69,8 @@ def content_features(
     stream = choose_stream(choice.permitted, choice.default, features.stream_header)
     if isinstance(stream, Verdict):
         return features, ""
+    if stream.max_recipients is not None:
+        features = replace(features, recipients=len(people))
     if stream.looks_closer:
         if message.body is not None:
             features = _with_own_signature(services, stream, features)

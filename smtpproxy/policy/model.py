@@ -96,6 +96,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     marketing_cap: Cap | None = None  # of all marketing messages together
     max_snapshot_age: float | None = None  # seconds; of every partner's snapshot
 
+    max_recipients: int | None = None  # of one message
     refuse_at_data: bool = False  # nobody is refused before the end of the message
     check_dkim: bool = False  # of signed messages, whether the ways out are signed validly
     unsubscribe_scope: str | None = None  # of the way out that the relay adds; None: it adds none
@@ -304,6 +305,7 @@ class MessageFeatures(Struct, frozen=True, omit_defaults=True):
 
     malformed: str | None = None  # what cannot be read, for the trace
     from_domains: tuple[str, ...] = ()  # lower-case A-labels, one for each From address
+    recipients: int = 0  # that it is for; counted where the stream has a limit
     stream_header: tuple[str, ...] = ()  # every value found
     unsubscribe_fields: int = 0
     unsubscribe_https: tuple[str, ...] = ()

@@ -186,7 +186,31 @@ class Reason(StrEnum):
     SENDER_UNIDENTIFIED = "sender_unidentified"
     SUBJECT_MISLEADING = "subject_misleading"
     BULK_UNDECLARED = "bulk_undeclared"
+    RECIPIENT_LIMIT = "recipient_limit"  # more recipients than the stream takes in one message
     SINGLE_RECIPIENT_REQUIRED = "single_recipient_required"
     RECIPIENTS_REFUSED = "recipients_refused"  # on_mixed = "refuse", or nobody is left
     # internal failures
     TEMPORARY_FAILURE = "temporary_failure"
+
+
+MESSAGE_REASONS = (
+    Reason.HEADER_MALFORMED,
+    Reason.STREAM_NOT_PERMITTED,
+    Reason.SENDER_NOT_PERMITTED,
+    Reason.FROM_MISALIGNED,
+    Reason.RECIPIENT_LIMIT,
+    Reason.RECIPIENTS_REFUSED,
+)
+"""Why a message itself is refused, on streams of either class."""
+
+MARKETING_MESSAGE_REASONS = (
+    Reason.UNSUBSCRIBE_MISSING,
+    Reason.UNSUBSCRIBE_MALFORMED,
+    Reason.ONE_CLICK_MISSING,
+    Reason.UNSUBSCRIBE_UNSIGNED,
+    Reason.BODY_OPTOUT_MISSING,
+    Reason.SENDER_UNIDENTIFIED,
+    Reason.SUBJECT_MISLEADING,
+    Reason.SINGLE_RECIPIENT_REQUIRED,
+)
+TRANSACTIONAL_MESSAGE_REASONS = (Reason.BULK_UNDECLARED,)

@@ -17,6 +17,11 @@ from smtpproxy.policy.model import (
     StreamClass,
     UndeclaredBulk,
 )
+from smtpproxy.policy.terms import (
+    MARKETING_MESSAGE_REASONS,
+    MESSAGE_REASONS,
+    TRANSACTIONAL_MESSAGE_REASONS,
+)
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.snapshot import Labels
 
@@ -48,32 +53,14 @@ WEBHOOK_OUTCOMES = (
 )
 
 _SUPPRESSED = tuple(Reason(f"suppressed_{origin}") for origin in Origin)
-_FOR_MESSAGES = (
-    Reason.HEADER_MALFORMED,
-    Reason.STREAM_NOT_PERMITTED,
-    Reason.SENDER_NOT_PERMITTED,
-    Reason.FROM_MISALIGNED,
-    Reason.RECIPIENTS_REFUSED,
-)
-_FOR_MARKETING_MESSAGES = (
-    Reason.UNSUBSCRIBE_MISSING,
-    Reason.UNSUBSCRIBE_MALFORMED,
-    Reason.ONE_CLICK_MISSING,
-    Reason.UNSUBSCRIBE_UNSIGNED,
-    Reason.BODY_OPTOUT_MISSING,
-    Reason.SENDER_UNIDENTIFIED,
-    Reason.SUBJECT_MISLEADING,
-    Reason.SINGLE_RECIPIENT_REQUIRED,
-)
-_FOR_TRANSACTIONAL_MESSAGES = (Reason.BULK_UNDECLARED,)
 _FOR_ALL_RECIPIENTS = (Reason.STREAM_NOT_PERMITTED, Reason.NULL_MX)
 _DEFERRALS = (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.LIST_STALE)
 _NOT_NOW = frozenset({*_DEFERRALS, Reason.TEMPORARY_FAILURE})
 _FOR_RECIPIENTS = tuple(
     reason
     for reason in Reason
-    if reason not in {Reason.NONE, *_SUPPRESSED, *_FOR_MESSAGES, *_FOR_MARKETING_MESSAGES}
-    and reason not in {*_FOR_TRANSACTIONAL_MESSAGES, *_FOR_ALL_RECIPIENTS, *_NOT_NOW}
+    if reason not in {Reason.NONE, *_SUPPRESSED, *MESSAGE_REASONS, *MARKETING_MESSAGE_REASONS}
+    and reason not in {*TRANSACTIONAL_MESSAGE_REASONS, *_FOR_ALL_RECIPIENTS, *_NOT_NOW}
 )  # on marketing streams, besides suppressions
 
 Verdicts = tuple[tuple[Action, Reason], ...]
@@ -82,8 +69,8 @@ Verdicts = tuple[tuple[Action, Reason], ...]
 def message_verdicts(stream_class: StreamClass) -> Verdicts:
     """Return what can happen to a message on a stream of that class."""
     marketing = stream_class is StreamClass.MARKETING
-    refusals: tuple[Reason, ...] = _FOR_MESSAGES
-    refusals += _FOR_MARKETING_MESSAGES if marketing else _FOR_TRANSACTIONAL_MESSAGES
+    refusals: tuple[Reason, ...] = MESSAGE_REASONS
+    refusals += MARKETING_MESSAGE_REASONS if marketing else TRANSACTIONAL_MESSAGE_REASONS
     return (
         (Action.ALLOW, Reason.NONE),
         *((Action.REFUSE, reason) for reason in refusals),

@@ -43,6 +43,7 @@ OTHER_REASONS = {
     Reason.BULK_UNDECLARED,
     Reason.RECIPIENTS_REFUSED,
     Reason.SINGLE_RECIPIENT_REQUIRED,
+    Reason.RECIPIENT_LIMIT,
     Reason.TEMPORARY_FAILURE,
     Reason.SOURCE_NOT_ANNOUNCED,  # asked of a recipient together with the message
 }

@@ -6,6 +6,7 @@ from smtpproxy.policy.way_out import added, unwanted
 
 _MALFORMED = refuse("header", Reason.HEADER_MALFORMED)
 _SENDER = refuse("sender", Reason.SENDER_NOT_PERMITTED)
+_RECIPIENTS = refuse("recipient_limit", Reason.RECIPIENT_LIMIT)
 _MISSING = refuse("unsubscribe_present", Reason.UNSUBSCRIBE_MISSING)
 _UNUSABLE = refuse("unsubscribe_usable", Reason.UNSUBSCRIBE_MALFORMED)
 _ONE_CLICK = refuse("one_click", Reason.ONE_CLICK_MISSING)
@@ -23,6 +24,12 @@ def sender(case: MessageCase) -> Verdict | None:
     """Refuse a From address outside the stream's domains; a stream without any takes all."""
     domains = case.stream.from_domains
     return None if not domains or domains.issuperset(case.features.from_domains) else _SENDER
+
+
+def recipient_limit(case: MessageCase) -> Verdict | None:
+    """Refuse a message to more recipients than the stream takes in one."""
+    most = case.stream.max_recipients
+    return None if most is None or case.features.recipients <= most else _RECIPIENTS
 
 
 def unsubscribe_present(case: MessageCase) -> Verdict | None:

@@ -94,6 +94,7 @@ MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     Rule("header", message.header, "design 6; RFC 5322 3.6.2; rules.md D"),
     Rule("sender", message.sender, "design 6; A43"),
     Rule("alignment", content.alignment, "design 6; A43; RFC 9989"),
+    Rule("recipient_limit", message.recipient_limit, "design 6; A28"),
     Rule("unsubscribe_present", message.unsubscribe_present, "design 6; A12"),
     Rule("unsubscribe_usable", message.unsubscribe_usable, "design 6; A12; RFC 2369 2, 3"),
     Rule("one_click", message.one_click, "design 6; A12; RFC 8058 3.1, 5; rules.md C"),
@@ -104,6 +105,6 @@ MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
 )
 
 TRANSACTIONAL_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
-    *(rule for rule in MESSAGE_RULES if rule.name in ("header", "sender", "alignment")),
+    *MESSAGE_RULES[:4],  # header, sender, alignment, recipient_limit
     Rule("bulk", content.bulk, "design 6; A1"),
 )
