@@ -305,6 +305,27 @@ class Settings:
     hash: str = ""  # SHA-256 of the file, 12 hex digits, for config_info
 
     @property
+    def purposes(self) -> frozenset[str]:
+        """What anybody can consent to here: of every stream, `default` too."""
+        return frozenset(one.purpose for one in self.streams.values() if one.purpose)
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Every method of consent that a rulebook in use knows, valid or not."""
+        books = self.rulebooks.values()
+        return frozenset(m for book in books for m in book.valid_methods | book.preticked_methods)
+
+    @property
+    def restricted_tags(self) -> frozenset[str]:
+        """The tags that protect a contact by any rulebook in use."""
+        return frozenset(tag for book in self.rulebooks.values() for tag in book.restricted_tags)
+
+    @property
+    def consumer_domains(self) -> frozenset[str]:
+        """Domains of private mailboxes, by any rulebook in use."""
+        return frozenset(d for book in self.rulebooks.values() for d in book.consumer_domains)
+
+    @property
     def counts_alike(self) -> bool:
         """Whether any stream asks to how many people one text was sent."""
         return any(

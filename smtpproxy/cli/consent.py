@@ -13,19 +13,21 @@ from smtpproxy.cli.common import config_option, fail, json_option, moment, print
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,
+    check_purpose,
     last_moment,
     now,
     plain_text,
+    scope_of,
     using_store,
     warn,
     warn_of_the_future,
-    warn_of_unknown_purpose,
 )
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
     Evidence,
     Lookups,
+    Origin,
     RecipientFacts,
     Source,
     StreamClass,
@@ -35,7 +37,7 @@ from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.policy.rules.consent import confirmed_request
 from smtpproxy.policy.rules.suppression import suppressed
 from smtpproxy.settings import Settings
-from smtpproxy.store.protocols import ContactUpdate, Store
+from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 
 _SKEW = timedelta(minutes=5)  # between two clocks
 _CONFIRMED = "double_opt_in"
@@ -183,7 +185,7 @@ def record(
             await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
         return recorded, (await store.facts(Lookups((address,))))[address]
 
-    warn_of_unknown_purpose(settings, purpose)
+    check_purpose(settings, purpose)
     recorded, known = using_store(settings, add)
     if known.contact is not None and known.contact.source is None:
         warn("how the address was obtained is not known, so it is not mailed: say --source")
@@ -218,8 +220,15 @@ def withdraw(
     """
     warn_of_the_future("--withdrawn-at", withdrawn_at, "it counts from now on all the same")
     act = ConsentAct(purpose, withdrawn_at or now(), withdrawal=True)
-    warn_of_unknown_purpose(settings, purpose)
-    recorded = using_store(settings, lambda store: store.record_act(address, act))
+    scope = scope_of(settings, purpose)
+
+    async def add(store: Store) -> bool:
+        if scope == "marketing":
+            order = SuppressionEntry(address, scope, Origin.UNSUBSCRIBE, act.at)
+            await store.add_suppressions([order])
+        return await store.record_act(address, act)
+
+    recorded = using_store(settings, add)
     _print(address, act, recorded, as_json)
 
 

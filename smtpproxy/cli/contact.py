@@ -1,7 +1,7 @@
 """`smtpproxy contact`: what is known of people, filled, shown, exported and erased."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -44,10 +44,11 @@ from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.contact_written import written_contact
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
-from smtpproxy.store.exchange.plausible import without_the_future
+from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import ContactUpdate, Store
+from smtpproxy.store.imports import Batch
+from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store
 from smtpproxy.store.rights import Rectification, former_addresses
 from smtpproxy.terminal import printable
 
@@ -126,6 +127,8 @@ def import_contacts(
 
     encoding = columns.encoding if columns else None
 
+    check = ContactCheck(settings, now())
+
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
         if found == "csv":
             read = contact_csv.read_csv(read_lines(opened, encoding), columns, age, wanted)
@@ -133,13 +136,13 @@ def import_contacts(
             fail("NDJSON is our own form: it has no provider's --format, and says its purposes", 2)
         else:
             read = contact_record.read_ndjson(read_lines(opened, "utf-8"), age)
-        return without_the_future(read, now())
+        return check.checked(read)
 
     if dry_run:
         judged = [
             (stream, settings.rulebooks[stream.rulebook]) for stream in settings.streams.values()
         ]
-        return show_difference(
+        code = show_difference(
             settings,
             file,
             contents,
@@ -147,16 +150,31 @@ def import_contacts(
             file_format="csv" if mapping else own,
             as_json=as_json,
         )
-    return import_file(
+        for notice in check.notices():
+            warn(notice)
+        return code
+
+    def put(store: Store) -> Callable[[Sequence[ContactUpdate], Batch], Awaitable[BatchResult]]:
+        async def into(updates: Sequence[ContactUpdate], batch: Batch) -> BatchResult:
+            if orders := check.orders(updates):
+                await store.add_suppressions(orders)
+            return await store.put_contacts(updates, batch)
+
+        return into
+
+    code = import_file(
         settings,
         file,
         Job("contacts", age, options, earlier),
         contents,
-        lambda store: store.put_contacts,
+        put,
         file_format="csv" if mapping else own,
         rejected=rejected,
         as_json=as_json,
     )
+    for notice in check.notices():
+        warn(notice)
+    return code
 
 
 @command.command("show")

@@ -12,9 +12,9 @@ from smtpproxy.cli.stores import (
     last_moment,
     now,
     plain_text,
+    scope_of,
     using_store,
     warn_of_the_future,
-    warn_of_unknown_purpose,
 )
 from smtpproxy.policy.model import Audience, Contact, Origin, Source
 from smtpproxy.settings import Settings
@@ -91,8 +91,9 @@ def rectify(
         frozenset(remove_occupation),
         frozenset(add_tag),
         frozenset(remove_tag),
+        settings.restricted_tags,
     )
-    if correction == Correction():
+    if correction == Correction(restricted_tags=settings.restricted_tags):
         raise click.UsageError("say what is to be put right, such as --new-address or --audience")
     done = using_store(
         settings, lambda store: store.rectify(address, correction, at=now(), reason=reason)
@@ -142,10 +143,8 @@ def object_(
     if only_profiling and (purpose or note):
         raise click.UsageError("--purpose and --note are about mail: leave --only-profiling out")
     warn_of_the_future("--since", since, "it counts from now on all the same")
-    if purpose:
-        warn_of_unknown_purpose(settings, purpose)
     at = since or now()
-    scope = None if only_profiling else f"purpose:{purpose}" if purpose else "marketing"
+    scope = None if only_profiling else scope_of(settings, purpose) if purpose else "marketing"
     freezes = profiling or only_profiling
 
     async def record(store: Store) -> None:

@@ -151,11 +151,19 @@ def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:
         warn(f"{option}: {at:%Y-%m-%d} is in the future; {effect}")
 
 
-def warn_of_unknown_purpose(settings: Settings, purpose: str) -> None:
-    """A purpose that no stream has changes nothing for any mail: often it is misspelt."""
-    purposes = sorted({stream.purpose for stream in settings.streams.values() if stream.purpose})
-    if purpose not in purposes:
-        warn(
-            f"no stream has the purpose {purpose!r}, so this changes nothing for any mail; "
-            f"the streams have {', '.join(purposes)}"
-        )
+def scope_of(settings: Settings, purpose: str) -> str:
+    """Return the scope of a no to one purpose: `marketing` where no stream has it, said aloud."""
+    if purpose in settings.purposes:
+        return f"purpose:{purpose}"
+    warn(
+        f"no stream has the purpose {purpose!r}, so this counts for all marketing; the streams "
+        f"have {', '.join(sorted(settings.purposes))}"
+    )
+    return "marketing"
+
+
+def check_purpose(settings: Settings, purpose: str) -> None:
+    """Agreement to what no stream has is agreement to nothing: often it is misspelt."""
+    if purpose not in settings.purposes:
+        known = ", ".join(sorted(settings.purposes))
+        fail(f"--purpose: no stream has the purpose {purpose!r}; known are {known}", 2)

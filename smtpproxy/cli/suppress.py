@@ -22,9 +22,10 @@ from smtpproxy.cli.stores import (
     now,
     output_option,
     plain_text,
+    scope_of,
     using_store,
+    warn,
     warn_of_the_future,
-    warn_of_unknown_purpose,
 )
 from smtpproxy.cli.suppress_partner import export_snapshot, import_snapshot, partner_option
 from smtpproxy.cli.suppress_rekey import rekey
@@ -34,6 +35,7 @@ from smtpproxy.store.exchange import suppression_file, suppression_record
 from smtpproxy.store.exchange.compare import SuppressionComparison
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
+from smtpproxy.store.exchange.plausible import ScopeCheck
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults, check_origin, read_scope
@@ -112,7 +114,7 @@ def add(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if scope.startswith("purpose:"):
-        warn_of_unknown_purpose(settings, scope.removeprefix("purpose:"))
+        scope = scope_of(settings, scope.removeprefix("purpose:"))
     warn_of_the_future("--since", since, "it suppresses from now on all the same")
     entry = SuppressionEntry(address, scope, Origin(origin), since or now(), note)
     result = using_store(settings, lambda store: store.add_suppressions([entry]))
@@ -268,8 +270,6 @@ def import_suppressions(
             raise click.UsageError("--partner goes with FILE alone: a snapshot is taken whole")
         return import_snapshot(settings, partner, file, as_json=as_json)
     check_mapping_alone(mapping, file_format)
-    if purpose:
-        warn_of_unknown_purpose(settings, purpose)
     options = {
         "format": file_format or "",
         "mapping": digest_of(mapping),
@@ -289,14 +289,17 @@ def import_suppressions(
     wanted = Wanted(name_of(named), layout_name(file_format), columns, own is not None)
 
     encoding = columns.encoding if columns else None
+    check = ScopeCheck(settings)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
         if found == "csv":
-            return suppression_file.read_csv(read_lines(opened, encoding), defaults, wanted)
-        return suppression_file.read_ndjson(read_lines(opened, "utf-8"), defaults, wanted)
+            read = suppression_file.read_csv(read_lines(opened, encoding), defaults, wanted)
+        else:
+            read = suppression_file.read_ndjson(read_lines(opened, "utf-8"), defaults, wanted)
+        return check.checked(read)
 
     if dry_run:
-        return show_difference(
+        code = show_difference(
             settings,
             file,
             contents,
@@ -304,7 +307,10 @@ def import_suppressions(
             file_format="csv" if mapping else own,
             as_json=as_json,
         )
-    return import_file(
+        for notice in check.notices():
+            warn(notice)
+        return code
+    code = import_file(
         settings,
         file,
         Job("suppressions", age, options, earlier),
@@ -314,6 +320,9 @@ def import_suppressions(
         rejected=rejected,
         as_json=as_json,
     )
+    for notice in check.notices():
+        warn(notice)
+    return code
 
 
 @command.command("export")

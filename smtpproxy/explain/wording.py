@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from smtpproxy.locale.phrase import Past, Phrase, Term, Time, Value
 from smtpproxy.policy.model import (
+    Audience,
     Basis,
     Condition,
     Dealing,
@@ -20,7 +21,7 @@ from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase
 from smtpproxy.policy.rules.clock import last_activity
 from smtpproxy.policy.rules.consent import consent_failure, newest_act, withdrawn_at
 from smtpproxy.policy.rules.deferrals import reached_cap
-from smtpproxy.policy.rules.record import discloses, known_source, links
+from smtpproxy.policy.rules.record import discloses, is_consumer, known_source, links, restricting
 from smtpproxy.policy.rules.suppression import decisive, yielding
 
 Words: TypeAlias = dict[str, Value]
@@ -107,7 +108,7 @@ def words_of(case: RecipientCase) -> Words:
     stream, contact, book = case.stream, case.facts.contact, case.rulebook
     act = None if contact is None else newest_act(contact, stream.purpose, book)
     last = None if contact is None else last_activity(contact, book, case.now)
-    tags = frozenset[str]() if contact is None else contact.tags & book.restricted_tags
+    tags = frozenset[str]() if contact is None else restricting(contact.tags, book.restricted_tags)
     return {
         "stream": stream.name,
         "purpose": stream.purpose or NOTHING,
@@ -256,11 +257,13 @@ def _suppression_passed(case: RecipientCase) -> Phrase:
 
 def _generic_passed(case: RecipientCase) -> Phrase:
     contact = case.facts.contact
-    if contact is not None:
+    local, _, domain = case.address.rpartition("@")
+    if contact is not None and contact.audience is not Audience.GENERIC:
         audience = Term(contact.audience)
         return Phrase("passed.generic_address.audience", {"audience": audience})
-    local, _, domain = case.address.rpartition("@")
-    if local in case.rulebook.role_local_parts:
+    if contact is not None and not is_consumer(domain, case.rulebook):
+        return Phrase("passed.generic_address.barred")
+    if contact is not None or local in case.rulebook.role_local_parts:
         return Phrase("passed.generic_address.mailboxes", {"domain": domain})
     return Phrase("passed.generic_address")
 

@@ -91,8 +91,9 @@ async def _remove(
             await store.renew_suppressions(newest, read)
             if another_key:  # here addresses are known that are stored nowhere
                 await store.rekey(list(newest))
-    tags = frozenset(tag for book in settings.rulebooks.values() for tag in book.restricted_tags)
-    limits = Limits(beginning(at, keep.prospects), beginning(at, keep.customers), tags)
+    limits = Limits(
+        beginning(at, keep.prospects), beginning(at, keep.customers), settings.restricted_tags
+    )
     contacts = await store.purge_contacts(limits, at=at, dry_run=dry_run)
     purged.removed["contacts"] = _kind(contacts.removed)
     purged.orders = contacts.orders

@@ -16,6 +16,7 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Suppression,
 )
+from smtpproxy.policy.rules.record import restricting
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate
 
 WIDENED_ORIGINS = frozenset(
@@ -31,9 +32,6 @@ WIDENED_ORIGINS = frozenset(
 
 FROZEN = frozenset({"occupations", "tags", "last_activity_at"})
 """What is gathered about a person: after an objection to profiling, no import changes it."""
-
-PROTECTIVE_TAGS = frozenset({"restricted"})
-"""Tags that keep mail from somebody: these an import may add all the same."""
 
 MARKS = ("first_contacted_at", "profiling_objected_at")
 """Moments that an update may set or move back, and never clear or move forward."""
@@ -124,7 +122,8 @@ def _with_profile(before: Contact, update: ContactUpdate) -> Contact:
         changes.pop("last_activity_at", None)  # what a person did cannot be undone
     if before.profiling_objected_at is not None and changes:
         changes = {name: value for name, value in changes.items() if name not in FROZEN}
-        if "tags" in update.given and (added := told.tags & PROTECTIVE_TAGS - before.tags):
+        added = restricting(told.tags, update.restricted_tags) - before.tags
+        if "tags" in update.given and added:
             changes["tags"] = before.tags | added
     return replace(before, **changes) if changes else before
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from smtpproxy.policy.model import Contact, Origin
+from smtpproxy.policy.rules.record import restricting
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.retention import Limits, Removed
 
@@ -81,7 +82,7 @@ def orders(contact: Contact, limits: Limits, now: datetime) -> Iterator[Suppress
             contact.profiling_objected_at,
             "objected to profiling",
         )
-    if contact.tags & limits.restricted:
+    if restricting(contact.tags, limits.restricted):
         yield SuppressionEntry(
             contact.address, "marketing", Origin.MANUAL, now, "the contact was restricted"
         )

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Facts,
+    Lookups,
+    Origin,
+    Rulebook,
+    Suppression,
+)
 from smtpproxy.store.imports import Batch, ImportStore
 from smtpproxy.store.partners import PartnerStore
 from smtpproxy.store.propagation import Arrears, DeadLetter, SuppressionChange, WebhookState
@@ -82,6 +90,10 @@ PROFILE_FIELDS = frozenset(
 """The fields of a contact that an update replaces; purchases and acts only ever add up."""
 
 
+RESTRICTED = Rulebook("").restricted_tags
+"""The tags that keep bulk mail from somebody, unless a rulebook says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class ContactUpdate:
     """What one source says of one contact.
@@ -95,6 +107,7 @@ class ContactUpdate:
     given: frozenset[str] = PROFILE_FIELDS
     as_of: datetime | None = None
     rectifies: bool = False  # by the person's right: not held off by an objection to profiling
+    restricted_tags: frozenset[str] = RESTRICTED  # may be added after such an objection too
 
 
 @dataclass(frozen=True, slots=True)

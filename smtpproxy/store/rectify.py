@@ -7,7 +7,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Contact, Origin, Suppression
-from smtpproxy.store.merge import PROTECTIVE_TAGS, Known
+from smtpproxy.policy.rules.record import restricting
+from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rights import Change, Correction
 
@@ -26,7 +27,10 @@ def corrected(
     old = known.contact
     base = old
     if target is not None and _has_profile(target.contact):
-        base = replace(target.contact, tags=target.contact.tags | (old.tags & PROTECTIVE_TAGS))
+        base = replace(
+            target.contact,
+            tags=target.contact.tags | restricting(old.tags, correction.restricted_tags),
+        )
     after = correction.applied(replace(base, address=old.address))
     # A newer age would be lost if a file of the future were on record: then it counts as is.
     ages = [one.as_of for one in (known, target) if one is not None and one.as_of is not None]

@@ -7,7 +7,8 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Audience, Contact, Source
+from smtpproxy.policy.model import Audience, Contact, Rulebook, Source
+from smtpproxy.policy.rules.record import restricting
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -26,6 +27,7 @@ class Correction:
     remove_occupations: frozenset[str] = _NOTHING
     add_tags: frozenset[str] = _NOTHING
     remove_tags: frozenset[str] = _NOTHING
+    restricted_tags: frozenset[str] = Rulebook("").restricted_tags  # those that follow the person
 
     def applied(self, contact: Contact) -> Contact:
         told = {
@@ -41,7 +43,7 @@ class Correction:
             **{name: value for name, value in told.items() if value is not None},
             address=self.new_address or contact.address,
             occupations=(contact.occupations - self.remove_occupations) | self.add_occupations,
-            tags=(contact.tags - self.remove_tags) | self.add_tags,
+            tags=(contact.tags - restricting(contact.tags, self.remove_tags)) | self.add_tags,
         )
 
 

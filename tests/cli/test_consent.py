@@ -98,7 +98,7 @@ def test_a_second_click_on_the_same_link_is_no_new_consent(stored: Stored) -> No
 
 def test_nothing_can_be_confirmed_that_was_not_asked_for(stored: Stored) -> None:
     stored.run(*REQUEST, *NOON)
-    for purpose, at in (("news", NOON), ("offers", MORNING)):
+    for purpose, at in (("appeals", NOON), ("offers", MORNING)):
         confirm = ("consent", "record", ANNA, "--purpose", purpose, "--confirm", *at)
         assert f"no request for {purpose} is on record" in stored.run(*confirm, code=1).stderr
     assert len(stored.json("contact", "show", ANNA)["consents"]) == 1

@@ -71,17 +71,15 @@ def _basis(
     if "consent_withdrawn" in (consent, *elsewhere):
         return "refuse consent_withdrawn"
     # 3
+    local, domain = address.split("@")
+    consumer = any(domain == d or domain.endswith("." + d) for d in book.consumer_domains)
     if contact is None:
-        local, domain = address.split("@")
-        consumer = any(domain == d or domain.endswith("." + d) for d in book.consumer_domains)
         if local in book.role_local_parts and not consumer:
             return "allow generic_address"
         # 4
         return "refuse no_record"
-    if contact.audience == "generic":
-        return "allow generic_address"
     # 5
-    if "restricted" in contact.tags:
+    if any(tag.strip().lower() == "restricted" for tag in contact.tags):
         return "refuse contact_restricted"
     # 6
     if contact.source in ("web", "harvested", "guessed"):
@@ -92,6 +90,9 @@ def _basis(
             return "refuse source_undisclosed"
     elif contact.source != "direct":
         return "refuse source_unproven"
+    # 3, of what is on record
+    if contact.audience == "generic" and not consumer:
+        return "allow generic_address"
     # 7
     if consent == "valid":
         return "allow consent"

@@ -54,7 +54,7 @@ METHODS = ["unticked_box"] * 4 + ["silence", "other", None]
 CHANNELS = [frozenset({"email"})] * 4 + [frozenset({"sms"})]
 EVIDENCE = [Evidence("form")] * 4 + [Evidence()]
 SOURCES = [Source.DIRECT] * 6 + [None, *Source]
-TAGS = [frozenset[str]()] * 3 + [frozenset({"restricted"})]
+TAGS = [frozenset[str]()] * 4 + [frozenset({"restricted"}), frozenset({" Restricted\t", "vip"})]
 PROVENANCES = [
     None,
     Provenance(),

@@ -49,7 +49,7 @@ BASES = [
     (CUSTOMER, OFFERS, "allow existing_customer"),
     (BUYER, OFFERS, "allow professional"),
     (PERSON, APPEAL, "allow charity"),
-    (replace(PERSON, audience=Audience.GENERIC, source=None), OFFERS, "allow generic_address"),
+    (replace(PERSON, audience=Audience.GENERIC), OFFERS, "allow generic_address"),
     (PERSON, RECEIPTS, "allow transactional"),
     (None, RECEIPTS, "allow transactional"),
     # the first that holds is named
@@ -86,11 +86,30 @@ def test_a_known_person_behind_a_role_address_is_a_person() -> None:
     assert said(verdict(PERSON, address="contact@example.org")) == "refuse consent_missing"
 
 
-def test_a_generic_contact_is_judged_before_tags_and_source() -> None:
-    contact = replace(
-        PERSON, audience=Audience.GENERIC, source=Source.WEB, tags=frozenset({"restricted"})
-    )
-    assert said(verdict(contact)) == "allow generic_address"
+GENERIC_CONTACTS: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "contact@example.org", "allow generic_address"),
+    ({"source": Source.WEB}, "contact@example.org", "refuse source_forbidden"),
+    ({"source": None}, "contact@example.org", "refuse source_unproven"),
+    ({"source": Source.PARTNER}, "contact@example.org", "refuse source_undisclosed"),
+    ({"tags": frozenset({"restricted"})}, "contact@example.org", "refuse contact_restricted"),
+    # where mailboxes are private, it is somebody's
+    ({}, "contact@gmail.com", "refuse consent_missing"),
+    ({}, "contact@pages.free.fr", "refuse consent_missing"),
+]
+
+
+@pytest.mark.parametrize(("changes", "address", "expected"), GENERIC_CONTACTS)
+def test_a_generic_contact_needs_what_every_record_needs(
+    changes: dict[str, Any], address: str, expected: str
+) -> None:
+    contact = replace(PERSON, audience=Audience.GENERIC, **changes)
+    assert said(verdict(contact, address=address)) == expected
+
+
+@pytest.mark.parametrize("tag", ["restricted", "Restricted", " RESTRICTED\t", "restricted "])
+def test_tags_are_compared_without_case_and_margins(tag: str) -> None:
+    tagged = replace(SUBSCRIBER, tags=frozenset({tag}))
+    assert said(verdict(tagged)) == "refuse contact_restricted"
 
 
 def test_a_restricted_contact_is_never_mailed_in_bulk() -> None:

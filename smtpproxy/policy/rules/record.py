@@ -1,5 +1,6 @@
 """What the record must be before any basis is looked at (design.md section 4, rules 3 to 6)."""
 
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from smtpproxy.policy.model import (
@@ -24,11 +25,21 @@ _UNPROVEN = refuse("source", Reason.SOURCE_UNPROVEN)
 
 
 def generic_address(case: RecipientCase) -> Verdict | None:
-    """Allow an address that belongs to an organisation and not to a person (A15)."""
+    """Allow an address that belongs to an organisation and not to a person (A15).
+
+    One that is on record needs what every record needs: no tag that protects it, and a
+    source. At a provider of private mailboxes it is somebody's, whatever the record says.
+    """
     contact = case.facts.contact
-    if contact is not None:
-        return _GENERIC if contact.audience is Audience.GENERIC else None
     local, _, domain = case.address.rpartition("@")
+    if contact is not None:
+        barred = (
+            contact.audience is not Audience.GENERIC
+            or is_consumer(domain, case.rulebook)
+            or restricted(case)
+            or source(case)
+        )
+        return None if barred else _GENERIC
     if local in case.rulebook.role_local_parts and not is_consumer(domain, case.rulebook):
         return _GENERIC
     return None
@@ -36,7 +47,12 @@ def generic_address(case: RecipientCase) -> Verdict | None:
 
 def is_consumer(domain: str, rulebook: Rulebook) -> bool:
     """Whether a domain, or one above it, is a consumer mailbox provider's."""
-    while domain not in rulebook.consumer_domains:
+    return is_within(domain, rulebook.consumer_domains)
+
+
+def is_within(domain: str, domains: Collection[str]) -> bool:
+    """Whether a domain, or one above it, is among `domains`."""
+    while domain not in domains:
         _, dot, domain = domain.partition(".")
         if not dot:
             return False
@@ -51,9 +67,15 @@ def no_record(case: RecipientCase) -> Verdict | None:
 def restricted(case: RecipientCase) -> Verdict | None:
     """Refuse private direct addresses that were not given for bulk mail (A26)."""
     contact = case.facts.contact
-    if contact is None or contact.tags.isdisjoint(case.rulebook.restricted_tags):
+    if contact is None or not contact.tags:
         return None
-    return _RESTRICTED
+    return _RESTRICTED if restricting(contact.tags, case.rulebook.restricted_tags) else None
+
+
+def restricting(tags: Collection[str], restricted_tags: Iterable[str]) -> frozenset[str]:
+    """Return those of a contact's tags that protect it, whatever their case and margins."""
+    wanted = {tag.strip().casefold() for tag in restricted_tags} if tags else ()
+    return frozenset(tag for tag in tags if tag.strip().casefold() in wanted)
 
 
 def source(case: RecipientCase) -> Verdict | None:

@@ -1,13 +1,16 @@
 """What no record of the past can say."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from smtpproxy.policy.model import Contact
+from smtpproxy.policy.model import Audience, Contact, Origin
+from smtpproxy.policy.rules.record import is_within
+from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
 
 GRACE = timedelta(days=1)
 """Between two clocks, or between time zones, a fact may be dated this much later than now."""
@@ -18,27 +21,140 @@ _PROFILE = ("collected_at", "informed_at", "last_activity_at", "first_contacted_
 Item = Read[ContactUpdate] | Rejected | Passed
 
 
-def without_the_future(contents: Contents[ContactUpdate], now: datetime) -> Contents[ContactUpdate]:
-    """Put contacts aside that say what is yet to come, and could let mail through.
+class ContactCheck:
+    """Looks at what an import of contacts says, before it is stored.
 
-    Facts have a day's grace. An agreement has five minutes: once its time came, it would
-    outweigh every withdrawal that was made until then. A withdrawal, an objection or a
-    suppression of the future errs on the strict side and is taken.
+    Puts lines aside that name a purpose or method that nobody knows, facts of the future, or
+    a generic address at a provider of private mailboxes; counts what people should know of.
     """
-    return dataclasses.replace(contents, items=_checked(contents, now))
+
+    def __init__(self, settings: Settings, now: datetime) -> None:
+        self._purposes = settings.purposes
+        self._methods = settings.methods
+        self._consumer_domains = settings.consumer_domains
+        self._restricted_tags = settings.restricted_tags
+        self._now = now
+        self.professionals = 0  # at providers of private mailboxes
+        self.withdrawn: Counter[str] = Counter()  # withdrawals, by a purpose that nobody knows
+
+    def checked(self, contents: Contents[ContactUpdate]) -> Contents[ContactUpdate]:
+        return dataclasses.replace(contents, items=map(self._checked, contents.items))
+
+    def orders(self, updates: Sequence[ContactUpdate]) -> list[SuppressionEntry]:
+        """Return the suppressions that withdrawals from unknown purposes become.
+
+        Whoever says no to what is not known here must not be mailed as if nothing was said.
+        """
+        return [
+            SuppressionEntry(update.contact.address, "marketing", Origin.UNSUBSCRIBE, act.at)
+            for update in updates
+            for act in update.contact.acts
+            if act.withdrawal and act.purpose not in self._purposes
+        ]
+
+    def notices(self) -> Iterator[str]:
+        """Yield what is to be said aloud of the lines that were taken."""
+        if self.withdrawn:
+            yield (
+                f"{_counted(self.withdrawn, 'withdrawal')} that no stream has "
+                f"({_named(self.withdrawn)}): each counts for all marketing"
+            )
+        if self.professionals:
+            yield (
+                f"{self.professionals:,} "
+                + ("professional has" if self.professionals == 1 else "professionals have")
+                + " an address at a provider of private "
+                "mailboxes: see that they are no consumers"
+            )
+
+    def _checked(self, item: Item) -> Item:
+        if not isinstance(item, Read):
+            return item
+        contact = item.value.contact
+        reason = yet_to_come(contact, self._now) or self._unknown(contact)
+        private = contact.audience in (Audience.GENERIC, Audience.PROFESSIONAL) and is_within(
+            contact.address.rpartition("@")[2], self._consumer_domains
+        )
+        if private and contact.audience is Audience.GENERIC:
+            reason = reason or (
+                "audience: generic is the address of an organisation, and this one is at a "
+                "provider of private mailboxes; right would be consumer"
+            )
+        if reason is not None:
+            return Rejected(item.number, reason, (item.content,))
+        self.professionals += private
+        self.withdrawn.update(
+            act.purpose
+            for act in contact.acts
+            if act.withdrawal and act.purpose not in self._purposes
+        )
+        update = dataclasses.replace(item.value, restricted_tags=self._restricted_tags)
+        return dataclasses.replace(item, value=update)
+
+    def _unknown(self, contact: Contact) -> str | None:
+        """Name the purpose or method of an agreement that no stream or rulebook knows."""
+        for act in contact.acts:
+            if act.withdrawal:
+                continue
+            if act.purpose not in self._purposes:
+                return unknown_purpose(act.purpose, self._purposes)
+            if act.method is not None and act.method not in self._methods:
+                known = ", ".join(sorted(self._methods))
+                return f"consents: method {act.method[:40]!r} is none of {known}"
+        return None
 
 
-def _checked(contents: Contents[ContactUpdate], now: datetime) -> Iterator[Item]:
-    for item in contents.items:
-        reason = yet_to_come(item.value.contact, now) if isinstance(item, Read) else None
-        if isinstance(item, Read) and reason is not None:
-            yield Rejected(item.number, contents.worded(reason), (item.content,))
-        else:
-            yield item
+class ScopeCheck:
+    """Widens suppressions for a purpose that no stream has to all marketing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._purposes = settings.purposes
+        self._widened: Counter[str] = Counter()
+
+    def checked(self, contents: Contents[SuppressionEntry]) -> Contents[SuppressionEntry]:
+        return dataclasses.replace(contents, items=map(self._checked, contents.items))
+
+    def notices(self) -> Iterator[str]:
+        """Yield what is to be said aloud of the lines that were taken."""
+        if self._widened:
+            yield (
+                f"{_counted(self._widened, 'suppression')} that no stream has "
+                f"({_named(self._widened)}): each counts for all marketing"
+            )
+
+    def _checked(
+        self, item: Read[SuppressionEntry] | Rejected | Passed
+    ) -> Read[SuppressionEntry] | Rejected | Passed:
+        if not isinstance(item, Read):
+            return item
+        _, colon, purpose = item.value.scope.partition(":")
+        if not colon or purpose in self._purposes:
+            return item
+        self._widened[purpose] += 1
+        return dataclasses.replace(item, value=dataclasses.replace(item.value, scope="marketing"))
+
+
+def _counted(by_purpose: Counter[str], what: str) -> str:
+    count = by_purpose.total()
+    return f"1 {what} is for a purpose" if count == 1 else f"{count:,} {what}s are for purposes"
+
+
+def _named(purposes: Iterable[str]) -> str:
+    return ", ".join(repr(purpose[:40]) for purpose in sorted(purposes)[:5])
+
+
+def unknown_purpose(purpose: str, known: Iterable[str]) -> str:
+    names = ", ".join(sorted(known))
+    return f"consents: no stream has the purpose {purpose[:40]!r}; known are {names}"
 
 
 def yet_to_come(contact: Contact, now: datetime) -> str | None:
-    """Return what of a contact is in the future, in words; None when nothing is."""
+    """Return what of a contact is in the future, in words; None when nothing is.
+
+    Facts have a day's grace. An agreement has five minutes: once its time came, it would
+    outweigh every withdrawal that was made until then. A withdrawal or an objection of the
+    future errs on the strict side and is taken.
+    """
     for act in contact.acts:
         if act.at > now + _SKEW and not act.withdrawal:
             return (

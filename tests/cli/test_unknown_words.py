@@ -1,0 +1,97 @@
+"""Purposes, methods and kinds of addresses that nobody here knows are named, never swallowed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.stored import Stored
+
+ANNA = "anna@people.example"
+THEN = "2026-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def imported(stored: Stored, *, code: int = 0, **fields: Any) -> tuple[str, str]:
+    """Import one contact; return what was put aside, and what was said aloud."""
+    line = json.dumps({"address": ANNA, "source": "direct", **fields})
+    path = stored.file("people.ndjson", line)
+    told = stored.run("contact", "import", path, code=code).stderr
+    aside = Path(f"{path}.rejected")
+    return (aside.read_text() if aside.exists() else ""), told
+
+
+def scopes(stored: Stored) -> list[tuple[str, str]]:
+    shown = stored.json("suppress", "show", ANNA)["suppressions"]
+    return [(one["scope"], one["origin"]) for one in shown]
+
+
+def consent(**fields: Any) -> list[dict[str, Any]]:
+    return [{"purpose": "offers", "method": "unticked_box", "given_at": THEN, **fields}]
+
+
+def test_agreement_to_an_unknown_purpose_or_by_an_unknown_method_is_rejected(
+    stored: Stored,
+) -> None:
+    aside, _ = imported(stored, code=1, consents=consent(purpose="ofers"))
+    assert "no stream has the purpose 'ofers'; known are " in aside
+    aside, _ = imported(stored, code=1, consents=consent(method="untickd_box"))
+    assert "method 'untickd_box' is none of double_opt_in, implied" in aside
+    stored.run("contact", "show", ANNA, code=1)
+    record = ("consent", "record", ANNA, "--purpose", "ofers", "--method", "signed_form")
+    assert "no stream has the purpose 'ofers'" in stored.run(*record, code=2).stderr
+
+
+def test_a_withdrawal_from_an_unknown_purpose_counts_for_all_marketing(stored: Stored) -> None:
+    withdrawn = [{"purpose": "ofers", "withdrawn_at": THEN}]
+    _, told = imported(stored, consents=withdrawn)
+    assert "1 withdrawal is for a purpose that no stream has ('ofers'): each counts" in told
+    assert scopes(stored) == [("marketing", "unsubscribe")]
+
+
+COMMANDS = [
+    (("consent", "withdraw", ANNA, "--purpose", "ofers"), "unsubscribe"),
+    (("contact", "object", ANNA, "--purpose", "ofers"), "objection"),
+    (("suppress", "add", ANNA, "--scope", "purpose:ofers"), "manual"),
+]
+
+
+@pytest.mark.parametrize(("command", "origin"), COMMANDS)
+def test_so_does_a_no_by_command(stored: Stored, command: tuple[str, ...], origin: str) -> None:
+    told = stored.run(*command).stderr
+    assert "no stream has the purpose 'ofers', so this counts for all marketing" in told
+    assert scopes(stored) == [("marketing", origin)]
+
+
+def test_so_does_a_suppression_that_is_imported(stored: Stored) -> None:
+    path = stored.file("x.csv", f"address,scope,origin\n{ANNA},purpose:ofers,objection\n")
+    told = stored.run("suppress", "import", path).stderr
+    assert "1 suppression is for a purpose that no stream has ('ofers')" in told
+    assert scopes(stored) == [("marketing", "objection")]
+    known = stored.file("y.csv", f"address,scope,origin\n{ANNA},purpose:offers,objection\n")
+    stored.run("suppress", "import", known)
+    assert ("purpose:offers", "objection") in scopes(stored)
+
+
+def test_a_generic_address_at_a_provider_of_private_mailboxes_is_rejected(stored: Stored) -> None:
+    aside, _ = imported(stored, code=1, address="contact@gmail.com", audience="generic")
+    assert "generic is the address of an organisation, and this one is at a provider" in aside
+    imported(stored, address="contact@people.example", audience="generic")
+
+
+def test_professionals_at_a_provider_of_private_mailboxes_are_counted(stored: Stored) -> None:
+    _, told = imported(stored, address="plumber@orange.fr", audience="professional")
+    assert "1 professional has an address at a provider of private mailboxes" in told
+
+
+def test_a_tag_that_the_rulebook_protects_follows_a_new_address(stored: Stored) -> None:
+    imported(stored, tags=[" Restricted"])
+    imported(stored, address="anna.b@people.example", audience="consumer")
+    rectify = ("contact", "rectify", ANNA, "--new-address", "anna.b@people.example")
+    stored.run(*rectify, "--reason", "she moved")
+    assert stored.json("contact", "show", "anna.b@people.example")["tags"] == [" Restricted"]
