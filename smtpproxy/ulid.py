@@ -28,14 +28,33 @@ class UlidFactory:
         return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
+LEAST = 6
+"""Characters of an id that are enough to look for it: they tell it to a quarter of an hour."""
+
+
+def time_span(beginning: str) -> tuple[int, int]:
+    """Return the first and the last time of ids that begin so, as `time_of`. Raises ValueError."""
+    first, last = beginning.ljust(26, "0"), beginning.ljust(26, "Z")
+    if len(beginning) < LEAST or _ID.fullmatch(first) is None:
+        raise ValueError(_wrong(beginning))
+    return time_of(first), time_of(last)
+
+
 def time_of(id: str) -> int:
     """Return the time in an id, in milliseconds since 1970. Raises ValueError."""
     if _ID.fullmatch(id) is None:
-        raise ValueError(f"{id!r} is no decision id: 26 letters and digits, as in id=01J9…")
+        raise ValueError(_wrong(id))
     number = 0
     for character in id[:10].upper():
         number = number * 32 + _ALPHABET.index(character)
     return number
+
+
+def _wrong(id: str) -> str:
+    return (
+        f"{id!r} is no decision id: 26 letters and digits, as in id=01J9…,"
+        f" or its first {LEAST} or more"
+    )
 
 
 def successor(id: str) -> str:

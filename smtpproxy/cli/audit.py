@@ -1,6 +1,5 @@
 """`smtpproxy audit`: the record of what was decided."""
 
-from collections.abc import Iterator, Sequence
 from datetime import datetime
 from heapq import nlargest
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from smtpproxy.cli.audit_export import export
 from smtpproxy.cli.audit_replay import replay_command
+from smtpproxy.cli.audit_table import print_decisions, why
 from smtpproxy.cli.audit_verify import anchor, verify
 from smtpproxy.cli.common import (
     audit_folder,
@@ -23,7 +23,7 @@ from smtpproxy.cli.common import (
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.stores import canonical_address
 from smtpproxy.evidence.objects import record_object
-from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
+from smtpproxy.policy.model import NO_FACTS, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
@@ -83,7 +83,8 @@ def show(
 ) -> int:
     """Show one decision by its id, or the newest ones, oldest first.
 
-    The id is in the SMTP reply and in the Received field. `smtpproxy explain --id ID`
+    The id is in the SMTP reply and in the Received field; its first characters do, where no other
+    decision has them. `smtpproxy explain --id ID`
     shows step by step how a decision came about. Exits with 1 when there is none of that id.
     What no anchor seals yet is called unproven.
     """
@@ -112,15 +113,15 @@ def show(
         for record, state in zip(records, states, strict=True):
             _print_record(record, state)
     else:
-        _print_table(records)
+        print_decisions(records)
         _print_unproven(states.count(State.UNPROVEN))
         if more:
             click.echo(f"There are older ones than these {limit}: see --limit.", err=True)
     if records:
         return 0
     if decision_id is not None:
-        fail(f"no decision {decision_id} is on record")
-    click.echo("No decision on record is like that.", err=True)
+        fail(f"no decision {printable(decision_id)} is on record")
+    click.echo("No decision on record matches.", err=True)
     return 0
 
 
@@ -134,39 +135,6 @@ def _print_unproven(count: int) -> None:
     if count:
         are = "decision is" if count == 1 else "decisions are"
         click.echo(f"{count} {are} behind the last anchor: unproven.", err=True)
-
-
-def _print_table(records: Sequence[Record]) -> None:
-    """One line for each recipient: a message that was refused has its reason at each."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("time", "id", "stream", "recipient", "verdict", "basis or reason", "upstream"):
-        table.add_column(heading, no_wrap=True)
-    for record in records:
-        decided = record.decided
-        for address, verdict in _verdicts(record):
-            table.add_row(
-                f"{decided.at:%Y-%m-%d %H:%M:%S}",
-                decided.id,
-                decided.decision.stream.name,
-                printable(address),
-                f"{verdict.action} (observed)" if decided.observed else verdict.action,
-                _why(verdict),
-                _upstream(record) if verdict.action is Action.ALLOW or decided.observed else "",
-            )
-    if records:
-        console.print(table)
-
-
-def _verdicts(record: Record) -> Iterator[tuple[str, Verdict]]:
-    message = record.decided.decision.message
-    for entry in record.decided.recipients:
-        refused = message is not None and message.action is not Action.ALLOW
-        yield (
-            entry.address,
-            message
-            if message and refused and entry.verdict.action is Action.ALLOW
-            else entry.verdict,
-        )
 
 
 def _print_record(record: Record, state: State) -> None:
@@ -187,7 +155,7 @@ def _print_record(record: Record, state: State) -> None:
         "stream": f"{decided.decision.stream.name}, rulebook {decided.decision.rulebook}",
         "mode": "observed: it passed whatever was decided" if decided.observed else None,
         "message": _sentence(decided.decision.message),
-        "upstream": _upstream(record, with_reply=True),
+        "upstream": _upstream(record),
         "proof": _PROOFS[state],
     }
     for name, value in rows.items():
@@ -206,23 +174,15 @@ def _print_record(record: Record, state: State) -> None:
 def _sentence(verdict: Verdict | None) -> str | None:
     if verdict is None:
         return None
-    words = f"{verdict.action}, {_why(verdict)}" if _why(verdict) else str(verdict.action)
+    words = f"{verdict.action}, {why(verdict)}" if why(verdict) else str(verdict.action)
     return f"{words} ({verdict.detail})" if verdict.detail else words
 
 
-def _why(verdict: Verdict) -> str:
-    if verdict.action is Action.ALLOW:
-        return str(verdict.basis or "")
-    return str(verdict.reason)
-
-
-def _upstream(record: Record, *, with_reply: bool = False) -> str:
+def _upstream(record: Record) -> str:
     if not record.decided.relayed:
         return ""
     if record.outcome is None:
         return "unknown"
-    if not with_reply:
-        return str(record.outcome.code)
     return record.outcome.reply or f"{record.outcome.code}, its text is erased"
 
 

@@ -191,7 +191,7 @@ def show(settings: Settings, address: str, as_json: bool) -> int:
             await store.rectifications(address),
         )
 
-    contact, suppressions, rectified = using_store(settings, read, read_only=True)
+    contact, suppressions, rectified = using_store(settings, read, read_only=True, or_empty=True)
     hint = f"suppressed: see smtpproxy suppress show {address}" if suppressions else ""
     if contact is None:
         fail("; ".join(filter(None, [f"there is no contact {address}", hint])))

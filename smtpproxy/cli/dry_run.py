@@ -1,9 +1,8 @@
 """`--dry-run` of an import: what it would change, shown and not done."""
 
-import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -18,8 +17,7 @@ from smtpproxy.store.exchange.compare import Compare, Comparison, Difference, Ki
 from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.run import Format, format_of
 from smtpproxy.store.exchange.source import Source
-from smtpproxy.store.memory import MemoryStore
-from smtpproxy.store.protocols import NoStoreYet, Store
+from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import printable
 
 T = TypeVar("T")
@@ -62,8 +60,11 @@ def show_difference(
             contents = open_contents(file, file_format or format_of(path, file.peek(64)))
             for notice in contents.notices:
                 warn(f"{path}: {notice}")
-            done = _compared(
-                settings, lambda store: compare(contents, differences(store), _show_lines)
+            done = using_store(
+                settings,
+                lambda store: compare(contents, differences(store), _show_lines),
+                read_only=True,
+                or_empty=True,
             )
         except ImportFault as error:
             fail(f"{path}: {error}")
@@ -77,19 +78,6 @@ def show_difference(
     if not done.lines:
         fail(f"{name_to_show(path)}: {no_rows(contents, octets=octets)}")
     return 1 if done.counts["rejected"] else 0
-
-
-def _compared(settings: Settings, compared: Callable[[Store], Awaitable[Comparison]]) -> Comparison:
-    """Compare with the store; with an empty one, where the import itself would make it."""
-    try:
-        return using_store(settings, compared, read_only=True)
-    except NoStoreYet as fault:
-        warn(f"{fault}: everything is new")
-
-    async def session() -> Comparison:
-        return await compared(MemoryStore())
-
-    return asyncio.run(session())
 
 
 def _show_lines(lines: int) -> None:

@@ -36,6 +36,7 @@ from smtpproxy.relay.content import Body, Content, Spool
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.audit.reader import find
 from smtpproxy.sinks.audit.seal import seal
+from smtpproxy.terminal import printable
 from smtpproxy.wire.content import stuffed
 from smtpproxy.wire.events import ContentProblem
 from smtpproxy.wire.incoming import HeaderCount, HeaderLimits
@@ -149,7 +150,7 @@ def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
             network = _Dns(settings, threads)
             return await would_become(settings, question, content, store, network)
 
-    return using_store(settings, ask, read_only=True)
+    return using_store(settings, ask, read_only=True, or_empty=True)
 
 
 def _on_the_wire(raw: bytes) -> bytes:
@@ -233,6 +234,6 @@ def _recorded(settings: Settings, decision_id: str, lang: Lang, kept: Path | Non
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
-        fail(f"no decision {decision_id} is on record")
+        fail(f"no decision {printable(decision_id)} is on record")
     explanation = recall(records, settings.rulebooks, lang)
     return dataclasses.replace(explanation, seal=seal(folder, records, read_kept(kept)))

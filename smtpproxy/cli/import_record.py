@@ -124,7 +124,9 @@ def find(settings: Settings, id: str) -> ImportRecord:
     """Return the import of that id, or of the only one that begins so; else end the command."""
     found = [
         record
-        for record in using_store(settings, lambda store: store.imports(), read_only=True)
+        for record in using_store(
+            settings, lambda store: store.imports(), read_only=True, or_empty=True
+        )
         if record.id.startswith(id.upper())
     ]
     if len(found) != 1 or not id:

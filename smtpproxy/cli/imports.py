@@ -25,7 +25,7 @@ def command() -> None:
 @json_option
 def list_imports(settings: Settings, as_json: bool) -> None:
     """List every import there was, the oldest first."""
-    records = using_store(settings, lambda store: store.imports(), read_only=True)
+    records = using_store(settings, lambda store: store.imports(), read_only=True, or_empty=True)
     if as_json:
         print_json([_as_object(settings, record) for record in records])
         return

@@ -91,7 +91,7 @@ def cover(settings: Settings, addresses: Path | None, as_json: bool) -> None:
 @json_option
 def show(settings: Settings, as_json: bool) -> int:
     """Show each partner's key and snapshot; exit 1 when one has no snapshot that counts."""
-    taken = using_store(settings, lambda store: store.snapshots(), read_only=True)
+    taken = using_store(settings, lambda store: store.snapshots(), read_only=True, or_empty=True)
     found = {
         partner.name: (load_partner_key(partner.key_file).fingerprint, taken.get(partner.name))
         for partner in settings.store.partners

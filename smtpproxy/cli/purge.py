@@ -44,6 +44,7 @@ def command(settings: Settings, dry_run: bool, at: datetime | None, as_json: boo
             settings,
             lambda store: purge(settings, store, at=at or now(), clock=now, dry_run=dry_run),
             read_only=dry_run,
+            or_empty=True,
         )
     except AlreadyRunning as error:
         fail(str(error))

@@ -163,7 +163,7 @@ def _scrub(
                     unreadable.put,
                     lambda counts: show(counts, source.octets),
                 )
-                using_store(settings, scrub.through, read_only=True)
+                using_store(settings, scrub.through, read_only=True, or_empty=True)
             except ImportFault as error:
                 fail(f"{name}: {error}", 2)
         if addresses.decoder is not None and (note := addresses.decoder.note()):

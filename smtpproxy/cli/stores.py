@@ -21,7 +21,8 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
 from smtpproxy.store.exchange.plausible import GRACE
 from smtpproxy.store.exchange.times import EXAMPLE, read_time
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.protocols import NoStoreYet, Store
 
 T = TypeVar("T")
 
@@ -29,13 +30,28 @@ _PATIENCE = 30.0  # seconds; a command may wait longer for a lock than a mail
 
 
 def using_store(
-    settings: Settings, use: Callable[[Store], Awaitable[T]], *, read_only: bool = False
+    settings: Settings,
+    use: Callable[[Store], Awaitable[T]],
+    *,
+    read_only: bool = False,
+    or_empty: bool = False,
 ) -> T:
-    """Open the store, run `use` with it, close it."""
+    """Open the store, run `use` with it, close it.
+
+    With `or_empty`, one that nobody has written to yet is what the relay would begin with:
+    empty, and standard error says so. Raises StoreUnavailable.
+    """
     patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _PATIENCE))
 
     async def session() -> T:
-        store = open_store(patient, settings.server.state_dir, read_only=read_only)
+        store: Store
+        try:
+            store = open_store(patient, settings.server.state_dir, read_only=read_only)
+        except NoStoreYet as fault:
+            if not or_empty:
+                raise
+            warn(f"{fault}; so far nobody is known")
+            store = MemoryStore()
         try:
             return await use(store)
         finally:

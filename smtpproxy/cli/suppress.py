@@ -187,7 +187,7 @@ def show(settings: Settings, address: str, as_json: bool) -> int:
     async def read(store: Store) -> tuple[Sequence[Suppression], Sequence[LiftedSuppression]]:
         return await store.suppressions(address), await store.lifted_suppressions(address)
 
-    found, lifted = using_store(settings, read, read_only=True)
+    found, lifted = using_store(settings, read, read_only=True, or_empty=True)
     _move_to_newest_key(settings, address)
     if as_json:
         print_json({"address": address, "suppressions": found, "lifted": lifted})

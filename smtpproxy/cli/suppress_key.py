@@ -8,11 +8,12 @@ from typing import BinaryIO
 
 import click
 
-from smtpproxy.cli.common import config_option
+from smtpproxy.cli.common import config_option, fail
 from smtpproxy.cli.stores import output_option
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered_name
 from smtpproxy.settings import Settings
+from smtpproxy.store import store_path
 from smtpproxy.store.key_file import load_keys
 from smtpproxy.store.keys import KeyRing, is_key_text
 
@@ -27,6 +28,8 @@ def key(settings: Settings, address_or_file: str, output: BinaryIO) -> int:
     Of a file each line becomes KEY,ADDRESS. While the key is being replaced there are two
     lines for each address, the newest key first. Exits with 1 when a line is no address.
     """
+    if not store_path(settings.store).exists():
+        fail("there is no key yet: smtpproxy serve makes it with the database, or an import")
     ring = load_keys(settings.server.state_dir)
     path = Path(address_or_file)
     if address_or_file != "-" and not path.is_file():

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 import click
 
-from smtpproxy.cli.common import config_option, json_option, print_json
+from smtpproxy.cli.common import config_option, fail, json_option, print_json
 from smtpproxy.cli.stores import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.unsubscribe_keys import (
+    FILE_NAME,
     LinkKey,
     add_link_key,
     ensure_link_keys,
@@ -25,7 +26,10 @@ def command() -> None:
 @json_option
 def keys(settings: Settings, as_json: bool) -> None:
     """Tell which keys there are; new links are sealed under the newest."""
-    _tell(load_link_keys(settings.server.state_dir), as_json=as_json)
+    state_dir = settings.server.state_dir
+    if not settings.adds_ways_out and not (state_dir / FILE_NAME).exists():
+        fail('there is no key: no stream has unsubscribe = "add"')
+    _tell(load_link_keys(state_dir), as_json=as_json)
 
 
 @command.command("rekey")

@@ -32,7 +32,7 @@ def list_webhooks(settings: Settings, as_json: bool) -> None:
     async def read(store: Store) -> tuple[Mapping[str, WebhookState], Mapping[str, Arrears]]:
         return await store.webhook_states(), await store.arrears()
 
-    states, arrears = using_store(settings, read, read_only=True)
+    states, arrears = using_store(settings, read, read_only=True, or_empty=True)
     rows = [
         _summary(name, states.get(name), arrears.get(name, Arrears()), now())
         for name in [webhook.name for webhook in settings.webhooks]
@@ -65,7 +65,7 @@ def show(settings: Settings, name: str, letter: int | None, as_json: bool) -> in
             await store.dead_letters(name),
         )
 
-    state, owed, letters = using_store(settings, read, read_only=True)
+    state, owed, letters = using_store(settings, read, read_only=True, or_empty=True)
     if letter is not None:
         return _show_letter(letters, letter)
     if as_json:

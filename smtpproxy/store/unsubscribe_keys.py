@@ -40,8 +40,9 @@ def load_link_keys(state_dir: Path) -> Mapping[int, LinkKey]:
     path = state_dir / FILE_NAME
     lines = secret_lines(
         path,
-        what="the keys of the unsubscribe links",
-        missing="restore it from the backup: without it no link that was sent works",
+        what="the key file of the unsubscribe links",
+        missing="restore it from the backup, or no link that was sent works; if none was sent yet,"
+        " smtpproxy serve makes it",
     )
     found = [_LINE.fullmatch(line) for line in lines]
     try:

@@ -9,6 +9,8 @@ import pytest
 from tests.cli.conftest import Bench
 from tests.kit import messages
 from tests.kit.ports import wait_for
+from tests.kit.processes import run
+from tests.kit.relay import COMMAND
 from tests.kit.store import address
 from tests.kit.toml import to_toml
 
@@ -106,7 +108,7 @@ def test_it_is_said_when_there_are_more(bench: Bench) -> None:
     _, err = bench.run("audit", "show", "--recipient", address("bounced"), "--limit", "1", code=0)
     assert err.endswith("There are older ones than these 1: see --limit.\n")
     out, err = bench.run("audit", "show", "--recipient", "nobody@else.example", code=0)
-    assert (out, err) == ("", "No decision on record is like that.\n")
+    assert (out, err) == ("", "No decision on record matches.\n")
 
 
 def test_an_unknown_id(bench: Bench) -> None:
@@ -139,3 +141,40 @@ def test_a_journal_that_cannot_be_read_is_not_taken_for_an_empty_one(
     (tmp_path / "audit").write_text("")
     _, err = bench.run("audit", "show", code=1, config_path=path)
     assert err == f"Error: {tmp_path / 'audit'}: Not a directory\n"
+
+
+def shown_at(bench: Bench, columns: int) -> list[str]:
+    """What `audit show` prints in a terminal that is so wide."""
+    config = ("--config", str(bench.relay.config_path))
+    done = run(*COMMAND, "audit", "show", *config, env={"COLUMNS": str(columns)})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 132, 300])
+def test_verdict_and_reason_are_never_cut(bench: Bench, columns: int) -> None:
+    sent(bench, messages.marketing(), "complained")
+    sent(bench, messages.marketing(), "withdrawn")
+    lines = shown_at(bench, columns)
+    text = "\n".join(lines)
+    assert re.search(r"refuse +suppressed_complaint\b", text)
+    assert re.search(r"refuse +consent_withdrawn\b", text)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert address("complained") in text
+    if columns >= 80:
+        assert max(map(len, lines)) <= columns
+
+
+def test_the_first_characters_of_an_id_do(bench: Bench) -> None:
+    id = sent(bench, messages.marketing(), "complained")
+    (line,) = [line for line in shown_at(bench, 80) if id[:12] in line][:1]
+    (beginning,) = re.findall(rf"\b{id[:12]}\w*", line)
+    assert len(beginning) < len(id)
+    assert bench.json("audit", "show", beginning.lower(), code=0)[0]["id"] == id
+    out, _ = bench.run("explain", "--id", beginning, code=1)
+    assert "suppressed_complaint" in out
+    other = sent(bench, messages.marketing(), "complained")
+    if id[:6] != other[:6]:  # a quarter of an hour just ended
+        return
+    _, err = bench.run("audit", "show", id[:6], code=2)
+    assert f"decisions begin with {id[:6]}: 01" in err

@@ -47,10 +47,52 @@ def filled_in(stored: Stored, arguments: tuple[str, ...]) -> list[str]:
     return [files.get(argument, argument) for argument in arguments]
 
 
-@pytest.mark.parametrize("arguments", READING, ids=NAMES[: len(READING)])
-def test_no_database_yet_is_1(stored: Stored, arguments: tuple[str, ...]) -> None:
-    result = stored.run(*filled_in(stored, arguments), code=1)
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("suppress", "show", ANNA), 1, "not suppressed"),
+        (("contact", "show", ANNA), 1, "no contact"),
+        (("explain", "MESSAGE", "--mail-from", "a@b.example", "--rcpt", ANNA), 1, "no_record"),
+        (("scrub", "LIST", "--stream", "offers"), 1, ANNA),
+        (("import", "list"), 0, "no imports are on record"),
+        (("import", "show", "01"), 1, "there is no such import"),
+        (("purge", "--dry-run"), 0, "would go"),
+        (("webhook", "list"), 0, ""),
+        (("partner", "show"), 0, ""),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
+)
+def test_no_database_yet_is_an_empty_one(
+    stored: Stored, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    """What only looks answers as the relay would, which begins with nothing, and says so."""
+    result = stored.run(*filled_in(stored, arguments), code=code)
     assert "there is no database yet" in result.stderr
+    assert "so far nobody is known" in result.stderr
+    assert says in result.stdout + result.stderr
+    assert not [*stored.folder.rglob("*.db")]
+
+
+@pytest.mark.parametrize("kind", ["suppress", "contact"])
+def test_no_database_yet_is_no_empty_export(stored: Stored, kind: str) -> None:
+    """Somebody would take it for the word that nobody is suppressed."""
+    result = stored.run(kind, "export", code=1)
+    assert "there is no database yet" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("suppress", "key", ANNA), "there is no key yet"),
+        (("unsubscribe", "keys"), "there is no key: no stream"),
+    ],
+)
+def test_keys_that_were_never_made_are_not_lost(
+    stored: Stored, arguments: tuple[str, ...], says: str
+) -> None:
+    result = stored.run(*arguments, code=1)
+    assert says in result.stderr
+    assert "backup" not in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [*READING, *WRITING, ("serve",)], ids=[*NAMES, "serve"])

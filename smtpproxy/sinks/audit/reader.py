@@ -18,9 +18,10 @@ from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import NotALine
 from smtpproxy.sinks.audit.files import mapped
 from smtpproxy.sinks.audit.lines import DecisionEntry, PersonalAnswerEntry
-from smtpproxy.ulid import time_of
+from smtpproxy.ulid import time_span
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024
+_NAMED = 3
 _CLOCK_SLACK = timedelta(seconds=1)
 _LONGEST_TRANSACTION = timedelta(hours=2)
 
@@ -84,14 +85,19 @@ class Record:
 def find(folder: Path, id: str) -> list[Record]:
     """Return every record of that id, refusals at RCPT first; empty when there is none.
 
-    Raises ValueError when `id` is no decision id.
+    The first characters of an id do. Raises ValueError when `id` is no decision id, or several
+    begin so.
     """
-    began = datetime.fromtimestamp(time_of(id) / 1000, UTC)
+    first, last = (datetime.fromtimestamp(each / 1000, UTC) for each in time_span(id))
     id = id.upper()
-    needle = f'"id":"{id}"'.encode()
+    needle = f'"id":"{id}'.encode()
     entries: list[_Entry] = []
-    for paths in _journals(folder, began, began + _LONGEST_TRANSACTION):
-        entries += [entry for entry in _matching(paths, needle) if _id(entry) == id]
+    for paths in _journals(folder, first, last + _LONGEST_TRANSACTION):
+        entries += [entry for entry in _matching(paths, needle) if _id(entry).startswith(id)]
+    found = sorted({_id(entry) for entry in entries})
+    if len(found) > 1:
+        several = ", ".join(found[:_NAMED]) + (" …" if len(found) > _NAMED else "")
+        raise ValueError(f"{len(found)} decisions begin with {id}: {several}")
     return list(_joined(entries))
 
 
