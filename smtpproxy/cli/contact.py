@@ -25,6 +25,7 @@ from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
 from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
+from smtpproxy.cli.replace_import import to_replace
 from smtpproxy.cli.rights import in_words, object_, rectify
 from smtpproxy.cli.stores import (
     TIME_HELP,
@@ -91,6 +92,7 @@ def import_contacts(
     file_format: str | None,
     rejected: Path | None,
     resume: str | None,
+    replace: str | None,
     mapping: Path | None,
     as_of: datetime | None,
     purpose: str | None,
@@ -112,7 +114,8 @@ def import_contacts(
         "purpose": purpose or "",
     }
     earlier = to_resume(settings, resume, "contacts", options)
-    age = earlier.as_of if earlier else age_of(time_of(file), as_of)
+    replacing = to_replace(settings, replace, "contacts")
+    age = earlier.as_of if earlier else replacing.age(age_of(time_of(file), as_of))
     own = own_format(file_format)
     wanted = contact_csv.Wanted(
         name_of(Path(earlier.file) if earlier else file),
@@ -145,6 +148,8 @@ def import_contacts(
         code = show_difference(
             settings,
             file,
+            Job("contacts", age, options),
+            replacing,
             contents,
             lambda store: ContactComparison(store, judged, now()),
             file_format="csv" if mapping else own,
@@ -169,6 +174,7 @@ def import_contacts(
         contents,
         put,
         file_format="csv" if mapping else own,
+        replacing=replacing,
         rejected=rejected,
         as_json=as_json,
     )

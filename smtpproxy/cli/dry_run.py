@@ -11,6 +11,8 @@ import click
 
 from smtpproxy.cli.common import fail, print_json
 from smtpproxy.cli.import_file import name_to_show, no_rows
+from smtpproxy.cli.import_record import Job
+from smtpproxy.cli.replace_import import Replacing, imported_otherwise, said_before
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import Compare, Comparison, Difference, Kind, compare
@@ -44,6 +46,8 @@ def dry_run_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def show_difference(
     settings: Settings,
     path: Path,
+    job: Job,
+    replacing: Replacing,
     open_contents: Callable[[BinaryIO, Format], Contents[T]],
     differences: Callable[[Store], Compare[T]],
     *,
@@ -58,6 +62,10 @@ def show_difference(
     with closing(Source(path)) as file:
         try:
             contents = open_contents(file, file_format or format_of(path, file.peek(64)))
+            if former := not replacing.both and imported_otherwise(
+                settings, job.record(path, file.size), file
+            ):
+                warn(said_before(name_to_show(path), former))
             for notice in contents.notices:
                 warn(f"{path}: {notice}")
             done = using_store(

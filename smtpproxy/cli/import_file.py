@@ -22,6 +22,13 @@ from rich.progress import Progress as Bar
 from smtpproxy.cli.common import fail, print_json
 from smtpproxy.cli.import_format import format_type
 from smtpproxy.cli.import_record import Job, check_same, held
+from smtpproxy.cli.replace_import import (
+    Replacing,
+    imported_otherwise,
+    said_before,
+    undo_import,
+    undone_in_words,
+)
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.encoding import Decoder
@@ -29,12 +36,13 @@ from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.rejected import RejectedFault, RejectedFile
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
 from smtpproxy.store.exchange.source import STDIN, Source
-from smtpproxy.store.imports import Batch, ImportRecord
+from smtpproxy.store.imports import Batch, ImportRecord, Place, Undone
 from smtpproxy.store.protocols import BatchResult, Store, StoreUnavailable
 
 T = TypeVar("T")
 
 Function = Callable[..., object]
+Replaced = tuple[ImportRecord, Undone | None]  # None: it was not taken back
 
 
 def import_options(function: Function) -> Function:
@@ -60,6 +68,12 @@ def import_options(function: Function) -> Function:
             metavar="ID",
             help="Go on with an import that was interrupted, behind what is done. FILE and the"
             " other options have to be the same.",
+        ),
+        click.option(
+            "--replace",
+            metavar="ID",
+            help="The import that this one corrects: it is taken back when this one is done."
+            " none: what an import of the same file brought under another mapping stays too.",
         ),
         click.argument("file", type=input_file),
     ):
@@ -100,6 +114,7 @@ def import_file(
     open_contents: Callable[[BinaryIO, Format], Contents[T]],
     put: Callable[[Store], Callable[[Sequence[T], Batch], Awaitable[BatchResult]]],
     *,
+    replacing: Replacing,
     file_format: Format | None,
     rejected: Path | None,
     as_json: bool,
@@ -120,8 +135,10 @@ def import_file(
             contents = open_contents(file, found)
             for notice in contents.notices:
                 warn(f"{name_to_show(path)}: {notice}")
-            aside.prepare(file.identity)
             record = job.record(path, file.size)
+            if file.size is not None and job.earlier is None:
+                check_not_before(settings, path, record, file, replacing)
+            aside.prepare(file.identity)
             run = _import(file, contents, aside, tick, job.earlier)
             resumed = job.earlier is not None
             using_store(
@@ -137,12 +154,60 @@ def import_file(
         finally:
             with contextlib.suppress(OSError):  # then it was said already
                 aside.close(complete=False)
+        if file.size is None:
+            check_not_before(settings, path, record, file, replacing, run.place)
+    replaced = _replaced(settings, replacing, run.progress)
     seconds = time.monotonic() - start
     decoder = contents.decoder
-    _print_summary(path, record, run.progress, aside.path, seconds, decoder, as_json=as_json)
+    _print_summary(
+        path, record, run.progress, aside.path, seconds, decoder, replaced, as_json=as_json
+    )
     if not run.progress.lines:
         fail(f"{name_to_show(path)}: {no_rows(contents, octets=run.progress.octets)}")
     return 1 if run.progress.rejected else 0
+
+
+def check_not_before(
+    settings: Settings,
+    path: Path,
+    record: ImportRecord,
+    file: Source,
+    replacing: Replacing,
+    place: Place | None = None,
+) -> None:
+    """Tell when the file was imported under another mapping.
+
+    A second consent act for the same fact would stay: contacts are not imported then. Of
+    suppressions there are too many at worst.
+    """
+    if replacing.both or replacing.record is not None:
+        return
+    if former := imported_otherwise(settings, record, file, place):
+        said = said_before(name_to_show(path), former)
+        if record.kind == "contacts" and place is None:
+            fail(f"{said}. If both are wanted, say --replace none", 2)
+        warn(said)
+
+
+def _replaced(settings: Settings, replacing: Replacing, progress: Progress) -> Replaced | None:
+    """Take the import back that this one corrects, when nothing of this one is wanting."""
+    if replacing.record is None or not progress.lines:
+        return None
+    if progress.rejected:
+        return replacing.record, None
+    return replacing.record, undo_import(settings, replacing.record)
+
+
+def _as_object(replaced: Replaced | None) -> dict[str, object] | None:
+    former, undone = replaced or (None, None)
+    if former is None or undone is None:
+        return None
+    return {
+        "id": former.id,
+        "removed": undone.removed,
+        "put_back": undone.put_back,
+        "kept": undone.kept,
+    }
 
 
 def _import(
@@ -257,6 +322,7 @@ def _print_summary(
     rejected: Path,
     seconds: float,
     decoder: Decoder | None,
+    replaced: Replaced | None,
     *,
     as_json: bool,
 ) -> None:
@@ -268,6 +334,7 @@ def _print_summary(
                 **dataclasses.asdict(progress),
                 "encoding": decoder.found() if decoder else "utf-8",
                 "rejected_file": rejected if progress.rejected else None,
+                "replaced": _as_object(replaced),
                 "seconds": round(seconds, 3),
             }
         )
@@ -283,6 +350,14 @@ def _print_summary(
         )
     if progress.erased:
         click.echo(f"{progress.erased:,} left out: they were erased, and only they can come back")
+    if replaced is not None:
+        former, undone = replaced
+        click.echo(
+            f"{former.id} was taken back: {undone_in_words(former, undone)}"
+            if undone
+            else f"{former.id} was not taken back, since lines were rejected: what it says of "
+            f"these people is still needed. Later: smtpproxy import undo {former.id}"
+        )
     if progress.added or progress.changed or progress.unchanged:
         click.echo(f"to take it back: smtpproxy import undo {record.id}")
     if progress.rejected:

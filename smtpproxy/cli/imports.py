@@ -5,13 +5,13 @@ from datetime import datetime
 import click
 from rich.table import Table
 
-from smtpproxy.cli.common import config_option, console, fail, json_option, print_json
-from smtpproxy.cli.import_record import find, held, shown_state, user
+from smtpproxy.cli.common import config_option, console, json_option, print_json
+from smtpproxy.cli.import_record import find, shown_state
+from smtpproxy.cli.replace_import import check_undoable, undo_import, undone_in_words
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.imports import UNDO_FOR, ImportRecord, Undone
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.imports import ImportRecord, Undone
 from smtpproxy.terminal import printable
 
 
@@ -88,7 +88,7 @@ def show(settings: Settings, id: str, as_json: bool) -> None:
         table.add_row(
             "undone", f"{written_time(record.undone.at)} by {printable(record.undone.by)}"
         )
-        table.add_row("", _counted(record, record.undone))
+        table.add_row("", undone_in_words(record, record.undone))
     console.print(table)
     if state == "interrupted" and record.size is not None:
         console.print(f"to go on: the same import with --resume {record.id}", soft_wrap=True)
@@ -110,15 +110,14 @@ def undo(settings: Settings, id: str, dry_run: bool, as_json: bool) -> int:
     again for the rest.
     """
     record = find(settings, id)
-    _check(settings, record)
+    check_undoable(settings, record)
     if dry_run:
         would = using_store(
             settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
         )
         _print(record, would, dry_run=True, as_json=as_json)
         return 0
-    with held(settings, record.id):
-        done = using_store(settings, lambda store: _undo(store, record))
+    done = undo_import(settings, record)
     _print(record, done, dry_run=False, as_json=as_json)
     later = using_store(settings, lambda store: store.imports(), read_only=True)
     others = [
@@ -133,31 +132,6 @@ def undo(settings: Settings, id: str, dry_run: bool, as_json: bool) -> int:
             f"count now, run that again: {', '.join(others[-5:])}"
         )
     return 0
-
-
-def _check(settings: Settings, record: ImportRecord) -> None:
-    state = shown_state(settings, record)
-    if state == "undone" and record.undone is not None:
-        fail(f"{record.id} was undone on {written_time(record.undone.at)} by {record.undone.by}")
-    if state == "running":
-        fail(f"{record.id} is running; stop it first")
-    if record.kind == "contacts" and record.started_at < now() - UNDO_FOR:
-        fail(
-            f"{record.id} is older than {UNDO_FOR.days} days: what profiles were before is not "
-            "kept longer"
-        )
-
-
-async def _undo(store: Store, record: ImportRecord) -> Undone:
-    at, by = now(), user()
-    done = Undone(at, by)
-    try:
-        while (part := await store.undo_import(record.id, at=at, by=by)) is not None:
-            done = part
-    except BaseException:
-        warn(f"interrupted: {_counted(record, done)} so far; run it again for the rest")
-        raise
-    return done
 
 
 def _print(record: ImportRecord, undone: Undone, *, dry_run: bool, as_json: bool) -> None:
@@ -175,15 +149,7 @@ def _print(record: ImportRecord, undone: Undone, *, dry_run: bool, as_json: bool
         return
     words = "it would be " if dry_run else ""
     ending = "; nothing was changed" if dry_run else ""
-    click.echo(f"{record.id}: {words}{_counted(record, undone)}{ending}")
-
-
-def _counted(record: ImportRecord, undone: Undone) -> str:
-    gone = "removed" if record.kind == "contacts" else "lifted"
-    return (
-        f"{undone.removed:,} {record.kind} {gone}, {undone.put_back:,} put back, "
-        f"{undone.kept:,} kept that others changed or confirmed since"
-    )
+    click.echo(f"{record.id}: {words}{undone_in_words(record, undone)}{ending}")
 
 
 def _as_object(settings: Settings, record: ImportRecord) -> dict[str, object]:

@@ -15,6 +15,7 @@ from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
 from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
+from smtpproxy.cli.replace_import import to_replace
 from smtpproxy.cli.stores import (
     TIME_HELP,
     address_or_domain,
@@ -249,6 +250,7 @@ def import_suppressions(
     file_format: str | None,
     rejected: Path | None,
     resume: str | None,
+    replace: str | None,
     mapping: Path | None,
     scope: str | None,
     origin: str | None,
@@ -265,7 +267,17 @@ def import_suppressions(
     exit code is 1.
     """
     if partner is not None:
-        given = (file_format, rejected, resume, mapping, scope, origin, purpose, dry_run or None)
+        given = (
+            file_format,
+            rejected,
+            resume,
+            replace,
+            mapping,
+            scope,
+            origin,
+            purpose,
+            dry_run or None,
+        )
         if any(option is not None for option in given):
             raise click.UsageError("--partner goes with FILE alone: a snapshot is taken whole")
         return import_snapshot(settings, partner, file, as_json=as_json)
@@ -278,6 +290,7 @@ def import_suppressions(
         "scope": scope or "",
     }
     earlier = to_resume(settings, resume, "suppressions", options)
+    replacing = to_replace(settings, replace, "suppressions")
     age = earlier.as_of if earlier else age_of(time_of(file))
     defaults = Defaults(age, scope or "", origin or "", purpose or "")
     try:
@@ -302,6 +315,8 @@ def import_suppressions(
         code = show_difference(
             settings,
             file,
+            Job("suppressions", age, options),
+            replacing,
             contents,
             SuppressionComparison,
             file_format="csv" if mapping else own,
@@ -317,6 +332,7 @@ def import_suppressions(
         contents,
         lambda store: store.add_suppressions,
         file_format="csv" if mapping else own,
+        replacing=replacing,
         rejected=rejected,
         as_json=as_json,
     )

@@ -1,0 +1,166 @@
+"""A file that was imported before under another mapping: said, and put right with --replace."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from tests.cli.stored import Stored
+from tests.kit.relay import COMMAND, REPOSITORY
+
+ANNA, BERT = "anna@people.example", "bert@people.example"
+PEOPLE = f"Mail;Le;Texte;Sorti\n{ANNA};05/01/2026;form v3;\n{BERT};06/01/2026;form v3;07/01/2026\n"
+WRONG = """
+time_format = "%m/%d/%Y"
+[columns]
+Mail = "address"
+Le = "consent_given_at"
+Sorti = "consent_withdrawn_at"
+[constants]
+consent_purpose = "offers"
+consent_method = "unticked_box"
+audience = "generic"
+"""
+RIGHT = (
+    WRONG.replace("%m/%d", "%d/%m")
+    .replace("Sorti =", 'Texte = "consent_wording"\nSorti =')
+    .replace("generic", "consumer")
+)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def imported(
+    stored: Stored, mapping: str, *options: str, code: int = 0, people: str = PEOPLE
+) -> Result:
+    path = stored.file("people.csv", people)
+    mapped = stored.file("mapping.toml", mapping)
+    return stored.run("contact", "import", path, "--mapping", mapped, *options, code=code)
+
+
+def ids(stored: Stored) -> list[tuple[str, str]]:
+    return [(one["id"], one["state"]) for one in stored.json("import", "list")]
+
+
+def acts(stored: Stored, address: str) -> list[tuple[str, str]]:
+    consents = stored.json("contact", "show", address)["consents"]
+    return [(act["given_at"], act["evidence"]["wording"]) for act in consents]
+
+
+class TestContacts:
+    def test_it_is_said_and_nothing_is_imported(self, stored: Stored) -> None:
+        imported(stored, WRONG)
+        ((first, _),) = ids(stored)
+        error = imported(stored, RIGHT, code=2).stderr
+        assert f"was imported before, as {first} on " in error
+        assert "under another mapping" in error
+        assert f"--replace {first}" in error
+        assert f"smtpproxy import undo {first}" in error
+        assert "--replace none" in error
+        assert len(ids(stored)) == 1
+
+    def test_the_same_mapping_is_no_other(self, stored: Stored) -> None:
+        imported(stored, RIGHT)
+        assert "2 unchanged" in imported(stored, RIGHT).stdout
+        imported(stored, WRONG, people=PEOPLE + "carl@people.example;;;\n")
+
+    def test_replacing_leaves_one_act_for_each_fact(self, stored: Stored) -> None:
+        imported(stored, WRONG)
+        ((first, _),) = ids(stored)
+        done = imported(stored, RIGHT, "--replace", first)
+        assert f"{first} was taken back: 0 contacts removed, 0 put back, 2 kept" in done.stdout
+        assert [state for _, state in ids(stored)] == ["undone", "complete"]
+        assert acts(stored, ANNA) == [("2026-01-05T00:00:00Z", "form v3")]
+        (bert,) = stored.json("contact", "show", BERT)["consents"]
+        assert bert["withdrawn_at"].startswith("2026-01-07")
+        assert stored.json("contact", "show", ANNA)["audience"] == "consumer"
+        second = ids(stored)[1][0]
+        assert "2 contacts removed" in stored.run("import", "undo", second).stdout
+
+    def test_both_may_be_wanted(self, stored: Stored) -> None:
+        imported(stored, RIGHT)
+        news = RIGHT.replace("offers", "news")
+        imported(stored, news, "--replace", "none")
+        assert len(acts(stored, ANNA)) == 2
+        assert "2 unchanged" in imported(stored, news).stdout
+
+    def test_an_undone_one_is_not_in_the_way(self, stored: Stored) -> None:
+        imported(stored, WRONG)
+        stored.run("import", "undo", ids(stored)[0][0])
+        imported(stored, RIGHT)
+        assert len(acts(stored, ANNA)) == 1
+
+    def test_with_lines_put_aside_nothing_is_taken_back(self, stored: Stored) -> None:
+        """What the former said of these people would be gone, a withdrawal too."""
+        imported(stored, RIGHT, people=PEOPLE)
+        ((first, _),) = ids(stored)
+        bad = RIGHT.replace("%d/%m/%Y", "%d.%m.%Y")
+        done = imported(stored, bad, "--replace", first, code=1)
+        assert f"{first} was not taken back, since lines were rejected" in done.stdout
+        assert [state for _, state in ids(stored)] == ["complete", "complete"]
+
+    def test_what_comes_through_a_pipe_is_pointed_out_afterwards(self, stored: Stored) -> None:
+        imported(stored, WRONG)
+        ((first, _),) = ids(stored)
+        mapped = stored.file("mapping.toml", RIGHT)
+        arguments = ["contact", "import", "-", "--mapping", mapped]
+        result = subprocess.run(
+            [*COMMAND, *arguments, "--config", str(stored.config_path)],
+            input=PEOPLE,
+            capture_output=True,
+            cwd=stored.folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            text=True,
+            check=True,
+        )
+        assert f"imported before, as {first}" in result.stderr
+        assert f"smtpproxy import undo {first}" in result.stderr
+
+    def test_a_dry_run_says_so_too(self, stored: Stored) -> None:
+        imported(stored, WRONG)
+        assert "was imported before" in imported(stored, RIGHT, "--dry-run").stderr
+
+    def test_json(self, stored: Stored) -> None:
+        imported(stored, WRONG)
+        ((first, _),) = ids(stored)
+        done = json.loads(imported(stored, RIGHT, "--replace", first, "--json").stdout)
+        assert done["replaced"] == {"id": first, "removed": 0, "put_back": 0, "kept": 2}
+
+    def test_what_cannot_be_replaced(self, stored: Stored) -> None:
+        imported(stored, WRONG)
+        ((first, _),) = ids(stored)
+        assert "there is no such import" in imported(stored, RIGHT, "--replace", "X", code=1).stderr
+        path = stored.file("list.csv", f"address,scope,origin\n{ANNA},all,complaint\n")
+        error = stored.run("suppress", "import", path, "--replace", first, code=2).stderr
+        assert f"{first} is an import of contacts" in error
+        stored.run("import", "undo", first)
+        error = imported(stored, RIGHT, "--replace", first, code=1).stderr
+        assert "was undone on" in error
+
+
+class TestSuppressions:
+    def test_it_is_imported_and_said(self, stored: Stored) -> None:
+        """Somebody more is kept from mail meanwhile, at worst."""
+        path = stored.file("list.csv", f"address,origin\n{ANNA},complaint\n")
+        stored.run("suppress", "import", path, "--scope", "all")
+        ((first, _),) = ids(stored)
+        result = stored.run("suppress", "import", path, "--scope", "marketing")
+        assert "1 added" in result.stdout
+        assert f"imported before, as {first}" in result.stderr
+        assert f"smtpproxy import undo {first}" in result.stderr
+        assert len(stored.json("suppress", "show", ANNA)["suppressions"]) == 2
+
+    def test_replacing_never_leaves_anybody_unsuppressed(self, stored: Stored) -> None:
+        path = stored.file("list.csv", f"address,origin\n{ANNA},complaint\n")
+        stored.run("suppress", "import", path, "--scope", "all")
+        ((first, _),) = ids(stored)
+        done = stored.run("suppress", "import", path, "--scope", "marketing", "--replace", first)
+        assert f"{first} was taken back: 1 suppressions lifted" in done.stdout
+        (left,) = stored.json("suppress", "show", ANNA)["suppressions"]
+        assert left["scope"] == "marketing"
