@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.cli.address_list import batches_of_addresses
+from smtpproxy.cli.address_list import AddressFile
 from smtpproxy.cli.common import config_option, fail, json_option, print_json
 from smtpproxy.cli.stores import using_store
 from smtpproxy.cli.suppress_partner import partner_of
@@ -74,7 +74,7 @@ def cover(settings: Settings, addresses: Path | None, as_json: bool) -> None:
         async with aclosing(store.contact_addresses()) as known:
             async for some in known:
                 await store.cover(some)
-        for some in batches_of_addresses(addresses) if addresses is not None else ():
+        for some in AddressFile(addresses).batches() if addresses is not None else ():
             await store.cover(some)
         return {name: await store.coverage(name) for name in partners}
 
@@ -128,8 +128,8 @@ def show(settings: Settings, as_json: bool) -> int:
 def screen(settings: Settings, name: str, addresses: Path, snapshot: Path, as_json: bool) -> int:
     """Say who of LIST is in the snapshot of partner NAME; no store is needed or changed.
 
-    LIST is one address a line. Prints address, scope, origin and since as CSV; exits with 1
-    when somebody is in it.
+    LIST is one address a line, or CSV with a column address or email. Prints address, scope,
+    origin and since as CSV; exits with 1 when somebody is in it, or a line cannot be read.
     """
     shared = load_partner_key(partner_of(settings, name).key_file)
     told: dict[bytes, list[SnapshotRow]] = {}
@@ -140,7 +140,8 @@ def screen(settings: Settings, name: str, addresses: Path, snapshot: Path, as_js
     except SnapshotFault as error:
         fail(f"{snapshot}: {error}")
     screened, found = 0, []
-    for batch in batches_of_addresses(addresses):
+    listed = AddressFile(addresses)
+    for batch in listed.batches():
         screened += len(batch)
         for address in batch:
             found += [
@@ -150,11 +151,13 @@ def screen(settings: Settings, name: str, addresses: Path, snapshot: Path, as_js
                 for row in told.get(wide, ())
                 if row.keys[1] == exact or row.origin in WIDENED_ORIGINS
             ]
-    _print_found(found, screened, as_json=as_json)
-    return 1 if found else 0
+    _print_found(found, screened, listed.unreadable, as_json=as_json)
+    return 1 if found or listed.unreadable or not screened else 0
 
 
-def _print_found(found: Sequence[tuple[str, SnapshotRow]], screened: int, *, as_json: bool) -> None:
+def _print_found(
+    found: Sequence[tuple[str, SnapshotRow]], screened: int, unreadable: int, *, as_json: bool
+) -> None:
     lines = [
         {
             "address": a,
@@ -165,7 +168,7 @@ def _print_found(found: Sequence[tuple[str, SnapshotRow]], screened: int, *, as_
         for a, row in found
     ]
     if as_json:
-        print_json({"screened": screened, "found": lines})
+        print_json({"screened": screened, "unreadable": unreadable, "found": lines})
         return
     writer = csv.DictWriter(
         sys.stdout, ["address", "scope", "origin", "since"], lineterminator="\n"
@@ -173,4 +176,7 @@ def _print_found(found: Sequence[tuple[str, SnapshotRow]], screened: int, *, as_
     writer.writeheader()
     writer.writerows(lines)
     people = len({address for address, _ in found})
-    click.echo(f"{people:,} of {screened:,} addresses are in the snapshot", err=True)
+    told = f"{people:,} of {screened:,} addresses are in the snapshot"
+    if unreadable:
+        told += f"; {unreadable:,} lines could not be read, and nothing is known of them"
+    click.echo(told, err=True)

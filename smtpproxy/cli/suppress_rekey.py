@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.cli.address_list import batches_of_addresses
+from smtpproxy.cli.address_list import AddressFile
 from smtpproxy.cli.common import config_option, json_option, print_json
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
@@ -71,7 +71,7 @@ async def _move(store: Store, path: Path | None) -> int:
     async with aclosing(store.contact_addresses()) as known:
         async for some in known:
             moved += await store.rekey(some)
-    for some in batches_of_addresses(path) if path is not None else ():
+    for some in AddressFile(path).batches() if path is not None else ():
         moved += await store.rekey(some)
     return moved
 

@@ -161,7 +161,7 @@ def _csv_list(lines: Lines, column: str | None) -> AddressList:
     known = _ADDRESS_NAMES if column is None else (column_key(column),)
     header = read_header(lines, known=known)
     assert header is not None
-    place = _place(header, column)
+    place = address_place(header, column)
     delimiter = header.delimiter
     width = len(header.columns)
     try:
@@ -190,8 +190,12 @@ def _csv_list(lines: Lines, column: str | None) -> AddressList:
     )
 
 
-def _place(header: Header, column: str | None) -> int:
-    """Which cell is the address."""
+def address_place(header: Header, column: str | None = None) -> int:
+    """Return which cell is the address: that of `column`, of address or email, or the only one.
+
+    Raises:
+        ImportFault: there is no telling.
+    """
     line = header.number
     names = [column_key(name) for name in header.columns]
     listed = ", ".join(filter(None, header.columns))[:200]
