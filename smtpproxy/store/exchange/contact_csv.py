@@ -1,7 +1,7 @@
 """Contacts from CSV: cells are put into the fields of the NDJSON form and checked there."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -76,15 +76,14 @@ def read_csv(
     notices = [f"columns that are not read: {', '.join(unread)[:200]}"] if unread else []
     if layout is not None:
         notices.insert(0, f"taken as an export of {layout.title} ({layout.name})")
-    columns = {name: header.columns[place] for name, place in places.items()}
-    reader = _Reader(mapping, columns)
+    reader = _Reader(mapping, places, header.columns)
     passed_over = _passed_over(layout, header.columns)
 
     def update(row: Row) -> ContactUpdate | None:
         if passed_over and any(row.cells[p].strip().casefold() in no for p, no in passed_over):
             return None
         certain(row.cells[places["address"]], row)
-        return reader.update({name: row.cells[place] for name, place in places.items()}, as_of)
+        return reader.update(row.cells, as_of)
 
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
     items = converted(read_rows(lines, header), update)
@@ -130,18 +129,24 @@ def _passed_over(
 class _Reader:
     """Puts the cells of a row into the fields of the NDJSON form."""
 
-    def __init__(self, mapping: Mapping, columns: MappingOf[str, str]) -> None:
-        """`columns`: what the header calls each field that it has."""
-        self._cells = {
-            name: _Cell(name, mapping, columns.get(name)) for name in (*mapping.constants, *columns)
-        }
-        self._constants = mapping.constants
-        self._by_path = {cell.path: cell for cell in self._cells.values()}
+    def __init__(
+        self, mapping: Mapping, places: MappingOf[str, int], columns: Sequence[str]
+    ) -> None:
+        """`places`: which of the `columns` each field is in."""
+        self._constants = [
+            (text, _Cell(name, mapping, None)) for name, text in mapping.constants.items()
+        ]
+        self._places = [
+            (place, _Cell(name, mapping, columns[place])) for name, place in places.items()
+        ]
+        cells = [cell for _, cell in (*self._constants, *self._places)]
+        self._cells = {cell.name: cell for cell in cells}
+        self._by_path = {cell.path: cell for cell in cells}
 
-    def update(self, cells: MappingOf[str, str], as_of: datetime) -> ContactUpdate:
+    def update(self, cells: Sequence[str], as_of: datetime) -> ContactUpdate:
         """Raises ValueError, which names the column."""
         try:
-            return convert_contact(self._record({**self._constants, **cells}), as_of)
+            return convert_contact(self._record(cells), as_of)
         except ValueError as error:
             raise ValueError(self.in_columns(str(error))) from None
 
@@ -158,12 +163,14 @@ class _Reader:
             wrong += f"; or say with [values.{cell.name}] in a mapping what it means"
         return f"{cell}: {wrong}"
 
-    def _record(self, texts: MappingOf[str, str]) -> dict[str, Any]:
+    def _record(self, cells: Sequence[str]) -> dict[str, Any]:
         """Return a row in the nesting of the NDJSON form; an empty cell says nothing."""
         parts: dict[str, dict[str, Any]] = {"": {"address": ""}}
-        for name, text in texts.items():
-            cell = self._cells[name]
+        for text, cell in self._constants:
             if (value := cell.value(text)) is not None:
+                parts.setdefault(cell.part, {})[cell.key] = value
+        for place, cell in self._places:
+            if (value := cell.value(cells[place])) is not None:
                 parts.setdefault(cell.part, {})[cell.key] = value
         record = parts[""]
         purchase, consent = parts.get("purchases", {}), parts.get("consents", {})
@@ -235,8 +242,9 @@ class _Cell:
 
     def value(self, text: str) -> Any:
         """Return what the cell says; None: nothing. Raises ValueError, which names the column."""
-        text = text.strip()
-        text = told(self._values.get(text, text)) if self._values else told(text)
+        text = told(text)
+        if self._values:
+            text = told(self._values.get(text, text))
         if not text:
             return None
         try:

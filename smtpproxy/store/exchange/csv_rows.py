@@ -99,7 +99,7 @@ def is_error(text: str) -> bool:
 
 def check_no_error(text: str) -> None:
     """Raise ValueError when a spreadsheet could not compute a cell."""
-    if is_error(text):
+    if text[:1] == "#" and is_error(text):
         raise ValueError(f"{text[:40]!r} is an error of the spreadsheet, and no value")
 
 

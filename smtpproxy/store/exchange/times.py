@@ -88,6 +88,8 @@ def _placed(
 
 
 def _only_one(local: datetime, zone: tzinfo, *, last_moment: bool) -> datetime:
+    if zone is UTC:
+        return local.replace(tzinfo=UTC)
     both = [in_utc(local.replace(tzinfo=zone, fold=fold)) for fold in (0, 1)]
     return max(both) if last_moment else min(both)
 

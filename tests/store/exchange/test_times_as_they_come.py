@@ -188,6 +188,13 @@ class TestWordsOfColumns:
         importing.contacts(f"M\n{ANNA}\n".encode(), "csv", mapping)
         assert "source (under [constants] of the mapping): 'mars' is unknown" in importing.rejected
 
+    def test_a_constant_stands_in_for_an_empty_cell(self, importing: Importing) -> None:
+        columns = {"M": "address", "Q": "source"}
+        document = {"columns": columns, "constants": {"source": "direct"}}
+        mapping = mapping_of("m.toml", document, FIELDS)
+        importing.contacts(f"M,Q\n{ANNA},\n".encode(), "csv", mapping)
+        assert importing.contact(ANNA).source == "direct"
+
     def test_what_a_database_writes_for_nothing_says_nothing(self, importing: Importing) -> None:
         row = f"{ANNA};NULL;\\N;(null);NULL;\\N;null;NULL;NaN;\n"
         importing.contacts(f"{self.COLUMNS}\n{row}".encode(), "csv", self.MAPPING)
