@@ -74,7 +74,7 @@ _BUILT_IN = {
 
 def _streams(document: Document) -> Iterator[Fault]:
     for index, stream in tables(document, "stream"):
-        if stream.get("name") in _BUILT_IN:
+        if stream.get("name") in [*_BUILT_IN]:  # what is no text is told elsewhere
             yield Fault(
                 ("stream", index, "name"),
                 f'"{stream["name"]}" is built in, for {_BUILT_IN[stream["name"]]}:'

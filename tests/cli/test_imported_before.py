@@ -85,10 +85,19 @@ class TestContacts:
 
     def test_both_may_be_wanted(self, stored: Stored) -> None:
         imported(stored, RIGHT)
-        news = RIGHT.replace("offers", "news")
+        news = RIGHT.replace("offers", "appeals")
         imported(stored, news, "--replace", "none")
         assert len(acts(stored, ANNA)) == 2
         assert "2 unchanged" in imported(stored, news).stdout
+
+    def test_what_is_not_plausible_is_said_of_columns_too(self, stored: Stored) -> None:
+        imported(stored, RIGHT.replace("offers", "news"), code=1)
+        future = PEOPLE.replace("05/01/2026", "05/01/2126")
+        rejected = stored.folder / "people.csv.rejected"
+        fault = "consent_purpose (under [constants] of the mapping): no stream has the purpose"
+        assert fault in rejected.read_text()
+        imported(stored, RIGHT, code=1, people=future)
+        assert '"Le" (consent_given_at): 2126-01-05T00:00:00Z is in' in rejected.read_text()
 
     def test_an_undone_one_is_not_in_the_way(self, stored: Stored) -> None:
         imported(stored, WRONG)

@@ -152,6 +152,7 @@ class _Reader:
 
     def in_columns(self, fault: str) -> str:
         """Return a fault about a field of the NDJSON form in words of the CSV."""
+        fault = fault.replace("consents: no stream", "consents: purpose no stream")
         path, _, wrong = fault.partition(": ")
         cell = self._by_path.get(re.sub(r"\[\d+\]", "", path))
         if cell is None and (found := re.match(r"(\w+): (\w+)|(\w+)", fault)):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from smtpproxy.policy.model import Audience, Contact, Origin
@@ -38,7 +38,8 @@ class ContactCheck:
         self.withdrawn: Counter[str] = Counter()  # withdrawals, by a purpose that nobody knows
 
     def checked(self, contents: Contents[ContactUpdate]) -> Contents[ContactUpdate]:
-        return dataclasses.replace(contents, items=map(self._checked, contents.items))
+        items = (self._checked(item, contents.worded) for item in contents.items)
+        return dataclasses.replace(contents, items=items)
 
     def orders(self, updates: Sequence[ContactUpdate]) -> list[SuppressionEntry]:
         """Return the suppressions that withdrawals from unknown purposes become.
@@ -67,7 +68,7 @@ class ContactCheck:
                 "mailboxes: see that they are no consumers"
             )
 
-    def _checked(self, item: Item) -> Item:
+    def _checked(self, item: Item, worded: Callable[[str], str]) -> Item:
         if not isinstance(item, Read):
             return item
         contact = item.value.contact
@@ -81,7 +82,7 @@ class ContactCheck:
                 "provider of private mailboxes; right would be consumer"
             )
         if reason is not None:
-            return Rejected(item.number, reason, (item.content,))
+            return Rejected(item.number, worded(reason), (item.content,))
         self.professionals += private
         self.withdrawn.update(
             act.purpose
