@@ -58,6 +58,7 @@ class ServerSettings:
     drain_timeout: float = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
+    language: str = "en"  # of notices to senders
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ PublicUrl = Annotated[str, PlainValidator(values.public_url)]
 FrequencyCap = Annotated[Cap, PlainValidator(values.frequency_cap)]
 Passage = Annotated[str, PlainValidator(values.passage)]
 Line = Annotated[str, PlainValidator(values.line)]
+Language = Annotated[str, PlainValidator(values.language)]
 Word = Annotated[str, PlainValidator(values.word)]
 Sender = Annotated[str, PlainValidator(values.sender)]
 Period = Annotated[AnyPeriod | None, PlainValidator(values.period)]
@@ -106,6 +107,7 @@ class Server(Table):
     drain_timeout: Duration = written("30s")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
+    language: Language = "en"
 
 
 class Listener(Table):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import idna
 
+from smtpproxy.locale.texts import LANGS
 from smtpproxy.mail.address import canonical
 from smtpproxy.mail.entry import entered
 from smtpproxy.mail.shown import folded
@@ -308,6 +309,12 @@ def line(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError(f"must be text on one line, not {shown(value)}")
     return value.strip()
+
+
+def language(value: object) -> str:
+    if value not in LANGS:
+        raise ValueError(f"{shown(value)} is no language here; there are {', '.join(LANGS)}")
+    return str(value)
 
 
 def absolute_path(value: object) -> str:

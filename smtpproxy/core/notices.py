@@ -104,7 +104,12 @@ class Notices:
     def _envelope(self) -> Envelope:
         services = self._services
         return Envelope(
-            services.hostname, self._about, services.now(), self._reverse_path, self._envid
+            services.hostname,
+            self._about,
+            services.now(),
+            self._reverse_path,
+            services.notice_texts,
+            self._envid,
         )
 
     def _judge(self) -> Steps[Verdict | None]:

@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 
 from smtpproxy.core.effects import Upstream
 from smtpproxy.events import Emit, Relayed
+from smtpproxy.locale.notices import notice_texts
+from smtpproxy.mail.dsn import NoticeTexts
 from smtpproxy.policy.model import DEFAULT_STREAM, Alignment, Rulebook, Stream
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import Settings
@@ -37,6 +39,7 @@ class Services:
     emit: Emit
     note_outcome: Callable[[Relayed], None]  # the client's answer, for the record
     open_upstream: Callable[[MailParameters], Upstream]
+    notice_texts: NoticeTexts
     source_header: str | None = None
     undeclared: Stream = DEFAULT_STREAM  # for mail that declares nothing, or falsely
     links: UnsubscribeFields | None = None  # where no stream adds links
@@ -76,6 +79,7 @@ def services_of(
         emit=emit,
         note_outcome=note_outcome,
         open_upstream=open_upstream,
+        notice_texts=notice_texts(settings.server.language),
         source_header=settings.source_header,
         undeclared=settings.streams[DEFAULT_STREAM.name],
         links=links,

@@ -8,6 +8,7 @@ from binascii import b2a_qp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from email.header import Header
 
 from msgspec import Struct
 
@@ -16,34 +17,24 @@ from smtpproxy.mail.trace import date_time
 from smtpproxy.mail.xtext import from_xtext
 
 _LINE_LIMIT = 998  # RFC 5322 2.1.1, without CRLF
-_REFUSED = """\
-This is the mail relay at {hostname}.
 
-Your message was passed on to its other recipients, but not to these, whom you may
-not mail. Each line gives the address and the reason; nothing was sent to them.
 
-{refusals}
+@dataclass(frozen=True, slots=True)
+class NoticeText:
+    """What a person reads: placeholders are `{hostname}` and `{recipients}`, a list of lines."""
 
-Please do not send again before the reason is gone. The reasons are explained in
-the documentation of smtpproxy (docs/reasons.md); the id names the recorded decision.
-"""
-_UNDELIVERED = """\
-This is the mail relay at {hostname}.
+    subject: str
+    text: str
 
-Your message was passed on to its other recipients, but the next mail server did not
-take it for these. Each line gives the address and what it answered. Nothing is tried
-again here: to reach them, send again to these addresses alone.
 
-{failures}
-"""
-_RELAYED = """\
-This is the mail relay at {hostname}.
+@dataclass(frozen=True, slots=True)
+class NoticeTexts:
+    """Those of all kinds of notices, in one language; `sender` is the display name of From."""
 
-You asked for a notice of success. Your message was passed on for these recipients to a
-mail server that sends none, so this is the last that you will hear of it unless it fails:
-
-{recipients}
-"""
+    sender: str
+    refused: NoticeText
+    undelivered: NoticeText
+    relayed: NoticeText
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +51,7 @@ class Envelope(Struct, frozen=True):
     id: str
     at: datetime
     reverse_path: str
+    texts: NoticeTexts
     envid: str | None = None  # in xtext
 
 
@@ -70,9 +62,7 @@ def failure_notice(envelope: Envelope, refused: Sequence[RefusedRecipient], head
     quoted-printable where it is no legal 7-bit text (RFC 6522 section 4).
     """
     lines = [f"  <{entry.address}>: {entry.reply.text}" for entry in refused]
-    text = _REFUSED.format(hostname=envelope.hostname, refusals="\n".join(lines))
-    subject = "Not mailed: some recipients were refused"
-    return _failures(envelope, "refused", subject, text, refused, header)
+    return _failures(envelope, "refused", envelope.texts.refused, lines, refused, header)
 
 
 def undelivered_notice(
@@ -84,24 +74,22 @@ def undelivered_notice(
     (RFC 3464 2.3.3, 2.3.4: `failed` may carry a status of 4).
     """
     lines = [f"  <{entry.address}>: {entry.reply}" for entry in failed]
-    text = _UNDELIVERED.format(hostname=envelope.hostname, failures="\n".join(lines))
-    subject = "Not delivered to some recipients"
-    return _failures(envelope, "undelivered", subject, text, failed, header)
+    return _failures(envelope, "undelivered", envelope.texts.undelivered, lines, failed, header)
 
 
 def _failures(
     envelope: Envelope,
     kind: str,
-    subject: str,
-    text: str,
+    told: NoticeText,
+    lines: Sequence[str],
     refused: Sequence[RefusedRecipient],
     header: bytes,
 ) -> bytes:
     return _report(
         envelope,
         kind,
-        subject,
-        text,
+        told,
+        lines,
         [
             _group(
                 entry.address,
@@ -123,19 +111,24 @@ def relayed_notice(
     `relayed` are addresses, each with the original recipient that the sender gave
     (RFC 3461 5.2.2).
     """
-    lines = "\n".join(f"  <{address}>" for address, _ in relayed)
+    lines = [f"  <{address}>" for address, _ in relayed]
     return _report(
         envelope,
         "relayed",
-        "Relayed: no further notice of success",
-        _RELAYED.format(hostname=envelope.hostname, recipients=lines),
+        envelope.texts.relayed,
+        lines,
         [_group(address, orcpt, "Action: relayed\nStatus: 2.0.0\n") for address, orcpt in relayed],
         header,
     )
 
 
 def _report(
-    envelope: Envelope, kind: str, subject: str, text: str, groups: Sequence[str], header: bytes
+    envelope: Envelope,
+    kind: str,
+    told: NoticeText,
+    lines: Sequence[str],
+    groups: Sequence[str],
+    header: bytes,
 ) -> bytes:
     """A multipart/report for the reverse path.
 
@@ -149,14 +142,15 @@ def _report(
     status = "\n".join([_message_group(envelope), *groups])
     unicode = not status.isascii() or not envelope.reverse_path.isascii()
     boundary = f"=_smtpproxy_{id}"
+    text_encoding, text = _text(told.text, hostname, lines, unicode)
     status_type = "message/global-delivery-status" if unicode else "message/delivery-status"
     headers_type, encoding, headers = _attached(header.rstrip(b"\r\n") + b"\r\n", unicode)
     parts = (
-        f"From: Mail relay <MAILER-DAEMON@{hostname}>\n"
+        f"From: {_word(envelope.texts.sender)} <MAILER-DAEMON@{hostname}>\n"
         f"To: <{envelope.reverse_path}>\n"
         f"Date: {date_time(envelope.at)}\n"
         f"Message-ID: <{id}.{kind}@{hostname}>\n"
-        f"Subject: {subject}\n"
+        f"Subject: {_word(told.subject)}\n"
         "Auto-Submitted: auto-replied\n"
         "MIME-Version: 1.0\n"
         "Content-Type: multipart/report; report-type=delivery-status;\n"
@@ -165,7 +159,7 @@ def _report(
         "This is a delivery status notification in MIME format.\n"
         f"\n--{boundary}\n"
         "Content-Type: text/plain; charset=utf-8\n"
-        f"Content-Transfer-Encoding: {'8bit' if unicode else '7bit'}\n"
+        f"Content-Transfer-Encoding: {text_encoding}\n"
         "\n"
         f"{text}"
         f"\n--{boundary}\n"
@@ -180,6 +174,21 @@ def _report(
     )
     opening = parts.replace("\n", "\r\n").encode("utf-8", "surrogateescape")
     return opening + headers + f"\r\n--{boundary}--\r\n".encode()
+
+
+def _text(template: str, hostname: str, lines: Sequence[str], unicode: bool) -> tuple[str, str]:
+    """Return (Content-Transfer-Encoding, the text in it); without `unicode` it is 7-bit."""
+    text = template.format(hostname=hostname, recipients="\n".join(lines)).rstrip() + "\n"
+    if unicode:
+        return "8bit", text
+    if text.isascii():
+        return "7bit", text
+    return "quoted-printable", b2a_qp(text.encode(), istext=True).decode("ascii")
+
+
+def _word(text: str) -> str:
+    """Return words of a header field, as encoded words where they are not ASCII (RFC 2047)."""
+    return Header(text, "us-ascii" if text.isascii() else "utf-8", maxlinelen=60).encode("\n")
 
 
 def _message_group(envelope: Envelope) -> str:

@@ -15,6 +15,7 @@ from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Decided
+from smtpproxy.locale.notices import notice_texts
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import (
     Action,
@@ -89,6 +90,7 @@ class Present:
             emit=_forget,
             note_outcome=_forget,
             open_upstream=partial(UpstreamTransaction, self._pool),
+            notice_texts=notice_texts("en"),
             now=lambda: world.now,
             ticks=lambda: 0.0,
             new_id=lambda: f"{next(numbers):026}",

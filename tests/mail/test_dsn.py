@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from smtpproxy.locale.notices import notice_texts
 from smtpproxy.mail.dsn import Envelope, RefusedRecipient, failure_notice
 from smtpproxy.mail.reply import Reply
 
@@ -37,8 +38,9 @@ def notice(
     *entries: RefusedRecipient,
     reverse_path: str = "News@Shop.Example",
     header: bytes = HEADER,
+    lang: str = "en",
 ) -> bytes:
-    envelope = Envelope("relay.example", ID, AT, reverse_path)
+    envelope = Envelope("relay.example", ID, AT, reverse_path, notice_texts(lang))
     return failure_notice(envelope, entries or (JEANNE, PAUL), header)
 
 
@@ -199,3 +201,18 @@ def test_parts_end_where_their_own_lines_end() -> None:
         part = raw_part(notice(), number)
         assert part.endswith(b"\r\n")
         assert not part.endswith(b"\r\n\r\n")
+
+
+def test_in_french_it_is_seven_bit_text_all_the_same() -> None:
+    """The next server may have no 8BITMIME."""
+    data = notice(lang="fr")
+    assert data.isascii()
+    assert max(map(len, data.split(b"\r\n"))) <= 998
+    message, parts = parsed(data)
+    assert message["Subject"] == "Non envoyé\u202f: des destinataires ont été refusés"
+    assert message["From"].addresses[0].display_name == "Relais de messagerie"
+    text = parts[0].get_content()
+    assert "Votre message a été transmis à ses autres destinataires" in text
+    assert "<paul@people.example> refused: consent_withdrawn" in text
+    german = notice(refused("jürgen@people.example"), lang="fr")
+    assert "a été transmis" in parsed(german)[1][0].get_content()
