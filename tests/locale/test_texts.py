@@ -187,3 +187,20 @@ def test_for_want_of_a_word_or_a_value_nothing_fails(lang: Lang) -> None:
     said = say(Phrase("reason.consent_withdrawn"), lang)
     assert "None" not in said
     assert "{" not in said
+
+
+AVOIDED = {
+    "en": ("put off", "of ours", "taken for", "Who cannot", "Whose address", "of now", "is none."),
+    "fr": ("base légale", "éférentiel", "désinscrit(e)", "spammeur", "double confirmation",
+           "Qui ne", "personne effacée", "n’est pas retiré"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lang", AVOIDED)
+def test_what_no_native_would_write_is_not_written(lang: Lang) -> None:
+    said = {
+        key: f"{text.one} {text.other}" if isinstance(text, Plural) else text
+        for key, text in texts(lang).phrases.items()
+    }
+    found = [(key, word) for key, text in said.items() for word in AVOIDED[lang] if word in text]
+    assert found == []
