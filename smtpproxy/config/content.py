@@ -6,7 +6,14 @@ from typing import Any, TypedDict
 from smtpproxy.config import models
 from smtpproxy.config.faults import Fault
 from smtpproxy.config.tables import tables
-from smtpproxy.policy.model import Alignment, Rulebook, StreamClass, UndeclaredBulk
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    Alignment,
+    Rulebook,
+    Stream,
+    StreamClass,
+    UndeclaredBulk,
+)
 from smtpproxy.settings import Settings
 
 BULK_RECIPIENTS = 100
@@ -94,3 +101,13 @@ def warnings(settings: Settings) -> Iterator[str]:
                 " message for the sender's postal address: nobody looks for it"
                 " (policy.imprint holds for all streams)"
             )
+        own = marketing and used and stream.name != DEFAULT_STREAM.name
+        if own and book is not None and book.notice_each_use and _shows_no_way_out(stream):
+            yield (
+                f'stream "{stream.name}".body_optout: not set, and rulebook "{book.name}" asks each'
+                ' message to say how to refuse: set it, or unsubscribe = "add", or see to it'
+            )
+
+
+def _shows_no_way_out(stream: Stream) -> bool:
+    return not stream.body_optout and stream.unsubscribe_scope is None

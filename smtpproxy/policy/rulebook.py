@@ -59,6 +59,7 @@ class Rulebook(Struct, frozen=True):
         Condition.OPTOUT_OFFERED,
         Condition.ACTIVE,
     )
+    charity_dealings: frozenset[Dealing] = frozenset()  # support or interest; empty: none is asked
     charity_since: datetime | None = None  # only contacts collected from then on
     professional_requires: tuple[Condition, ...] = (
         Condition.NOTICE,

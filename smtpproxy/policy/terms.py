@@ -75,6 +75,7 @@ class Dealing(StrEnum):
     SALE = "sale"
     INQUIRY = "inquiry"  # asked for an offer, or negotiated
     ACCOUNT = "account"  # opened a free account
+    DONATION = "donation"  # gave or offered support to a charity
 
 
 class Sign(StrEnum):

@@ -15,6 +15,7 @@ _OF_BASES = {
     "customer_period": _CUSTOMER,
     "customer_requires": _CUSTOMER,
     "charity_requires": _CHARITY,
+    "charity_dealings": _CHARITY,
     "charity_since": _CHARITY,
     "professional_requires": _PROFESSIONAL,
 }

@@ -59,6 +59,7 @@ PARAMETERS: dict[str, Kind] = {
     "inquiry_period": _CLOCK,
     "customer_requires": OrderKind(tuple(Condition), Condition),
     "charity_requires": OrderKind(_NOT_SIMILAR, Condition),
+    "charity_dealings": MembersKind(tuple(Dealing), Dealing),
     "charity_since": DayKind(),
     "professional_requires": OrderKind(_NOT_SIMILAR, Condition),
     "activity_period": _CLOCK,

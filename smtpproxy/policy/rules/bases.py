@@ -91,12 +91,18 @@ def customer_failure(case: RecipientCase) -> Reason:
 
 
 def charity_failure(case: RecipientCase) -> Reason:
-    """A charity's stream to somebody told and free to refuse, and not silent (A10, A17)."""
+    """A charity's stream to somebody told and free to refuse, and not silent (A10, A17).
+
+    Where the law asks for support or interest, one must be on record.
+    """
     contact = case.facts.contact
     if contact is None or case.stream.nature is not _OF_CHARITY:
         return _NOT_THERE
     since, collected = case.rulebook.charity_since, contact.collected_at
     if since is not None and (collected is None or not since <= collected <= case.now):
+        return _NOT_THERE
+    wanted = case.rulebook.charity_dealings
+    if wanted and not any(p.kind in wanted and p.at <= case.now for p in contact.purchases):
         return _NOT_THERE
     return _first_missing(case.rulebook.charity_requires, contact, case)
 

@@ -23,7 +23,8 @@ def last_activity(contact: Contact, rulebook: Rulebook, now: datetime) -> dateti
         contact.last_activity_at if _POSITIVE_ACT in signs else None,
     ]
     if contact.purchases and _PURCHASE in signs:
-        moments += [p.at for p in contact.purchases if p.kind in rulebook.dealings]
+        counted = rulebook.dealings | rulebook.charity_dealings
+        moments += [p.at for p in contact.purchases if p.kind in counted]
     if contact.acts and _CONSENT in signs:
         methods = rulebook.valid_methods
         moments += [

@@ -139,6 +139,8 @@ SUPPORTERS = [
     ("charity_since = 2026-08-28", seen(PERSON, NOW), "allow charity", "allow charity"),
     ('charity_requires = ["notice"]', told(PERSON, free=False), "refuse optout_not_offered",
      "allow charity"),
+    ('charity_dealings = ["donation"]', seen(PERSON, NOW), "allow charity",
+     "refuse consent_missing"),
 ]  # fmt: skip
 
 # Nothing judges by these: they are for other parts, or for people.

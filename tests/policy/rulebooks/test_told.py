@@ -9,6 +9,7 @@ from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Contact,
+    Dealing,
     Evidence,
     Link,
     Provenance,
@@ -80,11 +81,12 @@ TOLD = [
     ("ca", at_work("retail"), OFFERS, "professional",
      "the person is a professional and was told about such mail when the address was collected,"
      " and the mail is about their work; last activity on 1 January 2010"),
-    ("uk", seen(PERSON, NOW), APPEAL, "charity",
+    ("uk", seen(replace(PERSON, purchases=(Purchase("x", NOW, Dealing.DONATION),)), NOW), APPEAL,
+     "charity",
      "stream appeal belongs to a charity; the person was told about such mail and"
      " had a way to refuse when the address was collected; last activity on 28 August 2026"),
     ("uk", PERSON, APPEAL, "charity",
-     "stream appeal does not belong to a charity, or the contact was not collected since"
+     "stream appeal does not belong to a charity, or the contact is no supporter collected since"
      " 5 February 2026"),
     ("us", None, OFFERS, "no_record",
      "the address is not on record, and rulebook us does not require it"),

@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Audience, Evidence, Origin, Provenance, Source
+from smtpproxy.policy.model import Audience, Dealing, Evidence, Origin, Provenance, Purchase, Source
 from tests.policy.rulebooks.people import (
     APPEAL,
     LONG_AGO,
+    NOW,
+    OFFERS,
     PERSON,
     RECEIPTS,
     SOUND,
@@ -28,7 +30,7 @@ from tests.policy.rulebooks.people import (
 
 GENERIC = replace(PERSON, audience=Audience.GENERIC)
 SINCE = datetime(2026, 2, 5, tzinfo=UTC)
-SUPPORTER = seen(PERSON, SINCE)
+SUPPORTER = seen(replace(PERSON, purchases=(Purchase("appeal", SINCE, Dealing.DONATION),)), SINCE)
 
 TABLE = [
     Row("nobody known", None, "refuse no_record"),
@@ -70,6 +72,13 @@ TABLE = [
         "refuse consent_missing", APPEAL),
     Row("supporter by a partner", by(SUPPORTER, Source.PARTNER, SOUND),
         "refuse source_not_direct", APPEAL),
+    Row("interested", replace(SUPPORTER, purchases=(Purchase("appeal", SINCE, Dealing.INQUIRY),)),
+        "refuse product_not_similar", OFFERS),
+    Row("who only left an address", seen(PERSON, SINCE), "refuse consent_missing", APPEAL),
+    Row("who is to give next year", replace(SUPPORTER, purchases=(
+        Purchase("appeal", NOW + TICK, Dealing.DONATION),)), "refuse consent_missing", APPEAL),
+    Row("who bought a card", replace(SUPPORTER, purchases=(Purchase("card", SINCE),)),
+        "refuse product_not_similar", APPEAL),
     Row("supporter not told", told(SUPPORTER, informed=False), "refuse notice_missing", APPEAL),
     Row("supporter not free", told(SUPPORTER, free=False), "refuse optout_not_offered", APPEAL),
     # corporate subscribers, whatever the topic, however long ago
