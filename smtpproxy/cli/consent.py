@@ -35,6 +35,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.policy.rules.consent import confirmed_request
+from smtpproxy.policy.rules.record import source as refused_source
 from smtpproxy.policy.rules.suppression import suppressed
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
@@ -200,6 +201,14 @@ def record(
             f"{address} will still not be mailed on the stream {stream}: {verdict.reason} "
             f"({verdict.detail}); see smtpproxy suppress show {address}"
         )
+    for stream, verdict in _source_refused(settings, address, purpose, known):
+        warn(
+            f"{address} will still not be mailed on the stream {stream}: {verdict.reason}, since "
+            f"the address is on record as {known.contact and known.contact.source}. Consent "
+            "does not change where it is from; "
+            "if the person gave it themselves, put that right: smtpproxy contact rectify "
+            f"{address} --source direct --reason TEXT"
+        )
     _print(address, act, recorded, as_json)
 
 
@@ -302,6 +311,20 @@ def _still_suppressed(
         if stream.purpose == purpose:
             rulebook = settings.rulebooks[stream.rulebook]
             verdict = suppressed(RecipientCase(address, stream, known, rulebook, now()))
+            if verdict is not None:
+                yield stream.name, verdict
+
+
+def _source_refused(
+    settings: Settings, address: str, purpose: str, known: RecipientFacts
+) -> Iterator[tuple[str, Verdict]]:
+    """Yield the marketing streams of the purpose on which the source on record refuses."""
+    if known.contact is None or known.contact.source is None:
+        return
+    for stream in settings.streams.values():
+        if stream.purpose == purpose and stream.stream_class is StreamClass.MARKETING:
+            rulebook = settings.rulebooks[stream.rulebook]
+            verdict = refused_source(RecipientCase(address, stream, known, rulebook, now()))
             if verdict is not None:
                 yield stream.name, verdict
 

@@ -95,3 +95,15 @@ def test_a_tag_that_the_rulebook_protects_follows_a_new_address(stored: Stored) 
     rectify = ("contact", "rectify", ANNA, "--new-address", "anna.b@people.example")
     stored.run(*rectify, "--reason", "she moved")
     assert stored.json("contact", "show", "anna.b@people.example")["tags"] == [" Restricted"]
+
+
+def test_consent_on_a_harvested_address_says_what_still_refuses(stored: Stored) -> None:
+    imported(stored, source="harvested")
+    record = ("consent", "record", ANNA, "--purpose", "offers", "--method", "signed_form")
+    told = stored.run(*record, "--wording", "form v3", "--source", "direct").stderr
+    assert "will still not be mailed on the stream offers: source_forbidden, since" in told
+    assert f"smtpproxy contact rectify {ANNA} --source direct --reason TEXT" in told
+    rectify = ("contact", "rectify", ANNA, "--source", "direct", "--reason", "signed at the till")
+    stored.run(*rectify)
+    again = stored.run(*record, "--wording", "form v4", "--source", "direct").stderr
+    assert "will still not be mailed" not in again
