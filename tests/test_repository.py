@@ -64,6 +64,12 @@ def test_the_changelog_has_a_place_for_the_next_change() -> None:
     assert re.search(r"^## \[?Unreleased\]?", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)
 
 
+def test_the_changelog_says_everything_once() -> None:
+    entries = re.split(r"^(?=- |#)", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.M)
+    twice = [entry for entry in entries if entry.startswith("- ") and entries.count(entry) > 1]
+    assert twice == []
+
+
 def test_every_decision_record_is_listed_and_numbered_once() -> None:
     records = sorted(path.name for path in (REPOSITORY / "docs/adr").glob("[0-9]*.md"))
     index = (REPOSITORY / "docs/adr/README.md").read_text()

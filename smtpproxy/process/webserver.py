@@ -12,6 +12,7 @@ from smtpproxy.retention import history
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.log import configure_logging
+from smtpproxy.sinks.processes import relay_processes
 from smtpproxy.sinks.snapshot import Snapshot, merge
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import Store
@@ -51,7 +52,12 @@ async def _serve(
             upstream=lambda: greet(settings.upstream.address),
             audit=lambda: take(settings.server.state_dir / "audit"),
         ),
-        collector=SnapshotCollector(settings, version=version("smtpproxy"), started_at=started_at),
+        collector=SnapshotCollector(
+            settings,
+            version=version("smtpproxy"),
+            started_at=started_at,
+            processes=relay_processes,
+        ),
         counts=store.counts,
         arrears=store.arrears if settings.webhooks else None,
         snapshots=store.snapshots if settings.store.partners else None,

@@ -1,6 +1,6 @@
 """Shows a snapshot to `prometheus_client`, which writes the exposition format."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 
@@ -19,6 +19,7 @@ from smtpproxy.policy.model import Mode, Origin
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.families import FAMILIES, PREFIX, Family
 from smtpproxy.sinks.metrics import LATENCY_BUCKETS
+from smtpproxy.sinks.processes import process_metrics
 from smtpproxy.sinks.rows import SCOPE_KINDS
 from smtpproxy.sinks.snapshot import Histogram, Labels, Samples, Snapshot
 
@@ -51,8 +52,16 @@ class SnapshotCollector(Collector):
     are, version, modes) is known from the start. Times are Unix seconds.
     """
 
-    def __init__(self, settings: Settings, *, version: str, started_at: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        version: str,
+        started_at: float,
+        processes: Callable[[], Sequence[int]] = tuple,
+    ) -> None:
         self.snapshot = Snapshot()
+        self._processes = processes
         self.openmetrics = False  # the format that is going to be written
         self._zeros = {family.name: tuple(family.zeros(settings)) for family in FAMILIES}
         self._fixed: dict[str, Samples] = {
@@ -77,6 +86,7 @@ class SnapshotCollector(Collector):
                 yield self._counter(family)
             else:
                 yield self._gauge(family)
+        yield from process_metrics(self._processes())
 
     def _rows(self, family: Family, moved: Mapping[str, Samples]) -> Iterator[tuple[Labels, float]]:
         rows = dict.fromkeys(self._zeros[family.name], 0.0)

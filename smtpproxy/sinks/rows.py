@@ -166,7 +166,13 @@ def by_stream(settings: Settings) -> Iterable[Labels]:
 
 
 def by_listener_and_stream(settings: Settings) -> Iterable[Labels]:
-    return ((listener, stream.name) for listener, stream in _listener_streams(settings))
+    """Of listeners that relay: what an MTA asks about, it sends on by itself."""
+    relaying = {each.name for each in settings.listeners if each.protocol in ("smtp", "lmtp")}
+    return (
+        (listener, stream.name)
+        for listener, stream in _listener_streams(settings)
+        if listener in relaying
+    )
 
 
 def by_final_answer(settings: Settings) -> Iterable[Labels]:
