@@ -64,6 +64,24 @@ def test_the_changelog_has_a_place_for_the_next_change() -> None:
     assert re.search(r"^## \[?Unreleased\]?", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)
 
 
+def test_documents_that_are_cited_are_in_the_repository() -> None:
+    """Users read these names: `Source: docs/law.md A31`."""
+    texts = {path: path.read_text("utf-8") for path in (REPOSITORY / "smtpproxy").rglob("*.*")
+             if path.suffix in (".py", ".toml")}  # fmt: skip
+    cited = {
+        name
+        for text in texts.values()
+        for name in re.findall(r"\b([a-z0-9][a-z0-9-]*\.md)\b", text)
+    }
+    there = {
+        path.name
+        for folder in ("docs", "smtpproxy")
+        for path in (REPOSITORY / folder).rglob("*.md*")
+    }
+    assert cited
+    assert cited - there == set()
+
+
 def test_the_changelog_says_everything_once() -> None:
     entries = re.split(r"^(?=- |#)", (REPOSITORY / "CHANGELOG.md").read_text(), flags=re.M)
     twice = [entry for entry in entries if entry.startswith("- ") and entries.count(entry) > 1]

@@ -176,7 +176,7 @@ class _Page:
             console.print(Text(line, style=style), soft_wrap=True)
 
     def _source(self, step: TraceStep) -> str:
-        rows = step.rows
+        rows = re.sub(r"\bA\d", r"docs/law.md \g<0>", step.rows, count=1)
         for word, label in (("by rulebook", "by_rulebook"), ("design", "design"), ("to", "to")):
             rows = re.sub(rf"\b{word}\b", self.label(label), rows)
         rows = rows.replace(";", self.label("semicolon"))

@@ -121,7 +121,7 @@ def period_with_end(value: object) -> Period:
     if found is None:
         raise ValueError(
             '"forever" is not lawful for data that names people: they are kept no longer than'
-            ' necessary (RGPD 5(1)(e), rule A34); set a period such as "3y"'
+            ' necessary (RGPD 5(1)(e), docs/law.md A34); set a period such as "3y"'
         )
     return found
 
@@ -132,7 +132,7 @@ def suppression_period(value: object) -> Period | None:
     if found is not None and not at_least_years(found, _SUPPRESSION_YEARS):
         raise ValueError(
             f"{shown(value)} is too short: an objection is honoured for at least"
-            f' {_SUPPRESSION_YEARS} years (rules A34 and A35); "3y" or more, or "forever"'
+            f' {_SUPPRESSION_YEARS} years (docs/law.md A34 and A35); "3y" or more, or "forever"'
         )
     return found
 

@@ -4,7 +4,7 @@ A transaction is a machine without I/O. Each of its methods is a generator of st
 an effect, is sent the effect's result or has its failure thrown in, and returns its answer at
 the end. Whoever drives it (core/perform.py for the relay, core/explanation.py for somebody who
 asks what would happen, the tests) decides how an effect is carried out and when it is answered.
-docs/adr/0014-transaction-machine.md says why.
+docs/adr/0019-transaction-machine.md says why.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence

@@ -40,7 +40,7 @@ class TraceStep:
 
     `outcome` is `passed` where the rule did not decide, else `allow`, `refuse` or `defer`;
     the verdict is that of the last step that decided, `reason` or `basis` its own. `source`
-    names the place in design.md, the rows of rules.md and the articles of the rulebook's
+    names the place in design.md, the rows of law.md and the articles of the rulebook's
     law; `rows` and `law` are its two halves. `question` is the rule in plain words.
     """
 

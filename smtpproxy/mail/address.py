@@ -1,4 +1,4 @@
-"""Mail addresses: canonical form and widened keys (design.md section 8, rules.md E)."""
+"""Mail addresses: canonical form and widened keys (design.md section 8)."""
 
 import re
 import unicodedata

@@ -254,7 +254,7 @@ def test_people_can_read_it(bench: Bench) -> None:
     assert "What would change this - The person agrees to “offers” again, after " in text
     assert "550 5.7.1 <withdrawn@people.example> refused: consent_withdrawn" in text
     assert "Was consent withdrawn? [withdrawn: refused]" in text
-    assert "Source: RGPD art. 7(3), 21(2) (design 4.2; A31 A35)" in text
+    assert "Source: RGPD art. 7(3), 21(2) (docs/design.md 4.2; docs/law.md A31 A35)" in text
 
 
 def test_observe_mode_is_mentioned(bench: Bench, tmp_path: Path) -> None:

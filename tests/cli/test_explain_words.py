@@ -47,7 +47,7 @@ def test_a_refusal_at_rcpt_in_french(bench: Bench) -> None:
     assert "Ce qui changerait cette réponse" in text
     assert f"Le consentement a-t-il été retiré{NARROW}? [withdrawn{NBSP}: refusé]" in text
     assert "Source" in text
-    assert "conception 4.2" in text
+    assert "docs/design.md 4.2" in text
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class Rule(Generic[Case]):
 
     `judge` returns a verdict when the rule decides and None when the next rule is to be
     asked; the verdict's `rule` is this `name`. `source` names the section of design.md and
-    the rows of rules.md that it carries out; the articles of law are the rulebook's.
+    the rows of law.md that it carries out; the articles of law are the rulebook's.
     """
 
     name: str

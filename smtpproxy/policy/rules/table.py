@@ -81,7 +81,7 @@ DELIVERY_RULES: tuple[Rule[DeliveryCase], ...] = (
 )
 
 DOMAIN_RULES: tuple[Rule[RecipientCase], ...] = (
-    Rule("null_mx", domain.null_mx, "design 4; RFC 7505 4.1; rules.md D"),
+    Rule("null_mx", domain.null_mx, "design 4; RFC 7505 4.1"),
 )
 
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
@@ -91,14 +91,14 @@ DEFERRALS: tuple[Rule[RecipientCase], ...] = (
 )
 
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
-    Rule("header", message.header, "design 6; RFC 5322 3.6.2; rules.md D"),
+    Rule("header", message.header, "design 6; RFC 5322 3.6.2"),
     Rule("sender", message.sender, "design 6; A43"),
     Rule("alignment", content.alignment, "design 6; A43; RFC 9989"),
     Rule("recipient_limit", message.recipient_limit, "design 6; A28"),
     Rule("unsubscribe_present", message.unsubscribe_present, "design 6; A12"),
     Rule("unsubscribe_usable", message.unsubscribe_usable, "design 6; A12; RFC 2369 2, 3"),
-    Rule("one_click", message.one_click, "design 6; A12; RFC 8058 3.1, 5; rules.md C"),
-    Rule("unsubscribe_signed", message.unsubscribe_signed, "design 6; A12; RFC 8058 4; rules.md D"),
+    Rule("one_click", message.one_click, "design 6; A12; RFC 8058 3.1, 5"),
+    Rule("unsubscribe_signed", message.unsubscribe_signed, "design 6; A12; RFC 8058 4"),
     Rule("body_optout", content.body_optout, "design 6; A12"),
     Rule("imprint", content.imprint, "design 6; A43"),
     Rule("subject", content.subject, "design 6; A43"),
