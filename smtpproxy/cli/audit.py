@@ -151,6 +151,7 @@ def _print_record(record: Record, state: State) -> None:
         "message id": decided.message_id,
         "subject": decided.subject,
         "from": decided.header_from,
+        "source announced": decided.features.source_statement if decided.features else None,
         "size": str(decided.size) if decided.size else None,
         "stream": f"{decided.decision.stream.name}, rulebook {decided.decision.rulebook}",
         "mode": "observed: it passed whatever was decided" if decided.observed else None,

@@ -27,6 +27,7 @@ def record_object(record: Record, state: State | None = None) -> dict[str, Any]:
         "message_id": decided.message_id,
         "subject": decided.subject,
         "from": decided.header_from,
+        "source_announced": decided.features.source_statement if decided.features else None,
         "size": decided.size,
         "stream": decided.decision.stream.name,
         "rulebook": decided.decision.rulebook,

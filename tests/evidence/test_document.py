@@ -10,6 +10,7 @@ import pytest
 from smtpproxy.events import Recipient
 from smtpproxy.evidence import document as whole
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
+from smtpproxy.evidence.objects import record_object
 from smtpproxy.evidence.writing import Block, Facts, Heading, Table, html, markdown
 from smtpproxy.locale.texts import Lang, texts
 from smtpproxy.policy.model import (
@@ -20,6 +21,7 @@ from smtpproxy.policy.model import (
     Contact,
     Dealing,
     Link,
+    MessageFeatures,
     Origin,
     Provenance,
     Purchase,
@@ -248,3 +250,10 @@ def test_every_cell_has_its_heading_for_narrow_screens() -> None:
     assert 'data-label="Verdict et motif"' in page
     assert "<script" not in page
     assert "http" not in page.replace('http-equiv="', "")
+
+
+def test_the_source_that_a_message_announced_is_in_the_file_beside_the_document() -> None:
+    said = "Your address is from Lists Ltd."
+    one = decided(Clock(), features=MessageFeatures(source_statement=said))
+    for told, expected in ((one, said), (msgspec.structs.replace(one, features=None), None)):
+        assert record_object(Record(told))["source_announced"] == expected
