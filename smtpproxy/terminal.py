@@ -12,3 +12,8 @@ def printable(text: str, *, typeset: bool = False) -> str:
         return text
     kept = _SPACES if typeset else ""
     return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return `1 row`, `1,200 rows`: a plural is `many`, or `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

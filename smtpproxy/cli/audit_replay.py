@@ -22,7 +22,7 @@ from smtpproxy.core.replay import Change, replay, words
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, read
-from smtpproxy.terminal import printable
+from smtpproxy.terminal import counted, printable
 
 
 @click.command("replay")
@@ -99,12 +99,15 @@ class _Totals:
         }
 
     def print(self, rulebook: Rulebook) -> None:
+        people = counted(self._recipients, "recipient")
         click.echo(
-            f"{self._decisions:,} decisions about {self._recipients:,} recipients, judged again "
-            f"under {rulebook.name}: {self._differing:,} differ"
+            f"{counted(self._decisions, 'decision')} about {people}, "
+            f"judged again under {rulebook.name}: {self._differing:,} "
+            + ("differs" if self._differing == 1 else "differ")
         )
         if self._erased:
-            click.echo(f"{self._erased:,} more recipients are erased and cannot be judged")
+            are = counted(self._erased, "more recipient is", "more recipients are")
+            click.echo(f"{are} erased and cannot be judged")
         if not self._counts:
             return
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

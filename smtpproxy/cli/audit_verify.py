@@ -27,7 +27,7 @@ from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import verify as journal_verify
 from smtpproxy.sinks.audit.findings import Finding, Report
 from smtpproxy.sinks.audit.lines import After
-from smtpproxy.terminal import printable
+from smtpproxy.terminal import counted, printable
 
 _SHOWN = 100
 
@@ -95,8 +95,9 @@ def _head(head: After) -> dict[str, Any]:
 
 def _print(report: Report) -> None:
     click.echo(
-        f"{report.files:,} files, {report.lines:,} rows, {report.decisions:,} decisions; "
-        f"{report.anchors:,} anchors, {report.compared:,} of them compared"
+        f"{counted(report.files, 'file')}, {counted(report.lines, 'row')}, "
+        f"{counted(report.decisions, 'decision')}; {counted(report.anchors, 'anchor')}, "
+        f"{report.compared:,} of them compared"
     )
     for slot, head in report.heads.items():
         click.echo(f"worker {slot}: verified up to row {head.n}, {head.hash}")

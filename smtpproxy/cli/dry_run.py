@@ -20,7 +20,7 @@ from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.run import Format, format_of
 from smtpproxy.store.exchange.source import Source
 from smtpproxy.store.protocols import Store
-from smtpproxy.terminal import printable
+from smtpproxy.terminal import counted, printable
 
 T = TypeVar("T")
 
@@ -96,10 +96,10 @@ def _show_lines(lines: int) -> None:
 def _print(path: Path, done: Comparison) -> None:
     if sys.stderr.isatty():
         click.echo(f"\r{' ' * 20}\r", err=True, nl=False)
-    counted = ", ".join(f"{done.counts[kind]:,} {kind}" for kind in _TITLES)
-    click.echo(f"{path}: {counted}; nothing was written")
+    counts = ", ".join(f"{done.counts[kind]:,} {kind}" for kind in _TITLES)
+    click.echo(f"{path}: {counts}; nothing was written")
     if done.passed:
-        click.echo(f"{done.passed:,} rows passed over: they are of nobody to be imported")
+        click.echo(f"{counted(done.passed, 'row')} skipped: nothing to import")
     for kind, title in _TITLES.items():
         samples = [one for one in done.samples if one.kind == kind]
         if not samples:

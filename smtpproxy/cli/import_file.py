@@ -38,6 +38,7 @@ from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
 from smtpproxy.store.exchange.source import STDIN, Source
 from smtpproxy.store.imports import Batch, ImportRecord, Place, Undone
 from smtpproxy.store.protocols import BatchResult, Store, StoreUnavailable
+from smtpproxy.terminal import counted
 
 T = TypeVar("T")
 
@@ -343,7 +344,7 @@ def _print_summary(
     if decoder is not None and (note := decoder.note()):
         click.echo(note)
     if progress.passed:
-        click.echo(f"{progress.passed:,} rows passed over: they are of nobody to be imported")
+        click.echo(f"{counted(progress.passed, 'row')} skipped: nothing to import")
     if progress.older:
         click.echo(
             f"{progress.older:,} had another profile, but no newer one than is stored: it stays"

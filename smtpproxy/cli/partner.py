@@ -20,6 +20,7 @@ from smtpproxy.store.key_file import create_partner_key, load_partner_key
 from smtpproxy.store.merge import WIDENED_ORIGINS
 from smtpproxy.store.partners import Coverage, SnapshotRow
 from smtpproxy.store.protocols import Store
+from smtpproxy.terminal import counted
 
 
 @click.group(short_help="Exchange suppressions with another sender, as hashes.")
@@ -101,7 +102,8 @@ def show(settings: Settings, as_json: bool) -> int:
     else:
         for name, (fingerprint, one) in found.items():
             told = (
-                f"{one.count:,} suppressions as of {written_time(one.taken_at)} by {one.sender}"
+                f"{counted(one.count, 'suppression')} as of {written_time(one.taken_at)}"
+                f" by {one.sender}"
                 if one
                 else "no snapshot"
             )

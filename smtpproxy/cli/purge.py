@@ -11,6 +11,7 @@ from smtpproxy.policy.periods import Period
 from smtpproxy.retention.history import KINDS
 from smtpproxy.retention.run import AlreadyRunning, Purged, purge
 from smtpproxy.settings import RetentionSettings, Settings
+from smtpproxy.terminal import counted
 
 _NAMES = {
     "contacts": "contacts",
@@ -82,12 +83,12 @@ def _print(purged: Purged, keep: RetentionSettings) -> None:
     console.print(table)
     if purged.orders:
         verb = "would become" if purged.dry_run else "became"
-        console.print(
-            f"{purged.orders:,} withdrawals and objections of contacts {verb} suppressions"
-        )
+        kept = "a suppression" if purged.orders == 1 else "suppressions"
+        orders = counted(purged.orders, "withdrawal or objection", "withdrawals and objections")
+        console.print(f"{orders} of contacts {verb} {kept}")
     if purged.held:
-        stay = "suppression stays" if purged.held == 1 else "suppressions stay"
-        console.print(f"{purged.held:,} {stay} since a contact has the address")
+        stay = counted(purged.held, "suppression stays", "suppressions stay")
+        console.print(f"{stay} since a contact has the address")
 
 
 def _kept_for(kind: str, keep: RetentionSettings) -> str:

@@ -11,6 +11,7 @@ from smtpproxy.store.exchange.source import Source
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.imports import UNDO_FOR, ImportRecord, Kind, Place, Undone
 from smtpproxy.store.protocols import NoStoreYet, Store
+from smtpproxy.terminal import counted
 
 _BOTH = "none"
 _READING = ("mapping", "format", "purpose", "scope", "origin")
@@ -119,7 +120,8 @@ async def _undo(store: Store, record: ImportRecord) -> Undone:
 
 def undone_in_words(record: ImportRecord, undone: Undone) -> str:
     gone = "removed" if record.kind == "contacts" else "lifted"
+    removed = counted(undone.removed, record.kind.removesuffix("s"))
     return (
-        f"{undone.removed:,} {record.kind} {gone}, {undone.put_back:,} put back, "
+        f"{removed} {gone}, {undone.put_back:,} put back, "
         f"{undone.kept:,} kept that others changed or confirmed since"
     )

@@ -22,6 +22,7 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_file import load_partner_key
 from smtpproxy.store.partners import PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import Store
+from smtpproxy.terminal import counted
 
 _BATCH = 5_000
 _AHEAD = timedelta(minutes=5)  # a partner's clock may be so much ahead of ours
@@ -85,7 +86,7 @@ def import_snapshot(settings: Settings, name: str, path: Path, *, as_json: bool)
         print_json({"partner": name, "snapshot": snapshot, "former": former})
     else:
         click.echo(
-            f"{name}: {head.count:,} suppressions as of {written_time(head.taken_at)}"
+            f"{name}: {counted(head.count, 'suppression')} as of {written_time(head.taken_at)}"
             + (f", in place of {former.count:,}" if former else "")
         )
     return 0

@@ -12,6 +12,7 @@ from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import KeyStatus, Store
+from smtpproxy.terminal import counted
 
 
 @click.command("rekey")
@@ -55,7 +56,7 @@ def rekey(
     if as_json:
         print_json({"moved": moved, "finished": finished, "keys": keys})
     else:
-        click.echo(f"{moved:,} rows moved to key {keys[-1].version}")
+        click.echo(f"{counted(moved, 'row')} moved to key {keys[-1].version}")
         _tell(keys)
     if not finish:
         return 0
@@ -84,13 +85,14 @@ def _tell(keys: Sequence[KeyStatus], *, as_json: bool = False) -> None:
         since = written_time(key.since) if key.since else "the beginning"
         click.echo(
             f"key {key.version} ({key.fingerprint}), since {since}: "
-            f"{key.suppressions:,} suppressions, {key.lifted:,} lifted"
+            f"{counted(key.suppressions, 'suppression')}, {key.lifted:,} lifted"
         )
     left = sum(key.suppressions + key.lifted for key in keys[:-1])
     if left:
+        rows = counted(left, "row remains", "rows remain")
         click.echo(
-            f"{left:,} rows remain under an old key: their addresses are not stored, and no"
-            " contact has them. Give addresses with --from FILE, or keep the old key"
+            f"{rows} under an old key: no address is stored, and no contact has one."
+            " Give addresses with --from FILE, or keep the old key"
         )
     elif len(keys) > 1:
         click.echo("nothing remains under an old key: smtpproxy suppress rekey --finish retires it")

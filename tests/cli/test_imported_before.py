@@ -170,6 +170,6 @@ class TestSuppressions:
         stored.run("suppress", "import", path, "--scope", "all")
         ((first, _),) = ids(stored)
         done = stored.run("suppress", "import", path, "--scope", "marketing", "--replace", first)
-        assert f"{first} was taken back: 1 suppressions lifted" in done.stdout
+        assert f"{first} was taken back: 1 suppression lifted" in done.stdout
         (left,) = stored.json("suppress", "show", ANNA)["suppressions"]
         assert left["scope"] == "marketing"

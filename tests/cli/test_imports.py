@@ -115,7 +115,7 @@ class TestUndo:
         stored.run("suppress", "import", stored.file("list.csv", ANNA_CSV))
         (record,) = records(stored)
         would = stored.run("import", "undo", record["id"], "--dry-run").stdout
-        assert "1 suppressions lifted, 0 put back, 0 kept" in would
+        assert "1 suppression lifted, 0 put back, 0 kept" in would
         assert "it would be " in would
         assert "nothing was changed" in would
         assert stored.json("suppress", "show", ANNA)["suppressions"]
@@ -142,7 +142,7 @@ class TestUndo:
         stored.run("consent", "withdraw", ANNA, "--purpose", "offers")
         (record,) = records(stored)
         done = stored.run("import", "undo", record["id"]).stdout
-        assert "1 contacts removed, 0 put back, 1 kept that others changed" in done
+        assert "1 contact removed, 0 put back, 1 kept that others changed" in done
         stored.run("contact", "show", BERT, code=1)
         (act,) = stored.json("contact", "show", ANNA)["consents"]
         assert act["given_at"] is None
@@ -157,7 +157,7 @@ class TestUndo:
         assert "0 contacts removed, 0 put back, 1 kept" in done.stdout
         assert done.stderr == ""
         assert stored.json("contact", "show", ANNA)["source"] == "direct"
-        assert "1 contacts removed" in stored.run("import", "undo", second["id"]).stdout
+        assert "1 contact removed" in stored.run("import", "undo", second["id"]).stdout
         stored.run("contact", "show", ANNA, code=1)
 
     def test_profiles_that_were_not_newer_are_pointed_out(self, stored: Stored) -> None:

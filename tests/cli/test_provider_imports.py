@@ -77,7 +77,7 @@ def test_rows_that_are_passed_over_are_counted(stored: Stored) -> None:
     )
     result = stored.run("suppress", "import", path)
     assert "1 added" in result.stdout
-    assert "1 rows passed over" in result.stdout
+    assert "1 row skipped" in result.stdout
     done = stored.json("contact", "import", path)
     assert (done["added"], done["passed"]) == (1, 1)
     stored.run("contact", "show", ANNA, code=1)

@@ -51,7 +51,7 @@ def test_a_dry_run_says_what_would_go_and_when_from(stored: Stored) -> None:
         "2020-02-03",
     ]
     assert out.splitlines()[2].split() == ["suppressions", "3", "years", "0"]
-    assert "1 withdrawals and objections of contacts would become suppressions" in out
+    assert "1 withdrawal or objection of contacts would become a suppression" in out
     assert stored.json("contact", "show", "old@people.example")
     assert not (stored.folder / "state" / "purges.ndjson").exists()
 

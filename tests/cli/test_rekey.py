@@ -24,7 +24,7 @@ def test_a_key_is_replaced_in_steps(bench: Bench, tmp_path: Path) -> None:
     assert before[0]["since"] is None
 
     out, _ = bench.run("suppress", "rekey", code=0)
-    assert "rows moved to key 2" in out
+    assert "1 row moved to key 2" in out
     assert "remain under an old key" in out
     assert "--from FILE" in out
     assert bench.run("suppress", "rekey", "--status")[0] in out
