@@ -1,14 +1,22 @@
 """What is found out about a message only where its stream asks: text, signatures, other readers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.core.effects import CheckSignatures, CountText, FindOrganisations, InThread, Steps
+from smtpproxy.core.effects import (
+    CheckSignatures,
+    CountText,
+    Effect,
+    FindOrganisations,
+    InThread,
+    Steps,
+)
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
+from smtpproxy.events import Stage
 from smtpproxy.mail.encoded_words import decode
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
@@ -22,6 +30,7 @@ from smtpproxy.policy.model import (
     CloserLook,
     MessageFeatures,
     Mode,
+    SignatureFinding,
     SignatureState,
     Stream,
     UndeclaredBulk,
@@ -58,8 +67,8 @@ def content_features(
     message: Message,
     reverse_path: str,
     people: Sequence[str],
-) -> Steps[tuple[MessageFeatures, str]]:
-    """Read what the rules look at; also what failed of the signatures, "" when nothing did.
+) -> Steps[MessageFeatures]:
+    """Read what the rules look at, but for what only the DNS knows: see `with_dns`.
 
     `people` are the canonical addresses it is for: its text is counted for them where the stream
     counts. Raises StoreUnavailable where a verdict depends on that count.
@@ -68,7 +77,7 @@ def content_features(
     features = read_features(headers, services.stream_header, services.source_header)
     stream = choose_stream(choice.permitted, choice.default, features.stream_header)
     if isinstance(stream, Verdict):
-        return features, ""
+        return features
     if stream.max_recipients is not None:
         features = replace(features, recipients=len(people))
     if stream.looks_closer:
@@ -77,15 +86,35 @@ def content_features(
         features = yield from _with_closer_look(
             services, stream, features, headers, reverse_path, people, message.text or message.body
         )
-        if features.closer is not None and features.closer.came_on is not None:
-            stream = services.undeclared
-        if services.asks_organisations:
-            features, failure = yield from FindOrganisations(stream, features)
-            if failure:
-                return features, failure
-    if not services.checks_signatures or not asks_for_signatures(stream, features):
+    return features
+
+
+def with_dns(
+    services: Services,
+    choice: StreamChoice,
+    message: Message,
+    features: MessageFeatures,
+    timed: Callable[[Stage, Effect[Any]], Steps[Any]],
+) -> Steps[tuple[MessageFeatures, str]]:
+    """Find out what the DNS knows, where a rule asks; also what failed, "" when nothing did."""
+    stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+    if isinstance(stream, Verdict):
         return features, ""
-    return (yield from _with_signatures(services, stream, features, headers, message.body))
+    if features.closer is not None and features.closer.came_on is not None:
+        stream = services.undeclared
+    failures: list[str] = []
+    if services.asks_organisations and stream.alignment is Alignment.RELAXED:
+        features, failure = yield from timed("dns", FindOrganisations(stream, features))
+        failures += [failure] if failure else []
+    if services.checks_signatures and asks_for_signatures(stream, features):
+        signing_keys = services.signing_keys if message.body is not None else None
+        if signing_keys and signing_keys(features.from_domains, stream.name, services.now()):
+            features = replace(features, signed_by_relay=True)  # its own will do
+        else:
+            found = yield from timed("dns", CheckSignatures(message.headers, message.body))
+            features, failure = _with_signatures(features, found)
+            failures += [failure] if failure else []
+    return features, "; ".join(failures)
 
 
 def _with_closer_look(
@@ -182,17 +211,9 @@ def _with_count(
 
 
 def _with_signatures(
-    services: Services,
-    stream: Stream,
-    features: MessageFeatures,
-    headers: HeaderBlock,
-    body: Body | None,
-) -> Steps[tuple[MessageFeatures, str]]:
-    """Find out about the signatures, unless the relay signs the message itself."""
-    signing_keys = services.signing_keys if body is not None else None
-    if signing_keys and signing_keys(features.from_domains, stream.name, services.now()):
-        return replace(features, signed_by_relay=True), ""
-    found = yield from CheckSignatures(headers, body)
+    features: MessageFeatures, found: Sequence[SignatureFinding]
+) -> tuple[MessageFeatures, str]:
+    """What the DNS did not answer matters unless another signature is valid."""
     failures = [each.detail for each in found if each.state is SignatureState.UNKNOWN]
     valid = any(each.state is SignatureState.VALID for each in found)
     told = tuple(replace(f, detail="") if f.state is SignatureState.UNKNOWN else f for f in found)

@@ -44,7 +44,9 @@ class NotifyingTransaction(Transaction):
             if entries:
                 yield from self._timed("upstream", self._notices.refused(entries, header))
         except NoticeRefused:
-            return self._refused_whole(outcome)
+            refused = self._refused_whole(outcome)
+            yield from self._note_outcome(outcome, refused.refusal, 0)
+            return refused
         except UpstreamError as error:
             yield from self._note_outcome(outcome, error.reply, 0)
             raise

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from smtpproxy.core.content_checks import Message, content_features
+from smtpproxy.core.content_checks import Message, content_features, with_dns
 from smtpproxy.core.effects import (
     AskDomains,
     CountMailing,
@@ -163,14 +163,13 @@ class Transaction(RecordedTransaction):
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
         self._size = message.size
         self._identity = read_identity(message.headers)
-        features, failure = yield from self._timed(
-            "policy",
-            content_features(services, self._choice, message, self.reverse_path, addresses),
-        )
+        read = content_features(services, self._choice, message, self.reverse_path, addresses)
+        features = yield from self._timed("policy", read)
+        asked = with_dns(services, self._choice, message, features, self._timed)
+        self._features, failure = yield from asked
         if failure:
             services.emit(Failed(self.client.listener, "dns", failure))
-        self._features = features
-        began = services.ticks()
+        features, began = self._features, services.ticks()
         stream = evaluation.stream_of(features)
         if isinstance(stream, Verdict):  # on no stream, so nobody can be allowed either
             default = self._choice.default
