@@ -24,13 +24,18 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 
 AT_ONCE = 8
 """Connections that one message may take."""
 
 _TROUBLE_ENOUGH = 3  # in a row: the upstream is not asked again for the others
-_PARTS: dict[type[Exception], Part] = {SigningFailed: "sign", StoreUnavailable: "store"}
+_PARTS: dict[type[Exception], Part] = {
+    SigningFailed: "sign",
+    StoreUnavailable: "store",
+    AuditUnavailable: "audit",
+}
 
 
 class Delivered(Struct, frozen=True):
@@ -139,7 +144,7 @@ class PerRecipientDelivery:
             self._tell("upstream", error)
             doubt = upstream.in_doubt
             return Delivered(error.reply, in_doubt=doubt, for_all=True, again=not doubt)
-        except (SigningFailed, OSError, StoreUnavailable) as error:
+        except (SigningFailed, OSError, StoreUnavailable, AuditUnavailable) as error:
             upstream.abort()
             self._tell(_PARTS.get(type(error), "spool"), error)
             return Delivered(TEMPORARY_FAILURE, for_all=True)

@@ -148,7 +148,10 @@ class Performer:
             for steps in runs:
                 await drive(steps, self)
 
-        await asyncio.gather(*[work() for _ in range(effect.at_once)])
+        runs_done = [work() for _ in range(effect.at_once)]
+        for result in await asyncio.gather(*runs_done, return_exceptions=True):
+            if isinstance(result, BaseException):  # nothing goes on behind the failure
+                raise result
 
 
 def _ask_upstream(effect: effects.AskUpstream) -> Awaitable[Any]:

@@ -1,0 +1,112 @@
+"""Copies of a message, without a loop: every effect is answered by hand."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from smtpproxy.core import effects
+from smtpproxy.core.copies import Delivered, PerRecipientDelivery
+from smtpproxy.core.effects import Steps
+from smtpproxy.core.outcome import Recipient
+from smtpproxy.events import Event, Failed
+from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.sinks.audit.journal import AuditUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.wire.commands import Rcpt
+
+ANN, BOB, CYD = (Recipient(Rcpt(f"{n}@x.example"), f"{n}@x.example") for n in ("a", "b", "c"))
+OK = Reply.of(250, "2.0.0", "queued")
+
+
+class Upstream:
+    in_doubt = False
+    notifies = True
+
+    def begin_data(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+class Services:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.emit = self.events.append
+
+    def open_upstream(self, mail: MailParameters) -> Upstream:
+        return Upstream()
+
+
+def delivered(
+    answers: dict[Recipient, Reply], failure: Exception | None = None
+) -> tuple[list[Delivered], list[Event], list[str]]:
+    """What becomes of a copy each; `failure` comes when BOB is looked at again."""
+    services, noted = Services(), list[str]()
+
+    def made(recipient: Recipient) -> Steps[Iterator[bytes]]:
+        yield from ()
+        return iter((recipient.canonical.encode(),))
+
+    def refusal(recipient: Recipient) -> Steps[Reply | None]:
+        yield from ()
+        if recipient is BOB and failure is not None:
+            raise failure
+        return None
+
+    delivery = PerRecipientDelivery(
+        cast(Any, services), MailParameters("s@x.example"), "apps", cast(Any, None),
+        made=made, refusal=refusal, keeps=True,
+    )  # fmt: skip
+
+    def run(steps: Steps[Any]) -> Any:
+        answer: Any = None
+        try:
+            while True:
+                effect = steps.send(answer)
+                answer = None
+                match effect:
+                    case effects.AskUpstream():
+                        answer = [OK] * len(effect.recipients)
+                    case effects.SendContent():
+                        (octets,) = effect.content
+                        (answer,) = [a for r, a in answers.items() if r.path.encode() == octets]
+                    case effects.NoteCopy():
+                        noted.append(effect.forward_path)
+                    case effects.Together():
+                        for each in effect.runs():
+                            run(each)
+        except StopIteration as stop:
+            return stop.value
+
+    return run(delivery.deliver(list(answers))), services.events, noted
+
+
+@pytest.mark.parametrize(
+    ("failure", "part"),
+    [(AuditUnavailable("full"), "audit"), (StoreUnavailable("locked"), "store")],
+    ids=["audit", "store"],
+)
+def test_what_fails_for_one_is_deferred_and_the_others_are_mailed(
+    failure: Exception, part: str
+) -> None:
+    results, events, noted = delivered({ANN: OK, BOB: OK, CYD: OK}, failure)
+    assert [result.reply.code for result in results] == [250, 451, 250]
+    assert [event.part for event in events if isinstance(event, Failed)] == [part]
+    assert noted == [ANN.path, CYD.path]
+
+
+def test_who_has_a_copy_is_kept_and_who_is_refused_is_not() -> None:
+    refused = Reply.of(550, "5.1.1", "no such user")
+    results, _, noted = delivered({ANN: OK, BOB: refused, CYD: OK})
+    assert [result.reply.code for result in results] == [250, 550, 250]
+    assert noted == [ANN.path, CYD.path]
+
+
+def test_a_message_that_the_first_is_refused_for_goes_to_nobody() -> None:
+    refused = Reply.of(552, "5.3.4", "too large")
+    results, _, noted = delivered({ANN: refused, BOB: OK, CYD: OK})
+    assert [result.reply.code for result in results] == [552, 552, 552]
+    assert noted == []
