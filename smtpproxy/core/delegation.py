@@ -109,8 +109,7 @@ class DelegatedTransaction(Transaction):
         if not self._enforced:
             return None
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
-        if not (yield from self._refresh(addresses)):
-            return None
+        yield from self._refresh(addresses)  # the verdicts may be older than the facts
         verdicts = self._evaluation.judge_at_rcpt(addresses, self._services.now())
         judged = list(zip(self.recipients_accepted, verdicts, strict=True))
         refused = [(r, verdict) for r, verdict in judged if verdict.action is not Action.ALLOW]
