@@ -4,13 +4,13 @@ Where one reply serves all, a failure that may pass is answered 4xx: another att
 who has no copy yet (docs/adr/0011-fan-out.md).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
 from smtpproxy.core.copies import Delivered, PerRecipientDelivery
-from smtpproxy.core.effects import FindCopies, ForgetCopies, Steps, StoreVersion
+from smtpproxy.core.effects import FindCopies, ForgetCopies, Steps
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.outcome import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services
@@ -54,9 +54,10 @@ class CopyingTransaction(NotifyingTransaction):
         super().__init__(services, client, mail.reverse_path, choice, mixed, envid=mail.envid)
         self._mail = mail
         self._mailed_before: list[Recipient] = []  # at an attempt that was not answered for good
+        self._one_message = False  # copies cannot be answered for, and it is only observed
 
     def _leave_out_mailed(self, content: Content) -> Steps[None]:
-        """Who has his copy from an attempt that was answered 4xx, or not at all, is done with."""
+        """Who has a copy from an attempt that was answered 4xx, or not at all, is done with."""
         everybody = self.recipients_accepted
         paths = yield from FindCopies(self.reverse_path, content, [r.path for r in everybody])
         if paths:
@@ -76,8 +77,6 @@ class CopyingTransaction(NotifyingTransaction):
         Nothing of it is with the upstream yet.
         """
         one_reply = self._mixed != "each"
-        if one_reply and not (yield from self._can_be_told(recipients)):
-            return self._refused(outcome, _SINGLE_RECIPIENT)
         if outcome.mixed and one_reply:
             changed = yield from self._notify_refused(outcome, header)
         else:
@@ -99,20 +98,27 @@ class CopyingTransaction(NotifyingTransaction):
         by_path = dict(zip(once, results, strict=True))
         return (yield from self._answer_copies(outcome, content, header, by_path))
 
-    def _can_be_told(self, recipients: Iterable[Recipient]) -> Steps[bool]:
-        """Whether the sender can be told of a recipient who fails after another was mailed."""
+    def _one_can_be_told(self, recipients: Collection[Recipient]) -> Steps[bool]:
+        """Whether somebody can be told of a recipient who fails after another was mailed."""
+        if self._mixed == "each" or not recipients:
+            return True
         if any(wants_no_notice(recipient.rcpt) for recipient in recipients):
             return False
         return (yield from self._notices.permitted())
+
+    def _as_one_message(self, outcome: Outcome) -> Outcome:
+        """Nobody gets a copy; where it is only observed, all get the message without links."""
+        self._one_message = True
+        message = outcome.decided.decision.message
+        if message is not None and message.action is not Action.ALLOW:
+            return outcome  # observed, and refused for another reason
+        return self._refused(outcome, _SINGLE_RECIPIENT)
 
     def _refused_meanwhile(self, outcome: Outcome, recipient: Recipient) -> Steps[Reply | None]:
         """The refusal of a recipient who may not be mailed any more, on record."""
         if outcome.decided.observed:
             return None
-        version = yield from StoreVersion()
-        if not self._evaluation.outdated([recipient.canonical], version):
-            return None
-        yield from self._read([recipient.canonical])
+        yield from self._refresh([recipient.canonical])
         (verdict,) = self._evaluation.judge_anew(
             outcome.stream, [recipient.canonical], self._features, self._services.now()
         )
@@ -134,12 +140,10 @@ class CopyingTransaction(NotifyingTransaction):
         mails only who has no copy yet.
         """
         everybody = self.recipients_accepted
-        mailed = [r for r in everybody if (found := results.get(r.path)) and found.accepted]
-        surely_not = {
-            r.canonical
-            for r in everybody
-            if (found := results.get(r.path)) and not (found.accepted or found.in_doubt)
-        }
+        mailed = [r for r in everybody if r.path in results and results[r.path].accepted]
+        found = [(r.canonical, results[r.path]) for r in everybody if r.path in results]
+        perhaps = {address for address, each in found if each.accepted or each.in_doubt}
+        surely_not = {address for address, _ in found} - perhaps  # by whichever path
         if surely_not:
             yield from self._not_mailed(surely_not)
         each = tuple(str(results[r.path].reply) if r.path in results else "" for r in everybody)
@@ -179,15 +183,20 @@ class CopyingTransaction(NotifyingTransaction):
         try:
             if reply.code < 300 and failed:
                 yield from self._notices.undelivered(failed, header)
-            if reply.code < 400 or reply.code >= 500:
-                yield from ForgetCopies(self.reverse_path, content)
         except NoticeRefused as error:
             return self._failed(UpstreamError(str(error)))
-        except (UpstreamError, AuditUnavailable) as error:
+        except FAILURES as error:
             return self._failed(error)
-        except (StoreUnavailable, OSError) as error:
-            self._failed(error)  # a second sending would be taken for another attempt
+        if reply.code < 400 or reply.code >= 500:
+            yield from self._forget_copies(content)
         return reply
+
+    def _forget_copies(self, content: Content) -> Steps[None]:
+        """Where it fails, a second sending would be taken for another attempt."""
+        try:
+            yield from ForgetCopies(self.reverse_path, content)
+        except (StoreUnavailable, OSError) as error:
+            self._failed(error)
 
     def _decided_for(self, outcome: Outcome, recipient: Recipient, verdict: Verdict) -> Decided:
         """The decision on one recipient, made after the one on the message."""
@@ -213,9 +222,9 @@ class CopyingTransaction(NotifyingTransaction):
         entries = [RefusedRecipient(r.path, reply, r.rcpt.orcpt) for r, reply in told.items()]
         try:
             yield from self._notices.refused(entries, header)
-            yield from ForgetCopies(self.reverse_path, content)
         except NoticeRefused:
             return None
+        yield from self._forget_copies(content)
         before = len(self._mailed_before)
         return _copies_relayed(before, before + len(self.recipients_accepted), self.id)
 

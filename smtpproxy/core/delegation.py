@@ -12,7 +12,7 @@ from smtpproxy.core.outcome import Recipient, Refused, refusal_of, refused_as_a_
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.core.transaction import Transaction
-from smtpproxy.events import Client, Decided, Failed, Relayed
+from smtpproxy.events import Client, Decided, Relayed
 from smtpproxy.events import Recipient as Judged
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.reply import Reply
@@ -87,6 +87,9 @@ class DelegatedTransaction(Transaction):
             allowed = verdict.action is Action.ALLOW
             if self._choice.certain or (self._enforced and not allowed):
                 yield from self._record_judged([(asked, verdict)])
+                if allowed and self._enforced and self._services.record_waits:
+                    verdict = yield from self._meanwhile(asked)
+                    allowed = verdict.action is Action.ALLOW
         except (StoreUnavailable, AuditUnavailable) as error:
             return self._failed(error, recipients=1)
         if self._enforced and not allowed:
@@ -103,6 +106,15 @@ class DelegatedTransaction(Transaction):
                 raise
             self._failed(error)
             return UNDECIDED
+        return verdict
+
+    def _meanwhile(self, asked: Recipient) -> Steps[Verdict]:
+        """The verdict after the wait for the disk: it may be the last question."""
+        yield from self._refresh([asked.canonical])
+        now = self._services.now()
+        (verdict,) = self._evaluation.judge_at_rcpt([asked.canonical], now)
+        if verdict.action is not Action.ALLOW:
+            yield from self._record_judged([(asked, verdict)])
         return verdict
 
     def _look_at_all(self) -> Steps[Reply | None]:
@@ -140,10 +152,4 @@ class DelegatedTransaction(Transaction):
             relayed=message is None
             and (self._observed or all(v.action is Action.ALLOW for _, v in judged)),
         )
-        try:
-            yield from self._record(decided)
-        except AuditUnavailable as error:
-            if not self._observed:
-                raise
-            self._services.emit(Failed(self.client.listener, "audit", f"observed: {error}"))
-            self._services.emit(decided)
+        yield from self._record_passing(decided)

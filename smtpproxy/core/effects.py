@@ -2,7 +2,7 @@
 
 A transaction is a machine without I/O. Each of its methods is a generator of steps: it yields
 an effect, is sent the effect's result or has its failure thrown in, and returns its answer at
-the end. Whoever drives it (core/perform.py for the relay, core/explanation.py for somebody who
+the end. Whoever drives it (core/perform.py for the relay, core/dry_run.py for somebody who
 asks what would happen, the tests) decides how an effect is carried out and when it is answered.
 docs/adr/0019-transaction-machine.md says why.
 """
@@ -38,7 +38,7 @@ class Upstream(Protocol):
     """One mail transaction with the upstream; see AskUpstream, AwaitData and SendContent."""
 
     accepted: list[Rcpt]
-    in_doubt: bool  # the content was sent and not answered: it may be accepted
+    in_doubt: bool  # the end of data was sent and not answered: it may be accepted
     notifies: bool  # the upstream sends the notifications that are asked for
 
     @property

@@ -183,13 +183,17 @@ class Notices:
 
 
 def _hand_over(upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply]:
-    (reply,) = yield from AskUpstream(upstream, [rcpt])
-    if reply.code >= 300:
+    try:
+        (reply,) = yield from AskUpstream(upstream, [rcpt])
+        if reply.code >= 300:
+            upstream.abort()
+            return reply
+        upstream.begin_data()
+        refusal = yield from AwaitData(upstream)
+        return refusal or (yield from SendContent(upstream, [stuffed(notice)]))
+    except BaseException:  # also when it is cancelled
         upstream.abort()
-        return reply
-    upstream.begin_data()
-    refusal = yield from AwaitData(upstream)
-    return refusal or (yield from SendContent(upstream, [stuffed(notice)]))
+        raise
 
 
 def wants_no_notice(rcpt: Rcpt) -> bool:

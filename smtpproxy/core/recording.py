@@ -52,6 +52,7 @@ class RecordedTransaction:
         self._began = services.now()
         self._seconds: dict[Stage, float] = {}
         self._spent = 0.0
+        self._on_record: Decided | None = None  # what passes, as it was last recorded
 
     def _record(self, decided: Decided) -> Steps[None]:
         """Put a decision on record and tell of it. Raises AuditUnavailable."""
@@ -60,15 +61,18 @@ class RecordedTransaction:
         self._services.emit(decided)
 
     def _record_passing(self, decided: Decided) -> Steps[None]:
-        """Put on record what passes. Raises AuditUnavailable, unless it is only observed."""
-        decided = without_erased(decided, self._began)
+        """Put on record what passes, once. Raises AuditUnavailable, unless it is only observed."""
+        if decided is self._on_record:  # a split is, since before its notice
+            return
+        told = without_erased(decided, self._began)
         try:
-            yield from self._timed("audit", WriteRecord(decided))
+            yield from self._timed("audit", WriteRecord(told))
         except AuditUnavailable as error:
             if not decided.observed:
                 raise
             self._services.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
-        self._services.emit(decided)
+        self._services.emit(told)
+        self._on_record = decided
 
     def _note(
         self, decided: Decided, reply: Reply, recipients: int, each: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from smtpproxy.core.effects import (
     Upstream,
 )
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
-from smtpproxy.core.outcome import Mixed, Outcome, Recipient
+from smtpproxy.core.outcome import TEMPORARY_FAILURE, Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Limited
@@ -141,6 +141,8 @@ class RelayTransaction(CopyingTransaction):
         fields = self._unsubscribe_fields(outcome, headers)
         if len(fields) > 1 or (self._mailed_before and (fields or not self.accepted)):
             self.abort()  # the upstream transaction that all of them are in
+            if not (yield from self._one_can_be_told(fields)):
+                return self._as_one_message(outcome)
             header, people = headers.without(""), list(fields)
             copy = lambda r: self._outgoing(outcome, headers, content, fields[r], r)  # noqa: E731
             return (yield from self._relay_copies(outcome, content, header, people, copy))
@@ -242,6 +244,9 @@ class RelayTransaction(CopyingTransaction):
         except UpstreamError as error:
             yield from self._note_outcome(outcome, error.reply, len(upstream.accepted))
             raise
+        except OSError:  # the spool
+            yield from self._note_outcome(outcome, TEMPORARY_FAILURE, 0)
+            raise
         yield from self._note_outcome(outcome, reply, len(upstream.accepted))
         if reply.code >= 300:
             yield from self._not_mailed()
@@ -253,10 +258,10 @@ class RelayTransaction(CopyingTransaction):
         """Relay to the permitted only. The sender's notice goes first: once a recipient
         is mailed, nothing may keep the sender from learning who was not."""
         self.abort()  # the notice needs a connection too
+        outgoing = yield from made()  # where it cannot be signed, nobody is told anything yet
         unnotified = yield from self._notify_refused(outcome, headers.without(""))
         if unnotified is not None:
             return unnotified
-        outgoing = yield from made()
         try:
             yield from self._upstream_for(self._permitted(outcome))
         except UpstreamError as error:
@@ -287,7 +292,7 @@ class RelayTransaction(CopyingTransaction):
         Raises StoreUnavailable.
         """
         stream, features = outcome.stream, self._features
-        if stream.unsubscribe_scope is None or not added(stream, features):
+        if stream.unsubscribe_scope is None or not added(stream, features) or self._one_message:
             return {}
         links = self._services.links
         if links is None:

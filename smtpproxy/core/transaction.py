@@ -20,6 +20,7 @@ from smtpproxy.core.effects import (
 )
 from smtpproxy.core.evaluation import Evaluation
 from smtpproxy.core.outcome import (
+    TEMPORARY_FAILURE,
     Mixed,
     Outcome,
     Recipient,
@@ -30,11 +31,7 @@ from smtpproxy.core.outcome import (
 from smtpproxy.core.recording import RecordedTransaction, was_erased
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
-from smtpproxy.events import (
-    Client,
-    Decided,
-    Failed,
-)
+from smtpproxy.events import Client, Decided, Failed
 from smtpproxy.events import Recipient as Judged
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.reply import Reply
@@ -234,9 +231,10 @@ class Transaction(RecordedTransaction):
         return Outcome(self._decided(decision, passes), refused, passes)
 
     def _refused(self, outcome: Outcome, message: Verdict) -> Outcome:
-        """The message itself is refused after all."""
+        """The message itself is refused after all, unless it is only observed."""
         decision = replace(outcome.decided.decision, message=message)
-        return Outcome(self._decided(decision, passes=False), outcome.refused, passes=False)
+        passes = outcome.decided.observed
+        return Outcome(self._decided(decision, passes), outcome.refused, passes)
 
     def _refused_whole(self, outcome: Outcome) -> Outcome:
         """Nobody gets it, since those who may not cannot be answered for on their own."""
@@ -288,15 +286,13 @@ class Transaction(RecordedTransaction):
             return outcome  # on no stream: nothing was read for it
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
         try:
-            changed = yield from self._refresh(addresses)
+            yield from self._refresh(addresses)
         except StoreUnavailable as error:
             if not outcome.decided.observed:
                 raise
             self._failed(error)
             return outcome
-        if not changed and not stream.asks_for_snapshots:
-            return outcome
-        now = self._services.now()
+        now = self._services.now()  # the facts may be newer than the verdicts, though read before
         anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
         verdicts = tuple(
             [
@@ -323,19 +319,21 @@ class Transaction(RecordedTransaction):
         if current is outcome:
             yield from self._record_passing(outcome.decided)
             if self._services.record_waits:
-                current = yield from self._look_again(outcome)
+                try:
+                    current = yield from self._look_again(outcome)
+                except StoreUnavailable:
+                    yield from self._note_outcome(outcome, TEMPORARY_FAILURE, 0)
+                    raise
         if current is not outcome:
             yield from self._release_refused(current)
         return current
 
-    def _refresh(self, addresses: Sequence[str]) -> Steps[bool]:
-        """Read again what may have changed; tell whether anything was read."""
+    def _refresh(self, addresses: Sequence[str]) -> Steps[None]:
+        """Read again what may have changed. Raises StoreUnavailable."""
         version = yield from StoreVersion()
         outdated = self._evaluation.outdated(addresses, version)
-        if not outdated:
-            return False
-        yield from self._read(outdated)
-        return True
+        if outdated:
+            yield from self._read(outdated)
 
     def _read(self, addresses: Sequence[str]) -> Steps[None]:
         """The state of the store is asked for first: then facts are never older than it says."""

@@ -132,7 +132,11 @@ class UpstreamPool:
             raise UpstreamInsecure(f"{settings.address}: {error}") from error
         except (OSError, TimeoutError) as error:
             raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
-        await connection.open(self._hostname, settings.command_timeout, self._start_tls)
+        try:
+            await connection.open(self._hostname, settings.command_timeout, self._start_tls)
+        except BaseException:  # also when it is cancelled
+            connection.close()
+            raise
         return connection
 
     def _may_have(self, client: str) -> bool:

@@ -1,8 +1,7 @@
 """One mail transaction with the upstream, in lockstep with the client's."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -50,7 +49,7 @@ class UpstreamTransaction:
 
     def __init__(self, pool: UpstreamPool, mail: MailParameters) -> None:
         self.accepted: list[Rcpt] = []
-        self.in_doubt = False  # the content was sent and not answered: it may be accepted
+        self.in_doubt = False  # the end of data was sent and not answered: it may be accepted
         self.notifies = False  # whether the upstream sends the notifications that are asked for
         self._pool = pool
         self._mail = mail
@@ -159,9 +158,8 @@ class UpstreamTransaction:
         if connection is None:
             raise self._error or UpstreamLost("no transaction")
         timeout = self._pool.settings.data_timeout
-        self.in_doubt = True
         try:
-            await connection.write(chain(content, (_END,)), timeout)
+            await connection.write(self._ended(content, connection), timeout)
             reply = await connection.expect(1, timeout)[0]
         except UpstreamError as error:
             self._lose(error)
@@ -174,6 +172,12 @@ class UpstreamTransaction:
             connection.close()
         self._release(connection)
         return _mirrored(reply)
+
+    def _ended(self, content: Iterable[bytes], to: UpstreamConnection) -> Iterator[bytes]:
+        """The content and its end: from that on, the upstream may accept it."""
+        yield from content
+        self.in_doubt = to.alive
+        yield _END
 
     def abort(self) -> None:
         """Give up the transaction; once DATA was sent, only closing can do that."""

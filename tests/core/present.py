@@ -14,7 +14,7 @@ from smtpproxy.core.perform import Performer, drive
 from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
-from smtpproxy.events import Client, Decided
+from smtpproxy.events import Client, Decided, Relayed
 from smtpproxy.locale.notices import notice_texts
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import (
@@ -74,6 +74,8 @@ class Present:
         self, world: World, setting: Setting, given: Mapping[str, Stream] | None = None
     ) -> None:
         """`given` are streams in the place of those that the setting makes."""
+        self.events: list[object] = []  # what a transaction told the sinks
+        self.outcomes: list[Relayed] = []  # the answers of clients, for the record
         self.loop = asyncio.new_event_loop()
         self._world = world
         self._setting = setting
@@ -81,14 +83,14 @@ class Present:
         self._pool = _Pool(world, self.loop)
         self._tasks: set[asyncio.Task[Any]] = set()
         numbers = count(1)
-        outside = _Outside(world, self.loop)
+        outside = self.outside = _Outside(world, self.loop)
         self.services = Services(
             hostname="relay.example",
             stream_header="X-Mail-Stream",
             on_mixed=setting.on_mixed,
             rulebooks={"fr": builtin("fr")},
-            emit=_forget,
-            note_outcome=_forget,
+            emit=self.events.append,
+            note_outcome=self.outcomes.append,
             open_upstream=partial(UpstreamTransaction, self._pool),
             notice_texts=notice_texts("en"),
             now=lambda: world.now,
@@ -134,9 +136,19 @@ class Present:
     def held(self) -> int:
         return self._pool.busy
 
-    def close(self) -> None:
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """The other ends of the connections to the upstream, in their order."""
+        return self._pool.upstreams
+
+    def cancel(self) -> None:
+        """Whatever is under way is given up, as when the process ends."""
         for task in self._tasks:
             task.cancel()
+        self.settle()
+
+    def close(self) -> None:
+        self.cancel()
         self.run(self._pool.close)
         self.loop.close()
 
@@ -261,6 +273,7 @@ class _Outside:
     def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
         self._world = world
         self._loop = loop
+        self.forgets = True  # else the ledger of copies cannot be written
         self._copies: dict[tuple[str, bytes], set[str]] = {}
 
     async def facts(self, lookups: Lookups) -> Facts:
@@ -284,6 +297,8 @@ class _Outside:
         self._copies.setdefault((reverse_path, digest()), set()).add(forward_path)
 
     async def forget(self, reverse_path: str, digest: Callable[[], bytes]) -> None:
+        if not self.forgets:
+            raise StoreUnavailable("the ledger of copies is full")
         self._copies.pop((reverse_path, digest()), None)
 
     def close(self) -> None:
@@ -342,8 +357,11 @@ def _facts(world: World, name: str) -> RecipientFacts:
     person, now = world.people[name], world.now
     given = ConsentAct("offers", now, method="unticked_box", evidence=Evidence("form v3"))
     acts = [given] if person.consents else [given, ConsentAct("offers", now, withdrawal=True)]
+    suppressions = [Suppression(scope, Origin.COMPLAINT, now) for scope in sorted(person.scopes)]
+    if person.erased:
+        suppressions.append(Suppression("marketing", Origin.ERASURE, now))
     return RecipientFacts(
-        tuple(Suppression(scope, Origin.COMPLAINT, now) for scope in sorted(person.scopes)),
+        tuple(suppressions),
         Contact(
             name, audience=Audience.CONSUMER, source=Source.DIRECT,
             collected_at=now, informed_at=now, optout_offered=True, acts=tuple(acts),
@@ -363,6 +381,7 @@ class _Pool(UpstreamPool):
     """The real pool and its real connections, whose other end is in the world."""
 
     def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
+        self.upstreams: list[Upstream] = []
         self._world = world
         self._loop = loop
         settings = UpstreamSettings(TcpAddress("192.0.2.1", 25), max_connections=64)
@@ -377,6 +396,7 @@ class _Pool(UpstreamPool):
         upstream = Upstream(
             self._world, connection.data_received, lambda: connection.connection_lost(None)
         )
+        self.upstreams.append(upstream)
         connection.connection_made(_Transport(upstream))
         upstream.greet()
         await connection.open("relay.example", 60.0)

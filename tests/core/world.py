@@ -34,6 +34,7 @@ class Effect:
 class Person:
     consents: bool = True
     scopes: set[str] = field(default_factory=set)  # of suppressions
+    erased: bool = False
 
     def forbids(self, stream: str) -> bool:
         """Whether mail on a stream is forbidden; written from design.md section 4 alone."""
@@ -122,7 +123,7 @@ class World:
     def _check_allowed(self, recipients: tuple[str, ...], stream: str | None) -> None:
         assert stream is not None
         for recipient in recipients:
-            if self.people[recipient].forbids(stream):
+            if self.people[recipient.lower()].forbids(stream):
                 self.violations.append(f"{recipient} is mailed on {stream}, and forbids it now")
 
     def _check_recorded(self, recipients: tuple[str, ...]) -> None:
@@ -130,7 +131,7 @@ class World:
         lines = [one for one in self.journal if one.id == self.current.id and one.relayed]
         recorded = {address for one in lines for address in one.allowed}
         for recipient in recipients:
-            if recipient not in recorded:
+            if recipient.lower() not in recorded:
                 self.violations.append(f"{recipient} is mailed without a record")
 
 
@@ -164,6 +165,11 @@ class Upstream:
         self._buffer += data
         while not self.closed and self._take():
             pass
+
+    def drop(self) -> None:
+        """The upstream goes away in the middle."""
+        self.closed = True
+        self._lost()
 
     def hang_up(self) -> None:
         """The client closed. What it has asked is nobody's to answer any more."""
@@ -216,8 +222,7 @@ class Upstream:
     def _answer(self, result: Result) -> None:
         kind, about = self._commands.pop(0)
         if result == "lost":
-            self.closed = True
-            self._lost()
+            self.drop()
             return
         code = {"ok": 354 if kind == "data" else 250, "later": 451, "never": 550}[result]
         if kind == "mail" and self._sender is not None:

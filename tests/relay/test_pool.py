@@ -1,6 +1,7 @@
 """The pool of upstream connections: reuse, what dies while idle, and limits."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -230,3 +231,22 @@ async def test_no_error_keeps_a_connection(step: str) -> None:
                     with pytest.raises(UpstreamError):
                         await send(pool)
                 assert (pool.idle, pool.busy) == (0, 0)
+
+
+async def test_a_message_given_up_while_the_upstream_greets_keeps_no_socket() -> None:
+    gone = asyncio.Event()
+
+    async def greets_nobody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(greets_nobody, LOOPBACK, 0)
+    async with server, pooled(server.sockets[0].getsockname()[1]) as pool:
+        asking = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0.1)  # it is connected
+        asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking
+        assert pool.busy == 0
+        await asyncio.wait_for(gone.wait(), 10)

@@ -1,0 +1,61 @@
+"""What an MTA that asks about recipients alone is told, when its questions come again."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from smtpproxy.events import Decided
+from smtpproxy.policy.model import Mode, Stream
+from tests.core.driving import PEOPLE, Setting
+from tests.core.scene import Scene, codes, failing
+from tests.core.world import Effect, Result
+
+ANN, BOB, _ = PEOPLE
+
+
+@pytest.fixture(name="scene")
+def _scene() -> Iterator[Scene]:
+    scene = Scene(Setting("policy"))
+    yield scene
+    scene.driver.close()
+
+
+def test_who_is_refused_when_asked_again_is_refused_at_data_too(scene: Scene) -> None:
+    assert codes(scene.mail(ANN)) == [250]
+    scene.suppress(ANN)
+    assert codes(scene.rcpt(ANN)) == [550]
+    assert codes(scene.send()) == [550]
+
+
+def test_a_refusal_that_could_not_be_recorded_is_no_permission_when_asked_again(
+    scene: Scene,
+) -> None:
+    assert codes(scene.mail(ANN)) == [250]
+    scene.suppress(ANN)
+    assert codes(scene.send(answers=failing("record"))) == [451]
+    assert codes(scene.send()) == [550]
+
+
+def test_who_is_suppressed_while_the_permission_is_recorded_is_refused(scene: Scene) -> None:
+    def answers(effect: Effect) -> None:
+        if effect.kind == "record":
+            scene.suppress(ANN)
+
+    assert codes(scene.mail(ANN, answers=answers)) == [550]
+    assert [decided.relayed for decided in scene.decided] == [True, False]
+
+
+def test_observed_who_was_erased_meanwhile_is_told_to_no_sink_when_the_journal_fails() -> None:
+    observed = Stream(name="offers", purpose="offers", mode=Mode.OBSERVE)
+    scene = Scene(Setting("policy"), {"offers": observed})
+    fails = failing("record")
+
+    def answers(effect: Effect) -> Result | None:
+        scene.world.people[ANN].erased = True
+        return fails(effect)
+
+    assert codes(scene.mail(ANN, answers=answers)) == [250]
+    told = [event for event in scene.driver.events if isinstance(event, Decided)]
+    assert told
+    assert ANN not in repr([(each.recipients, each.decision) for each in told])
+    scene.driver.close()

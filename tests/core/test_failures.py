@@ -1,0 +1,199 @@
+"""What becomes of a message when a part fails in the middle: who is mailed, told and counted."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+
+from smtpproxy.core import relaying
+from smtpproxy.policy.model import Mode, Reason, Stream
+from smtpproxy.relay.content import Content
+from smtpproxy.relay.errors import SigningFailed
+from tests.core.driving import PEOPLE, SENDER, Setting
+from tests.core.present import Present
+from tests.core.scene import Scene, codes, failing
+from tests.core.world import Effect, Result
+
+ANN, BOB, CYD = PEOPLE
+RELAY = Setting("smtp")
+SPLIT = Setting("smtp", "split", refuses_at_data=True)
+COPIES = Setting("smtp", adds_links=True)
+
+
+@pytest.fixture(name="scene")
+def _scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    scene = Scene(request.param)
+    yield scene
+    scene.driver.close()
+
+
+def of(*settings: Setting) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("scene", settings, indirect=True, ids=lambda s: s.name)
+
+
+@of(COPIES)
+def test_where_the_store_fails_before_the_notice_the_client_is_to_try_again(scene: Scene) -> None:
+    refused: list[str] = []
+
+    def answers(effect: Effect) -> Result | None:
+        if effect.kind == "rcpt" and BOB in effect.about:
+            refused.append(BOB)
+            return "never"
+        return "later" if effect.kind == "version" and refused else None
+
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(answers=answers)) == [451, 451]
+    assert scene.mailed == {ANN}
+    assert codes(scene.mail(ANN, BOB)) == [250, 250]
+    answers_again = codes(scene.send(answers=failing("rcpt", "never", about=BOB)))
+    assert answers_again == [250, 250]
+    assert (len(scene.notices), scene.mailed) == (1, set())
+
+
+@of(Setting("lmtp", adds_links=True))
+def test_two_spellings_of_one_address_are_counted_when_one_is_mailed(scene: Scene) -> None:
+    loud = ANN.replace("ann", "ANN")
+    scene.mail(ANN, loud)
+    assert codes(scene.send(answers=failing("rcpt", "never", about=loud))) == [250, 550]
+    assert scene.counted == {ANN}
+
+
+@of(Setting("lmtp", adds_links=True), COPIES)
+def test_who_is_suppressed_between_two_copies_of_theirs_gets_no_second(scene: Scene) -> None:
+    """The facts were read again for the first of them."""
+
+    def answers(effect: Effect) -> None:
+        if effect.kind == "end":
+            scene.suppress(ANN)
+
+    names = ["".join(letters) for letters in product("aA", "nN", "nN")]
+    spellings = [
+        f"{name}@{domain}" for name in names for domain in ("people.example", "PEOPLE.example")
+    ]
+    scene.mail(BOB, *spellings)  # more than are tried at once
+    told = codes(scene.send(answers=answers))
+    assert scene.mailed == {BOB}
+    assert told == ([250] + [550] * 16 if scene.setting.intake == "lmtp" else [250] * 17)
+
+
+@of(RELAY, SPLIT, Setting("lmtp"))
+def test_content_that_cannot_be_read_any_more_was_not_mailed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken: list[bool] = []
+    pieces = Content.pieces
+
+    def read(content: Content, skip: int = 0) -> Iterator[bytes]:
+        for piece in pieces(content, skip):
+            if broken:
+                raise OSError(5, "Input/output error")
+            yield piece
+
+    def answers(effect: Effect) -> None:
+        if effect.kind == "data":
+            broken.append(True)
+
+    monkeypatch.setattr(Content, "pieces", read)
+    scene.mail(ANN)
+    assert codes(scene.send(answers=answers)) == [451]
+    assert (scene.sent, scene.counted) == ([], set())
+    assert scene.outcomes == [451]
+
+
+@of(RELAY)
+def test_content_that_was_cut_off_was_not_mailed(scene: Scene) -> None:
+    """The connection is lost before the end of data could be sent."""
+    large = scene.content + b"x" * 70 + b"\r\n"
+    large += b"".join(b"%070d\r\n" % line for line in range(4000))
+    scene.mail(ANN)
+    upstream = scene.driver.upstreams[-1]
+    take = upstream.receive
+
+    def hangs_up(data: bytes) -> None:
+        take(data)
+        if len(data) > 1000:
+            upstream.drop()
+
+    upstream.receive = hangs_up  # type: ignore[method-assign]
+    assert codes(scene.send(large)) == [451]
+    assert (scene.sent, scene.counted) == ([], set())
+
+
+@of(SPLIT)
+def test_nobody_is_told_of_a_message_that_cannot_be_signed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsigned(*_: Any, **__: Any) -> Iterator[Any]:
+        raise SigningFailed("no key")
+        yield
+
+    monkeypatch.setattr(relaying, "edited", unsigned)
+    scene.mail(ANN, BOB, suppressed=[BOB])
+    assert codes(scene.send()) == [451, 451]
+    assert (scene.notices, scene.mailed) == ([], set())
+
+
+@of(SPLIT)
+def test_a_split_is_on_record_once(scene: Scene) -> None:
+    scene.mail(ANN, BOB, suppressed=[BOB])
+    assert codes(scene.send()) == [250, 250]
+    assert (scene.mailed, len(scene.notices)) == ({ANN}, 1)
+    assert len([line for line in scene.world.journal if line.id == scene.open.id]) == 1
+    assert (len(scene.decided), scene.outcomes) == (1, [250])
+
+
+@of(RELAY, SPLIT, COPIES, Setting("lmtp"))
+def test_what_is_on_record_to_be_relayed_has_an_outcome_when_the_store_fails(scene: Scene) -> None:
+    scene.mail(ANN)
+    assert codes(scene.send(answers=failing("version", after="record"))) == [451]
+    assert scene.mailed == set()
+    assert (len(scene.decided), scene.outcomes) == (1, [451])
+
+
+@of(COPIES)
+def test_who_is_told_once_of_the_refused_is_not_told_again_while_copies_cannot_be_forgotten(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(answers=failing("rcpt", about=BOB))) == [451, 451]
+    scene.driver.outside.forgets = False
+    scene.mail(ANN, BOB)
+    scene.suppress(BOB)
+    assert codes(scene.send()) == [250, 250]
+    assert (scene.mailed, len(scene.notices)) == (set(), 1)
+
+
+OBSERVED = Stream(name="offers", purpose="offers", mode=Mode.OBSERVE, unsubscribe_scope="marketing")
+
+
+def test_observed_mail_whose_sender_cannot_be_told_passes_as_one_message() -> None:
+    scene = Scene(COPIES, {"offers": OBSERVED})
+    scene.mail(ANN, BOB)
+    scene.suppress(SENDER)
+    assert codes(scene.send()) == [250, 250]
+    (sent,) = scene.sent
+    assert sent.recipients == (ANN, BOB)
+    assert "List-Unsubscribe" not in sent.content
+    (decided,) = scene.decided
+    assert decided.observed
+    assert decided.relayed
+    assert decided.decision.message is not None
+    assert decided.decision.message.reason is Reason.SINGLE_RECIPIENT_REQUIRED
+    scene.driver.close()
+
+
+def test_a_notice_that_is_given_up_holds_no_connection() -> None:
+    scene = Scene(SPLIT)
+    scene.mail(ANN, BOB)
+    scene.suppress(BOB)
+    question = scene.open.data(scene.content)
+    while not any(e.kind == "rcpt" and SENDER in e.about for e in scene.world.outstanding):
+        scene.world.answer(scene.world.outstanding[0], "ok")
+        scene.driver.settle()
+    driver: Present = scene.driver
+    driver.cancel()
+    assert question.due
+    scene.go_on()
+    assert driver.held() == 0
+    scene.driver.close()
