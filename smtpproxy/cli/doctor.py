@@ -80,7 +80,7 @@ def command(
 
     async def examine() -> "Report":
         resolver = Resolver(settings.dns, time.monotonic)
-        doctor = Doctor(settings, resolver.lookup, now=datetime.now(UTC), patience=timeout)
+        doctor = Doctor(settings, resolver.lookup, now=datetime.now(UTC), timeout=timeout)
         return await doctor.examine(domains, checks)
 
     report = asyncio.run(examine())
@@ -105,8 +105,8 @@ def _print(report: "Report") -> None:
         table = _table(4)
         for finding in report.findings:
             table.add_row(_told(finding.status), finding.check, finding.subject, finding.text)
-            if finding.mend and finding.status is not Status.PASS:
-                table.add_row("", "", "", f"→ {finding.mend}")
+            if finding.fix and finding.status is not Status.PASS:
+                table.add_row("", "", "", f"→ {finding.fix}")
         console.print(table)
     if report.checklist:
         console.print()

@@ -1,11 +1,22 @@
-"""The DMARC record that holds for a domain, found by the tree walk of RFC 9989.
+"""DKIM and DMARC of a domain, and whether its mail is aligned with what SPF and DKIM prove.
 
-The walk replaces the list of public suffixes of RFC 7489.
+The DMARC record is found by the tree walk of RFC 9989, which replaces the list of public
+suffixes of RFC 7489.
 """
 
+from collections.abc import Sequence
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
 from msgspec import Struct
 
-from smtpproxy.doctor.finding import Lookup
+from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
+from smtpproxy.mail.dkim.record import KeyRecord, read_record
+from smtpproxy.mail.dkim.tags import TagError
 from smtpproxy.mail.dmarc import (
     DmarcError,
     DmarcRecord,
@@ -16,6 +27,9 @@ from smtpproxy.mail.dmarc import (
     read_dmarc,
     tree,
 )
+from smtpproxy.relay.dkim.keys import GOOD_BITS, KeyFault, SigningKey, read_key
+from smtpproxy.resolver import DnsFailure
+from smtpproxy.settings import DkimSettings
 
 
 class Dmarc(Struct, frozen=True):
@@ -83,3 +97,181 @@ async def _exists(lookup: Lookup, domain: str) -> bool:
     if (await lookup(domain, "MX")).exchangers:
         return True
     return bool((await lookup(domain, "A")).values or (await lookup(domain, "AAAA")).values)
+
+
+NOT_SIGNED = "the relay signs no mail of this domain; of a key of the MTA nothing is known here"
+
+
+class PublishedKey(Struct, frozen=True):
+    """What the DNS has for one of our keys: records, or why there was no answer."""
+
+    settings: DkimSettings
+    key: SigningKey | None
+    fault: str = ""  # of the file
+    texts: tuple[bytes, ...] = ()
+    failure: str = ""  # of the DNS
+
+    @property
+    def name(self) -> str:
+        return f"{self.settings.selector}._domainkey.{self.settings.domain}"
+
+
+def signs(settings: DkimSettings, domain: str) -> bool:
+    """Whether a key signs mail whose From is of `domain`."""
+    below = settings.subdomains and domain.endswith(f".{settings.domain}")
+    return settings.domain == domain or below
+
+
+async def published(lookup: Lookup, settings: DkimSettings) -> PublishedKey:
+    """Read the key file and ask the DNS for what should be its public half."""
+    try:
+        key, fault = read_key(settings.key), ""
+    except KeyFault as error:
+        key, fault = None, str(error)
+    found = PublishedKey(settings, key, fault)
+    try:
+        texts = (await lookup(found.name, "TXT")).texts
+    except DnsFailure as error:
+        return PublishedKey(settings, key, fault, failure=str(error))
+    return PublishedKey(settings, key, fault, texts)
+
+
+def judge_dkim(domain: str, keys: Sequence[PublishedKey]) -> list[Finding]:
+    """`keys` are those that sign for the domain."""
+    if not keys:
+        fix = "let the relay sign ([[dkim]]), or look at what the MTA's signer says"
+        return [Finding(Check.DKIM, domain, Status.UNKNOWN, NOT_SIGNED, fix)]
+    return [Finding(Check.DKIM, domain, *_judge_key(each)) for each in keys]
+
+
+def _judge_key(found: PublishedKey) -> tuple[Status, str, str]:
+    name, key = found.name, found.key
+    if key is None:
+        return Status.FAIL, found.fault, "put the key back, or name another in [[dkim]]"
+    if found.failure:
+        return Status.UNKNOWN, f"no answer: {found.failure}", "look at the name servers, ask again"
+    publish = f'publish TXT "{key.record}" at {name}'
+    if not found.texts:
+        return Status.FAIL, f"{name} has no record, so signatures do not verify", publish
+    if len(found.texts) > 1:
+        return (
+            Status.FAIL,
+            f"{name} has {len(found.texts)} records, of which one may be read",
+            (f"leave one record at {name}"),
+        )
+    try:
+        record = read_record(found.texts[0])
+    except TagError as error:
+        return Status.FAIL, f"the record at {name} cannot be used: {error}", publish
+    if record.key_type != key.record.key_type or not _same(record, key.record):
+        return Status.FAIL, f"the record at {name} is of another key", publish
+    if record.testing:
+        return Status.WARN, f"the record at {name} says t=y: receivers may ignore it", "drop t=y"
+    if key.record.key_type == "rsa" and key.bits < GOOD_BITS:
+        text = f"{name} matches; the key has {key.bits} bits"
+        return Status.WARN, text, f"make one of {GOOD_BITS}: smtpproxy dkim keygen"
+    size = f"{key.bits} bits" if key.record.key_type == "rsa" else "256 bits"
+    return Status.PASS, f"{name} matches the key in use ({key.record.key_type}, {size})", ""
+
+
+def _same(one: KeyRecord, other: KeyRecord) -> bool:
+    return one.public == other.public or _plain(one) == _plain(other)
+
+
+def _plain(record: KeyRecord) -> bytes:
+    """One form for both ways in which RSA keys are published (RFC 6376 errata, PKCS #1)."""
+    if record.key_type != "rsa":
+        return record.public
+    try:
+        key = load_der_public_key(record.public)
+    except (ValueError, UnsupportedAlgorithm):
+        return record.public
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+_RECORD = "v=DMARC1; p=none; rua=mailto:dmarc@{domain}"
+
+
+def judge_dmarc(domain: str, found: Dmarc) -> Finding:
+    """Judge the record that holds for a domain of From."""
+    record, at = found.record, found.at
+    if found.problem and (record is None or at != domain):
+        text = f"the record cannot be used: {found.problem}"
+        return _dmarc(domain, Status.FAIL, text, f'publish one TXT "{_example(domain)}"')
+    if record is None:
+        fix = f'publish TXT "{_example(domain)}" at _dmarc.{found.organisation}'
+        return _dmarc(domain, Status.FAIL, "no DMARC record", fix)
+    text = f"p={found.policy(domain)} at _dmarc.{at}"
+    if record.broken_reports:
+        text += f", and nobody gets reports: {record.no_reports}"
+        return _dmarc(domain, Status.FAIL, text, f"rua=mailto:dmarc@{domain}, or no rua= at all")
+    if record.ignored:
+        text += f"; receivers read past this: {'; '.join(record.ignored)}"
+        return _dmarc(domain, Status.WARN, text, f'write it as in "{_example(domain)}"')
+    if record.testing:
+        return _dmarc(domain, Status.WARN, f"{text}, but t=y: it is not carried out", "drop t=y")
+    if found.policy(domain) == "none":
+        fix = "once the reports show that all mail is aligned, set p=quarantine or p=reject"
+        return _dmarc(domain, Status.WARN, f"{text}: forged mail is only reported", fix)
+    if record.no_reports:
+        return _dmarc(domain, Status.WARN, f"{text}, and nobody gets reports", "add rua=mailto:…")
+    return _dmarc(domain, Status.PASS, text)
+
+
+def judge_alignment(
+    domain: str,
+    found: Dmarc,
+    spf: Finding,
+    dkim: Sequence[Finding],
+    keys: Sequence[PublishedKey],
+    organisations: dict[str, str],
+) -> Finding:
+    """`dkim` are the findings for `keys`; `organisations` has those of their domains.
+
+    SPF is aligned where the reverse path is of the domain of From, which is the sending
+    application's choice: only DKIM makes it certain.
+    """
+    record = found.record
+    strict = record is not None and record.strict_dkim
+    good = (Status.PASS, Status.WARN)
+    aligned = [
+        key.settings.domain
+        for key, finding in zip(keys, dkim, strict=False)
+        if finding.status in good
+        and _aligned(key.settings.domain, domain, organisations, found.organisation, strict)
+    ]
+    if aligned:
+        text = f"DKIM signs with d={aligned[0]}, which is aligned"
+        return Finding(Check.ALIGNMENT, domain, Status.PASS, text)
+    unsure = [each for each in (spf, *dkim) if each.status is Status.UNKNOWN]
+    if keys and any(finding.status in good for finding in dkim):
+        text = f"adkim=s asks for d={domain}, and the relay signs as {keys[0].settings.domain}"
+        fix = f"sign as {domain}, or drop adkim=s"
+        return Finding(Check.ALIGNMENT, domain, Status.FAIL, text, fix)
+    if spf.status in good:
+        text = f"only by SPF, and only where the reverse path is of {domain} too"
+        return Finding(Check.ALIGNMENT, domain, Status.WARN, text, _SIGN)
+    if unsure:
+        text = "whether SPF or DKIM would pass is not known"
+        return Finding(Check.ALIGNMENT, domain, Status.UNKNOWN, text, _SIGN)
+    text = "neither SPF nor DKIM would pass"
+    return Finding(Check.ALIGNMENT, domain, Status.FAIL, text, _SIGN)
+
+
+_SIGN = "sign with a key of the domain ([[dkim]]), so that forwarded mail is believed too"
+
+
+def _aligned(
+    signer: str, domain: str, organisations: dict[str, str], organisation: str, strict: bool
+) -> bool:
+    if signer == domain:
+        return True
+    return not strict and organisations.get(signer, signer) == organisation
+
+
+def _example(domain: str) -> str:
+    return _RECORD.format(domain=domain)
+
+
+def _dmarc(domain: str, status: Status, text: str, fix: str = "") -> Finding:
+    return Finding(Check.DMARC, domain, status, text, fix)

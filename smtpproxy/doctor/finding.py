@@ -38,14 +38,14 @@ class Check(StrEnum):
 class Finding(Struct, frozen=True):
     """`subject` is the domain, address, listener or file that it is about.
 
-    `mend` says what would make it right, empty where nothing has to be done.
+    `fix` says what would make it right, empty where nothing has to be done.
     """
 
     check: Check
     subject: str
     status: Status
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 _WORST = (Status.FAIL, Status.UNKNOWN, Status.WARN, Status.PASS)

@@ -7,21 +7,24 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.doctor.addresses import sending_addresses
-from smtpproxy.doctor.certificates import certificate
-from smtpproxy.doctor.clock import clock
-from smtpproxy.doctor.dmarc import Dmarc, find_dmarc, organisation_of
-from smtpproxy.doctor.domain_policy import judge_alignment, judge_dmarc
+from smtpproxy.doctor.dmarc import (
+    Dmarc,
+    find_dmarc,
+    judge_alignment,
+    judge_dkim,
+    judge_dmarc,
+    organisation_of,
+    published,
+    signs,
+)
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
-from smtpproxy.doctor.keys import keys
+from smtpproxy.doctor.hosts import mx, ptr, sending_addresses
+from smtpproxy.doctor.machine import certificate, check_clock, keys
 from smtpproxy.doctor.providers import Line, checklist
-from smtpproxy.doctor.reception import mx
-from smtpproxy.doctor.reverse import ptr
-from smtpproxy.doctor.sender_policy import NO_ADDRESSES, spf
-from smtpproxy.doctor.signatures import judge_dkim, published, signs
-from smtpproxy.doctor.spf import IpAddress
+from smtpproxy.doctor.spf import NO_ADDRESSES, spf
+from smtpproxy.doctor.spf_record import IpAddress
+from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
 from smtpproxy.doctor.upstream import upstream
-from smtpproxy.doctor.way_out import own_token, unsubscribe
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 
@@ -42,15 +45,15 @@ class Report(Struct, frozen=True):
 
 
 class Doctor:
-    """Examines one configuration. `patience` is the seconds that one check may take."""
+    """Examines one configuration. `timeout` is the seconds that one check may take."""
 
     def __init__(
-        self, settings: Settings, lookup: Lookup, *, now: datetime, patience: float
+        self, settings: Settings, lookup: Lookup, *, now: datetime, timeout: float
     ) -> None:
         self._settings = settings
         self._lookup = lookup
         self._now = now
-        self._patience = patience
+        self._timeout = timeout
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def examine(self, domains: Sequence[str], checks: Collection[Check]) -> Report:
@@ -75,7 +78,7 @@ class Doctor:
 
     async def _addresses(self) -> tuple[IpAddress, ...]:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 return await sending_addresses(self._settings, self._lookup)
         except TimeoutError:
             return ()
@@ -100,7 +103,7 @@ class Doctor:
         if not addresses:
             unknown = Finding(Check.PTR, host, Status.UNKNOWN, NO_ADDRESSES, _NAME_THEM)
             jobs.append((Check.PTR, host, _said([unknown])))
-        jobs.append((Check.CLOCK, "clock", _said([clock()])))
+        jobs.append((Check.CLOCK, "clock", _said([check_clock()])))
         jobs.append((Check.KEYS, "keys", _said(keys(settings, now))))
         certificates = [certificate(listener, now) for listener in settings.listeners]
         own = [each for each in certificates if each is not None]
@@ -141,10 +144,10 @@ class Doctor:
     async def _bounded(self, check: Check, subject: str, job: Job) -> Sequence[Finding]:
         async with self._places:
             try:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(self._timeout):
                     return await job()
             except TimeoutError:
-                text = f"no end within {self._patience:g} s"
+                text = f"no end within {self._timeout:g} s"
                 return [Finding(check, subject, Status.UNKNOWN, text, _AGAIN)]
 
 

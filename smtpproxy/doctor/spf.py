@@ -1,17 +1,26 @@
-"""Whether a domain lets an address send for it: `check_host` of RFC 7208 section 4.
+"""SPF of a domain: whether its record lets the sending addresses send (RFC 7208 section 4).
 
 An evaluator of our own: pyspf asks the DNS blocking and through a resolver of its own choice.
 `exp=` is read and never shown.
 """
 
+import asyncio
 import ipaddress
+from collections.abc import Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 
-from smtpproxy.doctor.finding import Lookup
-from smtpproxy.doctor.spf_macros import Asked, IpAddress, expand
-from smtpproxy.doctor.spf_record import Mechanism, SpfError, read_spf, select
+from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
+from smtpproxy.doctor.spf_record import (
+    IpAddress,
+    Mechanism,
+    SpfError,
+    SpfQuery,
+    expand,
+    read_spf,
+    select,
+)
 from smtpproxy.resolver import Answer, DnsFailure, Kind
 
 LOOKUPS = 10  # 4.6.4: terms that ask the DNS
@@ -46,9 +55,9 @@ _BY_QUALIFIER = {
 }
 
 
-async def check_host(lookup: Lookup, asked: Asked, domain: str) -> Spf:
+async def check_host(lookup: Lookup, query: SpfQuery, domain: str) -> Spf:
     """Evaluate the record of `domain`. Never raises for what the DNS holds."""
-    evaluation = _Evaluation(lookup, asked)
+    evaluation = _Evaluation(lookup, query)
     try:
         result, term = await evaluation.of(domain)
     except SpfError as error:
@@ -61,11 +70,11 @@ async def check_host(lookup: Lookup, asked: Asked, domain: str) -> Spf:
 class _Evaluation:
     """One question, with the lookups that it has cost so far."""
 
-    def __init__(self, lookup: Lookup, asked: Asked) -> None:
+    def __init__(self, lookup: Lookup, query: SpfQuery) -> None:
         self.lookups = 0
         self._void = 0
         self._lookup = lookup
-        self._asked = asked
+        self._query = query
 
     async def of(self, domain: str) -> tuple[SpfResult, str]:
         """Return the result for one domain's record, and the term that decided."""
@@ -83,7 +92,7 @@ class _Evaluation:
             return SpfResult.NEUTRAL, f"{domain}: nothing in its record matches"
         if any(mechanism.name == "all" for mechanism in record.mechanisms):
             return SpfResult.NEUTRAL, ""  # 6.1: never come to, as all matches
-        return await self._elsewhere(expand(record.redirect, domain, self._asked), domain)
+        return await self._elsewhere(expand(record.redirect, domain, self._query), domain)
 
     async def _elsewhere(self, target: str, domain: str) -> tuple[SpfResult, str]:
         self._count()
@@ -93,8 +102,8 @@ class _Evaluation:
         return result, term
 
     async def _matches(self, mechanism: Mechanism, domain: str) -> bool:
-        ip = self._asked.ip
-        name = expand(mechanism.domain, domain, self._asked) if mechanism.domain else domain
+        ip = self._query.ip
+        name = expand(mechanism.domain, domain, self._query) if mechanism.domain else domain
         match mechanism.name:
             case "all":
                 return True
@@ -116,10 +125,10 @@ class _Evaluation:
 
     @property
     def _kind(self) -> Kind:
-        return "A" if self._asked.ip.version == 4 else "AAAA"
+        return "A" if self._query.ip.version == 4 else "AAAA"
 
     def _is_among(self, found: Answer, mechanism: Mechanism) -> bool:
-        ip = self._asked.ip
+        ip = self._query.ip
         length = mechanism.lengths[0 if ip.version == 4 else 1]
         return any(
             ip in ipaddress.ip_network(f"{value}/{length}", strict=False) for value in found.values
@@ -137,7 +146,7 @@ class _Evaluation:
     async def _is_named(self, domain: str) -> bool:
         """`ptr`, of which RFC 7208 5.5 says that it should not be used."""
         try:
-            names = (await self._ask(self._asked.ip.reverse_pointer, "PTR")).values
+            names = (await self._ask(self._query.ip.reverse_pointer, "PTR")).values
         except DnsFailure:
             return False
         valid: list[str] = []
@@ -146,7 +155,7 @@ class _Evaluation:
                 found = await self._ask(name, self._kind)
             except DnsFailure:
                 continue
-            if self._asked.ip in map(ipaddress.ip_address, found.values):
+            if self._query.ip in map(ipaddress.ip_address, found.values):
                 valid.append(name)
         return any(name == domain or name.endswith(f".{domain}") for name in valid)
 
@@ -175,4 +184,65 @@ def _shown(mechanism: Mechanism) -> str:
     return text
 
 
-__all__ = ["LOOKUPS", "Asked", "IpAddress", "Spf", "SpfResult", "check_host"]
+STRANGER = ipaddress.ip_address("240.0.0.1")
+"""Nobody can send from here (RFC 1112 section 4): who passes it lets everybody pass."""
+
+_NEARLY = LOOKUPS - 1
+
+
+async def spf(lookup: Lookup, domain: str, addresses: Sequence[IpAddress]) -> Finding:
+    """Ask as receivers do, for mail whose reverse path is of `domain`."""
+    queries = [SpfQuery(ip, f"postmaster@{domain}", domain) for ip in (*addresses, STRANGER)]
+    found = await asyncio.gather(*(check_host(lookup, each, domain) for each in queries))
+    return judge_spf(domain, dict(zip(addresses, found, strict=False)), found[-1])
+
+
+def judge_spf(domain: str, results: dict[IpAddress, Spf], stranger: Spf) -> Finding:
+    """`results` are those of the sending addresses, `stranger` that of one that is nobody's."""
+    first = next(iter(results.values()), stranger)
+    lookups = max(each.lookups for each in (*results.values(), stranger))
+    wrong = {ip: each for ip, each in results.items() if each.result is not SpfResult.PASS}
+    if first.result is SpfResult.NONE:
+        return _found(domain, Status.FAIL, "no SPF record", _publish(list(results)))
+    for each in (*results.values(), stranger):
+        if each.result is SpfResult.PERMERROR:
+            text = f"the record cannot be used (permerror): {each.problem}"
+            return _found(domain, Status.FAIL, text, _MEND_RECORD)
+    for each in (*results.values(), stranger):
+        if each.result is SpfResult.TEMPERROR:
+            return _found(domain, Status.UNKNOWN, f"no answer: {each.problem}", _ASK_AGAIN)
+    if wrong:
+        told = ", ".join(f"{ip} {each.result}" for ip, each in wrong.items())
+        fix = f"add {' '.join(map(_mechanism, wrong))} to the record"
+        return _found(domain, Status.FAIL, f"not every sending address passes: {told}", fix)
+    if stranger.result is SpfResult.PASS:
+        text = f"every address there is passes ({stranger.term})"
+        return _found(domain, Status.WARN, text, "name the addresses, and end with -all or ~all")
+    if not results:
+        return _found(domain, Status.UNKNOWN, "there is a record; " + NO_ADDRESSES, _NAME_THEM)
+    told = f"{', '.join(map(str, results))} passes ({first.term}), with {lookups} lookups"
+    if lookups > _NEARLY:
+        return _found(domain, Status.WARN, f"{told}, and {LOOKUPS} is the most", _MEND_RECORD)
+    return _found(domain, Status.PASS, told)
+
+
+NO_ADDRESSES = "the addresses that mail leaves from are not known"
+_NAME_THEM = "set sending_addresses in [doctor]"
+_MEND_RECORD = (
+    f"publish one record, of at most {LOOKUPS} terms that need the DNS: fewer include: and mx,"
+    " more ip4: and ip6:"
+)
+_ASK_AGAIN = "look at the name servers of the domain, or ask again"
+
+
+def _publish(addresses: list[IpAddress]) -> str:
+    terms = " ".join(map(_mechanism, addresses)) or "ip4:ADDRESS"
+    return f'publish TXT "v=spf1 {terms} -all"'
+
+
+def _mechanism(ip: IpAddress) -> str:
+    return f"ip{ip.version}:{ip}"
+
+
+def _found(domain: str, status: Status, text: str, fix: str = "") -> Finding:
+    return Finding(Check.SPF, domain, status, text, fix)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from smtpproxy.doctor.certificates import days_left, judge_days
 from smtpproxy.doctor.finding import Check, Finding, Status
+from smtpproxy.doctor.machine import days_left, judge_days
 from smtpproxy.settings import Address, UnixAddress, UpstreamSettings
 from smtpproxy.tls import TlsError, client_context
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
@@ -55,28 +55,28 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
     """TLS has to be there, and good, where mail leaves this machine on its way to the MTA."""
     address = str(settings.address)
     if seen.failure:
-        return _finding(address, Status.FAIL, seen.failure, "start the MTA, or mend [upstream]")
+        return _finding(address, Status.FAIL, seen.failure, "start the MTA, or fix [upstream]")
     near, asked = is_local(settings.address), settings.tls != "none"
     if near and not asked:
         text = "it greets, and the way to it does not leave this machine"
         return _finding(address, Status.PASS, text)
     if seen.untrusted:
         text = f"its certificate is not good for {_name(settings)}: {seen.untrusted}"
-        mend = "give it one that is, or set ca_file or tls_name in [upstream]"
+        fix = "give it one that is, or set ca_file or tls_name in [upstream]"
         status = Status.FAIL if asked else Status.WARN
-        return _finding(address, status, text, mend)
+        return _finding(address, status, text, fix)
     if not seen.protocol:
         if asked:
-            mend = "have the MTA offer STARTTLS: till then nothing is relayed"
-            return _finding(address, Status.FAIL, "it does not offer STARTTLS", mend)
-        mend = 'have the MTA offer it, and set tls = "starttls" in [upstream]'
-        return _finding(address, Status.FAIL, "mail goes to it in clear", mend)
-    status, told, mend = judge_days(days_left(seen.expires, now))
+            fix = "have the MTA offer STARTTLS: till then nothing is relayed"
+            return _finding(address, Status.FAIL, "it does not offer STARTTLS", fix)
+        fix = 'have the MTA offer it, and set tls = "starttls" in [upstream]'
+        return _finding(address, Status.FAIL, "mail goes to it in clear", fix)
+    status, told, fix = judge_days(days_left(seen.expires, now))
     text = f"{seen.protocol}, {told}"
     if not asked and status is Status.PASS:
-        mend = 'set tls = "starttls" in [upstream]'
-        return _finding(address, Status.WARN, f"{text}; but it is not asked for", mend)
-    return _finding(address, status, text, mend)
+        fix = 'set tls = "starttls" in [upstream]'
+        return _finding(address, Status.WARN, f"{text}; but it is not asked for", fix)
+    return _finding(address, status, text, fix)
 
 
 def is_local(address: Address) -> bool:
@@ -163,5 +163,5 @@ def _reason(error: ssl.SSLError) -> str:
     return getattr(error, "verify_message", "") or error.reason or str(error)
 
 
-def _finding(address: str, status: Status, text: str, mend: str = "") -> Finding:
-    return Finding(Check.UPSTREAM, address, status, text, mend)
+def _finding(address: str, status: Status, text: str, fix: str = "") -> Finding:
+    return Finding(Check.UPSTREAM, address, status, text, fix)

@@ -7,13 +7,16 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.doctor.dmarc import find_dmarc
-from smtpproxy.doctor.domain_policy import judge_alignment, judge_dmarc
+from smtpproxy.doctor.dmarc import (
+    PublishedKey,
+    find_dmarc,
+    judge_alignment,
+    judge_dkim,
+    judge_dmarc,
+)
 from smtpproxy.doctor.finding import Status
-from smtpproxy.doctor.reception import mx
-from smtpproxy.doctor.reverse import ptr
-from smtpproxy.doctor.sender_policy import spf
-from smtpproxy.doctor.signatures import PublishedKey, judge_dkim
+from smtpproxy.doctor.hosts import mx, ptr
+from smtpproxy.doctor.spf import spf
 from smtpproxy.relay.dkim.keys import new_key
 from smtpproxy.resolver import Answer, DnsFailure, Kind, MxRecord
 from smtpproxy.settings import DkimSettings
@@ -122,7 +125,7 @@ def test_every_check_ends_with_a_finding(answers: list[Answer | None]) -> None:
         for each in found:
             assert each.status in Status
             assert each.text
-            assert each.mend or each.status in (Status.PASS, Status.UNKNOWN)
+            assert each.fix or each.status in (Status.PASS, Status.UNKNOWN)
 
     asyncio.run(examine())
     assert asked < 600

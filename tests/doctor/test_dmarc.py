@@ -2,8 +2,7 @@
 
 import pytest
 
-from smtpproxy.doctor.dmarc import find_dmarc
-from smtpproxy.doctor.domain_policy import judge_dmarc
+from smtpproxy.doctor.dmarc import find_dmarc, judge_dmarc
 from smtpproxy.mail.dmarc import DmarcError, read_dmarc, tree
 from smtpproxy.resolver import Answer, Kind
 

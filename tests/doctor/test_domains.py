@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.doctor.dmarc import find_dmarc
-from smtpproxy.doctor.domain_policy import judge_alignment, judge_dmarc
+from smtpproxy.doctor.dmarc import (
+    find_dmarc,
+    judge_alignment,
+    judge_dkim,
+    judge_dmarc,
+    published,
+    signs,
+)
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
-from smtpproxy.doctor.reception import mx
-from smtpproxy.doctor.reverse import ptr
-from smtpproxy.doctor.sender_policy import spf
-from smtpproxy.doctor.signatures import judge_dkim, published, signs
+from smtpproxy.doctor.hosts import mx, ptr
+from smtpproxy.doctor.spf import spf
 from smtpproxy.relay.dkim.keys import SigningKey, new_key
 from smtpproxy.settings import DkimSettings
 from tests.kit.dns import NameServer
@@ -28,7 +32,7 @@ def _publish(dns: NameServer, record: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "status", "text", "mend"),
+    ("record", "status", "text", "fix"),
     [
         ("v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 -all", "pass", "192.0.2.25, 2001:db8::25", ""),
         ("v=spf1 ip4:192.0.2.25 -all", "fail", "2001:db8::25 fail", "add ip6:2001:db8::25"),
@@ -39,7 +43,7 @@ def _publish(dns: NameServer, record: str) -> None:
     ],
 )
 async def test_spf(
-    dns: NameServer, lookup: Lookup, record: str | None, status: str, text: str, mend: str
+    dns: NameServer, lookup: Lookup, record: str | None, status: str, text: str, fix: str
 ) -> None:
     dns.remove(DOMAIN, "TXT")
     if record is not None:
@@ -47,13 +51,13 @@ async def test_spf(
     found = await spf(lookup, DOMAIN, (FOUR, SIX))
     assert (found.status, found.check, found.subject) == (status, "spf", DOMAIN)
     assert text in found.text
-    assert mend in found.mend
+    assert fix in found.fix
 
 
 async def test_spf_without_addresses_is_not_known(lookup: Lookup) -> None:
     found = await spf(lookup, DOMAIN, ())
     assert found.status == "unknown"
-    assert "sending_addresses" in found.mend
+    assert "sending_addresses" in found.fix
 
 
 async def _dkim(lookup: Lookup, path: Path, domain: str = DOMAIN) -> Finding:
@@ -78,7 +82,7 @@ async def test_a_published_key_is_compared_with_the_one_in_use(
         _publish(dns, f'{name} TXT "{record}"')
         found = await _dkim(lookup, path)
         assert (found.status, text in found.text) == (status, True), found
-    assert str(key.record) in found.mend
+    assert str(key.record) in found.fix
     dns.add(f'{name} TXT "{key.record}"')
     assert "has 2 records" in (await _dkim(lookup, path)).text
     dns.remove(name, "TXT")

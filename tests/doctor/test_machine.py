@@ -9,10 +9,9 @@ import pytest
 from msgspec.structs import replace as with_fields
 
 from smtpproxy.config import parse
-from smtpproxy.doctor.addresses import sending_addresses
-from smtpproxy.doctor.clock import ClockSeen, judge_clock, look
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
-from smtpproxy.doctor.keys import KeyFile, judge_key, keys
+from smtpproxy.doctor.hosts import sending_addresses
+from smtpproxy.doctor.machine import ClockSeen, KeyFile, judge_clock, judge_key, keys, look
 from smtpproxy.doctor.providers import checklist
 from smtpproxy.policy.model import Mode
 from smtpproxy.settings import DkimSettings, DoctorSettings, Settings, TcpAddress
@@ -70,7 +69,7 @@ def test_the_age_of_a_key(
     found = judge_key(KeyFile("DKIM", path, 365, "replace it", since), NOW)
     assert found is not None
     assert (found.status, text in found.text) == (status, True), found
-    assert found.mend if status in ("warn", "fail") else not found.mend
+    assert found.fix if status in ("warn", "fail") else not found.fix
 
 
 def test_every_key_that_there_is_and_those_that_must_be(tmp_path: Path, settings: Settings) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpproxy.doctor.spf import Asked, Spf, check_host
-from smtpproxy.doctor.spf_macros import expand
-from smtpproxy.doctor.spf_record import SpfError, read_spf
+from smtpproxy.doctor.spf import Spf, check_host
+from smtpproxy.doctor.spf_record import SpfError, SpfQuery, expand, read_spf
 from smtpproxy.resolver import Resolver
 from smtpproxy.settings import DnsSettings, TcpAddress
 from tests.kit.dns import NameServer
@@ -38,8 +37,8 @@ async def check(dns: NameServer, record: str | None, ip: str = FOUR) -> Spf:
     if record is not None:
         dns.add(f'{DOMAIN} TXT "{record}"')
     settings = DnsSettings((TcpAddress(LOOPBACK, dns.port),), timeout=1.0)
-    asked = Asked(ipaddress.ip_address(ip), f"news@{DOMAIN}", "mail.shop.example")
-    return await check_host(Resolver(settings, time.monotonic).lookup, asked, DOMAIN)
+    query = SpfQuery(ipaddress.ip_address(ip), f"news@{DOMAIN}", "mail.shop.example")
+    return await check_host(Resolver(settings, time.monotonic).lookup, query, DOMAIN)
 
 
 @pytest.mark.parametrize(
@@ -130,16 +129,16 @@ async def test_ten_terms_may_ask_the_dns(dns: NameServer, terms: int, expected: 
     ],
 )
 def test_the_macros_of_the_rfc(text: str, expected: str) -> None:
-    asked = Asked(
+    query = SpfQuery(
         ipaddress.ip_address("192.0.2.3"), "strong-bad@email.example.com", "mail.example.com"
     )
-    assert expand(text, "email.example.com", asked) == expected
+    assert expand(text, "email.example.com", query) == expected
 
 
 def test_an_ipv6_address_is_spelt_by_its_digits() -> None:
-    asked = Asked(ipaddress.ip_address(SIX), "strong-bad@email.example.com", "mail.example.com")
+    query = SpfQuery(ipaddress.ip_address(SIX), "strong-bad@email.example.com", "mail.example.com")
     reverse = "1.0.b.c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2"
-    assert expand("%{ir}.%{v}._spf.%{d2}", "email.example.com", asked) == (
+    assert expand("%{ir}.%{v}._spf.%{d2}", "email.example.com", query) == (
         f"{reverse}.ip6._spf.example.com"
     )
 

@@ -1,8 +1,7 @@
 """The unsubscribe link: reachable over https, without detours, and able to take a POST.
 
 GET shows a link of our own making, which changes nothing; POST has a token that nobody made,
-so it unsubscribes nobody (RFC 8058 section 3.1: a POST, no redirect, no login).
-"""
+so it unsubscribes nobody (RFC 8058 section 3.1: a POST, no redirect, no login)."""
 
 import asyncio
 import contextlib
@@ -16,8 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 from msgspec import Struct
 
-from smtpproxy.doctor.certificates import days_left, judge_days
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
+from smtpproxy.doctor.machine import days_left, judge_days
 from smtpproxy.mail.unsubscribe_token import Unsubscription
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
@@ -100,13 +99,13 @@ async def probe(lookup: Lookup, public_url: str, token: str | None) -> Probed:
 
 def judge_probe(public_url: str, seen: Probed, now: datetime) -> Finding:
     if seen.failure:
-        mend = "mend the name, the certificate or the server: links that were sent lead there"
-        return _finding(public_url, Status.FAIL, f"it cannot be reached: {seen.failure}", mend)
+        fix = "fix the name, the certificate or the server: links that were sent lead there"
+        return _finding(public_url, Status.FAIL, f"it cannot be reached: {seen.failure}", fix)
     for method, code in (("GET", seen.get), ("POST", seen.post)):
         if 300 <= code < 400:
             text = f"{method} is answered {code}, on to {seen.location or 'elsewhere'}"
-            mend = "answer there itself: RFC 8058 forbids redirects"
-            return _finding(public_url, Status.FAIL, text, mend)
+            fix = "answer there itself: RFC 8058 forbids redirects"
+            return _finding(public_url, Status.FAIL, text, fix)
     if seen.get not in _SHOWN:
         return _finding(public_url, Status.FAIL, f"GET is answered {seen.get}", _SERVE)
     if seen.own and seen.get != 200:
@@ -117,10 +116,10 @@ def judge_probe(public_url: str, seen: Probed, now: datetime) -> Finding:
         return _finding(public_url, Status.FAIL, text, _SERVE)
     if seen.post != _NOBODYS:
         return _finding(public_url, Status.FAIL, f"POST is answered {seen.post}", _SERVE)
-    status, told, mend = judge_days(days_left(seen.expires, now))
+    status, told, fix = judge_days(days_left(seen.expires, now))
     shown = "a link of our own is shown" if seen.own else "GET is answered"
     text = f"{shown}, and POST of an unknown token is answered {seen.post}; {told}"
-    return _finding(public_url, status, text, mend)
+    return _finding(public_url, status, text, fix)
 
 
 async def _ask(
@@ -161,5 +160,5 @@ async def _address(lookup: Lookup, host: str) -> str | None:
     return next(iter((*four.values, *six.values)), None)
 
 
-def _finding(url: str, status: Status, text: str, mend: str = "") -> Finding:
-    return Finding(Check.UNSUBSCRIBE, url, status, text, mend)
+def _finding(url: str, status: Status, text: str, fix: str = "") -> Finding:
+    return Finding(Check.UNSUBSCRIBE, url, status, text, fix)

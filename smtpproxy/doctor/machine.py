@@ -1,0 +1,197 @@
+"""Keys, certificates and the clock of this machine."""
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from smtpproxy.doctor.finding import Check, Finding, Status
+from smtpproxy.settings import ListenerSettings, Settings
+from smtpproxy.store import key_file, unsubscribe_keys
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.tls import TlsError, TlsFiles, server_context
+
+SOON = 14
+"""Days before the end when somebody should look, as `smtpproxy check` has it."""
+
+_RENEW_CERTIFICATE = "renew it, and have what renews it run by itself"
+
+
+def certificate(listener: ListenerSettings, now: datetime) -> Finding | None:
+    """Judge the files of a listener, None where it has no TLS."""
+    if listener.tls == "none" or listener.certificate is None or listener.private_key is None:
+        return None
+    where = f'listener "{listener.name}"'
+    try:
+        files = TlsFiles(listener.certificate, listener.private_key, listener.client_ca)
+        _, expires = server_context(files)
+    except TlsError as error:
+        return Finding(Check.CERTIFICATE, where, Status.FAIL, str(error), f"fix {error.key}")
+    left = days_left(datetime.fromtimestamp(expires, UTC), now)
+    return Finding(Check.CERTIFICATE, where, *judge_days(left))
+
+
+def days_left(expires: datetime | None, now: datetime) -> float | None:
+    return None if expires is None else (expires - now).total_seconds() / 86_400
+
+
+def judge_days(left: float | None) -> tuple[Status, str, str]:
+    """Return status, text and what to do of a certificate that lasts so many days."""
+    if left is None:
+        return Status.UNKNOWN, "when its certificate expires cannot be told", ""
+    if left < 0:
+        return Status.FAIL, f"its certificate expired {-left:.0f} days ago", _RENEW_CERTIFICATE
+    if left < SOON:
+        return Status.WARN, f"its certificate expires in {left:.0f} days", _RENEW_CERTIFICATE
+    return Status.PASS, f"its certificate lasts {left:.0f} days more", ""
+
+
+_OLD_DKIM = 365
+_OLD_OTHER = 3 * 365
+_MOST_DKIM = "every year at least: smtpproxy dkim keygen, publish, add it with a date"
+
+
+class KeyFile(Struct, frozen=True):
+    """A key, how many days old it may get, and how it is replaced. `since` is when it came
+    into use, None for when the file was written."""
+
+    name: str
+    path: Path
+    days: int
+    renew: str
+    since: datetime | None = None
+    required: bool = True
+
+
+def keys(settings: Settings, now: datetime) -> list[Finding]:
+    """Judge every key file that the settings name or the state folder holds."""
+    found = (judge_key(key, now) for key in key_files(settings))
+    return [finding for finding in found if finding is not None]
+
+
+def key_files(settings: Settings) -> Iterator[KeyFile]:
+    for dkim in settings.dkim:
+        name = f"DKIM {dkim.selector}._domainkey.{dkim.domain}"
+        yield KeyFile(name, dkim.key, _OLD_DKIM, f"replace it {_MOST_DKIM}", dkim.since)
+    state = settings.server.state_dir
+    rekey = "replace it with smtpproxy suppress rekey where it may have been read by others"
+    yield KeyFile("suppressions", state / key_file.FILE_NAME, _OLD_OTHER, rekey, required=False)
+    newer = "add a newer key and keep this one: links that were sent have to work"
+    made = _newest_link_key(state)
+    links = state / unsubscribe_keys.FILE_NAME
+    yield KeyFile("unsubscribe", links, _OLD_OTHER, newer, made, required=settings.adds_ways_out)
+    for partner in settings.store.partners:
+        both = "agree on another with the partner: smtpproxy partner key"
+        yield KeyFile(f"partner {partner.name}", partner.key_file, _OLD_OTHER, both)
+
+
+def _newest_link_key(state_dir: Path) -> datetime | None:
+    """When it was made; None where the file does not tell."""
+    try:
+        found = unsubscribe_keys.load_link_keys(state_dir)
+    except (StoreMisconfigured, StoreInaccessible):
+        return None
+    newest = max(each.made for each in found.values())
+    return datetime(newest.year, newest.month, newest.day, tzinfo=UTC)
+
+
+def judge_key(key: KeyFile, now: datetime) -> Finding | None:
+    """None for a key that need not be there and is not. Only the file's status is read."""
+    try:
+        status = key.path.stat()
+    except FileNotFoundError:
+        if not key.required:
+            return None
+        return Finding(Check.KEYS, key.name, Status.FAIL, f"{key.path} is not there", key.renew)
+    except OSError as error:
+        text = f"{key.path}: {error.strerror}"
+        return Finding(Check.KEYS, key.name, Status.UNKNOWN, text, "ask as the user that may")
+    if status.st_mode & stat.S_IRWXO:
+        text = f"{key.path} may be read by everybody on this machine"
+        return Finding(Check.KEYS, key.name, Status.FAIL, text, f"chmod o= {key.path}")
+    written = datetime.fromtimestamp(status.st_mtime, UTC)
+    since = key.since or written
+    days = (now - since).days
+    if since > now:
+        text = f"in force from {since:%Y-%m-%d}"
+        return Finding(Check.KEYS, key.name, Status.PASS, text)
+    text = f"{days} days old"
+    if days > key.days:
+        return Finding(Check.KEYS, key.name, Status.WARN, text, key.renew)
+    return Finding(Check.KEYS, key.name, Status.PASS, text)
+
+
+_SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
+_TIME_ERROR = 5
+_STA_UNSYNC = 0x40
+_FAR_OFF = 1.0  # seconds
+_SUBJECT = "clock"
+_KEEP_TIME = "run chrony, ntpd or systemd-timesyncd (in a container: on its host)"
+
+
+class ClockSeen(Struct, frozen=True):
+    """`synchronised` is None where the kernel did not tell; `error` is its bound, in seconds."""
+
+    synchronised: bool | None
+    error: float = 0.0
+    marked: bool = False  # by systemd-timesyncd
+    failure: str = ""
+
+
+def check_clock() -> Finding:
+    return judge_clock(look())
+
+
+def judge_clock(seen: ClockSeen) -> Finding:
+    if seen.synchronised:
+        text = f"kept right, to within {seen.error:.3f} s by the kernel's own account"
+        if seen.error > _FAR_OFF:
+            return Finding(Check.CLOCK, _SUBJECT, Status.WARN, text, _KEEP_TIME)
+        return Finding(Check.CLOCK, _SUBJECT, Status.PASS, text)
+    if seen.marked:
+        text = "systemd-timesyncd has synchronised it"
+        return Finding(Check.CLOCK, _SUBJECT, Status.PASS, text)
+    if seen.synchronised is None:
+        text = f"the kernel does not tell: {seen.failure}"
+        return Finding(Check.CLOCK, _SUBJECT, Status.UNKNOWN, text, _KEEP_TIME)
+    text = "nothing tells the kernel that its clock is right"
+    return Finding(Check.CLOCK, _SUBJECT, Status.WARN, text, _KEEP_TIME)
+
+
+class _Timex(ctypes.Structure):
+    """struct timex of Linux, as far as it is read; the rest is room."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 512),
+    )
+
+
+def look() -> ClockSeen:
+    """Ask the kernel whether its clock is disciplined (adjtimex(2)); no privilege is needed.
+
+    systemd-timesyncd leaves a mark when it has synchronised once.
+    """
+    marked = _SYNCHRONISED.exists()
+    try:
+        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
+    except (OSError, AttributeError):
+        return ClockSeen(None, marked=marked, failure="there is no adjtimex here")
+    timex = _Timex()
+    state = adjtimex(ctypes.byref(timex))
+    if state < 0:
+        name = errno.errorcode.get(ctypes.get_errno(), "")
+        text = f"adjtimex: {os.strerror(ctypes.get_errno())} {name}".rstrip()
+        return ClockSeen(None, marked=marked, failure=text)
+    synchronised = state != _TIME_ERROR and not timex.status & _STA_UNSYNC
+    return ClockSeen(synchronised, timex.maxerror / 1e6, marked)
