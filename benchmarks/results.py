@@ -15,6 +15,7 @@ from rich.table import Table
 from benchmarks.latency import Latency
 from benchmarks.memory import Memory
 from benchmarks.signing import Rates as SigningRates
+from benchmarks.subjects import HOP
 from benchmarks.throughput import LOADS, Cells, Load
 from benchmarks.ways import Costs
 
@@ -41,6 +42,13 @@ class Results:
         """Of the wire's rate under the same load."""
         rate, wire = self.cells[name, load].rate, self.cells[self.wire, load].rate
         return rate / wire if rate is not None and wire else None
+
+    def hops(self, name: str, load: Load) -> float | None:
+        """CPU time a message, in units of what a plain TCP hop takes for it."""
+        if name == HOP or (HOP, load) not in self.cells:
+            return None
+        cpu, hop = self.cells[name, load].cpu, self.cells[HOP, load].cpu
+        return cpu / hop if cpu is not None and hop else None
 
     def added(self, name: str) -> tuple[float, float] | None:
         """Seconds that a relay adds at the median and at the 99th percentile."""
@@ -72,6 +80,7 @@ class Results:
                 "rate": self.cells[name, load].rate,
                 "ratio": self.ratio(name, load),
                 "cpu_us": self.cells[name, load].cpu,
+                "hops": self.hops(name, load),
                 "runs": self.cells[name, load].rates,
                 "error": self.cells[name, load].error,
             }
@@ -144,6 +153,9 @@ def _cell(results: Results, name: str, load: Load) -> str:
         shown += f" ({ratio:.2f})"
     if cell.cpu is not None:
         shown += f"\n{cell.cpu:,.0f} µs"
+        hops = results.hops(name, load)
+        if hops is not None:
+            shown += f", {hops:.1f} hops"
     return shown
 
 

@@ -1,4 +1,4 @@
-"""What is measured: the wire itself, and the relays between smtp-source and smtp-sink.
+"""What is measured: the wire, a plain TCP hop, and the relays between smtp-source and smtp-sink.
 
 All of them pass to one and the same smtp-sink. They are started together and measured in
 turns, so that the machine's moods are the same for all.
@@ -14,12 +14,16 @@ from pathlib import Path
 
 from benchmarks import data
 from benchmarks.peers import haraka
+from tests.kit.haproxy import Haproxy
 from tests.kit.load import SmtpSink
 from tests.kit.parts import missing
 from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.postfix import PostfixInstance
 from tests.kit.processes import Running, descendants
 from tests.kit.relay import REPOSITORY, RelayProcess, greets
+
+HOP = "HAProxy, TCP mode"
+"""The row whose CPU time a message is the unit that relays are counted in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ def subjects(
         root = Path(tempfile.mkdtemp(prefix="smtpproxy-bench-"))
         stack.callback(shutil.rmtree, root, ignore_errors=True)
         chosen = [Subject("straight to smtp-sink", sink.address, list)]
+        if missing("haproxy") is None:
+            chosen.append(_haproxy(stack, sink))
         if peers and missing("postfix") is None:
             chosen.append(_postfix(stack, sink))
         if peers:
@@ -57,12 +63,33 @@ def subjects(
 
 def absent() -> list[str]:
     """Why a relay is not in the table."""
-    lines = [f"Postfix smtpd_proxy_filter: {lack}" for lack in [missing("postfix")] if lack]
+    lines = [f"{HOP}: {lack}" for lack in [missing("haproxy")] if lack]
+    lines += [f"Postfix smtpd_proxy_filter: {lack}" for lack in [missing("postfix")] if lack]
     return lines + [f"Haraka: {lack}" for lack in [haraka.install()] if lack]
 
 
 def _tree(pid: int) -> Callable[[], list[int]]:
     return lambda: [pid, *descendants(pid)]
+
+
+def _haproxy(stack: ExitStack, sink: SmtpSink) -> Subject:
+    """One thread that passes octets on and reads none: the least that any hop costs."""
+    port = free_port()
+    config = f"""\
+global
+    maxconn 4000
+    nbthread 1
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+listen smtp
+    bind {LOOPBACK}:{port}
+    server sink {sink.address}
+"""
+    haproxy = stack.enter_context(Haproxy(config, port))
+    return Subject(HOP, f"{LOOPBACK}:{port}", _tree(haproxy.pid))
 
 
 def _postfix(stack: ExitStack, sink: SmtpSink) -> Subject:

@@ -15,6 +15,7 @@ from benchmarks.generator import Way, generate, generators
 from benchmarks.latency import Latency
 from benchmarks.procfs import PeakMemory, cpu_seconds, pss_bytes
 from benchmarks.results import Results, print_results
+from benchmarks.subjects import HOP
 from benchmarks.throughput import LOADS, Cell
 from tests.kit.messages import marketing
 from tests.kit.ports import free_port, wait_for
@@ -117,21 +118,23 @@ def test_the_plain_peer_passes_mail_and_refusals_on(tmp_path: Path) -> None:
 
 
 def test_the_table_has_ratios_to_the_wire_and_says_what_failed() -> None:
-    cells = {(name, load): Cell() for name in ("wire", "relay", "bad") for load in LOADS}
+    cells = {(name, load): Cell() for name in ("wire", HOP, "relay", "bad") for load in LOADS}
     for load in LOADS:
         cells["wire", load].rates = [900.0, 1_000.0, 5_000.0]
         cells["relay", load].rates = [450.0]
+        cells[HOP, load].rates, cells[HOP, load].cpu_us = [800.0], [41.0]
         cells["relay", load].cpu_us = [123.0]
         cells["bad", load].error = "10 sent, but 9 allowed by consent"
-    results = Results(1_000, "wire", ["wire", "relay", "bad"], cells, rate=1_000)
+    results = Results(1_000, "wire", ["wire", HOP, "relay", "bad"], cells, rate=1_000)
     results.latency = {
         "wire": Latency(0.001, 0.002, 0.01, 100, 0),
         "relay": Latency(0.0014, 0.0045, 0.01, 99, 1),
     }
     out = StringIO()
-    print_results(results, Console(file=out, width=200))
+    print_results(results, Console(file=out, width=240))
     assert "450 (0.45)" in out.getvalue()
-    assert "123 µs" in out.getvalue()
+    assert "123 µs, 3.0 hops" in out.getvalue()
     assert "0.40 / 2.50 (1 failed)" in out.getvalue()
     assert "9 allowed by consent" in out.getvalue()
     assert results.as_json()["relays"]["relay"]["loads"]["4 KB reuse"]["ratio"] == 0.45
+    assert results.as_json()["relays"]["relay"]["loads"]["4 KB reuse"]["hops"] == 3.0

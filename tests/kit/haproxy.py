@@ -18,6 +18,13 @@ class Haproxy:
         (self.root / "haproxy.cfg").write_text(config)
         self._running: Running | None = None
 
+    @property
+    def pid(self) -> int:
+        """Raises RuntimeError before it was started."""
+        if self._running is None:
+            raise RuntimeError("HAProxy was not started")
+        return self._running.pid
+
     def __enter__(self) -> "Haproxy":
         running = Running(
             [program("haproxy"), "-db", "-f", str(self.root / "haproxy.cfg")],
