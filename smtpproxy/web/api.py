@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -13,13 +14,11 @@ from starlette.routing import Route
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.snapshot import Labels, Snapshot
 from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges
-from smtpproxy.web.api_changes import Changes
-from smtpproxy.web.api_check import check
-from smtpproxy.web.api_document import document
-from smtpproxy.web.api_page import page
-from smtpproxy.web.tokens import UNKNOWN, Gate, Refused
+from smtpproxy.web.api_operations import CHANGES, CHECK, ChangeFeed, Operation, check
+from smtpproxy.web.openapi import document, page
+from smtpproxy.web.tokens import UNKNOWN, Error, Gate, Refused
 
-Answer = Callable[[Request], Awaitable[Mapping[str, object]]]
+Answer = Callable[[Request], Awaitable[msgspec.Struct]]
 
 log = structlog.get_logger(__name__)
 
@@ -39,21 +38,22 @@ class Api:
         version: str,
         stop: asyncio.Event | None = None,
     ) -> None:
-        self._store = store
         self._gate = Gate(tokens, time.monotonic)
-        self._changes = Changes(store, stop or asyncio.Event())
-        self._document = document(version)
+        feed = ChangeFeed(store, stop or asyncio.Event())
+        self.operations: list[tuple[Operation, Answer]] = [
+            (CHANGES, feed),
+            (CHECK, lambda request: check(request, store)),
+        ]
+        self._document = document([each for each, _ in self.operations], version)
         self._page = page(self._document)
         self._counted: dict[Labels, float] = {}
 
     @property
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/suppressions/changes", self._answering("changes", self._changes)),
-            Route(
-                "/v1/suppressions/check",
-                self._answering("check", lambda request: check(request, self._store)),
-                methods=["POST"],
+            *(
+                Route(each.path, self._answering(each.name, answer), methods=[each.method])
+                for each, answer in self.operations
             ),
             Route("/v1/openapi.json", self._describe),
             Route("/v1/docs", self._show),
@@ -72,10 +72,10 @@ class Api:
             except Refused as refused:
                 response = _json(refused.status, refused.body, refused.headers)
             except ClientDisconnect:
-                response = _json(400, {"error": "gone", "message": "the request ended early"})
+                response = _json(400, Error("gone", "the request ended early"))
             except StoreUnavailable as error:
                 log.warning("api_store_failed", error=str(error))
-                body = {"error": "store_unavailable", "message": "try again in some seconds"}
+                body = Error("store_unavailable", "try again in some seconds")
                 response = _json(503, body, {"Retry-After": "5"})
             row = (token.name if token else UNKNOWN, f"{response.status_code // 100}xx")
             self._counted[row] = self._counted.get(row, 0) + 1
@@ -97,6 +97,7 @@ class Api:
 
 
 def _json(
-    status: int, content: Mapping[str, object], headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    return JSONResponse(content, status, headers=headers)
+    status: int, record: msgspec.Struct, headers: Mapping[str, str] | None = None
+) -> Response:
+    body = msgspec.json.encode(record)
+    return Response(body, status, headers=headers, media_type="application/json")

@@ -1,6 +1,7 @@
 """The web application: /metrics, /healthz, /readyz, unsubscribe links, and the API under /v1."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,22 +10,96 @@ from typing import TypeVar
 import structlog
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smtpproxy.sinks.collector import SnapshotCollector, snapshot_gauges, store_gauges
-from smtpproxy.sinks.snapshot import Samples, Snapshot, merge
+from smtpproxy.sinks.snapshot import Labels, Samples, Snapshot, merge
 from smtpproxy.store.partners import PartnerSnapshot
 from smtpproxy.store.propagation import Arrears
 from smtpproxy.web.api import Api
-from smtpproxy.web.arrears import webhook_gauges
-from smtpproxy.web.boundary import Boundary
-from smtpproxy.web.health import Health, Readiness
-from smtpproxy.web.remembered import Remembered
+from smtpproxy.web.health import Cached, Health, Readiness
 from smtpproxy.web.unsubscribe import Unsubscribe
+
+LONGEST_TARGET = 8_000  # octets of path and query (RFC 9110 4.1)
+LARGEST_HEADER = 16 * 1024  # octets
+
+HEADERS: Mapping[str, str] = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What an answer has unless its endpoint says otherwise."""
+
+log = structlog.get_logger(__name__)
+
+
+class Boundary:
+    """An ASGI middleware: targets that can be meant, headers that protect, faults without words.
+
+    A path with an encoded slash is answered 404: a proxy in front and the routes here would
+    not read it alike.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def protected(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        path: bytes = scope.get("raw_path") or b""
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADER:
+            await _send_error(
+                protected, 431, f"a header section has at most {LARGEST_HEADER} octets"
+            )
+        elif len(path) + len(scope["query_string"]) > LONGEST_TARGET:
+            await _send_error(protected, 414, f"a target has at most {LONGEST_TARGET} octets")
+        elif b"%2f" in path.lower():
+            await _send_error(protected, 404, "Not Found")
+        else:
+            try:
+                await self._app(scope, receive, protected)
+            except Exception as error:
+                log.error("internal error", exc_info=error)
+                if started:
+                    raise  # the server ends the connection, or half an answer would look whole
+                await _send_error(protected, 500, "internal error")
+
+
+async def _send_error(send: Send, status: int, error: str) -> None:
+    body = json.dumps({"error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def webhook_gauges(arrears: Mapping[str, Arrears], now: datetime) -> Mapping[str, Samples]:
+    """Return the gauges of what a store's `arrears()` said. A lag is in seconds."""
+    lag: dict[Labels, float] = {}
+    for name, owed in arrears.items():
+        age = 0.0 if owed.oldest is None else (now - owed.oldest).total_seconds()
+        lag[(name,)] = max(0.0, age)
+    return {
+        "webhook_lag_seconds": lag,
+        "webhook_dead_letters": {(name,): owed.dead_letters for name, owed in arrears.items()},
+        "webhook_disabled": {(name,): owed.disabled for name, owed in arrears.items()},
+    }
+
 
 T = TypeVar("T")
 Ask = Callable[[], Awaitable[T]]
@@ -32,8 +107,6 @@ StoreCounts = tuple[int, Mapping[tuple[str, str], int]]
 
 ANSWER_TIMEOUT = 5.0  # seconds; Prometheus gives up on a scrape after 10
 COUNTS_EVERY = 30.0  # counting a large table takes longer than a scrape should
-
-log = structlog.get_logger(__name__)
 
 
 def create_app(
@@ -95,7 +168,7 @@ class _Monitoring:
         self._snapshots = snapshots
         self._counting = counting
         self._counted: Mapping[str, Samples] = {}
-        self._count_again = Remembered(self._count, COUNTS_EVERY)
+        self._count_again = Cached(self._count, COUNTS_EVERY)
 
     async def metrics(self, request: Request) -> Response:
         snapshot, (health, readiness), _ = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""What /healthz and /readyz tell, and how readiness is found out."""
+"""What /healthz and /readyz tell, and how readiness is found out; answers that are cached."""
 
 import asyncio
 import tempfile
@@ -6,10 +6,36 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from smtpproxy.settings import Address, UnixAddress
-from smtpproxy.web.remembered import Remembered
+
+T = TypeVar("T")
+
+
+class Cached(Generic[T]):
+    """The answer to `ask`: asked once for all who wait, and again after `every` seconds.
+
+    `ask` must not raise.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[T]], every: float) -> None:
+        self._ask = ask
+        self._every = every
+        self._asking: asyncio.Task[T] | None = None
+        self._good_until = 0.0
+
+    async def __call__(self) -> T:
+        now = asyncio.get_running_loop().time()
+        if self._asking is None or (self._asking.done() and now >= self._good_until):
+            self._asking = asyncio.create_task(self._answer())
+            self._good_until = now + self._every
+        # shielded: a caller that goes away must not end it for the others
+        return await asyncio.shield(self._asking)
+
+    async def _answer(self) -> T:
+        return await self._ask()
+
 
 _ROOM = 256 * 1024
 """Octets that must find room where decisions are recorded: some hundred of them."""
@@ -74,7 +100,7 @@ class ReadinessProbe:
         self._upstream = upstream
         self._audit = audit or _always
         self._timeout = timeout
-        self._probed = Remembered(self._probe, every)
+        self._probed = Cached(self._probe, every)
 
     async def __call__(self) -> Readiness:
         store, upstream, audit = await self._probed()

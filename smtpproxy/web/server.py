@@ -1,16 +1,263 @@
-"""Runs the web application on the loop of its process, on a socket that is bound already."""
+"""Serves HTTP: how many connections there may be, and how long a client may take for what.
+
+uvicorn limits the time of idle connections alone, and answers 503 to everybody once there are
+many. Here the client that has kept us waiting longest gives way to a new one.
+"""
 
 import asyncio
+import ipaddress
+import json
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Any, Literal, cast
 
+import h11
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from smtpproxy.web.connections import KEEP_ALIVE, ConnectionTable, HttpConnection
+from smtpproxy.auth.attempts import network_of
+
+MOST = 1_000  # connections
+PER_ADDRESS = 100  # connections that wait for their client
+GRACE = 1.0  # seconds that each may wait before PER_ADDRESS counts: bursts are served
+KEEP_ALIVE = 5  # seconds between two requests
+
+Phase = Literal["idle", "header", "body", "answer", "unread"]
+WITHIN: dict[Phase, float] = {"idle": KEEP_ALIVE, "header": 10.0, "body": 30.0, "unread": 30.0}
+"""Seconds for all of it, not for each octet. The time of an answer is ours."""
+
+_HOPS = 10  # of X-Forwarded-For that are read
+_LOG_EVERY = 1.0  # seconds
+
+log = structlog.get_logger(__name__)
+
+
+class ConnectionTable:
+    """The open connections, those that wait for their client the longest first.
+
+    `trusts` tells of the address of a peer whether it is a proxy that speaks for many clients:
+    `PER_ADDRESS` is then for each client that its X-Forwarded-For names. Nobody else's is read.
+    """
+
+    def __init__(self, trusts: Callable[[str], bool] = lambda peer: False) -> None:
+        self.trusts = trusts
+        self.open = 0
+        self._of: Counter[str] = Counter()
+        self._waiting: dict[str, dict[HttpConnection, float]] = {}
+        self._logged: dict[str, float] = {}
+
+    def opened(self, connection: "HttpConnection", address: str) -> bool:
+        """Take a connection in, if need be for another; False when every other one is busy."""
+        if self.open >= MOST:
+            longest = self._of_the_most_crowded()
+            if longest is None:
+                return False
+            longest.end("crowded")
+        self.open += 1
+        self.counted(address)
+        return True
+
+    def counted(self, address: str) -> None:
+        """Count a connection to an address, whose longest waiting one may have to go for it."""
+        self._of[address] += 1
+        if self._of[address] > PER_ADDRESS and not self.trusts(address):
+            now = asyncio.get_running_loop().time()
+            for connection, since in self._waiting.get(address, {}).items():
+                if now - since >= GRACE:
+                    connection.end("crowded")
+                return
+
+    def uncounted(self, connection: "HttpConnection", address: str) -> None:
+        self.settled(connection, address)
+        self._of[address] -= 1
+        if not self._of[address]:
+            del self._of[address]
+
+    def waits(self, connection: "HttpConnection", address: str) -> None:
+        """It is the client's turn, from now."""
+        self.settled(connection, address)
+        self._waiting.setdefault(address, {})[connection] = asyncio.get_running_loop().time()
+
+    def settled(self, connection: "HttpConnection", address: str) -> None:
+        """It is our turn, or the connection is no more."""
+        waiting = self._waiting.get(address)
+        if waiting is not None and waiting.pop(connection, None) is not None and not waiting:
+            del self._waiting[address]
+
+    def tell(self, cause: str, peer: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._logged.get(cause, -_LOG_EVERY) >= _LOG_EVERY:
+            self._logged[cause] = now
+            log.warning("http connection ended", cause=cause, peer=peer, open=self.open)
+
+    def _of_the_most_crowded(self) -> "HttpConnection | None":
+        """The one that waits longest, of the address with most connections of those that wait."""
+        if not self._waiting:
+            return None
+        crowded = max(self._waiting, key=lambda each: (self._of[each], -self._since_longest(each)))
+        return next(iter(self._waiting[crowded]))
+
+    def _since_longest(self, address: str) -> float:
+        return next(iter(self._waiting[address].values()))
+
+
+class HttpConnection(H11Protocol):
+    """uvicorn's, with a time for everything that the client has to do."""
+
+    def __init__(self, *args: Any, table: ConnectionTable, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._table = table
+        self._peer = "unix"
+        self._counted_as: str | None = None
+        self._phase: Phase = "answer"
+        self._answering: object = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._peer = self.client[0] if self.client else "unix"
+        address = network_of(self._peer)
+        if self._table.opened(self, address):
+            self._counted_as = address
+            self._settle()
+        else:
+            self._table.tell("limit", self._peer)
+            self._answer(503, "too many connections; try again in some seconds")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+        self._stop_timer()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._settle()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._settle()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._settle()
+
+    # uvicorn
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._settle()
+
+    def send_400_response(self, msg: str) -> None:
+        self._answer(400, "this is not HTTP/1.1")
+
+    # whose turn it is
+
+    def end(self, cause: Literal["timeout", "crowded"]) -> None:
+        """Let the client go, with a word where one can be said."""
+        self._table.tell(cause, self._peer)
+        if self._phase == "unread":
+            self._forget()
+            self.transport.abort()
+        elif self._phase == "idle" or not self._has_begun:
+            self._forget()
+            self.transport.close()
+        else:
+            self._answer(408, "the request did not come in time")
+
+    @property
+    def _has_begun(self) -> bool:
+        return self.conn.their_state is not h11.IDLE or bool(self.conn.trailing_data[0])
+
+    def _settle(self) -> None:
+        """Find out what we wait for; the time for it runs from when we began to."""
+        if self._counted_as is None:
+            return
+        phase = self._what_next()
+        if (phase, self.cycle) == (self._phase, self._answering):
+            return
+        new_request = self.cycle is not self._answering
+        self._phase, self._answering = phase, self.cycle
+        if self._table.trusts(self._peer) and (new_request or phase == "idle"):
+            self._count_as(network_of(self._peer if phase == "idle" else self._client()))
+        self._stop_timer()
+        within = WITHIN.get(phase)
+        if within is not None:
+            self._timer = self.loop.call_later(within, self.end, "timeout")
+        if self._counted_as is None:
+            return
+        if phase == "answer":
+            self._table.settled(self, self._counted_as)
+        else:
+            self._table.waits(self, self._counted_as)
+
+    def _what_next(self) -> Phase:
+        if self.flow.write_paused or self.transport.is_closing():
+            return "unread"
+        if self.conn.their_state is h11.SEND_BODY:
+            return "body"
+        if self.cycle is not None and not self.cycle.response_complete:
+            return "answer"
+        return "header" if self.cycle is None or self._has_begun else "idle"
+
+    def _client(self) -> str:
+        """The last address of X-Forwarded-For that is no proxy of ours, else the peer's."""
+        values = [value for name, value in self.headers if name == b"x-forwarded-for"]
+        hops = b",".join(values).decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]
+        for hop in reversed(hops):
+            try:
+                address = str(ipaddress.ip_address(hop.strip()))
+            except ValueError:
+                break
+            if not self._table.trusts(address):
+                return address
+        return self._peer
+
+    def _count_as(self, address: str) -> None:
+        if self._counted_as is not None and address != self._counted_as:
+            self._table.uncounted(self, self._counted_as)
+            self._counted_as = address
+            self._table.counted(address)
+
+    def _forget(self) -> None:
+        if self._counted_as is not None:
+            self._table.uncounted(self, self._counted_as)
+            self._table.open -= 1
+            self._counted_as = None
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _answer(self, status: int, error: str) -> None:
+        """Answer without asking the application, and close."""
+        self._forget()
+        self._stop_timer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps({"error": error}).encode()
+            headers = [
+                *self.server_state.default_headers,
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"cache-control", b"no-store"),
+                (b"connection", b"close"),
+            ]
+            reason = h11.Response(status_code=status, headers=headers)
+            events = (reason, h11.Data(data=body), h11.EndOfMessage())
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+        self.transport.close()
+        self._timer = self.loop.call_later(WITHIN["header"], self.transport.abort)
+
 
 SHUTDOWN_TIMEOUT = 5  # seconds for requests that are running when it stops
 

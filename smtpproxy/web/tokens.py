@@ -3,6 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from smtpproxy.settings import TokenSettings
 
@@ -10,21 +14,22 @@ UNKNOWN = "unknown"
 """What a request without a known token is counted under."""
 
 
+class Error(msgspec.Struct, frozen=True):
+    """What is answered to a request that is refused."""
+
+    error: Annotated[str, Meta(description="A word for programs.")]
+    message: Annotated[str, Meta(description="A sentence for people.")]
+
+
 class Refused(Exception):
-    """A request that is not answered as asked: status, a word for programs, a sentence."""
+    """A request that is not answered as asked."""
 
     def __init__(
-        self,
-        status: int,
-        error: str,
-        message: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        more: Mapping[str, object] | None = None,
+        self, status: int, body: Error, *, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(body.message)
         self.status = status
-        self.body = {"error": error, "message": message, **(more or {})}
+        self.body = body
         self.headers = dict(headers or {})
 
 
@@ -71,28 +76,23 @@ class Gate:
     def admit(self, token: TokenSettings | None, right: str, *, given: bool) -> None:
         """Raises Refused: 401 without a known token, 403 without the right, 429 too often."""
         if token is None:
-            problem = ' error="invalid_token"' if given else ""
+            problem = ', error="invalid_token"' if given else ""
+            error = "token_unknown" if given else "token_missing"
             raise Refused(
                 401,
-                "token_unknown" if given else "token_missing",
-                "send a known token: Authorization: Bearer TOKEN",
-                headers={"WWW-Authenticate": f'Bearer realm="smtpproxy"{"," * given}{problem}'},
+                Error(error, "send a known token: Authorization: Bearer TOKEN"),
+                headers={"WWW-Authenticate": f'Bearer realm="smtpproxy"{problem}'},
             )
         if right not in token.may:
-            raise Refused(
-                403,
-                "not_permitted",
+            text = (
                 f'the token {token.name} lacks the right "{right}"; `may` in the configuration'
-                " grants it",
-                headers={
-                    "WWW-Authenticate": 'Bearer realm="smtpproxy", error="insufficient_scope"'
-                },
+                " grants it"
             )
+            challenge = 'Bearer realm="smtpproxy", error="insufficient_scope"'
+            headers = {"WWW-Authenticate": challenge}
+            raise Refused(403, Error("not_permitted", text), headers=headers)
         wait = self._buckets[token.name].take(self._clock())
         if wait:
-            raise Refused(
-                429,
-                "too_many_requests",
-                f"the token {token.name} may ask {token.requests_per_minute} times a minute",
-                headers={"Retry-After": str(int(wait) + 1)},
-            )
+            text = f"the token {token.name} may ask {token.requests_per_minute} times a minute"
+            headers = {"Retry-After": str(int(wait) + 1)}
+            raise Refused(429, Error("too_many_requests", text), headers=headers)

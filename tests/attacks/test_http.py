@@ -17,7 +17,9 @@ from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.snapshot import Snapshot
 from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.unsubscribe_keys import LinkReader, ensure_link_keys, link_ring
-from smtpproxy.web import api_check, boundary, connections, unsubscribe
+from smtpproxy.web import api_operations, unsubscribe
+from smtpproxy.web import app as web_app
+from smtpproxy.web import server as web_server
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
@@ -168,9 +170,9 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines of a fraction of a second; who has to wait for them waits for seconds."""
-    for phase in connections.WITHIN:
-        monkeypatch.setitem(connections.WITHIN, phase, 0.3)
-    monkeypatch.setattr(connections, "PATIENCE", 0.0)
+    for phase in web_server.WITHIN:
+        monkeypatch.setitem(web_server.WITHIN, phase, 0.3)
+    monkeypatch.setattr(web_server, "GRACE", 0.0)
 
 
 # I take all connections and say nothing.
@@ -200,7 +202,7 @@ async def test_connections_with_half_a_header_do_not_either(site: Site) -> None:
 async def test_the_oldest_of_one_address_gives_way_and_not_those_of_others(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "MOST", 20)
+    monkeypatch.setattr(web_server, "MOST", 20)
     other = await site.connect("127.0.0.2")
     mine = [await site.connect("127.0.0.3") for _ in range(25)]
     assert await site.unsubscribe() == 200
@@ -216,8 +218,8 @@ async def test_the_oldest_of_one_address_gives_way_and_not_those_of_others(
 async def test_an_address_has_its_share_also_while_there_is_room(
     site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(connections.WITHIN, "header", 60.0)
-    mine = [await site.connect("127.0.0.3") for _ in range(connections.PER_ADDRESS + 5)]
+    monkeypatch.setitem(web_server.WITHIN, "header", 60.0)
+    mine = [await site.connect("127.0.0.3") for _ in range(web_server.PER_ADDRESS + 5)]
     for each in mine[:5]:
         assert await each.ended() == b""
     assert all(each.open() for each in mine[5:])
@@ -227,7 +229,7 @@ async def test_an_address_has_its_share_also_while_there_is_room(
 
 async def test_a_burst_of_a_mailbox_provider_is_served(site: Site) -> None:
     """Three times the share of an address, all at once."""
-    people = [f"person{n}@people.example" for n in range(3 * connections.PER_ADDRESS)]
+    people = [f"person{n}@people.example" for n in range(3 * web_server.PER_ADDRESS)]
     statuses = await asyncio.gather(*[site.unsubscribe(person) for person in people])
     assert statuses == [200] * len(people)
     assert all([await site.suppressed(person) for person in people])
@@ -323,8 +325,8 @@ async def test_x_forwarded_for_of_anybody_changes_nothing(
     site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With another invented client in each, all of them would have a share of their own."""
-    monkeypatch.setattr(connections, "PER_ADDRESS", 5)
-    monkeypatch.setitem(connections.WITHIN, "body", 60.0)
+    monkeypatch.setattr(web_server, "PER_ADDRESS", 5)
+    monkeypatch.setitem(web_server.WITHIN, "body", 60.0)
     mine = []
     for n in range(10):
         mine.append(await site.connect("127.0.0.3"))
@@ -341,8 +343,8 @@ async def test_clients_behind_a_trusted_proxy_have_their_shares(
     site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.trusted = frozenset({"127.0.0.3"})
-    monkeypatch.setattr(connections, "PER_ADDRESS", 5)
-    monkeypatch.setitem(connections.WITHIN, "body", 60.0)
+    monkeypatch.setattr(web_server, "PER_ADDRESS", 5)
+    monkeypatch.setitem(web_server.WITHIN, "body", 60.0)
     many = [await site.connect("127.0.0.3") for _ in range(10)]
     for n, each in enumerate(many):
         await each.send(unfinished(f"192.0.2.{n}"))
@@ -526,20 +528,20 @@ def test_the_limits_are_those_of_the_document() -> None:
     section = text.partition("\n## HTTP\n")[2].partition("\n## ")[0]
     cells = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]
     told = {what.strip(): limit.strip() for what, limit in cells}
-    within = connections.WITHIN
+    within = web_server.WITHIN
     assert told == {
-        "connections at once": f"{connections.MOST}",
-        "connections at once from one address": f"{connections.PER_ADDRESS}",
+        "connections at once": f"{web_server.MOST}",
+        "connections at once from one address": f"{web_server.PER_ADDRESS}",
         "time between two requests": f"{within['idle']:.0f} s",
         "time for a header section, all of it": f"{within['header']:.0f} s",
         "time for a body, all of it": f"{within['body']:.0f} s",
         "time in which an answer has to be read, each 64 KB": f"{within['unread']:.0f} s",
-        "octets of a header section": f"{boundary.LARGEST_HEADER:,}",
-        "octets of a target, with its query": f"{boundary.LONGEST_TARGET:,}",
+        "octets of a header section": f"{web_app.LARGEST_HEADER:,}",
+        "octets of a target, with its query": f"{web_app.LONGEST_TARGET:,}",
         "octets of the form of an unsubscribe link": f"{unsubscribe.LARGEST_FORM:,}",
         "uses of one unsubscribe link in a minute": f"{unsubscribe.PER_MINUTE}",
         "octets and addresses of a question to the API": (
-            f"{api_check.LARGEST // 1024**2} MiB, {api_check.MOST}"
+            f"{api_operations.LARGEST // 1024**2} MiB, {api_operations.MOST_ADDRESSES}"
         ),
         "requests of a token in a minute": "`[[token]] requests_per_minute`",
     }

@@ -21,8 +21,7 @@ from smtpproxy.store.unsubscribe_keys import (
     ensure_link_keys,
     link_ring,
 )
-from smtpproxy.web.unsubscribe import Unsubscribe
-from smtpproxy.web.unsubscribe_page import HEADERS, language_of
+from smtpproxy.web.unsubscribe import HEADERS, Unsubscribe, language_of
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 ID = "01JKB3Q00020CT1R0RZ1H6E7A8"
