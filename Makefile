@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
+unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes
 
 .DEFAULT_GOAL := help
 .PHONY: help test lint fmt parts bench demo fresh lock clean

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.kit.upstream import FakeUpstream
 
 os.environ.pop("COLUMNS", None)  # set by pytest-xdist; a user's pipe has no width
 os.environ.pop("PYTHONUNBUFFERED", None)  # which users do not set, and which hides what is left
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles every module anew
+sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

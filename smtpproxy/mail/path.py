@@ -15,9 +15,11 @@ PATH_LIMIT = 256  # 4.5.3.1.3, with the angle brackets
 
 _SYNTAX = "bad address syntax; write <local-part@domain>"
 _READ_LIMIT = 2048  # characters that are looked at: no path is nearly as long
-_DOT_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\x80-\U0010ffff-]+"
+# Sets name the ASCII that is left out: a range to U+10FFFF takes 30 ms to compile, each start.
+_DOT_ATOM = r"[^\x00-\x20\"(),:;<>@\[\\\]\x7f]+"
 _QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
-_LABEL = r"[A-Za-z0-9_\x80-\U0010ffff](?:[A-Za-z0-9_\x80-\U0010ffff-]*[A-Za-z0-9_\x80-\U0010ffff])?"
+_NO_LETTER = r"\x00-,./:-@\[-^`{-\x7f"  # nor a digit, `-` or `_`
+_LABEL = rf"[^-{_NO_LETTER}](?:[^{_NO_LETTER}]*[^-{_NO_LETTER}])?"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Za-z.:-]+\]"
 _ROUTE = rf"(?P<route>@(?:{_DOMAIN})(?:,@(?:{_DOMAIN}))*:)?"
 _MAILBOX = rf"(?P<local>{_DOT_ATOM}|{_QUOTED})(?:@(?P<domain>{_DOMAIN}))?"

@@ -83,7 +83,7 @@ class AuthResponse(Struct, frozen=True):
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other octets
-_HELO_DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]\x80-\U0010ffff-]+")
+_HELO_DOMAIN = re.compile(r"[^\x00-,/;-@\\^`{-\x7f]+")  # of ASCII: letters, digits, `-._:[]`
 
 
 def check_characters(verb: str, text: str) -> None:
