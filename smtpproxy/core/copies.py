@@ -12,7 +12,6 @@ from msgspec import Struct
 from smtpproxy.core.effects import (
     AskUpstream,
     AwaitData,
-    NoteCopy,
     SendContent,
     Steps,
     Together,
@@ -21,7 +20,6 @@ from smtpproxy.core.outcome import TEMPORARY_FAILURE, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.events import Failed, Part
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.content import Content
 from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
@@ -63,23 +61,21 @@ class PerRecipientDelivery:
         services: Services,
         mail: MailParameters,
         listener: str,
-        content: Content,
         *,
         made: Callable[[Recipient], Steps[Iterator[bytes]]],
-        refusal: Callable[[Recipient], Steps[Reply | None]],
-        keeps: bool,
+        answered: Callable[[Recipient], Steps[Reply | None]],
+        mailed: Callable[[Recipient], Steps[None]],
     ) -> None:
-        """`made` makes a recipient's copy; `refusal` tells whether he may still be mailed.
+        """`made` makes a recipient's copy; `mailed` is told when the upstream has taken it.
 
-        `keeps`: who has his copy is kept until the client has its answer.
+        `answered` is asked last: it has the answer where the copy is not to be sent after all.
         """
         self._services = services
         self._mail = mail
         self._listener = listener
-        self._content = content
         self._made = made
-        self._refusal = refusal
-        self._keeps = keeps
+        self._answered = answered
+        self._mailed = mailed
         self._trouble = 0
 
     def deliver(self, recipients: Sequence[Recipient]) -> Steps[list[Delivered]]:
@@ -135,10 +131,10 @@ class PerRecipientDelivery:
             refusal = yield from AwaitData(upstream)
             if refusal is not None:
                 return Delivered(refusal, for_all=True)
-            refusal = yield from self._refusal(recipient)
-            if refusal is not None:
+            answer = yield from self._answered(recipient)
+            if answer is not None:
                 upstream.abort()
-                return Delivered(refusal)
+                return Delivered(answer)
             reply = yield from SendContent(upstream, copy)
         except UpstreamError as error:
             self._tell("upstream", error)
@@ -151,16 +147,9 @@ class PerRecipientDelivery:
         except BaseException:
             upstream.abort()
             raise
-        if reply.code < 300 and self._keeps:
-            yield from self._keep(recipient)
+        if reply.code < 300:
+            yield from self._mailed(recipient)
         return Delivered(reply, for_all=True, notifies=upstream.notifies)
-
-    def _keep(self, recipient: Recipient) -> Steps[None]:
-        """Where it cannot be kept, a retry may mail him twice: rather that than never."""
-        try:
-            yield from NoteCopy(self._mail.reverse_path, self._content, recipient.path)
-        except (StoreUnavailable, OSError) as error:
-            self._tell("store", error)
 
     def _tell(self, part: Part, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"

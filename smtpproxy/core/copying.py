@@ -10,11 +10,11 @@ from functools import partial
 from msgspec.structs import replace
 
 from smtpproxy.core.copies import Delivered, PerRecipientDelivery
-from smtpproxy.core.effects import FindCopies, ForgetCopies, Steps
+from smtpproxy.core.effects import NoteCopy, Steps
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.outcome import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services
-from smtpproxy.core.splitting import NotifyingTransaction
+from smtpproxy.core.splitting import NotifyingTransaction, told
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Decided
 from smtpproxy.events import Recipient as Judged
@@ -22,7 +22,6 @@ from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.policy.replies import recipient_reply
-from smtpproxy.relay.content import Content
 from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
@@ -39,6 +38,8 @@ _SINGLE_RECIPIENT = Verdict(
 )
 """Nobody could be told of a recipient that fails after another was mailed."""
 
+_MAILED_MEANWHILE = Reply.of(250, "2.0.0", "mailed at another attempt")
+
 
 class CopyingTransaction(NotifyingTransaction):
     """A transaction whose recipients may get a copy each."""
@@ -53,21 +54,28 @@ class CopyingTransaction(NotifyingTransaction):
     ) -> None:
         super().__init__(services, client, mail.reverse_path, choice, mixed, envid=mail.envid)
         self._mail = mail
-        self._mailed_before: list[Recipient] = []  # at an attempt that was not answered for good
+        self._done_before: list[Recipient] = []  # mailed or told of at an unanswered attempt
+        self._mailed_before = 0  # of these
         self._one_message = False  # copies cannot be answered for, and it is only observed
 
-    def _leave_out_mailed(self, content: Content) -> Steps[None]:
-        """Who has a copy from an attempt that was answered 4xx, or not at all, is done with."""
+    def _leave_out_done(self) -> Steps[None]:
+        """Leave out who has a copy from an attempt that was answered 4xx, or not at all.
+
+        Also of whom the sender was told that they are not mailed, once others were.
+        """
         everybody = self.recipients_accepted
-        paths = yield from FindCopies(self.reverse_path, content, [r.path for r in everybody])
-        if paths:
-            self._mailed_before = [r for r in everybody if r.path in paths]
-            self.recipients_accepted = [r for r in everybody if r.path not in paths]
+        paths = [recipient.path for recipient in everybody]
+        found = yield from self._find([*paths, *map(told, paths)])
+        self._notified.update(path for path in paths if told(path) in found)
+        done = found | self._notified
+        if found.intersection(paths):
+            self._done_before = [r for r in everybody if r.path in done]
+            self._mailed_before = sum(path in found for path in paths)
+            self.recipients_accepted = [r for r in everybody if r.path not in done]
 
     def _relay_copies(
         self,
         outcome: Outcome,
-        content: Content,
         header: bytes,
         recipients: Sequence[Recipient],
         made: Made,
@@ -76,8 +84,7 @@ class CopyingTransaction(NotifyingTransaction):
 
         Nothing of it is with the upstream yet.
         """
-        one_reply = self._mixed != "each"
-        if outcome.mixed and one_reply:
+        if outcome.mixed and self._mixed != "each":
             changed = yield from self._notify_refused(outcome, header)
         else:
             settled = yield from self._settle(outcome)
@@ -89,14 +96,13 @@ class CopyingTransaction(NotifyingTransaction):
             self._services,
             self._mail,
             self.client.listener,
-            content,
             made=made,
-            refusal=partial(self._refused_meanwhile, outcome),
-            keeps=one_reply,
+            answered=partial(self._answered_meanwhile, outcome),
+            mailed=self._keep,
         )
         results = yield from self._timed("upstream", delivery.deliver(list(once.values())))
         by_path = dict(zip(once, results, strict=True))
-        return (yield from self._answer_copies(outcome, content, header, by_path))
+        return (yield from self._answer_copies(outcome, header, by_path))
 
     def _one_can_be_told(self, recipients: Collection[Recipient]) -> Steps[bool]:
         """Whether somebody can be told of a recipient who fails after another was mailed."""
@@ -114,8 +120,24 @@ class CopyingTransaction(NotifyingTransaction):
             return outcome  # observed, and refused for another reason
         return self._refused(outcome, _SINGLE_RECIPIENT)
 
-    def _refused_meanwhile(self, outcome: Outcome, recipient: Recipient) -> Steps[Reply | None]:
-        """The refusal of a recipient who may not be mailed any more, on record."""
+    def _keep(self, recipient: Recipient) -> Steps[None]:
+        """Where it cannot be kept, a retry may mail them twice: rather that than never."""
+        if self._mixed == "each":
+            return
+        self._kept.add(recipient.path)
+        try:
+            yield from NoteCopy(self.reverse_path, self._digest, recipient.path)
+        except (StoreUnavailable, OSError) as error:
+            self._failed(error)
+
+    def _answered_meanwhile(self, outcome: Outcome, recipient: Recipient) -> Steps[Reply | None]:
+        """The answer where a copy is not to be sent after all.
+
+        Another attempt has mailed it, of a client that did not wait; or the recipient may not be
+        mailed any more, and that is on record.
+        """
+        if self._mixed != "each" and (yield from self._find([recipient.path])):
+            return _MAILED_MEANWHILE
         if outcome.decided.observed:
             return None
         yield from self._refresh([recipient.canonical])
@@ -130,7 +152,6 @@ class CopyingTransaction(NotifyingTransaction):
     def _answer_copies(
         self,
         outcome: Outcome,
-        content: Content,
         header: bytes,
         results: Mapping[str, Delivered],
     ) -> Steps[list[Reply]]:
@@ -148,9 +169,9 @@ class CopyingTransaction(NotifyingTransaction):
             yield from self._not_mailed(surely_not)
         each = tuple(str(results[r.path].reply) if r.path in results else "" for r in everybody)
         if self._mixed == "each":
-            reply = _one_reply(list(results.values()), 0, self.id)
+            reply = _one_reply(list(results.values()), 0, 0, self.id)
         else:
-            reply = yield from self._one_reply(outcome, content, header, results)
+            reply = yield from self._one_reply(header, results)
         yield from self._note_outcome(outcome, reply, len(mailed), each)
         if not all(result.notifies for result in results.values()):
             try:
@@ -161,20 +182,15 @@ class CopyingTransaction(NotifyingTransaction):
                 self._failed(error)
         if self._mixed != "each":
             return [reply]
-        told = {recipient.path: refusal for recipient, refusal in outcome.refusals.items()}
-        told.update({path: result.reply for path, result in results.items()})
-        return [told[recipient.path] for recipient in everybody]
+        answers = {recipient.path: refusal for recipient, refusal in outcome.refusals.items()}
+        answers.update({path: result.reply for path, result in results.items()})
+        return [answers[recipient.path] for recipient in everybody]
 
-    def _one_reply(
-        self,
-        outcome: Outcome,
-        content: Content,
-        header: bytes,
-        results: Mapping[str, Delivered],
-    ) -> Steps[Reply]:
+    def _one_reply(self, header: bytes, results: Mapping[str, Delivered]) -> Steps[Reply]:
         """One reply for all. Raises nothing: what the sender could not be told is a 451."""
-        before = len(self._mailed_before)
-        reply = _one_reply(list(results.values()), before, self.id)
+        reply = _one_reply(
+            list(results.values()), self._mailed_before, len(self._done_before), self.id
+        )
         failed = [
             RefusedRecipient(r.path, results[r.path].reply, r.rcpt.orcpt)
             for r in {r.path: r for r in self.recipients_accepted}.values()
@@ -183,20 +199,12 @@ class CopyingTransaction(NotifyingTransaction):
         try:
             if reply.code < 300 and failed:
                 yield from self._notices.undelivered(failed, header)
+                yield from self._note_told([each.address for each in failed])
         except NoticeRefused as error:
             return self._failed(UpstreamError(str(error)))
         except FAILURES as error:
             return self._failed(error)
-        if reply.code < 400 or reply.code >= 500:
-            yield from self._forget_copies(content)
         return reply
-
-    def _forget_copies(self, content: Content) -> Steps[None]:
-        """Where it fails, a second sending would be taken for another attempt."""
-        try:
-            yield from ForgetCopies(self.reverse_path, content)
-        except (StoreUnavailable, OSError) as error:
-            self._failed(error)
 
     def _decided_for(self, outcome: Outcome, recipient: Recipient, verdict: Verdict) -> Decided:
         """The decision on one recipient, made after the one on the message."""
@@ -211,32 +219,31 @@ class CopyingTransaction(NotifyingTransaction):
             relayed=False,
         )
 
-    def _refuse_the_rest(
-        self, outcome: Outcome, content: Content, header: bytes
-    ) -> Steps[Reply | None]:
+    def _refuse_the_rest(self, outcome: Outcome, header: bytes) -> Steps[Reply | None]:
         """Answer where others were mailed at an earlier attempt: a 550 would speak of them too.
 
         None where the sender cannot be told of who is refused.
         """
-        told = outcome.refusals
-        entries = [RefusedRecipient(r.path, reply, r.rcpt.orcpt) for r, reply in told.items()]
+        refusals = outcome.refusals.items()
+        entries = [RefusedRecipient(r.path, reply, r.rcpt.orcpt) for r, reply in refusals]
         try:
             yield from self._notices.refused(entries, header)
         except NoticeRefused:
             return None
-        yield from self._forget_copies(content)
-        before = len(self._mailed_before)
-        return _copies_relayed(before, before + len(self.recipients_accepted), self.id)
+        yield from self._note_told([each.address for each in entries])
+        of_all = len(self._done_before) + len(self.recipients_accepted)
+        return _copies_relayed(self._mailed_before, of_all, self.id)
 
 
-def _one_reply(results: Sequence[Delivered], before: int, id: str) -> Reply:
-    """The client's answer where one has to serve all; `before` were mailed at an earlier attempt.
+def _one_reply(results: Sequence[Delivered], mailed: int, done: int, id: str) -> Reply:
+    """The client's answer where one has to serve all.
 
-    While a failure may pass it is 4xx, once somebody was mailed 250 else.
+    `done` more were left out after an earlier attempt, `mailed` of them because they were. While a
+    failure may pass it is 4xx, once somebody was mailed 250 else.
     """
     failed = [result.reply for result in results if not result.accepted]
     passing = next((reply for reply in failed if reply.code < 500), None)
-    taken, of_all = len(results) - len(failed) + before, len(results) + before
+    taken, of_all = len(results) - len(failed) + mailed, len(results) + done
     if not taken:
         return passing or failed[0]
     if passing is not None:

@@ -17,7 +17,7 @@ from smtpproxy.events import Decided
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
-from smtpproxy.relay.content import Body, Content
+from smtpproxy.relay.content import Body
 from smtpproxy.store.mailings import Mailed
 from smtpproxy.wire.commands import Rcpt
 
@@ -167,25 +167,27 @@ class Sign(Effect[bytes], frozen=True):
 
 
 class FindCopies(Effect[frozenset[str]], frozen=True):
-    """Which forward paths have their copy of a message from an attempt that was not answered.
+    """Which of these were noted of a message at an attempt that the client has no answer to.
 
-    Raises StoreUnavailable, OSError.
+    `digest` tells the message from others of its reverse path. `paths` are forward paths, for
+    whoever has a copy, or what `core.splitting.told` makes of them. Raises StoreUnavailable,
+    OSError.
     """
 
     reverse_path: str
-    content: Content
-    forward_paths: Sequence[str]
+    digest: Callable[[], bytes]
+    paths: Sequence[str]
 
 
 class NoteCopy(Effect[None], frozen=True):
-    """Keep that a forward path has its copy, until the client has its final answer.
+    """Keep that somebody has a copy, until the client has its final answer.
 
     Raises StoreUnavailable, OSError.
     """
 
     reverse_path: str
-    content: Content
-    forward_path: str
+    digest: Callable[[], bytes]
+    path: str
 
 
 class ForgetCopies(Effect[None], frozen=True):
@@ -195,7 +197,8 @@ class ForgetCopies(Effect[None], frozen=True):
     """
 
     reverse_path: str
-    content: Content
+    digest: Callable[[], bytes]
+    paths: Sequence[str]
 
 
 class InThread(Effect[T], Generic[T], frozen=True):

@@ -4,6 +4,8 @@ Judged like a relayed message; only what follows from it differs: nothing is put
 but the notice about recipients that are taken away.
 """
 
+from hashlib import blake2b
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -103,11 +105,14 @@ class MilterTransaction(NotifyingTransaction):
         began = self._services.ticks()
         if queue_id:
             self.client = replace(self.client, queue_id=queue_id)
+        self._digest = lambda: blake2b(b"%d %b" % (size, header)).digest()
         try:
             advice = yield from self._advise(header, size, text)
         except (UpstreamError, StoreUnavailable, AuditUnavailable) as error:
             advice = Advice(self._failed(error, recipients=self.recipients, messages=1))
             yield from self._not_mailed()
+        if advice.reply is None or advice.reply.code >= 500:
+            yield from self._forget()
         self._spent += self._services.ticks() - began
         self._ended()
         return advice

@@ -63,7 +63,7 @@ class Performer:
     audit: AuditLog
     mailings: MailingLog | None = None  # where no stream counts what it sends
     alike: AlikeLog | None = None  # where no stream counts who is sent one text
-    copies: CopyLedger | None = None  # where no stream sends a copy to each
+    copies: CopyLedger | None = None  # where no client is asked to try again
     signer: "Signer | None" = None  # where there are no keys
     verifier: "Verifier | None" = None  # where no stream asks for signatures
     domains: "RecipientDomains | None" = None  # where the recipients' domains are not asked
@@ -129,14 +129,14 @@ class Performer:
 
     def _find_copies(self, effect: effects.FindCopies) -> Awaitable[frozenset[str]]:
         copies = _there(self.copies)
-        return copies.find(effect.reverse_path, effect.content.digest, effect.forward_paths)
+        return copies.find(effect.reverse_path, effect.digest, effect.paths)
 
     def _note_copy(self, effect: effects.NoteCopy) -> Awaitable[None]:
         copies = _there(self.copies)
-        return copies.note(effect.reverse_path, effect.content.digest, effect.forward_path)
+        return copies.note(effect.reverse_path, effect.digest, effect.path)
 
     def _forget_copies(self, effect: effects.ForgetCopies) -> Awaitable[None]:
-        return _there(self.copies).forget(effect.reverse_path, effect.content.digest)
+        return _there(self.copies).forget(effect.reverse_path, effect.digest, effect.paths)
 
     def _in_thread(self, effect: effects.InThread[T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self.threads, effect.work)

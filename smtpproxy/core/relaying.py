@@ -71,13 +71,16 @@ class RelayTransaction(CopyingTransaction):
         self._spent += self._services.ticks() - began
         return [next(answers) if reply is None else reply for reply in replies]
 
-    def message(self, content: Content) -> Steps[list[Reply]]:
+    def message(
+        self, content: Content, client_is_there: Callable[[], bool] = lambda: True
+    ) -> Steps[list[Reply]]:
         """Judge the message and what is left of its recipients, record that, relay it.
 
         Returns a reply for each recipient that was accepted, in their order: all the same,
-        but where `mixed` is "each".
+        but where `mixed` is "each". A client that is not there any more will try again.
         """
         accepted = self.accepted
+        self._digest = content.digest
         began = self._services.ticks()
         try:
             replies = yield from self._judge_and_relay(content)
@@ -86,6 +89,8 @@ class RelayTransaction(CopyingTransaction):
             replies = [self._failed(error, recipients=accepted, messages=1)]
             if not self._upstream.in_doubt:
                 yield from self._not_mailed()
+        if client_is_there() and not any(400 <= reply.code < 500 for reply in replies):
+            yield from self._forget()
         self._spent += self._services.ticks() - began
         self._ended()
         return replies if len(replies) > 1 else replies * accepted
@@ -119,7 +124,7 @@ class RelayTransaction(CopyingTransaction):
         ):
             self._mixed = "refuse"  # a recipient cannot be left out in silence
         if self._adds_links and self._mixed != "each":
-            yield from self._leave_out_mailed(content)
+            yield from self._leave_out_done()
         outcome = yield from self._decide(Message(headers, content.size, content.body()))
         self._upstream.end_turn()
         for _ in range(_MOST_LOOKS):
@@ -134,18 +139,18 @@ class RelayTransaction(CopyingTransaction):
     ) -> Steps[list[Reply] | Outcome]:
         """Do what follows from an outcome; return another one when the store has changed."""
         if not outcome.passes:
-            return (yield from self._refuse(outcome, content, headers.without("")))
+            return (yield from self._refuse(outcome, headers.without("")))
         unfit = self._unfit(content)
         if unfit is not None:
             return (yield from self._refuse_unfit(outcome, unfit))
         fields = self._unsubscribe_fields(outcome, headers)
-        if len(fields) > 1 or (self._mailed_before and (fields or not self.accepted)):
+        if len(fields) > 1 or (self._done_before and (fields or not self.accepted)):
             self.abort()  # the upstream transaction that all of them are in
             if not (yield from self._one_can_be_told(fields)):
                 return self._as_one_message(outcome)
             header, people = headers.without(""), list(fields)
             copy = lambda r: self._outgoing(outcome, headers, content, fields[r], r)  # noqa: E731
-            return (yield from self._relay_copies(outcome, content, header, people, copy))
+            return (yield from self._relay_copies(outcome, header, people, copy))
         made = partial(self._outgoing, outcome, headers, content, next(iter(fields.values()), b""))
         if outcome.mixed and self._mixed == "split":
             return (yield from self._split(outcome, headers, made))
@@ -163,13 +168,13 @@ class RelayTransaction(CopyingTransaction):
 
     # nobody gets it
 
-    def _refuse(self, outcome: Outcome, content: Content, header: bytes) -> Steps[list[Reply]]:
+    def _refuse(self, outcome: Outcome, header: bytes) -> Steps[list[Reply]]:
         self.abort()
         yield from self._not_mailed()
         yield from self._refresh([recipient.canonical for recipient in self.recipients_accepted])
         yield from self._record(outcome.decided)
-        if self._mailed_before and outcome.for_nobody:
-            told_all = yield from self._refuse_the_rest(outcome, content, header)
+        if self._done_before and outcome.for_nobody:
+            told_all = yield from self._refuse_the_rest(outcome, header)
             if told_all is not None:
                 return [told_all]
         if self._mixed == "each" and outcome.for_nobody:

@@ -325,13 +325,17 @@ class SmtpSession(ClientStream):
                 transaction.abort()
                 answers = [self._content_refusal(end.problem)] * transaction.accepted
             else:
-                answers = await self._door.run(transaction.message(content))
+                answers = await self._door.run(transaction.message(content, self._hears))
             self._write(final(self._engine, answers, self._mail))
         except BaseException:
             transaction.abort()
             raise
         finally:
             content.close()
+
+    def _hears(self) -> bool:
+        """Whether the client is there for its answer, as far as that shows."""
+        return not self._eof and not self._transport.is_closing()
 
     def _content_refusal(self, problem: ContentProblem | None) -> Reply:
         """What is said of content that cannot be taken; without a problem the spool failed."""

@@ -117,7 +117,7 @@ class Worker:
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
         self._alike = open_alike(settings.store) if settings.counts_alike else None
-        self._copies = open_copies(settings.store, now) if settings.adds_ways_out else None
+        self._copies = open_copies(settings.store, now)
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
         )

@@ -22,8 +22,10 @@ class CopyLedger(Protocol):
         """Keep that a forward path has its copy."""
         ...
 
-    async def forget(self, reverse_path: str, digest: Callable[[], bytes]) -> None:
-        """The client has its final answer."""
+    async def forget(
+        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
+    ) -> None:
+        """The client has its final answer about these; others may be in another transaction."""
         ...
 
     def close(self) -> None: ...

@@ -74,6 +74,7 @@ class Present:
         self, world: World, setting: Setting, given: Mapping[str, Stream] | None = None
     ) -> None:
         """`given` are streams in the place of those that the setting makes."""
+        self.client_is_there = True  # and waits for its answer
         self.events: list[object] = []  # what a transaction told the sinks
         self.outcomes: list[Relayed] = []  # the answers of clients, for the record
         self.loop = asyncio.new_event_loop()
@@ -194,7 +195,8 @@ class _Relayed:
         async def work() -> Sequence[Answer]:
             spooled = Content(Spool(Path(), threshold=1 << 30))
             spooled.append(stuffed(content))
-            return _answers(await self._driver.drive(self._transaction.message(spooled)))
+            is_there = lambda: self._driver.client_is_there  # noqa: E731
+            return _answers(await self._driver.drive(self._transaction.message(spooled, is_there)))
 
         return self._driver.ask(work(), self._accepted)
 
@@ -274,7 +276,7 @@ class _Outside:
         self._world = world
         self._loop = loop
         self.forgets = True  # else the ledger of copies cannot be written
-        self._copies: dict[tuple[str, bytes], set[str]] = {}
+        self.copies: dict[tuple[str, bytes], set[str]] = {}
 
     async def facts(self, lookups: Lookups) -> Facts:
         names = lookups.addresses
@@ -290,16 +292,18 @@ class _Outside:
         self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
     ) -> frozenset[str]:
         key = reverse_path, digest()
-        found = lambda: frozenset(forward_paths) & self._copies.get(key, set())  # noqa: E731
+        found = lambda: frozenset(forward_paths) & self.copies.get(key, set())  # noqa: E731
         return await self._asked("copies", [], found, StoreUnavailable)
 
     async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
-        self._copies.setdefault((reverse_path, digest()), set()).add(forward_path)
+        self.copies.setdefault((reverse_path, digest()), set()).add(forward_path)
 
-    async def forget(self, reverse_path: str, digest: Callable[[], bytes]) -> None:
+    async def forget(
+        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
+    ) -> None:
         if not self.forgets:
             raise StoreUnavailable("the ledger of copies is full")
-        self._copies.pop((reverse_path, digest()), None)
+        self.copies.get((reverse_path, digest()), set()).difference_update(forward_paths)
 
     def close(self) -> None:
         pass

@@ -1,6 +1,7 @@
 """One transaction after another in a world that answers as a test says, effect by effect."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from smtpproxy.events import Decided
 from smtpproxy.policy.model import Stream
@@ -9,8 +10,9 @@ from tests.core.present import Present
 from tests.core.world import Effect, Person, Result, Sent, UnderWay, World
 from tests.kit.messages import marketing
 
-Answers = Callable[[Effect], Result | None]
-"""How an effect is answered; None: well."""
+Told = Result | Literal["wait"] | None
+Answers = Callable[[Effect], Told]
+"""How an effect is answered, None: well; or whether it waits while others are."""
 
 
 class Scene:
@@ -45,8 +47,15 @@ class Scene:
         self.go_on(answers)
         return question
 
-    def send(self, content: bytes | None = None, answers: Answers = lambda _: None) -> Question:
+    def send(
+        self,
+        content: bytes | None = None,
+        answers: Answers = lambda _: None,
+        *,
+        client_is_there: bool = True,
+    ) -> Question:
         """The end of the message, the very same each time where no `content` is given."""
+        self.driver.client_is_there = client_is_there
         question = self.open.data(self.content if content is None else content)
         self.go_on(answers)
         return question
@@ -58,12 +67,14 @@ class Scene:
         return marketing(message_id="<1@shop.example>", unsubscribe=None, one_click=None)
 
     def go_on(self, answers: Answers = lambda _: None) -> None:
-        """Answer whatever is asked, in its order, until nothing is."""
+        """Answer whatever is asked, in its order, until nothing is but what waits."""
         for _ in range(400):
-            if not self.world.outstanding:
+            for effect in self.world.outstanding:
+                result = answers(effect) or "ok"
+                if result != "wait":
+                    break
+            else:
                 return
-            effect = self.world.outstanding[0]
-            result = answers(effect) or "ok"
             self.asked.append(effect.kind)
             self.world.answer(effect, result)
             self.driver.settle()
@@ -90,6 +101,11 @@ class Scene:
         """Who was mailed since `mail`, notices aside."""
         good = [each for each in self.sent if each.code == 250 and not each.is_notice]
         return {name for each in good for name in each.recipients}
+
+    @property
+    def ledger(self) -> set[str]:
+        """Who has a copy of a message whose client has no final answer."""
+        return set().union(*self.driver.outside.copies.values())
 
     @property
     def counted(self) -> set[str]:

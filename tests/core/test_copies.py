@@ -50,16 +50,24 @@ def delivered(
         yield from ()
         return iter((recipient.canonical.encode(),))
 
-    def refusal(recipient: Recipient) -> Steps[Reply | None]:
+    def mailed(recipient: Recipient) -> Steps[None]:
+        yield from ()
+        noted.append(recipient.path)
+
+    def answered(recipient: Recipient) -> Steps[Reply | None]:
         yield from ()
         if recipient is BOB and failure is not None:
             raise failure
         return None
 
     delivery = PerRecipientDelivery(
-        cast(Any, services), MailParameters("s@x.example"), "apps", cast(Any, None),
-        made=made, refusal=refusal, keeps=True,
-    )  # fmt: skip
+        cast(Any, services),
+        MailParameters("s@x.example"),
+        "apps",
+        made=made,
+        answered=answered,
+        mailed=mailed,
+    )
 
     def run(steps: Steps[Any]) -> Any:
         answer: Any = None
@@ -73,8 +81,6 @@ def delivered(
                     case effects.SendContent():
                         (octets,) = effect.content
                         (answer,) = [a for r, a in answers.items() if r.path.encode() == octets]
-                    case effects.NoteCopy():
-                        noted.append(effect.forward_path)
                     case effects.Together():
                         for each in effect.runs():
                             run(each)

@@ -18,7 +18,7 @@ MOST = 1_000_000
 _ANY = "SELECT EXISTS (SELECT 1 FROM copy)"
 _FIND = "SELECT recipient FROM copy WHERE message = ? AND at > ?"
 _NOTE = "INSERT INTO copy VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at"
-_FORGET = "DELETE FROM copy WHERE message = ?"
+_FORGET = "DELETE FROM copy WHERE message = ? AND recipient = ?"
 _EXPIRE = """
 DELETE FROM copy WHERE (message, recipient) IN
     (SELECT message, recipient FROM copy WHERE at < ? ORDER BY at LIMIT 500)
@@ -65,10 +65,13 @@ class SqliteCopies:
 
         await self._file.write(note)
 
-    async def forget(self, reverse_path: str, digest: Callable[[], bytes]) -> None:
+    async def forget(
+        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
+    ) -> None:
         if self._file.is_there() and await self._file.ask(_holds_any):
             message = self._message(reverse_path, digest)
-            await self._file.write(lambda c: c.execute(_FORGET, (message,)))
+            rows = [(message, self._hash(_octets(path))) for path in forward_paths]
+            await self._file.write(lambda c: c.executemany(_FORGET, rows))
 
     def close(self) -> None:
         self._file.close()

@@ -1,0 +1,144 @@
+"""A client that sends a message again: nobody is mailed twice, nor a refusal told twice."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.core.driving import PEOPLE, SENDER, Setting
+from tests.core.scene import Scene, Told, codes, failing
+from tests.core.world import Effect
+
+ANN, BOB, CYD = PEOPLE
+SPLIT = Setting("smtp", "split", refuses_at_data=True)
+COPIES = Setting("smtp", adds_links=True)
+MILTER = Setting("milter", "split", refuses_at_data=True)
+
+
+@pytest.fixture(name="scene")
+def _scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    scene = Scene(request.param)
+    yield scene
+    scene.driver.close()
+
+
+def of(*settings: Setting) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("scene", settings, indirect=True, ids=lambda s: s.name)
+
+
+SPLIT_COPIES = Setting("smtp", "split", adds_links=True, refuses_at_data=True)
+
+
+@of(SPLIT, SPLIT_COPIES)
+@pytest.mark.parametrize("kind", ["rcpt", "data", "end"])
+def test_the_sender_is_told_once_though_the_others_are_deferred(scene: Scene, kind: str) -> None:
+    told = 0
+    for _ in range(3):
+        scene.mail(ANN, BOB, suppressed=[BOB])
+        after = "end" if not told else ""  # the end of the notice, first
+        question = scene.send(answers=failing(kind, about=ANN * (kind == "rcpt"), after=after))
+        assert codes(question) == [451, 451]
+        told += len(scene.notices)
+    assert told == 1
+    scene.mail(ANN, BOB, suppressed=[BOB])
+    assert codes(scene.send()) == [250, 250]
+    assert (scene.mailed, scene.notices) == ({ANN}, [])
+
+
+@of(SPLIT, SPLIT_COPIES)
+def test_the_sender_is_told_again_at_a_second_sending(scene: Scene) -> None:
+    for _ in range(2):
+        scene.mail(ANN, BOB, suppressed=[BOB])
+        assert codes(scene.send()) == [250, 250]
+        assert (scene.mailed, len(scene.notices)) == ({ANN}, 1)
+
+
+def mtas_message(scene: Scene) -> None:
+    """An MTA asks about each recipient."""
+    scene.mail(ANN, suppressed=[BOB])
+    scene.rcpt(BOB)
+
+
+@of(MILTER)
+def test_an_mta_that_is_told_to_try_again_has_the_sender_told_once(scene: Scene) -> None:
+    mtas_message(scene)
+    assert codes(scene.send(answers=failing("version", after="end"))) == [451, 451]
+    assert len(scene.notices) == 1
+    mtas_message(scene)
+    assert codes(scene.send()) == [250, 250]
+    assert scene.notices == []
+    mtas_message(scene)
+    assert codes(scene.send()) == [250, 250]
+    assert len(scene.notices) == 1
+
+
+@of(COPIES)
+def test_a_client_that_did_not_wait_for_its_answer_mails_nobody_twice(scene: Scene) -> None:
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(client_is_there=False)) == [250, 250]
+    assert scene.mailed == {ANN, BOB}
+    scene.mail(ANN, BOB)
+    assert codes(scene.send()) == [250, 250]
+    assert scene.mailed == set()
+    scene.mail(ANN, BOB)  # after its answer, it is a second sending
+    assert codes(scene.send()) == [250, 250]
+    assert scene.mailed == {ANN, BOB}
+
+
+@of(COPIES)
+def test_a_client_that_did_not_wait_has_the_sender_told_once_of_who_failed(scene: Scene) -> None:
+    scene.mail(ANN, BOB)
+    refuses_bob = failing("rcpt", "never", about=BOB)
+    assert codes(scene.send(answers=refuses_bob, client_is_there=False)) == [250, 250]
+    assert (scene.mailed, len(scene.notices)) == ({ANN}, 1)
+    scene.mail(ANN, BOB)
+    question = scene.send()
+    assert codes(question) == [250, 250]
+    assert question.answers is not None
+    assert "1 of 2 recipients" in question.answers[0].text
+    assert (scene.mailed, scene.notices) == (set(), [])
+
+
+@of(COPIES)
+def test_a_retry_while_the_first_attempt_is_under_way_mails_nobody_twice(scene: Scene) -> None:
+    def slow(effect: Effect) -> Told:
+        """The upstream takes its time over the second copy."""
+        return "wait" if effect.kind == "data" and ANN in scene.mailed else None
+
+    scene.mail(ANN, BOB)
+    first = scene.send(answers=slow)
+    assert (first.due, scene.mailed) == (True, {ANN})
+    (held,) = scene.world.outstanding
+    others = lambda effect: "wait" if effect is held else None  # noqa: E731
+    scene.mail(ANN, BOB, answers=others)
+    assert codes(scene.send(answers=others, client_is_there=False)) == [250, 250]
+    assert scene.mailed == {BOB}
+    scene.go_on()
+    assert codes(first) == [250, 250]
+    assert scene.mailed == {BOB}, "once"
+    assert len(scene.sent) == 1
+
+
+@of(COPIES)
+def test_copies_of_a_message_that_is_refused_for_good_in_the_end_are_forgotten(
+    scene: Scene,
+) -> None:
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(answers=failing("rcpt", about=BOB))) == [451, 451]
+    assert scene.ledger == {ANN}
+    scene.mail(ANN, BOB)
+    scene.suppress(SENDER)  # nobody can be told
+    scene.suppress(BOB)
+    assert codes(scene.send()) == [554, 554]
+    assert scene.ledger == set()
+
+
+@of(COPIES)
+def test_the_same_message_to_others_leaves_the_copies_alone(scene: Scene) -> None:
+    """A client with many recipients sends it in several transactions."""
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(answers=failing("rcpt", about=BOB))) == [451, 451]
+    scene.mail(CYD, SENDER)
+    assert codes(scene.send()) == [250, 250]
+    scene.mail(ANN, BOB)
+    assert codes(scene.send()) == [250, 250]
+    assert scene.mailed == {BOB}
