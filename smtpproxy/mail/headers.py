@@ -2,17 +2,22 @@
 
 import re
 from collections.abc import Container, Iterator
+from functools import lru_cache
 
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _FIELD_END = re.compile(rb"\n(?![ \t])")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 # A line with those that continue it, and its name if it is a field. Nothing is given back.
-_FIELD = re.compile(rb"(?:([^ \t\n:][^\n:]*+):)?[^\n]*+\n?(?:[ \t][^\n]*+\n?)*+")
+_FIELD = re.compile(rb"((?:([^ \t\n:][^\n:]*+):)?[^\n]*+\n?(?:[ \t][^\n]*+\n?)*+)")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
+# Nothing but fields with CRLF at the end of each line, as nearly every block is.
+_SOUND = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\0\r\n]*+\r\n(?:[ \t][^\0\r\n]*+\r\n)*+)*+")
 
 
 _Field = tuple[int, int, int]
 """Offsets of a field's first octet, of what follows its colon, and of what follows its end."""
+
+_NONE: list[_Field] = []
 
 
 class HeaderBlock:
@@ -33,9 +38,8 @@ class HeaderBlock:
 
     def values(self, name: str) -> list[bytes]:
         """Unfolded values of every field of that name (any case), in order."""
-        return [
-            _unfolded(self._raw[colon:end]).strip(b" \t\r\n") for _, colon, end in self._find(name)
-        ]
+        raw = self._raw
+        return [_unfolded(raw[colon:end]) for _, colon, end in self._find(name)]
 
     def raw_values(self, name: str) -> list[bytes]:
         """What stands after the colon in every field of that name, line ends included."""
@@ -79,6 +83,9 @@ class HeaderBlock:
     @property
     def defect(self) -> str | None:
         """What cannot be read: a NUL, a line that is no field …; None when all is well."""
+        sound = _SOUND.match(self._raw, 0, self._end)
+        if sound is not None and sound.end() == self._end:
+            return None
         head = b"\n" + self._raw[: self._end]
         if b"\0" in head:
             return f"a NUL in line {head.count(10, 0, head.index(0))}"
@@ -99,8 +106,11 @@ class HeaderBlock:
 
     def without(self, name: str) -> bytes:
         """The raw block less every field of that name; other bytes unchanged."""
+        found = self._find(name)
+        if not found:
+            return self._raw
         kept, position = [], 0
-        for start, _, end in self._find(name):
+        for start, _, end in found:
             kept.append(self._raw[position:start])
             position = end
         kept.append(self._raw[position:])
@@ -109,16 +119,24 @@ class HeaderBlock:
     def _find(self, name: str) -> list[_Field]:
         if self._index is None:
             self._index = self._indexed()
-        return self._index.get(name.lower().encode("ascii"), [])
+        return self._index.get(_lowered(name), _NONE)
 
     def _indexed(self) -> dict[bytes, list[_Field]]:
         """Find all fields in one pass; a line that is no field belongs to none."""
         index: dict[bytes, list[_Field]] = {}
-        for found in _FIELD.finditer(self._raw, 0, self._end):
-            name = found[1]
-            if name is not None:
-                fields = index.setdefault(name.rstrip(b" \t").lower(), [])
-                fields.append((found.start(), found.end(1) + 1, found.end()))
+        start = 0
+        for field, name in _FIELD.findall(self._raw, 0, self._end):
+            end = start + len(field)
+            if name:
+                found = (start, start + len(name) + 1, end)
+                key = name.lower()
+                if key[-1] in b" \t":
+                    key = key.rstrip(b" \t")
+                if key in index:
+                    index[key].append(found)
+                else:
+                    index[key] = [found]
+            start = end
         return index
 
     def _field_end(self, position: int) -> int:
@@ -134,6 +152,14 @@ def _end_of_fields(raw: bytes) -> int:
     return len(raw) if empty is None else empty.start() + 1
 
 
+@lru_cache(maxsize=256)
+def _lowered(name: str) -> bytes:
+    return name.lower().encode("ascii")
+
+
 def _unfolded(value: bytes) -> bytes:
-    """Remove the line ends that folding put in (RFC 5322 2.2.3); white space stays."""
-    return value.replace(b"\r\n", b"").replace(b"\n", b"")
+    """Remove the line ends that folding put in (RFC 5322 2.2.3), and white space around it."""
+    value = value.strip(b" \t\r\n")
+    if b"\n" in value:
+        return value.replace(b"\r\n", b"").replace(b"\n", b"")
+    return value

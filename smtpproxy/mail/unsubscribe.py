@@ -14,6 +14,9 @@ _LONGEST_LINE = 990  # octets of one URI that can be written plainly: it cannot 
 # RFC 8058 5: "List-Unsubscribe-Post:" 0*1WSP "List-Unsubscribe=One-Click" CRLF
 _ONE_CLICK = re.compile(rb"(?:\r?\n(?=[ \t]))?[ \t]?List-Unsubscribe=One-Click(?:\r?\n)?")
 
+# What nearly every field has: one URI or two, and nothing between them but a comma.
+_PLAIN = re.compile(r"<([^<>()\s]*)>(?:[ \t]*,[ \t]*<([^<>()\s]*)>)?")
+
 
 class UnsubscribeUris(Struct, frozen=True):
     """What one List-Unsubscribe field offers, in the sender's order of preference."""
@@ -71,6 +74,9 @@ def is_one_click(raw_value: bytes) -> bool:
 
 
 def _uris(text: str) -> list[str]:
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:
+        return [uri for uri in plain.groups() if uri is not None]
     found: list[str] = []
     try:
         position = skip_cfws(text, 0)

@@ -3,6 +3,7 @@ whose host is nowhere does not, however well it works for its developer."""
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -43,6 +44,8 @@ _PCHAR = r"[A-Za-z0-9._~:@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 _AUTHORITY = re.compile(rf"(?:{_PCHAR}|[\[\]])*+")
 _REST = re.compile(rf"(?:{_PCHAR}|[/?])*+(?:#(?:{_PCHAR}|[/?])*+)?")
 _WEB = re.compile(r"https?:(?://([^/?#]*))?(.*)", re.IGNORECASE | re.DOTALL)
+# Most links: nothing in them can be a placeholder or out of place, and only the host is looked at.
+_PLAIN = re.compile(r"https://([A-Za-z0-9.-]+)(?:/(?:[A-Za-z0-9.,/?=&+:;-]|_(?!_))*+)?")
 _MAILTO = re.compile(r"mailto:([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _PORT = re.compile(r":[0-9]{0,5}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
@@ -56,6 +59,9 @@ _NOWHERE = (
 
 def header_fault(uri: str) -> UriFault | None:
     """Return why a URI of List-Unsubscribe is of no use; None where nothing is wrong."""
+    plain = _PLAIN.fullmatch(uri)
+    if plain is not None:
+        return _host_fault(plain[1])
     found = _PLACEHOLDER.search(uri)
     if found is not None:
         return _fault(FaultKind.PLACEHOLDER, found[0])
@@ -120,6 +126,11 @@ def _mailbox_fault(path: str) -> UriFault | None:
 
 def _host_fault(host: str) -> UriFault | None:
     """A host that can be: a name of two labels or more, below no name that is nobody's."""
+    return _fault(FaultKind.HOST, host) if len(host) > 254 else _known_host_fault(host)
+
+
+@lru_cache(maxsize=1024)  # the messages of a campaign share theirs
+def _known_host_fault(host: str) -> UriFault | None:
     name = host.lower().removesuffix(".")
     labels = name.split(".")
     nowhere = any(name == each or name.endswith(f".{each}") for each in _NOWHERE)

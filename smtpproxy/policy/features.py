@@ -66,6 +66,8 @@ def read_identity(headers: HeaderBlock) -> MessageIdentity:
 def _distinct(values: Sequence[bytes]) -> tuple[str, ...]:
     """Each value once, in order, as much as the record has room for: two that differ choose no
     stream, whatever follows them."""
+    if not values:
+        return ()
     texts = dict.fromkeys(value[:_LONGEST_TEXT] for value in values)
     return tuple(text.decode("utf-8", "replace") for text in _first(list(texts)))
 
@@ -73,6 +75,8 @@ def _distinct(values: Sequence[bytes]) -> tuple[str, ...]:
 def _first(values: Sequence[bytes]) -> Sequence[bytes]:
     """As many values as are within a bound together, and at least one. Several fields are one
     too many, whatever the others hold."""
+    if len(values) < 2:
+        return values
     size = 0
     for count, value in enumerate(values):
         size += len(value)
