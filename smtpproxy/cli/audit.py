@@ -11,16 +11,9 @@ from smtpproxy.cli.audit_export import export
 from smtpproxy.cli.audit_replay import replay_command
 from smtpproxy.cli.audit_table import print_decisions, why
 from smtpproxy.cli.audit_verify import anchor, verify
-from smtpproxy.cli.common import (
-    audit_folder,
-    config_option,
-    console,
-    fail,
-    json_option,
-    moment,
-    print_json,
-)
+from smtpproxy.cli.common import audit_folder, config_option, fail, moment
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
+from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.cli.stores import canonical_address
 from smtpproxy.evidence.objects import record_object
 from smtpproxy.policy.model import NO_FACTS, RecipientFacts, Verdict
@@ -168,8 +161,8 @@ def _print_record(record: Record, state: State) -> None:
         if own is not None:
             table.add_row("", printable(f"upstream: {own.reply}"))
         table.add_row("", _known(decided.facts.get(entry.canonical, NO_FACTS)))
-    console.print(table)
-    console.print()
+    rich_console().print(table)
+    rich_console().print()
 
 
 def _sentence(verdict: Verdict | None) -> str | None:

@@ -9,15 +9,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from smtpproxy.cli.common import (
-    audit_folder,
-    config_option,
-    console,
-    fail,
-    json_option,
-    moment,
-    print_json,
-)
+from smtpproxy.cli.common import audit_folder, config_option, fail, moment
+from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.core.replay import Change, replay, words
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings
@@ -116,7 +109,7 @@ class _Totals:
         table.add_column("count", justify="right")
         for (what, before, after), count in self._counts.most_common():
             table.add_row(what, before, after, f"{count:,}")
-        console.print(table)
+        rich_console().print(table)
 
 
 def _rulebook(settings: Settings, reference: str) -> Rulebook:

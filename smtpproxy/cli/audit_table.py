@@ -6,7 +6,7 @@ from itertools import zip_longest
 from rich.cells import cell_len
 from rich.table import Table
 
-from smtpproxy.cli.common import console
+from smtpproxy.cli.printer import rich_console
 from smtpproxy.policy.model import Action, Verdict
 from smtpproxy.sinks.audit.reader import Record
 from smtpproxy.terminal import printable
@@ -27,14 +27,14 @@ def print_decisions(records: Sequence[Record]) -> None:
     full = [row for record in records for row in _rows(record, record.decided.id)]
     shortened = [row for record in records for row in _rows(record, short[record.decided.id])]
     for rows in (full, shortened):
-        if _width(rows) <= console.width:
+        if _width(rows) <= rich_console().width:
             _print_table(rows)
             return
     for time, id, stream, recipient, verdict, why, upstream in shortened:
         decided = " ".join(filter(None, (verdict, why)))
         answered = f"  upstream {upstream}" if upstream else ""
-        console.print(f"{time}  {id}  {decided}{answered}", soft_wrap=True)
-        console.print(f"    {stream}  {recipient}", soft_wrap=True)
+        rich_console().print(f"{time}  {id}  {decided}{answered}", soft_wrap=True)
+        rich_console().print(f"    {stream}  {recipient}", soft_wrap=True)
 
 
 def why(verdict: Verdict) -> str:
@@ -49,7 +49,7 @@ def _print_table(rows: Iterable[Sequence[str]]) -> None:
         table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    rich_console().print(table)
 
 
 def _width(rows: Iterable[Sequence[str]]) -> int:

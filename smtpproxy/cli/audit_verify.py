@@ -11,15 +11,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from smtpproxy.cli.common import (
-    audit_folder,
-    config_option,
-    fail,
-    json_option,
-    moment,
-    print_json,
-)
+from smtpproxy.cli.common import audit_folder, config_option, fail, moment
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import now
 from smtpproxy.evidence.objects import report_object
 from smtpproxy.settings import Settings

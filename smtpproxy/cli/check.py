@@ -1,20 +1,21 @@
 """`smtpproxy check`: is the configuration good, and what does it say?"""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
-from smtpproxy.cli.common import config_path_option, console, json_option, print_json
+from smtpproxy.cli.common import config_path_option
+from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import ListenerSettings, Settings
 
 
 @click.command()
 @config_path_option
-@json_option
-def command(config: Path, as_json: bool) -> int:
+@shows_result
+def command(config: Path) -> Result:
     """Check the configuration, and whether the relay can start.
 
     Prints every fault as FILE: key.path: what is wrong and what would be right, and
@@ -34,16 +35,9 @@ def command(config: Path, as_json: bool) -> int:
             *example_values(config),
         ]
     except ConfigError as error:
-        if as_json:
-            print_json({"file": str(config), "valid": False, "faults": error.faults})
-        else:
-            click.echo("\n".join(error.faults))
-        return error.exit_code
-    if as_json:
-        print_json(_summary(config, settings, warned))
-    else:
-        _print_summary(config, settings, warned)
-    return 0
+        found = {"file": str(config), "valid": False, "faults": error.faults}
+        return Result(found, error.faults, error.exit_code)
+    return Result(_summary(config, settings, warned), _text(config, settings, warned))
 
 
 def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, Any]:
@@ -87,28 +81,30 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
     }
 
 
-def _print_summary(config: Path, settings: Settings, warned: list[str]) -> None:
-    table = Table.grid(padding=(0, 2))
-    for listener in settings.listeners:
-        table.add_row("listener", listener.name, f"{listener.protocol} {listener.address}")
-        table.add_row("", "", _streams_of(listener))
-    for stream in settings.streams.values():
-        table.add_row("stream", stream.name, _describe(stream))
-    table.add_row("upstream", "", str(settings.upstream.address))
-    table.add_row("store", "", settings.store.url)
-    table.add_row("web", "", str(settings.web.address) if settings.web else "off")
-    for token in settings.tokens:
-        table.add_row("token", token.name, "may " + ", ".join(sorted(token.may)))
-    for hook in settings.webhooks:
-        told = f"told of {', '.join(sorted(hook.events))} within {hook.deadline / 3600:g} hours"
-        table.add_row("webhook", hook.name, told)
-    for partner in settings.store.partners:
-        table.add_row("partner", partner.name, f"key {partner.key_file}")
-    table.add_row("mode", "", f"{settings.policy.mode}, on_mixed {settings.policy.on_mixed}")
-    console.print(f"{config}: good (hash {settings.hash})", style="green", soft_wrap=True)
-    console.print(table)
+def _text(config: Path, settings: Settings, warned: list[str]) -> Iterator[Part]:
+    yield Styled(f"{config}: good (hash {settings.hash})", "green")
+    yield Table([Column(), Column(), Column(prose=True)], list(_rows(settings)))
     for warning in warned:
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        yield Styled(f"warning: {warning}", "yellow")
+
+
+def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    for listener in settings.listeners:
+        yield "listener", listener.name, f"{listener.protocol} {listener.address}"
+        yield "", "", _streams_of(listener)
+    for stream in settings.streams.values():
+        yield "stream", stream.name, _describe(stream)
+    yield "upstream", "", str(settings.upstream.address)
+    yield "store", "", settings.store.url
+    yield "web", "", str(settings.web.address) if settings.web else "off"
+    for token in settings.tokens:
+        yield "token", token.name, "may " + ", ".join(sorted(token.may))
+    for hook in settings.webhooks:
+        hours = f"within {hook.deadline / 3600:g} hours"
+        yield "webhook", hook.name, f"told of {', '.join(sorted(hook.events))} {hours}"
+    for partner in settings.store.partners:
+        yield "partner", partner.name, f"key {partner.key_file}"
+    yield "mode", "", f"{settings.policy.mode}, on_mixed {settings.policy.on_mixed}"
 
 
 def _streams_of(listener: ListenerSettings) -> str:

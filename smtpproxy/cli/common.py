@@ -1,20 +1,15 @@
-"""What the commands share: `--config`, `--json`, ways to print and to fail."""
+"""What the commands share: `--config`, times, ways to fail."""
 
 import contextlib
-import dataclasses
 import functools
-import json
 import os
 import stat
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-import msgspec
-from rich.console import Console
 
 from smtpproxy.settings import Settings
 
@@ -79,13 +74,6 @@ def _check_folder(state_dir: Path) -> None:
             fail(f"server.state_dir: {state_dir} is not a folder, or is in something that is none")
 
 
-def json_option(function: Function) -> Function:
-    """Add `--json` and pass `as_json: bool`."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print the result as JSON, for programs."
-    )(function)
-
-
 def audit_folder(settings: Settings) -> Path:
     """Return where the audit journal is. Raises OSError when it may not be read."""
     folder = settings.server.state_dir / "audit"
@@ -102,39 +90,3 @@ def moment(value: str) -> datetime:
     except (ValueError, OverflowError):
         right = "2026-03-01T10:00:00Z or 2026-03-01"
         raise click.BadParameter(f"{value!r} is not a time such as {right}") from None
-
-
-def _console() -> Console:
-    # A pipe has no width: the default of 80 would cut what somebody greps for.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 300
-    return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-console = _console()
-"""Standard output for people. Brackets are plain text here, not markup: use `style=`."""
-
-
-def print_json(value: object, *, one_line: bool = False) -> None:
-    """Print `value` as JSON: dataclasses as objects, times in ISO 8601, sets sorted."""
-    click.echo(json_bytes(value, indent=None if one_line else 2))
-
-
-def json_bytes(value: object, *, indent: int | None = 2) -> bytes:
-    """Return `value` as `print_json` prints it."""
-    text = json.dumps(value, default=_plain, ensure_ascii=False, indent=indent)
-    # An undecodable octet of an address becomes \udcXX, which is JSON's own escape.
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, msgspec.Struct):
-        return msgspec.structs.asdict(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")

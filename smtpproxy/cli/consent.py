@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.cli.common import config_option, fail, json_option, moment, print_json
+from smtpproxy.cli.common import config_option, fail, moment
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,

@@ -10,21 +10,14 @@ from typing import BinaryIO
 import click
 from rich.table import Table
 
-from smtpproxy.cli.common import (
-    audit_folder,
-    config_option,
-    console,
-    fail,
-    json_option,
-    moment,
-    print_json,
-)
+from smtpproxy.cli.common import audit_folder, config_option, fail, moment
 from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.evidence import write_evidence
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
 from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
+from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.cli.replace_import import to_replace
 from smtpproxy.cli.rights import in_words, object_, rectify
 from smtpproxy.cli.stores import (
@@ -210,9 +203,9 @@ def show(settings: Settings, address: str, as_json: bool) -> int:
         what = "; ".join(in_words(change) for change in one.changes)
         words = f"{written_time(one.at)} {what} ({one.reason})"
         table.add_row("put right", printable(words))
-    console.print(table)
+    rich_console().print(table)
     if hint:
-        console.print(hint, style="yellow", soft_wrap=True)
+        rich_console().print(hint, style="yellow", soft_wrap=True)
     return 0
 
 

@@ -2,7 +2,8 @@
 
 import click
 
-from smtpproxy.cli.common import console, fail
+from smtpproxy.cli.common import fail
+from smtpproxy.cli.printer import rich_console
 
 
 @click.command(short_help="Show the relay at work on invented people.")
@@ -17,6 +18,6 @@ def command(keep: bool) -> None:
     from smtpproxy.demo.run import run
 
     try:
-        run(console, keep=keep)
+        run(rich_console(), keep=keep)
     except DemoError as error:
         fail(f"the demo stopped: {error}")

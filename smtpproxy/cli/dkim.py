@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from smtpproxy.cli.common import config_option, config_path_option, fail, json_option, print_json
+from smtpproxy.cli.common import config_option, config_path_option, fail
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.settings import DkimSettings, Settings
 
 if TYPE_CHECKING:

@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from smtpproxy.cli.common import config_option, console, json_option, print_json
+from smtpproxy.cli.common import config_option
+from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
 from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.settings import Settings
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _STYLES = {
     Status.PASS: "green",
     Status.WARN: "yellow",
-    Status.FAIL: "bold red",
+    Status.FAIL: "red",
     Status.UNKNOWN: "cyan",
 }
 
@@ -56,15 +56,14 @@ def _domain(value: str) -> str:
     metavar="SECONDS",
     help="How long one check may take.",
 )
-@json_option
+@shows_result
 @config_option
 def command(
     settings: Settings,
     only: tuple[str, ...],
     domain: tuple[str, ...],
     timeout: float,
-    as_json: bool,
-) -> int:
+) -> Result:
     """Look at everything that mailbox providers look at.
 
     Asks the DNS for SPF, DKIM, DMARC and MX of each domain of From and for the names of the
@@ -84,51 +83,39 @@ def command(
         return await doctor.examine(domains, checks)
 
     report = asyncio.run(examine())
-    if as_json:
-        print_json(_as_object(report, domains))
-    else:
-        _print(report)
-    return 1 if report.failed else 0
-
-
-def _as_object(report: "Report", domains: list[str]) -> dict[str, object]:
-    return {
+    data = {
         "status": Status.FAIL if report.failed else Status.PASS,
         "domains": domains,
         "findings": report.findings,
         "checklist": report.checklist,
     }
+    return Result(data, _text(report), 1 if report.failed else 0)
 
 
-def _print(report: "Report") -> None:
+def _text(report: "Report") -> Iterator[Part]:
     if report.findings:
-        table = _table(4)
-        for finding in report.findings:
-            table.add_row(_told(finding.status), finding.check, finding.subject, finding.text)
-            if finding.fix and finding.status is not Status.PASS:
-                table.add_row("", "", "", f"→ {finding.fix}")
-        console.print(table)
+        yield Table([*[Column()] * 3, Column(prose=True)], list(_findings(report)))
     if report.checklist:
-        console.print()
-        console.print("What mailbox providers demand of bulk senders", style="bold")
-        table = _table(5)
-        for line in report.checklist:
-            table.add_row(_told(line.status), line.provider, line.domain, line.demand, line.why)
-        console.print(table)
+        yield ""
+        yield Styled("What mailbox providers demand of bulk senders", "bold")
+        rows = [
+            (_shown(line.status), line.provider, line.domain, line.demand, line.why)
+            for line in report.checklist
+        ]
+        yield Table([*[Column()] * 3, Column(prose=True), Column(prose=True)], rows)
     counts = Counter(finding.status for finding in report.findings)
     counts.update(line.status for line in report.checklist)
-    told = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
-    console.print()
-    console.print(told or "nothing was looked at")
+    found = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    yield ""
+    yield found or "nothing was looked at"
 
 
-def _table(columns: int) -> Table:
-    """A table that cuts nothing off: names and records are there to be copied."""
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for _ in range(columns):
-        table.add_column(overflow="fold")
-    return table
+def _findings(report: "Report") -> Iterator[tuple[str, str, str, str]]:
+    for finding in report.findings:
+        yield _shown(finding.status), finding.check, finding.subject, finding.text
+        if finding.fix and finding.status is not Status.PASS:
+            yield "", "", "", f"→ {finding.fix}"
 
 
-def _told(status: Status) -> Text:
-    return Text(status, _STYLES[status])
+def _shown(status: Status) -> Styled:
+    return Styled(status, _STYLES[status])

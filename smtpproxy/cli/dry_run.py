@@ -9,9 +9,10 @@ from typing import Any, BinaryIO, TypeVar
 
 import click
 
-from smtpproxy.cli.common import fail, print_json
+from smtpproxy.cli.common import fail
 from smtpproxy.cli.import_file import name_to_show, no_rows
 from smtpproxy.cli.import_record import Job
+from smtpproxy.cli.printer import print_json
 from smtpproxy.cli.replace_import import Replacing, imported_otherwise, said_before
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.settings import Settings

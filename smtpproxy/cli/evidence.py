@@ -8,7 +8,8 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli.audit_verify import progress_bar
-from smtpproxy.cli.common import fail, json_bytes
+from smtpproxy.cli.common import fail
+from smtpproxy.cli.printer import json_bytes
 from smtpproxy.cli.stores import now, private
 from smtpproxy.evidence import evidence
 from smtpproxy.evidence.document import document

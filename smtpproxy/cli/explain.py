@@ -11,16 +11,10 @@ from typing import BinaryIO
 
 import click
 
-from smtpproxy.cli.common import (
-    audit_folder,
-    config_option,
-    fail,
-    json_option,
-    moment,
-    print_json,
-)
+from smtpproxy.cli.common import audit_folder, config_option, fail, moment
 from smtpproxy.cli.explanation_text import as_object, print_explanation
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.core.dry_run import Answers, FactSource, Question, would_become
 from smtpproxy.core.explanation import Explanation, explain, recall

@@ -1,12 +1,13 @@
 """How `smtpproxy explain` shows its answer: to people, and to programs."""
 
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from smtpproxy.cli.common import console
+from smtpproxy.cli.printer import rich_console, screen_width
 from smtpproxy.core.explanation import Explanation
 from smtpproxy.explain.account import Account
 from smtpproxy.explain.trace import TraceStep
@@ -128,9 +129,9 @@ class _Page:
         return self.label(f"seal.{seal.state}", anchor=str(seal.anchor), at=Time(seal.at))
 
     def part(self, title: str, action: Action) -> None:
-        console.print()
+        rich_console().print()
         verdict = self.say(f"outcome.{action}")
-        console.print(
+        rich_console().print(
             Text.assemble((title, "bold"), "  ", (verdict, _STYLES[action])), soft_wrap=True
         )
 
@@ -146,7 +147,7 @@ class _Page:
             self._lines(self.say("note.others"), "  ")
         if reply is not None:
             self.paragraph(self.label("reply"), "  ", "bold")
-            console.print(f"  {reply}", soft_wrap=True)
+            rich_console().print(f"  {reply}", soft_wrap=True)
 
     def steps(self, steps: Sequence[TraceStep]) -> None:
         if not steps:
@@ -164,7 +165,7 @@ class _Page:
             self._lines(self.label("source", source=self._source(step)), "      ", style="dim")
 
     def paragraph(self, text: str, indent: str = "", style: str = "") -> None:
-        console.print()
+        rich_console().print()
         self._lines(text, indent, style=style)
 
     def _lines(
@@ -173,7 +174,7 @@ class _Page:
         for line in _wrapped(
             printable(text, typeset=True), first, first if others is None else others
         ):
-            console.print(Text(line, style=style), soft_wrap=True)
+            rich_console().print(Text(line, style=style), soft_wrap=True)
 
     def _source(self, step: TraceStep) -> str:
         rows = re.sub(r"\bA\d", r"docs/law.md \g<0>", step.rows, count=1)
@@ -190,7 +191,9 @@ class _Page:
 
 def _wrapped(text: str, first: str, others: str) -> Iterator[str]:
     """Break lines at ordinary spaces only, unlike rich, which breaks at no-break ones too."""
-    width = console.width if not console.is_terminal else min(console.width, _WIDEST)
+    width = screen_width()
+    if sys.stdout.isatty():
+        width = min(width, _WIDEST)
     yield from textwrap.wrap(
         text,
         max(width, 40),

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from smtpproxy.cli.common import fail, print_json
+from smtpproxy.cli.common import fail
 from smtpproxy.cli.import_format import format_type
 from smtpproxy.cli.import_record import Job, check_same, held
+from smtpproxy.cli.printer import print_json
 from smtpproxy.cli.replace_import import (
     Replacing,
     imported_otherwise,

@@ -5,8 +5,9 @@ from datetime import datetime
 import click
 from rich.table import Table
 
-from smtpproxy.cli.common import config_option, console, json_option, print_json
+from smtpproxy.cli.common import config_option
 from smtpproxy.cli.import_record import find, shown_state
+from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.cli.replace_import import check_undoable, undo_import, undone_in_words
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
@@ -47,7 +48,7 @@ def list_imports(settings: Settings, as_json: bool) -> None:
             f"{record.changed:,}",
             printable(record.file),
         )
-    console.print(table)
+    rich_console().print(table)
 
 
 @command.command("show")
@@ -89,11 +90,11 @@ def show(settings: Settings, id: str, as_json: bool) -> None:
             "undone", f"{written_time(record.undone.at)} by {printable(record.undone.by)}"
         )
         table.add_row("", undone_in_words(record, record.undone))
-    console.print(table)
+    rich_console().print(table)
     if state == "interrupted" and record.size is not None:
-        console.print(f"to go on: the same import with --resume {record.id}", soft_wrap=True)
+        rich_console().print(f"to go on: the same import with --resume {record.id}", soft_wrap=True)
     if state == "undoing":
-        console.print(f"to go on: smtpproxy import undo {record.id}", soft_wrap=True)
+        rich_console().print(f"to go on: smtpproxy import undo {record.id}", soft_wrap=True)
 
 
 @command.command("undo")

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli.address_list import AddressFile
-from smtpproxy.cli.common import config_option, fail, json_option, print_json
+from smtpproxy.cli.common import config_option, fail
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import using_store
 from smtpproxy.cli.suppress_partner import partner_of
 from smtpproxy.mail.address import readings

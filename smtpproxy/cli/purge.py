@@ -1,11 +1,12 @@
 """`smtpproxy purge`: remove what has outlived its period."""
 
+from collections.abc import Iterator
 from datetime import datetime
 
 import click
-from rich.table import Table
 
-from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
+from smtpproxy.cli.common import config_option, fail, moment
+from smtpproxy.cli.printer import Column, Part, Result, Table, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.policy.periods import Period
 from smtpproxy.retention.history import KINDS
@@ -30,9 +31,9 @@ _NAMES = {
     metavar="TIME",
     help="Remove what has outlived its period at TIME, else now. A time to come needs --dry-run.",
 )
-@json_option
+@shows_result
 @config_option
-def command(settings: Settings, dry_run: bool, at: datetime | None, as_json: bool) -> None:
+def command(settings: Settings, dry_run: bool, at: datetime | None) -> Result:
     """Remove what has outlived its period ([retention] of the configuration).
 
     `serve` does it daily. Mail and imports go on meanwhile. What withdrew or objected is
@@ -49,46 +50,45 @@ def command(settings: Settings, dry_run: bool, at: datetime | None, as_json: boo
         )
     except AlreadyRunning as error:
         fail(str(error))
-    if as_json:
-        print_json(
-            {
-                "at": purged.at,
-                "dry_run": purged.dry_run,
-                "removed": purged.removed,
-                "orders_kept": purged.orders,
-                "addresses_matched": purged.matched,
-                "suppressions_held": purged.held,
-            }
-        )
-    else:
-        _print(purged, settings.retention)
+    data = {
+        "at": purged.at,
+        "dry_run": purged.dry_run,
+        "removed": purged.removed,
+        "orders_kept": purged.orders,
+        "addresses_matched": purged.matched,
+        "suppressions_held": purged.held,
+    }
+    return Result(data, _text(purged, settings.retention))
 
 
-def _print(purged: Purged, keep: RetentionSettings) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("kind")
-    table.add_column("kept for")
-    table.add_column("would go" if purged.dry_run else "removed", justify="right")
-    table.add_column("oldest")
-    table.add_column("newest")
-    for kind in KINDS:
-        removed = purged.removed[kind]
-        table.add_row(
+def _text(purged: Purged, keep: RetentionSettings) -> Iterator[Part]:
+    gone = "would go" if purged.dry_run else "removed"
+    columns = [
+        Column("kind"),
+        Column("kept for", prose=True),
+        Column(gone, right=True, label=gone),
+        Column("oldest", label="oldest"),
+        Column("newest", label="newest"),
+    ]
+    rows = [
+        (
             _NAMES[kind],
             _kept_for(kind, keep),
-            f"{removed.rows:,}",
-            _day(removed.oldest),
-            _day(removed.newest),
+            f"{purged.removed[kind].rows:,}",
+            _day(purged.removed[kind].oldest),
+            _day(purged.removed[kind].newest),
         )
-    console.print(table)
+        for kind in KINDS
+    ]
+    yield Table(columns, rows)
     if purged.orders:
         verb = "would become" if purged.dry_run else "became"
         kept = "a suppression" if purged.orders == 1 else "suppressions"
         orders = counted(purged.orders, "withdrawal or objection", "withdrawals and objections")
-        console.print(f"{orders} of contacts {verb} {kept}")
+        yield f"{orders} of contacts {verb} {kept}"
     if purged.held:
         stay = counted(purged.held, "suppression stays", "suppressions stay")
-        console.print(f"{stay} since a contact has the address")
+        yield f"{stay} because a contact has the address"
 
 
 def _kept_for(kind: str, keep: RetentionSettings) -> str:

@@ -4,7 +4,8 @@ from datetime import datetime
 
 import click
 
-from smtpproxy.cli.common import config_option, fail, json_option, print_json
+from smtpproxy.cli.common import config_option, fail
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import (
     TIME_HELP,
     canonical_address,

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO, NoReturn
 import click
 from rich.console import Console
 
-from smtpproxy.cli.common import config_option, console, fail, json_option, moment, print_json
+from smtpproxy.cli.common import config_option, fail, moment
+from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.locale.texts import LANGS, Lang
 from smtpproxy.scrub.drafts import Drafts
@@ -226,6 +227,6 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 def _free_console(output: Path | None) -> Console:
     """Standard output, or standard error where the list goes to the first."""
     if output != _STANDARD:
-        return console
+        return rich_console()
     width = None if sys.stderr.isatty() else 300
     return Console(stderr=True, width=width, markup=False, emoji=False, highlight=False)

@@ -10,11 +10,12 @@ from typing import BinaryIO, Literal
 import click
 
 from smtpproxy.cli import suppress_key
-from smtpproxy.cli.common import config_option, fail, json_option, print_json
+from smtpproxy.cli.common import config_option, fail
 from smtpproxy.cli.dry_run import dry_run_option, show_difference
 from smtpproxy.cli.import_file import import_file, import_options, time_of
 from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
 from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.replace_import import to_replace
 from smtpproxy.cli.stores import (
     TIME_HELP,

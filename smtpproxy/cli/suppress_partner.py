@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from smtpproxy.cli.common import Failure, fail, print_json
+from smtpproxy.cli.common import Failure, fail
+from smtpproxy.cli.printer import print_json
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import PartnerSettings, Settings
 from smtpproxy.store.exchange.snapshot import (

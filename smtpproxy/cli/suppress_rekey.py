@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli.address_list import AddressFile
-from smtpproxy.cli.common import config_option, json_option, print_json
+from smtpproxy.cli.common import config_option
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time

@@ -5,7 +5,8 @@ from hashlib import sha256
 
 import click
 
-from smtpproxy.cli.common import config_option, json_option, print_json
+from smtpproxy.cli.common import config_option
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.settings import Settings
 from smtpproxy.terminal import printable
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import click
 
-from smtpproxy.cli.common import config_option, fail, json_option, print_json
+from smtpproxy.cli.common import config_option, fail
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.unsubscribe_keys import (

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from smtpproxy.auth.users import User, Users, UsersError, empty, read, write
-from smtpproxy.cli.common import config_option, fail, json_option, print_json
+from smtpproxy.cli.common import config_option, fail
+from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.settings import Settings
 from smtpproxy.wire.sasl import USER_NAME_RULE, is_user_name
 

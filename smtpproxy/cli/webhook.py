@@ -7,7 +7,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from smtpproxy.cli.common import config_option, console, fail, json_option, print_json
+from smtpproxy.cli.common import config_option, fail
+from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
@@ -45,7 +46,7 @@ def list_webhooks(settings: Settings, as_json: bool) -> None:
         late = "" if row["lag_seconds"] is None else f"{row['lag_seconds']:,.0f} s"
         error = printable(row["last_error"] or "")
         table.add_row(row["name"], row["state"], late, str(row["dead_letters"]), error)
-    console.print(table)
+    rich_console().print(table)
 
 
 @command.command("show")

@@ -93,7 +93,7 @@ def test_json_is_told_in_the_language_too(bench: Bench) -> None:
 def test_no_line_of_french_begins_with_a_mark_that_belongs_to_the_line_before(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.cli.common.console._width", 48)
+    monkeypatch.setenv("COLUMNS", "48")
     out, _ = bench.run("explain", "--id", decided(bench, "withdrawn"), "--lang", "fr", code=1)
     lines = out.splitlines()
     assert max(len(line) for line in lines if "550" not in line and "`" not in line) <= 48

@@ -1,0 +1,334 @@
+"""The one printer: a command returns a `Result`, and this shows it to people or to programs."""
+
+import csv
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from smtpproxy.terminal import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_GAP = "  "
+_SHORTEST_ID = 12  # of an id: its time, and enough to tell those of one millisecond apart
+_NARROWEST = 24  # columns: a cell of prose narrower than this is hard to read
+
+
+class Styled(str):
+    """Text in a colour, `bold` or `dim`, where the terminal has that."""
+
+    style: str
+
+    def __new__(cls, text: str, style: str) -> "Styled":
+        self = super().__new__(cls, text)
+        self.style = style
+        return self
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table; an empty heading in all of them prints none."""
+
+    heading: str = ""
+    right: bool = False
+    is_id: bool = False  # may be shortened to what no other row begins with
+    prose: bool = False  # may be broken into lines, between words
+    label: str = ""  # before the value, where a row takes several lines
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Table:
+    """Rows for people. What does not fit is broken into lines, never cut."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fields:
+    """Names with their values, one a line; a value of None is left out."""
+
+    rows: Iterable[tuple[str, str | None]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Csv:
+    """Rows for programs, on standard output."""
+
+    columns: Sequence[str]
+    rows: Iterable[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Aside:
+    """A line for standard error."""
+
+    text: str
+
+
+Part = str | Table | Fields | Csv | Aside
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """What a command found: `data` is for --json, `text` for people, read only for them."""
+
+    data: object
+    text: Iterable[Part] = ()
+    code: int = 0
+    one_line: bool = False  # JSON without line breaks
+
+
+def shows_result(function: Callable[..., Result | int | None]) -> Callable[..., int]:
+    """Add `--json`; print the Result that the command returns, and return its exit code."""
+
+    @functools.wraps(function)
+    def command(*args: Any, as_json: bool, **options: Any) -> int:
+        result = function(*args, **options)
+        if not isinstance(result, Result):
+            return result or 0
+        if as_json:
+            print_json(result.data, one_line=result.one_line)
+        else:
+            print_text(result.text)
+        return result.code
+
+    return json_option(command)
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json` and pass `as_json: bool`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as JSON, for programs."
+    )(function)
+
+
+def print_text(parts: Iterable[Part]) -> None:
+    """Print for people: to standard output, an `Aside` to standard error.
+
+    What others wrote cannot steer the terminal: control characters are escaped here.
+    """
+    for part in parts:
+        match part:
+            case Aside():
+                click.echo(_safe(part.text), err=True)
+            case Table():
+                _print_lines(table_lines(part, screen_width()))
+            case Fields():
+                _print_lines(_field_lines(part, screen_width()))
+            case Csv():
+                rows = csv.writer(sys.stdout, lineterminator="\n")
+                rows.writerow(part.columns)
+                rows.writerows(part.rows)
+            case _:
+                click.echo(_styled(_safe(part), part))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def screen_width() -> int:
+    """Return the columns of the terminal; a pipe has as many as a line may need."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return max(shutil.get_terminal_size().columns, 20)
+    return 300
+
+
+def table_lines(table: Table, width: int) -> Iterator[str]:
+    """Yield a table's lines: ids are shortened, prose broken, or rows, where it is too wide."""
+    columns = table.columns
+    rows = [[_safe(cell) for cell in row] for row in table.rows]
+    heading = [column.heading for column in columns]
+    above = [heading] if any(heading) else []
+    widths = _widths([*above, *rows])
+    if not _fits(widths, width):
+        rows = _with_short_ids(columns, rows)
+        widths = _widths([*above, *rows])
+    prose = [at for at, column in enumerate(columns) if column.prose]
+    if not _fits(widths, width) and prose:
+        others = sum(size for at, size in enumerate(widths) if at not in prose)
+        room = (width - others - len(_GAP) * (len(widths) - 1)) // len(prose)
+        if room >= _NARROWEST:
+            widths = [min(s, room) if at in prose else s for at, s in enumerate(widths)]
+    if not _fits(widths, width):
+        for row in rows:
+            yield from _stacked(columns, row, width)
+        return
+    for row in [*above, *rows]:
+        cells = [
+            _wrapped(cell, widths[at]) if at in prose else [cell] for at, cell in enumerate(row)
+        ]
+        for line in zip_longest(*cells, fillvalue=""):
+            yield _GAP.join(
+                _styled(_padded(text, size, column), cell)
+                for text, size, column, cell in zip(line, widths, columns, row, strict=True)
+            ).rstrip()
+
+
+def _fits(widths: Sequence[int], width: int) -> bool:
+    return sum(widths) + len(_GAP) * (len(widths) - 1) <= width
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(_cells, column)) for column in zip(*rows, strict=True)]
+
+
+def _cells(text: str) -> int:
+    from rich.cells import cell_len  # only where there is a table
+
+    return cell_len(text)
+
+
+def _padded(text: str, size: int, column: Column) -> str:
+    blank = " " * (size - _cells(text))
+    return blank + text if column.right else text + blank
+
+
+def _stacked(columns: Sequence[Column], row: Sequence[str], width: int) -> Iterator[str]:
+    """Yield a row on as many lines as it needs, its cells whole and in order."""
+    line, used = "", -len(_GAP)
+    for column, cell in zip(columns, row, strict=True):
+        if not cell:
+            continue
+        text = f"{column.label} {cell}" if column.label else str(cell)
+        needed = len(_GAP) + _cells(text)
+        if line and used + needed > width:
+            yield line
+            line, used = "    " + _styled(text, cell), 4 - len(_GAP)
+        else:
+            line = f"{line}{_GAP}{_styled(text, cell)}" if line else _styled(text, cell)
+        used += needed
+    yield line
+
+
+def _field_lines(fields: Fields, width: int) -> Iterator[str]:
+    rows = [(_safe(name), _safe(value)) for name, value in fields.rows if value is not None]
+    size = max((_cells(name) for name, _ in rows), default=0) + len(_GAP)
+    for name, value in rows:
+        for line in _wrapped(value, max(width - size, _NARROWEST)):
+            yield f"{name:{size}}{line}"
+            name = ""
+
+
+def _safe(text: str) -> str:
+    plain = printable(text, typeset=True)
+    return Styled(plain, text.style) if isinstance(text, Styled) else plain
+
+
+def _styled(text: str, like: str) -> str:
+    """Return `text` in the style of `like`; nothing is added where nobody sees it."""
+    if not isinstance(like, Styled) or not text:
+        return text
+    if like.style in ("bold", "dim"):
+        return click.style(text, **{like.style: True})
+    return click.style(text, fg=like.style)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    if _cells(text) <= width:
+        return [text]
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _with_short_ids(columns: Sequence[Column], rows: list[list[str]]) -> list[list[str]]:
+    for at, column in enumerate(columns):
+        if column.is_id:
+            short = shortened([row[at] for row in rows])
+            rows = [[*row[:at], short[row[at]], *row[at + 1 :]] for row in rows]
+    return rows
+
+
+def shortened(ids: Iterable[str]) -> dict[str, str]:
+    """Return each id's shortest beginning that no other here has."""
+    ordered = sorted(set(ids))
+    short: dict[str, str] = {}
+    before = ""
+    for id, after in zip_longest(ordered, ordered[1:], fillvalue=""):
+        needed = 1 + max(_common(before, id), _common(id, after))
+        short[id] = id[: max(needed, _SHORTEST_ID)]
+        before = id
+    return short
+
+
+def _common(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def print_json(value: object, *, one_line: bool = False) -> None:
+    """Print `value` as JSON: records as objects, times in ISO 8601, sets sorted."""
+    click.echo(json_bytes(value, indent=None if one_line else 2))
+
+
+def json_bytes(value: object, *, indent: int | None = 2) -> bytes:
+    """Return `value` as `print_json` prints it."""
+    text = json.dumps(value, default=_plain, ensure_ascii=False, indent=indent)
+    # An undecodable octet of an address becomes \udcXX, which is JSON's own escape.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    names = getattr(value, "__struct_fields__", None)  # a msgspec Struct
+    if names is None:
+        raise TypeError(f"{type(value).__name__} is not JSON")
+    return {name: getattr(value, name) for name in names}
+
+
+def rich_console(*, stderr: bool = False) -> "Console":
+    """Return a console for charts. Brackets are plain text there, not markup: use `style=`."""
+    from rich.console import Console
+
+    width = None if stderr and sys.stderr.isatty() else screen_width()
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+@contextmanager
+def progress(label: str, octets: int | None) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield what takes the octets and lines done so far; silent unless somebody is looking."""
+    if not sys.stderr.isatty():
+        yield lambda done, lines: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.TaskProgressColumn(),
+        bars.TextColumn("{task.fields[count]}"),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(printable(label), total=octets, count="")
+        start = time.monotonic()
+
+        def show(done: int, lines: int | None) -> None:
+            rate = (lines or 0) / max(time.monotonic() - start, 0.001)
+            count = "" if lines is None else f"{lines:,} lines, {rate:,.0f}/s"
+            bar.update(task, completed=done, count=count)
+
+        yield show

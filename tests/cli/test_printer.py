@@ -1,0 +1,88 @@
+"""The printer: what fits, what does not, and what others wrote."""
+
+import pytest
+
+from smtpproxy.cli.printer import (
+    Aside,
+    Column,
+    Csv,
+    Fields,
+    Result,
+    Styled,
+    Table,
+    json_bytes,
+    print_text,
+    shortened,
+    shows_result,
+    table_lines,
+)
+
+ID = "01JBZ4D5E6F7G8H9J0K1M2N3P4"
+COLUMNS = [Column("id", is_id=True), Column("who"), Column("rows", right=True, label="rows")]
+ROWS = [(ID, "anna@people.example", "7"), ("01JBZ4D5E6F8" + ID[12:], "bo@people.example", "1,200")]
+
+
+def test_a_table_that_fits_has_its_columns_one_below_the_other() -> None:
+    assert list(table_lines(Table(COLUMNS, ROWS), 80)) == [
+        "id                          who                   rows",
+        f"{ID}  anna@people.example      7",
+        "01JBZ4D5E6F8G8H9J0K1M2N3P4  bo@people.example    1,200",
+    ]
+
+
+def test_ids_are_shortened_to_what_tells_them_apart() -> None:
+    lines = list(table_lines(Table(COLUMNS, ROWS), 45))
+    assert lines[1] == "01JBZ4D5E6F7  anna@people.example      7"
+    assert shortened([ID, ID[:-1] + "Z", "02"]) == {
+        ID: ID, ID[:-1] + "Z": ID[:-1] + "Z", "02": "02",
+    }  # fmt: skip
+
+
+def test_rows_that_do_not_fit_take_several_lines_and_keep_every_cell_whole() -> None:
+    assert list(table_lines(Table(COLUMNS, ROWS), 30)) == [
+        "01JBZ4D5E6F7",
+        "    anna@people.example",
+        "    rows 7",
+        "01JBZ4D5E6F8",
+        "    bo@people.example",
+        "    rows 1,200",
+    ]
+
+
+def test_prose_is_broken_between_words() -> None:
+    table = Table([Column("name"), Column("why", prose=True)], [("spf", "one two " * 10)])
+    lines = list(table_lines(table, 40))
+    assert max(map(len, lines)) <= 40
+    assert " ".join(" ".join(lines).split()) == "name why spf " + ("one two " * 10).strip()
+
+
+def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = "\x1b[31mred\nline"
+    print_text(
+        [bad, Styled(bad, "green"), Aside(bad), Fields([(bad, bad)]), Table([Column()], [[bad]])]
+    )
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert out.count("\n") == 4
+    assert err == "\\x1b[31mred\\nline\n"
+
+
+def test_csv_is_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text([Csv(("a", "b"), [("1", "x,y")])])
+    assert capsys.readouterr().out == 'a,b\n1,"x,y"\n'
+
+
+def test_json_of_what_nobody_knows_is_refused() -> None:
+    with pytest.raises(TypeError, match="object is not JSON"):
+        json_bytes(object())
+
+
+def test_text_is_not_even_made_where_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    def text():  # type: ignore[no-untyped-def]
+        raise AssertionError
+        yield
+
+    command = shows_result(lambda: Result({"a": 1}, text(), 3))
+    assert command.__wrapped__ is not None
+    assert command(as_json=True) == 3
+    assert capsys.readouterr().out == '{\n  "a": 1\n}\n'
