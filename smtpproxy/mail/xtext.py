@@ -3,6 +3,7 @@
 import re
 
 _ESCAPED = re.compile(rb"\+([0-9A-F]{2})")
+_PLAIN = re.compile(r"[!-*,-<>-~]*")  # printable ASCII but + and =
 
 
 def from_xtext(text: str) -> str:
@@ -14,6 +15,8 @@ def from_xtext(text: str) -> str:
 
 def to_xtext(text: str) -> str:
     """Return text as xtext: what is not printable ASCII, and + and =, in hexadecimal."""
+    if _PLAIN.fullmatch(text):
+        return text
     return "".join(
         chr(octet) if 0x21 <= octet <= 0x7E and octet not in (0x2B, 0x3D) else f"+{octet:02X}"
         for octet in text.encode("utf-8", "surrogateescape")
