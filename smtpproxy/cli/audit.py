@@ -15,7 +15,7 @@ from smtpproxy.cli.common import audit_folder, config_option, fail, moment
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.cli.stores import canonical_address
-from smtpproxy.evidence.objects import record_object
+from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors

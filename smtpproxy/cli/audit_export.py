@@ -11,7 +11,7 @@ import msgspec
 from smtpproxy.cli.audit_record import CSV_COLUMNS, as_rows
 from smtpproxy.cli.common import audit_folder, config_option, moment
 from smtpproxy.cli.stores import canonical_address, output_option
-from smtpproxy.evidence.objects import record_object
+from smtpproxy.evidence.gather import record_object
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import read
 

@@ -15,7 +15,7 @@ from smtpproxy.cli.common import audit_folder, config_option, fail, moment
 from smtpproxy.cli.kept_anchors import anchors_option, read_kept
 from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import now
-from smtpproxy.evidence.objects import report_object
+from smtpproxy.evidence.gather import report_object
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import verify as journal_verify

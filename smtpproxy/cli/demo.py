@@ -14,7 +14,7 @@ def command(keep: bool) -> None:
     Starts a real relay in a temporary directory, with an MTA behind it that keeps what it
     is given; sends mail through it; then stops and removes everything.
     """
-    from smtpproxy.demo.errors import DemoError
+    from smtpproxy.demo.relay import DemoError
     from smtpproxy.demo.run import run
 
     try:

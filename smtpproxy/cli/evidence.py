@@ -11,9 +11,8 @@ from smtpproxy.cli.audit_verify import progress_bar
 from smtpproxy.cli.common import fail
 from smtpproxy.cli.printer import json_bytes
 from smtpproxy.cli.stores import now, private
-from smtpproxy.evidence import evidence
 from smtpproxy.evidence.document import document
-from smtpproxy.evidence.objects import evidence_object
+from smtpproxy.evidence.gather import evidence, evidence_object
 from smtpproxy.evidence.writing import html, markdown
 from smtpproxy.locale.texts import Lang
 from smtpproxy.settings import Settings

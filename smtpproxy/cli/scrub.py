@@ -19,14 +19,11 @@ from smtpproxy.cli.common import config_option, fail, moment
 from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.locale.texts import LANGS, Lang
-from smtpproxy.scrub.drafts import Drafts
+from smtpproxy.scrub.files import Drafts, HashedSource, Unreadable
 from smtpproxy.scrub.formats import Format, open_list
-from smtpproxy.scrub.report import Findings, html
+from smtpproxy.scrub.report import Findings, html, print_findings, progress_bar
 from smtpproxy.scrub.run import Outputs, Scrub
-from smtpproxy.scrub.source import HashedSource
-from smtpproxy.scrub.terminal import print_findings, progress_bar
-from smtpproxy.scrub.unreadable import Unreadable
-from smtpproxy.scrub.verdicts import Occasion
+from smtpproxy.scrub.verdicts import ScrubRequest
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import ImportFault
 
@@ -107,9 +104,9 @@ def command(
     _check_different(places)
     chosen = settings.streams[stream]
     rulebook = settings.rulebooks[chosen.rulebook]
-    occasion = Occasion(chosen, rulebook, at or now(), as_of=at is not None)
+    request = ScrubRequest(chosen, rulebook, at or now(), as_of=at is not None)
     try:
-        findings = _scrub(settings, list_path, form, column, occasion, places, lang)
+        findings = _scrub(settings, list_path, form, column, request, places, lang)
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
@@ -134,7 +131,7 @@ def _scrub(
     list_path: Path,
     form: Format | None,
     column: str | None,
-    occasion: Occasion,
+    request: ScrubRequest,
     places: _Places,
     lang: Lang,
 ) -> Findings:
@@ -159,7 +156,7 @@ def _scrub(
                 unreadable.header = addresses.original_header
                 scrub = Scrub(
                     addresses,
-                    occasion,
+                    request,
                     outputs,
                     unreadable.put,
                     lambda counts: show(counts, source.octets),
@@ -169,7 +166,7 @@ def _scrub(
                 fail(f"{name}: {error}", 2)
         if addresses.decoder is not None and (note := addresses.decoder.note()):
             warn(f"{name}: {note}; what is written is UTF-8")
-        findings = Findings(name, source.sha256, occasion, scrub.counts)
+        findings = Findings(name, source.sha256, request, scrub.counts)
         if places.report is not None:
             drafts.open(places.report).write(html(findings, lang).encode())
         unreadable.close()

@@ -1,8 +1,10 @@
-"""The messages of the demo: one for each basis, and the commonest ways to be refused."""
+"""The letters of the demo, and the invented people they go to."""
 
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 SHOP = "Shop <news@shop.example>"
 CHARITY = "Wells for All <hello@wells.example>"
@@ -69,3 +71,74 @@ LETTERS = (
     Letter("jeanne@people.example", "offers", "one_click_missing", unsubscribe=MAILTO),
     Letter("jeanne@people.example", "offers", "sender_not_permitted", "Shop <news@else.example>"),
 )
+
+
+def contacts(now: datetime) -> str:
+    """NDJSON for `smtpproxy contact import`: one person for each basis and common refusal."""
+    lately = _time(now - timedelta(days=60))
+    long_ago = _time(now - timedelta(days=4 * 366))
+    people = [
+        _contact("jeanne@people.example", lately, consents=[_consent(lately)]),
+        _contact("karim@people.example", lately, purchases=[_bought("shoes", lately)]),
+        _contact("ines@people.example", lately, last_activity_at=lately),
+        _contact(
+            "marc@ledger.example", lately, audience="professional", occupations=["accounting"]
+        ),
+        _contact("paul@people.example", lately, consents=[_consent(lately)]),
+        _contact("lea@people.example", lately, consents=[_consent(lately)]),
+        _contact(
+            "nora@people.example",
+            lately,
+            consents=[_consent(lately, withdrawn_at=_time(now - timedelta(days=2)))],
+        ),
+        _contact(
+            "yann@people.example", lately, consents=[_consent(lately, method="preticked_box")]
+        ),
+        _contact("odile@people.example", long_ago, consents=[_consent(long_ago)]),
+        _contact("hugo@people.example", lately, purchases=[_bought("shoes", long_ago)]),
+        _contact("anna@people.example", lately, source="web"),
+    ]
+    return "".join(json.dumps(person) + "\n" for person in people)
+
+
+def suppressions(now: datetime) -> str:
+    """CSV for `smtpproxy suppress import`."""
+    since = _time(now - timedelta(days=7))
+    return (
+        "address,scope,origin,since,note\n"
+        f"paul@people.example,marketing,unsubscribe,{since},one-click\n"
+        f"lea@people.example,all,complaint,{since},reported as spam\n"
+    )
+
+
+def _contact(address: str, collected_at: str, **more: Any) -> dict[str, Any]:
+    return {
+        "address": address,
+        "audience": "consumer",
+        "source": "direct",
+        "collected_at": collected_at,
+        "informed_at": collected_at,
+        "optout_offered": True,
+        **more,
+    }
+
+
+def _consent(given_at: str, **more: Any) -> dict[str, Any]:
+    return {
+        "purpose": "offers",
+        "method": "unticked_box",
+        "given_at": given_at,
+        "withdrawn_at": None,
+        "conditional": False,
+        "channels": ["email"],
+        "evidence": {"wording": "Send me offers (form v3)", "ip": "192.0.2.7"},
+        **more,
+    }
+
+
+def _bought(product: str, at: str) -> dict[str, str]:
+    return {"product": product, "at": at}
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

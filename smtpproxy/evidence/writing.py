@@ -48,14 +48,14 @@ Block: TypeAlias = Heading | Paragraph | Facts | Table
 
 def markdown(blocks: Sequence[Block], lang: Lang) -> str:
     """Return the document in Markdown, tables as GitHub and Pandoc read them."""
-    made = environment(__package__, lang).overlay(autoescape=False)
+    made = environment(lang).overlay(autoescape=False)
     made.filters["plain"] = _plain
     return made.get_template("evidence.md").render(blocks=blocks)
 
 
 def html(blocks: Sequence[Block], lang: Lang) -> str:
     """Return the document as a page of its own: no script, no link, fit for paper and phones."""
-    made = environment(__package__, lang)
+    made = environment(lang)
     made.filters["longest_word"] = _longest_word
     return made.get_template("evidence.html").render(blocks=blocks)
 

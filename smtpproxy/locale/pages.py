@@ -14,8 +14,8 @@ _TAGS = ((_STRONG, Markup("<strong>")), (_PLAIN, Markup("</strong>")))
 
 
 @cache
-def environment(package: str, lang: Lang) -> jinja2.Environment:
-    """Return what renders the templates of a package.
+def environment(lang: Lang) -> jinja2.Environment:
+    """Return what renders the templates in a language.
 
     Templates have `say("evidence.title", address=…)`, `rich` of the same whose values may be
     `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time` and `term`.
@@ -23,7 +23,7 @@ def environment(package: str, lang: Lang) -> jinja2.Environment:
     """
     spoken = texts(lang)
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader(package, "templates"),
+        loader=jinja2.PackageLoader("smtpproxy.locale", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -13,7 +13,7 @@ from msgspec import Struct
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered
 from smtpproxy.mail.path import recipient
-from smtpproxy.scrub.verdicts import Judged
+from smtpproxy.scrub.verdicts import LineVerdict
 from smtpproxy.store.exchange.csv_rows import (
     Header,
     Row,
@@ -57,7 +57,7 @@ class Entry(Struct, frozen=True):
     start: bytes
 
 
-Ending = Callable[[Judged], bytes]
+Ending = Callable[[LineVerdict], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ def _cells_written(cells: list[str], delimiter: str) -> bytes:
 
 def _ending_of_csv(delimiter: str) -> Ending:
     @lru_cache(maxsize=4096)
-    def ending(judged: Judged) -> bytes:
+    def ending(judged: LineVerdict) -> bytes:
         verdict = judged.verdict
         marks = [
             "true" if mark else "false" for mark in (judged.duplicate, judged.profiling_objected)
@@ -280,7 +280,7 @@ def _object_reader(column: str | None) -> Callable[[Line], Entry]:
 
 
 @lru_cache(maxsize=4096)
-def _ending_of_object(judged: Judged) -> bytes:
+def _ending_of_object(judged: LineVerdict) -> bytes:
     verdict = judged.verdict
     added = (
         verdict.action,

@@ -1,7 +1,8 @@
-"""What the decision core says of the addresses of a list, as at RCPT on one stream."""
+"""What the decision core says of the addresses of a list, as at RCPT on one stream, and counts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from msgspec import Struct
@@ -10,6 +11,7 @@ from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.decide import judge, needs
 from smtpproxy.policy.model import (
     NO_FACTS,
+    Action,
     Basis,
     Facts,
     Reason,
@@ -25,7 +27,7 @@ from smtpproxy.store.protocols import FactReader
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
+class ScrubRequest:
     """What the list is for. `now` is the moment it is judged as of."""
 
     stream: Stream
@@ -34,7 +36,7 @@ class Occasion:
     as_of: bool = False  # only what was known by `now` counts
 
 
-class Judged(Struct, frozen=True):
+class LineVerdict(Struct, frozen=True):
     """One line's verdict; `since` is the day of what it rests on, empty where there is none."""
 
     verdict: Verdict
@@ -44,23 +46,23 @@ class Judged(Struct, frozen=True):
 
 
 async def judge_addresses(
-    store: FactReader, occasion: Occasion, addresses: Sequence[str]
-) -> Sequence[Judged]:
+    store: FactReader, request: ScrubRequest, addresses: Sequence[str]
+) -> Sequence[LineVerdict]:
     """Return what is said of each canonical address, by one read of the store.
 
     Raises StoreUnavailable.
     """
-    stream, rulebook = occasion.stream, occasion.rulebook
+    stream, rulebook = request.stream, request.rulebook
     question = Transaction((stream,), tuple(addresses))
     facts: Facts = await store.facts(needs(question, rulebook))
-    if occasion.as_of:
-        facts = {address: known_at(known, occasion.now) for address, known in facts.items()}
-    verdicts = judge(question, facts, rulebook, occasion.now).recipients
+    if request.as_of:
+        facts = {address: known_at(known, request.now) for address, known in facts.items()}
+    verdicts = judge(question, facts, rulebook, request.now).recipients
     known = [facts.get(address, NO_FACTS) for address in addresses]
     return [
-        Judged(
+        LineVerdict(
             verdict,
-            _since(verdict, of, occasion),
+            _since(verdict, of, request),
             profiling_objected=of.contact is not None
             and of.contact.profiling_objected_at is not None,
         )
@@ -68,15 +70,85 @@ async def judge_addresses(
     ]
 
 
-def _since(verdict: Verdict, known: RecipientFacts, occasion: Occasion) -> str:
+def _since(verdict: Verdict, known: RecipientFacts, request: ScrubRequest) -> str:
     """The day of the suppression, the withdrawal or the consent that decided."""
     if verdict.rule == "suppression":
         return (verdict.detail or "").partition(" since ")[2][:10]
-    contact, purpose = known.contact, occasion.stream.purpose
+    contact, purpose = known.contact, request.stream.purpose
     if contact is not None and verdict.reason is Reason.CONSENT_WITHDRAWN:
         at = newest_withdrawal(contact.acts, purpose)
         return "" if at is None else day(at)
     if contact is not None and verdict.basis is Basis.CONSENT:
-        act = newest_act(contact, purpose, occasion.rulebook)
+        act = newest_act(contact, purpose, request.rulebook)
         return "" if act is None else day(act.at)
     return ""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was found so far. Every line is allowed, refused, deferred or unreadable."""
+
+    unreadable: int = 0
+    duplicates: int = 0  # of those that could be read
+    bases: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    deferrals: Counter[str] = field(default_factory=Counter)
+
+    def add(self, judged: LineVerdict) -> None:
+        verdict = judged.verdict
+        if verdict.action is Action.ALLOW:
+            self.bases[str(verdict.basis)] += 1
+        elif verdict.action is Action.REFUSE:
+            self.refusals[str(verdict.reason)] += 1
+        else:
+            self.deferrals[str(verdict.reason)] += 1
+        self.duplicates += judged.duplicate
+
+    @property
+    def allowed(self) -> int:
+        return self.bases.total()
+
+    @property
+    def refused(self) -> int:
+        return self.refusals.total()
+
+    @property
+    def deferred(self) -> int:
+        return self.deferrals.total()
+
+    @property
+    def total(self) -> int:
+        return self.allowed + self.refused + self.deferred + self.unreadable
+
+    @property
+    def longest(self) -> int:
+        """The most lines that have one basis or reason: what charts are drawn against."""
+        found = (self.bases, self.refusals, self.deferrals)
+        return max((lines for each in found for lines in each.values()), default=1)
+
+    @property
+    def all_may_be_mailed(self) -> bool:
+        return self.allowed == self.total
+
+    @property
+    def reasons(self) -> list[tuple[str, str, int]]:
+        """Return (verdict, reason, lines) of all that is not allowed, the commonest first."""
+        rows = [
+            (str(action), reason, lines)
+            for action, found in ((Action.REFUSE, self.refusals), (Action.DEFER, self.deferrals))
+            for reason, lines in found.items()
+        ]
+        return sorted(rows, key=lambda row: (-row[2], row[1]))
+
+
+def commonest_first(found: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(found.items(), key=lambda row: (-row[1], row[0])))
+
+
+def share(part: int, whole: int) -> float:
+    """Return hundredths for people: never 0 or 100 where it is not so."""
+    if not whole or not part:
+        return 0
+    if part == whole:
+        return 100
+    return min(max(100 * part / whole, 0.1), 99.9)

@@ -50,7 +50,7 @@ def document(operations: Sequence[Operation], version: str) -> Json:
 
 def page(document: Json) -> str:
     """Return the description for people: one page that loads nothing from elsewhere."""
-    template = environment("smtpproxy.web", REFERENCE).get_template("api.html")
+    template = environment(REFERENCE).get_template("api.html")
     return template.render(api=document)
 
 

@@ -62,7 +62,7 @@ def page(state: State, lang: Lang, scope: str | None = None) -> str:
     The form has no target: it posts to the link itself, wherever a proxy put that.
     """
     return (
-        environment("smtpproxy.web", lang)
+        environment(lang)
         .get_template("unsubscribe.html")
         .render(state=state, scope=scope, style=Markup(_STYLE), from_page=FROM_PAGE)
     )

@@ -9,8 +9,7 @@ import pytest
 
 from smtpproxy.events import Recipient
 from smtpproxy.evidence import document as whole
-from smtpproxy.evidence.gather import Evidence, Mailing, Proof
-from smtpproxy.evidence.objects import record_object
+from smtpproxy.evidence.gather import Evidence, Mailing, Proof, record_object
 from smtpproxy.evidence.writing import Block, Facts, Heading, Table, html, markdown
 from smtpproxy.locale.texts import Lang, texts
 from smtpproxy.policy.model import (

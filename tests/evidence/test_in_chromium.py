@@ -10,8 +10,7 @@ from smtpproxy.locale.texts import LANGS
 from smtpproxy.policy.model import Action, Basis, Reason, Stream, Verdict
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.scrub import report
-from smtpproxy.scrub.counts import Counts
-from smtpproxy.scrub.verdicts import Judged, Occasion
+from smtpproxy.scrub.verdicts import Counts, LineVerdict, ScrubRequest
 from tests.kit.chromium import Chromium
 
 pytestmark = pytest.mark.needs("chromium")
@@ -43,8 +42,8 @@ def scrubbed(lang: str) -> str:
         *[Verdict(Action.ALLOW, basis=basis) for basis in Basis],
         *[Verdict(Action.REFUSE, reason) for reason in Reason if reason is not Reason.NONE],
     ):
-        counts.add(Judged(verdict))
-    asked = Occasion(Stream("offers", purpose="offers"), builtin("fr"), datetime.now(UTC))
+        counts.add(LineVerdict(verdict))
+    asked = ScrubRequest(Stream("offers", purpose="offers"), builtin("fr"), datetime.now(UTC))
     return report.html(report.Findings("l" * 120 + ".csv", "ab" * 32, asked, counts), lang)
 
 

@@ -8,11 +8,13 @@ import pytest
 
 from smtpproxy.policy.model import Action, Basis, Reason, Verdict
 from smtpproxy.scrub.formats import ADDED, AddressList, open_list
-from smtpproxy.scrub.verdicts import Judged
+from smtpproxy.scrub.verdicts import LineVerdict
 from smtpproxy.store.exchange.lines import ImportFault, Rejected
 
-ALLOWED = Judged(Verdict(Action.ALLOW, basis=Basis.CONSENT), "2026-03-01")
-REFUSED = Judged(Verdict(Action.REFUSE, Reason.NO_RECORD), duplicate=True, profiling_objected=True)
+ALLOWED = LineVerdict(Verdict(Action.ALLOW, basis=Basis.CONSENT), "2026-03-01")
+REFUSED = LineVerdict(
+    Verdict(Action.REFUSE, Reason.NO_RECORD), duplicate=True, profiling_objected=True
+)
 HEAD = ",".join(ADDED)
 
 
@@ -28,7 +30,7 @@ def faults(found: AddressList) -> list[tuple[int, str]]:
     return [(item.number, item.reason) for item in found.items if isinstance(item, Rejected)]
 
 
-def written(text: str | bytes, judged: Judged = ALLOWED, **options: Any) -> list[str]:
+def written(text: str | bytes, judged: LineVerdict = ALLOWED, **options: Any) -> list[str]:
     """The lines of the output, when all get the same verdict."""
     found = opened(text, **options)
     lines = [] if found.header is None else [found.header.decode()]

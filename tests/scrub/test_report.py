@@ -9,9 +9,8 @@ import pytest
 from smtpproxy.locale.texts import LANGS, texts
 from smtpproxy.policy.model import Action, Basis, Reason, Stream, Verdict
 from smtpproxy.policy.rulebooks import builtin
-from smtpproxy.scrub.counts import Counts, share
 from smtpproxy.scrub.report import Findings, html, of_reason
-from smtpproxy.scrub.verdicts import Judged, Occasion
+from smtpproxy.scrub.verdicts import Counts, LineVerdict, ScrubRequest, share
 
 NEVER_OF_A_LIST = {
     Reason.NONE,
@@ -40,10 +39,10 @@ def findings(name: str = "list.csv", **lines: int) -> Findings:
     for word, number in lines.items():
         verdict = Verdict(Action.REFUSE, Reason(word)) if word in set(Reason) else None
         for _ in range(number):
-            counts.add(Judged(verdict or Verdict(Action.ALLOW, basis=Basis(word))))
+            counts.add(LineVerdict(verdict or Verdict(Action.ALLOW, basis=Basis(word))))
     stream = Stream("offers", purpose="offers")
     now = datetime(2026, 11, 1, 12, tzinfo=UTC)
-    return Findings(name, "ab" * 32, Occasion(stream, builtin("fr"), now), counts)
+    return Findings(name, "ab" * 32, ScrubRequest(stream, builtin("fr"), now), counts)
 
 
 class Tags(HTMLParser):
@@ -137,5 +136,5 @@ def test_the_report_in_french() -> None:
     assert '<html lang="fr">' in page
     assert "6\N{NARROW NO-BREAK SPACE}000 sur 10\N{NARROW NO-BREAK SPACE}000" in page
     assert "adresse inconnue <code>no_record</code>" in page
-    for english in ("may be mailed", "Stream", "lines", "of all", "duplicate is", "Judged"):
+    for english in ("may be mailed", "Stream", "lines", "of all", "duplicate is", "LineVerdict"):
         assert english not in page

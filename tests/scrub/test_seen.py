@@ -1,6 +1,6 @@
 """Duplicates are found, with little memory."""
 
-from smtpproxy.scrub.seen import Seen
+from smtpproxy.scrub.run import Seen
 
 
 def test_it_knows_what_was_there_before_through_every_growth() -> None:

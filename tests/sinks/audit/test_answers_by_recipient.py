@@ -8,8 +8,7 @@ from msgspec.structs import replace
 
 from smtpproxy.cli.audit_record import as_rows
 from smtpproxy.events import Recipient, Relayed
-from smtpproxy.evidence.gather import Mailing
-from smtpproxy.evidence.objects import record_object
+from smtpproxy.evidence.gather import Mailing, record_object
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.audit.lines import Answer
