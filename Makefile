@@ -10,7 +10,7 @@ export PIP_NO_INPUT = 1
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt parts bench demo fresh lock clean
+.PHONY: help test soak lint fmt parts bench demo fresh lock clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ help:  ## what can be made
 
 test: lint parts  ## all checks and all tests; TESTS=tests/wire runs one folder
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+soak: $(VENV)/.dev parts  ## load, fuzzing and promises, for long; TESTS=tests/fuzz is a part
+	SMTPPROXY_TEST_SOAK=1 $(BIN)/pytest -m soak -n $(JOBS) --dist worksteal $(TESTS)
 
 lint: $(VENV)/.dev  ## formatting, lint, types, import floors
 	$(BIN)/ruff check

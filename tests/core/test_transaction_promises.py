@@ -24,6 +24,9 @@ from tests.core.driving import PEOPLE, SENDER, STREAMS, Driven, Question, Settin
 from tests.core.present import Present
 from tests.core.world import OWN, Effect, Result, UnderWay, World
 from tests.kit.messages import marketing
+from tests.kit.soak import LONGEST, SOAK, times
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(LONGEST)]
 
 FAILURES: list[Result] = ["later", "never", "lost"]
 SETTINGS = [
@@ -282,7 +285,7 @@ def explore(setting: Setting, *, frozen: bool, examples: int, **more: Any) -> No
             max_examples=examples,
             stateful_step_count=40,
             deadline=None,
-            derandomize=True,
+            derandomize=not SOAK,
             report_multiple_bugs=False,
             database=None,
             suppress_health_check=list(HealthCheck),
@@ -296,9 +299,9 @@ every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting:
 
 @every_setting
 def test_while_nobody_changes_their_mind(setting: Setting) -> None:
-    explore(setting, frozen=True, examples=100)
+    explore(setting, frozen=True, examples=times(50, 2_000))
 
 
 @every_setting
 def test_whatever_changes_meanwhile(setting: Setting) -> None:
-    explore(setting, frozen=False, examples=400, phases=[Phase.generate])
+    explore(setting, frozen=False, examples=times(150, 10_000), phases=[Phase.generate])

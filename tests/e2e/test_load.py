@@ -1,9 +1,8 @@
 """Postfix's own load generator, 200 sessions at once: every message is accounted for.
 
-`SMTPPROXY_TEST_FULL=1` sends five times as much, for more time than a usual test has.
+`make soak` sends twenty times as much.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +16,14 @@ from tests.kit.messages import marketing, message
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
 from tests.kit.relay import RelayProcess, listener
+from tests.kit.soak import LONGEST, times
 from tests.kit.store import address
 
-FULL = os.environ.get("SMTPPROXY_TEST_FULL") == "1"
-TIMES = 5 if FULL else 1
-
-pytestmark = [needs("smtp-sink", "smtp-source"), pytest.mark.timeout(900 if FULL else 240)]
+pytestmark = [
+    needs("smtp-sink", "smtp-source"),
+    pytest.mark.soak,
+    pytest.mark.timeout(LONGEST),
+]
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def check_all_on_record(relay: RelayProcess, sink: SmtpSink, count: int) -> None
 
 
 def test_receipts_over_200_sessions(relay: RelayProcess, sink: SmtpSink, tmp_path: Path) -> None:
-    count = 20_000 * TIMES
+    count = times(5_000, 100_000)
     sent = smtp_source(
         f"127.0.0.1:{relay.port('till')}", count,
         sessions=200, reuse=True, sender="orders@shop.example", numbered=True,
@@ -70,7 +71,7 @@ def test_receipts_over_200_sessions(relay: RelayProcess, sink: SmtpSink, tmp_pat
 
 
 def test_newsletters_over_200_sessions(relay: RelayProcess, sink: SmtpSink, tmp_path: Path) -> None:
-    count = 4_000 * TIMES
+    count = times(1_000, 20_000)
     sent = smtp_source(
         f"127.0.0.1:{relay.port('shop')}", count,
         sessions=200, to=address("consent"), file=lf_file(tmp_path, marketing()),

@@ -6,6 +6,7 @@ as an address has exactly one reading.
 import time
 from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,9 @@ from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
 from smtpproxy.policy.bulk_signs import bulk_markers
 from smtpproxy.policy.features import read_features, read_identity
 from tests.fuzz.hostile import flood, octets
+from tests.kit.soak import LONGEST, times
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(LONGEST)]
 
 SECONDS = 2.0  # for 200,000 octets, on a machine with other work
 
@@ -35,13 +39,13 @@ def read_everything(raw: bytes) -> None:
 
 
 @given(octets)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300, 20_000), deadline=None)
 def test_header_sections(raw: bytes) -> None:
     read_everything(raw)
 
 
 @given(octets)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300, 20_000), deadline=None)
 def test_from_fields(value: bytes) -> None:
     found: tuple[str, ...] = ()
     with suppress(MailboxError):
@@ -51,7 +55,7 @@ def test_from_fields(value: bytes) -> None:
 
 
 @given(octets)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300, 20_000), deadline=None)
 def test_unsubscribe_fields(value: bytes) -> None:
     read = read_unsubscribe(value)
     for uri in (*read.https, *read.mailto):

@@ -4,6 +4,7 @@ more text than its limit, and takes time in proportion to its length.
 
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,9 @@ from smtpproxy.mail.shown import shown_text
 from smtpproxy.policy.fingerprint import fingerprint
 from smtpproxy.policy.ways_out import speaks_of_a_way_out
 from tests.fuzz.hostile import flood, octets
+from tests.kit.soak import LONGEST, times
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(LONGEST)]
 
 SECONDS = 3.0  # for 200,000 octets, on a machine with other work
 LIMITS = MimeLimits(depth=4, parts=12, text=300)
@@ -40,14 +44,14 @@ def read_message(raw: bytes, limits: MimeLimits) -> None:
 
 
 @given(st.sampled_from(HEADERS), octets)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=times(400, 20_000), deadline=None)
 def test_messages(header: bytes, body: bytes) -> None:
     read_message(header + body, LIMITS)
     read_message(body, LIMITS)
 
 
 @given(octets)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300, 20_000), deadline=None)
 def test_html(raw: bytes) -> None:
     source = raw.decode("utf-8", "replace")
     shown = read_html(source)
