@@ -2,18 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
 
-import dns.asyncresolver
-import dns.exception
-import dns.name
-import dns.nameserver
-import dns.rdatatype
-import dns.resolver
 from msgspec import Struct
 
 from smtpproxy.events import DnsOutcome
 from smtpproxy.settings import DnsSettings
+
+if TYPE_CHECKING:  # 6 MB, where something is asked
+    import dns.asyncresolver
+    import dns.name
 
 Kind = Literal["TXT", "MX", "A", "AAAA", "PTR"]
 Seen = Callable[[DnsOutcome], None]
@@ -90,6 +89,12 @@ class Resolver:
         return kept.answer
 
     async def _ask(self, name: str, kind: Kind) -> _Kept:
+        if self._resolver is None:  # others have their turn while it is loaded
+            await asyncio.get_running_loop().run_in_executor(
+                None, import_module, "dns.asyncresolver"
+            )
+        import dns.exception
+
         try:
             answer, ttl = await self._answer(name, kind)
             self._seen("answered" if answer.exists and _any(answer) else "absent")
@@ -105,6 +110,10 @@ class Resolver:
         return kept
 
     async def _answer(self, name: str, kind: Kind) -> tuple[Answer, float]:
+        import dns.exception
+        import dns.name
+        import dns.resolver
+
         try:
             question = dns.name.from_text(name)
         except (dns.exception.DNSException, UnicodeError):
@@ -130,8 +139,11 @@ class Resolver:
             return Answer(values=tuple(_text(each.target) for each in rrset)), ttl
         return Answer(values=tuple(each.address for each in rrset)), ttl
 
-    def _open(self) -> dns.asyncresolver.Resolver:
+    def _open(self) -> "dns.asyncresolver.Resolver":
         """Made at the first question: who asks nothing needs no name servers."""
+        import dns.asyncresolver
+        import dns.nameserver
+
         if self._resolver is None:
             servers = self._settings.nameservers
             self._resolver = dns.asyncresolver.Resolver(configure=not servers)
@@ -150,5 +162,5 @@ def _by_preference(record: MxRecord) -> tuple[int, str]:
     return record.preference, record.host
 
 
-def _text(name: dns.name.Name) -> str:
+def _text(name: "dns.name.Name") -> str:
     return name.to_text(omit_final_dot=True).lower().removesuffix(".")

@@ -64,6 +64,7 @@ async def _spawn(start: Start) -> asyncio.subprocess.Process:
 
 def main() -> int:
     """The child's side: read what to do from standard input, and do it."""
+    sys.modules["rich"] = None  # type: ignore[assignment]  # 5 MB that structlog would load
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when to end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -9,6 +9,8 @@ from msgspec import Struct
 from smtpproxy.mail.dkim.tags import TagError, read_tags, unspaced
 
 KeyType = Literal["rsa", "ed25519"]
+FEWEST_BITS = 1024
+"""RFC 8301 section 3.2: what is signed with a smaller RSA key is not signed."""
 _STRING = 255  # octets of one string of a TXT record
 
 

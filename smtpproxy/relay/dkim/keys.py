@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from smtpproxy.mail.dkim.record import KeyRecord, KeyType
+from smtpproxy.mail.dkim.record import FEWEST_BITS, KeyRecord, KeyType
 
-FEWEST_BITS, GOOD_BITS, MOST_BITS = 1024, 2048, 4096
+GOOD_BITS, MOST_BITS = 2048, 4096
 """RFC 8301 section 3.2: of RSA keys. Verifiers need not take more than the last."""
 
 _PADDING, _PREHASHED = PKCS1v15(), Prehashed(SHA256())

@@ -1,33 +1,33 @@
 """Checking what apps have signed already (RFC 6376 section 6), by the keys in the DNS."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from hashlib import sha256
-
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from smtpproxy.mail.dkim.body import BodyHash
 from smtpproxy.mail.dkim.field import NAME, Signature, hashed_signature, read_signature
 from smtpproxy.mail.dkim.header import hashed_fields
-from smtpproxy.mail.dkim.record import KeyRecord, read_record
+from smtpproxy.mail.dkim.record import FEWEST_BITS, KeyRecord, read_record
 from smtpproxy.mail.dkim.tags import TagError
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding, SignatureState
 from smtpproxy.relay.content import Body
-from smtpproxy.relay.dkim.keys import FEWEST_BITS
 from smtpproxy.resolver import Answer, DnsFailure
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 MOST = 8
 """Signatures of a message that are looked at, from the top."""
 
 _ON_LOOP = 64 * 1024  # octets of a body
 _MANY_NAMES = 2048
+_KEYS = "cryptography.hazmat.primitives.serialization"  # 7 MB, where something is signed
 _MOST_RECORDS = 8  # of one name that are looked at: an honest one has a single key
 
 Texts = Callable[[str], Awaitable[Answer]]
@@ -56,6 +56,8 @@ class Verifier:
         Without a body the header alone is checked. A signature that does not cover the
         fields `wanted` is not looked up.
         """
+        if _KEYS not in sys.modules:  # others have their turn while it is loaded
+            await asyncio.get_running_loop().run_in_executor(self._threads, import_module, _KEYS)
         found: list[SignatureFinding] = []
         hashes: dict[tuple[bool, int | None], bytes | None] = {}
         fields = headers.raw_fields((NAME.lower().encode(),)).get(NAME.lower().encode(), [])
@@ -143,8 +145,13 @@ def _by_records(
     return SignatureState.UNUSABLE, said
 
 
-def public_key(record: KeyRecord) -> RSAPublicKey | Ed25519PublicKey:
+def public_key(record: KeyRecord) -> "RSAPublicKey | Ed25519PublicKey":
     """Return the key of a record. Raises TagError."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
     try:
         if record.key_type == "ed25519":
             return Ed25519PublicKey.from_public_bytes(record.public)
@@ -158,13 +165,18 @@ def public_key(record: KeyRecord) -> RSAPublicKey | Ed25519PublicKey:
     return key
 
 
-def verified(key: RSAPublicKey | Ed25519PublicKey, value: bytes, signed: bytes) -> bool:
+def verified(key: "RSAPublicKey | Ed25519PublicKey", value: bytes, signed: bytes) -> bool:
     """Whether `value` is a signature of `signed` by that key (RFC 8463 section 3 for Ed25519)."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+
     try:
-        if isinstance(key, Ed25519PublicKey):
-            key.verify(value, sha256(signed).digest())
-        else:
+        if isinstance(key, RSAPublicKey):
             key.verify(value, signed, PKCS1v15(), SHA256())
+        else:
+            key.verify(value, sha256(signed).digest())
     except InvalidSignature:
         return False
     return True
