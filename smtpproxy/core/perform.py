@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from smtpproxy.core import effects
 from smtpproxy.core.effects import Effect, Steps
 from smtpproxy.events import Decided
+from smtpproxy.pending import Pending
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.store.alike import AlikeLog
@@ -32,27 +33,69 @@ UNSUBSCRIBE = (b"list-unsubscribe", b"list-unsubscribe-post")
 class AuditLog(Protocol):
     """Where decisions are put on record. `commit` raises AuditUnavailable."""
 
-    async def commit(self, decided: Decided) -> None: ...
+    def commit(self, decided: Decided) -> Awaitable[None]: ...
+
+
+class Run(Pending[T]):
+    """Steps on their way to their end, which is its answer.
+
+    An effect whose answer is there goes on at once, one that has to wait calls back. Only what
+    is a coroutine, because it asks the DNS or a thread, gets a task.
+    """
+
+    __slots__ = ("_awaited", "_perform", "_steps")
+
+    def __init__(self, steps: Steps[T], perform: Callable[[Effect[Any]], Any]) -> None:
+        super().__init__()
+        self._steps = steps
+        self._perform = perform
+        self._awaited: Pending[Any] | None = None
+        self._go(None, None)
+
+    def cancel(self) -> None:
+        """Go no further: the steps are closed where they are."""
+        super().cancel()
+        if self._awaited is not None:
+            self._awaited.cancel()
+        self._steps.close()
+
+    def _resume(self, answer: Pending[Any]) -> None:
+        self._awaited = None
+        error = answer.error
+        if error is None or isinstance(error, Exception):
+            self._go(answer.result() if error is None else None, error)
+        else:  # what was waited for was cancelled, and so is who waits
+            self._steps.close()
+            self.fail(error)
+
+    def _go(self, answer: Any, error: Exception | None) -> None:
+        steps, perform = self._steps, self._perform
+        try:
+            while True:
+                effect = steps.send(answer) if error is None else steps.throw(error)
+                error = None
+                try:
+                    answer = perform(effect)
+                    if not isinstance(answer, Pending):
+                        if not isawaitable(answer):
+                            continue
+                        answer = Pending.of(answer)
+                    if not answer.done:
+                        self._awaited = answer
+                        answer.when_done(self._resume)
+                        return
+                    answer = answer.result()
+                except Exception as failure:
+                    error = failure
+        except StopIteration as stop:
+            self.settle(stop.value)
+        except Exception as failure:
+            self.fail(failure)
 
 
 async def drive(steps: Steps[T], perform: Callable[[Effect[Any]], Any]) -> T:
-    """Run steps to their end; whoever waits for an effect waits here."""
-    try:
-        effect = next(steps)
-        while True:
-            try:
-                answer = perform(effect)
-                if isawaitable(answer):
-                    answer = await answer
-            except Exception as error:
-                effect = steps.throw(error)
-            else:
-                effect = steps.send(answer)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    finally:
-        steps.close()
+    """Run steps to their end, for who is a coroutine anyway."""
+    return await Run(steps, perform)
 
 
 @dataclass(slots=True)
@@ -154,15 +197,15 @@ class Performer:
                 raise result
 
 
-def _ask_upstream(effect: effects.AskUpstream) -> Awaitable[Any]:
+def _ask_upstream(effect: effects.AskUpstream) -> Pending[Any]:
     return _relayed(effect.upstream).recipients(effect.recipients)
 
 
-def _await_data(effect: effects.AwaitData) -> Awaitable[Any]:
+def _await_data(effect: effects.AwaitData) -> Pending[Any]:
     return _relayed(effect.upstream).data_refusal()
 
 
-def _send_content(effect: effects.SendContent) -> Awaitable[Any]:
+def _send_content(effect: effects.SendContent) -> Pending[Any]:
     return _relayed(effect.upstream).finish(effect.content)
 
 

@@ -4,12 +4,13 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
 from smtpproxy.events import Emit, UpstreamReplied
 from smtpproxy.mail.reply import Reply
+from smtpproxy.pending import Pending
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.errors import UpstreamError, UpstreamInsecure, UpstreamLost, UpstreamTimeout
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
@@ -36,6 +37,20 @@ class StartTls:
     name: str
 
 
+class Exchange(Pending[list[Reply]]):
+    """Commands that were sent together: their replies, in order, or UpstreamError.
+
+    421 is the last of them, whatever else was asked: the upstream closes the connection.
+    """
+
+    __slots__ = ("count", "replies")
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.replies: list[Reply] = []
+
+
 class UpstreamConnection(asyncio.Protocol):
     """An SMTP connection as its client. Use `open` once, then `exchange` and `write`."""
 
@@ -51,11 +66,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._emit = emit
         self._closed = closed
         self._reader = ReplyReader()
-        self._greeting: asyncio.Future[Reply] = self._loop.create_future()
-        self._waiting: deque[asyncio.Future[Reply]] = deque((self._greeting,))
+        self._greeting = Exchange(1)
+        self._waiting: deque[Exchange] = deque((self._greeting,))
         self._transport: asyncio.WriteTransport | None = None
-        self._reset: asyncio.Future[Reply] | None = None
-        self._writable: asyncio.Future[None] | None = None
+        self._reset: Pending[None] | None = None
+        self._writing: Writing | None = None  # content that waits for room
         self._paused = False
         self._error: UpstreamError | None = None
 
@@ -70,7 +85,7 @@ class UpstreamConnection(asyncio.Protocol):
         it has no TLS that is good.
         """
         self._deadline.at = self._deadlines.now() + patience
-        reply = await self._greeting
+        (reply,) = await self._greeting
         if reply.code == 220:
             reply = await self._hello(hostname, patience)
             if reply.code == 250 and tls is not None:
@@ -132,62 +147,73 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = secured
 
     async def command(self, data: bytes, patience: float) -> Reply:
-        return await self.send(data, 1, patience)[0]
+        (reply,) = await self.exchange(data, 1, patience)
+        return reply
 
-    def send(self, data: bytes, replies: int, patience: float) -> list[asyncio.Future[Reply]]:
-        """Write commands at once; return one future for each reply that is due.
-
-        A future raises UpstreamError when its reply will not come.
-        """
-        futures = self.expect(replies, patience)
-        if self._transport is not None and self._error is None:
-            self._transport.write(data)
-        return futures
-
-    def expect(self, replies: int, patience: float) -> list[asyncio.Future[Reply]]:
-        futures = [self._loop.create_future() for _ in range(replies)]
+    def exchange(self, data: bytes, replies: int, patience: float) -> Exchange:
+        """Write commands at once; what is awaited are their replies, this many."""
+        exchange = Exchange(replies)
         if self._error is not None:
-            for future in futures:
-                future.set_exception(self._error)
-                future.add_done_callback(_ignore)
-        else:
-            self._waiting.extend(futures)
-            self._deadline.at = self._deadlines.now() + patience
-        return futures
+            exchange.fail(self._error)
+            return exchange
+        self._waiting.append(exchange)
+        self._deadline.at = self._deadlines.now() + patience
+        if data and self._transport is not None:
+            self._transport.write(data)
+        return exchange
 
-    async def write(self, pieces: Iterable[bytes], patience: float) -> None:
-        """Write content, waiting whenever the upstream is slower than we are."""
+    def send_content(self, content: Iterable[bytes], patience: float) -> Pending[Reply]:
+        """Write content and return the reply to its end, waiting whenever the upstream is slower
+        than we are. It is UpstreamError, or what is raised by the content."""
+        writing = Writing(iter(content), patience)
+        self._go_on_writing(writing)
+        return writing
+
+    def _go_on_writing(self, writing: "Writing") -> None:
+        """Write until there is no room, or nothing more to write: then the reply is due."""
+        self._writing = None
         batch: list[bytes] = []
         size = 0
-        for piece in pieces:
-            batch.append(piece)
-            size += len(piece)
-            if size >= _BATCH:
-                await self._write_batch(batch, patience)
-                batch, size = [], 0
-        if batch:
-            await self._write_batch(batch, patience)
+        try:
+            for piece in writing.pieces:
+                batch.append(piece)
+                size += len(piece)
+                if size >= _BATCH:
+                    self._write_batch(batch)
+                    batch, size = [], 0
+                    if self._paused:
+                        self._wait_for_room(writing)
+                        return
+            if batch:
+                self._write_batch(batch)
+                if self._paused:
+                    self._wait_for_room(writing)
+                    return
+        except Exception as error:
+            writing.fail(error)
+            return
+        self.exchange(b"", 1, writing.patience).when_done(writing.answered)
 
-    async def _write_batch(self, batch: list[bytes], patience: float) -> None:
+    def _write_batch(self, batch: list[bytes]) -> None:
         if self._error is not None or self._transport is None:
             raise self._error or UpstreamLost("not connected")
         self._transport.writelines(batch)
-        if self._paused:
-            self._deadline.at = self._deadlines.now() + patience
-            self._writable = self._loop.create_future()
-            await self._writable
+
+    def _wait_for_room(self, writing: "Writing") -> None:
+        self._writing = writing
+        self._deadline.at = self._deadlines.now() + writing.patience
 
     def reset(self, patience: float) -> None:
         """End the open transaction; nobody waits for the reply.
 
         An upstream that refuses may have kept the transaction: then the connection is closed.
         """
-        (self._reset,) = self.send(_RSET, 1, patience)
-        self._reset.add_done_callback(self._was_reset)
+        self._reset = self.exchange(_RSET, 1, patience).then(self._was_reset)
 
-    def _was_reset(self, reply: asyncio.Future[Reply]) -> None:
-        if not reply.cancelled() and reply.exception() is None and reply.result().code >= 300:
-            self._fail(UpstreamLost(f"upstream answers RSET with {reply.result()}"))
+    def _was_reset(self, exchange: Pending[list[Reply]]) -> None:
+        (reply,) = exchange.result()
+        if reply.code >= 300:
+            self._fail(UpstreamLost(f"upstream answers RSET with {reply}"))
 
     async def settled(self) -> None:
         """Wait for the reply to RSET, for an upstream that takes one command at a time."""
@@ -214,16 +240,22 @@ class UpstreamConnection(asyncio.Protocol):
         except ReplyError as error:
             self._fail(UpstreamError(str(error)))
             return
+        answered: list[Exchange] = []
         for reply in replies:
             if not self._waiting:
                 self._fail(UpstreamLost(f"unasked: {reply}"))
-                return
+                break
             self._emit(_REPLIED[reply.code // 100])
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(reply)
+            exchange = self._waiting[0]
+            exchange.replies.append(reply)
+            if len(exchange.replies) == exchange.count or reply.code == 421:
+                answered.append(self._waiting.popleft())
         if not self._waiting:
             self._deadline.at = float("inf")
+        for (
+            exchange
+        ) in answered:  # once all is read: what came unasked answers nothing that follows
+            exchange.settle(exchange.replies)
 
     def eof_received(self) -> None:
         self._fail(UpstreamLost("upstream closed the connection"))
@@ -236,8 +268,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        if self._writing is not None:
+            self._go_on_writing(self._writing)
 
     def _expired(self) -> None:
         self._fail(UpstreamTimeout("no reply in time"))
@@ -249,19 +281,31 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadlines.forget(self._deadline)
         if self._waiting:
             self._emit(_NO_REPLY)
-        for future in self._waiting:
-            if not future.done():
-                future.set_exception(error)
-                future.add_done_callback(_ignore)
+        waiting, writing = list(self._waiting), self._writing
         self._waiting.clear()
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_exception(error)
+        self._writing = None
         if self._transport is not None:
             self._transport.close()
         self._closed()
+        for exchange in waiting:
+            exchange.fail(error)
+        if writing is not None:
+            writing.fail(error)
 
 
-def _ignore(future: asyncio.Future[Reply]) -> None:
-    """Take the outcome, so that asyncio does not report it as never retrieved."""
-    if not future.cancelled():
-        future.exception()
+class Writing(Pending[Reply]):
+    """Content on its way; its answer is the reply to its end."""
+
+    __slots__ = ("patience", "pieces")
+
+    def __init__(self, pieces: Iterator[bytes], patience: float) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.patience = patience
+
+    def answered(self, exchange: Pending[list[Reply]]) -> None:
+        """The end was answered."""
+        if exchange.error is None:
+            self.settle(exchange.result()[0])
+        else:
+            self.fail(exchange.error)

@@ -51,5 +51,7 @@ class Deadlines:
             self._loop.call_later(self._resolution, self._sweep) if self._watched else None
         )
         for deadline in late:
+            if deadline.at > now:
+                continue  # another one's end has moved or forgotten it
             deadline.clear()
             deadline.expired()

@@ -66,6 +66,23 @@ class UpstreamPool:
         """Whether all connections are in use and somebody waits for one."""
         return self._busy >= self.settings.max_connections and bool(self._waiting)
 
+    def acquire_idle(self, client: str) -> UpstreamConnection | None:
+        """Return a connection if one is there for `client` at once; else use `acquire`."""
+        if (
+            not self._idle
+            or client in self._waiting
+            or self._busy >= self.settings.max_connections
+            or not self._may_have(client)
+        ):
+            return None
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.alive:
+                self._take(client)
+                connection.client = client
+                return connection
+        return None
+
     async def acquire(self, client: str = "", *, fresh: bool = False) -> UpstreamConnection:
         """Return a connection that has greeted us, to be used for `client`; empty: for the relay.
 

@@ -1,12 +1,12 @@
 """One mail transaction with the upstream, in lockstep with the client's."""
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
 from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
+from smtpproxy.pending import Pending
 from smtpproxy.relay.connection import UpstreamConnection
 from smtpproxy.relay.deadlines import Deadline
 from smtpproxy.relay.errors import UpstreamError, UpstreamLost
@@ -44,7 +44,8 @@ class MailParameters(Struct, frozen=True):
 class UpstreamTransaction:
     """MAIL and RCPT as the client sends them, then the content.
 
-    Every reply is the upstream's own. Methods raise UpstreamError when there is none.
+    Every reply is the upstream's own; where there is none, the answer is UpstreamError. Over an
+    idle connection that takes pipelined commands nothing needs a task.
     """
 
     def __init__(self, pool: UpstreamPool, mail: MailParameters) -> None:
@@ -56,33 +57,37 @@ class UpstreamTransaction:
         self._connection: UpstreamConnection | None = None
         self._offered: frozenset[str] = frozenset()
         self._mail_refusal: Reply | None = None
-        self._go_ahead: asyncio.Future[Reply] | None = None
+        self._go_ahead: Pending[list[Reply]] | None = None  # the answer to DATA
         self._error: UpstreamError | None = None
         self._deadline: Deadline | None = None  # while it is the client's turn
 
-    async def recipients(self, asked: Sequence[Rcpt]) -> list[Reply]:
+    def recipients(self, asked: Sequence[Rcpt]) -> Pending[list[Reply]]:
         """Put recipients to the upstream; the first call puts MAIL before them."""
         if self._error is not None:
-            raise self._error
+            return Pending.failed(self._error)
         if self._mail_refusal is not None:
-            return [self._mail_refusal] * len(asked)
+            return Pending.settled([self._mail_refusal] * len(asked))
         self.end_turn()
-        again: Sequence[Rcpt] = ()
-        try:
-            if self._connection is None:
-                again = self.accepted  # where the connection was given back
-                replies = await self._begin([*again, *asked])
-            else:
-                replies = await self._exchange(self._connection, b"", asked)
-            _check_still_accepted(replies[: len(again)])
-        except UpstreamError as error:
-            self._lose(error)
-            raise
-        replies = replies[len(again) :]
-        self.accepted += [
-            rcpt for rcpt, reply in zip(asked, replies, strict=True) if reply.code < 300
-        ]
-        return replies
+        if self._connection is not None:
+            before, answered = 0, self._put(self._connection, b"", asked)
+        else:
+            before = len(self.accepted)  # where the connection was given back
+            answered = self._begin([*self.accepted, *asked])
+
+        def told(answer: Pending[list[Reply]]) -> list[Reply]:
+            try:
+                replies = answer.result()
+                _check_still_accepted(replies[:before])
+            except UpstreamError as error:
+                self._lose(error)
+                raise
+            replies = replies[before:]
+            self.accepted += [
+                rcpt for rcpt, reply in zip(asked, replies, strict=True) if reply.code < 300
+            ]
+            return replies
+
+        return answered.then(told)
 
     def leave_to_client(self, given_back: Callable[[], None]) -> None:
         """It is the client's turn: after `hold_timeout` others may have the connection.
@@ -132,14 +137,17 @@ class UpstreamTransaction:
         connection = self._connection
         if connection is None:
             raise self._error or UpstreamLost("no transaction")
-        (self._go_ahead,) = connection.send(_DATA, 1, self._pool.settings.command_timeout)
+        self._go_ahead = connection.exchange(_DATA, 1, self._pool.settings.command_timeout)
 
-    async def data_refusal(self) -> Reply | None:
-        """Wait for the reply to DATA; None when it is 354, and then send the content."""
+    def data_refusal(self) -> Pending[Reply | None]:
+        """The reply to DATA; None when it is 354, and then send the content."""
         if self._go_ahead is None:
-            raise UpstreamLost("DATA was not sent")
+            return Pending.failed(UpstreamLost("DATA was not sent"))
+        return self._go_ahead.then(self._data_answered)
+
+    def _data_answered(self, answer: Pending[list[Reply]]) -> Reply | None:
         try:
-            reply = await self._go_ahead
+            (reply,) = answer.result()
         except UpstreamError as error:
             self._lose(error)
             raise
@@ -152,25 +160,33 @@ class UpstreamTransaction:
         self.abort()
         return _mirrored(reply)
 
-    async def finish(self, content: Iterable[bytes]) -> Reply:
-        """Send dot-stuffed content, each line ended, and its end; return the final reply."""
+    def finish(self, content: Iterable[bytes]) -> Pending[Reply]:
+        """Send dot-stuffed content, each line ended, and its end; the final reply.
+
+        It is OSError where the content cannot be read: then it must not look ended.
+        """
         connection = self._connection
         if connection is None:
-            raise self._error or UpstreamLost("no transaction")
+            return Pending.failed(self._error or UpstreamLost("no transaction"))
         timeout = self._pool.settings.data_timeout
+        sent = connection.send_content(self._ended(content, connection), timeout)
+        return sent.then(self._finished)
+
+    def _finished(self, answer: Pending[Reply]) -> Reply:
         try:
-            await connection.write(self._ended(content, connection), timeout)
-            reply = await connection.expect(1, timeout)[0]
+            reply = answer.result()
         except UpstreamError as error:
             self._lose(error)
             raise
-        except BaseException:  # the content cannot be read: it must not look ended
+        except Exception:
             self.abort()
             raise
         self.in_doubt = False
-        if reply.code == 421 or reply.code // 100 == 3:
-            connection.close()
-        self._release(connection)
+        connection = self._connection
+        if connection is not None:
+            if reply.code == 421 or reply.code // 100 == 3:
+                connection.close()
+            self._release(connection)
         return _mirrored(reply)
 
     def _ended(self, content: Iterable[bytes], to: UpstreamConnection) -> Iterator[bytes]:
@@ -190,69 +206,113 @@ class UpstreamTransaction:
             connection.reset(self._pool.settings.command_timeout)
         self._release(connection)
 
-    async def _begin(self, asked: Sequence[Rcpt]) -> list[Reply]:
-        """Send MAIL and the first recipients, on a second connection if an idle one died."""
-        connection = await self._pool.acquire(self._mail.owner)
-        reused = connection.used
-        for attempt in (1, 2):
-            self._connection = connection
-            connection.used = True
-            try:
-                if self._mail.in_its_place and connection.capabilities.xclient:
-                    await self._introduce(connection)
-                self._offered = connection.capabilities.keywords
-                refusal = self._not_offered()
-                if refusal is not None:
-                    self._release(connection)
-                    self._mail_refusal = refusal
-                    return [refusal] * len(asked)
-                return await self._exchange(connection, self._mail_bytes(connection), asked)
-            except UpstreamLost:
-                if attempt == 2 or not reused:
-                    raise
-                connection.close()
-                self._release(connection)
-                connection = await self._pool.acquire(self._mail.owner, fresh=True)
-        raise AssertionError("unreachable")
+    def _begin(self, asked: Sequence[Rcpt], *, again: bool = False) -> Pending[list[Reply]]:
+        """Send MAIL and the first recipients, at once where a connection is there for it."""
+        connection = None if again else self._pool.acquire_idle(self._mail.owner)
+        if connection is None:
+            return Pending.of(self._connect_and_begin(asked, again=again))
+        return self._begin_on(connection, asked, again=again)
 
-    async def _exchange(
-        self, connection: UpstreamConnection, mail: bytes, asked: Sequence[Rcpt]
-    ) -> list[Reply]:
-        """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
-        timeout = self._pool.settings.command_timeout
-        knows = connection.capabilities
-        taken = [rcpt for rcpt in asked if self._takes(rcpt.forward_path)]
-        commands = [mail] * bool(mail) + [rcpt_command(rcpt, knows) for rcpt in taken]
-        forward = self._forward(connection) if mail else b""
-        if forward:
-            commands.insert(0, forward)
-        self.notifies = "DSN" in knows.keywords
-        if connection.capabilities.pipelining:
-            futures = connection.send(b"".join(commands), len(commands), timeout)
-            replies = [_not_closing(await future) for future in futures]
+    async def _connect_and_begin(self, asked: Sequence[Rcpt], *, again: bool) -> list[Reply]:
+        connection = await self._pool.acquire(self._mail.owner, fresh=again)
+        return await self._begin_on(connection, asked, again=again)
+
+    def _begin_on(
+        self, connection: UpstreamConnection, asked: Sequence[Rcpt], *, again: bool
+    ) -> Pending[list[Reply]]:
+        """Begin on this connection; again on a new one if it is an idle one that had died."""
+        reused, connection.used = connection.used, True
+        self._connection = connection
+        if self._mail.in_its_place and connection.capabilities.xclient:
+            answer = Pending.of(self._introduce_and_put(connection, asked))
         else:
-            replies = []
-            await connection.settled()
-            for command in commands:
-                replies.append(_not_closing(await connection.command(command, timeout)))
-                if mail and len(replies) == 1 + bool(forward) and replies[-1].code >= 300:
-                    break
-        if forward:
-            replies.pop(0)  # what the upstream does not believe, it does not need
-        if mail:
-            first = replies.pop(0)
-            if first.code >= 300:
-                self._mail_refusal = _mirrored(first)
-                connection.reset(timeout)
-                self._release(connection)
-                return [self._mail_refusal] * len(asked)
-        told = map(_mirrored, replies)
-        return [next(told) if self._takes(rcpt.forward_path) else _NO_ADDRESS for rcpt in asked]
+            answer = self._put_mail(connection, asked)
+        if again or not reused:
+            return answer
 
-    async def _introduce(self, connection: UpstreamConnection) -> None:
+        def once_more(error: BaseException) -> Pending[list[Reply]] | None:
+            if not isinstance(error, UpstreamLost):
+                return None
+            connection.close()
+            self._release(connection)
+            return self._begin(asked, again=True)
+
+        return answer.otherwise(once_more)
+
+    async def _introduce_and_put(
+        self, connection: UpstreamConnection, asked: Sequence[Rcpt]
+    ) -> list[Reply]:
         if self._mail.client is not None:
             await connection.settled()
             await self._pool.introduce(connection, self._mail.client)
+        return await self._put_mail(connection, asked)
+
+    def _put_mail(
+        self, connection: UpstreamConnection, asked: Sequence[Rcpt]
+    ) -> Pending[list[Reply]]:
+        self._offered = connection.capabilities.keywords
+        refusal = self._not_offered()
+        if refusal is not None:
+            self._release(connection)
+            self._mail_refusal = refusal
+            return Pending.settled([refusal] * len(asked))
+        return self._put(connection, self._mail_bytes(connection), asked)
+
+    def _put(
+        self, connection: UpstreamConnection, mail: bytes, asked: Sequence[Rcpt]
+    ) -> Pending[list[Reply]]:
+        """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
+        knows = connection.capabilities
+        commands = [rcpt_command(rcpt, knows) for rcpt in asked if self._takes(rcpt.forward_path)]
+        forward = b""
+        if mail:
+            commands.insert(0, mail)
+            forward = self._forward(connection)
+        if forward:
+            commands.insert(0, forward)
+        self.notifies = "DSN" in knows.keywords
+        answer: Pending[list[Reply]]
+        if not commands:
+            answer = Pending.settled([])
+        elif knows.pipelining:
+            timeout = self._pool.settings.command_timeout
+            answer = connection.exchange(b"".join(commands), len(commands), timeout)
+        else:
+            mail_at = bool(forward) if mail else -1
+            answer = Pending.of(self._put_each(connection, commands, mail_at))
+
+        def answered(answer: Pending[list[Reply]]) -> list[Reply]:
+            replies = answer.result()
+            for reply in replies:
+                if reply.code == 421:
+                    raise UpstreamLost(f"upstream answered {reply}")
+            if forward:
+                del replies[0]  # what the upstream does not believe, it does not need
+            if mail:
+                first = replies.pop(0)
+                if first.code >= 300:
+                    self._mail_refusal = _mirrored(first)
+                    connection.reset(self._pool.settings.command_timeout)
+                    self._release(connection)
+                    return [self._mail_refusal] * len(asked)
+            told = map(_mirrored, replies)
+            return [next(told) if self._takes(rcpt.forward_path) else _NO_ADDRESS for rcpt in asked]
+
+        return answer.then(answered)
+
+    async def _put_each(
+        self, connection: UpstreamConnection, commands: Sequence[bytes], mail_at: int
+    ) -> list[Reply]:
+        """Send one command after the other, no more behind a MAIL that is refused."""
+        timeout = self._pool.settings.command_timeout
+        replies: list[Reply] = []
+        await connection.settled()
+        for index, command in enumerate(commands):
+            reply = await connection.command(command, timeout)
+            replies.append(reply)
+            if reply.code == 421 or (index == mail_at and reply.code >= 300):
+                break
+        return replies
 
     def _not_offered(self) -> Reply | None:
         if self._takes(self._mail.reverse_path):
@@ -295,12 +355,6 @@ def _check_still_accepted(replies: Iterable[Reply]) -> None:
     for reply in replies:
         if reply.code >= 300:
             raise UpstreamError(f"a recipient accepted before is refused now: {reply.code}")
-
-
-def _not_closing(reply: Reply) -> Reply:
-    if reply.code == 421:
-        raise UpstreamLost(f"upstream answered {reply}")
-    return reply
 
 
 def _mirrored(reply: Reply) -> Reply:

@@ -397,8 +397,11 @@ class _Pool(UpstreamPool):
         if await asked != "ok":
             raise UpstreamUnreachable("refused")
         connection = UpstreamConnection(self.deadlines, self._emit, self._drop_dead)
+        on_loop = self._loop.call_soon  # as what comes over a socket does
         upstream = Upstream(
-            self._world, connection.data_received, lambda: connection.connection_lost(None)
+            self._world,
+            lambda data: on_loop(connection.data_received, data),
+            lambda: on_loop(connection.connection_lost, None),
         )
         self.upstreams.append(upstream)
         connection.connection_made(_Transport(upstream))

@@ -1,0 +1,145 @@
+"""Answers that come later, without a task and without a turn of the event loop.
+
+On the mail path nearly everything that is waited for is one reply of the upstream. A future and
+a task would take two turns of the loop for it; a `Pending` calls back at once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Pending(Generic[T]):
+    """An answer that is given once: a value, or an error. One party may wait for it.
+
+    That party leaves a callback, or awaits it in a coroutine.
+    """
+
+    __slots__ = ("_callback", "_error", "_source", "_value", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._callback: Callable[[Pending[T]], None] | None = None
+        self._source: Pending[Any] | asyncio.Future[Any] | None = None
+
+    @classmethod
+    def of(cls, awaitable: Awaitable[T]) -> "Pending[T]":
+        """Wait for a coroutine in a task, for what cannot do without."""
+        pending = cls()
+        task = pending._source = asyncio.ensure_future(awaitable)
+        task.add_done_callback(pending._task_ended)
+        return pending
+
+    @classmethod
+    def settled(cls, value: T) -> "Pending[T]":
+        """An answer that is there already."""
+        pending = cls()
+        pending.done, pending._value = True, value
+        return pending
+
+    @classmethod
+    def failed(cls, error: BaseException) -> "Pending[T]":
+        pending = cls()
+        pending.done, pending._error = True, error
+        return pending
+
+    def result(self) -> T:
+        """The answer, once it is there; raises the error if it is one."""
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._error
+
+    def settle(self, value: T) -> None:
+        """Give the answer; whoever waits is called before this returns. The first one counts."""
+        if not self.done:
+            self.done, self._value = True, value
+            if self._callback is not None:
+                self._callback(self)
+
+    def fail(self, error: BaseException) -> None:
+        """Give an error for an answer, as `settle` does."""
+        if not self.done:
+            self.done, self._error = True, error
+            if self._callback is not None:
+                self._callback(self)
+
+    def when_done(self, callback: Callable[["Pending[T]"], None]) -> None:
+        """Call back when the answer is there; at once if it is."""
+        if self.done:
+            callback(self)
+        else:
+            self._callback = callback
+
+    def take(self, answer: "Pending[T]") -> None:
+        """Give another's answer, which is there."""
+        if answer.error is None:
+            self.settle(answer.result())
+        else:
+            self.fail(answer.error)
+
+    def then(self, convert: Callable[["Pending[T]"], U]) -> "Pending[U]":
+        """What `convert` makes of this answer when it is there, or raises."""
+        converted: Pending[U] = Pending()
+        converted._source = self
+
+        def answered(answer: Pending[T]) -> None:
+            try:
+                value = convert(answer)
+            except Exception as error:
+                converted.fail(error)
+            else:
+                converted.settle(value)
+
+        self.when_done(answered)
+        return converted
+
+    def otherwise(self, another: Callable[[BaseException], "Pending[T] | None"]) -> "Pending[T]":
+        """This answer; where it is an error for which there is another answer, that one."""
+        final: Pending[T] = Pending()
+        final._source = self
+
+        def answered(answer: Pending[T]) -> None:
+            other = None if answer.error is None else another(answer.error)
+            if other is None:
+                final.take(answer)
+            else:
+                final._source = other
+                other.when_done(final.take)
+
+        self.when_done(answered)
+        return final
+
+    def cancel(self) -> None:
+        """Nobody waits any more: tasks that work for it are cancelled."""
+        self._callback = None
+        if self._source is not None:
+            self._source.cancel()
+
+    def _task_ended(self, task: asyncio.Future[T]) -> None:
+        if task.cancelled():
+            self.fail(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self.fail(error)
+        else:
+            self.settle(task.result())
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self.done:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._callback = lambda _: None if future.done() else future.set_result(None)
+            try:
+                yield from future
+            finally:
+                if not self.done:  # who waits is cancelled
+                    self.cancel()
+        return self.result()
