@@ -160,7 +160,7 @@ def _name(domain: str, selector: str) -> str:
 
 
 def _zone_line(domain: str, selector: str, key: "SigningKey") -> str:
-    from smtpproxy.mail.dkim.record import zone_line
+    from smtpproxy.mail.dkim import zone_line
 
     return zone_line(_name(domain, selector), key.record)
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from smtpproxy.cli.common import fail
 from smtpproxy.core.perform import UNSUBSCRIBE
-from smtpproxy.mail.dkim.field import NAME, signed_names
+from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding, SignatureState
 from smtpproxy.relay.content import Body

@@ -21,9 +21,8 @@ from smtpproxy.core.explanation import Explanation, explain, recall
 from smtpproxy.core.streams import StreamChoice, StreamTable
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.locale.texts import LANGS, Lang
-from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.address import AddressError, canonical, parse_path, qualified
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.path import parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content, Spool

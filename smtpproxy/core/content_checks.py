@@ -17,10 +17,10 @@ from smtpproxy.core.effects import (
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Stage
-from smtpproxy.mail.encoded_words import decode
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import ShownText, shown_text
+from smtpproxy.mail.text import decode_words
 from smtpproxy.policy.closer import look_closer
 from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features
@@ -243,7 +243,7 @@ def _beginning(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
 def _names(headers: HeaderBlock) -> list[str]:
     """What the header calls the readers."""
     return [
-        decode(value[:_LONGEST_FIELD].decode("utf-8", "replace"))
+        decode_words(value[:_LONGEST_FIELD].decode("utf-8", "replace"))
         for name in ("To", "Cc")
         for value in headers.values(name)[:1]
     ]

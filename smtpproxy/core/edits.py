@@ -8,10 +8,9 @@ from typing import Any
 from smtpproxy.core.effects import Sign, Steps
 from smtpproxy.core.services import Services
 from smtpproxy.events import Decided
-from smtpproxy.mail.dkim.field import NAME, signed_names
+from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.list_fields import with_fields
-from smtpproxy.mail.unsubscribe import plain_unsubscribe
+from smtpproxy.mail.unsubscribe import plain_unsubscribe, with_fields
 from smtpproxy.relay.content import Content
 from smtpproxy.wire.content import stuffed
 

@@ -8,8 +8,15 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from smtpproxy.mail.dmarc import DmarcError, Psd, is_dmarc, organisation, read_dmarc, tree
-from smtpproxy.mail.domains import organisational_domain
+from smtpproxy.mail.dmarc import (
+    DmarcError,
+    Psd,
+    is_dmarc,
+    organisation,
+    organisational_domain,
+    read_dmarc,
+    tree,
+)
 from smtpproxy.policy.model import Alignment, MessageFeatures, Stream
 from smtpproxy.resolver import Answer, DnsFailure
 

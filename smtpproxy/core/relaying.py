@@ -20,10 +20,9 @@ from smtpproxy.core.outcome import TEMPORARY_FAILURE, Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Limited
-from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8, needed_extensions
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.reply import Reply
-from smtpproxy.mail.trace import RECEIVED_LIMIT, received
+from smtpproxy.mail.mime import EIGHT_BIT, UTF8, needed_extensions
+from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
 from smtpproxy.policy.way_out import added
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.errors import UpstreamError

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from smtpproxy.mail.list_fields import way_out
+from smtpproxy.mail.unsubscribe import unsubscribe_fields
 from smtpproxy.mail.unsubscribe_token import TokenRing, Unsubscription, fits, stream_tag
 from smtpproxy.policy.model import ExistingUnsubscribe, Stream
 
@@ -36,7 +36,7 @@ class UnsubscribeLinks:
         )
         token = self._ring.seal(told)
         keeps = has_list_id and stream.existing_unsubscribe is not ExistingUnsubscribe.REPLACE
-        return way_out(
+        return unsubscribe_fields(
             self._base + token,
             token,
             mailto=stream.unsubscribe_mailto,

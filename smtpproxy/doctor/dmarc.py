@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from msgspec import Struct
 
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
-from smtpproxy.mail.dkim.record import KeyRecord, read_record
-from smtpproxy.mail.dkim.tags import TagError
+from smtpproxy.mail.dkim import KeyRecord, TagError, read_record
 from smtpproxy.mail.dmarc import (
     DmarcError,
     DmarcRecord,

@@ -21,7 +21,7 @@ from smtpproxy.intake.milter_terms import (
     mails_refused,
     without_smtp,
 )
-from smtpproxy.mail.path import PathError, for_record, parse_path, qualified
+from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Steps

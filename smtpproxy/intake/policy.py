@@ -10,7 +10,7 @@ from smtpproxy.intake import replies
 from smtpproxy.intake.connection import Connection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.policy_terms import credential, external
-from smtpproxy.mail.path import PathError, for_record, parse_path, qualified
+from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.policy_delegation import (
     DUNNO,

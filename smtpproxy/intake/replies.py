@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from smtpproxy.core.outcome import BAD_ADDRESS
 from smtpproxy.events import Limit
-from smtpproxy.mail.path import PathError
+from smtpproxy.mail.address import PathError
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.events import ContentProblem
 from smtpproxy.wire.incoming import HeaderLimits

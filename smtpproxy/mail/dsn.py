@@ -12,9 +12,7 @@ from email.header import Header
 
 from msgspec import Struct
 
-from smtpproxy.mail.reply import Reply
-from smtpproxy.mail.trace import date_time
-from smtpproxy.mail.xtext import from_xtext
+from smtpproxy.mail.reply import Reply, date_time, from_xtext
 
 _LINE_LIMIT = 998  # RFC 5322 2.1.1, without CRLF
 

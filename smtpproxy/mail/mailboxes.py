@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from smtpproxy.mail.address import AddressError, canonical, compose
-from smtpproxy.mail.comments import CommentError, skip_cfws
+from smtpproxy.mail.text import CommentError, skip_cfws
 
 # What nearly every message has: one address, alone or in brackets behind a plain name.
 _PLAIN = re.compile(

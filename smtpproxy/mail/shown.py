@@ -1,12 +1,197 @@
-"""A message's text as people read it: the part that most of them see, folded for comparing."""
+"""A message's text as people read it: of the part that most of them see, folded for comparing.
+
+HTML is read in one pass, and never an error. No renderer: style sheets are not applied. What is
+hidden by the element itself (`hidden`, `display:none`, `visibility:hidden`, a font size of 0) is
+not shown, nor is the head.
+"""
 
 import re
 import unicodedata
+from html import unescape
 
 from msgspec import Struct
 
-from smtpproxy.mail.html import read_html
 from smtpproxy.mail.mime import Body
+
+_UNSEEN = frozenset({"script", "style", "head", "title", "template", "noscript", "textarea"})
+_VOID = frozenset(
+    {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
+)
+_INLINE = frozenset(
+    {
+        "a",
+        "abbr",
+        "b",
+        "big",
+        "em",
+        "font",
+        "i",
+        "small",
+        "span",
+        "strong",
+        "sub",
+        "sup",
+        "u",
+        "wbr",
+    }
+)
+# A tag as nearly all are; nothing is given back, so that no octet is looked at twice.
+_TAG = re.compile(
+    r"""<(/?)([a-zA-Z][a-zA-Z0-9]{0,15}+)(?=[\s/>])"""
+    r"""([^<>"']*+(?:"[^"<>]*+"[^<>"']*+|'[^'<>]*+'[^<>"']*+)*+)>"""
+)
+_QUOTE = re.compile("[\"']")
+_NAME = re.compile(r"/?([a-zA-Z][^\s/>]{0,30})")
+_ATTRIBUTE = re.compile(
+    r"""\s([a-zA-Z-]{1,20})\s{0,9}=\s{0,9}(?:"([^"]*)"?|'([^']*)'?|([^\s"'>]+))"""
+)
+_HIDDEN_ATTRIBUTE = re.compile(r"\shidden(?=[\s/=>]|\Z)", re.IGNORECASE)
+_HIDING = re.compile(
+    r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden"
+    r"|font-size\s{0,9}:\s{0,9}0(?:px|pt|em|%)?\s{0,9}(?:;|!|\Z)",
+    re.IGNORECASE,
+)
+_ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")
+_MOST_TAGS = 20_000  # what follows them is not read
+_LONGEST_TAG = 16_384  # characters: attributes beyond are not read
+
+
+class Shown(Struct, frozen=True):
+    """The text that is seen, and where the links lead (`href`), in their order."""
+
+    text: str
+    links: tuple[str, ...]
+
+
+def read_html(source: str) -> Shown:
+    """Return what is seen. Linear in the length of `source`."""
+    reader = _Reader(source)
+    reader.read()
+    return Shown(plain_of("".join(reader.text)), tuple(reader.links))
+
+
+def plain_of(text: str) -> str:
+    """Return text with its character references decoded."""
+    if "&" not in text:
+        return text
+    return unescape(_ENDLESS_NUMBER.sub("", text))
+
+
+class _Reader:
+    def __init__(self, source: str) -> None:
+        self.text: list[str] = []
+        self.links: list[str] = []
+        self._source = source
+        self._hidden = ""  # the element that is not shown, and
+        self._depth = 0  # how many of that name are open in it
+        self._no_more: set[str] = set()  # quotes that do not occur any more
+
+    def read(self) -> None:
+        source, position = self._source, 0
+        for _ in range(_MOST_TAGS):
+            start = source.find("<", position)
+            if start < 0:
+                self._show(source[position:])
+                return
+            if start > position:
+                self._show(source[position:start])
+            tag = _TAG.match(source, start)
+            if tag is not None:
+                closing, name, attributes = tag.groups()
+                self._tag(name.lower(), closing == "/", attributes)
+                position = tag.end()
+            else:
+                position = self._unusual(start)
+                if position < 0:
+                    return
+
+    def _unusual(self, start: int) -> int:
+        """Read what a < begins that is no plain tag; return where it ends, -1 for never."""
+        source = self._source
+        if source.startswith("<!--", start):
+            end = source.find("-->", start + 4)
+            return end + 3 if end >= 0 else -1
+        name = _NAME.match(source, start + 1)
+        if name is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
+            self._show("<")
+            return start + 1
+        end = self._end_of_tag(start)
+        if end < 0:
+            return -1
+        if name is not None:
+            cut = min(end, start + _LONGEST_TAG)
+            self._tag(name[1].lower(), source[start + 1] == "/", source[name.end() : cut])
+        return end + 1
+
+    def _show(self, text: str) -> None:
+        if not self._hidden:
+            self.text.append(text)
+
+    def _end_of_tag(self, start: int) -> int:
+        """Where its > is; one between quotes does not end it, unless they are never closed."""
+        source, position = self._source, start + 1
+        end = source.find(">", position)
+        while end >= 0:
+            quote = self._open_quote(position, end)
+            if quote is None:
+                return end
+            mark, opened = quote
+            closed = -1 if mark in self._no_more else source.find(mark, max(end, opened + 1))
+            if closed < 0:
+                self._no_more.add(mark)
+                return end
+            position = closed + 1
+            end = source.find(">", position)
+        return end
+
+    def _open_quote(self, position: int, end: int) -> tuple[str, int] | None:
+        """The quote that begins between both and does not end there."""
+        source = self._source
+        while (found := _QUOTE.search(source, position, end)) is not None:
+            closed = source.find(found[0], found.end(), end)
+            if closed < 0:
+                return found[0], found.start()
+            position = closed + 1
+        return None
+
+    def _tag(self, name: str, closing: bool, attributes: str) -> None:
+        if self._hidden:
+            self._in_hidden(name, closing)
+            return
+        if name not in _INLINE:
+            self.text.append("\n")
+        if closing:
+            return
+        if name in _UNSEEN or (attributes and name not in _VOID and _is_hidden(attributes)):
+            self._hidden, self._depth = name, 1
+        elif name == "a" or name == "area":
+            href = _attributes(attributes).get("href")
+            if href:
+                self.links.append(plain_of(href).strip())
+
+    def _in_hidden(self, name: str, closing: bool) -> None:
+        if name == "body" and self._hidden == "head":
+            self._hidden = ""  # a head need not be closed
+        elif name == self._hidden:
+            self._depth += -1 if closing or name == "p" else 1  # a p ends where another begins
+            if self._depth <= 0:
+                self._hidden = ""
+
+
+def _attributes(tag: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, double, single, bare in _ATTRIBUTE.findall(tag):
+        found.setdefault(name.lower(), double or single or bare)
+    return found
+
+
+def _is_hidden(tag: str) -> bool:
+    if "style" not in tag and "hidden" not in tag and "STYLE" not in tag and "HIDDEN" not in tag:
+        return False
+    if _HIDDEN_ATTRIBUTE.search(tag):
+        return True
+    style = _attributes(tag).get("style")
+    return style is not None and _HIDING.search(plain_of(style)) is not None
 
 
 class ShownText(Struct, frozen=True):

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from smtpproxy.mail.encoded_words import decode
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.shown import folded
+from smtpproxy.mail.text import decode_words
 from smtpproxy.policy.bulk_words import NEWS_SENDERS, OFFER, OWN, OWN_SENDERS
 
 # Lower-case names. What only list servers and programs for campaigns write.
@@ -128,7 +128,7 @@ def _is_own(headers: HeaderBlock) -> bool:
 
 def _subject(headers: HeaderBlock) -> str:
     values = headers.values("Subject")
-    return decode(values[0][:_LONGEST].decode("utf-8", "replace")) if values else ""
+    return decode_words(values[0][:_LONGEST].decode("utf-8", "replace")) if values else ""
 
 
 def _sender(headers: HeaderBlock) -> frozenset[str]:

@@ -6,10 +6,10 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
 
-from smtpproxy.mail.encoded_words import decode
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.shown import ShownText, folded
-from smtpproxy.mail.way_out_uri import link_fault
+from smtpproxy.mail.text import decode_words
+from smtpproxy.mail.unsubscribe import link_fault
 from smtpproxy.policy.bulk_signs import bulk_markers
 from smtpproxy.policy.model import (
     Alignment,
@@ -105,7 +105,7 @@ def _fake_prefix(headers: HeaderBlock) -> str | None:
     subjects = headers.values("Subject")
     if not subjects or headers.values("In-Reply-To") or headers.values("References"):
         return None
-    subject = decode(subjects[0][:_LONGEST_FIELD].decode("utf-8", "replace"))
+    subject = decode_words(subjects[0][:_LONGEST_FIELD].decode("utf-8", "replace"))
     found = _PREFIX.match(subject)
     return None if found is None else found[1]
 

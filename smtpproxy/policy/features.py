@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from smtpproxy.mail.encoded_words import decode
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
+from smtpproxy.mail.text import decode_words
 from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
 from smtpproxy.policy.model import MessageFeatures
 
@@ -105,7 +105,7 @@ def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
 def _text(values: Sequence[bytes]) -> str | None:
     if not values:
         return None
-    text = decode(values[0][: 4 * _LONGEST_TEXT].decode("utf-8", "replace"))[:_LONGEST_TEXT]
+    text = decode_words(values[0][: 4 * _LONGEST_TEXT].decode("utf-8", "replace"))[:_LONGEST_TEXT]
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " for c in text)

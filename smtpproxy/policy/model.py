@@ -11,7 +11,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from smtpproxy.mail.way_out_uri import UriFault
+from smtpproxy.mail.unsubscribe import UriFault
 from smtpproxy.policy.frequency import Cap
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.policy.terms import (

@@ -10,9 +10,8 @@ from typing import BinaryIO, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.entry import entered
-from smtpproxy.mail.path import recipient
 from smtpproxy.scrub.verdicts import LineVerdict
 from smtpproxy.store.exchange.csv_rows import (
     Header,

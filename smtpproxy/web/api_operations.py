@@ -11,9 +11,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 
-from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.entry import entered
-from smtpproxy.mail.path import recipient
 from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
 from smtpproxy.store.exchange.change_record import change_object
 from smtpproxy.store.exchange.suppression_record import read_scope

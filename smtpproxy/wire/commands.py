@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from smtpproxy.mail.path import DOMAIN_LIMIT
+from smtpproxy.mail.address import DOMAIN_LIMIT
 from smtpproxy.mail.reply import Reply
 
 COMMAND_LIMIT = 2048  # RFC 5321 4.5.3.1.4 asks for 512 at least, extensions add to it

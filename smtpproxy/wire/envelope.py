@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from smtpproxy.mail.path import PathError, read_path
+from smtpproxy.mail.address import PathError, read_path
 from smtpproxy.wire import notifications
 from smtpproxy.wire.commands import CommandError, Mail, Rcpt
 

@@ -11,7 +11,7 @@ import re
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.mail.xtext import from_xtext, to_xtext
+from smtpproxy.mail.reply import from_xtext, to_xtext
 from smtpproxy.wire.commands import CommandError
 from smtpproxy.wire.session import Extension, SessionState
 

@@ -15,11 +15,10 @@ from smtpproxy.intake import smtp
 from smtpproxy.intake.connection import AT_ONCE
 from smtpproxy.intake.milter import MilterSession
 from smtpproxy.intake.smtp import SmtpSession
-from smtpproxy.mail import domains
-from smtpproxy.mail.dkim.body import BodyHash
-from smtpproxy.mail.dkim.field import _listed, signed_names, unsigned_field
-from smtpproxy.mail.dkim.header import SIGNED, to_sign
-from smtpproxy.mail.domains import all_aligned
+from smtpproxy.mail import dmarc
+from smtpproxy.mail.dkim import _listed, signed_names, unsigned_field
+from smtpproxy.mail.dkim_canonical import SIGNED, BodyHash, to_sign
+from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import read_body
@@ -214,7 +213,7 @@ def test_from_domains_by_thousands_are_each_compared_once(monkeypatch: pytest.Mo
         asked.append(domain)
         return "one.example"
 
-    monkeypatch.setattr(domains, "organisational_domain", organisation)
+    monkeypatch.setattr(dmarc, "organisational_domain", organisation)
     ours = [f"{n}.a.example" for n in range(1_000)]
     assert all_aligned(ours, [f"{n}.b.example" for n in range(20)])
     assert len(asked) == 1_020

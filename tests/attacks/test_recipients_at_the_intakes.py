@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.entry import entered
-from smtpproxy.mail.path import recipient
 from tests.intake.conftest import Listen
 from tests.kit.messages import marketing, message
 from tests.kit.mta import encode, mta, strings

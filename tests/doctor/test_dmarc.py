@@ -72,7 +72,7 @@ def test_of_a_long_name_the_middle_is_left_out() -> None:
 def test_what_a_record_says() -> None:
     record = read_dmarc(b"v=DMARC1; p=quarantine; adkim=s; aspf=r; t=y; np=reject")
     assert (record.policy, record.below, record.absent) == ("quarantine", "quarantine", "reject")
-    assert (record.strict_dkim, record.strict_spf, record.testing) == (True, False, True)
+    assert (record.strict_dkim, record.testing) == (True, True)
     assert record.ignored == ()
     assert record.no_reports
 

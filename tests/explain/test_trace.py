@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
-from smtpproxy.mail.way_out_uri import FaultKind, UriFault
+from smtpproxy.mail.unsubscribe import FaultKind, UriFault
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.model import (
     Audience,

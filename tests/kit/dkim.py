@@ -6,7 +6,7 @@ from typing import Any
 
 import dkim  # type: ignore[import-untyped]
 
-from smtpproxy.mail.dkim.record import KeyRecord, KeyType
+from smtpproxy.mail.dkim import KeyRecord, KeyType
 from smtpproxy.relay.dkim.keys import new_key
 
 

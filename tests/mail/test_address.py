@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.mail.address import AddressError, canonical, compose, domain_of, widened
+from smtpproxy.mail.address import AddressError, canonical, compose, widened
 
 SAME = [
     ("Jeanne.Dupont@Example.ORG", "jeanne.dupont@example.org"),
@@ -119,13 +119,6 @@ WIDENED = [
 @pytest.mark.parametrize(("address", "expected"), WIDENED)
 def test_widened_key(address: str, expected: str) -> None:
     assert widened(address) == expected
-
-
-def test_domain_is_that_of_the_canonical_address() -> None:
-    assert domain_of('"a@b"@MÜNCHEN.de.') == "xn--mnchen-3ya.de"
-    assert domain_of("a@[192.0.2.1]") == "[192.0.2.1]"
-    with pytest.raises(AddressError):
-        domain_of("example.org")
 
 
 def test_compose_takes_a_local_part_without_its_quotes() -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.mail.encoded_words import decode
+from smtpproxy.mail.text import decode_words
 
 DECODED = [
     ("plain text", "plain text"),
@@ -34,11 +34,11 @@ DECODED = [
 
 @pytest.mark.parametrize(("text", "expected"), DECODED)
 def test_decode(text: str, expected: str) -> None:
-    assert decode(text) == expected
+    assert decode_words(text) == expected
 
 
 @given(st.text("=?utf-8qQbB_A4 é\t", max_size=60))
 def test_any_text_is_decoded_without_an_error(text: str) -> None:
-    decoded = decode(text)
+    decoded = decode_words(text)
     if "=?" not in text:
         assert decoded == text

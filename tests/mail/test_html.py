@@ -2,9 +2,8 @@
 
 import pytest
 
-from smtpproxy.mail.html import read_html
 from smtpproxy.mail.mime import Body, TextPart
-from smtpproxy.mail.shown import ShownText, folded, shown_text
+from smtpproxy.mail.shown import ShownText, folded, read_html, shown_text
 
 SEEN = [
     ("<p>one<br>two</p>three", "one two three"),

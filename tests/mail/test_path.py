@@ -4,7 +4,7 @@ import string
 
 import pytest
 
-from smtpproxy.mail.path import PathError, read_path
+from smtpproxy.mail.address import PathError, read_path
 
 LETTERS = set(string.ascii_letters + string.digits + "_\x80é\uffff\U00010000\U0010ffff")
 LABEL = LETTERS | {"-"}

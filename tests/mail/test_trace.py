@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.mail.trace import date_time, received
+from smtpproxy.mail.reply import date_time, received
 
 AT = datetime(2026, 3, 1, 9, 5, 7, 999_999, tzinfo=UTC)
 

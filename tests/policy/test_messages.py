@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from smtpproxy.mail.way_out_uri import FaultKind, UriFault
+from smtpproxy.mail.unsubscribe import FaultKind, UriFault
 from smtpproxy.policy.decide import asks_for_signatures, judge
 from smtpproxy.policy.model import (
     Action,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.mail.xtext import from_xtext, to_xtext
+from smtpproxy.mail.reply import from_xtext, to_xtext
 from smtpproxy.wire.extensions import BASE
 from smtpproxy.wire.forwarding import (
     XCLIENT,

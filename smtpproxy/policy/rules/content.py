@@ -3,7 +3,7 @@
 Each rule holds only where the stream asks for it: then `features.closer` is there.
 """
 
-from smtpproxy.mail.domains import all_aligned
+from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.policy.model import (
     Alignment,
     CloserLook,

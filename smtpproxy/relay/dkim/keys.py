@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from smtpproxy.mail.dkim.record import FEWEST_BITS, KeyRecord, KeyType
+from smtpproxy.mail.dkim import FEWEST_BITS, KeyRecord, KeyType
 
 GOOD_BITS, MOST_BITS = 2048, 4096
 """RFC 8301 section 3.2: of RSA keys. Verifiers need not take more than the last."""

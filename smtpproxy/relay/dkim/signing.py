@@ -6,9 +6,8 @@ from concurrent.futures import Executor
 from datetime import datetime
 from hashlib import sha256
 
-from smtpproxy.mail.dkim.body import BodyHash
-from smtpproxy.mail.dkim.field import hashed_signature, signed_field, unsigned_field
-from smtpproxy.mail.dkim.header import SIGNED, to_sign
+from smtpproxy.mail.dkim import hashed_signature, signed_field, unsigned_field
+from smtpproxy.mail.dkim_canonical import SIGNED, BodyHash, to_sign
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.relay.content import Body
 from smtpproxy.relay.dkim.keyring import Keyring, RingKey

@@ -8,11 +8,17 @@ from hashlib import sha256
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from smtpproxy.mail.dkim.body import BodyHash
-from smtpproxy.mail.dkim.field import NAME, Signature, hashed_signature, read_signature
-from smtpproxy.mail.dkim.header import hashed_fields
-from smtpproxy.mail.dkim.record import FEWEST_BITS, KeyRecord, read_record
-from smtpproxy.mail.dkim.tags import TagError
+from smtpproxy.mail.dkim import (
+    FEWEST_BITS,
+    NAME,
+    KeyRecord,
+    Signature,
+    TagError,
+    hashed_signature,
+    read_record,
+    read_signature,
+)
+from smtpproxy.mail.dkim_canonical import BodyHash, hashed_fields
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding, SignatureState
 from smtpproxy.relay.content import Body

@@ -8,7 +8,7 @@ from dkim.canonicalization import Relaxed, Simple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.mail.dkim.body import BodyHash
+from smtpproxy.mail.dkim_canonical import BodyHash
 
 LINES = st.lists(
     st.text(alphabet=" \t.abé", max_size=12).map(lambda line: line.encode() + b"\r\n"), max_size=12

@@ -2,14 +2,14 @@
 
 import pytest
 
-from smtpproxy.mail.dkim.field import (
+from smtpproxy.mail.dkim import (
+    TagError,
     hashed_signature,
     read_signature,
     signed_field,
     signed_names,
     unsigned_field,
 )
-from smtpproxy.mail.dkim.tags import TagError
 
 NOW = 1_780_000_000
 GOOD = {

@@ -2,7 +2,7 @@
 
 import dkim
 
-from smtpproxy.mail.dkim.header import ALWAYS, SIGNED, hashed_fields, to_sign
+from smtpproxy.mail.dkim_canonical import ALWAYS, SIGNED, hashed_fields, to_sign
 from smtpproxy.mail.headers import HeaderBlock
 
 HEADER = HeaderBlock(

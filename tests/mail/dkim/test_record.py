@@ -2,8 +2,7 @@
 
 import pytest
 
-from smtpproxy.mail.dkim.record import KeyRecord, read_record, zone_line
-from smtpproxy.mail.dkim.tags import TagError
+from smtpproxy.mail.dkim import KeyRecord, TagError, read_record, zone_line
 
 
 def test_a_record_is_read_as_it_is_written() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.mail.dkim.record import KeyRecord, KeyType
+from smtpproxy.mail.dkim import KeyRecord, KeyType
 from smtpproxy.relay.dkim.keyring import Keyring, fitting
 from smtpproxy.relay.dkim.keys import SigningKey
 from smtpproxy.settings import DkimSettings

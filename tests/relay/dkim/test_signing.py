@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.mail.dkim.field import read_signature
+from smtpproxy.mail.dkim import read_signature
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.relay.content import Body, Content, Spool
 from smtpproxy.relay.dkim.keyring import Keyring

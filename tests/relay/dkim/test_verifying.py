@@ -10,7 +10,7 @@ from pathlib import Path
 import dkim
 import pytest
 
-from smtpproxy.mail.dkim.record import KeyRecord
+from smtpproxy.mail.dkim import KeyRecord
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding
 from smtpproxy.relay.content import Body

@@ -1,14 +1,96 @@
-"""The DKIM-Signature field: written, and read (RFC 6376 sections 3.5 and 3.7)."""
+"""DKIM without keys or network (RFC 6376): tag lists, key records, signature fields."""
 
 import binascii
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 from msgspec import Struct
 
-from smtpproxy.mail.dkim.header import relaxed_value
-from smtpproxy.mail.dkim.tags import TagError, read_tags, unspaced
+from smtpproxy.mail.dkim_canonical import relaxed_value
+
+_NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
+_SPACE = re.compile(rb"[ \t\r\n]+")
+
+
+class TagError(ValueError):
+    """A list that cannot be read, or a tag that says nothing usable."""
+
+
+def read_tags(text: bytes) -> dict[bytes, bytes]:
+    """Return the tags and what they say, without white space around. Raises TagError."""
+    tags: dict[bytes, bytes] = {}
+    specs = text.split(b";")
+    if not specs[-1].strip(b" \t\r\n"):
+        specs.pop()
+    for spec in specs:
+        name, equals, value = spec.partition(b"=")
+        name = name.strip(b" \t\r\n")
+        if not equals or _NAME.fullmatch(name) is None:
+            raise TagError("not a list of tag=value")
+        if name in tags:
+            raise TagError(f"the tag {name.decode()}= stands there twice")
+        tags[name] = value.strip(b" \t\r\n")
+    return tags
+
+
+def unspaced(value: bytes) -> bytes:
+    """Return a value without the white space that folding may have put into it."""
+    return _SPACE.sub(b"", value)
+
+
+KeyType = Literal["rsa", "ed25519"]
+FEWEST_BITS = 1024
+"""RFC 8301 section 3.2: what is signed with a smaller RSA key is not signed."""
+_STRING = 255  # octets of one string of a TXT record
+
+
+class KeyRecord(Struct, frozen=True):
+    """`public` is what `p=` holds: an RSA SubjectPublicKeyInfo in DER, or 32 octets."""
+
+    key_type: KeyType
+    public: bytes
+    testing: bool = False
+    same_domain: bool = False  # i= has to be of d= itself, not of a part of it
+
+    def __str__(self) -> str:
+        return f"v=DKIM1; k={self.key_type}; p={b64encode(self.public).decode()}"
+
+
+def read_record(text: bytes) -> KeyRecord:
+    """Read what a TXT record says, its strings joined. Raises TagError with what is wrong."""
+    tags = read_tags(text)
+    if tags.get(b"v", b"DKIM1") != b"DKIM1" or (b"v" in tags and next(iter(tags)) != b"v"):
+        raise TagError("it is no DKIM record")
+    if b"p" not in tags:
+        raise TagError("there is no p= in it")
+    kind = tags.get(b"k", b"rsa")
+    if kind not in (b"rsa", b"ed25519"):
+        raise TagError("its type of key is not known")
+    if b"h" in tags and b"sha256" not in unspaced(tags[b"h"]).split(b":"):
+        raise TagError("it does not take sha256")
+    if not {b"*", b"email"} & set(unspaced(tags.get(b"s", b"*")).split(b":")):
+        raise TagError("it is not for mail")
+    if not tags[b"p"]:
+        raise TagError("the key was revoked")
+    try:
+        public = b64decode(unspaced(tags[b"p"]), validate=True)
+    except binascii.Error:
+        raise TagError("its p= is not base64") from None
+    flags = unspaced(tags.get(b"t", b"")).split(b":")
+    key_type: KeyType = "rsa" if kind == b"rsa" else "ed25519"
+    return KeyRecord(key_type, public, b"y" in flags, b"s" in flags)
+
+
+def zone_line(name: str, record: KeyRecord) -> str:
+    """Return the record as a line of a zone file, cut into strings that DNS can carry."""
+    text = str(record)
+    strings = [text[i : i + _STRING] for i in range(0, len(text), _STRING)]
+    quoted = " ".join(f'"{string}"' for string in strings)
+    return f"{name}. IN TXT {f'( {quoted} )' if len(strings) > 1 else quoted}"
+
 
 NAME = "DKIM-Signature"
 LONGEST = 16_384  # octets of a field; nobody writes a longer one for an honest reason
@@ -63,8 +145,8 @@ def read_signature(field: bytes, now: float) -> Signature:
     names = tuple(name.strip(b" \t\r\n").lower() for name in tags[b"h"].split(b":"))
     if b"from" not in names:
         raise TagError("it does not cover From")
-    domain, selector = _text(tags, b"d").lower(), _text(tags, b"s").lower()
-    identity = _text(tags, b"i").lower().rpartition("@")[2] if b"i" in tags else domain
+    domain, selector = _tag_text(tags, b"d").lower(), _tag_text(tags, b"s").lower()
+    identity = _tag_text(tags, b"i").lower().rpartition("@")[2] if b"i" in tags else domain
     if identity != domain and not identity.endswith(f".{domain}"):
         raise TagError("its i= is not of its d=")
     _check_times(tags, now)
@@ -159,7 +241,7 @@ def _check_times(tags: dict[bytes, bytes], now: float) -> None:
         raise TagError("it has expired")
 
 
-def _text(tags: dict[bytes, bytes], name: bytes) -> str:
+def _tag_text(tags: dict[bytes, bytes], name: bytes) -> str:
     try:
         text = tags[name].decode("utf-8")
     except UnicodeDecodeError:
