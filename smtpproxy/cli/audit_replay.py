@@ -113,14 +113,14 @@ class _Totals:
 
 
 def _rulebook(settings: Settings, reference: str) -> Rulebook:
-    from smtpproxy.config import rulebooks  # pydantic: only when it is needed
+    from smtpproxy.config.load import read_rulebook
     from smtpproxy.policy.rulebooks import RulebookError
 
     if reference in settings.rulebooks:
         return settings.rulebooks[reference]
     path = Path(reference)
     try:
-        return rulebooks.read(str(path.resolve()) if path.is_file() else reference)
+        return read_rulebook(str(path.resolve()) if path.is_file() else reference)
     except RulebookError as error:
         fail("; ".join(error.faults), 2)
 

@@ -23,9 +23,8 @@ def command(config: Path) -> Result:
     Run it as the user that the relay runs as: it looks at files, folders and addresses too.
     """
     from smtpproxy.config import ConfigError, load
-    from smtpproxy.config.example_values import example_values
     from smtpproxy.config.start_checks import check_start
-    from smtpproxy.config.warnings import warnings
+    from smtpproxy.config.warnings import example_values, warnings
 
     try:
         settings = load(config)

@@ -48,7 +48,7 @@ def config_option(function: Function) -> Function:
 
     @functools.wraps(function)
     def command(*args: Any, config: Path, **options: Any) -> Any:
-        from smtpproxy.config import ConfigError, load  # pydantic: only when it is needed
+        from smtpproxy.config import ConfigError, load
 
         try:
             settings = load(config)

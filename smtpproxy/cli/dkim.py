@@ -10,6 +10,8 @@ import click
 from smtpproxy.cli.common import config_option, config_path_option, fail
 from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.settings import DkimSettings, Settings
+from smtpproxy.settings.names import selector as read_selector
+from smtpproxy.settings.places import domain as read_domain
 
 if TYPE_CHECKING:
     from smtpproxy.relay.dkim.keys import SigningKey
@@ -138,10 +140,8 @@ def verify(settings: Settings, message: BinaryIO, records: tuple[Path, ...], as_
 
 
 def _names(domain: str, selector: str) -> tuple[str, str]:
-    from smtpproxy.config import dkim_values, values
-
     try:
-        return values.domain(domain), dkim_values.selector(selector)
+        return read_domain(domain), read_selector(selector)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

@@ -26,7 +26,7 @@ _STYLES = {
 
 
 def _domain(value: str) -> str:
-    from smtpproxy.config.values import domain
+    from smtpproxy.settings.places import domain
 
     try:
         return domain(value)

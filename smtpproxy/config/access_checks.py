@@ -1,14 +1,17 @@
-"""What must hold between the keys of TLS and authentication.
+"""What must hold between the keys that say who may come in: protocols, TLS, logins, trust.
 
 A protection that is half configured is a fault, never a weaker protection.
 """
 
-from collections.abc import Iterator, Mapping
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from smtpproxy.config import values
-from smtpproxy.config.faults import Fault
-from smtpproxy.config.tables import tables
+from smtpproxy.settings import ListenerSettings, TcpAddress
+from smtpproxy.settings.places import address as read_address
+from smtpproxy.settings.places import network as read_network
+from smtpproxy.toml import shown
+from smtpproxy.toml_tables import Fault, keys_of, tables
 
 Document = Mapping[str, Any]
 
@@ -21,6 +24,8 @@ def access_checks(document: Document) -> Iterator[Fault]:
     for index, listener in tables(document, "listener"):
         for key, text in (*_tls(listener), *_auth(listener, users, certificates)):
             yield Fault(("listener", index, key), text)
+    yield from _protocols(document)
+    yield from _trust(document)
     yield from _credentials(document)
     upstream = document.get("upstream")
     if isinstance(upstream, dict) and upstream.get("tls", "none") == "none":
@@ -83,7 +88,7 @@ def _credentials(document: Document) -> Iterator[Fault]:
         for key in keys:
             same = key, credential[key].replace(":", "").lower()
             if same in seen:
-                text = f"{values.shown(credential[key])} stands in credential[{seen[same]}] too"
+                text = f"{shown(credential[key])} stands in credential[{seen[same]}] too"
                 yield Fault(("credential", index, key), text)
             seen.setdefault(same, index)
         yield from _from_domains(index, credential, domains)
@@ -101,6 +106,148 @@ def _from_domains(
         if isinstance(theirs, list) and theirs and not set(map(str, own)) & set(map(str, theirs)):
             yield Fault(
                 ("credential", index, "streams", at),
-                f"{values.shown(stream)} has other from_domains than this credential,"
+                f"{shown(stream)} has other from_domains than this credential,"
                 " so no mail of it could pass",
             )
+
+
+_EVERYWHERE = frozenset(
+    {
+        "name",
+        "protocol",
+        "address",
+        "streams",
+        "default_stream",
+        "max_connections",
+        "max_connections_per_address",
+        "connection_rate",
+        "command_timeout",
+        "data_timeout",
+    }
+)
+_SMTP = frozenset(keys_of(ListenerSettings)) - {"origin"}
+_ASKED = _EVERYWHERE | {"max_recipients", "max_refused_recipients", "origin", "login_trusted"}
+_MEANINGFUL = {"smtp": _SMTP, "lmtp": _SMTP, "milter": _ASKED, "policy": _ASKED}
+
+
+def _protocols(document: Document) -> Iterator[Fault]:
+    """Yield the keys that somebody set and that would do nothing."""
+    for index, listener in tables(document, "listener"):
+        protocol = listener.get("protocol", "smtp")
+        meaningful = _MEANINGFUL.get(protocol) if isinstance(protocol, str) else None
+        if meaningful is None:
+            continue
+        for key, known in keys_of(ListenerSettings).items():
+            if key in meaningful or key not in listener or known.is_default(listener[key]):
+                continue
+            text = f'does nothing with protocol = "{protocol}": leave it out'
+            yield Fault(("listener", index, key), text)
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Networks = Sequence[tuple[int, Network | None]]
+"""By their place in the list; None is `unix`."""
+
+_KEYS = ("proxy_trusted", "xclient_trusted", "login_trusted")
+_MTAS = ("milter", "policy")
+
+
+def _trust(document: Document) -> Iterator[Fault]:
+    """Yield the faults in `proxy_trusted`, `xclient_trusted` and `login_trusted`."""
+    users = any("user" in table for _, table in tables(document, "credential"))
+    for index, listener in tables(document, "listener"):
+        for location, text in _of_listener(listener, users):
+            yield Fault(("listener", index, *location), text)
+
+
+def _of_listener(
+    listener: Mapping[str, Any], users: bool
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    proxy, xclient, login = (_networks(listener, key) for key in _KEYS)
+    for key, networks in zip(_KEYS, (proxy, xclient, login), strict=True):
+        if _is_everybody(networks):
+            yield (key,), 'is every host there is: name those that are believed, "10.0.0.5"'
+    if listener.get("protocol", "smtp") in _MTAS:
+        if users and "login_trusted" not in listener and not _is_near(listener.get("address")):
+            yield (
+                ("login_trusted",),
+                "missing; hosts on the network may reach this listener, and the login that they"
+                ' tell chooses a [[credential]]: name the MTA, login_trusted = ["10.0.0.5"]',
+            )
+        return
+    proxied = listener.get("proxy_protocol") is True
+    if proxied and not listener.get("proxy_trusted"):
+        yield (
+            ("proxy_protocol",),
+            "needs proxy_trusted, the balancers whose header is believed,"
+            ' for example proxy_trusted = ["10.0.0.5"]',
+        )
+    if proxy and not proxied:
+        yield ("proxy_trusted",), "does nothing without proxy_protocol = true"
+    for at, network in xclient if proxied else ():
+        if any(_meet(network, other) for _, other in proxy):
+            yield (
+                ("xclient_trusted", at),
+                f"{_shown(network)} is in proxy_trusted too: whoever connects through that balancer"
+                " could say by XCLIENT who they are, without a password; give the hosts that"
+                " send XCLIENT a listener of their own",
+            )
+    for at, network in login:
+        if not any(_within(network, other) for _, other in xclient):
+            yield (
+                ("login_trusted", at),
+                f"{_shown(network)} is not in xclient_trusted, so it cannot tell a login:"
+                " add it there, or leave it out here",
+            )
+
+
+def _networks(listener: Mapping[str, Any], key: str) -> Networks:
+    """Those that can be read; the others are faults of their own."""
+    written = listener.get(key)
+    found: list[tuple[int, Network | None]] = []
+    for at, value in enumerate(written if isinstance(written, list) else ()):
+        try:
+            network = read_network(value)
+        except ValueError:
+            continue
+        found.append((at, None if network == "unix" else ipaddress.ip_network(network)))
+    return found
+
+
+def _is_everybody(networks: Networks) -> bool:
+    """Whether they are, together, all addresses of a family."""
+    for version in (4, 6):
+        of_family = [each for _, each in networks if each is not None and each.version == version]
+        if any(each.prefixlen == 0 for each in ipaddress.collapse_addresses(of_family)):  # type: ignore[type-var]
+            return True
+    return False
+
+
+def _meet(one: Network | None, other: Network | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.version == other.version and one.overlaps(other)
+
+
+def _within(one: Network | None, other: Network | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
+
+
+def _shown(network: Network | None) -> str:
+    return shown("unix" if network is None else str(network))
+
+
+def _is_near(address: object) -> bool:
+    """Whether only this machine reaches it. What cannot be read is a fault of its own."""
+    try:
+        found = read_address(address)
+    except ValueError:
+        return True
+    if not isinstance(found, TcpAddress) or found.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(found.host).is_loopback
+    except ValueError:
+        return False

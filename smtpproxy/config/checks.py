@@ -9,17 +9,12 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from smtpproxy.config import values
 from smtpproxy.config.access_checks import access_checks
-from smtpproxy.config.content import content_checks
-from smtpproxy.config.dkim import dkim_checks
-from smtpproxy.config.faults import Fault, Location, key_path
-from smtpproxy.config.protocol_checks import protocol_checks
-from smtpproxy.config.tables import tables
-from smtpproxy.config.trust_checks import trust_checks
-from smtpproxy.config.unsubscribe_checks import unsubscribe_checks
 from smtpproxy.policy.model import DEFAULT_STREAM, NOTICE_STREAM
-from smtpproxy.settings import Address, TcpAddress, UnixAddress
+from smtpproxy.settings import Address, StreamSettings, TcpAddress, UnixAddress
+from smtpproxy.settings.places import address as read_address
+from smtpproxy.toml import shown
+from smtpproxy.toml_tables import Fault, Location, key_path, keys_of, tables
 
 Document = Mapping[str, Any]
 
@@ -41,11 +36,9 @@ def cross_check(document: Document) -> Iterator[Fault]:
         yield from _stream_choice(document, section)
     yield from _addresses(document)
     yield from access_checks(document)
-    yield from trust_checks(document)
-    yield from protocol_checks(document)
-    yield from dkim_checks(document)
-    yield from content_checks(document)
-    yield from unsubscribe_checks(document)
+    yield from _dkim(document)
+    yield from _content(document)
+    yield from _unsubscribe(document)
 
 
 def _unique_names(document: Document) -> Iterator[Fault]:
@@ -57,11 +50,9 @@ def _unique_names(document: Document) -> Iterator[Fault]:
                 continue
             same = name.lower()
             if same in seen:
-                text = f"{values.shown(name)} is taken by {section}[{seen[same]}]: choose another"
+                text = f"{shown(name)} is taken by {section}[{seen[same]}]: choose another"
                 if section == "sender":
-                    text = (
-                        f"{values.shown(name)} stands in sender[{seen[same]}] too: write one rule"
-                    )
+                    text = f"{shown(name)} stands in sender[{seen[same]}] too: write one rule"
                 yield Fault((section, index, key), text)
             seen.setdefault(same, index)
 
@@ -108,11 +99,11 @@ def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
                 yield Fault((section, index, "streams", at), f'"{stream}" stands here twice')
         chosen = table.get("default_stream")
         if isinstance(chosen, str) and chosen not in named:
-            names = dict.fromkeys(values.shown(name) for name in named)
+            names = dict.fromkeys(shown(name) for name in named)
             right = f"one of {', '.join(names)}" if names else "leave it out, or set streams"
             yield Fault(
                 (section, index, "default_stream"),
-                f"{values.shown(chosen)} is not among streams: {right}",
+                f"{shown(chosen)} is not among streams: {right}",
             )
 
 
@@ -121,9 +112,9 @@ def _undefined(stream: str, defined: list[str]) -> str:
     hint = (
         f'; did you mean "{near[0]}"?'
         if near
-        else f": add a [[stream]] with name = {values.shown(stream)}"
+        else f": add a [[stream]] with name = {shown(stream)}"
     )
-    return f"no stream {values.shown(stream)} is defined{hint}"
+    return f"no stream {shown(stream)} is defined{hint}"
 
 
 def _addresses(document: Document) -> Iterator[Fault]:
@@ -158,7 +149,7 @@ def _address(document: Document, place: Location) -> Address | None:
             return None
         found = found.get(step) if isinstance(step, str) else found[step]
     try:
-        return values.address(found)
+        return read_address(found)
     except ValueError:
         return None  # a fault of its own
 
@@ -186,3 +177,90 @@ def _host(address: TcpAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
         return ipaddress.ip_address(host)
     except ValueError:
         return host
+
+
+def _dkim(document: Document) -> Iterator[Fault]:
+    """Yield the faults that no table shows by itself: one name for two keys."""
+    seen: dict[tuple[str, str], int] = {}
+    for index, table in tables(document, "dkim"):
+        domain, name = table.get("domain"), table.get("selector")
+        if not isinstance(domain, str) or not isinstance(name, str):
+            continue
+        same = domain.lower(), name.lower()
+        if same in seen:
+            text = (
+                f"{shown(name)} is the selector of dkim[{seen[same]}] too: each key has its own,"
+                " keys of RSA and Ed25519 as well (RFC 8463 section 3)"
+            )
+            yield Fault(("dkim", index, "selector"), text)
+        seen.setdefault(same, index)
+
+
+_ON_MARKETING = ("body_optout", "imprint", "source_statement", "honest_subject")
+_CONSEQUENCES = ("refuse", "marketing")
+_ON_TRANSACTIONAL = ("undeclared_bulk", "bulk_recipients", "bulk_window")
+
+
+def _content(document: Document) -> Iterator[Fault]:
+    """Yield the keys that somebody set and that would do nothing."""
+    for index, stream in tables(document, "stream"):
+        kind = stream.get("class")
+        others = {"marketing": _ON_TRANSACTIONAL, "transactional": _ON_MARKETING}.get(str(kind), ())
+        for key in others:
+            if stream.get(key) not in (None, False, [], "observe"):
+                yield Fault(
+                    ("stream", index, key), f"does nothing on a {kind} stream: leave it out"
+                )
+        if stream.get("source_statement") and stream.get("first_contact_notice") is not True:
+            yield Fault(
+                ("stream", index, "source_statement"),
+                "is looked for only in first messages: set first_contact_notice = true",
+            )
+        counted = "bulk_recipients" in stream or stream.get("undeclared_bulk") in _CONSEQUENCES
+        if "bulk_window" in stream and not counted and kind == "transactional":
+            yield Fault(
+                ("stream", index, "bulk_window"),
+                "nobody is counted in it: set bulk_recipients = 100, or leave it out",
+            )
+
+
+_OF_ADDING = ("existing_unsubscribe", "unsubscribe_scope", "unsubscribe_mailto", "list_id")
+_ASKING = ("milter", "policy")
+
+
+def _unsubscribe(document: Document) -> Iterator[Fault]:
+    """Yield the faults of streams whose unsubscribe headers the relay is to add."""
+    web = document.get("web")
+    public = isinstance(web, dict) and "public_url" in web
+    adding = set()
+    for index, stream in tables(document, "stream"):
+        if stream.get("unsubscribe") != "add":
+            yield from _without_adding(index, stream)
+            continue
+        adding.add(stream.get("name"))
+        place = ("stream", index, "unsubscribe")
+        if stream.get("class") == "transactional":
+            yield Fault(place, '"add" is for marketing streams: leave it out')
+        elif not public:
+            yield Fault(
+                place,
+                '"add" needs the address of the links: set web.public_url, for example'
+                ' "https://unsubscribe.example.com"',
+            )
+    for index, listener in tables(document, "listener"):
+        named = listener.get("streams")
+        if listener.get("protocol") not in _ASKING or not isinstance(named, list):
+            continue
+        for at, name in enumerate(named):
+            if isinstance(name, str) and name in adding:
+                yield Fault(
+                    ("listener", index, "streams", at),
+                    f'"{name}" has unsubscribe = "add", and a {listener["protocol"]} listener'
+                    " cannot give each recipient a message of his own: use another stream there",
+                )
+
+
+def _without_adding(index: int, stream: Mapping[str, Any]) -> Iterator[Fault]:
+    for key in _OF_ADDING:
+        if key in stream and not keys_of(StreamSettings)[key].is_default(stream[key]):
+            yield Fault(("stream", index, key), 'does nothing without unsubscribe = "add"')

@@ -3,80 +3,64 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import structs
-from pydantic import BaseModel, ValidationError
 
-from smtpproxy.config import describe, dkim, models, propagation, rulebooks
+from smtpproxy import toml
 from smtpproxy.config.checks import cross_check
-from smtpproxy.config.content import common_imprint, content_settings
-from smtpproxy.config.faults import ConfigError, Fault, report
-from smtpproxy.config.tables import as_meant, tables
-from smtpproxy.config.toml_text import read_toml
+from smtpproxy.config.faults import ConfigError
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
-    ExistingUnsubscribe,
-    Mode,
-    Nature,
     Rulebook,
     Stream,
     StreamClass,
+    UndeclaredBulk,
 )
-from smtpproxy.policy.rulebooks import RulebookError
-from smtpproxy.settings import (
-    AuditSettings,
-    AuthSettings,
-    ControllerSettings,
-    Credential,
-    DnsSettings,
-    DoctorSettings,
-    ListenerSettings,
-    PartnerSettings,
-    PolicySettings,
-    RetentionSettings,
-    SenderRule,
-    ServerSettings,
-    Settings,
-    StoreSettings,
-    UpstreamSettings,
-    WebSettings,
-)
+from smtpproxy.policy.periods import shortest_seconds
+from smtpproxy.policy.rulebooks import RulebookError, builtin, builtin_names, parse_rulebook
+from smtpproxy.settings import PolicySettings, Settings, StreamSettings, WebhookSettings
+from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, tables
 
-T = TypeVar("T")
+_REPLACED: Mapping[Location, str] = {
+    ("listener", "trusted"): "is three keys now: proxy_trusted (hosts that may send a PROXY"
+    " header), xclient_trusted (hosts that may send XCLIENT and XFORWARD) and login_trusted (hosts"
+    " among these whose LOGIN counts as AUTH)",
+    ("feedback",): "not available in this version: leave it out",
+}
+"""Keys of other versions, and what has to be written instead."""
+
+BULK_RECIPIENTS = 100
+"""How many may be sent one text where undeclared bulk has consequences and no number is set."""
 
 
 def load(path: Path) -> Settings:
     """Read a configuration file. Raises ConfigError with every fault in it."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError([f"{path}: line {line}: is not UTF-8; save it as UTF-8"]) from error
+        text = toml.read_text(path)
+    except toml.TomlError as error:
+        raise ConfigError([f"{path}: {error}"]) from error
     return parse(text, str(path))
 
 
 def parse(text: str, filename: str) -> Settings:
     """Read the text of a configuration. Raises ConfigError with every fault in it."""
-    document = read_toml(text, filename)
-    meant = as_meant(document, models.Document)
+    try:
+        document = toml.loads(text)
+    except toml.TomlError as error:
+        raise ConfigError([f"{filename}: {error}"]) from error
+    meant = as_meant(document, Settings)
     faults = list(cross_check(meant))
     books, book_faults = _rulebooks(meant)
     faults += book_faults
-    try:
-        checked = models.Document.model_validate(document)
-    except ValidationError as error:
-        faults += describe.faults(error, models.Document)
-    if faults:
+    found, own_faults = read_table(Settings, document, _REPLACED)
+    faults += own_faults
+    if found is None or faults:
         raise ConfigError(report(filename, meant, faults))
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
-    return _settings(checked, books, digest)
+    return _completed(found, books, digest)
 
 
 def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[Fault]]:
@@ -85,7 +69,7 @@ def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[F
     faults: list[Fault] = []
     for location, reference in _rulebook_references(document):
         try:
-            book = books.get(reference) or rulebooks.read(reference)
+            book = books.get(reference) or read_rulebook(reference)
         except RulebookError as error:
             faults += [Fault(location, text) for text in error.faults]
             continue
@@ -96,11 +80,8 @@ def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[F
     return books, faults
 
 
-def _rulebook_references(
-    document: Mapping[str, Any],
-) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    policy = document.get("policy")
-    default = models.Policy.model_fields["rulebook"].default
+def _rulebook_references(document: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    policy, default = document.get("policy"), PolicySettings().rulebook
     reference = policy.get("rulebook", default) if isinstance(policy, dict) else default
     if isinstance(reference, str):
         yield ("policy", "rulebook"), reference
@@ -109,102 +90,85 @@ def _rulebook_references(
             yield ("stream", index, "rulebook"), stream["rulebook"]
 
 
-def _settings(document: models.Document, books: Mapping[str, Rulebook], digest: str) -> Settings:
-    server = _frozen(ServerSettings, document.server, state_dir=Path(document.server.state_dir))
+def read_rulebook(reference: str) -> Rulebook:
+    """Return the rulebook of a built-in name or of `/abs/path.toml`.
+
+    Raises RulebookError with everything that is wrong, and what would be right.
+    """
+    if not reference.startswith("/"):
+        if reference in builtin_names():
+            return builtin(reference)
+        raise RulebookError(
+            [
+                f"{toml.shown(reference)} is not a rulebook: {', '.join(builtin_names())}, or the"
+                " absolute path of a rulebook file"
+            ]
+        )
+    try:
+        rulebook = parse_rulebook(toml.read_text(Path(reference)))
+    except toml.TomlError as error:
+        raise RulebookError([f"{reference}: {error}"]) from error
+    except RulebookError as error:
+        raise RulebookError([f"{reference}: {fault}" for fault in error.faults]) from error
+    if rulebook.name in builtin_names():
+        taken = f'name: "{rulebook.name}" is taken by a built-in rulebook: choose another'
+        raise RulebookError([f"{reference}: {taken}"])
+    return rulebook
+
+
+def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> Settings:
+    """Return the settings of the file with all that is made of several of them."""
+    server, common = found.server, books[found.policy.rulebook]
     if server.workers == 0:
         server = replace(server, workers=len(os.sched_getaffinity(0)))
-    policy = PolicySettings(
-        rulebook=books[document.policy.rulebook].name,
-        mode=Mode(document.policy.mode),
-        on_mixed=document.policy.on_mixed,
-        frequency_cap=document.policy.frequency_cap,
-        imprint=tuple(document.policy.imprint),
-        check_recipient_domain=document.policy.check_recipient_domain,
-    )
+    policy = replace(found.policy, rulebook=common.name)
     default = structs.replace(
         DEFAULT_STREAM,
         rulebook=policy.rulebook,
         mode=policy.mode,
         marketing_cap=policy.frequency_cap,
-        imprint=common_imprint(policy.imprint, books[document.policy.rulebook]),
+        imprint=_common_imprint(policy, common),
     )
-    streams = [default, *(_stream(s, policy, books, server.hostname) for s in document.stream)]
-    partners = tuple(PartnerSettings(p.name, Path(p.key_file)) for p in document.partner)
-    url = document.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
-    return Settings(
+    declared = [
+        _stream(each, policy, books[each.rulebook] if each.rulebook else common, server.hostname)
+        for each in found.declared_streams
+    ]
+    url = found.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
+    strictest = min(shortest_seconds(book.honour_within) for book in books.values())
+    return replace(
+        found,
         server=server,
-        listeners=tuple(
-            _frozen(
-                ListenerSettings,
-                listener,
-                streams=tuple(listener.streams),
-                proxy_trusted=tuple(listener.proxy_trusted),
-                xclient_trusted=tuple(listener.xclient_trusted),
-                login_trusted=_tuple(listener.login_trusted),
-            )
-            for listener in document.listener
-        ),
-        upstream=_frozen(UpstreamSettings, document.upstream),
-        store=_frozen(StoreSettings, document.store, url=url, partners=partners),
-        audit=_frozen(AuditSettings, document.audit),
-        retention=_frozen(RetentionSettings, document.retention),
-        controller=(
-            _frozen(
-                ControllerSettings,
-                document.controller,
-                purposes=tuple(document.controller.purposes),
-                recipients=tuple(document.controller.recipients),
-            )
-            if document.controller
-            else None
-        ),
-        web=(
-            _frozen(WebSettings, document.web, trusted=tuple(document.web.trusted))
-            if document.web
-            else None
-        ),
+        store=replace(found.store, url=url, partners=found.partners),
         policy=policy,
-        streams={stream.name: stream for stream in streams},
-        sender_rules=tuple(
-            SenderRule(s.address, tuple(s.streams), s.default_stream) for s in document.sender
-        ),
-        auth=_frozen(AuthSettings, document.auth),
-        credentials=tuple(
-            _frozen(
-                Credential,
-                credential,
-                streams=_tuple(credential.streams),
-                senders=tuple(credential.senders),
-                from_domains=frozenset(credential.from_domains),
-            )
-            for credential in document.credential
-        ),
+        webhooks=tuple(_webhook(each, strictest) for each in found.webhooks),
+        streams={stream.name: stream for stream in (default, *declared)},
         rulebooks={book.name: book for book in books.values()},
-        dkim=dkim.settings(document.dkim),
-        dns=_frozen(DnsSettings, document.dns, nameservers=tuple(document.dns.nameservers)),
-        doctor=DoctorSettings(tuple(document.doctor.sending_addresses)),
         hash=digest,
-        tokens=propagation.tokens(document.token),
-        webhooks=propagation.webhooks(document.webhook, books.values()),
     )
+
+
+def _webhook(webhook: WebhookSettings, strictest: float) -> WebhookSettings:
+    """Others have to know as soon as the strictest rulebook says."""
+    return webhook if webhook.deadline else replace(webhook, deadline=strictest)
 
 
 def _stream(
-    stream: models.Stream, policy: PolicySettings, books: Mapping[str, Rulebook], hostname: str
+    stream: StreamSettings, policy: PolicySettings, rulebook: Rulebook, hostname: str
 ) -> Stream:
-    by_name = {book.name: book for book in books.values()}
-    rulebook = books[stream.rulebook] if stream.rulebook else by_name[policy.rulebook]
+    marketing = stream.stream_class is StreamClass.MARKETING
+    adds = stream.unsubscribe == "add"
+    imprint = stream.imprint or _common_imprint(policy, rulebook)
     return Stream(
         name=stream.name,
-        stream_class=StreamClass(stream.stream_class),
+        stream_class=stream.stream_class,
         purpose=stream.purpose,
-        nature=Nature(stream.nature),
-        products=frozenset(stream.products),
-        topics=frozenset(stream.topics),
-        from_domains=frozenset(stream.from_domains),
+        nature=stream.nature,
+        products=stream.products,
+        topics=stream.topics,
+        from_domains=stream.from_domains,
         one_click_required=stream.one_click == "required",
         rulebook=rulebook.name,
-        mode=Mode(stream.mode) if stream.mode else policy.mode,
+        mode=stream.mode or policy.mode,
         paused=stream.paused,
         max_recipients=stream.max_recipients,
         first_contact_notice=stream.first_contact_notice,
@@ -212,31 +176,33 @@ def _stream(
         marketing_cap=policy.frequency_cap,
         refuse_at_data=stream.refuse_at == "data",
         max_snapshot_age=stream.max_snapshot_age,
-        unsubscribe_scope=_unsubscribe_scope(stream),
-        existing_unsubscribe=ExistingUnsubscribe(stream.existing_unsubscribe),
+        unsubscribe_scope=_unsubscribe_scope(stream) if adds else None,
+        existing_unsubscribe=stream.existing_unsubscribe,
         unsubscribe_mailto=stream.unsubscribe_mailto,
-        list_id=_list_id(stream, hostname),
-        check_dkim=stream.check_dkim and stream.stream_class == "marketing",
-        **content_settings(stream, policy.imprint, rulebook),
+        list_id=(stream.list_id or f"{stream.name}.{hostname}") if adds else None,
+        check_dkim=stream.check_dkim and marketing,
+        alignment=stream.alignment,
+        body_optout=stream.body_optout and marketing,
+        imprint=imprint if marketing else (),
+        source_statement=stream.source_statement if marketing else (),
+        honest_subject=stream.honest_subject and marketing,
+        undeclared_bulk=stream.undeclared_bulk,
+        bulk_recipients=None if marketing else _bulk_recipients(stream),
+        bulk_window=stream.bulk_window,
     )
 
 
-def _unsubscribe_scope(stream: models.Stream) -> str | None:
-    """Return what its links unsubscribe from; None where the relay adds none."""
-    if stream.unsubscribe != "add":
-        return None
+def _unsubscribe_scope(stream: StreamSettings) -> str:
+    """Return what the links of its messages unsubscribe from."""
     return "marketing" if stream.unsubscribe_scope == "marketing" else f"purpose:{stream.purpose}"
 
 
-def _list_id(stream: models.Stream, hostname: str) -> str | None:
-    return (stream.list_id or f"{stream.name}.{hostname}") if stream.unsubscribe == "add" else None
+def _bulk_recipients(stream: StreamSettings) -> int | None:
+    if stream.bulk_recipients is None and stream.undeclared_bulk is not UndeclaredBulk.OBSERVE:
+        return BULK_RECIPIENTS
+    return stream.bulk_recipients
 
 
-def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(values)
-
-
-def _frozen(cls: type[T], model: BaseModel, **converted: object) -> T:
-    """Return the settings class with what the model says under the same names."""
-    keys = [f.name for f in fields(cls) if f.name in type(model).model_fields]  # type: ignore[arg-type]
-    return cls(**({key: getattr(model, key) for key in keys} | converted))
+def _common_imprint(policy: PolicySettings, rulebook: Rulebook) -> tuple[str, ...]:
+    """The imprint of a stream that has none of its own."""
+    return policy.imprint if rulebook.imprint_required else ()

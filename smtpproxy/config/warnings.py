@@ -1,11 +1,16 @@
 """What is allowed in a configuration but may not be what somebody meant."""
 
 import ipaddress
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
-from smtpproxy.config import content, dkim, propagation
+from smtpproxy import toml
 from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Mode, Stream, StreamClass
+from smtpproxy.policy.periods import shortest_seconds
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
+from smtpproxy.terminal import printable
+from smtpproxy.toml_tables import Location, key_path
 
 RFC_RECIPIENTS = 100  # RFC 5321 4.5.3.1.8
 RFC_MESSAGE_OCTETS = 64 * 1024  # RFC 5321 4.5.3.1.7
@@ -27,8 +32,8 @@ def warnings(settings: Settings) -> list[str]:
         found.append("web: not set, so there are no metrics, health checks or unsubscribe pages")
     elif _public(settings.web.address):
         found.append(f"web.address: {settings.web.address} can be reached from outside")
-    found += [*_streams(settings), *_sender_rules(settings), *propagation.warnings(settings)]
-    return [*found, *dkim.warnings(settings), *content.warnings(settings)]
+    found += [*_streams(settings), *_sender_rules(settings), *_propagation(settings)]
+    return [*found, *_dkim(settings), *_content(settings)]
 
 
 def _server(settings: Settings) -> Iterator[str]:
@@ -157,3 +162,132 @@ def _public(address: Address) -> bool:
     except ValueError:
         return False
     return ip.is_unspecified or ip.is_global
+
+
+def _dkim(settings: Settings) -> Iterator[str]:
+    """Yield what deserves a second look, as `key.path: what and why`."""
+    if not settings.dkim:
+        return
+    for listener in settings.listeners:
+        if listener.protocol == "milter":
+            yield (
+                f'listener "{listener.name}".protocol: what a milter is asked about is not'
+                " signed by [[dkim]]: have the MTA sign it"
+            )
+    for stream in settings.streams.values():
+        where = f'stream "{stream.name}".from_domains'
+        unsigned = sorted(
+            d for d in stream.from_domains if not _signs_domain(settings, d, stream.name)
+        )
+        if unsigned:
+            yield f"{where}: no [[dkim]] key signs the mail of {', '.join(unsigned)} on it"
+        elif not stream.from_domains and stream.name != "default":
+            yield f"{where}: none, so mail of domains without a [[dkim]] key leaves unsigned"
+
+
+def _signs_domain(settings: Settings, domain: str, stream: str) -> bool:
+    return any(
+        (key.domain == domain or (key.subdomains and domain.endswith(f".{key.domain}")))
+        and (not key.streams or stream in key.streams)
+        for key in settings.dkim
+    )
+
+
+def _content(settings: Settings) -> Iterator[str]:
+    """Yield the streams whose rulebook asks for what nobody looks for."""
+    for stream in settings.streams.values():
+        marketing = stream.stream_class is StreamClass.MARKETING
+        book = settings.rulebooks.get(stream.rulebook)
+        used = any(
+            stream.name in listener.streams or listener.default_stream is None
+            for listener in settings.listeners
+        )
+        if marketing and used and book is not None and book.imprint_required and not stream.imprint:
+            yield (
+                f'stream "{stream.name}".imprint: not set, and rulebook "{book.name}" asks each'
+                " message for the sender's postal address: nobody looks for it"
+                " (policy.imprint holds for all streams)"
+            )
+        own = marketing and used and stream.name != DEFAULT_STREAM.name
+        if own and book is not None and book.notice_each_use and _shows_no_way_out(stream):
+            yield (
+                f'stream "{stream.name}".body_optout: not set, and rulebook "{book.name}" asks each'
+                ' message to say how to refuse: set it, or unsubscribe = "add", or see to it'
+            )
+
+
+def _shows_no_way_out(stream: Stream) -> bool:
+    return not stream.body_optout and stream.unsubscribe_scope is None
+
+
+def _propagation(settings: Settings) -> Iterator[str]:
+    """Yield what deserves a second look, as `key.path: what and why`."""
+    for webhook in settings.webhooks:
+        where = f'webhook "{webhook.name}"'
+        late = [
+            f"{book.name} ({book.honour_within})"
+            for book in settings.rulebooks.values()
+            if shortest_seconds(book.honour_within) < webhook.deadline
+        ]
+        if late:
+            yield (
+                f"{where}.deadline: later than the honour_within of {', '.join(late)}:"
+                " people who object must be obeyed by then"
+            )
+        if webhook.give_up_after > webhook.deadline:
+            yield (
+                f"{where}.give_up_after: later than its deadline, so a change that cannot be"
+                " delivered is late before anybody looks at the dead letters"
+            )
+        if "added" not in webhook.events:
+            yield f'{where}.events: without "added" nobody is told of who must not be mailed'
+    if settings.tokens and settings.web is None:
+        yield "token: there is no [web] address at which tokens could be used"
+
+
+_NAME = re.compile(
+    r"(?<![\w.-])(?:[a-z0-9-]+\.)*(?:example\.(?:com|net|org)|[a-z0-9-]+\.example)(?![\w-]|\.\w)",
+    re.IGNORECASE,
+)
+"""A domain name that is nobody's (RFC 2606, sections 2 and 3)."""
+_NETWORKS = [
+    ipaddress.ip_network(network)
+    for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
+]
+"""Addresses that are nobody's (RFC 5737, RFC 3849)."""
+_ADDRESS = re.compile(r"(?<![\w.:])[0-9a-f]*[.:][0-9a-f.:]+(?![\w.:])", re.IGNORECASE)
+
+
+def example_values(path: Path) -> list[str]:
+    """Return a warning about each value of a good file that only an example would have."""
+    document = toml.read(path)
+    return [
+        printable(
+            f'{key_path(document, location)}: "{found}" is an example, which is nobody\'s:'
+            " put your own"
+        )
+        for location, text in _texts(document, ())
+        for found in _examples(text)
+    ]
+
+
+def _texts(value: object, location: Location) -> Iterator[tuple[Location, str]]:
+    if isinstance(value, str) and not value.startswith("/"):
+        yield location, value
+    children = value.items() if isinstance(value, dict) else ()
+    for key, child in children:
+        yield from _texts(child, (*location, key))
+    for index, child in enumerate(value if isinstance(value, list) else ()):
+        within = isinstance(child, dict)  # the entries of a list of values share its name
+        yield from _texts(child, (*location, index) if within else location)
+
+
+def _examples(text: str) -> Iterator[str]:
+    yield from _NAME.findall(text)
+    for found in _ADDRESS.findall(text):
+        try:
+            ip = ipaddress.ip_address(found.rpartition(":")[0] if found.count(":") == 1 else found)
+        except ValueError:
+            continue
+        if any(ip in network for network in _NETWORKS):
+            yield str(ip)

@@ -1,5 +1,6 @@
 """Periods as people count them: calendar years and months, days, business days. All in UTC."""
 
+import re
 from calendar import monthrange
 from datetime import MAXYEAR, MINYEAR, datetime, timedelta
 from enum import StrEnum
@@ -17,6 +18,11 @@ class Unit(StrEnum):
     YEARS = "years"
 
 
+_WRITTEN = re.compile(r"([0-9]{1,6}) *([a-z]+(?: [a-z]+)?)")
+_UNITS = {"h": Unit.HOURS, "d": Unit.DAYS, "mo": Unit.MONTHS, "y": Unit.YEARS}
+_UNITS |= {name: unit for unit in Unit for name in (unit.value, unit.removesuffix("s"))}
+
+
 class Period(Struct, frozen=True):
     """So many of a unit: `3 years`, `10 business days`."""
 
@@ -25,6 +31,16 @@ class Period(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.count} {self.unit if self.count != 1 else self.unit.removesuffix('s')}"
+
+
+def parse_period(text: str) -> Period | None:
+    """Return the period of `13 months` or `13mo`; None: it is none.
+
+    `m` is no unit here: everywhere else it is minutes.
+    """
+    match = _WRITTEN.fullmatch(text)
+    unit = _UNITS.get(match[2]) if match else None
+    return Period(int(match[1]), unit) if match and unit else None
 
 
 def years(count: int) -> Period:
@@ -99,6 +115,12 @@ def beginning(now: datetime, period: Period) -> datetime:
     except ValueError:
         following = _moved(now, year, month + 1).replace(hour=0, minute=0, second=0, microsecond=0)
         return following + timedelta(days=1)
+
+
+def shortest_seconds(period: Period) -> float:
+    """Return the shortest time that hours or days can last: a business day is a day."""
+    hours = period.count if period.unit is Unit.HOURS else 24 * period.count
+    return timedelta(hours=hours).total_seconds()
 
 
 def at_least_years(period: Period, count: int) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from smtpproxy.auth.users import User, Users, empty, write
 from smtpproxy.config import ConfigError, parse
-from smtpproxy.config.access_files import check_access_files
+from smtpproxy.config.start_checks import check_access_files
 from tests.kit.certificates import Authority
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml

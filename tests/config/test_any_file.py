@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.config import ConfigError, parse
-from smtpproxy.config.models import Document
+from smtpproxy.settings import Settings
+from smtpproxy.toml_tables import keys_of
 from tests.kit.toml import to_toml
 
 CONTRACT = tomllib.loads((Path(__file__).parent / "good" / "contract.toml").read_text())
@@ -25,7 +26,7 @@ scalars = st.one_of(
     st.sampled_from(["apps", "offers", "default", "127.0.0.1:2525", "@", "unix:/x", "/x", "5m"]),
 )
 values = st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(texts, scalars))
-keys = st.one_of(texts, st.sampled_from(sorted(Document.model_fields)))
+keys = st.one_of(texts, st.sampled_from(sorted(keys_of(Settings))))
 
 
 @st.composite

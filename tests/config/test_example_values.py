@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.config.example_values import example_values
+from smtpproxy.config.warnings import example_values
 from tests.config.test_docs import EXAMPLE
 
 SMALLEST = """

@@ -25,7 +25,7 @@ GOOD = Path(__file__).parent / "good"
 def test_the_smallest_file_gets_every_default() -> None:
     settings = load(GOOD / "smallest.toml")
     assert settings.server == ServerSettings("relay.example.com", Path("/var/lib/smtpproxy"))
-    assert settings.listeners == (ListenerSettings("apps", "smtp", TcpAddress("127.0.0.1", 2525)),)
+    assert settings.listeners == (ListenerSettings("apps", TcpAddress("127.0.0.1", 2525)),)
     assert settings.upstream == UpstreamSettings(TcpAddress("127.0.0.1", 10025))
     assert settings.store == StoreSettings("sqlite:///var/lib/smtpproxy/smtpproxy.db")
     assert settings.audit == AuditSettings()

@@ -1,61 +1,84 @@
-"""The models of the file against the frozen settings: no key of either is lost."""
+"""One definition of each setting: what a table of the file may say, and what the record has."""
 
 import dataclasses
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
 
-from smtpproxy import settings
-from smtpproxy.config import models
 from smtpproxy.policy.model import Stream
-
-PAIRS = [
-    (models.Server, settings.ServerSettings),
-    (models.Listener, settings.ListenerSettings),
-    (models.Upstream, settings.UpstreamSettings),
-    (models.Store, settings.StoreSettings),
-    (models.Audit, settings.AuditSettings),
-    (models.Web, settings.WebSettings),
-    (models.Policy, settings.PolicySettings),
-]
-
-DERIVED = {"url"}  # of the store: from state_dir
-ELSEWHERE = {"partners"}  # of the store: a table of its own
+from smtpproxy.settings import StreamSettings
+from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Bounds, Key, keys_of, read_table
+from tests.config.test_docs import TABLES
 
 
-@pytest.mark.parametrize(("model", "frozen"), PAIRS, ids=lambda c: c.__name__)
-def test_every_setting_has_a_key_with_the_same_default(
-    model: type[BaseModel], frozen: type[Any]
-) -> None:
-    for field in dataclasses.fields(frozen):
-        if field.name in ELSEWHERE:
-            continue
-        key = model.model_fields[field.name]
-        if field.default is dataclasses.MISSING or field.name in DERIVED:
-            continue
-        adapter: TypeAdapter[Any] = TypeAdapter(key.rebuild_annotation())
-        default = adapter.validate_python(key.get_default(call_default_factory=True))
-        if isinstance(field.default, tuple):
-            default = tuple(default)
-        assert default == field.default, field.name
+@dataclass(frozen=True)
+class Inner:
+    name: Annotated[str, Key(example="a")]
+    class_: Annotated[int, Bounds(1, 9), Key("class")] = 1
 
 
-@pytest.mark.parametrize(("model", "frozen"), PAIRS, ids=lambda c: c.__name__)
-def test_every_key_becomes_a_setting_or_comes_later(
-    model: type[BaseModel], frozen: type[Any]
-) -> None:
-    known = {field.name for field in dataclasses.fields(frozen)}
-    for name, key in model.model_fields.items():
-        comes_later = any(
-            isinstance(getattr(mark, "func", None), models.NotYet) for mark in key.metadata
-        )
-        assert name in known or comes_later, name
+@dataclass(frozen=True)
+class Outer:
+    one: Inner
+    many: Annotated[tuple[Inner, ...], AT_LEAST_ONE, Key(example=("x",))] = (Inner("x"),)
+    words: frozenset[str] = frozenset()
+    made: Annotated[int, DERIVED] = 3
+
+
+@pytest.mark.parametrize(
+    ("document", "faults"),
+    [
+        ({}, ['one: missing; for example [one] with name = "a"']),
+        ({"one": {"name": 3}}, ["one.name: must be text in double quotes, not the number 3"]),
+        ({"one": {"name": "b", "class": 0}}, ["one.class: 0 is too small: at least 1"]),
+        ({"one": {"name": "b", "class": 10}}, ["one.class: 10 is too large: at most 9"]),
+        (
+            {"one": {"name": "b", "class": True}},
+            ["one.class: must be a whole number, without quotes, not true"],
+        ),
+        ({"one": {"name": "b", "class_": 1}}, ["one.class_: unknown key; did you mean class?"]),
+        (
+            {"one": {"name": "b"}, "made": 4},
+            ["made: unknown key; what can stand here: one, many, words"],
+        ),
+        ({"one": [{"name": "b"}]}, ["one: there is one only: write [one], not [[one]]"]),
+        (
+            {"one": {"name": "b"}, "many": {"name": "c"}},
+            ["many: must be a list of tables: write [[many]], not [many]"],
+        ),
+        (
+            {"one": {"name": "b"}, "many": [{}, 3], "words": "c"},
+            [
+                'many.0.name: missing; for example name = "a"',
+                "many.1: must be a table, not the number 3",
+                'words: must be a list in brackets, not the text "c"',
+            ],
+        ),
+    ],
+)
+def test_every_fault_is_told_where_it_is(document: dict[str, Any], faults: list[str]) -> None:
+    found, told = read_table(Outer, document)
+    assert found is None
+    assert [f"{'.'.join(map(str, one.location))}: {one.text}" for one in told] == faults
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    found, faults = read_table(Outer, {"one": {"name": "b", "class": 2}, "words": ["x", "x"]})
+    assert not faults
+    assert found == Outer(Inner("b", 2), words=frozenset({"x"}))
 
 
 def test_every_property_of_a_stream_can_be_written() -> None:
-    keys = set(models.Stream.model_fields)
+    keys = {field.name for field in dataclasses.fields(StreamSettings)}
     renamed = {"one_click_required": "one_click", "refuse_at_data": "refuse_at"}
     of_the_policy = {"marketing_cap"}
     named = set(Stream.__struct_fields__) - of_the_policy
     assert {renamed.get(name, name) for name in named} <= keys
+
+
+def test_what_must_be_there_has_an_example() -> None:
+    for table in TABLES.values():
+        for name, key in keys_of(table).items():
+            if key.default is dataclasses.MISSING or AT_LEAST_ONE in get_args(key.type):
+                assert key.example is not None, f"{table.__name__}.{name}"

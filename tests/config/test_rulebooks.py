@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.config import ConfigError, parse
-from smtpproxy.config.rulebooks import read
+from smtpproxy.config.load import read_rulebook as read
 from smtpproxy.config.warnings import warnings
 from smtpproxy.policy.rulebooks import RulebookError, builtin, builtin_names
 
@@ -56,9 +56,9 @@ def test_every_fault_of_a_rulebook_file_is_one_of_the_configuration(tmp_path: Pa
 
 
 UNREADABLE = [
-    (b"name = x\n", "not TOML: Invalid value (at line 1, column 8)"),
+    (b"name = x\n", "line 1, column 8: not TOML: invalid value; text goes in double quotes"),
     (b"name = " + b"[" * 100_000, "nested too deeply"),
-    (b'name = "caf\xe9"', "is not UTF-8 text"),
+    (b'name = "caf\xe9"', "is not UTF-8; save it as UTF-8"),
     (b'name = "us"', 'name: "us" is taken by a built-in rulebook: choose another'),
 ]
 

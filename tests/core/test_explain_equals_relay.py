@@ -148,7 +148,7 @@ class Facts:
 
 def _settings(case: Case) -> Settings:
     server = ServerSettings("relay.example", Path())
-    listener = ListenerSettings("apps", "smtp", TcpAddress("127.0.0.1", 2525))
+    listener = ListenerSettings("apps", TcpAddress("127.0.0.1", 2525))
     upstream = UpstreamSettings(TcpAddress("127.0.0.1", 25))
     return dataclasses.replace(
         Settings(server, (listener,), upstream, StoreSettings("sqlite:///x")),

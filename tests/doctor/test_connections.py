@@ -194,7 +194,7 @@ def test_the_certificate_of_a_listener(authority: Authority, tmp_path: Path) -> 
     def judged(days: float) -> str:
         pair = authority.issue("relay.example", days=days, file=f"l{days}")
         own = ListenerSettings(
-            "apps", "smtp", TcpAddress(LOOPBACK, 1), tls="starttls",
+            "apps", TcpAddress(LOOPBACK, 1), tls="starttls",
             certificate=pair.certificate, private_key=pair.key,
         )  # fmt: skip
         found = certificate(own, NOW)
@@ -202,4 +202,4 @@ def test_the_certificate_of_a_listener(authority: Authority, tmp_path: Path) -> 
         return found.status
 
     assert [judged(90), judged(10), judged(-1)] == ["pass", "warn", "fail"]
-    assert certificate(ListenerSettings("a", "smtp", TcpAddress(LOOPBACK, 1)), NOW) is None
+    assert certificate(ListenerSettings("a", TcpAddress(LOOPBACK, 1)), NOW) is None

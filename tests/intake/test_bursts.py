@@ -74,9 +74,7 @@ class Told:
 
 @pytest.fixture
 async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpSession, Wire]:
-    listener = ListenerSettings(
-        "apps", "smtp", TcpAddress("127.0.0.1", 2525), early_commands="permit"
-    )
+    listener = ListenerSettings("apps", TcpAddress("127.0.0.1", 2525), early_commands="permit")
     server = ServerSettings("relay.example", tmp_path)
     settings = Settings(
         server,

@@ -74,7 +74,6 @@ def test_refused_recipients_do_not_end_a_session(listen: Listen) -> None:
 def limits(total: int, each: int, workers: int = 1) -> ConnectionLimits:
     listener = ListenerSettings(
         "apps",
-        "smtp",
         TcpAddress("127.0.0.1", 25),
         max_connections=total,
         max_connections_per_address=each,

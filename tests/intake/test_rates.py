@@ -90,7 +90,7 @@ def test_a_file_that_was_cut_is_made_again(tmp_path: Path, clock: Clock) -> None
 
 
 def rates(table: RateTable, **keys: Rate) -> ClientRates:
-    return ClientRates(ListenerSettings("apps", "smtp", TcpAddress("127.0.0.1", 25), **keys), table)  # type: ignore[arg-type]
+    return ClientRates(ListenerSettings("apps", TcpAddress("127.0.0.1", 25), **keys), table)  # type: ignore[arg-type]
 
 
 def test_an_ipv6_client_counts_by_its_network(table: RateTable) -> None:
@@ -99,7 +99,7 @@ def test_an_ipv6_client_counts_by_its_network(table: RateTable) -> None:
     assert asked == [None, None, "message_rate"]
     assert limited.message("2001:db8:0:1::1", None) is None
     connections = ConnectionLimits(
-        ListenerSettings("apps", "smtp", TcpAddress("::1", 25), max_connections_per_address=1), 1
+        ListenerSettings("apps", TcpAddress("::1", 25), max_connections_per_address=1), 1
     )
     connections.opened("2001:db8::1")
     assert connections.refusal("2001:db8::2") == "address_limit"

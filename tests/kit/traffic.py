@@ -55,9 +55,9 @@ NO_UNSUBSCRIBE = Verdict(Action.REFUSE, Reason.UNSUBSCRIBE_MISSING)
 
 LISTENERS = (
     ListenerSettings(
-        "apps", "smtp", TcpAddress("127.0.0.1", 2525), ("offers", "receipts", "trial"), "offers"
+        "apps", TcpAddress("127.0.0.1", 2525), "smtp", ("offers", "receipts", "trial"), "offers"
     ),
-    ListenerSettings("legacy", "smtp", TcpAddress("127.0.0.1", 2526)),
+    ListenerSettings("legacy", TcpAddress("127.0.0.1", 2526)),
 )
 
 

@@ -69,7 +69,7 @@ FAULTS = [
     ("name = 1", "name: must be a word"),
     ('name = "two words"', "name: must be a word"),
     ('name = ""', "name: must be a word"),
-    ("name", "not TOML: "),
+    ("name", "line 1, column 5: not TOML: expected = between key and value"),
     ('name = "x"\nconsent_yaers = 2', "consent_yaers: not a key of a rulebook"),
     ('name = "x"\nconsent_years = 0', "consent_years: must be a whole number from 1"),
     ('name = "x"\nconsent_years = 101', "consent_years: must be a whole number from 1"),

@@ -1,21 +1,19 @@
 """From the TOML text of a rulebook to the rulebook, or to all that is wrong with it."""
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
+from smtpproxy import toml
 from smtpproxy.policy.model import Basis, Rulebook
 from smtpproxy.policy.rulebooks.kinds import (
     MembersKind,
     PeriodKind,
     WordsKind,
-    named,
-    shown,
-    suggestion,
 )
 from smtpproxy.policy.rulebooks.parameters import PARAMETERS, SHORTHANDS
+from smtpproxy.toml import named, shown, suggestion
 
 _KEYS = ("name", "extends", *PARAMETERS, "add", "remove", "sources")
 _PARAMETER_KEYS = (*PARAMETERS, *SHORTHANDS)
@@ -35,11 +33,9 @@ class RulebookError(ValueError):
 def parse(text: str, builtin: Callable[[str], Rulebook], builtin_names: Sequence[str]) -> Rulebook:
     """Return the rulebook written in `text`. Raises RulebookError with every fault."""
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RulebookError([f"not TOML: {error}"]) from None
-    except RecursionError:
-        raise RulebookError(["not TOML that can be read: it is nested too deeply"]) from None
+        document = toml.loads(text)
+    except toml.TomlError as error:
+        raise RulebookError([str(error)]) from None
     reading = _Reading(document)
     rulebook = reading.rulebook(builtin, builtin_names)
     if reading.faults:

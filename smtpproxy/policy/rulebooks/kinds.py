@@ -5,16 +5,15 @@ words that also say what would be right), and returns what it could read. `writt
 way back, for people.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered
-from smtpproxy.policy.periods import Period, Unit
+from smtpproxy.policy.periods import Period, Unit, parse_period
+from smtpproxy.toml import shown, suggestion
 
 Fault = Callable[[str], None]
 
@@ -28,8 +27,6 @@ _MOST = {
     Unit.MONTHS: 1_200,
     Unit.YEARS: 100,
 }
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_PERIOD = re.compile(r"(\d{1,6}) +([a-z]+(?: [a-z]+)?)", re.ASCII)
 
 
 class Kind(Protocol):
@@ -48,12 +45,11 @@ class PeriodKind:
     def read(self, value: object, fault: Fault) -> Period | None:
         if self.unlimited and value == UNLIMITED:
             return None
-        match = _PERIOD.fullmatch(value) if isinstance(value, str) else None
-        unit = None if match is None else self._unit(match[2])
-        if match is None or unit is None:
+        found = parse_period(value) if isinstance(value, str) else None
+        if found is None or found.unit not in self.units:
             fault(f"must be {self._right()}, not {shown(value)}")
             return None
-        return self.counted(int(match[1]), unit, fault)
+        return self.counted(found.count, found.unit, fault)
 
     def counted(self, count: object, unit: Unit, fault: Fault) -> Period | None:
         """Return so many of a unit, as `customer_years = 3` says it too."""
@@ -64,9 +60,6 @@ class PeriodKind:
 
     def written(self, value: Period | None) -> str:
         return UNLIMITED if value is None else str(value)
-
-    def _unit(self, text: str) -> Unit | None:
-        return next((unit for unit in self.units if text in (unit, unit.removesuffix("s"))), None)
 
     def _right(self) -> str:
         examples = [shown(str(Period(2, unit))) for unit in self.units]
@@ -196,13 +189,6 @@ def members(value: object, choices: tuple[str, ...], fault: Fault) -> list[str]:
     return found
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return the end of a fault: the word that was meant, or all that could be."""
-    names = list(known)
-    near = get_close_matches(word, names, n=1)
-    return f"; did you mean {near[0]}?" if near else f": one of {', '.join(names)}"
-
-
 def local_part(item: str) -> str | None:
     return _as_compared(item, f"{item}@example.com", "local part")
 
@@ -221,20 +207,6 @@ def _as_compared(item: str, address: str, part: str) -> str | None:
         return None
     local, _, host = right.rpartition("@")
     return f"{shown(item)} must be written {shown(local if part == 'local part' else host)}"
-
-
-def shown(value: object) -> str:
-    """Return a TOML value as the file has it, cut to a readable length."""
-    if isinstance(value, bool):
-        text = str(value).lower()
-    else:
-        text = f'"{value}"' if isinstance(value, str) else str(value)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def named(key: str) -> str:
-    """Return a key as the file has it: in quotes where TOML asks for them."""
-    return key if _BARE_KEY.fullmatch(key) else shown(key)
 
 
 def _texts(value: object, fault: Fault) -> list[str]:

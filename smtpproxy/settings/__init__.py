@@ -1,0 +1,152 @@
+"""The settings of a running smtpproxy: each defined once, frozen, in plain units.
+
+`smtpproxy.config` reads them from TOML; the parts of the product take only the piece they
+need. Sizes are bytes, times are seconds. How to add one: CONTRIBUTING.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from smtpproxy.policy.model import Rulebook, Stream, StreamClass
+from smtpproxy.settings.amounts import Rate
+from smtpproxy.settings.data import (
+    AuditSettings,
+    ControllerSettings,
+    DoctorSettings,
+    PartnerSettings,
+    RetentionSettings,
+    StoreSettings,
+    TokenSettings,
+    WebhookSettings,
+    WebSettings,
+)
+from smtpproxy.settings.mail import (
+    AuthSettings,
+    Credential,
+    DkimSettings,
+    DnsSettings,
+    ListenerSettings,
+    PolicySettings,
+    SenderRule,
+    ServerSettings,
+    StreamSettings,
+    UpstreamSettings,
+)
+from smtpproxy.settings.places import Address, TcpAddress, UnixAddress
+from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key
+
+__all__ = [
+    "Address",
+    "AuditSettings",
+    "AuthSettings",
+    "ControllerSettings",
+    "Credential",
+    "DkimSettings",
+    "DnsSettings",
+    "DoctorSettings",
+    "ListenerSettings",
+    "PartnerSettings",
+    "PolicySettings",
+    "Rate",
+    "RetentionSettings",
+    "SenderRule",
+    "ServerSettings",
+    "Settings",
+    "StoreSettings",
+    "StreamSettings",
+    "TcpAddress",
+    "TokenSettings",
+    "UnixAddress",
+    "UpstreamSettings",
+    "WebSettings",
+    "WebhookSettings",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole file, by the names of its tables, and what is made of them together."""
+
+    server: ServerSettings
+    listeners: Annotated[tuple[ListenerSettings, ...], Key("listener"), AT_LEAST_ONE]
+    upstream: UpstreamSettings
+    store: StoreSettings = StoreSettings()
+    audit: AuditSettings = AuditSettings()
+    retention: RetentionSettings = RetentionSettings()
+    controller: ControllerSettings | None = None
+    web: WebSettings | None = None
+    policy: PolicySettings = PolicySettings()
+    declared_streams: Annotated[tuple[StreamSettings, ...], Key("stream")] = ()
+    sender_rules: Annotated[tuple[SenderRule, ...], Key("sender")] = ()
+    partners: Annotated[tuple[PartnerSettings, ...], Key("partner")] = ()
+    tokens: Annotated[tuple[TokenSettings, ...], Key("token")] = ()
+    webhooks: Annotated[tuple[WebhookSettings, ...], Key("webhook")] = ()
+    auth: AuthSettings = AuthSettings()
+    credentials: Annotated[tuple[Credential, ...], Key("credential")] = ()
+    dkim: tuple[DkimSettings, ...] = ()
+    dns: DnsSettings = DnsSettings()
+    doctor: DoctorSettings = DoctorSettings()
+
+    streams: Annotated[Mapping[str, Stream], DERIVED] = field(default_factory=dict)
+    """By name, with `default`."""
+    rulebooks: Annotated[Mapping[str, Rulebook], DERIVED] = field(default_factory=dict)
+    hash: Annotated[str, DERIVED] = ""
+    """SHA-256 of the file, 12 hex digits, for config_info."""
+
+    @property
+    def purposes(self) -> frozenset[str]:
+        """What anybody can consent to here: of every stream, `default` too."""
+        return frozenset(one.purpose for one in self.streams.values() if one.purpose)
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Every method of consent that a rulebook in use knows, valid or not."""
+        books = self.rulebooks.values()
+        return frozenset(m for book in books for m in book.valid_methods | book.preticked_methods)
+
+    @property
+    def restricted_tags(self) -> frozenset[str]:
+        """The tags that protect a contact by any rulebook in use."""
+        return frozenset(tag for book in self.rulebooks.values() for tag in book.restricted_tags)
+
+    @property
+    def consumer_domains(self) -> frozenset[str]:
+        """Domains of private mailboxes, by any rulebook in use."""
+        return frozenset(d for book in self.rulebooks.values() for d in book.consumer_domains)
+
+    @property
+    def counts_alike(self) -> bool:
+        """Whether any stream asks to how many people one text was sent."""
+        return any(
+            stream.stream_class is StreamClass.TRANSACTIONAL and stream.bulk_recipients is not None
+            for stream in self.streams.values()
+        )
+
+    @property
+    def source_header(self) -> str | None:
+        """`server.source_header` if any stream asks for it: else it need not be read."""
+        asked = any(stream.first_contact_notice for stream in self.streams.values())
+        return self.server.source_header if asked else None
+
+    @property
+    def adds_ways_out(self) -> bool:
+        """Whether any stream adds unsubscribe headers."""
+        return any(stream.unsubscribe_scope is not None for stream in self.streams.values())
+
+    @property
+    def counts_mailings(self) -> bool:
+        """Whether any stream asks what people were mailed before: then marketing is counted."""
+        return any(stream.counts_mailings for stream in self.streams.values())
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether anybody may send only so much in a time: then it is counted."""
+        rates = [each.connection_rate for each in self.listeners]
+        rates += [
+            rate for each in self.listeners for rate in (each.message_rate, each.recipient_rate)
+        ]
+        rates += [
+            rate for each in self.credentials for rate in (each.message_rate, each.recipient_rate)
+        ]
+        return any(rates)

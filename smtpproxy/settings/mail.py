@@ -1,0 +1,233 @@
+"""Settings of the mail path: who may come in, which streams there are, where mail goes.
+
+Each class is one table of the file. A field is a setting: its type says how it is written and
+within which bounds, its default is in plain units (bytes, seconds). docs/settings.md says what
+each is for; a test holds the two together.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from smtpproxy.policy.model import (
+    Alignment,
+    ExistingUnsubscribe,
+    Mode,
+    Nature,
+    StreamClass,
+    UndeclaredBulk,
+)
+from smtpproxy.settings.amounts import (
+    HOUR,
+    KIB,
+    MIB,
+    MINUTE,
+    Count,
+    Duration,
+    FrequencyCap,
+    HeaderSize,
+    Moment,
+    PerTime,
+    Size,
+)
+from smtpproxy.settings.names import (
+    AllowedSender,
+    Certificate,
+    FieldName,
+    Language,
+    ListId,
+    Mailbox,
+    Name,
+    Passage,
+    Purpose,
+    Selector,
+    Sender,
+    User,
+    Word,
+)
+from smtpproxy.settings.places import Address, Domain, File, Hostname, Nameserver, Network
+from smtpproxy.toml_tables import AT_LEAST_ONE, Bounds, Key
+
+Tls = Literal["none", "starttls", "implicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    hostname: Annotated[Hostname, Key(example="relay.example.com")]
+    state_dir: File = Path("/var/lib/smtpproxy")
+    workers: Annotated[int, Bounds(0, 256)] = 1  # 0, in the file: as CPUs
+    data_size_limit: Size = 25 * MIB
+    header_size_limit: HeaderSize = 256 * KIB
+    max_header_fields: Annotated[int, Bounds(20, 10_000)] = 1_000
+    stream_header: FieldName = "X-Mail-Stream"
+    source_header: FieldName = "X-Source-Statement"
+    bare_newline: Literal["reject", "normalize"] = "reject"
+    spool_threshold: Size = 2 * MIB  # a larger body goes to disk
+    drain_timeout: Duration = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+    language: Language = "en"  # of notices to senders
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    name: Annotated[Name, Key(example="apps")]
+    address: Annotated[Address, Key(example="127.0.0.1:2525")]
+    protocol: Literal["smtp", "lmtp", "milter", "policy"] = "smtp"
+    streams: tuple[Name, ...] = ()
+    default_stream: Name | None = None
+    origin: Hostname | None = None  # of addresses without a domain at the MTA that asks
+    max_connections: Count = 10_000  # each worker takes its share
+    max_connections_per_address: Count = 1_000
+    max_recipients: Count = 1_000
+    max_refused_recipients: Count = 1_000  # of one transaction, then 452
+    max_refused_per_connection: Count = 10_000  # recipients in one session, then 421 to MAIL
+    max_errors: Count = 20  # refused commands in one session, then 421
+    command_timeout: Duration = 5 * MINUTE
+    data_timeout: Duration = 30 * MINUTE  # the whole of DATA
+    tls: Tls = "none"
+    certificate: File | None = None
+    private_key: File | None = None
+    client_ca: File | None = None  # verifies client certificates, where one is shown
+    require_tls: bool = False  # MAIL before STARTTLS is a 530
+    auth: Literal["off", "optional", "required"] = "off"
+    auth_without_tls: bool = False
+    handshake_timeout: Duration = 10.0  # of TLS, and for the header of the PROXY protocol
+    proxy_protocol: bool = False
+    proxy_trusted: tuple[Network, ...] = ()  # networks that may send a PROXY header; "unix"
+    xclient_trusted: tuple[Network, ...] = ()  # networks that may send XCLIENT and XFORWARD
+    login_trusted: tuple[Network, ...] | None = None  # networks whose word on logins is believed
+    min_data_rate: Annotated[int, Bounds(0)] = 500  # octets a second; 0: any
+    early_commands: Literal["refuse", "permit"] = "refuse"  # of clients that do not wait
+    connection_rate: PerTime | None = None  # new ones from one address
+    message_rate: PerTime | None = None  # from one address
+    recipient_rate: PerTime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """What a stream is declared to be; with its rulebook it becomes a `policy.model.Stream`."""
+
+    name: Annotated[Name, Key(example="offers")]
+    stream_class: Annotated[StreamClass, Key("class", example="marketing")]
+    purpose: Purpose | None = None
+    nature: Nature = Nature.COMMERCIAL
+    products: frozenset[Word] = frozenset()
+    topics: frozenset[Word] = frozenset()
+    from_domains: frozenset[Domain] = frozenset()
+    unsubscribe: Literal["require", "add"] = "require"
+    existing_unsubscribe: ExistingUnsubscribe = ExistingUnsubscribe.KEEP
+    unsubscribe_scope: Literal["purpose", "marketing"] = "purpose"
+    unsubscribe_mailto: Mailbox | None = None
+    list_id: ListId | None = None
+    one_click: Literal["required", "optional"] = "required"
+    rulebook: str | None = None
+    mode: Mode | None = None
+    paused: bool = False
+    first_contact_notice: bool = False
+    undeclared_bulk: UndeclaredBulk = UndeclaredBulk.OBSERVE
+    bulk_recipients: Count | None = None
+    bulk_window: Duration = HOUR
+    max_recipients: Count | None = None
+    refuse_at: Literal["rcpt", "data"] = "rcpt"
+    frequency_cap: FrequencyCap | None = None
+    body_optout: bool = False
+    imprint: tuple[Passage, ...] = ()
+    source_statement: tuple[Passage, ...] = ()
+    honest_subject: bool = False
+    alignment: Alignment = Alignment.OFF
+    check_dkim: bool = True
+    max_snapshot_age: Duration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    rulebook: str = "fr"
+    mode: Mode = Mode.ENFORCE
+    on_mixed: Literal["refuse", "split"] = "refuse"
+    frequency_cap: FrequencyCap | None = None  # of all marketing messages to a person
+    imprint: tuple[Passage, ...] = ()  # of streams whose rulebook asks for one
+    check_recipient_domain: bool = False  # whether it says that it takes no mail (RFC 7505)
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRule:
+    """Narrows the streams of a client by its reverse path; never widens them."""
+
+    sender: Annotated[Sender, Key("address", example="news@example.com")]
+    streams: Annotated[tuple[Name, ...], Key(example=("offers",)), AT_LEAST_ONE]
+    default_stream: Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What somebody who proved to be this may do; narrows the listener, never widens it.
+
+    Either `user` (AUTH) or `certificate` (SHA-256 fingerprint, or subject) is set. An empty
+    tuple of `senders` or `from_domains` is no limit, as `streams` None is.
+    """
+
+    user: User | None = None
+    certificate: Certificate | None = None
+    streams: Annotated[tuple[Name, ...], Key(example=("offers",)), AT_LEAST_ONE] | None = None
+    default_stream: Name | None = None
+    senders: tuple[AllowedSender, ...] = ()  # "news@example.com", "@example.com" or "<>"
+    from_domains: frozenset[Domain] = frozenset()
+    message_rate: PerTime | None = None
+    recipient_rate: PerTime | None = None
+
+    @property
+    def name(self) -> str:
+        """What the record calls the client: a user, or `certificate:…`."""
+        return self.user if self.user is not None else f"certificate:{self.certificate}"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSettings:
+    """Who may prove to be whom, and how often they may fail. Counts are those of all workers."""
+
+    users: File | None = None
+    max_failures_per_session: Count = 3
+    max_failures_per_address: Count = 20  # within the window
+    max_failures_per_user: Count = 10  # within the window, from addresses that never succeeded
+    failure_window: Duration = 10 * MINUTE
+    failure_delay: Duration = 1.0  # before a failure is answered
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    address: Annotated[Address, Key(example="127.0.0.1:10025")]
+    max_connections: Count = 200  # each worker
+    max_connections_per_address: Count | None = None  # of these; None: three quarters
+    connect_timeout: Duration = 10.0
+    command_timeout: Duration = 5 * MINUTE
+    data_timeout: Duration = 10 * MINUTE  # RFC 5321 4.5.3.2.6, for the end of data
+    idle_timeout: Duration = MINUTE
+    wait_timeout: Duration = 30.0  # for a free connection
+    hold_timeout: Duration = 10.0  # for the client of a connection; then it is given back
+    tls: Tls = "none"
+    ca_file: File | None = None  # None: the system's
+    tls_name: Hostname | None = None  # the name in its certificate; None: the host of `address`
+
+    @property
+    def share(self) -> int:
+        """Connections that the messages of one client address may hold at once."""
+        return self.max_connections_per_address or max(1, self.max_connections * 3 // 4)
+
+
+@dataclass(frozen=True, slots=True)
+class DkimSettings:
+    """A key that signs mail whose From is of `domain`. No streams: all of them."""
+
+    domain: Annotated[Domain, Key(example="example.com")]  # lower-case A-label
+    selector: Annotated[Selector, Key(example="s2026")]
+    key: Annotated[File, Key(example="/etc/smtpproxy/s2026.pem")]
+    streams: frozenset[Name] = frozenset()
+    since: Annotated[Moment | None, Key("from")] = None  # UTC; in force from then on
+    subdomains: bool = False  # for what is below the domain too
+
+
+@dataclass(frozen=True, slots=True)
+class DnsSettings:
+    nameservers: tuple[Nameserver, ...] = ()  # empty: the system's
+    timeout: Duration = 5.0  # a whole lookup

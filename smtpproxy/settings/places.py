@@ -1,0 +1,219 @@
+"""How places on the network and on the disk are written: addresses, host names, URLs, files.
+
+Each function takes what the TOML said and returns its usual form, or raises ValueError with
+what is wrong and what would be right. The types beneath have them applied.
+"""
+
+import contextlib
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+import idna
+
+from smtpproxy.toml import shown
+from smtpproxy.toml_tables import Written
+
+_UNIX_PATH_LIMIT = 107  # octets of sun_path, less its NUL
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+def address(value: object) -> TcpAddress | UnixAddress:
+    """Return where to listen or connect: `host:port`, `[v6]:port` or `unix:/path`."""
+    right = '"host:port", "[v6]:port" or "unix:/path"'
+    if not isinstance(value, str):
+        raise ValueError(f"must be {right}, not {shown(value)}")
+    if value.startswith("unix:"):
+        return _unix_address(value)
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or value.endswith("]"):
+        raise ValueError(f"{shown(value)} is not {right}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if not _is_ip(host, 6):
+            raise ValueError(f"{shown(value)}: what stands in brackets is not an IPv6 address")
+    elif ":" in host:
+        raise ValueError(f'{shown(value)}: an IPv6 address goes in brackets, "[::1]:2525"')
+    elif not _is_ip(host, 4):
+        host = hostname(host)
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{shown(value)}: the port must be a number from 1 to 65535")
+    return TcpAddress(host, int(port))
+
+
+def _unix_address(value: str) -> UnixAddress:
+    path = value.removeprefix("unix:")
+    if not path.startswith("/") or path.endswith("/"):
+        raise ValueError(f'{shown(value)}: write an absolute path, "unix:/run/smtpproxy/smtp"')
+    if len(path.encode()) > _UNIX_PATH_LIMIT:
+        raise ValueError(f"the path of a Unix socket is at most {_UNIX_PATH_LIMIT} octets")
+    return UnixAddress(Path("/" + path.lstrip("/")))
+
+
+def _is_ip(host: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == version
+    except ValueError:
+        return False
+
+
+def ip_address(value: object) -> str:
+    """Return an address of IPv4 or IPv6 in its usual form."""
+    try:
+        if isinstance(value, str):
+            return str(ipaddress.ip_address(value))
+    except ValueError:
+        pass
+    raise ValueError(f'{shown(value)} is not an IP address such as "192.0.2.25" or "2001:db8::25"')
+
+
+def hostname(value: object) -> str:
+    """Return a host or domain name as lower-case A-labels, without a final dot."""
+    if not isinstance(value, str):
+        raise ValueError(f'must be a host name such as "relay.example.com", not {shown(value)}')
+    wrong = f'{shown(value)} is not a host name such as "relay.example.com"'
+    try:
+        encoded = idna.encode(value.removesuffix("."), uts46=True).decode("ascii").lower()
+    except (idna.IDNAError, UnicodeError):
+        raise ValueError(wrong) from None
+    if len(encoded) > 253 or encoded.rpartition(".")[2].isdigit():
+        raise ValueError(wrong)
+    return encoded
+
+
+def domain(value: object) -> str:
+    """Return a domain of From addresses as lower-case A-labels."""
+    if isinstance(value, str) and value.startswith(("@", "*", ".")):
+        bare = value.lstrip("@*.")
+        raise ValueError(f"{shown(value)}: write the domain alone, {shown(bare)}")
+    return hostname(value)
+
+
+def network(value: object) -> str:
+    """Return a network of hosts, `10.0.0.0/8`, a single host, or `unix` for UNIX sockets."""
+    if value == "unix":
+        return "unix"
+    text = value if isinstance(value, str) else ""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_network(text))
+    try:
+        meant = shown(str(ipaddress.ip_network(text, strict=False)))
+    except ValueError:
+        meant = '"10.0.0.0/8", "2001:db8::/32", "192.0.2.7" or "unix"'
+    raise ValueError(f"{shown(value)} is not a network such as {meant}")
+
+
+def nameserver(value: object) -> TcpAddress:
+    """Return where a name server is: an IP address, with a port where that is not 53."""
+    wrong = ValueError(
+        f'{shown(value)} is not the address of a name server such as "127.0.0.1:5353",'
+        ' "192.0.2.53" or "[2001:db8::53]:53"'
+    )
+    if not isinstance(value, str):
+        raise wrong
+    try:
+        return TcpAddress(str(ipaddress.ip_address(value)), 53)
+    except ValueError:
+        pass
+    try:
+        found = address(value)
+        if isinstance(found, TcpAddress):
+            return TcpAddress(str(ipaddress.ip_address(found.host)), found.port)
+    except ValueError:
+        pass
+    raise wrong
+
+
+def public_url(value: object) -> str:
+    """Return the base of the links that recipients get, without a final slash."""
+    wrong = f'{shown(value)} is not an https URL such as "https://unsubscribe.example.com"'
+    url = _http_url(value, wrong)
+    if url.scheme != "https" and not _is_plain_and_near(url):
+        raise ValueError(f"{wrong} (RFC 8058 3.1 asks for https)")
+    if url.query or url.fragment or url.username is not None:
+        raise ValueError(f"{shown(value)} must be scheme, host and perhaps a path, nothing more")
+    return url.geturl().rstrip("/")
+
+
+def webhook_url(value: object) -> str:
+    """Return where changes are delivered: https, or http on this machine."""
+    wrong = 'must be an https URL such as "https://crm.example.com/hooks/suppressions"'
+    url = _http_url(value, wrong)
+    if " " in str(value) or url.fragment:
+        raise ValueError(wrong)
+    if url.username is not None:
+        raise ValueError("must hold no user name or password: the signature says who we are")
+    if url.scheme != "https" and not _is_plain_and_near(url):
+        raise ValueError(f"{wrong}; http:// is for receivers on this machine alone")
+    return str(value)
+
+
+def _http_url(value: object, wrong: str) -> SplitResult:
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise ValueError(wrong)
+    try:
+        url = urlsplit(value)
+        host, _ = url.hostname, url.port  # a wrong port is found only when it is read
+    except ValueError:
+        raise ValueError(wrong) from None
+    if not host:
+        raise ValueError(wrong)
+    return url
+
+
+def _is_plain_and_near(url: SplitResult) -> bool:
+    return url.scheme == "http" and url.hostname in _LOOPBACK
+
+
+def store_url(value: object) -> str:
+    """Return where contacts and suppressions are kept. It may hold a password: never shown."""
+    scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
+    if scheme in ("postgresql", "postgres"):
+        raise ValueError('PostgreSQL is not available in this version: use "sqlite:///PATH"')
+    if scheme != "sqlite" or not rest.strip("/"):
+        raise ValueError('must be a URL such as "sqlite:///var/lib/smtpproxy/smtpproxy.db"')
+    if not rest.startswith("/"):
+        raise ValueError(
+            "the path must be absolute, behind three slashes:"
+            f' "sqlite:///var/lib/smtpproxy/{rest.rpartition("/")[2]}"'
+        )
+    return "sqlite:///" + rest.lstrip("/")
+
+
+def file(value: object) -> Path:
+    """Return an absolute path."""
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError(f"{shown(value)} is not an absolute path; it must begin with /")
+    return Path(value)
+
+
+Address = Annotated[TcpAddress | UnixAddress, Written(address)]
+IpAddress = Annotated[str, Written(ip_address)]
+Hostname = Annotated[str, Written(hostname)]
+Domain = Annotated[str, Written(domain)]
+Network = Annotated[str, Written(network)]
+Nameserver = Annotated[TcpAddress, Written(nameserver)]
+PublicUrl = Annotated[str, Written(public_url)]
+WebhookUrl = Annotated[str, Written(webhook_url)]
+StoreUrl = Annotated[str, Written(store_url)]
+File = Annotated[Path, Written(file)]

@@ -1,0 +1,117 @@
+"""TOML as people write it: read, or told where it is wrong; and its values as they are shown.
+
+Everything that is written in TOML is read here: settings, rulebooks, mappings of CSV files,
+layouts of providers, languages.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from smtpproxy.terminal import printable
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_TOKENS = re.compile(
+    r'#[^\n]*|"""(?:\\.|[^\\])*?"""|"(?!"")(?:\\[^\n]|[^"\\\n])*"'
+    r"|'''.*?'''|'(?!'')[^'\n]*'|(?P<open>\"\"\"|'''|[\"'])",
+    re.DOTALL,
+)
+"""What may hold a quotation mark: comments, text of each kind, and a text that does not end."""
+
+_PLAINER = {
+    "Cannot overwrite a value": "this is set already, further up",
+    "Unclosed array": "the list before this has no closing bracket ]",
+    "Expected '=' after a key in a key/value pair": "expected = between key and value",
+}
+
+
+class TomlError(ValueError):
+    """A file that cannot be read as TOML: where it is wrong, and how."""
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises TomlError: it cannot be read, or is not UTF-8."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TomlError(f"cannot be read: {error.strerror}") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TomlError(f"line {line}: is not UTF-8; save it as UTF-8") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the document in a file. Raises TomlError."""
+    return loads(read_text(path))
+
+
+def loads(text: str) -> dict[str, Any]:
+    """Return the document in a text. Raises TomlError with the one fault that it stops at."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise TomlError("not TOML that can be read: nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+    found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL)
+    lines = text.splitlines() or [""]
+    if found:
+        what, line, column = found[1], int(found[2]), int(found[3])
+    else:
+        what = message.removesuffix(" (at end of document)")
+        line, column = len(lines), len(lines[-1]) + 1
+    quote = _unclosed_quote(text)
+    if quote is not None and quote[:2] <= (line, column):
+        line, column, mark = quote
+        what = f"the text that begins here has no closing {mark}"
+    what = _PLAINER.get(what, what) + _hint(what, lines[line - 1 : line], column)
+    what = re.sub(r"\('(.*?)',?\)", lambda m: m[1].replace("', '", "."), what)  # Python's tuples
+    what = what[:1].lower() + what[1:]
+    raise TomlError(printable(f"line {line}, column {column}: not TOML: {what}"))
+
+
+def _unclosed_quote(text: str) -> tuple[int, int, str] | None:
+    """Return line and column of the first quotation mark that nothing closes, and which it is."""
+    for token in _TOKENS.finditer(text):
+        if token["open"]:
+            before = text[: token.start()]
+            column = len(before) - (before.rfind("\n") + 1) + 1
+            return before.count("\n") + 1, column, token["open"]
+    return None
+
+
+def _hint(what: str, line: list[str], column: int) -> str:
+    if what != "Invalid value":
+        return ""
+    word = re.match(r"true|false|on\b|off\b|yes|no\b", "".join(line)[column - 1 :], re.IGNORECASE)
+    return "; write true or false" if word else "; text goes in double quotes"
+
+
+def shown(value: object) -> str:
+    """Return a TOML value as it would be written in the file, cut to a readable length."""
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, str):
+        text = f'"{printable(value)}"'
+    elif isinstance(value, list | tuple):
+        text = "[" + ", ".join(map(shown, value)) + "]"
+    else:
+        text = str(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def named(key: str) -> str:
+    """Return a key as the file has it: in quotes where TOML asks for them."""
+    return key if _BARE_KEY.fullmatch(key) else shown(key)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return the end of a fault: the word that was meant, or all that could be."""
+    names = list(known)
+    near = get_close_matches(word, names, n=1)
+    return f"; did you mean {near[0]}?" if near else f": one of {', '.join(names)}"
