@@ -21,7 +21,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.reader import Record, find, read
-from smtpproxy.sinks.audit.seal import State, is_anchored, seal
+from smtpproxy.sinks.audit.verify import State, is_anchored, seal
 from smtpproxy.terminal import printable
 
 _PROOFS = {

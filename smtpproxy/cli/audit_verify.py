@@ -19,7 +19,7 @@ from smtpproxy.evidence.gather import report_object
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import verify as journal_verify
-from smtpproxy.sinks.audit.findings import Finding, Report
+from smtpproxy.sinks.audit.chain import Finding, Report
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.terminal import counted, printable
 

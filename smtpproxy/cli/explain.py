@@ -28,7 +28,7 @@ from smtpproxy.policy.model import MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content, Spool
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.audit.reader import find
-from smtpproxy.sinks.audit.seal import seal
+from smtpproxy.sinks.audit.verify import seal
 from smtpproxy.terminal import printable
 from smtpproxy.wire.content import stuffed
 from smtpproxy.wire.events import ContentProblem

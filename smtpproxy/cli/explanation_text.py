@@ -16,7 +16,7 @@ from smtpproxy.locale.texts import Lang
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action
 from smtpproxy.sinks.audit.reader import Outcome
-from smtpproxy.sinks.audit.seal import Seal
+from smtpproxy.sinks.audit.verify import Seal
 from smtpproxy.terminal import printable
 
 _STYLES = {Action.ALLOW: "green", Action.REFUSE: "red", Action.DEFER: "yellow"}

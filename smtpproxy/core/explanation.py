@@ -28,7 +28,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
 from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.sinks.audit.reader import Outcome, Record
-from smtpproxy.sinks.audit.seal import Seal
+from smtpproxy.sinks.audit.verify import Seal
 
 _NOT_ASKED = Verdict(Action.ALLOW)
 

@@ -13,7 +13,7 @@ from smtpproxy.locale.texts import Lang, texts
 from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase, Suppression
 from smtpproxy.policy.rules.record import links
 from smtpproxy.settings import ControllerSettings
-from smtpproxy.sinks.audit.seal import State
+from smtpproxy.sinks.audit.verify import State
 from smtpproxy.terminal import printable
 
 _MOMENTS = (

@@ -19,12 +19,10 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules.consent import confirmed_request, newest_act
 from smtpproxy.settings import ControllerSettings, RetentionSettings, Settings
-from smtpproxy.sinks.audit.chain import Head
-from smtpproxy.sinks.audit.findings import Report
+from smtpproxy.sinks.audit.chain import Head, Report
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
-from smtpproxy.sinks.audit.seal import State
-from smtpproxy.sinks.audit.verify import verify
+from smtpproxy.sinks.audit.verify import State, verify
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import LiftedSuppression
 from smtpproxy.store.rights import Rectification, former_addresses

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.sinks.metrics import Snapshot
 
 _LENGTH = 4
 

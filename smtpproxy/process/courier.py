@@ -13,7 +13,7 @@ import structlog
 from smtpproxy.process.channel import Beat, Channel, Drain, Ready
 from smtpproxy.settings import Settings, WebhookSettings
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.ulid import UlidFactory

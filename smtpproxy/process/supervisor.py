@@ -16,7 +16,7 @@ from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.process.child import Role, Start, start_child
 from smtpproxy.process.daily import DailyPurge
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.snapshot import Snapshot, Totals
+from smtpproxy.sinks.metrics import Snapshot, Totals
 
 _ALIVE_WITHIN = 10.0
 """A worker that was silent for longer (seconds) does not count as alive."""

@@ -10,10 +10,9 @@ from smtpproxy.intake.trusted import TrustedHosts
 from smtpproxy.process.channel import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.retention import history
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.collector import SnapshotCollector
+from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.sinks.processes import relay_processes
-from smtpproxy.sinks.snapshot import Snapshot, merge
+from smtpproxy.sinks.metrics import Snapshot, merge
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.unsubscribe_keys import LinkReader

@@ -32,8 +32,7 @@ from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
-from smtpproxy.sinks.metrics import Metrics
-from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.sinks.metrics import Metrics, Snapshot
 from smtpproxy.store import open_alike, open_copies, open_mailings, open_store
 from smtpproxy.store.key_file import load_keys
 from smtpproxy.store.unsubscribe_keys import link_ring

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
 from smtpproxy.sinks.audit.files import give_to_owner_of, last_of
+from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
-from smtpproxy.sinks.snapshot import Snapshot
 
 FILE_NAME = "purges.ndjson"
 

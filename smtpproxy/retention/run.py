@@ -15,7 +15,7 @@ from smtpproxy.retention.history import Kind
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import give_to_owner_of, segments
-from smtpproxy.sinks.audit.matches import matches
+from smtpproxy.sinks.audit.reader import matches
 from smtpproxy.store import open_mailings
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.retention import Limits, PurgedSuppressions, Removed

@@ -1,4 +1,4 @@
-"""Counts what happens in one worker, cheaply enough for the mail path.
+"""Counts what happens in one worker, cheaply enough for the mail path, and adds up many workers.
 
 `prometheus_client`'s own counters take a lock and several calls for each increment;
 here one is a dictionary update, and the library only writes the page (`collector`).
@@ -7,8 +7,10 @@ here one is a dictionary update, and the library only writes the page (`collecto
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, Self
+
+import msgspec
 
 from smtpproxy.events import (
     Authentication,
@@ -30,7 +32,95 @@ from smtpproxy.events import (
 )
 from smtpproxy.policy.model import Action, CloserLook, Reason, UndeclaredBulk
 from smtpproxy.policy.rules.content import is_undeclared_bulk
-from smtpproxy.sinks.snapshot import Histogram, Labels, Snapshot
+
+Labels = tuple[str, ...]
+Samples = Mapping[Labels, float]
+
+
+class Histogram(msgspec.Struct, frozen=True, array_like=True):
+    """Observations by bucket, each counted once, and their sum in the metric's unit.
+
+    `counts` has one place for each bound of `LATENCY_BUCKETS` and one for all above.
+    """
+
+    counts: tuple[int, ...]
+    sum: float
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        counts = tuple(map(int.__add__, self.counts, other.counts))
+        return Histogram(counts, self.sum + other.sum)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What was counted since the process began, by metric name without its prefix.
+
+    Only what has moved is in it; the collector fills in the zeros.
+    """
+
+    counters: Mapping[str, Samples] = {}
+    gauges: Mapping[str, Samples] = {}
+    histograms: Mapping[str, Mapping[Labels, Histogram]] = {}
+
+    def with_gauges(self, gauges: Mapping[str, Samples]) -> "Snapshot":
+        return Snapshot(self.counters, {**self.gauges, **gauges}, self.histograms)
+
+    def encode(self) -> bytes:
+        """Return it as MessagePack, to go from process to process."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises `msgspec.DecodeError` when `data` is no snapshot."""
+        return msgspec.msgpack.decode(data, type=cls)
+
+
+def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Return the sum: counters, gauges and histograms alike."""
+    counters: dict[str, dict[Labels, float]] = {}
+    gauges: dict[str, dict[Labels, float]] = {}
+    histograms: dict[str, dict[Labels, Histogram]] = {}
+    for snapshot in snapshots:
+        _add(counters, snapshot.counters)
+        _add(gauges, snapshot.gauges)
+        for name, rows in snapshot.histograms.items():
+            total = histograms.setdefault(name, {})
+            for labels, histogram in rows.items():
+                total[labels] = total[labels] + histogram if labels in total else histogram
+    return Snapshot(counters, gauges, histograms)
+
+
+def _add(totals: dict[str, dict[Labels, float]], more: Mapping[str, Samples]) -> None:
+    for name, rows in more.items():
+        total = totals.setdefault(name, {})
+        for labels, value in rows.items():
+            total[labels] = total.get(labels, 0) + value
+
+
+class Totals:
+    """All workers together, the dead ones included: what was counted never goes down.
+
+    A worker is known by a key of its own, never used again by another process
+    (its process id and start time, say).
+    """
+
+    def __init__(self) -> None:
+        self._live: dict[Hashable, Snapshot] = {}
+        self._retired = Snapshot()
+
+    def update(self, worker: Hashable, snapshot: Snapshot) -> None:
+        """Replace what is known of a worker by its newest snapshot."""
+        self._live[worker] = snapshot
+
+    def retire(self, worker: Hashable, *, takes_mail: bool = True) -> None:
+        """Keep what a dead process had counted; what it had open is gone."""
+        last = self._live.pop(worker, Snapshot())
+        ended = Snapshot(counters={"worker_exits_total": {(): 1}} if takes_mail else {})
+        counted = Snapshot(counters=last.counters, histograms=last.histograms)
+        self._retired = merge((self._retired, counted, ended))
+
+    def merged(self) -> Snapshot:
+        return merge((self._retired, *self._live.values()))
+
 
 LATENCY_BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),

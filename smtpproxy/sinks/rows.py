@@ -23,7 +23,7 @@ from smtpproxy.policy.terms import (
     TRANSACTIONAL_MESSAGE_REASONS,
 )
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.sinks.snapshot import Labels
+from smtpproxy.sinks.metrics import Labels
 
 Rows = Callable[[Settings], Iterable[Labels]]
 

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from smtpproxy.settings import TokenSettings
-from smtpproxy.sinks.snapshot import Labels, Snapshot
+from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges
 from smtpproxy.web.api_operations import CHANGES, CHECK, ChangeFeed, Operation, check
 from smtpproxy.web.openapi import document, page

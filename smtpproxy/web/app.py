@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smtpproxy.sinks.collector import SnapshotCollector, snapshot_gauges, store_gauges
-from smtpproxy.sinks.snapshot import Labels, Samples, Snapshot, merge
+from smtpproxy.sinks.metrics import Labels, Samples, Snapshot, merge
 from smtpproxy.store.partners import PartnerSnapshot
 from smtpproxy.store.propagation import Arrears
 from smtpproxy.web.api import Api

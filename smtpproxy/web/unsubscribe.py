@@ -26,7 +26,7 @@ from smtpproxy.locale.pages import environment
 from smtpproxy.locale.texts import LANGS, REFERENCE, Lang
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Origin
-from smtpproxy.sinks.snapshot import Labels, Snapshot
+from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry, SuppressionStore
 from smtpproxy.web.tokens import Bucket
 

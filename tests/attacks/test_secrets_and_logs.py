@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 
 from smtpproxy.events import Failed, FilesRead, ProxyHeaderRead, TlsHandshake
 from smtpproxy.settings import ServerSettings
-from smtpproxy.sinks.log import Log, configure_logging
-from smtpproxy.sinks.redaction import redacted
+from smtpproxy.sinks.log import Log, configure_logging, redacted
 from tests.kit.messages import message
 from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import RelayProcess, listener

@@ -17,13 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.sinks.audit import anchor_scheduler as journal_scheduler
 from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit import anchors as journal_scheduler
 from smtpproxy.sinks.audit.anchors import ExpiredFile, ExpiredRow, TrimmedRow
-from smtpproxy.sinks.audit.chain import Chain, Head, take_apart
+from smtpproxy.sinks.audit.chain import Chain, Head, Kind, Report, take_apart
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.sinks.audit.expire import expire
-from smtpproxy.sinks.audit.findings import Kind, Report
 from smtpproxy.sinks.audit.lines import (
     BeginEntry,
     ClockEntry,
@@ -33,8 +32,7 @@ from smtpproxy.sinks.audit.lines import (
     read_line,
 )
 from smtpproxy.sinks.audit.reader import find, read
-from smtpproxy.sinks.audit.seal import Seal, State, seal
-from smtpproxy.sinks.audit.verify import verify
+from smtpproxy.sinks.audit.verify import Seal, State, seal, verify
 from smtpproxy.ulid import UlidFactory
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from smtpproxy.retention import history
 from smtpproxy.retention.history import Kind
-from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.sinks.metrics import Snapshot
 
 T0 = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -21,7 +21,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.retention import history
 from smtpproxy.retention.run import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.findings import Kind as Found
+from smtpproxy.sinks.audit.chain import Kind as Found
 from smtpproxy.sinks.audit.verify import verify
 from smtpproxy.store import open_mailings, open_store
 from smtpproxy.store.protocols import Store, SuppressionEntry

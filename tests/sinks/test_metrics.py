@@ -15,8 +15,7 @@ from smtpproxy.events import (
     UpstreamReplied,
 )
 from smtpproxy.policy.model import Action, Reason, Verdict
-from smtpproxy.sinks.metrics import LATENCY_BUCKETS, Metrics
-from smtpproxy.sinks.snapshot import Histogram, Snapshot
+from smtpproxy.sinks.metrics import LATENCY_BUCKETS, Histogram, Metrics, Snapshot
 from tests.kit.traffic import (
     ALLOWED,
     COMPLAINED,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpproxy.sinks.processes import process_metrics, relay_processes
+from smtpproxy.sinks.collector import process_metrics, relay_processes
 
 
 @pytest.fixture

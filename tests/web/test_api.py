@@ -20,7 +20,7 @@ import pytest
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
-from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.propagation import DeadLetter, WebhookState
 from smtpproxy.store.protocols import SuppressionEntry

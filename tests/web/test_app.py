@@ -17,8 +17,7 @@ import uvloop
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from smtpproxy.sinks.collector import SnapshotCollector
-from smtpproxy.sinks.metrics import Metrics
-from smtpproxy.sinks.snapshot import Snapshot
+from smtpproxy.sinks.metrics import Metrics, Snapshot
 from smtpproxy.web import app as web_app
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness

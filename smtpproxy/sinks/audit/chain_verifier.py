@@ -4,11 +4,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from smtpproxy.sinks.audit.anchor_check import AnchorCheck, Seen
-from smtpproxy.sinks.audit.chain import START, Head, NotALine, Sealed, take_apart
-from smtpproxy.sinks.audit.erased_parts import ErasedParts, Erasure
+from smtpproxy.sinks.audit.anchor_check import AnchorCheck, Seen, TimeOrder
+from smtpproxy.sinks.audit.chain import (
+    START,
+    Finding,
+    Head,
+    Kind,
+    NotALine,
+    Report,
+    Sealed,
+    take_apart,
+)
+from smtpproxy.sinks.audit.erase import ErasedParts, Erasure
 from smtpproxy.sinks.audit.files import Segment
-from smtpproxy.sinks.audit.findings import Finding, Kind, Report
 from smtpproxy.sinks.audit.lines import (
     CLOCK_TOLERANCE,
     After,
@@ -19,7 +27,6 @@ from smtpproxy.sinks.audit.lines import (
     Line,
     read_line,
 )
-from smtpproxy.sinks.audit.time_order import TimeOrder
 
 _TIME = "%Y-%m-%d %H:%M:%S"
 _DECISION = b'"entry":{"kind":"decision"'

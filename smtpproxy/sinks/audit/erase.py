@@ -9,8 +9,11 @@ that nobody writes any more are; a running relay is asked to leave its present o
 
 import os
 import time
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from enum import IntFlag
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import msgspec
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
+from smtpproxy.sinks.audit.anchors import Parts
 from smtpproxy.sinks.audit.chain import NotALine, take_apart
 from smtpproxy.sinks.audit.files import Segment, is_written, locked, mapped, segments
 from smtpproxy.sinks.audit.lines import (
@@ -27,6 +31,63 @@ from smtpproxy.sinks.audit.lines import (
     PersonalAnswerEntry,
     read_line,
 )
+
+_FLAGS = 2
+_PLACES = 20  # bits: a message has fewer recipients
+
+
+class Erasure(IntFlag):
+    """What is recorded of a part. `DONE`: it was seen to be gone. `SEALED`: that is proven."""
+
+    NONE = 0
+    DONE = 1
+    SEALED = 2
+
+
+class ErasedParts:
+    """Filled, sorted, then asked of one line after the other."""
+
+    def __init__(self) -> None:
+        self._keys = array("Q")
+        self._ends: list[tuple[int, int]] = []  # of each row's keys: its number, and where
+        self._next = 0
+
+    def add(self, anchor: int, parts: Parts, *, done: bool) -> None:
+        flags = Erasure.DONE if done else Erasure.NONE
+        for n, *places in parts:
+            for place in places:
+                if 0 <= n < 1 << 42 and 0 <= place < 1 << _PLACES:
+                    self._keys.append((n << _PLACES | place) << _FLAGS | flags)
+        self._ends.append((anchor, len(self._keys)))
+
+    def sort(self, sealed: int) -> None:
+        """Put them in order. Rows up to the anchor `sealed` are proven."""
+        start = 0
+        for anchor, end in self._ends:
+            if anchor <= sealed:
+                for index in range(start, end):
+                    self._keys[index] |= Erasure.SEALED
+            start = end
+        self._keys = array("Q", sorted(self._keys))
+
+    @property
+    def due(self) -> int | None:
+        """The number of the next line of which a part is recorded."""
+        if self._next < len(self._keys):
+            return self._keys[self._next] >> _PLACES + _FLAGS
+        return None
+
+    def of(self, n: int) -> dict[int, Erasure]:
+        """Return what is recorded of a line, by the place of the part. Lines come in order."""
+        self._next = bisect_left(self._keys, n << _PLACES + _FLAGS, self._next)
+        found: dict[int, Erasure] = {}
+        while self.due == n:
+            key = self._keys[self._next]
+            place = key >> _FLAGS & (1 << _PLACES) - 1
+            found[place] = found.get(place, Erasure.NONE) | Erasure(key & 3)
+            self._next += 1
+        return found
+
 
 CONTACT_ERASE = "contact erase"
 """Why parts were erased, as the record says it."""
@@ -44,11 +105,11 @@ def pseudonymise(
     canonical: str,
     *,
     now: Callable[[], datetime] = journal_files.utc_now,
-    patience: float = 10.0,
+    timeout: float = 10.0,
 ) -> int:
     """Erase a person from every line that is about them; return the number of those lines.
 
-    `canonical` is the address (mail.address); `patience` (seconds) is how long a running
+    `canonical` is the address (mail.address); `timeout` (seconds) is how long a running
     relay may take to leave its files. Doing it again erases what is new, and what a crash
     left. Raises StillWritten, OSError.
     """
@@ -57,7 +118,7 @@ def pseudonymise(
     with locked(folder / journal_files.MAINTENANCE_LOCK):
         finish(folder, now)
         person = _Person(canonical)
-        written = _wait_until_left(folder, _being_written(folder, person), patience)
+        written = _wait_until_left(folder, _being_written(folder, person), timeout)
         count = 0
         for slot, files in segments(folder).items():
             closed = files[:-1] if is_written(folder, slot) else files
@@ -186,7 +247,7 @@ def _being_written(folder: Path, person: _Person) -> list[Segment]:
     return found
 
 
-def _wait_until_left(folder: Path, files: list[Segment], patience: float) -> list[Segment]:
+def _wait_until_left(folder: Path, files: list[Segment], timeout: float) -> list[Segment]:
     """Have these files left by whoever writes them; return those that are not in time."""
     if not files:
         return []
@@ -194,7 +255,7 @@ def _wait_until_left(folder: Path, files: list[Segment], patience: float) -> lis
     journal_files.give_to_owner_of(folder, request)
     os.utime(request)
     os.close(request)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while files and time.monotonic() < deadline:
         newest = segments(folder)
         files = [f for f in files if newest[f.slot][-1] == f and is_written(folder, f.slot)]

@@ -1,13 +1,26 @@
-"""Is the journal as it was written? The whole of it, or the files of a period."""
+"""Is the journal as it was written: the whole, the files of a period, or one record?"""
 
+import mmap
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck
-from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
+from smtpproxy.sinks.audit.chain import (
+    START,
+    Finding,
+    Head,
+    Kind,
+    NotALine,
+    Report,
+    Sealed,
+    take_apart,
+)
 from smtpproxy.sinks.audit.chain_verifier import ChainVerifier
 from smtpproxy.sinks.audit.files import (
     ANCHORS,
@@ -15,9 +28,176 @@ from smtpproxy.sinks.audit.files import (
     Segment,
     is_written,
     locked,
+    mapped,
     segments,
 )
-from smtpproxy.sinks.audit.findings import Finding, Kind, Report
+from smtpproxy.sinks.audit.reader import Place, Record
+
+_LONGEST_WAIT = timedelta(hours=2)
+_TIME = "%Y-%m-%d %H:%M:%S"
+
+
+class State(StrEnum):
+    """The better first. `LOCAL`: whoever may write this machine's files can make it anew."""
+
+    KEPT = "kept"
+    LOCAL = "local"
+    UNPROVEN = "unproven"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """`anchor` sealed the record at `at`; `what` is wrong where it is broken."""
+
+    state: State
+    anchor: int | None = None
+    at: datetime | None = None
+    what: str | None = None
+
+
+UNPROVEN = Seal(State.UNPROVEN)
+_RANK = list(State)
+
+
+def seal(folder: Path, records: Sequence[Record], kept: Sequence[Head] = ()) -> Seal:
+    """Return what proves all of these records, each with its outcome: the weakest of the seals.
+
+    `kept` are anchors that were kept elsewhere. Raises OSError.
+    """
+    found = [_of_record(folder, record, kept) for record in records]
+    return max(found, key=_weakness, default=UNPROVEN)
+
+
+def is_anchored(newest: Anchor | None, place: Place) -> bool:
+    """Whether an anchor is said to have seen a row; the rows up to it are not followed."""
+    head = None if newest is None else newest.row.heads.get(str(place.slot))
+    return head is not None and place.n <= head.n
+
+
+def _of_record(folder: Path, record: Record, kept: Sequence[Head]) -> Seal:
+    places = [record.place, None if record.outcome is None else record.outcome.place]
+    seals = [
+        _of_row(folder, place, record.decided.at, kept) for place in places if place is not None
+    ]
+    return max(seals, key=_weakness, default=UNPROVEN)
+
+
+def _weakness(seal: Seal) -> tuple[int, int]:
+    return _RANK.index(seal.state), seal.anchor or 0
+
+
+def _of_row(folder: Path, place: Place, made: datetime, kept: Sequence[Head]) -> Seal:
+    if not (folder / ANCHORS).exists():
+        return UNPROVEN
+    with mapped(folder / ANCHORS) as data:
+        start = _first_that_saw(data, place)
+        try:
+            _compare_date(data, start, made)
+            if start is None:
+                return UNPROVEN
+            anchor = read_anchor(_line(data, start))
+            head = anchor.row.heads[str(place.slot)]
+            _follow(folder, place, Head(head.n, head.hash))
+            witness = min((one for one in kept if one.n >= anchor.n), default=None, key=_number)
+            state = State.LOCAL if witness is None else State.KEPT
+            _follow_anchors(data, start, anchor.head if witness is None else witness)
+        except (NotALine, KeyError) as error:
+            return Seal(State.BROKEN, what=str(error))
+    if kept and witness is None:
+        return UNPROVEN  # it is younger than all that was kept
+    return Seal(state, anchor.n, anchor.row.at)
+
+
+def _compare_date(data: mmap.mmap | bytes, start: int | None, made: datetime) -> None:
+    """Hold the date of a record against the last anchor that did not see it.
+
+    Raises NotALine: it is older by more than a decision waits for the upstream.
+    """
+    end = data.rfind(b"\n") + 1 if start is None else start
+    if end == 0:
+        return
+    last = read_anchor(_line(data, data.rfind(b"\n", 0, end - 1) + 1))
+    set_back = start is not None and read_anchor(_line(data, start)).row.set_back_from is not None
+    if last.row.at - made > _LONGEST_WAIT and not set_back:
+        seen = f"anchor {last.n} of {last.row.at:{_TIME}} did not see it"
+        raise NotALine(f"it is dated {made:{_TIME}}, and {seen}")
+
+
+def _number(head: Head) -> int:
+    return head.n
+
+
+def _line(data: mmap.mmap | bytes, start: int) -> bytes:
+    return bytes(data[start : data.find(b"\n", start) + 1])
+
+
+def _first_that_saw(data: mmap.mmap | bytes, place: Place) -> int | None:
+    """Where the first anchor stands that has the row or a later one; they are in order."""
+    low, high = 0, data.rfind(b"\n") + 1  # line beginnings; before `low` none has
+    found = None
+    while low < high:
+        middle = data.rfind(b"\n", 0, (low + high) // 2) + 1
+        start = max(middle, low)
+        try:
+            head = read_anchor(_line(data, start)).row.heads.get(str(place.slot))
+        except NotALine:
+            head = None  # as if it had not: a later one has
+        if head is not None and head.n >= place.n:
+            found = high = start
+        else:
+            low = data.find(b"\n", start) + 1
+    return found
+
+
+def _follow(folder: Path, place: Place, to: Head) -> None:
+    """Follow the chain from a row to one that an anchor saw. Raises NotALine: it does not hold."""
+    previous: Sealed | None = None
+    with ExitStack() as stack:
+        for sealed in _rows(folder, place, stack):
+            if previous is not None and sealed.n >= place.n:
+                if sealed.n != previous.n + 1 or sealed.hash_after(previous.hash) != sealed.hash:
+                    raise NotALine(f"row {sealed.n} does not agree with its hash")
+                if sealed.n == place.n and sealed.hash.decode() != place.hash:
+                    raise NotALine(f"there are two rows {sealed.n}")
+                if sealed.n == to.n:
+                    if sealed.hash.decode() != to.hash:
+                        raise NotALine(f"the anchor saw another row {sealed.n}")
+                    return
+            previous = sealed
+    raise NotALine(f"row {to.n}, which the anchor saw, is not there")
+
+
+def _rows(folder: Path, place: Place, stack: ExitStack) -> Iterator[Sealed]:
+    """The rows from the one before on, over the files of the slot."""
+    files = [s.path for s in segments(folder).get(place.slot, ()) if s.name >= place.file]
+    for path in files:
+        data = stack.enter_context(mapped(path))
+        start = 0
+        if path.name == place.file:
+            found = data.find(b'","n":%d,' % place.n)
+            start = data.rfind(b"\n", 0, max(data.rfind(b"\n", 0, max(found, 0)), 0)) + 1
+        while (end := data.find(b"\n", start)) >= 0:
+            yield take_apart(bytes(data[start : end + 1]))
+            start = end + 1
+
+
+def _follow_anchors(data: mmap.mmap | bytes, start: int, to: Head) -> None:
+    """Follow the anchors from one on to one that was kept. Raises NotALine: it does not hold."""
+    before = data.rfind(b"\n", 0, max(start - 1, 0)) + 1
+    previous = START if start == 0 else take_apart(_line(data, before)).head
+    while start < len(data):
+        sealed = take_apart(_line(data, start))
+        first = start == 0 and sealed.n > 1  # what was before it is gone by retention
+        if not first and sealed.hash_after(previous.hash.encode()) != sealed.hash:
+            raise NotALine(f"anchor {sealed.n} is not as it was written")
+        if sealed.n >= to.n:
+            if sealed.head != to:
+                raise NotALine(f"anchor {to.n} is another one than the one that was kept")
+            return
+        previous = sealed.head
+        start = data.find(b"\n", start) + 1
+    raise NotALine(f"anchor {to.n}, which was kept, is not there")
 
 
 def verify(

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.sinks.audit import anchors as anchor_log
-from smtpproxy.sinks.audit.anchor_trim import trim
-from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.chain import Head, Kind, Report
 from smtpproxy.sinks.audit.erase import pseudonymise
-from smtpproxy.sinks.audit.expire import expire
+from smtpproxy.sinks.audit.expire import expire, trim
 from smtpproxy.sinks.audit.files import ANCHORS, locked
-from smtpproxy.sinks.audit.findings import Kind, Report
 from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import START, Clock, anchors, decided, journal, segments
 

@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 
 from smtpproxy.events import Decided, Recipient
 from smtpproxy.policy.model import MessageFeatures, RecipientFacts, Suppression, Verdict
-from smtpproxy.sinks.audit import anchor_scheduler as journal_scheduler
 from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit import anchors as journal_scheduler
 from smtpproxy.sinks.audit.anchors import AnchorRow
-from smtpproxy.sinks.audit.findings import Kind, Report
+from smtpproxy.sinks.audit.chain import Kind, Report
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.sinks.audit.verify import verify

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from smtpproxy.events import Decided, Recipient
 from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
 from smtpproxy.sinks.audit import erase as journal_erase
+from smtpproxy.sinks.audit.chain import Kind
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
-from smtpproxy.sinks.audit.findings import Kind
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import find, read
@@ -292,7 +292,7 @@ async def test_a_relay_that_does_not_let_go_is_said_so(folder: Path, clock: Cloc
     log.rotate()
     await write(log, clock, mail(clock, JEANNE))
     with pytest.raises(StillWritten, match=segments(folder)[1].name):
-        pseudonymise(folder, JEANNE, patience=0.2)
+        pseudonymise(folder, JEANNE, timeout=0.2)
     assert len(list(read(folder, recipient=JEANNE))) == 1
     log.close()
     assert pseudonymise(folder, JEANNE) == 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.sinks.audit.chain import Kind, Report
 from smtpproxy.sinks.audit.expire import Expired, expirable, expire
-from smtpproxy.sinks.audit.findings import Kind, Report
 from smtpproxy.sinks.audit.reader import read
 from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import START, Clock, decided, journal, segments

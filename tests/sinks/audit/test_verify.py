@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.sinks.audit import anchors
-from smtpproxy.sinks.audit.chain import Chain, take_apart
-from smtpproxy.sinks.audit.findings import MEANING, Kind, Report
+from smtpproxy.sinks.audit.chain import MEANING, Chain, Kind, Report, take_apart
 from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import Clock, decided, journal, relayed, segments
 
