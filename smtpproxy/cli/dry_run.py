@@ -91,7 +91,7 @@ def show_difference(
 
 def _show_lines(lines: int) -> None:
     if sys.stderr.isatty():
-        click.echo(f"\r{lines:,} lines", err=True, nl=False)
+        click.echo(f"\r{counted(lines, 'line')}", err=True, nl=False)
 
 
 def _print(path: Path, done: Comparison) -> None:

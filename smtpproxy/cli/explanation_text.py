@@ -57,6 +57,7 @@ def as_object(explanation: Explanation) -> dict[str, object]:
         "relayed": explanation.relayed,
         "upstream": _outcome_object(explanation.outcome),
         "seal": explanation.seal,
+        "source_announced": explanation.source_announced,
     }
 
 
@@ -112,6 +113,8 @@ class _Page:
             + ". "
             + self.label("utc")
         )
+        if it.source_announced:
+            self._lines(self.label("source_announced", text=it.source_announced))
         if it.relayed:
             self._lines(self._upstream(it.outcome))
         if it.seal is not None:

@@ -179,7 +179,7 @@ def _print_found(
     writer.writeheader()
     writer.writerows(lines)
     people = len({address for address, _ in found})
-    told = f"{people:,} of {screened:,} addresses are in the snapshot"
+    told = f"{people:,} of {counted(screened, 'address', 'addresses')} in the snapshot"
     if unreadable:
-        told += f"; {unreadable:,} lines could not be read, and nothing is known of them"
+        told += f"; nothing is known of {counted(unreadable, 'line')} that could not be read"
     click.echo(told, err=True)

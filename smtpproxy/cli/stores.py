@@ -172,8 +172,8 @@ def scope_of(settings: Settings, purpose: str) -> str:
     if purpose in settings.purposes:
         return f"purpose:{purpose}"
     warn(
-        f"no stream has the purpose {purpose!r}, so this counts for all marketing; the streams "
-        f"have {', '.join(sorted(settings.purposes))}"
+        f"no stream has the purpose {purpose!r}, so this counts for all marketing; known are "
+        f"{', '.join(sorted(settings.purposes))}"
     )
     return "marketing"
 

@@ -14,7 +14,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.propagation import Arrears, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
-from smtpproxy.terminal import printable
+from smtpproxy.terminal import counted, printable
 
 _LETTER = click.option("--letter", type=int, metavar="ID", help="Only this dead letter.")
 
@@ -76,8 +76,8 @@ def show(settings: Settings, name: str, letter: int | None, as_json: bool) -> in
         click.echo(f"{key}: {'' if value is None else printable(str(value))}")
     for each in letters:
         click.echo(
-            f"dead letter {each.id}: {each.changes} changes, the oldest of"
-            f" {written_time(each.oldest_at)}, {each.attempts} attempts, dead since"
+            f"dead letter {each.id}: {counted(each.changes, 'change')}, the oldest of"
+            f" {written_time(each.oldest_at)}, {counted(each.attempts, 'attempt')}, dead since"
             f" {written_time(each.died_at)}: {printable(each.error)}"
             + (" (to be tried again)" if each.retry else "")
         )

@@ -26,6 +26,7 @@ from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.terminal import counted
 
 FAILURES = (UpstreamError, StoreUnavailable, AuditUnavailable, SigningFailed, OSError)
 """What may fail while a message is relayed: the answer is 451 then."""
@@ -247,11 +248,13 @@ def _one_reply(results: Sequence[Delivered], mailed: int, done: int, id: str) ->
     if not taken:
         return passing or failed[0]
     if passing is not None:
-        text = f"relayed to {taken} of {of_all} recipients, try again for the others, id={id}"
+        people = counted(of_all, "recipient")
+        text = f"relayed to {taken} of {people}, try again for the others, id={id}"
         return Reply.of(451, passing.enhanced or "4.0.0", text)
     return _copies_relayed(taken, of_all, id)
 
 
 def _copies_relayed(taken: int, of_all: int, id: str) -> Reply:
-    of_them = f"{taken}" if taken == of_all else f"{taken} of {of_all}"
-    return Reply.of(250, "2.0.0", f"relayed to {of_them} recipients, one copy each, id={id}")
+    of_them = "" if taken == of_all else f"{taken} of "
+    people = counted(of_all, "recipient")
+    return Reply.of(250, "2.0.0", f"relayed to {of_them}{people}, one copy each, id={id}")

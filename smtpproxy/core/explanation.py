@@ -54,7 +54,8 @@ class Explanation:
     `at` is when it was, or is to be, judged; `id` that of a decision on record. `observed`:
     in observe mode, so that the mail passed or passes all the same. `relayed`: on record as put
     to the upstream, and `outcome` what that answered, None where it is not known. `seal` says
-    what proves a decision on record.
+    what proves a decision on record. `source_announced` is what the message says of where the
+    addresses come from.
     """
 
     stream: Stream
@@ -71,6 +72,7 @@ class Explanation:
     relayed: bool = False
     outcome: Outcome | None = None
     seal: Seal | None = None
+    source_announced: str | None = None
 
     @property
     def allowed(self) -> bool:
@@ -187,6 +189,7 @@ def _explained(
         lang,
         last.relayed,
         records[-1].outcome,
+        source_announced=None if last.features is None else last.features.source_statement,
     )
 
 

@@ -14,6 +14,7 @@ from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.store import key_file, unsubscribe_keys
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.terminal import counted
 from smtpproxy.tls import TlsError, TlsFiles, server_context
 
 SOON = 14
@@ -120,7 +121,7 @@ def judge_key(key: KeyFile, now: datetime) -> Finding | None:
     if since > now:
         text = f"in force from {since:%Y-%m-%d}"
         return Finding(Check.KEYS, key.name, Status.PASS, text)
-    text = f"{days} days old"
+    text = f"{counted(days, 'day')} old"
     if days > key.days:
         return Finding(Check.KEYS, key.name, Status.WARN, text, key.renew)
     return Finding(Check.KEYS, key.name, Status.PASS, text)

@@ -22,6 +22,7 @@ from smtpproxy.doctor.spf_record import (
     select,
 )
 from smtpproxy.resolver import Answer, DnsFailure, Kind
+from smtpproxy.terminal import counted
 
 LOOKUPS = 10  # 4.6.4: terms that ask the DNS
 _NAMES = 10  # 4.6.4: of one mx or ptr
@@ -220,7 +221,9 @@ def judge_spf(domain: str, results: dict[IpAddress, Spf], stranger: Spf) -> Find
         return _found(domain, Status.WARN, text, "name the addresses, and end with -all or ~all")
     if not results:
         return _found(domain, Status.UNKNOWN, "there is a record; " + NO_ADDRESSES, _NAME_THEM)
-    told = f"{', '.join(map(str, results))} passes ({first.term}), with {lookups} lookups"
+    told = (
+        f"{', '.join(map(str, results))} passes ({first.term}), with {counted(lookups, 'lookup')}"
+    )
     if lookups > _NEARLY:
         return _found(domain, Status.WARN, f"{told}, and {LOOKUPS} is the most", _MEND_RECORD)
     return _found(domain, Status.PASS, told)

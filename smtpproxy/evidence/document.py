@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from smtpproxy.events import Decided
 from smtpproxy.evidence import notice
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.writing import Block, Cell, Facts, Heading, Paragraph, Table
@@ -279,11 +280,18 @@ class _Writer:
         return [
             (self._time(decided.at), decided.id),
             (printable(stream.name), self._term(stream.stream_class)),
-            printable(decided.subject or "–"),
+            self._subject(decided),
             (told, self._term(verdict.basis or verdict.reason)),
             proof,
             self._upstream(mailing),
         ]
+
+    def _subject(self, decided: Decided) -> str | Cell:
+        subject = printable(decided.subject or "–")
+        announced = decided.features.source_statement if decided.features else None
+        if not announced:
+            return subject
+        return subject, self._say("source_announced", text=printable(announced))
 
     def _upstream(self, mailing: Mailing) -> str | Cell:
         outcome = mailing.outcome

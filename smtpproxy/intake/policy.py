@@ -12,6 +12,7 @@ from smtpproxy.intake.door import Door
 from smtpproxy.intake.policy_terms import credential, external
 from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
+from smtpproxy.terminal import counted
 from smtpproxy.wire.policy_delegation import (
     DUNNO,
     REQUEST_LIMIT,
@@ -157,9 +158,9 @@ class PolicySession(Connection):
         if path or 0 < count <= message.permitted:
             return await self._door.run(message.still_permitted())
         text = (
-            f"{count} recipients at {request.state}, of whom {message.permitted} were asked about"
-            " at RCPT on this connection: is check_policy_service in smtpd_recipient_restrictions,"
-            " with nothing before it that permits?"
+            f"{counted(count, 'recipient')} at {request.state}, of whom {message.permitted} were"
+            " asked about at RCPT on this connection: is check_policy_service in"
+            " smtpd_recipient_restrictions, with nothing before it that permits?"
         )
         self._door.services.emit(Failed(self._settings.name, "protocol", text))
         return TEMPORARY_FAILURE

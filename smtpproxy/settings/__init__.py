@@ -63,6 +63,9 @@ __all__ = [
     "WebhookSettings",
 ]
 
+BUILT_IN_PURPOSES = frozenset({"tracking"})
+"""What people can consent to although no stream is for it: who opened and clicked what."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -96,8 +99,8 @@ class Settings:
 
     @property
     def purposes(self) -> frozenset[str]:
-        """What anybody can consent to here: of every stream, `default` too."""
-        return frozenset(one.purpose for one in self.streams.values() if one.purpose)
+        """What anybody can consent to here: of every stream, `default` too, and the built-in."""
+        return BUILT_IN_PURPOSES.union(one.purpose for one in self.streams.values() if one.purpose)
 
     @property
     def methods(self) -> frozenset[str]:

@@ -47,6 +47,18 @@ def test_agreement_to_an_unknown_purpose_or_by_an_unknown_method_is_rejected(
     assert "no stream has the purpose 'ofers'" in stored.run(*record, code=2).stderr
 
 
+def test_agreement_to_tracking_may_be_kept_though_no_stream_is_for_it(stored: Stored) -> None:
+    aside, told = imported(stored, consents=consent(purpose="tracking"))
+    assert (aside, "no stream" in told) == ("", False)
+    record = ("consent", "record", ANNA, "--purpose", "tracking", "--method", "signed_form")
+    stored.run(*record, "--wording", "May we see what you open?")
+    stored.run("consent", "withdraw", ANNA, "--purpose", "tracking")
+    shown = stored.json("contact", "show", ANNA)["consents"]
+    assert {each["purpose"] for each in shown} == {"tracking"}
+    assert shown[-1]["withdrawn_at"]
+    stored.run("suppress", "show", ANNA, code=1)
+
+
 def test_a_withdrawal_from_an_unknown_purpose_counts_for_all_marketing(stored: Stored) -> None:
     withdrawn = [{"purpose": "ofers", "withdrawn_at": THEN}]
     _, told = imported(stored, consents=withdrawn)

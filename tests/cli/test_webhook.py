@@ -72,7 +72,7 @@ def test_it_is_seen_what_fails_and_how_late_it_is(stored: Stored) -> None:
     assert row["lag_seconds"] >= 3600
     shown = stored.json("webhook", "show", "crm")
     assert [letter["message_id"] for letter in shown["letters"]] == ["msg_0", "msg_1"]
-    assert "dead letter 2: 1 changes" in stored.run("webhook", "show", "crm").stdout
+    assert "dead letter 2: 1 change," in stored.run("webhook", "show", "crm").stdout
     assert "crm" in stored.run("webhook", "list").stdout
     assert stored.run("webhook", "show", "crm", "--letter", "2").stdout == "{}\n"
     assert (

@@ -109,6 +109,11 @@ def test_a_first_message_must_say_where_the_address_is_from(
     assert refused.decided.features.source_statement is None
     assert passed.decided.features is not None
     assert passed.decided.features.source_statement == STATEMENT
+    _, stdout, _ = relay.command("explain", "--id", passed.decided.id, "--json")
+    assert json.loads(stdout)["source_announced"] == STATEMENT
+    _, stdout, _ = relay.command("explain", "--id", passed.decided.id)
+    told = " ".join(stdout.split())
+    assert f"The message says where the addresses come from: “{STATEMENT}”" in told
     # The next message is no first one.
     assert relay.send(marketing(), address("handed-on"), listener="news")[0] == 250
 
@@ -156,6 +161,7 @@ def test_explain_says_the_same(relay: RelayProcess) -> None:
         told = {step["rule"]: step for step in recipient["trace"]}
         assert told["source_announced"]["source"] == "design 4.6; A24; RGPD art. 14(3)(b)"
         assert code == (1 if statement is None else 0)
+        assert json.loads(stdout)["source_announced"] == statement
 
 
 def test_a_recorded_refusal_is_explained_by_its_message(relay: RelayProcess) -> None:

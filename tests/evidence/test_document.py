@@ -1,6 +1,7 @@
 """The evidence document: every word in both languages, and the proof of every basis."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -256,3 +257,15 @@ def test_the_source_that_a_message_announced_is_in_the_file_beside_the_document(
     one = decided(Clock(), features=MessageFeatures(source_statement=said))
     for told, expected in ((one, said), (msgspec.structs.replace(one, features=None), None)):
         assert record_object(Record(told))["source_announced"] == expected
+
+
+def test_the_source_that_a_message_announced_is_in_the_document() -> None:
+    said = "Your address is from Lists Ltd."
+    sent = mailing(Proof(Basis.CONSENT))
+    assert "Announced source" not in text_of(evidence(sent))
+    features = MessageFeatures(source_statement=said)
+    entry = msgspec.structs.replace(sent.record.decided, features=features)
+    sent = replace(sent, record=replace(sent.record, decided=entry))
+    for lang, label in (("en", "Announced source: "), ("fr", "Origine annoncée\u202f: ")):
+        assert label + said in text_of(evidence(sent), lang)
+        assert label + said in html(document(evidence(sent), lang), lang)

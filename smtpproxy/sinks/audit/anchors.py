@@ -357,7 +357,9 @@ class AnchorScheduler:
         # Another worker's anchor tells of this one's files too.
         unless_within = ANCHOR_SECONDS / 2 if why == "time" else 0.0
         anchor = await loop.run_in_executor(None, self._take, why, unless_within)
-        self._quiet_until = seen + 1
+        # The anchor's own line is no news; what was written while it was taken is.
+        own = anchor is not None and self._lines() == seen
+        self._quiet_until = seen + own
         self._due_after = loop.time() + ANCHOR_SECONDS
         self._task = None
         self._report(anchor)

@@ -27,6 +27,7 @@ from smtpproxy.sinks.audit.lines import (
     Line,
     read_line,
 )
+from smtpproxy.terminal import counted
 
 _TIME = "%Y-%m-%d %H:%M:%S"
 _DECISION = b'"entry":{"kind":"decision"'
@@ -132,10 +133,11 @@ class ChainVerifier:
                     what = f"{missing} of {rows} are missing before this one"
                 self._add(Kind.MISSING, gap.file, gap.line, what + gap.hint, gap.last)
         for name, octets in self._torn.items():
+            what = f"it ends in {counted(octets, 'octet')} of no whole line"
             if name != self._last_file:
-                self._add(Kind.INSERTED, name, None, f"{octets} octets that are no line at its end")
+                self._add(Kind.INSERTED, name, None, what)
             elif not written:
-                self._add(Kind.TORN, name, None, f"it ends in {octets} octets that are no line")
+                self._add(Kind.TORN, name, None, what)
         if self._n is not None:
             self._report.heads[self._slot] = Head(self._n, self._hash.decode())
         if complete:
@@ -235,11 +237,13 @@ class ChainVerifier:
         for name, told in begin.torn.items():
             found = self._torn.pop(name, 0)
             if found in (0, told):
-                gone = "" if found else ", and are not there any more"
-                what = f"it ends in {told} octets that are no line{gone}"
+                gone = "" if found else ", gone by now"
+                what = f"it ends in {counted(told, 'octet')} of no whole line{gone}"
                 self._add(Kind.TORN, name, None, what)
             else:
-                what = f"{found} octets that are no line at its end, where {told} were left"
+                what = (
+                    f"it ends in {counted(found, 'octet')} of no whole line, where {told} were left"
+                )
                 self._add(Kind.INSERTED, name, None, what)
 
     # what others say

@@ -32,6 +32,7 @@ from smtpproxy.sinks.audit.files import (
     segments,
 )
 from smtpproxy.sinks.audit.reader import Place, Record
+from smtpproxy.terminal import counted
 
 _LONGEST_WAIT = timedelta(hours=2)
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -238,7 +239,7 @@ def verify(
         anchors.catch_up()
         anchors.check_beginning()
         if anchors.torn:
-            what = f"it ends in {anchors.torn} octets that are no line"
+            what = f"it ends in {counted(anchors.torn, 'octet')} of no whole line"
             report.add(Finding(Kind.TORN, ANCHORS, None, what))
         for head, finding in named:
             if anchors.knows(head) is not None:  # nor was it written in the meantime

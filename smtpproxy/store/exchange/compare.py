@@ -24,6 +24,7 @@ from smtpproxy.store.exchange.run import BATCH_ROWS
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.merge import FROZEN, MARKS, Known, Merged, merge, refusals
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
+from smtpproxy.terminal import counted
 
 T = TypeVar("T")
 
@@ -226,9 +227,13 @@ def _of_contact(one: Read[ContactUpdate], before: Known | None, merged: Merged) 
 def _changes(before: Contact, after: Contact) -> str:
     fields = sorted(PROFILE_FIELDS.union(MARKS))
     names = [name for name in fields if getattr(after, name) != getattr(before, name)]
-    names += [f"{len(new)} consent acts" for new in [set(after.acts) - set(before.acts)] if new]
     names += [
-        f"{len(new)} purchases" for new in [set(after.purchases) - set(before.purchases)] if new
+        counted(len(new), "consent act") for new in [set(after.acts) - set(before.acts)] if new
+    ]
+    names += [
+        counted(len(new), "purchase")
+        for new in [set(after.purchases) - set(before.purchases)]
+        if new
     ]
     return ", ".join(names)
 

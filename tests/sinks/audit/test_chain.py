@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ async def test_a_torn_end_is_told_from_tampering(folder: Path, clock: Clock, tor
     report = sound(folder)
     assert kinds(report) == [Kind.TORN]
     assert report.findings[0].file == path.name
-    assert f"{torn} octets" in report.findings[0].what
+    assert f"{torn} octet" in report.findings[0].what
 
 
 async def test_a_crash_at_the_begin_of_a_file_leaves_nothing_wrong(
@@ -338,7 +339,7 @@ def why(folder: Path) -> list[str]:
 
 
 async def until(condition: Any, what: str) -> None:
-    await asyncio.to_thread(wait_for, condition, what, timeout=5)
+    await asyncio.to_thread(wait_for, condition, what, timeout=30)
 
 
 async def test_anchors_are_taken_at_the_begin_while_there_is_news_and_at_the_end(
@@ -358,6 +359,27 @@ async def test_anchors_are_taken_at_the_begin_while_there_is_news_and_at_the_end
     assert newest is not None
     assert newest.row.heads["0"].n == lines(folder)[-1]["n"]
     assert sound(folder).compared >= 3
+
+
+async def test_what_is_written_while_an_anchor_is_taken_is_news(
+    folder: Path, clock: Clock, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, take = threading.Event(), anchors.take
+
+    def taken_slowly(*args: Any, **options: Any) -> anchors.Anchor | None:
+        anchor = take(*args, **options)
+        assert may_go_on.wait(30)
+        return anchor
+
+    monkeypatch.setattr(anchors, "take", taken_slowly)
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    await until(lambda: why(folder) == ["begin"], "the first anchor")
+    clock.tick(minutes=2)
+    await log.commit(decided(clock))  # the scheduler does not know of its anchor yet
+    may_go_on.set()
+    await until(lambda: why(folder) == ["begin", "time"], "an anchor of the time")
+    log.close()
 
 
 async def test_many_lines_are_a_cause_for_an_anchor(
