@@ -1,11 +1,13 @@
 """How a command opens the store, and what the commands that fill it share."""
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +19,10 @@ from smtpproxy.cli.common import fail, moment
 from smtpproxy.cli.frame import forget_stdout
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered, entered_name
-from smtpproxy.settings import Settings
+from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.exchange.plausible import GRACE
 from smtpproxy.store.exchange.times import EXAMPLE, read_time
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.protocols import NoStoreYet, Store
 
 T = TypeVar("T")
@@ -44,18 +45,19 @@ def using_store(
     patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _PATIENCE))
 
     async def session() -> T:
-        store: Store
-        try:
-            store = open_store(patient, settings.server.state_dir, read_only=read_only)
-        except NoStoreYet as fault:
-            if not or_empty:
-                raise
-            warn(f"{fault}; so far nobody is known")
-            store = MemoryStore()
-        try:
-            return await use(store)
-        finally:
-            await store.close()
+        with contextlib.ExitStack() as stack:
+            try:
+                store = open_store(patient, settings.server.state_dir, read_only=read_only)
+            except NoStoreYet as fault:
+                if not or_empty:
+                    raise
+                warn(f"{fault}; so far nobody is known")
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                store = open_store(StoreSettings(f"sqlite://{folder}/empty.db"), folder)
+            try:
+                return await use(store)
+            finally:
+                await store.close()
 
     return asyncio.run(session())
 

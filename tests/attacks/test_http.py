@@ -15,7 +15,6 @@ from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.unsubscribe_keys import LinkReader, ensure_link_keys, link_ring
 from smtpproxy.web import api_operations, unsubscribe
 from smtpproxy.web import app as web_app
@@ -26,6 +25,7 @@ from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
 from tests.kit.relay import REPOSITORY
+from tests.kit.store import TrialStore
 from tests.kit.traffic import settings
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
@@ -43,11 +43,11 @@ class Answer:
 
 
 class Site:
-    """All that is public, over a store in memory."""
+    """All that is public, over a store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = MemoryStore(b"key")
+        self.store = TrialStore()
         self.trusted: frozenset[str] = frozenset()
         self.port = 0
         ensure_link_keys(folder, T0.date())
@@ -165,6 +165,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     yield site
     stop.set()
     await asyncio.wait_for(serving, 20)
+    await site.store.close()
 
 
 @pytest.fixture

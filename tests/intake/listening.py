@@ -37,11 +37,10 @@ from smtpproxy.relay.dkim.signing import Signer
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.ulid import UlidFactory
 from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import relay_config
-from tests.kit.store import fill
+from tests.kit.store import TrialStore, fill
 from tests.kit.toml import to_toml
 
 E = TypeVar("E", bound=Event)
@@ -83,7 +82,7 @@ class Intake:
         self.settings = parse(to_toml(document), "test.toml")
         self.events: list[Event] = []
         self.records = Records()
-        self.store = MemoryStore(b"secret")
+        self.store = TrialStore()
         self.spool = root / "spool"
         self.spool.mkdir(exist_ok=True)
         self.unexpected: list[Exception] = []
@@ -180,6 +179,7 @@ class Intake:
         await self._stop.wait()
         await self.door.drain()
         self.pool.close()
+        await self.store.close()
 
     def _authenticator(self) -> Authenticator | None:
         if self.settings.listeners[0].auth == "off":

@@ -1,16 +1,20 @@
 """Invented people, one for each basis and each common refusal.
 
 They fit the streams of tests/kit/relay.py (offers, receipts, appeals, b2b). `contacts()`
-gives them to a store in memory, `ndjson()` and `suppressions()` to the import commands.
+gives them to a store, `ndjson()` and `suppressions()` to the import commands.
 """
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import aiosqlite
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
@@ -18,6 +22,8 @@ from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
     Evidence,
+    Facts,
+    Lookups,
     Origin,
     Provenance,
     Purchase,
@@ -25,7 +31,14 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.protocols import ContactStore, SuppressionEntry, SuppressionStore
+from smtpproxy.store.protocols import (
+    ContactStore,
+    StoreUnavailable,
+    SuppressionEntry,
+    SuppressionStore,
+)
+from smtpproxy.store.sqlite import SqliteStore, make
+from smtpproxy.store.sqlite.writer import SqliteWriter
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 DOMAIN = "people.example"
@@ -156,6 +169,49 @@ def fill_database(url: str, state_dir: Path, now: datetime = NOW) -> None:
         await store.close()
 
     asyncio.run(put())
+
+
+class TrialStore(SqliteStore):
+    """A database in a folder of its own, which goes with it. `fail_with` makes each call fail."""
+
+    def __init__(self) -> None:
+        self.folder = TemporaryDirectory(prefix="store-")
+        folder = Path(self.folder.name)
+        make(folder / "store.db", folder, 2.0)
+        super().__init__(folder / "store.db", folder, 2.0)
+        self.fail_with: str | None = None
+
+    async def facts(self, lookups: Lookups) -> Facts:
+        self._check()
+        return await super().facts(lookups)
+
+    async def version(self) -> object:
+        self._check()
+        return await super().version()
+
+    def _to_write(self) -> SqliteWriter:
+        self._check()
+        return super()._to_write()
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[aiosqlite.Connection]:
+        self._check()
+        async with super()._reading() as connection:
+            yield connection
+
+    def _check(self) -> None:
+        if self.fail_with:
+            raise StoreUnavailable(self.fail_with)
+
+    async def __aenter__(self) -> "TrialStore":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await super().close()
+        self.folder.cleanup()
 
 
 def ndjson(now: datetime = NOW) -> list[str]:

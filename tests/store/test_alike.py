@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.store.alike import AlikeLog
-from smtpproxy.store.memory_alike import MemoryAlike
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.alike import SqliteAlike
 
@@ -20,12 +19,9 @@ HOUR = 3_600.0
 Open = Callable[[], AlikeLog]
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    if request.param == "sqlite":
-        return lambda: SqliteAlike(tmp_path / "store.db", 2.0)
-    log = MemoryAlike()
-    return lambda: log
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    return lambda: SqliteAlike(tmp_path / "store.db", 2.0)
 
 
 async def test_people_count_once_and_texts_apart(opened: Open) -> None:

@@ -1,4 +1,4 @@
-"""SQLite and memory answer the same to any history of changes."""
+"""A backend answers as the model does to any history of changes."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from smtpproxy.policy.model import (
     Purchase,
     Source,
 )
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
 from tests.store.conftest import Database
 from tests.store.contract import T0
+from tests.store.model import Model
 
 ADDRESSES = ["anna@people.example", "anna+x@people.example", "a.nna@gmail.com", "anna@gmail.com"]
 MOMENTS = st.sampled_from([T0 + timedelta(days=days) for days in range(4)])
@@ -98,7 +98,7 @@ class Call:
     arguments: tuple[Any, ...]
     options: dict[str, Any]
 
-    async def on(self, store: Store) -> object:
+    async def on(self, store: Store | Model) -> object:
         return await getattr(store, self.method)(*self.arguments, **self.options)
 
 
@@ -124,7 +124,7 @@ HISTORY = st.lists(
 )
 
 
-async def state(store: Store) -> object:
+async def state(store: Store | Model) -> object:
     facts = await store.facts(Lookups(tuple(ADDRESSES)))
     exported = [found async for _, found in store.export_suppressions()]
     return (
@@ -147,19 +147,18 @@ def histories(contacts: list[Contact]) -> dict[str, list[ConsentAct]]:
 
 
 async def put_all(folder: Path, updates: list[Contact | ContactUpdate]) -> None:
-    database, memory = Database(folder).open(), MemoryStore()
+    database = Database(folder).open()
     try:
-        for store in (database, memory):
-            before: dict[str, list[ConsentAct]] = {}
-            for update in updates:
-                await store.put_contacts([update])
-                after = histories([contact async for contact in store.export_contacts()])
-                for address, acts in before.items():
-                    kept = [act for act in after[address] if act in acts]
-                    assert kept == acts, "an act is lost, changed or moved"
-                told = update.contact if isinstance(update, ContactUpdate) else update
-                assert set(told.acts) <= set(after[told.address]), "an act was not taken"
-                before = after
+        before: dict[str, list[ConsentAct]] = {}
+        for update in updates:
+            await database.put_contacts([update])
+            after = histories([contact async for contact in database.export_contacts()])
+            for address, acts in before.items():
+                kept = [act for act in after[address] if act in acts]
+                assert kept == acts, "an act is lost, changed or moved"
+            told = update.contact if isinstance(update, ContactUpdate) else update
+            assert set(told.acts) <= set(after[told.address]), "an act was not taken"
+            before = after
     finally:
         await database.close()
 
@@ -174,11 +173,11 @@ def test_no_import_ever_loses_or_rewrites_an_act(
 
 
 async def compare(folder: Path, history: list[Call]) -> None:
-    database, memory = Database(folder).open(), MemoryStore()
+    database, model = Database(folder).open(), Model()
     try:
         for call in history:
-            assert comparable(await call.on(database)) == comparable(await call.on(memory))
-            assert await state(database) == await state(memory)
+            assert comparable(await call.on(database)) == comparable(await call.on(model))
+            assert await state(database) == await state(model)
     finally:
         await database.close()
 

@@ -4,7 +4,6 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from smtpproxy.policy.model import Lookups, Mailing
 from smtpproxy.store.mailings import Mailed, MailingLog
-from smtpproxy.store.memory_mailings import MemoryMailings
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.mailings import SqliteMailings
 from tests.store.conftest import Database
@@ -23,18 +21,9 @@ DAY = timedelta(days=1)
 ANNA, BEN = "anna@people.example", "ben@people.example"
 
 
-def _sqlite(folder: Path) -> MailingLog:
-    return SqliteMailings(folder / "store.db", 2.0)
-
-
-def _memory(folder: Path) -> MailingLog:
-    return MemoryMailings()
-
-
-@pytest.fixture(params=[_sqlite, _memory], ids=["sqlite", "memory"])
-def log(request: pytest.FixtureRequest, tmp_path: Path) -> MailingLog:
-    make: Callable[[Path], MailingLog] = request.param
-    return make(tmp_path)
+@pytest.fixture
+def log(tmp_path: Path) -> MailingLog:
+    return SqliteMailings(tmp_path / "store.db", 2.0)
 
 
 async def test_a_reservation_tells_what_was_before_it(log: MailingLog) -> None:

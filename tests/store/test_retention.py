@@ -1,8 +1,7 @@
-"""What has outlived its period goes, on both backends; what people asked for stays."""
+"""What has outlived its period goes; what people asked for stays."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,7 +19,6 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.periods import beginning, years
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.protocols import Store, SuppressionEntry
 from smtpproxy.store.retention import Limits, PurgedContacts, PurgedSuppressions, Removed
 from tests.store.conftest import Database
@@ -65,11 +63,9 @@ async def everything(store: Store) -> tuple[list[Contact], list[tuple[str, Suppr
     )
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-async def store(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Store]:
-    opened = MemoryStore() if request.param == "memory" else database.open()
-    yield opened
-    await opened.close()
+@pytest.fixture
+def store(database: Database) -> Store:
+    return database.open()
 
 
 CONTACTS = [

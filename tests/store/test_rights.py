@@ -1,4 +1,4 @@
-"""What is put right in a contact, on both backends: what follows, what stays, what is on record."""
+"""What is put right in a contact: what follows, what stays, what is on record."""
 
 import sqlite3
 from contextlib import closing
@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, Source, Suppression
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.store.rights import Change, Correction, Rectification
 from tests.store.conftest import Database
@@ -19,9 +18,9 @@ LATER = T0 + 9 * DAY
 MOVE = Correction(NEW)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, database: Database) -> Store:
-    return MemoryStore() if request.param == "memory" else database.open()
+@pytest.fixture
+def store(database: Database) -> Store:
+    return database.open()
 
 
 async def rectify(

@@ -21,7 +21,6 @@ from smtpproxy.policy.model import Origin
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.propagation import DeadLetter, WebhookState
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.web.api import Api
@@ -31,6 +30,7 @@ from smtpproxy.web.openapi import document
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.tokens import Bucket, Gate
 from tests.kit.relay import parse_metrics
+from tests.kit.store import TrialStore
 from tests.kit.traffic import settings
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
@@ -62,9 +62,9 @@ class Answer:
 
 
 class Served:
-    """The application on a port, with a store in memory behind it."""
+    """The application on a port, with a store behind it."""
 
-    def __init__(self, store: MemoryStore, port: int, stop: asyncio.Event) -> None:
+    def __init__(self, store: TrialStore, port: int, stop: asyncio.Event) -> None:
         self.store = store
         self.port = port
         self.stop = stop
@@ -101,7 +101,7 @@ class Served:
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    store = MemoryStore(b"key")
+    store = TrialStore()
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
     stop = asyncio.Event()
@@ -127,6 +127,7 @@ async def served() -> AsyncIterator[Served]:
     yield Served(store, port, stop)
     stop.set()
     await asyncio.wait_for(serving, 10)
+    await store.close()
 
 
 async def test_changes_are_read_page_by_page(served: Served) -> None:
@@ -330,8 +331,8 @@ async def test_the_description_is_of_what_is_there(served: Served) -> None:
     assert (request["required"], request["additionalProperties"]) == (["addresses"], False)
 
 
-def test_every_route_is_described_and_nothing_else() -> None:
-    api = Api(MemoryStore(b"key"), TOKENS, version="0")
+async def test_every_route_is_described_and_nothing_else(served: Served) -> None:
+    api = Api(served.store, TOKENS, version="0")
     own = {"/v1/openapi.json", "/v1/docs"}
     served = {(route.path, method.lower()) for route in api.routes if route.path not in own
               for method in (route.methods or ()) if method != "HEAD"}  # fmt: skip

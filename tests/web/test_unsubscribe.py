@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.policy.model import Suppression
-from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.key_file import load_keys
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.unsubscribe_keys import (
     FILE_NAME,
@@ -22,6 +22,7 @@ from smtpproxy.store.unsubscribe_keys import (
     link_ring,
 )
 from smtpproxy.web.unsubscribe import HEADERS, Unsubscribe, language_of
+from tests.kit.store import TrialStore
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 ID = "01JKB3Q00020CT1R0RZ1H6E7A8"
@@ -32,13 +33,13 @@ OFFERS = ("unsubscribe", "offers")
 
 @dataclass
 class Site:
-    """The links over a store in memory. `now` and `clock` are the test's."""
+    """The links over a store. `now` and `clock` are the test's."""
 
     folder: Path
     now: datetime = T0
     clock: float = 0.0
     down: bool = False
-    store: MemoryStore = field(default_factory=MemoryStore)
+    store: TrialStore = field(default_factory=TrialStore)
 
     def __post_init__(self) -> None:
         ensure_link_keys(self.folder, T0.date())
@@ -54,7 +55,7 @@ class Site:
             transport=httpx.ASGITransport(app), base_url="https://unsubscribe.shop.example"
         )
 
-    def _writer(self) -> MemoryStore:
+    def _writer(self) -> TrialStore:
         if self.down:
             raise StoreUnavailable("the disk is full")
         return self.store
@@ -77,6 +78,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     found = Site(tmp_path)
     yield found
     await found.client.aclose()
+    await found.store.close()
 
 
 async def test_a_look_at_the_link_changes_nothing(site: Site) -> None:
@@ -185,7 +187,7 @@ async def test_keys_that_others_can_read_are_trouble_and_no_wrong_link(site: Sit
 
 async def test_an_address_too_long_for_a_link_is_its_key(site: Site) -> None:
     long = "a" * 64 + "@" + "d" * 60 + ".example"
-    key = site.store._keys.newest
+    key = load_keys(Path(site.store.folder.name)).newest
     text = key.text(key.pair(long))
     assert (await site.client.post(site.link(text), data=ONE_CLICK)).status_code == 200
     (held,) = await site.held(long)

@@ -1,6 +1,6 @@
 """The courier on a store in memory and a clock of the test: what is sent, and when."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -10,11 +10,11 @@ import pytest
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import WebhookSettings
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.webhooks.courier import Courier, Surroundings
 from smtpproxy.webhooks.post import Kind, Outcome
 from tests.kit.receiver import Delivery
+from tests.kit.store import TrialStore
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 HOOK = WebhookSettings("crm", "https://crm.example/hook", Path("secret"), batch=2)
@@ -25,8 +25,8 @@ FAILED = Outcome("failed", "HTTP 500")
 class Bench:
     """A courier, and all that it asks of the world."""
 
-    def __init__(self, webhook: WebhookSettings = HOOK) -> None:
-        self.store = MemoryStore()
+    def __init__(self, store: TrialStore, webhook: WebhookSettings = HOOK) -> None:
+        self.store = store
         self.webhook = webhook
         self.now = T0
         self.answers: list[Outcome] = []  # then: delivered
@@ -77,14 +77,20 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> Bench:
-    bench = Bench()
+async def store() -> AsyncIterator[TrialStore]:
+    async with TrialStore() as store:
+        yield store
+
+
+@pytest.fixture
+async def bench(store: TrialStore) -> Bench:
+    bench = Bench(store)
     await bench.start()
     return bench
 
 
-async def test_it_begins_with_what_changes_from_now_on() -> None:
-    bench = Bench()
+async def test_it_begins_with_what_changes_from_now_on(store: TrialStore) -> None:
+    bench = Bench(store)
     await bench.add("before")
     await bench.run()
     await bench.add("after")
@@ -188,8 +194,8 @@ async def test_retry_after_is_heeded(bench: Bench) -> None:
     assert len(bench.sent) == 2
 
 
-async def test_only_what_is_wanted_is_told_and_the_rest_passed_over() -> None:
-    bench = Bench(replace(HOOK, scopes=frozenset({"all"}), events=frozenset({"added"})))
+async def test_only_what_is_wanted_is_told_and_the_rest_passed_over(store: TrialStore) -> None:
+    bench = Bench(store, replace(HOOK, scopes=frozenset({"all"}), events=frozenset({"added"})))
     await bench.start()
     await bench.add("a", "b", "c")
     await bench.add("d", scope="all")

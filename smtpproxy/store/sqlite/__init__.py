@@ -21,7 +21,7 @@ from smtpproxy.store.sqlite.lookup import Partner
 from smtpproxy.store.sqlite.schema import migrate, version_of
 from smtpproxy.store.sqlite.store import SqliteStore
 
-__all__ = ["SqliteStore", "open_sqlite"]
+__all__ = ["SqliteStore", "make", "open_sqlite"]
 
 
 def open_sqlite(
@@ -45,7 +45,7 @@ def open_sqlite(
             if read_only:
                 _check_there(path)
             else:
-                _make(path, state_dir, timeout)
+                make(path, state_dir, timeout)
             return SqliteStore(path, state_dir, timeout, partners=shared, read_only=read_only)
         except sqlite3.Error as error:
             if not is_busy(error) or time.monotonic() > deadline:
@@ -64,7 +64,7 @@ def _check_there(path: Path) -> None:
     raise NoStoreYet(f"{path}: there is no database yet; smtpproxy serve makes it, or an import")
 
 
-def _make(path: Path, state_dir: Path, timeout: float) -> None:
+def make(path: Path, state_dir: Path, timeout: float) -> None:
     """Bring file, tables and key into being; a new key only for a database that never had one."""
     _make_file(path)
     with closing(open_writer(path, timeout)) as connection:

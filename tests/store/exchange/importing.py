@@ -1,11 +1,14 @@
-"""Imports into a store in memory, as the commands run them."""
+"""Imports into a store, as the commands run them."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from smtpproxy.policy.model import Contact, Suppression
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_store
 from smtpproxy.store.exchange import contact_csv, contact_record, suppression_file
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import PLAIN, Mapping
@@ -13,9 +16,10 @@ from smtpproxy.store.exchange.rejected import RejectedFile
 from smtpproxy.store.exchange.run import Format, Import, Progress
 from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults
-from smtpproxy.store.memory import MemoryStore
+from smtpproxy.store.protocols import Store
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 FILE_TIME = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 
@@ -25,7 +29,7 @@ class Importing:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "file"
-        self.store = MemoryStore()
+        self._database = folder / "imported" / "store.db"
 
     @property
     def rejected(self) -> str:
@@ -47,11 +51,11 @@ class Importing:
                 return self.import_open(file, as_of)
             lines = read_lines(file, mapping.encoding if mapping else None)
             contents = contact_csv.read_csv(lines, mapping, as_of, wanted)
-            return self._run(file, contents, self.store.put_contacts)
+            return self._run(file, contents, "put_contacts")
 
     def import_open(self, file: BinaryIO, as_of: datetime = FILE_TIME) -> Progress:
         contents = contact_record.read_ndjson(read_lines(file), as_of)
-        return self._run(file, contents, self.store.put_contacts)
+        return self._run(file, contents, "put_contacts")
 
     def suppressions(
         self,
@@ -66,26 +70,36 @@ class Importing:
         encoding = wanted.mapping.encoding if wanted and wanted.mapping else None
         with self.path.open("rb") as file:
             contents = read(read_lines(file, encoding), Defaults(FILE_TIME, **defaults), wanted)
-            return self._run(file, contents, self.store.add_suppressions)
+            return self._run(file, contents, "add_suppressions")
 
-    def _run(self, file: BinaryIO, contents: Contents[T], put: Any) -> Progress:
+    def _run(self, file: BinaryIO, contents: Contents[T], put: str) -> Progress:
         aside = RejectedFile(self.path.with_name("file.rejected"))
         run = Import(file, contents, aside, lambda _: None)
         try:
-            asyncio.run(run.into(lambda items, _: put(items)))
+            self._ask(lambda store: run.into(lambda items, _: getattr(store, put)(items)))
         finally:
             aside.close()
         return run.progress
 
     def contact(self, address: str) -> Contact:
-        found = asyncio.run(self.store.contact(address))
+        found = self._ask(lambda store: store.contact(address))
         assert found is not None
         return found
 
     def suppressed(self, address: str) -> list[Suppression]:
-        return list(asyncio.run(self.store.suppressions(address)))
+        return list(self._ask(lambda store: store.suppressions(address)))
 
     def count(self) -> tuple[int, int]:
         """Contacts and suppressions."""
-        contacts, suppressions = asyncio.run(self.store.counts())
+        contacts, suppressions = self._ask(lambda store: store.counts())
         return contacts, sum(suppressions.values())
+
+    def _ask(self, use: Callable[[Store], Coroutine[Any, Any, A]]) -> A:
+        async def ask() -> A:
+            store = open_store(StoreSettings(f"sqlite://{self._database}"), self._database.parent)
+            try:
+                return await use(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(ask())

@@ -21,7 +21,6 @@ from smtpproxy.store.exchange.compare import (
 from smtpproxy.store.exchange.lines import Line, Lines
 from smtpproxy.store.exchange.suppression_file import read_csv
 from smtpproxy.store.exchange.suppression_record import Defaults
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.protocols import Store, SuppressionEntry
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -30,11 +29,9 @@ OFFERS = Stream("offers", StreamClass.MARKETING, purpose="offers")
 ANNA = "anna@people.example"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened: Store = MemoryStore()
-    if request.param == "sqlite":
-        opened = open_store(StoreSettings(url=f"sqlite://{tmp_path}/x.db"), tmp_path)
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = open_store(StoreSettings(url=f"sqlite://{tmp_path}/x.db"), tmp_path)
     try:
         yield opened
     finally:

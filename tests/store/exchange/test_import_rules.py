@@ -13,8 +13,8 @@ from smtpproxy.store.exchange import contact_record
 from smtpproxy.store.exchange.lines import Line, Lines, Read
 from smtpproxy.store.exchange.suppression_file import read_csv
 from smtpproxy.store.exchange.suppression_record import Defaults
-from smtpproxy.store.memory import MemoryStore
 from smtpproxy.store.protocols import SuppressionEntry
+from tests.kit.store import TrialStore
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -36,13 +36,13 @@ def withdrawal(days: int) -> str:
     return f'{{"purpose":"offers","withdrawn_at":"{(NOW - days * DAY).isoformat()}"}}'
 
 
-async def import_contact(store: MemoryStore, *consents: str) -> None:
+async def import_contact(store: TrialStore, *consents: str) -> None:
     text = f'{{"address":"{ANNA}","source":"direct","consents":[{",".join(consents)}]}}'
     contents = contact_record.read_ndjson(Lines([Line(1, text.encode())]), NOW)
     await store.put_contacts([one.value for one in contents.items if isinstance(one, Read)])
 
 
-async def import_suppression(store: MemoryStore, days: int, origin: Origin) -> None:
+async def import_suppression(store: TrialStore, days: int, origin: Origin) -> None:
     since = (NOW - days * DAY).isoformat()
     text = f"address,scope,origin,since,note\n{ANNA},all,{origin},{since},\n"
     lines = (Line(n, line.encode()) for n, line in enumerate(text.splitlines(), 1))
@@ -50,13 +50,13 @@ async def import_suppression(store: MemoryStore, days: int, origin: Origin) -> N
     await store.add_suppressions([one.value for one in contents.items if isinstance(one, Read)])
 
 
-async def mailed(store: MemoryStore) -> bool:
+async def mailed(store: TrialStore) -> bool:
     facts = await store.facts(Lookups((ANNA,)))
     asked = Transaction((OFFERS,), (ANNA,))
     return judge(asked, facts, builtin("fr"), NOW).recipients[0].action is Action.ALLOW
 
 
-async def standing(store: MemoryStore) -> set[tuple[str, str, datetime]]:
+async def standing(store: TrialStore) -> set[tuple[str, str, datetime]]:
     return {(one.scope, one.origin, one.since) for one in await store.suppressions(ANNA)}
 
 
@@ -70,23 +70,23 @@ async def test_no_import_lifts_a_suppression(
     before: list[tuple[Origin, int]], imported: list[tuple[Origin, int]], agreed: list[int]
 ) -> None:
     """Invariant: what stood before stands afterwards, and no earlier than it did."""
-    store = MemoryStore()
-    for origin, days in before:
-        entry = SuppressionEntry(ANNA, "all", origin, NOW - days * DAY)
-        await store.add_suppressions([entry])
-    stood = await standing(store)
-    await import_contact(store, *[consent(days, **PROVEN) for days in agreed])
-    for origin, days in imported:
-        await import_suppression(store, days, origin)
-    now = {(scope, origin): since for scope, origin, since in await standing(store)}
-    assert all(now[scope, origin] >= since for scope, origin, since in stood)
+    async with TrialStore() as store:
+        for origin, days in before:
+            entry = SuppressionEntry(ANNA, "all", origin, NOW - days * DAY)
+            await store.add_suppressions([entry])
+        stood = await standing(store)
+        await import_contact(store, *[consent(days, **PROVEN) for days in agreed])
+        for origin, days in imported:
+            await import_suppression(store, days, origin)
+        now = {(scope, origin): since for scope, origin, since in await standing(store)}
+        assert all(now[scope, origin] >= since for scope, origin, since in stood)
 
 
 async def test_a_proven_consent_allows_mail() -> None:
     """Else the next test would hold whatever the code did."""
-    store = MemoryStore()
-    await import_contact(store, consent(1, **PROVEN))
-    assert await mailed(store)
+    async with TrialStore() as store:
+        await import_contact(store, consent(1, **PROVEN))
+        assert await mailed(store)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ async def test_a_proven_consent_allows_mail() -> None:
 async def test_consent_without_evidence_is_stored_as_given_and_allows_nothing(
     fields: dict[str, str],
 ) -> None:
-    store = MemoryStore()
-    await import_contact(store, consent(1, **fields))
-    contact = await store.contact(ANNA)
-    assert contact is not None
-    (act,) = contact.acts
-    assert act.method == (fields["method"].strip('"') if "method" in fields else None)
-    assert ("form 3" in str(fields)) is (act.evidence.wording == "form 3")
-    assert not await mailed(store)
+    async with TrialStore() as store:
+        await import_contact(store, consent(1, **fields))
+        contact = await store.contact(ANNA)
+        assert contact is not None
+        (act,) = contact.acts
+        assert act.method == (fields["method"].strip('"') if "method" in fields else None)
+        assert ("form 3" in str(fields)) is (act.evidence.wording == "form 3")
+        assert not await mailed(store)
 
 
 @settings(max_examples=60, deadline=None)
@@ -120,8 +120,8 @@ async def test_the_newest_act_counts_in_whatever_order_files_come(
 ) -> None:
     """Invariant: mail is let through exactly when the newest act is an agreement; of one
     moment, the withdrawal counts."""
-    store = MemoryStore()
-    for agreed, days in acts:
-        await import_contact(store, consent(days, **PROVEN) if agreed else withdrawal(days))
-    newest = min(days for _, days in acts)
-    assert await mailed(store) is all(agreed for agreed, days in acts if days == newest)
+    async with TrialStore() as store:
+        for agreed, days in acts:
+            await import_contact(store, consent(days, **PROVEN) if agreed else withdrawal(days))
+        newest = min(days for _, days in acts)
+        assert await mailed(store) is all(agreed for agreed, days in acts if days == newest)
