@@ -89,7 +89,10 @@ def keys_of(record: type) -> Mapping[str, KnownKey]:
         keys = [mark for mark in marks if isinstance(mark, Key)]
         name = next((key.name for key in keys if key.name), each.name)
         example = next((key.example for key in keys if key.example is not None), None)
-        found[name] = KnownKey(each.name, hints[each.name], each.default, example)
+        default = each.default
+        if each.default_factory is not dataclasses.MISSING:
+            default = each.default_factory()
+        found[name] = KnownKey(each.name, hints[each.name], default, example)
     return found
 
 
@@ -126,7 +129,7 @@ class _Reading:
             if name in value:
                 fields[key.field] = self.value(key.type, value[name], (*at, name))
             elif key.default is dataclasses.MISSING:
-                self._fault((*at, name), f"missing; {_example(name, key)}")
+                self._fault((*at, name), f"missing{_example(name, key)}")
         return record(**fields) if len(self.faults) == before else None
 
     def value(self, annotation: Any, value: object, at: Location) -> Any:
@@ -142,6 +145,8 @@ class _Reading:
         origin = get_origin(kind)
         if origin in (tuple, frozenset):
             return self._list(origin, get_args(kind)[0], marks, value, at)
+        if origin is Mapping:
+            return self._words(get_args(kind)[1], value, at)
         if origin is Literal or issubclass(kind, Enum):
             return self._choice(kind, value, at)
         if kind is int:
@@ -160,8 +165,14 @@ class _Reading:
             key = KnownKey("", kind[item, ...] if kind is tuple else kind[item], None, None)
             example = next((m.example for m in marks if isinstance(m, Key) and m.example), None)
             key = dataclasses.replace(key, example=example)
-            return self._fault(at, f"needs at least one; {_example(str(at[-1]), key)}")
+            return self._fault(at, f"needs at least one{_example(str(at[-1]), key)}")
         return kind([self.value(item, each, (*at, place)) for place, each in enumerate(value)])
+
+    def _words(self, kind: Any, value: object, at: Location) -> Any:
+        """A table whose keys are anybody's."""
+        if not isinstance(value, dict):
+            return self._wrong(at, "a table", value)
+        return {name: self.value(kind, each, (*at, name)) for name, each in value.items()}
 
     def _choice(self, kind: Any, value: object, at: Location) -> Any:
         by_word = (
@@ -230,9 +241,11 @@ def is_table_list(annotation: Any) -> bool:
 def _example(name: str, key: KnownKey) -> str:
     """What to write for a key that must be there."""
     if key.example is not None:
-        return f"for example {name} = {shown(key.example)}"
+        return f"; for example {name} = {shown(key.example)}"
     kind, _ = _unwrapped(key.type)
     header = f"[{name}]"
+    if not is_dataclass(kind) and not is_table_list(key.type):
+        return ""
     if is_table_list(key.type):
         kind, header = _unwrapped(get_args(kind)[0])[0], f"[[{name}]]"
     needed = (
@@ -240,7 +253,7 @@ def _example(name: str, key: KnownKey) -> str:
         for each, known in keys_of(kind).items()
         if known.example is not None
     )
-    return f"for example {header} with {', '.join(needed)}"
+    return f"; for example {header} with {', '.join(needed)}"
 
 
 def _toml_type(value: object) -> str:

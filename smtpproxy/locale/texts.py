@@ -4,7 +4,6 @@ A file is read when its language is first spoken: whoever relays mail does not p
 """
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from smtpproxy import toml
 from smtpproxy.policy.periods import Period
 
 Lang: TypeAlias = str
@@ -157,7 +157,7 @@ def read(lang: Lang, file: str) -> Texts:
 
     Raises ValueError: it is no TOML, or holds something else than texts.
     """
-    raw = tomllib.loads(file)
+    raw = toml.loads(file)
     language = msgspec.convert(raw.pop("language", {}), Language)
     return Texts(lang, language, {key: _typeset(text, language) for key, text in _texts(raw)})
 

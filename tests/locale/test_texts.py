@@ -103,7 +103,7 @@ def test_a_third_language_is_one_file_and_what_it_lacks_is_named() -> None:
     ("file", "wrong"),
     [("[reason]\nno_record = 3", "reason.no_record: must be a text"),
      ("[reason]\nno_record = { one = '', other = '', few = '' }", "one and other"),
-     ("reason", "Expected")],
+     ("reason", "not TOML: expected = between key and value")],
 )  # fmt: skip
 def test_what_is_no_text_is_a_fault(file: str, wrong: str) -> None:
     head = "[language]\nname=''\nmonths=[]\ndate=''\nshort_date=''\ntime=''\nconjunctions={}\n"

@@ -195,7 +195,7 @@ def _mapped(
         wanting = next(column for column, name in mapping.columns.items() if name == "address")
         raise header.without_address(repr(wanting), "the mapping says which is which field")
     whens = layout.when if layout else ()
-    header.check_once({column for when in whens for column in when.cells}.__contains__)
+    header.check_once({column for when in whens for column in when.columns}.__contains__)
     reader = _Reader(mapping, defaults, layout)
 
     names = {
@@ -274,7 +274,7 @@ class _Reader:
                 if text := said(text):
                     told[name] = text
         for when in self._when:
-            if all(cells.get(c, "").strip().casefold() == text for c, text in when.cells.items()):
+            if all(cells.get(c, "").strip().casefold() == text for c, text in when.columns.items()):
                 told.update(when.constants)
         origin = told.get("origin") or self._defaults.origin
         if origin == NO_SUPPRESSION:

@@ -359,14 +359,14 @@ constants = { origin = "bounce" }
     [
         ('"bounce"', '"bounced"', "x-bounces: origin: must be of"),
         ('"address"', '"adress"', "no field 'adress'"),
-        ('["mail"]', "[]", "header: must name"),
+        ('["mail"]', "[]", "header: needs at least one; for example header = "),
         ('"x-bounces"', '"bounces"', "name: must be text like x-bounces"),
-        ('"nothing"', '"surely"', "confirmed: must be one of"),
-        ('title = "X"', "", "title: must be text"),
+        ('"nothing"', '"surely"', 'confirmed: "surely" is not one of'),
+        ('title = "X"', "", "x.toml: title: missing"),
         ("[[suppressions]]", "[[suppression]]", "suppression: unknown key"),
         ('provider = "x"', 'provider = "y"', "provider: must be 'x'"),
-        ("columns", "colums", "colums: unknown key"),
-        ("[[", "[", "cannot be read as TOML"),
+        ("columns", "colums", "colums: unknown key; did you mean columns?"),
+        ("[[", "[", ": not TOML: "),
     ],
 )
 def test_a_faulty_layout_is_named(old: str, new: str, part: str) -> None:

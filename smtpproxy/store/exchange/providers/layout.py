@@ -1,10 +1,11 @@
 """One layout of an export: how it is recognised, and what its columns mean."""
 
-import tomllib
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from datetime import UTC, tzinfo
+from typing import Annotated, Literal
 
+from smtpproxy import toml
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.exchange.csv_rows import column_key
 from smtpproxy.store.exchange.mapping import (
@@ -12,30 +13,18 @@ from smtpproxy.store.exchange.mapping import (
     SUPPRESSION_FIELDS,
     Mapping,
     MappingFault,
-    mapping_of,
+    MappingFile,
+    checked,
+    of_file,
+    zone,
 )
+from smtpproxy.toml_tables import AT_LEAST_ONE, Key, Written
 
 Kind = Literal["suppressions", "contacts"]
 
 NO_SUPPRESSION = "none"
 """The origin of a row that is of no suppression, such as a subscriber in a mixed export."""
 
-_CONFIRMED = frozenset({"documentation", "api", "others", "nothing"})
-_HEAD = frozenset({"provider", "title", "source", "confirmed", "also", "suppressions", "contacts"})
-_OWN = frozenset(
-    {
-        "name",
-        "header",
-        "optional",
-        "absent",
-        "open",
-        "hints",
-        "no_hints",
-        "of_list",
-        "when",
-        "passed_over",
-    }
-)
 _FIELDS: dict[Kind, tuple[str, ...]] = {"suppressions": SUPPRESSION_FIELDS, "contacts": FIELDS}
 
 
@@ -43,7 +32,7 @@ _FIELDS: dict[Kind, tuple[str, ...]] = {"suppressions": SUPPRESSION_FIELDS, "con
 class When:
     """What holds for rows with these cells, instead of what their columns say."""
 
-    cells: MappingOf[str, str]  # by column, both without regard to case
+    columns: MappingOf[str, str]  # their cells, both without regard to case
     constants: MappingOf[str, str]
 
 
@@ -92,6 +81,35 @@ class Layout:
         return frozenset(column.casefold() for column in self.header)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LayoutTable(MappingFile):
+    """A layout as it is written: a mapping, and what it is recognised by."""
+
+    name: str
+    header: Annotated[tuple[str, ...], AT_LEAST_ONE, Key(example=("email",))]
+    optional: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    open: bool = False
+    hints: tuple[str, ...] = ()
+    no_hints: tuple[str, ...] = ()
+    of_list: bool = False
+    when: tuple[When, ...] = ()
+    passed_over: MappingOf[str, tuple[str, ...]] = field(default_factory=dict)
+    # Times of providers that name no zone are UTC.
+    time_zone: Annotated[tzinfo | None, Written(zone)] = UTC
+
+
+@dataclass(frozen=True, slots=True)
+class _LayoutFile:
+    provider: str
+    title: str
+    source: str
+    confirmed: Literal["documentation", "api", "others", "nothing"]
+    also: MappingOf[str, str] = field(default_factory=dict)
+    suppressions: tuple[_LayoutTable, ...] = ()
+    contacts: tuple[_LayoutTable, ...] = ()
+
+
 def read_layouts(provider: str, text: str) -> list[Layout]:
     """Read and check the layouts of one provider.
 
@@ -100,64 +118,48 @@ def read_layouts(provider: str, text: str) -> list[Layout]:
     """
     path = f"{provider}.toml"
     try:
-        document = tomllib.loads(text)
-    except ValueError as error:
-        raise MappingFault(f"{path}: cannot be read as TOML: {error}") from None
-    if unknown := sorted(set(document) - _HEAD):
-        raise MappingFault(f"{path}: {unknown[0]}: unknown key; known are {sorted(_HEAD)}")
-    for key in ("title", "source"):
-        if not isinstance(document.get(key), str):
-            raise MappingFault(f"{path}: {key}: must be text")
-    if document.get("provider") != provider:
+        file = checked(path, toml.loads(text), _LayoutFile)
+    except toml.TomlError as error:
+        raise MappingFault(f"{path}: {error}") from None
+    if file.provider != provider:
         raise MappingFault(f"{path}: provider: must be {provider!r}, as the file is called")
-    if document.get("confirmed") not in _CONFIRMED:
-        raise MappingFault(f"{path}: confirmed: must be one of {', '.join(sorted(_CONFIRMED))}")
-    kinds: tuple[Kind, ...] = ("suppressions", "contacts")
     return [
-        _layout(path, document, kind, table) for kind in kinds for table in document.get(kind, [])
+        *(_layout(path, file, "suppressions", table) for table in file.suppressions),
+        *(_layout(path, file, "contacts", table) for table in file.contacts),
     ]
 
 
-def _layout(path: str, document: dict[str, Any], kind: Kind, table: dict[str, Any]) -> Layout:
-    name = table.get("name")
-    if not isinstance(name, str) or not name.startswith(f"{document['provider']}-"):
-        raise MappingFault(f"{path}: {kind}.name: must be text like {document['provider']}-bounces")
-    where = f"{path}: {name}"
-    rest = {key: value for key, value in table.items() if key not in _OWN}
-    # Times of providers that name no zone are UTC.
-    mapping = mapping_of(where, {"time_zone": "UTC", **rest}, _FIELDS[kind])
-    also = {column_key(one): column_key(name) for one, name in document.get("also", {}).items()}
+def _layout(path: str, file: _LayoutFile, kind: Kind, table: _LayoutTable) -> Layout:
+    if not table.name.startswith(f"{file.provider}-"):
+        raise MappingFault(f"{path}: {kind}.name: must be text like {file.provider}-bounces")
+    where = f"{path}: {table.name}"
+    mapping = of_file(where, table, _FIELDS[kind])
+    also = {column_key(one): column_key(name) for one, name in file.also.items()}
     called = {one: mapping.columns[name] for one, name in also.items() if name in mapping.columns}
     mapping = replace(mapping, columns={**mapping.columns, **called})
-    header = _texts(where, table, "header")
-    if not header:
-        raise MappingFault(f"{where}: header: must name the columns it is recognised by")
     whens = tuple(
-        When(
-            {column.casefold(): cell.casefold() for column, cell in when["columns"].items()},
-            when["constants"],
-        )
-        for when in table.get("when", [])
+        When({name.casefold(): cell.casefold() for name, cell in w.columns.items()}, w.constants)
+        for w in table.when
     )
     _check_origins(where, kind, mapping, whens)
     return Layout(
-        name,
-        document["provider"],
-        document["title"],
-        document["confirmed"],
+        table.name,
+        file.provider,
+        file.title,
+        file.confirmed,
         kind,
-        header,
+        table.header,
         mapping,
-        frozenset(column.casefold() for column in _texts(where, table, "optional")),
-        frozenset(column.casefold() for column in _texts(where, table, "absent")),
-        bool(table.get("open", False)),
-        _texts(where, table, "hints"),
-        _texts(where, table, "no_hints"),
-        bool(table.get("of_list", False)),
+        frozenset(column.casefold() for column in table.optional),
+        frozenset(column.casefold() for column in table.absent),
+        table.open,
+        table.hints,
+        table.no_hints,
+        table.of_list,
         whens,
         {
             column.casefold(): frozenset(cell.casefold() for cell in cells)
-            for column, cells in table.get("passed_over", {}).items()
+            for column, cells in table.passed_over.items()
         },
         also,
     )
@@ -172,10 +174,3 @@ def _check_origins(where: str, kind: Kind, mapping: Mapping, whens: tuple[When, 
     right = {*map(str, Origin), NO_SUPPRESSION}
     if not origins or not origins <= right:
         raise MappingFault(f"{where}: origin: must be of {', '.join(sorted(right))}")
-
-
-def _texts(where: str, table: dict[str, Any], key: str) -> tuple[str, ...]:
-    value = table.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise MappingFault(f"{where}: {key}: must be a list of texts")
-    return tuple(value)
