@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from smtpproxy.auth.authenticator import MECHANISMS, Authenticator
 from smtpproxy.core.effects import Effect, Steps
-from smtpproxy.core.perform import drive
+from smtpproxy.core.perform import Run
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamTable
 from smtpproxy.events import ConnectionRefused, FilesRead
@@ -79,12 +79,13 @@ class Door:
         self._login_trusted = self._hosts_that_tell_logins()
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._all_left: asyncio.Future[None] | None = None  # while it is waited for
         self._listening: asyncio.Server | Vestibule | None = None
         self._named: dict[int, str] = {}  # by file number: clients that a PROXY header named
 
-    async def run(self, steps: Steps[T]) -> T:
+    def run(self, steps: Steps[T]) -> Run[T]:
         """Run the steps of a transaction to their end."""
-        return await drive(steps, self.perform)
+        return Run(steps, self.perform)
 
     async def open(
         self, sock: socket.socket, session: Callable[["Door"], asyncio.Protocol]
@@ -140,6 +141,8 @@ class Door:
     def leave(self, session: Session, peer: str) -> None:
         self._sessions.discard(session)
         self._limits.closed(peer)
+        if self._all_left is not None and not self._sessions and not self._all_left.done():
+            self._all_left.set_result(None)
 
     def _hosts_that_tell_logins(self) -> TrustedHosts | None:
         """None: whoever may connect. Where MTAs ask, all that they tell comes from them."""
@@ -219,9 +222,17 @@ class Door:
             self._listening.close()
         for session in list(self._sessions):
             session.drain()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.server.drain_timeout)
+        await self._left(self.server.drain_timeout)
         for session in list(self._sessions):
             session.cut()
+        await self._left(1.0)
+
+    async def _left(self, timeout: float) -> None:
+        """Wait for the end of all sessions, and of what goes before and behind them."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        if self._sessions:
+            self._all_left = loop.create_future()
+            await asyncio.wait([self._all_left], timeout=timeout)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1.0)
+            await asyncio.wait(self._tasks, timeout=max(until - loop.time(), 0))

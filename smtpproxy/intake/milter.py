@@ -9,7 +9,6 @@ from smtpproxy.core.milter import Advice, MilterTransaction
 from smtpproxy.core.streams import permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
-from smtpproxy.intake.connection import AT_ONCE, EventConnection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.milter_message import MilterMessage
 from smtpproxy.intake.milter_terms import (
@@ -21,8 +20,10 @@ from smtpproxy.intake.milter_terms import (
     mails_refused,
     without_smtp,
 )
+from smtpproxy.intake.session import Session
 from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
+from smtpproxy.pending import Pending
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Steps
 from smtpproxy.wire.milter import replies as packets
@@ -53,11 +54,10 @@ _NO_SPACE = packets.reply_code(replies.NO_SPACE)
 _TOO_MANY = Reply.of(452, "4.5.3", "too many recipients")
 
 
-class MilterSession(EventConnection):
-    """One connection. What needs no waiting is done at once; a task takes RCPT and the end."""
+class MilterSession(Session):
+    """One connection. What needs no waiting is done at once; RCPT and the end are waited for."""
 
     _engine: MilterConnection
-    _event: Command | None = None
 
     def __init__(self, door: Door) -> None:
         super().__init__(door)
@@ -66,90 +66,45 @@ class MilterSession(EventConnection):
         self._helo = ""
         self._message: MilterMessage | None = None
         self._spool_failed = False  # what it was to keep of the message is not all there
-        self._due = False  # whether the MTA waits for the task's answer
+        self._due = False  # whether the MTA waits for an answer
         self._within = False  # whether a packet has begun, and a deadline for that
+        self._progress: asyncio.TimerHandle | None = None
 
     # the session
 
-    def drain(self) -> None:
-        """Take no further message; end now if none is under way."""
-        if self._waiting is not None and self._message is None:
-            self._end("shutdown")
+    def _in_message(self) -> bool:
+        return self._message is not None
+
+    def _say_fault(self) -> None:
+        if self._due:
+            self._answer(_TROUBLE)
 
     def cut(self) -> None:
-        """End now, whatever is under way: the time for draining is over."""
-        if self._due:
-            self._write(_TROUBLE)
-            self._due = False
-        self._end("shutdown")
-        self._transport.close()
+        self._say_fault()
+        super().cut()
 
-    async def _run(self) -> None:
-        """Take the events that have to wait for something, until the connection ends."""
+    def _take_next(self) -> bool:
         try:
-            while not self._cause:
-                self._take_ready()
-                if self._event is None:
-                    await self._mta()
-                event, self._event = self._event, None
-                if isinstance(event, Rcpt):
-                    await self._recipient(event)
-                elif isinstance(event, EndOfMessage):
-                    await self._end_of_message(event)
-        except Exception as error:  # a fault of ours must not pass mail, nor lose the session
-            self._fail(error)
-        finally:
-            self._close()
+            event = self._engine.next_event()
+            if isinstance(event, Signal):
+                return False
+            _TAKE[type(event)](self, event)
+            if isinstance(event, (Rcpt, EndOfMessage)):
+                return True  # answered when it is judged
+            if answer := self._engine.answer(event):
+                self._write(answer)
+        except MilterError as error:
+            self._door.services.emit(Failed(self._settings.name, "protocol", str(error)))
+            self._end("protocol")
+        return True
 
-    def _fail(self, error: Exception) -> None:
-        self._failed(error)
-        if self._due:
-            self._write(_TROUBLE)
-            self._due = False
-        self._end("error")
-
-    async def _mta(self) -> None:
-        """Wait for the MTA."""
-        if self._cause:
-            return
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._adjust_reading()
-        if self._door.draining:
-            self.drain()
-        await self._waiting
-        self._waiting = None
-        self._deadline.clear()  # our own time is not the MTA's
-
-    def _take_ready(self) -> None:
-        """Take the events that need no waiting; leave the first that does to the task.
+    def _all_taken(self, *, taken: bool) -> None:
+        """Set the MTA's time.
 
         An MTA is silent for as long as its own client is, but a packet that has begun is
         to be complete soon: it gets no more time for each octet of it that comes, nor does an
         MTA that leaves our answers unread.
         """
-        taken = False
-        try:
-            for _ in range(AT_ONCE):
-                if self._cause or self._write_paused:
-                    break
-                event = self._engine.next_event()
-                if isinstance(event, Signal):
-                    break
-                taken = True
-                take = _AT_ONCE.get(type(event))
-                if take is None:
-                    self._event = event
-                    self._wake()
-                    return
-                take(self, event)
-                if answer := self._engine.answer(event):
-                    self._write(answer)
-            else:
-                self._pause()
-        except MilterError as error:
-            self._door.services.emit(Failed(self._settings.name, "protocol", str(error)))
-            self._end("protocol")
-            return
         within = bool(self._engine.buffered) or self._write_paused
         if taken or not (within and self._within) or self._deadline.at == NEVER:
             limit = self._settings
@@ -247,12 +202,12 @@ class MilterSession(EventConnection):
             self._message.close()
             self._message = None
 
-    async def _recipient(self, rcpt: Rcpt) -> None:
+    def _recipient(self, rcpt: Rcpt) -> None:
         message = self._message
         if message is None:
             raise RuntimeError("a recipient without a message")
-        self._due = True
         transaction = message.transaction
+        self._due = True
         if message.refusal is not None and transaction.refuses_at_rcpt:
             self._answer(packets.reply_code(message.refusal))
             return
@@ -260,35 +215,66 @@ class MilterSession(EventConnection):
             self._limited("refused_recipients")
             self._answer(packets.reply_code(replies.TOO_MANY_REFUSED))
             return
-        refusal = await self._judge(transaction, rcpt.path)
-        message.refused += refusal is not None
-        self._answer(packets.CONTINUE if refusal is None else packets.reply_code(refusal))
 
-    async def _judge(self, transaction: MilterTransaction, path: str) -> Reply | None:
-        """Return the refusal of a recipient, or None."""
+        def judged(answer: Pending[Reply | None]) -> None:
+            refusal = answer.result()
+            message.refused += refusal is not None
+            self._answer(packets.CONTINUE if refusal is None else packets.reply_code(refusal))
+
+        self._wait_for(self._judge(transaction, rcpt.path), judged)
+
+    def _judge(self, transaction: MilterTransaction, path: str) -> Pending[Reply | None]:
+        """The refusal of a recipient, or None."""
         try:
             mailbox = parse_path(path)
             recipient = qualified(mailbox, self._settings.origin)
         except PathError as error:
             at_end = mails_refused(self._engine.macro, path)
-            return transaction.unreadable(replies.bad_recipient(error), at_end=at_end)
+            refusal = transaction.unreadable(replies.bad_recipient(error), at_end=at_end)
+            return Pending.settled(refusal)
         if transaction.refuses_at_rcpt and transaction.recipients >= self._settings.max_recipients:
             self._limited("recipients")
-            return _TOO_MANY
+            return Pending.settled(_TOO_MANY)
         if "@" not in mailbox or forgets_recipient(self._engine.macro):
             transaction.keep_together()
-        return await self._door.run(transaction.recipient(recipient))
+        return self._door.run(transaction.recipient(recipient))
 
-    async def _end_of_message(self, end: EndOfMessage) -> None:
+    def _end_of_message(self, end: EndOfMessage) -> None:
         message = self._message
         if message is None:
             raise RuntimeError("the end of a message that did not begin")
         self._due = True
         self._kept(message.add_body, end.data)
+        refusal = self._refusal(message)
+        if refusal is not None:
+            self._answer(refusal)
+            self._forget_message()
+            return
+        queue_id = self._engine.macro("i") or ""
+        steps = message.transaction.message(
+            message.header(), message.size, queue_id, message.text()
+        )
+        self._show_progress_soon()
+        self._wait_for(self._door.run(steps), self._advised)
+
+    def _advised(self, answer: Pending[Advice]) -> None:
+        """Answer a message that was judged, its edits before the answer."""
+        if self._progress is not None:
+            self._progress.cancel()
         try:
-            self._answer(self._refusal(message) or await self._advice(message))
+            advice = answer.result()
+            reply = advice.reply
+            self._answer(self._edits(advice) if reply is None else packets.reply_code(reply))
         finally:
             self._forget_message()
+
+    def _show_progress_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._progress = loop.call_later(_PROGRESS, self._show_progress)
+
+    def _show_progress(self) -> None:
+        self._write(packets.PROGRESS)
+        self._show_progress_soon()
 
     def _refusal(self, message: MilterMessage) -> bytes | None:
         """The answer to a message that is not to be judged."""
@@ -301,26 +287,6 @@ class MilterSession(EventConnection):
             limits = self._door.header_limits
             return packets.reply_code(replies.content_problem(problem, limits))
         return None if message.refusal is None else packets.reply_code(message.refusal)
-
-    async def _advice(self, message: MilterMessage) -> bytes:
-        """The answer to a message that is judged, its edits before it."""
-        queue_id = self._engine.macro("i") or ""
-        progress = asyncio.get_running_loop().create_task(self._show_progress())
-        try:
-            steps = message.transaction.message(
-                message.header(), message.size, queue_id, message.text()
-            )
-            advice = await self._door.run(steps)
-        finally:
-            progress.cancel()
-        if advice.reply is None:
-            return self._edits(advice)
-        return packets.reply_code(advice.reply)
-
-    async def _show_progress(self) -> None:
-        while True:
-            await asyncio.sleep(_PROGRESS)
-            self._write(packets.PROGRESS)
 
     def _edits(self, advice: Advice) -> bytes:
         """What is to be changed, and that the MTA is to go on.
@@ -342,25 +308,24 @@ class MilterSession(EventConnection):
         self._due = False
         self._write(data)
 
-    def _close(self) -> None:
-        self._door.deadlines.forget(self._deadline)
+    def _give_up(self) -> None:
         self._forget_message()
-        self._transport.close()
-        self._leave()
 
 
-_AT_ONCE: Mapping[type, Callable[[MilterSession, Any], None]] = {
+_TAKE: Mapping[type, Callable[[MilterSession, Any], None]] = {
     Negotiation: MilterSession._nothing,
     Connect: MilterSession._connected,
     Helo: MilterSession._hello,
     Mail: MilterSession._mail_from,
+    Rcpt: MilterSession._recipient,
     Data: MilterSession._nothing,
     Header: MilterSession._header,
     EndOfHeaders: MilterSession._nothing,
     Body: MilterSession._body,
+    EndOfMessage: MilterSession._end_of_message,
     Unknown: MilterSession._nothing,
     Abort: MilterSession._aborted,
     NextConnection: MilterSession._next_client,
     Quit: MilterSession._quit,
 }
-"""How events are taken that need no waiting; Rcpt and EndOfMessage are left to the task."""
+"""How each event is taken."""

@@ -1,21 +1,19 @@
 """The policy intake: one connection of a Postfix that asks about its recipients."""
 
-import asyncio
-
 from smtpproxy.core.delegation import DelegatedTransaction
 from smtpproxy.core.outcome import TEMPORARY_FAILURE
 from smtpproxy.core.streams import permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
-from smtpproxy.intake.connection import Connection
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.policy_terms import credential, external
+from smtpproxy.intake.session import Session
 from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
+from smtpproxy.pending import Pending
 from smtpproxy.terminal import counted
 from smtpproxy.wire.policy_delegation import (
     DUNNO,
-    REQUEST_LIMIT,
     PolicyConnection,
     PolicyError,
     PolicyRequest,
@@ -26,8 +24,10 @@ _TOO_MANY = Reply.of(452, "4.5.3", "too many recipients")
 _LATER_STATES = frozenset({"DATA", "END-OF-MESSAGE"})
 
 
-class PolicySession(Connection):
-    """One connection. A task takes the requests, one after the other."""
+class PolicySession(Session):
+    """One connection. The requests are taken one after the other."""
+
+    _engine: PolicyConnection
 
     def __init__(self, door: Door) -> None:
         super().__init__(door)
@@ -39,111 +39,92 @@ class PolicySession(Connection):
         self._asked: set[str] = set()  # its recipients that were not refused
         self._refusals = 0  # how many of them were
 
-    # asyncio.Protocol
-
-    def data_received(self, data: bytes) -> None:
-        if self._cause:
-            return
-        self._engine.receive_data(data)
-        self._adjust_reading()
-        if not self._write_paused:
-            self._wake()
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-
-    def resume_writing(self) -> None:
-        self._write_paused = False
-        self._wake()
-
-    def _adjust_reading(self) -> None:
-        self._read(self._engine.buffered <= 2 * REQUEST_LIMIT)
-
     # the session
 
-    def drain(self) -> None:
-        """Take no further request; end now if none is under way."""
-        if self._waiting is not None:
-            self._end("shutdown")
+    def _in_message(self) -> bool:
+        return False  # nothing is lost with a connection between two requests
+
+    def _say_fault(self) -> None:
+        if self._due:
+            self._answer(str(TEMPORARY_FAILURE))
 
     def cut(self) -> None:
-        """End now, whatever is under way: the time for draining is over."""
-        self._answer_trouble()
-        self._end("shutdown")
-        self._transport.close()
+        self._say_fault()
+        super().cut()
 
-    async def _run(self) -> None:
+    def _take_next(self) -> bool:
         try:
-            while not self._cause:
-                request = None if self._write_paused else self._engine.next_request()
-                if request is None:
-                    await self._mta()
-                    continue
-                self._due = True
-                refusal = await self._judge(request)
-                self._adjust_reading()
-                self._answer(DUNNO if refusal is None else str(refusal))
+            request = self._engine.next_request()
         except PolicyError as error:
             self._door.services.emit(Failed(self._settings.name, "protocol", str(error)))
             self._end("protocol")
-        except Exception as error:  # a fault of ours must not pass mail, nor lose the session
-            self._failed(error)
-            self._answer_trouble()
-            self._end("error")
-        finally:
-            self._close()
+            return False
+        if request is None:
+            return False
+        self._due = True
+        self._within = False
+        self._wait_for(self._judge(request), self._judged)
+        return True
 
-    async def _mta(self) -> None:
+    def _judged(self, answer: Pending[Reply | None]) -> None:
+        refusal = answer.result()
+        self._answer(DUNNO if refusal is None else str(refusal))
+
+    def _all_taken(self, *, taken: bool) -> None:
         """Wait for the MTA: for long between requests, and not for long within one."""
-        if self._door.draining:
-            self._end("shutdown")
-            return
         within = bool(self._engine.buffered) or self._write_paused
         if not (within and self._within):  # a request that trickles in has no longer for that
             limit = self._settings
             patience = limit.command_timeout if within else limit.data_timeout
             self._deadline.at = self._door.deadlines.now() + patience
         self._within = within
-        self._waiting = asyncio.get_running_loop().create_future()
-        await self._waiting
-        self._waiting = None
 
-    async def _judge(self, request: PolicyRequest) -> Reply | None:
-        """Return the refusal, or None for what is permitted or not ours to decide."""
-        self._deadline.clear()  # our own time is not the MTA's
-        self._within = False
+    def _judge(self, request: PolicyRequest) -> Pending[Reply | None]:
+        """The refusal, or None for what is permitted or not ours to decide."""
         if request.state == "RCPT":
-            return await self._recipient(request)
-        if request.state in _LATER_STATES:
-            refusal = await self._later(request)
-            if refusal is None and request.state == "END-OF-MESSAGE" and self._message is not None:
-                self._message.passed(request.size)
+            return self._recipient(request)
+        if request.state not in _LATER_STATES:
+            return Pending.settled(None)
+        refusal = self._later(request)
+        if request.state != "END-OF-MESSAGE" or self._message is None:
             return refusal
-        return None
+        message = self._message
 
-    async def _recipient(self, request: PolicyRequest) -> Reply | None:
+        def ended(answer: Pending[Reply | None]) -> Reply | None:
+            refusal = answer.result()
+            if refusal is None:
+                message.passed(request.size)
+            return refusal
+
+        return refusal.then(ended)
+
+    def _recipient(self, request: PolicyRequest) -> Pending[Reply | None]:
         message = self._message_of(request)
         if isinstance(message, Reply):
-            return message
+            return Pending.settled(message)
         if message.permitted >= self._settings.max_recipients:
             self._limited("recipients")
-            return _TOO_MANY
+            return Pending.settled(_TOO_MANY)
         if self._refusals >= self._settings.max_refused_recipients:
             self._limited("refused_recipients")
-            return replies.TOO_MANY_REFUSED
+            return Pending.settled(replies.TOO_MANY_REFUSED)
         try:
             recipient = self._path(request, "recipient")
         except PathError as error:
             self._refusals += 1
-            return replies.bad_recipient(error)
-        refusal = await self._door.run(message.recipient(recipient))
-        if refusal is None:
-            self._asked.add(request.get("recipient"))
-        else:
-            self._refusals += 1
-        return refusal
+            return Pending.settled(replies.bad_recipient(error))
 
-    async def _later(self, request: PolicyRequest) -> Reply | None:
+        def judged(answer: Pending[Reply | None]) -> Reply | None:
+            refusal = answer.result()
+            if refusal is None:
+                self._asked.add(request.get("recipient"))
+            else:
+                self._refusals += 1
+            return refusal
+
+        return self._door.run(message.recipient(recipient)).then(judged)
+
+    def _later(self, request: PolicyRequest) -> Pending[Reply | None]:
         """See that nobody slips past who was not asked about at RCPT.
 
         The MTA names the recipient of a message that has a single one. Of others only the
@@ -151,19 +132,19 @@ class PolicySession(Connection):
         """
         message = self._message_of(request)
         if isinstance(message, Reply):
-            return message
+            return Pending.settled(message)
         path, count = request.get("recipient"), request.recipient_count
         if path and path not in self._asked:
-            return await self._recipient(request)
+            return self._recipient(request)
         if path or 0 < count <= message.permitted:
-            return await self._door.run(message.still_permitted())
+            return self._door.run(message.still_permitted())
         text = (
             f"{counted(count, 'recipient')} at {request.state}, of whom {message.permitted} were"
             " asked about at RCPT on this connection: is check_policy_service in"
             " smtpd_recipient_restrictions, with nothing before it that permits?"
         )
         self._door.services.emit(Failed(self._settings.name, "protocol", text))
-        return TEMPORARY_FAILURE
+        return Pending.settled(TEMPORARY_FAILURE)
 
     def _message_of(self, request: PolicyRequest) -> DelegatedTransaction | Reply:
         """The message that is asked about, or the refusal for its sender's sake."""
@@ -212,12 +193,5 @@ class PolicySession(Connection):
         self._due = False
         self._write(answer(action))
 
-    def _answer_trouble(self) -> None:
-        if self._due:
-            self._answer(str(TEMPORARY_FAILURE))
-
-    def _close(self) -> None:
-        self._door.deadlines.forget(self._deadline)
+    def _give_up(self) -> None:
         self._forget()
-        self._transport.close()
-        self._leave()

@@ -8,13 +8,13 @@ from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.events import Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.auth import AuthDialog
-from smtpproxy.intake.connection import AT_ONCE
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.identity import Identity
 from smtpproxy.intake.limits import Refusal
 from smtpproxy.intake.message import begin, final, patience
-from smtpproxy.intake.stream import ClientStream
+from smtpproxy.intake.session import Session
 from smtpproxy.mail.reply import Reply
+from smtpproxy.pending import Pending
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.deadlines import NEVER
 from smtpproxy.wire.commands import (
@@ -37,18 +37,27 @@ from smtpproxy.wire.events import (
     ContentChunk,
     ContentProblem,
     EndOfContent,
-    Event,
 )
 from smtpproxy.wire.forwarding import XCLIENT, XCLIENT_WITHOUT_LOGIN, XFORWARD, XClient, XForward
 from smtpproxy.wire.server import ServerConnection
 from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
 
-class SmtpSession(ClientStream):
-    """One client connection. A task takes events from the engine in turn."""
+class SmtpSession(Session):
+    """One client connection."""
+
+    lingering = frozenset(
+        {
+            *("bare_newline", "line_too_long", "pipelining", "chunk_size"),
+            *("timeout", "slow", "errors"),
+        }
+    )
+
+    _engine: ServerConnection
 
     def __init__(self, door: Door) -> None:
-        engine = ServerConnection(
+        super().__init__(door)
+        self._engine = ServerConnection(
             door.services.hostname,
             size_limit=door.server.data_size_limit,
             header_limits=door.header_limits,
@@ -62,7 +71,6 @@ class SmtpSession(ClientStream):
             lmtp=door.listener.protocol == "lmtp",
             refuse_early=door.listener.early_commands == "refuse",
         )
-        super().__init__(door, engine)
         self._client = Identity(door.listener.name, door.streams)
         self._auth: AuthDialog | None = None
         self._transaction: RelayTransaction | None = None
@@ -85,76 +93,78 @@ class SmtpSession(ClientStream):
             self._engine.offer(XCLIENT if believed else XCLIENT_WITHOUT_LOGIN, XFORWARD)
         if self._settings.tls == "implicit":  # the handshake is over
             self._engine.now_secure(authenticated=self._client.secured(self._transport))
-
-    def eof_received(self) -> bool:
-        self._eof = True
-        self._wake()
-        return not self._client.secure  # what was sent before is still answered; TLS cannot
-
-    # the session
-
-    def drain(self) -> None:
-        """Take no further transaction; end now if none is under way."""
-        if self._waiting is not None and not self._engine.in_transaction:
-            self._write(replies.SHUTDOWN.encode())
-            self._end("shutdown")
-
-    def cut(self) -> None:
-        """End now, whatever is under way: the time for draining is over."""
-        if self._securing:
-            self._transport.abort()
-        self._write(replies.SHUTDOWN.encode())
-        self._end("shutdown")
-        self._transport.close()
-
-    async def _run(self) -> None:
-        """Take the events that have to wait for something, until the connection ends."""
-        try:
-            await self._greet()
-            while not self._cause:
-                self._take_ready()
-                if self._event is None:
-                    await self._next()
-                event, self._event = self._event, None
-                if isinstance(event, Rcpt):
-                    await self._recipients(event)
-                elif isinstance(event, EndOfContent):
-                    await self._end_of_content(event)
-                elif isinstance(event, (Auth, AuthResponse)):
-                    await self._authenticate(event)
-                elif isinstance(event, StartTls):
-                    self._answer(replies.GO_SECURE)
-                    await self._secure()
-        except Exception as error:  # a fault of ours must not pass mail, nor lose the session
-            self._failed(error)
-            self._write(replies.INTERNAL.encode())
-            self._end("error")
-        finally:
-            await self._close()
-
-    async def _greet(self) -> None:
-        """Greet whoever waits for it: what came with the connection itself was not asked for."""
         if self._settings.early_commands == "refuse":
             self._deadline.at = self._began + self._settings.command_timeout
-            await asyncio.sleep(0)  # the loop reads what is there
-            await asyncio.sleep(0)
+            self._busy = True
+            asyncio.get_running_loop().call_soon(self._greet_in_turns, 2)
+        else:
+            self._write(self._engine.greeting)
+
+    def _greet_in_turns(self, turns: int) -> None:
+        """Greet whoever waits for it: what came with the connection itself was not asked for.
+
+        In the turns of the loop until then it reads what is there.
+        """
+        if turns:
+            asyncio.get_running_loop().call_soon(self._greet_in_turns, turns - 1)
+            return
+        self._busy = False
         early = self._engine.early()
         if early is None:
             self._write(self._engine.greeting)
         else:
             self._broken(early)
+        self._go_on()
 
-    async def _secure(self) -> None:
+    def eof_received(self) -> bool:
+        self._eof = True
+        self._go_on()
+        return not self._client.secure  # what was sent before is still answered; TLS cannot
+
+    # the session
+
+    def _in_message(self) -> bool:
+        return self._engine.in_transaction
+
+    def _say_shutdown(self) -> None:
+        self._write(replies.SHUTDOWN.encode())
+
+    def _say_fault(self) -> None:
+        self._write(replies.INTERNAL.encode())
+
+    def cut(self) -> None:
+        if self._securing:
+            self._transport.abort()
+        super().cut()
+
+    def _take_next(self) -> bool:
+        event = self._engine.next_event()
+        if event is NEED_DATA or event is BLOCKED:
+            return False
+        _TAKE[type(event)](self, event)
+        return True
+
+    def _all_taken(self, *, taken: bool) -> None:
+        """A client's time runs from the last command that was taken, whatever trickles in."""
+        if self._content is None and (taken or self._deadline.at == NEVER):
+            self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
+
+    def _start_tls(self, event: StartTls) -> None:
         """Change to TLS; whatever was known before is forgotten (RFC 3207 4.2)."""
+        self._answer(replies.GO_SECURE)
         if self._cause or self._transport.is_closing():
             return
         self._abort()
         self._securing = True
+        self._read(False)  # what comes now is the handshake's
+        self._wait_for(Pending.of(self._secure()), Pending.result)
+
+    async def _secure(self) -> None:
         handshakes = self._door.handshakes
         if handshakes is None:
             raise RuntimeError("STARTTLS on a listener without TLS")
         transport = await handshakes.upgrade(self._transport, self, self._client.peer)
-        self._securing = False
+        self._securing = False  # in this very turn: what came in clear is forgotten, no more
         if transport is None:
             self._end("tls")
             return
@@ -162,7 +172,11 @@ class SmtpSession(ClientStream):
         self._reading, self._write_paused = True, False
         self._engine.now_secure(authenticated=self._client.secured(transport))
 
-    async def _authenticate(self, event: Auth | AuthResponse) -> None:
+    def _adjust_reading(self) -> None:
+        if not self._securing:
+            super()._adjust_reading()
+
+    def _authenticate(self, event: Auth | AuthResponse) -> None:
         door = self._door
         if self._auth is None:
             if door.authenticator is None:
@@ -170,55 +184,16 @@ class SmtpSession(ClientStream):
             self._auth = AuthDialog(
                 door.authenticator, self._settings.name, self._client.peer, door.services.emit
             )
-        reply = await self._auth.reply(event)
-        if self._auth.user:
-            self._client.proven(self._auth.user)
+        self._wait_for(Pending.of(self._auth.reply(event)), self._judged)
+
+    def _judged(self, answer: Pending[Reply]) -> None:
+        reply, dialog = answer.result(), self._auth
+        if dialog is not None and dialog.user:
+            self._client.proven(dialog.user)
         self._answer(reply)
-        if self._auth.given_up:
+        if dialog is not None and dialog.given_up:
             self._write(replies.TOO_MANY_FAILURES.encode())
             self._end("errors")
-
-    async def _next(self) -> None:
-        """Wait for the client."""
-        if self._cause:
-            return
-        if self._eof and not self._write_paused and not self._pausing:
-            self._end("eof")
-            return
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._adjust_reading()
-        if self._door.draining:
-            self.drain()
-        await self._waiting
-        self._waiting = None
-        if self._content is None:
-            self._deadline.clear()  # our own time is not the client's
-
-    def _take_ready(self) -> None:
-        """Take the events that need no waiting; leave the first that does to the task.
-
-        A client that does not read its replies gets no more of them. Its time runs from
-        the last command that was taken, whatever trickles in meanwhile.
-        """
-        next_event = self._engine.next_event
-        taken = self._deadline.at == NEVER
-        for _ in range(AT_ONCE):
-            if self._cause or self._write_paused:
-                break
-            event = next_event()
-            if event is NEED_DATA or event is BLOCKED:
-                break
-            take = _AT_ONCE.get(type(event))
-            if take is None:
-                self._event = cast(Event, event)
-                self._wake()
-                return
-            take(self, event)
-            taken = True
-        else:
-            self._pause()
-        if taken and self._content is None:
-            self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
 
     def _mail_from(self, mail: Mail) -> None:
         if not self._client.may_send_from(mail.reverse_path):
@@ -291,7 +266,7 @@ class SmtpSession(ClientStream):
         self._write(broken.data)
         self._end(broken.cause)
 
-    async def _recipients(self, first: Rcpt) -> None:
+    def _recipients(self, first: Rcpt) -> None:
         """Judge together all the recipients that have come together."""
         asked = [first]
         while isinstance(event := self._engine.next_event(), Rcpt):
@@ -303,39 +278,46 @@ class SmtpSession(ClientStream):
             permitted, limit = rates.recipients(client.address, client.credential, permitted)
             if limit is not None:
                 self._limited(limit)
-        transaction = self._transaction or begin(
-            self._door, self._client, cast(Mail, self._mail), self._engine
+        transaction = self._transaction
+        if transaction is None:
+            mail = cast(Mail, self._mail)
+            transaction = begin(self._door, self._client, mail, self._engine)
+            self._transaction = transaction
+        if not permitted:
+            self._answer_recipients([], len(asked))
+            return
+        self._wait_for(
+            self._door.run(transaction.recipients(asked[:permitted])),
+            lambda answer: self._answer_recipients(answer.result(), len(asked)),
         )
-        self._transaction = transaction
-        answers: list[Reply] = []
-        if permitted:
-            answers += await self._door.run(transaction.recipients(asked[:permitted]))
-        answers += [replies.RATE_LIMIT] * (len(asked) - permitted)
+
+    def _answer_recipients(self, answers: list[Reply], asked: int) -> None:
+        """Those that were judged, and the others, which the rate does not permit."""
+        answers = answers + [replies.RATE_LIMIT] * (asked - len(answers))
         self._write(b"".join([self._engine.answer(reply) for reply in answers]))
 
-    async def _end_of_content(self, end: EndOfContent) -> None:
-        transaction, content = self._transaction, self._content
+    def _end_of_content(self, end: EndOfContent) -> None:
+        transaction, content, mail = self._transaction, self._content, self._mail
         self._transaction = self._content = None
         self._client.forget_forwarded()
-        self._deadline.clear()
         if transaction is None or content is None:
             raise RuntimeError("end of content without a transaction")
-        try:
-            if end.problem is not None or self._spool_failed:
-                transaction.abort()
-                answers = [self._content_refusal(end.problem)] * transaction.accepted
-            else:
-                answers = await self._door.run(transaction.message(content, self._hears))
-            self._write(final(self._engine, answers, self._mail))
-        except BaseException:
-            transaction.abort()
-            raise
-        finally:
-            content.close()
 
-    def _hears(self) -> bool:
-        """Whether the client is there for its answer, as far as that shows."""
-        return not self._eof and not self._transport.is_closing()
+        def answered(answer: Pending[list[Reply]]) -> None:
+            try:
+                self._write(final(self._engine, answer.result(), mail))
+            except BaseException:
+                transaction.abort()
+                raise
+            finally:
+                content.close()
+
+        if end.problem is not None or self._spool_failed:
+            transaction.abort()
+            refusal = self._content_refusal(end.problem)
+            self._wait_for(Pending.settled([refusal] * transaction.accepted), answered)
+        else:
+            self._wait_for(self._door.run(transaction.message(content)), answered)
 
     def _content_refusal(self, problem: ContentProblem | None) -> Reply:
         """What is said of content that cannot be taken; without a problem the spool failed."""
@@ -370,27 +352,26 @@ class SmtpSession(ClientStream):
         self._write(replies.TIMEOUT.encode())
         self._end(cause)
 
-    async def _close(self) -> None:
-        self._door.deadlines.forget(self._deadline)
+    def _give_up(self) -> None:
         self._abort()
-        if self._content is not None:
-            self._content.close()
-            self._content = None
-        await self._close_transport()
-        self._leave()
 
 
-_AT_ONCE: Mapping[type, Callable[[SmtpSession, Any], None]] = {
+_TAKE: Mapping[type, Callable[[SmtpSession, Any], None]] = {
     Mail: SmtpSession._mail_from,
+    Rcpt: SmtpSession._recipients,
     Data: SmtpSession._data,
     ContentBegins: SmtpSession._content_begins,
     ContentChunk: SmtpSession._chunk,
+    EndOfContent: SmtpSession._end_of_content,
     Hello: SmtpSession._hello,
     Reset: SmtpSession._reset,
     Quit: SmtpSession._quit,
     XClient: SmtpSession._xclient,
     XForward: SmtpSession._xforward,
     Answered: SmtpSession._answered,
+    StartTls: SmtpSession._start_tls,
+    Auth: SmtpSession._authenticate,
+    AuthResponse: SmtpSession._authenticate,
     Broken: SmtpSession._broken,
 }
-"""How events are taken that need no waiting; the others are left to the task."""
+"""How each event is taken."""

@@ -21,7 +21,7 @@ def listen(
 
     At its end no session may have met a fault of ours, nor kept a connection.
     """
-    monkeypatch.setattr("smtpproxy.intake.stream._LINGER", 0.2)  # or every such end takes 2 s
+    monkeypatch.setattr("smtpproxy.intake.session._LINGER", 0.2)  # or every such end takes 2 s
     with ExitStack() as stack:
         started: list[Intake] = []
 

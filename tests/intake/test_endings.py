@@ -22,7 +22,7 @@ SHUTDOWN = "421 4.3.2 the relay is shutting down; try again soon"
 def patient(monkeypatch: pytest.MonkeyPatch, listen: Listen) -> Intake:
     """A listener that lingers as long as it really does."""
     intake = listen()
-    monkeypatch.setattr("smtpproxy.intake.stream._LINGER", 2.0)
+    monkeypatch.setattr("smtpproxy.intake.session._LINGER", 2.0)
     return intake
 
 

@@ -139,7 +139,7 @@ def test_a_client_that_does_not_read_is_cut(listen: Listen) -> None:
 def test_a_client_that_does_not_read_and_quits_is_cut_too(
     listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.intake.stream._FLUSH", 0.3)
+    monkeypatch.setattr("smtpproxy.intake.session._FLUSH", 0.3)
     intake = listen()
     with intake.client(timeout=0.5) as client:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -1,0 +1,287 @@
+"""What the sessions of all protocols have in common: how they begin, wait and end."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import ClassVar, Protocol, TypeVar, cast
+
+from smtpproxy.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    ConnectionRefused,
+    Failed,
+    Limit,
+    Limited,
+)
+from smtpproxy.intake.door import Door
+from smtpproxy.intake.limits import Refusal
+from smtpproxy.pending import Pending
+
+T = TypeVar("T")
+
+AT_ONCE = 500
+"""Events that are taken from one client before others have their turn: some milliseconds."""
+_BACKLOG = 256 * 1024
+"""Octets that a client may be ahead of us before it is no longer read from."""
+_LINGER = 2.0
+"""Seconds for which a refused client's data is swallowed, so that it can read why."""
+_FLUSH = 30.0
+"""Seconds that a client has to read the last of its replies."""
+
+
+class Engine(Protocol):
+    """What a protocol's engine takes in."""
+
+    @property
+    def buffered(self) -> int: ...
+
+    def receive_data(self, data: bytes) -> None: ...
+
+
+class Session(asyncio.Protocol):
+    """One connection to a listener. Its engine gives events, which are taken in turn.
+
+    While something is waited for (`_wait_for`) the session is busy: what comes meanwhile stays
+    in the engine, and `_cause`, once it is set, takes effect when the answer is there. `_cause`
+    is why the connection ends, empty while it goes on.
+    """
+
+    lingering: ClassVar[frozenset[str]] = frozenset()
+    """Ends in which the client may still be sending: closing at once would destroy the reply."""
+    _engine: Engine
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._settings = door.listener
+        self._deadline = door.deadlines.watch(self._expired)
+        self._transport: asyncio.Transport
+        self._peer = "unix"
+        self._began = 0.0
+        self._cause = ""
+        self._busy = False
+        self._taking = False  # events are being taken, further down the stack
+        self._pausing = False  # other sessions have their turn, though there is more to take
+        self._ended = False
+        self._eof = False  # the client has said all it has to say, and may still listen
+        self._reading = True
+        self._write_paused = False  # the client leaves our answers unread
+
+    # what the protocols have of their own
+
+    def _take_next(self) -> bool:
+        """Take the next event; return False when there is none to take."""
+        raise NotImplementedError
+
+    def _all_taken(self, *, taken: bool) -> None:
+        """Set the client's time: it is waited for now. `taken`: events were."""
+        raise NotImplementedError
+
+    def _in_message(self) -> bool:
+        """Whether a message is under way, which may still be finished while draining."""
+        raise NotImplementedError
+
+    def _say_shutdown(self) -> None:
+        """Say that we are going."""
+
+    def _say_fault(self) -> None:
+        """Say that the session met a fault of ours."""
+
+    def _refused(self, refusal: Refusal) -> None:
+        """Say why. Milter and policy have no words for it: the MTA defers the mail."""
+
+    def _admitted(self) -> None:
+        """Get ready, and say what is said before the client says anything."""
+
+    def _expired(self) -> None:
+        self._end("timeout")
+
+    def _give_up(self) -> None:
+        """Let go of what was under way: nothing of it was mailed."""
+        raise NotImplementedError
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._peer = self._door.peer(transport)
+        self._began = self._door.deadlines.now()
+        refusal = self._door.admit(self, self._peer)
+        if refusal is not None:
+            self._cause, self._ended = "refused", True
+            self._door.deadlines.forget(self._deadline)
+            self._door.services.emit(ConnectionRefused(self._settings.name, self._peer, refusal))
+            self._refused(refusal)
+            self._transport.close()
+            return
+        self._door.services.emit(ConnectionOpened(self._settings.name, self._peer))
+        self._guarded(self._admitted)
+        self._go_on()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._cause:
+            self._engine.receive_data(data)
+            self._go_on()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._adjust_reading()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end("eof" if exc is None else "error")
+
+    # what the listener asks
+
+    def drain(self) -> None:
+        """Take no further message; end now if none is under way."""
+        if not (self._ended or self._busy or self._in_message()):
+            self._say_shutdown()
+            self._end("shutdown")
+
+    def cut(self) -> None:
+        """End now, whatever is under way: the time for draining is over."""
+        if not self._ended:
+            self._say_shutdown()
+        self._end("shutdown")
+        self._transport.close()
+
+    # one event after the other
+
+    def _go_on(self) -> None:
+        """Take what has come, up to something that has to be waited for.
+
+        What is answered at once is taken in this loop, however many answers call back into it.
+        """
+        if self._ended:
+            return
+        if self._taking or self._busy:
+            self._adjust_reading()
+            return
+        self._taking = True
+        taken = 0
+        try:
+            while not (self._cause or self._write_paused or self._pausing or self._busy):
+                if not self._take_next():
+                    break
+                taken += 1
+                if taken == AT_ONCE:
+                    self._pause()
+            if not (self._busy or self._cause):
+                self._all_taken(taken=taken > 0)
+                if self._door.draining:
+                    self.drain()
+                if self._eof and not (self._write_paused or self._pausing):
+                    self._end("eof")
+        except Exception as error:
+            self._fault(error)
+        finally:
+            self._taking = False
+        if self._cause and not self._busy:
+            self._finish()
+        else:
+            self._adjust_reading()
+
+    def _wait_for(self, answer: Pending[T], answered: Callable[[Pending[T]], None]) -> None:
+        """Take nothing more before the answer is there and `answered` was called with it."""
+        self._busy = True
+        self._deadline.clear()  # our own time is not the client's
+
+        def go_on(answer: Pending[T]) -> None:
+            self._busy = False
+            self._guarded(lambda: answered(answer))
+            self._go_on()
+
+        answer.when_done(go_on)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A fault of ours must not pass mail, nor lose the session, nor go up to who called."""
+        try:
+            work()
+        except asyncio.CancelledError:  # the process ends
+            self._end("error")
+        except Exception as error:
+            self._fault(error)
+
+    def _fault(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        self._door.services.emit(Failed(self._settings.name, "internal", text))
+        self._door.unexpected(error)
+        self._say_fault()
+        self._end("error")
+
+    def _pause(self) -> None:
+        """Go on in the next turn of the loop: a quarter of a megabyte, which is what one read
+        brings, may hold tens of thousands of commands."""
+        self._pausing = True
+        asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._pausing = False
+        self._go_on()
+
+    # for the sessions
+
+    def _adjust_reading(self) -> None:
+        """Read from a client that reads what we write and is not too far ahead of us."""
+        wanted = not (self._write_paused or self._pausing) and (
+            not self._busy or self._engine.buffered <= _BACKLOG
+        )
+        if wanted != self._reading:
+            self._read(wanted)
+
+    def _read(self, wanted: bool) -> None:
+        """Read from the client, or leave what it sends to the kernel."""
+        if wanted != self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _limited(self, limit: Limit) -> None:
+        self._door.services.emit(Limited(self._settings.name, self._peer, limit))
+
+    # the end
+
+    def _end(self, cause: str) -> None:
+        """The connection ends, once nothing is waited for any more."""
+        self._cause = self._cause or cause
+        if not (self._busy or self._taking):
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._door.deadlines.forget(self._deadline)
+        self._give_up()
+        if self._cause in self.lingering and not self._transport.is_closing():
+            self._door.start(self._linger())
+        else:
+            self._close()
+
+    async def _linger(self) -> None:
+        """Let the client read why, though it may still be sending."""
+        with contextlib.suppress(OSError, RuntimeError):
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        await asyncio.sleep(_LINGER)
+        self._transport.abort()  # whoever has not read its reply by now never will
+        self._close()
+
+    def _close(self) -> None:
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(_FLUSH, self._transport.abort)
+        self._transport.close()
+        seconds = self._door.deadlines.now() - self._began
+        self._door.leave(self, self._peer)
+        self._door.services.emit(
+            ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)
+        )
