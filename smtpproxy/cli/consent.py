@@ -34,10 +34,10 @@ from smtpproxy.policy.model import (
     StreamClass,
     Verdict,
 )
+from smtpproxy.policy.rules.bases import confirmed_request
 from smtpproxy.policy.rules.case import RecipientCase
-from smtpproxy.policy.rules.consent import confirmed_request
-from smtpproxy.policy.rules.record import source as refused_source
-from smtpproxy.policy.rules.suppression import suppressed
+from smtpproxy.policy.rules.recipient import source as refused_source
+from smtpproxy.policy.rules.recipient import suppressed
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 

@@ -21,10 +21,9 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import ShownText, shown_text
 from smtpproxy.mail.text import decode_words
-from smtpproxy.policy.closer import look_closer
+from smtpproxy.policy.content_checks import fingerprint, look_closer
 from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features
-from smtpproxy.policy.fingerprint import fingerprint
 from smtpproxy.policy.model import (
     Alignment,
     CloserLook,
@@ -36,7 +35,7 @@ from smtpproxy.policy.model import (
     UndeclaredBulk,
     Verdict,
 )
-from smtpproxy.policy.rules.content import stream_in_force
+from smtpproxy.policy.rules.message import stream_in_force
 from smtpproxy.relay.content import Body
 
 READ_LIMIT = 2 * 1024 * 1024

@@ -18,7 +18,7 @@ from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Decided
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
-from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.decide import known_at
 from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content
 from smtpproxy.relay.dkim.keyring import fitting

@@ -23,7 +23,7 @@ from smtpproxy.events import Client, Limited
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import EIGHT_BIT, UTF8, needed_extensions
 from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
-from smtpproxy.policy.way_out import added
+from smtpproxy.policy.rules.message import adds_unsubscribe
 from smtpproxy.relay.content import Content
 from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
@@ -296,7 +296,11 @@ class RelayTransaction(CopyingTransaction):
         Raises StoreUnavailable.
         """
         stream, features = outcome.stream, self._features
-        if stream.unsubscribe_scope is None or not added(stream, features) or self._one_message:
+        if (
+            stream.unsubscribe_scope is None
+            or not adds_unsubscribe(stream, features)
+            or self._one_message
+        ):
             return {}
         links = self._services.links
         if links is None:

@@ -12,7 +12,7 @@ from smtpproxy.evidence.writing import Block, Cell, Facts, Heading, Paragraph, T
 from smtpproxy.locale.phrase import Phrase, Time, Value, has_words, say
 from smtpproxy.locale.texts import Lang, texts
 from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase, Suppression
-from smtpproxy.policy.rules.record import links
+from smtpproxy.policy.rules.recipient import links
 from smtpproxy.settings import ControllerSettings
 from smtpproxy.sinks.audit.verify import State
 from smtpproxy.terminal import printable

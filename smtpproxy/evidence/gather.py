@@ -17,7 +17,7 @@ from smtpproxy.policy.model import (
     Purchase,
     Suppression,
 )
-from smtpproxy.policy.rules.consent import confirmed_request, newest_act
+from smtpproxy.policy.rules.bases import confirmed_request, newest_act
 from smtpproxy.settings import ControllerSettings, RetentionSettings, Settings
 from smtpproxy.sinks.audit.chain import Head, Report
 from smtpproxy.sinks.audit.lines import is_erased

@@ -13,9 +13,9 @@ from smtpproxy.explain.wording import NOTHING, Words, words_of
 from smtpproxy.locale.phrase import Either, Phrase, Term, has_words, is_complete, say
 from smtpproxy.locale.texts import Lang
 from smtpproxy.policy.model import Action, Basis, Condition, Reason, Sign, Stream, Verdict
+from smtpproxy.policy.rules.bases import withdrawn_reading
 from smtpproxy.policy.rules.case import RecipientCase
-from smtpproxy.policy.rules.consent import withdrawn_reading
-from smtpproxy.policy.rules.suppression import decisive
+from smtpproxy.policy.rules.recipient import decisive
 
 Tense = Literal["was", "would"]
 

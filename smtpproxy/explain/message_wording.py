@@ -4,8 +4,11 @@ from smtpproxy.explain.wording import NOTHING, Words
 from smtpproxy.locale.phrase import Phrase
 from smtpproxy.policy.model import Alignment, Reason, SignatureFinding, SignatureState, Verdict
 from smtpproxy.policy.rules.case import MessageCase
-from smtpproxy.policy.rules.content import is_undeclared_bulk
-from smtpproxy.policy.way_out import added, unwanted
+from smtpproxy.policy.rules.message import (
+    adds_unsubscribe,
+    is_undeclared_bulk,
+    unwanted_unsubscribe,
+)
 
 
 def message_passed(rule: str, case: MessageCase) -> Phrase:
@@ -13,7 +16,7 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
     features, key = case.features, f"passed.{rule}"
     words: Words = {"stream": case.stream.name, "domains": ", ".join(features.from_domains)}
     match rule:
-        case "unsubscribe_present" | "unsubscribe_usable" | "one_click" if added(
+        case "unsubscribe_present" | "unsubscribe_usable" | "one_click" if adds_unsubscribe(
             case.stream, features
         ):
             return Phrase("passed.unsubscribe_added", words)
@@ -59,9 +62,9 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
         "fields": features.unsubscribe_fields,
     }
     match verdict.reason:
-        case Reason.UNSUBSCRIBE_MALFORMED if unwanted(stream, features):
+        case Reason.UNSUBSCRIBE_MALFORMED if unwanted_unsubscribe(stream, features):
             key += ".unwanted"
-        case Reason.UNSUBSCRIBE_UNSIGNED if added(stream, features):
+        case Reason.UNSUBSCRIBE_UNSIGNED if adds_unsubscribe(stream, features):
             key += ".added"
         case Reason.UNSUBSCRIBE_MALFORMED if features.unsubscribe_fields > 1:
             key += ".several"

@@ -17,12 +17,18 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.rules import bases
-from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase
-from smtpproxy.policy.rules.clock import last_activity
-from smtpproxy.policy.rules.consent import consent_failure, newest_act, withdrawn_at
-from smtpproxy.policy.rules.deferrals import reached_cap
-from smtpproxy.policy.rules.record import discloses, is_consumer, known_source, links, restricting
-from smtpproxy.policy.rules.suppression import decisive, yielding
+from smtpproxy.policy.rules.bases import consent_failure, newest_act, withdrawn_at
+from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase, last_activity
+from smtpproxy.policy.rules.recipient import (
+    decisive,
+    discloses,
+    is_consumer,
+    known_source,
+    links,
+    reached_cap,
+    restricting,
+    yielding,
+)
 
 Words: TypeAlias = dict[str, Value]
 

@@ -11,11 +11,13 @@ from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Basis,
+    Contact,
     Decision,
     Facts,
     Lookups,
     MessageFeatures,
     Reason,
+    RecipientFacts,
     Rulebook,
     Stream,
     StreamClass,
@@ -25,7 +27,53 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import table
 from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase
-from smtpproxy.policy.rules.suppression import yielded
+from smtpproxy.policy.rules.recipient import yielded
+
+
+def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
+    """Return `facts` less everything that happened after `moment`.
+
+    A time that the store keeps only the newest of (the last activity) is left out when it
+    is later: what was before it is not known any more, and the strict reading is that
+    there was nothing. What was lifted or erased since cannot come back either; the audit
+    log, not this, is the record of what was decided.
+    """
+    suppressions = tuple(s for s in facts.suppressions if s.since <= moment)
+    contact = None if facts.contact is None else _contact_at(facts.contact, moment)
+    return replace(
+        facts,
+        suppressions=suppressions,
+        contact=contact,
+        mailings=tuple(m for m in facts.mailings if m.at <= moment),
+        first_mailed_at=None if _later(facts.first_mailed_at, moment) else facts.first_mailed_at,
+        snapshot_at=None if _later(facts.snapshot_at, moment) else facts.snapshot_at,
+    )
+
+
+def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
+    """None when the contact was collected later."""
+    if _later(contact.collected_at, moment):
+        return None
+    return replace(
+        contact,
+        informed_at=None if _later(contact.informed_at, moment) else contact.informed_at,
+        last_activity_at=(
+            None if _later(contact.last_activity_at, moment) else contact.last_activity_at
+        ),
+        purchases=tuple(p for p in contact.purchases if p.at <= moment),
+        acts=tuple(a for a in contact.acts if a.at <= moment),
+        first_contacted_at=(
+            None if _later(contact.first_contacted_at, moment) else contact.first_contacted_at
+        ),
+        profiling_objected_at=(
+            None if _later(contact.profiling_objected_at, moment) else contact.profiling_objected_at
+        ),
+    )
+
+
+def _later(at: datetime | None, moment: datetime) -> bool:
+    return at is not None and at > moment
+
 
 # The loops below want functions, not rows.
 _DELIVERY_RULES = tuple(rule.judge for rule in table.DELIVERY_RULES)

@@ -12,7 +12,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from smtpproxy.mail.unsubscribe import UriFault
-from smtpproxy.policy.frequency import Cap
+from smtpproxy.policy.periods import Cap
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.policy.terms import (
     Action,
@@ -104,7 +104,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     unsubscribe_mailto: str | None = None  # an alternative to the link
     list_id: str | None = None  # RFC 2919
 
-    # What follows is found out by a closer look at the message (policy/closer.py).
+    # What follows is found out by a closer look at the message (policy/content_checks.py).
     alignment: Alignment = Alignment.OFF
     body_optout: bool = False  # the text must show a way out
     imprint: tuple[str, ...] = ()  # one of these must stand in the text

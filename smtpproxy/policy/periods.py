@@ -1,7 +1,8 @@
-"""Periods as people count them: calendar years and months, days, business days. All in UTC."""
+"""Periods as people count them, in UTC: calendar years, months, days; caps such as `3/7d`."""
 
 import re
 from calendar import monthrange
+from collections.abc import Iterable
 from datetime import MAXYEAR, MINYEAR, datetime, timedelta
 from enum import StrEnum
 
@@ -148,3 +149,39 @@ def _business_days_later(moment: datetime, count: int) -> datetime:
     weeks, left = divmod(count, 5)
     over_weekend = 2 if moment.weekday() + left > _FRIDAY else 0
     return moment + timedelta(weeks=weeks, days=left + over_weekend)
+
+
+_CAP = re.compile(r"([1-9][0-9]{0,3})/([1-9][0-9]{0,3})([hdw])")
+_CAP_UNITS = {"h": (1, Unit.HOURS), "d": (1, Unit.DAYS), "w": (7, Unit.DAYS)}
+
+
+class Cap(Struct, frozen=True):
+    """So many messages to one person in a period; a message counts until it is over."""
+
+    count: int
+    period: Period
+
+    def __str__(self) -> str:
+        return f"{self.count} in {self.period}"
+
+    def free_at(self, mailed: Iterable[datetime], now: datetime) -> datetime | None:
+        """Return when the cap will no longer be reached; None: it is not reached at `now`.
+
+        `mailed` are the moments of earlier messages, in any order.
+        """
+        counted = sorted([at for at in mailed if within(at, self.period, now)])
+        if len(counted) < self.count:
+            return None
+        return end(counted[-self.count], self.period)
+
+
+def parse_cap(text: str) -> Cap:
+    """Read `3/7d`: a count, and hours (h), days (d) or weeks (w). Raises ValueError."""
+    match = _CAP.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            'must be so many messages in so much time, like "3/7d" or "1/24h"'
+            " (hours, days and weeks are h, d and w)"
+        )
+    factor, unit = _CAP_UNITS[match[3]]
+    return Cap(int(match[1]), Period(factor * int(match[2]), unit))

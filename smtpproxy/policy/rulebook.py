@@ -79,20 +79,3 @@ class Rulebook(Struct, frozen=True):
     unsubscribe_valid: Period | None = None
     # rule to the articles of law that it carries out, for explanations
     law: Mapping[str, str] = {}
-
-    @property
-    def customer_years(self) -> int | None:
-        """`customer_period` in whole years; None when it is not counted so."""
-        return _in_years(self.customer_period)
-
-    @property
-    def consent_years(self) -> int | None:
-        return _in_years(self.consent_period)
-
-    @property
-    def activity_years(self) -> int | None:
-        return _in_years(self.activity_period)
-
-
-def _in_years(period: Period | None) -> int | None:
-    return period.count if period is not None and period.unit is Unit.YEARS else None

@@ -7,8 +7,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from smtpproxy.policy.as_of import known_at
-from smtpproxy.policy.decide import judge, needs
+from smtpproxy.policy.decide import judge, known_at, needs
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -21,8 +20,8 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.rules.consent import newest_act, newest_withdrawal
-from smtpproxy.policy.rules.suppression import day
+from smtpproxy.policy.rules.bases import newest_act, newest_withdrawal
+from smtpproxy.policy.rules.recipient import day
 from smtpproxy.store.protocols import FactReader
 
 

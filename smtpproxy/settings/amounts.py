@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Annotated
 
-from smtpproxy.policy.frequency import Cap, parse_cap
-from smtpproxy.policy.periods import Period, Unit, at_least_years, parse_period
+from smtpproxy.policy.periods import Cap, Period, Unit, at_least_years, parse_cap, parse_period
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Bounds, Written
 

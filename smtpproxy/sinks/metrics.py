@@ -31,7 +31,7 @@ from smtpproxy.events import (
     UpstreamReplied,
 )
 from smtpproxy.policy.model import Action, CloserLook, Reason, UndeclaredBulk
-from smtpproxy.policy.rules.content import is_undeclared_bulk
+from smtpproxy.policy.rules.message import is_undeclared_bulk
 
 Labels = tuple[str, ...]
 Samples = Mapping[Labels, float]

@@ -16,7 +16,7 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Suppression,
 )
-from smtpproxy.policy.rules.record import restricting
+from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate
 
 WIDENED_ORIGINS = frozenset(

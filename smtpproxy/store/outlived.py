@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from smtpproxy.policy.model import Contact, Origin
-from smtpproxy.policy.rules.record import restricting
+from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.retention import Limits, Removed
 

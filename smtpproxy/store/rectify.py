@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Contact, Origin, Suppression
-from smtpproxy.policy.rules.record import restricting
+from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rights import Change, Correction

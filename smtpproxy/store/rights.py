@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Audience, Contact, Rulebook, Source
-from smtpproxy.policy.rules.record import restricting
+from smtpproxy.policy.rules.recipient import restricting
 
 _NOTHING: frozenset[str] = frozenset()
 

@@ -23,12 +23,10 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import ShownText, shown_text
-from smtpproxy.policy.bulk_signs import bulk_markers
-from smtpproxy.policy.closer import look_closer
+from smtpproxy.policy.bulk import bulk_markers
+from smtpproxy.policy.content_checks import fingerprint, look_closer, speaks_of_a_way_out
 from smtpproxy.policy.features import read_features, read_identity
-from smtpproxy.policy.fingerprint import fingerprint
 from smtpproxy.policy.model import Alignment, MessageFeatures, Stream, StreamClass
-from smtpproxy.policy.ways_out import speaks_of_a_way_out
 from smtpproxy.relay.dkim.keyring import Keyring
 from smtpproxy.wire.commands import Hello, Mail, Rcpt
 from smtpproxy.wire.content import ContentReader

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from smtpproxy.config import load, parse
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Nature, Stream, StreamClass
+from smtpproxy.policy.periods import years
 from smtpproxy.settings import (
     AuditSettings,
     ListenerSettings,
@@ -115,7 +116,7 @@ rulebook = "fr"
     assert settings.policy.rulebook == "own"
     assert settings.streams["default"].rulebook == "own"
     assert settings.streams["offers"].rulebook == "fr"
-    assert settings.rulebooks["own"].consent_years == 2
+    assert settings.rulebooks["own"].consent_period == years(2)
     assert set(settings.rulebooks) == {"own", "fr"}
 
 

@@ -11,7 +11,6 @@ from smtpproxy.explain.account import Account, message_account, recipient_accoun
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.locale.texts import LANGS, Lang, texts
 from smtpproxy.policy.decide import judge, judge_message, judge_recipient
-from smtpproxy.policy.frequency import parse_cap
 from smtpproxy.policy.model import (
     Action,
     Contact,
@@ -25,6 +24,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
+from smtpproxy.policy.periods import parse_cap
 from smtpproxy.policy.rulebooks import builtin, builtin_names
 from smtpproxy.policy.rules.case import RecipientCase
 from tests.policy.cases import (

@@ -15,7 +15,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.text import decode_words
 from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
-from smtpproxy.policy.bulk_signs import bulk_markers
+from smtpproxy.policy.bulk import bulk_markers
 from smtpproxy.policy.features import read_features, read_identity
 from tests.fuzz.hostile import flood, octets
 from tests.kit.soak import LONGEST, times

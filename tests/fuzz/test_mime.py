@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import MimeLimits, read_body
 from smtpproxy.mail.shown import read_html, shown_text
-from smtpproxy.policy.fingerprint import fingerprint
-from smtpproxy.policy.ways_out import speaks_of_a_way_out
+from smtpproxy.policy.content_checks import fingerprint, speaks_of_a_way_out
 from tests.fuzz.hostile import flood, octets
 from tests.kit.soak import LONGEST, times
 

@@ -10,12 +10,13 @@ from smtpproxy.locale.phrase import Either, Phrase, Term, say
 from smtpproxy.locale.texts import LANGS, REFERENCE, Lang, Plural, Text, Texts, read, texts
 from smtpproxy.policy.model import Action, Audience, Basis, Condition, Origin, Reason, Sign, Source
 from smtpproxy.policy.periods import Period, Unit
+from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.policy.rules import table
 
 RULES = {
     rule.name
     for rules in (
-        table.RECIPIENT_RULES,
+        table.recipient_rules(Rulebook("").bases),
         tuple(table.BASES.values()),
         table.DELIVERY_RULES,
         table.DOMAIN_RULES,

@@ -7,6 +7,7 @@ from calendar import monthrange
 from datetime import datetime, timedelta
 
 from smtpproxy.policy.model import ConsentAct, Contact, RecipientFacts, Rulebook, Stream
+from smtpproxy.policy.periods import Period
 
 WIDENED = ("unsubscribe", "complaint", "objection", "erasure", "external")
 
@@ -103,13 +104,13 @@ def _other_basis(
     stream: Stream, contact: Contact, consent: str, book: Rulebook, now: datetime
 ) -> str:
     purchases = [p for p in contact.purchases if p.at <= now]
-    recent = [p for p in purchases if now <= _years_later(p.at, book.customer_years)]
+    recent = [p for p in purchases if now <= _years_later(p.at, _count(book.customer_period))]
     similar = [p for p in recent if p.product in stream.products]
     informed = contact.informed_at is not None and contact.informed_at <= now
     if informed and contact.informed_at and contact.collected_at:
         informed = contact.informed_at <= contact.collected_at <= now
     last = _last_activity(contact, book, now)
-    active = last is not None and now <= _years_later(last, book.activity_years)
+    active = last is not None and now <= _years_later(last, _count(book.activity_period))
     charity = stream.nature == "charity"
     professional = contact.audience == "professional"
     gathered = contact.profiling_objected_at is not None and contact.source != "direct"
@@ -164,7 +165,7 @@ def _consent(stream: Stream, contact: Contact, book: Rulebook, now: datetime) ->
     if failure != "valid":
         return failure
     last = _last_activity(contact, book, now)
-    expired = last is None or now > _years_later(last, book.consent_years)
+    expired = last is None or now > _years_later(last, _count(book.consent_period))
     return "consent_expired" if expired else "valid"
 
 
@@ -189,6 +190,11 @@ def _last_activity(contact: Contact, book: Rulebook, now: datetime) -> datetime 
     moments += [p.at for p in contact.purchases]
     moments += [a.at for a in contact.acts if not a.withdrawal and a.method in book.valid_methods]
     return max((m for m in moments if m is not None and m <= now), default=None)
+
+
+def _count(period: Period | None) -> int:
+    assert period is not None
+    return period.count
 
 
 def _years_later(moment: datetime, years: int) -> datetime:

@@ -5,7 +5,7 @@
 
 from smtpproxy.policy.model import Basis, Condition, Dealing, Rulebook
 from smtpproxy.policy.rulebooks import builtin, builtin_names
-from smtpproxy.policy.rulebooks.parameters import PARAMETERS
+from smtpproxy.policy.rulebooks.document import PARAMETERS
 
 _CUSTOMER, _CHARITY, _PROFESSIONAL = Basis.EXISTING_CUSTOMER, Basis.CHARITY, Basis.PROFESSIONAL
 _OF_BASES = {

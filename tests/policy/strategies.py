@@ -6,7 +6,6 @@ from random import Random
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from smtpproxy.policy.frequency import parse_cap
 from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
@@ -24,6 +23,7 @@ from smtpproxy.policy.model import (
     StreamClass,
     Suppression,
 )
+from smtpproxy.policy.periods import parse_cap
 from tests.policy.cases import DAY, NOW, THREE_YEARS_AGO, TICK
 
 untimed = settings(deadline=None)

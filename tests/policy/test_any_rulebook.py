@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.policy.rulebooks import RulebookError, builtin_names, parse_rulebook
-from smtpproxy.policy.rulebooks.parameters import PARAMETERS, SHORTHANDS
+from smtpproxy.policy.rulebooks.document import PARAMETERS, SHORTHANDS
 from tests.kit.toml import to_toml
 from tests.policy.strategies import untimed
 

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.policy.bulk_signs import bulk_markers
+from smtpproxy.policy.bulk import bulk_markers
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import CloserLook, Transaction, UndeclaredBulk
 from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, RECEIPTS

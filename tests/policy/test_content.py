@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import shown_text
-from smtpproxy.policy.closer import look_closer
+from smtpproxy.policy.content_checks import PHRASES, look_closer
 from smtpproxy.policy.decide import judge, needs
 from smtpproxy.policy.features import read_features
 from smtpproxy.policy.model import (
@@ -21,8 +21,7 @@ from smtpproxy.policy.model import (
     Transaction,
     UndeclaredBulk,
 )
-from smtpproxy.policy.rules.content import stream_in_force
-from smtpproxy.policy.ways_out import PHRASES
+from smtpproxy.policy.rules.message import stream_in_force
 from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, OFFERS, RECEIPTS
 
 HOST, BOX = "https://u.shop.example/l/1?t=abc", "mailto:leave+1@shop.example?subject=x"

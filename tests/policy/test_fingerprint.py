@@ -10,7 +10,7 @@ import pytest
 
 from smtpproxy.mail.mime import Body, TextPart
 from smtpproxy.mail.shown import ShownText, shown_text
-from smtpproxy.policy.fingerprint import fingerprint
+from smtpproxy.policy.content_checks import fingerprint
 from tests.policy.letters import CAMPAIGNS, TEMPLATES, Letter, campaign, transactional
 
 PEOPLE = 1_000

@@ -11,7 +11,7 @@ from smtpproxy.policy import rulebooks
 from smtpproxy.policy.model import Basis, Condition, Dealing, Origin, Rulebook, Source
 from smtpproxy.policy.periods import Period, Unit, months, years
 from smtpproxy.policy.rulebooks import RulebookError, builtin, builtin_names, parse_rulebook
-from smtpproxy.policy.rulebooks.parameters import PARAMETERS
+from smtpproxy.policy.rulebooks.document import PARAMETERS
 from smtpproxy.policy.rules import table
 from tests.policy.rulebook_values import LISTS, matters
 from tests.policy.rulebook_values import table as table_of_values

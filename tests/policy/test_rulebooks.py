@@ -22,7 +22,7 @@ def test_every_built_in_rulebook_is_there_and_has_its_name(name: str) -> None:
 
 
 def test_the_clocks_and_methods_of_france() -> None:
-    assert (FR.customer_years, FR.consent_years, FR.activity_years) == (3, 3, 3)
+    assert {FR.customer_period, FR.consent_period, FR.activity_period} == {years(3)}
     assert FR.valid_methods == {"unticked_box", "double_opt_in", "signed_form", "verbal_recorded"}
     assert FR.preticked_methods == {"preticked_box", "implied", "silence"}
 

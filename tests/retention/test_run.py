@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.config import parse
-from smtpproxy.policy.frequency import parse_cap
 from smtpproxy.policy.model import (
     Contact,
     Origin,
@@ -18,6 +17,7 @@ from smtpproxy.policy.model import (
     Stream,
     Suppression,
 )
+from smtpproxy.policy.periods import parse_cap
 from smtpproxy.retention import history
 from smtpproxy.retention.run import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings

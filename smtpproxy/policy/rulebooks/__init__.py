@@ -1,7 +1,7 @@
 """Rulebooks: the parameters of one jurisdiction, as data with their sources.
 
 A rulebook is a TOML text. `name` is the only key that must be there; the others are those
-of `parameters.PARAMETERS`. `extends` names a built-in rulebook whose values hold where
+of `document.PARAMETERS`. `extends` names a built-in rulebook whose values hold where
 this one says nothing, `[add]` and `[remove]` change its lists, and `[sources]` may say for
 each parameter where its value comes from. What neither says has the default of `Rulebook`;
 lists of mailboxes are empty then, so that nothing counts as a generic address.

@@ -1,4 +1,4 @@
-"""What a rule looks at, and what a rule is."""
+"""What a rule looks at, what a rule is, and when somebody was last active."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,16 @@ from msgspec import Struct
 from smtpproxy.policy.model import (
     Action,
     Basis,
+    Contact,
     MessageFeatures,
     Reason,
     RecipientFacts,
     Rulebook,
+    Sign,
     Stream,
     Verdict,
 )
+from smtpproxy.policy.periods import Period, within
 
 
 class RecipientCase(Struct, frozen=True):
@@ -71,3 +74,45 @@ def refuse(rule: str, reason: Reason, detail: str | None = None) -> Verdict:
 
 def defer(rule: str, reason: Reason) -> Verdict:
     return Verdict(Action.DEFER, reason, rule=rule)
+
+
+# Looking a member up in its enum costs more than the test that it is for.
+_COLLECTED, _CONSENT = Sign.COLLECTED, Sign.CONSENT
+_PURCHASE, _POSITIVE_ACT = Sign.PURCHASE, Sign.POSITIVE_ACT
+
+
+def last_activity(contact: Contact, rulebook: Rulebook, now: datetime) -> datetime | None:
+    """Return the newest of the rulebook's signs of life, such as a purchase or a click.
+
+    Consent counts when it was given by an active method: silence is no activity (A44),
+    and what was not confirmed may be somebody else's. A purchase counts when it is of a
+    kind that the rulebook knows. What is dated after `now` has not happened.
+    """
+    signs = rulebook.signs_of_life
+    moments = [
+        contact.collected_at if _COLLECTED in signs else None,
+        contact.last_activity_at if _POSITIVE_ACT in signs else None,
+    ]
+    if contact.purchases and _PURCHASE in signs:
+        counted = rulebook.dealings | rulebook.charity_dealings
+        moments += [p.at for p in contact.purchases if p.kind in counted]
+    if contact.acts and _CONSENT in signs:
+        methods = rulebook.valid_methods
+        moments += [
+            act.at
+            for act in contact.acts
+            if not act.withdrawal and not act.pending and act.method in methods
+        ]
+    newest: datetime | None = None
+    for moment in moments:
+        if moment is not None and moment <= now and (newest is None or moment > newest):
+            newest = moment
+    return newest
+
+
+def is_active(contact: Contact, period: Period | None, rulebook: Rulebook, now: datetime) -> bool:
+    """Whether the last activity is no older than `period`; none at all is too old."""
+    if period is None:
+        return True
+    last = last_activity(contact, rulebook, now)
+    return last is not None and within(last, period, now)

@@ -1,8 +1,48 @@
-"""How a message is judged (design.md section 6)."""
+"""How a message is judged: its header, what it shows, and whom it is from (design.md section 6).
 
-from smtpproxy.policy.model import Reason, SignatureState, Verdict
+The rules judge what will go out, with the fields that the relay adds (`unsubscribe = "add"`).
+The rules of what it shows hold only where the stream asks for it: then `features.closer` is
+there.
+"""
+
+from smtpproxy.mail.dmarc import all_aligned
+from smtpproxy.policy.model import (
+    Alignment,
+    CloserLook,
+    MessageFeatures,
+    Reason,
+    SignatureState,
+    Stream,
+    StreamClass,
+    UndeclaredBulk,
+    Verdict,
+)
 from smtpproxy.policy.rules.case import MessageCase, defer, refuse
-from smtpproxy.policy.way_out import added, unwanted
+from smtpproxy.policy.terms import ExistingUnsubscribe
+
+_KEEP, _REPLACE = ExistingUnsubscribe.KEEP, ExistingUnsubscribe.REPLACE
+
+
+def adds_unsubscribe(stream: Stream, features: MessageFeatures) -> bool:
+    """Whether the relay puts List-Unsubscribe and List-Unsubscribe-Post into the message.
+
+    Not into one whose header cannot be read, which only passes where it is observed.
+    """
+    return (
+        stream.unsubscribe_scope is not None
+        and features.malformed is None
+        and (not features.unsubscribe_fields or stream.existing_unsubscribe is _REPLACE)
+    )
+
+
+def unwanted_unsubscribe(stream: Stream, features: MessageFeatures) -> bool:
+    """Whether the message has a way out of its own where only the relay's may be."""
+    return (
+        stream.unsubscribe_scope is not None
+        and features.unsubscribe_fields > 0
+        and stream.existing_unsubscribe not in (_KEEP, _REPLACE)
+    )
+
 
 _MALFORMED = refuse("header", Reason.HEADER_MALFORMED)
 _SENDER = refuse("sender", Reason.SENDER_NOT_PERMITTED)
@@ -33,7 +73,7 @@ def recipient_limit(case: MessageCase) -> Verdict | None:
 
 
 def unsubscribe_present(case: MessageCase) -> Verdict | None:
-    if case.features.unsubscribe_fields or added(case.stream, case.features):
+    if case.features.unsubscribe_fields or adds_unsubscribe(case.stream, case.features):
         return None
     return _MISSING
 
@@ -46,9 +86,9 @@ def unsubscribe_usable(case: MessageCase) -> Verdict | None:
     """
     features = case.features
     if case.stream.unsubscribe_scope is not None:
-        if added(case.stream, features):
+        if adds_unsubscribe(case.stream, features):
             return None
-        if unwanted(case.stream, features):
+        if unwanted_unsubscribe(case.stream, features):
             return _UNUSABLE
     usable = (features.unsubscribe_https or features.unsubscribe_mailto) and (
         features.unsubscribe_fault is None
@@ -61,7 +101,7 @@ def one_click(case: MessageCase) -> Verdict | None:
     features = case.features
     if not case.stream.one_click_required or (features.unsubscribe_https and features.one_click):
         return None
-    return None if added(case.stream, features) else _ONE_CLICK
+    return None if adds_unsubscribe(case.stream, features) else _ONE_CLICK
 
 
 def unsubscribe_signed(case: MessageCase) -> Verdict | None:
@@ -75,8 +115,94 @@ def unsubscribe_signed(case: MessageCase) -> Verdict | None:
     if found is None or not case.stream.check_dkim or case.features.signed_by_relay:
         return None
     states = {each.state for each in found}
-    if added(case.stream, case.features):
+    if adds_unsubscribe(case.stream, case.features):
         return _UNSIGNED
     if SignatureState.VALID in states:
         return None
     return _UNCHECKED if SignatureState.UNKNOWN in states else _UNSIGNED
+
+
+_MISALIGNED = refuse("alignment", Reason.FROM_MISALIGNED)
+_UNANSWERED = defer("alignment", Reason.TEMPORARY_FAILURE)
+_NO_WAY_OUT = refuse("body_optout", Reason.BODY_OPTOUT_MISSING)
+_NO_IMPRINT = refuse("imprint", Reason.SENDER_UNIDENTIFIED)
+_FAKE_PREFIX = refuse("subject", Reason.SUBJECT_MISLEADING)
+_UNDECLARED = refuse("bulk", Reason.BULK_UNDECLARED)
+
+
+def alignment(case: MessageCase) -> Verdict | None:
+    """Refuse a From domain that neither the envelope sender nor a signature answers for.
+
+    Where the relay itself signs, it does so for the From domain.
+    """
+    mode, features = case.stream.alignment, case.features
+    if mode is Alignment.OFF or features.signed_by_relay:
+        return None
+    closer = features.closer or CloserLook()
+    strict = mode is Alignment.STRICT
+    if strict or not closer.organisations:  # the DNS was not asked: it had nothing to add
+        aligned = all_aligned(features.from_domains, closer.senders, strict=strict)
+        return None if aligned else _MISALIGNED
+    known = dict(closer.organisations)
+    for domain in dict.fromkeys(features.from_domains):
+        if domain in closer.senders:
+            continue
+        own = known.get(domain)
+        theirs = [known.get(each) for each in closer.senders if own and _within(each, own)]
+        if own == "" or (own not in theirs and "" in theirs):
+            return _UNANSWERED
+        if own is None or own not in theirs:
+            return _MISALIGNED
+    return None
+
+
+def _within(domain: str, organisation: str) -> bool:
+    return f".{domain}".endswith(f".{organisation}")
+
+
+def body_optout(case: MessageCase) -> Verdict | None:
+    """Refuse a text without a visible way out."""
+    if not case.stream.body_optout:
+        return None
+    closer = case.features.closer
+    return None if closer is not None and closer.shows_way_out else _NO_WAY_OUT
+
+
+def imprint(case: MessageCase) -> Verdict | None:
+    """Refuse a text that does not hold the stream's imprint."""
+    if not case.stream.imprint:
+        return None
+    closer = case.features.closer
+    return None if closer is not None and closer.shows_imprint else _NO_IMPRINT
+
+
+def subject(case: MessageCase) -> Verdict | None:
+    """Refuse the subject of an answer on a message that answers nothing."""
+    if not case.stream.honest_subject:
+        return None
+    closer = case.features.closer
+    return _FAKE_PREFIX if closer is not None and closer.fake_prefix else None
+
+
+def bulk(case: MessageCase) -> Verdict | None:
+    """Refuse bulk mail on a transactional stream, where the stream says so."""
+    if case.stream.undeclared_bulk is not UndeclaredBulk.REFUSE:
+        return None
+    return _UNDECLARED if is_undeclared_bulk(case.stream, case.features) else None
+
+
+def is_undeclared_bulk(stream: Stream, features: MessageFeatures) -> bool:
+    """Whether a message on a stream that claims not to be bulk has the marks of it, or was
+    sent to more people than the stream's `bulk_recipients` within its `bulk_window`."""
+    closer = features.closer
+    if closer is None or stream.stream_class is not StreamClass.TRANSACTIONAL:
+        return False
+    most = stream.bulk_recipients
+    return bool(closer.bulk_markers) or (most is not None and closer.alike > most)
+
+
+def stream_in_force(stream: Stream, features: MessageFeatures, undeclared: Stream) -> Stream:
+    """Return `undeclared` for undeclared bulk that is to be judged as marketing."""
+    if stream.undeclared_bulk is not UndeclaredBulk.MARKETING:
+        return stream
+    return undeclared if is_undeclared_bulk(stream, features) else stream

@@ -12,18 +12,8 @@
 
 from functools import lru_cache
 
-from smtpproxy.policy.model import Basis, Rulebook, StreamClass, Verdict
-from smtpproxy.policy.rules import (
-    bases,
-    consent,
-    content,
-    deferrals,
-    domain,
-    first_contact,
-    message,
-    record,
-    suppression,
-)
+from smtpproxy.policy.model import Basis, StreamClass, Verdict
+from smtpproxy.policy.rules import bases, message, recipient
 from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase, Rule, allow
 
 _IS_TRANSACTIONAL = StreamClass.TRANSACTIONAL
@@ -36,18 +26,18 @@ def transactional(case: RecipientCase) -> Verdict | None:
 
 
 _FIRST: tuple[Rule[RecipientCase], ...] = (
-    Rule("suppression", suppression.suppressed, "design 4.0; A29 to A32, A35 A36 A39 A41"),
+    Rule("suppression", recipient.suppressed, "design 4.0; A29 to A32, A35 A36 A39 A41"),
     Rule("transactional", transactional, "design 4.1; A1"),
-    Rule("withdrawn", consent.withdrawn, "design 4.2; A31 A35"),
+    Rule("withdrawn", bases.withdrawn, "design 4.2; A31 A35"),
 )
 _RECORD: tuple[Rule[RecipientCase], ...] = (
-    Rule("no_record", record.no_record, "design 4.4; A1"),
-    Rule("restricted", record.restricted, "design 4.5; A26"),
-    Rule("source", record.source, "design 4.6; A18 to A22"),
+    Rule("no_record", recipient.no_record, "design 4.4; A1"),
+    Rule("restricted", recipient.restricted, "design 4.5; A26"),
+    Rule("source", recipient.source, "design 4.6; A18 to A22"),
 )
 BASES: dict[Basis, Rule[RecipientCase]] = {
-    Basis.GENERIC_ADDRESS: Rule("generic_address", record.generic_address, "design 4.3; A15"),
-    Basis.CONSENT: Rule("consent", consent.valid_consent, "design 4.7, 5; A1 to A5, A17 A23 A44"),
+    Basis.GENERIC_ADDRESS: Rule("generic_address", recipient.generic_address, "design 4.3; A15"),
+    Basis.CONSENT: Rule("consent", bases.valid_consent, "design 4.7, 5; A1 to A5, A17 A23 A44"),
     Basis.EXISTING_CUSTOMER: Rule(
         "existing_customer", bases.existing_customer, "design 4.8; A6 to A9, A11"
     ),
@@ -73,38 +63,35 @@ def recipient_rules(in_force: tuple[Basis, ...]) -> tuple[Rule[RecipientCase], .
     return (*_FIRST, *generic, *_RECORD, *others, *_LAST)
 
 
-RECIPIENT_RULES = recipient_rules(Rulebook("").bases)
-"""Those of the bases that are in force unless a rulebook says otherwise."""
-
 DELIVERY_RULES: tuple[Rule[DeliveryCase], ...] = (
-    Rule("source_announced", first_contact.source_announced, "design 4.6; A24"),
+    Rule("source_announced", recipient.source_announced, "design 4.6; A24"),
 )
 
 DOMAIN_RULES: tuple[Rule[RecipientCase], ...] = (
-    Rule("null_mx", domain.null_mx, "design 4; RFC 7505 4.1"),
+    Rule("null_mx", recipient.null_mx, "design 4; RFC 7505 4.1"),
 )
 
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
-    Rule("paused", deferrals.paused, "design 4.12; A27 A28"),
-    Rule("frequency", deferrals.frequency, "design 4.12; A28"),
-    Rule("list_stale", deferrals.list_stale, "design 4.12; A37 A41"),
+    Rule("paused", recipient.paused, "design 4.12; A27 A28"),
+    Rule("frequency", recipient.frequency, "design 4.12; A28"),
+    Rule("list_stale", recipient.list_stale, "design 4.12; A37 A41"),
 )
 
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     Rule("header", message.header, "design 6; RFC 5322 3.6.2"),
     Rule("sender", message.sender, "design 6; A43"),
-    Rule("alignment", content.alignment, "design 6; A43; RFC 9989"),
+    Rule("alignment", message.alignment, "design 6; A43; RFC 9989"),
     Rule("recipient_limit", message.recipient_limit, "design 6; A28"),
     Rule("unsubscribe_present", message.unsubscribe_present, "design 6; A12"),
     Rule("unsubscribe_usable", message.unsubscribe_usable, "design 6; A12; RFC 2369 2, 3"),
     Rule("one_click", message.one_click, "design 6; A12; RFC 8058 3.1, 5"),
     Rule("unsubscribe_signed", message.unsubscribe_signed, "design 6; A12; RFC 8058 4"),
-    Rule("body_optout", content.body_optout, "design 6; A12"),
-    Rule("imprint", content.imprint, "design 6; A43"),
-    Rule("subject", content.subject, "design 6; A43"),
+    Rule("body_optout", message.body_optout, "design 6; A12"),
+    Rule("imprint", message.imprint, "design 6; A43"),
+    Rule("subject", message.subject, "design 6; A43"),
 )
 
 TRANSACTIONAL_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     *MESSAGE_RULES[:4],  # header, sender, alignment, recipient_limit
-    Rule("bulk", content.bulk, "design 6; A1"),
+    Rule("bulk", message.bulk, "design 6; A1"),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from smtpproxy.policy.model import Audience, Contact, Origin
-from smtpproxy.policy.rules.record import is_within
+from smtpproxy.policy.rules.recipient import is_within
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.times import written_time

@@ -20,7 +20,7 @@ from smtpproxy.policy.model import (
     Transaction,
 )
 from smtpproxy.policy.rulebooks import builtin, parse_rulebook
-from smtpproxy.policy.rulebooks.parameters import PARAMETERS
+from smtpproxy.policy.rulebooks.document import PARAMETERS
 from tests.policy.cases import said
 from tests.policy.rulebooks.people import (
     ADDRESS,

@@ -1,0 +1,267 @@
+"""What is looked at in a message only since its stream asks for it: text, senders, subject.
+
+The phrases of unsubscribing are folded as `mail.shown.folded` folds text, and a stem stands for
+all its endings. Precision first: what newsletters use for anything else as well is not here.
+
+Two bodies with one fingerprint differ in nothing but names and addresses of their recipients,
+greetings, and the tokens of links. Numbers and codes in the text are not masked: they are what
+tells receipts, codes and invoices from one another (docs/bulk.md has the figures).
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from urllib.parse import unquote, urlsplit
+
+from msgspec.structs import replace
+
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.shown import ShownText, folded
+from smtpproxy.mail.text import decode_words
+from smtpproxy.mail.unsubscribe import link_fault
+from smtpproxy.policy.bulk import bulk_markers
+from smtpproxy.policy.model import (
+    Alignment,
+    CloserLook,
+    MessageFeatures,
+    Stream,
+    StreamClass,
+)
+
+PHRASES: dict[str, tuple[str, ...]] = {
+    "en": (
+        *("unsubscribe", "unsubscribing", "opt out", "opt-out", "optout", "opting out"),
+        *("stop receiving", "no longer receive", "no longer wish to receive", "not to receive"),
+        *("don't want to receive", "do not want to receive", "do not wish to receive"),
+        *("email preferences", "e-mail preferences", "mail preferences", "mailing preferences"),
+        *("subscription preferences", "communication preferences", "manage your subscription"),
+        *("manage subscription", "remove me from", "be removed from", "cancel your subscription"),
+    ),
+    "fr": (
+        *("desinscri", "desabonn", "desinscrip", "ne plus recevoir", "ne souhaitez plus recevoir"),
+        *("ne desirez plus recevoir", "ne voulez plus recevoir", "arreter de recevoir"),
+        *("preferences de communication", "preferences d'envoi", "preferences d'e-mail"),
+        *("gerer mes abonnements", "gerer vos abonnements", "gerer vos preferences"),
+        *("gerer mes preferences", "vous opposer a", "resilier votre abonnement"),
+    ),
+    "de": (
+        *("abmelden", "abmeldung", "abzumelden", "abbestell", "abzubestellen", "austragen"),
+        *("auszutragen", "melden sie sich ab", "melde dich ab", "bestellen sie den newsletter ab"),
+        *("nicht mehr erhalten", "nicht langer erhalten", "keine weiteren e-mails"),
+        *("keine e-mails mehr", "keinen newsletter mehr", "newsletter kundigen"),
+        *("der nutzung widersprechen", "dem erhalt widersprechen", "e-mail-einstellungen"),
+    ),
+    "es": (
+        *("darse de baja", "darte de baja", "dese de baja", "date de baja", "darme de baja"),
+        *("cancelar la suscripcion", "cancelar su suscripcion", "cancelar tu suscripcion"),
+        *("cancelar suscripcion", "anular la suscripcion", "anular su suscripcion"),
+        *("anular tu suscripcion", "anular suscripcion", "dejar de recibir", "no recibir mas"),
+        *("no desea recibir", "no deseas recibir", "no quieres recibir", "desuscrib"),
+        *("gestionar sus preferencias", "gestionar tus preferencias", "solicitar la baja"),
+    ),
+    "it": (
+        *("disiscri", "disiscriv", "annulla iscrizione", "annulla l'iscrizione"),
+        *("annullare l'iscrizione", "annullare la sottoscrizione", "cancella iscrizione"),
+        *("cancella l'iscrizione", "cancellare l'iscrizione", "cancellati", "cancellarti dalla"),
+        *("cancellarsi dalla", "non ricevere piu", "non desideri piu ricevere"),
+        *("non desidera piu ricevere", "non vuoi piu ricevere", "smettere di ricevere"),
+        *("gestisci le preferenze", "gestisci le tue preferenze", "revocare il consenso"),
+    ),
+    "nl": (
+        *("uitschrijv", "schrijf je uit", "schrijf u uit", "schrijf je hier uit", "afmelden"),
+        *("af te melden", "meld je af", "meld u af", "meld je hier af", "afmeldlink"),
+        *("uit te schrijven", "abonnement opzeggen", "niet meer ontvangen", "geen e-mails meer"),
+        *(
+            "niet langer ontvangen",
+            "e-mailvoorkeuren",
+            "voorkeuren beheren",
+            "voorkeuren aanpassen",
+        ),
+    ),
+    "pt": (
+        *("cancelar a subscricao", "cancelar subscricao", "cancelar a inscricao"),
+        *("cancelar inscricao", "cancelar a sua subscricao", "anular a subscricao"),
+        *("deixar de receber", "nao receber mais", "descadastr", "remover a sua subscricao"),
+    ),
+    "pl": (
+        *("wypisz sie", "wypisac sie", "rezygnacja z subskrypcji", "zrezygnuj z subskrypcji"),
+        *("zrezygnowac z", "anuluj subskrypcje", "nie chcesz otrzymywac"),
+    ),
+}
+
+_ALL = tuple(dict.fromkeys(phrase for phrases in PHRASES.values() for phrase in phrases))
+
+
+def speaks_of_unsubscribing(text: str) -> bool:
+    """Whether folded text holds any of the phrases."""
+    return any(phrase in text for phrase in _ALL)
+
+
+# Of replies and forwards, in English, German, French, Spanish, Italian, Dutch, Nordic languages.
+_PREFIX = re.compile(
+    r"\s*((?:re|aw|antw|sv|rif|fw|fwd|wg|tr|rv|doorst)(?:\s?[\[(]\d{1,3}[\])])?)\s?:",
+    re.IGNORECASE,
+)
+_DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")
+_MOST_SIGNATURES = 20
+_LONGEST_FIELD = 4_096  # octets
+_NOTHING = CloserLook()
+
+
+def look_closer(
+    stream: Stream,
+    features: MessageFeatures,
+    headers: HeaderBlock,
+    reverse_path: str,
+    shown: ShownText | None,
+) -> MessageFeatures:
+    """Return the features with what the rules of the stream want to know besides.
+
+    `shown` is the text that readers see, None where `reads_text` says that nobody asks. How many
+    people were sent the text alike is not found out here.
+    """
+    senders: tuple[str, ...] = ()
+    if stream.alignment is not Alignment.OFF:
+        senders = _senders(headers, reverse_path)
+    if stream.stream_class is StreamClass.TRANSACTIONAL:
+        look = CloserLook(senders=senders, bulk_markers=bulk_markers(headers))
+        return features if look == _NOTHING else replace(features, closer=look)
+    prefix = _fake_prefix(headers) if stream.honest_subject else None
+    if shown is None:
+        return replace(features, closer=CloserLook(senders=senders, fake_prefix=prefix))
+    look = CloserLook(
+        senders=senders,
+        fake_prefix=prefix,
+        shows_way_out=stream.body_optout and _shows_way_out(features, shown),
+        shows_imprint=_held(shown, stream.imprint) is not None,
+        text_cut=not shown.whole,
+    )
+    statement = features.source_statement or _held(shown, stream.source_statement)
+    return replace(features, closer=look, source_statement=statement)
+
+
+def _shows_way_out(features: MessageFeatures, shown: ShownText) -> bool:
+    """Words for a way out, and a link to where List-Unsubscribe leads.
+
+    A message without List-Unsubscribe (the relay adds it, or another rule refuses it) may lead
+    anywhere that is there: a placeholder, or a host that cannot be, is nowhere.
+    """
+    if not speaks_of_unsubscribing(shown.text):
+        return False
+    hosts = {_host(uri) for uri in features.unsubscribe_https} - {""}
+    boxes = {_mailbox(uri) for uri in features.unsubscribe_mailto}
+    for link in shown.links:
+        if link_fault(link) is not None:
+            continue
+        is_mail = link[:7].lower() == "mailto:"
+        if not (hosts or boxes) and (is_mail or _host(link)):
+            return True
+        if _mailbox(link) in boxes if is_mail else _host(link) in hosts:
+            return True
+    return False
+
+
+def _host(uri: str) -> str:
+    try:
+        return (urlsplit(uri).hostname or "").lower().rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _mailbox(uri: str) -> str:
+    return unquote(uri.partition(":")[2].partition("?")[0]).strip().lower()
+
+
+def _held(shown: ShownText, texts: Sequence[str]) -> str | None:
+    """Return the first of the texts that readers see, whatever its case, accents and spaces."""
+    return next((text for text in texts if folded(text) in shown.text), None)
+
+
+def _fake_prefix(headers: HeaderBlock) -> str | None:
+    """Return the prefix of a reply or forward, on a message that answers nothing."""
+    subjects = headers.values("Subject")
+    if not subjects or headers.values("In-Reply-To") or headers.values("References"):
+        return None
+    subject = decode_words(subjects[0][:_LONGEST_FIELD].decode("utf-8", "replace"))
+    found = _PREFIX.match(subject)
+    return None if found is None else found[1]
+
+
+def _senders(headers: HeaderBlock, reverse_path: str) -> tuple[str, ...]:
+    """Domains that answer for the message: of the envelope sender, and of its signatures."""
+    domains = [reverse_path.rpartition("@")[2].lower()] if reverse_path else []
+    for value in headers.values("DKIM-Signature")[:_MOST_SIGNATURES]:
+        found = _DOMAIN_TAG.search(value)
+        if found is not None:
+            domains.append(found[1].decode("ascii").lower())
+    return tuple(dict.fromkeys(domains))
+
+
+# Each word is looked at once: what begins inside of one, or gives octets back, is quadratic.
+_ADDRESS = re.compile(r"(?<![^\s<>@\"'(),;:])[^\s<>@\"'(),;:]++@[^\s<>@\"'(),;:]{1,255}")
+_URI = re.compile(r"(?:https?://|mailto:)\S+")
+_GREETING = re.compile(
+    r"\b(dear|hello|hi|hey|bonjour|bonsoir|cher|chere|salut|hallo|guten tag|liebe|lieber"
+    r"|sehr geehrte|sehr geehrter|hola|estimad[oa]|querid[oa]|buenos dias|ciao|gentile|salve"
+    r"|beste|geachte|ola|prezad[oa]|car[oa]|czesc|witaj) [^,.!:;?\n]{1,60}+(?=[,.!:;?])"
+)
+_TOKEN = re.compile(r"(?=[^/]*[0-9])[^/]{6,}|[^/]{20,}")
+_NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
+_SHORTEST_NAME = 2  # letters: initials are no names
+_MOST_NAMES = 60
+_LEAST_TEXT = 8  # words: what is shorter tells nothing
+_PIECE = 65_536  # characters: a search by many words holds up other threads until it is through
+
+
+def fingerprint(
+    shown: ShownText, recipients: Iterable[str], names: Sequence[str], *, numbers: bool = False
+) -> bytes | None:
+    """Return 16 octets; None for a body with too few words to tell it from others.
+
+    `recipients` are addresses and `names` what the header calls the readers. `numbers`: mask
+    those in the text as well.
+    """
+    text = _URI.sub("~", shown.text)
+    text = _ADDRESS.sub("@", text)
+    text = _GREETING.sub(r"\1 @", text)
+    own = _own_words(recipients, names)
+    if own is not None:
+        text = " ".join([own.sub("@", piece) for piece in _pieces(text)])
+    if numbers:
+        text = _NUMBER.sub("#", text)
+    if len(text.split(" ", _LEAST_TEXT)) <= _LEAST_TEXT:
+        return None
+    masked = "\n".join((text, *sorted({_masked_link(link) for link in shown.links})))
+    return blake2b(masked.encode("utf-8", "replace"), digest_size=16).digest()
+
+
+def _own_words(recipients: Iterable[str], names: Sequence[str]) -> re.Pattern[str] | None:
+    """What the readers are called: words of their names, local parts and words of these."""
+    words: set[str] = set()
+    for name in names:
+        words |= set(re.findall(r"[^\W\d_]+", folded(name)))
+    for address in recipients:
+        local = folded(address.rpartition("@")[0])
+        words |= {local, *re.findall(r"[^\W\d_]+", local)}
+    longest = sorted((word for word in words if len(word) > _SHORTEST_NAME), key=len, reverse=True)
+    if not longest:
+        return None
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest[:_MOST_NAMES]))})\b")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text at spaces, which are left out."""
+    start = 0
+    while (space := text.find(" ", start + _PIECE)) >= 0:
+        yield text[start:space]
+        start = space + 1
+    yield text[start:]
+
+
+def _masked_link(link: str) -> str:
+    """A link without what may be the reader's: query, fragment, path segments like tokens."""
+    scheme, colon, rest = link.partition(":")
+    path = rest.partition("#")[0].partition("?")[0]
+    if scheme.lower() == "mailto":
+        return "mailto:" + path.rpartition("@")[2].lower()
+    return scheme.lower() + colon + "/".join(_TOKEN.sub("*", part) for part in path.split("/"))

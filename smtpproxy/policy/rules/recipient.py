@@ -1,0 +1,331 @@
+"""What is asked of a recipient besides a basis (design.md section 4).
+
+Standing orders not to mail (rule 0; A31 to A36), the record and its source (rules 3 to 6), the
+domain, what a first message must say (A24; RGPD art. 14(3)(b)), and what is deferred (rule 12).
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
+
+from smtpproxy.policy.model import (
+    Action,
+    Audience,
+    Basis,
+    ConsentAct,
+    Link,
+    Origin,
+    Provenance,
+    Reason,
+    Rulebook,
+    Source,
+    Stream,
+    StreamClass,
+    Suppression,
+    Verdict,
+)
+from smtpproxy.policy.periods import Cap
+from smtpproxy.policy.rules.bases import consent_failure, newest_act
+from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase, allow, defer, refuse
+
+# A bounce and a manual entry hold for the exact address alone.
+_WIDENED_ORIGINS = frozenset(
+    {Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE, Origin.EXTERNAL}
+)
+_WIDTH = {"all": 0, "marketing": 1}  # a purpose is the narrowest: 2
+
+_REASONS = {origin: Reason(f"suppressed_{origin}") for origin in Origin}
+
+
+def suppressed(case: RecipientCase) -> Verdict | None:
+    """Refuse by the widest of the suppressions that hold, of these by the oldest."""
+    if not case.facts.suppressions:
+        return None
+    entry = decisive(case)
+    if entry is None:
+        return None
+    detail = f"scope {entry.scope} since {day(entry.since)}"
+    if entry.widened:
+        detail += ", of another spelling of the address"
+    if entry.domain:
+        detail += f", of the whole domain {entry.domain}"
+    if entry.read_as:
+        detail += f", of {entry.read_as}, which an MTA may take the address for"
+    return Verdict(Action.REFUSE, _REASONS[entry.origin], rule="suppression", detail=detail)
+
+
+def decisive(case: RecipientCase) -> Suppression | None:
+    """Return the suppression by which the mail is refused, None when none holds."""
+    holding = [entry for entry in matching(case) if not _yields(entry, case)]
+    return min(holding, key=lambda entry: (_WIDTH.get(entry.scope, 2), entry.since), default=None)
+
+
+def yielded(case: RecipientCase) -> str | None:
+    """Return what to record when suppressions gave way to newer consent, else None."""
+    found = yielding(case)
+    if found is None:
+        return None
+    entry, act = found
+    return f"the {entry.origin} of {day(entry.since)} yields to the consent given on {day(act.at)}"
+
+
+def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
+    """Return the newest suppression that gave way, and the consent it gave way to."""
+    entries = [entry for entry in matching(case) if _yields(entry, case)]
+    contact = case.facts.contact
+    act = None if contact is None else newest_act(contact, case.stream.purpose, case.rulebook)
+    if not entries or act is None:
+        return None
+    return max(entries, key=lambda entry: entry.since), act
+
+
+def matching(case: RecipientCase) -> Iterator[Suppression]:
+    """Yield the suppressions whose scope covers the stream and whose key may count."""
+    for entry in case.facts.suppressions:
+        if covers(entry.scope, case.stream) and not (
+            entry.widened and entry.origin not in _WIDENED_ORIGINS
+        ):
+            yield entry
+
+
+def covers(scope: str, stream: Stream) -> bool:
+    """Whether a scope holds on a stream; `purpose:X` on either class of that purpose.
+
+    A scope that is none of the three cannot be decided, so it holds everywhere.
+    """
+    if scope == "marketing":
+        return stream.stream_class is StreamClass.MARKETING
+    kind, colon, purpose = scope.partition(":")
+    return purpose == stream.purpose if colon and kind == "purpose" else True
+
+
+def day(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d")
+
+
+def _yields(entry: Suppression, case: RecipientCase) -> bool:
+    """Whether an order gives way to valid consent for the purpose, given later than it.
+
+    The rulebook says which origins ever do, and to consent by which methods. What holds for a
+    whole domain is no order of the person's, and what holds for another reading of the address
+    may be another person's.
+    """
+    contact, rulebook = case.facts.contact, case.rulebook
+    if entry.domain is not None or entry.read_as is not None:
+        return False
+    if entry.origin not in rulebook.lifted_by_consent or contact is None:
+        return False
+    act = newest_act(contact, case.stream.purpose, case.rulebook)
+    return (
+        act is not None
+        and act.at > entry.since
+        and act.method in rulebook.lifting_methods
+        and consent_failure(case) is Reason.NONE
+    )
+
+
+_UNKNOWN = Source.UNKNOWN
+_GENERIC = allow("generic_address", Basis.GENERIC_ADDRESS)
+_NO_RECORD = refuse("no_record", Reason.NO_RECORD)
+_RESTRICTED = refuse("restricted", Reason.CONTACT_RESTRICTED)
+_FORBIDDEN = refuse("source", Reason.SOURCE_FORBIDDEN)
+_UNDISCLOSED = refuse("source", Reason.SOURCE_UNDISCLOSED)
+_UNPROVEN = refuse("source", Reason.SOURCE_UNPROVEN)
+
+
+def generic_address(case: RecipientCase) -> Verdict | None:
+    """Allow an address that belongs to an organisation and not to a person (A15).
+
+    One that is on record needs what every record needs: no tag that protects it, and a
+    source. At a provider of private mailboxes it is somebody's, whatever the record says.
+    """
+    contact = case.facts.contact
+    local, _, domain = case.address.rpartition("@")
+    if contact is not None:
+        barred = (
+            contact.audience is not Audience.GENERIC
+            or is_consumer(domain, case.rulebook)
+            or restricted(case)
+            or source(case)
+        )
+        return None if barred else _GENERIC
+    if local in case.rulebook.role_local_parts and not is_consumer(domain, case.rulebook):
+        return _GENERIC
+    return None
+
+
+def is_consumer(domain: str, rulebook: Rulebook) -> bool:
+    """Whether a domain, or one above it, is a consumer mailbox provider's."""
+    return is_within(domain, rulebook.consumer_domains)
+
+
+def is_within(domain: str, domains: Collection[str]) -> bool:
+    """Whether a domain, or one above it, is among `domains`."""
+    while domain not in domains:
+        _, dot, domain = domain.partition(".")
+        if not dot:
+            return False
+    return True
+
+
+def no_record(case: RecipientCase) -> Verdict | None:
+    missing = case.facts.contact is None and case.rulebook.record_required
+    return _NO_RECORD if missing else None
+
+
+def restricted(case: RecipientCase) -> Verdict | None:
+    """Refuse private direct addresses that were not given for bulk mail (A26)."""
+    contact = case.facts.contact
+    if contact is None or not contact.tags:
+        return None
+    return _RESTRICTED if restricting(contact.tags, case.rulebook.restricted_tags) else None
+
+
+def restricting(tags: Collection[str], restricted_tags: Iterable[str]) -> frozenset[str]:
+    """Return those of a contact's tags that protect it, whatever their case and margins."""
+    wanted = {tag.strip().casefold() for tag in restricted_tags} if tags else ()
+    return frozenset(tag for tag in tags if tag.strip().casefold() in wanted)
+
+
+def source(case: RecipientCase) -> Verdict | None:
+    """Refuse what was not obtained from the person or by a chain that named us."""
+    contact, rulebook = case.facts.contact, case.rulebook
+    known = known_source(case)
+    if known in rulebook.accepted_sources:
+        return None
+    if known in rulebook.forbidden_sources:
+        return _FORBIDDEN
+    if known not in rulebook.disclosed_sources or contact is None:
+        return _UNPROVEN
+    return None if is_disclosed(contact.provenance, rulebook, case.now) else _UNDISCLOSED
+
+
+def known_source(case: RecipientCase) -> Source:
+    contact = case.facts.contact
+    return (None if contact is None else contact.source) or _UNKNOWN
+
+
+def is_disclosed(provenance: Provenance | None, rulebook: Rulebook, now: datetime) -> bool:
+    """Whether every hand is named and disclosed this sender at collection (A22)."""
+    if provenance is None:
+        return False
+    hands = links(provenance)
+    if rulebook.longest_chain is not None and len(hands) > rulebook.longest_chain:
+        return False
+    return all(discloses(hand, now) for hand in hands)
+
+
+def links(provenance: Provenance) -> tuple[Link, ...]:
+    """Return the chain, the collector first; a supplier beside it is its last link."""
+    last = Link(provenance.supplier, provenance.sender_disclosed)
+    if not provenance.chain:
+        return (last,)
+    return (*provenance.chain, last) if provenance.supplier else provenance.chain
+
+
+def discloses(link: Link, now: datetime) -> bool:
+    return (
+        bool(link.supplier)
+        and link.sender_disclosed is True
+        and (link.at is None or link.at <= now)
+    )
+
+
+_NULL_MX = refuse("null_mx", Reason.NULL_MX)
+
+
+def null_mx(case: RecipientCase) -> Verdict | None:
+    """Refuse mail to a domain that says it takes none (RFC 7505)."""
+    return _NULL_MX if case.facts.null_mx else None
+
+
+_NOT_ANNOUNCED = refuse("source_announced", Reason.SOURCE_NOT_ANNOUNCED)
+
+
+def source_announced(case: DeliveryCase) -> Verdict | None:
+    """Refuse a first message that does not say where the address was obtained.
+
+    On streams that ask for it, to persons whose address they did not give themselves.
+    A contact that is not known to have been mailed before was not.
+    """
+    recipient = case.recipient
+    stream = recipient.stream
+    if (
+        not stream.first_contact_notice
+        or stream.stream_class is not StreamClass.MARKETING
+        or case.features.source_statement
+        or case.basis is Basis.GENERIC_ADDRESS  # nobody's personal data
+        or known_source(recipient) is Source.DIRECT
+    ):
+        return None
+    known = recipient.facts
+    told = None if known.contact is None else known.contact.first_contacted_at
+    before = any(
+        first is not None and first <= recipient.now for first in (told, known.first_mailed_at)
+    )
+    return None if before else _NOT_ANNOUNCED
+
+
+_PAUSED = defer("paused", Reason.STREAM_PAUSED)
+_MISSING = Verdict(
+    Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail="a snapshot is missing"
+)
+
+
+def paused(case: RecipientCase) -> Verdict | None:
+    stream = case.stream
+    return _PAUSED if stream.paused and stream.stream_class is StreamClass.MARKETING else None
+
+
+def frequency(case: RecipientCase) -> Verdict | None:
+    """Defer while as many messages went to the person as the stream, or all marketing, may send."""
+    stream = case.stream
+    if stream.frequency_cap is None and stream.marketing_cap is None:
+        return None
+    if stream.stream_class is not StreamClass.MARKETING:
+        return None
+    reached = reached_cap(case)
+    if reached is None:
+        return None
+    cap, free_at = reached
+    return Verdict(
+        Action.DEFER,
+        Reason.FREQUENCY_CAP,
+        rule="frequency",
+        detail=f"{cap}; again after {free_at:%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
+def list_stale(case: RecipientCase) -> Verdict | None:
+    """Defer while a partner's snapshot is older than the stream allows, or missing."""
+    stream = case.stream
+    if stream.max_snapshot_age is None or stream.stream_class is not StreamClass.MARKETING:
+        return None
+    taken_at = case.facts.snapshot_at
+    if taken_at is None:
+        return _MISSING
+    if (case.now - taken_at).total_seconds() <= stream.max_snapshot_age:
+        return None
+    return Verdict(
+        Action.DEFER,
+        Reason.LIST_STALE,
+        rule="list_stale",
+        detail=f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
+def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:
+    """Return the cap that is reached for longest, and when it no longer will be."""
+    stream, mailings = case.stream, case.facts.mailings
+    counted = (
+        (stream.frequency_cap, [m.at for m in mailings if m.stream == stream.name]),
+        (stream.marketing_cap, [m.at for m in mailings]),
+    )
+    reached = [
+        (free_at, cap)
+        for cap, mailed in counted
+        if cap is not None and (free_at := cap.free_at(mailed, case.now)) is not None
+    ]
+    if not reached:
+        return None
+    free_at, cap = max(reached, key=lambda one: one[0])
+    return cap, free_at
