@@ -55,6 +55,7 @@ def command(settings: Settings, dry_run: bool, at: datetime | None) -> Result:
         "dry_run": purged.dry_run,
         "removed": purged.removed,
         "orders_kept": purged.orders,
+        "contacts_objected": purged.objected,
         "addresses_matched": purged.matched,
         "suppressions_held": purged.held,
     }
@@ -86,6 +87,9 @@ def _text(purged: Purged, keep: RetentionSettings) -> Iterator[Part]:
         kept = "a suppression" if purged.orders == 1 else "suppressions"
         orders = counted(purged.orders, "withdrawal or objection", "withdrawals and objections")
         yield f"{orders} of contacts {verb} {kept}"
+    if purged.objected:
+        people = counted(purged.objected, "contact")
+        yield f"{people} {gone} because the person objected: the suppression is kept"
     if purged.held:
         stay = counted(purged.held, "suppression stays", "suppressions stay")
         yield f"{stay} because a contact has the address"

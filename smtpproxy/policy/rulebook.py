@@ -73,6 +73,7 @@ class Rulebook(Struct, frozen=True):
     lifted_by_consent: frozenset[Origin] = frozenset({Origin.UNSUBSCRIBE, Origin.ERASURE})
     lifting_methods: frozenset[str] = _ACTIVE_METHODS
     honour_within: Period = Period(48, Unit.HOURS)
+    objection_period: Period | None = Period(30, Unit.DAYS)  # then the contact goes
     # messages
     imprint_required: bool = False
     notice_each_use: bool = True

@@ -36,6 +36,7 @@ class Purged:
     dry_run: bool
     removed: dict[str, Kind] = field(default_factory=dict)
     orders: int = 0  # suppressions that withdrawals and objections of contacts became
+    objected: int = 0  # contacts that went since the person had objected to all marketing
     matched: int = 0  # addresses whose suppressions recorded mail has matched since the last run
     held: int = 0  # suppressions that are old enough, and stay since a contact has the address
 
@@ -92,11 +93,15 @@ async def _remove(
             if another_key:  # here addresses are known that are stored nowhere
                 await store.rekey(list(newest))
     limits = Limits(
-        beginning(at, keep.prospects), beginning(at, keep.customers), settings.restricted_tags
+        beginning(at, keep.prospects),
+        beginning(at, keep.customers),
+        settings.restricted_tags,
+        _objected_before(settings, at),
     )
     contacts = await store.purge_contacts(limits, at=at, dry_run=dry_run)
     purged.removed["contacts"] = _kind(contacts.removed)
     purged.orders = contacts.orders
+    purged.objected = contacts.objected
     suppressions = PurgedSuppressions()
     if keep.suppressions is not None:
         suppressions = await store.purge_suppressions(
@@ -119,6 +124,12 @@ async def _remove(
     before = beginning(at, keep.audit)
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
+
+
+def _objected_before(settings: Settings, at: datetime) -> datetime | None:
+    """By the shortest `objection_period` of the rulebooks in use; None: none has one."""
+    periods = [book.objection_period for book in settings.rulebooks.values()]
+    return max((beginning(at, period) for period in periods if period), default=None)
 
 
 async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) -> int:

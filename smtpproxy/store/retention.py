@@ -10,12 +10,14 @@ from typing import Protocol
 class Limits:
     """Contacts stay with a sign of life as prospects, or a dealing, no older than these.
 
-    `restricted` are the tags that keep bulk mail from somebody.
+    `restricted` are the tags that keep bulk mail from somebody. Whoever objected to all
+    marketing before `objected` goes whatever signs of life there are.
     """
 
     prospects: datetime
     customers: datetime
     restricted: frozenset[str] = frozenset()
+    objected: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,14 @@ NOTHING = Removed()
 
 @dataclass(frozen=True, slots=True)
 class PurgedContacts:
-    """`orders` counts the suppressions that their withdrawals and objections became."""
+    """`orders` counts the suppressions that their withdrawals and objections became.
+
+    `objected` counts those who went since they had objected to all marketing.
+    """
 
     removed: Removed = NOTHING
     orders: int = 0
+    objected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class RetentionStore(Protocol):
         self, limits: Limits, *, at: datetime, dry_run: bool = False
     ) -> PurgedContacts:
         """Remove contacts, once their withdrawals and objections are suppressions.
+
+        Of whoever objected to all marketing the suppression is kept, and nothing else.
 
         The suppressions of an address whose contact goes last from now.
         """

@@ -64,6 +64,17 @@ def test_what_will_go_can_be_foreseen(stored: Stored) -> None:
     assert (found["removed"]["suppressions"]["rows"], found["suppressions_held"]) == (1, 1)
 
 
+def test_who_objected_goes_after_the_period_of_the_rulebook(stored: Stored) -> None:
+    since = f"{datetime.now(UTC) - timedelta(40):%Y-%m-%d}"
+    stored.run("contact", "object", "new@people.example", "--since", since)
+    told = stored.run("purge", "--dry-run").stdout
+    assert "1 contact would go because the person objected: the suppression is kept" in told
+    stored.run("contact", "show", "new@people.example")
+    assert stored.json("purge")["contacts_objected"] == 1
+    stored.run("contact", "show", "new@people.example", code=1)
+    assert "objection" in stored.run("suppress", "show", "new@people.example").stdout
+
+
 def test_a_run_removes_it_and_is_on_record(stored: Stored) -> None:
     age(stored)
     found = stored.json("purge")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace as replace_limits
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -159,6 +160,36 @@ async def test_objections_and_restrictions_are_not_forgotten(store: Store) -> No
     assert (order.scope, order.origin, order.since) == ("marketing", Origin.OBJECTION, OLD)
     (order,) = await orders_of(store, "r@people.example")
     assert (order.scope, order.origin) == ("marketing", Origin.MANUAL)
+
+
+async def test_of_who_objected_to_all_marketing_the_suppression_alone_is_kept(
+    store: Store,
+) -> None:
+    """However lively, to the very moment; an objection to one purpose is none to the others."""
+    since = NOW - timedelta(30)
+    limits = replace_limits(LIMITS, objected=since)
+    alive = Contact(ANNA, collected_at=NOW - DAY, purchases=(Purchase("shoes", NOW - DAY),))
+    people = {
+        ANNA: entry(ANNA, Origin.OBJECTION, since - TICK),
+        "exactly@people.example": entry("exactly@people.example", Origin.OBJECTION, since),
+        "one@people.example": entry(
+            "one@people.example", Origin.OBJECTION, since - DAY, "purpose:offers"
+        ),
+        "unsubscribed@people.example": entry("unsubscribed@people.example", since=since - DAY),
+        VARIANT: None,
+    }
+    await store.put_contacts([replace(alive, address=address) for address in people])
+    await store.add_suppressions([order for order in people.values() if order is not None])
+    expected = PurgedContacts(Removed(1, since - TICK, since - TICK), 0, 1)
+    before = await everything(store)
+    assert await store.purge_contacts(limits, at=NOW, dry_run=True) == expected
+    assert await everything(store) == before
+    assert await store.purge_contacts(limits, at=NOW) == expected
+    assert {one.address for one in (await everything(store))[0]} == set(people) - {ANNA}
+    assert [(one.scope, one.origin) for one in await orders_of(store, ANNA)] == [
+        ("marketing", Origin.OBJECTION)
+    ]
+    assert await store.purge_contacts(limits, at=NOW) == PurgedContacts()
 
 
 async def test_a_dry_run_changes_nothing_and_tells_what_a_run_does(store: Store) -> None:

@@ -83,6 +83,7 @@ PARAMETERS: dict[str, Kind] = {
     "lifted_by_consent": MembersKind(_LIFTABLE, Origin),
     "lifting_methods": WordsKind(),
     "honour_within": PeriodKind((Unit.HOURS, Unit.DAYS, Unit.BUSINESS_DAYS), unlimited=False),
+    "objection_period": _CLOCK,
     "imprint_required": FlagKind(),
     "notice_each_use": FlagKind(),
     "unsubscribe_valid": PeriodKind((Unit.DAYS,)),

@@ -38,6 +38,16 @@ WHERE id > ?1 AND coalesce(coalesce(collected_at, informed_at) NOT BETWEEN ?2 AN
 AND coalesce(last_activity_at NOT BETWEEN ?2 AND ?3, TRUE)
 ORDER BY id LIMIT ?4
 """
+_CONTACTS = "SELECT id, address, undated_since FROM contact WHERE id > ?1 ORDER BY id LIMIT ?4"
+_OBJECTION = "origin = 'objection' AND scope IN ('marketing', 'all') AND since < ?1"
+_ANY_OBJECTION = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OBJECTION})"
+# ?2 and ?3 as below; since when, and of which of the keys.
+_OBJECTED = f"""
+SELECT place.key, min(since) FROM json_each(?3) AS place
+CROSS JOIN suppression ON wide_key = substr(?2, place.key * 48 + 1, 16)
+WHERE exact_key = substr(?2, place.key * 48 + 17, 32) AND {_OBJECTION}
+GROUP BY place.key
+"""
 _UNDATED = "UPDATE contact SET undated_since = ? WHERE id = ? AND undated_since IS NULL"
 _COUNTS_FOR = f"wide_key = ?1 AND (exact_key = ?2 OR origin IN ({_ORIGINS}))"
 _RENEW = f"""
@@ -94,20 +104,38 @@ class Retention:
     async def purge_contacts(
         self, limits: Limits, *, at: datetime, dry_run: bool = False
     ) -> PurgedContacts:
-        total, became, last = NOTHING, 0, 0
+        total, became, last, objected = NOTHING, 0, 0, 0
         first, now = to_micros(limits.prospects), to_micros(at)
         async with self._reading() as connection:
-            while page := await fetch_all(connection, _SILENT, last, first, now, _BATCH):
+            anybody = await _any_objection(connection, limits)
+            pages = _CONTACTS if anybody else _SILENT
+            while page := await fetch_all(connection, pages, last, first, now, _BATCH):
                 last = page[-1][0]
-                going, undated = await _look_at(connection, page, limits, at)
+                no = await self._objections(connection, page, limits) if anybody else {}
+                going, undated = await _look_at(connection, page, no, limits, at)
                 entries = [entry for one in going for entry in orders(one, limits, at)]
                 if not dry_run:
                     going = await self._remove_contacts(going, entries, at)
                     await self._mark_undated(undated, at)
                 total += removed(list(going.values()))
                 became += len(entries)
+                objected += sum(contact.address in no for contact in going)
         await self._forget_pages(total, dry_run=dry_run)
-        return PurgedContacts(total, became)
+        return PurgedContacts(total, became, objected)
+
+    async def _objections(
+        self, connection: aiosqlite.Connection, page: list[Row], limits: Limits
+    ) -> dict[str, datetime]:
+        """Return who of a page of contacts objected to all marketing in time, and since when."""
+        if limits.objected is None:
+            return {}
+        keys = (await self._keys.current(connection)).keys
+        of = [(address, key.pair(address)) for _, address, _ in page for key in keys]
+        octets = b"".join([wide + exact for _, (wide, exact) in of])
+        places = msgspec.json.encode([0] * len(of)).decode()
+        limit = to_micros(limits.objected)
+        found = await fetch_all(connection, _OBJECTED, limit, octets, places)
+        return {of[place][0]: from_micros(since) for place, since in found}
 
     async def _remove_contacts(
         self, going: dict[Contact, datetime], entries: list[SuppressionEntry], at: datetime
@@ -229,8 +257,19 @@ class Retention:
             await self._to_write().empty_log()
 
 
+async def _any_objection(connection: aiosqlite.Connection, limits: Limits) -> bool:
+    if limits.objected is None:
+        return False
+    ((found,),) = await fetch_all(connection, _ANY_OBJECTION, to_micros(limits.objected))
+    return bool(found)
+
+
 async def _look_at(
-    connection: aiosqlite.Connection, page: list[Row], limits: Limits, at: datetime
+    connection: aiosqlite.Connection,
+    page: list[Row],
+    objected: Mapping[str, datetime],
+    limits: Limits,
+    at: datetime,
 ) -> tuple[dict[Contact, datetime], list[int]]:
     """Return the contacts whose time is over, each with its date, and those without any date."""
     known = await contact_table.stored(connection, [address for _, address, _ in page])
@@ -239,7 +278,7 @@ async def _look_at(
     for number, address, since in page:
         if address in known:
             contact = known[address].contact
-            date = outlived(contact, optional_moment(since), limits, at)
+            date = objected.get(address) or outlived(contact, optional_moment(since), limits, at)
             if date is not None:
                 going[contact] = date
             elif since is None and is_undated(contact, at):
