@@ -1,5 +1,6 @@
 """Fixtures of the whole suite, and the watchdog over everything that tests start."""
 
+import gc
 import os
 import signal
 import sys
@@ -21,6 +22,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles e
 sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.disable()  # while thousands of tests are collected: all of it stays
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

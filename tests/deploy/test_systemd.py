@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.config import models
+from smtpproxy.settings import ServerSettings
 from tests.kit.parts import needs
 from tests.kit.processes import run
 
@@ -57,7 +57,7 @@ def test_exposure_is_at_most_three(installed: Path) -> None:
 
 
 def test_systemd_waits_longer_than_the_drain(service: configparser.SectionProxy) -> None:
-    drain = models.Server(hostname="relay.example").drain_timeout
+    drain = ServerSettings(hostname="relay.example").drain_timeout
     assert float(service["TimeoutStopSec"]) >= drain + 15
 
 
@@ -76,8 +76,8 @@ def test_a_wrong_configuration_is_not_tried_again(service: configparser.SectionP
 def test_it_may_write_where_the_default_configuration_does(
     service: configparser.SectionProxy,
 ) -> None:
-    server = models.Server(hostname="relay.example")
-    assert server.state_dir == f"/var/lib/{service['StateDirectory']}"
+    server = ServerSettings(hostname="relay.example")
+    assert str(server.state_dir) == f"/var/lib/{service['StateDirectory']}"
     assert service["ProtectSystem"] == "strict"
 
 
