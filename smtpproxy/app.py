@@ -16,9 +16,9 @@ from smtpproxy.process.supervisor import Supervisor
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
+from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
+from smtpproxy.store.key_files import ensure_link_keys
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
-from smtpproxy.store.unsubscribe_keys import FILE_NAME as LINK_KEYS
-from smtpproxy.store.unsubscribe_keys import ensure_link_keys
 
 
 def serve(settings: Settings) -> int:

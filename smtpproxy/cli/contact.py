@@ -41,9 +41,8 @@ from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.imports import Batch
+from smtpproxy.store.operations import Batch, Rectification, former_addresses
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store
-from smtpproxy.store.rights import Rectification, former_addresses
 from smtpproxy.terminal import printable
 
 

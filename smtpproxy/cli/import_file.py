@@ -37,7 +37,7 @@ from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.rejected import RejectedFault, RejectedFile
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
 from smtpproxy.store.exchange.source import STDIN, Source
-from smtpproxy.store.imports import Batch, ImportRecord, Place, Undone
+from smtpproxy.store.operations import Batch, ImportRecord, Place, Undone
 from smtpproxy.store.protocols import BatchResult, Store, StoreUnavailable
 from smtpproxy.terminal import counted
 

@@ -12,7 +12,7 @@ from smtpproxy.cli.replace_import import check_undoable, undo_import, undone_in_
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.imports import ImportRecord, Undone
+from smtpproxy.store.operations import ImportRecord, Undone
 from smtpproxy.terminal import printable
 
 

@@ -17,9 +17,9 @@ from smtpproxy.mail.address import readings
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.snapshot import SnapshotFault, read_snapshot
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.key_file import create_partner_key, load_partner_key
+from smtpproxy.store.key_files import create_partner_key, load_partner_key
+from smtpproxy.store.keys import Coverage, SnapshotRow
 from smtpproxy.store.merge import WIDENED_ORIGINS
-from smtpproxy.store.partners import Coverage, SnapshotRow
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 

@@ -19,8 +19,8 @@ from smtpproxy.cli.stores import (
 )
 from smtpproxy.policy.model import Audience, Contact, Origin, Source
 from smtpproxy.settings import Settings
+from smtpproxy.store.operations import Change, Correction
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
-from smtpproxy.store.rights import Change, Correction
 from smtpproxy.terminal import printable
 
 

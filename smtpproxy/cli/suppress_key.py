@@ -14,7 +14,7 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered_name
 from smtpproxy.settings import Settings
 from smtpproxy.store import store_path
-from smtpproxy.store.key_file import load_keys
+from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing, is_key_text
 
 

@@ -20,8 +20,8 @@ from smtpproxy.store.exchange.snapshot import (
     read_snapshot,
 )
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.key_file import load_partner_key
-from smtpproxy.store.partners import PartnerSnapshot, SnapshotRow
+from smtpproxy.store.key_files import load_partner_key
+from smtpproxy.store.keys import PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 

@@ -8,8 +8,8 @@ from smtpproxy.cli.common import config_option, fail
 from smtpproxy.cli.printer import json_option, print_json
 from smtpproxy.cli.stores import now
 from smtpproxy.settings import Settings
-from smtpproxy.store.unsubscribe_keys import (
-    FILE_NAME,
+from smtpproxy.store.key_files import (
+    LINK_KEY_FILE,
     LinkKey,
     add_link_key,
     ensure_link_keys,
@@ -28,7 +28,7 @@ def command() -> None:
 def keys(settings: Settings, as_json: bool) -> None:
     """Tell which keys there are; new links are sealed under the newest."""
     state_dir = settings.server.state_dir
-    if not settings.adds_ways_out and not (state_dir / FILE_NAME).exists():
+    if not settings.adds_ways_out and not (state_dir / LINK_KEY_FILE).exists():
         fail('there is no key: no stream has unsubscribe = "add"')
     _tell(load_link_keys(state_dir), as_json=as_json)
 

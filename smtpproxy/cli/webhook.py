@@ -12,7 +12,7 @@ from smtpproxy.cli.printer import json_option, print_json, rich_console
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.propagation import Arrears, DeadLetter, WebhookState
+from smtpproxy.store.operations import Arrears, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted, printable
 

@@ -18,15 +18,14 @@ from smtpproxy.auth.users import UsersError, read
 from smtpproxy.config.faults import ConfigError
 from smtpproxy.settings import Address, Settings, UnixAddress
 from smtpproxy.store import open_store, store_path
-from smtpproxy.store.key_file import load_partner_key
+from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
+from smtpproxy.store.key_files import load_link_keys, load_partner_key
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreMisconfigured,
     StoreOutdated,
     StoreUnavailable,
 )
-from smtpproxy.store.unsubscribe_keys import FILE_NAME as LINK_KEYS
-from smtpproxy.store.unsubscribe_keys import load_link_keys
 from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
 from smtpproxy.webhooks.signature import SecretFault, check_files
 

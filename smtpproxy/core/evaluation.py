@@ -24,7 +24,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.store.mailings import Mailed
+from smtpproxy.store.counters import Mailed
 
 _NOT_REFUSED = Verdict(Action.ALLOW)
 UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")

@@ -13,9 +13,7 @@ from smtpproxy.events import Decided
 from smtpproxy.pending import Pending
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding
 from smtpproxy.relay.transaction import UpstreamTransaction
-from smtpproxy.store.alike import AlikeLog
-from smtpproxy.store.copies import CopyLedger
-from smtpproxy.store.mailings import MailingLog
+from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
 
 if TYPE_CHECKING:  # what signs or asks the DNS is loaded where something does
@@ -105,7 +103,7 @@ class Performer:
     store: FactReader
     audit: AuditLog
     mailings: MailingLog | None = None  # where no stream counts what it sends
-    alike: AlikeLog | None = None  # where no stream counts who is sent one text
+    alike: BulkCounter | None = None  # where no stream counts who is sent one text
     copies: CopyLedger | None = None  # where no client is asked to try again
     signer: "Signer | None" = None  # where there are no keys
     verifier: "Verifier | None" = None  # where no stream asks for signatures

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.store import key_file, unsubscribe_keys
+from smtpproxy.store import key_files as stored_keys
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 from smtpproxy.terminal import counted
 from smtpproxy.tls import TlsError, TlsFiles, server_context
@@ -81,10 +81,10 @@ def key_files(settings: Settings) -> Iterator[KeyFile]:
         yield KeyFile(name, dkim.key, _OLD_DKIM, f"replace it {_MOST_DKIM}", dkim.since)
     state = settings.server.state_dir
     rekey = "replace it with smtpproxy suppress rekey where it may have been read by others"
-    yield KeyFile("suppressions", state / key_file.FILE_NAME, _OLD_OTHER, rekey, required=False)
+    yield KeyFile("suppressions", state / stored_keys.FILE_NAME, _OLD_OTHER, rekey, required=False)
     newer = "add a newer key and keep this one: links that were sent have to work"
     made = _newest_link_key(state)
-    links = state / unsubscribe_keys.FILE_NAME
+    links = state / stored_keys.LINK_KEY_FILE
     yield KeyFile("unsubscribe", links, _OLD_OTHER, newer, made, required=settings.adds_ways_out)
     for partner in settings.store.partners:
         both = "agree on another with the partner: smtpproxy partner key"
@@ -94,7 +94,7 @@ def key_files(settings: Settings) -> Iterator[KeyFile]:
 def _newest_link_key(state_dir: Path) -> datetime | None:
     """When it was made; None where the file does not tell."""
     try:
-        found = unsubscribe_keys.load_link_keys(state_dir)
+        found = stored_keys.load_link_keys(state_dir)
     except (StoreMisconfigured, StoreInaccessible):
         return None
     newest = max(each.made for each in found.values())

@@ -19,8 +19,8 @@ from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
 from smtpproxy.doctor.machine import days_left, judge_days
 from smtpproxy.mail.unsubscribe_token import Unsubscription
 from smtpproxy.resolver import DnsFailure
+from smtpproxy.store.key_files import link_ring
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
-from smtpproxy.store.unsubscribe_keys import link_ring
 
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
 _ONE_CLICK = b"List-Unsubscribe=One-Click"

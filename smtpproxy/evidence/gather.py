@@ -24,8 +24,8 @@ from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
 from smtpproxy.sinks.audit.verify import State, verify
 from smtpproxy.store import open_store
+from smtpproxy.store.operations import Rectification, former_addresses
 from smtpproxy.store.protocols import LiftedSuppression
-from smtpproxy.store.rights import Rectification, former_addresses
 
 
 class Proof(Struct, frozen=True):

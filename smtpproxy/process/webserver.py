@@ -14,8 +14,8 @@ from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot, merge
 from smtpproxy.store import open_store
+from smtpproxy.store.key_files import LinkReader
 from smtpproxy.store.protocols import Store
-from smtpproxy.store.unsubscribe_keys import LinkReader
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take

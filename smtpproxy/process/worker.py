@@ -33,9 +33,8 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics, Snapshot
-from smtpproxy.store import open_alike, open_copies, open_mailings, open_store
-from smtpproxy.store.key_file import load_keys
-from smtpproxy.store.unsubscribe_keys import link_ring
+from smtpproxy.store import open_bulk_counter, open_copies, open_mailings, open_store
+from smtpproxy.store.key_files import link_ring, load_keys
 from smtpproxy.ulid import UlidFactory
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class Worker:
         self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
-        self._alike = open_alike(settings.store) if settings.counts_alike else None
+        self._alike = open_bulk_counter(settings.store) if settings.counts_alike else None
         self._copies = open_copies(settings.store, now)
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id

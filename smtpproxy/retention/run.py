@@ -17,8 +17,8 @@ from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import give_to_owner_of, segments
 from smtpproxy.sinks.audit.reader import matches
 from smtpproxy.store import open_mailings
+from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store
-from smtpproxy.store.retention import Limits, PurgedSuppressions, Removed
 
 LOCK_NAME = "purge.lock"
 

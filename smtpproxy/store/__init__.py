@@ -5,9 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from smtpproxy.settings import StoreSettings
-from smtpproxy.store.alike import AlikeLog
-from smtpproxy.store.copies import CopyLedger
-from smtpproxy.store.mailings import MailingLog
+from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 
 
@@ -36,20 +34,20 @@ def open_mailings(settings: StoreSettings) -> MailingLog:
     Raises StoreMisconfigured.
     """
     path = store_path(settings)
-    from smtpproxy.store.sqlite.mailings import SqliteMailings
+    from smtpproxy.store.sqlite.counters import SqliteMailings
 
     return SqliteMailings(path, settings.timeout)
 
 
-def open_alike(settings: StoreSettings) -> AlikeLog:
+def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
     """Open the count of who was sent one text, for one event loop; close it.
 
     Raises StoreMisconfigured.
     """
     path = store_path(settings)
-    from smtpproxy.store.sqlite.alike import SqliteAlike
+    from smtpproxy.store.sqlite.counters import SqliteBulkCounter
 
-    return SqliteAlike(path, settings.timeout)
+    return SqliteBulkCounter(path, settings.timeout)
 
 
 def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLedger:
@@ -58,7 +56,7 @@ def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLed
     Raises StoreMisconfigured.
     """
     path = store_path(settings)
-    from smtpproxy.store.sqlite.copies import SqliteCopies
+    from smtpproxy.store.sqlite.side_file import SqliteCopies
 
     return SqliteCopies(path, settings.timeout, now)
 

@@ -1,6 +1,10 @@
-"""What a new word about an address changes in what is known: the same on every backend."""
+"""What a new word about an address changes, what is put right, and what outlives its period.
 
-from collections.abc import Iterable
+A contact goes when the person has been silent for the period (rules A9 and A17). What the
+person asked for does not go with it: it becomes a suppression, which names nobody (A35).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +21,8 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.rules.recipient import restricting
-from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate
+from smtpproxy.store.operations import Change, Correction, Limits, Removed
+from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate, SuppressionEntry
 
 WIDENED_ORIGINS = frozenset(
     {
@@ -208,3 +213,146 @@ class Tally:
 
     def result(self) -> BatchResult:
         return BatchResult(self.added, self.changed, self.unchanged, self.erased, self.older)
+
+
+def removed(dates: list[datetime]) -> Removed:
+    return Removed(len(dates), min(dates, default=None), max(dates, default=None))
+
+
+def last_sign(contact: Contact, now: datetime) -> datetime | None:
+    """Return when the person was collected, or last did anything but deal with us.
+
+    Any consent act is one, a withdrawal too: whoever speaks to us is not silent.
+    """
+    return _newest(
+        [
+            contact.collected_at or contact.informed_at,
+            contact.last_activity_at,
+            *(act.at for act in contact.acts),
+        ],
+        now,
+    )
+
+
+def last_dealing(contact: Contact, now: datetime) -> datetime | None:
+    return _newest([purchase.at for purchase in contact.purchases], now)
+
+
+def _newest(moments: list[datetime | None], now: datetime) -> datetime | None:
+    return max((at for at in moments if at is not None and at <= now), default=None)
+
+
+def is_undated(contact: Contact, now: datetime) -> bool:
+    return last_sign(contact, now) is None and last_dealing(contact, now) is None
+
+
+def outlived(
+    contact: Contact, undated_since: datetime | None, limits: Limits, now: datetime
+) -> datetime | None:
+    """Return the date of a contact whose time is over: its last sign or dealing, else None."""
+    sign, dealing = last_sign(contact, now), last_dealing(contact, now)
+    if sign is None and dealing is None:
+        sign = undated_since
+        if sign is None:  # from now on its time is counted
+            return None
+    if sign is not None and sign >= limits.prospects:
+        return None
+    if dealing is not None and dealing >= limits.customers:
+        return None
+    return _newest([sign, dealing], now)
+
+
+def orders(contact: Contact, limits: Limits, now: datetime) -> Iterator[SuppressionEntry]:
+    """Yield what the person asked for, and must not be forgotten with the contact.
+
+    A withdrawal becomes an `unsubscribe` of its purpose: like it, it yields to consent that
+    is given later, and to no older one.
+    """
+    withdrawn: dict[str, datetime] = {}
+    for act in contact.acts:
+        if act.withdrawal and act.purpose:
+            withdrawn[act.purpose] = max(act.at, withdrawn.get(act.purpose, act.at))
+    for purpose, at in withdrawn.items():
+        yield SuppressionEntry(
+            contact.address, f"purpose:{purpose}", Origin.UNSUBSCRIBE, at, "consent was withdrawn"
+        )
+    if contact.profiling_objected_at is not None:
+        yield SuppressionEntry(
+            contact.address,
+            "marketing",
+            Origin.OBJECTION,
+            contact.profiling_objected_at,
+            "objected to profiling",
+        )
+    if restricting(contact.tags, limits.restricted):
+        yield SuppressionEntry(
+            contact.address, "marketing", Origin.MANUAL, now, "the contact was restricted"
+        )
+
+
+_EMPTY = Contact("")
+_FIELDS = ("address", *sorted(PROFILE_FIELDS))
+
+
+def corrected(
+    known: Known, target: Known | None, correction: Correction, at: datetime
+) -> tuple[ContactUpdate, tuple[Change, ...]]:
+    """Return the update that puts a contact right, and what it changes.
+
+    `target` is the contact that already has the new address. Its profile stands, unless it
+    has none, and a tag that restricts the one restricts both; histories add up.
+    """
+    old = known.contact
+    base = old
+    if target is not None and _has_profile(target.contact):
+        base = replace(
+            target.contact,
+            tags=target.contact.tags | restricting(old.tags, correction.restricted_tags),
+        )
+    after = correction.applied(replace(base, address=old.address))
+    # A newer age would be lost if a file of the future were on record: then it counts as is.
+    ages = [one.as_of for one in (known, target) if one is not None and one.as_of is not None]
+    as_of = None if any(age >= at for age in ages) else at
+    update = ContactUpdate(
+        replace(
+            after,
+            purchases=old.purchases,
+            acts=old.acts,
+            first_contacted_at=old.first_contacted_at,
+            profiling_objected_at=old.profiling_objected_at,
+        ),
+        as_of=as_of,
+        rectifies=True,
+    )
+    return update, _changes(old, after)
+
+
+def following(suppressions: Sequence[Suppression], address: str) -> list[SuppressionEntry]:
+    """Return the suppressions of an old address as those of the new one."""
+    return [
+        SuppressionEntry(address, one.scope, one.origin, one.since, one.note)
+        for one in suppressions
+        if one.origin is not Origin.BOUNCE and one.domain is None and one.read_as is None
+    ]
+
+
+def _has_profile(contact: Contact) -> bool:
+    return any(getattr(contact, name) != getattr(_EMPTY, name) for name in PROFILE_FIELDS)
+
+
+def _changes(before: Contact, after: Contact) -> tuple[Change, ...]:
+    pairs = [(name, getattr(before, name), getattr(after, name)) for name in _FIELDS]
+    return tuple([Change(name, _text(b), _text(a)) for name, b, a in pairs if b != a])
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(value)) or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or isinstance(value, str):
+        return None if value is None else str(value)
+    hands = [*value.chain, value] if value.supplier or not value.chain else value.chain
+    return " → ".join(hand.supplier or "?" for hand in hands)

@@ -20,11 +20,18 @@ from smtpproxy.policy.model import (
     Rulebook,
     Suppression,
 )
-from smtpproxy.store.imports import Batch, ImportStore
-from smtpproxy.store.partners import PartnerStore
-from smtpproxy.store.propagation import Arrears, DeadLetter, SuppressionChange, WebhookState
-from smtpproxy.store.retention import RetentionStore
-from smtpproxy.store.rights import Correction, Rectification
+from smtpproxy.store.keys import PartnerStore
+from smtpproxy.store.operations import (
+    Arrears,
+    Batch,
+    Correction,
+    DeadLetter,
+    ImportStore,
+    Rectification,
+    RetentionStore,
+    SuppressionChange,
+    WebhookState,
+)
 
 
 class StoreUnavailable(Exception):

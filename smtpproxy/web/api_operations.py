@@ -17,7 +17,7 @@ from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
 from smtpproxy.store.exchange.change_record import change_object
 from smtpproxy.store.exchange.suppression_record import read_scope
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.propagation import Action, ChangesGone
+from smtpproxy.store.operations import Action, ChangesGone
 from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges
 from smtpproxy.web.health import Cached
 from smtpproxy.web.tokens import Error, Refused

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smtpproxy.sinks.collector import SnapshotCollector, snapshot_gauges, store_gauges
 from smtpproxy.sinks.metrics import Labels, Samples, Snapshot, merge
-from smtpproxy.store.partners import PartnerSnapshot
-from smtpproxy.store.propagation import Arrears
+from smtpproxy.store.keys import PartnerSnapshot
+from smtpproxy.store.operations import Arrears
 from smtpproxy.web.api import Api
 from smtpproxy.web.health import Cached, Health, Readiness
 from smtpproxy.web.unsubscribe import Unsubscribe

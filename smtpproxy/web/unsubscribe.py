@@ -110,7 +110,7 @@ log = structlog.get_logger(__name__)
 
 
 class LinkTokens(Protocol):
-    """Reads tokens: see `store.unsubscribe_keys.LinkReader`."""
+    """Reads tokens: see `store.key_files.LinkReader`."""
 
     def open(self, token: str) -> Unsubscription: ...
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from smtpproxy.settings import WebhookSettings
-from smtpproxy.store.propagation import ChangesGone, DeadLetter, WebhookState
+from smtpproxy.store.operations import ChangesGone, DeadLetter, WebhookState
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionChanges, WebhookStore
 from smtpproxy.webhooks.backoff import pause
 from smtpproxy.webhooks.message import Message, message, wants

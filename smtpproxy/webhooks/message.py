@@ -9,7 +9,7 @@ import msgspec
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.exchange.change_record import change_object
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.propagation import SuppressionChange
+from smtpproxy.store.operations import SuppressionChange
 
 TYPE = "suppression.changes"
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
-from smtpproxy.store.unsubscribe_keys import FILE_NAME, load_link_keys
+from smtpproxy.store.key_files import LINK_KEY_FILE, load_link_keys
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 
@@ -46,7 +46,7 @@ def test_no_key_and_a_wrong_file(config: Path) -> None:
     code, _, err = invoke(config, "keys")
     assert code == 1
     assert "there is no key: no stream has unsubscribe" in err
-    file = config.parent / "state" / FILE_NAME
+    file = config.parent / "state" / LINK_KEY_FILE
     file.write_text("1 x\n")
     file.chmod(0o600)
     code, _, err = invoke(config, "rekey")

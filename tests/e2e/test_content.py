@@ -86,7 +86,7 @@ def test_what_cannot_be_counted_does_not_pass_unless_it_is_only_observed(started
     with FakeUpstream() as mta:
         relay = started(mta.address, receipts={"undeclared_bulk": "refuse"})
         state = Path(relay.config["server"]["state_dir"])
-        (state / "smtpproxy-alike.db").write_bytes(b"no database" * 500)
+        (state / "smtpproxy-bulk.db").write_bytes(b"no database" * 500)
         assert relay.send(receipt(1), "p1@b.example")[0] == 451
         relay.terminate()
         for stream in relay.config["stream"]:

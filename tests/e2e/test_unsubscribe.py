@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.store.unsubscribe_keys import FILE_NAME
+from smtpproxy.store.key_files import LINK_KEY_FILE
 from tests.e2e.test_ways_out import bare, config, tokens
 from tests.kit.chromium import Chromium
 from tests.kit.messages import message
@@ -98,7 +98,7 @@ def test_links_work_after_a_restart_and_under_an_older_key(
 ) -> None:
     old = link(adding, upstream, DESK)
     state = Path(adding.config["server"]["state_dir"])
-    assert (state / FILE_NAME).stat().st_mode & 0o777 == 0o600
+    assert (state / LINK_KEY_FILE).stat().st_mode & 0o777 == 0o600
     told = json.loads(adding.must("unsubscribe", "rekey", "--json"))
     assert told["newest"] == 2
     adding.terminate()

@@ -34,7 +34,7 @@ from smtpproxy.policy.model import Evidence as ConsentEvidence
 from smtpproxy.settings import ControllerSettings, RetentionSettings
 from smtpproxy.sinks.audit.chain import Finding, Kind, Report
 from smtpproxy.sinks.audit.reader import Outcome, Place, Record
-from smtpproxy.store.rights import Change, Rectification
+from smtpproxy.store.operations import Change, Rectification
 from tests.kit.journal import START, Clock, decided
 
 CONTROLLER = ControllerSettings(

@@ -38,7 +38,7 @@ from smtpproxy.store.protocols import (
     SuppressionStore,
 )
 from smtpproxy.store.sqlite import SqliteStore, make
-from smtpproxy.store.sqlite.writer import SqliteWriter
+from smtpproxy.store.sqlite.connection import SqliteWriter
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 DOMAIN = "people.example"

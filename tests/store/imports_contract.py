@@ -16,7 +16,7 @@ from smtpproxy.policy.model import (
     Source,
     Suppression,
 )
-from smtpproxy.store.imports import Batch, ImportRecord, Kind, Place, Undone
+from smtpproxy.store.operations import Batch, ImportRecord, Kind, Place, Undone
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store, SuppressionEntry
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)

@@ -8,9 +8,8 @@ import pytest
 from smtpproxy.policy.model import Contact, Lookups, Origin, RecipientFacts, Suppression
 from smtpproxy.settings import PartnerSettings, StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.key_file import create_partner_key
-from smtpproxy.store.keys import SuppressionKey
-from smtpproxy.store.partners import Coverage, PartnerSnapshot, SnapshotRow
+from smtpproxy.store.key_files import create_partner_key
+from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow, SuppressionKey
 from smtpproxy.store.protocols import BatchResult, LiftedSuppression, Store
 from tests.store.contract import ANNA, DAY, T0, assert_counts_are_right, entry, facts_of
 

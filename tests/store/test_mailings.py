@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.policy.model import Lookups, Mailing
-from smtpproxy.store.mailings import Mailed, MailingLog
+from smtpproxy.store.counters import Mailed, MailingLog
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sqlite.mailings import SqliteMailings
+from smtpproxy.store.sqlite.counters import SqliteMailings
 from tests.store.conftest import Database
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
@@ -122,7 +122,7 @@ COUNTING = """
 import asyncio, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from smtpproxy.store.sqlite.mailings import SqliteMailings
+from smtpproxy.store.sqlite.counters import SqliteMailings
 
 async def main():
     log = SqliteMailings(Path(sys.argv[1]), 20.0)

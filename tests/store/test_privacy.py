@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.key_file import load_keys
+from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import SuppressionKey
 from tests.store.conftest import Database
 from tests.store.contract import ANNA, T0, WHOLE, entry

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from smtpproxy.policy.model import Lookups
-from smtpproxy.store import key_file
+from smtpproxy.store import key_files
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from tests.store.answering import REPOSITORY, Answering
 from tests.store.conftest import Database
@@ -116,7 +116,7 @@ async def test_a_kill_leaves_every_suppression_in_force(database: Database) -> N
     await store.start_rekey(at=T0)
     await store.rekey(NAMES)
     assert await store.finish_rekey(at=T0)
-    assert len(key_file.load_keys(database.folder).keys) == 1
+    assert len(key_files.load_keys(database.folder).keys) == 1
     assert [path.name for path in database.folder.glob("*.aside")] == []
 
 
@@ -124,7 +124,7 @@ async def test_a_key_in_the_file_alone_is_taken_the_next_time(database: Database
     """Killed between the file and the database: no second key is made."""
     store = await filled(database)
     (status,) = await store.keys()
-    made = key_file.add_key(database.folder, {1: status.fingerprint}).newest
+    made = key_files.add_key(database.folder, {1: status.fingerprint}).newest
     assert (await facts_of(database.open(), NAMES[0])).suppressions
     assert await store.start_rekey(at=T0) == 2
     assert (await store.keys())[-1].fingerprint == made.fingerprint
@@ -142,7 +142,7 @@ async def test_a_retired_key_left_in_the_file_does_no_harm(database: Database) -
     assert (await facts_of(again, NAMES[0])).suppressions
     assert [key.version for key in await again.keys()] == [2]
     assert await again.start_rekey(at=T0) == 3
-    assert key_file.load_keys(database.folder).versions == (2, 3)
+    assert key_files.load_keys(database.folder).versions == (2, 3)
 
 
 async def test_a_file_without_a_live_key_is_refused(database: Database) -> None:

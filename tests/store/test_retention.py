@@ -20,8 +20,8 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.periods import beginning, years
+from smtpproxy.store.operations import Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store, SuppressionEntry
-from smtpproxy.store.retention import Limits, PurgedContacts, PurgedSuppressions, Removed
 from tests.store.conftest import Database
 
 NOW = datetime(2040, 6, 1, 12, tzinfo=UTC)  # what is added now was added long before

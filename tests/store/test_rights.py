@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, Source, Suppression
+from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
-from smtpproxy.store.rights import Change, Correction, Rectification
 from tests.store.conftest import Database
 from tests.store.contract import AGREEMENT, ANNA, DAY, T0, WHOLE, facts_of
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
-from smtpproxy.store.unsubscribe_keys import (
-    FILE_NAME,
+from smtpproxy.store.key_files import (
+    LINK_KEY_FILE,
     LinkReader,
     add_link_key,
     ensure_link_keys,
     link_ring,
     load_link_keys,
 )
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 
 DAY = date(2026, 3, 1)
 TOLD = Unsubscription("jeanne@people.example", "marketing", "01JKB3Q00020CT1R0RZ1H6E7A8", b"abcd")
@@ -23,12 +23,12 @@ TOLD = Unsubscription("jeanne@people.example", "marketing", "01JKB3Q00020CT1R0RZ
 
 def test_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     assert ensure_link_keys(tmp_path, DAY)
-    before = (tmp_path / FILE_NAME).read_bytes()
+    before = (tmp_path / LINK_KEY_FILE).read_bytes()
     assert not ensure_link_keys(tmp_path, DAY)
-    assert (tmp_path / FILE_NAME).read_bytes() == before
-    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / LINK_KEY_FILE).read_bytes() == before
+    assert (tmp_path / LINK_KEY_FILE).stat().st_mode & 0o777 == 0o600
     assert [(key.version, key.made) for key in load_link_keys(tmp_path).values()] == [(1, DAY)]
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [LINK_KEY_FILE]
 
 
 def test_two_that_start_at_once_have_one_key(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_key_is_added_and_the_others_stay(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_wrong_is_never_replaced(tmp_path: Path, spoil: object) -> None:
     ensure_link_keys(tmp_path, DAY)
-    file = tmp_path / FILE_NAME
+    file = tmp_path / LINK_KEY_FILE
     assert callable(spoil)
     text = spoil(file.read_text())
     file.write_text(text)
@@ -76,7 +76,7 @@ def test_a_file_that_is_wrong_is_never_replaced(tmp_path: Path, spoil: object) -
 
 def test_a_file_that_others_can_read(tmp_path: Path) -> None:
     ensure_link_keys(tmp_path, DAY)
-    (tmp_path / FILE_NAME).chmod(0o640)
+    (tmp_path / LINK_KEY_FILE).chmod(0o640)
     with pytest.raises(StoreMisconfigured, match="make it 0600"):
         load_link_keys(tmp_path)
 

@@ -12,15 +12,15 @@ from starlette.applications import Starlette
 
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.policy.model import Suppression
-from smtpproxy.store.key_file import load_keys
-from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.unsubscribe_keys import (
-    FILE_NAME,
+from smtpproxy.store.key_files import (
+    LINK_KEY_FILE,
     LinkReader,
     add_link_key,
     ensure_link_keys,
     link_ring,
+    load_keys,
 )
+from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.unsubscribe import HEADERS, Unsubscribe, language_of
 from tests.kit.store import TrialStore
 
@@ -178,10 +178,10 @@ async def test_trouble_is_said_and_does_not_look_done(site: Site) -> None:
 
 async def test_keys_that_others_can_read_are_trouble_and_no_wrong_link(site: Site) -> None:
     link = site.link()
-    (site.folder / FILE_NAME).chmod(0o644)
+    (site.folder / LINK_KEY_FILE).chmod(0o644)
     for method in ("GET", "POST"):
         assert (await site.client.request(method, link, data=ONE_CLICK)).status_code == 503
-    (site.folder / FILE_NAME).chmod(0o600)
+    (site.folder / LINK_KEY_FILE).chmod(0o600)
     assert (await site.client.get(link)).status_code == 200
 
 

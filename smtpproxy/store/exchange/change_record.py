@@ -1,7 +1,7 @@
 """A change of a suppression as others are told it: in the feed and in webhooks alike."""
 
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.propagation import SuppressionChange
+from smtpproxy.store.operations import SuppressionChange
 
 
 def change_object(change: SuppressionChange) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import BinaryIO, Generic, Literal, TypeVar
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.rejected import RejectedFile
 from smtpproxy.store.exchange.source import Source
-from smtpproxy.store.imports import Place
+from smtpproxy.store.operations import Place
 from smtpproxy.store.protocols import BatchResult
 
 T = TypeVar("T")

@@ -21,8 +21,7 @@ import msgspec
 from smtpproxy.policy.model import Suppression
 from smtpproxy.store.exchange.suppression_record import read_origin, read_scope
 from smtpproxy.store.exchange.times import read_time, written_time
-from smtpproxy.store.keys import KeyPair, SuppressionKey
-from smtpproxy.store.partners import SnapshotRow
+from smtpproxy.store.keys import KeyPair, SnapshotRow, SuppressionKey
 
 _LONGEST_LINE = 4_096
 _encode = msgspec.json.Encoder().encode

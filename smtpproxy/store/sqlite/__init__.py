@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from smtpproxy.settings import PartnerSettings
-from smtpproxy.store.key_file import give_to_owner_of, load_or_create_keys, load_partner_key
+from smtpproxy.store.key_files import give_to_owner_of, load_or_create_keys, load_partner_key
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreInaccessible,
@@ -17,7 +17,7 @@ from smtpproxy.store.protocols import (
 )
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import is_busy, open_reader, open_writer, unavailable
-from smtpproxy.store.sqlite.lookup import Partner
+from smtpproxy.store.sqlite.reader import Partner
 from smtpproxy.store.sqlite.schema import migrate, version_of
 from smtpproxy.store.sqlite.store import SqliteStore
 

@@ -8,9 +8,9 @@ import msgspec
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.keys import key_text
-from smtpproxy.store.propagation import ChangesGone, SuppressionChange
+from smtpproxy.store.operations import ChangesGone, SuppressionChange
+from smtpproxy.store.sqlite.connection import fetch_all
 from smtpproxy.store.sqlite.rows import from_micros, to_micros
-from smtpproxy.store.sqlite.writer import fetch_all
 
 # The fingerprint of a key that is not known any more is of no use to anybody.
 _AFTER = """

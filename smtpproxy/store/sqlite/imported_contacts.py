@@ -10,8 +10,8 @@ import msgspec
 from smtpproxy.policy.model import Contact
 from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.sqlite.connection import fetch_all, run_many
 from smtpproxy.store.sqlite.rows import Row
-from smtpproxy.store.sqlite.writer import fetch_all, run_many
 from smtpproxy.store.undo_contacts import Replaced, Told
 
 _INSERT = """

@@ -6,8 +6,8 @@ from collections.abc import Container, Iterable, Sequence
 import aiosqlite
 import msgspec
 
+from smtpproxy.store.sqlite.connection import fetch_all, run_many
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
-from smtpproxy.store.sqlite.writer import fetch_all, run_many
 from smtpproxy.store.undo import Fate, Standing, Version, fate, said, without
 
 _KEY = "wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?"

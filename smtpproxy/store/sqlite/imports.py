@@ -9,14 +9,14 @@ from datetime import datetime
 import aiosqlite
 import msgspec
 
-from smtpproxy.store.imports import UNDO_FOR, Batch, ImportRecord, Place, State, Undone
 from smtpproxy.store.merge import Known
+from smtpproxy.store.operations import UNDO_FOR, Batch, ImportRecord, Place, State, Undone
 from smtpproxy.store.protocols import BatchResult
 from smtpproxy.store.sqlite import contacts as contact_table
 from smtpproxy.store.sqlite import imported_contacts, imported_suppressions
+from smtpproxy.store.sqlite.connection import SqliteWriter, fetch_all
 from smtpproxy.store.sqlite.imported_contacts import Origin
 from smtpproxy.store.sqlite.rows import Row, to_micros
-from smtpproxy.store.sqlite.writer import SqliteWriter, fetch_all
 from smtpproxy.store.undo import Fate
 from smtpproxy.store.undo_contacts import contact_without
 

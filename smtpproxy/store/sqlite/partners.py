@@ -11,15 +11,14 @@ import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Suppression
-from smtpproxy.store.key_file import give_to_owner_of
-from smtpproxy.store.keys import KeyPair, KeyRing
-from smtpproxy.store.partners import Coverage, PartnerSnapshot, SnapshotRow
+from smtpproxy.store.key_files import give_to_owner_of
+from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import rows
+from smtpproxy.store.sqlite.connection import SqliteWriter, fetch_all, run_many
 from smtpproxy.store.sqlite.live_keys import LiveKeys
-from smtpproxy.store.sqlite.lookup import Partner
+from smtpproxy.store.sqlite.reader import Partner
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
-from smtpproxy.store.sqlite.writer import SqliteWriter, fetch_all, run_many
 
 # Only of what is suppressed: the address of a mere contact is nobody's business.
 _COVER = """

@@ -6,9 +6,9 @@ from datetime import datetime
 
 import aiosqlite
 
-from smtpproxy.store.propagation import Arrears, DeadLetter, SuppressionChange, WebhookState
+from smtpproxy.store.operations import Arrears, DeadLetter, SuppressionChange, WebhookState
 from smtpproxy.store.sqlite import changes, webhooks
-from smtpproxy.store.sqlite.writer import SqliteWriter
+from smtpproxy.store.sqlite.connection import SqliteWriter
 
 
 class Propagation:

@@ -15,14 +15,13 @@ import msgspec
 
 from smtpproxy.policy.model import Contact
 from smtpproxy.store.keys import KeyPair, KeyRing
-from smtpproxy.store.merge import WIDENED_ORIGINS
-from smtpproxy.store.outlived import is_undated, orders, outlived, removed
+from smtpproxy.store.merge import WIDENED_ORIGINS, is_undated, orders, outlived, removed
+from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import BatchResult, SuppressionEntry
-from smtpproxy.store.retention import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.sqlite import contacts as contact_table
+from smtpproxy.store.sqlite.connection import SqliteWriter, fetch_all, run_many
 from smtpproxy.store.sqlite.live_keys import LiveKeys
 from smtpproxy.store.sqlite.rows import Row, from_micros, optional_moment, to_micros
-from smtpproxy.store.sqlite.writer import SqliteWriter, fetch_all, run_many
 
 _BATCH = 500
 """Rows of one transaction: some 20 ms under the write lock."""

@@ -10,10 +10,10 @@ import aiosqlite
 
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
-from smtpproxy.store.imports import Batch
+from smtpproxy.store.counters import with_mailings
 from smtpproxy.store.keys import suppressed_name
-from smtpproxy.store.mailings import with_mailings
 from smtpproxy.store.merge import as_update
+from smtpproxy.store.operations import Batch
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
@@ -24,17 +24,14 @@ from smtpproxy.store.protocols import (
 from smtpproxy.store.sqlite import contacts as contact_table
 from smtpproxy.store.sqlite import imports as import_table
 from smtpproxy.store.sqlite import suppressions as suppression_table
-from smtpproxy.store.sqlite.connection import open_reader, unavailable
-from smtpproxy.store.sqlite.live_keys import LiveKeys
-from smtpproxy.store.sqlite.lookup import Partner
-from smtpproxy.store.sqlite.mailings import SqliteMailings
+from smtpproxy.store.sqlite.connection import SqliteWriter, open_reader, unavailable
+from smtpproxy.store.sqlite.contacts import Rights
+from smtpproxy.store.sqlite.counters import SqliteMailings
+from smtpproxy.store.sqlite.live_keys import LiveKeys, Rekeying
 from smtpproxy.store.sqlite.partners import PartnerExchange
 from smtpproxy.store.sqlite.propagation import Propagation
-from smtpproxy.store.sqlite.reader import SqliteReader
-from smtpproxy.store.sqlite.rekeying import Rekeying
+from smtpproxy.store.sqlite.reader import Partner, SqliteReader
 from smtpproxy.store.sqlite.retention import Retention
-from smtpproxy.store.sqlite.rights import Rights
-from smtpproxy.store.sqlite.writer import SqliteWriter
 
 
 class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, Retention, Rights):

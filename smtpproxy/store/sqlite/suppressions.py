@@ -9,12 +9,12 @@ import msgspec
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey, is_key_text, suppressed_name
 from smtpproxy.store.protocols import BatchResult, LiftedSuppression, SuppressionEntry
-from smtpproxy.store.sqlite import imported_suppressions, rekeying, rows
+from smtpproxy.store.sqlite import imported_suppressions, live_keys, rows
 from smtpproxy.store.sqlite import partners as partner_table
+from smtpproxy.store.sqlite.connection import fetch_all, run_many
 from smtpproxy.store.sqlite.live_keys import LiveKeys
-from smtpproxy.store.sqlite.lookup import Partner
+from smtpproxy.store.sqlite.reader import Partner
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
-from smtpproxy.store.sqlite.writer import fetch_all, run_many
 
 _ADD = """
 INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, import,
@@ -96,7 +96,7 @@ async def add(
         new.append((*pair, entry.scope, entry.origin, since, key.version, entry.note))
         moves += [(*old, *pair, key.version) for _, old in older]
     if moves:
-        await rekeying.move(connection, moves)
+        await live_keys.move(connection, moves)
     await imported_suppressions.remember(connection, new, importer)
     before = (await fetch_all(connection, _COUNT))[0][0]
     # In the order of the primary key, neighbours share a page and its copy in the log.
@@ -134,7 +134,7 @@ async def lift(
 ) -> list[Suppression]:
     """Remove suppressions of the exact address; what was lifted, when and why stays."""
     (key, pair), *older = places
-    await rekeying.move(connection, [(*old, *pair, key.version) for _, old in older])
+    await live_keys.move(connection, [(*old, *pair, key.version) for _, old in older])
     which = (*pair, scope or "", origin or "")
     found = await fetch_all(
         connection, f"SELECT scope, origin, since, note FROM suppression WHERE {_WHICH}", *which

@@ -6,7 +6,8 @@ from dataclasses import astuple
 import aiosqlite
 import msgspec
 
-from smtpproxy.store.propagation import Arrears, DeadLetter, WebhookState
+from smtpproxy.store.operations import Arrears, DeadLetter, WebhookState
+from smtpproxy.store.sqlite.connection import fetch_all
 from smtpproxy.store.sqlite.rows import (
     Row,
     from_micros,
@@ -14,7 +15,6 @@ from smtpproxy.store.sqlite.rows import (
     optional_moment,
     to_micros,
 )
-from smtpproxy.store.sqlite.writer import fetch_all
 
 _STATE = (
     "name, position, message_id, message_end, failures, failing_since, retry_at,"

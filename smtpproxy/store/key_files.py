@@ -1,8 +1,11 @@
-"""Files of secret keys, mode 0600: our own of the suppressions, and those shared with partners.
+"""Files of secret keys, mode 0600: of the suppressions, of partners, of unsubscribe links.
 
 A key that is lost or mixed up would make every suppression match nobody, so the database
 remembers the fingerprints of its keys and is not opened with others. The file of the
 suppressions holds one line for each live key, the newest last.
+
+A link is followed for years, so its key stays when it is replaced: new links are sealed
+under the newest, and all are read. Line: version, the day it was made, key in hexadecimal.
 """
 
 import os
@@ -10,8 +13,11 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
+from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
 from smtpproxy.store.keys import KeyRing, SuppressionKey
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 
@@ -199,3 +205,135 @@ def give_to_owner_of(folder: Path, path: Path) -> None:
     if os.geteuid() == 0:
         owner = folder.stat()
         os.chown(path, owner.st_uid, owner.st_gid)
+
+
+LINK_KEY_FILE = "unsubscribe.key"
+_VERSIONS = 255
+_LINK_PREAMBLE = """\
+# The secret keys of smtpproxy's unsubscribe links, mode 0600. Keep them secret, and keep a
+# copy: a link that was sent works only while its key is here, and must work for years.
+# Line: version, the day it was made, key in hexadecimal; the newest seals new links.
+"""
+_LINK_LINE = re.compile(rf"(\d{{1,3}}) (\d{{4}}-\d\d-\d\d) ([0-9a-f]{{{2 * KEY_OCTETS}}})")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkKey:
+    version: int
+    made: date
+    secret: bytes
+
+
+def load_link_keys(state_dir: Path) -> Mapping[int, LinkKey]:
+    """Read the keys by version, the oldest first.
+
+    Raises StoreMisconfigured: there is none, others can read it, or it is no key file.
+    """
+    path = state_dir / LINK_KEY_FILE
+    lines = secret_lines(
+        path,
+        what="the key file of the unsubscribe links",
+        missing="restore it from the backup, or no link that was sent works; if none was sent yet,"
+        " smtpproxy serve makes it",
+    )
+    found = [_LINK_LINE.fullmatch(line) for line in lines]
+    try:
+        keys = [
+            LinkKey(int(match[1]), date.fromisoformat(match[2]), bytes.fromhex(match[3]))
+            for match in found
+            if match
+        ]
+    except ValueError:
+        keys = []
+    versions = {key.version for key in keys}
+    if not keys or len(versions) < len(lines) or not versions <= set(range(1, _VERSIONS + 1)):
+        raise StoreMisconfigured(
+            f"{path}: not a file of link keys; expected a line with a version, a day and "
+            f"{2 * KEY_OCTETS} hexadecimal digits for each key; restore it from the backup"
+        )
+    return {key.version: key for key in sorted(keys, key=lambda key: key.version)}
+
+
+def link_ring(state_dir: Path) -> TokenRing:
+    """Return the ring of the keys in the file. Raises StoreMisconfigured."""
+    return TokenRing({key.version: key.secret for key in load_link_keys(state_dir).values()})
+
+
+def ensure_link_keys(state_dir: Path, today: date) -> bool:
+    """Make the first key where there is none; tell whether it was made now.
+
+    Raises StoreMisconfigured, StoreInaccessible.
+    """
+    path = state_dir / LINK_KEY_FILE
+    made = False
+    if not path.exists():
+        try:
+            create_secret(path, f"{_LINK_PREAMBLE}{_link_line(_new_link_key(1, today))}")
+            made = True
+        except FileExistsError:
+            pass  # another process was first
+        except OSError as error:
+            raise _inaccessible(path, error) from error
+    load_link_keys(state_dir)
+    return made
+
+
+def add_link_key(state_dir: Path, today: date) -> LinkKey:
+    """Make a key that new links are sealed under; the others stay.
+
+    Raises StoreMisconfigured, StoreInaccessible.
+    """
+    path = state_dir / LINK_KEY_FILE
+    keys = load_link_keys(state_dir)
+    if max(keys) >= _VERSIONS:
+        raise StoreMisconfigured(f"{path}: there are {_VERSIONS} versions, and no more can be")
+    key = _new_link_key(max(keys) + 1, today)
+    text = _LINK_PREAMBLE + "".join(_link_line(each) for each in (*keys.values(), key))
+    try:
+        replace_secret(path, text)
+    except OSError as error:
+        raise _inaccessible(path, error) from error
+    return key
+
+
+def _new_link_key(version: int, today: date) -> LinkKey:
+    return LinkKey(version, today, secrets.token_bytes(KEY_OCTETS))
+
+
+def _link_line(key: LinkKey) -> str:
+    return f"{key.version} {key.made.isoformat()} {key.secret.hex()}\n"
+
+
+def _inaccessible(path: Path, error: OSError) -> StoreInaccessible:
+    return StoreInaccessible(
+        f"{path}: the keys of the unsubscribe links cannot be written ({error.strerror}); "
+        "state_dir must be a folder that smtpproxy may write to"
+    )
+
+
+class LinkReader:
+    """Reads the tokens of links, under keys that may be added while it runs."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._ring: TokenRing | None = None
+        self._read_at: tuple[int, int] | None = None  # what the file was when it was read
+
+    def open(self, token: str) -> Unsubscription:
+        """Read a token. Raises TokenError: it is none; StoreMisconfigured: the file is wrong."""
+        if self._ring is None or not self._ring.knows(token):
+            self._read_again()
+        if self._ring is None:
+            raise TokenError("there are no keys of links")
+        return self._ring.open(token)
+
+    def _read_again(self) -> None:
+        """Read the file if it was changed, so that nobody can have it read at will."""
+        try:
+            state = (self._state_dir / LINK_KEY_FILE).stat()
+        except FileNotFoundError:
+            return
+        now = state.st_mtime_ns, state.st_ino
+        if now != self._read_at:
+            self._ring = link_ring(self._state_dir)
+            self._read_at = now

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.store.alike import AlikeLog
+from smtpproxy.store.counters import BulkCounter
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sqlite.alike import SqliteAlike
+from smtpproxy.store.sqlite.counters import SqliteBulkCounter
 
 T0 = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 TEXT, OTHER = b"t" * 16, b"o" * 16
 HOUR = 3_600.0
 
-Open = Callable[[], AlikeLog]
+Open = Callable[[], BulkCounter]
 
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
-    return lambda: SqliteAlike(tmp_path / "store.db", 2.0)
+    return lambda: SqliteBulkCounter(tmp_path / "store.db", 2.0)
 
 
 async def test_people_count_once_and_texts_apart(opened: Open) -> None:
@@ -42,7 +42,7 @@ async def test_what_is_older_than_the_window_does_not_count(opened: Open) -> Non
 
 
 async def test_two_workers_count_together(tmp_path: Path) -> None:
-    one, two = (SqliteAlike(tmp_path / "store.db", 2.0) for _ in range(2))
+    one, two = (SqliteBulkCounter(tmp_path / "store.db", 2.0) for _ in range(2))
     assert await one.count(TEXT, ["a@x"], T0, HOUR, 10) == 1
     assert await two.count(TEXT, ["b@x"], T0, HOUR, 10) == 2
     one.close()
@@ -50,7 +50,7 @@ async def test_two_workers_count_together(tmp_path: Path) -> None:
 
 
 async def test_bulk_that_goes_on_stays_bulk_and_keeps_few_rows(tmp_path: Path) -> None:
-    log = SqliteAlike(tmp_path / "store.db", 2.0)
+    log = SqliteBulkCounter(tmp_path / "store.db", 2.0)
     for number in range(200):
         counted = await log.count(TEXT, [f"{number}@x"], T0 + number * SECOND, HOUR, 5)
         assert (counted > 5) == (number >= 5)
@@ -59,7 +59,7 @@ async def test_bulk_that_goes_on_stays_bulk_and_keeps_few_rows(tmp_path: Path) -
 
 
 async def test_estimates_are_merged_after_a_second(tmp_path: Path) -> None:
-    one, two = (SqliteAlike(tmp_path / "store.db", 2.0) for _ in range(2))
+    one, two = (SqliteBulkCounter(tmp_path / "store.db", 2.0) for _ in range(2))
     for number in range(5):
         await one.estimate(TEXT, [f"{number}@x"], T0, HOUR, 10)
     for number in range(5, 8):
@@ -72,8 +72,8 @@ async def test_estimates_are_merged_after_a_second(tmp_path: Path) -> None:
 
 
 async def test_exact_counts_fail_and_estimates_do_not(tmp_path: Path) -> None:
-    (tmp_path / "store-alike.db").write_bytes(b"no database" * 200)
-    log = SqliteAlike(tmp_path / "store.db", 0.05)
+    (tmp_path / "store-bulk.db").write_bytes(b"no database" * 200)
+    log = SqliteBulkCounter(tmp_path / "store.db", 0.05)
     with pytest.raises(StoreUnavailable):
         await log.count(TEXT, ["a@x"], T0, HOUR, 10)
     assert await log.estimate(TEXT, ["a@x"], T0, HOUR, 10) == 1
@@ -81,7 +81,7 @@ async def test_exact_counts_fail_and_estimates_do_not(tmp_path: Path) -> None:
 
 
 async def test_what_no_window_reaches_is_removed_and_nobody_is_named(tmp_path: Path) -> None:
-    log = SqliteAlike(tmp_path / "store.db", 2.0)
+    log = SqliteBulkCounter(tmp_path / "store.db", 2.0)
     for hour in range(3):
         people = [f"anna{hour}.{number}@x.example" for number in range(2_000)]
         await log.count(hour.to_bytes(16), people, T0 + hour * 7200 * SECOND, HOUR, 10_000)
@@ -90,5 +90,5 @@ async def test_what_no_window_reaches_is_removed_and_nobody_is_named(tmp_path: P
             await log.count(TEXT, ["b@x"], T0 + 14_400 * SECOND, HOUR, 10)
             await asyncio.sleep(0.01)
     log.close()
-    for file in [tmp_path / name for name in ("store-alike.db", "store-alike.db-wal")]:
+    for file in [tmp_path / name for name in ("store-bulk.db", "store-alike.db-wal")]:
         assert not file.exists() or b"anna" not in file.read_bytes()

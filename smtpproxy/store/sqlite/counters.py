@@ -1,0 +1,262 @@
+"""Who was mailed when, and to how many people a text went: counted on the mail path.
+
+A message is counted before it is put to the upstream and taken back if it is not taken:
+then two workers can never both send the last one that a cap allows. What a crash leaves
+behind counts, since the message may have been accepted.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+
+from smtpproxy.policy.model import Mailing
+from smtpproxy.store.counters import Mailed
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sqlite.rows import from_micros, to_micros
+from smtpproxy.store.sqlite.side_file import SideFile
+
+_KNOWN = """
+SELECT at, stream FROM mailing WHERE person = ?1
+UNION ALL SELECT at, NULL FROM first_mailing WHERE person = ?1 ORDER BY at
+"""
+_COUNT = "INSERT INTO mailing (person, at, id, stream) VALUES (?, ?, ?, ?)"
+_COUNT_FIRST = "INSERT OR IGNORE INTO first_mailing (person, at, id) VALUES (?, ?, ?)"
+_TAKE_BACK = "DELETE FROM mailing WHERE person = ? AND id = ?"
+_TAKE_FIRST_BACK = "DELETE FROM first_mailing WHERE person = ? AND id = ?"
+_NEXT_IS_FIRST = """
+INSERT OR IGNORE INTO first_mailing (person, at, id)
+SELECT person, at, id FROM mailing WHERE person = ?1 ORDER BY at LIMIT 1
+"""
+_OLDER = "SELECT count(*) FROM mailing WHERE at < ?"
+_PRUNE = """
+DELETE FROM mailing WHERE (person, at, id) IN
+    (SELECT person, at, id FROM mailing WHERE at < ? LIMIT ?)
+"""
+_PRUNE_FIRST = """
+DELETE FROM first_mailing WHERE person IN
+    (SELECT person FROM first_mailing WHERE at < ? LIMIT ?)
+"""
+_FORGET = ("DELETE FROM mailing WHERE person = ?", "DELETE FROM first_mailing WHERE person = ?")
+_PRUNED_AT_ONCE = 5_000  # rows: other writers wait no longer than for these
+
+
+class SqliteMailings:
+    """A `MailingLog`, and the reading of it. Opened with the first use, on the event loop."""
+
+    def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
+        path = database.with_name(f"{database.stem}-mailings.db")
+        self._file = SideFile(path, "mailings.sql", timeout, read_only=read_only)
+
+    async def reserve(
+        self, id: str, stream: str, addresses: Iterable[str], at: datetime
+    ) -> Mapping[str, Mailed]:
+        moment = to_micros(at)
+
+        def count(connection: sqlite3.Connection) -> dict[str, Mailed]:
+            persons = {address: self._person(address) for address in addresses}
+            known = {address: _known(connection, person) for address, person in persons.items()}
+            connection.executemany(_COUNT, [(p, moment, id, stream) for p in persons.values()])
+            connection.executemany(_COUNT_FIRST, [(p, moment, id) for p in persons.values()])
+            return known
+
+        return await self._file.write(count)
+
+    async def release(self, id: str, addresses: Iterable[str]) -> None:
+        def take_back(connection: sqlite3.Connection) -> None:
+            for person in map(self._person, addresses):
+                connection.execute(_TAKE_BACK, (person, id))
+                if connection.execute(_TAKE_FIRST_BACK, (person, id)).rowcount:
+                    connection.execute(_NEXT_IS_FIRST, (person,))
+
+        await self._file.write(take_back)
+
+    async def known(self, addresses: Sequence[str]) -> Mapping[str, Mailed]:
+        """Return what is known of each address; nothing where there is no database yet."""
+        if not self._file.is_there():
+            return {}
+
+        def read(connection: sqlite3.Connection) -> dict[str, Mailed]:
+            return {address: _known(connection, self._person(address)) for address in addresses}
+
+        return await self._file.ask(read)
+
+    async def prune(
+        self, before: datetime, *, first_before: datetime, dry_run: bool = False
+    ) -> int:
+        """Remove what is older, in small steps; return how many messages."""
+        if not self._file.is_there():
+            return 0
+        if dry_run:
+            return await self._file.ask(_counted(_OLDER, (to_micros(before),)))
+        removed = 0
+        for statement, moment in ((_PRUNE, before), (_PRUNE_FIRST, first_before)):
+            values = (to_micros(moment), _PRUNED_AT_ONCE)
+            while some := await self._file.write(_changed(statement, values)):
+                removed += some if statement is _PRUNE else 0
+        return removed
+
+    async def forget(self, address: str) -> None:
+        """Erase a person."""
+
+        def erase(connection: sqlite3.Connection) -> None:
+            for statement in _FORGET:
+                connection.execute(statement, (self._person(address),))
+
+        if self._file.is_there():
+            await self._file.write(erase)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _person(self, address: str) -> bytes:
+        return blake2b(address.encode(), digest_size=16, key=self._file.secret).digest()
+
+
+def _known(connection: sqlite3.Connection, person: bytes) -> Mailed:
+    found = connection.execute(_KNOWN, (person,)).fetchall()
+    if not found:
+        return Mailed()
+    return Mailed(
+        tuple([Mailing(stream, from_micros(at)) for at, stream in found if stream is not None]),
+        from_micros(found[0][0]),
+    )
+
+
+def _changed(statement: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connection], int]:
+    return lambda connection: connection.execute(statement, values).rowcount
+
+
+def _counted(query: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connection], int]:
+    return lambda connection: int(connection.execute(query, values).fetchone()[0])
+
+
+_BULK_SENT = """
+INSERT INTO alike (fingerprint, person, at) VALUES (?, ?, ?)
+ON CONFLICT DO UPDATE SET at = max(at, excluded.at)
+"""
+_BULK_COUNT = "SELECT count(*) FROM alike WHERE fingerprint = ? AND at > ?"
+# Of a text that went to many more than matter, the newest rows are kept: it goes on counting.
+_BULK_TRIM = """
+DELETE FROM alike WHERE (fingerprint, person) IN (
+    SELECT fingerprint, person FROM alike WHERE fingerprint = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2
+)
+"""
+_BULK_PRUNE = """
+DELETE FROM alike WHERE (fingerprint, person) IN
+    (SELECT fingerprint, person FROM alike WHERE at < ? ORDER BY at LIMIT ?)
+"""
+_BULK_PRUNED_AT_ONCE = 500  # rows: other writers wait no longer than for these
+_PRUNE_EVERY = 2_000  # rows written
+_PRUNE_PAUSE = 0.01  # seconds
+_MERGE_EVERY = timedelta(seconds=1)
+_MOST_PENDING = 2_000  # people: a worker merges sooner
+
+
+class SqliteBulkCounter:
+    """An `BulkCounter`. Opened with the first use, on the event loop.
+
+    Estimates are counted in the process and merged with what others counted once a second, with
+    the next message: an estimate costs no commit of its own.
+    """
+
+    def __init__(self, database: Path, timeout: float) -> None:
+        path = database.with_name(f"{database.stem}-bulk.db")
+        self._file = SideFile(path, "alike.sql", timeout)
+        self._written = 0  # rows, since the last pruning
+        self._pruning: asyncio.Task[None] | None = None
+        self._longest = 0.0  # window, seconds
+        self._pending: dict[bytes, dict[str, datetime]] = {}
+        self._pending_people = 0
+        self._merged: dict[bytes, int] = {}  # people, as of the last merge
+        self._merged_at: datetime | None = None
+
+    async def count(
+        self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int
+    ) -> int:
+        def count(connection: sqlite3.Connection) -> int:
+            connection.executemany(
+                _BULK_SENT, [(fingerprint, self._person(p), to_micros(at)) for p in people]
+            )
+            return _counted_people(connection, fingerprint, at, window, most)
+
+        counted = await self._file.write(count)
+        self._wrote(len(people), at, window)
+        return counted
+
+    async def estimate(
+        self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int
+    ) -> int:
+        pending = self._pending.setdefault(fingerprint, {})
+        before = len(pending)
+        pending.update(dict.fromkeys(people, at))
+        self._pending_people += len(pending) - before
+        known = self._merged.get(fingerprint, 0) + len(pending)
+        due = self._merged_at is None or not timedelta(0) <= at - self._merged_at < _MERGE_EVERY
+        if due or self._pending_people > _MOST_PENDING:
+            with suppress(StoreUnavailable):
+                await self._merge(at, window, most)
+                known = self._merged.get(fingerprint, known)
+        return known
+
+    async def people(self) -> int:
+        """Return how many rows there are: people, once for each text."""
+        query = "SELECT count(*) FROM alike"
+        return await self._file.ask(lambda c: int(c.execute(query).fetchone()[0]))
+
+    def close(self) -> None:
+        if self._pruning is not None:
+            self._pruning.cancel()
+        self._file.close()
+
+    async def _merge(self, at: datetime, window: float, most: int) -> None:
+        """Write what is pending and read what all workers counted of the same texts."""
+        pending, self._pending, self._pending_people = self._pending, {}, 0
+        self._merged_at = at
+
+        def merge(connection: sqlite3.Connection) -> dict[bytes, int]:
+            for fingerprint, people in pending.items():
+                sent = [(fingerprint, self._person(p), to_micros(t)) for p, t in people.items()]
+                connection.executemany(_BULK_SENT, sent)
+            return {each: _counted_people(connection, each, at, window, most) for each in pending}
+
+        counted = await self._file.write(merge)
+        if len(self._merged) > 10 * _MOST_PENDING:
+            self._merged.clear()  # estimates begin anew from the next merge on
+        self._merged.update(counted)
+        self._wrote(sum(map(len, pending.values())), at, window)
+
+    def _person(self, address: str) -> bytes:
+        return blake2b(address.encode(), digest_size=8, key=self._file.secret).digest()
+
+    def _wrote(self, rows: int, at: datetime, window: float) -> None:
+        """Now and then have removed what no window reaches any more."""
+        self._longest = max(window, self._longest)
+        self._written += rows
+        if self._written >= _PRUNE_EVERY and (self._pruning is None or self._pruning.done()):
+            self._written = 0
+            before = to_micros(at - timedelta(seconds=self._longest))
+            self._pruning = asyncio.create_task(self._prune(before))
+
+    async def _prune(self, before: int) -> None:
+        """Remove older rows in small steps, between which mail goes on."""
+        removed = _BULK_PRUNED_AT_ONCE
+        with suppress(StoreUnavailable):
+            while removed == _BULK_PRUNED_AT_ONCE:
+                removed = await self._file.write(
+                    lambda c: c.execute(_BULK_PRUNE, (before, _BULK_PRUNED_AT_ONCE)).rowcount
+                )
+                await asyncio.sleep(_PRUNE_PAUSE)
+
+
+def _counted_people(
+    connection: sqlite3.Connection, fingerprint: bytes, at: datetime, window: float, most: int
+) -> int:
+    since = to_micros(at - timedelta(seconds=window))
+    (found,) = connection.execute(_BULK_COUNT, (fingerprint, since)).fetchone()
+    if found > 2 * most + 1:
+        connection.execute(_BULK_TRIM, (fingerprint, most + 1))
+    return int(found)
