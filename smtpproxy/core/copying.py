@@ -173,7 +173,7 @@ class CopyingTransaction(NotifyingTransaction):
             reply = _one_reply(list(results.values()), 0, 0, self.id)
         else:
             reply = yield from self._one_reply(header, results)
-        yield from self._note_outcome(outcome, reply, len(mailed), each)
+        yield from self._note_outcome(reply, len(mailed), each)
         if not all(result.notifies for result in results.values()):
             try:
                 yield from self._notices.relayed([r.rcpt for r in mailed], header)

@@ -34,8 +34,8 @@ UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")
 class Evaluation:
     """What is known of the recipients of one transaction, and the verdicts on them.
 
-    Recipients are canonical addresses. A verdict is as good as the facts: `outdated` tells whose
-    facts are from another state of the store.
+    Recipients are canonical addresses. A verdict is as good as the facts: `outdated` tells
+    whether the store has changed since they were read.
     """
 
     def __init__(self, services: Services, choice: StreamChoice) -> None:
@@ -87,10 +87,10 @@ class Evaluation:
                 facts, mailings=known.mailings, first_mailed_at=known.first_at
             )
 
-    def outdated(self, addresses: Iterable[str], version: object) -> list[str]:
-        """Whose facts are from another state of the store."""
+    def outdated(self, addresses: Iterable[str], version: object) -> bool:
+        """Whether facts of any of these are from another state of the store."""
         read_at = self._read_at
-        return [address for address in addresses if read_at.get(address) != version]
+        return any(read_at.get(address) != version for address in addresses)
 
     def judge_at_rcpt(self, addresses: Sequence[str], now: datetime) -> Sequence[Verdict]:
         """Judge as far as RCPT allows; candidates under different rulebooks wait for the end."""

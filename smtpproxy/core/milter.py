@@ -111,6 +111,8 @@ class MilterTransaction(NotifyingTransaction):
         except (UpstreamError, StoreUnavailable, AuditUnavailable) as error:
             advice = Advice(self._failed(error, recipients=self.recipients, messages=1))
             yield from self._not_mailed()
+        if advice.reply is not None:
+            yield from self._note_outcome(advice.reply)
         if advice.reply is None or advice.reply.code >= 500:
             yield from self._forget()
         self._spent += self._services.ticks() - began
@@ -146,7 +148,7 @@ class MilterTransaction(NotifyingTransaction):
             settled = yield from self._settle(outcome)
             if settled is not outcome:
                 return settled
-            yield from self._left_to_the_mta(outcome, self.recipients)
+            yield from self._left_to_the_mta(self.recipients)
             return Advice(None, (), count, plain)
         # The sender is told first: once the MTA mails the others, nothing may prevent it.
         changed = yield from self._notify_refused(outcome, headers.without(""))
@@ -155,12 +157,12 @@ class MilterTransaction(NotifyingTransaction):
             changed = None if current is outcome else current
         if changed is not None:
             return changed
-        yield from self._left_to_the_mta(outcome, self.recipients - len(outcome.refused))
+        yield from self._left_to_the_mta(self.recipients - len(outcome.refused))
         deleted = tuple(dict.fromkeys(recipient.path for recipient, _ in outcome.refused))
         return Advice(None, deleted, count, plain)
 
-    def _left_to_the_mta(self, outcome: Outcome, recipients: int) -> Steps[None]:
+    def _left_to_the_mta(self, recipients: int) -> Steps[None]:
         """What becomes of the message now is the MTA's to say, and it does not tell us."""
         name = f" as {self.client.queue_id}" if self.client.queue_id else ""
         text = f"left to the MTA{name}; its own answer is not known here"
-        yield from self._note_outcome(outcome, Reply.of(250, "2.0.0", text), recipients)
+        yield from self._note_outcome(Reply.of(250, "2.0.0", text), recipients)

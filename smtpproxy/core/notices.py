@@ -12,6 +12,7 @@ from smtpproxy.core.effects import (
     Upstream,
     WriteRecord,
 )
+from smtpproxy.core.outcome import TEMPORARY_FAILURE
 from smtpproxy.core.recording import without_erased
 from smtpproxy.core.services import Services
 from smtpproxy.events import Client, Decided, Recipient, Relayed
@@ -35,8 +36,10 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
+from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
 
@@ -129,10 +132,7 @@ class Notices:
         allowed = yield from self.permitted()
         if self._verdict is None:
             raise NoticeRefused("the reverse path is no address")
-        decided = self._decided(self._verdict, len(notice), passes=allowed)
-        decided = without_erased(decided, self._began)
-        yield from WriteRecord(decided)
-        self._services.emit(decided)
+        decided = yield from self._record(self._services.new_id(), self._verdict, len(notice))
         if not allowed:
             raise NoticeRefused(f"the sender may not be mailed: {self._verdict.reason}")
         sender = envelope.reverse_path
@@ -142,31 +142,62 @@ class Notices:
         mail = MailParameters("", len(notice), eight_bit=eight_bit, utf8=unicode, needs=needs)
         upstream = self._services.open_upstream(mail)
         try:
-            reply = yield from _hand_over(upstream, Rcpt(sender, notify="NEVER"), notice)
+            reply = yield from self._hand_over(upstream, Rcpt(sender, notify="NEVER"), notice)
         except UpstreamError as error:
             self._note(decided, error.reply)
             raise
+        except StoreUnavailable:
+            self._note(decided, TEMPORARY_FAILURE)
+            raise
+        if reply is None:
+            reply = recipient_reply(sender, self._verdict, NOTICE_STREAM.name, decided.id)
+            self._note(decided, reply)
+            yield from self._record(decided.id, self._verdict, decided.size)
+            raise NoticeRefused(f"the sender may not be mailed any more: {self._verdict.reason}")
         self._note(decided, reply)
         if reply.code >= 500:
             raise NoticeRefused(f"the upstream refuses the notice: {reply.code}")
         if reply.code >= 300:
             raise UpstreamError(f"notice to the sender not taken: {reply.code}")
 
-    def _decided(self, verdict: Verdict, size: int, *, passes: bool) -> Decided:
-        address = canonical(self._reverse_path)
-        return Decided(
-            id=self._services.new_id(),
+    def _hand_over(self, upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply | None]:
+        """Put a notice to the upstream; None where the sender may not be mailed any more."""
+        try:
+            (reply,) = yield from AskUpstream(upstream, [rcpt])
+            if reply.code >= 300:
+                upstream.abort()
+                return reply
+            upstream.begin_data()
+            refusal = yield from AwaitData(upstream)
+            if refusal is not None:
+                return refusal
+            if not (yield from self.permitted()):
+                upstream.abort()
+                return None
+            return (yield from SendContent(upstream, [stuffed(notice)]))
+        except BaseException:  # also when it is cancelled
+            upstream.abort()
+            raise
+
+    def _record(self, id: str, verdict: Verdict, size: int) -> Steps[Decided]:
+        """Put a verdict on the sender on record, before anything follows from it."""
+        decided = Decided(
+            id=id,
             at=self._services.now(),
             stage="notice",
             client=self._client,
             reverse_path="",
             decision=Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
-            recipients=(Recipient(self._reverse_path, address, verdict),),
+            recipients=(Recipient(self._reverse_path, canonical(self._reverse_path), verdict),),
             facts=self._facts,
             size=size,
-            relayed=passes,
+            relayed=verdict.action is Action.ALLOW,
             notice_about=self._about,
         )
+        decided = without_erased(decided, self._began)
+        yield from WriteRecord(decided)
+        self._services.emit(decided)
+        return decided
 
     def _note(self, decided: Decided, reply: Reply) -> None:
         relayed = Relayed(
@@ -180,20 +211,6 @@ class Notices:
         )
         self._services.note_outcome(relayed)
         self._services.emit(relayed)
-
-
-def _hand_over(upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply]:
-    try:
-        (reply,) = yield from AskUpstream(upstream, [rcpt])
-        if reply.code >= 300:
-            upstream.abort()
-            return reply
-        upstream.begin_data()
-        refusal = yield from AwaitData(upstream)
-        return refusal or (yield from SendContent(upstream, [stuffed(notice)]))
-    except BaseException:  # also when it is cancelled
-        upstream.abort()
-        raise
 
 
 def wants_no_notice(rcpt: Rcpt) -> bool:

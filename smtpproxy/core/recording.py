@@ -53,6 +53,7 @@ class RecordedTransaction:
         self._seconds: dict[Stage, float] = {}
         self._spent = 0.0
         self._on_record: Decided | None = None  # what passes, as it was last recorded
+        self._lacks_outcome = False  # what that came to is not on record yet
 
     def _record(self, decided: Decided) -> Steps[None]:
         """Put a decision on record and tell of it. Raises AuditUnavailable."""
@@ -73,10 +74,12 @@ class RecordedTransaction:
             self._services.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
         self._services.emit(told)
         self._on_record = decided
+        self._lacks_outcome = decided.relayed
 
     def _note(
         self, decided: Decided, reply: Reply, recipients: int, each: tuple[str, ...] = ()
     ) -> None:
+        self._lacks_outcome = False
         relayed = Relayed(
             id=decided.id,
             listener=decided.client.listener,

@@ -16,7 +16,7 @@ from smtpproxy.core.effects import (
     Upstream,
 )
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
-from smtpproxy.core.outcome import TEMPORARY_FAILURE, Mixed, Outcome, Recipient
+from smtpproxy.core.outcome import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Limited
@@ -88,6 +88,7 @@ class RelayTransaction(CopyingTransaction):
             replies = [self._failed(error, recipients=accepted, messages=1)]
             if not self._upstream.in_doubt:
                 yield from self._not_mailed()
+        yield from self._note_outcome(replies[0])
         if client_is_there() and not any(400 <= reply.code < 500 for reply in replies):
             yield from self._forget()
         self._spent += self._services.ticks() - began
@@ -187,7 +188,7 @@ class RelayTransaction(CopyingTransaction):
         if settled is not outcome:
             return settled
         yield from self._not_mailed()
-        yield from self._note_outcome(outcome, unfit, 0)
+        yield from self._note_outcome(unfit)
         refused = outcome.refusals if self._mixed == "each" else {}
         return [refused.get(recipient, unfit) for recipient in self.recipients_accepted]
 
@@ -240,18 +241,11 @@ class RelayTransaction(CopyingTransaction):
         if settled is not outcome:
             self.abort()
             return settled
-        try:
-            if failure is not None:
-                raise failure
-            if reply is None:
-                reply = yield from self._timed("upstream", SendContent(upstream, outgoing))
-        except UpstreamError as error:
-            yield from self._note_outcome(outcome, error.reply, len(upstream.accepted))
-            raise
-        except OSError:  # the spool
-            yield from self._note_outcome(outcome, TEMPORARY_FAILURE, 0)
-            raise
-        yield from self._note_outcome(outcome, reply, len(upstream.accepted))
+        if failure is not None:
+            raise failure
+        if reply is None:
+            reply = yield from self._timed("upstream", SendContent(upstream, outgoing))
+        yield from self._note_outcome(reply, len(upstream.accepted))
         if reply.code >= 300:
             yield from self._not_mailed()
         return reply
@@ -266,11 +260,7 @@ class RelayTransaction(CopyingTransaction):
         unnotified = yield from self._notify_refused(outcome, headers.without(""))
         if unnotified is not None:
             return unnotified
-        try:
-            yield from self._upstream_for(self._permitted(outcome))
-        except UpstreamError as error:
-            yield from self._note_outcome(outcome, error.reply, 0)
-            raise
+        yield from self._upstream_for(self._permitted(outcome))
         done = yield from self._deliver(outcome, outgoing)
         if isinstance(done, Outcome):
             return done

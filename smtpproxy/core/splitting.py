@@ -15,7 +15,6 @@ from smtpproxy.core.streams import StreamChoice
 from smtpproxy.core.transaction import Transaction
 from smtpproxy.events import Client
 from smtpproxy.mail.dsn import RefusedRecipient
-from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.store.protocols import StoreUnavailable
 
 
@@ -63,12 +62,7 @@ class NotifyingTransaction(Transaction):
             if news:
                 yield from self._timed("upstream", self._notices.refused(news, header))
         except NoticeRefused:
-            refused = self._refused_whole(outcome)
-            yield from self._note_outcome(outcome, refused.refusal, 0)
-            return refused
-        except UpstreamError as error:
-            yield from self._note_outcome(outcome, error.reply, 0)
-            raise
+            return self._refused_whole(outcome)
         yield from self._note_told([each.address for each in news])
         return None
 

@@ -20,7 +20,6 @@ from smtpproxy.core.effects import (
 )
 from smtpproxy.core.evaluation import Evaluation
 from smtpproxy.core.outcome import (
-    TEMPORARY_FAILURE,
     Mixed,
     Outcome,
     Recipient,
@@ -319,21 +318,19 @@ class Transaction(RecordedTransaction):
         if current is outcome:
             yield from self._record_passing(outcome.decided)
             if self._services.record_waits:
-                try:
-                    current = yield from self._look_again(outcome)
-                except StoreUnavailable:
-                    yield from self._note_outcome(outcome, TEMPORARY_FAILURE, 0)
-                    raise
+                current = yield from self._look_again(outcome)
         if current is not outcome:
             yield from self._release_refused(current)
         return current
 
     def _refresh(self, addresses: Sequence[str]) -> Steps[None]:
-        """Read again what may have changed. Raises StoreUnavailable."""
+        """Read again what may have changed. Raises StoreUnavailable.
+
+        All of it: the store may change once more before what is outdated is read.
+        """
         version = yield from StoreVersion()
-        outdated = self._evaluation.outdated(addresses, version)
-        if outdated:
-            yield from self._read(outdated)
+        if self._evaluation.outdated(addresses, version):
+            yield from self._read(addresses)
 
     def _read(self, addresses: Sequence[str]) -> Steps[None]:
         """The state of the store is asked for first: then facts are never older than it says."""
@@ -348,12 +345,15 @@ class Transaction(RecordedTransaction):
         evaluation.learn(addresses, facts, version)
 
     def _note_outcome(
-        self, outcome: Outcome, reply: Reply, recipients: int, each: tuple[str, ...] = ()
+        self, reply: Reply, recipients: int = 0, each: tuple[str, ...] = ()
     ) -> Steps[None]:
-        """Add the client's answer to the record of what was to be relayed.
+        """Add the client's answer to the record of what was to be relayed, if it lacks one.
 
         `each` are the upstream's own replies where each recipient had a copy of its own.
         """
+        decided = self._on_record
+        if decided is None or not self._lacks_outcome:
+            return
         if "@" in str(reply) or any("@" in one for one in each):
             addresses = [recipient.canonical for recipient in self.recipients_accepted]
             try:
@@ -365,7 +365,7 @@ class Transaction(RecordedTransaction):
             if erased:
                 reply = Reply(reply.code, reply.enhanced, ("",))
                 each = tuple(" ".join(one.split(" ")[:2]) for one in each)
-        self._note(outcome.decided, reply, recipients, each)
+        self._note(decided, reply, recipients, each)
 
     def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
         """Take back what was counted, for these or for everybody: they were not mailed.

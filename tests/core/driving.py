@@ -111,3 +111,6 @@ class Recorded:
     allowed: frozenset[str] = field(default_factory=frozenset)
     refused: frozenset[str] = field(default_factory=frozenset)
     refuses_all: bool = False  # the message itself does not pass
+    paths: tuple[str, ...] = ()  # as the client named them
+    at_rcpt: bool = False
+    notice: bool = False

@@ -1,7 +1,7 @@
 """Drives the transactions of `smtpproxy.core` with every effect in the hands of a test."""
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -51,7 +51,6 @@ from tests.core.world import Result, Upstream, World
 T = TypeVar("T")
 
 _CLIENT = Client("apps", "192.0.2.9", "client.example")
-_TURNS = 40  # of the loop, in which everything that waits for no effect is done
 _GO_ON = Answer(250, "go on")
 
 
@@ -75,6 +74,7 @@ class Present:
     ) -> None:
         """`given` are streams in the place of those that the setting makes."""
         self.client_is_there = True  # and waits for its answer
+        self.spool_is_broken = False
         self.events: list[object] = []  # what a transaction told the sinks
         self.outcomes: list[Relayed] = []  # the answers of clients, for the record
         self.loop = asyncio.new_event_loop()
@@ -125,9 +125,15 @@ class Present:
         return _Policy(self, consulted, self._world)
 
     def settle(self) -> None:
-        for _ in range(_TURNS):
-            self.loop.call_soon(self.loop.stop)
-            self.loop.run_forever()
+        self.loop.call_soon(self._stop_when_idle)
+        self.loop.run_forever()
+
+    def _stop_when_idle(self) -> None:
+        """Stop the loop once nothing is left that could go on in its next turn."""
+        if self.loop._ready:  # type: ignore[attr-defined]
+            self.loop.call_soon(self._stop_when_idle)
+        else:
+            self.loop.stop()
 
     def run(self, work: Callable[[], None]) -> None:
         """Do something on the loop."""
@@ -141,6 +147,10 @@ class Present:
     def upstreams(self) -> list[Upstream]:
         """The other ends of the connections to the upstream, in their order."""
         return self._pool.upstreams
+
+    @property
+    def connections(self) -> list[UpstreamConnection]:
+        return self._pool.connections
 
     def cancel(self) -> None:
         """Whatever is under way is given up, as when the process ends."""
@@ -193,7 +203,7 @@ class _Relayed:
 
     def data(self, content: bytes) -> Question:
         async def work() -> Sequence[Answer]:
-            spooled = Content(Spool(Path(), threshold=1 << 30))
+            spooled = _Spooled(self._driver)
             spooled.append(stuffed(content))
             is_there = lambda: self._driver.client_is_there  # noqa: E731
             return _answers(await self._driver.drive(self._transaction.message(spooled, is_there)))
@@ -202,6 +212,20 @@ class _Relayed:
 
     def abort(self) -> None:
         self._driver.run(self._transaction.abort)
+
+
+class _Spooled(Content):
+    """Content that cannot be read while the spool is broken."""
+
+    def __init__(self, driver: Present) -> None:
+        super().__init__(Spool(Path(), threshold=1 << 30))
+        self._driver = driver
+
+    def pieces(self, skip: int = 0) -> Iterator[bytes]:
+        for piece in super().pieces(skip):
+            if self._driver.spool_is_broken:
+                raise OSError(5, "Input/output error")
+            yield piece
 
 
 class _Asked:
@@ -386,6 +410,7 @@ class _Pool(UpstreamPool):
 
     def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
         self.upstreams: list[Upstream] = []
+        self.connections: list[UpstreamConnection] = []
         self._world = world
         self._loop = loop
         settings = UpstreamSettings(TcpAddress("192.0.2.1", 25), max_connections=64)
@@ -404,6 +429,7 @@ class _Pool(UpstreamPool):
             lambda: on_loop(connection.connection_lost, None),
         )
         self.upstreams.append(upstream)
+        self.connections.append(connection)
         connection.connection_made(_Transport(upstream))
         upstream.greet()
         await connection.open("relay.example", 60.0)
@@ -430,7 +456,16 @@ def _recorded(decided: Decided) -> Recorded:
     allowed = {r.canonical for r in decided.recipients if r.verdict.action is Action.ALLOW}
     refused = {r.canonical for r in decided.recipients} - allowed
     stopped = message is not None and message.action is not Action.ALLOW
-    return Recorded(decided.id, decided.relayed, frozenset(allowed), frozenset(refused), stopped)
+    return Recorded(
+        decided.id,
+        decided.relayed,
+        frozenset(allowed),
+        frozenset(refused),
+        stopped,
+        tuple(each.address for each in decided.recipients),
+        at_rcpt=decided.stage == "rcpt",
+        notice=decided.stage == "notice",
+    )
 
 
 def _answers(replies: Sequence[Reply]) -> list[Answer]:

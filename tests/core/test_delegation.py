@@ -45,6 +45,21 @@ def test_who_is_suppressed_while_the_permission_is_recorded_is_refused(scene: Sc
     assert [decided.relayed for decided in scene.decided] == [True, False]
 
 
+def test_who_withdraws_while_the_others_are_read_again_is_refused(scene: Scene) -> None:
+    assert codes(scene.mail(BOB)) == [250]
+    scene.world.passes_time()
+    assert codes(scene.rcpt(ANN)) == [250]  # so only BOB's facts are outdated at DATA
+    versions: list[Effect] = []
+
+    def answers(effect: Effect) -> None:
+        if effect.kind == "version":
+            versions.append(effect)
+        if len(versions) == 2:
+            scene.suppress(ANN)
+
+    assert codes(scene.send(answers=answers)) == [550, 550]
+
+
 def test_observed_who_was_erased_meanwhile_is_told_to_no_sink_when_the_journal_fails() -> None:
     observed = Stream(name="offers", purpose="offers", mode=Mode.OBSERVE)
     scene = Scene(Setting("policy"), {"offers": observed})

@@ -8,7 +8,6 @@ import pytest
 
 from smtpproxy.core import relaying
 from smtpproxy.policy.model import Mode, Reason, Stream
-from smtpproxy.relay.content import Content
 from smtpproxy.relay.errors import SigningFailed
 from tests.core.driving import PEOPLE, SENDER, Setting
 from tests.core.present import Present
@@ -78,23 +77,10 @@ def test_who_is_suppressed_between_two_copies_of_theirs_gets_no_second(scene: Sc
 
 
 @of(RELAY, SPLIT, Setting("lmtp"))
-def test_content_that_cannot_be_read_any_more_was_not_mailed(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken: list[bool] = []
-    pieces = Content.pieces
-
-    def read(content: Content, skip: int = 0) -> Iterator[bytes]:
-        for piece in pieces(content, skip):
-            if broken:
-                raise OSError(5, "Input/output error")
-            yield piece
-
+def test_content_that_cannot_be_read_any_more_was_not_mailed(scene: Scene) -> None:
     def answers(effect: Effect) -> None:
-        if effect.kind == "data":
-            broken.append(True)
+        scene.driver.spool_is_broken = effect.kind == "data" or scene.driver.spool_is_broken
 
-    monkeypatch.setattr(Content, "pieces", read)
     scene.mail(ANN)
     assert codes(scene.send(answers=answers)) == [451]
     assert (scene.sent, scene.counted) == ([], set())
@@ -113,7 +99,7 @@ def test_content_that_was_cut_off_was_not_mailed(scene: Scene) -> None:
     def hangs_up(data: bytes) -> None:
         take(data)
         if len(data) > 1000:
-            upstream.drop()
+            scene.driver.connections[-1].connection_lost(None)
 
     upstream.receive = hangs_up  # type: ignore[method-assign]
     assert codes(scene.send(large)) == [451]
@@ -181,6 +167,19 @@ def test_observed_mail_whose_sender_cannot_be_told_passes_as_one_message() -> No
     assert decided.decision.message is not None
     assert decided.decision.message.reason is Reason.SINGLE_RECIPIENT_REQUIRED
     scene.driver.close()
+
+
+@of(SPLIT)
+def test_a_sender_who_is_suppressed_while_the_notice_is_sent_is_not_mailed(scene: Scene) -> None:
+    def answers(effect: Effect) -> None:
+        if effect.kind == "rcpt" and SENDER in effect.about:
+            scene.suppress(SENDER)
+
+    scene.mail(ANN, BOB, suppressed=[BOB])
+    assert codes(scene.send(answers=answers)) == [550, 550]
+    assert (scene.notices, scene.mailed, scene.outcomes) == ([], set(), [550])
+    notices = [line.relayed for line in scene.world.journal if line.notice]
+    assert notices == [True, False]
 
 
 def test_a_notice_that_is_given_up_holds_no_connection() -> None:

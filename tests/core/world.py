@@ -64,7 +64,7 @@ class UnderWay:
     aborted: bool = False
     sent: list[Sent] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)  # the upstream said 2xx to RCPT
-    codes: set[int] = field(default_factory=set)  # 4xx and 5xx of the upstream
+    refusals: list[tuple[str, ...]] = field(default_factory=list)  # whom a 5xx was about
     handed_over: set[str] = field(default_factory=set)  # an MTA goes on for these
 
 
@@ -228,8 +228,10 @@ class Upstream:
         if kind == "mail" and self._sender is not None:
             code = 503
             self._world.violations.append("MAIL on a connection whose transaction was not ended")
-        if self._world.current is not None and code >= 400 and kind != "rset":
-            self._world.current.codes.add(code)
+        if self._world.current is not None and code >= 500 and kind != "rset":
+            who = () if kind == "mail" else tuple(self._recipients)
+            who = (about,) if kind == "rcpt" else who
+            self._world.current.refusals.append(who)
         if code < 400:
             self._done(kind, about)
         elif kind == "end":

@@ -1,0 +1,326 @@
+"""A random walk of one relay, or one adviser of an MTA, and one message after another.
+
+The client talks, people change their minds, and every effect stays outstanding until it is
+answered, well or not. What must hold is checked after each step.
+"""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from tests.core.driving import PEOPLE, SENDER, STREAMS, Driven, Question, Setting
+from tests.core.present import Present
+from tests.core.world import OWN, Effect, Recorded, Result, UnderWay, World
+from tests.kit.messages import marketing
+
+FAILURES: list[Result] = ["later", "never", "lost"]
+CHANGES = ("withdraws", "all", "marketing", "purpose:offers", "wants it", "wants it")
+KINDS = (*OWN, "connect", "mail", "rcpt", "data", "end", "rset")
+LOUD = PEOPLE[0].replace("ann", "ANN")
+"""Another spelling of the first of them."""
+
+Step = tuple[Callable[[], bool], Callable[[], None], int]
+"""Whether it may be done now, what it does, and how often compared to others."""
+
+
+class Walk:
+    """Use `run` once, then `end`. With `frozen` nobody changes their mind while a transaction is
+    open, and the upstream takes every RSET."""
+
+    def __init__(self, setting: Setting, seed: str, *, frozen: bool) -> None:
+        self.setting = setting
+        self.frozen = frozen
+        self.draw = Random(seed)
+        self.steps: list[str] = []  # what was done, to be read when something does not hold
+        self.world = World()
+        self.driver = Present(self.world, setting)
+        self.open: Driven | None = None
+        self.asked: Question | None = None  # what is due
+        self.ending = False  # the end of data was asked
+        self.certain = False
+        self.accepted: list[str] = []
+        self.contents = 0
+        self.content: tuple[str, str | None, int] = ("", None, 0)
+        self.copied: dict[tuple[str, str | None, int], set[str]] = {}  # whose client has no answer
+        self.told: dict[tuple[str, str | None, int], set[str]] = {}  # of whom its sender was told
+        self.known: set[str] = set()  # the store has answered about them
+        self.failures: dict[str, Result] = {}  # of the effects of this question, by kind
+        self.fallible = self.draw.sample(KINDS, self.draw.randint(0, 4))  # what fails in this walk
+        self.fails = self.draw.choice((0.05, 0.2, 0.5))  # how often
+        idle = lambda: self.asked is None  # noqa: E731
+        is_open = lambda: idle() and self.open is not None  # noqa: E731
+        outstanding = lambda: bool(self.world.outstanding)  # noqa: E731
+        moved = lambda: not frozen or self.open is None  # noqa: E731
+        self._steps: list[Step] = [
+            (moved, self._somebody_changes_their_mind, 2),
+            (lambda: not frozen, self._the_sender_is_suppressed, self.draw.randint(0, 1)),
+            (outstanding, self._an_effect_is_answered, 4),
+            (outstanding, self._several_are_answered, 3),
+            (outstanding, self._all_is_answered, 1),
+            (lambda: idle() and not self.ending, self._rcpt, 2),
+            (lambda: is_open() and bool(self.accepted), self._data, 4),
+            (is_open, self._the_client_gives_up, self.draw.randint(0, 1)),
+            (outstanding, self._the_spool_breaks, self.draw.choice((0, 0, 1))),
+        ]
+        for _ in range(self.draw.randint(0, 3)):
+            self._changes(self.draw.choice(PEOPLE), self.draw.choice(CHANGES))
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            possible = [(do, weight) for may, do, weight in self._steps if weight and may()]
+            (do,) = self.draw.choices(*zip(*possible, strict=True))  # type: ignore[arg-type]
+            do()
+            assert self.world.violations == []
+
+    def end(self) -> None:
+        """All goes well from now on, and nothing is left."""
+        try:
+            self.fallible = []
+            self._all_is_answered()
+            if self.open is not None:
+                self._the_client_gives_up()
+                self._all_is_answered()
+            assert self.world.violations == []
+            assert self.driver.held() == 0, "a connection was never given back"
+        finally:
+            self.driver.close()
+
+    # the world
+
+    def _somebody_changes_their_mind(self) -> None:
+        self._changes(self.draw.choice(PEOPLE), self.draw.choice(CHANGES))
+
+    def _changes(self, name: str, change: str) -> None:
+        self.steps.append(f"{name}: {change}")
+        person = self.world.people[name]
+        self.world.passes_time()
+        if change == "wants it":
+            person.consents, person.scopes = True, set()
+        elif change == "withdraws":
+            person.consents = False
+        else:
+            person.scopes.add(change)
+
+    def _the_sender_is_suppressed(self) -> None:
+        self.steps.append("the sender is suppressed")
+        self.world.people[SENDER].scopes = {"all"}
+
+    def _the_spool_breaks(self) -> None:
+        """Until the message is answered."""
+        if self.setting.relays and self.ending:
+            self.steps.append("the spool breaks")
+            self.driver.spool_is_broken = True
+            self.failures["spool"] = "lost"
+
+    def _an_effect_is_answered(self) -> None:
+        self._answer(self.draw.choice(self.world.outstanding))
+
+    def _several_are_answered(self) -> None:
+        """In their order, as they are asked."""
+        for _ in range(self.draw.randint(3, 25)):
+            if self.world.outstanding:
+                self._answer(self.world.outstanding[0])
+
+    def _all_is_answered(self) -> None:
+        for _ in range(300):
+            if not self.world.outstanding:
+                return
+            self._answer(self.world.outstanding[0])
+        raise AssertionError("there is no end to what is asked")
+
+    def _answer(self, effect: Effect) -> None:
+        result: Result = "ok"
+        if effect.kind in self.fallible and self.draw.random() < self.fails:
+            result = self.draw.choice(FAILURES)
+        if effect.kind == "rset" and self.frozen and result != "lost":
+            result = "ok"
+        if self.asked is not None and effect.kind in OWN:
+            self.failures[effect.kind] = result
+        self.steps.append(f"{effect.kind} {', '.join(effect.about)}: {result}")
+        self.world.answer(effect, result)
+        self.driver.settle()
+        self._look()
+
+    # the client
+
+    def _rcpt(self) -> None:
+        """The first of a message begins it."""
+        names = self.draw.choices((*PEOPLE, *PEOPLE, LOUD), k=self.draw.randint(1, 4))
+        if self.open is None:
+            sender = self.draw.choice([SENDER, SENDER, SENDER, ""])
+            self.certain = self.draw.random() < 0.5 or self.setting.intake == "policy"
+            self.open = self.driver.begin(sender, STREAMS[:1] if self.certain else STREAMS)
+            self.world.current = UnderWay(self.open.id, sender, stream=STREAMS[0])
+            self.accepted, self.known = [], set()
+            self.steps.append(
+                f"MAIL {sender or '<>'}, {'certain' if self.certain else 'uncertain'}"
+            )
+        self.failures = {}
+        self.steps.append(f"RCPT {names}")
+        self.asked = self.open.rcpt(*(names if self.setting.relays else names[:1]))
+        self._look()
+
+    def _data(self) -> None:
+        """Now and then with the very content of the last one, as a client that retries sends it."""
+        assert self.open is not None
+        again = self.draw.random() < 0.5
+        header = None if self.certain else self.draw.choice([None, *STREAMS])
+        self._current.stream = header or STREAMS[0]
+        links = {"unsubscribe": None, "one_click": None} if self.setting.adds_links else {}
+        self.contents += not again
+        self.content = self._current.reverse_path, header, self.contents
+        mail = marketing(stream=header, message_id=f"<{self.contents}@shop.example>", **links)  # type: ignore[arg-type]
+        self.ending, self.failures = True, {}
+        self.driver.client_is_there = self.draw.random() < 0.8
+        self.steps.append(f"DATA {self.content}, client is there: {self.driver.client_is_there}")
+        self.asked = self.open.data(mail)
+        self._look()
+
+    def _the_client_gives_up(self) -> None:
+        assert self.open is not None
+        self.steps.append("the client gives up")
+        self._current.aborted = True
+        self.open.abort()
+        self._over()
+
+    # the promises
+
+    def _look(self) -> None:
+        """What is answered is taken note of; what is not must be waiting for something."""
+        asked = self.asked
+        if asked is None:
+            return
+        if asked.error is not None:
+            raise AssertionError("a fault of the program") from asked.error
+        if asked.due:
+            assert self.world.outstanding, f"silence about {asked.about}"
+            return
+        self.asked = None
+        assert not self.world.waited_for(), "answered before it was known"
+        assert asked.answers is not None
+        self.steps.append(f"answers {[answer.code for answer in asked.answers]}")
+        assert len(asked.answers) == len(asked.about), "not one answer for each recipient"
+        if self.ending:
+            self._message_answered(asked)
+            self._over()
+        else:
+            self._recipients_answered(asked)
+
+    def _recipients_answered(self, asked: Question) -> None:
+        if self.failures.get("facts", "ok") == "ok":
+            self.known |= _people(asked.about)
+        for name, answer in zip(asked.about, asked.answers or (), strict=True):
+            if not self.setting.refuses_at_data:  # else it is the end that shows
+                self._failures_defer(answer.code, ("facts", "record"))
+            if answer.code < 300:
+                self.accepted.append(name)
+                assert not self.setting.relays or name in self._current.taken
+            elif answer.code >= 500:
+                self._refusal_is_known(name)
+
+    def _message_answered(self, asked: Question) -> None:
+        current, answers = self._current, asked.answers or ()
+        assert list(asked.about) == self.accepted
+        notices = [s.content for s in current.sent if s.is_notice and s.code == 250]
+        told = {name for name in (*PEOPLE, LOUD) if any(name in notice for notice in notices)}
+        taken = [r for s in current.sent if s.code == 250 and not s.is_notice for r in s.recipients]
+        before = self.copied.pop(self.content, set())
+        told_before = self.told.pop(self.content, set())
+        assert not before.intersection(taken), "mailed at this attempt and at one before"
+        if self.failures.get("copies", "ok") == "ok":
+            assert not told & told_before, f"told twice of {told & told_before}"
+        deferred, gone = any(400 <= a.code < 500 for a in answers), not self.driver.client_is_there
+        kept = deferred or (gone and sum(not each.is_notice for each in current.sent) > 1)
+        if (
+            self.setting.adds_links
+            and self.setting.intake == "smtp"
+            and (kept or (gone and before))
+        ):
+            self.copied[self.content] = before.union(taken)
+        if deferred or (gone and self.setting.relays):
+            self.told[self.content] = told | told_before
+        for name, answer in zip(asked.about, answers, strict=True):
+            mailed = name in taken or name in current.handed_over or name in before
+            assert taken.count(name) <= self.accepted.count(name), f"{name} is mailed twice"
+            self._failures_defer(answer.code, ("facts", "record", "count"))
+            if not _people([name]) & self.known and "facts" not in self.failures:
+                assert answer.code >= 400, f"{answer} for {name}, of whom nothing is known"
+            if answer.code < 300:
+                known = name in told or name in told_before
+                assert mailed or known, f"250 for {name}: not mailed, and nobody was told"
+            elif answer.code >= 500:
+                unspoken = self.world.people[SENDER].scopes or not current.reverse_path
+                assert name not in taken, f"{answer} for {name}, who is mailed"
+                assert not mailed or unspoken, f"{answer} for {name}, who was mailed"
+                self._refusal_is_known(name, answer.text)
+            elif not self.setting.adds_links or self.setting.intake != "smtp":
+                assert name not in taken, f"{answer} for {name}: a retry mails them twice"
+        if not self.setting.relays or self.setting.intake == "smtp":
+            assert len({answer.code for answer in answers}) == 1
+        self._record_is_whole([answer.code for answer in answers])
+
+    def _failures_defer(self, code: int, kinds: tuple[str, ...]) -> None:
+        """Neither does what failed last let mail pass, nor does it refuse for good."""
+        failed = [kind for kind in kinds if self.failures.get(kind, "ok") != "ok"]
+        assert not failed or 400 <= code < 500, f"{code} after a failure: {failed}"
+
+    def _refusal_is_known(self, name: str, text: str = "") -> None:
+        """A 5xx is the upstream's about them, or on record, or needs no decision (5.5.4).
+
+        Where each has an answer of their own, the upstream's refusal of another is none of theirs,
+        unless it came while nobody was mailed: then it may be about the message.
+        """
+        ours = any(line.refuses_all or _people([name]) & line.refused for line in self._lines())
+        refusals = self._current.refusals
+        if self.setting.intake == "lmtp" and any(s.code == 250 for s in self._current.sent):
+            theirs = any(name in who or not who for who in refusals)  # none at MAIL
+        else:
+            theirs = bool(refusals)
+        assert ours or theirs or text.startswith("5.5.4"), f"{name} is refused without a record"
+
+    def _lines(self) -> list[Recorded]:
+        return [line for line in self.world.journal if line.id == self._current.id]
+
+    def _record_is_whole(self, codes: Sequence[int]) -> None:
+        """Each decision is on record once, and one that something passes by has one outcome."""
+        if self.setting.intake == "policy":
+            return  # each recipient is on record, and no outcome is known
+        lines = self._lines()
+        for line in lines:
+            assert lines.count(line) == 1 or line.at_rcpt, f"on record twice: {line}"
+        outcomes = [each.code for each in self.driver.outcomes if each.id == self._current.id]
+        passes = any(line.relayed for line in lines)
+        assert len(outcomes) == passes, f"outcomes {outcomes} of what is on record as {lines}"
+        if outcomes and self.setting.intake != "lmtp":
+            assert outcomes[0] // 100 == codes[0] // 100 or codes[0] // 100 == 4, "another outcome"
+        for each in self.world.journal:
+            if each.notice and each.relayed:
+                found = [one.code for one in self.driver.outcomes if one.id == each.id]
+                assert len(found) == 1, f"a notice with outcomes {found}"
+
+    def _counts_are_right(self) -> None:
+        """Counted is who was mailed, or may have been; nobody else but where that failed."""
+        current = self._current
+        counted = self.world.counted.get(current.id, set())
+        sent = [each for each in current.sent if not each.is_notice]
+        mailed = _people([r for s in sent if s.code == 250 for r in s.recipients])
+        perhaps = _people([r for s in sent if s.code is None for r in s.recipients])
+        handed_over = _people(current.handed_over)
+        if current.stream == "offers" and self.setting.intake != "policy":
+            assert mailed | handed_over <= counted, "mailed, and not counted"
+        if self.failures.get("release", "ok") == "ok":
+            assert counted <= mailed | handed_over | perhaps, "counted, and not mailed"
+
+    def _over(self) -> None:
+        self._counts_are_right()
+        self.driver.spool_is_broken = False
+        self.open, self.asked, self.ending = None, None, False
+
+    @property
+    def _current(self) -> UnderWay:
+        assert self.world.current is not None
+        return self.world.current
+
+
+def _people(paths: "Sequence[str] | set[str]") -> set[str]:
+    """The canonical addresses."""
+    return {path.lower() for path in paths}
