@@ -21,12 +21,12 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import ShownText, shown_text
 from smtpproxy.mail.text import decode_words
-from smtpproxy.policy.content_checks import fingerprint, look_closer
+from smtpproxy.policy.content_checks import check_content, fingerprint
 from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features
 from smtpproxy.policy.model import (
     Alignment,
-    CloserLook,
+    ContentFeatures,
     MessageFeatures,
     Mode,
     SignatureFinding,
@@ -79,10 +79,10 @@ def content_features(
         return features
     if stream.max_recipients is not None:
         features = replace(features, recipients=len(people))
-    if stream.looks_closer:
+    if stream.checks_content:
         if message.body is not None:
             features = _with_own_signature(services, stream, features)
-        features = yield from _with_closer_look(
+        features = yield from _with_content_checks(
             services, stream, features, headers, reverse_path, people, message.text or message.body
         )
     return features
@@ -99,7 +99,7 @@ def with_dns(
     stream = choose_stream(choice.permitted, choice.default, features.stream_header)
     if isinstance(stream, Verdict):
         return features, ""
-    if features.closer is not None and features.closer.came_on is not None:
+    if features.content is not None and features.content.declared_stream is not None:
         stream = services.undeclared
     failures: list[str] = []
     if services.asks_organisations and stream.alignment is Alignment.RELAXED:
@@ -116,7 +116,7 @@ def with_dns(
     return features, "; ".join(failures)
 
 
-def _with_closer_look(
+def _with_content_checks(
     services: Services,
     stream: Stream,
     features: MessageFeatures,
@@ -129,7 +129,7 @@ def _with_closer_look(
 
     def looked() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
         shown = _shown(headers, text) if stream.reads_text else None
-        found = look_closer(stream, features, headers, reverse_path, shown)
+        found = check_content(stream, features, headers, reverse_path, shown)
         if shown is None or not counts:
             return found, shown, None
         return found, shown, fingerprint(shown, people, _names(headers))
@@ -164,15 +164,15 @@ def _as_undeclared(
     shown: ShownText | None,
 ) -> MessageFeatures:
     """Return the features of undeclared bulk with what the stream that it falls to asks for."""
-    found = features.closer or CloserLook()
-    features = look_closer(undeclared, features, headers, reverse_path, shown)
+    found = features.content or ContentFeatures()
+    features = check_content(undeclared, features, headers, reverse_path, shown)
     look = replace(
-        features.closer or CloserLook(),
+        features.content or ContentFeatures(),
         bulk_markers=found.bulk_markers,
         alike=found.alike,
-        came_on=stream.name,
+        declared_stream=stream.name,
     )
-    return replace(features, closer=look)
+    return replace(features, content=look)
 
 
 def _with_own_signature(
@@ -206,7 +206,7 @@ def _with_count(
     )
     if alike <= 1:
         return features
-    return replace(features, closer=replace(features.closer or CloserLook(), alike=alike))
+    return replace(features, content=replace(features.content or ContentFeatures(), alike=alike))
 
 
 def _with_signatures(

@@ -110,7 +110,7 @@ class Evaluation:
         stream = choose_stream(choice.permitted, choice.default, features.stream_header)
         if isinstance(stream, Verdict):
             return stream
-        if features.closer is not None and features.closer.came_on is not None:
+        if features.content is not None and features.content.declared_stream is not None:
             return self._services.undeclared
         return stream
 

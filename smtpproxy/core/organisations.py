@@ -63,7 +63,7 @@ async def with_organisations(
 ) -> tuple[MessageFeatures, str]:
     """Return the features with the organisations that relaxed alignment has to know, and what
     failed ("" when nothing did): of those the organisation is empty."""
-    look = features.closer
+    look = features.content
     if stream.alignment is not Alignment.RELAXED or features.signed_by_relay or look is None:
         return features, ""
     known: dict[str, str] = {}
@@ -91,4 +91,4 @@ async def with_organisations(
             if await of(sender) == own:
                 break
     organised = replace(look, organisations=tuple(known.items()))
-    return replace(features, closer=organised), failure
+    return replace(features, content=organised), failure

@@ -71,12 +71,12 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
         case Reason.UNSUBSCRIBE_MALFORMED if features.unsubscribe_fault is not None:
             words["found"] = features.unsubscribe_fault.found
             key += f".{features.unsubscribe_fault.kind}"
-        case Reason.FROM_MISALIGNED if features.closer is not None and features.closer.senders:
+        case Reason.FROM_MISALIGNED if features.content is not None and features.content.senders:
             words["domains"] = ", ".join(features.from_domains)
-            words["senders"] = ", ".join(features.closer.senders)
+            words["senders"] = ", ".join(features.content.senders)
             key += ".of"
-        case Reason.SUBJECT_MISLEADING if features.closer is not None:
-            words["prefix"] = features.closer.fake_prefix or NOTHING
+        case Reason.SUBJECT_MISLEADING if features.content is not None:
+            words["prefix"] = features.content.fake_prefix or NOTHING
         case Reason.BULK_UNDECLARED:
             words |= _bulk_words(case)
         case Reason.ONE_CLICK_MISSING if not features.unsubscribe_https:
@@ -89,11 +89,11 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
 
 def _bulk_words(case: MessageCase) -> Words:
     """By what undeclared bulk was told."""
-    closer, stream = case.features.closer, case.stream
-    if closer is not None and closer.bulk_markers:
-        found = Phrase("part.bulk.markers", {"fields": ", ".join(closer.bulk_markers)})
+    content, stream = case.features.content, case.stream
+    if content is not None and content.bulk_markers:
+        found = Phrase("part.bulk.markers", {"fields": ", ".join(content.bulk_markers)})
     else:
-        alike = 0 if closer is None else closer.alike
+        alike = 0 if content is None else content.alike
         words: Words = {"alike": alike, "most": stream.bulk_recipients or 0}
         found = Phrase("part.bulk.alike", words)
     return {"found": found}

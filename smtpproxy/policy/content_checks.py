@@ -22,7 +22,7 @@ from smtpproxy.mail.unsubscribe import link_fault
 from smtpproxy.policy.bulk import bulk_markers
 from smtpproxy.policy.model import (
     Alignment,
-    CloserLook,
+    ContentFeatures,
     MessageFeatures,
     Stream,
     StreamClass,
@@ -105,10 +105,10 @@ _PREFIX = re.compile(
 _DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")
 _MOST_SIGNATURES = 20
 _LONGEST_FIELD = 4_096  # octets
-_NOTHING = CloserLook()
+_NOTHING = ContentFeatures()
 
 
-def look_closer(
+def check_content(
     stream: Stream,
     features: MessageFeatures,
     headers: HeaderBlock,
@@ -124,12 +124,12 @@ def look_closer(
     if stream.alignment is not Alignment.OFF:
         senders = _senders(headers, reverse_path)
     if stream.stream_class is StreamClass.TRANSACTIONAL:
-        look = CloserLook(senders=senders, bulk_markers=bulk_markers(headers))
-        return features if look == _NOTHING else replace(features, closer=look)
+        look = ContentFeatures(senders=senders, bulk_markers=bulk_markers(headers))
+        return features if look == _NOTHING else replace(features, content=look)
     prefix = _fake_prefix(headers) if stream.honest_subject else None
     if shown is None:
-        return replace(features, closer=CloserLook(senders=senders, fake_prefix=prefix))
-    look = CloserLook(
+        return replace(features, content=ContentFeatures(senders=senders, fake_prefix=prefix))
+    look = ContentFeatures(
         senders=senders,
         fake_prefix=prefix,
         shows_way_out=stream.body_optout and _shows_way_out(features, shown),
@@ -137,7 +137,7 @@ def look_closer(
         text_cut=not shown.whole,
     )
     statement = features.source_statement or _held(shown, stream.source_statement)
-    return replace(features, closer=look, source_statement=statement)
+    return replace(features, content=look, source_statement=statement)
 
 
 def _shows_way_out(features: MessageFeatures, shown: ShownText) -> bool:

@@ -42,10 +42,10 @@ __all__ = [
     "Audience",
     "Basis",
     "Cap",
-    "CloserLook",
     "Condition",
     "ConsentAct",
     "Contact",
+    "ContentFeatures",
     "Dealing",
     "Decision",
     "Evidence",
@@ -115,7 +115,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     bulk_window: float = 3_600.0  # seconds in which they are counted
 
     @property
-    def looks_closer(self) -> bool:
+    def checks_content(self) -> bool:
         """Whether a rule asks for more than every message is read for."""
         return (
             self.stream_class is StreamClass.TRANSACTIONAL
@@ -286,7 +286,7 @@ class SignatureFinding(Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-class CloserLook(Struct, frozen=True, omit_defaults=True):
+class ContentFeatures(Struct, frozen=True, omit_defaults=True):
     """What was found out of a message only because its stream asks for it."""
 
     senders: tuple[str, ...] = ()  # domains of the envelope sender and of signatures
@@ -297,7 +297,7 @@ class CloserLook(Struct, frozen=True, omit_defaults=True):
     organisations: tuple[tuple[str, str], ...] = ()  # of domains by the DNS; "": no answer
     bulk_markers: tuple[str, ...] = ()  # lower-case names of header fields
     alike: int = 0  # people who were sent this text lately, this message's among them
-    came_on: str | None = None  # the transactional stream of what is judged as marketing
+    declared_stream: str | None = None  # the transactional stream of what is judged as marketing
 
 
 class MessageFeatures(Struct, frozen=True, omit_defaults=True):
@@ -317,7 +317,7 @@ class MessageFeatures(Struct, frozen=True, omit_defaults=True):
     dkim_fields: int = 0  # signatures that it came with
     signed_by_relay: bool = False  # the relay signs it; found out where that matters
     signatures: tuple[SignatureFinding, ...] | None = None  # None: they were not checked
-    closer: CloserLook | None = None  # None: no rule asked, or there was nothing to tell
+    content: ContentFeatures | None = None  # None: no rule asked, or there was nothing to tell
 
 
 class Transaction(Struct, frozen=True):

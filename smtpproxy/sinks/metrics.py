@@ -30,7 +30,7 @@ from smtpproxy.events import (
     TransactionEnded,
     UpstreamReplied,
 )
-from smtpproxy.policy.model import Action, CloserLook, Reason, UndeclaredBulk
+from smtpproxy.policy.model import Action, ContentFeatures, Reason, UndeclaredBulk
 from smtpproxy.policy.rules.message import is_undeclared_bulk
 
 Labels = tuple[str, ...]
@@ -306,15 +306,15 @@ class Metrics:
             if event.features is not None:
                 if event.features.unsubscribe_encoded:
                     self._encoded[(stream,)] += 1
-                if event.features.closer is not None:
-                    self._looked_closer(event, event.features.closer)
+                if event.features.content is not None:
+                    self._count_content(event, event.features.content)
         if event.observed:
             self._observed_only(event, stream)
 
-    def _looked_closer(self, event: Decided, look: CloserLook) -> None:
+    def _count_content(self, event: Decided, look: ContentFeatures) -> None:
         stream, features = event.decision.stream, event.features
-        if look.came_on is not None:
-            self._bulk[(look.came_on, UndeclaredBulk.MARKETING)] += 1
+        if look.declared_stream is not None:
+            self._bulk[(look.declared_stream, UndeclaredBulk.MARKETING)] += 1
         elif features is not None and is_undeclared_bulk(stream, features):
             self._bulk[(stream.name, stream.undeclared_bulk)] += 1
 

@@ -24,7 +24,7 @@ from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import ShownText, shown_text
 from smtpproxy.policy.bulk import bulk_markers
-from smtpproxy.policy.content_checks import fingerprint, look_closer, speaks_of_a_way_out
+from smtpproxy.policy.content_checks import check_content, fingerprint, speaks_of_unsubscribing
 from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Alignment, MessageFeatures, Stream, StreamClass
 from smtpproxy.relay.dkim.keyring import Keyring
@@ -110,7 +110,7 @@ PARTS = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
 def read_text(header: bytes) -> Callable[[bytes], None]:
     def read(body: bytes) -> None:
         shown = shown_text(read_body(HeaderBlock(header), body))
-        speaks_of_a_way_out(shown.text)
+        speaks_of_unsubscribing(shown.text)
         fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
 
     return read
@@ -182,9 +182,9 @@ def test_names_that_are_remembered_are_no_longer_than_names_are() -> None:
 def senders_of(field: bytes) -> tuple[str, ...]:
     stream = Stream("offers", StreamClass.MARKETING, alignment=Alignment.RELAXED)
     headers = HeaderBlock(b"From: a@b.example\r\n" + field + b"\r\n")
-    found = look_closer(stream, MessageFeatures(), headers, "a@b.example", None)
-    assert found.closer is not None
-    return found.closer.senders
+    found = check_content(stream, MessageFeatures(), headers, "a@b.example", None)
+    assert found.content is not None
+    return found.content.senders
 
 
 def test_which_keys_sign_for_thousands_of_domains_is_not_remembered() -> None:

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.organisations import Organisations, with_organisations
 from smtpproxy.policy.decide import judge
-from smtpproxy.policy.model import Alignment, CloserLook, Transaction
+from smtpproxy.policy.model import Alignment, ContentFeatures, Transaction
 from smtpproxy.resolver import Answer, DnsFailure
 from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, OFFERS
 
@@ -30,7 +30,9 @@ async def reason(
         return Answer(texts=(text.encode(),) if text else ())
 
     stream = replace(RELAXED, alignment=alignment)
-    message = replace(GOOD_MESSAGE, from_domains=(domain,), closer=CloserLook(senders=senders))
+    message = replace(
+        GOOD_MESSAGE, from_domains=(domain,), content=ContentFeatures(senders=senders)
+    )
     message, failure = await with_organisations(Organisations(texts), stream, message)
     verdict = judge(Transaction((stream,), (), message), {}, BOOK, NOW).message
     assert verdict is not None
@@ -99,9 +101,9 @@ async def test_of_many_from_domains_only_some_are_asked_about() -> None:
         return Answer(texts=(RECORD.encode(),) if name == "_dmarc.shop.example" else ())
 
     many = tuple(f"x{n}.shop.example" for n in range(1_000))
-    look = CloserLook(senders=("b.shop.example",))
+    look = ContentFeatures(senders=("b.shop.example",))
     for domains, aligned in ((many, False), (many[:4], True)):
-        message = replace(GOOD_MESSAGE, from_domains=domains, closer=look)
+        message = replace(GOOD_MESSAGE, from_domains=domains, content=look)
         message, _ = await with_organisations(Organisations(texts), RELAXED, message)
         verdict = judge(Transaction((RELAXED,), (), message), {}, BOOK, NOW).message
         assert verdict is not None

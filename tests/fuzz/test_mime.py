@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import MimeLimits, read_body
 from smtpproxy.mail.shown import read_html, shown_text
-from smtpproxy.policy.content_checks import fingerprint, speaks_of_a_way_out
+from smtpproxy.policy.content_checks import fingerprint, speaks_of_unsubscribing
 from tests.fuzz.hostile import flood, octets
 from tests.kit.soak import LONGEST, times
 
@@ -36,7 +36,7 @@ def read_message(raw: bytes, limits: MimeLimits) -> None:
     assert len(found.parts) <= limits.parts
     shown = shown_text(found)
     assert shown.text == " ".join(shown.text.split())
-    speaks_of_a_way_out(shown.text)
+    speaks_of_unsubscribing(shown.text)
     first = fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
     assert first == fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
 

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.bulk import bulk_markers
 from smtpproxy.policy.decide import judge
-from smtpproxy.policy.model import CloserLook, Transaction, UndeclaredBulk
+from smtpproxy.policy.model import ContentFeatures, Transaction, UndeclaredBulk
 from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, RECEIPTS
 
 UNSUBSCRIBE = "List-Unsubscribe: <https://x.example/>\r\n"
@@ -87,7 +87,7 @@ def test_who_sends_it_counts() -> None:
 def test_what_becomes_of_it(undeclared: UndeclaredBulk) -> None:
     stream = replace(RECEIPTS, undeclared_bulk=undeclared)
     for markers, refused in (((), False), (("x-campaign",), undeclared == "refuse")):
-        message = replace(GOOD_MESSAGE, closer=CloserLook(bulk_markers=markers))
+        message = replace(GOOD_MESSAGE, content=ContentFeatures(bulk_markers=markers))
         verdict = judge(Transaction((stream,), (), message), {}, BOOK, NOW).message
         assert verdict is not None
         assert (verdict.reason == "bulk_undeclared") == refused

@@ -8,14 +8,14 @@ from msgspec.structs import replace
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import shown_text
-from smtpproxy.policy.content_checks import PHRASES, look_closer
+from smtpproxy.policy.content_checks import PHRASES, check_content
 from smtpproxy.policy.decide import judge, needs
 from smtpproxy.policy.features import read_features
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
     Action,
     Alignment,
-    CloserLook,
+    ContentFeatures,
     MessageFeatures,
     Stream,
     Transaction,
@@ -36,7 +36,7 @@ def features_of(stream: Stream, raw: str, reverse_path: str = "b@example.com") -
     head, _, body = raw.partition("\r\n\r\n")
     headers = HeaderBlock(head.encode() + b"\r\n\r\n")
     shown = shown_text(read_body(headers, body.encode())) if stream.reads_text else None
-    return look_closer(
+    return check_content(
         stream, read_features(headers, "X-Mail-Stream"), headers, reverse_path, shown
     )
 
@@ -119,7 +119,7 @@ ADDED = HEAD.replace("List-Unsubscribe: ", "X-Was: ")
 
 def test_without_list_unsubscribe_any_link_is_a_way_out() -> None:
     """Where the relay adds the header, the text cannot name its link."""
-    looked = features_of(OPTOUT, ADDED + "\r\nUnsubscribe: https://shop.example/leave").closer
+    looked = features_of(OPTOUT, ADDED + "\r\nUnsubscribe: https://shop.example/leave").content
     assert looked is not None
     assert looked.shows_way_out
 
@@ -138,7 +138,7 @@ def test_without_list_unsubscribe_any_link_is_a_way_out() -> None:
 )
 def test_a_link_to_nowhere_is_no_way_out(link: str) -> None:
     raw = ADDED + f"Content-Type: text/html\r\n\r\nUnsubscribe: <a href='{link}'>here</a>"
-    nowhere = features_of(OPTOUT, raw).closer
+    nowhere = features_of(OPTOUT, raw).content
     assert nowhere is not None
     assert not nowhere.shows_way_out
 
@@ -241,7 +241,7 @@ RECAST = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.MARKETING)
 
 @pytest.mark.parametrize(("alike", "bulk"), [(0, False), (100, False), (101, True)])
 def test_one_text_to_many(alike: int, bulk: bool) -> None:
-    message = replace(GOOD_MESSAGE, closer=CloserLook(alike=alike))
+    message = replace(GOOD_MESSAGE, content=ContentFeatures(alike=alike))
 
     def said(stream: Stream) -> Any:
         verdict = judge(Transaction((stream,), (), message), {}, BOOK, NOW).message

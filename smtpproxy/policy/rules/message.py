@@ -1,14 +1,14 @@
 """How a message is judged: its header, what it shows, and whom it is from (design.md section 6).
 
 The rules judge what will go out, with the fields that the relay adds (`unsubscribe = "add"`).
-The rules of what it shows hold only where the stream asks for it: then `features.closer` is
+The rules of what it shows hold only where the stream asks for it: then `features.content` is
 there.
 """
 
 from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.policy.model import (
     Alignment,
-    CloserLook,
+    ContentFeatures,
     MessageFeatures,
     Reason,
     SignatureState,
@@ -138,17 +138,17 @@ def alignment(case: MessageCase) -> Verdict | None:
     mode, features = case.stream.alignment, case.features
     if mode is Alignment.OFF or features.signed_by_relay:
         return None
-    closer = features.closer or CloserLook()
+    content = features.content or ContentFeatures()
     strict = mode is Alignment.STRICT
-    if strict or not closer.organisations:  # the DNS was not asked: it had nothing to add
-        aligned = all_aligned(features.from_domains, closer.senders, strict=strict)
+    if strict or not content.organisations:  # the DNS was not asked: it had nothing to add
+        aligned = all_aligned(features.from_domains, content.senders, strict=strict)
         return None if aligned else _MISALIGNED
-    known = dict(closer.organisations)
+    known = dict(content.organisations)
     for domain in dict.fromkeys(features.from_domains):
-        if domain in closer.senders:
+        if domain in content.senders:
             continue
         own = known.get(domain)
-        theirs = [known.get(each) for each in closer.senders if own and _within(each, own)]
+        theirs = [known.get(each) for each in content.senders if own and _within(each, own)]
         if own == "" or (own not in theirs and "" in theirs):
             return _UNANSWERED
         if own is None or own not in theirs:
@@ -164,24 +164,24 @@ def body_optout(case: MessageCase) -> Verdict | None:
     """Refuse a text without a visible way out."""
     if not case.stream.body_optout:
         return None
-    closer = case.features.closer
-    return None if closer is not None and closer.shows_way_out else _NO_WAY_OUT
+    content = case.features.content
+    return None if content is not None and content.shows_way_out else _NO_WAY_OUT
 
 
 def imprint(case: MessageCase) -> Verdict | None:
     """Refuse a text that does not hold the stream's imprint."""
     if not case.stream.imprint:
         return None
-    closer = case.features.closer
-    return None if closer is not None and closer.shows_imprint else _NO_IMPRINT
+    content = case.features.content
+    return None if content is not None and content.shows_imprint else _NO_IMPRINT
 
 
 def subject(case: MessageCase) -> Verdict | None:
     """Refuse the subject of an answer on a message that answers nothing."""
     if not case.stream.honest_subject:
         return None
-    closer = case.features.closer
-    return _FAKE_PREFIX if closer is not None and closer.fake_prefix else None
+    content = case.features.content
+    return _FAKE_PREFIX if content is not None and content.fake_prefix else None
 
 
 def bulk(case: MessageCase) -> Verdict | None:
@@ -194,11 +194,11 @@ def bulk(case: MessageCase) -> Verdict | None:
 def is_undeclared_bulk(stream: Stream, features: MessageFeatures) -> bool:
     """Whether a message on a stream that claims not to be bulk has the marks of it, or was
     sent to more people than the stream's `bulk_recipients` within its `bulk_window`."""
-    closer = features.closer
-    if closer is None or stream.stream_class is not StreamClass.TRANSACTIONAL:
+    content = features.content
+    if content is None or stream.stream_class is not StreamClass.TRANSACTIONAL:
         return False
     most = stream.bulk_recipients
-    return bool(closer.bulk_markers) or (most is not None and closer.alike > most)
+    return bool(content.bulk_markers) or (most is not None and content.alike > most)
 
 
 def stream_in_force(stream: Stream, features: MessageFeatures, undeclared: Stream) -> Stream:

@@ -7,8 +7,6 @@ from enum import IntEnum, IntFlag
 
 VERSION = 6
 OLDEST_VERSION = 2
-CHUNK_LIMIT = 65_535
-"""Octets of body in one packet, either way (MILTER_CHUNK_SIZE)."""
 
 
 class Actions(IntFlag):

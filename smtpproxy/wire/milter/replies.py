@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.milter.commands import Negotiation
-from smtpproxy.wire.milter.flags import CHUNK_LIMIT, Stage
+from smtpproxy.wire.milter.flags import Stage
 
 _HEAD = struct.Struct("!IB")
 _NUMBER = struct.Struct("!I")
@@ -22,11 +22,7 @@ def packet(letter: str, data: bytes = b"") -> bytes:
 
 
 CONTINUE = packet("c")
-ACCEPT = packet("a")
-REJECT = packet("r")
 TEMPORARY_FAILURE = packet("t")
-DISCARD = packet("d")
-SKIP = packet("s")
 PROGRESS = packet("p")
 
 
@@ -54,31 +50,9 @@ def reply_code(reply: Reply) -> bytes:
     return packet("y", _string("\r\n".join(lines).replace("%", "%%")))
 
 
-def add_recipient(path: str, parameters: str | None = None) -> bytes:
-    """Add a recipient, in brackets; with ESMTP parameters where that was agreed."""
-    if parameters is None:
-        return packet("+", _string(path))
-    return packet("2", _string(path) + _string(parameters))
-
-
 def delete_recipient(path: str) -> bytes:
     """Take a recipient away; `path` as it came with RCPT, else it matches none."""
     return packet("-", _string(path))
-
-
-def change_sender(path: str, parameters: str | None = None) -> bytes:
-    """Replace the reverse path, in brackets."""
-    return packet("e", _string(path) + (b"" if parameters is None else _string(parameters)))
-
-
-def add_header(name: str, value: bytes) -> bytes:
-    """Add a field at the end. Lines of a folded value end with LF."""
-    return packet("h", _string(name) + _value(value))
-
-
-def insert_header(index: int, name: str, value: bytes) -> bytes:
-    """Put a field before the one that is at `index` from 0, of all fields."""
-    return packet("i", _NUMBER.pack(index) + _string(name) + _value(value))
 
 
 def change_header(name: str, value: bytes, index: int = 1) -> bytes:
@@ -88,21 +62,6 @@ def change_header(name: str, value: bytes, index: int = 1) -> bytes:
 
 def delete_header(name: str, index: int = 1) -> bytes:
     return change_header(name, b"", index)
-
-
-def replace_body(body: bytes) -> list[bytes]:
-    """Return packets that replace the body, in pieces of the size that is allowed."""
-    ends = range(0, max(len(body), 1), CHUNK_LIMIT)
-    return [packet("b", body[start : start + CHUNK_LIMIT]) for start in ends]
-
-
-def quarantine(reason: str) -> bytes:
-    return packet("q", _string(reason))
-
-
-def macro_names(stage: Stage, names: Sequence[str]) -> bytes:
-    """Say by a packet of its own which macros are wanted at a stage (SETSYMLIST)."""
-    return packet("l", _NUMBER.pack(stage) + _string(" ".join(names)))
 
 
 def _string(value: str) -> bytes:
