@@ -12,7 +12,6 @@ from smtpproxy.cli.stores import warn
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered_name
 from smtpproxy.scrub.formats import address_place
-from smtpproxy.store.exchange.csv_rows import Row, first_line, read_header, read_rows
 from smtpproxy.store.exchange.lines import (
     ImportFault,
     Line,
@@ -21,6 +20,7 @@ from smtpproxy.store.exchange.lines import (
     certain,
     read_lines,
 )
+from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows
 
 _BATCH = 2_000
 

@@ -35,7 +35,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
-from smtpproxy.store.exchange.contact_written import written_contact
+from smtpproxy.store.exchange.contact_record import written_contact
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
 from smtpproxy.store.exchange.plausible import ContactCheck

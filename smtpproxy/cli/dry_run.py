@@ -17,9 +17,9 @@ from smtpproxy.cli.replace_import import Replacing, imported_otherwise, said_bef
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import Compare, Comparison, Difference, Kind, compare
+from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.run import Format, format_of
-from smtpproxy.store.exchange.source import Source
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted, printable
 

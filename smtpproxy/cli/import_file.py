@@ -32,11 +32,9 @@ from smtpproxy.cli.replace_import import (
 )
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.encoding import Decoder
-from smtpproxy.store.exchange.lines import Contents, ImportFault
-from smtpproxy.store.exchange.rejected import RejectedFault, RejectedFile
+from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
+from smtpproxy.store.exchange.lines import Contents, Decoder, ImportFault
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
-from smtpproxy.store.exchange.source import STDIN, Source
 from smtpproxy.store.operations import Batch, ImportRecord, Place, Undone
 from smtpproxy.store.protocols import BatchResult, Store, StoreUnavailable
 from smtpproxy.terminal import counted

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.store.exchange.providers import PROVIDERS, layouts
+from smtpproxy.store.exchange.layouts import PROVIDERS, layouts
 from smtpproxy.store.exchange.run import Format
 
 _OWN: dict[str, Format] = {"csv": "csv", "ndjson": "ndjson"}

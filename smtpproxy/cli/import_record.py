@@ -17,7 +17,7 @@ import click
 from smtpproxy.cli.common import fail
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.source import Source
+from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.operations import ImportRecord, Kind
 from smtpproxy.ulid import UlidFactory

@@ -7,7 +7,7 @@ from smtpproxy.cli.common import fail
 from smtpproxy.cli.import_record import find, held, shown_state, user
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.source import Source
+from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import UNDO_FOR, ImportRecord, Kind, Place, Undone
 from smtpproxy.store.protocols import NoStoreYet, Store

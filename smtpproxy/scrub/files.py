@@ -8,8 +8,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from smtpproxy.store.exchange.files import RejectedFile
 from smtpproxy.store.exchange.lines import MAX_LINE, ImportFault, Rejected
-from smtpproxy.store.exchange.rejected import RejectedFile
 
 _READ_BUFFER = 256 * 1024
 

@@ -13,17 +13,8 @@ from msgspec import Struct
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.entry import entered
 from smtpproxy.scrub.verdicts import LineVerdict
-from smtpproxy.store.exchange.csv_rows import (
-    Header,
-    Row,
-    column_key,
-    first_line,
-    read_header,
-    read_rows,
-    rejected_header,
-)
-from smtpproxy.store.exchange.encoding import Decoder
 from smtpproxy.store.exchange.lines import (
+    Decoder,
     ImportFault,
     Line,
     Lines,
@@ -32,6 +23,15 @@ from smtpproxy.store.exchange.lines import (
     certain,
     decoded,
     read_lines,
+)
+from smtpproxy.store.exchange.rows import (
+    Header,
+    Row,
+    column_key,
+    first_line,
+    read_header,
+    read_rows,
+    rejected_header,
 )
 
 Format = Literal["csv", "ndjson", "plain"]

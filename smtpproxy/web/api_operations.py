@@ -14,8 +14,7 @@ from starlette.requests import Request
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.entry import entered
 from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
-from smtpproxy.store.exchange.change_record import change_object
-from smtpproxy.store.exchange.suppression_record import read_scope
+from smtpproxy.store.exchange.suppression_record import change_object, read_scope
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import Action, ChangesGone
 from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges

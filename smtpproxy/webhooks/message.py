@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from smtpproxy.settings import WebhookSettings
-from smtpproxy.store.exchange.change_record import change_object
+from smtpproxy.store.exchange.suppression_record import change_object
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import SuppressionChange
 

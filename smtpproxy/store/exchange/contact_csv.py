@@ -8,7 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from smtpproxy.store.exchange.contact_record import convert_contact
-from smtpproxy.store.exchange.csv_rows import (
+from smtpproxy.store.exchange.layouts import Layout, known_columns, layouts, recognise
+from smtpproxy.store.exchange.lines import Contents, ImportFault, Lines, certain, converted
+from smtpproxy.store.exchange.mapping import FIELDS, PLAIN, Mapping
+from smtpproxy.store.exchange.rows import (
     Row,
     check_no_error,
     column_key,
@@ -17,9 +20,6 @@ from smtpproxy.store.exchange.csv_rows import (
     rejected_header,
     told,
 )
-from smtpproxy.store.exchange.lines import Contents, ImportFault, Lines, certain, converted
-from smtpproxy.store.exchange.mapping import FIELDS, PLAIN, Mapping
-from smtpproxy.store.exchange.providers import Layout, known_columns, layouts, recognise
 from smtpproxy.store.protocols import ContactUpdate
 
 _TRUE = frozenset({"true", "yes", "y", "1", "oui", "o", "vrai"})

@@ -9,9 +9,8 @@ from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from smtpproxy import toml
-from smtpproxy.store.exchange.csv_rows import column_key
-from smtpproxy.store.exchange.encoding import encoding_named
-from smtpproxy.store.exchange.lines import ImportFault
+from smtpproxy.store.exchange.lines import ImportFault, encoding_named
+from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.store.exchange.times import ISO, Notation
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Location, Written, read_table, report

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, Literal, TypeVar
 
+from smtpproxy.store.exchange.files import RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
-from smtpproxy.store.exchange.rejected import RejectedFile
-from smtpproxy.store.exchange.source import Source
 from smtpproxy.store.operations import Place
 from smtpproxy.store.protocols import BatchResult
 

@@ -7,16 +7,14 @@ from itertools import chain
 import msgspec
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.exchange.csv_rows import (
-    Header,
-    Row,
-    column_key,
-    read_header,
-    read_rows,
-    rejected_header,
+from smtpproxy.store.exchange.layouts import (
+    NO_SUPPRESSION,
+    Layout,
+    When,
+    known_columns,
+    layouts,
+    recognise,
 )
-from smtpproxy.store.exchange.csv_rows import told as said
-from smtpproxy.store.exchange.json_objects import keys_of, one_object_a_line
 from smtpproxy.store.exchange.lines import (
     Contents,
     ImportFault,
@@ -27,8 +25,17 @@ from smtpproxy.store.exchange.lines import (
     decoded,
 )
 from smtpproxy.store.exchange.mapping import Mapping
-from smtpproxy.store.exchange.providers import Layout, known_columns, layouts, recognise
-from smtpproxy.store.exchange.providers.layout import NO_SUPPRESSION, When
+from smtpproxy.store.exchange.rows import (
+    Header,
+    Row,
+    column_key,
+    keys_of,
+    one_object_a_line,
+    read_header,
+    read_rows,
+    rejected_header,
+)
+from smtpproxy.store.exchange.rows import told as said
 from smtpproxy.store.exchange.suppression_record import (
     COLUMNS,
     DOMAIN_ORIGINS,

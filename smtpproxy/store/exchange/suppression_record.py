@@ -1,4 +1,4 @@
-"""A suppression as a CSV row or an NDJSON object (design.md section 7), and back again."""
+"""A suppression as a CSV row or an NDJSON object (design.md section 7), and its changes."""
 
 import csv
 import io
@@ -11,10 +11,11 @@ import msgspec
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
-from smtpproxy.store.exchange.csv_rows import check_no_error, is_error
 from smtpproxy.store.exchange.lines import decoded
+from smtpproxy.store.exchange.rows import check_no_error, is_error
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
+from smtpproxy.store.operations import SuppressionChange
 from smtpproxy.store.protocols import SuppressionEntry
 
 COLUMNS = ("address", "scope", "origin", "since", "note")
@@ -180,3 +181,16 @@ def ndjson_line(address: str, suppression: Suppression) -> str:
             suppression.note,
         )
     ).decode()
+
+
+def change_object(change: SuppressionChange) -> dict[str, object]:
+    """Return the object of one change. It holds no address and no note."""
+    return {
+        "seq": change.seq,
+        "at": written_time(change.at),
+        "action": change.action,
+        "key": change.key,
+        "scope": change.scope,
+        "origin": str(change.origin),
+        "since": written_time(change.since),
+    }

@@ -10,9 +10,9 @@ from smtpproxy.policy.model import Contact, Suppression
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.exchange import contact_csv, contact_record, suppression_file
+from smtpproxy.store.exchange.files import RejectedFile
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import PLAIN, Mapping
-from smtpproxy.store.exchange.rejected import RejectedFile
 from smtpproxy.store.exchange.run import Format, Import, Progress
 from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults

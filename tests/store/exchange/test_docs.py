@@ -6,8 +6,8 @@ from pathlib import Path
 from smtpproxy.policy.model import Audience, Origin, Source
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.store.exchange.contact_record import ConsentRecord, ContactRecord
+from smtpproxy.store.exchange.layouts import Kind, layouts
 from smtpproxy.store.exchange.mapping import FIELDS, read_mapping
-from smtpproxy.store.exchange.providers import Kind, layouts
 from tests.store.exchange.importing import Importing
 
 KINDS: tuple[Kind, ...] = ("suppressions", "contacts")

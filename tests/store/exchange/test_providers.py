@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.store.exchange.contact_csv import Wanted as WantedContacts
+from smtpproxy.store.exchange.layouts import PROVIDERS, Layout, layouts, read_layouts, recognise
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.mapping import MappingFault
-from smtpproxy.store.exchange.providers import PROVIDERS, Layout, layouts, recognise
-from smtpproxy.store.exchange.providers.layout import read_layouts
 from smtpproxy.store.exchange.suppression_file import Wanted
 from tests.store.exchange.importing import FILE_TIME, Importing
 
