@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.notify import Notifier
+from smtpproxy.process.supervisor import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

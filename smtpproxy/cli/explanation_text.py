@@ -11,8 +11,7 @@ from smtpproxy.cli.printer import rich_console, screen_width
 from smtpproxy.core.explanation import Explanation
 from smtpproxy.explain.account import Account
 from smtpproxy.explain.trace import TraceStep
-from smtpproxy.locale.phrase import Phrase, Time, Value, say
-from smtpproxy.locale.texts import Lang
+from smtpproxy.locale.texts import Lang, Phrase, Time, Value, say
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action
 from smtpproxy.sinks.audit.reader import Outcome

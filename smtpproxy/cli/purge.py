@@ -9,8 +9,7 @@ from smtpproxy.cli.common import config_option, fail, moment
 from smtpproxy.cli.printer import Column, Part, Result, Table, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.policy.periods import Period
-from smtpproxy.retention.history import KINDS
-from smtpproxy.retention.run import AlreadyRunning, Purged, purge
+from smtpproxy.retention import KINDS, AlreadyRunning, Purged, purge
 from smtpproxy.settings import RetentionSettings, Settings
 from smtpproxy.terminal import counted
 

@@ -81,7 +81,7 @@ def list_users(as_json: bool, settings: Settings) -> None:
 @config_option
 def check(name: str, settings: Settings) -> None:
     """Say whether a password is right: exit 0 if it is, 1 if not."""
-    from smtpproxy.auth.passwords import verify
+    from smtpproxy.auth.users import verify
 
     users = _read(_path(settings))
     if not verify(users.by_name.get(name), _password(confirm=False)):

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from smtpproxy.core.effects import Upstream
 from smtpproxy.events import Emit, Relayed
-from smtpproxy.locale.notices import notice_texts
+from smtpproxy.locale.texts import notice_texts
 from smtpproxy.mail.dsn import NoticeTexts
 from smtpproxy.policy.model import DEFAULT_STREAM, Alignment, Rulebook, Stream
 from smtpproxy.relay.transaction import MailParameters

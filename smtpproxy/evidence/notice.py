@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from smtpproxy.evidence.writing import Block, Facts, Heading, Paragraph
-from smtpproxy.locale.phrase import Phrase, Value, say
-from smtpproxy.locale.texts import Lang
+from smtpproxy.locale.texts import Lang, Phrase, Value, say
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import ControllerSettings, RetentionSettings
 from smtpproxy.terminal import printable

@@ -1,7 +1,7 @@
 """What the rules for messages say, as phrases that `locale` tells in each language."""
 
 from smtpproxy.explain.wording import NOTHING, Words
-from smtpproxy.locale.phrase import Phrase
+from smtpproxy.locale.texts import Phrase
 from smtpproxy.policy.model import Alignment, Reason, SignatureFinding, SignatureState, Verdict
 from smtpproxy.policy.rules.case import MessageCase
 from smtpproxy.policy.rules.message import (

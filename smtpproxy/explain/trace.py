@@ -11,8 +11,7 @@ from typing import Generic
 
 from smtpproxy.explain import wording
 from smtpproxy.explain.message_wording import message_decided, message_passed
-from smtpproxy.locale.phrase import Phrase, say
-from smtpproxy.locale.texts import Lang
+from smtpproxy.locale.texts import Lang, Phrase, say
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import (
     NO_FACTS,

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Literal
 
-from smtpproxy.auth.attempts import network_of
+from smtpproxy.auth.authenticator import network_of
 from smtpproxy.settings import ListenerSettings
 
 Refusal = Literal["limit", "address_limit", "rate", "draining"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from smtpproxy.auth.attempts import network_of
+from smtpproxy.auth.authenticator import network_of
 from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.intake import replies
 from smtpproxy.intake.door import Door

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from smtpproxy.auth.attempts import network_of
+from smtpproxy.auth.authenticator import network_of
 from smtpproxy.events import Limit
 from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.settings import Credential, ListenerSettings, Rate

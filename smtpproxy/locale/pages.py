@@ -6,11 +6,9 @@ from functools import cache
 import jinja2
 from markupsafe import Markup, escape
 
-from smtpproxy.locale.phrase import Phrase, Value, say
-from smtpproxy.locale.texts import Lang, texts
+from smtpproxy.locale.texts import Lang, Phrase, Value, say, texts
 
 _STRONG, _PLAIN = "\N{START OF TEXT}", "\N{END OF TEXT}"  # never in what `printable` returns
-_TAGS = ((_STRONG, Markup("<strong>")), (_PLAIN, Markup("</strong>")))
 
 
 @cache

@@ -1,19 +1,22 @@
 """The texts of one language, and dates, numbers, periods and lists as it writes them.
 
 A file is read when its language is first spoken: whoever relays mail does not pay for it.
-"""
+A phrase is a text with its values; `say` fills the placeholders in."""
 
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from smtpproxy import toml
+from smtpproxy.mail.dsn import NoticeText, NoticeTexts
 from smtpproxy.policy.periods import Period
 
 Lang: TypeAlias = str
@@ -179,3 +182,119 @@ def _texts(table: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, T
             yield key, msgspec.convert(value, Text)
         except msgspec.ValidationError as error:
             raise ValueError(f"{key}: must be a text, or a table of one and other") from error
+
+
+Value: TypeAlias = (
+    "str | int | datetime | Period | Past | Term | Time | Phrase | Either"
+    " | tuple[Value, ...] | None"
+)
+
+_NOTHING: Mapping[str, "Value"] = MappingProxyType({})
+
+
+class Term(Struct, frozen=True):
+    """A word of the closed sets: `unticked_box`, `purpose:offers`."""
+
+    word: str
+
+
+class Time(Struct, frozen=True):
+    """A moment whose hour matters; a bare `datetime` is told as a day."""
+
+    at: datetime
+
+
+class Past(Struct, frozen=True):
+    """The time up to now: `in the last 3 years`."""
+
+    period: Period
+
+
+class Phrase(Struct, frozen=True):
+    """A text by its key, and what fills its placeholders."""
+
+    key: str
+    values: Mapping[str, Value] = _NOTHING
+
+
+class Either(Struct, frozen=True):
+    """`a, b or c`; a bare tuple is `a, b and c`."""
+
+    items: tuple[Value, ...]
+
+
+def say(phrase: Phrase, lang: Lang) -> str:
+    """Return the phrase in words.
+
+    What a language lacks is said in English, and a key without words told by its name: an
+    explanation never fails for want of a word.
+    """
+    spoken, count = texts(lang), phrase.values.get("count")
+    template = spoken.template(phrase.key, count)
+    if template is None:
+        template = texts(REFERENCE).template(phrase.key, count)
+    if template is None:
+        return spoken.term(phrase.key.rpartition(".")[2])
+    return template.format_map(
+        {name: _shown(phrase.values.get(name), spoken) for name in placeholders(template)}
+    )
+
+
+def has_words(key: str) -> bool:
+    return key in texts(REFERENCE).phrases
+
+
+def is_complete(key: str) -> bool:
+    """Whether a key has words, and words that nothing has to fill in."""
+    template = texts(REFERENCE).phrases.get(key)
+    return template is not None and not isinstance(template, Plural) and not placeholders(template)
+
+
+@lru_cache(maxsize=2048)
+def placeholders(template: str) -> tuple[str, ...]:
+    return tuple(name for _, name, _, _ in string.Formatter().parse(template) if name)
+
+
+def _shown(value: Value, spoken: Texts) -> str:
+    match value:
+        case None:
+            return say(Phrase("part.unknown"), spoken.lang)
+        case Phrase():
+            return say(value, spoken.lang)
+        case Term():
+            return spoken.term(value.word)
+        case Time():
+            return spoken.time(value.at)
+        case datetime():
+            return spoken.date(value)
+        case Period():
+            return spoken.period(value)
+        case Past():
+            return spoken.past(value.period)
+        case Either():
+            return spoken.listed([_shown(each, spoken) for each in value.items], "or")
+        case tuple():
+            return spoken.listed([_shown(each, spoken) for each in value])
+        case int():
+            return spoken.number(value)
+        case _:
+            return value
+
+
+def notice_texts(lang: Lang) -> NoticeTexts:
+    """Return what notices to senders say in a language. The first time, it reads a file."""
+    return NoticeTexts(
+        _said("notice.from", lang),
+        refused=_text("refused", lang),
+        undelivered=_text("undelivered", lang),
+        relayed=_text("relayed", lang),
+    )
+
+
+def _text(name: str, lang: Lang) -> NoticeText:
+    return NoticeText(_said(f"notice.{name}.subject", lang), _said(f"notice.{name}.text", lang))
+
+
+def _said(key: str, lang: Lang) -> str:
+    """Its placeholders stay: a notice fills them in."""
+    return say(Phrase(key, {"hostname": "{hostname}", "recipients": "{recipients}"}), lang)

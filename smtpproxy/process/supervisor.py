@@ -11,10 +11,18 @@ from collections.abc import Mapping
 
 import structlog
 
-from smtpproxy.notify import Notifier
-from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
-from smtpproxy.process.child import Role, Start, start_child
-from smtpproxy.process.daily import DailyPurge
+from smtpproxy.process.children import (
+    Answer,
+    Ask,
+    Beat,
+    Channel,
+    Drain,
+    Ready,
+    Role,
+    Start,
+    start_child,
+)
+from smtpproxy.process.daily_purge import DailyPurge
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.metrics import Snapshot, Totals
 
@@ -57,7 +65,7 @@ class Supervisor:
     """Runs one child for each role and number until it is told to end."""
 
     def __init__(
-        self, settings: Settings, sockets: Mapping[str, socket.socket], notifier: Notifier
+        self, settings: Settings, sockets: Mapping[str, socket.socket], notifier: "Notifier"
     ) -> None:
         self._settings = settings
         self._sockets = sockets
@@ -65,7 +73,7 @@ class Supervisor:
         self._totals = Totals()
         self._workers = [Child("worker", n) for n in range(settings.server.workers)]
         self._web = [Child("web", 0)] if settings.web is not None else []
-        self._courier = [Child("courier", 0)] if settings.webhooks else []
+        self._webhooks = [Child("webhooks", 0)] if settings.webhooks else []
         self._ending = asyncio.Event()
         self._started_at = time.time()
         self._numbers = itertools.count()
@@ -76,7 +84,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._ending.set)
-        children = [*self._workers, *self._web, *self._courier]
+        children = [*self._workers, *self._web, *self._webhooks]
         keepers = [asyncio.create_task(self._keep(child)) for child in children]
         started = await self._all_ready(children)
         told = self._ending.is_set()
@@ -260,7 +268,7 @@ class Supervisor:
         for sock in self._sockets.values():
             sock.close()
         grace = self._settings.server.drain_timeout + _GRACE
-        others = [*self._web, *self._courier]
+        others = [*self._web, *self._webhooks]
         for children, patience in ((self._workers, grace), (others, _GRACE)):
             for child in children:
                 child.tell(Drain())
@@ -277,3 +285,53 @@ class Supervisor:
             if late:
                 await asyncio.wait(late, timeout=_GRACE)
         log.info("ended")
+
+
+class Notifier:
+    """Speaks for this process; does nothing when systemd did not ask for it.
+
+    `environ` is the process's environment. Nothing is ever raised: a service must not
+    fail because nobody listens to how it is.
+    """
+
+    def __init__(self, environ: Mapping[str, str], pid: int | None = None) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):  # abstract: no file, a NUL byte in its place
+            self._address = "\0" + self._address[1:]
+        self.watchdog_interval = _watchdog_interval(environ, os.getpid() if pid is None else pid)
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """Set the line that `systemctl status` shows."""
+        self._send("STATUS=" + text.replace("\n", " "))
+
+    def watchdog(self) -> None:
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.setblocking(False)
+                sock.sendto(message.encode(), self._address)
+        except OSError:
+            pass
+
+
+def _watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
+    """Return the seconds between signs of life; None: not asked.
+
+    A quarter of what systemd waits, so that a few may fail to come.
+    """
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0:
+        return None
+    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    return int(microseconds) / 4_000_000

@@ -6,9 +6,9 @@ import socket
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from smtpproxy import retention
 from smtpproxy.intake.trusted import TrustedHosts
-from smtpproxy.process.channel import Answer, Ask, Channel, Drain, Ready
-from smtpproxy.retention import history
+from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
@@ -40,7 +40,7 @@ async def _serve(
     state_dir = settings.server.state_dir
 
     async def stats() -> Snapshot:
-        return merge((await supervisor.stats(), history.snapshot(state_dir)))
+        return merge((await supervisor.stats(), retention.run_metrics(state_dir)))
 
     app = create_app(
         stats,

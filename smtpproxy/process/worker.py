@@ -24,7 +24,7 @@ from smtpproxy.intake.door import Door
 from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.intake.sessions import SESSIONS
 from smtpproxy.policy.model import Alignment
-from smtpproxy.process.channel import Answer, Ask, Beat, Channel, Drain, Ready
+from smtpproxy.process.children import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool

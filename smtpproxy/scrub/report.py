@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smtpproxy.locale.pages import environment
-from smtpproxy.locale.phrase import Phrase, has_words, say
-from smtpproxy.locale.texts import REFERENCE, Lang, texts
+from smtpproxy.locale.texts import REFERENCE, Lang, Phrase, has_words, say, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.verdicts import Counts, ScrubRequest, commonest_first, share
 from smtpproxy.terminal import printable

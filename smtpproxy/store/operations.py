@@ -249,7 +249,7 @@ class ChangesGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WebhookState:
-    """How far one webhook is. Written by the courier alone."""
+    """How far one webhook is. Written by the dispatcher alone."""
 
     name: str
     position: int  # nothing up to this change has to be sent any more

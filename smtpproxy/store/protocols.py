@@ -304,7 +304,7 @@ class SuppressionChanges(Protocol):
 
 
 class WebhookStore(Protocol):
-    """How far webhooks are. One process, the courier, writes; people may ask for retries."""
+    """How far webhooks are. One process writes; people may ask for retries."""
 
     async def webhook_states(self) -> Mapping[str, WebhookState]: ...
 

@@ -1,4 +1,4 @@
 """Webhooks: telling other systems of the company at once who must not be mailed any more.
 
-`courier.py` reads the log of changes and delivers it, in a process of its own.
+`dispatcher.py` reads the log of changes and delivers it, in a process of its own.
 """

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.auth.attempts import Attempts
-from smtpproxy.auth.passwords import PasswordChecker, TooBusy, verify
-from smtpproxy.auth.users import User, Users, UsersError, empty, read, write
+from smtpproxy.auth.authenticator import Attempts
+from smtpproxy.auth.users import (
+    PasswordChecker,
+    TooBusy,
+    User,
+    Users,
+    UsersError,
+    empty,
+    read,
+    verify,
+    write,
+)
 
 PASSWORD = "pass wörd"
 SHOP = User.of("shop", PASSWORD)
@@ -89,7 +98,7 @@ async def test_what_was_right_is_remembered_until_the_hash_changes() -> None:
 
 
 async def test_too_many_passwords_at_once_are_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtpproxy.auth.passwords._WAITING", 0)
+    monkeypatch.setattr("smtpproxy.auth.users._WAITING", 0)
     checker = PasswordChecker(lambda: 0.0)
     with pytest.raises(TooBusy):
         await checker.check(SHOP, PASSWORD)
@@ -132,7 +141,7 @@ def test_a_user_is_barred_but_not_where_they_are_at_home() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtpproxy.auth.attempts._REMEMBERED", 10)
+    monkeypatch.setattr("smtpproxy.auth.authenticator._REMEMBERED", 10)
     counted = attempts([0.0])
     for number in range(100):
         counted.failed(f"192.0.2.{number}", f"user{number}")

@@ -1,4 +1,4 @@
-"""`smtpproxy webhook` on a store that a courier has left behind."""
+"""`smtpproxy webhook` on a store that a dispatcher has left behind."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

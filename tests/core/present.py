@@ -15,7 +15,7 @@ from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Decided, Relayed
-from smtpproxy.locale.notices import notice_texts
+from smtpproxy.locale.texts import notice_texts
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import (
     Action,

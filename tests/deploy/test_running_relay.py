@@ -44,7 +44,7 @@ def receipt(relay: RelayProcess) -> None:
 
 
 def workers(relay: RelayProcess) -> list[int]:
-    command = b"smtpproxy.process.child\0worker"
+    command = b"smtpproxy.process.children\0worker"
     return [
         pid
         for pid in descendants(relay.pid)

@@ -79,7 +79,7 @@ def runs(relay: RelayProcess) -> list[dict[str, Any]]:
 
 
 def purgers(relay: RelayProcess) -> list[int]:
-    command = b"smtpproxy.process.child\0purge"
+    command = b"smtpproxy.process.children\0purge"
     found = []
     for pid in descendants(relay.pid):
         try:

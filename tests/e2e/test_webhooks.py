@@ -1,4 +1,4 @@
-"""Others are told: `smtpproxy serve`, a courier of its own, and a real HTTPS receiver."""
+"""Others are told: `smtpproxy serve`, a process of its own, and a real HTTPS receiver."""
 
 import json
 import os
@@ -35,7 +35,8 @@ def relay_with(tmp_path: Path, mta: FakeUpstream, *webhooks: dict[str, Any]) -> 
 def started(relay: RelayProcess) -> None:
     """Wait until every webhook has its place in the log: it is told what comes from then on."""
     wait_for(
-        lambda: all(row["position"] is not None for row in listed(relay)), "the courier to begin"
+        lambda: all(row["position"] is not None for row in listed(relay)),
+        "the webhooks to begin",
     )
 
 
@@ -44,8 +45,8 @@ def listed(relay: RelayProcess) -> list[dict[str, Any]]:
     return found
 
 
-def courier(relay: RelayProcess) -> int:
-    command = b"smtpproxy.process.child\0courier"
+def webhook_process(relay: RelayProcess) -> int:
+    command = b"smtpproxy.process.children\0webhooks"
 
     def find() -> int:
         for pid in descendants(relay.pid):
@@ -56,7 +57,7 @@ def courier(relay: RelayProcess) -> int:
                 continue
         return 0
 
-    return wait_for(find, "the courier")
+    return wait_for(find, "the webhook process")
 
 
 def add(relay: RelayProcess, *names: str) -> None:
@@ -185,7 +186,7 @@ def test_redirects_are_not_followed_and_end_as_dead_letters_that_can_be_retried(
         assert crm.deliveries[-1].id == crm.deliveries[0].id
 
 
-def test_a_courier_that_is_killed_loses_nothing(
+def test_a_process_that_is_killed_loses_nothing(
     tmp_path: Path, mta: FakeUpstream, crm: Receiver
 ) -> None:
     with relay_with(tmp_path, mta, crm.table(batch=3)) as relay:
@@ -200,7 +201,7 @@ def test_a_courier_that_is_killed_loses_nothing(
         filling.start()
         for deliveries in (3, 25):  # the last at once after it began anew, or in mid-work
             crm.wait(deliveries)
-            os.kill(courier(relay), signal.SIGKILL)
+            os.kill(webhook_process(relay), signal.SIGKILL)
         filling.join()
         wait_for(lambda: len(crm.told) == len(names), "every change", timeout=60)
         assert sorted(crm.told) == list(range(1, len(names) + 1))

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from smtpproxy.app import listen
 from smtpproxy.auth.authenticator import Authenticator
 from smtpproxy.config.load import parse
 from smtpproxy.core.perform import Performer
@@ -30,7 +31,6 @@ from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relaye
 from smtpproxy.intake.door import Door
 from smtpproxy.intake.rate_table import RateTable
 from smtpproxy.intake.sessions import SESSIONS
-from smtpproxy.process.sockets import listen
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.dkim.signing import Signer

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.app import CannotListen
 from smtpproxy.events import ConnectionClosed
-from smtpproxy.process.sockets import CannotListen
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
 from tests.kit.messages import marketing
@@ -247,7 +247,7 @@ def test_a_unix_socket_that_a_dead_relay_left_is_replaced(listen: Listen, tmp_pa
 def test_a_unix_socket_in_use_is_left_alone(
     listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.process.sockets._TAKEN_FOR", 0.1)
+    monkeypatch.setattr("smtpproxy.app._TAKEN_FOR", 0.1)
     address = f"unix:{tmp_path}/intake.sock"
     first = listen(address=address)
     with pytest.raises(CannotListen, match=r'"apps" cannot listen on unix:.*: Address already in'):

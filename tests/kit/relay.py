@@ -154,7 +154,7 @@ class RelayProcess:
     @property
     def workers(self) -> list[int]:
         """The process ids of the workers."""
-        command = b"smtpproxy.process.child\0worker"
+        command = b"smtpproxy.process.children\0worker"
         return [
             pid
             for pid in descendants(self.pid)

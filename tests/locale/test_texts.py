@@ -6,8 +6,20 @@ from datetime import UTC, datetime
 
 import pytest
 
-from smtpproxy.locale.phrase import Either, Phrase, Term, say
-from smtpproxy.locale.texts import LANGS, REFERENCE, Lang, Plural, Text, Texts, read, texts
+from smtpproxy.locale.texts import (
+    LANGS,
+    REFERENCE,
+    Either,
+    Lang,
+    Phrase,
+    Plural,
+    Term,
+    Text,
+    Texts,
+    read,
+    say,
+    texts,
+)
 from smtpproxy.policy.model import Action, Audience, Basis, Condition, Origin, Reason, Sign, Source
 from smtpproxy.policy.periods import Period, Unit
 from smtpproxy.policy.rulebook import Rulebook

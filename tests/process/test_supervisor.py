@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.app import _prepare_state
+from smtpproxy.app import _prepare_state, listen
 from smtpproxy.config import parse
-from smtpproxy.notify import Notifier
 from smtpproxy.process import supervisor as module
-from smtpproxy.process.child import Start, start_child
-from smtpproxy.process.sockets import listen
-from smtpproxy.process.supervisor import Supervisor
+from smtpproxy.process.children import Start, start_child
+from smtpproxy.process.supervisor import Notifier, Supervisor
 from smtpproxy.settings import Settings
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from smtpproxy.config import parse
 from smtpproxy.policy.model import Origin
-from smtpproxy.retention.run import purge
+from smtpproxy.retention import purge
 from smtpproxy.store import open_store
 from smtpproxy.store.operations import WebhookState
 from smtpproxy.store.protocols import SuppressionEntry

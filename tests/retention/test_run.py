@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy import retention
 from smtpproxy.config import parse
 from smtpproxy.policy.model import (
     Contact,
@@ -18,8 +19,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.periods import parse_cap
-from smtpproxy.retention import history
-from smtpproxy.retention.run import AlreadyRunning, Purged, purge
+from smtpproxy.retention import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import Kind as Found
 from smtpproxy.sinks.audit.verify import verify
@@ -92,7 +92,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
     await mailed(settings, AUDIT_EDGE - DAY, "y@b.example", matched=False)
     await mailed(settings, AUDIT_EDGE + DAY, "z@b.example", matched=False)
     dry = await run(settings, store, dry=True)
-    assert history.newest(settings.server.state_dir) is None
+    assert retention.newest_run(settings.server.state_dir) is None
     wet = await run(settings, store)
     assert wet.removed == dry.removed
     assert {kind: removed.rows for kind, removed in wet.removed.items()} == {
@@ -103,7 +103,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
         "audit": 2,  # the file of the first day, with its first line
     }
     assert wet.removed["contacts"].oldest == EDGE - DAY
-    last = history.newest(settings.server.state_dir)
+    last = retention.newest_run(settings.server.state_dir)
     assert last is not None
     assert last.removed == wet.removed
     again = await run(settings, store)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 
 import pytest
 
-from smtpproxy.retention.schedule import is_due, latest
+from smtpproxy.retention import is_due, latest
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.webhooks.backoff import LONGEST, pause
+from smtpproxy.webhooks.delivery import LONGEST, pause
 
 
 def test_they_double_up_to_an_hour() -> None:

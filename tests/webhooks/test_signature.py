@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from smtpproxy.sinks.rows import WEBHOOK_OUTCOMES
-from smtpproxy.webhooks.post import KINDS, Kind
+from smtpproxy.webhooks.delivery import KINDS, Kind
 from smtpproxy.webhooks.signature import SecretFault, read_secrets, signature
 
 

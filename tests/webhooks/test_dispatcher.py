@@ -1,4 +1,4 @@
-"""The courier on a store in memory and a clock of the test: what is sent, and when."""
+"""The dispatcher on a store in memory and a clock of the test: what is sent, and when."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -11,8 +11,8 @@ import pytest
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.protocols import SuppressionEntry
-from smtpproxy.webhooks.courier import Courier, Surroundings
-from smtpproxy.webhooks.post import Kind, Outcome
+from smtpproxy.webhooks.delivery import Kind, Outcome
+from smtpproxy.webhooks.dispatcher import Surroundings, WebhookDispatcher
 from tests.kit.receiver import Delivery
 from tests.kit.store import TrialStore
 
@@ -23,7 +23,7 @@ FAILED = Outcome("failed", "HTTP 500")
 
 
 class Bench:
-    """A courier, and all that it asks of the world."""
+    """A dispatcher, and all that it asks of the world."""
 
     def __init__(self, store: TrialStore, webhook: WebhookSettings = HOOK) -> None:
         self.store = store
@@ -33,24 +33,24 @@ class Bench:
         self.sent: list[Delivery] = []
         self.counted: list[tuple[str, Kind]] = []
         self._ids = count(1)
-        self.courier = self.another()
+        self.dispatcher = self.another()
 
-    def another(self) -> Courier:
-        """A courier as it is after it was killed."""
+    def another(self) -> WebhookDispatcher:
+        """A dispatcher as it is after it was killed."""
         around = Surroundings(
             now=lambda: self.now,
             random=lambda: 1.0,
             new_id=lambda: str(next(self._ids)),
             count=lambda webhook, kind: self.counted.append((webhook, kind)),
         )
-        return Courier(self.webhook, self.store, self._post, around)
+        return WebhookDispatcher(self.webhook, self.store, self._post, around)
 
     async def _post(self, id: str, body: bytes) -> Outcome:
         self.sent.append(Delivery(id, 0, "", body, ""))
         return self.answers.pop(0) if self.answers else DELIVERED
 
     async def start(self) -> None:
-        assert not await self.courier.step()
+        assert not await self.dispatcher.step()
 
     async def add(self, *names: str, scope: str = "marketing", since: datetime = T0) -> None:
         await self.store.add_suppressions(
@@ -63,7 +63,7 @@ class Bench:
     async def run(self) -> None:
         """Until nothing is due now."""
         for _ in range(100):
-            if not await self.courier.step():
+            if not await self.dispatcher.step():
                 return
         raise AssertionError("it never rests")
 
@@ -130,11 +130,11 @@ async def test_one_that_was_killed_sends_the_same_message_again(bench: Bench) ->
         bench.sent.append(Delivery(id, 0, "", body, ""))
         raise KeyboardInterrupt
 
-    bench.courier._post = die
+    bench.dispatcher._post = die
     with pytest.raises(KeyboardInterrupt):
-        await bench.courier.step()
+        await bench.dispatcher.step()
     await bench.add("b")  # which must not change the message that is under way
-    bench.courier = bench.another()
+    bench.dispatcher = bench.another()
     await bench.run()
     assert bench.told == [[1], [1], [2]]
     assert (bench.sent[0].id, bench.sent[0].body) == (bench.sent[1].id, bench.sent[1].body)

@@ -1,4 +1,8 @@
-"""One run: what has outlived its period is found, and removed a little at a time."""
+"""Retention: what has outlived its period is removed, daily or by hand (docs/data.md).
+
+A run finds it and removes it a little at a time. The record of the runs is a line each in
+`purges.ndjson`, the newest at the end: it says when the next run is due, and what metrics
+show, and holds counts and dates alone."""
 
 import asyncio
 import fcntl
@@ -6,19 +10,120 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from pathlib import Path
 
+import msgspec
+from msgspec import Struct
+
 from smtpproxy.policy.periods import beginning
-from smtpproxy.retention import history
-from smtpproxy.retention.history import Kind
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
 from smtpproxy.sinks.audit.expire import expirable, expire
-from smtpproxy.sinks.audit.files import give_to_owner_of, segments
+from smtpproxy.sinks.audit.files import give_to_owner_of, last_of, segments
 from smtpproxy.sinks.audit.reader import matches
+from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.store import open_mailings
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store
+
+FILE_NAME = "purges.ndjson"
+
+KINDS = PURGED_KINDS
+"""What is removed, as the record, metrics and `smtpproxy purge` call it."""
+
+
+class Kind(Struct, frozen=True):
+    """What was removed of one kind."""
+
+    rows: int = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+
+
+class Run(Struct, frozen=True):
+    """One run that came to its end. `total` counts what was ever removed, by kind."""
+
+    began: datetime
+    ended: datetime
+    removed: dict[str, Kind]
+    total: dict[str, int]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Run).decode
+
+
+def newest_run(state_dir: Path) -> Run | None:
+    """Return the last run; None where there was none. Raises OSError."""
+    try:
+        return last_of(state_dir / FILE_NAME, _read)[0]
+    except FileNotFoundError:
+        return None
+
+
+def _read(line: bytes) -> Run:
+    try:
+        return _decode(line)
+    except UNREADABLE as error:
+        raise NotALine(str(error)) from None
+
+
+def note_run(state_dir: Path, began: datetime, ended: datetime, removed: Mapping[str, Kind]) -> Run:
+    """Add a run to the record. Raises OSError."""
+    last = newest_run(state_dir)
+    before = {} if last is None else last.total
+    total = {kind: before.get(kind, 0) + removed.get(kind, Kind()).rows for kind in KINDS}
+    run = Run(began, ended, dict(removed), total)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    file = os.open(state_dir / FILE_NAME, flags, 0o600)
+    try:
+        give_to_owner_of(state_dir, file)
+        # What a crash cut short ends here, and is no line.
+        os.write(file, b"\n" * _torn(state_dir / FILE_NAME) + _encode(run) + b"\n")
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return run
+
+
+def _torn(path: Path) -> bool:
+    return last_of(path, _read)[1] > 0
+
+
+def run_metrics(state_dir: Path) -> Snapshot:
+    """Return the metrics of the runs."""
+    try:
+        last = newest_run(state_dir)
+    except OSError:
+        return Snapshot()
+    if last is None:
+        return Snapshot()
+    return Snapshot(
+        counters={"purged_total": {(kind,): rows for kind, rows in last.total.items()}},
+        gauges={"purge_last_success_timestamp_seconds": {(): last.ended.timestamp()}},
+    )
+
+
+def latest(now: datetime, at: time) -> datetime:
+    """Return the newest moment, not after `now`, at which the clock on the wall said `at`.
+
+    Where the clock is put forward over it, an hour earlier; where it is put back, the first
+    of the two. `now` is in any zone, the answer in the local one.
+    """
+    today = now.astimezone().date()
+    for days in range(3):
+        moment = datetime.combine(today - timedelta(days=days), at).astimezone()
+        if moment <= now:
+            return moment
+    raise ValueError("no day has such a moment")
+
+
+def is_due(last: datetime, now: datetime, at: time) -> bool:
+    """Whether a moment for the run has come since `last`, when one was done."""
+    return last < latest(now, at)
+
 
 LOCK_NAME = "purge.lock"
 
@@ -29,7 +134,7 @@ class AlreadyRunning(Exception):
 
 @dataclass(slots=True)
 class Purged:
-    """What a run removed, or would; `removed` has every kind of `history.KINDS`."""
+    """What a run removed, or would; `removed` has every kind of `KINDS`."""
 
     began: datetime
     at: datetime
@@ -61,7 +166,7 @@ async def purge(
         return purged
     with _alone(state):
         await _remove(settings, store, purged, clock)
-        history.note(state, purged.began, clock(), purged.removed)
+        note_run(state, purged.began, clock(), purged.removed)
     return purged
 
 

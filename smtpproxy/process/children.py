@@ -1,8 +1,7 @@
-"""How a child process is started and what it is given.
+"""How a child process is started, what it is given, and how it speaks with the supervisor.
 
-A child is a new interpreter: nothing of the supervisor's state comes along but the
-settings it read (a file that was changed since has no say) and the open sockets.
-"""
+A child is a new interpreter: nothing of the supervisor's state comes along but the settings
+it read (a file that was changed since has no say) and the open sockets."""
 
 import asyncio
 import os
@@ -10,17 +9,87 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.metrics import Snapshot
+
+_LENGTH = 4
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """A child does its work now."""
+
+
+class Beat(msgspec.Struct, frozen=True, tag=True):
+    """A worker lives; every second, with its numbers."""
+
+    snapshot: Snapshot
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """How are things? The web process asks the supervisor, the supervisor its workers."""
+
+    number: int
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """The numbers (of one worker, or of all), and how many workers there are."""
+
+    number: int
+    snapshot: Snapshot
+    workers: int = 0
+    alive: int = 0
+    draining: bool = False
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Take no new work, finish what is under way, exit."""
+
+
+Message = Ready | Beat | Ask | Answer | Drain
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+class Channel:
+    """One end of the pair."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, sock: socket.socket) -> "Channel":
+        return cls(*await asyncio.open_unix_connection(sock=sock))
+
+    def send(self, message: Message) -> None:
+        """Send without waiting; to a peer that is gone this does nothing."""
+        data = msgspec.msgpack.encode(message)
+        if not self._writer.is_closing():
+            self._writer.write(len(data).to_bytes(_LENGTH, "big") + data)
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Yield what the peer sends, until it is gone."""
+        try:
+            while True:
+                length = int.from_bytes(await self._reader.readexactly(_LENGTH), "big")
+                yield _decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+
+    def close(self) -> None:
+        self._writer.close()
+
 
 _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 """Keep freed memory for the next large message: asking for fresh pages each time costs more
 than looking at every octet of it."""
 
-Role = Literal["worker", "web", "courier", "purge"]
+Role = Literal["worker", "web", "webhooks", "purge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +123,7 @@ async def _spawn(start: Start) -> asyncio.subprocess.Process:
         sys.executable,
         "-P",  # what lies in the working directory is not ours to run
         "-m",
-        "smtpproxy.process.child",
+        "smtpproxy.process.children",
         start.role,
         stdin=asyncio.subprocess.PIPE,
         pass_fds=(start.channel, *start.listening.values()),
@@ -79,13 +148,13 @@ def main() -> int:
 
         return run_worker(start.settings, start.number, sockets, channel)
     if start.role == "purge":
-        from smtpproxy.process.purger import run_purge
+        from smtpproxy.process.daily_purge import run_purge
 
         return run_purge(start.settings, channel)
-    if start.role == "courier":
-        from smtpproxy.process.courier import run_courier
+    if start.role == "webhooks":
+        from smtpproxy.process.webhooks import run_webhooks
 
-        return run_courier(start.settings, channel)
+        return run_webhooks(start.settings, channel)
     from smtpproxy.process.webserver import run_web
 
     return run_web(start.settings, sockets["web"], channel, start.started_at)

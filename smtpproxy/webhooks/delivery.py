@@ -1,16 +1,74 @@
-"""One attempt to deliver: an HTTPS POST with a signature, and what came of it."""
+"""What a webhook is told, when it is tried again, and one attempt: an HTTPS POST."""
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 import httpx
+import msgspec
 
 from smtpproxy.settings import WebhookSettings
+from smtpproxy.store.exchange.suppression_record import change_object
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.operations import SuppressionChange
 from smtpproxy.webhooks.signature import signature
+
+TYPE = "suppression.changes"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; its id and body are the same at every try."""
+
+    id: str
+    body: bytes
+    changes: int
+    oldest_at: datetime  # of the changes in it
+    end: int  # the position once it is delivered
+
+
+def wants(webhook: WebhookSettings, change: SuppressionChange) -> bool:
+    return (
+        change.action in webhook.events
+        and (not webhook.scopes or change.scope in webhook.scopes)
+        and (not webhook.origins or change.origin in webhook.origins)
+    )
+
+
+def message(id: str, changes: Sequence[SuppressionChange], end: int) -> Message:
+    """Return the message of some changes, at least one.
+
+    Its time is that of the newest change, not of the delivery: a message that is sent
+    again is the same, octet for octet.
+    """
+    body = {
+        "type": TYPE,
+        "timestamp": written_time(changes[-1].at),
+        "data": {"changes": [change_object(change) for change in changes], "next": end},
+    }
+    return Message(id, msgspec.json.encode(body), len(changes), changes[0].at, end)
+
+
+FIRST = timedelta(seconds=1)
+LONGEST = timedelta(hours=1)
+_MOST_DOUBLINGS = 20
+
+
+def pause(failures: int, random: float, asked: timedelta | None = None) -> timedelta:
+    """Return how long to wait after so many failures in a row (1 or more).
+
+    It doubles from a second to an hour, of which the last half is left to chance
+    (`random`, 0 to 1), so that receivers that come back are not met by all at once. A
+    receiver that asks for longer (Retry-After) gets it, up to an hour.
+    """
+    doublings = min(failures - 1, _MOST_DOUBLINGS)
+    whole = min(FIRST * (1 << doublings), LONGEST)
+    wait = whole / 2 + whole / 2 * random
+    return wait if asked is None else max(wait, min(asked, LONGEST))
+
 
 Kind = Literal["delivered", "refused", "failed", "redirected", "unreachable", "timeout", "gone"]
 

@@ -1,18 +1,22 @@
-"""The daily purge, as the supervisor sees it: when it is due, and what became of it."""
+"""The daily purge: when it is due, and the process that does it, out of everybody's way."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
-from smtpproxy.process.channel import Channel, Drain
-from smtpproxy.process.child import Start, start_child
-from smtpproxy.retention import history
-from smtpproxy.retention.schedule import is_due
+from smtpproxy import retention
+from smtpproxy.process.children import Channel, Drain, Start, start_child
+from smtpproxy.retention import AlreadyRunning, Purged, is_due, purge
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.log import configure_logging
+from smtpproxy.store import open_store
 
 _LOOK = 15.0
 """Seconds between two looks at the clock, which may be set, or have slept."""
@@ -51,7 +55,7 @@ class DailyPurge:
     def _due(self) -> bool:
         """Whether it is time. The first start of all begins the record, and counts as a run."""
         state, now = self._settings.server.state_dir, datetime.now(UTC)
-        last = history.newest(state) or history.note(state, now, now, {})
+        last = retention.newest_run(state) or retention.note_run(state, now, now, {})
         return is_due(last.began, now, self._settings.retention.at)
 
     def _failure(self, outcome: str) -> float:
@@ -84,3 +88,63 @@ class DailyPurge:
             raise
         finally:
             channel.close()
+
+
+_LOCK_TIMEOUT = 30.0
+"""Seconds to wait for a lock of the store: an import may hold it."""
+
+
+def run_purge(settings: Settings, channel: socket.socket) -> int:
+    """Run once; return the exit code: 0 done, or told to end before, 1 failed."""
+    configure_logging(settings.server, process="purge")
+    os.nice(19)
+    return asyncio.run(_run(settings, channel))
+
+
+async def _run(settings: Settings, sock: socket.socket) -> int:
+    channel = await Channel.over(sock)
+    purging = asyncio.create_task(_purge(settings))
+    watching = asyncio.create_task(_until_told(channel))
+    await asyncio.wait((purging, watching), return_when=asyncio.FIRST_COMPLETED)
+    watching.cancel()
+    if not purging.done():
+        purging.cancel()  # what is committed stays, and the next run does the rest
+    try:
+        _tell(await purging)
+    except asyncio.CancelledError:
+        log.info("purge interrupted")
+    except AlreadyRunning as error:
+        log.info("purge left out", reason=str(error))
+    except Exception as error:
+        log.error("purge failed", exc_info=error)
+        return 1
+    finally:
+        channel.close()
+    return 0
+
+
+async def _purge(settings: Settings) -> Purged:
+    waiting = replace(settings.store, timeout=max(settings.store.timeout, _LOCK_TIMEOUT))
+    store = open_store(waiting, settings.server.state_dir)
+    try:
+        return await purge(settings, store, at=datetime.now(UTC), clock=lambda: datetime.now(UTC))
+    finally:
+        with suppress(asyncio.CancelledError):
+            await store.close()
+
+
+async def _until_told(channel: Channel) -> None:
+    """Return when the supervisor says so, or is gone."""
+    async for message in channel.messages():
+        if isinstance(message, Drain):
+            return
+
+
+def _tell(purged: Purged) -> None:
+    log.info(
+        "purged",
+        orders=purged.orders,
+        matched=purged.matched,
+        held=purged.held,
+        **{kind: removed.rows for kind, removed in purged.removed.items()},
+    )

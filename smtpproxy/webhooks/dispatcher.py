@@ -1,7 +1,7 @@
 """Delivers the log of changes to one webhook: in order, at least once, until it is taken.
 
 What is being delivered is in the store before it is sent, and the position moves only after
-the receiver took it. So a courier that is killed sends the same message again, with the same
+the receiver took it. So a dispatcher that is killed sends the same message again, with the same
 id, and nothing is left out.
 """
 
@@ -16,9 +16,7 @@ import structlog
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.operations import ChangesGone, DeadLetter, WebhookState
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionChanges, WebhookStore
-from smtpproxy.webhooks.backoff import pause
-from smtpproxy.webhooks.message import Message, message, wants
-from smtpproxy.webhooks.post import Kind, Outcome
+from smtpproxy.webhooks.delivery import Kind, Message, Outcome, message, pause, wants
 
 _POLL = 1.0  # seconds between two looks at the log
 _AFTER_TROUBLE = 5.0
@@ -27,7 +25,7 @@ log = structlog.get_logger()
 
 
 class PropagationStore(SuppressionChanges, WebhookStore, Protocol):
-    """What the courier needs of a store."""
+    """What the dispatcher needs of a store."""
 
 
 class Post(Protocol):
@@ -44,7 +42,7 @@ class Surroundings:
     count: Callable[[str, Kind], None]  # webhook, outcome
 
 
-class Courier:
+class WebhookDispatcher:
     """The deliveries of one webhook."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The courier: the process that delivers to webhooks, so that no mail ever waits for one."""
+"""The process that delivers to webhooks, so that no mail ever waits for one."""
 
 import asyncio
 import os
@@ -10,15 +10,15 @@ from importlib.metadata import version
 
 import structlog
 
-from smtpproxy.process.channel import Beat, Channel, Drain, Ready
+from smtpproxy.process.children import Beat, Channel, Drain, Ready
 from smtpproxy.settings import Settings, WebhookSettings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.ulid import UlidFactory
-from smtpproxy.webhooks.courier import Courier, PropagationStore, Surroundings
-from smtpproxy.webhooks.post import Kind, Poster
+from smtpproxy.webhooks.delivery import Kind, Poster
+from smtpproxy.webhooks.dispatcher import PropagationStore, Surroundings, WebhookDispatcher
 from smtpproxy.webhooks.signature import SecretFault, read_secrets
 
 _BEAT = 1.0
@@ -27,9 +27,9 @@ _AFTER_TROUBLE = 30.0
 log = structlog.get_logger()
 
 
-def run_courier(settings: Settings, channel: socket.socket) -> int:
+def run_webhooks(settings: Settings, channel: socket.socket) -> int:
     """Deliver until told to end, or until the supervisor is gone; return the exit code."""
-    configure_logging(settings.server, process="courier")
+    configure_logging(settings.server, process="webhooks")
     return asyncio.run(_deliver(settings, channel))
 
 
@@ -84,7 +84,7 @@ async def _keep_delivering(
                 user_agent=f"smtpproxy/{version('smtpproxy')}",
             )
             try:
-                await Courier(webhook, store, poster.post, around).run()
+                await WebhookDispatcher(webhook, store, poster.post, around).run()
             finally:
                 await poster.close()
         except (SecretFault, OSError) as error:
