@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.policy.periods import beginning
+from smtpproxy.policy.periods import beginning, years
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
 from smtpproxy.sinks.audit.expire import expirable, expire
@@ -25,8 +25,12 @@ from smtpproxy.sinks.audit.reader import matches
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.store import open_mailings
+from smtpproxy.store.exchange.suppression_record import is_motive
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store
+
+NOTES_FOR = years(1)
+"""How long the note of a suppression may be free text; then it is forgotten."""
 
 FILE_NAME = "purges.ndjson"
 
@@ -143,6 +147,7 @@ class Purged:
     orders: int = 0  # suppressions that withdrawals and objections of contacts became
     objected: int = 0  # contacts that went since the person had objected to all marketing
     matched: int = 0  # addresses whose suppressions recorded mail has matched since the last run
+    notes: int = 0  # in free text, which were forgotten
     held: int = 0  # suppressions that are old enough, and stay since a contact has the address
 
 
@@ -221,6 +226,7 @@ async def _remove(
         limit = beginning(at, keep.lifted_suppressions)
         lifted = await store.purge_lifted(limit, dry_run=dry_run)
     purged.removed["lifted_suppressions"] = _kind(lifted)
+    purged.notes = await store.trim_notes(beginning(at, NOTES_FOR), is_motive, dry_run=dry_run)
     if keep.changes is not None and not dry_run:
         names = [webhook.name for webhook in settings.webhooks]
         await store.trim_changes(beginning(at, keep.changes), webhooks=names)

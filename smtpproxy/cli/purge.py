@@ -57,6 +57,7 @@ def command(settings: Settings, dry_run: bool, at: datetime | None) -> Result:
         "contacts_objected": purged.objected,
         "addresses_matched": purged.matched,
         "suppressions_held": purged.held,
+        "notes_forgotten": purged.notes,
     }
     return Result(data, _text(purged, settings.retention))
 
@@ -89,6 +90,9 @@ def _text(purged: Purged, keep: RetentionSettings) -> Iterator[Part]:
     if purged.objected:
         people = counted(purged.objected, "contact")
         yield f"{people} {gone} because the person objected: the suppression is kept"
+    if purged.notes:
+        verb = "would be forgotten" if purged.dry_run else "forgotten"
+        yield f"{counted(purged.notes, 'note')} in free text {verb}; the suppressions stay"
     if purged.held:
         stay = counted(purged.held, "suppression stays", "suppressions stay")
         yield f"{stay} because a contact has the address"

@@ -11,6 +11,7 @@ from smtpproxy.cli.stores import (
     canonical_address,
     fact_moment,
     last_moment,
+    note_options,
     now,
     plain_text,
     scope_of,
@@ -122,7 +123,7 @@ def in_words(change: Change) -> str:
 @click.option("--profiling", is_flag=True, help="To profiling too: what was gathered is frozen.")
 @click.option("--only-profiling", is_flag=True, help="To profiling, and not to the mail.")
 @click.option("--since", type=last_moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
-@click.option("--note", type=plain_text, help="For people. Write no address into it.")
+@note_options
 @config_option
 @json_option
 def object_(

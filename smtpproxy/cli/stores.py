@@ -21,7 +21,8 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered, entered_name
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.exchange.plausible import GRACE
+from smtpproxy.store.exchange.plausible import FREE_TEXT, GRACE
+from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive
 from smtpproxy.store.exchange.times import EXAMPLE, read_time
 from smtpproxy.store.protocols import NoStoreYet, Store
 
@@ -178,6 +179,32 @@ def scope_of(settings: Settings, purpose: str) -> str:
         f"{', '.join(sorted(settings.purposes))}"
     )
     return "marketing"
+
+
+def note_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--note`, a motive of the closed list, and `--keep-notes` for free text."""
+
+    @functools.wraps(function)
+    def checked(*args: Any, note: str | None, keep_notes: bool, **options: Any) -> Any:
+        if note is not None and not is_motive(note):
+            if not keep_notes:
+                fail(
+                    f"--note: {note[:40]!r} is free text, and {FREE_TEXT}; right would be a motive "
+                    f"like {', '.join(OWN_MOTIVES[:4])}, or --keep-notes",
+                    2,
+                )
+            warn(f"--note: free text is kept: {FREE_TEXT}")
+        return function(*args, note=note, **options)
+
+    motive = click.option("--note", type=plain_text, help="The motive, of a closed list.")
+    return motive(keep_notes_option(checked))
+
+
+keep_notes_option = click.option(
+    "--keep-notes",
+    is_flag=True,
+    help="Keep free text as a note for a year: no personal data.",
+)
 
 
 def check_purpose(settings: Settings, purpose: str) -> None:

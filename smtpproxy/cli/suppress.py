@@ -20,7 +20,9 @@ from smtpproxy.cli.replace_import import to_replace
 from smtpproxy.cli.stores import (
     TIME_HELP,
     address_or_domain,
+    keep_notes_option,
     last_moment,
+    note_options,
     now,
     output_option,
     plain_text,
@@ -92,9 +94,7 @@ command.add_command(rekey)
     help="Where the order comes from.",
 )
 @click.option("--since", type=last_moment, metavar="TIME", help=f"{TIME_HELP}; else now.")
-@click.option(
-    "--note", type=plain_text, help="For people: it is shown, never matched. No address in it."
-)
+@note_options
 @config_option
 @json_option
 def add(
@@ -241,6 +241,7 @@ def _described(suppression: Suppression) -> str:
     type=plain_text,
     help="What the list is about whose unsubscribes these are: they hold for purpose:NAME.",
 )
+@keep_notes_option
 @partner_option("FILE is this partner's snapshot: it counts in place of the former one.")
 @dry_run_option
 @config_option
@@ -256,6 +257,7 @@ def import_suppressions(
     scope: str | None,
     origin: str | None,
     purpose: str | None,
+    keep_notes: bool,
     partner: str | None,
     dry_run: bool,
     as_json: bool,
@@ -277,6 +279,7 @@ def import_suppressions(
             scope,
             origin,
             purpose,
+            keep_notes or None,
             dry_run or None,
         )
         if any(option is not None for option in given):
@@ -289,6 +292,7 @@ def import_suppressions(
         "origin": origin or "",
         "purpose": purpose or "",
         "scope": scope or "",
+        **({"keep-notes": "yes"} if keep_notes else {}),
     }
     earlier = to_resume(settings, resume, "suppressions", options)
     replacing = to_replace(settings, replace, "suppressions")
@@ -303,7 +307,7 @@ def import_suppressions(
     wanted = Wanted(name_of(named), layout_name(file_format), columns, own is not None)
 
     encoding = columns.encoding if columns else None
-    check = ScopeCheck(settings)
+    check = ScopeCheck(settings, keep_notes=keep_notes)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
         if found == "csv":

@@ -1,6 +1,6 @@
 """What running the product asks of a store: imports, retention, webhooks, rights."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
@@ -182,6 +182,12 @@ class RetentionStore(Protocol):
 
         The suppressions of an address whose contact goes last from now.
         """
+        ...
+
+    async def trim_notes(
+        self, before: datetime, is_motive: Callable[[str], bool], *, dry_run: bool = False
+    ) -> int:
+        """Forget the notes of suppressions from before it that are free text; count them."""
         ...
 
     async def journal_read(self) -> Mapping[int, int]:

@@ -9,11 +9,15 @@ from smtpproxy.policy.model import Audience, Contact, Origin
 from smtpproxy.policy.rules.recipient import is_within
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
+from smtpproxy.store.exchange.suppression_record import is_motive
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.terminal import counted
 
 GRACE = timedelta(days=1)
 """Between two clocks, or between time zones, a fact may be dated this much later than now."""
+
+FREE_TEXT = "it may hold personal data, which no list of the suppressed should (docs/data.md)"
 
 _SKEW = timedelta(minutes=5)
 _PROFILE = ("collected_at", "informed_at", "last_activity_at", "first_contacted_at")
@@ -106,10 +110,15 @@ class ContactCheck:
 
 
 class ScopeCheck:
-    """Widens suppressions for a purpose that no stream has to all marketing."""
+    """Widens suppressions for a purpose that no stream has to all marketing.
 
-    def __init__(self, settings: Settings) -> None:
+    Leaves out the notes that are free text, unless they are to be kept.
+    """
+
+    def __init__(self, settings: Settings, *, keep_notes: bool = False) -> None:
         self._purposes = settings.purposes
+        self._keep_notes = keep_notes
+        self._free = 0  # notes that are no motive
         self._widened: Counter[str] = Counter()
 
     def checked(self, contents: Contents[SuppressionEntry]) -> Contents[SuppressionEntry]:
@@ -122,12 +131,24 @@ class ScopeCheck:
                 f"{_counted(self._widened, 'suppression')} that no stream has "
                 f"({_named(self._widened)}): each counts for all marketing"
             )
+        if self._free and self._keep_notes:
+            yield f"{counted(self._free, 'note')} in free text kept: {FREE_TEXT}"
+        elif self._free:
+            yield (
+                f"{counted(self._free, 'note')} in free text left out, since {FREE_TEXT}; "
+                "--keep-notes keeps such notes"
+            )
 
     def _checked(
         self, item: Read[SuppressionEntry] | Rejected | Passed
     ) -> Read[SuppressionEntry] | Rejected | Passed:
         if not isinstance(item, Read):
             return item
+        if item.value.note is not None and not is_motive(item.value.note):
+            self._free += 1
+            if not self._keep_notes:
+                entry = dataclasses.replace(item.value, note=None)
+                item = dataclasses.replace(item, value=entry)
         _, colon, purpose = item.value.scope.partition(":")
         if not colon or purpose in self._purposes:
             return item

@@ -5,12 +5,14 @@ import io
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 import msgspec
 
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
+from smtpproxy.store.exchange.layouts import layouts
 from smtpproxy.store.exchange.lines import decoded
 from smtpproxy.store.exchange.rows import check_no_error, is_error
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
@@ -29,6 +31,52 @@ DOMAIN_ORIGINS = (Origin.MANUAL, Origin.OBJECTION, Origin.EXTERNAL)
 
 All others tell of one mailbox.
 """
+
+
+MAILCHIMP_REASONS = ("NORMAL", "NOSIGNUP", "INAPPROPRIATE", "SPAM", "OTHER")
+"""The values of UNSUB_REASON; what people wrote themselves is in UNSUB_REASON_OTHER."""
+
+BOUNCE_CLASSES = (
+    *("hard", "soft", "bounce", "complaint", "blocked", "HardBounce", "SoftBounce"),  # Postmark …
+    *("SpamComplaint", "SpamNotification", "ManualSuppression"),
+    *("Permanent", "Transient", "Undetermined", "General", "NoEmail", "Suppressed"),  # SES
+    *("OnAccountSuppressionList", "MailboxFull", "MessageTooLarge"),
+    *("ContentRejected", "AttachmentRejected"),
+    *("Invalid Address", "Technical", "Content", "Reputation", "Frequency/Volume"),  # SendGrid
+    *("Mailbox Unavailable", "Unclassified"),
+)
+OWN_MOTIVES = (
+    *("by phone", "by letter", "by e-mail", "in person", "by form", "by unsubscribe link"),
+    *("consent was withdrawn", "objected to profiling", "the contact was restricted"),
+    *("one-click", "reported as spam", "no such mailbox", "mailbox full", "role address"),
+    *("duplicate", "test address", "request of the authority", "request of the domain's owner"),
+)
+_CODES = re.compile(r"[245]\d\d|[245]\.\d{1,3}\.\d{1,3}|[245]\d\d [245]\.\d{1,3}\.\d{1,3}")
+_OF_A_LINK = re.compile(r"link of id=[0-9A-HJKMNP-TV-Z]{26}")
+
+
+@cache
+def motives() -> frozenset[str]:
+    """Return what a note may say without --keep-notes, casefolded: a closed list of motives."""
+    own = (*MAILCHIMP_REASONS, *BOUNCE_CLASSES, *OWN_MOTIVES)
+    exports = (
+        told.get("note")
+        for layout in layouts("suppressions")
+        for told in (layout.mapping.constants, *(when.constants for when in layout.when))
+    )
+    return frozenset(text.casefold() for text in (*own, *exports) if text)
+
+
+def is_motive(note: str) -> bool:
+    """Whether a note is of the closed list, or an SMTP or enhanced code (RFC 5321, 3463).
+
+    All else is free text, which may hold personal data (CNIL, MED-2023-040).
+    """
+    return (
+        note.casefold() in motives()
+        or _CODES.fullmatch(note) is not None
+        or _OF_A_LINK.fullmatch(note) is not None
+    )
 
 
 def read_scope(text: str) -> str:

@@ -5,7 +5,7 @@ again in the transaction that removes it.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from itertools import islice
@@ -80,6 +80,18 @@ _DELETE_SUPPRESSION = f"""
 DELETE FROM suppression
 WHERE wide_key = ?2 AND exact_key = ?3 AND scope = ?4 AND origin = ?5 AND {_OLD}
 """
+# Of what stands and of what was lifted: the notes there are, and how one is forgotten.
+_NOTES = tuple(
+    (
+        f"SELECT DISTINCT note FROM {table} WHERE note IS NOT NULL AND since < ?1",
+        f"UPDATE {table} SET note = NULL WHERE since < ?1 AND note = ?2",
+    )
+    for table in ("suppression", "lifted_suppression")
+)
+_COUNT_OF = {
+    update: update.replace("UPDATE", "SELECT count(*) FROM").replace("SET note = NULL ", "")
+    for _, update in _NOTES
+}
 _DELETE_LIFTED = "DELETE FROM lifted_suppression WHERE id = ?"
 _LIFTED = "SELECT id, lifted_at FROM lifted_suppression WHERE id > ? AND lifted_at < ? LIMIT ?"
 
@@ -165,6 +177,23 @@ class Retention:
                 await run_many(connection, _UNDATED, marks)
 
     # suppressions
+
+    async def trim_notes(
+        self, before: datetime, is_motive: Callable[[str], bool], *, dry_run: bool = False
+    ) -> int:
+        limit, count = to_micros(before), 0
+        async with self._reading() as connection:
+            for select, update in _NOTES:
+                found = [note for (note,) in await fetch_all(connection, select, limit)]
+                free = [(limit, note) for note in found if not is_motive(note)]
+                for _, note in free:
+                    ((rows,),) = await fetch_all(connection, _COUNT_OF[update], limit, note)
+                    count += rows
+                if free and not dry_run:
+                    async with self._to_write().transaction() as writing:
+                        await run_many(writing, update, free)
+        await self._forget_pages(Removed(count), dry_run=dry_run)
+        return count
 
     async def journal_read(self) -> dict[int, int]:
         async with self._reading() as connection:

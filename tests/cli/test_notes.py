@@ -1,0 +1,97 @@
+"""Notes of suppressions hold no personal data: a motive of a closed list, or --keep-notes."""
+
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.exchange.suppression_record import is_motive
+from tests.cli.stored import Stored
+
+ANNA = "anna@people.example"
+FREE = "Anna Lind, born 1 May 1980, called"
+MAILCHIMP = (
+    "Email Address,UNSUB_TIME,UNSUB_REASON,UNSUB_REASON_OTHER\n"
+    f"{ANNA},2026-01-05 10:00:00,NOSIGNUP,{FREE.replace(',', '')}\n"
+)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def note(stored: Stored) -> object:
+    (one,) = stored.json("suppress", "show", ANNA)["suppressions"]
+    return one.get("note")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["SPAM", "normal", "HardBounce", "5.1.1", "550 5.1.1", "550", "by phone", "SendGrid bounce"],
+)
+def test_what_a_provider_or_we_call_a_motive_is_one(text: str) -> None:
+    assert is_motive(text)
+
+
+@pytest.mark.parametrize("text", [FREE, "a@b.example", "link of id=Anna Lind", "0601020304", "5"])
+def test_all_else_is_free_text(text: str) -> None:
+    assert not is_motive(text)
+
+
+@pytest.mark.parametrize("command", [("suppress", "add", ANNA), ("contact", "object", ANNA)])
+def test_a_note_in_free_text_is_refused_but_on_demand(
+    stored: Stored, command: tuple[str, ...]
+) -> None:
+    told = stored.run(*command, "--note", FREE, code=2).stderr
+    assert "is free text, and it may hold personal data" in told
+    assert "right would be a motive like by phone" in told
+    stored.run("suppress", "show", ANNA, code=1)
+    told = stored.run(*command, "--note", FREE, "--keep-notes").stderr
+    assert "warning: --note: free text is kept" in told
+    assert note(stored) == FREE
+
+
+FILES = {
+    "own.csv": f'address,scope,origin,since,note\n{ANNA},all,manual,2026-01-05,"{FREE}"\n',
+    "own.ndjson": f'{{"address":"{ANNA}","scope":"all","origin":"manual","note":"{FREE}"}}\n',
+    "mapped.csv": f'Mail,Why\n{ANNA},"{FREE}"\n',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_leave_free_text_out_and_say_so(stored: Stored, name: str) -> None:
+    path = stored.file(name, FILES[name])
+    options = []
+    if name == "mapped.csv":
+        mapping = stored.file("m.toml", '[columns]\nMail = "address"\nWhy = "note"\n')
+        options = ["--mapping", mapping, "--origin", "manual"]
+    told = stored.run("suppress", "import", path, *options).stderr
+    assert "1 note in free text left out, since it may hold personal data" in told
+    assert note(stored) is None
+
+
+def test_an_import_keeps_free_text_on_demand(stored: Stored) -> None:
+    path = stored.file("own.csv", FILES["own.csv"])
+    told = stored.run("suppress", "import", path, "--keep-notes").stderr
+    assert "1 note in free text kept: it may hold personal data" in told
+    assert note(stored) == FREE
+
+
+def test_mailchimps_reason_is_kept_and_what_the_person_wrote_is_not(stored: Stored) -> None:
+    stored.run("suppress", "import", stored.file("unsubscribed.csv", MAILCHIMP))
+    assert note(stored) == "NOSIGNUP"
+
+
+def test_purge_forgets_free_text_after_a_year(stored: Stored) -> None:
+    stored.run("suppress", "add", ANNA, "--note", FREE, "--keep-notes")
+    assert stored.json("purge")["notes_forgotten"] == 0
+    with sqlite3.connect(stored.folder / "state" / "smtpproxy.db") as database:
+        old = datetime.now(UTC) - timedelta(367)
+        database.execute("UPDATE suppression SET since = ?", (int(old.timestamp() * 1e6),))
+    database.close()
+    assert "1 note in free text would be forgotten" in stored.run("purge", "--dry-run").stdout
+    assert note(stored) == FREE
+    assert stored.json("purge")["notes_forgotten"] == 1
+    assert note(stored) is None
