@@ -92,7 +92,9 @@ def test_an_objection_reaches_the_receiver_signed(
             "the metric",
         )
         wait_for(lambda: listed(relay)[0]["state"] == "up to date", "the state")
-        assert relay.metric("smtpproxy_webhook_lag_seconds", webhook="crm") == 0
+        wait_for(  # which is told by another process
+            lambda: relay.metric("smtpproxy_webhook_lag_seconds", webhook="crm") == 0, "no lag"
+        )
         assert relay.terminate() == 0
         assert "Traceback" not in relay.output
 

@@ -228,24 +228,25 @@ class RelayProcess:
     def command(
         self, *arguments: str, stdin: bytes = b"", timeout: float = 120.0
     ) -> tuple[int, str, str]:
-        """Run `smtpproxy COMMAND… --config` of this relay; (exit code, stdout, stderr)."""
-        done = run(
-            *COMMAND, *arguments, "--config", str(self.config_path),
-            stdin=stdin, timeout=timeout, cwd=REPOSITORY,
-        )  # fmt: skip
-        return done.returncode, done.stdout, done.stderr
+        """Run `smtpproxy COMMAND… --config` of this relay; (exit code, stdout, stderr).
 
-    def must(self, *arguments: str) -> str:
-        """Run a command that has to end with 0; return its stdout.
-
-        It runs in a thread here (a test may have a loop), which spares a process its start.
+        Only `serve` gets a process of its own. The others run in a thread here (a test may
+        have a loop), which spares a start; tests/cli and tests/demo run them as users do.
         """
         given = [*arguments, "--config", str(self.config_path)]
+        if arguments[0] == "serve":
+            run_alone = run(*COMMAND, *given, stdin=stdin, timeout=timeout, cwd=REPOSITORY)
+            return run_alone.returncode, run_alone.stdout, run_alone.stderr
         with ThreadPoolExecutor(1) as aside:
-            done = aside.submit(CliRunner().invoke, main, given).result(120)
-        said = f"smtpproxy {' '.join(arguments)}: {done.exit_code}\n{done.output}"
-        assert done.exit_code == 0, said
-        return done.stdout
+            invoked = aside.submit(CliRunner().invoke, main, given, input=stdin)
+            done = invoked.result(timeout)
+        return done.exit_code, done.stdout, done.stderr
+
+    def must(self, *arguments: str) -> str:
+        """Run a command that has to end with 0; return its stdout."""
+        code, stdout, stderr = self.command(*arguments)
+        assert code == 0, f"smtpproxy {' '.join(arguments)}: {code}\n{stdout}\n{stderr}"
+        return stdout
 
     def fill(self, contacts: Sequence[str], suppressions: Sequence[str] = ()) -> None:
         """Import NDJSON lines of contacts and CSV lines of suppressions."""
