@@ -1,4 +1,4 @@
-"""The command line: `smtpproxy COMMAND …`, one module of this folder for each command.
+"""The command line: `smtpproxy COMMAND …`; the modules of this folder have the commands.
 
 Exit codes: 0 done, 1 refused or found wrong, 2 wrong usage or configuration, 130 interrupted.
 """
@@ -10,31 +10,35 @@ import click
 
 from smtpproxy.cli.frame import CommandFrame
 
-COMMANDS = (
-    "serve",
-    "demo",
-    "check",
-    "doctor",
-    "suppress",
-    "unsubscribe",
-    "partner",
-    "contact",
-    "consent",
-    "import",
-    "scrub",
-    "explain",
-    "audit",
-    "webhook",
-    "token",
-    "purge",
-    "user",
-    "dkim",
-)
-_MODULES = {"import": "imports"}  # a word of Python cannot name a module
+COMMANDS = {
+    "serve": ("serve", "serve", "Run the relay until SIGTERM or SIGINT."),
+    "demo": ("serve", "demo", "Show the relay at work on invented people."),
+    "check": ("check", "check", "Check the configuration, and whether the relay can start."),
+    "doctor": ("check", "doctor", "Look at everything that mailbox providers look at."),
+    "suppress": ("suppress", "suppress", "Add, lift, show, import and export suppressions."),
+    "unsubscribe": (
+        "credentials",
+        "unsubscribe",
+        "Show and renew the keys of unsubscribe links.",
+    ),
+    "partner": ("partner", "partner", "Exchange suppressions with another sender, as hashes."),
+    "contact": ("contact", "contact", "Fill, show, put right, export and erase contacts."),
+    "consent": ("consent", "consent", "Record consent and its withdrawal."),
+    "import": ("imports", "imports", "List, show and undo imports."),
+    "scrub": ("scrub", "scrub", "Say who on a list may be mailed, and why not the others."),
+    "explain": ("explain", "explain", "Say what would become of a message, or became of one."),
+    "audit": ("audit", "audit", "Read the record of decisions, prove it, judge it again."),
+    "webhook": ("webhook", "webhook", "See how far webhooks are; send again or drop."),
+    "token": ("credentials", "token", "Make a new token for the API."),
+    "purge": ("serve", "purge", "Remove what has outlived its period."),
+    "user": ("credentials", "user", "Add, remove, list and check the users of AUTH."),
+    "dkim": ("dkim", "dkim", "Make DKIM keys, print what to publish, check signatures."),
+}
+"""Name → (module, name in it, what --help says): a command is imported when it is run."""
 
 
 class LazyCommands(CommandFrame):
-    """Imports `smtpproxy.cli.NAME` and takes its `command` only when it is asked for."""
+    """Imports the module of a command only when the command is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -42,9 +46,14 @@ class LazyCommands(CommandFrame):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = _MODULES.get(cmd_name, cmd_name)
-        command: click.Command = import_module(f"smtpproxy.cli.{module}").command
+        module, name, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"smtpproxy.cli.{module}"), name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List them without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, _, help) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

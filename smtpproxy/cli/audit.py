@@ -1,28 +1,40 @@
-"""`smtpproxy audit`: the record of what was decided."""
+"""`smtpproxy audit show` and `export`: the record of what was decided."""
 
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from heapq import nlargest
 from pathlib import Path
+from typing import BinaryIO
 
 import click
-from rich.table import Table
+import msgspec
 
-from smtpproxy.cli.audit_export import export
-from smtpproxy.cli.audit_replay import replay_command
-from smtpproxy.cli.audit_table import print_decisions, why
-from smtpproxy.cli.audit_verify import anchor, verify
-from smtpproxy.cli.common import audit_folder, config_option, fail, moment
-from smtpproxy.cli.kept_anchors import anchors_option, read_kept
-from smtpproxy.cli.printer import json_option, print_json, rich_console
-from smtpproxy.cli.stores import canonical_address
+from smtpproxy.cli.audit_verify import anchor, replay_command, verify
+from smtpproxy.cli.options import (
+    anchors_option,
+    audit_folder,
+    canonical_address,
+    choice,
+    config_option,
+    moment,
+    option,
+    options,
+    output_option,
+    read_kept,
+)
+from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, shows_result
 from smtpproxy.evidence.gather import record_object
-from smtpproxy.policy.model import NO_FACTS, RecipientFacts, Verdict
+from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.sinks.audit.verify import State, is_anchored, seal
-from smtpproxy.terminal import printable
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.terminal import counted, printable
 
 _PROOFS = {
     State.KEPT: "sealed by an anchor that was kept elsewhere",
@@ -32,90 +44,147 @@ _PROOFS = {
 }
 
 
-@click.group(short_help="Read the record of decisions, prove it, judge it again.")
-def command() -> None:
+_COLUMNS = [
+    Column("time"),
+    Column("id", is_id=True),
+    Column("stream"),
+    Column("recipient"),
+    Column("verdict"),
+    Column("basis or reason", clings=True),
+    Column("upstream", label="upstream"),
+]
+CSV_COLUMNS = (
+    "id",
+    "at",
+    "stage",
+    "listener",
+    "stream",
+    "class",
+    "purpose",
+    "rulebook",
+    "recipient",
+    "verdict",
+    "reason",
+    "basis",
+    "rule",
+    "detail",
+    "message_verdict",
+    "message_reason",
+    "observed",
+    "relayed",
+    "upstream_at",
+    "upstream_code",
+    "upstream_reply",
+    "mail_from",
+    "from",
+    "subject",
+    "message_id",
+    "size",
+    "file",
+    "row",
+    "hash",
+)
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@click.group("audit")
+def audit() -> None:
     """The record of every decision: read it, prove it, judge it again."""
 
 
-for subcommand in (export, verify, anchor, replay_command):
-    command.add_command(subcommand)
+for subcommand in (verify, anchor, replay_command):
+    audit.add_command(subcommand)
 
 
-@command.command()
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which decisions."""
+
+    recipient: str | None = option("Only decisions about this recipient.", canonical_address)
+    stream: str | None = option("Only decisions on this stream.", metavar="NAME")
+    since: datetime | None = option("Only from that moment on.", moment)
+    until: datetime | None = option("Only before that moment.", moment)
+
+    def read(self, folder: Path) -> Iterator[Record]:
+        """Yield them, one worker's after the other."""
+        return read(
+            folder,
+            since=self.since,
+            until=self.until,
+            recipient=self.recipient,
+            stream=self.stream,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ShowOptions(Filters):
+    """Which decisions, and how many."""
+
+    limit: int = option("The newest N decisions.", click.IntRange(min=1), metavar="N", default=50)
+
+
+@audit.command("show")
 @click.argument("decision_id", required=False, metavar="[ID]")
-@click.option(
-    "--recipient",
-    type=canonical_address,
-    metavar="ADDRESS",
-    help="Only decisions about this recipient.",
-)
-@click.option("--stream", metavar="NAME", help="Only decisions on this stream.")
-@click.option("--since", type=moment, metavar="TIME", help="Only from that moment on.")
-@click.option("--until", type=moment, metavar="TIME", help="Only before that moment.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="The newest N decisions.",
-)
+@options(ShowOptions)
 @anchors_option
-@json_option
+@shows_result
 @config_option
 def show(
-    settings: Settings,
-    decision_id: str | None,
-    recipient: str | None,
-    stream: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    limit: int,
-    kept: Path | None,
-    as_json: bool,
-) -> int:
+    settings: Settings, decision_id: str | None, options: ShowOptions, kept: Path | None
+) -> Result:
     """Show one decision by its id, or the newest ones, oldest first.
 
-    The id is in the SMTP reply and in the Received field; its first characters do, where no other
-    decision has them. `smtpproxy explain --id ID`
-    shows step by step how a decision came about. Exits with 1 when there is none of that id.
+    The id is in the SMTP reply and in the Received field; its first characters are enough
+    where no other decision has them. `smtpproxy explain --id ID`
+    shows step by step how a decision came about. Exits with 1 when no decision has that id.
     What no anchor seals yet is called unproven.
     """
     folder = audit_folder(settings)
     if decision_id is not None:
-        if recipient or stream or since or until:
+        if options.recipient or options.stream or options.since or options.until:
             raise click.UsageError("an ID goes without filters")
-        try:
-            records = find(folder, decision_id)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="'ID'") from error
-        more = False
-        states = [seal(folder, [record], read_kept(kept)).state for record in records]
-    else:
-        if kept is not None:
-            raise click.UsageError("--anchors goes with an ID")
-        found = read(folder, since=since, until=until, recipient=recipient, stream=stream)
-        newest = nlargest(limit + 1, found, key=lambda record: record.decided.at)
-        records, more = newest[:limit][::-1], len(newest) > limit
-        anchor = anchors.newest(folder)
-        states = [_state(record, anchor) for record in records]
-    if as_json:
-        pairs = zip(records, states, strict=True)
-        print_json([record_object(record, state) for record, state in pairs])
-    elif decision_id is not None:
-        for record, state in zip(records, states, strict=True):
-            _print_record(record, state)
-    else:
-        print_decisions(records)
-        _print_unproven(states.count(State.UNPROVEN))
+        return _one(folder, decision_id, kept)
+    if kept is not None:
+        raise click.UsageError("--anchors goes with an ID")
+    limit = options.limit
+    newest = nlargest(limit + 1, options.read(folder), key=lambda record: record.decided.at)
+    records, more = newest[:limit][::-1], len(newest) > limit
+    last = anchors.newest(folder)
+    states = [_state(record, last) for record in records]
+
+    def text() -> Iterator[Part]:
+        if not records:
+            yield Aside("No decision on record matches.")
+            return
+        yield Table(_COLUMNS, [row for record in records for row in _rows(record)])
+        if unproven := states.count(State.UNPROVEN):
+            decisions = counted(unproven, "decision is", "decisions are")
+            yield Aside(f"{decisions} behind the last anchor: unproven.")
         if more:
-            click.echo(f"There are older ones than these {limit}: see --limit.", err=True)
-    if records:
-        return 0
-    if decision_id is not None:
-        fail(f"no decision {printable(decision_id)} is on record")
-    click.echo("No decision on record matches.", err=True)
-    return 0
+            yield Aside(f"There are older ones than these {limit}: see --limit.")
+
+    return Result(_objects(records, states), text())
+
+
+def _one(folder: Path, decision_id: str, kept: Path | None) -> Result:
+    try:
+        records = find(folder, decision_id)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'ID'") from error
+    states = [seal(folder, [record], read_kept(kept)).state for record in records]
+
+    def text() -> Iterator[Part]:
+        for record, state in zip(records, states, strict=True):
+            yield Fields(_fields(record, state))
+            yield ""
+
+    missing = "" if records else f"no decision {printable(decision_id)} is on record"
+    return Result(_objects(records, states), text(), error=missing)
+
+
+def _objects(records: Sequence[Record], states: Sequence[State]) -> list[dict[str, object]]:
+    return [record_object(one, state) for one, state in zip(records, states, strict=True)]
 
 
 def _state(record: Record, newest: Anchor | None) -> State:
@@ -124,57 +193,50 @@ def _state(record: Record, newest: Anchor | None) -> State:
     return State.LOCAL if anchored else State.UNPROVEN
 
 
-def _print_unproven(count: int) -> None:
-    if count:
-        are = "decision is" if count == 1 else "decisions are"
-        click.echo(f"{count} {are} behind the last anchor: unproven.", err=True)
-
-
-def _print_record(record: Record, state: State) -> None:
+def _fields(record: Record, state: State) -> Iterator[tuple[str, str | None]]:
     decided, client = record.decided, record.decided.client
-    table = Table.grid(padding=(0, 2))
-    rows = {
+    features, message = decided.features, decided.decision.message
+    yield from {
         "id": decided.id,
         "time": decided.at.isoformat(timespec="milliseconds"),
         "stage": "RCPT" if decided.stage == "rcpt" else "end of data",
         "client": f"{client.peer}, HELO {client.helo}, listener {client.listener}",
-        "login": client.login,
-        "queue id": client.queue_id,
+        "login": client.login or None,
+        "queue id": client.queue_id or None,
         "mail from": f"<{decided.reverse_path}>",
-        "message id": decided.message_id,
-        "subject": decided.subject,
-        "from": decided.header_from,
-        "source announced": decided.features.source_statement if decided.features else None,
+        "message id": decided.message_id or None,
+        "subject": decided.subject or None,
+        "from": decided.header_from or None,
+        "source announced": (features.source_statement if features else None) or None,
         "size": str(decided.size) if decided.size else None,
         "stream": f"{decided.decision.stream.name}, rulebook {decided.decision.rulebook}",
         "mode": "observed: it passed whatever was decided" if decided.observed else None,
-        "message": _sentence(decided.decision.message),
-        "upstream": _upstream(record),
+        "message": _sentence(message) if message else None,
+        "upstream": _upstream_reply(record),
         "proof": _PROOFS[state],
-    }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, printable(value))
+    }.items()
     for index, entry in enumerate(decided.recipients):
-        table.add_row("recipient", printable(f"{entry.address}: {_sentence(entry.verdict)}"))
+        yield "recipient", f"{entry.address}: {_sentence(entry.verdict)}"
         own = record.outcome_of(index) if record.outcome and record.outcome.each else None
         if own is not None:
-            table.add_row("", printable(f"upstream: {own.reply}"))
-        table.add_row("", _known(decided.facts.get(entry.canonical, NO_FACTS)))
-    rich_console().print(table)
-    rich_console().print()
+            yield "", f"upstream: {own.reply}"
+        yield "", _known(decided.facts.get(entry.canonical, NO_FACTS))
 
 
-def _sentence(verdict: Verdict | None) -> str | None:
-    if verdict is None:
-        return None
-    words = f"{verdict.action}, {why(verdict)}" if why(verdict) else str(verdict.action)
+def _sentence(verdict: Verdict) -> str:
+    words = f"{verdict.action}, {_why(verdict)}" if _why(verdict) else str(verdict.action)
     return f"{words} ({verdict.detail})" if verdict.detail else words
 
 
-def _upstream(record: Record) -> str:
+def _why(verdict: Verdict) -> str:
+    if verdict.action is Action.ALLOW:
+        return str(verdict.basis or "")
+    return str(verdict.reason)
+
+
+def _upstream_reply(record: Record) -> str | None:
     if not record.decided.relayed:
-        return ""
+        return None
     if record.outcome is None:
         return "unknown"
     return record.outcome.reply or f"{record.outcome.code}, its text is erased"
@@ -196,4 +258,114 @@ def _known(facts: RecipientFacts) -> str:
             for act in contact.acts
         ]
         parts += [f"bought {p.product} {p.at:%Y-%m-%d}" for p in contact.purchases]
-    return printable("; ".join(parts))
+    return "; ".join(parts)
+
+
+def _rows(record: Record) -> Iterator[tuple[str, ...]]:
+    decided = record.decided
+    for address, verdict in _verdicts(record):
+        passed = verdict.action is Action.ALLOW or decided.observed
+        yield (
+            f"{decided.at:%Y-%m-%d %H:%M:%S}",
+            decided.id,
+            decided.decision.stream.name,
+            address,
+            f"{verdict.action} (observed)" if decided.observed else str(verdict.action),
+            _why(verdict),
+            _upstream_code(record) if passed else "",
+        )
+
+
+def _verdicts(record: Record) -> Iterator[tuple[str, Verdict]]:
+    """What became of each recipient: a message that was refused has its reason at each."""
+    message = record.decided.decision.message
+    for entry in record.decided.recipients:
+        refused = message is not None and message.action is not Action.ALLOW
+        of_message = refused and entry.verdict.action is Action.ALLOW
+        yield entry.address, message if message and of_message else entry.verdict
+
+
+def _upstream_code(record: Record) -> str:
+    if not record.decided.relayed:
+        return ""
+    return "unknown" if record.outcome is None else str(record.outcome.code)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions(Filters):
+    """Which decisions, and in what form."""
+
+    export_format: str = option(
+        "One JSON object a decision, or one CSV row a recipient.",
+        choice(["ndjson", "csv"]), name="--format", default="ndjson",
+    )  # fmt: skip
+
+
+@audit.command("export")
+@options(ExportOptions)
+@output_option
+@config_option
+def export(settings: Settings, output: BinaryIO, options: ExportOptions) -> None:
+    """Write decisions with all that they were based on, one worker's after the other.
+
+    Works on any number of decisions, also while the relay runs.
+    """
+    records = options.read(audit_folder(settings))
+    if options.export_format == "ndjson":
+        encode = msgspec.json.Encoder().encode
+        for record in records:
+            output.write(encode(record_object(record)) + b"\n")
+        return
+    text = io.TextIOWrapper(output, "utf-8", "backslashreplace", newline="", write_through=True)
+    rows = csv.writer(text)
+    rows.writerow(CSV_COLUMNS)
+    for record in records:
+        rows.writerows(as_rows(record))
+    text.detach()
+
+
+def as_rows(record: Record) -> Iterator[list[str]]:
+    """One row for each recipient, in the order of `CSV_COLUMNS`."""
+    decided, place = record.decided, record.place
+    decision, stream = decided.decision, decided.decision.stream
+    for index, entry in enumerate(decided.recipients):
+        outcome = record.outcome_of(index)
+        verdict, message = entry.verdict, decision.message
+        cells: list[object] = [
+            decided.id,
+            written_time(decided.at),
+            decided.stage,
+            decided.client.listener,
+            stream.name,
+            stream.stream_class,
+            stream.purpose,
+            decision.rulebook,
+            entry.address,
+            verdict.action,
+            verdict.reason,
+            verdict.basis,
+            verdict.rule,
+            verdict.detail,
+            message and message.action,
+            message and message.reason,
+            "yes" if decided.observed else "no",
+            "yes" if decided.relayed else "no",
+            outcome and written_time(outcome.at),
+            outcome and outcome.code,
+            outcome and outcome.reply,
+            decided.reverse_path,
+            decided.header_from,
+            decided.subject,
+            decided.message_id,
+            decided.size,
+            place and place.file,
+            place and place.n,
+            place and place.hash,
+        ]
+        yield [_cell(cell) for cell in cells]
+
+
+def _cell(value: object) -> str:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

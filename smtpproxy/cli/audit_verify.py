@@ -1,67 +1,84 @@
-"""`smtpproxy audit verify` and `audit anchor`: is the record as it was written?"""
+"""`smtpproxy audit verify`, `anchor` and `replay`: prove the record, and judge it again."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from smtpproxy.cli.common import audit_folder, config_option, fail, moment
-from smtpproxy.cli.kept_anchors import anchors_option, read_kept
-from smtpproxy.cli.printer import json_option, print_json
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import (
+    anchors_option,
+    audit_folder,
+    config_option,
+    flag,
+    moment,
+    option,
+    options,
+    read_kept,
+)
+from smtpproxy.cli.printer import (
+    Column,
+    Part,
+    Result,
+    Table,
+    json_option,
+    print_json,
+    print_text,
+    shows_result,
+    verify_progress,
+)
 from smtpproxy.cli.stores import now
+from smtpproxy.core.replay import Change, replay, words
 from smtpproxy.evidence.gather import report_object
+from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import verify as journal_verify
 from smtpproxy.sinks.audit.chain import Finding, Report
 from smtpproxy.sinks.audit.lines import After
-from smtpproxy.terminal import counted, printable
+from smtpproxy.sinks.audit.reader import Record, read
+from smtpproxy.terminal import counted
 
 _SHOWN = 100
 
 
-@click.command()
-@click.option("--since", type=moment, metavar="TIME", help="Only files with lines since then.")
-@click.option("--until", type=moment, metavar="TIME", help="Only files with lines before then.")
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """Which files."""
+
+    since: datetime | None = option("Only files with lines since then.", moment)
+    until: datetime | None = option("Only files with lines before then.", moment)
+
+
+@click.command("verify")
+@options(VerifyOptions)
 @anchors_option
-@json_option
+@shows_result
 @config_option
-def verify(
-    settings: Settings,
-    since: datetime | None,
-    until: datetime | None,
-    kept: Path | None,
-    as_json: bool,
-) -> int:
+def verify(settings: Settings, options: VerifyOptions, kept: Path | None) -> Result:
     """Find what was changed, removed, added, moved or cut off, and say where.
 
     Follows the hashes from line to line, the times, and the erasures, and holds them against
     the anchors. Exits with 1 when anything is wrong, not for rows that no anchor seals yet:
     those are named. Works while the relay runs.
     """
-    folder = audit_folder(settings)
+    folder, since, until = audit_folder(settings), options.since, options.until
     elsewhere = read_kept(kept)
-    with progress_bar(journal_verify.size(folder, since, until)) as looked:
+    with verify_progress(journal_verify.size(folder, since, until)) as looked:
         report = journal_verify.verify(
             folder, since=since, until=until, kept=elsewhere, looked=looked, now=now()
         )
-    if as_json:
-        print_json(report_object(report))
-    else:
-        _print(report)
-    return 1 if report.wrong else 0
+    return Result(report_object(report), _report(report), 1 if report.wrong else 0)
 
 
-@click.command()
-@json_option
+@click.command("anchor")
+@shows_result
 @config_option
-def anchor(settings: Settings, as_json: bool) -> None:
+def anchor(settings: Settings) -> Result:
     """Write down where the record stands now, and print it, to be kept elsewhere.
 
     Put what is printed where nobody who may write this machine's files can change it: a
@@ -73,39 +90,39 @@ def anchor(settings: Settings, as_json: bool) -> None:
     taken = anchors.take(folder, "asked", now)
     if taken is None or not taken.row.heads:
         fail("nothing is on record yet")
-    if as_json:
-        heads = {slot: _head(head) for slot, head in taken.row.heads.items()}
-        found = {"at": taken.row.at, "n": taken.n, "hash": taken.hash, "heads": heads}
-        print_json(found, one_line=True)
-        return
-    click.echo(f"anchor {taken.n} of {taken.row.at:%Y-%m-%d %H:%M:%S} UTC: {taken.hash}")
-    for slot, head in taken.row.heads.items():
-        click.echo(f"worker {slot}: row {head.n} in {head.file}: {head.hash}")
+    row = taken.row
+    heads = {slot: _head(head) for slot, head in row.heads.items()}
+    text = [f"anchor {taken.n} of {row.at:%Y-%m-%d %H:%M:%S} UTC: {taken.hash}"]
+    text += [
+        f"worker {slot}: row {head.n} in {head.file}: {head.hash}"
+        for slot, head in row.heads.items()
+    ]
+    data = {"at": row.at, "n": taken.n, "hash": taken.hash, "heads": heads}
+    return Result(data, text, one_line=True)
 
 
 def _head(head: After) -> dict[str, Any]:
     return {"file": head.file, "n": head.n, "hash": head.hash}
 
 
-def _print(report: Report) -> None:
-    click.echo(
+def _report(report: Report) -> Iterator[Part]:
+    yield (
         f"{counted(report.files, 'file')}, {counted(report.lines, 'row')}, "
         f"{counted(report.decisions, 'decision')}; {counted(report.anchors, 'anchor')}, "
         f"{report.compared:,} of them compared"
     )
     for slot, head in report.heads.items():
-        click.echo(f"worker {slot}: verified up to row {head.n}, {head.hash}")
+        yield (f"worker {slot}: verified up to row {head.n}, {head.hash}")
     for finding in report.notes():
-        click.echo(f"note: {printable(finding.file)}: {finding.what}. {finding.meaning}")
+        yield (f"note: {finding.file}: {finding.what}. {finding.meaning}")
     faults = list(report.faults())
     for finding in faults[:_SHOWN]:
-        click.echo(f"{_where(finding)}: {finding.kind}: {printable(finding.what)}")
-        click.echo(f"  {finding.meaning}")
+        yield (f"{_where(finding)}: {finding.kind}: {finding.what}")
+        yield (f"  {finding.meaning}")
     if len(faults) > _SHOWN:
-        click.echo(f"… and {report.wrong - _SHOWN:,} more: see --json")
-    for line in _proven(report):
-        click.echo(line)
-    click.echo(f"wrong: {report.wrong:,}" if report.wrong else "nothing is wrong")
+        yield (f"… and {report.wrong - _SHOWN:,} more: see --json")
+    yield from _proven(report)
+    yield (f"wrong: {report.wrong:,}" if report.wrong else "nothing is wrong")
 
 
 def _proven(report: Report) -> Iterator[str]:
@@ -122,12 +139,12 @@ def _proven(report: Report) -> Iterator[str]:
     if not witness.kept:
         yield "  Whoever may write these files can make all of it anew, but for --anchors."
     if report.unproven:
-        rows = "row behind it is" if report.unproven == 1 else "rows behind it are"
-        yield f"{report.unproven:,} {rows} unproven"
+        rows = counted(report.unproven, "row behind it is", "rows behind it are")
+        yield f"{rows} unproven"
 
 
 def _where(finding: Finding) -> str:
-    words = [printable(finding.file)]
+    words = [finding.file]
     if finding.line is not None:
         words.append(f"line {finding.line}")
     if finding.n is not None:
@@ -137,13 +154,128 @@ def _where(finding: Finding) -> str:
     return ", ".join(words)
 
 
-@contextmanager
-def progress_bar(octets: int) -> Iterator[Callable[[int], None]]:
-    """Yield what is told of octets; it shows nothing when nobody is looking."""
-    if not sys.stderr.isatty():
-        yield lambda looked: None
-        return
-    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=octets)
-        yield lambda looked: bar.advance(task, looked)
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """Which decisions are judged again, and by what."""
+
+    reference: str = option(
+        "Built in, named in the configuration, or a file of your own.",
+        name="--rulebook", required=True, metavar="NAME|FILE",
+    )  # fmt: skip
+    since: datetime | None = option("Only from that moment on.", moment)
+    until: datetime | None = option("Only before that moment.", moment)
+    stream: str | None = option("Only decisions on this stream.", metavar="NAME")
+    listed: bool = flag("Print every verdict that would differ.", name="--list")
+
+
+@click.command("replay")
+@options(ReplayOptions)
+@json_option
+@config_option
+def replay_command(settings: Settings, options: ReplayOptions, as_json: bool) -> None:
+    """Judge recorded decisions again under another rulebook, and count what would differ.
+
+    Each is judged as of its own time, from the facts on record: the store as it is today
+    has no say. Nothing is sent or recorded.
+    """
+    rulebook = _rulebook(settings, options.reference)
+    totals = _Totals()
+    folder, stream = audit_folder(settings), options.stream
+    for record in read(folder, since=options.since, until=options.until, stream=stream):
+        for change in totals.add(record, rulebook):
+            if options.listed and as_json:
+                print_json(_as_object(record, change), one_line=True)
+            elif options.listed:
+                print_text([_line(record, change)])
+    if as_json:
+        print_json(totals.as_object(rulebook), one_line=options.listed)
+    else:
+        print_text(totals.text(rulebook))
+
+
+class _Totals:
+    """What is counted on the way; the records themselves are not kept."""
+
+    def __init__(self) -> None:
+        self._decisions = self._recipients = self._erased = self._differing = 0
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+
+    def add(self, record: Record, rulebook: Rulebook) -> Iterator[Change]:
+        result = replay(record.decided, rulebook)
+        self._decisions += 1
+        self._recipients += result.judged
+        self._erased += result.erased
+        self._differing += bool(result.changes)
+        for change in result.changes:
+            what = "message" if change.recipient is None else "recipient"
+            self._counts[what, words(change.before), words(change.after)] += 1
+            yield change
+
+    def as_object(self, rulebook: Rulebook) -> dict[str, Any]:
+        return {
+            "rulebook": rulebook.name,
+            "decisions": self._decisions,
+            "recipients": self._recipients,
+            "erased": self._erased,
+            "differing": self._differing,
+            "changes": [
+                {"of": what, "before": before, "after": after, "count": count}
+                for (what, before, after), count in self._counts.most_common()
+            ],
+        }
+
+    def text(self, rulebook: Rulebook) -> Iterator[Part]:
+        people = counted(self._recipients, "recipient")
+        yield (
+            f"{counted(self._decisions, 'decision')} about {people}, judged again under "
+            f"{rulebook.name}: {counted(self._differing, 'differs', 'differ')}"
+        )
+        if self._erased:
+            are = counted(self._erased, "more recipient is", "more recipients are")
+            yield f"{are} erased and cannot be judged"
+        if self._counts:
+            columns = [
+                Column("of"),
+                Column("before"),
+                Column("after"),
+                Column("count", right=True, label="count"),
+            ]
+            yield Table(
+                columns,
+                [(*change, f"{count:,}") for change, count in self._counts.most_common()],
+            )
+
+
+def _rulebook(settings: Settings, reference: str) -> Rulebook:
+    from smtpproxy.config.load import read_rulebook
+    from smtpproxy.policy.rulebooks import RulebookError
+
+    if reference in settings.rulebooks:
+        return settings.rulebooks[reference]
+    path = Path(reference)
+    try:
+        return read_rulebook(str(path.resolve()) if path.is_file() else reference)
+    except RulebookError as error:
+        fail("; ".join(error.faults), 2)
+
+
+def _as_object(record: Record, change: Change) -> dict[str, Any]:
+    decided, recipient = record.decided, change.recipient
+    return {
+        "id": decided.id,
+        "at": decided.at,
+        "stream": decided.decision.stream.name,
+        "recipient": recipient and recipient.address,
+        "before": words(change.before),
+        "after": words(change.after),
+        "detail": change.after.detail,
+    }
+
+
+def _line(record: Record, change: Change) -> str:
+    decided, recipient = record.decided, change.recipient
+    whom = recipient.address if recipient else "(the message)"
+    return (
+        f"{decided.id} {decided.at:%Y-%m-%d %H:%M:%S} {decided.decision.stream.name} {whom}: "
+        f"{words(change.before)} -> {words(change.after)}"
+    )

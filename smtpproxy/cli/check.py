@@ -1,21 +1,37 @@
-"""`smtpproxy check`: is the configuration good, and what does it say?"""
+"""`smtpproxy check` and `doctor`: is the configuration good, and will the mail be believed?"""
 
+import asyncio
+import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from smtpproxy.cli.common import config_path_option
+from smtpproxy.cli.options import choice, config_option, config_path_option, option, options
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
+from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import ListenerSettings, Settings
 
+if TYPE_CHECKING:
+    from smtpproxy.doctor.run import Report
 
-@click.command()
+_STYLES = {
+    Status.PASS: "green",
+    Status.WARN: "yellow",
+    Status.FAIL: "red",
+    Status.UNKNOWN: "cyan",
+}
+
+
+@click.command("check")
 @config_path_option
 @shows_result
-def command(config: Path) -> Result:
+def check(config: Path) -> Result:
     """Check the configuration, and whether the relay can start.
 
     Prints every fault as FILE: key.path: what is wrong and what would be right, and
@@ -28,15 +44,12 @@ def command(config: Path) -> Result:
 
     try:
         settings = load(config)
-        warned = [
-            *warnings(settings),
-            *check_start(settings, str(config)),
-            *example_values(config),
-        ]
+        warned = [*warnings(settings), *check_start(settings, str(config))]
+        warned += example_values(config)
     except ConfigError as error:
         found = {"file": str(config), "valid": False, "faults": error.faults}
         return Result(found, error.faults, error.exit_code)
-    return Result(_summary(config, settings, warned), _text(config, settings, warned))
+    return Result(_summary(config, settings, warned), _summary_text(config, settings, warned))
 
 
 def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, Any]:
@@ -80,7 +93,7 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
     }
 
 
-def _text(config: Path, settings: Settings, warned: list[str]) -> Iterator[Part]:
+def _summary_text(config: Path, settings: Settings, warned: list[str]) -> Iterator[Part]:
     yield Styled(f"{config}: good (hash {settings.hash})", "green")
     yield Table([Column(), Column(), Column(prose=True)], list(_rows(settings)))
     for warning in warned:
@@ -124,3 +137,91 @@ def _describe(stream: Stream) -> str:
     if stream.paused:
         words.append("paused")
     return ", ".join(words)
+
+
+def _domain(value: str) -> str:
+    from smtpproxy.settings.places import domain
+
+    try:
+        return domain(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """What to look at."""
+
+    only: tuple[str, ...] = option(
+        "Run this check alone; give any number.", choice(Check), multiple=True
+    )
+    domain: tuple[str, ...] = option(
+        "A domain of From to look at, instead of those in the configuration; any number.",
+        _domain, metavar="DOMAIN", multiple=True,
+    )  # fmt: skip
+    timeout: float = option(
+        "How long one check may take.",
+        click.FloatRange(min=0.1, max=600), metavar="SECONDS", default=20.0,
+    )  # fmt: skip
+
+
+@click.command("doctor")
+@options(DoctorOptions)
+@shows_result
+@config_option
+def doctor(settings: Settings, options: DoctorOptions) -> Result:
+    """Look at everything that mailbox providers look at.
+
+    Asks the DNS for SPF, DKIM, DMARC and MX of each domain of From and for the names of the
+    sending addresses, connects to the upstream and to the unsubscribe link, looks at keys,
+    certificates and the clock, and holds it all against what Gmail, Yahoo, Microsoft, Orange
+    and La Poste demand. Sends no mail and changes nothing. Exits with 1 when anything fails.
+    """
+    from smtpproxy.doctor.run import Doctor, from_domains
+    from smtpproxy.resolver import Resolver
+
+    checks = [Check(each) for each in options.only] or list(Check)
+    domains = list(dict.fromkeys(options.domain)) or from_domains(settings)
+
+    async def examine() -> "Report":
+        resolver = Resolver(settings.dns, time.monotonic)
+        doctor = Doctor(settings, resolver.lookup, now=datetime.now(UTC), timeout=options.timeout)
+        return await doctor.examine(domains, checks)
+
+    report = asyncio.run(examine())
+    data = {
+        "status": Status.FAIL if report.failed else Status.PASS,
+        "domains": domains,
+        "findings": report.findings,
+        "checklist": report.checklist,
+    }
+    return Result(data, _report_text(report), 1 if report.failed else 0)
+
+
+def _report_text(report: "Report") -> Iterator[Part]:
+    if report.findings:
+        yield Table([*[Column()] * 3, Column(prose=True)], list(_findings(report)))
+    if report.checklist:
+        yield ""
+        yield Styled("What mailbox providers demand of bulk senders", "bold")
+        rows = [
+            (_shown(line.status), line.provider, line.domain, line.demand, line.why)
+            for line in report.checklist
+        ]
+        yield Table([*[Column()] * 3, Column(prose=True), Column(prose=True)], rows)
+    counts = Counter(finding.status for finding in report.findings)
+    counts.update(line.status for line in report.checklist)
+    found = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    yield ""
+    yield found or "nothing was looked at"
+
+
+def _findings(report: "Report") -> Iterator[tuple[str, str, str, str]]:
+    for finding in report.findings:
+        yield _shown(finding.status), finding.check, finding.subject, finding.text
+        if finding.fix and finding.status is not Status.PASS:
+            yield "", "", "", f"→ {finding.fix}"
+
+
+def _shown(status: Status) -> Styled:
+    return Styled(status, _STYLES[status])

@@ -1,38 +1,49 @@
 """`smtpproxy contact`: what is known of people, filled, shown, exported and erased."""
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import click
-from rich.table import Table
 
-from smtpproxy.cli.common import audit_folder, config_option, fail, moment
-from smtpproxy.cli.dry_run import dry_run_option, show_difference
-from smtpproxy.cli.evidence import write_evidence
-from smtpproxy.cli.import_file import import_file, import_options, time_of
-from smtpproxy.cli.import_format import check_mapping_alone, layout_name, name_of, own_format
-from smtpproxy.cli.import_record import Job, age_of, digest_of, to_resume
-from smtpproxy.cli.kept_anchors import anchors_option, read_kept
-from smtpproxy.cli.printer import json_option, print_json, rich_console
-from smtpproxy.cli.replace_import import to_replace
-from smtpproxy.cli.rights import in_words, object_, rectify
-from smtpproxy.cli.stores import (
+from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.import_file import run_import
+from smtpproxy.cli.import_options import Handling, ImportOptions, Put, file_argument, prepare
+from smtpproxy.cli.options import (
     TIME_HELP,
+    anchors_option,
     canonical_address,
-    now,
+    choice,
+    config_option,
+    flag,
+    moment,
+    option,
+    options,
     output_option,
     plain_text,
-    using_store,
-    warn,
+    private,
+    read_kept,
 )
+from smtpproxy.cli.printer import (
+    Fields,
+    Part,
+    Result,
+    Styled,
+    json_bytes,
+    json_option,
+    shows_result,
+    verify_progress,
+)
+from smtpproxy.cli.stores import now, using_store
 from smtpproxy.locale.texts import LANGS, REFERENCE, Lang
 from smtpproxy.policy.model import ConsentAct, Contact, Dealing, Link
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.contact_record import written_contact
@@ -41,56 +52,42 @@ from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import Batch, Rectification, former_addresses
+from smtpproxy.store.operations import Batch, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store
-from smtpproxy.terminal import printable
+
+_HTML = (".html", ".htm")
 
 
-@click.group()
-def command() -> None:
+@click.group("contact")
+def contact() -> None:
     """Fill, show, put right, export and erase contacts."""
 
 
-command.add_command(rectify)
-command.add_command(object_)
+for subcommand in (rectify, object_, erase):
+    contact.add_command(subcommand)
 
 
-@command.command("import")
-@import_options
-@click.option(
-    "--mapping",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE.toml",
-    help="Which column of a CSV is which field; else its columns have the fields' names.",
-)
-@click.option(
-    "--as-of",
-    type=moment,
-    metavar="TIME",
-    help="The moment that the file describes; else its last modification. A profile that is"
-    f" no newer than the stored one changes nothing. {TIME_HELP}.",
-)
-@click.option(
-    "--purpose",
-    type=plain_text,
-    help="What the consents in a provider's export are for; without it they are left out.",
-)
-@dry_run_option
+@dataclass(frozen=True, slots=True)
+class ContactImport(ImportOptions):
+    """How contacts are imported."""
+
+    as_of: datetime | None = option(
+        "The moment that the file describes; else its last modification. A profile that is"
+        f" no newer than the stored one changes nothing. {TIME_HELP}.",
+        moment,
+    )
+    purpose: str | None = option(
+        "What the consents in a provider's export are for; without it they are left out.",
+        plain_text,
+    )
+
+
+@contact.command("import")
+@file_argument
+@options(ContactImport)
 @config_option
-@json_option
-def import_contacts(
-    settings: Settings,
-    file: Path,
-    file_format: str | None,
-    rejected: Path | None,
-    resume: str | None,
-    replace: str | None,
-    mapping: Path | None,
-    as_of: datetime | None,
-    purpose: str | None,
-    dry_run: bool,
-    as_json: bool,
-) -> int:
+@shows_result
+def import_contacts(settings: Settings, file: Path, options: ContactImport) -> Result:
     """Import contacts from NDJSON or CSV, or a provider's export of its contacts.
 
     Exports of Mailchimp, Mailjet, Brevo and listmonk are known by their headers.
@@ -98,60 +95,26 @@ def import_contacts(
     Profiles are updated, purchases and consent acts added; nothing is removed and no
     suppression lifted. Lines that cannot be read are put aside, and the exit code is 1.
     """
-    check_mapping_alone(mapping, file_format)
-    options = {
-        "as-of": as_of.isoformat() if as_of else "",
-        "format": file_format or "",
-        "mapping": digest_of(mapping),
-        "purpose": purpose or "",
-    }
-    earlier = to_resume(settings, resume, "contacts", options)
-    replacing = to_replace(settings, replace, "contacts")
-    age = earlier.as_of if earlier else replacing.age(age_of(time_of(file), as_of))
-    own = own_format(file_format)
-    wanted = contact_csv.Wanted(
-        name_of(Path(earlier.file) if earlier else file),
-        layout_name(file_format),
-        own is not None,
-        purpose or "",
-    )
+    as_of, purpose, own = options.as_of, options.purpose or "", options.own_format is not None
+    others = {"as-of": as_of.isoformat() if as_of else "", "purpose": purpose}
+    task = prepare(settings, file, "contacts", options, others, as_of)
     try:
-        columns = read_mapping(mapping) if mapping else None
+        columns = read_mapping(options.mapping) if options.mapping else None
     except MappingFault as error:
         fail(str(error), 2)
-
-    encoding = columns.encoding if columns else None
-
+    wanted = contact_csv.Wanted(task.hint, options.layout, own, purpose)
     check = ContactCheck(settings, now())
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
+        age = task.job.as_of
         if found == "csv":
-            read = contact_csv.read_csv(read_lines(opened, encoding), columns, age, wanted)
-        elif purpose or wanted.layout:
+            lines = read_lines(opened, columns.encoding if columns else None)
+            return check.checked(contact_csv.read_csv(lines, columns, age, wanted))
+        if purpose or wanted.layout:
             fail("NDJSON is our own form: it has no provider's --format, and says its purposes", 2)
-        else:
-            read = contact_record.read_ndjson(read_lines(opened, "utf-8"), age)
-        return check.checked(read)
+        return check.checked(contact_record.read_ndjson(read_lines(opened, "utf-8"), age))
 
-    if dry_run:
-        judged = [
-            (stream, settings.rulebooks[stream.rulebook]) for stream in settings.streams.values()
-        ]
-        code = show_difference(
-            settings,
-            file,
-            Job("contacts", age, options),
-            replacing,
-            contents,
-            lambda store: ContactComparison(store, judged, now()),
-            file_format="csv" if mapping else own,
-            as_json=as_json,
-        )
-        for notice in check.notices():
-            warn(notice)
-        return code
-
-    def put(store: Store) -> Callable[[Sequence[ContactUpdate], Batch], Awaitable[BatchResult]]:
+    def put(store: Store) -> Put[ContactUpdate]:
         async def into(updates: Sequence[ContactUpdate], batch: Batch) -> BatchResult:
             if orders := check.orders(updates):
                 await store.add_suppressions(orders)
@@ -159,27 +122,20 @@ def import_contacts(
 
         return into
 
-    code = import_file(
-        settings,
-        file,
-        Job("contacts", age, options, earlier),
-        contents,
-        put,
-        file_format="csv" if mapping else own,
-        replacing=replacing,
-        rejected=rejected,
-        as_json=as_json,
+    judged = [(stream, settings.rulebooks[stream.rulebook]) for stream in settings.streams.values()]
+    return run_import(
+        task,
+        Handling(
+            contents, lambda store: ContactComparison(store, judged, now()), put, check.notices
+        ),
     )
-    for notice in check.notices():
-        warn(notice)
-    return code
 
 
-@command.command("show")
+@contact.command("show")
 @click.argument("address", type=canonical_address)
 @config_option
-@json_option
-def show(settings: Settings, address: str, as_json: bool) -> int:
+@shows_result
+def show(settings: Settings, address: str) -> Result:
     """Show what is stored of an address; exit 1 when there is no contact."""
 
     async def read(store: Store) -> tuple[Contact | None, int, Sequence[Rectification]]:
@@ -193,53 +149,46 @@ def show(settings: Settings, address: str, as_json: bool) -> int:
     hint = f"suppressed: see smtpproxy suppress show {address}" if suppressions else ""
     if contact is None:
         fail("; ".join(filter(None, [f"there is no contact {address}", hint])))
-    if as_json:
-        told = json.loads(written_contact(contact))
-        print_json({**told, "rectifications": rectified} if rectified else told, one_line=True)
-        return 0
-    table = _table(contact)
-    for one in rectified:
-        what = "; ".join(in_words(change) for change in one.changes)
-        words = f"{written_time(one.at)} {what} ({one.reason})"
-        table.add_row("put right", printable(words))
-    rich_console().print(table)
-    if hint:
-        rich_console().print(hint, style="yellow", soft_wrap=True)
-    return 0
+    data = json.loads(written_contact(contact))
+    if rectified:
+        data["rectifications"] = rectified
+
+    def text() -> Iterator[Part]:
+        yield Fields(_rows(contact, rectified))
+        if hint:
+            yield Styled(hint, "yellow")
+
+    return Result(data, text(), one_line=True)
 
 
-def _table(contact: Contact) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _rows(contact: Contact, rectified: Sequence[Rectification]) -> Iterator[tuple[str, str | None]]:
+    yield "address", contact.address
+    yield "audience", contact.audience
+    yield "source", contact.source or "not known"
+    yield "collected at", _time(contact.collected_at)
+    yield "informed at", "was not told" if contact.never_informed else _time(contact.informed_at)
+    yield "opt-out offered", _known(contact.optout_offered)
+    yield "last activity at", _time(contact.last_activity_at)
+    yield "occupations", ", ".join(sorted(contact.occupations)) or None
+    yield "tags", ", ".join(sorted(contact.tags)) or None
     provenance = contact.provenance
-    for name, value in (
-        ("address", contact.address),
-        ("audience", contact.audience),
-        ("source", contact.source or "not known"),
-        ("collected at", _time(contact.collected_at)),
-        ("informed at", "was not told" if contact.never_informed else _time(contact.informed_at)),
-        ("opt-out offered", _known(contact.optout_offered)),
-        ("last activity at", _time(contact.last_activity_at)),
-        ("occupations", ", ".join(sorted(contact.occupations))),
-        ("tags", ", ".join(sorted(contact.tags))),
-        ("supplier", provenance and (provenance.supplier or "not named")),
-        ("sender disclosed", provenance and _known(provenance.sender_disclosed)),
-        ("first contacted at", contact.first_contacted_at and _time(contact.first_contacted_at)),
-        (
-            "objected to profiling",
-            contact.profiling_objected_at and _time(contact.profiling_objected_at),
-        ),
-    ):
-        if value:
-            table.add_row(name, printable(value))
+    if provenance:
+        yield "supplier", provenance.supplier or "not named"
+        yield "sender disclosed", _known(provenance.sender_disclosed)
+    if contact.first_contacted_at:
+        yield "first contacted at", _time(contact.first_contacted_at)
+    if contact.profiling_objected_at:
+        yield "objected to profiling", _time(contact.profiling_objected_at)
     for link in provenance.chain if provenance else ():
-        table.add_row("hand", printable(_hand(link)))
+        yield "hand", _hand(link)
     for purchase in contact.purchases:
-        told = f"{written_time(purchase.at)} {purchase.product}"
         kind = "" if purchase.kind is Dealing.SALE else f" ({purchase.kind})"
-        table.add_row("purchase", printable(told + kind))
+        yield "purchase", f"{written_time(purchase.at)} {purchase.product}{kind}"
     for act in contact.acts:
-        table.add_row("consent", printable(_act(act)))
-    return table
+        yield "consent", _act(act)
+    for one in rectified:
+        changes = "; ".join(in_words(change) for change in one.changes)
+        yield "put right", f"{written_time(one.at)} {changes} ({one.reason})"
 
 
 def _act(act: ConsentAct) -> str:
@@ -275,20 +224,19 @@ def _time(moment: datetime | None) -> str:
     return written_time(moment) if moment else "not known"
 
 
-@command.command("export")
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What to export."""
+
+    evidence: bool = flag(
+        "All about ADDRESS, as a document: what is stored, what was sent, how it is proven."
+    )
+    lang: Lang = option("The language of the document.", choice(LANGS), default=REFERENCE)
+
+
+@contact.command("export")
 @click.argument("address", type=canonical_address, required=False)
-@click.option(
-    "--evidence",
-    is_flag=True,
-    help="All about ADDRESS, as a document: what is stored, what was sent, how it is proven.",
-)
-@click.option(
-    "--lang",
-    type=click.Choice(LANGS),
-    default=REFERENCE,
-    show_default=True,
-    help="The language of the document.",
-)
+@options(ExportOptions)
 @anchors_option
 @output_option
 @config_option
@@ -296,23 +244,21 @@ def _time(moment: datetime | None) -> str:
 def export(
     settings: Settings,
     address: str | None,
-    evidence: bool,
-    lang: Lang,
+    options: ExportOptions,
     kept: Path | None,
     output: BinaryIO,
     as_json: bool,
-) -> int | None:
+) -> int:
     """Export every contact, or that of ADDRESS, as NDJSON, in the form that `import` reads.
 
     With --evidence, the answer to a request about ADDRESS: HTML to a file named so, else
     Markdown, and beside a file the same as JSON. Exits with 1 when the audit log is not as
     it was written.
     """
-    if evidence:
+    if options.evidence:
         if address is None:
             raise click.UsageError("--evidence is about one ADDRESS")
-        known = read_kept(kept)
-        return write_evidence(settings, address, output, lang, kept=known, as_json=as_json)
+        return _write_evidence(settings, address, output, options.lang, kept, as_json=as_json)
     if kept is not None:
         raise click.UsageError("--anchors goes with --evidence")
 
@@ -328,53 +274,53 @@ def export(
                 output.write(written_contact(contact) + b"\n")
 
     using_store(settings, write, read_only=True)
-    return None
+    return 0
 
 
-@command.command("erase")
-@click.argument("address", type=canonical_address)
-@click.option(
-    "--scope",
-    type=click.Choice(["marketing", "all"]),
-    default="marketing",
-    show_default=True,
-    help="What they are not mailed any more; `all` is receipts and passwords too.",
-)
-@config_option
-@json_option
-def erase(settings: Settings, address: str, scope: str, as_json: bool) -> None:
-    """Erase a contact with its whole history, and the person from the audit log (RGPD 17).
+def _write_evidence(
+    settings: Settings,
+    address: str,
+    output: BinaryIO,
+    lang: Lang,
+    kept: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Write the document to `output`, and beside a file the same as JSON; return the exit code.
 
-    What stays is an `erasure` suppression, which holds no address: the person gets no
-    marketing again, and imports leave them out. It yields only to consent that the person
-    gives later, recorded by `consent record`. The decisions stay on record without the
-    person, and the record stays provable.
-
-    It goes by the exact address: variants with another plus-tag, and addresses that the
-    contact had before, are named, and erased one by one.
+    HTML to a file named so, else Markdown; JSON alone where it is asked for, or the file is
+    named so. 1: something is wrong with the audit log, and the document says so.
     """
+    from smtpproxy.evidence.document import document
+    from smtpproxy.evidence.gather import evidence, evidence_object
+    from smtpproxy.evidence.writing import html, markdown
+    from smtpproxy.sinks.audit import verify as journal_verify
 
-    async def erase_(store: Store) -> tuple[bool, list[str]]:
-        others = [
-            *await store.variants(address),
-            *former_addresses(await store.rectifications(address)),
-        ]
-        erased = await store.erase_contact(address, at=now(), scope=scope)
-        return erased, list(dict.fromkeys(others))
-
-    erased, others = using_store(settings, erase_)
-    for other in others:
-        warn(f"{other} may be the same person and is not erased: see contact erase {other}")
-    try:
-        rows = pseudonymise(audit_folder(settings), address)
-    except StillWritten as error:
-        fail(f"{address}: the contact is erased, but in the audit log {error}")
-    if as_json:
-        print_json({"address": address, "erased": erased, "suppressed": scope, "audit_rows": rows})
-        return
-    click.echo(
-        f"{address}: {'erased' if erased else 'there was no contact'}; suppressed for {scope}"
-    )
-    if rows:
-        are = "row is" if rows == 1 else "rows are"
-        click.echo(f"audit log: {rows:,} {are} pseudonymised")
+    path = None if output is sys.stdout.buffer else Path(output.name)
+    suffix = path.suffix.lower() if path else ""
+    as_json = as_json or suffix == ".json"
+    controller = settings.controller
+    if controller is None and not as_json:
+        fail(
+            "controller: not set, and the document has to say who processes the data, and why"
+            " (RGPD 15(1)); add [controller] to the configuration (docs/settings.md),"
+            " or ask for --json",
+            2,
+        )
+    folder = settings.server.state_dir / "audit"
+    with verify_progress(journal_verify.size(folder)) as looked:
+        found = evidence(settings, address, at=now(), kept=read_kept(kept), looked=looked)
+    data = json_bytes(evidence_object(found)) + b"\n"
+    if as_json or controller is None:
+        output.write(data)
+    else:
+        blocks = document(found, controller, lang)
+        text = html(blocks, lang) if suffix in _HTML else markdown(blocks, lang)
+        output.write(text.encode("utf-8", "backslashreplace"))
+        if path is not None:
+            with open(path.with_suffix(".json"), "wb", opener=private) as beside:
+                beside.write(data)
+    if found.chain.wrong:
+        click.echo("The audit log is not as it was written: see smtpproxy audit verify", err=True)
+        return 1
+    return 0

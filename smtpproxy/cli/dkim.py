@@ -1,14 +1,35 @@
 """`smtpproxy dkim`: keys for signing, their DNS records, and the signatures of a message."""
 
+import asyncio
 import os
-import sys
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
+from msgspec import Struct
 
-from smtpproxy.cli.common import config_option, config_path_option, fail
-from smtpproxy.cli.printer import json_option, print_json
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import (
+    choice,
+    config_option,
+    config_path_option,
+    file_type,
+    option,
+    options,
+)
+from smtpproxy.cli.printer import Aside, Part, Result, shows_result
+from smtpproxy.core.perform import UNSUBSCRIBE
+from smtpproxy.mail.dkim import NAME, signed_names
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.policy.model import SignatureFinding, SignatureState
+from smtpproxy.relay.content import Body
+from smtpproxy.relay.dkim.verifying import Verifier
+from smtpproxy.resolver import Answer, Resolver
 from smtpproxy.settings import DkimSettings, Settings
 from smtpproxy.settings.names import selector as read_selector
 from smtpproxy.settings.places import domain as read_domain
@@ -16,9 +37,14 @@ from smtpproxy.settings.places import domain as read_domain
 if TYPE_CHECKING:
     from smtpproxy.relay.dkim.keys import SigningKey
 
+_LINE = re.compile(r"^\s*(\S+?)\.?\s+(?:\d+\s+)?(?:IN\s+)?TXT\s+(.+)$", re.IGNORECASE)
+_STRINGS = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
-@click.group()
-def command() -> None:
+Texts = Callable[[str], Awaitable[Answer]]
+
+
+@click.group("dkim")
+def dkim() -> None:
     """Make keys for DKIM, print what to publish, check signatures.
 
     The keys that sign are named in [[dkim]] of the configuration; docs/dkim.md tells how to
@@ -26,36 +52,34 @@ def command() -> None:
     """
 
 
-@command.command("keygen")
+@dataclass(frozen=True, slots=True)
+class KeygenOptions:
+    """What key is made, and for whose mail."""
+
+    domain: str = option("Whose mail it is to sign.", required=True, metavar="DOMAIN")
+    selector: str = option("What to publish it under.", required=True, metavar="NAME")
+    kind: str = option(
+        "Everybody can verify RSA; Ed25519 is for a second key beside it.",
+        choice(["rsa", "ed25519"]), name="--type", default="rsa",
+    )  # fmt: skip
+    bits: str = option(
+        "Of an RSA key; 2048 fit every DNS and every verifier.",
+        choice(["2048", "3072", "4096"]), default="2048",
+    )  # fmt: skip
+
+
+@dkim.command("keygen")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--domain", required=True, metavar="DOMAIN", help="Whose mail it is to sign.")
-@click.option("--selector", required=True, metavar="NAME", help="What to publish it under.")
-@click.option(
-    "--type",
-    "kind",
-    type=click.Choice(["rsa", "ed25519"]),
-    default="rsa",
-    show_default=True,
-    help="Everybody can verify RSA; Ed25519 is for a second key beside it.",
-)
-@click.option(
-    "--bits",
-    type=click.Choice(["2048", "3072", "4096"]),
-    default="2048",
-    show_default=True,
-    help="Of an RSA key; 2048 fit every DNS and every verifier.",
-)
-@json_option
+@options(KeygenOptions)
+@shows_result
 @config_path_option
-def keygen(
-    file: Path, domain: str, selector: str, kind: str, bits: str, as_json: bool, config: Path
-) -> None:
+def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
     """Make a key in FILE (mode 0600, never over another), and print its DNS record."""
     from smtpproxy.relay.dkim.keys import new_key
 
     del config  # taken as every command takes it; the key comes before its table
-    domain, selector = _names(domain, selector)
-    pem, key = new_key("ed25519" if kind == "ed25519" else "rsa", int(bits))
+    domain, selector = _names(options.domain, options.selector)
+    pem, key = new_key("ed25519" if options.kind == "ed25519" else "rsa", int(options.bits))
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as written:
@@ -64,27 +88,28 @@ def keygen(
         fail(f"{file} exists already: a key is never written over another")
     except OSError as error:
         fail(f"{file} cannot be written: {error.strerror}")
-    if as_json:
-        print_json(_told(file, domain, selector, key))
-        return
-    click.echo(f"{file}: a new {kind} key. Publish:\n{_zone_line(domain, selector, key)}\n")
-    click.echo(f'and sign with it:\n[[dkim]]\ndomain = "{domain}"\nselector = "{selector}"')
-    click.echo(f'key = "{file.resolve()}"')
+    text = [
+        f"{file}: a new {options.kind} key. Publish:",
+        _zone_line(domain, selector, key),
+        "",
+        "and sign with it:",
+        "[[dkim]]",
+        f'domain = "{domain}"',
+        f'selector = "{selector}"',
+        f'key = "{file.resolve()}"',
+    ]
+    return Result(_as_object(file, domain, selector, key), text)
 
 
-@command.command("record")
+@dkim.command("record")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--domain", metavar="DOMAIN", help="Of FILE; or only the configured keys of it.")
 @click.option("--selector", metavar="NAME", help="Of FILE; or only the configured key of it.")
-@json_option
+@shows_result
 @config_option
 def record(
-    settings: Settings,
-    file: Path | None,
-    domain: str | None,
-    selector: str | None,
-    as_json: bool,
-) -> None:
+    settings: Settings, file: Path | None, domain: str | None, selector: str | None
+) -> Result:
     """Print the DNS records of the configured keys, or of the key in FILE."""
     chosen = [
         each
@@ -98,45 +123,44 @@ def record(
     if not chosen:
         fail("no such key: there is no [[dkim]] for it in the configuration")
     keys = [(each, _key(each.key)) for each in chosen]
-    if as_json:
-        print_json([_told(each.key, each.domain, each.selector, key) for each, key in keys])
-        return
-    for each, key in keys:
-        click.echo(_zone_line(each.domain, each.selector, key))
+    return Result(
+        [_as_object(each.key, each.domain, each.selector, key) for each, key in keys],
+        (_zone_line(each.domain, each.selector, key) for each, key in keys),
+    )
 
 
-@command.command("verify")
+@dkim.command("verify")
 @click.argument("message", type=click.File("rb"), metavar="MESSAGE.eml")
 @click.option(
     "--record",
     "records",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=file_type(),
     multiple=True,
     metavar="FILE",
     help="Records as keygen prints them, instead of the DNS; any number.",
 )
-@json_option
+@shows_result
 @config_option
-def verify(settings: Settings, message: BinaryIO, records: tuple[Path, ...], as_json: bool) -> int:
+def verify(settings: Settings, message: BinaryIO, records: tuple[Path, ...]) -> Result:
     """Check every DKIM signature of MESSAGE.eml (- for standard input).
 
     Exits with 0 when at least one is valid and 1 when none is.
     """
-    from smtpproxy.cli.dkim_verify import check, read_records
-    from smtpproxy.policy.model import SignatureState
+    headers, body = _split(_on_the_wire(message.read()))
+    known = _read_records(records) if records else None
+    found = asyncio.run(_check(settings, headers, body, known))
+    valid = any(each.state is SignatureState.VALID for each in found)
+    return Result(found, _signatures(found), 0 if valid else 1)
 
-    given = read_records(records) if records else None
-    found = check(settings, message.read(), given)
-    if as_json:
-        print_json(found)
-    for each in () if as_json else found:
+
+def _signatures(found: "Sequence[_Checked]") -> Iterator[Part]:
+    for each in found:
         name = f"{each.domain} (selector {each.selector})" if each.domain else "a signature"
         covers = "" if each.covers_unsubscribe else "; does not cover both unsubscribe fields"
         detail = f": {each.detail}" if each.detail else ""
-        click.echo(f"{name}: {each.state}{detail}{covers}")
-    if not found and not as_json:
-        click.echo("no DKIM signature", file=sys.stderr)
-    return 0 if any(each.state is SignatureState.VALID for each in found) else 1
+        yield f"{name}: {each.state}{detail}{covers}"
+    if not found:
+        yield Aside("no DKIM signature")
 
 
 def _names(domain: str, selector: str) -> tuple[str, str]:
@@ -165,7 +189,7 @@ def _zone_line(domain: str, selector: str, key: "SigningKey") -> str:
     return zone_line(_name(domain, selector), key.record)
 
 
-def _told(file: Path, domain: str, selector: str, key: "SigningKey") -> dict[str, object]:
+def _as_object(file: Path, domain: str, selector: str, key: "SigningKey") -> dict[str, object]:
     return {
         "file": file,
         "domain": domain,
@@ -175,3 +199,85 @@ def _told(file: Path, domain: str, selector: str, key: "SigningKey") -> dict[str
         "name": _name(domain, selector),
         "record": str(key.record),
     }
+
+
+class _Checked(Struct, frozen=True):
+    """One signature of the message."""
+
+    domain: str
+    selector: str
+    state: SignatureState
+    detail: str
+    covers_unsubscribe: bool
+
+
+def _on_the_wire(raw: bytes) -> bytes:
+    """Return a message of a file as SMTP carries it: every line ends in CRLF."""
+    text = re.sub(rb"\r\n|\r|\n", b"\r\n", raw)
+    return text if text.endswith(b"\r\n") else text + b"\r\n"
+
+
+def _split(message: bytes) -> tuple[HeaderBlock, Body]:
+    """Return header and body of a message as SMTP carries it."""
+    end = message.find(b"\r\n\r\n")
+    at = len(message) if end < 0 else end + 4
+    body = message[at:]
+    return HeaderBlock(message[:at]), Body(lambda: iter((body,)), len(body))
+
+
+def _read_records(paths: Sequence[Path]) -> Mapping[str, bytes]:
+    """Return the records in files, as lines of a zone, by their names."""
+    records = {}
+    for path in paths:
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"{path} cannot be read: {error}")
+        for line in lines:
+            found = _LINE.match(line)
+            if found is not None:
+                text = "".join(_STRINGS.findall(found[2]))
+                records[found[1].lower()] = text.replace("\\;", ";").encode()
+    if not records:
+        fail('no record is in there, such as: s2026._domainkey.example.com. IN TXT "v=DKIM1; …"')
+    return records
+
+
+async def found_signatures(
+    settings: Settings, headers: HeaderBlock, body: Body | None, threads: Executor
+) -> tuple[SignatureFinding, ...]:
+    """Return what the relay would find out about a message's signatures, by the DNS."""
+    verifier = Verifier(texts(settings, None), threads, time.time)
+    return await verifier.check(headers, body, UNSUBSCRIBE)
+
+
+async def _check(
+    settings: Settings, headers: HeaderBlock, body: Body, records: Mapping[str, bytes] | None
+) -> list[_Checked]:
+    key = NAME.lower().encode()
+    fields = headers.raw_fields((key,)).get(key, [])
+    with ThreadPoolExecutor(1) as threads:
+        verifier = Verifier(texts(settings, records), threads, time.time)
+        found = await verifier.check(headers, body, until_valid=False)
+    return [_checked(each, field) for each, field in zip(found, fields, strict=False)]
+
+
+def _checked(found: SignatureFinding, field: bytes) -> _Checked:
+    covers = set(UNSUBSCRIBE) <= signed_names(field)
+    return _Checked(found.domain, found.selector, found.state, found.detail, covers)
+
+
+def texts(settings: Settings, records: Mapping[str, bytes] | None) -> Texts:
+    if records is not None:
+
+        async def given(name: str) -> Answer:
+            text = records.get(name)
+            return Answer(exists=False) if text is None else Answer(texts=(text,))
+
+        return given
+    resolver = Resolver(settings.dns, time.monotonic)
+
+    async def asked(name: str) -> Answer:
+        return await resolver.lookup(name, "TXT")
+
+    return asked

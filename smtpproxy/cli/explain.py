@@ -5,19 +5,30 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from smtpproxy.cli.common import audit_folder, config_option, fail, moment
-from smtpproxy.cli.explanation_text import as_object, print_explanation
-from smtpproxy.cli.kept_anchors import anchors_option, read_kept
-from smtpproxy.cli.printer import json_option, print_json
+from smtpproxy.cli.explanation_text import as_object, text
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import (
+    anchors_option,
+    audit_folder,
+    choice,
+    config_option,
+    moment,
+    option,
+    options,
+    read_kept,
+)
+from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.core.dry_run import Answers, FactSource, Question, would_become
-from smtpproxy.core.explanation import Explanation, explain, recall
+from smtpproxy.core.explanation import Explanation, recall
+from smtpproxy.core.explanation import explain as explained
 from smtpproxy.core.streams import StreamChoice, StreamTable
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.locale.texts import LANGS, Lang
@@ -35,37 +46,37 @@ from smtpproxy.wire.events import ContentProblem
 from smtpproxy.wire.incoming import HeaderCount, HeaderLimits
 
 
-@click.command()
+@dataclass(frozen=True, slots=True)
+class ExplainOptions:
+    """The message that is asked about, or the decision."""
+
+    mail_from: str | None = option("Reverse path; empty for the null path.", metavar="ADDRESS")
+    rcpt: tuple[str, ...] = option(
+        "A recipient; give any number.", multiple=True, metavar="ADDRESS"
+    )
+    stream: str | None = option("Judge on this stream, whoever may use it.", metavar="NAME")
+    listener: str | None = option("Where it would come in; the first, if not said.", metavar="NAME")
+    at: datetime | None = option("Judge as of that moment.", moment)
+    decision_id: str | None = option(
+        "Explain a recorded decision instead.", name="--id", metavar="ID"
+    )
+    lang: Lang = option("The language of the explanation.", choice(LANGS), default="en")
+
+    @property
+    def is_about_a_message(self) -> bool:
+        asked = (self.stream, self.listener, self.at)
+        return self.mail_from is not None or bool(self.rcpt) or any(asked)
+
+
+@click.command("explain")
 @click.argument("message", type=click.File("rb"), required=False, metavar="[MESSAGE.eml]")
-@click.option("--mail-from", metavar="ADDRESS", help="Reverse path; empty for the null path.")
-@click.option("--rcpt", multiple=True, metavar="ADDRESS", help="A recipient; give any number.")
-@click.option("--stream", metavar="NAME", help="Judge on this stream, whoever may use it.")
-@click.option("--listener", metavar="NAME", help="Where it would come in; the first, if not said.")
-@click.option("--at", type=moment, metavar="TIME", help="Judge as of that moment.")
-@click.option("--id", "decision_id", metavar="ID", help="Explain a recorded decision instead.")
-@click.option(
-    "--lang",
-    type=click.Choice(LANGS),
-    default="en",
-    show_default=True,
-    help="The language of the explanation.",
-)
+@options(ExplainOptions)
 @anchors_option
-@json_option
+@shows_result
 @config_option
-def command(
-    settings: Settings,
-    message: BinaryIO | None,
-    mail_from: str | None,
-    rcpt: tuple[str, ...],
-    stream: str | None,
-    listener: str | None,
-    at: datetime | None,
-    decision_id: str | None,
-    lang: Lang,
-    kept: Path | None,
-    as_json: bool,
-) -> int:
+def explain(
+    settings: Settings, message: BinaryIO | None, options: ExplainOptions, kept: Path | None
+) -> Result:
     """Say in plain words what would become of a message, and why.
 
     Judges MESSAGE.eml (- for standard input) as the running relay would: same streams,
@@ -76,45 +87,33 @@ def command(
     of the audit log, and says what proves it: the id is in the SMTP reply and in the Received
     field.
     """
-    if decision_id is not None:
-        if message is not None or mail_from is not None or rcpt or stream or listener or at:
+    if options.decision_id is not None:
+        if message is not None or options.is_about_a_message:
             raise click.UsageError("--id goes without a message and without other options")
-        explanation = _recorded(settings, decision_id, lang, kept)
+        explanation = _recorded(settings, options.decision_id, options.lang, kept)
     else:
         if kept is not None:
             raise click.UsageError("--anchors goes with --id")
-        if message is None or mail_from is None or not rcpt:
+        if message is None or options.mail_from is None or not options.rcpt:
             raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
         raw = _on_the_wire(message.read())
-        question = _question(settings, raw, mail_from, rcpt, stream, listener, at)
+        question = _question(settings, raw, options.mail_from, options)
         answers = _answers(settings, question, raw)
-        explanation = explain(question, answers, settings.rulebooks, lang)
-    if as_json:
-        print_json(as_object(explanation))
-    else:
-        print_explanation(explanation)
-    return 0 if explanation.allowed else 1
+        explanation = explained(question, answers, settings.rulebooks, options.lang)
+    return Result(as_object(explanation), text(explanation), 0 if explanation.allowed else 1)
 
 
-def _question(
-    settings: Settings,
-    raw: bytes,
-    mail_from: str,
-    rcpt: Sequence[str],
-    stream: str | None,
-    listener: str | None,
-    at: datetime | None,
-) -> Question:
-    where = _listener(settings, listener)
+def _question(settings: Settings, raw: bytes, mail_from: str, options: ExplainOptions) -> Question:
+    where = _listener(settings, options.listener)
     reverse_path = _reverse_path(mail_from.strip(), where.origin)
     return Question(
-        choice=_choice(settings, reverse_path, stream, where.name),
+        choice=_choice(settings, reverse_path, options.stream, where.name),
         protocol=where.protocol,
         listener=where.name,
         reverse_path=reverse_path,
-        recipients=tuple(_recipient(settings, address, where.origin) for address in rcpt),
-        now=at or now(),
-        as_of=at is not None,
+        recipients=tuple(_recipient(settings, address, where.origin) for address in options.rcpt),
+        now=options.at or now(),
+        as_of=options.at is not None,
         content_refusal=_content_refusal(settings, raw),
     )
 
@@ -170,7 +169,7 @@ class _Dns:
     async def organisations(
         self, stream: Stream, features: MessageFeatures
     ) -> tuple[MessageFeatures, str]:
-        from smtpproxy.cli.dkim_verify import texts
+        from smtpproxy.cli.dkim import texts
         from smtpproxy.core.organisations import Organisations, with_organisations
 
         return await with_organisations(
@@ -180,7 +179,7 @@ class _Dns:
     async def signatures(
         self, headers: HeaderBlock, body: Body | None
     ) -> Sequence[SignatureFinding]:
-        from smtpproxy.cli.dkim_verify import found_signatures
+        from smtpproxy.cli.dkim import found_signatures
 
         return await found_signatures(self._settings, headers, body, self._threads)
 

@@ -5,9 +5,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from rich.text import Text
-
-from smtpproxy.cli.printer import rich_console, screen_width
+from smtpproxy.cli.printer import Part, Styled, screen_width
 from smtpproxy.core.explanation import Explanation
 from smtpproxy.explain.account import Account
 from smtpproxy.explain.trace import TraceStep
@@ -75,20 +73,21 @@ def _account_object(account: Account) -> dict[str, object]:
     return {"explanation": account.happened, "changes": account.changes, "notes": account.notes}
 
 
-def print_explanation(explanation: Explanation) -> None:
-    """Print what happened and why, what would change it, then the steps."""
+def text(explanation: Explanation) -> Iterator[Part]:
+    """Yield what happened and why, what would change it, then the steps."""
     page = _Page(explanation.lang)
-    page.head(explanation)
+    yield from page.head(explanation)
     if explanation.message is not None and explanation.message_account is not None:
-        page.part(page.label("message"), explanation.message.action)
-        page.account(explanation.message_account, explanation.message_reply)
-        page.steps(explanation.message_trace)
+        yield from page.part(page.label("message"), explanation.message.action)
+        yield from page.account(explanation.message_account, explanation.message_reply)
+        yield from page.steps(explanation.message_trace)
     for recipient in explanation.recipients:
-        page.part(printable(recipient.address), recipient.verdict.action)
-        page.account(recipient.account, recipient.reply)
-        page.steps(recipient.trace)
+        yield from page.part(recipient.address, recipient.verdict.action)
+        yield from page.account(recipient.account, recipient.reply)
+        yield from page.steps(recipient.trace)
     if explanation.observed and not explanation.allowed:
-        page.paragraph(page.say(f"note.observed.{'would' if explanation.id is None else 'was'}"))
+        would = "would" if explanation.id is None else "was"
+        yield from page.paragraph(page.say(f"note.observed.{would}"))
 
 
 class _Page:
@@ -101,23 +100,23 @@ class _Page:
     def label(self, name: str, **values: Value) -> str:
         return self.say(f"explain.{name}", **values)
 
-    def head(self, it: Explanation) -> None:
+    def head(self, it: Explanation) -> Iterator[Part]:
         occasion = "asked" if it.id is None else "recorded"
         about = self.label(it.stream.stream_class.value)
         if it.stream.purpose:
             about = self.label("purpose", kind=about, purpose=it.stream.purpose)
-        self._lines(self.label(occasion, at=Time(it.at), id=it.id) + ".")
-        self._lines(
+        yield from self._lines(self.label(occasion, at=Time(it.at), id=it.id) + ".")
+        yield from self._lines(
             self.label("stream", stream=it.stream.name, about=about, rulebook=it.rulebook)
             + ". "
             + self.label("utc")
         )
         if it.source_announced:
-            self._lines(self.label("source_announced", text=it.source_announced))
+            yield from self._lines(self.label("source_announced", text=it.source_announced))
         if it.relayed:
-            self._lines(self._upstream(it.outcome))
+            yield from self._lines(self._upstream(it.outcome))
         if it.seal is not None:
-            self._lines(self._seal(it.seal))
+            yield from self._lines(self._seal(it.seal))
 
     def _upstream(self, outcome: Outcome | None) -> str:
         if outcome is None:
@@ -127,34 +126,31 @@ class _Page:
 
     def _seal(self, seal: Seal) -> str:
         if seal.at is None:
-            return self.label(f"seal.{seal.state}", what=printable(seal.what or ""))
+            return self.label(f"seal.{seal.state}", what=seal.what or "")
         return self.label(f"seal.{seal.state}", anchor=str(seal.anchor), at=Time(seal.at))
 
-    def part(self, title: str, action: Action) -> None:
-        rich_console().print()
-        verdict = self.say(f"outcome.{action}")
-        rich_console().print(
-            Text.assemble((title, "bold"), "  ", (verdict, _STYLES[action])), soft_wrap=True
-        )
+    def part(self, title: str, action: Action) -> Iterator[Part]:
+        yield ""
+        yield Styled(f"{title}  {self.say(f'outcome.{action}')}", _STYLES[action])
 
-    def account(self, account: Account, reply: Reply | None) -> None:
+    def account(self, account: Account, reply: Reply | None) -> Iterator[Part]:
         for text in (account.happened, *account.notes):
             if text:
-                self.paragraph(text, "  ")
+                yield from self.paragraph(text, "  ")
         if account.changes:
             many = len(account.changes) > 1
-            self.paragraph(self.label("change.any" if many else "change"), "  ", "bold")
+            yield from self.paragraph(self.label("change.any" if many else "change"), "  ", "bold")
             for change in account.changes:
-                self._lines(change, "  - ", "    ")
-            self._lines(self.say("note.others"), "  ")
+                yield from self._lines(change, "  - ", "    ")
+            yield from self._lines(self.say("note.others"), "  ")
         if reply is not None:
-            self.paragraph(self.label("reply"), "  ", "bold")
-            rich_console().print(f"  {reply}", soft_wrap=True)
+            yield from self.paragraph(self.label("reply"), "  ", "bold")
+            yield from (f"  {line}" for line in str(reply).splitlines())
 
-    def steps(self, steps: Sequence[TraceStep]) -> None:
+    def steps(self, steps: Sequence[TraceStep]) -> Iterator[Part]:
         if not steps:
             return
-        self.paragraph(self.label("steps"), "  ", "bold")
+        yield from self.paragraph(self.label("steps"), "  ", "bold")
         for number, step in enumerate(steps, 1):
             passed = step.outcome == "passed"
             style = "dim" if passed else _STYLES[Action(step.outcome)]
@@ -163,20 +159,22 @@ class _Page:
             text = self.label(
                 "step", question=step.question, rule=step.rule, outcome=outcome, text=said
             )
-            self._lines(text, f"  {number:2}. ", "      ", style)
-            self._lines(self.label("source", source=self._source(step)), "      ", style="dim")
+            yield from self._lines(text, f"  {number:2}. ", "      ", style)
+            yield from self._lines(
+                self.label("source", source=self._source(step)), "      ", style="dim"
+            )
 
-    def paragraph(self, text: str, indent: str = "", style: str = "") -> None:
-        rich_console().print()
-        self._lines(text, indent, style=style)
+    def paragraph(self, text: str, indent: str = "", style: str = "") -> Iterator[Part]:
+        yield ""
+        yield from self._lines(text, indent, style=style)
 
     def _lines(
         self, text: str, first: str = "", others: str | None = None, style: str = ""
-    ) -> None:
+    ) -> Iterator[Part]:
         for line in _wrapped(
             printable(text, typeset=True), first, first if others is None else others
         ):
-            rich_console().print(Text(line, style=style), soft_wrap=True)
+            yield Styled(line, style) if style else line
 
     def _source(self, step: TraceStep) -> str:
         rows = re.sub(r"\bA\d", r"docs/law.md \g<0>", step.rows, count=1)

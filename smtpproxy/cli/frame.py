@@ -10,11 +10,22 @@ from typing import Any, NoReturn
 
 import click
 
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
-
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 BROKEN_PIPE = 1  # as click has it, which sees most of them first
+
+
+class Failure(click.ClickException):
+    """A command that could not do what it was asked; `fail` raises it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # ClickException has it as ClassVar
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the command: `Error: MESSAGE` on stderr, exit code `code` (1 or 2)."""
+    raise Failure(message, code)
 
 
 class CommandFrame(click.Group):
@@ -74,10 +85,15 @@ def _explain(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    return _say(": ".join([_in_words(error), *getattr(error, "__notes__", ())]), _code(error))
+    text = ": ".join([_in_words(error), *getattr(error, "__notes__", ())])
+    click.echo("Error: " + " ".join(text.split()), err=True)
+    code: int = getattr(error, "exit_code", 1)  # of StoreMisconfigured, 2
+    return code
 
 
 def _in_words(error: Exception) -> str:
+    from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+
     if isinstance(error, StoreMisconfigured):
         return str(error)
     if isinstance(error, StoreUnavailable):
@@ -91,12 +107,3 @@ def _in_words(error: Exception) -> str:
         f"unexpected {type(error).__name__}: {error}"
         " (run it again with SMTPPROXY_DEBUG=1 to see where)"
     )
-
-
-def _code(error: Exception) -> int:
-    return error.exit_code if isinstance(error, StoreMisconfigured) else 1
-
-
-def _say(text: str, code: int = 1) -> int:
-    click.echo("Error: " + " ".join(text.split()), err=True)
-    return code

@@ -1,238 +1,154 @@
-"""What `contact import` and `suppress import` share: progress, summary, interruption."""
+"""The run of an import, its comparison by --dry-run, and what came of them."""
 
 import asyncio
 import contextlib
 import dataclasses
 import gc
-import os
-import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
-import click
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-
-from smtpproxy.cli.common import fail
-from smtpproxy.cli.import_format import format_type
-from smtpproxy.cli.import_record import Job, check_same, held
-from smtpproxy.cli.printer import print_json
-from smtpproxy.cli.replace_import import (
-    Replacing,
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.import_options import Handling, Put, Task
+from smtpproxy.cli.import_record import (
+    check_same,
+    held,
     imported_otherwise,
     said_before,
     undo_import,
     undone_in_words,
 )
+from smtpproxy.cli.printer import Part, Result, progress
 from smtpproxy.cli.stores import now, using_store, warn
-from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.compare import Comparison, Kind, compare
 from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, Decoder, ImportFault
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
 from smtpproxy.store.operations import Batch, ImportRecord, Place, Undone
-from smtpproxy.store.protocols import BatchResult, Store, StoreUnavailable
+from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.terminal import counted
 
 T = TypeVar("T")
 
-Function = Callable[..., object]
-Replaced = tuple[ImportRecord, Undone | None]  # None: it was not taken back
+_TITLES: dict[Kind, str] = {
+    "new": "new",
+    "changed": "changed",
+    "ignored": "ignored: nothing that is not known",
+    "resurrected": "would resurrect: kept from mail now, and mailed afterwards",
+    "rejected": "would be rejected",
+}
 
 
-def import_options(function: Function) -> Function:
-    """Add FILE and the options that every import has."""
-    for option in (
-        click.option(
-            "--rejected",
-            type=click.Path(path_type=Path, dir_okay=False),
-            metavar="FILE",
-            help="Where lines that cannot be read go, with their reasons; else FILE.rejected,"
-            " of standard input stdin.rejected. A file that no import wrote is not overwritten.",
-        ),
-        click.option(
-            "--format",
-            "file_format",
-            type=format_type,
-            metavar="FORMAT",
-            help="csv or ndjson, our own form; or the export of a provider, like mailgun or"
-            " sendgrid-bounces. Else by the file's name and header.",
-        ),
-        click.option(
-            "--resume",
-            metavar="ID",
-            help="Go on with an import that was interrupted, behind what is done. FILE and the"
-            " other options have to be the same.",
-        ),
-        click.option(
-            "--replace",
-            metavar="ID",
-            help="The import that this one corrects: it is taken back when this one is done."
-            " none: what an import of the same file brought under another mapping stays too.",
-        ),
-        click.argument("file", type=input_file),
-    ):
-        function = option(function)
-    return function
-
-
-def input_file(value: str) -> Path:
-    """Read the argument FILE; `-` is standard input. For `type=input_file`."""
-    path = Path(value)
-    if path == STDIN:
-        return path
-    try:
-        found = path.stat()
-    except PermissionError:
-        fail(f"{value}: permission denied: the folder may not be entered")
-    except OSError as error:
-        raise click.BadParameter(f"{value!r}: {error.strerror}") from None
-    if stat.S_ISDIR(found.st_mode):
-        raise click.BadParameter(f"{value!r} is a folder")
-    if not os.access(path, os.R_OK):
-        fail(f"{value}: permission denied: this user may not read it")
-    return path
-
-
-def time_of(file: Path) -> datetime:
-    """Return when the file was last written; what comes through a pipe is of now."""
-    found = os.fstat(0) if file == STDIN else file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        return now()
-    return datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
-
-
-def import_file(
-    settings: Settings,
-    path: Path,
-    job: Job,
-    open_contents: Callable[[BinaryIO, Format], Contents[T]],
-    put: Callable[[Store], Callable[[Sequence[T], Batch], Awaitable[BatchResult]]],
-    *,
-    replacing: Replacing,
-    file_format: Format | None,
-    rejected: Path | None,
-    as_json: bool,
-) -> int:
-    """Import `path`, show progress on a terminal, print the summary; return the exit code."""
+def run_import(task: Task, handling: Handling[T]) -> Result:
+    """Import or compare the file, with progress on a terminal; return what came of it."""
     # A batch is many live objects and no cycles: by default a quarter of the time goes
     # into looking through it for garbage.
     gc.set_threshold(500_000)
-    aside = RejectedFile(rejected or _rejected_of(path), named=rejected is not None)
-    start = time.monotonic()
-    with closing(Source(path)) as file, _progress_bar(path, file.size) as tick:
-        if file.has_cr_alone:
-            warn(f"{name_to_show(path)}: its lines end with CR alone; they are read as lines")
-        if job.earlier is not None:
-            check_same(job.earlier, file, name_to_show(path))
-        found = file_format or format_of(path, file.peek(64))
+    with closing(Source(task.path)) as file:
+        found = task.options.own_format or ("csv" if task.options.mapping else None)
+        file_format = found or format_of(task.path, file.peek(64))
         try:
-            contents = open_contents(file, found)
-            for notice in contents.notices:
-                warn(f"{name_to_show(path)}: {notice}")
-            record = job.record(path, file.size)
-            if file.size is not None and job.earlier is None:
-                check_not_before(settings, path, record, file, replacing)
-            aside.prepare(file.identity)
-            run = _import(file, contents, aside, tick, job.earlier)
-            resumed = job.earlier is not None
-            using_store(
-                settings,
-                lambda store: _run(
-                    settings, store, record, run, put(store), aside, resumed=resumed
-                ),
-            )
+            if task.options.dry_run:
+                return _compare(task, handling, file, file_format)
+            return _import(task, handling, file, file_format)
         except RejectedFault as error:
             fail(str(error), 2)
         except ImportFault as error:
-            fail(f"{name_to_show(path)}: {error}")
+            fail(f"{task.shown}: {error}")
+
+
+def _import(task: Task, handling: Handling[T], file: Source, file_format: Format) -> Result:
+    earlier, rejected = task.job.earlier, task.options.rejected
+    aside = RejectedFile(rejected or _rejected_of(task.path), named=rejected is not None)
+    start = time.monotonic()
+    if file.has_cr_alone:
+        warn(f"{task.shown}: its lines end with CR alone; they are read as lines")
+    if earlier is not None:
+        check_same(earlier, file, task.shown)
+    with progress(task.path.name, file.size) as show:
+        try:
+            contents = handling.contents(file, file_format)
+            _warn(task, contents.notices)
+            record = task.job.record(task.path, file.size)
+            if file.size is not None and earlier is None:
+                _check_not_before(task, record, file)
+            aside.prepare(file.identity)
+            run = _prepared(file, contents, aside, show, earlier)
+            using_store(
+                task.settings,
+                lambda store: _run(task, store, record, run, handling.put(store), aside),
+            )
         finally:
             with contextlib.suppress(OSError):  # then it was said already
                 aside.close(complete=False)
-        if file.size is None:
-            check_not_before(settings, path, record, file, replacing, run.place)
-    replaced = _replaced(settings, replacing, run.progress)
-    seconds = time.monotonic() - start
-    decoder = contents.decoder
-    _print_summary(
-        path, record, run.progress, aside.path, seconds, decoder, replaced, as_json=as_json
+    if file.size is None:
+        _check_not_before(task, record, file, run.place)
+    replaced = _replaced(task, run.progress)
+    for notice in handling.notices():
+        warn(notice)
+    imported = _Imported(
+        task, record, run.progress, contents.decoder, aside.path, replaced,
+        time.monotonic() - start,
+    )  # fmt: skip
+    return Result(
+        imported.data(),
+        imported.text(),
+        1 if run.progress.rejected else 0,
+        _no_rows(task, contents, run.progress.lines, run.progress.octets),
     )
-    if not run.progress.lines:
-        fail(f"{name_to_show(path)}: {no_rows(contents, octets=run.progress.octets)}")
-    return 1 if run.progress.rejected else 0
 
 
-def check_not_before(
-    settings: Settings,
-    path: Path,
-    record: ImportRecord,
-    file: Source,
-    replacing: Replacing,
-    place: Place | None = None,
+def _warn(task: Task, notices: Iterable[str]) -> None:
+    for notice in notices:
+        warn(f"{task.shown}: {notice}")
+
+
+def _check_not_before(
+    task: Task, record: ImportRecord, file: Source, place: Place | None = None
 ) -> None:
     """Tell when the file was imported under another mapping.
 
     A second consent act for the same fact would stay: contacts are not imported then. Of
     suppressions there are too many at worst.
     """
-    if replacing.both or replacing.record is not None:
+    if task.replacing.both or task.replacing.record is not None:
         return
-    if former := imported_otherwise(settings, record, file, place):
-        said = said_before(name_to_show(path), former)
+    if former := imported_otherwise(task.settings, record, file, place):
+        said = said_before(task.shown, former)
         if record.kind == "contacts" and place is None:
             fail(f"{said}. If both are wanted, say --replace none", 2)
         warn(said)
 
 
-def _replaced(settings: Settings, replacing: Replacing, progress: Progress) -> Replaced | None:
-    """Take the import back that this one corrects, when nothing of this one is wanting."""
-    if replacing.record is None or not progress.lines:
-        return None
-    if progress.rejected:
-        return replacing.record, None
-    return replacing.record, undo_import(settings, replacing.record)
-
-
-def _as_object(replaced: Replaced | None) -> dict[str, object] | None:
-    former, undone = replaced or (None, None)
-    if former is None or undone is None:
-        return None
-    return {
-        "id": former.id,
-        "removed": undone.removed,
-        "put_back": undone.put_back,
-        "kept": undone.kept,
-    }
-
-
-def _import(
+def _prepared(
     file: Source,
     contents: Contents[T],
     aside: RejectedFile,
-    tick: Callable[[Progress], None],
+    show: Callable[[int, int | None], None],
     earlier: ImportRecord | None,
 ) -> Import[T]:
     """Return the import, which goes on behind what an earlier run did."""
-    if earlier is None:
-        return Import(file, contents, aside, tick)
-    place = earlier.place
-    aside.go_on(place.rejected, place.aside)
-    done = Progress(
-        place.lines,
-        earlier.added,
-        earlier.changed,
-        earlier.unchanged,
-        earlier.older,
-        earlier.erased,
-        place.rejected,
-        place.passed,
+    done, place = Progress(), Place()
+    if earlier is not None:
+        place = earlier.place
+        aside.go_on(place.rejected, place.aside)
+        done = Progress(
+            place.lines,
+            earlier.added,
+            earlier.changed,
+            earlier.unchanged,
+            earlier.older,
+            earlier.erased,
+            place.rejected,
+            place.passed,
+        )
+    return Import(
+        file, contents, aside, lambda now: show(now.octets, now.lines), done=done, place=place
     )
-    return Import(file, contents, aside, tick, done=done, place=place)
 
 
 def _rejected_of(path: Path) -> Path:
@@ -242,30 +158,16 @@ def _rejected_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.rejected")
 
 
-def name_to_show(path: Path) -> str:
-    return "standard input" if path == STDIN else str(path)
-
-
-def no_rows(contents: Contents[T], *, octets: int) -> str:
-    """Return what is wrong with a file that has none."""
-    if contents.header is not None:
-        header = contents.header[:200].decode(errors="replace")
-        return f"no rows: there is nothing below its header {header!r}"
-    return "no rows: only blank lines" if octets else "no rows: it is empty"
-
-
 async def _run(
-    settings: Settings,
+    task: Task,
     store: Store,
     record: ImportRecord,
     run: Import[T],
-    put: Callable[[Sequence[T], Batch], Awaitable[BatchResult]],
+    put: Put[T],
     aside: RejectedFile,
-    *,
-    resumed: bool,
 ) -> None:
-    with held(settings, record.id):
-        if resumed:
+    with held(task.settings, record.id):
+        if task.job.earlier is not None:
             await store.mark_import(record.id, "running", at=None)
         else:
             await store.begin_import(record)
@@ -274,98 +176,166 @@ async def _run(
             aside.close(complete=run.progress.lines > 0)
             await store.mark_import(record.id, "complete", at=now(), place=run.place)
         except BaseException as error:
-            rest = _rest(record)
+            rest = "run it again for the rest"
+            if record.size is not None:
+                rest += f" with --resume {record.id}"
             if isinstance(error, asyncio.CancelledError):
-                warn(f"interrupted: {_counted(run.progress)} so far; {rest}")
+                warn(f"interrupted: {_counts(run.progress)} so far; {rest}")
             else:
-                error.add_note(f"before that {_counted(run.progress)}; {rest}")
+                error.add_note(f"before that {_counts(run.progress)}; {rest}")
             with contextlib.suppress(StoreUnavailable):
                 await store.mark_import(record.id, "interrupted", at=now())
             raise
 
 
-def _rest(record: ImportRecord) -> str:
-    """Return how to go on with an import that breaks off."""
-    again = "run it again for the rest"
-    return f"{again} with --resume {record.id}" if record.size is not None else again
+def _replaced(task: Task, progress: Progress) -> Undone | None:
+    """Take the import back that this one corrects, when nothing of this one is wanting."""
+    former = task.replacing.record
+    if former is None or not progress.lines or progress.rejected:
+        return None
+    return undo_import(task.settings, former)
 
 
-@contextmanager
-def _progress_bar(path: Path, size: int | None) -> Iterator[Callable[[Progress], None]]:
-    """Yield what takes the progress; it shows nothing when nobody is looking."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[lines]:,} lines, {task.fields[rate]:,.0f}/s"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    with bar:
-        task = bar.add_task(path.name, total=size, lines=0, rate=0.0)
-        start = time.monotonic()
-
-        def show(progress: Progress) -> None:
-            rate = progress.lines / max(time.monotonic() - start, 0.001)
-            bar.update(task, completed=progress.octets, lines=progress.lines, rate=rate)
-
-        yield show
-
-
-def _print_summary(
-    path: Path,
-    record: ImportRecord,
-    progress: Progress,
-    rejected: Path,
-    seconds: float,
-    decoder: Decoder | None,
-    replaced: Replaced | None,
-    *,
-    as_json: bool,
-) -> None:
-    if as_json:
-        print_json(
-            {
-                "id": record.id,
-                "file": path,
-                **dataclasses.asdict(progress),
-                "encoding": decoder.found() if decoder else "utf-8",
-                "rejected_file": rejected if progress.rejected else None,
-                "replaced": _as_object(replaced),
-                "seconds": round(seconds, 3),
-            }
-        )
-        return
-    click.echo(f"{name_to_show(path)}: {_counted(progress)} in {seconds:.1f} s")
-    if decoder is not None and (note := decoder.note()):
-        click.echo(note)
-    if progress.passed:
-        click.echo(f"{counted(progress.passed, 'row')} skipped: nothing to import")
-    if progress.older:
-        click.echo(
-            f"{progress.older:,} had another profile, but no newer one than is stored: it stays"
-        )
-    if progress.erased:
-        click.echo(f"{progress.erased:,} left out: they were erased, and only they can come back")
-    if replaced is not None:
-        former, undone = replaced
-        click.echo(
-            f"{former.id} was taken back: {undone_in_words(former, undone)}"
-            if undone
-            else f"{former.id} was not taken back, since lines were rejected: what it says of "
-            f"these people is still needed. Later: smtpproxy import undo {former.id}"
-        )
-    if progress.added or progress.changed or progress.unchanged:
-        click.echo(f"to take it back: smtpproxy import undo {record.id}")
-    if progress.rejected:
-        click.echo(f"the rejected lines and their reasons: {rejected}")
-
-
-def _counted(progress: Progress) -> str:
+def _counts(progress: Progress) -> str:
     return (
         f"{progress.added:,} added, {progress.changed:,} changed, "
         f"{progress.unchanged:,} unchanged, {progress.rejected:,} rejected"
     )
+
+
+def _no_rows(task: Task, contents: Contents[T], lines: int, octets: int) -> str:
+    """Return what is wrong with a file that has none."""
+    if lines:
+        return ""
+    if contents.header is not None:
+        header = contents.header[:200].decode(errors="replace")
+        return f"{task.shown}: no rows: there is nothing below its header {header!r}"
+    return f"{task.shown}: no rows: {'only blank lines' if octets else 'it is empty'}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Imported:
+    """What came of an import."""
+
+    task: Task
+    record: ImportRecord
+    progress: Progress
+    decoder: Decoder | None
+    rejected: Path
+    replaced: Undone | None
+    seconds: float
+
+    def data(self) -> dict[str, object]:
+        former, undone = self.task.replacing.record, self.replaced
+        replaced = (
+            former
+            and undone
+            and {
+                "id": former.id,
+                "removed": undone.removed,
+                "put_back": undone.put_back,
+                "kept": undone.kept,
+            }
+        )
+        return {
+            "id": self.record.id,
+            "file": self.task.path,
+            **dataclasses.asdict(self.progress),
+            "encoding": self.decoder.found() if self.decoder else "utf-8",
+            "rejected_file": self.rejected if self.progress.rejected else None,
+            "replaced": replaced,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def text(self) -> Iterator[Part]:
+        done, record, former = self.progress, self.record, self.task.replacing.record
+        yield f"{self.task.shown}: {_counts(done)} in {self.seconds:.1f} s"
+        if self.decoder is not None and (note := self.decoder.note()):
+            yield note
+        if done.passed:
+            yield f"{counted(done.passed, 'row')} skipped: nothing to import"
+        if done.older:
+            yield f"{done.older:,} had another profile, but no newer one than is stored: it stays"
+        if done.erased:
+            yield f"{done.erased:,} left out: they were erased, and only they can come back"
+        if former is not None and self.replaced is not None:
+            yield f"{former.id} was taken back: {undone_in_words(former, self.replaced)}"
+        elif former is not None and done.lines:
+            yield (
+                f"{former.id} was not taken back, since lines were rejected: what it says of "
+                f"these people is still needed. Later: smtpproxy import undo {former.id}"
+            )
+        if done.added or done.changed or done.unchanged:
+            yield f"to take it back: smtpproxy import undo {record.id}"
+        if done.rejected:
+            yield f"the rejected lines and their reasons: {self.rejected}"
+
+
+def _compare(task: Task, handling: Handling[T], file: Source, file_format: Format) -> Result:
+    """Compare the file with the store; return what differs.
+
+    Addresses are shown to whoever looks at a terminal: elsewhere samples have line numbers.
+    """
+    start = time.monotonic()
+    contents = handling.contents(file, file_format)
+    if not task.replacing.both:
+        record = task.job.record(task.path, file.size)
+        if former := imported_otherwise(task.settings, record, file):
+            warn(said_before(task.shown, former))
+    _warn(task, contents.notices)
+    with progress(task.path.name, file.size) as show:
+        done = using_store(
+            task.settings,
+            lambda store: compare(
+                contents, handling.compare(store), lambda lines: show(file.tell(), lines)
+            ),
+            read_only=True,
+            or_empty=True,
+        )
+    if contents.decoder is not None and (note := contents.decoder.note()):
+        _warn(task, [note])
+    for notice in handling.notices():
+        warn(notice)
+    with_address = on_a_terminal()
+    samples = []
+    for one in done.samples:
+        sample: dict[str, object] = {"kind": one.kind, "line": one.line, "what": one.what}
+        if one.address and with_address:
+            sample["address"] = one.address
+        samples.append(sample)
+    data: dict[str, object] = {
+        "file": task.path,
+        "dry_run": True,
+        "lines": done.lines,
+        **{str(kind): count for kind, count in done.counts.items()},
+        "passed": done.passed,
+        "samples": samples,
+        "seconds": round(time.monotonic() - start, 3),
+    }
+    return Result(
+        data,
+        _compared(task, done, with_address=with_address),
+        1 if done.counts["rejected"] else 0,
+        _no_rows(task, contents, done.lines, file.tell()),
+    )
+
+
+def on_a_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _compared(task: Task, done: Comparison, *, with_address: bool) -> Iterator[Part]:
+    counts = ", ".join(f"{done.counts[kind]:,} {kind}" for kind in _TITLES)
+    yield f"{task.shown}: {counts}; nothing was written"
+    if done.passed:
+        yield f"{counted(done.passed, 'row')} skipped: nothing to import"
+    for kind, title in _TITLES.items():
+        samples = [one for one in done.samples if one.kind == kind]
+        if not samples:
+            continue
+        yield f"{title}:"
+        for one in samples:
+            shown = f" {one.address}" if one.address and with_address else ""
+            yield f"  line {one.line}:{shown} {one.what}"
+        if done.counts[kind] > len(samples):
+            yield f"  and {done.counts[kind] - len(samples):,} more"

@@ -1,108 +1,118 @@
 """`smtpproxy import`: the imports on record, and the way back."""
 
-from datetime import datetime
+from collections.abc import Iterator
 
 import click
-from rich.table import Table
 
-from smtpproxy.cli.common import config_option
-from smtpproxy.cli.import_record import find, shown_state
-from smtpproxy.cli.printer import json_option, print_json, rich_console
-from smtpproxy.cli.replace_import import check_undoable, undo_import, undone_in_words
+from smtpproxy.cli.import_record import (
+    check_undoable,
+    find,
+    shown_state,
+    undo_import,
+    undone_in_words,
+)
+from smtpproxy.cli.options import config_option
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, shows_result
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import ImportRecord, Undone
-from smtpproxy.terminal import printable
+from smtpproxy.store.operations import ImportRecord
+from smtpproxy.terminal import counted
+
+_COLUMNS = [
+    Column("id", is_id=True),
+    Column("state"),
+    Column("started"),
+    Column("by"),
+    Column("what"),
+    Column("rows", right=True, label="rows"),
+    Column("added", right=True, label="added"),
+    Column("changed", right=True, label="changed"),
+    Column("file"),
+]
 
 
-@click.group()
-def command() -> None:
+@click.group("import")
+def imports() -> None:
     """List, show and undo imports of contacts and suppressions."""
 
 
-@command.command("list")
+@imports.command("list")
 @config_option
-@json_option
-def list_imports(settings: Settings, as_json: bool) -> None:
+@shows_result
+def list_imports(settings: Settings) -> Result:
     """List every import there was, the oldest first."""
     records = using_store(settings, lambda store: store.imports(), read_only=True, or_empty=True)
-    if as_json:
-        print_json([_as_object(settings, record) for record in records])
-        return
+    data = [_as_object(record, shown_state(settings, record)) for record in records]
     if not records:
-        click.echo("no imports are on record")
-        return
-    table = Table(box=None, pad_edge=False)
-    for name in ("id", "state", "started", "by", "what", "rows", "added", "changed", "file"):
-        table.add_column(name, justify="right" if name in ("rows", "added", "changed") else "left")
-    for record in records:
-        table.add_row(
+        return Result(data, ["no imports are on record"])
+    rows = [
+        (
             record.id,
-            shown_state(settings, record),
+            str(one["state"]),
             f"{record.started_at:%Y-%m-%d %H:%M}",
-            printable(record.user),
+            record.user,
             record.kind,
             f"{record.place.lines:,}",
             f"{record.added:,}",
             f"{record.changed:,}",
-            printable(record.file),
+            record.file,
         )
-    rich_console().print(table)
+        for record, one in zip(records, data, strict=True)
+    ]
+    return Result(data, [Table(_COLUMNS, rows)])
 
 
-@command.command("show")
+@imports.command("show")
 @click.argument("id")
 @config_option
-@json_option
-def show(settings: Settings, id: str, as_json: bool) -> None:
+@shows_result
+def show(settings: Settings, id: str) -> Result:
     """Show one import: its file, who ran it, what it did, and what became of it."""
     record = find(settings, id)
-    if as_json:
-        print_json(_as_object(settings, record))
-        return
     state = shown_state(settings, record)
-    table = Table.grid(padding=(0, 2))
-    for name, value in (
+    return Result(_as_object(record, state), _text(record, state))
+
+
+def _text(record: ImportRecord, state: str) -> Iterator[Part]:
+    place, undone = record.place, record.undone
+    rows: list[tuple[str, str | None]] = [
         ("id", record.id),
         ("state", state),
         ("what", record.kind),
         ("file", record.file),
         ("octets", "through a pipe" if record.size is None else f"{record.size:,}"),
-        ("read", f"{record.place.octets:,} octets"),
-        ("SHA-256 of these", record.place.digest),
+        ("read", f"{place.octets:,} octets"),
+        ("SHA-256 of these", place.digest),
         ("as of", written_time(record.as_of)),
         ("by", record.user),
         ("started", written_time(record.started_at)),
-        ("ended", _time(record.ended_at)),
+        ("ended", written_time(record.ended_at) if record.ended_at else "not yet"),
         *((f"--{name}", value) for name, value in record.options.items() if value),
-        ("rows", f"{record.place.lines:,}"),
+        ("rows", f"{place.lines:,}"),
         ("added", f"{record.added:,}"),
         ("changed", f"{record.changed:,}"),
         ("unchanged", f"{record.unchanged:,}"),
-        ("rejected", f"{record.place.rejected:,}"),
+        ("rejected", f"{place.rejected:,}"),
         ("left out, erased", f"{record.erased:,}"),
-        ("passed over", f"{record.place.passed:,}"),
-    ):
-        table.add_row(name, printable(value))
-    if record.undone is not None:
-        table.add_row(
-            "undone", f"{written_time(record.undone.at)} by {printable(record.undone.by)}"
-        )
-        table.add_row("", undone_in_words(record, record.undone))
-    rich_console().print(table)
+        ("skipped", f"{place.passed:,}"),
+    ]
+    if undone is not None:
+        rows.append(("undone", f"{written_time(undone.at)} by {undone.by}"))
+        rows.append(("", undone_in_words(record, undone)))
+    yield Fields(rows)
     if state == "interrupted" and record.size is not None:
-        rich_console().print(f"to go on: the same import with --resume {record.id}", soft_wrap=True)
+        yield f"to go on: the same import with --resume {record.id}"
     if state == "undoing":
-        rich_console().print(f"to go on: smtpproxy import undo {record.id}", soft_wrap=True)
+        yield f"to go on: smtpproxy import undo {record.id}"
 
 
-@command.command("undo")
+@imports.command("undo")
 @click.argument("id")
 @click.option("--dry-run", is_flag=True, help="Show what would be undone; change nothing.")
 @config_option
-@json_option
-def undo(settings: Settings, id: str, dry_run: bool, as_json: bool) -> int:
+@shows_result
+def undo(settings: Settings, id: str, dry_run: bool) -> Result:
     """Take back what an import brought, as far as nobody has changed it since.
 
     New contacts go with their purchases and consent acts, changed profiles are put back,
@@ -113,13 +123,27 @@ def undo(settings: Settings, id: str, dry_run: bool, as_json: bool) -> int:
     record = find(settings, id)
     check_undoable(settings, record)
     if dry_run:
-        would = using_store(
+        undone = using_store(
             settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
         )
-        _print(record, would, dry_run=True, as_json=as_json)
-        return 0
-    done = undo_import(settings, record)
-    _print(record, done, dry_run=False, as_json=as_json)
+    else:
+        undone = undo_import(settings, record)
+        _warn_of_later(settings, record)
+    data = {
+        "id": record.id,
+        "kind": record.kind,
+        "dry_run": dry_run,
+        "removed": undone.removed,
+        "put_back": undone.put_back,
+        "kept": undone.kept,
+    }
+    words = undone_in_words(record, undone)
+    said = f"it would be {words}; nothing was changed" if dry_run else words
+    return Result(data, [f"{record.id}: {said}"])
+
+
+def _warn_of_later(settings: Settings, record: ImportRecord) -> None:
+    """A later import may have lost to the profiles that are gone now."""
     later = using_store(settings, lambda store: store.imports(), read_only=True)
     others = [
         one.id
@@ -127,37 +151,18 @@ def undo(settings: Settings, id: str, dry_run: bool, as_json: bool) -> int:
         if one.id > record.id and one.kind == record.kind and one.state != "undone" and one.older
     ]
     if others:
-        count = f"{len(others)} later import" + ("s" if len(others) > 1 else "")
         warn(
-            f"{count} had profiles that were not newer than those stored then; to have them "
-            f"count now, run that again: {', '.join(others[-5:])}"
+            f"{counted(len(others), 'later import')} had profiles that were not newer than those "
+            "stored then; to have them count now, run "
+            f"{'it' if len(others) == 1 else 'them'} again: {', '.join(others[-5:])}"
         )
-    return 0
 
 
-def _print(record: ImportRecord, undone: Undone, *, dry_run: bool, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "id": record.id,
-                "kind": record.kind,
-                "dry_run": dry_run,
-                "removed": undone.removed,
-                "put_back": undone.put_back,
-                "kept": undone.kept,
-            }
-        )
-        return
-    words = "it would be " if dry_run else ""
-    ending = "; nothing was changed" if dry_run else ""
-    click.echo(f"{record.id}: {words}{undone_in_words(record, undone)}{ending}")
-
-
-def _as_object(settings: Settings, record: ImportRecord) -> dict[str, object]:
+def _as_object(record: ImportRecord, state: str) -> dict[str, object]:
     place = record.place
     return {
         "id": record.id,
-        "state": shown_state(settings, record),
+        "state": state,
         "kind": record.kind,
         "file": record.file,
         "size": record.size,
@@ -178,7 +183,3 @@ def _as_object(settings: Settings, record: ImportRecord) -> dict[str, object]:
         "passed": place.passed,
         "undone": record.undone,
     }
-
-
-def _time(moment: datetime | None) -> str:
-    return written_time(moment) if moment else "not yet"

@@ -1,42 +1,52 @@
-"""`smtpproxy partner`: the exchange of suppressions with another sender, by keyed hashes."""
+"""`smtpproxy partner`, and `suppress export` and `import` with --partner: shared suppressions."""
 
-import csv
-import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import click
 
-from smtpproxy.cli.address_list import AddressFile
-from smtpproxy.cli.common import config_option, fail
-from smtpproxy.cli.printer import json_option, print_json
-from smtpproxy.cli.stores import using_store
-from smtpproxy.cli.suppress_partner import partner_of
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import config_option, file_type, option, options
+from smtpproxy.cli.printer import Aside, Csv, Part, Result, shows_result
+from smtpproxy.cli.stores import AddressFile, now, using_store
 from smtpproxy.mail.address import readings
-from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.snapshot import SnapshotFault, read_snapshot
+from smtpproxy.settings import PartnerSettings, Settings
+from smtpproxy.store.exchange.snapshot import (
+    SnapshotFault,
+    SnapshotHead,
+    SnapshotWriter,
+    read_snapshot,
+)
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import create_partner_key, load_partner_key
-from smtpproxy.store.keys import Coverage, SnapshotRow
+from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.merge import WIDENED_ORIGINS
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 
+_BATCH = 5_000
+_AHEAD = timedelta(minutes=5)  # a partner's clock may be so much ahead of ours
+_FOUND = ("address", "scope", "origin", "since")
 
-@click.group(short_help="Exchange suppressions with another sender, as hashes.")
-def command() -> None:
+
+@click.group("partner")
+def partner() -> None:
     """Exchange suppressions with another sender; neither side shows an address."""
 
 
-@command.command("key")
+@partner.command("key")
 @click.argument("name")
 @config_option
-@json_option
-def key(settings: Settings, name: str, as_json: bool) -> None:
+@shows_result
+def key(settings: Settings, name: str) -> Result:
     """Make the key to share with partner NAME, in its key_file; one that is there stays.
 
-    Copy the file to the other side over a way that nobody else can read. Both sides must
+    Copy the file to the other side by a way that nobody else can read. Both sides must
     see the same fingerprint.
     """
     path = partner_of(settings, name).key_file
@@ -46,30 +56,34 @@ def key(settings: Settings, name: str, as_json: bool) -> None:
         made, shared = False, load_partner_key(path)
     except OSError as error:
         fail(f"{path}: the key cannot be made ({error.strerror})")
-    if as_json:
-        facts = {"partner": name, "key_file": path, "fingerprint": shared.fingerprint}
-        print_json({**facts, "made": made})
-    else:
-        click.echo(f"{path}: {'made' if made else 'there already'}, {shared.fingerprint}")
+    fingerprint = shared.fingerprint
+    return Result(
+        {"partner": name, "key_file": path, "fingerprint": fingerprint, "made": made},
+        [f"{path}: {'made' if made else 'there already'}, {fingerprint}"],
+    )
 
 
-@command.command("cover")
-@click.option(
-    "--from",
-    "addresses",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
-    metavar="FILE",
-    help="Look these addresses up too, one a line (- is standard input).",
-)
+@dataclass(frozen=True, slots=True)
+class CoverOptions:
+    """Whose suppressions to look up besides those of contacts."""
+
+    addresses: Path | None = option(
+        "Look these addresses up too, one a line (- is standard input).",
+        file_type(stdin=True), name="--from", metavar="FILE",
+    )  # fmt: skip
+
+
+@partner.command("cover")
+@options(CoverOptions)
 @config_option
-@json_option
-def cover(settings: Settings, addresses: Path | None, as_json: bool) -> None:
+@shows_result
+def cover(settings: Settings, options: CoverOptions) -> Result:
     """Make the hashes that partners get of suppressions from before they were partners.
 
     A suppression does not hold its address, so this can only be done where a contact has
     it, or FILE. Says how many of how many suppressions each partner can be told.
     """
-    partners = [partner.name for partner in settings.store.partners]
+    addresses = options.addresses
 
     async def work(store: Store) -> dict[str, Coverage]:
         await store.forget_partners()
@@ -78,108 +92,179 @@ def cover(settings: Settings, addresses: Path | None, as_json: bool) -> None:
                 await store.cover(some)
         for some in AddressFile(addresses).batches() if addresses is not None else ():
             await store.cover(some)
-        return {name: await store.coverage(name) for name in partners}
+        names = [partner.name for partner in settings.store.partners]
+        return {name: await store.coverage(name) for name in names}
 
     covered = using_store(settings, work)
-    if as_json:
-        print_json(covered)
-        return
-    for name, found in covered.items():
-        click.echo(f"{name}: {found.covered:,} of {found.total:,} suppressions can be told")
+    return Result(
+        covered,
+        (
+            f"{name}: {found.covered:,} of {found.total:,} suppressions can be told"
+            for name, found in covered.items()
+        ),
+    )
 
 
-@command.command("show")
+@partner.command("show")
 @config_option
-@json_option
-def show(settings: Settings, as_json: bool) -> int:
+@shows_result
+def show(settings: Settings) -> Result:
     """Show each partner's key and snapshot; exit 1 when one has no snapshot that counts."""
     taken = using_store(settings, lambda store: store.snapshots(), read_only=True, or_empty=True)
-    found = {
-        partner.name: (load_partner_key(partner.key_file).fingerprint, taken.get(partner.name))
+    keys = {
+        partner.name: load_partner_key(partner.key_file).fingerprint
         for partner in settings.store.partners
     }
-    if as_json:
-        print_json({name: {"key": key, "snapshot": one} for name, (key, one) in found.items()})
-    else:
-        for name, (fingerprint, one) in found.items():
-            told = (
-                f"{counted(one.count, 'suppression')} as of {written_time(one.taken_at)}"
-                f" by {one.sender}"
-                if one
-                else "no snapshot"
-            )
-            click.echo(f"{name}: key {fingerprint}: {told}")
-    return 0 if all(one for _, one in found.values()) else 1
+
+    def text() -> Iterator[Part]:
+        for name, fingerprint in keys.items():
+            one = taken.get(name)
+            held = f"{_described(one)} by {one.sender}" if one else "no snapshot"
+            yield f"{name}: key {fingerprint}: {held}"
+
+    return Result(
+        {name: {"key": key, "snapshot": taken.get(name)} for name, key in keys.items()},
+        text(),
+        0 if all(taken.get(name) for name in keys) else 1,
+    )
 
 
-@command.command("screen")
+def _described(snapshot: PartnerSnapshot) -> str:
+    return f"{counted(snapshot.count, 'suppression')} as of {written_time(snapshot.taken_at)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenOptions:
+    """What to hold the list against."""
+
+    snapshot: Path = option(
+        "The snapshot that partner NAME gave.", file_type(), metavar="FILE", required=True
+    )
+
+
+@partner.command("screen")
 @click.argument("name")
-@click.argument(
-    "addresses",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
-    metavar="LIST",
-)
-@click.option(
-    "--snapshot",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
-    metavar="FILE",
-    help="The snapshot that partner NAME gave.",
-)
+@click.argument("addresses", type=file_type(stdin=True), metavar="LIST")
+@options(ScreenOptions)
 @config_option
-@json_option
-def screen(settings: Settings, name: str, addresses: Path, snapshot: Path, as_json: bool) -> int:
+@shows_result
+def screen(settings: Settings, name: str, addresses: Path, options: ScreenOptions) -> Result:
     """Say who of LIST is in the snapshot of partner NAME; no store is needed or changed.
 
     LIST is one address a line, or CSV with a column address or email. Prints address, scope,
     origin and since as CSV; exits with 1 when somebody is in it, or a line cannot be read.
     """
     shared = load_partner_key(partner_of(settings, name).key_file)
-    told: dict[bytes, list[SnapshotRow]] = {}
+    snapshot: dict[bytes, list[SnapshotRow]] = {}
     try:
-        with snapshot.open("rb") as file:
+        with options.snapshot.open("rb") as file:
             for row in read_snapshot(file, shared)[1]:
-                told.setdefault(row.keys[0], []).append(row)
+                snapshot.setdefault(row.keys[0], []).append(row)
     except SnapshotFault as error:
-        fail(f"{snapshot}: {error}")
+        fail(f"{options.snapshot}: {error}")
     screened, found = 0, []
     listed = AddressFile(addresses)
     for batch in listed.batches():
         screened += len(batch)
-        for address in batch:
-            found += [
-                (address, row)
-                for name in (address, *readings(address))
-                for wide, exact in shared.counting(name)
-                for row in told.get(wide, ())
-                if row.keys[1] == exact or row.origin in WIDENED_ORIGINS
-            ]
-    _print_found(found, screened, listed.unreadable, as_json=as_json)
-    return 1 if found or listed.unreadable or not screened else 0
+        found += [
+            (address, str(row.scope), str(row.origin), written_time(row.since))
+            for address in batch
+            for name in (address, *readings(address))
+            for wide, exact in shared.counting(name)
+            for row in snapshot.get(wide, ())
+            if row.keys[1] == exact or row.origin in WIDENED_ORIGINS
+        ]
+    data = {
+        "screened": screened,
+        "unreadable": listed.unreadable,
+        "found": [dict(zip(_FOUND, row, strict=True)) for row in found],
+    }
+    people = len({row[0] for row in found})
+    summary = f"{people:,} of {counted(screened, 'address', 'addresses')} in the snapshot"
+    if listed.unreadable:
+        lines = counted(listed.unreadable, "line")
+        summary += f"; nothing is known of {lines} that could not be read"
+    code = 1 if found or listed.unreadable or not screened else 0
+    return Result(data, [Csv(_FOUND, found), Aside(summary)], code)
 
 
-def _print_found(
-    found: Sequence[tuple[str, SnapshotRow]], screened: int, unreadable: int, *, as_json: bool
-) -> None:
-    lines = [
-        {
-            "address": a,
-            "scope": row.scope,
-            "origin": str(row.origin),
-            "since": written_time(row.since),
-        }
-        for a, row in found
-    ]
-    if as_json:
-        print_json({"screened": screened, "unreadable": unreadable, "found": lines})
-        return
-    writer = csv.DictWriter(
-        sys.stdout, ["address", "scope", "origin", "since"], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(lines)
-    people = len({address for address, _ in found})
-    told = f"{people:,} of {counted(screened, 'address', 'addresses')} in the snapshot"
-    if unreadable:
-        told += f"; nothing is known of {counted(unreadable, 'line')} that could not be read"
-    click.echo(told, err=True)
+def partner_of(settings: Settings, name: str) -> PartnerSettings:
+    """Return a partner's settings; end the command where there is none of that name."""
+    for partner in settings.store.partners:
+        if partner.name == name:
+            return partner
+    known = ", ".join(partner.name for partner in settings.store.partners)
+    there = f"there are {known}" if known else "there is no [[partner]]"
+    return fail(f"no partner {name!r}; {there}", 2)
+
+
+def export_snapshot(settings: Settings, name: str, output: BinaryIO) -> None:
+    """Write what can be told to a partner, and say on stderr what cannot."""
+    key = load_partner_key(partner_of(settings, name).key_file)
+    taken_at = now()
+
+    async def gather(store: Store, writer: SnapshotWriter) -> int:
+        untold = 0
+        async with aclosing(store.export_to_partner(name)) as suppressions:
+            async for keys, suppression in suppressions:
+                if keys is None:
+                    untold += 1
+                else:
+                    writer.add(keys, suppression)
+        return untold
+
+    with SnapshotWriter(key) as writer:
+        untold = using_store(settings, lambda store: gather(store, writer), read_only=True)
+        writer.write(output, partner=name, sender=settings.server.hostname, taken_at=taken_at)
+        told = writer.count
+    click.echo(f"{told:,} of {told + untold:,} suppressions told to {name}", err=True)
+    if untold:
+        click.echo(
+            f"{untold:,} were stored without a hash for {name}, and only their addresses could"
+            " make one: smtpproxy partner cover",
+            err=True,
+        )
+
+
+def import_snapshot(settings: Settings, name: str, path: Path) -> Result:
+    """Take in a partner's snapshot in place of the former one; exit code 1 when it cannot be."""
+    key = load_partner_key(partner_of(settings, name).key_file)
+    try:
+        with click.open_file(str(path), "rb") as file:
+            head, rows = read_snapshot(cast(BinaryIO, file), key)
+            _check(settings, head)
+            snapshot = PartnerSnapshot(
+                key.fingerprint, head.sender, head.taken_at, now(), head.count, head.digest
+            )
+            former = using_store(settings, lambda store: _take(store, name, snapshot, rows))
+    except SnapshotFault as error:
+        fail(f"{path}: {error}; the former snapshot stays")
+    text = f"{name}: {_described(snapshot)}"
+    if former:
+        text += f", in place of {former.count:,}"
+    return Result({"partner": name, "snapshot": snapshot, "former": former}, [text])
+
+
+def _check(settings: Settings, head: SnapshotHead) -> None:
+    if head.sender == settings.server.hostname:
+        raise SnapshotFault(f"taken by this side itself ({head.sender})")
+    if head.taken_at > now() + _AHEAD:
+        raise SnapshotFault(f"taken in the future ({written_time(head.taken_at)})")
+
+
+async def _take(
+    store: Store, name: str, snapshot: PartnerSnapshot, rows: Iterator[SnapshotRow]
+) -> PartnerSnapshot | None:
+    former = (await store.snapshots()).get(name)
+    if former is not None and former.taken_at > snapshot.taken_at:
+        raise SnapshotFault(
+            f"taken on {written_time(snapshot.taken_at)}, before the one that counts"
+            f" ({written_time(former.taken_at)})"
+        )
+    await store.take_snapshot(name, snapshot, _batches(rows))
+    return former
+
+
+async def _batches(rows: Iterator[SnapshotRow]) -> AsyncGenerator[Sequence[SnapshotRow], None]:
+    while batch := list(islice(rows, _BATCH)):
+        yield batch

@@ -14,14 +14,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TextIO
 
 import click
 
+from smtpproxy.cli.frame import fail
 from smtpproxy.terminal import printable
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _GAP = "  "
 _SHORTEST_ID = 12  # of an id: its time, and enough to tell those of one millisecond apart
@@ -48,6 +46,7 @@ class Column:
     is_id: bool = False  # may be shortened to what no other row begins with
     prose: bool = False  # may be broken into lines, between words
     label: str = ""  # before the value, where a row takes several lines
+    clings: bool = False  # to the cell before it: both stay on one line
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +89,7 @@ class Result:
     data: object
     text: Iterable[Part] = ()
     code: int = 0
+    error: str = ""  # for standard error, behind the rest; the exit code is 1
     one_line: bool = False  # JSON without line breaks
 
 
@@ -105,6 +105,8 @@ def shows_result(function: Callable[..., Result | int | None]) -> Callable[..., 
             print_json(result.data, one_line=result.one_line)
         else:
             print_text(result.text)
+        if result.error:
+            fail(result.error)
         return result.code
 
     return json_option(command)
@@ -117,35 +119,36 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def print_text(parts: Iterable[Part]) -> None:
-    """Print for people: to standard output, an `Aside` to standard error.
+def print_text(parts: Iterable[Part], *, err: bool = False) -> None:
+    """Print for people: to standard output, or all to standard error; an `Aside` always there.
 
     What others wrote cannot steer the terminal: control characters are escaped here.
     """
+    width = screen_width(sys.stderr if err else sys.stdout)
     for part in parts:
         match part:
             case Aside():
                 click.echo(_safe(part.text), err=True)
             case Table():
-                _print_lines(table_lines(part, screen_width()))
+                _print_lines(table_lines(part, width), err)
             case Fields():
-                _print_lines(_field_lines(part, screen_width()))
+                _print_lines(_field_lines(part, width), err)
             case Csv():
                 rows = csv.writer(sys.stdout, lineterminator="\n")
                 rows.writerow(part.columns)
                 rows.writerows(part.rows)
             case _:
-                click.echo(_styled(_safe(part), part))
+                click.echo(_styled(_safe(part), part), err=err)
 
 
-def _print_lines(lines: Iterable[str]) -> None:
+def _print_lines(lines: Iterable[str], err: bool) -> None:
     for line in lines:
-        click.echo(line)
+        click.echo(line, err=err)
 
 
-def screen_width() -> int:
+def screen_width(stream: TextIO | None = None) -> int:
     """Return the columns of the terminal; a pipe has as many as a line may need."""
-    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+    if (stream or sys.stdout).isatty() or "COLUMNS" in os.environ:
         return max(shutil.get_terminal_size().columns, 20)
     return 300
 
@@ -202,18 +205,25 @@ def _padded(text: str, size: int, column: Column) -> str:
 
 def _stacked(columns: Sequence[Column], row: Sequence[str], width: int) -> Iterator[str]:
     """Yield a row on as many lines as it needs, its cells whole and in order."""
-    line, used = "", -len(_GAP)
+    pieces: list[tuple[str, int]] = []  # with the columns that they take
     for column, cell in zip(columns, row, strict=True):
         if not cell:
             continue
         text = f"{column.label} {cell}" if column.label else str(cell)
-        needed = len(_GAP) + _cells(text)
-        if line and used + needed > width:
+        piece, size = _styled(text, cell), _cells(text)
+        if column.clings and pieces:
+            before, taken = pieces.pop()
+            piece, size = f"{before} {piece}", taken + 1 + size
+        pieces.append((piece, size))
+    line, used = "", 0
+    for piece, size in pieces:
+        if not line:
+            line, used = piece, size
+        elif used + len(_GAP) + size > width:
             yield line
-            line, used = "    " + _styled(text, cell), 4 - len(_GAP)
+            line, used = "    " + piece, 4 + size
         else:
-            line = f"{line}{_GAP}{_styled(text, cell)}" if line else _styled(text, cell)
-        used += needed
+            line, used = line + _GAP + piece, used + len(_GAP) + size
     yield line
 
 
@@ -298,14 +308,6 @@ def _plain(value: object) -> object:
     return {name: getattr(value, name) for name in names}
 
 
-def rich_console(*, stderr: bool = False) -> "Console":
-    """Return a console for charts. Brackets are plain text there, not markup: use `style=`."""
-    from rich.console import Console
-
-    width = None if stderr and sys.stderr.isatty() else screen_width()
-    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
-
-
 @contextmanager
 def progress(label: str, octets: int | None) -> Iterator[Callable[[int, int | None], None]]:
     """Yield what takes the octets and lines done so far; silent unless somebody is looking."""
@@ -332,3 +334,17 @@ def progress(label: str, octets: int | None) -> Iterator[Callable[[int, int | No
             bar.update(task, completed=done, count=count)
 
         yield show
+
+
+@contextmanager
+def verify_progress(octets: int) -> Iterator[Callable[[int], None]]:
+    """Yield what takes the octets verified since it was last told."""
+    done = 0
+    with progress("verify", octets) as show:
+
+        def looked(more: int) -> None:
+            nonlocal done
+            done += more
+            show(done, None)
+
+        yield looked

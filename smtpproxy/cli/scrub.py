@@ -4,89 +4,78 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 import click
-from rich.console import Console
 
-from smtpproxy.cli.common import config_option, fail, moment
-from smtpproxy.cli.printer import json_option, print_json, rich_console
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import choice, config_option, file_type, moment, option, options
+from smtpproxy.cli.printer import (
+    Column,
+    Part,
+    Styled,
+    Table,
+    json_option,
+    print_json,
+    print_text,
+    progress,
+)
 from smtpproxy.cli.stores import now, using_store, warn
-from smtpproxy.locale.texts import LANGS, Lang
+from smtpproxy.locale.texts import LANGS, REFERENCE, Lang, texts
+from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.files import Drafts, HashedSource, Unreadable
 from smtpproxy.scrub.formats import Format, open_list
-from smtpproxy.scrub.report import Findings, html, print_findings, progress_bar
+from smtpproxy.scrub.report import Bar, Findings, basis_bars, html, reason_bars
 from smtpproxy.scrub.run import Outputs, Scrub
-from smtpproxy.scrub.verdicts import ScrubRequest
+from smtpproxy.scrub.verdicts import Counts, ScrubRequest, share
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import ImportFault
+from smtpproxy.terminal import counted
 
 _STANDARD = Path("-")
-
-
-def _file_option(name: str, help: str) -> Callable[..., Any]:
-    path = click.Path(path_type=Path, dir_okay=False, allow_dash=name == "--output")
-    return click.option(name, type=path, metavar="FILE", help=help)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
+_CHART = 30  # columns
+_NUMBERS = [Column(), Column(right=True), Column(right=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
-    """Where things go; None is nowhere."""
+class ScrubOptions:
+    """How the list is read and judged, and where things go; a file of None is not written."""
 
-    output: Path | None
-    allowed: Path | None
-    refused: Path | None
-    rejected: Path | None
-    report: Path | None
+    stream: str = option("The stream that is to mail it.", metavar="NAME", required=True)
+    column: str | None = option("Where the address is; else address or email.", metavar="NAME")
+    form: Format | None = option(
+        "Else told by the first line; plain is one address a line.",
+        choice(["csv", "ndjson", "plain"]), name="--format",
+    )  # fmt: skip
+    at: datetime | None = option("Judge as of that moment.", moment)
+    output: Path | None = option(
+        "All lines with their verdicts; else to a standard output that is piped.",
+        click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
+    )  # fmt: skip
+    allowed: Path | None = option("The lines of those who may be mailed.", _FILE, metavar="FILE")
+    refused: Path | None = option("All other lines that could be read.", _FILE, metavar="FILE")
+    rejected: Path | None = option(
+        "Lines that cannot be read, with their reasons; else LIST.rejected.",
+        _FILE, metavar="FILE",
+    )  # fmt: skip
+    report: Path | None = option("A report for people, as one HTML file.", _FILE, metavar="FILE")
+    lang: Lang = option("The language of the report.", choice(LANGS), default=REFERENCE)
 
 
-@click.command()
-@click.argument("list_path", type=click.Path(path_type=Path, exists=True, dir_okay=False,
-                allow_dash=True), metavar="LIST")  # fmt: skip
-@click.option("--stream", required=True, metavar="NAME", help="The stream that is to mail it.")
-@click.option("--column", metavar="NAME", help="Where the address is; else address or email.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["csv", "ndjson", "plain"]),
-    help="Else told by the first line; plain is one address a line.",
-)
-@click.option("--at", type=moment, metavar="TIME", help="Judge as of that moment.")
-@_file_option("--output", "All lines with their verdicts; else to a standard output that is piped.")
-@_file_option("--allowed", "The lines of those who may be mailed.")
-@_file_option("--refused", "All other lines that could be read.")
-@_file_option("--rejected", "Lines that cannot be read, with their reasons; else LIST.rejected.")
-@_file_option("--report", "A report for people, as one HTML file.")
-@click.option(
-    "--lang",
-    type=click.Choice(LANGS),
-    default="en",
-    show_default=True,
-    help="The language of the report.",
-)
+@click.command("scrub")
+@click.argument("list_path", type=file_type(stdin=True), metavar="LIST")
+@options(ScrubOptions)
 @json_option
 @config_option
-def command(
-    settings: Settings,
-    list_path: Path,
-    stream: str,
-    column: str | None,
-    form: Format | None,
-    at: datetime | None,
-    output: Path | None,
-    allowed: Path | None,
-    refused: Path | None,
-    rejected: Path | None,
-    report: Path | None,
-    lang: Lang,
-    as_json: bool,
-) -> int:
+def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: bool) -> int:
     """Say who on a list may be mailed, and why not the others.
 
     Judges each address of LIST (- for standard input) as the running relay would at RCPT
@@ -94,19 +83,16 @@ def command(
     records nothing and changes nothing. Exits with 0 when everybody may be mailed and with
     1 when somebody may not, or when a line cannot be read.
     """
-    if stream not in settings.streams:
-        fail(f"no stream {stream!r}; there are {', '.join(settings.streams)}", 2)
+    if options.stream not in settings.streams:
+        fail(f"no stream {options.stream!r}; there are {', '.join(settings.streams)}", 2)
+    output = options.output
     if output is None and not as_json and not sys.stdout.isatty():
         output = _STANDARD
     if as_json and output == _STANDARD:
         raise click.UsageError("--json and --output - both want the standard output")
-    places = _Places(output, allowed, refused, rejected, report)
-    _check_different(places)
-    chosen = settings.streams[stream]
-    rulebook = settings.rulebooks[chosen.rulebook]
-    request = ScrubRequest(chosen, rulebook, at or now(), as_of=at is not None)
+    _check_different(output, options)
     try:
-        findings = _scrub(settings, list_path, form, column, request, places, lang)
+        findings = _scrub(settings, list_path, output, options)
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
@@ -114,12 +100,12 @@ def command(
     if as_json:
         print_json(findings.as_object())
     else:
-        print_findings(findings, _free_console(output))
+        print_text(_text(findings), err=output == _STANDARD)
     return 0 if findings.counts.all_may_be_mailed else 1
 
 
-def _check_different(places: _Places) -> None:
-    named = [places.output, places.allowed, places.refused, places.rejected, places.report]
+def _check_different(output: Path | None, options: ScrubOptions) -> None:
+    named = [output, options.allowed, options.refused, options.rejected, options.report]
     files = [path.resolve() for path in named if path is not None and path != _STANDARD]
     regular = [path for path in files if path.is_file() or not path.exists()]
     if twice := [path for path in regular if regular.count(path) > 1]:
@@ -127,54 +113,98 @@ def _check_different(places: _Places) -> None:
 
 
 def _scrub(
-    settings: Settings,
-    list_path: Path,
-    form: Format | None,
-    column: str | None,
-    request: ScrubRequest,
-    places: _Places,
-    lang: Lang,
+    settings: Settings, list_path: Path, output: Path | None, options: ScrubOptions
 ) -> Findings:
     """Judge the list and put the files in their places."""
     gc.set_threshold(500_000)  # a batch is many live objects and no cycles
     name = "standard input" if list_path == _STANDARD else list_path.name
+    stream = settings.streams[options.stream]
+    rulebook = settings.rulebooks[stream.rulebook]
+    request = ScrubRequest(stream, rulebook, options.at or now(), as_of=options.at is not None)
     with Drafts() as drafts, _opened(list_path) as (raw, size), _interruptible():
         source = HashedSource(raw)
         outputs = Outputs(
-            every=_written(drafts, places.output),
-            allowed=_written(drafts, places.allowed),
-            refused=_written(drafts, places.refused),
+            every=_written(drafts, output),
+            allowed=_written(drafts, options.allowed),
+            refused=_written(drafts, options.refused),
         )
-        if places.rejected is None and list_path.is_file():
-            usual = list_path.with_name(f"{list_path.name}.rejected")
-            unreadable = Unreadable(drafts, usual, warn, keep=True)
-        else:
-            unreadable = Unreadable(drafts, places.rejected, warn)
-        with source.lines() as lines, progress_bar(name, size) as show:
+        unreadable = _unreadable(drafts, list_path, options.rejected)
+        with source.lines() as lines, progress(name, size) as show:
             try:
-                addresses = open_list(lines, form, column)
+                addresses = open_list(lines, options.form, options.column)
                 unreadable.header = addresses.original_header
-                scrub = Scrub(
+                run = Scrub(
                     addresses,
                     request,
                     outputs,
                     unreadable.put,
-                    lambda counts: show(counts, source.octets),
+                    lambda counts: show(source.octets, counts.total),
                 )
-                using_store(settings, scrub.through, read_only=True, or_empty=True)
+                using_store(settings, run.through, read_only=True, or_empty=True)
             except ImportFault as error:
                 fail(f"{name}: {error}", 2)
         if addresses.decoder is not None and (note := addresses.decoder.note()):
             warn(f"{name}: {note}; what is written is UTF-8")
-        findings = Findings(name, source.sha256, request, scrub.counts)
-        if places.report is not None:
-            drafts.open(places.report).write(html(findings, lang).encode())
+        findings = Findings(name, source.sha256, request, run.counts)
+        if options.report is not None:
+            drafts.open(options.report).write(html(findings, options.lang).encode())
         unreadable.close()
         drafts.commit()
-    if unreadable.path is not None and scrub.counts.unreadable:
-        lines_are = "line is" if scrub.counts.unreadable == 1 else "lines are"
-        warn(f"{scrub.counts.unreadable:,} {lines_are} put aside, with why: {unreadable.path}")
+    if unreadable.path is not None and run.counts.unreadable:
+        lines_are = counted(run.counts.unreadable, "line is", "lines are")
+        warn(f"{lines_are} put aside, with why: {unreadable.path}")
     return findings
+
+
+def _unreadable(drafts: Drafts, list_path: Path, rejected: Path | None) -> Unreadable:
+    if rejected is None and list_path.is_file():
+        usual = list_path.with_name(f"{list_path.name}.rejected")
+        return Unreadable(drafts, usual, warn, keep=True)
+    return Unreadable(drafts, rejected, warn)
+
+
+def _text(findings: Findings) -> Iterator[Part]:
+    """Yield the numbers, then a chart: of blocks on a terminal, of `#` elsewhere."""
+    counts, request = findings.counts, findings.request
+    at = request.now.strftime("%Y-%m-%d %H:%M:%S UTC")
+    yield Styled(findings.name, "bold")
+    yield f"stream {request.stream.name}, rulebook {request.rulebook.name}, as of {at}"
+    yield ""
+    yield Table(_NUMBERS, list(_totals(counts)))
+    for title, bars in (
+        ("why they may be mailed", basis_bars(counts)),
+        ("why the others may not", reason_bars(counts)),
+    ):
+        if bars:
+            yield ""
+            yield Styled(title, "bold")
+            yield Table([*_NUMBERS, Column()], [_bar(bar) for bar in bars])
+    if request.stream.mode is Mode.OBSERVE and not counts.all_may_be_mailed:
+        yield ""
+        yield "The stream is in observe mode, so the mail passes all the same."
+
+
+def _totals(counts: Counts) -> Iterator[Sequence[str]]:
+    for name, lines, style in (
+        ("lines", counts.total, "bold"),
+        ("may be mailed", counts.allowed, "green"),
+        ("refused", counts.refused, "red"),
+        ("deferred", counts.deferred, "yellow"),
+        ("unreadable", counts.unreadable, "red"),
+    ):
+        cells = (name, f"{lines:,}", _percent(share(lines, counts.total)))
+        yield [Styled(cell, style if lines else "dim") for cell in cells]
+    yield [Styled(cell, "dim") for cell in ("duplicates", f"{counts.duplicates:,}", "")]
+
+
+def _bar(bar: Bar) -> Sequence[str]:
+    block = "█" if sys.stdout.isatty() else "#"
+    drawn = Styled(block * max(1, round(bar.width * _CHART / 100)), _STYLES[bar.kind])
+    return bar.name, f"{bar.lines:,}", _percent(bar.share), drawn
+
+
+def _percent(share: float) -> str:
+    return texts(REFERENCE).percent(share)
 
 
 def _written(drafts: Drafts, path: Path | None) -> Sequence[BinaryIO]:
@@ -219,11 +249,3 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
-
-
-def _free_console(output: Path | None) -> Console:
-    """Standard output, or standard error where the list goes to the first."""
-    if output != _STANDARD:
-        return rich_console()
-    width = None if sys.stderr.isatty() else 300
-    return Console(stderr=True, width=width, markup=False, emoji=False, highlight=False)

@@ -1,34 +1,41 @@
-"""How a command opens the store, and what the commands that fill it share."""
+"""How a command opens the store, and reads a list of addresses."""
 
 import asyncio
 import contextlib
 import dataclasses
-import functools
-import os
-import stat
-import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import click
 
-from smtpproxy.cli.common import fail, moment
-from smtpproxy.cli.frame import forget_stdout
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import flag, moment, option, plain_text
 from smtpproxy.mail.address import AddressError
-from smtpproxy.mail.entry import entered, entered_name
+from smtpproxy.mail.entry import entered_name
+from smtpproxy.scrub.formats import address_place
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import open_store
+from smtpproxy.store.exchange.lines import (
+    ImportFault,
+    Line,
+    Lines,
+    Rejected,
+    certain,
+    read_lines,
+)
 from smtpproxy.store.exchange.plausible import FREE_TEXT, GRACE
+from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows
 from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive
-from smtpproxy.store.exchange.times import EXAMPLE, read_time
 from smtpproxy.store.protocols import NoStoreYet, Store
 
 T = TypeVar("T")
 
-_PATIENCE = 30.0  # seconds; a command may wait longer for a lock than a mail
+_TIMEOUT = 30.0  # seconds; a command may wait longer for a lock than a mail
+_BATCH = 2_000
 
 
 def using_store(
@@ -43,7 +50,7 @@ def using_store(
     With `or_empty`, one that nobody has written to yet is what the relay would begin with:
     empty, and standard error says so. Raises StoreUnavailable.
     """
-    patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _PATIENCE))
+    patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _TIMEOUT))
 
     async def session() -> T:
         with contextlib.ExitStack() as stack:
@@ -67,97 +74,35 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def canonical_address(value: str) -> str:
-    """Read an argument's address, in canonical form. For `type=canonical_address`."""
-    return _read(entered, value)
-
-
-def address_or_domain(value: str) -> str:
-    """Read an address, or a whole domain as in `@example.com`. For `type=address_or_domain`."""
-    return _read(entered_name, value)
-
-
-def _read(read: Callable[[str], str], value: str) -> str:
-    try:
-        return read(value)
-    except AddressError as error:
-        raise click.BadParameter(f"{value!r}: {error}") from None
-
-
-def plain_text(value: str) -> str:
-    """Read an option's text: something, and in UTF-8. For `type=plain_text`."""
-    text = value.strip()
-    if not text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise click.BadParameter(f"{value!r} must be text in UTF-8")
-    return text
-
-
-def last_moment(value: str) -> datetime:
-    """Read an option's time as `moment` does, a date alone as its last moment."""
-    try:
-        return read_time(value, last_moment=True)
-    except ValueError:
-        return moment(value)
-
-
 def fact_moment(value: str) -> datetime:
-    """Read an option's time, of what has happened; it may be a day ahead of this clock."""
+    """Read the time of what has happened; it may be a day ahead of this clock."""
     at = moment(value)
     if at > now() + GRACE:
         raise click.BadParameter(f"{value!r} is in the future; right would be when it happened")
     return at
 
 
-def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--output FILE` and pass `output: BinaryIO`; a file is for its owner's eyes only.
-
-    A disk that is full ends the command in one line that says how much was written.
-    """
-
-    @functools.wraps(function)
-    def command(*args: Any, output: Path | None, **options: Any) -> Any:
-        try:
-            if output is None:
-                result = function(*args, output=sys.stdout.buffer, **options)
-                sys.stdout.buffer.flush()
-                return result
-            with open(output, "wb", opener=private) as file:
-                return function(*args, output=file, **options)
-        except OSError as error:
-            if error.filename is not None or isinstance(error, BrokenPipeError):
-                raise
-            if output is None:
-                forget_stdout()
-            fail(f"{output or 'standard output'}: {error.strerror}: {_written(output)}")
-
-    return click.option(
-        "--output",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="Write to FILE, which only its owner may read; else to standard output.",
-    )(command)
+KEEP_NOTES_HELP = "Keep free text as a note for a year: no personal data."
 
 
-def private(path: str, flags: int) -> int:
-    """Open so that only the owner can read it, also what was there already. For `opener=`."""
-    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
-    try:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.fchmod(descriptor, 0o600)
-            os.ftruncate(descriptor, 0)
-    except OSError as error:  # it belongs to somebody else
-        os.close(descriptor)
-        raise OSError(error.errno, error.strerror, path) from error
-    return descriptor
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoteOptions:
+    """Why a suppression is made."""
 
+    note: str | None = option("The motive, of a closed list.", plain_text)
+    keep_notes: bool = flag(KEEP_NOTES_HELP)
 
-def _written(output: Path | None) -> str:
-    if output is None or not output.is_file():
-        return "what was written is not whole"
-    return f"the {output.stat().st_size:,} octets that were written are not whole"
-
-
-TIME_HELP = f"A time like {EXAMPLE}, or a date"
+    def checked_note(self) -> str | None:
+        """Return the note; end the command for free text that is not to be kept."""
+        if self.note is not None and not is_motive(self.note):
+            if not self.keep_notes:
+                fail(
+                    f"--note: {self.note[:40]!r} is free text, and {FREE_TEXT}; right would be a "
+                    f"motive like {', '.join(OWN_MOTIVES[:4])}, or --keep-notes",
+                    2,
+                )
+            warn(f"--note: free text is kept: {FREE_TEXT}")
+        return self.note
 
 
 def warn(text: str) -> None:
@@ -181,34 +126,70 @@ def scope_of(settings: Settings, purpose: str) -> str:
     return "marketing"
 
 
-def note_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--note`, a motive of the closed list, and `--keep-notes` for free text."""
-
-    @functools.wraps(function)
-    def checked(*args: Any, note: str | None, keep_notes: bool, **options: Any) -> Any:
-        if note is not None and not is_motive(note):
-            if not keep_notes:
-                fail(
-                    f"--note: {note[:40]!r} is free text, and {FREE_TEXT}; right would be a motive "
-                    f"like {', '.join(OWN_MOTIVES[:4])}, or --keep-notes",
-                    2,
-                )
-            warn(f"--note: free text is kept: {FREE_TEXT}")
-        return function(*args, note=note, **options)
-
-    motive = click.option("--note", type=plain_text, help="The motive, of a closed list.")
-    return motive(keep_notes_option(checked))
-
-
-keep_notes_option = click.option(
-    "--keep-notes",
-    is_flag=True,
-    help="Keep free text as a note for a year: no personal data.",
-)
-
-
 def check_purpose(settings: Settings, purpose: str) -> None:
     """Agreement to what no stream has is agreement to nothing: often it is misspelt."""
     if purpose not in settings.purposes:
         known = ", ".join(sorted(settings.purposes))
         fail(f"--purpose: no stream has the purpose {purpose!r}; known are {known}", 2)
+
+
+class AddressFile:
+    """Addresses and whole domains: one a line, or in a column address or email of a CSV.
+
+    Lines that hold none are told on stderr, counted in `unreadable` and left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path`: - is standard input."""
+        self._path = path
+        self.unreadable = 0
+
+    def batches(self) -> Iterator[Sequence[str]]:
+        """Yield them in canonical form, by the thousand."""
+        with click.open_file(str(self._path), "rb") as file:
+            try:
+                names = self._names(read_lines(cast(BinaryIO, file)))
+                while batch := list(islice(names, _BATCH)):
+                    yield batch
+            except ImportFault as error:
+                fail(f"{self._path}: {error}")
+
+    def _names(self, lines: Lines) -> Iterator[str]:
+        first = first_line(lines)
+        if first is None:
+            return
+        lines.give_back([first])
+        items: Iterator[Line | Row | Rejected] = lines
+        place: int | None = None
+        if not (first.content.startswith(b"#") or _is_name(first.content)):
+            header = read_header(lines, known=("address", "email"))
+            assert header is not None
+            place = address_place(header)
+            items = read_rows(lines, header)
+        for item in items:
+            if isinstance(item, Rejected):
+                self._tell(item.number, item.reason)
+                continue
+            if item.is_void or (place is None and item.content.startswith(b"#")):
+                continue
+            try:
+                text = item.cells[place or 0] if isinstance(item, Row) else _text(item.content)
+                yield entered_name(certain(text, item))
+            except (AddressError, ValueError) as error:
+                self._tell(item.number, str(error))
+
+    def _tell(self, number: int, reason: str) -> None:
+        self.unreadable += 1
+        warn(f"line {number}: {reason}")
+
+
+def _is_name(content: bytes) -> bool:
+    try:
+        entered_name(_text(content))
+    except AddressError:
+        return False
+    return True
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")

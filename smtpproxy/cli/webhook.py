@@ -1,177 +1,102 @@
 """`smtpproxy webhook`: how far webhooks are, and what could not be delivered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
-from rich.table import Table
 
-from smtpproxy.cli.common import config_option, fail
-from smtpproxy.cli.printer import json_option, print_json, rich_console
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import config_option
+from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import Arrears, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
-from smtpproxy.terminal import counted, printable
+from smtpproxy.terminal import counted
 
-_LETTER = click.option("--letter", type=int, metavar="ID", help="Only this dead letter.")
+_LETTER_OPTION = click.option("--letter", type=int, metavar="ID", help="Only this dead letter.")
+_LETTER = ("id", "message_id", "changes", "oldest_at", "died_at", "attempts", "error", "retry")
+_STATE = ("failures", "failing_since", "retry_at", "delivered_at", "last_error")
 
 
-@click.group(short_help="See how far webhooks are; send again or drop.")
-def command() -> None:
+@click.group("webhook")
+def webhook() -> None:
     """See how far webhooks are, and decide about what could not be delivered."""
 
 
-@command.command("list")
+@webhook.command("list")
 @config_option
-@json_option
-def list_webhooks(settings: Settings, as_json: bool) -> None:
+@shows_result
+def list_webhooks(settings: Settings) -> Result:
     """List the webhooks: how late they are, what fails, how many dead letters there are."""
 
     async def read(store: Store) -> tuple[Mapping[str, WebhookState], Mapping[str, Arrears]]:
         return await store.webhook_states(), await store.arrears()
 
     states, arrears = using_store(settings, read, read_only=True, or_empty=True)
-    rows = [
+    found = [
         _summary(name, states.get(name), arrears.get(name, Arrears()), now())
         for name in [webhook.name for webhook in settings.webhooks]
     ]
-    if as_json:
-        print_json(rows)
-        return
-    table = Table("webhook", "state", "late by", "dead letters", "last error", box=None)
-    for row in rows:
-        late = "" if row["lag_seconds"] is None else f"{row['lag_seconds']:,.0f} s"
-        error = printable(row["last_error"] or "")
-        table.add_row(row["name"], row["state"], late, str(row["dead_letters"]), error)
-    rich_console().print(table)
+    columns = [
+        Column("webhook"),
+        Column("state"),
+        Column("late by", label="late by"),
+        Column("dead letters", label="dead letters"),
+        Column("last error", prose=True),
+    ]
+    rows = [
+        (
+            one["name"],
+            one["state"],
+            "" if one["lag_seconds"] is None else f"{one['lag_seconds']:,.0f} s",
+            str(one["dead_letters"]),
+            one["last_error"] or "",
+        )
+        for one in found
+    ]
+    return Result(found, [Table(columns, rows)])
 
 
-@command.command("show")
+@webhook.command("show")
 @click.argument("name")
 @click.option("--letter", type=int, metavar="ID", help="Print the body of this dead letter.")
 @config_option
-@json_option
-def show(settings: Settings, name: str, letter: int | None, as_json: bool) -> int:
+@shows_result
+def show(settings: Settings, name: str, letter: int | None) -> Result | int:
     """Show one webhook and its dead letters; exit 1 when there is no such letter."""
-    _known(settings, name)
+    _check_name(settings, name)
 
     async def read(store: Store) -> tuple[WebhookState | None, Arrears, Sequence[DeadLetter]]:
         states, arrears = await store.webhook_states(), await store.arrears()
-        return (
-            states.get(name),
-            arrears.get(name, Arrears()),
-            await store.dead_letters(name),
-        )
+        return states.get(name), arrears.get(name, Arrears()), await store.dead_letters(name)
 
     state, owed, letters = using_store(settings, read, read_only=True, or_empty=True)
     if letter is not None:
-        return _show_letter(letters, letter)
-    if as_json:
-        print_json({**_summary(name, state, owed, now()), "letters": [_plain(x) for x in letters]})
-        return 0
-    for key, value in _summary(name, state, owed, now()).items():
-        click.echo(f"{key}: {'' if value is None else printable(str(value))}")
-    for each in letters:
-        click.echo(
-            f"dead letter {each.id}: {counted(each.changes, 'change')}, the oldest of"
-            f" {written_time(each.oldest_at)}, {counted(each.attempts, 'attempt')}, dead since"
-            f" {written_time(each.died_at)}: {printable(each.error)}"
-            + (" (to be tried again)" if each.retry else "")
-        )
-    return 0
+        return _show_body(letters, letter)
+    summary = _summary(name, state, owed, now())
+    data = [{key: getattr(letter, key) for key in _LETTER} for letter in letters]
+
+    def text() -> Iterator[Part]:
+        for key, value in summary.items():
+            yield f"{key}: {'' if value is None else value}"
+        yield from map(_described, letters)
+
+    return Result({**summary, "letters": data}, text())
 
 
-@command.command("retry")
-@click.argument("name")
-@_LETTER
-@config_option
-@json_option
-def retry(settings: Settings, name: str, letter: int | None, as_json: bool) -> int:
-    """Have dead letters delivered once more, and what waits at once.
-
-    A webhook that was disabled (410) is enabled again. The running relay does it; what
-    fails again stays a dead letter. Exits with 1 when there is nothing of that kind.
-    """
-    _known(settings, name)
-
-    async def ask(store: Store) -> tuple[int, bool]:
-        marked = await store.retry_dead_letters(name, letter)
-        wanted = letter is None or marked > 0
-        return marked, wanted and await store.wake_webhook(name)
-
-    marked, woken = using_store(settings, ask)
-    if as_json:
-        print_json({"webhook": name, "dead_letters": marked, "asked": woken})
-    elif woken:
-        click.echo(f"{name}: asked for, {marked} dead letters with it")
-    elif letter is not None and not marked:
-        click.echo(f"{name}: there is no dead letter {letter}", err=True)
-    else:
-        click.echo(f"{name}: never started yet: the relay does that", err=True)
-    return 0 if woken else 1
+def _described(letter: DeadLetter) -> str:
+    return (
+        f"dead letter {letter.id}: {counted(letter.changes, 'change')}, the oldest of"
+        f" {written_time(letter.oldest_at)}, {counted(letter.attempts, 'attempt')}, dead since"
+        f" {written_time(letter.died_at)}: {letter.error}"
+        + (" (to be tried again)" if letter.retry else "")
+    )
 
 
-@command.command("drop")
-@click.argument("name")
-@_LETTER
-@click.option("--all", "everything", is_flag=True, help="All dead letters of the webhook.")
-@config_option
-@json_option
-def drop(settings: Settings, name: str, letter: int | None, everything: bool, as_json: bool) -> int:
-    """Give dead letters up: the receiver will not hear of these changes from here.
-
-    Exits with 1 when there is none.
-    """
-    if (letter is None) is not everything:
-        raise click.UsageError("say which with --letter ID, or drop every one with --all")
-    dropped = using_store(settings, lambda store: store.drop_dead_letters(name, letter))
-    if as_json:
-        print_json({"webhook": name, "dropped": dropped})
-    elif dropped:
-        click.echo(f"{name}: {dropped} dead letters dropped")
-    else:
-        click.echo(f"{name}: there is no such dead letter", err=True)
-    return 0 if dropped else 1
-
-
-def _known(settings: Settings, name: str) -> None:
-    names = [webhook.name for webhook in settings.webhooks]
-    if name not in names:
-        fail(f"there is no webhook {name!r}: {', '.join(names) or 'none is configured'}", 2)
-
-
-def _summary(name: str, state: WebhookState | None, owed: Arrears, at: datetime) -> dict[str, Any]:
-    if state is None:
-        return {
-            "name": name, "state": "not started yet", "position": None, "lag_seconds": None,
-            "dead_letters": owed.dead_letters, "failures": 0, "failing_since": None,
-            "retry_at": None, "delivered_at": None, "last_error": None,
-        }  # fmt: skip
-    lag = None if owed.oldest is None else round((at - owed.oldest).total_seconds(), 1)
-    if state.disabled_at is not None:
-        kind = "disabled"
-    elif state.failures:
-        kind = "failing"
-    else:
-        kind = "up to date" if owed.oldest is None else "delivering"
-    return {
-        "name": name,
-        "state": kind,
-        "position": state.position,
-        "lag_seconds": lag,
-        "dead_letters": owed.dead_letters,
-        "failures": state.failures,
-        "failing_since": state.failing_since,
-        "retry_at": state.retry_at,
-        "delivered_at": state.delivered_at,
-        "last_error": state.last_error,
-    }
-
-
-def _show_letter(letters: Sequence[DeadLetter], wanted: int) -> int:
+def _show_body(letters: Sequence[DeadLetter], wanted: int) -> int:
     for letter in letters:
         if letter.id == wanted:
             click.echo(letter.body)
@@ -180,14 +105,78 @@ def _show_letter(letters: Sequence[DeadLetter], wanted: int) -> int:
     return 1
 
 
-def _plain(letter: DeadLetter) -> dict[str, object]:
+@webhook.command("retry")
+@click.argument("name")
+@_LETTER_OPTION
+@config_option
+@shows_result
+def retry(settings: Settings, name: str, letter: int | None) -> Result:
+    """Have dead letters delivered once more, and what waits at once.
+
+    A webhook that was disabled (410) is enabled again. The running relay does it; what
+    fails again stays a dead letter. Exits with 1 when there is nothing of that kind.
+    """
+    _check_name(settings, name)
+
+    async def ask(store: Store) -> tuple[int, bool]:
+        marked = await store.retry_dead_letters(name, letter)
+        wanted = letter is None or marked > 0
+        return marked, wanted and await store.wake_webhook(name)
+
+    marked, woken = using_store(settings, ask)
+    text: Part = f"{name}: asked for, {counted(marked, 'dead letter')} with it"
+    if not woken and letter is not None and not marked:
+        text = Aside(f"{name}: there is no dead letter {letter}")
+    elif not woken:
+        text = Aside(f"{name}: never started yet: the relay does that")
+    data = {"webhook": name, "dead_letters": marked, "asked": woken}
+    return Result(data, [text], 0 if woken else 1)
+
+
+@webhook.command("drop")
+@click.argument("name")
+@_LETTER_OPTION
+@click.option("--all", "everything", is_flag=True, help="All dead letters of the webhook.")
+@config_option
+@shows_result
+def drop(settings: Settings, name: str, letter: int | None, everything: bool) -> Result:
+    """Give dead letters up: the receiver will not hear of these changes from here.
+
+    Exits with 1 when there is none.
+    """
+    if (letter is None) is not everything:
+        raise click.UsageError("say which with --letter ID, or drop every one with --all")
+    dropped = using_store(settings, lambda store: store.drop_dead_letters(name, letter))
+    text: Part = f"{name}: {counted(dropped, 'dead letter')} dropped"
+    if not dropped:
+        text = Aside(f"{name}: there is no such dead letter")
+    return Result({"webhook": name, "dropped": dropped}, [text], 0 if dropped else 1)
+
+
+def _check_name(settings: Settings, name: str) -> None:
+    names = [webhook.name for webhook in settings.webhooks]
+    if name not in names:
+        fail(f"there is no webhook {name!r}: {', '.join(names) or 'none is configured'}", 2)
+
+
+def _summary(name: str, state: WebhookState | None, owed: Arrears, at: datetime) -> dict[str, Any]:
+    if state is None:
+        kind = "not started yet"
+    elif state.disabled_at is not None:
+        kind = "disabled"
+    elif state.failures:
+        kind = "failing"
+    else:
+        kind = "up to date" if owed.oldest is None else "delivering"
+    lag = None
+    if state is not None and owed.oldest is not None:
+        lag = round((at - owed.oldest).total_seconds(), 1)
     return {
-        "id": letter.id,
-        "message_id": letter.message_id,
-        "changes": letter.changes,
-        "oldest_at": letter.oldest_at,
-        "died_at": letter.died_at,
-        "attempts": letter.attempts,
-        "error": letter.error,
-        "retry": letter.retry,
+        "name": name,
+        "state": kind,
+        "position": getattr(state, "position", None),
+        "lag_seconds": lag,
+        "dead_letters": owed.dead_letters,
+        **{key: getattr(state, key, None) for key in _STATE},
+        "failures": state.failures if state else 0,
     }

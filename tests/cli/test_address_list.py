@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from smtpproxy.cli.address_list import AddressFile
+from smtpproxy.cli.stores import AddressFile
 
 ANNA, BERT = "anna@people.example", "bert@people.example"
 

@@ -160,7 +160,7 @@ def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
         (("record", ANNA, "--purpose", "offers"), "--method"),
         (
             ("record", ANNA, "--purpose", "offers", "--method", "telepathy"),
-            "'telepathy' is none of double_opt_in",
+            "'telepathy' is not one of double_opt_in",
         ),
         (("record", "anna", "--purpose", "x", "--method", "implied"), "'anna': there is no @"),
         (
@@ -178,11 +178,11 @@ def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
         ),
         (
             ("record", ANNA, "--purpose", "offers", "--method", "signed_form", "--ip", "nonsense"),
-            "'nonsense' is no IP address such as 192.0.2.7",
+            "'nonsense' is not an IP address such as 192.0.2.7",
         ),
         (
             (*RECORD[1:], "--document-hash", "12"),
-            "'12' is no SHA-256: that has 64 hexadecimal digits",
+            "'12' is not a SHA-256: that has 64 hexadecimal digits",
         ),
         ((*RECORD[1:], "--pending"), "only a double_opt_in waits"),
         ((*REQUEST[1:], "--confirm"), "--pending or --confirm, not both"),

@@ -13,8 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy.cli import COMMANDS, main
-from smtpproxy.cli.common import fail
-from smtpproxy.cli.frame import CommandFrame
+from smtpproxy.cli.frame import CommandFrame, fail
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.ports import wait_for
 from tests.kit.relay import COMMAND

@@ -51,7 +51,7 @@ def test_without_a_purpose_it_says_what_a_list_counts_for(stored: Stored) -> Non
 def test_an_unknown_format_names_those_there_are(stored: Stored) -> None:
     path = stored.file("x.csv", "email\n")
     result = stored.run("suppress", "import", path, "--format", "mailgum", code=2)
-    assert "'mailgum' is none of csv, ndjson, sendgrid, ses, mailgun" in result.stderr
+    assert "'mailgum' is not one of csv, ndjson, sendgrid, ses, mailgun" in result.stderr
 
 
 def test_a_mapping_of_suppressions(stored: Stored) -> None:
@@ -103,7 +103,7 @@ def test_a_dry_run_writes_nothing(stored: Stored) -> None:
 def test_a_dry_run_shows_addresses_on_a_terminal(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.cli.dry_run._on_a_terminal", lambda: True)
+    monkeypatch.setattr("smtpproxy.cli.import_file.on_a_terminal", lambda: True)
     path = stored.file("x.csv", f"address,scope,origin\n{ANNA},all,complaint\n")
     result = stored.run("suppress", "import", path, "--dry-run")
     assert f"  line 2: {ANNA} all, complaint" in result.stdout

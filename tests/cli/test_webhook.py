@@ -94,7 +94,7 @@ def test_what_is_dropped_is_gone(stored: Stored) -> None:
     assert "--letter ID" in stored.run("webhook", "drop", "crm", code=2).stderr
     assert stored.json("webhook", "drop", "crm", "--letter", "1")["dropped"] == 1
     stored.run("webhook", "drop", "crm", "--letter", "1", code=1)
-    assert "1 dead letters dropped" in stored.run("webhook", "drop", "crm", "--all").stdout
+    assert "1 dead letter dropped" in stored.run("webhook", "drop", "crm", "--all").stdout
     assert stored.json("webhook", "show", "crm")["letters"] == []
 
 

@@ -1,0 +1,211 @@
+"""`smtpproxy contact rectify`, `object` and `erase`: what people may demand of their data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import click
+
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import (
+    TIME_HELP,
+    audit_folder,
+    canonical_address,
+    choice,
+    config_option,
+    flag,
+    last_moment,
+    option,
+    options,
+    plain_text,
+)
+from smtpproxy.cli.printer import Part, Result, shows_result
+from smtpproxy.cli.stores import (
+    NoteOptions,
+    fact_moment,
+    now,
+    scope_of,
+    using_store,
+    warn,
+    warn_of_the_future,
+)
+from smtpproxy.policy.model import Audience, Contact, Origin, Source
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
+from smtpproxy.store.operations import Change, Correction, former_addresses
+from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+from smtpproxy.terminal import counted
+
+
+@dataclass(frozen=True, slots=True)
+class RectifyOptions:
+    """What is put right."""
+
+    new_address: str | None = option("The address was wrong or has changed.", canonical_address)
+    audience: str | None = option("As whom to judge them.", choice(Audience))
+    source: str | None = option("How the address was obtained.", choice(Source))
+    collected_at: datetime | None = option(
+        f"When that was. {TIME_HELP}.", fact_moment, metavar="TIME"
+    )
+    informed_at: datetime | None = option(
+        f"When the person was told. {TIME_HELP}.", fact_moment, metavar="TIME"
+    )
+    optout_offered: str | None = option(
+        "Whether they could refuse at collection.", choice(["yes", "no"])
+    )
+    add_occupation: tuple[str, ...] = option("What they do; any number.", plain_text, multiple=True)
+    remove_occupation: tuple[str, ...] = option(
+        "What they do not do; any number.", plain_text, multiple=True
+    )
+    add_tag: tuple[str, ...] = option("A tag, such as restricted.", plain_text, multiple=True)
+    remove_tag: tuple[str, ...] = option("A tag that is wrong.", plain_text, multiple=True)
+    reason: str = option("Why: who asked for it, and how it is known.", plain_text, required=True)
+
+    def correction(self, restricted_tags: frozenset[str]) -> Correction:
+        """Return the correction that these options describe."""
+        offered = self.optout_offered
+        return Correction(
+            self.new_address,
+            Audience(self.audience) if self.audience else None,
+            Source(self.source) if self.source else None,
+            self.collected_at,
+            self.informed_at,
+            None if offered is None else offered == "yes",
+            frozenset(self.add_occupation),
+            frozenset(self.remove_occupation),
+            frozenset(self.add_tag),
+            frozenset(self.remove_tag),
+            restricted_tags,
+        )
+
+
+@click.command("rectify")
+@click.argument("address", type=canonical_address)
+@options(RectifyOptions)
+@config_option
+@shows_result
+def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result:
+    """Put right what is stored of a person (RGPD 16). What it was stays on record.
+
+    With --new-address the contact moves with its whole history, and what keeps mail from the
+    old address keeps it from the new one too, but for bounces; the old one stays suppressed.
+    """
+    correction = options.correction(settings.restricted_tags)
+    if correction == Correction(restricted_tags=settings.restricted_tags):
+        raise click.UsageError("say what is to be put right, such as --new-address or --audience")
+    done = using_store(
+        settings,
+        lambda store: store.rectify(address, correction, at=now(), reason=options.reason),
+    )
+    if done is None:
+        fail(f"there is no contact {address}")
+
+    def text() -> Iterator[Part]:
+        for change in done.changes:
+            yield f"{address}: {in_words(change)}"
+        if not done.changes:
+            yield f"{address}: it is so already; nothing is changed"
+
+    return Result({"address": options.new_address or address, "rectification": done}, text())
+
+
+def in_words(change: Change) -> str:
+    return f"{change.field}: {change.before or 'nothing'} → {change.after or 'nothing'}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectOptions(NoteOptions):
+    """To what the person objects."""
+
+    purpose: str | None = option(
+        "To mail of this purpose alone; else to all marketing.", plain_text
+    )
+    profiling: bool = flag("To profiling too: what was gathered is frozen.")
+    only_profiling: bool = flag("To profiling, and not to the mail.")
+    since: datetime | None = option(f"{TIME_HELP}; else now.", last_moment)
+
+
+@click.command("object")
+@click.argument("address", type=canonical_address)
+@options(ObjectOptions)
+@config_option
+@shows_result
+def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
+    """Record that a person objects to marketing (RGPD 21(2)), and to profiling for it.
+
+    It leaves a suppression of origin `objection`, which no consent outweighs. After an
+    objection to profiling no import changes or adds occupations, tags or last_activity_at,
+    and none clears the mark.
+    """
+    purpose = options.purpose
+    if options.only_profiling and (purpose or options.note):
+        raise click.UsageError("--purpose and --note are about mail: leave --only-profiling out")
+    since = options.since
+    warn_of_the_future("--since", since, "it counts from now on all the same")
+    at = since or now()
+    scope = None
+    if not options.only_profiling:
+        scope = scope_of(settings, purpose) if purpose else "marketing"
+    freezes = options.profiling or options.only_profiling
+
+    async def record(store: Store) -> None:
+        if scope:
+            entry = SuppressionEntry(address, scope, Origin.OBJECTION, at, options.checked_note())
+            await store.add_suppressions([entry])
+        if freezes:
+            mark = Contact(address, profiling_objected_at=at)
+            await store.put_contacts([ContactUpdate(mark, given=frozenset())])
+
+    using_store(settings, record)
+    text = []
+    if scope:
+        text.append(f"{address}: objection to {scope} is on record, and no consent outweighs it")
+    if freezes:
+        text.append(f"{address}: objection to profiling is on record; what was gathered is frozen")
+    return Result({"address": address, "scope": scope, "profiling": freezes, "since": at}, text)
+
+
+@click.command("erase")
+@click.argument("address", type=canonical_address)
+@click.option(
+    "--scope",
+    type=click.Choice(["marketing", "all"]),
+    default="marketing",
+    show_default=True,
+    help="What they are not mailed any more; `all` is receipts and passwords too.",
+)
+@config_option
+@shows_result
+def erase(settings: Settings, address: str, scope: str) -> Result:
+    """Erase a contact with its whole history, and the person from the audit log (RGPD 17).
+
+    What stays is an `erasure` suppression, which holds no address: the person gets no
+    marketing again, and imports leave them out. It yields only to consent that the person
+    gives later, recorded by `consent record`. The decisions stay on record without the
+    person, and the record stays provable.
+
+    It goes by the exact address: variants with another plus-tag, and addresses that the
+    contact had before, are named, and erased one by one.
+    """
+
+    async def erase_(store: Store) -> tuple[bool, list[str]]:
+        others = [
+            *await store.variants(address),
+            *former_addresses(await store.rectifications(address)),
+        ]
+        erased = await store.erase_contact(address, at=now(), scope=scope)
+        return erased, list(dict.fromkeys(others))
+
+    erased, others = using_store(settings, erase_)
+    for other in others:
+        warn(f"{other} may be the same person and is not erased: see contact erase {other}")
+    try:
+        rows = pseudonymise(audit_folder(settings), address)
+    except StillWritten as error:
+        fail(f"{address}: the contact is erased, but in the audit log {error}")
+    data = {"address": address, "erased": erased, "suppressed": scope, "audit_rows": rows}
+    done = "erased" if erased else "there was no contact"
+    text = [f"{address}: {done}; suppressed for {scope}"]
+    if rows:
+        text.append(f"audit log: {counted(rows, 'row is', 'rows are')} pseudonymised")
+    return Result(data, text)

@@ -1,0 +1,229 @@
+"""`smtpproxy token`, `user` and `unsubscribe`: who may use the relay, and the keys of links."""
+
+import dataclasses
+import secrets
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import choice, config_option, option, options
+from smtpproxy.cli.printer import Part, Result, shows_result
+from smtpproxy.settings import Settings
+
+if TYPE_CHECKING:
+    from smtpproxy.auth.users import Users
+
+PREFIX = "smtpproxy_"
+"""By which scanners of repositories and logs know what they found."""
+
+_RIGHTS = ("changes", "check")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOptions:
+    """What the token may be used for."""
+
+    may: tuple[str, ...] = option(
+        "What it may do; once for each right. Else both.", choice(_RIGHTS), multiple=True
+    )
+
+
+@click.command("token")
+@click.argument("name", required=False, default="NAME")
+@options(TokenOptions)
+@config_option
+@shows_result
+def token(settings: Settings, name: str, options: TokenOptions) -> Result:
+    """Make a new token for the API, and the table that makes it known.
+
+    The token is shown this once; only its hash goes into the configuration, which takes
+    effect when the relay is started again. Nothing is written.
+    """
+    token = PREFIX + secrets.token_urlsafe(32)
+    digest = sha256(token.encode()).hexdigest()
+    rights = list(dict.fromkeys(options.may)) or list(_RIGHTS)
+    if any(known.name == name for known in settings.tokens):
+        click.echo(f"warning: there is a [[token]] named {name!r} already: replace it", err=True)
+    granted = ", ".join(f'"{right}"' for right in rights)
+    text = [
+        "token (give it to whoever will use it; it is not shown again):",
+        token,
+        "",
+        "for the configuration:",
+        "[[token]]",
+        f'name = "{name}"',
+        f'sha256 = "{digest}"',
+        f"may = [{granted}]",
+    ]
+    return Result({"token": token, "name": name, "sha256": digest, "may": rights}, text)
+
+
+@click.group("user")
+def user() -> None:
+    """Add, remove, list and check the users of AUTH.
+
+    They are in the file that [auth] users names, mode 0600, with what is needed to check a
+    password and not the password. A running relay takes a change within a second.
+    """
+
+
+def user_name(value: str) -> str:
+    """Read a user's name. For `type=user_name`."""
+    from smtpproxy.wire.sasl import USER_NAME_RULE, is_user_name
+
+    if not is_user_name(value):
+        raise click.BadParameter(f"{value!r} is not the name of a user: {USER_NAME_RULE}")
+    return value
+
+
+@user.command("add", short_help="Add a user; asks for the password.")
+@click.argument("name", type=user_name)
+@click.option("--replace", is_flag=True, help="Give a user who exists a new password.")
+@config_option
+def add(name: str, replace: bool, settings: Settings) -> None:
+    """Add a user; asks for the password twice, or reads it from standard input."""
+    from smtpproxy.auth.users import User, empty
+
+    path = _users_file(settings)
+    users = _read(path) if path.exists() else empty()
+    exists = name in users.by_name
+    if exists and not replace:
+        fail(f"{name!r} exists already; --replace gives a new password")
+    try:
+        user = User.of(name, _password(confirm=True))
+    except ValueError as error:
+        fail(f"the password {error}", 2)
+    _write(path, dataclasses.replace(users, by_name={**users.by_name, name: user}))
+    click.echo(f"{name}: {'password replaced' if exists else 'added'}")
+
+
+@user.command("remove")
+@click.argument("name")
+@config_option
+def remove(name: str, settings: Settings) -> None:
+    """Remove a user. Sessions that have authenticated already go on to their end."""
+    path = _users_file(settings)
+    users = _read(path)
+    if name not in users.by_name:
+        fail(f"no user {name!r} in {path}")
+    kept = {other: user for other, user in users.by_name.items() if other != name}
+    _write(path, dataclasses.replace(users, by_name=kept))
+    click.echo(f"{name}: removed")
+
+
+@user.command("list")
+@config_option
+@shows_result
+def list_users(settings: Settings) -> Result:
+    """List the users, with the streams that their credentials give."""
+    users = _read(_users_file(settings))
+    given = {credential.user: credential.streams for credential in settings.credentials}
+    streams = {name: given.get(name) for name in users.by_name}
+    return Result(
+        [{"user": name, "streams": names} for name, names in streams.items()],
+        (
+            f"{name}  {'streams of the listener' if names is None else ', '.join(names)}"
+            for name, names in streams.items()
+        ),
+    )
+
+
+@user.command("check")
+@click.argument("name")
+@config_option
+def check(name: str, settings: Settings) -> None:
+    """Say whether a password is right: exit 0 if it is, 1 if not."""
+    from smtpproxy.auth.users import verify
+
+    users = _read(_users_file(settings))
+    if not verify(users.by_name.get(name), _password(confirm=False)):
+        fail("user name or password is wrong")
+    click.echo(f"{name}: right")
+
+
+def _users_file(settings: Settings) -> Path:
+    if settings.auth.users is None:
+        fail('no file of users: set [auth] users = "/etc/smtpproxy/users"', 2)
+    return settings.auth.users
+
+
+def _read(path: Path) -> "Users":
+    from smtpproxy.auth.users import UsersError, read
+
+    try:
+        return read(path)
+    except UsersError as error:
+        fail(str(error))
+
+
+def _write(path: Path, users: "Users") -> None:
+    from smtpproxy.auth.users import write
+
+    try:
+        write(path, users)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}")
+
+
+def _password(*, confirm: bool) -> str:
+    """Ask on the terminal; from a pipe, the first line."""
+    if sys.stdin.isatty():
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirm))
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+@click.group("unsubscribe")
+def unsubscribe() -> None:
+    """Show and renew the keys of unsubscribe links (unsubscribe = "add")."""
+
+
+@unsubscribe.command("keys")
+@config_option
+@shows_result
+def keys(settings: Settings) -> Result:
+    """Tell which keys there are; new links are sealed with the newest."""
+    from smtpproxy.store.key_files import LINK_KEY_FILE
+
+    if not settings.adds_ways_out and not (settings.server.state_dir / LINK_KEY_FILE).exists():
+        fail('there is no key: no stream has unsubscribe = "add"')
+    return _link_keys(settings)
+
+
+@unsubscribe.command("rekey")
+@config_option
+@shows_result
+def rekey(settings: Settings) -> Result:
+    """Make a new key for the links of messages to come.
+
+    The relay seals links with it when it is started again. The older keys stay, and with
+    them every link that was sent: keep them for as long as links have to work, which is
+    years. Back up unsubscribe.key before and after.
+    """
+    from smtpproxy.store.key_files import add_link_key, ensure_link_keys
+
+    state_dir, today = settings.server.state_dir, datetime.now(UTC).date()
+    if not ensure_link_keys(state_dir, today):
+        add_link_key(state_dir, today)
+    return _link_keys(settings)
+
+
+def _link_keys(settings: Settings) -> Result:
+    from smtpproxy.store.key_files import load_link_keys
+
+    found = load_link_keys(settings.server.state_dir).values()
+    newest = max(key.version for key in found)
+
+    def text() -> Iterator[Part]:
+        for key in found:
+            use = "seals new links" if key.version == newest else "reads the links of its time"
+            yield f"key {key.version}, made {key.made.isoformat()}: {use}"
+
+    made = [{"version": key.version, "made": key.made.isoformat()} for key in found]
+    return Result({"newest": newest, "keys": made}, text())

@@ -1,0 +1,293 @@
+"""What commands are given: `--config`, records of options, and the types of their values."""
+
+import contextlib
+import dataclasses
+import functools
+import ipaddress
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from smtpproxy.cli.frame import fail, forget_stdout
+
+if TYPE_CHECKING:
+    from smtpproxy.settings import Settings
+    from smtpproxy.sinks.audit.chain import Head
+
+DEFAULT_CONFIG = Path("/etc/smtpproxy/smtpproxy.toml")
+TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
+
+R = TypeVar("R")
+Function = Callable[..., Any]
+
+
+def config_path_option(function: Function) -> Function:
+    """Add `--config FILE` and pass `config: Path`, unread."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        envvar="SMTPPROXY_CONFIG",
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help=f"Configuration; else $SMTPPROXY_CONFIG, else {DEFAULT_CONFIG}.",
+    )(function)
+
+
+def config_option(function: Function) -> Function:
+    """Add `--config FILE` and pass `settings: Settings`; a faulty file ends with exit 2."""
+
+    @functools.wraps(function)
+    def command(*args: Any, config: Path, **options: Any) -> Any:
+        from smtpproxy.config import ConfigError, load
+
+        try:
+            settings = load(config)
+        except ConfigError as error:
+            click.echo("\n".join(error.faults), err=True)
+            if not config.exists():
+                click.echo("Say where it is with --config FILE or SMTPPROXY_CONFIG.", err=True)
+            raise click.exceptions.Exit(2) from error
+        _check_folder(settings.server.state_dir)
+        return function(*args, settings=settings, **options)
+
+    return config_path_option(command)
+
+
+def _check_folder(state_dir: Path) -> None:
+    """Everything that lasts is there; each part of it would only say that it cannot be read."""
+    try:
+        is_folder = stat.S_ISDIR(state_dir.stat().st_mode)
+    except (FileNotFoundError, PermissionError):
+        return
+    except NotADirectoryError:
+        is_folder = False
+    if not is_folder:
+        fail(f"server.state_dir: {state_dir} is not a folder, or is in something that is none")
+
+
+def audit_folder(settings: "Settings") -> Path:
+    """Return where the audit journal is. Raises OSError when it may not be read."""
+    folder = settings.server.state_dir / "audit"
+    with contextlib.suppress(FileNotFoundError):  # nothing has been decided yet
+        os.scandir(folder).close()
+    return folder
+
+
+def option(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
+    """Return a field of a record of options: `--its-name`, unless `name` says otherwise.
+
+    A default is shown; `settings` are those of `click.option`.
+    """
+    return dataclasses.field(metadata={"option": (help, type, name, settings)})
+
+
+def flag(help: str, *, name: str = "") -> Any:
+    """Return a field that is True where `--its-name` is given."""
+    return option(help, name=name, is_flag=True)
+
+
+def choice(values: Any) -> click.Choice[str]:
+    """Return the type of one of some values, which may be an Enum."""
+    return click.Choice([str(value) for value in values])
+
+
+def options(record: type[R]) -> Callable[[Function], Function]:
+    """Add an option for each field of a dataclass, and pass one filled in as `options`."""
+    fields = dataclasses.fields(record)  # type: ignore[arg-type]
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def command(*args: Any, **given: Any) -> Any:
+            values = {field.name: given.pop(field.name) for field in fields}
+            return function(*args, options=record(**values), **given)
+
+        decorated: Function = command
+        for field in reversed(fields):
+            help, type, name, settings = field.metadata["option"]
+            decorated = click.option(
+                name or "--" + field.name.replace("_", "-"),
+                field.name,
+                type=type,
+                help=help,
+                show_default="default" in settings,
+                **{"metavar": _METAVARS.get(type), **settings},
+            )(decorated)
+        return decorated
+
+    return decorate
+
+
+def file_type(*, stdin: bool = False) -> click.Path:
+    """Return the type of a file that is there; `stdin`: - is standard input."""
+    return click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=stdin)
+
+
+def moment(value: str) -> datetime:
+    """Read a time: ISO 8601, UTC where no offset is given. For `type=moment`."""
+    try:
+        read = datetime.fromisoformat(value)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        right = "2026-03-01T10:00:00Z or 2026-03-01"
+        raise click.BadParameter(f"{value!r} is not a time such as {right}") from None
+
+
+def last_moment(value: str) -> datetime:
+    """Read a time as `moment` does, a date alone as its last moment."""
+    from smtpproxy.store.exchange.times import read_time
+
+    try:
+        return read_time(value, last_moment=True)
+    except ValueError:
+        return moment(value)
+
+
+def canonical_address(value: str) -> str:
+    """Read an address, in canonical form. For `type=canonical_address`."""
+    from smtpproxy.mail.entry import entered
+
+    return _read(entered, value)
+
+
+def address_or_domain(value: str) -> str:
+    """Read an address, or a whole domain as in `@example.com`. For `type=address_or_domain`."""
+    from smtpproxy.mail.entry import entered_name
+
+    return _read(entered_name, value)
+
+
+def _read(read: Callable[[str], str], value: str) -> str:
+    from smtpproxy.mail.address import AddressError
+
+    try:
+        return read(value)
+    except AddressError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from None
+
+
+def plain_text(value: str) -> str:
+    """Read text: something, and in UTF-8. For `type=plain_text`."""
+    text = value.strip()
+    if not text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise click.BadParameter(f"{value!r} must be text in UTF-8")
+    return text
+
+
+def ip_address(value: str) -> str:
+    """Read an IP address. For `type=ip_address`."""
+    try:
+        return str(ipaddress.ip_address(value.strip()))
+    except ValueError:
+        right = "192.0.2.7 or 2001:db8::7"
+        raise click.BadParameter(f"{value!r} is not an IP address such as {right}") from None
+
+
+def sha256_text(value: str) -> str:
+    """Read a hash. For `type=sha256_text`."""
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", value.strip()) is None:
+        raise click.BadParameter(f"{value!r} is not a SHA-256: that has 64 hexadecimal digits")
+    return value.strip().lower()
+
+
+_METAVARS: dict[Any, str] = {
+    moment: "TIME",
+    last_moment: "TIME",
+    canonical_address: "ADDRESS",
+    address_or_domain: "ADDRESS",
+    plain_text: "TEXT",
+    ip_address: "IP",
+    sha256_text: "SHA256",
+}
+
+
+def output_option(function: Function) -> Function:
+    """Add `--output FILE` and pass `output: BinaryIO`; a file is for its owner's eyes only.
+
+    A disk that is full ends the command in one line that says how much was written.
+    """
+
+    @functools.wraps(function)
+    def command(*args: Any, output: Path | None, **options: Any) -> Any:
+        try:
+            if output is None:
+                result = function(*args, output=sys.stdout.buffer, **options)
+                sys.stdout.buffer.flush()
+                return result
+            with open(output, "wb", opener=private) as file:
+                return function(*args, output=file, **options)
+        except OSError as error:
+            if error.filename is not None or isinstance(error, BrokenPipeError):
+                raise
+            if output is None:
+                forget_stdout()
+            fail(f"{output or 'standard output'}: {error.strerror}: {_written(output)}")
+
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write to FILE, which only its owner may read; else to standard output.",
+    )(command)
+
+
+def private(path: str, flags: int) -> int:
+    """Open so that only the owner can read it, also what was there already. For `opener=`."""
+    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
+    except OSError as error:  # it belongs to somebody else
+        os.close(descriptor)
+        raise OSError(error.errno, error.strerror, path) from error
+    return descriptor
+
+
+def _written(output: Path | None) -> str:
+    if output is None or not output.is_file():
+        return "what was written is not whole"
+    return f"the {output.stat().st_size:,} octets that were written are not whole"
+
+
+anchors_option = click.option(
+    "--anchors",
+    "kept",
+    type=file_type(),
+    metavar="FILE",
+    help="Anchors that were kept elsewhere: lines of the log, or of `audit anchor --json`.",
+)
+
+
+def read_kept(path: Path | None) -> "list[Head]":
+    """Read the anchors of a log or of `audit anchor --json`; other lines are skipped."""
+    from smtpproxy.sinks.audit.chain import Head
+
+    if path is None:
+        return []
+    found = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            start = line.find("{")
+            try:
+                entry = json.loads(line[start:]) if start >= 0 else None
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(entry, dict) and "heads" in entry:
+                n, hash = entry.get("n"), entry.get("hash")
+                if (
+                    isinstance(n, int)
+                    and isinstance(hash, str)
+                    and re.fullmatch("[0-9a-f]{64}", hash)
+                ):
+                    found.append(Head(n, hash))
+    if not found:
+        fail(f"{path}: no anchor in it; expected lines of the log or of audit anchor --json", 2)
+    return found
