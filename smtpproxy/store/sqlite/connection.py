@@ -228,6 +228,34 @@ class SqliteWriter:
             await connection.close()
 
 
+class Connections:
+    """How the parts of one store reach its database."""
+
+    def __init__(self, path: Path, state_dir: Path, timeout: float, *, read_only: bool) -> None:
+        self._path = path
+        self._state_dir = state_dir
+        self._timeout = timeout
+        self._writer = None if read_only else SqliteWriter(path, timeout)
+
+    def _to_write(self) -> SqliteWriter:
+        if self._writer is None:
+            raise StoreUnavailable("the store is open for reading only")
+        return self._writer
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[aiosqlite.Connection]:
+        """A connection of its own for a long read, on a thread."""
+
+        def connect() -> sqlite3.Connection:
+            return open_reader(self._path, self._timeout)
+
+        try:
+            async with aiosqlite.Connection(connect, iter_chunk_size=1_000) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
+
+
 async def fetch_all(connection: aiosqlite.Connection, sql: str, *values: object) -> list[Row]:
     return [tuple(row) for row in await connection.execute_fetchall(sql, values)]
 

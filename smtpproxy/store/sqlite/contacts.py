@@ -1,7 +1,6 @@
 """Contacts, their acts, and what is put right in them."""
 
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
 import aiosqlite
@@ -13,7 +12,7 @@ from smtpproxy.store.merge import Known, Tally, corrected, following, merge, ref
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.sqlite import imported_contacts, rows
-from smtpproxy.store.sqlite.connection import SqliteWriter, fetch_all, run_many
+from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.undo_contacts import told_again
 
@@ -215,14 +214,8 @@ _TAGGED = "SELECT address FROM contact WHERE address >= ? AND address < ? ORDER 
 _read_changes = msgspec.json.Decoder(tuple[Change, ...]).decode
 
 
-class Rights:
+class Rights(Connections):
     """Keeps `RightsStore` for the store that it is mixed into."""
-
-    def _to_write(self) -> SqliteWriter:
-        raise NotImplementedError
-
-    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        raise NotImplementedError
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         raise NotImplementedError

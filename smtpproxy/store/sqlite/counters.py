@@ -19,6 +19,21 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.rows import from_micros, to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
+# Times are microseconds since 1970 in UTC; a person is a keyed hash of the canonical address.
+_MAILING_TABLES = """
+CREATE TABLE mailing (
+    person BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    id TEXT NOT NULL,      -- of the decision
+    stream TEXT NOT NULL,
+    PRIMARY KEY (person, at, id)
+) WITHOUT ROWID;
+CREATE TABLE first_mailing (
+    person BLOB PRIMARY KEY,
+    at INTEGER NOT NULL,
+    id TEXT NOT NULL
+) WITHOUT ROWID;
+"""
 _KNOWN = """
 SELECT at, stream FROM mailing WHERE person = ?1
 UNION ALL SELECT at, NULL FROM first_mailing WHERE person = ?1 ORDER BY at
@@ -49,7 +64,7 @@ class SqliteMailings:
 
     def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
         path = database.with_name(f"{database.stem}-mailings.db")
-        self._file = SideFile(path, "mailings.sql", timeout, read_only=read_only)
+        self._file = SideFile(path, _MAILING_TABLES, timeout, read_only=read_only)
 
     async def reserve(
         self, id: str, stream: str, addresses: Iterable[str], at: datetime
@@ -134,20 +149,30 @@ def _counted(query: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connec
     return lambda connection: int(connection.execute(query, values).fetchone()[0])
 
 
+# A text is the hash of its masked form, a person a keyed hash.
+_BULK_TABLES = """
+CREATE TABLE bulk (
+    fingerprint BLOB NOT NULL,
+    person BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (fingerprint, person)
+) WITHOUT ROWID;
+CREATE INDEX bulk_at ON bulk (at);
+"""
 _BULK_SENT = """
-INSERT INTO alike (fingerprint, person, at) VALUES (?, ?, ?)
+INSERT INTO bulk (fingerprint, person, at) VALUES (?, ?, ?)
 ON CONFLICT DO UPDATE SET at = max(at, excluded.at)
 """
-_BULK_COUNT = "SELECT count(*) FROM alike WHERE fingerprint = ? AND at > ?"
+_BULK_COUNT = "SELECT count(*) FROM bulk WHERE fingerprint = ? AND at > ?"
 # Of a text that went to many more than matter, the newest rows are kept: it goes on counting.
 _BULK_TRIM = """
-DELETE FROM alike WHERE (fingerprint, person) IN (
-    SELECT fingerprint, person FROM alike WHERE fingerprint = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2
+DELETE FROM bulk WHERE (fingerprint, person) IN (
+    SELECT fingerprint, person FROM bulk WHERE fingerprint = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2
 )
 """
 _BULK_PRUNE = """
-DELETE FROM alike WHERE (fingerprint, person) IN
-    (SELECT fingerprint, person FROM alike WHERE at < ? ORDER BY at LIMIT ?)
+DELETE FROM bulk WHERE (fingerprint, person) IN
+    (SELECT fingerprint, person FROM bulk WHERE at < ? ORDER BY at LIMIT ?)
 """
 _BULK_PRUNED_AT_ONCE = 500  # rows: other writers wait no longer than for these
 _PRUNE_EVERY = 2_000  # rows written
@@ -165,7 +190,7 @@ class SqliteBulkCounter:
 
     def __init__(self, database: Path, timeout: float) -> None:
         path = database.with_name(f"{database.stem}-bulk.db")
-        self._file = SideFile(path, "alike.sql", timeout)
+        self._file = SideFile(path, _BULK_TABLES, timeout)
         self._written = 0  # rows, since the last pruning
         self._pruning: asyncio.Task[None] | None = None
         self._longest = 0.0  # window, seconds
@@ -204,7 +229,7 @@ class SqliteBulkCounter:
 
     async def people(self) -> int:
         """Return how many rows there are: people, once for each text."""
-        query = "SELECT count(*) FROM alike"
+        query = "SELECT count(*) FROM bulk"
         return await self._file.ask(lambda c: int(c.execute(query).fetchone()[0]))
 
     def close(self) -> None:

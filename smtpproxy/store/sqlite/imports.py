@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,7 +13,7 @@ from smtpproxy.store.operations import UNDO_FOR, Batch, ImportRecord, Place, Sta
 from smtpproxy.store.protocols import BatchResult
 from smtpproxy.store.sqlite import contacts as contact_table
 from smtpproxy.store.sqlite import imported_contacts, imported_suppressions
-from smtpproxy.store.sqlite.connection import SqliteWriter, fetch_all
+from smtpproxy.store.sqlite.connection import Connections, fetch_all
 from smtpproxy.store.sqlite.imported_contacts import Origin
 from smtpproxy.store.sqlite.rows import Row, to_micros
 from smtpproxy.store.undo import Fate
@@ -102,14 +101,8 @@ async def _put(connection: aiosqlite.Connection, number: int, record: ImportReco
     await connection.execute(_PUT, (_encode(record).decode(), number))
 
 
-class Imports:
+class Imports(Connections):
     """Keeps `ImportStore` for the store that it is mixed into."""
-
-    def _to_write(self) -> SqliteWriter:
-        raise NotImplementedError
-
-    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        raise NotImplementedError
 
     async def begin_import(self, record: ImportRecord) -> None:
         async with self._to_write().transaction() as connection:

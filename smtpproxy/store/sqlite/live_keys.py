@@ -8,7 +8,6 @@ moment when a row can be missed, and while nothing changes it costs nothing.
 
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import msgspec
 from smtpproxy.store.key_files import FILE_NAME, add_key, drop_keys, load_keys
 from smtpproxy.store.keys import KeyRing, SuppressionKey
 from smtpproxy.store.protocols import KeyStatus, StoreMisconfigured
-from smtpproxy.store.sqlite.connection import SqliteWriter, fetch_all, run_many
+from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.rows import Row, optional_moment, to_micros
 
 LIVE = "SELECT version, fingerprint FROM suppression_key WHERE retired_at IS NULL ORDER BY version"
@@ -161,7 +160,6 @@ UPDATE OR IGNORE suppression SET {_NEW_KEYS} WHERE wide_key = ?1 AND exact_key =
 _MERGE = """
 UPDATE suppression AS kept SET
     since = max(kept.since, gone.since),
-    also = CASE WHEN kept.import IS NULL THEN NULL ELSE 0 END,  -- no import's alone
     note = CASE WHEN gone.since > kept.since THEN coalesce(gone.note, kept.note)
            ELSE coalesce(kept.note, gone.note) END,
     renewed_at = nullif(max(coalesce(kept.renewed_at, 0), coalesce(gone.renewed_at, 0)), 0),
@@ -251,17 +249,10 @@ async def _name(connection: aiosqlite.Connection) -> None:
         await connection.execute(statement)
 
 
-class Rekeying:
+class Rekeying(Connections):
     """Keeps `KeyRotation` for the store that it is mixed into."""
 
-    _state_dir: Path
     _keys: LiveKeys
-
-    def _to_write(self) -> SqliteWriter:
-        raise NotImplementedError
-
-    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        raise NotImplementedError
 
     async def keys(self) -> Sequence[KeyStatus]:
         async with self._reading() as connection:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiosqlite
@@ -15,7 +15,7 @@ from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import rows
-from smtpproxy.store.sqlite.connection import SqliteWriter, fetch_all, run_many
+from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.live_keys import LiveKeys
 from smtpproxy.store.sqlite.reader import Partner
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
@@ -84,18 +84,11 @@ async def cover(
     return await run_many(connection, _COVER, sorted(values))
 
 
-class PartnerExchange:
+class PartnerExchange(Connections):
     """Keeps `PartnerStore` for the store that it is mixed into."""
 
-    _state_dir: Path
     _partners: Sequence[Partner]
     _keys: LiveKeys
-
-    def _to_write(self) -> SqliteWriter:
-        raise NotImplementedError
-
-    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        raise NotImplementedError
 
     def _partner(self, name: str) -> Partner:
         for partner in self._partners:

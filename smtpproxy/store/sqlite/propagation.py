@@ -1,80 +1,223 @@
-"""The part of the SQLite store that tells others: the log of changes, and the webhooks."""
+"""What others are told of suppressions: the log of changes, how far webhooks are, dead letters.
+
+Triggers write the log (migrations/0001_initial.sql).
+"""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from dataclasses import astuple
 from datetime import datetime
 
 import aiosqlite
+import msgspec
 
-from smtpproxy.store.operations import Arrears, DeadLetter, SuppressionChange, WebhookState
-from smtpproxy.store.sqlite import changes, webhooks
-from smtpproxy.store.sqlite.connection import SqliteWriter
+from smtpproxy.policy.model import Origin
+from smtpproxy.store.keys import key_text
+from smtpproxy.store.operations import (
+    Arrears,
+    ChangesGone,
+    DeadLetter,
+    SuppressionChange,
+    WebhookState,
+)
+from smtpproxy.store.sqlite.connection import Connections, fetch_all
+from smtpproxy.store.sqlite.rows import (
+    Row,
+    from_micros,
+    optional_micros,
+    optional_moment,
+    to_micros,
+)
+
+# The fingerprint of a key that is not known any more is of no use to anybody.
+_AFTER = """
+SELECT seq, at, action, coalesce(fingerprint, '00000000'), wide_key, exact_key, scope, origin, since
+FROM suppression_change LEFT JOIN suppression_key ON version = key_version
+WHERE seq > ? ORDER BY seq LIMIT ?
+"""
+_NEWEST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'suppression_change'"
+_OLDEST = "SELECT min(seq) FROM suppression_change"
+# In the order of the numbers, which a clock that was set back does not disturb.
+_FIRST_TO_KEEP = "SELECT seq FROM suppression_change WHERE at >= ? ORDER BY seq LIMIT 1"
+_TRIM = """
+DELETE FROM suppression_change WHERE seq <= ?1 AND seq IN
+    (SELECT seq FROM suppression_change ORDER BY seq LIMIT ?2)
+"""
+_AT_ONCE = 5_000
+"""Rows in one transaction: other writers wait no longer than for these."""
+_POSITIONS = """
+SELECT min(position) FROM webhook_state
+WHERE disabled_at IS NULL AND name IN (SELECT value FROM json_each(?))
+"""
+
+_STATE = (
+    "name, position, message_id, message_end, failures, failing_since, retry_at,"
+    " disabled_at, last_error, delivered_at"
+)
+_PUT = f"""
+INSERT INTO webhook_state ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET position = excluded.position, message_id = excluded.message_id,
+    message_end = excluded.message_end, failures = excluded.failures,
+    failing_since = excluded.failing_since, retry_at = excluded.retry_at,
+    disabled_at = excluded.disabled_at, last_error = excluded.last_error,
+    delivered_at = excluded.delivered_at
+"""
+_LETTER = "webhook, message_id, body, changes, oldest_at, died_at, attempts, error, retry"
+_LETTERS_OF = f"""
+SELECT {_LETTER}, id FROM webhook_dead_letter WHERE ? IN (webhook, '') ORDER BY id
+"""
+_BURY = f"INSERT INTO webhook_dead_letter ({_LETTER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FAILED_AGAIN = """
+UPDATE webhook_dead_letter SET retry = 0, attempts = attempts + 1, error = ? WHERE id = ?
+"""
+_FORGET = "DELETE FROM webhook_state WHERE name NOT IN (SELECT value FROM json_each(?))"
+_WHICH = "webhook = ? AND ? IN (id, 0)"
+_ARREARS = """
+SELECT name, disabled_at IS NOT NULL,
+    (SELECT at FROM suppression_change WHERE seq > position ORDER BY seq LIMIT 1),
+    (SELECT min(oldest_at) FROM webhook_dead_letter WHERE webhook = name),
+    (SELECT count(*) FROM webhook_dead_letter WHERE webhook = name)
+FROM webhook_state
+"""
 
 
-class Propagation:
+class Propagation(Connections):
     """Keeps `SuppressionChanges` and `WebhookStore` for the store that it is mixed into."""
 
-    def _to_write(self) -> SqliteWriter:
-        raise NotImplementedError
-
-    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        raise NotImplementedError
-
     async def changes(self, since: int, limit: int) -> Sequence[SuppressionChange]:
+        # One snapshot: what is trimmed meanwhile must not be missing in silence.
         async with self._reading() as connection:
-            return await changes.after(connection, since, limit)
+            await connection.execute("BEGIN")
+            newest = await _newest(connection)
+            oldest = (await fetch_all(connection, _OLDEST))[0][0]
+            if since > newest or since < (newest if oldest is None else oldest - 1):
+                raise ChangesGone(since, newest)
+            return [_change(row) for row in await fetch_all(connection, _AFTER, since, limit)]
 
     async def newest_change(self) -> int:
         async with self._reading() as connection:
-            return await changes.newest_number(connection)
+            return await _newest(connection)
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
         async with self._reading() as connection:
-            upto = await changes.trimmable(connection, before, webhooks)
-        total = 0
-        while True:
-            async with self._to_write().transaction() as connection:
-                trimmed = await changes.trim(connection, upto)
+            kept = await fetch_all(connection, _FIRST_TO_KEEP, to_micros(before))
+            upto = kept[0][0] - 1 if kept else await _newest(connection)
+            slowest = (await fetch_all(connection, _POSITIONS, _listed(webhooks)))[0][0]
+        upto = upto if slowest is None else min(upto, slowest)
+        total, trimmed = 0, _AT_ONCE
+        while trimmed == _AT_ONCE:
+            trimmed = await self._change(_TRIM, upto, _AT_ONCE)
             total += trimmed
-            if trimmed < changes.AT_ONCE:
-                return total
+        return total
 
     async def webhook_states(self) -> Mapping[str, WebhookState]:
         async with self._reading() as connection:
-            return await webhooks.states(connection)
+            found = await fetch_all(connection, f"SELECT {_STATE}, woken FROM webhook_state")
+        return {row[0]: _state(row) for row in found}
 
     async def put_webhook_state(self, state: WebhookState, dead: DeadLetter | None = None) -> None:
+        row = (
+            state.name,
+            state.position,
+            state.message_id,
+            state.message_end,
+            state.failures,
+            optional_micros(state.failing_since),
+            optional_micros(state.retry_at),
+            optional_micros(state.disabled_at),
+            state.last_error,
+            optional_micros(state.delivered_at),
+        )
         async with self._to_write().transaction() as connection:
-            await webhooks.put_state(connection, state, dead)
+            await connection.execute(_PUT, row)
+            if dead is not None:
+                webhook, message_id, body, changes, oldest, died, *rest = astuple(dead)[:-1]
+                moments = to_micros(oldest), to_micros(died)
+                await connection.execute(
+                    _BURY, (webhook, message_id, body, changes, *moments, *rest)
+                )
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:
-        async with self._to_write().transaction() as connection:
-            await webhooks.forget(connection, kept)
+        await self._change(_FORGET, _listed(kept))
 
     async def wake_webhook(self, name: str) -> bool:
-        async with self._to_write().transaction() as connection:
-            return await webhooks.wake(connection, name)
+        return await self._change("UPDATE webhook_state SET woken = 1 WHERE name = ?", name) > 0
 
     async def take_wake(self, name: str) -> bool:
-        async with self._to_write().transaction() as connection:
-            return await webhooks.take_wake(connection, name)
+        sql = "UPDATE webhook_state SET woken = 0 WHERE name = ? AND woken"
+        return await self._change(sql, name) > 0
 
     async def dead_letters(self, webhook: str | None = None) -> Sequence[DeadLetter]:
         async with self._reading() as connection:
-            return await webhooks.letters(connection, webhook)
+            found = await fetch_all(connection, _LETTERS_OF, webhook or "")
+        return [
+            DeadLetter(
+                name, message, body, changes, from_micros(oldest), from_micros(died), tries,
+                error, bool(retry), id,
+            )
+            for name, message, body, changes, oldest, died, tries, error, retry, id in found
+        ]  # fmt: skip
 
     async def retry_dead_letters(self, webhook: str, letter: int | None = None) -> int:
-        async with self._to_write().transaction() as connection:
-            return await webhooks.retry(connection, webhook, letter)
+        sql = f"UPDATE webhook_dead_letter SET retry = 1 WHERE {_WHICH}"
+        return await self._change(sql, webhook, letter or 0)
 
     async def settle_dead_letter(self, letter: int, error: str | None) -> None:
-        async with self._to_write().transaction() as connection:
-            await webhooks.settle(connection, letter, error)
+        if error is None:
+            await self._change("DELETE FROM webhook_dead_letter WHERE id = ?", letter)
+        else:
+            await self._change(_FAILED_AGAIN, error, letter)
 
     async def drop_dead_letters(self, webhook: str, letter: int | None = None) -> int:
-        async with self._to_write().transaction() as connection:
-            return await webhooks.drop(connection, webhook, letter)
+        sql = f"DELETE FROM webhook_dead_letter WHERE {_WHICH}"
+        return await self._change(sql, webhook, letter or 0)
 
     async def arrears(self) -> Mapping[str, Arrears]:
+        found = {}
         async with self._reading() as connection:
-            return await webhooks.arrears(connection)
+            for name, disabled, waiting, dead, count in await fetch_all(connection, _ARREARS):
+                moments = [from_micros(at) for at in (waiting, dead) if at is not None]
+                found[name] = Arrears(min(moments, default=None), count, bool(disabled))
+        return found
+
+    async def _change(self, sql: str, *values: object) -> int:
+        """Run one statement as a transaction; return how many rows it changed."""
+        async with (
+            self._to_write().transaction() as connection,
+            await connection.execute(sql, values) as cursor,
+        ):
+            changed: int = cursor.rowcount
+            return changed
+
+
+async def _newest(connection: aiosqlite.Connection) -> int:
+    number: int = (await fetch_all(connection, _NEWEST))[0][0]
+    return number
+
+
+def _listed(names: Collection[str]) -> str:
+    return msgspec.json.encode(list(names)).decode()
+
+
+def _change(row: Row) -> SuppressionChange:
+    seq, at, action, fingerprint, wide, exact, scope, origin, moment = row
+    key = key_text(fingerprint, (wide, exact))
+    return SuppressionChange(
+        seq, from_micros(at), action, key, scope, Origin(origin), from_micros(moment)
+    )
+
+
+def _state(row: Row) -> WebhookState:
+    name, position, id, end, failures, failing, retry, disabled, error, delivered, woken = row
+    return WebhookState(
+        name,
+        position,
+        id,
+        end,
+        failures,
+        optional_moment(failing),
+        optional_moment(retry),
+        optional_moment(disabled),
+        error,
+        optional_moment(delivered),
+        bool(woken),
+    )

@@ -6,7 +6,6 @@ again in the transaction that removes it.
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from itertools import islice
 
@@ -19,7 +18,7 @@ from smtpproxy.store.merge import WIDENED_ORIGINS, is_undated, orders, outlived,
 from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import BatchResult, SuppressionEntry
 from smtpproxy.store.sqlite import contacts as contact_table
-from smtpproxy.store.sqlite.connection import SqliteWriter, fetch_all, run_many
+from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.live_keys import LiveKeys
 from smtpproxy.store.sqlite.rows import Row, from_micros, optional_moment, to_micros
 
@@ -96,16 +95,10 @@ _DELETE_LIFTED = "DELETE FROM lifted_suppression WHERE id = ?"
 _LIFTED = "SELECT id, lifted_at FROM lifted_suppression WHERE id > ? AND lifted_at < ? LIMIT ?"
 
 
-class Retention:
+class Retention(Connections):
     """Keeps `RetentionStore` for the store that it is mixed into."""
 
     _keys: LiveKeys
-
-    def _to_write(self) -> SqliteWriter:
-        raise NotImplementedError
-
-    def _reading(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
-        raise NotImplementedError
 
     async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
         raise NotImplementedError

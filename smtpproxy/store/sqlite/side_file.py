@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection
 from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +23,10 @@ T = TypeVar("T")
 
 _RETRY_SECONDS = 0.002
 _CHECKPOINT_EVERY = 2_000  # commits
+_SECRET = """
+CREATE TABLE secret (octets BLOB NOT NULL);
+INSERT INTO secret VALUES (randomblob(32));
+"""
 
 
 class _BeingMade(sqlite3.Error):
@@ -31,15 +34,15 @@ class _BeingMade(sqlite3.Error):
 
 
 class SideFile:
-    """Such a database, for one event loop. `script` is the SQL of its tables, beside this file.
+    """Such a database, for one event loop. `tables` is the SQL that makes them.
 
-    Among them is `secret`: `secret` holds its octets in every `work`, to key hashes with.
+    `secret` is octets of its own, known in every `work`, to key hashes with.
     """
 
-    def __init__(self, path: Path, script: str, timeout: float, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, tables: str, timeout: float, *, read_only: bool = False) -> None:
         self.secret = b""
         self._path = path
-        self._script = script
+        self._tables = tables
         self._timeout = timeout
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
@@ -95,7 +98,7 @@ class SideFile:
         if self._watch is not None and not self._watch.same():
             self.close()
         if self._connection is None:
-            self._connection = _opened(self._path, self._script, read_only=self._read_only)
+            self._connection = _opened(self._path, self._tables, read_only=self._read_only)
             self._watch = FileWatch(self._path)
             (self.secret,) = self._connection.execute("SELECT octets FROM secret").fetchone()
         return self._connection
@@ -106,7 +109,7 @@ class SideFile:
             other.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def _opened(path: Path, script: str, *, read_only: bool) -> sqlite3.Connection:
+def _opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
     """Open the database; unless `read_only`, make it where it is missing, for its owner alone."""
     if read_only:
         return _opened_to_read(path)
@@ -124,7 +127,7 @@ def _opened(path: Path, script: str, *, read_only: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA secure_delete = ON")
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
-            _make_tables(connection, script)
+            _make_tables(connection, tables)
     except BaseException:
         connection.close()
         raise
@@ -144,12 +147,11 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _make_tables(connection: sqlite3.Connection, name: str) -> None:
-    script = files("smtpproxy.store.sqlite").joinpath(name).read_text("utf-8")
+def _make_tables(connection: sqlite3.Connection, tables: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not connection.execute("PRAGMA user_version").fetchone()[0]:  # another was first
-            for statement in script.split(";\n"):
+            for statement in f"{_SECRET}{tables}".split(";\n"):
                 connection.execute(statement)
             connection.execute("PRAGMA user_version = 1")
         connection.execute("COMMIT")
@@ -164,6 +166,15 @@ KEPT = timedelta(days=5)
 MOST = 1_000_000
 """Copies that are kept: the oldest go first."""
 
+_COPY_TABLES = """
+CREATE TABLE copy (
+    message BLOB NOT NULL,   -- keyed hash of reverse path and content
+    recipient BLOB NOT NULL, -- keyed hash of the forward path
+    at INTEGER NOT NULL,     -- microseconds since 1970
+    PRIMARY KEY (message, recipient)
+) WITHOUT ROWID;
+CREATE INDEX copy_at ON copy (at);
+"""
 _ANY_COPY = "SELECT EXISTS (SELECT 1 FROM copy)"
 _FIND_COPY = "SELECT recipient FROM copy WHERE message = ? AND at > ?"
 _NOTE_COPY = "INSERT INTO copy VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at"
@@ -185,7 +196,7 @@ class SqliteCopies:
 
     def __init__(self, database: Path, timeout: float, now: Callable[[], datetime]) -> None:
         path = database.with_name(f"{database.stem}-copies.db")
-        self._file = SideFile(path, "copies.sql", timeout)
+        self._file = SideFile(path, _COPY_TABLES, timeout)
         self._now = now
         self._noted = 0
 

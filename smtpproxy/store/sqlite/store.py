@@ -1,12 +1,9 @@
 """The SQLite backend: the mail path reads on the event loop, the rest is on a thread."""
 
-import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
-
-import aiosqlite
 
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
@@ -18,13 +15,11 @@ from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
     LiftedSuppression,
-    StoreUnavailable,
     SuppressionEntry,
 )
 from smtpproxy.store.sqlite import contacts as contact_table
 from smtpproxy.store.sqlite import imports as import_table
 from smtpproxy.store.sqlite import suppressions as suppression_table
-from smtpproxy.store.sqlite.connection import SqliteWriter, open_reader, unavailable
 from smtpproxy.store.sqlite.contacts import Rights
 from smtpproxy.store.sqlite.counters import SqliteMailings
 from smtpproxy.store.sqlite.live_keys import LiveKeys, Rekeying
@@ -46,14 +41,11 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
         partners: Sequence[Partner] = (),
         read_only: bool = False,
     ) -> None:
-        self._path = path
-        self._state_dir = state_dir
-        self._timeout = timeout
+        super().__init__(path, state_dir, timeout, read_only=read_only)
         self._keys = LiveKeys(path, state_dir)
         self._partners = partners
         self._reader = SqliteReader(path, state_dir, timeout, partners)
         self._mailings = SqliteMailings(path, timeout, read_only=read_only)
-        self._writer = None if read_only else SqliteWriter(path, timeout)
 
     async def facts(self, lookups: Lookups) -> Facts:
         facts = await self._reader.facts(lookups)
@@ -177,21 +169,3 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
         self._mailings.close()
         if self._writer is not None:
             await self._writer.close()
-
-    def _to_write(self) -> SqliteWriter:
-        if self._writer is None:
-            raise StoreUnavailable("the store is open for reading only")
-        return self._writer
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[aiosqlite.Connection]:
-        """A connection of its own for a long read, on a thread."""
-
-        def connect() -> sqlite3.Connection:
-            return open_reader(self._path, self._timeout)
-
-        try:
-            async with aiosqlite.Connection(connect, iter_chunk_size=1_000) as connection:
-                yield connection
-        except sqlite3.Error as error:
-            raise unavailable(error) from error

@@ -3,7 +3,9 @@
 -- The fingerprint of each key that suppressions are stored under.
 CREATE TABLE suppression_key (
     version INTEGER PRIMARY KEY,
-    fingerprint TEXT NOT NULL
+    fingerprint TEXT NOT NULL,
+    made_at INTEGER,    -- since when it is live; NULL: since the database was made
+    retired_at INTEGER
 );
 
 -- Equal exact keys have equal wide keys, so one seek on wide_key finds both kinds of match.
@@ -16,6 +18,13 @@ CREATE TABLE suppression (
     since INTEGER NOT NULL,
     key_version INTEGER NOT NULL,
     note TEXT,
+    -- Whose state it is in: the number of an import, NULL when anybody else wrote it last.
+    import INTEGER,
+    also INTEGER,  -- who else said the same; 0: not imports alone
+    earlier TEXT,  -- what it was: [[since, note, import, also], ...]
+    -- When it was added or moved forward here, when a recipient last matched it, or when the
+    -- purge removed a contact that held the address: the last of these. It lasts from there.
+    renewed_at INTEGER,
     PRIMARY KEY (wide_key, exact_key, scope, origin)
 ) WITHOUT ROWID;
 
@@ -33,6 +42,8 @@ CREATE TABLE lifted_suppression (
     reason TEXT NOT NULL
 );
 
+CREATE INDEX lifted_suppression_key ON lifted_suppression (exact_key);
+
 CREATE TABLE contact (
     id INTEGER PRIMARY KEY,
     address TEXT NOT NULL UNIQUE,
@@ -46,8 +57,15 @@ CREATE TABLE contact (
     tags TEXT,
     supplier TEXT,
     sender_disclosed INTEGER,  -- NULL: no provenance at all; 2: not on record
-    purchases TEXT,            -- [[product, at], ...]
-    as_of INTEGER              -- the age of the source that the profile is from
+    purchases TEXT,            -- [[product, at], ...]; one that is no sale has its kind third
+    as_of INTEGER,             -- the age of the source that the profile is from
+    -- What few have: the chain of hands, first contact, objection to profiling; an object.
+    -- One column for all: each costs the mail path a seventh of a microsecond.
+    more TEXT,
+    import INTEGER,                -- whose state it is in, as above
+    withdrawal_confirmed INTEGER,  -- one was told by several
+    told TEXT,                     -- what later imports said again: [[import, [sum, ...]], ...]
+    undated_since INTEGER          -- without any date it counts from the first purge
 );
 
 -- A history: rows are added, and go only when their contact is erased.
@@ -62,6 +80,7 @@ CREATE TABLE consent_act (
     channels TEXT,              -- NULL: e-mail alone
     wording TEXT,
     ip TEXT,
+    details TEXT,  -- what few have: more of the evidence, and whether it is pending; an object
     PRIMARY KEY (contact, at, withdrawal, sequence)
 ) WITHOUT ROWID;
 
@@ -103,3 +122,171 @@ END;
 CREATE TRIGGER contact_removed AFTER DELETE ON contact BEGIN
     UPDATE tally SET n = n - 1 WHERE kind = 'contact' AND origin = '';
 END;
+
+CREATE TRIGGER suppression_lasts_from_now AFTER INSERT ON suppression
+WHEN NEW.renewed_at IS NULL BEGIN
+    UPDATE suppression SET renewed_at = CAST(strftime('%s', 'now') AS INTEGER) * 1000000
+    WHERE wide_key = NEW.wide_key AND exact_key = NEW.exact_key
+      AND scope = NEW.scope AND origin = NEW.origin;
+END;
+
+CREATE TRIGGER suppression_lasts_anew AFTER UPDATE OF since ON suppression
+WHEN NEW.since > OLD.since BEGIN
+    UPDATE suppression SET renewed_at = CAST(strftime('%s', 'now') AS INTEGER) * 1000000
+    WHERE wide_key = NEW.wide_key AND exact_key = NEW.exact_key
+      AND scope = NEW.scope AND origin = NEW.origin;
+END;
+
+-- A history, as the acts are.
+CREATE TABLE rectification (
+    id INTEGER PRIMARY KEY,
+    contact INTEGER NOT NULL REFERENCES contact (id) ON DELETE CASCADE,
+    at INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    changes TEXT NOT NULL  -- a list of objects: field, before, after
+);
+
+CREATE INDEX rectification_contact ON rectification (contact);
+
+CREATE TRIGGER rectification_stays BEFORE UPDATE OF at, reason, changes ON rectification BEGIN
+    SELECT RAISE(ABORT, 'rectifications are a history: add one instead');
+END;
+
+-- imports: which brought what, so that it can be gone on with and undone
+
+CREATE TABLE import (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- stands in the rows that it wrote
+    id TEXT NOT NULL UNIQUE,
+    record TEXT NOT NULL,    -- an object
+    first_contact INTEGER,   -- the new contacts are among these
+    last_contact INTEGER,
+    undo_cursor TEXT         -- how far an undo has come
+);
+
+-- What a contact was before an import changed it, or after: before somebody else did.
+CREATE TABLE contact_version (
+    contact INTEGER NOT NULL REFERENCES contact (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    import INTEGER,          -- whose state it was
+    replaced_by INTEGER,     -- by which import; NULL: by anybody else
+    state TEXT NOT NULL,
+    PRIMARY KEY (contact, number)
+) WITHOUT ROWID;
+
+-- retention
+
+-- Up to which row the matches of each slot of the audit journal have renewed suppressions.
+CREATE TABLE journal_read (
+    slot INTEGER PRIMARY KEY,
+    n INTEGER NOT NULL
+);
+
+-- webhooks
+
+-- What changed, in order, for everybody else who must stop too. Triggers write it, so that
+-- no way of adding or lifting can forget to. A suppression that merely goes (purged, or put
+-- under another key) is no order to mail again: only what is put on record as lifted is.
+-- The number of a row is never used again, so a reader can tell what it has not seen.
+CREATE TABLE suppression_change (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    action TEXT NOT NULL,  -- added, moved, lifted
+    wide_key BLOB NOT NULL,
+    exact_key BLOB NOT NULL,
+    scope TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    key_version INTEGER NOT NULL
+);
+
+CREATE TRIGGER suppression_change_added AFTER INSERT ON suppression BEGIN
+    INSERT INTO suppression_change
+        (at, action, wide_key, exact_key, scope, origin, since, key_version)
+    VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000, 'added',
+            NEW.wide_key, NEW.exact_key, NEW.scope, NEW.origin, NEW.since, NEW.key_version);
+END;
+
+CREATE TRIGGER suppression_change_moved AFTER UPDATE OF since ON suppression
+WHEN NEW.since > OLD.since BEGIN
+    INSERT INTO suppression_change
+        (at, action, wide_key, exact_key, scope, origin, since, key_version)
+    VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000, 'moved',
+            NEW.wide_key, NEW.exact_key, NEW.scope, NEW.origin, NEW.since, NEW.key_version);
+END;
+
+CREATE TRIGGER suppression_change_lifted AFTER INSERT ON lifted_suppression BEGIN
+    INSERT INTO suppression_change
+        (at, action, wide_key, exact_key, scope, origin, since, key_version)
+    VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000, 'lifted',
+            NEW.wide_key, NEW.exact_key, NEW.scope, NEW.origin, NEW.since, NEW.key_version);
+END;
+
+-- How far each webhook is. The process of webhooks writes it; `woken` is for people who want a retry.
+CREATE TABLE webhook_state (
+    name TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,  -- nothing up to this change has to be sent any more
+    message_id TEXT,            -- what is being delivered, the same at every try
+    message_end INTEGER,
+    failures INTEGER NOT NULL DEFAULT 0,  -- in a row
+    failing_since INTEGER,
+    retry_at INTEGER,
+    disabled_at INTEGER,
+    last_error TEXT,
+    delivered_at INTEGER,
+    woken INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+
+-- Messages that could not be delivered in time. They stay until somebody decides.
+CREATE TABLE webhook_dead_letter (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    webhook TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    changes INTEGER NOT NULL,
+    oldest_at INTEGER NOT NULL,  -- of the changes in it
+    died_at INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    retry INTEGER NOT NULL DEFAULT 0
+);
+
+-- partners
+
+-- What we tell: the keys of a suppressed address under the key shared with a partner. They
+-- can be made only while the address is known.
+CREATE TABLE partner_hash (
+    exact_key BLOB NOT NULL,      -- of the suppression, under our own key
+    key TEXT NOT NULL,            -- the fingerprint of the partner's
+    partner_wide BLOB NOT NULL,
+    partner_exact BLOB NOT NULL,
+    PRIMARY KEY (exact_key, key)
+) WITHOUT ROWID;
+
+CREATE TRIGGER partner_hash_goes_too AFTER DELETE ON suppression
+WHEN NOT EXISTS (SELECT 1 FROM suppression
+                 WHERE wide_key = OLD.wide_key AND exact_key = OLD.exact_key) BEGIN
+    DELETE FROM partner_hash WHERE exact_key = OLD.exact_key;
+END;
+
+-- What we were told: the newest snapshot of each partner. Rows of another number are of one
+-- that is being taken in, or on its way out.
+CREATE TABLE partner_snapshot (
+    partner TEXT PRIMARY KEY,
+    key TEXT NOT NULL,            -- the fingerprint that its rows are hashed under
+    snapshot INTEGER NOT NULL,
+    sender TEXT NOT NULL,
+    taken_at INTEGER NOT NULL,
+    imported_at INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    digest TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE partner_entry (
+    snapshot INTEGER NOT NULL,
+    wide_key BLOB NOT NULL,
+    exact_key BLOB NOT NULL,
+    scope TEXT NOT NULL,
+    origin TEXT NOT NULL,         -- at the partner's
+    since INTEGER NOT NULL,
+    PRIMARY KEY (snapshot, wide_key, exact_key, scope, origin)
+) WITHOUT ROWID;
