@@ -221,7 +221,7 @@ CREATE TRIGGER suppression_change_lifted AFTER INSERT ON lifted_suppression BEGI
             NEW.wide_key, NEW.exact_key, NEW.scope, NEW.origin, NEW.since, NEW.key_version);
 END;
 
--- How far each webhook is. The process of webhooks writes it; `woken` is for people who want a retry.
+-- How far each webhook is. The webhooks process writes it; `woken` is for people who want a retry.
 CREATE TABLE webhook_state (
     name TEXT PRIMARY KEY,
     position INTEGER NOT NULL,  -- nothing up to this change has to be sent any more
