@@ -40,12 +40,12 @@ def check(config: Path) -> Result:
     """
     from smtpproxy.config import ConfigError, load
     from smtpproxy.config.start_checks import check_start
-    from smtpproxy.config.warnings import example_values, warnings
+    from smtpproxy.config.warnings import example_values, warnings, without_controller
 
     try:
         settings = load(config)
         warned = [*warnings(settings), *check_start(settings, str(config))]
-        warned += example_values(config)
+        warned += [*example_values(config), *without_controller(settings)]
     except ConfigError as error:
         found = {"file": str(config), "valid": False, "faults": error.faults}
         return Result(found, error.faults, error.exit_code)

@@ -110,6 +110,7 @@ def test_a_relay_without_web_is_warned_about() -> None:
     assert result["valid"] is True
     assert result["faults"] == []
     assert any(warning.startswith("web: not set") for warning in result["warnings"])
+    assert any(each.startswith("controller: not set, so") for each in result["warnings"])
     assert result["listeners"][0]["address"] == "127.0.0.1:2525"
     assert [stream["name"] for stream in result["streams"]] == ["default"]
 
