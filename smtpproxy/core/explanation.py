@@ -244,7 +244,7 @@ def _with_message(
 def _with_own_answer(
     told: ExplainedRecipient, record: Record, index: int, lang: Lang
 ) -> ExplainedRecipient:
-    """Add the upstream's answer where each recipient had a message of his own."""
+    """Add the upstream's answer where each recipient had a message of their own."""
     if record.outcome is None or not record.outcome.each:
         return told
     own = record.outcome_of(index)

@@ -317,7 +317,11 @@ class SmtpSession(Session):
             refusal = self._content_refusal(end.problem)
             self._wait_for(Pending.settled([refusal] * transaction.accepted), answered)
         else:
-            self._wait_for(self._door.run(transaction.message(content)), answered)
+            self._wait_for(self._door.run(transaction.message(content, self._hears)), answered)
+
+    def _hears(self) -> bool:
+        """Whether the client is there for its answer, as far as that shows."""
+        return not self._eof and not self._transport.is_closing()
 
     def _content_refusal(self, problem: ContentProblem | None) -> Reply:
         """What is said of content that cannot be taken; without a problem the spool failed."""

@@ -3,13 +3,16 @@
 A retry that a 4xx asked for sends what is missing. A second sending after a 250 is a second one.
 """
 
+import smtplib
+import time
 from collections.abc import Callable
 
 from tests.attacks.clients import SENDER, adding
 from tests.kit.messages import marketing
+from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import RelayProcess
 from tests.kit.store import address
-from tests.kit.upstream import At, Close, FakeUpstream, Reply
+from tests.kit.upstream import At, Close, FakeUpstream, Hold, Reply
 
 StartFilled = Callable[..., RelayProcess]
 
@@ -109,6 +112,30 @@ def test_a_second_sending_after_a_250_is_a_second_sending(filled: StartFilled) -
         for _ in range(2):
             assert relay.send(mail, JEANNE, PAUL)[0] == 250
         assert copies(mta) == {JEANNE: 2, PAUL: 2}
+
+
+def test_a_client_that_hung_up_before_the_answer_mails_nobody_twice(filled: StartFilled) -> None:
+    """Its first attempt is finished all the same; the next one is told so."""
+    mail = bare()
+    with FakeUpstream(At("end", Hold(), to=PAUL)) as mta:
+        relay = filled(mta.address, adding())
+        client = smtplib.SMTP(LOOPBACK, relay.port(), timeout=30)
+        client.ehlo("client.example")
+        client.mail(SENDER)
+        client.rcpt(JEANNE)
+        client.rcpt(PAUL)
+        client.putcmd("data")
+        assert client.getreply()[0] == 354
+        client.send(mail + b".\r\n")
+        wait_for(lambda: copies(mta) == {JEANNE: 1}, "the first copy")
+        client.close()
+        time.sleep(0.3)  # the relay sees it
+        mta.behaviours.clear()
+        mta.release()
+        wait_for(lambda: copies(mta) == {JEANNE: 1, PAUL: 1}, "the second copy")
+        time.sleep(0.3)
+        code, text = relay.send(mail, JEANNE, PAUL)
+        assert (code, copies(mta)) == (250, {JEANNE: 1, PAUL: 1}), text
 
 
 def test_another_message_after_a_4xx_is_no_retry(filled: StartFilled) -> None:
