@@ -18,7 +18,6 @@ from smtpproxy.core.effects import (
 )
 from smtpproxy.core.outcome import TEMPORARY_FAILURE, Recipient
 from smtpproxy.core.services import Services
-from smtpproxy.events import Failed, Part
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.errors import SigningFailed, UpstreamError
 from smtpproxy.relay.transaction import MailParameters
@@ -29,11 +28,6 @@ AT_ONCE = 8
 """Connections that one message may take."""
 
 _TROUBLE_ENOUGH = 3  # in a row: the upstream is not asked again for the others
-_PARTS: dict[type[Exception], Part] = {
-    SigningFailed: "sign",
-    StoreUnavailable: "store",
-    AuditUnavailable: "audit",
-}
 
 
 class Delivered(Struct, frozen=True):
@@ -60,22 +54,23 @@ class PerRecipientDelivery:
         self,
         services: Services,
         mail: MailParameters,
-        listener: str,
         *,
         made: Callable[[Recipient], Steps[Iterator[bytes]]],
         answered: Callable[[Recipient], Steps[Reply | None]],
         mailed: Callable[[Recipient], Steps[None]],
+        failed: Callable[[Exception], Reply],
     ) -> None:
         """`made` makes a recipient's copy; `mailed` is told when the upstream has taken it.
 
         `answered` is asked last: it has the answer where the copy is not to be sent after all.
+        `failed` is told of what fails, and says what is answered then.
         """
         self._services = services
         self._mail = mail
-        self._listener = listener
         self._made = made
         self._answered = answered
         self._mailed = mailed
+        self._failed = failed
         self._trouble = 0
 
     def deliver(self, recipients: Sequence[Recipient]) -> Steps[list[Delivered]]:
@@ -137,20 +132,14 @@ class PerRecipientDelivery:
                 return Delivered(answer)
             reply = yield from SendContent(upstream, copy)
         except UpstreamError as error:
-            self._tell("upstream", error)
             doubt = upstream.in_doubt
-            return Delivered(error.reply, in_doubt=doubt, for_all=True, again=not doubt)
+            return Delivered(self._failed(error), in_doubt=doubt, for_all=True, again=not doubt)
         except (SigningFailed, OSError, StoreUnavailable, AuditUnavailable) as error:
             upstream.abort()
-            self._tell(_PARTS.get(type(error), "spool"), error)
-            return Delivered(TEMPORARY_FAILURE, for_all=True)
+            return Delivered(self._failed(error), for_all=True)
         except BaseException:
             upstream.abort()
             raise
         if reply.code < 300:
             yield from self._mailed(recipient)
         return Delivered(reply, for_all=True, notifies=upstream.notifies)
-
-    def _tell(self, part: Part, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        self._services.emit(Failed(self._listener, part, text))

@@ -88,18 +88,17 @@ class CopyingTransaction(NotifyingTransaction):
         if outcome.mixed and self._mixed != "each":
             changed = yield from self._notify_refused(outcome, header)
         else:
-            settled = yield from self._settle(outcome)
-            changed = None if settled is outcome else settled
+            changed = yield from self._settle(outcome)
         if changed is not None:
             return changed
         once = {recipient.path: recipient for recipient in recipients}  # named twice, one copy
         delivery = PerRecipientDelivery(
             self._services,
             self._mail,
-            self.client.listener,
             made=made,
             answered=partial(self._answered_meanwhile, outcome),
             mailed=self._keep,
+            failed=self._failed,
         )
         results = yield from self._timed("upstream", delivery.deliver(list(once.values())))
         by_path = dict(zip(once, results, strict=True))

@@ -6,14 +6,15 @@ about, and that is on record before the answer, what is permitted too: nothing m
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from smtpproxy.core.effects import Steps
 from smtpproxy.core.evaluation import UNDECIDED
 from smtpproxy.core.outcome import Recipient, Refused, refusal_of, refused_as_a_whole, unreadable
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.core.transaction import Transaction
-from smtpproxy.events import Client, Decided, Relayed
-from smtpproxy.events import Recipient as Judged
+from smtpproxy.events import Client, Relayed
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action, Decision, Mode, Verdict
@@ -136,20 +137,14 @@ class DelegatedTransaction(Transaction):
     ) -> Steps[None]:
         """Raises AuditUnavailable, unless it is only observed."""
         stream, facts = self._choice.candidates[0], self._evaluation.facts
-        decided = Decided(
-            id=self.id,
-            at=self._services.now(),
-            stage="rcpt",
-            client=self.client,
-            reverse_path=self.reverse_path,
-            decision=Decision(
-                stream, stream.rulebook, tuple(verdict for _, verdict in judged), message
-            ),
-            recipients=tuple(Judged(r.path, r.canonical, verdict) for r, verdict in judged),
-            facts={r.canonical: facts[r.canonical] for r, _ in judged if r.canonical in facts},
-            observed=self._observed,
-            undecided=any(verdict is UNDECIDED for _, verdict in judged),
-            relayed=message is None
-            and (self._observed or all(v.action is Action.ALLOW for _, v in judged)),
+        verdicts = tuple(verdict for _, verdict in judged)
+        people = [recipient for recipient, _ in judged]
+        decided = self._decision(
+            "rcpt",
+            Decision(stream, stream.rulebook, verdicts, message),
+            people,
+            {r.canonical: facts[r.canonical] for r in people if r.canonical in facts},
         )
+        passes = self._observed or all(verdict.action is Action.ALLOW for verdict in verdicts)
+        decided = replace(decided, observed=self._observed, relayed=message is None and passes)
         yield from self._record_passing(decided)

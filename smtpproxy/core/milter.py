@@ -26,7 +26,6 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 
 _NOBODY = Reply.of(554, "5.5.1", "no valid recipients")
-_MOST_LOOKS = 5
 
 
 class Advice(Struct, frozen=True):
@@ -127,12 +126,11 @@ class MilterTransaction(NotifyingTransaction):
         headers = HeaderBlock(header)
         outcome = yield from self._decide(Message(headers, size, None, text))
         count = len(headers.values(self._services.stream_header))
-        for _ in range(_MOST_LOOKS):
-            done = yield from self._carry_out(outcome, headers, count)
-            if not isinstance(done, Outcome):
-                return done
-            outcome = done
-        raise StoreUnavailable("the store changes faster than a message can be judged")
+        return (
+            yield from self._while_changing(
+                outcome, lambda current: self._carry_out(current, headers, count)
+            )
+        )
 
     def _carry_out(
         self, outcome: Outcome, headers: HeaderBlock, count: int
@@ -145,16 +143,15 @@ class MilterTransaction(NotifyingTransaction):
             return Advice(outcome.refusal)
         plain = plain_list_unsubscribe(outcome.decided, headers)
         if not outcome.mixed:
-            settled = yield from self._settle(outcome)
-            if settled is not outcome:
-                return settled
+            changed = yield from self._settle(outcome)
+            if changed is not None:
+                return changed
             yield from self._left_to_the_mta(self.recipients)
             return Advice(None, (), count, plain)
         # The sender is told first: once the MTA mails the others, nothing may prevent it.
         changed = yield from self._notify_refused(outcome, headers.without(""))
         if changed is None:
-            current = yield from self._look_again(outcome)
-            changed = None if current is outcome else current
+            changed = yield from self._look_again(outcome)
         if changed is not None:
             return changed
         yield from self._left_to_the_mta(self.recipients - len(outcome.refused))

@@ -1,13 +1,13 @@
 """What a transaction tells of itself: the record, events for the sinks, and how long it took."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from msgspec.structs import replace
 
 from smtpproxy.core.effects import Effect, Steps, WriteRecord
-from smtpproxy.core.outcome import TEMPORARY_FAILURE
+from smtpproxy.core.outcome import TEMPORARY_FAILURE, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import (
@@ -16,13 +16,13 @@ from smtpproxy.events import (
     Failed,
     Limited,
     Part,
-    Recipient,
     Relayed,
     Stage,
     TransactionEnded,
 )
+from smtpproxy.events import Recipient as Judged
 from smtpproxy.mail.reply import Reply
-from smtpproxy.policy.model import NO_FACTS, Origin, RecipientFacts
+from smtpproxy.policy.model import NO_FACTS, Decision, Facts, Origin, Reason, RecipientFacts
 from smtpproxy.relay.errors import SigningFailed, UpstreamError, UpstreamShareUsed
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.sinks.audit.lines import ERASED
@@ -54,6 +54,30 @@ class RecordedTransaction:
         self._spent = 0.0
         self._on_record: Decided | None = None  # what passes, as it was last recorded
         self._lacks_outcome = False  # what that came to is not on record yet
+
+    def _decision(
+        self,
+        stage: Literal["rcpt", "data"],
+        decision: Decision,
+        people: Sequence[Recipient],
+        facts: Facts,
+    ) -> Decided:
+        """What goes on record of a decision; nothing is said to pass by it."""
+        pairs = zip(people, decision.recipients, strict=True)
+        return Decided(
+            id=self.id,
+            at=self._services.now(),
+            stage=stage,
+            client=self.client,
+            reverse_path=self.reverse_path,
+            decision=decision,
+            recipients=tuple([Judged(r.path, r.canonical, verdict) for r, verdict in pairs]),
+            facts=facts,
+            undecided=any(
+                verdict is not None and verdict.reason is Reason.TEMPORARY_FAILURE
+                for verdict in (decision.message, *decision.recipients)
+            ),
+        )
 
     def _record(self, decided: Decided) -> Steps[None]:
         """Put a decision on record and tell of it. Raises AuditUnavailable."""
@@ -140,7 +164,7 @@ def without_erased(decided: Decided, began: datetime) -> Decided:
     for index in erased:
         name = f"{ERASED}{decided.id}.{index}"
         verdict = replace(recipients[index].verdict, detail=None)
-        recipients[index] = Recipient(name, name, verdict)
+        recipients[index] = Judged(name, name, verdict)
     return replace(decided, recipients=tuple(recipients))
 
 

@@ -32,8 +32,6 @@ from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import unstuffed
 
 _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
-_MOST_LOOKS = 5
-"""How often a message may be judged anew because the store changes while it is relayed."""
 
 
 class RelayTransaction(CopyingTransaction):
@@ -127,12 +125,11 @@ class RelayTransaction(CopyingTransaction):
             yield from self._leave_out_done()
         outcome = yield from self._decide(Message(headers, content.size, content.body()))
         self._upstream.end_turn()
-        for _ in range(_MOST_LOOKS):
-            done = yield from self._carry_out(outcome, headers, content)
-            if not isinstance(done, Outcome):
-                return done
-            outcome = done
-        raise StoreUnavailable("the store changes faster than a message can be relayed")
+        return (
+            yield from self._while_changing(
+                outcome, lambda current: self._carry_out(current, headers, content)
+            )
+        )
 
     def _carry_out(
         self, outcome: Outcome, headers: HeaderBlock, content: Content
@@ -184,9 +181,9 @@ class RelayTransaction(CopyingTransaction):
 
     def _refuse_unfit(self, outcome: Outcome, unfit: Reply) -> Steps[list[Reply] | Outcome]:
         self.abort()
-        settled = yield from self._settle(outcome)
-        if settled is not outcome:
-            return settled
+        changed = yield from self._settle(outcome)
+        if changed is not None:
+            return changed
         yield from self._not_mailed()
         yield from self._note_outcome(unfit)
         refused = outcome.refusals if self._mixed == "each" else {}
@@ -237,10 +234,10 @@ class RelayTransaction(CopyingTransaction):
             reply = yield from self._timed("upstream", AwaitData(upstream))
         except UpstreamError as error:
             failure = error  # what was decided is on record all the same
-        settled = yield from self._settle(outcome)
-        if settled is not outcome:
+        changed = yield from self._settle(outcome)
+        if changed is not None:
             self.abort()
-            return settled
+            return changed
         if failure is not None:
             raise failure
         if reply is None:

@@ -48,9 +48,9 @@ class NotifyingTransaction(Transaction):
         """
         if not (yield from self._notices.permitted()):
             return self._refused_whole(outcome)
-        settled = yield from self._settle(outcome)
-        if settled is not outcome:
-            return settled
+        changed = yield from self._settle(outcome)
+        if changed is not None:
+            return changed
         refusals = outcome.refusals
         yield from self._find_told([recipient.path for recipient in refusals])
         news = [

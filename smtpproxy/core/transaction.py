@@ -5,7 +5,8 @@ decision goes on record while the store is still as it was judged from. What is 
 the mail is the intake's own: core/relaying.py, core/milter.py, core/delegation.py.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -31,7 +32,6 @@ from smtpproxy.core.recording import RecordedTransaction, was_erased
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Decided, Failed
-from smtpproxy.events import Recipient as Judged
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.decide import judge_message
@@ -51,6 +51,11 @@ from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
+
+T = TypeVar("T")
+
+_MOST_LOOKS = 5
+"""How often a message may be judged anew because the store changes while it is carried out."""
 
 
 class Transaction(RecordedTransaction):
@@ -135,16 +140,10 @@ class Transaction(RecordedTransaction):
         if not refused:
             return
         stream, facts = self._choice.candidates[0], self._evaluation.facts
-        decided = Decided(
-            id=self.id,
-            at=self._services.now(),
-            stage="rcpt",
-            client=self.client,
-            reverse_path=self.reverse_path,
-            decision=Decision(stream, stream.rulebook, tuple(verdict for _, verdict in refused)),
-            recipients=tuple(Judged(r.path, r.canonical, verdict) for r, verdict in refused),
-            facts={r.canonical: facts[r.canonical] for r, _ in refused},
-        )
+        decision = Decision(stream, stream.rulebook, tuple(verdict for _, verdict in refused))
+        people = [recipient for recipient, _ in refused]
+        about = {recipient.canonical: facts[recipient.canonical] for recipient in people}
+        decided = self._decision("rcpt", decision, people, about)
         yield from self._record(decided)
 
     # the end of the message
@@ -249,22 +248,11 @@ class Transaction(RecordedTransaction):
         )
 
     def _decided(self, decision: Decision, passes: bool) -> Decided:
-        pairs = zip(self.recipients_accepted, decision.recipients, strict=True)
-        return Decided(
-            id=self.id,
-            at=self._services.now(),
-            stage="data",
-            client=self.client,
-            reverse_path=self.reverse_path,
-            decision=decision,
-            recipients=tuple([Judged(r.path, r.canonical, verdict) for r, verdict in pairs]),
-            facts=self._evaluation.facts,
+        decided = self._decision("data", decision, self.recipients_accepted, self._evaluation.facts)
+        return replace(
+            decided,
             features=self._features,
             observed=decision.stream.mode is Mode.OBSERVE,
-            undecided=any(
-                verdict is not None and verdict.reason is Reason.TEMPORARY_FAILURE
-                for verdict in (decision.message, *decision.recipients)
-            ),
             message_id=self._identity.message_id,
             subject=self._identity.subject,
             header_from=self._identity.header_from,
@@ -274,15 +262,15 @@ class Transaction(RecordedTransaction):
 
     # how fresh a verdict is
 
-    def _look_again(self, outcome: Outcome) -> Steps[Outcome]:
-        """Return the very outcome while it holds, else what follows from the store as it is now.
+    def _look_again(self, outcome: Outcome) -> Steps[Outcome | None]:
+        """Return what follows from the store as it is now, None while the outcome holds.
 
         Another look may only refuse: nobody becomes permitted by it. Raises StoreUnavailable,
         unless the message is only observed.
         """
         stream, decision = outcome.stream, outcome.decided.decision
         if self._evaluation.stream_of(self._features) is not stream:
-            return outcome  # on no stream: nothing was read for it
+            return None  # on no stream: nothing was read for it
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
         try:
             yield from self._refresh(addresses)
@@ -290,38 +278,48 @@ class Transaction(RecordedTransaction):
             if not outcome.decided.observed:
                 raise
             self._failed(error)
-            return outcome
+            return None
         now = self._services.now()  # the facts may be newer than the verdicts, though read before
         anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
+        before = decision.recipients
         verdicts = tuple(
             [
                 new if old.action is Action.ALLOW else old
-                for old, new in zip(decision.recipients, anew, strict=True)
+                for old, new in zip(before, anew, strict=True)
             ]
         )
-        if all(
-            old.action is new.action for old, new in zip(decision.recipients, verdicts, strict=True)
-        ):
-            return outcome
+        if all(old.action is new.action for old, new in zip(before, verdicts, strict=True)):
+            return None
         message = decision.message
         if message is not None and message.reason is Reason.RECIPIENTS_REFUSED:
             message = judge_message(stream, self._features)
         return self._outcome(replace(decision, recipients=verdicts, message=message))
 
-    def _settle(self, outcome: Outcome) -> Steps[Outcome]:
+    def _settle(self, outcome: Outcome) -> Steps[Outcome | None]:
         """Look again, and put the outcome on record if it holds; else return the new one.
 
-        When this returns the very outcome, it is on record, and nothing that was committed to the
-        store before forbids it. Raises StoreUnavailable, AuditUnavailable.
+        None: it is on record, and nothing that was committed to the store before forbids it.
+        Raises StoreUnavailable, AuditUnavailable.
         """
-        current = yield from self._look_again(outcome)
-        if current is outcome:
+        changed = yield from self._look_again(outcome)
+        if changed is None:
             yield from self._record_passing(outcome.decided)
             if self._services.record_waits:
-                current = yield from self._look_again(outcome)
-        if current is not outcome:
-            yield from self._release_refused(current)
-        return current
+                changed = yield from self._look_again(outcome)
+        if changed is not None:
+            yield from self._release_refused(changed)
+        return changed
+
+    def _while_changing(
+        self, outcome: Outcome, carry_out: Callable[[Outcome], Steps[T | Outcome]]
+    ) -> Steps[T]:
+        """Do what follows from an outcome, and from each that takes its place meanwhile."""
+        for _ in range(_MOST_LOOKS):
+            done = yield from carry_out(outcome)
+            if not isinstance(done, Outcome):
+                return done
+            outcome = done
+        raise StoreUnavailable("the store changes faster than a message can be judged")
 
     def _refresh(self, addresses: Sequence[str]) -> Steps[None]:
         """Read again what may have changed. Raises StoreUnavailable.
