@@ -6,17 +6,13 @@ import smtplib
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from smtpproxy.cli.printer import Column, Styled, Table, print_text
 from smtpproxy.demo.letters import LETTERS, Letter, contacts, suppressions
 from smtpproxy.demo.relay import CaptureMta, DemoError, DemoRelay
 from smtpproxy.policy.model import Action
@@ -95,73 +91,69 @@ def _bases(audit: Path) -> dict[str, str]:
     return bases
 
 
-WIDE = 120  # columns of a terminal that has room for the replies in the table
-NOT_SHOWN = ("_bucket", "_sum", "_count", "_created", "_cpu_seconds_total")
-STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
+_MOVED_ELSEWHERE = ("_bucket", "_sum", "_count", "_created", "_cpu_seconds_total")
+_STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
+_OUTCOME = (
+    *(Column(heading) for heading in ("to", "stream", "verdict", "basis or reason")),
+    Column("the reply", prose=True),
+)
+_METRIC = (Column("metrics that moved"), Column("before", right=True), Column("after", right=True))
 
 
-def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """The table: to whom, stream, verdict, basis or reason, the reply."""
-    wide = console.width >= WIDE
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("to", "stream", "verdict", "basis or reason"):
-        table.add_column(heading, no_wrap=True)
-    if wide:
-        table.add_column("the reply", overflow="fold")
-    for outcome in outcomes:
-        table.add_row(
-            outcome.letter.to,
-            outcome.letter.stream,
-            Text(outcome.verdict, STYLES[outcome.verdict]),
-            outcome.why,
-            *([Text(outcome.reply)] if wide else []),
-        )
-    console.print(table)
-    if not wide:
-        console.print("The replies, in the same order:")
-        for outcome in outcomes:
-            console.print(Text(f"  {outcome.reply}"), soft_wrap=True)
+def _outcomes(outcomes: Sequence[Outcome]) -> Table:
+    """To whom, stream, verdict, basis or reason, the reply."""
+    return Table(
+        _OUTCOME,
+        [
+            (
+                outcome.letter.to,
+                outcome.letter.stream,
+                Styled(outcome.verdict, _STYLES[outcome.verdict]),
+                outcome.why,
+                outcome.reply,
+            )
+            for outcome in outcomes
+        ],
+    )
 
 
-def print_moved(console: Console, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
     """The counters and gauges of mail that changed; histograms are for Grafana."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="metrics that moved")
-    table.title_justify = "left"
-    table.add_column("metric", overflow="fold")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    for name in sorted(after):
-        kind = name.partition("{")[0]
-        if not kind.startswith("smtpproxy_") or kind.endswith(NOT_SHOWN):
-            continue
-        if after[name] != before.get(name, 0.0):
-            table.add_row(Text(name), f"{before.get(name, 0.0):g}", f"{after[name]:g}")
-    console.print(table)
-
-
-def print_try_it(console: Console, port: int, web_port: int, config: Path, keep: bool) -> None:
-    """How to send a message of one's own."""
-    if keep:
-        console.print(f"The relay goes on at 127.0.0.1:{port}. Send one of your own:")
-    else:
-        console.print("`make demo KEEP=1` leaves the relay running. Then send one of your own:")
-    server = f"127.0.0.1:{port}"
-    lines = [
-        "# a receipt goes through; drop the stream header, and the strict rules of offers apply",
-        f"swaks --server {server} --from news@shop.example --to karim@people.example"
-        " --h-X-Mail-Stream receipts",
-        f'python3 -c \'import smtplib; smtplib.SMTP("127.0.0.1", {port}).sendmail('
-        '"news@shop.example", "paul@people.example",'
-        ' "From: news@shop.example\\nX-Mail-Stream: receipts\\n\\nHello")\'',
-        f"curl http://127.0.0.1:{web_port}/metrics",
+    names = [
+        name
+        for name in sorted(after)
+        if name.startswith("smtpproxy_")
+        and not name.partition("{")[0].endswith(_MOVED_ELSEWHERE)
+        and after[name] != before.get(name, 0.0)
     ]
+    return Table(
+        _METRIC, [(name, f"{before.get(name, 0.0):g}", f"{after[name]:g}") for name in names]
+    )
+
+
+def _try_it(relay: DemoRelay, keep: bool) -> Iterator[str]:
+    """How to send a message of one's own."""
+    server = f"127.0.0.1:{relay.smtp_port}"
     if keep:
-        lines.append(f"{sys.argv[0]} audit show --config {config}")
-    for line in lines:
-        console.print(Text(f"  {line}"), soft_wrap=True)
+        yield f"The relay goes on at {server}. Send one of your own:"
+    else:
+        yield "`make demo KEEP=1` leaves the relay running. Then send one of your own:"
+    yield "  # a receipt goes through; without the stream header the strict rules of offers apply"
+    yield (
+        f"  swaks --server {server} --from news@shop.example --to karim@people.example"
+        " --h-X-Mail-Stream receipts"
+    )
+    yield (
+        f'  python3 -c \'import smtplib; smtplib.SMTP("127.0.0.1", {relay.smtp_port}).sendmail('
+        '"news@shop.example", "paul@people.example",'
+        ' "From: news@shop.example\\nX-Mail-Stream: receipts\\n\\nHello")\''
+    )
+    yield f"  curl http://127.0.0.1:{relay.web_port}/metrics"
+    if keep:
+        yield f"  {sys.argv[0]} audit show --config {relay.config}"
 
 
-def run(console: Console, *, keep: bool) -> None:
+def run(*, keep: bool) -> None:
     """Run the whole demo; with `keep`, leave the relay running until Ctrl-C.
 
     Raises DemoError. All that it started or wrote is gone when it returns or raises.
@@ -173,32 +165,41 @@ def run(console: Console, *, keep: bool) -> None:
             CaptureMta() as mta,
             DemoRelay(Path(folder), mta.address) as relay,
         ):
-            _show(console, relay, mta, Path(folder), keep)
+            _show(relay, mta, Path(folder), keep)
             if keep:
-                _stay(console, relay, mta)
+                _stay(relay, mta)
     finally:
         signal.signal(signal.SIGTERM, ended)
 
 
-def _show(console: Console, relay: DemoRelay, mta: CaptureMta, folder: Path, keep: bool) -> None:
+def _show(relay: DemoRelay, mta: CaptureMta, folder: Path, keep: bool) -> None:
     now = datetime.now(UTC)
     _import(relay, folder, now)
     relay.start()
-    console.print(
-        f"The relay listens on 127.0.0.1:{relay.smtp_port}, in front of an MTA on"
-        f" {mta.address} that keeps what it is given.\n"
-        f"Imported: {contacts(now).count(chr(10))} contacts and"
-        f" {suppressions(now).count(chr(10)) - 1} suppressions, all invented."
+    imported = contacts(now).count("\n"), suppressions(now).count("\n") - 1
+    print_text(
+        [
+            f"The relay listens on 127.0.0.1:{relay.smtp_port}, in front of an MTA on"
+            f" {mta.address} that keeps what it is given.",
+            "Imported: {} contacts and {} suppressions, all invented.".format(*imported),
+            "",
+        ]
     )
     before = relay.metrics()
     began = time.monotonic()
     outcomes = send(relay.smtp_port, LETTERS, now, relay.audit)
     seconds = time.monotonic() - began
-    print_outcomes(console, outcomes)
-    console.print(f"{len(outcomes)} messages in {seconds:.2f} s.")
-    console.print(_compare(outcomes, mta))
-    print_moved(console, before, relay.metrics())
-    print_try_it(console, relay.smtp_port, relay.web_port, relay.config, keep)
+    print_text(
+        [
+            _outcomes(outcomes),
+            f"{len(outcomes)} messages in {seconds:.2f} s.",
+            _compare(outcomes, mta),
+            "",
+            _moved(before, relay.metrics()),
+            "",
+            *_try_it(relay, keep),
+        ]
+    )
 
 
 def _import(relay: DemoRelay, folder: Path, now: datetime) -> None:
@@ -236,18 +237,18 @@ def _message_id(content: bytes) -> str:
     return ""
 
 
-def _stay(console: Console, relay: DemoRelay, mta: CaptureMta) -> None:
+def _stay(relay: DemoRelay, mta: CaptureMta) -> None:
     """Until Ctrl-C: tell of every message that reaches the MTA."""
     told = len(mta.messages)
     try:
-        console.print("Ctrl-C ends it.")
+        print_text(["Ctrl-C ends it."])
         while relay.alive:
             for message in mta.messages[told:]:
-                console.print(f"The MTA got a message to {', '.join(message.recipients)}.")
+                print_text([f"The MTA got a message to {', '.join(message.recipients)}."])
                 told += 1
             time.sleep(0.2)
     except KeyboardInterrupt:
-        console.print()
+        print_text([""])
         return
     raise DemoError("the relay ended by itself")
 

@@ -1,1 +1,1 @@
-"""Whether mail that leaves here will be believed: DNS, TLS, keys, clock, the way out."""
+"""Whether mail that leaves here will be believed: DNS, TLS, keys, clock, unsubscribing."""

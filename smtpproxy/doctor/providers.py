@@ -36,7 +36,7 @@ class Line(Struct, frozen=True):
     source: str
 
 
-Told = tuple[Status, str]
+Answer = tuple[Status, str]
 
 
 @cache
@@ -61,14 +61,14 @@ def _line(demand: Demand, domain: str, settings: Settings, findings: Sequence[Fi
     return Line(demand.provider, domain, demand.text, status, why, demand.source)
 
 
-def _need(name: str, domain: str, settings: Settings, findings: Sequence[Finding]) -> Told:
+def _need(name: str, domain: str, settings: Settings, findings: Sequence[Finding]) -> Answer:
     if name in FACTS:
         return FACTS[name](domain, settings, findings)
     own = Check(name)
     return _of_check(own, None if own is Check.PTR else domain, findings)
 
 
-def _of_check(check: Check, subject: str | None, findings: Sequence[Finding]) -> Told:
+def _of_check(check: Check, subject: str | None, findings: Sequence[Finding]) -> Answer:
     """Return what a check found about its subject, None for about any."""
     found = [each for each in findings if each.check is check and subject in (None, each.subject)]
     if not found:
@@ -88,7 +88,7 @@ def marketing_streams(settings: Settings, domain: str) -> Iterator[Stream]:
             yield stream
 
 
-def _one_click(domain: str, settings: Settings, findings: Sequence[Finding]) -> Told:
+def _one_click(domain: str, settings: Settings, findings: Sequence[Finding]) -> Answer:
     streams = list(marketing_streams(settings, domain))
     for stream in streams:
         if stream.mode is Mode.OBSERVE:
@@ -100,7 +100,7 @@ def _one_click(domain: str, settings: Settings, findings: Sequence[Finding]) -> 
     return Status.PASS, f"{_names(streams)}: what has none is refused"
 
 
-def _body_link(domain: str, settings: Settings, findings: Sequence[Finding]) -> Told:
+def _body_link(domain: str, settings: Settings, findings: Sequence[Finding]) -> Answer:
     for stream in marketing_streams(settings, domain):
         if stream.mode is Mode.OBSERVE:
             return Status.UNKNOWN, f"stream {stream.name} is only observed"
@@ -109,7 +109,7 @@ def _body_link(domain: str, settings: Settings, findings: Sequence[Finding]) -> 
     return Status.PASS, "a message whose text shows none is refused"
 
 
-def _honoured(domain: str, settings: Settings, findings: Sequence[Finding]) -> Told:
+def _honoured(domain: str, settings: Settings, findings: Sequence[Finding]) -> Answer:
     for stream in marketing_streams(settings, domain):
         if stream.mode is Mode.OBSERVE:
             return Status.UNKNOWN, f"stream {stream.name} is only observed"
@@ -120,7 +120,7 @@ def _honoured(domain: str, settings: Settings, findings: Sequence[Finding]) -> T
     return Status.PASS, "a suppression counts for the very next recipient"
 
 
-FACTS: dict[str, Callable[[str, Settings, Sequence[Finding]], Told]] = {
+FACTS: dict[str, Callable[[str, Settings, Sequence[Finding]], Answer]] = {
     "one_click": _one_click,
     "body_link": _body_link,
     "honoured": _honoured,

@@ -1,6 +1,6 @@
 """The addresses of a From field (RFC 5322 section 3.4 and its obsolete forms).
 
-Display names are passed over, never interpreted: what stands in quotes, comments or
+Display names are skipped, never interpreted: what stands in quotes, comments or
 encoded words is no address. Nothing is guessed: a field that has two readings has none.
 """
 
@@ -143,7 +143,7 @@ def _check_phrase(tokens: list[_Token]) -> None:
 
 
 def _without_route(tokens: list[_Token]) -> list[_Token]:
-    """A source route (RFC 5322 4.4) says nothing of who writes: it is only passed over."""
+    """A source route (RFC 5322 4.4) says nothing of who writes: it is only skipped."""
     kinds = [kind for kind, _ in tokens]
     if ":" not in kinds:
         return tokens

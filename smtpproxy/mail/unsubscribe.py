@@ -82,7 +82,7 @@ def header_fault(uri: str) -> UriFault | None:
 
 
 def link_fault(uri: str) -> UriFault | None:
-    """Return why a link in a text is of no use. Characters do not matter: browsers mend them."""
+    """Return why a link in a text is of no use. Characters do not matter: browsers fix them."""
     found = _PLACEHOLDER.search(uri)
     if found is not None:
         return _fault(FaultKind.PLACEHOLDER, found[0])

@@ -132,7 +132,7 @@ def check_content(
     look = ContentFeatures(
         senders=senders,
         fake_prefix=prefix,
-        shows_way_out=stream.body_optout and _shows_way_out(features, shown),
+        shows_unsubscribe=stream.body_optout and _shows_unsubscribe(features, shown),
         shows_imprint=_held(shown, stream.imprint) is not None,
         text_cut=not shown.whole,
     )
@@ -140,7 +140,7 @@ def check_content(
     return replace(features, content=look, source_statement=statement)
 
 
-def _shows_way_out(features: MessageFeatures, shown: ShownText) -> bool:
+def _shows_unsubscribe(features: MessageFeatures, shown: ShownText) -> bool:
     """Words for a way out, and a link to where List-Unsubscribe leads.
 
     A message without List-Unsubscribe (the relay adds it, or another rule refuses it) may lead

@@ -291,7 +291,7 @@ class ContentFeatures(Struct, frozen=True, omit_defaults=True):
 
     senders: tuple[str, ...] = ()  # domains of the envelope sender and of signatures
     fake_prefix: str | None = None  # of an answer or a forward, on what is neither
-    shows_way_out: bool = False
+    shows_unsubscribe: bool = False
     shows_imprint: bool = False
     text_cut: bool = False  # not all of the text was read
     organisations: tuple[tuple[str, str], ...] = ()  # of domains by the DNS; "": no answer

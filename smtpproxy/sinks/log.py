@@ -148,7 +148,7 @@ _EVERY = 1.0
 """Seconds between two lines about the same kind of trouble; what comes between is counted."""
 
 _THEIR_ENDS = frozenset({"quit", "eof", "error", "shutdown", "refused"})
-"""Ends of connections that nobody wonders about; `error` was logged with what caused it."""
+"""Ends of connections that are not worth logging; `error` was logged with what caused it."""
 
 
 def configure_logging(settings: ServerSettings, *, process: str) -> None:

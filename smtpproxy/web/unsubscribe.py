@@ -84,7 +84,7 @@ def language_of(accept_language: str) -> Lang:
 
 
 UNKNOWN = "unknown"
-"""The stream of a link that no stream of now has made."""
+"""The stream of a link that no configured stream has made."""
 
 _URLENCODED, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 """RFC 8058 3.2. What names no type is read as the first."""

@@ -121,7 +121,7 @@ def test_without_list_unsubscribe_any_link_is_a_way_out() -> None:
     """Where the relay adds the header, the text cannot name its link."""
     looked = features_of(OPTOUT, ADDED + "\r\nUnsubscribe: https://shop.example/leave").content
     assert looked is not None
-    assert looked.shows_way_out
+    assert looked.shows_unsubscribe
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_link_to_nowhere_is_no_way_out(link: str) -> None:
     raw = ADDED + f"Content-Type: text/html\r\n\r\nUnsubscribe: <a href='{link}'>here</a>"
     nowhere = features_of(OPTOUT, raw).content
     assert nowhere is not None
-    assert not nowhere.shows_way_out
+    assert not nowhere.shows_unsubscribe
 
 
 IMPRINT = replace(OFFERS, imprint=("ACME SA, 1 rue de l’Été, 75001 Paris", "ACME SA · BP 12"))

@@ -23,10 +23,9 @@ from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store.operations import DeadLetter, WebhookState
 from smtpproxy.store.protocols import SuppressionEntry
-from smtpproxy.web.api import Api
+from smtpproxy.web.api import Api, document
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
-from smtpproxy.web.openapi import document
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.tokens import Bucket, Gate
 from tests.kit.relay import parse_metrics

@@ -41,7 +41,7 @@ _CLOCK = PeriodKind((Unit.YEARS, Unit.MONTHS, Unit.DAYS))
 _SOURCES = MembersKind(tuple(Source), Source)
 _IN_FORCE = tuple(basis for basis in Basis if basis is not Basis.TRANSACTIONAL)
 _NOT_SIMILAR = tuple(each for each in Condition if each is not Condition.SIMILAR_PRODUCT)
-# A mailbox that bounces is not mended by consent, and what somebody else entered is not the
+# Consent does not fix a mailbox that bounces, and what somebody else entered is not the
 # person's order alone.
 _LIFTABLE = (Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE)
 _RULES = tuple(

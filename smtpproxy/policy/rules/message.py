@@ -124,7 +124,7 @@ def unsubscribe_signed(case: MessageCase) -> Verdict | None:
 
 _MISALIGNED = refuse("alignment", Reason.FROM_MISALIGNED)
 _UNANSWERED = defer("alignment", Reason.TEMPORARY_FAILURE)
-_NO_WAY_OUT = refuse("body_optout", Reason.BODY_OPTOUT_MISSING)
+_NO_OPTOUT = refuse("body_optout", Reason.BODY_OPTOUT_MISSING)
 _NO_IMPRINT = refuse("imprint", Reason.SENDER_UNIDENTIFIED)
 _FAKE_PREFIX = refuse("subject", Reason.SUBJECT_MISLEADING)
 _UNDECLARED = refuse("bulk", Reason.BULK_UNDECLARED)
@@ -165,7 +165,7 @@ def body_optout(case: MessageCase) -> Verdict | None:
     if not case.stream.body_optout:
         return None
     content = case.features.content
-    return None if content is not None and content.shows_way_out else _NO_WAY_OUT
+    return None if content is not None and content.shows_unsubscribe else _NO_OPTOUT
 
 
 def imprint(case: MessageCase) -> Verdict | None:

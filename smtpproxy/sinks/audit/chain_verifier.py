@@ -38,7 +38,7 @@ _ANCHOR = b'"entry":{"kind":"anchor"'
 
 @dataclass(slots=True)
 class _Gap:
-    """Numbers that were passed over. Those that come later after all are `found`."""
+    """Numbers that were skipped. Those that come later after all are `found`."""
 
     file: str
     line: int
