@@ -71,7 +71,9 @@ def settings(workers: int = 2) -> Settings:
         store=StoreSettings("sqlite:///smtpproxy.db"),
         streams={stream.name: stream for stream in streams},
         tokens=(TokenSettings("crm", "0" * 64, frozenset({"changes"})),),
-        webhooks=(WebhookSettings("crm", "https://crm.example/hook", Path("secret")),),
+        webhooks=(
+            WebhookSettings("crm", "https://crm.example/hook", Path("secret"), deadline=172_800.0),
+        ),
         hash="0123456789ab",
     )
 
