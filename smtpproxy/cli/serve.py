@@ -10,7 +10,7 @@ import click
 
 from smtpproxy.cli.frame import fail
 from smtpproxy.cli.options import config_option, flag, moment, option, options
-from smtpproxy.cli.printer import Column, Part, Result, Table, screen_width, shows_result
+from smtpproxy.cli.printer import Column, Part, Result, Table, shows_result
 from smtpproxy.terminal import counted
 
 if TYPE_CHECKING:
@@ -47,14 +47,11 @@ def demo(keep: bool) -> None:
     Starts a real relay in a temporary directory, with an MTA behind it that keeps what it
     is given; sends mail through it; then stops and removes everything.
     """
-    from rich.console import Console
-
     from smtpproxy.demo.relay import DemoError
     from smtpproxy.demo.run import run
 
     try:
-        console = Console(width=screen_width(), markup=False, emoji=False, highlight=False)
-        run(console, keep=keep)
+        run(keep=keep)
     except DemoError as error:
         fail(f"the demo stopped: {error}")
 
