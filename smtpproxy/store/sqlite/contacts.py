@@ -14,7 +14,7 @@ from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEnt
 from smtpproxy.store.sqlite import imported_contacts, rows
 from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
-from smtpproxy.store.undo_contacts import told_again
+from smtpproxy.store.undo import told_again
 
 _COLUMNS = f"{CONTACT_COLUMNS}, as_of"
 _VALUES = ", ".join(f"?{place}" for place in range(1, _COLUMNS.count(",") + 2))
@@ -133,16 +133,6 @@ async def erase(connection: aiosqlite.Connection, address: str) -> bool:
     return await run_many(connection, "DELETE FROM contact WHERE address = ?", [(address,)]) > 0
 
 
-async def export(connection: aiosqlite.Connection) -> AsyncGenerator[Contact, None]:
-    """Read page by page: one long read would keep the log from being emptied."""
-    last = 0
-    while page := await fetch_all(connection, _BY_ID, last, _PAGE_SIZE):
-        acts = await _acts(connection, page)
-        for row in page:
-            yield rows.contact(row[:-1], acts.get(row[0], ()))
-        last = page[-1][0]
-
-
 async def stored(connection: aiosqlite.Connection, addresses: list[str]) -> dict[str, Known]:
     """Return what is known of each address, with the age of its profile."""
     entries = await _stored(connection, addresses)
@@ -214,14 +204,31 @@ _TAGGED = "SELECT address FROM contact WHERE address >= ? AND address < ? ORDER 
 _read_changes = msgspec.json.Decoder(tuple[Change, ...]).decode
 
 
-class Rights(Connections):
-    """Keeps `RightsStore` for the store that it is mixed into."""
+class Contacts(Connections):
+    """Keeps `RightsStore` and what reads contacts, for the store that it is mixed into."""
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         raise NotImplementedError
 
     async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
         raise NotImplementedError
+
+    async def profiles(
+        self, addresses: Sequence[str]
+    ) -> Mapping[str, tuple[Contact, datetime | None]]:
+        async with self._reading() as connection:
+            found = await stored(connection, list(addresses))
+        return {name: (known.contact, known.as_of) for name, known in found.items()}
+
+    async def export_contacts(self) -> AsyncGenerator[Contact, None]:
+        # Page by page: one long read would keep the log from being emptied.
+        last = 0
+        async with self._reading() as connection:
+            while page := await fetch_all(connection, _BY_ID, last, _PAGE_SIZE):
+                acts = await _acts(connection, page)
+                for row in page:
+                    yield rows.contact(row[:-1], acts.get(row[0], ()))
+                last = page[-1][0]
 
     async def rectify(
         self, address: str, correction: Correction, *, at: datetime, reason: str

@@ -12,7 +12,7 @@ from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import ContactUpdate
 from smtpproxy.store.sqlite.connection import fetch_all, run_many
 from smtpproxy.store.sqlite.rows import Row
-from smtpproxy.store.undo_contacts import Replaced, Told
+from smtpproxy.store.undo import Replaced, Told
 
 _INSERT = """
 INSERT INTO contact_version (contact, number, import, replaced_by, state)

@@ -12,12 +12,12 @@ from smtpproxy.store.merge import Known
 from smtpproxy.store.operations import UNDO_FOR, Batch, ImportRecord, Place, State, Undone
 from smtpproxy.store.protocols import BatchResult
 from smtpproxy.store.sqlite import contacts as contact_table
-from smtpproxy.store.sqlite import imported_contacts, imported_suppressions
+from smtpproxy.store.sqlite import imported_contacts
+from smtpproxy.store.sqlite import suppressions as suppression_table
 from smtpproxy.store.sqlite.connection import Connections, fetch_all
 from smtpproxy.store.sqlite.imported_contacts import Origin
 from smtpproxy.store.sqlite.rows import Row, to_micros
-from smtpproxy.store.undo import Fate
-from smtpproxy.store.undo_contacts import contact_without
+from smtpproxy.store.undo import Fate, contact_without
 
 _PART = 2_000  # rows taken back in one commit
 _SPAN = 20_000  # numbers of contacts looked through in one commit
@@ -136,7 +136,7 @@ class Imports(Connections):
             if stored.record.kind == "suppressions":
                 gone = await _undone(connection)
                 lift = (to_micros(at), f"import {id} undone by {by}")
-                counts = await imported_suppressions.take_back(
+                counts = await suppression_table.take_back(
                     connection, stored.number, gone, keys, lift
                 )
                 cursor = _key_text(keys[-1]) if keys else None
@@ -158,7 +158,7 @@ class Imports(Connections):
             if stored.record.kind == "suppressions":
                 while keys := await _next_suppressions(connection, stored):
                     undone = undone.and_then(
-                        *await imported_suppressions.take_back(
+                        *await suppression_table.take_back(
                             connection, stored.number, gone, keys, None
                         )
                     )
@@ -190,11 +190,11 @@ async def _next_suppressions(connection: aiosqlite.Connection, stored: _Stored) 
     """Return the keys of the next part; none of an import of contacts."""
     if stored.record.kind != "suppressions":
         return []
-    after = imported_suppressions.FIRST
+    after = suppression_table.FIRST
     if stored.cursor is not None:
         wide, exact, scope, origin = msgspec.json.decode(stored.cursor, type=list[str])
         after = (bytes.fromhex(wide), bytes.fromhex(exact), scope, origin)
-    return await imported_suppressions.page(connection, stored.number, after, _PART)
+    return await suppression_table.page(connection, stored.number, after, _PART)
 
 
 _Counts = tuple[int, int, int]  # removed, put back, kept

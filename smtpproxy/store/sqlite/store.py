@@ -1,7 +1,6 @@
 """The SQLite backend: the mail path reads on the event loop, the rest is on a thread."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,22 +13,24 @@ from smtpproxy.store.operations import Batch
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
-    LiftedSuppression,
     SuppressionEntry,
 )
 from smtpproxy.store.sqlite import contacts as contact_table
 from smtpproxy.store.sqlite import imports as import_table
 from smtpproxy.store.sqlite import suppressions as suppression_table
-from smtpproxy.store.sqlite.contacts import Rights
+from smtpproxy.store.sqlite.contacts import Contacts
 from smtpproxy.store.sqlite.counters import SqliteMailings
 from smtpproxy.store.sqlite.live_keys import LiveKeys, Rekeying
 from smtpproxy.store.sqlite.partners import PartnerExchange
 from smtpproxy.store.sqlite.propagation import Propagation
 from smtpproxy.store.sqlite.reader import Partner, SqliteReader
 from smtpproxy.store.sqlite.retention import Retention
+from smtpproxy.store.sqlite.suppressions import Suppressions
 
 
-class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, Retention, Rights):
+class SqliteStore(
+    Suppressions, Contacts, Propagation, Rekeying, PartnerExchange, import_table.Imports, Retention
+):
     """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
 
     def __init__(
@@ -68,41 +69,10 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
             await import_table.take_in(connection, batch, result)
             return result
 
-    async def remove_suppression(
-        self,
-        address: str,
-        *,
-        at: datetime,
-        reason: str,
-        scope: str | None = None,
-        origin: Origin | None = None,
-    ) -> Sequence[Suppression]:
-        async with self._to_write().transaction() as connection:
-            places = (await self._keys.current(connection)).places(address)
-            return await suppression_table.lift(connection, places, scope, origin, at, reason)
-
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         name = suppressed_name(address)
         facts = await self._reader.facts(Lookups((name,), contacts=False))
         return facts[name].suppressions if name in facts else ()
-
-    async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
-        async with self._reading() as connection:
-            places = (await self._keys.current(connection)).places(address)
-            return await suppression_table.lifted(connection, places)
-
-    async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        async with self._reading() as connection:
-            keys = await self._keys.current(connection)
-            return await suppression_table.standing(connection, keys, entries)
-
-    async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
-        async with (
-            self._reading() as connection,
-            aclosing(suppression_table.export(connection, self._keys)) as entries,
-        ):
-            async for entry in entries:
-                yield entry
 
     async def put_contacts(
         self, contacts: Sequence[Contact | ContactUpdate], batch: Batch | None = None
@@ -124,21 +94,6 @@ class SqliteStore(Propagation, Rekeying, PartnerExchange, import_table.Imports, 
         name = canonical(address)
         facts = await self._reader.facts(Lookups((name,)))
         return facts[name].contact if name in facts else None
-
-    async def profiles(
-        self, addresses: Sequence[str]
-    ) -> Mapping[str, tuple[Contact, datetime | None]]:
-        async with self._reading() as connection:
-            found = await contact_table.stored(connection, list(addresses))
-        return {name: (known.contact, known.as_of) for name, known in found.items()}
-
-    async def export_contacts(self) -> AsyncGenerator[Contact, None]:
-        async with (
-            self._reading() as connection,
-            aclosing(contact_table.export(connection)) as contacts,
-        ):
-            async for contact in contacts:
-                yield contact
 
     async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
         entry = SuppressionEntry(canonical(address), scope, Origin.ERASURE, at)

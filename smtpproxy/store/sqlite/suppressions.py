@@ -1,6 +1,7 @@
-"""Writing and exporting suppressions."""
+"""Suppressions: added, lifted, exported, and taken back where an import brought them."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Container, Iterable, Sequence
 from datetime import datetime
 
 import aiosqlite
@@ -9,12 +10,13 @@ import msgspec
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey, is_key_text, suppressed_name
 from smtpproxy.store.protocols import BatchResult, LiftedSuppression, SuppressionEntry
-from smtpproxy.store.sqlite import imported_suppressions, live_keys, rows
+from smtpproxy.store.sqlite import live_keys, rows
 from smtpproxy.store.sqlite import partners as partner_table
-from smtpproxy.store.sqlite.connection import fetch_all, run_many
+from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.live_keys import LiveKeys
 from smtpproxy.store.sqlite.reader import Partner
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
+from smtpproxy.store.undo import Fate, Standing, Version, fate, said, without
 
 _ADD = """
 INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, import,
@@ -36,8 +38,12 @@ UPDATE lifted_suppression SET note = iif(instr(note, '@'), NULL, note),
     reason = iif(instr(reason, '@'), 'erased', reason)
 WHERE exact_key = ?
 """
+_LIFTABLE = "wide_key, exact_key, scope, origin, since, key_version, note"
+_LIFT = f"INSERT INTO lifted_suppression ({_LIFTABLE}, lifted_at, reason)"
 _COUNT = "SELECT sum(n) FROM tally WHERE kind <> 'contact'"
 _WHICH = "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
+_FOUND = f"SELECT scope, origin, since, note FROM suppression WHERE {_WHICH}"
+_LIFT_FOUND = f"{_LIFT} SELECT {_LIFTABLE}, ?5, ?6 FROM suppression WHERE {_WHICH}"
 _PAGE = """
 SELECT wide_key, exact_key, scope, origin, since, note, key_version FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
@@ -45,18 +51,13 @@ ORDER BY wide_key, exact_key, scope, origin LIMIT ?
 """
 _PAGE_SIZE = 2_000
 # ?1 holds the keys, 16 and 32 octets each; ?2 the scope and origin of each, as JSON.
-_STANDING = """
-WITH entry AS (
-    SELECT key AS place,
-           substr(?1, key * 48 + 1, 16) AS wide, substr(?1, key * 48 + 17, 32) AS exact,
-           json_extract(value, '$[0]') AS scope, json_extract(value, '$[1]') AS origin
-    FROM json_each(?2)
-)
-SELECT place, since FROM entry CROSS JOIN suppression
-ON wide_key = wide AND exact_key = exact
-AND suppression.scope = entry.scope AND suppression.origin = entry.origin
+_ENTRIES = """
+SELECT asked.key AS place, suppression.* FROM json_each(?2) AS asked CROSS JOIN suppression
+ON wide_key = substr(?1, asked.key * 48 + 1, 16)
+AND exact_key = substr(?1, asked.key * 48 + 17, 32)
+AND scope = json_extract(asked.value, '$[0]') AND origin = json_extract(asked.value, '$[1]')
 """
-
+_STANDING = f"SELECT place, since FROM ({_ENTRIES})"
 _ERASURES = "SELECT sum(n) FROM tally WHERE origin = 'erasure'"
 # ?1 holds the wide keys, 16 octets each; ?2 is a list as long.
 _ERASED = """
@@ -64,6 +65,29 @@ WITH asked AS (SELECT key AS place, substr(?1, key * 16 + 1, 16) AS wide FROM js
 SELECT DISTINCT place FROM asked CROSS JOIN suppression ON wide_key = wide
 WHERE origin = 'erasure'
 """
+_KEY = "wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?"
+_COLUMNS = "since, note, import, also, earlier"
+_KNOWN = f"""
+SELECT place, {_COLUMNS} FROM ({_ENTRIES}) WHERE import IS NOT NULL OR ?3 IS NOT NULL
+"""
+_PUT = f"UPDATE suppression SET also = ?, earlier = ? WHERE {_KEY}"
+_OF_IMPORT = """
+SELECT wide_key, exact_key, scope, origin FROM suppression
+WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
+AND (import = ?5 OR also = ?5 OR instr(earlier, ?6))
+ORDER BY wide_key, exact_key, scope, origin LIMIT ?7
+"""
+_STANDING_ONE = f"SELECT {_COLUMNS} FROM suppression WHERE {_KEY}"
+_BACK = (
+    f"UPDATE suppression SET since = ?, note = ?, import = ?, also = ?, earlier = ? WHERE {_KEY}"
+)
+_LIFT_ONE = f"{_LIFT} SELECT {_LIFTABLE}, ?, ? FROM suppression WHERE {_KEY}"
+FIRST: Row = (b"", b"", "", "")
+
+# Of an import, the number stands in quotes, so that it can be searched for.
+_Earlier = list[tuple[int, str | None, str | None, int | None]]
+_read = msgspec.json.Decoder(_Earlier).decode
+_write = msgspec.json.Encoder().encode
 
 
 async def erased(
@@ -97,7 +121,7 @@ async def add(
         moves += [(*old, *pair, key.version) for _, old in older]
     if moves:
         await live_keys.move(connection, moves)
-    await imported_suppressions.remember(connection, new, importer)
+    await _remember(connection, new, importer)
     before = (await fetch_all(connection, _COUNT))[0][0]
     # In the order of the primary key, neighbours share a page and its copy in the log.
     ordered = sorted(new, key=lambda row: row[:2])
@@ -109,61 +133,6 @@ async def add(
     return BatchResult(added, written - added, len(entries) - written)
 
 
-async def standing(
-    connection: aiosqlite.Connection, keys: KeyRing, entries: Sequence[SuppressionEntry]
-) -> list[datetime | None]:
-    """Return since when each entry stands already; None where it does not."""
-    places = [(n, pair) for n, e in enumerate(entries) for _, pair in keys.places(e.address)]
-    octets = b"".join([wide + exact for _, (wide, exact) in places])
-    kinds = [(entries[n].scope, entries[n].origin) for n, _ in places]
-    found: list[datetime | None] = [None] * len(entries)
-    asked = msgspec.json.encode(kinds).decode()
-    for place, since in await fetch_all(connection, _STANDING, octets, asked):
-        number, at = places[place][0], from_micros(since)
-        found[number] = max(at, found[number] or at)
-    return found
-
-
-async def lift(
-    connection: aiosqlite.Connection,
-    places: Sequence[tuple[SuppressionKey, KeyPair]],
-    scope: str | None,
-    origin: Origin | None,
-    at: datetime,
-    reason: str,
-) -> list[Suppression]:
-    """Remove suppressions of the exact address; what was lifted, when and why stays."""
-    (key, pair), *older = places
-    await live_keys.move(connection, [(*old, *pair, key.version) for _, old in older])
-    which = (*pair, scope or "", origin or "")
-    found = await fetch_all(
-        connection, f"SELECT scope, origin, since, note FROM suppression WHERE {_WHICH}", *which
-    )
-    await connection.execute(
-        "INSERT INTO lifted_suppression (wide_key, exact_key, scope, origin, since,"
-        " key_version, note, lifted_at, reason)"
-        " SELECT wide_key, exact_key, scope, origin, since, key_version, note, ?5, ?6"
-        f" FROM suppression WHERE {_WHICH}",
-        (*which, to_micros(at), reason),
-    )
-    await connection.execute(f"DELETE FROM suppression WHERE {_WHICH}", which)
-    return [rows.suppression(*row, widened=False) for row in found]
-
-
-async def lifted(
-    connection: aiosqlite.Connection, places: Sequence[tuple[SuppressionKey, KeyPair]]
-) -> list[LiftedSuppression]:
-    found = [row for _, pair in places for row in await fetch_all(connection, _LIFTED, pair[1])]
-    return [
-        LiftedSuppression(
-            scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), reason
-        )
-        for scope, origin, since, note, lifted_at, reason, _ in sorted(
-            found, key=lambda row: (row[4], row[-1])
-        )
-    ]
-
-
 async def forget_texts(
     connection: aiosqlite.Connection, places: Sequence[tuple[SuppressionKey, KeyPair]]
 ) -> None:
@@ -173,17 +142,150 @@ async def forget_texts(
     await run_many(connection, _FORGET_REASON, [(exact,) for _, exact in pairs])
 
 
-async def export(
-    connection: aiosqlite.Connection, live: LiveKeys
-) -> AsyncGenerator[tuple[str, Suppression], None]:
-    """Read page by page: one long read would keep the log from being emptied.
+class Suppressions(Connections):
+    """Keeps what of `SuppressionStore` no import comes through, for the store it is mixed into."""
 
-    What is moved to another key meanwhile may come twice; adding it twice changes nothing.
+    _keys: LiveKeys
+
+    async def remove_suppression(
+        self,
+        address: str,
+        *,
+        at: datetime,
+        reason: str,
+        scope: str | None = None,
+        origin: Origin | None = None,
+    ) -> Sequence[Suppression]:
+        async with self._to_write().transaction() as connection:
+            (key, pair), *older = (await self._keys.current(connection)).places(address)
+            await live_keys.move(connection, [(*old, *pair, key.version) for _, old in older])
+            which = (*pair, scope or "", origin or "")
+            found = await fetch_all(connection, _FOUND, *which)
+            await connection.execute(_LIFT_FOUND, (*which, to_micros(at), reason))
+            await connection.execute(f"DELETE FROM suppression WHERE {_WHICH}", which)
+        return [rows.suppression(*row, widened=False) for row in found]
+
+    async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
+        async with self._reading() as connection:
+            places = (await self._keys.current(connection)).places(address)
+            found = [row for _, (_, exact) in places
+                     for row in await fetch_all(connection, _LIFTED, exact)]  # fmt: skip
+        return [
+            LiftedSuppression(
+                scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), reason
+            )
+            for scope, origin, since, note, lifted_at, reason, _ in sorted(
+                found, key=lambda row: (row[4], row[-1])
+            )
+        ]
+
+    async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        found: list[datetime | None] = [None] * len(entries)
+        async with self._reading() as connection:
+            keys = await self._keys.current(connection)
+            places = [
+                (n, pair) for n, e in enumerate(entries) for _, pair in keys.places(e.address)
+            ]
+            octets = b"".join([wide + exact for _, (wide, exact) in places])
+            kinds = [(entries[n].scope, entries[n].origin) for n, _ in places]
+            asked = msgspec.json.encode(kinds).decode()
+            for place, since in await fetch_all(connection, _STANDING, octets, asked):
+                number, at = places[place][0], from_micros(since)
+                found[number] = max(at, found[number] or at)
+        return found
+
+    async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
+        # Page by page: one long read would keep the log from being emptied. What is moved to
+        # another key meanwhile may come twice; adding it twice changes nothing.
+        last = FIRST
+        async with self._reading() as connection:
+            while page := await fetch_all(connection, _PAGE, *last, _PAGE_SIZE):
+                keys = await self._keys.current(connection)
+                for wide, exact, *suppression, version in page:
+                    text = keys.of_version(version).text((wide, exact))
+                    yield text, rows.suppression(*suppression, widened=False)
+                last = page[-1][:4]
+
+
+async def _remember(
+    connection: aiosqlite.Connection, entries: Sequence[Row], importer: int | None
+) -> None:
+    """Note what is about to be moved forward, and what is said again."""
+    keys = b"".join([wide + exact for wide, exact, *_ in entries])
+    kinds = msgspec.json.encode([(row[2], row[3]) for row in entries]).decode()
+    changed: dict[Row, Row] = {}
+    standing: dict[Row, Standing] = {}
+    for place, *known in await fetch_all(connection, _KNOWN, keys, kinds, importer):
+        row = entries[place]
+        key = row[:4]
+        before = standing.get(key) or _standing(known)
+        after = said(before, Version(from_micros(row[4]), row[6], importer))
+        standing[key] = after
+        if after is not before:
+            # A later moment is put by the insertion, which starts without `also`.
+            also = after.now.also if after.now.since == before.now.since else None
+            changed[key] = (also, _written(after.earlier), *key)
+    await run_many(connection, _PUT, changed.values())
+
+
+async def page(connection: aiosqlite.Connection, number: int, after: Row, limit: int) -> list[Row]:
+    """Return the next keys of suppressions that the import had to do with."""
+    return await fetch_all(connection, _OF_IMPORT, *after, number, f'"{number}"', limit)
+
+
+async def take_back(
+    connection: aiosqlite.Connection,
+    number: int,
+    undone: Container[int],
+    keys: Iterable[Row],
+    lift: tuple[int, str] | None,
+) -> tuple[int, int, int]:
+    """Take the import back from these; return how many were lifted, put back and kept.
+
+    `lift` is the moment in microseconds and the reason; None only counts.
     """
-    last: Row = (b"", b"", "", "")
-    while page := await fetch_all(connection, _PAGE, *last, _PAGE_SIZE):
-        keys = await live.current(connection)
-        for wide, exact, *suppression, version in page:
-            text = keys.of_version(version).text((wide, exact))
-            yield text, rows.suppression(*suppression, widened=False)
-        last = page[-1][:4]
+    lifted: list[Row] = []
+    put: list[Row] = []
+    fates: Counter[Fate] = Counter()
+    for key in keys:
+        for row in await fetch_all(connection, _STANDING_ONE, *key):
+            before = _standing(row)
+            after = without(before, number, undone)
+            fates[fate(before, after, number)] += 1
+            if after is None:
+                lifted.append(key)
+            elif after is not before:
+                now = after.now
+                version = (to_micros(now.since), now.note, now.owner, now.also)
+                put.append((*version, _written(after.earlier), *key))
+    if lift is not None:
+        await run_many(connection, _BACK, put)
+        await run_many(connection, _LIFT_ONE, [(*lift, *key) for key in lifted])
+        await run_many(connection, f"DELETE FROM suppression WHERE {_KEY}", lifted)
+    return fates["removed"], fates["put back"], fates["kept"]
+
+
+def _standing(row: Sequence[object]) -> Standing:
+    since, note, owner, also, earlier = row
+    versions = _read(earlier) if isinstance(earlier, str) else []
+    assert isinstance(since, int)
+    assert note is None or isinstance(note, str)
+    assert owner is None or isinstance(owner, int)
+    assert also is None or isinstance(also, int)
+    return Standing(
+        Version(from_micros(since), note, owner, also),
+        tuple(
+            Version(from_micros(at), text, None if by is None else int(by), more)
+            for at, text, by, more in versions
+        ),
+    )
+
+
+def _written(earlier: Sequence[Version]) -> str | None:
+    if not earlier:
+        return None
+    versions: _Earlier = [
+        (to_micros(one.since), one.note, None if one.owner is None else str(one.owner), one.also)
+        for one in earlier
+    ]
+    return _write(versions).decode()
