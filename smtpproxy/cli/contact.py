@@ -196,6 +196,8 @@ def _act(act: ConsentAct) -> str:
     words = [written_time(act.at), act.purpose, done]
     words += [f"by {act.method}"] if act.method else []
     words += ["as a condition of the service"] if act.conditional else []
+    if act.conditional is None and not act.withdrawal:
+        words.append("whether as a condition of the service is not on record")
     words += [f"for {', '.join(sorted(act.channels))}"] if not act.withdrawal else []
     words += [f"wording {act.evidence.wording!r}"] if act.evidence.wording else []
     words += [f"version {act.evidence.version}"] if act.evidence.version else []

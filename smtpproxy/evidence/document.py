@@ -206,6 +206,8 @@ class _Writer:
         ]
         if act.conditional:
             words.append(self._say("conditional"))
+        elif act.conditional is None and not act.withdrawal:
+            words.append(self._say("conditional_unknown"))
         return ", ".join(words) or "–"
 
     def _matched_by(self, one: Suppression) -> str:

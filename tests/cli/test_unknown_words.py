@@ -59,6 +59,24 @@ def test_agreement_to_tracking_may_be_kept_though_no_stream_is_for_it(stored: St
     stored.run("suppress", "show", ANNA, code=1)
 
 
+@pytest.mark.parametrize(
+    ("said", "kept", "told"),
+    [
+        ({}, None, True),
+        ({"conditional": False}, False, False),
+        ({"conditional": True}, True, False),
+    ],
+)
+def test_whether_consent_was_a_condition_may_be_not_on_record(
+    stored: Stored, said: dict[str, Any], kept: bool | None, told: bool
+) -> None:
+    imported(stored, consents=consent(**said))
+    (one,) = stored.json("contact", "show", ANNA)["consents"]
+    assert one["conditional"] is kept
+    shown = " ".join(stored.run("contact", "show", ANNA).stdout.split())
+    assert ("whether as a condition of the service is not on record" in shown) is told
+
+
 def test_a_withdrawal_from_an_unknown_purpose_counts_for_all_marketing(stored: Stored) -> None:
     withdrawn = [{"purpose": "ofers", "withdrawn_at": THEN}]
     _, told = imported(stored, consents=withdrawn)

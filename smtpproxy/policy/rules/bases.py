@@ -119,7 +119,7 @@ def _strictness(act: ConsentAct, rulebook: Rulebook) -> tuple[bool, ...]:
     return (
         act.withdrawal,
         act.method in rulebook.preticked_methods,
-        act.conditional and not rulebook.conditional_allowed,
+        bool(act.conditional) and not rulebook.conditional_allowed,
         act.method not in rulebook.valid_methods,
         "email" not in act.channels,
         all(_states(act.evidence, name) for name in rulebook.required_evidence),

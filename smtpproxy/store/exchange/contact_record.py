@@ -74,7 +74,7 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
     method: Word | None = None
     given_at: Time | None = None
     withdrawn_at: Time | None = None
-    conditional: bool = False
+    conditional: bool | None = None
     channels: Words = msgspec.field(default_factory=lambda: ["email"])
     evidence: EvidenceRecord | None = None
     pending: bool = False  # of given_at: asked for, and not confirmed

@@ -155,7 +155,7 @@ def act(row: Row) -> ConsentAct:
         _EPOCH + _MICROSECOND * at,
         bool(withdrawal),
         method,
-        bool(conditional),
+        None if conditional is None else bool(conditional),
         _read_set(channels) if channels else _EMAIL,
         _NO_EVIDENCE
         if wording is None and ip is None and details is None

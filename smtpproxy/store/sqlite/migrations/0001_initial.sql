@@ -76,7 +76,7 @@ CREATE TABLE consent_act (
     sequence INTEGER NOT NULL,  -- tells acts of one moment apart
     purpose TEXT NOT NULL,
     method TEXT,
-    conditional INTEGER NOT NULL,
+    conditional INTEGER,        -- NULL: not on record
     channels TEXT,              -- NULL: e-mail alone
     wording TEXT,
     ip TEXT,
