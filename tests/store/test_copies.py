@@ -1,0 +1,114 @@
+"""The ledger of copies: who has one, of a message whose client has no final answer yet."""
+
+import sqlite3
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sqlite.side_file import SqliteCopies
+
+SENDER, ANN, BOB = "news@shop.example", "ann@people.example", "bøb@people.example"
+
+
+def digest() -> bytes:
+    return b"of the content"
+
+
+class Clock:
+    now = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def ledger(folder: Path, clock: Clock) -> SqliteCopies:
+    return SqliteCopies(folder / "store.db", 0.05, clock)
+
+
+def file_of(folder: Path) -> Path:
+    (path,) = folder.glob("*-copies.db")
+    return path
+
+
+def remove(folder: Path) -> None:
+    for path in folder.glob("*-copies.db*"):
+        path.unlink()
+
+
+async def found(copies: SqliteCopies) -> frozenset[str]:
+    return await copies.find(SENDER, digest, [ANN, BOB])
+
+
+async def test_only_the_recipients_of_a_transaction_are_forgotten_and_only_of_its_message(
+    tmp_path: Path,
+) -> None:
+    copies = ledger(tmp_path, Clock())
+    for path in (ANN, BOB):
+        await copies.note(SENDER, digest, path)
+        await copies.note("<other>", digest, path)
+    await copies.forget(SENDER, digest, [ANN])
+    assert await found(copies) == {BOB}
+    assert await copies.find("<other>", digest, [ANN, BOB]) == {ANN, BOB}
+    copies.close()
+
+
+async def test_another_worker_and_the_next_process_know_it(tmp_path: Path) -> None:
+    copies, other = ledger(tmp_path, Clock()), ledger(tmp_path, Clock())
+    assert await found(other) == frozenset()
+    await copies.note(SENDER, digest, ANN)
+    assert await found(other) == {ANN}
+    copies.close()
+    other.close()
+    again = ledger(tmp_path, Clock())
+    assert await found(again) == {ANN}
+    again.close()
+
+
+async def test_what_no_client_came_back_for_ends_after_five_days(tmp_path: Path) -> None:
+    clock = Clock()
+    copies = ledger(tmp_path, clock)
+    await copies.note(SENDER, digest, ANN)
+    clock.now += timedelta(days=5, seconds=1)
+    assert await found(copies) == frozenset()
+    copies.close()
+
+
+async def test_a_ledger_that_is_locked_is_no_answer(tmp_path: Path) -> None:
+    copies = ledger(tmp_path, Clock())
+    await copies.note(SENDER, digest, ANN)
+    with closing(sqlite3.connect(file_of(tmp_path), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreUnavailable):
+            await copies.note(SENDER, digest, BOB)
+        with pytest.raises(StoreUnavailable):
+            await copies.forget(SENDER, digest, [ANN])
+    assert await found(copies) == {ANN}
+    copies.close()
+
+
+async def test_a_ledger_that_is_removed_is_made_anew(tmp_path: Path) -> None:
+    """What it knew is lost, so a retry may mail twice: rather that than never."""
+    copies = ledger(tmp_path, Clock())
+    await copies.note(SENDER, digest, ANN)
+    remove(tmp_path)
+    with suppress(StoreUnavailable):  # what was open is noticed to be gone: 451, once
+        await found(copies)
+    assert await found(copies) == frozenset()
+    await copies.note(SENDER, digest, BOB)
+    assert await found(copies) == {BOB}
+    copies.close()
+
+
+async def test_a_ledger_that_is_no_database_is_no_answer(tmp_path: Path) -> None:
+    copies = ledger(tmp_path, Clock())
+    await copies.note(SENDER, digest, ANN)
+    path = file_of(tmp_path)
+    copies.close()
+    remove(tmp_path)
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreUnavailable):
+        await found(copies)
+    copies.close()
