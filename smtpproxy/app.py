@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from smtpproxy.config.faults import ConfigError
+from smtpproxy.config.load import ConfigError
 from smtpproxy.config.start_checks import FOLDERS, check_named_files
 from smtpproxy.process.supervisor import Notifier, Supervisor
 from smtpproxy.settings import Address, Settings, TcpAddress
@@ -50,7 +50,7 @@ def _prepare_state(settings: Settings) -> None:
         except OSError as error:
             raise OSError(f"server.state_dir: {folder}: {error.strerror}") from error
     asyncio.run(_open_and_close(settings))
-    if settings.adds_ways_out and ensure_link_keys(state, datetime.now(UTC).date()):
+    if settings.adds_unsubscribe and ensure_link_keys(state, datetime.now(UTC).date()):
         structlog.get_logger().info("key of unsubscribe links made", file=str(state / LINK_KEYS))
 
 

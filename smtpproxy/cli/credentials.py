@@ -191,7 +191,7 @@ def keys(settings: Settings) -> Result:
     """Tell which keys there are; new links are sealed with the newest."""
     from smtpproxy.store.key_files import LINK_KEY_FILE
 
-    if not settings.adds_ways_out and not (settings.server.state_dir / LINK_KEY_FILE).exists():
+    if not settings.adds_unsubscribe and not (settings.server.state_dir / LINK_KEY_FILE).exists():
         fail('there is no key: no stream has unsubscribe = "add"')
     return _link_keys(settings)
 

@@ -15,6 +15,7 @@ from smtpproxy.cli.options import config_option, file_type, option, options
 from smtpproxy.cli.printer import Aside, Csv, Part, Result, shows_result
 from smtpproxy.cli.stores import AddressFile, now, using_store
 from smtpproxy.mail.address import readings
+from smtpproxy.policy.terms import WIDENED_ORIGINS
 from smtpproxy.settings import PartnerSettings, Settings
 from smtpproxy.store.exchange.snapshot import (
     SnapshotFault,
@@ -25,7 +26,6 @@ from smtpproxy.store.exchange.snapshot import (
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import create_partner_key, load_partner_key
 from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow
-from smtpproxy.store.merge import WIDENED_ORIGINS
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 

@@ -12,7 +12,7 @@ from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_resu
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import Arrears, DeadLetter, WebhookState
+from smtpproxy.store.operations import Backlog, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 
@@ -32,12 +32,12 @@ def webhook() -> None:
 def list_webhooks(settings: Settings) -> Result:
     """List the webhooks: how late they are, what fails, how many dead letters there are."""
 
-    async def read(store: Store) -> tuple[Mapping[str, WebhookState], Mapping[str, Arrears]]:
-        return await store.webhook_states(), await store.arrears()
+    async def read(store: Store) -> tuple[Mapping[str, WebhookState], Mapping[str, Backlog]]:
+        return await store.webhook_states(), await store.backlog()
 
-    states, arrears = using_store(settings, read, read_only=True, or_empty=True)
+    states, backlog = using_store(settings, read, read_only=True, or_empty=True)
     found = [
-        _summary(name, states.get(name), arrears.get(name, Arrears()), now())
+        _summary(name, states.get(name), backlog.get(name, Backlog()), now())
         for name in [webhook.name for webhook in settings.webhooks]
     ]
     columns = [
@@ -69,9 +69,9 @@ def show(settings: Settings, name: str, letter: int | None) -> Result | int:
     """Show one webhook and its dead letters; exit 1 when there is no such letter."""
     _check_name(settings, name)
 
-    async def read(store: Store) -> tuple[WebhookState | None, Arrears, Sequence[DeadLetter]]:
-        states, arrears = await store.webhook_states(), await store.arrears()
-        return states.get(name), arrears.get(name, Arrears()), await store.dead_letters(name)
+    async def read(store: Store) -> tuple[WebhookState | None, Backlog, Sequence[DeadLetter]]:
+        states, backlog = await store.webhook_states(), await store.backlog()
+        return states.get(name), backlog.get(name, Backlog()), await store.dead_letters(name)
 
     state, owed, letters = using_store(settings, read, read_only=True, or_empty=True)
     if letter is not None:
@@ -159,7 +159,7 @@ def _check_name(settings: Settings, name: str) -> None:
         fail(f"there is no webhook {name!r}: {', '.join(names) or 'none is configured'}", 2)
 
 
-def _summary(name: str, state: WebhookState | None, owed: Arrears, at: datetime) -> dict[str, Any]:
+def _summary(name: str, state: WebhookState | None, owed: Backlog, at: datetime) -> dict[str, Any]:
     if state is None:
         kind = "not started yet"
     elif state.disabled_at is not None:

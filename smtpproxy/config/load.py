@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from msgspec import structs
 
 from smtpproxy import toml
 from smtpproxy.config.checks import cross_check
-from smtpproxy.config.faults import ConfigError
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
     Rulebook,
@@ -34,6 +33,16 @@ _REPLACED: Mapping[Location, str] = {
 
 BULK_RECIPIENTS = 100
 """How many may be sent one text where undeclared bulk has consequences and no number is set."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `faults`: `FILE: key.path: what and what instead`."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
 
 
 def load(path: Path) -> Settings:

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smtpproxy.auth.users import UsersError, read
-from smtpproxy.config.faults import ConfigError
-from smtpproxy.settings import Address, Settings, UnixAddress
+from smtpproxy.config.load import ConfigError
+from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
 from smtpproxy.store import open_store, store_path
 from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
 from smtpproxy.store.key_files import load_link_keys, load_partner_key
@@ -29,6 +30,9 @@ from smtpproxy.store.protocols import (
 from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
 from smtpproxy.webhooks.signature import SecretFault, check_files
 
+if TYPE_CHECKING:
+    from smtpproxy.relay.dkim.keys import SigningKey
+
 FOLDERS = ("audit", "spool")
 """What `serve` makes in state_dir."""
 
@@ -38,12 +42,7 @@ def check_named_files(settings: Settings, filename: str) -> list[str]:
 
     Raises ConfigError with every fault in them.
     """
-    checks: list[Callable[[Settings, str], list[str]]] = [check_access_files, _check_webhooks]
-    if settings.dkim:
-        from smtpproxy.config.dkim_files import check_dkim_files  # 6 MB, where mail is signed
-
-        checks.append(check_dkim_files)
-    return _all_of(checks, settings, filename)
+    return _all_of([check_access_files, _check_webhooks, check_dkim_files], settings, filename)
 
 
 def check_start(settings: Settings, filename: str) -> list[str]:
@@ -103,7 +102,7 @@ def _state_faults(settings: Settings) -> Iterator[str]:
     yield from partners
     if not partners:
         yield from _store_faults(settings)
-    if settings.adds_ways_out and (state / LINK_KEYS).exists():
+    if settings.adds_unsubscribe and (state / LINK_KEYS).exists():
         try:
             load_link_keys(state)
         except StoreMisconfigured as fault:
@@ -241,3 +240,60 @@ def _users(settings: Settings) -> Iterator[tuple[str, str, bool]]:
     for credential in settings.credentials:
         if credential.user is not None and credential.user not in users.by_name:
             yield f'credential "{credential.user}"', f"no such user in {settings.auth.users}", False
+
+
+def check_dkim_files(settings: Settings, filename: str, now: datetime | None = None) -> list[str]:
+    """Return warnings about keys that are good, each `key.path: what and why`.
+
+    Raises ConfigError with every fault in them.
+    """
+    if not settings.dkim:
+        return []
+    from smtpproxy.relay.dkim import keys as dkim_keys  # 6 MB, where mail is signed
+
+    faults: list[str] = []
+    warned: list[str] = []
+    keys: list[tuple[int, DkimSettings, SigningKey]] = []
+    for index, each in enumerate(settings.dkim):
+        try:
+            key = dkim_keys.read_key(each.key)
+        except dkim_keys.KeyFault as fault:
+            faults.append(f"{filename}: dkim[{index}].key: {fault}")
+            continue
+        keys.append((index, each, key))
+        if key.record.key_type == "rsa" and key.bits < dkim_keys.GOOD_BITS:
+            warned.append(
+                f"dkim[{index}].key: {each.key} has {key.bits} bits; use {dkim_keys.GOOD_BITS}"
+            )
+        if key.bits > dkim_keys.MOST_BITS:
+            warned.append(
+                f"dkim[{index}].key: {each.key} has {key.bits} bits; not everybody can verify more"
+                f" than {dkim_keys.MOST_BITS} (RFC 8301 3.2)"
+            )
+    faults += [f"{filename}: {text}" for text in _ambiguous(keys)]
+    if faults:
+        raise ConfigError(faults)
+    return [*warned, *_not_yet(keys, now or datetime.now(UTC))]
+
+
+def _ambiguous(keys: list[tuple[int, DkimSettings, "SigningKey"]]) -> Iterator[str]:
+    """Two keys of one type that would begin at the same moment for the same mail."""
+    for position, (index, each, key) in enumerate(keys):
+        for other_index, other, other_key in keys[:position]:
+            same_type = key.record.key_type == other_key.record.key_type
+            both = each.streams & other.streams or each.streams == other.streams
+            if same_type and both and (each.domain, each.since) == (other.domain, other.since):
+                yield (
+                    f"dkim[{index}].from: dkim[{other_index}] is an {key.record.key_type} key of"
+                    f" {each.domain} too, from the same moment on: say from when this one signs"
+                )
+
+
+def _not_yet(keys: list[tuple[int, DkimSettings, "SigningKey"]], now: datetime) -> Iterator[str]:
+    started = {each.domain for _, each, _ in keys if each.since is None or each.since <= now}
+    for index, each, _ in keys:
+        if each.since is not None and each.since > now and each.domain not in started:
+            yield (
+                f"dkim[{index}].from: no key of {each.domain} signs before {each.since:%Y-%m-%d},"
+                " and its mail leaves unsigned until then"
+            )

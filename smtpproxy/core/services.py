@@ -86,7 +86,7 @@ def services_of(
         signing_keys=signing_keys,
         checks_signatures=asks_dns and check_dkim,
         counts_mailings=settings.counts_mailings,
-        counts_texts=settings.counts_alike,
+        counts_texts=settings.counts_bulk,
         asks_organisations=asks_dns and relaxed,
         asks_domains=asks_dns and settings.policy.check_recipient_domain,
         record_waits=settings.audit.sync == "disk",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from smtpproxy.mail.address import AddressError, canonical
-from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
+from smtpproxy.policy.model import DEFAULT_STREAM, Stream
 from smtpproxy.settings import Credential, ListenerSettings, SenderRule, Settings
 
 
@@ -56,10 +56,6 @@ class StreamTable:
                 for key, rule in self._rules.items():
                     choice = self._limited(listener, credential, rule)
                     self._narrowed[listener.name, name, key] = choice
-
-    @property
-    def observing_by_default(self) -> bool:
-        return self._undeclared.mode is Mode.OBSERVE
 
     def choice(
         self, listener: str, reverse_path: str, credential: Credential | None = None

@@ -46,6 +46,12 @@ class Origin(StrEnum):
     EXTERNAL = "external"
 
 
+WIDENED_ORIGINS = frozenset(
+    {Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE, Origin.EXTERNAL}
+)
+"""Origins that hold for all variants of a mailbox; the others for the exact address alone."""
+
+
 class Basis(StrEnum):
     """Why a recipient may be mailed."""
 

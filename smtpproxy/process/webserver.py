@@ -58,7 +58,7 @@ async def _serve(
             processes=relay_processes,
         ),
         counts=store.counts,
-        arrears=store.arrears if settings.webhooks else None,
+        backlog=store.backlog if settings.webhooks else None,
         snapshots=store.snapshots if settings.store.partners else None,
         api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop),
         unsubscribe=Unsubscribe(

@@ -114,7 +114,7 @@ class Worker:
         self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
-        self._alike = open_bulk_counter(settings.store) if settings.counts_alike else None
+        self._alike = open_bulk_counter(settings.store) if settings.counts_bulk else None
         self._copies = open_copies(settings.store, now)
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
@@ -218,7 +218,7 @@ class Worker:
 
     def _links(self) -> UnsubscribeLinks | None:
         settings, state_dir = self._settings, self._settings.server.state_dir
-        if not settings.adds_ways_out or settings.web is None or settings.web.public_url is None:
+        if not settings.adds_unsubscribe or settings.web is None or settings.web.public_url is None:
             return None
 
         def key_text(address: str) -> str:

@@ -119,7 +119,7 @@ class Settings:
         return frozenset(d for book in self.rulebooks.values() for d in book.consumer_domains)
 
     @property
-    def counts_alike(self) -> bool:
+    def counts_bulk(self) -> bool:
         """Whether any stream asks to how many people one text was sent."""
         return any(
             stream.stream_class is StreamClass.TRANSACTIONAL and stream.bulk_recipients is not None
@@ -133,7 +133,7 @@ class Settings:
         return self.server.source_header if asked else None
 
     @property
-    def adds_ways_out(self) -> bool:
+    def adds_unsubscribe(self) -> bool:
         """Whether any stream adds unsubscribe headers."""
         return any(stream.unsubscribe_scope is not None for stream in self.streams.values())
 

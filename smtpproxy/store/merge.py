@@ -24,17 +24,6 @@ from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.operations import Change, Correction, Limits, Removed
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate, SuppressionEntry
 
-WIDENED_ORIGINS = frozenset(
-    {
-        Origin.UNSUBSCRIBE,
-        Origin.COMPLAINT,
-        Origin.OBJECTION,
-        Origin.ERASURE,
-        Origin.EXTERNAL,
-    }
-)
-"""Origins that hold for all variants of a mailbox; the others for the exact address alone."""
-
 FROZEN = frozenset({"occupations", "tags", "last_activity_at"})
 """What is gathered about a person: after an objection to profiling, no import changes it."""
 

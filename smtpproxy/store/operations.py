@@ -287,7 +287,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrears:
+class Backlog:
     """What one webhook has not been told yet."""
 
     oldest: datetime | None = None  # of the undelivered changes, dead letters included

@@ -22,7 +22,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store.keys import PartnerStore
 from smtpproxy.store.operations import (
-    Arrears,
+    Backlog,
     Batch,
     Correction,
     DeadLetter,
@@ -340,7 +340,7 @@ class WebhookStore(Protocol):
         """Give one, or all, up; return how many."""
         ...
 
-    async def arrears(self) -> Mapping[str, Arrears]:
+    async def backlog(self) -> Mapping[str, Backlog]:
         """Return what each webhook that was ever started has not been told yet."""
         ...
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from smtpproxy.sinks.collector import SnapshotCollector, snapshot_gauges, store_gauges
 from smtpproxy.sinks.metrics import Labels, Samples, Snapshot, merge
 from smtpproxy.store.keys import PartnerSnapshot
-from smtpproxy.store.operations import Arrears
+from smtpproxy.store.operations import Backlog
 from smtpproxy.web.api import Api
 from smtpproxy.web.health import Cached, Health, Readiness
 from smtpproxy.web.unsubscribe import Unsubscribe
@@ -88,16 +88,16 @@ async def _send_error(send: Send, status: int, error: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def webhook_gauges(arrears: Mapping[str, Arrears], now: datetime) -> Mapping[str, Samples]:
-    """Return the gauges of what a store's `arrears()` said. A lag is in seconds."""
+def webhook_gauges(backlog: Mapping[str, Backlog], now: datetime) -> Mapping[str, Samples]:
+    """Return the gauges of what a store's `backlog()` said. A lag is in seconds."""
     lag: dict[Labels, float] = {}
-    for name, owed in arrears.items():
+    for name, owed in backlog.items():
         age = 0.0 if owed.oldest is None else (now - owed.oldest).total_seconds()
         lag[(name,)] = max(0.0, age)
     return {
         "webhook_lag_seconds": lag,
-        "webhook_dead_letters": {(name,): owed.dead_letters for name, owed in arrears.items()},
-        "webhook_disabled": {(name,): owed.disabled for name, owed in arrears.items()},
+        "webhook_dead_letters": {(name,): owed.dead_letters for name, owed in backlog.items()},
+        "webhook_disabled": {(name,): owed.disabled for name, owed in backlog.items()},
     }
 
 
@@ -116,7 +116,7 @@ def create_app(
     *,
     collector: SnapshotCollector,
     counts: Ask[StoreCounts] | None = None,
-    arrears: Ask[Mapping[str, Arrears]] | None = None,
+    backlog: Ask[Mapping[str, Backlog]] | None = None,
     snapshots: Ask[Mapping[str, PartnerSnapshot]] | None = None,
     api: Api | None = None,
     unsubscribe: Unsubscribe | None = None,
@@ -125,11 +125,11 @@ def create_app(
 
     `stats` gives the numbers of all workers together, `health` what is known of the
     workers without asking anybody else, `ready` what works now, `counts` what
-    the store holds (`store.counts`), `arrears` what webhooks were not told yet
-    (`store.arrears`), `snapshots` those of the partners (`store.snapshots`).
+    the store holds (`store.counts`), `backlog` what webhooks were not told yet
+    (`store.backlog`), `snapshots` those of the partners (`store.snapshots`).
     """
     counting = [part.snapshot for part in (api, unsubscribe) if part is not None]
-    monitoring = _Monitoring(stats, health, ready, collector, counts, arrears, snapshots, counting)
+    monitoring = _Monitoring(stats, health, ready, collector, counts, backlog, snapshots, counting)
     app = Starlette(
         routes=[
             Route("/metrics", monitoring.metrics),
@@ -155,7 +155,7 @@ class _Monitoring:
         ready: Ask[Readiness],
         collector: SnapshotCollector,
         counts: Ask[StoreCounts] | None,
-        arrears: Ask[Mapping[str, Arrears]] | None,
+        backlog: Ask[Mapping[str, Backlog]] | None,
         snapshots: Ask[Mapping[str, PartnerSnapshot]] | None,
         counting: Sequence[Callable[[], Snapshot]],
     ) -> None:
@@ -164,7 +164,7 @@ class _Monitoring:
         self._ready = ready
         self._collector = collector
         self._counts = counts
-        self._arrears = arrears
+        self._backlog = backlog
         self._snapshots = snapshots
         self._counting = counting
         self._counted: Mapping[str, Samples] = {}
@@ -224,8 +224,8 @@ class _Monitoring:
         try:
             if self._counts is not None:
                 self._counted = {**self._counted, **store_gauges(*await self._counts())}
-            if self._arrears is not None:
-                told = webhook_gauges(await self._arrears(), datetime.now(UTC))
+            if self._backlog is not None:
+                told = webhook_gauges(await self._backlog(), datetime.now(UTC))
                 self._counted = {**self._counted, **told}
             if self._snapshots is not None:
                 found = await self._snapshots()

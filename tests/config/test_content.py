@@ -71,5 +71,5 @@ def test_texts_are_counted_only_where_that_is_asked_for(
 ) -> None:
     settings = read({**RECEIPTS, **keys})
     assert settings.streams["receipts"].bulk_recipients == most
-    assert settings.counts_alike == counts
+    assert settings.counts_bulk == counts
     assert settings.streams["receipts"].reads_text == counts

@@ -35,7 +35,7 @@ def test_what_is_added_unless_the_file_says_otherwise() -> None:
         "offers.relay.example.com",
     )
     assert stream.existing_unsubscribe is ExistingUnsubscribe.KEEP
-    assert settings.adds_ways_out
+    assert settings.adds_unsubscribe
     assert settings.streams["default"].unsubscribe_scope is None
 
 

@@ -15,10 +15,10 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Suppression,
 )
+from smtpproxy.policy.terms import WIDENED_ORIGINS
 from smtpproxy.store.keys import SuppressionKey
 from smtpproxy.store.merge import (
     SCOPE_KINDS,
-    WIDENED_ORIGINS,
     Known,
     as_update,
     merge,

@@ -142,11 +142,11 @@ class WebhookContract:
         await store.put_webhook_state(WebhookState("behind", 0))
         await store.put_webhook_state(WebhookState("even", 2))
         await store.put_webhook_state(WebhookState("dead", 2, disabled_at=T0), letter("dead"))
-        arrears = await store.arrears()
-        assert arrears["behind"].oldest == oldest
-        assert arrears["even"].oldest is None
-        assert arrears["dead"].oldest == T0
-        assert (arrears["dead"].dead_letters, arrears["dead"].disabled) == (1, True)
+        backlog = await store.backlog()
+        assert backlog["behind"].oldest == oldest
+        assert backlog["even"].oldest is None
+        assert backlog["dead"].oldest == T0
+        assert (backlog["dead"].dead_letters, backlog["dead"].disabled) == (1, True)
 
 
 class PropagationContract(ChangesContract, WebhookContract):

@@ -119,7 +119,7 @@ async def served() -> AsyncIterator[Served]:
         health,
         ready,
         collector=SnapshotCollector(settings(), version="0", started_at=1.0),
-        arrears=store.arrears,
+        backlog=store.backlog,
         api=Api(store, TOKENS, version="0", stop=stop),
     )
     serving = asyncio.create_task(serve_web(app, sock, stop))

@@ -154,7 +154,7 @@ async def test_after_a_day_of_failures_a_message_is_kept_as_a_dead_letter(bench:
     bench.answers = []
     await bench.later(hours=1)
     assert bench.told[-1] == [3]
-    assert (await bench.store.arrears())["crm"].oldest == letter.oldest_at
+    assert (await bench.store.backlog())["crm"].oldest == letter.oldest_at
 
 
 async def test_a_dead_letter_is_tried_again_when_somebody_asks(bench: Bench) -> None:
@@ -169,7 +169,7 @@ async def test_a_dead_letter_is_tried_again_when_somebody_asks(bench: Bench) -> 
         await bench.run()
         assert bench.sent[-1].id == bench.sent[0].id
         assert len(await bench.store.dead_letters("crm")) == left
-    assert (await bench.store.arrears())["crm"].oldest is None
+    assert (await bench.store.backlog())["crm"].oldest is None
 
 
 async def test_gone_ends_it_until_somebody_asks(bench: Bench) -> None:
@@ -177,11 +177,11 @@ async def test_gone_ends_it_until_somebody_asks(bench: Bench) -> None:
     await bench.add("a", "b", "c")
     await bench.later(days=9)
     assert bench.told == [[1, 2]]
-    assert (await bench.store.arrears())["crm"].disabled
+    assert (await bench.store.backlog())["crm"].disabled
     await bench.store.wake_webhook("crm")
     await bench.run()
     assert bench.told == [[1, 2], [1, 2], [3]]
-    assert not (await bench.store.arrears())["crm"].disabled
+    assert not (await bench.store.backlog())["crm"].disabled
 
 
 async def test_retry_after_is_heeded(bench: Bench) -> None:
@@ -202,7 +202,7 @@ async def test_only_what_is_wanted_is_told_and_the_rest_passed_over(store: Trial
     await bench.add("d", scope="all", since=T0 + timedelta(days=1))
     await bench.run()
     assert bench.told == [[4]]
-    assert (await bench.store.arrears())["crm"].oldest is None
+    assert (await bench.store.backlog())["crm"].oldest is None
 
 
 async def test_changes_that_were_trimmed_are_said_to_be_missing(bench: Bench) -> None:

@@ -26,11 +26,8 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.periods import Cap
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
 from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase, allow, defer, refuse
+from smtpproxy.policy.terms import WIDENED_ORIGINS
 
-# A bounce and a manual entry hold for the exact address alone.
-_WIDENED_ORIGINS = frozenset(
-    {Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE, Origin.EXTERNAL}
-)
 _WIDTH = {"all": 0, "marketing": 1}  # a purpose is the narrowest: 2
 
 _REASONS = {origin: Reason(f"suppressed_{origin}") for origin in Origin}
@@ -82,7 +79,7 @@ def matching(case: RecipientCase) -> Iterator[Suppression]:
     """Yield the suppressions whose scope covers the stream and whose key may count."""
     for entry in case.facts.suppressions:
         if covers(entry.scope, case.stream) and not (
-            entry.widened and entry.origin not in _WIDENED_ORIGINS
+            entry.widened and entry.origin not in WIDENED_ORIGINS
         ):
             yield entry
 

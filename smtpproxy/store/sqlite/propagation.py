@@ -13,7 +13,7 @@ import msgspec
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.keys import key_text
 from smtpproxy.store.operations import (
-    Arrears,
+    Backlog,
     ChangesGone,
     DeadLetter,
     SuppressionChange,
@@ -171,12 +171,12 @@ class Propagation(Connections):
         sql = f"DELETE FROM webhook_dead_letter WHERE {_WHICH}"
         return await self._change(sql, webhook, letter or 0)
 
-    async def arrears(self) -> Mapping[str, Arrears]:
+    async def backlog(self) -> Mapping[str, Backlog]:
         found = {}
         async with self._reading() as connection:
             for name, disabled, waiting, dead, count in await fetch_all(connection, _ARREARS):
                 moments = [from_micros(at) for at in (waiting, dead) if at is not None]
-                found[name] = Arrears(min(moments, default=None), count, bool(disabled))
+                found[name] = Backlog(min(moments, default=None), count, bool(disabled))
         return found
 
     async def _change(self, sql: str, *values: object) -> int:

@@ -10,8 +10,9 @@ from typing import NamedTuple, TypeVar
 
 from smtpproxy.mail.address import domains_over, readings
 from smtpproxy.policy.model import Facts, Lookups, RecipientFacts
+from smtpproxy.policy.terms import WIDENED_ORIGINS
 from smtpproxy.store.keys import SuppressionKey
-from smtpproxy.store.merge import WIDENED_ORIGINS, oldest_first, ordered_acts, with_readings
+from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import live_keys, rows
 from smtpproxy.store.sqlite.connection import (

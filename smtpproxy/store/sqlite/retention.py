@@ -13,8 +13,9 @@ import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Contact
+from smtpproxy.policy.terms import WIDENED_ORIGINS
 from smtpproxy.store.keys import KeyPair, KeyRing
-from smtpproxy.store.merge import WIDENED_ORIGINS, is_undated, orders, outlived, removed
+from smtpproxy.store.merge import is_undated, orders, outlived, removed
 from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import BatchResult, SuppressionEntry
 from smtpproxy.store.sqlite import contacts as contact_table
