@@ -136,7 +136,7 @@ class WebhookContract:
         assert await store.drop_dead_letters("crm") == 1
         assert [each.webhook for each in await store.dead_letters()] == ["dwh"]
 
-    async def test_arrears_are_the_oldest_change_that_was_not_told(self, store: Store) -> None:
+    async def test_the_backlog_is_the_oldest_change_that_was_not_told(self, store: Store) -> None:
         await add(store, 2)
         oldest = (await store.changes(0, 1))[0].at
         await store.put_webhook_state(WebhookState("behind", 0))
