@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import nlargest
@@ -26,12 +26,13 @@ from smtpproxy.cli.options import (
     read_kept,
 )
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, shows_result
+from smtpproxy.events import Decided, Recipient
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
-from smtpproxy.sinks.audit.reader import Record, find, read
+from smtpproxy.sinks.audit.reader import Outcome, Record, find, read
 from smtpproxy.sinks.audit.verify import State, is_anchored, seal
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.terminal import counted, printable
@@ -53,38 +54,6 @@ _COLUMNS = [
     Column("basis or reason", clings=True),
     Column("upstream", label="upstream"),
 ]
-CSV_COLUMNS = (
-    "id",
-    "at",
-    "stage",
-    "listener",
-    "stream",
-    "class",
-    "purpose",
-    "rulebook",
-    "recipient",
-    "verdict",
-    "reason",
-    "basis",
-    "rule",
-    "detail",
-    "message_verdict",
-    "message_reason",
-    "observed",
-    "relayed",
-    "upstream_at",
-    "upstream_code",
-    "upstream_reply",
-    "mail_from",
-    "from",
-    "subject",
-    "message_id",
-    "size",
-    "file",
-    "row",
-    "hash",
-)
-
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -103,8 +72,8 @@ class Filters:
 
     recipient: str | None = option("Only decisions about this recipient.", canonical_address)
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
-    since: datetime | None = option("Only from that moment on.", moment)
-    until: datetime | None = option("Only before that moment.", moment)
+    since: datetime | None = option("Only from TIME on.", moment)
+    until: datetime | None = option("Only before TIME.", moment)
 
     def read(self, folder: Path) -> Iterator[Record]:
         """Yield them, one worker's after the other."""
@@ -318,51 +287,74 @@ def export(settings: Settings, output: BinaryIO, options: ExportOptions) -> None
         return
     text = io.TextIOWrapper(output, "utf-8", "backslashreplace", newline="", write_through=True)
     rows = csv.writer(text)
-    rows.writerow(CSV_COLUMNS)
+    rows.writerow(_CSV)
     for record in records:
         rows.writerows(as_rows(record))
     text.detach()
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a CSV row is about: one recipient of a decision."""
+
+    record: Record
+    index: int
+
+    @property
+    def decided(self) -> Decided:
+        return self.record.decided
+
+    @property
+    def entry(self) -> Recipient:
+        return self.record.decided.recipients[self.index]
+
+    @property
+    def message(self) -> Verdict | None:
+        return self.record.decided.decision.message
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.record.outcome_of(self.index)
+
+
+_CSV: Mapping[str, Callable[[_Row], object]] = {
+    "id": lambda row: row.decided.id,
+    "at": lambda row: written_time(row.decided.at),
+    "stage": lambda row: row.decided.stage,
+    "listener": lambda row: row.decided.client.listener,
+    "stream": lambda row: row.decided.decision.stream.name,
+    "class": lambda row: row.decided.decision.stream.stream_class,
+    "purpose": lambda row: row.decided.decision.stream.purpose,
+    "rulebook": lambda row: row.decided.decision.rulebook,
+    "recipient": lambda row: row.entry.address,
+    "verdict": lambda row: row.entry.verdict.action,
+    "reason": lambda row: row.entry.verdict.reason,
+    "basis": lambda row: row.entry.verdict.basis,
+    "rule": lambda row: row.entry.verdict.rule,
+    "detail": lambda row: row.entry.verdict.detail,
+    "message_verdict": lambda row: row.message and row.message.action,
+    "message_reason": lambda row: row.message and row.message.reason,
+    "observed": lambda row: "yes" if row.decided.observed else "no",
+    "relayed": lambda row: "yes" if row.decided.relayed else "no",
+    "upstream_at": lambda row: row.outcome and written_time(row.outcome.at),
+    "upstream_code": lambda row: row.outcome and row.outcome.code,
+    "upstream_reply": lambda row: row.outcome and row.outcome.reply,
+    "mail_from": lambda row: row.decided.reverse_path,
+    "from": lambda row: row.decided.header_from,
+    "subject": lambda row: row.decided.subject,
+    "message_id": lambda row: row.decided.message_id,
+    "size": lambda row: row.decided.size,
+    "file": lambda row: row.record.place and row.record.place.file,
+    "row": lambda row: row.record.place and row.record.place.n,
+    "hash": lambda row: row.record.place and row.record.place.hash,
+}
+
+
 def as_rows(record: Record) -> Iterator[list[str]]:
-    """One row for each recipient, in the order of `CSV_COLUMNS`."""
-    decided, place = record.decided, record.place
-    decision, stream = decided.decision, decided.decision.stream
-    for index, entry in enumerate(decided.recipients):
-        outcome = record.outcome_of(index)
-        verdict, message = entry.verdict, decision.message
-        cells: list[object] = [
-            decided.id,
-            written_time(decided.at),
-            decided.stage,
-            decided.client.listener,
-            stream.name,
-            stream.stream_class,
-            stream.purpose,
-            decision.rulebook,
-            entry.address,
-            verdict.action,
-            verdict.reason,
-            verdict.basis,
-            verdict.rule,
-            verdict.detail,
-            message and message.action,
-            message and message.reason,
-            "yes" if decided.observed else "no",
-            "yes" if decided.relayed else "no",
-            outcome and written_time(outcome.at),
-            outcome and outcome.code,
-            outcome and outcome.reply,
-            decided.reverse_path,
-            decided.header_from,
-            decided.subject,
-            decided.message_id,
-            decided.size,
-            place and place.file,
-            place and place.n,
-            place and place.hash,
-        ]
-        yield [_cell(cell) for cell in cells]
+    """Yield one row for each recipient, in the order of the columns."""
+    for index in range(len(record.decided.recipients)):
+        row = _Row(record, index)
+        yield [_cell(of(row)) for of in _CSV.values()]
 
 
 def _cell(value: object) -> str:

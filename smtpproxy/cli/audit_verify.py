@@ -162,8 +162,8 @@ class ReplayOptions:
         "Built in, named in the configuration, or a file of your own.",
         name="--rulebook", required=True, metavar="NAME|FILE",
     )  # fmt: skip
-    since: datetime | None = option("Only from that moment on.", moment)
-    until: datetime | None = option("Only before that moment.", moment)
+    since: datetime | None = option("Only from TIME on.", moment)
+    until: datetime | None = option("Only before TIME.", moment)
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
     listed: bool = flag("Print every verdict that would differ.", name="--list")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smtpproxy.cli.options import choice, config_option, config_path_option, option, options
-from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
+from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, picked, shows_result
 from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import ListenerSettings, Settings
@@ -62,31 +62,20 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
         "mode": settings.policy.mode,
         "on_mixed": settings.policy.on_mixed,
         "listeners": [
-            {
-                "name": listener.name,
-                "protocol": listener.protocol,
-                "address": str(listener.address),
-                "streams": listener.streams,
-                "default_stream": listener.default_stream,
-            }
+            picked(listener, "name", "protocol", "streams", "default_stream")
+            | {"address": str(listener.address)}
             for listener in settings.listeners
         ],
         "streams": [
-            {
-                "name": stream.name,
-                "class": stream.stream_class,
-                "purpose": stream.purpose,
-                "rulebook": stream.rulebook,
-                "mode": stream.mode,
-            }
+            picked(stream, "name", "purpose", "rulebook", "mode") | {"class": stream.stream_class}
             for stream in settings.streams.values()
         ],
         "upstream": str(settings.upstream.address),
         "store": settings.store.url,
         "web": str(settings.web.address) if settings.web else None,
-        "tokens": [{"name": token.name, "may": token.may} for token in settings.tokens],
+        "tokens": [picked(token, "name", "may") for token in settings.tokens],
         "webhooks": [
-            {"name": hook.name, "events": hook.events, "deadline_seconds": hook.deadline}
+            picked(hook, "name", "events") | {"deadline_seconds": hook.deadline}
             for hook in settings.webhooks
         ],
         "partners": [partner.name for partner in settings.store.partners],
@@ -153,10 +142,10 @@ class DoctorOptions:
     """What to look at."""
 
     only: tuple[str, ...] = option(
-        "Run this check alone; give any number.", choice(Check), multiple=True
+        "Run only this check; repeat for more.", choice(Check), multiple=True
     )
     domain: tuple[str, ...] = option(
-        "A domain of From to look at, instead of those in the configuration; any number.",
+        "A domain of From to look at, instead of those in the configuration; repeat for more.",
         _domain, metavar="DOMAIN", multiple=True,
     )  # fmt: skip
     timeout: float = option(

@@ -83,8 +83,8 @@ class RecordOptions:
         "What the person agreed to, such as newsletter.", plain_text, required=True
     )
     method: str | None = option(
-        "How: unticked_box, double_opt_in, signed_form … Needed, but for a double opt-in that"
-        " --pending or --confirm names.",
+        "How: unticked_box, double_opt_in, signed_form … Required unless"
+        " --pending or --confirm says that it is a double opt-in.",
         plain_text,
     )
     pending: bool = flag(
@@ -107,7 +107,7 @@ class RecordOptions:
     ip: str | None = option("Where the person agreed from.", ip_address)
     conditional: bool = flag("It was a condition of the service.")
     channels: tuple[str, ...] = option(
-        "By what the person may be reached; give any number.",
+        "A channel to reach the person by; repeat for more.",
         plain_text, name="--channel", multiple=True, default=["email"],
     )  # fmt: skip
     source: str | None = option(
@@ -156,7 +156,7 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     check_purpose(settings, options.purpose)
     recorded, known = using_store(settings, add)
     if known.contact is not None and known.contact.source is None:
-        warn("how the address was obtained is not known, so it is not mailed: say --source")
+        warn("how the address was obtained is not known, so it is not mailed: give --source")
     if options.pending:
         warn("nothing is mailed on it until the person confirms: consent record … --confirm")
         return _result(address, act, recorded)
@@ -182,7 +182,7 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
 class WithdrawOptions:
     """What is withdrawn."""
 
-    purpose: str = option("What the person does not agree to any more.", plain_text, required=True)
+    purpose: str = option("What the person no longer agrees to.", plain_text, required=True)
     withdrawn_at: datetime | None = option(f"{TIME_HELP}; else now.", last_moment)
 
 
@@ -245,9 +245,7 @@ def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) ->
     ]
     for one in since:
         if one.withdrawal:
-            fail(
-                f"{address}: {act.purpose} was withdrawn since it was asked for; let them ask anew"
-            )
+            fail(f"{address}: {act.purpose} was withdrawn after it was asked for; ask again")
     return all(one.pending or one.method != _CONFIRMED for one in since)
 
 

@@ -93,7 +93,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
     Exports of Mailchimp, Mailjet, Brevo and listmonk are known by their headers.
 
     Profiles are updated, purchases and consent acts added; nothing is removed and no
-    suppression lifted. Lines that cannot be read are put aside, and the exit code is 1.
+    suppression lifted. Lines that cannot be read are set aside, and the exit code is 1.
     """
     as_of, purpose, own = options.as_of, options.purpose or "", options.own_format is not None
     others = {"as-of": as_of.isoformat() if as_of else "", "purpose": purpose}
@@ -111,7 +111,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
             lines = read_lines(opened, columns.encoding if columns else None)
             return check.checked(contact_csv.read_csv(lines, columns, age, wanted))
         if purpose or wanted.layout:
-            fail("NDJSON is our own form: it has no provider's --format, and says its purposes", 2)
+            fail("NDJSON is our own form: it takes no provider's --format, and has its purposes", 2)
         return check.checked(contact_record.read_ndjson(read_lines(opened, "utf-8"), age))
 
     def put(store: Store) -> Put[ContactUpdate]:

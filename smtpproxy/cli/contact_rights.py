@@ -42,7 +42,7 @@ class RectifyOptions:
     """What is put right."""
 
     new_address: str | None = option("The address was wrong or has changed.", canonical_address)
-    audience: str | None = option("As whom to judge them.", choice(Audience))
+    audience: str | None = option("What kind of recipient they are.", choice(Audience))
     source: str | None = option("How the address was obtained.", choice(Source))
     collected_at: datetime | None = option(
         f"When that was. {TIME_HELP}.", fact_moment, metavar="TIME"
@@ -59,7 +59,7 @@ class RectifyOptions:
     )
     add_tag: tuple[str, ...] = option("A tag, such as restricted.", plain_text, multiple=True)
     remove_tag: tuple[str, ...] = option("A tag that is wrong.", plain_text, multiple=True)
-    reason: str = option("Why: who asked for it, and how it is known.", plain_text, required=True)
+    reason: str = option("Why: who asked for it, and how you know.", plain_text, required=True)
 
     def correction(self, restricted_tags: frozenset[str]) -> Correction:
         """Return the correction that these options describe."""
@@ -104,7 +104,7 @@ def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result
         for change in done.changes:
             yield f"{address}: {in_words(change)}"
         if not done.changes:
-            yield f"{address}: it is so already; nothing is changed"
+            yield f"{address}: already so; nothing changed"
 
     return Result({"address": options.new_address or address, "rectification": done}, text())
 
@@ -118,10 +118,10 @@ class ObjectOptions(NoteOptions):
     """To what the person objects."""
 
     purpose: str | None = option(
-        "To mail of this purpose alone; else to all marketing.", plain_text
+        "Object only to mail of this purpose; else to all marketing.", plain_text
     )
-    profiling: bool = flag("To profiling too: what was gathered is frozen.")
-    only_profiling: bool = flag("To profiling, and not to the mail.")
+    profiling: bool = flag("Object to profiling too: what was gathered is frozen.")
+    only_profiling: bool = flag("Object to profiling, but not to the mail.")
     since: datetime | None = option(f"{TIME_HELP}; else now.", last_moment)
 
 
@@ -172,7 +172,7 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
     type=click.Choice(["marketing", "all"]),
     default="marketing",
     show_default=True,
-    help="What they are not mailed any more; `all` is receipts and passwords too.",
+    help="What they are no longer mailed; `all` includes receipts and passwords.",
 )
 @config_option
 @shows_result

@@ -31,7 +31,7 @@ class TokenOptions:
     """What the token may be used for."""
 
     may: tuple[str, ...] = option(
-        "What it may do; once for each right. Else both.", choice(_RIGHTS), multiple=True
+        "What it may do; repeat for more. Both by default.", choice(_RIGHTS), multiple=True
     )
 
 

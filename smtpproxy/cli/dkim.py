@@ -56,8 +56,8 @@ def dkim() -> None:
 class KeygenOptions:
     """What key is made, and for whose mail."""
 
-    domain: str = option("Whose mail it is to sign.", required=True, metavar="DOMAIN")
-    selector: str = option("What to publish it under.", required=True, metavar="NAME")
+    domain: str = option("The domain whose mail it signs.", required=True, metavar="DOMAIN")
+    selector: str = option("The selector to publish it under.", required=True, metavar="NAME")
     kind: str = option(
         "Everybody can verify RSA; Ed25519 is for a second key beside it.",
         choice(["rsa", "ed25519"]), name="--type", default="rsa",

@@ -52,11 +52,11 @@ class ExplainOptions:
 
     mail_from: str | None = option("Reverse path; empty for the null path.", metavar="ADDRESS")
     rcpt: tuple[str, ...] = option(
-        "A recipient; give any number.", multiple=True, metavar="ADDRESS"
+        "A recipient; repeat for more.", multiple=True, metavar="ADDRESS"
     )
     stream: str | None = option("Judge on this stream, whoever may use it.", metavar="NAME")
-    listener: str | None = option("Where it would come in; the first, if not said.", metavar="NAME")
-    at: datetime | None = option("Judge as of that moment.", moment)
+    listener: str | None = option("By which listener; else the first.", metavar="NAME")
+    at: datetime | None = option("Judge as of TIME.", moment)
     decision_id: str | None = option(
         "Explain a recorded decision instead.", name="--id", metavar="ID"
     )

@@ -5,7 +5,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from smtpproxy.cli.printer import Part, Styled, screen_width
+from smtpproxy.cli.printer import Part, Styled, picked, screen_width
 from smtpproxy.core.explanation import Explanation
 from smtpproxy.explain.account import Account
 from smtpproxy.explain.trace import TraceStep
@@ -32,7 +32,7 @@ def as_object(explanation: Explanation) -> dict[str, object]:
             "verdict": message.action,
             "reason": message.reason,
             "reply": str(reply) if reply else None,
-            "trace": [_step_object(step) for step in explanation.message_trace],
+            "trace": _steps(explanation.message_trace),
             **_account_object(account or Account("")),
         },
         "recipients": [
@@ -42,7 +42,7 @@ def as_object(explanation: Explanation) -> dict[str, object]:
                 "reason": recipient.verdict.reason,
                 "basis": recipient.verdict.basis,
                 "reply": str(recipient.reply) if recipient.reply else None,
-                "trace": [_step_object(step) for step in recipient.trace],
+                "trace": _steps(recipient.trace),
                 **_account_object(recipient.account),
             }
             for recipient in explanation.recipients
@@ -52,21 +52,15 @@ def as_object(explanation: Explanation) -> dict[str, object]:
         "observed": explanation.observed,
         "lang": explanation.lang,
         "relayed": explanation.relayed,
-        "upstream": _outcome_object(explanation.outcome),
+        "upstream": explanation.outcome and picked(explanation.outcome, "at", "code", "reply"),
         "seal": explanation.seal,
         "source_announced": explanation.source_announced,
     }
 
 
-def _outcome_object(outcome: Outcome | None) -> dict[str, object] | None:
-    if outcome is None:
-        return None
-    return {"at": outcome.at, "code": outcome.code, "reply": outcome.reply}
-
-
-def _step_object(step: TraceStep) -> dict[str, str]:
+def _steps(trace: Sequence[TraceStep]) -> list[dict[str, str]]:
     names = ("rule", "outcome", "text", "source", "question")
-    return {name: getattr(step, name) for name in names}
+    return [picked(step, *names) for step in trace]
 
 
 def _account_object(account: Account) -> dict[str, object]:

@@ -22,7 +22,7 @@ from smtpproxy.cli.import_record import (
     undo_import,
     undone_in_words,
 )
-from smtpproxy.cli.printer import Part, Result, progress
+from smtpproxy.cli.printer import Part, Result, picked, progress
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.store.exchange.compare import Comparison, Kind, compare
 from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
@@ -120,7 +120,7 @@ def _check_not_before(
     if former := imported_otherwise(task.settings, record, file, place):
         said = said_before(task.shown, former)
         if record.kind == "contacts" and place is None:
-            fail(f"{said}. If both are wanted, say --replace none", 2)
+            fail(f"{said}. To keep both, use --replace none", 2)
         warn(said)
 
 
@@ -227,16 +227,9 @@ class _Imported:
 
     def data(self) -> dict[str, object]:
         former, undone = self.task.replacing.record, self.replaced
-        replaced = (
-            former
-            and undone
-            and {
-                "id": former.id,
-                "removed": undone.removed,
-                "put_back": undone.put_back,
-                "kept": undone.kept,
-            }
-        )
+        replaced = None
+        if former and undone:
+            replaced = {"id": former.id, **picked(undone, "removed", "put_back", "kept")}
         return {
             "id": self.record.id,
             "file": self.task.path,
@@ -255,18 +248,18 @@ class _Imported:
         if done.passed:
             yield f"{counted(done.passed, 'row')} skipped: nothing to import"
         if done.older:
-            yield f"{done.older:,} had another profile, but no newer one than is stored: it stays"
+            yield f"{done.older:,} had a different profile, no newer than the stored one"
         if done.erased:
             yield f"{done.erased:,} left out: they were erased, and only they can come back"
         if former is not None and self.replaced is not None:
-            yield f"{former.id} was taken back: {undone_in_words(former, self.replaced)}"
+            yield f"{former.id} was undone: {undone_in_words(former, self.replaced)}"
         elif former is not None and done.lines:
             yield (
-                f"{former.id} was not taken back, since lines were rejected: what it says of "
+                f"{former.id} was not undone, because lines were rejected: what it says of "
                 f"these people is still needed. Later: smtpproxy import undo {former.id}"
             )
         if done.added or done.changed or done.unchanged:
-            yield f"to take it back: smtpproxy import undo {record.id}"
+            yield f"to undo it: smtpproxy import undo {record.id}"
         if done.rejected:
             yield f"the rejected lines and their reasons: {self.rejected}"
 

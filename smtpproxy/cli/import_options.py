@@ -81,13 +81,13 @@ class ImportOptions:
         format_type, name="--format", metavar="FORMAT",
     )  # fmt: skip
     resume: str | None = option(
-        "Go on with an import that was interrupted, behind what is done. FILE and the other"
-        " options have to be the same.",
+        "Continue an interrupted import where it stopped. FILE and the other"
+        " options must be the same.",
         metavar="ID",
     )  # fmt: skip
     replace: str | None = option(
-        "The import that this one corrects: it is taken back when this one is done. none: what"
-        " an import of the same file brought under another mapping stays too.",
+        "The import that this one corrects: it is undone when this one is complete. none: keep"
+        " what an earlier import of the same file brought in under another mapping.",
         metavar="ID",
     )  # fmt: skip
     mapping: Path | None = option(

@@ -73,13 +73,15 @@ def age_of(file_time: datetime, as_of: datetime | None = None) -> datetime:
     if as_of is not None:
         if as_of > now() + _SKEW:
             raise click.BadParameter(
-                f"{as_of:%Y-%m-%d %H:%M} UTC is yet to come, and no newer profile would count "
+                f"{as_of:%Y-%m-%d %H:%M} UTC is in the future, and no newer profile would count "
                 "until then",
                 param_hint="--as-of",
             )
         return as_of
     if file_time > now() + _SKEW:
-        warn(f"the file was last written on {file_time:%Y-%m-%d}, which is yet to come; now counts")
+        warn(
+            f"the file was last written on {file_time:%Y-%m-%d}, which is in the future; now counts"
+        )
     return min(file_time, now())
 
 
@@ -95,14 +97,14 @@ def to_resume(
     state = shown_state(settings, record)
     if state != "interrupted":
         right = (
-            "import the file anew" if state in ("undone", "undoing") else "nothing is left to do"
+            "import the file again" if state in ("undone", "undoing") else "nothing is left to do"
         )
-        fail(f"{record.id} is {state}: {right if state != 'running' else 'it goes on by itself'}")
+        fail(f"{record.id} is {state}: {right if state != 'running' else 'it is still going'}")
     for name in sorted({*options, *record.options}):
         told, was = options.get(name, ""), record.options.get(name, "")
         if told != was:
             with_what = f"with --{name} {was}" if was else f"without --{name}"
-            fail(f"{record.id} was begun {with_what}: go on in the same way", 2)
+            fail(f"{record.id} was begun {with_what}: continue in the same way", 2)
     return record
 
 
@@ -110,14 +112,14 @@ def check_same(record: ImportRecord, file: Source, name: str) -> None:
     """End the command unless `file` is the one that the import was reading."""
     if file.size is None:
         fail(
-            f"{name}: only a file can be gone on with, and this comes through a pipe; import all "
-            "of it again: what is there already changes nothing"
+            f"{name}: only a file can be continued, and this comes through a pipe; import all "
+            "of it again: what is already there changes nothing"
         )
     place = record.place
     if file.size != record.size or not file.starts_with(place.octets, place.digest):
         fail(
             f"{name}: not the file that {record.id} was reading (its size or its first "
-            f"{place.octets:,} octets differ); import it anew"
+            f"{place.octets:,} octets differ); import it again"
         )
 
 
@@ -131,7 +133,7 @@ def find(settings: Settings, id: str) -> ImportRecord:
         if record.id.startswith(id.upper())
     ]
     if len(found) != 1 or not id:
-        fail(f"{id}: {'more than one import begins so' if found else 'there is no such import'}")
+        fail(f"{id}: {'several imports have such an id' if found else 'no such import'}")
     return found[0]
 
 
@@ -246,9 +248,9 @@ def said_before(name: str, former: ImportRecord) -> str:
     """Say that a file was imported under another mapping, and how to take that back."""
     return (
         f"{name} was imported before, as {former.id} on {former.started_at:%Y-%m-%d} by "
-        f"{former.user}, under another mapping or with other options, and what that brought is "
-        f"still there. To correct it, say --replace {former.id}: this is taken in, and then that "
-        f"is taken back. Or take it back first: smtpproxy import undo {former.id}"
+        f"{former.user}, under another mapping or with other options, and what it brought in is "
+        f"still there. To correct it, use --replace {former.id}: this file is imported, and then "
+        f"that import is undone. Or undo it first: smtpproxy import undo {former.id}"
     )
 
 

@@ -12,7 +12,7 @@ from smtpproxy.cli.import_record import (
     undone_in_words,
 )
 from smtpproxy.cli.options import config_option
-from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, shows_result
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
@@ -102,9 +102,9 @@ def _text(record: ImportRecord, state: str) -> Iterator[Part]:
         rows.append(("", undone_in_words(record, undone)))
     yield Fields(rows)
     if state == "interrupted" and record.size is not None:
-        yield f"to go on: the same import with --resume {record.id}"
+        yield f"to continue: the same import with --resume {record.id}"
     if state == "undoing":
-        yield f"to go on: smtpproxy import undo {record.id}"
+        yield f"to continue: smtpproxy import undo {record.id}"
 
 
 @imports.command("undo")
@@ -133,9 +133,7 @@ def undo(settings: Settings, id: str, dry_run: bool) -> Result:
         "id": record.id,
         "kind": record.kind,
         "dry_run": dry_run,
-        "removed": undone.removed,
-        "put_back": undone.put_back,
-        "kept": undone.kept,
+        **picked(undone, "removed", "put_back", "kept"),
     }
     words = undone_in_words(record, undone)
     said = f"it would be {words}; nothing was changed" if dry_run else words

@@ -70,7 +70,7 @@ def _check_folder(state_dir: Path) -> None:
     except NotADirectoryError:
         is_folder = False
     if not is_folder:
-        fail(f"server.state_dir: {state_dir} is not a folder, or is in something that is none")
+        fail(f"server.state_dir: {state_dir} is not a folder, or is inside something that is not")
 
 
 def audit_folder(settings: "Settings") -> Path:

@@ -281,6 +281,11 @@ def _common(one: str, other: str) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
+def picked(record: object, *names: str) -> dict[str, Any]:
+    """Return some fields of a record, as an object of JSON."""
+    return {name: getattr(record, name) for name in names}
+
+
 def print_json(value: object, *, one_line: bool = False) -> None:
     """Print `value` as JSON: records as objects, times in ISO 8601, sets sorted."""
     click.echo(json_bytes(value, indent=None if one_line else 2))

@@ -52,12 +52,12 @@ class ScrubOptions:
     stream: str = option("The stream that is to mail it.", metavar="NAME", required=True)
     column: str | None = option("Where the address is; else address or email.", metavar="NAME")
     form: Format | None = option(
-        "Else told by the first line; plain is one address a line.",
+        "Else the first line tells; plain is one address a line.",
         choice(["csv", "ndjson", "plain"]), name="--format",
     )  # fmt: skip
-    at: datetime | None = option("Judge as of that moment.", moment)
+    at: datetime | None = option("Judge as of TIME.", moment)
     output: Path | None = option(
-        "All lines with their verdicts; else to a standard output that is piped.",
+        "All lines with their verdicts; else they go to standard output when it is piped.",
         click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
     )  # fmt: skip
     allowed: Path | None = option("The lines of those who may be mailed.", _FILE, metavar="FILE")
@@ -89,7 +89,7 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
     if output is None and not as_json and not sys.stdout.isatty():
         output = _STANDARD
     if as_json and output == _STANDARD:
-        raise click.UsageError("--json and --output - both want the standard output")
+        raise click.UsageError("--json and --output - both write to standard output")
     _check_different(output, options)
     try:
         findings = _scrub(settings, list_path, output, options)
@@ -109,7 +109,7 @@ def _check_different(output: Path | None, options: ScrubOptions) -> None:
     files = [path.resolve() for path in named if path is not None and path != _STANDARD]
     regular = [path for path in files if path.is_file() or not path.exists()]
     if twice := [path for path in regular if regular.count(path) > 1]:
-        raise click.UsageError(f"{twice[0]} is to be two files at once")
+        raise click.UsageError(f"{twice[0]} is named for two files at once")
 
 
 def _scrub(
@@ -152,7 +152,7 @@ def _scrub(
         drafts.commit()
     if unreadable.path is not None and run.counts.unreadable:
         lines_are = counted(run.counts.unreadable, "line is", "lines are")
-        warn(f"{lines_are} put aside, with why: {unreadable.path}")
+        warn(f"{lines_are} set aside, with their reasons: {unreadable.path}")
     return findings
 
 

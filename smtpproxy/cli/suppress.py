@@ -120,8 +120,10 @@ class RemoveOptions:
 
     scope: str | None = option(f"Only this scope: {SCOPE_HELP}.", scope_type, metavar="SCOPE")
     origin: str | None = option("Only this origin.", choice(Origin))
-    everything: bool = flag("Whatever the origin.", name="--all")
-    reason: str = option("By whose right it is lifted; stays on record.", plain_text, required=True)
+    everything: bool = flag("Any origin.", name="--all")
+    reason: str = option(
+        "On whose authority it is lifted; stays on record.", plain_text, required=True
+    )
 
 
 @suppress.command("remove")
@@ -132,7 +134,7 @@ class RemoveOptions:
 def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
     """Lift suppressions of exactly this address and say which; exit 1 when there is none."""
     if (options.origin is None) is not options.everything:
-        raise click.UsageError("say which with --origin, or lift every origin with --all")
+        raise click.UsageError("name one with --origin, or lift every origin with --all")
 
     async def lift(store: Store) -> tuple[Sequence[Suppression], Sequence[Suppression]]:
         lifted = await store.remove_suppression(
@@ -201,7 +203,7 @@ def _described(suppression: Suppression) -> str:
     if suppression.domain:
         text += f", for the whole domain {suppression.domain}"
     if suppression.read_as:
-        text += f", of {suppression.read_as}, which a mail server may take the address for"
+        text += f", of {suppression.read_as}, as which a mail server may read the address"
     return text + (f" ({suppression.note})" if suppression.note else "")
 
 
@@ -212,12 +214,12 @@ class SuppressionImport(ImportOptions):
     scope: str | None = option("For lines that have none.", scope_type, metavar="SCOPE")
     origin: str | None = option("For lines that have none.", choice(Origin))
     purpose: str | None = option(
-        "What the list is about whose unsubscribes these are: they hold for purpose:NAME.",
+        "The purpose of the list that these people left: they are suppressed for purpose:NAME.",
         plain_text,
     )
     keep_notes: bool = flag(KEEP_NOTES_HELP)
     partner: str | None = option(
-        "FILE is this partner's snapshot: it counts in place of the former one.", metavar="NAME"
+        "FILE is this partner's snapshot, which replaces the former one.", metavar="NAME"
     )
 
 
@@ -231,7 +233,7 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
 
     Exports of SendGrid, Amazon SES, Mailgun, Postmark, Mailchimp, Mailjet, Brevo and
     listmonk are known by their headers. It only ever adds: no suppression is lifted. Without
-    `since`, the time of the file counts. Lines that cannot be read are put aside, and the
+    `since`, the time of the file counts. Lines that cannot be read are set aside, and the
     exit code is 1.
     """
     given = {"scope": options.scope, "origin": options.origin, "purpose": options.purpose}

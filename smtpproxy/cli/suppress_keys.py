@@ -12,7 +12,7 @@ import click
 
 from smtpproxy.cli.frame import fail
 from smtpproxy.cli.options import config_option, file_type, flag, option, options, output_option
-from smtpproxy.cli.printer import Part, Result, shows_result
+from smtpproxy.cli.printer import Part, Result, json_bytes, json_option, shows_result
 from smtpproxy.cli.stores import AddressFile, now, using_store
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered_name
@@ -28,8 +28,9 @@ from smtpproxy.terminal import counted
 @click.command("key")
 @click.argument("address_or_file", metavar="ADDRESS|FILE")
 @output_option
+@json_option
 @config_option
-def key(settings: Settings, address_or_file: str, output: BinaryIO) -> int:
+def key(settings: Settings, address_or_file: str, output: BinaryIO, as_json: bool) -> int:
     """Print the key text of an address, or of each line of a file (- is standard input).
 
     Of a file each line becomes KEY,ADDRESS. While the key is being replaced there are two
@@ -40,16 +41,20 @@ def key(settings: Settings, address_or_file: str, output: BinaryIO) -> int:
     ring = load_keys(settings.server.state_dir)
     path = Path(address_or_file)
     if address_or_file == "-":
-        return _write_keys(ring, sys.stdin.buffer, output)
+        return _write_keys(ring, sys.stdin.buffer, output, as_json)
     if path.is_file():
         with path.open("rb") as lines:
-            return _write_keys(ring, lines, output)
+            return _write_keys(ring, lines, output, as_json)
     try:
-        output.writelines(f"{text}\n".encode() for text in _key_texts(ring, address_or_file))
+        texts = _key_texts(ring, address_or_file)
     except ValueError as error:
         raise click.BadParameter(
             f"{address_or_file!r} is neither a file nor an address: {error}"
         ) from None
+    if as_json:
+        output.write(_line(address_or_file, texts))
+    else:
+        output.writelines(f"{text}\n".encode() for text in texts)
     return 0
 
 
@@ -59,7 +64,7 @@ def _key_texts(ring: KeyRing, address: str) -> list[str]:
     return [key.text(pair) for key, pair in ring.places(name)]
 
 
-def _write_keys(ring: KeyRing, lines: Iterable[bytes], output: BinaryIO) -> int:
+def _write_keys(ring: KeyRing, lines: Iterable[bytes], output: BinaryIO, as_json: bool) -> int:
     wrong = 0
     for number, line in enumerate(lines, 1):
         address = line.strip(b" \t\r\n\xef\xbb\xbf").decode("utf-8", "surrogateescape")
@@ -71,9 +76,16 @@ def _write_keys(ring: KeyRing, lines: Iterable[bytes], output: BinaryIO) -> int:
             wrong += 1
             click.echo(f"line {number}: {error}", err=True)
             continue
-        written = os.fsencode(address)
-        output.writelines(text.encode() + b"," + written + b"\n" for text in texts)
+        if as_json:
+            output.write(_line(address, texts))
+        else:
+            written = os.fsencode(address)
+            output.writelines(text.encode() + b"," + written + b"\n" for text in texts)
     return 1 if wrong else 0
+
+
+def _line(address: str, texts: Sequence[str]) -> bytes:
+    return json_bytes({"address": address, "keys": texts}, indent=None) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,7 @@ class RekeyOptions:
         file_type(stdin=True), name="--from", metavar="FILE",
     )  # fmt: skip
     status: bool = flag("Only say what is stored under which key.")
-    finish: bool = flag("Retire the old key, if nothing is under it any more.")
+    finish: bool = flag("Retire the old key, once nothing is stored under it.")
 
 
 @click.command("rekey")

@@ -8,7 +8,7 @@ import click
 
 from smtpproxy.cli.frame import fail
 from smtpproxy.cli.options import config_option
-from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_result
+from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
@@ -77,7 +77,7 @@ def show(settings: Settings, name: str, letter: int | None) -> Result | int:
     if letter is not None:
         return _show_body(letters, letter)
     summary = _summary(name, state, owed, now())
-    data = [{key: getattr(letter, key) for key in _LETTER} for letter in letters]
+    data = [picked(letter, *_LETTER) for letter in letters]
 
     def text() -> Iterator[Part]:
         for key, value in summary.items():
@@ -124,11 +124,11 @@ def retry(settings: Settings, name: str, letter: int | None) -> Result:
         return marked, wanted and await store.wake_webhook(name)
 
     marked, woken = using_store(settings, ask)
-    text: Part = f"{name}: asked for, {counted(marked, 'dead letter')} with it"
+    text: Part = f"{name}: delivery requested, with {counted(marked, 'dead letter')}"
     if not woken and letter is not None and not marked:
         text = Aside(f"{name}: there is no dead letter {letter}")
     elif not woken:
-        text = Aside(f"{name}: never started yet: the relay does that")
+        text = Aside(f"{name}: not started yet: the relay starts it")
     data = {"webhook": name, "dead_letters": marked, "asked": woken}
     return Result(data, [text], 0 if woken else 1)
 
@@ -145,11 +145,11 @@ def drop(settings: Settings, name: str, letter: int | None, everything: bool) ->
     Exits with 1 when there is none.
     """
     if (letter is None) is not everything:
-        raise click.UsageError("say which with --letter ID, or drop every one with --all")
+        raise click.UsageError("name one with --letter ID, or drop them all with --all")
     dropped = using_store(settings, lambda store: store.drop_dead_letters(name, letter))
     text: Part = f"{name}: {counted(dropped, 'dead letter')} dropped"
     if not dropped:
-        text = Aside(f"{name}: there is no such dead letter")
+        text = Aside(f"{name}: no such dead letter")
     return Result({"webhook": name, "dropped": dropped}, [text], 0 if dropped else 1)
 
 

@@ -107,7 +107,7 @@ def test_nothing_can_be_confirmed_that_was_not_asked_for(stored: Stored) -> None
 def test_who_withdrew_since_has_to_ask_anew(stored: Stored) -> None:
     stored.run(*REQUEST, *MORNING)
     stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", NOON[1])
-    assert "was withdrawn since" in stored.run(*CONFIRM, code=1).stderr
+    assert "was withdrawn after it was asked for" in stored.run(*CONFIRM, code=1).stderr
     stored.run(*REQUEST)
     stored.run(*CONFIRM)
 

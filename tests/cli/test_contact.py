@@ -132,7 +132,7 @@ def test_an_older_file_changes_no_profile(stored: Stored) -> None:
     stored.run("contact", "import", new)
     result = stored.run("contact", "import", old)
     assert "0 changed, 1 unchanged" in result.stdout
-    assert "1 had another profile, but no newer one than is stored: it stays" in result.stdout
+    assert "1 had a different profile, no newer than the stored one" in result.stdout
     assert stored.json("contact", "show", ANNA)["audience"] == "professional"
     stored.run("contact", "import", old, "--as-of", "2026-01-01")
     assert stored.json("contact", "show", ANNA)["audience"] == "consumer"

@@ -55,7 +55,7 @@ def filled_in(stored: Stored, arguments: tuple[str, ...]) -> list[str]:
         (("explain", "MESSAGE", "--mail-from", "a@b.example", "--rcpt", ANNA), 1, "no_record"),
         (("scrub", "LIST", "--stream", "offers"), 1, ANNA),
         (("import", "list"), 0, "no imports are on record"),
-        (("import", "show", "01"), 1, "there is no such import"),
+        (("import", "show", "01"), 1, "no such import"),
         (("purge", "--dry-run"), 0, "would go"),
         (("webhook", "list"), 0, ""),
         (("partner", "show"), 0, ""),

@@ -74,7 +74,7 @@ class TestContacts:
         imported(stored, WRONG)
         ((first, _),) = ids(stored)
         done = imported(stored, RIGHT, "--replace", first)
-        assert f"{first} was taken back: 0 contacts removed, 0 put back, 2 kept" in done.stdout
+        assert f"{first} was undone: 0 contacts removed, 0 put back, 2 kept" in done.stdout
         assert [state for _, state in ids(stored)] == ["undone", "complete"]
         assert acts(stored, ANNA) == [("2026-01-05T00:00:00Z", "form v3")]
         (bert,) = stored.json("contact", "show", BERT)["consents"]
@@ -111,7 +111,7 @@ class TestContacts:
         ((first, _),) = ids(stored)
         bad = RIGHT.replace("%d/%m/%Y", "%d.%m.%Y")
         done = imported(stored, bad, "--replace", first, code=1)
-        assert f"{first} was not taken back, since lines were rejected" in done.stdout
+        assert f"{first} was not undone, because lines were rejected" in done.stdout
         assert [state for _, state in ids(stored)] == ["complete", "complete"]
 
     def test_what_comes_through_a_pipe_is_pointed_out_afterwards(self, stored: Stored) -> None:
@@ -144,7 +144,7 @@ class TestContacts:
     def test_what_cannot_be_replaced(self, stored: Stored) -> None:
         imported(stored, WRONG)
         ((first, _),) = ids(stored)
-        assert "there is no such import" in imported(stored, RIGHT, "--replace", "X", code=1).stderr
+        assert "no such import" in imported(stored, RIGHT, "--replace", "X", code=1).stderr
         path = stored.file("list.csv", f"address,scope,origin\n{ANNA},all,complaint\n")
         error = stored.run("suppress", "import", path, "--replace", first, code=2).stderr
         assert f"{first} is an import of contacts" in error
@@ -170,6 +170,6 @@ class TestSuppressions:
         stored.run("suppress", "import", path, "--scope", "all")
         ((first, _),) = ids(stored)
         done = stored.run("suppress", "import", path, "--scope", "marketing", "--replace", first)
-        assert f"{first} was taken back: 1 suppression lifted" in done.stdout
+        assert f"{first} was undone: 1 suppression lifted" in done.stdout
         (left,) = stored.json("suppress", "show", ANNA)["suppressions"]
         assert left["scope"] == "marketing"

@@ -80,7 +80,7 @@ class TestRecord:
         path = stored.file("list.csv", ANNA_CSV)
         result = stored.run("suppress", "import", path)
         (record,) = records(stored)
-        assert result.stdout.endswith(f"to take it back: smtpproxy import undo {record['id']}\n")
+        assert result.stdout.endswith(f"to undo it: smtpproxy import undo {record['id']}\n")
         assert (record["state"], record["kind"], record["file"]) == (
             "complete", "suppressions", path,
         )  # fmt: skip
@@ -102,7 +102,7 @@ class TestRecord:
         assert "no imports are on record" in stored.run("import", "list").stdout
         for command in ("show", "undo"):
             error = stored.run("import", command, "01J", code=1).stderr
-            assert error == "Error: 01J: there is no such import\n"
+            assert error == "Error: 01J: no such import\n"
 
     def test_a_dry_run_is_not_on_record(self, stored: Stored) -> None:
         stored.run("suppress", "add", BERT)
@@ -241,12 +241,12 @@ class TestTheFuture:
     def test_as_of_a_time_to_come_is_refused(self, stored: Stored) -> None:
         path = stored.file("people.csv", f"address\n{ANNA}\n")
         error = stored.run("contact", "import", path, "--as-of", "2100-01-01", code=2).stderr
-        assert "2100-01-01 00:00 UTC is yet to come" in error
+        assert "2100-01-01 00:00 UTC is in the future" in error
 
     def test_a_file_of_the_future_counts_from_now(self, stored: Stored) -> None:
         path = stored.file("people.csv", f"address,audience\n{ANNA},consumer\n")
         os.utime(path, (4_102_444_800, 4_102_444_800))
         result = stored.run("contact", "import", path)
-        assert "the file was last written on 2100-01-01, which is yet to come" in result.stderr
+        assert "the file was last written on 2100-01-01, which is in the future" in result.stderr
         path = stored.file("people.csv", f"address,audience\n{ANNA},professional\n")
         assert "1 changed" in stored.run("contact", "import", path).stdout

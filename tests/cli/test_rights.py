@@ -50,7 +50,7 @@ def test_what_is_put_right_is_told_and_stays_on_record(stored: Stored) -> None:
 
 def test_what_is_so_already_is_no_rectification(stored: Stored) -> None:
     done = stored.run(*RECTIFY, "--source", "partner")
-    assert done.stdout == f"{ANNA}: it is so already; nothing is changed\n"
+    assert done.stdout == f"{ANNA}: already so; nothing changed\n"
     assert "rectifications" not in contact(stored)
 
 

@@ -106,7 +106,7 @@ def test_json(stored: Stored) -> None:
         (["add", ANNA, "--origin", "whim"], "'whim' is not one of"),
         (["add", ANNA, "--note", "caf\udce9"], "must be text in UTF-8"),
         (["add", ANNA, "--since", "yesterday"], "'yesterday' is not a time"),
-        (["remove", ANNA, "--reason", "x"], "say which with --origin"),
+        (["remove", ANNA, "--reason", "x"], "name one with --origin"),
         (["remove", ANNA, "--all", "--origin", "manual", "--reason", "x"], "--origin"),
         (["remove", ANNA, "--all"], "--reason"),
         (["remove", ANNA, "--all", "--reason", " "], "must be text in UTF-8"),

@@ -1,4 +1,4 @@
-"""What is not on record, is yet to come or was no agreement never lets mail through."""
+"""What is not on record, is in the future or was no agreement never lets mail through."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import permutations

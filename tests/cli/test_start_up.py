@@ -1,0 +1,85 @@
+"""What starting the command line costs, and what all commands have in common."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from smtpproxy.cli import COMMANDS
+from tests.cli.stored import Stored
+from tests.cli.test_help import COMMANDS_OF_HELP
+from tests.kit.processes import run
+from tests.kit.relay import COMMAND
+
+SHOW_NOTHING = {"serve", "demo", "user add", "user remove", "user check"}
+HAVE_A_FORMAT = {"suppress export", "audit export"}
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """What is loaded by the end of a command."""
+    code = (
+        "import sys; from smtpproxy.cli import main\n"
+        f"try: main({list(arguments)!r})\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    return set(done.stderr.split())
+
+
+def test_help_loads_no_command() -> None:
+    loaded = modules_of("--help")
+    ours = {name for name in loaded if name.startswith("smtpproxy.")}
+    assert ours == {"smtpproxy.cli", "smtpproxy.cli.frame"}
+    assert not loaded & {"asyncio", "msgspec", "rich", "sqlite3"}
+
+
+@pytest.mark.parametrize("name", ["check", "token", "user"])
+def test_what_looks_at_the_configuration_alone_loads_no_charts_and_no_asyncio_for_help(
+    name: str,
+) -> None:
+    loaded = modules_of(name, "--help")
+    assert not loaded & {"rich.console", "smtpproxy.store.sqlite"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_where_the_list_says(name: str) -> None:
+    module, attribute, help = COMMANDS[name]
+    command = getattr(import_module(f"smtpproxy.cli.{module}"), attribute)
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    assert help.endswith(".")
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS_OF_HELP) - SHOW_NOTHING - HAVE_A_FORMAT))
+def test_what_is_shown_is_there_as_json(name: str) -> None:
+    (option,) = [p for p in COMMANDS_OF_HELP[name].params if "--json" in p.opts]
+    assert option.help == "Print the result as JSON, for programs."
+
+
+@pytest.mark.parametrize("name", sorted(HAVE_A_FORMAT))
+def test_an_export_has_a_format(name: str) -> None:
+    assert [p for p in COMMANDS_OF_HELP[name].params if "--format" in p.opts]
+
+
+@pytest.mark.parametrize(
+    "words", [("import", "list"), ("webhook", "list"), ("purge", "--dry-run"), ("check",)]
+)
+def test_tables_fit_eighty_columns(stored: Stored, words: tuple[str, ...]) -> None:
+    path = stored.file("a-name-of-a-file-that-is-rather-long.csv", "address\nanna@people.example\n")
+    stored.run("contact", "import", path)
+    done = run(*COMMAND, *words, "--config", str(stored.config_path), env={"COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    lines = [x for x in done.stdout.splitlines() if not x.startswith(("warning: ", "/"))]
+    longest = max(lines, key=len)
+    assert len(longest) <= 80 or " " not in longest.strip(), longest
