@@ -80,6 +80,7 @@ def test_tables_fit_eighty_columns(stored: Stored, words: tuple[str, ...]) -> No
     stored.run("contact", "import", path)
     done = run(*COMMAND, *words, "--config", str(stored.config_path), env={"COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
-    lines = [x for x in done.stdout.splitlines() if not x.startswith(("warning: ", "/"))]
-    longest = max(lines, key=len)
-    assert len(longest) <= 80 or " " not in longest.strip(), longest
+    for line in done.stdout.splitlines():
+        if line.startswith(("warning: ", "/")) or max(map(len, line.split()), default=0) > 40:
+            continue  # not of a table; or a path, which is never broken
+        assert len(line) <= 80
