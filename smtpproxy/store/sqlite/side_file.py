@@ -176,7 +176,7 @@ CREATE TABLE copy (
 CREATE INDEX copy_at ON copy (at);
 """
 _ANY_COPY = "SELECT EXISTS (SELECT 1 FROM copy)"
-_FIND_COPY = "SELECT recipient FROM copy WHERE message = ? AND at > ?"
+_FIND_COPY = "SELECT 1 FROM copy WHERE message = ? AND recipient = ? AND at > ?"
 _NOTE_COPY = "INSERT INTO copy VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at"
 _FORGET_COPY = "DELETE FROM copy WHERE message = ? AND recipient = ?"
 _EXPIRE_COPIES = """
@@ -207,9 +207,14 @@ class SqliteCopies:
             return frozenset()  # as nearly always: nothing is hashed for it
         since = to_micros(self._now() - KEPT)
         message = self._message(reverse_path, digest)
-        found = await self._file.ask(lambda c: c.execute(_FIND_COPY, (message, since)).fetchall())
-        have = {recipient for (recipient,) in found}
-        return frozenset(path for path in forward_paths if self._hash(_octets(path)) in have)
+
+        def has(connection: sqlite3.Connection, path: str) -> bool:
+            row = (message, self._hash(_octets(path)), since)
+            return connection.execute(_FIND_COPY, row).fetchone() is not None
+
+        return await self._file.ask(
+            lambda c: frozenset(path for path in forward_paths if has(c, path))
+        )
 
     async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
         await self._file.ask(lambda _: None)  # the secret comes with the file
