@@ -1,12 +1,12 @@
 """What Gmail, Yahoo, Microsoft, Orange and La Poste demand, held against what was found."""
 
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 
 from msgspec import Struct, convert
 
+from smtpproxy import toml
 from smtpproxy.doctor.finding import Check, Finding, Status, worst
 from smtpproxy.policy.model import Mode, Stream, StreamClass
 from smtpproxy.settings import Settings
@@ -42,7 +42,7 @@ Answer = tuple[Status, str]
 @cache
 def demands() -> tuple[Demand, ...]:
     text = files("smtpproxy.doctor").joinpath("providers.toml").read_text("utf-8")
-    return convert(tomllib.loads(text)["demand"], tuple[Demand, ...])
+    return convert(toml.loads(text)["demand"], tuple[Demand, ...])
 
 
 def checklist(

@@ -132,7 +132,9 @@ class _Evaluation:
         ip = self._query.ip
         length = mechanism.lengths[0 if ip.version == 4 else 1]
         return any(
-            ip in ipaddress.ip_network(f"{value}/{length}", strict=False) for value in found.values
+            ip in ipaddress.ip_network(f"{value}/{length}", strict=False)
+            for value in found.values
+            if ipaddress.ip_address(value).version == ip.version
         )
 
     async def _is_mx_of(self, name: str, mechanism: Mechanism) -> bool:

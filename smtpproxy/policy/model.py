@@ -34,6 +34,7 @@ from smtpproxy.policy.terms import (
 )
 
 __all__ = [
+    "BULK_WINDOW",
     "DEFAULT_STREAM",
     "NOTICE_STREAM",
     "NO_FACTS",
@@ -77,6 +78,10 @@ __all__ = [
 ]
 
 
+BULK_WINDOW = 3_600.0
+"""Seconds in which one text to many people is counted, where none are set."""
+
+
 class Stream(Struct, frozen=True, omit_defaults=True):
     """A named flow of mail with one class and purpose (docs/settings.md, `[[stream]]`)."""
 
@@ -112,7 +117,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     honest_subject: bool = False
     undeclared_bulk: UndeclaredBulk = UndeclaredBulk.OBSERVE
     bulk_recipients: int | None = None  # one text to more people is bulk; None: not counted
-    bulk_window: float = 3_600.0  # seconds in which they are counted
+    bulk_window: float = BULK_WINDOW  # seconds in which they are counted
 
     @property
     def checks_content(self) -> bool:

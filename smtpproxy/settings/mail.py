@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from smtpproxy.policy.model import (
+    BULK_WINDOW,
     Alignment,
     ExistingUnsubscribe,
     Mode,
@@ -18,7 +19,6 @@ from smtpproxy.policy.model import (
     UndeclaredBulk,
 )
 from smtpproxy.settings.amounts import (
-    HOUR,
     KIB,
     MIB,
     MINUTE,
@@ -127,7 +127,7 @@ class StreamSettings:
     first_contact_notice: bool = False
     undeclared_bulk: UndeclaredBulk = UndeclaredBulk.OBSERVE
     bulk_recipients: Count | None = None
-    bulk_window: Duration = HOUR
+    bulk_window: Duration = BULK_WINDOW
     max_recipients: Count | None = None
     refuse_at: Literal["rcpt", "data"] = "rcpt"
     frequency_cap: FrequencyCap | None = None

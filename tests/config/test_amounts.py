@@ -1,0 +1,53 @@
+"""One grammar of times: `m` is minutes everywhere, months are written out or `mo`."""
+
+import pytest
+
+from smtpproxy.policy.periods import Period, Unit, parse_period
+from smtpproxy.settings.amounts import duration, period, rate
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5m", 300), ("5min", 300), ("5 min", 300), ("90s", 90), ("1.5h", 5400), ("250ms", 0.25)],
+)
+def test_a_duration_is_seconds(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+    assert rate(f"10/{text}").period == seconds
+
+
+@pytest.mark.parametrize("text", ["1mo", "1 month", "1y", "1M"])
+def test_what_has_no_fixed_length_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="units: ms, s, m, min, h, d"):
+        duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "unit"),
+    [
+        ("13 months", 13, Unit.MONTHS),
+        ("13months", 13, Unit.MONTHS),
+        ("1 month", 1, Unit.MONTHS),
+        ("13mo", 13, Unit.MONTHS),
+        ("3y", 3, Unit.YEARS),
+        ("3 years", 3, Unit.YEARS),
+        ("30d", 30, Unit.DAYS),
+        ("48 hours", 48, Unit.HOURS),
+    ],
+)
+def test_a_period_is_of_the_calendar(text: str, count: int, unit: Unit) -> None:
+    assert period(text) == parse_period(text) == Period(count, unit)
+
+
+@pytest.mark.parametrize("text", ["13m", "13 m", "1m"])
+def test_m_is_minutes_and_no_period(text: str) -> None:
+    assert parse_period(text) is None
+    with pytest.raises(ValueError, match=r'is minutes: months are written "1[0-9]? months"'):
+        period(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "months", "-1 month", "1.5y", "1 fortnight", "10 business days"]
+)
+def test_what_is_no_period_is_told_what_is(text: str) -> None:
+    with pytest.raises(ValueError, match='is not a period such as "3 years"'):
+        period(text)
