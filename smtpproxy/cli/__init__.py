@@ -11,10 +11,10 @@ import click
 from smtpproxy.cli.frame import CommandFrame
 
 COMMANDS = {
-    "serve": ("serve", "serve", "Run the relay until SIGTERM or SIGINT."),
-    "demo": ("serve", "demo", "Show the relay at work on invented people."),
-    "check": ("check", "check", "Check the configuration, and whether the relay can start."),
-    "doctor": ("check", "doctor", "Look at everything that mailbox providers look at."),
+    "serve": ("operation", "serve", "Run the relay until SIGTERM or SIGINT."),
+    "demo": ("operation", "demo", "Show the relay at work on invented people."),
+    "check": ("operation", "check", "Check the configuration, and whether the relay can start."),
+    "doctor": ("operation", "doctor", "Look at everything that mailbox providers look at."),
     "suppress": ("suppress", "suppress", "Add, lift, show, import and export suppressions."),
     "unsubscribe": (
         "credentials",
@@ -30,7 +30,7 @@ COMMANDS = {
     "audit": ("audit", "audit", "Read the record of decisions, prove it, judge it again."),
     "webhook": ("webhook", "webhook", "See how far webhooks are; send again or drop."),
     "token": ("credentials", "token", "Make a new token for the API."),
-    "purge": ("serve", "purge", "Remove what has outlived its period."),
+    "purge": ("operation", "purge", "Remove what has outlived its period."),
     "user": ("credentials", "user", "Add, remove, list and check the users of AUTH."),
     "dkim": ("dkim", "dkim", "Make DKIM keys, print what to publish, check signatures."),
 }

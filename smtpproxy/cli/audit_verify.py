@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,7 +32,6 @@ from smtpproxy.cli.printer import (
     verify_progress,
 )
 from smtpproxy.cli.stores import now
-from smtpproxy.core.replay import Change, replay, words
 from smtpproxy.evidence.gather import report_object
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings
@@ -42,6 +41,9 @@ from smtpproxy.sinks.audit.chain import Finding, Report
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.sinks.audit.reader import Record, read
 from smtpproxy.terminal import counted
+
+if TYPE_CHECKING:
+    from smtpproxy.core.replay import Change
 
 _SHOWN = 100
 
@@ -200,7 +202,9 @@ class _Totals:
         self._decisions = self._recipients = self._erased = self._differing = 0
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
-    def add(self, record: Record, rulebook: Rulebook) -> Iterator[Change]:
+    def add(self, record: Record, rulebook: Rulebook) -> Iterator["Change"]:
+        from smtpproxy.core.replay import replay, words
+
         result = replay(record.decided, rulebook)
         self._decisions += 1
         self._recipients += result.judged
@@ -259,7 +263,9 @@ def _rulebook(settings: Settings, reference: str) -> Rulebook:
         fail("; ".join(error.faults), 2)
 
 
-def _as_object(record: Record, change: Change) -> dict[str, Any]:
+def _as_object(record: Record, change: "Change") -> dict[str, Any]:
+    from smtpproxy.core.replay import words
+
     decided, recipient = record.decided, change.recipient
     return {
         "id": decided.id,
@@ -272,7 +278,9 @@ def _as_object(record: Record, change: Change) -> dict[str, Any]:
     }
 
 
-def _line(record: Record, change: Change) -> str:
+def _line(record: Record, change: "Change") -> str:
+    from smtpproxy.core.replay import words
+
     decided, recipient = record.decided, change.recipient
     whom = recipient.address if recipient else "(the message)"
     return (

@@ -14,7 +14,7 @@ import click
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.frame import fail
 from smtpproxy.cli.import_file import run_import
-from smtpproxy.cli.import_options import Handling, ImportOptions, Put, file_argument, prepare
+from smtpproxy.cli.imports import Handling, ImportOptions, Put, file_argument, prepare
 from smtpproxy.cli.options import (
     TIME_HELP,
     anchors_option,

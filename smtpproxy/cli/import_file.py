@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from smtpproxy.cli.frame import fail
-from smtpproxy.cli.import_options import Handling, Put, Task
 from smtpproxy.cli.import_record import (
     check_same,
     held,
@@ -22,6 +21,7 @@ from smtpproxy.cli.import_record import (
     undo_import,
     undone_in_words,
 )
+from smtpproxy.cli.imports import Handling, Put, Task
 from smtpproxy.cli.printer import Part, Result, picked, progress
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.store.exchange.compare import Comparison, Kind, compare

@@ -12,7 +12,7 @@ import click
 
 from smtpproxy.cli.frame import fail
 from smtpproxy.cli.import_file import run_import
-from smtpproxy.cli.import_options import Handling, ImportOptions, file_argument, prepare
+from smtpproxy.cli.imports import Handling, ImportOptions, file_argument, prepare
 from smtpproxy.cli.options import (
     TIME_HELP,
     address_or_domain,

@@ -189,14 +189,14 @@ class TestInput:
 
 
 def as_nobody(call: str) -> str:
-    """Run a call of import_options in a child with no rights; return what it complained of."""
-    from smtpproxy.cli import import_options
+    """Run a call of imports in a child with no rights; return what it complained of."""
+    from smtpproxy.cli import imports
 
     read_end, write_end = os.pipe()
     if (child := os.fork()) == 0:
         try:
             os.setuid(65534)
-            eval(call, vars(import_options))
+            eval(call, vars(imports))
         except Exception as error:
             for part in ("permission denied", "No such file"):
                 if part in str(error):

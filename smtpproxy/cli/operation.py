@@ -1,6 +1,7 @@
-"""`smtpproxy check` and `doctor`: is the configuration good, and will the mail be believed?"""
+"""`smtpproxy serve`, `demo`, `check`, `doctor` and `purge`: run the relay and look after it."""
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,21 +12,77 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from smtpproxy.cli.options import choice, config_option, config_path_option, option, options
-from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, picked, shows_result
+from smtpproxy.cli.frame import fail
+from smtpproxy.cli.options import (
+    choice,
+    config_option,
+    config_path_option,
+    flag,
+    moment,
+    option,
+    options,
+)
+from smtpproxy.cli.printer import (
+    Column,
+    Part,
+    Result,
+    Styled,
+    Table,
+    picked,
+    shows_result,
+)
 from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.policy.model import Stream
-from smtpproxy.settings import ListenerSettings, Settings
+from smtpproxy.policy.periods import Period
+from smtpproxy.settings import ListenerSettings, RetentionSettings, Settings
+from smtpproxy.terminal import counted
 
 if TYPE_CHECKING:
     from smtpproxy.doctor.run import Report
+    from smtpproxy.retention import Purged
 
+_KINDS = {
+    "contacts": "contacts",
+    "suppressions": "suppressions",
+    "lifted_suppressions": "lifted suppressions",
+    "mailings": "counted messages",
+    "audit": "rows of the audit log",
+}
 _STYLES = {
     Status.PASS: "green",
     Status.WARN: "yellow",
     Status.FAIL: "red",
     Status.UNKNOWN: "cyan",
 }
+
+
+@click.command("serve")
+@config_option
+def serve(settings: Settings) -> None:
+    """Run the relay until SIGTERM or SIGINT.
+
+    Either signal drains: no new connections, running transactions finish, then exit 0.
+    """
+    from smtpproxy.app import serve
+
+    sys.exit(serve(settings))
+
+
+@click.command("demo")
+@click.option("--keep", is_flag=True, help="Leave the relay running until Ctrl-C.")
+def demo(keep: bool) -> None:
+    """Run the relay on invented people and show what it lets through, and why.
+
+    Starts a real relay in a temporary directory, with an MTA behind it that keeps what it
+    is given; sends mail through it; then stops and removes everything.
+    """
+    from smtpproxy.demo.relay import DemoError
+    from smtpproxy.demo.run import run
+
+    try:
+        run(keep=keep)
+    except DemoError as error:
+        fail(f"the demo stopped: {error}")
 
 
 @click.command("check")
@@ -214,3 +271,102 @@ def _findings(report: "Report") -> Iterator[tuple[str, str, str, str]]:
 
 def _shown(status: Status) -> Styled:
     return Styled(status, _STYLES[status])
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOptions:
+    """What to remove."""
+
+    dry_run: bool = flag("Say what would be removed, and remove nothing.")
+    at: datetime | None = option(
+        "Remove what has outlived its period at TIME, else now. A time to come needs --dry-run.",
+        moment,
+    )
+
+
+@click.command("purge")
+@options(PurgeOptions)
+@shows_result
+@config_option
+def purge(settings: Settings, options: PurgeOptions) -> Result:
+    """Remove what has outlived its period ([retention] of the configuration).
+
+    `serve` does it daily. Mail and imports go on meanwhile. What withdrew or objected is
+    suppressed before its contact goes.
+    """
+    from smtpproxy.cli.stores import now, using_store
+    from smtpproxy.retention import AlreadyRunning, purge
+
+    at, dry_run = options.at, options.dry_run
+    if at is not None and at > datetime.now(UTC) and not dry_run:
+        fail("--at: what has not outlived its period yet must not be removed; add --dry-run", 2)
+    try:
+        purged = using_store(
+            settings,
+            lambda store: purge(settings, store, at=at or now(), clock=now, dry_run=dry_run),
+            read_only=dry_run,
+            or_empty=True,
+        )
+    except AlreadyRunning as error:
+        fail(str(error))
+    data = {
+        "at": purged.at,
+        "dry_run": purged.dry_run,
+        "removed": purged.removed,
+        "orders_kept": purged.orders,
+        "contacts_objected": purged.objected,
+        "notes_forgotten": purged.notes,
+        "addresses_matched": purged.matched,
+        "suppressions_held": purged.held,
+    }
+    return Result(data, _text(purged, settings.retention))
+
+
+def _text(purged: "Purged", keep: RetentionSettings) -> Iterator[Part]:
+    gone = "would go" if purged.dry_run else "removed"
+    columns = [
+        Column("kind"),
+        Column("kept for", prose=True),
+        Column(gone, right=True, label=gone),
+        Column("oldest", label="oldest"),
+        Column("newest", label="newest"),
+    ]
+    rows = [
+        (
+            name,
+            _kept_for(kind, keep),
+            f"{purged.removed[kind].rows:,}",
+            _day(purged.removed[kind].oldest),
+            _day(purged.removed[kind].newest),
+        )
+        for kind, name in _KINDS.items()
+    ]
+    yield Table(columns, rows)
+    if purged.orders:
+        verb = "would become" if purged.dry_run else "became"
+        kept = "a suppression" if purged.orders == 1 else "suppressions"
+        orders = counted(purged.orders, "withdrawal or objection", "withdrawals and objections")
+        yield f"{orders} of contacts {verb} {kept}"
+    if purged.objected:
+        people = counted(purged.objected, "contact")
+        yield f"{people} {gone} because the person objected: the suppression is kept"
+    if purged.notes:
+        verb = "would be forgotten" if purged.dry_run else "forgotten"
+        yield f"{counted(purged.notes, 'note')} in free text {verb}; the suppressions stay"
+    if purged.held:
+        stay = counted(purged.held, "suppression stays", "suppressions stay")
+        yield f"{stay} because a contact has the address"
+
+
+def _kept_for(kind: str, keep: RetentionSettings) -> str:
+    if kind == "contacts":
+        customers, prospects = keep.customers, keep.prospects
+        return str(prospects) if customers == prospects else f"{prospects}, {customers} (customers)"
+    if kind == "mailings":
+        return "the longest frequency cap"
+    period: Period | None = getattr(keep, kind)
+    return "ever" if period is None else str(period)
+
+
+def _day(moment: datetime | None) -> str:
+    return "" if moment is None else moment.strftime("%Y-%m-%d")
