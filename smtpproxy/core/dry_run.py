@@ -142,8 +142,8 @@ class _DryRun:
                 facts = await self._store.facts(effect.lookups)
                 if self._question.as_of:
                     now = self._question.now
-                    return {address: known_at(known, now) for address, known in facts.items()}
-                return facts
+                    facts = {address: known_at(known, now) for address, known in facts.items()}
+                return facts, None
             case effects.WriteRecord():
                 self.decided.append(replace(effect.decided, facts=dict(effect.decided.facts)))
             case effects.AskUpstream():

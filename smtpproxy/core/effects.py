@@ -65,8 +65,11 @@ class Upstream(Protocol):
         """Give up: nothing of it is mailed."""
 
 
-class ReadFacts(Effect[Facts], frozen=True):
-    """Read what is known of addresses. Raises StoreUnavailable."""
+class ReadFacts(Effect[tuple[Facts, object]], frozen=True):
+    """Read what is known of addresses, and the state of the store that it is no older than.
+
+    Raises StoreUnavailable.
+    """
 
     lookups: Lookups
 

@@ -121,7 +121,8 @@ class Notices:
             address = canonical(self._reverse_path)
         except AddressError:
             return None
-        facts = self._facts = yield from ReadFacts(Lookups((address,), contacts=False))
+        facts, _ = yield from ReadFacts(Lookups((address,), contacts=False))
+        self._facts = facts
         rulebook = self._services.rulebooks[NOTICE_STREAM.rulebook]
         question = Transaction((NOTICE_STREAM,), (address,))
         (verdict,) = judge(question, facts, rulebook, self._services.now()).recipients

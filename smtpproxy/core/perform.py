@@ -115,7 +115,7 @@ class Performer:
     def __post_init__(self) -> None:
         store, audit = self.store, self.audit
         self._table = {
-            effects.ReadFacts: lambda effect: store.facts(effect.lookups),
+            effects.ReadFacts: lambda effect: store.read(effect.lookups),
             effects.StoreVersion: lambda _: store.version(),
             effects.WriteRecord: lambda effect: audit.commit(effect.decided),
             effects.AskUpstream: _ask_upstream,

@@ -331,14 +331,12 @@ class Transaction(RecordedTransaction):
             yield from self._read(addresses)
 
     def _read(self, addresses: Sequence[str]) -> Steps[None]:
-        """The state of the store is asked for first: then facts are never older than it says."""
         evaluation = self._evaluation
         lookups = evaluation.lookups(addresses)
         if self._counted:
             lookups = replace(lookups, mailings=False)  # the message itself is among them
         began = self._services.ticks()
-        version = yield from StoreVersion()
-        facts = yield from ReadFacts(lookups)
+        facts, version = yield from ReadFacts(lookups)
         self._spend("store", self._services.ticks() - began)
         evaluation.learn(addresses, facts, version)
 

@@ -6,7 +6,7 @@ turns that into 451 4.3.0, never into a pass. Methods that take an address as gi
 canonicalise it and raise `mail.address.AddressError` when it is not one.
 """
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -135,11 +135,17 @@ class FactReader(Protocol):
         """Return what is known of `lookups.addresses`, as one consistent read."""
         ...
 
-    async def version(self) -> object:
+    def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]:
+        """Return what `facts` does, and a `version` that is no newer than that.
+
+        It may be there at once, without a turn of the event loop (pending.py).
+        """
+        ...
+
+    def version(self) -> Awaitable[object]:
         """Return the state of the store: equal values mean that `facts` says the same.
 
-        Asked for before `facts`, it is never newer than what `facts` says. Cheap: on SQLite no
-        second read.
+        Cheap: on SQLite no second read.
         """
         ...
 

@@ -308,6 +308,10 @@ class _Outside:
             "facts", names, lambda: facts_of(self._world, names), StoreUnavailable
         )
 
+    async def read(self, lookups: Lookups) -> tuple[Facts, object]:
+        version = await self.version()
+        return await self.facts(lookups), version
+
     async def version(self) -> object:
         state = lambda: {name: facts_of(self._world, [name]) for name in self._world.people}  # noqa: E731
         return await self._asked("version", [], state, StoreUnavailable)

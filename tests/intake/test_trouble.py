@@ -82,7 +82,7 @@ def test_a_fault_in_our_own_code_passes_nothing_and_keeps_nothing(
             client.greet()
             if where == "rcpt":
                 intake.store.fail_with = None
-                monkeypatch.setattr(intake.store, "facts", broken)
+                monkeypatch.setattr(intake.store, "read", broken)
                 client.send("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>")
                 client.reply()
             else:

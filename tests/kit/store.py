@@ -6,7 +6,7 @@ gives them to a store, `ndjson()` and `suppressions()` to the import commands.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -181,13 +181,13 @@ class TrialStore(SqliteStore):
         super().__init__(folder / "store.db", folder, 2.0)
         self.fail_with: str | None = None
 
-    async def facts(self, lookups: Lookups) -> Facts:
+    def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]:
         self._check()
-        return await super().facts(lookups)
+        return super().read(lookups)
 
-    async def version(self) -> object:
+    def version(self) -> Awaitable[object]:
         self._check()
-        return await super().version()
+        return super().version()
 
     def _to_write(self) -> SqliteWriter:
         self._check()

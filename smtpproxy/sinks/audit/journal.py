@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from smtpproxy.events import Decided, Relayed
+from smtpproxy.pending import Pending
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.audit.anchors import Anchor, AnchorScheduler
 from smtpproxy.sinks.audit.lines import (
@@ -36,6 +37,7 @@ _MOST_WAITING = 10_000
 _SOON = timedelta(seconds=1)
 _MIN = datetime.min.replace(tzinfo=UTC)
 _MAX = datetime.max.replace(tzinfo=UTC)
+_DONE = Pending.settled(None)
 
 
 class Journal:
@@ -61,25 +63,27 @@ class Journal:
         self._answers: list[bytes] = []  # they are written with the next lines, or soon
         self._waiting: list[Entry] = []
         self._flush_timer: asyncio.TimerHandle | None = None
-        self._unsynced: list[asyncio.Future[None]] = []
+        self._unsynced: list[Pending[None]] = []
         self._syncing: asyncio.Task[None] | None = None
         self._earliest, self._newest = _MAX, _MIN  # between them a time is nothing new
         self._anchor_scheduler = AnchorScheduler(
             folder, now, lambda: self._segment.head.n, self._anchored, self.rotate, self._passed
         )
 
-    async def commit(self, decided: Decided) -> None:
-        """Put a decision on record. Raises AuditUnavailable when that cannot be done."""
+    def commit(self, decided: Decided) -> Pending[None]:
+        """Put a decision on record: at once, or when it is on the disk where it has to be.
+
+        It is AuditUnavailable when that cannot be done.
+        """
         if not self._earliest <= decided.at <= self._newest:
             self._time_moved(decided.at)
         self._waiting.append(self._lines.decision(decided))
         try:
             self._write()
-        except AuditUnavailable:
+        except AuditUnavailable as error:
             self._waiting.pop()
-            raise
-        if self._durable:
-            await self._synced()
+            return Pending.failed(error)
+        return self._synced() if self._durable else _DONE
 
     def outcome(self, relayed: Relayed) -> None:
         """Note what the upstream answered; it is written with the next lines, or soon."""
@@ -147,13 +151,12 @@ class Journal:
     def _anchored(self, anchor: Anchor) -> None:
         self._waiting.append(plain(AnchorEntry(anchor.head)))
 
-    async def _synced(self) -> None:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+    def _synced(self) -> Pending[None]:
+        done: Pending[None] = Pending()
         self._unsynced.append(done)
         if self._syncing is None:
-            self._syncing = loop.create_task(self._sync())
-        await done
+            self._syncing = asyncio.get_running_loop().create_task(self._sync())
+        return done
 
     async def _sync(self) -> None:
         """Write to the disk until nobody waits; all that wait at a time share one call."""
@@ -165,11 +168,11 @@ class Journal:
                 await loop.run_in_executor(None, _sync_file, self._dup())
             except (OSError, AuditUnavailable) as error:
                 failure = AuditUnavailable(str(error))
-            for future in waiting:
+            for pending in waiting:
                 if failure is not None:
-                    future.set_exception(failure)
+                    pending.fail(failure)
                 else:
-                    future.set_result(None)
+                    pending.settle(None)
         self._syncing = None
 
     def _dup(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from smtpproxy.mail.address import domains_over, readings
+from smtpproxy.pending import Pending
 from smtpproxy.policy.model import Facts, Lookups, RecipientFacts
 from smtpproxy.policy.terms import WIDENED_ORIGINS
 from smtpproxy.store.keys import SuppressionKey
@@ -170,6 +171,11 @@ class _Link:
         """The state of the database as of the last commit: of this connection's own counting."""
         return self._opened, self._execute(_VERSION).fetchone()[0]
 
+    def read(self, lookups: Lookups) -> tuple[Facts, object]:
+        """The state is asked for first: then facts are never older than it says."""
+        version = self.version()
+        return self.facts(lookups), version
+
     def facts(self, lookups: Lookups) -> Facts:
         """Read all addresses, and what else they may be read as, from one snapshot."""
         if len(lookups.addresses) == 1 and not readings(lookups.addresses[0]):
@@ -281,24 +287,26 @@ class SqliteReader:
         self._turn = asyncio.Lock()  # of reads of many
         self._closed = False
 
-    async def facts(self, lookups: Lookups) -> Facts:
+    def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
+        """Facts, and the state of the database that they are no older than."""
         if len(lookups.addresses) > _CHUNK:
-            return await self._facts_of_many(lookups)
-        try:
-            return self._current().facts(lookups)
-        except Exception as error:
-            cause = self._failed(error)
-        return await self._ask_again(lambda link: link.facts(lookups), cause)
+            return Pending.of(self._many_read(lookups))
+        return self._ask(lambda link: link.read(lookups))
 
-    async def version(self) -> object:
-        try:
-            return self._current().version()
-        except Exception as error:
-            cause = self._failed(error)
-        return await self._ask_again(_Link.version, cause)
+    def facts(self, lookups: Lookups) -> Pending[Facts]:
+        if len(lookups.addresses) > _CHUNK:
+            return Pending.of(self._facts_of_many(lookups))
+        return self._ask(lambda link: link.facts(lookups))
 
-    async def tally(self) -> dict[tuple[str, str], int]:
-        return await self._ask(_Link.tally)
+    def version(self) -> Pending[object]:
+        return self._ask(_Link.version)
+
+    def tally(self) -> Pending[dict[tuple[str, str], int]]:
+        return self._ask(_Link.tally)
+
+    async def _many_read(self, lookups: Lookups) -> tuple[Facts, object]:
+        version = await self.version()
+        return await self._facts_of_many(lookups), version
 
     async def _facts_of_many(self, lookups: Lookups) -> Facts:
         """Read over a connection of its own, whose snapshot can outlast a turn of the loop."""
@@ -325,12 +333,13 @@ class SqliteReader:
         self._many.begin()
         return self._many
 
-    async def _ask(self, question: Callable[[_Link], T]) -> T:
+    def _ask(self, question: Callable[[_Link], T]) -> Pending[T]:
+        """The answer is there at once, unless the database is busy. Raises StoreUnavailable."""
         try:
-            return question(self._current())
+            return Pending.settled(question(self._current()))
         except Exception as error:
             cause = self._failed(error)
-        return await self._ask_again(question, cause)
+        return Pending.of(self._ask_again(question, cause))
 
     async def _ask_again(self, question: Callable[[_Link], T], cause: Exception) -> T:
         """Try until the timeout, letting the other sessions run meanwhile."""

@@ -1,6 +1,6 @@
 """The SQLite backend: the mail path reads on the event loop, the rest is on a thread."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -48,14 +48,19 @@ class SqliteStore(
         self._reader = SqliteReader(path, state_dir, timeout, partners)
         self._mailings = SqliteMailings(path, timeout, read_only=read_only)
 
-    async def facts(self, lookups: Lookups) -> Facts:
-        facts = await self._reader.facts(lookups)
-        if not lookups.mailings:
-            return facts
-        return with_mailings(facts, await self._mailings.known(lookups.addresses))
+    def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]:
+        return self._with_mailings(lookups) if lookups.mailings else self._reader.read(lookups)
 
-    async def version(self) -> object:
-        return await self._reader.version()
+    async def facts(self, lookups: Lookups) -> Facts:
+        facts, _ = await self.read(lookups)
+        return facts
+
+    def version(self) -> Awaitable[object]:
+        return self._reader.version()
+
+    async def _with_mailings(self, lookups: Lookups) -> tuple[Facts, object]:
+        facts, version = await self._reader.read(lookups)
+        return with_mailings(facts, await self._mailings.known(lookups.addresses)), version
 
     async def add_suppressions(
         self, entries: Sequence[SuppressionEntry], batch: Batch | None = None

@@ -1,0 +1,121 @@
+"""What one message costs, in calls of Python functions: counted, so that no machine's speed
+and no neighbour's load has a part in it."""
+
+import asyncio
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvloop
+from smtpproxy.process.sockets import listen
+
+from smtpproxy.config.load import parse
+from smtpproxy.process.worker import Worker
+from smtpproxy.settings import TcpAddress
+from smtpproxy.store import open_store
+from tests.intake.listening import Client
+from tests.kit.messages import marketing
+from tests.kit.ports import LOOPBACK
+from tests.kit.relay import relay_config
+from tests.kit.store import fill
+from tests.kit.toml import to_toml
+from tests.kit.upstream import FakeUpstream
+
+MESSAGES = 20
+MOST = 840
+"""Calls: 1,000 when each session had a task and each reply of the upstream a future."""
+
+
+class Counted:
+    """A worker in a thread of its own that counts the calls of each message."""
+
+    def __init__(self, root: Path, upstream: str) -> None:
+        document = relay_config(root, upstream)
+        self.settings = parse(to_toml(document), "test.toml")
+        self.calls: Counter[str] = Counter()
+        self._socket = listen("apps", self.settings.listeners[0].address)
+        self._socket.setblocking(False)
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._serve()), daemon=True)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        server = self.settings.server
+        server.state_dir.mkdir(parents=True, exist_ok=True)
+        store = open_store(self.settings.store, server.state_dir)
+        await fill(store, store, datetime.now(UTC))
+        await store.close()
+        worker = Worker(self.settings, 0)
+        await worker.open({"apps": self._socket})
+        self._ready.set()
+        await self._stop.wait()
+        await worker.close()
+
+    def __enter__(self) -> "Counted":
+        self._thread.start()
+        assert self._ready.wait(20)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+
+    @contextmanager
+    def counting(self) -> Iterator[Counter[str]]:
+        found: Counter[str] = Counter()
+
+        def profile(frame: FrameType, event: str, argument: Any) -> None:
+            if event == "call":
+                code = frame.f_code
+                found[f"{Path(code.co_filename).name}:{code.co_qualname}"] += 1
+
+        self._set(profile)
+        yield found
+        self._set(None)
+
+    def _set(self, profile: Any) -> None:
+        done = threading.Event()
+
+        def work() -> None:
+            sys.setprofile(profile)
+            done.set()
+
+        self._loop.call_soon_threadsafe(work)
+        assert done.wait(10)
+
+
+def send(client: Client) -> None:
+    for line in ("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>"):
+        assert client.say(line).startswith("250 ")
+    assert client.say("DATA").startswith("354 ")
+    assert client.say(marketing() + b".\r\n").startswith("250 ")
+
+
+def test_calls_for_a_message(tmp_path: Path) -> None:
+    """The fewest of twenty messages: timers have no part in that."""
+    with FakeUpstream() as upstream, Counted(tmp_path, f"{LOOPBACK}:{upstream.port}") as worker:
+        address = worker.settings.listeners[0].address
+        assert isinstance(address, TcpAddress)
+        with socket.create_connection((LOOPBACK, address.port), timeout=10) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client = Client(connection)
+            client.greet()
+            for _ in range(3):
+                send(client)
+            found = []
+            for _ in range(MESSAGES):
+                with worker.counting() as calls:
+                    send(client)
+                found.append(calls)
+            fewest = min(found, key=lambda calls: calls.total())
+    assert fewest.total() <= MOST, fewest.most_common(40)
