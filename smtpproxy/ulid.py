@@ -7,6 +7,8 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ID = re.compile(f"[0-3][{_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)  # to the year 6429
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _RANDOM_BITS = 80
+_OCTETS = _RANDOM_BITS // 8
+_AT_ONCE = 400 * _OCTETS
 _RANDOM_MASK = (1 << _RANDOM_BITS) - 1
 
 
@@ -16,6 +18,8 @@ class UlidFactory:
     def __init__(self, clock: Callable[[], int], random: Callable[[int], bytes]) -> None:
         self._clock = clock
         self._random = random
+        self._octets = b""  # random ones, taken from the system for some hundred ids at a time
+        self._taken = 0
         self._last = 0
 
     def __call__(self) -> str:
@@ -23,7 +27,11 @@ class UlidFactory:
         if number <= self._last:
             number = self._last + 1  # the same millisecond, or the clock was set back
         else:
-            number |= int.from_bytes(self._random(10), "big") & (_RANDOM_MASK >> 1)
+            if self._taken == len(self._octets):
+                self._octets, self._taken = self._random(_AT_ONCE), 0
+            octets = self._octets[self._taken : self._taken + _OCTETS]
+            self._taken += _OCTETS
+            number |= int.from_bytes(octets, "big") & (_RANDOM_MASK >> 1)
         self._last = number
         return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 

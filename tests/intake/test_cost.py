@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any
 
 import uvloop
-from smtpproxy.process.sockets import listen
 
+from smtpproxy.app import listen
 from smtpproxy.config.load import parse
 from smtpproxy.process.worker import Worker
 from smtpproxy.settings import TcpAddress
