@@ -21,7 +21,6 @@ class UpstreamSeen(Struct, frozen=True):
     """What one connection showed. `failure` ended it, `untrusted` ended its TLS."""
 
     failure: str = ""
-    starttls: bool = False
     protocol: str = ""  # of TLS, empty where there was none
     untrusted: str = ""
     expires: datetime | None = None
@@ -122,18 +121,18 @@ class _Conversation:
             try:
                 await self._writer.start_tls(context, server_hostname=_name(settings))
             except ssl.SSLError as error:
-                return UpstreamSeen(starttls=True, untrusted=_reason(error))
-        seen = self._seen(offered)
+                return UpstreamSeen(untrusted=_reason(error))
+        seen = self._seen()
         self._writer.write(b"QUIT\r\n")
         return seen
 
-    def _seen(self, offered: bool) -> UpstreamSeen:
+    def _seen(self) -> UpstreamSeen:
         tls = self._writer.get_extra_info("ssl_object")
         if tls is None:
-            return UpstreamSeen(starttls=offered)
+            return UpstreamSeen()
         seconds = ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"])
         expires = datetime.fromtimestamp(seconds, UTC)
-        return UpstreamSeen("", offered, tls.version(), expires=expires)
+        return UpstreamSeen(protocol=tls.version(), expires=expires)
 
     async def _say(self, line: str) -> tuple[int, str, Capabilities]:
         self._writer.write(f"{line}\r\n".encode())

@@ -26,10 +26,6 @@ class Reply(Struct, frozen=True):
     def positive(self) -> bool:
         return self.code < 400
 
-    @property
-    def temporary(self) -> bool:
-        return 400 <= self.code < 500
-
     def encode(self) -> bytes:
         """Return the reply as sent: every line with the enhanced code, CRLF at the end."""
         prefix = "" if self.enhanced is None else self.enhanced + " "

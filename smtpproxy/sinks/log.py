@@ -249,73 +249,70 @@ class Log:
         )
 
     def _failed(self, event: Failed) -> None:
-        unsaid = self._due(f"{event.listener} {event.part}")
-        if unsaid is not None:
-            self._log.warning(
-                "failed",
-                listener=event.listener,
-                part=event.part,
-                error=event.error,
-                unsaid=unsaid,
-            )
+        self._warn_at_times(
+            f"{event.listener} {event.part}",
+            "failed",
+            listener=event.listener,
+            part=event.part,
+            error=event.error,
+        )
 
     def _refused(self, event: ConnectionRefused) -> None:
-        unsaid = self._due(f"{event.listener} {event.cause}")
-        if unsaid is not None:
-            self._log.warning(
-                "connection refused",
-                listener=event.listener,
-                peer=event.peer,
-                cause=event.cause,
-                unsaid=unsaid,
-            )
+        self._warn_at_times(
+            f"{event.listener} {event.cause}",
+            "connection refused",
+            listener=event.listener,
+            peer=event.peer,
+            cause=event.cause,
+        )
 
     def _closed(self, event: ConnectionClosed) -> None:
         """A connection that we ended."""
-        if event.cause in _THEIR_ENDS:
-            return
-        unsaid = self._due(f"{event.listener} ended {event.cause}")
-        if unsaid is not None:
-            self._log.warning(
+        if event.cause not in _THEIR_ENDS:
+            self._warn_at_times(
+                f"{event.listener} ended {event.cause}",
                 "connection ended",
                 listener=event.listener,
                 peer=event.peer,
                 cause=event.cause,
-                seconds=round(event.seconds, 1),
-                unsaid=unsaid,
             )
 
+    def _warn_at_times(self, subject: str, message: str, **values: object) -> None:
+        """Warn, unless that was said of the subject just now: then it is counted as unsaid."""
+        now = self._clock()
+        if now - self._last.get(subject, -_EVERY) < _EVERY:
+            self._unsaid[subject] = self._unsaid.get(subject, 0) + 1
+            return
+        self._last[subject] = now
+        self._log.warning(message, **values, unsaid=self._unsaid.pop(subject, 0))
+
     def _limited(self, event: Limited) -> None:
-        unsaid = self._due(f"{event.listener} limited {event.limit}")
-        if unsaid is not None:
-            self._log.warning(
-                "limited",
-                listener=event.listener,
-                peer=event.peer,
-                limit=event.limit,
-                unsaid=unsaid,
-            )
+        self._warn_at_times(
+            f"{event.listener} limited {event.limit}",
+            "limited",
+            listener=event.listener,
+            peer=event.peer,
+            limit=event.limit,
+        )
 
     def _knocked(self, event: ProxyHeaderRead | TlsHandshake | Authentication) -> None:
         """Who did not get in; those who did are not worth a line."""
         if event.outcome in ("ok", "local", "cancelled"):
             return
         what = _KNOCKS[type(event)]
-        unsaid = self._due(f"{event.listener} {what} {event.outcome}")
-        if unsaid is not None:
-            detail = (
-                {"mechanism": event.mechanism}
-                if isinstance(event, Authentication)
-                else {"detail": event.detail}
-            )
-            self._log.warning(
-                what,
-                listener=event.listener,
-                peer=event.peer,
-                outcome=event.outcome,
-                **detail,
-                unsaid=unsaid,
-            )
+        detail = (
+            {"mechanism": event.mechanism}
+            if isinstance(event, Authentication)
+            else {"detail": event.detail}
+        )
+        self._warn_at_times(
+            f"{event.listener} {what} {event.outcome}",
+            what,
+            listener=event.listener,
+            peer=event.peer,
+            outcome=event.outcome,
+            **detail,
+        )
 
     def _files_read(self, event: FilesRead) -> None:
         where = {"listener": event.listener} if event.listener else {}
@@ -323,15 +320,6 @@ class Log:
             self._log.info(f"{event.what} read again", **where)
         else:
             self._log.error(f"{event.what} not read again", error=event.error, **where)
-
-    def _due(self, subject: str) -> int | None:
-        """How many lines about this were left out since the last; None to leave this out too."""
-        now = self._clock()
-        if now - self._last.get(subject, -_EVERY) < _EVERY:
-            self._unsaid[subject] = self._unsaid.get(subject, 0) + 1
-            return None
-        self._last[subject] = now
-        return self._unsaid.pop(subject, 0)
 
 
 _KNOCKS = {
