@@ -73,8 +73,10 @@ def redacted(text: str) -> str:
     text = _ENCODED_WORD.sub(ADDRESS, _SECRETS.sub(rf"\1{TOKEN}", text))
     parts, done = [], 0
     for at in _AT.finditer(text):
-        if at.start() < done:
-            continue  # it is part of the one before: a@b@c
+        if at.start() < done:  # it is part of the one before: a@b@c
+            if at.end() > done:  # the `;` of `&#64;` ended that one
+                done = _end(text, at.end())
+            continue
         begin = _begin(text, at.start(), done)
         parts += [text[done:begin], ADDRESS]
         done = _end(text, at.end())

@@ -123,6 +123,10 @@ def test_whatever_others_say_no_address_is_in_the_log(
     whatever()
 
 
+def test_a_sign_that_ends_like_an_address_hides_nothing_behind_it() -> None:
+    assert DOMAIN not in redacted(f"@ jeanne&#64;{DOMAIN} said no")
+
+
 def test_what_tells_nobody_s_address_stays_as_it_is() -> None:
     for text in (
         "UpstreamLost: unasked: 421 4.7.0 mx1.upstream.example too many connections from 192.0.2.1",
