@@ -7,8 +7,9 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from smtpproxy.settings import ListenerSettings, TcpAddress
+from smtpproxy.settings import ListenerSettings
 from smtpproxy.settings.places import address as read_address
+from smtpproxy.settings.places import is_loopback
 from smtpproxy.settings.places import network as read_network
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Fault, keys_of, tables
@@ -242,12 +243,6 @@ def _shown(network: Network | None) -> str:
 def _is_near(address: object) -> bool:
     """Whether only this machine reaches it. What cannot be read is a fault of its own."""
     try:
-        found = read_address(address)
+        return is_loopback(read_address(address))
     except ValueError:
         return True
-    if not isinstance(found, TcpAddress) or found.host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(found.host).is_loopback
-    except ValueError:
-        return False

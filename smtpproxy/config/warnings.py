@@ -9,6 +9,7 @@ from smtpproxy import toml
 from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Mode, Stream, StreamClass
 from smtpproxy.policy.periods import shortest_seconds
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
+from smtpproxy.settings.places import is_loopback
 from smtpproxy.terminal import printable
 from smtpproxy.toml_tables import Location, key_path
 
@@ -51,7 +52,7 @@ def _listener(listener: ListenerSettings) -> Iterator[str]:
             f"{where}.address: {listener.address} can be reached from outside, and whoever"
             " reaches it may send: guard the port"
         )
-    if listener.auth_without_tls and not _loopback(listener.address):
+    if listener.auth_without_tls and not is_loopback(listener.address):
         yield f"{where}.auth_without_tls: passwords cross the network readable"
     if listener.tls == "starttls" and not listener.require_tls and listener.auth != "required":
         yield f"{where}.require_tls: not set, so clients may send in clear although TLS is offered"
@@ -142,15 +143,6 @@ def _sender_rules(settings: Settings) -> Iterator[str]:
     for rule in settings.sender_rules:
         if not any(set(rule.streams) & set(listener.streams) for listener in settings.listeners):
             yield f'sender "{rule.sender}": no listener may use any of its streams'
-
-
-def _loopback(address: Address) -> bool:
-    if isinstance(address, UnixAddress) or address.host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return False
 
 
 def _public(address: Address) -> bool:

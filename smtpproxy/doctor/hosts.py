@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
 from smtpproxy.doctor.spf_record import IpAddress
-from smtpproxy.doctor.upstream import is_local
 from smtpproxy.resolver import DnsFailure, Kind, MxRecord
 from smtpproxy.settings import Settings, TcpAddress
+from smtpproxy.settings.places import is_loopback
 
 _INSIDE = tuple(
     ipaddress.ip_network(text)
@@ -24,7 +24,7 @@ async def sending_addresses(settings: Settings, lookup: Lookup) -> tuple[IpAddre
     if settings.doctor.sending_addresses:
         return tuple(map(ipaddress.ip_address, settings.doctor.sending_addresses))
     upstream = settings.upstream.address
-    near = is_local(upstream)
+    near = is_loopback(upstream)
     host = upstream.host if isinstance(upstream, TcpAddress) and not near else None
     return await _seen_addresses(lookup, host or settings.server.hostname)
 

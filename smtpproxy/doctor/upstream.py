@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import ssl
 from datetime import UTC, datetime
 
@@ -10,7 +9,8 @@ from msgspec import Struct
 
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.doctor.machine import days_left, judge_days
-from smtpproxy.settings import Address, UnixAddress, UpstreamSettings
+from smtpproxy.settings import UnixAddress, UpstreamSettings
+from smtpproxy.settings.places import is_loopback
 from smtpproxy.tls import TlsError, client_context
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 
@@ -55,7 +55,7 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
     address = str(settings.address)
     if seen.failure:
         return _finding(address, Status.FAIL, seen.failure, "start the MTA, or fix [upstream]")
-    near, asked = is_local(settings.address), settings.tls != "none"
+    near, asked = is_loopback(settings.address), settings.tls != "none"
     if near and not asked:
         text = "it greets, and the way to it does not leave this machine"
         return _finding(address, Status.PASS, text)
@@ -76,15 +76,6 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
         fix = 'set tls = "starttls" in [upstream]'
         return _finding(address, Status.WARN, f"{text}; but it is not asked for", fix)
     return _finding(address, status, text, fix)
-
-
-def is_local(address: Address) -> bool:
-    if isinstance(address, UnixAddress) or address.host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Conversation:

@@ -77,6 +77,16 @@ def _is_ip(host: str, version: int) -> bool:
         return False
 
 
+def is_loopback(address: TcpAddress | UnixAddress) -> bool:
+    """Whether only this machine reaches it, as far as can be told without asking the DNS."""
+    if isinstance(address, UnixAddress) or address.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False
+
+
 def ip_address(value: object) -> str:
     """Return an address of IPv4 or IPv6 in its usual form."""
     try:

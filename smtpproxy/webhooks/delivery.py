@@ -72,15 +72,6 @@ def pause(failures: int, random: float, asked: timedelta | None = None) -> timed
 
 Kind = Literal["delivered", "refused", "failed", "redirected", "unreachable", "timeout", "gone"]
 
-KINDS: tuple[Kind, ...] = (
-    "delivered",
-    "refused",
-    "failed",
-    "redirected",
-    "unreachable",
-    "timeout",
-    "gone",
-)
 _READ = 65_536  # octets of an answer: its text is not looked at
 
 
