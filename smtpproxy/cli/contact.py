@@ -47,6 +47,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.contact_record import written_contact
+from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
 from smtpproxy.store.exchange.plausible import ContactCheck
@@ -102,7 +103,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
         columns = read_mapping(options.mapping) if options.mapping else None
     except MappingFault as error:
         fail(str(error), 2)
-    wanted = contact_csv.Wanted(task.hint, options.layout, own, purpose)
+    wanted = Wanted(task.hint, options.layout, own=own, purpose=purpose)
     check = ContactCheck(settings, now())
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:

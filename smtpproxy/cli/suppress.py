@@ -40,11 +40,11 @@ from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import suppression_file, suppression_record
 from smtpproxy.store.exchange.compare import SuppressionComparison
+from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
 from smtpproxy.store.exchange.plausible import ScopeCheck
 from smtpproxy.store.exchange.run import Format
-from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults, check_origin, read_scope
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import (

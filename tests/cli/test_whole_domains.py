@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from smtpproxy.cli import main
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.exchange.suppression_file import Wanted
+from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.suppression_record import DOMAIN_ORIGINS
 from tests.cli.stored import DAY_ONE, Stored
 from tests.kit.messages import marketing

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from smtpproxy.store.exchange.contact_record import convert_contact
-from smtpproxy.store.exchange.layouts import Layout, known_columns, layouts, recognise
+from smtpproxy.store.exchange.layouts import Layout, Wanted, known_columns, recognised
 from smtpproxy.store.exchange.lines import Contents, ImportFault, Lines, certain, converted
 from smtpproxy.store.exchange.mapping import FIELDS, PLAIN, Mapping
 from smtpproxy.store.exchange.rows import (
@@ -29,16 +29,6 @@ _BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional",
 _EVIDENCE = frozenset({"wording", "ip", "version", "form", "document_hash"})
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """How the file is to be taken: as it is recognised, unless something is said."""
-
-    file_name: str = ""
-    layout: str | None = None  # a layout or a provider
-    own: bool = False  # in our own form, whatever it looks like
-    purpose: str = ""  # what the consents of a provider's export are for
-
-
 def read_csv(
     lines: Lines,
     mapping: Mapping | None,
@@ -53,29 +43,29 @@ def read_csv(
     Raises:
         ImportFault: a column of the mapping is not in the header, or it fits several exports.
     """
+    wanted = wanted or Wanted()
     known = mapping.columns if mapping else {*FIELDS, *known_columns("contacts")}
     header = read_header(lines, mapping.delimiter if mapping else None, known)
     if header is None:
         return Contents(iter(()))
-    layout = None if mapping else _recognised(header.columns, wanted or Wanted())
-    if layout is None and wanted and wanted.purpose:
+    layout = None
+    if mapping is None and not wanted.own:
+        layout = recognised(header.columns, "contacts", wanted)
+    if layout is None and wanted.purpose:
         raise ImportFault(
             "--purpose is for exports of providers; here consent_purpose says it, as a column or "
             "as a constant of the mapping"
         )
     if mapping is None:
-        mapping = _of_layout(layout, wanted or Wanted()) if layout else PLAIN
+        mapping = _of_layout(layout, wanted) if layout else PLAIN
     places = header.places(mapping.columns)
-    unread = [
-        column for column in header.columns if column and column_key(column) not in mapping.columns
-    ]
     if "address" not in places:
         wanting = [column for column, name in mapping.columns.items() if name == "address"]
         then = "say with --mapping which column is which field"
         raise header.without_address(repr(wanting[0]), then)
-    notices = [f"columns that are not read: {', '.join(unread)[:200]}"] if unread else []
+    notices = header.unread(mapping.columns)
     if layout is not None:
-        notices.insert(0, f"taken as an export of {layout.title} ({layout.name})")
+        notices = (layout.notice, *notices)
     reader = _Reader(mapping, places, header.columns)
     passed_over = _passed_over(layout, header.columns)
 
@@ -87,24 +77,7 @@ def read_csv(
 
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
     items = converted(read_rows(lines, header), update)
-    return Contents(items, above, tuple(notices), lines.decoder, reader.in_columns)
-
-
-def _recognised(columns: tuple[str, ...], wanted: Wanted) -> Layout | None:
-    """Return the provider's layout; None for our own form.
-
-    An export of suppressions is no list of people to be mailed: it is refused, rather than
-    made into contacts.
-    """
-    if wanted.own:
-        return None
-    layout = recognise(columns, "contacts", file_name=wanted.file_name, name=wanted.layout)
-    if layout is None and (others := [one for one in layouts("suppressions") if one.fits(columns)]):
-        raise ImportFault(
-            f"it is an export of suppressions ({', '.join(one.name for one in others)}); use "
-            "suppress import, or --format csv if it is one of contacts"
-        )
-    return layout
+    return Contents(items, above, notices, lines.decoder, reader.in_columns)
 
 
 def _of_layout(layout: Layout, wanted: Wanted) -> Mapping:

@@ -39,6 +39,17 @@ _FIELDS: dict[Kind, tuple[str, ...]] = {"suppressions": SUPPRESSION_FIELDS, "con
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a file is to be taken: as it is recognised, unless something is said."""
+
+    file_name: str = ""
+    layout: str | None = None  # a layout or a provider
+    mapping: Mapping | None = None  # of suppressions
+    own: bool = False  # in our own form, whatever it looks like
+    purpose: str = ""  # what the consents of a provider's export are for
+
+
+@dataclass(frozen=True, slots=True)
 class When:
     """What holds for rows with these cells, instead of what their columns say."""
 
@@ -64,6 +75,10 @@ class Layout:
     when: tuple[When, ...] = ()
     passed_over: MappingOf[str, frozenset[str]] = field(default_factory=dict)
     also: MappingOf[str, str] = field(default_factory=dict)  # other names of columns, by key
+
+    @property
+    def notice(self) -> str:
+        return f"taken as an export of {self.title} ({self.name})"
 
     def fits(self, columns: tuple[str, ...]) -> bool:
         keys = [column_key(column) for column in columns if column]
@@ -255,3 +270,25 @@ def recognise(
         wanted = "; ".join(f"{one.name} has {', '.join(one.header)}" for one in asked)
         raise ImportFault(f"the header has not the columns of {name}: {wanted}"[:400])
     return found[0] if found else None
+
+
+_OF_OTHERS: dict[Kind, str] = {
+    "contacts": "it is an export of suppressions ({}); use suppress import, or --format csv if it "
+    "is one of contacts",
+    "suppressions": "it is an export of contacts ({}) that says nothing of suppressions; use "
+    "contact import",
+}
+
+
+def recognised(
+    columns: tuple[str, ...], kind: Kind, wanted: Wanted, *, origin: str = ""
+) -> Layout | None:
+    """As `recognise`, for what is wanted.
+
+    Suppressions are no list of people to be mailed: an export of the other kind is refused.
+    """
+    layout = recognise(columns, kind, file_name=wanted.file_name, name=wanted.layout, origin=origin)
+    other: Kind = "suppressions" if kind == "contacts" else "contacts"
+    if layout is None and (fitting := [one.name for one in layouts(other) if one.fits(columns)]):
+        raise ImportFault(_OF_OTHERS[kind].format(", ".join(fitting)))
+    return layout

@@ -69,6 +69,11 @@ class Header:
                 found[name] = place
         return found
 
+    def unread(self, fields: Container[str]) -> tuple[str, ...]:
+        """Return the notice of columns that are not read: their keys are not in `fields`."""
+        others = [one for one in self.columns if one and column_key(one) not in fields]
+        return (f"columns that are not read: {', '.join(others)[:200]}",) if others else ()
+
     def without_address(self, column: str, then: str) -> ImportFault:
         """Return the fault of a header without `column`, as it is to be shown."""
         return ImportFault(

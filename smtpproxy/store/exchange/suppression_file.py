@@ -1,7 +1,6 @@
 """Files of suppressions: our own form, an export of a provider, or any CSV with a mapping."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import chain
 
 import msgspec
@@ -10,10 +9,10 @@ from smtpproxy.policy.model import Origin
 from smtpproxy.store.exchange.layouts import (
     NO_SUPPRESSION,
     Layout,
+    Wanted,
     When,
     known_columns,
-    layouts,
-    recognise,
+    recognised,
 )
 from smtpproxy.store.exchange.lines import (
     Contents,
@@ -44,7 +43,6 @@ from smtpproxy.store.exchange.suppression_record import (
     read_origin,
     read_record,
 )
-from smtpproxy.store.exchange.times import ISO
 from smtpproxy.store.protocols import SuppressionEntry
 
 SCOPES = {
@@ -65,16 +63,7 @@ objects does so from marketing, and still gets a receipt.
 _OF_PURPOSE = frozenset({Origin.UNSUBSCRIBE, Origin.OBJECTION})
 _EVERY_LIST = frozenset({"", "*"})
 _OUR_COLUMNS = frozenset(COLUMNS) - {"address"}
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """How the file is to be taken: as it is recognised, unless something is said."""
-
-    file_name: str = ""
-    layout: str | None = None  # a layout or a provider
-    mapping: Mapping | None = None
-    own: bool = False  # in our own form, whatever it looks like
+_OWN = Mapping({name: name for name in COLUMNS})
 
 
 def read_csv(
@@ -86,44 +75,64 @@ def read_csv(
         ImportFault: the header has no address, fits several exports, or not the one wanted.
     """
     wanted = wanted or Wanted()
-    mapping = wanted.mapping
+    mapping, layout = wanted.mapping, None
     known = mapping.columns if mapping else {*COLUMNS, *known_columns("suppressions")}
     header = read_header(lines, mapping.delimiter if mapping else None, known)
     if header is None:
         return Contents(iter(()))
-    if wanted.mapping:
-        if defaults.purpose and "list" not in wanted.mapping.columns.values():
-            raise ImportFault("--purpose is about lists, and the mapping has no column for `list`")
-        return _mapped(lines, header, wanted.mapping, defaults)
+    if mapping and defaults.purpose and "list" not in mapping.columns.values():
+        raise ImportFault("--purpose is about lists, and the mapping has no column for `list`")
     names = [column_key(column) for column in header.columns]
-    if wanted.layout or not (wanted.own or _is_own(names)):
-        layout = _recognised(header.columns, defaults, wanted)
-        if layout is not None:
-            return _mapped(lines, header, layout.mapping, defaults, layout)
-    _check_no_purpose(defaults)
-    notices = []
-    if not set(names) & set(COLUMNS) and "@" in names[0]:
-        lines.give_back([Line(header.number, header.content)])
-        header = Header(COLUMNS, header.delimiter, b"")
-        names = list(COLUMNS)
-        notices.append(f"no header: taken as {','.join(COLUMNS)}")
-    if "address" not in names:
-        then = f"expected {','.join(COLUMNS)}, an export of a provider, or --mapping"
-        raise header.without_address("`address`", then)
-    header.check_once(COLUMNS.__contains__)
-    if others := [column for column in header.columns if column_key(column) not in ("", *COLUMNS)]:
-        notices.append(f"columns that are not read: {', '.join(others)[:200]}")
-    places = [names.index(name) if name in names else None for name in COLUMNS]
+    if mapping is None and (wanted.layout or not (wanted.own or _is_own(names))):
+        layout = recognised(header.columns, "suppressions", wanted, origin=defaults.origin)
+        mapping = layout.mapping if layout else None
+    notices: tuple[str, ...] = _notices(layout, defaults) if layout else ()
+    if mapping is None:
+        _check_no_purpose(defaults)
+        mapping = _OWN
+        if not set(names) & set(COLUMNS) and "@" in names[0]:
+            lines.give_back([Line(header.number, header.content)])
+            header = Header(COLUMNS, header.delimiter, b"")
+            notices = (f"no header: taken as {','.join(COLUMNS)}",)
+    if layout is None:
+        notices = (*notices, *header.unread(mapping.columns))
+    above = rejected_header(header, in_named_encoding=mapping.encoding is not None) or None
+    convert = _row_entry(header, _Reader(mapping, defaults, layout), mapping, layout)
+    return Contents(converted(read_rows(lines, header), convert), above, notices, lines.decoder)
 
-    def entry(row: Row) -> SuppressionEntry:
-        cells = row.cells
-        certain(cells[names.index("address")], row)
-        texts = ["" if place is None else said(cells[place]) for place in places]
-        return defaults.entry(texts[0], texts[1], texts[2], texts[3], texts[4], ISO)
 
-    rows = read_rows(lines, header)
-    above = rejected_header(header) or None
-    return Contents(converted(rows, entry), above, tuple(notices), lines.decoder)
+def _row_entry(
+    header: Header, reader: "_Reader", mapping: Mapping, layout: Layout | None
+) -> Callable[[Row], SuppressionEntry | None]:
+    """Return what reads a row. Raises ImportFault: the header has no address, or one twice."""
+    places = header.places(mapping.columns)
+    if "address" not in places:
+        wanting = next(column for column, name in mapping.columns.items() if name == "address")
+        then = "the mapping says which is which field"
+        if mapping is _OWN:
+            then = f"expected {','.join(COLUMNS)}, an export of a provider, or --mapping"
+            raise header.without_address("`address`", then)
+        raise header.without_address(repr(wanting), then)
+    header.check_once({name for when in reader.when for name in when.columns}.__contains__)
+    columns = [column_key(column) for column in header.columns]
+    address = places["address"]
+    called = {
+        name: f'"{header.columns[place]}" ({name})'
+        for name, place in places.items()
+        if name != header.columns[place]
+    }
+
+    def entry(row: Row) -> SuppressionEntry | None:
+        certain(row.cells[address], row)
+        try:
+            return reader.entry(dict(zip(columns, row.cells, strict=False)))
+        except ValueError as error:
+            name, _, wrong = str(error).partition(": ")
+            if mapping is _OWN or name not in called:
+                raise
+            raise ValueError(f"{called[name]}: {wrong}") from None
+
+    return entry
 
 
 def read_ndjson(
@@ -144,7 +153,9 @@ def read_ndjson(
     objects = chain([first], objects)
     keys = keys_of(first.content) if isinstance(first, Line) else ()
     if wanted.layout or not (wanted.own or _is_own([key.casefold() for key in keys])):
-        layout = _recognised(keys, defaults, wanted) if keys else None
+        layout = None
+        if keys:
+            layout = recognised(keys, "suppressions", wanted, origin=defaults.origin)
         if layout is not None:
             entry = _json_entry(_Reader(layout.mapping, defaults, layout))
             notices = _notices(layout, defaults)
@@ -168,74 +179,8 @@ def _is_own(names: Iterable[str]) -> bool:
     return "address" in there and (bool(there & _OUR_COLUMNS) or len(there) == 1)
 
 
-def _recognised(columns: tuple[str, ...], defaults: Defaults, wanted: Wanted) -> Layout | None:
-    layout = recognise(
-        columns,
-        "suppressions",
-        file_name=wanted.file_name,
-        name=wanted.layout,
-        origin=defaults.origin,
-    )
-    if layout is None and (contacts := _contacts_of(columns)):
-        raise ImportFault(
-            f"it is an export of contacts ({contacts}) that says nothing of suppressions; "
-            "use contact import"
-        )
-    return layout
-
-
-def _contacts_of(columns: tuple[str, ...]) -> str:
-    """Return the layouts of contacts with these columns, if any."""
-    return ", ".join(one.name for one in layouts("contacts") if one.fits(columns))
-
-
-def _mapped(
-    lines: Lines,
-    header: Header,
-    mapping: Mapping,
-    defaults: Defaults,
-    layout: Layout | None = None,
-) -> Contents[SuppressionEntry]:
-    columns = [column_key(column) for column in header.columns]
-    address = header.places(mapping.columns).get("address")
-    if address is None:
-        wanting = next(column for column, name in mapping.columns.items() if name == "address")
-        raise header.without_address(repr(wanting), "the mapping says which is which field")
-    whens = layout.when if layout else ()
-    header.check_once({column for when in whens for column in when.columns}.__contains__)
-    reader = _Reader(mapping, defaults, layout)
-
-    names = {
-        name: f'"{column}" ({name})'
-        for column in header.columns
-        if (name := mapping.columns.get(column_key(column))) and name != column
-    }
-
-    def entry(row: Row) -> SuppressionEntry | None:
-        certain(row.cells[address], row)
-        try:
-            return reader.entry(dict(zip(columns, row.cells, strict=False)))
-        except ValueError as error:
-            name, _, wrong = str(error).partition(": ")
-            if name not in names:
-                raise
-            raise ValueError(f"{names[name]}: {wrong}") from None
-
-    unread = [
-        column
-        for column in header.columns
-        if column_key(column) not in ("", *mapping.columns) and layout is None
-    ]
-    notices = _notices(layout, defaults) if layout else ()
-    if unread:
-        notices = (*notices, f"columns that are not read: {', '.join(unread)[:200]}")
-    above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
-    rows = read_rows(lines, header)
-    return Contents(converted(rows, entry), above, notices, lines.decoder)
-
-
 def _notices(layout: Layout, defaults: Defaults) -> tuple[str, ...]:
-    notices = [f"taken as an export of {layout.title} ({layout.name})"]
+    notices = [layout.notice]
     by_list = layout.of_list or "list" in layout.mapping.columns.values()
     if defaults.purpose and not by_list:
         raise ImportFault(
@@ -266,7 +211,8 @@ class _Reader:
         self._notation = mapping.notation
         self._of_provider = layout is not None
         self._of_list = layout is not None and layout.of_list
-        self._when: tuple[When, ...] = layout.when if layout else ()
+        self.when: tuple[When, ...] = layout.when if layout else ()
+        self._is_own = mapping is _OWN  # a row says its scope, and nothing else is left out
 
     def entry(self, cells: dict[str, str]) -> SuppressionEntry | None:
         """Return what the row says; None when it is of no suppression.
@@ -280,14 +226,17 @@ class _Reader:
                 text = values.get(text.casefold(), text) if values else text
                 if text := said(text):
                     told[name] = text
-        for when in self._when:
+        for when in self.when:
             if all(cells.get(c, "").strip().casefold() == text for c, text in when.columns.items()):
                 told.update(when.constants)
         origin = told.get("origin") or self._defaults.origin
-        if origin == NO_SUPPRESSION:
+        if self._is_own:
+            scope = told.get("scope", "")
+        elif origin == NO_SUPPRESSION:
             return None
+        else:
+            scope = told.get("scope") or self._scope(read_origin(origin), told.get("list", ""))
         address = told.get("address", "")
-        scope = told.get("scope") or self._scope(read_origin(origin), told.get("list", ""))
         if self._of_provider and is_whole_domain(address) and origin not in DOMAIN_ORIGINS:
             origin = Origin.EXTERNAL  # in a list of bounces it is still an order of the provider's
         return self._defaults.entry(

@@ -11,10 +11,10 @@ from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.exchange import contact_csv, contact_record, suppression_file
 from smtpproxy.store.exchange.files import RejectedFile
+from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import PLAIN, Mapping
 from smtpproxy.store.exchange.run import Format, Import, Progress
-from smtpproxy.store.exchange.suppression_file import Wanted
 from smtpproxy.store.exchange.suppression_record import Defaults
 from smtpproxy.store.protocols import Store
 
@@ -43,7 +43,7 @@ class Importing:
         file_format: Format = "ndjson",
         mapping: Mapping | None = PLAIN,
         as_of: datetime = FILE_TIME,
-        wanted: contact_csv.Wanted | None = None,
+        wanted: Wanted | None = None,
     ) -> Progress:
         self.path.write_bytes(content)
         with self.path.open("rb") as file:

@@ -75,7 +75,11 @@ def test_a_mapping_turns_columns_into_fields(importing: Importing, tmp_path: Pat
         purchases=(Purchase("shoes", at(2026, 1, 5)),),
         acts=(
             ConsentAct(
-                "offers", at(2025, 3, 1), method="unticked_box", evidence=Evidence("form v3")
+                "offers",
+                at(2025, 3, 1),
+                method="unticked_box",
+                conditional=None,
+                evidence=Evidence("form v3"),
             ),
             ConsentAct("offers", end, withdrawal=True),
         ),

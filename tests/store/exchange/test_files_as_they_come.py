@@ -6,9 +6,9 @@ import pytest
 
 from smtpproxy.policy.model import Audience
 from smtpproxy.scrub.formats import open_list
+from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import ImportFault, Read
 from smtpproxy.store.exchange.mapping import FIELDS, SUPPRESSION_FIELDS, Mapping, mapping_of
-from smtpproxy.store.exchange.suppression_file import Wanted
 from tests.store.exchange.importing import Importing
 
 ANNA, BERT = "anna@people.example", "bert@people.example"

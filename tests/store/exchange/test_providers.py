@@ -8,11 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.store.exchange.contact_csv import Wanted as WantedContacts
-from smtpproxy.store.exchange.layouts import PROVIDERS, Layout, layouts, read_layouts, recognise
+from smtpproxy.store.exchange.layouts import (
+    PROVIDERS,
+    Layout,
+    Wanted,
+    layouts,
+    read_layouts,
+    recognise,
+)
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.mapping import MappingFault
-from smtpproxy.store.exchange.suppression_file import Wanted
 from tests.store.exchange.importing import FILE_TIME, Importing
 
 ANNA = "anna@people.example"
@@ -316,7 +321,7 @@ class TestContacts:
         assert importing.contact(ANNA).collected_at == NOON
 
     def test_a_consent_without_wording_stays_unproven(self, importing: Importing) -> None:
-        wanted = WantedContacts(purpose="offers")
+        wanted = Wanted(purpose="offers")
         assert importing.contacts(self.MAILCHIMP, "csv", None, wanted=wanted).added == 1
         (act,) = importing.contact(ANNA).acts
         assert (act.purpose, act.at, act.method) == ("offers", NOON, None)

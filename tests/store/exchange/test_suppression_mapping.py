@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
-from smtpproxy.store.exchange.suppression_file import Wanted
 from tests.store.exchange.importing import Importing
 
 MAPPING = """

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.mapping import FIELDS, SUPPRESSION_FIELDS, MappingFault, mapping_of
-from smtpproxy.store.exchange.suppression_file import Wanted
 from tests.store.exchange.importing import Importing
 
 ANNA = "anna@people.example"
