@@ -146,7 +146,7 @@ def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
 
 
 def _on_the_wire(raw: bytes) -> bytes:
-    """A file of this machine has LF where SMTP has CRLF; one that has both is as it is."""
+    """Files on this machine have LF where SMTP has CRLF; a file with CRLF is left as it is."""
     if b"\r\n" not in raw:
         raw = raw.replace(b"\n", b"\r\n")
     return raw if raw.endswith(b"\r\n") else raw + b"\r\n"

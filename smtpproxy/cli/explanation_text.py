@@ -184,7 +184,7 @@ class _Page:
 
 
 def _wrapped(text: str, first: str, others: str) -> Iterator[str]:
-    """Break lines at ordinary spaces only, unlike rich, which breaks at no-break ones too."""
+    """Break lines at ordinary spaces only, never at the no-break ones of French."""
     width = screen_width()
     if sys.stdout.isatty():
         width = min(width, _WIDEST)

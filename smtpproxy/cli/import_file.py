@@ -131,7 +131,7 @@ def _prepared(
     show: Callable[[int, int | None], None],
     earlier: ImportRecord | None,
 ) -> Import[T]:
-    """Return the import, which goes on behind what an earlier run did."""
+    """Return the import, which continues where an earlier run stopped."""
     done, place = Progress(), Place()
     if earlier is not None:
         place = earlier.place

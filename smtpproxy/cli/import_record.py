@@ -133,7 +133,7 @@ def find(settings: Settings, id: str) -> ImportRecord:
         if record.id.startswith(id.upper())
     ]
     if len(found) != 1 or not id:
-        fail(f"{id}: {'several imports have such an id' if found else 'no such import'}")
+        fail(f"{id}: {'more than one id begins with that' if found else 'no such import'}")
     return found[0]
 
 

@@ -191,8 +191,8 @@ _COLUMNS = [
     Column("by"),
     Column("what"),
     Column("rows", right=True, label="rows"),
-    Column("added", right=True, label="added"),
-    Column("changed", right=True, label="changed"),
+    Column("added", right=True, label="added", clings=True),
+    Column("changed", right=True, label="changed", clings=True),
     Column("file"),
 ]
 

@@ -62,7 +62,7 @@ def config_option(function: Function) -> Function:
 
 
 def _check_folder(state_dir: Path) -> None:
-    """Everything that lasts is there; each part of it would only say that it cannot be read."""
+    """Name the setting at fault, where each part of state_dir would only say it cannot be read."""
     try:
         is_folder = stat.S_ISDIR(state_dir.stat().st_mode)
     except (FileNotFoundError, PermissionError):

@@ -39,7 +39,7 @@ class Styled(str):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; an empty heading in all of them prints none."""
+    """A column of a table; there is no line of headings where all are empty."""
 
     heading: str = ""
     right: bool = False

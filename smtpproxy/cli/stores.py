@@ -110,7 +110,7 @@ def warn(text: str) -> None:
 
 
 def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:
-    """Today's date alone, whose last moment is yet to come, is none."""
+    """Warn of a day in the future; today's date alone, which means its last moment, passes."""
     if at is not None and at.date() > now().date():
         warn(f"{option}: {at:%Y-%m-%d} is in the future; {effect}")
 

@@ -111,7 +111,7 @@ def _show_body(letters: Sequence[DeadLetter], wanted: int) -> int:
 @config_option
 @shows_result
 def retry(settings: Settings, name: str, letter: int | None) -> Result:
-    """Have dead letters delivered once more, and what waits at once.
+    """Have dead letters delivered once more, and whatever is waiting, now.
 
     A webhook that was disabled (410) is enabled again. The running relay does it; what
     fails again stays a dead letter. Exits with 1 when there is nothing of that kind.

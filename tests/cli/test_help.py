@@ -99,6 +99,19 @@ def test_every_documented_command_exists() -> None:
     assert linked == list(COMMANDS)
 
 
-def test_the_default_of_an_option_is_the_documented_one() -> None:
-    limit = next(p for p in COMMANDS_OF_HELP["audit show"].params if p.name == "limit")
-    assert f"(default {limit.default})" in section("audit show")
+@pytest.mark.parametrize("name", COMMANDS_OF_HELP)
+def test_the_default_of_an_option_is_the_documented_one(name: str) -> None:
+    for parameter in COMMANDS_OF_HELP[name].params:
+        if isinstance(parameter, click.Option) and parameter.show_default:
+            option, default = parameter.opts[0], parameter.default
+            (row,) = re.findall(rf"^\| `{option}` \| (.*) \|$", section(name), re.M)
+            shown = f"{default:g}" if isinstance(default, float) else str(default).strip("[']")
+            assert re.search(rf"`?{shown}`? \(the default[;)]|\(default `?{shown}`?\)", row), row
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_HELP)
+def test_what_an_option_must_be_given_is_documented(name: str) -> None:
+    for parameter in COMMANDS_OF_HELP[name].params:
+        if isinstance(parameter, click.Option) and parameter.required:
+            (row,) = re.findall(rf"^\| `{parameter.opts[0]}` \| (.*) \|$", section(name), re.M)
+            assert "Required" in row, row
