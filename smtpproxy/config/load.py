@@ -19,7 +19,7 @@ from smtpproxy.policy.model import (
     UndeclaredBulk,
 )
 from smtpproxy.policy.periods import shortest_seconds
-from smtpproxy.policy.rulebooks import RulebookError, builtin, builtin_names, parse_rulebook
+from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError, builtin, parse_rulebook
 from smtpproxy.settings import PolicySettings, Settings, StreamSettings, WebhookSettings
 from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, tables
 
@@ -105,11 +105,11 @@ def read_rulebook(reference: str) -> Rulebook:
     Raises RulebookError with everything that is wrong, and what would be right.
     """
     if not reference.startswith("/"):
-        if reference in builtin_names():
+        if reference in BUILTIN_NAMES:
             return builtin(reference)
         raise RulebookError(
             [
-                f"{toml.shown(reference)} is not a rulebook: {', '.join(builtin_names())}, or the"
+                f"{toml.shown(reference)} is not a rulebook: {', '.join(BUILTIN_NAMES)}, or the"
                 " absolute path of a rulebook file"
             ]
         )
@@ -119,7 +119,7 @@ def read_rulebook(reference: str) -> Rulebook:
         raise RulebookError([f"{reference}: {error}"]) from error
     except RulebookError as error:
         raise RulebookError([f"{reference}: {fault}" for fault in error.faults]) from error
-    if rulebook.name in builtin_names():
+    if rulebook.name in BUILTIN_NAMES:
         taken = f'name: "{rulebook.name}" is taken by a built-in rulebook: choose another'
         raise RulebookError([f"{reference}: {taken}"])
     return rulebook

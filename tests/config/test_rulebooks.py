@@ -7,7 +7,7 @@ import pytest
 from smtpproxy.config import ConfigError, parse
 from smtpproxy.config.load import read_rulebook as read
 from smtpproxy.config.warnings import warnings
-from smtpproxy.policy.rulebooks import RulebookError, builtin, builtin_names
+from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError, builtin
 
 SMALLEST = (Path(__file__).parent / "good" / "smallest.toml").read_text("utf-8")
 
@@ -19,7 +19,7 @@ def _stream(name: str, rulebook: str) -> str:
     )
 
 
-@pytest.mark.parametrize("name", builtin_names())
+@pytest.mark.parametrize("name", BUILTIN_NAMES)
 def test_every_built_in_rulebook_can_be_named(name: str) -> None:
     settings = parse(f'{SMALLEST}\n[policy]\nrulebook = "{name}"\n', "x.toml")
     assert settings.streams["default"].rulebook == name

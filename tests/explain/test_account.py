@@ -25,7 +25,7 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.periods import parse_cap
-from smtpproxy.policy.rulebooks import builtin, builtin_names
+from smtpproxy.policy.rulebooks import BUILTIN_NAMES, builtin
 from smtpproxy.policy.rules.case import RecipientCase
 from tests.policy.cases import (
     ADDRESS,
@@ -70,7 +70,7 @@ def _days(texts: tuple[str, ...], lang: Lang) -> list[object]:
 
 
 @untimed
-@given(cases, st.sampled_from(builtin_names()))
+@given(cases, st.sampled_from(BUILTIN_NAMES))
 def test_whatever_the_case_both_languages_tell_the_same(case: Case, rulebook: str) -> None:
     address, stream, facts = case
     case = address, replace(stream, name="flow-7", purpose=stream.purpose), facts

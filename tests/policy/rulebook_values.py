@@ -4,8 +4,7 @@
 """
 
 from smtpproxy.policy.model import Basis, Condition, Dealing, Rulebook
-from smtpproxy.policy.rulebooks import builtin, builtin_names
-from smtpproxy.policy.rulebooks.document import PARAMETERS
+from smtpproxy.policy.rulebooks import BUILTIN_NAMES, PARAMETERS, builtin
 
 _CUSTOMER, _CHARITY, _PROFESSIONAL = Basis.EXISTING_CUSTOMER, Basis.CHARITY, Basis.PROFESSIONAL
 _OF_BASES = {
@@ -59,7 +58,7 @@ def written(parameter: str, book: Rulebook) -> str:
 
 
 def table() -> str:
-    books = [builtin(name) for name in builtin_names()]
+    books = [builtin(name) for name in BUILTIN_NAMES]
     rows = [["", *(book.name for book in books)], ["-"] * (len(books) + 1)]
     for parameter in PARAMETERS:
         if parameter == "law":

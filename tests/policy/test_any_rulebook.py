@@ -8,8 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.policy.model import Rulebook
-from smtpproxy.policy.rulebooks import RulebookError, builtin_names, parse_rulebook
-from smtpproxy.policy.rulebooks.document import PARAMETERS, SHORTHANDS
+from smtpproxy.policy.rulebooks import (
+    BUILTIN_NAMES,
+    PARAMETERS,
+    SHORTHANDS,
+    RulebookError,
+    parse_rulebook,
+)
 from tests.kit.toml import to_toml
 from tests.policy.strategies import untimed
 
@@ -39,7 +44,7 @@ documents = st.builds(
     st.sampled_from(["own", "own", "own", "", 3]),
     st.dictionaries(keys, values, max_size=4),
     changes,
-    st.sampled_from(builtin_names()),
+    st.sampled_from(BUILTIN_NAMES),
 )
 
 

@@ -10,8 +10,13 @@ import pytest
 from smtpproxy.policy import rulebooks
 from smtpproxy.policy.model import Basis, Condition, Dealing, Origin, Rulebook, Source
 from smtpproxy.policy.periods import Period, Unit, months, years
-from smtpproxy.policy.rulebooks import RulebookError, builtin, builtin_names, parse_rulebook
-from smtpproxy.policy.rulebooks.document import PARAMETERS
+from smtpproxy.policy.rulebooks import (
+    BUILTIN_NAMES,
+    PARAMETERS,
+    RulebookError,
+    builtin,
+    parse_rulebook,
+)
 from smtpproxy.policy.rules import table
 from tests.policy.rulebook_values import LISTS, matters
 from tests.policy.rulebook_values import table as table_of_values
@@ -185,7 +190,7 @@ consent_years = 3
     ]
 
 
-@pytest.mark.parametrize("name", builtin_names())
+@pytest.mark.parametrize("name", BUILTIN_NAMES)
 def test_a_built_in_rulebook_says_all_that_matters_and_where_it_is_from(name: str) -> None:
     text = resources.files(rulebooks).joinpath(f"{name}.toml").read_text("utf-8")
     document = tomllib.loads(text)
@@ -201,7 +206,7 @@ def test_a_built_in_rulebook_says_all_that_matters_and_where_it_is_from(name: st
     assert all(mark in text for mark in ("[P]", "[S]", "[M]"))
 
 
-@pytest.mark.parametrize("name", builtin_names())
+@pytest.mark.parametrize("name", BUILTIN_NAMES)
 def test_a_built_in_rulebook_names_the_law_of_every_rule_that_it_has(name: str) -> None:
     book = builtin(name)
     asked = {rule.name for rule in table.recipient_rules(book.bases)}
@@ -210,13 +215,13 @@ def test_a_built_in_rulebook_names_the_law_of_every_rule_that_it_has(name: str) 
 
 
 def test_only_one_built_in_rulebook_lets_mail_through_without_a_record() -> None:
-    lenient = [name for name in builtin_names() if not builtin(name).record_required]
+    lenient = [name for name in BUILTIN_NAMES if not builtin(name).record_required]
     assert lenient == ["us"]
-    assert [n for n in builtin_names() if Basis.OPT_OUT in builtin(n).bases] == ["us"]
+    assert [n for n in BUILTIN_NAMES if Basis.OPT_OUT in builtin(n).bases] == ["us"]
 
 
 def test_no_built_in_rulebook_takes_a_free_account_for_a_sale() -> None:
-    assert [n for n in builtin_names() if Dealing.ACCOUNT in builtin(n).dealings] == []
+    assert [n for n in BUILTIN_NAMES if Dealing.ACCOUNT in builtin(n).dealings] == []
 
 
 # the document
@@ -239,7 +244,7 @@ def test_the_values_are_those_of_the_files() -> None:
 
 def test_every_built_in_rulebook_is_introduced() -> None:
     introduced = re.findall(r"^\| `([a-z-]+)` \| ", DOCUMENT.partition("\n## ")[0], re.M)
-    assert tuple(introduced) == builtin_names()
+    assert tuple(introduced) == BUILTIN_NAMES
 
 
 def test_the_example_of_ones_own_is_good() -> None:

@@ -9,13 +9,13 @@ from smtpproxy.mail.address import canonical
 from smtpproxy.policy import rulebooks
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.policy.periods import years
-from smtpproxy.policy.rulebooks import RulebookError, builtin_names, parse_rulebook
+from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError, parse_rulebook
 
 FR_TEXT = resources.files(rulebooks).joinpath("fr.toml").read_text("utf-8")
 FR = parse_rulebook(FR_TEXT)
 
 
-@pytest.mark.parametrize("name", builtin_names())
+@pytest.mark.parametrize("name", BUILTIN_NAMES)
 def test_every_built_in_rulebook_is_there_and_has_its_name(name: str) -> None:
     text = resources.files(rulebooks).joinpath(f"{name}.toml").read_text("utf-8")
     assert parse_rulebook(text).name == name

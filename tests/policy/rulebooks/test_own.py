@@ -19,8 +19,7 @@ from smtpproxy.policy.model import (
     Suppression,
     Transaction,
 )
-from smtpproxy.policy.rulebooks import builtin, parse_rulebook
-from smtpproxy.policy.rulebooks.document import PARAMETERS
+from smtpproxy.policy.rulebooks import PARAMETERS, builtin, parse_rulebook
 from tests.policy.cases import said
 from tests.policy.rulebooks.people import (
     ADDRESS,

@@ -19,7 +19,7 @@ from smtpproxy.policy.model import (
     Stream,
     Transaction,
 )
-from smtpproxy.policy.rulebooks import builtin, builtin_names
+from smtpproxy.policy.rulebooks import BUILTIN_NAMES, builtin
 from tests.policy.cases import GOOD_MESSAGE
 from tests.policy.cases import NOW as OTHER_NOW
 from tests.policy.rulebooks.people import (
@@ -47,7 +47,7 @@ def _steps(rulebook: str, contact: Contact | None, stream: Stream = OFFERS) -> d
 
 
 @untimed
-@given(cases, st.sampled_from(builtin_names()))
+@given(cases, st.sampled_from(BUILTIN_NAMES))
 def test_the_trace_ends_where_the_verdict_was_made(
     case: tuple[str, Stream, RecipientFacts], rulebook: str
 ) -> None:
@@ -128,7 +128,7 @@ def test_the_law_is_that_of_the_rulebook(rulebook: str, source: str) -> None:
 
 def test_no_rulebook_but_its_own_quotes_french_law() -> None:
     busy = replace(PERSON, purchases=(Purchase("hats", LONG_AGO),))
-    for name in builtin_names():
+    for name in BUILTIN_NAMES:
         steps = [*_steps(name, busy).values(), *_steps(name, None).values()]
         steps += message_trace(OFFERS, GOOD_MESSAGE, builtin(name))
         assert any("CPCE" in step.source for step in steps) == (name == "fr")
