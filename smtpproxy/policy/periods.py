@@ -44,6 +44,14 @@ def parse_period(text: str) -> Period | None:
     return Period(int(match[1]), unit) if match and unit else None
 
 
+def minutes_fault(text: str) -> str | None:
+    """What is wrong with `13m`, where months may be meant; None of any other text."""
+    match = re.fullmatch(r"([0-9]{1,6}) *m", text)
+    if match is None:
+        return None
+    return f'"{text}" is minutes: months are written "{match[1]} months"'
+
+
 def years(count: int) -> Period:
     return Period(count, Unit.YEARS)
 

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Annotated
 
-from smtpproxy.policy.periods import Cap, Period, Unit, at_least_years, parse_cap, parse_period
+from smtpproxy.policy.periods import (
+    Cap,
+    Period,
+    Unit,
+    at_least_years,
+    minutes_fault,
+    parse_cap,
+    parse_period,
+)
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Bounds, Written
 
@@ -96,10 +104,10 @@ def period(value: object) -> Period | None:
     """Return the calendar period of `"3y"`, `"13 months"` or `"30d"`; None of `"forever"`."""
     if value == "forever":
         return None
-    found = parse_period(value.strip()) if isinstance(value, str) else None
-    if found is None and isinstance(value, str) and re.fullmatch(r"\s*[0-9]+\s*m\s*", value):
-        count = value.strip().removesuffix("m").strip()
-        raise ValueError(f'{shown(value)} is minutes: months are written "{count} months"')
+    text = value.strip() if isinstance(value, str) else ""
+    if wrong := minutes_fault(text):
+        raise ValueError(wrong)
+    found = parse_period(text)
     if found is None or found.unit not in _MOST_OF:
         raise ValueError(
             f'{shown(value)} is not a period such as "3 years", "13 months", "30 days" or "48h"'

@@ -3,6 +3,7 @@
 import pytest
 
 from smtpproxy.policy.periods import Period, Unit, parse_period
+from smtpproxy.policy.rulebooks import RulebookError, parse_rulebook
 from smtpproxy.settings.amounts import duration, period, rate
 
 
@@ -41,6 +42,8 @@ def test_a_period_is_of_the_calendar(text: str, count: int, unit: Unit) -> None:
 @pytest.mark.parametrize("text", ["13m", "13 m", "1m"])
 def test_m_is_minutes_and_no_period(text: str) -> None:
     assert parse_period(text) is None
+    with pytest.raises(RulebookError, match=r"customer_period: .* is minutes: months are written"):
+        parse_rulebook(f'name = "own"\ncustomer_period = "{text}"\n')
     with pytest.raises(ValueError, match=r'is minutes: months are written "1[0-9]? months"'):
         period(text)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered
-from smtpproxy.policy.periods import Period, Unit, parse_period
+from smtpproxy.policy.periods import Period, Unit, minutes_fault, parse_period
 from smtpproxy.toml import shown, suggestion
 
 Fault = Callable[[str], None]
@@ -45,7 +45,11 @@ class PeriodKind:
     def read(self, value: object, fault: Fault) -> Period | None:
         if self.unlimited and value == UNLIMITED:
             return None
-        found = parse_period(value) if isinstance(value, str) else None
+        text = value if isinstance(value, str) else ""
+        if wrong := minutes_fault(text):
+            fault(wrong)
+            return None
+        found = parse_period(text)
         if found is None or found.unit not in self.units:
             fault(f"must be {self._right()}, not {shown(value)}")
             return None
