@@ -202,7 +202,7 @@ class _Reading:
         elif near:
             self._fault(at, f"unknown key; did you mean {near[0]}?")
         else:
-            self._fault(at, f"unknown key; what can stand here: {', '.join(known)}")
+            self._fault(at, f"unknown key; known keys: {', '.join(known)}")
 
     def _wrong(self, at: Location, wanted: str, value: object) -> None:
         self._fault(at, f"must be {wanted}, not {_toml_type(value)}")

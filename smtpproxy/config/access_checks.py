@@ -89,7 +89,7 @@ def _credentials(document: Document) -> Iterator[Fault]:
         for key in keys:
             same = key, credential[key].replace(":", "").lower()
             if same in seen:
-                text = f"{shown(credential[key])} stands in credential[{seen[same]}] too"
+                text = f"{shown(credential[key])} is in credential[{seen[same]}] too"
                 yield Fault(("credential", index, key), text)
             seen.setdefault(same, index)
         yield from _from_domains(index, credential, domains)

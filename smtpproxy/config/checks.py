@@ -1,7 +1,7 @@
 """What must hold between tables: names that are defined once, addresses that do not clash.
 
 These look at the file as it was read, whatever its other faults, so that somebody
-who mends a file sees all there is to mend at once.
+who corrects a file sees all there is to correct at once.
 """
 
 import ipaddress
@@ -52,7 +52,7 @@ def _unique_names(document: Document) -> Iterator[Fault]:
             if same in seen:
                 text = f"{shown(name)} is taken by {section}[{seen[same]}]: choose another"
                 if section == "sender":
-                    text = f"{shown(name)} stands in sender[{seen[same]}] too: write one rule"
+                    text = f"{shown(name)} is in sender[{seen[same]}] too: write one rule"
                 yield Fault((section, index, key), text)
             seen.setdefault(same, index)
 
@@ -96,7 +96,7 @@ def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
             if isinstance(stream, str) and stream not in defined:
                 yield Fault((section, index, "streams", at), _undefined(stream, defined))
             elif stream in named[:at]:
-                yield Fault((section, index, "streams", at), f'"{stream}" stands here twice')
+                yield Fault((section, index, "streams", at), f'"{stream}" is listed twice')
         chosen = table.get("default_stream")
         if isinstance(chosen, str) and chosen not in named:
             names = dict.fromkeys(shown(name) for name in named)
@@ -136,7 +136,7 @@ def _addresses(document: Document) -> Iterator[Fault]:
             where = key_path(document, place)
             yield Fault(
                 ("upstream", "address"),
-                f"{upstream} is where {where} listens, so mail would go in a circle:"
+                f"{upstream} is where {where} listens, so mail would loop:"
                 " give the address of the MTA behind the relay",
             )
             break
@@ -256,7 +256,7 @@ def _unsubscribe(document: Document) -> Iterator[Fault]:
                 yield Fault(
                     ("listener", index, "streams", at),
                     f'"{name}" has unsubscribe = "add", and a {listener["protocol"]} listener'
-                    " cannot give each recipient a message of his own: use another stream there",
+                    " cannot give each recipient a message of their own: use another stream there",
                 )
 
 

@@ -269,7 +269,7 @@ class Supervisor:
             sock.close()
         grace = self._settings.server.drain_timeout + _GRACE
         others = [*self._web, *self._webhooks]
-        for children, patience in ((self._workers, grace), (others, _GRACE)):
+        for children, timeout in ((self._workers, grace), (others, _GRACE)):
             for child in children:
                 child.tell(Drain())
             chosen = [
@@ -277,7 +277,7 @@ class Supervisor:
             ]
             if not chosen:
                 continue
-            _, late = await asyncio.wait(chosen, timeout=patience)
+            _, late = await asyncio.wait(chosen, timeout=timeout)
             for child in children:
                 if late and child.process is not None and child.process.returncode is None:
                     log.error("killed", child=child.name)

@@ -148,7 +148,7 @@ def _outcome(response: httpx.Response) -> Outcome:
     if status == 410:
         return Outcome("gone", "HTTP 410: the receiver wants no more")
     if 300 <= status < 400:
-        return Outcome("redirected", f"HTTP {status}: redirects are not followed; mend the url")
+        return Outcome("redirected", f"HTTP {status}: redirects are not followed; correct the url")
     seconds = response.headers.get("retry-after", "")
     asked = timedelta(seconds=int(seconds[:6])) if seconds.isascii() and seconds.isdigit() else None
     return Outcome("refused" if status < 500 else "failed", f"HTTP {status}", asked)

@@ -40,7 +40,7 @@ class Outer:
         ({"one": {"name": "b", "class_": 1}}, ["one.class_: unknown key; did you mean class?"]),
         (
             {"one": {"name": "b"}, "made": 4},
-            ["made: unknown key; what can stand here: one, many, words"],
+            ["made: unknown key; known keys: one, many, words"],
         ),
         ({"one": [{"name": "b"}]}, ["one: there is one only: write [one], not [[one]]"]),
         (

@@ -185,7 +185,7 @@ class _Reading:
 
     def _set(self, changes: dict[str, Any], parameter: str, key: str, value: object) -> None:
         if parameter in changes:
-            self._fault(f"{key}: {parameter} is said already: write it once")
+            self._fault(f"{key}: {parameter} is set already: write it once")
         changes[parameter] = value
 
     def _name(self) -> str:

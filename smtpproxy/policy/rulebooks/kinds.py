@@ -171,7 +171,7 @@ class TextsKind:
             return {}
         for key, text in value.items():
             if key not in self.keys:
-                fault(f"{shown(key)} is none of its keys{suggestion(key, self.keys)}")
+                fault(f"{shown(key)} is not one of its keys{suggestion(key, self.keys)}")
             elif not isinstance(text, str) or not text.strip():
                 fault(f"{key}: must be text")
         return value
@@ -185,9 +185,9 @@ def members(value: object, choices: tuple[str, ...], fault: Fault) -> list[str]:
     found: list[str] = []
     for item in _texts(value, fault):
         if item in found:
-            fault(f"{shown(item)} stands here twice")
+            fault(f"{shown(item)} is listed twice")
         elif item not in choices:
-            fault(f"{shown(item)} cannot stand here{suggestion(item, choices)}")
+            fault(f"{shown(item)} is not allowed here{suggestion(item, choices)}")
         else:
             found.append(item)
     return found
