@@ -244,17 +244,21 @@ def test_a_snapshot_that_gets_too_old_after_rcpt_defers_the_mail(
         {"stream": streams, "partner": [partner]}, streams=["offers"], default_stream="offers"
     )
     ages = {"hours": 1}
-    facts = intake.store.facts
+    read = intake.store.read
 
-    async def with_snapshot(lookups: Lookups) -> Facts:
-        found = await facts(lookups)
+    async def with_snapshot(lookups: Lookups) -> tuple[Facts, object]:
+        found, _ = await read(lookups)
         taken = datetime.now(UTC) - timedelta(**ages)
         return {
             each: replace(found.get(each, NO_FACTS), snapshot_at=taken)
             for each in lookups.addresses
-        }
+        }, ages["hours"]
 
-    monkeypatch.setattr(intake.store, "facts", with_snapshot)
+    async def version() -> object:
+        return ages["hours"]
+
+    monkeypatch.setattr(intake.store, "read", with_snapshot)
+    monkeypatch.setattr(intake.store, "version", version)
     with intake.client() as client:
         client.greet()
         client.begin(firm())
