@@ -8,9 +8,10 @@ judged together; anything else waits until all earlier ones are answered.
 Here is how lines become events and how answers change the state. What there is to say
 stands in rows elsewhere: each verb with the states it may come in is a row of `verbs`, each
 line of the reply to EHLO a row of `extensions`, and `extensions=` says which of these a
-listener has. A new verb is a row there, its record in `commands`, and in `answer` a branch
-if its answer changes the state. Wrong commands, NOOP, VRFY and HELP never reach the
-caller: they come out as `Answered` with the bytes to send.
+listener has. Where the answer to a command leads is a row of `verbs.NEXT`. A new verb is a row
+there and there, its record in `commands`, and in `answer` a branch if more than the state
+changes. Wrong commands, NOOP, VRFY and HELP never reach the caller: they come out as `Answered`
+with the bytes to send.
 
 `refuse_early`: a client that does not wait where it has to is sent away, since what it sends
 before EHLO, DATA or AUTH are answered may have been meant as something else. `early` says so of
@@ -62,7 +63,7 @@ from smtpproxy.wire.events import (
     Signal,
 )
 from smtpproxy.wire.extensions import BASE, hello_reply
-from smtpproxy.wire.forwarding import XClient, XForward
+from smtpproxy.wire.forwarding import XClient
 from smtpproxy.wire.incoming import (
     ChunkedContent,
     DataContent,
@@ -70,7 +71,7 @@ from smtpproxy.wire.incoming import (
     IncomingContent,
 )
 from smtpproxy.wire.session import Extension, SessionState, State
-from smtpproxy.wire.verbs import LMTP_VERBS, VERBS
+from smtpproxy.wire.verbs import LMTP_VERBS, NEXT, VERBS
 
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
 _HEADER_LIMITS = HeaderLimits()
@@ -205,45 +206,37 @@ class ServerConnection(SessionState):
     def answer(self, reply: Reply) -> bytes:
         """Answer the oldest unanswered event; return the bytes to send."""
         command = self._pending.popleft()
-        positive = reply.code < 400
+        code = reply.code
+        self.state = NEXT[type(command)].after(self.state, code)
         if isinstance(command, Rcpt):
             self.unanswered -= 1
-            if not positive:
+            if code >= 400:
                 self.recipients -= 1
                 self.refused += 1
                 self.refused_in_all += 1
         elif isinstance(command, Mail):
-            if positive:
-                self.state = State.MAIL
+            if code < 400:
                 self.smtputf8 = command.smtputf8
                 self.recipients = self.refused = 0
         elif isinstance(command, Data):
-            self._data_refused = reply.code != 354
-            if reply.code == 354:
-                self.state = State.CONTENT
+            self._data_refused = code != 354
+            if code == 354:
                 self._buffer = self._buffer[self._taken :]
                 self._taken = 0
                 self._data = DataContent(self.size_limit, self._header_limits, self._bare_newline)
         elif isinstance(command, (EndOfContent, Reset)):
             self._chunks = None
-            if self.state is not State.START:
-                self.state = State.READY
         elif isinstance(command, Hello):
-            if positive:
+            if code < 400:
                 self._chunks = None
-                self.state = State.READY
                 self.extended = command.extended
         elif isinstance(command, (Auth, AuthResponse)):
-            self.state = State.AUTH if reply.code == 334 else State.READY
-            if positive and reply.code != 334:
+            if code < 300:
                 self.now_authenticated()
         elif isinstance(command, StartTls):
             self._forget_input()
-        elif isinstance(command, XClient):
-            if positive:
-                self.begin_anew(command.told.login)
-        elif not isinstance(command, XForward):
-            self.state = State.CLOSED
+        elif isinstance(command, XClient) and code < 400:
+            self.begin_anew(command.told.login)
         return reply.encode()
 
     def answer_each(self, replies: Sequence[Reply], final: Reply | None = None) -> bytes:

@@ -1,4 +1,5 @@
-"""The commands of SMTP: one row for each verb, with where it may come and how it is read.
+"""The commands of SMTP: one row for each verb, with where it may come, how it is read and where
+its answer leads.
 
 A new verb is a function and a row in `VERBS`. The function gets the session and what
 follows the verb, and returns a command for the caller, or `Answered` when there is
@@ -12,9 +13,14 @@ from msgspec import Struct
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.chunks import Chunk, read_bdat
 from smtpproxy.wire.commands import (
+    Auth,
+    AuthResponse,
     CommandError,
     Data,
+    Hello,
+    Mail,
     Quit,
+    Rcpt,
     Reset,
     StartTls,
     no_argument,
@@ -22,8 +28,8 @@ from smtpproxy.wire.commands import (
     parse_hello,
 )
 from smtpproxy.wire.envelope import parse_mail, parse_rcpt
-from smtpproxy.wire.events import Answered, Broken, Command
-from smtpproxy.wire.forwarding import read_xclient, read_xforward
+from smtpproxy.wire.events import Answered, Broken, Command, EndOfContent
+from smtpproxy.wire.forwarding import XClient, XForward, read_xclient, read_xforward
 from smtpproxy.wire.session import SessionState, State
 
 Read = Callable[[SessionState, str], Command | Answered | Chunk | Broken]
@@ -34,6 +40,42 @@ class Verb(Struct, frozen=True):
 
     read: Read
     refused: Mapping[State, Answered] = {}
+
+
+class Next(Struct, frozen=True):
+    """The state that an answer leads to, by its kind; None: it stays as it was."""
+
+    positive: State | None = None  # 2xx
+    intermediate: State | None = None  # 3xx
+    negative: State | None = None  # 4xx and 5xx
+    from_start: bool = False  # before a greeting too
+
+    def after(self, state: State, code: int) -> State:
+        """The state after an answer with this code in `state`."""
+        if state is State.START and not self.from_start:
+            return state
+        kind = self.positive if code < 300 else self.intermediate if code < 400 else self.negative
+        return kind or state
+
+
+_ENDS_TRANSACTION = Next(State.READY, None, State.READY)
+_AUTHENTICATES = Next(State.READY, State.AUTH, State.READY)
+
+NEXT: Mapping[type[Command], Next] = {
+    Hello: Next(State.READY, from_start=True),
+    Mail: Next(State.MAIL),
+    Rcpt: Next(),
+    Data: Next(None, State.CONTENT),
+    EndOfContent: _ENDS_TRANSACTION,
+    Reset: _ENDS_TRANSACTION,
+    Auth: _AUTHENTICATES,
+    AuthResponse: _AUTHENTICATES,
+    StartTls: Next(),  # `now_secure`, once it is
+    XClient: Next(State.START),
+    XForward: Next(),
+    Quit: Next(State.CLOSED, None, State.CLOSED, from_start=True),
+}
+"""Where the answer to each command leads."""
 
 
 def _refusal(text: str) -> Answered:

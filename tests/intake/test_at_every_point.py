@@ -1,0 +1,109 @@
+"""A client that goes away, and an upstream that breaks its word, at every point of a dialog.
+
+The fixture `listen` sees to it that no session met a fault of ours, nor kept a connection.
+"""
+
+import socket
+import struct
+from typing import Any
+
+import pytest
+
+from tests.intake.conftest import Listen
+from tests.kit.messages import marketing
+from tests.kit.ports import wait_for
+from tests.kit.upstream import At, Close, FakeUpstream, Raw, Step
+
+CONTENT = marketing()
+OFFERS: Any = {"streams": ["offers"], "default_stream": "offers"}
+MESSAGE = (
+    b"MAIL FROM:<news@shop.example>\r\nRCPT TO:<consent@people.example>\r\n"
+    b"RCPT TO:<stranger@people.example>\r\nDATA\r\n" + CONTENT + b".\r\n"
+)
+DIALOG = b"EHLO client.example\r\n" + MESSAGE + b"NOOP\r\n" + MESSAGE + b"QUIT\r\n"
+CODES = ["220", "250", *["250", "250", "550", "354", "250"], "250"]
+CODES += [*["250", "250", "550", "354", "250"], "221"]
+FIRST_ENDS = DIALOG.index(b"\r\n.\r\n") + 5
+
+
+def test_octet_by_octet(listen: Listen, upstream: FakeUpstream) -> None:
+    intake = listen(early_commands="permit", **OFFERS)
+    with intake.client() as client:
+        for octet in DIALOG:
+            client.socket.sendall(bytes([octet]))
+        assert [line[:3] for line in client.rest() if line[3:4] == " "] == CODES
+    assert [message.data.endswith(CONTENT) for message in upstream.messages] == [True, True]
+
+
+@pytest.mark.parametrize("how", ["eof", "close", "reset"])
+def test_a_client_that_is_gone_at_any_point(
+    listen: Listen, upstream: FakeUpstream, how: str
+) -> None:
+    """What was not ended is not mailed; what was is mailed once, whoever hears of it."""
+    intake = listen(early_commands="permit", **OFFERS, max_connections_per_address=1000)
+    points = [*range(0, len(DIALOG), 23), FIRST_ENDS - 1, FIRST_ENDS, len(DIALOG)]
+    for point in points:
+        with intake.client() as client:
+            client.socket.sendall(DIALOG[:point])
+            if how == "eof":
+                client.socket.shutdown(socket.SHUT_WR)
+                client.rest()
+            elif how == "reset":
+                linger = struct.pack("ii", 1, 0)
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    wait_for(lambda: not intake.door._sessions, "all sessions to end")
+    ended = sum(DIALOG[:point].count(b"\r\n.\r\n") for point in points)
+    if how == "eof":
+        assert len(upstream.messages) == ended
+    assert len(upstream.messages) <= ended
+
+
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data", "end"])
+@pytest.mark.parametrize("action", [Close(), Close(reset=True), Raw(b"250 2.0"), Raw(b"\0\r\n")])
+def test_an_upstream_that_breaks_off_at_any_point(
+    listen: Listen, upstream: FakeUpstream, step: Step, action: Close | Raw
+) -> None:
+    upstream.behaviours.append(At(step, action, nth=2))
+    intake = listen({"upstream": {"command_timeout": "1s", "data_timeout": "1s"}})
+    with intake.client() as client:
+        client.greet()
+        for _ in range(3):
+            client.send("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>", "DATA")
+            replies = client.replies(3)
+            if replies[2].startswith("354 "):
+                client.send(CONTENT, b".\r\n")
+                replies.append(client.reply())
+            else:
+                assert client.say("RSET").startswith("250 ")
+            assert all(reply[:3] in ("250", "354", "451", "554") for reply in replies), replies
+        assert replies[-1].startswith("250 ")  # the third one is none the worse for it
+
+
+def test_a_reply_that_nobody_asked_for_answers_nothing(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    """It comes along with the last one of a message: the next message has another connection."""
+    upstream.behaviours.append(
+        At("end", Raw(b"250 2.0.0 queued\r\n250 2.1.0 sender ok\r\n"), nth=1)
+    )
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        for _ in range(2):
+            client.begin()
+            client.send(CONTENT, b".\r\n")
+            assert client.reply().startswith("250 ")
+    assert upstream.connections == 2
+
+
+def test_a_thousand_answers_that_are_there_at_once(listen: Listen) -> None:
+    """None of them is given from within another: the stack would not hold them."""
+    intake = listen(
+        early_commands="permit", **OFFERS, max_refused_per_connection=10_000, max_errors=10_000
+    )
+    once = b"MAIL FROM:<news@shop.example>\r\nRCPT TO:<stranger@people.example>\r\nRSET\r\n"
+    with intake.client() as client:
+        client.greet()
+        client.send(once * 1_000 + b"QUIT\r\n")
+        codes = [line[:3] for line in client.rest()]
+    assert codes == [*["250", "550", "250"] * 1_000, "221"]
