@@ -28,7 +28,7 @@ from smtpproxy.store.exchange.compare import Comparison, Kind, compare
 from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, Decoder, ImportFault
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
-from smtpproxy.store.operations import Batch, ImportRecord, Place, Undone
+from smtpproxy.store.operations import Batch, Checkpoint, ImportRecord, Undone
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.terminal import counted
 
@@ -108,7 +108,7 @@ def _warn(task: Task, notices: Iterable[str]) -> None:
 
 
 def _check_not_before(
-    task: Task, record: ImportRecord, file: Source, place: Place | None = None
+    task: Task, record: ImportRecord, file: Source, place: Checkpoint | None = None
 ) -> None:
     """Tell when the file was imported under another mapping.
 
@@ -132,7 +132,7 @@ def _prepared(
     earlier: ImportRecord | None,
 ) -> Import[T]:
     """Return the import, which continues where an earlier run stopped."""
-    done, place = Progress(), Place()
+    done, place = Progress(), Checkpoint()
     if earlier is not None:
         place = earlier.place
         aside.go_on(place.rejected, place.aside)

@@ -20,7 +20,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import give_to_owner_of
-from smtpproxy.store.operations import UNDO_FOR, ImportRecord, Kind, Place, Undone
+from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone
 from smtpproxy.store.protocols import NoStoreYet, Store
 from smtpproxy.terminal import counted
 from smtpproxy.ulid import UlidFactory
@@ -212,7 +212,7 @@ def to_replace(settings: Settings, id: str | None, kind: Kind) -> Replacing:
 
 
 def imported_otherwise(
-    settings: Settings, record: ImportRecord, file: Source, place: Place | None = None
+    settings: Settings, record: ImportRecord, file: Source, place: Checkpoint | None = None
 ) -> ImportRecord | None:
     """Return the newest import of the same octets, when all took them for something else.
 

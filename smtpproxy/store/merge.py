@@ -58,7 +58,7 @@ def as_update(contact: Contact | ContactUpdate) -> ContactUpdate:
 
 
 def merge(known: Known | None, update: ContactUpdate) -> Merged:
-    """Apply `update`: the newer profile stands, purchases and acts add up."""
+    """Apply `update`: the newer profile counts, purchases and acts add up."""
     told = update.contact
     if known is None:
         contact = _with_history(told, told.purchases, told.acts)
@@ -288,7 +288,7 @@ def corrected(
 ) -> tuple[ContactUpdate, tuple[Change, ...]]:
     """Return the update that puts a contact right, and what it changes.
 
-    `target` is the contact that already has the new address. Its profile stands, unless it
+    `target` is the contact that already has the new address. Its profile stays, unless it
     has none, and a tag that restricts the one restricts both; histories add up.
     """
     old = known.contact

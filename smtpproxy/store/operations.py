@@ -19,7 +19,7 @@ UNDO_FOR = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Checkpoint:
     """How far into its file an import has come: all up to `line` is committed or put aside."""
 
     line: int = 0  # of the file
@@ -36,7 +36,7 @@ class Batch:
     """The part of an import that one commit takes in."""
 
     id: str
-    place: Place
+    place: Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class ImportRecord:
     options: Mapping[str, str] = field(default_factory=dict)
     state: State = "running"
     ended_at: datetime | None = None
-    place: Place = Place()
+    place: Checkpoint = Checkpoint()
     added: int = 0
     changed: int = 0
     unchanged: int = 0
@@ -89,7 +89,7 @@ class ImportStore(Protocol):
         ...
 
     async def mark_import(
-        self, id: str, state: State, *, at: datetime | None, place: Place | None = None
+        self, id: str, state: State, *, at: datetime | None, place: Checkpoint | None = None
     ) -> None:
         """Note in which state an import is, since when it has ended, and how far it came."""
         ...
@@ -298,6 +298,10 @@ class Backlog:
 _NOTHING: frozenset[str] = frozenset()
 
 
+RESTRICTED = Rulebook("").restricted_tags
+"""The tags that keep bulk mail from somebody, unless a rulebook says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Correction:
     """What is to be put right; what is None or empty stays as it is."""
@@ -312,7 +316,7 @@ class Correction:
     remove_occupations: frozenset[str] = _NOTHING
     add_tags: frozenset[str] = _NOTHING
     remove_tags: frozenset[str] = _NOTHING
-    restricted_tags: frozenset[str] = Rulebook("").restricted_tags  # those that follow the person
+    restricted_tags: frozenset[str] = RESTRICTED  # those that follow the person
 
     def applied(self, contact: Contact) -> Contact:
         told = {

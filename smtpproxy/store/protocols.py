@@ -17,11 +17,11 @@ from smtpproxy.policy.model import (
     Facts,
     Lookups,
     Origin,
-    Rulebook,
     Suppression,
 )
 from smtpproxy.store.keys import PartnerStore
 from smtpproxy.store.operations import (
+    RESTRICTED,
     Backlog,
     Batch,
     Correction,
@@ -95,10 +95,6 @@ PROFILE_FIELDS = frozenset(
     }
 )
 """The fields of a contact that an update replaces; purchases and acts only ever add up."""
-
-
-RESTRICTED = Rulebook("").restricted_tags
-"""The tags that keep bulk mail from somebody, unless a rulebook says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from smtpproxy.policy.model import (
     Source,
     Suppression,
 )
-from smtpproxy.store.operations import Batch, ImportRecord, Kind, Place, Undone
+from smtpproxy.store.operations import Batch, Checkpoint, ImportRecord, Kind, Undone
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store, SuppressionEntry
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -42,7 +42,7 @@ class Importing:
 
     def _batch(self) -> Batch:
         self.line += 1
-        return Batch(self.id, Place(self.line, lines=self.line))
+        return Batch(self.id, Checkpoint(self.line, lines=self.line))
 
     async def contacts(
         self, *contacts: Contact, as_of: datetime | None = None, given: str = ""
@@ -106,9 +106,9 @@ class RecordContract:
         await one.contacts(Contact(ANNA), replace(PROFILE, address=BERT))
         (record,) = await store.imports()
         assert (record.added, record.changed, record.unchanged) == (2, 1, 1)
-        assert (record.place, record.state) == (Place(2, lines=2), "running")
+        assert (record.place, record.state) == (Checkpoint(2, lines=2), "running")
         assert (record.options, record.size, record.started_at) == ({"scope": "all"}, 17, T0)
-        await store.mark_import(one.id, "complete", at=LATER, place=Place(9))
+        await store.mark_import(one.id, "complete", at=LATER, place=Checkpoint(9))
         (record,) = await store.imports()
         assert (record.state, record.ended_at, record.place.line) == ("complete", LATER, 9)
 
@@ -387,7 +387,7 @@ class SuppressionUndoContract:
     async def test_many_are_lifted_in_parts(self, store: Store) -> None:
         one = await begun(store, "suppressions")
         names = [f"user{n}@people.example" for n in range(2_500)]
-        batch = Batch(one.id, Place(1))
+        batch = Batch(one.id, Checkpoint(1))
         await store.add_suppressions([entry(name) for name in names], batch)
         assert counts(await one.undo()) == (2_500, 0, 0)
         assert sum((await store.counts())[1].values()) == 0

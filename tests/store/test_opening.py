@@ -14,7 +14,7 @@ from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
-from smtpproxy.store.sqlite import schema
+from smtpproxy.store.sqlite import connection as opening
 from tests.store.answering import REPOSITORY
 from tests.store.conftest import Database
 from tests.store.contract import ANNA, entry, facts_of
@@ -140,12 +140,12 @@ def test_an_older_database_is_migrated_by_a_writer_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.open()
-    scripts = schema.migrations()
-    monkeypatch.setattr(schema, "migrations", lambda: [*scripts, "CREATE TABLE later (x);"])
+    scripts = opening.migrations()
+    monkeypatch.setattr(opening, "migrations", lambda: [*scripts, "CREATE TABLE later (x);"])
     assert_refused(database, f"needs {len(scripts) + 1}", "smtpproxy serve", read_only=True)
     database.open()
     with closing(sqlite3.connect(database.path)) as connection:
-        assert schema.version_of(connection) == len(scripts) + 1
+        assert opening.version_of(connection) == len(scripts) + 1
         connection.execute("SELECT x FROM later")
     database.open(read_only=True)
 
@@ -154,14 +154,14 @@ def test_a_migration_that_fails_leaves_nothing_behind(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.open()
-    scripts = schema.migrations()
+    scripts = opening.migrations()
     broken = "CREATE TABLE later (x);\nINSERT INTO nowhere VALUES (1);\n"
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "migrations", lambda: [*scripts, broken])
+        patched.setattr(opening, "migrations", lambda: [*scripts, broken])
         with pytest.raises(StoreUnavailable):
             database.open()
     with closing(sqlite3.connect(database.path)) as connection:
-        assert schema.version_of(connection) == len(scripts)
+        assert opening.version_of(connection) == len(scripts)
         assert (
             connection.execute("SELECT * FROM sqlite_master WHERE name = 'later'").fetchall() == []
         )

@@ -178,7 +178,7 @@ class _Reader:
 
 
 class _Cell:
-    """Where a field of CSV stands in the NDJSON form, and how its text is read."""
+    """Where a field of CSV goes in the NDJSON form, and how its text is read."""
 
     __slots__ = ("_mapping", "_read", "_values", "column", "key", "name", "part")
 
@@ -206,7 +206,7 @@ class _Cell:
 
     @property
     def path(self) -> str:
-        """Where it stands in the NDJSON form."""
+        """Where it goes in the NDJSON form."""
         return f"{self.part}.{self.key}" if self.part else self.key
 
     def __str__(self) -> str:

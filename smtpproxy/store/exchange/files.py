@@ -20,7 +20,7 @@ from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected, comment
 STDIN = Path("-")
 _START = 64 * 1024  # octets without any LF, by which lines are taken to end with CR
 _READ_AT_ONCE = 1024 * 1024
-_PATIENCE = 0.3  # seconds between two looks whether a reader of a slow pipe was interrupted
+_POLL_SECONDS = 0.3  # seconds between two looks whether a reader of a slow pipe was interrupted
 
 
 class Source(io.BufferedReader):
@@ -108,7 +108,7 @@ class _Octets(io.RawIOBase):
 
         asyncio turns the first Ctrl-C into a cancellation, which a read would sleep through.
         """
-        while not select.select([self._file], [], [], _PATIENCE)[0]:
+        while not select.select([self._file], [], [], _POLL_SECONDS)[0]:
             try:
                 task = asyncio.current_task()
             except RuntimeError:  # before the import's own loop
@@ -122,7 +122,7 @@ class _Octets(io.RawIOBase):
         super().close()
 
 
-_LOOK = 64 * 1024  # octets in which the first comment of a file of ours stands
+_LOOK = 64 * 1024  # octets in which a file of ours has its first comment
 
 
 class RejectedFault(ImportFault):
@@ -232,7 +232,7 @@ class RejectedFile:
         return os.fdopen(descriptor, "wb")
 
     def _is_ours(self) -> bool:
-        """Tell by its first comment, which stands in the first line or below a CSV header."""
+        """Tell by its first comment, which is in the first line or below a CSV header."""
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):  # noqa: PTH116
                 return False

@@ -300,7 +300,7 @@ def _check_is_text(start: bytes) -> None:
 
 
 def comment(rejected: Rejected) -> bytes:
-    """Return the line that stands above a rejected one."""
+    """Return the line above a rejected one."""
     return f"# line {rejected.number}: {' '.join(rejected.reason.split())}\n".encode(
         errors="replace"
     )

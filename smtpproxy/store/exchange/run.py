@@ -8,7 +8,7 @@ from typing import BinaryIO, Generic, Literal, TypeVar
 
 from smtpproxy.store.exchange.files import RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
-from smtpproxy.store.operations import Place
+from smtpproxy.store.operations import Checkpoint
 from smtpproxy.store.protocols import BatchResult
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Progress:
         self.erased += result.erased
 
 
-Put = Callable[[Sequence[T], Place], Awaitable[BatchResult]]
+Put = Callable[[Sequence[T], Checkpoint], Awaitable[BatchResult]]
 """Takes a batch in, in one commit with the place that the import has reached by it."""
 
 
@@ -78,7 +78,7 @@ class Import(Generic[T]):
         tick: Callable[[Progress], None],
         *,
         done: Progress | None = None,
-        place: Place | None = None,
+        place: Checkpoint | None = None,
     ) -> None:
         """`done` and `place`: what an earlier run did, and how far it came."""
         self._file = file
@@ -86,7 +86,7 @@ class Import(Generic[T]):
         self._rejected = rejected
         self._tick = tick
         self._last = 0  # line that was looked at
-        self.place = place or Place()
+        self.place = place or Checkpoint()
         self.progress = done or Progress()
 
     async def into(self, put: Put[T]) -> None:
@@ -138,9 +138,9 @@ class Import(Generic[T]):
             await self._store(put, batch[half:], line)
         self._report()
 
-    def _reached(self, line: int) -> Place:
+    def _reached(self, line: int) -> Checkpoint:
         progress = self.progress
-        return Place(
+        return Checkpoint(
             line,
             self._file.tell(),
             self._file.digest() if isinstance(self._file, Source) else "",

@@ -16,9 +16,15 @@ from smtpproxy.store.protocols import (
     StoreUnavailable,
 )
 from smtpproxy.store.sqlite import live_keys
-from smtpproxy.store.sqlite.connection import is_busy, open_reader, open_writer, unavailable
+from smtpproxy.store.sqlite.connection import (
+    is_busy,
+    migrate,
+    open_reader,
+    open_writer,
+    unavailable,
+    version_of,
+)
 from smtpproxy.store.sqlite.reader import Partner
-from smtpproxy.store.sqlite.schema import migrate, version_of
 from smtpproxy.store.sqlite.store import SqliteStore
 
 __all__ = ["SqliteStore", "make", "open_sqlite"]
@@ -35,7 +41,7 @@ def open_sqlite(
     """Open the database; unless `read_only`, make it, its key and its tables where missing.
 
     Raises:
-        StoreMisconfigured: what is there cannot be used; the text says how to mend it.
+        StoreMisconfigured: what is there cannot be used; the text says how to fix it.
         StoreUnavailable: another process holds the database.
     """
     shared = [Partner(one.name, load_partner_key(one.key_file)) for one in partners]
@@ -68,7 +74,7 @@ def make(path: Path, state_dir: Path, timeout: float) -> None:
     """Bring file, tables and key into being; a new key only for a database that never had one."""
     _make_file(path)
     with closing(open_writer(path, timeout)) as connection:
-        migrate(connection, path)
+        migrate(connection, path, live_keys.name)
         if not live_keys.knows_a_key(connection):
             live_keys.register(connection, load_or_create_keys(state_dir))
 

@@ -1,19 +1,25 @@
-"""How the database file is opened, watched and written, one transaction at a time."""
+"""How the database file is opened, watched, written and brought up to date.
+
+Numbered migrations: `user_version` counts those that a database has had.
+"""
 
 import asyncio
 import os
+import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
 import aiosqlite
 
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.protocols import StoreMisconfigured, StoreOutdated, StoreUnavailable
 from smtpproxy.store.sqlite.rows import Row
 
+_NAME = re.compile(r"(\d{4})_\w+\.sql")
 _READ_PRAGMAS = (
     # Pages come from the map without a copy and outlive other processes' commits, which
     # empty the private cache. One byte more than 2 GiB - 64 KiB would be cut to that.
@@ -226,6 +232,82 @@ class SqliteWriter:
         if self._connection is not None:
             connection, self._connection, self._watch = self._connection, None, None
             await connection.close()
+
+
+def migrations() -> list[str]:
+    """Return the SQL of every migration, the first one first."""
+    folder = files("smtpproxy.store.sqlite").joinpath("migrations")
+    found = {
+        int(match[1]): file.read_text("utf-8")
+        for file in folder.iterdir()
+        if (match := _NAME.fullmatch(file.name))
+    }
+    if sorted(found) != list(range(1, len(found) + 1)):
+        raise StoreMisconfigured("the program is incomplete: install it again (migrations)")
+    return [found[number] for number in sorted(found)]
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def migrate(
+    connection: sqlite3.Connection, path: Path, then: Callable[[sqlite3.Connection], None]
+) -> None:
+    """Bring the database up to date, in one transaction; safe when two processes start at once.
+
+    `then` is done in the same transaction.
+
+    Raises:
+        StoreMisconfigured: the database is newer than the program.
+    """
+    connection.execute("PRAGMA journal_mode = WAL")
+    scripts = migrations()
+    check_not_newer(connection, path)
+    if version_of(connection) == len(scripts):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        check_not_newer(connection, path)
+        for script in scripts[version_of(connection) :]:
+            for statement in _statements(script):
+                connection.execute(statement)
+        then(connection)
+        connection.execute(f"PRAGMA user_version = {len(scripts)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def check_not_newer(connection: sqlite3.Connection, path: Path) -> None:
+    version, known = version_of(connection), len(migrations())
+    if version > known:
+        raise StoreMisconfigured(
+            f"{path}: made by a newer smtpproxy (version {version} of the database, this "
+            f"program knows {known}); run that release, or restore an older backup"
+        )
+
+
+def check_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    check_not_newer(connection, path)
+    version, known = version_of(connection), len(migrations())
+    if version < known:
+        raise StoreOutdated(
+            f"{path}: version {version} of the database, this program needs {known}; "
+            "start smtpproxy serve, or any command that writes, to bring it up to date"
+        )
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split at the ends of statements; a trigger's own semicolons are no ends."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
 
 
 class Connections:

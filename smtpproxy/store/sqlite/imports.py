@@ -9,7 +9,7 @@ import aiosqlite
 import msgspec
 
 from smtpproxy.store.merge import Known
-from smtpproxy.store.operations import UNDO_FOR, Batch, ImportRecord, Place, State, Undone
+from smtpproxy.store.operations import UNDO_FOR, Batch, Checkpoint, ImportRecord, State, Undone
 from smtpproxy.store.protocols import BatchResult
 from smtpproxy.store.sqlite import contacts as contact_table
 from smtpproxy.store.sqlite import imported_contacts
@@ -63,7 +63,7 @@ async def _found(connection: aiosqlite.Connection, id: str) -> _Stored:
 
 
 async def number_of(connection: aiosqlite.Connection, batch: Batch | None) -> int | None:
-    """Return what stands in the rows of this batch."""
+    """Return the number that the rows of this batch have."""
     return (await _found(connection, batch.id)).number if batch else None
 
 
@@ -112,7 +112,7 @@ class Imports(Connections):
             await connection.execute(_ADD, (record.id, _encode(record).decode()))
 
     async def mark_import(
-        self, id: str, state: State, *, at: datetime | None, place: Place | None = None
+        self, id: str, state: State, *, at: datetime | None, place: Checkpoint | None = None
     ) -> None:
         async with self._to_write().transaction() as connection:
             stored = await _found(connection, id)

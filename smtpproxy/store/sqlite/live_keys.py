@@ -155,8 +155,8 @@ _NEW_KEYS = "wide_key = ?3, exact_key = ?4, key_version = ?5"
 _MOVE = f"""
 UPDATE OR IGNORE suppression SET {_NEW_KEYS} WHERE wide_key = ?1 AND exact_key = ?2
 """
-# Where the newest key has the very same suppression already, the later word stands, and no
-# import alone stands for it any more.
+# Where the newest key has the very same suppression already, the later word counts, and no
+# import alone is behind it any more.
 _MERGE = """
 UPDATE suppression AS kept SET
     since = max(kept.since, gone.since),

@@ -20,12 +20,12 @@ from smtpproxy.store.sqlite.connection import (
     FileWatch,
     LogRemoved,
     LogWatch,
+    check_up_to_date,
     is_busy,
     open_reader,
     unavailable,
 )
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS
-from smtpproxy.store.sqlite.schema import check_up_to_date
 
 FIRST_ACT = 1 + len(CONTACT_COLUMNS.split(","))
 _WIDTH = FIRST_ACT + len(ACT_COLUMNS.split(","))
@@ -371,7 +371,7 @@ class SqliteReader:
         return _Link(self._path, self._state_dir, self._partners)
 
     def _failed(self, error: Exception) -> Exception:
-        """Return an error that another try may mend; raise for all others."""
+        """Return an error that another try may fix; raise for all others."""
         if isinstance(error, LogRemoved):
             raise error  # another connection would see another state: nothing is read any more
         if is_busy(error):

@@ -84,7 +84,7 @@ _BACK = (
 _LIFT_ONE = f"{_LIFT} SELECT {_LIFTABLE}, ?, ? FROM suppression WHERE {_KEY}"
 FIRST: Row = (b"", b"", "", "")
 
-# Of an import, the number stands in quotes, so that it can be searched for.
+# Of an import, the number is in quotes, so that it can be searched for.
 _Earlier = list[tuple[int, str | None, str | None, int | None]]
 _read = msgspec.json.Decoder(_Earlier).decode
 _write = msgspec.json.Encoder().encode
