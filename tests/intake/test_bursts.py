@@ -63,7 +63,7 @@ class Told:
         yield from StoreVersion()
         return [Reply.of(250, "2.1.5", rcpt.forward_path) for rcpt in asked]
 
-    def message(self, content: Content) -> Steps[list[Reply]]:
+    def message(self, content: Content, client_is_there: object) -> Steps[list[Reply]]:
         yield from StoreVersion()
         self.content = content.size
         return [Reply.of(250, "2.0.0", "taken")]

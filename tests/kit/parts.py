@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -113,11 +114,15 @@ def require(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for name in marker.args:
             lack = missing(name)
-            if lack is None:
-                continue
-            if os.environ.get("CI") == "true":
-                pytest.fail(PREFIX + lack, pytrace=False)
-            pytest.skip(PREFIX + lack)
+            if lack is not None:
+                do_without(lack)
+
+
+def do_without(lack: str) -> NoReturn:
+    """Skip (with `CI=true`: fail) the running test for want of this."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(PREFIX + lack, pytrace=False)
+    pytest.skip(PREFIX + lack)
 
 
 def summary(reasons: Iterable[str]) -> list[str]:
