@@ -22,7 +22,7 @@ from smtpproxy.policy.model import (
     Purchase,
     Source,
 )
-from smtpproxy.store.exchange.lines import Contents, Lines, converted, decoded
+from smtpproxy.store.exchange.lines import Contents, Lines, converted, read_object
 from smtpproxy.store.exchange.times import EXAMPLE, in_utc, written_time
 from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
@@ -195,10 +195,7 @@ def read_contact(content: bytes, as_of: datetime) -> ContactUpdate:
         ValueError: the text names the field, what is wrong and what would be right.
     """
     try:
-        return _decode(content).update(as_of)
-    except UnicodeDecodeError:
-        decoded(content)  # it says where in the line
-        raise
+        return read_object(_decode, content).update(as_of)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(explain(error)) from None
 

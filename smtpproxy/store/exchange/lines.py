@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 BOM = codecs.BOM_UTF8
 GUESSED = "cp1252"
@@ -306,21 +306,7 @@ def comment(rejected: Rejected) -> bytes:
     )
 
 
-class _Encoded(Protocol):
-    @property
-    def is_guessed(self) -> bool: ...
-
-
-class _Numbered(Protocol):
-    @property
-    def number(self) -> int: ...
-    @property
-    def original(self) -> bytes: ...
-    @property
-    def is_void(self) -> bool: ...
-
-
-N = TypeVar("N", bound=_Numbered)
+N = TypeVar("N", bound=Line)
 
 
 def converted(
@@ -344,7 +330,7 @@ def converted(
         yield Passed(item.number) if value is None else Read(item.number, value, item.original)
 
 
-def certain(address: str, source: _Encoded) -> str:
+def certain(address: str, source: Line) -> str:
     """Return an address as it is, unless its letters are no more than a guess.
 
     Raises:
@@ -371,3 +357,12 @@ def decoded(content: bytes) -> str:
             f"not UTF-8 (octet 0x{content[error.start]:02x} at place {error.start + 1}): "
             "save the file as UTF-8"
         ) from None
+
+
+def read_object(decode: Callable[[bytes], T], content: bytes) -> T:
+    """Decode one line of NDJSON. Raises msgspec.MsgspecError, and ValueError: it is not UTF-8."""
+    try:
+        return decode(content)
+    except UnicodeDecodeError:
+        decoded(content)  # it says where in the line
+        raise

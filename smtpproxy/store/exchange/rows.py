@@ -4,7 +4,7 @@ import csv
 import re
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import msgspec
@@ -15,7 +15,6 @@ from smtpproxy.store.exchange.lines import (
     Line,
     Lines,
     Rejected,
-    as_it_came,
     decoded,
 )
 
@@ -84,15 +83,10 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    number: int  # of its first line
-    cells: list[str]
-    content: bytes
-    is_guessed: bool = False  # its encoding is not known, and was not UTF-8
+class Row(Line):
+    """One or more lines, under the number of the first."""
 
-    @property
-    def original(self) -> bytes:
-        return as_it_came(self.content, guessed=self.is_guessed)
+    cells: list[str] = field(kw_only=True)
 
     @property
     def is_void(self) -> bool:
@@ -242,7 +236,12 @@ def _row(line: Line, lines: Lines, delimiter: str) -> Row | Rejected:
             try:
                 cells = _cells([decoded(part.content) for part in taken], delimiter)
                 content = b"\n".join([part.content for part in taken])
-                return Row(line.number, cells, content, any(part.is_guessed for part in taken))
+                return Row(
+                    line.number,
+                    content,
+                    any(part.is_guessed for part in taken),
+                    cells=cells,
+                )
             except (ValueError, csv.Error) as error:
                 fault = str(error)
         may_go_on = fault == _OPEN_QUOTE and len(taken) < _MAX_ROW_LINES

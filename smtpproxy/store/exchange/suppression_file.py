@@ -21,7 +21,7 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     certain,
     converted,
-    decoded,
+    read_object,
 )
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.rows import (
@@ -264,10 +264,7 @@ def _json_entry(reader: _Reader) -> Callable[[Line], SuppressionEntry | None]:
 
     def entry(line: Line) -> SuppressionEntry | None:
         try:
-            fields = decode(line.content)
-        except UnicodeDecodeError:
-            decoded(line.content)  # it says where in the line
-            raise
+            fields = read_object(decode, line.content)
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a JSON object of plain values: {error}") from None
         return reader.entry(

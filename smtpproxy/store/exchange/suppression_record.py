@@ -13,7 +13,7 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.entry import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.exchange.layouts import layouts
-from smtpproxy.store.exchange.lines import decoded
+from smtpproxy.store.exchange.lines import read_object
 from smtpproxy.store.exchange.rows import check_no_error, is_error
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
@@ -175,10 +175,7 @@ def read_record(content: bytes, defaults: Defaults) -> SuppressionEntry:
         ValueError: the text names the field, what is wrong and what would be right.
     """
     try:
-        record = _decode(content)
-    except UnicodeDecodeError:
-        decoded(content)  # it says where in the line
-        raise
+        record = read_object(_decode, content)
     except msgspec.MsgspecError as error:
         raise ValueError(_explained(error)) from None
     return defaults.entry(
