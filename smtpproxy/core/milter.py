@@ -125,7 +125,7 @@ class MilterTransaction(NotifyingTransaction):
             return Advice(_NOBODY)
         headers = HeaderBlock(header)
         outcome = yield from self._decide(Message(headers, size, None, text))
-        count = len(headers.values(self._services.stream_header))
+        count = headers.count(self._services.stream_header)
         return (
             yield from self._while_changing(
                 outcome, lambda current: self._carry_out(current, headers, count)

@@ -114,7 +114,7 @@ class RelayTransaction(CopyingTransaction):
 
     def _judge_and_relay(self, content: Content) -> Steps[list[Reply]]:
         headers = HeaderBlock(unstuffed(content.header()))
-        if len(headers.values("Received")) >= RECEIVED_LIMIT:
+        if headers.count("Received") >= RECEIVED_LIMIT:
             self.abort()
             return [_LOOP]
         if self._mixed == "split" and any(

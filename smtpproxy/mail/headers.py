@@ -41,6 +41,21 @@ class HeaderBlock:
         raw = self._raw
         return [_unfolded(raw[colon:end]) for _, colon, end in self._find(name)]
 
+    def unfolded(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
+        """Unfolded values of the fields with these lower-case names, by name, all in one pass."""
+        if self._index is None:
+            self._index = self._indexed()
+        raw = self._raw
+        return {
+            name: [_unfolded(raw[colon:end]) for _, colon, end in found]
+            for name, found in self._index.items()
+            if name in names
+        }
+
+    def count(self, name: str) -> int:
+        """How many fields of that name (any case) there are."""
+        return len(self._find(name))
+
     def raw_values(self, name: str) -> list[bytes]:
         """What stands after the colon in every field of that name, line ends included."""
         return [self._raw[colon:end] for _, colon, end in self._find(name)]

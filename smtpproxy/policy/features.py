@@ -1,6 +1,7 @@
 """From the raw header block to what the message rules and the record look at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -12,6 +13,11 @@ from smtpproxy.policy.model import MessageFeatures
 
 _MOST_TEXT = 16_384  # octets of all fields of one name
 _LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 5322 2.1.1
+
+# Lower-case names.
+_FROM, _SUBJECT, _MESSAGE_ID = b"from", b"subject", b"message-id"
+_UNSUBSCRIBE = b"list-unsubscribe"
+_IDENTITY = frozenset((_FROM, _SUBJECT, _MESSAGE_ID))
 
 
 class MessageIdentity(Struct, frozen=True):
@@ -30,36 +36,46 @@ def read_features(
     `stream_header` is the name of the field that may choose the stream, `source_header`
     that of the field which says where the addresses come from, None when nobody asks.
     """
+    stream_name, source_name, names = _looked_at(stream_header, source_header)
+    found = headers.unfolded(names)
     malformed = headers.defect
     from_domains: tuple[str, ...] = ()
     try:
-        from_domains = _from_domains(headers.values("From"))
+        from_domains = _from_domains(found.get(_FROM, ()))
     except MailboxError as error:
         malformed = malformed or str(error)
-    ways_out = headers.values("List-Unsubscribe")
+    ways_out = found.get(_UNSUBSCRIBE, ())
     unsubscribe = [read_unsubscribe(value) for value in _first(ways_out)]
-    posts = headers.raw_values("List-Unsubscribe-Post")
+    posts = headers.raw_values("List-Unsubscribe-Post") if unsubscribe else ()
     return MessageFeatures(
         malformed=malformed,
         from_domains=from_domains,
-        stream_header=_distinct(headers.values(stream_header)),
+        stream_header=_distinct(found.get(stream_name, ())),
         unsubscribe_fields=len(ways_out),
-        unsubscribe_https=tuple(uri for field in unsubscribe for uri in field.https),
-        unsubscribe_mailto=tuple(uri for field in unsubscribe for uri in field.mailto),
+        unsubscribe_https=tuple([uri for field in unsubscribe for uri in field.https]),
+        unsubscribe_mailto=tuple([uri for field in unsubscribe for uri in field.mailto]),
         unsubscribe_encoded=any(field.encoded for field in unsubscribe),
         unsubscribe_fault=next((field.fault for field in unsubscribe if field.fault), None),
         one_click=len(posts) == 1 and is_one_click(posts[0]),
-        source_statement=_statement(headers, source_header) if source_header else None,
-        dkim_fields=len(headers.raw_values("DKIM-Signature")),
+        source_statement=_statement(found, source_name),
+        dkim_fields=headers.count("DKIM-Signature"),
     )
+
+
+@lru_cache(maxsize=16)
+def _looked_at(stream: str, source: str | None) -> tuple[bytes, bytes, frozenset[bytes]]:
+    """The lower-case names of the two configured fields, and of all that are unfolded."""
+    configured = stream.lower().encode(), (source or "").lower().encode()
+    return *configured, frozenset((_FROM, _UNSUBSCRIBE, *configured))
 
 
 def read_identity(headers: HeaderBlock) -> MessageIdentity:
     """Return Message-ID, Subject and From of the first field of each, None when absent."""
+    found = headers.unfolded(_IDENTITY)
     return MessageIdentity(
-        message_id=_text(headers.values("Message-ID")),
-        subject=_text(headers.values("Subject")),
-        header_from=_text(headers.values("From")),
+        message_id=_text(found.get(_MESSAGE_ID)),
+        subject=_text(found.get(_SUBJECT)),
+        header_from=_text(found.get(_FROM)),
     )
 
 
@@ -85,9 +101,9 @@ def _first(values: Sequence[bytes]) -> Sequence[bytes]:
     return values
 
 
-def _statement(headers: HeaderBlock, name: str) -> str | None:
+def _statement(found: Mapping[bytes, Sequence[bytes]], name: bytes) -> str | None:
     """Return what the first field of that name says; None when it says nothing."""
-    text = _text(headers.values(name))
+    text = _text(found.get(name))
     return None if text is None else text.strip() or None
 
 
@@ -102,7 +118,7 @@ def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
     return tuple(address.rpartition("@")[2] for address in found)
 
 
-def _text(values: Sequence[bytes]) -> str | None:
+def _text(values: Sequence[bytes] | None) -> str | None:
     if not values:
         return None
     text = decode_words(values[0][: 4 * _LONGEST_TEXT].decode("utf-8", "replace"))[:_LONGEST_TEXT]
