@@ -21,7 +21,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.decide import known_at
 from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content
-from smtpproxy.relay.dkim.keyring import fitting
+from smtpproxy.relay.dkim.signing import fitting
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import Settings
 from smtpproxy.wire.commands import Rcpt

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from smtpproxy.core import effects
 from smtpproxy.core.effects import Effect, Steps
 from smtpproxy.events import Decided
-from smtpproxy.pending import Pending
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
+from smtpproxy.waiting import Pending
 
 if TYPE_CHECKING:  # what signs or asks the DNS is loaded where something does
     from smtpproxy.core.organisations import Organisations

@@ -1,10 +1,22 @@
-"""How many connections a listener takes, in all and from one address (IPv6: one /64)."""
+"""How many connections a listener takes, and how much its clients may send in a time.
 
+Connections are counted in all and from one address (IPv6: one /64); rates for each address and each
+credential, over all workers in one table.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
 from collections import Counter
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from pathlib import Path
 from typing import Literal
 
 from smtpproxy.auth.authenticator import network_of
-from smtpproxy.settings import ListenerSettings
+from smtpproxy.events import Limit
+from smtpproxy.settings import Credential, ListenerSettings, Rate
 
 Refusal = Literal["limit", "address_limit", "rate", "draining"]
 """Why a connection is not taken."""
@@ -42,3 +54,136 @@ class ConnectionLimits:
 def _share(limit: int, workers: int) -> int:
     """A worker's part, rounded up: workers share a port but not their counts."""
     return -(-limit // workers)
+
+
+_BUCKETS, _EACH = 8_192, 8
+_BUCKET = struct.Struct("=" + "Qd" * _EACH)  # name, moment
+_ENTRY = struct.Struct("=Qd")
+_SECRET = 16
+_SIZE = _SECRET + _BUCKETS * _BUCKET.size
+"""Room for 65,536 clients in a megabyte."""
+
+
+class RateTable:
+    """Keeps rates. `now` has to be one clock for all workers and across restarts."""
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+        """Make the file, or use what another worker made. Raises OSError."""
+        self._now = now
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            if os.fstat(self._file).st_size != _SIZE:
+                os.ftruncate(self._file, 0)
+                os.pwrite(self._file, os.urandom(_SECRET), 0)
+                os.ftruncate(self._file, _SIZE)
+            self._map = mmap.mmap(self._file, _SIZE)
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._secret = self._map[:_SECRET]  # or somebody could choose who shares a bucket
+
+    def close(self) -> None:
+        self._map.close()
+        os.close(self._file)
+
+    def take(self, key: str, rate: Rate, count: int = 1) -> int:
+        """Return how many of `count` the rate still permits, and count these as used."""
+        return self._change(key, rate, count)
+
+    def give_back(self, key: str, rate: Rate, count: int) -> None:
+        """What was taken was not used."""
+        self._change(key, rate, -count)
+
+    def _change(self, key: str, rate: Rate, count: int) -> int:
+        digest = blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, key=self._secret)
+        (name,) = struct.unpack("=Q", digest.digest())
+        start = _SECRET + name % _BUCKETS * _BUCKET.size
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            now = self._now()
+            entries = _BUCKET.unpack_from(self._map, start)
+            place, moment = _find(entries, name)
+            if not now < moment <= now + rate.period * 1.001:  # unused, or of a time before a boot
+                moment = now
+            each = rate.period / rate.count
+            if count > 0:
+                count = min(count, int((now + rate.period - moment) / each + 1e-6))
+            if count:
+                _ENTRY.pack_into(
+                    self._map, start + place * _ENTRY.size, name, moment + count * each
+                )
+            return count
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def _find(entries: tuple[float, ...], name: int) -> tuple[int, float]:
+    """Return the place of an entry and its moment, or the place that it may have."""
+    if name in (names := entries[::2]):
+        place = names.index(name)
+        return place, entries[2 * place + 1]
+    moments = entries[1::2]
+    return moments.index(min(moments)), 0.0
+
+
+_OF_CREDENTIALS: Mapping[str, Limit] = {
+    "message_rate": "credential_message_rate",
+    "recipient_rate": "credential_recipient_rate",
+}
+
+
+class ClientRates:
+    """The rates of one listener. An IPv6 client counts by its /64, as it has all of it."""
+
+    def __init__(self, listener: ListenerSettings, table: RateTable) -> None:
+        self._name = listener.name
+        self._connections = listener.connection_rate
+        self._messages = listener.message_rate
+        self._recipients = listener.recipient_rate
+        self._table = table
+
+    def connection(self, peer: str) -> bool:
+        """Whether another connection may come from there now."""
+        rate = self._connections
+        return rate is None or bool(self._table.take(self._key("connections", peer), rate))
+
+    def message(self, peer: str, credential: Credential | None) -> Limit | None:
+        """Count a message; which limit stands against it, or None."""
+        own = None if credential is None else credential.message_rate
+        return self._take("message_rate", own, self._messages, peer, credential, 1)[1]
+
+    def recipients(
+        self, peer: str, credential: Credential | None, count: int
+    ) -> tuple[int, Limit | None]:
+        """Count as many recipients as may be named now; also which limit stands against more."""
+        own = None if credential is None else credential.recipient_rate
+        return self._take("recipient_rate", own, self._recipients, peer, credential, count)
+
+    def _take(
+        self,
+        limit: Literal["message_rate", "recipient_rate"],
+        own: Rate | None,
+        common: Rate | None,
+        peer: str,
+        credential: Credential | None,
+        count: int,
+    ) -> tuple[int, Limit | None]:
+        """What the credential's `own` rate gives and the listener's does not is given back."""
+        own_limit = _OF_CREDENTIALS[limit]
+        stands: Limit | None = None
+        own_key = "" if credential is None else f"{own_limit} {credential.name}"
+        taken = count
+        if own is not None:
+            taken = self._table.take(own_key, own, count)
+            stands = own_limit if taken < count else None
+        if common is None or not taken:
+            return taken, stands
+        permitted = self._table.take(self._key(limit, peer), common, taken)
+        if permitted < taken:
+            stands = limit
+            if own is not None:
+                self._table.give_back(own_key, own, taken - permitted)
+        return permitted, stands
+
+    def _key(self, what: str, peer: str) -> str:
+        return f"{self._name} {what} {network_of(peer)}"

@@ -9,12 +9,12 @@ from smtpproxy.core.milter import Advice, MilterTransaction
 from smtpproxy.core.streams import permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
-from smtpproxy.intake.door import Door
-from smtpproxy.intake.milter_message import MilterMessage
-from smtpproxy.intake.milter_terms import (
+from smtpproxy.intake.listener import Listener
+from smtpproxy.intake.milter_message import (
     ACTIONS,
     MACROS,
     STEPS,
+    MilterMessage,
     client_address,
     forgets_recipient,
     mails_refused,
@@ -23,8 +23,7 @@ from smtpproxy.intake.milter_terms import (
 from smtpproxy.intake.session import Session
 from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pending import Pending
-from smtpproxy.relay.deadlines import NEVER
+from smtpproxy.waiting import NEVER, Pending
 from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Steps
 from smtpproxy.wire.milter import replies as packets
 from smtpproxy.wire.milter.commands import (
@@ -59,8 +58,8 @@ class MilterSession(Session):
 
     _engine: MilterConnection
 
-    def __init__(self, door: Door) -> None:
-        super().__init__(door)
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(listener)
         self._engine = MilterConnection(actions=ACTIONS, steps=STEPS, macros=MACROS)
         self._connect = Connect("", "U")
         self._helo = ""
@@ -94,7 +93,7 @@ class MilterSession(Session):
             if answer := self._engine.answer(event):
                 self._write(answer)
         except MilterError as error:
-            self._door.services.emit(Failed(self._settings.name, "protocol", str(error)))
+            self._listener.services.emit(Failed(self._settings.name, "protocol", str(error)))
             self._end("protocol")
         return True
 
@@ -108,8 +107,8 @@ class MilterSession(Session):
         within = bool(self._engine.buffered) or self._write_paused
         if taken or not (within and self._within) or self._deadline.at == NEVER:
             limit = self._settings
-            patience = limit.command_timeout if within else limit.data_timeout
-            self._deadline.at = self._door.deadlines.now() + patience
+            timeout = limit.command_timeout if within else limit.data_timeout
+            self._deadline.at = self._listener.deadlines.now() + timeout
         self._within = within
 
     def _nothing(self, event: Command) -> None:
@@ -131,7 +130,7 @@ class MilterSession(Session):
 
     def _aborted(self, event: Abort) -> None:
         self._forget_message()
-        if self._door.draining:
+        if self._listener.draining:
             self._end("shutdown")
 
     def _quit(self, event: Quit) -> None:
@@ -141,8 +140,8 @@ class MilterSession(Session):
         macro = self._engine.macro
         path, refusal = self._reverse_path(mail.path)
         reverse_path = for_record(path)
-        login = (macro("auth_authen") or "") if self._door.believes_logins(self._peer) else ""
-        credential = self._door.streams.of_user(login)
+        login = (macro("auth_authen") or "") if self._listener.believes_logins(self._peer) else ""
+        credential = self._listener.streams.of_user(login)
         client = Client(
             self._settings.name,
             client_address(macro, self._connect.family, self._connect.address),
@@ -152,10 +151,10 @@ class MilterSession(Session):
         )
         by_smtp = not without_smtp(macro)
         transaction = MilterTransaction(
-            self._door.services,
+            self._listener.services,
             client,
             reverse_path,
-            self._door.streams.choice(self._settings.name, reverse_path, credential),
+            self._listener.streams.choice(self._settings.name, reverse_path, credential),
             refuses_at_rcpt=by_smtp,
             can_delete=by_smtp and Actions.DELETE_RECIPIENTS in self._engine.agreed.actions,
         )
@@ -164,11 +163,14 @@ class MilterSession(Session):
         leading_space = Steps.LEADING_SPACE in self._engine.agreed.steps
         self._forget_message()
         self._message = MilterMessage(
-            transaction, self._door.spool, self._door.header_limits, leading_space=leading_space
+            transaction,
+            self._listener.spool,
+            self._listener.header_limits,
+            leading_space=leading_space,
         )
         if credential is not None and not permits(credential, reverse_path):
             refusal = refusal or replies.SENDER_REFUSED
-            self._door.services.emit(SenderRefused(self._settings.name, client.peer))
+            self._listener.services.emit(SenderRefused(self._settings.name, client.peer))
         self._message.refusal = refusal  # told at RCPT: MTAs are asked not to wait for MAIL
 
     def _reverse_path(self, path: str) -> tuple[str, Reply | None]:
@@ -194,7 +196,7 @@ class MilterSession(Session):
             keep(what)
         except OSError as error:
             self._spool_failed = True
-            self._door.services.emit(Failed(self._settings.name, "spool", str(error)))
+            self._listener.services.emit(Failed(self._settings.name, "spool", str(error)))
 
     def _forget_message(self) -> None:
         self._spool_failed = False
@@ -237,7 +239,7 @@ class MilterSession(Session):
             return Pending.settled(_TOO_MANY)
         if "@" not in mailbox or forgets_recipient(self._engine.macro):
             transaction.keep_together()
-        return self._door.run(transaction.recipient(recipient))
+        return self._listener.run(transaction.recipient(recipient))
 
     def _end_of_message(self, end: EndOfMessage) -> None:
         message = self._message
@@ -255,7 +257,7 @@ class MilterSession(Session):
             message.header(), message.size, queue_id, message.text()
         )
         self._show_progress_soon()
-        self._wait_for(self._door.run(steps), self._advised)
+        self._wait_for(self._listener.run(steps), self._advised)
 
     def _advised(self, answer: Pending[Advice]) -> None:
         """Answer a message that was judged, its edits before the answer."""
@@ -280,11 +282,11 @@ class MilterSession(Session):
         """The answer to a message that is not to be judged."""
         if self._spool_failed:
             return _NO_SPACE
-        problem = message.problem(self._door.server.data_size_limit)
+        problem = message.problem(self._listener.server.data_size_limit)
         if problem is not None:
             if problem in replies.LIMITED:
                 self._limited(replies.LIMITED[problem])
-            limits = self._door.header_limits
+            limits = self._listener.header_limits
             return packets.reply_code(replies.content_problem(problem, limits))
         return None if message.refusal is None else packets.reply_code(message.refusal)
 
@@ -295,7 +297,7 @@ class MilterSession(Session):
         """
         edits = [packets.delete_recipient(f"<{path}>") for path in advice.deleted]
         if Actions.CHANGE_HEADERS in self._engine.agreed.actions:
-            name = self._door.services.stream_header
+            name = self._listener.services.stream_header
             numbers = range(advice.stream_headers, 0, -1)
             edits += [packets.delete_header(name, number) for number in numbers]
             if advice.unsubscribe is not None:

@@ -1,17 +1,19 @@
 """The policy intake: one connection of a Postfix that asks about its recipients."""
 
+import re
+
 from smtpproxy.core.delegation import DelegatedTransaction
 from smtpproxy.core.outcome import TEMPORARY_FAILURE
-from smtpproxy.core.streams import permits
+from smtpproxy.core.streams import StreamTable, permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
-from smtpproxy.intake.door import Door
-from smtpproxy.intake.policy_terms import credential, external
+from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.session import Session
 from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pending import Pending
+from smtpproxy.settings import Credential
 from smtpproxy.terminal import counted
+from smtpproxy.waiting import Pending
 from smtpproxy.wire.policy_delegation import (
     DUNNO,
     PolicyConnection,
@@ -19,6 +21,30 @@ from smtpproxy.wire.policy_delegation import (
     PolicyRequest,
     answer,
 )
+
+_UNQUOTED = re.compile(r"[^\s\"(),:;<>@\[\\\]\x00-\x1f\x7f]+")
+
+
+def external(path: str) -> str:
+    """Return an address as SMTP writes it: Postfix tells it without the quotes."""
+    local, at, domain = path.rpartition("@")
+    if not at or local.startswith('"') or _UNQUOTED.fullmatch(local):
+        return path
+    quoted = re.sub(r'(["\\])', r"\\\1", local)
+    return f'"{quoted}"@{domain}'
+
+
+def credential(request: PolicyRequest, streams: StreamTable) -> Credential | None:
+    """What the client proved to the MTA, where a `[[credential]]` names it.
+
+    A login counts before a certificate. A certificate is known by its SHA-256 fingerprint
+    alone: the MTA tells no whole subject.
+    """
+    if user := request.get("sasl_username"):
+        return streams.of_user(user)
+    fingerprint = request.get("ccert_fingerprint").replace(":", "").lower()
+    return streams.of_certificate(fingerprint, "") if len(fingerprint) == 64 else None
+
 
 _TOO_MANY = Reply.of(452, "4.5.3", "too many recipients")
 _LATER_STATES = frozenset({"DATA", "END-OF-MESSAGE"})
@@ -29,8 +55,8 @@ class PolicySession(Session):
 
     _engine: PolicyConnection
 
-    def __init__(self, door: Door) -> None:
-        super().__init__(door)
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(listener)
         self._engine = PolicyConnection()
         self._due = False  # whether the MTA waits for an answer
         self._within = False  # whether it has begun a request, and a deadline for that
@@ -56,7 +82,7 @@ class PolicySession(Session):
         try:
             request = self._engine.next_request()
         except PolicyError as error:
-            self._door.services.emit(Failed(self._settings.name, "protocol", str(error)))
+            self._listener.services.emit(Failed(self._settings.name, "protocol", str(error)))
             self._end("protocol")
             return False
         if request is None:
@@ -75,8 +101,8 @@ class PolicySession(Session):
         within = bool(self._engine.buffered) or self._write_paused
         if not (within and self._within):  # a request that trickles in has no longer for that
             limit = self._settings
-            patience = limit.command_timeout if within else limit.data_timeout
-            self._deadline.at = self._door.deadlines.now() + patience
+            timeout = limit.command_timeout if within else limit.data_timeout
+            self._deadline.at = self._listener.deadlines.now() + timeout
         self._within = within
 
     def _judge(self, request: PolicyRequest) -> Pending[Reply | None]:
@@ -122,7 +148,7 @@ class PolicySession(Session):
                 self._refusals += 1
             return refusal
 
-        return self._door.run(message.recipient(recipient)).then(judged)
+        return self._listener.run(message.recipient(recipient)).then(judged)
 
     def _later(self, request: PolicyRequest) -> Pending[Reply | None]:
         """See that nobody slips past who was not asked about at RCPT.
@@ -137,13 +163,13 @@ class PolicySession(Session):
         if path and path not in self._asked:
             return self._recipient(request)
         if path or 0 < count <= message.permitted:
-            return self._door.run(message.still_permitted())
+            return self._listener.run(message.still_permitted())
         text = (
             f"{counted(count, 'recipient')} at {request.state}, of whom {message.permitted} were"
             " asked about at RCPT on this connection: is check_policy_service in"
             " smtpd_recipient_restrictions, with nothing before it that permits?"
         )
-        self._door.services.emit(Failed(self._settings.name, "protocol", text))
+        self._listener.services.emit(Failed(self._settings.name, "protocol", text))
         return Pending.settled(TEMPORARY_FAILURE)
 
     def _message_of(self, request: PolicyRequest) -> DelegatedTransaction | Reply:
@@ -152,16 +178,16 @@ class PolicySession(Session):
         if self._message is not None and instance and instance == self._instance:
             return self._message
         self._forget()
-        streams = self._door.streams
+        streams = self._listener.streams
         try:
             sender = for_record(self._path(request, "sender"))
         except PathError as error:
             return replies.bad_sender(error)
-        believed = self._door.believes_logins(self._peer)
+        believed = self._listener.believes_logins(self._peer)
         proven = credential(request, streams) if believed else None
         if proven is not None and not permits(proven, sender):
             peer = request.get("client_address")
-            self._door.services.emit(SenderRefused(self._settings.name, peer))
+            self._listener.services.emit(SenderRefused(self._settings.name, peer))
             return replies.SENDER_REFUSED
         client = Client(
             self._settings.name,
@@ -172,7 +198,7 @@ class PolicySession(Session):
         )
         choice = streams.choice(self._settings.name, sender, proven)
         self._instance = instance
-        self._message = DelegatedTransaction(self._door.services, client, sender, choice)
+        self._message = DelegatedTransaction(self._listener.services, client, sender, choice)
         return self._message
 
     def _path(self, request: PolicyRequest, name: str) -> str:

@@ -13,9 +13,9 @@ from smtpproxy.events import (
     Limit,
     Limited,
 )
-from smtpproxy.intake.door import Door
 from smtpproxy.intake.limits import Refusal
-from smtpproxy.pending import Pending
+from smtpproxy.intake.listener import Listener
+from smtpproxy.waiting import Pending
 
 T = TypeVar("T")
 
@@ -50,10 +50,10 @@ class Session(asyncio.Protocol):
     """Ends in which the client may still be sending: closing at once would destroy the reply."""
     _engine: Engine
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        self._settings = door.listener
-        self._deadline = door.deadlines.watch(self._expired)
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._settings = listener.settings
+        self._deadline = listener.deadlines.watch(self._expired)
         self._transport: asyncio.Transport
         self._peer = "unix"
         self._began = 0.0
@@ -103,17 +103,19 @@ class Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._peer = self._door.peer(transport)
-        self._began = self._door.deadlines.now()
-        refusal = self._door.admit(self, self._peer)
+        self._peer = self._listener.peer(transport)
+        self._began = self._listener.deadlines.now()
+        refusal = self._listener.admit(self, self._peer)
         if refusal is not None:
             self._cause, self._ended = "refused", True
-            self._door.deadlines.forget(self._deadline)
-            self._door.services.emit(ConnectionRefused(self._settings.name, self._peer, refusal))
+            self._listener.deadlines.forget(self._deadline)
+            self._listener.services.emit(
+                ConnectionRefused(self._settings.name, self._peer, refusal)
+            )
             self._refused(refusal)
             self._transport.close()
             return
-        self._door.services.emit(ConnectionOpened(self._settings.name, self._peer))
+        self._listener.services.emit(ConnectionOpened(self._settings.name, self._peer))
         self._guarded(self._admitted)
         self._go_on()
 
@@ -171,7 +173,7 @@ class Session(asyncio.Protocol):
                     self._pause()
             if not (self._busy or self._cause):
                 self._all_taken(taken=taken > 0)
-                if self._door.draining:
+                if self._listener.draining:
                     self.drain()
                 if self._eof and not (self._write_paused or self._pausing):
                     self._end("eof")
@@ -207,8 +209,8 @@ class Session(asyncio.Protocol):
 
     def _fault(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
-        self._door.services.emit(Failed(self._settings.name, "internal", text))
-        self._door.unexpected(error)
+        self._listener.services.emit(Failed(self._settings.name, "internal", text))
+        self._listener.unexpected(error)
         self._say_fault()
         self._end("error")
 
@@ -246,7 +248,7 @@ class Session(asyncio.Protocol):
             self._transport.write(data)
 
     def _limited(self, limit: Limit) -> None:
-        self._door.services.emit(Limited(self._settings.name, self._peer, limit))
+        self._listener.services.emit(Limited(self._settings.name, self._peer, limit))
 
     # the end
 
@@ -260,10 +262,10 @@ class Session(asyncio.Protocol):
         if self._ended:
             return
         self._ended = True
-        self._door.deadlines.forget(self._deadline)
+        self._listener.deadlines.forget(self._deadline)
         self._give_up()
         if self._cause in self.lingering and not self._transport.is_closing():
-            self._door.start(self._linger())
+            self._listener.start(self._linger())
         else:
             self._close()
 
@@ -280,8 +282,8 @@ class Session(asyncio.Protocol):
         if self._transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(_FLUSH, self._transport.abort)
         self._transport.close()
-        seconds = self._door.deadlines.now() - self._began
-        self._door.leave(self, self._peer)
-        self._door.services.emit(
+        seconds = self._listener.deadlines.now() - self._began
+        self._listener.leave(self, self._peer)
+        self._listener.services.emit(
             ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)
         )

@@ -7,16 +7,13 @@ from typing import Any, cast
 from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.events import Failed, SenderRefused
 from smtpproxy.intake import replies
-from smtpproxy.intake.auth import AuthDialog
-from smtpproxy.intake.door import Door
-from smtpproxy.intake.identity import Identity
+from smtpproxy.intake.client import AuthDialog, Identity, begin, content_timeout, final
 from smtpproxy.intake.limits import Refusal
-from smtpproxy.intake.message import begin, final, patience
+from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.session import Session
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pending import Pending
 from smtpproxy.relay.content import Content
-from smtpproxy.relay.deadlines import NEVER
+from smtpproxy.waiting import NEVER, Pending
 from smtpproxy.wire.commands import (
     Auth,
     AuthResponse,
@@ -55,23 +52,23 @@ class SmtpSession(Session):
 
     _engine: ServerConnection
 
-    def __init__(self, door: Door) -> None:
-        super().__init__(door)
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(listener)
         self._engine = ServerConnection(
-            door.services.hostname,
-            size_limit=door.server.data_size_limit,
-            header_limits=door.header_limits,
-            bare_newline=door.server.bare_newline,
-            max_recipients=door.listener.max_recipients,
-            max_refused=door.listener.max_refused_recipients,
-            max_refused_in_all=door.listener.max_refused_per_connection,
-            extensions=door.extensions,
-            require_tls=door.listener.require_tls,
-            require_auth=door.listener.auth == "required",
-            lmtp=door.listener.protocol == "lmtp",
-            refuse_early=door.listener.early_commands == "refuse",
+            listener.services.hostname,
+            size_limit=listener.server.data_size_limit,
+            header_limits=listener.header_limits,
+            bare_newline=listener.server.bare_newline,
+            max_recipients=listener.settings.max_recipients,
+            max_refused=listener.settings.max_refused_recipients,
+            max_refused_in_all=listener.settings.max_refused_per_connection,
+            extensions=listener.extensions,
+            require_tls=listener.settings.require_tls,
+            require_auth=listener.settings.auth == "required",
+            lmtp=listener.settings.protocol == "lmtp",
+            refuse_early=listener.settings.early_commands == "refuse",
         )
-        self._client = Identity(door.listener.name, door.streams)
+        self._client = Identity(listener.settings.name, listener.streams)
         self._auth: AuthDialog | None = None
         self._transaction: RelayTransaction | None = None
         self._mail: Mail | None = None
@@ -88,8 +85,8 @@ class SmtpSession(Session):
 
     def _admitted(self) -> None:
         self._client.peer = self._peer
-        if self._door.takes_xclient(self._peer):
-            believed = self._door.believes_logins(self._peer)
+        if self._listener.takes_xclient(self._peer):
+            believed = self._listener.believes_logins(self._peer)
             self._engine.offer(XCLIENT if believed else XCLIENT_WITHOUT_LOGIN, XFORWARD)
         if self._settings.tls == "implicit":  # the handshake is over
             self._engine.now_secure(authenticated=self._client.secured(self._transport))
@@ -147,7 +144,7 @@ class SmtpSession(Session):
     def _all_taken(self, *, taken: bool) -> None:
         """A client's time runs from the last command that was taken, whatever trickles in."""
         if self._content is None and (taken or self._deadline.at == NEVER):
-            self._deadline.at = self._door.deadlines.now() + self._settings.command_timeout
+            self._deadline.at = self._listener.deadlines.now() + self._settings.command_timeout
 
     def _start_tls(self, event: StartTls) -> None:
         """Change to TLS; whatever was known before is forgotten (RFC 3207 4.2)."""
@@ -160,7 +157,7 @@ class SmtpSession(Session):
         self._wait_for(Pending.of(self._secure()), Pending.result)
 
     async def _secure(self) -> None:
-        handshakes = self._door.handshakes
+        handshakes = self._listener.handshakes
         if handshakes is None:
             raise RuntimeError("STARTTLS on a listener without TLS")
         transport = await handshakes.upgrade(self._transport, self, self._client.peer)
@@ -177,12 +174,16 @@ class SmtpSession(Session):
             super()._adjust_reading()
 
     def _authenticate(self, event: Auth | AuthResponse) -> None:
-        door = self._door
+        listener = self._listener
+        listener = self._listener
         if self._auth is None:
-            if door.authenticator is None:
+            if listener.authenticator is None:
                 raise RuntimeError("AUTH on a listener without users")
             self._auth = AuthDialog(
-                door.authenticator, self._settings.name, self._client.peer, door.services.emit
+                listener.authenticator,
+                self._settings.name,
+                self._client.peer,
+                listener.services.emit,
             )
         self._wait_for(Pending.of(self._auth.reply(event)), self._judged)
 
@@ -197,10 +198,10 @@ class SmtpSession(Session):
 
     def _mail_from(self, mail: Mail) -> None:
         if not self._client.may_send_from(mail.reverse_path):
-            self._door.services.emit(SenderRefused(self._settings.name, self._client.peer))
+            self._listener.services.emit(SenderRefused(self._settings.name, self._client.peer))
             self._answer(replies.SENDER_REFUSED)
             return
-        rates = self._door.rates
+        rates = self._listener.rates
         if rates is not None:
             limit = rates.message(self._client.address, self._client.credential)
             if limit is not None:
@@ -215,10 +216,10 @@ class SmtpSession(Session):
         self._answer(replies.GO_AHEAD)
 
     def _content_begins(self, begins: ContentBegins | None = None) -> None:
-        self._content = Content(self._door.spool)
+        self._content = Content(self._listener.spool)
         self._spool_failed = False
-        self._content_began = self._door.deadlines.now()
-        self._deadline.at = self._content_began + patience(self._settings, 0)
+        self._content_began = self._listener.deadlines.now()
+        self._deadline.at = self._content_began + content_timeout(self._settings, 0)
 
     def _chunk(self, chunk: ContentChunk) -> None:
         if self._content is None or self._spool_failed:
@@ -227,7 +228,7 @@ class SmtpSession(Session):
             self._content.append(chunk.data)
         except OSError as error:
             self._spool_failed = True
-            self._door.services.emit(Failed(self._settings.name, "spool", str(error)))
+            self._listener.services.emit(Failed(self._settings.name, "spool", str(error)))
 
     def _hello(self, hello: Hello) -> None:
         self._abort()
@@ -272,7 +273,7 @@ class SmtpSession(Session):
         while isinstance(event := self._engine.next_event(), Rcpt):
             asked.append(event)
         permitted = len(asked)
-        rates = self._door.rates
+        rates = self._listener.rates
         if rates is not None:
             client = self._client
             permitted, limit = rates.recipients(client.address, client.credential, permitted)
@@ -281,13 +282,13 @@ class SmtpSession(Session):
         transaction = self._transaction
         if transaction is None:
             mail = cast(Mail, self._mail)
-            transaction = begin(self._door, self._client, mail, self._engine)
+            transaction = begin(self._listener, self._client, mail, self._engine)
             self._transaction = transaction
         if not permitted:
             self._answer_recipients([], len(asked))
             return
         self._wait_for(
-            self._door.run(transaction.recipients(asked[:permitted])),
+            self._listener.run(transaction.recipients(asked[:permitted])),
             lambda answer: self._answer_recipients(answer.result(), len(asked)),
         )
 
@@ -317,7 +318,7 @@ class SmtpSession(Session):
             refusal = self._content_refusal(end.problem)
             self._wait_for(Pending.settled([refusal] * transaction.accepted), answered)
         else:
-            self._wait_for(self._door.run(transaction.message(content, self._hears)), answered)
+            self._wait_for(self._listener.run(transaction.message(content, self._hears)), answered)
 
     def _hears(self) -> bool:
         """Whether the client is there for its answer, as far as that shows."""
@@ -329,7 +330,7 @@ class SmtpSession(Session):
             return replies.NO_SPACE
         if problem in replies.LIMITED:
             self._limited(replies.LIMITED[problem])
-        return replies.content_problem(problem, self._door.header_limits)
+        return replies.content_problem(problem, self._listener.header_limits)
 
     def _answer(self, reply: Reply) -> None:
         self._write(self._engine.answer(reply))
@@ -348,8 +349,8 @@ class SmtpSession(Session):
     def _expired(self) -> None:
         cause = "timeout"
         if self._content is not None:  # its rate is looked at only when its time is over
-            allowed = patience(self._settings, self._engine.content_size)
-            if self._door.deadlines.now() < self._content_began + allowed:
+            allowed = content_timeout(self._settings, self._engine.content_size)
+            if self._listener.deadlines.now() < self._content_began + allowed:
                 self._deadline.at = self._content_began + allowed
                 return
             cause = "slow" if allowed < self._settings.data_timeout else "timeout"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from smtpproxy import retention
-from smtpproxy.intake.trusted import TrustedHosts
+from smtpproxy.intake.accept import TrustedHosts
 from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes

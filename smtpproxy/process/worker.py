@@ -5,7 +5,7 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -20,13 +20,14 @@ from smtpproxy.core.services import services_of
 from smtpproxy.core.streams import StreamTable
 from smtpproxy.core.unsubscribe_links import UnsubscribeLinks
 from smtpproxy.events import DnsAsked, Event, FilesRead
-from smtpproxy.intake.door import Door
-from smtpproxy.intake.rate_table import RateTable
-from smtpproxy.intake.sessions import SESSIONS
+from smtpproxy.intake.limits import RateTable
+from smtpproxy.intake.listener import Listener
+from smtpproxy.intake.milter import MilterSession
+from smtpproxy.intake.policy import PolicySession
+from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.children import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
-from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import Settings
@@ -36,6 +37,7 @@ from smtpproxy.sinks.metrics import Metrics, Snapshot
 from smtpproxy.store import open_bulk_counter, open_copies, open_mailings, open_store
 from smtpproxy.store.key_files import link_ring, load_keys
 from smtpproxy.ulid import UlidFactory
+from smtpproxy.waiting import Deadlines
 
 if TYPE_CHECKING:
     from smtpproxy.core.organisations import Organisations
@@ -45,6 +47,14 @@ if TYPE_CHECKING:
     from smtpproxy.resolver import Resolver
 
 _BEAT = 1.0
+
+SESSIONS: Mapping[str, Callable[[Listener], asyncio.Protocol]] = {
+    "smtp": SmtpSession,
+    "lmtp": SmtpSession,
+    "milter": MilterSession,
+    "policy": PolicySession,
+}
+"""By `protocol` of the listener; one session is made for each connection."""
 
 
 def now() -> datetime:
@@ -148,8 +158,8 @@ class Worker:
         self._number = number
         self._authenticator = self._users()
         self._rates = self._rate_table()
-        self._doors = [
-            Door(
+        self._listeners = [
+            Listener(
                 listener,
                 server,
                 services,
@@ -165,12 +175,14 @@ class Worker:
         ]
 
     async def open(self, sockets: Mapping[str, socket.socket]) -> None:
-        for door in self._doors:
-            await door.open(sockets[door.listener.name], SESSIONS[door.listener.protocol])
+        for listener in self._listeners:
+            await listener.open(
+                sockets[listener.settings.name], SESSIONS[listener.settings.protocol]
+            )
 
     async def close(self) -> None:
         """Drain all doors, then let go of everything."""
-        await asyncio.gather(*(door.drain() for door in self._doors))
+        await asyncio.gather(*(listener.drain() for listener in self._listeners))
         if self._authenticator is not None:
             self._authenticator.close()
         if self._rates is not None:
@@ -197,9 +209,9 @@ class Worker:
             saturated=pool.saturated,
         )
         if self._number == 0:  # all workers' gauges are added up
-            for door in self._doors:
-                if door.tls is not None:
-                    self.metrics.certificate(door.listener.name, door.tls.expires())
+            for listener in self._listeners:
+                if listener.tls is not None:
+                    self.metrics.certificate(listener.settings.name, listener.tls.expires())
         return self.metrics.snapshot()
 
     def _rate_table(self) -> RateTable | None:
@@ -231,8 +243,7 @@ class Worker:
         """Loaded where there are keys: who has none does not pay for it."""
         if not self._settings.dkim:
             return None
-        from smtpproxy.relay.dkim.keyring import Keyring
-        from smtpproxy.relay.dkim.signing import Signer
+        from smtpproxy.relay.dkim.signing import Keyring, Signer
 
         return Signer(Keyring.of(self._settings.dkim), self._threads)
 

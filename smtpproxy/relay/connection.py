@@ -10,11 +10,10 @@ from typing import cast
 
 from smtpproxy.events import Emit, UpstreamReplied
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pending import Pending
-from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.errors import UpstreamError, UpstreamInsecure, UpstreamLost, UpstreamTimeout
+from smtpproxy.waiting import Deadlines, Pending
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
-from smtpproxy.wire.forwarding import Told, xclient_command
+from smtpproxy.wire.forwarding import ClientInfo, xclient_command
 
 _REPLIED = {
     2: UpstreamReplied("2xx"),
@@ -78,54 +77,54 @@ class UpstreamConnection(asyncio.Protocol):
     def alive(self) -> bool:
         return self._error is None and self._transport is not None
 
-    async def open(self, hostname: str, patience: float, tls: StartTls | None = None) -> None:
+    async def open(self, hostname: str, timeout: float, tls: StartTls | None = None) -> None:
         """Read the greeting and say EHLO (HELO where EHLO is not known), once more inside `tls`.
 
         Raises UpstreamError when the upstream does not greet with 220, UpstreamInsecure when
         it has no TLS that is good.
         """
-        self._deadline.at = self._deadlines.now() + patience
+        self._deadline.at = self._deadlines.now() + timeout
         (reply,) = await self._greeting
         if reply.code == 220:
-            reply = await self._hello(hostname, patience)
+            reply = await self._hello(hostname, timeout)
             if reply.code == 250 and tls is not None:
-                await self._start_tls(tls, patience)
-                reply = await self._hello(hostname, patience)
+                await self._start_tls(tls, timeout)
+                reply = await self._hello(hostname, timeout)
             if reply.code == 250:
                 self.capabilities = Capabilities.of(reply)
                 return
         self.close()
         raise UpstreamError(f"upstream greets with {reply}")
 
-    async def introduce(self, told: Told, hostname: str, patience: float) -> None:
+    async def introduce(self, told: ClientInfo, hostname: str, timeout: float) -> None:
         """Go on as another client, where the upstream lets us: nobody else's mail goes here then.
 
         Raises UpstreamError.
         """
         command = xclient_command(told, self.capabilities.xclient)
-        reply = await self.command(command, patience)
+        reply = await self.command(command, timeout)
         if reply.code != 220:
             return  # it does not believe us: then the mail comes from us
         self.private = True
         name = told.helo if told.helo and _HELO_NAME.fullmatch(told.helo) else hostname
-        reply = await self._hello(name, patience)
+        reply = await self._hello(name, timeout)
         if reply.code != 250:
             self.close()
             raise UpstreamError(f"upstream greets the client it was told of with {reply}")
 
-    async def _hello(self, hostname: str, patience: float) -> Reply:
-        reply = await self.command(f"EHLO {hostname}\r\n".encode(), patience)
+    async def _hello(self, hostname: str, timeout: float) -> Reply:
+        reply = await self.command(f"EHLO {hostname}\r\n".encode(), timeout)
         if 500 <= reply.code < 600:
-            reply = await self.command(f"HELO {hostname}\r\n".encode(), patience)
+            reply = await self.command(f"HELO {hostname}\r\n".encode(), timeout)
         self.capabilities = Capabilities.of(reply)
         return reply
 
-    async def _start_tls(self, tls: StartTls, patience: float) -> None:
+    async def _start_tls(self, tls: StartTls, timeout: float) -> None:
         """Nothing goes on in clear: whoever takes STARTTLS out of the reply gets no mail."""
         if "STARTTLS" not in self.capabilities.keywords:
             self.close()
             raise UpstreamInsecure("upstream does not offer STARTTLS")
-        reply = await self.command(b"STARTTLS\r\n", patience)
+        reply = await self.command(b"STARTTLS\r\n", timeout)
         if reply.code != 220 or self._transport is None:
             self.close()
             raise UpstreamInsecure(f"upstream answers STARTTLS with {reply}")
@@ -136,7 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self,
                 tls.context,
                 server_hostname=tls.name,
-                ssl_handshake_timeout=patience,
+                ssl_handshake_timeout=timeout,
                 ssl_shutdown_timeout=1.0,
             )
         except (ssl.SSLError, OSError) as error:
@@ -146,26 +145,26 @@ class UpstreamConnection(asyncio.Protocol):
             raise UpstreamInsecure("upstream went away in the TLS handshake")
         self._transport = secured
 
-    async def command(self, data: bytes, patience: float) -> Reply:
-        (reply,) = await self.exchange(data, 1, patience)
+    async def command(self, data: bytes, timeout: float) -> Reply:
+        (reply,) = await self.exchange(data, 1, timeout)
         return reply
 
-    def exchange(self, data: bytes, replies: int, patience: float) -> Exchange:
+    def exchange(self, data: bytes, replies: int, timeout: float) -> Exchange:
         """Write commands at once; what is awaited are their replies, this many."""
         exchange = Exchange(replies)
         if self._error is not None:
             exchange.fail(self._error)
             return exchange
         self._waiting.append(exchange)
-        self._deadline.at = self._deadlines.now() + patience
+        self._deadline.at = self._deadlines.now() + timeout
         if data and self._transport is not None:
             self._transport.write(data)
         return exchange
 
-    def send_content(self, content: Iterable[bytes], patience: float) -> Pending[Reply]:
+    def send_content(self, content: Iterable[bytes], timeout: float) -> Pending[Reply]:
         """Write content and return the reply to its end, waiting whenever the upstream is slower
         than we are. It is UpstreamError, or what is raised by the content."""
-        writing = Writing(iter(content), patience)
+        writing = Writing(iter(content), timeout)
         self._go_on_writing(writing)
         return writing
 
@@ -192,7 +191,7 @@ class UpstreamConnection(asyncio.Protocol):
         except Exception as error:
             writing.fail(error)
             return
-        self.exchange(b"", 1, writing.patience).when_done(writing.answered)
+        self.exchange(b"", 1, writing.timeout).when_done(writing.answered)
 
     def _write_batch(self, batch: list[bytes]) -> None:
         if self._error is not None or self._transport is None:
@@ -201,14 +200,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _wait_for_room(self, writing: "Writing") -> None:
         self._writing = writing
-        self._deadline.at = self._deadlines.now() + writing.patience
+        self._deadline.at = self._deadlines.now() + writing.timeout
 
-    def reset(self, patience: float) -> None:
+    def reset(self, timeout: float) -> None:
         """End the open transaction; nobody waits for the reply.
 
         An upstream that refuses may have kept the transaction: then the connection is closed.
         """
-        self._reset = self.exchange(_RSET, 1, patience).then(self._was_reset)
+        self._reset = self.exchange(_RSET, 1, timeout).then(self._was_reset)
 
     def _was_reset(self, exchange: Pending[list[Reply]]) -> None:
         (reply,) = exchange.result()
@@ -296,12 +295,12 @@ class UpstreamConnection(asyncio.Protocol):
 class Writing(Pending[Reply]):
     """Content on its way; its answer is the reply to its end."""
 
-    __slots__ = ("patience", "pieces")
+    __slots__ = ("pieces", "timeout")
 
-    def __init__(self, pieces: Iterator[bytes], patience: float) -> None:
+    def __init__(self, pieces: Iterator[bytes], timeout: float) -> None:
         super().__init__()
         self.pieces = pieces
-        self.patience = patience
+        self.timeout = timeout
 
     def answered(self, exchange: Pending[list[Reply]]) -> None:
         """The end was answered."""

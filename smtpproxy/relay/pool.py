@@ -12,7 +12,6 @@ from typing import Any
 
 from smtpproxy.events import Emit
 from smtpproxy.relay.connection import StartTls, UpstreamConnection
-from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.errors import (
     UpstreamBusy,
     UpstreamInsecure,
@@ -21,7 +20,8 @@ from smtpproxy.relay.errors import (
 )
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
-from smtpproxy.wire.forwarding import Told
+from smtpproxy.waiting import Deadlines
+from smtpproxy.wire.forwarding import ClientInfo
 
 
 class UpstreamPool:
@@ -106,7 +106,7 @@ class UpstreamPool:
         connection.client = client
         return connection
 
-    async def introduce(self, connection: UpstreamConnection, told: Told) -> None:
+    async def introduce(self, connection: UpstreamConnection, told: ClientInfo) -> None:
         """Let a connection be that of the client that XCLIENT named. Raises UpstreamError."""
         await connection.introduce(told, self._hostname, self.settings.command_timeout)
 

@@ -6,14 +6,13 @@ from msgspec import Struct
 
 from smtpproxy.mail.mime import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
-from smtpproxy.pending import Pending
 from smtpproxy.relay.connection import UpstreamConnection
-from smtpproxy.relay.deadlines import Deadline
 from smtpproxy.relay.errors import UpstreamError, UpstreamLost
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.waiting import Deadline, Pending
 from smtpproxy.wire.client import mail_command, rcpt_command
 from smtpproxy.wire.commands import Rcpt
-from smtpproxy.wire.forwarding import Told, xforward_command
+from smtpproxy.wire.forwarding import ClientInfo, xforward_command
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
@@ -35,8 +34,8 @@ class MailParameters(Struct, frozen=True):
     utf8: bool = False
     ret: str | None = None
     envid: str | None = None
-    client: Told | None = None  # for an upstream that believes what we say of it
-    in_its_place: bool = False  # the client was named by XCLIENT
+    client: ClientInfo | None = None  # for an upstream that believes what we say of it
+    xclient_override: bool = False  # the client was named by XCLIENT
     needs: frozenset[str] | None = None
     owner: str = ""  # the client that its connection counts for; empty: the relay itself
 
@@ -223,7 +222,7 @@ class UpstreamTransaction:
         """Begin on this connection; again on a new one if it is an idle one that had died."""
         reused, connection.used = connection.used, True
         self._connection = connection
-        if self._mail.in_its_place and connection.capabilities.xclient:
+        if self._mail.xclient_override and connection.capabilities.xclient:
             answer = Pending.of(self._introduce_and_put(connection, asked))
         else:
             answer = self._put_mail(connection, asked)

@@ -134,7 +134,7 @@ class FactReader(Protocol):
     def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]:
         """Return what `facts` does, and a `version` that is no newer than that.
 
-        It may be there at once, without a turn of the event loop (pending.py).
+        It may be there at once, without a turn of the event loop (waiting.py).
         """
         ...
 

@@ -29,7 +29,7 @@ _ATTRIBUTE = re.compile(r"([A-Za-z]+)=([\x21-\x7e]*)")
 _VALUE_LIMIT = 255  # octets, decoded
 
 
-class Told(Struct, frozen=True):
+class ClientInfo(Struct, frozen=True):
     """What is known of a client; None where nothing was said, empty where nothing is known."""
 
     address: str | None = None  # IPv4 or IPv6, without a prefix
@@ -57,13 +57,13 @@ _FIELDS = {
 class XClient(Struct, frozen=True):
     """XCLIENT; answered with 220 the session begins anew."""
 
-    told: Told
+    told: ClientInfo
 
 
 class XForward(Struct, frozen=True):
     """XFORWARD, for the next transaction; a second one adds to the first."""
 
-    told: Told
+    told: ClientInfo
 
 
 def read_xclient(session: SessionState, argument: str) -> XClient:
@@ -85,7 +85,7 @@ def _check_offered(session: SessionState, verb: str) -> None:
         raise CommandError(550, "5.7.0", f"{verb} is for trusted hosts only")
 
 
-def _told(verb: str, argument: str, names: tuple[str, ...]) -> Told:
+def _told(verb: str, argument: str, names: tuple[str, ...]) -> ClientInfo:
     syntax = CommandError(501, "5.5.4", f"syntax: {verb} attribute=value, of {', '.join(names)}")
     if not argument.strip():
         raise syntax
@@ -100,7 +100,7 @@ def _told(verb: str, argument: str, names: tuple[str, ...]) -> Told:
             raise CommandError(501, "5.5.4", f"{name} is longer than {_VALUE_LIMIT} octets")
         if name in _FIELDS:
             fields[_FIELDS[name]] = _address(value) if name == "ADDR" and value else value
-    return Told(**fields)
+    return ClientInfo(**fields)
 
 
 def _address(value: str) -> str:
@@ -111,17 +111,17 @@ def _address(value: str) -> str:
         raise CommandError(501, "5.5.4", "ADDR is no IP address; IPv6 begins with IPV6:") from None
 
 
-def xforward_command(told: Told, offered: frozenset[str]) -> bytes:
+def xforward_command(told: ClientInfo, offered: frozenset[str]) -> bytes:
     """Return XFORWARD with what the upstream takes of `told`; nothing where it takes nothing."""
     return _command("XFORWARD", told, offered.intersection(XFORWARD_NAMES))
 
 
-def xclient_command(told: Told, offered: frozenset[str]) -> bytes:
+def xclient_command(told: ClientInfo, offered: frozenset[str]) -> bytes:
     """Return XCLIENT with what the upstream takes of `told`; nothing where it takes nothing."""
     return _command("XCLIENT", told, offered.intersection(XCLIENT_NAMES))
 
 
-def _command(verb: str, told: Told, names: frozenset[str]) -> bytes:
+def _command(verb: str, told: ClientInfo, names: frozenset[str]) -> bytes:
     words = []
     for name, field in _FIELDS.items():
         value = getattr(told, field)

@@ -35,7 +35,6 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.relay.connection import UpstreamConnection
 from smtpproxy.relay.content import Content, Spool
-from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.errors import UpstreamUnreachable
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
@@ -43,6 +42,7 @@ from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.counters import Mailed
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
 from tests.core.driving import Answer, Question, Recorded, Setting

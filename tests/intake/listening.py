@@ -28,16 +28,16 @@ from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
 from smtpproxy.core.streams import StreamTable
 from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relayed
-from smtpproxy.intake.door import Door
-from smtpproxy.intake.rate_table import RateTable
-from smtpproxy.intake.sessions import SESSIONS
+from smtpproxy.intake.limits import RateTable
+from smtpproxy.intake.listener import Listener
+from smtpproxy.process.worker import SESSIONS
 from smtpproxy.relay.content import Spool
-from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.dkim.signing import Signer
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress
 from smtpproxy.ulid import UlidFactory
+from smtpproxy.waiting import Deadlines
 from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import relay_config
 from tests.kit.store import TrialStore, fill
@@ -88,7 +88,7 @@ class Intake:
         self.unexpected: list[Exception] = []
         self.signer: Signer | None = None  # set before it is entered
         self.pool: UpstreamPool
-        self.door: Door
+        self.door: Listener
         self._socket = listen("apps", self.settings.listeners[0].address)
         self._socket.setblocking(False)
         self._loop: asyncio.AbstractEventLoop
@@ -162,7 +162,7 @@ class Intake:
             checks_signatures=False,
         )
         perform = Performer(self.store, self.records, signer=self.signer)
-        self.door = Door(
+        self.door = Listener(
             settings.listeners[0],
             server,
             services,
@@ -174,7 +174,7 @@ class Intake:
             authenticator=self._authenticator(),
             rates=RateTable(self.spool / "rates", time.monotonic) if settings.has_rates else None,
         )
-        await self.door.open(self._socket, SESSIONS[self.door.listener.protocol])
+        await self.door.open(self._socket, SESSIONS[self.door.settings.protocol])
         self._ready.set()
         await self._stop.wait()
         await self.door.drain()

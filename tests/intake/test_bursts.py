@@ -8,11 +8,10 @@ import pytest
 from smtpproxy.core.effects import Steps, StoreVersion
 from smtpproxy.core.streams import StreamTable
 from smtpproxy.events import Event
-from smtpproxy.intake.door import Door
+from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.content import Content, Spool
-from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.settings import (
     ListenerSettings,
     ServerSettings,
@@ -21,6 +20,7 @@ from smtpproxy.settings import (
     TcpAddress,
     UpstreamSettings,
 )
+from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import Rcpt
 
 
@@ -88,14 +88,14 @@ async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpS
         hostname = "relay.example"
         emit = events.append
 
-    monkeypatch.setattr("smtpproxy.intake.message.RelayTransaction", Told)
+    monkeypatch.setattr("smtpproxy.intake.client.RelayTransaction", Told)
     Told.instances = []
 
     def unexpected(error: Exception) -> None:
         raise error
 
     return SmtpSession(
-        Door(
+        Listener(
             listener,
             server,
             cast(Any, Services),

@@ -368,7 +368,7 @@ def test_the_store_is_away(certain: Intake, monkeypatch: pytest.MonkeyPatch) -> 
 
     with mta(certain.port) as peer:
         begin(peer)
-        monkeypatch.setattr(certain.store, "facts", away)
+        monkeypatch.setattr(certain.store, "read", away)
         assert peer.rcpt("consent@people.example").reply == "451 4.3.0 temporary_failure"
         peer.mail(SENDER, i="4QID")  # cleanup
         assert peer.rcpt("consent@people.example").final == "c"

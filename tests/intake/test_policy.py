@@ -251,7 +251,7 @@ def broken(intake: Intake, monkeypatch: pytest.MonkeyPatch, error: Exception) ->
     async def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(intake.store, "facts", fail)
+    monkeypatch.setattr(intake.store, "read", fail)
 
 
 def test_observed_mail_that_could_not_be_decided_passes_and_is_counted(

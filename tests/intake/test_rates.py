@@ -7,9 +7,7 @@ import pytest
 
 from smtpproxy.auth.users import User, empty, write
 from smtpproxy.events import ConnectionRefused, Limited
-from smtpproxy.intake.limits import ConnectionLimits
-from smtpproxy.intake.rate_table import RateTable
-from smtpproxy.intake.rates import ClientRates
+from smtpproxy.intake.limits import ClientRates, ConnectionLimits, RateTable
 from smtpproxy.settings import Credential, ListenerSettings, Rate, TcpAddress
 from tests.intake.conftest import Listen
 from tests.intake.test_auth import PASSWORD, plain

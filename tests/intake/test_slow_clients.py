@@ -118,7 +118,7 @@ def chunks(client: Client) -> None:
 def test_content_below_the_lowest_rate(
     listen: Listen, phase: Callable[[Client], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.intake.message._UNHURRIED", 0.3)
+    monkeypatch.setattr("smtpproxy.intake.client._UNHURRIED", 0.3)
     intake = listen(data_timeout="60s", min_data_rate=10_000)
     with intake.client() as client:
         client.greet()
@@ -132,7 +132,7 @@ def test_content_below_the_lowest_rate(
 def test_content_that_is_not_too_slow_has_its_time(
     listen: Listen, rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.intake.message._UNHURRIED", 0.2)
+    monkeypatch.setattr("smtpproxy.intake.client._UNHURRIED", 0.2)
     intake = listen(min_data_rate=rate, streams=["receipts"], default_stream="receipts")
     with intake.client() as client:
         client.greet()
@@ -147,7 +147,7 @@ def test_content_that_is_not_too_slow_has_its_time(
 def test_content_has_an_end_however_fast_it_comes(
     listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.intake.message._UNHURRIED", 0.1)
+    monkeypatch.setattr("smtpproxy.intake.client._UNHURRIED", 0.1)
     intake = listen(data_timeout="500ms", min_data_rate=1)
     with intake.client() as client:
         client.greet()

@@ -8,10 +8,10 @@ from typing import Any
 
 from smtpproxy.events import Event
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import Address, TcpAddress, UpstreamSettings
+from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import Rcpt
 from tests.kit.ports import LOOPBACK
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from smtpproxy.relay.deadlines import NEVER, Deadline, Deadlines
+from smtpproxy.waiting import NEVER, Deadline, Deadlines
 
 
 class Loop:

@@ -10,7 +10,7 @@ from smtpproxy.wire.forwarding import (
     XCLIENT,
     XFORWARD,
     XFORWARD_NAMES,
-    Told,
+    ClientInfo,
     XClient,
     XForward,
     xforward_command,
@@ -32,14 +32,17 @@ def test_what_is_offered() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("ADDR=192.0.2.7 NAME=a.example", Told("192.0.2.7", "a.example")),
-        ("addr=IPv6:2001:db8::1", Told("2001:db8::1")),
-        ("ADDR=[UNAVAILABLE] NAME=[tempunavail]", Told("", "")),
-        ("HELO=spike.example+20x PROTO=ESMTP", Told(helo="spike.example x", protocol="ESMTP")),
-        ("PORT=25", Told(port="25")),
+        ("ADDR=192.0.2.7 NAME=a.example", ClientInfo("192.0.2.7", "a.example")),
+        ("addr=IPv6:2001:db8::1", ClientInfo("2001:db8::1")),
+        ("ADDR=[UNAVAILABLE] NAME=[tempunavail]", ClientInfo("", "")),
+        (
+            "HELO=spike.example+20x PROTO=ESMTP",
+            ClientInfo(helo="spike.example x", protocol="ESMTP"),
+        ),
+        ("PORT=25", ClientInfo(port="25")),
     ],
 )
-def test_what_a_trusted_host_says(line: str, told: Told) -> None:
+def test_what_a_trusted_host_says(line: str, told: ClientInfo) -> None:
     talked = settled(HELLO + f"XFORWARD {line}\r\n".encode(), extensions=OFFERED)
     assert talked.commands[-1] == XForward(told)
     talked = settled(f"XCLIENT {line}\r\n".encode() + MAIL, extensions=OFFERED)
@@ -71,7 +74,7 @@ def test_never_inside_a_transaction() -> None:
 
 
 def test_an_upstream_is_told_what_it_takes() -> None:
-    told = Told("2001:db8::1", "", None, "ESMTP", "a b=c", None, "4Abc", "REMOTE")
+    told = ClientInfo("2001:db8::1", "", None, "ESMTP", "a b=c", None, "4Abc", "REMOTE")
     assert xforward_command(told, frozenset(XFORWARD_NAMES)) == (
         b"XFORWARD ADDR=IPV6:2001:db8::1 NAME=[UNAVAILABLE] PROTO=ESMTP HELO=a+20b+3Dc"
         b" IDENT=4Abc SOURCE=REMOTE\r\n"

@@ -17,7 +17,6 @@ from pathlib import Path
 import structlog
 
 from smtpproxy.events import Decided, Relayed
-from smtpproxy.pending import Pending
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.audit.anchors import Anchor, AnchorScheduler
 from smtpproxy.sinks.audit.lines import (
@@ -29,6 +28,7 @@ from smtpproxy.sinks.audit.lines import (
     plain,
 )
 from smtpproxy.sinks.audit.segment import AuditUnavailable, SegmentWriter
+from smtpproxy.waiting import Pending
 
 __all__ = ["AuditUnavailable", "Journal"]
 

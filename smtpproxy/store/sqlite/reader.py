@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from smtpproxy.mail.address import domains_over, readings
-from smtpproxy.pending import Pending
 from smtpproxy.policy.model import Facts, Lookups, RecipientFacts
 from smtpproxy.policy.terms import WIDENED_ORIGINS
 from smtpproxy.store.keys import SuppressionKey
@@ -26,6 +25,7 @@ from smtpproxy.store.sqlite.connection import (
     unavailable,
 )
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS
+from smtpproxy.waiting import Pending
 
 FIRST_ACT = 1 + len(CONTACT_COLUMNS.split(","))
 _WIDTH = FIRST_ACT + len(ACT_COLUMNS.split(","))

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from smtpproxy.mail.dkim import read_signature
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.relay.content import Body, Content, Spool
-from smtpproxy.relay.dkim.keyring import Keyring
-from smtpproxy.relay.dkim.signing import Signer, sign
+from smtpproxy.relay.dkim.signing import Keyring, Signer, sign
 from smtpproxy.relay.errors import SigningFailed
 from smtpproxy.settings import DkimSettings
 from smtpproxy.wire.content import stuffed

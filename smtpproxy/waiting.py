@@ -1,7 +1,9 @@
-"""Answers that come later, without a task and without a turn of the event loop.
+"""Waiting without a task, a future or a timer for each time.
 
 On the mail path nearly everything that is waited for is one reply of the upstream. A future and
-a task would take two turns of the loop for it; a `Pending` calls back at once.
+a task would take two turns of the loop for it; a `Pending` calls back at once. A timer of its own
+for every exchange costs more than the exchange's own code; a sweep a few times a second over
+plain numbers (`Deadlines`) does not.
 """
 
 import asyncio
@@ -143,3 +145,53 @@ class Pending(Generic[T]):
                 if not self.done:  # who waits is cancelled
                     self.cancel()
         return self.result()
+
+
+NEVER = float("inf")
+
+
+class Deadline:
+    """A moment on the loop's clock after which `expired` is called, once."""
+
+    __slots__ = ("at", "expired")
+
+    def __init__(self, expired: Callable[[], None]) -> None:
+        self.at = NEVER
+        self.expired = expired
+
+    def clear(self) -> None:
+        self.at = NEVER
+
+
+class Deadlines:
+    """Sweeps all deadlines; they expire up to `resolution` seconds late."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, resolution: float = 0.25) -> None:
+        self.now = loop.time
+        self._loop = loop
+        self._resolution = resolution
+        self._watched: set[Deadline] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, expired: Callable[[], None]) -> Deadline:
+        deadline = Deadline(expired)
+        self._watched.add(deadline)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._resolution, self._sweep)
+        return deadline
+
+    def forget(self, deadline: Deadline) -> None:
+        deadline.clear()
+        self._watched.discard(deadline)
+
+    def _sweep(self) -> None:
+        now = self.now()
+        late = [deadline for deadline in self._watched if deadline.at <= now]
+        self._timer = (
+            self._loop.call_later(self._resolution, self._sweep) if self._watched else None
+        )
+        for deadline in late:
+            if deadline.at > now:
+                continue  # another one's end has moved or forgotten it
+            deadline.clear()
+            deadline.expired()

@@ -12,23 +12,19 @@ from smtpproxy.core.perform import Run
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamTable
 from smtpproxy.events import ConnectionRefused, FilesRead
-from smtpproxy.intake.handshake import Handshakes
-from smtpproxy.intake.limits import ConnectionLimits, Refusal
-from smtpproxy.intake.rate_table import RateTable
-from smtpproxy.intake.rates import ClientRates
-from smtpproxy.intake.trusted import TrustedHosts
-from smtpproxy.intake.vestibule import Vestibule
+from smtpproxy.intake.accept import Handshakes, ProxyAcceptor, TrustedHosts
+from smtpproxy.intake.limits import ClientRates, ConnectionLimits, RateTable, Refusal
 from smtpproxy.relay.content import Spool
-from smtpproxy.relay.deadlines import Deadlines
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
+from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.extensions import BASE, PRDR, STARTTLS, auth
 from smtpproxy.wire.incoming import HeaderLimits
 from smtpproxy.wire.session import Extension
 
 
 class Session(Protocol):
-    """What a door knows of its sessions."""
+    """What a listener knows of its sessions."""
 
     def drain(self) -> None: ...
 
@@ -38,12 +34,12 @@ class Session(Protocol):
 T = TypeVar("T")
 
 
-class Door:
-    """A front door: admits connections, keeps count of them, and closes in good order."""
+class Listener:
+    """Admits connections, keeps count of them, and closes in good order."""
 
     def __init__(
         self,
-        listener: ListenerSettings,
+        settings: ListenerSettings,
         server: ServerSettings,
         services: Services,
         perform: Callable[[Effect[Any]], Any],
@@ -55,8 +51,8 @@ class Door:
         authenticator: Authenticator | None = None,
         rates: RateTable | None = None,
     ) -> None:
-        """Raises TlsError where the listener's certificate cannot serve."""
-        self.listener = listener
+        """Raises TlsError where the settings's certificate cannot serve."""
+        self.settings = settings
         self.server = server
         self.services = services
         self.perform = perform
@@ -65,22 +61,22 @@ class Door:
         self.spool = spool
         self.header_limits = HeaderLimits(server.header_size_limit, server.max_header_fields)
         self.unexpected = unexpected
-        self.authenticator = authenticator if listener.auth != "off" else None
+        self.authenticator = authenticator if settings.auth != "off" else None
         self.tls = self._tls()
         self.handshakes = self._handshakes()
         self.extensions = self._extensions()
         self.draining = False
-        self.rates = ClientRates(listener, rates) if rates is not None else None
-        self._limits = ConnectionLimits(listener, server.workers)
+        self.rates = ClientRates(settings, rates) if rates is not None else None
+        self._limits = ConnectionLimits(settings, server.workers)
         # What comes behind a PROXY header is not its sender's own word.
         self._xclient_trusted = TrustedHosts(
-            () if listener.proxy_protocol else listener.xclient_trusted
+            () if settings.proxy_protocol else settings.xclient_trusted
         )
         self._login_trusted = self._hosts_that_tell_logins()
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_left: asyncio.Future[None] | None = None  # while it is waited for
-        self._listening: asyncio.Server | Vestibule | None = None
+        self._listening: asyncio.Server | ProxyAcceptor | None = None
         self._named: dict[int, str] = {}  # by file number: clients that a PROXY header named
 
     def run(self, steps: Steps[T]) -> Run[T]:
@@ -88,7 +84,7 @@ class Door:
         return Run(steps, self.perform)
 
     async def open(
-        self, sock: socket.socket, session: Callable[["Door"], asyncio.Protocol]
+        self, sock: socket.socket, session: Callable[["Listener"], asyncio.Protocol]
     ) -> None:
         """Accept connections on a bound socket."""
         loop = asyncio.get_running_loop()
@@ -96,8 +92,8 @@ class Door:
         def protocol() -> asyncio.Protocol:
             return session(self)
 
-        if self.listener.proxy_protocol or self.listener.tls == "implicit":
-            self._listening = self._vestibule(protocol)
+        if self.settings.proxy_protocol or self.settings.tls == "implicit":
+            self._listening = self._proxy_acceptor(protocol)
             self._listening.open(sock)
         elif sock.family == socket.AF_UNIX:
             self._listening = await loop.create_unix_server(protocol, sock=sock, backlog=1024)
@@ -126,7 +122,7 @@ class Door:
         """Count a new connection in, or say why not."""
         refusal: Refusal | None = "draining" if self.draining else None
         if refusal is None:  # with implicit TLS, the rate counted before the handshake
-            refusal = self._refusal(peer, rated=self.listener.tls != "implicit")
+            refusal = self._refusal(peer, rated=self.settings.tls != "implicit")
         if refusal is None:
             self._limits.opened(peer)
             self._sessions.add(session)
@@ -146,7 +142,7 @@ class Door:
 
     def _hosts_that_tell_logins(self) -> TrustedHosts | None:
         """None: whoever may connect. Where MTAs ask, all that they tell comes from them."""
-        named, asked = self.listener.login_trusted, self.listener.protocol in ("milter", "policy")
+        named, asked = self.settings.login_trusted, self.settings.protocol in ("milter", "policy")
         return None if named is None and asked else TrustedHosts(named or ())
 
     def start(self, session: Coroutine[Any, Any, None]) -> None:
@@ -155,40 +151,40 @@ class Door:
         task.add_done_callback(self._tasks.discard)
 
     def _tls(self) -> ServerTls | None:
-        listener = self.listener
-        if listener.tls == "none" or listener.certificate is None or listener.private_key is None:
+        settings = self.settings
+        if settings.tls == "none" or settings.certificate is None or settings.private_key is None:
             return None
 
         def changed(error: TlsError | None) -> None:
             text = None if error is None else f"{error.key}: {error}"
-            self.services.emit(FilesRead(listener.name, "certificate", text))
+            self.services.emit(FilesRead(settings.name, "certificate", text))
 
-        files = TlsFiles(listener.certificate, listener.private_key, listener.client_ca)
+        files = TlsFiles(settings.certificate, settings.private_key, settings.client_ca)
         return ServerTls(files, time.monotonic, changed)
 
     def _extensions(self) -> tuple[Extension, ...]:
-        offered = BASE if self.listener.protocol == "lmtp" else (*BASE, PRDR)
-        if self.listener.tls == "starttls":
+        offered = BASE if self.settings.protocol == "lmtp" else (*BASE, PRDR)
+        if self.settings.tls == "starttls":
             offered += (STARTTLS,)
         if self.authenticator is not None:
-            offered += (auth(MECHANISMS, without_tls=self.listener.auth_without_tls),)
+            offered += (auth(MECHANISMS, without_tls=self.settings.auth_without_tls),)
         return offered
 
     def _handshakes(self) -> Handshakes | None:
         if self.tls is None:
             return None
-        patience = self.listener.handshake_timeout
-        return Handshakes(self.listener.name, self.tls, patience, self.services.emit)
+        timeout = self.settings.handshake_timeout
+        return Handshakes(self.settings.name, self.tls, timeout, self.services.emit)
 
-    def _vestibule(self, protocol: Callable[[], asyncio.Protocol]) -> Vestibule:
+    def _proxy_acceptor(self, protocol: Callable[[], asyncio.Protocol]) -> ProxyAcceptor:
         """Sessions begin only when the client is known, and inside TLS where that is implicit."""
         loop = asyncio.get_running_loop()
-        implicit = self.handshakes if self.listener.tls == "implicit" else None
+        implicit = self.handshakes if self.settings.tls == "implicit" else None
 
         async def connect(connection: socket.socket, client: str) -> None:
             refusal = self._refusal(client, rated=True) if implicit is not None else None
             if refusal is not None:  # before a handshake that costs
-                self.services.emit(ConnectionRefused(self.listener.name, client, refusal))
+                self.services.emit(ConnectionRefused(self.settings.name, client, refusal))
                 connection.close()
                 return
             number = connection.fileno()
@@ -205,10 +201,10 @@ class Door:
                 if self._named.pop(number, None) is not None:  # no session took it over
                     self._limits.closed(client)
 
-        return Vestibule(
-            self.listener.name,
-            TrustedHosts(self.listener.proxy_trusted) if self.listener.proxy_protocol else None,
-            patience=self.listener.handshake_timeout,
+        return ProxyAcceptor(
+            self.settings.name,
+            TrustedHosts(self.settings.proxy_trusted) if self.settings.proxy_protocol else None,
+            timeout=self.settings.handshake_timeout,
             room=self._limits.total,
             deadlines=self.deadlines,
             admit=lambda connection, client: self.start(connect(connection, client)),

@@ -1,0 +1,254 @@
+"""Where connections are before a session begins: until their PROXY header has come, and through
+the TLS handshake.
+
+The header is peeked at and then read to its last octet, so that whatever follows it, be it
+SMTP, TLS or milter packets, is still in the socket when the session gets it. Hosts are believed by
+the address of the socket's peer, never by one that was named.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from smtpproxy.events import Emit, ProxyHeaderRead, ProxyOutcome, TlsHandshake, TlsOutcome
+from smtpproxy.tls import ServerTls
+from smtpproxy.waiting import Deadline, Deadlines
+from smtpproxy.wire.proxy import ProxyError, ProxyHeader, parse
+
+
+class TrustedHosts:
+    """The networks of one of a listener's `…_trusted`; "unix" stands for its UNIX socket."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        self._unix = "unix" in networks
+        self._networks = [ipaddress.ip_network(each) for each in networks if each != "unix"]
+
+    def __contains__(self, peer: str) -> bool:
+        """`peer` is an IP address, or "unix"."""
+        if peer == "unix":
+            return self._unix
+        try:
+            address = ipaddress.ip_address(peer.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        address = mapped or address
+        return any(
+            address in network for network in self._networks if network.version == address.version
+        )
+
+
+Admit = Callable[[socket.socket, str], None]
+"""Takes the socket over, with the address of the client that the header names."""
+
+
+class ProxyAcceptor:
+    """Accepts on a listening socket; `admit` gets what brought a good header.
+
+    Without `trusted` there is no header, and every connection is admitted at once.
+    """
+
+    def __init__(
+        self,
+        listener: str,
+        trusted: TrustedHosts | None,
+        *,
+        timeout: float,
+        room: int,
+        deadlines: Deadlines,
+        admit: Admit,
+        emit: Callable[[ProxyHeaderRead], None],
+    ) -> None:
+        self._listener = listener
+        self._trusted = trusted
+        self._timeout = timeout
+        self._room = room
+        self._deadlines = deadlines
+        self._admit = admit
+        self._emit = emit
+        self._waiting: set[_Arrival] = set()
+        self._socket: socket.socket | None = None
+
+    def open(self, listening: socket.socket) -> None:
+        self._socket = listening
+        asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept no more; who has brought no header yet is sent away."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        for visitor in list(self._waiting):
+            visitor.end()
+
+    def _accept(self) -> None:
+        """Take one connection; the others make the socket readable again."""
+        if self._socket is None:
+            return
+        try:
+            connection, address = self._socket.accept()
+        except OSError:  # another worker took it, or it is gone already
+            return
+        connection.setblocking(False)
+        peer = address[0] if isinstance(address, tuple) else "unix"
+        if self._trusted is None:
+            self._admit(connection, peer)
+        elif peer not in self._trusted:
+            connection.close()
+            self._emit(ProxyHeaderRead(self._listener, peer, "untrusted"))
+        elif len(self._waiting) >= self._room:
+            connection.close()
+            self._emit(ProxyHeaderRead(self._listener, peer, "timeout", "too many wait"))
+        else:
+            _Arrival(self, connection, peer)
+
+    def watch(self, visitor: "_Arrival") -> Deadline:
+        self._waiting.add(visitor)
+        deadline = self._deadlines.watch(visitor.expired)
+        deadline.at = self._deadlines.now() + self._timeout
+        return deadline
+
+    def done(
+        self, visitor: "_Arrival", outcome: ProxyOutcome, client: str | None, detail: str
+    ) -> None:
+        self._waiting.discard(visitor)
+        self._deadlines.forget(visitor.deadline)
+        self._emit(ProxyHeaderRead(self._listener, visitor.peer, outcome, detail))
+        if client is not None:
+            self._admit(visitor.socket, client)
+
+
+class _Arrival:
+    """One connection whose header is not complete yet."""
+
+    def __init__(self, vestibule: ProxyAcceptor, connection: socket.socket, peer: str) -> None:
+        self.socket = connection
+        self.peer = peer
+        self._proxy_acceptor = vestibule
+        self._loop = asyncio.get_running_loop()
+        self._read = b""
+        self.deadline = vestibule.watch(self)
+        self._loop.add_reader(connection.fileno(), self._readable)
+
+    def expired(self) -> None:
+        self._refuse("timeout")
+
+    def end(self) -> None:
+        self._refuse("timeout", "shutdown")
+
+    def _readable(self) -> None:
+        try:
+            seen = self.socket.recv(4096, socket.MSG_PEEK)
+            if not seen:
+                self._refuse("malformed", "closed")
+                return
+            header = parse(self._read + seen)
+            length = len(seen) if header is None else header.length - len(self._read)
+            taken = self.socket.recv(length)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (OSError, ProxyError) as error:
+            self._refuse("malformed", str(error))
+            return
+        self._read += taken
+        if header is not None:
+            self._let_in(header)
+
+    def _let_in(self, header: ProxyHeader) -> None:
+        self._loop.remove_reader(self.socket.fileno())
+        named = header.source
+        outcome: ProxyOutcome = "ok" if named else "local"
+        self._proxy_acceptor.done(self, outcome, named or self.peer, "")
+
+    def _refuse(self, outcome: ProxyOutcome, detail: str = "") -> None:
+        self._loop.remove_reader(self.socket.fileno())
+        with contextlib.suppress(OSError):
+            self.socket.close()
+        self._proxy_acceptor.done(self, outcome, None, detail)
+
+
+T = TypeVar("T")
+
+_SHUTDOWN = 2.0
+"""Seconds that a client has to answer our close_notify: most never do."""
+
+
+class Handshakes:
+    """Makes clear connections of one listener secure, and says how that went."""
+
+    def __init__(self, listener: str, tls: ServerTls, timeout: float, emit: Emit) -> None:
+        self._listener = listener
+        self._tls = tls
+        self._timeout = timeout
+        self._emit = emit
+
+    async def upgrade(
+        self, transport: asyncio.Transport, protocol: asyncio.Protocol, peer: str
+    ) -> asyncio.Transport | None:
+        """Go on in TLS after STARTTLS; return the new transport, or None: it is gone.
+
+        Call it in the same step that answers 220: whatever comes from then on is part of the
+        handshake, and nothing that was sent in clear is ever taken for a command.
+        """
+        upgraded = asyncio.get_running_loop().start_tls(
+            transport,
+            protocol,
+            self._tls.context(),
+            server_side=True,
+            ssl_handshake_timeout=self._timeout,
+            ssl_shutdown_timeout=_SHUTDOWN,
+        )
+        secured = await self._awaited(upgraded, peer)
+        if secured is None:
+            transport.abort()
+        return secured
+
+    async def accept(
+        self, connection: socket.socket, session: Callable[[], asyncio.Protocol], peer: str
+    ) -> None:
+        """Begin in TLS; the session is made when the handshake is over.
+
+        The socket is not read from before OpenSSL does: `start_tls` would lose what came in
+        between.
+        """
+        accepted = asyncio.get_running_loop().connect_accepted_socket(
+            lambda: _AfterHandshake(session),
+            connection,
+            ssl=self._tls.context(),
+            ssl_handshake_timeout=self._timeout,
+            ssl_shutdown_timeout=_SHUTDOWN,
+        )
+        await self._awaited(accepted, peer)
+
+    async def _awaited(self, handshake: Awaitable[T | None], peer: str) -> T | None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        outcome: TlsOutcome = "ok"
+        detail = ""
+        done = None
+        try:
+            done = await handshake
+        except (ssl.SSLError, OSError) as error:
+            outcome = "timeout" if loop.time() - began >= self._timeout - 0.05 else "failed"
+            detail = getattr(error, "reason", None) or type(error).__name__
+        if done is None and outcome == "ok":  # it went away in the middle
+            outcome, detail = "failed", "closed"
+        self._emit(TlsHandshake(self._listener, peer, outcome, detail))
+        return done
+
+
+class _AfterHandshake(asyncio.Protocol):
+    """Makes way for a session when there is a connection."""
+
+    def __init__(self, session: Callable[[], asyncio.Protocol]) -> None:
+        self._session = session
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        session = self._session()
+        transport.set_protocol(session)
+        session.connection_made(transport)
