@@ -48,7 +48,7 @@ def test_a_row_names_files_and_tests_that_are_there(row: str) -> None:
     _, state, _, code, tests = ROWS[row]
     if state == "not ours":
         assert (code, tests) == ("–", "–")
-        assert f"**{row}**" in REASONS.partition("## Not a relay's matter")[2]
+        assert f"**{row}**" in REASONS.partition("## Outside a relay's scope")[2]
         return
     assert re.match("(enforced|recorded)\\b", state)
     assert _named(code)
