@@ -105,7 +105,10 @@ class RecordOptions:
     document_hash: str | None = option("That SHA-256 itself, in hex.", sha256_text)
     given_at: datetime | None = option(f"{TIME_HELP}; else now.", past_moment, metavar="TIME")
     ip: str | None = option("Where the person agreed from.", ip_address)
-    conditional: bool = flag("It was a condition of the service.")
+    conditional: str | None = option(
+        "Whether it was a condition of the service; else that is not on record.",
+        choice(["yes", "no"]),
+    )
     channels: tuple[str, ...] = option(
         "A channel to reach the person by; repeat for more.",
         plain_text, name="--channel", multiple=True, default=["email"],
@@ -123,7 +126,7 @@ class RecordOptions:
             self.purpose,
             self.given_at or now(),
             method=method,
-            conditional=self.conditional,
+            conditional=None if self.conditional is None else self.conditional == "yes",
             channels=frozenset(self.channels),
             evidence=Evidence(self.wording, self.ip, self.version, self.form, proof),
             pending=self.pending,

@@ -178,7 +178,7 @@ class ConsentAct(Struct, frozen=True, omit_defaults=True):
     at: datetime
     withdrawal: bool = False
     method: str | None = None
-    conditional: bool | None = False  # a condition of the service; None: not on record
+    conditional: bool | None = None  # a condition of the service; None: not on record
     channels: frozenset[str] = frozenset({"email"})
     evidence: Evidence = Evidence()
     pending: bool = False  # asked for, and not confirmed by this act

@@ -47,6 +47,7 @@ class Merged:
 
     known: Known
     new_acts: tuple[ConsentAct, ...]
+    corrected: bool  # one of the acts that were known is told more exactly
     changed: bool  # the contact differs from before
     touched: bool  # its row differs: changed, or the same profile of a newer source
     older: bool  # the update's profile differs, but is no newer than the stored one
@@ -61,22 +62,24 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
     """Apply `update`: the newer profile counts, purchases and acts add up."""
     told = update.contact
     if known is None:
-        contact = _with_history(told, told.purchases, told.acts)
-        return Merged(Known(contact, update.as_of), contact.acts, True, True, False)
+        contact = _with_history(told, told.purchases, joined_acts((), told.acts))
+        known = Known(contact, update.as_of)
+        return Merged(known, contact.acts, False, changed=True, touched=True, older=False)
     before = known.contact
     profile = _with_profile(before, update)
     older = _no_newer(update.as_of, known.as_of)
-    new_acts = tuple(act for act in ordered_acts(told.acts) if act not in before.acts)
+    acts = joined_acts(before.acts, told.acts)
     contact = _with_history(
         _with_marks(before if older else profile, told),
         before.purchases + told.purchases,
-        before.acts + new_acts,
+        acts,
     )
     as_of = known.as_of if older or update.as_of is None else update.as_of
     changed = contact != before
     return Merged(
         known=Known(contact, as_of),
-        new_acts=new_acts,
+        new_acts=ordered_acts(acts[len(before.acts) :]),
+        corrected=acts[: len(before.acts)] != before.acts,
         changed=changed,
         touched=changed or as_of != known.as_of,
         older=older and profile != before,
@@ -153,6 +156,35 @@ def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:
     if len(acts) < 2:
         return acts
     return tuple(sorted(dict.fromkeys(acts), key=lambda act: (act.at, act.withdrawal)))
+
+
+def joined_acts(
+    before: tuple[ConsentAct, ...], told: Iterable[ConsentAct]
+) -> tuple[ConsentAct, ...]:
+    """Return `before`, corrected in place, with the acts that are new behind it.
+
+    Whether an agreement was a condition of the service may be told later than the agreement:
+    then it is the same act. A yes and a no are both kept, and the stricter counts.
+    """
+    acts = list(before)
+    for act in told:
+        if is_told(act, acts):
+            continue
+        unanswered = replace(act, conditional=None)
+        if unanswered in acts:
+            acts[acts.index(unanswered)] = act
+        else:
+            acts.append(act)
+    return tuple(acts)
+
+
+def is_told(act: ConsentAct, acts: Sequence[ConsentAct]) -> bool:
+    """Whether `acts` say all that `act` says."""
+    if act in acts:
+        return True
+    if act.conditional is not None:
+        return False
+    return any(replace(act, conditional=answer) in acts for answer in (True, False))
 
 
 def oldest_first(suppressions: Iterable[Suppression]) -> tuple[Suppression, ...]:

@@ -201,8 +201,8 @@ class ContactStore(Protocol):
 
         An import (with `batch`) leaves people out who were erased; of those who came back by
         themselves it takes withdrawals and objections. Purchases and consent acts are added,
-        never replaced or removed. A bare `Contact` is an update of its whole profile without
-        an age.
+        never removed; an act is replaced only where it is told for the first time whether it
+        was a condition. A bare `Contact` is an update of its whole profile without an age.
         """
         ...
 

@@ -6,7 +6,7 @@ its acts, its purchases and the values of its fields. Behind each stands who bro
 every later import that said it again; it goes when all of these are taken back.
 """
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import ConsentAct, Contact, Purchase
-from smtpproxy.store.merge import Known
+from smtpproxy.store.merge import Known, is_told, joined_acts
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
 
 SEVERAL = 0
@@ -134,7 +134,7 @@ def told_again(
     The same object comes back where that is nothing new.
     """
     there, said, nothing = known.contact, update.contact, Contact(known.contact.address)
-    items = {_sum(act) for act in said.acts if act in there.acts}
+    items = {_sum(act) for act in said.acts if is_told(act, there.acts)}
     items |= {_sum(one) for one in said.purchases if one in there.purchases}
     given = {*update.given, "never_informed"} if "informed_at" in update.given else update.given
     items |= {
@@ -188,13 +188,11 @@ def contact_without(
     """
     history = _History(chain, now, owner, {*undone, number}, told)
     contact = now.contact
-    acts = [
-        act for act in contact.acts if (keep_withdrawals and act.withdrawal) or history.holds(act)
-    ]
+    acts = joined_acts((), history.acts(keep_withdrawals=keep_withdrawals))
     purchases = [one for one in contact.purchases if history.holds(one)]
     fields: dict[str, Any] = {name: history.value(name) for name in _FIELDS}
     reverted = {name for name in _FIELDS if fields[name] != getattr(contact, name)}
-    left = replace(contact, acts=tuple(acts), purchases=tuple(purchases), **fields)
+    left = replace(contact, acts=acts, purchases=tuple(purchases), **fields)
     if left == Contact(contact.address) and history.is_gone():
         return Left(None, "removed")
     own = history.of(number)
@@ -230,14 +228,28 @@ class _History:
         return [place for place, author in enumerate(self._authors) if author == number]
 
     def holds(self, item: ConsentAct | Purchase) -> bool:
-        """Whether somebody who was not taken back stands behind an item there is now."""
+        """Whether somebody who was not taken back stands behind an item."""
         return self._stands(self._brought_in(item), item)
+
+    def acts(self, *, keep_withdrawals: bool) -> Iterator[ConsentAct]:
+        """Yield the acts that somebody stands behind, each as far as it was told by them."""
+        for act in self._states[-1].contact.acts:
+            unanswered = replace(act, conditional=None)
+            if (keep_withdrawals and act.withdrawal) or self.holds(act):
+                yield act
+            elif unanswered != act and self.holds(unanswered):
+                yield unanswered
 
     def brought_by(self, item: ConsentAct | Purchase, number: int) -> bool:
         return self._authors[self._brought_in(item)] == number
 
     def _brought_in(self, item: ConsentAct | Purchase) -> int:
-        return _since(self._has(item), len(self._states) - 1)
+        """Return since which state the item was there, when it was there last."""
+        there = self._has(item)
+        last = len(there) - 1
+        while last > 0 and not there[last]:
+            last -= 1
+        return _since(there, last if there[last] else len(there) - 1)
 
     def value(self, name: str) -> object:
         """Return the newest value of a field that somebody stands behind."""

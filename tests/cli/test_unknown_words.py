@@ -77,6 +77,28 @@ def test_whether_consent_was_a_condition_may_be_not_on_record(
     assert ("whether as a condition of the service is not on record" in shown) is told
 
 
+def test_what_is_heard_of_it_later_corrects_the_act(stored: Stored) -> None:
+    imported(stored, consents=consent())
+    imported(stored, consents=consent(conditional=False))
+    imported(stored, consents=consent())
+    (one,) = stored.json("contact", "show", ANNA)["consents"]
+    assert one["conditional"] is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [((), None), (("--conditional", "yes"), True), (("--conditional", "no"), False)],
+)
+def test_the_command_says_it_or_leaves_it_open(
+    stored: Stored, flags: tuple[str, ...], kept: bool | None
+) -> None:
+    record = ("consent", "record", ANNA, "--purpose", "offers", "--method", "signed_form")
+    stored.run(*record, "--wording", "form v3", "--given-at", THEN)
+    stored.run(*record, "--wording", "form v3", "--given-at", THEN, *flags)
+    (one,) = stored.json("contact", "show", ANNA)["consents"]
+    assert one["conditional"] is kept
+
+
 def test_a_withdrawal_from_an_unknown_purpose_counts_for_all_marketing(stored: Stored) -> None:
     withdrawn = [{"purpose": "ofers", "withdrawn_at": THEN}]
     _, told = imported(stored, consents=withdrawn)

@@ -27,6 +27,7 @@ _INSERT_ACT = f"""
 INSERT INTO consent_act (contact, sequence, {ACT_COLUMNS})
 VALUES (?, ?{", ?" * len(ACT_COLUMNS.split(","))})
 """
+_FORGET_ACTS = "DELETE FROM consent_act WHERE contact = ?"
 _BY_ADDRESS = f"SELECT {_COLUMNS} FROM contact WHERE address IN (SELECT value FROM json_each(?))"
 _BY_NUMBER = f"SELECT {_COLUMNS} FROM contact WHERE id IN (SELECT value FROM json_each(?))"
 _BY_ID = f"SELECT {_COLUMNS} FROM contact WHERE id > ? ORDER BY id LIMIT ?"
@@ -40,7 +41,7 @@ _PAGE_SIZE = 1_000
 class _Entry:
     """A contact of the batch: its row, and what of it is to be written."""
 
-    __slots__ = ("acts", "is_new", "known", "number", "origin", "touched", "versions")
+    __slots__ = ("acts", "corrected", "is_new", "known", "number", "origin", "touched", "versions")
 
     def __init__(self, number: int, known: Known | None) -> None:
         self.number = number
@@ -50,6 +51,7 @@ class _Entry:
         self.is_new = known is None
         self.touched = False
         self.acts: list[Row] = []
+        self.corrected = False  # acts that are stored are told more exactly: all are written
 
     def apply(self, update: ContactUpdate, tally: Tally, importer: int | None) -> None:
         merged = merge(self.known, update)
@@ -61,6 +63,7 @@ class _Entry:
             for place, act in enumerate(merged.new_acts)
         ]
         self.touched |= merged.touched
+        self.corrected |= merged.corrected
         self.known = merged.known
 
     def _remember(self, update: ContactUpdate, importer: int | None, *, changed: bool) -> None:
@@ -81,6 +84,13 @@ class _Entry:
             self.versions.append(version)
             owner = importer
         self.origin = imported_contacts.Origin(owner, confirmed, told)
+
+    def act_rows(self) -> list[Row]:
+        """Return the rows to be inserted."""
+        if not self.corrected or self.known is None:
+            return self.acts
+        acts = self.known.contact.acts
+        return [rows.act_row(self.number, place, act) for place, act in enumerate(acts)]
 
     def row(self) -> Row:
         assert self.known is not None
@@ -123,7 +133,9 @@ async def put(
     versions = [row for entry in touched for row in entry.versions]
     await run_many(connection, _INSERT, [entry.row() for entry in touched if entry.is_new])
     await run_many(connection, _UPDATE, [entry.row() for entry in touched if not entry.is_new])
-    await run_many(connection, _INSERT_ACT, [row for entry in touched for row in entry.acts])
+    corrected = [(entry.number,) for entry in touched if entry.corrected]
+    await run_many(connection, _FORGET_ACTS, corrected)
+    await run_many(connection, _INSERT_ACT, [row for entry in touched for row in entry.act_rows()])
     await imported_contacts.remember(connection, versions)
     return tally.result()
 
@@ -156,11 +168,11 @@ async def overwrite(
     for number, known in contacts.items():
         entry = _Entry(number, known)
         entry.origin = origins[number]
+        entry.corrected = True
         updates.append(entry.row())
-        acts += [rows.act_row(number, n, act) for n, act in enumerate(known.contact.acts)]
+        acts += entry.act_rows()
     await run_many(connection, _UPDATE, updates)
-    numbers = [(number,) for number in contacts]
-    await run_many(connection, "DELETE FROM consent_act WHERE contact = ?", numbers)
+    await run_many(connection, _FORGET_ACTS, [(number,) for number in contacts])
     await run_many(connection, _INSERT_ACT, acts)
 
 

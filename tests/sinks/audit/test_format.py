@@ -97,7 +97,7 @@ def test_the_defaults_that_lines_rely_on() -> None:
     )  # fmt: skip
     assert (stream.one_click_required, stream.paused) == (True, False)
     act = ConsentAct("p", AT)
-    assert (act.withdrawal, act.conditional, act.pending) == (False, False, False)
+    assert (act.withdrawal, act.conditional, act.pending) == (False, None, False)
     assert act.channels == {"email"}
     contact = Contact("a@b.example")
     assert (contact.audience, contact.source, contact.optout_offered) == ("unknown", None, None)

@@ -65,6 +65,7 @@ def test_the_example_of_the_documents_is_read_whole() -> None:
                     "offers",
                     COLLECTED,
                     method="unticked_box",
+                    conditional=False,
                     evidence=Evidence("form v3", "192.0.2.7"),
                 ),
             ),
