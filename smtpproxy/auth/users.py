@@ -21,8 +21,7 @@ from pathlib import Path
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from smtpproxy.wire.sasl import ScramKeys, is_user_name
-from smtpproxy.wire.saslprep import NotPreparable, saslprep
+from smtpproxy.wire.sasl import NotPreparable, ScramKeys, is_user_name, saslprep
 
 ITERATIONS = 4096
 """Of SCRAM keys: what RFC 7677 asks for at least. The client pays for them, at each login."""

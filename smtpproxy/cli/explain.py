@@ -41,9 +41,8 @@ from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.audit.reader import find
 from smtpproxy.sinks.audit.verify import seal
 from smtpproxy.terminal import printable
-from smtpproxy.wire.content import stuffed
-from smtpproxy.wire.events import ContentProblem
-from smtpproxy.wire.incoming import HeaderCount, HeaderLimits
+from smtpproxy.wire.content import HeaderCount, HeaderLimits, stuffed
+from smtpproxy.wire.session import ContentProblem
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from smtpproxy.events import Emit, ProxyHeaderRead, ProxyOutcome, TlsHandshake, TlsOutcome
 from smtpproxy.tls import ServerTls
 from smtpproxy.waiting import Deadline, Deadlines
-from smtpproxy.wire.proxy import ProxyError, ProxyHeader, parse
+from smtpproxy.wire.forwarding import ProxyError, ProxyHeader, parse_proxy
 
 
 class TrustedHosts:
@@ -147,7 +147,7 @@ class _Arrival:
             if not seen:
                 self._refuse("malformed", "closed")
                 return
-            header = parse(self._read + seen)
+            header = parse_proxy(self._read + seen)
             length = len(seen) if header is None else header.length - len(self._read)
             taken = self.socket.recv(length)
         except (BlockingIOError, InterruptedError):

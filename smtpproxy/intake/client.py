@@ -18,8 +18,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import Credential, ListenerSettings
 from smtpproxy.tls import peer as certificate_of
-from smtpproxy.wire.commands import Auth, AuthResponse, Mail
-from smtpproxy.wire.forwarding import ClientInfo
+from smtpproxy.wire.commands import Auth, AuthResponse, ClientInfo, Mail
 from smtpproxy.wire.sasl import Challenge, Mechanism
 from smtpproxy.wire.server import ServerConnection
 

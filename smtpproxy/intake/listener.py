@@ -18,9 +18,8 @@ from smtpproxy.relay.content import Spool
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
 from smtpproxy.waiting import Deadlines
-from smtpproxy.wire.extensions import BASE, PRDR, STARTTLS, auth
-from smtpproxy.wire.incoming import HeaderLimits
-from smtpproxy.wire.session import Extension
+from smtpproxy.wire.content import HeaderLimits
+from smtpproxy.wire.session import BASE, PRDR, STARTTLS, Extension, auth
 
 
 class Session(Protocol):

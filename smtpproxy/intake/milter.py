@@ -24,10 +24,11 @@ from smtpproxy.intake.session import Session
 from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.waiting import NEVER, Pending
-from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Steps
-from smtpproxy.wire.milter import replies as packets
-from smtpproxy.wire.milter.commands import (
+from smtpproxy.wire import milter_packets as packets
+from smtpproxy.wire.milter import MilterConnection, Signal
+from smtpproxy.wire.milter_packets import (
     Abort,
+    Actions,
     Body,
     Command,
     Connect,
@@ -37,10 +38,12 @@ from smtpproxy.wire.milter.commands import (
     Header,
     Helo,
     Mail,
+    MilterError,
     Negotiation,
     NextConnection,
     Quit,
     Rcpt,
+    Steps,
     Unknown,
 )
 

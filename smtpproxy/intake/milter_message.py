@@ -8,10 +8,9 @@ from smtpproxy.core.content_checks import READ_LIMIT
 from smtpproxy.core.milter import MilterTransaction
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.content import Body, Content, Spool
-from smtpproxy.wire.events import ContentProblem
-from smtpproxy.wire.incoming import HeaderLimits
-from smtpproxy.wire.milter import Actions, Stage, Steps
-from smtpproxy.wire.milter.commands import Header
+from smtpproxy.wire.content import HeaderLimits
+from smtpproxy.wire.milter_packets import Actions, Header, Stage, Steps
+from smtpproxy.wire.session import ContentProblem
 
 ACTIONS = Actions.CHANGE_HEADERS | Actions.DELETE_RECIPIENTS | Actions.SET_MACROS
 STEPS = (

@@ -6,8 +6,8 @@ from smtpproxy.core.outcome import BAD_ADDRESS
 from smtpproxy.events import Limit
 from smtpproxy.mail.address import PathError
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.events import ContentProblem
-from smtpproxy.wire.incoming import HeaderLimits
+from smtpproxy.wire.content import HeaderLimits
+from smtpproxy.wire.session import ContentProblem
 
 FOR_SOME = Reply.of(250, "2.0.0", "accepted for some of the recipients")
 

@@ -24,8 +24,12 @@ from smtpproxy.wire.commands import (
     Rcpt,
     Reset,
     StartTls,
+    XClient,
+    XForward,
 )
-from smtpproxy.wire.events import (
+from smtpproxy.wire.forwarding import XCLIENT, XCLIENT_WITHOUT_LOGIN, XFORWARD
+from smtpproxy.wire.server import ServerConnection
+from smtpproxy.wire.session import (
     BLOCKED,
     NEED_DATA,
     Answered,
@@ -35,8 +39,6 @@ from smtpproxy.wire.events import (
     ContentProblem,
     EndOfContent,
 )
-from smtpproxy.wire.forwarding import XCLIENT, XCLIENT_WITHOUT_LOGIN, XFORWARD, XClient, XForward
-from smtpproxy.wire.server import ServerConnection
 from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
 

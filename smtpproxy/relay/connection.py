@@ -13,7 +13,8 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.errors import UpstreamError, UpstreamInsecure, UpstreamLost, UpstreamTimeout
 from smtpproxy.waiting import Deadlines, Pending
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
-from smtpproxy.wire.forwarding import ClientInfo, xclient_command
+from smtpproxy.wire.commands import ClientInfo
+from smtpproxy.wire.forwarding import xclient_command
 
 _REPLIED = {
     2: UpstreamReplied("2xx"),

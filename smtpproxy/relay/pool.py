@@ -21,7 +21,7 @@ from smtpproxy.relay.errors import (
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 from smtpproxy.waiting import Deadlines
-from smtpproxy.wire.forwarding import ClientInfo
+from smtpproxy.wire.commands import ClientInfo
 
 
 class UpstreamPool:

@@ -11,8 +11,8 @@ from smtpproxy.relay.errors import UpstreamError, UpstreamLost
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.waiting import Deadline, Pending
 from smtpproxy.wire.client import mail_command, rcpt_command
-from smtpproxy.wire.commands import Rcpt
-from smtpproxy.wire.forwarding import ClientInfo, xforward_command
+from smtpproxy.wire.commands import ClientInfo, Rcpt
+from smtpproxy.wire.forwarding import xforward_command
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"

@@ -1,18 +1,20 @@
-"""XCLIENT and XFORWARD: what a trusted host says of the client behind it.
+"""XCLIENT, XFORWARD and the PROXY protocol: what a trusted host says of the client behind it.
 
-Both are extensions of Postfix (its XCLIENT_README and XFORWARD_README): names and values in
-xtext, and words in brackets where nothing is known. XCLIENT puts the client in the place of
-the host for the rest of the session; XFORWARD is for the record of the next message alone.
+The first two are extensions of Postfix (its XCLIENT_README and XFORWARD_README): names and
+values in xtext, and words in brackets where nothing is known. XCLIENT puts the client in the
+place of the host for the rest of the session; XFORWARD is for the record of the next message
+alone. The PROXY protocol, versions 1 and 2, is as HAProxy's proxy-protocol.txt has it.
 """
 
 import ipaddress
 import re
+import struct
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.mail.reply import from_xtext, to_xtext
-from smtpproxy.wire.commands import CommandError
+from smtpproxy.wire.commands import ClientInfo, CommandError, XClient, XForward
 from smtpproxy.wire.session import Extension, SessionState
 
 XCLIENT_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
@@ -29,19 +31,6 @@ _ATTRIBUTE = re.compile(r"([A-Za-z]+)=([\x21-\x7e]*)")
 _VALUE_LIMIT = 255  # octets, decoded
 
 
-class ClientInfo(Struct, frozen=True):
-    """What is known of a client; None where nothing was said, empty where nothing is known."""
-
-    address: str | None = None  # IPv4 or IPv6, without a prefix
-    name: str | None = None
-    port: str | None = None
-    protocol: str | None = None  # SMTP or ESMTP
-    helo: str | None = None
-    login: str | None = None
-    ident: str | None = None  # the message's id at the host
-    source: str | None = None  # LOCAL or REMOTE
-
-
 _FIELDS = {
     "ADDR": "address",
     "NAME": "name",
@@ -52,18 +41,6 @@ _FIELDS = {
     "IDENT": "ident",
     "SOURCE": "source",
 }
-
-
-class XClient(Struct, frozen=True):
-    """XCLIENT; answered with 220 the session begins anew."""
-
-    told: ClientInfo
-
-
-class XForward(Struct, frozen=True):
-    """XFORWARD, for the next transaction; a second one adds to the first."""
-
-    told: ClientInfo
 
 
 def read_xclient(session: SessionState, argument: str) -> XClient:
@@ -131,3 +108,99 @@ def _command(verb: str, told: ClientInfo, names: frozenset[str]) -> bytes:
             value = f"IPV6:{value}"
         words.append(f"{name}={to_xtext(value) if value else '[UNAVAILABLE]'}")
     return f"{verb} {' '.join(words)}\r\n".encode() if words else b""
+
+
+V1_LIMIT = 107  # octets, with CRLF
+V2_LIMIT = 16 + 4096  # addresses and TLVs; more than any balancer sends
+
+_V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_V1 = re.compile(
+    rb"PROXY (?:(?P<family>TCP[46]) (?P<source>[0-9a-fA-F:.]{2,39}) (?P<target>[0-9a-fA-F:.]{2,39})"
+    rb" (?P<port>[0-9]{1,5}) (?P<to>[0-9]{1,5})|UNKNOWN(?: [^\r\n]*)?)\r\n"
+)
+_V2_ADDRESSES = {0x11: ("!4s4sHH", 12), 0x21: ("!16s16sHH", 36)}  # TCP over IPv4, IPv6
+_V2_KNOWN = {0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32}
+
+
+class ProxyError(Exception):
+    """This is no header of the PROXY protocol; the text says why."""
+
+
+class ProxyHeader(Struct, frozen=True):
+    """`length` octets were the header. `source` is the client's address.
+
+    It is None where the header names none: LOCAL (`local`, a health check of the balancer
+    itself), UNKNOWN, or a family that is not TCP.
+    """
+
+    length: int
+    source: str | None = None
+    local: bool = False
+
+
+def parse_proxy(data: bytes) -> ProxyHeader | None:
+    """Return the PROXY header that `data` begins with, None while more has to come.
+
+    Octets behind it are left alone. Raises ProxyError.
+    """
+    if data[:1] == b"\r":
+        return _version_2(data)
+    if not data.startswith(b"PROXY "[: len(data)]):
+        raise ProxyError("it begins like neither version")
+    end = data.find(b"\r\n", 0, V1_LIMIT)
+    if end < 0:
+        if len(data) >= V1_LIMIT:
+            raise ProxyError(f"version 1 without a line end in {V1_LIMIT} octets")
+        return None
+    return _version_1(data[: end + 2])
+
+
+def _version_1(line: bytes) -> ProxyHeader:
+    found = _V1.fullmatch(line)
+    if found is None:
+        raise ProxyError("version 1 with a wrong line")
+    if found["family"] is None:
+        return ProxyHeader(len(line))
+    if int(found["port"]) > 65535 or int(found["to"]) > 65535:
+        raise ProxyError("version 1 with a port above 65535")
+    try:
+        source, target = (
+            ipaddress.ip_address(found[name].decode()) for name in ("source", "target")
+        )
+    except ValueError:
+        raise ProxyError("version 1 with something that is no address") from None
+    if {source.version, target.version} != {int(found["family"][3:])}:
+        raise ProxyError("version 1 with an address of another family")
+    return ProxyHeader(len(line), _plain(source))
+
+
+def _version_2(data: bytes) -> ProxyHeader | None:
+    if not data.startswith(_V2_SIGNATURE[: len(data)]):
+        raise ProxyError("it begins like neither version")
+    if len(data) < 16:
+        return None
+    command, family, rest = struct.unpack_from("!BBH", data, 12)
+    if command not in (0x20, 0x21):
+        raise ProxyError("version 2 with an unknown version or command")
+    if family not in _V2_KNOWN:
+        raise ProxyError("version 2 with an unknown family")
+    length = 16 + rest
+    if length > V2_LIMIT:
+        raise ProxyError(f"version 2 with more than {V2_LIMIT} octets")
+    if len(data) < length:
+        return None
+    if command == 0x20:
+        return ProxyHeader(length, local=True)
+    if family not in _V2_ADDRESSES:
+        return ProxyHeader(length)
+    layout, size = _V2_ADDRESSES[family]
+    if rest < size:
+        raise ProxyError("version 2 without room for its addresses")
+    source = struct.unpack_from(layout, data, 16)[0]
+    return ProxyHeader(length, _plain(ipaddress.ip_address(source)))
+
+
+def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """An IPv4 address in IPv6's clothes is one and the same client."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

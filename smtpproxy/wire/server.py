@@ -25,14 +25,6 @@ from collections import deque
 from collections.abc import Sequence
 
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.breaches import (
-    BEHIND_STARTTLS,
-    EARLY,
-    OUT_OF_STEP,
-    TOO_LONG,
-    bare_newline_received,
-)
-from smtpproxy.wire.chunks import Chunk
 from smtpproxy.wire.commands import (
     AUTH_LIMIT,
     COMMAND_LIMIT,
@@ -45,14 +37,29 @@ from smtpproxy.wire.commands import (
     Rcpt,
     Reset,
     StartTls,
+    XClient,
     check_characters,
     parse_auth_response,
     unknown,
 )
-from smtpproxy.wire.content import BareNewline, BareNewlineError, bare_newline
-from smtpproxy.wire.events import (
+from smtpproxy.wire.content import (
+    BareNewline,
+    BareNewlineError,
+    Chunk,
+    ChunkedContent,
+    DataContent,
+    HeaderLimits,
+    IncomingContent,
+    bare_newline,
+)
+from smtpproxy.wire.session import (
+    BASE,
+    BEHIND_STARTTLS,
     BLOCKED,
+    EARLY,
     NEED_DATA,
+    OUT_OF_STEP,
+    TOO_LONG,
     Answered,
     Broken,
     Command,
@@ -60,17 +67,13 @@ from smtpproxy.wire.events import (
     ContentChunk,
     EndOfContent,
     Event,
+    Extension,
+    SessionState,
     Signal,
+    State,
+    bare_newline_received,
+    hello_reply,
 )
-from smtpproxy.wire.extensions import BASE, hello_reply
-from smtpproxy.wire.forwarding import XClient
-from smtpproxy.wire.incoming import (
-    ChunkedContent,
-    DataContent,
-    HeaderLimits,
-    IncomingContent,
-)
-from smtpproxy.wire.session import Extension, SessionState, State
 from smtpproxy.wire.verbs import LMTP_VERBS, NEXT, VERBS
 
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()

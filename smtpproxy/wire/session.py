@@ -1,4 +1,8 @@
-"""What a server knows of one SMTP session, for the verbs and extensions to look at."""
+"""One SMTP session: what a server knows of it, what it offers, and what it gives its caller.
+
+A new service extension is a row here, its verbs are rows in `verbs`, its parameters of MAIL
+and RCPT stand in `commands`.
+"""
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
@@ -6,6 +10,19 @@ from enum import Enum, auto
 from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.wire.commands import (
+    Auth,
+    AuthResponse,
+    Data,
+    Hello,
+    Mail,
+    Quit,
+    Rcpt,
+    Reset,
+    StartTls,
+    XClient,
+    XForward,
+)
 
 NO_TLS = Reply.of(530, "5.7.0", "this listener takes mail over TLS only; send STARTTLS first")
 NO_AUTH = Reply.of(530, "5.7.0", "authentication required; send AUTH first")
@@ -127,3 +144,119 @@ class SessionState:
         if self._require_auth and not self.authenticated:
             return NO_AUTH.encode()
         return None
+
+
+BASE: tuple[Extension, ...] = (
+    Extension("PIPELINING"),
+    Extension("SIZE", lambda session: str(session.size_limit)),
+    Extension("8BITMIME"),
+    Extension("SMTPUTF8"),
+    Extension("ENHANCEDSTATUSCODES"),
+    Extension("DSN"),
+    Extension("CHUNKING"),
+    Extension("LIMITS", lambda session: f"RCPTMAX={session.max_recipients}"),
+)
+"""What every listener offers."""
+
+PRDR = Extension("PRDR")
+"""Per-recipient replies over SMTP (draft-hall-prdr); LMTP has them anyway."""
+
+STARTTLS = Extension("STARTTLS", lambda session: None if session.secure else "")
+
+
+def auth(mechanisms: Sequence[str], *, without_tls: bool = False) -> Extension:
+    """AUTH with these mechanisms, told only inside TLS unless `without_tls` (RFC 4954)."""
+    words = " ".join(mechanisms)
+    return Extension("AUTH", lambda session: words if session.secure or without_tls else None)
+
+
+def hello_reply(session: SessionState, hostname: str, hello: Hello) -> Reply:
+    """The reply to EHLO (with the extensions) or HELO."""
+    greeting = f"{hostname} greets {hello.domain.encode('ascii', 'replace').decode()}"
+    if not hello.extended:
+        return Reply(250, None, (greeting,))
+    lines = (extension.line(session) for extension in session.extensions)
+    return Reply(250, None, (greeting, *(line for line in lines if line is not None)))
+
+
+class Signal(Enum):
+    NEED_DATA = auto()
+    BLOCKED = auto()  # answer the events already given first
+
+
+NEED_DATA = Signal.NEED_DATA
+BLOCKED = Signal.BLOCKED
+
+
+class ContentChunk(Struct, frozen=True):
+    """A piece of the content, dot-stuffed as it came; whole lines are not promised."""
+
+    data: bytes
+
+
+class ContentBegins(Struct, frozen=True):
+    """The first BDAT of a message: content follows. It wants no answer."""
+
+
+class ContentProblem(Enum):
+    """Why content was read but cannot be taken."""
+
+    TOO_LARGE = auto()
+    HEADER_TOO_LARGE = auto()
+    TOO_MANY_FIELDS = auto()
+    NUL = auto()
+    BARE_NEWLINE = auto()  # in chunks: behind DATA it ends the connection
+
+
+class EndOfContent(Struct, frozen=True):
+    """All of it was read. `size` is in octets as received, without the terminator of DATA."""
+
+    size: int
+    problem: ContentProblem | None = None
+
+
+class Answered(Struct, frozen=True):
+    """A command that the engine answered by itself; send `data`."""
+
+    data: bytes
+    error: bool = False  # of the client; DATA pipelined behind refused recipients is none
+
+
+class Broken(Struct, frozen=True):
+    """The session cannot go on: send `data` and close the connection."""
+
+    data: bytes
+    cause: str  # bare_newline, line_too_long, pipelining, errors
+
+
+Command = (
+    Hello
+    | Mail
+    | Rcpt
+    | Data
+    | Reset
+    | Quit
+    | StartTls
+    | Auth
+    | AuthResponse
+    | EndOfContent
+    | XClient
+    | XForward
+)
+Event = Command | ContentBegins | ContentChunk | Answered | Broken
+
+
+def _breach(code: int, enhanced: str, text: str, cause: str) -> Broken:
+    return Broken(Reply.of(code, enhanced, f"{text}; closing the connection").encode(), cause)
+
+
+TOO_LONG = _breach(500, "5.5.2", "command line too long", "line_too_long")
+OUT_OF_STEP = _breach(554, "5.5.0", "content was sent though DATA was refused", "pipelining")
+BEHIND_STARTTLS = _breach(554, "5.5.0", "commands were sent behind STARTTLS", "pipelining")
+EARLY = _breach(554, "5.5.0", "input came before it was asked for", "pipelining")
+
+
+def bare_newline_received(name: str) -> Broken:
+    """`name` is <CR> or <LF>."""
+    text = f"bare {name} received; lines must end with <CR><LF>"
+    return _breach(521, "5.5.2", text, "bare_newline")

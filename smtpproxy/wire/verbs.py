@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.chunks import Chunk, read_bdat
 from smtpproxy.wire.commands import (
     Auth,
     AuthResponse,
@@ -23,14 +22,17 @@ from smtpproxy.wire.commands import (
     Rcpt,
     Reset,
     StartTls,
+    XClient,
+    XForward,
     no_argument,
     parse_auth,
     parse_hello,
+    parse_mail,
+    parse_rcpt,
 )
-from smtpproxy.wire.envelope import parse_mail, parse_rcpt
-from smtpproxy.wire.events import Answered, Broken, Command, EndOfContent
-from smtpproxy.wire.forwarding import XClient, XForward, read_xclient, read_xforward
-from smtpproxy.wire.session import SessionState, State
+from smtpproxy.wire.content import Chunk, read_bdat
+from smtpproxy.wire.forwarding import read_xclient, read_xforward
+from smtpproxy.wire.session import Answered, Broken, Command, EndOfContent, SessionState, State
 
 Read = Callable[[SessionState, str], Command | Answered | Chunk | Broken]
 

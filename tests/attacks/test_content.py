@@ -30,9 +30,9 @@ from smtpproxy.policy.model import Alignment, MessageFeatures, Stream, StreamCla
 from smtpproxy.relay.dkim.signing import Keyring
 from smtpproxy.wire.commands import Hello, Mail, Rcpt
 from smtpproxy.wire.content import ContentReader
-from smtpproxy.wire.events import NEED_DATA
 from smtpproxy.wire.milter import MilterConnection
 from smtpproxy.wire.server import ServerConnection
+from smtpproxy.wire.session import NEED_DATA
 from tests.intake.conftest import Listen
 from tests.kit.messages import marketing
 from tests.kit.mta import encode, mta, strings

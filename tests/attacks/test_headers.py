@@ -7,8 +7,8 @@ import pytest
 
 from smtpproxy.events import Failed, Limited
 from smtpproxy.relay.content import Content, Spool
-from smtpproxy.wire.events import ContentProblem
-from smtpproxy.wire.incoming import HeaderCount, HeaderLimits
+from smtpproxy.wire.content import HeaderCount, HeaderLimits
+from smtpproxy.wire.session import ContentProblem
 from tests.cli.stored import Stored
 from tests.intake.conftest import Listen
 from tests.intake.listening import Client, Intake

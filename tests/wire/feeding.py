@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Data, Hello, Quit, Rcpt
-from smtpproxy.wire.events import (
+from smtpproxy.wire.server import ServerConnection
+from smtpproxy.wire.session import (
     NEED_DATA,
     Answered,
     Broken,
@@ -20,7 +21,6 @@ from smtpproxy.wire.events import (
     EndOfContent,
     Signal,
 )
-from smtpproxy.wire.server import ServerConnection
 
 HELLO = b"EHLO client.example\r\n"
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8)

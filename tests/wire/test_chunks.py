@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
-from smtpproxy.wire.events import Command, ContentProblem
 from smtpproxy.wire.server import ServerConnection
+from smtpproxy.wire.session import Command, ContentProblem
 from tests.wire.feeding import HELLO, SIZES, Server, accept, ended, quick, settled, talk
 
 MAIL = b"MAIL FROM:<a@shop.example>\r\n"

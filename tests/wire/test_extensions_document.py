@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from smtpproxy.wire.extensions import BASE, PRDR, STARTTLS, auth
 from smtpproxy.wire.forwarding import XCLIENT, XFORWARD
+from smtpproxy.wire.session import BASE, PRDR, STARTTLS, auth
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extensions.md"
 

@@ -5,16 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import from_xtext, to_xtext
-from smtpproxy.wire.extensions import BASE
-from smtpproxy.wire.forwarding import (
-    XCLIENT,
-    XFORWARD,
-    XFORWARD_NAMES,
-    ClientInfo,
-    XClient,
-    XForward,
-    xforward_command,
-)
+from smtpproxy.wire.commands import ClientInfo, XClient, XForward
+from smtpproxy.wire.forwarding import XCLIENT, XFORWARD, XFORWARD_NAMES, xforward_command
+from smtpproxy.wire.session import BASE
 from tests.wire.feeding import HELLO, settled
 
 OFFERED = (*BASE, XCLIENT, XFORWARD)

@@ -4,8 +4,7 @@ import pytest
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Data, Hello, Mail, Rcpt
-from smtpproxy.wire.events import Command
-from smtpproxy.wire.session import State
+from smtpproxy.wire.session import Command, State
 from tests.wire.feeding import HELLO, Answer, Server, accept, settled, talk
 
 MAIL = b"MAIL FROM:<a@shop.example>\r\n"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.wire.proxy import V1_LIMIT, ProxyError, ProxyHeader, parse
+from smtpproxy.wire.forwarding import V1_LIMIT, ProxyError, ProxyHeader, parse_proxy
 from tests.wire.feeding import quick
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -47,10 +47,10 @@ GOOD = [
 
 @pytest.mark.parametrize(("data", "source", "local"), GOOD)
 def test_good_headers(data: bytes, source: str | None, local: bool) -> None:
-    assert parse(data) == ProxyHeader(len(data), source, local)
-    assert parse(data + b"EHLO x\r\n") == ProxyHeader(len(data), source, local)
+    assert parse_proxy(data) == ProxyHeader(len(data), source, local)
+    assert parse_proxy(data + b"EHLO x\r\n") == ProxyHeader(len(data), source, local)
     for end in range(len(data)):
-        assert parse(data[:end]) is None, data[:end]
+        assert parse_proxy(data[:end]) is None, data[:end]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_good_headers(data: bytes, source: str | None, local: bool) -> None:
 )
 def test_what_is_no_header(data: bytes) -> None:
     with pytest.raises(ProxyError):
-        parse(data)
+        parse_proxy(data)
 
 
 @quick
@@ -93,7 +93,7 @@ def test_any_address_cut_anywhere(
 ) -> None:
     family = 0x11 if address.version == 4 else 0x21
     header = version_2(0x21, family, addresses(str(address)) + tlvs)
-    found = parse((header + behind)[:at])
+    found = parse_proxy((header + behind)[:at])
     if at < len(header):
         assert found is None
     else:
@@ -107,7 +107,7 @@ def test_any_address_cut_anywhere(
 @given(st.binary(max_size=120))
 def test_anything_at_all(data: bytes) -> None:
     try:
-        found = parse(data)
+        found = parse_proxy(data)
     except ProxyError:
         return
     assert found is None or found.length <= len(data)

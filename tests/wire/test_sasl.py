@@ -11,14 +11,15 @@ from smtpproxy.wire.sasl import (
     CheckPassword,
     Login,
     Mechanism,
+    NotPreparable,
     Plain,
     Proven,
     Refused,
     ScramKeys,
     ScramSha256,
     is_user_name,
+    saslprep,
 )
-from smtpproxy.wire.saslprep import NotPreparable, saslprep
 from tests.wire.feeding import quick
 
 # RFC 7677, section 3

@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import COMMAND_LIMIT, Data, Rcpt
-from smtpproxy.wire.events import (
+from smtpproxy.wire.session import (
     BLOCKED,
     NEED_DATA,
     Answered,
     Command,
     ContentProblem,
     EndOfContent,
+    State,
 )
-from smtpproxy.wire.session import State
 from tests.wire.feeding import HELLO, SIZES, Server, accept, cut, ended, quick, settled, talk
 
 MAIL = b"MAIL FROM:<a@shop.example>\r\n"

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.wire.milter import Actions, MilterConnection, MilterError, Signal, Stage, Steps
-from smtpproxy.wire.milter.commands import (
+from smtpproxy.wire.milter import MilterConnection, Signal
+from smtpproxy.wire.milter_packets import (
     Abort,
+    Actions,
     Body,
     Command,
     Connect,
@@ -21,10 +22,13 @@ from smtpproxy.wire.milter.commands import (
     Header,
     Helo,
     Mail,
+    MilterError,
     Negotiation,
     NextConnection,
     Quit,
     Rcpt,
+    Stage,
+    Steps,
     Unknown,
 )
 from tests.kit.mta import connection, encode, macros, negotiation, split_packets, strings

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.milter import Actions, Stage, Steps, replies
-from smtpproxy.wire.milter.commands import (
+from smtpproxy.wire import milter_packets
+from smtpproxy.wire.milter_packets import (
+    Actions,
     Body,
     Command,
     Connect,
@@ -19,6 +20,8 @@ from smtpproxy.wire.milter.commands import (
     Mail,
     Negotiation,
     Rcpt,
+    Stage,
+    Steps,
     parse,
 )
 from tests.kit.mta import split_packets
@@ -27,14 +30,14 @@ messages: Any = pytest.importorskip("kilter.protocol.messages")
 buffers: Any = pytest.importorskip("kilter.protocol.buffer")
 
 RAW = [
-    (replies.CONTINUE, b"\0\0\0\1c"),
-    (replies.TEMPORARY_FAILURE, b"\0\0\0\1t"),
-    (replies.PROGRESS, b"\0\0\0\1p"),
-    (replies.delete_recipient("<a@b>"), b"\0\0\0\7-<a@b>\0"),
-    (replies.change_header("A", b"b", 2), b"\0\0\0\x09m\0\0\0\2A\0b\0"),
-    (replies.delete_header("A", 3), b"\0\0\0\x08m\0\0\0\3A\0\0"),
+    (milter_packets.CONTINUE, b"\0\0\0\1c"),
+    (milter_packets.TEMPORARY_FAILURE, b"\0\0\0\1t"),
+    (milter_packets.PROGRESS, b"\0\0\0\1p"),
+    (milter_packets.delete_recipient("<a@b>"), b"\0\0\0\7-<a@b>\0"),
+    (milter_packets.change_header("A", b"b", 2), b"\0\0\0\x09m\0\0\0\2A\0b\0"),
+    (milter_packets.delete_header("A", 3), b"\0\0\0\x08m\0\0\0\3A\0\0"),
     (
-        replies.negotiated(Negotiation(6, Actions(8), Steps(1)), {Stage.HELO: ["i"]}),
+        milter_packets.negotiated(Negotiation(6, Actions(8), Steps(1)), {Stage.HELO: ["i"]}),
         b"\0\0\0\x13O\0\0\0\6\0\0\0\x08\0\0\0\1\0\0\0\1i\0",
     ),
 ]
@@ -56,18 +59,18 @@ def test_octet_for_octet(packet: bytes, raw: bytes) -> None:
     ],
 )
 def test_replies_of_our_own(reply: Reply, text: bytes) -> None:
-    assert split_packets(replies.reply_code(reply)) == [("y", text + b"\0")]
+    assert split_packets(milter_packets.reply_code(reply)) == [("y", text + b"\0")]
 
 
 @pytest.mark.parametrize("code", [250, 354, 199, 600])
 def test_only_refusals_have_a_reply_of_their_own(code: int) -> None:
     with pytest.raises(ValueError, match=str(code)):
-        replies.reply_code(Reply.of(code, None, "no"))
+        milter_packets.reply_code(Reply.of(code, None, "no"))
 
 
 def test_a_nul_cannot_end_a_string_early() -> None:
     with pytest.raises(ValueError, match="NUL"):
-        replies.delete_recipient("<a@b>\0<c@d>")
+        milter_packets.delete_recipient("<a@b>\0<c@d>")
 
 
 # the oracle
@@ -87,14 +90,14 @@ text = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
 
 @given(name=text.filter(bool), value=text, index=st.integers(1, 1000))
 def test_headers_are_understood(name: str, value: str, index: int) -> None:
-    changed = understood(replies.change_header(name, value.encode(), index))
+    changed = understood(milter_packets.change_header(name, value.encode(), index))
     assert (type(changed).__name__, changed.index, changed.name) == ("ChangeHeader", index, name)
     assert bytes(changed.value) == value.encode()
 
 
 @given(code=st.sampled_from([450, 451, 550, 554]), said=text)
 def test_reply_codes_are_understood(code: int, said: str) -> None:
-    reply = understood(replies.reply_code(Reply.of(code, f"{code // 100}.7.1", said)))
+    reply = understood(milter_packets.reply_code(Reply.of(code, f"{code // 100}.7.1", said)))
     assert type(reply).__name__ == "ReplyCode"
     line = f"{code} {code // 100}.7.1 {said}".replace("%", "%%")
     assert bytes(reply.content).rstrip(b"\0") == line.encode()
@@ -102,12 +105,14 @@ def test_reply_codes_are_understood(code: int, said: str) -> None:
 
 @given(address=text.filter(bool))
 def test_recipients_are_understood(address: str) -> None:
-    removed = understood(replies.delete_recipient(address))
+    removed = understood(milter_packets.delete_recipient(address))
     assert (type(removed).__name__, removed.address) == ("RemoveRecipient", address)
 
 
 def test_the_negotiation_is_understood() -> None:
-    agreed = understood(replies.negotiated(Negotiation(6, Actions(0x118), Steps(0x1C03C0)), {}))
+    agreed = understood(
+        milter_packets.negotiated(Negotiation(6, Actions(0x118), Steps(0x1C03C0)), {})
+    )
     assert (agreed.version, int(agreed.action_flags)) == (6, 0x118)
     assert int(agreed.protocol_flags) == 0x1C03C0
 

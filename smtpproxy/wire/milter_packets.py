@@ -1,17 +1,80 @@
-"""What an MTA says to a milter: one packet, parsed to a frozen record.
+"""The packets of the milter protocol: what an MTA says, parsed to frozen records, and what a
+milter says to it, as bytes ready to be sent.
 
-A packet is given as its command letter and what follows it, without the length. Paths are
-decoded as UTF-8 with surrogateescape, so that any octets come back as they were; in other text,
-which is for the record, octets that are no UTF-8 are written as `\\xe9`. Anything wrong raises
-`MilterError`.
+Bits and numbers are those of Sendmail's include/libmilter/mfdef.h, version 6, whose names stand
+beside ours where they differ. A packet is given as its command letter and what follows it,
+without the length. Paths are decoded as UTF-8 with surrogateescape, so that any octets come back
+as they were; in other text, which is for the record, octets that are no UTF-8 are written as
+`\\xe9`. Anything wrong raises `MilterError`. One of the final replies ends a command; at the
+end of a message, edits and PROGRESS may come before it.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum, IntFlag
 
 from msgspec import Struct
 
-from smtpproxy.wire.milter.flags import VERSION, Actions, Steps
+from smtpproxy.mail.reply import Reply
+
+VERSION = 6
+OLDEST_VERSION = 2
+
+
+class Actions(IntFlag):
+    """Edits that a milter may ask for at the end of a message (SMFIF_)."""
+
+    ADD_HEADERS = 0x1
+    CHANGE_BODY = 0x2
+    ADD_RECIPIENTS = 0x4
+    DELETE_RECIPIENTS = 0x8
+    CHANGE_HEADERS = 0x10
+    QUARANTINE = 0x20
+    CHANGE_SENDER = 0x40
+    ADD_RECIPIENTS_WITH_PARAMETERS = 0x80
+    SET_MACROS = 0x100  # SETSYMLIST
+
+
+class Steps(IntFlag):
+    """What the MTA may leave out, and what it need not wait for (SMFIP_).
+
+    NO_ leaves a command out; UNANSWERED_ (NR_) is a command that gets no reply.
+    """
+
+    NO_CONNECT = 0x1
+    NO_HELO = 0x2
+    NO_MAIL = 0x4
+    NO_RCPT = 0x8
+    NO_BODY = 0x10
+    NO_HEADERS = 0x20
+    NO_END_OF_HEADERS = 0x40
+    UNANSWERED_HEADERS = 0x80
+    NO_UNKNOWN = 0x100
+    NO_DATA = 0x200
+    SKIP = 0x400  # the milter may say that it has seen enough of the body
+    REJECTED_RECIPIENTS = 0x800  # RCPT_REJ: tell of recipients that the MTA refused
+    UNANSWERED_CONNECT = 0x1000
+    UNANSWERED_HELO = 0x2000
+    UNANSWERED_MAIL = 0x4000
+    UNANSWERED_RCPT = 0x8000
+    UNANSWERED_DATA = 0x10000
+    UNANSWERED_UNKNOWN = 0x20000
+    UNANSWERED_END_OF_HEADERS = 0x40000
+    UNANSWERED_BODY = 0x80000
+    LEADING_SPACE = 0x100000  # HDR_LEADSPC: header values as they stand after the colon
+
+
+class Stage(IntEnum):
+    """Where macros are set (SMFIM_)."""
+
+    CONNECT = 0
+    HELO = 1
+    MAIL = 2
+    RCPT = 3
+    DATA = 4
+    END_OF_MESSAGE = 5
+    END_OF_HEADERS = 6
+
 
 _NEGOTIATION = struct.Struct("!III")
 _PORT = struct.Struct("!H")
@@ -241,3 +304,66 @@ def agreed(offer: Negotiation, actions: Actions, steps: Steps) -> Negotiation:
     """Return what both sides can: the rest of what was wished for is left out."""
     version = min(offer.version, VERSION)
     return Negotiation(version, actions & offer.actions, steps & offer.steps)
+
+
+_HEAD = struct.Struct("!IB")
+_NUMBER = struct.Struct("!I")
+_NUL_OR_LINE_END = str.maketrans({"\0": " ", "\r": " ", "\n": " "})
+
+
+def packet(letter: str, data: bytes = b"") -> bytes:
+    """Return a packet: the length of what follows, the letter, the data."""
+    return _HEAD.pack(len(data) + 1, ord(letter)) + data
+
+
+CONTINUE = packet("c")
+TEMPORARY_FAILURE = packet("t")
+PROGRESS = packet("p")
+
+
+def negotiated(agreed: Negotiation, macros: Mapping[Stage, Sequence[str]] | None = None) -> bytes:
+    """Answer a negotiation; `macros` are the names that are wanted at each stage."""
+    data = struct.pack("!III", agreed.version, agreed.actions, agreed.steps)
+    for stage, names in (macros or {}).items():
+        data += _NUMBER.pack(stage) + _string(" ".join(names))
+    return packet("O", data)
+
+
+def reply_code(reply: Reply) -> bytes:
+    """Refuse with a reply of our own: every line 4xx, or every line 5xx.
+
+    MTAs take the text for a format, so `%` is doubled. Raises ValueError for other codes.
+    """
+    if reply.code // 100 not in (4, 5):
+        raise ValueError(f"a milter's reply is 4xx or 5xx, not {reply.code}")
+    enhanced = f"{reply.enhanced} " if reply.enhanced else ""
+    last = len(reply.lines) - 1
+    lines = [
+        f"{reply.code}{' ' if at == last else '-'}{enhanced}{line.translate(_NUL_OR_LINE_END)}"
+        for at, line in enumerate(reply.lines)
+    ]
+    return packet("y", _string("\r\n".join(lines).replace("%", "%%")))
+
+
+def delete_recipient(path: str) -> bytes:
+    """Take a recipient away; `path` as it came with RCPT, else it matches none."""
+    return packet("-", _string(path))
+
+
+def change_header(name: str, value: bytes, index: int = 1) -> bytes:
+    """Replace the field that is the `index`th of its name, from 1; an empty value removes it."""
+    return packet("m", _NUMBER.pack(index) + _string(name) + _value(value))
+
+
+def delete_header(name: str, index: int = 1) -> bytes:
+    return change_header(name, b"", index)
+
+
+def _string(value: str) -> bytes:
+    return _value(value.encode("utf-8", "surrogateescape"))
+
+
+def _value(value: bytes) -> bytes:
+    if b"\0" in value:
+        raise ValueError("a NUL within a string would end it")
+    return value + b"\0"

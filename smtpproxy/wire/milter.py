@@ -15,8 +15,11 @@ import struct
 from collections.abc import Mapping, Sequence, Set
 from enum import Enum, auto
 
-from smtpproxy.wire.milter.commands import (
+from smtpproxy.wire.milter_packets import (
+    CONTINUE,
+    OLDEST_VERSION,
     Abort,
+    Actions,
     Body,
     Command,
     Connect,
@@ -32,12 +35,13 @@ from smtpproxy.wire.milter.commands import (
     NextConnection,
     Quit,
     Rcpt,
+    Stage,
+    Steps,
     Unknown,
     agreed,
+    negotiated,
     parse,
 )
-from smtpproxy.wire.milter.flags import OLDEST_VERSION, Actions, Stage, Steps
-from smtpproxy.wire.milter.replies import CONTINUE, negotiated
 
 PACKET_LIMIT = 1024 * 1024
 """Octets of one packet: a body chunk is at most 64 KiB, a header field as long as the MTA lets."""
