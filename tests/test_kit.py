@@ -221,7 +221,7 @@ def test_the_relay_judges_the_invented_people_as_told(
 ) -> None:
     """By the import commands, `smtpproxy serve` and its metrics: the kit's whole way."""
     now = datetime.now(UTC)
-    relay = RelayProcess(tmp_path, upstream.address)
+    relay = RelayProcess(tmp_path, upstream.address, {"web": {}})
     relay.fill(ndjson(now), suppressions_csv(now))
     with relay:
         bases = []

@@ -105,7 +105,7 @@ def test_a_suppression_counts_when_the_files_beside_the_store_were_removed(
     filled: StartFilled, names: tuple[str, ...]
 ) -> None:
     with FakeUpstream() as mta:
-        relay = filled(mta.address, config())
+        relay = filled(mta.address, config() | {"web": {}})
         assert relay.send(marketing(), JEANNE)[0] == 250
         store = relay.config["store"]["url"].removeprefix("sqlite://")
         for name in names:

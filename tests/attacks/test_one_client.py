@@ -262,7 +262,7 @@ def test_who_watches_is_told(upstream: FakeUpstream, tmp_path: Path) -> None:
     """/readyz stays 200: a balancer would move the attacker to the next relay."""
     limit = {"max_connections": 3, "max_connections_per_address": 3, "hold_timeout": "1m"}
     receipts = listener("apps", "receipts", default="receipts")
-    config = {"upstream": limit, "listener": [receipts]}
+    config = {"upstream": limit, "listener": [receipts], "web": {}}
     with RelayProcess(tmp_path, upstream.address, config) as relay, ExitStack() as stack:
 
         def pool() -> Any:

@@ -250,7 +250,7 @@ def hostile(
     till = listener("till", "receipts", default="receipts")
     milter = listener("mta", "receipts", default="receipts", protocol="milter")
     policy = listener("ask", "receipts", default="receipts", protocol="policy")
-    config = {"listener": [till, milter, policy], "server": {"log_level": "info"}}
+    config = {"listener": [till, milter, policy], "server": {"log_level": "info"}, "web": {}}
     with FakeUpstream() as mta:
         relay = RelayProcess(tmp_path_factory.mktemp("relay"), mta.address, config)
         with relay:

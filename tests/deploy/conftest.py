@@ -90,7 +90,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         listeners = relay_config(root, upstream.address)["listener"]
         trial = {"name": "trial", "protocol": "smtp", "streams": ["trial"]}
         trial |= {"address": f"{LOOPBACK}:{free_port()}", "default_stream": "trial"}
-        config = {"listener": [*listeners, trial, network(root)], "stream": [*STREAMS, TRIAL]}
+        config = {
+            "listener": [*listeners, trial, network(root)],
+            "stream": [*STREAMS, TRIAL],
+            "web": {},
+        }
         relay = RelayProcess(root, upstream.address, config | others(root))
         try:
             now = datetime.now(UTC)

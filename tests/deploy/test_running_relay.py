@@ -22,7 +22,8 @@ from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream
 
 StartRelay = Callable[..., RelayProcess]
-TWO_WORKERS = {"server": {"workers": 2}}
+WATCHED: dict[str, Any] = {"web": {}}
+TWO_WORKERS = {"server": {"workers": 2}, "web": {}}
 
 
 def get(relay: RelayProcess, path: str, **headers: str) -> tuple[int, Any]:
@@ -54,7 +55,7 @@ def workers(relay: RelayProcess) -> list[int]:
 
 @needs("promtool")
 def test_promtool_finds_nothing_to_say(relay: StartRelay, upstream: FakeUpstream) -> None:
-    running = relay(upstream.address)
+    running = relay(upstream.address, WATCHED)
     receipt(running)
     _, page = get(running, "/metrics")
     done = run("promtool", "check", "metrics", stdin=page.encode())
@@ -100,7 +101,7 @@ def test_a_worker_that_is_killed_takes_no_counts_with_it(
 
 
 def test_readyz_follows_the_upstream(relay: StartRelay, upstream: FakeUpstream) -> None:
-    running = relay(upstream.address)
+    running = relay(upstream.address, WATCHED)
     parts = {"listeners": "ok", "store": "ok", "audit": "ok", "upstream": "ok"}
     code, answer = get(running, "/readyz")
     assert (code, answer["status"], answer["parts"]) == (200, "ok", parts)

@@ -29,6 +29,7 @@ def started(filled: Start) -> Start:
         changed = [{**stream, **streams.get(stream["name"], {})} for stream in STREAMS]
         config: dict[str, Any] = {
             "server": {"workers": 2},
+            "web": {},
             "stream": changed,
             "listener": [listener("apps", "offers", "receipts", default="offers")],
         }

@@ -29,6 +29,7 @@ def config(state: Path, **more: Any) -> dict[str, Any]:
             listener("till", "receipts", default="receipts"),
             listener("shop", "offers", default="offers"),
         ],
+        "web": {},
         **more,
     }
 

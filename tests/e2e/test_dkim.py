@@ -44,7 +44,11 @@ def delivered(filled: StartFilled, keys: list[KeyFile]) -> Iterator[dict[str, by
     with PostfixInstance() as postfix:
         relay = filled(
             postfix.address,
-            {"server": {"spool_threshold": "64KiB"}, "dkim": [key.table() for key in keys]},
+            {
+                "server": {"spool_threshold": "64KiB"},
+                "dkim": [key.table() for key in keys],
+                "web": {},
+            },
         )
         found = {}
         for number, (name, mail) in enumerate(MESSAGES.items(), 1):
@@ -108,7 +112,7 @@ class Checking:
 @pytest.fixture(scope="module")
 def checking(filled: StartFilled, mta: FakeUpstream, keys: list[KeyFile]) -> Iterator[Checking]:
     with NameServer(keys[0].dns) as dns:
-        settings = {"dns": {"nameservers": [dns.address], "timeout": "500ms"}}
+        settings = {"dns": {"nameservers": [dns.address], "timeout": "500ms"}, "web": {}}
         yield Checking(filled(mta.address, settings), mta, dns)
 
 

@@ -20,7 +20,7 @@ PLAIN = b" <https://u.shop.example/AZm2>,\r\n <mailto:stop@shop.example>\r\n"
 @pytest.fixture(scope="module")
 def relay(filled: Callable[..., RelayProcess], mta: FakeUpstream) -> RelayProcess:
     streams = [{**STREAMS[0], "check_dkim": False}, {**STREAMS[3], "mode": "observe"}]
-    return filled(mta.address, {"stream": streams})
+    return filled(mta.address, {"stream": streams, "web": {}})
 
 
 def _arrived(relay: RelayProcess, mta: FakeUpstream, mail: bytes) -> list[bytes]:

@@ -36,7 +36,8 @@ def sides(tmp_path: Path) -> Iterator[tuple[RelayProcess, RelayProcess]]:
         for folder in (teller, told):
             folder.mkdir()
         one = RelayProcess(teller, mta.address, _config(teller, "teller.example"))
-        two = RelayProcess(told, mta.address, _config(told, "told.example", max_snapshot_age="24h"))
+        config = _config(told, "told.example", max_snapshot_age="24h") | {"web": {}}
+        two = RelayProcess(told, mta.address, config)
         one.must("partner", "key", "other")
         shutil.copy2(teller / "other.key", told / "other.key")
         fill(two.config["store"]["url"], told / "state", datetime.now(UTC))

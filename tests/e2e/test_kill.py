@@ -29,7 +29,7 @@ def dump() -> Iterator[SmtpSink]:
 @pytest.fixture
 def relay(dump: SmtpSink, filled: Callable[..., RelayProcess]) -> RelayProcess:
     till = listener("till", "receipts", default="receipts")
-    return filled(dump.address, {"server": {"workers": 2}, "listener": [till]})
+    return filled(dump.address, {"server": {"workers": 2}, "listener": [till], "web": {}})
 
 
 def numbers(entries: Sequence[Record]) -> set[int]:

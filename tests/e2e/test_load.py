@@ -32,7 +32,7 @@ def relay(sink: SmtpSink, filled: Callable[..., RelayProcess]) -> RelayProcess:
         listener("till", "receipts", default="receipts"),
         listener("shop", "offers", default="offers"),
     ]
-    return filled(sink.address, {"server": {"workers": 2}, "listener": listeners})
+    return filled(sink.address, {"server": {"workers": 2}, "listener": listeners, "web": {}})
 
 
 def lf_file(folder: Path, mail: bytes) -> Path:

@@ -44,7 +44,7 @@ def pair(
         | {"non_smtpd_milters": f"inet:{milter}", "smtputf8_enable": "yes", "soft_bounce": "no"},
         services=master,
     ) as postfix:
-        yield filled(notices, config), postfix
+        yield filled(notices, config | {"web": {}}), postfix
 
 
 @pytest.fixture

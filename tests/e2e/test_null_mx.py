@@ -29,6 +29,7 @@ def relay(dns: NameServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     config = {
         "dns": {"nameservers": [dns.address], "timeout": "1s"},
         "policy": {"check_recipient_domain": True},
+        "web": {},
         "listener": [
             listener("apps", "receipts", default="receipts"),
             listener("ads", "offers", default="offers"),

@@ -28,14 +28,14 @@ def listeners() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def observing(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
-    everything = {"policy": {"mode": "observe"}, "stream": [*STREAMS, TRIAL]}
+    everything = {"policy": {"mode": "observe"}, "web": {}, "stream": [*STREAMS, TRIAL]}
     return filled(mta.address, {"listener": listeners(), **everything})
 
 
 @pytest.fixture(scope="module")
 def enforcing(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
     """Only the stream `trial` is observed."""
-    return filled(mta.address, {"listener": listeners(), "stream": [*STREAMS, TRIAL]})
+    return filled(mta.address, {"listener": listeners(), "stream": [*STREAMS, TRIAL], "web": {}})
 
 
 def observed(relay: RelayProcess, stream: str, reason: str) -> float:

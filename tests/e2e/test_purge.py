@@ -30,7 +30,7 @@ def relay(filled: Callable[..., RelayProcess]) -> Iterator[RelayProcess]:
     """It was last up, and purged, two days ago."""
     till = listener("till", "receipts", default="receipts")
     with SmtpSink() as sink:
-        yield filled(sink.address, {"server": {"workers": 2}, "listener": [till]})
+        yield filled(sink.address, {"listener": [till], "web": {}})
 
 
 def state(relay: RelayProcess) -> Path:

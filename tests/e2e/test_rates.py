@@ -26,7 +26,7 @@ def test_a_rate_is_that_of_all_workers(
     mta: FakeUpstream, filled: Callable[..., RelayProcess]
 ) -> None:
     shop = listener("shop", "offers", default="offers", message_rate="12/1h")
-    relay = filled(mta.address, {"server": {"workers": 2}, "listener": [shop]})
+    relay = filled(mta.address, {"server": {"workers": 2}, "listener": [shop], "web": {}})
     assert sent(relay, 8) == 8
     assert relay.terminate() == 0
     relay.start()

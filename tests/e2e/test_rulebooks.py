@@ -41,6 +41,7 @@ def _stream(name: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProcess:
     config = {
+        "web": {},
         "listener": [
             listener("france", "offers", default="offers"),
             listener("america", "deals", default="deals"),

@@ -28,6 +28,7 @@ def config(mode: str) -> dict[str, object]:
         ],
         "policy": {"mode": mode},
         "store": {"timeout": "300ms"},
+        "web": {},
     }
 
 

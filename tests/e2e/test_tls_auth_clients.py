@@ -46,6 +46,7 @@ def relay(
             listener("implicit", "receipts", default="receipts", tls="implicit", **keys),
         ],
         "auth": {"users": str(users), "failure_delay": "50ms", "max_failures_per_address": 1000},
+        "web": {},
         "credential": [{"user": USER, "senders": [SENDER]}],
     }
     draft = RelayProcess(authority.folder, mta.address, config)

@@ -28,7 +28,8 @@ def crm(tmp_path: Path) -> Iterator[Receiver]:
 
 def relay_with(tmp_path: Path, mta: FakeUpstream, *webhooks: dict[str, Any]) -> RelayProcess:
     till = listener("till", "receipts", default="receipts")
-    return RelayProcess(tmp_path, mta.address, {"listener": [till], "webhook": list(webhooks)})
+    config = {"listener": [till], "webhook": list(webhooks), "web": {}}
+    return RelayProcess(tmp_path, mta.address, config)
 
 
 def started(relay: RelayProcess) -> None:
@@ -225,7 +226,7 @@ def test_a_secret_that_cannot_be_used_keeps_the_relay_from_starting(
 
 
 def test_the_feed_answers_who_has_a_token(tmp_path: Path, mta: FakeUpstream) -> None:
-    relay = RelayProcess(tmp_path, mta.address)
+    relay = RelayProcess(tmp_path, mta.address, {"web": {}})
     made = json.loads(relay.must("token", "dwh", "--json"))
     relay.config["token"] = [{key: made[key] for key in ("name", "sha256", "may")}]
     relay.write_config()

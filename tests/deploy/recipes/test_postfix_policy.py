@@ -31,7 +31,7 @@ def pair(filled: Callable[..., RelayProcess]) -> Iterator[tuple[RelayProcess, Po
     toml, main, *_ = blocks(PAGE, {"127.0.0.1:8892": policy})
     with PostfixInstance(main=parameters(main) | {"smtputf8_enable": "yes"}) as postfix:
         config = tomllib.loads(toml.replace('"127.0.0.1:25"', f'"{postfix.address}"'))
-        yield filled(postfix.address, config), postfix
+        yield filled(postfix.address, config | {"web": {}}), postfix
 
 
 @pytest.fixture
