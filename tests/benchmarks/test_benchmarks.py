@@ -53,13 +53,13 @@ def test_cpu_time_of_children_counts_when_they_are_gone() -> None:
 
 
 def test_the_peak_is_seen_of_memory_that_is_given_back() -> None:
-    script = "import sys; x = b'x' * 80_000_000; print(1, flush=True); del x; input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    script = "x = b'x' * 80_000_000; input(); del x; input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as process:
         with PeakMemory(lambda: [process.pid], every=0.001) as memory:
-            assert process.stdout is not None
-            process.stdout.readline()
+            assert process.stdin is not None
+            wait_for(lambda: memory.peak > 80_000_000, "memory to be taken")
+            process.stdin.write(b"\n")
+            process.stdin.flush()
             wait_for(lambda: pss_bytes([process.pid]) < 60_000_000, "memory to be given back")
         process.communicate(b"\n")
     assert memory.peak > 80_000_000

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from tests.kit.messages import message
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
-from tests.kit.processes import descendants, run
+from tests.kit.processes import run
 from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream
 
@@ -42,15 +42,6 @@ def receipt(relay: RelayProcess) -> None:
         message(stream="receipts"), "jeanne@people.example", sender="orders@shop.example"
     )
     assert code == 250, text
-
-
-def workers(relay: RelayProcess) -> list[int]:
-    command = b"smtpproxy.process.children\0worker"
-    return [
-        pid
-        for pid in descendants(relay.pid)
-        if command in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
 
 
 @needs("promtool")
@@ -85,7 +76,7 @@ def test_a_worker_that_is_killed_takes_no_counts_with_it(
     for _ in range(10):
         receipt(running)
     before = running.metrics()
-    for pid in workers(running):
+    for pid in running.workers:
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: get(running, "/healthz")[0] == 503, "/healthz to notice")
     during = running.metrics()
@@ -153,7 +144,7 @@ def test_a_worker_that_hangs_is_not_covered_up(
     """systemd gets no more signs of life, and /healthz says why."""
     running = relay(upstream.address, TWO_WORKERS)
     wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
-    [hanging, _] = workers(running)
+    [hanging, _] = running.workers
     os.kill(hanging, signal.SIGSTOP)
     try:
         wait_for(lambda: get(running, "/healthz")[0] == 503, "/healthz to notice")

@@ -1,24 +1,28 @@
 """The daily purge of a running relay: nobody's mail waits for it, and the record stays provable."""
 
+import asyncio
 import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from smtpproxy.config import load
+from smtpproxy.process import daily_purge
+from smtpproxy.process.daily_purge import DailyPurge
 from tests.kit.journal import Clock, decided, journal
 from tests.kit.load import SmtpSink
 from tests.kit.messages import message
 from tests.kit.numbered import NumberedLoad
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
-from tests.kit.processes import descendants
 from tests.kit.relay import RelayProcess, listener
+from tests.kit.store import fill_database
 
 pytestmark = needs("smtp-sink")
 
@@ -26,21 +30,19 @@ AGO = datetime.now(UTC) - timedelta(days=7 * 366)
 
 
 @pytest.fixture
-def relay(filled: Callable[..., RelayProcess]) -> Iterator[RelayProcess]:
-    """It was last up, and purged, two days ago."""
+def relay(tmp_path: Path) -> Iterator[RelayProcess]:
+    """Not started yet; it was last up, and purged, two days ago."""
     till = listener("till", "receipts", default="receipts")
     with SmtpSink() as sink:
-        yield filled(sink.address, {"listener": [till], "web": {}})
+        process = RelayProcess(tmp_path, sink.address, {"listener": [till], "web": {}})
+        fill_database(process.config["store"]["url"], state(process), datetime.now(UTC))
+        was_purged(process, datetime.now(UTC) - timedelta(days=2))
+        yield process
+        process.kill()
 
 
 def state(relay: RelayProcess) -> Path:
     return Path(relay.config["server"]["state_dir"])
-
-
-def was_down_for_days(relay: RelayProcess) -> None:
-    """Stop it, and let the last run be two days old."""
-    assert relay.terminate() == 0
-    was_purged(relay, datetime.now(UTC) - timedelta(days=2))
 
 
 def was_purged(relay: RelayProcess, at: datetime) -> None:
@@ -79,19 +81,10 @@ def runs(relay: RelayProcess) -> list[dict[str, Any]]:
 
 
 def purgers(relay: RelayProcess) -> list[int]:
-    command = b"smtpproxy.process.children\0purge"
-    found = []
-    for pid in descendants(relay.pid):
-        try:
-            if command in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-        except FileNotFoundError:
-            continue
-    return found
+    return relay.children("purge")
 
 
 async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayProcess) -> None:
-    was_down_for_days(relay)
     grow_old(relay, 3_000)
     await an_old_journal(relay)
     relay.start()
@@ -125,26 +118,31 @@ async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayPro
     assert len(runs(relay)) == 2, "once a day"
 
 
-def test_it_comes_at_its_time(relay: RelayProcess) -> None:
-    assert relay.terminate() == 0
+async def test_it_comes_at_its_time(relay: RelayProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daily_purge, "_LOOK", 0.05)
     was_purged(relay, datetime.now(UTC))
-    at = datetime.now().replace(microsecond=0) + timedelta(seconds=8)  # noqa: DTZ005 - on the wall
+    at = datetime.now().replace(microsecond=0) + timedelta(seconds=2)  # noqa: DTZ005 - on the wall
     relay.config["retention"] = {"at": at.strftime("%H:%M:%S")}
     relay.write_config()
-    relay.start()
-    wait_for(lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
+    failures: list[int] = []
+    daily = asyncio.create_task(DailyPurge(load(relay.config_path), failures.append).run())
+    await asyncio.to_thread(wait_for, lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
+    daily.cancel()
+    await asyncio.wait((daily,))
     assert datetime.fromisoformat(runs(relay)[1]["began"]) >= at.astimezone()
+    assert failures == []
 
 
 def test_the_first_start_of_all_begins_the_record(relay: RelayProcess) -> None:
     """It has nothing to make up for."""
+    (state(relay) / "purges.ndjson").unlink()
+    relay.start()
     wait_for(lambda: len(runs(relay)) == 1, "the record to begin")
     assert runs(relay)[0]["removed"] == {}
     assert purgers(relay) == []
 
 
 def test_a_run_that_fails_is_counted_and_mail_goes_on(relay: RelayProcess) -> None:
-    was_down_for_days(relay)
     (state(relay) / "purge.lock").mkdir()
     relay.start()
     wait_for(lambda: relay.metric("smtpproxy_purge_failures_total") == 1, "the failure", timeout=60)
@@ -154,7 +152,6 @@ def test_a_run_that_fails_is_counted_and_mail_goes_on(relay: RelayProcess) -> No
 
 
 def test_killed_in_the_middle_the_next_run_does_the_rest(relay: RelayProcess) -> None:
-    was_down_for_days(relay)
     grow_old(relay, 20_000)
     relay.start()
     wait_for(lambda: purgers(relay), "the purge to run")
@@ -170,7 +167,6 @@ def test_killed_in_the_middle_the_next_run_does_the_rest(relay: RelayProcess) ->
 
 
 def test_a_drain_does_not_wait_for_it(relay: RelayProcess) -> None:
-    was_down_for_days(relay)
     grow_old(relay, 20_000)
     relay.start()
     wait_for(lambda: purgers(relay), "the purge to run")
@@ -179,7 +175,6 @@ def test_a_drain_does_not_wait_for_it(relay: RelayProcess) -> None:
 
 
 def test_who_does_not_want_it_has_none(relay: RelayProcess) -> None:
-    was_down_for_days(relay)
     relay.config["retention"] = {"enabled": False}
     relay.write_config()
     relay.start()

@@ -14,7 +14,6 @@ import pytest
 
 from tests.kit.messages import message
 from tests.kit.ports import wait_for
-from tests.kit.processes import descendants
 from tests.kit.receiver import Delivery, Receiver, Say, receiver
 from tests.kit.relay import RelayProcess, listener
 from tests.kit.upstream import FakeUpstream
@@ -46,18 +45,7 @@ def listed(relay: RelayProcess) -> list[dict[str, Any]]:
 
 
 def webhook_process(relay: RelayProcess) -> int:
-    command = b"smtpproxy.process.children\0webhooks"
-
-    def find() -> int:
-        for pid in descendants(relay.pid):
-            try:
-                if command in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    return pid
-            except OSError:
-                continue
-        return 0
-
-    return wait_for(find, "the webhook process")
+    return wait_for(lambda: relay.children("webhooks"), "the webhook process")[0]
 
 
 def add(relay: RelayProcess, *names: str) -> None:

@@ -114,6 +114,14 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def command_line(pid: int) -> bytes:
+    """The arguments of a process, each with a NUL at its end; nothing when it is gone (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def run(
     *argv: str,
     stdin: bytes = b"",

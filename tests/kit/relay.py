@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from smtpproxy.cli import main
 from tests.kit.ports import LOOPBACK, free_port, wait_for
-from tests.kit.processes import Running, descendants, run
+from tests.kit.processes import Running, command_line, descendants, run
 from tests.kit.toml import to_toml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -156,12 +156,12 @@ class RelayProcess:
     @property
     def workers(self) -> list[int]:
         """The process ids of the workers."""
-        command = b"smtpproxy.process.children\0worker"
-        return [
-            pid
-            for pid in descendants(self.pid)
-            if command in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        return self.children("worker")
+
+    def children(self, role: str) -> list[int]:
+        """The process ids of the children with that role."""
+        command = f"smtpproxy.process.children\0{role}\0".encode()
+        return [pid for pid in descendants(self.pid) if command in command_line(pid)]
 
     @property
     def alive(self) -> bool:
