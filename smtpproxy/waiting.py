@@ -6,6 +6,8 @@ for every exchange costs more than the exchange's own code; a sweep a few times 
 plain numbers (`Deadlines`) does not.
 """
 
+from __future__ import annotations  # of functions within functions: each costs a call
+
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic, TypeVar
@@ -20,17 +22,19 @@ class Pending(Generic[T]):
     That party leaves a callback, or awaits it in a coroutine.
     """
 
-    __slots__ = ("_callback", "_error", "_source", "_value", "done")
+    __slots__ = ("_callback", "_source", "done", "error", "value")
 
-    def __init__(self) -> None:
-        self.done = False
-        self._value: Any = None
-        self._error: BaseException | None = None
+    def __init__(
+        self, value: T | None = None, error: BaseException | None = None, *, done: bool = False
+    ) -> None:
+        self.done = done
+        self.value: Any = value
+        self.error = error
         self._callback: Callable[[Pending[T]], None] | None = None
         self._source: Pending[Any] | asyncio.Future[Any] | None = None
 
     @classmethod
-    def of(cls, awaitable: Awaitable[T]) -> "Pending[T]":
+    def of(cls, awaitable: Awaitable[T]) -> Pending[T]:
         """Wait for a coroutine in a task, for what cannot do without."""
         pending = cls()
         task = pending._source = asyncio.ensure_future(awaitable)
@@ -38,58 +42,50 @@ class Pending(Generic[T]):
         return pending
 
     @classmethod
-    def settled(cls, value: T) -> "Pending[T]":
+    def settled(cls, value: T) -> Pending[T]:
         """An answer that is there already."""
-        pending = cls()
-        pending.done, pending._value = True, value
-        return pending
+        return cls(value, done=True)
 
     @classmethod
-    def failed(cls, error: BaseException) -> "Pending[T]":
-        pending = cls()
-        pending.done, pending._error = True, error
-        return pending
+    def failed(cls, error: BaseException) -> Pending[T]:
+        return cls(error=error, done=True)
 
     def result(self) -> T:
         """The answer, once it is there; raises the error if it is one."""
-        if self._error is not None:
-            raise self._error
-        value: T = self._value
+        if self.error is not None:
+            raise self.error
+        value: T = self.value
         return value
-
-    @property
-    def error(self) -> BaseException | None:
-        return self._error
 
     def settle(self, value: T) -> None:
         """Give the answer; whoever waits is called before this returns. The first one counts."""
         if not self.done:
-            self.done, self._value = True, value
+            self.done, self.value = True, value
             if self._callback is not None:
                 self._callback(self)
 
     def fail(self, error: BaseException) -> None:
         """Give an error for an answer, as `settle` does."""
         if not self.done:
-            self.done, self._error = True, error
+            self.done, self.error = True, error
             if self._callback is not None:
                 self._callback(self)
 
-    def when_done(self, callback: Callable[["Pending[T]"], None]) -> None:
+    def when_done(self, callback: Callable[[Pending[T]], None]) -> None:
         """Call back when the answer is there; at once if it is."""
         if self.done:
             callback(self)
         else:
             self._callback = callback
 
-    def take(self, answer: "Pending[T]") -> None:
+    def take(self, answer: Pending[T]) -> None:
         """Give another's answer, which is there."""
         if answer.error is None:
-            self.settle(answer.result())
+            self.settle(answer.value)
         else:
             self.fail(answer.error)
 
-    def then(self, convert: Callable[["Pending[T]"], U]) -> "Pending[U]":
+    def then(self, convert: Callable[[Pending[T]], U]) -> Pending[U]:
         """What `convert` makes of this answer when it is there, or raises."""
         converted: Pending[U] = Pending()
         converted._source = self
@@ -105,7 +101,7 @@ class Pending(Generic[T]):
         self.when_done(answered)
         return converted
 
-    def otherwise(self, another: Callable[[BaseException], "Pending[T] | None"]) -> "Pending[T]":
+    def otherwise(self, another: Callable[[BaseException], Pending[T] | None]) -> Pending[T]:
         """This answer; where it is an error for which there is another answer, that one."""
         final: Pending[T] = Pending()
         final._source = self

@@ -61,7 +61,7 @@ class Run(Pending[T]):
         self._awaited = None
         error = answer.error
         if error is None or isinstance(error, Exception):
-            self._go(answer.result() if error is None else None, error)
+            self._go(answer.value, error)
         else:  # what was waited for was cancelled, and so is who waits
             self._steps.close()
             self.fail(error)
@@ -82,7 +82,9 @@ class Run(Pending[T]):
                         self._awaited = answer
                         answer.when_done(self._resume)
                         return
-                    answer = answer.result()
+                    if answer.error is not None:
+                        raise answer.error
+                    answer = answer.value
                 except Exception as failure:
                     error = failure
         except StopIteration as stop:

@@ -1,5 +1,7 @@
 """The milter intake: one connection of an MTA that asks what to do with its mail."""
 
+from __future__ import annotations  # of functions within functions: each costs a call
+
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar

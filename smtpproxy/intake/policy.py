@@ -1,5 +1,7 @@
 """The policy intake: one connection of a Postfix that asks about its recipients."""
 
+from __future__ import annotations  # of functions within functions: each costs a call
+
 import re
 
 from smtpproxy.core.delegation import DelegatedTransaction

@@ -1,5 +1,7 @@
 """What the sessions of all protocols have in common: how they begin, wait and end."""
 
+from __future__ import annotations  # of functions within functions: each costs a call
+
 import asyncio
 import contextlib
 from collections.abc import Callable
@@ -63,6 +65,7 @@ class Session(asyncio.Protocol):
         self._pausing = False  # other sessions have their turn, though there is more to take
         self._ended = False
         self._eof = False  # the client has said all it has to say, and may still listen
+        self._securing = False  # the transport is between clear text and TLS
         self._reading = True
         self._write_paused = False  # the client leaves our answers unread
 
@@ -228,7 +231,7 @@ class Session(asyncio.Protocol):
 
     def _adjust_reading(self) -> None:
         """Read from a client that reads what we write and is not too far ahead of us."""
-        wanted = not (self._write_paused or self._pausing) and (
+        wanted = not (self._write_paused or self._pausing or self._securing) and (
             not self._busy or self._engine.buffered <= _BACKLOG
         )
         if wanted != self._reading:

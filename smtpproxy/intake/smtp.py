@@ -1,5 +1,7 @@
 """The SMTP intake: one session between a client and the upstream."""
 
+from __future__ import annotations  # of functions within functions: each costs a call
+
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -78,7 +80,6 @@ class SmtpSession(Session):
         self._content_began = 0.0
         self._spool_failed = False
         self._errors = 0
-        self._securing = False  # the transport is between clear text and TLS
 
     # asyncio.Protocol
 
@@ -170,10 +171,6 @@ class SmtpSession(Session):
         self._transport = transport
         self._reading, self._write_paused = True, False
         self._engine.now_secure(authenticated=self._client.secured(transport))
-
-    def _adjust_reading(self) -> None:
-        if not self._securing:
-            super()._adjust_reading()
 
     def _authenticate(self, event: Auth | AuthResponse) -> None:
         listener = self._listener

@@ -1,5 +1,7 @@
 """One mail transaction with the upstream, in lockstep with the client's."""
 
+from __future__ import annotations  # of functions within functions: each costs a call
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct

@@ -336,7 +336,7 @@ class SqliteReader:
     def _ask(self, question: Callable[[_Link], T]) -> Pending[T]:
         """The answer is there at once, unless the database is busy. Raises StoreUnavailable."""
         try:
-            return Pending.settled(question(self._current()))
+            return Pending(question(self._current()), done=True)
         except Exception as error:
             cause = self._failed(error)
         return Pending.of(self._ask_again(question, cause))
