@@ -43,7 +43,7 @@ from smtpproxy.sinks.audit.reader import Record, read
 from smtpproxy.terminal import counted
 
 if TYPE_CHECKING:
-    from smtpproxy.core.replay import Change
+    from smtpproxy.core.evaluation import Change
 
 _SHOWN = 100
 
@@ -203,7 +203,7 @@ class _Totals:
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
     def add(self, record: Record, rulebook: Rulebook) -> Iterator["Change"]:
-        from smtpproxy.core.replay import replay, words
+        from smtpproxy.core.evaluation import replay, words
 
         result = replay(record.decided, rulebook)
         self._decisions += 1
@@ -264,7 +264,7 @@ def _rulebook(settings: Settings, reference: str) -> Rulebook:
 
 
 def _as_object(record: Record, change: "Change") -> dict[str, Any]:
-    from smtpproxy.core.replay import words
+    from smtpproxy.core.evaluation import words
 
     decided, recipient = record.decided, change.recipient
     return {
@@ -279,7 +279,7 @@ def _as_object(record: Record, change: "Change") -> dict[str, Any]:
 
 
 def _line(record: Record, change: "Change") -> str:
-    from smtpproxy.core.replay import words
+    from smtpproxy.core.evaluation import words
 
     decided, recipient = record.decided, change.recipient
     whom = recipient.address if recipient else "(the message)"

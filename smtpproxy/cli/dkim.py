@@ -28,14 +28,14 @@ from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding, SignatureState
 from smtpproxy.relay.content import Body
-from smtpproxy.relay.dkim.verifying import Verifier
+from smtpproxy.relay.dkim_verifying import Verifier
 from smtpproxy.resolver import Answer, Resolver
 from smtpproxy.settings import DkimSettings, Settings
 from smtpproxy.settings.names import selector as read_selector
 from smtpproxy.settings.places import domain as read_domain
 
 if TYPE_CHECKING:
-    from smtpproxy.relay.dkim.keys import SigningKey
+    from smtpproxy.relay.dkim_signing import SigningKey
 
 _LINE = re.compile(r"^\s*(\S+?)\.?\s+(?:\d+\s+)?(?:IN\s+)?TXT\s+(.+)$", re.IGNORECASE)
 _STRINGS = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -75,7 +75,7 @@ class KeygenOptions:
 @config_path_option
 def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
     """Make a key in FILE (mode 0600, never over another), and print its DNS record."""
-    from smtpproxy.relay.dkim.keys import new_key
+    from smtpproxy.relay.dkim_signing import new_key
 
     del config  # taken as every command takes it; the key comes before its table
     domain, selector = _names(options.domain, options.selector)
@@ -171,7 +171,7 @@ def _names(domain: str, selector: str) -> tuple[str, str]:
 
 
 def _key(path: Path) -> "SigningKey":
-    from smtpproxy.relay.dkim.keys import KeyFault, read_key
+    from smtpproxy.relay.dkim_signing import KeyFault, read_key
 
     try:
         return read_key(path)

@@ -159,7 +159,7 @@ class _Dns:
         self._threads = threads
 
     async def null_mx(self, addresses: Iterable[str]) -> Mapping[str, bool]:
-        from smtpproxy.core.recipient_domains import RecipientDomains
+        from smtpproxy.core.domains import RecipientDomains
         from smtpproxy.resolver import Resolver
 
         dns = self._settings.dns
@@ -169,7 +169,7 @@ class _Dns:
         self, stream: Stream, features: MessageFeatures
     ) -> tuple[MessageFeatures, str]:
         from smtpproxy.cli.dkim import texts
-        from smtpproxy.core.organisations import Organisations, with_organisations
+        from smtpproxy.core.domains import Organisations, with_organisations
 
         return await with_organisations(
             Organisations(texts(self._settings, None)), stream, features

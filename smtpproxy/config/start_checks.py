@@ -31,7 +31,7 @@ from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
 from smtpproxy.webhooks.signature import SecretFault, check_files
 
 if TYPE_CHECKING:
-    from smtpproxy.relay.dkim.keys import SigningKey
+    from smtpproxy.relay.dkim_signing import SigningKey
 
 FOLDERS = ("audit", "spool")
 """What `serve` makes in state_dir."""
@@ -249,7 +249,7 @@ def check_dkim_files(settings: Settings, filename: str, now: datetime | None = N
     """
     if not settings.dkim:
         return []
-    from smtpproxy.relay.dkim import keys as dkim_keys  # 6 MB, where mail is signed
+    from smtpproxy.relay import dkim_signing as dkim_keys  # 6 MB, where mail is signed
 
     faults: list[str] = []
     warned: list[str] = []

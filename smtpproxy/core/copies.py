@@ -16,10 +16,11 @@ from smtpproxy.core.effects import (
     Steps,
     Together,
 )
-from smtpproxy.core.outcome import TEMPORARY_FAILURE, Recipient
+from smtpproxy.core.recording import TEMPORARY_FAILURE, Recipient
 from smtpproxy.core.services import Services
+from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.errors import SigningFailed, UpstreamError
+from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable

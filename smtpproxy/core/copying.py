@@ -12,17 +12,18 @@ from msgspec.structs import replace
 from smtpproxy.core.copies import Delivered, PerRecipientDelivery
 from smtpproxy.core.effects import NoteCopy, Steps
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
-from smtpproxy.core.outcome import Mixed, Outcome, Recipient
+from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.core.splitting import NotifyingTransaction, told
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Decided
 from smtpproxy.events import Recipient as Judged
+from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.policy.replies import recipient_reply
-from smtpproxy.relay.errors import SigningFailed, UpstreamError
+from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable

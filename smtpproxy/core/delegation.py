@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.effects import Steps
 from smtpproxy.core.evaluation import UNDECIDED
-from smtpproxy.core.outcome import Recipient, Refused, refusal_of, refused_as_a_whole, unreadable
+from smtpproxy.core.recording import Recipient, Refused, refusal_of, refused_as_a_whole, unreadable
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.core.transaction import Transaction

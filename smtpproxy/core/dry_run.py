@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from smtpproxy.core import effects
 from smtpproxy.core.delegation import DelegatedTransaction
 from smtpproxy.core.milter import MilterTransaction
-from smtpproxy.core.outcome import Mixed
 from smtpproxy.core.perform import drive
+from smtpproxy.core.recording import Mixed
 from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.core.services import SigningKeys, services_of
 from smtpproxy.core.streams import StreamChoice
@@ -21,7 +21,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.decide import known_at
 from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content
-from smtpproxy.relay.dkim.signing import fitting
+from smtpproxy.relay.dkim_signing import fitting
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import Settings
 from smtpproxy.wire.commands import Rcpt

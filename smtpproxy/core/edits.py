@@ -1,7 +1,7 @@
 """What the relay changes in a message, in its order: the stream header goes, the unsubscribe
 fields and Received come, and the DKIM signature is last, over what then leaves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,7 +10,9 @@ from smtpproxy.core.services import Services
 from smtpproxy.events import Decided
 from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.unsubscribe import plain_unsubscribe, with_fields
+from smtpproxy.mail.unsubscribe import plain_unsubscribe, unsubscribe_fields, with_fields
+from smtpproxy.mail.unsubscribe_token import TokenRing, Unsubscription, fits, stream_tag
+from smtpproxy.policy.model import ExistingUnsubscribe, Stream
 from smtpproxy.relay.content import Content
 from smtpproxy.wire.content import stuffed
 
@@ -77,3 +79,41 @@ def _covered(headers: HeaderBlock, name: str) -> bool:
     lower = name.lower().encode()
     signatures = headers.raw_fields(_SIGNATURES)
     return any(lower in signed_names(field) for each in signatures.values() for field in each)
+
+
+PATH = "/u/"
+
+
+class UnsubscribeLinks:
+    """Makes the fields with the link. Links are below `public_url`."""
+
+    def __init__(self, ring: TokenRing, public_url: str, key_text: Callable[[str], str]) -> None:
+        """`key_text` makes the key text of a suppression; it may raise StoreUnavailable."""
+        self._ring = ring
+        self._base = public_url + PATH
+        self._key_text = key_text
+        self._tags: dict[str, bytes] = {}
+
+    def fields(self, stream: Stream, address: str, id: str, *, has_list_id: bool) -> bytes:
+        """Return the fields for a canonical address, on a stream that adds them.
+
+        `id` is the decision's. A List-Id of the message stays, unless the stream replaces.
+        Raises StoreUnavailable.
+        """
+        scope = stream.unsubscribe_scope or "marketing"
+        tag = self._tags.get(stream.name) or self._tags.setdefault(
+            stream.name, stream_tag(stream.name)
+        )
+        told = (
+            Unsubscription(address, scope, id, tag)
+            if fits(address, scope)
+            else Unsubscription(self._key_text(address), scope, id)
+        )
+        token = self._ring.seal(told)
+        keeps = has_list_id and stream.existing_unsubscribe is not ExistingUnsubscribe.REPLACE
+        return unsubscribe_fields(
+            self._base + token,
+            token,
+            mailto=stream.unsubscribe_mailto,
+            list_id=None if keeps else stream.list_id,
+        )

@@ -12,15 +12,15 @@ from msgspec.structs import replace
 from smtpproxy.core.content_checks import Message
 from smtpproxy.core.edits import plain_list_unsubscribe
 from smtpproxy.core.effects import Steps
-from smtpproxy.core.outcome import Outcome
+from smtpproxy.core.recording import Outcome
 from smtpproxy.core.services import Services
 from smtpproxy.core.splitting import NotifyingTransaction
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.content import Body
-from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt

@@ -12,8 +12,7 @@ from smtpproxy.core.effects import (
     Upstream,
     WriteRecord,
 )
-from smtpproxy.core.outcome import TEMPORARY_FAILURE
-from smtpproxy.core.recording import without_erased
+from smtpproxy.core.recording import TEMPORARY_FAILURE, without_erased
 from smtpproxy.core.services import Services
 from smtpproxy.events import Client, Decided, Recipient, Relayed
 from smtpproxy.mail.address import AddressError, canonical
@@ -37,7 +36,7 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.replies import recipient_reply
-from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt

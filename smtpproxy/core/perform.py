@@ -17,10 +17,9 @@ from smtpproxy.store.protocols import FactReader, StoreUnavailable
 from smtpproxy.waiting import Pending
 
 if TYPE_CHECKING:  # what signs or asks the DNS is loaded where something does
-    from smtpproxy.core.organisations import Organisations
-    from smtpproxy.core.recipient_domains import RecipientDomains
-    from smtpproxy.relay.dkim.signing import Signer
-    from smtpproxy.relay.dkim.verifying import Verifier
+    from smtpproxy.core.domains import Organisations, RecipientDomains
+    from smtpproxy.relay.dkim_signing import Signer
+    from smtpproxy.relay.dkim_verifying import Verifier
 
 T = TypeVar("T")
 
@@ -146,7 +145,7 @@ class Performer:
     def _find_organisations(
         self, effect: effects.FindOrganisations
     ) -> Awaitable[tuple[MessageFeatures, str]]:
-        from smtpproxy.core.organisations import with_organisations
+        from smtpproxy.core.domains import with_organisations
 
         return with_organisations(_there(self.organisations), effect.stream, effect.features)
 

@@ -16,7 +16,7 @@ from smtpproxy.core.effects import (
     Upstream,
 )
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
-from smtpproxy.core.outcome import Mixed, Outcome, Recipient
+from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Limited
@@ -24,8 +24,8 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import EIGHT_BIT, UTF8, needed_extensions
 from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
 from smtpproxy.policy.rules.message import adds_unsubscribe
+from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.content import Content
-from smtpproxy.relay.errors import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt

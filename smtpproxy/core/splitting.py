@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from smtpproxy.core.effects import FindCopies, ForgetCopies, NoteCopy, Steps
 from smtpproxy.core.notices import NoticeRefused, Notices
-from smtpproxy.core.outcome import Mixed, Outcome
+from smtpproxy.core.recording import Mixed, Outcome
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.core.transaction import Transaction

@@ -20,15 +20,16 @@ from smtpproxy.core.effects import (
     StoreVersion,
 )
 from smtpproxy.core.evaluation import Evaluation
-from smtpproxy.core.outcome import (
+from smtpproxy.core.recording import (
     Mixed,
     Outcome,
     Recipient,
+    RecordedTransaction,
     Refused,
     refused_as_a_whole,
     unreadable,
+    was_erased,
 )
-from smtpproxy.core.recording import RecordedTransaction, was_erased
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Client, Decided, Failed

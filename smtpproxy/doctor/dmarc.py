@@ -26,7 +26,7 @@ from smtpproxy.mail.dmarc import (
     read_dmarc,
     tree,
 )
-from smtpproxy.relay.dkim.keys import GOOD_BITS, KeyFault, SigningKey, read_key
+from smtpproxy.relay.dkim_signing import GOOD_BITS, KeyFault, SigningKey, read_key
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import DkimSettings
 

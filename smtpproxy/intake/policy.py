@@ -5,7 +5,7 @@ from __future__ import annotations  # of functions within functions: each costs 
 import re
 
 from smtpproxy.core.delegation import DelegatedTransaction
-from smtpproxy.core.outcome import TEMPORARY_FAILURE
+from smtpproxy.core.recording import TEMPORARY_FAILURE
 from smtpproxy.core.streams import StreamTable, permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies

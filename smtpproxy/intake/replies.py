@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from smtpproxy.core.outcome import BAD_ADDRESS
+from smtpproxy.core.recording import BAD_ADDRESS
 from smtpproxy.events import Limit
 from smtpproxy.mail.address import PathError
 from smtpproxy.mail.reply import Reply

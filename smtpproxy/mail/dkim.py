@@ -15,6 +15,10 @@ _NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
 _SPACE = re.compile(rb"[ \t\r\n]+")
 
 
+class SigningFailed(Exception):
+    """A message that is to be signed cannot be; the text is private."""
+
+
 class TagError(ValueError):
     """A list that cannot be read, or a tag that says nothing usable."""
 

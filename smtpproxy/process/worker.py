@@ -15,10 +15,10 @@ import structlog
 import uvloop
 
 from smtpproxy.auth.authenticator import Authenticator
+from smtpproxy.core.edits import UnsubscribeLinks
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
 from smtpproxy.core.streams import StreamTable
-from smtpproxy.core.unsubscribe_links import UnsubscribeLinks
 from smtpproxy.events import DnsAsked, Event, FilesRead
 from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
@@ -40,10 +40,9 @@ from smtpproxy.ulid import UlidFactory
 from smtpproxy.waiting import Deadlines
 
 if TYPE_CHECKING:
-    from smtpproxy.core.organisations import Organisations
-    from smtpproxy.core.recipient_domains import RecipientDomains
-    from smtpproxy.relay.dkim.signing import Signer
-    from smtpproxy.relay.dkim.verifying import Verifier
+    from smtpproxy.core.domains import Organisations, RecipientDomains
+    from smtpproxy.relay.dkim_signing import Signer
+    from smtpproxy.relay.dkim_verifying import Verifier
     from smtpproxy.resolver import Resolver
 
 _BEAT = 1.0
@@ -243,14 +242,14 @@ class Worker:
         """Loaded where there are keys: who has none does not pay for it."""
         if not self._settings.dkim:
             return None
-        from smtpproxy.relay.dkim.signing import Keyring, Signer
+        from smtpproxy.relay.dkim_signing import Keyring, Signer
 
         return Signer(Keyring.of(self._settings.dkim), self._threads)
 
     def _verifier(self) -> "Verifier | None":
         if not any(stream.check_dkim for stream in self._settings.streams.values()):
             return None
-        from smtpproxy.relay.dkim.verifying import Verifier
+        from smtpproxy.relay.dkim_verifying import Verifier
 
         resolver = self._resolver
         return Verifier(lambda name: resolver.lookup(name, "TXT"), self._threads, time.time)
@@ -258,7 +257,7 @@ class Worker:
     def _domains(self) -> "RecipientDomains | None":
         if not self._settings.policy.check_recipient_domain:
             return None
-        from smtpproxy.core.recipient_domains import RecipientDomains
+        from smtpproxy.core.domains import RecipientDomains
 
         return RecipientDomains(self._resolver, self._settings.dns.timeout)
 
@@ -266,7 +265,7 @@ class Worker:
         streams = self._settings.streams.values()
         if not any(stream.alignment is Alignment.RELAXED for stream in streams):
             return None
-        from smtpproxy.core.organisations import Organisations
+        from smtpproxy.core.domains import Organisations
 
         resolver = self._resolver
         return Organisations(lambda name: resolver.lookup(name, "TXT"))

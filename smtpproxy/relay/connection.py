@@ -1,4 +1,5 @@
-"""One connection to the upstream: commands out, replies in, in order."""
+"""One connection to the upstream: commands out, replies in, in order; and what can go wrong,
+each error with the client's reply."""
 
 import asyncio
 import re
@@ -10,11 +11,56 @@ from typing import cast
 
 from smtpproxy.events import Emit, UpstreamReplied
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.errors import UpstreamError, UpstreamInsecure, UpstreamLost, UpstreamTimeout
 from smtpproxy.waiting import Deadlines, Pending
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 from smtpproxy.wire.commands import ClientInfo
 from smtpproxy.wire.forwarding import xclient_command
+
+
+class UpstreamError(Exception):
+    """Trouble with the upstream; the text is private, `reply` is for the client.
+
+    Always temporary: the client keeps the message and tries again.
+    """
+
+    reply = Reply.of(451, "4.4.0", "the next mail server did not answer as it should; try later")
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection could be made."""
+
+    reply = Reply.of(451, "4.4.1", "the next mail server cannot be reached; try later")
+
+
+class UpstreamInsecure(UpstreamError):
+    """There is no TLS with the upstream, or not with a certificate that is good for its name."""
+
+    reply = Reply.of(451, "4.7.5", "no secure connection to the next mail server; try later")
+
+
+class UpstreamLost(UpstreamError):
+    """The connection ended in mid-transaction."""
+
+    reply = Reply.of(451, "4.4.2", "connection to the next mail server lost; try later")
+
+
+class UpstreamTimeout(UpstreamError):
+    """No answer in time."""
+
+    reply = Reply.of(451, "4.4.2", "the next mail server did not answer in time; try later")
+
+
+class UpstreamBusy(UpstreamError):
+    """All connections are in use, and none came free in time."""
+
+    reply = Reply.of(451, "4.4.5", "too many messages under way; try later")
+
+
+class UpstreamShareUsed(UpstreamBusy):
+    """The client's own messages hold as many connections as one client may."""
+
+    reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")
+
 
 _REPLIED = {
     2: UpstreamReplied("2xx"),

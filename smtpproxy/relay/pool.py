@@ -11,9 +11,10 @@ from collections import Counter, deque
 from typing import Any
 
 from smtpproxy.events import Emit
-from smtpproxy.relay.connection import StartTls, UpstreamConnection
-from smtpproxy.relay.errors import (
+from smtpproxy.relay.connection import (
+    StartTls,
     UpstreamBusy,
+    UpstreamConnection,
     UpstreamInsecure,
     UpstreamShareUsed,
     UpstreamUnreachable,

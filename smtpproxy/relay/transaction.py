@@ -8,8 +8,7 @@ from msgspec import Struct
 
 from smtpproxy.mail.mime import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.connection import UpstreamConnection
-from smtpproxy.relay.errors import UpstreamError, UpstreamLost
+from smtpproxy.relay.connection import UpstreamConnection, UpstreamError, UpstreamLost
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.waiting import Deadline, Pending
 from smtpproxy.wire.client import mail_command, rcpt_command

@@ -27,7 +27,7 @@ from smtpproxy.policy.bulk import bulk_markers
 from smtpproxy.policy.content_checks import check_content, fingerprint, speaks_of_unsubscribing
 from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Alignment, MessageFeatures, Stream, StreamClass
-from smtpproxy.relay.dkim.signing import Keyring
+from smtpproxy.relay.dkim_signing import Keyring
 from smtpproxy.wire.commands import Hello, Mail, Rcpt
 from smtpproxy.wire.content import ContentReader
 from smtpproxy.wire.milter import MilterConnection

@@ -11,7 +11,7 @@ import pytest
 
 from smtpproxy.doctor.finding import Check
 from smtpproxy.doctor.providers import FACTS, demands
-from smtpproxy.relay.dkim.keys import new_key
+from smtpproxy.relay.dkim_signing import new_key
 from tests.kit.dns import NameServer
 from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream

@@ -33,9 +33,8 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.rulebooks import builtin
-from smtpproxy.relay.connection import UpstreamConnection
+from smtpproxy.relay.connection import UpstreamConnection, UpstreamUnreachable
 from smtpproxy.relay.content import Content, Spool
-from smtpproxy.relay.errors import UpstreamUnreachable
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import TcpAddress, UpstreamSettings

@@ -8,7 +8,7 @@ import pytest
 from smtpproxy.core import effects
 from smtpproxy.core.copies import Delivered, PerRecipientDelivery
 from smtpproxy.core.effects import Steps
-from smtpproxy.core.outcome import Recipient
+from smtpproxy.core.recording import Recipient
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable

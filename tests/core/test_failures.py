@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from smtpproxy.core import relaying
+from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.policy.model import Mode, Reason, Stream
-from smtpproxy.relay.errors import SigningFailed
 from tests.core.driving import PEOPLE, SENDER, Setting
 from tests.core.present import Present
 from tests.core.scene import Scene, codes, failing

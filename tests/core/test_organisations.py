@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from smtpproxy.core.organisations import Organisations, with_organisations
+from smtpproxy.core.domains import Organisations, with_organisations
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import Alignment, ContentFeatures, Transaction
 from smtpproxy.resolver import Answer, DnsFailure

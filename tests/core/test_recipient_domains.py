@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpproxy.core.recipient_domains import RecipientDomains
+from smtpproxy.core.domains import RecipientDomains
 from smtpproxy.resolver import Resolver
 from smtpproxy.settings import DnsSettings, TcpAddress
 from tests.kit.dns import NameServer

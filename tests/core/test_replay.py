@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from smtpproxy.core.replay import replay, words
+from smtpproxy.core.evaluation import replay, words
 from smtpproxy.events import Client, Decided, Recipient
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.doctor.finding import Lookup
-from smtpproxy.relay.dkim.keys import SigningKey, new_key
+from smtpproxy.relay.dkim_signing import SigningKey, new_key
 from smtpproxy.resolver import Resolver
 from smtpproxy.settings import DnsSettings, TcpAddress
 from tests.kit.dns import NameServer

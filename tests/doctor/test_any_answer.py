@@ -17,7 +17,7 @@ from smtpproxy.doctor.dmarc import (
 from smtpproxy.doctor.finding import Status
 from smtpproxy.doctor.hosts import mx, ptr
 from smtpproxy.doctor.spf import spf
-from smtpproxy.relay.dkim.keys import new_key
+from smtpproxy.relay.dkim_signing import new_key
 from smtpproxy.resolver import Answer, DnsFailure, Kind, MxRecord
 from smtpproxy.settings import DkimSettings
 

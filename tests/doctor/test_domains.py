@@ -16,7 +16,7 @@ from smtpproxy.doctor.dmarc import (
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
 from smtpproxy.doctor.hosts import mx, ptr
 from smtpproxy.doctor.spf import spf
-from smtpproxy.relay.dkim.keys import SigningKey, new_key
+from smtpproxy.relay.dkim_signing import SigningKey, new_key
 from smtpproxy.settings import DkimSettings
 from tests.kit.dns import NameServer
 

@@ -32,7 +32,7 @@ from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
 from smtpproxy.process.worker import SESSIONS
 from smtpproxy.relay.content import Spool
-from smtpproxy.relay.dkim.signing import Signer
+from smtpproxy.relay.dkim_signing import Signer
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.events import Failed, TransactionEnded
-from smtpproxy.relay.dkim.keys import SigningKey, read_key
-from smtpproxy.relay.dkim.signing import Keyring, Signer
+from smtpproxy.relay.dkim_signing import Keyring, Signer, SigningKey, read_key
 from smtpproxy.settings import DkimSettings
 from tests.intake.listening import Intake
 from tests.kit.dkim import KeyFile, verdicts

@@ -7,7 +7,7 @@ from typing import Any
 import dkim  # type: ignore[import-untyped]
 
 from smtpproxy.mail.dkim import KeyRecord, KeyType
-from smtpproxy.relay.dkim.keys import new_key
+from smtpproxy.relay.dkim_signing import new_key
 
 
 class KeyFile:

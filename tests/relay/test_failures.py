@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpproxy.relay.errors import UpstreamError, UpstreamLost, UpstreamTimeout
+from smtpproxy.relay.connection import UpstreamError, UpstreamLost, UpstreamTimeout
 from tests.kit.upstream import (
     At,
     Close,

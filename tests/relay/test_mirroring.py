@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.events import UpstreamReplied
-from smtpproxy.relay.errors import UpstreamError
+from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.wire.commands import Rcpt
 from tests.kit.upstream import (

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from smtpproxy.mail.reply import Reply as ClientReply
-from smtpproxy.relay.errors import UpstreamError, UpstreamLost
+from smtpproxy.relay.connection import UpstreamError, UpstreamLost
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.wire.commands import Rcpt
 from tests.kit.upstream import (

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.mail.dkim import KeyRecord, KeyType
-from smtpproxy.relay.dkim.keys import SigningKey
-from smtpproxy.relay.dkim.signing import Keyring, fitting
+from smtpproxy.relay.dkim_signing import Keyring, SigningKey, fitting
 from smtpproxy.settings import DkimSettings
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.relay.dkim.keys import KeyFault, read_key
+from smtpproxy.relay.dkim_signing import KeyFault, read_key
 from tests.kit.dkim import KeyFile
 
 

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.mail.dkim import read_signature
+from smtpproxy.mail.dkim import SigningFailed, read_signature
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.relay.content import Body, Content, Spool
-from smtpproxy.relay.dkim.signing import Keyring, Signer, sign
-from smtpproxy.relay.errors import SigningFailed
+from smtpproxy.relay.dkim_signing import Keyring, Signer, sign
 from smtpproxy.settings import DkimSettings
 from smtpproxy.wire.content import stuffed
 from tests.kit.dkim import KeyFile, verdicts

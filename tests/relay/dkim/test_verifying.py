@@ -13,9 +13,9 @@ import pytest
 from smtpproxy.mail.dkim import KeyRecord
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding
+from smtpproxy.relay import dkim_verifying
 from smtpproxy.relay.content import Body
-from smtpproxy.relay.dkim import verifying
-from smtpproxy.relay.dkim.verifying import MOST, Verifier
+from smtpproxy.relay.dkim_verifying import MOST, Verifier
 from smtpproxy.resolver import Answer, Resolver
 from smtpproxy.settings import DnsSettings, TcpAddress
 from tests.kit.dkim import KeyFile, signed
@@ -186,7 +186,7 @@ async def test_keys_by_thousands_are_not_all_looked_at(
     async def texts(name: str) -> Answer:
         return Answer(texts=(b"v=DKIM1; p=AAAA",) * 5_000)
 
-    monkeypatch.setattr(verifying, "read_record", read_record)
+    monkeypatch.setattr(dkim_verifying, "read_record", read_record)
 
     head, empty, _ = signed(marketing(), key, WANTED).partition(b"\r\n\r\n")
     with ThreadPoolExecutor(1) as threads:

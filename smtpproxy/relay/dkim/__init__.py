@@ -1,1 +1,0 @@
-"""DKIM with keys and network: signing what we relay, checking what apps have signed."""
