@@ -21,6 +21,7 @@ _TOKENS = re.compile(
 )
 """What may hold a quotation mark: comments, text of each kind, and a text that does not end."""
 
+_HEADER = re.compile(r"\s*\[{1,2}\s*([A-Za-z0-9_.-]+)\s*\]")
 _PLAINER = {
     "Cannot overwrite a value": "this is set already, further up",
     "Unclosed array": "the list before this has no closing bracket ]",
@@ -69,7 +70,8 @@ def loads(text: str) -> dict[str, Any]:
     if quote is not None and quote[:2] <= (line, column):
         line, column, mark = quote
         what = f"the text that begins here has no closing {mark}"
-    what = _PLAINER.get(what, what) + _hint(what, lines[line - 1 : line], column)
+    here = "".join(lines[line - 1 : line])
+    what = _PLAINER.get(what, what) + _hint(what, here, column)
     what = re.sub(r"\('(.*?)',?\)", lambda m: m[1].replace("', '", "."), what)  # Python's tuples
     what = what[:1].lower() + what[1:]
     raise TomlError(printable(f"line {line}, column {column}: not TOML: {what}"))
@@ -85,10 +87,13 @@ def _unclosed_quote(text: str) -> tuple[int, int, str] | None:
     return None
 
 
-def _hint(what: str, line: list[str], column: int) -> str:
+def _hint(what: str, line: str, column: int) -> str:
+    name = _HEADER.match(line)
+    if name and what.startswith(("Cannot declare", "Cannot overwrite")):
+        return f"; join the two, or write [[{name[1]}]] above each if there may be several"
     if what != "Invalid value":
         return ""
-    word = re.match(r"true|false|on\b|off\b|yes|no\b", "".join(line)[column - 1 :], re.IGNORECASE)
+    word = re.match(r"true|false|on\b|off\b|yes|no\b", line[column - 1 :], re.IGNORECASE)
     return "; write true or false" if word else "; text goes in double quotes"
 
 

@@ -216,6 +216,7 @@ def imported_otherwise(
 ) -> ImportRecord | None:
     """Return the newest import of the same octets, when all took them for something else.
 
+    One that brought nothing in, since every line was rejected, is not in the way.
     `record` is the import at hand; `place` its end, of what comes through a pipe.
     """
     try:
@@ -229,6 +230,7 @@ def imported_otherwise(
         and one.id != record.id
         and one.state not in ("undone", "undoing")
         and one.place.octets
+        and (one.added or one.changed or one.unchanged)
         and (
             (one.place.octets, one.place.digest) == (place.octets, place.digest)
             if place is not None
