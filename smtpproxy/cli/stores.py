@@ -94,15 +94,22 @@ class NoteOptions:
 
     def checked_note(self) -> str | None:
         """Return the note; end the command for free text that is not to be kept."""
-        if self.note is not None and not is_motive(self.note):
-            if not self.keep_notes:
-                fail(
-                    f"--note: {self.note[:40]!r} is free text, and {FREE_TEXT}; right would be a "
-                    f"motive like {', '.join(OWN_MOTIVES[:4])}, or --keep-notes",
-                    2,
-                )
-            warn(f"--note: free text is kept: {FREE_TEXT}")
+        if self.note is not None:
+            check_motive("--note", self.note, OWN_MOTIVES[:4], keep=self.keep_notes)
         return self.note
+
+
+def check_motive(option: str, text: str, like: Sequence[str], *, keep: bool) -> None:
+    """End the command for free text that is not to be kept; `like` are motives to take instead."""
+    if is_motive(text):
+        return
+    if not keep:
+        fail(
+            f"{option}: {text[:40]!r} is free text, and {FREE_TEXT}; right would be a "
+            f"motive like {', '.join(like)}, or --keep-notes",
+            2,
+        )
+    warn(f"{option}: free text is kept: {FREE_TEXT}")
 
 
 def warn(text: str) -> None:

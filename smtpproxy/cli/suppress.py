@@ -30,6 +30,7 @@ from smtpproxy.cli.printer import Aside, Part, Result, shows_result
 from smtpproxy.cli.stores import (
     KEEP_NOTES_HELP,
     NoteOptions,
+    check_motive,
     now,
     scope_of,
     using_store,
@@ -45,7 +46,12 @@ from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
 from smtpproxy.store.exchange.plausible import ScopeCheck
 from smtpproxy.store.exchange.run import Format
-from smtpproxy.store.exchange.suppression_record import Defaults, check_origin, read_scope
+from smtpproxy.store.exchange.suppression_record import (
+    LIFT_MOTIVES,
+    Defaults,
+    check_origin,
+    read_scope,
+)
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import (
     LiftedSuppression,
@@ -122,8 +128,10 @@ class RemoveOptions:
     origin: str | None = option("Only this origin.", choice(Origin))
     everything: bool = flag("Any origin.", name="--all")
     reason: str = option(
-        "On whose authority it is lifted; stays on record.", plain_text, required=True
-    )
+        "On whose authority it is lifted, of a closed list; stays on record.",
+        plain_text, required=True,
+    )  # fmt: skip
+    keep_notes: bool = flag("Keep free text as the reason for a year: no personal data.")
 
 
 @suppress.command("remove")
@@ -135,6 +143,7 @@ def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
     """Lift suppressions of exactly this address and say which; exit 1 when there is none."""
     if (options.origin is None) is not options.everything:
         raise click.UsageError("name one with --origin, or lift every origin with --all")
+    check_motive("--reason", options.reason, LIFT_MOTIVES[:4], keep=options.keep_notes)
 
     async def lift(store: Store) -> tuple[Sequence[Suppression], Sequence[Suppression]]:
         lifted = await store.remove_suppression(

@@ -251,6 +251,8 @@ def _ask(
         verdict = rule.judge(case)
         if verdict is not None:
             said = told.decided(verdict, case)
+            if verdict.reason is Reason.SUPPRESSED_BOUNCE:
+                law = ""  # hygiene: the person did not object
             steps.append(_step(asked, verdict.action.value, said, told.lang, law, verdict))
             return steps, verdict
         steps.append(_step(asked, "passed", told.passed(rule.name, case), told.lang, law))

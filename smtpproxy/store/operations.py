@@ -187,7 +187,10 @@ class RetentionStore(Protocol):
     async def trim_notes(
         self, before: datetime, is_motive: Callable[[str], bool], *, dry_run: bool = False
     ) -> int:
-        """Forget the notes of suppressions from before it that are free text; count them."""
+        """Forget notes of suppressions, and reasons for lifting one, that are free text and older.
+
+        Return how many.
+        """
         ...
 
     async def journal_read(self) -> Mapping[int, int]:

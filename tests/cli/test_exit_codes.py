@@ -22,7 +22,7 @@ READING = [
 ]
 WRITING = [
     ("suppress", "add", ANNA),
-    ("suppress", "remove", ANNA, "--all", "--reason", "x"),
+    ("suppress", "remove", ANNA, "--all", "--reason", "by letter"),
     ("suppress", "import", "LIST", "--scope", "all", "--origin", "manual"),
     ("contact", "erase", ANNA),
     ("contact", "import", "LIST"),

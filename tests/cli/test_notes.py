@@ -29,7 +29,18 @@ def note(stored: Stored) -> object:
 
 @pytest.mark.parametrize(
     "text",
-    ["SPAM", "normal", "HardBounce", "5.1.1", "550 5.1.1", "550", "by phone", "SendGrid bounce"],
+    [
+        "SPAM",
+        "normal",
+        "HardBounce",
+        "5.1.1",
+        "550 5.1.1",
+        "550",
+        "by phone",
+        "SendGrid bounce",
+        "The person asked",
+        "import 01J9ZK3W5V7Q8R9S0T1V2W3X4Y undone by root",
+    ],
 )
 def test_what_a_provider_or_we_call_a_motive_is_one(text: str) -> None:
     assert is_motive(text)
@@ -84,13 +95,46 @@ def test_mailchimps_reason_is_kept_and_what_the_person_wrote_is_not(stored: Stor
     assert note(stored) == "NOSIGNUP"
 
 
+def age(stored: Stored, table: str, column: str) -> None:
+    """Let a time be more than a year ago."""
+    with sqlite3.connect(stored.folder / "state" / "smtpproxy.db") as database:
+        old = int((datetime.now(UTC) - timedelta(367)).timestamp() * 1e6)
+        database.execute(f"UPDATE {table} SET {column} = ?", (old,))
+    database.close()
+
+
+def reason(stored: Stored) -> object:
+    (one,) = stored.json("suppress", "show", ANNA, code=1)["lifted"]
+    return one["reason"]
+
+
+def test_why_one_is_lifted_is_a_motive_too(stored: Stored) -> None:
+    stored.run("suppress", "add", ANNA)
+    remove = ("suppress", "remove", ANNA, "--all", "--reason")
+    told = stored.run(*remove, FREE, code=2).stderr
+    assert "--reason: " in told
+    assert "right would be a motive like the person asked, added by mistake" in told
+    stored.run("suppress", "show", ANNA)
+    assert (
+        "warning: --reason: free text is kept" in stored.run(*remove, FREE, "--keep-notes").stderr
+    )
+    assert reason(stored) == FREE
+
+
+def test_purge_forgets_why_one_was_lifted_when_it_is_free_text(stored: Stored) -> None:
+    stored.run("suppress", "add", ANNA)
+    stored.run("suppress", "remove", ANNA, "--all", "--reason", FREE, "--keep-notes")
+    assert stored.json("purge")["notes_forgotten"] == 0
+    age(stored, "lifted_suppression", "lifted_at")
+    assert stored.json("purge")["notes_forgotten"] == 1
+    assert reason(stored) == "not kept"
+    assert stored.json("purge")["notes_forgotten"] == 0
+
+
 def test_purge_forgets_free_text_after_a_year(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA, "--note", FREE, "--keep-notes")
     assert stored.json("purge")["notes_forgotten"] == 0
-    with sqlite3.connect(stored.folder / "state" / "smtpproxy.db") as database:
-        old = datetime.now(UTC) - timedelta(367)
-        database.execute("UPDATE suppression SET since = ?", (int(old.timestamp() * 1e6),))
-    database.close()
+    age(stored, "suppression", "since")
     assert "1 note in free text would be forgotten" in stored.run("purge", "--dry-run").stdout
     assert note(stored) == FREE
     assert stored.json("purge")["notes_forgotten"] == 1

@@ -27,13 +27,13 @@ def test_add_show_and_remove(stored: Stored) -> None:
     line = f"marketing, objection, since {DAY_ONE} (by phone)"
     assert stored.run("suppress", "show", ANNA).stdout == f"{ANNA}: {line}\n"
     removed = stored.run(
-        "suppress", "remove", ANNA, "--origin", "objection", "--reason", "she wrote to us"
+        "suppress", "remove", ANNA, "--origin", "objection", "--reason", "the person asked"
     )
     assert removed.stdout == f"{ANNA}: lifted: {line}\n"
     shown = stored.run("suppress", "show", ANNA, code=1)
     assert shown.stderr == f"{ANNA}: not suppressed\n"
     assert shown.stdout.startswith(f"{ANNA}: lifted on 20")
-    assert shown.stdout.endswith(f": {line}; reason: she wrote to us\n")
+    assert shown.stdout.endswith(f": {line}; reason: the person asked\n")
 
 
 def test_what_was_lifted_is_shown_beside_what_holds(stored: Stored) -> None:
@@ -73,7 +73,7 @@ def test_adding_again_says_so(stored: Stored) -> None:
 def test_a_variant_of_the_mailbox_is_told(stored: Stored) -> None:
     stored.run("suppress", "add", "anna+shop@people.example", "--origin", "unsubscribe")
     assert "through a variant of this mailbox" in stored.run("suppress", "show", ANNA).stdout
-    done = stored.run("suppress", "remove", ANNA, "--all", "--reason", "x", code=1)
+    done = stored.run("suppress", "remove", ANNA, "--all", "--reason", "by letter", code=1)
     assert done.stderr == f"{ANNA}: nothing to lift\n"
     assert "still suppressed: all, unsubscribe" in done.stdout
 
@@ -92,9 +92,9 @@ def test_json(stored: Stored) -> None:
     }
     shown = stored.json("suppress", "show", ANNA)
     assert shown == {"address": ANNA, "suppressions": [suppression], "lifted": []}
-    removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "x")
+    removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "by letter")
     assert removed == {"address": ANNA, "lifted": [suppression], "left": []}
-    removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "x", code=1)
+    removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "by letter", code=1)
     assert removed == {"address": ANNA, "lifted": [], "left": []}
 
 
@@ -106,8 +106,8 @@ def test_json(stored: Stored) -> None:
         (["add", ANNA, "--origin", "whim"], "'whim' is not one of"),
         (["add", ANNA, "--note", "caf\udce9"], "must be text in UTF-8"),
         (["add", ANNA, "--since", "yesterday"], "'yesterday' is not a time"),
-        (["remove", ANNA, "--reason", "x"], "name one with --origin"),
-        (["remove", ANNA, "--all", "--origin", "manual", "--reason", "x"], "--origin"),
+        (["remove", ANNA, "--reason", "by letter"], "name one with --origin"),
+        (["remove", ANNA, "--all", "--origin", "manual", "--reason", "by letter"], "--origin"),
         (["remove", ANNA, "--all"], "--reason"),
         (["remove", ANNA, "--all", "--reason", " "], "must be text in UTF-8"),
         (["import", "no-such-file.csv"], "no-such-file.csv"),

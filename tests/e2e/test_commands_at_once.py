@@ -48,7 +48,7 @@ def test_suppress_add_and_remove(relay: RelayProcess, session: Session) -> None:
         "suppress", "add", address("customer"), "--scope", "marketing", "--origin", "objection"
     )
     assert session.rcpt("customer") == "suppressed_objection"
-    relay.must("suppress", "remove", address("customer"), "--all", "--reason", "a mistake")
+    relay.must("suppress", "remove", address("customer"), "--all", "--reason", "added by mistake")
     assert session.rcpt("customer") == "ok"
 
 

@@ -75,7 +75,7 @@ def test_what_one_side_was_told_counts_on_the_other(
     assert [found["origin"] for found in shown["suppressions"]] == ["external"]
 
     # Taken back at the one, it is gone from the next snapshot, and so at the other.
-    one.must("suppress", "remove", SUBSCRIBER, "--all", "--reason", "she asked")
+    one.must("suppress", "remove", SUBSCRIBER, "--all", "--reason", "the person asked")
     two.must("suppress", "import", "--partner", "other", str(_snapshot(one)))
     assert two.send(marketing(), SUBSCRIBER)[0] == 250
 

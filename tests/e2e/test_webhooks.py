@@ -70,9 +70,7 @@ def test_an_objection_reaches_the_receiver_signed(
             "objection",
         )
         assert "anna" not in delivery.body.decode()
-        relay.must(
-            "suppress", "remove", "anna@people.example", "--all", "--reason", "asked in writing"
-        )
+        relay.must("suppress", "remove", "anna@people.example", "--all", "--reason", "by letter")
         assert crm.wait(2)[1].changes[0]["action"] == "lifted"
         delivered = {"webhook": "crm", "outcome": "delivered"}
         wait_for(

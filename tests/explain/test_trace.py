@@ -21,6 +21,7 @@ from smtpproxy.policy.model import (
     Transaction,
 )
 from smtpproxy.policy.rulebook import Rulebook
+from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.policy.rules import table
 from tests.policy.cases import (
     ADDRESS,
@@ -204,6 +205,16 @@ def test_why_other_bases_did_not_hold() -> None:
     assert _told(steps, "charity")[1] == "stream offers does not belong to a charity"
     assert _told(steps, "professional")[1].startswith("no topic of stream offers")
     assert _told(steps, "nearest_basis")[0] == "refuse"
+
+
+@pytest.mark.parametrize(
+    ("origin", "law"), [(Origin.BOUNCE, False), (Origin.OBJECTION, True), (Origin.ERASURE, True)]
+)
+def test_a_bounce_is_hygiene_and_no_right_of_the_person(origin: Origin, law: bool) -> None:
+    facts = {ADDRESS: RecipientFacts((suppression(origin=origin),), SUBSCRIBER)}
+    (step,) = trace(Transaction((OFFERS,), ("x@y", ADDRESS)), 1, facts, builtin("fr"), NOW)
+    assert ("RGPD art. 21(3)" in step.source, bool(step.law)) == (law, law)
+    assert "design 4.0" in step.source
 
 
 def test_why_an_address_is_not_generic() -> None:

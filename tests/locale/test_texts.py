@@ -205,7 +205,8 @@ def test_for_want_of_a_word_or_a_value_nothing_fails(lang: Lang) -> None:
 AVOIDED = {
     "en": ("put off", "of ours", "taken for", "Who cannot", "Whose address", "of now", "is none."),
     "fr": ("base légale", "éférentiel", "désinscrit(e)", "spammeur", "double confirmation",
-           "Qui ne", "personne effacée", "n’est pas retiré"),
+           "Qui ne", "personne effacée", "n’est pas retiré", "elle a été informée",
+           "Vous êtes désinscrit", " ans au plus", "depuis 3 ans", "repoussoir ?"),
 }  # fmt: skip
 
 

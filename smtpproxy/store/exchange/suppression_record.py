@@ -51,14 +51,22 @@ OWN_MOTIVES = (
     *("one-click", "reported as spam", "no such mailbox", "mailbox full", "role address"),
     *("duplicate", "test address", "request of the authority", "request of the domain's owner"),
 )
+LIFT_MOTIVES = (
+    *("the person asked", "added by mistake", "mailbox works again", "order of the controller"),
+    *("order of counsel", "erased", "not kept"),
+)
+"""Why a suppression was lifted; the last two stand in the place of free text that is gone."""
+
 _CODES = re.compile(r"[245]\d\d|[245]\.\d{1,3}\.\d{1,3}|[245]\d\d [245]\.\d{1,3}\.\d{1,3}")
-_OF_A_LINK = re.compile(r"link of id=[0-9A-HJKMNP-TV-Z]{26}")
+_OF_US = re.compile(
+    r"link of id=[0-9A-HJKMNP-TV-Z]{26}|import [0-9A-Z]{1,26} undone by [A-Za-z0-9._$-]{1,32}"
+)
 
 
 @cache
 def motives() -> frozenset[str]:
     """Return what a note may say without --keep-notes, casefolded: a closed list of motives."""
-    own = (*MAILCHIMP_REASONS, *BOUNCE_CLASSES, *OWN_MOTIVES)
+    own = (*MAILCHIMP_REASONS, *BOUNCE_CLASSES, *OWN_MOTIVES, *LIFT_MOTIVES)
     exports = (
         told.get("note")
         for layout in layouts("suppressions")
@@ -75,7 +83,7 @@ def is_motive(note: str) -> bool:
     return (
         note.casefold() in motives()
         or _CODES.fullmatch(note) is not None
-        or _OF_A_LINK.fullmatch(note) is not None
+        or _OF_US.fullmatch(note) is not None
     )
 
 

@@ -80,18 +80,20 @@ _DELETE_SUPPRESSION = f"""
 DELETE FROM suppression
 WHERE wide_key = ?2 AND exact_key = ?3 AND scope = ?4 AND origin = ?5 AND {_OLD}
 """
-# Of what stands and of what was lifted: the notes there are, and how one is forgotten.
-_NOTES = tuple(
+# What may be free text, since when, and what takes its place: of each, the texts there are, how
+# many rows have one, and how one is forgotten.
+_FREE = [
     (
-        f"SELECT DISTINCT note FROM {table} WHERE note IS NOT NULL AND since < ?1",
-        f"UPDATE {table} SET note = NULL WHERE since < ?1 AND note = ?2",
+        f"SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL AND {at} < ?1",
+        f"SELECT count(*) FROM {table} WHERE {at} < ?1 AND {column} = ?2",
+        f"UPDATE {table} SET {column} = {instead} WHERE {at} < ?1 AND {column} = ?2",
     )
-    for table in ("suppression", "lifted_suppression")
-)
-_COUNT_OF = {
-    update: update.replace("UPDATE", "SELECT count(*) FROM").replace("SET note = NULL ", "")
-    for _, update in _NOTES
-}
+    for table, column, at, instead in (
+        ("suppression", "note", "since", "NULL"),
+        ("lifted_suppression", "note", "since", "NULL"),
+        ("lifted_suppression", "reason", "lifted_at", "'not kept'"),
+    )
+]
 _DELETE_LIFTED = "DELETE FROM lifted_suppression WHERE id = ?"
 _LIFTED = "SELECT id, lifted_at FROM lifted_suppression WHERE id > ? AND lifted_at < ? LIMIT ?"
 
@@ -177,11 +179,11 @@ class Retention(Connections):
     ) -> int:
         limit, count = to_micros(before), 0
         async with self._reading() as connection:
-            for select, update in _NOTES:
+            for select, count_of, update in _FREE:
                 found = [note for (note,) in await fetch_all(connection, select, limit)]
                 free = [(limit, note) for note in found if not is_motive(note)]
                 for _, note in free:
-                    ((rows,),) = await fetch_all(connection, _COUNT_OF[update], limit, note)
+                    ((rows,),) = await fetch_all(connection, count_of, limit, note)
                     count += rows
                 if free and not dry_run:
                     async with self._to_write().transaction() as writing:
