@@ -171,10 +171,14 @@ class Deadlines:
 
     def watch(self, expired: Callable[[], None]) -> Deadline:
         deadline = Deadline(expired)
+        self.add(deadline)
+        return deadline
+
+    def add(self, deadline: Deadline) -> None:
+        """Watch one that was made before."""
         self._watched.add(deadline)
         if self._timer is None:
             self._timer = self._loop.call_later(self._resolution, self._sweep)
-        return deadline
 
     def forget(self, deadline: Deadline) -> None:
         deadline.clear()

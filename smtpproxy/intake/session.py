@@ -17,7 +17,7 @@ from smtpproxy.events import (
 )
 from smtpproxy.intake.limits import Refusal
 from smtpproxy.intake.listener import Listener
-from smtpproxy.waiting import Pending
+from smtpproxy.waiting import Deadline, Pending
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Session(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._settings = listener.settings
-        self._deadline = listener.deadlines.watch(self._expired)
+        self._deadline = Deadline(self._expired)  # watched once the client is admitted
         self._transport: asyncio.Transport
         self._peer = "unix"
         self._began = 0.0
@@ -111,13 +111,13 @@ class Session(asyncio.Protocol):
         refusal = self._listener.admit(self, self._peer)
         if refusal is not None:
             self._cause, self._ended = "refused", True
-            self._listener.deadlines.forget(self._deadline)
             self._listener.services.emit(
                 ConnectionRefused(self._settings.name, self._peer, refusal)
             )
             self._refused(refusal)
             self._transport.close()
             return
+        self._listener.deadlines.add(self._deadline)
         self._listener.services.emit(ConnectionOpened(self._settings.name, self._peer))
         self._guarded(self._admitted)
         self._go_on()

@@ -11,7 +11,7 @@ from typing import cast
 
 from smtpproxy.events import Emit, UpstreamReplied
 from smtpproxy.mail.reply import Reply
-from smtpproxy.waiting import Deadlines, Pending
+from smtpproxy.waiting import Deadline, Deadlines, Pending
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 from smtpproxy.wire.commands import ClientInfo
 from smtpproxy.wire.forwarding import xclient_command
@@ -108,7 +108,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
-        self._deadline = deadlines.watch(self._expired)
+        self._deadline = Deadline(self._expired)  # watched once there is a connection
         self._emit = emit
         self._closed = closed
         self._reader = ReplyReader()
@@ -278,6 +278,7 @@ class UpstreamConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._deadlines.add(self._deadline)
         self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -318,6 +319,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._go_on_writing(self._writing)
 
     def _expired(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()  # what it does not read would keep the socket for ever
         self._fail(UpstreamTimeout("no reply in time"))
 
     def _fail(self, error: UpstreamError) -> None:

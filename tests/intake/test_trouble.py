@@ -236,3 +236,18 @@ def test_files_of_the_spool_are_closed_however_a_session_ends(
         client.send(large)
         assert client.rest() == ["421 4.4.2 timeout; closing the connection"]
         wait_for(lambda: not kept(), "the file to be closed")
+
+
+@pytest.mark.parametrize("tls", ["none", "implicit"])
+def test_attempts_at_an_upstream_that_is_down_leave_nothing(
+    listen: Listen, upstream: FakeUpstream, tls: str
+) -> None:
+    """Each left a connection that was never made, and its deadline to be looked at for ever."""
+    intake = listen({"upstream": {"tls": tls}}, streams=["offers"], default_stream="offers")
+    upstream.stop()
+    with intake.client() as client:
+        client.greet()
+        for _ in range(20):
+            client.send("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>", "RSET")
+            assert client.replies(3)[1].startswith("451 4.4.1 ")
+        assert len(intake.door.deadlines._watched) == 1  # the client's own

@@ -1,6 +1,9 @@
 """Every way in which an upstream can fail: the client hears 451, and nothing is lost."""
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -212,6 +215,30 @@ async def test_an_upstream_that_stops_reading_is_given_up() -> None:
     async with serving(handle) as port, pooled(port, data_timeout=0.2) as pool:
         error = await failing(pool, content=large(400))
         assert str(error.reply) == LATE
+
+
+async def test_an_upstream_that_stops_reading_keeps_no_socket() -> None:
+    """What it does not read would wait for it for ever, and the socket with it."""
+    done = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, TO_DATA)
+        await done.wait()
+
+    async with serving(handle) as port, pooled(port, data_timeout=0.2) as pool:
+        await failing(pool, content=large(400))
+        await asyncio.sleep(0)
+        assert _connected_to(port) == 0
+        done.set()
+
+
+def _connected_to(port: int) -> int:
+    """How many sockets this process has open to that port."""
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as found:
+            count += found.getpeername()[1:2] == (port,)
+    return count
 
 
 async def test_content_that_cannot_be_read_never_looks_ended(upstream: FakeUpstream) -> None:
