@@ -211,11 +211,14 @@ class Session(asyncio.Protocol):
             self._fault(error)
 
     def _fault(self, error: Exception) -> None:
+        self._report(error)
+        self._say_fault()
+        self._end("error")
+
+    def _report(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
         self._listener.services.emit(Failed(self._settings.name, "internal", text))
         self._listener.unexpected(error)
-        self._say_fault()
-        self._end("error")
 
     def _pause(self) -> None:
         """Go on in the next turn of the loop: a quarter of a megabyte, which is what one read
@@ -266,7 +269,10 @@ class Session(asyncio.Protocol):
             return
         self._ended = True
         self._listener.deadlines.forget(self._deadline)
-        self._give_up()
+        try:
+            self._give_up()
+        except Exception as error:  # it is over all the same, or it would be counted for ever
+            self._report(error)
         if self._cause in self.lingering and not self._transport.is_closing():
             self._listener.start(self._linger())
         else:

@@ -1,0 +1,68 @@
+"""A fault of ours at any step of a dialog ends that session, and nothing else."""
+
+from typing import Any
+
+import pytest
+
+from smtpproxy.core.relaying import RelayTransaction
+from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.relay.connection import UpstreamConnection
+from smtpproxy.relay.content import Content
+from smtpproxy.relay.transaction import UpstreamTransaction
+from tests.intake.conftest import Listen
+from tests.kit.messages import marketing
+from tests.kit.ports import wait_for
+
+AT: list[tuple[type, str]] = [
+    (SmtpSession, "_admitted"),
+    (SmtpSession, "_all_taken"),
+    (SmtpSession, "_answer_recipients"),
+    (SmtpSession, "_content_begins"),
+    (SmtpSession, "_hears"),
+    (SmtpSession, "_give_up"),
+    (Content, "append"),
+    (Content, "pieces"),
+    (Content, "close"),
+    (RelayTransaction, "_put_upstream"),
+    (RelayTransaction, "_decide"),
+    (RelayTransaction, "_note"),
+    (UpstreamTransaction, "_put"),
+    (UpstreamTransaction, "leave_to_client"),
+    (UpstreamTransaction, "begin_data"),
+    (UpstreamTransaction, "_data_answered"),
+    (UpstreamTransaction, "_finished"),
+    (UpstreamConnection, "exchange"),
+    (UpstreamConnection, "send_content"),
+]
+
+
+def broken(*_: object, **__: object) -> Any:
+    raise ZeroDivisionError("a fault")
+
+
+@pytest.mark.parametrize(("where", "name"), AT)
+def test_the_session_ends_and_keeps_nothing(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, where: type, name: str
+) -> None:
+    intake = listen(streams=["offers"], default_stream="offers")
+    said: list[str] = []
+    with intake.client() as client, monkeypatch.context() as patch:
+        patch.setattr(where, name, broken)
+        for line in (
+            *("", "EHLO client.example", "MAIL FROM:<news@shop.example>"),
+            *("RCPT TO:<consent@people.example>", "DATA", marketing() + b".\r\n", "QUIT"),
+        ):
+            if not said or said[-1][:1] in ("2", "3"):
+                said.append(client.say(line) if line else client.reply())
+        intake.wait_closed()
+    assert said[-1] in ("421 4.3.0 temporary_failure; closing the connection", "221 2.0.0 bye")
+    assert said[-1].startswith("221 ") == (name == "_give_up")
+    assert [type(error) for error in intake.unexpected] == [ZeroDivisionError]
+    intake.unexpected.clear()
+    wait_for(lambda: intake.pool.busy == 0, "the upstream connection to come back")
+    assert not intake.door._sessions
+    assert intake.door._limits.open == 0
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
