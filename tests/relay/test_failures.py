@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -235,8 +236,8 @@ async def test_an_upstream_that_stops_reading_keeps_no_socket() -> None:
 def _connected_to(port: int) -> int:
     """How many sockets this process has open to that port."""
     count = 0
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as found:
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(file.name))) as found:
             count += found.getpeername()[1:2] == (port,)
     return count
 
