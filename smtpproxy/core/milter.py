@@ -4,6 +4,7 @@ Judged like a relayed message; only what follows from it differs: nothing is put
 but the notice about recipients that are taken away.
 """
 
+from collections.abc import Callable
 from hashlib import blake2b
 
 from msgspec import Struct
@@ -94,12 +95,18 @@ class MilterTransaction(NotifyingTransaction):
         return reply if self.refuses_at_rcpt else None
 
     def message(
-        self, header: bytes, size: int, queue_id: str, text: Body | None = None
+        self,
+        header: bytes,
+        size: int,
+        queue_id: str,
+        text: Body | None = None,
+        mta_is_there: Callable[[], bool] = lambda: True,
     ) -> Steps[Advice]:
         """Judge the message and what is left of its recipients, and record that.
 
         `header` is the header section with its empty line, `size` octets are the whole message,
-        and `text` is the beginning of its body where `reads_text`.
+        and `text` is the beginning of its body where `reads_text`. An MTA that is not there any
+        more never hears the answer: its client will try again.
         """
         began = self._services.ticks()
         if queue_id:
@@ -112,7 +119,7 @@ class MilterTransaction(NotifyingTransaction):
             yield from self._not_mailed()
         if advice.reply is not None:
             yield from self._note_outcome(advice.reply)
-        if advice.reply is None or advice.reply.code >= 500:
+        if mta_is_there() and (advice.reply is None or advice.reply.code >= 500):
             yield from self._forget()
         self._spent += self._services.ticks() - began
         self._ended()

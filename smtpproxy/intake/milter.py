@@ -259,10 +259,14 @@ class MilterSession(Session):
             return
         queue_id = self._engine.macro("i") or ""
         steps = message.transaction.message(
-            message.header(), message.size, queue_id, message.text()
+            message.header(), message.size, queue_id, message.text(), self._hears
         )
         self._show_progress_soon()
         self._wait_for(self._listener.run(steps), self._advised)
+
+    def _hears(self) -> bool:
+        """Whether the MTA is there for its answer, as far as that shows."""
+        return not self._transport.is_closing()
 
     def _advised(self, answer: Pending[Advice]) -> None:
         """Answer a message that was judged, its edits before the answer."""

@@ -269,7 +269,8 @@ class _Milter(_Asked):
 
     async def _end(self, content: bytes) -> Sequence[Answer]:
         header = content.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-        steps = self._transaction.message(header, len(content), "4QID")
+        is_there = lambda: self._driver.client_is_there  # noqa: E731
+        steps = self._transaction.message(header, len(content), "4QID", mta_is_there=is_there)
         advice = await self._driver.drive(steps)
         if advice.reply is not None:
             return _answers([advice.reply]) * len(self._accepted)

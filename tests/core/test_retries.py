@@ -71,6 +71,15 @@ def test_an_mta_that_is_told_to_try_again_has_the_sender_told_once(scene: Scene)
     assert len(scene.notices) == 1
 
 
+@of(MILTER)
+def test_an_mta_that_did_not_wait_has_the_sender_told_once(scene: Scene) -> None:
+    """What it answers its client then is a 451 by default, and its client tries again."""
+    for is_there, notices in ((False, 1), (True, 0), (True, 1)):
+        mtas_message(scene)
+        assert codes(scene.send(client_is_there=is_there)) == [250, 250]
+        assert len(scene.notices) == notices
+
+
 @of(COPIES)
 def test_a_client_that_did_not_wait_for_its_answer_mails_nobody_twice(scene: Scene) -> None:
     scene.mail(ANN, BOB)
