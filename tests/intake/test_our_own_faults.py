@@ -46,15 +46,16 @@ def test_the_session_ends_and_keeps_nothing(
 ) -> None:
     intake = listen(streams=["offers"], default_stream="offers")
     said: list[str] = []
-    with intake.client() as client, monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(where, name, broken)
-        for line in (
-            *("", "EHLO client.example", "MAIL FROM:<news@shop.example>"),
-            *("RCPT TO:<consent@people.example>", "DATA", marketing() + b".\r\n", "QUIT"),
-        ):
-            if not said or said[-1][:1] in ("2", "3"):
-                said.append(client.say(line) if line else client.reply())
-        intake.wait_closed()
+        with intake.client() as client:
+            for line in (
+                *("", "EHLO client.example", "MAIL FROM:<news@shop.example>"),
+                *("RCPT TO:<consent@people.example>", "DATA", marketing() + b".\r\n", "QUIT"),
+            ):
+                if not said or said[-1][:1] in ("2", "3"):
+                    said.append(client.say(line) if line else client.reply())
+            intake.wait_closed()
     assert said[-1] in ("421 4.3.0 temporary_failure; closing the connection", "221 2.0.0 bye")
     assert said[-1].startswith("221 ") == (name == "_give_up")
     assert [type(error) for error in intake.unexpected] == [ZeroDivisionError]
