@@ -152,14 +152,14 @@ def last_moment(value: str) -> datetime:
 
 def canonical_address(value: str) -> str:
     """Read an address, in canonical form. For `type=canonical_address`."""
-    from smtpproxy.mail.entry import entered
+    from smtpproxy.mail.mailboxes import entered
 
     return _read(entered, value)
 
 
 def address_or_domain(value: str) -> str:
     """Read an address, or a whole domain as in `@example.com`. For `type=address_or_domain`."""
-    from smtpproxy.mail.entry import entered_name
+    from smtpproxy.mail.mailboxes import entered_name
 
     return _read(entered_name, value)
 

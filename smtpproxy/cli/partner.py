@@ -15,7 +15,7 @@ from smtpproxy.cli.options import config_option, file_type, option, options
 from smtpproxy.cli.printer import Aside, Csv, Part, Result, shows_result
 from smtpproxy.cli.stores import AddressFile, now, using_store
 from smtpproxy.mail.address import readings
-from smtpproxy.policy.terms import WIDENED_ORIGINS
+from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.settings import PartnerSettings, Settings
 from smtpproxy.store.exchange.snapshot import (
     SnapshotFault,

@@ -15,7 +15,7 @@ import click
 from smtpproxy.cli.frame import fail
 from smtpproxy.cli.options import flag, moment, option, plain_text
 from smtpproxy.mail.address import AddressError
-from smtpproxy.mail.entry import entered_name
+from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.scrub.formats import address_place
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import open_store

@@ -15,7 +15,7 @@ from smtpproxy.cli.options import config_option, file_type, flag, option, option
 from smtpproxy.cli.printer import Part, Result, json_bytes, json_option, shows_result
 from smtpproxy.cli.stores import AddressFile, now, using_store
 from smtpproxy.mail.address import AddressError
-from smtpproxy.mail.entry import entered_name
+from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.settings import Settings
 from smtpproxy.store import store_path
 from smtpproxy.store.exchange.times import written_time

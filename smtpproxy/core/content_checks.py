@@ -18,9 +18,8 @@ from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Stage
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.mime import read_body
+from smtpproxy.mail.mime import decode_words, read_body
 from smtpproxy.mail.shown import ShownText, shown_text
-from smtpproxy.mail.text import decode_words
 from smtpproxy.policy.content_checks import check_content, fingerprint
 from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features

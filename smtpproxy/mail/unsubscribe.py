@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.text import CommentError, decode_words, skip_cfws
+from smtpproxy.mail.mime import CommentError, decode_words, skip_cfws
 
 _SHOWN = 60  # characters of what is wrong
 

@@ -15,8 +15,8 @@ from itertools import groupby
 
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
+from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.shown import folded
-from smtpproxy.mail.text import decode_words
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 from msgspec.structs import replace
 
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.shown import ShownText, folded
-from smtpproxy.mail.text import decode_words
 from smtpproxy.mail.unsubscribe import link_fault
 from smtpproxy.policy.bulk import bulk_markers
 from smtpproxy.policy.model import (

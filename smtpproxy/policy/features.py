@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
-from smtpproxy.mail.text import decode_words
+from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
 from smtpproxy.policy.model import MessageFeatures
 

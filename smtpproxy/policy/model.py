@@ -13,8 +13,7 @@ from msgspec import Struct
 
 from smtpproxy.mail.unsubscribe import UriFault
 from smtpproxy.policy.periods import Cap
-from smtpproxy.policy.rulebook import Rulebook
-from smtpproxy.policy.terms import (
+from smtpproxy.policy.rulebook import (
     Action,
     Alignment,
     Audience,
@@ -26,6 +25,7 @@ from smtpproxy.policy.terms import (
     Nature,
     Origin,
     Reason,
+    Rulebook,
     Sign,
     SignatureState,
     Source,

@@ -1,12 +1,234 @@
-"""The parameters of one jurisdiction."""
+"""The closed sets of words that decisions are made of (design.md section 2), and the parameters
+of one jurisdiction."""
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 
 from msgspec import Struct
 
 from smtpproxy.policy.periods import Period, Unit, months, years
-from smtpproxy.policy.terms import Basis, Condition, Dealing, Origin, Sign, Source
+
+
+class StreamClass(StrEnum):
+    MARKETING = "marketing"
+    TRANSACTIONAL = "transactional"
+
+
+class Nature(StrEnum):
+    COMMERCIAL = "commercial"
+    CHARITY = "charity"
+
+
+class Audience(StrEnum):
+    CONSUMER = "consumer"
+    PROFESSIONAL = "professional"
+    GENERIC = "generic"
+    UNKNOWN = "unknown"
+
+
+class Source(StrEnum):
+    """How an address was obtained (rules A8, A18 to A22)."""
+
+    DIRECT = "direct"
+    WEB = "web"
+    HARVESTED = "harvested"
+    GUESSED = "guessed"
+    PURCHASED = "purchased"
+    RENTED = "rented"
+    EXCHANGED = "exchanged"
+    PARTNER = "partner"
+    UNKNOWN = "unknown"
+
+
+class Origin(StrEnum):
+    """Where a suppression came from."""
+
+    UNSUBSCRIBE = "unsubscribe"
+    COMPLAINT = "complaint"
+    BOUNCE = "bounce"
+    OBJECTION = "objection"
+    ERASURE = "erasure"
+    MANUAL = "manual"
+    EXTERNAL = "external"
+
+
+WIDENED_ORIGINS = frozenset(
+    {Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE, Origin.EXTERNAL}
+)
+"""Origins that hold for all variants of a mailbox; the others for the exact address alone."""
+
+
+class Basis(StrEnum):
+    """Why a recipient may be mailed."""
+
+    CONSENT = "consent"
+    EXISTING_CUSTOMER = "existing_customer"
+    PROFESSIONAL = "professional"
+    CHARITY = "charity"
+    GENERIC_ADDRESS = "generic_address"
+    TRANSACTIONAL = "transactional"
+    OPT_OUT = "opt_out"  # mail is lawful until the person objects: no basis of `fr`
+
+
+class Condition(StrEnum):
+    """What a rulebook may ask of a basis other than consent."""
+
+    SIMILAR_PRODUCT = "similar_product"
+    DIRECT_SOURCE = "direct_source"
+    NOTICE = "notice"
+    OPTOUT_OFFERED = "optout_offered"
+    TOPIC = "topic"
+    ACTIVE = "active"
+
+
+class Dealing(StrEnum):
+    """What a purchase on record was."""
+
+    SALE = "sale"
+    INQUIRY = "inquiry"  # asked for an offer, or negotiated
+    ACCOUNT = "account"  # opened a free account
+    DONATION = "donation"  # gave or offered support to a charity
+
+
+class Sign(StrEnum):
+    """What may count as a person's last activity."""
+
+    COLLECTED = "collected"
+    CONSENT = "consent"
+    PURCHASE = "purchase"
+    POSITIVE_ACT = "positive_act"  # click, reply, login; an open is none
+
+
+class Action(StrEnum):
+    ALLOW = "allow"
+    REFUSE = "refuse"
+    DEFER = "defer"
+
+
+class Mode(StrEnum):
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+
+
+class ExistingUnsubscribe(StrEnum):
+    """What becomes of a message's own List-Unsubscribe where the relay adds one."""
+
+    KEEP = "keep"
+    REPLACE = "replace"
+    REFUSE = "refuse"
+
+
+class Alignment(StrEnum):
+    """Whether the From domain must be that of the envelope sender or of a signature."""
+
+    OFF = "off"
+    RELAXED = "relaxed"  # of one organisation
+    STRICT = "strict"
+
+
+class UndeclaredBulk(StrEnum):
+    """What becomes of bulk mail on a transactional stream."""
+
+    OBSERVE = "observe"
+    REFUSE = "refuse"
+    MARKETING = "marketing"  # it is judged as undeclared mail is
+
+
+class SignatureState(StrEnum):
+    """What was found of a DKIM signature that a message came with."""
+
+    VALID = "valid"
+    UNCOVERED = "uncovered"  # it does not cover both unsubscribe fields; no key was looked up
+    BROKEN = "broken"
+    UNUSABLE = "unusable"  # it, or the key that it names, cannot be used
+    UNKNOWN = "unknown"  # the DNS did not answer
+
+
+class Reason(StrEnum):
+    """Why a verdict is what it is. docs/reasons.md has a paragraph for each."""
+
+    NONE = "none"  # the verdict is allow
+
+    # a recipient: suppression
+    SUPPRESSED_UNSUBSCRIBE = "suppressed_unsubscribe"
+    SUPPRESSED_COMPLAINT = "suppressed_complaint"
+    SUPPRESSED_BOUNCE = "suppressed_bounce"
+    SUPPRESSED_OBJECTION = "suppressed_objection"
+    SUPPRESSED_ERASURE = "suppressed_erasure"
+    SUPPRESSED_MANUAL = "suppressed_manual"
+    SUPPRESSED_EXTERNAL = "suppressed_external"
+    # a recipient: the record and its source
+    NO_RECORD = "no_record"
+    CONTACT_RESTRICTED = "contact_restricted"
+    SOURCE_FORBIDDEN = "source_forbidden"
+    SOURCE_UNDISCLOSED = "source_undisclosed"
+    SOURCE_UNPROVEN = "source_unproven"
+    SOURCE_NOT_ANNOUNCED = "source_not_announced"
+    # a recipient: consent
+    CONSENT_MISSING = "consent_missing"
+    CONSENT_WITHDRAWN = "consent_withdrawn"
+    CONSENT_PRETICKED = "consent_preticked"
+    CONSENT_CONDITIONAL = "consent_conditional"
+    CONSENT_UNPROVEN = "consent_unproven"
+    CONSENT_CHANNEL = "consent_channel"
+    CONSENT_EXPIRED = "consent_expired"
+    # a recipient: the other bases
+    CUSTOMER_STALE = "customer_stale"
+    PRODUCT_NOT_SIMILAR = "product_not_similar"
+    SOURCE_NOT_DIRECT = "source_not_direct"
+    NOTICE_MISSING = "notice_missing"
+    OPTOUT_NOT_OFFERED = "optout_not_offered"
+    TOPIC_UNRELATED = "topic_unrelated"
+    INACTIVE = "inactive"
+    # a recipient: where the mail would go
+    NULL_MX = "null_mx"
+    # a recipient: not now
+    STREAM_PAUSED = "stream_paused"
+    FREQUENCY_CAP = "frequency_cap"
+    LIST_STALE = "list_stale"
+    # a message
+    HEADER_MALFORMED = "header_malformed"
+    STREAM_NOT_PERMITTED = "stream_not_permitted"
+    SENDER_NOT_PERMITTED = "sender_not_permitted"
+    FROM_MISALIGNED = "from_misaligned"
+    UNSUBSCRIBE_MISSING = "unsubscribe_missing"
+    UNSUBSCRIBE_MALFORMED = "unsubscribe_malformed"
+    ONE_CLICK_MISSING = "one_click_missing"
+    UNSUBSCRIBE_UNSIGNED = "unsubscribe_unsigned"
+    BODY_OPTOUT_MISSING = "body_optout_missing"
+    SENDER_UNIDENTIFIED = "sender_unidentified"
+    SUBJECT_MISLEADING = "subject_misleading"
+    BULK_UNDECLARED = "bulk_undeclared"
+    RECIPIENT_LIMIT = "recipient_limit"  # more recipients than the stream takes in one message
+    SINGLE_RECIPIENT_REQUIRED = "single_recipient_required"
+    RECIPIENTS_REFUSED = "recipients_refused"  # on_mixed = "refuse", or nobody is left
+    # internal failures
+    TEMPORARY_FAILURE = "temporary_failure"
+
+
+MESSAGE_REASONS = (
+    Reason.HEADER_MALFORMED,
+    Reason.STREAM_NOT_PERMITTED,
+    Reason.SENDER_NOT_PERMITTED,
+    Reason.FROM_MISALIGNED,
+    Reason.RECIPIENT_LIMIT,
+    Reason.RECIPIENTS_REFUSED,
+)
+"""Why a message itself is refused, on streams of either class."""
+
+MARKETING_MESSAGE_REASONS = (
+    Reason.UNSUBSCRIBE_MISSING,
+    Reason.UNSUBSCRIBE_MALFORMED,
+    Reason.ONE_CLICK_MISSING,
+    Reason.UNSUBSCRIBE_UNSIGNED,
+    Reason.BODY_OPTOUT_MISSING,
+    Reason.SENDER_UNIDENTIFIED,
+    Reason.SUBJECT_MISLEADING,
+    Reason.SINGLE_RECIPIENT_REQUIRED,
+)
+TRANSACTIONAL_MESSAGE_REASONS = (Reason.BULK_UNDECLARED,)
+
 
 _ACTIVE_METHODS = frozenset({"unticked_box", "double_opt_in", "signed_form", "verbal_recorded"})
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from smtpproxy.mail.address import AddressError, recipient
-from smtpproxy.mail.entry import entered
+from smtpproxy.mail.mailboxes import entered
 from smtpproxy.scrub.verdicts import LineVerdict
 from smtpproxy.store.exchange.lines import (
     Decoder,

@@ -10,28 +10,26 @@ from typing import Annotated
 
 from smtpproxy.policy.model import Rulebook, Stream, StreamClass
 from smtpproxy.settings.amounts import Rate
-from smtpproxy.settings.data import (
-    AuditSettings,
-    ControllerSettings,
-    DoctorSettings,
-    PartnerSettings,
-    RetentionSettings,
-    StoreSettings,
-    TokenSettings,
-    WebhookSettings,
-    WebSettings,
-)
 from smtpproxy.settings.mail import (
+    AuditSettings,
     AuthSettings,
+    ControllerSettings,
     Credential,
     DkimSettings,
     DnsSettings,
+    DoctorSettings,
     ListenerSettings,
+    PartnerSettings,
     PolicySettings,
+    RetentionSettings,
     SenderRule,
     ServerSettings,
+    StoreSettings,
     StreamSettings,
+    TokenSettings,
     UpstreamSettings,
+    WebhookSettings,
+    WebSettings,
 )
 from smtpproxy.settings.places import Address, TcpAddress, UnixAddress
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from smtpproxy.locale.texts import LANGS
 from smtpproxy.mail.address import canonical
-from smtpproxy.mail.entry import entered
+from smtpproxy.mail.mailboxes import entered
 from smtpproxy.mail.shown import folded
 from smtpproxy.settings.places import hostname
 from smtpproxy.toml import shown

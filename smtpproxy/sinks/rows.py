@@ -17,7 +17,7 @@ from smtpproxy.policy.model import (
     StreamClass,
     UndeclaredBulk,
 )
-from smtpproxy.policy.terms import (
+from smtpproxy.policy.rulebook import (
     MARKETING_MESSAGE_REASONS,
     MESSAGE_REASONS,
     TRANSACTIONAL_MESSAGE_REASONS,

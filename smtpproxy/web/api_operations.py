@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 
 from smtpproxy.mail.address import AddressError, recipient
-from smtpproxy.mail.entry import entered
+from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
 from smtpproxy.store.exchange.suppression_record import change_object, read_scope
 from smtpproxy.store.exchange.times import written_time

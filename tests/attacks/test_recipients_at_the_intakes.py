@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.mail.address import AddressError, recipient
-from smtpproxy.mail.entry import entered
+from smtpproxy.mail.mailboxes import entered
 from tests.intake.conftest import Listen
 from tests.kit.messages import marketing, message
 from tests.kit.mta import encode, mta, strings

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from smtpproxy.mail.address import canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
-from smtpproxy.mail.text import decode_words
+from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
 from smtpproxy.policy.bulk import bulk_markers
 from smtpproxy.policy.features import read_features, read_identity

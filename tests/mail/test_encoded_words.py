@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.mail.text import decode_words
+from smtpproxy.mail.mime import decode_words
 
 DECODED = [
     ("plain text", "plain text"),

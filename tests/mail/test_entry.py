@@ -14,7 +14,7 @@ from smtpproxy.mail.address import (
     readings,
     whole_domain,
 )
-from smtpproxy.mail.entry import entered, entered_name
+from smtpproxy.mail.mailboxes import entered, entered_name
 
 READ = [
     ("user@example.com", []),

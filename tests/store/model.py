@@ -15,7 +15,7 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Suppression,
 )
-from smtpproxy.policy.terms import WIDENED_ORIGINS
+from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.store.keys import SuppressionKey
 from smtpproxy.store.merge import (
     SCOPE_KINDS,

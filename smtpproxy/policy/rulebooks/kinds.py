@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Protocol
 
 from smtpproxy.mail.address import AddressError
-from smtpproxy.mail.entry import entered
+from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.periods import Period, Unit, minutes_fault, parse_period
 from smtpproxy.toml import shown, suggestion
 

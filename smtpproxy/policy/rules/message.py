@@ -17,8 +17,8 @@ from smtpproxy.policy.model import (
     UndeclaredBulk,
     Verdict,
 )
+from smtpproxy.policy.rulebook import ExistingUnsubscribe
 from smtpproxy.policy.rules.case import MessageCase, defer, refuse
-from smtpproxy.policy.terms import ExistingUnsubscribe
 
 _KEEP, _REPLACE = ExistingUnsubscribe.KEEP, ExistingUnsubscribe.REPLACE
 

@@ -24,9 +24,9 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.periods import Cap
+from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
 from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase, allow, defer, refuse
-from smtpproxy.policy.terms import WIDENED_ORIGINS
 
 _WIDTH = {"all": 0, "marketing": 1}  # a purpose is the narrowest: 2
 

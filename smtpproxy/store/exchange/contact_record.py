@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from smtpproxy.mail.address import AddressError
-from smtpproxy.mail.entry import entered
+from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import (
     Audience,
     ConsentAct,

@@ -10,7 +10,7 @@ from functools import cache
 import msgspec
 
 from smtpproxy.mail.address import AddressError
-from smtpproxy.mail.entry import entered_name, whole_domain_written
+from smtpproxy.mail.mailboxes import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.exchange.layouts import layouts
 from smtpproxy.store.exchange.lines import read_object

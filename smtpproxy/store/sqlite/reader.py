@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from smtpproxy.mail.address import domains_over, readings
 from smtpproxy.policy.model import Facts, Lookups, RecipientFacts
-from smtpproxy.policy.terms import WIDENED_ORIGINS
+from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.store.keys import SuppressionKey
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.protocols import StoreUnavailable

@@ -13,7 +13,7 @@ import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Contact
-from smtpproxy.policy.terms import WIDENED_ORIGINS
+from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.store.keys import KeyPair, KeyRing
 from smtpproxy.store.merge import is_undated, orders, outlived, removed
 from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
