@@ -116,7 +116,7 @@ class Client(Struct, frozen=True, omit_defaults=True):
     queue_id: str = ""  # the MTA's name for the message, where an MTA asks us
 
 
-class Recipient(Struct, frozen=True):
+class JudgedRecipient(Struct, frozen=True):
     """A recipient as the client gave it, with its verdict."""
 
     address: str  # as in the RCPT command, without brackets
@@ -139,7 +139,7 @@ class Decided(Struct, frozen=True):
     client: Client
     reverse_path: str
     decision: Decision
-    recipients: tuple[Recipient, ...]
+    recipients: tuple[JudgedRecipient, ...]
     facts: Facts
     features: MessageFeatures | None = None
     observed: bool = False

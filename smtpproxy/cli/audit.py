@@ -26,7 +26,7 @@ from smtpproxy.cli.options import (
     read_kept,
 )
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, shows_result
-from smtpproxy.events import Decided, Recipient
+from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
 from smtpproxy.settings import Settings
@@ -305,7 +305,7 @@ class _Row:
         return self.record.decided
 
     @property
-    def entry(self) -> Recipient:
+    def entry(self) -> JudgedRecipient:
         return self.record.decided.recipients[self.index]
 
     @property

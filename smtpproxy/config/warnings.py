@@ -201,14 +201,14 @@ def _content(settings: Settings) -> Iterator[str]:
                 " (policy.imprint holds for all streams)"
             )
         own = marketing and used and stream.name != DEFAULT_STREAM.name
-        if own and book is not None and book.notice_each_use and _shows_no_way_out(stream):
+        if own and book is not None and book.notice_each_use and _offers_no_unsubscribe(stream):
             yield (
                 f'stream "{stream.name}".body_optout: not set, and rulebook "{book.name}" asks each'
                 ' message to say how to refuse: set it, or unsubscribe = "add", or see to it'
             )
 
 
-def _shows_no_way_out(stream: Stream) -> bool:
+def _offers_no_unsubscribe(stream: Stream) -> bool:
     return not stream.body_optout and stream.unsubscribe_scope is None
 
 

@@ -16,8 +16,7 @@ from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.core.splitting import NotifyingTransaction, told
 from smtpproxy.core.streams import StreamChoice
-from smtpproxy.events import Client, Decided
-from smtpproxy.events import Recipient as Judged
+from smtpproxy.events import Client, Decided, JudgedRecipient
 from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.reply import Reply
@@ -215,7 +214,7 @@ class CopyingTransaction(NotifyingTransaction):
             outcome.decided,
             at=self._services.now(),
             decision=replace(decision, recipients=(verdict,)),
-            recipients=(Judged(recipient.path, recipient.canonical, verdict),),
+            recipients=(JudgedRecipient(recipient.path, recipient.canonical, verdict),),
             facts={recipient.canonical: facts[recipient.canonical]},
             relayed=False,
         )

@@ -106,10 +106,10 @@ class RecipientDomains:
     the upstream, which asks for itself. What the law asks of mail does not hang on it.
     """
 
-    def __init__(self, resolver: Resolver, patience: float) -> None:
-        """`patience` is how many seconds all the recipients of one step may take together."""
+    def __init__(self, resolver: Resolver, timeout: float) -> None:
+        """`timeout` is how many seconds all the recipients of one step may take together."""
         self._resolver = resolver
-        self._patience = patience
+        self._timeout = timeout
 
     async def null_mx(self, addresses: Iterable[str]) -> Mapping[str, bool]:
         """Return for canonical addresses whether their domain has a null MX, where it is known."""
@@ -117,7 +117,7 @@ class RecipientDomains:
         names = [name for name in dict.fromkeys(domains.values()) if _is_name(name)]
         known: dict[str, bool] = {}
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 if len(names) == 1:
                     await self._ask(names[0], known)
                 for start in range(0, len(names) if len(names) > 1 else 0, _AT_ONCE):

@@ -62,7 +62,7 @@ def edited(
 def plain_list_unsubscribe(decided: Decided, headers: HeaderBlock) -> bytes | None:
     """Return what List-Unsubscribe is to say in place of encoded words (RFC 2369 section 2).
 
-    None where there is nothing to mend, a signature would break, or the mail is only observed.
+    None where there is nothing to fix, a signature would break, or the mail is only observed.
     """
     features = decided.features
     if features is None or not features.unsubscribe_encoded or decided.observed:

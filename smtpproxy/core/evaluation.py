@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
-from smtpproxy.events import Decided, Recipient
+from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.policy.decide import choose_stream, judge, needs
 from smtpproxy.policy.model import (
     NO_FACTS,
@@ -165,7 +165,7 @@ _NOT_JUDGED = frozenset({Reason.TEMPORARY_FAILURE, Reason.STREAM_NOT_PERMITTED})
 class Change:
     """A verdict that would be another. `recipient` is None for the message itself."""
 
-    recipient: Recipient | None
+    recipient: JudgedRecipient | None
     before: Verdict
     after: Verdict
 
@@ -194,7 +194,9 @@ def replay(decided: Decided, rulebook: Rulebook) -> Replayed:
     return Replayed(len(known), len(recipients) - len(known), tuple(changes))
 
 
-def _changes(decided: Decided, known: list[Recipient], rulebook: Rulebook) -> Iterator[Change]:
+def _changes(
+    decided: Decided, known: list[JudgedRecipient], rulebook: Rulebook
+) -> Iterator[Change]:
     keys = tuple(recipient.canonical for recipient in known)
     question = Transaction((decided.decision.stream,), keys, decided.features)
     late = judge(question, decided.facts, rulebook, decided.at)

@@ -14,7 +14,7 @@ from smtpproxy.core.effects import (
 )
 from smtpproxy.core.recording import TEMPORARY_FAILURE, without_erased
 from smtpproxy.core.services import Services
-from smtpproxy.events import Client, Decided, Recipient, Relayed
+from smtpproxy.events import Client, Decided, JudgedRecipient, Relayed
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.dsn import (
     Envelope,
@@ -188,7 +188,9 @@ class Notices:
             client=self._client,
             reverse_path="",
             decision=Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
-            recipients=(Recipient(self._reverse_path, canonical(self._reverse_path), verdict),),
+            recipients=(
+                JudgedRecipient(self._reverse_path, canonical(self._reverse_path), verdict),
+            ),
             facts=self._facts,
             size=size,
             relayed=verdict.action is Action.ALLOW,

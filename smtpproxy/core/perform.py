@@ -104,7 +104,7 @@ class Performer:
     store: FactReader
     audit: AuditLog
     mailings: MailingLog | None = None  # where no stream counts what it sends
-    alike: BulkCounter | None = None  # where no stream counts who is sent one text
+    bulk_counter: BulkCounter | None = None  # where no stream counts who is sent one text
     copies: CopyLedger | None = None  # where no client is asked to try again
     signer: "Signer | None" = None  # where there are no keys
     verifier: "Verifier | None" = None  # where no stream asks for signatures
@@ -155,8 +155,8 @@ class Performer:
         return _there(self.verifier).check(effect.headers, effect.body, UNSUBSCRIBE)
 
     def _count_text(self, effect: effects.CountText) -> Awaitable[int]:
-        alike = _there(self.alike)
-        count = alike.count if effect.exact else alike.estimate
+        counter = _there(self.bulk_counter)
+        count = counter.count if effect.exact else counter.estimate
         return count(effect.key, effect.people, effect.at, effect.window, effect.most)
 
     def _count_mailing(self, effect: effects.CountMailing) -> Awaitable[Any]:

@@ -15,13 +15,13 @@ from smtpproxy.events import (
     Client,
     Decided,
     Failed,
+    JudgedRecipient,
     Limited,
     Part,
     Relayed,
     Stage,
     TransactionEnded,
 )
-from smtpproxy.events import Recipient as Judged
 from smtpproxy.mail.address import AddressError, AmbiguousAddress
 from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.mail.reply import Reply
@@ -180,7 +180,9 @@ class RecordedTransaction:
             client=self.client,
             reverse_path=self.reverse_path,
             decision=decision,
-            recipients=tuple([Judged(r.path, r.canonical, verdict) for r, verdict in pairs]),
+            recipients=tuple(
+                [JudgedRecipient(r.path, r.canonical, verdict) for r, verdict in pairs]
+            ),
             facts=facts,
             undecided=any(
                 verdict is not None and verdict.reason is Reason.TEMPORARY_FAILURE
@@ -254,9 +256,9 @@ class RecordedTransaction:
         try:
             return (yield from steps)
         finally:
-            self._spend(stage, self._services.ticks() - began)
+            self._add_time(stage, self._services.ticks() - began)
 
-    def _spend(self, stage: Stage, duration: float) -> None:
+    def _add_time(self, stage: Stage, duration: float) -> None:
         self._seconds[stage] = self._seconds.get(stage, 0.0) + duration
 
 
@@ -273,7 +275,7 @@ def without_erased(decided: Decided, began: datetime) -> Decided:
     for index in erased:
         name = f"{ERASED}{decided.id}.{index}"
         verdict = replace(recipients[index].verdict, detail=None)
-        recipients[index] = Judged(name, name, verdict)
+        recipients[index] = JudgedRecipient(name, name, verdict)
     return replace(decided, recipients=tuple(recipients))
 
 

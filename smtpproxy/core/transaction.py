@@ -126,7 +126,7 @@ class Transaction(RecordedTransaction):
         yield from self._read(addresses)
         began = services.ticks()
         verdicts = evaluation.judge_at_rcpt(addresses, services.now())
-        self._spend("policy", services.ticks() - began)
+        self._add_time("policy", services.ticks() - began)
         if services.asks_domains:
             pairs = zip(addresses, verdicts, strict=True)
             asked = [a for a, v in pairs if v.action is not Action.REFUSE]
@@ -174,7 +174,7 @@ class Transaction(RecordedTransaction):
         now = services.now()
         judged = evaluation.judge_at_end(stream, addresses, features, now)
         verdict = judge_message(stream, features)
-        self._spend("policy", services.ticks() - began)
+        self._add_time("policy", services.ticks() - began)
         may_pass = verdict.action is Action.ALLOW or stream.mode is Mode.OBSERVE
         if may_pass and (yield from self._count(stream, addresses, judged)):
             judged = evaluation.judge_anew(stream, addresses, features, now)
@@ -338,7 +338,7 @@ class Transaction(RecordedTransaction):
             lookups = replace(lookups, mailings=False)  # the message itself is among them
         began = self._services.ticks()
         facts, version = yield from ReadFacts(lookups)
-        self._spend("store", self._services.ticks() - began)
+        self._add_time("store", self._services.ticks() - began)
         evaluation.learn(addresses, facts, version)
 
     def _note_outcome(

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from smtpproxy.events import Recipient
+from smtpproxy.events import JudgedRecipient
 from smtpproxy.policy.model import (
     NO_FACTS,
     Basis,
@@ -44,7 +44,7 @@ class Mailing:
     """One decision about the address. `proof` is None where nothing was allowed."""
 
     record: Record
-    recipient: Recipient
+    recipient: JudgedRecipient
     proof: Proof | None
 
     @property
@@ -151,7 +151,7 @@ async def _stored(
         await store.close()
 
 
-def _proof(record: Record, recipient: Recipient) -> Proof | None:
+def _proof(record: Record, recipient: JudgedRecipient) -> Proof | None:
     """What the recorded facts held for the basis that the verdict names."""
     basis = recipient.verdict.basis
     if basis is None:

@@ -174,7 +174,6 @@ class SmtpSession(Session):
 
     def _authenticate(self, event: Auth | AuthResponse) -> None:
         listener = self._listener
-        listener = self._listener
         if self._auth is None:
             if listener.authenticator is None:
                 raise RuntimeError("AUTH on a listener without users")

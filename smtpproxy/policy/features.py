@@ -44,14 +44,14 @@ def read_features(
         from_domains = _from_domains(found.get(_FROM, ()))
     except MailboxError as error:
         malformed = malformed or str(error)
-    ways_out = found.get(_UNSUBSCRIBE, ())
-    unsubscribe = [read_unsubscribe(value) for value in _first(ways_out)]
+    fields = found.get(_UNSUBSCRIBE, ())
+    unsubscribe = [read_unsubscribe(value) for value in _first(fields)]
     posts = headers.raw_values("List-Unsubscribe-Post") if unsubscribe else ()
     return MessageFeatures(
         malformed=malformed,
         from_domains=from_domains,
         stream_header=_distinct(found.get(stream_name, ())),
-        unsubscribe_fields=len(ways_out),
+        unsubscribe_fields=len(fields),
         unsubscribe_https=tuple([uri for field in unsubscribe for uri in field.https]),
         unsubscribe_mailto=tuple([uri for field in unsubscribe for uri in field.mailto]),
         unsubscribe_encoded=any(field.encoded for field in unsubscribe),

@@ -123,7 +123,7 @@ class Worker:
         self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
-        self._alike = open_bulk_counter(settings.store) if settings.counts_bulk else None
+        self._bulk_counter = open_bulk_counter(settings.store) if settings.counts_bulk else None
         self._copies = open_copies(settings.store, now)
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
@@ -144,7 +144,7 @@ class Worker:
             self._store,
             self._journal,
             mailings=self._mailings,
-            alike=self._alike,
+            bulk_counter=self._bulk_counter,
             copies=self._copies,
             signer=signer,
             verifier=self._verifier(),
@@ -191,8 +191,8 @@ class Worker:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._mailings is not None:
             self._mailings.close()
-        if self._alike is not None:
-            self._alike.close()
+        if self._bulk_counter is not None:
+            self._bulk_counter.close()
         if self._copies is not None:
             self._copies.close()
         await self._store.close()

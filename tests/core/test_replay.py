@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from smtpproxy.core.evaluation import replay, words
-from smtpproxy.events import Client, Decided, Recipient
+from smtpproxy.events import Client, Decided, JudgedRecipient
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Action,
@@ -71,7 +71,7 @@ def some_decision(random: Random, rulebook: Rulebook) -> Decided:
         reverse_path="news@example.com",
         decision=changed(decision, message=message),
         recipients=tuple(
-            Recipient(address.upper(), address, verdict)
+            JudgedRecipient(address.upper(), address, verdict)
             for address, verdict in zip(facts, decision.recipients, strict=True)
         ),
         facts=facts,
@@ -126,7 +126,7 @@ def test_a_period_that_ended_between_rcpt_and_the_record_makes_no_difference() -
         case(),
         at=NOW + timedelta(seconds=5),
         decision=verdict,
-        recipients=(Recipient("A", person.address, verdict.recipients[0]),),
+        recipients=(JudgedRecipient("A", person.address, verdict.recipients[0]),),
         facts=facts,
         features=None,
     )
@@ -140,7 +140,7 @@ def test_what_no_rulebook_decided_is_not_judged(reason: Reason) -> None:
     decided = changed(
         case(),
         decision=Decision(case().decision.stream, "fr", (verdict,), verdict),
-        recipients=(Recipient("a@b.example", "a@b.example", verdict),),
+        recipients=(JudgedRecipient("a@b.example", "a@b.example", verdict),),
     )
     result = replay(decided, builtin("us"))
     assert (result.judged, result.changes) == (0, ())

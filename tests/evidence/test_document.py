@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from smtpproxy.events import Recipient
+from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence import document as whole
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof, record_object
 from smtpproxy.evidence.writing import Block, Facts, Heading, Table, html, markdown
@@ -66,7 +66,7 @@ def mailing(proof: Proof | None, code: int | None = 250) -> Mailing:
     basis = None if proof is None else proof.basis
     reason = Reason.NONE if proof else Reason.CONSENT_EXPIRED
     verdict = Verdict(Action.ALLOW if proof else Action.REFUSE, reason, basis)
-    recipient = Recipient("a@b.example", "a@b.example", verdict)
+    recipient = JudgedRecipient("a@b.example", "a@b.example", verdict)
     entry = decided(Clock(), recipients=(recipient,), relayed=proof is not None)
     outcome = None if code is None else Outcome(entry.id, AT, code, f"{code} <x@y.example> said")
     record = Record(entry, outcome if proof else None, Place("f", 7, "c" * 64))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from smtpproxy.events import Decided, Recipient, Relayed
+from smtpproxy.events import Decided, JudgedRecipient, Relayed
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
 from smtpproxy.sinks.audit.journal import Journal
@@ -40,7 +40,7 @@ def decided(clock: Clock, to: str = "a@b.example", **over: Any) -> Decided:
     changes: dict[str, Any] = {
         "id": clock.new_id(),
         "at": clock.now(),
-        "recipients": (Recipient(to, to.lower(), traffic.ALLOWED),),
+        "recipients": (JudgedRecipient(to, to.lower(), traffic.ALLOWED),),
         "relayed": True,
         **over,
     }

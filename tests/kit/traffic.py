@@ -14,7 +14,7 @@ from smtpproxy.events import (
     Decided,
     Event,
     Failed,
-    Recipient,
+    JudgedRecipient,
     Relayed,
     TransactionEnded,
     UpstreamReplied,
@@ -95,7 +95,9 @@ def decided(
         client=Client(listener, "192.0.2.1", "app.example"),
         reverse_path="news@shop.example",
         decision=Decision(stream, "fr", recipients, message),
-        recipients=tuple(Recipient("a@b.example", "a@b.example", each) for each in recipients),
+        recipients=tuple(
+            JudgedRecipient("a@b.example", "a@b.example", each) for each in recipients
+        ),
         facts={},
         features=MessageFeatures(unsubscribe_encoded=encoded) if stage == "data" else None,
         observed=stream.mode is Mode.OBSERVE,

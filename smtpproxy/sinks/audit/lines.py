@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from smtpproxy.events import Client, Decided, Recipient, Relayed
+from smtpproxy.events import Client, Decided, JudgedRecipient, Relayed
 from smtpproxy.policy.model import (
     Action,
     Basis,
@@ -269,7 +269,7 @@ class LineMaker:
             )
         )
 
-    def _recipient(self, decided: Decided, recipient: Recipient) -> bytes:
+    def _recipient(self, decided: Decided, recipient: JudgedRecipient) -> bytes:
         return _encode(
             Personal(
                 self._salt(),
@@ -362,15 +362,15 @@ def personal_reply(line: Line) -> tuple[str | None, tuple[str, ...]]:
     return None, ()
 
 
-def is_erased(recipient: Recipient) -> bool:
+def is_erased(recipient: JudgedRecipient) -> bool:
     return recipient.canonical.startswith(ERASED)
 
 
-def _closed_recipient(verdict: OpenVerdict, part: Personal | str) -> Recipient:
+def _closed_recipient(verdict: OpenVerdict, part: Personal | str) -> JudgedRecipient:
     if isinstance(part, str):
         name = _erased(part)
-        return Recipient(name, name, _closed(verdict, None))
-    return Recipient(part.address or "", part.canonical or "", _closed(verdict, part.detail))
+        return JudgedRecipient(name, name, _closed(verdict, None))
+    return JudgedRecipient(part.address or "", part.canonical or "", _closed(verdict, part.detail))
 
 
 def _closed(verdict: OpenVerdict, detail: str | None) -> Verdict:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from smtpproxy.cli.audit import as_rows
-from smtpproxy.events import Recipient, Relayed
+from smtpproxy.events import JudgedRecipient, Relayed
 from smtpproxy.evidence.gather import Mailing, record_object
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.audit.journal import Journal
@@ -15,7 +15,7 @@ from smtpproxy.sinks.audit.lines import Answer
 from smtpproxy.sinks.audit.reader import Record, find
 from tests.sinks.audit.test_format import ALLOWED, AT, MEANT
 
-OTHER = Recipient("Z@b.example", "z@b.example", ALLOWED)
+OTHER = JudgedRecipient("Z@b.example", "z@b.example", ALLOWED)
 MESSAGE = replace(
     MEANT,
     recipients=(*MEANT.recipients, OTHER),

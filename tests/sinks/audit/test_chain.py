@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from smtpproxy.events import Decided, Recipient
+from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.policy.model import MessageFeatures, RecipientFacts, Suppression, Verdict
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import anchors as journal_scheduler
@@ -95,7 +95,9 @@ def message(clock: Clock, *people: str, **over: Any) -> Decided:
     known = RecipientFacts((Suppression("marketing", "manual", START, note="of {0}"),))
     entry = decided(
         clock,
-        recipients=tuple(Recipient(person.title(), person, detailed(person)) for person in people),
+        recipients=tuple(
+            JudgedRecipient(person.title(), person, detailed(person)) for person in people
+        ),
         facts=dict.fromkeys(people, known),
         features=MessageFeatures(unsubscribe_https=("https://shop.example/u/secret",)),
         reverse_path="bounce+secret@shop.example",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.events import Decided, Recipient
+from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
 from smtpproxy.sinks.audit import erase as journal_erase
 from smtpproxy.sinks.audit.chain import Kind
@@ -38,7 +38,7 @@ def clock() -> Clock:
 
 
 def mail(clock: Clock, *people: str, **over: Any) -> Decided:
-    recipients = tuple(Recipient(p.replace("j", "J"), p, traffic.ALLOWED) for p in people)
+    recipients = tuple(JudgedRecipient(p.replace("j", "J"), p, traffic.ALLOWED) for p in people)
     decision = msgspec.structs.replace(
         decided(clock).decision, recipients=(traffic.ALLOWED,) * len(people)
     )

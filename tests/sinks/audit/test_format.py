@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from smtpproxy.events import Client, Decided, Recipient
+from smtpproxy.events import Client, Decided, JudgedRecipient
 from smtpproxy.policy.model import (
     Action,
     Basis,
@@ -51,7 +51,7 @@ MEANT = Decided(
     decision=Decision(
         Stream(name="offers", purpose="offers"), "fr", (ALLOWED,), Verdict(Action.ALLOW)
     ),
-    recipients=(Recipient("A@b.example", "a@b.example", ALLOWED),),
+    recipients=(JudgedRecipient("A@b.example", "a@b.example", ALLOWED),),
     facts={
         "a@b.example": RecipientFacts(
             (Suppression("purpose:news", Origin.UNSUBSCRIBE, AT),),
