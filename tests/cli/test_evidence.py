@@ -88,7 +88,7 @@ def test_the_page_tells_everything(bench: Bench, sent: list[str], tmp_path: Path
     assert '<b>Shoes</b> | "*" & co' in texts, "text, no markup"
     for id in sent:
         assert texts.count(id) == 2, "the decision, and its place in the audit log"
-    assert "verified, nothing is wrong" in texts
+    assert "verified, no faults" in texts
     for proof in ("wording form v3", "192.0.2.7", "box they ticked", "198.51.100.4"):
         assert proof in page
     assert "by mistake" in page

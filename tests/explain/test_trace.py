@@ -94,7 +94,7 @@ OLD = THREE_YEARS_AGO - DAY
 SILENT = replace(PERSON, collected_at=OLD, informed_at=OLD)
 
 ENDINGS = [
-    (None, OFFERS, "nothing is known of the address"),
+    (None, OFFERS, "nothing is known about the address"),
     (None, RECEIPTS, "stream receipts is transactional"),
     (
         replace(PERSON, audience=Audience.GENERIC),
@@ -127,7 +127,7 @@ ENDINGS = [
     (
         replace(PERSON, acts=(replace(AGREED, method="silence"),)),
         OFFERS,
-        "the consent of 1 March 2025 came by silence, which is no act of agreement",
+        "the consent of 1 March 2025 came by silence, which is not an act of agreement",
     ),
     (
         replace(PERSON, acts=(replace(AGREED, method=None),)),

@@ -86,7 +86,7 @@ TOLD = [
      "stream appeal belongs to a charity; the person was told about such mail and"
      " had a way to refuse when the address was collected; last activity on 28 August 2026"),
     ("uk", PERSON, APPEAL, "charity",
-     "stream appeal does not belong to a charity, or the contact is no supporter collected since"
+     "stream appeal does not belong to a charity, or the contact is not a supporter collected since"
      " 5 February 2026"),
     ("us", None, OFFERS, "no_record",
      "the address is not on record, and rulebook us does not require it"),
