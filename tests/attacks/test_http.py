@@ -539,17 +539,17 @@ def test_the_limits_are_those_of_the_document() -> None:
         "connections at once": f"{web_server.MOST}",
         "connections at once from one address": f"{web_server.PER_ADDRESS}",
         "time between two requests": f"{within['idle']:.0f} s",
-        "time for a header section, all of it": f"{within['header']:.0f} s",
-        "time for a body, all of it": f"{within['body']:.0f} s",
-        "time in which an answer has to be read, each 64 KB": f"{within['unread']:.0f} s",
+        "time for a whole header section": f"{within['header']:.0f} s",
+        "time for a whole body": f"{within['body']:.0f} s",
+        "time to read an answer, for each 64 KB": f"{within['unread']:.0f} s",
         "octets of a header section": f"{web_app.LARGEST_HEADER:,}",
         "octets of a target, with its query": f"{web_app.LONGEST_TARGET:,}",
         "octets of the form of an unsubscribe link": f"{unsubscribe.LARGEST_FORM:,}",
-        "uses of one unsubscribe link in a minute": f"{unsubscribe.PER_MINUTE}",
-        "octets and addresses of a question to the API": (
+        "uses of one unsubscribe link per minute": f"{unsubscribe.PER_MINUTE}",
+        "octets and addresses in an API check": (
             f"{api_operations.LARGEST // 1024**2} MiB, {api_operations.MOST_ADDRESSES}"
         ),
-        "requests of a token in a minute": "`[[token]] requests_per_minute`",
+        "requests with one token per minute": "`[[token]] requests_per_minute`",
     }
 
 
