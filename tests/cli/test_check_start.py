@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from smtpproxy.cli import main
 from tests.kit.ports import free_port
 from tests.kit.processes import run
 from tests.kit.relay import COMMAND, REPOSITORY
@@ -31,9 +33,20 @@ address = "127.0.0.1:{free_port()}"
 
 
 def command(name: str, path: Path, *, code: int | None = None) -> tuple[int, str]:
-    done = run(*COMMAND, name, "--config", str(path), cwd=REPOSITORY)
-    assert code is None or done.returncode == code, done.stdout + done.stderr
-    return done.returncode, done.stdout + done.stderr
+    """Run one of the two as users do, `serve`, or in this process; what it printed."""
+    if name == "serve":
+        done = run(*COMMAND, name, "--config", str(path), cwd=REPOSITORY)
+        ended, said = done.returncode, done.stdout + done.stderr
+    else:
+        ended, said, _ = here(name, path=path)
+    assert code is None or ended == code, said
+    return ended, said
+
+
+def here(*arguments: str, path: Path) -> tuple[int, str, str]:
+    """Run a command in this process; its exit code, all that it printed, and its stderr."""
+    done = CliRunner().invoke(main, [*arguments, "--config", str(path)])
+    return done.exit_code, done.output, done.stderr
 
 
 def test_the_secret_of_a_webhook_is_missing(tmp_path: Path) -> None:
@@ -90,9 +103,9 @@ def test_every_command_names_an_unusable_state_dir(
     tmp_path: Path, spoil: Spoil, arguments: tuple[str, ...]
 ) -> None:
     path = configuration(tmp_path, state=spoil(tmp_path))
-    done = run(*COMMAND, *arguments, "--config", str(path), cwd=REPOSITORY)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: server.state_dir: "), done.stderr
+    code, said, wrong = here(*arguments, path=path)
+    assert (code, said) == (1, wrong)
+    assert wrong.startswith("Error: server.state_dir: "), wrong
 
 
 def _no_database(root: Path) -> str:
@@ -113,8 +126,7 @@ def _newer_database(root: Path) -> str:
 
 def _lost_key(root: Path) -> str:
     path = configuration(root)
-    command_line = (*COMMAND, "suppress", "add", "x@shop.fr", "--config", str(path))
-    assert run(*command_line, cwd=REPOSITORY).returncode == 0
+    assert here("suppress", "add", "x@shop.fr", path=path)[0] == 0
     (root / "state" / "suppression.key").unlink()
     return "state"
 
@@ -143,7 +155,8 @@ def test_no_machine_of_that_address(tmp_path: Path) -> None:
 def test_a_file_where_the_socket_should_be(tmp_path: Path) -> None:
     (tmp_path / "smtp").touch()
     path = configuration(tmp_path, address=f"unix:{tmp_path}/smtp")
-    command("serve", path, code=1)
+    said = command("serve", path, code=1)[1]
+    assert f'"apps" cannot listen on unix:{tmp_path}/smtp: it is there and not a socket' in said
     fault = f'listener "apps".address: {tmp_path}/smtp is there and not a socket'
     assert fault in command("check", path, code=2)[1]
 

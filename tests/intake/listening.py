@@ -102,6 +102,10 @@ class Intake:
         assert isinstance(address, TcpAddress)
         return address.port
 
+    def keep_little(self) -> None:
+        """Let few octets of answers wait for a client in the kernel; for connections to come."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
     def call(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         """Run something on the listener's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
