@@ -1,5 +1,6 @@
 """Notes of suppressions hold no personal data: a motive of a closed list, or --keep-notes."""
 
+import json
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,6 +130,27 @@ def test_purge_forgets_why_one_was_lifted_when_it_is_free_text(stored: Stored) -
     assert stored.json("purge")["notes_forgotten"] == 1
     assert reason(stored) == "not kept"
     assert stored.json("purge")["notes_forgotten"] == 0
+
+
+def test_what_an_import_said_before_another_is_forgotten_too(stored: Stored) -> None:
+    """It is kept so that the later import can be undone."""
+    stored.run("suppress", "import", stored.file("own.csv", FILES["own.csv"]), "--keep-notes")
+    later = FILES["own.csv"].replace("2026-01-05", "2026-01-06").replace(FREE, "by phone")
+    stored.run("suppress", "import", stored.file("later.csv", later))
+    with sqlite3.connect(stored.folder / "state" / "smtpproxy.db") as database:
+        ((earlier,),) = database.execute("SELECT earlier FROM suppression")
+        since, was, *others = json.loads(earlier)[0]
+        assert was == FREE
+        old = [since - int(timedelta(730).total_seconds() * 1e6), was, *others]
+        database.execute("UPDATE suppression SET earlier = ?", (json.dumps([old, old]),))
+    assert stored.json("purge")["notes_forgotten"] == 1
+    kept = [[old[0], None, *others]] * 2
+    assert json.loads(*database.execute("SELECT earlier FROM suppression").fetchone()) == kept
+    database.close()
+    assert note(stored) == "by phone"
+    second = stored.json("import", "list")[-1]["id"]
+    assert "1 put back" in stored.run("import", "undo", second).stdout
+    assert note(stored) is None
 
 
 def test_purge_forgets_free_text_after_a_year(stored: Stored) -> None:

@@ -82,7 +82,24 @@ WHERE wide_key = ?2 AND exact_key = ?3 AND scope = ?4 AND origin = ?5 AND {_OLD}
 """
 # What may be free text, since when, and what takes its place: of each, the texts there are, how
 # many rows have one, and how one is forgotten.
+_OF_EARLIER = "json_extract(value, '$[0]') < ?1 AND json_extract(value, '$[1]')"
+_HAS_EARLIER = f"EXISTS (SELECT 1 FROM json_each(earlier) WHERE {_OF_EARLIER} = ?2)"
 _FREE = [
+    (
+        f"""
+        SELECT DISTINCT json_extract(value, '$[1]') FROM suppression, json_each(earlier)
+        WHERE {_OF_EARLIER} IS NOT NULL
+        """,
+        f"SELECT count(*) FROM suppression WHERE {_HAS_EARLIER}",
+        f"""
+        UPDATE suppression SET earlier = (
+            SELECT json_group_array(json(
+                iif({_OF_EARLIER} = ?2, json_set(value, '$[1]', NULL), value)
+            )) FROM json_each(earlier)
+        ) WHERE {_HAS_EARLIER}
+        """,
+    )
+] + [
     (
         f"SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL AND {at} < ?1",
         f"SELECT count(*) FROM {table} WHERE {at} < ?1 AND {column} = ?2",
