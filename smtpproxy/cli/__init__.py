@@ -1,14 +1,119 @@
 """The command line: `smtpproxy COMMAND …`; the modules of this folder have the commands.
 
-Exit codes: 0 done, 1 refused or found wrong, 2 wrong usage or configuration, 130 interrupted.
+Every command ends with an exit code and without a traceback: 0 done, 1 refused or found wrong,
+2 wrong usage or configuration, 130 interrupted.
 """
 
+import contextlib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any, NoReturn
 
 import click
 
-from smtpproxy.cli.frame import CommandFrame
+INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+BROKEN_PIPE = 1  # as click has it, which sees most of them first
+
+
+class Failure(click.ClickException):
+    """A command that could not do what it was asked; `fail` raises it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # ClickException has it as ClassVar
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the command: `Error: MESSAGE` on stderr, exit code `code` (1 or 2)."""
+    raise Failure(message, code)
+
+
+class CommandFrame(click.Group):
+    """A group whose commands may raise anything: the user reads one line and gets a code.
+
+    A command that returns an int ends with that exit code.
+    """
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        **extra: Any,
+    ) -> NoReturn:
+        extra["standalone_mode"] = False
+        try:
+            result = super().main(args=args, prog_name=prog_name or "smtpproxy", **extra)
+            flush_stdout()
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            sys.exit(_explain(error))
+        sys.exit(result if type(result) is int else 0)
+
+
+def flush_stdout() -> None:
+    """Raises OSError that names standard output: what was printed did not get there whole."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_stdout()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def forget_stdout() -> None:
+    """What is still buffered goes nowhere, or the interpreter complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain(error: Exception) -> int:
+    """Print `error` for a person to stderr; return the exit code."""
+    with contextlib.suppress(OSError):
+        flush_stdout()  # or what is left in it complains at exit
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        if not isinstance(error.__cause__, EOFError):
+            return INTERRUPTED
+        error = error.__cause__  # click takes any EOFError for Ctrl-D
+    if isinstance(error, BrokenPipeError):
+        forget_stdout()
+        return BROKEN_PIPE
+    if os.environ.get("SMTPPROXY_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    text = ": ".join([_in_words(error), *getattr(error, "__notes__", ())])
+    click.echo("Error: " + " ".join(text.split()), err=True)
+    code: int = getattr(error, "exit_code", 1)  # of StoreMisconfigured, 2
+    return code
+
+
+def _in_words(error: Exception) -> str:
+    from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+
+    if isinstance(error, StoreMisconfigured):
+        return str(error)
+    if isinstance(error, StoreUnavailable):
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        return f"the store cannot answer: {error}{cause}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in _UNWRITTEN:
+        return f"standard output, or a file being written, is not whole: {error.strerror}"
+    return (
+        f"unexpected {type(error).__name__}: {error}"
+        " (run it again with SMTPPROXY_DEBUG=1 to see where)"
+    )
+
 
 COMMANDS = {
     "serve": ("operation", "serve", "Run the relay until SIGTERM or SIGINT."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
     anchors_option,
     audit_folder,

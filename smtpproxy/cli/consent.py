@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
     TIME_HELP,
     canonical_address,

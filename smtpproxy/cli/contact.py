@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import click
 
+from smtpproxy.cli import fail
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
-from smtpproxy.cli.frame import fail
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.imports import Handling, ImportOptions, Put, file_argument, prepare
 from smtpproxy.cli.options import (

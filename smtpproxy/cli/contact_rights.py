@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
     TIME_HELP,
     audit_folder,

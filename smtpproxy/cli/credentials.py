@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import choice, config_option, option, options
 from smtpproxy.cli.printer import Part, Result, shows_result
 from smtpproxy.settings import Settings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 from msgspec import Struct
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
     choice,
     config_option,

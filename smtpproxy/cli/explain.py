@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import click
 
+from smtpproxy.cli import fail
 from smtpproxy.cli.explanation_text import as_object, text
-from smtpproxy.cli.frame import fail
 from smtpproxy.cli.options import (
     anchors_option,
     audit_folder,

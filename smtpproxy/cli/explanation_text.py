@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from smtpproxy.cli.printer import Part, Styled, picked, screen_width
 from smtpproxy.core.explanation import Explanation
-from smtpproxy.explain.account import Account
+from smtpproxy.explain import Account
 from smtpproxy.explain.trace import TraceStep
 from smtpproxy.locale.texts import Lang, Phrase, Time, Value, say
 from smtpproxy.mail.reply import Reply

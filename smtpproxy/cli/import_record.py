@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import Source

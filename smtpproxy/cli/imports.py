@@ -10,7 +10,7 @@ from typing import BinaryIO, Generic, TypeVar
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.import_record import (
     Job,
     Replacing,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
     choice,
     config_option,
@@ -63,7 +63,6 @@ def serve(settings: Settings) -> None:
 
     Either signal drains: no new connections, running transactions finish, then exit 0.
     """
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog would load it
     from smtpproxy.app import serve
 
     sys.exit(serve(settings))
@@ -77,8 +76,8 @@ def demo(keep: bool) -> None:
     Starts a real relay in a temporary directory, with an MTA behind it that keeps what it
     is given; sends mail through it; then stops and removes everything.
     """
+    from smtpproxy.demo import run
     from smtpproxy.demo.relay import DemoError
-    from smtpproxy.demo.run import run
 
     try:
         run(keep=keep)

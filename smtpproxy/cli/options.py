@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from smtpproxy.cli.frame import fail, forget_stdout
+from smtpproxy.cli import fail, forget_stdout
 
 if TYPE_CHECKING:
     from smtpproxy.settings import Settings

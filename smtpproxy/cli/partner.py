@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, file_type, option, options
 from smtpproxy.cli.printer import Aside, Csv, Part, Result, shows_result
 from smtpproxy.cli.stores import AddressFile, now, using_store

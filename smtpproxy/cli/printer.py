@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.terminal import printable
 
 _GAP = "  "

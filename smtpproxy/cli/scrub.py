@@ -14,7 +14,7 @@ from typing import BinaryIO, NoReturn
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import choice, config_option, file_type, moment, option, options
 from smtpproxy.cli.printer import (
     Column,
@@ -29,11 +29,18 @@ from smtpproxy.cli.printer import (
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.locale.texts import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
-from smtpproxy.scrub.files import Drafts, HashedSource, Unreadable
 from smtpproxy.scrub.formats import Format, open_list
-from smtpproxy.scrub.report import Bar, Findings, basis_bars, html, reason_bars
-from smtpproxy.scrub.run import Outputs, Scrub
-from smtpproxy.scrub.verdicts import Counts, ScrubRequest, share
+from smtpproxy.scrub.run import Drafts, HashedSource, Outputs, Scrub, Unreadable
+from smtpproxy.scrub.verdicts import (
+    Bar,
+    Counts,
+    Findings,
+    ScrubRequest,
+    basis_bars,
+    html,
+    reason_bars,
+    share,
+)
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.terminal import counted

@@ -12,7 +12,7 @@ from typing import BinaryIO, TypeVar, cast
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import flag, moment, option, plain_text
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name

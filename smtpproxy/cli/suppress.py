@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.imports import Handling, ImportOptions, file_argument, prepare
 from smtpproxy.cli.options import (

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, file_type, flag, option, options, output_option
 from smtpproxy.cli.printer import Part, Result, json_bytes, json_option, shows_result
 from smtpproxy.cli.stores import AddressFile, now, using_store

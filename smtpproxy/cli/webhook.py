@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from smtpproxy.cli.frame import fail
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, using_store

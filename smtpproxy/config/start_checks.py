@@ -28,7 +28,7 @@ from smtpproxy.store.protocols import (
     StoreUnavailable,
 )
 from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
-from smtpproxy.webhooks.signature import SecretFault, check_files
+from smtpproxy.webhooks import SecretFault, check_files
 
 if TYPE_CHECKING:
     from smtpproxy.relay.dkim_signing import SigningKey

@@ -1,11 +1,17 @@
-"""What a check found."""
+"""What a check found, and what Gmail, Yahoo, Microsoft, Orange and La Poste demand, held
+against it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import StrEnum
+from functools import cache
+from importlib.resources import files
 
-from msgspec import Struct
+from msgspec import Struct, convert
 
+from smtpproxy import toml
+from smtpproxy.policy.model import Mode, Stream, StreamClass
 from smtpproxy.resolver import Answer, Kind
+from smtpproxy.settings import Settings
 
 Lookup = Callable[[str, Kind], Awaitable[Answer]]
 """Asks the DNS. Raises DnsFailure when there is no answer."""
@@ -54,3 +60,123 @@ _WORST = (Status.FAIL, Status.UNKNOWN, Status.WARN, Status.PASS)
 def worst(statuses: list[Status]) -> Status:
     """Return what all of them come to; nothing at all is unknown."""
     return next((each for each in _WORST if each in statuses), Status.UNKNOWN)
+
+
+HONOURED_WITHIN = 48 * 3600.0
+"""Seconds: the strictest of the providers; laws leave more."""
+
+
+class Demand(Struct, frozen=True):
+    """`needs` are names of checks and of facts (`FACTS`), `see` where else to look."""
+
+    provider: str
+    text: str
+    source: str
+    needs: tuple[str, ...] = ()
+    see: str = ""
+
+
+class Line(Struct, frozen=True):
+    """One demand for one domain: pass, fail or unknown, and why."""
+
+    provider: str
+    domain: str
+    demand: str
+    status: Status
+    why: str
+    source: str
+
+
+Held = tuple[Status, str]
+
+
+@cache
+def demands() -> tuple[Demand, ...]:
+    text = files("smtpproxy.doctor").joinpath("providers.toml").read_text("utf-8")
+    return convert(toml.loads(text)["demand"], tuple[Demand, ...])
+
+
+def checklist(
+    settings: Settings, domains: Sequence[str], findings: Sequence[Finding]
+) -> list[Line]:
+    """Hold each demand against the findings about each domain."""
+    return [_line(demand, domain, settings, findings) for domain in domains for demand in demands()]
+
+
+def _line(demand: Demand, domain: str, settings: Settings, findings: Sequence[Finding]) -> Line:
+    status, why = Status.UNKNOWN, f"not seen from here: {demand.see}"
+    if demand.needs:
+        told = [_need(name, domain, settings, findings) for name in demand.needs]
+        status = worst([each for each, _ in told])
+        why = next(text for each, text in told if each is status)
+    return Line(demand.provider, domain, demand.text, status, why, demand.source)
+
+
+def _need(name: str, domain: str, settings: Settings, findings: Sequence[Finding]) -> Held:
+    if name in FACTS:
+        return FACTS[name](domain, settings, findings)
+    own = Check(name)
+    return _of_check(own, None if own is Check.PTR else domain, findings)
+
+
+def _of_check(check: Check, subject: str | None, findings: Sequence[Finding]) -> Held:
+    """Return what a check found about its subject, None for about any."""
+    found = [each for each in findings if each.check is check and subject in (None, each.subject)]
+    if not found:
+        return Status.UNKNOWN, f"{check}: not looked at"
+    status = worst([each.status for each in found])
+    text = next(each.text for each in found if each.status is status)
+    # What works counts, even where it could be better.
+    return Status.PASS if status is Status.WARN else status, f"{check}: {text}"
+
+
+def marketing_streams(settings: Settings, domain: str) -> Iterator[Stream]:
+    """Yield the streams that may send marketing mail under a domain of From."""
+    for stream in settings.streams.values():
+        if stream.stream_class is StreamClass.MARKETING and (
+            domain in stream.from_domains or not stream.from_domains
+        ):
+            yield stream
+
+
+def _one_click(domain: str, settings: Settings, findings: Sequence[Finding]) -> Held:
+    streams = list(marketing_streams(settings, domain))
+    for stream in streams:
+        if stream.mode is Mode.OBSERVE:
+            return Status.UNKNOWN, f"stream {stream.name} is only observed"
+        if not stream.one_click_required:
+            return Status.UNKNOWN, f"stream {stream.name} does not ask for it"
+    if any(stream.unsubscribe_scope is not None for stream in streams):
+        return _of_check(Check.UNSUBSCRIBE, None, findings)
+    return Status.PASS, f"{_names(streams)}: what has none is refused"
+
+
+def _body_link(domain: str, settings: Settings, findings: Sequence[Finding]) -> Held:
+    for stream in marketing_streams(settings, domain):
+        if stream.mode is Mode.OBSERVE:
+            return Status.UNKNOWN, f"stream {stream.name} is only observed"
+        if not stream.body_optout:
+            return Status.UNKNOWN, f"stream {stream.name} does not ask for it (body_optout)"
+    return Status.PASS, "a message whose text shows none is refused"
+
+
+def _honoured(domain: str, settings: Settings, findings: Sequence[Finding]) -> Held:
+    for stream in marketing_streams(settings, domain):
+        if stream.mode is Mode.OBSERVE:
+            return Status.UNKNOWN, f"stream {stream.name} is only observed"
+    for webhook in settings.webhooks:
+        if webhook.deadline > HONOURED_WITHIN:
+            hours = webhook.deadline / 3600
+            return Status.FAIL, f"webhook {webhook.name} may be told after {hours:.0f} hours"
+    return Status.PASS, "a suppression counts for the very next recipient"
+
+
+FACTS: dict[str, Callable[[str, Settings, Sequence[Finding]], Held]] = {
+    "one_click": _one_click,
+    "body_link": _body_link,
+    "honoured": _honoured,
+}
+
+
+def _names(streams: Sequence[Stream]) -> str:
+    return "stream " + ", ".join(stream.name for stream in streams)

@@ -17,14 +17,12 @@ from smtpproxy.doctor.dmarc import (
     published,
     signs,
 )
-from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
-from smtpproxy.doctor.hosts import mx, ptr, sending_addresses
+from smtpproxy.doctor.finding import Check, Finding, Line, Lookup, Status, checklist
+from smtpproxy.doctor.hosts import mx, ptr, sending_addresses, upstream
 from smtpproxy.doctor.machine import certificate, check_clock, keys
-from smtpproxy.doctor.providers import Line, checklist
 from smtpproxy.doctor.spf import NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
-from smtpproxy.doctor.upstream import upstream
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from smtpproxy.events import Decided
-from smtpproxy.evidence import notice
+from smtpproxy.evidence import writing
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.writing import Block, Cell, Facts, Heading, Paragraph, Table
 from smtpproxy.locale.texts import Lang, Phrase, Time, Value, has_words, say, texts
@@ -42,15 +42,15 @@ class _Writer:
         it = self._it
         yield Heading(self._say("title", address=printable(it.address)), 1)
         yield Paragraph(self._say("made", at=Time(it.at), relay=it.relay))
-        yield from notice.controller(self._controller, self._lang)
+        yield from writing.controller(self._controller, self._lang)
         yield from self._summary()
         yield from self._contact()
         yield from self._rectifications()
         yield from self._acts()
         yield from self._suppressions()
         yield from self._mailings()
-        yield from notice.retention(it.retention, self._lang)
-        yield from notice.rights(self._controller, self._lang)
+        yield from writing.retention(it.retention, self._lang)
+        yield from writing.rights(self._controller, self._lang)
         yield from self._integrity()
 
     def _say(self, word: str, **values: Value) -> str:

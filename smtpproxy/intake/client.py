@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import asdict, replace
 
-from smtpproxy.auth.authenticator import Authenticator, network_of
+from smtpproxy.auth import Authenticator, network_of
 from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.core.streams import StreamChoice, StreamTable, permits
 from smtpproxy.events import Authentication, AuthOutcome, Client, Emit

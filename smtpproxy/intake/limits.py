@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from smtpproxy.auth.authenticator import network_of
+from smtpproxy.auth import network_of
 from smtpproxy.events import Limit
 from smtpproxy.settings import Credential, ListenerSettings, Rate
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-from smtpproxy.auth.authenticator import MECHANISMS, Authenticator
+from smtpproxy.auth import MECHANISMS, Authenticator
 from smtpproxy.core.effects import Effect, Steps
 from smtpproxy.core.perform import Run
 from smtpproxy.core.services import Services

@@ -17,9 +17,9 @@ from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.ulid import UlidFactory
+from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
 from smtpproxy.webhooks.dispatcher import PropagationStore, Surroundings, WebhookDispatcher
-from smtpproxy.webhooks.signature import SecretFault, read_secrets
 
 _BEAT = 1.0
 _AFTER_TROUBLE = 30.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
-from smtpproxy.auth.authenticator import Authenticator
+from smtpproxy.auth import Authenticator
 from smtpproxy.core.edits import UnsubscribeLinks
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of

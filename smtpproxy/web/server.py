@@ -20,7 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from smtpproxy.auth.authenticator import network_of
+from smtpproxy.auth import network_of
 
 MOST = 1_000  # connections
 PER_ADDRESS = 100  # connections that wait for their client

@@ -1,4 +1,83 @@
-"""Webhooks: telling other systems of the company at once who must not be mailed any more.
+"""Secrets and signatures of webhooks, as Standard Webhooks has them (standardwebhooks.com)."""
 
-`dispatcher.py` reads the log of changes and delivers it, in a process of its own.
-"""
+import base64
+import binascii
+import ssl
+import stat
+from hmac import digest
+from pathlib import Path
+
+from smtpproxy.settings import WebhookSettings
+
+PREFIX = "whsec_"
+_SHORTEST, _LONGEST = 24, 64  # octets, by the specification
+_RIGHT = (
+    "one secret a line, whsec_ and the base64 of 24 to 64 random octets; make one with:"
+    ' echo "whsec_$(openssl rand -base64 32)"'
+)
+
+
+class SecretFault(Exception):
+    """A file of a webhook cannot be used; the text names it and says what would be right."""
+
+    exit_code = 2
+
+    def __init__(self, text: str, key: str = "secret_file") -> None:
+        super().__init__(text)
+        self.key = key  # the setting that names the file
+
+
+def read_secrets(path: Path) -> tuple[bytes, ...]:
+    """Read the secrets of a webhook: one, or two while one replaces the other.
+
+    Raises:
+        SecretFault: it is missing, others can read it, or it holds no secret.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise SecretFault(
+                f"{path}: mode {mode:04o} lets others read the secret; make it 0600:"
+                f" chmod 600 {path}"
+            )
+        text = path.read_text("ascii", errors="replace")
+    except OSError as error:
+        raise SecretFault(f"{path}: cannot be read ({error.strerror})") from error
+    lines = [line.strip() for line in text.splitlines()]
+    secrets = [_secret(path, line) for line in lines if line and not line.startswith("#")]
+    if not secrets:
+        raise SecretFault(f"{path}: holds no secret; expected {_RIGHT}")
+    return tuple(secrets)
+
+
+def _secret(path: Path, line: str) -> bytes:
+    try:
+        secret = base64.b64decode(line.removeprefix(PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        secret = b""
+    if not line.startswith(PREFIX) or not _SHORTEST <= len(secret) <= _LONGEST:
+        raise SecretFault(f"{path}: holds something that is no secret; expected {_RIGHT}")
+    return secret
+
+
+def check_files(webhook: WebhookSettings) -> None:
+    """Raises SecretFault when a file that the webhook names cannot be used."""
+    read_secrets(webhook.secret_file)
+    if webhook.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=str(webhook.ca_file))
+        except OSError as error:  # of which ssl.SSLError is one
+            reason = error.strerror or str(error)
+            raise SecretFault(
+                f"{webhook.ca_file}: no certificates can be read from it ({reason}); expected"
+                " those of the authority that the receiver's certificate is from, as PEM",
+                "ca_file",
+            ) from error
+
+
+def signature(secrets: tuple[bytes, ...], id: str, timestamp: int, body: bytes) -> str:
+    """Return the header `webhook-signature`: one signature for each secret."""
+    signed = f"{id}.{timestamp}.".encode() + body
+    return " ".join(
+        "v1," + base64.b64encode(digest(secret, signed, "sha256")).decode() for secret in secrets
+    )

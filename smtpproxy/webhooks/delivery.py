@@ -14,7 +14,7 @@ from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.exchange.suppression_record import change_object
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import SuppressionChange
-from smtpproxy.webhooks.signature import signature
+from smtpproxy.webhooks import signature
 
 TYPE = "suppression.changes"
 

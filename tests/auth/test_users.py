@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.auth.authenticator import Attempts
+from smtpproxy.auth import Attempts
 from smtpproxy.auth.users import (
     PasswordChecker,
     TooBusy,
@@ -141,7 +141,7 @@ def test_a_user_is_barred_but_not_where_they_are_at_home() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtpproxy.auth.authenticator._REMEMBERED", 10)
+    monkeypatch.setattr("smtpproxy.auth._REMEMBERED", 10)
     counted = attempts([0.0])
     for number in range(100):
         counted.failed(f"192.0.2.{number}", f"user{number}")

@@ -12,8 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from smtpproxy.cli import COMMANDS, main
-from smtpproxy.cli.frame import CommandFrame, fail
+from smtpproxy.cli import COMMANDS, CommandFrame, fail, main
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.ports import wait_for
 from tests.kit.relay import COMMAND

@@ -9,10 +9,9 @@ import pytest
 from msgspec.structs import replace as with_fields
 
 from smtpproxy.config import parse
-from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
+from smtpproxy.doctor.finding import Check, Finding, Lookup, Status, checklist
 from smtpproxy.doctor.hosts import sending_addresses
 from smtpproxy.doctor.machine import ClockSeen, KeyFile, judge_clock, judge_key, keys, look
-from smtpproxy.doctor.providers import checklist
 from smtpproxy.policy.model import Mode
 from smtpproxy.settings import DkimSettings, DoctorSettings, Settings, TcpAddress
 from tests.kit.dns import NameServer

@@ -9,7 +9,7 @@ from smtpproxy.evidence.writing import Cell, Facts, Heading, Paragraph, Table, h
 from smtpproxy.locale.texts import LANGS
 from smtpproxy.policy.model import Action, Basis, Reason, Stream, Verdict
 from smtpproxy.policy.rulebooks import builtin
-from smtpproxy.scrub import report
+from smtpproxy.scrub import verdicts
 from smtpproxy.scrub.verdicts import Counts, LineVerdict, ScrubRequest
 from tests.kit.chromium import Chromium
 
@@ -44,7 +44,7 @@ def scrubbed(lang: str) -> str:
     ):
         counts.add(LineVerdict(verdict))
     asked = ScrubRequest(Stream("offers", purpose="offers"), builtin("fr"), datetime.now(UTC))
-    return report.html(report.Findings("l" * 120 + ".csv", "ab" * 32, asked, counts), lang)
+    return verdicts.html(verdicts.Findings("l" * 120 + ".csv", "ab" * 32, asked, counts), lang)
 
 
 def test_nothing_sticks_out_on_a_screen_a_phone_or_paper(tmp_path: Path) -> None:

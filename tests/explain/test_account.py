@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from smtpproxy.explain.account import Account, message_account, recipient_account
+from smtpproxy.explain import Account, message_account, recipient_account
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.locale.texts import LANGS, Lang, texts
 from smtpproxy.policy.decide import judge, judge_message, judge_recipient

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from smtpproxy.app import listen
-from smtpproxy.auth.authenticator import Authenticator
+from smtpproxy.auth import Authenticator
 from smtpproxy.config.load import parse
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of

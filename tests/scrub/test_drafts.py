@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.scrub.files import Drafts
+from smtpproxy.scrub.run import Drafts
 
 
 def test_a_file_appears_at_the_end_and_for_its_owner_alone(tmp_path: Path) -> None:

@@ -9,8 +9,15 @@ import pytest
 from smtpproxy.locale.texts import LANGS, texts
 from smtpproxy.policy.model import Action, Basis, Reason, Stream, Verdict
 from smtpproxy.policy.rulebooks import builtin
-from smtpproxy.scrub.report import Findings, html, of_reason
-from smtpproxy.scrub.verdicts import Counts, LineVerdict, ScrubRequest, share
+from smtpproxy.scrub.verdicts import (
+    Counts,
+    Findings,
+    LineVerdict,
+    ScrubRequest,
+    html,
+    of_reason,
+    share,
+)
 
 NEVER_OF_A_LIST = {
     Reason.NONE,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.settings import WebhookSettings
+from smtpproxy.webhooks import read_secrets
 from smtpproxy.webhooks.delivery import Outcome, Poster
-from smtpproxy.webhooks.signature import read_secrets
 from tests.kit.ports import LOOPBACK, free_port
 from tests.kit.receiver import Receiver, Say, receiver
 

@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from smtpproxy.sinks.rows import WEBHOOK_OUTCOMES
+from smtpproxy.webhooks import SecretFault, read_secrets, signature
 from smtpproxy.webhooks.delivery import Kind
-from smtpproxy.webhooks.signature import SecretFault, read_secrets, signature
 
 
 def written(path: Path, text: str, mode: int = 0o600) -> Path:
