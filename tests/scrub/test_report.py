@@ -78,7 +78,7 @@ def test_the_report_tells_all_and_needs_nothing_else() -> None:
     tags = Tags(page)
     assert tags.fetched == []
     assert not re.search(r"url\(|@import|https?:", page)
-    assert tags.labels == ["no record: 25.0%", "consent expired: 8.3%", "consent: 50.0%"]
+    assert tags.labels == ["no record, 25.0%", "consent expired, 8.3%", "consent, 50.0%"]
     text = " ".join(tags.text.split())
     assert "6 of 12 (50.0%) may be mailed on stream offers" in text
     for part in (
