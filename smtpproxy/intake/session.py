@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 AT_ONCE = 500
 """Events that are taken from one client before others have their turn: some milliseconds."""
+_JUDGED = 20
+"""For how many events one counts of which something is asked: facts, a record, a password."""
 _BACKLOG = 256 * 1024
 """Octets that a client may be ahead of us before it is no longer read from."""
 _LINGER = 2.0
@@ -61,6 +63,7 @@ class Session(asyncio.Protocol):
         self._began = 0.0
         self._cause = ""
         self._busy = False
+        self._taken = 0  # events, in this turn of the loop
         self._taking = False  # events are being taken, further down the stack
         self._pausing = False  # other sessions have their turn, though there is more to take
         self._ended = False
@@ -166,16 +169,16 @@ class Session(asyncio.Protocol):
             self._adjust_reading()
             return
         self._taking = True
-        taken = 0
+        self._taken = 0
         try:
             while not (self._cause or self._write_paused or self._pausing or self._busy):
                 if not self._take_next():
                     break
-                taken += 1
-                if taken == AT_ONCE:
+                self._taken += 1
+                if self._taken >= AT_ONCE:
                     self._pause()
             if not (self._busy or self._cause):
-                self._all_taken(taken=taken > 0)
+                self._all_taken(taken=self._taken > 0)
                 if self._listener.draining:
                     self.drain()
                 if self._eof and not (self._write_paused or self._pausing):
@@ -192,6 +195,7 @@ class Session(asyncio.Protocol):
     def _wait_for(self, answer: Pending[T], answered: Callable[[Pending[T]], None]) -> None:
         """Take nothing more before the answer is there and `answered` was called with it."""
         self._busy = True
+        self._taken += _JUDGED
         self._deadline.clear()  # our own time is not the client's
 
         def go_on(answer: Pending[T]) -> None:

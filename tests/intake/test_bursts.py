@@ -1,6 +1,7 @@
 """What a client sends in several reads before the session's task had its turn."""
 
 import asyncio
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -143,3 +144,21 @@ async def test_reads_that_come_before_the_task_runs_lose_nothing(
         wire.written[-200:]
     )
     assert Told.instances[-1].content == len(b"Subject: x\r\n\r\nhello\r\n")
+
+
+async def test_others_have_their_turn_between_what_is_judged_at_once(
+    session: tuple[SmtpSession, Wire],
+) -> None:
+    """Each costs a read of the store and a record, where a command costs microseconds."""
+    protocol, wire = session
+    protocol._listener.perform = lambda _: None  # every effect is answered at once
+    protocol.connection_made(wire)
+    await turns()
+    protocol.data_received(b"EHLO a.example\r\n")
+    once = b"MAIL FROM:<a@a.example>\r\nRCPT TO:<one@b.example>\r\nRSET\r\n"
+    protocol.data_received(once * 300)
+    judged = [len(Told.instances)]
+    while judged[-1] < 300:
+        await asyncio.sleep(0)
+        judged.append(len(Told.instances))
+    assert max(after - before for before, after in pairwise([0, *judged])) <= 25
