@@ -13,14 +13,13 @@ from msgspec.structs import replace
 from smtpproxy.core.services import Services
 from smtpproxy.core.streams import StreamChoice
 from smtpproxy.events import Decided, JudgedRecipient
-from smtpproxy.policy.decide import choose_stream, judge, needs
+from smtpproxy.policy.decide import choose_stream, judge
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Facts,
     Lookups,
     MessageFeatures,
-    Mode,
     Reason,
     RecipientFacts,
     Rulebook,
@@ -50,20 +49,11 @@ class Evaluation:
         self._choice = choice
         self._read_at: dict[str, object] = {}  # the state of the store that facts are from
         self._at_rcpt: dict[str, Verdict] = {}
-
-    @property
-    def refuses_at_rcpt(self) -> bool:
-        """Whether recipients are refused at RCPT on every stream that it may still be."""
-        return all(
-            stream.mode is Mode.ENFORCE and not stream.refuse_at_data
-            for stream in self._choice.candidates
-        )
+        self._judged_on: dict[str, RecipientFacts] = {}  # what the last verdicts come from
 
     def lookups(self, addresses: Sequence[str]) -> Lookups:
         """What has to be read of these recipients, whichever stream it will be."""
-        candidates = self._choice.candidates
-        rulebook = self._services.rulebooks[candidates[0].rulebook]
-        return needs(Transaction(candidates, tuple(addresses)), rulebook)
+        return replace(self._choice.lookups, addresses=tuple(dict.fromkeys(addresses)))
 
     def learn(self, addresses: Iterable[str], facts: Facts, version: object) -> None:
         """Take in what the store knows, in a state that was no older than `version`.
@@ -98,16 +88,33 @@ class Evaluation:
         read_at = self._read_at
         return any(read_at.get(address) != version for address in addresses)
 
+    def holds(self, stream: Stream, addresses: Iterable[str]) -> bool:
+        """Whether nothing was learned since these were judged for the stream.
+
+        Of a stream that looks at the age of snapshots it does not say so: time passes.
+        """
+        if stream.asks_for_snapshots:
+            return False
+        judged_on, facts = self._judged_on, self.facts
+        return all(judged_on.get(address) is facts.get(address) for address in addresses)
+
+    def _judged_from(self, addresses: Iterable[str]) -> None:
+        facts, judged_on = self.facts, self._judged_on
+        for address in addresses:
+            if address in facts:
+                judged_on[address] = facts[address]
+
     def judge_at_rcpt(self, addresses: Sequence[str], now: datetime) -> Sequence[Verdict]:
         """Judge as far as RCPT allows; candidates under different rulebooks wait for the end."""
         candidates = self._choice.candidates
         rulebook = candidates[0].rulebook
-        if any(stream.rulebook != rulebook for stream in candidates):
+        if not self._choice.one_rulebook:
             return [_NOT_REFUSED] * len(addresses)
         question = Transaction(candidates, tuple(addresses))
         verdicts = judge(question, self.facts, self._services.rulebooks[rulebook], now).recipients
-        if len(candidates) == 1:
+        if self._choice.certain:
             self._at_rcpt.update(zip(addresses, verdicts, strict=True))
+            self._judged_from(addresses)
         return verdicts
 
     def stream_of(self, features: MessageFeatures) -> Stream | Verdict:
@@ -146,6 +153,7 @@ class Evaluation:
         now: datetime,
     ) -> Sequence[Verdict]:
         """Judge from what is known now; whose facts could not be read is UNDECIDED."""
+        self._judged_from(addresses)
         known = tuple([address for address in addresses if address in self.facts])
         rulebook = self._services.rulebooks[stream.rulebook]
         verdicts = judge(

@@ -53,7 +53,7 @@ class RelayTransaction(CopyingTransaction):
         super().__init__(services, client, mail, choice, mixed)
         self._protocol = protocol
         self._upstream: Upstream = services.open_upstream(mail)
-        self._adds_links = any(s.unsubscribe_scope is not None for s in choice.candidates)
+        self._adds_links = choice.adds_links
 
     @property
     def accepted(self) -> int:

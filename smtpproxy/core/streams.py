@@ -2,20 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from msgspec import structs
 
 from smtpproxy.mail.address import AddressError, canonical
-from smtpproxy.policy.model import DEFAULT_STREAM, Stream
+from smtpproxy.policy.decide import needs
+from smtpproxy.policy.model import DEFAULT_STREAM, Lookups, Mode, Rulebook, Stream, Transaction
 from smtpproxy.settings import Credential, ListenerSettings, SenderRule, Settings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamChoice:
     """The streams that a message may still turn out to be on.
 
     `permitted` may be named by the stream header; without one the message is on
-    `default`. `candidates` is all of these, the default first.
+    `default`. `candidates` is all of these, the default first. What all messages of a choice
+    share is worked out once.
     """
 
     permitted: tuple[Stream, ...]
@@ -27,9 +30,32 @@ class StreamChoice:
         others = tuple(stream for stream in permitted if stream is not default)
         return cls(tuple(permitted), default, (default, *others))
 
-    @property
+    @cached_property
     def certain(self) -> bool:
         return len(self.candidates) == 1
+
+    @cached_property
+    def one_rulebook(self) -> bool:
+        """Whether it is the same rulebook, whichever stream it will be."""
+        return all(stream.rulebook == self.candidates[0].rulebook for stream in self.candidates)
+
+    @cached_property
+    def refuses_at_rcpt(self) -> bool:
+        """Whether recipients are refused at RCPT on every stream that it may still be."""
+        return all(
+            stream.mode is Mode.ENFORCE and not stream.refuse_at_data for stream in self.candidates
+        )
+
+    @cached_property
+    def adds_links(self) -> bool:
+        """Whether the relay may have to add unsubscribe links."""
+        return any(stream.unsubscribe_scope is not None for stream in self.candidates)
+
+    @cached_property
+    def lookups(self) -> Lookups:
+        """What has to be read of each recipient, whichever stream it will be."""
+        rulebook = Rulebook(self.candidates[0].rulebook)
+        return needs(Transaction(self.candidates, ()), rulebook)
 
 
 class StreamTable:

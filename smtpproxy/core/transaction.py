@@ -100,7 +100,7 @@ class Transaction(RecordedTransaction):
                 known.append((index, Recipient(rcpt, self.canonical(rcpt.forward_path))))
             except AddressError as error:
                 replies[index] = unreadable(error)
-        early = early and self._evaluation.refuses_at_rcpt
+        early = early and self._choice.refuses_at_rcpt
         addresses = [recipient.canonical for _, recipient in known]
         try:
             verdicts = yield from self._read_and_judge(addresses)
@@ -279,6 +279,8 @@ class Transaction(RecordedTransaction):
             if not outcome.decided.observed:
                 raise
             self._failed(error)
+            return None
+        if self._evaluation.holds(stream, addresses):
             return None
         now = self._services.now()  # the facts may be newer than the verdicts, though read before
         anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
