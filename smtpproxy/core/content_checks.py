@@ -20,6 +20,7 @@ from smtpproxy.events import Stage
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_words, read_body
 from smtpproxy.mail.shown import ShownText, shown_text
+from smtpproxy.policy.bulk import asks_for_text
 from smtpproxy.policy.content_checks import check_content, fingerprint
 from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features
@@ -31,6 +32,7 @@ from smtpproxy.policy.model import (
     SignatureFinding,
     SignatureState,
     Stream,
+    StreamClass,
     UndeclaredBulk,
     Verdict,
 )
@@ -87,6 +89,12 @@ def content_features(
     return features
 
 
+def reads_text(stream: Stream, headers: HeaderBlock) -> bool:
+    """Whether the text of a message with this header is looked at on this stream."""
+    transactional = stream.stream_class is StreamClass.TRANSACTIONAL
+    return stream.reads_text or (transactional and asks_for_text(headers))
+
+
 def with_dns(
     services: Services,
     choice: StreamChoice,
@@ -127,7 +135,7 @@ def _with_content_checks(
     counts = services.counts_texts and stream.bulk_recipients is not None
 
     def looked() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
-        shown = _shown(headers, text) if stream.reads_text else None
+        shown = _shown(headers, text) if reads_text(stream, headers) else None
         found = check_content(stream, features, headers, reverse_path, shown)
         if shown is None or not counts:
             return found, shown, None
@@ -168,6 +176,7 @@ def _as_undeclared(
     look = replace(
         features.content or ContentFeatures(),
         bulk_markers=found.bulk_markers,
+        bulk_text=found.bulk_text,
         alike=found.alike,
         declared_stream=stream.name,
     )

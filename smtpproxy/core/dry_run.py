@@ -115,8 +115,9 @@ async def would_become(
             await drive(advised.recipient(path), run)
         if question.content_refusal is not None:
             return Answers(tuple(run.decided), (question.content_refusal,))
-        text = content.body() if advised.reads_text else None
-        advice = await drive(advised.message(content.header(), content.size, "", text), run)
+        header = content.header()
+        text = content.body() if advised.reads_text(header) else None
+        advice = await drive(advised.message(header, content.size, "", text), run)
         return Answers(tuple(run.decided), (advice.reply or _OK,))
     mail = MailParameters(question.reverse_path)
     relayed = RelayTransaction(services, client, mail, choice, "ESMTP", mixed)

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.core.content_checks import Message
+from smtpproxy.core.content_checks import Message, reads_text
 from smtpproxy.core.edits import plain_list_unsubscribe
 from smtpproxy.core.effects import Steps
 from smtpproxy.core.recording import Outcome
@@ -72,10 +72,13 @@ class MilterTransaction(NotifyingTransaction):
         """A recipient cannot be taken away for sure: to refuse one means to refuse all."""
         self._mixed = "refuse"
 
-    @property
-    def reads_text(self) -> bool:
-        """Whether a stream that it may be on asks for the text of the message."""
-        return any(stream.reads_text for stream in self._choice.candidates)
+    def reads_text(self, header: bytes) -> bool:
+        """Whether a stream that the message may be on asks for its text.
+
+        `header` is the header section with its empty line.
+        """
+        headers = HeaderBlock(header)
+        return any(reads_text(stream, headers) for stream in self._choice.candidates)
 
     def recipient(self, path: str) -> Steps[Reply | None]:
         """Judge one recipient; return the refusal, or None."""

@@ -116,7 +116,12 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
 def _bulk_words(case: MessageCase) -> Words:
     """By what undeclared bulk was told."""
     content, stream = case.features.content, case.stream
-    if content is not None and content.bulk_markers:
+    if content is not None and content.bulk_text:
+        said = tuple(Phrase(f"part.bulk.said.{each}") for each in content.bulk_text)
+        fields = ", ".join(content.bulk_markers)
+        key = "part.bulk.both" if fields else "part.bulk.text"
+        found = Phrase(key, {"fields": fields, "said": said})
+    elif content is not None and content.bulk_markers:
         found = Phrase("part.bulk.markers", {"fields": ", ".join(content.bulk_markers)})
     else:
         alike = 0 if content is None else content.alike

@@ -3,7 +3,7 @@
 A field that only programs for lists and campaigns write decides alone. Fields that bulk mail
 usually has, and that receipts get from the same senders, weigh: with little weight a subject or
 a sender of offers and news has to say the same, with much of it none of the reader's own matter
-may say otherwise.
+may say otherwise. Where that tells nothing, the text may: two things of those that newsletters say.
 
 The words are folded as `mail.shown.folded` folds text: no case, no accents. A word of more than
 five letters stands for all its endings.
@@ -13,18 +13,16 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from msgspec import Struct
+
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.shown import folded
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(word.split()) for word in text.split(","))
-
+from smtpproxy.policy.bulk_text import listed, newsletter_signs, speaks_of_unsubscribing
 
 OWN = {
-    "en": _listed(
+    "en": listed(
         """
         receipt, invoice, payment, paid, refund, billing, statement, your bill, order confirm, order
         no, order #, your order, order received, order update, ordered:, purchase, transaction,
@@ -43,7 +41,7 @@ OWN = {
         reset
         """
     ),
-    "fr": _listed(
+    "fr": listed(
         """
         facture, recu de, votre recu, paiement, remboursement, releve de compte, commande n, votre
         commande, confirmation, expedi, livraison, livre, colis, suivi de, reservation, votre
@@ -55,7 +53,7 @@ OWN = {
         modification de
         """
     ),
-    "de": _listed(
+    "de": listed(
         """
         rechnung, quittung, zahlung, bezahlt, erstattung, gutschrift, kontoauszug, bestellung,
         bestellbestatigung, bestatigung, versand, versendet, lieferung, zugestellt, paket, sendung,
@@ -66,7 +64,7 @@ OWN = {
         zurucksetzen, genehmigt, abgelehnt
         """
     ),
-    "es": _listed(
+    "es": listed(
         """
         factura, recibo, pago, reembolso, tu pedido, su pedido, pedido n, confirmacion, confirma tu,
         confirme su, enviado, envio, entrega, entregado, reserva, tu billete, cita, contrasena,
@@ -75,7 +73,7 @@ OWN = {
         denegad, rechazad, aprobad, pedido, pedidos, restablec, seguridad, cuenta
         """
     ),
-    "it": _listed(
+    "it": listed(
         """
         fattura, ricevuta, pagamento, rimborso, il tuo ordine, ordine n, conferma, spedit, spediz,
         consegna, prenotazione, biglietto, appuntamento, password, codice, verifica, accesso, il tuo
@@ -84,7 +82,7 @@ OWN = {
         reimposta, modifiche al
         """
     ),
-    "nl": _listed(
+    "nl": listed(
         """
         factuur, betaling, betaald, terugbetaling, bestelling, bevestig, verzonden, verzending,
         bezorg, levering, pakket, boeking, reservering, afspraak, wachtwoord, code, inloggen, je
@@ -93,7 +91,7 @@ OWN = {
         instellen
         """
     ),
-    "pt": _listed(
+    "pt": listed(
         """
         fatura, recibo, pagamento, reembolso, seu pedido, sua encomenda, confirma, enviado, envio,
         entrega, reserva, bilhete, consulta, senha, codigo, sua conta, transferencia, cancelad, nota
@@ -101,7 +99,7 @@ OWN = {
         inscricao, recusad, aprovad, seguranca, redefin, conta
         """
     ),
-    "pl": _listed(
+    "pl": listed(
         """
         faktur, rachunek, platnosc, zwrot, zamowieni, potwierd, wyslan, dostaw, przesylk, rezerwacj,
         bilet, wizyta, haslo, hasla, kod, logowani, konto, uwierzytel, bezpiecz, hasło, hasła, adres
@@ -113,7 +111,7 @@ OWN = {
 """Of a receipt, a code, an appointment: mail that one person has occasioned."""
 
 OFFER = {
-    "en": _listed(
+    "en": listed(
         """
         sale, % off, $ off, save up to, save $, save on, deals, deal of, discount, special offer,
         exclusive, limited time, last chance, ends tonight, ends soon, don't miss, hurry, free
@@ -126,7 +124,7 @@ OFFER = {
         still thinking
         """
     ),
-    "fr": _listed(
+    "fr": listed(
         """
         solde, promo, % de r, remise, offre, bon plan, bons plans, profitez, derniere chance,
         derniers jours, exclusi, nouvelle collection, nouveaute, livraison offerte, livraison
@@ -134,38 +132,38 @@ OFFER = {
         a ne pas manquer, actualites
         """
     ),
-    "de": _listed(
+    "de": listed(
         """
         rabatt, angebot, aktion, sale, % auf, sparen, spare, gutschein, nur heute, letzte chance,
         neue kollektion, neuheiten, entdecken, entdecke, gratisversand, gewinnspiel, jetzt sichern,
         rundbrief, exklusiv
         """
     ),
-    "es": _listed(
+    "es": listed(
         """
         oferta, descuento, rebaja, promocion, ahorra, ultima oportunidad, boletin, ultimos dias,
         novedades, envio gratis, exclusiv, descubre, no te pierdas
         """
     ),
-    "it": _listed(
+    "it": listed(
         """
         offert, sconto, sconti, saldi, promozion, risparmia, ultima occasione, novita, spedizione
         gratuita, esclusiv, scopri, non perdere
         """
     ),
-    "nl": _listed(
+    "nl": listed(
         """
         korting, aanbieding, actie, uitverkoop, bespaar, laatste kans, nieuwsbrief, nieuwe
         collectie, gratis verzending, exclusief, ontdek, mis het niet
         """
     ),
-    "pt": _listed(
+    "pt": listed(
         """
         oferta, desconto, promoc, liquidac, economize, poupe, ultima oportunidade, novidade, frete
         gratis, exclusiv, descubra, nao perca
         """
     ),
-    "pl": _listed(
+    "pl": listed(
         """
         promocj, rabat, wyprzedaz, znizk, okazj, ostatnia szansa, nowosci, darmowa dostawa, odkryj,
         biuletyn
@@ -174,7 +172,7 @@ OFFER = {
 }
 """Of offers and news, which go to many."""
 
-NEWS_SENDERS = _listed(
+NEWS_SENDERS = listed(
     """
     news, newsletter, newsletters, marketing, offer, offers, promo, promos, promotion,
     promotions, deal, deals, campaign, campaigns, digest, specials, editor, editors, angebote,
@@ -184,7 +182,7 @@ NEWS_SENDERS = _listed(
 )
 """Words of the local part, or of the first label of the domain, of who sends to many."""
 
-OWN_SENDERS = _listed(
+OWN_SENDERS = listed(
     """
     receipt, receipts, order, orders, invoice, invoices, billing, payment, payments, confirm,
     confirmation, shipment, shipping, tracking, delivery, security, account, accounts, password,
@@ -229,7 +227,7 @@ _USUAL: tuple[tuple[int, tuple[bytes, ...]], ...] = (
         (
             *(b"x-job", b"x-sfmc-stack", b"x-rpcampaign", b"x-emarsys-id", b"x-cm-message-id"),
             *(b"x-mailgun-campaign-id", b"x-mj-campaign", b"x-mailjet-campaign"),
-            b"x-sib-campaign",
+            *(b"x-sib-campaign", b"x-csa-complaints", b"x-csa-compliance-source"),
         ),
     ),
 )
@@ -268,9 +266,75 @@ _NUMBER = re.compile(
 )
 
 
-def bulk_markers(headers: HeaderBlock) -> tuple[str, ...]:
-    """Return the lower-case names of the fields that tell bulk mail; none where nothing does."""
+class BulkSigns(Struct, frozen=True):
+    """By what a message was told as bulk; nothing in it where nothing does.
+
+    `fields` are lower-case names of header fields, `text` what its text says: "subscribed",
+    "browser", "newsletter", "unsubscribe".
+    """
+
+    fields: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+
+
+class _Fields(Struct, frozen=True):
+    """Fields of the header that tell bulk or weigh, and whether they are enough."""
+
+    decisive: list[bytes]
+    usual: list[bytes]
+    weight: int
+
+
+_NOTHING = BulkSigns()
+_ENOUGH = 2
+"""Signs of text, way out and offers that tell bulk together."""
+LONGEST_TEXT = 65_536
+"""Characters of the text that are looked at."""
+
+
+def bulk_signs(headers: HeaderBlock, text: str | None = None) -> BulkSigns:
+    """Tell bulk by its header and, where that does not, by its text.
+
+    `text` is folded; None where it was not read. See `asks_for_text`.
+    """
+    found = _fields(headers)
+    told = [*found.decisive, *found.usual]
+    if found.decisive:
+        return _signs(told)
+    if not found.usual and text is None:
+        return _NOTHING
+    offers = _offers(headers)
+    own, much = _is_own(headers), found.weight >= _MUCH
+    if found.usual and ((much and b"subject" in offers) or (not own and (much or offers))):
+        return _signs(told + offers)
+    if own or text is None:
+        return _NOTHING
+    text = text[:LONGEST_TEXT]
+    said = newsletter_signs(text)
+    if speaks_of_unsubscribing(text):
+        said = (*said, "unsubscribe")
+    way_out = b"list-unsubscribe" in found.usual and "unsubscribe" not in said
+    if len(said) + way_out + bool(offers) < _ENOUGH:
+        return _NOTHING
+    return _signs(told + offers, said)
+
+
+def asks_for_text(headers: HeaderBlock) -> bool:
+    """Whether the header has signs of bulk that do not tell it, and speaks of no own matter."""
+    found = _fields(headers)
+    if found.decisive or not found.usual or _is_own(headers):
+        return False
+    return found.weight < _MUCH and not _offers(headers)
+
+
+def _signs(fields: Sequence[bytes], text: tuple[str, ...] = ()) -> BulkSigns:
+    return BulkSigns(tuple(name.decode("ascii") for name in fields), text)
+
+
+def _fields(headers: HeaderBlock) -> _Fields:
     found = headers.values_by_name(_NAMES)
+    if not found:
+        return _NO_FIELDS
     decisive = [name for name in found if name in _DECISIVE]
     if any(_MAILER.fullmatch(value[:_LONGEST]) for value in found.get(b"x-mailer", ())):
         decisive.append(b"x-mailer")
@@ -281,16 +345,10 @@ def bulk_markers(headers: HeaderBlock) -> tuple[str, ...]:
         present = [name for name in names if name in found]
         weight += each if present else 0
         usual += present
-    told = [*decisive, *usual]
-    if not decisive:
-        if not usual:
-            return ()
-        offers, own = _offers(headers), _is_own(headers)
-        much = weight >= _MUCH
-        if (own and not (much and b"subject" in offers)) or not (much or offers):
-            return ()
-        told += offers
-    return tuple(name.decode("ascii") for name in told)
+    return _Fields(decisive, usual, weight)
+
+
+_NO_FIELDS = _Fields([], [], 0)
 
 
 def _offers(headers: HeaderBlock) -> list[bytes]:

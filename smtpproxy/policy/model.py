@@ -301,6 +301,7 @@ class ContentFeatures(Struct, frozen=True, omit_defaults=True):
     text_cut: bool = False  # not all of the text was read
     organisations: tuple[tuple[str, str], ...] = ()  # of domains by the DNS; "": no answer
     bulk_markers: tuple[str, ...] = ()  # lower-case names of header fields
+    bulk_text: tuple[str, ...] = ()  # what its text says that newsletters say
     alike: int = 0  # people who were sent this text lately, this message's among them
     declared_stream: str | None = None  # the transactional stream of what is judged as marketing
 

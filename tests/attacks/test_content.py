@@ -23,8 +23,9 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import read_body
 from smtpproxy.mail.shown import ShownText, shown_text
-from smtpproxy.policy.bulk import bulk_markers
-from smtpproxy.policy.content_checks import check_content, fingerprint, speaks_of_unsubscribing
+from smtpproxy.policy.bulk import bulk_signs
+from smtpproxy.policy.bulk_text import newsletter_signs, speaks_of_unsubscribing
+from smtpproxy.policy.content_checks import check_content, fingerprint
 from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Alignment, MessageFeatures, Stream, StreamClass
 from smtpproxy.relay.dkim_signing import Keyring
@@ -64,7 +65,7 @@ def read_header(section: bytes) -> None:
     headers = HeaderBlock(b"From: a@b.example\r\n" + section + b"\r\n")
     read_features(headers, "X-Mail-Stream", "X-Source-Statement")
     read_identity(headers)
-    bulk_markers(headers)
+    bulk_signs(headers, "")
     to_sign(headers.values_by_name(SIGNED))
     headers.without("X-Mail-Stream")
 
@@ -111,6 +112,7 @@ def read_text(header: bytes) -> Callable[[bytes], None]:
     def read(body: bytes) -> None:
         shown = shown_text(read_body(HeaderBlock(header), body))
         speaks_of_unsubscribing(shown.text)
+        newsletter_signs(shown.text)
         fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
 
     return read

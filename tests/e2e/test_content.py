@@ -107,6 +107,39 @@ def test_observed_bulk_passes_and_is_counted(started: Start) -> None:
         assert bulk_counted(relay, "observe") == 1
 
 
+SHOP = "Shop <hello@shop.example>"
+NEWS = "View it in your browser: https://x.example/7\r\nYou are subscribed. Unsubscribe here.\r\n"
+
+
+def test_bulk_told_by_its_text(started: Start) -> None:
+    weak = [("List-Unsubscribe", "<https://x.example/>")]
+    news = message(stream="receipts", sender=SHOP, subject="Hello", body=NEWS, headers=weak)
+    with FakeUpstream() as mta:
+        relay = started(mta.address)
+        assert relay.send(news, STRANGER)[0] == 250
+        assert bulk_counted(relay, "observe") == 1
+        told = records(relay)[-1].decided.features.content
+        assert told is not None
+        assert told.bulk_markers == ("list-unsubscribe",)
+        assert told.bulk_text == ("subscribed", "browser", "unsubscribe")
+        relay.terminate()
+        for stream in relay.config["stream"]:
+            if stream["name"] == "receipts":
+                stream |= {"undeclared_bulk": "refuse"}
+        relay.write_config()
+        relay.start()
+        assert "bulk_undeclared" in relay.send(news, STRANGER)[1]
+        path = relay.root / "news.eml"
+        path.write_bytes(news)
+        asked = ["--mail-from", "a@shop.example", "--rcpt", STRANGER, "--stream", "receipts"]
+        said = relay.command("explain", str(path), *asked)[1]
+        assert "its header has list-unsubscribe, and its text has words to subscribers," in said
+        bare = message(stream="receipts", sender=SHOP, subject="Hello", body=NEWS)
+        assert relay.send(bare, STRANGER)[0] == 550  # its text was read to be counted
+        own = message(stream="receipts", sender=SHOP, body=NEWS, headers=weak)
+        assert relay.send(own, STRANGER)[0] == 250
+
+
 def test_bulk_that_is_judged_as_marketing(started: Start) -> None:
     with FakeUpstream() as mta:
         relay = started(mta.address, receipts={"undeclared_bulk": "marketing"})

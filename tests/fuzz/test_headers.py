@@ -15,7 +15,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
-from smtpproxy.policy.bulk import bulk_markers
+from smtpproxy.policy.bulk import bulk_signs
 from smtpproxy.policy.features import read_features, read_identity
 from tests.fuzz.hostile import flood, octets
 from tests.kit.soak import LONGEST, times
@@ -29,7 +29,7 @@ def read_everything(raw: bytes) -> None:
     headers = HeaderBlock(raw)
     features = read_features(headers, "X-Mail-Stream", "X-Source-Statement")
     read_identity(headers)
-    bulk_markers(headers)
+    bulk_signs(headers, "")
     if headers.defect is None:
         rebuilt = b"".join(name + b":" + value for name, value in headers.fields())
         assert raw.startswith(rebuilt)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import MimeLimits, read_body
 from smtpproxy.mail.shown import read_html, shown_text
-from smtpproxy.policy.content_checks import fingerprint, speaks_of_unsubscribing
+from smtpproxy.policy.bulk_text import newsletter_signs, speaks_of_unsubscribing
+from smtpproxy.policy.content_checks import fingerprint
 from tests.fuzz.hostile import flood, octets
 from tests.kit.soak import LONGEST, times
 
@@ -37,6 +38,7 @@ def read_message(raw: bytes, limits: MimeLimits) -> None:
     shown = shown_text(found)
     assert shown.text == " ".join(shown.text.split())
     speaks_of_unsubscribing(shown.text)
+    newsletter_signs(shown.text)
     first = fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
     assert first == fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
 

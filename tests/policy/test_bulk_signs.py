@@ -1,20 +1,23 @@
-"""Undeclared bulk, by the header: one sign that receipts have too is none."""
+"""Undeclared bulk, by the header: one sign that receipts have too is none. And by the text."""
 
 import pytest
 from msgspec.structs import replace
 
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.policy.bulk import bulk_markers
+from smtpproxy.mail.shown import folded
+from smtpproxy.policy.bulk import LONGEST_TEXT, BulkSigns, asks_for_text, bulk_signs
+from smtpproxy.policy.bulk import OFFER as WORDS
+from smtpproxy.policy.bulk_text import BROWSER, NEWSLETTER, SUBSCRIBED, UNSUBSCRIBE
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import ContentFeatures, Transaction, UndeclaredBulk
 from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, RECEIPTS
 
-UNSUBSCRIBE = "List-Unsubscribe: <https://x.example/>\r\n"
-ONE_CLICK = UNSUBSCRIBE + "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+WAY_OUT = "List-Unsubscribe: <https://x.example/>\r\n"
+ONE_CLICK = WAY_OUT + "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
 FEEDBACK = "Feedback-ID: 1:2:3:esp\r\n"
 PRECEDENCE = "Precedence: bulk\r\n"
 LIST_ID = "List-Id: <news.x.example>\r\n"
-BOTH = UNSUBSCRIBE + FEEDBACK
+BOTH = WAY_OUT + FEEDBACK
 
 RECEIPT, OFFER, NEITHER = "Your receipt", "Last chance: 20% off", "Hello"
 
@@ -31,17 +34,17 @@ TOLD: list[tuple[str, str, tuple[str, ...]]] = [
     ("List-Post: <mailto:l@x.example>\r\n", RECEIPT, ("list-post",)),
     ("X-MC-User: 7\r\n" + FEEDBACK, NEITHER, ("x-mc-user", "feedback-id")),
     # one usual sign
-    (UNSUBSCRIBE, RECEIPT, ()),
-    (UNSUBSCRIBE, NEITHER, ()),
+    (WAY_OUT, RECEIPT, ()),
+    (WAY_OUT, NEITHER, ()),
     (ONE_CLICK, NEITHER, ()),
     (FEEDBACK, NEITHER, ()),
     (PRECEDENCE, NEITHER, ()),
     (LIST_ID, NEITHER, ()),
     ("X-SFMC-Stack: 1\r\nX-Job: 7\r\n", NEITHER, ()),
-    (UNSUBSCRIBE, OFFER, ("list-unsubscribe", "subject")),
+    (WAY_OUT, OFFER, ("list-unsubscribe", "subject")),
     (FEEDBACK, OFFER, ("feedback-id", "subject")),
-    (UNSUBSCRIBE, "Your order: 20% off the next", ()),
-    (UNSUBSCRIBE, "=?utf-8?q?Derni=C3=A8re_chance?=", ("list-unsubscribe", "subject")),
+    (WAY_OUT, "Your order: 20% off the next", ()),
+    (WAY_OUT, "=?utf-8?q?Derni=C3=A8re_chance?=", ("list-unsubscribe", "subject")),
     # usual on receipts too, both together
     (BOTH, NEITHER, ()),
     (BOTH, RECEIPT, ()),
@@ -59,13 +62,13 @@ TOLD: list[tuple[str, str, tuple[str, ...]]] = [
     (BOTH + PRECEDENCE, "Has\u0142o zmienione", ()),
     (BOTH + PRECEDENCE, "Reset your password", ()),
     (BOTH + PRECEDENCE, "Re: F3K9P", ()),
-    (UNSUBSCRIBE + PRECEDENCE, "20% off your order", ("list-unsubscribe", "precedence", "subject")),
+    (WAY_OUT + PRECEDENCE, "20% off your order", ("list-unsubscribe", "precedence", "subject")),
 ]
 
 
 def _markers(fields: str, subject: str, sender: str = "hello@shop.example") -> tuple[str, ...]:
     raw = f"From: Shop <{sender}>\r\nSubject: {subject}\r\n{fields}\r\n"
-    return bulk_markers(HeaderBlock(raw.encode()))
+    return bulk_signs(HeaderBlock(raw.encode())).fields
 
 
 @pytest.mark.parametrize(("fields", "subject", "told"), TOLD)
@@ -74,20 +77,98 @@ def test_by_what_bulk_is_told(fields: str, subject: str, told: tuple[str, ...]) 
 
 
 def test_who_sends_it_counts() -> None:
-    assert _markers(UNSUBSCRIBE, NEITHER, "store-news@shop.example")[-1] == "from"
-    assert _markers(UNSUBSCRIBE, NEITHER, "hello@newsletter.shop.example")[-1] == "from"
-    assert _markers(UNSUBSCRIBE, RECEIPT, "store-news@shop.example") == ()
+    assert _markers(WAY_OUT, NEITHER, "store-news@shop.example")[-1] == "from"
+    assert _markers(WAY_OUT, NEITHER, "hello@newsletter.shop.example")[-1] == "from"
+    assert _markers(WAY_OUT, RECEIPT, "store-news@shop.example") == ()
     assert _markers(BOTH + PRECEDENCE, NEITHER, "receipts@shop.example") == ()
     assert _markers(BOTH + PRECEDENCE, NEITHER, "auto-confirm@shop.example") == ()
-    assert _markers(UNSUBSCRIBE, NEITHER, "news") == ()
-    assert bulk_markers(HeaderBlock(UNSUBSCRIBE.encode())) == ()
+    assert _markers(WAY_OUT, NEITHER, "news") == ()
+    assert bulk_signs(HeaderBlock(WAY_OUT.encode())) == BulkSigns()
 
 
 @pytest.mark.parametrize("undeclared", UndeclaredBulk)
 def test_what_becomes_of_it(undeclared: UndeclaredBulk) -> None:
     stream = replace(RECEIPTS, undeclared_bulk=undeclared)
-    for markers, refused in (((), False), (("x-campaign",), undeclared == "refuse")):
-        message = replace(GOOD_MESSAGE, content=ContentFeatures(bulk_markers=markers))
+    told = undeclared == "refuse"
+    by_header = ContentFeatures(bulk_markers=("x-campaign",))
+    by_text = ContentFeatures(bulk_text=("browser", "unsubscribe"))
+    for content, refused in ((ContentFeatures(), False), (by_header, told), (by_text, told)):
+        message = replace(GOOD_MESSAGE, content=content)
         verdict = judge(Transaction((stream,), (), message), {}, BOOK, NOW).message
         assert verdict is not None
         assert (verdict.reason == "bulk_undeclared") == refused
+
+
+SAYS_SUBSCRIBED = "you get this because you subscribed"
+SAYS_BROWSER = "view in your browser"
+SAYS_NEWSLETTER = "in this issue: much"
+SAYS_WAY_OUT = "unsubscribe here"
+
+BY_TEXT: list[tuple[str, str, str, BulkSigns]] = [
+    # (fields, Subject, folded text, what tells it)
+    (WAY_OUT, NEITHER, "your parcel is here", BulkSigns()),
+    (WAY_OUT, NEITHER, SAYS_WAY_OUT, BulkSigns()),  # one sign: a receipt has it in both places
+    (FEEDBACK, NEITHER, SAYS_WAY_OUT, BulkSigns()),
+    ("", NEITHER, SAYS_BROWSER, BulkSigns()),
+    ("", OFFER, "come soon", BulkSigns()),
+    (WAY_OUT, NEITHER, SAYS_BROWSER, BulkSigns(("list-unsubscribe",), ("browser",))),
+    (FEEDBACK, NEITHER, SAYS_BROWSER, BulkSigns()),
+    (
+        FEEDBACK,
+        NEITHER,
+        f"{SAYS_BROWSER} {SAYS_WAY_OUT}",
+        BulkSigns(("feedback-id",), ("browser", "unsubscribe")),
+    ),
+    (
+        "",
+        NEITHER,
+        f"{SAYS_SUBSCRIBED} {SAYS_WAY_OUT}",
+        BulkSigns((), ("subscribed", "unsubscribe")),
+    ),
+    ("", NEITHER, f"{SAYS_NEWSLETTER} {SAYS_BROWSER}", BulkSigns((), ("browser", "newsletter"))),
+    ("", OFFER, SAYS_WAY_OUT, BulkSigns(("subject",), ("unsubscribe",))),
+    # one's own matter
+    (WAY_OUT, RECEIPT, f"{SAYS_BROWSER} {SAYS_SUBSCRIBED} {SAYS_WAY_OUT}", BulkSigns()),
+    (WAY_OUT, "Re: F3K9P", f"{SAYS_NEWSLETTER} {SAYS_SUBSCRIBED}", BulkSigns()),
+    # the header tells it: the text is not looked at
+    (WAY_OUT, OFFER, SAYS_BROWSER, BulkSigns(("list-unsubscribe", "subject"))),
+    ("X-Campaign-ID: 7\r\n", NEITHER, SAYS_BROWSER, BulkSigns(("x-campaign-id",))),
+    # what comes late is not looked at
+    (WAY_OUT, NEITHER, "x" * LONGEST_TEXT + SAYS_BROWSER, BulkSigns()),
+]
+
+
+@pytest.mark.parametrize(("fields", "subject", "text", "told"), BY_TEXT)
+def test_by_what_the_text_tells_it(fields: str, subject: str, text: str, told: BulkSigns) -> None:
+    raw = f"From: Shop <hello@shop.example>\r\nSubject: {subject}\r\n{fields}\r\n"
+    assert bulk_signs(HeaderBlock(raw.encode()), text) == told
+
+
+@pytest.mark.parametrize(
+    ("fields", "subject", "asks"),
+    [
+        ("", NEITHER, False),
+        ("", OFFER, False),
+        (WAY_OUT, NEITHER, True),
+        (FEEDBACK, NEITHER, True),
+        (PRECEDENCE, NEITHER, True),
+        (WAY_OUT, RECEIPT, False),
+        (WAY_OUT, OFFER, False),
+        (BOTH + PRECEDENCE, NEITHER, False),
+        ("X-Campaign-ID: 7\r\n", NEITHER, False),
+    ],
+)
+def test_the_text_is_asked_for_only_where_the_header_says_something_but_not_enough(
+    fields: str, subject: str, asks: bool
+) -> None:
+    raw = f"From: Shop <hello@shop.example>\r\nSubject: {subject}\r\n{fields}\r\n"
+    assert asks_for_text(HeaderBlock(raw.encode())) == asks
+
+
+def test_the_phrases_are_folded() -> None:
+    for kind in (SUBSCRIBED, BROWSER, NEWSLETTER, UNSUBSCRIBE):
+        assert set(kind) == set(WORDS)
+        for phrases in kind.values():
+            for phrase in phrases:
+                assert phrase == folded(phrase)
+                assert len(phrase) > 4

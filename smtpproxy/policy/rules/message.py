@@ -198,7 +198,8 @@ def is_undeclared_bulk(stream: Stream, features: MessageFeatures) -> bool:
     if content is None or stream.stream_class is not StreamClass.TRANSACTIONAL:
         return False
     most = stream.bulk_recipients
-    return bool(content.bulk_markers) or (most is not None and content.alike > most)
+    told = content.bulk_markers or content.bulk_text
+    return bool(told) or (most is not None and content.alike > most)
 
 
 def stream_in_force(stream: Stream, features: MessageFeatures, undeclared: Stream) -> Stream:
