@@ -38,7 +38,8 @@ OWN = {
         welcome to, invited you, shared a, mentioned you, assigned, sent you, new message from,
         order, account, registration, registered, security, authenticat, email address, e-mail
         address, has changed, been changed, approved, denied, confirmed, activated, deactivated,
-        reset
+        reset, email changed, email removed, e-mail changed, e-mail removed, recovery code,
+        registering, waiting list, waitinglist, waitlist
         """
     ),
     "fr": listed(
@@ -50,7 +51,8 @@ OWN = {
         virement, prelevement, echeance, annulation, annule, votre abonnement, authentification, cle
         de securite, cle de, adresse e-mail, adresse mail, a ete modifie, a change, commande,
         inscription confirmee, inscription a, refuse, approuve, compte client, reinitialis,
-        modification de
+        modification de, liste d'attente, compte tiers, ce compte, compte inconnu, mail modifie,
+        mail retire, codes de recuperation, enregistre, vos ordres
         """
     ),
     "de": listed(
@@ -61,7 +63,8 @@ OWN = {
         anmeldung, ihr konto, dein konto, ihre anfrage, deine anfrage, ihr vertrag, storn, mahnung,
         uberweisung, kundenkonto, benutzerkonto, anmeldecode, sicherheit, registrierung,
         e-mail-adresse, geandert, anderung, authenti, deaktiviert, aktiviert, bestatigt,
-        zurucksetzen, genehmigt, abgelehnt
+        zurucksetzen, genehmigt, abgelehnt, warteliste, drittanbieterkonto, registrieren,
+        wiederherstellungscode, e-mail entfernt
         """
     ),
     "es": listed(
@@ -70,7 +73,8 @@ OWN = {
         confirme su, enviado, envio, entrega, entregado, reserva, tu billete, cita, contrasena,
         codigo, verifica, inicio de sesion, tu cuenta, su cuenta, tu solicitud, su solicitud,
         transferencia, cancelad, clave de, autenticacion, registro, correo electronico, ha cambiado,
-        denegad, rechazad, aprobad, pedido, pedidos, restablec, seguridad, cuenta
+        denegad, rechazad, aprobad, pedido, pedidos, restablec, seguridad, cuenta, lista de espera,
+        registrarse, registrarte
         """
     ),
     "it": listed(
@@ -79,7 +83,8 @@ OWN = {
         consegna, prenotazione, biglietto, appuntamento, password, codice, verifica, accesso, il tuo
         account, la tua richiesta, bonifico, annullat, autenticazione, chiave di, indirizzo,
         account, ordine, iscrizione confermata, iscrizione a, rifiutat, approvat, sicurezza,
-        reimposta, modifiche al
+        reimposta, modifiche al, lista d'attesa, mail modificata, mail rimossa, codici di recupero,
+        registrazione, i tuoi ordini
         """
     ),
     "nl": listed(
@@ -88,7 +93,7 @@ OWN = {
         bezorg, levering, pakket, boeking, reservering, afspraak, wachtwoord, code, inloggen, je
         account, uw account, uw aanvraag, geannuleerd, aanmeld, authenticat, beveilig, sleutel,
         e-mailadres, emailadres, gewijzigd, account, registratie, afgewezen, goedgekeurd, opnieuw
-        instellen
+        instellen, wachtlijst, registreren, herstelcode
         """
     ),
     "pt": listed(
@@ -96,7 +101,8 @@ OWN = {
         fatura, recibo, pagamento, reembolso, seu pedido, sua encomenda, confirma, enviado, envio,
         entrega, reserva, bilhete, consulta, senha, codigo, sua conta, transferencia, cancelad, nota
         fiscal, boleto, autentica, chave de, endereco, alterado, alterada, pedido, pedidos,
-        inscricao, recusad, aprovad, seguranca, redefin, conta
+        inscricao, recusad, aprovad, seguranca, redefin, conta, lista de espera, palavra-passe,
+        e-mail removido, registrar, registar, suas ordens
         """
     ),
     "pl": listed(
@@ -104,7 +110,8 @@ OWN = {
         faktur, rachunek, platnosc, zwrot, zamowieni, potwierd, wyslan, dostaw, przesylk, rezerwacj,
         bilet, wizyta, haslo, hasla, kod, logowani, konto, uwierzytel, bezpiecz, hasło, hasła, adres
         e-mail, płatność, płatności, platnosci, konta, kontem, zamówieni, rejestrac, zmienion,
-        potwierdz, wysłan, przesyłk, odrzucon, zatwierdzon, weryfik
+        potwierdz, wysłan, przesyłk, odrzucon, zatwierdzon, weryfik, listy rezerwowej, mail
+        usuniety, kody odzyskiwania
         """
     ),
 }
@@ -288,6 +295,9 @@ class _Fields(Struct, frozen=True):
 _NOTHING = BulkSigns()
 _ENOUGH = 2
 """Signs of text, way out and offers that tell bulk together."""
+_FRAME = frozenset({"browser", "unsubscribe"})
+"""What programs for campaigns put around receipts too: it tells only with fields that weigh."""
+_SOME = 2
 LONGEST_TEXT = 65_536
 """Characters of the text that are looked at."""
 
@@ -309,12 +319,11 @@ def bulk_signs(headers: HeaderBlock, text: str | None = None) -> BulkSigns:
         return _signs(told + offers)
     if own or text is None:
         return _NOTHING
-    text = text[:LONGEST_TEXT]
-    said = newsletter_signs(text)
-    if speaks_of_unsubscribing(text):
-        said = (*said, "unsubscribe")
+    said = _said(text[:LONGEST_TEXT])
     way_out = b"list-unsubscribe" in found.usual and "unsubscribe" not in said
     if len(said) + way_out + bool(offers) < _ENOUGH:
+        return _NOTHING
+    if not offers and found.weight < _SOME and _FRAME.issuperset(said):
         return _NOTHING
     return _signs(told + offers, said)
 
@@ -325,6 +334,11 @@ def asks_for_text(headers: HeaderBlock) -> bool:
     if found.decisive or not found.usual or _is_own(headers):
         return False
     return found.weight < _MUCH and not _offers(headers)
+
+
+def _said(text: str) -> tuple[str, ...]:
+    said = newsletter_signs(text)
+    return (*said, "unsubscribe") if speaks_of_unsubscribing(text) else said
 
 
 def _signs(fields: Sequence[bytes], text: tuple[str, ...] = ()) -> BulkSigns:

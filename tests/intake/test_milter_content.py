@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 
 from tests.intake.conftest import Listen
-from tests.kit.messages import marketing
+from tests.kit.messages import marketing, message
 from tests.kit.mta import mta
 from tests.kit.relay import STREAMS
 
 WAY_OUT = "Sale!\r\nUnsubscribe: https://unsubscribe.shop.example/x\r\n"
+
+
+NEWS = "View it in your browser: https://x.example/7\r\nYou are subscribed. Unsubscribe here.\r\n"
 
 
 def streams(**offers: Any) -> list[dict[str, Any]]:
@@ -40,3 +43,27 @@ def test_alignment_knows_that_a_milter_does_not_sign(listen: Listen) -> None:
             peer.mail(sender)
             assert peer.rcpt("consent@people.example").final == "c"
             assert peer.message(marketing()).final == answer
+
+
+@pytest.mark.parametrize(("body", "answer"), [(NEWS, "y"), ("Anna, it is ready.\r\n", "c")])
+def test_the_text_of_undeclared_bulk(listen: Listen, body: str, answer: str) -> None:
+    refusing = [
+        {**stream, "undeclared_bulk": "refuse"} if stream["name"] == "receipts" else stream
+        for stream in STREAMS
+    ]
+    milter = listen({"stream": refusing}, protocol="milter")
+    weak = [("List-Unsubscribe", "<https://x.example/>")]
+    with mta(milter.port) as peer:
+        peer.negotiate()
+        for text in (body, body + "x" * 70_000):
+            peer.connect()
+            peer.mail("news@shop.example")
+            assert peer.rcpt("consent@people.example").final == "c"
+            news = message(
+                stream="receipts",
+                sender="Shop <hello@shop.example>",
+                subject="Hello",
+                headers=weak,
+                body=text,
+            )
+            assert peer.message(news).final == answer

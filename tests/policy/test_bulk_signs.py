@@ -18,6 +18,7 @@ FEEDBACK = "Feedback-ID: 1:2:3:esp\r\n"
 PRECEDENCE = "Precedence: bulk\r\n"
 LIST_ID = "List-Id: <news.x.example>\r\n"
 BOTH = WAY_OUT + FEEDBACK
+CERTIFIED = "X-CSA-Complaints: csa-complaints@eco.de\r\n"
 
 RECEIPT, OFFER, NEITHER = "Your receipt", "Last chance: 20% off", "Hello"
 
@@ -111,14 +112,20 @@ BY_TEXT: list[tuple[str, str, str, BulkSigns]] = [
     (FEEDBACK, NEITHER, SAYS_WAY_OUT, BulkSigns()),
     ("", NEITHER, SAYS_BROWSER, BulkSigns()),
     ("", OFFER, "come soon", BulkSigns()),
-    (WAY_OUT, NEITHER, SAYS_BROWSER, BulkSigns(("list-unsubscribe",), ("browser",))),
-    (FEEDBACK, NEITHER, SAYS_BROWSER, BulkSigns()),
+    # what is around receipts too tells only with fields that weigh
+    (WAY_OUT, NEITHER, f"{SAYS_BROWSER} {SAYS_WAY_OUT}", BulkSigns()),
+    (BOTH, NEITHER, f"{SAYS_BROWSER} {SAYS_WAY_OUT}", BulkSigns()),
     (
-        FEEDBACK,
+        BOTH + CERTIFIED,
         NEITHER,
         f"{SAYS_BROWSER} {SAYS_WAY_OUT}",
-        BulkSigns(("feedback-id",), ("browser", "unsubscribe")),
+        BulkSigns(
+            ("list-unsubscribe", "feedback-id", "x-csa-complaints"), ("browser", "unsubscribe")
+        ),
     ),
+    (WAY_OUT, NEITHER, SAYS_NEWSLETTER, BulkSigns(("list-unsubscribe",), ("newsletter",))),
+    (FEEDBACK, NEITHER, SAYS_BROWSER, BulkSigns()),
+    (FEEDBACK, NEITHER, f"{SAYS_BROWSER} {SAYS_WAY_OUT}", BulkSigns()),
     (
         "",
         NEITHER,
@@ -134,7 +141,7 @@ BY_TEXT: list[tuple[str, str, str, BulkSigns]] = [
     (WAY_OUT, OFFER, SAYS_BROWSER, BulkSigns(("list-unsubscribe", "subject"))),
     ("X-Campaign-ID: 7\r\n", NEITHER, SAYS_BROWSER, BulkSigns(("x-campaign-id",))),
     # what comes late is not looked at
-    (WAY_OUT, NEITHER, "x" * LONGEST_TEXT + SAYS_BROWSER, BulkSigns()),
+    (WAY_OUT, NEITHER, "x" * LONGEST_TEXT + SAYS_NEWSLETTER, BulkSigns()),
 ]
 
 
