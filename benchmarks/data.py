@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
+from tests.kit.ports import LOOPBACK, free_port
 from tests.kit.relay import REPOSITORY, RelayProcess
 
 BUILD = REPOSITORY / "build" / "bench"
@@ -44,6 +45,7 @@ def config(state: Path, workers: int = 1) -> dict[str, object]:
             "data_size_limit": "26MiB",
         },
         "store": {"url": f"sqlite://{state / 'smtpproxy.db'}"},
+        "web": {"address": f"{LOOPBACK}:{free_port()}"},
         "stream": [STREAM],
     }
 
