@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.ulid import UlidFactory, successor, time_of
+from smtpproxy.events import UlidFactory, successor, time_of
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 

@@ -44,8 +44,8 @@ from smtpproxy.policy.model import (
     StreamClass,
     Verdict,
 )
+from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import confirmed_request
-from smtpproxy.policy.rules.case import RecipientCase
 from smtpproxy.policy.rules.recipient import source as refused_source
 from smtpproxy.policy.rules.recipient import suppressed
 from smtpproxy.settings import Settings

@@ -29,7 +29,7 @@ from smtpproxy.cli.stores import now, using_store
 from smtpproxy.core.dry_run import Answers, FactSource, Question, would_become
 from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.core.explanation import explain as explained
-from smtpproxy.core.streams import StreamChoice, StreamTable
+from smtpproxy.core.services import StreamChoice, StreamTable
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.locale.texts import LANGS, Lang
 from smtpproxy.mail.address import AddressError, canonical, parse_path, qualified

@@ -16,6 +16,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.events import UlidFactory
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.times import written_time
@@ -23,7 +24,6 @@ from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone
 from smtpproxy.store.protocols import NoStoreYet, Store
 from smtpproxy.terminal import counted
-from smtpproxy.ulid import UlidFactory
 
 _SKEW = timedelta(minutes=5)  # between two clocks
 _BOTH = "none"

@@ -14,8 +14,7 @@ from smtpproxy.core.effects import (
     InThread,
     Steps,
 )
-from smtpproxy.core.services import Services
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Stage
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_words, read_body

@@ -11,8 +11,7 @@ from msgspec.structs import replace
 from smtpproxy.core.effects import Steps
 from smtpproxy.core.evaluation import UNDECIDED
 from smtpproxy.core.recording import Recipient, Refused, refusal_of, refused_as_a_whole, unreadable
-from smtpproxy.core.services import Services
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.core.transaction import Transaction
 from smtpproxy.events import Client, Relayed
 from smtpproxy.mail.address import AddressError

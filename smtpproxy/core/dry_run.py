@@ -13,8 +13,7 @@ from smtpproxy.core.milter import MilterTransaction
 from smtpproxy.core.perform import drive
 from smtpproxy.core.recording import Mixed
 from smtpproxy.core.relaying import RelayTransaction
-from smtpproxy.core.services import SigningKeys, services_of
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import SigningKeys, StreamChoice, services_of
 from smtpproxy.events import Client, Decided
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply

@@ -173,7 +173,7 @@ class FindCopies(Effect[frozenset[str]], frozen=True):
     """Which of these were noted of a message at an attempt that the client has no answer to.
 
     `digest` tells the message from others of its reverse path. `paths` are forward paths, for
-    whoever has a copy, or what `core.splitting.told` makes of them. Raises StoreUnavailable,
+    whoever has a copy, or what `core.notices.told` makes of them. Raises StoreUnavailable,
     OSError.
     """
 

@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from smtpproxy.core.services import Services
-from smtpproxy.core.streams import StreamChoice
-from smtpproxy.events import Decided, JudgedRecipient
+from smtpproxy.core.services import Services, StreamChoice
+from smtpproxy.events import Decided, JudgedRecipient, time_of
 from smtpproxy.policy.decide import choose_stream, judge
 from smtpproxy.policy.model import (
     NO_FACTS,
@@ -29,7 +28,6 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.store.counters import Mailed
-from smtpproxy.ulid import time_of
 
 _NOT_REFUSED = Verdict(Action.ALLOW)
 UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")

@@ -25,7 +25,7 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
-from smtpproxy.policy.rules.case import RecipientCase
+from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.sinks.audit.reader import Outcome, Record
 from smtpproxy.sinks.audit.verify import Seal
 

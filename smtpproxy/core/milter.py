@@ -13,10 +13,9 @@ from msgspec.structs import replace
 from smtpproxy.core.content_checks import Message, reads_text
 from smtpproxy.core.edits import plain_list_unsubscribe
 from smtpproxy.core.effects import Steps
+from smtpproxy.core.notices import NotifyingTransaction
 from smtpproxy.core.recording import Outcome
-from smtpproxy.core.services import Services
-from smtpproxy.core.splitting import NotifyingTransaction
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply

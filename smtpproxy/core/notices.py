@@ -1,10 +1,18 @@
-"""Notices about a message: they are mail, judged and recorded like any other (RFC 3464)."""
+"""Notices about a message, which are mail, judged and recorded like any other (RFC 3464), and who
+gets one: the sender of a message that only some of its recipients get.
 
-from collections.abc import Sequence
+Who has a copy, and of whom the sender was told, is kept in a ledger until the client has its
+final answer: a client that tries again sends nothing twice. docs/adr/0011-fan-out.md says why.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 
 from smtpproxy.core.effects import (
     AskUpstream,
     AwaitData,
+    FindCopies,
+    ForgetCopies,
+    NoteCopy,
     ReadFacts,
     SendContent,
     Steps,
@@ -12,8 +20,9 @@ from smtpproxy.core.effects import (
     Upstream,
     WriteRecord,
 )
-from smtpproxy.core.recording import TEMPORARY_FAILURE, without_erased
-from smtpproxy.core.services import Services
+from smtpproxy.core.recording import TEMPORARY_FAILURE, Mixed, Outcome, without_erased
+from smtpproxy.core.services import Services, StreamChoice
+from smtpproxy.core.transaction import Transaction
 from smtpproxy.events import Client, Decided, JudgedRecipient, Relayed
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.dsn import (
@@ -25,6 +34,7 @@ from smtpproxy.mail.dsn import (
 )
 from smtpproxy.mail.mime import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
+from smtpproxy.policy import model as policy
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     NOTICE_STREAM,
@@ -32,7 +42,6 @@ from smtpproxy.policy.model import (
     Decision,
     Facts,
     Lookups,
-    Transaction,
     Verdict,
 )
 from smtpproxy.policy.replies import recipient_reply
@@ -123,7 +132,7 @@ class Notices:
         facts, _ = yield from ReadFacts(Lookups((address,), contacts=False))
         self._facts = facts
         rulebook = self._services.rulebooks[NOTICE_STREAM.rulebook]
-        question = Transaction((NOTICE_STREAM,), (address,))
+        question = policy.Transaction((NOTICE_STREAM,), (address,))
         (verdict,) = judge(question, facts, rulebook, self._services.now()).recipients
         return verdict
 
@@ -218,3 +227,91 @@ class Notices:
 def wants_no_notice(rcpt: Rcpt) -> bool:
     """Whether the sender asked not to be told of a failure (RFC 3461 4.1)."""
     return rcpt.notify is not None and "FAILURE" not in rcpt.notify.upper()
+
+
+def told(forward_path: str) -> str:
+    """What the ledger has where the sender was told that a recipient is not mailed."""
+    return f"told {forward_path}"  # no path: a space stands between quotes
+
+
+class NotifyingTransaction(Transaction):
+    """A transaction that may go to some of its recipients, and tell the sender of the others."""
+
+    def __init__(
+        self,
+        services: Services,
+        client: Client,
+        reverse_path: str,
+        choice: StreamChoice,
+        mixed: Mixed | None = None,
+        envid: str | None = None,
+    ) -> None:
+        super().__init__(services, client, reverse_path, choice, mixed)
+        self._notices = Notices(services, self.id, client, reverse_path, envid)
+        self._notified: set[str] = set()  # forward paths of whom the sender was told
+        self._digest: Callable[[], bytes] = bytes  # of the content, once there is any
+        self._kept: set[str] = set()  # what the ledger has of this message
+
+    def _notify_refused(self, outcome: Outcome, header: bytes) -> Steps[Outcome | None]:
+        """Put the decision on record and tell the sender who is not mailed.
+
+        Returns another outcome where the sender may not or cannot be told, or the store changed.
+        """
+        if not (yield from self._notices.permitted()):
+            return self._refused_whole(outcome)
+        changed = yield from self._settle(outcome)
+        if changed is not None:
+            return changed
+        refusals = outcome.refusals
+        yield from self._find_told([recipient.path for recipient in refusals])
+        news = [
+            RefusedRecipient(recipient.path, reply, recipient.rcpt.orcpt)
+            for recipient, reply in refusals.items()
+            if recipient.path not in self._notified
+        ]
+        try:
+            if news:
+                yield from self._timed("upstream", self._notices.refused(news, header))
+        except NoticeRefused:
+            return self._refused_whole(outcome)
+        yield from self._note_told([each.address for each in news])
+        return None
+
+    # the ledger
+
+    def _find(self, paths: Sequence[str]) -> Steps[frozenset[str]]:
+        """Which of these the ledger has. Raises StoreUnavailable, OSError."""
+        found = yield from FindCopies(self.reverse_path, self._digest, paths)
+        self._kept |= found
+        return found
+
+    def _find_told(self, forward_paths: Sequence[str]) -> Steps[None]:
+        """Where that cannot be found, the sender may be told twice: rather that than never."""
+        news = [path for path in forward_paths if path not in self._notified]
+        if not news:
+            return
+        try:
+            found = yield from self._find([told(path) for path in news])
+        except (StoreUnavailable, OSError) as error:
+            self._failed(error)
+            return
+        self._notified.update(path for path in news if told(path) in found)
+
+    def _note_told(self, forward_paths: Iterable[str]) -> Steps[None]:
+        for path in forward_paths:
+            self._notified.add(path)
+            self._kept.add(told(path))
+            try:
+                yield from NoteCopy(self.reverse_path, self._digest, told(path))
+            except (StoreUnavailable, OSError) as error:
+                self._failed(error)
+                return
+
+    def _forget(self) -> Steps[None]:
+        """The client has its final answer. Where this fails, the message again is a retry still."""
+        if not self._kept:
+            return
+        try:
+            yield from ForgetCopies(self.reverse_path, self._digest, sorted(self._kept))
+        except (StoreUnavailable, OSError) as error:
+            self._failed(error)

@@ -9,8 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.core.effects import Effect, Steps, WriteRecord
-from smtpproxy.core.services import Services
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import (
     Client,
     Decided,

@@ -17,8 +17,7 @@ from smtpproxy.core.effects import (
 )
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.recording import Mixed, Outcome, Recipient
-from smtpproxy.core.services import Services
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client, Limited
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import EIGHT_BIT, UTF8, needed_extensions

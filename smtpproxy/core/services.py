@@ -1,17 +1,31 @@
-"""What a transaction is given: its rules, the clock, where events go. Nothing here waits."""
+"""What a transaction is given: the streams and senders that its client may use (design.md
+section 3, steps 1 to 3), its rules, the clock, where events go. Nothing here waits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, Protocol
+
+from msgspec import structs
 
 from smtpproxy.core.effects import Upstream
 from smtpproxy.events import Emit, Relayed
 from smtpproxy.locale.texts import notice_texts
+from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.dsn import NoticeTexts
-from smtpproxy.policy.model import DEFAULT_STREAM, Alignment, Rulebook, Stream
+from smtpproxy.policy.decide import needs
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    Alignment,
+    Lookups,
+    Mode,
+    Rulebook,
+    Stream,
+    Transaction,
+)
 from smtpproxy.relay.transaction import MailParameters
-from smtpproxy.settings import Settings
+from smtpproxy.settings import Credential, ListenerSettings, SenderRule, Settings
 
 SigningKeys = Callable[[tuple[str, ...], str, datetime], Sequence[Any]]
 """The keys that sign a message with these From domains on a stream, at a time."""
@@ -91,3 +105,148 @@ def services_of(
         asks_domains=asks_dns and settings.policy.check_recipient_domain,
         record_waits=settings.audit.sync == "disk",
     )
+
+
+@dataclass(frozen=True)
+class StreamChoice:
+    """The streams that a message may still turn out to be on.
+
+    `permitted` may be named by the stream header; without one the message is on
+    `default`. `candidates` is all of these, the default first. What all messages of a choice
+    share is worked out once.
+    """
+
+    permitted: tuple[Stream, ...]
+    default: Stream
+    candidates: tuple[Stream, ...]
+
+    @classmethod
+    def of(cls, permitted: Sequence[Stream], default: Stream) -> "StreamChoice":
+        others = tuple(stream for stream in permitted if stream is not default)
+        return cls(tuple(permitted), default, (default, *others))
+
+    @cached_property
+    def certain(self) -> bool:
+        return len(self.candidates) == 1
+
+    @cached_property
+    def one_rulebook(self) -> bool:
+        """Whether it is the same rulebook, whichever stream it will be."""
+        return all(stream.rulebook == self.candidates[0].rulebook for stream in self.candidates)
+
+    @cached_property
+    def refuses_at_rcpt(self) -> bool:
+        """Whether recipients are refused at RCPT on every stream that it may still be."""
+        return all(
+            stream.mode is Mode.ENFORCE and not stream.refuse_at_data for stream in self.candidates
+        )
+
+    @cached_property
+    def adds_links(self) -> bool:
+        """Whether the relay may have to add unsubscribe links."""
+        return any(stream.unsubscribe_scope is not None for stream in self.candidates)
+
+    @cached_property
+    def lookups(self) -> Lookups:
+        """What has to be read of each recipient, whichever stream it will be."""
+        rulebook = Rulebook(self.candidates[0].rulebook)
+        return needs(Transaction(self.candidates, ()), rulebook)
+
+
+class StreamTable:
+    """Finds the choice by listener, credential and reverse path.
+
+    Credentials and sender rules narrow what the listener gives, and never widen it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._streams = settings.streams
+        self._undeclared = settings.streams.get(DEFAULT_STREAM.name, DEFAULT_STREAM)
+        self._rules = {rule.sender.lower(): rule for rule in settings.sender_rules}
+        self._listeners: dict[str, StreamChoice] = {}
+        self._narrowed: dict[tuple[str, str, str], StreamChoice] = {}
+        self._users = {c.user: c for c in settings.credentials if c.user is not None}
+        self._certificates = {
+            c.certificate: c for c in settings.credentials if c.certificate is not None
+        }
+        for listener in settings.listeners:
+            self._listeners[listener.name] = self._limited(listener, None, None)
+            for credential in (None, *settings.credentials):
+                name = "" if credential is None else credential.name
+                self._narrowed[listener.name, name, ""] = self._limited(listener, credential, None)
+                for key, rule in self._rules.items():
+                    choice = self._limited(listener, credential, rule)
+                    self._narrowed[listener.name, name, key] = choice
+
+    def choice(
+        self, listener: str, reverse_path: str, credential: Credential | None = None
+    ) -> StreamChoice:
+        name = "" if credential is None else credential.name
+        if self._rules:
+            sender = _sender(reverse_path)
+            for key in (sender, "@" + sender.rpartition("@")[2]):
+                if key in self._rules:
+                    return self._narrowed[listener, name, key]
+        return self._narrowed[listener, name, ""] if name else self._listeners[listener]
+
+    def of_user(self, user: str) -> Credential | None:
+        """Return what a user may do; None: what the listener gives."""
+        return self._users.get(user)
+
+    def of_certificate(self, fingerprint: str, subject: str) -> Credential | None:
+        """Return what a client certificate may do; None when it is no credential."""
+        return self._certificates.get(fingerprint) or self._certificates.get(subject)
+
+    def _limited(
+        self,
+        listener: ListenerSettings,
+        credential: Credential | None,
+        rule: SenderRule | None,
+    ) -> StreamChoice:
+        """The streams that all of them give; a listener without streams gives none."""
+        names, default = listener.streams, listener.default_stream
+        for limit in (credential, rule):
+            if limit is not None and limit.streams is not None:
+                names = tuple(name for name in limit.streams if name in names)
+                default = limit.default_stream or default
+        choice = self._choice(names, default if default in names else None)
+        if credential is None or not credential.from_domains:
+            return choice
+        narrowed = {s.name: _within(s, credential.from_domains) for s in choice.candidates}
+        return StreamChoice.of(
+            [narrowed[stream.name] for stream in choice.permitted], narrowed[choice.default.name]
+        )
+
+    def _choice(self, names: Sequence[str], default: str | None) -> StreamChoice:
+        streams: Mapping[str, Stream] = self._streams
+        permitted = [streams[name] for name in names]
+        return StreamChoice.of(permitted, streams[default] if default else self._undeclared)
+
+
+def permits(credential: Credential, reverse_path: str) -> bool:
+    """Whether the client may use this reverse path; "" is the null path."""
+    if not credential.senders:
+        return True
+    if not reverse_path:
+        return "<>" in credential.senders
+    sender = _sender(reverse_path)
+    domain = "@" + sender.rpartition("@")[2]
+    return sender != "" and (sender in credential.senders or domain in credential.senders)
+
+
+_NO_DOMAIN = frozenset({"."})
+"""No From is of it; an empty set would be no limit."""
+
+
+def _within(stream: Stream, domains: frozenset[str]) -> Stream:
+    """The stream, with the domains of From that both it and the credential give."""
+    both = stream.from_domains & domains if stream.from_domains else domains
+    return structs.replace(stream, from_domains=both or _NO_DOMAIN)
+
+
+def _sender(reverse_path: str) -> str:
+    """The form in which sender rules are kept; a path that is no address matches none."""
+    try:
+        return canonical(reverse_path)
+    except AddressError:
+        return ""

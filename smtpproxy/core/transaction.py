@@ -30,8 +30,7 @@ from smtpproxy.core.recording import (
     unreadable,
     was_erased,
 )
-from smtpproxy.core.services import Services
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client, Decided, Failed
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.reply import Reply

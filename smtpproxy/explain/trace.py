@@ -28,8 +28,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.rules import table
-from smtpproxy.policy.rules.case import Case, DeliveryCase, MessageCase, RecipientCase, Rule
+from smtpproxy.policy.rules import Case, DeliveryCase, MessageCase, RecipientCase, Rule, table
 from smtpproxy.policy.rules.message import (
     adds_unsubscribe,
     is_undeclared_bulk,

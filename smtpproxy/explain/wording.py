@@ -16,9 +16,8 @@ from smtpproxy.policy.model import (
     Suppression,
     Verdict,
 )
-from smtpproxy.policy.rules import bases
+from smtpproxy.policy.rules import DeliveryCase, RecipientCase, bases, last_activity
 from smtpproxy.policy.rules.bases import consent_failure, newest_act, withdrawn_at
-from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase, last_activity
 from smtpproxy.policy.rules.recipient import (
     decisive,
     discloses,

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 
 from smtpproxy.auth import Authenticator, network_of
 from smtpproxy.core.relaying import RelayTransaction
-from smtpproxy.core.streams import StreamChoice, StreamTable, permits
+from smtpproxy.core.services import StreamChoice, StreamTable, permits
 from smtpproxy.events import Authentication, AuthOutcome, Client, Emit
 from smtpproxy.intake import replies
 from smtpproxy.intake.listener import Listener

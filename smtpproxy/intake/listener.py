@@ -9,8 +9,7 @@ from typing import Any, Protocol, TypeVar
 from smtpproxy.auth import MECHANISMS, Authenticator
 from smtpproxy.core.effects import Effect, Steps
 from smtpproxy.core.perform import Run
-from smtpproxy.core.services import Services
-from smtpproxy.core.streams import StreamTable
+from smtpproxy.core.services import Services, StreamTable
 from smtpproxy.events import ConnectionRefused, FilesRead
 from smtpproxy.intake.accept import Handshakes, ProxyAcceptor, TrustedHosts
 from smtpproxy.intake.limits import ClientRates, ConnectionLimits, RateTable, Refusal

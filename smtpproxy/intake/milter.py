@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from smtpproxy.core.edits import UNSUBSCRIBE
 from smtpproxy.core.milter import Advice, MilterTransaction
-from smtpproxy.core.streams import permits
+from smtpproxy.core.services import permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.listener import Listener

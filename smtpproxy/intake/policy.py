@@ -6,7 +6,7 @@ import re
 
 from smtpproxy.core.delegation import DelegatedTransaction
 from smtpproxy.core.recording import TEMPORARY_FAILURE
-from smtpproxy.core.streams import StreamTable, permits
+from smtpproxy.core.services import StreamTable, permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.listener import Listener

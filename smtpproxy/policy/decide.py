@@ -25,8 +25,7 @@ from smtpproxy.policy.model import (
     UndeclaredBulk,
     Verdict,
 )
-from smtpproxy.policy.rules import table
-from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase
+from smtpproxy.policy.rules import DeliveryCase, MessageCase, RecipientCase, table
 from smtpproxy.policy.rules.recipient import yielded
 
 

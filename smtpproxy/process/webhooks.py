@@ -10,13 +10,13 @@ from importlib.metadata import version
 
 import structlog
 
+from smtpproxy.events import UlidFactory
 from smtpproxy.process.children import Beat, Channel, Drain, Ready
 from smtpproxy.settings import Settings, WebhookSettings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.ulid import UlidFactory
 from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
 from smtpproxy.webhooks.dispatcher import PropagationStore, Surroundings, WebhookDispatcher

@@ -17,9 +17,8 @@ import uvloop
 from smtpproxy.auth import Authenticator
 from smtpproxy.core.edits import UnsubscribeLinks
 from smtpproxy.core.perform import Performer
-from smtpproxy.core.services import services_of
-from smtpproxy.core.streams import StreamTable
-from smtpproxy.events import DnsAsked, Event, FilesRead
+from smtpproxy.core.services import StreamTable, services_of
+from smtpproxy.events import DnsAsked, Event, FilesRead, UlidFactory
 from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.milter import MilterSession
@@ -36,7 +35,6 @@ from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics, Snapshot
 from smtpproxy.store import open_bulk_counter, open_copies, open_mailings, open_store
 from smtpproxy.store.key_files import link_ring, load_keys
-from smtpproxy.ulid import UlidFactory
 from smtpproxy.waiting import Deadlines
 
 if TYPE_CHECKING:

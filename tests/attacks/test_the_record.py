@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from smtpproxy.events import UlidFactory
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import anchors as journal_scheduler
 from smtpproxy.sinks.audit.anchors import ExpiredFile, ExpiredRow, TrimmedRow
@@ -33,7 +34,6 @@ from smtpproxy.sinks.audit.lines import (
 )
 from smtpproxy.sinks.audit.reader import find, read
 from smtpproxy.sinks.audit.verify import Seal, State, seal, verify
-from smtpproxy.ulid import UlidFactory
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 
 ANN, BEA = "ann@people.example", "bea@people.example"

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from smtpproxy.events import UlidFactory
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.chain import Chain, take_apart
 from smtpproxy.sinks.audit.lines import LineMaker
-from smtpproxy.ulid import UlidFactory
 from tests.cli.conftest import Bench
 from tests.kit import audit, messages
 from tests.kit.journal import Clock, decided, segments

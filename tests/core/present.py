@@ -12,8 +12,7 @@ from smtpproxy.core.effects import Steps
 from smtpproxy.core.milter import MilterTransaction
 from smtpproxy.core.perform import Performer, drive
 from smtpproxy.core.relaying import RelayTransaction
-from smtpproxy.core.services import Services
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client, Decided, Relayed
 from smtpproxy.locale.texts import notice_texts
 from smtpproxy.mail.reply import Reply

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.dry_run import Question, would_become
 from smtpproxy.core.explanation import explain
-from smtpproxy.core.streams import StreamChoice
+from smtpproxy.core.services import StreamChoice
 from smtpproxy.policy.model import DEFAULT_STREAM, Action, Lookups, Mode, RecipientFacts, Stream
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.relay.content import Content, Spool

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from smtpproxy.core.evaluation import replay, words
-from smtpproxy.events import Client, Decided, JudgedRecipient
+from smtpproxy.events import Client, Decided, JudgedRecipient, UlidFactory
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Action,
@@ -25,7 +25,6 @@ from smtpproxy.policy.rulebooks import BUILTIN_NAMES, builtin
 from smtpproxy.sinks.audit.chain import Chain, take_apart
 from smtpproxy.sinks.audit.lines import DecisionEntry, LineMaker, read_line
 from smtpproxy.sinks.audit.lines import decided as read_decided
-from smtpproxy.ulid import UlidFactory
 from tests.policy.cases import AGREED, NOW, OFFERS, PERSON, THREE_YEARS_AGO
 from tests.policy.strategies import random_case, untimed
 

@@ -26,7 +26,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.periods import parse_cap
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, builtin
-from smtpproxy.policy.rules.case import RecipientCase
+from smtpproxy.policy.rules import RecipientCase
 from tests.policy.cases import (
     ADDRESS,
     AGREED,

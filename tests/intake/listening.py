@@ -25,9 +25,8 @@ from smtpproxy.app import listen
 from smtpproxy.auth import Authenticator
 from smtpproxy.config.load import parse
 from smtpproxy.core.perform import Performer
-from smtpproxy.core.services import services_of
-from smtpproxy.core.streams import StreamTable
-from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relayed
+from smtpproxy.core.services import StreamTable, services_of
+from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relayed, UlidFactory
 from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
 from smtpproxy.process.worker import SESSIONS
@@ -36,7 +35,6 @@ from smtpproxy.relay.dkim_signing import Signer
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress
-from smtpproxy.ulid import UlidFactory
 from smtpproxy.waiting import Deadlines
 from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import relay_config

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from smtpproxy.core.effects import Steps, StoreVersion
-from smtpproxy.core.streams import StreamTable
+from smtpproxy.core.services import StreamTable
 from smtpproxy.events import Event
 from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.smtp import SmtpSession

@@ -7,11 +7,10 @@ from typing import Any
 
 import msgspec
 
-from smtpproxy.events import Decided, JudgedRecipient, Relayed
+from smtpproxy.events import Decided, JudgedRecipient, Relayed, UlidFactory
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
 from smtpproxy.sinks.audit.journal import Journal
-from smtpproxy.ulid import UlidFactory
 from tests.kit import traffic
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

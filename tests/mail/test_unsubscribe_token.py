@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpproxy.events import UlidFactory
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import (
     LONGEST,
@@ -15,7 +16,6 @@ from smtpproxy.mail.unsubscribe_token import (
     fits,
     stream_tag,
 )
-from smtpproxy.ulid import UlidFactory
 
 RING = TokenRing({1: bytes(range(64))})
 ID = "01JKB3Q00020CT1R0RZ1H6E7A8"

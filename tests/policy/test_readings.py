@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import ConsentAct, Origin, Reading, RecipientFacts
-from smtpproxy.policy.rules.case import RecipientCase
+from smtpproxy.policy.rules import RecipientCase
 from tests.policy.cases import BOOK, DAY, NOW, OFFERS, RECEIPTS, SUBSCRIBER, said, suppression
 
 VICTIM = "victim@example.net"

@@ -1,1 +1,118 @@
-"""The rules, one subject a file; `table` puts them in their order."""
+"""What a rule looks at, what a rule is, and when somebody was last active."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+from smtpproxy.policy.model import (
+    Action,
+    Basis,
+    Contact,
+    MessageFeatures,
+    Reason,
+    RecipientFacts,
+    Rulebook,
+    Sign,
+    Stream,
+    Verdict,
+)
+from smtpproxy.policy.periods import Period, within
+
+
+class RecipientCase(Struct, frozen=True):
+    """One recipient on one stream, with all that is known, at one moment."""
+
+    address: str  # canonical
+    stream: Stream
+    facts: RecipientFacts
+    rulebook: Rulebook
+    now: datetime
+
+
+class DeliveryCase(Struct, frozen=True):
+    """A recipient that may be mailed on `basis`, and the message it is to get."""
+
+    recipient: RecipientCase
+    basis: Basis | None
+    features: MessageFeatures
+
+
+class MessageCase(Struct, frozen=True):
+    """One message on one stream."""
+
+    stream: Stream
+    features: MessageFeatures
+
+
+Case = TypeVar("Case", RecipientCase, DeliveryCase, MessageCase)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Generic[Case]):
+    """One row of a table.
+
+    `judge` returns a verdict when the rule decides and None when the next rule is to be
+    asked; the verdict's `rule` is this `name`. `source` names the section of design.md and
+    the rows of law.md that it carries out; the articles of law are the rulebook's.
+    """
+
+    name: str
+    judge: Callable[[Case], Verdict | None]
+    source: str
+
+
+def allow(rule: str, basis: Basis) -> Verdict:
+    return Verdict(Action.ALLOW, basis=basis, rule=rule)
+
+
+def refuse(rule: str, reason: Reason, detail: str | None = None) -> Verdict:
+    return Verdict(Action.REFUSE, reason, rule=rule, detail=detail)
+
+
+def defer(rule: str, reason: Reason) -> Verdict:
+    return Verdict(Action.DEFER, reason, rule=rule)
+
+
+# Looking a member up in its enum costs more than the test that it is for.
+_COLLECTED, _CONSENT = Sign.COLLECTED, Sign.CONSENT
+_PURCHASE, _POSITIVE_ACT = Sign.PURCHASE, Sign.POSITIVE_ACT
+
+
+def last_activity(contact: Contact, rulebook: Rulebook, now: datetime) -> datetime | None:
+    """Return the newest of the rulebook's signs of life, such as a purchase or a click.
+
+    Consent counts when it was given by an active method: silence is no activity (A44),
+    and what was not confirmed may be somebody else's. A purchase counts when it is of a
+    kind that the rulebook knows. What is dated after `now` has not happened.
+    """
+    signs = rulebook.signs_of_life
+    moments = [
+        contact.collected_at if _COLLECTED in signs else None,
+        contact.last_activity_at if _POSITIVE_ACT in signs else None,
+    ]
+    if contact.purchases and _PURCHASE in signs:
+        counted = rulebook.dealings | rulebook.charity_dealings
+        moments += [p.at for p in contact.purchases if p.kind in counted]
+    if contact.acts and _CONSENT in signs:
+        methods = rulebook.valid_methods
+        moments += [
+            act.at
+            for act in contact.acts
+            if not act.withdrawal and not act.pending and act.method in methods
+        ]
+    newest: datetime | None = None
+    for moment in moments:
+        if moment is not None and moment <= now and (newest is None or moment > newest):
+            newest = moment
+    return newest
+
+
+def is_active(contact: Contact, period: Period | None, rulebook: Rulebook, now: datetime) -> bool:
+    """Whether the last activity is no older than `period`; none at all is too old."""
+    if period is None:
+        return True
+    last = last_activity(contact, rulebook, now)
+    return last is not None and within(last, period, now)

@@ -25,7 +25,7 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.periods import within
-from smtpproxy.policy.rules.case import RecipientCase, allow, is_active, refuse
+from smtpproxy.policy.rules import RecipientCase, allow, is_active, refuse
 
 WITHDRAWN = refuse("withdrawn", Reason.CONSENT_WITHDRAWN)
 CONSENT = allow("consent", Basis.CONSENT)

@@ -18,7 +18,7 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.rulebook import ExistingUnsubscribe
-from smtpproxy.policy.rules.case import MessageCase, defer, refuse
+from smtpproxy.policy.rules import MessageCase, defer, refuse
 
 _KEEP, _REPLACE = ExistingUnsubscribe.KEEP, ExistingUnsubscribe.REPLACE
 

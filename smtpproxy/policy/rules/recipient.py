@@ -25,8 +25,8 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.periods import Cap
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
+from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, defer, refuse
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
-from smtpproxy.policy.rules.case import DeliveryCase, RecipientCase, allow, defer, refuse
 
 _WIDTH = {"all": 0, "marketing": 1}  # a purpose is the narrowest: 2
 

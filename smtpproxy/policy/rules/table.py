@@ -13,8 +13,16 @@
 from functools import lru_cache
 
 from smtpproxy.policy.model import Basis, StreamClass, Verdict
-from smtpproxy.policy.rules import bases, message, recipient
-from smtpproxy.policy.rules.case import DeliveryCase, MessageCase, RecipientCase, Rule, allow
+from smtpproxy.policy.rules import (
+    DeliveryCase,
+    MessageCase,
+    RecipientCase,
+    Rule,
+    allow,
+    bases,
+    message,
+    recipient,
+)
 
 _IS_TRANSACTIONAL = StreamClass.TRANSACTIONAL
 _TRANSACTIONAL = allow("transactional", Basis.TRANSACTIONAL)

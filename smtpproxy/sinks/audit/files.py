@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from smtpproxy.events import successor, time_of
 from smtpproxy.sinks.audit.chain import Head, NotALine, head_of
-from smtpproxy.ulid import successor, time_of
 
 T = TypeVar("T")
 

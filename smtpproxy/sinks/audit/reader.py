@@ -12,13 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from smtpproxy.events import Decided
+from smtpproxy.events import Decided, time_span
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import NotALine, number_of
 from smtpproxy.sinks.audit.files import Segment, last_line, mapped, segments
 from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, PersonalAnswerEntry, read_line
-from smtpproxy.ulid import time_span
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024
 _NAMED = 3
