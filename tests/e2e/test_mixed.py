@@ -41,7 +41,7 @@ def splitting_relay(split_mta: FakeUpstream, filled: StartFilled) -> RelayProces
 @pytest.fixture
 def splitting(splitting_relay: RelayProcess, split_mta: FakeUpstream) -> Any:
     """The relay that splits; its upstream has no mail and no behaviours."""
-    split_mta.messages.clear()
+    split_mta.begin()
     yield splitting_relay
     split_mta.behaviours.clear()
 
@@ -144,20 +144,21 @@ def test_split_refuses_when_nobody_is_left(
     ids=["end-550", "end-452", "end-closed", "data-closed", "data-451"],
 )
 def test_split_mails_nobody_when_the_notice_is_not_taken(
-    filled: StartFilled, trouble: At, answer: int
+    splitting: RelayProcess, split_mta: FakeUpstream, trouble: At, answer: int
 ) -> None:
     """Where it will never be taken, the whole message is refused."""
-    with FakeUpstream(trouble) as mta:
-        relay = filled(mta.address, SPLIT)
-        code, text = relay.send(marketing(), *MIXED, sender=SENDER)
-        assert code == answer
-        assert ("consent_withdrawn" in text) is (answer == 550)
-        assert mta.messages == []
+    split_mta.begin(trouble)
+    before = len(records(splitting))
+    code, text = splitting.send(marketing(), *MIXED, sender=SENDER)
+    assert code == answer
+    assert ("consent_withdrawn" in text) is (answer == 550)
+    assert split_mta.messages == []
 
-        def outcomes() -> list[int | None]:
-            return [outcome(each) for each in records(relay) if each.decided.stage == "data"]
+    def outcomes() -> list[int | None]:
+        found = records(splitting)[before:]
+        return [outcome(each) for each in found if each.decided.stage == "data"]
 
-        wait_for(lambda: answer in outcomes(), "the record of it")
-        code, _ = relay.send(marketing(), *MIXED, sender=SENDER)
-        assert code == 250
-        assert [m.sender for m in mta.messages] == ["", SENDER]
+    wait_for(lambda: answer in outcomes(), "the record of it")
+    code, _ = splitting.send(marketing(), *MIXED, sender=SENDER)
+    assert code == 250
+    assert [m.sender for m in split_mta.messages] == ["", SENDER]

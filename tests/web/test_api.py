@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -200,14 +199,13 @@ async def test_what_was_trimmed_is_gone_and_how_to_begin_anew_is_said(served: Se
 
 
 async def test_a_long_poll_answers_as_soon_as_there_is_something(served: Served) -> None:
-    started = time.monotonic()
-    polls = [asyncio.create_task(served.ask(f"{CHANGES}?since=0&wait=25")) for _ in range(3)]
+    polls = [asyncio.create_task(served.ask(f"{CHANGES}?since=0&wait=60")) for _ in range(3)]
     await asyncio.sleep(0.2)
     assert not any(poll.done() for poll in polls)
     await served.add("a")
     for poll in polls:
-        assert [change["seq"] for change in (await poll).json["changes"]] == [1]
-    assert time.monotonic() - started < 10
+        answer = await asyncio.wait_for(poll, 30)
+        assert [change["seq"] for change in answer.json["changes"]] == [1]
     empty = await served.ask(f"{CHANGES}?since=1&wait=1")
     assert (empty.status, empty.json["changes"]) == (200, [])
 
@@ -215,10 +213,8 @@ async def test_a_long_poll_answers_as_soon_as_there_is_something(served: Served)
 async def test_a_long_poll_does_not_keep_the_relay_from_ending(served: Served) -> None:
     poll = asyncio.create_task(served.ask(f"{CHANGES}?since=0&wait=60"))
     await asyncio.sleep(0.3)
-    started = time.monotonic()
     served.stop.set()
-    assert (await poll).status == 200
-    assert time.monotonic() - started < 4
+    assert (await asyncio.wait_for(poll, 30)).status == 200
 
 
 async def test_addresses_can_be_asked_about(served: Served) -> None:
