@@ -2,23 +2,27 @@
 
 from collections.abc import Callable
 from functools import cache
-
-import jinja2
-from markupsafe import Markup, escape
+from typing import TYPE_CHECKING
 
 from smtpproxy.locale.texts import Lang, Phrase, Value, say, texts
+
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
 
 _STRONG, _PLAIN = "\N{START OF TEXT}", "\N{END OF TEXT}"  # never in what `printable` returns
 
 
 @cache
-def environment(lang: Lang) -> jinja2.Environment:
+def environment(lang: Lang) -> "jinja2.Environment":
     """Return what renders the templates in a language.
 
     Templates have `say("evidence.title", address=…)`, `rich` of the same whose values may be
     `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time` and `term`.
     All is escaped, also what the texts hold.
     """
+    import jinja2  # with the first page: the relay at rest has none
+
     spoken = texts(lang)
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("smtpproxy.locale", "templates"),
@@ -41,10 +45,12 @@ def _saying(lang: Lang) -> Callable[..., str]:
     return saying
 
 
-def _rich(lang: Lang) -> Callable[..., Markup]:
+def _rich(lang: Lang) -> Callable[..., "Markup"]:
+    from markupsafe import Markup, escape
+
     saying = _saying(lang)
 
-    def rich(key: str, **values: Value) -> Markup:
+    def rich(key: str, **values: Value) -> "Markup":
         said = escape(saying(key, **values))
         return Markup(
             said.replace(_STRONG, Markup("<strong>")).replace(_PLAIN, Markup("</strong>"))
