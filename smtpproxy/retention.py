@@ -25,7 +25,6 @@ from smtpproxy.sinks.audit.reader import matches
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.store import open_mailings
-from smtpproxy.store.exchange.suppression_record import is_motive
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store
 
@@ -226,6 +225,8 @@ async def _remove(
         limit = beginning(at, keep.lifted_suppressions)
         lifted = await store.purge_lifted(limit, dry_run=dry_run)
     purged.removed["lifted_suppressions"] = _kind(lifted)
+    from smtpproxy.store.exchange.suppression_record import is_motive  # 15 ms of layouts
+
     purged.notes = await store.trim_notes(beginning(at, NOTES_FOR), is_motive, dry_run=dry_run)
     if keep.changes is not None and not dry_run:
         names = [webhook.name for webhook in settings.webhooks]

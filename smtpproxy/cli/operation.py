@@ -63,6 +63,7 @@ def serve(settings: Settings) -> None:
 
     Either signal drains: no new connections, running transactions finish, then exit 0.
     """
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog would load it
     from smtpproxy.app import serve
 
     sys.exit(serve(settings))

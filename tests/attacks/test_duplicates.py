@@ -7,6 +7,8 @@ import smtplib
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.attacks.clients import SENDER, adding
 from tests.kit.messages import marketing
 from tests.kit.ports import LOOPBACK, wait_for
@@ -19,6 +21,12 @@ StartFilled = Callable[..., RelayProcess]
 JEANNE, PAUL, DESK = address("consent"), address("customer"), address("desk")
 FULL = Reply("550 5.2.2 mailbox full")
 LATER = Reply("451 4.3.0 later")
+
+
+@pytest.fixture(scope="module")
+def relay(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
+    """One for all tests here: no two send a message with the same Message-ID."""
+    return filled(mta.address, adding())
 
 
 def bare(**more: str) -> bytes:
@@ -36,126 +44,126 @@ def notices(mta: FakeUpstream) -> list[bytes]:
     return [each.data for each in mta.messages if each.sender == ""]
 
 
-def test_a_retry_mails_nobody_twice(filled: StartFilled) -> None:
+def test_a_retry_mails_nobody_twice(relay: RelayProcess, mta: FakeUpstream) -> None:
     """One recipient is refused for good, and the notice of that is not taken for now."""
     mail = bare()
-    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
-        relay = filled(mta.address, adding())
-        codes = [relay.send(mail, JEANNE, PAUL, DESK)[0] for _ in range(6)]
-        assert set(codes) <= {250, 451}
-        assert codes[0] == 451
-        assert copies(mta) == {JEANNE: 1, DESK: 1}
+    mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
+    codes = [relay.send(mail, JEANNE, PAUL, DESK)[0] for _ in range(6)]
+    assert set(codes) <= {250, 451}
+    assert codes[0] == 451
+    assert copies(mta) == {JEANNE: 1, DESK: 1}
 
 
-def test_a_retry_is_answered_for_all_once_the_notice_is_taken(filled: StartFilled) -> None:
+def test_a_retry_is_answered_for_all_once_the_notice_is_taken(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     mail = bare()
-    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
-        relay = filled(mta.address, adding())
-        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
-        mta.behaviours.pop()  # notices are taken again
-        code, text = relay.send(mail, JEANNE, PAUL, DESK)
-        assert (code, "2 of 3 recipients" in text) == (250, True)
-        assert copies(mta) == {JEANNE: 1, DESK: 1}
-        (notice,) = notices(mta)
-        assert PAUL.encode() in notice
-        assert JEANNE.encode() not in notice
+    mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
+    assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
+    mta.behaviours.pop()  # notices are taken again
+    code, text = relay.send(mail, JEANNE, PAUL, DESK)
+    assert (code, "2 of 3 recipients" in text) == (250, True)
+    assert copies(mta) == {JEANNE: 1, DESK: 1}
+    (notice,) = notices(mta)
+    assert PAUL.encode() in notice
+    assert JEANNE.encode() not in notice
 
 
-def test_a_retry_mails_who_is_missing(filled: StartFilled) -> None:
+def test_a_retry_mails_who_is_missing(relay: RelayProcess, mta: FakeUpstream) -> None:
     mail = bare()
-    with FakeUpstream(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER)) as mta:
-        relay = filled(mta.address, adding())
-        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
-        mta.behaviours.clear()
-        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 250
-        assert copies(mta) == {JEANNE: 1, PAUL: 1, DESK: 1}
-        assert notices(mta) == []
+    mta.begin(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER))
+    assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
+    mta.behaviours.clear()
+    assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 250
+    assert copies(mta) == {JEANNE: 1, PAUL: 1, DESK: 1}
+    assert notices(mta) == []
 
 
-def test_a_retry_after_a_crash_mails_who_is_missing(filled: StartFilled) -> None:
-    mail = bare()
-    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
-        relay = filled(mta.address, adding())
-        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
-        relay.kill()
-        relay.start()
-        mta.behaviours.clear()
-        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 250
-        assert copies(mta) == {JEANNE: 1, PAUL: 1, DESK: 1}
+def test_a_retry_after_a_crash_mails_who_is_missing(filled: StartFilled, mta: FakeUpstream) -> None:
+    relay, mail = filled(mta.address, adding()), bare()
+    mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
+    assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
+    relay.kill()
+    relay.start()
+    mta.behaviours.clear()
+    assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 250
+    assert copies(mta) == {JEANNE: 1, PAUL: 1, DESK: 1}
 
 
-def test_a_retry_over_another_connection_to_fewer_recipients(filled: StartFilled) -> None:
+def test_a_retry_over_another_connection_to_fewer_recipients(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     """A client may leave out whom it has given up meanwhile, and name the others in any order."""
     mail = bare()
-    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
-        relay = filled(mta.address, adding())
-        assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
-        assert relay.send(mail, DESK, JEANNE)[0] == 250
-        assert copies(mta) == {JEANNE: 1, DESK: 1}
+    mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
+    assert relay.send(mail, JEANNE, PAUL, DESK)[0] == 451
+    assert relay.send(mail, DESK, JEANNE)[0] == 250
+    assert copies(mta) == {JEANNE: 1, DESK: 1}
 
 
-def test_a_retry_after_the_upstream_was_lost(filled: StartFilled) -> None:
+def test_a_retry_after_the_upstream_was_lost(relay: RelayProcess, mta: FakeUpstream) -> None:
     """Whoever was surely mailed is not mailed again; of the last one nobody knows."""
     mail = bare()
-    with FakeUpstream(At("end", Close(), to=PAUL), At("end", LATER, to=SENDER)) as mta:
-        relay = filled(mta.address, adding())
-        assert relay.send(mail, JEANNE, PAUL)[0] == 451
-        mta.behaviours.clear()
-        assert relay.send(mail, JEANNE, PAUL)[0] == 250
-        assert copies(mta) == {JEANNE: 1, PAUL: 1}
+    mta.begin(At("end", Close(), to=PAUL), At("end", LATER, to=SENDER))
+    assert relay.send(mail, JEANNE, PAUL)[0] == 451
+    mta.behaviours.clear()
+    assert relay.send(mail, JEANNE, PAUL)[0] == 250
+    assert copies(mta) == {JEANNE: 1, PAUL: 1}
 
 
-def test_a_second_sending_after_a_250_is_a_second_sending(filled: StartFilled) -> None:
+def test_a_second_sending_after_a_250_is_a_second_sending(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     mail = bare()
-    with FakeUpstream() as mta:
-        relay = filled(mta.address, adding())
-        for _ in range(2):
-            assert relay.send(mail, JEANNE, PAUL)[0] == 250
-        assert copies(mta) == {JEANNE: 2, PAUL: 2}
+    mta.begin()
+    for _ in range(2):
+        assert relay.send(mail, JEANNE, PAUL)[0] == 250
+    assert copies(mta) == {JEANNE: 2, PAUL: 2}
 
 
-def test_a_client_that_hung_up_before_the_answer_mails_nobody_twice(filled: StartFilled) -> None:
+def test_a_client_that_hung_up_before_the_answer_mails_nobody_twice(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     """Its first attempt is finished all the same; the next one is told so."""
     mail = bare()
-    with FakeUpstream(At("end", Hold(), to=PAUL)) as mta:
-        relay = filled(mta.address, adding())
-        client = smtplib.SMTP(LOOPBACK, relay.port(), timeout=30)
-        client.ehlo("client.example")
-        client.mail(SENDER)
-        client.rcpt(JEANNE)
-        client.rcpt(PAUL)
-        client.putcmd("data")
-        assert client.getreply()[0] == 354
-        client.send(mail + b".\r\n")
-        wait_for(lambda: copies(mta) == {JEANNE: 1}, "the first copy")
-        client.close()
-        time.sleep(0.3)  # the relay sees it
-        mta.behaviours.clear()
-        mta.release()
-        wait_for(lambda: copies(mta) == {JEANNE: 1, PAUL: 1}, "the second copy")
-        time.sleep(0.3)
-        code, text = relay.send(mail, JEANNE, PAUL)
-        assert (code, copies(mta)) == (250, {JEANNE: 1, PAUL: 1}), text
+    mta.begin(At("end", Hold(), to=PAUL))
+    client = smtplib.SMTP(LOOPBACK, relay.port(), timeout=30)
+    client.ehlo("client.example")
+    client.mail(SENDER)
+    client.rcpt(JEANNE)
+    client.rcpt(PAUL)
+    client.putcmd("data")
+    assert client.getreply()[0] == 354
+    client.send(mail + b".\r\n")
+    wait_for(lambda: copies(mta) == {JEANNE: 1}, "the first copy")
+    client.close()
+    time.sleep(0.3)  # the relay sees it
+    mta.behaviours.clear()
+    mta.release()
+    wait_for(lambda: copies(mta) == {JEANNE: 1, PAUL: 1}, "the second copy")
+    time.sleep(0.3)
+    code, text = relay.send(mail, JEANNE, PAUL)
+    assert (code, copies(mta)) == (250, {JEANNE: 1, PAUL: 1}), text
 
 
-def test_another_message_after_a_4xx_is_no_retry(filled: StartFilled) -> None:
+def test_another_message_after_a_4xx_is_no_retry(relay: RelayProcess, mta: FakeUpstream) -> None:
     """Neither is the same text with another Message-ID, nor the same from another sender."""
-    with FakeUpstream(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER)) as mta:
-        relay = filled(mta.address, adding())
-        assert relay.send(bare(message_id="<1@shop.example>"), JEANNE, PAUL)[0] == 451
-        mta.behaviours.clear()
-        assert relay.send(bare(message_id="<2@shop.example>"), JEANNE, PAUL)[0] == 250
-        other = "desk@shop.example"
-        assert relay.send(bare(message_id="<1@shop.example>"), JEANNE, PAUL, sender=other)[0] == 250
-        assert copies(mta) == {JEANNE: 3, PAUL: 2}
+    mta.begin(At("end", FULL, to=PAUL), At("end", LATER, to=SENDER))
+    assert relay.send(bare(message_id="<one@shop.example>"), JEANNE, PAUL)[0] == 451
+    mta.behaviours.clear()
+    assert relay.send(bare(message_id="<two@shop.example>"), JEANNE, PAUL)[0] == 250
+    other = "desk@shop.example"
+    assert relay.send(bare(message_id="<one@shop.example>"), JEANNE, PAUL, sender=other)[0] == 250
+    assert copies(mta) == {JEANNE: 3, PAUL: 2}
 
 
-def test_a_sending_after_the_retry_was_answered_250_is_a_new_one(filled: StartFilled) -> None:
+def test_a_sending_after_the_retry_was_answered_250_is_a_new_one(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     mail = bare()
-    with FakeUpstream(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER)) as mta:
-        relay = filled(mta.address, adding())
-        assert relay.send(mail, JEANNE, PAUL)[0] == 451
-        mta.behaviours.clear()
-        assert relay.send(mail, JEANNE, PAUL)[0] == 250
-        assert relay.send(mail, JEANNE, PAUL)[0] == 250
-        assert copies(mta) == {JEANNE: 2, PAUL: 2}
+    mta.begin(At("end", LATER, to=PAUL), At("end", LATER, to=SENDER))
+    assert relay.send(mail, JEANNE, PAUL)[0] == 451
+    mta.behaviours.clear()
+    assert relay.send(mail, JEANNE, PAUL)[0] == 250
+    assert relay.send(mail, JEANNE, PAUL)[0] == 250
+    assert copies(mta) == {JEANNE: 2, PAUL: 2}

@@ -176,6 +176,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_server, "GRACE", 0.0)
 
 
+@pytest.fixture
+def crowded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has more than their share loses the oldest at once, and none for a deadline."""
+    for phase in web_server.WITHIN:
+        monkeypatch.setitem(web_server.WITHIN, phase, 60.0)
+    monkeypatch.setattr(web_server, "GRACE", 0.0)
+
+
 # I take all connections and say nothing.
 
 
@@ -217,9 +225,8 @@ async def test_the_oldest_of_one_address_gives_way_and_not_those_of_others(
 
 
 async def test_an_address_has_its_share_also_while_there_is_room(
-    site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
+    site: Site, crowded_at_once: None
 ) -> None:
-    monkeypatch.setitem(web_server.WITHIN, "header", 60.0)
     mine = [await site.connect("127.0.0.3") for _ in range(web_server.PER_ADDRESS + 5)]
     for each in mine[:5]:
         assert await each.ended() == b""
@@ -323,11 +330,10 @@ async def test_pipelined_requests_are_answered_in_their_order(site: Site) -> Non
 
 
 async def test_x_forwarded_for_of_anybody_changes_nothing(
-    site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
+    site: Site, crowded_at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With another invented client in each, all of them would have a share of their own."""
     monkeypatch.setattr(web_server, "PER_ADDRESS", 5)
-    monkeypatch.setitem(web_server.WITHIN, "body", 60.0)
     mine = []
     for n in range(10):
         mine.append(await site.connect("127.0.0.3"))
@@ -341,11 +347,10 @@ async def test_x_forwarded_for_of_anybody_changes_nothing(
 
 
 async def test_clients_behind_a_trusted_proxy_have_their_shares(
-    site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
+    site: Site, crowded_at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.trusted = frozenset({"127.0.0.3"})
     monkeypatch.setattr(web_server, "PER_ADDRESS", 5)
-    monkeypatch.setitem(web_server.WITHIN, "body", 60.0)
     many = [await site.connect("127.0.0.3") for _ in range(10)]
     for n, each in enumerate(many):
         await each.send(unfinished(f"192.0.2.{n}"))
@@ -534,17 +539,17 @@ def test_the_limits_are_those_of_the_document() -> None:
         "connections at once": f"{web_server.MOST}",
         "connections at once from one address": f"{web_server.PER_ADDRESS}",
         "time between two requests": f"{within['idle']:.0f} s",
-        "time for a header section, all of it": f"{within['header']:.0f} s",
-        "time for a body, all of it": f"{within['body']:.0f} s",
-        "time in which an answer has to be read, each 64 KB": f"{within['unread']:.0f} s",
+        "time for a whole header section": f"{within['header']:.0f} s",
+        "time for a whole body": f"{within['body']:.0f} s",
+        "time to read an answer, for each 64 KB": f"{within['unread']:.0f} s",
         "octets of a header section": f"{web_app.LARGEST_HEADER:,}",
         "octets of a target, with its query": f"{web_app.LONGEST_TARGET:,}",
         "octets of the form of an unsubscribe link": f"{unsubscribe.LARGEST_FORM:,}",
-        "uses of one unsubscribe link in a minute": f"{unsubscribe.PER_MINUTE}",
-        "octets and addresses of a question to the API": (
+        "uses of one unsubscribe link per minute": f"{unsubscribe.PER_MINUTE}",
+        "octets and addresses in an API check": (
             f"{api_operations.LARGEST // 1024**2} MiB, {api_operations.MOST_ADDRESSES}"
         ),
-        "requests of a token in a minute": "`[[token]] requests_per_minute`",
+        "requests with one token per minute": "`[[token]] requests_per_minute`",
     }
 
 

@@ -124,27 +124,32 @@ def test_a_suppression_counts_when_the_files_beside_the_store_were_removed(
 # connections to the upstream
 
 
+@pytest.fixture(scope="module")
+def shared(filled: StartFilled, mta: FakeUpstream) -> RelayProcess:
+    return filled(mta.address, config())
+
+
 @pytest.mark.parametrize("refusal", ["502 5.5.1 not implemented", "451 4.3.0 later"])
 def test_an_upstream_that_does_not_reset_costs_the_next_message_nothing(
-    filled: StartFilled, refusal: str
+    shared: RelayProcess, mta: FakeUpstream, refusal: str
 ) -> None:
-    with FakeUpstream(At("rset", Reply(refusal))) as mta:
-        relay = filled(mta.address, config())
-        with submission(Smtp, relay.port(), JEANNE) as client:
-            assert client.rset()[0] == 250
-        for _ in range(3):
-            assert relay.send(marketing(), JEANNE) == (250, "2.0.0 queued as FAKE")
-        assert len(mta.messages) == 3
+    mta.begin(At("rset", Reply(refusal)))
+    with submission(Smtp, shared.port(), JEANNE) as client:
+        assert client.rset()[0] == 250
+    for _ in range(3):
+        assert shared.send(marketing(), JEANNE) == (250, "2.0.0 queued as FAKE")
+    assert len(mta.messages) == 3
 
 
-def test_a_refused_message_on_an_upstream_that_does_not_reset(filled: StartFilled) -> None:
+def test_a_refused_message_on_an_upstream_that_does_not_reset(
+    shared: RelayProcess, mta: FakeUpstream
+) -> None:
     """In one session: the client's next message is another's business."""
-    with FakeUpstream(At("rset", Reply("502 5.5.1 not implemented"))) as mta:
-        relay = filled(mta.address, config())
-        with smtplib.SMTP(LOOPBACK, relay.port(), timeout=60) as client:
-            client.ehlo("client.example")
-            for mail, code in ((marketing(unsubscribe=None), 550), (marketing(), 250)):
-                client.mail(SENDER)
-                assert client.rcpt(JEANNE)[0] == 250
-                assert client.data(mail)[0] == code
-        assert len(mta.messages) == 1
+    mta.begin(At("rset", Reply("502 5.5.1 not implemented")))
+    with smtplib.SMTP(LOOPBACK, shared.port(), timeout=60) as client:
+        client.ehlo("client.example")
+        for mail, code in ((marketing(unsubscribe=None), 550), (marketing(), 250)):
+            client.mail(SENDER)
+            assert client.rcpt(JEANNE)[0] == 250
+            assert client.data(mail)[0] == code
+    assert len(mta.messages) == 1

@@ -23,7 +23,7 @@ from tests.kit.mta import mta as milter_client
 from tests.kit.policy import policy_client
 from tests.kit.ports import wait_for
 from tests.kit.relay import STREAMS, RelayProcess, listener
-from tests.kit.store import address
+from tests.kit.store import address, ndjson
 from tests.kit.upstream import At, FakeUpstream, Hold
 
 StartFilled = Callable[..., RelayProcess]
@@ -61,6 +61,14 @@ def withdraw(relay: RelayProcess, recipient: str) -> None:
     relay.must("consent", "withdraw", recipient, "--purpose", "offers")
 
 
+def subscriber(relay: RelayProcess) -> str:
+    """Somebody new who has consented, and whom no other test suppresses."""
+    name = f"subscriber{next(_firms)}@people.example"
+    (known,) = [line for line in ndjson(datetime.now(UTC)) if f'"{address("consent")}"' in line]
+    relay.fill([known.replace(address("consent"), name)])
+    return name
+
+
 def mailed(mta: FakeUpstream, recipient: str) -> bool:
     return any(recipient in each.recipients for each in mta.messages)
 
@@ -85,14 +93,13 @@ def test_who_is_suppressed_after_rcpt_is_not_mailed(
     assert (code, "suppressed_erasure" in text) == (550, True)
 
 
-def test_who_withdraws_after_rcpt_is_not_mailed(filled: StartFilled) -> None:
-    with FakeUpstream() as mta:
-        relay = filled(mta.address, {"listener": [listener("apps", "offers", default="offers")]})
-        with submission(Smtp, relay.port(), address("consent")) as client:
-            withdraw(relay, address("consent"))
-            code, text = client.end(marketing())[0]
-        assert mta.messages == []
-        assert (code, "consent_withdrawn" in text) == (550, True)
+def test_who_withdraws_after_rcpt_is_not_mailed(relay: RelayProcess, mta: FakeUpstream) -> None:
+    recipient = subscriber(relay)
+    with submission(Smtp, relay.port("smtp-offers"), recipient) as client:
+        withdraw(relay, recipient)
+        code, text = client.end(marketing())[0]
+    assert not mailed(mta, recipient)
+    assert (code, "consent_withdrawn" in text) == (550, True)
 
 
 def test_who_is_suppressed_while_the_content_comes_is_not_mailed(
@@ -109,19 +116,20 @@ def test_who_is_suppressed_while_the_content_comes_is_not_mailed(
     assert (code, "suppressed_complaint" in text) == (550, True)
 
 
-def test_who_is_suppressed_while_the_upstream_hesitates_is_not_mailed(filled: StartFilled) -> None:
+def test_who_is_suppressed_while_the_upstream_hesitates_is_not_mailed(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
     recipient = firm()
-    with FakeUpstream(At("data", Hold())) as mta:
-        relay = filled(mta.address, {"listener": [listener("apps", "offers", default="offers")]})
-        with submission(Smtp, relay.port(), recipient) as client:
-            client.docmd("DATA")
-            client.send(marketing() + b".\r\n")
-            mta.wait_held()
-            suppress(relay, recipient)
-            mta.release()
-            code, _ = client.answers()[0]
-        assert mta.messages == []
-        assert code >= 400
+    mta.begin(At("data", Hold(), to=recipient))
+    with submission(Smtp, relay.port("smtp-offers"), recipient) as client:
+        client.docmd("DATA")
+        client.send(marketing() + b".\r\n")
+        mta.wait_held()
+        suppress(relay, recipient)
+        mta.release()
+        code, _ = client.answers()[0]
+    assert not mailed(mta, recipient)
+    assert code >= 400
 
 
 def test_lmtp_refuses_only_who_was_suppressed(relay: RelayProcess, mta: FakeUpstream) -> None:
@@ -272,23 +280,34 @@ def test_a_snapshot_that_gets_too_old_after_rcpt_defers_the_mail(
 # a message for each recipient
 
 
+@pytest.fixture(scope="module")
+def adds(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
+    """One that adds the way out, over SMTP and LMTP."""
+    listeners = [
+        listener(intake, "offers", default="offers", protocol=intake) for intake in INTAKES
+    ]
+    return filled(mta.address, adding() | {"listener": listeners})
+
+
 @pytest.mark.parametrize("intake", INTAKES)
 @pytest.mark.parametrize("change", [suppress, withdraw], ids=["suppressed", "withdrawn"])
 def test_the_later_copies_are_not_for_who_does_not_want_them_any_more(
-    filled: StartFilled, intake: str, change: Callable[[RelayProcess, str], None]
+    adds: RelayProcess,
+    mta: FakeUpstream,
+    intake: str,
+    change: Callable[[RelayProcess, str], None],
 ) -> None:
-    first, later = firm(), address("consent")
+    first, later = firm(), subscriber(adds)
     bare = marketing(unsubscribe=None, one_click=None)
-    with FakeUpstream(At("end", Hold(), to=first)) as mta:
-        relay = filled(mta.address, adding(protocol=intake))
-        with submission(INTAKES[intake], relay.port(), first, later) as client:
-            client.docmd("DATA")
-            client.send(bare + b".\r\n")
-            mta.wait_held()
-            change(relay, later)
-            mta.release()
-            codes = [code for code, _ in client.answers()]
-        assert not mailed(mta, later)
-        assert codes == ([250] if intake == "smtp" else [250, 550])
-        told = [each for each in mta.messages if each.sender == ""]
-        assert len(told) == (1 if intake == "smtp" else 0), "who was not mailed is told of"
+    mta.begin(At("end", Hold(), to=first))
+    with submission(INTAKES[intake], adds.port(intake), first, later) as client:
+        client.docmd("DATA")
+        client.send(bare + b".\r\n")
+        mta.wait_held()
+        change(adds, later)
+        mta.release()
+        codes = [code for code, _ in client.answers()]
+    assert not mailed(mta, later)
+    assert codes == ([250] if intake == "smtp" else [250, 550])
+    told = [each for each in mta.messages if each.sender == ""]
+    assert len(told) == (1 if intake == "smtp" else 0), "who was not mailed is told of"

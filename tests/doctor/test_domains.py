@@ -1,5 +1,6 @@
 """What is found of a domain, its keys and its addresses in the DNS."""
 
+import asyncio
 import ipaddress
 from pathlib import Path
 
@@ -211,10 +212,10 @@ async def test_no_answer_is_unknown_whatever_is_asked(
 ) -> None:
     for name in (DOMAIN, "s1._domainkey.shop.example", FOUR.reverse_pointer):
         dns.fail(name, fault)  # type: ignore[arg-type]
-    found = [
-        await spf(lookup, DOMAIN, (FOUR,)),
-        await _dkim(lookup, key_file[0]),
-        await mx(lookup, DOMAIN),
-        await ptr(lookup, FOUR),
-    ]
+    found = await asyncio.gather(
+        spf(lookup, DOMAIN, (FOUR,)),
+        _dkim(lookup, key_file[0]),
+        mx(lookup, DOMAIN),
+        ptr(lookup, FOUR),
+    )
     assert [each.status for each in found] == ["unknown"] * 4

@@ -23,12 +23,14 @@ Start = Callable[..., RelayProcess]
 
 @pytest.fixture
 def started(filled: Start) -> Start:
-    """A relay of two workers; keyword arguments go to the streams of that name."""
+    """Start a relay; keyword arguments go to the streams of that name."""
 
-    def start(upstream: str, dns: str | None = None, **streams: dict[str, Any]) -> RelayProcess:
+    def start(
+        upstream: str, dns: str | None = None, workers: int = 1, **streams: dict[str, Any]
+    ) -> RelayProcess:
         changed = [{**stream, **streams.get(stream["name"], {})} for stream in STREAMS]
         config: dict[str, Any] = {
-            "server": {"workers": 2},
+            "server": {"workers": workers},
             "web": {},
             "stream": changed,
             "listener": [listener("apps", "offers", "receipts", default="offers")],
@@ -71,7 +73,7 @@ def test_the_text_of_marketing(started: Start) -> None:
 def test_one_text_to_many_is_refused_by_two_workers_together(started: Start) -> None:
     bulk = {"undeclared_bulk": "refuse", "bulk_recipients": 3}
     with FakeUpstream() as mta:
-        relay = started(mta.address, receipts=bulk)
+        relay = started(mta.address, workers=2, receipts=bulk)
         answers = [relay.send(receipt(n), f"p{n}@b.example") for n in range(6)]
         assert [code for code, _ in answers] == [250] * 3 + [550] * 3
         assert "5.7.1 refused: bulk_undeclared (stream receipts)" in answers[-1][1]

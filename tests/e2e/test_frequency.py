@@ -21,11 +21,11 @@ def _streams(**offers: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def capped(filled: Callable[..., RelayProcess]) -> Callable[..., RelayProcess]:
-    """Start a relay of two workers whose stream `offers` has a cap."""
+    """Start a relay whose stream `offers` has a cap."""
 
-    def start(upstream: str, cap: str = "2/7d", **policy: Any) -> RelayProcess:
+    def start(upstream: str, cap: str = "2/7d", workers: int = 1, **policy: Any) -> RelayProcess:
         config = {
-            "server": {"workers": 2},
+            "server": {"workers": workers},
             "stream": _streams(frequency_cap=cap),
             "listener": [listener("apps", "offers", "receipts", default="offers")],
             "policy": policy,
@@ -39,7 +39,7 @@ def test_two_workers_together_send_no_more_than_the_cap(
     capped: Callable[..., RelayProcess],
 ) -> None:
     with FakeUpstream() as mta:
-        relay = capped(mta.address, "3/7d")
+        relay = capped(mta.address, "3/7d", workers=2)
 
         def send(_: int) -> tuple[int, str]:
             return relay.send(marketing(), SUBSCRIBER)

@@ -22,7 +22,7 @@ from tests.kit.soak import LONGEST, times
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(LONGEST)]
 
-SECONDS = 2.0  # for 200,000 octets, on a machine with other work
+SECONDS = 2.0  # of CPU, for 200,000 octets
 
 
 def read_everything(raw: bytes) -> None:
@@ -71,7 +71,7 @@ def test_unsubscribe_fields(value: bytes) -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_no_flood_takes_longer_than_its_length(raw: bytes, field: bytes) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     read_everything(field + raw)
     decode_words(raw.decode("utf-8", "replace"))
-    assert time.perf_counter() - started < SECONDS
+    assert time.thread_time() - started < SECONDS

@@ -18,7 +18,7 @@ from tests.kit.soak import LONGEST, times
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(LONGEST)]
 
-SECONDS = 3.0  # for 200,000 octets, on a machine with other work
+SECONDS = 3.0  # of CPU, for 200,000 octets
 LIMITS = MimeLimits(depth=4, parts=12, text=300)
 HEADERS = [
     b"\r\n",
@@ -62,6 +62,6 @@ def test_html(raw: bytes) -> None:
 @given(st.sampled_from(HEADERS), flood)
 @settings(max_examples=40, deadline=None)
 def test_no_flood_takes_longer_than_its_length(header: bytes, raw: bytes) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     read_message(header + raw, MimeLimits())
-    assert time.perf_counter() - started < SECONDS
+    assert time.thread_time() - started < SECONDS

@@ -375,10 +375,8 @@ def test_a_request_that_does_not_end_is_cut_off_and_silence_is_not(listen: Liste
     intake = listen(**CERTAIN, command_timeout="300ms", data_timeout="30s")
     with policy_client(intake.port) as idle, policy_client(intake.port) as slow:
         assert idle.rcpt(CONSENT) == "DUNNO"
-        began = time.monotonic()
-        with pytest.raises((ConnectionError, TimeoutError)):
+        with pytest.raises((ConnectionError, TimeoutError)):  # before all of it was sent
             trickle(slow.socket)
-        assert time.monotonic() - began < 3
         assert intake.wait_closed() == ["timeout"]
         assert idle.rcpt(CONSENT) == "DUNNO"
 

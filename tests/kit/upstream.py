@@ -147,6 +147,14 @@ class FakeUpstream:
         self._released.set()
         self.drop_connections()
 
+    def begin(self, *behaviours: At) -> None:
+        """Forget what came so far, and do this from now on: for tests that share a relay."""
+        with self._lock:
+            self.behaviours = list(behaviours)
+            self.messages, self.commands = [], []
+            self._seen.clear()
+        self._released.clear()
+
     def drop_connections(self) -> None:
         """Close every open connection without a word, as an MTA does with idle ones."""
         with self._lock:

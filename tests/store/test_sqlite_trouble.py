@@ -87,9 +87,7 @@ async def test_a_lock_is_waited_for_and_then_given_up(database: Database, reader
     copy(elsewhere, database.path)
     with locked(database.path):
         async with ticking():
-            started = time.monotonic()
-            await assert_unavailable(reader)
-            assert time.monotonic() - started < 1.0
+            await assert_unavailable(reader)  # while the lock is still held
     assert (await facts_of(reader, ANNA)).contact == WHOLE
 
 
