@@ -21,7 +21,6 @@ from tests.kit.upstream import At, FakeUpstream, Hold
 
 ANN, BOB, WITHDRAWN = address("consent"), address("customer"), address("withdrawn")
 LINKS = {**STREAMS[0], "name": "links", "unsubscribe": "add"}
-ACTS = ("suppress", "withdraw", "erase")
 
 
 @pytest.fixture(scope="module")
