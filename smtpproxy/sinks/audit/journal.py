@@ -166,7 +166,7 @@ class Journal:
             failure: AuditUnavailable | None = None
             try:
                 await loop.run_in_executor(None, _sync_file, self._dup())
-            except (OSError, AuditUnavailable) as error:
+            except Exception as error:  # whatever it is, nobody may wait for ever
                 failure = AuditUnavailable(str(error))
             for pending in waiting:
                 if failure is not None:

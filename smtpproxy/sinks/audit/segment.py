@@ -56,6 +56,8 @@ class SegmentWriter:
     ) -> None:
         self.name = ""
         self.file: int | None = None
+        self._path = ""
+        self._inode = 0
         self.latest: datetime | None = None
         self._folder = folder
         self._worker = worker
@@ -139,9 +141,18 @@ class SegmentWriter:
     def _opened(self) -> int:
         if self._size >= self._largest:
             self.leave()
+        if self.file is not None and not self._in_place():
+            self._close_file()  # nobody would find what is written there
         if self.file is None:
             self.file = self._new_file()
         return self.file
+
+    def _in_place(self) -> bool:
+        """Whether the file is still the one of its name: it was neither removed nor moved away."""
+        try:
+            return os.stat(self._path).st_ino == self._inode  # noqa: PTH116 - twice as fast
+        except FileNotFoundError:
+            return False
 
     def _new_file(self) -> int:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,7 +160,9 @@ class SegmentWriter:
             self._lock = self._take_slot()
         self.name = new_name(self._new_id(), self._lock.slot, self.name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        file = os.open(self._folder / self.name, flags, 0o600)
+        self._path = str(self._folder / self.name)
+        file = os.open(self._path, flags, 0o600)
+        self._inode = os.fstat(file).st_ino
         self._size = 0
         if self._durable:
             sync_folder(self._folder)

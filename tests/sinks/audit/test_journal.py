@@ -174,3 +174,32 @@ async def test_when_the_disk_has_room_again_the_journal_goes_on(
 async def test_without_a_folder_to_write_to_it_is_an_error(clock: Clock) -> None:
     with pytest.raises(AuditUnavailable):
         await journal(Path(__file__), clock).commit(decided(clock))
+
+
+def take_away(file: Path, what: str) -> None:
+    if what == "file removed":
+        file.unlink()
+    elif what == "file moved":
+        file.rename(file.parents[1] / file.name)
+    else:
+        file.parent.rename(file.parents[1] / "moved")
+
+
+@pytest.mark.parametrize("what", ["file removed", "file moved", "folder moved"])
+async def test_a_file_that_is_not_in_its_place_any_more_is_written_no_further(
+    folder: Path, clock: Clock, what: str
+) -> None:
+    """Nobody would find what is written there."""
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    (file,) = segments(folder)
+    take_away(file, what)
+    after = [decided(clock), decided(clock)]
+    for each in after:
+        await log.commit(each)
+    (new,) = segments(folder)
+    assert new.name != file.name
+    assert [record.decided for record in read(folder)] == after
+    begin = json.loads(new.read_text().splitlines()[0])
+    assert begin["entry"]["after"]["file"] == file.name  # so that verify misses it
+    log.close()

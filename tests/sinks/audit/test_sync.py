@@ -29,7 +29,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.go = threading.Event()
         self.go.set()
 
@@ -120,3 +120,16 @@ async def test_a_segment_that_is_left_during_fdatasync_does_no_harm(
     await asyncio.wait_for(asyncio.gather(*commits), 10)
     assert len(segments(folder)) == 20
     assert len(list(read(folder))) == 20
+
+
+async def test_nobody_waits_for_ever_whatever_goes_wrong(
+    folder: Path, clock: Clock, disk: Disk
+) -> None:
+    log = journal(folder, clock, sync="disk")
+    await log.commit(decided(clock))
+    disk.error = RuntimeError("cannot schedule new futures after shutdown")
+    with pytest.raises(AuditUnavailable, match="cannot schedule"):
+        await asyncio.wait_for(log.commit(decided(clock)), 5)
+    disk.error = None
+    await asyncio.wait_for(log.commit(decided(clock)), 5)
+    log.close()
