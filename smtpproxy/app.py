@@ -114,7 +114,7 @@ def _tcp(address: TcpAddress) -> socket.socket:
 def _unix(path: Path) -> socket.socket:
     """A socket file that nobody listens on any more is replaced; no other file is."""
     if path.exists() and not path.is_socket():
-        raise OSError(errno.ENOTSOCK, "it is there and not a socket")
+        raise OSError(errno.ENOTSOCK, "it exists and is not a socket")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket() and not _answers(path):

@@ -23,7 +23,7 @@ _TOKENS = re.compile(
 
 _HEADER = re.compile(r"\s*\[{1,2}\s*([A-Za-z0-9_.-]+)\s*\]")
 _PLAINER = {
-    "Cannot overwrite a value": "this is set already, further up",
+    "Cannot overwrite a value": "this is already set, further up",
     "Unclosed array": "the list before this has no closing bracket ]",
     "Expected '=' after a key in a key/value pair": "expected = between key and value",
 }
@@ -56,7 +56,7 @@ def loads(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise TomlError("not TOML that can be read: nested too deeply") from None
+        raise TomlError("TOML that is nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         message = str(error)
     found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", message, re.DOTALL)
@@ -69,7 +69,7 @@ def loads(text: str) -> dict[str, Any]:
     quote = _unclosed_quote(text)
     if quote is not None and quote[:2] <= (line, column):
         line, column, mark = quote
-        what = f"the text that begins here has no closing {mark}"
+        what = f"the text that starts here has no closing {mark}"
     here = "".join(lines[line - 1 : line])
     what = _PLAINER.get(what, what) + _hint(what, here, column)
     what = re.sub(r"\('(.*?)',?\)", lambda m: m[1].replace("', '", "."), what)  # Python's tuples

@@ -118,7 +118,7 @@ class _Reading:
     def table(self, record: Any, value: object, at: Location) -> Any:
         if not isinstance(value, dict):
             if isinstance(value, list) and isinstance(at[-1], str):
-                return self._fault(at, f"there is one only: write [{at[-1]}], not [[{at[-1]}]]")
+                return self._fault(at, f"there is only one: write [{at[-1]}], not [[{at[-1]}]]")
             return self._wrong(at, "a table", value)
         keys, before = keys_of(record), len(self.faults)
         for name in value:

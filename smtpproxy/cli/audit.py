@@ -38,9 +38,9 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.terminal import counted, printable
 
 _PROOFS = {
-    State.KEPT: "sealed by an anchor that was kept elsewhere",
+    State.KEPT: "sealed by an anchor kept elsewhere",
     State.LOCAL: "sealed by an anchor on this machine",
-    State.UNPROVEN: "UNPROVEN: it is behind the last anchor",
+    State.UNPROVEN: "UNPROVEN: it comes after the last anchor",
     State.BROKEN: "NOT AS IT WAS WRITTEN: see smtpproxy audit verify",
 }
 

@@ -134,14 +134,14 @@ def _proven(report: Report) -> Iterator[str]:
             yield "nothing is proven: there is no anchor"
         return
     if not witness.n:
-        yield "nothing is proven: no anchor that was kept elsewhere is in the record"
+        yield "nothing is proven: no anchor kept elsewhere is in the record"
         return
-    where = "which was kept elsewhere" if witness.kept else "which is on this machine alone"
+    where = "which was kept elsewhere" if witness.kept else "which is only on this machine"
     yield f"proven up to anchor {witness.n} of {witness.at:%Y-%m-%d %H:%M:%S} UTC, {where}"
     if not witness.kept:
-        yield "  Whoever may write these files can make all of it anew, but for --anchors."
+        yield "  Anyone who can write these files could have rewritten all of it: use --anchors."
     if report.unproven:
-        rows = counted(report.unproven, "row behind it is", "rows behind it are")
+        rows = counted(report.unproven, "row after it is", "rows after it are")
         yield f"{rows} unproven"
 
 

@@ -66,7 +66,7 @@ def past_moment(value: str) -> datetime:
     """Read an option's time, which has come. For `type=past_moment`."""
     at = moment(value)
     if at > now() + _SKEW:
-        raise click.BadParameter(f"{value!r} is in the future: nobody has agreed to anything then")
+        raise click.BadParameter(f"{value!r} is in the future: consent cannot be dated ahead")
     return at
 
 
@@ -87,9 +87,7 @@ class RecordOptions:
         " --pending or --confirm says that it is a double opt-in.",
         plain_text,
     )
-    pending: bool = flag(
-        "The person was asked to confirm, and has not yet: nothing may be mailed on it."
-    )
+    pending: bool = flag("The person was asked to confirm, and has not yet: it allows no mail.")
     confirm: bool = flag(
         "The person confirmed what is on record as --pending: a second act, which counts."
     )
@@ -103,10 +101,10 @@ class RecordOptions:
         file_type(), metavar="FILE",
     )  # fmt: skip
     document_hash: str | None = option("That SHA-256 itself, in hex.", sha256_text)
-    given_at: datetime | None = option(f"{TIME_HELP}; else now.", past_moment, metavar="TIME")
+    given_at: datetime | None = option(f"{TIME_HELP} (default: now).", past_moment, metavar="TIME")
     ip: str | None = option("Where the person agreed from.", ip_address)
     conditional: str | None = option(
-        "Whether it was a condition of the service; else that is not on record.",
+        "Whether it was a condition of the service (default: not on record).",
         choice(["yes", "no"]),
     )
     channels: tuple[str, ...] = option(
@@ -159,7 +157,7 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     check_purpose(settings, options.purpose)
     recorded, known = using_store(settings, add)
     if known.contact is not None and known.contact.source is None:
-        warn("how the address was obtained is not known, so it is not mailed: give --source")
+        warn("it is not known how the address was obtained, so it is not mailed: give --source")
     if options.pending:
         warn("nothing is mailed on it until the person confirms: consent record … --confirm")
         return _result(address, act, recorded)
@@ -173,9 +171,9 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     for stream, verdict in _source_refused(settings, address, options.purpose, known):
         warn(
             f"{address} will still not be mailed on the stream {stream}: {verdict.reason}, since "
-            f"the address is on record as {known.contact and known.contact.source}. Consent "
-            "does not change where it is from; "
-            "if the person gave it themselves, put that right: smtpproxy contact rectify "
+            f"the address is on record as {known.contact and known.contact.source}. Consent"
+            " does not change where it came from; "
+            "if the person gave it themselves, correct it: smtpproxy contact rectify "
             f"{address} --source direct --reason TEXT"
         )
     return _result(address, act, recorded)
@@ -186,7 +184,7 @@ class WithdrawOptions:
     """What is withdrawn."""
 
     purpose: str = option("What the person no longer agrees to.", plain_text, required=True)
-    withdrawn_at: datetime | None = option(f"{TIME_HELP}; else now.", last_moment)
+    withdrawn_at: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
 
 @consent.command("withdraw")
@@ -248,7 +246,7 @@ def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) ->
     ]
     for one in since:
         if one.withdrawal:
-            fail(f"{address}: {act.purpose} was withdrawn after it was asked for; ask again")
+            fail(f"{address}: {act.purpose} was withdrawn after it was requested; ask again")
     return all(one.pending or one.method != _CONFIRMED for one in since)
 
 

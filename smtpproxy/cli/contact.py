@@ -61,7 +61,7 @@ _HTML = (".html", ".htm")
 
 @click.group("contact")
 def contact() -> None:
-    """Fill, show, put right, export and erase contacts."""
+    """Import, show, correct, export and erase contacts."""
 
 
 for subcommand in (rectify, object_, erase):
@@ -73,7 +73,7 @@ class ContactImport(ImportOptions):
     """How contacts are imported."""
 
     as_of: datetime | None = option(
-        "The moment that the file describes; else its last modification. A profile that is"
+        "The moment that the file describes (default: its last modification). A profile that is"
         f" no newer than the stored one changes nothing. {TIME_HELP}.",
         moment,
     )
@@ -232,7 +232,7 @@ class ExportOptions:
     """What to export."""
 
     evidence: bool = flag(
-        "All about ADDRESS, as a document: what is stored, what was sent, how it is proven."
+        "Everything about ADDRESS, as a document: what is stored, what was sent, what proves it."
     )
     lang: Lang = option("The language of the document.", choice(LANGS), default=REFERENCE)
 

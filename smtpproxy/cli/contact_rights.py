@@ -51,11 +51,13 @@ class RectifyOptions:
         f"When the person was told. {TIME_HELP}.", fact_moment, metavar="TIME"
     )
     optout_offered: str | None = option(
-        "Whether they could refuse at collection.", choice(["yes", "no"])
+        "Whether they could opt out at collection.", choice(["yes", "no"])
     )
-    add_occupation: tuple[str, ...] = option("What they do; any number.", plain_text, multiple=True)
+    add_occupation: tuple[str, ...] = option(
+        "What they do; repeat for more.", plain_text, multiple=True
+    )
     remove_occupation: tuple[str, ...] = option(
-        "What they do not do; any number.", plain_text, multiple=True
+        "What they do not do; repeat for more.", plain_text, multiple=True
     )
     add_tag: tuple[str, ...] = option("A tag, such as restricted.", plain_text, multiple=True)
     remove_tag: tuple[str, ...] = option("A tag that is wrong.", plain_text, multiple=True)
@@ -92,7 +94,7 @@ def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result
     """
     correction = options.correction(settings.restricted_tags)
     if correction == Correction(restricted_tags=settings.restricted_tags):
-        raise click.UsageError("say what is to be put right, such as --new-address or --audience")
+        raise click.UsageError("say what to correct, such as --new-address or --audience")
     done = using_store(
         settings,
         lambda store: store.rectify(address, correction, at=now(), reason=options.reason),
@@ -118,11 +120,11 @@ class ObjectOptions(NoteOptions):
     """To what the person objects."""
 
     purpose: str | None = option(
-        "Object only to mail of this purpose; else to all marketing.", plain_text
+        "Object only to mail of this purpose (default: all marketing).", plain_text
     )
     profiling: bool = flag("Object to profiling too: what was gathered is frozen.")
     only_profiling: bool = flag("Object to profiling, but not to the mail.")
-    since: datetime | None = option(f"{TIME_HELP}; else now.", last_moment)
+    since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
 
 @click.command("object")
@@ -172,7 +174,7 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
     type=click.Choice(["marketing", "all"]),
     default="marketing",
     show_default=True,
-    help="What they are no longer mailed; `all` includes receipts and passwords.",
+    help="What they no longer receive; `all` includes receipts and passwords.",
 )
 @config_option
 @shows_result

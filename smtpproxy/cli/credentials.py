@@ -85,7 +85,7 @@ def user_name(value: str) -> str:
 
 @user.command("add", short_help="Add a user; asks for the password.")
 @click.argument("name", type=user_name)
-@click.option("--replace", is_flag=True, help="Give a user who exists a new password.")
+@click.option("--replace", is_flag=True, help="Give an existing user a new password.")
 @config_option
 def add(name: str, replace: bool, settings: Settings) -> None:
     """Add a user; asks for the password twice, or reads it from standard input."""
@@ -222,7 +222,7 @@ def _link_keys(settings: Settings) -> Result:
 
     def text() -> Iterator[Part]:
         for key in found:
-            use = "seals new links" if key.version == newest else "reads the links of its time"
+            use = "seals new links" if key.version == newest else "reads links made with it"
             yield f"key {key.version}, made {key.made.isoformat()}: {use}"
 
     made = [{"version": key.version, "made": key.made.isoformat()} for key in found]

@@ -59,11 +59,11 @@ class KeygenOptions:
     domain: str = option("The domain whose mail it signs.", required=True, metavar="DOMAIN")
     selector: str = option("The selector to publish it under.", required=True, metavar="NAME")
     kind: str = option(
-        "Everybody can verify RSA; Ed25519 is for a second key beside it.",
+        "Everyone can verify RSA; Ed25519 is for a second, additional key.",
         choice(["rsa", "ed25519"]), name="--type", default="rsa",
     )  # fmt: skip
     bits: str = option(
-        "Of an RSA key; 2048 fit every DNS and every verifier.",
+        "Size of an RSA key; 2048 suits every DNS and every verifier.",
         choice(["2048", "3072", "4096"]), default="2048",
     )  # fmt: skip
 
@@ -103,8 +103,8 @@ def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
 
 @dkim.command("record")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--domain", metavar="DOMAIN", help="Of FILE; or only the configured keys of it.")
-@click.option("--selector", metavar="NAME", help="Of FILE; or only the configured key of it.")
+@click.option("--domain", metavar="DOMAIN", help="The key's domain; without FILE, only its keys.")
+@click.option("--selector", metavar="NAME", help="The key's selector; without FILE, only its key.")
 @shows_result
 @config_option
 def record(
@@ -118,7 +118,7 @@ def record(
     ]
     if file is not None:
         if domain is None or selector is None:
-            raise click.UsageError("FILE needs --domain and --selector: a key does not know them")
+            raise click.UsageError("FILE needs --domain and --selector: they are not in a key")
         chosen = [DkimSettings(*_names(domain, selector), file)]
     if not chosen:
         fail("no such key: there is no [[dkim]] for it in the configuration")
@@ -137,7 +137,7 @@ def record(
     type=file_type(),
     multiple=True,
     metavar="FILE",
-    help="Records as keygen prints them, instead of the DNS; any number.",
+    help="Records as keygen prints them, instead of the DNS; repeat for more.",
 )
 @shows_result
 @config_option
@@ -239,7 +239,7 @@ def _read_records(paths: Sequence[Path]) -> Mapping[str, bytes]:
                 text = "".join(_STRINGS.findall(found[2]))
                 records[found[1].lower()] = text.replace("\\;", ";").encode()
     if not records:
-        fail('no record is in there, such as: s2026._domainkey.example.com. IN TXT "v=DKIM1; …"')
+        fail('it contains no record such as: s2026._domainkey.example.com. IN TXT "v=DKIM1; …"')
     return records
 
 

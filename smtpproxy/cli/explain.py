@@ -53,8 +53,12 @@ class ExplainOptions:
     rcpt: tuple[str, ...] = option(
         "A recipient; repeat for more.", multiple=True, metavar="ADDRESS"
     )
-    stream: str | None = option("Judge on this stream, whoever may use it.", metavar="NAME")
-    listener: str | None = option("By which listener; else the first.", metavar="NAME")
+    stream: str | None = option(
+        "Judge on this stream, whether or not the client may use it.", metavar="NAME"
+    )
+    listener: str | None = option(
+        "The listener it comes in by (default: the first).", metavar="NAME"
+    )
     at: datetime | None = option("Judge as of TIME.", moment)
     decision_id: str | None = option(
         "Explain a recorded decision instead.", name="--id", metavar="ID"

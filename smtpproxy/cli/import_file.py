@@ -66,7 +66,7 @@ def _import(task: Task, handling: Handling[T], file: Source, file_format: Format
     aside = RejectedFile(rejected or _rejected_of(task.path), named=rejected is not None)
     start = time.monotonic()
     if file.has_cr_alone:
-        warn(f"{task.shown}: its lines end with CR alone; they are read as lines")
+        warn(f"{task.shown}: its lines end in CR only; they are read as lines")
     if earlier is not None:
         check_same(earlier, file, task.shown)
     with progress(task.path.name, file.size) as show:

@@ -112,8 +112,8 @@ def check_same(record: ImportRecord, file: Source, name: str) -> None:
     """End the command unless `file` is the one that the import was reading."""
     if file.size is None:
         fail(
-            f"{name}: only a file can be continued, and this comes through a pipe; import all "
-            "of it again: what is already there changes nothing"
+            f"{name}: only a file can be resumed, and this is a pipe; import all of it again:"
+            " what is already there changes nothing"
         )
     place = record.place
     if file.size != record.size or not file.starts_with(place.octets, place.digest):

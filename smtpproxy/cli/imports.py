@@ -61,13 +61,13 @@ def input_file(value: str) -> Path:
     try:
         found = path.stat()
     except PermissionError:
-        fail(f"{value}: permission denied: the folder may not be entered")
+        fail(f"{value}: permission denied: this user cannot enter the folder")
     except OSError as error:
         raise click.BadParameter(f"{value!r}: {error.strerror}") from None
     if stat.S_ISDIR(found.st_mode):
         raise click.BadParameter(f"{value!r} is a folder")
     if not os.access(path, os.R_OK):
-        fail(f"{value}: permission denied: this user may not read it")
+        fail(f"{value}: permission denied: this user cannot read it")
     return path
 
 
@@ -79,13 +79,13 @@ class ImportOptions:
     """The options that every import has."""
 
     rejected: Path | None = option(
-        "Where lines that cannot be read go, with their reasons; else FILE.rejected, of standard"
-        " input stdin.rejected. A file that no import wrote is not overwritten.",
+        "Where unreadable lines go, with their reasons (default: FILE.rejected; for standard"
+        " input, stdin.rejected). A file that no import wrote is not overwritten.",
         click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     )  # fmt: skip
     file_format: str | None = option(
-        "csv or ndjson, our own form; or the export of a provider, like mailgun or"
-        " sendgrid-bounces. Else by the file's name and header.",
+        "csv or ndjson, our own formats; or a provider's export, such as mailgun or"
+        " sendgrid-bounces. Default: by the file's name and header.",
         format_type, name="--format", metavar="FORMAT",
     )  # fmt: skip
     resume: str | None = option(
@@ -99,13 +99,13 @@ class ImportOptions:
         metavar="ID",
     )  # fmt: skip
     mapping: Path | None = option(
-        "Which column of a CSV is which field; else its columns have the fields' names, or those"
-        " of a provider's export.",
+        "Says which CSV column is which field. Without it, columns are named after the fields,"
+        " or as in a provider's export.",
         file_type(), metavar="FILE.toml",
     )  # fmt: skip
     dry_run: bool = flag(
-        "Show what would be new, changed or ignored, and who would be mailed again who is not"
-        " now; write nothing."
+        "Show what would be new, changed or ignored, and who would be mailed again though"
+        " refused now; write nothing."
     )
 
     @property

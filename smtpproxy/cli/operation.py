@@ -280,7 +280,8 @@ class PurgeOptions:
 
     dry_run: bool = flag("Say what would be removed, and remove nothing.")
     at: datetime | None = option(
-        "Remove what has outlived its period at TIME, else now. A time to come needs --dry-run.",
+        "Remove what has outlived its period at TIME (default: now). A future time needs"
+        " --dry-run.",
         moment,
     )
 

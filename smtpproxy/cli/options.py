@@ -234,7 +234,7 @@ def output_option(function: Function) -> Function:
         "--output",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Write to FILE, which only its owner may read; else to standard output.",
+        help="Write to FILE, readable only by its owner, instead of standard output.",
     )(command)
 
 

@@ -183,7 +183,7 @@ def screen(settings: Settings, name: str, addresses: Path, options: ScreenOption
     summary = f"{people:,} of {counted(screened, 'address', 'addresses')} in the snapshot"
     if listed.unreadable:
         lines = counted(listed.unreadable, "line")
-        summary += f"; nothing is known of {lines} that could not be read"
+        summary += f"; {lines} could not be read and were not compared"
     code = 1 if found or listed.unreadable or not screened else 0
     return Result(data, [Csv(_FOUND, found), Aside(summary)], code)
 

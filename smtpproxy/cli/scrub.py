@@ -56,21 +56,23 @@ _NUMBERS = [Column(), Column(right=True), Column(right=True)]
 class ScrubOptions:
     """How the list is read and judged, and where things go; a file of None is not written."""
 
-    stream: str = option("The stream that is to mail it.", metavar="NAME", required=True)
-    column: str | None = option("Where the address is; else address or email.", metavar="NAME")
+    stream: str = option("The stream on which it will be mailed.", metavar="NAME", required=True)
+    column: str | None = option(
+        "The column with the address (default: address or email).", metavar="NAME"
+    )
     form: Format | None = option(
-        "Else the first line tells; plain is one address a line.",
+        "Default: by the first line; plain is one address per line.",
         choice(["csv", "ndjson", "plain"]), name="--format",
     )  # fmt: skip
     at: datetime | None = option("Judge as of TIME.", moment)
     output: Path | None = option(
-        "All lines with their verdicts; else they go to standard output when it is piped.",
+        "All lines with their verdicts (default: standard output, when it is piped).",
         click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
     )  # fmt: skip
-    allowed: Path | None = option("The lines of those who may be mailed.", _FILE, metavar="FILE")
+    allowed: Path | None = option("The lines of people who may be mailed.", _FILE, metavar="FILE")
     refused: Path | None = option("All other lines that could be read.", _FILE, metavar="FILE")
     rejected: Path | None = option(
-        "Lines that cannot be read, with their reasons; else LIST.rejected.",
+        "Unreadable lines, with their reasons (default: LIST.rejected).",
         _FILE, metavar="FILE",
     )  # fmt: skip
     report: Path | None = option("A report for people, as one HTML file.", _FILE, metavar="FILE")
@@ -151,7 +153,7 @@ def _scrub(
             except ImportFault as error:
                 fail(f"{name}: {error}", 2)
         if addresses.decoder is not None and (note := addresses.decoder.note()):
-            warn(f"{name}: {note}; what is written is UTF-8")
+            warn(f"{name}: {note}; the output is UTF-8")
         findings = Findings(name, source.sha256, request, run.counts)
         if options.report is not None:
             drafts.open(options.report).write(html(findings, options.lang).encode())

@@ -59,7 +59,7 @@ def using_store(
             except NoStoreYet as fault:
                 if not or_empty:
                     raise
-                warn(f"{fault}; so far nobody is known")
+                warn(f"{fault}; nobody is known yet")
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 store = open_store(StoreSettings(f"sqlite://{folder}/empty.db"), folder)
             try:

@@ -87,7 +87,7 @@ class AddOptions(NoteOptions):
 
     scope: str = option(f"{SCOPE_HELP}.", scope_type, metavar="SCOPE", default="all")
     origin: str = option("Where the order comes from.", choice(Origin), default="manual")
-    since: datetime | None = option(f"{TIME_HELP}; else now.", last_moment)
+    since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
 
 @suppress.command("add")
@@ -248,7 +248,7 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     given = {"scope": options.scope, "origin": options.origin, "purpose": options.purpose}
     if options.partner is not None:
         if any(value for name, value in asdict(options).items() if name != "partner"):
-            raise click.UsageError("--partner goes with FILE alone: a snapshot is taken whole")
+            raise click.UsageError("--partner goes only with FILE: a snapshot is imported whole")
         return import_snapshot(settings, options.partner, file)
     # Only where it is said: --resume compares it.
     notes = {"keep-notes": "yes"} if options.keep_notes else {}

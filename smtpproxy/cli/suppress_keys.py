@@ -93,10 +93,10 @@ class RekeyOptions:
     """What to move, or to look at."""
 
     addresses: Path | None = option(
-        "Move what is stored of these addresses too, one a line (- is standard input).",
+        "Move the rows of these addresses too, one per line (- is standard input).",
         file_type(stdin=True), name="--from", metavar="FILE",
     )  # fmt: skip
-    status: bool = flag("Only say what is stored under which key.")
+    status: bool = flag("Only say how much is stored under each key.")
     finish: bool = flag("Retire the old key, once nothing is stored under it.")
 
 
@@ -116,7 +116,7 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
     finish = options.finish
     if options.status:
         if finish or options.addresses:
-            raise click.UsageError("--status goes alone")
+            raise click.UsageError("--status takes no other options")
         keys = using_store(settings, lambda store: store.keys(), read_only=True)
         return Result({"keys": keys}, _key_lines(keys))
 

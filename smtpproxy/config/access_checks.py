@@ -107,8 +107,8 @@ def _from_domains(
         if isinstance(theirs, list) and theirs and not set(map(str, own)) & set(map(str, theirs)):
             yield Fault(
                 ("credential", index, "streams", at),
-                f"{shown(stream)} has other from_domains than this credential,"
-                " so no mail of it could pass",
+                f"{shown(stream)} has other from_domains than this credential, so none of its"
+                " mail could pass",
             )
 
 
@@ -167,21 +167,21 @@ def _of_listener(
     proxy, xclient, login = (_networks(listener, key) for key in _KEYS)
     for key, networks in zip(_KEYS, (proxy, xclient, login), strict=True):
         if _is_everybody(networks):
-            yield (key,), 'is every host there is: name those that are believed, "10.0.0.5"'
+            yield (key,), 'covers every host: name those to be trusted, "10.0.0.5"'
     if listener.get("protocol", "smtp") in _MTAS:
         if users and "login_trusted" not in listener and not _is_near(listener.get("address")):
             yield (
                 ("login_trusted",),
-                "missing; hosts on the network may reach this listener, and the login that they"
-                ' tell chooses a [[credential]]: name the MTA, login_trusted = ["10.0.0.5"]',
+                "missing; hosts on the network may reach this listener, and the login they"
+                ' report chooses a [[credential]]: name the MTA, login_trusted = ["10.0.0.5"]',
             )
         return
     proxied = listener.get("proxy_protocol") is True
     if proxied and not listener.get("proxy_trusted"):
         yield (
             ("proxy_protocol",),
-            "needs proxy_trusted, the balancers whose header is believed,"
-            ' for example proxy_trusted = ["10.0.0.5"]',
+            "needs proxy_trusted, the balancers whose header is trusted, for example"
+            ' proxy_trusted = ["10.0.0.5"]',
         )
     if proxy and not proxied:
         yield ("proxy_trusted",), "does nothing without proxy_protocol = true"
@@ -189,15 +189,15 @@ def _of_listener(
         if any(_meet(network, other) for _, other in proxy):
             yield (
                 ("xclient_trusted", at),
-                f"{_shown(network)} is in proxy_trusted too: whoever connects through that balancer"
-                " could say by XCLIENT who they are, without a password; give the hosts that"
-                " send XCLIENT a listener of their own",
+                f"{_shown(network)} is in proxy_trusted too: anyone who connects through that"
+                " balancer could claim any identity by XCLIENT, without a password; give the"
+                " hosts that send XCLIENT a separate listener",
             )
     for at, network in login:
         if not any(_within(network, other) for _, other in xclient):
             yield (
                 ("login_trusted", at),
-                f"{_shown(network)} is not in xclient_trusted, so it cannot tell a login:"
+                f"{_shown(network)} is not in xclient_trusted, so it cannot report a login:"
                 " add it there, or leave it out here",
             )
 

@@ -52,7 +52,7 @@ def _unique_names(document: Document) -> Iterator[Fault]:
             if same in seen:
                 text = f"{shown(name)} is taken by {section}[{seen[same]}]: choose another"
                 if section == "sender":
-                    text = f"{shown(name)} is in sender[{seen[same]}] too: write one rule"
+                    text = f"{shown(name)} is in sender[{seen[same]}] too: write a single rule"
                 yield Fault((section, index, key), text)
             seen.setdefault(same, index)
 
@@ -80,7 +80,8 @@ def _streams(document: Document) -> Iterator[Fault]:
         if "max_snapshot_age" in stream and not document.get("partner"):
             yield Fault(
                 ("stream", index, "max_snapshot_age"),
-                "there is no [[partner]] whose snapshot could be so old: name one, or leave it out",
+                "there is no [[partner]] whose snapshot it could apply to: add one, or leave"
+                " it out",
             )
 
 
@@ -214,13 +215,13 @@ def _content(document: Document) -> Iterator[Fault]:
         if stream.get("source_statement") and stream.get("first_contact_notice") is not True:
             yield Fault(
                 ("stream", index, "source_statement"),
-                "is looked for only in first messages: set first_contact_notice = true",
+                "is checked only in first messages: set first_contact_notice = true",
             )
         counted = "bulk_recipients" in stream or stream.get("undeclared_bulk") in _CONSEQUENCES
         if "bulk_window" in stream and not counted and kind == "transactional":
             yield Fault(
                 ("stream", index, "bulk_window"),
-                "nobody is counted in it: set bulk_recipients = 100, or leave it out",
+                "does nothing without bulk_recipients: set bulk_recipients = 100, or leave it out",
             )
 
 
@@ -256,7 +257,7 @@ def _unsubscribe(document: Document) -> Iterator[Fault]:
                 yield Fault(
                     ("listener", index, "streams", at),
                     f'"{name}" has unsubscribe = "add", and a {listener["protocol"]} listener'
-                    " cannot give each recipient a message of their own: use another stream there",
+                    " cannot give each recipient a separate message: use another stream there",
                 )
 
 

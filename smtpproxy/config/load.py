@@ -24,7 +24,7 @@ from smtpproxy.settings import PolicySettings, Settings, StreamSettings, Webhook
 from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, tables
 
 _REPLACED: Mapping[Location, str] = {
-    ("listener", "trusted"): "is three keys now: proxy_trusted (hosts that may send a PROXY"
+    ("listener", "trusted"): "is now three keys: proxy_trusted (hosts that may send a PROXY"
     " header), xclient_trusted (hosts that may send XCLIENT and XFORWARD) and login_trusted (hosts"
     " among these whose LOGIN counts as AUTH)",
     ("feedback",): "not available in this version: leave it out",

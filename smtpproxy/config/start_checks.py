@@ -147,7 +147,7 @@ def folder_fault(folder: Path) -> str | None:
     if not is_folder:
         return f"{there} is not a folder"
     if not os.access(there, os.W_OK | os.X_OK):
-        return f"this user ({os.geteuid()}) may not write in {there}"
+        return f"this user ({os.geteuid()}) cannot write to {there}"
     return None
 
 
@@ -163,7 +163,7 @@ def _address_fault(address: Address) -> str | None:
     """Say why nobody could listen there, whoever does so now."""
     if isinstance(address, UnixAddress):
         there = os.path.lexists(address.path) and not address.path.is_socket()
-        return f"{address.path} is there and not a socket" if there else None
+        return f"{address.path} exists and is not a socket" if there else None
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             address.host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -174,7 +174,7 @@ def _address_fault(address: Address) -> str | None:
         return f"{address.host} has no address: {error.strerror}"
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            return f"{address.host} is no address of this machine"
+            return f"{address.host} is not an address of this machine"
         return f"{address}: {error.strerror}"
     return None
 
@@ -236,7 +236,7 @@ def _users(settings: Settings) -> Iterator[tuple[str, str, bool]]:
         yield "auth.users", str(error), True
         return
     if not users.by_name:
-        yield "auth.users", f"{settings.auth.users} holds no user yet: smtpproxy user add", False
+        yield "auth.users", f"{settings.auth.users} has no users yet: smtpproxy user add", False
     for credential in settings.credentials:
         if credential.user is not None and credential.user not in users.by_name:
             yield f'credential "{credential.user}"', f"no such user in {settings.auth.users}", False
@@ -267,8 +267,8 @@ def check_dkim_files(settings: Settings, filename: str, now: datetime | None = N
             )
         if key.bits > dkim_keys.MOST_BITS:
             warned.append(
-                f"dkim[{index}].key: {each.key} has {key.bits} bits; not everybody can verify more"
-                f" than {dkim_keys.MOST_BITS} (RFC 8301 3.2)"
+                f"dkim[{index}].key: {each.key} has {key.bits} bits; not every receiver can"
+                f" verify more than {dkim_keys.MOST_BITS} (RFC 8301 3.2)"
             )
     faults += [f"{filename}: {text}" for text in _ambiguous(keys)]
     if faults:
@@ -285,7 +285,7 @@ def _ambiguous(keys: list[tuple[int, DkimSettings, "SigningKey"]]) -> Iterator[s
             if same_type and both and (each.domain, each.since) == (other.domain, other.since):
                 yield (
                     f"dkim[{index}].from: dkim[{other_index}] is an {key.record.key_type} key of"
-                    f" {each.domain} too, from the same moment on: say from when this one signs"
+                    f" {each.domain} too, from the same moment on: set from when this one signs"
                 )
 
 
@@ -295,5 +295,5 @@ def _not_yet(keys: list[tuple[int, DkimSettings, "SigningKey"]], now: datetime) 
         if each.since is not None and each.since > now and each.domain not in started:
             yield (
                 f"dkim[{index}].from: no key of {each.domain} signs before {each.since:%Y-%m-%d},"
-                " and its mail leaves unsigned until then"
+                " so its mail leaves unsigned until then"
             )

@@ -40,20 +40,21 @@ def warnings(settings: Settings) -> list[str]:
 def _server(settings: Settings) -> Iterator[str]:
     server = settings.server
     if "." not in server.hostname:
-        yield f'server.hostname: "{server.hostname}" is not a full name; other servers may mind'
+        yield f'server.hostname: "{server.hostname}" is not a fully qualified name; other'
+        " servers may reject it"
     if server.data_size_limit < RFC_MESSAGE_OCTETS:
-        yield "server.data_size_limit: below the 64 KiB that RFC 5321 asks for"
+        yield "server.data_size_limit: below the 64 KiB that RFC 5321 requires"
 
 
 def _listener(listener: ListenerSettings) -> Iterator[str]:
     where = f'listener "{listener.name}"'
     if _public(listener.address) and listener.auth != "required":
         yield (
-            f"{where}.address: {listener.address} can be reached from outside, and whoever"
+            f"{where}.address: {listener.address} can be reached from outside, and anyone who"
             " reaches it may send: guard the port"
         )
     if listener.auth_without_tls and not is_loopback(listener.address):
-        yield f"{where}.auth_without_tls: passwords cross the network readable"
+        yield f"{where}.auth_without_tls: passwords cross the network in clear"
     if listener.tls == "starttls" and not listener.require_tls and listener.auth != "required":
         yield f"{where}.require_tls: not set, so clients may send in clear although TLS is offered"
     yield from _trusted(listener)
@@ -63,7 +64,7 @@ def _listener(listener: ListenerSettings) -> Iterator[str]:
             f" (marketing, purpose {DEFAULT_STREAM.purpose})"
         )
     if listener.max_recipients < RFC_RECIPIENTS:
-        yield f"{where}.max_recipients: below the 100 that RFC 5321 asks for"
+        yield f"{where}.max_recipients: below the 100 that RFC 5321 requires"
 
 
 def _trusted(listener: ListenerSettings) -> Iterator[str]:
@@ -73,8 +74,8 @@ def _trusted(listener: ListenerSettings) -> Iterator[str]:
     for each in listener.login_trusted or ():
         if each != "unix" and not _single(ipaddress.ip_network(each)):
             yield (
-                f"{where}.login_trusted: whoever takes an address of {each} needs no password:"
-                " name single hosts"
+                f"{where}.login_trusted: anyone who takes an address of {each} needs no"
+                " password: name individual hosts"
             )
 
 
@@ -88,14 +89,14 @@ def _policy_listener(listener: ListenerSettings, settings: Settings) -> Iterator
     names = dict.fromkeys((listener.default_stream or DEFAULT_STREAM.name, *listener.streams))
     if len(names) > 1:
         yield (
-            f"{where}: a policy listener does not see the stream header, so that only those are"
-            " refused whom every stream refuses: give it one stream, or sender rules"
+            f"{where}: a policy listener does not see the stream header, so only recipients"
+            " whom every stream refuses are refused: give it one stream, or sender rules"
         )
     for stream in [settings.streams[name] for name in names if name in settings.streams]:
         if stream.counts_mailings:
             yield (
                 f'{where}: a policy listener does not count mail, so "{stream.name}" has no'
-                " frequency cap and no notice in first messages there"
+                " frequency cap and no check of first messages there"
             )
         if stream.refuse_at_data:
             yield (
@@ -116,15 +117,15 @@ def _streams(settings: Settings) -> Iterator[str]:
         if _needs_no_agreement(stream, settings):
             yield (
                 f'{where}.rulebook: "{stream.rulebook}" has the basis opt_out, so mail passes to'
-                " everybody who has not objected"
+                " everyone who has not objected"
             )
         if stream.paused:
             yield f"{where}.paused: its marketing mail is deferred until it is no longer paused"
         if stream.unsubscribe_scope is not None and not _signs(stream, settings):
             yield (
                 f'{where}.unsubscribe: "add", and no [[dkim]] key signs its mail: providers show'
-                " their button only where a signature covers the fields (RFC 8058 section 4);"
-                " have the MTA behind sign them"
+                " their button only if a signature covers the fields (RFC 8058 section 4); have"
+                " the MTA behind the relay sign them"
             )
         if stream.name not in usable:
             yield f"{where}: no listener may use it"
@@ -196,15 +197,16 @@ def _content(settings: Settings) -> Iterator[str]:
         )
         if marketing and used and book is not None and book.imprint_required and not stream.imprint:
             yield (
-                f'stream "{stream.name}".imprint: not set, and rulebook "{book.name}" asks each'
-                " message for the sender's postal address: nobody looks for it"
-                " (policy.imprint holds for all streams)"
+                f'stream "{stream.name}".imprint: not set, and rulebook "{book.name}" requires'
+                " the sender's postal address in each message: it is not checked"
+                " (policy.imprint applies to all streams)"
             )
         own = marketing and used and stream.name != DEFAULT_STREAM.name
         if own and book is not None and book.notice_each_use and _offers_no_unsubscribe(stream):
             yield (
-                f'stream "{stream.name}".body_optout: not set, and rulebook "{book.name}" asks each'
-                ' message to say how to refuse: set it, or unsubscribe = "add", or see to it'
+                f'stream "{stream.name}".body_optout: not set, and rulebook "{book.name}"'
+                " requires each message to say how to unsubscribe: set it, or"
+                ' unsubscribe = "add", or ensure it yourself'
             )
 
 
@@ -224,17 +226,18 @@ def _propagation(settings: Settings) -> Iterator[str]:
         if late:
             yield (
                 f"{where}.deadline: later than the honour_within of {', '.join(late)}:"
-                " people who object must be obeyed by then"
+                " objections must be honoured by then"
             )
         if webhook.give_up_after > webhook.deadline:
             yield (
-                f"{where}.give_up_after: later than its deadline, so a change that cannot be"
-                " delivered is late before anybody looks at the dead letters"
+                f"{where}.give_up_after: later than its deadline, so an undeliverable change"
+                " is overdue before it becomes a dead letter"
             )
         if "added" not in webhook.events:
-            yield f'{where}.events: without "added" nobody is told of who must not be mailed'
+            yield f'{where}.events: without "added" the receiver never learns who must not be'
+            " mailed"
     if settings.tokens and settings.web is None:
-        yield "token: there is no [web] address at which tokens could be used"
+        yield "token: useless without a [web] address"
 
 
 _NAME = re.compile(
@@ -255,8 +258,9 @@ def without_controller(settings: Settings) -> list[str]:
     if settings.controller is not None:
         return []
     return [
-        "controller: not set, so `contact export ADDRESS --evidence` writes no document: it has to"
-        " name who processes the data (RGPD 15(1)); add [controller] if you answer requests with it"
+        "controller: not set, so `contact export ADDRESS --evidence` writes no document: it"
+        " must name who processes the data (RGPD 15(1)); add [controller] if you answer"
+        " requests with it"
     ]
 
 
@@ -264,10 +268,7 @@ def example_values(path: Path) -> list[str]:
     """Return a warning about each value of a good file that only an example would have."""
     document = toml.read(path)
     return [
-        printable(
-            f'{key_path(document, location)}: "{found}" is an example, which is nobody\'s:'
-            " put your own"
-        )
+        printable(f'{key_path(document, location)}: "{found}" is from the example: put your own')
         for location, text in _texts(document, ())
         for found in _examples(text)
     ]

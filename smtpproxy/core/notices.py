@@ -124,7 +124,7 @@ class Notices:
         )
 
     def _judge(self) -> Steps[Verdict | None]:
-        """None: the reverse path is no address, so nobody can be told."""
+        """None: the reverse path is not an address, so nobody can be told."""
         try:
             address = canonical(self._reverse_path)
         except AddressError:
@@ -140,7 +140,7 @@ class Notices:
         """From the null path, and asking for no notice about itself (RFC 3461 6.1)."""
         allowed = yield from self.permitted()
         if self._verdict is None:
-            raise NoticeRefused("the reverse path is no address")
+            raise NoticeRefused("the reverse path is not an address")
         decided = yield from self._record(self._services.new_id(), self._verdict, len(notice))
         if not allowed:
             raise NoticeRefused(f"the sender may not be mailed: {self._verdict.reason}")
@@ -162,12 +162,12 @@ class Notices:
             reply = recipient_reply(sender, self._verdict, NOTICE_STREAM.name, decided.id)
             self._note(decided, reply)
             yield from self._record(decided.id, self._verdict, decided.size)
-            raise NoticeRefused(f"the sender may not be mailed any more: {self._verdict.reason}")
+            raise NoticeRefused(f"the sender may no longer be mailed: {self._verdict.reason}")
         self._note(decided, reply)
         if reply.code >= 500:
             raise NoticeRefused(f"the upstream refuses the notice: {reply.code}")
         if reply.code >= 300:
-            raise UpstreamError(f"notice to the sender not taken: {reply.code}")
+            raise UpstreamError(f"notice to the sender not accepted: {reply.code}")
 
     def _hand_over(self, upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply | None]:
         """Put a notice to the upstream; None where the sender may not be mailed any more."""

@@ -47,7 +47,7 @@ BAD_ADDRESS = Reply.of(553, "5.1.3", "recipient address cannot be read")
 AMBIGUOUS_ADDRESS = Reply.of(
     553,
     "5.1.3",
-    "recipient address may be read as too many others: write it without %, ! or quotes",
+    "recipient address could be read as too many others: write it without %, ! or quotes",
 )
 
 Mixed = Literal["refuse", "split", "each"]

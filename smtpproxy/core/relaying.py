@@ -219,7 +219,7 @@ class RelayTransaction(CopyingTransaction):
         refused = [reply.code for reply in replies if reply.code >= 300]
         if refused:
             self.abort()
-            raise UpstreamError(f"a recipient accepted before is refused now: {refused[0]}")
+            raise UpstreamError(f"a recipient accepted earlier is now refused: {refused[0]}")
 
     def _deliver(self, outcome: Outcome, outgoing: Iterator[bytes]) -> Steps[Reply | Outcome]:
         """Put the content to the upstream; the record comes before the end of data.

@@ -131,10 +131,10 @@ class Identity:
 _REPLIES: dict[AuthOutcome, Reply] = {
     "ok": Reply.of(235, "2.7.0", "authenticated"),
     "failed": Reply.of(535, "5.7.8", "user name or password is wrong"),
-    "malformed": Reply.of(501, "5.5.2", "that is no response of this mechanism"),
+    "malformed": Reply.of(501, "5.5.2", "not a valid response for this mechanism"),
     "cancelled": Reply.of(501, "5.7.0", "authentication cancelled"),
     "limited": Reply.of(454, "4.7.0", "too many failures; try again later"),
-    "busy": Reply.of(454, "4.7.0", "too many clients authenticate now; try again"),
+    "busy": Reply.of(454, "4.7.0", "too many clients are authenticating; try again"),
 }
 
 

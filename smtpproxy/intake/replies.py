@@ -21,8 +21,8 @@ TOO_MANY_REFUSED = Reply.of(452, "4.5.3", "too many recipients were refused; sen
 SENDER_REFUSED = Reply.of(550, "5.7.1", "this client may not send from that address")
 TOO_MANY_FAILURES = Reply.of(421, "4.7.0", "too many failures; closing the connection")
 BYE = Reply.of(221, "2.0.0", "bye")
-TOO_LARGE = Reply.of(552, "5.3.4", "message is larger than the limit told by SIZE")
-NUL = Reply.of(554, "5.6.0", "content holds a NUL octet")
+TOO_LARGE = Reply.of(552, "5.3.4", "message is larger than the limit announced by SIZE")
+NUL = Reply.of(554, "5.6.0", "content contains a NUL octet")
 NO_SPACE = Reply.of(452, "4.3.1", "no space for the message now; try later")
 TIMEOUT = Reply.of(421, "4.4.2", "timeout; closing the connection")
 REFUSED = {
@@ -34,7 +34,7 @@ REFUSED = {
 TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "too many errors; closing the connection")
 SHUTDOWN = Reply.of(421, "4.3.2", "the relay is shutting down; try again soon")
 INTERNAL = Reply.of(421, "4.3.0", "temporary_failure; closing the connection")
-BARE_NEWLINE = Reply.of(554, "5.6.0", "content holds a bare <CR> or <LF>")
+BARE_NEWLINE = Reply.of(554, "5.6.0", "content contains a bare <CR> or <LF>")
 LIMITED: dict[ContentProblem, Limit] = {
     ContentProblem.TOO_LARGE: "size",
     ContentProblem.HEADER_TOO_LARGE: "header_size",

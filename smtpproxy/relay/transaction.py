@@ -354,7 +354,7 @@ def _check_still_accepted(replies: Iterable[Reply]) -> None:
     """Raises UpstreamError: the client was told that they are accepted."""
     for reply in replies:
         if reply.code >= 300:
-            raise UpstreamError(f"a recipient accepted before is refused now: {reply.code}")
+            raise UpstreamError(f"a recipient accepted earlier is now refused: {reply.code}")
 
 
 def _mirrored(reply: Reply) -> Reply:

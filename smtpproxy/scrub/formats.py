@@ -68,7 +68,7 @@ class AddressList:
     ending: Ending
     header: bytes | None = None  # of the output, without its end
     original_header: bytes | None = None  # of the list, for its FILE.rejected
-    decoder: Decoder | None = None  # how it is read; what is written is UTF-8
+    decoder: Decoder | None = None  # how it is read; the output is UTF-8
 
 
 def open_list(file: BinaryIO, form: Format | None = None, column: str | None = None) -> AddressList:

@@ -153,7 +153,7 @@ def passage(value: object) -> str:
     """Return words that are looked for in the text of messages."""
     if not isinstance(value, str) or len(folded(value)) < _SHORTEST_PASSAGE:
         raise ValueError(
-            f"must be text of at least {_SHORTEST_PASSAGE} characters, as it stands in the"
+            f"must be text of at least {_SHORTEST_PASSAGE} characters, as it appears in the"
             f" message, not {shown(value)}"
         )
     return value
@@ -168,7 +168,9 @@ def line(value: object) -> str:
 
 def language(value: object) -> str:
     if value not in LANGS:
-        raise ValueError(f"{shown(value)} is no language here; there are {', '.join(LANGS)}")
+        raise ValueError(
+            f"{shown(value)} is not an available language; there are {', '.join(LANGS)}"
+        )
     return str(value)
 
 

@@ -51,7 +51,7 @@ def address(value: object) -> TcpAddress | UnixAddress:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if not _is_ip(host, 6):
-            raise ValueError(f"{shown(value)}: what stands in brackets is not an IPv6 address")
+            raise ValueError(f"{shown(value)}: the text in brackets is not an IPv6 address")
     elif ":" in host:
         raise ValueError(f'{shown(value)}: an IPv6 address goes in brackets, "[::1]:2525"')
     elif not _is_ip(host, 4):
@@ -115,7 +115,7 @@ def domain(value: object) -> str:
     """Return a domain of From addresses as lower-case A-labels."""
     if isinstance(value, str) and value.startswith(("@", "*", ".")):
         bare = value.lstrip("@*.")
-        raise ValueError(f"{shown(value)}: write the domain alone, {shown(bare)}")
+        raise ValueError(f"{shown(value)}: write only the domain, {shown(bare)}")
     return hostname(value)
 
 
@@ -159,9 +159,9 @@ def public_url(value: object) -> str:
     wrong = f'{shown(value)} is not an https URL such as "https://unsubscribe.example.com"'
     url = _http_url(value, wrong)
     if url.scheme != "https" and not _is_plain_and_near(url):
-        raise ValueError(f"{wrong} (RFC 8058 3.1 asks for https)")
+        raise ValueError(f"{wrong} (RFC 8058 3.1 requires https)")
     if url.query or url.fragment or url.username is not None:
-        raise ValueError(f"{shown(value)} must be scheme, host and perhaps a path, nothing more")
+        raise ValueError(f"{shown(value)} must be scheme, host and optionally a path, nothing more")
     return url.geturl().rstrip("/")
 
 
@@ -172,7 +172,9 @@ def webhook_url(value: object) -> str:
     if " " in str(value) or url.fragment:
         raise ValueError(wrong)
     if url.username is not None:
-        raise ValueError("must hold no user name or password: the signature says who we are")
+        raise ValueError(
+            "must contain no user name or password: the signature identifies the relay"
+        )
     if url.scheme != "https" and not _is_plain_and_near(url):
         raise ValueError(f"{wrong}; http:// is for receivers on this machine alone")
     return str(value)
@@ -204,7 +206,7 @@ def store_url(value: object) -> str:
         raise ValueError('must be a URL such as "sqlite:///var/lib/smtpproxy/smtpproxy.db"')
     if not rest.startswith("/"):
         raise ValueError(
-            "the path must be absolute, behind three slashes:"
+            "the path must be absolute, after three slashes:"
             f' "sqlite:///var/lib/smtpproxy/{rest.rpartition("/")[2]}"'
         )
     return "sqlite:///" + rest.lstrip("/")

@@ -236,6 +236,6 @@ def test_check_warns_of_networks_that_need_no_password(tmp_path: Path) -> None:
     document["listener"][0] |= keys
     told = [text for text in warnings(parse(to_toml(document), "x.toml")) if "_trusted" in text]
     assert told == [
-        'listener "apps".login_trusted: whoever takes an address of 10.0.0.0/24 needs no password:'
-        " name single hosts"
+        'listener "apps".login_trusted: anyone who takes an address of 10.0.0.0/24 needs no'
+        " password: name individual hosts"
     ]

@@ -131,10 +131,10 @@ def test_what_is_behind_the_last_anchor_is_called_unproven(
     assert (found["sound"], found["unproven"], found["witness"]["kept"]) == (True, 1, True)
     out, _ = bench.run("audit", "verify", code=0, config_path=path)
     assert "1 row behind it is unproven" in out
-    assert "which is on this machine alone" in out
+    assert "which is only on this machine" in out
     anchors = ["--anchors", str(kept)]
     out, _ = bench.run("audit", "show", entry.id, *anchors, code=0, config_path=path)
-    assert "UNPROVEN: it is behind the last anchor" in out
+    assert "UNPROVEN: it comes after the last anchor" in out
     out, _ = bench.run("audit", "show", "--json", entry.id, code=0, config_path=path)
     assert json.loads(out)[0]["proof"]["state"] == "unproven"
     _, err = bench.run("audit", "show", code=0, config_path=path)

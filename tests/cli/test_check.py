@@ -46,11 +46,11 @@ def test_a_good_file_is_summed_up() -> None:
     assert "mode enforce, on_mixed refuse" in lines
     warned = [line for line in lines if line.startswith("warning")]
     (way_out,) = [line for line in warned if 'stream "offers".body_optout: not set' in line]
-    assert 'rulebook "fr" asks each message to say how to refuse' in way_out
+    assert 'rulebook "fr" requires each message to say how to unsubscribe' in way_out
     warned.remove(way_out)
     (controller,) = [line for line in warned if line.startswith("warning: controller: not set")]
     warned.remove(controller)
-    assert all("is an example, which is nobody's" in line for line in warned)
+    assert all("is from the example: put your own" in line for line in warned)
 
 
 def test_what_deserves_a_second_look_is_no_fault() -> None:

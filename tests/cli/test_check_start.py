@@ -148,7 +148,7 @@ def test_a_store_that_cannot_be_used(tmp_path: Path, spoil: Spoil, said: str) ->
 def test_no_machine_of_that_address(tmp_path: Path) -> None:
     path = configuration(tmp_path, address=f"192.0.2.77:{free_port()}")
     assert '"apps" cannot listen on 192.0.2.77' in command("serve", path, code=1)[1]
-    fault = 'listener "apps".address: 192.0.2.77 is no address of this machine'
+    fault = 'listener "apps".address: 192.0.2.77 is not an address of this machine'
     assert fault in command("check", path, code=2)[1]
 
 
@@ -156,8 +156,8 @@ def test_a_file_where_the_socket_should_be(tmp_path: Path) -> None:
     (tmp_path / "smtp").touch()
     path = configuration(tmp_path, address=f"unix:{tmp_path}/smtp")
     said = command("serve", path, code=1)[1]
-    assert f'"apps" cannot listen on unix:{tmp_path}/smtp: it is there and not a socket' in said
-    fault = f'listener "apps".address: {tmp_path}/smtp is there and not a socket'
+    assert f'"apps" cannot listen on unix:{tmp_path}/smtp: it exists and is not a socket' in said
+    fault = f'listener "apps".address: {tmp_path}/smtp exists and is not a socket'
     assert fault in command("check", path, code=2)[1]
 
 
@@ -174,4 +174,4 @@ def test_a_folder_that_this_user_may_not_make() -> None:
         " os.setuid(65534); print(start_checks.folder_fault(Path('/usr/smtpproxy/state')))"
     )
     done = run(COMMAND[0], "-c", program, cwd=REPOSITORY)
-    assert done.stdout == "this user (65534) may not write in /usr\n", done.stderr
+    assert done.stdout == "this user (65534) cannot write to /usr\n", done.stderr

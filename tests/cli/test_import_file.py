@@ -149,7 +149,7 @@ class TestInput:
         )  # fmt: skip
         path = stored.file(name, content.replace("\n", "\r"))
         result = stored.run("suppress", "import", path)
-        assert f"{path}: its lines end with CR alone; they are read as lines" in result.stderr
+        assert f"{path}: its lines end in CR only; they are read as lines" in result.stderr
         assert suppressed(stored) == content.count("@")
 
     @pytest.mark.parametrize(

@@ -51,4 +51,4 @@ def test_a_key_is_replaced_in_steps(bench: Bench, tmp_path: Path) -> None:
 
 def test_status_goes_alone(bench: Bench) -> None:
     _, err = bench.run("suppress", "rekey", "--status", "--finish", code=2)
-    assert "--status goes alone" in err
+    assert "--status takes no other options" in err

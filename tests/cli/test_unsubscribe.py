@@ -37,7 +37,7 @@ def test_the_first_key_and_the_next(config: Path) -> None:
     assert [key["version"] for key in told["keys"]] == [1, 2]
     code, out, _ = invoke(config, "keys")
     assert code == 0
-    assert out.splitlines()[0].endswith("reads the links of its time")
+    assert out.splitlines()[0].endswith("reads links made with it")
     secret = load_link_keys(state)[2].secret.hex()
     assert secret not in out, "a key is never shown"
 

@@ -94,7 +94,7 @@ def test_users(tmp_path: Path) -> None:
     ]
     write(path, empty())
     assert found(tmp_path, config, **keys) == [
-        f"auth.users: {path} holds no user yet: smtpproxy user add",
+        f"auth.users: {path} has no users yet: smtpproxy user add",
         f'credential "nobody": no such user in {path}',
     ]
     write(path, Users({"nobody": User.of("nobody", "x")}, empty().key))

@@ -51,9 +51,9 @@ def test_check_warns_where_nobody_looks_for_the_imprint(rulebook: str, warned: b
     assert not said(read(OFFERS, RECEIPTS, rulebook=rulebook, imprint=[ACME]))
     if warned:
         assert said(read(OFFERS, RECEIPTS, rulebook=rulebook)) == [
-            f'stream "offers".imprint: not set, and rulebook "{rulebook}" asks each message for'
-            " the sender's postal address: nobody looks for it (policy.imprint holds for all"
-            " streams)"
+            f'stream "offers".imprint: not set, and rulebook "{rulebook}" requires the'
+            " sender's postal address in each message: it is not checked (policy.imprint"
+            " applies to all streams)"
         ]
 
 

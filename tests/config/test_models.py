@@ -42,7 +42,7 @@ class Outer:
             {"one": {"name": "b"}, "made": 4},
             ["made: unknown key; known keys: one, many, words"],
         ),
-        ({"one": [{"name": "b"}]}, ["one: there is one only: write [one], not [[one]]"]),
+        ({"one": [{"name": "b"}]}, ["one: there is only one: write [one], not [[one]]"]),
         (
             {"one": {"name": "b"}, "many": {"name": "c"}},
             ["many: must be a list of tables: write [[many]], not [many]"],

@@ -84,6 +84,6 @@ def test_mail_that_needs_no_agreement_deserves_a_second_look() -> None:
     settings = parse(SMALLEST + _stream("deals", "us") + _stream("news", "uk"), "x.toml")
     told = [warning for warning in warnings(settings) if "opt_out" in warning]
     assert told == [
-        'stream "deals".rulebook: "us" has the basis opt_out, so mail passes to everybody who'
-        " has not objected"
+        'stream "deals".rulebook: "us" has the basis opt_out, so mail passes to everyone'
+        " who has not objected"
     ]

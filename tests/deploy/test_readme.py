@@ -157,4 +157,4 @@ def test_the_lines_of_the_readme_start_the_service(tmp_path: Path) -> None:
     assert owned in said
     assert "systemctl enable --now smtpproxy" in said
     assert "healthz 200\n2525 250\n2526 250\nended with 0\n" in said
-    assert (done.stdout + "x").count("is an example, which is nobody's") >= 5
+    assert (done.stdout + "x").count("is from the example: put your own") >= 5

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.kit.dialog import Line, matches, read_dialog, sent
 
-OF_THE_MTA = ("501 ", "503 ", "554 5.5.1", "554 5.6.0 content holds a bare", "555 ")
+OF_THE_MTA = ("501 ", "503 ", "554 5.5.1", "554 5.6.0 content contains a bare", "555 ")
 """Replies that an MTA gives without asking anybody."""
 
 

@@ -180,8 +180,8 @@ def yet_to_come(contact: Contact, now: datetime) -> str | None:
     for act in contact.acts:
         if act.at > now + _SKEW and not act.withdrawal:
             return (
-                f"consents: given_at {written_time(act.at)} is in the future: nobody has agreed "
-                "to anything then"
+                f"consents: given_at {written_time(act.at)} is in the future: consent cannot"
+                " be dated ahead"
             )
     facts = [(name, getattr(contact, name)) for name in _PROFILE]
     facts += [("purchases: at", purchase.at) for purchase in contact.purchases]
