@@ -140,7 +140,7 @@ class Resolver:
         return Answer(values=tuple(each.address for each in rrset)), ttl
 
     def _open(self) -> "dns.asyncresolver.Resolver":
-        """Made at the first question: who asks nothing needs no name servers."""
+        """Made at the first question: without questions no name servers are needed."""
         import dns.asyncresolver
         import dns.nameserver
 

@@ -103,7 +103,7 @@ def read(path: Path) -> Users:
 
 
 def write(path: Path, users: Users) -> None:
-    """Write the file anew, mode 0600; whoever reads it meanwhile has all the old or all the new.
+    """Rewrite the file, mode 0600; a concurrent reader gets all the old or all the new.
 
     Raises OSError.
     """
@@ -162,7 +162,7 @@ def _encoded(data: bytes) -> str:
 
 _THREADS = 2
 _WAITING = 64
-"""Checks that may wait for a thread; whoever comes later is to come again."""
+"""Checks that may wait for a thread; later ones are told to retry."""
 _REMEMBERED = 1_000
 _REMEMBERED_FOR = 300.0  # seconds
 

@@ -129,7 +129,7 @@ def show(
         yield Table(_COLUMNS, [row for record in records for row in _rows(record)])
         if unproven := states.count(State.UNPROVEN):
             decisions = counted(unproven, "decision is", "decisions are")
-            yield Aside(f"{decisions} behind the last anchor: unproven.")
+            yield Aside(f"{decisions} after the last anchor: unproven.")
         if more:
             yield Aside(f"There are older ones than these {limit}: see --limit.")
 

@@ -81,7 +81,7 @@ def verify(settings: Settings, options: VerifyOptions, kept: Path | None) -> Res
 @shows_result
 @config_option
 def anchor(settings: Settings) -> Result:
-    """Write down where the record stands now, and print it, to be kept elsewhere.
+    """Write an anchor for the record as it is now, and print it, to be kept elsewhere.
 
     Put what is printed where nobody who may write this machine's files can change it: a
     ticket, a mail, a notary. `audit verify --anchors FILE` compares it later.

@@ -152,7 +152,7 @@ def _prepared(
 
 
 def _rejected_of(path: Path) -> Path:
-    """Return FILE.rejected; what has no name of its own gets one in the working folder."""
+    """Return FILE.rejected; a pipe gets one in the working folder."""
     if path == STDIN or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
         return Path("stdin.rejected")
     return path.with_name(f"{path.name}.rejected")

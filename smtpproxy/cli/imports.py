@@ -177,7 +177,7 @@ def prepare(
 
 
 def _time_of(file: Path) -> datetime:
-    """Return when the file was last written; what comes through a pipe is of now."""
+    """Return when the file was last written; for a pipe, now."""
     found = os.fstat(0) if file == STDIN else file.stat()
     if not stat.S_ISREG(found.st_mode):
         return now()

@@ -65,7 +65,7 @@ def key(settings: Settings, name: str) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class CoverOptions:
-    """Whose suppressions to look up besides those of contacts."""
+    """Whose suppressions to look up in addition to those of contacts."""
 
     addresses: Path | None = option(
         "Look these addresses up too, one a line (- is standard input).",

@@ -1,4 +1,4 @@
-"""`smtpproxy scrub`: before a campaign, who may be mailed and why not the others."""
+"""`smtpproxy scrub`: before a campaign, who may be mailed and why the others may not."""
 
 import gc
 import signal

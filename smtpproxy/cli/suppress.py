@@ -140,7 +140,7 @@ class RemoveOptions:
 @config_option
 @shows_result
 def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
-    """Lift suppressions of exactly this address and say which; exit 1 when there is none."""
+    """Lift suppressions of exactly this address and say which; exit 1 if there is none."""
     if (options.origin is None) is not options.everything:
         raise click.UsageError("name one with --origin, or lift every origin with --all")
     check_motive("--reason", options.reason, LIFT_MOTIVES[:4], keep=options.keep_notes)
@@ -200,7 +200,7 @@ def show(settings: Settings, address: str) -> Result:
 
 def _move_to_newest_key(settings: Settings, address: str) -> None:
     """While the key is being replaced, use that the address is known just now."""
-    with contextlib.suppress(StoreUnavailable):  # who may only read has been answered
+    with contextlib.suppress(StoreUnavailable):  # a reader without write access has its answer
         if len(using_store(settings, lambda store: store.keys(), read_only=True)) > 1:
             using_store(settings, lambda store: store.rekey([address]))
 
@@ -238,7 +238,7 @@ class SuppressionImport(ImportOptions):
 @config_option
 @shows_result
 def import_suppressions(settings: Settings, file: Path, options: SuppressionImport) -> Result:
-    """Import suppressions: CSV (address,scope,origin,since,note), NDJSON alike, or an export.
+    """Import suppressions: CSV (address,scope,origin,since,note), such NDJSON, or an export.
 
     Exports of SendGrid, Amazon SES, Mailgun, Postmark, Mailchimp, Mailjet, Brevo and
     listmonk are known by their headers. It only ever adds: no suppression is lifted. Without

@@ -1,4 +1,4 @@
-"""`smtpproxy suppress key` and `rekey`: what stands for an address, and another key for it."""
+"""`smtpproxy suppress key` and `rekey`: what represents an address, and replacing its key."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What must hold between the keys that say who may come in: protocols, TLS, logins, trust.
+"""What must hold between the keys for access: protocols, TLS, logins, trust.
 
 A protection that is half configured is a fault, never a weaker protection.
 """
@@ -18,7 +18,7 @@ Document = Mapping[str, Any]
 
 
 def access_checks(document: Document) -> Iterator[Fault]:
-    """Yield the faults in who may come in, and how."""
+    """Yield the faults in the keys for access."""
     auth = document.get("auth")
     users = isinstance(auth, dict) and "users" in auth
     certificates = any("certificate" in table for _, table in tables(document, "credential"))
@@ -132,7 +132,7 @@ _MEANINGFUL = {"smtp": _SMTP, "lmtp": _SMTP, "milter": _ASKED, "policy": _ASKED}
 
 
 def _protocols(document: Document) -> Iterator[Fault]:
-    """Yield the keys that somebody set and that would do nothing."""
+    """Yield the keys that are set but would do nothing."""
     for index, listener in tables(document, "listener"):
         protocol = listener.get("protocol", "smtp")
         meaningful = _MEANINGFUL.get(protocol) if isinstance(protocol, str) else None

@@ -203,7 +203,7 @@ _ON_TRANSACTIONAL = ("undeclared_bulk", "bulk_recipients", "bulk_window")
 
 
 def _content(document: Document) -> Iterator[Fault]:
-    """Yield the keys that somebody set and that would do nothing."""
+    """Yield the keys that are set but would do nothing."""
     for index, stream in tables(document, "stream"):
         kind = stream.get("class")
         others = {"marketing": _ON_TRANSACTIONAL, "transactional": _ON_MARKETING}.get(str(kind), ())

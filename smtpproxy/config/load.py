@@ -213,5 +213,5 @@ def _bulk_recipients(stream: StreamSettings) -> int | None:
 
 
 def _common_imprint(policy: PolicySettings, rulebook: Rulebook) -> tuple[str, ...]:
-    """The imprint of a stream that has none of its own."""
+    """The imprint of a stream without its own."""
     return policy.imprint if rulebook.imprint_required else ()

@@ -160,7 +160,7 @@ def _check_addresses(settings: Settings, filename: str) -> list[str]:
 
 
 def _address_fault(address: Address) -> str | None:
-    """Say why nobody could listen there, whoever does so now."""
+    """Say why nothing could listen there, even if something does now."""
     if isinstance(address, UnixAddress):
         there = os.path.lexists(address.path) and not address.path.is_socket()
         return f"{address.path} exists and is not a socket" if there else None

@@ -1,4 +1,4 @@
-"""What is allowed in a configuration but may not be what somebody meant."""
+"""What is allowed in a configuration but perhaps not intended."""
 
 import ipaddress
 import re
@@ -244,12 +244,12 @@ _NAME = re.compile(
     r"(?<![\w.-])(?:[a-z0-9-]+\.)*(?:example\.(?:com|net|org)|[a-z0-9-]+\.example)(?![\w-]|\.\w)",
     re.IGNORECASE,
 )
-"""A domain name that is nobody's (RFC 2606, sections 2 and 3)."""
+"""A domain name reserved for examples (RFC 2606, sections 2 and 3)."""
 _NETWORKS = [
     ipaddress.ip_network(network)
     for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
 ]
-"""Addresses that are nobody's (RFC 5737, RFC 3849)."""
+"""Addresses reserved for documentation (RFC 5737, RFC 3849)."""
 _ADDRESS = re.compile(r"(?<![\w.:])[0-9a-f]*[.:][0-9a-f.:]+(?![\w.:])", re.IGNORECASE)
 
 

@@ -170,7 +170,7 @@ class Notices:
             raise UpstreamError(f"notice to the sender not accepted: {reply.code}")
 
     def _hand_over(self, upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply | None]:
-        """Put a notice to the upstream; None where the sender may not be mailed any more."""
+        """Put a notice to the upstream; None if the sender may no longer be mailed."""
         try:
             (reply,) = yield from AskUpstream(upstream, [rcpt])
             if reply.code >= 300:

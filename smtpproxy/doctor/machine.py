@@ -18,7 +18,7 @@ from smtpproxy.terminal import counted
 from smtpproxy.tls import TlsError, TlsFiles, server_context
 
 SOON = 14
-"""Days before the end when somebody should look, as `smtpproxy check` has it."""
+"""Days before the end when somebody should act, as in `smtpproxy check`."""
 
 _RENEW_CERTIFICATE = "renew it, and have what renews it run by itself"
 

@@ -89,7 +89,7 @@ def controller(of: ControllerSettings, lang: Lang) -> Iterator[Block]:
 
 
 def retention(of: RetentionSettings, lang: Lang) -> Iterator[Block]:
-    """How long what is kept."""
+    """How long data is kept."""
     rows = (
         ("prospects", of.prospects),
         ("customers", of.customers),

@@ -123,7 +123,7 @@ def _said(phrases: Sequence[Phrase], lang: Lang) -> tuple[str, ...]:
 
 
 def _changes(verdict: Verdict, case: RecipientCase | None) -> Sequence[Phrase]:
-    """Any one of these would take the reason away; what else stands in the way would remain."""
+    """Any one of these would remove the reason; other obstacles would remain."""
     reason = verdict.reason
     if case is None:
         return [Phrase(f"change.{reason}")] if is_complete(f"change.{reason}") else []

@@ -31,7 +31,7 @@ from smtpproxy.policy.rules.recipient import (
 
 Words: TypeAlias = dict[str, Value]
 
-NOTHING = ""  # stands where a part of a sentence is left out
+NOTHING = ""  # in place of a part of a sentence that is left out
 
 
 def recipient_passed(rule: str, case: RecipientCase) -> Phrase:
@@ -162,7 +162,7 @@ def _matched_by(entry: Suppression) -> Value:
 
 
 def _customer_past(rulebook: Rulebook) -> Value:
-    """Since when a purchase makes somebody a customer, None when it always does."""
+    """Since when a purchase makes a person a customer; None if it always does."""
     sale, inquiry = rulebook.customer_period, rulebook.inquiry_period
     if Dealing.INQUIRY not in rulebook.dealings or inquiry == sale:
         return None if sale is None else Past(sale)

@@ -96,7 +96,7 @@ def is_dmarc(text: bytes) -> bool:
 
 
 def is_nearly_dmarc(text: bytes) -> bool:
-    """Whether somebody meant it to be one."""
+    """Whether it was meant to be one."""
     return _NEARLY.match(text) is not None
 
 
@@ -160,7 +160,7 @@ def organisation(domain: str, found: Mapping[str, Psd]) -> str:
 
 
 def _tags(text: bytes) -> tuple[dict[str, str], list[str]]:
-    """Return the tags after the version, and what is none: receivers read past that."""
+    """Return the tags after the version, and what is not a tag: receivers ignore that."""
     tags: dict[str, str] = {}
     ignored: list[str] = []
     for spec in text.split(b";"):

@@ -43,7 +43,7 @@ class RefusedRecipient:
 
 
 class Envelope(Struct, frozen=True):
-    """Of what message a notice is: what the sender called it, and who gets the notice."""
+    """Which message a notice is about: what the sender called it, and who gets the notice."""
 
     hostname: str
     id: str
@@ -68,7 +68,7 @@ def undelivered_notice(
 ) -> bytes:
     """Return the notice about recipients whom the next server did not take the message for.
 
-    They failed for good, whatever the server says of later: nobody here tries again
+    They failed permanently, whatever the server says about later: the relay does not retry
     (RFC 3464 2.3.3, 2.3.4: `failed` may carry a status of 4).
     """
     lines = [f"  <{entry.address}>: {entry.reply}" for entry in failed]

@@ -57,7 +57,7 @@ class HeaderBlock:
         return len(self._find(name))
 
     def raw_values(self, name: str) -> list[bytes]:
-        """What stands after the colon in every field of that name, line ends included."""
+        """The text after the colon in every field of that name, line ends included."""
         return [self._raw[colon:end] for _, colon, end in self._find(name)]
 
     def raw_fields(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
@@ -71,7 +71,7 @@ class HeaderBlock:
         }
 
     def values_by_name(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
-        """Return what stands after the colon in the fields with these lower-case names."""
+        """Return the text after the colon in the fields with these lower-case names."""
         if self._index is None:
             self._index = self._indexed()
         return {
@@ -160,7 +160,7 @@ class HeaderBlock:
 
 
 def _end_of_fields(raw: bytes) -> int:
-    """Return the offset of the empty line, or of the end when there is none."""
+    """Return the offset of the empty line, or of the end."""
     if raw.startswith((b"\r\n", b"\n")):
         return 0
     empty = _EMPTY_LINE.search(raw)

@@ -212,7 +212,7 @@ _PATTERNS = (
 
 
 def entered(text: str) -> str:
-    """Return the canonical address of what somebody wrote for one.
+    """Return the canonical address of what was written as one.
 
     Raises `AddressError`.
     """
@@ -225,7 +225,7 @@ def entered(text: str) -> str:
 
 
 def entered_name(text: str) -> str:
-    """Return the canonical address, or the name of a whole domain, of what somebody wrote.
+    """Return the canonical address, or the name of a whole domain, of what was written.
 
     Raises `AddressError`.
     """

@@ -46,7 +46,7 @@ _PLAIN = re.compile(r"[!-*,-<>-~]*")  # printable ASCII but + and =
 
 
 def from_xtext(text: str) -> str:
-    """Return what xtext stands for; control characters and what is no UTF-8 are replaced."""
+    """Decode xtext; control characters and what is not UTF-8 are replaced."""
     octets = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
     decoded = octets.decode("utf-8", "replace")
     return "".join(each if each.isprintable() else "\ufffd" for each in decoded)

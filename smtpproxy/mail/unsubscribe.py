@@ -55,7 +55,7 @@ _MAILTO = re.compile(r"mailto:([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _PORT = re.compile(r":[0-9]{0,5}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 # RFC 6761, 6762, 8375; what IANA keeps for documents and templates leave in. Names under
-# .example and .test are not here: they are what tests of the way out itself use.
+# .example and .test are not here: tests of unsubscribing use them.
 _NOWHERE = (
     *("localhost", "localdomain", "local", "invalid", "internal", "home.arpa"),
     *("example.com", "example.net", "example.org"),
@@ -130,7 +130,7 @@ def _mailbox_fault(path: str) -> UriFault | None:
 
 
 def _host_fault(host: str) -> UriFault | None:
-    """A host that can be: a name of two labels or more, below no name that is nobody's."""
+    """A possible host: a name of two labels or more, not below a reserved name."""
     return _fault(FaultKind.HOST, host) if len(host) > 254 else _known_host_fault(host)
 
 
@@ -213,7 +213,7 @@ def plain_unsubscribe(value: bytes) -> bytes | None:
 def is_one_click(raw_value: bytes) -> bool:
     """Whether a List-Unsubscribe-Post value is exact (RFC 8058 sections 3.1 and 5).
 
-    `raw_value` is what stands after the colon, with folding and line end.
+    `raw_value` is the text after the colon, with folding and line end.
     """
     return _ONE_CLICK.fullmatch(raw_value) is not None
 
@@ -235,7 +235,7 @@ def _uris(text: str) -> list[str]:
                 break
             position = skip_cfws(text, position + 1)
     except CommentError:
-        pass  # what came before the broken comment stands
+        pass  # what came before the broken comment counts
     return found
 
 

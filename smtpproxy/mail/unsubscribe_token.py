@@ -1,4 +1,4 @@
-"""The token of an unsubscribe link: who is to be mailed no more, and what of.
+"""The token of an unsubscribe link: who no longer wants which mail.
 
 A token is the sealed record itself, so nothing has to be looked up to read one years
 later, and nobody without the key can make or read one. It is AES-SIV (RFC 5297) of a
@@ -30,7 +30,7 @@ _KEY_OCTETS = (4, 20)  # where the wide and the exact key begin
 
 
 class TokenError(ValueError):
-    """Not a token of ours, or not any more. The text is for the log, never for its bearer."""
+    """Not a valid token, or no longer one. The text is for the log, never for its bearer."""
 
 
 class Unsubscription(Struct, frozen=True):

@@ -44,7 +44,7 @@ def check_content(
     reverse_path: str,
     shown: ShownText | None,
 ) -> MessageFeatures:
-    """Return the features with what the rules of the stream want to know besides.
+    """Return the features with what else the rules of the stream need.
 
     `shown` is the text that readers see, None where nobody asks for it. How many
     people were sent the text alike is not found out here.
@@ -71,7 +71,7 @@ def check_content(
 
 
 def _shows_unsubscribe(features: MessageFeatures, shown: ShownText) -> bool:
-    """Words for a way out, and a link to where List-Unsubscribe leads.
+    """Words for unsubscribing, and a link to where List-Unsubscribe leads.
 
     A message without List-Unsubscribe (the relay adds it, or another rule refuses it) may lead
     anywhere that is there: a placeholder, or a host that cannot be, is nowhere.

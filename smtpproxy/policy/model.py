@@ -104,14 +104,14 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     max_recipients: int | None = None  # of one message
     refuse_at_data: bool = False  # nobody is refused before the end of the message
     check_dkim: bool = False  # of signed messages, whether the ways out are signed validly
-    unsubscribe_scope: str | None = None  # of the way out that the relay adds; None: it adds none
+    unsubscribe_scope: str | None = None  # of the link that the relay adds; None: it adds none
     existing_unsubscribe: ExistingUnsubscribe = ExistingUnsubscribe.KEEP
     unsubscribe_mailto: str | None = None  # an alternative to the link
     list_id: str | None = None  # RFC 2919
 
     # What follows is found out by a closer look at the message (policy/content_checks.py).
     alignment: Alignment = Alignment.OFF
-    body_optout: bool = False  # the text must show a way out
+    body_optout: bool = False  # the text must show an unsubscribe link
     imprint: tuple[str, ...] = ()  # one of these must stand in the text
     source_statement: tuple[str, ...] = ()  # any of these tells where addresses are from
     honest_subject: bool = False
@@ -155,7 +155,7 @@ DEFAULT_STREAM = Stream(name="default", purpose="marketing", check_dkim=True)
 """Where undeclared mail goes: marketing, purpose `marketing`, the strict rules."""
 
 NOTICE_STREAM = Stream(name="notices", stream_class=StreamClass.TRANSACTIONAL)
-"""What the relay itself writes to senders: who is suppressed for all mail gets none of it."""
+"""The relay's own mail to senders: people suppressed for all mail get none of it."""
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):
@@ -201,7 +201,7 @@ class Link(Struct, frozen=True, omit_defaults=True):
 class Provenance(Struct, frozen=True, omit_defaults=True):
     """Whom an address came from: one supplier, or a chain of them, the collector first.
 
-    A supplier beside a chain is the last hand of it.
+    A supplier next to a chain is its last hand.
     """
 
     supplier: str | None = None
@@ -302,7 +302,7 @@ class ContentFeatures(Struct, frozen=True, omit_defaults=True):
     organisations: tuple[tuple[str, str], ...] = ()  # of domains by the DNS; "": no answer
     bulk_markers: tuple[str, ...] = ()  # lower-case names of header fields
     bulk_text: tuple[str, ...] = ()  # what its text says that newsletters say
-    alike: int = 0  # people who were sent this text lately, this message's among them
+    alike: int = 0  # people who were recently sent this text, including this message's
     declared_stream: str | None = None  # the transactional stream of what is judged as marketing
 
 

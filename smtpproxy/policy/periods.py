@@ -35,7 +35,7 @@ class Period(Struct, frozen=True):
 
 
 def parse_period(text: str) -> Period | None:
-    """Return the period of `13 months` or `13mo`; None: it is none.
+    """Return the period of `13 months` or `13mo`, or None.
 
     `m` is no unit here: everywhere else it is minutes.
     """

@@ -97,7 +97,7 @@ class Sign(StrEnum):
     COLLECTED = "collected"
     CONSENT = "consent"
     PURCHASE = "purchase"
-    POSITIVE_ACT = "positive_act"  # click, reply, login; an open is none
+    POSITIVE_ACT = "positive_act"  # click, reply, login; an open is not one
 
 
 class Action(StrEnum):

@@ -64,7 +64,7 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
 
 
 async def _forget_others(settings: Settings, store: PropagationStore) -> None:
-    """A webhook that comes back after a while begins anew: its old position means nothing."""
+    """A webhook that is configured again starts afresh: its old position means nothing."""
     try:
         await store.forget_webhooks([webhook.name for webhook in settings.webhooks])
     except StoreUnavailable as error:

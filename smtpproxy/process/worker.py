@@ -237,7 +237,7 @@ class Worker:
         return UnsubscribeLinks(link_ring(state_dir), settings.web.public_url, key_text)
 
     def _signer(self) -> "Signer | None":
-        """Loaded where there are keys: who has none does not pay for it."""
+        """Loaded only if there are keys."""
         if not self._settings.dkim:
             return None
         from smtpproxy.relay.dkim_signing import Keyring, Signer

@@ -15,7 +15,7 @@ _PIECE = 256 * 1024
 _SMALL = 16 * 1024
 """Octets of one content that stay in memory however many there are: a connection's worth."""
 _TINY = 4 * 1024
-"""Octets of a chunk below which it is joined to the one before: each costs memory of its own."""
+"""Octets of a chunk below which it is joined to the one before: each costs extra memory."""
 
 
 class Spool:

@@ -64,7 +64,7 @@ class UpstreamPool:
 
     @property
     def saturated(self) -> bool:
-        """Whether all connections are in use and somebody waits for one."""
+        """Whether all connections are in use and a message waits for one."""
         return self._busy >= self.settings.max_connections and bool(self._waiting)
 
     def acquire_idle(self, client: str) -> UpstreamConnection | None:

@@ -184,7 +184,7 @@ class SenderRule:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What somebody who proved to be this may do; narrows the listener, never widens it.
+    """What an authenticated client may do; narrows the listener, never widens it.
 
     Either `user` (AUTH) or `certificate` (SHA-256 fingerprint, or subject) is set. An empty
     tuple of `senders` or `from_domains` is no limit, as `streams` None is.
@@ -207,7 +207,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class AuthSettings:
-    """Who may prove to be whom, and how often they may fail. Counts are those of all workers."""
+    """Who may authenticate, and how often that may fail. Counts are shared by all workers."""
 
     users: File | None = None
     max_failures_per_session: Count = 3
@@ -283,7 +283,7 @@ class AuditSettings:
 
 @dataclass(frozen=True, slots=True)
 class RetentionSettings:
-    """How long what is kept (rules A9, A17, A34, A35). None is for ever."""
+    """How long data is kept (rules A9, A17, A34, A35). None is for ever."""
 
     prospects: PeriodWithEnd = years(3)  # since collection, or the last positive or consent act
     customers: PeriodWithEnd = years(3)  # since the last dealing
@@ -328,7 +328,7 @@ class TokenSettings:
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
-    """Who is told of changes of suppressions. An empty filter lets everything pass."""
+    """Who is told about changes to suppressions. An empty filter lets everything pass."""
 
     name: Annotated[Name, Key(example="crm")]
     url: Annotated[WebhookUrl, Key(example="https://crm.example.com/hooks/suppressions")]

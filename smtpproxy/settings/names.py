@@ -16,7 +16,7 @@ from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Written
 from smtpproxy.wire.sasl import USER_NAME_RULE, is_user_name
 
-_SHORTEST_PASSAGE = 10  # characters: what is shorter stands in any text
+_SHORTEST_PASSAGE = 10  # characters: anything shorter occurs in any text
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LIST_ID = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+")
@@ -27,7 +27,7 @@ _SELECTOR = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 def name(value: object) -> str:
-    """Return the name of a listener or stream: it stands in replies and metric labels."""
+    """Return the name of a listener or stream: it appears in replies and metric labels."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(
             f"{shown(value)} is not a name: lower-case letters, digits, - and _, at most 63,"
@@ -37,7 +37,7 @@ def name(value: object) -> str:
 
 
 def purpose(value: object) -> str:
-    """Return what people consent to; it stands in the scope of a suppression."""
+    """Return what people consent to; it is part of a suppression's scope."""
     if not isinstance(value, str) or not _PURPOSE.fullmatch(value):
         raise ValueError(
             f"{shown(value)} is not a purpose: letters, digits, -, _ and ., at most 63,"
@@ -102,7 +102,7 @@ def list_id(value: object) -> str:
 
 
 def user(value: object) -> str:
-    """Return the name of a user: it stands in the record."""
+    """Return the name of a user: it goes on record."""
     if not isinstance(value, str) or not is_user_name(value):
         raise ValueError(f"{shown(value)} is not the name of a user: {USER_NAME_RULE}")
     return value

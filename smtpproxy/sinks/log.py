@@ -147,7 +147,7 @@ LOGGED = frozenset(
 """The kinds of events that the log has anything to say about."""
 
 _EVERY = 1.0
-"""Seconds between two lines about the same kind of trouble; what comes between is counted."""
+"""Seconds between two lines about the same kind of error; those in between are counted."""
 
 _THEIR_ENDS = frozenset({"quit", "eof", "error", "shutdown", "refused"})
 """Ends of connections that are not worth logging; `error` was logged with what caused it."""
@@ -298,7 +298,7 @@ class Log:
         )
 
     def _knocked(self, event: ProxyHeaderRead | TlsHandshake | Authentication) -> None:
-        """Who did not get in; those who did are not worth a line."""
+        """Log connections that were refused; accepted ones are not worth a line."""
         if event.outcome in ("ok", "local", "cancelled"):
             return
         what = _KNOCKS[type(event)]

@@ -75,7 +75,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """Return the sum: counters, gauges and histograms alike."""
+    """Return the sum of counters, gauges and histograms."""
     counters: dict[str, dict[Labels, float]] = {}
     gauges: dict[str, dict[Labels, float]] = {}
     histograms: dict[str, dict[Labels, Histogram]] = {}
@@ -99,7 +99,7 @@ def _add(totals: dict[str, dict[Labels, float]], more: Mapping[str, Samples]) ->
 class Totals:
     """All workers together, the dead ones included: what was counted never goes down.
 
-    A worker is known by a key of its own, never used again by another process
+    A worker has its own key, never reused by another process
     (its process id and start time, say).
     """
 

@@ -61,7 +61,7 @@ _FOR_RECIPIENTS = tuple(
     for reason in Reason
     if reason not in {Reason.NONE, *_SUPPRESSED, *MESSAGE_REASONS, *MARKETING_MESSAGE_REASONS}
     and reason not in {*TRANSACTIONAL_MESSAGE_REASONS, *_FOR_ALL_RECIPIENTS, *_NOT_NOW}
-)  # on marketing streams, besides suppressions
+)  # on marketing streams, in addition to suppressions
 
 Verdicts = tuple[tuple[Action, Reason], ...]
 

@@ -17,7 +17,7 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
     what other processes write with its next read.
 
     Raises:
-        StoreMisconfigured: it cannot be used as it stands; the text says what to do.
+        StoreMisconfigured: it cannot be used as it is; the text says what to do.
         StoreUnavailable: another process holds it for longer than `settings.timeout`.
     """
     path = store_path(settings)

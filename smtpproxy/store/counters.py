@@ -11,7 +11,7 @@ from smtpproxy.policy.model import NO_FACTS, Facts, Mailing
 
 
 class Mailed(Struct, frozen=True):
-    """What somebody was mailed before, oldest first."""
+    """What a person was mailed before, oldest first."""
 
     mailings: tuple[Mailing, ...] = ()
     first_at: datetime | None = None

@@ -260,7 +260,7 @@ def link_ring(state_dir: Path) -> TokenRing:
 
 
 def ensure_link_keys(state_dir: Path, today: date) -> bool:
-    """Make the first key where there is none; tell whether it was made now.
+    """Make the first key if there is none; say whether it was made now.
 
     Raises StoreMisconfigured, StoreInaccessible.
     """

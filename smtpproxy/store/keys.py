@@ -45,7 +45,7 @@ def whole_domain_of(pair: KeyPair) -> str | None:
 
 
 def key_text(fingerprint: str, pair: KeyPair) -> str:
-    """Return what stands for an address, or for a whole domain, under the key of `fingerprint`."""
+    """Return what represents an address, or a whole domain, under the key of `fingerprint`."""
     wide, exact = pair
     sign = whole_domain_of(pair)
     if sign is not None:
@@ -116,7 +116,7 @@ class SuppressionKey:
         return self._hmac(text).hex()
 
     def text(self, pair: KeyPair) -> str:
-        """Return the key text of an export: it stands for the address under this key."""
+        """Return the key text of an export: it represents the address under this key."""
         return key_text(self.fingerprint, pair)
 
 
@@ -131,9 +131,9 @@ class KeyRing:
         self.versions = tuple(key.version for key in self.keys)
 
     def places(self, text: str) -> list[tuple[SuppressionKey, KeyPair]]:
-        """Return where an address or a whole domain as given stands, under its newest key first.
+        """Return where an address or a whole domain as given is stored, under its newest key first.
 
-        A key text of an export stands under its own key alone.
+        A key text of an export is stored under its own key only.
 
         Raises:
             ValueError: a key text under a key that is not live; AddressError: not an address.

@@ -87,7 +87,7 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
 
 
 def refusals(update: ContactUpdate) -> ContactUpdate | None:
-    """Return what an import may say of somebody who was erased and came back: that they refuse.
+    """Return what an import may say about a person who was erased and came back: that they refuse.
 
     None when it says nothing of the kind.
     """

@@ -20,7 +20,7 @@ UNDO_FOR = timedelta(days=90)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far into its file an import has come: all up to `line` is committed or put aside."""
+    """How far into its file an import has come: all up to `line` is committed or rejected."""
 
     line: int = 0  # of the file
     octets: int = 0  # read of it, which may be more than those of the lines
@@ -247,7 +247,7 @@ class SuppressionChange:
 class ChangesGone(Exception):
     """The log does not hold what came after `since`: it was trimmed, or it is another log.
 
-    Whoever asks has to begin anew: take `newest`, read an export, then ask since `newest`.
+    The client has to begin again: take `newest`, read an export, then ask since `newest`.
     """
 
     def __init__(self, since: int, newest: int) -> None:
@@ -270,12 +270,12 @@ class WebhookState:
     disabled_at: datetime | None = None
     last_error: str | None = None
     delivered_at: datetime | None = None
-    woken: bool = False  # somebody asked for a retry
+    woken: bool = False  # a retry was requested
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that could not be delivered in time, kept until somebody decides."""
+    """A message that could not be delivered in time, kept until an operator decides."""
 
     webhook: str
     message_id: str
@@ -285,7 +285,7 @@ class DeadLetter:
     died_at: datetime
     attempts: int
     error: str
-    retry: bool = False  # somebody asked for it
+    retry: bool = False  # requested
     id: int = 0  # given by the store
 
 
@@ -302,7 +302,7 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 RESTRICTED = Rulebook("").restricted_tags
-"""The tags that keep bulk mail from somebody, unless a rulebook says otherwise."""
+"""The tags that keep bulk mail from a person, unless a rulebook says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

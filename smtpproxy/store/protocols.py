@@ -39,7 +39,7 @@ class StoreUnavailable(Exception):
 
 
 class StoreMisconfigured(StoreUnavailable):
-    """The store cannot be opened as it stands; the text names the fault and the fix."""
+    """The store cannot be opened as it is; the text names the fault and the fix."""
 
     exit_code = 2  # of a command: the configuration is wrong
 
@@ -120,7 +120,7 @@ class BatchResult:
     added: int = 0
     changed: int = 0
     unchanged: int = 0
-    erased: int = 0  # besides these: left out, since they were erased
+    erased: int = 0  # in addition: left out, since they were erased
     older: int = 0  # of all these: a differing profile that was no newer than the stored one
 
 
@@ -152,8 +152,8 @@ class SuppressionStore(Protocol):
     ) -> BatchResult:
         """Add a batch in one commit, with where its import is. One that is there changes nothing.
 
-        One suppression stands for each address, scope and origin; a later `since` moves
-        it forward (somebody who unsubscribes again outweighs a consent in between), an
+        There is one suppression per address, scope and origin; a later `since` moves
+        it forward (unsubscribing again outweighs a consent in between), an
         earlier one changes nothing.
         """
         ...
@@ -182,7 +182,7 @@ class SuppressionStore(Protocol):
         ...
 
     async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        """Return for each entry since when the very same suppression stands; None: it does not."""
+        """Return for each entry since when the very same suppression exists; None: it does not."""
         ...
 
     def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
@@ -229,7 +229,7 @@ class ContactStore(Protocol):
 
 class ConsentStore(Protocol):
     async def record_act(self, address: str, act: ConsentAct) -> bool:
-        """Add one act to the history; create the contact when there is none.
+        """Add one act to the history; create the contact if there is none.
 
         Returns False when the very same act is there already.
         """
@@ -354,7 +354,7 @@ class RightsStore(Protocol):
         """Put a contact right and keep a record of it; None when there is no contact.
 
         With a new address, acts, purchases and suppressions follow, but for bounces, which
-        tell of a mailbox and of nobody's will. What suppresses the old address stays. Where
+        concern a mailbox, not a person's wishes. What suppresses the old address stays. Where
         nothing would change, nothing is recorded.
         """
         ...

@@ -1,4 +1,4 @@
-"""Taking an import back: what goes, and what stays since others said it too.
+"""Undoing an import: what goes, and what stays since others brought it too.
 
 Pure, and the same on every backend. An import is its number here. Of suppressions: a
 restriction goes only where that import alone is behind it. What a contact holds are items:
@@ -70,7 +70,7 @@ def said(standing: Standing | None, told: Version) -> Standing:
 
 
 def without(standing: Standing, number: int, undone: Container[int]) -> Standing | None:
-    """Return what stands when an import is taken back; None: it is to be lifted."""
+    """Return what remains when an import is undone; None: lift it."""
     now = standing.now
     if now.also == number:
         return Standing(Version(now.since, now.note, now.owner), standing.earlier)
@@ -228,7 +228,7 @@ class _History:
         return [place for place, author in enumerate(self._authors) if author == number]
 
     def holds(self, item: ConsentAct | Purchase) -> bool:
-        """Whether somebody who was not taken back stands behind an item."""
+        """Whether an import that was not undone, or a command, also brought an item."""
         return self._stands(self._brought_in(item), item)
 
     def acts(self, *, keep_withdrawals: bool) -> Iterator[ConsentAct]:
@@ -275,7 +275,7 @@ class _History:
         return next((s.as_of for s, a in self._before(place) if a not in self._gone), None)
 
     def is_gone(self) -> bool:
-        """Whether nobody stands behind the contact itself."""
+        """Whether nothing else brought the contact itself."""
         return self._authors[0] in self._gone and not self._told
 
     def _before(self, place: int) -> list[tuple[Known, int | None]]:

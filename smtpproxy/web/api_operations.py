@@ -25,7 +25,7 @@ MOST_CHANGES = 10_000  # in an answer
 LONGEST_WAIT = 60  # seconds
 MOST_ADDRESSES = 1_000  # in a request
 LARGEST = 1024 * 1024  # octets of a request
-_EVERY = 0.5  # seconds between two looks while somebody waits
+_EVERY = 0.5  # seconds between two checks while a request waits
 
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Scope: TypeAlias = Annotated[

@@ -236,7 +236,7 @@ class _Monitoring:
 
 
 async def _answer(ask: Ask[T]) -> T | None:
-    """Return the answer, or None when there is none in time."""
+    """Return the answer, or None if it does not come in time."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT):
             return await ask()

@@ -207,7 +207,7 @@ class HttpConnection(H11Protocol):
         return "header" if self.cycle is None or self._has_begun else "idle"
 
     def _client(self) -> str:
-        """The last address of X-Forwarded-For that is no proxy of ours, else the peer's."""
+        """The last address in X-Forwarded-For that is not a trusted proxy, otherwise the peer's."""
         values = [value for name, value in self.headers if name == b"x-forwarded-for"]
         hops = b",".join(values).decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]
         for hop in reversed(hops):

@@ -137,7 +137,7 @@ class Unsubscribe:
         self._clock = clock
         self._rates: OrderedDict[str, Bucket] = OrderedDict()
         self._counted: dict[Labels, float] = {}
-        for lang in LANGS:  # reads the files now, not when somebody waits
+        for lang in LANGS:  # reads the files now, not during a request
             page("unknown", lang)
 
     @property
@@ -218,7 +218,7 @@ class Unsubscribe:
         )
 
     def _too_often(self, token: str) -> bool:
-        """Only who has a link can use up its rate, so nobody can use up another's."""
+        """Only someone with a link can use up its rate, so nobody can use up another's."""
         bucket = self._rates.pop(token, None) or Bucket(PER_MINUTE)
         self._rates[token] = bucket
         if len(self._rates) > _LINKS:
@@ -227,7 +227,7 @@ class Unsubscribe:
 
 
 class _Void(Exception):
-    """A link of ours that cannot be carried out any more."""
+    """One of our links that can no longer be used."""
 
 
 async def _body(request: Request) -> bytes:

@@ -130,7 +130,7 @@ def test_what_is_behind_the_last_anchor_is_called_unproven(
     found = verified(bench, path, "--anchors", str(kept), code=0)
     assert (found["sound"], found["unproven"], found["witness"]["kept"]) == (True, 1, True)
     out, _ = bench.run("audit", "verify", code=0, config_path=path)
-    assert "1 row behind it is unproven" in out
+    assert "1 row after it is unproven" in out
     assert "which is only on this machine" in out
     anchors = ["--anchors", str(kept)]
     out, _ = bench.run("audit", "show", entry.id, *anchors, code=0, config_path=path)
@@ -138,7 +138,7 @@ def test_what_is_behind_the_last_anchor_is_called_unproven(
     out, _ = bench.run("audit", "show", "--json", entry.id, code=0, config_path=path)
     assert json.loads(out)[0]["proof"]["state"] == "unproven"
     _, err = bench.run("audit", "show", code=0, config_path=path)
-    assert err == "1 decision is behind the last anchor: unproven.\n"
+    assert err == "1 decision is after the last anchor: unproven.\n"
     state = Path(bench.relay.config["server"]["state_dir"])
     shutil.copy(state / "suppression.key", tmp_path)
     for lang, words in (("en", "Unproven: it comes after"), ("fr", "Non prouvée : elle suit")):

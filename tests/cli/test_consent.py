@@ -52,7 +52,7 @@ def test_agreeing_again_is_another_act(stored: Stored) -> None:
 
 def test_what_keeps_a_consent_from_counting_is_pointed_out(stored: Stored) -> None:
     warned = stored.run(*RECORD).stderr
-    assert "how the address was obtained is not known" in warned
+    assert "it is not known how the address was obtained" in warned
     assert "--wording" in warned
     known = stored.run(*RECORD, "--source", "direct", "--wording", "form v3")
     assert known.stderr == ""
@@ -107,7 +107,7 @@ def test_nothing_can_be_confirmed_that_was_not_asked_for(stored: Stored) -> None
 def test_who_withdrew_since_has_to_ask_anew(stored: Stored) -> None:
     stored.run(*REQUEST, *MORNING)
     stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", NOON[1])
-    assert "was withdrawn after it was asked for" in stored.run(*CONFIRM, code=1).stderr
+    assert "was withdrawn after it was requested" in stored.run(*CONFIRM, code=1).stderr
     stored.run(*REQUEST)
     stored.run(*CONFIRM)
 

@@ -68,7 +68,7 @@ def test_no_database_yet_is_an_empty_one(
     """What only looks answers as the relay would, which begins with nothing, and says so."""
     result = stored.run(*filled_in(stored, arguments), code=code)
     assert "there is no database yet" in result.stderr
-    assert "so far nobody is known" in result.stderr
+    assert "nobody is known yet" in result.stderr
     assert says in result.stdout + result.stderr
     assert not [*stored.folder.rglob("*.db")]
 

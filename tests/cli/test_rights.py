@@ -125,7 +125,7 @@ def test_erasing_names_who_may_be_the_same_person(stored: Stored) -> None:
     ("arguments", "code", "part"),
     [
         (("rectify", ANNA, "--audience", "consumer"), 2, "--reason"),
-        (RECTIFY[1:], 2, "say what is to be put right"),
+        (RECTIFY[1:], 2, "say what to correct"),
         ((*RECTIFY[1:], "--new-address", "anna"), 2, "there is no @"),
         ((*RECTIFY[1:], "--audience", "robots"), 2, "'robots'"),
         (

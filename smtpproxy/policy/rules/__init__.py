@@ -1,4 +1,4 @@
-"""What a rule looks at, what a rule is, and when somebody was last active."""
+"""What a rule sees, what a rule is, and when a person was last active."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ _VALID, _MISSING = Reason.NONE, Reason.CONSENT_MISSING
 
 
 def withdrawn(case: RecipientCase) -> Verdict | None:
-    """Refuse while a withdrawal for the purpose stands, whatever other basis there is."""
+    """Refuse while a withdrawal for the purpose is in force, whatever other basis there is."""
     contact = case.facts.contact
     if contact is not None and contact.acts and _is_withdrawn(case, contact.acts):
         return WITHDRAWN
@@ -114,7 +114,7 @@ def newest_act(
 
 
 def _strictness(act: ConsentAct, rulebook: Rulebook) -> tuple[bool, ...]:
-    """Rank acts of one moment. Of two that are otherwise alike, the one that is proven counts:
+    """Rank acts of one moment. Of two otherwise equal ones, the proven one counts:
     evidence that is found later does not make another act."""
     return (
         act.withdrawal,
@@ -151,7 +151,7 @@ def newest_withdrawal(acts: Sequence[ConsentAct], purpose: str | None) -> dateti
 
 
 def _is_withdrawn(case: RecipientCase, acts: Sequence[ConsentAct]) -> bool:
-    """Whether a withdrawal stands: only consent that was valid when it was given undoes one.
+    """Whether a withdrawal is in force: only consent that was valid when given undoes one.
 
     It must be later than the withdrawal and not later than now, and nothing stricter may
     have been said at its moment: silence, a box ticked in advance and what was not

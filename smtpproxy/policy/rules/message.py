@@ -36,7 +36,7 @@ def adds_unsubscribe(stream: Stream, features: MessageFeatures) -> bool:
 
 
 def unwanted_unsubscribe(stream: Stream, features: MessageFeatures) -> bool:
-    """Whether the message has a way out of its own where only the relay's may be."""
+    """Whether the message has its own List-Unsubscribe where only the relay's is allowed."""
     return (
         stream.unsubscribe_scope is not None
         and features.unsubscribe_fields > 0
@@ -97,7 +97,7 @@ def unsubscribe_usable(case: MessageCase) -> Verdict | None:
 
 
 def one_click(case: MessageCase) -> Verdict | None:
-    """Refuse what offers no way out by one POST (RFC 8058), where the stream asks for it."""
+    """Refuse what cannot be unsubscribed from by one POST (RFC 8058), if the stream requires it."""
     features = case.features
     if not case.stream.one_click_required or (features.unsubscribe_https and features.one_click):
         return None
@@ -161,7 +161,7 @@ def _within(domain: str, organisation: str) -> bool:
 
 
 def body_optout(case: MessageCase) -> Verdict | None:
-    """Refuse a text without a visible way out."""
+    """Refuse a text without a visible unsubscribe link."""
     if not case.stream.body_optout:
         return None
     content = case.features.content

@@ -1,4 +1,4 @@
-"""What is asked of a recipient besides a basis (design.md section 4).
+"""What is required of a recipient in addition to a basis (design.md section 4).
 
 Standing orders not to mail (rule 0; A31 to A36), the record and its source (rules 3 to 6), the
 domain, what a first message must say (A24; RGPD art. 14(3)(b)), and what is deferred (rule 12).
@@ -87,7 +87,7 @@ def matching(case: RecipientCase) -> Iterator[Suppression]:
 def covers(scope: str, stream: Stream) -> bool:
     """Whether a scope holds on a stream; `purpose:X` on either class of that purpose.
 
-    A scope that is none of the three cannot be decided, so it holds everywhere.
+    A scope other than the three cannot be decided, so it applies everywhere.
     """
     if scope == "marketing":
         return stream.stream_class is StreamClass.MARKETING
@@ -212,7 +212,7 @@ def is_disclosed(provenance: Provenance | None, rulebook: Rulebook, now: datetim
 
 
 def links(provenance: Provenance) -> tuple[Link, ...]:
-    """Return the chain, the collector first; a supplier beside it is its last link."""
+    """Return the chain, the collector first; a supplier next to it is its last link."""
     last = Link(provenance.supplier, provenance.sender_disclosed)
     if not provenance.chain:
         return (last,)
@@ -250,7 +250,7 @@ def source_announced(case: DeliveryCase) -> Verdict | None:
         not stream.first_contact_notice
         or stream.stream_class is not StreamClass.MARKETING
         or case.features.source_statement
-        or case.basis is Basis.GENERIC_ADDRESS  # nobody's personal data
+        or case.basis is Basis.GENERIC_ADDRESS  # not personal data
         or known_source(recipient) is Source.DIRECT
     ):
         return None

@@ -64,7 +64,7 @@ _LAST: tuple[Rule[RecipientCase], ...] = (
 def recipient_rules(in_force: tuple[Basis, ...]) -> tuple[Rule[RecipientCase], ...]:
     """Return the rules of a rulebook with these bases, in their order.
 
-    Generic addresses are nobody's, so they are looked at before there need be a record.
+    Generic addresses belong to nobody, so they are checked before a record is required.
     """
     generic = [BASES[basis] for basis in in_force if basis is Basis.GENERIC_ADDRESS]
     others = [BASES[basis] for basis in in_force if basis is not Basis.GENERIC_ADDRESS]

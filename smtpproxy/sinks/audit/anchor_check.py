@@ -308,7 +308,7 @@ class TimeOrder:
         self._since = b""  # the newest of the lines since the last anchor
 
     def line(self, sealed: Sealed, raw: bytes) -> str | None:
-        """Whether a decision, or a step of the clock, is dated before what stands before it."""
+        """Whether a decision, or a step of the clock, is dated before what precedes it."""
         found = _DATED.search(sealed.rest)
         if found is not None and _plain(sealed.rest, found.end()):
             at = found[1]

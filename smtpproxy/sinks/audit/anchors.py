@@ -1,4 +1,4 @@
-"""Anchors: where the chains of all slots stood at a time, on the disk for good.
+"""Anchors: the positions of the chains of all slots at a time, kept on the disk.
 
 They are a chain of their own, `anchors.ndjson`. Each goes to the log as well, so that a
 log collector has a copy that nobody on this machine can change: a journal that is cut or
@@ -119,7 +119,7 @@ _decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
 def take(
     folder: Path, why: Why, now: Callable[[], datetime], *, unless_within: float = 0.0
 ) -> Anchor | None:
-    """Write down where every slot stands now, once that is on the disk. Raises OSError.
+    """Record the present position of every slot, once that is on the disk. Raises OSError.
 
     Returns None when the newest anchor is younger than `unless_within` seconds.
     """
@@ -195,7 +195,7 @@ def unfinished(folder: Path) -> dict[int, ErasingRow]:
 
 
 def newest(folder: Path) -> Anchor | None:
-    """Return the last anchor; None where there is none that can be read."""
+    """Return the last readable anchor, or None."""
     try:
         return _newest(folder)
     except FileNotFoundError:
@@ -240,7 +240,7 @@ def _append(
 
 
 def _heads(folder: Path, newest: Anchor | None) -> tuple[Heads, list[Path]]:
-    """Where each slot stands, with what was known of those that have no file any more.
+    """The position of each slot, including the last known of those without a file.
 
     And the files that may not be on the disk yet: one that was just left is one of them.
     """
@@ -330,7 +330,7 @@ class AnchorScheduler:
             self._anchor("time")
 
     def _request(self) -> int:
-        """When somebody last asked that the files be left, as the file's time; 0 for never."""
+        """When closing the files was last requested, as the file's time; 0 for never."""
         try:
             return (self._folder / ROTATION_REQUEST).stat().st_mtime_ns
         except OSError:

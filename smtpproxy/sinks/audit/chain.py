@@ -44,11 +44,11 @@ START = Head(0, "0" * 64)
 
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What reading JSON raises that somebody broke."""
+"""What reading broken JSON raises."""
 
 
 class NotALine(ValueError):
-    """What stands there is no line of a chain; the text says why."""
+    """This is not a line of a chain; the text says why."""
 
 
 class Chain:
@@ -118,7 +118,7 @@ class Sealed(Struct, frozen=True):
 
 
 def digest(part: bytes) -> bytes:
-    """Return what stands in the place of a part that is erased; such a part as it is."""
+    """Return what replaces an erased part; an erased part as it is."""
     return part if part.startswith(b'"') else b'"%b"' % sha256(part).hexdigest().encode()
 
 

@@ -310,7 +310,7 @@ class ChainVerifier:
             self._proven = seen.head.n
 
     def _note_unproven(self) -> None:
-        """Say what stands behind the last anchor."""
+        """Report what comes after the last anchor."""
         last = self._n or 0
         if last > self._proven:
             self._report.unproven += last - self._proven

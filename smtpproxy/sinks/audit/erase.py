@@ -158,7 +158,7 @@ def _without(parts: dict[int, set[int]], raw: bytes) -> bytes:
 
 
 class _Person:
-    """How somebody's lines are found: by the octets first, since most lines are others'."""
+    """How a person's lines are found: first by their octets, since most lines are about others."""
 
     def __init__(self, canonical: str) -> None:
         self._canonical = canonical
@@ -183,7 +183,7 @@ class _Person:
             )
 
     def named_in(self, part: bytes) -> bool:
-        """Whether the address stands in it, in whatever case."""
+        """Whether it contains the address, in any case."""
         return self._canonical in part.decode("utf-8", "replace").casefold()
 
     def without(self, raw: bytes, erased: list[tuple[int, ...]]) -> bytes:
@@ -284,7 +284,7 @@ def _erase(folder: Path, segment: Segment, person: _Person, now: Callable[[], da
 
 
 def _copied(folder: Path, segment: Segment, change: Callable[[bytes], bytes]) -> Path:
-    """Put a copy of a file with its lines changed on the disk, beside it."""
+    """Write a copy of a file with its lines changed to the disk, next to it."""
     aside = folder / f".{segment.name}{_ASIDE}"
     with segment.path.open("rb") as old, aside.open("xb") as new:
         journal_files.make_alike(old.fileno(), new.fileno())

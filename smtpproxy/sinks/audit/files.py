@@ -25,7 +25,7 @@ T = TypeVar("T")
 ANCHORS = "anchors.ndjson"
 MAINTENANCE_LOCK = "maintenance.lock"
 ROTATION_REQUEST = "rotate"
-"""Whoever wants the files that are being written to be left touches this file."""
+"""Touch this file to have the files being written closed."""
 
 _NAME = re.compile(r"([0-3][0-9A-Z]{25})-([0-9]{1,6})\.ndjson")
 _OTHER_SLOTS = 100
@@ -134,7 +134,7 @@ class SlotLock:
                 with suppress(BlockingIOError):
                     fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return
-                time.sleep(0.005)  # somebody may just be looking whether it is taken
+                time.sleep(0.005)  # another process may just be checking whether it is taken
             os.close(self._file)
             self.slot += _OTHER_SLOTS
 
@@ -159,7 +159,7 @@ def is_written(folder: Path, slot: int) -> bool:
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
-    """Hold the lock of a file; waits for whoever has it.
+    """Hold the lock of a file; waits until it is free.
 
     It is made where it is not there, but not to be `shared`: who only reads may be on a
     copy that nobody can write.

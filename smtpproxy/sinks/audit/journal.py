@@ -96,7 +96,7 @@ class Journal:
             self._flush_timer = loop.call_later(_OUTCOMES_WITHIN, self._flush)
 
     def rotate(self) -> None:
-        """Leave the present file for a new one: who wants to work on the old one waits for it."""
+        """Close the present file for a new one: whatever works on the old one waits for that."""
         try:
             self._write()
             self._segment.leave()
@@ -176,7 +176,7 @@ class Journal:
         self._syncing = None
 
     def _dup(self) -> int:
-        """The open file under a number of its own: a new segment may be begun meanwhile."""
+        """The open file under its own descriptor: a new segment may be begun meanwhile."""
         if self._segment.file is None:
             raise AuditUnavailable("the journal was given up after a failed write")
         return os.dup(self._segment.file)

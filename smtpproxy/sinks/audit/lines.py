@@ -1,4 +1,4 @@
-"""What stands in the lines of a journal, and how a decision is put into one and got out.
+"""What the lines of a journal contain, and how a decision is written to one and read back.
 
 The entry of a line names nobody: time, stream, verdicts, sizes. What may be personal data
 (addresses, facts, subject, links) stands in parts that can be erased one by one: one part
@@ -34,10 +34,10 @@ FORMAT = 1
 """Stands in the first line of each file."""
 
 ERASED = "erased:"
-"""Begins what stands in the place of an address that was erased; an address has an @."""
+"""Begins what replaces an erased address; an address has an @."""
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""So far a time may go back from line to line. What goes back further stands in the journal:
+"""How far a time may go back from line to line. Anything beyond that is noted in the journal:
 
 the clock was set back, or a decision waited that long for the upstream.
 """
@@ -85,7 +85,7 @@ class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
     at: datetime
     code: int
     reply: str
-    each: tuple[str, ...] = ()  # by recipient, where each had a message of his own; "": not mailed
+    each: tuple[str, ...] = ()  # by recipient, where messages are per recipient; "": not mailed
 
 
 class AnswersEntry(Struct, frozen=True, tag="answers", tag_field="kind"):
@@ -101,7 +101,7 @@ class PersonalAnswerEntry(Struct, frozen=True, tag="personal_answer", tag_field=
 
 
 class After(Struct, frozen=True):
-    """Where the last line of a slot stands."""
+    """The position of the last line of a slot."""
 
     file: str
     n: int
@@ -126,7 +126,7 @@ class BeginEntry(Struct, frozen=True, omit_defaults=True, tag="begin", tag_field
 
 
 class AnchorEntry(Struct, frozen=True, tag="anchor", tag_field="kind"):
-    """An anchor was taken: it stands in anchors.ndjson, with that number and hash."""
+    """An anchor was taken: it is in anchors.ndjson, with that number and hash."""
 
     anchor: Head
 
@@ -178,7 +178,7 @@ _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
 def read_line(raw: bytes) -> Line:
-    """Read a line, without a look at its hash. Raises NotALine: it is none, or a torn one."""
+    """Read a line, ignoring its hash. Raises NotALine: it is not one, or is torn."""
     try:
         return _decoder.decode(raw)
     except UNREADABLE as error:
@@ -191,7 +191,7 @@ def plain(entry: BeginEntry | AnchorEntry | AnswersEntry | ClockEntry) -> Entry:
 
 
 def answers_member(answers: Sequence[bytes]) -> bytes:
-    """Return what stands before the entry of a line that carries answers to earlier messages."""
+    """Return what precedes the entry of a line that carries answers to earlier messages."""
     return b'"answers":[%b],' % b",".join(answers)
 
 
@@ -345,7 +345,7 @@ def decided(line: Line, entry: DecisionEntry) -> Decided:
 
 
 def time_of(line: bytes) -> datetime:
-    """Return when a line was made. Raises NotALine: it is none, or it does not say."""
+    """Return when a line was made. Raises NotALine: it is not one, or it does not say."""
     read = read_line(line)
     entry = read.entry
     if isinstance(entry, AnswersEntry | AnchorEntry):

@@ -27,7 +27,7 @@ _LONGEST_TRANSACTION = timedelta(hours=2)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a line stands, and its hash; verify.py and `audit verify` say what that proves."""
+    """The position of a line, and its hash; verify.py and `audit verify` say what that proves."""
 
     file: str
     n: int
@@ -40,9 +40,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the upstream answered. `reply` is None where it named somebody who was erased.
+    """What the upstream answered. `reply` is None if it named a person who was erased.
 
-    `each` are its replies by recipient, where each had a message of his own. `place` is that of
+    `each` are its replies by recipient, where messages are per recipient. `place` is that of
     the line with the answer.
     """
 
@@ -69,7 +69,7 @@ class Record:
     def outcome_of(self, index: int) -> Outcome | None:
         """What the upstream answered for one recipient of the decision, by its place there.
 
-        The same for all, unless each had a message of his own. None is not known, or not put
+        The same for all, unless messages are per recipient. None is not known, or not put
         to the upstream.
         """
         if self.outcome is None or not self.outcome.each:
@@ -220,7 +220,7 @@ def _id(entry: _Entry) -> str:
 
 
 def _joined(entries: Iterator[_Entry] | list[_Entry]) -> Iterator[Record]:
-    """Give each decision its outcome, which stands within some thousand lines after it."""
+    """Give each decision its outcome, which follows within some thousand lines."""
     waiting: dict[str, Record] = {}
     for entry in entries:
         if isinstance(entry, Outcome):

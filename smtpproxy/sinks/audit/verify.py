@@ -39,7 +39,7 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 
 
 class State(StrEnum):
-    """The better first. `LOCAL`: whoever may write this machine's files can make it anew."""
+    """The best first. `LOCAL`: anyone who can write to this machine could have rewritten it."""
 
     KEPT = "kept"
     LOCAL = "local"
@@ -134,7 +134,7 @@ def _line(data: mmap.mmap | bytes, start: int) -> bytes:
 
 
 def _first_that_saw(data: mmap.mmap | bytes, place: Place) -> int | None:
-    """Where the first anchor stands that has the row or a later one; they are in order."""
+    """The position of the first anchor that has the row or a later one; they are in order."""
     low, high = 0, data.rfind(b"\n") + 1  # line beginnings; before `low` none has
     found = None
     while low < high:

@@ -139,7 +139,7 @@ class SuppressionComparison:
 
 
 class ContactComparison:
-    """A contact is new, changed or as it was; and it may make somebody mailable again."""
+    """A contact is new, changed or unchanged; and it may allow mail to a person again."""
 
     def __init__(
         self, store: Store, streams: Iterable[tuple[Stream, Rulebook]], now: datetime
@@ -175,7 +175,7 @@ class ContactComparison:
     def _mailable_again(
         self, address: str, bars: RecipientFacts, before: Known | None, after: Contact
     ) -> str:
-        """Return on which streams this line would let mail through to who is kept from it."""
+        """Return the streams on which this line would let mail through to a person now refused."""
         withdrawn = before is not None and any(act.withdrawal for act in before.contact.acts)
         if not bars.suppressions and not withdrawn:
             return ""

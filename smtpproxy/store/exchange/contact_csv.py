@@ -92,7 +92,7 @@ def _of_layout(layout: Layout, wanted: Wanted) -> Mapping:
 def _passed_over(
     layout: Layout | None, columns: tuple[str, ...]
 ) -> list[tuple[int, frozenset[str]]]:
-    """Return the columns that tell who is not to be mailed, and what they say of them."""
+    """Return the columns that say who must not be mailed, and what they say."""
     if layout is None:
         return []
     places = {column_key(column): place for place, column in enumerate(columns)}

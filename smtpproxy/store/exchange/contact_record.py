@@ -344,7 +344,7 @@ def _evidence(evidence: Evidence) -> dict[str, Any]:
 
 
 def _consents(acts: Iterable[ConsentAct]) -> list[dict[str, Any]]:
-    """Pair a withdrawal with the agreement it ends; an act that does not pair stands alone."""
+    """Pair a withdrawal with the agreement it ends; an act without a pair is separate."""
     consents: list[dict[str, Any]] = []
     standing: dict[str, dict[str, Any]] = {}  # the newest agreement of each purpose
     for act in acts:

@@ -1,4 +1,4 @@
-"""The file that an import reads, and FILE.rejected, which gets what is put aside.
+"""The file that an import reads, and FILE.rejected, which gets the rejected lines.
 
 It can be corrected and imported as it is: its own comment lines are skipped. It holds
 what a file of people held, so it is for its owner's eyes only.
@@ -122,7 +122,7 @@ class _Octets(io.RawIOBase):
         super().close()
 
 
-_LOOK = 64 * 1024  # octets in which a file of ours has its first comment
+_LOOK = 64 * 1024  # octets within which one of our files has its first comment
 
 
 class RejectedFault(ImportFault):
@@ -145,7 +145,7 @@ class RejectedFile:
         self._is_new = False  # it was not there before `prepare`
 
     def prepare(self, source: tuple[int, int]) -> None:
-        """Make sure that lines can be put aside. `source`: device and inode of the input.
+        """Make sure that lines can be rejected. `source`: device and inode of the input.
 
         Raises:
             RejectedFault: another's file is there.

@@ -68,7 +68,7 @@ class Layout:
     mapping: Mapping
     optional: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
-    open: bool = False  # others may stand beside them
+    open: bool = False  # other columns are allowed
     hints: tuple[str, ...] = ()  # parts of a file's name
     no_hints: tuple[str, ...] = ()  # parts of the name of a file that is another
     of_list: bool = False  # its unsubscribes are from one list, group or stream

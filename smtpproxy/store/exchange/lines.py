@@ -190,7 +190,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A line that is put aside. `original` is read once, before the next line."""
+    """A rejected line. `original` is read once, before the next line."""
 
     number: int
     reason: str

@@ -30,7 +30,7 @@ _READ_PRAGMAS = (
 _WRITE_PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA cache_size = -65536",
-    # Whoever is told "unsubscribed" stays so, even when the power fails.
+    # People told "unsubscribed" stay unsubscribed, even if the power fails.
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",  # erased means overwritten
     "PRAGMA wal_autocheckpoint = 8192",  # pages: 32 MiB
@@ -326,7 +326,7 @@ class Connections:
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[aiosqlite.Connection]:
-        """A connection of its own for a long read, on a thread."""
+        """A separate connection for a long read, on a thread."""
 
         def connect() -> sqlite3.Connection:
             return open_reader(self._path, self._timeout)

@@ -251,7 +251,7 @@ class Contacts(Connections):
             async with self._reading() as connection:
                 if not await fetch_all(connection, _NUMBER, name):
                     return None
-            # First of all: should the rest fail, somebody is mailed too little, not too much.
+            # First of all: if the rest fails, people are mailed too little, not too much.
             await self.add_suppressions(following(await self.suppressions(name), new))
         async with self._to_write().transaction() as connection:
             known = await stored(connection, [name, new])

@@ -185,7 +185,7 @@ class SqliteBulkCounter:
     """An `BulkCounter`. Opened with the first use, on the event loop.
 
     Estimates are counted in the process and merged with what others counted once a second, with
-    the next message: an estimate costs no commit of its own.
+    the next message: an estimate costs no extra commit.
     """
 
     def __init__(self, database: Path, timeout: float) -> None:
@@ -250,7 +250,7 @@ class SqliteBulkCounter:
 
         counted = await self._file.write(merge)
         if len(self._merged) > 10 * _MOST_PENDING:
-            self._merged.clear()  # estimates begin anew from the next merge on
+            self._merged.clear()  # estimates start afresh from the next merge on
         self._merged.update(counted)
         self._wrote(sum(map(len, pending.values())), at, window)
 

@@ -384,7 +384,7 @@ class SqliteReader:
         raise unavailable(error) from error
 
     def _drop(self) -> None:
-        """Close what is open; the next read opens it anew."""
+        """Close what is open; the next read reopens it."""
         for link in filter(None, (self._link, self._many)):
             link.close()
         self._link = self._many = None

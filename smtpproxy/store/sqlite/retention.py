@@ -30,7 +30,7 @@ _PAUSE = 0.005
 _PAGE = 2_000
 
 _ORIGINS = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
-# What the columns alone show to be alive is passed over; acts and purchases are looked at after.
+# Contacts whose columns alone show a sign of life are skipped; acts and purchases are read later.
 _SILENT = """
 SELECT id, address, undated_since FROM contact
 WHERE id > ?1 AND coalesce(coalesce(collected_at, informed_at) NOT BETWEEN ?2 AND ?3, TRUE)

@@ -1,4 +1,4 @@
-"""A database beside the store's that the mail path writes, across workers.
+"""A database next to the store's that the mail path writes, across workers.
 
 Its loss costs counts and no proof: commits are not flushed. It is made with the first use.
 """
