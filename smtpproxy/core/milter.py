@@ -19,6 +19,9 @@ from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.decide import choose_stream
+from smtpproxy.policy.features import read_features
+from smtpproxy.policy.model import Verdict
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.content import Body
 from smtpproxy.sinks.audit.journal import AuditUnavailable
@@ -72,12 +75,14 @@ class MilterTransaction(NotifyingTransaction):
         self._mixed = "refuse"
 
     def reads_text(self, header: bytes) -> bool:
-        """Whether a stream that the message may be on asks for its text.
+        """Whether the text of the message is looked at.
 
         `header` is the header section with its empty line.
         """
-        headers = HeaderBlock(header)
-        return any(reads_text(stream, headers) for stream in self._choice.candidates)
+        headers, services, choice = HeaderBlock(header), self._services, self._choice
+        features = read_features(headers, services.stream_header, services.source_header)
+        stream = choose_stream(choice.permitted, choice.default, features.stream_header)
+        return not isinstance(stream, Verdict) and reads_text(stream, headers)
 
     def recipient(self, path: str) -> Steps[Reply | None]:
         """Judge one recipient; return the refusal, or None."""
