@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from smtpproxy import scrub as scrub_run
 from smtpproxy.policy.model import Origin
+from smtpproxy.scrub import run as scrub_run
 from smtpproxy.store.protocols import SuppressionEntry
 from tests.cli.conftest import Bench
 from tests.kit import store
