@@ -34,8 +34,8 @@ Limit = Literal[
     "upstream_hold",
 ]
 LIMITS: tuple[Limit, ...] = get_args(Limit)
-STAGES: tuple[Stage, ...] = ("policy", "store", "dns", "sign", "upstream", "audit")
-DNS_OUTCOMES: tuple[DnsOutcome, ...] = ("answered", "absent", "failed", "cached")
+STAGES: tuple[Stage, ...] = get_args(Stage)
+DNS_OUTCOMES: tuple[DnsOutcome, ...] = get_args(DnsOutcome)
 
 
 class ConnectionOpened(Struct, frozen=True):

@@ -114,7 +114,7 @@ class ServerTls:
 
     def _now(self) -> tuple[tuple[int, int, int] | None, ...]:
         files = self._files
-        return tuple(map(_stamp, (files.certificate, files.private_key, files.client_ca)))
+        return tuple(map(file_stamp, (files.certificate, files.private_key, files.client_ca)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,8 @@ def _pair_error(files: TlsFiles, error: ssl.SSLError) -> TlsError:
     return TlsError("private_key", f"{files.private_key} holds no key that can be read (PEM)")
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+def file_stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """Return what is another when a file was written or replaced; None where there is none."""
     if path is None:
         return None
     try:

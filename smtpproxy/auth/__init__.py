@@ -7,7 +7,6 @@ import time
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
@@ -15,6 +14,7 @@ from msgspec import Struct
 from smtpproxy.auth.users import PasswordChecker, TooBusy, Users, UsersError, read
 from smtpproxy.events import AuthOutcome
 from smtpproxy.settings import AuthSettings
+from smtpproxy.tls import file_stamp
 from smtpproxy.wire.sasl import (
     Challenge,
     CheckPassword,
@@ -128,7 +128,7 @@ class Authenticator:
         self._changed = changed
         self._now = now
         self._users = Users({}, os.urandom(32)) if self._path is None else read(self._path)
-        self._stamp = _stamp(self._path)
+        self._stamp = file_stamp(self._path)
         self._looked = now()
         self._passwords = PasswordChecker(now)
         self._attempts = Attempts(
@@ -174,7 +174,7 @@ class Authenticator:
         now = self._now()
         if self._path is not None and now - self._looked >= _LOOK_EVERY:
             self._looked = now
-            stamp = _stamp(self._path)
+            stamp = file_stamp(self._path)
             if stamp != self._stamp:
                 self._stamp = stamp
                 try:
@@ -206,13 +206,3 @@ _MACHINES: Mapping[str, Callable[[Users], Mechanism]] = {
     "LOGIN": lambda users: Login(),
     "SCRAM-SHA-256": _scram,
 }
-
-
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    if path is None:
-        return None
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

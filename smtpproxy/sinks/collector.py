@@ -107,7 +107,7 @@ class SnapshotCollector(Collector):
         self.snapshot = Snapshot()
         self._processes = processes
         self.openmetrics = False  # the format that is going to be written
-        self._zeros = {family.name: tuple(family.zeros(settings)) for family in FAMILIES}
+        self._zeros = {family.name: tuple(family.rows.of(settings)) for family in FAMILIES}
         self._fixed: dict[str, Samples] = {
             "workers_configured": {(): settings.server.workers},
             "observe_mode": {

@@ -131,26 +131,28 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
 
 
-LOGGED = frozenset(
-    {
-        Decided,
-        Failed,
-        ConnectionRefused,
-        ConnectionClosed,
-        Limited,
-        ProxyHeaderRead,
-        TlsHandshake,
-        Authentication,
-        FilesRead,
-    }
-)
+_TROUBLE: Mapping[type, tuple[str, ...]] = {
+    Failed: ("failed", "part", "error"),
+    ConnectionRefused: ("connection refused", "cause", "peer"),
+    ConnectionClosed: ("connection ended", "cause", "peer"),
+    Limited: ("limited", "limit", "peer"),
+    ProxyHeaderRead: ("proxy header not taken", "outcome", "peer", "detail"),
+    TlsHandshake: ("tls handshake failed", "outcome", "peer", "detail"),
+    Authentication: ("authentication failed", "outcome", "peer", "mechanism"),
+}
+"""What is said of an event, the field that tells what kind of error, and what else it names."""
+
+LOGGED = frozenset({Decided, FilesRead, *_TROUBLE})
 """The kinds of events that the log has anything to say about."""
 
 _EVERY = 1.0
 """Seconds between two lines about the same kind of error; those in between are counted."""
 
-_THEIR_ENDS = frozenset({"quit", "eof", "error", "shutdown", "refused"})
-"""Ends of connections that are not worth logging; `error` was logged with what caused it."""
+_NOTHING_WRONG = frozenset(
+    {"quit", "eof", "error", "shutdown", "refused"} | {"ok", "local", "cancelled"}
+)
+"""Ends of connections that are not worth logging (`error` was logged with what caused it), and
+outcomes of clients that were let in."""
 
 
 def configure_logging(settings: ServerSettings, *, process: str) -> None:
@@ -209,21 +211,12 @@ class Log:
         self._unsaid: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
-        kind = type(event)
-        if kind is Decided:
-            self._decided(event)  # type: ignore[arg-type]
-        elif kind is Failed:
-            self._failed(event)  # type: ignore[arg-type]
-        elif kind is ConnectionClosed:
-            self._closed(event)  # type: ignore[arg-type]
-        elif kind is Limited:
-            self._limited(event)  # type: ignore[arg-type]
-        elif kind is ConnectionRefused:
-            self._refused(event)  # type: ignore[arg-type]
-        elif kind is FilesRead:
-            self._files_read(event)  # type: ignore[arg-type]
-        else:
-            self._knocked(event)  # type: ignore[arg-type]
+        if type(event) is Decided:
+            self._decided(event)
+        elif type(event) is FilesRead:
+            self._files_read(event)
+        elif getattr(event, "outcome", getattr(event, "cause", "")) not in _NOTHING_WRONG:
+            self._trouble(event)
 
     def unexpected(self, error: Exception) -> None:
         """A fault of the program itself: with its traceback."""
@@ -250,71 +243,17 @@ class Log:
             recipients=len(event.recipients),
         )
 
-    def _failed(self, event: Failed) -> None:
-        self._warn_at_times(
-            f"{event.listener} {event.part}",
-            "failed",
-            listener=event.listener,
-            part=event.part,
-            error=event.error,
-        )
-
-    def _refused(self, event: ConnectionRefused) -> None:
-        self._warn_at_times(
-            f"{event.listener} {event.cause}",
-            "connection refused",
-            listener=event.listener,
-            peer=event.peer,
-            cause=event.cause,
-        )
-
-    def _closed(self, event: ConnectionClosed) -> None:
-        """A connection that we ended."""
-        if event.cause not in _THEIR_ENDS:
-            self._warn_at_times(
-                f"{event.listener} ended {event.cause}",
-                "connection ended",
-                listener=event.listener,
-                peer=event.peer,
-                cause=event.cause,
-            )
-
-    def _warn_at_times(self, subject: str, message: str, **values: object) -> None:
+    def _trouble(self, event: Event) -> None:
         """Warn, unless that was said of the subject just now: then it is counted as unsaid."""
+        message, subject, *others = _TROUBLE[type(event)]
+        values = {name: getattr(event, name) for name in ("listener", *others, subject)}
+        key = f"{values['listener']} {message} {values[subject]}"
         now = self._clock()
-        if now - self._last.get(subject, -_EVERY) < _EVERY:
-            self._unsaid[subject] = self._unsaid.get(subject, 0) + 1
+        if now - self._last.get(key, -_EVERY) < _EVERY:
+            self._unsaid[key] = self._unsaid.get(key, 0) + 1
             return
-        self._last[subject] = now
-        self._log.warning(message, **values, unsaid=self._unsaid.pop(subject, 0))
-
-    def _limited(self, event: Limited) -> None:
-        self._warn_at_times(
-            f"{event.listener} limited {event.limit}",
-            "limited",
-            listener=event.listener,
-            peer=event.peer,
-            limit=event.limit,
-        )
-
-    def _knocked(self, event: ProxyHeaderRead | TlsHandshake | Authentication) -> None:
-        """Log connections that were refused; accepted ones are not worth a line."""
-        if event.outcome in ("ok", "local", "cancelled"):
-            return
-        what = _KNOCKS[type(event)]
-        detail = (
-            {"mechanism": event.mechanism}
-            if isinstance(event, Authentication)
-            else {"detail": event.detail}
-        )
-        self._warn_at_times(
-            f"{event.listener} {what} {event.outcome}",
-            what,
-            listener=event.listener,
-            peer=event.peer,
-            outcome=event.outcome,
-            **detail,
-        )
+        self._last[key] = now
+        self._log.warning(message, **values, unsaid=self._unsaid.pop(key, 0))
 
     def _files_read(self, event: FilesRead) -> None:
         where = {"listener": event.listener} if event.listener else {}
@@ -322,10 +261,3 @@ class Log:
             self._log.info(f"{event.what} read again", **where)
         else:
             self._log.error(f"{event.what} not read again", error=event.error, **where)
-
-
-_KNOCKS = {
-    ProxyHeaderRead: "proxy header not taken",
-    TlsHandshake: "tls handshake failed",
-    Authentication: "authentication failed",
-}

@@ -5,8 +5,11 @@ fit the stream's class.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import product
+from typing import get_args
 
+from smtpproxy.events import AuthOutcome, Part, ProxyOutcome, TlsOutcome
 from smtpproxy.policy.model import (
     Action,
     Basis,
@@ -25,20 +28,31 @@ from smtpproxy.policy.rulebook import (
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.metrics import Labels
 
-Rows = Callable[[Settings], Iterable[Labels]]
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The labels of a metric, and the rows of them that can happen."""
+
+    labels: tuple[str, ...]
+    of: Callable[[Settings], Iterable[Labels]]
+
+
+def _labelled(*labels: str) -> Callable[[Callable[[Settings], Iterable[Labels]]], Rows]:
+    return lambda of: Rows(labels, of)
+
 
 CODE_CLASSES = ("2xx", "3xx", "4xx", "5xx", "none")
-FAILING_PARTS = ("store", "audit", "upstream", "spool", "internal", "protocol", "sign", "dns")
+FAILING_PARTS: tuple[str, ...] = get_args(Part)
 REFUSAL_CAUSES = ("limit", "address_limit", "rate", "draining")
 ENDS = (
     *("quit", "eof", "error", "timeout", "slow", "errors", "pipelining", "line_too_long"),
     *("bare_newline", "chunk_size", "tls", "protocol", "shutdown"),
 )
 """Why a connection ended."""
-TLS_OUTCOMES = ("ok", "failed", "timeout")
-AUTH_OUTCOMES = ("ok", "failed", "malformed", "cancelled", "limited", "busy")
+TLS_OUTCOMES: tuple[str, ...] = get_args(TlsOutcome)
+AUTH_OUTCOMES: tuple[str, ...] = get_args(AuthOutcome)
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")
-PROXY_OUTCOMES = ("ok", "local", "untrusted", "malformed", "timeout")
+PROXY_OUTCOMES: tuple[str, ...] = get_args(ProxyOutcome)
 PURGED_KINDS = ("contacts", "suppressions", "lifted_suppressions", "mailings", "audit")
 SCOPE_KINDS = ("all", "marketing", "purpose")
 API_CODE_CLASSES = ("2xx", "4xx", "5xx")
@@ -117,14 +131,17 @@ def _listener_streams(settings: Settings) -> Iterable[tuple[str, Stream]]:
             yield listener.name, stream
 
 
-def no_rows(settings: Settings) -> Iterable[Labels]:
-    return ()
+def unknown(*labels: str) -> Rows:
+    """What is not known before it happens."""
+    return Rows(labels, lambda settings: ())
 
 
+@_labelled()
 def one_row(settings: Settings) -> Iterable[Labels]:
     return ((),)
 
 
+@_labelled("stream", "action")
 def by_bulk_action(settings: Settings) -> Iterable[Labels]:
     """Yield each transactional stream with all that may be done with undeclared bulk on it."""
     streams = settings.streams.values()
@@ -132,39 +149,48 @@ def by_bulk_action(settings: Settings) -> Iterable[Labels]:
     return product(transactional, map(str, UndeclaredBulk))
 
 
+@_labelled("listener")
 def by_listener(settings: Settings) -> Iterable[Labels]:
     return ((listener.name,) for listener in settings.listeners)
 
 
+@_labelled("listener", "outcome")
 def by_tls_outcome(settings: Settings) -> Iterable[Labels]:
     return product((x.name for x in settings.listeners if x.tls != "none"), TLS_OUTCOMES)
 
 
+@_labelled("listener", "outcome")
 def by_certificate_reading(settings: Settings) -> Iterable[Labels]:
     return product((x.name for x in settings.listeners if x.tls != "none"), ("ok", "failed"))
 
 
+@_labelled("listener", "mechanism", "outcome")
 def by_auth_outcome(settings: Settings) -> Iterable[Labels]:
     names = (x.name for x in settings.listeners if x.auth != "off")
     return product(names, AUTH_MECHANISMS, AUTH_OUTCOMES)
 
 
+@_labelled("listener")
 def by_authenticating_listener(settings: Settings) -> Iterable[Labels]:
     return ((x.name,) for x in settings.listeners if x.auth != "off" or x.client_ca is not None)
 
 
+@_labelled("listener", "outcome")
 def by_proxy_outcome(settings: Settings) -> Iterable[Labels]:
     return product((x.name for x in settings.listeners if x.proxy_protocol), PROXY_OUTCOMES)
 
 
+@_labelled("partner")
 def by_partner(settings: Settings) -> Iterable[Labels]:
     return [(partner.name,) for partner in settings.store.partners]
 
 
+@_labelled("stream")
 def by_stream(settings: Settings) -> Iterable[Labels]:
     return ((stream.name,) for stream in _streams(settings))
 
 
+@_labelled("listener", "stream")
 def by_listener_and_stream(settings: Settings) -> Iterable[Labels]:
     """Of listeners that relay: what an MTA asks about, it sends on by itself."""
     relaying = {each.name for each in settings.listeners if each.protocol in ("smtp", "lmtp")}
@@ -175,14 +201,16 @@ def by_listener_and_stream(settings: Settings) -> Iterable[Labels]:
     )
 
 
+@_labelled("listener", "stream", "code_class")
 def by_final_answer(settings: Settings) -> Iterable[Labels]:
-    for row in by_listener_and_stream(settings):
+    for row in by_listener_and_stream.of(settings):
         for code_class in CODE_CLASSES:
             if code_class != "3xx":  # never the answer to a whole message
                 yield (*row, code_class)
 
 
 def by_verdict(verdicts: Callable[[StreamClass], Verdicts]) -> Rows:
+    @_labelled("listener", "stream", "verdict", "reason")
     def rows(settings: Settings) -> Iterable[Labels]:
         for listener, stream in _listener_streams(settings):
             for action, reason in verdicts(stream.stream_class):
@@ -191,12 +219,14 @@ def by_verdict(verdicts: Callable[[StreamClass], Verdicts]) -> Rows:
     return rows
 
 
+@_labelled("stream", "basis")
 def by_basis(settings: Settings) -> Iterable[Labels]:
     for stream in _streams(settings):
         for basis in bases(stream.stream_class):
             yield stream.name, str(basis)
 
 
+@_labelled("stream", "reason")
 def by_observed_reason(settings: Settings) -> Iterable[Labels]:
     for stream in _streams(settings):
         if stream.mode is Mode.OBSERVE:
@@ -207,27 +237,32 @@ def by_observed_reason(settings: Settings) -> Iterable[Labels]:
                     yield stream.name, str(reason)
 
 
-def listeners_and(values: Iterable[str]) -> Rows:
+def listeners_and(label: str, values: Iterable[str]) -> Rows:
     kept = tuple(values)
-    return lambda settings: product((x.name for x in settings.listeners), kept)
+    return Rows(
+        ("listener", label), lambda settings: product((x.name for x in settings.listeners), kept)
+    )
 
 
+@_labelled("webhook", "outcome")
 def by_webhook_outcome(settings: Settings) -> Iterable[Labels]:
     return product((webhook.name for webhook in settings.webhooks), WEBHOOK_OUTCOMES)
 
 
+@_labelled("kind", "stream")
 def by_feedback(settings: Settings) -> Iterable[Labels]:
     """A link may be of a stream that there is no more."""
     marketing = [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
     return product(("unsubscribe",), [*marketing, "unknown"])
 
 
+@_labelled("token", "code_class")
 def by_token(settings: Settings) -> Iterable[Labels]:
     """What is asked without a known token counts too, where there are tokens at all."""
     names = [token.name for token in settings.tokens]
     return product([*names, "unknown"] if names else (), API_CODE_CLASSES)
 
 
-def each(values: Iterable[str]) -> Rows:
+def each(label: str, values: Iterable[str]) -> Rows:
     rows = tuple((value,) for value in values)
-    return lambda settings: rows
+    return Rows((label,), lambda settings: rows)
