@@ -4,7 +4,7 @@ one answer for all of them.
 Recipients are tried one after another until the upstream takes the first: what is wrong
 with the message or the upstream shows while nobody is mailed, and is the client's answer
 then. The others follow, some at once. Where one reply serves all, a failure that may pass is
-answered 4xx: another attempt mails only who has no copy yet. docs/adr/0011-fan-out.md says why.
+answered 4xx: another attempt mails only those without a copy. docs/adr/0011-fan-out.md says why.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -280,7 +280,7 @@ class CopyingTransaction(NotifyingTransaction):
         """Answer, and see that the sender hears of everybody who was not mailed.
 
         Where one reply serves all, a failure that may pass is answered 4xx: another attempt
-        mails only who has no copy yet.
+        mails only recipients without a copy.
         """
         everybody = self.recipients_accepted
         mailed = [r for r in everybody if r.path in results and results[r.path].accepted]
@@ -344,7 +344,7 @@ class CopyingTransaction(NotifyingTransaction):
     def _refuse_the_rest(self, outcome: Outcome, header: bytes) -> Steps[Reply | None]:
         """Answer where others were mailed at an earlier attempt: a 550 would speak of them too.
 
-        None where the sender cannot be told of who is refused.
+        None if the sender cannot be told who is refused.
         """
         refusals = outcome.refusals.items()
         entries = [RefusedRecipient(r.path, reply, r.rcpt.orcpt) for r, reply in refusals]

@@ -145,7 +145,7 @@ def recall(
     """Explain a recorded decision: its refusals at RCPT, if any, then its message.
 
     The verdicts are those on record. How they came about is traced again from the
-    recorded facts; a rulebook that is not configured any more leaves no trace.
+    recorded facts; a rulebook that is no longer configured leaves no trace.
     """
     return _explained(records, rulebooks, "was", lang)
 

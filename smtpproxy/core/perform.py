@@ -36,7 +36,7 @@ class AuditLog(Protocol):
 class Run(Pending[T]):
     """Steps on their way to their end, which is its answer.
 
-    An effect whose answer is there goes on at once, one that has to wait calls back. Only what
+    An effect with a ready answer continues at once, one that has to wait calls back. Only what
     is a coroutine, because it asks the DNS or a thread, gets a task.
     """
 

@@ -250,7 +250,7 @@ class RelayTransaction(CopyingTransaction):
         self, outcome: Outcome, headers: HeaderBlock, made: Callable[[], Steps[Iterator[bytes]]]
     ) -> Steps[list[Reply] | Outcome]:
         """Relay to the permitted only. The sender's notice goes first: once a recipient
-        is mailed, nothing may keep the sender from learning who was not."""
+        is mailed, nothing must keep the sender from learning who was not."""
         self.abort()  # the notice needs a connection too
         outgoing = yield from made()  # where it cannot be signed, nobody is told anything yet
         unnotified = yield from self._notify_refused(outcome, headers.without(""))

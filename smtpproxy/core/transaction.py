@@ -89,7 +89,7 @@ class Transaction(RecordedTransaction):
     ) -> Steps[tuple[list[Recipient], list[Reply | None]]]:
         """Judge recipients; return the permitted, and the reply to each that is not.
 
-        Refusals are on record then. Unless `early`, only what is no address has a reply: all
+        Refusals are on record then. Unless `early`, only what is not an address has a reply: all
         else is left to the end of the message.
         """
         replies: list[Reply | None] = [None] * len(asked)
@@ -151,7 +151,7 @@ class Transaction(RecordedTransaction):
     def _decide(self, message: Message) -> Steps[Outcome]:
         """Judge the message and what is left of its recipients. Nothing is recorded yet.
 
-        Where mail is counted it is counted for those who may get it: see `_not_mailed`. Raises
+        Where mail is counted, it is counted for permitted recipients: see `_not_mailed`. Raises
         StoreUnavailable.
         """
         services, evaluation = self._services, self._evaluation
@@ -368,7 +368,7 @@ class Transaction(RecordedTransaction):
     def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
         """Take back what was counted, for these or for everybody: they were not mailed.
 
-        What cannot be taken back goes on counting: the mistake is on the side of too little.
+        What cannot be uncounted keeps counting: that errs on the side of too little mail.
         """
         back = self._counted if addresses is None else self._counted.intersection(addresses)
         if not back:

@@ -193,7 +193,7 @@ class Handshakes:
         """Go on in TLS after STARTTLS; return the new transport, or None: it is gone.
 
         Call it in the same step that answers 220: whatever comes from then on is part of the
-        handshake, and nothing that was sent in clear is ever taken for a command.
+        handshake, and plaintext is never taken for a command.
         """
         upgraded = asyncio.get_running_loop().start_tls(
             transport,

@@ -47,7 +47,7 @@ class Session(asyncio.Protocol):
 
     While something is waited for (`_wait_for`) the session is busy: what comes meanwhile stays
     in the engine, and `_cause`, once it is set, takes effect when the answer is there. `_cause`
-    is why the connection ends, empty while it goes on.
+    is why the connection ends, empty while it is open.
     """
 
     lingering: ClassVar[frozenset[str]] = frozenset()
@@ -161,7 +161,7 @@ class Session(asyncio.Protocol):
     def _go_on(self) -> None:
         """Take what has come, up to something that has to be waited for.
 
-        What is answered at once is taken in this loop, however many answers call back into it.
+        What is answered at once is handled in this loop, however many answers call back into it.
         """
         if self._ended:
             return
@@ -288,7 +288,7 @@ class Session(asyncio.Protocol):
             self._transport.write_eof()
             self._transport.resume_reading()
         await asyncio.sleep(_LINGER)
-        self._transport.abort()  # whoever has not read its reply by now never will
+        self._transport.abort()  # a client that has not read its reply by now never will
         self._close()
 
     def _close(self) -> None:

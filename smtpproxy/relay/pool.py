@@ -180,7 +180,7 @@ class UpstreamPool:
             slot = queue.popleft()
             if queue:
                 self._waiting[client] = queue  # behind all others
-            if not slot.done():  # else it gives up at this very moment
+            if not slot.done():  # otherwise it is giving up at this very moment
                 self._take(client)
                 slot.set_result(None)
                 return

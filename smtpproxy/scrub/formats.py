@@ -74,7 +74,7 @@ class AddressList:
 def open_list(file: BinaryIO, form: Format | None = None, column: str | None = None) -> AddressList:
     """Read a list; without `form`, it is told by the first line.
 
-    `column` is where the address stands, a column of CSV or a field of NDJSON; else it is
+    `column` has the address, a column of CSV or a field of NDJSON; otherwise it is
     the one called address or email, or the only one there is.
 
     Raises:

@@ -36,7 +36,7 @@ class ReplyReader:
     def receive_data(self, data: bytes) -> list[Reply]:
         """Return the replies that are complete now.
 
-        Raises ReplyError on what is no reply; the connection is of no further use then.
+        Raises ReplyError on what is not a reply; the connection is then unusable.
         """
         self._buffer += data
         replies: list[Reply] = []

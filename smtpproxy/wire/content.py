@@ -216,7 +216,7 @@ class HeaderLimits(Struct, frozen=True):
 class HeaderCount:
     """Counts a header section that comes in pieces, each line ended by CRLF.
 
-    No piece splits a CRLF. Each octet is looked at once, however the pieces are cut.
+    No piece splits a CRLF. Each octet is read once, however the pieces are cut.
     """
 
     __slots__ = ("_begins_line", "_fields", "_limits", "_size", "ended")

@@ -131,7 +131,7 @@ class Login:
 class ScramSha256:
     """SCRAM-SHA-256 without channel binding (RFC 5802, 7677).
 
-    `keys` returns those of a user; for one who does not exist some that nobody can match,
+    `keys` returns those of a user; for an unknown user some that nobody can match,
     the same each time, so that nobody learns who exists. `nonce` is printable ASCII without
     a comma, never used before.
     """

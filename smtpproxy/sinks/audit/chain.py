@@ -73,7 +73,7 @@ class Chain:
 
         `entry` is a JSON object, `before` what stands before it: members of an object, each
         with a comma after it. In neither is anything named `personal`. `personal` are JSON
-        objects, each with a salt of its own.
+        objects, each with its own salt.
         """
         n = self.n = self.n + 1
         number = b'","n":%d,%b"entry":' % (n, before)

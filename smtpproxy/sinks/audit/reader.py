@@ -58,7 +58,7 @@ class Outcome:
 class Record:
     """One decision and what became of the message.
 
-    `outcome` is None for a message that was not put to the upstream, and where the
+    `outcome` is None for a message that was not put to the upstream, and if the
     relay died before it could note the answer. `place` is that of the decision.
     """
 
