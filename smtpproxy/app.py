@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from smtpproxy.config.load import ConfigError
+from smtpproxy.config import ConfigError
 from smtpproxy.config.start_checks import FOLDERS, check_named_files
 from smtpproxy.process.supervisor import Notifier, Supervisor
 from smtpproxy.settings import Address, Settings, TcpAddress

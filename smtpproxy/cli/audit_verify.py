@@ -251,7 +251,7 @@ class _Totals:
 
 
 def _rulebook(settings: Settings, reference: str) -> Rulebook:
-    from smtpproxy.config.load import read_rulebook
+    from smtpproxy.config import read_rulebook
     from smtpproxy.policy.rulebooks import RulebookError
 
     if reference in settings.rulebooks:

@@ -41,7 +41,7 @@ from smtpproxy.cli.printer import (
     verify_progress,
 )
 from smtpproxy.cli.stores import now, using_store
-from smtpproxy.locale.texts import LANGS, REFERENCE, Lang
+from smtpproxy.locale import LANGS, REFERENCE, Lang
 from smtpproxy.policy.model import ConsentAct, Contact, Dealing, Link
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_record

@@ -31,7 +31,7 @@ from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.core.explanation import explain as explained
 from smtpproxy.core.services import StreamChoice, StreamTable
 from smtpproxy.intake.replies import content_problem
-from smtpproxy.locale.texts import LANGS, Lang
+from smtpproxy.locale import LANGS, Lang
 from smtpproxy.mail.address import AddressError, canonical, parse_path, qualified
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply

@@ -9,7 +9,7 @@ from smtpproxy.cli.printer import Part, Styled, picked, screen_width
 from smtpproxy.core.explanation import Explanation
 from smtpproxy.explain import Account
 from smtpproxy.explain.trace import TraceStep
-from smtpproxy.locale.texts import Lang, Phrase, Time, Value, say
+from smtpproxy.locale import Lang, Phrase, Time, Value, say
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action
 from smtpproxy.sinks.audit.reader import Outcome

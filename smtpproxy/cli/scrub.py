@@ -27,7 +27,7 @@ from smtpproxy.cli.printer import (
     progress,
 )
 from smtpproxy.cli.stores import now, using_store, warn
-from smtpproxy.locale.texts import LANGS, REFERENCE, Lang, texts
+from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.formats import Format, open_list
 from smtpproxy.scrub.run import Drafts, HashedSource, Outputs, Scrub, Unreadable

@@ -1,5 +1,217 @@
-"""TOML to checked models to frozen settings (docs/settings.md)."""
+"""From a TOML file to `Settings`, or to all that is wrong with it."""
 
-from smtpproxy.config.load import ConfigError, load, parse
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-__all__ = ["ConfigError", "load", "parse"]
+from msgspec import structs
+
+from smtpproxy import toml
+from smtpproxy.config.checks import cross_check
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    Rulebook,
+    Stream,
+    StreamClass,
+    UndeclaredBulk,
+)
+from smtpproxy.policy.periods import shortest_seconds
+from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError, builtin, parse_rulebook
+from smtpproxy.settings import PolicySettings, Settings, StreamSettings, WebhookSettings
+from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, tables
+
+_REPLACED: Mapping[Location, str] = {
+    ("listener", "trusted"): "is now three keys: proxy_trusted (hosts that may send a PROXY"
+    " header), xclient_trusted (hosts that may send XCLIENT and XFORWARD) and login_trusted (hosts"
+    " among these whose LOGIN counts as AUTH)",
+    ("feedback",): "not available in this version: leave it out",
+}
+"""Keys of other versions, and what has to be written instead."""
+
+BULK_RECIPIENTS = 100
+"""How many may be sent one text where undeclared bulk has consequences and no number is set."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `faults`: `FILE: key.path: what and what instead`."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+def load(path: Path) -> Settings:
+    """Read a configuration file. Raises ConfigError with every fault in it."""
+    try:
+        text = toml.read_text(path)
+    except toml.TomlError as error:
+        raise ConfigError([f"{path}: {error}"]) from error
+    return parse(text, str(path))
+
+
+def parse(text: str, filename: str) -> Settings:
+    """Read the text of a configuration. Raises ConfigError with every fault in it."""
+    try:
+        document = toml.loads(text)
+    except toml.TomlError as error:
+        raise ConfigError([f"{filename}: {error}"]) from error
+    meant = as_meant(document, Settings)
+    faults = list(cross_check(meant))
+    books, book_faults = _rulebooks(meant)
+    faults += book_faults
+    found, own_faults = read_table(Settings, document, _REPLACED)
+    faults += own_faults
+    if found is None or faults:
+        raise ConfigError(report(filename, meant, faults))
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+    return _completed(found, books, digest)
+
+
+def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[Fault]]:
+    """Return the rulebooks by what the file calls them, and what is wrong with the others."""
+    books: dict[str, Rulebook] = {}
+    faults: list[Fault] = []
+    for location, reference in _rulebook_references(document):
+        try:
+            book = books.get(reference) or read_rulebook(reference)
+        except RulebookError as error:
+            faults += [Fault(location, text) for text in error.faults]
+            continue
+        twin = next((r for r, b in books.items() if b.name == book.name and r != reference), None)
+        if twin is not None:
+            faults.append(Fault(location, f'its name "{book.name}" is that of {twin} too'))
+        books[reference] = book
+    return books, faults
+
+
+def _rulebook_references(document: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    policy, default = document.get("policy"), PolicySettings().rulebook
+    reference = policy.get("rulebook", default) if isinstance(policy, dict) else default
+    if isinstance(reference, str):
+        yield ("policy", "rulebook"), reference
+    for index, stream in tables(document, "stream"):
+        if isinstance(stream.get("rulebook"), str):
+            yield ("stream", index, "rulebook"), stream["rulebook"]
+
+
+def read_rulebook(reference: str) -> Rulebook:
+    """Return the rulebook of a built-in name or of `/abs/path.toml`.
+
+    Raises RulebookError with everything that is wrong, and what would be right.
+    """
+    if not reference.startswith("/"):
+        if reference in BUILTIN_NAMES:
+            return builtin(reference)
+        raise RulebookError(
+            [
+                f"{toml.shown(reference)} is not a rulebook: {', '.join(BUILTIN_NAMES)}, or the"
+                " absolute path of a rulebook file"
+            ]
+        )
+    try:
+        rulebook = parse_rulebook(toml.read_text(Path(reference)))
+    except toml.TomlError as error:
+        raise RulebookError([f"{reference}: {error}"]) from error
+    except RulebookError as error:
+        raise RulebookError([f"{reference}: {fault}" for fault in error.faults]) from error
+    if rulebook.name in BUILTIN_NAMES:
+        taken = f'name: "{rulebook.name}" is taken by a built-in rulebook: choose another'
+        raise RulebookError([f"{reference}: {taken}"])
+    return rulebook
+
+
+def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> Settings:
+    """Return the settings of the file with all that is made of several of them."""
+    server, common = found.server, books[found.policy.rulebook]
+    if server.workers == 0:
+        server = replace(server, workers=len(os.sched_getaffinity(0)))
+    policy = replace(found.policy, rulebook=common.name)
+    default = structs.replace(
+        DEFAULT_STREAM,
+        rulebook=policy.rulebook,
+        mode=policy.mode,
+        marketing_cap=policy.frequency_cap,
+        imprint=_common_imprint(policy, common),
+    )
+    declared = [
+        _stream(each, policy, books[each.rulebook] if each.rulebook else common, server.hostname)
+        for each in found.declared_streams
+    ]
+    url = found.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
+    strictest = min(shortest_seconds(book.honour_within) for book in books.values())
+    return replace(
+        found,
+        server=server,
+        store=replace(found.store, url=url, partners=found.partners),
+        policy=policy,
+        webhooks=tuple(_webhook(each, strictest) for each in found.webhooks),
+        streams={stream.name: stream for stream in (default, *declared)},
+        rulebooks={book.name: book for book in books.values()},
+        hash=digest,
+    )
+
+
+def _webhook(webhook: WebhookSettings, strictest: float) -> WebhookSettings:
+    """Others have to know as soon as the strictest rulebook says."""
+    return webhook if webhook.deadline else replace(webhook, deadline=strictest)
+
+
+def _stream(
+    stream: StreamSettings, policy: PolicySettings, rulebook: Rulebook, hostname: str
+) -> Stream:
+    marketing = stream.stream_class is StreamClass.MARKETING
+    adds = stream.unsubscribe == "add"
+    imprint = stream.imprint or _common_imprint(policy, rulebook)
+    return Stream(
+        name=stream.name,
+        stream_class=stream.stream_class,
+        purpose=stream.purpose,
+        nature=stream.nature,
+        products=stream.products,
+        topics=stream.topics,
+        from_domains=stream.from_domains,
+        one_click_required=stream.one_click == "required",
+        rulebook=rulebook.name,
+        mode=stream.mode or policy.mode,
+        paused=stream.paused,
+        max_recipients=stream.max_recipients,
+        first_contact_notice=stream.first_contact_notice,
+        frequency_cap=stream.frequency_cap,
+        marketing_cap=policy.frequency_cap,
+        refuse_at_data=stream.refuse_at == "data",
+        max_snapshot_age=stream.max_snapshot_age,
+        unsubscribe_scope=_unsubscribe_scope(stream) if adds else None,
+        existing_unsubscribe=stream.existing_unsubscribe,
+        unsubscribe_mailto=stream.unsubscribe_mailto,
+        list_id=(stream.list_id or f"{stream.name}.{hostname}") if adds else None,
+        check_dkim=stream.check_dkim and marketing,
+        alignment=stream.alignment,
+        body_optout=stream.body_optout and marketing,
+        imprint=imprint if marketing else (),
+        source_statement=stream.source_statement if marketing else (),
+        honest_subject=stream.honest_subject and marketing,
+        undeclared_bulk=stream.undeclared_bulk,
+        bulk_recipients=None if marketing else _bulk_recipients(stream),
+        bulk_window=stream.bulk_window,
+    )
+
+
+def _unsubscribe_scope(stream: StreamSettings) -> str:
+    """Return what the links of its messages unsubscribe from."""
+    return "marketing" if stream.unsubscribe_scope == "marketing" else f"purpose:{stream.purpose}"
+
+
+def _bulk_recipients(stream: StreamSettings) -> int | None:
+    if stream.bulk_recipients is None and stream.undeclared_bulk is not UndeclaredBulk.OBSERVE:
+        return BULK_RECIPIENTS
+    return stream.bulk_recipients
+
+
+def _common_imprint(policy: PolicySettings, rulebook: Rulebook) -> tuple[str, ...]:
+    """The imprint of a stream without its own."""
+    return policy.imprint if rulebook.imprint_required else ()

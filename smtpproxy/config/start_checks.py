@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smtpproxy.auth.users import UsersError, read
-from smtpproxy.config.load import ConfigError
+from smtpproxy.config import ConfigError
 from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
 from smtpproxy.store import open_store, store_path
 from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS

@@ -10,7 +10,7 @@ import msgspec
 from smtpproxy.core.dry_run import NO_ID, Answers, Question
 from smtpproxy.explain import Account, Tense, message_account, recipient_account
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
-from smtpproxy.locale.texts import Lang, Phrase, say
+from smtpproxy.locale import Lang, Phrase, say
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import (
     NO_FACTS,

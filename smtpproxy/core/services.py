@@ -11,7 +11,7 @@ from msgspec import structs
 
 from smtpproxy.core.effects import Upstream
 from smtpproxy.events import Emit, Relayed
-from smtpproxy.locale.texts import notice_texts
+from smtpproxy.locale import notice_texts
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.dsn import NoticeTexts
 from smtpproxy.policy.decide import needs

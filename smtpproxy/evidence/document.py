@@ -9,7 +9,7 @@ from smtpproxy.events import Decided
 from smtpproxy.evidence import writing
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.writing import Block, Cell, Facts, Heading, Paragraph, Table
-from smtpproxy.locale.texts import Lang, Phrase, Time, Value, has_words, say, texts
+from smtpproxy.locale import Lang, Phrase, Time, Value, has_words, say, texts
 from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase, Suppression
 from smtpproxy.policy.rules.recipient import links
 from smtpproxy.settings import ControllerSettings

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from smtpproxy.locale import Lang, Phrase, Value, say
 from smtpproxy.locale.pages import environment
-from smtpproxy.locale.texts import Lang, Phrase, Value, say
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import ControllerSettings, RetentionSettings
 from smtpproxy.terminal import printable

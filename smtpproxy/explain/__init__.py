@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from smtpproxy.explain.trace import TraceStep
 from smtpproxy.explain.wording import NOTHING, Words, words_of
-from smtpproxy.locale.texts import Either, Lang, Phrase, Term, has_words, is_complete, say
+from smtpproxy.locale import Either, Lang, Phrase, Term, has_words, is_complete, say
 from smtpproxy.policy.model import Action, Basis, Condition, Reason, Sign, Stream, Verdict
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import withdrawn_reading

@@ -10,7 +10,7 @@ from typing import Generic
 
 from smtpproxy.explain import wording
 from smtpproxy.explain.wording import NOTHING, Words
-from smtpproxy.locale.texts import Lang, Phrase, say
+from smtpproxy.locale import Lang, Phrase, say
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import (
     NO_FACTS,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from smtpproxy.locale.texts import Past, Phrase, Term, Time, Value
+from smtpproxy.locale import Past, Phrase, Term, Time, Value
 from smtpproxy.policy.model import (
     Audience,
     Basis,

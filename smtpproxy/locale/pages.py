@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from smtpproxy.locale.texts import Lang, Phrase, Value, say, texts
+from smtpproxy.locale import Lang, Phrase, Value, say, texts
 
 if TYPE_CHECKING:
     import jinja2

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from smtpproxy.locale.texts import REFERENCE, Lang, Phrase, has_words, say
+from smtpproxy.locale import REFERENCE, Lang, Phrase, has_words, say
 from smtpproxy.policy.decide import judge, known_at, needs
 from smtpproxy.policy.model import (
     NO_FACTS,

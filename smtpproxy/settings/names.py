@@ -7,7 +7,7 @@ what is wrong and what would be right. The types beneath have them applied.
 import re
 from typing import Annotated
 
-from smtpproxy.locale.texts import LANGS
+from smtpproxy.locale import LANGS
 from smtpproxy.mail.address import canonical
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.mail.shown import folded

@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from smtpproxy.locale import REFERENCE
 from smtpproxy.locale.pages import environment
-from smtpproxy.locale.texts import REFERENCE
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges

@@ -22,8 +22,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from smtpproxy.locale import LANGS, REFERENCE, Lang
 from smtpproxy.locale.pages import environment
-from smtpproxy.locale.texts import LANGS, REFERENCE, Lang
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Origin
 from smtpproxy.sinks.metrics import Labels, Snapshot

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.config import ConfigError, parse
-from smtpproxy.config.load import read_rulebook as read
+from smtpproxy.config import read_rulebook as read
 from smtpproxy.config.warnings import warnings
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError, builtin
 

@@ -14,7 +14,7 @@ from smtpproxy.core.perform import Performer, drive
 from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client, Decided, Relayed
-from smtpproxy.locale.texts import notice_texts
+from smtpproxy.locale import notice_texts
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import (
     Action,

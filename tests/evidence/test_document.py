@@ -12,7 +12,7 @@ from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence import document as whole
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof, record_object
 from smtpproxy.evidence.writing import Block, Facts, Heading, Table, html, markdown
-from smtpproxy.locale.texts import Lang, texts
+from smtpproxy.locale import Lang, texts
 from smtpproxy.policy.model import (
     Action,
     Audience,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.evidence.writing import Cell, Facts, Heading, Paragraph, Table, html
-from smtpproxy.locale.texts import LANGS
+from smtpproxy.locale import LANGS
 from smtpproxy.policy.model import Action, Basis, Reason, Stream, Verdict
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.scrub import verdicts

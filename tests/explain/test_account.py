@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from smtpproxy.explain import Account, message_account, recipient_account
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
-from smtpproxy.locale.texts import LANGS, Lang, texts
+from smtpproxy.locale import LANGS, Lang, texts
 from smtpproxy.policy.decide import judge, judge_message, judge_recipient
 from smtpproxy.policy.model import (
     Action,

@@ -23,7 +23,7 @@ import uvloop
 
 from smtpproxy.app import listen
 from smtpproxy.auth import Authenticator
-from smtpproxy.config.load import parse
+from smtpproxy.config import parse
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import StreamTable, services_of
 from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relayed, UlidFactory

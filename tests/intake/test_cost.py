@@ -16,7 +16,7 @@ from typing import Any
 import uvloop
 
 from smtpproxy.app import listen
-from smtpproxy.config.load import parse
+from smtpproxy.config import parse
 from smtpproxy.process.worker import Worker
 from smtpproxy.settings import TcpAddress
 from smtpproxy.store import open_store

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from smtpproxy.locale.texts import (
+from smtpproxy.locale import (
     LANGS,
     REFERENCE,
     Either,

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from smtpproxy.locale.texts import notice_texts
+from smtpproxy.locale import notice_texts
 from smtpproxy.mail.dsn import Envelope, RefusedRecipient, failure_notice
 from smtpproxy.mail.reply import Reply
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from smtpproxy.locale.texts import LANGS, texts
+from smtpproxy.locale import LANGS, texts
 from smtpproxy.policy.model import Action, Basis, Reason, Stream, Verdict
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.scrub.verdicts import (
