@@ -8,8 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.core import effects
-from smtpproxy.core.delegation import DelegatedTransaction
-from smtpproxy.core.milter import MilterTransaction
+from smtpproxy.core.advice import DelegatedTransaction, MilterTransaction
 from smtpproxy.core.perform import drive
 from smtpproxy.core.recording import Mixed
 from smtpproxy.core.relaying import RelayTransaction

@@ -2,7 +2,7 @@
 
 What every intake does alike: recipients are judged as they come, the message at its end, and the
 decision goes on record while the store is still as it was judged from. What is then done with
-the mail is the intake's own: core/relaying.py, core/milter.py, core/delegation.py.
+the mail is the intake's own: core/relaying.py, core/advice.py, core/advice.py.
 """
 
 from collections.abc import Callable, Collection, Sequence

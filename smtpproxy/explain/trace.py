@@ -11,6 +11,7 @@ from typing import Generic
 from smtpproxy.explain import wording
 from smtpproxy.explain.wording import NOTHING, Words
 from smtpproxy.locale import Lang, Phrase, say
+from smtpproxy.policy import decide
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import (
     NO_FACTS,
@@ -28,7 +29,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.rules import Case, DeliveryCase, MessageCase, RecipientCase, Rule, table
+from smtpproxy.policy.rules import Case, DeliveryCase, MessageCase, RecipientCase, Rule
 from smtpproxy.policy.rules.message import (
     adds_unsubscribe,
     is_undeclared_bulk,
@@ -200,9 +201,9 @@ def message_trace(
 ) -> tuple[TraceStep, ...]:
     """Return the steps to the verdict on the message itself; `rulebook` names the law."""
     case = MessageCase(stream, features)
-    rules = table.MESSAGE_RULES
+    rules = decide.MESSAGE_RULES
     if stream.stream_class is StreamClass.TRANSACTIONAL:
-        rules = table.TRANSACTIONAL_MESSAGE_RULES
+        rules = decide.TRANSACTIONAL_MESSAGE_RULES
     law = {} if rulebook is None else rulebook.law
     told = _Telling(lang, law, message_passed, message_decided)
     steps, verdict = _ask(rules, case, told)
@@ -216,7 +217,7 @@ def _recipient_steps(
     case: RecipientCase, lang: Lang, message: MessageFeatures | None = None
 ) -> list[TraceStep]:
     law = case.rulebook.law
-    rules = table.recipient_rules(case.rulebook.bases)
+    rules = decide.recipient_rules(case.rulebook.bases)
     told = _Telling(lang, law, wording.recipient_passed, wording.recipient_decided)
     steps, verdict = _ask(rules, case, told)
     if verdict is None or verdict.action is not Action.ALLOW:
@@ -224,16 +225,16 @@ def _recipient_steps(
     if message is not None and case.stream.first_contact_notice:
         delivery = DeliveryCase(case, verdict.basis, message)
         both = _Telling(lang, law, wording.delivery_passed, wording.delivery_decided)
-        more, refusal = _ask(table.DELIVERY_RULES, delivery, both)
+        more, refusal = _ask(decide.DELIVERY_RULES, delivery, both)
         steps += more
         if refusal is not None:
             return steps
     if case.facts.null_mx is not None:
-        more, refusal = _ask(table.DOMAIN_RULES, case, told)
+        more, refusal = _ask(decide.DOMAIN_RULES, case, told)
         steps += more
         if refusal is not None:
             return steps
-    return steps + _ask(table.DEFERRALS, case, told)[0]
+    return steps + _ask(decide.DEFERRALS, case, told)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from smtpproxy.core.advice import Advice, MilterTransaction
 from smtpproxy.core.edits import UNSUBSCRIBE
-from smtpproxy.core.milter import Advice, MilterTransaction
 from smtpproxy.core.services import permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies

@@ -4,8 +4,8 @@ told of it: header fields, then octets of body.
 
 from collections.abc import Callable
 
+from smtpproxy.core.advice import MilterTransaction
 from smtpproxy.core.content_checks import READ_LIMIT
-from smtpproxy.core.milter import MilterTransaction
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.content import Body, Content, Spool
 from smtpproxy.wire.content import HeaderLimits

@@ -4,7 +4,7 @@ from __future__ import annotations  # of functions within functions: each costs 
 
 import re
 
-from smtpproxy.core.delegation import DelegatedTransaction
+from smtpproxy.core.advice import DelegatedTransaction
 from smtpproxy.core.recording import TEMPORARY_FAILURE
 from smtpproxy.core.services import StreamTable, permits
 from smtpproxy.events import Client, Failed, SenderRefused

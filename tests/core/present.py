@@ -7,9 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from smtpproxy.core.delegation import DelegatedTransaction
+from smtpproxy.core.advice import DelegatedTransaction, MilterTransaction
 from smtpproxy.core.effects import Steps
-from smtpproxy.core.milter import MilterTransaction
 from smtpproxy.core.perform import Performer, drive
 from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.core.services import Services, StreamChoice

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpproxy.core.milter import MilterTransaction
+from smtpproxy.core.advice import MilterTransaction
 from smtpproxy.core.services import StreamChoice
 from smtpproxy.events import Client
 from tests.core.driving import Setting

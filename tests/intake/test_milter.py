@@ -391,7 +391,7 @@ def test_a_fault_of_the_program(listen: Listen, monkeypatch: pytest.MonkeyPatch)
     async def fault(*args: object, **more: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("smtpproxy.core.milter.MilterTransaction.message", fault)
+    monkeypatch.setattr("smtpproxy.core.advice.MilterTransaction.message", fault)
     with mta(intake.port) as peer:
         begin(peer, "consent@people.example")
         assert peer.message(marketing()).reply == "451 4.3.0 temporary_failure"

@@ -20,20 +20,20 @@ from smtpproxy.locale import (
     say,
     texts,
 )
+from smtpproxy.policy import decide
 from smtpproxy.policy.model import Action, Audience, Basis, Condition, Origin, Reason, Sign, Source
 from smtpproxy.policy.periods import Period, Unit
 from smtpproxy.policy.rulebook import Rulebook
-from smtpproxy.policy.rules import table
 
 RULES = {
     rule.name
     for rules in (
-        table.recipient_rules(Rulebook("").bases),
-        tuple(table.BASES.values()),
-        table.DELIVERY_RULES,
-        table.DOMAIN_RULES,
-        table.DEFERRALS,
-        table.MESSAGE_RULES,
+        decide.recipient_rules(Rulebook("").bases),
+        tuple(decide.BASES.values()),
+        decide.DELIVERY_RULES,
+        decide.DOMAIN_RULES,
+        decide.DEFERRALS,
+        decide.MESSAGE_RULES,
     )
     for rule in rules
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.policy.rules import table
+from smtpproxy.policy import decide
 
 REPOSITORY = Path(__file__).parents[2]
 REASONS = (REPOSITORY / "docs" / "reasons.md").read_text("utf-8")
@@ -18,11 +18,11 @@ ROWS = {
 DIGEST = [f"A{number}" for number in range(1, 46)]
 
 RULES = [
-    *table.recipient_rules(tuple(table.BASES)),
-    *table.DELIVERY_RULES,
-    *table.DOMAIN_RULES,
-    *table.DEFERRALS,
-    *table.MESSAGE_RULES,
+    *decide.recipient_rules(tuple(decide.BASES)),
+    *decide.DELIVERY_RULES,
+    *decide.DOMAIN_RULES,
+    *decide.DEFERRALS,
+    *decide.MESSAGE_RULES,
 ]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from smtpproxy import toml
+from smtpproxy.policy import decide
 from smtpproxy.policy.model import (
     Basis,
     Condition,
@@ -42,7 +43,6 @@ from smtpproxy.policy.rulebooks.kinds import (
     domain,
     local_part,
 )
-from smtpproxy.policy.rules import table
 from smtpproxy.toml import named, shown, suggestion
 
 _CLOCK = PeriodKind((Unit.YEARS, Unit.MONTHS, Unit.DAYS))
@@ -55,10 +55,10 @@ _LIFTABLE = (Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERAS
 _RULES = tuple(
     rule.name
     for rules in (
-        table.recipient_rules(_IN_FORCE),
-        table.DELIVERY_RULES,
-        table.MESSAGE_RULES,
-        table.TRANSACTIONAL_MESSAGE_RULES[-1:],  # the others are among the ones before
+        decide.recipient_rules(_IN_FORCE),
+        decide.DELIVERY_RULES,
+        decide.MESSAGE_RULES,
+        decide.TRANSACTIONAL_MESSAGE_RULES[-1:],  # the others are among the ones before
     )
     for rule in rules
 )
