@@ -77,11 +77,15 @@ class Journal:
         """
         if not self._earliest <= decided.at <= self._newest:
             self._time_moved(decided.at)
-        self._waiting.append(self._lines.decision(decided))
+        entry = self._lines.decision(decided)
+        self._waiting.append(entry)
         try:
             self._write()
-        except AuditUnavailable as error:
-            self._waiting.pop()
+        except Exception as error:
+            if self._waiting and self._waiting[-1] is entry:
+                self._waiting.pop()  # nothing follows from it
+            if not isinstance(error, AuditUnavailable):
+                raise
             return Pending.failed(error)
         return self._synced() if self._durable else _DONE
 

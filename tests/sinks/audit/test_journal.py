@@ -203,3 +203,23 @@ async def test_a_file_that_is_not_in_its_place_any_more_is_written_no_further(
     begin = json.loads(new.read_text().splitlines()[0])
     assert begin["entry"]["after"]["file"] == file.name  # so that verify misses it
     log.close()
+
+
+async def test_what_met_a_fault_of_ours_is_not_put_on_record_later(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing followed from it: its client was told 421."""
+    log = journal(folder, clock)
+    before, faulty, after = decided(clock), decided(clock), decided(clock)
+    await log.commit(before)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("smtpproxy.sinks.audit.segment.SegmentWriter.append", broken)
+        with pytest.raises(ZeroDivisionError):
+            await log.commit(faulty)
+    await log.commit(after)
+    assert [record.decided for record in read(folder)] == [before, after]
+    log.close()
