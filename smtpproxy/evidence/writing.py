@@ -76,16 +76,16 @@ def controller(of: ControllerSettings, lang: Lang) -> Iterator[Block]:
     """Who processes the data, for what, and who else gets them."""
     separator = _say("separator", lang)
     rows = [
-        ("controller_name", of.name),
-        ("controller_address", of.address),
-        ("controller_contact", of.contact),
-        ("officer", of.officer),
-        ("purposes", separator.join(of.purposes)),
-        ("recipients", separator.join(of.recipients)),
-        ("transfers", of.transfers),
+        ("controller_name", printable(of.name)),
+        ("controller_address", printable(of.address)),
+        ("controller_contact", printable(of.contact)),
+        ("officer", printable(of.officer or "")),
+        ("purposes", separator.join(map(printable, of.purposes))),
+        ("recipients", separator.join(map(printable, of.recipients))),
+        ("transfers", printable(of.transfers or "")),
     ]
     yield Heading(_say("controller", lang))
-    yield Facts([(_say(name, lang), printable(text)) for name, text in rows if text])
+    yield Facts([(_say(name, lang), text) for name, text in rows if text])
 
 
 def retention(of: RetentionSettings, lang: Lang) -> Iterator[Block]:

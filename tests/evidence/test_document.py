@@ -41,8 +41,8 @@ CONTROLLER = ControllerSettings(
     "Example SA",
     "1 rue de l'Exemple, Paris",
     "privacy@example.com",
-    ("offers by e-mail",),
-    ("Hosting SA",),
+    ("offers by e-mail", "receipts"),
+    ("Hosting SA", "Mailbox\x1b SA"),
     "CNIL, www.cnil.fr",
 )
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -199,6 +199,18 @@ def test_nothing_that_others_wrote_reaches_a_terminal_or_a_browser() -> None:
     assert "\x1b" not in text + page
     assert "<i>" not in page
     assert r"\<i\>" in text
+
+
+@pytest.mark.parametrize("lang", ["en", "fr"])
+def test_spaces_of_our_own_typography_are_not_escaped(lang: Lang) -> None:
+    purchases = (Purchase("shoes", AT), Purchase("boots", AT))
+    contact = Contact("a@b.example", purchases=purchases, acts=(ACT,), tags=frozenset({"x", "y"}))
+    for told in (
+        text_of(evidence(contact=contact), lang),
+        html(document(evidence(contact=contact), lang), lang),
+    ):
+        assert re.findall(r"\\u[0-9a-f]{4}|\\xa0", told) == []
+        assert "x1b SA" in told
 
 
 def test_headings_descend_by_one() -> None:
