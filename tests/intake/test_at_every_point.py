@@ -51,7 +51,15 @@ def test_a_client_that_is_gone_at_any_point(
             elif how == "reset":
                 linger = struct.pack("ii", 1, 0)
                 client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    wait_for(lambda: not intake.door._sessions, "all sessions to end")
+    with intake.client() as client:  # behind all others
+        client.send("QUIT")
+        client.rest()
+    wait_for(lambda: intake.door._limits.open == 0, "all sessions to end")
+    wait_for(lambda: intake.pool.busy == 0, "the upstream connections to come back")
+    assert not intake.door._sessions
+    assert len(intake.door.deadlines._watched) <= intake.pool.idle
+    assert not intake.pool._held
+    assert intake.door.spool.in_memory == 0
     ended = sum(DIALOG[:point].count(b"\r\n.\r\n") for point in points)
     if how == "eof":
         assert len(upstream.messages) == ended
