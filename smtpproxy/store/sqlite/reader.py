@@ -141,6 +141,7 @@ class _Link:
     def __init__(self, path: Path, state_dir: Path, partners: Sequence[Partner]) -> None:
         self._watch = FileWatch(path)
         self._opened = next(_opened)
+        self._version: tuple[int, int] | None = None
         self._connection = open_reader(path)
         self._execute = self._connection.cursor().execute
         try:
@@ -160,20 +161,26 @@ class _Link:
         self._versions, self._partners = keys.versions, partners
         self._prepared: dict[tuple[int, bool], Statements] = {}  # by domains and age
 
-    def is_current(self) -> bool:
-        """Whether the file is still the one that was opened. Raises OSError, LogRemoved."""
+    def is_current(self, *, log: bool = True) -> bool:
+        """Whether the file, and its log, are still what was opened. Raises OSError, LogRemoved."""
         if not self._watch.same():
             return False
-        self._log_watch.check()
+        if log:
+            self._log_watch.check()
         return True
 
     def version(self) -> object:
         """The state of the database as of the last commit: of this connection's own counting."""
-        return self._opened, self._execute(_VERSION).fetchone()[0]
+        self._version = self._opened, self._execute(_VERSION).fetchone()[0]
+        return self._version
 
     def read(self, lookups: Lookups) -> tuple[Facts, object]:
-        """The state is asked for first: then facts are never older than it says."""
-        version = self.version()
+        """Facts and a state that they are no older than: the last one that was asked for.
+
+        Every transaction asks for the state once more before anything is mailed, so it is a
+        recent one; if it has changed since, these facts are read again.
+        """
+        version = self._version or self.version()
         return self.facts(lookups), version
 
     def facts(self, lookups: Lookups) -> Facts:
@@ -288,10 +295,13 @@ class SqliteReader:
         self._closed = False
 
     def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
-        """Facts, and the state of the database that they are no older than."""
+        """Facts, and the state of the database that they are no older than.
+
+        Whether the log was removed is looked at with the state, before anything is mailed.
+        """
         if len(lookups.addresses) > _CHUNK:
             return Pending.of(self._many_read(lookups))
-        return self._ask(lambda link: link.read(lookups))
+        return self._ask(lambda link: link.read(lookups), log=False)
 
     def facts(self, lookups: Lookups) -> Pending[Facts]:
         if len(lookups.addresses) > _CHUNK:
@@ -333,10 +343,10 @@ class SqliteReader:
         self._many.begin()
         return self._many
 
-    def _ask(self, question: Callable[[_Link], T]) -> Pending[T]:
+    def _ask(self, question: Callable[[_Link], T], *, log: bool = True) -> Pending[T]:
         """The answer is there at once, unless the database is busy. Raises StoreUnavailable."""
         try:
-            return Pending(question(self._current()), done=True)
+            return Pending(question(self._current(log=log)), done=True)
         except Exception as error:
             cause = self._failed(error)
         return Pending.of(self._ask_again(question, cause))
@@ -352,17 +362,17 @@ class SqliteReader:
                 cause = self._failed(error)
         raise unavailable(cause) from cause
 
-    def _current(self) -> _Link:
+    def _current(self, *, log: bool = True) -> _Link:
         """Return the connection for few."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        self._link = self._renewed(self._link)
+        self._link = self._renewed(self._link, log=log)
         return self._link
 
-    def _renewed(self, link: _Link | None) -> _Link:
+    def _renewed(self, link: _Link | None, *, log: bool = True) -> _Link:
         """Return `link`; a new one when the file was replaced or a read failed."""
         if link is not None:
-            if link.is_current():
+            if link.is_current(log=log):
                 return link
             self._drop()
         return self._opened()
