@@ -176,10 +176,7 @@ class _Link:
 
     def read(self, lookups: Lookups) -> tuple[Facts, object]:
         """Facts and a state that they are no older than: the last one that was asked for.
-
-        Every transaction asks for the state once more before anything is mailed, so it is a
-        recent one; if it has changed since, these facts are read again.
-        """
+        It is a recent one, as every transaction asks for it before anything is mailed."""
         version = self._version or self.version()
         return self.facts(lookups), version
 
@@ -295,10 +292,7 @@ class SqliteReader:
         self._closed = False
 
     def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
-        """Facts, and the state of the database that they are no older than.
-
-        Whether the log was removed is looked at with the state, before anything is mailed.
-        """
+        """Facts, and the state that they are no older than, with which the log is looked at."""
         if len(lookups.addresses) > _CHUNK:
             return Pending.of(self._many_read(lookups))
         return self._ask(lambda link: link.read(lookups), log=False)
