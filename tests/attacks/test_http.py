@@ -47,7 +47,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = TrialStore()
+        self.store = TrialStore(timeout=60.0)  # a burst of writes, on whatever disk
         self.trusted: frozenset[str] = frozenset()
         self.port = 0
         ensure_link_keys(folder, T0.date())

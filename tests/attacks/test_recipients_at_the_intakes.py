@@ -435,7 +435,7 @@ def test_no_route_leads_past_the_policy_server(filled: Callable[..., RelayProces
     policy = f"{LOOPBACK}:{free_port()}"
     toml, main, *_ = blocks("deploy/postfix-policy.md", {"127.0.0.1:8892": policy})
     with PostfixInstance(main=parameters(main) | MAPS) as postfix:
-        config = tomllib.loads(toml.replace("127.0.0.1:25", postfix.address))
+        config = tomllib.loads(toml.replace('"127.0.0.1:25"', f'"{postfix.address}"'))
         config["listener"][0] |= {"streams": ["receipts"], "default_stream": "receipts"}
         config["listener"][0].pop("origin", None)
         del config["sender"]

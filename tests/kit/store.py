@@ -174,11 +174,11 @@ def fill_database(url: str, state_dir: Path, now: datetime = NOW) -> None:
 class TrialStore(SqliteStore):
     """A database in a folder of its own, which goes with it. `fail_with` makes each call fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = 2.0) -> None:
         self.folder = TemporaryDirectory(prefix="store-")
         folder = Path(self.folder.name)
-        make(folder / "store.db", folder, 2.0)
-        super().__init__(folder / "store.db", folder, 2.0)
+        make(folder / "store.db", folder, timeout)
+        super().__init__(folder / "store.db", folder, timeout)
         self.fail_with: str | None = None
 
     def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]:
