@@ -7,6 +7,8 @@ final answer: a client that tries again sends nothing twice. docs/adr/0011-fan-o
 
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from smtpproxy.core.effects import (
     AskUpstream,
     AwaitData,
@@ -20,10 +22,16 @@ from smtpproxy.core.effects import (
     Upstream,
     WriteRecord,
 )
-from smtpproxy.core.recording import TEMPORARY_FAILURE, Mixed, Outcome, without_erased
+from smtpproxy.core.recording import (
+    TEMPORARY_FAILURE,
+    Mixed,
+    Outcome,
+    decided_on,
+    without_erased,
+)
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.core.transaction import Transaction
-from smtpproxy.events import Client, Decided, JudgedRecipient, Relayed
+from smtpproxy.events import Client, Decided, Relayed
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.dsn import (
     Envelope,
@@ -190,17 +198,18 @@ class Notices:
 
     def _record(self, id: str, verdict: Verdict, size: int) -> Steps[Decided]:
         """Put a verdict on the sender on record, before anything follows from it."""
-        decided = Decided(
-            id=id,
-            at=self._services.now(),
-            stage="notice",
-            client=self._client,
-            reverse_path="",
-            decision=Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
-            recipients=(
-                JudgedRecipient(self._reverse_path, canonical(self._reverse_path), verdict),
+        sender = self._reverse_path
+        decided = replace(
+            decided_on(
+                id,
+                self._services.now(),
+                "notice",
+                self._client,
+                "",
+                Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
+                [(sender, canonical(sender))],
+                self._facts,
             ),
-            facts=self._facts,
             size=size,
             relayed=verdict.action is Action.ALLOW,
             notice_about=self._about,

@@ -1,7 +1,7 @@
 """What was decided about a message, how it is answered, and what a transaction tells of it: the
 record, events for the sinks, and how long it took."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, TypeVar
 
@@ -136,6 +136,37 @@ def refused_as_a_whole(refused: Sequence[Refused]) -> Verdict:
     return Verdict(action, Reason.RECIPIENTS_REFUSED, rule="on_mixed")
 
 
+def decided_on(
+    id: str,
+    at: datetime,
+    stage: Literal["rcpt", "data", "notice"],
+    client: Client,
+    reverse_path: str,
+    decision: Decision,
+    people: Iterable[tuple[str, str]],
+    facts: Facts,
+) -> Decided:
+    """The record of a decision; nothing is said to pass by it.
+
+    `people` are those it is about, in its order: as they were asked for, and canonical.
+    """
+    pairs = zip(people, decision.recipients, strict=True)
+    return Decided(
+        id=id,
+        at=at,
+        stage=stage,
+        client=client,
+        reverse_path=reverse_path,
+        decision=decision,
+        recipients=tuple([JudgedRecipient(*names, verdict) for names, verdict in pairs]),
+        facts=facts,
+        undecided=any(
+            verdict is not None and verdict.reason is Reason.TEMPORARY_FAILURE
+            for verdict in (decision.message, *decision.recipients)
+        ),
+    )
+
+
 T = TypeVar("T")
 
 _PARTS: Mapping[type[Exception], Part] = {
@@ -171,22 +202,15 @@ class RecordedTransaction:
         facts: Facts,
     ) -> Decided:
         """What goes on record of a decision; nothing is said to pass by it."""
-        pairs = zip(people, decision.recipients, strict=True)
-        return Decided(
-            id=self.id,
-            at=self._services.now(),
-            stage=stage,
-            client=self.client,
-            reverse_path=self.reverse_path,
-            decision=decision,
-            recipients=tuple(
-                [JudgedRecipient(r.path, r.canonical, verdict) for r, verdict in pairs]
-            ),
-            facts=facts,
-            undecided=any(
-                verdict is not None and verdict.reason is Reason.TEMPORARY_FAILURE
-                for verdict in (decision.message, *decision.recipients)
-            ),
+        return decided_on(
+            self.id,
+            self._services.now(),
+            stage,
+            self.client,
+            self.reverse_path,
+            decision,
+            [(recipient.path, recipient.canonical) for recipient in people],
+            facts,
         )
 
     def _record(self, decided: Decided) -> Steps[None]:

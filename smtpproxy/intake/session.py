@@ -111,7 +111,14 @@ class Session(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._peer = self._listener.peer(transport)
         self._began = self._listener.deadlines.now()
-        refusal = self._listener.admit(self, self._peer)
+        try:
+            refusal = self._listener.admit(self, self._peer)
+        except Exception as error:  # a session that is not counted must not go on
+            self._cause, self._ended = "error", True
+            self._report(error)
+            self._say_fault()
+            self._transport.close()
+            return
         if refusal is not None:
             self._cause, self._ended = "refused", True
             self._listener.services.emit(
