@@ -1,11 +1,23 @@
 """The promises of design.md section 1, whatever happens in whatever order and whatever fails.
 
-A walk is drawn from its seed, and the same each time. `walk.py` has what must hold.
+`walk.py` has the steps and what must hold after each. Many cheap walks are drawn from their seeds,
+the same each time; fewer by a state machine of hypothesis, which makes what fails short.
 """
 
-from random import randrange
+from collections.abc import Callable
+from random import Random, randrange
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.core.driving import Setting
 from tests.core.walk import Walk
@@ -35,7 +47,7 @@ every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting:
 def explore(setting: Setting, *, frozen: bool, walks: int) -> None:
     first = randrange(2**32) if SOAK else 0
     for number in range(first, first + walks):
-        walk = Walk(setting, f"{setting.name}, {number}", frozen=frozen)
+        walk = Walk(setting, Random(f"{setting.name}, {number}"), frozen=frozen)
         try:
             walk.run(STEPS)
             walk.end()
@@ -52,3 +64,57 @@ def test_while_nobody_changes_their_mind(setting: Setting) -> None:
 @every_setting
 def test_whatever_changes_meanwhile(setting: Setting) -> None:
     explore(setting, frozen=False, walks=times(250, 20_000))
+
+
+# the same steps, in an order of hypothesis's
+
+
+def step(name: str) -> Callable[..., None]:
+    def do(machine: Any) -> None:
+        machine.walk.do(name)
+
+    return precondition(lambda machine: machine.walk.may(name))(rule()(do))
+
+
+class Promises(RuleBasedStateMachine):
+    """One walk of which hypothesis draws every choice."""
+
+    setting: Setting
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.walk: Walk
+
+    @initialize(draw=st.randoms(use_true_random=False))
+    def begin(self, draw: Random) -> None:
+        self.walk = Walk(self.setting, draw, frozen=False)
+
+    somebody_changes_their_mind = step("_somebody_changes_their_mind")
+    the_sender_is_suppressed = step("_the_sender_is_suppressed")
+    an_effect_is_answered = step("_an_effect_is_answered")
+    several_are_answered = step("_several_are_answered")
+    all_is_answered = step("_all_is_answered")
+    rcpt = step("_rcpt")
+    data = step("_data")
+    the_client_gives_up = step("_the_client_gives_up")
+    the_spool_breaks = step("_the_spool_breaks")
+
+    def teardown(self) -> None:
+        if hasattr(self, "walk"):
+            self.walk.end()
+
+
+@every_setting
+def test_in_any_order_that_can_be_made_short(setting: Setting) -> None:
+    machine = type("Promises", (Promises,), {"setting": setting})
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=times(12, 2_000),
+            stateful_step_count=STEPS,
+            deadline=None,
+            derandomize=not SOAK,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

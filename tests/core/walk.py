@@ -26,10 +26,10 @@ class Walk:
     """Use `run` once, then `end`. With `frozen` nobody changes their mind while a transaction is
     open, and the upstream takes every RSET."""
 
-    def __init__(self, setting: Setting, seed: str, *, frozen: bool) -> None:
+    def __init__(self, setting: Setting, draw: Random, *, frozen: bool) -> None:
         self.setting = setting
         self.frozen = frozen
-        self.draw = Random(seed)
+        self.draw = draw
         self.steps: list[str] = []  # what was done, to be read when something does not hold
         self.world = World()
         self.driver = Present(self.world, setting)
@@ -66,10 +66,23 @@ class Walk:
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            possible = [(do, weight) for may, do, weight in self._steps if weight and may()]
-            (do,) = self.draw.choices(*zip(*possible, strict=True))  # type: ignore[arg-type]
-            do()
-            assert self.world.violations == []
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Do one of what may be done now."""
+        possible = [(do, weight) for may, do, weight in self._steps if weight and may()]
+        (do,) = self.draw.choices(*zip(*possible, strict=True))  # type: ignore[arg-type]
+        do()
+        assert self.world.violations == []
+
+    def may(self, name: str) -> bool:
+        return any(may() for may, do, weight in self._steps if do.__name__ == name)
+
+    def do(self, name: str) -> None:
+        """Do this step, which may be done now."""
+        (do,) = [do for _, do, _ in self._steps if do.__name__ == name]
+        do()
+        assert self.world.violations == []
 
     def end(self) -> None:
         """All goes well from now on, and nothing is left."""
