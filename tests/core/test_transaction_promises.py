@@ -1,7 +1,8 @@
 """The promises of design.md section 1, whatever happens in whatever order and whatever fails.
 
 `walk.py` has the steps and what must hold after each. Many cheap walks are drawn from their seeds,
-the same each time; fewer by a state machine of hypothesis, which makes what fails short.
+the same each time; fewer by a state machine of hypothesis, which makes what fails short in
+`make soak`.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from random import Random, randrange
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -114,6 +115,7 @@ def test_in_any_order_that_can_be_made_short(setting: Setting) -> None:
             stateful_step_count=STEPS,
             deadline=None,
             derandomize=not SOAK,
+            phases=[Phase.generate, *([Phase.shrink] if SOAK else [])],  # which takes minutes
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
