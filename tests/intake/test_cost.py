@@ -2,6 +2,7 @@
 and no neighbour's load has a part in it."""
 
 import asyncio
+import gc
 import socket
 import sys
 import threading
@@ -101,21 +102,47 @@ def send(client: Client) -> None:
     assert client.say(marketing() + b".\r\n").startswith("250 ")
 
 
+@contextmanager
+def connected(worker: Counted) -> Iterator[Client]:
+    address = worker.settings.listeners[0].address
+    assert isinstance(address, TcpAddress)
+    with socket.create_connection((LOOPBACK, address.port), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = Client(connection)
+        client.greet()
+        for _ in range(3):
+            send(client)
+        yield client
+
+
 def test_calls_for_a_message(tmp_path: Path) -> None:
     """The fewest of twenty messages: timers have no part in that."""
     with FakeUpstream() as upstream, Counted(tmp_path, f"{LOOPBACK}:{upstream.port}") as worker:
-        address = worker.settings.listeners[0].address
-        assert isinstance(address, TcpAddress)
-        with socket.create_connection((LOOPBACK, address.port), timeout=10) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client = Client(connection)
-            client.greet()
-            for _ in range(3):
-                send(client)
-            found = []
+        found = []
+        with connected(worker) as client:
             for _ in range(MESSAGES):
                 with worker.counting() as calls:
                     send(client)
                 found.append(calls)
-            fewest = min(found, key=lambda calls: calls.total())
+        fewest = min(found, key=lambda calls: calls.total())
     assert fewest.total() <= MOST, fewest.most_common(40)
+
+
+def test_a_message_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
+    """What points at itself in a circle fills the processor's caches until it is collected."""
+    with FakeUpstream() as upstream, Counted(tmp_path, f"{LOOPBACK}:{upstream.port}") as worker:
+        with connected(worker) as client:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(MESSAGES):
+                    send(client)
+                gc.set_debug(gc.DEBUG_SAVEALL)
+                gc.collect()
+                left = Counter(type(each).__name__ for each in gc.garbage)
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+    ours = {"Run", "Pending", "RelayTransaction", "UpstreamTransaction", "Content", "Decided"}
+    assert not ours & left.keys(), left.most_common(20)
