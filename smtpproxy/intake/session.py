@@ -4,6 +4,7 @@ from __future__ import annotations  # of functions within functions: each costs 
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Protocol, TypeVar, cast
 
@@ -42,7 +43,7 @@ class Engine(Protocol):
     def receive_data(self, data: bytes) -> None: ...
 
 
-class Session(asyncio.Protocol):
+class Session(asyncio.Protocol, ABC):
     """One connection to a listener. Its engine gives events, which are taken in turn.
 
     While something is waited for (`_wait_for`) the session is busy: what comes meanwhile stays
@@ -74,17 +75,17 @@ class Session(asyncio.Protocol):
 
     # what the protocols have of their own
 
+    @abstractmethod
     def _take_next(self) -> bool:
         """Take the next event; return False when there is none to take."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _all_taken(self, *, taken: bool) -> None:
         """Set the client's time: it is waited for now. `taken`: events were."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _in_message(self) -> bool:
         """Whether a message is under way, which may still be finished while draining."""
-        raise NotImplementedError
 
     def _say_shutdown(self) -> None:
         """Say that we are going."""
@@ -101,9 +102,9 @@ class Session(asyncio.Protocol):
     def _expired(self) -> None:
         self._end("timeout")
 
+    @abstractmethod
     def _give_up(self) -> None:
         """Let go of what was under way: nothing of it was mailed."""
-        raise NotImplementedError
 
     # asyncio.Protocol
 

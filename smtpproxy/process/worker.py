@@ -138,18 +138,7 @@ class Worker:
             links=self._links(),
             signing_keys=None if signer is None else signer.keys,
         )
-        perform = Performer(
-            self._store,
-            self._journal,
-            mailings=self._mailings,
-            bulk_counter=self._bulk_counter,
-            copies=self._copies,
-            signer=signer,
-            verifier=self._verifier(),
-            domains=self._domains(),
-            organisations=self._organisations(),
-            threads=self._threads,
-        )
+        perform = self._performer(signer)
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
         self._number = number
@@ -170,6 +159,20 @@ class Worker:
             )
             for listener in settings.listeners
         ]
+
+    def _performer(self, signer: "Signer | None") -> Performer:
+        return Performer(
+            self._store,
+            self._journal,
+            mailings=self._mailings,
+            bulk_counter=self._bulk_counter,
+            copies=self._copies,
+            signer=signer,
+            verifier=self._verifier(),
+            domains=self._domains(),
+            organisations=self._organisations(),
+            threads=self._threads,
+        )
 
     async def open(self, sockets: Mapping[str, socket.socket]) -> None:
         for listener in self._listeners:

@@ -130,19 +130,22 @@ def test_calls_for_a_message(tmp_path: Path) -> None:
 
 def test_a_message_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
     """What points at itself in a circle fills the processor's caches until it is collected."""
-    with FakeUpstream() as upstream, Counted(tmp_path, f"{LOOPBACK}:{upstream.port}") as worker:
-        with connected(worker) as client:
+    with (
+        FakeUpstream() as upstream,
+        Counted(tmp_path, f"{LOOPBACK}:{upstream.port}") as worker,
+        connected(worker) as client,
+    ):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(MESSAGES):
+                send(client)
+            gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
-            gc.disable()
-            try:
-                for _ in range(MESSAGES):
-                    send(client)
-                gc.set_debug(gc.DEBUG_SAVEALL)
-                gc.collect()
-                left = Counter(type(each).__name__ for each in gc.garbage)
-            finally:
-                gc.set_debug(0)
-                gc.garbage.clear()
-                gc.enable()
+            left = Counter(type(each).__name__ for each in gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
     ours = {"Run", "Pending", "RelayTransaction", "UpstreamTransaction", "Content", "Decided"}
     assert not ours & left.keys(), left.most_common(20)
