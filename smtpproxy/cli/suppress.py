@@ -85,7 +85,9 @@ suppress.add_command(rekey)
 class AddOptions(NoteOptions):
     """What is not to be sent, and by whose order."""
 
-    scope: str = option(f"{SCOPE_HELP}.", scope_type, metavar="SCOPE", default="all")
+    scope: str | None = option(
+        f"{SCOPE_HELP} (default: all; of an erasure: marketing).", scope_type, metavar="SCOPE"
+    )
     origin: str = option("Where the order comes from.", choice(Origin), default="manual")
     since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
@@ -101,7 +103,8 @@ def add(settings: Settings, address: str, options: AddOptions) -> Result:
     @example.com is everybody at that domain, *.example.com everybody at it and at its
     subdomains.
     """
-    scope, origin, since = options.scope, Origin(options.origin), options.since
+    origin, since = Origin(options.origin), options.since
+    scope = options.scope or ("marketing" if origin is Origin.ERASURE else "all")
     try:
         check_origin(address, origin)
     except ValueError as error:

@@ -54,7 +54,7 @@ def relay(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
 
 
 def suppress(relay: RelayProcess, recipient: str, origin: str = "erasure") -> None:
-    relay.must("suppress", "add", recipient, "--origin", origin)
+    relay.must("suppress", "add", recipient, "--origin", origin, "--scope", "all")
 
 
 def withdraw(relay: RelayProcess, recipient: str) -> None:

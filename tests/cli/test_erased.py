@@ -57,6 +57,22 @@ def test_receipts_still_reach_who_was_erased(stored: Stored) -> None:
     assert said(verdict(CUSTOMER, erased)) == "refuse suppressed_erasure"
 
 
+def test_an_erasure_told_by_hand_or_by_a_file_leaves_receipts_alone_too(stored: Stored) -> None:
+    carl, dora = "carl@people.example", "dora@people.example"
+    stored.run("suppress", "add", carl, "--origin", "erasure")
+    mapping = stored.file(
+        "erased.toml", '[columns]\n"who" = "address"\n[constants]\norigin = "erasure"\n'
+    )
+    erased = stored.file("erased.csv", f"who\n{dora}\n")
+    stored.run("suppress", "import", erased, "--mapping", mapping)
+    for who in (carl, dora):
+        (kept,) = stored.json("suppress", "show", who)["suppressions"]
+        assert (kept["scope"], kept["origin"]) == ("marketing", "erasure")
+    stored.run("suppress", "add", carl, "--origin", "erasure", "--scope", "all")
+    scopes = {each["scope"] for each in stored.json("suppress", "show", carl)["suppressions"]}
+    assert scopes == {"marketing", "all"}
+
+
 def test_all_mail_is_stopped_where_that_was_asked_for(stored: Stored) -> None:
     assert "suppressed for all" in stored.run("contact", "erase", BERT, "--scope", "all").stdout
     (kept,) = stored.json("suppress", "show", BERT)["suppressions"]

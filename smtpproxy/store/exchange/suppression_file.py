@@ -50,7 +50,7 @@ SCOPES = {
     Origin.COMPLAINT: "all",
     Origin.MANUAL: "all",
     Origin.EXTERNAL: "all",
-    Origin.ERASURE: "all",
+    Origin.ERASURE: "marketing",
     Origin.UNSUBSCRIBE: "marketing",
     Origin.OBJECTION: "marketing",
 }
