@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from smtpproxy import toml
+from smtpproxy.config.brands import brand_of, completed, from_domains
 from smtpproxy.config.checks import cross_check
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
@@ -20,7 +21,13 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.periods import shortest_seconds
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError, builtin, parse_rulebook
-from smtpproxy.settings import PolicySettings, Settings, StreamSettings, WebhookSettings
+from smtpproxy.settings import (
+    BrandSettings,
+    PolicySettings,
+    Settings,
+    StreamSettings,
+    WebhookSettings,
+)
 from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, tables
 
 _REPLACED: Mapping[Location, str] = {
@@ -128,18 +135,22 @@ def read_rulebook(reference: str) -> Rulebook:
 def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> Settings:
     """Return the settings of the file with all that is made of several of them."""
     server, common = found.server, books[found.policy.rulebook]
+    hostname = server.hostname
     if server.workers == 0:
         server = replace(server, workers=len(os.sched_getaffinity(0)))
     policy = replace(found.policy, rulebook=common.name)
+    brands = completed(found)
     default = structs.replace(
         DEFAULT_STREAM,
+        brand=brand_of(None, brands),
+        many_brands=len(brands) > 1,
         rulebook=policy.rulebook,
         mode=policy.mode,
         marketing_cap=policy.frequency_cap,
         imprint=_common_imprint(policy, common),
     )
     declared = [
-        _stream(each, policy, books[each.rulebook] if each.rulebook else common, server.hostname)
+        _stream(each, policy, books[each.rulebook] if each.rulebook else common, hostname, brands)
         for each in found.declared_streams
     ]
     url = found.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
@@ -151,6 +162,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         policy=policy,
         webhooks=tuple(_webhook(each, strictest) for each in found.webhooks),
         streams={stream.name: stream for stream in (default, *declared)},
+        brands=brands,
         rulebooks={book.name: book for book in books.values()},
         hash=digest,
     )
@@ -162,19 +174,28 @@ def _webhook(webhook: WebhookSettings, strictest: float) -> WebhookSettings:
 
 
 def _stream(
-    stream: StreamSettings, policy: PolicySettings, rulebook: Rulebook, hostname: str
+    stream: StreamSettings,
+    policy: PolicySettings,
+    rulebook: Rulebook,
+    hostname: str,
+    brands: Mapping[str, BrandSettings],
 ) -> Stream:
     marketing = stream.stream_class is StreamClass.MARKETING
     adds = stream.unsubscribe == "add"
     imprint = stream.imprint or _common_imprint(policy, rulebook)
+    brand = brand_of(stream, brands)
+    own_domains, foreign_domains = from_domains(stream.from_domains, brand, brands)
     return Stream(
         name=stream.name,
+        brand=brand,
+        many_brands=len(brands) > 1,
         stream_class=stream.stream_class,
         purpose=stream.purpose,
         nature=stream.nature,
         products=stream.products,
         topics=stream.topics,
-        from_domains=stream.from_domains,
+        from_domains=own_domains,
+        foreign_domains=foreign_domains,
         one_click_required=stream.one_click == "required",
         rulebook=rulebook.name,
         mode=stream.mode or policy.mode,

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from smtpproxy.config.access_checks import access_checks
+from smtpproxy.config.brands import brand_checks
 from smtpproxy.policy.model import DEFAULT_STREAM, NOTICE_STREAM
 from smtpproxy.settings import Address, StreamSettings, TcpAddress, UnixAddress
 from smtpproxy.settings.places import address as read_address
@@ -21,6 +22,7 @@ Document = Mapping[str, Any]
 _NAMED = (
     ("listener", "name"),
     ("stream", "name"),
+    ("brand", "name"),
     ("sender", "address"),
     ("token", "name"),
     ("webhook", "name"),
@@ -32,6 +34,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
     """Yield the faults that no table shows by itself."""
     yield from _unique_names(document)
     yield from _streams(document)
+    yield from brand_checks(document)
     for section in ("listener", "sender", "credential", "dkim"):
         yield from _stream_choice(document, section)
     yield from _addresses(document)

@@ -240,7 +240,8 @@ _NO_DOMAIN = frozenset({"."})
 
 def _within(stream: Stream, domains: frozenset[str]) -> Stream:
     """The stream, with the domains of From that both it and the credential give."""
-    both = stream.from_domains & domains if stream.from_domains else domains
+    own = stream.from_domains
+    both = own & domains if own else domains - stream.foreign_domains
     return structs.replace(stream, from_domains=both or _NO_DOMAIN)
 
 

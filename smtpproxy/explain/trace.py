@@ -78,13 +78,19 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
     return Phrase(key, words)
 
 
+def _strangers(stream: Stream, features: MessageFeatures) -> set[str]:
+    """The From domains that the stream does not take."""
+    found = set(features.from_domains)
+    return found - stream.from_domains if stream.from_domains else found & stream.foreign_domains
+
+
 def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
     """Why a message rule refused."""
     features, stream, key = case.features, case.stream, f"reason.{verdict.reason}"
     words: Words = {
         "stream": stream.name,
         "malformed": features.malformed or Phrase("part.malformed.from"),
-        "strangers": ", ".join(sorted(set(features.from_domains) - stream.from_domains)),
+        "strangers": ", ".join(sorted(_strangers(stream, features))),
         "fields": features.unsubscribe_fields,
     }
     match verdict.reason:

@@ -34,6 +34,7 @@ from smtpproxy.policy.rulebook import (
 )
 
 __all__ = [
+    "BUILT_IN_BRAND",
     "BULK_WINDOW",
     "DEFAULT_STREAM",
     "NOTICE_STREAM",
@@ -78,6 +79,9 @@ __all__ = [
 ]
 
 
+BUILT_IN_BRAND = "default"
+"""Whose streams are where the configuration names no brand, or several and not which."""
+
 BULK_WINDOW = 3_600.0
 """Seconds in which one text to many people is counted, where none are set."""
 
@@ -91,7 +95,10 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     nature: Nature = Nature.COMMERCIAL
     products: frozenset[str] = frozenset()
     topics: frozenset[str] = frozenset()
+    brand: str = BUILT_IN_BRAND  # who is talking
+    many_brands: bool = False  # there are several, so what allows must name the stream's own
     from_domains: frozenset[str] = frozenset()  # lower-case A-labels; empty: any
+    foreign_domains: frozenset[str] = frozenset()  # of other brands, where any would be taken
     one_click_required: bool = True
     rulebook: str = "fr"
     mode: Mode = Mode.ENFORCE

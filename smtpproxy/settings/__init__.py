@@ -10,6 +10,7 @@ from typing import Annotated
 
 from smtpproxy.policy.model import Rulebook, Stream, StreamClass
 from smtpproxy.settings.amounts import Rate
+from smtpproxy.settings.brands import BrandSettings
 from smtpproxy.settings.mail import (
     AuditSettings,
     AuthSettings,
@@ -38,6 +39,7 @@ __all__ = [
     "Address",
     "AuditSettings",
     "AuthSettings",
+    "BrandSettings",
     "ControllerSettings",
     "Credential",
     "DkimSettings",
@@ -78,6 +80,7 @@ class Settings:
     controller: ControllerSettings | None = None
     web: WebSettings | None = None
     policy: PolicySettings = PolicySettings()
+    declared_brands: Annotated[tuple[BrandSettings, ...], Key("brand")] = ()
     declared_streams: Annotated[tuple[StreamSettings, ...], Key("stream")] = ()
     sender_rules: Annotated[tuple[SenderRule, ...], Key("sender")] = ()
     partners: Annotated[tuple[PartnerSettings, ...], Key("partner")] = ()
@@ -91,6 +94,8 @@ class Settings:
 
     streams: Annotated[Mapping[str, Stream], DERIVED] = field(default_factory=dict)
     """By name, with `default`."""
+    brands: Annotated[Mapping[str, BrandSettings], DERIVED] = field(default_factory=dict)
+    """By name; the built-in one where none is declared. All have a title, and a controller."""
     rulebooks: Annotated[Mapping[str, Rulebook], DERIVED] = field(default_factory=dict)
     hash: Annotated[str, DERIVED] = ""
     """SHA-256 of the file, 12 hex digits, for config_info."""

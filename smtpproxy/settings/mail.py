@@ -39,6 +39,7 @@ from smtpproxy.settings.amounts import (
     SuppressionPeriod,
     TimeOfDay,
 )
+from smtpproxy.settings.brands import Labels
 from smtpproxy.settings.names import (
     AllowedSender,
     Certificate,
@@ -133,6 +134,8 @@ class StreamSettings:
 
     name: Annotated[Name, Key(example="offers")]
     stream_class: Annotated[StreamClass, Key("class", example="marketing")]
+    brand: Name | None = None  # None, in the file: the only one there is
+    label: Labels | None = None  # what people are told that it is, by language
     purpose: Purpose | None = None
     nature: Nature = Nature.COMMERCIAL
     products: frozenset[Word] = frozenset()

@@ -27,6 +27,7 @@ TABLES: dict[str, type] = {
     "[controller]": all_settings.ControllerSettings,
     "[web]": all_settings.WebSettings,
     "[policy]": all_settings.PolicySettings,
+    "[[brand]]": all_settings.BrandSettings,
     "[[stream]]": all_settings.StreamSettings,
     "[[sender]]": all_settings.SenderRule,
     "[[partner]]": all_settings.PartnerSettings,
@@ -41,7 +42,7 @@ TABLES: dict[str, type] = {
 
 MADE_BY_THE_READER = {
     *("[auth]", "[[credential]]", "[[partner]]", "[[dkim]]", "[[webhook]]", "[[token]]"),
-    "[controller]",
+    *("[controller]", "[[brand]]"),
 }
 """Tables that stand in the example as comments: they need what only the reader has."""
 

@@ -61,9 +61,11 @@ def header(case: MessageCase) -> Verdict | None:
 
 
 def sender(case: MessageCase) -> Verdict | None:
-    """Refuse a From address outside the stream's domains; a stream without any takes all."""
-    domains = case.stream.from_domains
-    return None if not domains or domains.issuperset(case.features.from_domains) else _SENDER
+    """Refuse a From address outside the stream's domains; a stream without any takes all that
+    are no other brand's."""
+    domains, found = case.stream.from_domains, case.features.from_domains
+    own = domains.issuperset(found) if domains else case.stream.foreign_domains.isdisjoint(found)
+    return None if own else _SENDER
 
 
 def recipient_limit(case: MessageCase) -> Verdict | None:

@@ -1,0 +1,50 @@
+"""Brands: who is talking to people, and how a stream is called when they are told of it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from smtpproxy.settings.names import Language, Line, Mailbox, Name, language, line
+from smtpproxy.settings.places import Domain, File
+from smtpproxy.toml import shown
+from smtpproxy.toml_tables import Key, Written
+
+_COLOUR = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})")
+
+
+def colour(value: object) -> str:
+    """Return a colour as six hexadecimal digits behind `#`, in lower case."""
+    text = value.lower() if isinstance(value, str) else ""
+    if not _COLOUR.fullmatch(text):
+        raise ValueError(f'{shown(value)} is not a colour such as "#005a9c"')
+    return text if len(text) == 7 else "#" + "".join(2 * digit for digit in text[1:])
+
+
+def labels(value: object) -> Mapping[str, str]:
+    """Return what people read, by language."""
+    if not isinstance(value, dict) or not value:
+        raise ValueError(
+            'must be text by language, {en = "Special offers", fr = "Offres"}, not ' + shown(value)
+        )
+    return {language(lang): line(text) for lang, text in value.items()}
+
+
+Colour = Annotated[str, Written(colour)]
+Labels = Annotated[Mapping[str, str], Written(labels)]
+
+
+@dataclass(frozen=True, slots=True)
+class BrandSettings:
+    """A seller as people know it, and who answers for it. Consent is given to one brand."""
+
+    name: Annotated[Name, Key(example="shoes")]
+    title: Line | None = None  # what people call it; None: the legal name
+    legal_name: Line | None = None  # of the controller; None, in the file: that of [controller]
+    address: Line | None = None  # likewise
+    help: Mailbox | None = None  # where people write to somebody
+    from_domains: frozenset[Domain] = frozenset()  # no other brand's; empty: as streams say
+    languages: tuple[Language, ...] = ()  # the first where none fits; empty: all there are
+    logo: File | None = None
+    colour: Colour | None = None  # on a light ground
+    colour_dark: Colour | None = None  # on a dark one
