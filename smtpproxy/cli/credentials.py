@@ -191,8 +191,8 @@ def keys(settings: Settings) -> Result:
     """Tell which keys there are; new links are sealed with the newest."""
     from smtpproxy.store.key_files import LINK_KEY_FILE
 
-    if not settings.adds_unsubscribe and not (settings.server.state_dir / LINK_KEY_FILE).exists():
-        fail('there is no key: no stream has unsubscribe = "add"')
+    if not settings.makes_tokens and not (settings.server.state_dir / LINK_KEY_FILE).exists():
+        fail('there is no key: no stream has unsubscribe = "add" or verp = true')
     return _link_keys(settings)
 
 

@@ -34,7 +34,6 @@ _REPLACED: Mapping[Location, str] = {
     ("listener", "trusted"): "is now three keys: proxy_trusted (hosts that may send a PROXY"
     " header), xclient_trusted (hosts that may send XCLIENT and XFORWARD) and login_trusted (hosts"
     " among these whose LOGIN counts as AUTH)",
-    ("feedback",): "not available in this version: leave it out",
 }
 """Keys of other versions, and what has to be written instead."""
 
@@ -219,6 +218,7 @@ def _stream(
         undeclared_bulk=stream.undeclared_bulk,
         bulk_recipients=None if marketing else _bulk_recipients(stream),
         bulk_window=stream.bulk_window,
+        verp=stream.verp,
     )
 
 

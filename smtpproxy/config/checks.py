@@ -5,7 +5,7 @@ who corrects a file sees all there is to correct at once.
 """
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -42,6 +42,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
     yield from _dkim(document)
     yield from _content(document)
     yield from _unsubscribe(document)
+    yield from _verp(document)
 
 
 def _unique_names(document: Document) -> Iterator[Fault]:
@@ -124,7 +125,7 @@ def _undefined(stream: str, defined: list[str]) -> str:
 def _addresses(document: Document) -> Iterator[Fault]:
     bound: list[tuple[Location, Address]] = []
     places: list[Location] = [("listener", i, "address") for i, _ in tables(document, "listener")]
-    for place in (*places, ("web", "address")):
+    for place in (*places, ("web", "address"), ("feedback", "address")):
         address = _address(document, place)
         if address is None:
             continue
@@ -228,6 +229,22 @@ def _content(document: Document) -> Iterator[Fault]:
             )
 
 
+def _verp(document: Document) -> Iterator[Fault]:
+    """Yield the faults of streams whose bounces are to come back to the relay."""
+    returning = set()
+    for index, stream in tables(document, "stream"):
+        if stream.get("verp") is not True:
+            continue
+        returning.add(stream.get("name"))
+        if not isinstance(document.get("feedback"), dict):
+            yield Fault(
+                ("stream", index, "verp"),
+                "needs an address for bounces to come back to: add [feedback] with domain ="
+                ' "bounces.example.com"',
+            )
+    yield from _without_copies(document, returning, "verp = true")
+
+
 _OF_ADDING = ("existing_unsubscribe", "unsubscribe_scope", "unsubscribe_mailto", "list_id")
 _ASKING = ("milter", "policy")
 
@@ -251,15 +268,20 @@ def _unsubscribe(document: Document) -> Iterator[Fault]:
                 '"add" needs the address of the links: set web.public_url, for example'
                 ' "https://unsubscribe.example.com"',
             )
+    yield from _without_copies(document, adding, 'unsubscribe = "add"')
+
+
+def _without_copies(document: Document, copied: Container[object], setting: str) -> Iterator[Fault]:
+    """Yield where a listener that cannot make copies names a stream that needs them."""
     for index, listener in tables(document, "listener"):
         named = listener.get("streams")
         if listener.get("protocol") not in _ASKING or not isinstance(named, list):
             continue
         for at, name in enumerate(named):
-            if isinstance(name, str) and name in adding:
+            if isinstance(name, str) and name in copied:
                 yield Fault(
                     ("listener", index, "streams", at),
-                    f'"{name}" has unsubscribe = "add", and a {listener["protocol"]} listener'
+                    f'"{name}" has {setting}, and a {listener["protocol"]} listener'
                     " cannot give each recipient a separate message: use another stream there",
                 )
 

@@ -102,7 +102,7 @@ def _state_faults(settings: Settings) -> Iterator[str]:
     yield from partners
     if not partners:
         yield from _store_faults(settings)
-    if settings.adds_unsubscribe and (state / LINK_KEYS).exists():
+    if settings.makes_tokens and (state / LINK_KEYS).exists():
         try:
             load_link_keys(state)
         except StoreMisconfigured as fault:

@@ -21,7 +21,7 @@ from smtpproxy.events import Client, Decided, JudgedRecipient
 from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.reply import Reply
-from smtpproxy.policy.model import Action, Reason, Verdict
+from smtpproxy.policy.model import Action, Reason, Stream, Verdict
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
@@ -58,14 +58,15 @@ class PerRecipientDelivery:
     def __init__(
         self,
         services: Services,
-        mail: MailParameters,
         *,
+        mail: Callable[[Recipient], MailParameters],
         made: Callable[[Recipient], Steps[Iterator[bytes]]],
         answered: Callable[[Recipient], Steps[Reply | None]],
         mailed: Callable[[Recipient], Steps[None]],
         failed: Callable[[Exception], Reply],
     ) -> None:
-        """`made` makes a recipient's copy; `mailed` is told when the upstream has taken it.
+        """`made` makes a recipient's copy, `mail` is what is said of it; `mailed` is told when the
+        upstream has taken it.
 
         `answered` is asked last: it has the answer where the copy is not to be sent after all.
         `failed` is told of what fails, and says what is answered then.
@@ -120,7 +121,7 @@ class PerRecipientDelivery:
         return (yield from self._attempt(recipient)) if first.again else first
 
     def _attempt(self, recipient: Recipient) -> Steps[Delivered]:
-        upstream = self._services.open_upstream(self._mail)
+        upstream = self._services.open_upstream(self._mail(recipient))
         try:
             copy = yield from self._made(recipient)
             (reply,) = yield from AskUpstream(upstream, [recipient.rcpt])
@@ -216,7 +217,7 @@ class CopyingTransaction(NotifyingTransaction):
         once = {recipient.path: recipient for recipient in recipients}  # named twice, one copy
         delivery = PerRecipientDelivery(
             self._services,
-            self._mail,
+            mail=partial(self._mail_to, outcome.stream),
             made=made,
             answered=partial(self._answered_meanwhile, outcome),
             mailed=self._keep,
@@ -225,6 +226,19 @@ class CopyingTransaction(NotifyingTransaction):
         results = yield from self._timed("upstream", delivery.deliver(list(once.values())))
         by_path = dict(zip(once, results, strict=True))
         return (yield from self._answer_copies(outcome, header, by_path))
+
+    def _returns(self, stream: Stream) -> bool:
+        """Whether bounces come back to us, by a reverse path of the recipient's own."""
+        return stream.verp and self.reverse_path != "" and not self._one_message
+
+    def _mail_to(self, stream: Stream, recipient: Recipient) -> MailParameters:
+        """What MAIL is to say where it is for this recipient alone. Raises StoreUnavailable."""
+        if not self._returns(stream):
+            return self._mail
+        make = self._services.return_path
+        if make is None:
+            raise StoreUnavailable("there are no keys for return paths")
+        return replace(self._mail, reverse_path=make(self.id, stream.name, recipient.canonical))
 
     def _one_can_be_told(self, recipients: Collection[Recipient]) -> Steps[bool]:
         """Whether somebody can be told of a recipient who fails after another was mailed."""

@@ -94,6 +94,7 @@ async def would_become(
         note_outcome=lambda _: None,
         open_upstream=lambda _: _Accepting(),
         links=_NoLinks(),
+        return_path=lambda *_: question.reverse_path,
         signing_keys=_signing_keys(settings),
         asks_dns=network is not None,
     )

@@ -12,7 +12,7 @@ from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.unsubscribe import plain_unsubscribe, unsubscribe_fields, with_fields
 from smtpproxy.mail.unsubscribe_token import TokenRing, Unsubscription, fits, stream_tag
-from smtpproxy.policy.model import ExistingUnsubscribe, Stream
+from smtpproxy.policy.model import ExistingUnsubscribe, Stream, StreamClass
 from smtpproxy.relay.content import Content
 from smtpproxy.wire.content import stuffed
 
@@ -79,6 +79,25 @@ def _covered(headers: HeaderBlock, name: str) -> bool:
     lower = name.lower().encode()
     signatures = headers.raw_fields(_SIGNATURES)
     return any(lower in signed_names(field) for each in signatures.values() for field in each)
+
+
+def identifying_fields(headers: HeaderBlock, stream: Stream, return_path: str) -> bytes:
+    """The fields by which a complaint is known for one about this copy, where it lacks them.
+
+    A Feedback-ID is for the loops of mailbox providers, which are about bulk mail.
+    """
+    local_part = return_path.partition("@")[0]
+    fields = b""
+    if _lacks(headers, "Message-ID"):
+        fields += b"Message-ID: <%b>\r\n" % return_path.encode()
+    if stream.stream_class is StreamClass.MARKETING and _lacks(headers, "Feedback-ID"):
+        fields += b"Feedback-ID: %b::%b:smtpproxy\r\n" % (local_part.encode(), stream.name.encode())
+    return fields
+
+
+def _lacks(headers: HeaderBlock, name: str) -> bool:
+    """Whether a field can be added: it is not there, and no signature says that it is not."""
+    return not headers.raw_values(name) and not _covered(headers, name)
 
 
 PATH = "/u/"

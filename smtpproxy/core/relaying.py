@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.content_checks import Message
 from smtpproxy.core.copying import FAILURES, CopyingTransaction
-from smtpproxy.core.edits import edited
+from smtpproxy.core.edits import edited, identifying_fields
 from smtpproxy.core.effects import (
     AskUpstream,
     AwaitData,
@@ -52,7 +52,9 @@ class RelayTransaction(CopyingTransaction):
         super().__init__(services, client, mail, choice, mixed)
         self._protocol = protocol
         self._upstream: Upstream = services.open_upstream(mail)
-        self._adds_links = choice.adds_links
+        self._put_from = mail.reverse_path
+        self._makes_copies = choice.makes_copies
+        self._may_return = choice.returns  # the recipients that come first
 
     @property
     def accepted(self) -> int:
@@ -97,10 +99,14 @@ class RelayTransaction(CopyingTransaction):
         self._upstream.abort()
 
     def _put_upstream(self, permitted: Sequence[Recipient]) -> Steps[list[Reply]]:
-        ask = AskUpstream(self._upstream, [recipient.rcpt for recipient in permitted])
         try:
+            if self._may_return:
+                self._may_return = False
+                if len(permitted) == 1:
+                    self._open_upstream(self._mail_to(self._choice.default, permitted[0]))
+            ask = AskUpstream(self._upstream, [recipient.rcpt for recipient in permitted])
             answers = yield from self._timed("upstream", ask)
-        except UpstreamError as error:
+        except (UpstreamError, StoreUnavailable) as error:
             answers = [self._failed(error)] * len(permitted)
         self._upstream.leave_to_client(self._given_back)
         for recipient, answer in zip(permitted, answers, strict=True):
@@ -120,7 +126,7 @@ class RelayTransaction(CopyingTransaction):
             wants_no_notice(r.rcpt) for r in self.recipients_accepted
         ):
             self._mixed = "refuse"  # a recipient cannot be left out in silence
-        if self._adds_links and self._mixed != "each":
+        if self._makes_copies and self._mixed != "each":
             yield from self._leave_out_done()
         outcome = yield from self._decide(Message(headers, content.size, content.body()))
         self._upstream.end_turn()
@@ -139,7 +145,7 @@ class RelayTransaction(CopyingTransaction):
         unfit = self._unfit(content)
         if unfit is not None:
             return (yield from self._refuse_unfit(outcome, unfit))
-        fields = self._unsubscribe_fields(outcome, headers)
+        fields = self._own_fields(outcome, headers)
         if len(fields) > 1 or (self._done_before and (fields or not self.accepted)):
             self.abort()  # the upstream transaction that all of them are in
             if not (yield from self._one_can_be_told(fields)):
@@ -151,8 +157,7 @@ class RelayTransaction(CopyingTransaction):
         if outcome.mixed and self._mixed == "split":
             return (yield from self._split(outcome, headers, made))
         outgoing = yield from made()
-        mailed = self._permitted(outcome)
-        yield from self._upstream_for(mailed)
+        yield from self._upstream_for(outcome)
         done = yield from self._deliver(outcome, outgoing)
         if isinstance(done, Outcome):
             return done
@@ -204,17 +209,26 @@ class RelayTransaction(CopyingTransaction):
         refused = {recipient for recipient, _ in outcome.refused}
         return [r for r in self.recipients_accepted if r not in refused]
 
-    def _upstream_for(self, recipients: Sequence[Recipient]) -> Steps[None]:
-        """See that the upstream transaction is for these recipients; begin anew where it is not.
+    def _open_upstream(self, mail: MailParameters) -> None:
+        self._upstream = self._services.open_upstream(mail)
+        self._put_from = mail.reverse_path
+
+    def _upstream_for(self, outcome: Outcome) -> Steps[None]:
+        """See that the upstream transaction is for the permitted, and from whom it has to be;
+        begin anew where it is not.
 
         No connection is held while another is waited for. Raises UpstreamError unless the
         upstream accepts again every one that it has accepted before.
         """
+        recipients, mail = self._permitted(outcome), self._mail
         rcpts = [recipient.rcpt for recipient in recipients]
-        if self._upstream.is_open and self._upstream.accepted == rcpts:
+        if outcome.stream.verp:  # there is one
+            mail = self._mail_to(outcome.stream, recipients[0])
+        upstream = self._upstream
+        if upstream.is_open and upstream.accepted == rcpts and self._put_from == mail.reverse_path:
             return
         self.abort()
-        self._upstream = self._services.open_upstream(self._mail)
+        self._open_upstream(mail)
         replies = yield from self._timed("upstream", AskUpstream(self._upstream, rcpts))
         refused = [reply.code for reply in replies if reply.code >= 300]
         if refused:
@@ -256,7 +270,7 @@ class RelayTransaction(CopyingTransaction):
         unnotified = yield from self._notify_refused(outcome, headers.without(""))
         if unnotified is not None:
             return unnotified
-        yield from self._upstream_for(self._permitted(outcome))
+        yield from self._upstream_for(outcome)
         done = yield from self._deliver(outcome, outgoing)
         if isinstance(done, Outcome):
             return done
@@ -276,8 +290,22 @@ class RelayTransaction(CopyingTransaction):
 
     # what leaves
 
+    def _own_fields(self, outcome: Outcome, headers: HeaderBlock) -> dict[Recipient, bytes]:
+        """The fields that each permitted recipient's copy gets, empty ones too; none where nobody
+        gets a copy of their own. Raises StoreUnavailable.
+        """
+        fields = self._unsubscribe_fields(outcome, headers)
+        stream = outcome.stream
+        if not stream.verp or not self._returns(stream):
+            return fields
+        own = {}
+        for recipient in self._permitted(outcome):
+            path = self._mail_to(stream, recipient).reverse_path
+            own[recipient] = fields.get(recipient, b"") + identifying_fields(headers, stream, path)
+        return own
+
     def _unsubscribe_fields(self, outcome: Outcome, headers: HeaderBlock) -> dict[Recipient, bytes]:
-        """The fields that each recipient's copy gets, where the relay adds them; else none.
+        """The fields with each recipient's own link, where the relay adds them; else none.
 
         Raises StoreUnavailable.
         """

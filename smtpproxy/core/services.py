@@ -31,6 +31,10 @@ SigningKeys = Callable[[tuple[str, ...], str, datetime], Sequence[Any]]
 """The keys that sign a message with these From domains on a stream, at a time."""
 
 
+ReturnPathMaker = Callable[[str, str, str], str]
+"""Makes the reverse path of a decision's id, a stream's name and a canonical recipient."""
+
+
 class UnsubscribeFields(Protocol):
     """Makes the header fields with an unsubscribe link of the recipient's own."""
 
@@ -57,6 +61,7 @@ class Services:
     source_header: str | None = None
     undeclared: Stream = DEFAULT_STREAM  # for mail that declares nothing, or falsely
     links: UnsubscribeFields | None = None  # where no stream adds links
+    return_path: ReturnPathMaker | None = None  # where bounces of no stream come back to us
     signing_keys: SigningKeys | None = None  # where there are no keys
     checks_signatures: bool = False  # some stream asks whether signatures are valid
     counts_mailings: bool = False  # some stream counts what it sends
@@ -76,6 +81,7 @@ def services_of(
     note_outcome: Callable[[Relayed], None],
     open_upstream: Callable[[MailParameters], Upstream],
     links: UnsubscribeFields | None = None,
+    return_path: ReturnPathMaker | None = None,
     signing_keys: SigningKeys | None = None,
     asks_dns: bool = True,
 ) -> Services:
@@ -97,6 +103,7 @@ def services_of(
         source_header=settings.source_header,
         undeclared=settings.streams[DEFAULT_STREAM.name],
         links=links,
+        return_path=return_path,
         signing_keys=signing_keys,
         checks_signatures=asks_dns and check_dkim,
         counts_mailings=settings.counts_mailings,
@@ -142,9 +149,14 @@ class StreamChoice:
         )
 
     @cached_property
-    def adds_links(self) -> bool:
-        """Whether the relay may have to add unsubscribe links."""
-        return any(stream.unsubscribe_scope is not None for stream in self.candidates)
+    def makes_copies(self) -> bool:
+        """Whether each recipient may have to get a copy of their own."""
+        return any(s.unsubscribe_scope is not None or s.verp for s in self.candidates)
+
+    @cached_property
+    def returns(self) -> bool:
+        """Whether bounces surely come back to us, whatever the message says of its stream."""
+        return self.certain and self.default.verp
 
     @cached_property
     def lookups(self) -> Lookups:

@@ -85,7 +85,7 @@ def key_files(settings: Settings) -> Iterator[KeyFile]:
     newer = "add a newer key and keep this one: links that were sent have to work"
     made = _newest_link_key(state)
     links = state / stored_keys.LINK_KEY_FILE
-    yield KeyFile("unsubscribe", links, _OLD_OTHER, newer, made, required=settings.adds_unsubscribe)
+    yield KeyFile("unsubscribe", links, _OLD_OTHER, newer, made, required=settings.makes_tokens)
     for partner in settings.store.partners:
         both = "agree on another with the partner: smtpproxy partner key"
         yield KeyFile(f"partner {partner.name}", partner.key_file, _OLD_OTHER, both)

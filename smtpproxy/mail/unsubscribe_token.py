@@ -118,7 +118,7 @@ def _purpose(scope: str) -> bytes:
 
 def _packed(told: Unsubscription) -> bytes:
     purpose = _purpose(told.scope)
-    id = _ulid_octets(told.id)
+    id = ulid_octets(told.id)
     match = _KEY_TEXT.fullmatch(told.recipient)
     if match is not None:
         return (
@@ -143,7 +143,7 @@ def _unpacked(record: bytes) -> Unsubscription:
     else:
         text = recipient.decode()
     return Unsubscription(
-        text, f"purpose:{purpose}" if purpose else "marketing", _ulid_text(id), stream
+        text, f"purpose:{purpose}" if purpose else "marketing", ulid_text(id), stream
     )
 
 
@@ -151,13 +151,13 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _DIGITS = {character: value for value, character in enumerate(_ALPHABET)}
 
 
-def _ulid_octets(id: str) -> bytes:
+def ulid_octets(id: str) -> bytes:
     number = 0
     for character in id:
         number = number << 5 | _DIGITS[character]
     return number.to_bytes(_ID, "big")
 
 
-def _ulid_text(octets: bytes) -> str:
+def ulid_text(octets: bytes) -> str:
     number = int.from_bytes(octets, "big")
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

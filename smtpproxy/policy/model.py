@@ -115,6 +115,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     existing_unsubscribe: ExistingUnsubscribe = ExistingUnsubscribe.KEEP
     unsubscribe_mailto: str | None = None  # an alternative to the link
     list_id: str | None = None  # RFC 2919
+    verp: bool = False  # bounces come back to us: each recipient has a reverse path of their own
 
     # What follows is found out by a closer look at the message (policy/content_checks.py).
     alignment: Alignment = Alignment.OFF

@@ -17,13 +17,14 @@ import uvloop
 from smtpproxy.auth import Authenticator
 from smtpproxy.core.edits import UnsubscribeLinks
 from smtpproxy.core.perform import Performer
-from smtpproxy.core.services import StreamTable, services_of
+from smtpproxy.core.services import ReturnPathMaker, StreamTable, services_of
 from smtpproxy.events import DnsAsked, Event, FilesRead, UlidFactory
 from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.milter import MilterSession
 from smtpproxy.intake.policy import PolicySession
 from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.children import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
@@ -34,7 +35,7 @@ from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics, Snapshot
 from smtpproxy.store import open_bulk_counter, open_copies, open_mailings, open_store
-from smtpproxy.store.key_files import link_ring, load_keys
+from smtpproxy.store.key_files import link_ring, load_keys, load_link_keys
 from smtpproxy.waiting import Deadlines
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Worker:
             note_outcome=self._journal.outcome,
             open_upstream=partial(UpstreamTransaction, self._pool),
             links=self._links(),
+            return_path=self._return_path(),
             signing_keys=None if signer is None else signer.keys,
         )
         perform = self._performer(signer)
@@ -238,6 +240,13 @@ class Worker:
             return key.text(key.pair(address))
 
         return UnsubscribeLinks(link_ring(state_dir), settings.web.public_url, key_text)
+
+    def _return_path(self) -> ReturnPathMaker | None:
+        settings, feedback = self._settings, self._settings.feedback
+        if feedback is None or not any(stream.verp for stream in settings.streams.values()):
+            return None
+        keys = load_link_keys(settings.server.state_dir).values()
+        return ReturnPaths({key.version: key.secret for key in keys}, feedback.domain).make
 
     def _signer(self) -> "Signer | None":
         """Loaded only if there are keys."""

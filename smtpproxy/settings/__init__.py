@@ -6,6 +6,7 @@ need. Sizes are bytes, times are seconds. How to add one: CONTRIBUTING.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from smtpproxy.policy.model import Rulebook, Stream, StreamClass
@@ -19,6 +20,7 @@ from smtpproxy.settings.mail import (
     DkimSettings,
     DnsSettings,
     DoctorSettings,
+    FeedbackSettings,
     ListenerSettings,
     PartnerSettings,
     PolicySettings,
@@ -45,6 +47,7 @@ __all__ = [
     "DkimSettings",
     "DnsSettings",
     "DoctorSettings",
+    "FeedbackSettings",
     "ListenerSettings",
     "PartnerSettings",
     "PolicySettings",
@@ -91,6 +94,7 @@ class Settings:
     dkim: tuple[DkimSettings, ...] = ()
     dns: DnsSettings = DnsSettings()
     doctor: DoctorSettings = DoctorSettings()
+    feedback: FeedbackSettings | None = None
 
     streams: Annotated[Mapping[str, Stream], DERIVED] = field(default_factory=dict)
     """By name, with `default`."""
@@ -139,6 +143,17 @@ class Settings:
     def adds_unsubscribe(self) -> bool:
         """Whether any stream adds unsubscribe headers."""
         return any(stream.unsubscribe_scope is not None for stream in self.streams.values())
+
+    @property
+    def makes_tokens(self) -> bool:
+        """Whether any stream sends what has to be made, and read again, under the link keys."""
+        return self.adds_unsubscribe or any(stream.verp for stream in self.streams.values())
+
+    @property
+    def feedback_dir(self) -> Path:
+        """The maildir of what recipients answer."""
+        chosen = None if self.feedback is None else self.feedback.maildir
+        return chosen or self.server.state_dir / "feedback"
 
     @property
     def counts_mailings(self) -> bool:

@@ -164,6 +164,7 @@ class StreamSettings:
     alignment: Alignment = Alignment.OFF
     check_dkim: bool = True
     max_snapshot_age: Duration | None = None
+    verp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +347,20 @@ class WebhookSettings:
     timeout: Duration = 10.0  # a whole delivery
     give_up_after: Duration = DAY  # of failures; then a message is a dead letter
     deadline: Duration = 0.0  # by when a change has to be told; 0, in the file: as rulebooks say
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackSettings:
+    """Where bounces, complaints and requests to unsubscribe come in by mail."""
+
+    domain: Annotated[Domain, Key(example="bounces.example.com")]
+    address: Address | None = None  # where the MTA delivers to; None: into the maildir alone
+    protocol: Literal["smtp", "lmtp"] = "lmtp"
+    maildir: File | None = None  # None: `feedback` in `state_dir`
+    require_token: bool = True  # a report without one of ours suppresses nobody
+    authenticate: Literal["required", "optional"] = "optional"  # reports of providers
+    suppress_full: FrequencyCap | None = None  # "3/30d": full mailboxes; None: never
+    size_limit: Size = 10 * MIB  # of one report
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def delivered(
 
     delivery = PerRecipientDelivery(
         cast(Any, Services()),
-        MailParameters("s@x.example"),
+        mail=lambda _: MailParameters("s@x.example"),
         made=made,
         answered=answered,
         mailed=mailed,

@@ -1,0 +1,101 @@
+"""`verp = true`: what the upstream gets, and what stays as it was."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.mail.return_path import ReturnPath, ReturnPaths
+from smtpproxy.store.key_files import load_link_keys
+from tests.kit.messages import marketing, message
+from tests.kit.relay import STREAMS, RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import Accepted, At, FakeUpstream, Reply
+
+JEANNE, PAUL, DESK = address("consent"), address("customer"), address("desk")
+DOMAIN = "bounces.shop.example"
+RETURNING = [{**stream, "verp": stream["name"] != "receipts"} for stream in STREAMS]
+
+
+def config() -> dict[str, Any]:
+    return {
+        "feedback": {"domain": DOMAIN},
+        "stream": RETURNING,
+        "listener": [
+            listener("apps", "offers", "receipts", default="offers"),
+            listener("certain", "offers", default="offers"),
+            listener("local", "offers", default="offers", protocol="lmtp"),
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProcess:
+    return filled(mta.address, config())
+
+
+@pytest.fixture
+def sent(mta: FakeUpstream) -> list[Accepted]:
+    mta.begin()
+    return mta.messages
+
+
+def read(relay: RelayProcess, sender: str) -> tuple[ReturnPaths, ReturnPath]:
+    keys = load_link_keys(Path(relay.config["server"]["state_dir"]))
+    paths = ReturnPaths({key.version: key.secret for key in keys.values()}, DOMAIN)
+    local_part, _, domain = sender.partition("@")
+    assert domain == DOMAIN
+    return paths, paths.read(local_part)
+
+
+@pytest.mark.parametrize("door", ["apps", "certain"])
+def test_one_recipient_has_a_reverse_path_of_its_own(
+    relay: RelayProcess, mta: FakeUpstream, sent: list[Accepted], door: str
+) -> None:
+    code, text = relay.send(marketing(), JEANNE, listener=door)
+    assert code == 250, text
+    (one,) = sent
+    paths, told = read(relay, one.sender)
+    assert paths.concerns(told, JEANNE)
+    assert not paths.concerns(told, PAUL)
+    assert one.recipients == (JEANNE,)
+    assert b"\r\n".join(one.data.split(b"\r\n")[1:]).endswith(marketing().split(b"\r\n\r\n", 1)[1])
+    mails = [line for _, line in mta.commands if line.upper().startswith("MAIL")]
+    assert len(mails) == (1 if door == "certain" else 2), "no round trip more where it is certain"
+
+
+def test_several_recipients_get_a_copy_each(relay: RelayProcess, sent: list[Accepted]) -> None:
+    code, text = relay.send(marketing(), JEANNE, PAUL, DESK, listener="certain")
+    assert code == 250, text
+    assert sorted(one.recipients for one in sent) == [(JEANNE,), (PAUL,), (DESK,)]
+    for one in sent:
+        paths, told = read(relay, one.sender)
+        assert paths.concerns(told, one.recipients[0])
+    assert len({one.sender for one in sent}) == 3
+
+
+def test_other_streams_and_the_null_path_stay_as_they_are(
+    relay: RelayProcess, sent: list[Accepted]
+) -> None:
+    assert relay.send(message(stream="receipts"), JEANNE)[0] == 250
+    assert relay.send(marketing(), JEANNE, PAUL, sender="", listener="certain")[0] == 250
+    assert [one.sender for one in sent] == ["news@shop.example", ""]
+
+
+def test_a_retry_mails_only_who_has_no_copy(
+    relay: RelayProcess, mta: FakeUpstream, sent: list[Accepted]
+) -> None:
+    mta.begin(At("end", Reply("451 4.2.0 later"), to=PAUL))
+    letter = marketing(subject="again")
+    assert relay.send(letter, JEANNE, PAUL, listener="certain")[0] == 451
+    mta.behaviours.clear()
+    assert relay.send(letter, JEANNE, PAUL, listener="certain")[0] == 250
+    assert [one.recipients for one in mta.messages] == [(JEANNE,), (PAUL,)]
+
+
+def test_a_message_without_a_name_is_given_one(relay: RelayProcess, sent: list[Accepted]) -> None:
+    assert relay.send(marketing().replace(b"Message-ID", b"X-Was"), JEANNE)[0] == 250
+    (one,) = sent
+    assert f"Message-ID: <{one.sender}>\r\n".encode() in one.data
+    assert f"Feedback-ID: {one.sender.partition('@')[0]}::offers:smtpproxy\r\n".encode() in one.data
