@@ -42,7 +42,7 @@ from smtpproxy.cli.printer import (
 )
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.locale import LANGS, REFERENCE, Lang
-from smtpproxy.policy.model import ConsentAct, Contact, Dealing, Link
+from smtpproxy.policy.model import BUILT_IN_BRAND, ConsentAct, Contact, Dealing, Link
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
@@ -172,6 +172,8 @@ def _rows(contact: Contact, rectified: Sequence[Rectification]) -> Iterator[tupl
     yield "last activity at", _time(contact.last_activity_at)
     yield "occupations", ", ".join(sorted(contact.occupations)) or None
     yield "tags", ", ".join(sorted(contact.tags)) or None
+    if contact.language:
+        yield "language", contact.language
     provenance = contact.provenance
     if provenance:
         yield "supplier", provenance.supplier or "not named"
@@ -187,6 +189,9 @@ def _rows(contact: Contact, rectified: Sequence[Rectification]) -> Iterator[tupl
         yield "purchase", f"{written_time(purchase.at)} {purchase.product}{kind}"
     for act in contact.acts:
         yield "consent", _act(act)
+    for wish in contact.preferences:
+        brand = "" if wish.brand == BUILT_IN_BRAND else f" (brand {wish.brand})"
+        yield "preference", f"{written_time(wish.at)} {wish.purpose} {wish.frequency}{brand}"
     for one in rectified:
         changes = "; ".join(in_words(change) for change in one.changes)
         yield "put right", f"{written_time(one.at)} {changes} ({one.reason})"

@@ -14,6 +14,7 @@ from smtpproxy.cli.options import (
     choice,
     config_option,
     flag,
+    language_tag,
     last_moment,
     option,
     options,
@@ -53,6 +54,7 @@ class RectifyOptions:
     optout_offered: str | None = option(
         "Whether they could opt out at collection.", choice(["yes", "no"])
     )
+    language: str | None = option('What they read: a language tag, such as "fr".', language_tag)
     add_occupation: tuple[str, ...] = option(
         "What they do; repeat for more.", plain_text, multiple=True
     )
@@ -73,6 +75,7 @@ class RectifyOptions:
             self.collected_at,
             self.informed_at,
             None if offered is None else offered == "yes",
+            self.language,
             frozenset(self.add_occupation),
             frozenset(self.remove_occupation),
             frozenset(self.add_tag),

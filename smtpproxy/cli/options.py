@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from smtpproxy.cli import fail, forget_stdout
+from smtpproxy.locale import language_tag as read_language
 
 if TYPE_CHECKING:
     from smtpproxy.settings import Settings
@@ -181,6 +182,14 @@ def plain_text(value: str) -> str:
     return text
 
 
+def language_tag(value: str) -> str:
+    """Read a language tag (RFC 5646). For `type=language_tag`."""
+    try:
+        return read_language(value.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} {error}") from None
+
+
 def ip_address(value: str) -> str:
     """Read an IP address. For `type=ip_address`."""
     try:
@@ -205,6 +214,7 @@ _METAVARS: dict[Any, str] = {
     plain_text: "TEXT",
     ip_address: "IP",
     sha256_text: "SHA256",
+    language_tag: "LANGUAGE",
 }
 
 

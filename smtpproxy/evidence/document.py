@@ -118,6 +118,11 @@ class _Writer:
             words = getattr(contact, name)
             if words:
                 yield name, printable(", ".join(sorted(words)))
+        if contact.language:
+            yield "language", contact.language
+        for wish in contact.preferences:
+            text = f"{wish.purpose}, {self._term(wish.frequency)}, {self._time(wish.at)}"
+            yield "preference", printable(text)
         if contact.provenance is not None:
             hands = links(contact.provenance)
             yield "provenance", " → ".join(self._link(link) for link in hands)

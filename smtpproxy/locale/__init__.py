@@ -39,6 +39,20 @@ def _languages() -> tuple[Lang, ...]:
 LANGS = _languages()
 
 
+_TAG = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8}){0,4}")
+
+
+def language_tag(text: str) -> str:
+    """Return a language tag (RFC 5646) in lower case; `fr_FR` is taken for one too.
+
+    Raises ValueError.
+    """
+    tag = text.lower().replace("_", "-")
+    if _TAG.fullmatch(tag) is None:
+        raise ValueError('is no language tag, like "fr" or "de-AT"')
+    return tag
+
+
 class Plural(Struct, frozen=True, forbid_unknown_fields=True):
     """A text that depends on how many `{count}` is."""
 

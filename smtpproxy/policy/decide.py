@@ -167,6 +167,7 @@ def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
         profiling_objected_at=(
             None if _later(contact.profiling_objected_at, moment) else contact.profiling_objected_at
         ),
+        preferences=tuple(p for p in contact.preferences if p.at <= moment),
     )
 
 

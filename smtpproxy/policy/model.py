@@ -21,6 +21,7 @@ from smtpproxy.policy.rulebook import (
     Condition,
     Dealing,
     ExistingUnsubscribe,
+    Frequency,
     Mode,
     Nature,
     Origin,
@@ -53,6 +54,7 @@ __all__ = [
     "Evidence",
     "ExistingUnsubscribe",
     "Facts",
+    "Frequency",
     "Link",
     "Lookups",
     "Mailing",
@@ -60,6 +62,7 @@ __all__ = [
     "Mode",
     "Nature",
     "Origin",
+    "Preference",
     "Provenance",
     "Purchase",
     "Reading",
@@ -217,6 +220,15 @@ class Provenance(Struct, frozen=True, omit_defaults=True):
     chain: tuple[Link, ...] = ()
 
 
+class Preference(Struct, frozen=True, omit_defaults=True):
+    """How often a person wants mail of a purpose of a brand, said at a moment."""
+
+    purpose: str
+    frequency: Frequency
+    at: datetime
+    brand: str = BUILT_IN_BRAND
+
+
 class Contact(Struct, frozen=True, omit_defaults=True):
     """What the store knows of one address. `acts` is a history, oldest first."""
 
@@ -235,6 +247,8 @@ class Contact(Struct, frozen=True, omit_defaults=True):
     first_contacted_at: datetime | None = None  # first mail on any marketing stream
     profiling_objected_at: datetime | None = None  # what was gathered is frozen (RGPD 21(2))
     never_informed: bool = False  # it is on record that nothing was told at collection
+    language: str | None = None  # what the person reads: "fr", "de-at"
+    preferences: tuple[Preference, ...] = ()  # one for each brand and purpose
 
 
 class Suppression(Struct, frozen=True, omit_defaults=True):

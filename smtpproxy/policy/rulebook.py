@@ -145,6 +145,14 @@ class SignatureState(StrEnum):
     UNKNOWN = "unknown"  # the DNS did not answer
 
 
+class Frequency(StrEnum):
+    """How often a person wants mail of a purpose, at most; the strictest last."""
+
+    ALL = "all"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+
+
 class Reason(StrEnum):
     """Why a verdict is what it is. docs/reasons.md has a paragraph for each."""
 

@@ -14,7 +14,9 @@ from msgspec.structs import replace
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
+    Frequency,
     Origin,
+    Preference,
     Purchase,
     Reading,
     RecipientFacts,
@@ -63,6 +65,7 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
     told = update.contact
     if known is None:
         contact = _with_history(told, told.purchases, joined_acts((), told.acts))
+        contact = replace(contact, preferences=newest_preferences(told.preferences))
         known = Known(contact, update.as_of)
         return Merged(known, contact.acts, False, changed=True, touched=True, older=False)
     before = known.contact
@@ -126,13 +129,27 @@ def _with_profile(before: Contact, update: ContactUpdate) -> Contact:
 
 
 def _with_marks(contact: Contact, told: Contact) -> Contact:
-    changes = {
+    changes: dict[str, Any] = {
         name: at
         for name in MARKS
         if (at := getattr(told, name)) is not None
         and ((stored := getattr(contact, name)) is None or at < stored)
     }
+    preferences = newest_preferences((*contact.preferences, *told.preferences))
+    if preferences != contact.preferences:
+        changes["preferences"] = preferences
     return replace(contact, **changes) if changes else contact
+
+
+_STRICTNESS = tuple(Frequency)
+
+
+def newest_preferences(told: Iterable[Preference]) -> tuple[Preference, ...]:
+    """One for each brand and purpose: the newest, and of one moment the strictest."""
+    newest: dict[tuple[str, str], Preference] = {}
+    for one in sorted(told, key=lambda one: (one.at, _STRICTNESS.index(one.frequency))):
+        newest[one.brand, one.purpose] = one
+    return tuple(newest[key] for key in sorted(newest))
 
 
 def _with_history(
@@ -341,6 +358,7 @@ def corrected(
             acts=old.acts,
             first_contacted_at=old.first_contacted_at,
             profiling_objected_at=old.profiling_objected_at,
+            preferences=old.preferences,
         ),
         as_of=as_of,
         rectifies=True,

@@ -315,6 +315,7 @@ class Correction:
     collected_at: datetime | None = None
     informed_at: datetime | None = None
     optout_offered: bool | None = None
+    language: str | None = None
     add_occupations: frozenset[str] = _NOTHING
     remove_occupations: frozenset[str] = _NOTHING
     add_tags: frozenset[str] = _NOTHING
@@ -329,6 +330,7 @@ class Correction:
             "informed_at": self.informed_at,
             "never_informed": None if self.informed_at is None else False,
             "optout_offered": self.optout_offered,
+            "language": self.language,
         }
         return replace(
             contact,

@@ -92,6 +92,7 @@ PROFILE_FIELDS = frozenset(
         "occupations",
         "tags",
         "provenance",
+        "language",
     }
 )
 """The fields of a contact that an update replaces; purchases and acts only ever add up."""

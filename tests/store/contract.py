@@ -15,9 +15,11 @@ from smtpproxy.policy.model import (
     Contact,
     Dealing,
     Evidence,
+    Frequency,
     Link,
     Lookups,
     Origin,
+    Preference,
     Provenance,
     Purchase,
     Reading,
@@ -76,6 +78,8 @@ WHOLE = Contact(
         ConsentAct("offers", T0 + 2 * DAY, withdrawal=True),
     ),
     first_contacted_at=T0 + DAY,
+    language="de-at",
+    preferences=(Preference("offers", Frequency.WEEKLY, T0, "shop"),),
 )
 AGREEMENT = ConsentAct("offers", T0, method="unticked_box", evidence=Evidence("form v3"))
 

@@ -178,6 +178,7 @@ class TestNewAddress:
             tags=frozenset({"vip", "restricted"}),  # what restricts the one restricts both
             first_contacted_at=WHOLE.first_contacted_at,
             profiling_objected_at=T0,
+            preferences=WHOLE.preferences,
         )
         assert Change("source", "partner", "purchased") in done.changes
 

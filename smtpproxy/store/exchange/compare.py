@@ -225,7 +225,7 @@ def _of_contact(one: Read[ContactUpdate], before: Known | None, merged: Merged) 
 
 
 def _changes(before: Contact, after: Contact) -> str:
-    fields = sorted(PROFILE_FIELDS.union(MARKS))
+    fields = sorted(PROFILE_FIELDS.union(MARKS, ("preferences",)))
     names = [name for name in fields if getattr(after, name) != getattr(before, name)]
     names += [
         counted(len(new), "consent act") for new in [set(after.acts) - set(before.acts)] if new

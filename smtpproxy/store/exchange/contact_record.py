@@ -9,21 +9,26 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from smtpproxy.locale import language_tag
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
     Audience,
     ConsentAct,
     Contact,
     Dealing,
     Evidence,
+    Frequency,
     Link,
+    Preference,
     Provenance,
     Purchase,
     Source,
 )
 from smtpproxy.store.exchange.lines import Contents, Lines, converted, read_object
 from smtpproxy.store.exchange.times import EXAMPLE, in_utc, written_time
+from smtpproxy.store.exchange.type_faults import in_words
 from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
 
@@ -103,6 +108,16 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
         return [agreement, ConsentAct(self.purpose, in_utc(self.withdrawn_at), withdrawal=True)]
 
 
+class PreferenceRecord(Struct, forbid_unknown_fields=True):
+    purpose: Word
+    frequency: Frequency
+    at: Time
+    brand: Word = BUILT_IN_BRAND
+
+    def told(self) -> Preference:
+        return Preference(self.purpose, self.frequency, in_utc(self.at), self.brand)
+
+
 class ContactRecord(Struct, forbid_unknown_fields=True):
     address: str
     audience: Audience | UnsetType | None = UNSET
@@ -118,6 +133,8 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
     consents: list[ConsentRecord] = []
     first_contacted_at: Time | UnsetType | None = UNSET
     profiling_objected_at: Time | UnsetType | None = UNSET
+    language: str | UnsetType | None = UNSET
+    preferences: list[PreferenceRecord] = []
 
     def update(self, as_of: datetime) -> ContactUpdate:
         """Return what this says; a field that is absent says nothing.
@@ -147,6 +164,8 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
                     _moment(self.first_contacted_at),
                     _moment(self.profiling_objected_at),
                     self.informed_at is False,
+                    _language(self.language),
+                    tuple([one.told() for one in self.preferences]),
                 ),
                 _given(self),
                 as_of,
@@ -164,6 +183,13 @@ def _address(text: str) -> str:
 
 def _moment(value: datetime | bool | UnsetType | None) -> datetime | None:
     return in_utc(value) if isinstance(value, datetime) else None
+
+
+def _language(tag: str | UnsetType | None) -> str | None:
+    try:
+        return language_tag(tag) if tag else None
+    except ValueError as error:
+        raise ValueError(f"language: {str(tag)[:40]!r} {error}") from None
 
 
 _NAMES = sorted(PROFILE_FIELDS)
@@ -235,6 +261,8 @@ _RIGHT = {
     "informed_at": f"a time with its zone, like {EXAMPLE}, or false: was not told",
     "purchases": 'a list of objects, like [{"product": "shoes", "at": "…"}]',
     "consents": 'a list of objects, like [{"purpose": "offers", "given_at": "…"}]',
+    "frequency": "one of " + ", ".join(Frequency),
+    "preferences": 'a list of objects, like [{"purpose": "offers", "frequency": "weekly", …}]',
 }
 _KNOWN = {
     "": ContactRecord,
@@ -243,32 +271,8 @@ _KNOWN = {
     "purchases": PurchaseRecord,
     "consents": ConsentRecord,
     "evidence": EvidenceRecord,
+    "preferences": PreferenceRecord,
 }
-
-
-_WORDED = (
-    (r".* matching regex .*0-9A-Fa-f.*", "is no SHA-256"),
-    (r".* matching regex .*", "holds a line end or another control character"),
-    (r".* of length >= 1.*", "is empty"),
-    (r".* of length <= (\d+).*", r"has more than \1 characters"),
-    (r"Expected `datetime` with a timezone component", "has no time zone"),
-    (r"Invalid RFC3339 encoded datetime", "is not a time"),
-    (r"Expected `object.*", "is not an object"),
-    (r"Expected `array.*", "is not a list"),
-    (r"Expected `bool.*", "is neither true nor false"),
-    (r"Expected `str.*", "is not text"),
-    (r"Expected `datetime.*", "is not a time"),
-    (r"Invalid enum value '?(.*?)'?", r"'\1' is unknown"),
-    (r"Object missing required field `(\w+)`", r"the field `\1` is missing"),
-)
-
-
-def _in_words(text: str) -> str:
-    """Say what msgspec found without its types and patterns."""
-    for pattern, words in _WORDED:
-        if match := re.fullmatch(pattern, text):
-            return match.expand(words)
-    return (text[:1].lower() + text[1:]).removeprefix("object ")
 
 
 def explain(error: Exception) -> str:
@@ -280,7 +284,7 @@ def explain(error: Exception) -> str:
     if not path and text.startswith("Expected `object`"):
         return 'not a JSON object; a line looks like {"address": "a@b.example"}'
     name = re.sub(r"\[.*?\]", "", path).rpartition(".")[2]
-    wrong = _in_words(text)
+    wrong = in_words(text)
     where = f"{path}: " if path else ""
     if "unknown field" in wrong and name in _KNOWN:
         return f"{where}{wrong}; known are {', '.join(_KNOWN[name].__struct_fields__)}"
@@ -308,8 +312,22 @@ def written_contact(contact: Contact) -> bytes:
             "purchases": [_purchase(purchase) for purchase in contact.purchases],
             "consents": _consents(contact.acts),
             **{name: written_time(at) for name in MARKS if (at := getattr(contact, name))},
+            **({"language": contact.language} if contact.language else {}),
+            **({"preferences": _preferences(contact)} if contact.preferences else {}),
         }
     )
+
+
+def _preferences(contact: Contact) -> list[dict[str, Any]]:
+    return [
+        {
+            "purpose": one.purpose,
+            "frequency": one.frequency,
+            "at": written_time(one.at),
+            **({} if one.brand == BUILT_IN_BRAND else {"brand": one.brand}),
+        }
+        for one in contact.preferences
+    ]
 
 
 def _provenance(provenance: Provenance) -> dict[str, Any]:

@@ -46,6 +46,7 @@ FIELDS = (
     "purchase_kind",
     "first_contacted_at",
     "profiling_objected_at",
+    "language",
 )
 """What a column may be. A row holds at most one purchase and one consent."""
 

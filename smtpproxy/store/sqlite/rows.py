@@ -13,6 +13,7 @@ from smtpproxy.policy.model import (
     Evidence,
     Link,
     Origin,
+    Preference,
     Provenance,
     Purchase,
     Source,
@@ -52,6 +53,8 @@ class _ContactDetails(msgspec.Struct, omit_defaults=True):
     first_contacted_at: datetime | None = None
     profiling_objected_at: datetime | None = None
     never_informed: bool = False
+    language: str | None = None
+    preferences: tuple[Preference, ...] = ()
 
 
 class _ActDetails(msgspec.Struct, omit_defaults=True):
@@ -143,6 +146,8 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         more.first_contacted_at,
         more.profiling_objected_at,
         more.never_informed,
+        more.language,
+        more.preferences,
     )
 
 
@@ -222,7 +227,12 @@ def _purchases(purchases: tuple[Purchase, ...]) -> str:
 def _contact_details(contact: Contact) -> str | None:
     chain = contact.provenance.chain if contact.provenance else ()
     told = _ContactDetails(
-        chain, contact.first_contacted_at, contact.profiling_objected_at, contact.never_informed
+        chain,
+        contact.first_contacted_at,
+        contact.profiling_objected_at,
+        contact.never_informed,
+        contact.language,
+        contact.preferences,
     )
     return None if told == _NO_CONTACT_DETAILS else _write(told).decode()
 

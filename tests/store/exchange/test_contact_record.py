@@ -29,7 +29,7 @@ from tests.store.exchange.importing import FILE_TIME
 EXAMPLE = """{"address":"jeanne@example.org","audience":"consumer","source":"direct",
 "collected_at":"2025-03-01T10:00:00Z","informed_at":"2025-03-01T10:00:00Z",
 "optout_offered":true,"last_activity_at":"2026-02-11T08:00:00Z","occupations":["finance"],
-"tags":[],"provenance":{"supplier":"X","sender_disclosed":true},
+"tags":[],"language":"fr","provenance":{"supplier":"X","sender_disclosed":true},
 "purchases":[{"product":"shoes","at":"2026-01-05T09:00:00Z"}],
 "consents":[{"purpose":"offers","method":"unticked_box","given_at":"2025-03-01T10:00:00Z",
 "withdrawn_at":null,"conditional":false,"channels":["email"],
@@ -69,6 +69,7 @@ def test_the_example_of_the_documents_is_read_whole() -> None:
                     evidence=Evidence("form v3", "192.0.2.7"),
                 ),
             ),
+            language="fr",
         ),
         PROFILE_FIELDS,
         FILE_TIME,
@@ -136,6 +137,27 @@ def test_a_file_may_say_when_somebody_was_first_mailed_and_objected() -> None:
         assert (getattr(update.contact, name), update.given) == (COLLECTED, frozenset())
 
 
+def test_the_language_of_a_person_in_one_notation() -> None:
+    for written in ("de-AT", "DE_at"):
+        update = read(language=written)
+        assert (update.contact.language, update.given) == ("de-at", {"language"})
+
+
+def test_how_often_a_person_wants_mail_is_the_newest_word_and_the_strictest_of_a_moment() -> None:
+    def wish(frequency: str, at: str, **more: str) -> dict[str, str]:
+        return {"purpose": "offers", "frequency": frequency, "at": at, **more}
+
+    early, late = "2025-03-01T10:00:00Z", "2025-04-01T10:00:00Z"
+    told = read(preferences=[wish("monthly", early), wish("all", late), wish("weekly", late)])
+    known = merge(None, told).known
+    older = read(preferences=[wish("monthly", early), wish("monthly", early, brand="boots")])
+    preferences = merge(known, older).known.contact.preferences
+    assert [(one.brand, one.frequency) for one in preferences] == [
+        ("boots", "monthly"),
+        ("default", "weekly"),
+    ]
+
+
 TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
 
 
@@ -171,6 +193,8 @@ TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
             ["document_hash: is no SHA-256", "64 hexadecimal digits"],
         ),
         ({"first_contacted_at": "2025"}, ["first_contacted_at", TIME]),
+        ({"language": "French, please"}, ["language: 'French, please'", '"de-AT"']),
+        ({"preferences": [{"purpose": "x", "frequency": "daily"}]}, ["'daily'", "all, weekly"]),
         ({"consents": [{"method": "x"}]}, ["consents[0]", "`purpose`"]),
         ({"consents": [{"purpose": "offers"}]}, ["offers", "given_at", "withdrawn_at"]),
         ({"consents": [{"purpose": "a\nb", "given_at": "x"}]}, ["consents[0].purpose"]),

@@ -59,7 +59,8 @@ CREATE TABLE contact (
     sender_disclosed INTEGER,  -- NULL: no provenance at all; 2: not on record
     purchases TEXT,            -- [[product, at], ...]; one that is no sale has its kind third
     as_of INTEGER,             -- the age of the source that the profile is from
-    -- What few have: the chain of hands, first contact, objection to profiling; an object.
+    -- What few have: the chain of hands, first contact, objection to profiling,
+    -- language, preferences; an object.
     -- One column for all: each costs the mail path a seventh of a microsecond.
     more TEXT,
     import INTEGER,                -- whose state it is in, as above
