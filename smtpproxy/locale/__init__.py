@@ -2,9 +2,9 @@
 
 There is one file for each language: `en.toml`, `fr.toml`. A text has a section and a key and may
 have placeholders: `reason.consent_missing`, `{purpose}`. Every language has the texts of
-`en.toml` with the same placeholders; a test names what one lacks. A file is read when its language
-is first spoken: whoever relays mail does not pay for it. A phrase is a text with its values; `say`
-fills the placeholders in.
+`en.toml` with the same placeholders, or those of `FOR_PEOPLE` alone; a test names what one lacks.
+A file is read when its language is first spoken: whoever relays mail does not pay for it. A phrase
+is a text with its values; `say` fills the placeholders in.
 """
 
 import re
@@ -36,7 +36,14 @@ def _languages() -> tuple[Lang, ...]:
     return (REFERENCE, *(lang for lang in found if lang != REFERENCE))
 
 
-LANGS = _languages()
+PAGE_LANGS = _languages()
+"""What pages and mail to people can be in: every file."""
+
+LANGS: tuple[Lang, ...] = (REFERENCE, "fr")
+"""The languages that have all texts."""
+
+FOR_PEOPLE = ("page.", "confirm.", "mail.")
+"""The sections that every language has: what people read who have a link."""
 
 
 _TAG = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8}){0,4}")

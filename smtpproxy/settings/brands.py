@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from smtpproxy.settings.names import Language, Line, Mailbox, Name, language, line
+from smtpproxy.settings.names import Line, Mailbox, Name, PageLanguage, line, page_language
 from smtpproxy.settings.places import Domain, File
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Key, Written
@@ -27,7 +27,7 @@ def labels(value: object) -> Mapping[str, str]:
         raise ValueError(
             'must be text by language, {en = "Special offers", fr = "Offres"}, not ' + shown(value)
         )
-    return {language(lang): line(text) for lang, text in value.items()}
+    return {page_language(lang): line(text) for lang, text in value.items()}
 
 
 Colour = Annotated[str, Written(colour)]
@@ -44,7 +44,7 @@ class BrandSettings:
     address: Line | None = None  # likewise
     help: Mailbox | None = None  # where people write to somebody
     from_domains: frozenset[Domain] = frozenset()  # no other brand's; empty: as streams say
-    languages: tuple[Language, ...] = ()  # the first where none fits; empty: all there are
+    languages: tuple[PageLanguage, ...] = ()  # the first where none fits; empty: all there are
     logo: File | None = None
     colour: Colour | None = None  # on a light ground
     colour_dark: Colour | None = None  # on a dark one

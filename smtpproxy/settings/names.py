@@ -7,7 +7,7 @@ what is wrong and what would be right. The types beneath have them applied.
 import re
 from typing import Annotated
 
-from smtpproxy.locale import LANGS
+from smtpproxy.locale import LANGS, PAGE_LANGS, Lang
 from smtpproxy.mail.address import canonical
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.mail.shown import folded
@@ -167,9 +167,19 @@ def line(value: object) -> str:
 
 
 def language(value: object) -> str:
-    if value not in LANGS:
+    """Return a language that everything can be said in."""
+    return _available(value, LANGS)
+
+
+def page_language(value: object) -> str:
+    """Return a language that pages and mail to people can be in."""
+    return _available(value, PAGE_LANGS)
+
+
+def _available(value: object, langs: tuple[Lang, ...]) -> str:
+    if value not in langs:
         raise ValueError(
-            f"{shown(value)} is not an available language; there are {', '.join(LANGS)}"
+            f"{shown(value)} is not an available language; there are {', '.join(langs)}"
         )
     return str(value)
 
@@ -190,3 +200,4 @@ Word = Annotated[str, Written(word)]
 Passage = Annotated[str, Written(passage)]
 Line = Annotated[str, Written(line)]
 Language = Annotated[str, Written(language)]
+PageLanguage = Annotated[str, Written(page_language)]

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from smtpproxy.locale import LANGS, REFERENCE, Lang
+from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Origin
@@ -78,7 +78,7 @@ def language_of(accept_language: str) -> Lang:
             quality = float(parameter.strip().removeprefix("q=")) if parameter else 1.0
         except ValueError:
             continue
-        if quality > weight and primary in LANGS:
+        if quality > weight and primary in PAGE_LANGS:
             best, weight = primary, quality
     return best
 
@@ -137,7 +137,7 @@ class Unsubscribe:
         self._clock = clock
         self._rates: OrderedDict[str, Bucket] = OrderedDict()
         self._counted: dict[Labels, float] = {}
-        for lang in LANGS:  # reads the files now, not during a request
+        for lang in PAGE_LANGS:  # reads the files now, not during a request
             page("unknown", lang)
 
     @property
