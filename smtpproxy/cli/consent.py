@@ -27,8 +27,8 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.cli.stores import (
     check_purpose,
+    known_scope,
     now,
-    scope_of,
     using_store,
     warn,
     warn_of_the_future,
@@ -200,7 +200,7 @@ def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Resu
     at = options.withdrawn_at
     warn_of_the_future("--withdrawn-at", at, "it counts from now on all the same")
     act = ConsentAct(options.purpose, at or now(), withdrawal=True)
-    scope = scope_of(settings, options.purpose)
+    scope = known_scope(settings, f"purpose:{options.purpose}")
 
     async def add(store: Store) -> bool:
         if scope == "marketing":

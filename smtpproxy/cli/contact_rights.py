@@ -24,8 +24,8 @@ from smtpproxy.cli.printer import Part, Result, shows_result
 from smtpproxy.cli.stores import (
     NoteOptions,
     fact_moment,
+    known_scope,
     now,
-    scope_of,
     using_store,
     warn,
     warn_of_the_future,
@@ -125,6 +125,9 @@ class ObjectOptions(NoteOptions):
     purpose: str | None = option(
         "Object only to mail of this purpose (default: all marketing).", plain_text
     )
+    brand: str | None = option(
+        "Object only to marketing of this brand.", plain_text, metavar="NAME"
+    )
     profiling: bool = flag("Object to profiling too: what was gathered is frozen.")
     only_profiling: bool = flag("Object to profiling, but not to the mail.")
     since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
@@ -143,14 +146,21 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
     and none clears the mark.
     """
     purpose = options.purpose
-    if options.only_profiling and (purpose or options.note):
-        raise click.UsageError("--purpose and --note are about mail: leave --only-profiling out")
+    if options.only_profiling and (purpose or options.brand or options.note):
+        raise click.UsageError(
+            "--purpose, --brand and --note are about mail: leave --only-profiling out"
+        )
+    if purpose and options.brand:
+        raise click.UsageError("object to a purpose or to all marketing of a brand, not to both")
     since = options.since
     warn_of_the_future("--since", since, "it counts from now on all the same")
     at = since or now()
     scope = None
     if not options.only_profiling:
-        scope = scope_of(settings, purpose) if purpose else "marketing"
+        scope = f"purpose:{purpose}" if purpose else "marketing"
+        if options.brand is not None:
+            scope = f"brand:{options.brand}"
+        scope = known_scope(settings, scope)
     freezes = options.profiling or options.only_profiling
 
     async def record(store: Store) -> None:

@@ -122,15 +122,26 @@ def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:
         warn(f"{option}: {at:%Y-%m-%d} is in the future; {effect}")
 
 
-def scope_of(settings: Settings, purpose: str) -> str:
-    """Return the scope of a no to one purpose: `marketing` where no stream has it, said aloud."""
-    if purpose in settings.purposes:
-        return f"purpose:{purpose}"
-    warn(
-        f"no stream has the purpose {purpose!r}, so this counts for all marketing; known are "
-        f"{', '.join(sorted(settings.purposes))}"
-    )
+def known_scope(settings: Settings, scope: str) -> str:
+    """Return a scope; `marketing` for that of a purpose or brand that is not known, said aloud."""
+    kind, _, name = scope.partition(":")
+    if kind == "purpose" and name not in settings.purposes:
+        wrong, known = f"no stream has the purpose {name!r}", settings.purposes
+    elif kind == "brand" and name not in settings.brand_names:
+        wrong, known = f"there is no brand {name!r}", settings.brand_names
+    else:
+        return scope
+    right = f"; known are {', '.join(sorted(known))}" if known else ""
+    warn(f"{wrong}, so this counts for all marketing{right}")
     return "marketing"
+
+
+def check_brand(settings: Settings, brand: str) -> None:
+    """What nobody here is called is misspelt, or a [[brand]] is missing."""
+    if brand not in settings.brand_names:
+        known = ", ".join(sorted(settings.brand_names))
+        right = f"known are {known}" if known else "add a [[brand]] to the configuration"
+        fail(f"--brand: there is no brand {brand!r}; {right}", 2)
 
 
 def check_purpose(settings: Settings, purpose: str) -> None:

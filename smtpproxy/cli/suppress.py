@@ -30,9 +30,10 @@ from smtpproxy.cli.printer import Aside, Part, Result, shows_result
 from smtpproxy.cli.stores import (
     KEEP_NOTES_HELP,
     NoteOptions,
+    check_brand,
     check_motive,
+    known_scope,
     now,
-    scope_of,
     using_store,
     warn_of_the_future,
 )
@@ -69,7 +70,7 @@ def scope_type(value: str) -> str:
         raise click.BadParameter(str(error)) from None
 
 
-SCOPE_HELP = "all, marketing or purpose:NAME"
+SCOPE_HELP = "all, marketing, brand:NAME or purpose:NAME"
 
 
 @click.group("suppress")
@@ -109,8 +110,7 @@ def add(settings: Settings, address: str, options: AddOptions) -> Result:
         check_origin(address, origin)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    if scope.startswith("purpose:"):
-        scope = scope_of(settings, scope.removeprefix("purpose:"))
+    scope = known_scope(settings, scope)
     warn_of_the_future("--since", since, "it suppresses from now on all the same")
     entry = SuppressionEntry(address, scope, origin, since or now(), options.checked_note())
     stored = using_store(settings, lambda store: store.add_suppressions([entry]))
@@ -229,6 +229,10 @@ class SuppressionImport(ImportOptions):
         "The purpose of the list that these people left: they are suppressed for purpose:NAME.",
         plain_text,
     )
+    brand: str | None = option(
+        "Whose list it is: where a line would count for all marketing, it counts for brand:NAME.",
+        plain_text, metavar="NAME",
+    )  # fmt: skip
     keep_notes: bool = flag(KEEP_NOTES_HELP)
     partner: str | None = option(
         "FILE is this partner's snapshot, which replaces the former one.", metavar="NAME"
@@ -248,7 +252,10 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     `since`, the time of the file counts. Lines that cannot be read are set aside, and the
     exit code is 1.
     """
-    given = {"scope": options.scope, "origin": options.origin, "purpose": options.purpose}
+    given = {name: getattr(options, name) for name in ("scope", "origin", "purpose")}
+    if options.brand is not None:
+        check_brand(settings, options.brand)
+        given["brand"] = options.brand
     if options.partner is not None:
         if any(value for name, value in asdict(options).items() if name != "partner"):
             raise click.UsageError("--partner goes only with FILE: a snapshot is imported whole")
@@ -261,7 +268,7 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     except MappingFault as error:
         fail(str(error), 2)
     age = task.job.as_of
-    defaults = Defaults(age, *(given[name] or "" for name in ("scope", "origin", "purpose")))
+    defaults = Defaults(age, **{name: text or "" for name, text in given.items()})
     wanted = Wanted(task.hint, options.layout, columns, options.own_format is not None)
     check = ScopeCheck(settings, keep_notes=options.keep_notes)
 

@@ -13,6 +13,7 @@ from smtpproxy import toml
 from smtpproxy.config.brands import brand_of, completed, from_domains
 from smtpproxy.config.checks import cross_check
 from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
     DEFAULT_STREAM,
     Rulebook,
     Stream,
@@ -205,7 +206,7 @@ def _stream(
         marketing_cap=policy.frequency_cap,
         refuse_at_data=stream.refuse_at == "data",
         max_snapshot_age=stream.max_snapshot_age,
-        unsubscribe_scope=_unsubscribe_scope(stream) if adds else None,
+        unsubscribe_scope=_unsubscribe_scope(stream, brand) if adds else None,
         existing_unsubscribe=stream.existing_unsubscribe,
         unsubscribe_mailto=stream.unsubscribe_mailto,
         list_id=(stream.list_id or f"{stream.name}.{hostname}") if adds else None,
@@ -222,9 +223,17 @@ def _stream(
     )
 
 
-def _unsubscribe_scope(stream: StreamSettings) -> str:
-    """Return what the links of its messages unsubscribe from."""
-    return "marketing" if stream.unsubscribe_scope == "marketing" else f"purpose:{stream.purpose}"
+def _unsubscribe_scope(stream: StreamSettings, brand: str) -> str:
+    """Return what the links of its messages unsubscribe from.
+
+    Where no brand has a name, all marketing is that of the only one.
+    """
+    match stream.unsubscribe_scope:
+        case "purpose":
+            return f"purpose:{stream.purpose}"
+        case "brand" if brand != BUILT_IN_BRAND:
+            return f"brand:{brand}"
+    return "marketing"
 
 
 def _bulk_recipients(stream: StreamSettings) -> int | None:

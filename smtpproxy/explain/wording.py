@@ -142,10 +142,10 @@ def evidence_words(rulebook: Rulebook) -> tuple[Term, ...]:
 def _of_suppression(entry: Suppression | None) -> Words:
     if entry is None:  # no such order is among the facts any more
         return {"covers": Phrase("part.unknown"), "widened": NOTHING}
-    kind, _, purpose = entry.scope.partition(":")
+    kind, _, name = entry.scope.partition(":")
     return {
         "since": entry.since,
-        "covers": Phrase(f"part.covers.{kind}", {"purpose": purpose}),
+        "covers": Phrase(f"part.covers.{kind}", {kind: name}),
         "widened": _matched_by(entry),
     }
 

@@ -168,9 +168,9 @@ class Texts(Struct, frozen=True):
         A word without a text of its own is told as it is.
         """
         text = str(word)
-        scope, _, purpose = text.partition(":")
-        if scope == "purpose" and purpose:
-            return (self.template("part.purpose") or "{purpose}").format(purpose=purpose)
+        scope, _, name = text.partition(":")
+        if scope in ("purpose", "brand") and name:
+            return (self.template(f"part.{scope}") or text).format_map({scope: name})
         return self.template(f"term.{text}") or text.replace("_", " ")
 
 

@@ -22,7 +22,8 @@ _ROOM = LONGEST * 3 // 4 - _OVERHEAD  # octets of a record
 _CONTEXT = b"smtpproxy unsubscribe"
 _ID = 16
 _STREAM = 4
-_PURPOSE = 0x3F  # length of the purpose; 0: the scope is all marketing
+_NAME = 0x3F  # length of the purpose; 0: the scope is all marketing
+_BRAND = 0x40  # it is a brand's name, not a purpose's
 _KEYED = 0x80  # the recipient is a key text, and the stream is left out
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{30,200}")
 _KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
@@ -37,8 +38,8 @@ class Unsubscription(Struct, frozen=True):
     """What a token says.
 
     `recipient` is a canonical address, or a key text of the suppressions where the address
-    is too long; `scope` is `marketing` or `purpose:NAME`. `stream` is what `stream_tag`
-    makes of the stream's name, empty beside a key text.
+    is too long; `scope` is `marketing`, `brand:NAME` or `purpose:NAME`. `stream` is what
+    `stream_tag` makes of the stream's name, empty beside a key text.
     """
 
     recipient: str
@@ -54,7 +55,7 @@ def stream_tag(name: str) -> bytes:
 
 def fits(recipient: str, scope: str) -> bool:
     """Whether a token has room for this address; a key text always fits."""
-    return _ID + 1 + _STREAM + len(_purpose(scope)) + len(recipient.encode()) <= _ROOM
+    return _ID + 1 + _STREAM + len(_named(scope)[1]) + len(recipient.encode()) <= _ROOM
 
 
 class TokenRing:
@@ -107,25 +108,25 @@ class TokenRing:
             return False
 
 
-def _purpose(scope: str) -> bytes:
+def _named(scope: str) -> tuple[int, bytes]:
+    """Return the scope as the octet that tells what it is, and the name in it."""
     if scope == "marketing":
-        return b""
-    purpose = scope.removeprefix("purpose:").encode()
-    if purpose == scope.encode() or not 1 <= len(purpose) <= _PURPOSE:
+        return 0, b""
+    kind, _, text = scope.partition(":")
+    name = text.encode()
+    if kind not in ("purpose", "brand") or not 1 <= len(name) <= _NAME:
         raise ValueError(f"{scope!r} is no scope of an unsubscribe link")
-    return purpose
+    return len(name) | (_BRAND if kind == "brand" else 0), name
 
 
 def _packed(told: Unsubscription) -> bytes:
-    purpose = _purpose(told.scope)
+    head, name = _named(told.scope)
     id = ulid_octets(told.id)
     match = _KEY_TEXT.fullmatch(told.recipient)
     if match is not None:
-        return (
-            id + bytes((_KEYED | len(purpose),)) + purpose + bytes.fromhex("".join(match.groups()))
-        )
+        return id + bytes((_KEYED | head,)) + name + bytes.fromhex("".join(match.groups()))
     stream = told.stream.ljust(_STREAM, b"\0")
-    return id + bytes((len(purpose),)) + stream + purpose + told.recipient.encode()
+    return id + bytes((head,)) + stream + name + told.recipient.encode()
 
 
 def _unpacked(record: bytes) -> Unsubscription:
@@ -134,17 +135,16 @@ def _unpacked(record: bytes) -> Unsubscription:
     stream = b""
     if not head & _KEYED:
         stream, rest = rest[:_STREAM], rest[_STREAM:]
-    length = head & _PURPOSE
-    purpose, recipient = rest[:length].decode(), rest[length:]
+    length = head & _NAME
+    name, recipient = rest[:length].decode(), rest[length:]
     if head & _KEYED:
         wide, exact = _KEY_OCTETS
         parts = recipient[:wide], recipient[wide:exact], recipient[exact:]
         text = ":".join(("hmac", *(part.hex() for part in parts)))
     else:
         text = recipient.decode()
-    return Unsubscription(
-        text, f"purpose:{purpose}" if purpose else "marketing", ulid_text(id), stream
-    )
+    kind = "brand" if head & _BRAND else "purpose"
+    return Unsubscription(text, f"{kind}:{name}" if name else "marketing", ulid_text(id), stream)
 
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

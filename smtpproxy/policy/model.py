@@ -252,7 +252,7 @@ class Contact(Struct, frozen=True, omit_defaults=True):
 
 
 class Suppression(Struct, frozen=True, omit_defaults=True):
-    """A standing order not to mail. `scope` is `all`, `marketing` or `purpose:NAME`."""
+    """A standing order not to mail: `all`, `marketing`, `brand:NAME` or `purpose:NAME`."""
 
     scope: str
     origin: Origin

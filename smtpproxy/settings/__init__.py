@@ -110,6 +110,11 @@ class Settings:
         return BUILT_IN_PURPOSES.union(one.purpose for one in self.streams.values() if one.purpose)
 
     @property
+    def brand_names(self) -> frozenset[str]:
+        """The brands that have a name: what records may say that something was told to."""
+        return frozenset(brand.name for brand in self.declared_brands)
+
+    @property
     def methods(self) -> frozenset[str]:
         """Every method of consent that a rulebook in use knows, valid or not."""
         books = self.rulebooks.values()

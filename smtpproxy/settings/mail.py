@@ -143,7 +143,7 @@ class StreamSettings:
     from_domains: frozenset[Domain] = frozenset()
     unsubscribe: Literal["require", "add"] = "require"
     existing_unsubscribe: ExistingUnsubscribe = ExistingUnsubscribe.KEEP
-    unsubscribe_scope: Literal["purpose", "marketing"] = "purpose"
+    unsubscribe_scope: Literal["purpose", "brand", "marketing"] = "purpose"
     unsubscribe_mailto: Mailbox | None = None
     list_id: ListId | None = None
     one_click: Literal["required", "optional"] = "required"

@@ -47,12 +47,16 @@ def purpose(value: object) -> str:
 
 
 def scope(value: object) -> str:
-    """Return the scope of suppressions: `all`, `marketing` or `purpose:NAME`."""
+    """Return the scope of suppressions: `all`, `marketing`, `brand:NAME` or `purpose:NAME`."""
     if isinstance(value, str) and value in ("all", "marketing"):
         return value
     if isinstance(value, str) and value.startswith("purpose:"):
         return f"purpose:{purpose(value.removeprefix('purpose:'))}"
-    raise ValueError(f'{shown(value)} is not a scope: "all", "marketing" or "purpose:NAME"')
+    if isinstance(value, str) and value.startswith("brand:"):
+        return f"brand:{name(value.removeprefix('brand:'))}"
+    raise ValueError(
+        f'{shown(value)} is not a scope: "all", "marketing", "brand:NAME" or "purpose:NAME"'
+    )
 
 
 def field_name(value: object) -> str:

@@ -54,7 +54,7 @@ AUTH_OUTCOMES: tuple[str, ...] = get_args(AuthOutcome)
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")
 PROXY_OUTCOMES: tuple[str, ...] = get_args(ProxyOutcome)
 PURGED_KINDS = ("contacts", "suppressions", "lifted_suppressions", "mailings", "audit")
-SCOPE_KINDS = ("all", "marketing", "purpose")
+SCOPE_KINDS = ("all", "marketing", "brand", "purpose")
 API_CODE_CLASSES = ("2xx", "4xx", "5xx")
 WEBHOOK_OUTCOMES = (
     "delivered",

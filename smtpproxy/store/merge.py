@@ -32,7 +32,7 @@ FROZEN = frozenset({"occupations", "tags", "last_activity_at"})
 MARKS = ("first_contacted_at", "profiling_objected_at")
 """Moments that an update may set or move back, and never clear or move forward."""
 
-SCOPE_KINDS = ("all", "marketing", "purpose")
+SCOPE_KINDS = ("all", "marketing", "brand", "purpose")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ The records here are what is read and written, and what the description is made 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -31,8 +31,8 @@ Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})
 Scope: TypeAlias = Annotated[
     str,
     Meta(
-        description="What is not to be sent: all, marketing, or purpose:NAME.",
-        extra_json_schema={"pattern": "^(all|marketing|purpose:.+)$"},
+        description="What is not to be sent: all, marketing, brand:NAME or purpose:NAME.",
+        extra_json_schema={"pattern": "^(all|marketing|(brand|purpose):.+)$"},
     ),
 ]
 
@@ -129,6 +129,10 @@ class CheckRequest(Struct, frozen=True, forbid_unknown_fields=True):
     addresses: Annotated[list[str], Meta(extra_json_schema={"maxItems": MOST_ADDRESSES})]
     scope: Annotated[
         Scope | None, Meta(description="That of the mailing. Without it, every suppression.")
+    ] = None
+    brand: Annotated[
+        str | None,
+        Meta(description="Whose mailing it is. Without it, marketing of any brand is meant."),
     ] = None
 
 
@@ -257,13 +261,13 @@ def _read_query(request: Request) -> ChangesQuery:
 async def check(request: Request, store: FactReader) -> Results:
     """Answer CHECK: for each address, in order; nothing of it is kept."""
     asked = await _read_body(request)
-    counting = _counting(asked.scope)
+    counts = _counting(asked.scope, asked.brand)
     names = [_canonical(address) for address in asked.addresses]
     known = dict.fromkeys(name for name in names if name is not None)
     facts = await store.facts(Lookups(tuple(known), contacts=False))
     return Results(
         tuple(
-            _result(address, name, facts, counting)
+            _result(address, name, facts, counts)
             for address, name in zip(asked.addresses, names, strict=True)
         )
     )
@@ -289,16 +293,30 @@ async def _read_body(request: Request) -> CheckRequest:
     return asked
 
 
-def _counting(scope: str | None) -> frozenset[str] | None:
-    """Return the scopes that bear on mail of a scope; None: all of them."""
-    if scope is None:
-        return None
+def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:
+    """Return whether a suppression's scope bears on mail of a scope by a brand.
+
+    Where it is not said whose the mail is, an order about any brand does.
+    """
     try:
-        read = read_scope(scope)
+        read = None if scope is None else read_scope(scope)
+        whose = None if brand is None else read_scope(f"brand:{brand}")
     except ValueError as error:
-        right = "scope must be all, marketing or purpose:NAME"
+        right = "scope must be all, marketing, brand:NAME or purpose:NAME; brand the name of one"
         raise Refused(400, Error("scope_wrong", right)) from error
-    return frozenset({"all", read} if read == "all" else {"all", "marketing", read})
+    if read is not None and read.startswith("brand:"):
+        if whose not in (None, read):
+            raise Refused(400, Error("scope_wrong", "scope and brand name different brands"))
+        whose = read
+
+    def counts(found: str) -> bool:
+        if found.startswith("brand:") and whose is not None:
+            return read != "all" and found == whose
+        if read is None or found in ("all", read):
+            return True
+        return read != "all" and (found == "marketing" or found.startswith("brand:"))
+
+    return counts
 
 
 def _canonical(address: str) -> str | None:
@@ -308,13 +326,11 @@ def _canonical(address: str) -> str | None:
         return None
 
 
-def _result(
-    address: str, name: str | None, facts: Facts, counting: frozenset[str] | None
-) -> Result:
+def _result(address: str, name: str | None, facts: Facts, counts: Callable[[str], bool]) -> Result:
     if name is None:
         return Result(address, None, error="not a mail address")
     found: Sequence[Suppression] = facts[name].suppressions if name in facts else ()
-    bearing = [one for one in found if counting is None or one.scope in counting]
+    bearing = [one for one in found if counts(one.scope)]
     since = written_time(min(one.since for one in bearing)) if bearing else None
     return Result(address, bool(bearing), since, tuple(map(_bearing, bearing)))
 

@@ -102,7 +102,10 @@ def test_json(stored: Stored) -> None:
     ("arguments", "part"),
     [
         (["add", "anna"], "'anna': there is no @"),
-        (["add", ANNA, "--scope", "everything"], "none of all, marketing and purpose:NAME"),
+        (
+            ["add", ANNA, "--scope", "everything"],
+            "none of all, marketing, brand:NAME and purpose:NAME",
+        ),
         (["add", ANNA, "--origin", "whim"], "'whim' is not one of"),
         (["add", ANNA, "--note", "caf\udce9"], "must be text in UTF-8"),
         (["add", ANNA, "--since", "yesterday"], "'yesterday' is not a time"),

@@ -24,7 +24,10 @@ KEY_TEXT = f"hmac:1a2b3c4d:{'5e' * 16}:{'7f' * 32}"
 TOLD = Unsubscription("jeanne@people.example", "purpose:offers", ID, OFFERS)
 
 purposes = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True)
-scopes = st.one_of(st.just("marketing"), purposes.map("purpose:{}".format))
+brands = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)
+scopes = st.one_of(
+    st.just("marketing"), purposes.map("purpose:{}".format), brands.map("brand:{}".format)
+)
 ids = st.integers(0, 2**128 - 1).map(
     lambda n: UlidFactory(lambda: n >> 80, lambda _: (n & (1 << 79) - 1).to_bytes(10, "big"))()
 )

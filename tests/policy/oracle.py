@@ -50,8 +50,12 @@ def _basis(
 
     # 0
     scopes = ["all"] + ["marketing"] * marketing
+    if marketing:
+        brands = ["shop", "mill"] if stream.brand == "default" else [stream.brand]
+        scopes += [f"brand:{brand}" for brand in brands]
     if stream.purpose is not None:
         scopes.append(f"purpose:{stream.purpose}")
+    width = ["all", "marketing", "brand", "purpose"]
     holding = []
     for entry in facts.suppressions:
         if entry.scope not in scopes or (entry.widened and entry.origin not in WIDENED):
@@ -60,7 +64,8 @@ def _basis(
         later = consent == "valid" and given and given > entry.since
         if own and entry.origin in ("unsubscribe", "erasure") and later:
             continue
-        holding.append((scopes.index(entry.scope), entry.since, entry.origin))
+        kind = entry.scope.split(":")[0]
+        holding.append((width.index(kind), entry.since, entry.origin))
     if holding:
         widest = min(holding, key=lambda entry: entry[:2])
         return f"refuse suppressed_{widest[2]}"

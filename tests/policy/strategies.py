@@ -48,7 +48,8 @@ MAILED = [NOW, NOW - DAY, NOW - 7 * DAY, NOW - 7 * DAY - TICK, NOW - 30 * DAY]
 CAPS = [None, None, None, parse_cap("1/7d"), parse_cap("2/1d"), parse_cap("3/60d")]
 PRODUCTS = ["shoes", "hats"]
 PURPOSES = ["offers", "news"]
-SCOPES = ["all", "marketing", "purpose:offers", "purpose:news"]
+BRANDS = ["default", "shop", "shop", "mill"]
+SCOPES = ["all", "marketing", "brand:shop", "brand:mill", "purpose:offers", "purpose:news"]
 CLASSES = [StreamClass.MARKETING] * 4 + [StreamClass.TRANSACTIONAL]
 METHODS = ["unticked_box"] * 4 + ["silence", "other", None]
 CHANNELS = [frozenset({"email"})] * 4 + [frozenset({"sms"})]
@@ -109,6 +110,7 @@ def _stream(random: Random) -> Stream:
         frequency_cap=random.choice(CAPS),
         marketing_cap=random.choice(CAPS),
         max_snapshot_age=random.choice([None, None, None, 86_400.0]),
+        brand=random.choice(BRANDS),
     )
 
 

@@ -25,23 +25,26 @@ from tests.policy.cases import (
 NOTES = replace(RECEIPTS, name="notes", purpose="offers")
 
 SCOPES = [
-    ("all", {"offers", "receipts", "notes"}),
-    ("marketing", {"offers"}),
-    ("purpose:offers", {"offers", "notes"}),
+    ("all", {"offers", "receipts", "notes", "nobodys"}),
+    ("marketing", {"offers", "nobodys"}),
+    ("brand:shop", {"offers", "nobodys"}),
+    ("brand:mill", {"nobodys"}),
+    ("purpose:offers", {"offers", "notes", "nobodys"}),
     ("purpose:news", set()),
     ("purpose:", set()),
-    # what is none of the three cannot be decided: it holds
-    ("ALL", {"offers", "receipts", "notes"}),
-    ("", {"offers", "receipts", "notes"}),
+    # what is none of the four cannot be decided: it holds
+    ("ALL", {"offers", "receipts", "notes", "nobodys"}),
+    ("", {"offers", "receipts", "notes", "nobodys"}),
 ]
 
 
 @pytest.mark.parametrize(("scope", "refused"), SCOPES)
 def test_scopes(scope: str, refused: set[str]) -> None:
     entry = suppression(scope, Origin.OBJECTION)
+    streams = [replace(stream, brand="shop") for stream in (OFFERS, RECEIPTS, NOTES)]
     answers = {
         stream.name: said(verdict(SUBSCRIBER, entry, stream=stream))
-        for stream in (OFFERS, RECEIPTS, NOTES)
+        for stream in (*streams, replace(OFFERS, name="nobodys"))
     }
     names = {name for name, answer in answers.items() if answer.startswith("refuse")}
     assert names == refused

@@ -27,7 +27,7 @@ from smtpproxy.policy.model import (
     Source,
     Suppression,
 )
-from smtpproxy.store.merge import MARKS
+from smtpproxy.store.merge import MARKS, SCOPE_KINDS
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
@@ -532,14 +532,14 @@ class StateContract:
     async def test_counts_name_every_kind_from_the_start(self, store: Store) -> None:
         contacts, suppressions = await store.counts()
         assert contacts == 0
-        assert suppressions == {
-            (kind, str(origin)): 0 for kind in ("all", "marketing", "purpose") for origin in Origin
-        }
+        assert suppressions == {(kind, str(origin)): 0 for kind in SCOPE_KINDS for origin in Origin}
 
     async def test_counts_follow_every_change(self, store: Store) -> None:
         await store.add_suppressions([entry(scope="purpose:offers"), entry(scope="purpose:news")])
+        await store.add_suppressions([entry(scope="brand:shop")])
         await store.put_contacts([WHOLE])
         contacts, suppressions = await store.counts()
+        assert suppressions["brand", "unsubscribe"] == 1
         assert (contacts, suppressions["purpose", "unsubscribe"]) == (1, 2)
         await store.remove_suppression(ANNA, at=T0, reason="x", scope="purpose:news")
         await store.erase_contact(ANNA, at=T0)

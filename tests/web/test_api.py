@@ -269,6 +269,32 @@ async def test_the_scope_of_the_mailing_decides_what_counts(
 
 
 @pytest.mark.parametrize(
+    ("asked", "suppressed"),
+    [
+        ({"scope": "all"}, []),
+        ({"scope": "marketing"}, ["anna", "carl"]),
+        ({"scope": "marketing", "brand": "shop"}, ["anna"]),
+        ({"scope": "brand:shop"}, ["anna"]),
+        ({"scope": "purpose:offers"}, ["anna", "carl", "dora"]),
+        ({"scope": "purpose:offers", "brand": "mill"}, ["carl", "dora"]),
+        ({"brand": "mill"}, ["carl", "dora"]),
+        ({"brand": "other"}, ["dora"]),
+    ],
+)
+async def test_an_order_about_a_brand_counts_where_the_mailing_may_be_its(
+    served: Served, asked: dict[str, str], suppressed: list[str]
+) -> None:
+    await served.add("anna", scope="brand:shop")
+    await served.add("carl", scope="brand:mill")
+    await served.add("dora", scope="purpose:offers")
+    names = ["anna", "carl", "dora", "emil"]
+    addresses = [f"{name}@people.example" for name in names]
+    results = (await served.check({"addresses": addresses, **asked})).json["results"]
+    found = [name for name, one in zip(names, results, strict=True) if one["suppressed"]]
+    assert found == suppressed
+
+
+@pytest.mark.parametrize(
     ("body", "status", "said"),
     [
         (b"", 400, "JSON"),
@@ -279,6 +305,8 @@ async def test_the_scope_of_the_mailing_decides_what_counts(
         (b'{"addresses": [1]}', 400, "str"),
         (b'{"addresses": [], "scop": "all"}', 400, "scop"),
         (b'{"addresses": [], "scope": "offers"}', 400, "purpose:NAME"),
+        (b'{"addresses": [], "scope": "brand:"}', 400, "brand:NAME"),
+        (b'{"addresses": [], "scope": "brand:a", "brand": "b"}', 400, "different brands"),
         (json.dumps({"addresses": ["a@b.example"] * 1001}).encode(), 413, "1000"),
         (b'{"addresses": ["' + b"a" * 1_100_000 + b'"]}', 413, "octets"),
     ],

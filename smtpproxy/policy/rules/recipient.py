@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 
 from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
     Action,
     Audience,
     Basis,
@@ -28,8 +29,9 @@ from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, defer, refuse
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
 
-_WIDTH = {"all": 0, "marketing": 1}  # a purpose is the narrowest: 2
+_WIDTH = {"all": 0, "marketing": 1, "brand": 2}  # a purpose is the narrowest: 3
 
+_MARKETING = StreamClass.MARKETING
 _REASONS = {origin: Reason(f"suppressed_{origin}") for origin in Origin}
 
 
@@ -53,7 +55,11 @@ def suppressed(case: RecipientCase) -> Verdict | None:
 def decisive(case: RecipientCase) -> Suppression | None:
     """Return the suppression by which the mail is refused, None when none holds."""
     holding = [entry for entry in matching(case) if not _yields(entry, case)]
-    return min(holding, key=lambda entry: (_WIDTH.get(entry.scope, 2), entry.since), default=None)
+    return min(holding, key=lambda entry: (_width(entry.scope), entry.since), default=None)
+
+
+def _width(scope: str) -> int:
+    return _WIDTH.get(scope.partition(":")[0], 3)
 
 
 def yielded(case: RecipientCase) -> str | None:
@@ -87,12 +93,17 @@ def matching(case: RecipientCase) -> Iterator[Suppression]:
 def covers(scope: str, stream: Stream) -> bool:
     """Whether a scope holds on a stream; `purpose:X` on either class of that purpose.
 
-    A scope other than the three cannot be decided, so it applies everywhere.
+    Whose a stream of the built-in brand is, is not known, so `brand:X` holds there whatever X is.
+    A scope other than the four cannot be decided, so it applies everywhere.
     """
     if scope == "marketing":
-        return stream.stream_class is StreamClass.MARKETING
-    kind, colon, purpose = scope.partition(":")
-    return purpose == stream.purpose if colon and kind == "purpose" else True
+        return stream.stream_class is _MARKETING
+    kind, colon, name = scope.partition(":")
+    if not colon:
+        return True
+    if kind == "brand":
+        return stream.stream_class is _MARKETING and stream.brand in (name, BUILT_IN_BRAND)
+    return name == stream.purpose if kind == "purpose" else True
 
 
 def day(moment: datetime) -> str:

@@ -50,7 +50,7 @@ FIELDS = (
 )
 """What a column may be. A row holds at most one purchase and one consent."""
 
-SUPPRESSION_FIELDS = ("address", "scope", "origin", "since", "note", "list")
+SUPPRESSION_FIELDS = ("address", "scope", "origin", "since", "note", "list", "brand")
 """What a column of suppressions may be; `list` names what the person unsubscribed from."""
 
 _REPLACED: MappingOf[Location, str] = {

@@ -110,26 +110,31 @@ class ContactCheck:
 
 
 class ScopeCheck:
-    """Widens suppressions for a purpose that no stream has to all marketing.
+    """Widens suppressions for a purpose or brand that nobody here has to all marketing.
 
     Leaves out the notes that are free text, unless they are to be kept.
     """
 
     def __init__(self, settings: Settings, *, keep_notes: bool = False) -> None:
-        self._purposes = settings.purposes
+        self._known = {"purpose": settings.purposes, "brand": settings.brand_names}
         self._keep_notes = keep_notes
         self._free = 0  # notes that are no motive
-        self._widened: Counter[str] = Counter()
+        self._widened = {kind: Counter[str]() for kind in self._known}
 
     def checked(self, contents: Contents[SuppressionEntry]) -> Contents[SuppressionEntry]:
         return dataclasses.replace(contents, items=map(self._checked, contents.items))
 
     def notices(self) -> Iterator[str]:
         """Yield what is to be said aloud of the lines that were taken."""
-        if self._widened:
+        if purposes := self._widened["purpose"]:
             yield (
-                f"{_counted(self._widened, 'suppression')} that no stream has "
-                f"({_named(self._widened)}): each counts for all marketing"
+                f"{_counted(purposes, 'suppression')} that no stream has "
+                f"({_named(purposes)}): each counts for all marketing"
+            )
+        if brands := self._widened["brand"]:
+            yield (
+                f"{counted(brands.total(), 'suppression')} for a brand that is not known here "
+                f"({_named(brands)}): each counts for all marketing"
             )
         if self._free and self._keep_notes:
             yield f"{counted(self._free, 'note')} in free text kept: {FREE_TEXT}"
@@ -149,10 +154,10 @@ class ScopeCheck:
             if not self._keep_notes:
                 entry = dataclasses.replace(item.value, note=None)
                 item = dataclasses.replace(item, value=entry)
-        _, colon, purpose = item.value.scope.partition(":")
-        if not colon or purpose in self._purposes:
+        kind, colon, name = item.value.scope.partition(":")
+        if not colon or name in self._known[kind]:
             return item
-        self._widened[purpose] += 1
+        self._widened[kind][name] += 1
         return dataclasses.replace(item, value=dataclasses.replace(item.value, scope="marketing"))
 
 

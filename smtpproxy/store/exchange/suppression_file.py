@@ -88,7 +88,7 @@ def read_csv(
         mapping = layout.mapping if layout else None
     notices: tuple[str, ...] = _notices(layout, defaults) if layout else ()
     if mapping is None:
-        _check_no_purpose(defaults)
+        _check_only_scopes(defaults)
         mapping = _OWN
         if not set(names) & set(COLUMNS) and "@" in names[0]:
             lines.give_back([Line(header.number, header.content)])
@@ -162,17 +162,18 @@ def read_ndjson(
             entry = _json_entry(_Reader(layout.mapping, defaults, layout))
             notices = _notices(layout, defaults)
             return Contents(converted(objects, entry), None, notices, lines.decoder)
-    _check_no_purpose(defaults)
+    _check_only_scopes(defaults)
     items = converted(objects, lambda line: read_record(line.content, defaults))
     return Contents(items, decoder=lines.decoder)
 
 
-def _check_no_purpose(defaults: Defaults) -> None:
-    if defaults.purpose:
-        raise ImportFault(
-            "--purpose is for exports of providers; here a line's scope says it, or for lines "
-            f"without one --scope purpose:{defaults.purpose}"
-        )
+def _check_only_scopes(defaults: Defaults) -> None:
+    for name in ("purpose", "brand"):
+        if text := getattr(defaults, name):
+            raise ImportFault(
+                f"--{name} is for exports of providers; here a line's scope says it, or for lines "
+                f"without one --scope {name}:{text}"
+            )
 
 
 def _is_own(names: Iterable[str]) -> bool:
@@ -237,7 +238,7 @@ class _Reader:
         elif origin == NO_SUPPRESSION:
             return None
         else:
-            scope = told.get("scope") or self._scope(read_origin(origin), told.get("list", ""))
+            scope = told.get("scope") or self._scope(read_origin(origin), told)
         address = told.get("address", "")
         if self._of_provider and is_whole_domain(address) and origin not in DOMAIN_ORIGINS:
             origin = Origin.EXTERNAL  # in a list of bounces it is still an order of the provider's
@@ -250,15 +251,18 @@ class _Reader:
             self._notation,
         )
 
-    def _scope(self, origin: Origin, list_name: str) -> str:
+    def _scope(self, origin: Origin, told: dict[str, str]) -> str:
         if self._defaults.scope:
             return self._defaults.scope
+        list_name = told.get("list", "")
         name = list_name.strip("[]'\" ")
-        if origin not in _OF_PURPOSE or not (self._of_list or name not in _EVERY_LIST):
-            return SCOPES[origin]
-        known = self._purposes.get(list_name.casefold())
-        purpose = known or self._defaults.purpose
-        return f"purpose:{purpose}" if purpose else SCOPES[origin]
+        if origin in _OF_PURPOSE and (self._of_list or name not in _EVERY_LIST):
+            purpose = self._purposes.get(list_name.casefold()) or self._defaults.purpose
+            if purpose:
+                return f"purpose:{purpose}"
+        scope = SCOPES[origin]
+        brand = told.get("brand") or self._defaults.brand
+        return f"brand:{brand}" if brand and scope == "marketing" else scope
 
 
 def _json_entry(reader: _Reader) -> Callable[[Line], SuppressionEntry | None]:

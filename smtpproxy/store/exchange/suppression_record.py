@@ -22,9 +22,10 @@ from smtpproxy.store.protocols import SuppressionEntry
 
 COLUMNS = ("address", "scope", "origin", "since", "note")
 _SCOPE = re.compile(
-    r"all|marketing|purpose:[^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\x00-\x20\x7f])?"
+    r"all|marketing|brand:[a-z0-9][a-z0-9_-]{0,62}"
+    r"|purpose:[^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\x00-\x20\x7f])?"
 )
-_SCOPES = "all, marketing and purpose:NAME"
+_SCOPES = "all, marketing, brand:NAME and purpose:NAME"
 _ORIGINS = {str(origin): origin for origin in Origin}
 DOMAIN_ORIGINS = (Origin.MANUAL, Origin.OBJECTION, Origin.EXTERNAL)
 """What a whole domain is suppressed by: an order of the operator, of its owner, or of a list.
@@ -129,6 +130,7 @@ class Defaults:
     scope: str = ""
     origin: str = ""
     purpose: str = ""  # what the unsubscribes from a list are about
+    brand: str = ""  # whose the file is: it narrows `marketing`
 
     def entry(
         self,

@@ -33,7 +33,7 @@ def test_the_rejected_file_has_number_reason_and_original(importing: Importing) 
         "address,scope,origin,since,note",
         "# line 3: address: there is no @: an address is local-part@domain",
         "bert,all,complaint,,x",
-        "# line 5: scope: 'some' is none of all, marketing and purpose:NAME",
+        "# line 5: scope: 'some' is none of all, marketing, brand:NAME and purpose:NAME",
         "carl@people.example,some",
     ]
 

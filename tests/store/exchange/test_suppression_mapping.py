@@ -63,6 +63,18 @@ def test_columns_values_and_times_are_mapped(importing: Importing, wanted: Wante
     assert dora.scope == "marketing"  # of a list that nobody said anything about
 
 
+def test_a_brand_narrows_what_would_count_for_all_marketing(
+    importing: Importing, tmp_path: Path
+) -> None:
+    path = tmp_path / "mapping.toml"
+    path.write_text(MAPPING.replace('note = "old CRM"', 'brand = "shop"'))
+    wanted = Wanted(mapping=read_mapping(path, SUPPRESSION_FIELDS))
+    importing.suppressions(CONTENT, wanted=wanted)
+    names = ("anna", "bert", "dora")
+    scopes = [importing.suppressed(f"{name}@people.example")[0].scope for name in names]
+    assert scopes == ["purpose:offers", "all", "brand:shop"]
+
+
 def test_a_scope_that_was_asked_for_counts(importing: Importing, wanted: Wanted) -> None:
     importing.suppressions(CONTENT, wanted=wanted, scope="all")
     assert importing.suppressed("anna@people.example")[0].scope == "all"

@@ -12,7 +12,8 @@ CREATE TABLE suppression_key (
 CREATE TABLE suppression (
     wide_key BLOB NOT NULL,
     exact_key BLOB NOT NULL,
-    scope TEXT NOT NULL CHECK (scope IN ('all', 'marketing') OR scope GLOB 'purpose:?*'),
+    scope TEXT NOT NULL CHECK (scope IN ('all', 'marketing') OR scope GLOB 'brand:?*'
+                               OR scope GLOB 'purpose:?*'),
     origin TEXT NOT NULL CHECK (origin IN ('unsubscribe', 'complaint', 'bounce', 'objection',
                                            'erasure', 'manual', 'external')),
     since INTEGER NOT NULL,
@@ -99,20 +100,20 @@ CREATE TABLE tally (
 
 INSERT INTO tally (kind, origin, n)
 SELECT kinds.value, origins.value, 0
-FROM json_each('["all", "marketing", "purpose"]') AS kinds,
+FROM json_each('["all", "marketing", "brand", "purpose"]') AS kinds,
      json_each('["unsubscribe", "complaint", "bounce", "objection", "erasure", "manual",
                  "external"]') AS origins;
 INSERT INTO tally (kind, origin, n) VALUES ('contact', '', 0);
 
 CREATE TRIGGER suppression_added AFTER INSERT ON suppression BEGIN
     UPDATE tally SET n = n + 1
-    WHERE kind = CASE WHEN NEW.scope IN ('all', 'marketing') THEN NEW.scope ELSE 'purpose' END
+    WHERE kind = substr(NEW.scope, 1, instr(NEW.scope || ':', ':') - 1)
       AND origin = NEW.origin;
 END;
 
 CREATE TRIGGER suppression_removed AFTER DELETE ON suppression BEGIN
     UPDATE tally SET n = n - 1
-    WHERE kind = CASE WHEN OLD.scope IN ('all', 'marketing') THEN OLD.scope ELSE 'purpose' END
+    WHERE kind = substr(OLD.scope, 1, instr(OLD.scope || ':', ':') - 1)
       AND origin = OLD.origin;
 END;
 
