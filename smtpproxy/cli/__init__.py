@@ -132,6 +132,7 @@ COMMANDS = {
     "import": ("imports", "imports", "List, show and undo imports."),
     "scrub": ("scrub", "scrub", "Say who on a list may be mailed, and why the others may not."),
     "explain": ("explain", "explain", "Say what would happen to a message, or did, and why."),
+    "feedback": ("feedback", "feedback", "Read bounces, complaints and other answers."),
     "audit": ("audit", "audit", "Read the record of decisions, prove it, judge it again."),
     "webhook": ("webhook", "webhook", "Show the state of webhooks; send again or drop."),
     "token": ("credentials", "token", "Make a new token for the API."),

@@ -181,7 +181,9 @@ class Body(Struct, frozen=True):
     whole: bool
 
 
-class _ContentType(Struct, frozen=True):
+class ContentType(Struct, frozen=True):
+    """A media type in lower case, and its parameters by their lower-case names."""
+
     type: str
     parameters: dict[str, str]
 
@@ -223,7 +225,7 @@ class _Reader:
         if self._parts < 0:
             self.whole = False
             return
-        kind = _content_type(_first(headers, "Content-Type"))
+        kind = content_type(_first(headers, "Content-Type"))
         if kind.type.startswith("multipart/"):
             self._read_parts(body, kind.parameters.get("boundary", ""), depth)
         elif kind.type in ("text/plain", "text/html") and not _attached(headers):
@@ -233,28 +235,11 @@ class _Reader:
         if not boundary or len(boundary) > _LONGEST_BOUNDARY or depth >= self._depth:
             self.whole = False
             return
-        delimiter = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
-        begin: int | None = None
-        position, last = 0, False
-        if body.startswith(delimiter[2:]):
-            end = _DELIMITER_END.match(body, len(delimiter) - 2)
-            if end is not None:
-                begin = position = max(end.end() - 2, 0)  # its line end may begin the next
-                last = end[1] is not None
-        while not last and self._parts > 0:
-            found = body.find(delimiter, position)
-            if found < 0:
-                break
-            end = _DELIMITER_END.match(body, found + len(delimiter))
-            if end is None:
-                position = found + 2
-                continue
-            if begin is not None:
-                self._read_part(body[begin:found], depth + 1)
-            last = end[1] is not None
-            begin = position = max(end.end() - 2, found + len(delimiter))
-        if begin is not None and not last:
-            self._read_part(body[begin:], depth + 1)  # the last is not closed, or was cut off
+        for raw in split_parts(body, boundary):
+            if self._parts <= 0:
+                self.whole = False
+                return
+            self._read_part(raw, depth + 1)
 
     def _read_part(self, raw: bytes, depth: int) -> None:
         """`raw` begins with the line end of its delimiter."""
@@ -264,9 +249,9 @@ class _Reader:
             return
         self.read(HeaderBlock(raw[2 : end + 4]), raw[end + 4 :], depth)
 
-    def _read_text(self, headers: HeaderBlock, body: bytes, kind: _ContentType) -> None:
+    def _read_text(self, headers: HeaderBlock, body: bytes, kind: ContentType) -> None:
         encoding = _first(headers, "Content-Transfer-Encoding").strip().lower()
-        octets = _plain_octets(body, encoding, self._room)
+        octets = plain_octets(body, encoding, self._room)
         if octets is None:
             self.whole = False
             return
@@ -277,9 +262,38 @@ class _Reader:
         self.found.append(TextPart(kind.type == "text/plain", text))
 
 
-def _plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
-    """Return at least the first `room` octets and one more, if there are as many; None for an
-    encoding that is not known."""
+def split_parts(body: bytes, boundary: str) -> Iterator[bytes]:
+    """Yield the parts of a multipart, each from the line end of its delimiter on (RFC 2046 5.1.1).
+
+    `body` has CRLF line ends. The last part may lack its closing delimiter.
+    """
+    delimiter = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
+    begin: int | None = None
+    position, last = 0, False
+    if body.startswith(delimiter[2:]):
+        end = _DELIMITER_END.match(body, len(delimiter) - 2)
+        if end is not None:
+            begin = position = max(end.end() - 2, 0)  # its line end may begin the next
+            last = end[1] is not None
+    while not last:
+        found = body.find(delimiter, position)
+        if found < 0:
+            break
+        end = _DELIMITER_END.match(body, found + len(delimiter))
+        if end is None:
+            position = found + 2
+            continue
+        if begin is not None:
+            yield body[begin:found]
+        last = end[1] is not None
+        begin = position = max(end.end() - 2, found + len(delimiter))
+    if begin is not None and not last:
+        yield body[begin:]  # the last is not closed, or was cut off
+
+
+def plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
+    """Return at least the first `room` octets of what is encoded and one more, if there are as
+    many; None for an encoding that is not known."""
     if encoding in _PLAIN:
         return body[: room + 1]
     if encoding == "quoted-printable":
@@ -292,15 +306,15 @@ def _plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
     return a2b_base64(data + b"=" * (-len(data) % 4))
 
 
-def _content_type(value: str) -> _ContentType:
+def content_type(value: str) -> ContentType:
     """Read a Content-Type; without a type that can be read it is text/plain (RFC 2045 5.2)."""
     kind = value.partition(";")[0].strip().lower()
     if "/" not in kind:
-        return _ContentType("text/plain", {})
+        return ContentType("text/plain", {})
     parameters: dict[str, str] = {}
     for name, quoted, bare in _PARAMETER.findall(value):
         parameters.setdefault(name.lower(), _QUOTED_PAIR.sub(r"\1", quoted) or bare)
-    return _ContentType(kind, parameters)
+    return ContentType(kind, parameters)
 
 
 def _attached(headers: HeaderBlock) -> bool:

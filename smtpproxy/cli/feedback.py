@@ -1,0 +1,152 @@
+"""`smtpproxy feedback`: what bounces, complaints and other answers say, and what follows."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import DEFAULT_CONFIG, config_path_option, flag, options
+from smtpproxy.cli.printer import Column, Part, Table, json_option, print_json, print_text
+from smtpproxy.feedback import Report, read_report
+from smtpproxy.feedback.parts import MOST_OCTETS
+from smtpproxy.settings import Settings
+
+_STDIN = Path("-")
+_COLUMNS = (
+    Column("file"),
+    Column("kind"),
+    Column("address"),
+    Column("class"),
+    Column("action"),
+    Column("scope"),
+    Column("why", prose=True),
+)
+_TABLE_ROWS = 1000  # files in one table: all its rows have to be at hand
+
+
+class _Feedback(click.Group):
+    """A group that takes what is none of its commands for files of `read`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["read", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("feedback", cls=_Feedback)
+def feedback() -> None:
+    """Read what people and servers answer: bounces, complaints, requests to unsubscribe.
+
+    `smtpproxy feedback FILE|DIR|-` is short for `smtpproxy feedback read FILE|DIR|-`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What is to be done with the reports."""
+
+    dry_run: bool = flag("Only say what would be done.")
+
+
+@feedback.command("read")
+@click.argument(
+    "places",
+    type=click.Path(path_type=Path, exists=True, allow_dash=True),
+    nargs=-1,
+    required=True,
+    metavar="FILE|DIR|-",
+)
+@options(ReadOptions)
+@json_option
+@config_path_option
+def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: bool) -> int:
+    """Say what reports say, and what would be done.
+
+    Each file is one mail as it came; of a folder, and those inside, every file is read. With
+    --json, one object a file, on a line of its own. Without [feedback] in the configuration, or
+    without one, reports are read as with require_token = false.
+    """
+    if not options.dry_run:
+        fail("only --dry-run is there yet: it says what would be done", 2)
+    settings = _settings(config)
+    require_token = bool(settings and settings.feedback and settings.feedback.require_token)
+    read_files = (
+        (name, read_report(content, require_token=require_token))
+        for name, content in _contents(places)
+    )
+    if as_json:
+        for name, report in read_files:
+            print_json(_as_object(name, report), one_line=True)
+        return 0
+    rows: list[tuple[str, ...]] = []
+    for name, report in read_files:
+        rows += _rows(name, report)
+        if len(rows) >= _TABLE_ROWS:
+            print_text(_table(rows))
+            rows = []
+    print_text(_table(rows) if rows else ())
+    return 0
+
+
+def _settings(config: Path) -> Settings | None:
+    """Load the configuration. A dry run can do without where none is in the usual place."""
+    if config == DEFAULT_CONFIG and not config.exists():
+        return None
+    from smtpproxy.config import ConfigError, load
+
+    try:
+        return load(config)
+    except ConfigError as error:
+        click.echo("\n".join(error.faults), err=True)
+        raise click.exceptions.Exit(2) from error
+
+
+def _contents(places: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
+    """Yield each file, by its name within the folder that was given."""
+    for place in places:
+        if place == _STDIN:
+            yield "-", sys.stdin.buffer.read(MOST_OCTETS)
+        elif place.is_dir():
+            for file in sorted(path for path in place.rglob("*") if path.is_file()):
+                yield str(file.relative_to(place)), _content(file)
+        else:
+            yield place.name, _content(place)
+
+
+def _content(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(MOST_OCTETS)
+
+
+def _as_object(name: str, report: Report) -> dict[str, Any]:
+    events = [
+        {
+            "address": event.address,
+            "class": event.event_class,
+            "action": event.action,
+            "scope": event.scope,
+            "why": event.why,
+        }
+        for event in report.events
+    ]
+    return {"file": name, "kind": report.kind, "events": events}
+
+
+def _rows(name: str, report: Report) -> list[tuple[str, ...]]:
+    if not report.events:
+        return [(name, report.kind, "", "", "none", "", report.why)]
+    return [
+        (
+            *(name, report.kind, event.address or "", event.event_class, event.action),
+            *(event.scope or "", event.why),
+        )
+        for event in report.events
+    ]
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[Part]:
+    return [Table(_COLUMNS, rows)]

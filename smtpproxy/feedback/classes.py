@@ -1,0 +1,89 @@
+"""Why mail did not arrive, from a status and the words beside it.
+
+What a server says in words outweighs its code: gateways put 5.1.1 on what a filter refused, and
+5.0.0 or 5.7.1 on people whom nobody knows. Of words that speak for several classes those that spare
+the person win. Every pattern has bounded gaps: linear in the length of the text.
+"""
+
+import re
+
+from smtpproxy.feedback import words
+from smtpproxy.feedback.records import Class
+
+_LONGEST = 4096  # characters of words that are looked at
+
+_DEAD_STATUS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"})
+_OF_THE_SENDER = frozenset({"5.1.7", "5.1.8"})
+_UNSAID = frozenset({"", "5.0.0", "5.1.0", "5.2.0", "5.3.0", "5.5.0", "5.5.1", "5.5.4"})
+_STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
+_STATUS_OF_REPLY = re.compile(r"(?<![\d.])[245]\d\d[ -]\(?#?([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
+_CODE = re.compile(r"(?<![\w.:/-])([45])\d\d(?=[ \]-])")
+# Codes, addresses, hosts and links: their letters say nothing.
+_NOT_WORDS = re.compile(
+    r"https?://\S{1,300}"
+    r"|[<\[(\"']?[^\s<>()\[\]\"'@]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,9}[>\])\"']?"
+    r"|(?<![\w.])(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}(?![\w.])"
+    r"|(?<![\w.])[245]\d\d[ -](?:[245]\.\d{1,3}\.\d{1,3}\b)?"
+    r"|\(?#?\b[245]\.\d{1,3}\.\d{1,3}\b\)?"
+)
+_SPACE = re.compile(r"[\s>|*_=]+")
+
+
+def classify(status: str, text: str) -> Class:
+    """Return the class of a failure that is final.
+
+    `status` is the field's (RFC 3463), "" for none; `text` is what was said, which may hold
+    a reply code and a status of its own: that one is nearer to the truth.
+    """
+    said = text[:_LONGEST]
+    found = _STATUS_OF_REPLY.search(said) or _STATUS.search(said)
+    own = found[1] if found is not None else ""
+    if _OF_THE_SENDER & {own, status}:
+        return Class.BLOCKED
+    code = _CODE.search(said)
+    by_words = _by_words(_words(said), own or status, code[1] if code is not None else "")
+    if by_words is not None:
+        return by_words
+    return _by_status(own if own not in _UNSAID else status or own)
+
+
+def _words(text: str) -> str:
+    plain = text.lower().replace("’", "'").replace("\u00a0", " ")
+    plain = _NOT_WORDS.sub(" ", _SPACE.sub(" ", plain))
+    return _SPACE.sub(" ", words.NEUTRAL.sub(" ", plain)).strip()
+
+
+def _by_words(said: str, status: str, code: str) -> Class | None:
+    if words.SENDER.search(said):
+        return Class.BLOCKED
+    if words.SPAM.search(said):
+        return Class.SPAM
+    if words.FULL.search(said):
+        return Class.FULL
+    if words.POLICY.search(said):
+        return Class.BLOCKED
+    later = words.TRANSIENT.search(said) is not None
+    if words.DEAD.search(said) or any(phrase in said for phrase in words.DEAD_ABROAD):
+        final = (code or status[:1]) != "4" or not later
+        return Class.DEAD if final and not words.NOT_FOR_GOOD.search(said) else Class.TRANSIENT
+    if words.UNAVAILABLE.search(said):
+        if status.startswith("5.7."):
+            return Class.BLOCKED
+        return Class.DEAD if (code or status[:1]) == "5" and not later else Class.TRANSIENT
+    if later:
+        return Class.TRANSIENT
+    if words.REFUSAL.search(said):
+        return Class.BLOCKED if status.startswith("5.7.") else Class.UNKNOWN
+    return None
+
+
+def _by_status(status: str) -> Class:
+    if status in _DEAD_STATUS:
+        return Class.DEAD
+    if status.startswith(("4.", "5.4.")):
+        return Class.FULL if status == "4.2.2" else Class.TRANSIENT
+    if status == "5.2.2":
+        return Class.FULL
+    if status.startswith(("5.7.", "5.6.")) or status in ("5.2.3", "5.3.4"):
+        return Class.BLOCKED
+    return Class.UNKNOWN

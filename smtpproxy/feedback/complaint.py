@@ -1,0 +1,60 @@
+"""Complaints of mailbox providers: abuse reports (RFC 5965, 6590, 6650), and the older forms."""
+
+import re
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from smtpproxy.feedback.addresses import of_field
+from smtpproxy.feedback.original import Original
+from smtpproxy.feedback.parts import Mail, field, header_block, text_of
+from smtpproxy.mail.headers import HeaderBlock
+
+REPORT_TYPE = "message/feedback-report"
+
+_MOST = 20
+_RECIPIENT_FIELDS = ("Original-Rcpt-To", "Removal-Recipient", "Original-Recipient")
+# What only a report on failed authentication has (RFC 6591 3.1), whatever type it claims.
+_AUTHENTICATION = ("Auth-Failure", "Identity-Alignment", "DKIM-Canonicalized-Header", "SPF-DNS")
+_REDACTED = re.compile(r"(?:redacted|anonymi[sz]ed|hidden|removed|xxx+|undisclosed)\b|.{0,64}=\Z")
+
+
+class Complaint(Struct, frozen=True):
+    """`feedback_type` is as registered by IANA, lower case; `addresses` are who complained."""
+
+    feedback_type: str
+    addresses: tuple[str, ...]
+    whose: str  # where the addresses were found
+
+
+def complaint_of(mail: Mail, original: Original) -> Complaint | None:
+    """Return what a feedback report says, None for a mail that is none."""
+    for part in mail.of_type(REPORT_TYPE):
+        return _complaint(header_block(part.octets), original)
+    if original.values("X-HmXmrOriginalRecipient"):  # Microsoft's JMRP, as it always was
+        return _complaint(HeaderBlock(b""), original)
+    return None
+
+
+def is_authentication(complaint: Complaint) -> bool:
+    """Whether it reports that a signature or a domain failed, about which nobody complained."""
+    return complaint.feedback_type == "auth-failure"
+
+
+def _complaint(fields: HeaderBlock, original: Original) -> Complaint:
+    kind = field(fields, "Feedback-Type").partition("(")[0].strip().lower() or "abuse"
+    if any(fields.count(name) for name in _AUTHENTICATION):
+        kind = "auth-failure"
+    for name in _RECIPIENT_FIELDS:
+        values = [text_of(value) for value in fields.values(name)[:_MOST]]
+        named = _unredacted(of_field(value) for value in values)
+        if named:
+            return Complaint(kind, named, name)
+    named = _unredacted([original.recipient])
+    return Complaint(kind, named, "the message complained about" if named else "")
+
+
+def _unredacted(addresses: Iterable[str | None]) -> tuple[str, ...]:
+    """Return the addresses that stand for somebody (RFC 6590 hides them as one likes)."""
+    found = (one for one in addresses if one and not _REDACTED.match(one.partition("@")[0]))
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,140 @@
+"""What a bounce says in text: of whom it speaks, and what became of the mail to them.
+
+Most MTAs write an introduction, then each recipient at the head of a paragraph with the reason
+below or behind, then the message. qmail, Exim, Postfix, sendmail, Yahoo, Exchange … all do.
+"""
+
+import re
+from collections.abc import Iterable
+
+from smtpproxy.feedback.addresses import ADDRESS, found_in, is_of_a_machine, valid
+from smtpproxy.feedback.dsn import Outcome
+
+_MOST_LINES = 400
+_MOST_RECIPIENTS = 100
+_LONGEST_LINE = 1000
+
+# What begins the message that came back.
+_RETURNED = re.compile(
+    r"[\s>*=#+-]*(?:"
+    r"(?:-{2,}|={2,}|\*{2,})[\s-]*(?:(?:this|below|enclosed|attachment|attached"
+    r"|here) (?:line )?is|original"
+    r"|the (?:header|body|original|message)|start of|returned|unsent|message header|forwarded"
+    r"|your message"
+    r"|message (?:header|text|follows)|undelivered|below this line|header)"
+    r"|below (?:this line )?is a copy|original message follows|the original message follows"
+    r"|here is a copy of|your message reads|a (?:summary|copy) of the (?:undelivered )?message"
+    r"|(?:the )?(?:first|header).{0,40}(?:message|mail) follow"
+    r"|(?:received|return-path|x-received|delivered-to|dkim-signature): "
+    r")",
+    re.IGNORECASE,
+)
+_HEAD = re.compile(
+    r"\s*(?:[*>-]{1,3}\s+|to:?\s+|rcpt to:\s*|recipient:?\s+|failed recipient:?\s+)?"
+    r"[<\"'(\[{*]{0,3}(?:mailto:)?"
+    + ADDRESS.pattern.removeprefix(r"(?<![\w.@+-])")
+    + r"[>\"')\]}*]{0,3}(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_MADE_FROM = re.compile(
+    r"\(?(?:ultimately )?(?:generated|expanded) from:?\s*<?"
+    r"|original(?:ly)? address(?:ed)?(?: to)?:?\s",
+    re.IGNORECASE,
+)
+_LOCAL_VERDICT = re.compile(r"\s*5\d\d 5\.1\.1 .{1,300}\.\.\. User unknown\s*", re.IGNORECASE)
+_REMOTE_SAID = re.compile(r"<<<\s*[45]\d\d|\(reason: ", re.IGNORECASE)
+_NOT_ABOUT = re.compile(
+    r"\s*(?:from|sender|reply-to|cc|date|subject|message-id|return-path|x-[\w-]{1,30})\s*:"
+    r"|.{0,80}\b(?:contact|assistance|questions?|help|e?mail us|write to|reach us|send (?:e?mail"
+    r"|a message)"
+    r"|please (?:e?mail|send|forward)|message from|mail from|sent by|message sent)\b",
+    re.IGNORECASE,
+)
+
+
+def text_outcomes(text: str, others: Iterable[str]) -> list[Outcome]:
+    """Return what a text says of each recipient that it names, "" for action and status.
+
+    `others` are addresses that are not recipients: the sender's own, and whose report it is.
+    """
+    reader = _Reader(frozenset(others))
+    reader.read(_spoken(text))
+    return reader.outcomes()
+
+
+def spoken(text: str) -> str:
+    """Return a text without the message that came back."""
+    return "\n".join(_spoken(text))
+
+
+def _spoken(text: str) -> list[str]:
+    lines: list[str] = []
+    for line in text.split("\n", _MOST_LINES)[:_MOST_LINES]:
+        if lines and _RETURNED.match(line[:_LONGEST_LINE]):
+            break
+        lines.append(line[:_LONGEST_LINE].rstrip())
+    if any(_REMOTE_SAID.search(line) for line in lines):
+        # sendmail says "User unknown" itself of whatever the other server refused.
+        lines = [line for line in lines if not _LOCAL_VERDICT.fullmatch(line)]
+    return lines
+
+
+class _Reader:
+    """Goes through the lines once; `heads` are recipients with the lines that are theirs."""
+
+    def __init__(self, others: frozenset[str]) -> None:
+        self._others = others
+        self._said: dict[str, list[str]] = {}
+        self._mentioned: dict[str, int] = {}  # at which of the lines below
+        self._rest: list[str] = []
+        self._now: str | None = None
+
+    def read(self, lines: list[str]) -> None:
+        for line in lines:
+            if self._made_from(line):
+                continue
+            head = _HEAD.match(line)
+            address = valid(head[1]) if head is not None else None
+            if head is not None and address is not None and self._may_be(address):
+                self._begin(address, head["rest"])
+            else:
+                self._go_on(line)
+
+    def outcomes(self) -> list[Outcome]:
+        everything = " ".join(self._rest)
+        if not self._said and len(self._mentioned) == 1:  # it says the reason anywhere, or behind
+            address, begin = next(iter(self._mentioned.items()))
+            return [Outcome(address, "", "", " ".join(self._rest[begin:]))]
+        said = self._said or {address: [self._rest[at]] for address, at in self._mentioned.items()}
+        return [
+            Outcome(address, "", "", " ".join(lines).strip() or everything)
+            for address, lines in list(said.items())[:_MOST_RECIPIENTS]
+        ]
+
+    def _begin(self, address: str, rest: str) -> None:
+        self._now = address
+        self._said.setdefault(address, []).append(rest.strip(" :;,."))
+
+    def _go_on(self, line: str) -> None:
+        if self._now is not None:
+            self._said[self._now].append(line.strip())
+        self._rest.append(line.strip())
+        if not _NOT_ABOUT.match(line):
+            for address in found_in(line):
+                if self._may_be(address):
+                    self._mentioned.setdefault(address, len(self._rest) - 1)
+
+    def _made_from(self, line: str) -> bool:
+        """Whether a line says whom the mail was sent to: that one is the recipient."""
+        found = _MADE_FROM.search(line)
+        names = found_in(line[found.end() :]) if found is not None else []
+        if found is None or not names:
+            return False
+        before = found_in(line[: found.start()])
+        said = [line.partition(")")[2]] if before else self._said.pop(self._now or "", [])
+        self._now = names[0]
+        self._said.setdefault(names[0], []).extend(said)
+        return True
+
+    def _may_be(self, address: str) -> bool:
+        return address not in self._others and not is_of_a_machine(address)

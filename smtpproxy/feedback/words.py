@@ -1,0 +1,208 @@
+"""What servers say when they refuse mail, in lower case: patterns for `classes`.
+
+Gaps are bounded and nothing repeats inside of a repetition.
+"""
+
+import re
+
+
+def _any(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
+_WHO = (
+    r"(?:users?|recipients?|mail ?box(?:es)?|mail-box|address(?:es)?|accounts?|addressees?"
+    r"|user ?names?|login|e-?mail|mail ?id|alias|subscriber|customer|destination|name|inbox"
+    r"|maildrop"
+    r"|person|local-?part)"
+)
+_GONE = (
+    r"(?:unknown|not found|no longer|not exist|does ?n[o']?t exist|do(?:es)? not exist|nonexistent"
+    r"|non-existent|not recogni[sz]ed|not known|not valid|is invalid|invalid|not registered"
+    r"|not listed|not local|not active|inactive|disabled|de-?activated|suspended|discontinued"
+    r"|closed"
+    r"|terminated|deleted|removed|expired|not a valid|cannot be found|can ?not be found"
+    r"|unrecogni[sz]ed"
+    r"|(?:can|could|was)n[o']?t (?:be )?found|could not be found|was not found|isn't valid"
+    r"|not (?:be )?located|does ?n[o']?t have|not have an?|undefined|not present|retired|obsolete"
+    r"|not hosted here|not handled here|not in (?:the |our )?(?:directory|database|system"
+    r"|address book))"
+)
+_BAD = (
+    r"(?:unknown|invalid|non-?existent|nonexisting|illegal|bad|incorrect|unrecogni[sz]ed|undefined"
+    r"|wrong|de-?activated|closed|disabled|inactive|suspended|expired|terminated|obsolete|deleted)"
+)
+
+NEUTRAL = _any(
+    r"return(?:ed|ing)?(?: \w{1,12}){0,2} to (?:the )?sender",
+    r"unknown address error",  # what IronPort puts before whatever it was told
+    r"(?:original|returned) (?:message|mail)",
+    r"in reply to (?:rcpt to|end of data|data)(?: command)?",
+    r"for more information.{0,40}",
+    r"(?:contact|mail|ask|call) (?:your |the |to )?postmaster",
+    r"anti-?spam-?(?:gateway|filter) at",
+)
+
+SENDER = _any(
+    r"\b(?:unknown|invalid|bad|forged|unverified|unresolvable) sender",
+    r"\bsender(?:'?s)?(?: e-?mail)?(?: address)?(?: domain)?:? ?(?:is |was |has "
+    r"|does )?(?:been )?(?:not |n't )?"
+    r"(?:rejected|denied|refused|unknown|invalid|verif|permitted|allowed|blocked|exist|valid"
+    r"|authori[sz]ed|black|found|must|resolv|accept|prohibited|restrict|reject|policy)",
+    r"\bdomain of (?:the )?sender",
+    r"\bsender (?:policy|domain|verify|address)",
+    r"\b(?:cannot|can't|could not|unable to) (?:find|resolve|verify) (?:your|the sender|sender"
+    r"|the from)",
+    r"\breverse (?:dns|lookup|hostname|mapping)|\bptr\b|\bhelo\b|\behlo\b|\bmail from\b",
+    r"\b(?:envelope|from|return|reverse|originator) (?:address|path|sender)\b",
+    r"\bfrom domain\b|\bfrom: (?:address|header)",
+    r"\byour (?:host|ip|server|domain|mail server|network|provider|isp|hostname|smtp)\b",
+)
+
+SPAM = _any(
+    r"spam(?!cop\.net/w3m)|\bunsolicited|\bbulk\b|\bjunk|\buce\b|\bube\b|\bmass[ -]?mail",
+    r"black ?-?list|\bblock ?-?list|deny ?list|\bdnsbl|\brbl\b|\buribl|\bsurbl|\bsbl\b|\bxbl\b"
+    r"|\bpbl\b",
+    r"barracuda|sorbs\b|reputation|phish|suspicious|content (?:reject|filter|scan|restrict)",
+    r"classified as|profile the internet community|unwanted|advertis",
+    r"垃圾|迷惑メール|спам|스팸",
+)
+
+FULL = _any(
+    r"(?:mail ?box|mail-box|in-?box|account|maildir|mail ?folder|mail ?drop|user|recipient|disk"
+    r"|storage"
+    r"|postfach|boite|boîte|buz[oó]n|casella|caixa|skrzynka)[^.;]{0,60}"
+    r"(?:\bfull\b|\bvoll|pleine|llen[oa]|\bpien[ao]|chei[oa]|pełna|overflow|quota\b"
+    r"|exceed(?:s|ed)? (?:\w{1,12} ){0,3}(?:size|space|limit|storage|quota|maximum))",
+    r"mail ?box (?:\w{1,10} )?(?:size|limit)|exceeds allowed size|over ?-?quota"
+    r"|quota[^.;]{0,30}(?:exceed|full|reach|limit|violat|over|deliver)|(?:exceed|over|reached"
+    r"|exhausted)[^.;]{0,30}\bquota",
+    r"exdiskquota|dis[ck] quota|diskspace quota|(?:size|storage|space) limit[^.;]{0,30}(?:mailbox"
+    r"|user)",
+    r"(?:not|n't) (?:have )?enough (?:storage |disk |free )?space|out of (?:disk )?(?:space"
+    r"|storage)",
+    r"insufficient (?:disk|storage|space|quota)|no space left in|too (?:much|many) (?:mail"
+    r"|messages)\w? (?:on|in|stored)",
+    r"full mailbox|mailbox (?:is |currently )?(?:full|over)|zuviele mails|zu viele (?:mails"
+    r"|nachrichten)",
+    r"has too many messages|too many (?:messages|mails) (?:in|on)|over (?:the|its|his"
+    r"|their) (?:\w{1,10} )?(?:storage|size|limit)",
+    r"переполнен|邮箱已满|信箱已满|容量|いっぱい|超過|용량|가득"
+    r"|quota d[ée]pass[ée]|kontingent|dolu\b|tele[nň]",
+)
+
+POLICY = _any(
+    r"\brelay(?:ing)?\b(?!=)[^.;]{0,20}(?:den|not|prohib|allow|permit|disabl|access|restrict)"
+    r"|(?:not|n't|unable to|no) (?:\w{1,12} ){0,2}relay|rcpthosts|\bpolic(?:y|ies)\b|\bspf\b"
+    r"|\bdkim\b|\bdmarc\b|\bdomainkeys|authenticat",
+    r"not authori[sz]ed|unauthori[sz]ed|\bvirus|malware|infected|\battachment|executable",
+    r"message (?:\w{1,10} )?(?:size|too (?:large|big|long))|too (?:large|big)\b|size (?:exceed"
+    r"|limit|of)|exceeds (?:the )?(?:\w{1,10} ){0,3}size",
+    r"whitelist|white list|allow ?list|not accepting (?:e-?mail|mail|messages) (?:from|with)",
+    r"only accept|restricted|administrative(?:ly)? prohib|prohibited|security|\bencrypt|\btls\b",
+    r"\bblocked (?:by|for|using|due|because|at)|\bbanned|rejected due to|\bviolat|\bcomplain"
+    r"|breach",
+    r"messages? (?:was |has been |is |were )?(?:rejected|refused|blocked) (?:due|because|by|as)",
+    r"not accept (?:\w{1,10} )?(?:mail|messages) from|challenge|confirm that you"
+    r"|verify (?:that )?you",
+    r"without (?:to|from|date|subject)|missing header|header (?:is )?(?:missing|error)|bare lf"
+    r"|\bmime\b|8-?bit|\bsmtputf8\b",
+)
+
+DEAD = _any(
+    rf"\b{_BAD} (?:or \w{{1,12}} )?(?:local |final |e-?mail |mail |destination )?{_WHO}\b",
+    rf"\b{_WHO}\b[^.;]{{0,50}}\b{_GONE}",
+    r"\bno such (?:local |e-?mail |mail )?(?:users?|recipients?|mail ?box|account|address|person"
+    r"|customer"
+    r"|domain|host|alias|id|one|name|addressee|destination|subscriber|mail ?drop|directory|people"
+    r"|object|here)",
+    r"\bno (?:valid |active )?(?:mail ?box|mail-box|mail box|account|user|recipient|address"
+    r"|person|subscriber)s?"
+    r" (?:here|found|by|with|available|exist|of that|called|named|matching|for this)",
+    r"\bno ?(?:one|body) (?:here )?(?:by|with|at|of) (?:that|this)",
+    r"\bnot (?:a|an|our|one of our|in our) (?:valid |known |local |active |current |existing "
+    r"|registered |real )?"
+    r"(?:user|mail ?box|recipient|customer|account|address|subscriber|client|member)\b",
+    r"\bdo(?:es)?n[o']?t have an?\b[^.;]{0,40}\baccount|does not have an?\b[^.;]{0,40}\baccount",
+    r"\bunroute?able (?:address|mail domain|domain)|unknown local[- ]part"
+    r"|all relevant mx records point",
+    r"(?:adr|address)\.(?:ex)?recip(?:ient)?notfound|\brecipnotfound|who are you looking for",
+    r"\b(?:was|is) ?n[o']?t found (?:at|in|on)\b|\bwas not found (?:at|in|on)\b",
+    r"\bno longer (?:works?|employed|with|here|at|in use|active|valid|exists?|accept|available"
+    r"|monitored|used|on server)",
+    r"\bhas (?:left|moved)\b|address (?:has )?changed",
+    r"\bhosts?(?: or domain(?: name)?)?(?: name)? (?:was |is )?(?:not found|unknown|not known"
+    r"|does not exist|not exist)",
+    r"\bunknown (?:mail )?(?:host|domain)|\bdomain (?:name )?(?:\w{1,20} )?(?:does not exist"
+    r"|doesn't exist|not found"
+    r"|is not valid|unknown|is invalid|not exist|is unknown|has no mail|not known|has null mx"
+    r"|does not accept mail|doesn't accept)",
+    r"\bname or service not known|nx ?domain|\bnull ?mx\b|couldn't find any host"
+    r"|could not find any host"
+    r"|no mx (?:or a|records?)\b|no mail hosts?\b|\bno matches to nameserver|nonexistent domain"
+    r"|illegal host|invalid (?:host|domain)",
+    r"\bbad destination (?:mailbox|system|host)",
+    r"\b(?:unable|failed|not able) to (?:find|locate) (?:the |this |a )?(?:user|recipient|mailbox"
+    r"|address)",
+    r"recipient address rejected: access denied",  # of Exchange Online, for whom it has not
+    r"\buser (?:\w{1,12} )?(?:does ?n't|not) (?:exist|known|found)|not (?:a )?known user",
+)
+
+DEAD_ABROAD = (
+    *("utilisateur inconnu", "destinataire inconnu", "adresse inconnue", "compte inconnu"),
+    *("n'existe pas", "n'existe plus", "inexistant", "boite inconnue", "boîte inconnue"),
+    *("adresse invalide", "utilisateur non recensé", "n'est pas valide", "introuvable"),
+    *("unbekannter empfänger", "unbekannter benutzer", "empfänger unbekannt", "benutzer unbekannt"),
+    *("empfaenger unbekannt", "empfänger existiert nicht", "existiert nicht", "nicht gefunden"),
+    *("adresse unbekannt", "unbekannte adresse", "existiert leider nicht", "nicht bekannt"),
+    *("usuario desconocido", "destinatario desconocido", "no existe", "usuario no encontrado"),
+    *("não existe", "nao existe", "usuário desconhecido", "destinatário desconhecido"),
+    *("utente sconosciuto", "destinatario sconosciuto", "non esiste", "inesistente"),
+    *("nie istnieje", "nie ma takiego", "nieznany użytkownik", "nieznany odbiorca"),
+    *("bestaat niet", "onbekende gebruiker", "gebruiker onbekend", "onbekende ontvanger"),
+    *("okänd mottagare", "okänd användare", "finns inte", "findes ikke", "finnes ikke"),
+    *("ukendt modtager", "ukjent mottaker", "tuntematon vastaanottaja", "neexistuje"),
+    *("neznámý uživatel", "neznámý příjemce", "nem létezik", "ismeretlen", "nu există"),
+    *("kullanıcı bulunamadı", "geçersiz alıcı", "không tồn tại", "tidak ditemukan"),
+    *("пользователь не найден", "не существует", "нет такого", "неизвестный пользователь"),
+    *("ящик не найден", "не найден", "δεν υπάρχει", "لا يوجد", "לא קיים"),
+    *("不存在", "无此用户", "無此用戶", "查無此人", "用户未找到", "使用者不存在", "没有找到"),
+    *("存在しません", "存在しない", "見つかりません", "宛先不明", "ユーザーが不明"),
+    *("존재하지 않", "없는 사용자", "사용자가 없", "찾을 수 없"),
+)
+"""What means `DEAD` in other languages."""
+
+UNAVAILABLE = _any(
+    r"(?:mail ?box|user|recipient|account) (?:is |was |temporarily |currently )*(?:not available"
+    r"|unavailable)",
+)
+
+NOT_FOR_GOOD = _any(
+    r"temporar|try again|(?:currently|momentarily) (?:un|not )available|greylist|graylist"
+)
+
+TRANSIENT = _any(
+    r"temporar|try (?:again|later)|retry|grey ?-?list|gray ?-?list|\bbusy|timed? ?-?out|timeout",
+    r"connection (?:was )?(?:refused|dropped|reset|closed|lost|failed)|lost connection"
+    r"|connection to",
+    r"(?:could not|couldn't|cannot|can't|unable to|wasn't able to|not able to) (?:connect"
+    r"|initiate|establish|contact|open)",
+    r"no (?:answer|route to)|unreachable|(?:did|does) not respond|not responding|no response",
+    r"too many (?:connections|recipients|concurrent|hops|errors|sessions)|rate ?-?limit|throttl"
+    r"|deferred",
+    r"(?:max\w*|exceeded)[^.;]{0,30}(?:attempts|retries|time)|(?:too long|been) in (?:the )?queue"
+    r"|queue too long|delivery time expired",
+    r"hosts? have been failing|temp_failure|loop(?:s|ing)?\b|configuration (?:error|problem)"
+    r"|internal error",
+    r"service (?:is )?(?:currently )?(?:not available|unavailable)|system (?:is )?full"
+    r"|insufficient system|resources",
+    r"malformed (?:or unexpected )?name server|name service error|mail server (?:down|error)"
+    r"|has not yet been",
+)
+
+REFUSAL = _any(
+    r"\bdenied|\brefused|\bblocked|\bnot (?:allowed|permitted|accepted|accepting|acceptable"
+    r"|wanted)",
+    r"\bpermission|\bforbidden|(?<!recipient )(?<!address )(?<!mailbox )\brejected|\bdo not like"
+    r"|\bdoes not like",
+)

@@ -1,0 +1,348 @@
+"""What reports say, told from mails as MTAs, providers and people write them."""
+
+import pytest
+
+from smtpproxy.feedback import Action, Class, Clues, Kind, Report, Sent, read_report
+from tests.feedback.samples import ORIGINAL, bounce, complaint, failed, plain
+
+JEANNE = "jeanne@people.example"
+
+
+def summary(report: Report) -> list[tuple[str | None, str, str, str | None]]:
+    return [(e.address, e.event_class, e.action, e.scope) for e in report.events]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "expected"),
+    [
+        ("5.1.1", "", Class.DEAD),
+        ("5.1.1", "550 5.1.1 <jeanne@people.example>: Recipient address rejected", Class.DEAD),
+        ("5.0.0", "550 5.7.1 No such user here", Class.DEAD),
+        ("5.0.0", "550 User unknown", Class.DEAD),
+        ("5.0.0", "550 unknown user <jeanne@people.example>", Class.DEAD),
+        ("5.7.1", "550 5.7.1 <jeanne@people.example>... User unknown", Class.DEAD),
+        ("5.0.0", "554 delivery error: dd This user doesn't have a x.example account", Class.DEAD),
+        ("5.5.0", "550 5.5.0 Requested action not taken: mailbox unavailable", Class.DEAD),
+        ("5.4.1", "550 5.4.1 Recipient address rejected: Access denied. AS(201806281)", Class.DEAD),
+        ("5.2.1", "550 5.2.1 The email account that you tried to reach is disabled", Class.DEAD),
+        (
+            "5.4.4",
+            "Host or domain name not found. Name service error for name=x type=A",
+            Class.DEAD,
+        ),
+        ("5.1.10", "556 5.1.10 Recipient domain has null MX", Class.DEAD),
+        ("5.0.0", "550 Empfänger existiert nicht", Class.DEAD),
+        ("5.0.0", "550 utilisateur inconnu", Class.DEAD),
+        ("5.0.0", "550 收件人不存在", Class.DEAD),
+        ("5.1.1", "550 5.1.1 Message blocked for spam", Class.SPAM),
+        ("5.1.1", "553 Sender Policy Framework (SPF) fail", Class.BLOCKED),
+        ("5.1.1", "550 5.7.1 Access denied, see our policy", Class.BLOCKED),
+        (
+            "5.1.1",
+            "550 Mail from your server is refused by blacklist zen.spamhaus.org",
+            Class.BLOCKED,
+        ),
+        ("5.1.8", "550 5.1.8 Sender address rejected: Domain not found", Class.BLOCKED),
+        ("5.1.7", "550 5.1.7 invalid address", Class.BLOCKED),
+        ("5.1.7", "", Class.BLOCKED),
+        ("5.7.1", "550 relaying denied", Class.BLOCKED),
+        ("5.2.2", "", Class.FULL),
+        ("5.1.1", "550 5.1.1 mailbox over quota", Class.FULL),
+        ("5.0.0", "552 Account(s) <x@y.example> does not have enough space", Class.FULL),
+        ("5.3.4", "552 message size exceeds size limit 5242880", Class.BLOCKED),
+        ("4.4.1", "connect to mx.example[192.0.2.1]:25: Connection timed out", Class.TRANSIENT),
+        ("4.4.3", "Host or domain name not found, try again", Class.TRANSIENT),
+        ("5.0.0", "554 Too many hops", Class.TRANSIENT),
+        ("5.0.0", "550 rejected", Class.UNKNOWN),
+        ("5.1.1", "550 5.1.1 not allowed", Class.UNKNOWN),
+    ],
+)
+def test_a_failure_is_judged_by_words_before_codes(status: str, said: str, expected: Class) -> None:
+    report = read_report(bounce(fields=failed(status, said)))
+    suppressed = expected is Class.DEAD
+    action, scope = (Action.SUPPRESS, "all") if suppressed else (Action.COUNT, None)
+    assert report.kind is Kind.DSN
+    assert summary(report) == [(JEANNE, expected, action, scope)]
+
+
+# The forms that have no fields, each as its MTA writes it: text, and what is understood.
+SHAPES = {
+    "qmail": (
+        """Hi. This is the qmail-send program at mx.example.
+I'm afraid I wasn't able to deliver your message to the following addresses.
+This is a permanent error; I've given up. Sorry it didn't work out.
+
+<jeanne@people.example>:
+192.0.2.1 does not like recipient.
+Remote host said: 550 no mailbox here by that name
+Giving up on 192.0.2.1.
+
+--- Below this line is a copy of the message.
+
+Received: by shop.example; From: someone@else.example
+""",
+        [(JEANNE, "dead")],
+    ),
+    "exim": (
+        """This message was created automatically by mail delivery software.
+
+A message that you sent could not be delivered to one or more of its
+recipients. This is a permanent error. The following address(es) failed:
+
+  forwarded@elsewhere.example
+    (generated from jeanne@people.example)
+    SMTP error from remote mail server after RCPT TO:<forwarded@elsewhere.example>:
+    host mx.elsewhere.example [192.0.2.1]: 550 unrouteable address
+
+------ This is a copy of the message, including all the headers. ------
+
+To: other@people.example
+""",
+        [(JEANNE, "dead")],
+    ),
+    "sendmail": (
+        """   ----- The following addresses had permanent fatal errors -----
+<jeanne@people.example>
+    (reason: 553 Sender Policy Framework (SPF) fail)
+
+   ----- Transcript of session follows -----
+... while talking to mx.people.example.:
+>>> DATA
+<<< 553 Sender Policy Framework (SPF) fail
+550 5.1.1 <jeanne@people.example>... User unknown
+""",
+        [(JEANNE, "blocked")],
+    ),
+    "yahoo, several": (
+        """Message from yahoo.com.
+Unable to deliver message to the following address(es).
+
+<jeanne@people.example>:
+This user doesn't have a yahoo.com account (jeanne@people.example) [0]
+
+<paul@people.example>:
+Sorry, your message to paul@people.example cannot be delivered. This account is over quota.
+
+--- Original message follows.
+""",
+        [(JEANNE, "dead"), ("paul@people.example", "full")],
+    ),
+    "exchange 5.5": (
+        """Your message
+
+  To:      Jeanne
+  Subject: Our offers
+  Sent:    Fri, 4 Oct 2002 17:10:56 -0400
+
+did not reach the following recipient(s):
+
+jeanne@people.example on Fri, 4 Oct 2002 17:12:28 -0400
+    The recipient name is not recognized
+	The MTS-ID of the original message is: c=us;a= ;p=x;l=Y
+    MSEXCH:IMS:X:Y:Z 0 (000C05A6) Unknown Recipient
+""",
+        [(JEANNE, "dead")],
+    ),
+    "gmail, late": (
+        """This is an automatically generated Delivery Status Notification
+
+THIS IS A WARNING MESSAGE ONLY.
+
+Delivery to the following recipient has been delayed:
+
+     jeanne@people.example
+
+Message will be retried for 2 more day(s)
+
+The error that the other server returned was: 450 User unknown
+""",
+        [(JEANNE, "transient")],
+    ),
+    "one line": (
+        "User's mailbox is full: <jeanne@people.example>\nUnable to deliver mail.",
+        [(JEANNE, "full")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_bounce_without_fields_is_read_by_its_text(name: str) -> None:
+    text, expected = SHAPES[name]
+    report = read_report(plain(text))
+    assert report.kind is Kind.DSN
+    assert [(event.address, event.event_class) for event in report.events] == expected
+
+
+def test_the_address_that_was_mailed_counts_and_not_where_it_was_forwarded() -> None:
+    fields = "Original-Recipient: rfc822; Jeanne@People.example\n" + failed(
+        "5.1.1", recipient="jeanne@elsewhere.example"
+    )
+    assert summary(read_report(bounce(fields=fields))) == [(JEANNE, "dead", "suppress", "all")]
+
+
+def test_a_gateway_s_own_name_for_the_recipient_is_found_in_the_message_itself() -> None:
+    fields = "Final-Recipient: x400; /G=Jeanne/\nAction: failed\nStatus: 5.1.1\n"
+    assert summary(read_report(bounce(fields=fields))) == [(JEANNE, "dead", "suppress", "all")]
+
+
+@pytest.mark.parametrize("action", ["delivered", "relayed", "expanded"])
+def test_a_notice_of_success_is_nothing(action: str) -> None:
+    report = read_report(bounce(fields=failed("2.0.0", action=action)))
+    assert (report.kind, report.events) == (Kind.DSN, ())
+
+
+def test_a_delay_is_transient_whatever_its_reason() -> None:
+    report = read_report(bounce(fields=failed("4.1.1", "450 4.1.1 User unknown", action="delayed")))
+    assert summary(report) == [(JEANNE, "transient", "count", None)]
+
+
+def test_each_recipient_of_a_report_is_judged_alone() -> None:
+    fields = "\n".join(
+        [
+            failed("5.1.1"),
+            failed("5.2.2", recipient="b@x.example"),
+            failed("5.7.1", recipient="c@x.example"),
+        ]
+    )
+    assert [(e.address, e.event_class) for e in read_report(bounce(fields=fields)).events] == [
+        (JEANNE, "dead"),
+        ("b@x.example", "full"),
+        ("c@x.example", "blocked"),
+    ]
+
+
+ARF = "Feedback-Type: abuse\nUser-Agent: Provider/1\nVersion: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "original", "who"),
+    [
+        (f"{ARF}Original-Rcpt-To: <Jeanne@People.example>", "", {JEANNE}),
+        (
+            f"{ARF}Original-Rcpt-To: a@x.example\nOriginal-Rcpt-To: b@x.example",
+            ORIGINAL,
+            {"a@x.example", "b@x.example"},
+        ),
+        (ARF, ORIGINAL, {JEANNE}),
+        (f"{ARF}Original-Rcpt-To: redacted@people.example", ORIGINAL, {JEANNE}),
+        (
+            ARF,
+            ORIGINAL.replace("To: Jeanne <jeanne@", "X-HmXmrOriginalRecipient: <jeanne@"),
+            {JEANNE},
+        ),
+        (ARF.replace("abuse", "fraud"), ORIGINAL, {JEANNE}),
+        (ARF.replace("abuse", "something-new"), ORIGINAL, {JEANNE}),
+        (ARF, ORIGINAL.replace("jeanne@", "redacted@"), {None}),
+    ],
+)
+def test_who_complained(fields: str, original: str, who: set[str | None]) -> None:
+    report = read_report(complaint(fields, original))
+    assert report.kind is Kind.COMPLAINT
+    assert {event.address for event in report.events} == who
+    for event in report.events:
+        named = event.address is not None
+        assert event.action == (Action.SUPPRESS if named else Action.COUNT)
+        assert event.scope == ("marketing" if named else None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ARF.replace("abuse", "auth-failure") + "Original-Rcpt-To: jeanne@people.example",
+        ARF + "Auth-Failure: dmarc\nOriginal-Rcpt-To: jeanne@people.example",
+        ARF.replace("abuse", "not-spam") + "Original-Rcpt-To: jeanne@people.example",
+    ],
+)
+def test_a_report_in_which_nobody_complains_does_nothing(fields: str) -> None:
+    assert read_report(complaint(fields)).events == ()
+
+
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        ("unsubscribe", ""),
+        ("Unsubscribe me please", "thanks"),
+        ("Re: Our offers", "unsubscribe\n\n> Our offers"),
+        ("Désabonnement", ""),
+        ("Abmeldung", ""),
+        ("退订", ""),
+        ("Our offers", 'Apple Mail sent this email to unsubscribe from the message "Our offers"'),
+    ],
+)
+def test_a_wish_to_unsubscribe(subject: str, text: str) -> None:
+    mail = plain(text, subject=subject, sender="Jeanne <Jeanne@people.example>", more="")
+    report = read_report(mail)
+    assert report.kind is Kind.UNSUBSCRIBE
+    assert summary(report) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
+
+
+@pytest.mark.parametrize(
+    ("subject", "more"),
+    [
+        ("Re: unsubscribe", "Auto-Submitted: auto-replied\n"),
+        ("Re: Our offers", "X-Autoreply: yes\n"),
+        ("Out of office: Our offers", ""),
+        ("Réponse automatique : Our offers", ""),
+        ("Re: Our offers", "Precedence: auto_reply\n"),
+        ("Automatische Antwort: Our offers", ""),
+    ],
+)
+def test_an_automatic_reply_does_nothing(subject: str, more: str) -> None:
+    text = "I am away. My old address has moved, the user is unknown. unsubscribe"
+    mail = plain(text, subject=subject, sender="Jeanne <jeanne@people.example>", more=more)
+    report = read_report(mail)
+    assert (report.kind, report.events) == (Kind.AUTO_REPLY, ())
+
+
+def test_other_mail_does_nothing() -> None:
+    text = "Hello, I saw that the user is unknown and does not exist, 550 5.1.1 <x@y.example>."
+    mail = plain(text, subject="A question", sender="Jeanne <jeanne@people.example>", more="")
+    assert (read_report(mail).kind, read_report(mail).events) == (Kind.OTHER, ())
+
+
+class Tokens:
+    """Finds whatever it is told to."""
+
+    def __init__(self, sent: Sent | None) -> None:
+        self.sent = sent
+        self.clues = Clues()
+
+    def read(self, clues: Clues) -> Sent | None:
+        self.clues = clues
+        return self.sent
+
+
+def test_a_token_says_whom_a_report_is_about() -> None:
+    tokens = Tokens(Sent("paul@people.example", stream="offers", brand="shop"))
+    dead = read_report(bounce(fields=failed("5.1.1")), tokens=tokens, require_token=True)
+    assert summary(dead) == [("paul@people.example", "dead", "suppress", "all")]
+    angry = read_report(complaint(ARF), tokens=tokens, require_token=True)
+    assert summary(angry) == [("paul@people.example", "complaint", "suppress", "brand:shop")]
+
+
+def test_a_token_is_looked_for_wherever_one_may_be() -> None:
+    tokens = Tokens(None)
+    read_report(
+        bounce(fields=failed("5.1.1")), tokens=tokens, recipient="b=Abc@bounces.shop.example"
+    )
+    assert tokens.clues == Clues(
+        recipients=("b=Abc@bounces.shop.example", "bounces@shop.example"),
+        message_ids=("<1@shop.example>",),
+        unsubscribe_uris=("https://shop.example/u/abc", "mailto:leave@shop.example"),
+        feedback_ids=("7:offers:shop",),
+        reverse_paths=("bounces@shop.example",),
+    )
+
+
+@pytest.mark.parametrize(
+    "mail",
+    [
+        bounce(fields=failed("5.1.1")),
+        complaint(ARF),
+        plain("", subject="unsubscribe", sender="a@b.example", more=""),
+    ],
+)
+def test_without_the_token_that_is_asked_for_nobody_is_suppressed(mail: bytes) -> None:
+    (event,) = read_report(mail, tokens=Tokens(None), require_token=True).events
+    assert (event.action, event.scope) == (Action.COUNT, None)
+    assert "token" in event.why
