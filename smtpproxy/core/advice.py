@@ -275,6 +275,23 @@ class DelegatedTransaction(Transaction):
                 raise
             self._failed(error)
             return UNDECIDED
+        if asked.canonical in self._evaluation.limited and self._choice.certain:
+            verdict = yield from self._counted_for(asked.canonical, verdict)
+        return verdict
+
+    def _counted_for(self, address: str, verdict: Verdict) -> Steps[Verdict]:
+        """The verdict once the mail is counted for somebody who wants only so much of it.
+
+        Whether the MTA takes it in the end is not heard here: that errs on the side of too little.
+        """
+        counted = self._counted
+        if address in counted:
+            return verdict
+        if (yield from self._count(self._choice.candidates[0], [address], [verdict])):
+            (verdict,) = self._evaluation.judge_at_rcpt([address], self._services.now())
+            if verdict.action is not Action.ALLOW:
+                yield from self._not_mailed()
+        self._counted |= counted
         return verdict
 
     def _meanwhile(self, asked: Recipient) -> Steps[Verdict]:
@@ -296,6 +313,7 @@ class DelegatedTransaction(Transaction):
         refused = [(r, verdict) for r, verdict in judged if verdict.action is not Action.ALLOW]
         if not refused:
             return None
+        yield from self._not_mailed()
         yield from self._record_judged(judged, refused_as_a_whole(refused))
         stream = self._choice.candidates[0].name
         return refusal_of(refused, stream, self.id)

@@ -240,6 +240,11 @@ def _recipient_steps(
         steps += more
         if refusal is not None:
             return steps
+    if case.facts.contact is not None and case.facts.contact.preferences:
+        more, refusal = _ask(decide.WISHES, case, told)
+        steps += more
+        if refusal is not None:
+            return steps
     return steps + _ask(decide.DEFERRALS, case, told)[0]
 
 

@@ -1,6 +1,7 @@
 """What the rules say, as phrases that `locale` tells in each language."""
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from smtpproxy.locale import Past, Phrase, Term, Time, Value
@@ -24,6 +25,7 @@ from smtpproxy.policy.rules.recipient import (
     is_consumer,
     known_source,
     links,
+    preferred,
     reached_cap,
     restricting,
     yielding,
@@ -81,6 +83,10 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         cap, free_at = reached
         words |= {"count": cap.count, "period": cap.period, "free_at": Time(free_at)}
         return Phrase(f"reason.{reason}.until", words)
+    if reason is Reason.PREFERENCE_FREQUENCY and (told := preferred(case)) is not None:
+        wish, free_on = told
+        again = datetime(free_on.year, free_on.month, free_on.day, tzinfo=UTC)
+        words |= {"frequency": Term(wish.frequency), "said": wish.at, "free_on": again}
     variant = ""
     if reason is Reason.CONSENT_UNPROVEN:
         variant = ".pending" if words["pending"] else ".later" if words["later"] else ""

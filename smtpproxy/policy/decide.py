@@ -6,7 +6,7 @@ their order: the first that decides, decides (design.md sections 4 and 6).
 2. What they allow at the end of data is put to `DELIVERY_RULES`, which look at the
    message too.
 3. What is still allowed is put to `DOMAIN_RULES`, where the recipient's domain was asked,
-   then to `DEFERRALS`. Refusals come first, so that nobody retries the impossible.
+   then to `WISHES` and `DEFERRALS`. Refusals come first, so that nobody retries the impossible.
 4. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` where the
    stream is transactional; a message that none of them refuses is allowed.
 """
@@ -103,6 +103,10 @@ DOMAIN_RULES: tuple[Rule[RecipientCase], ...] = (
     Rule("null_mx", recipient.null_mx, "design 4; RFC 7505 4.1"),
 )
 
+WISHES: tuple[Rule[RecipientCase], ...] = (
+    Rule("preference", recipient.preference, "design 4; A28"),
+)
+
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
     Rule("paused", recipient.paused, "design 4.12; A27 A28"),
     Rule("frequency", recipient.frequency, "design 4.12; A28"),
@@ -178,6 +182,7 @@ def _later(at: datetime | None, moment: datetime) -> bool:
 # The loops below want functions, not rows.
 _DELIVERY_RULES = tuple(rule.judge for rule in DELIVERY_RULES)
 (_null_mx,) = (rule.judge for rule in DOMAIN_RULES)
+(_preference,) = (rule.judge for rule in WISHES)
 _DEFERRALS = tuple(rule.judge for rule in DEFERRALS)
 _MESSAGE_RULES = {
     StreamClass.MARKETING: tuple(rule.judge for rule in MESSAGE_RULES),
@@ -266,6 +271,10 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
             return refusal
     if case.facts.null_mx is not None:
         refusal = _null_mx(case)
+        if refusal is not None:
+            return refusal
+    if case.facts.contact is not None and case.facts.contact.preferences:
+        refusal = _preference(case)
         if refusal is not None:
             return refusal
     for deferral_rule in _DEFERRALS:

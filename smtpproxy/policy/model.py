@@ -270,11 +270,13 @@ class Reading(Struct, frozen=True):
     acts: tuple[ConsentAct, ...]
 
 
-class Mailing(Struct, frozen=True):
+class Mailing(Struct, frozen=True, omit_defaults=True):
     """A message on a marketing stream that was accepted for a recipient, or may have been."""
 
     stream: str
     at: datetime
+    purpose: str | None = None  # what the stream was for then, and whose it was
+    brand: str = BUILT_IN_BRAND
 
 
 class RecipientFacts(Struct, frozen=True, omit_defaults=True):

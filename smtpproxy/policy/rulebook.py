@@ -191,6 +191,8 @@ class Reason(StrEnum):
     INACTIVE = "inactive"
     # a recipient: where the mail would go
     NULL_MX = "null_mx"
+    # a recipient: more often than they want
+    PREFERENCE_FREQUENCY = "preference_frequency"
     # a recipient: not now
     STREAM_PAUSED = "stream_paused"
     FREQUENCY_CAP = "frequency_cap"

@@ -121,7 +121,7 @@ class Worker:
         server = settings.server
         self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
         self._store = open_store(settings.store, server.state_dir, read_only=True)
-        self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
+        self._mailings = open_mailings(settings.store)
         self._bulk_counter = open_bulk_counter(settings.store) if settings.counts_bulk else None
         self._copies = open_copies(settings.store, now)
         self._journal = Journal(

@@ -7,7 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import NO_FACTS, Facts, Mailing
+from smtpproxy.policy.model import NO_FACTS, Facts, Mailing, Stream
 
 
 class Mailed(Struct, frozen=True):
@@ -40,7 +40,7 @@ class MailingLog(Protocol):
         ...
 
     async def reserve(
-        self, id: str, stream: str, addresses: Iterable[str], at: datetime
+        self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
     ) -> Mapping[str, Mailed]:
         """Count a message that is about to be put to the upstream; return what was before it.
 

@@ -21,6 +21,21 @@ def expected(
         return "refuse null_mx"
     if not answer.startswith("allow") or stream.stream_class != "marketing":
         return answer
+    # what they want
+    for wish in facts.contact.preferences if facts.contact else ():
+        brands = {wish.brand, stream.brand}
+        if wish.purpose != stream.purpose or wish.at > now:
+            continue
+        if len(brands) == 2 and "default" not in brands:
+            continue
+        for moment in [wish.at, *_mailed_like(stream, facts, now)]:
+            today, then = now.date(), moment.date()
+            if wish.frequency == "weekly" and today < then + timedelta(days=7):
+                return "refuse preference_frequency"
+            same_month = (today.year, today.month) <= (then.year, then.month)
+            soon = today < then + timedelta(days=28)
+            if wish.frequency == "monthly" and (same_month or soon):
+                return "refuse preference_frequency"
     # 12
     if stream.paused:
         return "defer stream_paused"
@@ -36,6 +51,16 @@ def expected(
         if facts.snapshot_at is None or facts.snapshot_at < oldest:
             return "defer list_stale"
     return answer
+
+
+def _mailed_like(stream: Stream, facts: RecipientFacts, now: datetime) -> list[datetime]:
+    return [
+        m.at
+        for m in facts.mailings
+        if m.at <= now
+        and m.purpose == stream.purpose
+        and (m.brand == stream.brand or "default" in (m.brand, stream.brand))
+    ]
 
 
 def _basis(

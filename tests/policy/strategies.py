@@ -11,9 +11,11 @@ from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
     Evidence,
+    Frequency,
     Mailing,
     Nature,
     Origin,
+    Preference,
     Provenance,
     Purchase,
     Reading,
@@ -83,7 +85,12 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
     )
     contact = _contact(random) if random.random() < 0.9 else None
     mailings = tuple(
-        Mailing(random.choice(["s", "t"]), random.choice(MAILED))
+        Mailing(
+            random.choice(["s", "t"]),
+            random.choice(MAILED),
+            random.choice(PURPOSES),
+            random.choice(BRANDS),
+        )
         for _ in range(random.choice([0, 0, 0, 1, 2, 5]))
     )
     null_mx = random.choice([None, None, False, True])
@@ -132,6 +139,15 @@ def _contact(random: Random) -> Contact:
         ),
         _acts(random),
         profiling_objected_at=random.choice([None, None, None, NOW - DAY]),
+        preferences=tuple(
+            Preference(
+                random.choice(PURPOSES),
+                random.choice(list(Frequency)),
+                random.choice([*MAILED, *MOMENTS]),
+                random.choice(BRANDS),
+            )
+            for _ in range(random.choice([0, 0, 0, 1, 2]))
+        ),
     )
 
 

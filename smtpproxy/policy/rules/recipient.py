@@ -5,7 +5,7 @@ domain, what a first message must say (A24; RGPD art. 14(3)(b)), and what is def
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from datetime import datetime
+from datetime import date, datetime
 
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
@@ -13,8 +13,11 @@ from smtpproxy.policy.model import (
     Audience,
     Basis,
     ConsentAct,
+    Frequency,
     Link,
+    Mailing,
     Origin,
+    Preference,
     Provenance,
     Reason,
     Rulebook,
@@ -24,7 +27,7 @@ from smtpproxy.policy.model import (
     Suppression,
     Verdict,
 )
-from smtpproxy.policy.periods import Cap
+from smtpproxy.policy.periods import Cap, next_monthly, next_weekly
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, defer, refuse
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
@@ -271,6 +274,58 @@ def source_announced(case: DeliveryCase) -> Verdict | None:
         first is not None and first <= recipient.now for first in (told, known.first_mailed_at)
     )
     return None if before else _NOT_ANNOUNCED
+
+
+def preference(case: RecipientCase) -> Verdict | None:
+    """Refuse more mail of a purpose than the person wants (RGPD 21; A28).
+
+    It will not be less in an hour, so it is no deferral.
+    """
+    contact = case.facts.contact
+    if contact is None or not contact.preferences:
+        return None
+    told = preferred(case)
+    if told is None or told[1] <= case.now.date():
+        return None
+    wish, free_on = told
+    detail = f"{wish.frequency} at most, said on {day(wish.at)}; again from {free_on:%Y-%m-%d}"
+    return refuse("preference", Reason.PREFERENCE_FREQUENCY, detail)
+
+
+_NEXT = {Frequency.WEEKLY: next_weekly, Frequency.MONTHLY: next_monthly}
+
+
+def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
+    """Return the strictest wish about mail of the stream's purpose, and the day (UTC) from which
+    there may be more: counted from the last message, and from the wish, which came with one."""
+    contact, stream = case.facts.contact, case.stream
+    if contact is None or stream.stream_class is not StreamClass.MARKETING:
+        return None
+    mailed = [
+        mailing.at
+        for mailing in case.facts.mailings
+        if mailing.at <= case.now and _is_like(mailing, stream)
+    ]
+    told = [
+        (wish, _NEXT[wish.frequency](max([wish.at, *mailed]).date()))
+        for wish in contact.preferences
+        if wish.frequency in _NEXT
+        and wish.at <= case.now
+        and wish.purpose == stream.purpose
+        and same_brand(wish.brand, stream.brand)
+    ]
+    return max(told, key=lambda one: one[1], default=None)
+
+
+def _is_like(mailing: Mailing, stream: Stream) -> bool:
+    if mailing.purpose is None:
+        return mailing.stream == stream.name
+    return mailing.purpose == stream.purpose and same_brand(mailing.brand, stream.brand)
+
+
+def same_brand(one: str, other: str) -> bool:
+    """Whether a wish about one brand holds for another; about nobody's it holds everywhere."""
+    return one == other or BUILT_IN_BRAND in (one, other)
 
 
 _PAUSED = defer("paused", Reason.STREAM_PAUSED)

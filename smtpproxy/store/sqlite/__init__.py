@@ -73,6 +73,9 @@ class SqliteStore(
 
     async def facts(self, lookups: Lookups) -> Facts:
         facts, _ = await self.read(lookups)
+        limited = [a for a, known in facts.items() if known.contact and known.contact.preferences]
+        if limited and not lookups.mailings:
+            return with_mailings(facts, await self._mailings.known(limited))
         return facts
 
     def version(self) -> Awaitable[object]:
