@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.content_checks import Message, reads_text
 from smtpproxy.core.edits import plain_list_unsubscribe
-from smtpproxy.core.effects import Steps
+from smtpproxy.core.effects import Steps, StoreVersion
 from smtpproxy.core.evaluation import UNDECIDED
 from smtpproxy.core.notices import NotifyingTransaction
 from smtpproxy.core.recording import (
@@ -267,8 +267,12 @@ class DelegatedTransaction(Transaction):
         return None
 
     def _verdict(self, asked: Recipient) -> Steps[Verdict]:
-        """Raises StoreUnavailable, unless it is only observed."""
+        """Raises StoreUnavailable, unless it is only observed.
+
+        The state of the store is asked for first: nobody may ask later whether a stream is paused.
+        """
         try:
+            yield from StoreVersion()
             (verdict,) = yield from self._read_and_judge([asked.canonical])
         except StoreUnavailable as error:
             if not self._observed:

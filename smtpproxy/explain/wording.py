@@ -19,6 +19,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, bases, last_activity
 from smtpproxy.policy.rules.bases import consent_failure, newest_act, withdrawn_at
+from smtpproxy.policy.rules.deferrals import reached_cap
 from smtpproxy.policy.rules.recipient import (
     decisive,
     discloses,
@@ -26,7 +27,6 @@ from smtpproxy.policy.rules.recipient import (
     known_source,
     links,
     preferred,
-    reached_cap,
     restricting,
     yielding,
 )

@@ -43,6 +43,7 @@ from smtpproxy.policy.rules import (
     Rule,
     allow,
     bases,
+    deferrals,
     message,
     recipient,
 )
@@ -108,9 +109,9 @@ WISHES: tuple[Rule[RecipientCase], ...] = (
 )
 
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
-    Rule("paused", recipient.paused, "design 4.12; A27 A28"),
-    Rule("frequency", recipient.frequency, "design 4.12; A28"),
-    Rule("list_stale", recipient.list_stale, "design 4.12; A37 A41"),
+    Rule("paused", deferrals.paused, "design 4.12; A27 to A29"),
+    Rule("frequency", deferrals.frequency, "design 4.12; A28"),
+    Rule("list_stale", deferrals.list_stale, "design 4.12; A37 A41"),
 )
 
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
@@ -150,6 +151,7 @@ def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
         mailings=tuple(m for m in facts.mailings if m.at <= moment),
         first_mailed_at=None if _later(facts.first_mailed_at, moment) else facts.first_mailed_at,
         snapshot_at=None if _later(facts.snapshot_at, moment) else facts.snapshot_at,
+        pauses=tuple(p for p in facts.pauses if p.at <= moment),
     )
 
 
@@ -216,6 +218,10 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
             for stream in transaction.streams
         ),
         snapshots=any(stream.asks_for_snapshots for stream in transaction.streams),
+        pauses=any(
+            stream.stream_class is StreamClass.MARKETING or stream.undeclared_bulk is _MARKETING
+            for stream in transaction.streams
+        ),
     )
 
 

@@ -62,6 +62,7 @@ __all__ = [
     "Mode",
     "Nature",
     "Origin",
+    "Pause",
     "Preference",
     "Provenance",
     "Purchase",
@@ -279,6 +280,19 @@ class Mailing(Struct, frozen=True, omit_defaults=True):
     brand: str = BUILT_IN_BRAND
 
 
+class Pause(Struct, frozen=True, omit_defaults=True):
+    """Why the mail of a stream, or of all marketing streams of a brand, is held back."""
+
+    subject: str  # "stream:NAME" or "brand:NAME"
+    at: datetime
+    cause: str  # what was heard too often (`breaker.Heard`), or "person": somebody's own doing
+    until: datetime | None = None  # not from then on; None: until a person resumes it
+    reason: str | None = None  # for people
+
+    def holds(self, now: datetime) -> bool:
+        return self.until is None or now < self.until
+
+
 class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     """All that the store said about one recipient."""
 
@@ -289,6 +303,7 @@ class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     snapshot_at: datetime | None = None  # the oldest of the partners'; None: one is missing
     null_mx: bool | None = None  # the domain says that it takes no mail; None: it is not known
     readings: tuple[Reading, ...] = ()  # of the address, by an MTA behind us
+    pauses: tuple[Pause, ...] = ()  # of streams that it may be on
 
 
 NO_FACTS = RecipientFacts()
@@ -304,6 +319,7 @@ class Lookups(Struct, frozen=True):
     contacts: bool = True  # False: suppressions alone decide
     mailings: bool = False  # whether it counts what the recipients were mailed before
     snapshots: bool = False  # whether the age of the partners' snapshots counts
+    pauses: bool = False  # whether it counts that a stream is paused
 
 
 class SignatureFinding(Struct, frozen=True, omit_defaults=True):

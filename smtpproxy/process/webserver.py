@@ -8,14 +8,14 @@ from importlib.metadata import version
 
 from smtpproxy import retention
 from smtpproxy.intake.accept import TrustedHosts
+from smtpproxy.process.breaker import StoreToWrite
 from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot, merge
-from smtpproxy.store import open_store
+from smtpproxy.store import open_breaker, open_store
 from smtpproxy.store.key_files import LinkReader
-from smtpproxy.store.protocols import Store
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
@@ -35,7 +35,8 @@ async def _serve(
 ) -> int:
     supervisor = Supervisor(await Channel.over(sock))
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
-    writer = _Writer(settings)
+    writer = StoreToWrite(settings)
+    breaker = open_breaker(settings, writer)
     stop = asyncio.Event()
     state_dir = settings.server.state_dir
 
@@ -62,7 +63,11 @@ async def _serve(
         snapshots=store.snapshots if settings.store.partners else None,
         api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop),
         unsubscribe=Unsubscribe(
-            LinkReader(state_dir), writer, settings.streams, now=lambda: datetime.now(UTC)
+            LinkReader(state_dir),
+            writer,
+            settings.streams,
+            now=lambda: datetime.now(UTC),
+            breaker=breaker,
         ),
     )
     proxies = TrustedHosts(settings.web.trusted if settings.web else ())
@@ -73,27 +78,10 @@ async def _serve(
     await supervisor.listen()
     stop.set()
     await serving
+    breaker.close()
     await writer.close()
     await store.close()
     return 0
-
-
-class _Writer:
-    """The store to write to, opened at the first need: most of the time nobody writes here."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._store: Store | None = None
-
-    def __call__(self) -> Store:
-        """Raises StoreUnavailable."""
-        if self._store is None:
-            self._store = open_store(self._settings.store, self._settings.server.state_dir)
-        return self._store
-
-    async def close(self) -> None:
-        if self._store is not None:
-            await self._store.close()
 
 
 class Supervisor:

@@ -12,6 +12,7 @@ from typing import Annotated
 from smtpproxy.policy.model import Rulebook, Stream, StreamClass
 from smtpproxy.settings.amounts import Rate
 from smtpproxy.settings.brands import BrandSettings
+from smtpproxy.settings.breaker import BreakerSettings
 from smtpproxy.settings.mail import (
     AuditSettings,
     AuthSettings,
@@ -42,6 +43,7 @@ __all__ = [
     "AuditSettings",
     "AuthSettings",
     "BrandSettings",
+    "BreakerSettings",
     "ControllerSettings",
     "Credential",
     "DkimSettings",
@@ -84,6 +86,7 @@ class Settings:
     web: WebSettings | None = None
     policy: PolicySettings = PolicySettings()
     declared_brands: Annotated[tuple[BrandSettings, ...], Key("brand")] = ()
+    breaker: BreakerSettings = BreakerSettings()
     declared_streams: Annotated[tuple[StreamSettings, ...], Key("stream")] = ()
     sender_rules: Annotated[tuple[SenderRule, ...], Key("sender")] = ()
     partners: Annotated[tuple[PartnerSettings, ...], Key("partner")] = ()

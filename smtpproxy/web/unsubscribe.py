@@ -25,6 +25,7 @@ from starlette.routing import Route
 from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
+from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Origin
 from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry, SuppressionStore
@@ -115,6 +116,12 @@ class LinkTokens(Protocol):
     def open(self, token: str) -> Unsubscription: ...
 
 
+class Listening(Protocol):
+    """What is told of every link that was used: see `store.breaker.Breaker`."""
+
+    async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool: ...
+
+
 class Unsubscribe:
     """The routes of the links, and how often people unsubscribed.
 
@@ -128,10 +135,12 @@ class Unsubscribe:
         streams: Iterable[str],
         *,
         now: Callable[[], datetime],
+        breaker: Listening | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens = tokens
         self._writer = writer
+        self._breaker = breaker
         self._streams = {stream_tag(name): name for name in streams}
         self._now = now
         self._clock = clock
@@ -216,6 +225,12 @@ class Unsubscribe:
             by="page" if by_page else "one_click",
             again=again,
         )
+        if self._breaker is None:
+            return
+        try:
+            await self._breaker.heard(Heard.UNSUBSCRIBE, stream, told.id, told.recipient)
+        except StoreUnavailable as error:  # the wish itself is on the disk
+            log.warning("unsubscribe_not_counted", id=told.id, error=str(error))
 
     def _too_often(self, token: str) -> bool:
         """Only someone with a link can use up its rate, so nobody can use up another's."""

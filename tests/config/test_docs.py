@@ -27,6 +27,7 @@ TABLES: dict[str, type] = {
     "[controller]": all_settings.ControllerSettings,
     "[web]": all_settings.WebSettings,
     "[policy]": all_settings.PolicySettings,
+    "[breaker]": all_settings.BreakerSettings,
     "[[brand]]": all_settings.BrandSettings,
     "[[stream]]": all_settings.StreamSettings,
     "[[sender]]": all_settings.SenderRule,

@@ -37,7 +37,9 @@ def expected(
             if wish.frequency == "monthly" and (same_month or soon):
                 return "refuse preference_frequency"
     # 12
-    if stream.paused:
+    held = {f"stream:{stream.name}", f"brand:{stream.brand}"}
+    pauses = [p for p in facts.pauses if p.subject in held and not (p.until and p.until <= now)]
+    if stream.paused or pauses:
         return "defer stream_paused"
     for cap, names in ((stream.frequency_cap, {stream.name}), (stream.marketing_cap, None)):
         if cap is None:

@@ -15,6 +15,7 @@ from smtpproxy.policy.model import (
     Mailing,
     Nature,
     Origin,
+    Pause,
     Preference,
     Provenance,
     Purchase,
@@ -48,6 +49,13 @@ MOMENTS = [
 ]
 MAILED = [NOW, NOW - DAY, NOW - 7 * DAY, NOW - 7 * DAY - TICK, NOW - 30 * DAY]
 CAPS = [None, None, None, parse_cap("1/7d"), parse_cap("2/1d"), parse_cap("3/60d")]
+PAUSES: list[tuple[Pause, ...]] = [
+    *[()] * 9,
+    (Pause("stream:s", NOW - DAY, "complaint"),),
+    (Pause("stream:s", NOW - DAY, "complaint", NOW), Pause("stream:t", NOW - DAY, "person")),
+    (Pause("stream:s", NOW - DAY, "person", NOW + TICK),),
+    (Pause("brand:shop", NOW - DAY, "complaint"),),
+]
 PRODUCTS = ["shoes", "hats"]
 PURPOSES = ["offers", "news"]
 BRANDS = ["default", "shop", "shop", "mill"]
@@ -101,6 +109,7 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
         snapshot_at=_maybe(random),
         null_mx=null_mx,
         readings=readings,
+        pauses=random.choice(PAUSES),
     )
     return random.choice(ADDRESSES), _stream(random), facts
 

@@ -1,7 +1,7 @@
 """What is required of a recipient in addition to a basis (design.md section 4).
 
 Standing orders not to mail (rule 0; A31 to A36), the record and its source (rules 3 to 6), the
-domain, what a first message must say (A24; RGPD art. 14(3)(b)), and what is deferred (rule 12).
+domain, what a first message must say (A24; RGPD art. 14(3)(b)), and how much mail a person wants.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -27,9 +27,9 @@ from smtpproxy.policy.model import (
     Suppression,
     Verdict,
 )
-from smtpproxy.policy.periods import Cap, next_monthly, next_weekly
+from smtpproxy.policy.periods import next_monthly, next_weekly
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
-from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, defer, refuse
+from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, refuse
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
 
 _WIDTH = {"all": 0, "marketing": 1, "brand": 2}  # a purpose is the narrowest: 3
@@ -326,69 +326,3 @@ def _is_like(mailing: Mailing, stream: Stream) -> bool:
 def same_brand(one: str, other: str) -> bool:
     """Whether a wish about one brand holds for another; about nobody's it holds everywhere."""
     return one == other or BUILT_IN_BRAND in (one, other)
-
-
-_PAUSED = defer("paused", Reason.STREAM_PAUSED)
-_MISSING = Verdict(
-    Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail="a snapshot is missing"
-)
-
-
-def paused(case: RecipientCase) -> Verdict | None:
-    stream = case.stream
-    return _PAUSED if stream.paused and stream.stream_class is StreamClass.MARKETING else None
-
-
-def frequency(case: RecipientCase) -> Verdict | None:
-    """Defer while as many messages went to the person as the stream, or all marketing, may send."""
-    stream = case.stream
-    if stream.frequency_cap is None and stream.marketing_cap is None:
-        return None
-    if stream.stream_class is not StreamClass.MARKETING:
-        return None
-    reached = reached_cap(case)
-    if reached is None:
-        return None
-    cap, free_at = reached
-    return Verdict(
-        Action.DEFER,
-        Reason.FREQUENCY_CAP,
-        rule="frequency",
-        detail=f"{cap}; again after {free_at:%Y-%m-%dT%H:%M:%SZ}",
-    )
-
-
-def list_stale(case: RecipientCase) -> Verdict | None:
-    """Defer while a partner's snapshot is older than the stream allows, or missing."""
-    stream = case.stream
-    if stream.max_snapshot_age is None or stream.stream_class is not StreamClass.MARKETING:
-        return None
-    taken_at = case.facts.snapshot_at
-    if taken_at is None:
-        return _MISSING
-    if (case.now - taken_at).total_seconds() <= stream.max_snapshot_age:
-        return None
-    return Verdict(
-        Action.DEFER,
-        Reason.LIST_STALE,
-        rule="list_stale",
-        detail=f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}",
-    )
-
-
-def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:
-    """Return the cap that is reached for longest, and when it no longer will be."""
-    stream, mailings = case.stream, case.facts.mailings
-    counted = (
-        (stream.frequency_cap, [m.at for m in mailings if m.stream == stream.name]),
-        (stream.marketing_cap, [m.at for m in mailings]),
-    )
-    reached = [
-        (free_at, cap)
-        for cap, mailed in counted
-        if cap is not None and (free_at := cap.free_at(mailed, case.now)) is not None
-    ]
-    if not reached:
-        return None
-    free_at, cap = max(reached, key=lambda one: one[0])
-    return cap, free_at
