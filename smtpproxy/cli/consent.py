@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.consent_mail import start
 from smtpproxy.cli.options import (
     TIME_HELP,
     canonical_address,
@@ -305,3 +306,6 @@ def _result(address: str, act: ConsentAct, recorded: bool) -> Result:
     done = "recorded" if recorded else "was on record already"
     data = {"address": address, "recorded": recorded, "act": act}
     return Result(data, [f"{address}: {kind} {act.purpose} {done}"])
+
+
+consent.add_command(start)

@@ -37,6 +37,7 @@ from smtpproxy.policy.rulebook import (
 __all__ = [
     "BUILT_IN_BRAND",
     "BULK_WINDOW",
+    "CONFIRMATION_STREAM",
     "DEFAULT_STREAM",
     "NOTICE_STREAM",
     "NO_FACTS",
@@ -107,6 +108,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     rulebook: str = "fr"
     mode: Mode = Mode.ENFORCE
     paused: bool = False
+    confirmation: bool = False  # the relay's own mail, which asks people to confirm
     first_contact_notice: bool = False  # a first message must say where the address is from
     frequency_cap: Cap | None = None  # of this stream's messages
     marketing_cap: Cap | None = None  # of all marketing messages together
@@ -168,6 +170,11 @@ DEFAULT_STREAM = Stream(name="default", purpose="marketing", check_dkim=True)
 
 NOTICE_STREAM = Stream(name="notices", stream_class=StreamClass.TRANSACTIONAL)
 """The relay's own mail to senders: people suppressed for all mail get none of it."""
+
+CONFIRMATION_STREAM = Stream(
+    name="confirmations", stream_class=StreamClass.TRANSACTIONAL, confirmation=True
+)
+"""The relay's own mail to people: to whom it may go is narrower than a receipt's (section 4)."""
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):

@@ -14,11 +14,14 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot, merge
-from smtpproxy.store import open_breaker, open_store
+from smtpproxy.store import open_breaker, open_confirmation_limit, open_store
 from smtpproxy.store.key_files import LinkReader
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
+from smtpproxy.web.confirmation import ConfirmationLinks
+from smtpproxy.web.consent_by_mail import ConsentByMail
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
+from smtpproxy.web.own_mail import submitter
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
 
@@ -39,6 +42,18 @@ async def _serve(
     breaker = open_breaker(settings, writer)
     stop = asyncio.Event()
     state_dir = settings.server.state_dir
+    proxies = TrustedHosts(settings.web.trusted if settings.web else ())
+    links = LinkReader(state_dir)
+    limit = open_confirmation_limit(settings.store)
+    by_mail = confirmations = None
+    if settings.confirmation is not None:
+        by_mail = ConsentByMail(settings, writer, submitter(settings), limit, _now)
+        confirmations = ConfirmationLinks(
+            links,
+            {"consent": by_mail, "permission": by_mail},
+            trusts=lambda peer: peer in proxies,
+            now=_now,
+        )
 
     async def stats() -> Snapshot:
         return merge((await supervisor.stats(), retention.run_metrics(state_dir)))
@@ -61,16 +76,10 @@ async def _serve(
         counts=store.counts,
         backlog=store.backlog if settings.webhooks else None,
         snapshots=store.snapshots if settings.store.partners else None,
-        api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop),
-        unsubscribe=Unsubscribe(
-            LinkReader(state_dir),
-            writer,
-            settings.streams,
-            now=lambda: datetime.now(UTC),
-            breaker=breaker,
-        ),
+        api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop, by_mail=by_mail),
+        unsubscribe=Unsubscribe(links, writer, settings.streams, now=_now, breaker=breaker),
+        confirmations=confirmations,
     )
-    proxies = TrustedHosts(settings.web.trusted if settings.web else ())
     serving = asyncio.create_task(
         serve_web(app, listening, stop, trusts=lambda peer: peer in proxies)
     )
@@ -80,8 +89,13 @@ async def _serve(
     await serving
     breaker.close()
     await writer.close()
+    limit.close()
     await store.close()
     return 0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Supervisor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
+from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from smtpproxy.store.streams import StreamCounts
 
@@ -82,6 +82,17 @@ def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLed
     from smtpproxy.store.sqlite.side_file import SqliteCopies
 
     return SqliteCopies(path, settings.timeout, now)
+
+
+def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
+    """Open the count of confirmation mails, for one event loop; close it.
+
+    Raises StoreMisconfigured.
+    """
+    path = store_path(settings)
+    from smtpproxy.store.sqlite.confirmations import SqliteConfirmations
+
+    return SqliteConfirmations(path, settings.timeout)
 
 
 def store_path(settings: StoreSettings) -> Path:

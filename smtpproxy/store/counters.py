@@ -64,6 +64,20 @@ def with_mailings(facts: Facts, mailed: Mapping[str, Mailed]) -> Facts:
     return {**facts, **told}
 
 
+class ConfirmationLimit(Protocol):
+    """Counts the relay's own mail to people, across processes. Raises StoreUnavailable."""
+
+    async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
+        """Count a mail that is about to be sent to a canonical address.
+
+        False, and nothing is counted, where so many went to it, or to anybody, in 24 hours.
+        All spellings of one mailbox count together.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
 class BulkCounter(Protocol):
     """Counts people by the fingerprint of what they are sent, across workers."""
 

@@ -33,7 +33,7 @@ from smtpproxy.web.tokens import Bucket
 
 State = Literal["ask", "done", "unknown", "trouble", "too_often", "gone"]
 
-_STYLE = """
+STYLE = """
 body { font: 18px/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto 0; padding: 0 1rem;
        color: #1c1c1c; background: #fff }
 h1 { font-size: 1.5rem }
@@ -42,7 +42,7 @@ button { font: inherit; padding: .6rem 1.4rem; border: 0; border-radius: .3rem; 
 button:focus-visible { outline: 3px solid #d27800; outline-offset: 2px }
 @media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616 } }
 """
-_STYLE_HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
+_STYLE_HASH = b64encode(sha256(STYLE.encode()).digest()).decode()
 
 HEADERS: Mapping[str, str] = {  # beside those of every answer (see `boundary`)
     "Content-Security-Policy": (
@@ -65,7 +65,7 @@ def page(state: State, lang: Lang, scope: str | None = None) -> str:
     return (
         environment(lang)
         .get_template("unsubscribe.html")
-        .render(state=state, scope=scope, style=Markup(_STYLE), from_page=FROM_PAGE)
+        .render(state=state, scope=scope, style=Markup(STYLE), from_page=FROM_PAGE)
     )
 
 
@@ -180,8 +180,8 @@ class Unsubscribe:
             kind, _, parameters = request.headers.get("content-type", _URLENCODED).partition(";")
             if (kind := kind.strip().lower()) not in (_URLENCODED, _MULTIPART):
                 return _answer(request, "ask", told.scope, status=415)
-            body = await _body(request)
-            form = _multipart(parameters, body) if kind == _MULTIPART else _urlencoded(body)
+            body = await form_body(request)
+            form = _multipart(parameters, body) if kind == _MULTIPART else urlencoded(body)
             if form.get("list-unsubscribe", "").lower() != "one-click":
                 return _answer(request, "ask", told.scope, status=400)
             await self._carry_out(told, by_page=form.get("from") == FROM_PAGE)
@@ -245,7 +245,7 @@ class _Void(Exception):
     """One of our links that can no longer be used."""
 
 
-async def _body(request: Request) -> bytes:
+async def form_body(request: Request) -> bytes:
     """Return the body, empty when it is too large or does not come."""
     body = b""
     try:
@@ -259,7 +259,7 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _urlencoded(body: bytes) -> dict[str, str]:
+def urlencoded(body: bytes) -> dict[str, str]:
     """Return the fields of a form by lower-case name; none of what is no form."""
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20)

@@ -76,8 +76,9 @@ def _basis(
         given = max((a.at for a in contact.acts if a.purpose == stream.purpose), default=None)
 
     # 0
-    scopes = ["all"] + ["marketing"] * marketing
-    if marketing:
+    asks = stream.confirmation  # of the relay's own: narrower than other transactional mail
+    scopes = ["all"] + ["marketing"] * (marketing or asks)
+    if marketing or asks:
         brands = ["shop", "mill"] if stream.brand == "default" else [stream.brand]
         scopes += [f"brand:{brand}" for brand in brands]
     if stream.purpose is not None:
@@ -85,11 +86,18 @@ def _basis(
     width = ["all", "marketing", "brand", "purpose"]
     holding = []
     for entry in facts.suppressions:
-        if entry.scope not in scopes or (entry.widened and entry.origin not in WIDENED):
+        objected = asks and entry.origin in ("complaint", "objection")
+        objected = objected and entry.scope.startswith("purpose:")
+        if entry.scope not in scopes and not objected:
+            continue
+        if entry.widened and entry.origin not in WIDENED:
             continue
         own = entry.domain is None and entry.read_as is None
+        asked_anew = asks and entry.scope != "all"
+        if own and asked_anew and entry.origin in ("unsubscribe", "erasure"):
+            continue
         later = consent == "valid" and given and given > entry.since
-        if own and entry.origin in ("unsubscribe", "erasure") and later:
+        if own and entry.origin in ("unsubscribe", "erasure") and later and not asks:
             continue
         kind = entry.scope.split(":")[0]
         holding.append((width.index(kind), entry.since, entry.origin))

@@ -115,14 +115,16 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
 
 
 def _stream(random: Random) -> Stream:
+    kind = random.choice(CLASSES)
     return Stream(
         "s",
-        random.choice(CLASSES),
+        kind,
         random.choice(PURPOSES),
         random.choice(list(Nature)),
         products=_some(random),
         topics=_some(random),
         paused=random.random() < 0.2,
+        confirmation=kind is StreamClass.TRANSACTIONAL and random.random() < 0.4,
         frequency_cap=random.choice(CAPS),
         marketing_cap=random.choice(CAPS),
         max_snapshot_age=random.choice([None, None, None, 86_400.0]),

@@ -35,6 +35,8 @@ from smtpproxy.policy.rules.bases import consent_failure, newest_act
 _WIDTH = {"all": 0, "marketing": 1, "brand": 2}  # a purpose is the narrowest: 3
 
 _MARKETING = StreamClass.MARKETING
+_NOT_ASKED = frozenset({Origin.COMPLAINT, Origin.OBJECTION})
+
 _REASONS = {origin: Reason(f"suppressed_{origin}") for origin in Origin}
 
 
@@ -85,11 +87,16 @@ def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
 
 
 def matching(case: RecipientCase) -> Iterator[Suppression]:
-    """Yield the suppressions whose scope covers the stream and whose key may count."""
+    """Yield the suppressions whose scope covers the stream and whose key may count.
+
+    Who complained or objected, about whatever purpose, is not asked to confirm another.
+    """
+    asks = case.stream.confirmation
     for entry in case.facts.suppressions:
-        if covers(entry.scope, case.stream) and not (
-            entry.widened and entry.origin not in WIDENED_ORIGINS
-        ):
+        if entry.widened and entry.origin not in WIDENED_ORIGINS:
+            continue
+        objected = asks and entry.origin in _NOT_ASKED and entry.scope.startswith("purpose:")
+        if objected or covers(entry.scope, case.stream):
             yield entry
 
 
@@ -100,12 +107,13 @@ def covers(scope: str, stream: Stream) -> bool:
     A scope other than the four cannot be decided, so it applies everywhere.
     """
     if scope == "marketing":
-        return stream.stream_class is _MARKETING
+        return stream.stream_class is _MARKETING or stream.confirmation
     kind, colon, name = scope.partition(":")
     if not colon:
         return True
     if kind == "brand":
-        return stream.stream_class is _MARKETING and stream.brand in (name, BUILT_IN_BRAND)
+        sells = stream.stream_class is _MARKETING or stream.confirmation
+        return sells and stream.brand in (name, BUILT_IN_BRAND)
     return name == stream.purpose if kind == "purpose" else True
 
 
@@ -123,7 +131,11 @@ def _yields(entry: Suppression, case: RecipientCase) -> bool:
     contact, rulebook = case.facts.contact, case.rulebook
     if entry.domain is not None or entry.read_as is not None:
         return False
-    if entry.origin not in rulebook.lifted_by_consent or contact is None:
+    if entry.origin not in rulebook.lifted_by_consent:
+        return False
+    if case.stream.confirmation:  # the consent that it may lead to would be later
+        return entry.scope != "all" and entry.origin not in _NOT_ASKED
+    if contact is None:
         return False
     act = newest_act(contact, case.stream.purpose, case.rulebook)
     return (
