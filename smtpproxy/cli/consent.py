@@ -34,6 +34,7 @@ from smtpproxy.cli.stores import (
     warn,
     warn_of_the_future,
 )
+from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
@@ -296,7 +297,8 @@ def _refused(
     for stream in settings.streams.values():
         if stream.purpose == purpose:
             rulebook = settings.rulebooks[stream.rulebook]
-            verdict = rule(RecipientCase(address, stream, known, rulebook, now()))
+            case, _ = decisive(RecipientCase(address, stream, known, rulebook, now()))
+            verdict = rule(case)
             if verdict is not None:
                 yield stream.name, verdict
 

@@ -222,6 +222,7 @@ def message_trace(
 def _recipient_steps(
     case: RecipientCase, lang: Lang, message: MessageFeatures | None = None
 ) -> list[TraceStep]:
+    case, _ = decide.decisive(case, message)
     law = case.rulebook.law
     rules = decide.recipient_rules(case.rulebook.bases)
     told = _Telling(lang, law, wording.recipient_passed, wording.recipient_decided)

@@ -122,6 +122,7 @@ def words_of(case: RecipientCase) -> Words:
     tags = frozenset[str]() if contact is None else restricting(contact.tags, book.restricted_tags)
     return {
         "stream": stream.name,
+        "brand": stream.brand,
         "purpose": stream.purpose or NOTHING,
         "rulebook": book.name,
         "source": Term(known_source(case)),

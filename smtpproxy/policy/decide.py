@@ -35,6 +35,8 @@ from smtpproxy.policy.model import (
     Transaction,
     UndeclaredBulk,
     Verdict,
+    collected,
+    collections,
 )
 from smtpproxy.policy.rules import (
     DeliveryCase,
@@ -47,6 +49,7 @@ from smtpproxy.policy.rules import (
     message,
     recipient,
 )
+from smtpproxy.policy.rules.brands import by_collection
 from smtpproxy.policy.rules.recipient import yielded
 
 _IS_TRANSACTIONAL = StreamClass.TRANSACTIONAL
@@ -157,14 +160,21 @@ def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
 
 def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
     """None when the contact was collected later."""
-    if _later(contact.collected_at, moment):
+    ways = tuple(
+        replace(
+            each,
+            informed_at=None if _later(each.informed_at, moment) else each.informed_at,
+            last_activity_at=(
+                None if _later(each.last_activity_at, moment) else each.last_activity_at
+            ),
+        )
+        for each in collections(contact)
+        if not _later(each.collected_at, moment)
+    )
+    if not ways:
         return None
     return replace(
-        contact,
-        informed_at=None if _later(contact.informed_at, moment) else contact.informed_at,
-        last_activity_at=(
-            None if _later(contact.last_activity_at, moment) else contact.last_activity_at
-        ),
+        collected(contact, ways),
         purchases=tuple(p for p in contact.purchases if p.at <= moment),
         acts=tuple(a for a in contact.acts if a.at <= moment),
         first_contacted_at=(
@@ -262,19 +272,10 @@ def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datet
 
 
 def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None) -> Verdict:
-    """Return the verdict of the first rule that decides; without a message, as of RCPT."""
-    for rule in _recipient_rules(case.rulebook.bases):
-        verdict = rule(case)
-        if verdict is not None:
-            break
-    else:
-        raise AssertionError("the last recipient rule decides always")
+    """Return the verdict on one recipient; without a message, as of RCPT."""
+    case, verdict = decisive(case, message)
     if verdict.action is not _ALLOW:
         return verdict
-    if message is not None and case.stream.first_contact_notice:
-        refusal = _refused_with_message(case, verdict, message)
-        if refusal is not None:
-            return refusal
     if case.facts.null_mx is not None:
         refusal = _null_mx(case)
         if refusal is not None:
@@ -290,6 +291,36 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
     if case.facts.suppressions:
         return replace(verdict, detail=yielded(case))
     return verdict
+
+
+def decisive(
+    case: RecipientCase, message: MessageFeatures | None = None
+) -> tuple[RecipientCase, Verdict]:
+    """Return the case with the collection that decides, the first that allows or else the first,
+    and its verdict by the rules that look at how the address was obtained.
+    """
+    first: tuple[RecipientCase, Verdict] | None = None
+    for each in by_collection(case):
+        verdict = _by_basis(each, message)
+        if verdict.action is _ALLOW:
+            return each, verdict
+        first = first or (each, verdict)
+    if first is None:
+        raise AssertionError("there is always a case")
+    return first
+
+
+def _by_basis(case: RecipientCase, message: MessageFeatures | None) -> Verdict:
+    """Return the verdict of the first rule that decides."""
+    for rule in _recipient_rules(case.rulebook.bases):
+        verdict = rule(case)
+        if verdict is not None:
+            break
+    else:
+        raise AssertionError("the last recipient rule decides always")
+    if message is None or not case.stream.first_contact_notice or verdict.action is not _ALLOW:
+        return verdict
+    return _refused_with_message(case, verdict, message) or verdict
 
 
 def _refused_with_message(

@@ -172,6 +172,7 @@ class Reason(StrEnum):
     SOURCE_FORBIDDEN = "source_forbidden"
     SOURCE_UNDISCLOSED = "source_undisclosed"
     SOURCE_UNPROVEN = "source_unproven"
+    BRAND_UNPROVEN = "brand_unproven"
     SOURCE_NOT_ANNOUNCED = "source_not_announced"
     # a recipient: consent
     CONSENT_MISSING = "consent_missing"

@@ -6,7 +6,16 @@ Slow, flat and without the rules' own code: what both say is what the design say
 from calendar import monthrange
 from datetime import datetime, timedelta
 
-from smtpproxy.policy.model import ConsentAct, Contact, RecipientFacts, Rulebook, Stream
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import (
+    Collection,
+    ConsentAct,
+    Contact,
+    RecipientFacts,
+    Rulebook,
+    Stream,
+)
 from smtpproxy.policy.periods import Period
 
 WIDENED = ("unsubscribe", "complaint", "objection", "erasure", "external")
@@ -16,7 +25,7 @@ def expected(
     address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
 ) -> str:
     """Return `allow BASIS`, `refuse REASON` or `defer REASON`."""
-    answer = _basis(address, stream, facts, book, now)
+    answer = _of_any_collection(address, stream, facts, book, now)
     if answer.startswith("allow") and facts.null_mx:
         return "refuse null_mx"
     if not answer.startswith("allow") or stream.stream_class != "marketing":
@@ -63,6 +72,64 @@ def _mailed_like(stream: Stream, facts: RecipientFacts, now: datetime) -> list[d
         and m.purpose == stream.purpose
         and (m.brand == stream.brand or "default" in (m.brand, stream.brand))
     ]
+
+
+def _of_any_collection(
+    address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
+) -> str:
+    """One collection after the other, with what came by it; the first that allows, allows."""
+    contact = facts.contact
+    nobodys = stream.brand == "default"
+    mine = {stream.brand} if stream.many_brands else {stream.brand, None}
+
+    def said(acts: tuple[ConsentAct, ...], name: str | None) -> tuple[ConsentAct, ...]:
+        yes = [
+            a for a in acts if not a.withdrawal and a.brand in mine and a.came_by in (None, name)
+        ]
+        no = [a for a in acts if a.withdrawal and (nobodys or a.brand in (None, stream.brand))]
+        return (*yes, *no)
+
+    readings = tuple(replace(r, acts=said(r.acts, None)) for r in facts.readings)
+    facts = replace(facts, readings=readings)
+    if contact is None:
+        return _basis(address, stream, facts, book, now)
+    first = Collection(
+        contact.brand,
+        contact.source,
+        contact.collected_at,
+        contact.informed_at,
+        contact.never_informed,
+        contact.optout_offered,
+        contact.last_activity_at,
+        contact.provenance,
+    )
+    own = [c for c in (first, *contact.others) if c.brand in mine]
+    active = max((c.last_activity_at for c in own if c.last_activity_at), default=None)
+    answers = []
+    for c in own or [Collection()]:
+        name = None
+        if c.source not in (None, "direct"):
+            supplier = c.provenance and c.provenance.supplier
+            name = f"{c.source}: {supplier}" if supplier else str(c.source)
+        seen = replace(
+            contact,
+            brand=c.brand,
+            source=c.source,
+            collected_at=c.collected_at,
+            informed_at=c.informed_at,
+            never_informed=c.never_informed,
+            optout_offered=c.optout_offered,
+            last_activity_at=active,
+            provenance=c.provenance,
+            acts=said(contact.acts, name),
+            purchases=tuple(
+                p for p in contact.purchases if p.brand in mine and p.came_by in (None, name)
+            ),
+        )
+        answers.append(_basis(address, stream, replace(facts, contact=seen), book, now))
+    if not own and answers[0] == "refuse source_unproven":
+        return "refuse brand_unproven"
+    return next((a for a in answers if not a.startswith("refuse")), answers[0])
 
 
 def _basis(

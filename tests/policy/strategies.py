@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from smtpproxy.policy.model import (
     Audience,
+    Collection,
     ConsentAct,
     Contact,
     Evidence,
@@ -59,6 +60,8 @@ PAUSES: list[tuple[Pause, ...]] = [
 PRODUCTS = ["shoes", "hats"]
 PURPOSES = ["offers", "news"]
 BRANDS = ["default", "shop", "shop", "mill"]
+SAID_TO = [None, None, None, "shop", "shop", "shop", "mill"]
+CAME_BY = [None, None, None, "purchased: X", "web"]
 SCOPES = ["all", "marketing", "brand:shop", "brand:mill", "purpose:offers", "purpose:news"]
 CLASSES = [StreamClass.MARKETING] * 4 + [StreamClass.TRANSACTIONAL]
 METHODS = ["unticked_box"] * 4 + ["silence", "other", None]
@@ -129,6 +132,7 @@ def _stream(random: Random) -> Stream:
         marketing_cap=random.choice(CAPS),
         max_snapshot_age=random.choice([None, None, None, 86_400.0]),
         brand=random.choice(BRANDS),
+        many_brands=random.random() < 0.4,
     )
 
 
@@ -145,7 +149,12 @@ def _contact(random: Random) -> Contact:
         random.choice(TAGS),
         random.choice(PROVENANCES),
         tuple(
-            Purchase(random.choice(PRODUCTS), random.choice(MOMENTS))
+            Purchase(
+                random.choice(PRODUCTS),
+                random.choice(MOMENTS),
+                brand=random.choice(SAID_TO),
+                came_by=random.choice(CAME_BY),
+            )
             for _ in range(random.choice([0, 0, 1, 2]))
         ),
         _acts(random),
@@ -159,6 +168,20 @@ def _contact(random: Random) -> Contact:
             )
             for _ in range(random.choice([0, 0, 0, 1, 2]))
         ),
+        brand=random.choice(SAID_TO),
+        others=tuple(_collection(random) for _ in range(random.choice([0, 0, 0, 1, 2]))),
+    )
+
+
+def _collection(random: Random) -> Collection:
+    return Collection(
+        random.choice(SAID_TO),
+        random.choice(SOURCES),
+        _maybe(random),
+        _maybe(random),
+        optout_offered=random.choice([True, True, True, False, None]),
+        last_activity_at=_maybe(random),
+        provenance=random.choice(PROVENANCES),
     )
 
 
@@ -173,6 +196,8 @@ def _acts(random: Random) -> tuple[ConsentAct, ...]:
             random.random() < 0.2,
             random.choice(CHANNELS),
             random.choice(EVIDENCE),
+            brand=random.choice(SAID_TO),
+            came_by=random.choice(CAME_BY),
         )
         for _ in range(random.choice([0, 0, 1, 1, 2, 3]))
     )

@@ -31,6 +31,7 @@ from smtpproxy.policy.periods import next_monthly, next_weekly
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, refuse
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
+from smtpproxy.policy.rules.brands import is_own
 
 _WIDTH = {"all": 0, "marketing": 1, "brand": 2}  # a purpose is the narrowest: 3
 
@@ -153,6 +154,7 @@ _RESTRICTED = refuse("restricted", Reason.CONTACT_RESTRICTED)
 _FORBIDDEN = refuse("source", Reason.SOURCE_FORBIDDEN)
 _UNDISCLOSED = refuse("source", Reason.SOURCE_UNDISCLOSED)
 _UNPROVEN = refuse("source", Reason.SOURCE_UNPROVEN)
+_OTHER_BRAND = refuse("source", Reason.BRAND_UNPROVEN)
 
 
 def generic_address(case: RecipientCase) -> Verdict | None:
@@ -217,6 +219,8 @@ def source(case: RecipientCase) -> Verdict | None:
         return None
     if known in rulebook.forbidden_sources:
         return _FORBIDDEN
+    if contact is not None and not is_own(contact.brand, case.stream):
+        return _OTHER_BRAND
     if known not in rulebook.disclosed_sources or contact is None:
         return _UNPROVEN
     return None if is_disclosed(contact.provenance, rulebook, case.now) else _UNDISCLOSED
