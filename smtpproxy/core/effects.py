@@ -122,7 +122,7 @@ class CountMailing(Effect[Mapping[str, Mailed]], frozen=True):
     """
 
     id: str
-    stream: Stream
+    stream: str
     addresses: frozenset[str]
     at: datetime
 

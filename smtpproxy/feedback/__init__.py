@@ -3,7 +3,7 @@
 `read_report` is pure: it says of which kind a mail is, whom it concerns and what is to be done.
 """
 
-from smtpproxy.feedback.bounce import Failure, failures, is_bounce
+from smtpproxy.feedback.bounce import Failure, failures, inner_bounce, is_bounce
 from smtpproxy.feedback.clues import clues_of
 from smtpproxy.feedback.complaint import Complaint, complaint_of
 from smtpproxy.feedback.original import original_of
@@ -54,6 +54,7 @@ def read_report(
     suppressed where `require_token` is set. Never raises.
     """
     mail = read_mail(content)
+    mail = inner_bounce(mail) or mail
     original = original_of(mail)
     sent = None
     if tokens is not None:

@@ -5,10 +5,10 @@ import re
 from msgspec import Struct
 
 from smtpproxy.feedback.addresses import found_in
-from smtpproxy.feedback.classes import classify
+from smtpproxy.feedback.classes import classify, says_anything, speaks_of_death
 from smtpproxy.feedback.dsn import STATUS_TYPES, Outcome, field_outcomes
 from smtpproxy.feedback.original import Original
-from smtpproxy.feedback.parts import Mail, field
+from smtpproxy.feedback.parts import Mail, field, read_mail
 from smtpproxy.feedback.records import Class
 from smtpproxy.feedback.transcript import spoken, text_outcomes
 
@@ -16,7 +16,7 @@ _WORDS_IN_ALL = 64 * 1024
 _DELIVERED = ("delivered", "relayed", "expanded")
 
 _DAEMON = re.compile(
-    r"mailer-?daemon|postmaster|mail ?delivery|mail ?administrator|system administrator|mdaemon"
+    r"mailer-?daemon|post_?master|mail ?delivery|mail ?administrator|system administrator|mdaemon"
     r"|mail ?system|maildaemon|mail ?gateway|bounce|e?smtp|internet mail",
     re.IGNORECASE,
 )
@@ -40,9 +40,12 @@ _TEXT = re.compile(
     r"|undeliverable|delivery (?:to|has) .{0,60}fail"
     r"|deli?e?very (?:status|failed|failure|problem|report|notification)"
     r"|permanent (?:fatal )?error|failed recipients"
-    r"|mail(?:er)?.?daemon|smtp error|returned mail|mail delivery|rcpt to|not be zugestellt"
+    r"|mail(?:er)?.?daemon|smtp error|returned mail|mail delivery|rcpt to"
+    r"|requested action not taken|not be zugestellt"
     r"|nicht zugestellt|user unknown"
-    r"|fehler bei der auslieferung|undelivered|could not send|not been delivered"
+    r"|无法(?:发送|送达|投递)|退信|送信できません|配信できません|届きません|届けられません|송신|반송"
+    r"|не может быть доставлен|не доставлено|не удалось доставить|fehler bei der auslieferung"
+    r"|undelivered|could not send|not been delivered"
     r"|encountered delivery problems|no se (?:pudo|ha podido) entregar",
     re.IGNORECASE,
 )
@@ -77,8 +80,20 @@ def is_bounce(mail: Mail) -> bool:
     null_path = field(mail.headers, "Return-Path").strip() == "<>"
     daemon = null_path or not sender or _DAEMON.search(sender) is not None
     subject = _SUBJECT.search(field(mail.headers, "Subject")) is not None
-    text = _TEXT.search(_text(mail)[:4096]) is not None
+    said = _text(mail)[:4096]
+    text = _TEXT.search(said) is not None or speaks_of_death(said[:1024])
     return report + daemon + subject + text >= 2 and (text or subject or report)
+
+
+def inner_bounce(mail: Mail) -> Mail | None:
+    """Return the bounce that a gateway wrapped in one of its own which says nothing."""
+    if any(True for _ in mail.of_type(*STATUS_TYPES)):
+        return None
+    for part in mail.of_type("message/rfc822"):
+        inner = read_mail(part.octets)
+        if any(True for _ in inner.of_type(*STATUS_TYPES)):
+            return inner
+    return None
 
 
 def failures(mail: Mail, original: Original) -> list[Failure]:
@@ -87,13 +102,13 @@ def failures(mail: Mail, original: Original) -> list[Failure]:
     A notice that mail was delivered has none.
     """
     text = _text(mail)
-    told = text_outcomes(text, _others(mail, original))
+    told = text_outcomes(text, _others(mail, original), original.recipient)
     listed = _listed(mail)
     if len(told) != len(listed):  # as many: they are the same, and the text says more of them
         told = listed or told
     outcomes = field_outcomes(mail) or told or [Outcome(None, "", "", "")]
     room = min(2048, _WORDS_IN_ALL // len(outcomes))
-    said_of = {outcome.address: outcome.said for outcome in told}
+    beside = {outcome.address: outcome for outcome in told}
     whole = spoken(text).strip()
     late = _is_late(mail, whole)
     found: dict[str | None, Failure] = {}
@@ -101,23 +116,29 @@ def failures(mail: Mail, original: Original) -> list[Failure]:
         if outcome.action in _DELIVERED or (not outcome.action and outcome.status[:2] == "2."):
             continue
         address = outcome.address or (original.recipient if len(outcomes) == 1 else None)
-        beside = said_of.get(address) or (whole if len(outcomes) == 1 else "")
-        failure, said = _judged(outcome, beside, room, late)
+        if outcome.action.startswith("delay") or (late and not outcome.action):
+            said = outcome.said or whole
+            found.setdefault(address, Failure(address, Class.TRANSIENT, said))
+            continue
+        texts = [outcome.said]
+        if address in beside:
+            texts += [beside[address].near, beside[address].said]
+        failure, said = _judged(outcome.status, [*texts, whole], room)
         found.setdefault(address, Failure(address, failure, said))
     return list(found.values())
 
 
-def _judged(outcome: Outcome, beside: str, room: int, late: bool) -> tuple[Class, str]:
-    """Judge by the fields; by the text where these say nothing."""
-    said = outcome.said or beside
-    if outcome.action.startswith("delay") or (late and not outcome.action):
-        return Class.TRANSIENT, said
-    judged = classify(outcome.status, said[:room])
-    if judged is Class.UNKNOWN and beside and beside != said:
-        again = classify("", beside[:room])
-        if again is not Class.UNKNOWN:
-            return again, beside
-    return judged, said or outcome.status
+def _judged(status: str, texts: list[str], room: int) -> tuple[Class, str]:
+    """Judge by what was said nearest to the recipient; further away where that tells nothing."""
+    given = [text for text in texts if text]
+    nearest = next(iter(given), "")
+    judged = classify(status, nearest[:room])
+    if judged is Class.UNKNOWN:
+        for text in given[1:]:
+            again = classify("", text[:room])
+            if again is not Class.UNKNOWN:
+                return again, text
+    return judged, next((text for text in given if says_anything(text)), status)
 
 
 def _text(mail: Mail) -> str:

@@ -13,16 +13,19 @@ from smtpproxy.feedback.records import Class
 _LONGEST = 4096  # characters of words that are looked at
 
 _DEAD_STATUS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"})
+_ADDRESS_REJECTED = re.compile(r"#?5\.1\.0 Address rejected\b(?!:)")  # of IronPort: by its table
 _OF_THE_SENDER = frozenset({"5.1.7", "5.1.8"})
 _UNSAID = frozenset({"", "5.0.0", "5.1.0", "5.2.0", "5.3.0", "5.5.0", "5.5.1", "5.5.4"})
 _STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 _STATUS_OF_REPLY = re.compile(r"(?<![\d.])[245]\d\d[ -]\(?#?([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 _CODE = re.compile(r"(?<![\w.:/-])([45])\d\d(?=[ \]-])")
-# Codes, addresses, hosts and links: their letters say nothing.
+_ADDRESS = re.compile(
+    r"[<\[(\"']?(?<![^\s<>()\[\]\"'@:;,])[^\s<>()\[\]\"'@]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,9}[>\])\"']?"
+)
+# Codes, hosts and links: their letters say nothing.
 _NOT_WORDS = re.compile(
     r"https?://\S{1,300}"
-    r"|[<\[(\"']?[^\s<>()\[\]\"'@]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,9}[>\])\"']?"
-    r"|(?<![\w.])(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}(?![\w.])"
+    r"|(?<![\w.])(?!resolver\.)(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}(?![\w.])"  # but Exchange's reasons
     r"|(?<![\w.])[245]\d\d[ -](?:[245]\.\d{1,3}\.\d{1,3}\b)?"
     r"|\(?#?\b[245]\.\d{1,3}\.\d{1,3}\b\)?"
 )
@@ -40,16 +43,41 @@ def classify(status: str, text: str) -> Class:
     own = found[1] if found is not None else ""
     if _OF_THE_SENDER & {own, status}:
         return Class.BLOCKED
+    if _ADDRESS_REJECTED.search(said):
+        return Class.DEAD
     code = _CODE.search(said)
-    by_words = _by_words(_words(said), own or status, code[1] if code is not None else "")
+    plain = _words(said)
+    by_words = _by_words(plain, own or status, code[1] if code is not None else "")
     if by_words is not None:
         return by_words
-    return _by_status(own if own not in _UNSAID else status or own)
+    by_status = _by_status(own if own not in _UNSAID else status or own)
+    if by_status is Class.DEAD and own not in _DEAD_STATUS and not _is_vague(plain):
+        return Class.UNKNOWN  # gateways put 5.1.1 on whatever was refused at RCPT
+    return by_status
+
+
+def _is_vague(plain: str) -> bool:
+    """Whether words say nothing that could speak against a status."""
+    return not _means_something(plain) or words.RECIPIENT.search(plain) is not None
+
+
+def _means_something(plain: str) -> bool:
+    return plain.strip(" @.,:;-()[]<>#\"'") != ""
+
+
+def says_anything(text: str) -> bool:
+    """Whether a text holds more than addresses, hosts and codes."""
+    return _means_something(_words(text[:_LONGEST]))
+
+
+def speaks_of_death(text: str) -> bool:
+    """Whether a text says in words that nobody has an address."""
+    return words.DEAD.search(_words(text)) is not None
 
 
 def _words(text: str) -> str:
     plain = text.lower().replace("’", "'").replace("\u00a0", " ")
-    plain = _NOT_WORDS.sub(" ", _SPACE.sub(" ", plain))
+    plain = _NOT_WORDS.sub(" ", _ADDRESS.sub(" @ ", _SPACE.sub(" ", plain)))
     return _SPACE.sub(" ", words.NEUTRAL.sub(" ", plain)).strip()
 
 

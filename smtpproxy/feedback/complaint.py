@@ -31,6 +31,11 @@ def complaint_of(mail: Mail, original: Original) -> Complaint | None:
     """Return what a feedback report says, None for a mail that is none."""
     for part in mail.of_type(REPORT_TYPE):
         return _complaint(header_block(part.octets), original)
+    if mail.parameters.get("report-type", "").lower() == "feedback-report":
+        for part in mail.of_type("text/plain"):  # some mislabel it
+            fields = header_block(part.octets)
+            if fields.count("Feedback-Type"):
+                return _complaint(fields, original)
     if original.values("X-HmXmrOriginalRecipient"):  # Microsoft's JMRP, as it always was
         return _complaint(HeaderBlock(b""), original)
     return None

@@ -20,6 +20,7 @@ class Outcome(Struct, frozen=True):
     action: str
     status: str
     said: str  # by the server that refused, or by the one that reports
+    near: str = ""  # the beginning of it, up to an empty line
 
 
 def field_outcomes(mail: Mail) -> list[Outcome]:

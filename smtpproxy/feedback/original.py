@@ -4,7 +4,7 @@ import re
 
 from msgspec import Struct
 
-from smtpproxy.feedback.addresses import found_in, is_of_a_machine
+from smtpproxy.feedback.addresses import found_in, is_of_a_machine, valid
 from smtpproxy.feedback.parts import Mail, header_block, text_of
 from smtpproxy.mail.headers import HeaderBlock
 
@@ -16,6 +16,8 @@ _BEGIN = re.compile(
     rb"^(?:received|return-path|message-id|x-received|delivered-to|dkim-signature|from|date):[ \t]",
     re.IGNORECASE | re.MULTILINE,
 )
+_TO = ("X-HmXmrOriginalRecipient", "X-Original-To", "Delivered-To", "X-Apparently-To", "To")
+_RECEIVED_FOR = re.compile(r"\bfor <([^<>\s]{3,320})>")
 _MOST_VALUES = 20
 
 
@@ -48,10 +50,15 @@ def _headers(mail: Mail) -> HeaderBlock:
 
 
 def _recipient(headers: HeaderBlock) -> str | None:
-    for name in ("X-HmXmrOriginalRecipient", "X-Original-To", "Delivered-To", "To"):
+    for name in _TO:
         names = _addresses(headers, name)
         if len(names) == 1 and not is_of_a_machine(names[0]):
             return names[0]
+    for value in headers.values("Received")[:_MOST_VALUES]:
+        found = _RECEIVED_FOR.search(text_of(value))
+        address = valid(found[1]) if found is not None else None
+        if address is not None:
+            return address
     return None
 
 

@@ -23,18 +23,23 @@ _RETURNED = re.compile(
     r"|your message"
     r"|message (?:header|text|follows)|undelivered|below this line|header)"
     r"|below (?:this line )?is a copy|original message follows|the original message follows"
-    r"|here is a copy of|your message reads|a (?:summary|copy) of the (?:undelivered )?message"
+    r"|(?:original )?message headers(?: follow)?:|here is a copy of|your message reads"
+    r"|a (?:summary|copy) of the (?:undelivered )?message"
     r"|(?:the )?(?:first|header).{0,40}(?:message|mail) follow"
     r"|(?:received|return-path|x-received|delivered-to|dkim-signature): "
     r")",
     re.IGNORECASE,
 )
+_FOOTER = re.compile(r"\s*(?:_{10,200}|\*{10,200}|~{10,200}|-- ?)\s*")  # a disclaimer, mostly
 _HEAD = re.compile(
-    r"\s*(?:[*>-]{1,3}\s+|to:?\s+|rcpt to:\s*|recipient:?\s+|failed recipient:?\s+)?"
-    r"[<\"'(\[{*]{0,3}(?:mailto:)?"
+    r"\s*(?:[*>-]{1,3}\s+|to:?\s+|rcpt to:\s*|[45]\d\d[ -](?:[45]\.\d{1,3}\.\d{1,3} )?"
+    r"|(?:(?!sender|from|your|our)[\w'-]{1,20} ){0,4}"
+    r"(?:users?|userid|recipients?|address(?:es|ee)?|mailbox|account|addressed to"
+    r"|deliver to):?\s+)?"
+    r"[<\"'(\[{*]{0,3}(?:mailto:|smtp:)?"
     + ADDRESS.pattern.removeprefix(r"(?<![\w.@+-])")
-    + r"[>\"')\]}*]{0,3}(?P<rest>.*)",
-    re.IGNORECASE | re.DOTALL,
+    + r"[>\"')\]}*]{0,3}",
+    re.IGNORECASE,
 )
 _MADE_FROM = re.compile(
     r"\(?(?:ultimately )?(?:generated|expanded) from:?\s*<?"
@@ -52,14 +57,15 @@ _NOT_ABOUT = re.compile(
 )
 
 
-def text_outcomes(text: str, others: Iterable[str]) -> list[Outcome]:
+def text_outcomes(text: str, others: Iterable[str], likely: str | None) -> list[Outcome]:
     """Return what a text says of each recipient that it names, "" for action and status.
 
     `others` are addresses that are not recipients: the sender's own, and whose report it is.
+    Of several that are only mentioned, none but the `likely` one is.
     """
     reader = _Reader(frozenset(others))
     reader.read(_spoken(text))
-    return reader.outcomes()
+    return reader.outcomes(likely)
 
 
 def spoken(text: str) -> str:
@@ -70,7 +76,7 @@ def spoken(text: str) -> str:
 def _spoken(text: str) -> list[str]:
     lines: list[str] = []
     for line in text.split("\n", _MOST_LINES)[:_MOST_LINES]:
-        if lines and _RETURNED.match(line[:_LONGEST_LINE]):
+        if lines and (_RETURNED.match(line[:_LONGEST_LINE]) or _FOOTER.fullmatch(line)):
             break
         lines.append(line[:_LONGEST_LINE].rstrip())
     if any(_REMOTE_SAID.search(line) for line in lines):
@@ -96,24 +102,24 @@ class _Reader:
             head = _HEAD.match(line)
             address = valid(head[1]) if head is not None else None
             if head is not None and address is not None and self._may_be(address):
-                self._begin(address, head["rest"])
+                self._begin(address, line)
             else:
                 self._go_on(line)
 
-    def outcomes(self) -> list[Outcome]:
-        everything = " ".join(self._rest)
-        if not self._said and len(self._mentioned) == 1:  # it says the reason anywhere, or behind
-            address, begin = next(iter(self._mentioned.items()))
-            return [Outcome(address, "", "", " ".join(self._rest[begin:]))]
-        said = self._said or {address: [self._rest[at]] for address, at in self._mentioned.items()}
-        return [
-            Outcome(address, "", "", " ".join(lines).strip() or everything)
-            for address, lines in list(said.items())[:_MOST_RECIPIENTS]
-        ]
+    def outcomes(self, likely: str | None) -> list[Outcome]:
+        if self._said:
+            return [
+                Outcome(address, "", "", " ".join(lines).strip(), _near(lines))
+                for address, lines in list(self._said.items())[:_MOST_RECIPIENTS]
+            ]
+        for address, begin in self._mentioned.items():
+            if len(self._mentioned) == 1 or address == likely:
+                return [Outcome(address, "", "", " ".join(self._rest[begin:]))]
+        return []
 
-    def _begin(self, address: str, rest: str) -> None:
+    def _begin(self, address: str, line: str) -> None:
         self._now = address
-        self._said.setdefault(address, []).append(rest.strip(" :;,."))
+        self._said.setdefault(address, []).append(line.strip())
 
     def _go_on(self, line: str) -> None:
         if self._now is not None:
@@ -138,3 +144,9 @@ class _Reader:
 
     def _may_be(self, address: str) -> bool:
         return address not in self._others and not is_of_a_machine(address)
+
+
+def _near(lines: list[str]) -> str:
+    """Return what stands at the recipient itself: up to an empty line, the first one aside."""
+    end = lines.index("", 1) if "" in lines[1:] else len(lines)
+    return " ".join(lines[:end]).strip()

@@ -12,7 +12,8 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 _WHO = (
     r"(?:users?|recipients?|mail ?box(?:es)?|mail-box|address(?:es)?|accounts?|addressees?"
-    r"|user ?names?|login|e-?mail|mail ?id|alias|subscriber|customer|destination|name|inbox"
+    r"|user ?names?|user-?ids?|login|e-?mail|mail ?id|alias|subscriber|customer|destination|name"
+    r"|inbox"
     r"|maildrop"
     r"|person|local-?part)"
 )
@@ -39,11 +40,16 @@ NEUTRAL = _any(
     r"(?:original|returned) (?:message|mail)",
     r"in reply to (?:rcpt to|end of data|data)(?: command)?",
     r"for more information.{0,40}",
+    r"incorrect addresses",  # LSMTP's introduction
     r"(?:contact|mail|ask|call) (?:your |the |to )?postmaster",
     r"anti-?spam-?(?:gateway|filter) at",
 )
 
 SENDER = _any(
+    r"\bsend(?:er|ing)(?:'?s)? (?:ip|mta|host|server)\b|badsender|sendernoa|backscatter|emetteur",
+    r"\bpurported|responsible address|not owned by|outgoing mail suspension|not pre-approved",
+    r"\bfrom: |\bfully qualified|dynamic ip|open proxy|mismatches client|unresolvable relay",
+    r"\bserver ip\b|\bclient host\b|forward dns|ip for sending",
     r"\b(?:unknown|invalid|bad|forged|unverified|unresolvable) sender",
     r"\bsender(?:'?s)?(?: e-?mail)?(?: address)?(?: domain)?:? ?(?:is |was |has "
     r"|does )?(?:been )?(?:not |n't )?"
@@ -53,8 +59,9 @@ SENDER = _any(
     r"\bsender (?:policy|domain|verify|address)",
     r"\b(?:cannot|can't|could not|unable to) (?:find|resolve|verify) (?:your|the sender|sender"
     r"|the from)",
-    r"\breverse (?:dns|lookup|hostname|mapping)|\bptr\b|\bhelo\b|\behlo\b|\bmail from\b",
+    r"\breverse (?:dns|lookup|hostname|mapping)|\bptr\b|\bhelo\b|\behlo\b",
     r"\b(?:envelope|from|return|reverse|originator) (?:address|path|sender)\b",
+    r"\bsender's (?:domain|address)|\bcall(?:back|out)\b|\bin reply to mail from",
     r"\bfrom domain\b|\bfrom: (?:address|header)",
     r"\byour (?:host|ip|server|domain|mail server|network|provider|isp|hostname|smtp)\b",
 )
@@ -69,6 +76,7 @@ SPAM = _any(
 )
 
 FULL = _any(
+    r"storage allocation|space has been used|too much mail data",
     r"(?:mail ?box|mail-box|in-?box|account|maildir|mail ?folder|mail ?drop|user|recipient|disk"
     r"|storage"
     r"|postfach|boite|boîte|buz[oó]n|casella|caixa|skrzynka)[^.;]{0,60}"
@@ -92,10 +100,20 @@ FULL = _any(
 )
 
 POLICY = _any(
+    r"\bas a relay|mail relay|open relay|insecure|non-member|members?-only|not subscribed"
+    r"|not member",
+    r"\bmailing list|captcha|low priority|multiple addresses|duplicate header|compliant|\bbase64",
+    r"(?:mime|subject|invalid|received:?|missing) headers?\b|\bheaders? (?:are|is|error)\b"
+    r"|binary content|authentif|verification failure|this mail server|(?<!not )\blisted (?:as"
+    r"|at|in)\b",
+    r"rate that prevents|protocol violation|gateway user",
+    r"resolver\.rst",  # Exchange: restricted
     r"\brelay(?:ing)?\b(?!=)[^.;]{0,20}(?:den|not|prohib|allow|permit|disabl|access|restrict)"
     r"|(?:not|n't|unable to|no) (?:\w{1,12} ){0,2}relay|rcpthosts|\bpolic(?:y|ies)\b|\bspf\b"
     r"|\bdkim\b|\bdmarc\b|\bdomainkeys|authenticat",
-    r"not authori[sz]ed|unauthori[sz]ed|\bvirus|malware|infected|\battachment|executable",
+    r"not authori[sz]ed|unauthori[sz]ed|\bvirus|malware|infected|executable"
+    r"|attachments?\b[^.;]{0,30}(?:\bnot\b|block|type|reject|prohibit|banned)"
+    r"|(?:illegal|invalid|banned|forbidden|dangerous|unsafe|with|blocked)[^.;]{0,30}\battachment",
     r"message (?:\w{1,10} )?(?:size|too (?:large|big|long))|too (?:large|big)\b|size (?:exceed"
     r"|limit|of)|exceeds (?:the )?(?:\w{1,10} ){0,3}size",
     r"whitelist|white list|allow ?list|not accepting (?:e-?mail|mail|messages) (?:from|with)",
@@ -105,12 +123,15 @@ POLICY = _any(
     r"messages? (?:was |has been |is |were )?(?:rejected|refused|blocked) (?:due|because|by|as)",
     r"not accept (?:\w{1,10} )?(?:mail|messages) from|challenge|confirm that you"
     r"|verify (?:that )?you",
+    r"too many (?:invalid|unknown|bad) |you (?:have|are) (?:been )?(?:blocked|not allowed|listed)",
     r"without (?:to|from|date|subject)|missing header|header (?:is )?(?:missing|error)|bare lf"
     r"|\bmime\b|8-?bit|\bsmtputf8\b",
 )
 
 DEAD = _any(
-    rf"\b{_BAD} (?:or \w{{1,12}} )?(?:local |final |e-?mail |mail |destination )?{_WHO}\b",
+    rf"\b{_BAD} (?:or \w{{1,12}} )?(?:local |final |final delivery |virtual |e-?mail |mail "
+    rf"|destination )?{_WHO}\b",
+    rf"@[:,]? (?:\w{{1,10}} ){{0,2}}{_GONE}",
     rf"\b{_WHO}\b[^.;]{{0,50}}\b{_GONE}",
     r"\bno such (?:local |e-?mail |mail )?(?:users?|recipients?|mail ?box|account|address|person"
     r"|customer"
@@ -135,15 +156,18 @@ DEAD = _any(
     r"|does not exist|not exist)",
     r"\bunknown (?:mail )?(?:host|domain)|\bdomain (?:name )?(?:\w{1,20} )?(?:does not exist"
     r"|doesn't exist|not found"
-    r"|is not valid|unknown|is invalid|not exist|is unknown|has no mail|not known|has null mx"
+    r"|is not valid|unknown|is invalid|not exist|is unknown|(?:could|can)n[o']?t be found"
+    r"|could not be found|has no mail|not known|has null mx"
     r"|does not accept mail|doesn't accept)",
     r"\bname or service not known|nx ?domain|\bnull ?mx\b|couldn't find any host"
     r"|could not find any host"
-    r"|no mx (?:or a|records?)\b|no mail hosts?\b|\bno matches to nameserver|nonexistent domain"
+    r"|no mx (?:or a|records?|found|for)\b|no mail hosts?\b|\bno matches to nameserver"
+    r"|nonexistent domain"
     r"|illegal host|invalid (?:host|domain)",
     r"\bbad destination (?:mailbox|system|host)",
     r"\b(?:unable|failed|not able) to (?:find|locate) (?:the |this |a )?(?:user|recipient|mailbox"
     r"|address)",
+    r"\bbadrcptto|missing home directory|\barchived recipient|mailbox name (?:not allowed|invalid)",
     r"recipient address rejected: access denied",  # of Exchange Online, for whom it has not
     r"\buser (?:\w{1,12} )?(?:does ?n't|not) (?:exist|known|found)|not (?:a )?known user",
 )
@@ -167,7 +191,14 @@ DEAD_ABROAD = (
     *("пользователь не найден", "не существует", "нет такого", "неизвестный пользователь"),
     *("ящик не найден", "не найден", "δεν υπάρχει", "لا يوجد", "לא קיים"),
     *("不存在", "无此用户", "無此用戶", "查無此人", "用户未找到", "使用者不存在", "没有找到"),
-    *("存在しません", "存在しない", "見つかりません", "宛先不明", "ユーザーが不明"),
+    *(
+        "存在しません",
+        "存在しない",
+        "見つかりません",
+        "リストにありません",
+        "宛先不明",
+        "ユーザーが不明",
+    ),
     *("존재하지 않", "없는 사용자", "사용자가 없", "찾을 수 없"),
 )
 """What means `DEAD` in other languages."""
@@ -178,10 +209,20 @@ UNAVAILABLE = _any(
 )
 
 NOT_FOR_GOOD = _any(
-    r"temporar|try again|(?:currently|momentarily) (?:un|not )available|greylist|graylist"
+    r"temporar|try (?:again )?later|not found,? try again|(?:currently|momentarily) (?:un"
+    r"|not )available|greylist|graylist"
 )
 
 TRANSIENT = _any(
+    r"\b(?:server|local|mailer|write|system|internal|processing) (?:config )?error"
+    r"|error (?:reading|writing|while|in)\b",
+    r"\binterrupted|misconfigured|command (?:failed|died|output)|procmail|maildrop\b|pipe to"
+    r"|transaction failed",
+    r"lookup fail|resolve route|find a gateway|after \d{1,4} tries|not been collected"
+    r"|\bin queue\b|queue period",
+    r"delivered for more|connection limit|emails per hour|\bsessions\b|connexions"
+    r"|numerous attempts|plus tard",
+    r"can(?:no|')t create|could not load|records? [^.;]{0,40}could not be found|being processed",
     r"temporar|try (?:again|later)|retry|grey ?-?list|gray ?-?list|\bbusy|timed? ?-?out|timeout",
     r"connection (?:was )?(?:refused|dropped|reset|closed|lost|failed)|lost connection"
     r"|connection to",
@@ -201,8 +242,16 @@ TRANSIENT = _any(
 )
 
 REFUSAL = _any(
+    r"\brefuses?\b|\breject\b|filtered|protected|restricted|go away|no access|suspension|confirm\b",
     r"\bdenied|\brefused|\bblocked|\bnot (?:allowed|permitted|accepted|accepting|acceptable"
     r"|wanted)",
     r"\bpermission|\bforbidden|(?<!recipient )(?<!address )(?<!mailbox )\brejected|\bdo not like"
     r"|\bdoes not like",
 )
+
+RECIPIENT = _any(
+    r"\b(?:recipients?|rcpt|address|mail ?box|destination|user|account)(?: address)? (?:was )?"
+    r"(?:rejected|refused|error|failed|failure|problem|bad|undeliverable)",
+    r"\bundeliverable|\bnot deliverable|permanent (?:error|failure)|delivery (?:has )?fail",
+)
+"""What says of the recipient that something is wrong, and not what: then a status counts."""

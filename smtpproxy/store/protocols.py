@@ -32,7 +32,6 @@ from smtpproxy.store.operations import (
     SuppressionChange,
     WebhookState,
 )
-from smtpproxy.store.streams import StreamStates
 
 
 class StoreUnavailable(Exception):
@@ -383,7 +382,6 @@ class Store(
     PartnerStore,
     ImportStore,
     RetentionStore,
-    StreamStates,
     Protocol,
 ):
     async def ping(self) -> None:

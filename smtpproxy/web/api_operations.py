@@ -5,7 +5,7 @@ The records here are what is read and written, and what the description is made 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -260,10 +260,7 @@ def _read_query(request: Request) -> ChangesQuery:
 
 async def check(request: Request, store: FactReader) -> Results:
     """Answer CHECK: for each address, in order; nothing of it is kept."""
-    most = f" and {MOST_ADDRESSES} addresses"
-    asked = await read_body(request, CheckRequest, '{"addresses": ["…"]}', most)
-    if len(asked.addresses) > MOST_ADDRESSES:
-        raise Refused(413, Error("too_large", f"at most {MOST_ADDRESSES} addresses in a request"))
+    asked = await _read_body(request)
     counts = _counting(asked.scope, asked.brand)
     names = [_canonical(address) for address in asked.addresses]
     known = dict.fromkeys(name for name in names if name is not None)
@@ -276,25 +273,24 @@ async def check(request: Request, store: FactReader) -> Results:
     )
 
 
-T = TypeVar("T", bound=Struct)
-
-
-async def read_body(request: Request, record: type[T], like: str, most: str) -> T:
-    """Read the JSON of a request. `like` it should be, and `most` it may hold, are for people.
-
-    Raises Refused.
-    """
+async def _read_body(request: Request) -> CheckRequest:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > LARGEST:
-            raise Refused(413, Error("too_large", f"at most {LARGEST} octets{most} in a request"))
+            text = f"at most {LARGEST} octets and {MOST_ADDRESSES} addresses in a request"
+            raise Refused(413, Error("too_large", text))
     try:
-        return msgspec.json.decode(body, type=record)
+        asked = msgspec.json.decode(body, type=CheckRequest)
     except msgspec.ValidationError as error:
-        raise Refused(400, Error("body_wrong", f"{error}; send {like}")) from error
+        text = f'{error}; send {{"addresses": ["…"]}}'
+        raise Refused(400, Error("body_wrong", text)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(400, Error("body_wrong", f"not JSON; send {like}")) from error
+        text = 'not JSON; send {"addresses": ["…"]}'
+        raise Refused(400, Error("body_wrong", text)) from error
+    if len(asked.addresses) > MOST_ADDRESSES:
+        raise Refused(413, Error("too_large", f"at most {MOST_ADDRESSES} addresses in a request"))
+    return asked
 
 
 def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:

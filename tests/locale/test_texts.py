@@ -34,7 +34,6 @@ RULES = {
         tuple(decide.BASES.values()),
         decide.DELIVERY_RULES,
         decide.DOMAIN_RULES,
-        decide.WISHES,
         decide.DEFERRALS,
         decide.MESSAGE_RULES,
     )
