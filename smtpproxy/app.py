@@ -51,7 +51,7 @@ def _prepare_state(settings: Settings) -> None:
             raise OSError(f"server.state_dir: {folder}: {error.strerror}") from error
     asyncio.run(_open_and_close(settings))
     if settings.makes_tokens and ensure_link_keys(state, datetime.now(UTC).date()):
-        structlog.get_logger().info("key of unsubscribe links made", file=str(state / LINK_KEYS))
+        structlog.get_logger().info("key of links made", file=str(state / LINK_KEYS))
 
 
 async def _open_and_close(settings: Settings) -> None:

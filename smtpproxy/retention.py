@@ -244,8 +244,12 @@ def _objected_before(settings: Settings, at: datetime) -> datetime | None:
     return max((beginning(at, period) for period in periods if period), default=None)
 
 
+_MONTH = timedelta(days=32)  # of those who want mail once a month
+
+
 async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) -> int:
-    """Messages count for as long as the longest cap; that somebody was mailed, like a contact."""
+    """Messages count for as long as the longest cap, and a month at least; that somebody was
+    mailed, like a contact."""
     caps = [
         cap
         for stream in settings.streams.values()
@@ -255,7 +259,7 @@ async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) ->
     log = open_mailings(settings.store)
     try:
         return await log.prune(
-            min((beginning(at, cap.period) for cap in caps), default=at),
+            min([at - _MONTH, *(beginning(at, cap.period) for cap in caps)]),
             first_before=beginning(at, settings.retention.prospects),
             dry_run=dry_run,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.consent_mail import start
 from smtpproxy.cli.options import (
     TIME_HELP,
     canonical_address,
@@ -33,6 +34,7 @@ from smtpproxy.cli.stores import (
     warn,
     warn_of_the_future,
 )
+from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
@@ -295,7 +297,8 @@ def _refused(
     for stream in settings.streams.values():
         if stream.purpose == purpose:
             rulebook = settings.rulebooks[stream.rulebook]
-            verdict = rule(RecipientCase(address, stream, known, rulebook, now()))
+            case, _ = decisive(RecipientCase(address, stream, known, rulebook, now()))
+            verdict = rule(case)
             if verdict is not None:
                 yield stream.name, verdict
 
@@ -305,3 +308,6 @@ def _result(address: str, act: ConsentAct, recorded: bool) -> Result:
     done = "recorded" if recorded else "was on record already"
     data = {"address": address, "recorded": recorded, "act": act}
     return Result(data, [f"{address}: {kind} {act.purpose} {done}"])
+
+
+consent.add_command(start)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PREFIX = "smtpproxy_"
 """By which scanners of repositories and logs know what they found."""
 
-_RIGHTS = ("changes", "check")
+_RIGHTS = ("changes", "check", "consent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,10 @@ class TokenOptions:
     """What the token may be used for."""
 
     may: tuple[str, ...] = option(
-        "What it may do; repeat for more. Both by default.", choice(_RIGHTS), multiple=True
-    )
+        "What it may do; repeat for more. By default changes and check.",
+        choice(_RIGHTS),
+        multiple=True,
+    )  # fmt: skip
 
 
 @click.command("token")
@@ -48,7 +50,7 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
     """
     token = PREFIX + secrets.token_urlsafe(32)
     digest = sha256(token.encode()).hexdigest()
-    rights = list(dict.fromkeys(options.may)) or list(_RIGHTS)
+    rights = list(dict.fromkeys(options.may)) or list(_RIGHTS[:2])
     if any(known.name == name for known in settings.tokens):
         click.echo(f"warning: there is a [[token]] named {name!r} already: replace it", err=True)
     granted = ", ".join(f'"{right}"' for right in rights)
@@ -192,7 +194,10 @@ def keys(settings: Settings) -> Result:
     from smtpproxy.store.key_files import LINK_KEY_FILE
 
     if not settings.makes_tokens and not (settings.server.state_dir / LINK_KEY_FILE).exists():
-        fail('there is no key: no stream has unsubscribe = "add" or verp = true')
+        fail(
+            'there is no key: no stream has unsubscribe = "add" or verp = true, and there'
+            " is no [confirmation]"
+        )
     return _link_keys(settings)
 
 

@@ -12,6 +12,7 @@ from msgspec import structs
 from smtpproxy import toml
 from smtpproxy.config.brands import brand_of, completed, from_domains
 from smtpproxy.config.checks import cross_check
+from smtpproxy.config.confirmations import with_confirmations
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
     DEFAULT_STREAM,
@@ -155,7 +156,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
     ]
     url = found.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
     strictest = min(shortest_seconds(book.honour_within) for book in books.values())
-    return replace(
+    made = replace(
         found,
         server=server,
         store=replace(found.store, url=url, partners=found.partners),
@@ -166,6 +167,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         rulebooks={book.name: book for book in books.values()},
         hash=digest,
     )
+    return with_confirmations(made)
 
 
 def _webhook(webhook: WebhookSettings, strictest: float) -> WebhookSettings:

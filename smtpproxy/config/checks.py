@@ -11,7 +11,8 @@ from typing import Any
 
 from smtpproxy.config.access_checks import access_checks
 from smtpproxy.config.brands import brand_checks
-from smtpproxy.policy.model import DEFAULT_STREAM, NOTICE_STREAM
+from smtpproxy.config.confirmations import confirmation_checks
+from smtpproxy.policy.model import CONFIRMATION_STREAM, DEFAULT_STREAM, NOTICE_STREAM
 from smtpproxy.settings import Address, StreamSettings, TcpAddress, UnixAddress
 from smtpproxy.settings.places import address as read_address
 from smtpproxy.toml import shown
@@ -43,6 +44,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
     yield from _content(document)
     yield from _unsubscribe(document)
     yield from _verp(document)
+    yield from confirmation_checks(document)
 
 
 def _unique_names(document: Document) -> Iterator[Fault]:
@@ -64,6 +66,7 @@ def _unique_names(document: Document) -> Iterator[Fault]:
 _BUILT_IN = {
     DEFAULT_STREAM.name: "mail that declares no stream",
     NOTICE_STREAM.name: "notifications of the relay's own",
+    CONFIRMATION_STREAM.name: "the relay's own mail to people",
 }
 
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.content_checks import Message, reads_text
 from smtpproxy.core.edits import plain_list_unsubscribe
-from smtpproxy.core.effects import Steps
+from smtpproxy.core.effects import Steps, StoreVersion
 from smtpproxy.core.evaluation import UNDECIDED
 from smtpproxy.core.notices import NotifyingTransaction
 from smtpproxy.core.recording import (
@@ -267,14 +267,35 @@ class DelegatedTransaction(Transaction):
         return None
 
     def _verdict(self, asked: Recipient) -> Steps[Verdict]:
-        """Raises StoreUnavailable, unless it is only observed."""
+        """Raises StoreUnavailable, unless it is only observed.
+
+        The state of the store is asked for first: nobody may ask later whether a stream is paused.
+        """
         try:
+            yield from StoreVersion()
             (verdict,) = yield from self._read_and_judge([asked.canonical])
         except StoreUnavailable as error:
             if not self._observed:
                 raise
             self._failed(error)
             return UNDECIDED
+        if asked.canonical in self._evaluation.limited and self._choice.certain:
+            verdict = yield from self._counted_for(asked.canonical, verdict)
+        return verdict
+
+    def _counted_for(self, address: str, verdict: Verdict) -> Steps[Verdict]:
+        """The verdict once the mail is counted for somebody who wants only so much of it.
+
+        Whether the MTA takes it in the end is not heard here: that errs on the side of too little.
+        """
+        counted = self._counted
+        if address in counted:
+            return verdict
+        if (yield from self._count(self._choice.candidates[0], [address], [verdict])):
+            (verdict,) = self._evaluation.judge_at_rcpt([address], self._services.now())
+            if verdict.action is not Action.ALLOW:
+                yield from self._not_mailed()
+        self._counted |= counted
         return verdict
 
     def _meanwhile(self, asked: Recipient) -> Steps[Verdict]:
@@ -296,6 +317,7 @@ class DelegatedTransaction(Transaction):
         refused = [(r, verdict) for r, verdict in judged if verdict.action is not Action.ALLOW]
         if not refused:
             return None
+        yield from self._not_mailed()
         yield from self._record_judged(judged, refused_as_a_whole(refused))
         stream = self._choice.candidates[0].name
         return refusal_of(refused, stream, self.id)

@@ -122,7 +122,7 @@ class CountMailing(Effect[Mapping[str, Mailed]], frozen=True):
     """
 
     id: str
-    stream: str
+    stream: Stream
     addresses: frozenset[str]
     at: datetime
 

@@ -43,6 +43,7 @@ class Evaluation:
 
     def __init__(self, services: Services, choice: StreamChoice) -> None:
         self.facts: dict[str, RecipientFacts] = {}
+        self.limited: set[str] = set()  # who have said how often they want mail
         self._services = services
         self._choice = choice
         self._read_at: dict[str, object] = {}  # the state of the store that facts are from
@@ -69,6 +70,8 @@ class Evaluation:
                 )
             self.facts[address] = known
             self._read_at[address] = version
+            if known.contact is not None and known.contact.preferences:
+                self.limited.add(address)
 
     def learn_domains(self, null_mx: Mapping[str, bool]) -> None:
         for address, known in null_mx.items():
@@ -80,6 +83,10 @@ class Evaluation:
             self.facts[address] = replace(
                 facts, mailings=known.mailings, first_mailed_at=known.first_at
             )
+
+    def learn_mailed(self, facts: Facts) -> None:
+        for address, known in facts.items():
+            self.learn_mailings({address: Mailed(known.mailings, known.first_mailed_at)})
 
     def outdated(self, addresses: Iterable[str], version: object) -> bool:
         """Whether facts of any of these are from another state of the store."""

@@ -12,6 +12,7 @@ from smtpproxy.explain import Account, Tense, message_account, recipient_account
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.locale import Lang, Phrase, say
 from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -226,7 +227,8 @@ class _Case:
             rulebook = self.rulebooks[stream.rulebook]
             asked = Transaction((stream,), (key,), message)
             steps = trace(asked, 0, self.facts, rulebook, self.now, self.lang)
-            case = RecipientCase(key, stream, self.facts.get(key, NO_FACTS), rulebook, self.now)
+            whole = RecipientCase(key, stream, self.facts.get(key, NO_FACTS), rulebook, self.now)
+            case, _ = decisive(whole, message)
         account = recipient_account(given, verdict, stream, steps, case, self.tense, self.lang)
         return ExplainedRecipient(given, verdict, reply, steps, account)
 

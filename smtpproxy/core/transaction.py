@@ -40,6 +40,7 @@ from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Decision,
+    Lookups,
     MessageFeatures,
     Mode,
     Reason,
@@ -151,8 +152,7 @@ class Transaction(RecordedTransaction):
     def _decide(self, message: Message) -> Steps[Outcome]:
         """Judge the message and what is left of its recipients. Nothing is recorded yet.
 
-        Where mail is counted, it is counted for permitted recipients: see `_not_mailed`. Raises
-        StoreUnavailable.
+        Where mail is counted, the permitted are: see `_not_mailed`. Raises StoreUnavailable.
         """
         services, evaluation = self._services, self._evaluation
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
@@ -188,14 +188,16 @@ class Transaction(RecordedTransaction):
 
         From now on the facts hold what was counted before it, by any worker.
         """
-        if not self._services.counts_mailings or stream.stream_class is not StreamClass.MARKETING:
+        limited, all_count = self._evaluation.limited, self._services.counts_mailings
+        if not (all_count or limited) or stream.stream_class is not StreamClass.MARKETING:
             return False
         observed = stream.mode is Mode.OBSERVE
         pairs = zip(addresses, verdicts, strict=True)
         mailed = frozenset(a for a, v in pairs if observed or v.action is Action.ALLOW)
+        mailed = mailed if all_count else mailed & limited
         if not mailed:
             return False
-        count = CountMailing(self.id, stream.name, mailed, self._services.now())
+        count = CountMailing(self.id, stream, mailed, self._services.now())
         try:
             before = yield from self._timed("store", count)
         except StoreUnavailable as error:
@@ -204,7 +206,7 @@ class Transaction(RecordedTransaction):
             self._failed(error)
             return False
         self._counted = mailed
-        if not stream.counts_mailings:
+        if not (stream.counts_mailings or mailed & limited):
             return False
         self._evaluation.learn_mailings(before)
         return True
@@ -341,6 +343,9 @@ class Transaction(RecordedTransaction):
         facts, version = yield from ReadFacts(lookups)
         self._add_time("store", self._services.ticks() - began)
         evaluation.learn(addresses, facts, version)
+        if evaluation.limited and (few := evaluation.limited - self._counted):
+            mailed, _ = yield from ReadFacts(Lookups(tuple(few), mailings=True))
+            evaluation.learn_mailed(mailed)
 
     def _note_outcome(
         self, reply: Reply, recipients: int = 0, each: tuple[str, ...] = ()

@@ -222,6 +222,7 @@ def message_trace(
 def _recipient_steps(
     case: RecipientCase, lang: Lang, message: MessageFeatures | None = None
 ) -> list[TraceStep]:
+    case, _ = decide.decisive(case, message)
     law = case.rulebook.law
     rules = decide.recipient_rules(case.rulebook.bases)
     told = _Telling(lang, law, wording.recipient_passed, wording.recipient_decided)
@@ -237,6 +238,11 @@ def _recipient_steps(
             return steps
     if case.facts.null_mx is not None:
         more, refusal = _ask(decide.DOMAIN_RULES, case, told)
+        steps += more
+        if refusal is not None:
+            return steps
+    if case.facts.contact is not None and case.facts.contact.preferences:
+        more, refusal = _ask(decide.WISHES, case, told)
         steps += more
         if refusal is not None:
             return steps

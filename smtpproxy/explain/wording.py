@@ -1,6 +1,7 @@
 """What the rules say, as phrases that `locale` tells in each language."""
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from smtpproxy.locale import Past, Phrase, Term, Time, Value
@@ -18,13 +19,14 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, bases, last_activity
 from smtpproxy.policy.rules.bases import consent_failure, newest_act, withdrawn_at
+from smtpproxy.policy.rules.deferrals import reached_cap
 from smtpproxy.policy.rules.recipient import (
     decisive,
     discloses,
     is_consumer,
     known_source,
     links,
-    reached_cap,
+    preferred,
     restricting,
     yielding,
 )
@@ -81,6 +83,10 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         cap, free_at = reached
         words |= {"count": cap.count, "period": cap.period, "free_at": Time(free_at)}
         return Phrase(f"reason.{reason}.until", words)
+    if reason is Reason.PREFERENCE_FREQUENCY and (told := preferred(case)) is not None:
+        wish, free_on = told
+        again = datetime(free_on.year, free_on.month, free_on.day, tzinfo=UTC)
+        words |= {"frequency": Term(wish.frequency), "said": wish.at, "free_on": again}
     variant = ""
     if reason is Reason.CONSENT_UNPROVEN:
         variant = ".pending" if words["pending"] else ".later" if words["later"] else ""
@@ -116,6 +122,7 @@ def words_of(case: RecipientCase) -> Words:
     tags = frozenset[str]() if contact is None else restricting(contact.tags, book.restricted_tags)
     return {
         "stream": stream.name,
+        "brand": stream.brand,
         "purpose": stream.purpose or NOTHING,
         "rulebook": book.name,
         "source": Term(known_source(case)),

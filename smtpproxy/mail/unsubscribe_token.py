@@ -25,7 +25,7 @@ _STREAM = 4
 _NAME = 0x3F  # length of the purpose; 0: the scope is all marketing
 _BRAND = 0x40  # it is a brand's name, not a purpose's
 _KEYED = 0x80  # the recipient is a key text, and the stream is left out
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{30,200}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{30,1000}")
 _KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
 _KEY_OCTETS = (4, 20)  # where the wide and the exact key begin
 
@@ -75,12 +75,22 @@ class TokenRing:
         record = _packed(unsubscription)
         if len(record) > _ROOM:
             raise ValueError(f"a record of {len(record)} octets; there is room for {_ROOM}")
-        version = bytes((self.newest,))
-        sealed = self._ciphers[self.newest].encrypt(record, [_CONTEXT, version])
-        return urlsafe_b64encode(version + sealed).rstrip(b"=").decode()
+        return self.seal_record(record, _CONTEXT)
 
     def open(self, token: str) -> Unsubscription:
         """Read a token. Raises TokenError for all that `seal` did not make."""
+        if len(token) > LONGEST:
+            raise TokenError("longer than a token")
+        return _unpacked(self.open_record(token, _CONTEXT))
+
+    def seal_record(self, record: bytes, context: bytes) -> str:
+        """Return the token of any record. It is one for this context alone."""
+        version = bytes((self.newest,))
+        sealed = self._ciphers[self.newest].encrypt(record, [context, version])
+        return urlsafe_b64encode(version + sealed).rstrip(b"=").decode()
+
+    def open_record(self, token: str, context: bytes) -> bytes:
+        """Return the record of a token. Raises TokenError."""
         from cryptography.exceptions import InvalidTag
 
         if _TOKEN.fullmatch(token) is None:
@@ -95,10 +105,9 @@ class TokenRing:
         if cipher is None:
             raise TokenError(f"no key of version {raw[0]}")
         try:
-            record = cipher.decrypt(raw[1:], [_CONTEXT, raw[:1]])
+            return cipher.decrypt(raw[1:], [context, raw[:1]])
         except InvalidTag:
             raise TokenError("not sealed by us") from None
-        return _unpacked(record)
 
     def knows(self, token: str) -> bool:
         """Whether the key is here that the token names; says nothing about the token."""

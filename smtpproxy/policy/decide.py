@@ -6,7 +6,7 @@ their order: the first that decides, decides (design.md sections 4 and 6).
 2. What they allow at the end of data is put to `DELIVERY_RULES`, which look at the
    message too.
 3. What is still allowed is put to `DOMAIN_RULES`, where the recipient's domain was asked,
-   then to `DEFERRALS`. Refusals come first, so that nobody retries the impossible.
+   then to `WISHES` and `DEFERRALS`. Refusals come first, so that nobody retries the impossible.
 4. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` where the
    stream is transactional; a message that none of them refuses is allowed.
 """
@@ -35,6 +35,8 @@ from smtpproxy.policy.model import (
     Transaction,
     UndeclaredBulk,
     Verdict,
+    collected,
+    collections,
 )
 from smtpproxy.policy.rules import (
     DeliveryCase,
@@ -43,9 +45,11 @@ from smtpproxy.policy.rules import (
     Rule,
     allow,
     bases,
+    deferrals,
     message,
     recipient,
 )
+from smtpproxy.policy.rules.brands import by_collection
 from smtpproxy.policy.rules.recipient import yielded
 
 _IS_TRANSACTIONAL = StreamClass.TRANSACTIONAL
@@ -103,10 +107,14 @@ DOMAIN_RULES: tuple[Rule[RecipientCase], ...] = (
     Rule("null_mx", recipient.null_mx, "design 4; RFC 7505 4.1"),
 )
 
+WISHES: tuple[Rule[RecipientCase], ...] = (
+    Rule("preference", recipient.preference, "design 4; A28"),
+)
+
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
-    Rule("paused", recipient.paused, "design 4.12; A27 A28"),
-    Rule("frequency", recipient.frequency, "design 4.12; A28"),
-    Rule("list_stale", recipient.list_stale, "design 4.12; A37 A41"),
+    Rule("paused", deferrals.paused, "design 4.12; A27 to A29"),
+    Rule("frequency", deferrals.frequency, "design 4.12; A28"),
+    Rule("list_stale", deferrals.list_stale, "design 4.12; A37 A41"),
 )
 
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
@@ -146,19 +154,27 @@ def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
         mailings=tuple(m for m in facts.mailings if m.at <= moment),
         first_mailed_at=None if _later(facts.first_mailed_at, moment) else facts.first_mailed_at,
         snapshot_at=None if _later(facts.snapshot_at, moment) else facts.snapshot_at,
+        pauses=tuple(p for p in facts.pauses if p.at <= moment),
     )
 
 
 def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
     """None when the contact was collected later."""
-    if _later(contact.collected_at, moment):
+    ways = tuple(
+        replace(
+            each,
+            informed_at=None if _later(each.informed_at, moment) else each.informed_at,
+            last_activity_at=(
+                None if _later(each.last_activity_at, moment) else each.last_activity_at
+            ),
+        )
+        for each in collections(contact)
+        if not _later(each.collected_at, moment)
+    )
+    if not ways:
         return None
     return replace(
-        contact,
-        informed_at=None if _later(contact.informed_at, moment) else contact.informed_at,
-        last_activity_at=(
-            None if _later(contact.last_activity_at, moment) else contact.last_activity_at
-        ),
+        collected(contact, ways),
         purchases=tuple(p for p in contact.purchases if p.at <= moment),
         acts=tuple(a for a in contact.acts if a.at <= moment),
         first_contacted_at=(
@@ -178,6 +194,7 @@ def _later(at: datetime | None, moment: datetime) -> bool:
 # The loops below want functions, not rows.
 _DELIVERY_RULES = tuple(rule.judge for rule in DELIVERY_RULES)
 (_null_mx,) = (rule.judge for rule in DOMAIN_RULES)
+(_preference,) = (rule.judge for rule in WISHES)
 _DEFERRALS = tuple(rule.judge for rule in DEFERRALS)
 _MESSAGE_RULES = {
     StreamClass.MARKETING: tuple(rule.judge for rule in MESSAGE_RULES),
@@ -211,6 +228,10 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
             for stream in transaction.streams
         ),
         snapshots=any(stream.asks_for_snapshots for stream in transaction.streams),
+        pauses=any(
+            stream.stream_class is StreamClass.MARKETING or stream.undeclared_bulk is _MARKETING
+            for stream in transaction.streams
+        ),
     )
 
 
@@ -251,21 +272,16 @@ def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datet
 
 
 def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None) -> Verdict:
-    """Return the verdict of the first rule that decides; without a message, as of RCPT."""
-    for rule in _recipient_rules(case.rulebook.bases):
-        verdict = rule(case)
-        if verdict is not None:
-            break
-    else:
-        raise AssertionError("the last recipient rule decides always")
+    """Return the verdict on one recipient; without a message, as of RCPT."""
+    case, verdict = decisive(case, message)
     if verdict.action is not _ALLOW:
         return verdict
-    if message is not None and case.stream.first_contact_notice:
-        refusal = _refused_with_message(case, verdict, message)
-        if refusal is not None:
-            return refusal
     if case.facts.null_mx is not None:
         refusal = _null_mx(case)
+        if refusal is not None:
+            return refusal
+    if case.facts.contact is not None and case.facts.contact.preferences:
+        refusal = _preference(case)
         if refusal is not None:
             return refusal
     for deferral_rule in _DEFERRALS:
@@ -275,6 +291,36 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
     if case.facts.suppressions:
         return replace(verdict, detail=yielded(case))
     return verdict
+
+
+def decisive(
+    case: RecipientCase, message: MessageFeatures | None = None
+) -> tuple[RecipientCase, Verdict]:
+    """Return the case with the collection that decides, the first that allows or else the first,
+    and its verdict by the rules that look at how the address was obtained.
+    """
+    first: tuple[RecipientCase, Verdict] | None = None
+    for each in by_collection(case):
+        verdict = _by_basis(each, message)
+        if verdict.action is _ALLOW:
+            return each, verdict
+        first = first or (each, verdict)
+    if first is None:
+        raise AssertionError("there is always a case")
+    return first
+
+
+def _by_basis(case: RecipientCase, message: MessageFeatures | None) -> Verdict:
+    """Return the verdict of the first rule that decides."""
+    for rule in _recipient_rules(case.rulebook.bases):
+        verdict = rule(case)
+        if verdict is not None:
+            break
+    else:
+        raise AssertionError("the last recipient rule decides always")
+    if message is None or not case.stream.first_contact_notice or verdict.action is not _ALLOW:
+        return verdict
+    return _refused_with_message(case, verdict, message) or verdict
 
 
 def _refused_with_message(

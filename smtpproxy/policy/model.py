@@ -12,6 +12,20 @@ from datetime import datetime
 from msgspec import Struct
 
 from smtpproxy.mail.unsubscribe import UriFault
+from smtpproxy.policy.contact import (
+    BUILT_IN_BRAND,
+    Collection,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Link,
+    Preference,
+    Provenance,
+    Purchase,
+    came_by,
+    collected,
+    collections,
+)
 from smtpproxy.policy.periods import Cap
 from smtpproxy.policy.rulebook import (
     Action,
@@ -37,6 +51,7 @@ from smtpproxy.policy.rulebook import (
 __all__ = [
     "BUILT_IN_BRAND",
     "BULK_WINDOW",
+    "CONFIRMATION_STREAM",
     "DEFAULT_STREAM",
     "NOTICE_STREAM",
     "NO_FACTS",
@@ -45,6 +60,7 @@ __all__ = [
     "Audience",
     "Basis",
     "Cap",
+    "Collection",
     "Condition",
     "ConsentAct",
     "Contact",
@@ -62,6 +78,7 @@ __all__ = [
     "Mode",
     "Nature",
     "Origin",
+    "Pause",
     "Preference",
     "Provenance",
     "Purchase",
@@ -79,11 +96,11 @@ __all__ = [
     "Transaction",
     "UndeclaredBulk",
     "Verdict",
+    "came_by",
+    "collected",
+    "collections",
 ]
 
-
-BUILT_IN_BRAND = "default"
-"""Whose streams are where the configuration names no brand, or several and not which."""
 
 BULK_WINDOW = 3_600.0
 """Seconds in which one text to many people is counted, where none are set."""
@@ -106,6 +123,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     rulebook: str = "fr"
     mode: Mode = Mode.ENFORCE
     paused: bool = False
+    confirmation: bool = False  # the relay's own mail, which asks people to confirm
     first_contact_notice: bool = False  # a first message must say where the address is from
     frequency_cap: Cap | None = None  # of this stream's messages
     marketing_cap: Cap | None = None  # of all marketing messages together
@@ -168,87 +186,10 @@ DEFAULT_STREAM = Stream(name="default", purpose="marketing", check_dkim=True)
 NOTICE_STREAM = Stream(name="notices", stream_class=StreamClass.TRANSACTIONAL)
 """The relay's own mail to senders: people suppressed for all mail get none of it."""
 
-
-class Evidence(Struct, frozen=True, omit_defaults=True):
-    """The proof of one act of agreement (rule A2, RGPD 7(1)). Its time is the act's `at`."""
-
-    wording: str | None = None
-    ip: str | None = None
-    version: str | None = None  # of the wording
-    form: str | None = None  # where it was given: a page, a till, a stand
-    document_hash: str | None = None  # SHA-256 of the proof document, in hex
-
-
-class ConsentAct(Struct, frozen=True, omit_defaults=True):
-    """One act of agreement to one purpose, or its withdrawal.
-
-    A double opt-in is two acts: one that is `pending`, and the confirmation.
-    """
-
-    purpose: str
-    at: datetime
-    withdrawal: bool = False
-    method: str | None = None
-    conditional: bool | None = None  # a condition of the service; None: not on record
-    channels: frozenset[str] = frozenset({"email"})
-    evidence: Evidence = Evidence()
-    pending: bool = False  # asked for, and not confirmed by this act
-
-
-class Purchase(Struct, frozen=True, omit_defaults=True):
-    product: str
-    at: datetime
-    kind: Dealing = Dealing.SALE
-
-
-class Link(Struct, frozen=True, omit_defaults=True):
-    """One hand that an address went through, and what the person was told there."""
-
-    supplier: str | None = None
-    sender_disclosed: bool | None = None  # None: not on record
-    at: datetime | None = None
-
-
-class Provenance(Struct, frozen=True, omit_defaults=True):
-    """Whom an address came from: one supplier, or a chain of them, the collector first.
-
-    A supplier next to a chain is its last hand.
-    """
-
-    supplier: str | None = None
-    sender_disclosed: bool | None = None  # None: not on record
-    chain: tuple[Link, ...] = ()
-
-
-class Preference(Struct, frozen=True, omit_defaults=True):
-    """How often a person wants mail of a purpose of a brand, said at a moment."""
-
-    purpose: str
-    frequency: Frequency
-    at: datetime
-    brand: str = BUILT_IN_BRAND
-
-
-class Contact(Struct, frozen=True, omit_defaults=True):
-    """What the store knows of one address. `acts` is a history, oldest first."""
-
-    address: str  # canonical (mail.address)
-    audience: Audience = Audience.UNKNOWN
-    source: Source | None = None
-    collected_at: datetime | None = None
-    informed_at: datetime | None = None
-    optout_offered: bool | None = None  # at collection; None: not on record
-    last_activity_at: datetime | None = None  # newest positive act: click, reply, login
-    occupations: frozenset[str] = frozenset()
-    tags: frozenset[str] = frozenset()
-    provenance: Provenance | None = None
-    purchases: tuple[Purchase, ...] = ()
-    acts: tuple[ConsentAct, ...] = ()
-    first_contacted_at: datetime | None = None  # first mail on any marketing stream
-    profiling_objected_at: datetime | None = None  # what was gathered is frozen (RGPD 21(2))
-    never_informed: bool = False  # it is on record that nothing was told at collection
-    language: str | None = None  # what the person reads: "fr", "de-at"
-    preferences: tuple[Preference, ...] = ()  # one for each brand and purpose
+CONFIRMATION_STREAM = Stream(
+    name="confirmations", stream_class=StreamClass.TRANSACTIONAL, confirmation=True
+)
+"""The relay's own mail to people: to whom it may go is narrower than a receipt's (section 4)."""
 
 
 class Suppression(Struct, frozen=True, omit_defaults=True):
@@ -270,11 +211,26 @@ class Reading(Struct, frozen=True):
     acts: tuple[ConsentAct, ...]
 
 
-class Mailing(Struct, frozen=True):
+class Mailing(Struct, frozen=True, omit_defaults=True):
     """A message on a marketing stream that was accepted for a recipient, or may have been."""
 
     stream: str
     at: datetime
+    purpose: str | None = None  # what the stream was for then, and whose it was
+    brand: str = BUILT_IN_BRAND
+
+
+class Pause(Struct, frozen=True, omit_defaults=True):
+    """Why the mail of a stream, or of all marketing streams of a brand, is held back."""
+
+    subject: str  # "stream:NAME" or "brand:NAME"
+    at: datetime
+    cause: str  # what was heard too often (`breaker.Heard`), or "person": somebody's own doing
+    until: datetime | None = None  # not from then on; None: until a person resumes it
+    reason: str | None = None  # for people
+
+    def holds(self, now: datetime) -> bool:
+        return self.until is None or now < self.until
 
 
 class RecipientFacts(Struct, frozen=True, omit_defaults=True):
@@ -287,6 +243,7 @@ class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     snapshot_at: datetime | None = None  # the oldest of the partners'; None: one is missing
     null_mx: bool | None = None  # the domain says that it takes no mail; None: it is not known
     readings: tuple[Reading, ...] = ()  # of the address, by an MTA behind us
+    pauses: tuple[Pause, ...] = ()  # of streams that it may be on
 
 
 NO_FACTS = RecipientFacts()
@@ -302,6 +259,7 @@ class Lookups(Struct, frozen=True):
     contacts: bool = True  # False: suppressions alone decide
     mailings: bool = False  # whether it counts what the recipients were mailed before
     snapshots: bool = False  # whether the age of the partners' snapshots counts
+    pauses: bool = False  # whether it counts that a stream is paused
 
 
 class SignatureFinding(Struct, frozen=True, omit_defaults=True):

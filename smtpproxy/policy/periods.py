@@ -3,7 +3,7 @@
 import re
 from calendar import monthrange
 from collections.abc import Iterable
-from datetime import MAXYEAR, MINYEAR, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, date, datetime, timedelta
 from enum import StrEnum
 
 from msgspec import Struct
@@ -157,6 +157,17 @@ def _business_days_later(moment: datetime, count: int) -> datetime:
     weeks, left = divmod(count, 5)
     over_weekend = 2 if moment.weekday() + left > _FRIDAY else 0
     return moment + timedelta(weeks=weeks, days=left + over_weekend)
+
+
+def next_weekly(day: date) -> date:
+    """Return the first day on which somebody who wants mail once a week may have it again."""
+    return day + timedelta(days=7)
+
+
+def next_monthly(day: date) -> date:
+    """The same for once a month: never in the same month, nor within four weeks."""
+    next_month = (day.replace(day=1) + timedelta(days=31)).replace(day=1)
+    return max(day + timedelta(days=28), next_month)
 
 
 _CAP = re.compile(r"([1-9][0-9]{0,3})/([1-9][0-9]{0,3})([hdw])")

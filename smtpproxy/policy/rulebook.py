@@ -172,6 +172,7 @@ class Reason(StrEnum):
     SOURCE_FORBIDDEN = "source_forbidden"
     SOURCE_UNDISCLOSED = "source_undisclosed"
     SOURCE_UNPROVEN = "source_unproven"
+    BRAND_UNPROVEN = "brand_unproven"
     SOURCE_NOT_ANNOUNCED = "source_not_announced"
     # a recipient: consent
     CONSENT_MISSING = "consent_missing"
@@ -191,6 +192,8 @@ class Reason(StrEnum):
     INACTIVE = "inactive"
     # a recipient: where the mail would go
     NULL_MX = "null_mx"
+    # a recipient: more often than they want
+    PREFERENCE_FREQUENCY = "preference_frequency"
     # a recipient: not now
     STREAM_PAUSED = "stream_paused"
     FREQUENCY_CAP = "frequency_cap"

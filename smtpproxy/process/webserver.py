@@ -8,17 +8,20 @@ from importlib.metadata import version
 
 from smtpproxy import retention
 from smtpproxy.intake.accept import TrustedHosts
+from smtpproxy.process.breaker import StoreToWrite
 from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot, merge
-from smtpproxy.store import open_store
+from smtpproxy.store import open_breaker, open_confirmation_limit, open_store
 from smtpproxy.store.key_files import LinkReader
-from smtpproxy.store.protocols import Store
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
+from smtpproxy.web.confirmation import ConfirmationLinks
+from smtpproxy.web.consent_by_mail import ConsentByMail
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
+from smtpproxy.web.own_mail import submitter
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
 
@@ -35,9 +38,22 @@ async def _serve(
 ) -> int:
     supervisor = Supervisor(await Channel.over(sock))
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
-    writer = _Writer(settings)
+    writer = StoreToWrite(settings)
+    breaker = open_breaker(settings, writer)
     stop = asyncio.Event()
     state_dir = settings.server.state_dir
+    proxies = TrustedHosts(settings.web.trusted if settings.web else ())
+    links = LinkReader(state_dir)
+    limit = open_confirmation_limit(settings.store)
+    by_mail = confirmations = None
+    if settings.confirmation is not None:
+        by_mail = ConsentByMail(settings, writer, submitter(settings), limit, _now)
+        confirmations = ConfirmationLinks(
+            links,
+            {"consent": by_mail, "permission": by_mail},
+            trusts=lambda peer: peer in proxies,
+            now=_now,
+        )
 
     async def stats() -> Snapshot:
         return merge((await supervisor.stats(), retention.run_metrics(state_dir)))
@@ -60,12 +76,10 @@ async def _serve(
         counts=store.counts,
         backlog=store.backlog if settings.webhooks else None,
         snapshots=store.snapshots if settings.store.partners else None,
-        api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop),
-        unsubscribe=Unsubscribe(
-            LinkReader(state_dir), writer, settings.streams, now=lambda: datetime.now(UTC)
-        ),
+        api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop, by_mail=by_mail),
+        unsubscribe=Unsubscribe(links, writer, settings.streams, now=_now, breaker=breaker),
+        confirmations=confirmations,
     )
-    proxies = TrustedHosts(settings.web.trusted if settings.web else ())
     serving = asyncio.create_task(
         serve_web(app, listening, stop, trusts=lambda peer: peer in proxies)
     )
@@ -73,27 +87,15 @@ async def _serve(
     await supervisor.listen()
     stop.set()
     await serving
+    breaker.close()
     await writer.close()
+    limit.close()
     await store.close()
     return 0
 
 
-class _Writer:
-    """The store to write to, opened at the first need: most of the time nobody writes here."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._store: Store | None = None
-
-    def __call__(self) -> Store:
-        """Raises StoreUnavailable."""
-        if self._store is None:
-            self._store = open_store(self._settings.store, self._settings.server.state_dir)
-        return self._store
-
-    async def close(self) -> None:
-        if self._store is not None:
-            await self._store.close()
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Supervisor:

@@ -26,6 +26,7 @@ from smtpproxy.intake.policy import PolicySession
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.policy.model import Alignment
+from smtpproxy.process.breaker import WorkerBreaker
 from smtpproxy.process.children import Answer, Ask, Beat, Channel, Drain, Ready
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.pool import UpstreamPool
@@ -121,9 +122,10 @@ class Worker:
         server = settings.server
         self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
         self._store = open_store(settings.store, server.state_dir, read_only=True)
-        self._mailings = open_mailings(settings.store) if settings.counts_mailings else None
+        self._mailings = open_mailings(settings.store)
         self._bulk_counter = open_bulk_counter(settings.store) if settings.counts_bulk else None
         self._copies = open_copies(settings.store, now)
+        self._breaker = WorkerBreaker(settings, number, self.metrics.mailed)
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
         )
@@ -181,10 +183,12 @@ class Worker:
             await listener.open(
                 sockets[listener.settings.name], SESSIONS[listener.settings.protocol]
             )
+        self._breaker.begin()
 
     async def close(self) -> None:
         """Drain all doors, then let go of everything."""
         await asyncio.gather(*(listener.drain() for listener in self._listeners))
+        await self._breaker.close()
         if self._authenticator is not None:
             self._authenticator.close()
         if self._rates is not None:

@@ -12,9 +12,11 @@ from typing import Annotated
 from smtpproxy.policy.model import Rulebook, Stream, StreamClass
 from smtpproxy.settings.amounts import Rate
 from smtpproxy.settings.brands import BrandSettings
+from smtpproxy.settings.breaker import BreakerSettings
 from smtpproxy.settings.mail import (
     AuditSettings,
     AuthSettings,
+    ConfirmationSettings,
     ControllerSettings,
     Credential,
     DkimSettings,
@@ -42,6 +44,8 @@ __all__ = [
     "AuditSettings",
     "AuthSettings",
     "BrandSettings",
+    "BreakerSettings",
+    "ConfirmationSettings",
     "ControllerSettings",
     "Credential",
     "DkimSettings",
@@ -82,8 +86,10 @@ class Settings:
     retention: RetentionSettings = RetentionSettings()
     controller: ControllerSettings | None = None
     web: WebSettings | None = None
+    confirmation: ConfirmationSettings | None = None
     policy: PolicySettings = PolicySettings()
     declared_brands: Annotated[tuple[BrandSettings, ...], Key("brand")] = ()
+    breaker: BreakerSettings = BreakerSettings()
     declared_streams: Annotated[tuple[StreamSettings, ...], Key("stream")] = ()
     sender_rules: Annotated[tuple[SenderRule, ...], Key("sender")] = ()
     partners: Annotated[tuple[PartnerSettings, ...], Key("partner")] = ()
@@ -145,14 +151,20 @@ class Settings:
         return self.server.source_header if asked else None
 
     @property
+    def own_socket(self) -> Path:
+        """Where the relay takes its own mail to people, if there is a `[confirmation]`."""
+        return self.server.state_dir / "confirmations.sock"
+
+    @property
     def adds_unsubscribe(self) -> bool:
         """Whether any stream adds unsubscribe headers."""
         return any(stream.unsubscribe_scope is not None for stream in self.streams.values())
 
     @property
     def makes_tokens(self) -> bool:
-        """Whether any stream sends what has to be made, and read again, under the link keys."""
-        return self.adds_unsubscribe or any(stream.verp for stream in self.streams.values())
+        """Whether anything sends what has to be made, and read again, under the link keys."""
+        verp = any(stream.verp for stream in self.streams.values())
+        return self.adds_unsubscribe or verp or self.confirmation is not None
 
     @property
     def feedback_dir(self) -> Path:

@@ -41,6 +41,7 @@ _LEAST_HEADER, _MOST_HEADER = 4 * KIB, MIB
 _MOST_OF = {Unit.HOURS: 100_000, Unit.DAYS: 40_000, Unit.MONTHS: 1_200, Unit.YEARS: 100}
 _SUPPRESSION_YEARS = 3
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%", re.ASCII)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 
 
@@ -179,6 +180,19 @@ def frequency_cap(value: object) -> Cap:
         raise ValueError(f"{shown(value)} {error}") from None
 
 
+def share(value: object) -> int | None:
+    """Return parts per million of `"0.3%"`; None of `"off"`."""
+    if value == "off":
+        return None
+    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f'{shown(value)} is not a share such as "0.3%", or "off"')
+    parts = round(float(match[1]) * 10_000)
+    if not 1 <= parts <= 1_000_000:
+        raise ValueError(f'{shown(value)}: must be from "0.0001%" to "100%", or "off"')
+    return parts
+
+
 Count = Annotated[int, Bounds(1)]
 Size = Annotated[int, Written(size)]
 HeaderSize = Annotated[int, Written(header_size)]
@@ -189,4 +203,5 @@ SuppressionPeriod = Annotated[Period | None, Written(suppression_period)]
 TimeOfDay = Annotated[time, Written(time_of_day)]
 Moment = Annotated[datetime, Written(moment)]
 PerTime = Annotated[Rate, Written(rate)]
+Share = Annotated[int | None, Written(share)]
 FrequencyCap = Annotated[Cap, Written(frequency_cap)]

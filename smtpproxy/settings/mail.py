@@ -321,12 +321,25 @@ class WebSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmationSettings:
+    """The relay's own mail with a link by which people confirm what was asked for in their name."""
+
+    sender: Annotated[Mailbox, Key(example="hello@example.com")]  # From, and the reverse path
+    valid_for: Duration = 7 * DAY
+    max_per_address: Count = 3  # in 24 hours
+    max_per_day: Count = 10_000  # to all people
+
+
+Right = Literal["changes", "check", "consent"]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSettings:
     """A bearer token of the API, known by its hash alone."""
 
     name: Annotated[Name, Key(example="crm")]
     sha256: Annotated[Sha256, Key(example="64 hexadecimal digits of `smtpproxy token`")]
-    may: Annotated[frozenset[Literal["changes", "check"]], Key(example=("changes",)), AT_LEAST_ONE]
+    may: Annotated[frozenset[Right], Key(example=("changes",)), AT_LEAST_ONE]
     requests_per_minute: Count = 600
 
 

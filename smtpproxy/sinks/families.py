@@ -65,6 +65,11 @@ FAMILIES: tuple[Family, ...] = (
         rows.by_listener_and_stream,
     ),
     Family(
+        "mailed_total",
+        "Recipients of messages that the upstream accepted, or that were left to the MTA.",
+        rows.by_stream,
+    ),
+    Family(
         "observed_refusals_total",
         "Messages and recipients that observe mode let pass and enforce mode would not have.",
         rows.by_observed_reason,

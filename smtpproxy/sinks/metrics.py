@@ -158,6 +158,7 @@ class Metrics:
         self._allowed: defaultdict[Labels, float] = defaultdict(int)
         self._relayed: defaultdict[Labels, float] = defaultdict(int)
         self._bytes: defaultdict[Labels, float] = defaultdict(int)
+        self.mailed: defaultdict[str, int] = defaultdict(int)  # recipients, by stream
         self._observed: defaultdict[Labels, float] = defaultdict(int)
         self._bulk: defaultdict[Labels, float] = defaultdict(int)
         self._undecided: defaultdict[Labels, float] = defaultdict(int)
@@ -226,6 +227,7 @@ class Metrics:
                 "allowed_total": _plain(self._allowed),
                 "relayed_total": _plain(self._relayed),
                 "message_bytes_total": _plain(self._bytes),
+                "mailed_total": {(stream,): n for stream, n in self.mailed.items()},
                 "observed_refusals_total": _plain(self._observed),
                 "undeclared_bulk_total": _plain(self._bulk),
                 "undecided_total": _plain(self._undecided),
@@ -333,6 +335,7 @@ class Metrics:
         self._relayed[(event.listener, event.stream, code_class)] += 1
         if code_class == "2xx":
             self._bytes[(event.listener, event.stream)] += event.size
+            self.mailed[event.stream] += event.recipients
 
     def _transaction_ended(self, event: TransactionEnded) -> None:
         self._transactions[event.listener].observe(event.seconds)

@@ -1,12 +1,14 @@
 """What is known of addresses: suppressions, contacts and their consent acts."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from smtpproxy.settings import StoreSettings
-from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
+from smtpproxy.settings import Settings, StoreSettings
+from smtpproxy.store.breaker import Breaker
+from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
 from smtpproxy.store.protocols import Store, StoreMisconfigured
+from smtpproxy.store.streams import StreamCounts
 
 
 def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = False) -> Store:
@@ -50,6 +52,27 @@ def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
     return SqliteBulkCounter(path, settings.timeout)
 
 
+def open_stream_counts(settings: StoreSettings) -> StreamCounts:
+    """Open the count of what streams sent and was heard of that, for one event loop; close it.
+
+    Raises StoreMisconfigured.
+    """
+    path = store_path(settings)
+    from smtpproxy.store.sqlite.streams import SqliteStreamCounts
+
+    return SqliteStreamCounts(path, settings.timeout)
+
+
+def open_breaker(settings: Settings, states: Callable[[], Store]) -> Breaker:
+    """Return what counts feedback on the streams and pauses them, for one event loop; close it.
+
+    `states` gives the store to write to, when that is needed. Raises StoreMisconfigured.
+    """
+    counts = open_stream_counts(settings.store)
+    streams = settings.streams.values()
+    return Breaker(settings.breaker, streams, counts, states, now=lambda: datetime.now(UTC))
+
+
 def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLedger:
     """Open the ledger of copies that wait for a final answer, for one event loop; close it.
 
@@ -59,6 +82,17 @@ def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLed
     from smtpproxy.store.sqlite.side_file import SqliteCopies
 
     return SqliteCopies(path, settings.timeout, now)
+
+
+def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
+    """Open the count of confirmation mails, for one event loop; close it.
+
+    Raises StoreMisconfigured.
+    """
+    path = store_path(settings)
+    from smtpproxy.store.sqlite.confirmations import SqliteConfirmations
+
+    return SqliteConfirmations(path, settings.timeout)
 
 
 def store_path(settings: StoreSettings) -> Path:

@@ -7,7 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import NO_FACTS, Facts, Mailing
+from smtpproxy.policy.model import NO_FACTS, Facts, Mailing, Stream
 
 
 class Mailed(Struct, frozen=True):
@@ -40,7 +40,7 @@ class MailingLog(Protocol):
         ...
 
     async def reserve(
-        self, id: str, stream: str, addresses: Iterable[str], at: datetime
+        self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
     ) -> Mapping[str, Mailed]:
         """Count a message that is about to be put to the upstream; return what was before it.
 
@@ -62,6 +62,20 @@ def with_mailings(facts: Facts, mailed: Mapping[str, Mailed]) -> Facts:
         for address, known in mailed.items()
     }
     return {**facts, **told}
+
+
+class ConfirmationLimit(Protocol):
+    """Counts the relay's own mail to people, across processes. Raises StoreUnavailable."""
+
+    async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
+        """Count a mail that is about to be sent to a canonical address.
+
+        False, and nothing is counted, where so many went to it, or to anybody, in 24 hours.
+        All spellings of one mailbox count together.
+        """
+        ...
+
+    def close(self) -> None: ...
 
 
 class BulkCounter(Protocol):

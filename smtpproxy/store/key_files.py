@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
 from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
 from smtpproxy.store.keys import KeyRing, SuppressionKey
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
@@ -321,11 +322,18 @@ class LinkReader:
 
     def open(self, token: str) -> Unsubscription:
         """Read a token. Raises TokenError: it is none; StoreMisconfigured: the file is wrong."""
+        return self._ring_of(token).open(token)
+
+    def open_confirmation(self, token: str) -> Confirmation:
+        """Read the token of a confirmation. Raises as `open` does."""
+        return read_confirmation(self._ring_of(token), token)
+
+    def _ring_of(self, token: str) -> TokenRing:
         if self._ring is None or not self._ring.knows(token):
             self._read_again()
         if self._ring is None:
             raise TokenError("there are no keys of links")
-        return self._ring.open(token)
+        return self._ring
 
     def _read_again(self) -> None:
         """Read the file if it was changed, so that nobody can have it read at will."""

@@ -32,6 +32,7 @@ from smtpproxy.store.operations import (
     SuppressionChange,
     WebhookState,
 )
+from smtpproxy.store.streams import StreamStates
 
 
 class StoreUnavailable(Exception):
@@ -382,6 +383,7 @@ class Store(
     PartnerStore,
     ImportStore,
     RetentionStore,
+    StreamStates,
     Protocol,
 ):
     async def ping(self) -> None:

@@ -16,7 +16,9 @@ from smtpproxy.locale.pages import environment
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges
+from smtpproxy.web.api_consent import CONSENT, ConsentOperation
 from smtpproxy.web.api_operations import CHANGES, CHECK, ChangeFeed, Operation, check
+from smtpproxy.web.consent_by_mail import ConsentByMail
 from smtpproxy.web.tokens import UNKNOWN, Error, Gate, Refused
 
 Json = dict[str, Any]
@@ -123,13 +125,17 @@ class Api:
         *,
         version: str,
         stop: asyncio.Event | None = None,
+        by_mail: ConsentByMail | None = None,
     ) -> None:
+        """`by_mail` asks people for consent; None where that is not configured."""
         self._gate = Gate(tokens, time.monotonic)
         feed = ChangeFeed(store, stop or asyncio.Event())
         self.operations: list[tuple[Operation, Answer]] = [
             (CHANGES, feed),
             (CHECK, lambda request: check(request, store)),
         ]
+        if by_mail is not None:
+            self.operations.append((CONSENT, ConsentOperation(by_mail)))
         self._document = document([each for each, _ in self.operations], version)
         self._page = page(self._document)
         self._counted: dict[Labels, float] = {}

@@ -5,7 +5,7 @@ The records here are what is read and written, and what the description is made 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -260,7 +260,10 @@ def _read_query(request: Request) -> ChangesQuery:
 
 async def check(request: Request, store: FactReader) -> Results:
     """Answer CHECK: for each address, in order; nothing of it is kept."""
-    asked = await _read_body(request)
+    most = f" and {MOST_ADDRESSES} addresses"
+    asked = await read_body(request, CheckRequest, '{"addresses": ["…"]}', most)
+    if len(asked.addresses) > MOST_ADDRESSES:
+        raise Refused(413, Error("too_large", f"at most {MOST_ADDRESSES} addresses in a request"))
     counts = _counting(asked.scope, asked.brand)
     names = [_canonical(address) for address in asked.addresses]
     known = dict.fromkeys(name for name in names if name is not None)
@@ -273,24 +276,25 @@ async def check(request: Request, store: FactReader) -> Results:
     )
 
 
-async def _read_body(request: Request) -> CheckRequest:
+T = TypeVar("T", bound=Struct)
+
+
+async def read_body(request: Request, record: type[T], like: str, most: str) -> T:
+    """Read the JSON of a request. `like` it should be, and `most` it may hold, are for people.
+
+    Raises Refused.
+    """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > LARGEST:
-            text = f"at most {LARGEST} octets and {MOST_ADDRESSES} addresses in a request"
-            raise Refused(413, Error("too_large", text))
+            raise Refused(413, Error("too_large", f"at most {LARGEST} octets{most} in a request"))
     try:
-        asked = msgspec.json.decode(body, type=CheckRequest)
+        return msgspec.json.decode(body, type=record)
     except msgspec.ValidationError as error:
-        text = f'{error}; send {{"addresses": ["…"]}}'
-        raise Refused(400, Error("body_wrong", text)) from error
+        raise Refused(400, Error("body_wrong", f"{error}; send {like}")) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        text = 'not JSON; send {"addresses": ["…"]}'
-        raise Refused(400, Error("body_wrong", text)) from error
-    if len(asked.addresses) > MOST_ADDRESSES:
-        raise Refused(413, Error("too_large", f"at most {MOST_ADDRESSES} addresses in a request"))
-    return asked
+        raise Refused(400, Error("body_wrong", f"not JSON; send {like}")) from error
 
 
 def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:

@@ -1,4 +1,4 @@
-"""The web application: /metrics, /healthz, /readyz, unsubscribe links, and the API under /v1."""
+"""The web application: /metrics, /healthz, /readyz, the links of people, the API under /v1."""
 
 import asyncio
 import json
@@ -23,6 +23,7 @@ from smtpproxy.sinks.metrics import Labels, Samples, Snapshot, merge
 from smtpproxy.store.keys import PartnerSnapshot
 from smtpproxy.store.operations import Backlog
 from smtpproxy.web.api import Api
+from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.health import Cached, Health, Readiness
 from smtpproxy.web.unsubscribe import Unsubscribe
 
@@ -120,6 +121,7 @@ def create_app(
     snapshots: Ask[Mapping[str, PartnerSnapshot]] | None = None,
     api: Api | None = None,
     unsubscribe: Unsubscribe | None = None,
+    confirmations: ConfirmationLinks | None = None,
 ) -> Starlette:
     """Return the application.
 
@@ -137,6 +139,7 @@ def create_app(
             Route("/readyz", monitoring.readyz),
             *(api.routes if api is not None else ()),
             *(unsubscribe.routes if unsubscribe is not None else ()),
+            *(confirmations.routes if confirmations is not None else ()),
         ],
         middleware=[Middleware(Boundary)],
         exception_handlers={HTTPException: _plain_error},

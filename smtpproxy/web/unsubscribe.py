@@ -25,6 +25,7 @@ from starlette.routing import Route
 from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
+from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Origin
 from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry, SuppressionStore
@@ -32,7 +33,7 @@ from smtpproxy.web.tokens import Bucket
 
 State = Literal["ask", "done", "unknown", "trouble", "too_often", "gone"]
 
-_STYLE = """
+STYLE = """
 body { font: 18px/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto 0; padding: 0 1rem;
        color: #1c1c1c; background: #fff }
 h1 { font-size: 1.5rem }
@@ -41,7 +42,7 @@ button { font: inherit; padding: .6rem 1.4rem; border: 0; border-radius: .3rem; 
 button:focus-visible { outline: 3px solid #d27800; outline-offset: 2px }
 @media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616 } }
 """
-_STYLE_HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
+_STYLE_HASH = b64encode(sha256(STYLE.encode()).digest()).decode()
 
 HEADERS: Mapping[str, str] = {  # beside those of every answer (see `boundary`)
     "Content-Security-Policy": (
@@ -64,7 +65,7 @@ def page(state: State, lang: Lang, scope: str | None = None) -> str:
     return (
         environment(lang)
         .get_template("unsubscribe.html")
-        .render(state=state, scope=scope, style=Markup(_STYLE), from_page=FROM_PAGE)
+        .render(state=state, scope=scope, style=Markup(STYLE), from_page=FROM_PAGE)
     )
 
 
@@ -115,6 +116,12 @@ class LinkTokens(Protocol):
     def open(self, token: str) -> Unsubscription: ...
 
 
+class Listening(Protocol):
+    """What is told of every link that was used: see `store.breaker.Breaker`."""
+
+    async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool: ...
+
+
 class Unsubscribe:
     """The routes of the links, and how often people unsubscribed.
 
@@ -128,10 +135,12 @@ class Unsubscribe:
         streams: Iterable[str],
         *,
         now: Callable[[], datetime],
+        breaker: Listening | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens = tokens
         self._writer = writer
+        self._breaker = breaker
         self._streams = {stream_tag(name): name for name in streams}
         self._now = now
         self._clock = clock
@@ -171,8 +180,8 @@ class Unsubscribe:
             kind, _, parameters = request.headers.get("content-type", _URLENCODED).partition(";")
             if (kind := kind.strip().lower()) not in (_URLENCODED, _MULTIPART):
                 return _answer(request, "ask", told.scope, status=415)
-            body = await _body(request)
-            form = _multipart(parameters, body) if kind == _MULTIPART else _urlencoded(body)
+            body = await form_body(request)
+            form = _multipart(parameters, body) if kind == _MULTIPART else urlencoded(body)
             if form.get("list-unsubscribe", "").lower() != "one-click":
                 return _answer(request, "ask", told.scope, status=400)
             await self._carry_out(told, by_page=form.get("from") == FROM_PAGE)
@@ -216,6 +225,12 @@ class Unsubscribe:
             by="page" if by_page else "one_click",
             again=again,
         )
+        if self._breaker is None:
+            return
+        try:
+            await self._breaker.heard(Heard.UNSUBSCRIBE, stream, told.id, told.recipient)
+        except StoreUnavailable as error:  # the wish itself is on the disk
+            log.warning("unsubscribe_not_counted", id=told.id, error=str(error))
 
     def _too_often(self, token: str) -> bool:
         """Only someone with a link can use up its rate, so nobody can use up another's."""
@@ -230,7 +245,7 @@ class _Void(Exception):
     """One of our links that can no longer be used."""
 
 
-async def _body(request: Request) -> bytes:
+async def form_body(request: Request) -> bytes:
     """Return the body, empty when it is too large or does not come."""
     body = b""
     try:
@@ -244,7 +259,7 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _urlencoded(body: bytes) -> dict[str, str]:
+def urlencoded(body: bytes) -> dict[str, str]:
     """Return the fields of a form by lower-case name; none of what is no form."""
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20)

@@ -26,7 +26,9 @@ TABLES: dict[str, type] = {
     "[retention]": all_settings.RetentionSettings,
     "[controller]": all_settings.ControllerSettings,
     "[web]": all_settings.WebSettings,
+    "[confirmation]": all_settings.ConfirmationSettings,
     "[policy]": all_settings.PolicySettings,
+    "[breaker]": all_settings.BreakerSettings,
     "[[brand]]": all_settings.BrandSettings,
     "[[stream]]": all_settings.StreamSettings,
     "[[sender]]": all_settings.SenderRule,
@@ -43,7 +45,7 @@ TABLES: dict[str, type] = {
 
 MADE_BY_THE_READER = {
     *("[auth]", "[[credential]]", "[[partner]]", "[[dkim]]", "[[webhook]]", "[[token]]"),
-    *("[controller]", "[[brand]]", "[feedback]"),
+    *("[controller]", "[[brand]]", "[feedback]", "[confirmation]"),
 }
 """Tables that stand in the example as comments: they need what only the reader has."""
 
@@ -100,7 +102,7 @@ def test_the_examples_of_the_document_are_a_good_file_together() -> None:
     examples = "\n".join(re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.M | re.S))
     receipts = '[[stream]]\nname = "receipts"\nclass = "transactional"\n'
     settings = parse(examples + receipts, "settings.md")
-    assert set(settings.streams) == {"default", "offers", "receipts"}
+    assert set(settings.streams) == {"default", "offers", "receipts", "confirmations"}
 
 
 def test_the_example_deployment_is_good_and_gives_no_cause_for_worry() -> None:

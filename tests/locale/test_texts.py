@@ -34,6 +34,7 @@ RULES = {
         tuple(decide.BASES.values()),
         decide.DELIVERY_RULES,
         decide.DOMAIN_RULES,
+        decide.WISHES,
         decide.DEFERRALS,
         decide.MESSAGE_RULES,
     )

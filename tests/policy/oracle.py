@@ -6,7 +6,16 @@ Slow, flat and without the rules' own code: what both say is what the design say
 from calendar import monthrange
 from datetime import datetime, timedelta
 
-from smtpproxy.policy.model import ConsentAct, Contact, RecipientFacts, Rulebook, Stream
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import (
+    Collection,
+    ConsentAct,
+    Contact,
+    RecipientFacts,
+    Rulebook,
+    Stream,
+)
 from smtpproxy.policy.periods import Period
 
 WIDENED = ("unsubscribe", "complaint", "objection", "erasure", "external")
@@ -16,13 +25,30 @@ def expected(
     address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
 ) -> str:
     """Return `allow BASIS`, `refuse REASON` or `defer REASON`."""
-    answer = _basis(address, stream, facts, book, now)
+    answer = _of_any_collection(address, stream, facts, book, now)
     if answer.startswith("allow") and facts.null_mx:
         return "refuse null_mx"
     if not answer.startswith("allow") or stream.stream_class != "marketing":
         return answer
+    # what they want
+    for wish in facts.contact.preferences if facts.contact else ():
+        brands = {wish.brand, stream.brand}
+        if wish.purpose != stream.purpose or wish.at > now:
+            continue
+        if len(brands) == 2 and "default" not in brands:
+            continue
+        for moment in [wish.at, *_mailed_like(stream, facts, now)]:
+            today, then = now.date(), moment.date()
+            if wish.frequency == "weekly" and today < then + timedelta(days=7):
+                return "refuse preference_frequency"
+            same_month = (today.year, today.month) <= (then.year, then.month)
+            soon = today < then + timedelta(days=28)
+            if wish.frequency == "monthly" and (same_month or soon):
+                return "refuse preference_frequency"
     # 12
-    if stream.paused:
+    held = {f"stream:{stream.name}", f"brand:{stream.brand}"}
+    pauses = [p for p in facts.pauses if p.subject in held and not (p.until and p.until <= now)]
+    if stream.paused or pauses:
         return "defer stream_paused"
     for cap, names in ((stream.frequency_cap, {stream.name}), (stream.marketing_cap, None)):
         if cap is None:
@@ -38,6 +64,74 @@ def expected(
     return answer
 
 
+def _mailed_like(stream: Stream, facts: RecipientFacts, now: datetime) -> list[datetime]:
+    return [
+        m.at
+        for m in facts.mailings
+        if m.at <= now
+        and m.purpose == stream.purpose
+        and (m.brand == stream.brand or "default" in (m.brand, stream.brand))
+    ]
+
+
+def _of_any_collection(
+    address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
+) -> str:
+    """One collection after the other, with what came by it; the first that allows, allows."""
+    contact = facts.contact
+    nobodys = stream.brand == "default"
+    mine = {stream.brand} if stream.many_brands else {stream.brand, None}
+
+    def said(acts: tuple[ConsentAct, ...], name: str | None) -> tuple[ConsentAct, ...]:
+        yes = [
+            a for a in acts if not a.withdrawal and a.brand in mine and a.came_by in (None, name)
+        ]
+        no = [a for a in acts if a.withdrawal and (nobodys or a.brand in (None, stream.brand))]
+        return (*yes, *no)
+
+    readings = tuple(replace(r, acts=said(r.acts, None)) for r in facts.readings)
+    facts = replace(facts, readings=readings)
+    if contact is None:
+        return _basis(address, stream, facts, book, now)
+    first = Collection(
+        contact.brand,
+        contact.source,
+        contact.collected_at,
+        contact.informed_at,
+        contact.never_informed,
+        contact.optout_offered,
+        contact.last_activity_at,
+        contact.provenance,
+    )
+    own = [c for c in (first, *contact.others) if c.brand in mine]
+    active = max((c.last_activity_at for c in own if c.last_activity_at), default=None)
+    answers = []
+    for c in own or [Collection()]:
+        name = None
+        if c.source not in (None, "direct"):
+            supplier = c.provenance and c.provenance.supplier
+            name = f"{c.source}: {supplier}" if supplier else str(c.source)
+        seen = replace(
+            contact,
+            brand=c.brand,
+            source=c.source,
+            collected_at=c.collected_at,
+            informed_at=c.informed_at,
+            never_informed=c.never_informed,
+            optout_offered=c.optout_offered,
+            last_activity_at=active,
+            provenance=c.provenance,
+            acts=said(contact.acts, name),
+            purchases=tuple(
+                p for p in contact.purchases if p.brand in mine and p.came_by in (None, name)
+            ),
+        )
+        answers.append(_basis(address, stream, replace(facts, contact=seen), book, now))
+    if not own and answers[0] == "refuse source_unproven":
+        return "refuse brand_unproven"
+    return next((a for a in answers if not a.startswith("refuse")), answers[0])
+
+
 def _basis(
     address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
 ) -> str:
@@ -49,8 +143,9 @@ def _basis(
         given = max((a.at for a in contact.acts if a.purpose == stream.purpose), default=None)
 
     # 0
-    scopes = ["all"] + ["marketing"] * marketing
-    if marketing:
+    asks = stream.confirmation  # of the relay's own: narrower than other transactional mail
+    scopes = ["all"] + ["marketing"] * (marketing or asks)
+    if marketing or asks:
         brands = ["shop", "mill"] if stream.brand == "default" else [stream.brand]
         scopes += [f"brand:{brand}" for brand in brands]
     if stream.purpose is not None:
@@ -58,11 +153,18 @@ def _basis(
     width = ["all", "marketing", "brand", "purpose"]
     holding = []
     for entry in facts.suppressions:
-        if entry.scope not in scopes or (entry.widened and entry.origin not in WIDENED):
+        objected = asks and entry.origin in ("complaint", "objection")
+        objected = objected and entry.scope.startswith("purpose:")
+        if entry.scope not in scopes and not objected:
+            continue
+        if entry.widened and entry.origin not in WIDENED:
             continue
         own = entry.domain is None and entry.read_as is None
+        asked_anew = asks and entry.scope != "all"
+        if own and asked_anew and entry.origin in ("unsubscribe", "erasure"):
+            continue
         later = consent == "valid" and given and given > entry.since
-        if own and entry.origin in ("unsubscribe", "erasure") and later:
+        if own and entry.origin in ("unsubscribe", "erasure") and later and not asks:
             continue
         kind = entry.scope.split(":")[0]
         holding.append((width.index(kind), entry.since, entry.origin))

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 
 from smtpproxy.policy.model import (
     Audience,
+    Collection,
     ConsentAct,
     Contact,
     Evidence,
+    Frequency,
     Mailing,
     Nature,
     Origin,
+    Pause,
+    Preference,
     Provenance,
     Purchase,
     Reading,
@@ -46,9 +50,18 @@ MOMENTS = [
 ]
 MAILED = [NOW, NOW - DAY, NOW - 7 * DAY, NOW - 7 * DAY - TICK, NOW - 30 * DAY]
 CAPS = [None, None, None, parse_cap("1/7d"), parse_cap("2/1d"), parse_cap("3/60d")]
+PAUSES: list[tuple[Pause, ...]] = [
+    *[()] * 9,
+    (Pause("stream:s", NOW - DAY, "complaint"),),
+    (Pause("stream:s", NOW - DAY, "complaint", NOW), Pause("stream:t", NOW - DAY, "person")),
+    (Pause("stream:s", NOW - DAY, "person", NOW + TICK),),
+    (Pause("brand:shop", NOW - DAY, "complaint"),),
+]
 PRODUCTS = ["shoes", "hats"]
 PURPOSES = ["offers", "news"]
 BRANDS = ["default", "shop", "shop", "mill"]
+SAID_TO = [None, None, None, "shop", "shop", "shop", "mill"]
+CAME_BY = [None, None, None, "purchased: X", "web"]
 SCOPES = ["all", "marketing", "brand:shop", "brand:mill", "purpose:offers", "purpose:news"]
 CLASSES = [StreamClass.MARKETING] * 4 + [StreamClass.TRANSACTIONAL]
 METHODS = ["unticked_box"] * 4 + ["silence", "other", None]
@@ -83,7 +96,12 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
     )
     contact = _contact(random) if random.random() < 0.9 else None
     mailings = tuple(
-        Mailing(random.choice(["s", "t"]), random.choice(MAILED))
+        Mailing(
+            random.choice(["s", "t"]),
+            random.choice(MAILED),
+            random.choice(PURPOSES),
+            random.choice(BRANDS),
+        )
         for _ in range(random.choice([0, 0, 0, 1, 2, 5]))
     )
     null_mx = random.choice([None, None, False, True])
@@ -94,23 +112,27 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
         snapshot_at=_maybe(random),
         null_mx=null_mx,
         readings=readings,
+        pauses=random.choice(PAUSES),
     )
     return random.choice(ADDRESSES), _stream(random), facts
 
 
 def _stream(random: Random) -> Stream:
+    kind = random.choice(CLASSES)
     return Stream(
         "s",
-        random.choice(CLASSES),
+        kind,
         random.choice(PURPOSES),
         random.choice(list(Nature)),
         products=_some(random),
         topics=_some(random),
         paused=random.random() < 0.2,
+        confirmation=kind is StreamClass.TRANSACTIONAL and random.random() < 0.4,
         frequency_cap=random.choice(CAPS),
         marketing_cap=random.choice(CAPS),
         max_snapshot_age=random.choice([None, None, None, 86_400.0]),
         brand=random.choice(BRANDS),
+        many_brands=random.random() < 0.4,
     )
 
 
@@ -127,11 +149,39 @@ def _contact(random: Random) -> Contact:
         random.choice(TAGS),
         random.choice(PROVENANCES),
         tuple(
-            Purchase(random.choice(PRODUCTS), random.choice(MOMENTS))
+            Purchase(
+                random.choice(PRODUCTS),
+                random.choice(MOMENTS),
+                brand=random.choice(SAID_TO),
+                came_by=random.choice(CAME_BY),
+            )
             for _ in range(random.choice([0, 0, 1, 2]))
         ),
         _acts(random),
         profiling_objected_at=random.choice([None, None, None, NOW - DAY]),
+        preferences=tuple(
+            Preference(
+                random.choice(PURPOSES),
+                random.choice(list(Frequency)),
+                random.choice([*MAILED, *MOMENTS]),
+                random.choice(BRANDS),
+            )
+            for _ in range(random.choice([0, 0, 0, 1, 2]))
+        ),
+        brand=random.choice(SAID_TO),
+        others=tuple(_collection(random) for _ in range(random.choice([0, 0, 0, 1, 2]))),
+    )
+
+
+def _collection(random: Random) -> Collection:
+    return Collection(
+        random.choice(SAID_TO),
+        random.choice(SOURCES),
+        _maybe(random),
+        _maybe(random),
+        optout_offered=random.choice([True, True, True, False, None]),
+        last_activity_at=_maybe(random),
+        provenance=random.choice(PROVENANCES),
     )
 
 
@@ -146,6 +196,8 @@ def _acts(random: Random) -> tuple[ConsentAct, ...]:
             random.random() < 0.2,
             random.choice(CHANNELS),
             random.choice(EVIDENCE),
+            brand=random.choice(SAID_TO),
+            came_by=random.choice(CAME_BY),
         )
         for _ in range(random.choice([0, 0, 1, 1, 2, 3]))
     )

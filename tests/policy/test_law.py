@@ -21,6 +21,7 @@ RULES = [
     *decide.recipient_rules(tuple(decide.BASES)),
     *decide.DELIVERY_RULES,
     *decide.DOMAIN_RULES,
+    *decide.WISHES,
     *decide.DEFERRALS,
     *decide.MESSAGE_RULES,
 ]

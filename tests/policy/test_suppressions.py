@@ -170,3 +170,26 @@ def test_consent_for_its_purpose_opens_a_transactional_stream_too() -> None:
 def test_what_did_not_hold_is_not_said_to_have_yielded() -> None:
     other: Suppression = suppression("purpose:news", since=BEFORE)
     assert verdict(SUBSCRIBER, other).detail is None
+
+
+ASKING = replace(RECEIPTS, confirmation=True)
+ASKING_OFFERS = replace(ASKING, purpose="offers")
+
+
+@pytest.mark.parametrize("origin", Origin)
+@pytest.mark.parametrize("scope", ["all", "marketing", "purpose:offers", "purpose:news"])
+def test_who_is_asked_to_confirm(scope: str, origin: Origin) -> None:
+    """Nobody who objected, and nobody whose yes would change nothing."""
+    entry = suppression(scope, origin)
+    anew = origin in (Origin.UNSUBSCRIBE, Origin.ERASURE) and scope != "all"
+    objected = origin in (Origin.COMPLAINT, Origin.OBJECTION)
+    for stream, purposes in ((ASKING, ()), (ASKING_OFFERS, ("purpose:offers",))):
+        covered = objected or scope in ("all", "marketing", *purposes)
+        expected = "allow transactional" if anew or not covered else f"refuse suppressed_{origin}"
+        assert said(verdict(None, entry, stream=stream)) == expected
+
+
+@pytest.mark.parametrize("mark", [{"domain": "@example.org"}, {"read_as": "jeanne@example.net"}])
+def test_what_is_no_order_of_the_persons_own_does_not_yield(mark: dict[str, str]) -> None:
+    entry = replace(suppression("marketing", Origin.UNSUBSCRIBE), **mark)
+    assert said(verdict(None, entry, stream=ASKING)) == "refuse suppressed_unsubscribe"

@@ -182,15 +182,15 @@ async def test_never_two_at_once(settings: Settings, store: Store) -> None:
 
 
 async def test_messages_go_when_no_cap_counts_them(settings: Settings, store: Store) -> None:
-    offers = Stream("offers", purpose="offers", frequency_cap=parse_cap("3/7d"))
+    offers = Stream("offers", purpose="offers", frequency_cap=parse_cap("3/60d"))
     settings = replace(settings, streams={"offers": offers})
     log = open_mailings(settings.store)
-    for number, age in enumerate((8 * DAY, 7 * DAY, DAY)):
-        await log.reserve(f"{number}", "offers", [ANNA], NOW - age)
+    for number, age in enumerate((61 * DAY, 60 * DAY, DAY)):
+        await log.reserve(f"{number}", offers, [ANNA], NOW - age)
     dry = await run(settings, store, dry=True)
     wet = await run(settings, store)
     assert wet.removed["mailings"].rows == dry.removed["mailings"].rows == 1
     known = (await log.known([ANNA]))[ANNA]
-    assert [mailing.at for mailing in known.mailings] == [NOW - 7 * DAY, NOW - DAY]
-    assert known.first_at == NOW - 8 * DAY
+    assert [mailing.at for mailing in known.mailings] == [NOW - 60 * DAY, NOW - DAY]
+    assert known.first_at == NOW - 61 * DAY
     log.close()

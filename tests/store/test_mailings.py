@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.policy.model import Lookups, Mailing
+from smtpproxy.policy.model import Lookups, Mailing, Stream
 from smtpproxy.store.counters import Mailed, MailingLog
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.counters import SqliteMailings
@@ -18,6 +18,7 @@ from tests.store.conftest import Database
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
 DAY = timedelta(days=1)
+OFFERS, NEWS = Stream("offers", purpose="offers"), Stream("news", purpose="news", brand="shop")
 ANNA, BEN = "anna@people.example", "ben@people.example"
 
 
@@ -27,38 +28,41 @@ def log(tmp_path: Path) -> MailingLog:
 
 
 async def test_a_reservation_tells_what_was_before_it(log: MailingLog) -> None:
-    assert await log.reserve("A", "offers", [ANNA, BEN], T0) == {ANNA: Mailed(), BEN: Mailed()}
-    before = await log.reserve("B", "news", [ANNA], T0 + DAY)
-    assert before == {ANNA: Mailed((Mailing("offers", T0),), T0)}
+    assert await log.reserve("A", OFFERS, [ANNA, BEN], T0) == {ANNA: Mailed(), BEN: Mailed()}
+    before = await log.reserve("B", NEWS, [ANNA], T0 + DAY)
+    assert before == {ANNA: Mailed((Mailing("offers", T0, "offers"),), T0)}
     known = await log.known([ANNA])
-    assert known[ANNA].mailings == (Mailing("offers", T0), Mailing("news", T0 + DAY))
+    assert known[ANNA].mailings == (
+        Mailing("offers", T0, "offers"),
+        Mailing("news", T0 + DAY, "news", "shop"),
+    )
     log.close()
 
 
 async def test_what_was_taken_back_does_not_count(log: MailingLog) -> None:
-    await log.reserve("A", "offers", [ANNA, BEN], T0)
-    await log.reserve("B", "offers", [ANNA], T0 + DAY)
+    await log.reserve("A", OFFERS, [ANNA, BEN], T0)
+    await log.reserve("B", OFFERS, [ANNA], T0 + DAY)
     await log.release("A", [ANNA])
     known = await log.known([ANNA, BEN])
-    assert known[ANNA] == Mailed((Mailing("offers", T0 + DAY),), T0 + DAY)
-    assert known[BEN] == Mailed((Mailing("offers", T0),), T0)
+    assert known[ANNA] == Mailed((Mailing("offers", T0 + DAY, "offers"),), T0 + DAY)
+    assert known[BEN] == Mailed((Mailing("offers", T0, "offers"),), T0)
     await log.release("B", [ANNA])
     assert (await log.known([ANNA])).get(ANNA, Mailed()) == Mailed()
     log.close()
 
 
 async def test_the_first_mailing_outlives_the_count(log: MailingLog) -> None:
-    await log.reserve("A", "offers", [ANNA], T0)
-    await log.reserve("B", "offers", [ANNA], T0 + DAY)
+    await log.reserve("A", OFFERS, [ANNA], T0)
+    await log.reserve("B", OFFERS, [ANNA], T0 + DAY)
     assert await log.prune(T0 + DAY, first_before=T0) == 1
-    assert await log.known([ANNA]) == {ANNA: Mailed((Mailing("offers", T0 + DAY),), T0)}
+    assert await log.known([ANNA]) == {ANNA: Mailed((Mailing("offers", T0 + DAY, "offers"),), T0)}
     assert await log.prune(T0 + 2 * DAY, first_before=T0 + DAY) == 1
     assert (await log.known([ANNA])).get(ANNA, Mailed()) == Mailed()
     log.close()
 
 
 async def test_nothing_is_left_of_a_person_who_is_forgotten(log: MailingLog) -> None:
-    await log.reserve("A", "offers", [ANNA, BEN], T0)
+    await log.reserve("A", OFFERS, [ANNA, BEN], T0)
     await log.forget(ANNA)
     assert (await log.known([ANNA])).get(ANNA, Mailed()) == Mailed()
     assert (await log.known([BEN]))[BEN].first_at == T0
@@ -69,9 +73,12 @@ async def test_the_store_tells_it_where_it_is_asked_for(database: Database) -> N
     store = database.open()
     log = SqliteMailings(database.path, 2.0)
     assert await store.facts(Lookups((ANNA,), mailings=True)) in ({}, {ANNA: _nothing()})
-    await log.reserve("A", "offers", [ANNA], T0)
+    await log.reserve("A", OFFERS, [ANNA], T0)
     facts = await store.facts(Lookups((ANNA,), mailings=True))
-    assert (facts[ANNA].mailings, facts[ANNA].first_mailed_at) == ((Mailing("offers", T0),), T0)
+    assert (facts[ANNA].mailings, facts[ANNA].first_mailed_at) == (
+        (Mailing("offers", T0, "offers"),),
+        T0,
+    )
     assert await store.facts(Lookups((ANNA,))) == {}
     await store.erase_contact(ANNA, at=T0)
     facts = await store.facts(Lookups((ANNA,), mailings=True))
@@ -87,7 +94,7 @@ def _nothing() -> object:
 
 async def test_no_address_is_in_the_file(tmp_path: Path) -> None:
     log = SqliteMailings(tmp_path / "store.db", 2.0)
-    await log.reserve("A", "offers", [ANNA], T0)
+    await log.reserve("A", OFFERS, [ANNA], T0)
     log.close()
     _holds_nobody(tmp_path)
 
@@ -100,13 +107,13 @@ def _holds_nobody(folder: Path) -> None:
 
 async def test_a_lock_that_stays_is_trouble_of_ours(tmp_path: Path) -> None:
     log = SqliteMailings(tmp_path / "store.db", 0.05)
-    await log.reserve("A", "offers", [ANNA], T0)
+    await log.reserve("A", OFFERS, [ANNA], T0)
     with closing(sqlite3.connect(tmp_path / "store-mailings.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable):
-            await log.reserve("B", "offers", [ANNA], T0)
+            await log.reserve("B", OFFERS, [ANNA], T0)
         other.execute("ROLLBACK")
-    await log.reserve("C", "offers", [ANNA], T0 + DAY)
+    await log.reserve("C", OFFERS, [ANNA], T0 + DAY)
     assert len((await log.known([ANNA]))[ANNA].mailings) == 2
     log.close()
 
@@ -115,13 +122,14 @@ async def test_a_damaged_file_is_trouble_of_ours(tmp_path: Path) -> None:
     (tmp_path / "store-mailings.db").write_bytes(b"no database at all " * 300)
     log = SqliteMailings(tmp_path / "store.db", 0.05)
     with pytest.raises(StoreUnavailable):
-        await log.reserve("A", "offers", [ANNA], T0)
+        await log.reserve("A", OFFERS, [ANNA], T0)
 
 
 COUNTING = """
 import asyncio, sys
 from datetime import UTC, datetime
 from pathlib import Path
+from smtpproxy.policy.model import Stream
 from smtpproxy.store.sqlite.counters import SqliteMailings
 
 async def main():
@@ -129,7 +137,7 @@ async def main():
     sys.stdin.readline()
     for number in range(200):
         id = f"{sys.argv[2]}-{number}"
-        before = await log.reserve(id, "offers", ["anna@people.example"], datetime.now(UTC))
+        before = await log.reserve(id, Stream("offers"), ["anna@people.example"], datetime.now(UTC))
         print(len(before["anna@people.example"].mailings))
     log.close()
 
@@ -158,6 +166,6 @@ async def test_a_reader_waits_for_tables_that_are_being_made(database: Database)
     asked = asyncio.create_task(reading.facts(Lookups((ANNA,), mailings=True)))
     await asyncio.sleep(0.05)
     log = SqliteMailings(database.path, 2.0)
-    await log.reserve("A", "offers", [ANNA], T0)
-    assert (await asked)[ANNA].mailings == (Mailing("offers", T0),)
+    await log.reserve("A", OFFERS, [ANNA], T0)
+    assert (await asked)[ANNA].mailings == (Mailing("offers", T0, "offers"),)
     log.close()

@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 
 from smtpproxy.policy.model import Contact, Lookups
-from smtpproxy.store.sqlite.reader import statements
+from smtpproxy.store.sqlite.statements import statements
 from tests.store.answering import REPOSITORY, Answering
 from tests.store.conftest import Database
 from tests.store.contract import AGREEMENT, ANNA, T0, WHOLE, entry, facts_of

@@ -1,11 +1,11 @@
 """What is required of a recipient in addition to a basis (design.md section 4).
 
 Standing orders not to mail (rule 0; A31 to A36), the record and its source (rules 3 to 6), the
-domain, what a first message must say (A24; RGPD art. 14(3)(b)), and what is deferred (rule 12).
+domain, what a first message must say (A24; RGPD art. 14(3)(b)), and how much mail a person wants.
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from datetime import datetime
+from datetime import date, datetime
 
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
@@ -13,8 +13,11 @@ from smtpproxy.policy.model import (
     Audience,
     Basis,
     ConsentAct,
+    Frequency,
     Link,
+    Mailing,
     Origin,
+    Preference,
     Provenance,
     Reason,
     Rulebook,
@@ -24,14 +27,17 @@ from smtpproxy.policy.model import (
     Suppression,
     Verdict,
 )
-from smtpproxy.policy.periods import Cap
+from smtpproxy.policy.periods import next_monthly, next_weekly
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
-from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, defer, refuse
+from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, refuse
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
+from smtpproxy.policy.rules.brands import is_own
 
 _WIDTH = {"all": 0, "marketing": 1, "brand": 2}  # a purpose is the narrowest: 3
 
 _MARKETING = StreamClass.MARKETING
+_NOT_ASKED = frozenset({Origin.COMPLAINT, Origin.OBJECTION})
+
 _REASONS = {origin: Reason(f"suppressed_{origin}") for origin in Origin}
 
 
@@ -82,11 +88,16 @@ def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
 
 
 def matching(case: RecipientCase) -> Iterator[Suppression]:
-    """Yield the suppressions whose scope covers the stream and whose key may count."""
+    """Yield the suppressions whose scope covers the stream and whose key may count.
+
+    Who complained or objected, about whatever purpose, is not asked to confirm another.
+    """
+    asks = case.stream.confirmation
     for entry in case.facts.suppressions:
-        if covers(entry.scope, case.stream) and not (
-            entry.widened and entry.origin not in WIDENED_ORIGINS
-        ):
+        if entry.widened and entry.origin not in WIDENED_ORIGINS:
+            continue
+        objected = asks and entry.origin in _NOT_ASKED and entry.scope.startswith("purpose:")
+        if objected or covers(entry.scope, case.stream):
             yield entry
 
 
@@ -97,12 +108,13 @@ def covers(scope: str, stream: Stream) -> bool:
     A scope other than the four cannot be decided, so it applies everywhere.
     """
     if scope == "marketing":
-        return stream.stream_class is _MARKETING
+        return stream.stream_class is _MARKETING or stream.confirmation
     kind, colon, name = scope.partition(":")
     if not colon:
         return True
     if kind == "brand":
-        return stream.stream_class is _MARKETING and stream.brand in (name, BUILT_IN_BRAND)
+        sells = stream.stream_class is _MARKETING or stream.confirmation
+        return sells and stream.brand in (name, BUILT_IN_BRAND)
     return name == stream.purpose if kind == "purpose" else True
 
 
@@ -120,7 +132,11 @@ def _yields(entry: Suppression, case: RecipientCase) -> bool:
     contact, rulebook = case.facts.contact, case.rulebook
     if entry.domain is not None or entry.read_as is not None:
         return False
-    if entry.origin not in rulebook.lifted_by_consent or contact is None:
+    if entry.origin not in rulebook.lifted_by_consent:
+        return False
+    if case.stream.confirmation:  # the consent that it may lead to would be later
+        return entry.scope != "all" and entry.origin not in _NOT_ASKED
+    if contact is None:
         return False
     act = newest_act(contact, case.stream.purpose, case.rulebook)
     return (
@@ -138,6 +154,7 @@ _RESTRICTED = refuse("restricted", Reason.CONTACT_RESTRICTED)
 _FORBIDDEN = refuse("source", Reason.SOURCE_FORBIDDEN)
 _UNDISCLOSED = refuse("source", Reason.SOURCE_UNDISCLOSED)
 _UNPROVEN = refuse("source", Reason.SOURCE_UNPROVEN)
+_OTHER_BRAND = refuse("source", Reason.BRAND_UNPROVEN)
 
 
 def generic_address(case: RecipientCase) -> Verdict | None:
@@ -202,6 +219,8 @@ def source(case: RecipientCase) -> Verdict | None:
         return None
     if known in rulebook.forbidden_sources:
         return _FORBIDDEN
+    if contact is not None and not is_own(contact.brand, case.stream):
+        return _OTHER_BRAND
     if known not in rulebook.disclosed_sources or contact is None:
         return _UNPROVEN
     return None if is_disclosed(contact.provenance, rulebook, case.now) else _UNDISCLOSED
@@ -273,67 +292,53 @@ def source_announced(case: DeliveryCase) -> Verdict | None:
     return None if before else _NOT_ANNOUNCED
 
 
-_PAUSED = defer("paused", Reason.STREAM_PAUSED)
-_MISSING = Verdict(
-    Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail="a snapshot is missing"
-)
+def preference(case: RecipientCase) -> Verdict | None:
+    """Refuse more mail of a purpose than the person wants (RGPD 21; A28).
 
-
-def paused(case: RecipientCase) -> Verdict | None:
-    stream = case.stream
-    return _PAUSED if stream.paused and stream.stream_class is StreamClass.MARKETING else None
-
-
-def frequency(case: RecipientCase) -> Verdict | None:
-    """Defer while as many messages went to the person as the stream, or all marketing, may send."""
-    stream = case.stream
-    if stream.frequency_cap is None and stream.marketing_cap is None:
+    It will not be less in an hour, so it is no deferral.
+    """
+    contact = case.facts.contact
+    if contact is None or not contact.preferences:
         return None
-    if stream.stream_class is not StreamClass.MARKETING:
+    told = preferred(case)
+    if told is None or told[1] <= case.now.date():
         return None
-    reached = reached_cap(case)
-    if reached is None:
-        return None
-    cap, free_at = reached
-    return Verdict(
-        Action.DEFER,
-        Reason.FREQUENCY_CAP,
-        rule="frequency",
-        detail=f"{cap}; again after {free_at:%Y-%m-%dT%H:%M:%SZ}",
-    )
+    wish, free_on = told
+    detail = f"{wish.frequency} at most, said on {day(wish.at)}; again from {free_on:%Y-%m-%d}"
+    return refuse("preference", Reason.PREFERENCE_FREQUENCY, detail)
 
 
-def list_stale(case: RecipientCase) -> Verdict | None:
-    """Defer while a partner's snapshot is older than the stream allows, or missing."""
-    stream = case.stream
-    if stream.max_snapshot_age is None or stream.stream_class is not StreamClass.MARKETING:
-        return None
-    taken_at = case.facts.snapshot_at
-    if taken_at is None:
-        return _MISSING
-    if (case.now - taken_at).total_seconds() <= stream.max_snapshot_age:
-        return None
-    return Verdict(
-        Action.DEFER,
-        Reason.LIST_STALE,
-        rule="list_stale",
-        detail=f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}",
-    )
+_NEXT = {Frequency.WEEKLY: next_weekly, Frequency.MONTHLY: next_monthly}
 
 
-def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:
-    """Return the cap that is reached for longest, and when it no longer will be."""
-    stream, mailings = case.stream, case.facts.mailings
-    counted = (
-        (stream.frequency_cap, [m.at for m in mailings if m.stream == stream.name]),
-        (stream.marketing_cap, [m.at for m in mailings]),
-    )
-    reached = [
-        (free_at, cap)
-        for cap, mailed in counted
-        if cap is not None and (free_at := cap.free_at(mailed, case.now)) is not None
+def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
+    """Return the strictest wish about mail of the stream's purpose, and the day (UTC) from which
+    there may be more: counted from the last message, and from the wish, which came with one."""
+    contact, stream = case.facts.contact, case.stream
+    if contact is None or stream.stream_class is not StreamClass.MARKETING:
+        return None
+    mailed = [
+        mailing.at
+        for mailing in case.facts.mailings
+        if mailing.at <= case.now and _is_like(mailing, stream)
     ]
-    if not reached:
-        return None
-    free_at, cap = max(reached, key=lambda one: one[0])
-    return cap, free_at
+    told = [
+        (wish, _NEXT[wish.frequency](max([wish.at, *mailed]).date()))
+        for wish in contact.preferences
+        if wish.frequency in _NEXT
+        and wish.at <= case.now
+        and wish.purpose == stream.purpose
+        and same_brand(wish.brand, stream.brand)
+    ]
+    return max(told, key=lambda one: one[1], default=None)
+
+
+def _is_like(mailing: Mailing, stream: Stream) -> bool:
+    if mailing.purpose is None:
+        return mailing.stream == stream.name
+    return mailing.purpose == stream.purpose and same_brand(mailing.brand, stream.brand)
+
+
+def same_brand(one: str, other: str) -> bool:
+    """Whether a wish about one brand holds for another; about nobody's it holds everywhere."""
+    return one == other or BUILT_IN_BRAND in (one, other)

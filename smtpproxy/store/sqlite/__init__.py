@@ -43,13 +43,22 @@ from smtpproxy.store.sqlite.counters import SqliteMailings
 from smtpproxy.store.sqlite.live_keys import LiveKeys, Rekeying
 from smtpproxy.store.sqlite.partners import PartnerExchange
 from smtpproxy.store.sqlite.propagation import Propagation
-from smtpproxy.store.sqlite.reader import Partner, SqliteReader
+from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.retention import Retention
+from smtpproxy.store.sqlite.statements import Partner
+from smtpproxy.store.sqlite.streams import Streams
 from smtpproxy.store.sqlite.suppressions import Suppressions
 
 
 class SqliteStore(
-    Suppressions, Contacts, Propagation, Rekeying, PartnerExchange, import_table.Imports, Retention
+    Suppressions,
+    Contacts,
+    Propagation,
+    Rekeying,
+    PartnerExchange,
+    import_table.Imports,
+    Retention,
+    Streams,
 ):
     """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
 
@@ -73,6 +82,9 @@ class SqliteStore(
 
     async def facts(self, lookups: Lookups) -> Facts:
         facts, _ = await self.read(lookups)
+        limited = [a for a, known in facts.items() if known.contact and known.contact.preferences]
+        if limited and not lookups.mailings:
+            return with_mailings(facts, await self._mailings.known(limited))
         return facts
 
     def version(self) -> Awaitable[object]:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 
-from smtpproxy.policy.model import Mailing
+from smtpproxy.policy.model import Mailing, Stream
 from smtpproxy.store.counters import Mailed
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.rows import from_micros, to_micros
@@ -26,6 +26,8 @@ CREATE TABLE mailing (
     at INTEGER NOT NULL,
     id TEXT NOT NULL,      -- of the decision
     stream TEXT NOT NULL,
+    purpose TEXT,
+    brand TEXT NOT NULL,
     PRIMARY KEY (person, at, id)
 ) WITHOUT ROWID;
 CREATE TABLE first_mailing (
@@ -35,10 +37,10 @@ CREATE TABLE first_mailing (
 ) WITHOUT ROWID;
 """
 _KNOWN = """
-SELECT at, stream FROM mailing WHERE person = ?1
-UNION ALL SELECT at, NULL FROM first_mailing WHERE person = ?1 ORDER BY at
+SELECT at, stream, purpose, brand FROM mailing WHERE person = ?1
+UNION ALL SELECT at, NULL, NULL, NULL FROM first_mailing WHERE person = ?1 ORDER BY at
 """
-_COUNT = "INSERT INTO mailing (person, at, id, stream) VALUES (?, ?, ?, ?)"
+_COUNT = "INSERT INTO mailing (person, at, id, stream, purpose, brand) VALUES (?, ?, ?, ?, ?, ?)"
 _COUNT_FIRST = "INSERT OR IGNORE INTO first_mailing (person, at, id) VALUES (?, ?, ?)"
 _TAKE_BACK = "DELETE FROM mailing WHERE person = ? AND id = ?"
 _TAKE_FIRST_BACK = "DELETE FROM first_mailing WHERE person = ? AND id = ?"
@@ -67,14 +69,15 @@ class SqliteMailings:
         self._file = SideFile(path, _MAILING_TABLES, timeout, read_only=read_only)
 
     async def reserve(
-        self, id: str, stream: str, addresses: Iterable[str], at: datetime
+        self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
     ) -> Mapping[str, Mailed]:
         moment = to_micros(at)
 
         def count(connection: sqlite3.Connection) -> dict[str, Mailed]:
             persons = {address: self._person(address) for address in addresses}
             known = {address: _known(connection, person) for address, person in persons.items()}
-            connection.executemany(_COUNT, [(p, moment, id, stream) for p in persons.values()])
+            sent = (moment, id, stream.name, stream.purpose, stream.brand)
+            connection.executemany(_COUNT, [(p, *sent) for p in persons.values()])
             connection.executemany(_COUNT_FIRST, [(p, moment, id) for p in persons.values()])
             return known
 
@@ -136,7 +139,13 @@ def _known(connection: sqlite3.Connection, person: bytes) -> Mailed:
     if not found:
         return Mailed()
     return Mailed(
-        tuple([Mailing(stream, from_micros(at)) for at, stream in found if stream is not None]),
+        tuple(
+            [
+                Mailing(stream, from_micros(at), purpose, brand)
+                for at, stream, purpose, brand in found
+                if stream is not None
+            ]
+        ),
         from_micros(found[0][0]),
     )
 

@@ -17,8 +17,8 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import rows
 from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.live_keys import LiveKeys
-from smtpproxy.store.sqlite.reader import Partner
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
+from smtpproxy.store.sqlite.statements import Partner
 
 # Only of what is suppressed: the address of a mere contact is nobody's business.
 _COVER = """

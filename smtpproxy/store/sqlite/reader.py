@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from msgspec.structs import replace
 
 from smtpproxy.mail.address import domains_over, readings
-from smtpproxy.policy.model import Facts, Lookups, RecipientFacts
-from smtpproxy.policy.rulebook import WIDENED_ORIGINS
-from smtpproxy.store.keys import SuppressionKey
+from smtpproxy.policy.model import NO_FACTS, Facts, Lookups, Pause, RecipientFacts
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import live_keys, rows
@@ -24,107 +24,9 @@ from smtpproxy.store.sqlite.connection import (
     open_reader,
     unavailable,
 )
-from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS
+from smtpproxy.store.sqlite.rows import PAUSES, read_pause
+from smtpproxy.store.sqlite.statements import FIRST_ACT, Partner, Statements, statements
 from smtpproxy.waiting import Pending
-
-FIRST_ACT = 1 + len(CONTACT_COLUMNS.split(","))
-_WIDTH = FIRST_ACT + len(ACT_COLUMNS.split(","))
-_APART = 6
-_ORIGINS = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
-
-# {wide} and {exact} are the places of the address's keys. {over} is about those of the whole
-# domains that it is under, whose wide key is all there is to them: it tells which one it was.
-_SUPPRESSIONS = """
-SELECT exact_key = {exact}, scope, origin, since, note{padding} FROM {view}
-WHERE wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
-"""
-_OF_DOMAIN = """
-SELECT wide_key, scope, origin, since, note{padding} FROM {view} WHERE {over}
-"""
-# What a partner told counts as `external`; whether it counts for variants of the mailbox is
-# up to the origin that it has there.
-_PARTNER = """
-SELECT exact_key = {exact}, scope, 'external', since, 'partner {name}: ' || origin{padding}
-FROM partner_snapshot CROSS JOIN partner_entry USING (snapshot)
-WHERE partner = '{name}' AND key = '{key}'
-AND wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
-"""
-_PARTNER_DOMAIN = """
-SELECT wide_key, scope, 'external', since, 'partner {name}: ' || origin{padding}
-FROM partner_snapshot CROSS JOIN partner_entry USING (snapshot)
-WHERE partner = '{name}' AND key = '{key}' AND {over}
-"""
-_SNAPSHOT_AGE = """
-SELECT 2, NULL, NULL, CASE count(*) WHEN {count} THEN min(taken_at) END, NULL{padding}
-FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
-"""
-_CONTACT = f"""
-SELECT NULL, {CONTACT_COLUMNS}, {ACT_COLUMNS}
-FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
-WHERE address = {{address}}
-"""
-
-
-class Partner(NamedTuple):
-    """A partner of the exchange and the key shared with it."""
-
-    name: str
-    key: SuppressionKey
-
-
-class Statements(NamedTuple):
-    """What to ask; the values are those of each `SuppressionKey.lookup`, for `everything` then
-    the address itself.
-    """
-
-    suppressions: str
-    everything: str
-
-
-def statements(
-    versions: Sequence[int], partners: Sequence[Partner] = (), *, domains: int, age: bool = False
-) -> Statements:
-    """Return the statements while the keys of these versions are live.
-
-    They are for an address under so many whole domains. One statement is one snapshot and
-    takes the read lock once. A first column of NULL is the contact, with one of its acts in
-    each row; two is the age of the partners' snapshots; a wide key is that of a whole domain.
-    """
-    width = 2 + domains
-    names = [{"view": live_keys.view(versions)}] * len(versions)
-    names += [{"name": name, "key": key.fingerprint} for name, key in partners]
-    wanted = ", ".join(f"('{name}', '{key.fingerprint}')" for name, key in partners)
-
-    def arms(padding: str) -> list[str]:
-        found = []
-        for place, known in enumerate(names):
-            first = width * place + 1
-            address, domain = (
-                (_SUPPRESSIONS, _OF_DOMAIN) if "view" in known else (_PARTNER, _PARTNER_DOMAIN)
-            )
-            keys = {"wide": f"?{first}", "exact": f"?{first + 1}", "origins": _ORIGINS}
-            found.append(address.format(**keys, padding=padding, **known))
-            places = [f"?{first + 2 + n}" for n in range(domains)]
-            found += [domain.format(over=w, padding=padding, **known) for w in _wanted(places)]
-        if age and partners:
-            found.append(_SNAPSHOT_AGE.format(count=len(partners), wanted=wanted, padding=padding))
-        return found
-
-    contact = _CONTACT.format(address=f"?{width * len(names) + 1}")
-    return Statements(
-        "UNION ALL".join(arms("")), "UNION ALL".join([*arms(", NULL" * (_WIDTH - 5)), contact])
-    )
-
-
-def _wanted(places: Sequence[str]) -> list[str]:
-    """Return the conditions on wide keys. One SELECT for each is the fastest; IN takes any number.
-
-    SQLite takes 500 SELECTs in one statement, and a domain may have 127 labels.
-    """
-    if len(places) > _APART:
-        return [f"wide_key IN ({', '.join(places)})"]
-    return [f"wide_key = {place}" for place in places]
-
 
 T = TypeVar("T")
 
@@ -158,6 +60,7 @@ class _Link:
             self._all_keys if self._more else first.lookup
         )
         self._first_read = f"SELECT 1 FROM {live_keys.view(keys.versions)} LIMIT 1"
+        self._pauses: tuple[Pause, ...] = ()  # of streams, as of the version
         self._versions, self._partners = keys.versions, partners
         self._prepared: dict[tuple[int, bool], Statements] = {}  # by domains and age
 
@@ -171,13 +74,17 @@ class _Link:
 
     def version(self) -> object:
         """The state of the database as of the last commit: of this connection's own counting."""
-        self._version = self._opened, self._execute(_VERSION).fetchone()[0]
-        return self._version
+        version = self._opened, self._execute(_VERSION).fetchone()[0]
+        if version != self._version:
+            self._pauses = tuple(map(read_pause, self._execute(PAUSES).fetchall()))
+            self._version = version
+        return version
 
     def read(self, lookups: Lookups) -> tuple[Facts, object]:
         """Facts and a state that they are no older than: the last one that was asked for.
-        It is a recent one, as every transaction asks for it before anything is mailed."""
-        version = self._version or self.version()
+        It is a recent one, as every transaction asks for it before anything is mailed. Not so those
+        that are held back by a pause, which may be over."""
+        version = self.version() if self._pauses else self._version or self.version()
         return self.facts(lookups), version
 
     def facts(self, lookups: Lookups) -> Facts:
@@ -185,7 +92,8 @@ class _Link:
         if len(lookups.addresses) == 1 and not readings(lookups.addresses[0]):
             (address,) = lookups.addresses
             known = self._one(address, lookups)
-            return {} if known is None else {address: known}
+            facts = {} if known is None else {address: known}
+            return self._with_pauses(facts, lookups) if self._pauses else facts
         self.begin()
         try:
             return self.some(lookups.addresses, lookups)
@@ -212,7 +120,20 @@ class _Link:
                 known = with_readings(known, [(one, self._one(one, lookups)) for one in others])
             if known is not None:
                 facts[address] = known
+        if self._pauses:
+            return self._with_pauses(facts, replace(lookups, addresses=tuple(addresses)))
         return facts
+
+    def _with_pauses(
+        self, facts: dict[str, RecipientFacts], lookups: Lookups
+    ) -> dict[str, RecipientFacts]:
+        """Add the pauses of streams to what is known of each address."""
+        if not lookups.pauses:
+            return facts
+        return {
+            address: replace(facts.get(address, NO_FACTS), pauses=self._pauses)
+            for address in lookups.addresses
+        }
 
     def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
         """Read what is known of one canonical name, in one statement."""
@@ -334,6 +255,7 @@ class SqliteReader:
     def _begun(self) -> _Link:
         """Return the connection for many, in a transaction."""
         self._many = self._renewed(self._many)
+        self._many.version()
         self._many.begin()
         return self._many
 

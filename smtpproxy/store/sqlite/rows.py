@@ -13,6 +13,7 @@ from smtpproxy.policy.model import (
     Evidence,
     Link,
     Origin,
+    Pause,
     Preference,
     Provenance,
     Purchase,
@@ -27,6 +28,7 @@ CONTACT_COLUMNS = (
     " last_activity_at, occupations, tags, supplier, sender_disclosed, purchases,"
     " more"
 )
+PAUSES = "SELECT subject, at, cause, until, reason FROM stream_pause ORDER BY subject"
 ACT_COLUMNS = "at, withdrawal, purpose, method, conditional, channels, wording, ip, details"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -245,3 +247,8 @@ def _act_details(act: ConsentAct) -> str | None:
 
 def _json_set(values: frozenset[str]) -> str | None:
     return _write(sorted(values)).decode() if values else None
+
+
+def read_pause(row: Row) -> Pause:
+    subject, at, cause, until, reason = row
+    return Pause(subject, from_micros(at), cause, optional_moment(until), reason)

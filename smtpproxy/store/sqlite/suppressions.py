@@ -14,8 +14,8 @@ from smtpproxy.store.sqlite import live_keys, rows
 from smtpproxy.store.sqlite import partners as partner_table
 from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.live_keys import LiveKeys
-from smtpproxy.store.sqlite.reader import Partner
 from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
+from smtpproxy.store.sqlite.statements import Partner
 from smtpproxy.store.undo import Fate, Standing, Version, fate, said, without
 
 _ADD = """

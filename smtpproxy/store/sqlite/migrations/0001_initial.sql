@@ -292,3 +292,28 @@ CREATE TABLE partner_entry (
     since INTEGER NOT NULL,
     PRIMARY KEY (snapshot, wide_key, exact_key, scope, origin)
 ) WITHOUT ROWID;
+
+-- streams
+
+-- Those that are paused, or all of a brand. Every reader reads it whole after each commit.
+CREATE TABLE stream_pause (
+    subject TEXT PRIMARY KEY,  -- stream:NAME or brand:NAME
+    at INTEGER NOT NULL,
+    cause TEXT NOT NULL,       -- what was heard too often, or person
+    until INTEGER,             -- NULL: until a person resumes it
+    reason TEXT
+) WITHOUT ROWID;
+
+-- A history: how that came.
+CREATE TABLE stream_event (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    action TEXT NOT NULL,      -- warned, paused, resumed
+    cause TEXT NOT NULL,
+    reports INTEGER NOT NULL,  -- of so many messages, which reached this bound (per million)
+    messages INTEGER NOT NULL,
+    bound INTEGER NOT NULL,
+    until INTEGER,
+    reason TEXT
+);

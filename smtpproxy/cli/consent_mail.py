@@ -1,0 +1,100 @@
+"""`smtpproxy consent start`: ask somebody by mail to confirm."""
+
+from dataclasses import dataclass
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import (
+    canonical_address,
+    choice,
+    config_option,
+    ip_address,
+    option,
+    options,
+    plain_text,
+)
+from smtpproxy.cli.printer import Result, shows_result
+from smtpproxy.cli.stores import check_purpose, now, using_store, warn
+from smtpproxy.locale import PAGE_LANGS
+from smtpproxy.policy.model import Evidence, Source
+from smtpproxy.settings import Settings
+from smtpproxy.store import open_confirmation_limit
+from smtpproxy.store.protocols import Store
+
+
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """What the person asked for, and what they were shown."""
+
+    purpose: str = option(
+        "What the person asked for, such as newsletter.", plain_text, required=True
+    )
+    brand: str | None = option("Of which brand, where there are several.", plain_text)
+    wording: str = option("Which text the person agreed to.", plain_text, required=True)
+    version: str | None = option("Which version of the wording.", plain_text)
+    form: str | None = option("Where it was given: a page, a till, a stand.", plain_text)
+    ip: str | None = option("Where from; a keyed hash of it is kept.", ip_address)
+    language: str | None = option(
+        "Of the mail (default: the contact's, or the brand's first).", choice(PAGE_LANGS)
+    )
+    source: str | None = option(
+        "How the address was obtained, when that is not known yet.", choice(Source)
+    )
+
+
+@click.command("start")
+@click.argument("address", type=canonical_address)
+@options(StartOptions)
+@config_option
+@shows_result
+def start(settings: Settings, address: str, options: StartOptions) -> Result:
+    """Ask somebody by mail to confirm (double opt-in).
+
+    The request goes on record, and a mail with a link to the address. The person's yes is
+    recorded when the button of the page behind it is pressed. Exit 1 when this person may not be
+    mailed, or was mailed as often as may be today.
+    """
+    from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest, brand_of
+    from smtpproxy.web.own_mail import RelayUnavailable, submitter
+
+    check_purpose(settings, options.purpose)
+    try:
+        brand = brand_of(settings, options.brand)
+    except ValueError as error:
+        fail(f"--brand: {error}", 2)
+    evidence = Evidence(options.wording, options.ip, options.version, options.form)
+    asked = ConsentRequest(
+        address,
+        options.purpose,
+        brand,
+        evidence,
+        options.language,
+        Source(options.source) if options.source else None,
+    )
+    limit = open_confirmation_limit(settings.store)
+
+    async def ask(store: Store) -> Result:
+        by_mail = ConsentByMail(settings, lambda: store, submitter(settings), limit, now)
+        try:
+            done = await by_mail.start(asked)
+        except RelayUnavailable as error:
+            fail(f"{error} The request is on record: run the command again then.")
+        contact = await store.contact(address)
+        if done.state == "sent" and contact is not None and contact.source is None:
+            warn("it is not known how the address was obtained, so it is not mailed: give --source")
+        texts = {
+            "sent": f"{address}: asked to confirm {asked.purpose}",
+            "refused": f"{address}: may not be asked: {done.reason or ''} {done.detail or ''}",
+            "too_often": f"{address}: not asked: so many confirmations went to it, or to all,"
+            " in 24 hours",
+        }
+        text = " ".join(texts[done.state].split())
+        return Result({"address": address, "done": done}, [text], code=int(done.state != "sent"))
+
+    if settings.confirmation is None:
+        fail("confirmation: not configured: add a [confirmation] with a sender", 2)
+    try:
+        return using_store(settings, ask)
+    finally:
+        limit.close()

@@ -1,0 +1,77 @@
+"""`[confirmation]`: what the file has to say for it, and the way in for the relay's own mail."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from msgspec import structs
+
+from smtpproxy.policy.model import CONFIRMATION_STREAM
+from smtpproxy.settings import ListenerSettings, Settings, UnixAddress
+from smtpproxy.toml_tables import Fault, tables
+
+LISTENER = CONFIRMATION_STREAM.name
+"""The name of the listener, too."""
+
+
+def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield what confirmations lack, and names that they need for themselves."""
+    if "confirmation" not in document:
+        return
+    web = document.get("web")
+    if not (isinstance(web, dict) and "public_url" in web):
+        yield Fault(
+            ("confirmation",),
+            "needs the address of the links: set web.public_url, for example"
+            ' "https://confirm.example.com"',
+        )
+    brands = [str(brand.get("name")) for _, brand in tables(document, "brand")]
+    taken = {stream_name(brand, len(brands)) for brand in brands}
+    for index, stream in tables(document, "stream"):
+        if stream.get("name") in taken:
+            yield Fault(
+                ("stream", index, "name"),
+                f'"{stream["name"]}" is built in, for the relay\'s own mail to people:'
+                " choose another name",
+            )
+    for index, listener in tables(document, "listener"):
+        if listener.get("name") == LISTENER:
+            yield Fault(
+                ("listener", index, "name"),
+                f'"{LISTENER}" is built in, for the relay\'s own mail: choose another name',
+            )
+
+
+def stream_name(brand: str, brands: int) -> str:
+    return CONFIRMATION_STREAM.name if brands < 2 else f"{CONFIRMATION_STREAM.name}-{brand}"
+
+
+def with_confirmations(settings: Settings) -> Settings:
+    """Add the listener that the relay's own mail comes by, and a stream for each brand.
+
+    The listener is a socket in `state_dir`, which nobody else may look into.
+    """
+    if settings.confirmation is None:
+        return settings
+    streams = [
+        structs.replace(
+            CONFIRMATION_STREAM,
+            name=stream_name(brand, len(settings.brands)),
+            brand=brand,
+            many_brands=len(settings.brands) > 1,
+            rulebook=settings.policy.rulebook,
+        )
+        for brand in settings.brands
+    ]
+    listener = ListenerSettings(
+        LISTENER,
+        UnixAddress(settings.own_socket),
+        streams=tuple(stream.name for stream in streams),
+        default_stream=streams[0].name,
+        max_recipients=1,
+    )
+    return replace(
+        settings,
+        listeners=(*settings.listeners, listener),
+        streams={**settings.streams, **{stream.name: stream for stream in streams}},
+    )

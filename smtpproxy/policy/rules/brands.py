@@ -1,0 +1,105 @@
+"""What of a record counts for a stream: what was said to its brand, one collection at a time.
+
+The law's exceptions hold for the same seller (CPCE L34-5), and consent for whom it was given to.
+Permissions name their brand, or there is only one; a refusal without one counts against all.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
+    Collection,
+    ConsentAct,
+    Contact,
+    Purchase,
+    Reading,
+    Stream,
+    collected,
+    collections,
+)
+from smtpproxy.policy.rules import RecipientCase
+
+
+def is_own(brand: str | None, stream: Stream) -> bool:
+    """Whether what was told to `brand` may allow mail of the stream. None is not on record."""
+    return brand == stream.brand or (brand is None and not stream.many_brands)
+
+
+def concerns(brand: str | None, stream: Stream) -> bool:
+    """Whether a refusal that was told to `brand` counts against the stream.
+
+    Who is talking on a stream of the built-in brand is not known: it may be anybody.
+    """
+    return brand is None or brand == stream.brand or stream.brand == BUILT_IN_BRAND
+
+
+def by_collection(case: RecipientCase) -> tuple[RecipientCase, ...]:
+    """Return the case as each collection of the stream's brand makes it, with what came by it.
+
+    What no collection brought is in each. Where there is none, the record says of no way in which
+    this brand obtained the address: one case is left, with a contact that is not its own.
+    """
+    contact, facts, stream = case.facts.contact, case.facts, case.stream
+    if facts.readings:
+        facts = replace(facts, readings=_concerning(facts.readings, stream))
+    if contact is None:
+        return (case if facts is case.facts else replace(case, facts=facts),)
+    if facts is case.facts and _is_plain(contact, stream):
+        return (case,)
+    own = [each for each in collections(contact) if is_own(each.brand, stream)]
+    own = own or [Collection(contact.brand)]
+    active = max((at for each in own if (at := each.last_activity_at)), default=None)
+    return tuple(
+        replace(case, facts=replace(facts, contact=_seen_from(contact, each, stream, active)))
+        for each in own
+    )
+
+
+def _is_plain(contact: Contact, stream: Stream) -> bool:
+    """Whether there is one collection, and all that is on record is the brand's and came by it."""
+    brand, many = stream.brand, stream.many_brands
+    if contact.others or (contact.brand != brand if contact.brand or many else False):
+        return False
+    said: tuple[ConsentAct | Purchase, ...] = (*contact.acts, *contact.purchases)
+    for each in said:
+        if each.came_by is not None or (each.brand != brand if each.brand or many else False):
+            return False
+    return True
+
+
+def _seen_from(
+    contact: Contact, collection: Collection, stream: Stream, active: datetime | None
+) -> Contact:
+    name = collection.name
+    return replace(
+        collected(contact, (collection,)),
+        last_activity_at=active,
+        acts=_said_to(contact.acts, stream, name),
+        purchases=tuple(
+            one
+            for one in contact.purchases
+            if is_own(one.brand, stream) and one.came_by in (None, name)
+        ),
+    )
+
+
+def _concerning(readings: Iterable[Reading], stream: Stream) -> tuple[Reading, ...]:
+    """Of other addresses, what may refuse: withdrawals, and what undid them."""
+    return tuple(replace(one, acts=_said_to(one.acts, stream, None)) for one in readings)
+
+
+def _said_to(
+    acts: Iterable[ConsentAct], stream: Stream, collection: str | None
+) -> tuple[ConsentAct, ...]:
+    return tuple(
+        act
+        for act in acts
+        if (
+            concerns(act.brand, stream)
+            if act.withdrawal
+            else is_own(act.brand, stream) and act.came_by in (None, collection)
+        )
+    )

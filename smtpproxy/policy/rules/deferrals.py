@@ -1,0 +1,92 @@
+"""What would be allowed, but not now (design.md section 4, rule 12)."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from smtpproxy.policy.breaker import BRAND, STREAM
+from smtpproxy.policy.model import Action, Pause, Reason, Stream, StreamClass, Verdict
+from smtpproxy.policy.periods import Cap
+from smtpproxy.policy.rules import RecipientCase, defer
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+_PAUSED = defer("paused", Reason.STREAM_PAUSED)
+_MISSING = Verdict(
+    Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail="a snapshot is missing"
+)
+
+
+def paused(case: RecipientCase) -> Verdict | None:
+    """Defer while the configuration, a person or the breaker holds the stream back."""
+    stream = case.stream
+    if not (stream.paused or case.facts.pauses) or stream.stream_class is not StreamClass.MARKETING:
+        return None
+    if stream.paused:
+        return _PAUSED
+    pause = pause_in_force(stream, case.facts.pauses, case.now)
+    if pause is None:
+        return None
+    until = "" if pause.until is None else f"; until {pause.until:%Y-%m-%dT%H:%M:%SZ}"
+    detail = f"{pause.subject}, {pause.cause}, since {pause.at:%Y-%m-%dT%H:%M:%SZ}{until}"
+    return Verdict(Action.DEFER, Reason.STREAM_PAUSED, rule="paused", detail=detail)
+
+
+def pause_in_force(stream: Stream, pauses: Iterable[Pause], now: datetime) -> Pause | None:
+    """Return the pause of a stream, or of its brand, that lasts longest."""
+    subjects = (STREAM + stream.name, BRAND + stream.brand)
+    holding = [pause for pause in pauses if pause.subject in subjects and pause.holds(now)]
+    return max(holding, key=lambda pause: pause.until or _NEVER, default=None)
+
+
+def frequency(case: RecipientCase) -> Verdict | None:
+    """Defer while as many messages went to the person as the stream, or all marketing, may send."""
+    stream = case.stream
+    if stream.frequency_cap is None and stream.marketing_cap is None:
+        return None
+    if stream.stream_class is not StreamClass.MARKETING:
+        return None
+    reached = reached_cap(case)
+    if reached is None:
+        return None
+    cap, free_at = reached
+    return Verdict(
+        Action.DEFER,
+        Reason.FREQUENCY_CAP,
+        rule="frequency",
+        detail=f"{cap}; again after {free_at:%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
+def list_stale(case: RecipientCase) -> Verdict | None:
+    """Defer while a partner's snapshot is older than the stream allows, or missing."""
+    stream = case.stream
+    if stream.max_snapshot_age is None or stream.stream_class is not StreamClass.MARKETING:
+        return None
+    taken_at = case.facts.snapshot_at
+    if taken_at is None:
+        return _MISSING
+    if (case.now - taken_at).total_seconds() <= stream.max_snapshot_age:
+        return None
+    return Verdict(
+        Action.DEFER,
+        Reason.LIST_STALE,
+        rule="list_stale",
+        detail=f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
+def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:
+    """Return the cap that is reached for longest, and when it no longer will be."""
+    stream, mailings = case.stream, case.facts.mailings
+    counted = (
+        (stream.frequency_cap, [m.at for m in mailings if m.stream == stream.name]),
+        (stream.marketing_cap, [m.at for m in mailings]),
+    )
+    reached = [
+        (free_at, cap)
+        for cap, mailed in counted
+        if cap is not None and (free_at := cap.free_at(mailed, case.now)) is not None
+    ]
+    if not reached:
+        return None
+    free_at, cap = max(reached, key=lambda one: one[0])
+    return cap, free_at

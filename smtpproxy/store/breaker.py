@@ -1,0 +1,146 @@
+"""The breaker: hears what is said of streams, and pauses those of which too much is said.
+
+Every process that counts judges, right after it counted: no other has to live for that. Who is
+to be told learns it from the store (docs/adr/0024-breaker.md).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from smtpproxy.events import time_of
+from smtpproxy.policy.breaker import BRAND, STREAM, Finding, Heard, Tally, judged
+from smtpproxy.policy.model import Stream, StreamClass
+from smtpproxy.settings import BreakerSettings
+from smtpproxy.store.streams import StreamCounts, StreamEvent, StreamStates
+
+_AGAIN = timedelta(seconds=1)
+"""What was found is not looked into again for so long: it is on record by then."""
+
+log = structlog.get_logger(__name__)
+
+
+class Breaker:
+    """Counts for all marketing streams of a configuration, over stores of one event loop.
+
+    `states` gives the store to write to; it is asked for only where something is amiss. Methods
+    raise StoreUnavailable.
+    """
+
+    def __init__(
+        self,
+        settings: BreakerSettings,
+        streams: Iterable[Stream],
+        counts: StreamCounts,
+        states: Callable[[], StreamStates],
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._rules = settings.rules
+        self._brands = {
+            one.name: one.brand for one in streams if one.stream_class is StreamClass.MARKETING
+        }
+        self._counts = counts
+        self._states = states
+        self._now = now
+        self._known: dict[tuple[str, Finding], datetime] = {}
+
+    async def sent(self, messages: Mapping[str, int]) -> None:
+        """Count messages by stream, one for each recipient; `judge` comes next."""
+        counted = {name: n for name, n in messages.items() if n and name in self._brands}
+        if counted:
+            await self._counts.add_messages(counted, self._now(), self._settings.window)
+
+    async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool:
+        """Count what a token proves to be about our message `id` (of a decision) to that person.
+
+        `person` is a canonical address, or the key text in its place. Nothing without a valid token
+        may come here: what anybody can forge must not be able to pause a stream. A person counts
+        once in a window. Returns whether it counted.
+        """
+        if stream not in self._brands:
+            return False
+        sent_at = datetime.fromtimestamp(time_of(id) / 1000, UTC)
+        window = self._settings.window
+        if self._now() - sent_at >= timedelta(seconds=window):
+            return False
+        counted = await self._counts.add_heard(stream, kind, person, sent_at, window)
+        if counted:
+            await self.judge([stream])
+        return counted
+
+    async def judge(self, streams: Iterable[str]) -> None:
+        """Pause what is beyond a bound, and warn, for these and what is of their brands."""
+        now = self._now()
+        brands = {self._brands[name] for name in streams if name in self._brands}
+        names = [name for name, brand in self._brands.items() if brand in brands]
+        beginning = now - timedelta(seconds=self._settings.window)
+        tallies = await self._counts.tallies(dict.fromkeys(names, beginning))
+        found = judged(tallies, self._brands, self._rules)
+        if all(now - self._known.get(one, beginning) < _AGAIN for one in found):
+            return
+        self._known = dict.fromkeys(found, now)
+        states = self._states()
+        since = await self._since(beginning)
+        paused = {one.subject for one in await states.pauses() if one.holds(now)}
+        tallies = await self._counts.tallies({name: since[name] for name in names})
+        for subject, one in judged(tallies, self._brands, self._rules, paused):
+            event = self._event(subject, one, now)
+            if await states.note_stream(event, unless_since=since.get(subject, beginning)):
+                tell(event)
+
+    async def resume_due(self) -> None:
+        """Resume what was paused for a time that is over."""
+        states, now = self._states(), self._now()
+        if any(one.until is not None and one.until <= now for one in await states.pauses()):
+            for event in await states.resume_due(now):
+                tell(event)
+
+    async def tallies(self) -> Mapping[str, Tally]:
+        """Return what counts now, by stream."""
+        beginning = self._now() - timedelta(seconds=self._settings.window)
+        since = await self._since(beginning)
+        return await self._counts.tallies({name: since[name] for name in self._brands})
+
+    async def _since(self, beginning: datetime) -> Mapping[str, datetime]:
+        """From when on counts what streams sent, by name and by subject: what was sent before a
+        resume was answered for by the pause."""
+        resumed = await self._states().resumed_at()
+        since = {subject: max(at, beginning) for subject, at in resumed.items()}
+        return since | {
+            name: max(since.get(s, beginning) for s in (STREAM + name, BRAND + brand))
+            for name, brand in self._brands.items()
+        }
+
+    def _event(self, subject: str, found: Finding, now: datetime) -> StreamEvent:
+        until, after = None, self._settings.resume_after
+        if found.level == "pause" and after is not None:
+            until = now + timedelta(seconds=after)
+        return StreamEvent(
+            now,
+            subject,
+            "paused" if found.level == "pause" else "warned",
+            found.cause,
+            found.reports,
+            found.messages,
+            found.bound,
+            until,
+        )
+
+    def close(self) -> None:
+        self._counts.close()
+
+
+def tell(event: StreamEvent) -> None:
+    """Write what became of a stream to the log."""
+    write = log.info if event.action == "resumed" else log.warning
+    write(
+        f"stream {event.action}",
+        subject=event.subject,
+        cause=event.cause,
+        reports=event.reports,
+        messages=event.messages,
+        until=None if event.until is None else event.until.isoformat(),
+    )

@@ -1,0 +1,49 @@
+"""How many confirmation mails were asked for lately: nobody may have others mailed at will."""
+
+import sqlite3
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+
+from smtpproxy.mail.address import widened
+from smtpproxy.store.sqlite.rows import to_micros
+from smtpproxy.store.sqlite.side_file import SideFile
+
+# Times are microseconds since 1970 in UTC; a person is a keyed hash of the widened address.
+_TABLES = """
+CREATE TABLE confirmation (
+    person BLOB NOT NULL,
+    at INTEGER NOT NULL
+);
+CREATE INDEX confirmation_person ON confirmation (person);
+"""
+_PRUNE = "DELETE FROM confirmation WHERE at <= ?"
+_OF_PERSON = "SELECT count(*) FROM confirmation WHERE person = ?"
+_OF_ALL = "SELECT count(*) FROM confirmation"
+_COUNT = "INSERT INTO confirmation (person, at) VALUES (?, ?)"
+_DAY = timedelta(days=1)
+
+
+class SqliteConfirmations:
+    """A `ConfirmationLimit`. Opened with the first use, on the event loop."""
+
+    def __init__(self, database: Path, timeout: float) -> None:
+        path = database.with_name(f"{database.stem}-confirmations.db")
+        self._file = SideFile(path, _TABLES, timeout)
+
+    async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
+        def take(connection: sqlite3.Connection) -> bool:
+            name = widened(address).encode()  # else a tag would make another mailbox of it
+            person = blake2b(name, digest_size=16, key=self._file.secret).digest()
+            connection.execute(_PRUNE, (to_micros(at - _DAY),))
+            (of_person,) = connection.execute(_OF_PERSON, (person,)).fetchone()
+            (of_all,) = connection.execute(_OF_ALL).fetchone()
+            if of_person >= per_address or of_all >= per_day:
+                return False
+            connection.execute(_COUNT, (person, to_micros(at)))
+            return True
+
+        return await self._file.write(take)
+
+    def close(self) -> None:
+        self._file.close()

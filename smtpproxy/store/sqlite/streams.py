@@ -1,0 +1,231 @@
+"""Pauses of streams and how they came, in the database; what streams sent, beside it."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+
+import aiosqlite
+
+from smtpproxy.mail.address import widened
+from smtpproxy.policy.breaker import Heard, Tally
+from smtpproxy.policy.model import Pause
+from smtpproxy.store.sqlite.connection import Connections, fetch_all
+from smtpproxy.store.sqlite.rows import (
+    PAUSES,
+    Row,
+    from_micros,
+    optional_micros,
+    optional_moment,
+    read_pause,
+    to_micros,
+)
+from smtpproxy.store.sqlite.side_file import SideFile
+from smtpproxy.store.streams import PERSON, TIME, StreamEvent
+
+_EVENT = "at, subject, action, cause, reports, messages, bound, until, reason"
+_NOTE = f"INSERT INTO stream_event ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_EVENTS = f"SELECT {_EVENT} FROM stream_event WHERE ? IN (subject, '') ORDER BY id DESC LIMIT ?"
+# Whatever clock wrote it: what is paused by itself stays so until its time is over.
+_STANDS = "SELECT 1 FROM stream_pause WHERE subject = ? AND (until IS NULL OR until > ?)"
+_PAUSE = (
+    "INSERT OR REPLACE INTO stream_pause (subject, at, cause, until, reason) VALUES (?, ?, ?, ?, ?)"
+)
+_WARNED = """
+SELECT 1 FROM stream_event WHERE subject = ? AND action = 'warned' AND cause = ? AND at >= ? LIMIT 1
+"""
+_DUE = "SELECT subject, until FROM stream_pause WHERE until <= ? ORDER BY until"
+_RESUMED = "SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' GROUP BY subject"
+
+
+class Streams(Connections):
+    """Keeps `StreamStates` for the store that it is mixed into."""
+
+    async def pauses(self) -> Sequence[Pause]:
+        async with self._reading() as connection:
+            return [read_pause(row) for row in await fetch_all(connection, PAUSES)]
+
+    async def note_stream(
+        self, event: StreamEvent, *, unless_since: datetime | None = None
+    ) -> bool:
+        async with self._to_write().transaction() as connection:
+            if await _is_so(connection, event, unless_since):
+                return False
+            if event.action == "paused":
+                row = (to_micros(event.at), event.cause, optional_micros(event.until), event.reason)
+                await connection.execute(_PAUSE, (event.subject, *row))
+            elif event.action == "resumed":
+                gone = "DELETE FROM stream_pause WHERE subject = ?"
+                await connection.execute(gone, (event.subject,))
+            await connection.execute(_NOTE, _row(event))
+            return True
+
+    async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
+        async with self._to_write().transaction() as connection:
+            due = [
+                StreamEvent(from_micros(until), subject, "resumed", TIME)
+                for subject, until in await fetch_all(connection, _DUE, to_micros(now))
+            ]
+            for event in due:
+                gone = "DELETE FROM stream_pause WHERE subject = ?"
+                await connection.execute(gone, (event.subject,))
+                await connection.execute(_NOTE, _row(event))
+            return due
+
+    async def stream_events(
+        self, subject: str | None = None, limit: int = 100
+    ) -> Sequence[StreamEvent]:
+        async with self._reading() as connection:
+            return [
+                _event(row) for row in await fetch_all(connection, _EVENTS, subject or "", limit)
+            ]
+
+    async def resumed_at(self) -> Mapping[str, datetime]:
+        async with self._reading() as connection:
+            return {name: from_micros(at) for name, at in await fetch_all(connection, _RESUMED)}
+
+
+async def _is_so(
+    connection: aiosqlite.Connection, event: StreamEvent, unless_since: datetime | None
+) -> bool:
+    at = to_micros(event.at)
+    if event.action == "warned":
+        since = at if unless_since is None else to_micros(unless_since)
+        return bool(await fetch_all(connection, _WARNED, event.subject, event.cause, since))
+    stands = bool(await fetch_all(connection, _STANDS, event.subject, at))
+    if event.action == "paused":
+        return stands and event.cause != PERSON
+    return not stands
+
+
+def _row(event: StreamEvent) -> Row:
+    return (
+        to_micros(event.at),
+        event.subject,
+        event.action,
+        event.cause,
+        event.reports,
+        event.messages,
+        event.bound,
+        optional_micros(event.until),
+        event.reason,
+    )
+
+
+def _event(row: Row) -> StreamEvent:
+    at, subject, action, cause, reports, messages, bound, until, reason = row
+    moments = from_micros(at), optional_moment(until)
+    return StreamEvent(
+        moments[0], subject, action, cause, reports, messages, bound, moments[1], reason
+    )
+
+
+# Times are microseconds since 1970 in UTC. `kind` is "sent", or one of `Heard`; `at` is the
+# beginning of the part of the window that the messages were sent in. A person is a keyed hash of
+# stream, kind and mailbox.
+_TABLES = """
+CREATE TABLE stream_count (
+    stream TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (stream, kind, at)
+) WITHOUT ROWID;
+CREATE INDEX stream_count_at ON stream_count (at);
+CREATE TABLE heard (
+    person BLOB PRIMARY KEY,
+    at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX heard_at ON heard (at);
+"""
+_SENT = "sent"
+_COUNT = """
+INSERT INTO stream_count (stream, kind, at, n) VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET n = n + excluded.n
+"""
+_FIRST = "SELECT min(at) FROM stream_count WHERE stream = ? AND kind = 'sent'"
+_HEARD_BEFORE = "SELECT 1 FROM heard WHERE person = ? AND at > ?"
+_HEARD = "INSERT OR REPLACE INTO heard (person, at) VALUES (?, ?)"
+_SUMS = "SELECT kind, sum(n) FROM stream_count WHERE stream = ? AND at > ? GROUP BY kind"
+_OLDER = (
+    "SELECT (SELECT count(*) FROM stream_count WHERE at < ?1)"
+    " + (SELECT count(*) FROM heard WHERE at < ?1)"
+)
+_PRUNE = ("DELETE FROM stream_count WHERE at < ?", "DELETE FROM heard WHERE at < ?")
+_PARTS = 1_000
+"""Of a window. A part that is not wholly within it, or not wholly after a resume, is left out."""
+
+
+class SqliteStreamCounts:
+    """A `StreamCounts`. Opened with the first use, on the event loop."""
+
+    def __init__(self, database: Path, timeout: float) -> None:
+        path = database.with_name(f"{database.stem}-streams.db")
+        self._file = SideFile(path, _TABLES, timeout)
+
+    async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:
+        part = _part(at, window)
+        rows = [(stream, _SENT, part, n) for stream, n in messages.items()]
+        await self._file.write(lambda c: c.executemany(_COUNT, rows))
+
+    async def add_heard(
+        self, stream: str, kind: Heard, person: str, sent_at: datetime, window: float
+    ) -> bool:
+        part, width = _part(sent_at, window), _width(window)
+        since = part - width * _PARTS
+
+        def add(connection: sqlite3.Connection) -> bool:
+            (first,) = connection.execute(_FIRST, (stream,)).fetchone()
+            if first is None or part < first - width:  # its message is not among those counted
+                return False
+            key = self._person(stream, kind, person)
+            if connection.execute(_HEARD_BEFORE, (key, since)).fetchone() is not None:
+                return False
+            connection.execute(_HEARD, (key, part))
+            connection.execute(_COUNT, (stream, kind, max(part, first), 1))
+            return True
+
+        return await self._file.write(add)
+
+    async def tallies(self, streams: Mapping[str, datetime]) -> Mapping[str, Tally]:
+        if not self._file.is_there():
+            return {}
+
+        def read(connection: sqlite3.Connection) -> dict[str, Tally]:
+            return {name: _tally(connection, name, since) for name, since in streams.items()}
+
+        return await self._file.ask(read)
+
+    async def prune(self, before: datetime, *, dry_run: bool = False) -> int:
+        limit = (to_micros(before),)
+        if not self._file.is_there():
+            return 0
+        if dry_run:
+            return await self._file.ask(lambda c: int(c.execute(_OLDER, limit).fetchone()[0]))
+        return await self._file.write(lambda c: sum(c.execute(q, limit).rowcount for q in _PRUNE))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _person(self, stream: str, kind: Heard, person: str) -> bytes:
+        """By the mailbox: whoever subscribes it under many tags is one all the same."""
+        mailbox = widened(person) if "@" in person else person
+        octets = f"{stream}\0{kind}\0{mailbox}".encode()
+        return blake2b(octets, digest_size=16, key=self._file.secret).digest()
+
+
+def _tally(connection: sqlite3.Connection, stream: str, since: datetime) -> Tally:
+    found = dict(connection.execute(_SUMS, (stream, to_micros(since))).fetchall())
+    return Tally(found.pop(_SENT, 0), {Heard(kind): n for kind, n in found.items()})
+
+
+def _width(window: float) -> int:
+    """Microseconds of one part of the window."""
+    return max(1, int(timedelta(seconds=window / _PARTS) / timedelta(microseconds=1)))
+
+
+def _part(at: datetime, window: float) -> int:
+    """The beginning of the part that a moment is in."""
+    moment = to_micros(at)
+    return moment - moment % _width(window)

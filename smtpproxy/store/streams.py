@@ -1,0 +1,94 @@
+"""What is known of streams: how many messages they sent, what was heard of these, what followed."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from smtpproxy.policy.breaker import Heard, Tally
+from smtpproxy.policy.model import Pause
+
+PERSON, TIME = "person", "time"
+"""Causes beside those of `Heard`: somebody did it, or the time of a pause is over."""
+
+
+class StreamEvent(Struct, frozen=True, omit_defaults=True):
+    """A stream, or all of a brand, was warned of, paused or resumed."""
+
+    at: datetime
+    subject: str  # "stream:NAME" or "brand:NAME"
+    action: Literal["warned", "paused", "resumed"]
+    cause: str  # what was heard too often (`Heard`), PERSON or TIME
+    reports: int = 0
+    messages: int = 0  # of these within the window
+    bound: int = 0  # that was reached, parts per million
+    until: datetime | None = None  # of a pause; None: until a person resumes it
+    reason: str | None = None  # as a person gave it
+
+
+class StreamStates(Protocol):
+    """Which streams are paused, and how that came. `FactReader` hands the pauses to the mail path.
+
+    Methods raise StoreUnavailable.
+    """
+
+    async def pauses(self) -> Sequence[Pause]:
+        """Return those on record; the time of some may be over."""
+        ...
+
+    async def note_stream(
+        self, event: StreamEvent, *, unless_since: datetime | None = None
+    ) -> bool:
+        """Pause, resume or warn, and put that on record; False, and nothing is changed, where it is
+        so already.
+
+        A pause that stands gives way only to a person. A warning is not repeated that was given
+        `unless_since` for the same cause.
+        """
+        ...
+
+    async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
+        """Resume what was to be paused until then or before; return what was done."""
+        ...
+
+    async def stream_events(
+        self, subject: str | None = None, limit: int = 100
+    ) -> Sequence[StreamEvent]:
+        """Return what became of one subject, or of all, the newest first."""
+        ...
+
+    async def resumed_at(self) -> Mapping[str, datetime]:
+        """Return when each subject was resumed last."""
+        ...
+
+
+class StreamCounts(Protocol):
+    """Counts by stream, across workers and restarts. Methods raise StoreUnavailable."""
+
+    async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:
+        """Count messages that streams sent, one for each recipient.
+
+        `window` (seconds) is the longest time that anybody will ask about.
+        """
+        ...
+
+    async def add_heard(
+        self, stream: str, kind: Heard, person: str, sent_at: datetime, window: float
+    ) -> bool:
+        """Count what was heard of a message of then; False where it does not count.
+
+        So it is where the person was counted for it within the window, or the message is not among
+        those counted. `person` is a canonical address or a key text.
+        """
+        ...
+
+    async def tallies(self, streams: Mapping[str, datetime]) -> Mapping[str, Tally]:
+        """Return what each stream sent since then, and what was heard of that."""
+        ...
+
+    async def prune(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Remove what is older; return how many rows."""
+        ...
+
+    def close(self) -> None: ...

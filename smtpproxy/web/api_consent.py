@@ -1,0 +1,120 @@
+"""The operation of the API that asks somebody to confirm a consent by mail."""
+
+import ipaddress
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+from starlette.requests import Request
+
+from smtpproxy.mail.address import AddressError, recipient
+from smtpproxy.mail.mailboxes import entered
+from smtpproxy.policy.model import Evidence, Source
+from smtpproxy.web.api_operations import Operation, read_body
+from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest, brand_of
+from smtpproxy.web.own_mail import RelayUnavailable
+from smtpproxy.web.tokens import Error, Refused
+
+Line = Annotated[str, Meta(min_length=1, max_length=1_000)]
+
+
+class ConsentStart(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who asked for what, and what they were shown then."""
+
+    address: Annotated[str, Meta(description="Of the person, as they typed it.")]
+    purpose: Annotated[str, Meta(description="Of a configured stream.")]
+    wording: Annotated[Line, Meta(description="The text beside the box or the button.")]
+    brand: Annotated[str | None, Meta(description="Of which brand, where there are several.")] = (
+        None
+    )
+    version: Annotated[Line | None, Meta(description="Of the wording.")] = None
+    form: Annotated[Line | None, Meta(description="Where it was given: a page, a till.")] = None
+    client: Annotated[
+        str | None, Meta(description="The person's IP address. A keyed hash of it is kept.")
+    ] = None
+    language: Annotated[
+        str | None,
+        Meta(
+            description="Of the mail: de, en, es, fr, it or nl. Without it, the contact's, or the"
+            " brand's first."
+        ),
+    ] = None
+    source: Annotated[
+        Source | None,
+        Meta(description="How the address was obtained, where that is not on record: `direct`."),
+    ] = None
+
+
+class ConsentStarted(Struct, frozen=True):
+    """What became of it."""
+
+    state: Annotated[
+        Literal["sent", "refused"],
+        Meta(description="`refused`: this person may not be mailed, and nothing was recorded."),
+    ]
+    reason: Annotated[str, Meta(description="A reason of docs/reasons.md.")] | UnsetType = UNSET
+    detail: Annotated[str, Meta(description="For people.")] | UnsetType = UNSET
+
+
+CONSENT = Operation(
+    "consent",
+    "POST",
+    "/v1/consents",
+    summary="Ask somebody to confirm a consent by mail",
+    description="Asks for the right `consent`. The request is put on record, and a mail with a"
+    " link goes to the address; nothing else is mailed on it until the person presses the button"
+    " of the page behind it.",
+    body=ConsentStart,
+    answers=ConsentStarted,
+    answer="The relay has the mail, or refuses it.",
+    errors={
+        413: (Error, "The request is too large."),
+        429: (
+            Error,
+            "The token asks too often (`too_many_requests`), or so many confirmations went to this"
+            " address, or to all, in 24 hours (`too_many_mails`).",
+        ),
+    },
+)
+
+
+class ConsentOperation:
+    """Answers CONSENT."""
+
+    def __init__(self, by_mail: ConsentByMail) -> None:
+        self._by_mail = by_mail
+
+    async def __call__(self, request: Request) -> ConsentStarted:
+        like = '{"address": "…", "purpose": "…", "wording": "…"}'
+        asked = await read_body(request, ConsentStart, like, "")
+        try:
+            done = await self._by_mail.start(self._read(asked))
+        except RelayUnavailable as error:
+            text = "the relay does not take the mail now; try again in some seconds"
+            raise Refused(
+                503, Error("relay_unavailable", text), headers={"Retry-After": "5"}
+            ) from error
+        if done.state == "too_often":
+            text = "so many confirmations went to this address, or to all, in 24 hours"
+            raise Refused(429, Error("too_many_mails", text), headers={"Retry-After": "3600"})
+        return ConsentStarted(done.state, done.reason or UNSET, done.detail or UNSET)
+
+    def _read(self, asked: ConsentStart) -> ConsentRequest:
+        try:
+            address = recipient(entered(asked.address))
+            brand = brand_of(self._by_mail.settings, asked.brand)
+            client = asked.client and str(ipaddress.ip_address(asked.client))
+        except (AddressError, ValueError) as error:
+            raise Refused(400, Error("body_wrong", str(error))) from error
+        settings = self._by_mail.settings
+        if asked.purpose not in settings.purposes:
+            known = ", ".join(sorted(settings.purposes))
+            text = f"no stream has the purpose {asked.purpose!r}; known are {known}"
+            raise Refused(400, Error("purpose_unknown", text))
+        return ConsentRequest(
+            address,
+            asked.purpose,
+            brand,
+            Evidence(asked.wording, client, asked.version, asked.form),
+            asked.language,
+            asked.source,
+        )

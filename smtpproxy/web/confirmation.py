@@ -1,0 +1,172 @@
+"""The links of confirmation mails: GET shows what is asked and changes nothing, POST confirms.
+
+Programs follow links before people do (RFC 8058 section 1), so only the button of the page acts. A
+link is of use once, until its time is over, and for nobody but the owner of the address that it
+was mailed to; what is answered says nothing of that address.
+"""
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Literal, Protocol
+
+import structlog
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from smtpproxy.locale import PAGE_LANGS, Lang, Phrase, say
+from smtpproxy.locale.pages import environment
+from smtpproxy.mail.confirmation_token import PATH, Confirmation, Kind
+from smtpproxy.mail.unsubscribe_token import TokenError
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.web.tokens import Bucket
+from smtpproxy.web.unsubscribe import HEADERS, STYLE, form_body, language_of, urlencoded
+
+State = Literal["ask", "done", "again", "over", "unknown", "trouble", "too_often"]
+
+PER_MINUTE = 10  # of one link
+_LINKS = 10_000  # whose rates are remembered
+_HOPS = 20  # of X-Forwarded-For
+_STATUS: Mapping[State, int] = {
+    "ask": 200,
+    "done": 200,
+    "again": 200,
+    "over": 410,
+    "unknown": 404,
+    "trouble": 503,
+    "too_often": 429,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class ConfirmationTokens(Protocol):
+    """Reads tokens: see `store.key_files.LinkReader`."""
+
+    def open_confirmation(self, token: str) -> Confirmation: ...
+
+
+class Confirmed(Protocol):
+    """What a kind of confirmation is for."""
+
+    def words(self, told: Confirmation, lang: Lang) -> Mapping[str, str]:
+        """What fills the texts `confirm.STATE.KIND` in."""
+        ...
+
+    async def confirm(self, told: Confirmation, client: str, lang: Lang) -> State | Response:
+        """Act; `client` is an IP address, or empty. Raises StoreUnavailable."""
+        ...
+
+
+class ConfirmationLinks:
+    """The routes of the links. `kinds` says what is done about each."""
+
+    def __init__(
+        self,
+        tokens: ConfirmationTokens,
+        kinds: Mapping[Kind, Confirmed],
+        *,
+        trusts: Callable[[str], bool],
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`trusts` tells of a peer whether it is a proxy whose X-Forwarded-For is believed."""
+        self._tokens = tokens
+        self._kinds = kinds
+        self._trusts = trusts
+        self._now = now
+        self._clock = clock
+        self._rates: OrderedDict[str, Bucket] = OrderedDict()
+        for lang in PAGE_LANGS:  # reads the files now, not during a request
+            environment(lang)
+
+    @property
+    def routes(self) -> list[Route]:
+        return [Route(PATH + "{token}", self._endpoint, methods=["GET", "POST"])]
+
+    async def _endpoint(self, request: Request) -> Response:
+        token = request.path_params["token"]
+        lang = language_of(request.headers.get("accept-language", ""))
+        told: Confirmation | None = None
+        found: State | Response
+        try:
+            told = self._tokens.open_confirmation(token)
+            if "accept-language" not in request.headers and told.lang in PAGE_LANGS:
+                lang = told.lang
+            found = await self._answer(request, token, told, lang)
+        except TokenError as error:
+            log.debug("confirmation_link_unknown", cause=str(error))  # anybody can ask at will
+            found = "unknown"
+        except StoreUnavailable as error:
+            log.error("confirmation_failed", error=str(error))
+            found = "trouble"
+        return found if isinstance(found, Response) else self._page(found, told, lang)
+
+    async def _answer(
+        self, request: Request, token: str, told: Confirmation, lang: Lang
+    ) -> State | Response:
+        if told.kind not in self._kinds:
+            return "unknown"
+        if self._now() > told.until:
+            return "over"
+        if request.method != "POST":
+            return "ask"
+        if self._too_often(token):
+            return "too_often"
+        if urlencoded(await form_body(request)).get("confirm") != "yes":
+            return "ask"
+        client = client_address(request, self._trusts)
+        found = await self._kinds[told.kind].confirm(told, client, lang)
+        state: State = "done" if isinstance(found, Response) else found
+        log.info("confirmation", kind=told.kind, brand=told.brand, state=state)
+        return found
+
+    def _page(self, state: State, told: Confirmation | None, lang: Lang) -> Response:
+        words: Mapping[str, str] = {}
+        key: str = state
+        if told is not None and told.kind in self._kinds and state in ("ask", "done"):
+            words, key = self._kinds[told.kind].words(told, lang), f"{state}.{told.kind}"
+        said = {
+            part: say(Phrase(f"confirm.{part}.{key}", dict(words)), lang)
+            for part in (("title", "text", "button") if state == "ask" else ("title", "text"))
+        }
+        page = environment(lang).get_template("confirmation.html")
+        headers = dict(HEADERS)
+        if state in ("trouble", "too_often"):
+            headers["Retry-After"] = "60"
+        return HTMLResponse(
+            page.render(state=state, style=Markup(STYLE), **said), _STATUS[state], headers
+        )
+
+    def _too_often(self, token: str) -> bool:
+        """Only someone with a link can use up its rate, so nobody can use up another's."""
+        bucket = self._rates.pop(token, None) or Bucket(PER_MINUTE)
+        self._rates[token] = bucket
+        if len(self._rates) > _LINKS:
+            self._rates.popitem(last=False)
+        return bucket.take(self._clock()) > 0
+
+
+def client_address(request: Request, trusts: Callable[[str], bool]) -> str:
+    """Return the last address in X-Forwarded-For that is no trusted proxy's, otherwise the peer's.
+
+    Empty where neither is an address.
+    """
+    peer = request.client.host if request.client else "unix"
+    if trusts(peer):
+        hops = ",".join(request.headers.getlist("x-forwarded-for")).rsplit(",", _HOPS)[-_HOPS:]
+        for hop in reversed(hops):
+            try:
+                address = str(ipaddress.ip_address(hop.strip()))
+            except ValueError:
+                break
+            if not trusts(address):
+                return address
+    try:
+        return str(ipaddress.ip_address(peer))
+    except ValueError:
+        return ""

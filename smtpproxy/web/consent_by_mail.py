@@ -1,0 +1,203 @@
+"""Double opt-in by mail: the request goes on record, its mail to the person, their yes on record.
+
+A request is an act that is `pending` and allows nothing. The confirmation is a second act, with
+the sentence that was agreed to, when, and a keyed hash of where from. docs/consent.md.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smtpproxy.locale import Lang, Phrase, say
+from smtpproxy.mail.confirmation_token import PATH, Confirmation
+from smtpproxy.policy.model import (
+    NO_FACTS,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Lookups,
+    Reason,
+    RecipientFacts,
+    Source,
+    Verdict,
+)
+from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.policy.rules.recipient import restricted, source, suppressed
+from smtpproxy.settings import Settings
+from smtpproxy.store.counters import ConfirmationLimit
+from smtpproxy.store.key_files import load_keys
+from smtpproxy.store.protocols import ContactUpdate, Store
+from smtpproxy.web.confirmation import State
+from smtpproxy.web.own_mail import (
+    Submit,
+    Writer,
+    brand_title,
+    confirmation_stream,
+    language_for,
+    purpose_label,
+    send,
+)
+
+METHOD = "double_opt_in"
+
+
+class ConsentRequest(Struct, frozen=True):
+    """Who is asked to confirm what. The address is canonical."""
+
+    address: str
+    purpose: str
+    brand: str
+    evidence: Evidence = Evidence()  # of the request; its IP address is kept as a keyed hash
+    lang: str | None = None  # of the mail; None: the contact's, or the brand's first
+    source: Source | None = None  # how the address was obtained, where that is not on record
+
+
+class Started(Struct, frozen=True):
+    """What became of a request: a mail is on its way, or may not be sent, or not so soon."""
+
+    state: Literal["sent", "refused", "too_often"]
+    reason: Reason | None = None
+    detail: str | None = None  # for people
+
+
+_WHO_MAY_NOT = (suppressed, restricted, source)
+"""Rules whose refusal no confirmation would change: then none is asked for."""
+
+
+class ConsentByMail:
+    """Starts requests, and confirms them: the kind `consent` of the links."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        writer: Callable[[], Store],
+        submit: Submit,
+        limit: ConfirmationLimit,
+        now: Callable[[], datetime],
+    ) -> None:
+        """`writer` gives the store to write to. Raises ValueError without a `[confirmation]`."""
+        self.settings = settings
+        self._store = writer
+        self._submit = submit
+        self._limit = limit
+        self._now = now
+        self._mails = Writer(settings)
+        self._one_at_a_time = asyncio.Lock()  # two clicks are one act
+
+    async def start(self, asked: ConsentRequest) -> Started:
+        """Put a request on record and mail its link, unless this person may not be mailed.
+
+        Nothing is recorded of who may not, or not so soon. Raises StoreUnavailable, and
+        RelayUnavailable: then the request is on record, and can be made again.
+        """
+        store, now, bounds = self._store(), self._now(), self._mails.confirmation
+        known = (await store.facts(Lookups((asked.address,)))).get(asked.address, NO_FACTS)
+        verdict = self._refusal(asked, known, now)
+        if verdict is not None:
+            return Started("refused", verdict.reason, verdict.detail)
+        if not await self._limit.take(
+            asked.address, now, per_address=bounds.max_per_address, per_day=bounds.max_per_day
+        ):
+            return Started("too_often")
+        language = known.contact.language if known.contact else None
+        await store.record_act(asked.address, self._request(asked, now))
+        if asked.source and (known.contact is None or known.contact.source is None):
+            named = Contact(asked.address, source=asked.source)
+            await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
+        told = Confirmation(
+            "consent",
+            asked.address,
+            asked.brand,
+            asked.purpose,
+            now,
+            now + timedelta(seconds=bounds.valid_for),
+            language_for(self.settings, asked.brand, asked.lang, language),
+        )
+        reply = await send(self._submit, self._mails.mail(told, now))
+        if reply.code >= 500:  # the relay knows more than was known a moment ago
+            return Started("refused", detail=reply.text)
+        return Started("sent")
+
+    def _refusal(
+        self, asked: ConsentRequest, known: RecipientFacts, now: datetime
+    ) -> Verdict | None:
+        """Return why the person may not be asked, as the streams of the purpose see it."""
+        unknown = known.contact is None or known.contact.source is None
+        stream = replace(confirmation_stream(self.settings, asked.brand), purpose=asked.purpose)
+        books = {s.rulebook for s in self.settings.streams.values() if s.purpose == stream.purpose}
+        for name in books or {self.settings.policy.rulebook}:
+            case = RecipientCase(asked.address, stream, known, self.settings.rulebooks[name], now)
+            for rule in _WHO_MAY_NOT:
+                verdict = None if unknown and rule is source else rule(case)
+                if verdict is not None:
+                    return verdict
+        return None
+
+    def words(self, told: Confirmation, lang: Lang) -> Mapping[str, str]:
+        return {
+            "brand": brand_title(self.settings, told.brand),
+            "purpose": purpose_label(self.settings, told.purpose, lang),
+        }
+
+    async def confirm(self, told: Confirmation, client: str, lang: Lang) -> State:
+        """Record the person's yes, once. `over`: it is not asked for any more, or taken back."""
+        async with self._one_at_a_time:
+            store = self._store()
+            contact = await store.contact(told.recipient)
+            state = confirmable(contact, told)
+            if state == "ask":
+                await store.record_act(told.recipient, self._act(told, client, lang))
+                state = "done"
+        return state
+
+    def _request(self, asked: ConsentRequest, now: datetime) -> ConsentAct:
+        evidence = replace(asked.evidence, ip=self._keyed(asked.evidence.ip))
+        return ConsentAct(asked.purpose, now, method=METHOD, evidence=evidence, pending=True)
+
+    def _act(self, told: Confirmation, client: str, lang: Lang) -> ConsentAct:
+        web = self.settings.web
+        said = say(Phrase(f"confirm.text.ask.{told.kind}", self.words(told, lang)), lang)
+        evidence = Evidence(
+            wording=said,
+            version=f"smtpproxy {version('smtpproxy')} {lang}",
+            form=f"{web.public_url if web else ''}{PATH}",
+            ip=self._keyed(client),
+        )
+        return ConsentAct(told.purpose, self._now(), method=METHOD, evidence=evidence)
+
+    def _keyed(self, client: str | None) -> str | None:
+        """Return what stands for an IP address: only who has the key can compare it.
+
+        Raises StoreMisconfigured.
+        """
+        if not client:
+            return None
+        key = load_keys(self.settings.server.state_dir).newest
+        return f"hmac:{key.fingerprint}:{key.seal(client)[:32]}"
+
+
+def brand_of(settings: Settings, asked: str | None) -> str:
+    """Return the brand that was asked for, or the only one. Raises ValueError."""
+    if asked is None and len(settings.brands) == 1:
+        return next(iter(settings.brands))
+    if asked is None or asked not in settings.brands:
+        known = ", ".join(sorted(settings.brands))
+        raise ValueError(f"there is no brand {asked!r}" if asked else f"one of {known} is needed")
+    return asked
+
+
+def confirmable(contact: Contact | None, told: Confirmation) -> State:
+    """Whether a link still asks (`ask`), was used (`again`), or is of no use (`over`)."""
+    if contact is None:
+        return "over"
+    since = [a for a in contact.acts if a.purpose == told.purpose and a.at >= told.at]
+    if any(act.withdrawal for act in since):
+        return "over"
+    if told.kind == "consent" and not any(a.pending and a.at == told.at for a in since):
+        return "over"  # the person was erased meanwhile
+    return "again" if any(not act.pending for act in since) else "ask"

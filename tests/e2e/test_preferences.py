@@ -1,0 +1,66 @@
+"""How often people want mail: the next one is refused, in every intake."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tests.kit.messages import marketing, message
+from tests.kit.policy import policy_client
+from tests.kit.relay import RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import At, FakeUpstream, Reply
+
+SUBSCRIBER, OTHER = address("consent"), address("customer")
+
+
+def weekly(relay: RelayProcess, folder: Path, days_ago: int) -> None:
+    at = datetime.now(UTC) - timedelta(days=days_ago)
+    wish = {"purpose": "offers", "frequency": "weekly", "at": at.isoformat()}
+    file = folder / "wishes.ndjson"
+    file.write_text(json.dumps({"address": SUBSCRIBER, "preferences": [wish]}) + "\n")
+    relay.must("contact", "import", str(file))
+
+
+def test_one_a_week_whichever_worker_is_asked_and_no_other_recipient_suffers(
+    filled: Callable[..., RelayProcess], tmp_path: Path
+) -> None:
+    with FakeUpstream(At("end", Reply("451 4.2.0 later"), nth=1)) as mta:
+        relay = filled(mta.address, {"server": {"workers": 2}})
+        weekly(relay, tmp_path, days_ago=30)
+        assert relay.send(marketing(), SUBSCRIBER)[0] == 451, "not taken: it does not count"
+
+        def send(_: int) -> tuple[int, str]:
+            return relay.send(marketing(), SUBSCRIBER)
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(send, range(16)))
+        assert sorted(code for code, _ in answers) == [250] + [550] * 15
+        refused = next(text for code, text in answers if code == 550)
+        assert f"<{SUBSCRIBER}> refused: preference_frequency (stream offers)" in refused
+        assert relay.send(marketing(), OTHER)[0] == 250
+        assert relay.send(message(stream="receipts"), SUBSCRIBER)[0] == 250
+
+
+def test_from_the_moment_that_it_is_said(
+    filled: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    relay = filled(upstream.address)
+    assert relay.send(marketing(), SUBSCRIBER)[0] == 250
+    weekly(relay, tmp_path, days_ago=0)
+    assert relay.send(marketing(), SUBSCRIBER)[0] == 550
+
+
+def test_an_mta_that_only_asks_about_recipients(
+    filled: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    policy = listener("ask", "offers", default="offers", protocol="policy")
+    relay = filled(upstream.address, {"listener": [policy]})
+    weekly(relay, tmp_path, days_ago=30)
+    answers = []
+    for _ in range(2):
+        with policy_client(relay.port("ask")) as mta:
+            mta.mail()
+            answers += [mta.rcpt(SUBSCRIBER), mta.rcpt(OTHER)]
+    assert [answer.split()[0] for answer in answers] == ["DUNNO", "DUNNO", "550", "DUNNO"]

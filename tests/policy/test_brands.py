@@ -1,0 +1,201 @@
+"""Brands and collections: what was said to one opens nothing for another, a no counts for all."""
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.policy.decide import known_at
+from smtpproxy.policy.model import (
+    Collection,
+    Contact,
+    Origin,
+    Reading,
+    RecipientFacts,
+    Source,
+    Stream,
+    Transaction,
+)
+from tests.policy import cases
+from tests.policy.cases import (
+    ADDRESS,
+    AGREED,
+    BOOK,
+    BOUGHT,
+    BUYER,
+    COLLECTED,
+    CUSTOMER,
+    DAY,
+    DISCLOSED,
+    NOW,
+    OFFERS,
+    PERSON,
+    SUBSCRIBER,
+    WITHDRAWN,
+    said,
+    suppression,
+    verdict,
+)
+
+ALONE = replace(OFFERS, brand="shop")
+SHOP = replace(ALONE, many_brands=True)
+MILL = replace(SHOP, name="mill-offers", brand="mill")
+NOBODYS = replace(OFFERS, many_brands=True)
+
+
+def of(brand: str | None, contact: Contact = SUBSCRIBER) -> Contact:
+    """The contact, with all that is said of it told to one brand."""
+    return replace(
+        contact,
+        brand=brand,
+        acts=tuple(replace(act, brand=brand) for act in contact.acts),
+        purchases=tuple(replace(one, brand=brand) for one in contact.purchases),
+    )
+
+
+BASES = [(SUBSCRIBER, "allow consent"), (CUSTOMER, "allow existing_customer"),
+         (BUYER, "allow professional")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("contact", "allowed"), BASES)
+@pytest.mark.parametrize(
+    ("stream", "brand", "counts"),
+    [
+        (OFFERS, None, True),
+        (OFFERS, "shop", False),
+        (ALONE, None, True),
+        (ALONE, "shop", True),
+        (ALONE, "mill", False),
+        (SHOP, None, False),
+        (SHOP, "shop", True),
+        (SHOP, "mill", False),
+        (MILL, "mill", True),
+        (NOBODYS, None, False),
+        (NOBODYS, "shop", False),
+    ],
+)
+def test_only_what_was_said_to_the_brand_allows(
+    contact: Contact, allowed: str, stream: Stream, brand: str | None, counts: bool
+) -> None:
+    expected = allowed if counts else "refuse brand_unproven"
+    assert said(verdict(of(brand, contact), stream=stream)) == expected
+
+
+@pytest.mark.parametrize(
+    ("contact", "refused"),
+    [
+        (SUBSCRIBER, "refuse consent_missing"),
+        (CUSTOMER, "refuse consent_missing"),
+    ],
+)
+def test_of_a_person_that_the_brand_knows_too(contact: Contact, refused: str) -> None:
+    """Who bought from one brand, and is on record with the other."""
+    known = replace(of("mill", contact), brand="shop")
+    assert said(verdict(known, stream=SHOP)) == refused
+
+
+@pytest.mark.parametrize(
+    ("brand", "refused"), [(None, {"shop", "mill"}), ("shop", {"shop"}), ("mill", {"mill"})]
+)
+def test_a_withdrawal_without_a_brand_counts_against_all(
+    brand: str | None, refused: set[str]
+) -> None:
+    withdrawal = replace(WITHDRAWN, brand=brand)
+    found = {
+        stream.brand
+        for stream in (SHOP, MILL)
+        if said(verdict(_with(of(stream.brand), withdrawal), stream=stream))
+        == "refuse consent_withdrawn"
+    }
+    assert found == refused
+
+
+def test_where_it_is_not_known_who_is_talking_every_withdrawal_counts() -> None:
+    withdrawn = _with(SUBSCRIBER, replace(WITHDRAWN, brand="shop"))
+    assert said(verdict(withdrawn)) == "refuse consent_withdrawn"
+
+
+def test_agreement_with_another_brand_undoes_no_withdrawal() -> None:
+    later = replace(AGREED, at=NOW - DAY, brand="mill")
+    known = _with(of("shop"), replace(WITHDRAWN, brand="shop"), later)
+    assert said(verdict(known, stream=SHOP)) == "refuse consent_withdrawn"
+    own = replace(later, brand="shop")
+    assert said(verdict(_with(known, own), stream=SHOP)) == "allow consent"
+
+
+def test_agreement_with_another_brand_lifts_no_suppression() -> None:
+    unsubscribed = suppression("marketing", Origin.UNSUBSCRIBE)
+    later = replace(AGREED, at=NOW - DAY, brand="mill")
+    known = _with(of("shop"), later)
+    assert said(verdict(known, unsubscribed, stream=SHOP)) == "refuse suppressed_unsubscribe"
+    own = _with(of("shop"), replace(later, brand="shop"))
+    assert said(verdict(own, unsubscribed, stream=SHOP)) == "allow consent"
+
+
+def test_a_withdrawal_at_another_reading_counts_for_its_brand() -> None:
+    for brand, expected in (("mill", "allow consent"), ("shop", "refuse consent_withdrawn")):
+        reading = Reading("jeanne@example.net", (replace(WITHDRAWN, brand=brand),))
+        facts = {ADDRESS: RecipientFacts(contact=of("shop"), readings=(reading,))}
+        found = cases.judge(Transaction((SHOP,), (ADDRESS,)), facts, BOOK, NOW).recipients[0]
+        assert said(found) == expected
+
+
+def _with(contact: Contact, *acts: object) -> Contact:
+    return replace(contact, acts=(*contact.acts, *acts))  # type: ignore[arg-type]
+
+
+# Of one brand: how an address was obtained, and what came by it.
+DIRECT = Collection(None, Source.DIRECT, COLLECTED, COLLECTED, optout_offered=True)
+WEB = Collection(source=Source.WEB)
+BOUGHT_LIST = Collection(source=Source.PURCHASED)
+GOOD_LIST = Collection(source=Source.PURCHASED, provenance=DISCLOSED)
+
+
+def test_a_bad_source_taints_only_what_came_by_it() -> None:
+    for bad in (WEB, BOUGHT_LIST):
+        assert said(verdict(replace(SUBSCRIBER, others=(bad,)))) == "allow consent"
+        first = replace(SUBSCRIBER, source=bad.source, others=(DIRECT,))
+        assert said(verdict(first)) == "allow consent"
+        tainted = replace(AGREED, came_by=bad.name)
+        known = replace(PERSON, acts=(tainted,), others=(bad,))
+        assert said(verdict(known)) == "refuse consent_missing"
+        alone = replace(PERSON, acts=(tainted,), source=bad.source)
+        assert said(verdict(alone)) in ("refuse source_forbidden", "refuse source_undisclosed")
+
+
+def test_what_a_good_source_brought_counts() -> None:
+    acts = (replace(AGREED, came_by=GOOD_LIST.name),)
+    known = replace(PERSON, acts=acts, source=Source.WEB, others=(GOOD_LIST,))
+    assert said(verdict(known)) == "allow consent"
+
+
+def test_a_notice_at_one_collection_is_none_at_another() -> None:
+    """Neither collection has both what an existing customer must have."""
+    told = Collection(None, Source.DIRECT, COLLECTED, COLLECTED)
+    asked = replace(CUSTOMER, informed_at=None)
+    assert said(verdict(replace(asked, others=(told,)))) == "refuse notice_missing"
+    assert said(verdict(replace(asked, others=(DIRECT,)))) == "allow existing_customer"
+
+
+def test_a_click_keeps_consent_alive_for_its_brand_alone() -> None:
+    old = replace(AGREED, at=COLLECTED - 1000 * DAY)
+    silent = of("shop", replace(PERSON, acts=(old,), collected_at=old.at))
+    assert said(verdict(silent, stream=SHOP)) == "refuse consent_expired"
+    for brand, expected in (("mill", "refuse consent_expired"), ("shop", "allow consent")):
+        click = Collection(brand, Source.WEB, last_activity_at=NOW - DAY)
+        assert said(verdict(replace(silent, others=(click,)), stream=SHOP)) == expected
+
+
+def test_as_of_a_moment_a_later_collection_was_not_there() -> None:
+    later = replace(WEB, collected_at=NOW)
+    facts = RecipientFacts(contact=replace(SUBSCRIBER, others=(later,)))
+    assert known_at(facts, NOW - DAY).contact == SUBSCRIBER
+    newest = replace(SUBSCRIBER, collected_at=NOW, source=Source.WEB, others=(DIRECT,))
+    before = known_at(RecipientFacts(contact=newest), NOW - DAY).contact
+    assert before is not None
+    assert (before.source, before.others) == (Source.DIRECT, ())
+
+
+def test_purchases_are_a_customers_of_their_seller() -> None:
+    both = replace(CUSTOMER, brand="shop", purchases=(replace(BOUGHT, brand="shop"),
+                                                      replace(BOUGHT, brand="mill")))  # fmt: skip
+    assert said(verdict(both, stream=SHOP)) == "allow existing_customer"
+    assert said(verdict(both, stream=MILL)) == "refuse brand_unproven"

@@ -1,0 +1,222 @@
+"""What streams sent and what was heard of it, counted by several processes; what follows."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from smtpproxy.events import UlidFactory
+from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.model import Lookups, Pause, Stream, StreamClass
+from smtpproxy.settings import BreakerSettings
+from smtpproxy.store.breaker import Breaker
+from smtpproxy.store.protocols import Store
+from smtpproxy.store.sqlite.streams import SqliteStreamCounts
+from smtpproxy.store.streams import PERSON, StreamEvent
+from tests.store.conftest import Database
+
+T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+STREAMS = [
+    Stream("offers", purpose="offers", brand="shoes"),
+    Stream("news", purpose="news", brand="shoes"),
+    Stream("receipts", StreamClass.TRANSACTIONAL, brand="shoes"),
+]
+OFFERS = Lookups(("somebody@people.example",), pauses=True)
+
+
+class Process:
+    """A process that counts, at a clock of its own."""
+
+    def __init__(self, database: Database, settings: BreakerSettings | None = None) -> None:
+        self.at = T0
+        self.store: Store = database.open()
+        self.counts = SqliteStreamCounts(database.path, 2.0)
+        self.breaker = Breaker(
+            settings or BreakerSettings(),
+            STREAMS,
+            self.counts,
+            lambda: self.store,
+            now=lambda: self.at,
+        )
+
+    def id(self) -> str:
+        """The id of a message of now."""
+        milliseconds = int(self.at.timestamp() * 1000)
+        return UlidFactory(lambda: milliseconds, lambda n: b"\0" * n)()
+
+    async def send(self, n: int, stream: str = "offers") -> str:
+        await self.breaker.sent({stream: n})
+        await self.breaker.judge([stream])
+        return self.id()
+
+    async def hear(
+        self, kind: Heard, n: int, id: str, *, stream: str = "offers", name: str = "p"
+    ) -> int:
+        people = [f"{name}{i}@people.example" for i in range(n)]
+        return sum([await self.breaker.heard(kind, stream, id, person) for person in people])
+
+    async def paused(self) -> list[str]:
+        """By what the mail path reads, once it has asked for the state of the store."""
+        await self.store.version()
+        facts, _ = await self.store.read(OFFERS)
+        known = facts.get(OFFERS.addresses[0])
+        return [] if known is None else [one.subject for one in known.pauses if one.holds(self.at)]
+
+    async def events(self) -> list[str]:
+        return [f"{e.action} {e.subject} {e.cause}" for e in await self.store.stream_events()]
+
+
+@pytest.fixture
+def here(database: Database) -> Process:
+    return Process(database)
+
+
+@pytest.fixture
+def there(database: Database, here: Process) -> Process:
+    return Process(database)
+
+
+async def test_processes_count_together_and_all_learn_of_a_pause(
+    here: Process, there: Process
+) -> None:
+    id = await here.send(600)
+    await there.send(400)
+    before = await there.store.version()
+    assert await here.hear(Heard.COMPLAINT, 1, id) == 1
+    assert await there.hear(Heard.COMPLAINT, 1, id, name="q") == 1
+    assert (await here.paused(), await there.paused()) == ([], [])
+    await there.hear(Heard.COMPLAINT, 1, id, name="r")
+    assert await here.store.version() != before
+    assert (await here.paused(), await there.paused()) == (["stream:offers"], ["stream:offers"])
+    assert await here.events() == ["paused stream:offers complaint"]
+
+
+async def test_counts_and_pauses_outlive_the_processes(database: Database) -> None:
+    first = Process(database)
+    id = await first.send(1_000)
+    await first.hear(Heard.COMPLAINT, 2, id)
+    await first.store.close()
+    first.counts.close()
+    second = Process(database)
+    await second.hear(Heard.COMPLAINT, 1, id, name="q")
+    assert await second.paused() == ["stream:offers"]
+    assert await Process(database).paused() == ["stream:offers"]
+
+
+async def test_a_person_counts_once_however_often_and_under_whatever_tag(here: Process) -> None:
+    """Whoever has one token can say it a thousand times; with a thousand tags it is one mailbox."""
+    id = await here.send(1_000)
+    people = [f"eve+{n}@people.example" for n in range(50)] + ["e.v.e@gmail.com", "eve@gmail.com"]
+    heard = [
+        await here.breaker.heard(Heard.COMPLAINT, "offers", id, person)
+        for person in people
+        for _ in range(3)
+    ]
+    assert sum(heard) == 2
+    assert await here.paused() == []
+
+
+async def test_what_is_about_no_counted_message_does_not_count(here: Process) -> None:
+    early = here.id()
+    here.at += DAY
+    assert await here.hear(Heard.COMPLAINT, 50, early) == 0  # nothing was ever sent
+    await here.send(1_000)
+    assert await here.hear(Heard.COMPLAINT, 50, early) == 0  # before anybody counted
+    here.at += 8 * DAY
+    await here.send(1_000)
+    here.at -= 8 * DAY
+    old = here.id()
+    here.at += 8 * DAY
+    assert await here.hear(Heard.COMPLAINT, 50, old) == 0  # outside the window
+    assert await here.hear(Heard.COMPLAINT, 50, here.id(), stream="gone") == 0
+    assert await here.hear(Heard.COMPLAINT, 50, here.id(), stream="receipts") == 0
+    assert await here.events() == []
+
+
+async def test_what_comes_late_is_not_held_against_later_mail(here: Process) -> None:
+    last_week = await here.send(100_000)
+    here.at += 6 * DAY
+    await here.send(1_000)
+    await here.hear(Heard.COMPLAINT, 50, last_week)
+    assert await here.events() == []
+    here.at += 2 * DAY  # that mail is out of the window, and so is what was said of it
+    await here.send(1)
+    assert await here.paused() == []
+
+
+async def test_a_bound_may_be_met_by_more_mail_alone(here: Process) -> None:
+    """Three complaints of 499 messages tell nothing yet; of 500 they do."""
+    id = await here.send(499)
+    await here.hear(Heard.COMPLAINT, 3, id)
+    assert await here.paused() == []
+    await here.send(1)
+    assert await here.paused() == ["stream:offers"]
+
+
+async def test_a_warning_is_given_once_in_a_window(here: Process) -> None:
+    id = await here.send(1_000)
+    await here.hear(Heard.UNSUBSCRIBE, 40, id)
+    here.at += HOUR
+    await here.hear(Heard.UNSUBSCRIBE, 40, await here.send(1_000), name="q")
+    assert await here.events() == ["warned stream:offers unsubscribe"]
+    here.at += 8 * DAY
+    await here.hear(Heard.UNSUBSCRIBE, 40, await here.send(1_000), name="r")
+    assert await here.events() == ["warned stream:offers unsubscribe"] * 2
+    assert await here.paused() == []
+
+
+async def test_what_was_sent_before_a_resume_does_not_count_again(here: Process) -> None:
+    id = await here.send(1_000)
+    await here.hear(Heard.COMPLAINT, 5, id)
+    here.at += HOUR
+    resumed = StreamEvent(here.at, "stream:offers", "resumed", PERSON)
+    assert await here.store.note_stream(resumed)
+    assert not await here.store.note_stream(resumed)  # it runs already
+    assert await here.paused() == []
+    await here.hear(Heard.COMPLAINT, 5, id, name="q")
+    here.at += HOUR
+    assert await here.paused() == []
+    fresh = await here.send(1_000)
+    await here.hear(Heard.COMPLAINT, 3, fresh, name="r")
+    assert await here.paused() == ["stream:offers"]
+
+
+async def test_a_pause_ends_by_itself_where_that_is_set(database: Database) -> None:
+    here = Process(database, BreakerSettings(resume_after=3_600.0))
+    await here.hear(Heard.DEAD_ADDRESS, 50, await here.send(1_000))
+    assert await here.paused() == ["stream:offers"]
+    here.at += HOUR
+    assert await here.paused() == []  # without anybody's doing
+    await here.breaker.resume_due()
+    assert (await here.events())[0] == "resumed stream:offers time"
+    assert await here.store.pauses() == []
+    await here.send(1_000)
+    assert await here.paused() == []
+
+
+async def test_a_brand_is_paused_whole(here: Process) -> None:
+    offers, news = await here.send(300), await here.send(300, "news")
+    await here.hear(Heard.COMPLAINT, 2, offers)
+    await here.hear(Heard.COMPLAINT, 1, news, stream="news", name="q")
+    assert await here.paused() == ["brand:shoes"]
+
+
+async def test_a_person_outweighs_a_pause_that_stands(here: Process) -> None:
+    own = StreamEvent(T0, "stream:offers", "paused", PERSON, until=T0 + DAY, reason="moving house")
+    assert await here.store.note_stream(own)
+    breaker = StreamEvent(T0 + HOUR, "stream:offers", "paused", "complaint")
+    assert not await here.store.note_stream(breaker)
+    pause = Pause("stream:offers", T0, PERSON, T0 + DAY, "moving house")
+    assert await here.store.pauses() == [pause]
+    longer = StreamEvent(T0 + HOUR, "stream:offers", "paused", PERSON)
+    assert await here.store.note_stream(longer)
+    assert (await here.store.pauses())[0].until is None
+
+
+async def test_old_counts_go(here: Process) -> None:
+    id = await here.send(10)
+    await here.hear(Heard.COMPLAINT, 3, id)
+    assert await here.counts.prune(T0 - HOUR) == 0
+    assert await here.counts.prune(T0 + HOUR, dry_run=True) == 5  # two counts and three people
+    assert await here.counts.prune(T0 + HOUR) == 5
+    assert await here.counts.prune(T0 + HOUR) == 0
