@@ -24,7 +24,7 @@ from smtpproxy.sinks.audit.files import give_to_owner_of, last_of, segments
 from smtpproxy.sinks.audit.reader import matches
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
-from smtpproxy.store import open_mailings
+from smtpproxy.store import open_mailings, open_stream_counts
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store
 
@@ -231,8 +231,11 @@ async def _remove(
     if keep.changes is not None and not dry_run:
         names = [webhook.name for webhook in settings.webhooks]
         await store.trim_changes(beginning(at, keep.changes), webhooks=names)
+        await store.trim_stream_events(beginning(at, keep.changes))
     mailings = await _prune_mailings(settings, at, dry_run=dry_run)
     purged.removed["mailings"] = Kind(mailings)
+    if not dry_run:
+        await _prune_counts(settings, at)
     before = beginning(at, keep.audit)
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
@@ -265,6 +268,15 @@ async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) ->
         )
     finally:
         log.close()
+
+
+async def _prune_counts(settings: Settings, at: datetime) -> None:
+    """What the breaker counts is of no use beyond its window."""
+    counts = open_stream_counts(settings.store)
+    try:
+        await counts.prune(at - timedelta(seconds=settings.breaker.window))
+    finally:
+        counts.close()
 
 
 def _unread(

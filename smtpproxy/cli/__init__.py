@@ -134,6 +134,7 @@ COMMANDS = {
     "explain": ("explain", "explain", "Say what would happen to a message, or did, and why."),
     "feedback": ("feedback", "feedback", "Read bounces, complaints and other answers."),
     "audit": ("audit", "audit", "Read the record of decisions, prove it, judge it again."),
+    "stream": ("stream", "stream", "Show what is heard of streams; pause and resume them."),
     "webhook": ("webhook", "webhook", "Show the state of webhooks; send again or drop."),
     "token": ("credentials", "token", "Make a new token for the API."),
     "purge": ("operation", "purge", "Remove what has outlived its retention period."),

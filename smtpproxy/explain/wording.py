@@ -19,7 +19,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, bases, last_activity
 from smtpproxy.policy.rules.bases import consent_failure, newest_act, withdrawn_at
-from smtpproxy.policy.rules.deferrals import reached_cap
+from smtpproxy.policy.rules.deferrals import pause_in_force, reached_cap
 from smtpproxy.policy.rules.recipient import (
     decisive,
     discloses,
@@ -83,6 +83,8 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         cap, free_at = reached
         words |= {"count": cap.count, "period": cap.period, "free_at": Time(free_at)}
         return Phrase(f"reason.{reason}.until", words)
+    if reason is Reason.STREAM_PAUSED and not case.stream.paused:
+        return _paused(case)
     if reason is Reason.PREFERENCE_FREQUENCY and (told := preferred(case)) is not None:
         wish, free_on = told
         again = datetime(free_on.year, free_on.month, free_on.day, tzinfo=UTC)
@@ -102,6 +104,23 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
     ):
         variant = ".no"
     return Phrase(f"reason.{reason}{variant}", words)
+
+
+def _paused(case: RecipientCase) -> Phrase:
+    """By whom and since when, where the configuration does not say so."""
+    stream = case.stream
+    pause = pause_in_force(stream.name, stream.brand, case.facts.pauses, case.now)
+    if pause is None:
+        return Phrase("reason.stream_paused", {"stream": stream.name})
+    kind, _, name = pause.subject.partition(":")
+    end = "part.pause.open" if pause.until is None else "part.pause.until"
+    words: Words = {
+        "subject": Phrase(f"part.pause.{kind}", {"name": name}),
+        "since": Time(pause.at),
+        "cause": Phrase(f"part.pause.{pause.cause}"),
+        "end": Phrase(end, {} if pause.until is None else {"until": Time(pause.until)}),
+    }
+    return Phrase("reason.stream_paused.set", words)
 
 
 def _ever_agreed(case: RecipientCase) -> bool:

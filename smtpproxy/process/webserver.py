@@ -40,6 +40,7 @@ async def _serve(
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
     writer = StoreToWrite(settings)
     breaker = open_breaker(settings, writer)
+    watched = open_breaker(settings, lambda: store)
     stop = asyncio.Event()
     state_dir = settings.server.state_dir
     proxies = TrustedHosts(settings.web.trusted if settings.web else ())
@@ -76,6 +77,7 @@ async def _serve(
         counts=store.counts,
         backlog=store.backlog if settings.webhooks else None,
         snapshots=store.snapshots if settings.store.partners else None,
+        streams=watched.status,
         api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop, by_mail=by_mail),
         unsubscribe=Unsubscribe(links, writer, settings.streams, now=_now, breaker=breaker),
         confirmations=confirmations,
@@ -88,6 +90,7 @@ async def _serve(
     stop.set()
     await serving
     breaker.close()
+    watched.close()
     await writer.close()
     limit.close()
     await store.close()

@@ -182,6 +182,26 @@ FAMILIES: tuple[Family, ...] = (
         "What people said back; unsubscribe: by a link that the relay added.",
         rows.by_feedback,
     ),
+    Family(
+        "stream_paused",
+        "1 while the mail of the stream is held back for that cause.",
+        rows.by_pause_cause,
+    ),
+    Family(
+        "stream_sent",
+        "Messages, one for each recipient, that count for the stream within the breaker's window.",
+        rows.by_marketing_stream,
+    ),
+    Family(
+        "stream_heard",
+        "People of whom that was heard about these messages, with a valid token.",
+        rows.by_heard,
+    ),
+    Family(
+        "stream_bound_reached",
+        "1 while the stream, by itself or with its brand, is at a bound that warns or pauses.",
+        rows.by_heard,
+    ),
     Family("suppressions", "Suppressions in the store.", rows.unknown("scope", "origin")),
     Family("contacts", "Contacts in the store.", rows.unknown()),
     Family(

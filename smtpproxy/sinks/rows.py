@@ -10,6 +10,7 @@ from itertools import product
 from typing import get_args
 
 from smtpproxy.events import AuthOutcome, Part, ProxyOutcome, TlsOutcome
+from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import (
     Action,
     Basis,
@@ -254,6 +255,28 @@ def by_feedback(settings: Settings) -> Iterable[Labels]:
     """A link may be of a stream that there is no more."""
     marketing = [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
     return product(("unsubscribe",), [*marketing, "unknown"])
+
+
+def _marketing(settings: Settings) -> list[str]:
+    return [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
+
+
+PAUSE_CAUSES = ("configuration", "person", *map(str, (Heard.COMPLAINT, Heard.DEAD_ADDRESS)))
+
+
+@_labelled("stream", "cause")
+def by_pause_cause(settings: Settings) -> Iterable[Labels]:
+    return product(_marketing(settings), PAUSE_CAUSES)
+
+
+@_labelled("stream")
+def by_marketing_stream(settings: Settings) -> Iterable[Labels]:
+    return ((name,) for name in _marketing(settings))
+
+
+@_labelled("stream", "cause")
+def by_heard(settings: Settings) -> Iterable[Labels]:
+    return product(_marketing(settings), map(str, Heard))
 
 
 @_labelled("token", "code_class")

@@ -4,14 +4,16 @@ Every process that counts judges, right after it counted: no other has to live f
 to be told learns it from the store (docs/adr/0024-breaker.md).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from msgspec import Struct
 
 from smtpproxy.events import time_of
 from smtpproxy.policy.breaker import BRAND, STREAM, Finding, Heard, Tally, judged
-from smtpproxy.policy.model import Stream, StreamClass
+from smtpproxy.policy.model import Pause, Stream, StreamClass
+from smtpproxy.policy.rules.deferrals import pause_in_force
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store.streams import StreamCounts, StreamEvent, StreamStates
 
@@ -19,6 +21,24 @@ _AGAIN = timedelta(seconds=1)
 """What was found is not looked into again for so long: it is on record by then."""
 
 log = structlog.get_logger(__name__)
+
+
+class StreamStatus(Struct, frozen=True):
+    """How a marketing stream is."""
+
+    name: str
+    brand: str
+    tally: Tally  # within the window
+    pause: Pause | None  # set by a person or the breaker, and in force
+    configured: bool  # `paused` is set in its table
+    reached: tuple[Finding, ...]  # bounds, by itself or together with its brand
+
+    @property
+    def cause(self) -> str | None:
+        """Why its mail is held back, as metrics have it; None: it is not."""
+        if self.configured:
+            return "configuration"
+        return None if self.pause is None else self.pause.cause
 
 
 class Breaker:
@@ -39,9 +59,9 @@ class Breaker:
     ) -> None:
         self._settings = settings
         self._rules = settings.rules
-        self._brands = {
-            one.name: one.brand for one in streams if one.stream_class is StreamClass.MARKETING
-        }
+        marketing = [one for one in streams if one.stream_class is StreamClass.MARKETING]
+        self._brands = {one.name: one.brand for one in marketing}
+        self._configured = {one.name for one in marketing if one.paused}
         self._counts = counts
         self._states = states
         self._now = now
@@ -98,11 +118,24 @@ class Breaker:
             for event in await states.resume_due(now):
                 tell(event)
 
-    async def tallies(self) -> Mapping[str, Tally]:
-        """Return what counts now, by stream."""
-        beginning = self._now() - timedelta(seconds=self._settings.window)
-        since = await self._since(beginning)
-        return await self._counts.tallies({name: since[name] for name in self._brands})
+    async def status(self) -> Sequence[StreamStatus]:
+        """Return how all streams are now."""
+        states, now = self._states(), self._now()
+        since = await self._since(now - timedelta(seconds=self._settings.window))
+        pauses = await states.pauses()
+        tallies = await self._counts.tallies({name: since[name] for name in self._brands})
+        reached = judged(tallies, self._brands, self._rules)
+        return [
+            StreamStatus(
+                name,
+                brand,
+                tallies.get(name, Tally()),
+                pause_in_force(name, brand, pauses, now),
+                name in self._configured,
+                tuple([one for s, one in reached if s in (STREAM + name, BRAND + brand)]),
+            )
+            for name, brand in self._brands.items()
+        ]
 
     async def _since(self, beginning: datetime) -> Mapping[str, datetime]:
         """From when on counts what streams sent, by name and by subject: what was sent before a

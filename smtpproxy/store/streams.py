@@ -58,6 +58,10 @@ class StreamStates(Protocol):
         """Return what became of one subject, or of all, the newest first."""
         ...
 
+    async def trim_stream_events(self, before: datetime) -> int:
+        """Forget what became of streams before then; return how much."""
+        ...
+
     async def resumed_at(self) -> Mapping[str, datetime]:
         """Return when each subject was resumed last."""
         ...
@@ -87,7 +91,7 @@ class StreamCounts(Protocol):
         """Return what each stream sent since then, and what was heard of that."""
         ...
 
-    async def prune(self, before: datetime, *, dry_run: bool = False) -> int:
+    async def prune(self, before: datetime) -> int:
         """Remove what is older; return how many rows."""
         ...
 

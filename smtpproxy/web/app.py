@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smtpproxy.sinks.collector import SnapshotCollector, snapshot_gauges, store_gauges
 from smtpproxy.sinks.metrics import Labels, Samples, Snapshot, merge
+from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.keys import PartnerSnapshot
 from smtpproxy.store.operations import Backlog
 from smtpproxy.web.api import Api
@@ -102,6 +103,18 @@ def webhook_gauges(backlog: Mapping[str, Backlog], now: datetime) -> Mapping[str
     }
 
 
+def stream_gauges(streams: Sequence[StreamStatus]) -> Mapping[str, Samples]:
+    """Return the gauges of what a breaker's `status()` said."""
+    return {
+        "stream_paused": {(s.name, s.cause): 1 for s in streams if s.cause is not None},
+        "stream_sent": {(s.name,): s.tally.messages for s in streams},
+        "stream_heard": {
+            (s.name, str(kind)): n for s in streams for kind, n in s.tally.heard.items()
+        },
+        "stream_bound_reached": {(s.name, str(one.cause)): 1 for s in streams for one in s.reached},
+    }
+
+
 T = TypeVar("T")
 Ask = Callable[[], Awaitable[T]]
 StoreCounts = tuple[int, Mapping[tuple[str, str], int]]
@@ -119,6 +132,7 @@ def create_app(
     counts: Ask[StoreCounts] | None = None,
     backlog: Ask[Mapping[str, Backlog]] | None = None,
     snapshots: Ask[Mapping[str, PartnerSnapshot]] | None = None,
+    streams: Ask[Sequence[StreamStatus]] | None = None,
     api: Api | None = None,
     unsubscribe: Unsubscribe | None = None,
     confirmations: ConfirmationLinks | None = None,
@@ -128,10 +142,13 @@ def create_app(
     `stats` gives the numbers of all workers together, `health` what is known of the
     workers without asking anybody else, `ready` what works now, `counts` what
     the store holds (`store.counts`), `backlog` what webhooks were not told yet
-    (`store.backlog`), `snapshots` those of the partners (`store.snapshots`).
+    (`store.backlog`), `snapshots` those of the partners (`store.snapshots`), `streams` how the
+    streams are (`breaker.status`).
     """
     counting = [part.snapshot for part in (api, unsubscribe) if part is not None]
-    monitoring = _Monitoring(stats, health, ready, collector, counts, backlog, snapshots, counting)
+    monitoring = _Monitoring(
+        stats, health, ready, collector, counts, backlog, snapshots, streams, counting
+    )
     app = Starlette(
         routes=[
             Route("/metrics", monitoring.metrics),
@@ -160,6 +177,7 @@ class _Monitoring:
         counts: Ask[StoreCounts] | None,
         backlog: Ask[Mapping[str, Backlog]] | None,
         snapshots: Ask[Mapping[str, PartnerSnapshot]] | None,
+        streams: Ask[Sequence[StreamStatus]] | None,
         counting: Sequence[Callable[[], Snapshot]],
     ) -> None:
         self._stats = stats
@@ -169,6 +187,7 @@ class _Monitoring:
         self._counts = counts
         self._backlog = backlog
         self._snapshots = snapshots
+        self._streams = streams
         self._counting = counting
         self._counted: Mapping[str, Samples] = {}
         self._count_again = Cached(self._count, COUNTS_EVERY)
@@ -208,7 +227,13 @@ class _Monitoring:
         _, readiness = await self._state()
         if readiness is None:
             return _json(503, {"status": "failing"})
-        body = {"parts": readiness.parts, **_upstream_pool(await _answer(self._stats))}
+        await _answer(self._count_again)
+        paused = sorted(name for name, _ in self._counted.get("stream_paused", ()))
+        body = {
+            "parts": readiness.parts,
+            **_upstream_pool(await _answer(self._stats)),
+            **({"streams_paused": paused} if paused else {}),
+        }
         if readiness.ok:
             return _json(200, {"status": "ok", **body})
         status = "draining" if readiness.listeners == "draining" else "failing"
@@ -234,6 +259,8 @@ class _Monitoring:
                 found = await self._snapshots()
                 taken = snapshot_gauges({name: one.taken_at for name, one in found.items()})
                 self._counted = {**self._counted, **taken}
+            if self._streams is not None:
+                self._counted = {**self._counted, **stream_gauges(await self._streams())}
         except Exception as error:
             log.warning("store_counts_failed", error=repr(error))
 

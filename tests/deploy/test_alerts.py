@@ -58,8 +58,8 @@ LAG = "smtpproxy_webhook_lag_seconds{webhook=crm}"
 DEADLINE = "smtpproxy_webhook_deadline_seconds{webhook=crm}"
 REFUSED = "smtpproxy_connections_refused_total{listener=apps,cause=%s}"
 
-UNSUBSCRIBED = "smtpproxy_suppressions{scope=marketing,origin=unsubscribe}"
-MAILED = "smtpproxy_allowed_total{stream=offers,basis=%s}"
+PAUSED = "smtpproxy_stream_paused{stream=offers,cause=%s}"
+REACHED = "smtpproxy_stream_bound_reached{stream=offers,cause=%s}"
 EXPIRY = "smtpproxy_certificate_expiry_timestamp_seconds{listener=apps}"
 FDS = "process_%s_fds{job=smtpproxy}"
 LAST_PURGE = "smtpproxy_purge_last_success_timestamp_seconds"
@@ -130,23 +130,14 @@ CASES = (
         at=90,
     ),
     Case(
-        "SmtpproxyUnsubscribesHigh",
-        UP | {UNSUBSCRIBED: "1000+5x30", MAILED % "consent": "0+100x30"},
-        UP | {UNSUBSCRIBED: "1000+1x30", MAILED % "consent": "0+100x30"},
-        at=1500,
-        step=60,
+        "SmtpproxyStreamPaused",
+        UP | {PAUSED % "complaint": "0x20 1x20", REACHED % "complaint": "1x40"},
+        UP | {PAUSED % "person": "1x40", PAUSED % "configuration": "1x40"},
     ),
-    Case(  # receipts are no campaign, and few recipients no rate
-        "SmtpproxyUnsubscribesHigh",
-        UP | {UNSUBSCRIBED: "1000+5x30", MAILED % "consent": "0+25x30"},
-        UP
-        | {
-            UNSUBSCRIBED: "1000+5x30",
-            MAILED % "consent": "0+9x30",
-            MAILED % "transactional": "0+100x30",
-        },
-        at=1500,
-        step=60,
+    Case(
+        "SmtpproxyStreamWarned",
+        UP | {REACHED % "unsubscribe": "0x20 1x20", PAUSED % "complaint": "0x40"},
+        UP | {REACHED % "unsubscribe": "1x20 0x20"},
     ),
     Case(  # what the daily purge removed is not lost
         "SmtpproxySuppressionsLost",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from smtpproxy.policy.breaker import BRAND, STREAM
-from smtpproxy.policy.model import Action, Pause, Reason, Stream, StreamClass, Verdict
+from smtpproxy.policy.model import Action, Pause, Reason, StreamClass, Verdict
 from smtpproxy.policy.periods import Cap
 from smtpproxy.policy.rules import RecipientCase, defer
 
@@ -22,7 +22,7 @@ def paused(case: RecipientCase) -> Verdict | None:
         return None
     if stream.paused:
         return _PAUSED
-    pause = pause_in_force(stream, case.facts.pauses, case.now)
+    pause = pause_in_force(stream.name, stream.brand, case.facts.pauses, case.now)
     if pause is None:
         return None
     until = "" if pause.until is None else f"; until {pause.until:%Y-%m-%dT%H:%M:%SZ}"
@@ -30,9 +30,9 @@ def paused(case: RecipientCase) -> Verdict | None:
     return Verdict(Action.DEFER, Reason.STREAM_PAUSED, rule="paused", detail=detail)
 
 
-def pause_in_force(stream: Stream, pauses: Iterable[Pause], now: datetime) -> Pause | None:
+def pause_in_force(stream: str, brand: str, pauses: Iterable[Pause], now: datetime) -> Pause | None:
     """Return the pause of a stream, or of its brand, that lasts longest."""
-    subjects = (STREAM + stream.name, BRAND + stream.brand)
+    subjects = (STREAM + stream, BRAND + brand)
     holding = [pause for pause in pauses if pause.subject in subjects and pause.holds(now)]
     return max(holding, key=lambda pause: pause.until or _NEVER, default=None)
 

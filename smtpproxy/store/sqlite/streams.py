@@ -36,6 +36,7 @@ _WARNED = """
 SELECT 1 FROM stream_event WHERE subject = ? AND action = 'warned' AND cause = ? AND at >= ? LIMIT 1
 """
 _DUE = "SELECT subject, until FROM stream_pause WHERE until <= ? ORDER BY until"
+_TRIM = "DELETE FROM stream_event WHERE at < ?"
 _RESUMED = "SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' GROUP BY subject"
 
 
@@ -80,6 +81,13 @@ class Streams(Connections):
             return [
                 _event(row) for row in await fetch_all(connection, _EVENTS, subject or "", limit)
             ]
+
+    async def trim_stream_events(self, before: datetime) -> int:
+        async with (
+            self._to_write().transaction() as connection,
+            await connection.execute(_TRIM, (to_micros(before),)) as cursor,
+        ):
+            return int(cursor.rowcount)
 
     async def resumed_at(self) -> Mapping[str, datetime]:
         async with self._reading() as connection:
@@ -148,10 +156,6 @@ _FIRST = "SELECT min(at) FROM stream_count WHERE stream = ? AND kind = 'sent'"
 _HEARD_BEFORE = "SELECT 1 FROM heard WHERE person = ? AND at > ?"
 _HEARD = "INSERT OR REPLACE INTO heard (person, at) VALUES (?, ?)"
 _SUMS = "SELECT kind, sum(n) FROM stream_count WHERE stream = ? AND at > ? GROUP BY kind"
-_OLDER = (
-    "SELECT (SELECT count(*) FROM stream_count WHERE at < ?1)"
-    " + (SELECT count(*) FROM heard WHERE at < ?1)"
-)
 _PRUNE = ("DELETE FROM stream_count WHERE at < ?", "DELETE FROM heard WHERE at < ?")
 _PARTS = 1_000
 """Of a window. A part that is not wholly within it, or not wholly after a resume, is left out."""
@@ -197,12 +201,10 @@ class SqliteStreamCounts:
 
         return await self._file.ask(read)
 
-    async def prune(self, before: datetime, *, dry_run: bool = False) -> int:
+    async def prune(self, before: datetime) -> int:
         limit = (to_micros(before),)
         if not self._file.is_there():
             return 0
-        if dry_run:
-            return await self._file.ask(lambda c: int(c.execute(_OLDER, limit).fetchone()[0]))
         return await self._file.write(lambda c: sum(c.execute(q, limit).rowcount for q in _PRUNE))
 
     def close(self) -> None:

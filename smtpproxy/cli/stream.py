@@ -1,0 +1,199 @@
+"""`smtpproxy stream`: what is heard of streams, and whether they are paused."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import config_option, moment, plain_text
+from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_result
+from smtpproxy.cli.stores import now, using_store
+from smtpproxy.policy.breaker import BRAND, MILLION, STREAM, Heard
+from smtpproxy.policy.model import StreamClass
+from smtpproxy.settings import Settings
+from smtpproxy.store import open_breaker
+from smtpproxy.store.breaker import StreamStatus
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.protocols import Store
+from smtpproxy.store.streams import PERSON, StreamEvent
+
+_REASON = click.option("--reason", type=plain_text, metavar="TEXT", help="Why: no personal data.")
+
+
+@click.group("stream")
+def stream() -> None:
+    """See what is heard of streams, and pause or resume them."""
+
+
+@stream.command("show")
+@click.argument("name", required=False)
+@config_option
+@shows_result
+def show(settings: Settings, name: str | None) -> Result:
+    """Show all marketing streams, or one with what became of it."""
+    if name is not None:
+        _subject(settings, name)
+    found, events = using_store(
+        settings, lambda store: _read(settings, store), read_only=True, or_empty=True
+    )
+    chosen = [each for each in found if name in (None, each.name, BRAND + each.brand)]
+    data = [_object(each) for each in chosen]
+    columns = [
+        Column("stream"),
+        Column("brand"),
+        Column("state"),
+        Column("messages", right=True),
+        *(Column(kind.replace("_", " "), right=True) for kind in Heard),
+        Column("why", prose=True),
+    ]
+    rows = [(one["stream"], one["brand"], one["state"], *_figures(one), _why(one)) for one in data]
+    parts: list[Part] = [Table(columns, rows)]
+    if name is None:
+        return Result(data, parts)
+    subjects = {s for each in chosen for s in (STREAM + each.name, BRAND + each.brand)}
+    told = [event for event in events if event.subject in subjects]
+    parts += [_described(event) for event in told]
+    return Result({**data[0], "events": list(map(_event_object, told))}, parts)
+
+
+@stream.command("pause")
+@click.argument("name")
+@click.option("--until", type=moment, metavar="TIME", help="When it ends by itself.")
+@_REASON
+@config_option
+@shows_result
+def pause(settings: Settings, name: str, until: datetime | None, reason: str | None) -> Result:
+    """Defer the mail of a stream until it is resumed. NAME is a stream or brand:NAME."""
+    if until is not None and until <= now():
+        raise click.BadParameter("is over already", param_hint="--until")
+    event = StreamEvent(
+        now(), _subject(settings, name), "paused", PERSON, until=until, reason=reason
+    )
+    using_store(settings, lambda store: store.note_stream(event))
+    return Result(_event_object(event), [_described(event)])
+
+
+@stream.command("resume")
+@click.argument("name")
+@_REASON
+@config_option
+@shows_result
+def resume(settings: Settings, name: str, reason: str | None) -> Result:
+    """End a pause; exit 1 when there is none. NAME is a stream or brand:NAME."""
+    event = StreamEvent(now(), _subject(settings, name), "resumed", PERSON, reason=reason)
+    done = using_store(settings, lambda store: store.note_stream(event))
+    text: Part = _described(event)
+    if not done:
+        text = Aside(f"{name} is not paused{_elsewhere(settings, name)}")
+    return Result({**_event_object(event), "done": done}, [text], 0 if done else 1)
+
+
+def _elsewhere(settings: Settings, name: str) -> str:
+    """What else may hold its mail back."""
+    configured = settings.streams.get(name)
+    if configured is None:
+        return ""
+    if configured.paused:
+        return ' by a command or the breaker: "paused" in the configuration holds it back'
+    return f"; its brand may be: smtpproxy stream resume {BRAND}{configured.brand}"
+
+
+async def _read(
+    settings: Settings, store: Store
+) -> tuple[Sequence[StreamStatus], Sequence[StreamEvent]]:
+    breaker = open_breaker(settings, lambda: store)
+    try:
+        return await breaker.status(), await store.stream_events()
+    finally:
+        breaker.close()
+
+
+def _subject(settings: Settings, name: str) -> str:
+    """The subject that a name stands for; ends the command where there is none."""
+    marketing = [s for s in settings.streams.values() if s.stream_class is StreamClass.MARKETING]
+    if name.startswith(BRAND) and name.removeprefix(BRAND) in {s.brand for s in marketing}:
+        return name
+    if name in settings.streams and name not in {s.name for s in marketing}:
+        fail(f"{name} is a transactional stream: its mail is never held back", 2)
+    if name not in {s.name for s in marketing}:
+        known = sorted(s.name for s in marketing) + sorted({BRAND + s.brand for s in marketing})
+        fail(f"there is no stream {name!r}: {', '.join(known)}", 2)
+    return STREAM + name
+
+
+def _object(status: StreamStatus) -> dict[str, Any]:
+    pause = status.pause
+    paused: dict[str, Any] | None = None
+    if status.configured:
+        paused = {"subject": STREAM + status.name, "since": None, "until": None}
+        paused |= {"cause": "configuration", "reason": None}
+    elif pause is not None:
+        paused = {"subject": pause.subject, "since": pause.at, "until": pause.until}
+        paused |= {"cause": pause.cause, "reason": pause.reason}
+    return {
+        "stream": status.name,
+        "brand": status.brand,
+        "state": "running" if paused is None else "paused",
+        "paused": paused,
+        "messages": status.tally.messages,
+        **{kind: status.tally.heard.get(kind, 0) for kind in Heard},
+        "reached": [
+            {
+                "cause": one.cause,
+                "level": one.level,
+                "reports": one.reports,
+                "messages": one.messages,
+                "bound": one.bound / MILLION,
+            }
+            for one in status.reached
+        ],
+    }
+
+
+def _figures(one: dict[str, Any]) -> Iterable[str]:
+    messages = one["messages"]
+    yield f"{messages:,}"
+    for kind in Heard:
+        share = f" ({one[kind] / messages:.2%})" if messages and one[kind] else ""
+        yield f"{one[kind]:,}{share}"
+
+
+def _why(one: dict[str, Any]) -> str:
+    """Why it is paused, else which bounds are reached."""
+    paused = one["paused"]
+    if paused is None:
+        reached = [(r["cause"].replace("_", " "), r["bound"]) for r in one["reached"]]
+        return ", ".join(f"{cause} at {bound * 100:g} % or more" for cause, bound in reached)
+    parts = [str(paused["cause"]).replace("_", " ")]
+    if paused["subject"].startswith(BRAND):
+        parts.append("of the whole brand")
+    if paused["since"] is not None:
+        parts.append(f"since {written_time(paused['since'])}")
+    if paused["until"] is not None:
+        parts.append(f"until {written_time(paused['until'])}")
+    return " ".join(parts) + (f": {paused['reason']}" if paused["reason"] else "")
+
+
+def _event_object(event: StreamEvent) -> dict[str, Any]:
+    counted = {"reports": event.reports, "messages": event.messages, "bound": event.bound / MILLION}
+    return {
+        "at": event.at,
+        "subject": event.subject,
+        "action": event.action,
+        "cause": event.cause,
+        **(counted if event.messages else {}),
+        "until": event.until,
+        "reason": event.reason,
+    }
+
+
+def _described(event: StreamEvent) -> str:
+    cause = event.cause.replace("_", " ")
+    text = f"{written_time(event.at)} {event.subject} {event.action}: {cause}"
+    if event.messages:
+        text += f", {event.reports:,} of {event.messages:,} messages"
+    if event.until is not None:
+        text += f", until {written_time(event.until)}"
+    return text + (f", {event.reason}" if event.reason else "")
