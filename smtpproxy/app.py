@@ -13,12 +13,14 @@ import structlog
 
 from smtpproxy.config import ConfigError
 from smtpproxy.config.start_checks import FOLDERS, check_named_files
+from smtpproxy.process.children import FEEDBACK
 from smtpproxy.process.supervisor import Notifier, Supervisor
 from smtpproxy.settings import Address, Settings, TcpAddress
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
 from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
 from smtpproxy.store.key_files import ensure_link_keys
+from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 
 
@@ -49,6 +51,11 @@ def _prepare_state(settings: Settings) -> None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"server.state_dir: {folder}: {error.strerror}") from error
+    if settings.feedback is not None:
+        try:
+            Maildir(settings.feedback_dir).make()
+        except OSError as error:
+            raise OSError(f"feedback.maildir: {error.filename}: {error.strerror}") from error
     asyncio.run(_open_and_close(settings))
     if settings.makes_tokens and ensure_link_keys(state, datetime.now(UTC).date()):
         structlog.get_logger().info("key of links made", file=str(state / LINK_KEYS))
@@ -66,6 +73,8 @@ def _listen(settings: Settings) -> dict[str, socket.socket]:
     }
     if settings.web is not None:
         sockets["web"] = listen("web", settings.web.address)
+    if settings.feedback is not None and settings.feedback.address is not None:
+        sockets[FEEDBACK] = listen("feedback", settings.feedback.address)
     return sockets
 
 

@@ -24,7 +24,8 @@ from smtpproxy.sinks.audit.files import give_to_owner_of, last_of, segments
 from smtpproxy.sinks.audit.reader import matches
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
-from smtpproxy.store import open_mailings, open_stream_counts
+from smtpproxy.store import open_feedback, open_mailings, open_stream_counts
+from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store
 
@@ -236,6 +237,7 @@ async def _remove(
     purged.removed["mailings"] = Kind(mailings)
     if not dry_run:
         await _prune_counts(settings, at)
+    purged.removed["reports"] = await _purge_reports(settings, at, dry_run=dry_run)
     before = beginning(at, keep.audit)
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
@@ -277,6 +279,17 @@ async def _prune_counts(settings: Settings, at: datetime) -> None:
         await counts.prune(at - timedelta(seconds=settings.breaker.window))
     finally:
         counts.close()
+
+
+async def _purge_reports(settings: Settings, at: datetime, *, dry_run: bool) -> Kind:
+    log, maildir = open_feedback(settings.store), Maildir(settings.feedback_dir)
+    try:
+        gone = await log.purge(beginning(at, settings.retention.reports), dry_run=dry_run)
+        for id in () if dry_run else gone:
+            maildir.remove(id)
+    finally:
+        log.close()
+    return Kind(len(gone))
 
 
 def _unread(

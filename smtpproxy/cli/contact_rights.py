@@ -203,15 +203,18 @@ def erase(settings: Settings, address: str, scope: str) -> Result:
     contact had before, are named, and erased one by one.
     """
 
-    async def erase_(store: Store) -> tuple[bool, list[str]]:
+    from smtpproxy.mailbox.erasing import forget_reports
+
+    async def erase_(store: Store) -> tuple[bool, list[str], int]:
         others = [
             *await store.variants(address),
             *former_addresses(await store.rectifications(address)),
         ]
         erased = await store.erase_contact(address, at=now(), scope=scope)
-        return erased, list(dict.fromkeys(others))
+        reports = await forget_reports(settings, address)
+        return erased, list(dict.fromkeys(others)), reports
 
-    erased, others = using_store(settings, erase_)
+    erased, others, reports = using_store(settings, erase_)
     for other in others:
         warn(f"{other} may be the same person and is not erased: see contact erase {other}")
     try:
@@ -221,6 +224,9 @@ def erase(settings: Settings, address: str, scope: str) -> Result:
     data = {"address": address, "erased": erased, "suppressed": scope, "audit_rows": rows}
     done = "erased" if erased else "there was no contact"
     text = [f"{address}: {done}; suppressed for {scope}"]
+    if reports:
+        data["reports"] = reports
+        text.append(f"feedback mailbox: {counted(reports, 'report is', 'reports are')} removed")
     if rows:
         text.append(f"audit log: {counted(rows, 'row is', 'rows are')} pseudonymised")
     return Result(data, text)

@@ -46,6 +46,7 @@ _KINDS = {
     "suppressions": "suppressions",
     "lifted_suppressions": "lifted suppressions",
     "mailings": "counted messages",
+    "reports": "reports that came by mail",
     "audit": "rows of the audit log",
 }
 _STYLES = {

@@ -120,6 +120,10 @@ class Notices:
             envelope = self._envelope()
             yield from self._send(envelope, relayed_notice(envelope, told, header))
 
+    def handed_on(self, bounce: bytes) -> Steps[None]:
+        """Hand a notice of somebody else's on to the sender. Raises as `refused` does."""
+        yield from self._send(self._envelope(), bounce)
+
     def _envelope(self) -> Envelope:
         services = self._services
         return Envelope(

@@ -40,8 +40,11 @@ class ReturnPaths:
 
     __slots__ = ("_domain", "_keys", "_newest")
 
-    def __init__(self, keys: Mapping[int, bytes], domain: str) -> None:
-        """`keys` by version, 1 to 255: each use has a key of its own, made of these."""
+    def __init__(self, keys: Mapping[int, bytes], domain: str = "") -> None:
+        """`keys` by version, 1 to 255: each use has a key of its own, made of these.
+
+        The domain is for making them; they are read whatever domain they stand at.
+        """
         self._keys = {version: digest(key, _CONTEXT, sha256) for version, key in keys.items()}
         self._newest = max(self._keys)
         self._domain = domain

@@ -89,7 +89,10 @@ _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "
 """Keep freed memory for the next large message: asking for fresh pages each time costs more
 than looking at every octet of it."""
 
-Role = Literal["worker", "web", "webhooks", "purge"]
+FEEDBACK = "[feedback]"
+"""The name of its socket: that of no listener."""
+
+Role = Literal["worker", "web", "webhooks", "feedback", "purge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class Start:
     number: int
     settings: Settings
     channel: int
-    listening: Mapping[str, int]  # by listener name; "web" for the web process
+    listening: Mapping[str, int]  # by listener name; "web", FEEDBACK
     started_at: float  # the relay, not this child; seconds since 1970
 
 
@@ -155,6 +158,10 @@ def main() -> int:
         from smtpproxy.process.webhooks import run_webhooks
 
         return run_webhooks(start.settings, channel)
+    if start.role == "feedback":
+        from smtpproxy.process.feedback import run_feedback
+
+        return run_feedback(start.settings, sockets, channel)
     from smtpproxy.process.webserver import run_web
 
     return run_web(start.settings, sockets["web"], channel, start.started_at)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import structlog
 
 from smtpproxy.process.children import (
+    FEEDBACK,
     Answer,
     Ask,
     Beat,
@@ -74,6 +75,7 @@ class Supervisor:
         self._workers = [Child("worker", n) for n in range(settings.server.workers)]
         self._web = [Child("web", 0)] if settings.web is not None else []
         self._webhooks = [Child("webhooks", 0)] if settings.webhooks else []
+        self._feedback = [Child("feedback", 0)] if settings.feedback is not None else []
         self._ending = asyncio.Event()
         self._started_at = time.time()
         self._numbers = itertools.count()
@@ -84,7 +86,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._ending.set)
-        children = [*self._workers, *self._web, *self._webhooks]
+        children = [*self._workers, *self._web, *self._webhooks, *self._feedback]
         keepers = [asyncio.create_task(self._keep(child)) for child in children]
         started = await self._all_ready(children)
         told = self._ending.is_set()
@@ -188,7 +190,8 @@ class Supervisor:
     def _listeners_of(self, role: Role) -> tuple[str, ...]:
         if role == "worker":
             return tuple(listener.name for listener in self._settings.listeners)
-        return ("web",) if role == "web" else ()
+        own = {"web": "web", "feedback": FEEDBACK}.get(role, "")
+        return (own,) if own in self._sockets else ()
 
     async def _all_ready(self, children: list[Child]) -> bool:
         """Wait until every child does its work; False when told to end before, or in vain."""
@@ -268,7 +271,7 @@ class Supervisor:
         for sock in self._sockets.values():
             sock.close()
         grace = self._settings.server.drain_timeout + _GRACE
-        others = [*self._web, *self._webhooks]
+        others = [*self._web, *self._webhooks, *self._feedback]
         for children, timeout in ((self._workers, grace), (others, _GRACE)):
             for child in children:
                 child.tell(Drain())

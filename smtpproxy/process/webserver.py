@@ -14,8 +14,15 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot, merge
-from smtpproxy.store import open_breaker, open_confirmation_limit, open_store
+from smtpproxy.store import (
+    open_breaker,
+    open_confirmation_limit,
+    open_feedback,
+    open_store,
+)
+from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.key_files import LinkReader
+from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.confirmation import ConfirmationLinks
@@ -56,8 +63,11 @@ async def _serve(
             now=_now,
         )
 
+    feedback = open_feedback(settings.store)
+
     async def stats() -> Snapshot:
-        return merge((await supervisor.stats(), retention.run_metrics(state_dir)))
+        parts = await supervisor.stats(), retention.run_metrics(state_dir), await _heard(feedback)
+        return merge(parts)
 
     app = create_app(
         stats,
@@ -99,6 +109,18 @@ async def _serve(
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+async def _heard(feedback: FeedbackLog) -> Snapshot:
+    """What came back by mail, and what of it waits."""
+    try:
+        totals, (kept, waiting) = await feedback.totals(), await feedback.counts()
+    except StoreUnavailable:
+        return Snapshot()
+    return Snapshot(
+        counters={"feedback_total": totals},
+        gauges={"feedback_reports": {("kept",): kept, ("hand_on",): waiting}},
+    )
 
 
 class Supervisor:

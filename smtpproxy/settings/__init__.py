@@ -162,9 +162,9 @@ class Settings:
 
     @property
     def makes_tokens(self) -> bool:
-        """Whether anything sends what has to be made, and read again, under the link keys."""
-        verp = any(stream.verp for stream in self.streams.values())
-        return self.adds_unsubscribe or verp or self.confirmation is not None
+        """Whether anything is made, or read, under the link keys."""
+        by_mail = self.confirmation is not None or self.feedback is not None
+        return self.adds_unsubscribe or by_mail
 
     @property
     def feedback_dir(self) -> Path:

@@ -294,6 +294,7 @@ class RetentionSettings:
     suppressions: SuppressionPeriod = years(3)  # since it was given, added, matched or held last
     lifted_suppressions: OpenPeriod = years(3)  # since it was lifted
     audit: PeriodWithEnd = years(5)  # since the decision
+    reports: PeriodWithEnd = months(1)  # that came back by mail, since they came
     changes: OpenPeriod = months(13)  # of the log that others read, since they were written
     enabled: bool = True  # the daily run
     at: TimeOfDay = time(3, 30)  # of the daily run, local

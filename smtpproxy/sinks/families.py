@@ -179,7 +179,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "feedback_total",
-        "What people said back; unsubscribe: by a link that the relay added.",
+        "What people and mail servers said back: links used, and reports that came by mail.",
         rows.by_feedback,
     ),
     Family(
@@ -201,6 +201,11 @@ FAMILIES: tuple[Family, ...] = (
         "stream_bound_reached",
         "1 while the stream, by itself or with its brand, is at a bound that warns or pauses.",
         rows.by_heard,
+    ),
+    Family(
+        "feedback_reports",
+        "Reports that wait: kept for a person to look at, or to be handed on to the app.",
+        rows.by_feedback_state,
     ),
     Family("suppressions", "Suppressions in the store.", rows.unknown("scope", "origin")),
     Family("contacts", "Contacts in the store.", rows.unknown()),

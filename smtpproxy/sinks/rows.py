@@ -54,7 +54,15 @@ TLS_OUTCOMES: tuple[str, ...] = get_args(TlsOutcome)
 AUTH_OUTCOMES: tuple[str, ...] = get_args(AuthOutcome)
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")
 PROXY_OUTCOMES: tuple[str, ...] = get_args(ProxyOutcome)
-PURGED_KINDS = ("contacts", "suppressions", "lifted_suppressions", "mailings", "audit")
+FEEDBACK_KINDS = (
+    *("complaint", "dead", "full", "blocked", "spam", "transient", "unknown"),
+    *("auto_reply", "other"),
+)
+"""What is heard by mail, beside wishes to unsubscribe."""
+
+PURGED_KINDS = (
+    *("contacts", "suppressions", "lifted_suppressions", "mailings", "reports", "audit"),
+)
 SCOPE_KINDS = ("all", "marketing", "brand", "purpose")
 API_CODE_CLASSES = ("2xx", "4xx", "5xx")
 WEBHOOK_OUTCOMES = (
@@ -252,9 +260,17 @@ def by_webhook_outcome(settings: Settings) -> Iterable[Labels]:
 
 @_labelled("kind", "stream")
 def by_feedback(settings: Settings) -> Iterable[Labels]:
-    """A link may be of a stream that there is no more."""
+    """A link may be of a stream that there is no more, a report of none."""
     marketing = [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
-    return product(("unsubscribe",), [*marketing, "unknown"])
+    yield from product(("unsubscribe",), [*marketing, "unknown"])
+    if settings.feedback is not None:
+        streams = [stream.name for stream in _streams(settings)]
+        yield from product(FEEDBACK_KINDS, [*streams, "unknown"])
+
+
+@_labelled("state")
+def by_feedback_state(settings: Settings) -> Iterable[Labels]:
+    return (("kept",), ("hand_on",)) if settings.feedback is not None else ()
 
 
 def _marketing(settings: Settings) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
+from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from smtpproxy.store.streams import StreamCounts
 
@@ -93,6 +94,14 @@ def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
     from smtpproxy.store.sqlite.confirmations import SqliteConfirmations
 
     return SqliteConfirmations(path, settings.timeout)
+
+
+def open_feedback(settings: StoreSettings) -> FeedbackLog:
+    """Open the record of reports, for one event loop; close it. Raises StoreMisconfigured."""
+    path = store_path(settings)
+    from smtpproxy.store.sqlite.feedback import SqliteFeedback
+
+    return SqliteFeedback(path, settings.timeout)
 
 
 def store_path(settings: StoreSettings) -> Path:

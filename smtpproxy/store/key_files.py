@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
+from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
 from smtpproxy.store.keys import KeyRing, SuppressionKey
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
@@ -313,11 +314,12 @@ def _inaccessible(path: Path, error: OSError) -> StoreInaccessible:
 
 
 class LinkReader:
-    """Reads the tokens of links, under keys that may be added while it runs."""
+    """Reads the tokens of links and return paths, under keys that may be added while it runs."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self._ring: TokenRing | None = None
+        self._paths: ReturnPaths | None = None
         self._read_at: tuple[int, int] | None = None  # what the file was when it was read
 
     def open(self, token: str) -> Unsubscription:
@@ -335,6 +337,14 @@ class LinkReader:
             raise TokenError("there are no keys of links")
         return self._ring
 
+    def return_paths(self, local_part: str = "") -> ReturnPaths:
+        """Return what reads this return path. Raises as `open` does."""
+        if self._paths is None or not self._paths.knows(local_part):
+            self._read_again()
+        if self._paths is None:
+            raise TokenError("there are no keys of links")
+        return self._paths
+
     def _read_again(self) -> None:
         """Read the file if it was changed, so that nobody can have it read at will."""
         try:
@@ -343,5 +353,6 @@ class LinkReader:
             return
         now = state.st_mtime_ns, state.st_ino
         if now != self._read_at:
-            self._ring = link_ring(self._state_dir)
+            keys = {key.version: key.secret for key in load_link_keys(self._state_dir).values()}
+            self._ring, self._paths = TokenRing(keys), ReturnPaths(keys)
             self._read_at = now

@@ -81,6 +81,7 @@ def test_a_run_removes_it_and_is_on_record(stored: Stored) -> None:
     assert (found["dry_run"], found["orders_kept"]) == (False, 1)
     assert {kind: removed["rows"] for kind, removed in found["removed"].items()} == {
         "contacts": 1, "suppressions": 1, "lifted_suppressions": 0, "mailings": 0,
+        "reports": 0,
         "audit": 0
     }  # fmt: skip
     assert found["removed"]["contacts"]["oldest"] == "2020-02-03T10:00:00Z"

@@ -32,6 +32,7 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.settings import (
+    FeedbackSettings,
     ListenerSettings,
     ServerSettings,
     Settings,
@@ -74,6 +75,7 @@ def settings(workers: int = 2) -> Settings:
         webhooks=(
             WebhookSettings("crm", "https://crm.example/hook", Path("secret"), deadline=172_800.0),
         ),
+        feedback=FeedbackSettings("bounces.example"),
         hash="0123456789ab",
     )
 

@@ -28,6 +28,7 @@ def test_totals_add_up(tmp_path: Path) -> None:
         "suppressions": 0,
         "lifted_suppressions": 0,
         "mailings": 0,
+        "reports": 0,
         "audit": 9,
     }
     shown = retention.run_metrics(tmp_path)

@@ -100,6 +100,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
         "suppressions": 1,
         "lifted_suppressions": 1,
         "mailings": 0,
+        "reports": 0,
         "audit": 2,  # the file of the first day, with its first line
     }
     assert wet.removed["contacts"].oldest == EDGE - DAY

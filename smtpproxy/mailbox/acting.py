@@ -1,0 +1,257 @@
+"""What follows from reports: who is not mailed any more, what counts against a stream, which
+bounces are handed on, and what a person has to look at.
+
+Everything may be done again after a crash, and is done once: what was heard before does nothing.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import structlog
+from msgspec import Struct
+
+from smtpproxy.feedback import Action, Class, Event, Kind, Report, Sent, read_report
+from smtpproxy.mail.return_path import ReturnPath
+from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.model import Origin
+from smtpproxy.policy.periods import beginning
+from smtpproxy.settings import FeedbackSettings
+from smtpproxy.store.breaker import Breaker
+from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadReport
+from smtpproxy.store.maildir import Arrived, Maildir
+from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry, SuppressionStore
+
+_SUPPRESSIONS = {
+    Class.DEAD: (Origin.BOUNCE, "no such mailbox"),
+    Class.FULL: (Origin.BOUNCE, "mailbox full"),
+    Class.COMPLAINT: (Origin.COMPLAINT, "reported as spam"),
+    Class.UNSUBSCRIBE: (Origin.UNSUBSCRIBE, "by e-mail"),
+}
+"""The origin of a suppression, and its note: one of the motives that name nobody."""
+
+_AGAINST = {
+    Class.DEAD: Heard.DEAD_ADDRESS,
+    Class.BLOCKED: Heard.BLOCK,
+    Class.SPAM: Heard.BLOCK,
+    Class.COMPLAINT: Heard.COMPLAINT,
+    Class.UNSUBSCRIBE: Heard.UNSUBSCRIBE,
+}
+"""What the breaker counts."""
+
+_TRACE = (b"return-path:", b"delivered-to:", b"x-original-to:", b"received:", b" ", b"\t")
+
+log = structlog.get_logger(__name__)
+
+
+class Understood(Struct, frozen=True):
+    """A report, and what was made of it. `path`: the return path that it came to; `stream`: that
+    of the message that it is surely about."""
+
+    arrived: Arrived
+    report: Report
+    path: ReturnPath | None
+    stream: str
+    digest: bytes  # of what does not change on the way
+
+    @property
+    def kept(self) -> bool:
+        """Whether a person has to look at it: it does not tell what it is, or about whom."""
+        kind, events = self.report.kind, self.report.events
+        if kind is Kind.AUTO_REPLY:
+            return False
+        if kind is Kind.OTHER or any(e.event_class is Class.UNKNOWN for e in events):
+            return True
+        return any(event.address is None for event in events)
+
+
+def understand(arrived: Arrived, tokens: Tokens, settings: FeedbackSettings) -> Understood:
+    """Read a report. Raises StoreMisconfigured, OSError; what it holds is no reason to fail."""
+    reader = tokens.of(arrived.content)
+    try:
+        report = read_report(arrived.content, tokens=reader, require_token=settings.require_token)
+    except (StoreUnavailable, OSError):
+        raise
+    except Exception as error:  # one report must not keep the others from being read
+        log.error("internal error", report=arrived.id, exc_info=error)
+        report = Report(Kind.OTHER, "a fault of the program: it could not be read")
+    path, sent = reader.path, report.sent
+    stream = None if sent is None else sent.stream
+    if stream is None and path is not None and (found := tokens.stream(path.stream)) is not None:
+        stream = found.name
+    return Understood(arrived, report, path, stream or UNKNOWN, _digest(arrived.content))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done about one report."""
+
+    understood: Understood
+    events: Sequence[tuple[Event, bool]]  # whether it is news
+    handed_on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Acts on reports. Raises StoreUnavailable; then they have to be read again."""
+
+    settings: FeedbackSettings
+    tokens: Tokens
+    store: Callable[[], SuppressionStore]
+    log: FeedbackLog
+    breaker: Breaker | None = None
+
+    async def read(self, arrived: Sequence[Arrived]) -> Sequence[Understood]:
+        """Read reports on a thread. Raises StoreMisconfigured, OSError."""
+
+        def all_of_them() -> list[Understood]:
+            return [understand(each, self.tokens, self.settings) for each in arrived]
+
+        return await asyncio.to_thread(all_of_them)
+
+    async def act(self, understood: Sequence[Understood]) -> Sequence[Done]:
+        """Do what follows, and put it on record."""
+        keyed = [
+            (one, event, _key(one, event)) for one in understood for event in one.report.events
+        ]
+        known = set(await self.log.known([key for *_, key in keyed]))
+        news: dict[str, list[tuple[Event, bytes]]] = {one.arrived.id: [] for one in understood}
+        entries: list[SuppressionEntry] = []
+        for one, event, key in keyed:
+            if key in known:
+                continue
+            known.add(key)
+            news[one.arrived.id].append((event, key))
+            entries += await self._suppressions(one, event, key)
+            await self._tell_breaker(one.report.sent, event)
+        if entries:
+            await self.store().add_suppressions(entries)
+        await self.log.note([_noted(one, news[one.arrived.id]) for one in understood])
+        return [_done(one, news[one.arrived.id]) for one in understood]
+
+    async def _suppressions(
+        self, one: Understood, event: Event, key: bytes
+    ) -> Sequence[SuppressionEntry]:
+        at = one.arrived.at
+        if event.address is None:
+            return ()
+        if event.action is Action.SUPPRESS and event.scope is not None:
+            origin, note = _SUPPRESSIONS[event.event_class]
+            if event.event_class is Class.UNSUBSCRIBE and one.report.sent is not None:
+                note = _of_link(one.report.sent) or note
+            return (SuppressionEntry(event.address, event.scope, origin, at, note),)
+        cap = self.settings.suppress_full
+        if event.event_class is not Class.FULL or cap is None or not self._trusts(one):
+            return ()
+        times = await self.log.note_full(event.address, key, at, beginning(at, cap.period))
+        if times < cap.count:
+            return ()
+        origin, note = _SUPPRESSIONS[Class.FULL]
+        return (SuppressionEntry(event.address, "all", origin, at, note),)
+
+    async def _tell_breaker(self, sent: Sent | None, event: Event) -> None:
+        """What a token proves counts against its stream; the same again does not."""
+        kind = _AGAINST.get(event.event_class)
+        if self.breaker is None or kind is None or sent is None:
+            return
+        if sent.stream is not None and sent.decision_id is not None:
+            await self.breaker.heard(kind, sent.stream, sent.decision_id, sent.recipient)
+
+    def _trusts(self, one: Understood) -> bool:
+        return one.report.sent is not None or not self.settings.require_token
+
+
+def _of_link(sent: Sent) -> str | None:
+    return None if sent.decision_id is None else f"link of id={sent.decision_id}"
+
+
+def _noted(one: Understood, news: Sequence[tuple[Event, bytes]]) -> ReadReport:
+    report, arrived = one.report, one.arrived
+    events = [HeardEvent(key, str(event.event_class), one.stream) for event, key in news]
+    if not report.events:
+        kind = "auto_reply" if report.kind is Kind.AUTO_REPLY else "other"
+        events = [HeardEvent(sha256(b"other" + one.digest).digest()[:16], kind, one.stream)]
+    people = {event.address for event in report.events if event.address is not None}
+    if report.sent is not None:
+        people.add(report.sent.recipient)
+    return ReadReport(
+        id=arrived.id,
+        at=arrived.at,
+        kind=str(report.kind),
+        why=report.why,
+        kept=one.kept,
+        people=tuple(people),
+        events=tuple(events),
+        hand_on=_hand_on_key(one),
+        decision="" if one.path is None else one.path.id,
+    )
+
+
+def _done(one: Understood, news: Sequence[tuple[Event, bytes]]) -> Done:
+    new = [event for event, _ in news]
+    events = [(event, event in new) for event in one.report.events]
+    return Done(one, events, bool(_hand_on_key(one)))
+
+
+def _key(one: Understood, event: Event) -> bytes:
+    """What tells an event from all others: with a token it is the message, else the report.
+
+    Whoever asks to be unsubscribed again wants it again: they may have consented in between.
+    """
+    sent = one.report.sent
+    again = event.event_class is Class.UNSUBSCRIBE
+    if sent is not None and sent.decision_id is not None and not again:
+        about = f"{sent.decision_id} {sent.recipient}"
+    else:
+        about = f"{one.digest.hex()} {event.address}"
+    return sha256(f"{event.event_class} {about}".encode()).digest()[:16]
+
+
+def _hand_on_key(one: Understood) -> bytes:
+    """Empty where it is no bounce that came to a return path of ours: the app has it already."""
+    if one.path is None or one.report.kind is not Kind.DSN:
+        return b""
+    kinds = " ".join(sorted({str(event.event_class) for event in one.report.events}))
+    about = b" ".join((one.path.id.encode(), one.path.person, kinds.encode()))
+    return sha256(b"hand on " + about).digest()[:16]
+
+
+def _digest(content: bytes) -> bytes:
+    """Of a report without the trace fields above it, which each delivery adds anew."""
+    rest = content.replace(b"\r\n", b"\n")
+    at = 0
+    while rest[at : at + 16].lower().startswith(_TRACE):
+        at = rest.find(b"\n", at) + 1
+        if at == 0:
+            break
+    return sha256(rest[at:]).digest()[:16]
+
+
+async def work_off(
+    maildir: Maildir, actor: Actor, ending: Callable[[], bool], *, at_once: int = 100
+) -> Sequence[Done]:
+    """Act on some of what came. Raises StoreUnavailable, OSError."""
+    arrived = await asyncio.to_thread(maildir.arrived, at_once, actor.settings.size_limit + 1)
+    if not arrived or ending():
+        return ()
+    done = await actor.act(await actor.read(arrived))
+    for each in done:
+        await asyncio.to_thread(maildir.settle, each.understood.arrived.id)
+        told(each)
+    return done
+
+
+def told(done: Done) -> None:
+    """Write what was done into the log, without an address."""
+    report = done.understood.report
+    log.info(
+        "feedback",
+        report=done.understood.arrived.id,
+        kind=str(report.kind),
+        id=None if report.sent is None else report.sent.decision_id,
+        heard=[str(event.event_class) for event, new in done.events if new],
+        suppressed=[event.scope for event, new in done.events if new and event.scope],
+        kept=done.understood.kept,
+    )

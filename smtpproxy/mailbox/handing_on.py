@@ -1,0 +1,118 @@
+"""Hands bounces on to the reverse path that the app had given: it is a notice, judged and recorded
+as one, and goes once for each kind of bounce about a message to a recipient."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from smtpproxy.core.copying import FAILURES
+from smtpproxy.core.notices import NoticeRefused, Notices
+from smtpproxy.core.perform import Performer, drive
+from smtpproxy.core.services import Services
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.reply import RECEIVED_LIMIT, received
+from smtpproxy.settings import FeedbackSettings
+from smtpproxy.sinks.audit.lines import ERASED
+from smtpproxy.sinks.audit.reader import find
+from smtpproxy.store.feedback import FeedbackLog, HandingOn
+from smtpproxy.store.maildir import Arrived, Maildir
+
+_AT_ONCE = 50
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
+_GIVEN_UP_AFTER = timedelta(days=5)
+"""For as long as mail servers commonly retry (RFC 5321 4.5.4.1)."""
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_OF_DELIVERY = ("Return-Path", "Delivered-To", "X-Original-To")
+"""What the mailbox or the MTA puts above a message that it delivers."""
+
+log = structlog.get_logger(__name__)
+
+
+class _Nobody(Exception):
+    """A bounce that cannot be handed on; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class BounceRelay:
+    """Hands on what is due. Methods raise StoreUnavailable."""
+
+    settings: FeedbackSettings
+    services: Services
+    perform: Performer
+    log: FeedbackLog
+    maildir: Maildir
+    audit: Path
+
+    async def hand_on(self, ending: Callable[[], bool]) -> None:
+        """Try all that is due; while the upstream takes nothing, only the first."""
+        while due := await self.log.due(self.services.now(), _AT_ONCE):
+            for bounce in due:
+                if ending():
+                    return
+                if not await self._try(bounce):
+                    return
+
+    async def _try(self, bounce: HandingOn) -> bool:
+        """Whether the next one is worth a try."""
+        now = self.services.now()
+        try:
+            notices, content = self._made(bounce)
+            await drive(notices.handed_on(content), self.perform)
+        except (_Nobody, NoticeRefused) as error:  # a refusal is on record
+            log.info("bounce not handed on", id=bounce.decision, reason=str(error))
+        except FAILURES as error:
+            if now - bounce.since < _GIVEN_UP_AFTER:
+                await self.log.hand_on_later(bounce.key, now + _pause(bounce.tries))
+                log.warning("bounce waits", id=bounce.decision, error=str(error))
+                return False
+            log.error("bounce given up", id=bounce.decision, error=str(error))
+        else:
+            log.info("bounce handed on", id=bounce.decision)
+        await self.log.handed_on(bounce.key)
+        return True
+
+    def _made(self, bounce: HandingOn) -> tuple[Notices, bytes]:
+        """What hands it on, and its content. Raises _Nobody, OSError."""
+        arrived = self.maildir.read(bounce.report, self.settings.size_limit + 1)
+        if arrived is None:
+            raise _Nobody("the report is gone")
+        for record in find(self.audit, bounce.decision):
+            decided = record.decided
+            if decided.stage == "data" and decided.reverse_path:
+                break
+        else:
+            raise _Nobody("the record of the message is gone, or had no reverse path")
+        if decided.reverse_path.startswith(ERASED):
+            raise _Nobody("the reverse path was erased")
+        if decided.reverse_path.rpartition("@")[2].lower() == self.settings.domain:
+            raise _Nobody("the reverse path leads back to this mailbox")
+        content = self._content(arrived, bounce)
+        path = decided.reverse_path
+        return Notices(self.services, bounce.decision, decided.client, path, None), content
+
+    def _content(self, arrived: Arrived, bounce: HandingOn) -> bytes:
+        """The report as it came, with lines that end with CRLF and a trace field of ours."""
+        content = _LINE_END.sub(b"\r\n", arrived.content)
+        if HeaderBlock(content).count("Received") >= RECEIVED_LIMIT:
+            raise _Nobody("the report goes round in circles")
+        for name in _OF_DELIVERY:
+            content = HeaderBlock(content).without(name)
+        trace = received(
+            helo="feedback",
+            peer="unix",
+            hostname=self.services.hostname,
+            protocol=self.settings.protocol.upper(),
+            id=bounce.report if bounce.report.isalnum() else bounce.decision,
+            at=arrived.at,
+        )
+        return trace + content + (b"" if content.endswith(b"\r\n") else b"\r\n")
+
+
+def _pause(tries: int) -> timedelta:
+    pause: timedelta = min(_FIRST_PAUSE * 2 ** min(tries, 10), _LONGEST_PAUSE)
+    return pause

@@ -1,0 +1,139 @@
+"""Takes reports from the MTA by SMTP or LMTP, on aiosmtpd: one recipient in a transaction, durable
+before the 250. What is taken is never answered, and never comes back to the MTA as a bounce."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from aiosmtpd.lmtp import LMTP
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from smtpproxy.settings import FeedbackSettings
+from smtpproxy.store.maildir import Maildir
+
+_LINE = 64 * 1024
+"""Octets of a line: senders of reports write longer ones than RFC 5321 permits."""
+_MOST_CONNECTIONS = 100
+_WITHIN = 300.0  # seconds, for each command
+
+_TAKEN = "250 2.0.0 taken"
+_ONE = "452 4.5.3 one recipient in a transaction"
+_TROUBLE = "451 4.3.0 temporary_failure"
+_BUSY = b"421 4.3.2 too many connections\r\n"
+
+log = structlog.get_logger(__name__)
+
+
+class _Reports:
+    """What aiosmtpd asks."""
+
+    def __init__(
+        self, maildir: Maildir, new_id: Callable[[], str], arrived: Callable[[], None]
+    ) -> None:
+        self._maildir = maildir
+        self._new_id = new_id
+        self._arrived = arrived
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if envelope.rcpt_tos:
+            return _ONE
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 ok"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        content = envelope.original_content or b""
+        sender, recipient = (envelope.mail_from or "").strip("<>"), envelope.rcpt_tos[0]
+        trace = f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n"
+        head = trace.encode("utf-8", "surrogateescape")
+        try:
+            await asyncio.to_thread(self._maildir.deliver, self._new_id(), head + content)
+        except OSError as error:
+            log.error("report not taken", error=str(error))
+            return _TROUBLE
+        self._arrived()
+        return _TAKEN
+
+    async def handle_exception(self, error: Exception) -> str:
+        log.error("internal error", exc_info=error)
+        return _TROUBLE
+
+
+class Listener:
+    """The listening socket and its connections."""
+
+    def __init__(
+        self,
+        settings: FeedbackSettings,
+        hostname: str,
+        maildir: Maildir,
+        *,
+        new_id: Callable[[], str],
+        arrived: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._hostname = hostname
+        self._reports = _Reports(maildir, new_id, arrived)
+        self._connections: set[asyncio.Transport] = set()
+        self._server: asyncio.Server | None = None
+        logging.getLogger("mail").setLevel(logging.CRITICAL)  # it logs commands, with addresses
+
+    async def open(self, sock: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._protocol, sock=sock)
+
+    def close(self) -> None:
+        """What has no 250 yet is the MTA's still."""
+        if self._server is not None:
+            self._server.close()
+        for transport in list(self._connections):
+            transport.abort()
+
+    def _protocol(self) -> SMTP:
+        kind = _Lmtp if self._settings.protocol == "lmtp" else _Smtp
+        return kind(
+            self._reports,
+            data_size_limit=self._settings.size_limit,
+            enable_SMTPUTF8=True,
+            hostname=self._hostname,
+            ident="feedback",
+            timeout=_WITHIN,
+            loop=asyncio.get_running_loop(),
+            connections=self._connections,
+        )
+
+
+class _Bounded(SMTP):
+    """No more connections at once than there is memory for."""
+
+    line_length_limit = _LINE
+
+    def __init__(self, *given: Any, connections: set[asyncio.Transport], **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._all = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if len(self._all) >= _MOST_CONNECTIONS:
+            transport.write(_BUSY)
+            transport.close()
+            return
+        self._all.add(transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.transport is None and self.session is None:
+            return  # it was turned away
+        self._all.discard(self.transport)
+        super().connection_lost(error)
+
+
+class _Smtp(_Bounded):
+    pass
+
+
+class _Lmtp(_Bounded, LMTP):
+    pass

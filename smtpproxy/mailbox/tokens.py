@@ -1,0 +1,134 @@
+"""Our own tokens in a report: which message it is about, and to whom that went.
+
+What is read here is proven; where it stood does not matter. Addresses of the report only help to
+find the recipient that a return path was made for.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from smtpproxy.feedback import Clues, Sent
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.return_path import ReturnPath, ReturnPaths, candidates
+from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
+from smtpproxy.policy.model import Stream
+from smtpproxy.sinks.audit.reader import find
+from smtpproxy.store.key_files import LinkReader
+
+_MOST = 20  # tokens that are tried
+_MOST_ADDRESSES = 200
+_READ = 256 * 1024  # octets of a report that are searched
+_LINK = re.compile(r"/u/([A-Za-z0-9_-]{30,200})(?![A-Za-z0-9_-])")
+_SUBJECT = re.compile(r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]{30,200})(?![A-Za-z0-9_-])")
+_ADDRESS = re.compile(r"[^\s<>\"',;:()\[\]\\@]{1,64}@[A-Za-z0-9.-]{1,253}")
+
+
+class Tokens:
+    """Reads tokens under all keys there are, and finds whom they were made for."""
+
+    def __init__(
+        self, links: LinkReader, domain: str, streams: Mapping[str, Stream], audit: Path
+    ) -> None:
+        self._links = links
+        self._domain = domain
+        self._streams = {stream_tag(name): stream for name, stream in streams.items()}
+        self._audit = audit
+
+    def of(self, content: bytes) -> "ReportTokens":
+        """The tokens of one report: a `feedback.TokenReader`."""
+        return ReportTokens(self, content[:_READ])
+
+    def return_path(self, texts: Iterable[str]) -> ReturnPath | None:
+        """Return the first return path that we made. Raises StoreMisconfigured."""
+        for local_part in islice((each for text in texts for each in candidates(text)), _MOST):
+            try:
+                return self._paths(local_part).read(local_part)
+            except TokenError:
+                continue
+        return None
+
+    def link(self, texts: Iterable[str]) -> Unsubscription | None:
+        """Return what the first token of an unsubscribe link says. Raises StoreMisconfigured."""
+        for token in islice(texts, _MOST):
+            try:
+                return self._links.open(token)
+            except TokenError:
+                continue
+        return None
+
+    def went_to(self, path: ReturnPath, content: str) -> str | None:
+        """Return whom the message went to, canonical: an address of the report, or of the record.
+
+        None where neither names them. Raises OSError.
+        """
+        paths = self._paths("")
+        for address in _addresses(content, self._domain):
+            if paths.concerns(path, address):
+                return address
+        for record in find(self._audit, path.id):
+            for recipient in record.decided.recipients:
+                if paths.concerns(path, recipient.canonical):
+                    return recipient.canonical
+        return None
+
+    def stream(self, tag: bytes) -> Stream | None:
+        return self._streams.get(tag)
+
+    def _paths(self, local_part: str) -> ReturnPaths:
+        return self._links.return_paths(local_part)
+
+
+class ReportTokens:
+    """Reads the tokens of one report. `path` is the return path that it came to, once read."""
+
+    def __init__(self, tokens: Tokens, content: bytes) -> None:
+        self._tokens = tokens
+        self._text = content.decode("latin-1")
+        self._headers = HeaderBlock(content)
+        self.path: ReturnPath | None = None
+
+    def read(self, clues: Clues) -> Sent | None:
+        """Return what the first valid token says. Raises StoreMisconfigured, OSError."""
+        tokens = self._tokens
+        self.path = tokens.return_path(clues.recipients)
+        asked = tokens.link(self._asked(clues))
+        if asked is not None:
+            return self._of_link(asked, asked.scope)
+        places = (*clues.reverse_paths, *clues.message_ids, *clues.feedback_ids, self._text)
+        path = self.path or tokens.return_path(places)
+        if path is not None:
+            recipient = tokens.went_to(path, self._text)
+            if recipient is not None:
+                stream = tokens.stream(path.stream)
+                name, brand = (None, None) if stream is None else (stream.name, stream.brand)
+                return Sent(recipient, name, brand, path.id)
+        link = tokens.link(_LINK.findall(" ".join((*clues.unsubscribe_uris, self._text))))
+        return None if link is None else self._of_link(link, None)
+
+    def _asked(self, clues: Clues) -> Iterator[str]:
+        """Where a mail program puts the token of a mailto link: it asks to unsubscribe by that."""
+        for value in (*self._headers.values("Subject"), *map(str.encode, clues.recipients)):
+            yield from _SUBJECT.findall(value.decode("latin-1"))
+
+    def _of_link(self, told: Unsubscription, scope: str | None) -> Sent:
+        stream = self._tokens.stream(told.stream)
+        name, brand = (None, None) if stream is None else (stream.name, stream.brand)
+        return Sent(told.recipient, name, brand, told.id, scope)
+
+
+def _addresses(text: str, ours: str) -> Iterator[str]:
+    """The canonical addresses that a text names, each once."""
+    seen: set[str] = set()
+    for found in _ADDRESS.finditer(text):
+        if found[0] in seen or found[0].lower().endswith("@" + ours):
+            continue
+        if len(seen) >= _MOST_ADDRESSES:
+            return
+        seen.add(found[0])
+        try:
+            yield canonical(found[0])
+        except AddressError:
+            continue

@@ -1,0 +1,181 @@
+"""The process of the feedback mailbox: takes reports in, acts on them, hands bounces on."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+
+from smtpproxy.core.perform import Performer
+from smtpproxy.core.services import services_of
+from smtpproxy.events import Event, UlidFactory
+from smtpproxy.mailbox.acting import Actor, work_off
+from smtpproxy.mailbox.handing_on import BounceRelay
+from smtpproxy.mailbox.listener import Listener
+from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.process.children import FEEDBACK, Beat, Channel, Drain, Ready
+from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.transaction import UpstreamTransaction
+from smtpproxy.settings import FeedbackSettings, Settings
+from smtpproxy.sinks.audit.journal import Journal
+from smtpproxy.sinks.log import LOGGED, Log, configure_logging
+from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.store import open_breaker, open_feedback, open_store
+from smtpproxy.store.key_files import LinkReader
+from smtpproxy.store.maildir import Maildir
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.waiting import Deadlines
+
+_BEAT = 1.0
+_LOOK = 1.0
+"""Seconds between two looks into the maildir, where others may deliver to."""
+_AFTER_TROUBLE = 5.0
+
+log = structlog.get_logger()
+
+
+def run_feedback(
+    settings: Settings, sockets: Mapping[str, socket.socket], channel: socket.socket
+) -> int:
+    """Work until told to end, or until the supervisor is gone; return the exit code."""
+    configure_logging(settings.server, process="feedback")
+    assert settings.feedback is not None
+    return asyncio.run(_work(settings, settings.feedback, sockets.get(FEEDBACK), channel))
+
+
+async def _work(
+    settings: Settings,
+    feedback: FeedbackSettings,
+    listening: socket.socket | None,
+    sock: socket.socket,
+) -> int:
+    channel = await Channel.over(sock)
+    mailbox = Mailbox(settings, feedback)
+    await mailbox.open(listening)
+    tasks = [
+        asyncio.create_task(mailbox.keep_acting()),
+        asyncio.create_task(_beat(mailbox, channel)),
+    ]
+    channel.send(Ready())
+    async for message in channel.messages():
+        if isinstance(message, Drain):
+            break
+    await mailbox.end(tasks[0])
+    tasks[1].cancel()
+    channel.send(Beat(mailbox.metrics.snapshot()))
+    channel.close()
+    return 0
+
+
+async def _beat(mailbox: "Mailbox", channel: Channel) -> None:
+    while True:
+        channel.send(Beat(mailbox.metrics.snapshot()))
+        await asyncio.sleep(_BEAT)
+
+
+class Mailbox:
+    """The parts of the mailbox, put together."""
+
+    def __init__(self, settings: Settings, feedback: FeedbackSettings) -> None:
+        self.metrics = Metrics()
+        self._log = Log()
+        self._ending = False
+        self._arrived = asyncio.Event()
+        server = settings.server
+        new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom)
+        self._store = open_store(settings.store, server.state_dir)
+        self._feedback = open_feedback(settings.store)
+        self._maildir = Maildir(settings.feedback_dir)
+        self._journal = Journal(
+            server.state_dir / "audit", server.workers, settings.audit, now=now, new_id=new_id
+        )
+        self._pool = UpstreamPool(
+            settings.upstream, server.hostname, Deadlines(asyncio.get_running_loop()), self._emit
+        )
+        services = services_of(
+            settings,
+            now=now,
+            ticks=time.perf_counter,
+            new_id=new_id,
+            emit=self._emit,
+            note_outcome=self._journal.outcome,
+            open_upstream=partial(UpstreamTransaction, self._pool),
+        )
+        audit = server.state_dir / "audit"
+        tokens = Tokens(LinkReader(server.state_dir), feedback.domain, settings.streams, audit)
+        self._breaker = open_breaker(settings, lambda: self._store)
+        self._actor = Actor(feedback, tokens, lambda: self._store, self._feedback, self._breaker)
+        self._relay = BounceRelay(
+            feedback,
+            services,
+            Performer(self._store, self._journal),
+            self._feedback,
+            self._maildir,
+            audit,
+        )
+        self._listener = Listener(
+            feedback, server.hostname, self._maildir, new_id=new_id, arrived=self._arrived.set
+        )
+
+    async def open(self, listening: socket.socket | None) -> None:
+        """Take reports from now on. What lost its record with the machine is read again."""
+        self._maildir.make()
+        lost = await self._feedback.missing(list(self._maildir.settled()))
+        for id in lost:
+            self._maildir.give_back(id)
+        if listening is not None:
+            await self._listener.open(listening)
+
+    async def keep_acting(self) -> None:
+        """Act on what comes, and hand on what is due; trouble is over when it is over."""
+        while not self._ending:
+            try:
+                while await work_off(self._maildir, self._actor, self._is_ending):
+                    pass
+                await self._relay.hand_on(self._is_ending)
+            except (StoreUnavailable, OSError) as error:
+                log.error("feedback waits", error=str(error))
+                await self._pause(_AFTER_TROUBLE)
+            except Exception as error:
+                log.error("internal error", exc_info=error)
+                await self._pause(_AFTER_TROUBLE)
+            else:
+                await self._pause(_LOOK)
+
+    async def end(self, acting: "asyncio.Task[None]") -> None:
+        """What is begun comes to its end; the rest is in the maildir."""
+        self._ending = True
+        self._arrived.set()
+        self._listener.close()
+        await asyncio.wait((acting,), timeout=3.0)
+        acting.cancel()
+        await asyncio.gather(acting, return_exceptions=True)
+        self._pool.close()
+        self._journal.close()
+        self._feedback.close()
+        self._breaker.close()
+        await self._store.close()
+
+    def _is_ending(self) -> bool:
+        return self._ending
+
+    async def _pause(self, seconds: float) -> None:
+        self._arrived.clear()
+        if not self._ending:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._arrived.wait()
+
+    def _emit(self, event: Event) -> None:
+        self.metrics(event)
+        if type(event) in LOGGED:
+            self._log(event)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

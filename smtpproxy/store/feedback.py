@@ -1,0 +1,101 @@
+"""What came back by mail: which reports were read and what was heard, so that nothing is done
+twice; which a person has to look at; and which bounces are still to be handed on."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+UNKNOWN = "unknown"
+"""The stream of what is about none of ours."""
+
+
+class HeardEvent(Struct, frozen=True):
+    """One thing that was heard. `key` tells it from all others: what has the same is the same."""
+
+    key: bytes
+    kind: str  # of `feedback_total`
+    stream: str
+
+
+class ReadReport(Struct, frozen=True):
+    """A report that was read. `id` is the name of its file in the maildir."""
+
+    id: str
+    at: datetime  # when it came
+    kind: str
+    why: str
+    kept: bool = False  # nobody can be told by it: a person has to look
+    people: tuple[str, ...] = ()  # whom it concerns, canonical or key texts
+    events: tuple[HeardEvent, ...] = ()
+    hand_on: bytes = b""  # the key of a bounce that is to be handed on; what has the same is not
+    decision: str = ""  # that the bounce is about
+
+
+class HandingOn(Struct, frozen=True):
+    """A bounce that is due to be handed on."""
+
+    key: bytes
+    report: str
+    decision: str
+    since: datetime
+    tries: int
+
+
+class FeedbackLog(Protocol):
+    """Shared by all that read reports. Methods raise StoreUnavailable."""
+
+    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
+        """Return which of these events were heard before."""
+        ...
+
+    async def note(self, reports: Sequence[ReadReport]) -> None:
+        """Put reports on record in one commit; events that are known are not counted again."""
+        ...
+
+    async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
+        """Note that a mailbox was full, once for each key; return how often it was since then."""
+        ...
+
+    async def missing(self, ids: Collection[str]) -> frozenset[str]:
+        """Return which of these reports are not on record."""
+        ...
+
+    async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
+        """Return what a person has to look at, oldest first; ids that begin so."""
+        ...
+
+    async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
+        """Return bounces whose next try has come, oldest first."""
+        ...
+
+    async def handed_on(self, key: bytes) -> None:
+        """It is with the upstream, or never will be."""
+        ...
+
+    async def hand_on_later(self, key: bytes, at: datetime) -> None:
+        """It was tried in vain."""
+        ...
+
+    async def totals(self) -> Mapping[tuple[str, ...], float]:
+        """Return how much was heard, ever, by kind and stream."""
+        ...
+
+    async def counts(self) -> tuple[int, int]:
+        """Return how many reports are kept, and how many bounces are to be handed on."""
+        ...
+
+    async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
+        """Forget what is older; return the ids of the reports."""
+        ...
+
+    async def remove(self, ids: Collection[str]) -> None:
+        """Forget these reports; what was heard by them stays known."""
+        ...
+
+    async def forget(self, address: str) -> Sequence[str]:
+        """Erase a person; return the ids of the reports that concern them."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,127 @@
+"""The maildir of reports: `new` holds what came, `cur` what was read. Other programs may deliver
+into it. A report is durable when it is in `new`, and leaves it when what it says was done."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from smtpproxy.store.key_files import give_to_owner_of
+
+_READ = ":2,S"
+"""What follows the name of a message that was seen, in every maildir."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message in the maildir. `size` is what is there; `content` may be cut short."""
+
+    id: str
+    at: datetime
+    size: int
+    content: bytes
+
+
+class Maildir:
+    """Its methods raise OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tmp, self._new, self._cur = (folder / name for name in ("tmp", "new", "cur"))
+
+    def make(self) -> None:
+        for folder in (self._folder, self._tmp, self._new, self._cur):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                give_to_owner_of(folder.parent, folder)
+
+    def deliver(self, id: str, content: bytes) -> None:
+        """Take a message in: it is on the disk when this returns."""
+        self._write(id, content, self._new / id)
+
+    def keep(self, id: str, content: bytes) -> None:
+        """Keep a message that was read elsewhere."""
+        self._write(id, content, self._cur / (id + _READ))
+
+    def arrived(self, limit: int, most: int) -> Sequence[Arrived]:
+        """Return some of what came, of each no more octets than `most`."""
+        with os.scandir(self._new) as entries:
+            names = sorted(islice((e.name for e in entries if _is_message(e)), 100 * limit))
+        found = (self._read(self._new / name, name.partition(":")[0], most) for name in names)
+        return list(islice((each for each in found if each is not None), limit))
+
+    def settle(self, id: str) -> None:
+        """What it says was done, and that is on record."""
+        for name in (id, *self._with_flags(self._new, id)):
+            with suppress(FileNotFoundError):
+                (self._new / name).replace(self._cur / (id + _READ))
+                return
+
+    def give_back(self, id: str) -> None:
+        """It is to be read again."""
+        for path in self._settled(id):
+            path.replace(self._new / id)
+
+    def settled(self) -> Iterator[str]:
+        """Yield the ids of what was read."""
+        with os.scandir(self._cur) as entries:
+            for entry in entries:
+                if _is_message(entry):
+                    yield entry.name.partition(":")[0]
+
+    def read(self, id: str, most: int) -> Arrived | None:
+        """Return a message that was read before; None where it is gone."""
+        for path in self._settled(id):
+            return self._read(path, id, most)
+        return None
+
+    def remove(self, id: str) -> None:
+        for path in self._settled(id):
+            path.unlink(missing_ok=True)
+
+    def _settled(self, id: str) -> Iterator[Path]:
+        usual = self._cur / (id + _READ)
+        if usual.exists():
+            yield usual
+        else:
+            yield from (self._cur / name for name in self._with_flags(self._cur, id))
+
+    def _with_flags(self, folder: Path, id: str) -> list[str]:
+        """Names of a message as other programs write them, which is rare."""
+        with os.scandir(folder) as entries:
+            return [e.name for e in entries if e.name.partition(":")[0] == id]
+
+    def _read(self, path: Path, id: str, most: int) -> Arrived | None:
+        try:
+            with path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                content = file.read(most)
+        except FileNotFoundError:
+            return None
+        return Arrived(id, datetime.fromtimestamp(about.st_mtime, UTC), about.st_size, content)
+
+    def _write(self, id: str, content: bytes, target: Path) -> None:
+        aside = self._tmp / id
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            give_to_owner_of(self._folder, aside)
+            aside.replace(target)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _is_message(entry: "os.DirEntry[str]") -> bool:
+    return not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)

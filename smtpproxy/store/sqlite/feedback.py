@@ -1,0 +1,259 @@
+"""The record of reports, in a database beside the store's."""
+
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import TypeVar
+
+from smtpproxy.store.feedback import HandingOn, ReadReport
+from smtpproxy.store.sqlite.rows import from_micros, to_micros
+from smtpproxy.store.sqlite.side_file import SideFile
+
+T = TypeVar("T")
+
+# Times are microseconds since 1970 in UTC; a person is a keyed hash of the canonical address.
+_TABLES = """
+CREATE TABLE report (
+    id TEXT PRIMARY KEY,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    why TEXT NOT NULL,       -- empty, but of what is kept: it may quote the report
+    kept INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX report_at ON report (at);
+CREATE INDEX report_kept ON report (at) WHERE kept;
+CREATE TABLE concerned (
+    person BLOB NOT NULL,
+    report TEXT NOT NULL,
+    PRIMARY KEY (person, report)
+) WITHOUT ROWID;
+CREATE INDEX concerned_report ON concerned (report);
+CREATE TABLE event (
+    key BLOB PRIMARY KEY,
+    at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX event_at ON event (at);
+CREATE TABLE mailbox_full (
+    person BLOB NOT NULL,
+    key BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (person, key)
+) WITHOUT ROWID;
+CREATE TABLE hand_on (
+    key BLOB PRIMARY KEY,
+    report TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    tries INTEGER NOT NULL,
+    due INTEGER              -- NULL: it is done
+) WITHOUT ROWID;
+CREATE INDEX hand_on_due ON hand_on (due) WHERE due IS NOT NULL;
+CREATE TABLE total (
+    kind TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (kind, stream)
+) WITHOUT ROWID;
+"""
+_REPORT = "INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?, ?)"
+_CONCERNED = "INSERT OR IGNORE INTO concerned VALUES (?, ?)"
+_EVENT = "INSERT OR IGNORE INTO event VALUES (?, ?)"
+_COUNT = "INSERT INTO total VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1"
+_HAND_ON = "INSERT OR IGNORE INTO hand_on VALUES (?, ?, ?, ?, 0, ?)"
+_DUE = """
+SELECT key, report, decision, since, tries FROM hand_on
+WHERE due <= ? ORDER BY due, since, report LIMIT ?
+"""
+_DONE = "UPDATE hand_on SET due = NULL WHERE key = ?"
+_LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
+_FULL = "INSERT OR IGNORE INTO mailbox_full VALUES (?, ?, ?)"
+_HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
+_KEPT = """
+SELECT id, at, kind, why FROM report WHERE kept AND substr(id, 1, length(?1)) = ?1 ORDER BY at, id
+"""
+_COUNTS = """
+SELECT (SELECT count(*) FROM report WHERE kept),
+       (SELECT count(*) FROM hand_on WHERE due IS NOT NULL)
+"""
+_OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
+# What is still to be handed on stays.
+_OLD = """
+SELECT id FROM report
+WHERE at < ? AND id NOT IN (SELECT report FROM hand_on WHERE due IS NOT NULL)
+ORDER BY at LIMIT 1000
+"""
+_PURGED = (
+    "DELETE FROM event WHERE at < ?",
+    "DELETE FROM mailbox_full WHERE at < ?",
+    "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
+)
+_AT_ONCE = 500
+
+
+class SqliteFeedback:
+    """A `FeedbackLog`. Opened with the first use, on the event loop."""
+
+    def __init__(self, database: Path, timeout: float) -> None:
+        path = database.with_name(f"{database.stem}-feedback.db")
+        self._file = SideFile(path, _TABLES, timeout)
+
+    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
+        asked = list(keys)
+
+        def find(connection: sqlite3.Connection) -> frozenset[bytes]:
+            found = [
+                row[0]
+                for some in _slices(asked)
+                for row in connection.execute(
+                    f"SELECT key FROM event WHERE key IN ({_places(some)})", some
+                )
+            ]
+            return frozenset(found)
+
+        return await self._file.ask(find) if self._file.is_there() else frozenset()
+
+    async def note(self, reports: Sequence[ReadReport]) -> None:
+        def note(connection: sqlite3.Connection) -> None:
+            for one in reports:
+                at = to_micros(one.at)
+                why = one.why if one.kept else ""
+                connection.execute(_REPORT, (one.id, at, one.kind, why, one.kept))
+                connection.executemany(
+                    _CONCERNED, [(self._person(person), one.id) for person in one.people]
+                )
+                for event in one.events:
+                    if connection.execute(_EVENT, (event.key, at)).rowcount:
+                        connection.execute(_COUNT, (event.kind, event.stream))
+                if one.hand_on:
+                    connection.execute(_HAND_ON, (one.hand_on, one.id, one.decision, at, at))
+
+        await self._file.ask(lambda _: None)  # the secret comes with the file
+        await self._file.write(note)
+
+    async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
+        await self._file.ask(lambda _: None)
+        who = self._person(person)
+
+        def note(connection: sqlite3.Connection) -> int:
+            connection.execute(_FULL, (who, key, to_micros(at)))
+            return int(connection.execute(_HOW_FULL, (who, to_micros(since))).fetchone()[0])
+
+        return await self._file.write(note)
+
+    async def missing(self, ids: Collection[str]) -> frozenset[str]:
+        if not self._file.is_there():
+            return frozenset(ids)
+        asked = list(ids)
+
+        def find(connection: sqlite3.Connection) -> frozenset[str]:
+            found = {
+                row[0]
+                for some in _slices(asked)
+                for row in connection.execute(
+                    f"SELECT id FROM report WHERE id IN ({_places(some)})", some
+                )
+            }
+            return frozenset(asked) - found
+
+        return await self._file.ask(find)
+
+    async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
+        if not self._file.is_there():
+            return ()
+        found = await self._file.ask(lambda c: c.execute(_KEPT, (beginning,)).fetchall())
+        return [
+            ReadReport(id, from_micros(at), kind, why, kept=True) for id, at, kind, why in found
+        ]
+
+    async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
+        if not self._file.is_there():
+            return ()
+        found = await self._file.ask(lambda c: c.execute(_DUE, (to_micros(now), limit)).fetchall())
+        return [
+            HandingOn(key, report, decision, from_micros(since), tries)
+            for key, report, decision, since, tries in found
+        ]
+
+    async def handed_on(self, key: bytes) -> None:
+        await self._file.write(lambda c: c.execute(_DONE, (key,)))
+
+    async def hand_on_later(self, key: bytes, at: datetime) -> None:
+        await self._file.write(lambda c: c.execute(_LATER, (to_micros(at), key)))
+
+    async def totals(self) -> Mapping[tuple[str, ...], float]:
+        if not self._file.is_there():
+            return {}
+        found = await self._file.ask(lambda c: c.execute("SELECT * FROM total").fetchall())
+        return {(kind, stream): n for kind, stream, n in found}
+
+    async def counts(self) -> tuple[int, int]:
+        if not self._file.is_there():
+            return 0, 0
+        kept, due = await self._file.ask(lambda c: c.execute(_COUNTS).fetchone())
+        return kept, due
+
+    async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
+        if not self._file.is_there():
+            return ()
+        limit = (to_micros(before),)
+        if dry_run:
+            query = _OLD.replace("LIMIT 1000", "")
+            return [row[0] for row in await self._file.ask(lambda c: c.execute(query, limit))]
+        gone: list[str] = []
+
+        def remove(connection: sqlite3.Connection) -> list[str]:
+            ids = [row[0] for row in connection.execute(_OLD, limit)]
+            _remove(connection, ids)
+            return ids
+
+        while ids := await self._file.write(remove):
+            gone += ids
+
+        def trim(connection: sqlite3.Connection) -> None:
+            for statement in _PURGED:
+                connection.execute(statement, limit)
+
+        await self._file.write(trim)
+        return gone
+
+    async def remove(self, ids: Collection[str]) -> None:
+        if ids:
+            await self._file.write(lambda c: _remove(c, list(ids)))
+
+    async def forget(self, address: str) -> Sequence[str]:
+        if not self._file.is_there():
+            return ()
+        await self._file.ask(lambda _: None)
+        who = (self._person(address),)
+
+        def erase(connection: sqlite3.Connection) -> list[str]:
+            ids = [row[0] for row in connection.execute(_OF_PERSON, who)]
+            _remove(connection, ids)
+            connection.execute("DELETE FROM mailbox_full WHERE person = ?", who)
+            return ids
+
+        return await self._file.write(erase)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _person(self, address: str) -> bytes:
+        return blake2b(address.encode(), digest_size=16, key=self._file.secret).digest()
+
+
+def _remove(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """Forget reports; what was heard by them stays known."""
+    names = [(id,) for id in ids]
+    connection.executemany("DELETE FROM report WHERE id = ?", names)
+    connection.executemany("DELETE FROM concerned WHERE report = ?", names)
+    connection.executemany("UPDATE hand_on SET due = NULL WHERE report = ?", names)
+
+
+def _slices(values: Sequence[T]) -> list[Sequence[T]]:
+    return [values[at : at + _AT_ONCE] for at in range(0, len(values), _AT_ONCE)]
+
+
+def _places(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))

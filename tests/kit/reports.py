@@ -1,0 +1,64 @@
+"""What comes back by mail, as mail servers and providers write it."""
+
+MAILER = "MAILER-DAEMON@mx.example"
+
+
+def original(recipient: str, *fields: str) -> str:
+    """The header of a message that is reported about."""
+    lines = (*fields, "From: Shop <news@shop.example>", f"To: {recipient}", "Subject: New shoes")
+    return "\r\n".join(lines) + "\r\n"
+
+
+def bounce(
+    recipient: str,
+    *fields: str,
+    to: str = "news@shop.example",
+    status: str = "5.1.1",
+    said: str = "550 5.1.1 no such user",
+    action: str = "failed",
+    subject: str = "Undelivered Mail Returned to Sender",
+) -> bytes:
+    """A delivery status notification (RFC 3464); `fields` are of the message that came back."""
+    return _report(
+        to,
+        subject,
+        "delivery-status",
+        "message/delivery-status",
+        "Reporting-MTA: dns; mx.example\r\n\r\n"
+        f"Final-Recipient: rfc822; {recipient}\r\nAction: {action}\r\nStatus: {status}\r\n"
+        f"Diagnostic-Code: smtp; {said}\r\n",
+        original(recipient, *fields),
+    )
+
+
+def complaint(recipient: str, *fields: str, to: str = "abuse@shop.example") -> bytes:
+    """An abuse report (RFC 5965); an empty recipient is one that is hidden."""
+    named = f"Original-Rcpt-To: {recipient}\r\n" if recipient else ""
+    return _report(
+        to,
+        "Abuse report",
+        "feedback-report",
+        "message/feedback-report",
+        f"Feedback-Type: abuse\r\nUser-Agent: Loop/1\r\nVersion: 1\r\n{named}",
+        original(recipient or "redacted@people.example", *fields),
+    )
+
+
+def letter(subject: str, *fields: str, to: str, sender: str, body: str = "") -> bytes:
+    """What a person's mail program sends."""
+    lines = (*fields, f"From: {sender}", f"To: {to}", f"Subject: {subject}", "", body, "")
+    return "\r\n".join(lines).encode()
+
+
+def _report(to: str, subject: str, kind: str, media: str, fields: str, header: str) -> bytes:
+    parts = (
+        ("text/plain", "It did not arrive, or was not wanted.\r\n"),
+        (media, fields),
+        ("text/rfc822-headers", header),
+    )
+    body = "".join(f"--=_1\r\nContent-Type: {media}\r\n\r\n{text}\r\n" for media, text in parts)
+    return (
+        f"From: {MAILER}\r\nTo: {to}\r\nSubject: {subject}\r\nMIME-Version: 1.0\r\n"
+        f'Content-Type: multipart/report; report-type={kind}; boundary="=_1"\r\n\r\n'
+        f"{body}--=_1--\r\n"
+    ).encode()

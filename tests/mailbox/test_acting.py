@@ -1,0 +1,245 @@
+"""What follows from a report: the suppression, the count, the bounce for the app; and only once."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from smtpproxy.mail.return_path import ReturnPaths
+from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
+from smtpproxy.mailbox.acting import Actor, Done
+from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.model import Origin, Stream, Suppression
+from smtpproxy.policy.periods import parse_cap
+from smtpproxy.settings import FeedbackSettings, StoreSettings
+from smtpproxy.store import open_feedback, open_store
+from smtpproxy.store.breaker import Breaker
+from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring, load_link_keys
+from smtpproxy.store.maildir import Arrived
+from smtpproxy.store.protocols import Store
+from tests.kit import journal, traffic
+from tests.kit.reports import bounce, complaint, letter
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+ANN, BOB = "ann@people.example", "bob@people.example"
+ID, ANOTHER = "01J9ZZZZZZ0123456789ABCDEF", "01J9ZZZZZZ0123456789ABCDEG"
+DOMAIN = "bounces.shop.example"
+OFFERS = Stream(name="offers", purpose="offers", verp=True, brand="shop")
+
+
+class Mailbox:
+    """The acting part of one, over a store of its own."""
+
+    def __init__(self, folder: Path, store: Store, settings: FeedbackSettings) -> None:
+        ensure_link_keys(folder, date(2026, 1, 1))
+        keys = {key.version: key.secret for key in load_link_keys(folder).values()}
+        self.paths = ReturnPaths(keys, DOMAIN)
+        self.ring = link_ring(folder)
+        self.store = store
+        self.log = open_feedback(StoreSettings(f"sqlite://{folder}/store.db"))
+        self.audit = folder / "audit"
+        self.audit.mkdir()
+        tokens = Tokens(LinkReader(folder), DOMAIN, {"offers": OFFERS}, self.audit)
+        self.actor = Actor(settings, tokens, lambda: store, self.log)
+        self.number = 0
+
+    def path(self, recipient: str, id: str = ID) -> str:
+        return self.paths.make(id, "offers", recipient)
+
+    def token(self, recipient: str, scope: str = "purpose:offers") -> str:
+        return self.ring.seal(Unsubscription(recipient, scope, ID, stream_tag("offers")))
+
+    def set(self, settings: FeedbackSettings) -> None:
+        self.actor = replace(self.actor, settings=settings)
+
+    async def take(self, *reports: bytes, at: datetime = NOW) -> Sequence[Done]:
+        arrived = []
+        for content in reports:
+            self.number += 1
+            arrived.append(Arrived(f"r{self.number}", at, len(content), content))
+        return await self.actor.act(await self.actor.read(arrived))
+
+    async def suppressed(self, address: str) -> list[tuple[str, Origin]]:
+        return [(s.scope, s.origin) for s in await self.standing(address)]
+
+    async def standing(self, address: str) -> Sequence[Suppression]:
+        return await self.store.suppressions(address)
+
+
+@pytest.fixture
+async def mailbox(tmp_path: Path) -> AsyncIterator[Mailbox]:
+    store = open_store(StoreSettings(f"sqlite://{tmp_path}/store.db"), tmp_path)
+    mailbox = Mailbox(tmp_path, store, FeedbackSettings(DOMAIN))
+    yield mailbox
+    mailbox.log.close()
+    await store.close()
+
+
+async def test_a_dead_mailbox_gets_no_more_mail_at_all(mailbox: Mailbox) -> None:
+    (done,) = await mailbox.take(bounce(ANN, to=mailbox.path(ANN)))
+    (standing,) = await mailbox.standing(ANN)
+    assert (standing.scope, standing.origin, standing.since) == ("all", Origin.BOUNCE, NOW)
+    assert standing.note == "no such mailbox"
+    assert await mailbox.log.totals() == {("dead", "offers"): 1}
+    assert done.handed_on
+    assert [due.decision for due in await mailbox.log.due(NOW, 9)] == [ID]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        ("5.2.2", "552 5.2.2 mailbox full", "full"),
+        ("5.7.1", "550 5.7.1 blocked by our policy", "blocked"),
+        ("5.7.1", "550 5.7.1 message rejected as spam", "spam"),
+        ("4.4.1", "connection timed out", "transient"),
+    ],
+)
+async def test_other_failures_count_against_the_stream_alone(
+    mailbox: Mailbox, status: str, said: str, kind: str
+) -> None:
+    await mailbox.take(bounce(ANN, to=mailbox.path(ANN), status=status, said=said))
+    assert await mailbox.suppressed(ANN) == []
+    assert await mailbox.log.totals() == {(kind, "offers"): 1}
+    assert len(await mailbox.log.due(NOW, 9)) == 1, "the app hears of it"
+
+
+async def test_the_same_report_again_does_nothing(mailbox: Mailbox) -> None:
+    report = bounce(ANN, to=mailbox.path(ANN))
+    await mailbox.take(report, report)
+    await mailbox.take(b"Received: by another way\r\n" + report, at=NOW + timedelta(days=1))
+    (standing,) = await mailbox.standing(ANN)
+    assert standing.since == NOW
+    assert await mailbox.log.totals() == {("dead", "offers"): 1}
+    assert len(await mailbox.log.due(NOW, 9)) == 1
+    await mailbox.store.remove_suppression(ANN, at=NOW, reason="mailbox works again")
+    await mailbox.take(report, at=NOW + timedelta(days=2))
+    assert await mailbox.suppressed(ANN) == [], "what a person lifted stays lifted"
+    await mailbox.take(bounce(ANN, to=mailbox.path(ANN, ANOTHER)), at=NOW + timedelta(days=3))
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)], "another message's counts"
+
+
+async def test_forged_reports_change_nothing(mailbox: Mailbox) -> None:
+    other = ReturnPaths({1: b"x" * 64}, DOMAIN).make(ID, "offers", ANN)
+    token = mailbox.token(ANN)
+    storm = [
+        bounce(ANN),
+        bounce(ANN, to=other),
+        bounce(ANN, to=mailbox.path(ANN)[:-30] + "@" + DOMAIN),
+        bounce(ANN, f"Return-Path: <{other}>"),
+        complaint(ANN),
+        complaint(ANN, f"List-Unsubscribe: <https://u.example/u/{token[:-2]}aa>"),
+        letter("unsubscribe", to=f"stop@{DOMAIN}", sender=ANN),
+        letter(f"unsubscribe {token[:-2]}aa", to=f"stop@{DOMAIN}", sender=ANN),
+    ]
+    await mailbox.take(*storm)
+    assert await mailbox.suppressed(ANN) == []
+    assert await mailbox.log.due(NOW, 99) == []
+    totals = await mailbox.log.totals()
+    assert {stream for _, stream in totals} == {"unknown"}
+
+
+async def test_a_token_of_ones_own_suppresses_nobody_else(mailbox: Mailbox) -> None:
+    await mailbox.take(bounce(BOB, to=mailbox.path(ANN)))
+    assert await mailbox.suppressed(BOB) == []
+    assert await mailbox.suppressed(ANN) == []
+    clock = journal.Clock()
+    written = journal.journal(mailbox.audit, clock)
+    record = journal.decided(clock, ANN)
+    await written.commit(record)
+    written.close()
+    await mailbox.take(bounce(BOB, to=mailbox.path(ANN, record.id)))
+    assert await mailbox.suppressed(BOB) == [], "an address that it was forwarded to"
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)], "by the record"
+    assert traffic.OFFERS.name == "offers"
+
+
+async def test_without_tokens_reports_are_believed_where_that_is_set(mailbox: Mailbox) -> None:
+    mailbox.set(FeedbackSettings(DOMAIN, require_token=False))
+    await mailbox.take(bounce(ANN), complaint(BOB))
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
+    assert await mailbox.suppressed(BOB) == [("marketing", Origin.COMPLAINT)]
+
+
+async def test_a_complaint_is_about_the_brand_of_its_stream(mailbox: Mailbox) -> None:
+    await mailbox.take(complaint("", f"Return-Path: <{mailbox.path(ANN)}>", f"To: {ANN}"))
+    assert await mailbox.suppressed(ANN) == [("brand:shop", Origin.COMPLAINT)]
+    uri = f"List-Unsubscribe: <https://unsubscribe.example/u/{mailbox.token(BOB)}>"
+    await mailbox.take(complaint("", uri))
+    assert await mailbox.suppressed(BOB) == [("brand:shop", Origin.COMPLAINT)]
+    assert await mailbox.log.totals() == {("complaint", "offers"): 2}
+
+
+@pytest.mark.parametrize("field", ["Message-ID: <{}>", "Feedback-ID: {}::offers:smtpproxy"])
+async def test_a_complaint_is_known_by_what_is_left_of_the_message(
+    mailbox: Mailbox, field: str
+) -> None:
+    path = mailbox.path(ANN)
+    token = path if "Message" in field else path.partition("@")[0]
+    await mailbox.take(complaint(ANN, field.format(token)))
+    assert await mailbox.suppressed(ANN) == [("brand:shop", Origin.COMPLAINT)]
+
+
+async def test_a_mail_with_the_token_of_a_link_unsubscribes_as_the_link_does(
+    mailbox: Mailbox,
+) -> None:
+    wish = f"unsubscribe {mailbox.token(ANN)}"
+    await mailbox.take(letter(wish, to=f"stop@{DOMAIN}", sender="another@people.example"))
+    (standing,) = await mailbox.standing(ANN)
+    assert (standing.scope, standing.origin) == ("purpose:offers", Origin.UNSUBSCRIBE)
+    assert standing.note == f"link of id={ID}"
+    later = NOW + timedelta(days=30)
+    again = letter(wish, "Message-ID: <2@x>", to=f"stop@{DOMAIN}", sender=ANN)
+    await mailbox.take(again, at=later)
+    (standing,) = await mailbox.standing(ANN)
+    assert standing.since == later, "it outweighs a consent in between"
+
+
+async def test_full_mailboxes_are_suppressed_when_that_happens_often(mailbox: Mailbox) -> None:
+    mailbox.set(FeedbackSettings(DOMAIN, suppress_full=parse_cap("3/30d")))
+    for day in range(3):
+        assert await mailbox.suppressed(ANN) == []
+        path = mailbox.path(ANN, f"01J9ZZZZZZ0123456789ABCD{day}0")
+        report = bounce(ANN, to=path, status="5.2.2", said="552 5.2.2 mailbox full")
+        await mailbox.take(report, report, at=NOW + timedelta(days=day))
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
+
+
+class HeardBy:
+    """A breaker that only listens."""
+
+    def __init__(self) -> None:
+        self.heard_of: list[tuple[str, str, str, str]] = []
+
+    async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool:
+        self.heard_of.append((kind, stream, id, person))
+        return True
+
+
+async def test_the_breaker_hears_what_a_token_proves_and_nothing_else(mailbox: Mailbox) -> None:
+    breaker = HeardBy()
+    mailbox.actor = replace(mailbox.actor, breaker=cast(Breaker, breaker))
+    path = mailbox.path(ANN)
+    spam = bounce(ANN, to=path, status="5.7.1", said="550 5.7.1 rejected as spam")
+    full = bounce(ANN, to=path, status="5.2.2", said="552 5.2.2 mailbox full")
+    await mailbox.take(bounce(ANN, to=path), spam, full, complaint(ANN), bounce(BOB))
+    assert breaker.heard_of == [
+        ("dead_address", "offers", ID, ANN),
+        ("block", "offers", ID, ANN),
+    ]
+
+
+async def test_what_tells_nothing_is_kept_for_a_person(mailbox: Mailbox) -> None:
+    strange = letter("Hello", to=mailbox.path(ANN), sender=BOB, body="How are you?")
+    away = letter("Out of office", "Auto-Submitted: auto-replied", to="x@y.example", sender=BOB)
+    await mailbox.take(strange, away, b"", b"\xff\0\r\n" * 1000)
+    assert [one.id for one in await mailbox.log.kept()] == ["r1", "r3", "r4"]
+    assert await mailbox.log.totals() == {
+        ("other", "offers"): 1,
+        ("auto_reply", "unknown"): 1,
+        ("other", "unknown"): 2,
+    }
+    assert await mailbox.log.due(NOW, 9) == [], "the app gets bounces, not letters"

@@ -1,0 +1,100 @@
+"""The record of reports: nothing is counted, or handed on, twice."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.feedback import HeardEvent, ReadReport
+from smtpproxy.store.sqlite.feedback import SqliteFeedback
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+DEAD = HeardEvent(b"1" * 16, "dead", "offers")
+ANN, BOB = "ann@people.example", "bob@people.example"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> SqliteFeedback:
+    return SqliteFeedback(tmp_path / "store.db", 1.0)
+
+
+def report(id: str, at: datetime = NOW, **more: object) -> ReadReport:
+    return ReadReport(id, at, "dsn", "why", **more)  # type: ignore[arg-type]
+
+
+async def test_the_same_event_counts_once_whoever_reads_it(
+    log: SqliteFeedback, tmp_path: Path
+) -> None:
+    await log.note([report("a", events=(DEAD,)), report("b", events=(DEAD,))])
+    other = SqliteFeedback(tmp_path / "store.db", 1.0)
+    await other.note([report("a", events=(DEAD,)), report("c", events=(DEAD,))])
+    assert await log.totals() == {("dead", "offers"): 1}
+    assert await other.known([DEAD.key, b"2" * 16]) == {DEAD.key}
+    assert await log.missing(["a", "c", "d"]) == {"d"}
+    other.close()
+
+
+async def test_nothing_is_known_before_the_first_report(log: SqliteFeedback) -> None:
+    assert await log.known([DEAD.key]) == frozenset()
+    assert await log.missing(["a"]) == {"a"}
+    assert (await log.kept(), await log.due(NOW, 9), await log.counts()) == ((), (), (0, 0))
+    assert await log.totals() == {}
+    assert await log.forget(ANN) == ()
+    assert await log.purge(NOW) == ()
+
+
+async def test_a_bounce_is_handed_on_once_and_waits_until_it_is(log: SqliteFeedback) -> None:
+    await log.note([report("a", hand_on=b"k", decision="01A")])
+    await log.note([report("b", hand_on=b"k", decision="01A")])
+    (due,) = await log.due(NOW, 9)
+    assert (due.report, due.decision, due.tries, due.since) == ("a", "01A", 0, NOW)
+    await log.hand_on_later(b"k", NOW + DAY)
+    assert await log.due(NOW, 9) == []
+    assert (await log.due(NOW + DAY, 9))[0].tries == 1
+    assert await log.counts() == (0, 1)
+    await log.handed_on(b"k")
+    await log.note([report("c", hand_on=b"k", decision="01A")])
+    assert await log.due(NOW + DAY, 9) == []
+
+
+async def test_full_mailboxes_are_counted_within_the_time(log: SqliteFeedback) -> None:
+    assert await log.note_full(ANN, b"1", NOW - 40 * DAY, NOW - 70 * DAY) == 1
+    assert await log.note_full(ANN, b"2", NOW - DAY, NOW - 30 * DAY) == 1
+    assert await log.note_full(ANN, b"2", NOW, NOW - 30 * DAY) == 1, "the same report"
+    assert await log.note_full(ANN, b"3", NOW, NOW - 30 * DAY) == 2
+    assert await log.note_full(BOB, b"3", NOW, NOW - 30 * DAY) == 1
+
+
+async def test_what_is_kept_is_listed_until_it_is_settled(log: SqliteFeedback) -> None:
+    await log.note([report("a1", kept=True), report("a2", NOW - DAY, kept=True), report("b1")])
+    assert [one.id for one in await log.kept()] == ["a2", "a1"]
+    assert [one.id for one in await log.kept(beginning="a1")] == ["a1"]
+    await log.note([report("a1")])
+    assert [one.id for one in await log.kept()] == ["a2"]
+
+
+async def test_old_reports_go_and_what_has_to_be_handed_on_stays(log: SqliteFeedback) -> None:
+    old = NOW - 40 * DAY
+    await log.note(
+        [report("old", old, events=(DEAD,)), report("due", old, hand_on=b"k"), report("new")]
+    )
+    assert await log.purge(NOW - 30 * DAY, dry_run=True) == ["old"]
+    assert await log.purge(NOW - 30 * DAY) == ["old"]
+    assert await log.missing(["old", "due", "new"]) == {"old"}
+    assert await log.totals() == {("dead", "offers"): 1}, "counters never go down"
+
+
+async def test_an_erased_person_takes_the_reports_along(
+    log: SqliteFeedback, tmp_path: Path
+) -> None:
+    await log.note([report("a", people=(ANN, BOB)), report("b", people=(BOB,))])
+    assert await log.forget(ANN) == ["a"]
+    assert await log.forget(ANN) == []
+    assert await log.missing(["a", "b"]) == {"a"}
+    log.close()
+    assert b"people.example" not in octets(tmp_path), "nobody is named in it"
+
+
+def octets(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("*-feedback.db*"))
