@@ -8,7 +8,7 @@ from smtpproxy.feedback.clues import clues_of
 from smtpproxy.feedback.complaint import Complaint, complaint_of
 from smtpproxy.feedback.original import original_of
 from smtpproxy.feedback.parts import read_mail
-from smtpproxy.feedback.personal import is_auto_reply, wants_out, writer
+from smtpproxy.feedback.personal import asks_by_program, is_auto_reply, wants_out, writer
 from smtpproxy.feedback.records import (
     Action,
     Class,
@@ -67,7 +67,7 @@ def read_report(
         events = [_failed(one, sent, lacking) for one in failures(mail, original)]
         why = "a delivery status notification" if events else "a notice that mail arrived"
         return Report(Kind.DSN, why, tuple(events), sent)
-    if is_auto_reply(mail):
+    if is_auto_reply(mail) and not asks_by_program(mail):
         return Report(Kind.AUTO_REPLY, "an automatic reply", (), sent)
     if wants_out(mail) or (sent is not None and sent.scope is not None):
         return _unsubscribed(writer(mail), sent, lacking)

@@ -1,6 +1,7 @@
 """Bounces: which mails are some, whom they name, and why the mail did not arrive."""
 
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -10,7 +11,7 @@ from smtpproxy.feedback.dsn import STATUS_TYPES, Outcome, field_outcomes
 from smtpproxy.feedback.original import Original
 from smtpproxy.feedback.parts import Mail, field, read_mail
 from smtpproxy.feedback.records import Class
-from smtpproxy.feedback.transcript import spoken, text_outcomes
+from smtpproxy.feedback.transcript import Told, read_text
 
 _WORDS_IN_ALL = 64 * 1024
 _DELIVERED = ("delivered", "relayed", "expanded")
@@ -101,31 +102,34 @@ def failures(mail: Mail, original: Original) -> list[Failure]:
 
     A notice that mail was delivered has none.
     """
-    text = _text(mail)
-    told = text_outcomes(text, _others(mail, original), original.recipient)
-    listed = _listed(mail)
-    if len(told) != len(listed):  # as many: they are the same, and the text says more of them
-        told = listed or told
-    outcomes = field_outcomes(mail) or told or [Outcome(None, "", "", "")]
+    told = read_text(_text(mail), _others(mail, original), original.recipient)
+    outcomes = field_outcomes(mail) or _text_outcomes(mail, told) or [Outcome(None, "", "", "")]
     room = min(2048, _WORDS_IN_ALL // len(outcomes))
-    beside = {outcome.address: outcome for outcome in told}
-    whole = spoken(text).strip()
-    late = _is_late(mail, whole)
+    beside = {outcome.address: outcome for outcome in told.outcomes}
+    at_last = told.whole if len(outcomes) == 1 else told.preface
+    late = _is_late(mail, told.whole)
     found: dict[str | None, Failure] = {}
     for outcome in outcomes:
         if outcome.action in _DELIVERED or (not outcome.action and outcome.status[:2] == "2."):
             continue
         address = outcome.address or (original.recipient if len(outcomes) == 1 else None)
-        if outcome.action.startswith("delay") or (late and not outcome.action):
-            said = outcome.said or whole
-            found.setdefault(address, Failure(address, Class.TRANSIENT, said))
-            continue
         texts = [outcome.said]
         if address in beside:
-            texts += [beside[address].near, beside[address].said]
-        failure, said = _judged(outcome.status, [*texts, whole], room)
-        found.setdefault(address, Failure(address, failure, said))
+            texts = [outcome.said, beside[address].near, beside[address].said]
+        if outcome.action.startswith("delay") or (late and not outcome.action):
+            failure = Failure(address, Class.TRANSIENT, outcome.said or told.whole)
+        else:
+            failure = Failure(address, *_judged(outcome.status, [*texts, at_last], room))
+        found.setdefault(address, failure)
     return list(found.values())
+
+
+def _text_outcomes(mail: Mail, told: Told) -> Sequence[Outcome]:
+    """Return the recipients of a report without fields."""
+    listed = _listed(mail)
+    if not listed or len(told.outcomes) == len(listed):
+        return told.outcomes  # as many: they are the same, and the text says more of them
+    return listed
 
 
 def _judged(status: str, texts: list[str], room: int) -> tuple[Class, str]:

@@ -56,6 +56,11 @@ _BY_PROGRAM = re.compile(
 )
 
 
+def asks_by_program(mail: Mail) -> bool:
+    """Whether a mail program unsubscribes for its user: Apple's says auto-replied as well."""
+    return mail.headers.count("X-Apple-Unsubscribe") > 0
+
+
 def is_auto_reply(mail: Mail) -> bool:
     """Whether nobody wrote it (RFC 3834 5, and what was usual before and beside it)."""
     submitted = field(mail.headers, "Auto-Submitted").partition(";")[0].strip().lower()

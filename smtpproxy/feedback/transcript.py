@@ -7,6 +7,8 @@ below or behind, then the message. qmail, Exim, Postfix, sendmail, Yahoo, Exchan
 import re
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from smtpproxy.feedback.addresses import ADDRESS, found_in, is_of_a_machine, valid
 from smtpproxy.feedback.dsn import Outcome
 
@@ -32,7 +34,7 @@ _RETURNED = re.compile(
 )
 _FOOTER = re.compile(r"\s*(?:_{10,200}|\*{10,200}|~{10,200}|-- ?)\s*")  # a disclaimer, mostly
 _HEAD = re.compile(
-    r"\s*(?:[*>-]{1,3}\s+|to:?\s+|rcpt to:\s*|[45]\d\d[ -](?:[45]\.\d{1,3}\.\d{1,3} )?"
+    r"\s*(?:[*>-]{1,3}\s+|rcpt to:\s*|[45]\d\d[ -](?:[45]\.\d{1,3}\.\d{1,3} )?"
     r"|(?:(?!sender|from|your|our)[\w'-]{1,20} ){0,4}"
     r"(?:users?|userid|recipients?|address(?:es|ee)?|mailbox|account|addressed to"
     r"|deliver to):?\s+)?"
@@ -41,6 +43,8 @@ _HEAD = re.compile(
     + r"[>\"')\]}*]{0,3}",
     re.IGNORECASE,
 )
+_REPLY = re.compile(r"\s*[45]\d\d([ -])")
+_SECTION = 3  # empty lines end what is said of a recipient
 _MADE_FROM = re.compile(
     r"\(?(?:ultimately )?(?:generated|expanded) from:?\s*<?"
     r"|original(?:ly)? address(?:ed)?(?: to)?:?\s",
@@ -49,7 +53,7 @@ _MADE_FROM = re.compile(
 _LOCAL_VERDICT = re.compile(r"\s*5\d\d 5\.1\.1 .{1,300}\.\.\. User unknown\s*", re.IGNORECASE)
 _REMOTE_SAID = re.compile(r"<<<\s*[45]\d\d|\(reason: ", re.IGNORECASE)
 _NOT_ABOUT = re.compile(
-    r"\s*(?:from|sender|reply-to|cc|date|subject|message-id|return-path|x-[\w-]{1,30})\s*:"
+    r"\s*(?:from|to|sender|reply-to|cc|date|subject|message-id|return-path|x-[\w-]{1,30})\s*:"
     r"|.{0,80}\b(?:contact|assistance|questions?|help|e?mail us|write to|reach us|send (?:e?mail"
     r"|a message)"
     r"|please (?:e?mail|send|forward)|message from|mail from|sent by|message sent)\b",
@@ -57,20 +61,31 @@ _NOT_ABOUT = re.compile(
 )
 
 
-def text_outcomes(text: str, others: Iterable[str], likely: str | None) -> list[Outcome]:
-    """Return what a text says of each recipient that it names, "" for action and status.
+class Told(Struct, frozen=True):
+    """What a text says: of each recipient that it names, before it names any, and in all.
+
+    Action and status of the outcomes are "".
+    """
+
+    outcomes: tuple[Outcome, ...]
+    preface: str
+    whole: str
+
+
+def read_text(text: str, others: Iterable[str], likely: str | None) -> Told:
+    """Read a text up to the message that came back.
 
     `others` are addresses that are not recipients: the sender's own, and whose report it is.
     Of several that are only mentioned, none but the `likely` one is.
     """
     reader = _Reader(frozenset(others))
-    reader.read(_spoken(text))
-    return reader.outcomes(likely)
-
-
-def spoken(text: str) -> str:
-    """Return a text without the message that came back."""
-    return "\n".join(_spoken(text))
+    lines = _spoken(text)
+    reader.read(lines)
+    return Told(
+        outcomes=tuple(reader.outcomes(likely)),
+        preface=" ".join(reader.preface).strip(),
+        whole="\n".join(lines).strip(),
+    )
 
 
 def _spoken(text: str) -> list[str]:
@@ -93,7 +108,9 @@ class _Reader:
         self._said: dict[str, list[str]] = {}
         self._mentioned: dict[str, int] = {}  # at which of the lines below
         self._rest: list[str] = []
+        self.preface: list[str] = []
         self._now: str | None = None
+        self._empty = 0
 
     def read(self, lines: list[str]) -> None:
         for line in lines:
@@ -118,13 +135,19 @@ class _Reader:
         return []
 
     def _begin(self, address: str, line: str) -> None:
-        self._now = address
+        reply = _REPLY.match(line)  # of a server: it says all, unless it goes on
+        self._now = None if reply is not None and reply[1] == " " else address
         self._said.setdefault(address, []).append(line.strip())
 
     def _go_on(self, line: str) -> None:
+        self._empty = 0 if line.strip() else self._empty + 1
+        if self._empty >= _SECTION:
+            self._now = None
         if self._now is not None:
             self._said[self._now].append(line.strip())
         self._rest.append(line.strip())
+        if not self._said:
+            self.preface.append(line.strip())
         if not _NOT_ABOUT.match(line):
             for address in found_in(line):
                 if self._may_be(address):

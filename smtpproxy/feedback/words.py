@@ -40,6 +40,7 @@ NEUTRAL = _any(
     r"(?:original|returned) (?:message|mail)",
     r"in reply to (?:rcpt to|end of data|data)(?: command)?",
     r"for more information.{0,40}",
+    r"original sender|sender-mta|\bsender: ",
     r"incorrect addresses",  # LSMTP's introduction
     r"(?:contact|mail|ask|call) (?:your |the |to )?postmaster",
     r"anti-?spam-?(?:gateway|filter) at",
@@ -48,7 +49,7 @@ NEUTRAL = _any(
 SENDER = _any(
     r"\bsend(?:er|ing)(?:'?s)? (?:ip|mta|host|server)\b|badsender|sendernoa|backscatter|emetteur",
     r"\bpurported|responsible address|not owned by|outgoing mail suspension|not pre-approved",
-    r"\bfrom: |\bfully qualified|dynamic ip|open proxy|mismatches client|unresolvable relay",
+    r"\bfrom: domain|\bfully qualified|dynamic ip|open proxy|mismatches client|unresolvable relay",
     r"\bserver ip\b|\bclient host\b|forward dns|ip for sending",
     r"\b(?:unknown|invalid|bad|forged|unverified|unresolvable) sender",
     r"\bsender(?:'?s)?(?: e-?mail)?(?: address)?(?: domain)?:? ?(?:is |was |has "

@@ -158,6 +158,72 @@ The error that the other server returned was: 450 User unknown
 """,
         [(JEANNE, "transient")],
     ),
+    "sendmail 5, several": (
+        """   ----- Transcript of session follows -----
+While talking to mx.people.example:
+>>> MAIL From:<bounces@shop.example>
+<<< 501 <bounces@shop.example>... no access from mail server 192.0.2.1
+554 <ann@people.example>... Remote protocol error
+550 nowhere.example (smtp)... 550 Host unknown
+554 <bob@nowhere.example>... 550 Host unknown (Authoritative answer from name server)
+
+   ----- Unsent message follows -----
+""",
+        [("ann@people.example", "unknown"), ("bob@nowhere.example", "dead")],
+    ),
+    "the reason before the recipients": (
+        """Your message:
+   From:    news@shop.example
+   Subject: Our offers
+
+Could not be delivered because of
+
+550 5.1.1 User unknown
+
+The following recipients were affected:
+    jeanne@people.example
+
+
+
+
+Additional Information
+======================
+Original Sender:    <news@shop.example>
+Sender-MTA:         <192.0.2.1>
+""",
+        [(JEANNE, "dead")],
+    ),
+    "notes": (
+        """------- Failure Reasons  --------
+
+User not listed in public Name & Address Book
+jeanne@people.example
+
+------- Returned Message --------
+Received: from mx.example by smtp.example
+""",
+        [(JEANNE, "dead")],
+    ),
+    "a footer that speaks of viruses": (
+        """Delivery to the following recipient failed: no such user
+
+jeanne@people.example
+
+________________________________________________________________________
+This mail was scanned for viruses by our policy.
+""",
+        [(JEANNE, "dead")],
+    ),
+    "japanese": (
+        "送信できませんでした。\n\n<jeanne@people.example>: 宛先は存在しません\n",
+        [(JEANNE, "dead")],
+    ),
+    "several that are only spoken of": (
+        """Your message was not delivered: jeanne5 matches nobody here, no such user.
+To reach others try firstname.lastname@people.example or write to j.doe@people.example
+""",
+        [(None, "dead")],
+    ),
     "one line": (
         "User's mailbox is full: <jeanne@people.example>\nUnable to deliver mail.",
         [(JEANNE, "full")],
@@ -171,6 +237,19 @@ def test_a_bounce_without_fields_is_read_by_its_text(name: str) -> None:
     report = read_report(plain(text))
     assert report.kind is Kind.DSN
     assert [(event.address, event.event_class) for event in report.events] == expected
+
+
+def test_a_bounce_inside_of_a_bounce_is_read() -> None:
+    inner = bounce(fields=failed("5.1.1", "550 5.1.1 User unknown")).decode()
+    outer = bounce(original=inner).replace(b"message/delivery-status", b"text/plain", 1)
+    assert summary(read_report(outer)) == [(JEANNE, "dead", "suppress", "all")]
+
+
+def test_a_status_that_no_server_said_does_not_outweigh_words_that_say_something_else() -> None:
+    said = "550 see the rules of this host"
+    assert read_report(bounce(fields=failed("5.1.1", said))).events[0].event_class == "unknown"
+    said = "550 5.1.1 see the rules of this host"
+    assert read_report(bounce(fields=failed("5.1.1", said))).events[0].event_class == "dead"
 
 
 def test_the_address_that_was_mailed_counts_and_not_where_it_was_forwarded() -> None:
@@ -276,6 +355,12 @@ def test_a_wish_to_unsubscribe(subject: str, text: str) -> None:
     assert summary(report) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
 
 
+def test_apple_mail_unsubscribes_for_its_user_although_it_calls_that_an_automatic_reply() -> None:
+    more = "Auto-Submitted: auto-replied\nX-Apple-Unsubscribe: true\n"
+    mail = plain("Apple Mail sent this", subject="unsubscribe", sender=JEANNE, more=more)
+    assert summary(read_report(mail)) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
+
+
 @pytest.mark.parametrize(
     ("subject", "more"),
     [
@@ -346,3 +431,38 @@ def test_without_the_token_that_is_asked_for_nobody_is_suppressed(mail: bytes) -
     (event,) = read_report(mail, tokens=Tokens(None), require_token=True).events
     assert (event.action, event.scope) == (Action.COUNT, None)
     assert "token" in event.why
+
+
+LARGE = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "mail",
+    [
+        b"",
+        bytes(LARGE),
+        plain("user " * (LARGE // 5)),
+        plain("a@b.example\n" * (LARGE // 12)),
+        plain("(expanded from: a@b.example)\n" * (LARGE // 30)),
+        plain("mailbox " + "exceeds a " * (LARGE // 10)),
+        plain("<a " * (LARGE // 3)).replace(b"text/plain", b"text/html"),
+        bounce(
+            "",
+            "\n".join(failed(said="user " * 100, recipient=f"u{i}@b.example") for i in range(1000)),
+        ),
+        bounce("", "Final-Recipient: rfc822; a@b.example\n\n" * 10_000),
+        bounce("", "\n".join(map(failed, ["5.0.0"] * 2000, ["user " * 100] * 2000))),
+        b"".join(
+            b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (i, i) for i in range(9000)
+        ),
+        b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\nx\n" * 100_000,
+        b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--bx\n" * 200_000,
+        b"Subject: " + b"=?utf-8?q?a?= " * 50_000 + b"\n\n",
+        complaint("Original-Rcpt-To: a@b.example\n" * 20_000),
+    ],
+    ids=range(15),
+)
+@pytest.mark.timeout(20)  # a second, where nothing else runs
+def test_no_mail_is_too_much(mail: bytes) -> None:
+    report = read_report(mail)
+    assert len(report.events) <= 200
