@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from smtpproxy.auth.users import UsersError, read
 from smtpproxy.config import ConfigError
 from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
+from smtpproxy.settings.brands import UnusableLogo, logo_source
 from smtpproxy.store import open_store, store_path
 from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
 from smtpproxy.store.key_files import load_link_keys, load_partner_key
@@ -42,7 +43,9 @@ def check_named_files(settings: Settings, filename: str) -> list[str]:
 
     Raises ConfigError with every fault in them.
     """
-    return _all_of([check_access_files, _check_webhooks, check_dkim_files], settings, filename)
+    return _all_of(
+        [check_access_files, _check_webhooks, check_dkim_files, _check_logos], settings, filename
+    )
 
 
 def check_start(settings: Settings, filename: str) -> list[str]:
@@ -86,6 +89,21 @@ def _webhook_faults(settings: Settings) -> Iterator[str]:
             check_files(webhook)
         except SecretFault as fault:
             yield f'webhook "{webhook.name}".{fault.key}: {fault}'
+
+
+def _check_logos(settings: Settings, filename: str) -> list[str]:
+    return _raise_any(filename, _logo_faults(settings))
+
+
+def _logo_faults(settings: Settings) -> Iterator[str]:
+    for brand in settings.declared_brands:
+        try:
+            if brand.logo is not None:
+                logo_source(brand.logo)
+        except OSError as error:
+            yield f'brand "{brand.name}".logo: {brand.logo}: {error.strerror}'
+        except UnusableLogo as error:
+            yield f'brand "{brand.name}".logo: {brand.logo} {error}'
 
 
 def _check_state(settings: Settings, filename: str) -> list[str]:

@@ -28,6 +28,7 @@ from smtpproxy.web.app import create_app
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
+from smtpproxy.web.look import looks
 from smtpproxy.web.own_mail import submitter
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
@@ -52,6 +53,7 @@ async def _serve(
     state_dir = settings.server.state_dir
     proxies = TrustedHosts(settings.web.trusted if settings.web else ())
     links = LinkReader(state_dir)
+    pages = looks(settings)
     limit = open_confirmation_limit(settings.store)
     by_mail = confirmations = None
     if settings.confirmation is not None:
@@ -59,6 +61,7 @@ async def _serve(
         confirmations = ConfirmationLinks(
             links,
             {"consent": by_mail, "permission": by_mail},
+            pages,
             trusts=lambda peer: peer in proxies,
             now=_now,
         )
@@ -89,7 +92,7 @@ async def _serve(
         snapshots=store.snapshots if settings.store.partners else None,
         streams=watched.status,
         api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop, by_mail=by_mail),
-        unsubscribe=Unsubscribe(links, writer, settings.streams, now=_now, breaker=breaker),
+        unsubscribe=Unsubscribe(links, writer, settings.streams, pages, now=_now, breaker=breaker),
         confirmations=confirmations,
     )
     serving = asyncio.create_task(

@@ -1,8 +1,10 @@
 """Brands: who is talking to people, and how a stream is called when they are told of it."""
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from smtpproxy.settings.names import Line, Mailbox, Name, PageLanguage, line, page_language
@@ -48,3 +50,30 @@ class BrandSettings:
     logo: File | None = None
     colour: Colour | None = None  # on a light ground
     colour_dark: Colour | None = None  # on a dark one
+
+
+LARGEST_LOGO = 64 * 1024  # octets; it is in every page
+_PICTURES = {
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpeg",
+    b"GIF8": "gif",
+    b"RIFF": "webp",
+    b"<svg": "svg+xml",
+    b"<?xml": "svg+xml",
+}
+
+
+class UnusableLogo(ValueError):
+    """The file is no picture for a page; the text says why."""
+
+
+def logo_source(path: Path) -> str:
+    """Return a picture as the source of an `img`. Raises OSError, UnusableLogo."""
+    with path.open("rb") as file:
+        octets = file.read(LARGEST_LOGO + 1)
+    if len(octets) > LARGEST_LOGO:
+        raise UnusableLogo(f"has more than {LARGEST_LOGO // 1024} KiB: it is in every page")
+    kind = next((kind for magic, kind in _PICTURES.items() if octets.startswith(magic)), None)
+    if kind is None:
+        raise UnusableLogo("is no picture: it may be SVG, PNG, JPEG, WebP or GIF")
+    return f"data:image/{kind};base64,{b64encode(octets).decode()}"

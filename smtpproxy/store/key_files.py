@@ -330,6 +330,17 @@ class LinkReader:
         """Read the token of a confirmation. Raises as `open` does."""
         return read_confirmation(self._ring_of(token), token)
 
+    def open_record(self, token: str, context: bytes) -> bytes:
+        """Read what `seal_record` sealed. Raises as `open` does."""
+        return self._ring_of(token).open_record(token, context)
+
+    def seal_record(self, record: bytes, context: bytes) -> str:
+        """Seal any record under the newest key. Raises StoreMisconfigured."""
+        if self._ring is None:
+            self._read_again()
+        ring = self._ring or link_ring(self._state_dir)
+        return ring.seal_record(record, context)
+
     def _ring_of(self, token: str) -> TokenRing:
         if self._ring is None or not self._ring.knows(token):
             self._read_again()

@@ -168,8 +168,11 @@ class SuppressionStore(Protocol):
         reason: str,
         scope: str | None = None,
         origin: Origin | None = None,
+        since: datetime | None = None,
     ) -> Sequence[Suppression]:
         """Lift suppressions of the exact address; return those that were lifted.
+
+        `since` is the moment that they hold from: one that was moved since then stays.
 
         Who lifted what and why stays on record, under the key of the address.
         """

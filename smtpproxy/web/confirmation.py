@@ -13,18 +13,19 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 import structlog
-from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from smtpproxy.locale import PAGE_LANGS, Lang, Phrase, say
+from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, say
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import PATH, Confirmation, Kind
 from smtpproxy.mail.unsubscribe_token import TokenError
+from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.web.forms import OtherType, read_form
+from smtpproxy.web.look import Look
 from smtpproxy.web.tokens import Bucket
-from smtpproxy.web.unsubscribe import HEADERS, STYLE, form_body, language_of, urlencoded
 
 State = Literal["ask", "done", "again", "over", "unknown", "trouble", "too_often"]
 
@@ -57,7 +58,9 @@ class Confirmed(Protocol):
         """What fills the texts `confirm.STATE.KIND` in."""
         ...
 
-    async def confirm(self, told: Confirmation, client: str, lang: Lang) -> State | Response:
+    async def confirm(
+        self, told: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
+    ) -> State | Response:
         """Act; `client` is an IP address, or empty. Raises StoreUnavailable."""
         ...
 
@@ -69,6 +72,7 @@ class ConfirmationLinks:
         self,
         tokens: ConfirmationTokens,
         kinds: Mapping[Kind, Confirmed],
+        looks: Mapping[str, Look],
         *,
         trusts: Callable[[str], bool],
         now: Callable[[], datetime],
@@ -77,6 +81,7 @@ class ConfirmationLinks:
         """`trusts` tells of a peer whether it is a proxy whose X-Forwarded-For is believed."""
         self._tokens = tokens
         self._kinds = kinds
+        self._looks = looks
         self._trusts = trusts
         self._now = now
         self._clock = clock
@@ -90,13 +95,15 @@ class ConfirmationLinks:
 
     async def _endpoint(self, request: Request) -> Response:
         token = request.path_params["token"]
-        lang = language_of(request.headers.get("accept-language", ""))
+        look = self._looks[BUILT_IN_BRAND]
+        lang = look.language(request.headers.get("accept-language", "")) or REFERENCE
         told: Confirmation | None = None
         found: State | Response
         try:
             told = self._tokens.open_confirmation(token)
-            if "accept-language" not in request.headers and told.lang in PAGE_LANGS:
-                lang = told.lang
+            look = self._looks.get(told.brand, look)
+            accepted = request.headers.get("accept-language", "")
+            lang = look.language(accepted) or look.language_of(told.lang)
             found = await self._answer(request, token, told, lang)
         except TokenError as error:
             log.debug("confirmation_link_unknown", cause=str(error))  # anybody can ask at will
@@ -104,7 +111,7 @@ class ConfirmationLinks:
         except StoreUnavailable as error:
             log.error("confirmation_failed", error=str(error))
             found = "trouble"
-        return found if isinstance(found, Response) else self._page(found, told, lang)
+        return found if isinstance(found, Response) else self._page(found, told, look, lang)
 
     async def _answer(
         self, request: Request, token: str, told: Confirmation, lang: Lang
@@ -117,15 +124,19 @@ class ConfirmationLinks:
             return "ask"
         if self._too_often(token):
             return "too_often"
-        if urlencoded(await form_body(request)).get("confirm") != "yes":
+        try:
+            form = await read_form(request)
+        except OtherType:
+            form = {}
+        if form.get("confirm") != "yes":
             return "ask"
         client = client_address(request, self._trusts)
-        found = await self._kinds[told.kind].confirm(told, client, lang)
+        found = await self._kinds[told.kind].confirm(told, client, lang, form)
         state: State = "done" if isinstance(found, Response) else found
         log.info("confirmation", kind=told.kind, brand=told.brand, state=state)
         return found
 
-    def _page(self, state: State, told: Confirmation | None, lang: Lang) -> Response:
+    def _page(self, state: State, told: Confirmation | None, look: Look, lang: Lang) -> Response:
         words: Mapping[str, str] = {}
         key: str = state
         if told is not None and told.kind in self._kinds and state in ("ask", "done"):
@@ -135,12 +146,10 @@ class ConfirmationLinks:
             for part in (("title", "text", "button") if state == "ask" else ("title", "text"))
         }
         page = environment(lang).get_template("confirmation.html")
-        headers = dict(HEADERS)
+        headers = dict(look.headers)
         if state in ("trouble", "too_often"):
             headers["Retry-After"] = "60"
-        return HTMLResponse(
-            page.render(state=state, style=Markup(STYLE), **said), _STATUS[state], headers
-        )
+        return HTMLResponse(page.render(state=state, look=look, **said), _STATUS[state], headers)
 
     def _too_often(self, token: str) -> bool:
         """Only someone with a link can use up its rate, so nobody can use up another's."""

@@ -144,7 +144,9 @@ class ConsentByMail:
             "purpose": purpose_label(self.settings, told.purpose, lang),
         }
 
-    async def confirm(self, told: Confirmation, client: str, lang: Lang) -> State:
+    async def confirm(
+        self, told: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
+    ) -> State:
         """Record the person's yes, once. `over`: it is not asked for any more, or taken back."""
         async with self._one_at_a_time:
             store = self._store()

@@ -1,116 +1,53 @@
-"""The unsubscribe links: GET shows a page and changes nothing, POST unsubscribes.
+"""The unsubscribe links: GET shows a page and changes nothing, POST acts.
 
 RFC 8058: programs that look at links before people do (scanners, previews) send GET; a
 mail program's button sends one POST without login, and takes no redirect for an answer.
-What is answered to a link says nothing of what is known of its recipient.
+What is answered to a link says nothing of what is known of its recipient, but for the language
+that they read where the browser asks for none that there is.
 """
 
-import asyncio
-import re
 import time
-from base64 import b64encode
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from hashlib import sha256
-from typing import Literal, Protocol
-from urllib.parse import parse_qsl
+from functools import lru_cache
+from typing import Literal, Protocol, cast
 
 import structlog
-from markupsafe import Markup
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang
+from smtpproxy.locale import PAGE_LANGS, Lang
 from smtpproxy.locale.pages import environment
+from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.breaker import Heard
-from smtpproxy.policy.model import Origin
+from smtpproxy.policy.model import BUILT_IN_BRAND, Stream
 from smtpproxy.sinks.metrics import Labels, Snapshot
-from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry, SuppressionStore
+from smtpproxy.store.protocols import Store, StoreUnavailable
+from smtpproxy.web.forms import OtherType, read_form
+from smtpproxy.web.look import Look
 from smtpproxy.web.tokens import Bucket
+from smtpproxy.web.wishes import Often, Sealing, Wishes, opened, sealed
 
-State = Literal["ask", "done", "unknown", "trouble", "too_often", "gone"]
-
-STYLE = """
-body { font: 18px/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto 0; padding: 0 1rem;
-       color: #1c1c1c; background: #fff }
-h1 { font-size: 1.5rem }
-button { font: inherit; padding: .6rem 1.4rem; border: 0; border-radius: .3rem; color: #fff;
-         background: #14508c; cursor: pointer }
-button:focus-visible { outline: 3px solid #d27800; outline-offset: 2px }
-@media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616 } }
-"""
-_STYLE_HASH = b64encode(sha256(STYLE.encode()).digest()).decode()
-
-HEADERS: Mapping[str, str] = {  # beside those of every answer (see `boundary`)
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self';"
-        " base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "Vary": "Accept-Language",
-    "X-Robots-Tag": "noindex, nofollow",
-}
+State = Literal[
+    "ask", "done", "saved", "undone", "late", "mailed", "unknown", "trouble", "too_often", "gone"
+]
 
 FROM_PAGE = "page"
 """The value of the form's field `from`: the button was pressed, by no mail program."""
-
-
-def page(state: State, lang: Lang, scope: str | None = None) -> str:
-    """Return the page. `scope` is what is unsubscribed from, for `ask` and `done`.
-
-    The form has no target: it posts to the link itself, wherever a proxy put that.
-    """
-    return (
-        environment(lang)
-        .get_template("unsubscribe.html")
-        .render(state=state, scope=scope, style=Markup(STYLE), from_page=FROM_PAGE)
-    )
-
-
-def language_of(accept_language: str) -> Lang:
-    """Return the language of an Accept-Language header (RFC 9110 12.5.4) that the page has."""
-    best, weight = REFERENCE, 0.0
-    for item in accept_language[:500].split(","):
-        tag, _, parameter = item.strip().lower().partition(";")
-        primary = tag.strip().partition("-")[0]
-        try:
-            quality = float(parameter.strip().removeprefix("q=")) if parameter else 1.0
-        except ValueError:
-            continue
-        if quality > weight and primary in PAGE_LANGS:
-            best, weight = primary, quality
-    return best
-
-
 UNKNOWN = "unknown"
 """The stream of a link that no configured stream has made."""
-
-_URLENCODED, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
-"""RFC 8058 3.2. What names no type is read as the first."""
-_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))\s*(?:;|$)', re.IGNORECASE)
-_FIELD_NAME = re.compile(
-    rb'^content-disposition:[^\r\n]*;[ \t]*name="?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE
-)
-LARGEST_FORM = 16 * 1024  # octets
-_BODY_WITHIN = 20.0  # seconds
 PER_MINUTE = 10  # of one link
 _LINKS = 10_000  # whose rates are remembered
-_SAME_WISH = 86_400.0  # seconds in which another POST is no second person's
-_STATUS: dict[State, int] = {
-    "ask": 200,
-    "done": 200,
-    "unknown": 404,
-    "trouble": 503,
-    "too_often": 429,
-    "gone": 410,
-}
+_STATUS: Mapping[str, int] = {"unknown": 404, "trouble": 503, "too_often": 429, "gone": 410}
+_OFTEN = ("weekly", "monthly", "none")
 
 log = structlog.get_logger(__name__)
 
 
-class LinkTokens(Protocol):
+class LinkTokens(Sealing, Protocol):
     """Reads tokens: see `store.key_files.LinkReader`."""
 
     def open(self, token: str) -> Unsubscription: ...
@@ -122,32 +59,46 @@ class Listening(Protocol):
     async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool: ...
 
 
-class Unsubscribe:
-    """The routes of the links, and how often people unsubscribed.
+class PersonalLinks(Protocol):
+    """Mails people a link to what is stored about them: see `web.person`."""
 
-    `writer` gives the store to write to, opened when it is first needed.
+    async def send(self, address: str, brand: str, lang: Lang) -> None:
+        """Send it, unless mail to the address may not be sent. Raises StoreUnavailable."""
+        ...
+
+
+class Unsubscribe:
+    """The routes of the links, and how often what was asked for.
+
+    `writer` gives the store to write to, opened when it is first needed; `streams` are those of
+    the settings. Without `personal` no mail can be sent from the page.
     """
 
     def __init__(
         self,
         tokens: LinkTokens,
-        writer: Callable[[], SuppressionStore],
-        streams: Iterable[str],
+        writer: Callable[[], Store],
+        streams: Mapping[str, Stream],
+        looks: Mapping[str, Look],
         *,
         now: Callable[[], datetime],
         breaker: Listening | None = None,
         clock: Callable[[], float] = time.monotonic,
+        personal: PersonalLinks | None = None,
     ) -> None:
         self._tokens = tokens
         self._writer = writer
+        self._wishes = Wishes(writer, now)
+        self._streams = {stream_tag(name): stream for name, stream in streams.items()}
+        self._looks = looks
+        self._only = next(iter(looks.values())) if len(looks) == 1 else None
         self._breaker = breaker
-        self._streams = {stream_tag(name): name for name in streams}
-        self._now = now
         self._clock = clock
+        self._personal = personal
         self._rates: OrderedDict[str, Bucket] = OrderedDict()
         self._counted: dict[Labels, float] = {}
         for lang in PAGE_LANGS:  # reads the files now, not during a request
-            page("unknown", lang)
+            environment(lang).get_template("unsubscribe.html")
 
     @property
     def routes(self) -> list[Route]:
@@ -157,80 +108,131 @@ class Unsubscribe:
         return Snapshot(counters={"feedback_total": dict(self._counted)})
 
     async def _endpoint(self, request: Request) -> Response:
-        if request.method == "POST":
-            return await self._unsubscribe(request)
-        return await self._show(request)
-
-    async def _show(self, request: Request) -> Response:
-        try:
-            told = self._tokens.open(request.path_params["token"])
-        except TokenError:
-            return _answer(request, "unknown")
-        except StoreUnavailable as error:
-            log.error("unsubscribe_keys_failed", error=str(error))
-            return _answer(request, "trouble")
-        return _answer(request, "ask", told.scope)
-
-    async def _unsubscribe(self, request: Request) -> Response:
         token = request.path_params["token"]
+        visit = Visit(self._looks[BUILT_IN_BRAND], request.headers.get("accept-language", ""))
         try:
             told = self._tokens.open(token)
+            visit = await self._visit(request, told)
+            if request.method != "POST":
+                return visit.page("ask")
             if self._too_often(token):
-                return _answer(request, "too_often")
-            kind, _, parameters = request.headers.get("content-type", _URLENCODED).partition(";")
-            if (kind := kind.strip().lower()) not in (_URLENCODED, _MULTIPART):
-                return _answer(request, "ask", told.scope, status=415)
-            body = await form_body(request)
-            form = _multipart(parameters, body) if kind == _MULTIPART else urlencoded(body)
-            if form.get("list-unsubscribe", "").lower() != "one-click":
-                return _answer(request, "ask", told.scope, status=400)
-            await self._carry_out(told, by_page=form.get("from") == FROM_PAGE)
+                return visit.page("too_often")
+            return await self._act(visit, told, await read_form(request))
         except TokenError as error:
             log.debug("unsubscribe_link_unknown", cause=str(error))  # anybody can ask at will
-            return _answer(request, "unknown")
+            return visit.page("unknown")
+        except OtherType:
+            return visit.page("ask", status=415)
         except StoreUnavailable as error:
             log.error("unsubscribe_failed", error=str(error))
-            return _answer(request, "trouble")
+            return visit.page("trouble")
         except _Void as error:
-            log.error("unsubscribe_link_void", id=told.id, error=str(error))
-            return _answer(request, "gone")
-        return _answer(request, "done", told.scope)
+            log.error("unsubscribe_link_void", id=visit.id, error=str(error))
+            return visit.page("gone")
 
-    async def _carry_out(self, told: Unsubscription, *, by_page: bool) -> None:
-        """Write the suppression; it is on the disk when this returns.
-
-        A second POST moves it to now, so that it outweighs a consent given in between.
-        Raises StoreUnavailable, _Void.
-        """
-        now = self._now()
-        entry = SuppressionEntry(
-            told.recipient, told.scope, Origin.UNSUBSCRIBE, now, f"link of id={told.id}"
+    async def _visit(self, request: Request, told: Unsubscription) -> "Visit":
+        stream = self._streams.get(told.stream)
+        look = self._looks.get(stream.brand if stream else "", self._only)
+        accepted = request.headers.get("accept-language", "")
+        visit = Visit(
+            look or self._looks[BUILT_IN_BRAND],
+            accepted,
+            told,
+            stream.name if stream else UNKNOWN,
+            personal=self._personal is not None,
         )
-        store = self._writer()
+        if accepted and visit.asked is None:
+            visit.tag = await self._reads(told.recipient)
+        return visit
+
+    async def _reads(self, recipient: str) -> str | None:
+        """The language of a person, where it is on record and can be read."""
         try:
-            (standing,) = await store.standing([entry])
-            await store.add_suppressions([entry])
+            contact = await self._writer().contact(canonical(recipient))
+        except (AddressError, StoreUnavailable):
+            return None
+        return contact.language if contact else None
+
+    async def _act(self, visit: "Visit", told: Unsubscription, form: dict[str, str]) -> Response:
+        """Do what a form asks for. Raises StoreUnavailable, TokenError, _Void."""
+        try:
+            if form.get("list-unsubscribe", "").lower() == "one-click":
+                return await self._stop(visit, told, form)
+            match form.get("do"):
+                case "undo":
+                    return await self._take_back(visit, told, form.get("undo", ""))
+                case "prefer":
+                    return await self._prefer(visit, told, form)
+                case "link" if self._personal is not None and visit.address:
+                    await self._personal.send(visit.address, visit.look.brand, visit.lang)
+                    return visit.page("mailed")
         except ValueError as error:  # the key of a hashed address was retired
+            if isinstance(error, TokenError):
+                raise
             raise _Void(str(error)) from error
-        again = standing is not None and (now - standing).total_seconds() < _SAME_WISH
-        stream = self._streams.get(told.stream, UNKNOWN)
-        if not again:
-            row = ("unsubscribe", stream)
-            self._counted[row] = self._counted.get(row, 0) + 1
+        return visit.page("ask", status=400)
+
+    async def _stop(
+        self, visit: "Visit", told: Unsubscription, form: Mapping[str, str]
+    ) -> Response:
+        look, all_of = visit.look, form.get("all")
+        scopes, stopped = [told.scope], "this"
+        if all_of == "brand" and look.title:
+            scopes, stopped = [look.scope], "brand"
+        elif all_of == "controller" and len(look.siblings) > 1:
+            scopes, stopped = [f"brand:{name}" for name, _ in look.siblings], "controller"
+        done = await self._wishes.stop(told, scopes)
+        by_page = form.get("from") == FROM_PAGE
+        if not done.again:
+            self._count("unsubscribe", visit.stream)
         log.info(
             "unsubscribed",
             id=told.id,
-            stream=stream,
-            scope=told.scope,
+            stream=visit.stream,
+            scope=" ".join(scopes),
             by="page" if by_page else "one_click",
-            again=again,
+            again=done.again,
         )
+        await self._heard(told, visit.stream)
+        undo = sealed(done.undo, self._tokens) if by_page else ""
+        return visit.page("done", stopped, undo=undo)
+
+    async def _heard(self, told: Unsubscription, stream: str) -> None:
         if self._breaker is None:
             return
         try:
             await self._breaker.heard(Heard.UNSUBSCRIBE, stream, told.id, told.recipient)
         except StoreUnavailable as error:  # the wish itself is on the disk
             log.warning("unsubscribe_not_counted", id=told.id, error=str(error))
+
+    async def _take_back(self, visit: "Visit", told: Unsubscription, token: str) -> Response:
+        try:
+            undo = opened(token, self._tokens)
+        except TokenError:
+            return visit.page("late")
+        done = await self._wishes.take_back(told, undo)
+        if done:
+            self._count("undo", visit.stream)
+        log.info("unsubscribe_undone", id=told.id, stream=visit.stream, done=done)
+        return visit.page("undone" if done else "late")
+
+    async def _prefer(
+        self, visit: "Visit", told: Unsubscription, form: Mapping[str, str]
+    ) -> Response:
+        wished = {
+            purpose: cast(Often, often)
+            for purpose in visit.look.labels
+            if (often := form.get(f"often:{purpose.lower()}", "")) in _OFTEN
+        }
+        if not wished or not visit.address:
+            return visit.page("ask")
+        held, undo = await self._wishes.prefer(told, visit.look.brand, wished)
+        self._count("preference", visit.stream)
+        log.info("preference", id=told.id, stream=visit.stream, brand=visit.look.brand)
+        return visit.page("saved", undo=sealed(undo, self._tokens), held=held)
+
+    def _count(self, kind: str, stream: str) -> None:
+        self._counted[kind, stream] = self._counted.get((kind, stream), 0) + 1
 
     def _too_often(self, token: str) -> bool:
         """Only someone with a link can use up its rate, so nobody can use up another's."""
@@ -245,49 +247,102 @@ class _Void(Exception):
     """One of our links that can no longer be used."""
 
 
-async def form_body(request: Request) -> bytes:
-    """Return the body, empty when it is too large or does not come."""
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_WITHIN):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > LARGEST_FORM:
-                    return b""
-    except (ClientDisconnect, TimeoutError):
-        return b""
-    return body
+class Visit:
+    """One request: whose page it is, in which language, about which link."""
+
+    def __init__(
+        self,
+        look: Look,
+        accept_language: str,
+        told: Unsubscription | None = None,
+        stream: str = UNKNOWN,
+        *,
+        personal: bool = False,
+    ) -> None:
+        self.look = look
+        self.asked = look.language(accept_language)
+        self.tag: str | None = None  # of the person's own language
+        self.stream = stream
+        self.id = told.id if told else ""
+        self.scope = told.scope if told else ""
+        keyed = told is None or told.recipient.startswith("hmac:")
+        self.address = "" if told is None or keyed else told.recipient
+        self._personal = personal
+
+    @property
+    def lang(self) -> Lang:
+        return self.asked or self.look.language_of(self.tag)
+
+    def page(
+        self,
+        state: State,
+        stopped: str = "this",
+        *,
+        undo: str = "",
+        held: Mapping[str, Often] | None = None,
+        status: int | None = None,
+    ) -> Response:
+        data = "" if not self.address else "link" if self._personal else "write"
+        asked = (self.look, self.lang, state, self.scope, self.stream, stopped, data)
+        page = _render(*asked, undo, tuple((held or {}).items())) if undo else _rendered(*asked)
+        headers = dict(self.look.headers)
+        if state in ("trouble", "too_often"):
+            headers["Retry-After"] = "60"
+        return HTMLResponse(page, status or _STATUS.get(state, 200), headers)
 
 
-def urlencoded(body: bytes) -> dict[str, str]:
-    """Return the fields of a form by lower-case name; none of what is no form."""
-    try:
-        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20)
-    except ValueError:
-        return {}
-    return {name.strip().lower(): value.strip() for name, value in pairs}
+def _render(
+    look: Look,
+    lang: Lang,
+    state: State,
+    scope: str,
+    stream: str,
+    stopped: str,
+    data: str,
+    undo: str = "",
+    held: tuple[tuple[str, Often], ...] = (),
+) -> str:
+    """Return the page. The forms have no target: they post to the link itself, wherever a proxy
+    put that."""
+    purpose = scope.removeprefix("purpose:") if scope.startswith("purpose:") else ""
+    named = dict(look.named(purpose, lang))
+    label = named.pop(stream, "") or look.label(purpose, lang) if purpose else ""
+    also = tuple(sorted({name for name in named.values() if name != label}))
+    choices: tuple[tuple[str, str], ...] = ()
+    if data and state in ("ask", "done") and stopped == "this":
+        choices = tuple(
+            (each, look.label(each, lang))
+            for each in look.labels
+            if not (state == "done" and each == purpose)
+        )
+    return (
+        environment(lang)
+        .get_template("unsubscribe.html")
+        .render(
+            look=look,
+            state=state,
+            stopped=stopped,
+            label=label,
+            also=also,
+            names=_names(look, stopped),
+            all_brands=_names(look, "controller") if len(look.siblings) > 1 else (),
+            kept=purpose not in look.also_transactional,
+            purposes=choices,
+            held=[(look.label(each, lang), often) for each, often in held],
+            undo=undo,
+            data=data if look.help or data == "link" else "",
+            from_page=FROM_PAGE,
+        )
+    )
 
 
-def _multipart(parameters: str, body: bytes) -> dict[str, str]:
-    """Return the same of a form of RFC 7578."""
-    found = _BOUNDARY.search(parameters)
-    if found is None:
-        return {}
-    delimiter = b"\n--" + (found[1] or found[2]).encode("latin-1")
-    lines = b"\n" + body.replace(b"\r\n", b"\n")  # a bare LF is taken too: people come first
-    fields = {}
-    for part in lines.split(delimiter, 20)[1:-1]:
-        head, _, value = part.partition(b"\n\n")
-        if name := _FIELD_NAME.search(head):
-            fields[name[1].decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
-    return fields
+def _names(look: Look, stopped: str) -> tuple[str, ...]:
+    """Return whose advertising is stopped; none: everybody's, who has no name here."""
+    if stopped == "controller":
+        return tuple(title for _, title in look.siblings)
+    if stopped == "brand" and look.title:
+        return (look.title,)
+    return look.everybody
 
 
-def _answer(
-    request: Request, state: State, scope: str | None = None, *, status: int | None = None
-) -> Response:
-    headers = dict(HEADERS)
-    if state in ("trouble", "too_often"):
-        headers["Retry-After"] = "60"
-    language = language_of(request.headers.get("accept-language", ""))
-    return HTMLResponse(page(state, language, scope), status or _STATUS[state], headers)
+_rendered = lru_cache(maxsize=512)(_render)

@@ -16,12 +16,13 @@ from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
-from smtpproxy.web import api_operations, unsubscribe
+from smtpproxy.web import api_operations, forms, unsubscribe
 from smtpproxy.web import app as web_app
 from smtpproxy.web import server as web_server
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
+from smtpproxy.web.look import looks
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
 from tests.kit.relay import REPOSITORY
@@ -154,7 +155,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         collector=SnapshotCollector(settings(), version="0", started_at=1.0),
         api=Api(site.store, (token,), version="0", stop=stop),
         unsubscribe=Unsubscribe(
-            LinkReader(tmp_path), lambda: site.store, ("offers",), now=lambda: T0
+            LinkReader(tmp_path), lambda: site.store, {}, looks(settings()), now=lambda: T0
         ),
     )
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -544,7 +545,7 @@ def test_the_limits_are_those_of_the_document() -> None:
         "time to read an answer, for each 64 KB": f"{within['unread']:.0f} s",
         "octets of a header section": f"{web_app.LARGEST_HEADER:,}",
         "octets of a target, with its query": f"{web_app.LONGEST_TARGET:,}",
-        "octets of the form of an unsubscribe link": f"{unsubscribe.LARGEST_FORM:,}",
+        "octets of the form of an unsubscribe link": f"{forms.LARGEST_FORM:,}",
         "uses of one unsubscribe link per minute": f"{unsubscribe.PER_MINUTE}",
         "octets and addresses in an API check": (
             f"{api_operations.LARGEST // 1024**2} MiB, {api_operations.MOST_ADDRESSES}"

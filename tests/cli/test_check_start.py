@@ -76,6 +76,23 @@ def _audit_is_a_file(root: Path) -> str:
     return "state"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "logo.svg: No such file or directory"),
+        (b"%PDF-1.7", "logo.svg is no picture: it may be SVG, PNG, JPEG, WebP or GIF"),
+        (b"<svg" + b" " * 65_536, "logo.svg has more than 64 KiB: it is in every page"),
+    ],
+)
+def test_a_logo_that_no_page_can_show(tmp_path: Path, content: bytes | None, said: str) -> None:
+    logo = tmp_path / "logo.svg"
+    if content is not None:
+        logo.write_bytes(content)
+    brand = f'name = "shop"\nlegal_name = "Shop SA"\naddress = "Paris"\nlogo = "{logo}"\n'
+    path = configuration(tmp_path, more=f"[[brand]]\n{brand}")
+    assert f'brand "shop".logo: {tmp_path}/{said}' in command("check", path, code=2)[1]
+
+
 @pytest.mark.parametrize("spoil", [_state_is_a_file, _state_is_below_a_file, _audit_is_a_file])
 def test_an_unusable_state_dir_is_named(tmp_path: Path, spoil: Spoil) -> None:
     path = configuration(tmp_path, state=spoil(tmp_path))

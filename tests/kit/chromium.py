@@ -69,7 +69,9 @@ class Chromium:
         return self._settled()
 
     def run(self, script: str) -> Any:
-        found = self._ask("Runtime.evaluate", expression=script, returnByValue=True)
+        found = self._ask(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
@@ -79,16 +81,22 @@ class Chromium:
                 if e["method"] == "Network.requestWillBeSent"]  # fmt: skip
         return [url for url in sent if not url.endswith("/favicon.ico")]
 
-    def resize(self, width: int, height: int = 900, *, paper: bool = False) -> None:
+    def resize(
+        self, width: int, height: int = 900, *, paper: bool = False, dark: bool = False
+    ) -> None:
         """Show pages this wide (CSS pixels), `paper`: as they are printed."""
         self._ask(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 500,
         )  # fmt: skip
-        self._ask("Emulation.setEmulatedMedia", media="print" if paper else "screen")
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask(
+            "Emulation.setEmulatedMedia",
+            media="print" if paper else "screen", features=[scheme],
+        )  # fmt: skip
 
-    def screenshot(self, file: Path) -> None:
-        file.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot")["data"]))
+    def screenshot(self, file: Path, **options: Any) -> None:
+        file.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot", **options)["data"]))
 
     def _settled(self) -> str:
         wait_for(lambda: self.run("document.readyState") == "complete", "the page")

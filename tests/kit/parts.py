@@ -18,6 +18,7 @@ import pytest
 PREFIX = "missing part: "
 BUILD = Path(__file__).parents[2] / "build"
 SENDMAIL, EXIM, OPENSMTPD = (BUILD / name for name in ("sendmail", "exim", "opensmtpd"))
+AXE = BUILD / "axe" / "axe.min.js"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Part:
 
 
 PARTS = {
+    "axe": Part("chromium", ("chromium",), unpacked=AXE, module="axe"),
     "chromium": Part("chromium", ("chromium",)),
     "curl": Part("curl", ("curl",)),
     "exim": Part("util-linux", ("unshare",), root=True, unpacked=EXIM),

@@ -41,9 +41,12 @@ WHERE exact_key = ?
 _LIFTABLE = "wide_key, exact_key, scope, origin, since, key_version, note"
 _LIFT = f"INSERT INTO lifted_suppression ({_LIFTABLE}, lifted_at, reason)"
 _COUNT = "SELECT sum(n) FROM tally WHERE kind <> 'contact'"
-_WHICH = "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
+_WHICH = (
+    "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
+    " AND coalesce(?5, since) = since"
+)
 _FOUND = f"SELECT scope, origin, since, note FROM suppression WHERE {_WHICH}"
-_LIFT_FOUND = f"{_LIFT} SELECT {_LIFTABLE}, ?5, ?6 FROM suppression WHERE {_WHICH}"
+_LIFT_FOUND = f"{_LIFT} SELECT {_LIFTABLE}, ?6, ?7 FROM suppression WHERE {_WHICH}"
 _PAGE = """
 SELECT wide_key, exact_key, scope, origin, since, note, key_version FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
@@ -155,11 +158,12 @@ class Suppressions(Connections):
         reason: str,
         scope: str | None = None,
         origin: Origin | None = None,
+        since: datetime | None = None,
     ) -> Sequence[Suppression]:
         async with self._to_write().transaction() as connection:
             (key, pair), *older = (await self._keys.current(connection)).places(address)
             await live_keys.move(connection, [(*old, *pair, key.version) for _, old in older])
-            which = (*pair, scope or "", origin or "")
+            which = (*pair, scope or "", origin or "", rows.optional_micros(since))
             found = await fetch_all(connection, _FOUND, *which)
             await connection.execute(_LIFT_FOUND, (*which, to_micros(at), reason))
             await connection.execute(f"DELETE FROM suppression WHERE {_WHICH}", which)

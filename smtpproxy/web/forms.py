@@ -1,0 +1,69 @@
+"""Forms as programs and browsers send them, read within bounds."""
+
+import asyncio
+import re
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, Request
+
+URLENCODED, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
+"""RFC 8058 3.2. What names no type is read as the first."""
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))\s*(?:;|$)', re.IGNORECASE)
+_FIELD_NAME = re.compile(
+    rb'^content-disposition:[^\r\n]*;[ \t]*name="?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE
+)
+LARGEST_FORM = 16 * 1024  # octets
+_MOST_FIELDS = 200
+_BODY_WITHIN = 20.0  # seconds
+
+
+class OtherType(Exception):
+    """What was sent is no form by its type."""
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Return the fields by lower-case name; none of what is no form. Raises OtherType."""
+    kind, _, parameters = request.headers.get("content-type", URLENCODED).partition(";")
+    kind = kind.strip().lower()
+    if kind == _MULTIPART:
+        return _multipart(parameters, await _body(request))
+    if kind == URLENCODED:
+        return _urlencoded(await _body(request))
+    raise OtherType(kind)
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body, empty when it is too large or does not come."""
+    body = b""
+    try:
+        async with asyncio.timeout(_BODY_WITHIN):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LARGEST_FORM:
+                    return b""
+    except (ClientDisconnect, TimeoutError):
+        return b""
+    return body
+
+
+def _urlencoded(body: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        return {}
+    return {name.strip().lower(): value.strip() for name, value in pairs}
+
+
+def _multipart(parameters: str, body: bytes) -> dict[str, str]:
+    """The same of a form of RFC 7578."""
+    found = _BOUNDARY.search(parameters)
+    if found is None:
+        return {}
+    delimiter = b"\n--" + (found[1] or found[2]).encode("latin-1")
+    lines = b"\n" + body.replace(b"\r\n", b"\n")  # a bare LF is taken too: people come first
+    fields = {}
+    for part in lines.split(delimiter, _MOST_FIELDS)[1:-1]:
+        head, _, value = part.partition(b"\n\n")
+        if name := _FIELD_NAME.search(head):
+            fields[name[1].decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
+    return fields

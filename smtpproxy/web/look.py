@@ -1,0 +1,191 @@
+"""What people see of a brand: its name, logo and colours, whose it is, how its mail is called."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import structlog
+from markupsafe import Markup
+
+from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang
+from smtpproxy.policy.model import BUILT_IN_BRAND, StreamClass
+from smtpproxy.settings import BrandSettings, Settings
+from smtpproxy.settings.brands import UnusableLogo, logo_source
+
+_BLUE, _LIGHT_BLUE = "#14508c", "#9cc9f5"
+
+log = structlog.get_logger(__name__)
+
+_STYLE = """
+:root { color-scheme: light dark; --ground: #fff; --text: #1c1c1c; --line: #767676;
+        --brand: %(light)s; --on-brand: %(on_light)s }
+@media (prefers-color-scheme: dark) { :root { --ground: #161616; --text: #e6e6e6; --line: #8c8c8c;
+        --brand: %(dark)s; --on-brand: %(on_dark)s } }
+* { box-sizing: border-box }
+body { font: 1.125rem/1.5 system-ui, sans-serif; margin: 0; color: var(--text);
+       background: var(--ground); overflow-wrap: break-word }
+header { border-top: .5rem solid var(--brand); padding: 1rem 1rem 0 }
+header, main, footer { max-width: 36rem; margin: 0 auto }
+header p { margin: 0; font-weight: 600; display: flex; align-items: center; gap: .75rem }
+header img { max-height: 3rem; max-width: 12rem }
+main { padding: 0 1rem 1rem }
+h1 { font-size: 1.5rem; line-height: 1.25 }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem }
+form { margin: 1rem 0 }
+button { font: inherit; font-weight: 600; width: 100%%; padding: .7rem 1rem; border-radius: .3rem;
+         border: 2px solid var(--text); color: var(--on-brand); background: var(--brand);
+         cursor: pointer; text-align: center }
+fieldset { border: 1px solid var(--line); border-radius: .3rem; margin: 0 0 1rem;
+           padding: .25rem 1rem .75rem }
+legend { font-weight: 600; padding: 0 .25rem }
+label { display: block; padding: .3rem 0 }
+input[type=radio], input[type=checkbox] { width: 1.2rem; height: 1.2rem; margin: 0 .6rem 0 0;
+         vertical-align: -.15rem; accent-color: var(--brand) }
+input[type=text], select { font: inherit; width: 100%%; padding: .4rem; color: inherit;
+         background: var(--ground); border: 1px solid var(--line); border-radius: .3rem }
+:focus-visible { outline: 3px solid var(--text); outline-offset: 3px }
+dt { font-weight: 600; margin-top: .75rem }
+dd { margin: 0 }
+footer { padding: 1rem; border-top: 1px solid var(--line); font-size: 1rem }
+footer p { margin: .25rem 0 }
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One brand as pages show it. Looks are compared by identity: there is one for each brand."""
+
+    brand: str
+    title: str
+    controller: str
+    address: str
+    help: str
+    languages: tuple[Lang, ...]
+    labels: Mapping[str, Mapping[str, Mapping[Lang, str]]]
+    """What its marketing is called, by purpose and stream."""
+    also_transactional: frozenset[str]
+    """Purposes that a transactional stream has too, so that more than marketing is stopped."""
+    siblings: tuple[tuple[str, str], ...]
+    """Name and title of each brand of the same controller, itself among them."""
+    everybody: tuple[str, ...]
+    """The titles of all brands."""
+    scope: str
+    """What stops all its marketing."""
+    logo: str
+    style: Markup
+    headers: Mapping[str, str]
+
+    def named(self, purpose: str, lang: Lang) -> Mapping[str, str]:
+        """Return what the mail of a purpose is called, by stream: in `lang`, or in English."""
+        return {name: _in(lang, each) for name, each in self.labels.get(purpose, {}).items()}
+
+    def label(self, purpose: str, lang: Lang) -> str:
+        return ", ".join(dict.fromkeys(self.named(purpose, lang).values())) or purpose
+
+    def language(self, accept_language: str) -> Lang | None:
+        """Return the language of an Accept-Language header (RFC 9110 12.5.4) that it speaks."""
+        best, weight = None, 0.0
+        for item in accept_language[:500].split(","):
+            tag, _, parameter = item.strip().lower().partition(";")
+            primary = tag.strip().partition("-")[0]
+            try:
+                quality = float(parameter.strip().removeprefix("q=")) if parameter else 1.0
+            except ValueError:
+                continue
+            if quality > weight and primary in self.languages:
+                best, weight = primary, quality
+        return best
+
+    def language_of(self, tag: str | None) -> Lang:
+        """Return the language of a person's tag, or English, or the first that it speaks."""
+        primary = (tag or "").partition("-")[0]
+        if primary in self.languages:
+            return primary
+        return REFERENCE if REFERENCE in self.languages else self.languages[0]
+
+
+def looks(settings: Settings) -> dict[str, Look]:
+    """Return the look of each brand, and as `BUILT_IN_BRAND` that of pages which know none."""
+    made = {name: _look(brand, settings) for name, brand in settings.brands.items()}
+    if BUILT_IN_BRAND not in made:
+        nobody = BrandSettings(BUILT_IN_BRAND, title="", legal_name="", address="")
+        made[BUILT_IN_BRAND] = _look(nobody, settings)
+    return made
+
+
+def _look(brand: BrandSettings, settings: Settings) -> Look:
+    own = [
+        stream
+        for stream in settings.streams.values()
+        if stream.purpose and (stream.brand == brand.name or len(settings.brands) < 2)
+    ]
+    labelled = {each.name: each.label or {} for each in settings.declared_streams}
+    labels: dict[str, dict[str, Mapping[Lang, str]]] = {}
+    for stream in own:
+        declared = stream.name in labelled
+        if stream.stream_class is StreamClass.MARKETING and declared and stream.purpose:
+            label = labelled[stream.name] or {REFERENCE: stream.name}
+            labels.setdefault(stream.purpose, {})[stream.name] = label
+    light, dark = brand.colour or _BLUE, brand.colour_dark or brand.colour or _LIGHT_BLUE
+    colours = {"light": light, "dark": dark}
+    colours |= {f"on_{name}": readable_on(colour) for name, colour in colours.items()}
+    style = Markup(_STYLE % colours)
+    declared_brand = any(each.name == brand.name for each in settings.declared_brands)
+    same = [b for b in settings.brands.values() if b.legal_name == brand.legal_name]
+    return Look(
+        brand.name,
+        brand.title or "",
+        brand.legal_name or "",
+        brand.address or "",
+        brand.help or (settings.controller.contact if settings.controller else ""),
+        brand.languages or PAGE_LANGS,
+        labels,
+        frozenset(s.purpose or "" for s in own if s.stream_class is StreamClass.TRANSACTIONAL),
+        tuple((each.name, each.title or each.name) for each in same),
+        tuple(each.title or each.name for each in settings.brands.values()),
+        f"brand:{brand.name}" if declared_brand else "marketing",
+        _shown_logo(brand.logo),
+        style,
+        _headers(style),
+    )
+
+
+def _headers(style: str) -> Mapping[str, str]:
+    """What answers with pages have beside the headers of every answer (see `boundary`)."""
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self';"
+            " base-uri 'none'; frame-ancestors 'none'"
+        ),
+        "Vary": "Accept-Language",
+        "X-Robots-Tag": "noindex, nofollow",
+    }
+
+
+def readable_on(colour: str) -> str:
+    """Return black or white, whichever is read better on it: one has a contrast of 4.58 at least
+    (WCAG 2.2, 1.4.3)."""
+    red, green, blue = (_linear(int(colour[place : place + 2], 16) / 255) for place in (1, 3, 5))
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "#000000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#ffffff"
+
+
+def _linear(part: float) -> float:
+    return part / 12.92 if part <= 0.04045 else float(((part + 0.055) / 1.055) ** 2.4)
+
+
+def _shown_logo(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return logo_source(path)
+    except (OSError, UnusableLogo) as error:
+        log.warning("logo_unusable", file=str(path), error=str(error))
+        return ""
+
+
+def _in(lang: Lang, label: Mapping[Lang, str]) -> str:
+    return label.get(lang) or label.get(REFERENCE) or next(iter(label.values()))

@@ -1,0 +1,171 @@
+"""What people wish behind an unsubscribe link: less mail, or none; and that taken back.
+
+Anybody may hold the link, since messages are forwarded. So a link never allows more mail, but for
+what it stopped itself within the last hour, to whoever has the page that said so.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from smtpproxy.mail.address import AddressError, canonical
+from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
+from smtpproxy.policy.model import Contact, Frequency, Origin, Preference
+from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+from smtpproxy.web.group_commit import GroupCommit
+
+UNDO_WITHIN = timedelta(hours=1)
+_SAME_PRESS = timedelta(seconds=10)  # a button that is pressed twice
+_SAME_WISH = timedelta(days=1)  # in which another request is no second person's
+
+Often = Literal["weekly", "monthly", "none"]
+
+
+class Undo(Struct, frozen=True, array_like=True):
+    """What one request did, and how to take it back. It is sealed, and in the page alone."""
+
+    link: str  # the id of the decision whose link it was
+    recipient: str
+    at: datetime
+    scopes: tuple[str, ...] = ()  # that were not suppressed before
+    wishes: tuple[Preference, ...] = ()  # as they were before
+
+
+_CONTEXT = b"smtpproxy undo"
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Undo).decode
+
+
+class Sealing(Protocol):
+    """Seals and opens records: see `store.key_files.LinkReader`."""
+
+    def open_record(self, token: str, context: bytes) -> bytes: ...
+
+    def seal_record(self, record: bytes, context: bytes) -> str: ...
+
+
+def sealed(undo: Undo, sealing: Sealing) -> str:
+    return sealing.seal_record(_encode(undo), _CONTEXT)
+
+
+def opened(token: str, sealing: Sealing) -> Undo:
+    """Raises TokenError."""
+    try:
+        return _decode(sealing.open_record(token, _CONTEXT))
+    except msgspec.MsgspecError as error:  # of another version
+        raise TokenError(str(error)) from None
+
+
+class Stopped(Struct, frozen=True):
+    undo: Undo
+    again: bool  # it was so already
+
+
+class Wishes:
+    """Carries out what is wished over the store that `writer` gives."""
+
+    def __init__(self, writer: Callable[[], Store], now: Callable[[], datetime]) -> None:
+        self._writer = writer
+        self._commits = GroupCommit(writer)
+        self._now = now
+
+    async def stop(self, told: Unsubscription, scopes: Sequence[str]) -> Stopped:
+        """Suppress; it is on the disk when this returns.
+
+        A second request moves it to now, so that it outweighs a consent given in between.
+        Raises StoreUnavailable; ValueError: the key of a hashed address was retired.
+        """
+        now, note = self._now(), f"link of id={told.id}"
+        stood = await self._commits.add(
+            [
+                SuppressionEntry(told.recipient, scope, Origin.UNSUBSCRIBE, now, note)
+                for scope in scopes
+            ]
+        )
+        pairs = list(zip(scopes, stood, strict=True))
+        new = [scope for scope, since in pairs if since is None or now - since < _SAME_PRESS]
+        again = all(since is not None and now - since < _SAME_WISH for since in stood)
+        return Stopped(Undo(told.id, told.recipient, now, tuple(new)), again)
+
+    async def prefer(
+        self, told: Unsubscription, brand: str, wished: Mapping[str, Often]
+    ) -> tuple[dict[str, Often], Undo]:
+        """Note how often somebody wants mail of purposes; return what holds now.
+
+        Nobody gets more by it: what is stricter stands. Whoever is not on record has no place for
+        a wish, and gets no more mail of the purpose. Raises as `stop` does.
+        """
+        contact = await self._contact(told.recipient)
+        before = {} if contact is None else _standing(contact, brand)
+        none = [purpose for purpose, often in wished.items() if often == "none" or contact is None]
+        undo = Undo(told.id, told.recipient, self._now())
+        if none:
+            undo = (await self.stop(told, [f"purpose:{purpose}" for purpose in none])).undo
+        news = {
+            purpose: Frequency(often)
+            for purpose, often in wished.items()
+            if purpose not in none and _stricter(Frequency(often), before.get(purpose))
+        }
+        if news:
+            await self._note(told.recipient, brand, news, undo.at)
+        was = [Preference(p, before.get(p, Frequency.ALL), undo.at, brand) for p in news]
+        held = {purpose: "none" if purpose in none else often for purpose, often in wished.items()}
+        return held, Undo(told.id, told.recipient, undo.at, undo.scopes, tuple(was))
+
+    async def take_back(self, told: Unsubscription, undo: Undo) -> bool:
+        """Undo one request, unless it is too late or something else was wished since.
+
+        What was suppressed before stays. Raises as `stop` does.
+        """
+        now = self._now()
+        if (undo.link, undo.recipient) != (told.id, told.recipient) or now - undo.at > UNDO_WITHIN:
+            return False
+        store, done = self._writer(), True
+        for scope in undo.scopes:
+            lifted = await store.remove_suppression(
+                told.recipient,
+                at=now,
+                reason=f"taken back on the page of id={told.id}",
+                scope=scope,
+                origin=Origin.UNSUBSCRIBE,
+                since=undo.at,
+            )
+            done = done and bool(lifted)
+        contact = await self._contact(told.recipient) if undo.wishes else None
+        if contact is not None:
+            said = {(p.brand, p.purpose): p.at for p in contact.preferences}
+            for wish in undo.wishes:
+                if said.get((wish.brand, wish.purpose)) == undo.at:
+                    await self._note(
+                        told.recipient, wish.brand, {wish.purpose: wish.frequency}, now
+                    )
+                else:
+                    done = False
+        return done
+
+    async def _contact(self, recipient: str) -> Contact | None:
+        try:
+            return await self._writer().contact(canonical(recipient))
+        except AddressError:  # the key of an address that was too long for the link
+            return None
+
+    async def _note(
+        self, recipient: str, brand: str, often: Mapping[str, Frequency], at: datetime
+    ) -> None:
+        wishes = tuple(Preference(purpose, each, at, brand) for purpose, each in often.items())
+        told = ContactUpdate(Contact(recipient, preferences=wishes), given=frozenset())
+        await self._writer().put_contacts([told])
+
+
+def _standing(contact: Contact, brand: str) -> dict[str, Frequency]:
+    return {p.purpose: p.frequency for p in contact.preferences if p.brand == brand}
+
+
+_ORDER = tuple(Frequency)
+
+
+def _stricter(one: Frequency, other: Frequency | None) -> bool:
+    return other is None or _ORDER.index(one) > _ORDER.index(other)

@@ -1,0 +1,95 @@
+"""The pages of docs/unsubscribe.md as pictures: `python -m tests.kit.page_pictures`."""
+
+import tempfile
+from pathlib import Path
+
+from smtpproxy.config import parse
+from smtpproxy.web.look import Look, looks
+from smtpproxy.web.unsubscribe import _render
+from tests.kit.chromium import Chromium
+
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+CONFIG = """
+[server]
+hostname = "relay.example.com"
+[[listener]]
+name = "apps"
+address = "127.0.0.1:2525"
+[upstream]
+address = "127.0.0.1:10025"
+[[brand]]
+name = "shop"
+title = "The Example Shop"
+legal_name = "Example SA"
+address = "1 rue de l'Exemple, 75001 Paris"
+help = "help@shop.example"
+logo = "{logo}"
+colour = "#8a1538"
+colour_dark = "#f2a7bd"
+[[brand]]
+name = "boots"
+title = "Boots & Co"
+legal_name = "Example SA"
+address = "1 rue de l'Exemple, 75001 Paris"
+[[stream]]
+name = "offers"
+brand = "shop"
+class = "marketing"
+purpose = "offers"
+label = {{en = "Special offers"}}
+[[stream]]
+name = "news"
+brand = "shop"
+class = "marketing"
+purpose = "news"
+label = {{en = "News from the workshop"}}
+"""
+LOGO = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="48" height="48"><circle cx="24" cy="24"'
+    ' r="22" fill="#8a1538"/><path d="M14 30V16l10 10 10-10v14" fill="none" stroke="#fff"'
+    ' stroke-width="4"/></svg>'
+)
+SIZES = {"desktop": 1024, "phone": 390}
+
+
+def shop(folder: Path) -> Look:
+    logo = folder / "logo.svg"
+    logo.write_text(LOGO)
+    return looks(parse(CONFIG.format(logo=logo), "x.toml"))["shop"]
+
+
+def pages(look: Look, lang: str = "en") -> dict[str, str]:
+    about = (look, lang)
+    link = ("purpose:offers", "offers", "this", "link")
+    return {
+        "ask": _render(*about, "ask", *link),
+        "done": _render(*about, "done", *link, "undo"),
+        "saved": _render(*about, "saved", *link, "undo", (("offers", "weekly"), ("news", "none"))),
+        "mailed": _render(*about, "mailed", *link),
+        "undone": _render(*about, "undone", *link),
+        "unknown": _render(*about, "unknown", "", "unknown", "this", ""),
+    }
+
+
+def main() -> None:
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with Chromium(folder / "profile") as browser:
+            for state, page in pages(shop(folder)).items():
+                if state not in ("ask", "done"):
+                    continue
+                file = folder / f"{state}.html"
+                file.write_text(page, "utf-8")
+                for size, width in SIZES.items():
+                    for scheme in ("light", "dark"):
+                        browser.resize(width, dark=scheme == "dark")
+                        browser.open(file.as_uri())
+                        height = browser.run("document.documentElement.scrollHeight")
+                        browser.resize(width, height, dark=scheme == "dark")
+                        picture = PICTURES / f"page-{state}-{size}-{scheme}.webp"
+                        browser.screenshot(picture, format="webp", quality=60)
+
+
+if __name__ == "__main__":
+    main()

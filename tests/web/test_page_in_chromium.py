@@ -1,0 +1,30 @@
+"""The pages for people in a browser: nobody is kept out (WCAG 2.2 AA), nothing sticks out."""
+
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.locale import PAGE_LANGS
+from tests.kit import axe
+from tests.kit.chromium import Chromium
+from tests.kit.page_pictures import SIZES, pages, shop
+
+pytestmark = pytest.mark.needs("chromium", "axe")
+
+
+def test_nobody_is_kept_out_and_nothing_sticks_out(tmp_path: Path) -> None:
+    look = shop(tmp_path)
+    with Chromium(tmp_path / "profile") as browser:
+        for lang in PAGE_LANGS:
+            for state, page in pages(look, lang).items():
+                file = tmp_path / f"{state}-{lang}.html"
+                file.write_text(page, "utf-8")
+                for width, dark in ((1280, False), (SIZES["phone"], True), (320, False)):
+                    browser.resize(width, dark=dark)
+                    browser.open(file.as_uri())
+                    shown = browser.run("document.documentElement.scrollWidth")
+                    assert shown <= width, f"{file.name} is {shown} wide on {width}"
+                    if lang in ("en", "de") and width != 320:
+                        assert axe.faults(browser) == [], f"{file.name} on {width}"
+        asked = {url.partition(":")[0] for url in browser.requested()}
+        assert asked == {"file", "data"}, "nothing is loaded but the page and its logo"

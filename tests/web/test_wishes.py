@@ -1,0 +1,416 @@
+"""What the page behind an unsubscribe link offers: for each brand, less mail or none, and undo."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from smtpproxy.config import parse
+from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
+from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Frequency, Origin, Preference
+from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
+from smtpproxy.store.protocols import (
+    BatchResult,
+    StoreUnavailable,
+    SuppressionEntry,
+)
+from smtpproxy.web.group_commit import GroupCommit
+from smtpproxy.web.look import looks
+from smtpproxy.web.unsubscribe import Unsubscribe
+from tests.kit.store import TrialStore
+
+T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+ID = "01JKB3Q00020CT1R0RZ1H6E7A8"
+JEANNE = "jeanne@people.example"
+AGREED = ConsentAct("offers", T0 - timedelta(days=9), method="signed_form", evidence=Evidence("x"))
+SUBSCRIBER = Contact(JEANNE, acts=(AGREED,), language="de-at")
+TWO_BRANDS = """
+[server]
+hostname = "relay.example.com"
+[[listener]]
+name = "apps"
+address = "127.0.0.1:2525"
+[upstream]
+address = "127.0.0.1:10025"
+[[brand]]
+name = "shop"
+title = "The Shop"
+legal_name = "Example SA"
+address = "1 rue de l'Exemple, 75001 Paris"
+help = "help@shop.example"
+[[brand]]
+name = "boots"
+title = "Boots & Co"
+legal_name = "Example SA"
+address = "1 rue de l'Exemple, 75001 Paris"
+languages = ["fr", "nl"]
+[[brand]]
+name = "mill"
+legal_name = "Mill Ltd"
+address = "2 Mill Lane"
+[[stream]]
+name = "offers"
+brand = "shop"
+class = "marketing"
+purpose = "offers"
+label = {en = "Special offers", fr = "Offres spéciales"}
+[[stream]]
+name = "sales"
+brand = "shop"
+class = "marketing"
+purpose = "offers"
+label = {en = "Sales & clearance"}
+[[stream]]
+name = "news"
+brand = "shop"
+class = "marketing"
+purpose = "news"
+[[stream]]
+name = "receipts"
+brand = "shop"
+class = "transactional"
+purpose = "news"
+[[stream]]
+name = "winter"
+brand = "boots"
+class = "marketing"
+purpose = "winter"
+[[stream]]
+name = "flour"
+brand = "mill"
+class = "marketing"
+purpose = "flour"
+"""
+ONE_BRAND = (
+    TWO_BRANDS.partition("[[brand]]")[0]
+    + "[[stream]]"
+    + (TWO_BRANDS.split("[[stream]]")[1].replace('brand = "shop"\n', ""))
+)
+
+
+@dataclass
+class Site:
+    folder: Path
+    config: str = TWO_BRANDS
+    now: datetime = T0
+    store: TrialStore = field(default_factory=TrialStore)
+
+    def __post_init__(self) -> None:
+        ensure_link_keys(self.folder, T0.date())
+        settings = parse(self.config, "x.toml")
+        links = Unsubscribe(
+            LinkReader(self.folder),
+            lambda: self.store,
+            settings.streams,
+            looks(settings),
+            now=lambda: self.now,
+            clock=lambda: self.now.timestamp(),
+        )
+        transport = httpx.ASGITransport(Starlette(routes=links.routes))
+        self.client = httpx.AsyncClient(transport=transport, base_url="https://u.example")
+
+    def link(
+        self, scope: str = "purpose:offers", stream: str = "offers", recipient: str = JEANNE
+    ) -> str:
+        told = Unsubscription(recipient, scope, ID, stream_tag(stream))
+        return f"/u/{link_ring(self.folder).seal(told)}"
+
+    async def press(self, link: str, **more: str) -> str:
+        """The button of the page."""
+        form = {"List-Unsubscribe": "One-Click", "from": "page", **more}
+        response = await self.client.post(link, data=form)
+        assert response.status_code == 200
+        return response.text
+
+    async def held(self) -> set[str]:
+        return {one.scope for one in await self.store.suppressions(JEANNE)}
+
+    async def undo(self, link: str, page: str, after: timedelta) -> str:
+        self.now += after
+        (token,) = re.findall(r'name="undo" value="([^"]+)"', page)
+        return (await self.client.post(link, data={"do": "undo", "undo": token})).text
+
+    async def wishes(self) -> dict[str, str]:
+        contact = await self.store.contact(JEANNE)
+        assert contact is not None
+        return {f"{one.brand}/{one.purpose}": str(one.frequency) for one in contact.preferences}
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    found = Site(tmp_path)
+    yield found
+    await found.client.aclose()
+    await found.store.close()
+
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("more", "scopes", "said"),
+    [
+        ({}, {"purpose:offers"}, "no more messages of this kind: <strong>Special offers</strong>"),
+        ({"all": "brand"}, {"brand:shop"}, "no more advertising from The Shop."),
+        (
+            {"all": "controller"},
+            {"brand:shop", "brand:boots"},
+            "no more advertising from The Shop and Boots &amp; Co.",
+        ),
+    ],
+)
+async def test_one_press_stops_this_or_the_brand_or_all_brands_of_its_controller(
+    site: Site, more: dict[str, str], scopes: set[str], said: str
+) -> None:
+    assert said in await site.press(site.link(), **more)
+    assert await site.held() == scopes
+
+
+async def test_all_three_buttons_are_on_the_first_page(site: Site) -> None:
+    page = (await site.client.get(site.link())).text
+    buttons = re.findall(r"<button>(.*?)</button>", page)
+    assert buttons[:3] == [
+        "No more “Special offers”",
+        "No more advertising from The Shop",
+        "No more advertising from The Shop and Boots &amp; Co",
+    ]
+    told = "Whoever stops “Special offers” stops Sales &amp; clearance as well."
+    assert told in page, "it is of the same purpose"
+    assert "This stops Sales &amp; clearance as well." in await site.press(site.link())
+
+
+async def test_a_controller_with_one_brand_has_no_third_button(site: Site) -> None:
+    link = site.link("purpose:flour", "flour")
+    page = (await site.client.get(link)).text
+    assert re.findall(r"<button>(.*?)</button>", page)[:2] == [
+        "No more “flour”",
+        "No more advertising from Mill Ltd",
+    ]
+    await site.press(link, all="controller")
+    assert await site.held() == {"purpose:flour"}, "a form that was not offered stops no more"
+
+
+async def test_without_brands_everything_is_all_marketing(tmp_path: Path) -> None:
+    site = Site(tmp_path, ONE_BRAND)
+    await site.press(site.link(), all="brand")
+    assert await site.held() == {"marketing"}
+    await site.store.close()
+
+
+async def test_no_page_promises_what_its_scope_does_not_hold(site: Site) -> None:
+    kept = "Messages about your orders and your account are not stopped."
+    assert kept in await site.press(site.link())
+    # a transactional stream has this purpose too, and stops as well
+    assert kept not in await site.press(site.link("purpose:news", "news"))
+    every = (await site.client.get(site.link("marketing"))).text
+    assert "no more advertising from The Shop, Boots &amp; Co and Mill Ltd." in every
+
+
+async def test_what_was_pressed_is_undone_within_the_hour(site: Site) -> None:
+    link = site.link()
+    page = await site.press(link, all="controller")
+    assert "It is undone" in await site.undo(link, page, 59 * MINUTE)
+    assert await site.held() == set()
+    lifted = await site.store.lifted_suppressions(JEANNE)
+    assert {one.reason for one in lifted} == {f"taken back on the page of id={ID}"}
+
+
+async def test_after_the_hour_it_stands(site: Site) -> None:
+    page = await site.press(site.link())
+    assert "no longer be undone" in await site.undo(site.link(), page, 61 * MINUTE)
+    assert await site.held() == {"purpose:offers"}
+
+
+async def test_undo_leaves_what_stood_before_and_what_came_after(site: Site) -> None:
+    entry = SuppressionEntry(JEANNE, "purpose:offers", Origin.UNSUBSCRIBE, T0 - timedelta(days=9))
+    objection = SuppressionEntry(JEANNE, "brand:shop", Origin.OBJECTION, T0)
+    await site.store.add_suppressions([entry, objection])
+    page = await site.press(site.link())
+    await site.undo(site.link(), page, MINUTE)
+    assert await site.held() == {"purpose:offers", "brand:shop"}
+
+    page = await site.press(site.link("purpose:news", "news"))
+    site.now += MINUTE
+    await site.client.post(site.link("purpose:news"), data={"List-Unsubscribe": "One-Click"})
+    link = site.link("purpose:news", "news")
+    assert "no longer be undone" in await site.undo(link, page, MINUTE)
+    assert "purpose:news" in await site.held(), "somebody has asked for it again since"
+
+
+async def test_a_button_that_is_pressed_twice_can_be_undone(site: Site) -> None:
+    await site.press(site.link())
+    site.now += timedelta(seconds=2)
+    page = await site.press(site.link())
+    await site.undo(site.link(), page, MINUTE)
+    assert await site.held() == set()
+
+
+async def test_only_the_page_that_stopped_it_can_undo_it(site: Site) -> None:
+    """Not whoever a message was forwarded to, nor another link."""
+    one_click = await site.client.post(site.link(), data={"List-Unsubscribe": "One-Click"})
+    assert 'name="undo"' not in one_click.text
+    site.now += MINUTE
+    again = await site.press(site.link())
+    await site.undo(site.link(), again, MINUTE)
+    assert await site.held() == {"purpose:offers"}
+
+    page = await site.press(site.link("purpose:news", "news"))
+    other = site.link("purpose:news", "news", recipient="paul@people.example")
+    assert "no longer be undone" in await site.undo(other, page, MINUTE)
+    forged = await site.client.post(site.link(), data={"do": "undo", "undo": "A" * 60})
+    assert "no longer be undone" in forged.text
+    assert await site.held() == {"purpose:offers", "purpose:news"}
+
+
+async def prefer(site: Site, **often: str) -> str:
+    form = {"do": "prefer", **{f"often:{purpose}": each for purpose, each in often.items()}}
+    response = await site.client.post(site.link(), data=form)
+    assert response.status_code == 200
+    return response.text
+
+
+async def test_how_often_is_said_for_each_purpose_of_the_brand(site: Site) -> None:
+    await site.store.put_contacts([SUBSCRIBER])
+    page = (await site.client.get(site.link())).text
+    assert re.findall(r"<legend>(.*?)</legend>", page) == [
+        "Special offers, Sales &amp; clearance",
+        "news",
+    ]
+    saved = await prefer(site, offers="weekly", news="none", winter="none", flour="none")
+    assert "Once a week at most" in saved
+    assert await site.wishes() == {"shop/offers": "weekly"}
+    assert await site.held() == {"purpose:news"}, "of other brands nothing is offered"
+    await site.undo(site.link(), saved, MINUTE)
+    assert (await site.wishes(), await site.held()) == ({"shop/offers": "all"}, set())
+
+
+async def test_a_link_that_anybody_may_hold_gives_nobody_more_mail(site: Site) -> None:
+    monthly = Preference("offers", Frequency.MONTHLY, T0 - timedelta(days=1), "shop")
+    await site.store.put_contacts([Contact(JEANNE, acts=(AGREED,), preferences=(monthly,))])
+    await prefer(site, offers="weekly")
+    assert await site.wishes() == {"shop/offers": "monthly"}
+    await prefer(site, offers="all")
+    assert await site.wishes() == {"shop/offers": "monthly"}
+
+
+async def test_whoever_is_not_on_record_gets_no_more_of_it(site: Site) -> None:
+    await prefer(site, offers="weekly", news="keep")
+    assert await site.held() == {"purpose:offers"}
+    assert await site.store.contact(JEANNE) is None, "a record could allow, or refuse, more"
+
+
+@pytest.mark.parametrize(
+    ("stream", "accepted", "lang"),
+    [
+        ("offers", "fr-CA, de;q=0.5", "fr"),
+        ("offers", "ja", "de"),  # the contact's
+        ("winter", "ja", "fr"),  # the brand speaks French and Dutch
+        ("winter", "de, nl;q=0.5", "nl"),
+        ("winter", "en", "fr"),
+    ],
+)
+async def test_the_language_of_the_browser_then_of_the_contact_then_english(
+    site: Site, stream: str, accepted: str, lang: str
+) -> None:
+    await site.store.put_contacts([SUBSCRIBER])
+    link = site.link("purpose:offers", stream)
+    page = (await site.client.get(link, headers={"Accept-Language": accepted})).text
+    assert f'<html lang="{lang}">' in page
+    other = site.link("purpose:offers", "offers", recipient="nobody@people.example")
+    page = (await site.client.get(other, headers={"Accept-Language": "ja"})).text
+    assert '<html lang="en">' in page
+
+
+async def test_the_label_is_in_the_readers_language_or_in_english(site: Site) -> None:
+    for accepted, label in (("fr", "Offres spéciales"), ("nl", "Special offers")):
+        page = (await site.client.get(site.link(), headers={"Accept-Language": accepted})).text
+        assert label in page
+
+
+async def test_a_stream_that_is_gone_is_of_no_brand(site: Site) -> None:
+    page = (await site.client.get(site.link(stream="gone"))).text
+    assert re.findall(r"<button>(.*?)</button>", page) == ["No more “offers”"]
+    assert "<footer>" not in page
+
+
+# many at once
+
+
+class SlowDisk:
+    """A store whose every commit takes a while."""
+
+    def __init__(self, store: TrialStore) -> None:
+        self.store = store
+        self.commits = 0
+        self.broken = False
+
+    async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        return await self.store.standing(entries)
+
+    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
+        self.commits += 1
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StoreUnavailable("the disk is full")
+        return await self.store.add_suppressions(entries)
+
+
+def entry(number: int, name: str | None = None) -> SuppressionEntry:
+    return SuppressionEntry(
+        name or f"p{number}@people.example", "marketing", Origin.UNSUBSCRIBE, T0
+    )
+
+
+async def test_requests_that_wait_share_a_commit(site: Site) -> None:
+    disk = SlowDisk(site.store)
+    commits = GroupCommit(lambda: disk)  # type: ignore[arg-type, return-value]
+    stood = await asyncio.gather(*(commits.add([entry(n)]) for n in range(300)))
+    assert stood == [[None]] * 300
+    assert disk.commits <= 2
+    assert (await site.store.counts())[1]["marketing", "unsubscribe"] == 300
+
+
+async def test_the_same_person_in_one_commit_is_new_once(site: Site) -> None:
+    commits = GroupCommit(lambda: site.store)
+    stood = await asyncio.gather(*(commits.add([entry(1)]) for _ in range(3)))
+    assert stood == [[None], [T0], [T0]]
+
+
+async def test_a_disk_that_fails_fails_all_that_wait_and_nobody_later(site: Site) -> None:
+    disk = SlowDisk(site.store)
+    disk.broken = True
+    commits = GroupCommit(lambda: disk)  # type: ignore[arg-type, return-value]
+    answers = await asyncio.gather(
+        *(commits.add([entry(n)]) for n in range(9)), return_exceptions=True
+    )
+    assert {type(answer) for answer in answers} == {StoreUnavailable}
+    disk.broken = False
+    assert await commits.add([entry(1)]) == [None]
+
+
+async def test_a_link_that_is_void_takes_no_other_with_it(site: Site) -> None:
+    commits = GroupCommit(lambda: site.store)
+    void = "hmac:00000000:" + "0" * 32 + ":" + "0" * 64
+    answers = await asyncio.gather(
+        commits.add([entry(1)]),
+        commits.add([entry(2, void)]),
+        commits.add([entry(3)]),
+        return_exceptions=True,
+    )
+    assert answers[0] == answers[2] == [None]
+    assert isinstance(answers[1], ValueError)
+
+
+async def test_whoever_hangs_up_does_not_stop_the_others(site: Site) -> None:
+    commits = GroupCommit(lambda: site.store)
+    gone = asyncio.create_task(commits.add([entry(1)]))
+    stays = asyncio.create_task(commits.add([entry(2)]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await stays == [None]
