@@ -19,6 +19,7 @@ from smtpproxy.policy.model import (
     Rulebook,
     Stream,
     StreamClass,
+    TrackingPixels,
     UndeclaredBulk,
 )
 from smtpproxy.policy.periods import shortest_seconds
@@ -149,6 +150,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         mode=policy.mode,
         marketing_cap=policy.frequency_cap,
         imprint=_common_imprint(policy, common),
+        tracking_pixels=policy.tracking_pixels,
     )
     declared = [
         _stream(each, policy, books[each.rulebook] if each.rulebook else common, hostname, brands)
@@ -222,7 +224,17 @@ def _stream(
         bulk_recipients=None if marketing else _bulk_recipients(stream),
         bulk_window=stream.bulk_window,
         verp=stream.verp,
+        tracking_pixels=_tracking_pixels(stream, policy),
     )
+
+
+def _tracking_pixels(stream: StreamSettings, policy: PolicySettings) -> TrackingPixels:
+    """A transactional stream is no stricter than observing by itself: what its pixels are for may
+    need no consent (CNIL 2026-042), and nothing in a message tells."""
+    common = policy.tracking_pixels
+    if stream.stream_class is StreamClass.TRANSACTIONAL and common is not TrackingPixels.ALLOW:
+        common = TrackingPixels.OBSERVE
+    return stream.tracking_pixels or common
 
 
 def _unsubscribe_scope(stream: StreamSettings, brand: str) -> str:

@@ -43,6 +43,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
     yield from _dkim(document)
     yield from _content(document)
     yield from _unsubscribe(document)
+    yield from _tracking(document)
     yield from _verp(document)
     yield from confirmation_checks(document)
 
@@ -245,7 +246,7 @@ def _verp(document: Document) -> Iterator[Fault]:
                 "needs an address for bounces to come back to: add [feedback] with domain ="
                 ' "bounces.example.com"',
             )
-    yield from _without_copies(document, returning, "verp = true")
+    yield from _left_to_the_mta(document, returning, "verp = true")
 
 
 _OF_ADDING = ("existing_unsubscribe", "unsubscribe_scope", "unsubscribe_mailto", "list_id")
@@ -271,22 +272,42 @@ def _unsubscribe(document: Document) -> Iterator[Fault]:
                 '"add" needs the address of the links: set web.public_url, for example'
                 ' "https://unsubscribe.example.com"',
             )
-    yield from _without_copies(document, adding, 'unsubscribe = "add"')
+    yield from _left_to_the_mta(document, adding, 'unsubscribe = "add"')
 
 
-def _without_copies(document: Document, copied: Container[object], setting: str) -> Iterator[Fault]:
-    """Yield where a listener that cannot make copies names a stream that needs them."""
+def _left_to_the_mta(
+    document: Document,
+    named_so: Container[object],
+    setting: str,
+    what: str = "give each recipient a separate message",
+) -> Iterator[Fault]:
+    """Yield where a listener whose MTA keeps the message names a stream that needs another one."""
     for index, listener in tables(document, "listener"):
         named = listener.get("streams")
         if listener.get("protocol") not in _ASKING or not isinstance(named, list):
             continue
         for at, name in enumerate(named):
-            if isinstance(name, str) and name in copied:
+            if isinstance(name, str) and name in named_so:
                 yield Fault(
                     ("listener", index, "streams", at),
                     f'"{name}" has {setting}, and a {listener["protocol"]} listener'
-                    " cannot give each recipient a separate message: use another stream there",
+                    f" cannot {what}: use another stream there",
                 )
+
+
+def _tracking(document: Document) -> Iterator[Fault]:
+    """Yield the listeners that leave to the MTA what a stream is to change."""
+    policy = document.get("policy")
+    common = policy.get("tracking_pixels") if isinstance(policy, dict) else None
+    stripped = {
+        stream.get("name")
+        for _, stream in tables(document, "stream")
+        if stream.get("tracking_pixels", common if stream.get("class") == "marketing" else None)
+        == "strip"
+    }
+    yield from _left_to_the_mta(
+        document, stripped, 'tracking_pixels = "strip"', "change a message's text"
+    )
 
 
 def _without_adding(index: int, stream: Mapping[str, Any]) -> Iterator[Fault]:

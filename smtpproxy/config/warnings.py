@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smtpproxy import toml
-from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Mode, Stream, StreamClass
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    Basis,
+    Mode,
+    Stream,
+    StreamClass,
+    TrackingPixels,
+)
 from smtpproxy.policy.periods import shortest_seconds
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
 from smtpproxy.settings.places import is_loopback
@@ -97,6 +104,11 @@ def _policy_listener(listener: ListenerSettings, settings: Settings) -> Iterator
             yield (
                 f'{where}: a policy listener does not count mail, so "{stream.name}" has no'
                 " frequency cap and no check of first messages there"
+            )
+        if stream.tracking_pixels is TrackingPixels.REFUSE:
+            yield (
+                f"{where}: a policy listener does not see the message, so it neither finds nor"
+                f' refuses tracking pixels, whatever tracking_pixels of "{stream.name}" says'
             )
         if stream.refuse_at_data:
             yield (

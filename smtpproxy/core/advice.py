@@ -12,7 +12,7 @@ from hashlib import blake2b
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.core.content_checks import Message, reads_text
+from smtpproxy.core.content_checks import Message, reads_body
 from smtpproxy.core.edits import plain_list_unsubscribe
 from smtpproxy.core.effects import Steps, StoreVersion
 from smtpproxy.core.evaluation import UNDECIDED
@@ -86,15 +86,15 @@ class MilterTransaction(NotifyingTransaction):
         """A recipient cannot be taken away for sure: to refuse one means to refuse all."""
         self._mixed = "refuse"
 
-    def reads_text(self, header: bytes) -> bool:
-        """Whether the text of the message is looked at.
+    def reads_body(self, header: bytes) -> bool:
+        """Whether the body of the message is looked at.
 
         `header` is the header section with its empty line.
         """
         headers, services, choice = HeaderBlock(header), self._services, self._choice
         features = read_features(headers, services.stream_header, services.source_header)
         stream = choose_stream(choice.permitted, choice.default, features.stream_header)
-        return not isinstance(stream, Verdict) and reads_text(stream, headers)
+        return not isinstance(stream, Verdict) and reads_body(stream, headers)
 
     def recipient(self, path: str) -> Steps[Reply | None]:
         """Judge one recipient; return the refusal, or None."""
@@ -124,7 +124,7 @@ class MilterTransaction(NotifyingTransaction):
         """Judge the message and what is left of its recipients, and record that.
 
         `header` is the header section with its empty line, `size` octets are the whole message,
-        and `text` is the beginning of its body where `reads_text`. An MTA that is not there any
+        and `text` is the beginning of its body where `reads_body`. An MTA that is not there any
         more never hears the answer: its client will try again.
         """
         began = self._services.ticks()

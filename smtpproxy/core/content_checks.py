@@ -1,5 +1,6 @@
 """What is found out about a message only where its stream asks: text, signatures, other readers."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -16,8 +17,9 @@ from smtpproxy.core.effects import (
 )
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Stage
+from smtpproxy.mail.cutting import CannotCut
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.mime import decode_words, read_body
+from smtpproxy.mail.mime import decode_words, read_body, read_texts
 from smtpproxy.mail.shown import ShownText, shown_text
 from smtpproxy.policy.bulk import asks_for_text
 from smtpproxy.policy.content_checks import check_content, fingerprint
@@ -32,17 +34,21 @@ from smtpproxy.policy.model import (
     SignatureState,
     Stream,
     StreamClass,
+    TrackingPixels,
     UndeclaredBulk,
     Verdict,
 )
+from smtpproxy.policy.pixels import pixels_of, without_pixels
 from smtpproxy.policy.rules.message import stream_in_force
 from smtpproxy.relay.content import Body
 
 READ_LIMIT = 2 * 1024 * 1024
 """Octets of a body in which its text is looked for; attachments come after it."""
 
-_ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some milliseconds
+ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some milliseconds
 _LONGEST_FIELD = 4_096  # octets of To and Cc that are looked at
+_ALLOW_PIXELS = TrackingPixels.ALLOW
+_HTML_WITHIN = re.compile(rb"text/html|multipart/", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -79,19 +85,33 @@ def content_features(
         return features
     if stream.max_recipients is not None:
         features = replace(features, recipients=len(people))
-    if stream.checks_content:
+    if stream.checks_content or (
+        stream.tracking_pixels is not _ALLOW_PIXELS
+        and headers.count("Content-Type")
+        and _looks_for_pixels(stream, headers)
+    ):
         if message.body is not None:
             features = _with_own_signature(services, stream, features)
         features = yield from _with_content_checks(
-            services, stream, features, headers, reverse_path, people, message.text or message.body
+            services, stream, features, message, reverse_path, people
         )
     return features
 
 
-def reads_text(stream: Stream, headers: HeaderBlock) -> bool:
-    """Whether the text of a message with this header is looked at on this stream."""
+def reads_body(stream: Stream, headers: HeaderBlock) -> bool:
+    """Whether the body of a message with this header is looked at on this stream."""
+    return _reads_text(stream, headers) or _looks_for_pixels(stream, headers)
+
+
+def _reads_text(stream: Stream, headers: HeaderBlock) -> bool:
     transactional = stream.stream_class is StreamClass.TRANSACTIONAL
     return stream.reads_text or (transactional and asks_for_text(headers))
+
+
+def _looks_for_pixels(stream: Stream, headers: HeaderBlock) -> bool:
+    return stream.looks_for_pixels and any(
+        map(_HTML_WITHIN.search, headers.raw_values("Content-Type"))
+    )
 
 
 def with_dns(
@@ -126,16 +146,19 @@ def _with_content_checks(
     services: Services,
     stream: Stream,
     features: MessageFeatures,
-    headers: HeaderBlock,
+    message: Message,
     reverse_path: str,
     people: Sequence[str],
-    text: Body | None,
 ) -> Steps[MessageFeatures]:
     counts = services.counts_texts and stream.bulk_recipients is not None
+    headers, text = message.headers, message.text or message.body
 
     def looked() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
-        shown = _shown(headers, text) if reads_text(stream, headers) else None
-        found = check_content(stream, features, headers, reverse_path, shown)
+        shown = _shown(headers, text) if _reads_text(stream, headers) else None
+        found = features
+        if stream.checks_content:
+            found = check_content(stream, features, headers, reverse_path, shown)
+        found = _with_pixels(services, stream, found, message)
         if shown is None or not counts:
             return found, shown, None
         return found, shown, fingerprint(shown, people, _names(headers))
@@ -149,14 +172,63 @@ def _with_content_checks(
     def undeclared() -> MessageFeatures:
         read = services.undeclared.reads_text and shown is None
         seen = _shown(headers, text) if read else shown
-        return _as_undeclared(stream, services.undeclared, found, headers, reverse_path, seen)
+        judged = _as_undeclared(stream, services.undeclared, found, headers, reverse_path, seen)
+        return _with_pixels(services, services.undeclared, judged, message)
 
     return (yield from _apart(text, undeclared))
 
 
+def _with_pixels(
+    services: Services, stream: Stream, features: MessageFeatures, message: Message
+) -> MessageFeatures:
+    """Note what in the message tells of its opening, where the stream asks."""
+    headers, text = message.headers, message.text or message.body
+    if text is None or not _looks_for_pixels(stream, headers):
+        return features
+    octets, whole = _beginning(text.pieces())
+    pixels = pixels_of(read_texts(headers, octets)[0])
+    if not pixels:
+        return features
+    fixed = False
+    if stream.tracking_pixels is TrackingPixels.STRIP:
+        fixed = message.body is None or _signed_by_others(services, stream, features, headers)
+        try:
+            fixed = fixed or not without_pixels(headers, octets, whole=whole)
+        except CannotCut:
+            fixed = True
+    content = features.content or ContentFeatures()
+    return replace(features, content=replace(content, pixels=pixels, pixels_fixed=fixed))
+
+
+def _signed_by_others(
+    services: Services, stream: Stream, features: MessageFeatures, headers: HeaderBlock
+) -> bool:
+    """Whether a signature would break, and the relay gives the message none of its own."""
+    if not features.dkim_fields and not headers.count("ARC-Message-Signature"):
+        return False
+    keys = services.signing_keys
+    return keys is None or not keys(features.from_domains, stream.name, services.now())
+
+
+def body_without_pixels(headers: HeaderBlock, body: Body) -> Steps[Body]:
+    """Return the body less what tells of its opening, where that is not fixed."""
+    octets, whole = _beginning(body.pieces())
+    edited = yield from _apart(body, lambda: without_pixels(headers, octets, whole=whole))
+
+    def pieces() -> Iterator[bytes]:
+        yield edited
+        skip = len(octets)
+        for piece in () if whole else body.pieces():
+            if skip < len(piece):
+                yield piece[skip:]
+            skip = max(skip - len(piece), 0)
+
+    return Body(pieces, body.size - len(octets) + len(edited))
+
+
 def _apart(body: Body | None, work: Callable[[], T]) -> Steps[T]:
     """Do what takes long for a large body in a thread."""
-    if body is None or body.size <= _ON_LOOP:
+    if body is None or body.size <= ON_LOOP:
         return work()
     return (yield from InThread(work))
 

@@ -281,6 +281,9 @@ class CopyingTransaction(NotifyingTransaction):
             outcome.stream, [recipient.canonical], self._features, self._services.now()
         )
         if verdict.action is Action.ALLOW:
+            too_late = verdict.unconsented_pixels and outcome.strips
+            if too_late and not outcome.without_pixels(recipient.canonical):
+                return TEMPORARY_FAILURE  # another attempt makes another copy
             return None
         yield from self._record(self._decided_for(outcome, recipient, verdict))
         return recipient_reply(recipient.path, verdict, outcome.stream.name, self.id)

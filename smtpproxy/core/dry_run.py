@@ -115,7 +115,7 @@ async def would_become(
         if question.content_refusal is not None:
             return Answers(tuple(run.decided), (question.content_refusal,))
         header = content.header()
-        text = content.body() if advised.reads_text(header) else None
+        text = content.body() if advised.reads_body(header) else None
         advice = await drive(advised.message(header, content.size, "", text), run)
         return Answers(tuple(run.decided), (advice.reply or _OK,))
     mail = MailParameters(question.reverse_path)

@@ -1,5 +1,5 @@
-"""What the relay changes in a message, in its order: the stream header goes, the unsubscribe
-fields and Received come, and the DKIM signature is last, over what then leaves."""
+"""What the relay changes in a message, in its order: tracking pixels and the stream header go, the
+unsubscribe fields and Received come, and the DKIM signature is last, over what then leaves."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -13,8 +13,8 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.unsubscribe import plain_unsubscribe, unsubscribe_fields, with_fields
 from smtpproxy.mail.unsubscribe_token import TokenRing, Unsubscription, fits, stream_tag
 from smtpproxy.policy.model import ExistingUnsubscribe, Stream, StreamClass
-from smtpproxy.relay.content import Content
-from smtpproxy.wire.content import stuffed
+from smtpproxy.relay.content import Body, Content
+from smtpproxy.wire.content import stuffed, stuffed_pieces
 
 UNSUBSCRIBE = "List-Unsubscribe"
 _SIGNATURES = (NAME.lower().encode(), b"arc-message-signature")
@@ -27,13 +27,15 @@ def edited(
     content: Content,
     received: bytes,
     unsubscribe: bytes = b"",
+    body: Body | None = None,
 ) -> Steps[Iterator[bytes]]:
     """Return what leaves, dot-stuffed; what needs no edit goes on as it came, octet for octet.
 
     `received` is the trace field, which no signature of ours covers: others will add their
     own. `unsubscribe` are the fields with a link of the recipient's own, which replace their
     namesakes. Encoded words in List-Unsubscribe are written plainly where no signature that the
-    message came with covers the field. Raises SigningFailed.
+    message came with covers the field. `body` leaves in place of the content's own. Raises
+    SigningFailed.
     """
     features, stream = decided.features, decided.decision.stream.name
     if features is None:
@@ -41,7 +43,8 @@ def edited(
     keys: Sequence[Any] = ()
     if services.signing_keys is not None:
         keys = services.signing_keys(features.from_domains, stream, decided.at)
-    section: bytes | None = None  # of the header, where it is not the one that came
+    # What the header is where the one that came will not do.
+    section = None if body is None else headers.without("")
     if features.stream_header and (keys or not _covered(headers, services.stream_header)):
         section = headers.without(services.stream_header)
         headers = HeaderBlock(section)
@@ -52,10 +55,12 @@ def edited(
         headers = HeaderBlock(section)
     signature = b""
     if keys:
-        signature = yield from Sign(keys, headers, content.body(), decided.at)
+        signature = yield from Sign(keys, headers, body or content.body(), decided.at)
     if section is None:
         return chain((signature + received,), content.pieces())
     head = signature + received + stuffed(section)
+    if body is not None:
+        return chain((head,), stuffed_pieces(body.pieces()))
     return chain((head,), content.pieces(skip=content.header_size))
 
 

@@ -26,6 +26,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
+from smtpproxy.policy.rules.recipient import is_tracked
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.store.counters import Mailed
 
@@ -145,6 +146,7 @@ class Evaluation:
             and stream is self._choice.default
             and not stream.counts_mailings
             and not stream.asks_for_snapshots
+            and (features.content is None or not is_tracked(stream, features.content))
         ):
             at_rcpt = self._at_rcpt
             return [at_rcpt.get(address, UNDECIDED) for address in addresses]

@@ -40,7 +40,7 @@ from smtpproxy.mail.dsn import (
     relayed_notice,
     undelivered_notice,
 )
-from smtpproxy.mail.mime import EIGHT_BIT, UTF8
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy import model as policy
 from smtpproxy.policy.decide import judge

@@ -33,6 +33,7 @@ from smtpproxy.policy.model import (
     Reason,
     RecipientFacts,
     Stream,
+    TrackingPixels,
     Verdict,
 )
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
@@ -86,6 +87,19 @@ class Outcome(Struct, frozen=True):
         return self.passes and bool(self.refused) and not self.decided.observed
 
     @property
+    def strips(self) -> bool:
+        """Whether tracking pixels are taken out for those who did not agree to them."""
+        return self.stream.tracking_pixels is TrackingPixels.STRIP and not self.decided.observed
+
+    def without_pixels(self, canonical: str | None = None) -> bool:
+        """Whether they are taken out of what goes to one recipient, or to any of them."""
+        return self.strips and any(
+            judged.verdict.unconsented_pixels
+            for judged in self.decided.recipients
+            if canonical is None or judged.canonical == canonical
+        )
+
+    @property
     def refusal(self) -> Reply:
         """The one reply for a message that does not pass."""
         stream, verdict = self.stream.name, self.decided.decision.message
@@ -124,6 +138,11 @@ def refusal_of(refused: Sequence[Refused], stream: str, id: str) -> Reply:
 def unreadable(error: AddressError) -> Reply:
     """The reply about a recipient that cannot be judged by its address."""
     return AMBIGUOUS_ADDRESS if isinstance(error, AmbiguousAddress) else BAD_ADDRESS
+
+
+def stands(before: Verdict, now: Verdict) -> bool:
+    """Whether a verdict can stand though another one would be given now."""
+    return before.action is now.action and before.unconsented_pixels >= now.unconsented_pixels
 
 
 def refused_as_a_whole(refused: Sequence[Refused]) -> Verdict:

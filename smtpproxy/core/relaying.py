@@ -5,7 +5,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from smtpproxy.core.content_checks import Message
+from smtpproxy.core.content_checks import Message, body_without_pixels
 from smtpproxy.core.copying import FAILURES, CopyingTransaction
 from smtpproxy.core.edits import edited, identifying_fields
 from smtpproxy.core.effects import (
@@ -19,12 +19,12 @@ from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client, Limited
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8, needed_extensions
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.mime import EIGHT_BIT, UTF8, needed_extensions
 from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
 from smtpproxy.policy.rules.message import adds_unsubscribe
 from smtpproxy.relay.connection import UpstreamError
-from smtpproxy.relay.content import Content
+from smtpproxy.relay.content import Body, Content
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
@@ -55,6 +55,7 @@ class RelayTransaction(CopyingTransaction):
         self._put_from = mail.reverse_path
         self._makes_copies = choice.makes_copies
         self._may_return = choice.returns  # the recipients that come first
+        self._body_without_pixels: Body | None = None  # made for the first copy that needs it
 
     @property
     def accepted(self) -> int:
@@ -346,8 +347,14 @@ class RelayTransaction(CopyingTransaction):
             at=outcome.decided.at,
             recipient=None if only is None else only.path,
         )
-        decided = outcome.decided
-        edits = edited(self._services, decided, headers, content, trace, unsubscribe)
+        decided, body, found = outcome.decided, None, self._features.content
+        told_of = None if only is None else only.canonical
+        if found is not None and found.pixels and outcome.without_pixels(told_of):
+            body = self._body_without_pixels
+            if body is None:
+                made = body_without_pixels(headers, content.body())
+                body = self._body_without_pixels = yield from self._timed("policy", made)
+        edits = edited(self._services, decided, headers, content, trace, unsubscribe, body)
         if self._services.signing_keys is None:
             return (yield from edits)
         return (yield from self._timed("sign", edits))

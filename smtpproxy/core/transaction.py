@@ -1,8 +1,7 @@
 """One message before the decision core, from RCPT to the record.
 
 What every intake does alike: recipients are judged as they come, the message at its end, and the
-decision goes on record while the store is still as it was judged from. What is then done with
-the mail is the intake's own: core/relaying.py, core/advice.py, core/advice.py.
+decision goes on record while the store is as it was. The rest: core/relaying.py, core/advice.py.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -27,6 +26,7 @@ from smtpproxy.core.recording import (
     RecordedTransaction,
     Refused,
     refused_as_a_whole,
+    stands,
     unreadable,
     was_erased,
 )
@@ -292,7 +292,7 @@ class Transaction(RecordedTransaction):
                 for old, new in zip(before, anew, strict=True)
             ]
         )
-        if all(old.action is new.action for old, new in zip(before, verdicts, strict=True)):
+        if all(map(stands, before, verdicts)):
             return None
         message = decision.message
         if message is not None and message.reason is Reason.RECIPIENTS_REFUSED:

@@ -38,6 +38,7 @@ class Check(StrEnum):
     KEYS = "keys"
     CERTIFICATE = "certificate"
     UNSUBSCRIBE = "unsubscribe"
+    TRACKING = "tracking"
     PROVIDERS = "providers"
 
 

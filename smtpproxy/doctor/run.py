@@ -23,6 +23,7 @@ from smtpproxy.doctor.machine import certificate, check_clock, keys
 from smtpproxy.doctor.spf import NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
+from smtpproxy.policy.model import StreamClass, TrackingPixels
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 
@@ -102,6 +103,7 @@ class Doctor:
             unknown = Finding(Check.PTR, host, Status.UNKNOWN, NO_ADDRESSES, _NAME_THEM)
             jobs.append((Check.PTR, host, _said([unknown])))
         jobs.append((Check.CLOCK, "clock", _said([check_clock()])))
+        jobs.append((Check.TRACKING, "streams", _said(tracking(settings))))
         jobs.append((Check.KEYS, "keys", _said(keys(settings, now))))
         certificates = [certificate(listener, now) for listener in settings.listeners]
         own = [each for each in certificates if each is not None]
@@ -158,6 +160,34 @@ _NO_DOMAINS = Finding(
     "no stream says as which domains it writes",
     "set from_domains in [[stream]], or ask with --domain",
 )
+
+
+_PIXELS = {
+    TrackingPixels.ALLOW: (
+        "nobody looks for tracking pixels, which need a consent of their own",
+        'set tracking_pixels = "observe", unless what they are for needs none',
+    ),
+    TrackingPixels.OBSERVE: (
+        "tracking pixels pass to people who did not agree to them",
+        'look at smtpproxy_tracking_pixels_total, then set tracking_pixels = "refuse" or "strip"',
+    ),
+}
+
+
+def tracking(settings: Settings) -> list[Finding]:
+    """What becomes of tracking pixels on each marketing stream whose rulebook has a law on them."""
+    found = []
+    for stream in settings.streams.values():
+        law = settings.rulebooks[stream.rulebook].law.get("tracking", "no law")
+        if stream.stream_class is not StreamClass.MARKETING or law.startswith("no law"):
+            continue
+        text, fix = _PIXELS.get(stream.tracking_pixels, (_AGREED, ""))
+        status = Status.WARN if fix else Status.PASS
+        found.append(Finding(Check.TRACKING, stream.name, status, f"{text} ({law})", fix))
+    return found
+
+
+_AGREED = "tracking pixels reach only people who agreed to them"
 
 
 def from_domains(settings: Settings) -> list[str]:

@@ -229,10 +229,13 @@ def _recipient_steps(
     steps, verdict = _ask(rules, case, told)
     if verdict is None or verdict.action is not Action.ALLOW:
         return steps
-    if message is not None and case.stream.first_contact_notice:
+    if message is not None:
         delivery = DeliveryCase(case, verdict.basis, message)
         both = _Telling(lang, law, wording.delivery_passed, wording.delivery_decided)
-        more, refusal = _ask(decide.DELIVERY_RULES, delivery, both)
+        asked = {"source_announced": case.stream.first_contact_notice}
+        asked["tracking"] = message.content is not None and bool(message.content.pixels)
+        rules_asked = [rule for rule in decide.DELIVERY_RULES if asked[rule.name]]
+        more, refusal = _ask(rules_asked, delivery, both)
         steps += more
         if refusal is not None:
             return steps

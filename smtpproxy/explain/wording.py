@@ -15,12 +15,14 @@ from smtpproxy.policy.model import (
     Rulebook,
     Source,
     Suppression,
+    TrackingPixels,
     Verdict,
 )
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, bases, last_activity
 from smtpproxy.policy.rules.bases import consent_failure, newest_act, withdrawn_at
 from smtpproxy.policy.rules.deferrals import pause_in_force, reached_cap
 from smtpproxy.policy.rules.recipient import (
+    agreed_to_tracking,
     decisive,
     discloses,
     is_consumer,
@@ -51,6 +53,8 @@ def recipient_decided(verdict: Verdict, case: RecipientCase) -> Phrase:
 
 def delivery_passed(rule: str, case: DeliveryCase) -> Phrase:
     """Why a rule that looks at recipient and message did not refuse."""
+    if rule == "tracking":
+        return _tracking_passed(case)
     if case.basis is Basis.GENERIC_ADDRESS:
         return Phrase("basis.generic_address")
     if known_source(case.recipient) is Source.DIRECT:
@@ -62,7 +66,23 @@ def delivery_passed(rule: str, case: DeliveryCase) -> Phrase:
 
 def delivery_decided(verdict: Verdict, case: DeliveryCase) -> Phrase:
     """Why a rule that looks at recipient and message refused."""
+    if verdict.reason is Reason.TRACKING_UNCONSENTED:
+        return Phrase(f"reason.{verdict.reason}", {"hosts": _hosts(case)})
     return failure(verdict.reason, case.recipient)
+
+
+def _tracking_passed(case: DeliveryCase) -> Phrase:
+    stream = case.recipient.stream
+    if agreed_to_tracking(case.recipient):
+        return Phrase("passed.tracking")
+    strips = stream.tracking_pixels is TrackingPixels.STRIP
+    key = "passed.tracking.stripped" if strips else "passed.tracking.observed"
+    return Phrase(key, {"hosts": _hosts(case), "stream": stream.name})
+
+
+def _hosts(case: DeliveryCase) -> str:
+    content = case.features.content
+    return "" if content is None else ", ".join(pixel.host for pixel in content.pixels)
 
 
 def summary(verdict: Verdict) -> Phrase:

@@ -93,7 +93,7 @@ class MilterMessage:
         "_header_size",
         "_limits",
         "_problem",
-        "_reads_text",
+        "_reads_body",
         "_section",
         "_separator",
         "_text",
@@ -123,7 +123,7 @@ class MilterMessage:
         self._fields = 0
         self._section = Content(spool)
         self._text = Content(spool)
-        self._reads_text: bool | None = None  # known once the header is complete
+        self._reads_body: bool | None = None  # known once the header is complete
 
     def add_field(self, header: Header) -> None:
         """Take a field; MTAs end the lines of a folded value with LF. Raises OSError."""
@@ -149,9 +149,9 @@ class MilterMessage:
         self.size += len(chunk)
         if b"\0" in chunk:
             self._problem = self._problem or ContentProblem.NUL
-        if self._reads_text is None:
-            self._reads_text = self.transaction.reads_text(self.header())
-        if self._reads_text and self._text.size <= READ_LIMIT:
+        if self._reads_body is None:
+            self._reads_body = self.transaction.reads_body(self.header())
+        if self._reads_body and self._text.size <= READ_LIMIT:
             self._text.append(chunk)
 
     def problem(self, size_limit: int) -> ContentProblem | None:
@@ -160,7 +160,7 @@ class MilterMessage:
 
     def text(self) -> Body | None:
         """The beginning of the body, where it is asked for."""
-        if not self._reads_text:
+        if not self._reads_body:
             return None
         return Body(self._text.pieces, self._text.size)
 

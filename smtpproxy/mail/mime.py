@@ -1,5 +1,5 @@
 """Text in fields (comments of RFC 5322, encoded words of RFC 2047, charsets) and the parts of a
-message (RFC 2045, 2046), read with bounded work, and the extensions that it needs.
+message (RFC 2045, 2046), read with bounded work.
 
 No structure can make it recurse without end, decode without end, or fail: what is beyond a
 limit, or in no known encoding, is left out, and `Body.whole` says so.
@@ -9,7 +9,7 @@ import binascii
 import codecs
 import re
 from binascii import a2b_base64, a2b_qp
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from string import ascii_letters, digits
 
 from msgspec import Struct
@@ -156,6 +156,12 @@ def _name(charset: str) -> str | None:
     return name if name in _NAMES else None
 
 
+def is_ascii_wise(charset: str) -> bool:
+    """Whether an octet of ASCII is always the character that it is in ASCII."""
+    name = _name(charset) or ""
+    return not name.startswith(("utf-16", "utf-7", "utf_7", "iso2022"))
+
+
 class MimeLimits(Struct, frozen=True):
     """How much is read: nested multiparts, parts in all, octets of decoded text in all."""
 
@@ -165,6 +171,18 @@ class MimeLimits(Struct, frozen=True):
 
 
 LIMITS = MimeLimits()
+
+
+class EncodedText(Struct, frozen=True):
+    """One text that is shown, where it stands in the body: its octets there are from `start` to
+    `end`, under a transfer encoding. `octets` are decoded from it, no more than the limit."""
+
+    plain: bool
+    octets: bytes
+    charset: str
+    encoding: str
+    start: int
+    end: int
 
 
 class TextPart(Struct, frozen=True):
@@ -207,49 +225,58 @@ def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) ->
     the caller knows that the rest was not read). A message inside (message/rfc822) is another's
     text and not read.
     """
+    texts, whole = read_texts(headers, body, limits)
+    return Body(tuple([TextPart(t.plain, decode_text(t.octets, t.charset)) for t in texts]), whole)
+
+
+def read_texts(
+    headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS
+) -> tuple[tuple[EncodedText, ...], bool]:
+    """Return the same as `read_body` with its place in the message, and whether it is all."""
     reader = _Reader(limits)
-    reader.read(headers, body, 0)
-    return Body(tuple(reader.found), reader.whole)
+    reader.read(headers, body, 0, 0)
+    return tuple(reader.found), reader.whole
 
 
 class _Reader:
     def __init__(self, limits: MimeLimits) -> None:
-        self.found: list[TextPart] = []
+        self.found: list[EncodedText] = []
         self.whole = True
         self._parts = limits.parts
         self._room = limits.text
         self._depth = limits.depth
 
-    def read(self, headers: HeaderBlock, body: bytes, depth: int) -> None:
+    def read(self, headers: HeaderBlock, body: bytes, at: int, depth: int) -> None:
+        """`at` is where the body of this part begins in that of the message."""
         self._parts -= 1
         if self._parts < 0:
             self.whole = False
             return
         kind = content_type(_first(headers, "Content-Type"))
         if kind.type.startswith("multipart/"):
-            self._read_parts(body, kind.parameters.get("boundary", ""), depth)
+            self._read_parts(body, kind.parameters.get("boundary", ""), at, depth)
         elif kind.type in ("text/plain", "text/html") and not _attached(headers):
-            self._read_text(headers, body, kind)
+            self._read_text(headers, body, at, kind)
 
-    def _read_parts(self, body: bytes, boundary: str, depth: int) -> None:
+    def _read_parts(self, body: bytes, boundary: str, at: int, depth: int) -> None:
         if not boundary or len(boundary) > _LONGEST_BOUNDARY or depth >= self._depth:
             self.whole = False
             return
-        for raw in split_parts(body, boundary):
+        for start, end in part_places(body, boundary):
             if self._parts <= 0:
                 self.whole = False
                 return
-            self._read_part(raw, depth + 1)
+            self._read_part(body[start:end], at + start, depth + 1)
 
-    def _read_part(self, raw: bytes, depth: int) -> None:
+    def _read_part(self, raw: bytes, at: int, depth: int) -> None:
         """`raw` begins with the line end of its delimiter."""
         end = raw.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
         if end < 0:
             self.whole = self.whole and len(raw) <= 2
             return
-        self.read(HeaderBlock(raw[2 : end + 4]), raw[end + 4 :], depth)
+        self.read(HeaderBlock(raw[2 : end + 4]), raw[end + 4 :], at + end + 4, depth)
 
-    def _read_text(self, headers: HeaderBlock, body: bytes, kind: ContentType) -> None:
+    def _read_text(self, headers: HeaderBlock, body: bytes, at: int, kind: ContentType) -> None:
         encoding = _first(headers, "Content-Transfer-Encoding").strip().lower()
         octets = plain_octets(body, encoding, self._room)
         if octets is None:
@@ -258,8 +285,10 @@ class _Reader:
         if len(octets) > self._room:
             octets, self.whole = octets[: self._room], False
         self._room -= len(octets)
-        text = decode_text(octets, kind.parameters.get("charset", ""))
-        self.found.append(TextPart(kind.type == "text/plain", text))
+        charset = kind.parameters.get("charset", "")
+        plain = kind.type == "text/plain"
+        text = EncodedText(plain, octets, charset, encoding, at, at + len(body))
+        self.found.append(text)
 
 
 def split_parts(body: bytes, boundary: str) -> Iterator[bytes]:
@@ -267,6 +296,11 @@ def split_parts(body: bytes, boundary: str) -> Iterator[bytes]:
 
     `body` has CRLF line ends. The last part may lack its closing delimiter.
     """
+    return (body[start:end] for start, end in part_places(body, boundary))
+
+
+def part_places(body: bytes, boundary: str) -> Iterator[tuple[int, int]]:
+    """Yield where each of them begins and ends."""
     delimiter = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
     begin: int | None = None
     position, last = 0, False
@@ -284,11 +318,11 @@ def split_parts(body: bytes, boundary: str) -> Iterator[bytes]:
             position = found + 2
             continue
         if begin is not None:
-            yield body[begin:found]
+            yield begin, found
         last = end[1] is not None
         begin = position = max(end.end() - 2, found + len(delimiter))
     if begin is not None and not last:
-        yield body[begin:]  # the last is not closed, or was cut off
+        yield begin, len(body)  # the last is not closed, or was cut off
 
 
 def plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
@@ -325,57 +359,3 @@ def _attached(headers: HeaderBlock) -> bool:
 def _first(headers: HeaderBlock, name: str) -> str:
     values = headers.values(name)
     return values[0][:_LONGEST_VALUE].decode("utf-8", "surrogateescape") if values else ""
-
-
-EIGHT_BIT = "8BITMIME"
-UTF8 = "SMTPUTF8"
-
-_BOUNDARY = re.compile(rb'boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
-_MESSAGE_INSIDE = re.compile(rb"(?:content-type\s*:|[ \t])\s*message/(?:rfc822|global)\b", re.I)
-_MOST_BOUNDARIES = 100
-_LONGEST_LINE = 64 * 1024  # octets; the rest of a longer one is read as a line of its own
-
-
-def needed_extensions(pieces: Callable[[], Iterable[bytes]]) -> frozenset[str]:
-    """Return which of 8BITMIME and SMTPUTF8 a content needs, whatever its MAIL command said.
-
-    `pieces` gives the whole content, and may be called twice. What is not ASCII needs
-    8BITMIME, and in a header field SMTPUTF8 too: of the message, of a MIME part, or of a
-    message inside.
-    """
-    if all(piece.isascii() for piece in pieces()):
-        return frozenset()
-    return frozenset({EIGHT_BIT, UTF8} if _has_utf8_field(pieces()) else {EIGHT_BIT})
-
-
-def _has_utf8_field(pieces: Iterable[bytes]) -> bool:
-    boundaries: set[bytes] = set()
-    in_header, message_inside = True, False
-    for line in _lines(pieces):
-        if line.startswith(b"--") and line[2:].rstrip() in boundaries:
-            in_header, message_inside = True, False
-        elif not in_header:
-            continue
-        elif line in (b"", b"\r"):  # white space alone goes on with a field
-            in_header, message_inside = message_inside, False
-            if not in_header and not boundaries:
-                return False
-        elif not line.isascii():
-            return True
-        else:
-            message_inside = message_inside or _MESSAGE_INSIDE.match(line) is not None
-            found = _BOUNDARY.search(line)
-            if found is not None and len(boundaries) < _MOST_BOUNDARIES:
-                boundaries.add(found[1] or found[2])
-    return False
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    begun = b""
-    for piece in pieces:
-        *lines, begun = (begun + piece).split(b"\n")
-        yield from lines
-        if len(begun) > _LONGEST_LINE:
-            yield begun
-            begun = b""
-    yield begun

@@ -32,6 +32,7 @@ from smtpproxy.policy.model import (
     Rulebook,
     Stream,
     StreamClass,
+    TrackingPixels,
     Transaction,
     UndeclaredBulk,
     Verdict,
@@ -50,7 +51,7 @@ from smtpproxy.policy.rules import (
     recipient,
 )
 from smtpproxy.policy.rules.brands import by_collection
-from smtpproxy.policy.rules.recipient import yielded
+from smtpproxy.policy.rules.recipient import agreed_to_tracking, is_tracked, yielded
 
 _IS_TRANSACTIONAL = StreamClass.TRANSACTIONAL
 _TRANSACTIONAL = allow("transactional", Basis.TRANSACTIONAL)
@@ -101,6 +102,7 @@ def recipient_rules(in_force: tuple[Basis, ...]) -> tuple[Rule[RecipientCase], .
 
 DELIVERY_RULES: tuple[Rule[DeliveryCase], ...] = (
     Rule("source_announced", recipient.source_announced, "design 4.6; A24"),
+    Rule("tracking", recipient.tracking, "design 6"),
 )
 
 DOMAIN_RULES: tuple[Rule[RecipientCase], ...] = (
@@ -203,6 +205,7 @@ _MESSAGE_RULES = {
 
 _ALLOW = Action.ALLOW
 _MARKETING = UndeclaredBulk.MARKETING
+_ASKING_CONSENT = (TrackingPixels.REFUSE, TrackingPixels.STRIP)
 _ACCEPTED = Verdict(Action.ALLOW, rule="message")
 _UNCERTAIN = Verdict(Action.ALLOW, rule="stream_uncertain")
 _NOT_PERMITTED = Verdict(Action.REFUSE, Reason.STREAM_NOT_PERMITTED, rule="stream_choice")
@@ -221,6 +224,7 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
             stream.stream_class is StreamClass.MARKETING
             or stream.purpose is not None
             or stream.undeclared_bulk is _MARKETING
+            or stream.tracking_pixels in _ASKING_CONSENT
             for stream in transaction.streams
         ),
         mailings=any(
@@ -289,8 +293,10 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
         if deferral is not None:
             return deferral
     if case.facts.suppressions:
-        return replace(verdict, detail=yielded(case))
-    return verdict
+        verdict = replace(verdict, detail=yielded(case))
+    if message is None or message.content is None or not is_tracked(case.stream, message.content):
+        return verdict
+    return verdict if agreed_to_tracking(case) else replace(verdict, unconsented_pixels=True)
 
 
 def decisive(
@@ -318,7 +324,9 @@ def _by_basis(case: RecipientCase, message: MessageFeatures | None) -> Verdict:
             break
     else:
         raise AssertionError("the last recipient rule decides always")
-    if message is None or not case.stream.first_contact_notice or verdict.action is not _ALLOW:
+    if message is None or verdict.action is not _ALLOW:
+        return verdict
+    if message.content is None and not case.stream.first_contact_notice:
         return verdict
     return _refused_with_message(case, verdict, message) or verdict
 

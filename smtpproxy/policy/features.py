@@ -17,6 +17,7 @@ _LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 
 # Lower-case names.
 _FROM, _SUBJECT, _MESSAGE_ID = b"from", b"subject", b"message-id"
 _UNSUBSCRIBE = b"list-unsubscribe"
+_SIGNATURE = b"dkim-signature"
 _IDENTITY = frozenset((_FROM, _SUBJECT, _MESSAGE_ID))
 
 
@@ -58,7 +59,7 @@ def read_features(
         unsubscribe_fault=next((field.fault for field in unsubscribe if field.fault), None),
         one_click=len(posts) == 1 and is_one_click(posts[0]),
         source_statement=_statement(found, source_name),
-        dkim_fields=headers.count("DKIM-Signature"),
+        dkim_fields=len(found.get(_SIGNATURE, ())),
     )
 
 
@@ -66,7 +67,7 @@ def read_features(
 def _looked_at(stream: str, source: str | None) -> tuple[bytes, bytes, frozenset[bytes]]:
     """The lower-case names of the two configured fields, and of all that are unfolded."""
     configured = stream.lower().encode(), (source or "").lower().encode()
-    return *configured, frozenset((_FROM, _UNSUBSCRIBE, *configured))
+    return *configured, frozenset((_FROM, _UNSUBSCRIBE, _SIGNATURE, *configured))
 
 
 def read_identity(headers: HeaderBlock) -> MessageIdentity:

@@ -11,7 +11,6 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from smtpproxy.mail.unsubscribe import UriFault
 from smtpproxy.policy.contact import (
     BUILT_IN_BRAND,
     Collection,
@@ -26,6 +25,12 @@ from smtpproxy.policy.contact import (
     collected,
     collections,
 )
+from smtpproxy.policy.message_features import (
+    ContentFeatures,
+    MessageFeatures,
+    Pixel,
+    SignatureFinding,
+)
 from smtpproxy.policy.periods import Cap
 from smtpproxy.policy.rulebook import (
     Action,
@@ -39,12 +44,14 @@ from smtpproxy.policy.rulebook import (
     Mode,
     Nature,
     Origin,
+    PixelSign,
     Reason,
     Rulebook,
     Sign,
     SignatureState,
     Source,
     StreamClass,
+    TrackingPixels,
     UndeclaredBulk,
 )
 
@@ -79,6 +86,8 @@ __all__ = [
     "Nature",
     "Origin",
     "Pause",
+    "Pixel",
+    "PixelSign",
     "Preference",
     "Provenance",
     "Purchase",
@@ -93,6 +102,7 @@ __all__ = [
     "Stream",
     "StreamClass",
     "Suppression",
+    "TrackingPixels",
     "Transaction",
     "UndeclaredBulk",
     "Verdict",
@@ -147,6 +157,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     undeclared_bulk: UndeclaredBulk = UndeclaredBulk.OBSERVE
     bulk_recipients: int | None = None  # one text to more people is bulk; None: not counted
     bulk_window: float = BULK_WINDOW  # seconds in which they are counted
+    tracking_pixels: TrackingPixels = TrackingPixels.ALLOW
 
     @property
     def checks_content(self) -> bool:
@@ -166,6 +177,10 @@ class Stream(Struct, frozen=True, omit_defaults=True):
         return self.body_optout or bool(self.imprint or self.source_statement)
 
     @property
+    def looks_for_pixels(self) -> bool:
+        return self.tracking_pixels is not TrackingPixels.ALLOW
+
+    @property
     def counts_mailings(self) -> bool:
         """Whether a verdict depends on what the recipient was mailed before."""
         return self.stream_class is StreamClass.MARKETING and (
@@ -180,7 +195,12 @@ class Stream(Struct, frozen=True, omit_defaults=True):
         return self.stream_class is StreamClass.MARKETING and self.max_snapshot_age is not None
 
 
-DEFAULT_STREAM = Stream(name="default", purpose="marketing", check_dkim=True)
+DEFAULT_STREAM = Stream(
+    name="default",
+    purpose="marketing",
+    check_dkim=True,
+    tracking_pixels=TrackingPixels.OBSERVE,
+)
 """Where undeclared mail goes: marketing, purpose `marketing`, the strict rules."""
 
 NOTICE_STREAM = Stream(name="notices", stream_class=StreamClass.TRANSACTIONAL)
@@ -262,50 +282,6 @@ class Lookups(Struct, frozen=True):
     pauses: bool = False  # whether it counts that a stream is paused
 
 
-class SignatureFinding(Struct, frozen=True, omit_defaults=True):
-    """What was found of one DKIM signature; `detail` is for people."""
-
-    domain: str  # its d=; empty where it cannot be read
-    selector: str
-    state: SignatureState
-    detail: str = ""
-
-
-class ContentFeatures(Struct, frozen=True, omit_defaults=True):
-    """What was found out of a message only because its stream asks for it."""
-
-    senders: tuple[str, ...] = ()  # domains of the envelope sender and of signatures
-    fake_prefix: str | None = None  # of an answer or a forward, on what is neither
-    shows_unsubscribe: bool = False
-    shows_imprint: bool = False
-    text_cut: bool = False  # not all of the text was read
-    organisations: tuple[tuple[str, str], ...] = ()  # of domains by the DNS; "": no answer
-    bulk_markers: tuple[str, ...] = ()  # lower-case names of header fields
-    bulk_text: tuple[str, ...] = ()  # what its text says that newsletters say
-    alike: int = 0  # people who were recently sent this text, including this message's
-    declared_stream: str | None = None  # the transactional stream of what is judged as marketing
-
-
-class MessageFeatures(Struct, frozen=True, omit_defaults=True):
-    """What the message rules look at, read from the raw header block."""
-
-    malformed: str | None = None  # what cannot be read, for the trace
-    from_domains: tuple[str, ...] = ()  # lower-case A-labels, one for each From address
-    recipients: int = 0  # that it is for; counted where the stream has a limit
-    stream_header: tuple[str, ...] = ()  # every value found
-    unsubscribe_fields: int = 0
-    unsubscribe_https: tuple[str, ...] = ()
-    unsubscribe_mailto: tuple[str, ...] = ()
-    unsubscribe_encoded: bool = False  # encoded words had to be decoded
-    unsubscribe_fault: UriFault | None = None  # of a URI that leads nobody out
-    one_click: bool = False  # exactly one List-Unsubscribe-Post, and it is exact
-    source_statement: str | None = None  # what it says of where the addresses come from
-    dkim_fields: int = 0  # signatures that it came with
-    signed_by_relay: bool = False  # the relay signs it; found out where that matters
-    signatures: tuple[SignatureFinding, ...] | None = None  # None: they were not checked
-    content: ContentFeatures | None = None  # None: no rule asked, or there was nothing to tell
-
-
 class Transaction(Struct, frozen=True):
     """One question to the decision core."""
 
@@ -322,6 +298,7 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     basis: Basis | None = None
     rule: str = ""  # the rule that decided; explain.trace tells what came before it
     detail: str | None = None  # for people: which suppression, which date
+    unconsented_pixels: bool = False  # allowed, and nobody agreed that the opening is told
 
 
 class Decision(Struct, frozen=True):

@@ -135,6 +135,23 @@ class UndeclaredBulk(StrEnum):
     MARKETING = "marketing"  # it is judged as undeclared mail is
 
 
+class TrackingPixels(StrEnum):
+    """What becomes of mail that tells its sender who opened it, to people who did not agree."""
+
+    ALLOW = "allow"  # nobody looks
+    OBSERVE = "observe"
+    REFUSE = "refuse"
+    STRIP = "strip"  # it goes without them
+
+
+class PixelSign(StrEnum):
+    """By what a picture is known to tell of an opening."""
+
+    KNOWN = "known"  # its address is a tracker's
+    TINY = "tiny"
+    HIDDEN = "hidden"
+
+
 class SignatureState(StrEnum):
     """What was found of a DKIM signature that a message came with."""
 
@@ -190,6 +207,8 @@ class Reason(StrEnum):
     OPTOUT_NOT_OFFERED = "optout_not_offered"
     TOPIC_UNRELATED = "topic_unrelated"
     INACTIVE = "inactive"
+    # a recipient: what the message would tell of them
+    TRACKING_UNCONSENTED = "tracking_unconsented"
     # a recipient: where the mail would go
     NULL_MX = "null_mx"
     # a recipient: more often than they want

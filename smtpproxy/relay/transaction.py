@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from smtpproxy.mail.mime import EIGHT_BIT, UTF8
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import UpstreamConnection, UpstreamError, UpstreamLost
 from smtpproxy.relay.pool import UpstreamPool

@@ -19,6 +19,7 @@ from smtpproxy.policy.model import (
     Nature,
     Origin,
     StreamClass,
+    TrackingPixels,
     UndeclaredBulk,
 )
 from smtpproxy.policy.periods import months, years
@@ -165,6 +166,7 @@ class StreamSettings:
     check_dkim: bool = True
     max_snapshot_age: Duration | None = None
     verp: bool = False
+    tracking_pixels: TrackingPixels | None = None  # None: as all streams of its class
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class PolicySettings:
     on_mixed: Literal["refuse", "split"] = "refuse"
     frequency_cap: FrequencyCap | None = None  # of all marketing messages to a person
     imprint: tuple[Passage, ...] = ()  # of streams whose rulebook asks for one
+    tracking_pixels: TrackingPixels = TrackingPixels.OBSERVE  # on marketing streams
     check_recipient_domain: bool = False  # whether it says that it takes no mail (RFC 7505)
 
 

@@ -85,6 +85,11 @@ FAMILIES: tuple[Family, ...] = (
         rows.by_bulk_action,
     ),
     Family(
+        "tracking_pixels_total",
+        "Messages that tell who opens them, by what was done about it.",
+        rows.by_tracking,
+    ),
+    Family(
         "unsubscribe_encoded_total",
         "Messages whose List-Unsubscribe field held encoded words, which RFC 2369 forbids.",
         rows.by_stream,

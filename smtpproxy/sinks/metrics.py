@@ -30,7 +30,13 @@ from smtpproxy.events import (
     TransactionEnded,
     UpstreamReplied,
 )
-from smtpproxy.policy.model import Action, ContentFeatures, Reason, UndeclaredBulk
+from smtpproxy.policy.model import (
+    Action,
+    ContentFeatures,
+    Reason,
+    TrackingPixels,
+    UndeclaredBulk,
+)
 from smtpproxy.policy.rules.message import is_undeclared_bulk
 
 Labels = tuple[str, ...]
@@ -161,6 +167,7 @@ class Metrics:
         self.mailed: defaultdict[str, int] = defaultdict(int)  # recipients, by stream
         self._observed: defaultdict[Labels, float] = defaultdict(int)
         self._bulk: defaultdict[Labels, float] = defaultdict(int)
+        self._tracking: defaultdict[Labels, float] = defaultdict(int)
         self._undecided: defaultdict[Labels, float] = defaultdict(int)
         self._encoded: defaultdict[Labels, float] = defaultdict(int)
         self._opened: defaultdict[Labels, float] = defaultdict(int)
@@ -230,6 +237,7 @@ class Metrics:
                 "mailed_total": {(stream,): n for stream, n in self.mailed.items()},
                 "observed_refusals_total": _plain(self._observed),
                 "undeclared_bulk_total": _plain(self._bulk),
+                "tracking_pixels_total": _plain(self._tracking),
                 "undecided_total": _plain(self._undecided),
                 "unsubscribe_encoded_total": _plain(self._encoded),
                 "connections_total": _plain(self._opened),
@@ -319,6 +327,9 @@ class Metrics:
             self._bulk[(look.declared_stream, UndeclaredBulk.MARKETING)] += 1
         elif features is not None and is_undeclared_bulk(stream, features):
             self._bulk[(stream.name, stream.undeclared_bulk)] += 1
+        action = _tracking_action(event) if look.pixels else None
+        if action is not None:
+            self._tracking[(stream.name, action)] += 1
 
     def _observed_only(self, event: Decided, stream: str) -> None:
         if event.undecided:
@@ -361,3 +372,17 @@ _CODE_CLASSES = {2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
 
 def _plain(counts: dict[Labels, float]) -> dict[Labels, float]:
     return {tuple(map(str, labels)): value for labels, value in counts.items()}
+
+
+def _tracking_action(event: Decided) -> str | None:
+    """What was done about a tracking pixel; None where the message did not come to that."""
+    stream, verdicts = event.decision.stream, event.decision.recipients
+    unconsented = Reason.TRACKING_UNCONSENTED
+    if not event.observed and any(verdict.reason is unconsented for verdict in verdicts):
+        return "refused"
+    if not event.relayed:
+        return None
+    if any(verdict.unconsented_pixels or verdict.reason is unconsented for verdict in verdicts):
+        strips = stream.tracking_pixels is TrackingPixels.STRIP and not event.observed
+        return "stripped" if strips else "passed"
+    return "consented"

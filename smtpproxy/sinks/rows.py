@@ -63,6 +63,7 @@ FEEDBACK_KINDS = (
 PURGED_KINDS = (
     *("contacts", "suppressions", "lifted_suppressions", "mailings", "reports", "audit"),
 )
+TRACKING_ACTIONS = ("passed", "stripped", "refused", "consented")
 SCOPE_KINDS = ("all", "marketing", "brand", "purpose")
 API_CODE_CLASSES = ("2xx", "4xx", "5xx")
 WEBHOOK_OUTCOMES = (
@@ -76,7 +77,7 @@ WEBHOOK_OUTCOMES = (
 )
 
 _SUPPRESSED = tuple(Reason(f"suppressed_{origin}") for origin in Origin)
-_FOR_ALL_RECIPIENTS = (Reason.STREAM_NOT_PERMITTED, Reason.NULL_MX)
+_FOR_ALL_RECIPIENTS = (Reason.STREAM_NOT_PERMITTED, Reason.NULL_MX, Reason.TRACKING_UNCONSENTED)
 _DEFERRALS = (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.LIST_STALE)
 _NOT_NOW = frozenset({*_DEFERRALS, Reason.TEMPORARY_FAILURE})
 _FOR_RECIPIENTS = tuple(
@@ -156,6 +157,12 @@ def by_bulk_action(settings: Settings) -> Iterable[Labels]:
     streams = settings.streams.values()
     transactional = [s.name for s in streams if s.stream_class is StreamClass.TRANSACTIONAL]
     return product(transactional, map(str, UndeclaredBulk))
+
+
+@_labelled("stream", "action")
+def by_tracking(settings: Settings) -> Iterable[Labels]:
+    """Yield each stream that looks for tracking pixels, with all that may be done about them."""
+    return product((s.name for s in _streams(settings) if s.looks_for_pixels), TRACKING_ACTIONS)
 
 
 @_labelled("listener")

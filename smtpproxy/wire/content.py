@@ -133,6 +133,15 @@ def stuffed(content: bytes) -> bytes:
     return content.replace(b"\r\n.", b"\r\n..")
 
 
+def stuffed_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield content so, from its beginning; pieces may be cut anywhere."""
+    before = b"\r\n"  # the line end before the content counts
+    for piece in pieces:
+        data = before + piece
+        yield data.replace(b"\r\n.", b"\r\n..")[len(before) :]
+        before = data[-2:]
+
+
 _ARGUMENT = re.compile(r" *([0-9]{1,20})(?: +(LAST))? *", re.IGNORECASE)
 _SYNTAX = Reply.of(501, "5.5.4", "syntax: BDAT size [LAST]; closing the connection").encode()
 _NO_TRANSACTION = Reply.of(503, "5.5.1", "send MAIL and RCPT first").encode()

@@ -16,18 +16,20 @@ from smtpproxy.intake.milter import MilterSession
 from smtpproxy.intake.session import AT_ONCE
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.mail import dmarc
+from smtpproxy.mail.cutting import CannotCut
 from smtpproxy.mail.dkim import _listed, signed_names, unsigned_field
 from smtpproxy.mail.dkim_canonical import SIGNED, BodyHash, to_sign
 from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
-from smtpproxy.mail.mime import read_body
+from smtpproxy.mail.mime import read_body, read_texts
 from smtpproxy.mail.shown import ShownText, shown_text
 from smtpproxy.policy.bulk import bulk_signs
 from smtpproxy.policy.bulk_text import newsletter_signs, speaks_of_unsubscribing
 from smtpproxy.policy.content_checks import check_content, fingerprint
 from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import Alignment, MessageFeatures, Stream, StreamClass
+from smtpproxy.policy.pixels import pixels_of, without_pixels
 from smtpproxy.relay.dkim_signing import Keyring
 from smtpproxy.wire.commands import Hello, Mail, Rcpt
 from smtpproxy.wire.content import ContentReader
@@ -140,6 +142,40 @@ def read_text(header: bytes) -> Callable[[bytes], None]:
 )
 def test_texts(header: bytes, unit: bytes) -> None:
     assert times(read_text(header), unit, 100_000) < 2 * FOUR
+
+
+QUOTED = b"Content-Type: text/html\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+ENCODED = b"Content-Type: text/html\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+PIXEL = b"<img src=//t.example/o?i=1 width=1>"
+
+
+@pytest.mark.parametrize(
+    ("header", "unit"),
+    [
+        *(
+            (HTML, unit)
+            for unit in (b"<img ", b"<img '>", b'<img a="', b"<!--", b"<!--[if", b"<img>")
+        ),
+        *(
+            (HTML, unit)
+            for unit in (b"<style>", b"</style><style>", b"<img src=//", b"<img a=b c='")
+        ),
+        *((HTML, b"<img " + unit * 60 + b">") for unit in (b"a=b ", b"style='width:1;' ", b"&#1")),
+        *((HTML, b"<img src=//" + unit * 90 + b" width=1 height=1>") for unit in (b"a/", b"/0aA")),
+        *((header, PIXEL) for header in (HTML, QUOTED)),
+        (QUOTED, b"=\r\n=41" + PIXEL),
+        (ENCODED, b"PGltZyBzcmM9Ly90LmV4YW1wbGUvbz9pPTEgd2lkdGg9MT4g"),
+    ],
+    ids=lambda part: repr(part[:24]),
+)
+def test_pictures(header: bytes, unit: bytes) -> None:
+    def read(body: bytes) -> None:
+        headers = HeaderBlock(header)
+        pixels_of(read_texts(headers, body)[0])
+        with suppress(CannotCut):
+            without_pixels(headers, body)
+
+    assert times(read, unit, 60_000) < 2 * FOUR
 
 
 @pytest.mark.parametrize("unit", [b"a  ", b" ", b"\r\n", b" \r\n", b"\t\r\n ", b"."])

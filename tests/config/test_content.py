@@ -42,6 +42,27 @@ def test_the_common_imprint_is_for_rulebooks_that_ask_for_one() -> None:
     assert read(OFFERS, imprint=[ACME], rulebook="de").streams["default"].imprint == (ACME,)
 
 
+@pytest.mark.parametrize(
+    ("common", "own", "expected"),
+    [
+        (None, None, ("observe", "observe", "observe")),
+        ("strip", None, ("strip", "strip", "observe")),
+        ("allow", None, ("allow", "allow", "allow")),
+        ("refuse", "strip", ("refuse", "strip", "strip")),
+        ("strip", "allow", ("strip", "allow", "allow")),
+    ],
+)
+def test_transactional_streams_are_no_stricter_than_observing_by_themselves(
+    common: str | None, own: str | None, expected: tuple[str, ...]
+) -> None:
+    more = {} if own is None else {"tracking_pixels": own}
+    policy = {} if common is None else {"tracking_pixels": common}
+    streams = read(OFFERS | more, RECEIPTS | more, **policy).streams
+    assert tuple(streams[name].tracking_pixels for name in ("default", "offers", "receipts")) == (
+        expected
+    )
+
+
 @pytest.mark.parametrize(("rulebook", "warned"), [("fr", False), ("us", True), ("de", True)])
 def test_check_warns_where_nobody_looks_for_the_imprint(rulebook: str, warned: bool) -> None:
     def said(settings: Settings) -> list[str]:

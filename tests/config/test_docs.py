@@ -53,6 +53,7 @@ ELSEWHERE = {
     ("[store]", "url"): "`sqlite://STATE_DIR/smtpproxy.db`",
     ("[[stream]]", "rulebook"): "that of `[policy]`",
     ("[[stream]]", "mode"): "that of `[policy]`",
+    ("[[stream]]", "tracking_pixels"): "as `[policy]` says",
     ("[[webhook]]", "deadline"): "*none*",
     ("[upstream]", "max_connections_per_address"): "three quarters of `max_connections`",
 }

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from smtpproxy.config import load, parse
-from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Nature, Stream, StreamClass
+from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Nature, Stream, StreamClass, TrackingPixels
 from smtpproxy.policy.periods import years
 from smtpproxy.settings import (
     AuditSettings,
@@ -54,8 +54,13 @@ def test_the_file_of_the_contract() -> None:
             topics=frozenset({"retail"}),
             from_domains=frozenset({"example.com"}),
             check_dkim=True,
+            tracking_pixels=TrackingPixels.OBSERVE,
         ),
-        Stream(name="receipts", stream_class=StreamClass.TRANSACTIONAL),
+        Stream(
+            name="receipts",
+            stream_class=StreamClass.TRANSACTIONAL,
+            tracking_pixels=TrackingPixels.OBSERVE,
+        ),
     ]
 
 

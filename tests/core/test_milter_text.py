@@ -33,4 +33,4 @@ def test_whose_text_is_kept(fields: str, reads: bool) -> None:
         driver.services, client, "a@shop.example", choice, refuses_at_rcpt=True, can_delete=True
     )
     header = f"From: Shop <hello@shop.example>\r\nSubject: Hello\r\n{fields}\r\n"
-    assert message.reads_text(header.encode()) == reads
+    assert message.reads_body(header.encode()) == reads

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpproxy.mail.mime import EIGHT_BIT, UTF8, needed_extensions
+from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8, needed_extensions
 
 NOTHING: frozenset[str] = frozenset()
 BODY = frozenset({EIGHT_BIT})

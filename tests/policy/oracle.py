@@ -22,10 +22,18 @@ WIDENED = ("unsubscribe", "complaint", "objection", "erasure", "external")
 
 
 def expected(
-    address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
+    address: str,
+    stream: Stream,
+    facts: RecipientFacts,
+    book: Rulebook,
+    now: datetime,
+    pixels: str = "none",
 ) -> str:
-    """Return `allow BASIS`, `refuse REASON` or `defer REASON`."""
-    answer = _of_any_collection(address, stream, facts, book, now)
+    """Return `allow BASIS`, `refuse REASON` or `defer REASON`.
+
+    `pixels` of the message: none, found, or fixed in what somebody signed.
+    """
+    answer, _ = _of_any_collection(address, stream, facts, book, now, pixels)
     if answer.startswith("allow") and facts.null_mx:
         return "refuse null_mx"
     if not answer.startswith("allow") or stream.stream_class != "marketing":
@@ -74,10 +82,50 @@ def _mailed_like(stream: Stream, facts: RecipientFacts, now: datetime) -> list[d
     ]
 
 
+def marked(
+    address: str,
+    stream: Stream,
+    facts: RecipientFacts,
+    book: Rulebook,
+    now: datetime,
+    pixels: str,
+) -> bool:
+    """Whether it is noted that nobody agreed that the opening is told."""
+    return _of_any_collection(address, stream, facts, book, now, pixels)[1]
+
+
+def _told_of(
+    address: str,
+    stream: Stream,
+    facts: RecipientFacts,
+    book: Rulebook,
+    now: datetime,
+    pixels: str,
+) -> tuple[str, bool]:
+    """What consent to the purpose `tracking`, by section 5, has to do with it."""
+    answer = _basis(address, stream, facts, book, now)
+    if not answer.startswith("allow") or pixels == "none" or stream.tracking_pixels == "allow":
+        return answer, False
+    asked = replace(stream, purpose="tracking")
+    agreed = facts.contact is not None and _consent(asked, facts.contact, book, now) == "valid"
+    refusing = {"refuse": ("found", "fixed"), "strip": ("fixed",)}.get(stream.tracking_pixels, ())
+    if not agreed and pixels in refusing:
+        return "refuse tracking_unconsented", False
+    return answer, not agreed
+
+
 def _of_any_collection(
-    address: str, stream: Stream, facts: RecipientFacts, book: Rulebook, now: datetime
-) -> str:
-    """One collection after the other, with what came by it; the first that allows, allows."""
+    address: str,
+    stream: Stream,
+    facts: RecipientFacts,
+    book: Rulebook,
+    now: datetime,
+    pixels: str,
+) -> tuple[str, bool]:
+    """One collection after the other, with what came by it; the first that allows, allows.
+
+    Also whether it is noted that nobody agreed to tracking.
+    """
     contact = facts.contact
     nobodys = stream.brand == "default"
     mine = {stream.brand} if stream.many_brands else {stream.brand, None}
@@ -92,7 +140,7 @@ def _of_any_collection(
     readings = tuple(replace(r, acts=said(r.acts, None)) for r in facts.readings)
     facts = replace(facts, readings=readings)
     if contact is None:
-        return _basis(address, stream, facts, book, now)
+        return _told_of(address, stream, facts, book, now, pixels)
     first = Collection(
         contact.brand,
         contact.source,
@@ -126,10 +174,11 @@ def _of_any_collection(
                 p for p in contact.purchases if p.brand in mine and p.came_by in (None, name)
             ),
         )
-        answers.append(_basis(address, stream, replace(facts, contact=seen), book, now))
-    if not own and answers[0] == "refuse source_unproven":
-        return "refuse brand_unproven"
-    return next((a for a in answers if not a.startswith("refuse")), answers[0])
+        seen_so = replace(facts, contact=seen)
+        answers.append(_told_of(address, stream, seen_so, book, now, pixels))
+    if not own and answers[0][0] == "refuse source_unproven":
+        return "refuse brand_unproven", False
+    return next((a for a in answers if not a[0].startswith("refuse")), answers[0])
 
 
 def _basis(

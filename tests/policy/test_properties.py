@@ -46,6 +46,7 @@ OTHER_REASONS = {
     Reason.RECIPIENT_LIMIT,
     Reason.TEMPORARY_FAILURE,
     Reason.SOURCE_NOT_ANNOUNCED,  # asked of a recipient together with the message
+    Reason.TRACKING_UNCONSENTED,
 }
 
 Case = tuple[str, Stream, RecipientFacts]

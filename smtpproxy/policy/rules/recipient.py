@@ -7,12 +7,15 @@ domain, what a first message must say (A24; RGPD art. 14(3)(b)), and how much ma
 from collections.abc import Collection, Iterable, Iterator
 from datetime import date, datetime
 
+from msgspec.structs import replace
+
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
     Action,
     Audience,
     Basis,
     ConsentAct,
+    ContentFeatures,
     Frequency,
     Link,
     Mailing,
@@ -25,6 +28,7 @@ from smtpproxy.policy.model import (
     Stream,
     StreamClass,
     Suppression,
+    TrackingPixels,
     Verdict,
 )
 from smtpproxy.policy.periods import next_monthly, next_weekly
@@ -290,6 +294,38 @@ def source_announced(case: DeliveryCase) -> Verdict | None:
         first is not None and first <= recipient.now for first in (told, known.first_mailed_at)
     )
     return None if before else _NOT_ANNOUNCED
+
+
+TRACKING = "tracking"
+"""The purpose that people agree to where they let openings be told."""
+
+_TRACKED = refuse("tracking", Reason.TRACKING_UNCONSENTED)
+
+
+def tracking(case: DeliveryCase) -> Verdict | None:
+    """Refuse a message that tells of its opening to who did not agree to that (CNIL 2026-042).
+
+    Where the stream takes that out of the message, only if it cannot be taken out.
+    """
+    content, stream = case.features.content, case.recipient.stream
+    if content is None or not content.pixels:
+        return None
+    if stream.tracking_pixels is TrackingPixels.REFUSE or (
+        stream.tracking_pixels is TrackingPixels.STRIP and content.pixels_fixed
+    ):
+        return None if agreed_to_tracking(case.recipient) else _TRACKED
+    return None
+
+
+def is_tracked(stream: Stream, content: ContentFeatures) -> bool:
+    """Whether verdicts on recipients depend on whom the message would tell of."""
+    return bool(content.pixels) and stream.looks_for_pixels
+
+
+def agreed_to_tracking(case: RecipientCase) -> bool:
+    """Whether consent to the purpose `tracking` is valid: to the mail is another one."""
+    asked = replace(case, stream=replace(case.stream, purpose=TRACKING))
+    return consent_failure(asked) is Reason.NONE
 
 
 def preference(case: RecipientCase) -> Verdict | None:

@@ -1,0 +1,57 @@
+"""Which extensions of SMTP the content of a message needs (RFC 6152, RFC 6531)."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+EIGHT_BIT = "8BITMIME"
+UTF8 = "SMTPUTF8"
+
+_BOUNDARY = re.compile(rb'boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
+_MESSAGE_INSIDE = re.compile(rb"(?:content-type\s*:|[ \t])\s*message/(?:rfc822|global)\b", re.I)
+_MOST_BOUNDARIES = 100
+_LONGEST_LINE = 64 * 1024  # octets; the rest of a longer one is read as a line of its own
+
+
+def needed_extensions(pieces: Callable[[], Iterable[bytes]]) -> frozenset[str]:
+    """Return which of 8BITMIME and SMTPUTF8 a content needs, whatever its MAIL command said.
+
+    `pieces` gives the whole content, and may be called twice. What is not ASCII needs
+    8BITMIME, and in a header field SMTPUTF8 too: of the message, of a MIME part, or of a
+    message inside.
+    """
+    if all(piece.isascii() for piece in pieces()):
+        return frozenset()
+    return frozenset({EIGHT_BIT, UTF8} if _has_utf8_field(pieces()) else {EIGHT_BIT})
+
+
+def _has_utf8_field(pieces: Iterable[bytes]) -> bool:
+    boundaries: set[bytes] = set()
+    in_header, message_inside = True, False
+    for line in _lines(pieces):
+        if line.startswith(b"--") and line[2:].rstrip() in boundaries:
+            in_header, message_inside = True, False
+        elif not in_header:
+            continue
+        elif line in (b"", b"\r"):  # white space alone goes on with a field
+            in_header, message_inside = message_inside, False
+            if not in_header and not boundaries:
+                return False
+        elif not line.isascii():
+            return True
+        else:
+            message_inside = message_inside or _MESSAGE_INSIDE.match(line) is not None
+            found = _BOUNDARY.search(line)
+            if found is not None and len(boundaries) < _MOST_BOUNDARIES:
+                boundaries.add(found[1] or found[2])
+    return False
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    begun = b""
+    for piece in pieces:
+        *lines, begun = (begun + piece).split(b"\n")
+        yield from lines
+        if len(begun) > _LONGEST_LINE:
+            yield begun
+            begun = b""
+    yield begun

@@ -1,0 +1,273 @@
+"""Tracking pixels in HTML: pictures that show nothing, and tell their sender who opened a message.
+
+A picture counts where it is loaded from elsewhere and
+- it is at an address that is known to count openings (policy/trackers.py), or
+- it is at most one pixel large, or hidden by its own attributes, and its address says whom or which
+  message it is for.
+What only keeps a table in shape is none: one file for everybody, from the sender's own server
+(docs/tracking.md has the figures). Linear in the length of the source.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+
+from msgspec import Struct
+
+from smtpproxy.mail.cutting import CannotCut, cut
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mime import EncodedText, decode_text, is_ascii_wise, read_texts
+from smtpproxy.mail.shown import plain_of
+from smtpproxy.policy.model import Pixel, PixelSign
+from smtpproxy.policy.trackers import known_trackers
+
+_UNSHOWN = ("style", "script", "title", "textarea", "template")
+_START = re.compile(rf"<(?:(!--)|(img)(?=[\s/])|({'|'.join(_UNSHOWN)})(?=[\s/>]))", re.I)
+_CLOSING = {name: re.compile(f"</{name}", re.I) for name in _UNSHOWN}
+# Nothing is given back, so that no character is looked at twice.
+_IMAGE = re.compile(r"""<img((?:[^>"']++|"[^"]*+"|'[^']*+')*+)>""", re.I)
+_ATTRIBUTE = re.compile(
+    r"""([^\s"'<>/=]{1,30}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>][^\s>]*+)))?"""
+)
+_MOST_IMAGES = 5_000  # what follows them is not read
+_MOST_ODD = 100  # tags whose quotes are not in pairs
+_LONGEST_TAG = 8_192  # characters
+_LONGEST_URL = 4_096
+_MOST_HOSTS = 10  # that are told of
+
+_NUMBER = re.compile(r"\s{0,9}\+?(\d{1,5})(?:\.\d{1,9})?\s{0,9}(px|pt)?\s{0,9}(?:!|;|\Z)", re.I)
+_DECLARATION = re.compile(r"(?:\A|;)\s{0,99}+([a-z-]{1,20}+)\s{0,9}+:([^;]{0,99}+)", re.I)
+_URL = re.compile(r"(?:(https?):)?[/\\]{2}([^/\\?#]{1,255}+)([^#]*+)", re.I)
+_BLANK = re.compile(r"[\t\r\n]+")
+
+
+class FoundPixel(Struct, frozen=True):
+    """A pixel, and where its tag stands in the source."""
+
+    pixel: Pixel
+    start: int
+    end: int
+
+
+def find_pixels(source: str) -> tuple[FoundPixel, ...]:
+    """Return the tracking pixels in HTML, in their order."""
+    found = []
+    for start, end, attributes in _images(source):
+        pixel = _pixel(attributes)
+        if pixel is not None:
+            found.append(FoundPixel(pixel, start, end))
+    return tuple(found)
+
+
+def pixels_of(texts: Iterable[EncodedText]) -> tuple[Pixel, ...]:
+    """Return those of a message, each host once."""
+    found: dict[str, Pixel] = {}
+    for text in texts:
+        if not text.plain:
+            for each in find_pixels(_source(text)):
+                found.setdefault(each.pixel.host, each.pixel)
+    return tuple(found.values())[:_MOST_HOSTS]
+
+
+def without_pixels(headers: HeaderBlock, body: bytes, *, whole: bool = True) -> bytes:
+    """Return the body of a message, or its beginning, less the tracking pixels in it.
+
+    Raises CannotCut where they are in what is signed by its own author (RFC 1847, RFC 8551) or
+    cannot be found again in the message as it is encoded.
+    """
+    if _SIGNED.search(body) or any(map(_SIGNED.search, headers.raw_values("Content-Type"))):
+        raise CannotCut("its content is signed")
+    before, _ = read_texts(headers, body)
+    edited = body
+    for text in reversed(before):
+        pixels = () if text.plain else find_pixels(_source(text))
+        if not pixels:
+            continue
+        cut_off = not whole and text.end == len(body)
+        if not is_ascii_wise(text.charset) or (cut_off and pixels[-1].end + 4 > len(text.octets)):
+            raise CannotCut("its text is encoded in a way that nothing can be cut from")
+        edited = cut(edited, text, [(each.start, each.end) for each in pixels])
+    after, _ = read_texts(headers, edited)
+    if len(after) != len(before) or pixels_of(after):
+        raise CannotCut("what is left when they are cut is another message")
+    return edited
+
+
+_SIGNED = re.compile(rb"multipart/(?:signed|encrypted)|application/(?:x-)?pkcs7-mime", re.I)
+
+
+def _source(text: EncodedText) -> str:
+    """The HTML of a part, with a character for each octet: all that is looked at is ASCII."""
+    if is_ascii_wise(text.charset):
+        return text.octets.decode("latin-1")
+    return decode_text(text.octets, text.charset)
+
+
+def _images(source: str) -> Iterator[tuple[int, int, str]]:
+    """Where each picture's tag stands, and what it says, but for comments and the like."""
+    position, odd = 0, 0
+    for _ in range(_MOST_IMAGES):
+        start = _START.search(source, position)
+        if start is None:
+            return
+        if start[1]:
+            position = _after_comment(source, start.end())
+        elif start[3]:
+            close = _CLOSING[start[3].lower()].search(source, start.end())
+            if close is None:
+                return
+            position = close.end()
+        else:
+            tag = _IMAGE.match(source, start.start(), start.start() + _LONGEST_TAG)
+            if tag is not None:
+                yield tag.start(), tag.end(), tag[1]
+                position = tag.end()
+                continue
+            odd += 1
+            end = source.find(">", start.end(), start.start() + _LONGEST_TAG)
+            if odd > _MOST_ODD or end < 0:
+                position = start.start() + _LONGEST_TAG
+            else:
+                yield start.start(), end + 1, source[start.end() : end]
+                position = end + 1
+
+
+def _after_comment(source: str, position: int) -> int:
+    """What is between the marks of a conditional comment is shown by some programs."""
+    if source.startswith("[if", position):
+        return position
+    if source.startswith((">", "->"), position):
+        return position
+    end = source.find("-->", position)
+    return end + 3 if end >= 0 else len(source)
+
+
+def _pixel(tag: str) -> Pixel | None:
+    attributes = _attributes(tag)
+    url = _URL.match(_BLANK.sub("", plain_of(attributes.get("src", "")[:_LONGEST_URL])).strip())
+    if url is None:
+        return None
+    host = url[2].rpartition("@")[2].partition(":")[0].lower().rstrip(".")
+    path = url[3].replace("\\", "/")
+    if _is_known(host, path):
+        return Pixel(host, PixelSign.KNOWN)
+    style = _style(attributes.get("style", ""))
+    if _is_tiny(style, attributes):
+        return Pixel(host, PixelSign.TINY) if _says_whose(path) else None
+    if _is_hidden(attributes, style):
+        return Pixel(host, PixelSign.HIDDEN) if _says_opened(path) else None
+    return None
+
+
+def _attributes(tag: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, double, single, bare in _ATTRIBUTE.findall(tag):
+        found.setdefault(name.lower(), double or single or bare)
+    return found
+
+
+def _style(value: str) -> dict[str, str]:
+    """Its declarations; the last of one name counts."""
+    if ":" not in value:
+        return {}
+    return {name.lower(): told for name, told in _DECLARATION.findall(plain_of(value))}
+
+
+@cache
+def _trackers() -> Mapping[str, tuple[str, ...]]:
+    """Beginnings of path and query by host, in lower case."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for host, path, _ in known_trackers():
+        found[host].append(path.lower())
+    return {host: tuple(paths) for host, paths in found.items()}
+
+
+def _is_known(host: str, path: str) -> bool:
+    known, path = _trackers(), path.lower()
+    domain, dot = host, "."
+    while dot:
+        if domain in known and path.startswith(known[domain]):
+            return True
+        _, dot, domain = domain.partition(".")
+    return path.startswith(known["*"])
+
+
+def _pixels(value: str | None, *, attribute: bool) -> int | None:
+    """A length in pixels, None where it is none. In a style it needs its unit, but for 0."""
+    found = _NUMBER.match(value) if value else None
+    if found is None or not (attribute or found[2] or found[1] == "0"):
+        return None
+    return int(found[1])
+
+
+def _is_tiny(style: Mapping[str, str], attributes: Mapping[str, str]) -> bool:
+    """At most one pixel each way; a side that nothing is said of is as long as the other."""
+    sides: list[int] = []
+    for name in ("width", "height"):
+        told = [
+            _pixels(style.get(name), attribute=False),
+            _pixels(style.get(f"max-{name}"), attribute=False),
+        ]
+        known = [each for each in told if each is not None]
+        side = min(known) if known else None
+        if side is None:
+            if name in style and style[name].strip():
+                return False  # in another unit: 100%
+            value = attributes.get(name)
+            side = _pixels(value, attribute=True)
+            if side is None and value:
+                return False
+        if side is not None:
+            sides.append(side)
+    return bool(sides) and max(sides) <= 1
+
+
+def _is_hidden(attributes: Mapping[str, str], style: Mapping[str, str]) -> bool:
+    return (
+        "hidden" in attributes
+        or style.get("display", "").strip()[:4].lower() == "none"
+        or style.get("visibility", "").strip()[:6].lower() == "hidden"
+        or _NOTHING.fullmatch(style.get("opacity", "")) is not None
+    )
+
+
+_NOTHING = re.compile(r"\s*0?(?:0|\.0{1,9})%?\s*(?:!.*)?")
+_STATIC = re.compile(r"\.(?:gif|png|jpe?g|webp|bmp|svg|ico)\Z", re.I)
+_VERSION = re.compile(r"\?(?:v|ver|version|rev|build|cb|t|ts|_)?=?[\w.-]{0,14}\Z", re.I)
+_WORD = re.compile(
+    r"(?<![a-z])(?:opens?|opened|openrate|opentrack\w*|mailopen|track(?:er|ing)?|trk|beacons?"
+    r"|webbug|impressions?|readreceipt)(?![a-z])",
+    re.I,
+)
+_SPACER = re.compile(
+    r"(?:spacers?|space|blank|clear|clr|empty|trans|transparent|shim|dots?|pixels?|px|1x1|1px|white"
+    r"|gr[ae]y|black|lines?|rule|hr|divider|corner|bg|bkg)(?![a-z])|spacer|cleardot|transpar",
+    re.I,
+)
+_TOKEN = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    r"|[0-9a-f]{20,}|[0-9]{9,}"
+    r"|(?=[^/]*[0-9])(?=[^/]*[a-z])(?=[^/]*[A-Z])[A-Za-z0-9_=~.-]{16,}"
+)
+
+
+def _says_whose(path: str) -> bool:
+    """Whether the address of a picture nobody sees is not that of one file for everybody."""
+    place, mark, query = path.partition("?")
+    segments = place.split("/")
+    name = _STATIC.sub("", segments[-1])
+    if name == segments[-1]:
+        return True  # no picture by its name: a program answers
+    if mark and query and not _VERSION.fullmatch(mark + query):
+        return True
+    if _WORD.search(place):
+        return True
+    if _TOKEN.fullmatch(name):
+        return True
+    return not _SPACER.match(name) and any(_TOKEN.fullmatch(each) for each in segments[:-1])
+
+
+def _says_opened(path: str) -> bool:
+    """Whether the address says that openings are counted: pictures are hidden for many reasons."""
+    return _WORD.search(path.partition("?")[0]) is not None

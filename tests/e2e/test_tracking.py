@@ -1,0 +1,161 @@
+"""Mail that tells who opens it, through a running relay: counted, refused, or sent without that."""
+
+import json
+from base64 import encodebytes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.audit import records
+from tests.kit.dkim import KeyFile, signed, verdicts
+from tests.kit.messages import marketing, message
+from tests.kit.relay import STREAMS, RelayProcess, listener
+from tests.kit.store import address
+from tests.kit.upstream import FakeUpstream
+
+AGREED, OTHER = address("consent"), address("customer")
+PIXEL = '<img src="https://t.example/wf/open?upn=8f2c" alt="" width="1" height="1">'
+_LONG = "New " * 30
+HTML = f"<p>{_LONG} shoes &eacute;t&eacute;</p>\r\n..<p>.</p>\r\n{PIXEL}\r\n<p>Bye</p>\r\n"
+TYPE = ("Content-Type", "text/html; charset=utf-8")
+BASE64 = ("Content-Transfer-Encoding", "base64")
+
+Start = Callable[..., RelayProcess]
+
+
+@pytest.fixture
+def started(filled: Start) -> Start:
+    """Start a relay; `fate` is that of pixels on the stream offers."""
+
+    def start(upstream: str, fate: str, offers: Any = None, **config: Any) -> RelayProcess:
+        more = {"tracking_pixels": fate, **(offers or {})}
+        streams = [{**each, **(more if each["name"] == "offers" else {})} for each in STREAMS]
+        apps = listener("apps", "offers", "receipts", default="offers")
+        return filled(upstream, {"web": {}, "stream": streams, "listener": [apps], **config})
+
+    return start
+
+
+def counted(relay: RelayProcess, action: str, stream: str = "offers") -> float:
+    return relay.metric("smtpproxy_tracking_pixels_total", stream=stream, action=action)
+
+
+def agree(relay: RelayProcess, who: str) -> None:
+    told = ("--purpose", "tracking", "--method", "unticked_box", "--wording", "openings, v1")
+    code, _, errors = relay.command("consent", "record", who, *told)
+    assert code == 0, errors
+
+
+def html(body: str = HTML, **more: Any) -> bytes:
+    return marketing(body=body, headers=[TYPE], **more)
+
+
+def test_it_is_counted_and_on_record(started: Start) -> None:
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "observe")
+        assert relay.send(html(), AGREED)[0] == 250
+        assert relay.send(marketing(), AGREED)[0] == 250
+        receipt = message(stream="receipts", headers=[TYPE], body=HTML)
+        assert relay.send(receipt, "stranger@people.example")[0] == 250
+        assert [PIXEL.encode() in each.data for each in mta.messages] == [True, False, True]
+        assert (counted(relay, "passed"), counted(relay, "passed", "receipts")) == (1, 1)
+        first = records(relay)[0]
+        assert "t.example" in relay.command("explain", "--id", first.decided.id)[1]
+        assert "upn" not in repr(first)  # which would tell of the person
+
+
+def test_it_is_refused_to_who_did_not_agree(started: Start) -> None:
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "refuse")
+        code, text = relay.send(html(), AGREED)
+        assert (code, "5.7.1" in text, "refused: tracking_unconsented" in text) == (550, True, True)
+        agree(relay, AGREED)
+        assert relay.send(html(), AGREED)[0] == 250
+        assert relay.send(html(), AGREED, OTHER)[0] == 550  # on_mixed = "refuse"
+        assert mta.messages[0].data.endswith(HTML.encode())
+        relay.command("consent", "withdraw", AGREED, "--purpose", "tracking")
+        assert relay.send(html(), AGREED)[0] == 550
+        assert (counted(relay, "refused"), counted(relay, "consented")) == (3, 1)
+        path = Path(relay.config["server"]["state_dir"]) / "asked.eml"
+        path.write_bytes(html())
+        asked = ("--mail-from", "news@shop.example", "--rcpt", AGREED, "--stream", "offers")
+        told = json.loads(relay.command("explain", str(path), *asked, "--json")[1])
+        assert told["recipients"][0]["reason"] == "tracking_unconsented"
+
+
+@pytest.mark.parametrize("encoding", ["8bit", "base64"])
+def test_it_is_taken_out_and_all_else_stays(started: Start, encoding: str) -> None:
+    def sent(text: str) -> bytes:
+        body = text if encoding == "8bit" else _base64(text)
+        fields = [TYPE] if encoding == "8bit" else [TYPE, BASE64]
+        return marketing(body=body, headers=fields, message_id="<1@shop.example>")
+
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "strip")
+        assert relay.send(sent(HTML), AGREED)[0] == 250
+        (found,) = mta.messages
+        head, _, body = found.data.partition(b"\r\n\r\n")
+        expected = HTML.replace(PIXEL, "<!---->")
+        if encoding == "8bit":
+            assert body == expected.encode()
+            assert head.endswith(sent(HTML).partition(b"\r\n\r\n")[0])
+        else:
+            assert PIXEL not in _text(body)
+            assert body.split(b"\r\n")[0] == sent(HTML).partition(b"\r\n\r\n")[2].split(b"\r\n")[0]
+        assert counted(relay, "stripped") == 1
+        agree(relay, AGREED)
+        assert relay.send(sent(HTML), AGREED)[0] == 250
+        assert mta.messages[1].data.endswith(sent(HTML).partition(b"\r\n\r\n")[2])
+        assert relay.send(sent(HTML), AGREED, OTHER)[0] == 250  # one message for both
+        assert mta.messages[2].data.partition(b"\r\n\r\n")[2] == body
+
+
+def _base64(text: str) -> str:
+    return encodebytes(text.encode()).decode().replace("\n", "\r\n")
+
+
+def _text(body: bytes) -> str:
+    from base64 import b64decode
+
+    return b64decode(body).decode()
+
+
+def test_each_copy_is_for_its_recipient(started: Start) -> None:
+    adds = {"unsubscribe": "add"}
+    web = {"web": {"public_url": "https://unsubscribe.shop.example"}}
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "strip", adds, **web)
+        agree(relay, AGREED)
+        sent = html(unsubscribe=None, one_click=None)
+        assert relay.send(sent, AGREED, OTHER)[0] == 250
+        told = {each.recipients[0]: PIXEL.encode() in each.data for each in mta.messages}
+        assert told == {AGREED: True, OTHER: False}
+
+
+def test_what_others_signed_is_refused_and_what_the_relay_signs_is_not(
+    started: Start, tmp_path: Path
+) -> None:
+    theirs, ours = KeyFile(tmp_path, "app"), KeyFile(tmp_path, "relay")
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "strip", {"check_dkim": False})
+        assert relay.send(signed(html(), theirs, ["From", "Subject"]), AGREED)[0] == 550
+        agree(relay, AGREED)
+        assert relay.send(signed(html(), theirs, ["From", "Subject"]), AGREED)[0] == 250
+        assert verdicts(mta.messages[0].data, theirs) == [True]
+        signing = started(mta.address, "strip", {"check_dkim": False}, dkim=[ours.table()])
+        assert signing.send(signed(html(), theirs, ["From", "Subject"]), OTHER)[0] == 250
+        assert PIXEL.encode() not in mta.messages[1].data
+        own, _, broken = mta.messages[1].data.partition(b"\r\nReceived:")
+        anew = broken[broken.index(b"\r\nDKIM-Signature:") :].partition(b"\r\nFrom:")
+        assert verdicts(own + b"\r\nFrom:" + anew[2], ours) == [True]
+
+
+def test_a_large_message_is_edited_at_its_beginning_alone(started: Start) -> None:
+    rest = "".join(f"<p>{'x' * 70} {n}</p>\r\n" for n in range(40_000))
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "strip")
+        assert relay.send(html(HTML + rest), AGREED)[0] == 250
+        expected = HTML.replace(PIXEL, "<!---->") + rest
+        assert mta.messages[0].data.endswith(b"\r\n\r\n" + expected.encode())

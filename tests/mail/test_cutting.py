@@ -1,0 +1,98 @@
+"""What is cut out of a message leaves all the rest as it was, octet for octet."""
+
+import re
+from base64 import encodebytes
+from email import message_from_bytes, policy
+from quopri import encodestring
+from random import Random
+
+import pytest
+
+from smtpproxy.mail.cutting import CannotCut, cut
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.mime import EncodedText, read_texts
+
+TAG = b'<img src="https://t.example/o?id=12345678" width="1" height="1">'
+HEAD = b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n\r\n"
+
+
+def encoded(octets: bytes, encoding: bytes) -> bytes:
+    if encoding == b"base64":
+        return encodebytes(octets).replace(b"\n", b"\r\n")
+    if encoding == b"quoted-printable":
+        text = encodestring(octets.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
+        return text + b"\r\n"
+    return octets + b"\r\n"
+
+
+def read(head: bytes, body: bytes) -> EncodedText:
+    (text,), whole = read_texts(HeaderBlock(head), body)
+    assert whole
+    return text
+
+
+def spans_of(octets: bytes) -> list[tuple[int, int]]:
+    return [found.span() for found in re.finditer(re.escape(TAG), octets)]
+
+
+@pytest.mark.parametrize("encoding", [b"8bit", b"quoted-printable", b"base64"])
+def test_pieces_go_and_nothing_else(encoding: bytes) -> None:
+    """Wherever they stand, beside each other too."""
+    random = Random(27)
+    head = HEAD % encoding
+    for _ in range(400):
+        words = [b"a", "h\u00e9 =".encode(), b"b" * 70, b"\r\n", b"--b", b"x" * 300, b".", TAG, TAG]
+        octets = b"".join(random.choice(words) for _ in range(random.randint(1, 12)))
+        body = encoded(octets, encoding)
+        text = read(head, body)
+        spans = spans_of(text.octets)
+        if not spans:
+            continue
+        edited = cut(body, text, spans)
+        left = read(head, edited).octets
+        assert re.sub(rb"<!-- {0,2}-->", TAG, left) == text.octets
+        assert all(len(line) <= 76 for line in edited.split(b"\r\n")) or encoding == b"8bit"
+        assert _decoded(head + edited) == left  # as another reader has it
+
+
+def _decoded(message: bytes) -> bytes:
+    found = message_from_bytes(message, policy=policy.SMTP).get_payload(decode=True)
+    assert isinstance(found, bytes)
+    return found
+
+
+def test_lines_that_the_piece_does_not_touch_stay_as_they_are() -> None:
+    lines = [b"=41 odd but right=20=\r\n", b"kept =3D\r\n", TAG.replace(b"=", b"=3D"), b"\r\nlast"]
+    body = b"".join(lines)
+    text = read(HEAD % b"quoted-printable", body)
+    edited = cut(body, text, spans_of(text.octets))
+    assert edited == b"".join([*lines[:2], b"<!---->", *lines[3:]])
+    raw = encodebytes(b"k" * 200 + TAG + b"z" * 200).replace(b"\n", b"\r\n")
+    text = read(HEAD % b"base64", raw)
+    edited = cut(raw, text, spans_of(text.octets))
+    assert set(raw.split(b"\r\n")[:3]) <= set(edited.split(b"\r\n"))
+    assert set(raw.split(b"\r\n")[-4:]) <= set(edited.split(b"\r\n"))
+
+
+def test_a_boundary_is_not_made() -> None:
+    """What followed the piece on its line does not begin one."""
+    body = b"x\r\n" + TAG + b"--edge\r\nContent-Type: text/plain\r\n\r\ny"
+    text = read(HEAD % b"7bit", body)
+    assert b"\r\n--edge" not in cut(body, text, spans_of(text.octets))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        TAG.replace(b"=", b"=3D").replace(b" ", b" =\r"),
+        b"==" + TAG.replace(b"=", b"=3D"),
+    ],
+)
+def test_what_programs_read_in_two_ways_is_left_alone(raw: bytes) -> None:
+    text = read(HEAD % b"quoted-printable", raw)
+    start = text.octets.index(b"<")
+    try:
+        edited = cut(raw, text, [(start, len(text.octets))])
+    except CannotCut:
+        return
+    assert read(HEAD % b"quoted-printable", edited).octets == text.octets[:start] + b"<!---->"
