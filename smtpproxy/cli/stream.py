@@ -17,7 +17,7 @@ from smtpproxy.store import open_breaker
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store
-from smtpproxy.store.streams import PERSON, StreamEvent
+from smtpproxy.store.streams import PERSON, StreamEvent, event_object
 
 _REASON = click.option("--reason", type=plain_text, metavar="TEXT", help="Why: no personal data.")
 
@@ -55,7 +55,7 @@ def show(settings: Settings, name: str | None) -> Result:
     subjects = {s for each in chosen for s in (STREAM + each.name, BRAND + each.brand)}
     told = [event for event in events if event.subject in subjects]
     parts += [_described(event) for event in told]
-    return Result({**data[0], "events": list(map(_event_object, told))}, parts)
+    return Result({**data[0], "events": list(map(event_object, told))}, parts)
 
 
 @stream.command("pause")
@@ -72,7 +72,7 @@ def pause(settings: Settings, name: str, until: datetime | None, reason: str | N
         now(), _subject(settings, name), "paused", PERSON, until=until, reason=reason
     )
     using_store(settings, lambda store: store.note_stream(event))
-    return Result(_event_object(event), [_described(event)])
+    return Result(event_object(event), [_described(event)])
 
 
 @stream.command("resume")
@@ -87,7 +87,7 @@ def resume(settings: Settings, name: str, reason: str | None) -> Result:
     text: Part = _described(event)
     if not done:
         text = Aside(f"{name} is not paused{_elsewhere(settings, name)}")
-    return Result({**_event_object(event), "done": done}, [text], 0 if done else 1)
+    return Result({**event_object(event), "done": done}, [text], 0 if done else 1)
 
 
 def _elsewhere(settings: Settings, name: str) -> str:
@@ -174,19 +174,6 @@ def _why(one: dict[str, Any]) -> str:
     if paused["until"] is not None:
         parts.append(f"until {written_time(paused['until'])}")
     return " ".join(parts) + (f": {paused['reason']}" if paused["reason"] else "")
-
-
-def _event_object(event: StreamEvent) -> dict[str, Any]:
-    counted = {"reports": event.reports, "messages": event.messages, "bound": event.bound / MILLION}
-    return {
-        "at": event.at,
-        "subject": event.subject,
-        "action": event.action,
-        "cause": event.cause,
-        **(counted if event.messages else {}),
-        "until": event.until,
-        "reason": event.reason,
-    }
 
 
 def _described(event: StreamEvent) -> str:

@@ -264,7 +264,7 @@ class DnsSettings:
 
 
 Lines = Annotated[tuple[Line, ...], AT_LEAST_ONE]
-Event = Literal["added", "moved", "lifted"]
+Event = Literal["added", "moved", "lifted", "streams"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.model import Audience, Contact, Origin, Rulebook, Source
 from smtpproxy.policy.rules.recipient import restricting
+from smtpproxy.store.streams import StreamEvent
 
 Kind = Literal["contacts", "suppressions"]
 State = Literal["running", "complete", "interrupted", "undoing", "undone"]
@@ -242,6 +243,18 @@ class SuppressionChange:
     scope: str
     origin: Origin
     since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StreamChange:
+    """A stream, or a brand, was warned of, paused or resumed."""
+
+    seq: int  # among all changes
+    at: datetime
+    event: StreamEvent | None  # None: it is forgotten
+
+
+LoggedChange = SuppressionChange | StreamChange
 
 
 class ChangesGone(Exception):

@@ -27,9 +27,9 @@ from smtpproxy.store.operations import (
     Correction,
     DeadLetter,
     ImportStore,
+    LoggedChange,
     Rectification,
     RetentionStore,
-    SuppressionChange,
     WebhookState,
 )
 from smtpproxy.store.streams import StreamStates
@@ -291,7 +291,7 @@ class Counts(Protocol):
 class SuppressionChanges(Protocol):
     """The log of what changed, which every write of suppressions keeps."""
 
-    async def changes(self, since: int, limit: int) -> Sequence[SuppressionChange]:
+    async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
         """Return up to `limit` changes after number `since`, in order.
 
         Raises `ChangesGone` when the log does not reach back so far, or never came so far.

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from smtpproxy.policy.breaker import Heard, Tally
+from smtpproxy.policy.breaker import MILLION, Heard, Tally
 from smtpproxy.policy.model import Pause
 
 PERSON, TIME = "person", "time"
@@ -25,6 +25,20 @@ class StreamEvent(Struct, frozen=True, omit_defaults=True):
     bound: int = 0  # that was reached, parts per million
     until: datetime | None = None  # of a pause; None: until a person resumes it
     reason: str | None = None  # as a person gave it
+
+
+def event_object(event: StreamEvent) -> dict[str, object]:
+    """Return what commands and webhooks say of it; shares are of 1."""
+    counted = {"reports": event.reports, "messages": event.messages, "bound": event.bound / MILLION}
+    return {
+        "at": event.at,
+        "subject": event.subject,
+        "action": event.action,
+        "cause": event.cause,
+        **(counted if event.messages else {}),
+        "until": event.until,
+        "reason": event.reason,
+    }
 
 
 class StreamStates(Protocol):

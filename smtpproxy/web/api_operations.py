@@ -16,7 +16,7 @@ from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
 from smtpproxy.store.exchange.suppression_record import change_object, read_scope
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import Action, ChangesGone
+from smtpproxy.store.operations import Action, ChangesGone, SuppressionChange
 from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges
 from smtpproxy.web.health import Cached
 from smtpproxy.web.tokens import Error, Refused
@@ -216,7 +216,10 @@ class ChangeFeed:
             raise Refused(410, Gone("changes_gone", text, error.since, error.newest)) from error
         shown = found[: asked.limit]
         return Changes(
-            msgspec.convert([change_object(change) for change in shown], tuple[Change, ...]),
+            msgspec.convert(
+                [change_object(one) for one in shown if isinstance(one, SuppressionChange)],
+                tuple[Change, ...],
+            ),
             next=shown[-1].seq if shown else asked.since,
             more=len(found) > asked.limit,
         )

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Literal
 
 import httpx
@@ -13,10 +14,12 @@ import msgspec
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.exchange.suppression_record import change_object
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import SuppressionChange
+from smtpproxy.store.operations import LoggedChange, StreamChange, SuppressionChange
+from smtpproxy.store.streams import event_object
 from smtpproxy.webhooks import signature
 
-TYPE = "suppression.changes"
+TYPE, STREAMS = "suppression.changes", "stream.changes"
+"""What a message is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,9 @@ class Message:
     end: int  # the position once it is delivered
 
 
-def wants(webhook: WebhookSettings, change: SuppressionChange) -> bool:
+def wants(webhook: WebhookSettings, change: LoggedChange) -> bool:
+    if isinstance(change, StreamChange):
+        return "streams" in webhook.events and change.event is not None
     return (
         change.action in webhook.events
         and (not webhook.scopes or change.scope in webhook.scopes)
@@ -38,18 +43,29 @@ def wants(webhook: WebhookSettings, change: SuppressionChange) -> bool:
     )
 
 
-def message(id: str, changes: Sequence[SuppressionChange], end: int) -> Message:
-    """Return the message of some changes, at least one.
+def of_one_type(changes: Sequence[LoggedChange]) -> Sequence[LoggedChange]:
+    """Return the first changes that are all of suppressions, or all of streams."""
+    return list(takewhile(lambda one: type(one) is type(changes[0]), changes))
+
+
+def message(id: str, changes: Sequence[LoggedChange], end: int) -> Message:
+    """Return the message of some changes, at least one, of one type.
 
     Its time is that of the newest change, not of the delivery: a message that is sent
     again is the same, octet for octet.
     """
     body = {
-        "type": TYPE,
+        "type": STREAMS if isinstance(changes[0], StreamChange) else TYPE,
         "timestamp": written_time(changes[-1].at),
-        "data": {"changes": [change_object(change) for change in changes], "next": end},
+        "data": {"changes": [_object(change) for change in changes], "next": end},
     }
     return Message(id, msgspec.json.encode(body), len(changes), changes[0].at, end)
+
+
+def _object(change: LoggedChange) -> dict[str, object]:
+    if isinstance(change, SuppressionChange):
+        return change_object(change)
+    return {"seq": change.seq, **(event_object(change.event) if change.event else {})}
 
 
 FIRST = timedelta(seconds=1)

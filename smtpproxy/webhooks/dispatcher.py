@@ -16,7 +16,7 @@ import structlog
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.operations import ChangesGone, DeadLetter, WebhookState
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionChanges, WebhookStore
-from smtpproxy.webhooks.delivery import Kind, Message, Outcome, message, pause, wants
+from smtpproxy.webhooks.delivery import Kind, Message, Outcome, message, of_one_type, pause, wants
 
 _POLL = 1.0  # seconds between two looks at the log
 _AFTER_TROUBLE = 5.0
@@ -120,7 +120,10 @@ class WebhookDispatcher:
         end = found[-1].seq if state.message_end is None else state.message_end
         if not wanted:
             return replace(state, position=end, message_id=None, message_end=None), None
-        return state, message(state.message_id or f"msg_{self._around.new_id()}", wanted, end)
+        first = of_one_type(wanted)
+        if len(first) < len(wanted):  # the others are for the next message
+            end = first[-1].seq
+        return state, message(state.message_id or f"msg_{self._around.new_id()}", first, end)
 
     async def _deliver(self, id: str, body: bytes) -> Outcome:
         outcome = await self._post(id, body)

@@ -1,5 +1,6 @@
 """The dispatcher on a store in memory and a clock of the test: what is sent, and when."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.streams import StreamEvent
 from smtpproxy.webhooks.delivery import Kind, Outcome
 from smtpproxy.webhooks.dispatcher import Surroundings, WebhookDispatcher
 from tests.kit.receiver import Delivery
@@ -218,3 +220,52 @@ async def test_changes_that_were_trimmed_are_said_to_be_missing(bench: Bench) ->
     await bench.add("d")
     await bench.run()
     assert bench.told[-1] == [4]
+
+
+PAUSED = StreamEvent(T0, "stream:offers", "paused", "complaint", 61, 20_000, 3_000)
+
+RESUMED = StreamEvent(T0, "stream:offers", "resumed", "person", reason="new list")
+
+
+async def test_streams_are_told_in_their_place_in_messages_of_their_own(store: TrialStore) -> None:
+    bench = Bench(store, replace(HOOK, events=HOOK.events | {"streams"}, batch=10))
+    await bench.start()
+    await bench.add("anna")
+    await store.note_stream(PAUSED)
+    await store.note_stream(RESUMED)
+    await bench.add("ben")
+    await bench.run()
+    bodies = [json.loads(delivery.body) for delivery in bench.sent]
+    assert [(body["type"], len(body["data"]["changes"])) for body in bodies] == [
+        ("suppression.changes", 1),
+        ("stream.changes", 2),
+        ("suppression.changes", 1),
+    ]
+    paused, resumed = bodies[1]["data"]["changes"]
+    assert paused.pop("seq") < resumed["seq"] == bodies[1]["data"]["next"]
+    assert paused == {
+        "at": "2026-03-01T10:00:00Z", "subject": "stream:offers", "action": "paused",
+        "cause": "complaint", "reports": 61, "messages": 20_000, "bound": 0.003,
+        "until": None, "reason": None,
+    }  # fmt: skip
+    assert (resumed["action"], resumed["reason"]) == ("resumed", "new list")
+
+
+async def test_who_did_not_ask_hears_nothing_of_streams(store: TrialStore) -> None:
+    bench = Bench(store)
+    await bench.start()
+    await store.note_stream(PAUSED)
+    await bench.add("anna")
+    await bench.run()
+    (only,) = [json.loads(delivery.body) for delivery in bench.sent]
+    assert (only["type"], len(only["data"]["changes"])) == ("suppression.changes", 1)
+
+
+async def test_what_is_forgotten_of_a_stream_holds_nothing_up(store: TrialStore) -> None:
+    bench = Bench(store, replace(HOOK, events=HOOK.events | {"streams"}))
+    await bench.start()
+    await store.note_stream(PAUSED)
+    await store.trim_stream_events(T0 + timedelta(days=1))
+    await bench.add("anna")
+    await bench.run()
+    assert [json.loads(delivery.body)["type"] for delivery in bench.sent] == ["suppression.changes"]

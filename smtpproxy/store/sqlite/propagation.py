@@ -16,6 +16,8 @@ from smtpproxy.store.operations import (
     Backlog,
     ChangesGone,
     DeadLetter,
+    LoggedChange,
+    StreamChange,
     SuppressionChange,
     WebhookState,
 )
@@ -25,13 +27,16 @@ from smtpproxy.store.sqlite.rows import (
     from_micros,
     optional_micros,
     optional_moment,
+    read_event,
     to_micros,
 )
 
 # The fingerprint of a key that is not known any more is of no use to anybody.
 _AFTER = """
-SELECT seq, at, action, coalesce(fingerprint, '00000000'), wide_key, exact_key, scope, origin, since
-FROM suppression_change LEFT JOIN suppression_key ON version = key_version
+SELECT seq, change.at, change.action, coalesce(fingerprint, '00000000'), wide_key, exact_key, scope,
+    origin, since, stream_event.*
+FROM suppression_change AS change LEFT JOIN suppression_key ON version = key_version
+    LEFT JOIN stream_event ON stream_event.id = change.stream_event
 WHERE seq > ? ORDER BY seq LIMIT ?
 """
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'suppression_change'"
@@ -83,7 +88,7 @@ FROM webhook_state
 class Propagation(Connections):
     """Keeps `SuppressionChanges` and `WebhookStore` for the store that it is mixed into."""
 
-    async def changes(self, since: int, limit: int) -> Sequence[SuppressionChange]:
+    async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
         # One snapshot: what is trimmed meanwhile must not be missing in silence.
         async with self._reading() as connection:
             await connection.execute("BEGIN")
@@ -198,8 +203,10 @@ def _listed(names: Collection[str]) -> str:
     return msgspec.json.encode(list(names)).decode()
 
 
-def _change(row: Row) -> SuppressionChange:
-    seq, at, action, fingerprint, wide, exact, scope, origin, moment = row
+def _change(row: Row) -> LoggedChange:
+    seq, at, action, fingerprint, wide, exact, scope, origin, moment, id, *event = row
+    if action == "stream":
+        return StreamChange(seq, from_micros(at), read_event(tuple(event)) if id else None)
     key = key_text(fingerprint, (wide, exact))
     return SuppressionChange(
         seq, from_micros(at), action, key, scope, Origin(origin), from_micros(moment)

@@ -20,6 +20,7 @@ from smtpproxy.policy.model import (
     Source,
     Suppression,
 )
+from smtpproxy.store.streams import StreamEvent
 
 Row = tuple[Any, ...]
 
@@ -252,3 +253,12 @@ def _json_set(values: frozenset[str]) -> str | None:
 def read_pause(row: Row) -> Pause:
     subject, at, cause, until, reason = row
     return Pause(subject, from_micros(at), cause, optional_moment(until), reason)
+
+
+def read_event(row: Row) -> StreamEvent:
+    """Of all columns but the id."""
+    at, subject, action, cause, reports, messages, bound, until, reason = row
+    moments = from_micros(at), optional_moment(until)
+    return StreamEvent(
+        moments[0], subject, action, cause, reports, messages, bound, moments[1], reason
+    )

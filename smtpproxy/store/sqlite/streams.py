@@ -17,7 +17,7 @@ from smtpproxy.store.sqlite.rows import (
     Row,
     from_micros,
     optional_micros,
-    optional_moment,
+    read_event,
     read_pause,
     to_micros,
 )
@@ -78,9 +78,8 @@ class Streams(Connections):
         self, subject: str | None = None, limit: int = 100
     ) -> Sequence[StreamEvent]:
         async with self._reading() as connection:
-            return [
-                _event(row) for row in await fetch_all(connection, _EVENTS, subject or "", limit)
-            ]
+            found = await fetch_all(connection, _EVENTS, subject or "", limit)
+        return [read_event(row) for row in found]
 
     async def trim_stream_events(self, before: datetime) -> int:
         async with (
@@ -118,14 +117,6 @@ def _row(event: StreamEvent) -> Row:
         event.bound,
         optional_micros(event.until),
         event.reason,
-    )
-
-
-def _event(row: Row) -> StreamEvent:
-    at, subject, action, cause, reports, messages, bound, until, reason = row
-    moments = from_micros(at), optional_moment(until)
-    return StreamEvent(
-        moments[0], subject, action, cause, reports, messages, bound, moments[1], reason
     )
 
 

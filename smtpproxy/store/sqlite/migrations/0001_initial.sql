@@ -192,13 +192,14 @@ CREATE TABLE journal_read (
 CREATE TABLE suppression_change (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
-    action TEXT NOT NULL,  -- added, moved, lifted
-    wide_key BLOB NOT NULL,
-    exact_key BLOB NOT NULL,
-    scope TEXT NOT NULL,
-    origin TEXT NOT NULL,
-    since INTEGER NOT NULL,
-    key_version INTEGER NOT NULL
+    action TEXT NOT NULL,  -- added, moved, lifted; stream: the rest but the last is empty
+    wide_key BLOB,
+    exact_key BLOB,
+    scope TEXT,
+    origin TEXT,
+    since INTEGER,
+    key_version INTEGER,
+    stream_event INTEGER
 );
 
 CREATE TRIGGER suppression_change_added AFTER INSERT ON suppression BEGIN
@@ -317,3 +318,8 @@ CREATE TABLE stream_event (
     until INTEGER,
     reason TEXT
 );
+
+CREATE TRIGGER stream_event_is_told AFTER INSERT ON stream_event BEGIN
+    INSERT INTO suppression_change (at, action, stream_event)
+    VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000, 'stream', NEW.id);
+END;

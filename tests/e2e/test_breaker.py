@@ -1,0 +1,160 @@
+"""A stream of which too many complain stops: in every worker, at once, over a restart; and is
+resumed. Everybody is told."""
+
+import asyncio
+import json
+import re
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.config import load
+from smtpproxy.policy.breaker import Heard
+from smtpproxy.store import open_breaker, open_store
+from tests.e2e.test_ways_out import PUBLIC, bare
+from tests.kit.audit import records, relayed
+from tests.kit.messages import marketing, message
+from tests.kit.ports import wait_for
+from tests.kit.receiver import Receiver, receiver
+from tests.kit.relay import STREAMS, RelayProcess
+from tests.kit.store import address
+from tests.kit.upstream import FakeUpstream
+
+SUBSCRIBER = address("consent")
+ADDING = [
+    {**stream, "unsubscribe": "add"} if stream["name"] == "offers" else stream for stream in STREAMS
+]
+
+
+@pytest.fixture
+def crm(tmp_path: Path) -> Iterator[Receiver]:
+    with receiver(tmp_path) as running:
+        yield running
+
+
+def config(**more: Any) -> dict[str, Any]:
+    return {
+        "server": {"workers": 2},
+        "web": {"public_url": PUBLIC},
+        "breaker": {"minimum_messages": 20, "window": "1h"},
+        **more,
+    }
+
+
+def hear(relay: RelayProcess, kind: Heard, reports: Sequence[tuple[str, str]]) -> int:
+    """What the feedback mailbox does with valid tokens: message ids, and people."""
+    settings = load(relay.config_path)
+
+    async def act() -> int:
+        store = open_store(settings.store, settings.server.state_dir)
+        breaker = open_breaker(settings, lambda: store)
+        told = [await breaker.heard(kind, "offers", id, person) for id, person in reports]
+        breaker.close()
+        await store.close()
+        return sum(told)
+
+    with ThreadPoolExecutor(1) as aside:
+        return aside.submit(asyncio.run, act()).result(30)
+
+
+def send_many(relay: RelayProcess, count: int, mail: bytes = marketing()) -> list[int]:
+    """Each over a connection of its own, so that both workers get some."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda _: relay.send(mail, SUBSCRIBER)[0], range(count)))
+
+
+def shown(relay: RelayProcess) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(relay.must("stream", "show", "offers", "--json"))
+    return found
+
+
+def test_complaints_pause_a_stream_everywhere_until_it_is_resumed(
+    filled: Callable[..., RelayProcess], crm: Receiver
+) -> None:
+    with FakeUpstream() as mta:
+        hook = crm.table(events=["streams"])
+        relay = filled(mta.address, config(webhook=[hook]))
+        listed = lambda: json.loads(relay.must("webhook", "list", "--json"))  # noqa: E731
+        wait_for(lambda: listed()[0]["position"] is not None, "the webhook to begin")
+        assert send_many(relay, 24) == [250] * 24
+        wait_for(lambda: shown(relay)["messages"] == 24, "both workers to have counted")
+        ids = [entry.decided.id for entry in relayed(records(relay))]
+        reports = [(id, f"p{n}@people.example") for n, id in enumerate(ids[:3])]
+        assert hear(relay, Heard.COMPLAINT, reports) == 3
+
+        assert send_many(relay, 12) == [450] * 12
+        assert len(mta.messages) == 24
+        assert relay.send(message(stream="receipts"), SUBSCRIBER)[0] == 250
+        told = relay.send(marketing(), SUBSCRIBER)[1]
+        assert f"4.7.0 <{SUBSCRIBER}> deferred: stream_paused (stream offers) id=" in told
+        id = told.rpartition("id=")[2]
+        _, why, _ = relay.command("explain", "--id", id)
+        assert "stream offers has been paused since" in why
+        assert "too many recipients complained, until somebody resumes it" in why
+
+        (delivery,) = crm.wait(1)
+        assert delivery.signed
+        (change,) = delivery.changes
+        assert (change["subject"], change["action"], change["cause"], change["reports"]) == (
+            "stream:offers",
+            "paused",
+            "complaint",
+            3,
+        )
+        paused = {"stream": "offers", "cause": "complaint"}
+        wait_for(lambda: relay.metric("smtpproxy_stream_paused", **paused) == 1, "the metric")
+        with urllib.request.urlopen(f"{relay.url}/readyz", timeout=10) as response:
+            assert json.load(response)["streams_paused"] == ["offers"]
+
+        assert relay.terminate() == 0
+        relay.start()
+        assert send_many(relay, 6) == [450] * 6
+        relay.must("stream", "resume", "offers", "--reason", "another list")
+        assert send_many(relay, 6) == [250] * 6
+        assert crm.wait(2)[1].changes[0]["action"] == "resumed"
+        assert shown(relay)["complaint"] == 0
+
+
+def test_what_workers_counted_is_there_after_a_restart(
+    filled: Callable[..., RelayProcess], mta: FakeUpstream
+) -> None:
+    relay = filled(mta.address, config())
+    assert send_many(relay, 20) == [250] * 20
+    ids = [entry.decided.id for entry in relayed(records(relay))]
+    assert relay.terminate() == 0  # what was not told yet is told with the end
+    assert (
+        hear(relay, Heard.COMPLAINT, [(ids[0], "p@people.example"), (ids[1], "q@x.example")]) == 2
+    )
+    relay.start()
+    assert shown(relay)["state"] == "running"
+    assert hear(relay, Heard.COMPLAINT, [(ids[2], "r@people.example")]) == 1
+    assert (shown(relay)["state"], shown(relay)["messages"]) == ("paused", 20)
+    assert relay.send(marketing(), SUBSCRIBER)[0] == 450
+
+
+def test_unsubscribes_by_link_warn_and_never_pause_and_imports_do_not_count(
+    filled: Callable[..., RelayProcess], mta: FakeUpstream
+) -> None:
+    relay = filled(mta.address, config(stream=ADDING))
+    before = len(mta.messages)
+    assert send_many(relay, 30, bare()) == [250] * 30
+    wait_for(lambda: shown(relay)["messages"] == 30, "both workers to have counted")
+    path = relay.root / "left.csv"
+    path.write_text(
+        "address,scope,origin,since,note\n"
+        + "".join(f"p{n}@people.example,marketing,unsubscribe,2026-01-01,\n" for n in range(30))
+    )
+    relay.must("suppress", "import", str(path))
+    assert shown(relay)["unsubscribe"] == 0
+    for each in mta.messages[before:]:  # one person thirty times is one
+        (token,) = set(re.findall(rb"/u/([\w-]+)>", each.data))
+        request = urllib.request.Request(
+            f"{relay.url}/u/{token.decode()}", b"List-Unsubscribe=One-Click", method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 200
+    assert (shown(relay)["unsubscribe"], shown(relay)["state"]) == (1, "running")
