@@ -11,9 +11,11 @@ from hashlib import sha256
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.feedback import Action, Class, Event, Kind, Report, Sent, read_report
 from smtpproxy.mail.return_path import ReturnPath
+from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Origin
@@ -102,6 +104,7 @@ class Actor:
     store: Callable[[], SuppressionStore]
     log: FeedbackLog
     breaker: Breaker | None = None
+    authentication: Authentication | None = None  # None: `authenticate` asks for none
 
     async def read(self, arrived: Sequence[Arrived]) -> Sequence[Understood]:
         """Read reports on a thread. Raises StoreMisconfigured, OSError."""
@@ -109,7 +112,14 @@ class Actor:
         def all_of_them() -> list[Understood]:
             return [understand(each, self.tokens, self.settings) for each in arrived]
 
-        return await asyncio.to_thread(all_of_them)
+        understood = await asyncio.to_thread(all_of_them)
+        if self.authentication is None:
+            return understood
+        return [await self._checked(one, self.authentication) for one in understood]
+
+    async def _checked(self, one: Understood, authentication: Authentication) -> Understood:
+        report = await authentication.checked(one.arrived.content, one.report)
+        return replace(one, report=report)
 
     async def act(self, understood: Sequence[Understood]) -> Sequence[Done]:
         """Do what follows, and put it on record."""
@@ -160,7 +170,8 @@ class Actor:
             await self.breaker.heard(kind, sent.stream, sent.decision_id, sent.recipient)
 
     def _trusts(self, one: Understood) -> bool:
-        return one.report.sent is not None or not self.settings.require_token
+        unproven = self.settings.require_token or self.authentication is not None
+        return one.report.sent is not None or not unproven
 
 
 def _of_link(sent: Sent) -> str | None:

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -15,12 +16,14 @@ from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
 from smtpproxy.events import Event, UlidFactory
 from smtpproxy.mailbox.acting import Actor, work_off
+from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.mailbox.handing_on import BounceRelay
 from smtpproxy.mailbox.listener import Listener
 from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.process.children import FEEDBACK, Beat, Channel, Drain, Ready
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
+from smtpproxy.resolver import Resolver
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
@@ -109,7 +112,15 @@ class Mailbox:
         audit = server.state_dir / "audit"
         tokens = Tokens(LinkReader(server.state_dir), feedback.domain, settings.streams, audit)
         self._breaker = open_breaker(settings, lambda: self._store)
-        self._actor = Actor(feedback, tokens, lambda: self._store, self._feedback, self._breaker)
+        self._threads = ThreadPoolExecutor(1, "dkim")
+        self._actor = Actor(
+            feedback,
+            tokens,
+            lambda: self._store,
+            self._feedback,
+            self._breaker,
+            self._authentication(settings, feedback),
+        )
         self._relay = BounceRelay(
             feedback,
             services,
@@ -121,6 +132,14 @@ class Mailbox:
         self._listener = Listener(
             feedback, server.hostname, self._maildir, new_id=new_id, arrived=self._arrived.set
         )
+
+    def _authentication(
+        self, settings: Settings, feedback: FeedbackSettings
+    ) -> Authentication | None:
+        if feedback.authenticate != "required":
+            return None
+        resolver = Resolver(settings.dns, time.monotonic)
+        return Authentication(lambda name: resolver.lookup(name, "TXT"), self._threads, time.time)
 
     async def open(self, listening: socket.socket | None) -> None:
         """Take reports from now on. What lost its record with the machine is read again."""
@@ -156,6 +175,7 @@ class Mailbox:
         acting.cancel()
         await asyncio.gather(acting, return_exceptions=True)
         self._pool.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._journal.close()
         self._feedback.close()
         self._breaker.close()

@@ -1,0 +1,55 @@
+"""Who may say what of whom: a signature proves only who wrote a report.
+
+A provider speaks for its own mailboxes, and a few services speak for many providers. That a report
+is signed by some domain says nothing about people elsewhere: anybody has a domain.
+"""
+
+from collections.abc import Collection
+
+from msgspec.structs import replace
+
+from smtpproxy.feedback.records import Action, Class, Event, Report
+from smtpproxy.mail.dmarc import all_aligned, organisational_domain
+
+_FOR_OTHERS = frozenset(
+    {
+        *("senderscore.net", "returnpath.net", "validity.com", "signal-spam.fr", "abuseat.org"),
+        *("amazonses.com", "hotmail.com", "microsoft.com", "outlook.com", "yahoo.com", "aol.com"),
+        *("yahooinc.com", "googlemail.com", "google.com", "apple.com", "icloud.com", "comcast.net"),
+    }
+)
+"""Organisations whose reports are about mailboxes at domains of others."""
+
+_ROLES = ("mailer-daemon", "postmaster", "feedback", "fbl", "abuse", "staff", "complaint", "arf")
+"""How the names begin that providers write from: none of their customers has one."""
+
+
+def vouched(report: Report, writer: str | None, signers: Collection[str]) -> Report:
+    """Return a report that suppresses only whom its writer may speak for.
+
+    `writer` is the From address, `signers` the domains of valid DKIM signatures that cover From and
+    all of the body.
+    """
+    return replace(report, events=tuple(_held(one, writer, signers) for one in report.events))
+
+
+def _held(event: Event, writer: str | None, signers: Collection[str]) -> Event:
+    if event.action is not Action.SUPPRESS or event.address is None:
+        return event
+    if _vouches(event.event_class, event.address, writer, signers):
+        return event
+    lacking = f"no valid signature of a domain that speaks for {event.address}: {event.why}"
+    return replace(event, action=Action.COUNT, scope=None, why=lacking)
+
+
+def _vouches(kind: Class, address: str, writer: str | None, signers: Collection[str]) -> bool:
+    if writer is None:
+        return False
+    local, _, domain = writer.rpartition("@")
+    if not all_aligned((domain,), signers):
+        return False
+    if kind is Class.UNSUBSCRIBE:
+        return address == writer
+    organisation = organisational_domain(domain)
+    theirs = organisational_domain(address.rpartition("@")[2])
+    return local.startswith(_ROLES) and organisation in _FOR_OTHERS | {theirs}

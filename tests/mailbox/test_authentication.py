@@ -1,0 +1,102 @@
+"""Reports without a token of ours suppress whom their writer may speak for, by DKIM."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dkim
+import pytest
+
+from smtpproxy.feedback import Action, read_report
+from smtpproxy.mailbox.authentication import Authentication
+from smtpproxy.resolver import Answer
+from tests.feedback.samples import bounce, complaint, failed, plain
+from tests.kit.dkim import KeyFile, signed
+
+JEANNE = "jeanne@people.example"
+ARF = "Feedback-Type: abuse\nOriginal-Rcpt-To: jeanne@people.example"
+
+
+def crlf(mail: bytes) -> bytes:
+    return mail.replace(b"\n", b"\r\n")
+
+
+async def verdict(content: bytes, *keys: KeyFile) -> tuple[Action, str | None]:
+    """What becomes of the one event of a report."""
+    records = {key.name: str(key.record).encode() for key in keys}
+
+    async def texts(name: str) -> Answer:
+        return Answer(texts=(records[name],)) if name in records else Answer(exists=False)
+
+    with ThreadPoolExecutor(1) as threads:
+        authentication = Authentication(texts, threads, time.time)
+        report = await authentication.checked(content, read_report(content))
+    (event,) = report.events
+    return event.action, event.scope
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> KeyFile:
+    """The key of the provider whose mailbox it is."""
+    return KeyFile(tmp_path_factory.mktemp("keys"), domain="people.example")
+
+
+@pytest.fixture(scope="module")
+def anybody(tmp_path_factory: pytest.TempPathFactory) -> KeyFile:
+    return KeyFile(tmp_path_factory.mktemp("keys"), domain="elsewhere.example")
+
+
+def by(mail: bytes, key: KeyFile) -> bytes:
+    return signed(crlf(mail), key, ["From", "Subject"])
+
+
+async def test_a_provider_speaks_for_its_own_mailboxes(people: KeyFile) -> None:
+    report = by(complaint(ARF, sender="feedback@fbl.people.example"), people)
+    assert await verdict(report, people) == (Action.SUPPRESS, "marketing")
+    dead = by(bounce(fields=failed("5.1.1"), sender="MAILER-DAEMON@people.example"), people)
+    assert await verdict(dead, people) == (Action.SUPPRESS, "all")
+
+
+async def test_a_maildir_may_have_other_line_ends(people: KeyFile) -> None:
+    report = by(complaint(ARF, sender="feedback@people.example"), people)
+    assert (await verdict(report.replace(b"\r\n", b"\n"), people))[0] is Action.SUPPRESS
+
+
+async def test_a_service_that_is_known_speaks_for_others(tmp_path: Path) -> None:
+    service = KeyFile(tmp_path, domain="senderscore.net")
+    report = by(complaint(ARF, sender="feedbackloop@x.senderscore.net"), service)
+    assert (await verdict(report, service))[0] is Action.SUPPRESS
+
+
+async def test_what_is_not_signed_is_counted(people: KeyFile) -> None:
+    report = crlf(complaint(ARF, sender="feedback@people.example"))
+    assert await verdict(report, people) == (Action.COUNT, None)
+
+
+async def test_what_was_changed_is_counted(people: KeyFile) -> None:
+    report = by(complaint(ARF, sender="feedback@people.example"), people)
+    assert await verdict(report.replace(b"jeanne@", b"victim@"), people) == (Action.COUNT, None)
+
+
+async def test_nobody_speaks_for_people_elsewhere(anybody: KeyFile) -> None:
+    report = by(complaint(ARF, sender="feedback@elsewhere.example"), anybody)
+    assert await verdict(report, anybody) == (Action.COUNT, None)
+
+
+async def test_a_customer_of_the_provider_does_not_speak_for_others(people: KeyFile) -> None:
+    report = by(complaint(ARF, sender="mallory@people.example"), people)
+    assert await verdict(report, people) == (Action.COUNT, None)
+
+
+async def test_whoever_unsubscribes_speaks_for_themselves(people: KeyFile) -> None:
+    mail = by(plain("", subject="unsubscribe", sender=JEANNE, more=""), people)
+    assert await verdict(mail, people) == (Action.SUPPRESS, "marketing")
+    forged = crlf(plain("", subject="unsubscribe", sender=JEANNE, more=""))
+    assert await verdict(forged, people) == (Action.COUNT, None)
+
+
+async def test_a_signature_of_a_part_of_the_body_proves_nothing(people: KeyFile) -> None:
+    mail = crlf(complaint(ARF, sender="feedback@people.example"))
+    names = (people.selector.encode(), people.domain.encode(), people.pem)
+    limited = dkim.sign(mail, *names, include_headers=[b"From"], length=True) + mail
+    assert await verdict(limited, people) == (Action.COUNT, None)
