@@ -182,12 +182,6 @@ class TransactionEnded(Struct, frozen=True):
     stages: tuple[tuple[Stage, float], ...]
 
 
-class UpstreamReplied(Struct, frozen=True):
-    """One reply of the upstream to MAIL, RCPT, DATA or the end of data."""
-
-    code_class: Literal["2xx", "3xx", "4xx", "5xx", "none"]  # none: no answer at all
-
-
 class Failed(Struct, frozen=True):
     """An internal failure: the client got 451. `part` names what failed.
 
@@ -216,7 +210,6 @@ Event = (
     | Relayed
     | DnsAsked
     | TransactionEnded
-    | UpstreamReplied
     | Failed
 )
 

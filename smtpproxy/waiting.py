@@ -69,6 +69,13 @@ class Pending(Generic[T]):
             self.done, self.error = True, error
             self._call_back()
 
+    def give(self, value: Any, error: BaseException | None) -> None:
+        """Give the answer, for who has it in this form: an error, or else a value."""
+        if error is None:
+            self.settle(value)
+        else:
+            self.fail(error)
+
     def _call_back(self) -> None:
         """What waited and what was waited for are let go of: as a cycle, all that belongs to a
         message would stay in memory until the collector comes, and cost a third more."""
@@ -83,12 +90,10 @@ class Pending(Generic[T]):
         else:
             self._callback = callback
 
-    def take(self, answer: Pending[T]) -> None:
-        """Give another's answer, which is there."""
-        if answer.error is None:
-            self.settle(answer.value)
-        else:
-            self.fail(answer.error)
+    def after(self, work: Awaitable[None], failed: Callable[[BaseException], None]) -> None:
+        """Leave the answer to a coroutine in a task; `failed` is called where that fails."""
+        task = self._source = Pending.of(work)
+        task.when_done(lambda ended: None if ended.error is None else failed(ended.error))
 
     def then(self, convert: Callable[[Pending[T]], U]) -> Pending[U]:
         """What `convert` makes of this answer when it is there, or raises."""
@@ -105,22 +110,6 @@ class Pending(Generic[T]):
 
         self.when_done(answered)
         return converted
-
-    def otherwise(self, another: Callable[[BaseException], Pending[T] | None]) -> Pending[T]:
-        """This answer; where it is an error for which there is another answer, that one."""
-        final: Pending[T] = Pending()
-        final._source = self
-
-        def answered(answer: Pending[T]) -> None:
-            other = None if answer.error is None else another(answer.error)
-            if other is None:
-                final.take(answer)
-            else:
-                final._source = other
-                other.when_done(final.take)
-
-        self.when_done(answered)
-        return final
 
     def cancel(self) -> None:
         """Nobody waits any more: tasks that work for it are cancelled."""

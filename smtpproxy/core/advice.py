@@ -98,10 +98,10 @@ class MilterTransaction(NotifyingTransaction):
 
     def recipient(self, path: str) -> Steps[Reply | None]:
         """Judge one recipient; return the refusal, or None."""
-        began = self._services.ticks()
+        self._resume()
         permitted, replies = yield from self._judge_rcpts([Rcpt(path)], early=self.refuses_at_rcpt)
         self.recipients_accepted += permitted
-        self._spent += self._services.ticks() - began
+        self._account("policy")
         return replies[0] and self.unreadable(replies[0])
 
     def unreadable(self, reply: Reply, *, at_end: bool = False) -> Reply | None:
@@ -127,7 +127,7 @@ class MilterTransaction(NotifyingTransaction):
         and `text` is the beginning of its body where `reads_body`. An MTA that is not there any
         more never hears the answer: its client will try again.
         """
-        began = self._services.ticks()
+        self._resume()
         if queue_id:
             self.client = replace(self.client, queue_id=queue_id)
         self._digest = lambda: blake2b(b"%d %b" % (size, header)).digest()
@@ -140,7 +140,7 @@ class MilterTransaction(NotifyingTransaction):
             yield from self._note_outcome(advice.reply)
         if mta_is_there() and (advice.reply is None or advice.reply.code >= 500):
             yield from self._forget()
-        self._spent += self._services.ticks() - began
+        self._account("policy")
         self._ended()
         return advice
 
@@ -214,14 +214,14 @@ class DelegatedTransaction(Transaction):
 
     def recipient(self, path: str) -> Steps[Reply | None]:
         """Judge one recipient; return the refusal, or None."""
-        began = self._services.ticks()
+        self._resume()
         reply: Reply | None
         try:
             asked = Recipient(Rcpt(path), self.canonical(path))
             reply = yield from self._recipient(asked)
         except AddressError as error:
             reply = unreadable(error)
-        self._spent += self._services.ticks() - began
+        self._account("policy")
         return reply
 
     def still_permitted(self) -> Steps[Reply | None]:
@@ -230,13 +230,13 @@ class DelegatedTransaction(Transaction):
         What was permitted at RCPT is refused when the store has changed so; then the message is
         refused for everybody, since there is one answer for all.
         """
-        began = self._services.ticks()
+        self._resume()
         try:
             return (yield from self._look_at_all())
         except (StoreUnavailable, AuditUnavailable) as error:
             return self._failed(error, recipients=self.permitted, messages=1)
         finally:
-            self._spent += self._services.ticks() - began
+            self._account("policy")
 
     def passed(self, size: int) -> None:
         """Tell that the MTA has the whole message. What becomes of it is the MTA's to say."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -10,13 +10,11 @@ from msgspec.structs import replace
 from smtpproxy.core.effects import (
     CheckSignatures,
     CountText,
-    Effect,
     FindOrganisations,
     InThread,
     Steps,
 )
 from smtpproxy.core.services import Services, StreamChoice
-from smtpproxy.events import Stage
 from smtpproxy.mail.cutting import CannotCut
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_words, read_body, read_texts
@@ -119,7 +117,6 @@ def with_dns(
     choice: StreamChoice,
     message: Message,
     features: MessageFeatures,
-    timed: Callable[[Stage, Effect[Any]], Steps[Any]],
 ) -> Steps[tuple[MessageFeatures, str]]:
     """Find out what the DNS knows, where a rule asks; also what failed, "" when nothing did."""
     stream = choose_stream(choice.permitted, choice.default, features.stream_header)
@@ -129,14 +126,14 @@ def with_dns(
         stream = services.undeclared
     failures: list[str] = []
     if services.asks_organisations and stream.alignment is Alignment.RELAXED:
-        features, failure = yield from timed("dns", FindOrganisations(stream, features))
+        features, failure = yield from FindOrganisations(stream, features)
         failures += [failure] if failure else []
     if services.checks_signatures and asks_for_signatures(stream, features):
         signing_keys = services.signing_keys if message.body is not None else None
         if signing_keys and signing_keys(features.from_domains, stream.name, services.now()):
             features = replace(features, signed_by_relay=True)  # its own will do
         else:
-            found = yield from timed("dns", CheckSignatures(message.headers, message.body))
+            found = yield from CheckSignatures(message.headers, message.body)
             features, failure = _with_signatures(features, found)
             failures += [failure] if failure else []
     return features, "; ".join(failures)

@@ -16,7 +16,7 @@ from smtpproxy.core.services import SigningKeys, StreamChoice, services_of
 from smtpproxy.events import Client, Decided
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
-from smtpproxy.policy.decide import known_at
+from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content
 from smtpproxy.relay.dkim_signing import fitting

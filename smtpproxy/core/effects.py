@@ -81,6 +81,9 @@ class StoreVersion(Effect[object], frozen=True):
     """
 
 
+STORE_VERSION = StoreVersion()
+
+
 class AskDomains(Effect[Mapping[str, bool]], frozen=True):
     """Ask the DNS whether the domains of canonical addresses take no mail, where it is known."""
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Decided, JudgedRecipient, time_of
-from smtpproxy.policy.decide import choose_stream, judge
+from smtpproxy.policy.decide import choose_stream, judge, judge_recipients
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -163,9 +163,7 @@ class Evaluation:
         self._judged_from(addresses)
         known = tuple([address for address in addresses if address in self.facts])
         rulebook = self._services.rulebooks[stream.rulebook]
-        verdicts = judge(
-            Transaction((stream,), known, features), self.facts, rulebook, now
-        ).recipients
+        verdicts = judge_recipients(stream, known, self.facts, rulebook, now, features)
         if len(known) == len(addresses):
             return verdicts
         found = dict(zip(known, verdicts, strict=True))

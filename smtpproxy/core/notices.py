@@ -284,9 +284,11 @@ class NotifyingTransaction(Transaction):
         ]
         try:
             if news:
-                yield from self._timed("upstream", self._notices.refused(news, header))
+                yield from self._notices.refused(news, header)
         except NoticeRefused:
             return self._refused_whole(outcome)
+        finally:
+            self._account("upstream")
         yield from self._note_told([each.address for each in news])
         return None
 

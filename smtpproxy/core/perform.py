@@ -11,7 +11,6 @@ from smtpproxy.core import effects
 from smtpproxy.core.effects import Effect, Steps
 from smtpproxy.events import Decided
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding
-from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
 from smtpproxy.waiting import Pending
@@ -119,9 +118,9 @@ class Performer:
             effects.ReadFacts: lambda effect: store.read(effect.lookups),
             effects.StoreVersion: lambda _: store.version(),
             effects.WriteRecord: lambda effect: audit.commit(effect.decided),
-            effects.AskUpstream: _ask_upstream,
-            effects.AwaitData: _await_data,
-            effects.SendContent: _send_content,
+            effects.AskUpstream: lambda effect: effect.upstream.recipients(effect.recipients),
+            effects.AwaitData: lambda effect: effect.upstream.data_refusal(),
+            effects.SendContent: lambda effect: effect.upstream.finish(effect.content),
             effects.AskDomains: self._ask_domains,
             effects.FindOrganisations: self._find_organisations,
             effects.CheckSignatures: self._check_signatures,
@@ -137,6 +136,7 @@ class Performer:
         }
 
     def __call__(self, effect: Effect[Any]) -> Any:
+        """What an effect comes to: its answer, or what has to be awaited for it."""
         return self._table[type(effect)](effect)
 
     def _ask_domains(self, effect: effects.AskDomains) -> Awaitable[Mapping[str, bool]]:
@@ -194,24 +194,6 @@ class Performer:
         for result in await asyncio.gather(*runs_done, return_exceptions=True):
             if isinstance(result, BaseException):  # nothing goes on behind the failure
                 raise result
-
-
-def _ask_upstream(effect: effects.AskUpstream) -> Pending[Any]:
-    return _relayed(effect.upstream).recipients(effect.recipients)
-
-
-def _await_data(effect: effects.AwaitData) -> Pending[Any]:
-    return _relayed(effect.upstream).data_refusal()
-
-
-def _send_content(effect: effects.SendContent) -> Pending[Any]:
-    return _relayed(effect.upstream).finish(effect.content)
-
-
-def _relayed(upstream: effects.Upstream) -> UpstreamTransaction:
-    if not isinstance(upstream, UpstreamTransaction):
-        raise TypeError("an upstream transaction of somebody else")
-    return upstream
 
 
 def _there(part: T | None) -> T:

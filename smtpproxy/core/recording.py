@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.core.effects import Effect, Steps, WriteRecord
+from smtpproxy.core.effects import Steps, WriteRecord
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import (
     Client,
@@ -169,7 +169,10 @@ def decided_on(
 
     `people` are those it is about, in its order: as they were asked for, and canonical.
     """
-    pairs = zip(people, decision.recipients, strict=True)
+    verdicts = decision.recipients
+    recipients = [JudgedRecipient(*names, verdicts[at]) for at, names in enumerate(people)]
+    undecided = [v for v in verdicts if v.reason is Reason.TEMPORARY_FAILURE]
+    message = decision.message
     return Decided(
         id=id,
         at=at,
@@ -177,12 +180,10 @@ def decided_on(
         client=client,
         reverse_path=reverse_path,
         decision=decision,
-        recipients=tuple([JudgedRecipient(*names, verdict) for names, verdict in pairs]),
+        recipients=tuple(recipients),
         facts=facts,
-        undecided=any(
-            verdict is not None and verdict.reason is Reason.TEMPORARY_FAILURE
-            for verdict in (decision.message, *decision.recipients)
-        ),
+        undecided=bool(undecided)
+        or (message is not None and message.reason is Reason.TEMPORARY_FAILURE),
     )
 
 
@@ -208,8 +209,8 @@ class RecordedTransaction:
         self._services = services
         self._choice = choice
         self._began = services.now()
-        self._seconds: dict[Stage, float] = {}
-        self._spent = 0.0
+        self._seconds: dict[Stage, float] = {}  # spent, without the client's time
+        self._clock = 0.0  # up to when that is accounted for, in ticks
         self._on_record: Decided | None = None  # what passes, as it was last recorded
         self._lacks_outcome = False  # what that came to is not on record yet
 
@@ -235,7 +236,11 @@ class RecordedTransaction:
     def _record(self, decided: Decided) -> Steps[None]:
         """Put a decision on record and tell of it. Raises AuditUnavailable."""
         decided = without_erased(decided, self._began)
-        yield from self._timed("audit", WriteRecord(decided))
+        self._account("policy")
+        try:
+            yield WriteRecord(decided)
+        finally:
+            self._account("audit")
         self._services.emit(decided)
 
     def _record_passing(self, decided: Decided) -> Steps[None]:
@@ -243,12 +248,15 @@ class RecordedTransaction:
         if decided is self._on_record:  # a split is, since before its notice
             return
         told = without_erased(decided, self._began)
+        self._account("policy")
         try:
-            yield from self._timed("audit", WriteRecord(told))
+            yield WriteRecord(told)
         except AuditUnavailable as error:
             if not decided.observed:
                 raise
             self._services.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
+        finally:
+            self._account("audit")
         self._services.emit(told)
         self._on_record = decided
         self._lacks_outcome = decided.relayed
@@ -291,21 +299,25 @@ class RecordedTransaction:
     def _ended(self) -> None:
         """Tell that the message has its final answer."""
         stages = tuple(self._seconds.items())
-        self._services.emit(TransactionEnded(self.client.listener, self._spent, stages))
+        seconds = sum(self._seconds.values())
+        self._services.emit(TransactionEnded(self.client.listener, seconds, stages))
 
-    def _timed(self, stage: Stage, steps: "Effect[T] | Steps[T]") -> Steps[T]:
-        began = self._services.ticks()
-        try:
-            return (yield from steps)
-        finally:
-            self._add_time(stage, self._services.ticks() - began)
+    def _resume(self) -> None:
+        """The client's time is over."""
+        self._clock = self._services.ticks()
 
-    def _add_time(self, stage: Stage, duration: float) -> None:
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + duration
+    def _account(self, stage: Stage) -> None:
+        """What passed since the last time was spent on this stage."""
+        now = self._services.ticks()
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._clock
+        self._clock = now
 
 
 def without_erased(decided: Decided, began: datetime) -> Decided:
     """The decision as it may be recorded: who was erased since it began is not named in it."""
+    suppressed = [facts for facts in decided.facts.values() if facts.suppressions]
+    if not suppressed:
+        return decided
     erased = [
         index
         for index, recipient in enumerate(decided.recipients)

@@ -64,10 +64,10 @@ class RelayTransaction(CopyingTransaction):
 
     def recipients(self, asked: Sequence[Rcpt]) -> Steps[list[Reply]]:
         """Judge recipients and put the permitted ones to the upstream; one reply each."""
-        began = self._services.ticks()
+        self._resume()
         permitted, replies = yield from self._judge_rcpts(asked, early=True)
         answers = iter((yield from self._put_upstream(permitted)) if permitted else ())
-        self._spent += self._services.ticks() - began
+        self._account("policy")
         return [next(answers) if reply is None else reply for reply in replies]
 
     def message(
@@ -80,7 +80,7 @@ class RelayTransaction(CopyingTransaction):
         """
         accepted = self.accepted
         self._digest = content.digest
-        began = self._services.ticks()
+        self._resume()
         try:
             replies = yield from self._judge_and_relay(content)
         except FAILURES as error:
@@ -91,7 +91,7 @@ class RelayTransaction(CopyingTransaction):
         yield from self._note_outcome(replies[0])
         if client_is_there() and not any(400 <= reply.code < 500 for reply in replies):
             yield from self._forget()
-        self._spent += self._services.ticks() - began
+        self._account("policy")
         self._ended()
         return replies if len(replies) > 1 else replies * accepted
 
@@ -106,9 +106,11 @@ class RelayTransaction(CopyingTransaction):
                 if len(permitted) == 1:
                     self._open_upstream(self._mail_to(self._choice.default, permitted[0]))
             ask = AskUpstream(self._upstream, [recipient.rcpt for recipient in permitted])
-            answers = yield from self._timed("upstream", ask)
+            answers: list[Reply] = yield ask
         except (UpstreamError, StoreUnavailable) as error:
             answers = [self._failed(error)] * len(permitted)
+        finally:
+            self._account("upstream")
         self._upstream.leave_to_client(self._given_back)
         for recipient, answer in zip(permitted, answers, strict=True):
             if answer.code < 300:
@@ -230,7 +232,10 @@ class RelayTransaction(CopyingTransaction):
             return
         self.abort()
         self._open_upstream(mail)
-        replies = yield from self._timed("upstream", AskUpstream(self._upstream, rcpts))
+        try:
+            replies = yield from AskUpstream(self._upstream, rcpts)
+        finally:
+            self._account("upstream")
         refused = [reply.code for reply in replies if reply.code >= 300]
         if refused:
             self.abort()
@@ -243,11 +248,15 @@ class RelayTransaction(CopyingTransaction):
         """
         upstream = self._upstream
         upstream.begin_data()
-        reply, failure = None, None
+        reply: Reply | None = None
+        failure = None
+        self._account("policy")
         try:
-            reply = yield from self._timed("upstream", AwaitData(upstream))
+            reply = yield AwaitData(upstream)
         except UpstreamError as error:
             failure = error  # what was decided is on record all the same
+        finally:
+            self._account("upstream")
         changed = yield from self._settle(outcome)
         if changed is not None:
             self.abort()
@@ -255,11 +264,18 @@ class RelayTransaction(CopyingTransaction):
         if failure is not None:
             raise failure
         if reply is None:
-            reply = yield from self._timed("upstream", SendContent(upstream, outgoing))
+            reply = yield from self._send(upstream, outgoing)
         yield from self._note_outcome(reply, len(upstream.accepted))
         if reply.code >= 300:
             yield from self._not_mailed()
         return reply
+
+    def _send(self, upstream: Upstream, outgoing: Iterator[bytes]) -> Steps[Reply]:
+        try:
+            answer: Reply = yield SendContent(upstream, outgoing)
+        finally:
+            self._account("upstream")
+        return answer
 
     def _split(
         self, outcome: Outcome, headers: HeaderBlock, made: Callable[[], Steps[Iterator[bytes]]]
@@ -352,9 +368,13 @@ class RelayTransaction(CopyingTransaction):
         if found is not None and found.pixels and outcome.without_pixels(told_of):
             body = self._body_without_pixels
             if body is None:
-                made = body_without_pixels(headers, content.body())
-                body = self._body_without_pixels = yield from self._timed("policy", made)
+                body = yield from body_without_pixels(headers, content.body())
+                self._body_without_pixels = body
         edits = edited(self._services, decided, headers, content, trace, unsubscribe, body)
         if self._services.signing_keys is None:
             return (yield from edits)
-        return (yield from self._timed("sign", edits))
+        self._account("policy")
+        try:
+            return (yield from edits)
+        finally:
+            self._account("sign")

@@ -4,26 +4,23 @@ What every intake does alike: recipients are judged as they come, the message at
 decision goes on record while the store is as it was. The rest: core/relaying.py, core/advice.py.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from smtpproxy.core.content_checks import Message, content_features, with_dns
+from smtpproxy.core.counting import CountedTransaction
 from smtpproxy.core.effects import (
+    STORE_VERSION,
     AskDomains,
-    CountMailing,
     ReadFacts,
-    ReleaseMailing,
     Steps,
-    StoreVersion,
 )
-from smtpproxy.core.evaluation import Evaluation
 from smtpproxy.core.recording import (
     Mixed,
     Outcome,
     Recipient,
-    RecordedTransaction,
     Refused,
     refused_as_a_whole,
     stands,
@@ -40,12 +37,11 @@ from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Decision,
+    Facts,
     Lookups,
     MessageFeatures,
     Mode,
     Reason,
-    Stream,
-    StreamClass,
     Verdict,
 )
 from smtpproxy.policy.replies import recipient_reply
@@ -59,7 +55,7 @@ _MOST_LOOKS = 5
 """How often a message may be judged anew because the store changes while it is carried out."""
 
 
-class Transaction(RecordedTransaction):
+class Transaction(CountedTransaction):
     """Judges recipients as they come and the message at its end, and keeps the record.
 
     Its methods are steps (core/effects.py). An internal failure is a 451 and an event for the
@@ -77,11 +73,9 @@ class Transaction(RecordedTransaction):
         super().__init__(services, client, reverse_path, choice)
         self.recipients_accepted: list[Recipient] = []
         self._mixed: Mixed = mixed or services.on_mixed
-        self._evaluation = Evaluation(services, choice)
         self._features = MessageFeatures()
         self._identity = MessageIdentity()
         self._size = 0
-        self._counted: frozenset[str] = frozenset()  # for whom the message was counted
 
     # RCPT
 
@@ -124,14 +118,14 @@ class Transaction(RecordedTransaction):
         """Read facts and judge as far as RCPT allows. Raises StoreUnavailable."""
         evaluation, services = self._evaluation, self._services
         yield from self._read(addresses)
-        began = services.ticks()
         verdicts = evaluation.judge_at_rcpt(addresses, services.now())
-        self._add_time("policy", services.ticks() - began)
+        self._account("policy")
         if services.asks_domains:
             pairs = zip(addresses, verdicts, strict=True)
             asked = [a for a, v in pairs if v.action is not Action.REFUSE]
             if asked:  # nobody's domain is asked who is refused anyway
-                null_mx = yield from self._timed("dns", AskDomains(asked))
+                null_mx = yield from AskDomains(asked)
+                self._account("dns")
                 evaluation.learn_domains(null_mx)
                 yield from self._refresh(addresses)  # it took its time
                 verdicts = evaluation.judge_at_rcpt(addresses, services.now())
@@ -158,13 +152,16 @@ class Transaction(RecordedTransaction):
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
         self._size = message.size
         self._identity = read_identity(message.headers)
-        read = content_features(services, self._choice, message, self.reverse_path, addresses)
-        features = yield from self._timed("policy", read)
-        asked = with_dns(services, self._choice, message, features, self._timed)
-        self._features, failure = yield from asked
+        features = yield from content_features(
+            services, self._choice, message, self.reverse_path, addresses
+        )
+        self._account("policy")
+        self._features, failure = yield from with_dns(services, self._choice, message, features)
+        if failure or self._features is not features:  # it was asked
+            self._account("dns")
         if failure:
             services.emit(Failed(self.client.listener, "dns", failure))
-        features, began = self._features, services.ticks()
+        features = self._features
         stream = evaluation.stream_of(features)
         if isinstance(stream, Verdict):  # on no stream, so nobody can be allowed either
             default = self._choice.default
@@ -173,43 +170,13 @@ class Transaction(RecordedTransaction):
         now = services.now()
         judged = evaluation.judge_at_end(stream, addresses, features, now)
         verdict = judge_message(stream, features)
-        self._add_time("policy", services.ticks() - began)
+        self._account("policy")
         may_pass = verdict.action is Action.ALLOW or stream.mode is Mode.OBSERVE
         if may_pass and (yield from self._count(stream, addresses, judged)):
             judged = evaluation.judge_anew(stream, addresses, features, now)
         outcome = self._outcome(Decision(stream, stream.rulebook, tuple(judged), verdict))
         yield from self._release_refused(outcome)
         return outcome
-
-    def _count(
-        self, stream: Stream, addresses: Sequence[str], verdicts: Sequence[Verdict]
-    ) -> Steps[bool]:
-        """Count the message for those who may get it; tell whether verdicts depend on that.
-
-        From now on the facts hold what was counted before it, by any worker.
-        """
-        limited, all_count = self._evaluation.limited, self._services.counts_mailings
-        if not (all_count or limited) or stream.stream_class is not StreamClass.MARKETING:
-            return False
-        observed = stream.mode is Mode.OBSERVE
-        pairs = zip(addresses, verdicts, strict=True)
-        mailed = frozenset(a for a, v in pairs if observed or v.action is Action.ALLOW)
-        mailed = mailed if all_count else mailed & limited
-        if not mailed:
-            return False
-        count = CountMailing(self.id, stream, mailed, self._services.now())
-        try:
-            before = yield from self._timed("store", count)
-        except StoreUnavailable as error:
-            if not observed:
-                raise
-            self._failed(error)
-            return False
-        self._counted = mailed
-        if not (stream.counts_mailings or mailed & limited):
-            return False
-        self._evaluation.learn_mailings(before)
-        return True
 
     def _outcome(self, decision: Decision) -> Outcome:
         """What follows from the verdicts: whether it passes, and whom it is not for."""
@@ -330,7 +297,7 @@ class Transaction(RecordedTransaction):
 
         All of it: the store may change once more before what is outdated is read.
         """
-        version = yield from StoreVersion()
+        version: object = yield STORE_VERSION
         if self._evaluation.outdated(addresses, version):
             yield from self._read(addresses)
 
@@ -339,13 +306,15 @@ class Transaction(RecordedTransaction):
         lookups = evaluation.lookups(addresses)
         if self._counted:
             lookups = replace(lookups, mailings=False)  # the message itself is among them
-        began = self._services.ticks()
-        facts, version = yield from ReadFacts(lookups)
-        self._add_time("store", self._services.ticks() - began)
-        evaluation.learn(addresses, facts, version)
-        if evaluation.limited and (few := evaluation.limited - self._counted):
-            mailed, _ = yield from ReadFacts(Lookups(tuple(few), mailings=True))
-            evaluation.learn_mailed(mailed)
+        self._account("policy")
+        try:
+            answer: tuple[Facts, object] = yield ReadFacts(lookups)
+            evaluation.learn(addresses, *answer)
+            if evaluation.limited and (few := evaluation.limited - self._counted):
+                mailed, _ = yield from ReadFacts(Lookups(tuple(few), mailings=True))
+                evaluation.learn_mailed(mailed)
+        finally:
+            self._account("store")
 
     def _note_outcome(
         self, reply: Reply, recipients: int = 0, each: tuple[str, ...] = ()
@@ -369,25 +338,6 @@ class Transaction(RecordedTransaction):
                 reply = Reply(reply.code, reply.enhanced, ("",))
                 each = tuple(" ".join(one.split(" ")[:2]) for one in each)
         self._note(decided, reply, recipients, each)
-
-    def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
-        """Take back what was counted, for these or for everybody: they were not mailed.
-
-        What cannot be uncounted keeps counting: that errs on the side of too little mail.
-        """
-        back = self._counted if addresses is None else self._counted.intersection(addresses)
-        if not back:
-            return
-        self._counted -= back
-        try:
-            yield from ReleaseMailing(self.id, back)
-        except StoreUnavailable as error:
-            self._failed(error)
-
-    def _release_refused(self, outcome: Outcome) -> Steps[None]:
-        if self._counted and outcome.refused and not outcome.decided.observed:
-            refused = {recipient.canonical for recipient, _ in outcome.refused}
-            yield from self._not_mailed(refused if outcome.passes else None)
 
     # replies
 

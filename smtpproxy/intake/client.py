@@ -37,8 +37,8 @@ class Identity:
         self._listener = listener
         self._streams = streams
         self._credential: Credential | None = None
-        self._behind = ClientInfo()  # by XCLIENT: it takes the place of who is connected
-        self._forwarded = ClientInfo()  # by XFORWARD: of the next message alone
+        self._behind = _NO_INFO  # by XCLIENT: it takes the place of who is connected
+        self._forwarded = _NO_INFO  # by XFORWARD: of the next message alone
 
     @property
     def record(self) -> Client:
@@ -78,7 +78,7 @@ class Identity:
     def put_in_place(self, told: ClientInfo) -> None:
         """XCLIENT: from now on the session is that of the client it names."""
         self._behind = told
-        self._forwarded = ClientInfo()
+        self._forwarded = _NO_INFO
         self.helo = told.helo or ""
         if told.login is not None:
             self.login, self._authenticated, self._credential = "", False, None
@@ -91,7 +91,7 @@ class Identity:
         self._forwarded = replace(self._forwarded, **given)
 
     def forget_forwarded(self) -> None:
-        self._forwarded = ClientInfo()
+        self._forwarded = _NO_INFO
 
     def secured(self, transport: asyncio.BaseTransport) -> bool:
         """TLS begins: forget the greeting; return whether a certificate says who it is."""

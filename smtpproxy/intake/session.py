@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from smtpproxy.events import (
     ConnectionClosed,
@@ -18,7 +18,7 @@ from smtpproxy.events import (
 )
 from smtpproxy.intake.limits import Refusal
 from smtpproxy.intake.listener import Listener
-from smtpproxy.waiting import Deadline, Pending
+from smtpproxy.waiting import NEVER, Deadline, Pending
 
 T = TypeVar("T")
 
@@ -72,6 +72,7 @@ class Session(asyncio.Protocol, ABC):
         self._securing = False  # the transport is between clear text and TLS
         self._reading = True
         self._write_paused = False  # the client leaves our answers unread
+        self._take_answer: Callable[[Pending[Any]], None]  # what the answer is for
 
     # what the protocols have of their own
 
@@ -197,26 +198,30 @@ class Session(asyncio.Protocol, ABC):
             self._taking = False
         if self._cause and not self._busy:
             self._finish()
-        else:
-            self._adjust_reading()
+        elif not self._reading or self._write_paused or self._pausing:
+            self._adjust_reading()  # while it is busy, whatever comes is looked at as it comes
 
     def _wait_for(self, answer: Pending[T], answered: Callable[[Pending[T]], None]) -> None:
         """Take nothing more before the answer is there and `answered` was called with it."""
         self._busy = True
         self._taken += _JUDGED
-        self._deadline.clear()  # our own time is not the client's
+        self._deadline.at = NEVER  # our own time is not the client's
+        self._take_answer = answered
+        if answer.done:
+            self._answer_came(answer)
+        else:
+            answer.when_done(self._answer_came)
 
-        def go_on(answer: Pending[T]) -> None:
-            self._busy = False
-            self._guarded(lambda: answered(answer))
+    def _answer_came(self, answer: Pending[Any]) -> None:
+        self._busy = False
+        self._guarded(self._take_answer, answer)
+        if not self._taking:
             self._go_on()
 
-        answer.when_done(go_on)
-
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[..., None], *given: Any) -> None:
         """A fault of ours must not pass mail, nor lose the session, nor go up to who called."""
         try:
-            work()
+            work(*given)
         except asyncio.CancelledError:  # the process ends
             self._end("error")
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations  # of functions within functions: each costs 
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from smtpproxy.core.relaying import RelayTransaction
 from smtpproxy.events import Failed, SenderRefused
@@ -76,6 +76,7 @@ class SmtpSession(Session):
         self._auth: AuthDialog | None = None
         self._transaction: RelayTransaction | None = None
         self._mail: Mail | None = None
+        self._asked = 0  # recipients that wait for their answers
         self._content: Content | None = None
         self._content_began = 0.0
         self._spool_failed = False
@@ -277,23 +278,27 @@ class SmtpSession(Session):
             permitted, limit = rates.recipients(client.address, client.credential, permitted)
             if limit is not None:
                 self._limited(limit)
+        self._asked = len(asked)
         transaction = self._transaction
         if transaction is None:
-            mail = cast(Mail, self._mail)
-            transaction = begin(self._listener, self._client, mail, self._engine)
+            assert self._mail is not None
+            transaction = begin(self._listener, self._client, self._mail, self._engine)
             self._transaction = transaction
-        if not permitted:
-            self._answer_recipients([], len(asked))
-            return
-        self._wait_for(
-            self._listener.run(transaction.recipients(asked[:permitted])),
-            lambda answer: self._answer_recipients(answer.result(), len(asked)),
-        )
+        if permitted:
+            steps = transaction.recipients(asked[:permitted])
+            self._wait_for(self._listener.run(steps), self._answer_recipients)
+        else:
+            self._answer_recipients(Pending.settled([]))
 
-    def _answer_recipients(self, answers: list[Reply], asked: int) -> None:
+    def _answer_recipients(self, answer: Pending[list[Reply]]) -> None:
         """Those that were judged, and the others, which the rate does not permit."""
-        answers = answers + [replies.RATE_LIMIT] * (asked - len(answers))
-        self._write(b"".join([self._engine.answer(reply) for reply in answers]))
+        answers = answer.result()
+        if len(answers) < self._asked:
+            answers = answers + [replies.RATE_LIMIT] * (self._asked - len(answers))
+        said = b""
+        for reply in answers:
+            said += self._engine.answer(reply)
+        self._write(said)
 
     def _end_of_content(self, end: EndOfContent) -> None:
         transaction, content, mail = self._transaction, self._content, self._mail

@@ -11,7 +11,7 @@ their order: the first that decides, decides (design.md sections 4 and 6).
    stream is transactional; a message that none of them refuses is allowed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 
@@ -22,13 +22,11 @@ from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Basis,
-    Contact,
     Decision,
     Facts,
     Lookups,
     MessageFeatures,
     Reason,
-    RecipientFacts,
     Rulebook,
     Stream,
     StreamClass,
@@ -36,8 +34,6 @@ from smtpproxy.policy.model import (
     Transaction,
     UndeclaredBulk,
     Verdict,
-    collected,
-    collections,
 )
 from smtpproxy.policy.rules import (
     DeliveryCase,
@@ -139,60 +135,6 @@ TRANSACTIONAL_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
 )
 
 
-def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
-    """Return `facts` less everything that happened after `moment`.
-
-    A time that the store keeps only the newest of (the last activity) is left out when it
-    is later: what was before it is not known any more, and the strict reading is that
-    there was nothing. What was lifted or erased since cannot come back either; the audit
-    log, not this, is the record of what was decided.
-    """
-    suppressions = tuple(s for s in facts.suppressions if s.since <= moment)
-    contact = None if facts.contact is None else _contact_at(facts.contact, moment)
-    return replace(
-        facts,
-        suppressions=suppressions,
-        contact=contact,
-        mailings=tuple(m for m in facts.mailings if m.at <= moment),
-        first_mailed_at=None if _later(facts.first_mailed_at, moment) else facts.first_mailed_at,
-        snapshot_at=None if _later(facts.snapshot_at, moment) else facts.snapshot_at,
-        pauses=tuple(p for p in facts.pauses if p.at <= moment),
-    )
-
-
-def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
-    """None when the contact was collected later."""
-    ways = tuple(
-        replace(
-            each,
-            informed_at=None if _later(each.informed_at, moment) else each.informed_at,
-            last_activity_at=(
-                None if _later(each.last_activity_at, moment) else each.last_activity_at
-            ),
-        )
-        for each in collections(contact)
-        if not _later(each.collected_at, moment)
-    )
-    if not ways:
-        return None
-    return replace(
-        collected(contact, ways),
-        purchases=tuple(p for p in contact.purchases if p.at <= moment),
-        acts=tuple(a for a in contact.acts if a.at <= moment),
-        first_contacted_at=(
-            None if _later(contact.first_contacted_at, moment) else contact.first_contacted_at
-        ),
-        profiling_objected_at=(
-            None if _later(contact.profiling_objected_at, moment) else contact.profiling_objected_at
-        ),
-        preferences=tuple(p for p in contact.preferences if p.at <= moment),
-    )
-
-
-def _later(at: datetime | None, moment: datetime) -> bool:
-    return at is not None and at > moment
-
-
 # The loops below want functions, not rows.
 _DELIVERY_RULES = tuple(rule.judge for rule in DELIVERY_RULES)
 (_null_mx,) = (rule.judge for rule in DOMAIN_RULES)
@@ -250,15 +192,7 @@ def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datet
     streams, message = transaction.streams, transaction.message
     if len(streams) == 1:
         stream = streams[0]
-        recipients = tuple(
-            [
-                judge_recipient(
-                    RecipientCase(address, stream, facts.get(address, NO_FACTS), rulebook, now),
-                    message,
-                )
-                for address in transaction.recipients
-            ]
-        )
+        recipients = judge_recipients(stream, transaction.recipients, facts, rulebook, now, message)
     elif streams and message is None:
         stream = streams[0]
         recipients = tuple(
@@ -272,6 +206,25 @@ def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datet
         rulebook.name,
         recipients,
         None if message is None else judge_message(stream, message),
+    )
+
+
+def judge_recipients(
+    stream: Stream,
+    addresses: Iterable[str],
+    facts: Facts,
+    rulebook: Rulebook,
+    now: datetime,
+    message: MessageFeatures | None,
+) -> tuple[Verdict, ...]:
+    """Return the verdict on each recipient of a stream that is certain."""
+    return tuple(
+        [
+            judge_recipient(
+                RecipientCase(address, stream, facts.get(address, NO_FACTS), rulebook, now), message
+            )
+            for address in addresses
+        ]
     )
 
 

@@ -98,7 +98,10 @@ class Mailbox:
             server.state_dir / "audit", server.workers, settings.audit, now=now, new_id=new_id
         )
         self._pool = UpstreamPool(
-            settings.upstream, server.hostname, Deadlines(asyncio.get_running_loop()), self._emit
+            settings.upstream,
+            server.hostname,
+            Deadlines(asyncio.get_running_loop()),
+            self.metrics.replies,
         )
         services = services_of(
             settings,

@@ -56,8 +56,7 @@ SESSIONS: Mapping[str, Callable[[Listener], asyncio.Protocol]] = {
 """By `protocol` of the listener; one session is made for each connection."""
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
+now = partial(datetime.now, UTC)
 
 
 def milliseconds() -> int:
@@ -120,7 +119,9 @@ class Worker:
         new_id = UlidFactory(milliseconds, os.urandom)
         deadlines = Deadlines(asyncio.get_running_loop())
         server = settings.server
-        self._pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self._emit)
+        self._pool = UpstreamPool(
+            settings.upstream, server.hostname, deadlines, self.metrics.replies
+        )
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store)
         self._bulk_counter = open_bulk_counter(settings.store) if settings.counts_bulk else None

@@ -4,14 +4,15 @@ each error with the client's reply."""
 import asyncio
 import re
 import ssl
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from smtpproxy.events import Emit, UpstreamReplied
+from msgspec import Struct
+
 from smtpproxy.mail.reply import Reply
-from smtpproxy.waiting import Deadline, Deadlines, Pending
+from smtpproxy.waiting import NEVER, Deadline, Deadlines, Pending
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 from smtpproxy.wire.commands import ClientInfo
 from smtpproxy.wire.forwarding import xclient_command
@@ -62,13 +63,9 @@ class UpstreamShareUsed(UpstreamBusy):
     reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")
 
 
-_REPLIED = {
-    2: UpstreamReplied("2xx"),
-    3: UpstreamReplied("3xx"),
-    4: UpstreamReplied("4xx"),
-    5: UpstreamReplied("5xx"),
-}
-_NO_REPLY = UpstreamReplied("none")
+Answered = Callable[[list[Reply], "UpstreamError | None"], None]
+"""Called once with all replies to what was sent, or with why they did not come."""
+
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
 _BATCH = 64 * 1024
@@ -83,24 +80,34 @@ class StartTls:
     name: str
 
 
-class Exchange(Pending[list[Reply]]):
-    """Commands that were sent together: their replies, in order, or UpstreamError.
+class Exchange:
+    """Commands that were sent together, and their replies so far, in order.
 
     421 is the last of them, whatever else was asked: the upstream closes the connection.
     """
 
-    __slots__ = ("count", "replies")
+    __slots__ = ("answered", "count", "replies")
 
-    def __init__(self, count: int) -> None:
-        super().__init__()
+    def __init__(self, count: int, answered: Answered) -> None:
         self.count = count
+        self.answered = answered
         self.replies: list[Reply] = []
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """An SMTP connection as its client. Use `open` once, then `exchange` and `write`."""
+class Writing(Struct):
+    """Content on its way; `answered` is told the reply to its end, or what went wrong."""
 
-    def __init__(self, deadlines: Deadlines, emit: Emit, closed: Callable[[], None]) -> None:
+    pieces: Iterator[bytes]
+    timeout: float
+    answered: Callable[[list[Reply], Exception | None], None]
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """An SMTP connection as its client. Use `open` once, then `exchange` and `send_content`."""
+
+    def __init__(
+        self, deadlines: Deadlines, replies: Counter[int], closed: Callable[[], None]
+    ) -> None:
         self.capabilities = Capabilities()
         self.used = False  # a transaction was begun on it before
         self.private = False  # it is another client's: see `introduce`
@@ -109,11 +116,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
         self._deadline = Deadline(self._expired)  # watched once there is a connection
-        self._emit = emit
+        self._replies = replies
         self._closed = closed
         self._reader = ReplyReader()
-        self._greeting = Exchange(1)
-        self._waiting: deque[Exchange] = deque((self._greeting,))
+        self._greeting: Pending[list[Reply]] = Pending()
+        self._waiting: deque[Exchange] = deque((Exchange(1, self._greeting.give),))
         self._transport: asyncio.WriteTransport | None = None
         self._reset: Pending[None] | None = None
         self._writing: Writing | None = None  # content that waits for room
@@ -193,30 +200,25 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = secured
 
     async def command(self, data: bytes, timeout: float) -> Reply:
-        (reply,) = await self.exchange(data, 1, timeout)
+        """Send one command and wait for its reply. Raises UpstreamError."""
+        answer: Pending[list[Reply]] = Pending()
+        self.exchange(data, 1, timeout, answer.give)
+        (reply,) = await answer
         return reply
 
-    def exchange(self, data: bytes, replies: int, timeout: float) -> Exchange:
-        """Write commands at once; what is awaited are their replies, this many."""
-        exchange = Exchange(replies)
+    def exchange(self, data: bytes, replies: int, timeout: float, answered: Answered) -> None:
+        """Write commands at once; `answered` is called with their replies, this many."""
         if self._error is not None:
-            exchange.fail(self._error)
-            return exchange
-        self._waiting.append(exchange)
+            answered([], self._error)
+            return
+        self._waiting.append(Exchange(replies, answered))
         self._deadline.at = self._deadlines.now() + timeout
         if data and self._transport is not None:
             self._transport.write(data)
-        return exchange
 
-    def send_content(self, content: Iterable[bytes], timeout: float) -> Pending[Reply]:
-        """Write content and return the reply to its end, waiting whenever the upstream is slower
-        than we are. It is UpstreamError, or what is raised by the content."""
-        writing = Writing(iter(content), timeout)
-        self._go_on_writing(writing)
-        return writing
-
-    def _go_on_writing(self, writing: "Writing") -> None:
-        """Write until there is no room, or nothing more to write: then the reply is due."""
+    def send_content(self, writing: "Writing") -> None:
+        """Write content, waiting whenever the upstream is slower than we are; then the reply to
+        its end is due. What is raised by the content is its answer."""
         self._writing = None
         batch: list[bytes] = []
         size = 0
@@ -236,9 +238,9 @@ class UpstreamConnection(asyncio.Protocol):
                     self._wait_for_room(writing)
                     return
         except Exception as error:
-            writing.fail(error)
+            writing.answered([], error)
             return
-        self.exchange(b"", 1, writing.timeout).when_done(writing.answered)
+        self.exchange(b"", 1, writing.timeout, writing.answered)
 
     def _write_batch(self, batch: list[bytes]) -> None:
         if self._error is not None or self._transport is None:
@@ -254,12 +256,16 @@ class UpstreamConnection(asyncio.Protocol):
 
         An upstream that refuses may have kept the transaction: then the connection is closed.
         """
-        self._reset = self.exchange(_RSET, 1, timeout).then(self._was_reset)
+        reset: Pending[None] = Pending()
 
-    def _was_reset(self, exchange: Pending[list[Reply]]) -> None:
-        (reply,) = exchange.result()
-        if reply.code >= 300:
-            self._fail(UpstreamLost(f"upstream answers RSET with {reply}"))
+        def answered(replies: list[Reply], error: UpstreamError | None) -> None:
+            if error is None and replies[0].code >= 300:
+                error = UpstreamLost(f"upstream answers RSET with {replies[0]}")
+                self._fail(error)
+            reset.give(None, error)
+
+        self._reset = reset
+        self.exchange(_RSET, 1, timeout, answered)
 
     async def settled(self) -> None:
         """Wait for the reply to RSET, for an upstream that takes one command at a time."""
@@ -288,21 +294,24 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(UpstreamError(str(error)))
             return
         answered: list[Exchange] = []
+        waiting = self._waiting
         for reply in replies:
-            if not self._waiting:
+            if not waiting:
                 self._fail(UpstreamLost(f"unasked: {reply}"))
                 break
-            self._emit(_REPLIED[reply.code // 100])
-            exchange = self._waiting[0]
+            self._replies[reply.code // 100] += 1
+            exchange = waiting[0]
             exchange.replies.append(reply)
             if len(exchange.replies) == exchange.count or reply.code == 421:
-                answered.append(self._waiting.popleft())
-        if not self._waiting:
-            self._deadline.at = float("inf")
-        for (
-            exchange
-        ) in answered:  # once all is read: what came unasked answers nothing that follows
-            exchange.settle(exchange.replies)
+                answered.append(waiting.popleft())
+        if not waiting:
+            self._deadline.at = NEVER
+        failed = self._error
+        for exchange in answered:  # once all is read: what came unasked answers nothing behind it
+            if self._error is failed:
+                exchange.answered(exchange.replies, None)
+            else:  # by what an earlier one was answered
+                exchange.answered([], self._error)
 
     def eof_received(self) -> None:
         self._fail(UpstreamLost("upstream closed the connection"))
@@ -316,7 +325,7 @@ class UpstreamConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused = False
         if self._writing is not None:
-            self._go_on_writing(self._writing)
+            self.send_content(self._writing)
 
     def _expired(self) -> None:
         if self._transport is not None:
@@ -329,7 +338,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._error = error
         self._deadlines.forget(self._deadline)
         if self._waiting:
-            self._emit(_NO_REPLY)
+            self._replies[0] += 1
         waiting, writing = list(self._waiting), self._writing
         self._waiting.clear()
         self._writing = None
@@ -337,24 +346,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.close()
         self._closed()
         for exchange in waiting:
-            exchange.fail(error)
+            exchange.answered([], error)
         if writing is not None:
-            writing.fail(error)
-
-
-class Writing(Pending[Reply]):
-    """Content on its way; its answer is the reply to its end."""
-
-    __slots__ = ("pieces", "timeout")
-
-    def __init__(self, pieces: Iterator[bytes], timeout: float) -> None:
-        super().__init__()
-        self.pieces = pieces
-        self.timeout = timeout
-
-    def answered(self, exchange: Pending[list[Reply]]) -> None:
-        """The end was answered."""
-        if exchange.error is None:
-            self.settle(exchange.result()[0])
-        else:
-            self.fail(exchange.error)
+            writing.answered([], error)

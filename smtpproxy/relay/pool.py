@@ -10,7 +10,6 @@ import ssl
 from collections import Counter, deque
 from typing import Any
 
-from smtpproxy.events import Emit
 from smtpproxy.relay.connection import (
     StartTls,
     UpstreamBusy,
@@ -29,12 +28,13 @@ class UpstreamPool:
     """Hands out connections that are alive, the most recently used first."""
 
     def __init__(
-        self, settings: UpstreamSettings, hostname: str, deadlines: Deadlines, emit: Emit
+        self, settings: UpstreamSettings, hostname: str, deadlines: Deadlines, replies: Counter[int]
     ) -> None:
+        """`replies` counts the upstream's by the first digit of their code; 0: none came."""
         self.settings = settings
         self.deadlines = deadlines
         self._hostname = hostname
-        self._emit = emit
+        self._replies = replies
         self._idle: list[UpstreamConnection] = []
         self._busy = 0
         self._held: Counter[str] = Counter()  # of the busy ones, by client
@@ -134,7 +134,7 @@ class UpstreamPool:
         loop = asyncio.get_running_loop()
 
         def protocol() -> UpstreamConnection:
-            return UpstreamConnection(self.deadlines, self._emit, self._drop_dead)
+            return UpstreamConnection(self.deadlines, self._replies, self._drop_dead)
 
         try:
             async with asyncio.timeout(settings.connect_timeout):

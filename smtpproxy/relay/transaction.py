@@ -3,13 +3,15 @@
 from __future__ import annotations  # of functions within functions: each costs a call
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from msgspec import Struct
 
 from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.connection import UpstreamConnection, UpstreamError, UpstreamLost
+from smtpproxy.relay.connection import UpstreamConnection, UpstreamError, UpstreamLost, Writing
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.replies import NO_ADDRESS, NO_EIGHT_BIT, NO_UTF8, mirrored
 from smtpproxy.waiting import Deadline, Pending
 from smtpproxy.wire.client import mail_command, rcpt_command
 from smtpproxy.wire.commands import ClientInfo, Rcpt
@@ -17,9 +19,6 @@ from smtpproxy.wire.forwarding import xforward_command
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
-_NO_ADDRESS = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
-_NO_UTF8 = Reply.of(554, "5.6.9", "the next mail server does not take UTF-8 in header fields")
-_NO_EIGHT_BIT = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit content")
 
 
 class MailParameters(Struct, frozen=True):
@@ -41,11 +40,24 @@ class MailParameters(Struct, frozen=True):
     owner: str = ""  # the client that its connection counts for; empty: the relay itself
 
 
+class _Put(Pending[list[Reply]]):
+    """Recipients on their way to the upstream; the answer is the reply to each."""
+
+    __slots__ = ("again", "asked", "before", "forward", "mail")
+
+    def __init__(self, asked: Sequence[Rcpt], before: int) -> None:
+        super().__init__()
+        self.asked = asked
+        self.before = before  # how many of them the upstream had accepted on another connection
+        self.mail = False  # MAIL goes before them
+        self.forward = False  # and XFORWARD before that
+        self.again = False  # may be put once more: it is an idle connection, perhaps a dead one
+
+
 class UpstreamTransaction:
     """MAIL and RCPT as the client sends them, then the content.
 
-    Every reply is the upstream's own; where there is none, the answer is UpstreamError. Over an
-    idle connection that takes pipelined commands nothing needs a task.
+    Every reply is the upstream's own; where there is none, the answer is UpstreamError.
     """
 
     def __init__(self, pool: UpstreamPool, mail: MailParameters) -> None:
@@ -57,7 +69,8 @@ class UpstreamTransaction:
         self._connection: UpstreamConnection | None = None
         self._offered: frozenset[str] = frozenset()
         self._mail_refusal: Reply | None = None
-        self._go_ahead: Pending[list[Reply]] | None = None  # the answer to DATA
+        self._go_ahead: Pending[Reply | None] | None = None  # the answer to DATA
+        self._data_sent = False  # and not refused: what follows is content
         self._error: UpstreamError | None = None
         self._deadline: Deadline | None = None  # while it is the client's turn
 
@@ -69,25 +82,12 @@ class UpstreamTransaction:
             return Pending.settled([self._mail_refusal] * len(asked))
         self.end_turn()
         if self._connection is not None:
-            before, answered = 0, self._put(self._connection, b"", asked)
-        else:
-            before = len(self.accepted)  # where the connection was given back
-            answered = self._begin([*self.accepted, *asked])
-
-        def told(answer: Pending[list[Reply]]) -> list[Reply]:
-            try:
-                replies = answer.result()
-                _check_still_accepted(replies[:before])
-            except UpstreamError as error:
-                self._lose(error)
-                raise
-            replies = replies[before:]
-            self.accepted += [
-                rcpt for rcpt, reply in zip(asked, replies, strict=True) if reply.code < 300
-            ]
-            return replies
-
-        return answered.then(told)
+            put = _Put(asked, 0)
+            self._send(self._connection, put)
+        else:  # where it was given back, what was accepted is put again
+            put = _Put([*self.accepted, *asked], len(self.accepted))
+            self._begin(put)
+        return put
 
     def leave_to_client(self, given_back: Callable[[], None]) -> None:
         """It is the client's turn: after `hold_timeout` others may have the connection.
@@ -127,38 +127,46 @@ class UpstreamTransaction:
         """Refuse what the upstream could only garble (RFC 6531 3.5, RFC 6152 section 3)."""
         mail, lacking = self._mail, needs - self._offered
         if mail.utf8 and UTF8 in lacking:
-            return _NO_UTF8
+            return NO_UTF8
         if (mail.utf8 or mail.eight_bit) and EIGHT_BIT in lacking:
-            return _NO_EIGHT_BIT
+            return NO_EIGHT_BIT
         return None
 
     def begin_data(self) -> None:
         """Send DATA now; the record may be committed while the upstream answers."""
-        connection = self._connection
-        if connection is None:
+        if self._connection is None:
             raise self._error or UpstreamLost("no transaction")
-        self._go_ahead = connection.exchange(_DATA, 1, self._pool.settings.command_timeout)
+        self._go_ahead, self._data_sent = Pending(), True
+        self._connection.exchange(
+            _DATA, 1, self._pool.settings.command_timeout, self._data_answered
+        )
 
     def data_refusal(self) -> Pending[Reply | None]:
         """The reply to DATA; None when it is 354, and then send the content."""
-        if self._go_ahead is None:
-            return Pending.failed(UpstreamLost("DATA was not sent"))
-        return self._go_ahead.then(self._data_answered)
+        return self._go_ahead or Pending.failed(UpstreamLost("DATA was not sent"))
 
-    def _data_answered(self, answer: Pending[list[Reply]]) -> Reply | None:
+    def _data_answered(self, replies: list[Reply], error: UpstreamError | None) -> None:
+        go_ahead = self._go_ahead
+        if go_ahead is None:
+            return
         try:
-            (reply,) = answer.result()
-        except UpstreamError as error:
-            self._lose(error)
-            raise
+            if error is not None:
+                self._lose(error)
+                go_ahead.fail(error)
+            else:
+                go_ahead.settle(self._data_refusal(replies[0]))
+        except Exception as fault:
+            go_ahead.fail(fault)
+
+    def _data_refusal(self, reply: Reply) -> Reply | None:
         if reply.code == 354:
             return None
         if reply.code < 400 or reply.code == 421:
             self._lose(UpstreamLost(f"upstream answered DATA with {reply}"))
             return UpstreamLost.reply
-        self._go_ahead = None  # what follows is taken as commands still
+        self._data_sent = False
         self.abort()
-        return _mirrored(reply)
+        return mirrored(reply)
 
     def finish(self, content: Iterable[bytes]) -> Pending[Reply]:
         """Send dot-stuffed content, each line ended, and its end; the final reply.
@@ -168,26 +176,33 @@ class UpstreamTransaction:
         connection = self._connection
         if connection is None:
             return Pending.failed(self._error or UpstreamLost("no transaction"))
-        timeout = self._pool.settings.data_timeout
-        sent = connection.send_content(self._ended(content, connection), timeout)
-        return sent.then(self._finished)
+        answer: Pending[Reply] = Pending()
 
-    def _finished(self, answer: Pending[Reply]) -> Reply:
-        try:
-            reply = answer.result()
-        except UpstreamError as error:
-            self._lose(error)
-            raise
-        except Exception:
-            self.abort()
-            raise
+        def finished(replies: list[Reply], error: Exception | None) -> None:
+            try:
+                if error is None:
+                    answer.settle(self._finished(replies[0]))
+                    return
+                if isinstance(error, UpstreamError):
+                    self._lose(error)
+                else:
+                    self.abort()
+                answer.fail(error)
+            except Exception as fault:
+                answer.fail(fault)
+
+        timeout = self._pool.settings.data_timeout
+        connection.send_content(Writing(self._ended(content, connection), timeout, finished))
+        return answer
+
+    def _finished(self, reply: Reply) -> Reply:
         self.in_doubt = False
         connection = self._connection
         if connection is not None:
             if reply.code == 421 or reply.code // 100 == 3:
                 connection.close()
-            self._release(connection)
-        return _mirrored(reply)
+            self._release()
+        return mirrored(reply)
 
     def _ended(self, content: Iterable[bytes], to: UpstreamConnection) -> Iterator[bytes]:
         """The content and its end: from that on, the upstream may accept it."""
@@ -200,105 +215,135 @@ class UpstreamTransaction:
         connection = self._connection
         if connection is None:
             return
-        if self._go_ahead is not None:
+        if self._data_sent:
             connection.close()
         elif connection.alive:
             connection.reset(self._pool.settings.command_timeout)
-        self._release(connection)
+        self._release()
 
-    def _begin(self, asked: Sequence[Rcpt], *, again: bool = False) -> Pending[list[Reply]]:
+    def _begin(self, put: _Put) -> None:
         """Send MAIL and the first recipients, at once where a connection is there for it."""
-        connection = None if again else self._pool.acquire_idle(self._mail.owner)
+        put.mail = True
+        connection = self._pool.acquire_idle(self._mail.owner)
         if connection is None:
-            return Pending.of(self._connect_and_begin(asked, again=again))
-        return self._begin_on(connection, asked, again=again)
+            put.after(self._connect_and_begin(put, fresh=False), partial(self._failed, put))
+        else:
+            self._begin_on(connection, put)
 
-    async def _connect_and_begin(self, asked: Sequence[Rcpt], *, again: bool) -> list[Reply]:
-        connection = await self._pool.acquire(self._mail.owner, fresh=again)
-        return await self._begin_on(connection, asked, again=again)
+    async def _connect_and_begin(self, put: _Put, *, fresh: bool) -> None:
+        connection = await self._pool.acquire(self._mail.owner, fresh=fresh)
+        self._begin_on(connection, put)
 
-    def _begin_on(
-        self, connection: UpstreamConnection, asked: Sequence[Rcpt], *, again: bool
-    ) -> Pending[list[Reply]]:
+    def _begin_on(self, connection: UpstreamConnection, put: _Put) -> None:
         """Begin on this connection; again on a new one if it is an idle one that had died."""
-        reused, connection.used = connection.used, True
+        put.again, connection.used = connection.used, True
         self._connection = connection
         if self._mail.xclient_override and connection.capabilities.xclient:
-            answer = Pending.of(self._introduce_and_put(connection, asked))
+            put.after(self._introduce_and_put(connection, put), partial(self._failed, put))
         else:
-            answer = self._put_mail(connection, asked)
-        if again or not reused:
-            return answer
+            self._put_mail(connection, put)
 
-        def once_more(error: BaseException) -> Pending[list[Reply]] | None:
-            if not isinstance(error, UpstreamLost):
-                return None
-            connection.close()
-            self._release(connection)
-            return self._begin(asked, again=True)
-
-        return answer.otherwise(once_more)
-
-    async def _introduce_and_put(
-        self, connection: UpstreamConnection, asked: Sequence[Rcpt]
-    ) -> list[Reply]:
+    async def _introduce_and_put(self, connection: UpstreamConnection, put: _Put) -> None:
         if self._mail.client is not None:
             await connection.settled()
             await self._pool.introduce(connection, self._mail.client)
-        return await self._put_mail(connection, asked)
+        self._put_mail(connection, put)
 
-    def _put_mail(
-        self, connection: UpstreamConnection, asked: Sequence[Rcpt]
-    ) -> Pending[list[Reply]]:
+    def _put_mail(self, connection: UpstreamConnection, put: _Put) -> None:
         self._offered = connection.capabilities.keywords
         refusal = self._not_offered()
-        if refusal is not None:
-            self._release(connection)
-            self._mail_refusal = refusal
-            return Pending.settled([refusal] * len(asked))
-        return self._put(connection, self._mail_bytes(connection), asked)
+        if refusal is None:
+            self._send(connection, put)
+        else:
+            self._release()
+            self._refuse_mail(put, refusal)
 
-    def _put(
-        self, connection: UpstreamConnection, mail: bytes, asked: Sequence[Rcpt]
-    ) -> Pending[list[Reply]]:
+    def _send(self, connection: UpstreamConnection, put: _Put) -> None:
         """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
         knows = connection.capabilities
-        commands = [rcpt_command(rcpt, knows) for rcpt in asked if self._takes(rcpt.forward_path)]
-        forward = b""
-        if mail:
-            commands.insert(0, mail)
+        commands = [
+            rcpt_command(rcpt, knows) for rcpt in put.asked if self._takes(rcpt.forward_path)
+        ]
+        if put.mail:
+            commands.insert(0, self._mail_bytes(connection))
             forward = self._forward(connection)
-        if forward:
-            commands.insert(0, forward)
+            if forward:
+                commands.insert(0, forward)
+                put.forward = True
         self.notifies = "DSN" in knows.keywords
-        answer: Pending[list[Reply]]
+
+        def answered(replies: list[Reply], error: BaseException | None) -> None:
+            try:
+                self._answered(connection, put, replies, error)
+            except Exception as fault:  # of ours: it is told, or the client would wait for ever
+                put.fail(fault)
+
         if not commands:
-            answer = Pending.settled([])
+            answered([], None)
         elif knows.pipelining:
             timeout = self._pool.settings.command_timeout
-            answer = connection.exchange(b"".join(commands), len(commands), timeout)
+            connection.exchange(b"".join(commands), len(commands), timeout, answered)
         else:
-            mail_at = bool(forward) if mail else -1
-            answer = Pending.of(self._put_each(connection, commands, mail_at))
+            mail_at = int(put.forward) if put.mail else -1
+            each: Pending[list[Reply]] = Pending.of(self._put_each(connection, commands, mail_at))
+            each.when_done(lambda answer: answered(answer.value, answer.error))
 
-        def answered(answer: Pending[list[Reply]]) -> list[Reply]:
-            replies = answer.result()
-            for reply in replies:
-                if reply.code == 421:
-                    raise UpstreamLost(f"upstream answered {reply}")
-            if forward:
-                del replies[0]  # what the upstream does not believe, it does not need
-            if mail:
-                first = replies.pop(0)
-                if first.code >= 300:
-                    self._mail_refusal = _mirrored(first)
-                    connection.reset(self._pool.settings.command_timeout)
-                    self._release(connection)
-                    return [self._mail_refusal] * len(asked)
-            told = map(_mirrored, replies)
-            return [next(told) if self._takes(rcpt.forward_path) else _NO_ADDRESS for rcpt in asked]
+    def _answered(
+        self,
+        connection: UpstreamConnection,
+        put: _Put,
+        replies: list[Reply],
+        error: BaseException | None,
+    ) -> None:
+        """Take the replies to MAIL (if any) and RCPTs, or why there are none."""
+        if replies and replies[-1].code == 421:
+            error = UpstreamLost(f"upstream answered {replies[-1]}")
+        if error is not None:
+            self._failed(put, error)
+            return
+        at = int(put.forward)  # what the upstream does not believe, it does not need
+        if put.mail:
+            first = replies[at]
+            at += 1
+            if first.code >= 300:
+                connection.reset(self._pool.settings.command_timeout)
+                self._release()
+                self._refuse_mail(put, mirrored(first))
+                return
+        told = map(mirrored, replies[at:])
+        answers = [
+            next(told) if self._takes(rcpt.forward_path) else NO_ADDRESS for rcpt in put.asked
+        ]
+        for reply in answers[: put.before]:
+            if reply.code >= 300:  # the client was told that they are accepted
+                lost = f"a recipient accepted earlier is now refused: {reply.code}"
+                self._failed(put, UpstreamError(lost))
+                return
+        answers, asked = answers[put.before :], put.asked[put.before :]
+        self.accepted += [
+            rcpt for rcpt, reply in zip(asked, answers, strict=True) if reply.code < 300
+        ]
+        put.settle(answers)
 
-        return answer.then(answered)
+    def _refuse_mail(self, put: _Put, refusal: Reply) -> None:
+        self._mail_refusal = refusal
+        if put.before:
+            self._failed(
+                put, UpstreamError(f"MAIL accepted earlier is now refused: {refusal.code}")
+            )
+        else:
+            put.settle([refusal] * len(put.asked))
+
+    def _failed(self, put: _Put, error: BaseException) -> None:
+        """There is no answer, unless an idle connection had died: then a new one is asked."""
+        if put.again and isinstance(error, UpstreamLost):
+            put.again = put.forward = False
+            self._drop()
+            put.after(self._connect_and_begin(put, fresh=True), partial(self._failed, put))
+            return
+        if isinstance(error, UpstreamError):
+            self._lose(error)
+        put.fail(error)
 
     async def _put_each(
         self, connection: UpstreamConnection, commands: Sequence[bytes], mail_at: int
@@ -317,7 +362,7 @@ class UpstreamTransaction:
     def _not_offered(self) -> Reply | None:
         if self._takes(self._mail.reverse_path):
             return self.refusal_of(self._mail.needs or frozenset())
-        return _NO_ADDRESS
+        return NO_ADDRESS
 
     def _takes(self, path: str) -> bool:
         return path.isascii() or UTF8 in self._offered
@@ -338,34 +383,18 @@ class UpstreamTransaction:
         takes = connection.capabilities.xforward
         return xforward_command(self._mail.client, takes) if takes and self._mail.client else b""
 
-    def _release(self, connection: UpstreamConnection) -> None:
+    def _release(self) -> None:
+        """Give the connection back to the pool, which looks whether it is alive."""
         self.end_turn()
-        self._connection = None
-        self._pool.release(connection)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._release()
 
     def _lose(self, error: UpstreamError) -> None:
         self._error = error
-        if self._connection is not None:
-            self._connection.close()
-            self._release(self._connection)
-
-
-def _check_still_accepted(replies: Iterable[Reply]) -> None:
-    """Raises UpstreamError: the client was told that they are accepted."""
-    for reply in replies:
-        if reply.code >= 300:
-            raise UpstreamError(f"a recipient accepted earlier is now refused: {reply.code}")
-
-
-def _mirrored(reply: Reply) -> Reply:
-    """The client's reply: as it came, with an enhanced code if it had none (RFC 2034).
-
-    What is no answer to the command is an internal failure, never the client's success.
-    """
-    if reply.code == 421:
-        return UpstreamLost.reply
-    if reply.code // 100 == 3:
-        return UpstreamError.reply
-    if reply.enhanced is not None:
-        return reply
-    return Reply(reply.code, f"{reply.code // 100}.0.0", reply.lines)
+        self._drop()

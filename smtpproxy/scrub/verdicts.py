@@ -9,7 +9,8 @@ from datetime import datetime
 from msgspec import Struct
 
 from smtpproxy.locale import REFERENCE, Lang, Phrase, has_words, say
-from smtpproxy.policy.decide import judge, known_at, needs
+from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.decide import judge, needs
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,

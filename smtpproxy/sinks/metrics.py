@@ -6,7 +6,7 @@ here one is a dictionary update, and the library only writes the page (`collecto
 
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Self
 
@@ -28,7 +28,6 @@ from smtpproxy.events import (
     SenderRefused,
     TlsHandshake,
     TransactionEnded,
-    UpstreamReplied,
 )
 from smtpproxy.policy.model import (
     Action,
@@ -154,10 +153,12 @@ class _Latency:
 class Metrics:
     """The sink that counts. Call it with every event, from one thread only.
 
-    Label values are in the order of the metric's labels in `families`.
+    Label values are in the order of the metric's labels in `families`. `replies`, the upstream's by
+    the first digit of their code (0: none came), are counted where they come.
     """
 
     def __init__(self, cpu_seconds: Callable[[], float] = time.process_time) -> None:
+        self.replies: Counter[int] = Counter()
         self._cpu_seconds = cpu_seconds
         self._messages: defaultdict[Labels, float] = defaultdict(int)
         self._recipients: defaultdict[Labels, float] = defaultdict(int)
@@ -181,7 +182,6 @@ class Metrics:
         self._senders: defaultdict[Labels, float] = defaultdict(int)
         self._expiries: dict[Labels, float] = {}
         self._failures: defaultdict[Labels, float] = defaultdict(int)
-        self._replies: defaultdict[str, int] = defaultdict(int)
         self._lookups: defaultdict[Labels, float] = defaultdict(int)
         self._connections: defaultdict[Labels, float] = defaultdict(int)
         self._transactions: defaultdict[str, _Latency] = defaultdict(_Latency)
@@ -200,7 +200,6 @@ class Metrics:
             Decided: self._decided,
             Relayed: self._relayed_message,
             TransactionEnded: self._transaction_ended,
-            UpstreamReplied: self._upstream_replied,
             DnsAsked: self._dns_asked,
             Failed: self._failed,
         }
@@ -251,7 +250,9 @@ class Metrics:
                 "senders_refused_total": _plain(self._senders),
                 "failures_total": _plain(self._failures),
                 "dns_lookups_total": _plain(self._lookups),
-                "upstream_replies_total": {(k,): n for k, n in self._replies.items()},
+                "upstream_replies_total": {
+                    (_CODE_CLASSES.get(digit, "none"),): n for digit, n in self.replies.items()
+                },
                 "cpu_seconds_total": {(): self._cpu_seconds()},
             },
             gauges={
@@ -352,9 +353,6 @@ class Metrics:
         self._transactions[event.listener].observe(event.seconds)
         for stage, seconds in event.stages:
             self._stages[stage].observe(seconds)
-
-    def _upstream_replied(self, event: UpstreamReplied) -> None:
-        self._replies[event.code_class] += 1
 
     def _dns_asked(self, event: DnsAsked) -> None:
         self._lookups[(event.outcome,)] += 1

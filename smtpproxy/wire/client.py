@@ -38,20 +38,20 @@ class ReplyReader:
 
         Raises ReplyError on what is not a reply; the connection is then unusable.
         """
-        self._buffer += data
+        data = self._buffer + data
+        *lines, self._buffer = data.split(b"\n")
+        if len(data) > LINE_LIMIT and max(map(len, (*lines, self._buffer))) > LINE_LIMIT:
+            raise ReplyError("reply line too long")
         replies: list[Reply] = []
-        *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            _check_length(line)
-            reply = self._line(line.rstrip(b"\r"))
+            line = line.rstrip(b"\r")
+            reply = self._line(line) if self._lines or line[3:4] == b"-" else _single(line)
             if reply is not None:
                 replies.append(reply)
-        _check_length(self._buffer)
         return replies
 
     def _line(self, line: bytes) -> Reply | None:
-        if not self._lines and line[3:4] != b"-":
-            return _single(line)
+        """The reply of several lines that this one ends."""
         code, more, text = _parsed(line)
         if self._lines and code != self._code:
             raise ReplyError(f"reply changes its code from {self._code} to {code}")
@@ -63,11 +63,6 @@ class ReplyReader:
             return None
         lines, self._lines = tuple(self._lines), []
         return _reply(code, lines)
-
-
-def _check_length(line: bytes) -> None:
-    if len(line) > LINE_LIMIT:
-        raise ReplyError("reply line too long")
 
 
 @lru_cache(maxsize=256)

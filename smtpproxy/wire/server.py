@@ -74,7 +74,7 @@ from smtpproxy.wire.session import (
     bare_newline_received,
     hello_reply,
 )
-from smtpproxy.wire.verbs import LMTP_VERBS, NEXT, VERBS
+from smtpproxy.wire.verbs import FROM_START, LMTP_VERBS, NEXT, VERBS
 
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
 _HEADER_LIMITS = HeaderLimits()
@@ -210,7 +210,9 @@ class ServerConnection(SessionState):
         """Answer the oldest unanswered event; return the bytes to send."""
         command = self._pending.popleft()
         code = reply.code
-        self.state = NEXT[type(command)].after(self.state, code)
+        state = NEXT[type(command)].get(code // 100)
+        if state and (self.state is not State.START or isinstance(command, FROM_START)):
+            self.state = state
         if isinstance(command, Rcpt):
             self.unanswered -= 1
             if code >= 400:

@@ -5,7 +5,7 @@ and RCPT stand in `commands`.
 """
 
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 
 from msgspec import Struct
 
@@ -47,7 +47,7 @@ def _only(keyword: str, parameters: str | None) -> str | None:
     return None if parameters is None else keyword
 
 
-class State(Enum):
+class State(IntEnum):
     START = auto()  # no greeting from the client yet
     READY = auto()  # no transaction
     MAIL = auto()  # MAIL accepted

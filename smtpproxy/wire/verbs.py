@@ -44,40 +44,26 @@ class Verb(Struct, frozen=True):
     refused: Mapping[State, Answered] = {}
 
 
-class Next(Struct, frozen=True):
-    """The state that an answer leads to, by its kind; None: it stays as it was."""
+_ENDS_TRANSACTION = {2: State.READY, 4: State.READY, 5: State.READY}
+_AUTHENTICATES = {2: State.READY, 3: State.AUTH, 4: State.READY, 5: State.READY}
 
-    positive: State | None = None  # 2xx
-    intermediate: State | None = None  # 3xx
-    negative: State | None = None  # 4xx and 5xx
-    from_start: bool = False  # before a greeting too
-
-    def after(self, state: State, code: int) -> State:
-        """The state after an answer with this code in `state`."""
-        if state is State.START and not self.from_start:
-            return state
-        kind = self.positive if code < 300 else self.intermediate if code < 400 else self.negative
-        return kind or state
-
-
-_ENDS_TRANSACTION = Next(State.READY, None, State.READY)
-_AUTHENTICATES = Next(State.READY, State.AUTH, State.READY)
-
-NEXT: Mapping[type[Command], Next] = {
-    Hello: Next(State.READY, from_start=True),
-    Mail: Next(State.MAIL),
-    Rcpt: Next(),
-    Data: Next(None, State.CONTENT),
+NEXT: Mapping[type[Command], Mapping[int, State]] = {
+    Hello: {2: State.READY},
+    Mail: {2: State.MAIL},
+    Rcpt: {},
+    Data: {3: State.CONTENT},
     EndOfContent: _ENDS_TRANSACTION,
     Reset: _ENDS_TRANSACTION,
     Auth: _AUTHENTICATES,
     AuthResponse: _AUTHENTICATES,
-    StartTls: Next(),  # `now_secure`, once it is
-    XClient: Next(State.START),
-    XForward: Next(),
-    Quit: Next(State.CLOSED, None, State.CLOSED, from_start=True),
+    StartTls: {},  # `now_secure`, once it is
+    XClient: {2: State.START},
+    XForward: {},
+    Quit: {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED},
 }
-"""Where the answer to each command leads."""
+"""Where the answer to each command leads, by the first digit of its code; else nowhere."""
+FROM_START = (Hello, Quit)
+"""Which of them lead anywhere before a greeting."""
 
 
 def _refusal(text: str) -> Answered:

@@ -1,6 +1,7 @@
 """Drives the transactions of `smtpproxy.core` with every effect in the hands of a test."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
@@ -416,14 +417,14 @@ class _Pool(UpstreamPool):
         self._world = world
         self._loop = loop
         settings = UpstreamSettings(TcpAddress("192.0.2.1", 25), max_connections=64)
-        super().__init__(settings, "relay.example", Deadlines(loop), _forget)
+        super().__init__(settings, "relay.example", Deadlines(loop), Counter())
 
     async def _connect(self) -> UpstreamConnection:
         asked: asyncio.Future[Result] = self._loop.create_future()
         self._world.ask("connect", [], asked.set_result)
         if await asked != "ok":
             raise UpstreamUnreachable("refused")
-        connection = UpstreamConnection(self.deadlines, self._emit, self._drop_dead)
+        connection = UpstreamConnection(self.deadlines, self._replies, self._drop_dead)
         on_loop = self._loop.call_soon  # as what comes over a socket does
         upstream = Upstream(
             self._world,
@@ -472,7 +473,3 @@ def _recorded(decided: Decided) -> Recorded:
 
 def _answers(replies: Sequence[Reply]) -> list[Answer]:
     return [Answer(reply.code, str(reply).partition(" ")[2]) for reply in replies]
-
-
-def _forget(event: object) -> None:
-    pass

@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -149,7 +150,7 @@ class Intake:
         settings, server = self.settings, self.settings.server
         await fill(self.store, self.store, datetime.now(UTC))
         deadlines = Deadlines(self._loop, resolution=0.02)
-        self.pool = UpstreamPool(settings.upstream, server.hostname, deadlines, self.events.append)
+        self.pool = UpstreamPool(settings.upstream, server.hostname, deadlines, Counter())
         services = replace(
             services_of(
                 settings,

@@ -69,6 +69,7 @@ PARTS = {
     "smtp-sink": Part("postfix", ("smtp-sink",)),
     "smtp-source": Part("postfix", ("smtp-source",)),
     "sqlite3": Part("sqlite3", ("sqlite3",)),
+    "strace": Part("strace", ("strace",), root=True),
     "swaks": Part(
         "swaks libnet-ssleay-perl",  # which it only recommends, and needs for TLS
         ("swaks",),

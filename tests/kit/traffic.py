@@ -17,7 +17,6 @@ from smtpproxy.events import (
     JudgedRecipient,
     Relayed,
     TransactionEnded,
-    UpstreamReplied,
 )
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
@@ -114,9 +113,6 @@ def delivery(
 ) -> Iterator[Event]:
     """All events of one accepted message to one recipient."""
     yield decided(stream, verdict)
-    for code_class in ("2xx", "2xx", "3xx"):
-        yield UpstreamReplied(code_class)
-    yield UpstreamReplied("2xx" if code < 400 else "4xx" if code < 500 else "5xx")
     yield Relayed("01J9", "apps", stream.name, code, f"{code} answer", 4096, 1)
     yield TransactionEnded("apps", seconds, tuple((stage, seconds / 5) for stage in STAGES))
 
@@ -140,4 +136,3 @@ def busy_minute() -> Iterator[Event]:
     yield decided(TRIAL, Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE), undecided=True)
     for part in ("store", "audit", "upstream"):
         yield Failed("apps", part, "OperationalError('database is locked')")
-    yield UpstreamReplied("none")

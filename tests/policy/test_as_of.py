@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from smtpproxy.policy.decide import known_at
+from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,

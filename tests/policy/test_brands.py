@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from smtpproxy.policy.decide import known_at
+from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.model import (
     Collection,
     Contact,

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.explain.trace import trace
-from smtpproxy.policy.decide import judge, known_at, needs
+from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.decide import judge, needs
 from smtpproxy.policy.model import Mailing, RecipientFacts, Stream, Transaction
 from smtpproxy.policy.periods import Cap, Period, Unit, parse_cap
 from smtpproxy.policy.replies import recipient_reply

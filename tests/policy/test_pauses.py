@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from smtpproxy.policy.decide import judge, known_at, needs
+from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.decide import judge, needs
 from smtpproxy.policy.model import Contact, Pause, RecipientFacts, Stream, Transaction
 from tests.policy.cases import ADDRESS, BOOK, DAY, NOW, OFFERS, RECEIPTS, SUBSCRIBER, said
 

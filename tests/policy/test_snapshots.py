@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from smtpproxy.policy.decide import judge, known_at, needs
+from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.decide import judge, needs
 from smtpproxy.policy.model import RecipientFacts, Rulebook, Stream, StreamClass, Transaction
 from tests.policy.cases import NOW, OFFERS, SUBSCRIBER, said
 

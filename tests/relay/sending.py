@@ -1,12 +1,12 @@
 """Messages put through an upstream pool, and upstreams of a test's own making."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from smtpproxy.events import Event
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
@@ -24,14 +24,14 @@ class Pool(UpstreamPool):
     """A pool with what it emitted."""
 
     def __init__(self, address: Address | int, **settings: Any) -> None:
-        self.events: list[Event] = []
+        self.replies: Counter[int] = Counter()
         if isinstance(address, int):
             address = TcpAddress(LOOPBACK, address)
         super().__init__(
             UpstreamSettings(address, **settings),
             "relay.example",
             Deadlines(asyncio.get_running_loop(), resolution=0.02),
-            self.events.append,
+            self.replies,
         )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.relay.connection import UpstreamError, UpstreamLost, UpstreamTimeout
+from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.wire.commands import Rcpt
 from tests.kit.upstream import (
     At,
     Close,
@@ -22,7 +24,9 @@ from tests.kit.upstream import Reply as Says
 from tests.relay.sending import (
     CONTENT,
     EHLO,
+    JEANNE,
     OK,
+    SENDER,
     TO_DATA,
     Pool,
     converse,
@@ -255,3 +259,29 @@ async def test_content_that_cannot_be_read_never_looks_ended(upstream: FakeUpstr
         assert (await send(pool)).last.code == 250
     assert [message.data for message in upstream.messages] == [CONTENT]
     assert upstream.connections == 2
+
+
+async def test_a_refused_reset_read_together_with_what_follows_it() -> None:
+    """The next transaction on that connection is begun on another: its MAIL was out of place."""
+    connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await converse(reader, writer, TO_DATA[:-1])
+        if connections == 1:
+            said = b""
+            while said.count(b"\r\n") < 3:  # RSET, and MAIL and RCPT of the next one
+                said += await reader.read(4096)
+            writer.write(b"502 5.5.1 no RSET\r\n503 5.5.1 nested MAIL\r\n503 5.5.1 no\r\n")
+        await reader.read()
+
+    async with serving(handle) as port, pooled(port) as pool:
+        first = UpstreamTransaction(pool, MailParameters(SENDER))
+        await first.recipients([Rcpt(JEANNE)])
+        first.abort()
+        second = UpstreamTransaction(pool, MailParameters(SENDER))
+        (reply,) = await second.recipients([Rcpt(JEANNE)])
+        assert reply.code == 250
+        second.abort()
+    assert connections == 2

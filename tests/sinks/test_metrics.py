@@ -12,7 +12,6 @@ from smtpproxy.events import (
     Failed,
     Relayed,
     TransactionEnded,
-    UpstreamReplied,
 )
 from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.sinks.metrics import LATENCY_BUCKETS, Histogram, Metrics, Snapshot
@@ -144,8 +143,7 @@ def test_a_duration_falls_into_its_bucket(metrics: Metrics, seconds: float, buck
 
 
 def test_upstream_replies_and_failures(metrics: Metrics) -> None:
-    metrics(UpstreamReplied("2xx"))
-    metrics(UpstreamReplied("none"))
+    metrics.replies.update((2, 0))
     metrics(Failed("apps", "store", "locked"))
     counters = metrics.snapshot().counters
     assert counters["upstream_replies_total"] == {("2xx",): 1, ("none",): 1}

@@ -19,14 +19,12 @@ from smtpproxy.events import (
     ConnectionRefused,
     Failed,
     Limited,
-    UpstreamReplied,
 )
 from smtpproxy.policy.model import Origin, Reason
 from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
 from smtpproxy.sinks.families import FAMILIES, PREFIX
 from smtpproxy.sinks.metrics import Metrics, Samples, Snapshot
 from smtpproxy.sinks.rows import (
-    CODE_CLASSES,
     FAILING_PARTS,
     REFUSAL_CAUSES,
     message_verdicts,
@@ -152,7 +150,6 @@ def test_every_reason_has_its_place_in_a_verdict() -> None:
         (FAILING_PARTS, Failed, "part"),
         (REFUSAL_CAUSES, ConnectionRefused, "cause"),
         (LIMITS, Limited, "limit"),
-        (CODE_CLASSES, UpstreamReplied, "code_class"),
     ],
 )
 def test_every_value_that_an_event_may_have_is_shown(

@@ -4,6 +4,7 @@ Numbered migrations: `user_version` counts those that a database has had.
 """
 
 import asyncio
+import mmap
 import os
 import re
 import sqlite3
@@ -73,12 +74,14 @@ class LogWatch:
     before the database is read again.
     """
 
-    __slots__ = ("_inodes", "_name")
+    __slots__ = ("_inodes", "_map", "_name")
 
     def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError where there is no log: the database was never read."""
         self._name = path.name
-        files = (f"{path}-wal", f"{path}-shm")
-        self._inodes = {file: os.stat(file).st_ino for file in files if os.path.exists(file)}  # noqa: PTH110, PTH116
+        self._inodes = {file: os.stat(file).st_ino for file in (f"{path}-wal", f"{path}-shm")}  # noqa: PTH116
+        with open(f"{path}-shm", "rb") as index:  # noqa: PTH123
+            self._map = mmap.mmap(index.fileno(), _INDEX_HEADER, prot=mmap.PROT_READ)
 
     def check(self) -> None:
         """Raise StoreUnavailable when one is gone or another."""
@@ -92,6 +95,21 @@ class LogWatch:
                     f"{self._name}-wal or -shm was removed while it was in use: writes may be lost."
                     " Restore the database from the backup, or restart to go on with what is there"
                 )
+
+    def state(self) -> bytes:
+        """The header of the log's index, which every commit has changed before it is acknowledged:
+        it counts the changes and the frames of the log (www.sqlite.org/walformat.html, 2.1).
+
+        It is read without a lock. What is half written differs from all that was there before.
+        """
+        return self._map[:_INDEX_HEADER]
+
+    def close(self) -> None:
+        self._map.close()
+
+
+_INDEX_HEADER = 48
+"""Octets of the first of its two copies; it is written last."""
 
 
 class LogRemoved(StoreUnavailable):

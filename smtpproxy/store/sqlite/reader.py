@@ -33,7 +33,6 @@ T = TypeVar("T")
 _AGE = 2  # in the first column: the age of the partners' snapshots
 _CHUNK = 50  # addresses read before other sessions get their turn
 _RETRY_SECONDS = 0.005
-_VERSION = "PRAGMA data_version"  # another number after every commit of another connection
 _opened = count()
 
 
@@ -43,7 +42,7 @@ class _Link:
     def __init__(self, path: Path, state_dir: Path, partners: Sequence[Partner]) -> None:
         self._watch = FileWatch(path)
         self._opened = next(_opened)
-        self._version: tuple[int, int] | None = None
+        self._version: tuple[int, bytes] | None = None
         self._connection = open_reader(path)
         self._execute = self._connection.cursor().execute
         try:
@@ -73,8 +72,8 @@ class _Link:
         return True
 
     def version(self) -> object:
-        """The state of the database as of the last commit: of this connection's own counting."""
-        version = self._opened, self._execute(_VERSION).fetchone()[0]
+        """The state of the database as of the last commit; of another connection, another one."""
+        version = self._opened, self._log_watch.state()
         if version != self._version:
             self._pauses = tuple(map(read_pause, self._execute(PAUSES).fetchall()))
             self._version = version
@@ -191,6 +190,7 @@ class _Link:
 
     def close(self) -> None:
         self._connection.close()
+        self._log_watch.close()
 
 
 class SqliteReader:

@@ -1,0 +1,73 @@
+"""For whom a message is counted, where mail is counted, and how that is taken back."""
+
+from collections.abc import Collection, Sequence
+
+from smtpproxy.core.effects import CountMailing, ReleaseMailing, Steps
+from smtpproxy.core.evaluation import Evaluation
+from smtpproxy.core.recording import Outcome, RecordedTransaction
+from smtpproxy.core.services import Services, StreamChoice
+from smtpproxy.events import Client
+from smtpproxy.policy.model import Action, Mode, Stream, StreamClass, Verdict
+from smtpproxy.store.protocols import StoreUnavailable
+
+
+class CountedTransaction(RecordedTransaction):
+    """A transaction that knows of its recipients what its rules ask, and counts for them."""
+
+    def __init__(
+        self, services: Services, client: Client, reverse_path: str, choice: StreamChoice
+    ) -> None:
+        super().__init__(services, client, reverse_path, choice)
+        self._evaluation = Evaluation(services, choice)
+        self._counted: frozenset[str] = frozenset()  # for whom the message was counted
+
+    def _count(
+        self, stream: Stream, addresses: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> Steps[bool]:
+        """Count the message for those who may get it; tell whether verdicts depend on that.
+
+        From now on the facts hold what was counted before it, by any worker.
+        """
+        limited, all_count = self._evaluation.limited, self._services.counts_mailings
+        if not (all_count or limited) or stream.stream_class is not StreamClass.MARKETING:
+            return False
+        observed = stream.mode is Mode.OBSERVE
+        pairs = zip(addresses, verdicts, strict=True)
+        mailed = frozenset(a for a, v in pairs if observed or v.action is Action.ALLOW)
+        mailed = mailed if all_count else mailed & limited
+        if not mailed:
+            return False
+        count = CountMailing(self.id, stream, mailed, self._services.now())
+        try:
+            before = yield from count
+        except StoreUnavailable as error:
+            if not observed:
+                raise
+            self._failed(error)
+            return False
+        finally:
+            self._account("store")
+        self._counted = mailed
+        if not (stream.counts_mailings or mailed & limited):
+            return False
+        self._evaluation.learn_mailings(before)
+        return True
+
+    def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
+        """Take back what was counted, for these or for everybody: they were not mailed.
+
+        What cannot be uncounted keeps counting: that errs on the side of too little mail.
+        """
+        back = self._counted if addresses is None else self._counted.intersection(addresses)
+        if not back:
+            return
+        self._counted -= back
+        try:
+            yield from ReleaseMailing(self.id, back)
+        except StoreUnavailable as error:
+            self._failed(error)
+
+    def _release_refused(self, outcome: Outcome) -> Steps[None]:
+        if self._counted and outcome.refused and not outcome.decided.observed:
+            refused = {recipient.canonical for recipient, _ in outcome.refused}
+            yield from self._not_mailed(refused if outcome.passes else None)

@@ -1,0 +1,22 @@
+"""What a client is told of the upstream's replies, and of what the upstream cannot take."""
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.connection import UpstreamError, UpstreamLost
+
+NO_ADDRESS = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
+NO_UTF8 = Reply.of(554, "5.6.9", "the next mail server does not take UTF-8 in header fields")
+NO_EIGHT_BIT = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit content")
+
+
+def mirrored(reply: Reply) -> Reply:
+    """The client's reply: as it came, with an enhanced code if it had none (RFC 2034).
+
+    What is no answer to the command is an internal failure, never the client's success.
+    """
+    if reply.code == 421:
+        return UpstreamLost.reply
+    if reply.code // 100 == 3:
+        return UpstreamError.reply
+    if reply.enhanced is not None:
+        return reply
+    return Reply(reply.code, f"{reply.code // 100}.0.0", reply.lines)
