@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, tokens_of
 from smtpproxy.cli.options import DEFAULT_CONFIG, config_path_option, flag, options
 from smtpproxy.cli.printer import Column, Part, Table, json_option, print_json, print_text
 from smtpproxy.feedback import Report, read_report
@@ -45,6 +45,10 @@ def feedback() -> None:
     """
 
 
+for command in (list_reports, show, assign):
+    feedback.add_command(command)
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """What is to be done with the reports."""
@@ -64,27 +68,24 @@ class ReadOptions:
 @json_option
 @config_path_option
 def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: bool) -> int:
-    """Say what reports say, and what would be done.
+    """Read reports and do what follows, or with --dry-run say what would.
 
     Each file is one mail as it came; of a folder, and those inside, every file is read. With
-    --json, one object a file, on a line of its own. Without [feedback] in the configuration, or
-    without one, reports are read as with require_token = false.
+    --json, one object a file, on a line of its own. What was heard before does nothing.
+
+    A dry run needs no configuration: without [feedback] in it, or without one, reports are read as
+    with require_token = false.
     """
-    if not options.dry_run:
-        fail("only --dry-run is there yet: it says what would be done", 2)
-    settings = _settings(config)
-    require_token = bool(settings and settings.feedback and settings.feedback.require_token)
-    read_files = (
-        (name, read_report(content, require_token=require_token))
-        for name, content in _contents(places)
-    )
+    settings = _settings(config, needed=not options.dry_run)
+    contents = _contents(places)
+    done = _would_be_done(settings, contents) if options.dry_run else act_on(settings, contents)
     if as_json:
-        for name, report in read_files:
-            print_json(_as_object(name, report), one_line=True)
+        for name, each, more in done:
+            print_json({**_as_object(name, each), **more}, one_line=True)
         return 0
     rows: list[tuple[str, ...]] = []
-    for name, report in read_files:
-        rows += _rows(name, report)
+    for name, each, _ in done:
+        rows += _rows(name, each)
         if len(rows) >= _TABLE_ROWS:
             print_text(_table(rows))
             rows = []
@@ -92,9 +93,25 @@ def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: 
     return 0
 
 
-def _settings(config: Path) -> Settings | None:
+def _would_be_done(
+    settings: Settings | None, contents: Iterator[tuple[str, bytes]]
+) -> Iterator[tuple[str, Report, dict[str, Any]]]:
+    feedback = None if settings is None else settings.feedback
+    if settings is None or feedback is None:
+        for name, content in contents:
+            yield name, read_report(content), {}
+        return
+    tokens = tokens_of(settings)
+    for name, content in contents:
+        report = read_report(
+            content, tokens=tokens.of(content), require_token=feedback.require_token
+        )
+        yield name, report, {}
+
+
+def _settings(config: Path, *, needed: bool) -> Settings | None:
     """Load the configuration. A dry run can do without where none is in the usual place."""
-    if config == DEFAULT_CONFIG and not config.exists():
+    if config == DEFAULT_CONFIG and not config.exists() and not needed:
         return None
     from smtpproxy.config import ConfigError, load
 

@@ -50,12 +50,11 @@ def using_store(
     With `or_empty`, one that nobody has written to yet is what the relay would begin with:
     empty, and standard error says so. Raises StoreUnavailable.
     """
-    patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _TIMEOUT))
 
     async def session() -> T:
         with contextlib.ExitStack() as stack:
             try:
-                store = open_store(patient, settings.server.state_dir, read_only=read_only)
+                store = open_patiently(settings, read_only=read_only)
             except NoStoreYet as fault:
                 if not or_empty:
                     raise
@@ -68,6 +67,12 @@ def using_store(
                 await store.close()
 
     return asyncio.run(session())
+
+
+def open_patiently(settings: Settings, *, read_only: bool = False) -> Store:
+    """Open the store for a command, which may wait; close it. Raises as `open_store` does."""
+    patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _TIMEOUT))
+    return open_store(patient, settings.server.state_dir, read_only=read_only)
 
 
 def now() -> datetime:

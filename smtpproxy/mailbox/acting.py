@@ -26,7 +26,7 @@ from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadRepor
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry, SuppressionStore
 
-_SUPPRESSIONS = {
+SUPPRESSIONS = {
     Class.DEAD: (Origin.BOUNCE, "no such mailbox"),
     Class.FULL: (Origin.BOUNCE, "mailbox full"),
     Class.COMPLAINT: (Origin.COMPLAINT, "reported as spam"),
@@ -68,6 +68,11 @@ class Understood(Struct, frozen=True):
             return True
         return any(event.address is None for event in events)
 
+    @property
+    def hands_on(self) -> bool:
+        """Whether the app is to hear of it: of a bounce that came to another path, it did."""
+        return self.path is not None and self.report.kind is Kind.DSN
+
 
 def understand(arrived: Arrived, tokens: Tokens, settings: FeedbackSettings) -> Understood:
     """Read a report. Raises StoreMisconfigured, OSError; what it holds is no reason to fail."""
@@ -91,8 +96,9 @@ class Done:
     """What was done about one report."""
 
     understood: Understood
-    events: Sequence[tuple[Event, bool]]  # whether it is news
-    handed_on: bool
+    news: Sequence[Event]  # of its events, those that were not heard before
+    kept: bool
+    hands_on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +129,18 @@ class Actor:
 
     async def act(self, understood: Sequence[Understood]) -> Sequence[Done]:
         """Do what follows, and put it on record."""
-        keyed = [
-            (one, event, _key(one, event)) for one in understood for event in one.report.events
-        ]
+        keyed = [(one, *each) for one in understood for each in _keyed(one)]
         known = set(await self.log.known([key for *_, key in keyed]))
-        news: dict[str, list[tuple[Event, bytes]]] = {one.arrived.id: [] for one in understood}
+        news: dict[str, list[_Keyed]] = {one.arrived.id: [] for one in understood}
         entries: list[SuppressionEntry] = []
         for one, event, key in keyed:
             if key in known:
                 continue
             known.add(key)
             news[one.arrived.id].append((event, key))
-            entries += await self._suppressions(one, event, key)
-            await self._tell_breaker(one.report.sent, event)
+            if event is not None:
+                entries += await self._suppressions(one, event, key)
+                await self._tell_breaker(one.report.sent, event)
         if entries:
             await self.store().add_suppressions(entries)
         await self.log.note([_noted(one, news[one.arrived.id]) for one in understood])
@@ -148,7 +153,7 @@ class Actor:
         if event.address is None:
             return ()
         if event.action is Action.SUPPRESS and event.scope is not None:
-            origin, note = _SUPPRESSIONS[event.event_class]
+            origin, note = SUPPRESSIONS[event.event_class]
             if event.event_class is Class.UNSUBSCRIBE and one.report.sent is not None:
                 note = _of_link(one.report.sent) or note
             return (SuppressionEntry(event.address, event.scope, origin, at, note),)
@@ -158,7 +163,7 @@ class Actor:
         times = await self.log.note_full(event.address, key, at, beginning(at, cap.period))
         if times < cap.count:
             return ()
-        origin, note = _SUPPRESSIONS[Class.FULL]
+        origin, note = SUPPRESSIONS[Class.FULL]
         return (SuppressionEntry(event.address, "all", origin, at, note),)
 
     async def _tell_breaker(self, sent: Sent | None, event: Event) -> None:
@@ -178,36 +183,18 @@ def _of_link(sent: Sent) -> str | None:
     return None if sent.decision_id is None else f"link of id={sent.decision_id}"
 
 
-def _noted(one: Understood, news: Sequence[tuple[Event, bytes]]) -> ReadReport:
-    report, arrived = one.report, one.arrived
-    events = [HeardEvent(key, str(event.event_class), one.stream) for event, key in news]
-    if not report.events:
-        kind = "auto_reply" if report.kind is Kind.AUTO_REPLY else "other"
-        events = [HeardEvent(sha256(b"other" + one.digest).digest()[:16], kind, one.stream)]
-    people = {event.address for event in report.events if event.address is not None}
-    if report.sent is not None:
-        people.add(report.sent.recipient)
-    return ReadReport(
-        id=arrived.id,
-        at=arrived.at,
-        kind=str(report.kind),
-        why=report.why,
-        kept=one.kept,
-        people=tuple(people),
-        events=tuple(events),
-        hand_on=_hand_on_key(one),
-        decision="" if one.path is None else one.path.id,
-    )
+_Keyed = tuple[Event | None, bytes]
+"""An event, None where a report has none, and what tells it from all others."""
 
 
-def _done(one: Understood, news: Sequence[tuple[Event, bytes]]) -> Done:
-    new = [event for event, _ in news]
-    events = [(event, event in new) for event in one.report.events]
-    return Done(one, events, bool(_hand_on_key(one)))
+def _keyed(one: Understood) -> Sequence[_Keyed]:
+    if not one.report.events:
+        return ((None, sha256(b"other" + one.digest).digest()[:16]),)
+    return [(event, _key(one, event)) for event in one.report.events]
 
 
 def _key(one: Understood, event: Event) -> bytes:
-    """What tells an event from all others: with a token it is the message, else the report.
+    """With a token an event is about the message, else about the report.
 
     Whoever asks to be unsubscribed again wants it again: they may have consented in between.
     """
@@ -220,9 +207,36 @@ def _key(one: Understood, event: Event) -> bytes:
     return sha256(f"{event.event_class} {about}".encode()).digest()[:16]
 
 
+def _noted(one: Understood, news: Sequence[_Keyed]) -> ReadReport:
+    report, arrived = one.report, one.arrived
+    nothing = "auto_reply" if report.kind is Kind.AUTO_REPLY else "other"
+    events = [
+        HeardEvent(key, nothing if event is None else str(event.event_class), one.stream)
+        for event, key in news
+    ]
+    people = {event.address for event in report.events if event.address is not None}
+    if report.sent is not None:
+        people.add(report.sent.recipient)
+    return ReadReport(
+        id=arrived.id,
+        at=arrived.at,
+        kind=str(report.kind),
+        why=report.why,
+        kept=one.kept and bool(news),
+        people=tuple(people),
+        events=tuple(events),
+        hand_on=_hand_on_key(one),
+        decision="" if one.path is None else one.path.id,
+    )
+
+
+def _done(one: Understood, news: Sequence[_Keyed]) -> Done:
+    heard = [event for event, _ in news if event is not None]
+    return Done(one, heard, one.kept and bool(news), one.hands_on)
+
+
 def _hand_on_key(one: Understood) -> bytes:
-    """Empty where it is no bounce that came to a return path of ours: the app has it already."""
-    if one.path is None or one.report.kind is not Kind.DSN:
+    if one.path is None or not one.hands_on:
         return b""
     kinds = " ".join(sorted({str(event.event_class) for event in one.report.events}))
     about = b" ".join((one.path.id.encode(), one.path.person, kinds.encode()))
@@ -262,7 +276,7 @@ def told(done: Done) -> None:
         report=done.understood.arrived.id,
         kind=str(report.kind),
         id=None if report.sent is None else report.sent.decision_id,
-        heard=[str(event.event_class) for event, new in done.events if new],
-        suppressed=[event.scope for event, new in done.events if new and event.scope],
-        kept=done.understood.kept,
+        heard=[str(event.event_class) for event in done.news],
+        suppressed=[event.scope for event in done.news if event.scope],
+        kept=done.kept,
     )

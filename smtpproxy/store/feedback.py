@@ -51,7 +51,7 @@ class FeedbackLog(Protocol):
         ...
 
     async def note(self, reports: Sequence[ReadReport]) -> None:
-        """Put reports on record in one commit; events that are known are not counted again."""
+        """Put reports on record in one commit. What is known stays as it is, counted once."""
         ...
 
     async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
@@ -64,6 +64,10 @@ class FeedbackLog(Protocol):
 
     async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
         """Return what a person has to look at, oldest first; ids that begin so."""
+        ...
+
+    async def looked_at(self, id: str, person: str | None, event: HeardEvent | None) -> None:
+        """A person has looked at what was kept, and said whom it concerns and what it means."""
         ...
 
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:

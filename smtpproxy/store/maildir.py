@@ -43,8 +43,9 @@ class Maildir:
         self._write(id, content, self._new / id)
 
     def keep(self, id: str, content: bytes) -> None:
-        """Keep a message that was read elsewhere."""
-        self._write(id, content, self._cur / (id + _READ))
+        """Keep a copy of a message that was read elsewhere; one that is there stays."""
+        if not (self._cur / (id + _READ)).exists():
+            self._write(id, content, self._cur / (id + _READ), sync=False)
 
     def arrived(self, limit: int, most: int) -> Sequence[Arrived]:
         """Return some of what came, of each no more octets than `most`."""
@@ -103,24 +104,26 @@ class Maildir:
             return None
         return Arrived(id, datetime.fromtimestamp(about.st_mtime, UTC), about.st_size, content)
 
-    def _write(self, id: str, content: bytes, target: Path) -> None:
+    def _write(self, id: str, content: bytes, target: Path, *, sync: bool = True) -> None:
         aside = self._tmp / id
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             give_to_owner_of(self._folder, aside)
             aside.replace(target)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if sync:
+            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def _is_message(entry: "os.DirEntry[str]") -> bool:

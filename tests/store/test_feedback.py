@@ -71,7 +71,13 @@ async def test_what_is_kept_is_listed_until_it_is_settled(log: SqliteFeedback) -
     assert [one.id for one in await log.kept()] == ["a2", "a1"]
     assert [one.id for one in await log.kept(beginning="a1")] == ["a1"]
     await log.note([report("a1")])
+    assert [one.id for one in await log.kept()] == ["a2", "a1"], "read again after a crash"
+    await log.looked_at("a1", ANN, DEAD)
+    await log.looked_at("a1", BOB, HeardEvent(b"3" * 16, "dead", "offers"))
     assert [one.id for one in await log.kept()] == ["a2"]
+    assert await log.totals() == {("dead", "offers"): 1}
+    assert await log.forget(ANN) == ["a1"]
+    assert await log.forget(BOB) == []
 
 
 async def test_old_reports_go_and_what_has_to_be_handed_on_stays(log: SqliteFeedback) -> None:

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
-from smtpproxy.store.feedback import HandingOn, ReadReport
+from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport
 from smtpproxy.store.sqlite.rows import from_micros, to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
@@ -57,7 +57,7 @@ CREATE TABLE total (
     PRIMARY KEY (kind, stream)
 ) WITHOUT ROWID;
 """
-_REPORT = "INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?, ?)"
+_REPORT = "INSERT OR IGNORE INTO report VALUES (?, ?, ?, ?, ?)"
 _CONCERNED = "INSERT OR IGNORE INTO concerned VALUES (?, ?)"
 _EVENT = "INSERT OR IGNORE INTO event VALUES (?, ?)"
 _COUNT = "INSERT INTO total VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1"
@@ -166,6 +166,22 @@ class SqliteFeedback:
         return [
             ReadReport(id, from_micros(at), kind, why, kept=True) for id, at, kind, why in found
         ]
+
+    async def looked_at(self, id: str, person: str | None, event: HeardEvent | None) -> None:
+        await self._file.ask(lambda _: None)
+
+        def settle(connection: sqlite3.Connection) -> None:
+            found = connection.execute("SELECT at FROM report WHERE id = ? AND kept", (id,))
+            row = found.fetchone()
+            if row is None:
+                return
+            connection.execute("UPDATE report SET kept = 0, why = '' WHERE id = ?", (id,))
+            if person is not None:
+                connection.execute(_CONCERNED, (self._person(person), id))
+            if event is not None and connection.execute(_EVENT, (event.key, row[0])).rowcount:
+                connection.execute(_COUNT, (event.kind, event.stream))
+
+        await self._file.write(settle)
 
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
         if not self._file.is_there():

@@ -1,0 +1,215 @@
+"""What `smtpproxy feedback` does beyond reading: it acts on reports, and shows what is kept for a
+person to look at."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from typing import Any, TypeVar
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import canonical_address, choice, config_option, option, options
+from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_result
+from smtpproxy.cli.stores import now, open_patiently, using_store
+from smtpproxy.feedback import Class, Report
+from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done
+from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.settings import FeedbackSettings, Settings
+from smtpproxy.store import open_breaker, open_feedback
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadReport
+from smtpproxy.store.key_files import LinkReader
+from smtpproxy.store.maildir import Arrived, Maildir
+from smtpproxy.store.protocols import SuppressionEntry
+
+T = TypeVar("T")
+
+_AT_ONCE = 200  # reports in one commit
+_SHOWN = 256 * 1024  # octets of a report
+
+
+def tokens_of(settings: Settings) -> Tokens:
+    """Return what reads our tokens. The configuration has [feedback]."""
+    state = settings.server.state_dir
+    domain = _feedback(settings).domain
+    return Tokens(LinkReader(state), domain, settings.streams, state / "audit")
+
+
+def _feedback(settings: Settings | None) -> FeedbackSettings:
+    if settings is None or settings.feedback is None:
+        fail(
+            "there is no feedback mailbox: add [feedback] with its domain to the configuration,"
+            " or say --dry-run",
+            2,
+        )
+    return settings.feedback
+
+
+def act_on(
+    settings: Settings | None, contents: Iterator[tuple[str, bytes]]
+) -> Iterator[tuple[str, Report, dict[str, Any]]]:
+    """Act on reports; yield each with what was done beside what it says."""
+    feedback = _feedback(settings)
+    assert settings is not None
+    maildir = Maildir(settings.feedback_dir)
+    maildir.make()
+    with asyncio.Runner() as runner:
+        by_hand = runner.run(_ByHand.opened(settings, feedback, maildir))
+        try:
+            while some := list(islice(contents, _AT_ONCE)):
+                done = runner.run(by_hand.act([content for _, content in some]))
+                for (name, _), each in zip(some, done, strict=True):
+                    report = each.understood.report
+                    more = {
+                        "new": [event in each.news for event in report.events],
+                        "kept": each.understood.arrived.id if each.kept else None,
+                    }
+                    yield name, report, more
+        finally:
+            runner.run(by_hand.close())
+
+
+class _ByHand:
+    """Acts on reports that somebody has as files, over a store that stays open meanwhile."""
+
+    def __init__(self, settings: Settings, feedback: FeedbackSettings, maildir: Maildir) -> None:
+        self._maildir = maildir
+        self._store = open_patiently(settings)
+        self._log = open_feedback(settings.store)
+        self._breaker = open_breaker(settings, lambda: self._store)
+        self._actor = Actor(
+            feedback, tokens_of(settings), lambda: self._store, self._log, self._breaker
+        )
+
+    @classmethod
+    async def opened(
+        cls, settings: Settings, feedback: FeedbackSettings, maildir: Maildir
+    ) -> "_ByHand":
+        return cls(settings, feedback, maildir)
+
+    async def act(self, contents: Sequence[bytes]) -> Sequence[Done]:
+        """The relay's own process hands on: it gets a copy, and a person of what is kept."""
+        at = now()
+        arrived = [
+            Arrived("F" + sha256(content).hexdigest()[:25].upper(), at, len(content), content)
+            for content in contents
+        ]
+        understood = await self._actor.read(arrived)
+        for one in understood:
+            if one.kept or one.hands_on:
+                self._maildir.keep(one.arrived.id, one.arrived.content)
+        return await self._actor.act(understood)
+
+    async def close(self) -> None:
+        self._log.close()
+        self._breaker.close()
+        await self._store.close()
+
+
+def _with_log(settings: Settings, use: Callable[[FeedbackLog], Awaitable[T]]) -> T:
+    async def session() -> T:
+        log = open_feedback(settings.store)
+        try:
+            return await use(log)
+        finally:
+            log.close()
+
+    _feedback(settings)
+    return asyncio.run(session())
+
+
+@click.command("list")
+@config_option
+@shows_result
+def list_reports(settings: Settings) -> Result:
+    """List what came and could not be understood, oldest first."""
+    found = _with_log(settings, lambda log: log.kept())
+    columns = (Column("id"), Column("came"), Column("kind"), Column("why", prose=True))
+    rows = [(one.id, written_time(one.at), one.kind, one.why) for one in found]
+    parts: list[Part] = [Table(columns, rows)] if rows else ["nothing waits for a person"]
+    return Result([picked(one, "id", "at", "kind", "why") for one in found], parts)
+
+
+@click.command("show")
+@click.argument("report", metavar="ID")
+@config_option
+@shows_result
+def show(settings: Settings, report: str) -> Result:
+    """Show a report that is kept; the first characters of its id do."""
+    one = _one(settings, report)
+    arrived = Maildir(settings.feedback_dir).read(one.id, _SHOWN)
+    if arrived is None:
+        fail(f"{one.id}: the file is gone from {settings.feedback_dir}")
+    text = arrived.content.decode("utf-8", "replace").replace("\r\n", "\n")
+    head = [f"{one.id}, {one.kind}, came {written_time(one.at)}: {one.why}", ""]
+    data = {**picked(one, "id", "at", "kind", "why"), "content": text}
+    return Result(data, [*head, *text.split("\n")])
+
+
+def _one(settings: Settings, beginning: str) -> ReadReport:
+    found = _with_log(settings, lambda log: log.kept(beginning=beginning))
+    if len(found) != 1:
+        which = "no report that is kept begins" if not found else f"{len(found)} reports begin"
+        fail(f"{which} with {beginning!r}: see smtpproxy feedback list")
+    return found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class AssignOptions:
+    """What a report means."""
+
+    meaning: str = option(
+        "What it says of the address.",
+        choice((*SUPPRESSIONS, "nothing")),
+        name="--as",
+        required=True,
+    )
+    stream: str | None = option("The stream of the message that it is about.")
+
+
+@click.command("assign")
+@click.argument("report", metavar="ID")
+@click.argument("address", type=canonical_address, required=False)
+@options(AssignOptions)
+@config_option
+@shows_result
+def assign(settings: Settings, report: str, address: str | None, options: AssignOptions) -> Result:
+    """Say what a report means, and do what follows: it is off the list then.
+
+    `dead` and `full` suppress the address for all mail, `complaint` for the brand of the stream, or
+    all marketing, `unsubscribe` for the stream's purpose, or all marketing.
+    """
+    one = _one(settings, report)
+    if options.meaning == "nothing":
+        _with_log(settings, lambda log: log.looked_at(one.id, None, None))
+        return Result({"id": one.id, "suppressed": None}, [f"{one.id}: off the list"])
+    if address is None:
+        fail(
+            f"--as {options.meaning}: say whom it concerns, smtpproxy feedback assign ID ADDRESS", 2
+        )
+    meaning = Class(options.meaning)
+    scope = _scope(settings, meaning, options.stream)
+    origin, note = SUPPRESSIONS[meaning]
+    entry = SuppressionEntry(address, scope, origin, one.at, note)
+    using_store(settings, lambda store: store.add_suppressions([entry]))
+    key = sha256(f"assigned {one.id}".encode()).digest()[:16]
+    event = HeardEvent(key, options.meaning, options.stream or UNKNOWN)
+    _with_log(settings, lambda log: log.looked_at(one.id, address, event))
+    text = f"{one.id}: {address} is suppressed, scope {scope}, origin {origin}"
+    return Result({"id": one.id, "suppressed": address, "scope": scope, "origin": origin}, [text])
+
+
+def _scope(settings: Settings, meaning: Class, name: str | None) -> str:
+    stream = None if name is None else settings.streams.get(name)
+    if name is not None and stream is None:
+        fail(f"--stream: there is no stream {name!r}; {', '.join(sorted(settings.streams))}", 2)
+    if meaning in (Class.DEAD, Class.FULL):
+        return "all"
+    if stream is None:
+        return "marketing"
+    if meaning is Class.COMPLAINT:
+        return f"brand:{stream.brand}"
+    return f"purpose:{stream.purpose}" if stream.purpose else "marketing"

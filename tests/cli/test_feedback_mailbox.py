@@ -1,0 +1,139 @@
+"""`smtpproxy feedback` on files: what follows is done, once; the rest is for a person."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.mail.return_path import ReturnPaths
+from smtpproxy.store.key_files import ensure_link_keys, load_link_keys
+from tests.kit.relay import STREAMS, RelayProcess
+from tests.kit.reports import bounce, complaint, letter
+
+DOMAIN, ANN, BOB = "bounces.shop.example", "ann@people.example", "bob@people.example"
+ID = "01J9ZZZZZZ0123456789ABCDEF"
+
+
+@pytest.fixture
+def relay(tmp_path: Path) -> RelayProcess:
+    """Not started: its commands work all the same."""
+    streams = [{**stream, "verp": stream["name"] == "offers"} for stream in STREAMS]
+    feedback = {"domain": DOMAIN}
+    return RelayProcess(tmp_path, "127.0.0.1:1", {"feedback": feedback, "stream": streams})
+
+
+@pytest.fixture
+def path(relay: RelayProcess) -> Callable[[str], str]:
+    state = Path(relay.config["server"]["state_dir"])
+    ensure_link_keys(state, date(2026, 1, 1))
+    keys = {key.version: key.secret for key in load_link_keys(state).values()}
+    paths = ReturnPaths(keys, DOMAIN)
+    return lambda recipient: paths.make(ID, "offers", recipient)
+
+
+def put(folder: Path, **files: bytes) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / f"{name}.eml").write_bytes(content)
+    return folder
+
+
+def done(relay: RelayProcess, *arguments: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in relay.must("feedback", *arguments, "--json").splitlines()]
+
+
+def suppressed(relay: RelayProcess, address: str) -> list[tuple[str, str]]:
+    _, shown, _ = relay.command("suppress", "show", address, "--json")
+    return [(one["scope"], one["origin"]) for one in json.loads(shown)["suppressions"]]
+
+
+def test_what_a_folder_says_is_done_once(
+    relay: RelayProcess, tmp_path: Path, path: Callable[[str], str]
+) -> None:
+    folder = put(
+        tmp_path / "in",
+        a=bounce(ANN, to=path(ANN)),
+        b=complaint(BOB, f"Return-Path: <{path(BOB)}>"),
+        c=bounce("forged@people.example"),
+        d=letter("Hello", to=f"x@{DOMAIN}", sender=BOB),
+    )
+    would = done(relay, str(folder), "--dry-run")
+    assert [each["events"][0]["action"] for each in would[:3]] == ["suppress", "suppress", "count"]
+    assert suppressed(relay, ANN) == []
+    first = done(relay, str(folder))
+    assert [each["file"] for each in first] == ["a.eml", "b.eml", "c.eml", "d.eml"]
+    assert [each["new"] for each in first] == [[True], [True], [True], []]
+    assert [bool(each["kept"]) for each in first] == [False, False, False, True]
+    assert [each["events"] for each in first] == [each["events"] for each in would]
+    assert suppressed(relay, ANN) == [("all", "bounce")]
+    assert suppressed(relay, BOB) == [("brand:default", "complaint")]
+    assert suppressed(relay, "forged@people.example") == []
+    again = done(relay, str(folder))
+    assert [each["new"] for each in again] == [[False], [False], [False], []]
+    assert [each["kept"] for each in again] == [None] * 4
+    assert len(json.loads(relay.must("feedback", "list", "--json"))) == 1
+    assert sorted(put(tmp_path / "in").iterdir()), "the files are the user's"
+
+
+def test_a_person_says_what_a_report_means(relay: RelayProcess, tmp_path: Path) -> None:
+    folder = put(
+        tmp_path / "in",
+        a=letter("Ann has left us", to=f"x@{DOMAIN}", sender="admin@people.example"),
+        b=letter("Take my sister off, please", to=f"x@{DOMAIN}", sender=BOB),
+        c=letter("Hello \x1b[31m", to=f"x@{DOMAIN}", sender=BOB),
+    )
+    relay.must("feedback", str(folder))
+    listed = json.loads(relay.must("feedback", "list", "--json"))
+    assert {each["kind"] for each in listed} == {"other"}
+    shown = {each["id"]: relay.must("feedback", "show", each["id"][:8]) for each in listed}
+    assert not any("\x1b" in text for text in shown.values())
+    ids = {
+        word: next(id for id, text in shown.items() if word in text)
+        for word in ("Ann has left", "sister", "Hello")
+    }
+    relay.must("feedback", "assign", ids["Ann has left"], ANN, "--as", "dead")
+    relay.must(
+        *("feedback", "assign", ids["sister"], BOB, "--as", "unsubscribe", "--stream", "offers")
+    )
+    code, _, error = relay.command("feedback", "assign", ids["Hello"], "--as", "complaint")
+    assert (code, "say whom it concerns" in error) == (2, True)
+    relay.must("feedback", "assign", ids["Hello"], "--as", "nothing")
+    assert suppressed(relay, ANN) == [("all", "bounce")]
+    assert suppressed(relay, BOB) == [("purpose:offers", "unsubscribe")]
+    assert "nothing waits" in relay.must("feedback", "list")
+    code, _, error = relay.command("feedback", "show", ids["Hello"])
+    assert (code, "feedback list" in error) == (1, True)
+
+
+def test_who_is_erased_goes_from_the_reports_too(
+    relay: RelayProcess, tmp_path: Path, path: Callable[[str], str]
+) -> None:
+    folder = put(
+        tmp_path / "in",
+        a=bounce(ANN, to=path(ANN)),
+        b=letter("Where is Ann?", to=f"x@{DOMAIN}", sender=BOB, body=f"Write to {ANN.upper()}"),
+        c=letter("Where is Bob?", to=f"x@{DOMAIN}", sender="x@people.example"),
+    )
+    relay.must("feedback", str(folder))
+    told = relay.must("contact", "erase", ANN)
+    assert "feedback mailbox: 2 reports are removed" in told
+    state = Path(relay.config["server"]["state_dir"])
+    left = b"".join(each.read_bytes().lower() for each in (state / "feedback/cur").iterdir())
+    assert ANN.encode() not in left
+    assert b"bob" in left
+    assert len(json.loads(relay.must("feedback", "list", "--json"))) == 1
+
+
+def test_without_a_mailbox_only_a_dry_run_works(relay: RelayProcess, tmp_path: Path) -> None:
+    relay.config["feedback"] = None
+    relay.config["stream"] = STREAMS
+    del relay.config["feedback"]
+    relay.write_config()
+    folder = put(tmp_path / "in", a=bounce(ANN))
+    code, _, error = relay.command("feedback", str(folder))
+    assert (code, "add [feedback]" in error) == (2, True)
+    (would,) = done(relay, str(folder), "--dry-run")
+    assert would["events"][0]["action"] == "suppress", "as with require_token = false"
