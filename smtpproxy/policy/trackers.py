@@ -32,6 +32,7 @@ _KNOWN = """
 *                       /sendy/t/                       Sendy
 *                       /api/mailings/opened            Outreach
 *                       /oo/                            Mailjet
+*                       /sap/public/cuan/link/          SAP
 *                       /smtp.mailopen                  SMTP.com
 *                       /gp/r.html?                     Amazon
 *                       /email_open_log_pic.php         Facebook
