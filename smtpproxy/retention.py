@@ -7,7 +7,7 @@ show, and holds counts and dates alone."""
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.policy.periods import beginning, years
+from smtpproxy.policy.periods import Period, beginning, years
+from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
 from smtpproxy.sinks.audit.expire import expirable, expire
@@ -203,8 +204,8 @@ async def _remove(
             if another_key:  # here addresses are known that are stored nowhere
                 await store.rekey(list(newest))
     limits = Limits(
-        beginning(at, keep.prospects),
-        beginning(at, keep.customers),
+        _limit(settings, at, keep.prospects, lambda b: (b.consent_period, b.activity_period)),
+        _limit(settings, at, keep.customers, lambda b: (b.customer_period, b.inquiry_period)),
         settings.restricted_tags,
         _objected_before(settings, at),
     )
@@ -243,6 +244,34 @@ async def _remove(
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
 
 
+def _limit(
+    settings: Settings,
+    at: datetime,
+    keep: Period,
+    ends: Callable[[Rulebook], Iterable[Period | None]],
+) -> datetime:
+    """Return the moment before which nobody is kept any more.
+
+    People whose time is over stay while they may be asked whether to go on, unless they go
+    before that time is over.
+    """
+    own = beginning(at, keep)
+    asked = (
+        beginning(beginning(at, book.permission_window), period)
+        for book in _asking(settings)
+        for period in ends(book)
+        if book.permission_window and period and own <= beginning(at, period)
+    )
+    return min([own, *asked])
+
+
+def _asking(settings: Settings) -> Iterator[Rulebook]:
+    """Yield the rulebook of each stream that asks people whether to go on."""
+    for stream in settings.streams.values():
+        if stream.permission:
+            yield settings.rulebooks[stream.rulebook]
+
+
 def _objected_before(settings: Settings, at: datetime) -> datetime | None:
     """By the shortest `objection_period` of the rulebooks in use; None: none has one."""
     periods = [book.objection_period for book in settings.rulebooks.values()]
@@ -253,8 +282,9 @@ _MONTH = timedelta(days=32)  # of those who want mail once a month
 
 
 async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) -> int:
-    """Messages count for as long as the longest cap, and a month at least; that somebody was
-    mailed, like a contact."""
+    """Messages count for as long as the longest cap or window in which people are asked, and a
+    month at least; that somebody was mailed, like a contact."""
+    windows = [book.permission_window for book in _asking(settings)]
     caps = [
         cap
         for stream in settings.streams.values()
@@ -264,7 +294,13 @@ async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) ->
     log = open_mailings(settings.store)
     try:
         return await log.prune(
-            min([at - _MONTH, *(beginning(at, cap.period) for cap in caps)]),
+            min(
+                [
+                    at - _MONTH,
+                    *(beginning(at, cap.period) for cap in caps),
+                    *(beginning(at, window) for window in windows if window),
+                ]
+            ),
             first_before=beginning(at, settings.retention.prospects),
             dry_run=dry_run,
         )

@@ -323,7 +323,7 @@ _CSV: Mapping[str, Callable[[_Row], object]] = {
     "stage": lambda row: row.decided.stage,
     "listener": lambda row: row.decided.client.listener,
     "stream": lambda row: row.decided.decision.stream.name,
-    "class": lambda row: row.decided.decision.stream.stream_class,
+    "class": lambda row: row.decided.decision.stream.class_name,
     "purpose": lambda row: row.decided.decision.stream.purpose,
     "rulebook": lambda row: row.decided.decision.rulebook,
     "recipient": lambda row: row.entry.address,

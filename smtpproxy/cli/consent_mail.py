@@ -1,6 +1,7 @@
-"""`smtpproxy consent start`: ask somebody by mail to confirm."""
+"""`smtpproxy consent start` and `link`: ask people by mail to confirm, or whether to go on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -9,14 +10,16 @@ from smtpproxy.cli.options import (
     canonical_address,
     choice,
     config_option,
+    file_type,
     ip_address,
     option,
     options,
     plain_text,
 )
-from smtpproxy.cli.printer import Result, shows_result
-from smtpproxy.cli.stores import check_purpose, now, using_store, warn
+from smtpproxy.cli.printer import Csv, Result, shows_result
+from smtpproxy.cli.stores import AddressFile, check_purpose, now, using_store, warn
 from smtpproxy.locale import PAGE_LANGS
+from smtpproxy.mail.address import names_domain
 from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_confirmation_limit
@@ -98,3 +101,45 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
         return using_store(settings, ask)
     finally:
         limit.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """For which messages the links are."""
+
+    stream: str = option("The stream, of class permission.", plain_text, required=True)
+    language: str | None = option(
+        "Of the page (default: the brand's first, or the relay's).", choice(PAGE_LANGS)
+    )
+
+
+@click.command("link")
+@click.argument("file", type=file_type(stdin=True), default="-")
+@options(LinkOptions)
+@config_option
+@shows_result
+def link(settings: Settings, file: Path, options: LinkOptions) -> Result:
+    """Make the links that messages of a stream of class permission have to carry.
+
+    FILE holds addresses, one a line, or in a column address or email of a CSV; standard input
+    when left out. Prints a CSV: address,link. Whether a person may be asked the relay decides when
+    the message comes, and `smtpproxy scrub --stream` before. Exit 1 when a line holds no address.
+    """
+    from smtpproxy.web.own_mail import Writer
+
+    try:
+        writer = Writer(settings)
+        writer.permission_links(options.stream, [], options.language, now())
+    except ValueError as error:
+        fail(str(error), 2)
+    listed = AddressFile(file)
+    rows: list[tuple[str, str]] = []
+    for batch in listed.batches():
+        people = [name for name in batch if not names_domain(name)]
+        listed.unreadable += len(batch) - len(people)
+        made = writer.permission_links(options.stream, people, options.language, now())
+        rows += zip(people, made, strict=True)
+    if listed.unreadable:
+        warn(f"{listed.unreadable} lines without an address were left out")
+    data = [{"address": address, "link": made} for address, made in rows]
+    return Result(data, [Csv(("address", "link"), rows)], code=int(listed.unreadable > 0))

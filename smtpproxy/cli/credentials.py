@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PREFIX = "smtpproxy_"
 """By which scanners of repositories and logs know what they found."""
 
-_RIGHTS = ("changes", "check", "consent")
+_RIGHTS = ("changes", "check", "consent", "permission")
 
 
 @dataclass(frozen=True, slots=True)

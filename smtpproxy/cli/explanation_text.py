@@ -96,7 +96,7 @@ class _Page:
 
     def head(self, it: Explanation) -> Iterator[Part]:
         occasion = "asked" if it.id is None else "recorded"
-        about = self.label(it.stream.stream_class.value)
+        about = self.label(it.stream.class_name)
         if it.stream.purpose:
             about = self.label("purpose", kind=about, purpose=it.stream.purpose)
         yield from self._lines(self.label(occasion, at=Time(it.at), id=it.id) + ".")

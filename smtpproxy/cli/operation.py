@@ -126,7 +126,7 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
             for listener in settings.listeners
         ],
         "streams": [
-            picked(stream, "name", "purpose", "rulebook", "mode") | {"class": stream.stream_class}
+            picked(stream, "name", "purpose", "rulebook", "mode") | {"class": stream.class_name}
             for stream in settings.streams.values()
         ],
         "upstream": str(settings.upstream.address),
@@ -178,7 +178,7 @@ def _streams_of(listener: ListenerSettings) -> str:
 
 
 def _describe(stream: Stream) -> str:
-    words = [str(stream.stream_class)]
+    words = [stream.class_name]
     if stream.purpose:
         words.append(f"purpose {stream.purpose}")
     words += [f"rulebook {stream.rulebook}", str(stream.mode)]

@@ -12,7 +12,7 @@ from msgspec import structs
 from smtpproxy import toml
 from smtpproxy.config.brands import brand_of, completed, from_domains
 from smtpproxy.config.checks import cross_check
-from smtpproxy.config.confirmations import with_confirmations
+from smtpproxy.config.confirmations import permission_checks, with_confirmations
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
     DEFAULT_STREAM,
@@ -72,7 +72,7 @@ def parse(text: str, filename: str) -> Settings:
     meant = as_meant(document, Settings)
     faults = list(cross_check(meant))
     books, book_faults = _rulebooks(meant)
-    faults += book_faults
+    faults += [*book_faults, *permission_checks(meant, books)]
     found, own_faults = read_table(Settings, document, _REPLACED)
     faults += own_faults
     if found is None or faults:
@@ -184,7 +184,7 @@ def _stream(
     hostname: str,
     brands: Mapping[str, BrandSettings],
 ) -> Stream:
-    marketing = stream.stream_class is StreamClass.MARKETING
+    marketing = stream.stream_class != "transactional"
     adds = stream.unsubscribe == "add"
     imprint = stream.imprint or _common_imprint(policy, rulebook)
     brand = brand_of(stream, brands)
@@ -193,7 +193,8 @@ def _stream(
         name=stream.name,
         brand=brand,
         many_brands=len(brands) > 1,
-        stream_class=stream.stream_class,
+        stream_class=StreamClass.MARKETING if marketing else StreamClass.TRANSACTIONAL,
+        permission=stream.stream_class == "permission",
         purpose=stream.purpose,
         nature=stream.nature,
         products=stream.products,
@@ -232,7 +233,7 @@ def _tracking_pixels(stream: StreamSettings, policy: PolicySettings) -> Tracking
     """A transactional stream is no stricter than observing by itself: what its pixels are for may
     need no consent (CNIL 2026-042), and nothing in a message tells."""
     common = policy.tracking_pixels
-    if stream.stream_class is StreamClass.TRANSACTIONAL and common is not TrackingPixels.ALLOW:
+    if stream.stream_class == "transactional" and common is not TrackingPixels.ALLOW:
         common = TrackingPixels.OBSERVE
     return stream.tracking_pixels or common
 

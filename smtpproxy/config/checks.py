@@ -79,10 +79,10 @@ def _streams(document: Document) -> Iterator[Fault]:
                 f'"{stream["name"]}" is built in, for {_BUILT_IN[stream["name"]]}:'
                 " choose another name",
             )
-        if stream.get("class") == "marketing" and "purpose" not in stream:
+        if stream.get("class") in ("marketing", "permission") and "purpose" not in stream:
             yield Fault(
                 ("stream", index, "purpose"),
-                "missing; a marketing stream says what people consented to,"
+                f"missing; a {stream['class']} stream says what people consented to,"
                 ' for example purpose = "newsletter"',
             )
         if "max_snapshot_age" in stream and not document.get("partner"):
@@ -214,7 +214,11 @@ def _content(document: Document) -> Iterator[Fault]:
     """Yield the keys that are set but would do nothing."""
     for index, stream in tables(document, "stream"):
         kind = stream.get("class")
-        others = {"marketing": _ON_TRANSACTIONAL, "transactional": _ON_MARKETING}.get(str(kind), ())
+        others = {
+            "marketing": _ON_TRANSACTIONAL,
+            "permission": _ON_TRANSACTIONAL,
+            "transactional": _ON_MARKETING,
+        }.get(str(kind), ())
         for key in others:
             if stream.get(key) not in (None, False, [], "observe"):
                 yield Fault(

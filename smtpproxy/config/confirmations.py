@@ -7,7 +7,8 @@ from typing import Any
 from msgspec import structs
 
 from smtpproxy.policy.model import CONFIRMATION_STREAM
-from smtpproxy.settings import ListenerSettings, Settings, UnixAddress
+from smtpproxy.policy.rulebook import Rulebook
+from smtpproxy.settings import ListenerSettings, PolicySettings, Settings, UnixAddress
 from smtpproxy.toml_tables import Fault, tables
 
 LISTENER = CONFIRMATION_STREAM.name
@@ -40,6 +41,41 @@ def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
                 ("listener", index, "name"),
                 f'"{LISTENER}" is built in, for the relay\'s own mail: choose another name',
             )
+
+
+def permission_checks(
+    document: Mapping[str, Any], books: Mapping[str, Rulebook]
+) -> Iterator[Fault]:
+    """Yield what streams of class `permission` lack; `books` are by what the file calls them."""
+    policy = document.get("policy")
+    common = PolicySettings().rulebook
+    common = policy.get("rulebook", common) if isinstance(policy, dict) else common
+    asking = set()
+    for index, stream in tables(document, "stream"):
+        if stream.get("class") != "permission":
+            continue
+        asking.add(stream.get("name"))
+        place = ("stream", index, "class")
+        if "confirmation" not in document:
+            yield Fault(
+                place, '"permission" needs links by which people confirm: add a [confirmation]'
+            )
+        book = books.get(str(stream.get("rulebook") or common))
+        if book is not None and book.permission_window is None:
+            yield Fault(
+                place,
+                f'rulebook "{book.name}" lets nobody be asked when a period is over'
+                " (permission_window): leave the stream out",
+            )
+    for index, listener in tables(document, "listener"):
+        named = listener.get("streams")
+        for at, name in enumerate(named if isinstance(named, list) else ()):
+            if listener.get("protocol") == "policy" and name in asking:
+                yield Fault(
+                    ("listener", index, "streams", at),
+                    f'"{name}" is of class "permission", and a policy listener never sees the'
+                    " text with the link: use another listener",
+                )
 
 
 def stream_name(brand: str, brands: int) -> str:

@@ -25,6 +25,7 @@ from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features
 from smtpproxy.policy.model import (
     Alignment,
+    ConfirmLink,
     ContentFeatures,
     MessageFeatures,
     Mode,
@@ -155,6 +156,8 @@ def _with_content_checks(
         found = features
         if stream.checks_content:
             found = check_content(stream, features, headers, reverse_path, shown)
+        if stream.permission:
+            found = _with_confirm_link(services, stream, found, shown, people)
         found = _with_pixels(services, stream, found, message)
         if shown is None or not counts:
             return found, shown, None
@@ -221,6 +224,21 @@ def body_without_pixels(headers: HeaderBlock, body: Body) -> Steps[Body]:
             skip = max(skip - len(piece), 0)
 
     return Body(pieces, body.size - len(octets) + len(edited))
+
+
+def _with_confirm_link(
+    services: Services,
+    stream: Stream,
+    features: MessageFeatures,
+    shown: ShownText | None,
+    people: Sequence[str],
+) -> MessageFeatures:
+    """Note what was found of the link by which the reader can say yes."""
+    found, links = ConfirmLink.MISSING, services.confirm_links
+    if shown is not None and links is not None:
+        found = links.found(shown.links, people, stream, services.now())
+    look = replace(features.content or ContentFeatures(), confirm_link=found)
+    return replace(features, content=look)
 
 
 def _apart(body: Body | None, work: Callable[[], T]) -> Steps[T]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import structs
 
+from smtpproxy.core.confirm_links import ConfirmLinks
 from smtpproxy.core.effects import Upstream
 from smtpproxy.events import Emit, Relayed
 from smtpproxy.locale import notice_texts
@@ -26,6 +27,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import Credential, ListenerSettings, SenderRule, Settings
+from smtpproxy.store.key_files import LinkReader
 
 SigningKeys = Callable[[tuple[str, ...], str, datetime], Sequence[Any]]
 """The keys that sign a message with these From domains on a stream, at a time."""
@@ -61,6 +63,7 @@ class Services:
     source_header: str | None = None
     undeclared: Stream = DEFAULT_STREAM  # for mail that declares nothing, or falsely
     links: UnsubscribeFields | None = None  # where no stream adds links
+    confirm_links: ConfirmLinks | None = None  # where no message has to carry one
     return_path: ReturnPathMaker | None = None  # where bounces of no stream come back to us
     signing_keys: SigningKeys | None = None  # where there are no keys
     checks_signatures: bool = False  # some stream asks whether signatures are valid
@@ -103,6 +106,7 @@ def services_of(
         source_header=settings.source_header,
         undeclared=settings.streams[DEFAULT_STREAM.name],
         links=links,
+        confirm_links=_confirm_links(settings),
         return_path=return_path,
         signing_keys=signing_keys,
         checks_signatures=asks_dns and check_dkim,
@@ -112,6 +116,14 @@ def services_of(
         asks_domains=asks_dns and settings.policy.check_recipient_domain,
         record_waits=settings.audit.sync == "disk",
     )
+
+
+def _confirm_links(settings: Settings) -> ConfirmLinks | None:
+    """Where a message has to carry one, there is a `public_url`."""
+    if settings.web is None or not any(stream.permission for stream in settings.streams.values()):
+        return None
+    reader = LinkReader(settings.server.state_dir)
+    return ConfirmLinks(settings.web.public_url or "", reader.open_confirmation)
 
 
 @dataclass(frozen=True)

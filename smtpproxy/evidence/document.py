@@ -285,7 +285,7 @@ class _Writer:
             told = f"{told} ({self._say('observed')})"
         return [
             (self._time(decided.at), decided.id),
-            (printable(stream.name), self._term(stream.stream_class)),
+            (printable(stream.name), self._term(stream.class_name)),
             self._subject(decided),
             (told, self._term(verdict.basis or verdict.reason)),
             proof,

@@ -111,6 +111,8 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
             words["prefix"] = features.content.fake_prefix or NOTHING
         case Reason.BULK_UNDECLARED:
             words |= _bulk_words(case)
+        case Reason.CONFIRM_LINK_MISSING if features.content and features.content.confirm_link:
+            key += f".{features.content.confirm_link}"
         case Reason.ONE_CLICK_MISSING if not features.unsubscribe_https:
             key += ".https"
         case Reason.UNSUBSCRIBE_UNSIGNED | Reason.TEMPORARY_FAILURE if features.signatures:
@@ -207,7 +209,7 @@ def message_trace(
 ) -> tuple[TraceStep, ...]:
     """Return the steps to the verdict on the message itself; `rulebook` names the law."""
     case = MessageCase(stream, features)
-    rules = decide.MESSAGE_RULES
+    rules = decide.PERMISSION_MESSAGE_RULES if stream.permission else decide.MESSAGE_RULES
     if stream.stream_class is StreamClass.TRANSACTIONAL:
         rules = decide.TRANSACTIONAL_MESSAGE_RULES
     law = {} if rulebook is None else rulebook.law
@@ -225,6 +227,8 @@ def _recipient_steps(
     case, _ = decide.decisive(case, message)
     law = case.rulebook.law
     rules = decide.recipient_rules(case.rulebook.bases)
+    if case.stream.permission:
+        rules = decide.PERMISSION_RULES
     told = _Telling(lang, law, wording.recipient_passed, wording.recipient_decided)
     steps, verdict = _ask(rules, case, told)
     if verdict is None or verdict.action is not Action.ALLOW:

@@ -21,6 +21,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, bases, last_activity
 from smtpproxy.policy.rules.bases import consent_failure, newest_act, withdrawn_at
 from smtpproxy.policy.rules.deferrals import pause_in_force, reached_cap
+from smtpproxy.policy.rules.permission import asked, basis_failures
 from smtpproxy.policy.rules.recipient import (
     agreed_to_tracking,
     decisive,
@@ -109,7 +110,12 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         wish, free_on = told
         again = datetime(free_on.year, free_on.month, free_on.day, tzinfo=UTC)
         words |= {"frequency": Term(wish.frequency), "said": wish.at, "free_on": again}
+    if reason is Reason.PERMISSION_REPEATED and (mailing := asked(case)) is not None:
+        words["mailed"] = mailing.at
     variant = ""
+    if reason is Reason.PERMISSION_NOT_DUE:
+        holds = any(failed is Reason.NONE for failed in basis_failures(case).values())
+        variant = ".none" if case.rulebook.permission_window is None else ".holds" if holds else ""
     if reason is Reason.CONSENT_UNPROVEN:
         variant = ".pending" if words["pending"] else ".later" if words["later"] else ""
     if reason is Reason.CONSENT_WITHDRAWN and not _ever_agreed(case):
@@ -176,6 +182,7 @@ def words_of(case: RecipientCase) -> Words:
         "consent_period": book.consent_period,
         "activity_period": book.activity_period,
         "customer_past": _customer_past(book),
+        "window": book.permission_window,
     }
 
 

@@ -1,14 +1,15 @@
 """The decision core: `needs` and `judge`, pure, with one store read between them; and the rules in
 their order: the first that decides, decides (design.md sections 4 and 6).
 
-1. `recipient_rules` of the rulebook's bases are asked from the top; the last of them
-   always decides.
+1. `recipient_rules` of the rulebook's bases (`PERMISSION_RULES`, where the stream is of that
+   class) are asked from the top; the last of them always decides.
 2. What they allow at the end of data is put to `DELIVERY_RULES`, which look at the
    message too.
 3. What is still allowed is put to `DOMAIN_RULES`, where the recipient's domain was asked,
    then to `WISHES` and `DEFERRALS`. Refusals come first, so that nobody retries the impossible.
 4. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` where the
-   stream is transactional; a message that none of them refuses is allowed.
+   stream is transactional, `PERMISSION_MESSAGE_RULES` where it is of that class; a
+   message that none of them refuses is allowed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +45,7 @@ from smtpproxy.policy.rules import (
     bases,
     deferrals,
     message,
+    permission,
     recipient,
 )
 from smtpproxy.policy.rules.brands import by_collection
@@ -83,6 +85,15 @@ BASES: dict[Basis, Rule[RecipientCase]] = {
 _LAST: tuple[Rule[RecipientCase], ...] = (
     Rule("nearest_basis", bases.nearest_refusal, "design 4.11; A1 A16"),
 )
+
+
+PERMISSION_RULES: tuple[Rule[RecipientCase], ...] = (
+    *_FIRST,
+    *_RECORD,
+    Rule("permission", permission.permission, "design 4, permission; A17"),
+    *_LAST,
+)
+"""Instead of `recipient_rules`, on streams of class `permission`."""
 
 
 @lru_cache(maxsize=64)
@@ -129,6 +140,11 @@ MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     Rule("subject", message.subject, "design 6; A43"),
 )
 
+PERMISSION_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
+    *MESSAGE_RULES,
+    Rule("confirm_link", message.confirm_link, "design 6; A17"),
+)
+
 TRANSACTIONAL_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     *MESSAGE_RULES[:4],  # header, sender, alignment, recipient_limit
     Rule("bulk", message.bulk, "design 6; A1"),
@@ -136,10 +152,12 @@ TRANSACTIONAL_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
 
 
 # The loops below want functions, not rows.
+_PERMISSION_RULES = tuple(rule.judge for rule in PERMISSION_RULES)
 _DELIVERY_RULES = tuple(rule.judge for rule in DELIVERY_RULES)
 (_null_mx,) = (rule.judge for rule in DOMAIN_RULES)
 (_preference,) = (rule.judge for rule in WISHES)
 _DEFERRALS = tuple(rule.judge for rule in DEFERRALS)
+_PERMISSION_MESSAGE_RULES = tuple(rule.judge for rule in PERMISSION_MESSAGE_RULES)
 _MESSAGE_RULES = {
     StreamClass.MARKETING: tuple(rule.judge for rule in MESSAGE_RULES),
     StreamClass.TRANSACTIONAL: tuple(rule.judge for rule in TRANSACTIONAL_MESSAGE_RULES),
@@ -258,6 +276,8 @@ def decisive(
     """Return the case with the collection that decides, the first that allows or else the first,
     and its verdict by the rules that look at how the address was obtained.
     """
+    if case.stream.permission:
+        return _whether_to_ask(by_collection(case), message)
     first: tuple[RecipientCase, Verdict] | None = None
     for each in by_collection(case):
         verdict = _by_basis(each, message)
@@ -269,9 +289,19 @@ def decisive(
     return first
 
 
+def _whether_to_ask(
+    cases: Sequence[RecipientCase], message: MessageFeatures | None
+) -> tuple[RecipientCase, Verdict]:
+    """As `decisive`; nobody is asked whom another collection lets the brand mail anyway."""
+    decided = [(each, _by_basis(each, message)) for each in cases]
+    allowed = next((one for one in decided if one[1].action is _ALLOW), decided[0])
+    return next((one for one in decided if permission.has_nothing_to_ask(*one)), allowed)
+
+
 def _by_basis(case: RecipientCase, message: MessageFeatures | None) -> Verdict:
     """Return the verdict of the first rule that decides."""
-    for rule in _recipient_rules(case.rulebook.bases):
+    permits = case.stream.permission
+    for rule in _PERMISSION_RULES if permits else _recipient_rules(case.rulebook.bases):
         verdict = rule(case)
         if verdict is not None:
             break
@@ -305,7 +335,8 @@ def _recipient_rules(
 def judge_message(stream: Stream, features: MessageFeatures) -> Verdict:
     """Return the verdict on the message itself, recipients aside."""
     case = MessageCase(stream, features)
-    for rule in _MESSAGE_RULES[stream.stream_class]:
+    permits = stream.permission
+    for rule in _PERMISSION_MESSAGE_RULES if permits else _MESSAGE_RULES[stream.stream_class]:
         verdict = rule(case)
         if verdict is not None:
             return verdict

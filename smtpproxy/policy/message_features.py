@@ -4,7 +4,7 @@ what has its default."""
 from msgspec import Struct
 
 from smtpproxy.mail.unsubscribe import UriFault
-from smtpproxy.policy.rulebook import PixelSign, SignatureState
+from smtpproxy.policy.rulebook import ConfirmLink, PixelSign, SignatureState
 
 
 class SignatureFinding(Struct, frozen=True, omit_defaults=True):
@@ -36,6 +36,7 @@ class ContentFeatures(Struct, frozen=True, omit_defaults=True):
     bulk_text: tuple[str, ...] = ()  # what its text says that newsletters say
     alike: int = 0  # people who were recently sent this text, including this message's
     declared_stream: str | None = None  # the transactional stream of what is judged as marketing
+    confirm_link: ConfirmLink | None = None  # None: no rule asked
     pixels: tuple[Pixel, ...] = ()  # that tell of an opening; each host once
     pixels_fixed: bool = False  # they cannot be taken out: a signature would break, or the text
 

@@ -38,6 +38,7 @@ from smtpproxy.policy.rulebook import (
     Audience,
     Basis,
     Condition,
+    ConfirmLink,
     Dealing,
     ExistingUnsubscribe,
     Frequency,
@@ -69,6 +70,7 @@ __all__ = [
     "Cap",
     "Collection",
     "Condition",
+    "ConfirmLink",
     "ConsentAct",
     "Contact",
     "ContentFeatures",
@@ -134,6 +136,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     mode: Mode = Mode.ENFORCE
     paused: bool = False
     confirmation: bool = False  # the relay's own mail, which asks people to confirm
+    permission: bool = False  # marketing, and only the one message at the end of a period
     first_contact_notice: bool = False  # a first message must say where the address is from
     frequency_cap: Cap | None = None  # of this stream's messages
     marketing_cap: Cap | None = None  # of all marketing messages together
@@ -160,6 +163,19 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     tracking_pixels: TrackingPixels = TrackingPixels.ALLOW
 
     @property
+    def class_name(self) -> str:
+        """The class as it is declared."""
+        return "permission" if self.permission else self.stream_class.value
+
+    @property
+    def counted_as(self) -> str:
+        """The name that its messages are counted under: all permission streams of a brand are one.
+
+        No stream can have the other name.
+        """
+        return f"permission:{self.brand}" if self.permission else self.name
+
+    @property
     def checks_content(self) -> bool:
         """Whether a rule asks for more than every message is read for."""
         return (
@@ -174,7 +190,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
         """Whether a rule asks for the text of the message."""
         if self.stream_class is StreamClass.TRANSACTIONAL:
             return self.bulk_recipients is not None
-        return self.body_optout or bool(self.imprint or self.source_statement)
+        return self.body_optout or self.permission or bool(self.imprint or self.source_statement)
 
     @property
     def looks_for_pixels(self) -> bool:
@@ -187,6 +203,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
             self.frequency_cap is not None
             or self.marketing_cap is not None
             or self.first_contact_notice
+            or self.permission
         )
 
     @property

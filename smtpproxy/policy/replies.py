@@ -22,6 +22,7 @@ _OTHERS = {
     Reason.BODY_OPTOUT_MISSING: (550, "5.7.0"),
     Reason.SENDER_UNIDENTIFIED: (550, "5.7.0"),
     Reason.SUBJECT_MISLEADING: (550, "5.7.0"),
+    Reason.CONFIRM_LINK_MISSING: (550, "5.7.0"),
     Reason.RECIPIENT_LIMIT: (550, "5.5.3"),
     Reason.SINGLE_RECIPIENT_REQUIRED: (554, "5.5.4"),
     Reason.NULL_MX: (556, "5.1.10"),  # RFC 7505 4.1

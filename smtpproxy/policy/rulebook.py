@@ -69,6 +69,7 @@ class Basis(StrEnum):
     GENERIC_ADDRESS = "generic_address"
     TRANSACTIONAL = "transactional"
     OPT_OUT = "opt_out"  # mail is lawful until the person objects: no basis of `fr`
+    PERMISSION = "permission"  # the one message at the end of a period, on streams of that class
 
 
 class Condition(StrEnum):
@@ -152,6 +153,17 @@ class PixelSign(StrEnum):
     HIDDEN = "hidden"
 
 
+class ConfirmLink(StrEnum):
+    """What was found of the confirm link that a permission message has to carry."""
+
+    VALID = "valid"  # one or more, each for the message's only recipient and its stream
+    MISSING = "missing"
+    UNKNOWN = "unknown"  # not made here, or changed
+    FOREIGN = "foreign"  # for somebody else, or for something else
+    OVER = "over"  # its time is
+    SEVERAL = "several"  # recipients: a link is for one person
+
+
 class SignatureState(StrEnum):
     """What was found of a DKIM signature that a message came with."""
 
@@ -209,6 +221,9 @@ class Reason(StrEnum):
     INACTIVE = "inactive"
     # a recipient: what the message would tell of them
     TRACKING_UNCONSENTED = "tracking_unconsented"
+    # a recipient: the message that asks whether to go on
+    PERMISSION_NOT_DUE = "permission_not_due"
+    PERMISSION_REPEATED = "permission_repeated"
     # a recipient: where the mail would go
     NULL_MX = "null_mx"
     # a recipient: more often than they want
@@ -229,6 +244,7 @@ class Reason(StrEnum):
     BODY_OPTOUT_MISSING = "body_optout_missing"
     SENDER_UNIDENTIFIED = "sender_unidentified"
     SUBJECT_MISLEADING = "subject_misleading"
+    CONFIRM_LINK_MISSING = "confirm_link_missing"
     BULK_UNDECLARED = "bulk_undeclared"
     RECIPIENT_LIMIT = "recipient_limit"  # more recipients than the stream takes in one message
     SINGLE_RECIPIENT_REQUIRED = "single_recipient_required"
@@ -255,6 +271,7 @@ MARKETING_MESSAGE_REASONS = (
     Reason.BODY_OPTOUT_MISSING,
     Reason.SENDER_UNIDENTIFIED,
     Reason.SUBJECT_MISLEADING,
+    Reason.CONFIRM_LINK_MISSING,
     Reason.SINGLE_RECIPIENT_REQUIRED,
 )
 TRANSACTIONAL_MESSAGE_REASONS = (Reason.BULK_UNDECLARED,)
@@ -321,6 +338,7 @@ class Rulebook(Struct, frozen=True):
     )
     activity_period: Period | None = years(3)
     signs_of_life: frozenset[Sign] = frozenset(Sign)
+    permission_window: Period | None = Period(30, Unit.DAYS)  # None: nobody may be asked then
     # suppressions
     lifted_by_consent: frozenset[Origin] = frozenset({Origin.UNSUBSCRIBE, Origin.ERASURE})
     lifting_methods: frozenset[str] = _ACTIVE_METHODS

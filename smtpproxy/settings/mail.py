@@ -18,7 +18,6 @@ from smtpproxy.policy.model import (
     Mode,
     Nature,
     Origin,
-    StreamClass,
     TrackingPixels,
     UndeclaredBulk,
 )
@@ -129,12 +128,15 @@ class ListenerSettings:
     recipient_rate: PerTime | None = None
 
 
+Class = Literal["marketing", "transactional", "permission"]
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
     """What a stream is declared to be; with its rulebook it becomes a `policy.model.Stream`."""
 
     name: Annotated[Name, Key(example="offers")]
-    stream_class: Annotated[StreamClass, Key("class", example="marketing")]
+    stream_class: Annotated[Class, Key("class", example="marketing")]
     brand: Name | None = None  # None, in the file: the only one there is
     label: Labels | None = None  # what people are told that it is, by language
     purpose: Purpose | None = None
@@ -334,7 +336,7 @@ class ConfirmationSettings:
     max_per_day: Count = 10_000  # to all people
 
 
-Right = Literal["changes", "check", "consent"]
+Right = Literal["changes", "check", "consent", "permission"]
 
 
 @dataclass(frozen=True, slots=True)

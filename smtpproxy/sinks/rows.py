@@ -87,14 +87,19 @@ _FOR_RECIPIENTS = tuple(
     and reason not in {*TRANSACTIONAL_MESSAGE_REASONS, *_FOR_ALL_RECIPIENTS, *_NOT_NOW}
 )  # on marketing streams, in addition to suppressions
 
+_OF_PERMISSION = frozenset(
+    {Reason.PERMISSION_NOT_DUE, Reason.PERMISSION_REPEATED, Reason.CONFIRM_LINK_MISSING}
+)
+
 Verdicts = tuple[tuple[Action, Reason], ...]
 
 
-def message_verdicts(stream_class: StreamClass) -> Verdicts:
-    """Return what can happen to a message on a stream of that class."""
-    marketing = stream_class is StreamClass.MARKETING
+def message_verdicts(stream: Stream) -> Verdicts:
+    """Return what can happen to a message on a stream like this."""
+    marketing = stream.stream_class is StreamClass.MARKETING
     refusals: tuple[Reason, ...] = MESSAGE_REASONS
     refusals += MARKETING_MESSAGE_REASONS if marketing else TRANSACTIONAL_MESSAGE_REASONS
+    refusals = tuple(r for r in refusals if stream.permission or r not in _OF_PERMISSION)
     return (
         (Action.ALLOW, Reason.NONE),
         *((Action.REFUSE, reason) for reason in refusals),
@@ -103,11 +108,12 @@ def message_verdicts(stream_class: StreamClass) -> Verdicts:
     )
 
 
-def recipient_verdicts(stream_class: StreamClass) -> Verdicts:
-    """Return what can happen to a recipient on a stream of that class."""
-    marketing = stream_class is StreamClass.MARKETING
+def recipient_verdicts(stream: Stream) -> Verdicts:
+    """Return what can happen to a recipient on a stream like this."""
+    marketing = stream.stream_class is StreamClass.MARKETING
     refusals = (*_SUPPRESSED, *_FOR_ALL_RECIPIENTS)
     refusals += _FOR_RECIPIENTS if marketing else ()
+    refusals = tuple(r for r in refusals if stream.permission or r not in _OF_PERMISSION)
     deferrals = (Reason.TEMPORARY_FAILURE, *(_DEFERRALS if marketing else ()))
     return (
         (Action.ALLOW, Reason.NONE),
@@ -116,10 +122,12 @@ def recipient_verdicts(stream_class: StreamClass) -> Verdicts:
     )
 
 
-def bases(stream_class: StreamClass) -> tuple[Basis, ...]:
-    if stream_class is StreamClass.MARKETING:
-        return tuple(basis for basis in Basis if basis is not Basis.TRANSACTIONAL)
-    return (Basis.TRANSACTIONAL,)
+def bases(stream: Stream) -> tuple[Basis, ...]:
+    if stream.permission:
+        return (Basis.PERMISSION,)
+    if stream.stream_class is StreamClass.TRANSACTIONAL:
+        return (Basis.TRANSACTIONAL,)
+    return tuple(b for b in Basis if b not in (Basis.TRANSACTIONAL, Basis.PERMISSION))
 
 
 def _streams(settings: Settings) -> Iterable[Stream]:
@@ -225,11 +233,11 @@ def by_final_answer(settings: Settings) -> Iterable[Labels]:
                 yield (*row, code_class)
 
 
-def by_verdict(verdicts: Callable[[StreamClass], Verdicts]) -> Rows:
+def by_verdict(verdicts: Callable[[Stream], Verdicts]) -> Rows:
     @_labelled("listener", "stream", "verdict", "reason")
     def rows(settings: Settings) -> Iterable[Labels]:
         for listener, stream in _listener_streams(settings):
-            for action, reason in verdicts(stream.stream_class):
+            for action, reason in verdicts(stream):
                 yield listener, stream.name, str(action), str(reason)
 
     return rows
@@ -238,7 +246,7 @@ def by_verdict(verdicts: Callable[[StreamClass], Verdicts]) -> Rows:
 @_labelled("stream", "basis")
 def by_basis(settings: Settings) -> Iterable[Labels]:
     for stream in _streams(settings):
-        for basis in bases(stream.stream_class):
+        for basis in bases(stream):
             yield stream.name, str(basis)
 
 
@@ -246,8 +254,7 @@ def by_basis(settings: Settings) -> Iterable[Labels]:
 def by_observed_reason(settings: Settings) -> Iterable[Labels]:
     for stream in _streams(settings):
         if stream.mode is Mode.OBSERVE:
-            kind = stream.stream_class
-            verdicts = dict.fromkeys((*recipient_verdicts(kind), *message_verdicts(kind)))
+            verdicts = dict.fromkeys((*recipient_verdicts(stream), *message_verdicts(stream)))
             for action, reason in verdicts:
                 if action is not Action.ALLOW:
                     yield stream.name, str(reason)

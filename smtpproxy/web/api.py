@@ -16,7 +16,7 @@ from smtpproxy.locale.pages import environment
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges
-from smtpproxy.web.api_consent import CONSENT, ConsentOperation
+from smtpproxy.web.api_consent import CONSENT, PERMISSION, ConsentOperation, PermissionOperation
 from smtpproxy.web.api_operations import CHANGES, CHECK, ChangeFeed, Operation, check
 from smtpproxy.web.consent_by_mail import ConsentByMail
 from smtpproxy.web.tokens import UNKNOWN, Error, Gate, Refused
@@ -136,6 +136,7 @@ class Api:
         ]
         if by_mail is not None:
             self.operations.append((CONSENT, ConsentOperation(by_mail)))
+            self.operations.append((PERMISSION, PermissionOperation(by_mail)))
         self._document = document([each for each, _ in self.operations], version)
         self._page = page(self._document)
         self._counted: dict[Labels, float] = {}

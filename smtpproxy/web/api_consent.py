@@ -1,4 +1,4 @@
-"""The operation of the API that asks somebody to confirm a consent by mail."""
+"""The operations of the API by which people are asked to confirm a consent, or whether to go on."""
 
 import ipaddress
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Evidence, Source
-from smtpproxy.web.api_operations import Operation, read_body
+from smtpproxy.web.api_operations import MOST_ADDRESSES, Operation, canonical_or_none, read_body
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest, brand_of
 from smtpproxy.web.own_mail import RelayUnavailable
 from smtpproxy.web.tokens import Error, Refused
@@ -117,4 +117,70 @@ class ConsentOperation:
             Evidence(asked.wording, client, asked.version, asked.form),
             asked.language,
             asked.source,
+        )
+
+
+class PermissionLinksRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """For whom, and on which stream."""
+
+    stream: Annotated[str, Meta(description="Of class `permission`.")]
+    addresses: Annotated[list[str], Meta(extra_json_schema={"maxItems": MOST_ADDRESSES})]
+    language: Annotated[str | None, Meta(description="Of the page behind the link.")] = None
+
+
+class PermissionLink(Struct, frozen=True):
+    """The link of one address."""
+
+    address: Annotated[str, Meta(description="As it was given.")]
+    link: str | UnsetType = UNSET
+    error: Annotated[str, Meta(description="It is no mail address.")] | UnsetType = UNSET
+
+
+class PermissionLinks(Struct, frozen=True):
+    """A link for each address, in the order of the request."""
+
+    links: tuple[PermissionLink, ...]
+
+
+PERMISSION = Operation(
+    "permission",
+    "POST",
+    "/v1/permission-links",
+    summary="Links for messages that ask people whether to go on",
+    description="Asks for the right `permission`. Each message has to carry its reader's own"
+    " link; nothing of the request is kept, and no link says that the person may be asked: that"
+    " the relay decides when the message comes.",
+    body=PermissionLinksRequest,
+    answers=PermissionLinks,
+    answer="A link for each address, in the order of the request.",
+    errors={413: (Error, "The request is too large.")},
+)
+
+
+class PermissionOperation:
+    """Answers PERMISSION."""
+
+    def __init__(self, by_mail: ConsentByMail) -> None:
+        self._by_mail = by_mail
+
+    async def __call__(self, request: Request) -> PermissionLinks:
+        most = f" and {MOST_ADDRESSES} addresses"
+        like = '{"stream": "…", "addresses": ["…"]}'
+        asked = await read_body(request, PermissionLinksRequest, like, most)
+        if len(asked.addresses) > MOST_ADDRESSES:
+            raise Refused(413, Error("too_large", f"at most{most[4:]} in a request"))
+        names = {address: canonical_or_none(address) for address in asked.addresses}
+        wanted = [name for name in names.values() if name is not None]
+        try:
+            made = self._by_mail.permission_links(asked.stream, wanted, asked.language)
+        except ValueError as error:
+            raise Refused(400, Error("stream_wrong", str(error))) from error
+        links = dict(zip(wanted, made, strict=True))
+        return PermissionLinks(
+            tuple(
+                PermissionLink(address, error="not a mail address")
+                if (name := names[address]) is None
+                else PermissionLink(address, links[name])
+                for address in asked.addresses
+            )
         )

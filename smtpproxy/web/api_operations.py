@@ -268,7 +268,7 @@ async def check(request: Request, store: FactReader) -> Results:
     if len(asked.addresses) > MOST_ADDRESSES:
         raise Refused(413, Error("too_large", f"at most {MOST_ADDRESSES} addresses in a request"))
     counts = _counting(asked.scope, asked.brand)
-    names = [_canonical(address) for address in asked.addresses]
+    names = [canonical_or_none(address) for address in asked.addresses]
     known = dict.fromkeys(name for name in names if name is not None)
     facts = await store.facts(Lookups(tuple(known), contacts=False))
     return Results(
@@ -326,7 +326,7 @@ def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:
     return counts
 
 
-def _canonical(address: str) -> str | None:
+def canonical_or_none(address: str) -> str | None:
     try:
         return recipient(entered(address))
     except AddressError:

@@ -5,7 +5,7 @@ the sentence that was agreed to, when, and a keyed hash of where from. docs/cons
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Literal
@@ -25,6 +25,7 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Source,
     Verdict,
+    collections,
 )
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.recipient import restricted, source, suppressed
@@ -106,8 +107,8 @@ class ConsentByMail:
             return Started("too_often")
         language = known.contact.language if known.contact else None
         await store.record_act(asked.address, self._request(asked, now))
-        if asked.source and (known.contact is None or known.contact.source is None):
-            named = Contact(asked.address, source=asked.source)
+        if asked.source and not self._has_source(known.contact, asked.brand):
+            named = Contact(asked.address, source=asked.source, brand=self._on_record(asked.brand))
             await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
         told = Confirmation(
             "consent",
@@ -138,6 +139,12 @@ class ConsentByMail:
                     return verdict
         return None
 
+    def permission_links(
+        self, stream: str, addresses: Iterable[str], lang: str | None
+    ) -> list[str]:
+        """Return the links of messages on a stream of class `permission`. Raises ValueError."""
+        return self._mails.permission_links(stream, addresses, lang, self._now())
+
     def words(self, told: Confirmation, lang: Lang) -> Mapping[str, str]:
         return {
             "brand": brand_title(self.settings, told.brand),
@@ -157,9 +164,25 @@ class ConsentByMail:
                 state = "done"
         return state
 
+    def _on_record(self, brand: str) -> str | None:
+        """What acts say of whom they were said to: the built-in brand is none."""
+        return brand if brand in self.settings.brand_names else None
+
+    def _has_source(self, contact: Contact | None, brand: str) -> bool:
+        own = {brand} if len(self.settings.brand_names) > 1 else {brand, None}
+        ways = () if contact is None else collections(contact)
+        return any(each.source is not None and each.brand in own for each in ways)
+
     def _request(self, asked: ConsentRequest, now: datetime) -> ConsentAct:
         evidence = replace(asked.evidence, ip=self._keyed(asked.evidence.ip))
-        return ConsentAct(asked.purpose, now, method=METHOD, evidence=evidence, pending=True)
+        return ConsentAct(
+            asked.purpose,
+            now,
+            method=METHOD,
+            evidence=evidence,
+            pending=True,
+            brand=self._on_record(asked.brand),
+        )
 
     def _act(self, told: Confirmation, client: str, lang: Lang) -> ConsentAct:
         web = self.settings.web
@@ -170,7 +193,13 @@ class ConsentByMail:
             form=f"{web.public_url if web else ''}{PATH}",
             ip=self._keyed(client),
         )
-        return ConsentAct(told.purpose, self._now(), method=METHOD, evidence=evidence)
+        return ConsentAct(
+            told.purpose,
+            self._now(),
+            method=METHOD,
+            evidence=evidence,
+            brand=self._on_record(told.brand),
+        )
 
     def _keyed(self, client: str | None) -> str | None:
         """Return what stands for an IP address: only who has the key can compare it.

@@ -7,7 +7,7 @@ relayed as all mail is: docs/adr/0025-confirmation.md says why.
 import asyncio
 import smtplib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -20,6 +20,7 @@ from msgspec import Struct
 from smtpproxy.locale import PAGE_LANGS, Lang, Phrase, Value, say
 from smtpproxy.mail.confirmation_token import PATH, Confirmation, seal_confirmation
 from smtpproxy.policy.model import Stream
+from smtpproxy.policy.periods import end
 from smtpproxy.settings import ConfirmationSettings, Settings
 from smtpproxy.store.key_files import link_ring
 
@@ -66,10 +67,36 @@ class Writer:
         self._public_url = settings.web.public_url
         self.confirmation: ConfirmationSettings = settings.confirmation
 
-    def link(self, told: Confirmation) -> str:
-        """Return the link. Raises StoreMisconfigured."""
+    def links(self, *told: Confirmation) -> list[str]:
+        """Return their links. Raises StoreMisconfigured."""
         ring = link_ring(self._settings.server.state_dir)
-        return self._public_url + PATH + seal_confirmation(ring, told)
+        return [self._public_url + PATH + seal_confirmation(ring, each) for each in told]
+
+    def permission_links(
+        self, stream: str, addresses: Iterable[str], lang: str | None, now: datetime
+    ) -> list[str]:
+        """Return the links that messages of a stream of class `permission` have to carry.
+
+        Addresses are canonical; the relay opens the link of each message again. Raises ValueError
+        for another stream, StoreMisconfigured.
+        """
+        found = self._settings.streams.get(stream)
+        window = self._settings.rulebooks[found.rulebook].permission_window if found else None
+        if found is None or not found.permission or window is None:
+            known = [s.name for s in self._settings.streams.values() if s.permission]
+            raise ValueError(
+                f'{stream!r} is no stream of class "permission"; there are {", ".join(known)}'
+                if known
+                else 'there is no stream of class "permission"'
+            )
+        until, lang = end(now, window), language_for(self._settings, found.brand, lang)
+        purpose = found.purpose or ""
+        return self.links(
+            *(
+                Confirmation("permission", address, found.brand, purpose, now, until, lang)
+                for address in addresses
+            )
+        )
 
     def mail(self, told: Confirmation, now: datetime) -> OwnMail:
         """Return the mail that asks the owner of an address to confirm, in `told.lang`.
@@ -81,7 +108,7 @@ class Writer:
         words: dict[str, Value] = {
             "brand": brand,
             "purpose": purpose_label(settings, told.purpose, told.lang),
-            "link": self.link(told),
+            "link": self.links(told)[0],
             "until": told.until,
         }
         mail = EmailMessage(policy=SMTP.clone(max_line_length=78))

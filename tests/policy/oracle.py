@@ -9,9 +9,11 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
+    Audience,
     Collection,
     ConsentAct,
     Contact,
+    Nature,
     RecipientFacts,
     Rulebook,
     Stream,
@@ -176,6 +178,8 @@ def _of_any_collection(
         )
         seen_so = replace(facts, contact=seen)
         answers.append(_told_of(address, stream, seen_so, book, now, pixels))
+    if any(a[0].endswith("holds") for a in answers):
+        return "refuse permission_not_due", False
     if not own and answers[0][0] == "refuse source_unproven":
         return "refuse brand_unproven", False
     return next((a for a in answers if not a[0].startswith("refuse")), answers[0])
@@ -229,6 +233,8 @@ def _basis(
         return "refuse consent_withdrawn"
     # 3
     local, domain = address.split("@")
+    if stream.permission and contact is None:
+        return "refuse no_record"
     consumer = any(domain == d or domain.endswith("." + d) for d in book.consumer_domains)
     if contact is None:
         if local in book.role_local_parts and not consumer:
@@ -247,6 +253,8 @@ def _basis(
             return "refuse source_undisclosed"
     elif contact.source != "direct":
         return "refuse source_unproven"
+    if stream.permission:
+        return _permission(stream, contact, consent, facts, book, now)
     # 3, of what is on record
     if contact.audience == "generic" and not consumer:
         return "allow generic_address"
@@ -254,6 +262,67 @@ def _basis(
     if consent == "valid":
         return "allow consent"
     return _other_basis(stream, contact, consent, book, now)
+
+
+def _permission(
+    stream: Stream,
+    contact: Contact,
+    consent: str,
+    facts: RecipientFacts,
+    book: Rulebook,
+    now: datetime,
+) -> str:
+    """Once, in the 30 days after the last basis ended, when nothing but time ended it."""
+    before = now - timedelta(days=30)
+    today = _states(stream, contact, consent, book, now)
+    earlier = _states(stream, contact, _consent(stream, contact, book, before), book, before)
+    if "holds" in today.values():
+        return "refuse permission_not_due: a basis holds"
+    ended = [basis for basis, state in today.items() if state == "ended"]
+    if not ended:
+        return _other_basis(stream, contact, consent, book, now)
+    if not any(earlier[basis] == "holds" for basis in ended):
+        return "refuse permission_not_due"
+    name = f"permission:{stream.brand}"
+    if any(m.stream == name and before <= m.at <= now for m in facts.mailings):
+        return "refuse permission_repeated"
+    return "allow permission"
+
+
+def _states(
+    stream: Stream, contact: Contact, consent: str, book: Rulebook, now: datetime
+) -> dict[str, str]:
+    """Of each basis: it `holds`, has `ended` by the passing of time alone, or is not `there`."""
+    states = {"consent": {"valid": "holds", "consent_expired": "ended"}.get(consent, "there")}
+    said = _other_basis(
+        replace(stream, nature=Nature.COMMERCIAL), contact, "consent_missing", book, now
+    )
+    states["customer"] = _state(said, "existing_customer", "customer_stale")
+    bare = replace(contact, purchases=())
+    for basis, theirs, them in (
+        (
+            "charity",
+            replace(stream, nature=Nature.CHARITY),
+            replace(bare, audience=Audience.CONSUMER),
+        ),
+        ("professional", replace(stream, nature=Nature.COMMERCIAL), bare),
+    ):
+        if basis == "charity" and stream.nature != "charity":
+            continue
+        if basis == "professional" and contact.audience != "professional":
+            continue
+        # a purchase is a sign of life
+        last = [p.at for p in contact.purchases if p.at <= now]
+        known = [*last, *([contact.last_activity_at] if contact.last_activity_at else [])]
+        them = replace(them, last_activity_at=max((a for a in known if a <= now), default=None))
+        states[basis] = _state(
+            _other_basis(theirs, them, "consent_missing", book, now), basis, "inactive"
+        )
+    return states
+
+
+def _state(said: str, basis: str, ended: str) -> str:
+    return {f"allow {basis}": "holds", f"refuse {ended}": "ended"}.get(said, "there")
 
 
 def _other_basis(

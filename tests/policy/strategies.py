@@ -38,6 +38,8 @@ ADDRESSES = ["jeanne@example.org", "contact@example.org", "contact@gmail.com", "
 # Round the edges: three years ago, now, and what has not happened yet.
 MOMENTS = [
     THREE_YEARS_AGO - timedelta(days=400),
+    THREE_YEARS_AGO - 30 * DAY - TICK,
+    THREE_YEARS_AGO - 30 * DAY,
     THREE_YEARS_AGO - TICK,
     THREE_YEARS_AGO,
     THREE_YEARS_AGO + TICK,
@@ -97,7 +99,7 @@ def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:
     contact = _contact(random) if random.random() < 0.9 else None
     mailings = tuple(
         Mailing(
-            random.choice(["s", "t"]),
+            random.choice(["s", "t", *(f"permission:{brand}" for brand in BRANDS)]),
             random.choice(MAILED),
             random.choice(PURPOSES),
             random.choice(BRANDS),
@@ -127,6 +129,7 @@ def _stream(random: Random) -> Stream:
         products=_some(random),
         topics=_some(random),
         paused=random.random() < 0.2,
+        permission=kind is StreamClass.MARKETING and random.random() < 0.3,
         confirmation=kind is StreamClass.TRANSACTIONAL and random.random() < 0.4,
         frequency_cap=random.choice(CAPS),
         marketing_cap=random.choice(CAPS),

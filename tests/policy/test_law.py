@@ -24,6 +24,8 @@ RULES = [
     *decide.WISHES,
     *decide.DEFERRALS,
     *decide.MESSAGE_RULES,
+    decide.PERMISSION_RULES[-2],
+    decide.PERMISSION_MESSAGE_RULES[-1],
 ]
 
 

@@ -13,6 +13,7 @@ from smtpproxy.config import parse
 from smtpproxy.policy.model import (
     Contact,
     Origin,
+    Purchase,
     RecipientFacts,
     Source,
     Stream,
@@ -26,7 +27,7 @@ from smtpproxy.sinks.audit.verify import verify
 from smtpproxy.store import open_mailings, open_store
 from smtpproxy.store.protocols import Store, SuppressionEntry
 from tests.kit.journal import Clock, decided, journal, segments
-from tests.kit.relay import relay_config
+from tests.kit.relay import STREAMS, relay_config
 from tests.kit.toml import to_toml
 
 DAY = timedelta(days=1)
@@ -194,4 +195,58 @@ async def test_messages_go_when_no_cap_counts_them(settings: Settings, store: St
     known = (await log.known([ANNA]))[ANNA]
     assert [mailing.at for mailing in known.mailings] == [NOW - 60 * DAY, NOW - DAY]
     assert known.first_at == NOW - 61 * DAY
+    log.close()
+
+
+def asking(tmp_path: Path, **retention: str) -> Settings:
+    """With a stream that asks people whether to go on."""
+    renewal = {**STREAMS[0], "name": "renewal", "class": "permission"}
+    more = {
+        "stream": [*STREAMS, renewal],
+        "web": {"public_url": "https://confirm.shop.example"},
+        "confirmation": {"sender": "hello@shop.example"},
+        "retention": retention,
+    }
+    return parse(to_toml(relay_config(tmp_path, "127.0.0.1:25", more)), "relay.toml")
+
+
+@pytest.mark.parametrize(
+    ("kept", "oldest"),
+    [
+        ({}, datetime(2037, 5, 2, 12, tzinfo=UTC)),  # three years before the window of 30 days
+        ({"prospects": "5 years"}, datetime(2035, 6, 1, 12, tzinfo=UTC)),
+        ({"prospects": "1y"}, datetime(2039, 6, 1, 12, tzinfo=UTC)),  # their time never ends here
+    ],
+)
+async def test_people_stay_while_they_may_be_asked_whether_to_go_on(
+    tmp_path: Path, store: Store, kept: dict[str, str], oldest: datetime
+) -> None:
+    settings = asking(tmp_path, **kept)
+    tick = timedelta(microseconds=1)
+    gone = Contact(ANNA, source=Source.DIRECT, collected_at=oldest - tick)
+    await store.put_contacts([gone, Contact(EVE, collected_at=oldest)])
+    await run(settings, store)
+    assert await store.contact(ANNA) is None
+    assert await store.contact(EVE) is not None
+
+
+async def test_customers_stay_as_long(tmp_path: Path, store: Store) -> None:
+    bought = datetime(2037, 5, 2, 12, tzinfo=UTC)
+    people = [
+        Contact(address, collected_at=EDGE - 999 * DAY, purchases=(Purchase("shoes", at),))
+        for address, at in ((ANNA, bought - DAY), (EVE, bought))
+    ]
+    await store.put_contacts(people)
+    await run(asking(tmp_path), store)
+    assert await store.contact(ANNA) is None
+    assert await store.contact(EVE) is not None
+
+
+async def test_that_somebody_was_asked_is_known_as_long(tmp_path: Path, store: Store) -> None:
+    settings = asking(tmp_path)
+    log = open_mailings(settings.store)
+    await log.reserve("1", settings.streams["renewal"], [ANNA], NOW - 30 * DAY)
+    await run(settings, store)
+    (mailing,) = (await log.known([ANNA]))[ANNA].mailings
+    assert mailing.stream == "permission:default"
     log.close()

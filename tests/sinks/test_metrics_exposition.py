@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -137,9 +138,9 @@ def test_what_can_not_happen_is_not_shown() -> None:
 def test_every_reason_has_its_place_in_a_verdict() -> None:
     placed = {
         reason
-        for stream in (OFFERS, RECEIPTS)
+        for stream in (OFFERS, replace(OFFERS, permission=True), RECEIPTS)
         for verdicts in (message_verdicts, recipient_verdicts)
-        for _, reason in verdicts(stream.stream_class)
+        for _, reason in verdicts(stream)
     }
     assert placed == set(Reason)
 
@@ -237,5 +238,6 @@ def test_the_document_lists_every_label_value() -> None:
     for _, labels in samples(families(busy())):
         for key, value in labels:
             seen.setdefault(key, set()).add(value)
+    seen["basis"].add("permission")  # on streams of that class
     open_ended = {"listener", "stream", "reason", "version", "hash", "le", "webhook", "token"}
     assert closed == {key: values for key, values in seen.items() if key not in open_ended}

@@ -47,7 +47,7 @@ from smtpproxy.toml import named, shown, suggestion
 
 _CLOCK = PeriodKind((Unit.YEARS, Unit.MONTHS, Unit.DAYS))
 _SOURCES = MembersKind(tuple(Source), Source)
-_IN_FORCE = tuple(basis for basis in Basis if basis is not Basis.TRANSACTIONAL)
+_IN_FORCE = tuple(b for b in Basis if b not in (Basis.TRANSACTIONAL, Basis.PERMISSION))
 _NOT_SIMILAR = tuple(each for each in Condition if each is not Condition.SIMILAR_PRODUCT)
 # Consent does not fix a mailbox that bounces, and what somebody else entered is not the
 # person's order alone.
@@ -56,9 +56,11 @@ _RULES = tuple(
     rule.name
     for rules in (
         decide.recipient_rules(_IN_FORCE),
+        decide.PERMISSION_RULES[-2:-1],  # the others are among the ones before
         decide.DELIVERY_RULES,
         decide.MESSAGE_RULES,
-        decide.TRANSACTIONAL_MESSAGE_RULES[-1:],  # the others are among the ones before
+        decide.PERMISSION_MESSAGE_RULES[-1:],
+        decide.TRANSACTIONAL_MESSAGE_RULES[-1:],
     )
     for rule in rules
 )
@@ -87,10 +89,11 @@ PARAMETERS: dict[str, Kind] = {
     "charity_since": DayKind(),
     "professional_requires": OrderKind(_NOT_SIMILAR, Condition),
     "activity_period": _CLOCK,
+    "permission_window": PeriodKind((Unit.MONTHS, Unit.DAYS), without="none"),
     "signs_of_life": MembersKind(tuple(Sign), Sign),
     "lifted_by_consent": MembersKind(_LIFTABLE, Origin),
     "lifting_methods": WordsKind(),
-    "honour_within": PeriodKind((Unit.HOURS, Unit.DAYS, Unit.BUSINESS_DAYS), unlimited=False),
+    "honour_within": PeriodKind((Unit.HOURS, Unit.DAYS, Unit.BUSINESS_DAYS), without=None),
     "objection_period": _CLOCK,
     "imprint_required": FlagKind(),
     "notice_each_use": FlagKind(),

@@ -37,13 +37,13 @@ class Kind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeriodKind:
-    """A period in one of `units`; None is without end."""
+    """A period in one of `units`; `without` is how None is written, where it may be."""
 
     units: tuple[Unit, ...]
-    unlimited: bool = True
+    without: str | None = UNLIMITED
 
     def read(self, value: object, fault: Fault) -> Period | None:
-        if self.unlimited and value == UNLIMITED:
+        if self.without is not None and value == self.without:
             return None
         text = value if isinstance(value, str) else ""
         if wrong := minutes_fault(text):
@@ -63,11 +63,12 @@ class PeriodKind:
         return Period(count, unit)
 
     def written(self, value: Period | None) -> str:
-        return UNLIMITED if value is None else str(value)
+        return (self.without or UNLIMITED) if value is None else str(value)
 
     def _right(self) -> str:
         examples = [shown(str(Period(2, unit))) for unit in self.units]
-        return f"a period such as {_any_of(examples + [shown(UNLIMITED)] * self.unlimited)}"
+        examples += [] if self.without is None else [shown(self.without)]
+        return f"a period such as {_any_of(examples)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,7 @@ def opt_out(case: RecipientCase) -> Verdict:
 def nearest_refusal(case: RecipientCase) -> Verdict:
     """Refuse with what is missing from the basis that came nearest: the first that is there."""
     for basis in case.rulebook.bases:
-        failure = _FAILURES.get(basis)
+        failure = FAILURES.get(basis)
         reason = _NOT_THERE if failure is None else failure(case)
         if reason is not _NOT_THERE:
             return _REFUSALS[reason]
@@ -341,7 +341,7 @@ _CONDITIONS: dict[Condition, tuple[Callable[[Contact, RecipientCase], bool], Rea
     Condition.TOPIC: (_concerns_them, Reason.TOPIC_UNRELATED),
     Condition.ACTIVE: (_is_not_silent, Reason.INACTIVE),
 }
-_FAILURES: dict[Basis, Callable[[RecipientCase], Reason]] = {
+FAILURES: dict[Basis, Callable[[RecipientCase], Reason]] = {
     Basis.CONSENT: consent_failure,
     Basis.EXISTING_CUSTOMER: customer_failure,
     Basis.CHARITY: charity_failure,

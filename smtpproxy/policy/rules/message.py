@@ -8,6 +8,7 @@ there.
 from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.policy.model import (
     Alignment,
+    ConfirmLink,
     ContentFeatures,
     MessageFeatures,
     Reason,
@@ -129,6 +130,7 @@ _UNANSWERED = defer("alignment", Reason.TEMPORARY_FAILURE)
 _NO_OPTOUT = refuse("body_optout", Reason.BODY_OPTOUT_MISSING)
 _NO_IMPRINT = refuse("imprint", Reason.SENDER_UNIDENTIFIED)
 _FAKE_PREFIX = refuse("subject", Reason.SUBJECT_MISLEADING)
+_CONFIRM_LINK = refuse("confirm_link", Reason.CONFIRM_LINK_MISSING)
 _UNDECLARED = refuse("bulk", Reason.BULK_UNDECLARED)
 
 
@@ -184,6 +186,13 @@ def subject(case: MessageCase) -> Verdict | None:
         return None
     content = case.features.content
     return _FAKE_PREFIX if content is not None and content.fake_prefix else None
+
+
+def confirm_link(case: MessageCase) -> Verdict | None:
+    """Refuse a permission message by which its reader cannot say yes."""
+    content = case.features.content
+    found = (content and content.confirm_link) or ConfirmLink.MISSING
+    return None if found is ConfirmLink.VALID else _CONFIRM_LINK
 
 
 def bulk(case: MessageCase) -> Verdict | None:

@@ -76,7 +76,7 @@ class SqliteMailings:
         def count(connection: sqlite3.Connection) -> dict[str, Mailed]:
             persons = {address: self._person(address) for address in addresses}
             known = {address: _known(connection, person) for address, person in persons.items()}
-            sent = (moment, id, stream.name, stream.purpose, stream.brand)
+            sent = (moment, id, stream.counted_as, stream.purpose, stream.brand)
             connection.executemany(_COUNT, [(p, *sent) for p in persons.values()])
             connection.executemany(_COUNT_FIRST, [(p, moment, id) for p in persons.values()])
             return known

@@ -45,6 +45,10 @@ NINETY_DAYS_AGO = NOW - 90 * DAY
 EIGHTEEN_MONTHS_AGO = datetime(2025, 2, 28, 12, tzinfo=UTC)
 COLLECTED_TWICE = seen(agreed(at=datetime(2020, 1, 1, tzinfo=UTC)), NOW)
 
+THREE_YEARS_AGO = NOW.replace(year=NOW.year - 3)
+ENDED_LATELY = seen(agreed(at=THREE_YEARS_AGO - 7 * DAY), THREE_YEARS_AGO - 7 * DAY)
+LONG_ENDED = seen(agreed(at=THREE_YEARS_AGO - 40 * DAY), THREE_YEARS_AGO - 40 * DAY)
+
 Case = tuple[str, Contact | None, str, str]
 CASES: list[Case] = [
     ('bases = ["consent", "professional", "existing_customer"]',
@@ -142,6 +146,12 @@ SUPPORTERS = [
      "refuse consent_missing"),
 ]  # fmt: skip
 
+ASKING = [
+    ('permission_window = "2 months"', LONG_ENDED, "refuse permission_not_due", "allow permission"),
+    ('permission_window = "none"', ENDED_LATELY, "allow permission",
+     "refuse permission_not_due"),
+]  # fmt: skip
+
 # Nothing judges by these: they are for other parts, or for people.
 ELSEWHERE = {"honour_within", "imprint_required", "notice_each_use", "unsubscribe_valid", "law"}
 
@@ -176,13 +186,19 @@ def test_what_lifts_a_suppression(text: str, order: Suppression, usual: str, own
     assert _answers(text, agreed(), order) == (usual, own)
 
 
+@pytest.mark.parametrize(("text", "contact", "usual", "own"), ASKING)
+def test_whether_to_go_on(text: str, contact: Contact, usual: str, own: str) -> None:
+    stream = replace(OFFERS, permission=True)
+    assert _answers(text, contact, stream=stream) == (usual, own)
+
+
 @pytest.mark.parametrize(("text", "contact", "usual", "own"), SUPPORTERS)
 def test_supporters(text: str, contact: Contact, usual: str, own: str) -> None:
     assert _answers(text, contact, stream=APPEAL) == (usual, own)
 
 
 def test_no_parameter_was_left_out() -> None:
-    texts = " ".join(row[0] for row in [*CASES, *ADDRESSES, *ORDERS, *SUPPORTERS])
+    texts = " ".join(row[0] for row in [*CASES, *ADDRESSES, *ORDERS, *SUPPORTERS, *ASKING])
     stems = {name: name.removesuffix("_period") for name in PARAMETERS}
     left_out = {name for name, stem in stems.items() if stem not in texts}
     assert left_out == ELSEWHERE
