@@ -1,5 +1,6 @@
 """`smtpproxy feedback`: what bounces, complaints and other answers say, and what follows."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,14 @@ from typing import Any
 
 import click
 
-from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, tokens_of
+from smtpproxy.cli.feedback_mailbox import (
+    act_on,
+    assign,
+    authentication_of,
+    list_reports,
+    show,
+    tokens_of,
+)
 from smtpproxy.cli.options import DEFAULT_CONFIG, config_path_option, flag, options
 from smtpproxy.cli.printer import Column, Part, Table, json_option, print_json, print_text
 from smtpproxy.feedback import Report, read_report
@@ -102,11 +110,14 @@ def _would_be_done(
             yield name, read_report(content), {}
         return
     tokens = tokens_of(settings)
-    for name, content in contents:
-        report = read_report(
-            content, tokens=tokens.of(content), require_token=feedback.require_token
-        )
-        yield name, report, {}
+    with asyncio.Runner() as runner, authentication_of(settings) as authentication:
+        for name, content in contents:
+            report = read_report(
+                content, tokens=tokens.of(content), require_token=feedback.require_token
+            )
+            if authentication is not None:
+                report = runner.run(authentication.checked(content, report))
+            yield name, report, {}
 
 
 def _settings(config: Path, *, needed: bool) -> Settings | None:

@@ -2,7 +2,10 @@
 person to look at."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -11,11 +14,13 @@ from typing import Any, TypeVar
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.dkim import texts
 from smtpproxy.cli.options import canonical_address, choice, config_option, option, options
 from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, open_patiently, using_store
 from smtpproxy.feedback import Class, Report
 from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done
+from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.store import open_breaker, open_feedback
@@ -48,6 +53,16 @@ def _feedback(settings: Settings | None) -> FeedbackSettings:
     return settings.feedback
 
 
+@contextmanager
+def authentication_of(settings: Settings) -> Iterator[Authentication | None]:
+    """Give what checks reports without a token, if the configuration asks for it."""
+    if _feedback(settings).authenticate != "required":
+        yield None
+        return
+    with ThreadPoolExecutor(1, "dkim") as threads:
+        yield Authentication(texts(settings, None), threads, time.time)
+
+
 def act_on(
     settings: Settings | None, contents: Iterator[tuple[str, bytes]]
 ) -> Iterator[tuple[str, Report, dict[str, Any]]]:
@@ -56,8 +71,8 @@ def act_on(
     assert settings is not None
     maildir = Maildir(settings.feedback_dir)
     maildir.make()
-    with asyncio.Runner() as runner:
-        by_hand = runner.run(_ByHand.opened(settings, feedback, maildir))
+    with asyncio.Runner() as runner, authentication_of(settings) as authentication:
+        by_hand = runner.run(_ByHand.opened(settings, feedback, maildir, authentication))
         try:
             while some := list(islice(contents, _AT_ONCE)):
                 done = runner.run(by_hand.act([content for _, content in some]))
@@ -75,20 +90,35 @@ def act_on(
 class _ByHand:
     """Acts on reports that somebody has as files, over a store that stays open meanwhile."""
 
-    def __init__(self, settings: Settings, feedback: FeedbackSettings, maildir: Maildir) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        feedback: FeedbackSettings,
+        maildir: Maildir,
+        authentication: Authentication | None,
+    ) -> None:
         self._maildir = maildir
         self._store = open_patiently(settings)
         self._log = open_feedback(settings.store)
         self._breaker = open_breaker(settings, lambda: self._store)
         self._actor = Actor(
-            feedback, tokens_of(settings), lambda: self._store, self._log, self._breaker
+            feedback,
+            tokens_of(settings),
+            lambda: self._store,
+            self._log,
+            self._breaker,
+            authentication,
         )
 
     @classmethod
     async def opened(
-        cls, settings: Settings, feedback: FeedbackSettings, maildir: Maildir
+        cls,
+        settings: Settings,
+        feedback: FeedbackSettings,
+        maildir: Maildir,
+        authentication: Authentication | None,
     ) -> "_ByHand":
-        return cls(settings, feedback, maildir)
+        return cls(settings, feedback, maildir, authentication)
 
     async def act(self, contents: Sequence[bytes]) -> Sequence[Done]:
         """The relay's own process hands on: it gets a copy, and a person of what is kept."""

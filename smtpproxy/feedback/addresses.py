@@ -36,6 +36,8 @@ def of_field(value: str) -> str | None:
 
 def found_in(text: str) -> list[str]:
     """Return the canonical addresses in a text, each once, in their order."""
+    if "@" not in text:
+        return []
     found = (valid(_SMTP_PREFIX.sub("", match[1])) for match in ADDRESS.finditer(text))
     return list(dict.fromkeys(address for address in found if address is not None))
 

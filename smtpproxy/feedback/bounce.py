@@ -8,7 +8,7 @@ from msgspec import Struct
 from smtpproxy.feedback.addresses import found_in
 from smtpproxy.feedback.classes import classify, says_anything, speaks_of_death
 from smtpproxy.feedback.dsn import STATUS_TYPES, Outcome, field_outcomes
-from smtpproxy.feedback.original import Original
+from smtpproxy.feedback.original import RETURNED_TYPES, Original
 from smtpproxy.feedback.parts import Mail, field, read_mail
 from smtpproxy.feedback.records import Class
 from smtpproxy.feedback.transcript import Told, read_text
@@ -83,7 +83,8 @@ def is_bounce(mail: Mail) -> bool:
     subject = _SUBJECT.search(field(mail.headers, "Subject")) is not None
     said = _text(mail)[:4096]
     text = _TEXT.search(said) is not None or speaks_of_death(said[:1024])
-    return report + daemon + subject + text >= 2 and (text or subject or report)
+    by_machine = daemon or report or any(True for _ in mail.of_type(*RETURNED_TYPES))
+    return by_machine and report + daemon + subject + text >= 2 and (text or subject or report)
 
 
 def inner_bounce(mail: Mail) -> Mail | None:

@@ -8,7 +8,7 @@ from smtpproxy.feedback.addresses import found_in, is_of_a_machine, valid
 from smtpproxy.feedback.parts import Mail, header_block, text_of
 from smtpproxy.mail.headers import HeaderBlock
 
-_TYPES = (
+RETURNED_TYPES = (
     *("message/rfc822", "text/rfc822-headers", "message/rfc822-headers", "text/rfc822-header"),
     *("message/global", "message/global-headers", "text/rfc822", "message/partial"),
 )
@@ -40,7 +40,7 @@ def original_of(mail: Mail) -> Original:
 
 
 def _headers(mail: Mail) -> HeaderBlock:
-    for part in mail.of_type(*_TYPES):
+    for part in mail.of_type(*RETURNED_TYPES):
         return header_block(part.octets)
     for part in mail.of_type("text/plain"):
         begin = _BEGIN.search(part.octets)

@@ -22,8 +22,8 @@ _GONE = (
     r"|non-existent|not recogni[sz]ed|not known|not valid|is invalid|invalid|not registered"
     r"|not listed|not local|not active|inactive|disabled|de-?activated|suspended|discontinued"
     r"|closed"
-    r"|terminated|deleted|removed|expired|not a valid|cannot be found|can ?not be found"
-    r"|unrecogni[sz]ed"
+    r"|terminated|deleted|removed|(?<!envelope )(?<!message )(?<!mail )(?<!time )expired"
+    r"|not a valid|cannot be found|can ?not be found|unrecogni[sz]ed"
     r"|(?:can|could|was)n[o']?t (?:be )?found|could not be found|was not found|isn't valid"
     r"|not (?:be )?located|does ?n[o']?t have|not have an?|undefined|not present|retired|obsolete"
     r"|not hosted here|not handled here|not in (?:the |our )?(?:directory|database|system"
@@ -169,7 +169,6 @@ DEAD = _any(
     r"\b(?:unable|failed|not able) to (?:find|locate) (?:the |this |a )?(?:user|recipient|mailbox"
     r"|address)",
     r"\bbadrcptto|missing home directory|\barchived recipient|mailbox name (?:not allowed|invalid)",
-    r"recipient address rejected: access denied",  # of Exchange Online, for whom it has not
     r"\buser (?:\w{1,12} )?(?:does ?n't|not) (?:exist|known|found)|not (?:a )?known user",
 )
 
@@ -205,6 +204,7 @@ DEAD_ABROAD = (
 """What means `DEAD` in other languages."""
 
 UNAVAILABLE = _any(
+    r"recipient address rejected: access denied",  # of Exchange Online, for whom it has not
     r"(?:mail ?box|user|recipient|account) (?:is |was |temporarily |currently )*(?:not available"
     r"|unavailable)",
 )
@@ -233,7 +233,7 @@ TRANSIENT = _any(
     r"too many (?:connections|recipients|concurrent|hops|errors|sessions)|rate ?-?limit|throttl"
     r"|deferred",
     r"(?:max\w*|exceeded)[^.;]{0,30}(?:attempts|retries|time)|(?:too long|been) in (?:the )?queue"
-    r"|queue too long|delivery time expired",
+    r"|queue too long|(?:delivery time|envelope|message|mail) expired",
     r"hosts? have been failing|temp_failure|loop(?:s|ing)?\b|configuration (?:error|problem)"
     r"|internal error",
     r"service (?:is )?(?:currently )?(?:not available|unavailable)|system (?:is )?full"

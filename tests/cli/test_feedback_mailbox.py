@@ -10,6 +10,8 @@ import pytest
 
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.store.key_files import ensure_link_keys, load_link_keys
+from tests.kit.dkim import KeyFile, signed
+from tests.kit.dns import NameServer
 from tests.kit.relay import STREAMS, RelayProcess
 from tests.kit.reports import bounce, complaint, letter
 
@@ -76,6 +78,30 @@ def test_what_a_folder_says_is_done_once(
     assert [each["kept"] for each in again] == [None] * 4
     assert len(json.loads(relay.must("feedback", "list", "--json"))) == 1
     assert sorted(put(tmp_path / "in").iterdir()), "the files are the user's"
+
+
+def test_files_without_a_token_are_authenticated_too(relay: RelayProcess, tmp_path: Path) -> None:
+    key = KeyFile(tmp_path, domain="mx.example")
+    about_ann = complaint("ann@mx.example")
+    folder = put(
+        tmp_path / "in",
+        a=signed(about_ann, key, ["From", "Subject"]),
+        b=complaint("bob@mx.example"),
+    )
+    with NameServer(key.dns) as dns:
+        relay.config["dns"] = {"nameservers": [dns.address]}
+        relay.config["feedback"] = {
+            "domain": DOMAIN,
+            "require_token": False,
+            "authenticate": "required",
+        }
+        relay.write_config()
+        would = done(relay, str(folder), "--dry-run")
+        first = done(relay, str(folder))
+    actions = [each["events"][0]["action"] for each in would]
+    assert actions == [each["events"][0]["action"] for each in first] == ["suppress", "count"]
+    assert suppressed(relay, "ann@mx.example") == [("marketing", "complaint")]
+    assert suppressed(relay, "bob@mx.example") == []
 
 
 def test_a_person_says_what_a_report_means(relay: RelayProcess, tmp_path: Path) -> None:

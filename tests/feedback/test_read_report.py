@@ -24,6 +24,11 @@ def summary(report: Report) -> list[tuple[str | None, str, str, str | None]]:
         ("5.0.0", "554 delivery error: dd This user doesn't have a x.example account", Class.DEAD),
         ("5.5.0", "550 5.5.0 Requested action not taken: mailbox unavailable", Class.DEAD),
         ("5.4.1", "550 5.4.1 Recipient address rejected: Access denied. AS(201806281)", Class.DEAD),
+        (
+            "5.7.1",
+            "554 5.7.1 <x@y.example>: Recipient address rejected: Access denied",
+            Class.BLOCKED,
+        ),
         ("5.2.1", "550 5.2.1 The email account that you tried to reach is disabled", Class.DEAD),
         (
             "5.4.4",
@@ -53,6 +58,7 @@ def summary(report: Report) -> list[tuple[str | None, str, str, str | None]]:
         ("4.4.1", "connect to mx.example[192.0.2.1]:25: Connection timed out", Class.TRANSIENT),
         ("4.4.3", "Host or domain name not found, try again", Class.TRANSIENT),
         ("5.0.0", "554 Too many hops", Class.TRANSIENT),
+        ("5.0.0", "jeanne@people.example: Envelope expired", Class.TRANSIENT),
         ("5.0.0", "550 rejected", Class.UNKNOWN),
         ("5.1.1", "550 5.1.1 not allowed", Class.UNKNOWN),
     ],
@@ -382,6 +388,14 @@ def test_an_automatic_reply_does_nothing(subject: str, more: str) -> None:
 def test_other_mail_does_nothing() -> None:
     text = "Hello, I saw that the user is unknown and does not exist, 550 5.1.1 <x@y.example>."
     mail = plain(text, subject="A question", sender="Jeanne <jeanne@people.example>", more="")
+    assert (read_report(mail).kind, read_report(mail).events) == (Kind.OTHER, ())
+
+
+def test_a_person_who_asks_about_a_bounce_reports_none() -> None:
+    text = "Hello, I got: 550 5.1.1 <x@y.example> User unknown, mail could not be delivered. Why?"
+    mail = plain(
+        text, subject="Mail delivery failed?", sender="Jeanne <jeanne@people.example>", more=""
+    )
     assert (read_report(mail).kind, read_report(mail).events) == (Kind.OTHER, ())
 
 
