@@ -104,7 +104,6 @@ def with_confirmations(settings: Settings) -> Settings:
         UnixAddress(settings.own_socket),
         streams=tuple(stream.name for stream in streams),
         default_stream=streams[0].name,
-        max_recipients=1,
     )
     return replace(
         settings,

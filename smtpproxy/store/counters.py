@@ -75,6 +75,10 @@ class ConfirmationLimit(Protocol):
         """
         ...
 
+    async def give_back(self, address: str, at: datetime) -> None:
+        """Take a mail back that was counted then: it was not sent."""
+        ...
+
     def close(self) -> None: ...
 
 

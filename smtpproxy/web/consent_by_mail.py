@@ -35,6 +35,7 @@ from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.protocols import ContactUpdate, Store
 from smtpproxy.web.confirmation import State
 from smtpproxy.web.own_mail import (
+    RelayUnavailable,
     Submit,
     Writer,
     brand_title,
@@ -119,7 +120,12 @@ class ConsentByMail:
             now + timedelta(seconds=bounds.valid_for),
             language_for(self.settings, asked.brand, asked.lang, language),
         )
-        reply = await send(self._submit, self._mails.mail(told, now))
+        try:
+            reply = await send(self._submit, self._mails.mail(told, now))
+        except RelayUnavailable as error:
+            if error.certain:
+                await self._limit.give_back(asked.address, now)
+            raise
         if reply.code >= 500:  # the relay knows more than was known a moment ago
             return Started("refused", detail=reply.text)
         return Started("sent")

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime, make_msgid
 from pathlib import Path
 
 from msgspec import Struct
 
-from smtpproxy.locale import PAGE_LANGS, Lang, Phrase, Value, say
+from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, Value, say
 from smtpproxy.mail.confirmation_token import PATH, Confirmation, seal_confirmation
 from smtpproxy.policy.model import Stream
 from smtpproxy.policy.periods import end
@@ -44,9 +44,16 @@ class Reply(Struct, frozen=True):
 
 
 class RelayUnavailable(Exception):
-    """The relay did not take the mail, and did not refuse it; the text says why."""
+    """The relay did not take the mail, and did not refuse it; the text says why.
+
+    Where the connection ended early it is not certain that the mail was not taken.
+    """
 
     exit_code = 1
+
+    def __init__(self, text: str, *, certain: bool) -> None:
+        super().__init__(text)
+        self.certain = certain
 
 
 Submit = Callable[[OwnMail], Reply]
@@ -111,17 +118,18 @@ class Writer:
             "link": self.links(told)[0],
             "until": told.until,
         }
-        mail = EmailMessage(policy=SMTP.clone(max_line_length=78))
+        ascii = told.recipient.isascii()
+        mail = EmailMessage(policy=SMTP if ascii else SMTPUTF8)
         known = settings.brands.get(told.brand)
         sender = (known.help if known else None) or self.confirmation.sender
         mail["From"] = Address(brand, addr_spec=sender)
-        mail["To"] = Address(addr_spec=told.recipient)
+        mail["To"] = Address(addr_spec=told.recipient) if ascii else told.recipient
         mail["Subject"] = say(Phrase(f"mail.{told.kind}.subject", words), told.lang)
         mail["Date"] = format_datetime(now)
         mail["Message-ID"] = make_msgid(domain=settings.server.hostname)
         mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody is to answer by machine
-        mail["Content-Language"] = told.lang
         mail.set_content(say(Phrase(f"mail.{told.kind}.text", words), told.lang))
+        mail["Content-Language"] = told.lang
         stream = confirmation_stream(settings, told.brand)
         return OwnMail(told.recipient, sender, stream.name, mail.as_bytes())
 
@@ -136,16 +144,21 @@ def purpose_label(settings: Settings, purpose: str, lang: Lang) -> str:
     """Return what people are told that a purpose is: the label of a stream that is for it."""
     for stream in settings.declared_streams:
         if stream.purpose == purpose and stream.label:
-            return stream.label.get(lang) or next(iter(stream.label.values()))
+            label = stream.label
+            return label.get(lang) or label.get(REFERENCE) or next(iter(label.values()))
     return purpose
 
 
 def language_for(settings: Settings, brand: str, *asked: str | None) -> Lang:
-    """Return the first of the languages asked for that the brand has, or else the brand's first."""
+    """Return the first of the languages asked for that the brand has, or else the brand's first.
+
+    `fr-be` asks for French.
+    """
     found = settings.brands.get(brand)
     spoken = (found.languages if found else ()) or PAGE_LANGS
     first = found.languages[0] if found and found.languages else settings.server.language
-    return next((lang for lang in asked if lang in spoken and lang is not None), first)
+    wanted = (lang.partition("-")[0].lower() for lang in asked if lang)
+    return next((lang for lang in wanted if lang in spoken), first)
 
 
 def confirmation_stream(settings: Settings, brand: str) -> Stream:
@@ -160,22 +173,24 @@ def submitter(settings: Settings) -> Submit:
 
     def submit(mail: OwnMail) -> Reply:
         content = f"{header}: {mail.stream}\r\n".encode() + mail.message
+        client = None
         try:
-            with _Client(path, hostname) as client:
-                client.ehlo_or_helo_if_needed()
-                unicode = not (mail.sender + mail.recipient).isascii() or not content.isascii()
-                options = ["SMTPUTF8", "BODY=8BITMIME"] if unicode else []
-                client.sendmail(mail.sender, [mail.recipient], content, options)
+            client = _Client(path, hostname)
+            options = [] if content.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
+            client.sendmail(mail.sender, [mail.recipient], content, options)
         except smtplib.SMTPRecipientsRefused as refused:
-            code, text = refused.recipients[mail.recipient]
-            return _reply(code, text)
+            return _reply(*refused.recipients[mail.recipient])
         except smtplib.SMTPResponseException as refused:
             return _reply(refused.smtp_code, refused.smtp_error)
         except (OSError, smtplib.SMTPException) as error:
-            raise RelayUnavailable(
+            text = (
                 f"{path}: the relay does not take its own mail ({error}); is smtpproxy serve"
                 " running with this configuration?"
-            ) from error
+            )
+            raise RelayUnavailable(text, certain=client is None) from error
+        finally:
+            if client is not None:
+                client.close()  # whatever it would say to QUIT: the answer is there
         return Reply(250, "accepted")
 
     return submit
@@ -185,7 +200,8 @@ async def send(submit: Submit, mail: OwnMail) -> Reply:
     """Submit on a thread. Raises RelayUnavailable, also where the relay says to try later."""
     reply = await asyncio.to_thread(submit, mail)
     if 400 <= reply.code < 500 or reply.code < 200:
-        raise RelayUnavailable(f"the relay asks to try again later: {reply.code} {reply.text}")
+        text = f"the relay asks to try again later: {reply.code} {reply.text}"
+        raise RelayUnavailable(text, certain=True)
     return reply
 
 

@@ -179,14 +179,24 @@ def test_nobody_can_have_a_stranger_mailed_at_will(relay: RelayProcess, mta: Fak
 
 def test_the_relay_that_is_away_or_refused_is_said(relay: RelayProcess, mta: FakeUpstream) -> None:
     mta.behaviours.append(At("end", Reply("451 4.3.2 later")))
-    code, _, told = start(relay, "emil@people.example")
-    assert code == 1
-    assert "asks to try again later: 451" in told
+    for _ in range(4):
+        code, _, told = start(relay, "emil@people.example")
+        assert code == 1
+        assert "asks to try again later: 451" in told, "what was not taken is not counted"
     mta.behaviours.clear()
     assert start(relay, "emil@people.example")[0] == 0
     mta.behaviours.append(At("rcpt", Reply("550 5.1.1 nobody")))
     code, told, _ = start(relay, "emil@people.example")
     assert (code, "550 5.1.1 nobody" in told or "5.1.1 nobody" in told) == (1, True)
+
+
+def test_an_address_that_is_not_ascii(relay: RelayProcess, mta: FakeUpstream) -> None:
+    assert start(relay, "léa@people.example")[0] == 0
+    (message,) = mta.messages
+    assert message.recipients == ("léa@people.example",)
+    assert "SMTPUTF8" in message.parameters
+    assert "To: léa@people.example\r\n".encode() in message.data
+    assert ask(link(relay, mta), YES)[0] == 200
 
 
 def test_a_request_outlives_a_kill(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> None:

@@ -21,6 +21,7 @@ _PRUNE = "DELETE FROM confirmation WHERE at <= ?"
 _OF_PERSON = "SELECT count(*) FROM confirmation WHERE person = ?"
 _OF_ALL = "SELECT count(*) FROM confirmation"
 _COUNT = "INSERT INTO confirmation (person, at) VALUES (?, ?)"
+_GIVE_BACK = "DELETE FROM confirmation WHERE person = ? AND at = ?"
 _DAY = timedelta(days=1)
 
 
@@ -33,8 +34,7 @@ class SqliteConfirmations:
 
     async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
         def take(connection: sqlite3.Connection) -> bool:
-            name = widened(address).encode()  # else a tag would make another mailbox of it
-            person = blake2b(name, digest_size=16, key=self._file.secret).digest()
+            person = self._person(address)
             connection.execute(_PRUNE, (to_micros(at - _DAY),))
             (of_person,) = connection.execute(_OF_PERSON, (person,)).fetchone()
             (of_all,) = connection.execute(_OF_ALL).fetchone()
@@ -44,6 +44,16 @@ class SqliteConfirmations:
             return True
 
         return await self._file.write(take)
+
+    async def give_back(self, address: str, at: datetime) -> None:
+        def give_back(connection: sqlite3.Connection) -> None:
+            connection.execute(_GIVE_BACK, (self._person(address), to_micros(at)))
+
+        await self._file.write(give_back)
+
+    def _person(self, address: str) -> bytes:
+        name = widened(address).encode()  # else a tag would make another mailbox of it
+        return blake2b(name, digest_size=16, key=self._file.secret).digest()
 
     def close(self) -> None:
         self._file.close()
