@@ -1,6 +1,5 @@
 """`smtpproxy feedback`: what bounces, complaints and other answers say, and what follows."""
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +8,7 @@ from typing import Any
 
 import click
 
-from smtpproxy.cli.feedback_mailbox import (
-    act_on,
-    assign,
-    authentication_of,
-    list_reports,
-    show,
-    tokens_of,
-)
+from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
 from smtpproxy.cli.options import DEFAULT_CONFIG, config_path_option, flag, options
 from smtpproxy.cli.printer import Column, Part, Table, json_option, print_json, print_text
 from smtpproxy.feedback import Report, read_report
@@ -104,20 +96,12 @@ def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: 
 def _would_be_done(
     settings: Settings | None, contents: Iterator[tuple[str, bytes]]
 ) -> Iterator[tuple[str, Report, dict[str, Any]]]:
-    feedback = None if settings is None else settings.feedback
-    if settings is None or feedback is None:
-        for name, content in contents:
-            yield name, read_report(content), {}
-        return
-    tokens = tokens_of(settings)
-    with asyncio.Runner() as runner, authentication_of(settings) as authentication:
-        for name, content in contents:
-            report = read_report(
-                content, tokens=tokens.of(content), require_token=feedback.require_token
-            )
-            if authentication is not None:
-                report = runner.run(authentication.checked(content, report))
-            yield name, report, {}
+    read: Iterator[tuple[str, Report]]
+    if settings is None or settings.feedback is None:
+        read = ((name, read_report(content)) for name, content in contents)
+    else:
+        read = would_be_done(settings, settings.feedback, contents)
+    return ((name, report, {}) for name, report in read)
 
 
 def _settings(config: Path, *, needed: bool) -> Settings | None:

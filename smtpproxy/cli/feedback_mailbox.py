@@ -2,10 +2,8 @@
 person to look at."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -14,19 +12,16 @@ from typing import Any, TypeVar
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.dkim import texts
 from smtpproxy.cli.options import canonical_address, choice, config_option, option, options
 from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, open_patiently, using_store
 from smtpproxy.feedback import Class, Report
 from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done
-from smtpproxy.mailbox.authentication import Authentication
-from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.mailbox.reading import Reader
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.store import open_breaker, open_feedback
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadReport
-from smtpproxy.store.key_files import LinkReader
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.protocols import SuppressionEntry
 
@@ -36,11 +31,25 @@ _AT_ONCE = 200  # reports in one commit
 _SHOWN = 256 * 1024  # octets of a report
 
 
-def tokens_of(settings: Settings) -> Tokens:
-    """Return what reads our tokens. The configuration has [feedback]."""
-    state = settings.server.state_dir
-    domain = _feedback(settings).domain
-    return Tokens(LinkReader(state), domain, settings.streams, state / "audit")
+def would_be_done(
+    settings: Settings, feedback: FeedbackSettings, contents: Iterator[tuple[str, bytes]]
+) -> Iterator[tuple[str, Report]]:
+    """Read reports as the mailbox would; nothing is done."""
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
+        reader = Reader.of(settings, feedback, threads)
+        while some := list(islice(contents, _AT_ONCE)):
+            understood = runner.run(reader.read(_arrived([content for _, content in some])))
+            for (name, _), one in zip(some, understood, strict=True):
+                yield name, one.report
+
+
+def _arrived(contents: Sequence[bytes]) -> Sequence[Arrived]:
+    """The same content has the same id."""
+    at = now()
+    return [
+        Arrived("F" + sha256(content).hexdigest()[:25].upper(), at, len(content), content)
+        for content in contents
+    ]
 
 
 def _feedback(settings: Settings | None) -> FeedbackSettings:
@@ -53,16 +62,6 @@ def _feedback(settings: Settings | None) -> FeedbackSettings:
     return settings.feedback
 
 
-@contextmanager
-def authentication_of(settings: Settings) -> Iterator[Authentication | None]:
-    """Give what checks reports without a token, if the configuration asks for it."""
-    if _feedback(settings).authenticate != "required":
-        yield None
-        return
-    with ThreadPoolExecutor(1, "dkim") as threads:
-        yield Authentication(texts(settings, None), threads, time.time)
-
-
 def act_on(
     settings: Settings | None, contents: Iterator[tuple[str, bytes]]
 ) -> Iterator[tuple[str, Report, dict[str, Any]]]:
@@ -71,8 +70,8 @@ def act_on(
     assert settings is not None
     maildir = Maildir(settings.feedback_dir)
     maildir.make()
-    with asyncio.Runner() as runner, authentication_of(settings) as authentication:
-        by_hand = runner.run(_ByHand.opened(settings, feedback, maildir, authentication))
+    with asyncio.Runner() as runner:
+        by_hand = runner.run(_ByHand.opened(settings, feedback, maildir))
         try:
             while some := list(islice(contents, _AT_ONCE)):
                 done = runner.run(by_hand.act([content for _, content in some]))
@@ -90,50 +89,31 @@ def act_on(
 class _ByHand:
     """Acts on reports that somebody has as files, over a store that stays open meanwhile."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        feedback: FeedbackSettings,
-        maildir: Maildir,
-        authentication: Authentication | None,
-    ) -> None:
+    def __init__(self, settings: Settings, feedback: FeedbackSettings, maildir: Maildir) -> None:
         self._maildir = maildir
         self._store = open_patiently(settings)
         self._log = open_feedback(settings.store)
         self._breaker = open_breaker(settings, lambda: self._store)
-        self._actor = Actor(
-            feedback,
-            tokens_of(settings),
-            lambda: self._store,
-            self._log,
-            self._breaker,
-            authentication,
-        )
+        self._threads = ThreadPoolExecutor(1)
+        self._reader = Reader.of(settings, feedback, self._threads)
+        self._actor = Actor(feedback, lambda: self._store, self._log, self._breaker)
 
     @classmethod
     async def opened(
-        cls,
-        settings: Settings,
-        feedback: FeedbackSettings,
-        maildir: Maildir,
-        authentication: Authentication | None,
+        cls, settings: Settings, feedback: FeedbackSettings, maildir: Maildir
     ) -> "_ByHand":
-        return cls(settings, feedback, maildir, authentication)
+        return cls(settings, feedback, maildir)
 
     async def act(self, contents: Sequence[bytes]) -> Sequence[Done]:
         """The relay's own process hands on: it gets a copy, and a person of what is kept."""
-        at = now()
-        arrived = [
-            Arrived("F" + sha256(content).hexdigest()[:25].upper(), at, len(content), content)
-            for content in contents
-        ]
-        understood = await self._actor.read(arrived)
+        understood = await self._reader.read(_arrived(contents))
         for one in understood:
             if one.kept or one.hands_on:
                 self._maildir.keep(one.arrived.id, one.arrived.content)
         return await self._actor.act(understood)
 
     async def close(self) -> None:
+        self._threads.shutdown()
         self._log.close()
         self._breaker.close()
         await self._store.close()

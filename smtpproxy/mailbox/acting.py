@@ -10,21 +10,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import structlog
-from msgspec import Struct
-from msgspec.structs import replace
 
-from smtpproxy.feedback import Action, Class, Event, Kind, Report, Sent, read_report
-from smtpproxy.mail.return_path import ReturnPath
-from smtpproxy.mailbox.authentication import Authentication
-from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.feedback import Action, Class, Event, Kind, Sent
+from smtpproxy.mailbox.reading import Reader, Understood
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Origin
 from smtpproxy.policy.periods import beginning
 from smtpproxy.settings import FeedbackSettings
 from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadReport
-from smtpproxy.store.maildir import Arrived, Maildir
-from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry, SuppressionStore
+from smtpproxy.store.feedback import FeedbackLog, HeardEvent, ReadReport
+from smtpproxy.store.maildir import Maildir
+from smtpproxy.store.protocols import SuppressionEntry, SuppressionStore
 
 SUPPRESSIONS = {
     Class.DEAD: (Origin.BOUNCE, "no such mailbox"),
@@ -43,52 +39,7 @@ _AGAINST = {
 }
 """What the breaker counts."""
 
-_TRACE = (b"return-path:", b"delivered-to:", b"x-original-to:", b"received:", b" ", b"\t")
-
 log = structlog.get_logger(__name__)
-
-
-class Understood(Struct, frozen=True):
-    """A report, and what was made of it. `path`: the return path that it came to; `stream`: that
-    of the message that it is surely about."""
-
-    arrived: Arrived
-    report: Report
-    path: ReturnPath | None
-    stream: str
-    digest: bytes  # of what does not change on the way
-
-    @property
-    def kept(self) -> bool:
-        """Whether a person has to look at it: it does not tell what it is, or about whom."""
-        kind, events = self.report.kind, self.report.events
-        if kind is Kind.AUTO_REPLY:
-            return False
-        if kind is Kind.OTHER or any(e.event_class is Class.UNKNOWN for e in events):
-            return True
-        return any(event.address is None for event in events)
-
-    @property
-    def hands_on(self) -> bool:
-        """Whether the app is to hear of it: of a bounce that came to another path, it did."""
-        return self.path is not None and self.report.kind is Kind.DSN
-
-
-def understand(arrived: Arrived, tokens: Tokens, settings: FeedbackSettings) -> Understood:
-    """Read a report. Raises StoreMisconfigured, OSError; what it holds is no reason to fail."""
-    reader = tokens.of(arrived.content)
-    try:
-        report = read_report(arrived.content, tokens=reader, require_token=settings.require_token)
-    except (StoreUnavailable, OSError):
-        raise
-    except Exception as error:  # one report must not keep the others from being read
-        log.error("internal error", report=arrived.id, exc_info=error)
-        report = Report(Kind.OTHER, "a fault of the program: it could not be read")
-    path, sent = reader.path, report.sent
-    stream = None if sent is None else sent.stream
-    if stream is None and path is not None and (found := tokens.stream(path.stream)) is not None:
-        stream = found.name
-    return Understood(arrived, report, path, stream or UNKNOWN, _digest(arrived.content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +57,9 @@ class Actor:
     """Acts on reports. Raises StoreUnavailable; then they have to be read again."""
 
     settings: FeedbackSettings
-    tokens: Tokens
     store: Callable[[], SuppressionStore]
     log: FeedbackLog
     breaker: Breaker | None = None
-    authentication: Authentication | None = None  # None: `authenticate` asks for none
-
-    async def read(self, arrived: Sequence[Arrived]) -> Sequence[Understood]:
-        """Read reports on a thread. Raises StoreMisconfigured, OSError."""
-
-        def all_of_them() -> list[Understood]:
-            return [understand(each, self.tokens, self.settings) for each in arrived]
-
-        understood = await asyncio.to_thread(all_of_them)
-        if self.authentication is None:
-            return understood
-        return [await self._checked(one, self.authentication) for one in understood]
-
-    async def _checked(self, one: Understood, authentication: Authentication) -> Understood:
-        report = await authentication.checked(one.arrived.content, one.report)
-        return replace(one, report=report)
 
     async def act(self, understood: Sequence[Understood]) -> Sequence[Done]:
         """Do what follows, and put it on record."""
@@ -175,7 +109,7 @@ class Actor:
             await self.breaker.heard(kind, sent.stream, sent.decision_id, sent.recipient)
 
     def _trusts(self, one: Understood) -> bool:
-        unproven = self.settings.require_token or self.authentication is not None
+        unproven = self.settings.require_token or self.settings.authenticate == "required"
         return one.report.sent is not None or not unproven
 
 
@@ -243,25 +177,19 @@ def _hand_on_key(one: Understood) -> bytes:
     return sha256(b"hand on " + about).digest()[:16]
 
 
-def _digest(content: bytes) -> bytes:
-    """Of a report without the trace fields above it, which each delivery adds anew."""
-    rest = content.replace(b"\r\n", b"\n")
-    at = 0
-    while rest[at : at + 16].lower().startswith(_TRACE):
-        at = rest.find(b"\n", at) + 1
-        if at == 0:
-            break
-    return sha256(rest[at:]).digest()[:16]
-
-
 async def work_off(
-    maildir: Maildir, actor: Actor, ending: Callable[[], bool], *, at_once: int = 100
+    maildir: Maildir,
+    reader: Reader,
+    actor: Actor,
+    ending: Callable[[], bool],
+    *,
+    at_once: int = 100,
 ) -> Sequence[Done]:
     """Act on some of what came. Raises StoreUnavailable, OSError."""
     arrived = await asyncio.to_thread(maildir.arrived, at_once, actor.settings.size_limit + 1)
     if not arrived or ending():
         return ()
-    done = await actor.act(await actor.read(arrived))
+    done = await actor.act(await reader.read(arrived))
     for each in done:
         await asyncio.to_thread(maildir.settle, each.understood.arrived.id)
         told(each)

@@ -48,14 +48,13 @@ class BounceRelay:
     maildir: Maildir
     audit: Path
 
-    async def hand_on(self, ending: Callable[[], bool]) -> None:
-        """Try all that is due; while the upstream takes nothing, only the first."""
+    async def hand_on(self, ending: Callable[[], bool]) -> int:
+        """Try all that is due; while the upstream takes nothing, only the first. Returns 0."""
         while due := await self.log.due(self.services.now(), _AT_ONCE):
             for bounce in due:
-                if ending():
-                    return
-                if not await self._try(bounce):
-                    return
+                if ending() or not await self._try(bounce):
+                    return 0
+        return 0
 
     async def _try(self, bounce: HandingOn) -> bool:
         """Whether the next one is worth a try."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,20 +16,17 @@ from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
 from smtpproxy.events import Event, UlidFactory
 from smtpproxy.mailbox.acting import Actor, work_off
-from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.mailbox.handing_on import BounceRelay
 from smtpproxy.mailbox.listener import Listener
-from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.mailbox.reading import Reader
 from smtpproxy.process.children import FEEDBACK, Beat, Channel, Drain, Ready
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
-from smtpproxy.resolver import Resolver
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.store import open_breaker, open_feedback, open_store
-from smtpproxy.store.key_files import LinkReader
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.waiting import Deadlines
@@ -60,16 +57,15 @@ async def _work(
     channel = await Channel.over(sock)
     mailbox = Mailbox(settings, feedback)
     await mailbox.open(listening)
-    tasks = [
-        asyncio.create_task(mailbox.keep_acting()),
-        asyncio.create_task(_beat(mailbox, channel)),
-    ]
+    beating = asyncio.create_task(_beat(mailbox, channel))
+    acting = asyncio.create_task(mailbox.keep_acting())
+    handing_on = asyncio.create_task(mailbox.keep_handing_on())
     channel.send(Ready())
     async for message in channel.messages():
         if isinstance(message, Drain):
             break
-    await mailbox.end(tasks[0])
-    tasks[1].cancel()
+    await mailbox.end(acting, handing_on)
+    beating.cancel()
     channel.send(Beat(mailbox.metrics.snapshot()))
     channel.close()
     return 0
@@ -89,6 +85,7 @@ class Mailbox:
         self._log = Log()
         self._ending = False
         self._arrived = asyncio.Event()
+        self._acted = asyncio.Event()
         server = settings.server
         new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom)
         self._store = open_store(settings.store, server.state_dir)
@@ -112,37 +109,21 @@ class Mailbox:
             note_outcome=self._journal.outcome,
             open_upstream=partial(UpstreamTransaction, self._pool),
         )
-        audit = server.state_dir / "audit"
-        tokens = Tokens(LinkReader(server.state_dir), feedback.domain, settings.streams, audit)
         self._breaker = open_breaker(settings, lambda: self._store)
         self._threads = ThreadPoolExecutor(1, "dkim")
-        self._actor = Actor(
-            feedback,
-            tokens,
-            lambda: self._store,
-            self._feedback,
-            self._breaker,
-            self._authentication(settings, feedback),
-        )
+        self._reader = Reader.of(settings, feedback, self._threads)
+        self._actor = Actor(feedback, lambda: self._store, self._feedback, self._breaker)
         self._relay = BounceRelay(
             feedback,
             services,
             Performer(self._store, self._journal),
             self._feedback,
             self._maildir,
-            audit,
+            server.state_dir / "audit",
         )
         self._listener = Listener(
             feedback, server.hostname, self._maildir, new_id=new_id, arrived=self._arrived.set
         )
-
-    def _authentication(
-        self, settings: Settings, feedback: FeedbackSettings
-    ) -> Authentication | None:
-        if feedback.authenticate != "required":
-            return None
-        resolver = Resolver(settings.dns, time.monotonic)
-        return Authentication(lambda name: resolver.lookup(name, "TXT"), self._threads, time.time)
 
     async def open(self, listening: socket.socket | None) -> None:
         """Take reports from now on. What lost its record with the machine is read again."""
@@ -154,31 +135,52 @@ class Mailbox:
             await self._listener.open(listening)
 
     async def keep_acting(self) -> None:
-        """Act on what comes, and hand on what is due; trouble is over when it is over."""
+        """Act on what comes."""
+        await self._keep(self._act_on_some, self._arrived)
+
+    async def keep_handing_on(self) -> None:
+        """Hand on what is due: a slow upstream keeps nobody from being suppressed."""
+        await self._keep(lambda: self._relay.hand_on(self._is_ending), self._acted)
+
+    async def _keep(self, work: Callable[[], Awaitable[int]], wake: asyncio.Event) -> None:
+        """Work while there is something to do, when woken, and now and then.
+
+        Trouble is over when it is over.
+        """
         while not self._ending:
+            wake.clear()
+            pause = _LOOK
             try:
-                while await work_off(self._maildir, self._actor, self._is_ending):
-                    pass
-                await self._relay.hand_on(self._is_ending)
+                if await work():
+                    continue
             except (StoreUnavailable, OSError) as error:
                 log.error("feedback waits", error=str(error))
-                await self._pause(_AFTER_TROUBLE)
+                pause = _AFTER_TROUBLE
             except Exception as error:
                 log.error("internal error", exc_info=error)
-                await self._pause(_AFTER_TROUBLE)
-            else:
-                await self._pause(_LOOK)
+                pause = _AFTER_TROUBLE
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await wake.wait()
 
-    async def end(self, acting: "asyncio.Task[None]") -> None:
+    async def _act_on_some(self) -> int:
+        done = await work_off(self._maildir, self._reader, self._actor, self._is_ending)
+        if any(each.hands_on for each in done):
+            self._acted.set()
+        return len(done)
+
+    async def end(self, *working: "asyncio.Task[None]") -> None:
         """What is begun comes to its end; the rest is in the maildir."""
         self._ending = True
         self._arrived.set()
+        self._acted.set()
         self._listener.close()
-        await asyncio.wait((acting,), timeout=3.0)
-        acting.cancel()
-        await asyncio.gather(acting, return_exceptions=True)
-        self._pool.close()
+        await asyncio.wait(working, timeout=3.0)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         self._journal.close()
         self._feedback.close()
         self._breaker.close()
@@ -186,13 +188,6 @@ class Mailbox:
 
     def _is_ending(self) -> bool:
         return self._ending
-
-    async def _pause(self, seconds: float) -> None:
-        self._arrived.clear()
-        if not self._ending:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._arrived.wait()
 
     def _emit(self, event: Event) -> None:
         self.metrics(event)

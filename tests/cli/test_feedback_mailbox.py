@@ -14,6 +14,7 @@ from tests.kit.dkim import KeyFile, signed
 from tests.kit.dns import NameServer
 from tests.kit.relay import STREAMS, RelayProcess
 from tests.kit.reports import bounce, complaint, letter
+from tests.kit.soak import times
 
 DOMAIN, ANN, BOB = "bounces.shop.example", "ann@people.example", "bob@people.example"
 ID = "01J9ZZZZZZ0123456789ABCDEF"
@@ -151,6 +152,21 @@ def test_who_is_erased_goes_from_the_reports_too(
     assert ANN.encode() not in left
     assert b"bob" in left
     assert len(json.loads(relay.must("feedback", "list", "--json"))) == 1
+
+
+@pytest.mark.soak
+def test_a_folder_of_any_size(
+    relay: RelayProcess, tmp_path: Path, path: Callable[[str], str]
+) -> None:
+    people = [f"person{n}@people.example" for n in range(times(300, 100_000))]
+    put(tmp_path / "in", **{f"{n:06}": bounce(who, to=path(who)) for n, who in enumerate(people)})
+    told = done(relay, str(tmp_path / "in"))
+    assert [each["events"][0]["address"] for each in told] == people
+    assert {each["events"][0]["action"] for each in told} == {"suppress"}
+    assert {tuple(each["new"]) for each in told} == {(True,)}
+    assert suppressed(relay, people[-1]) == [("all", "bounce")]
+    state = Path(relay.config["server"]["state_dir"])
+    assert len(list((state / "feedback/cur").iterdir())) == len(people), "for the app"
 
 
 def test_without_a_mailbox_only_a_dry_run_works(relay: RelayProcess, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.mailbox.acting import Actor, Done
+from smtpproxy.mailbox.reading import Reader
 from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Origin, Stream, Suppression
@@ -44,7 +45,8 @@ class Mailbox:
         self.audit = folder / "audit"
         self.audit.mkdir()
         tokens = Tokens(LinkReader(folder), DOMAIN, {"offers": OFFERS}, self.audit)
-        self.actor = Actor(settings, tokens, lambda: store, self.log)
+        self.reader = Reader(settings, tokens)
+        self.actor = Actor(settings, lambda: store, self.log)
         self.number = 0
 
     def path(self, recipient: str, id: str = ID) -> str:
@@ -55,13 +57,14 @@ class Mailbox:
 
     def set(self, settings: FeedbackSettings) -> None:
         self.actor = replace(self.actor, settings=settings)
+        self.reader = replace(self.reader, settings=settings)
 
     async def take(self, *reports: bytes, at: datetime = NOW) -> Sequence[Done]:
         arrived = []
         for content in reports:
             self.number += 1
             arrived.append(Arrived(f"r{self.number}", at, len(content), content))
-        return await self.actor.act(await self.actor.read(arrived))
+        return await self.actor.act(await self.reader.read(arrived))
 
     async def suppressed(self, address: str) -> list[tuple[str, Origin]]:
         return [(s.scope, s.origin) for s in await self.standing(address)]

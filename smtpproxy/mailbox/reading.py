@@ -1,0 +1,115 @@
+"""Reads the reports that came: what each says, which of it is proven, whom it concerns."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from hashlib import sha256
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smtpproxy.feedback import Class, Kind, Report, read_report
+from smtpproxy.mail.return_path import ReturnPath
+from smtpproxy.mailbox.authentication import Authentication
+from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.resolver import Resolver
+from smtpproxy.settings import FeedbackSettings, Settings
+from smtpproxy.store.feedback import UNKNOWN
+from smtpproxy.store.key_files import LinkReader
+from smtpproxy.store.maildir import Arrived
+from smtpproxy.store.protocols import StoreUnavailable
+
+_TRACE = (b"return-path:", b"delivered-to:", b"x-original-to:", b"received:", b" ", b"\t")
+
+log = structlog.get_logger(__name__)
+
+
+class Understood(Struct, frozen=True):
+    """A report, and what was made of it. `path`: the return path that it came to; `stream`: that
+    of the message that it is surely about."""
+
+    arrived: Arrived
+    report: Report
+    path: ReturnPath | None
+    stream: str
+    digest: bytes  # of what does not change on the way
+
+    @property
+    def kept(self) -> bool:
+        """Whether a person has to look at it: it does not tell what it is, or about whom."""
+        kind, events = self.report.kind, self.report.events
+        if kind is Kind.AUTO_REPLY:
+            return False
+        if kind is Kind.OTHER or any(e.event_class is Class.UNKNOWN for e in events):
+            return True
+        return any(event.address is None for event in events)
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether the app is to hear of it: of a bounce that came to another path, it did."""
+        return self.path is not None and self.report.kind is Kind.DSN
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads reports, as a configuration with `[feedback]` says."""
+
+    settings: FeedbackSettings
+    tokens: Tokens
+    authentication: Authentication | None = None  # None: `authenticate` asks for none
+
+    @classmethod
+    def of(cls, settings: Settings, feedback: FeedbackSettings, threads: Executor) -> "Reader":
+        """`threads` check signatures. Nothing is read or asked yet."""
+        state = settings.server.state_dir
+        tokens = Tokens(LinkReader(state), feedback.domain, settings.streams, state / "audit")
+        if feedback.authenticate != "required":
+            return cls(feedback, tokens)
+        resolver = Resolver(settings.dns, time.monotonic)
+        texts = lambda name: resolver.lookup(name, "TXT")  # noqa: E731
+        return cls(feedback, tokens, Authentication(texts, threads, time.time))
+
+    async def read(self, arrived: Sequence[Arrived]) -> Sequence[Understood]:
+        """Read reports on a thread. Raises StoreMisconfigured, OSError."""
+
+        def all_of_them() -> list[Understood]:
+            return [self._understood(each) for each in arrived]
+
+        understood = await asyncio.to_thread(all_of_them)
+        if self.authentication is None:
+            return understood
+        return [await self._checked(one, self.authentication) for one in understood]
+
+    async def _checked(self, one: Understood, authentication: Authentication) -> Understood:
+        report = await authentication.checked(one.arrived.content, one.report)
+        return replace(one, report=report)
+
+    def _understood(self, arrived: Arrived) -> Understood:
+        tokens, require_token = self.tokens.of(arrived.content), self.settings.require_token
+        try:
+            report = read_report(arrived.content, tokens=tokens, require_token=require_token)
+        except (StoreUnavailable, OSError):
+            raise
+        except Exception as error:  # one report must not keep the others from being read
+            log.error("internal error", report=arrived.id, exc_info=error)
+            report = Report(Kind.OTHER, "a fault of the program: it could not be read")
+        path, sent = tokens.path, report.sent
+        stream = None if sent is None else sent.stream
+        if stream is None and path is not None:
+            found = self.tokens.stream(path.stream)
+            stream = None if found is None else found.name
+        return Understood(arrived, report, path, stream or UNKNOWN, _digest(arrived.content))
+
+
+def _digest(content: bytes) -> bytes:
+    """Of a report without the trace fields above it, which each delivery adds anew."""
+    rest = content.replace(b"\r\n", b"\n")
+    at = 0
+    while rest[at : at + 16].lower().startswith(_TRACE):
+        at = rest.find(b"\n", at) + 1
+        if at == 0:
+            break
+    return sha256(rest[at:]).digest()[:16]
