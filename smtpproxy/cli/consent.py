@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.consent_export import export
 from smtpproxy.cli.consent_mail import link, start
 from smtpproxy.cli.options import (
     TIME_HELP,
@@ -312,3 +313,4 @@ def _result(address: str, act: ConsentAct, recorded: bool) -> Result:
 
 consent.add_command(start)
 consent.add_command(link)
+consent.add_command(export)

@@ -43,6 +43,7 @@ from smtpproxy.settings.brands import Labels
 from smtpproxy.settings.names import (
     AllowedSender,
     Certificate,
+    Country,
     FieldName,
     Language,
     Line,
@@ -317,6 +318,7 @@ class ControllerSettings:
     authority: Annotated[Line, Key(example="CNIL, www.cnil.fr")]  # where they may complain
     officer: Line | None = None  # the data protection officer
     transfers: Line | None = None  # to third countries, with their safeguards (15(2))
+    storage: tuple[Country, ...] = ()  # where data are kept
 
 
 @dataclass(frozen=True, slots=True)

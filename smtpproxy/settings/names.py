@@ -175,6 +175,14 @@ def language(value: object) -> str:
     return _available(value, LANGS)
 
 
+def country(value: object) -> str:
+    """Return a country by its two letters (ISO 3166-1)."""
+    text = value.upper() if isinstance(value, str) else ""
+    if not (len(text) == 2 and text.isascii() and text.isalpha()):
+        raise ValueError(f'must be the two letters of a country such as "FR", not {shown(value)}')
+    return text
+
+
 def page_language(value: object) -> str:
     """Return a language that pages and mail to people can be in."""
     return _available(value, PAGE_LANGS)
@@ -203,5 +211,6 @@ Sha256 = Annotated[str, Written(sha256)]
 Word = Annotated[str, Written(word)]
 Passage = Annotated[str, Written(passage)]
 Line = Annotated[str, Written(line)]
+Country = Annotated[str, Written(country)]
 Language = Annotated[str, Written(language)]
 PageLanguage = Annotated[str, Written(page_language)]
