@@ -46,7 +46,7 @@ from smtpproxy.policy.model import BUILT_IN_BRAND, ConsentAct, Contact, Dealing,
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
-from smtpproxy.store.exchange.contact_record import written_contact
+from smtpproxy.store.exchange.contact_line import written_contact
 from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping

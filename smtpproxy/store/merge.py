@@ -4,7 +4,7 @@ A contact goes when the person has been silent for the period (rules A9 and A17)
 person asked for does not go with it: it becomes a suppression, which names nobody (A35).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
+    Collection,
     ConsentAct,
     Contact,
     Frequency,
@@ -21,9 +22,12 @@ from smtpproxy.policy.model import (
     Reading,
     RecipientFacts,
     Suppression,
+    collected,
+    collections,
 )
 from smtpproxy.policy.rules.recipient import restricting
-from smtpproxy.store.operations import Change, Correction, Limits, Removed
+from smtpproxy.store.collected import COLLECTED_FIELDS, alike, joined, joined_items, renamed
+from smtpproxy.store.operations import Limits, Removed
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate, SuppressionEntry
 
 FROZEN = frozenset({"occupations", "tags", "last_activity_at"})
@@ -64,28 +68,35 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
     """Apply `update`: the newer profile counts, purchases and acts add up."""
     told = update.contact
     if known is None:
-        contact = _with_history(told, told.purchases, joined_acts((), told.acts))
-        contact = replace(contact, preferences=newest_preferences(told.preferences))
+        contact = _with_history(told, joined_items((), told.purchases), joined_items((), told.acts))
+        others = tuple(replace(way, as_of=way.as_of or update.as_of) for way in told.others)
+        contact = replace(contact, preferences=newest_preferences(told.preferences), others=others)
         known = Known(contact, update.as_of)
         return Merged(known, contact.acts, False, changed=True, touched=True, older=False)
     before = known.contact
     profile = _with_profile(before, update)
+    if update.rectifies:
+        profile = renamed(profile, collections(told)[0].name)
     older = _no_newer(update.as_of, known.as_of)
-    acts = joined_acts(before.acts, told.acts)
+    ways, behind = _with_collections(known, update)
+    acts = joined_items(profile.acts, told.acts)
     contact = _with_history(
         _with_marks(before if older else profile, told),
-        before.purchases + told.purchases,
+        joined_items(profile.purchases, told.purchases),
         acts,
     )
+    same = alike(ways) == alike(collections(before))
+    if ways != collections(before):
+        contact = collected(contact, ways)
     as_of = known.as_of if older or update.as_of is None else update.as_of
-    changed = contact != before
+    changed = not same or collected(contact, collections(before)) != before
     return Merged(
         known=Known(contact, as_of),
         new_acts=ordered_acts(acts[len(before.acts) :]),
         corrected=acts[: len(before.acts)] != before.acts,
         changed=changed,
-        touched=changed or as_of != known.as_of,
-        older=older and profile != before,
+        touched=changed or as_of != known.as_of or contact != before,
+        older=(older and profile != before) or behind,
     )
 
 
@@ -102,6 +113,28 @@ def refusals(update: ContactUpdate) -> ContactUpdate | None:
     return ContactUpdate(contact, frozenset(), update.as_of)
 
 
+def _with_collections(known: Known, update: ContactUpdate) -> tuple[tuple[Collection, ...], bool]:
+    """Return the ways in which the address was obtained, and whether the update tells one of them
+    differently but is no newer."""
+    told = update.contact
+    if update.rectifies:
+        return collections(told), False
+    newest, *others = collections(known.contact)
+    ways: tuple[Collection, ...] = (replace(newest, as_of=known.as_of), *others)
+    given = update.given & COLLECTED_FIELDS
+    if "informed_at" in given:
+        given |= {"never_informed"}
+    frozen = known.contact.profiling_objected_at is not None
+    first, *more = [replace(way, as_of=way.as_of or update.as_of) for way in collections(told)]
+    behind = False
+    if given:
+        ways, behind = joined(ways, first, given, frozen=frozen)
+    for way in more:
+        ways, differs = joined(ways, way, COLLECTED_FIELDS, frozen=frozen)
+        behind |= differs
+    return (replace(ways[0], as_of=None), *ways[1:]), behind
+
+
 def _no_newer(update: datetime | None, stored: datetime | None) -> bool:
     return update is not None and stored is not None and update <= stored
 
@@ -110,17 +143,10 @@ def _with_profile(before: Contact, update: ContactUpdate) -> Contact:
     told = update.contact
     changes: dict[str, Any] = {
         name: getattr(told, name)
-        for name in update.given & PROFILE_FIELDS
+        for name in (update.given & PROFILE_FIELDS) - COLLECTED_FIELDS
         if getattr(told, name) != getattr(before, name)
     }
-    if "informed_at" in update.given and told.never_informed != before.never_informed:
-        changes["never_informed"] = told.never_informed
-    newest = before.last_activity_at
-    if update.rectifies:
-        return replace(before, **changes) if changes else before
-    if newest and (told.last_activity_at is None or told.last_activity_at < newest):
-        changes.pop("last_activity_at", None)  # what a person did cannot be undone
-    if before.profiling_objected_at is not None and changes:
+    if before.profiling_objected_at is not None and changes and not update.rectifies:
         changes = {name: value for name, value in changes.items() if name not in FROZEN}
         added = restricting(told.tags, update.restricted_tags) - before.tags
         if "tags" in update.given and added:
@@ -165,7 +191,11 @@ def ordered_purchases(purchases: tuple[Purchase, ...]) -> tuple[Purchase, ...]:
     """Each once, oldest first."""
     if len(purchases) < 2:
         return purchases
-    return tuple(sorted(set(purchases), key=lambda one: (one.at, one.product, one.kind)))
+    return tuple(sorted(dict.fromkeys(purchases), key=_order))
+
+
+def _order(one: Purchase) -> tuple[object, ...]:
+    return (one.at, one.product, one.kind, one.brand or "", one.came_by or "")
 
 
 def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:
@@ -173,35 +203,6 @@ def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:
     if len(acts) < 2:
         return acts
     return tuple(sorted(dict.fromkeys(acts), key=lambda act: (act.at, act.withdrawal)))
-
-
-def joined_acts(
-    before: tuple[ConsentAct, ...], told: Iterable[ConsentAct]
-) -> tuple[ConsentAct, ...]:
-    """Return `before`, corrected in place, with the acts that are new behind it.
-
-    Whether an agreement was a condition of the service may be told later than the agreement:
-    then it is the same act. A yes and a no are both kept, and the stricter counts.
-    """
-    acts = list(before)
-    for act in told:
-        if is_told(act, acts):
-            continue
-        unanswered = replace(act, conditional=None)
-        if unanswered in acts:
-            acts[acts.index(unanswered)] = act
-        else:
-            acts.append(act)
-    return tuple(acts)
-
-
-def is_told(act: ConsentAct, acts: Sequence[ConsentAct]) -> bool:
-    """Whether `acts` say all that `act` says."""
-    if act in acts:
-        return True
-    if act.conditional is not None:
-        return False
-    return any(replace(act, conditional=answer) in acts for answer in (True, False))
 
 
 def oldest_first(suppressions: Iterable[Suppression]) -> tuple[Suppression, ...]:
@@ -262,10 +263,11 @@ def last_sign(contact: Contact, now: datetime) -> datetime | None:
 
     Any consent act is one, a withdrawal too: whoever speaks to us is not silent.
     """
+    ways = collections(contact)
     return _newest(
         [
-            contact.collected_at or contact.informed_at,
-            contact.last_activity_at,
+            *(way.collected_at or way.informed_at for way in ways),
+            *(way.last_activity_at for way in ways),
             *(act.at for act in contact.acts),
         ],
         now,
@@ -326,72 +328,3 @@ def orders(contact: Contact, limits: Limits, now: datetime) -> Iterator[Suppress
         yield SuppressionEntry(
             contact.address, "marketing", Origin.MANUAL, now, "the contact was restricted"
         )
-
-
-_EMPTY = Contact("")
-_FIELDS = ("address", *sorted(PROFILE_FIELDS))
-
-
-def corrected(
-    known: Known, target: Known | None, correction: Correction, at: datetime
-) -> tuple[ContactUpdate, tuple[Change, ...]]:
-    """Return the update that puts a contact right, and what it changes.
-
-    `target` is the contact that already has the new address. Its profile stays, unless it
-    has none, and a tag that restricts the one restricts both; histories add up.
-    """
-    old = known.contact
-    base = old
-    if target is not None and _has_profile(target.contact):
-        base = replace(
-            target.contact,
-            tags=target.contact.tags | restricting(old.tags, correction.restricted_tags),
-        )
-    after = correction.applied(replace(base, address=old.address))
-    # A newer age would be lost if a file of the future were on record: then it counts as is.
-    ages = [one.as_of for one in (known, target) if one is not None and one.as_of is not None]
-    as_of = None if any(age >= at for age in ages) else at
-    update = ContactUpdate(
-        replace(
-            after,
-            purchases=old.purchases,
-            acts=old.acts,
-            first_contacted_at=old.first_contacted_at,
-            profiling_objected_at=old.profiling_objected_at,
-            preferences=old.preferences,
-        ),
-        as_of=as_of,
-        rectifies=True,
-    )
-    return update, _changes(old, after)
-
-
-def following(suppressions: Sequence[Suppression], address: str) -> list[SuppressionEntry]:
-    """Return the suppressions of an old address as those of the new one."""
-    return [
-        SuppressionEntry(address, one.scope, one.origin, one.since, one.note)
-        for one in suppressions
-        if one.origin is not Origin.BOUNCE and one.domain is None and one.read_as is None
-    ]
-
-
-def _has_profile(contact: Contact) -> bool:
-    return any(getattr(contact, name) != getattr(_EMPTY, name) for name in PROFILE_FIELDS)
-
-
-def _changes(before: Contact, after: Contact) -> tuple[Change, ...]:
-    pairs = [(name, getattr(before, name), getattr(after, name)) for name in _FIELDS]
-    return tuple([Change(name, _text(b), _text(a)) for name, b, a in pairs if b != a])
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
-    if isinstance(value, frozenset):
-        return ", ".join(sorted(value)) or None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None or isinstance(value, str):
-        return None if value is None else str(value)
-    hands = [*value.chain, value] if value.supplier or not value.chain else value.chain
-    return " → ".join(hand.supplier or "?" for hand in hands)

@@ -161,9 +161,9 @@ class TestUndo:
         stored.run("contact", "show", ANNA, code=1)
 
     def test_profiles_that_were_not_newer_are_pointed_out(self, stored: Stored) -> None:
-        path = stored.file("people.csv", f"address,source\n{ANNA},direct\n")
+        path = stored.file("people.csv", f"address,audience\n{ANNA},consumer\n")
         stored.run("contact", "import", path, "--as-of", "2026-02-01")
-        path = stored.file("other.csv", f"address,source\n{ANNA},partner\n")
+        path = stored.file("other.csv", f"address,audience\n{ANNA},professional\n")
         stored.run("contact", "import", path, "--as-of", "2026-01-01")
         first, second = records(stored)
         error = stored.run("import", "undo", first["id"]).stderr

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from smtpproxy.mail.address import AddressError
 from smtpproxy.policy.model import (
     Audience,
+    Collection,
     ConsentAct,
     Contact,
     Dealing,
@@ -57,7 +58,11 @@ WHOLE = Contact(
     provenance=Provenance(
         "Lists Ltd", sender_disclosed=True, chain=(Link("Collector", True, T0), Link())
     ),
-    purchases=(Purchase("shoes", T0), Purchase("boots", T0 + DAY, Dealing.INQUIRY)),
+    purchases=(
+        Purchase("shoes", T0),
+        Purchase("boots", T0 + DAY, Dealing.INQUIRY),
+        Purchase("boots", T0 + DAY, brand="shop", came_by="rented: X"),
+    ),
     acts=(
         ConsentAct(
             "offers",
@@ -74,12 +79,24 @@ WHOLE = Contact(
             method="double_opt_in",
             evidence=Evidence("news v1", version="1", form="/join", document_hash="0a" * 32),
             pending=True,
+            brand="shop",
+            came_by="web",
         ),
         ConsentAct("offers", T0 + 2 * DAY, withdrawal=True),
     ),
     first_contacted_at=T0 + DAY,
     language="de-at",
     preferences=(Preference("offers", Frequency.WEEKLY, T0, "shop"),),
+    brand="mill",
+    others=(
+        Collection("shop", Source.WEB, T0, as_of=T0),
+        Collection(
+            *(None, Source.DIRECT, T0, T0), optout_offered=False, last_activity_at=T0, as_of=T0
+        ),
+        Collection(
+            "shop", Source.RENTED, never_informed=True, provenance=Provenance("X"), as_of=T0
+        ),
+    ),
 )
 AGREEMENT = ConsentAct("offers", T0, method="unticked_box", evidence=Evidence("form v3"))
 
@@ -371,7 +388,7 @@ class ContactContract:
     async def test_the_age_of_a_profile_is_that_of_its_newest_source(self, store: Store) -> None:
         for days in (0, 2):  # the same profile again, known to hold two days longer
             await store.put_contacts([ContactUpdate(WHOLE, as_of=T0 + days * DAY)])
-        between = ContactUpdate(Contact(ANNA, tags=frozenset()), as_of=T0 + DAY)
+        between = ContactUpdate(Contact(ANNA, tags=frozenset(), brand="mill"), as_of=T0 + DAY)
         assert await store.put_contacts([between]) == BatchResult(unchanged=1, older=1)
         assert await store.contact(ANNA) == WHOLE
 

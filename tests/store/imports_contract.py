@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
     Audience,
+    Collection,
     ConsentAct,
     Contact,
     Evidence,
@@ -223,7 +224,8 @@ class ContactUndoContract:
         right = replace(AGREEMENT, method="preticked_box")
         await two.contacts(replace(PROFILE, acts=(right,)), as_of=T0 + DAY)
         assert counts(await one.undo()) == (0, 0, 1)
-        assert await store.contact(ANNA) == replace(PROFILE, acts=(right,))
+        partner = Collection(source=Source.PARTNER, as_of=T0 - DAY)
+        assert await store.contact(ANNA) == replace(PROFILE, acts=(right,), others=(partner,))
         await two.undo()
         assert await store.contact(ANNA) == before
 

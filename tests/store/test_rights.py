@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
+from smtpproxy.policy.contact import collections
 from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, Source, Suppression
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
@@ -179,6 +180,7 @@ class TestNewAddress:
             first_contacted_at=WHOLE.first_contacted_at,
             profiling_objected_at=T0,
             preferences=WHOLE.preferences,
+            others=collections(WHOLE),  # how the old address was obtained goes with it
         )
         assert Change("source", "partner", "purchased") in done.changes
 

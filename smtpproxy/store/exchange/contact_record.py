@@ -1,10 +1,9 @@
 """A contact as one JSON object (design.md section 7), checked strictly, and written again."""
 
 import re
-from collections.abc import Iterable
 from datetime import datetime
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -15,6 +14,7 @@ from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
     Audience,
+    Collection,
     ConsentAct,
     Contact,
     Dealing,
@@ -25,9 +25,10 @@ from smtpproxy.policy.model import (
     Provenance,
     Purchase,
     Source,
+    came_by,
 )
 from smtpproxy.store.exchange.lines import Contents, Lines, converted, read_object
-from smtpproxy.store.exchange.times import EXAMPLE, in_utc, written_time
+from smtpproxy.store.exchange.times import EXAMPLE, in_utc
 from smtpproxy.store.exchange.type_faults import in_words
 from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
@@ -38,6 +39,20 @@ Words = list[Word]
 
 
 Hash = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f]{64}\Z")]
+
+
+class Line(NamedTuple):
+    """What holds for everything on a line that does not say otherwise."""
+
+    brand: str | None
+    came_by: str | None  # the name of its collection
+
+    def said_to(self, one: "PurchaseRecord | ConsentRecord") -> tuple[str | None, str | None]:
+        """Return the brand and the collection of one of its entries; null: not on record."""
+        return (
+            self.brand if one.brand is UNSET else one.brand,
+            self.came_by if one.came_by is UNSET else one.came_by,
+        )
 
 
 class EvidenceRecord(Struct, forbid_unknown_fields=True):
@@ -72,6 +87,11 @@ class PurchaseRecord(Struct, forbid_unknown_fields=True):
     product: Word
     at: Time
     kind: Dealing = Dealing.SALE
+    brand: Word | UnsetType | None = UNSET
+    came_by: str | UnsetType | None = UNSET
+
+    def told(self, line: "Line") -> Purchase:
+        return Purchase(self.product, in_utc(self.at), self.kind, *line.said_to(self))
 
 
 class ConsentRecord(Struct, forbid_unknown_fields=True):
@@ -83,15 +103,18 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
     channels: Words = msgspec.field(default_factory=lambda: ["email"])
     evidence: EvidenceRecord | None = None
     pending: bool = False  # of given_at: asked for, and not confirmed
+    brand: Word | UnsetType | None = UNSET
+    came_by: str | UnsetType | None = UNSET
 
-    def acts(self) -> list[ConsentAct]:
+    def acts(self, line: "Line") -> list[ConsentAct]:
         """Return the agreement and the withdrawal, as far as each took place."""
         told = (self.evidence or EvidenceRecord()).told()
+        brand, came_by = line.said_to(self)
         if self.given_at is None:
             if self.withdrawn_at is None:
                 raise ValueError(f"consents: {self.purpose} has no given_at and no withdrawn_at")
             at = in_utc(self.withdrawn_at)
-            return [ConsentAct(self.purpose, at, True, self.method, evidence=told)]
+            return [ConsentAct(self.purpose, at, True, self.method, evidence=told, brand=brand)]
         agreement = ConsentAct(
             self.purpose,
             in_utc(self.given_at),
@@ -100,12 +123,41 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
             channels=frozenset(self.channels),
             evidence=told,
             pending=self.pending,
+            brand=brand,
+            came_by=came_by,
         )
         if self.withdrawn_at is None:
             return [agreement]
         if self.withdrawn_at < self.given_at:
             raise ValueError(f"consents: {self.purpose} has a withdrawn_at before its given_at")
-        return [agreement, ConsentAct(self.purpose, in_utc(self.withdrawn_at), withdrawal=True)]
+        at = in_utc(self.withdrawn_at)
+        return [agreement, ConsentAct(self.purpose, at, withdrawal=True, brand=brand)]
+
+
+class CollectionRecord(Struct, forbid_unknown_fields=True):
+    """A further way in which the address was obtained."""
+
+    brand: Word | None = None
+    source: Source | None = None
+    collected_at: Time | None = None
+    informed_at: Time | bool | None = None  # false: was not told
+    optout_offered: bool | None = None
+    last_activity_at: Time | None = None
+    provenance: ProvenanceRecord | None = None
+    as_of: Time | None = None
+
+    def told(self) -> Collection:
+        return Collection(
+            self.brand,
+            self.source,
+            _moment(self.collected_at),
+            _moment(self.informed_at),
+            self.informed_at is False,
+            self.optout_offered,
+            _moment(self.last_activity_at),
+            self.provenance.told() if self.provenance else None,
+            _moment(self.as_of),
+        )
 
 
 class PreferenceRecord(Struct, forbid_unknown_fields=True):
@@ -135,6 +187,8 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
     profiling_objected_at: Time | UnsetType | None = UNSET
     language: str | UnsetType | None = UNSET
     preferences: list[PreferenceRecord] = []
+    brand: Word | None = None
+    collections: list[CollectionRecord] = []
 
     def update(self, as_of: datetime) -> ContactUpdate:
         """Return what this says; a field that is absent says nothing.
@@ -146,6 +200,8 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
             raise ValueError(
                 f"informed_at: true says no time; right would be {_RIGHT['informed_at']}"
             )
+        provenance = self.provenance.told() if self.provenance else None
+        line = Line(self.brand, came_by(self.source or None, provenance))
         try:
             return ContactUpdate(
                 Contact(
@@ -158,14 +214,16 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
                     _moment(self.last_activity_at),
                     frozenset(self.occupations or ()),
                     frozenset(self.tags or ()),
-                    self.provenance.told() if self.provenance else None,
-                    tuple([Purchase(p.product, in_utc(p.at), p.kind) for p in self.purchases]),
-                    tuple([act for consent in self.consents for act in consent.acts()]),
+                    provenance,
+                    tuple([one.told(line) for one in self.purchases]),
+                    tuple([act for consent in self.consents for act in consent.acts(line)]),
                     _moment(self.first_contacted_at),
                     _moment(self.profiling_objected_at),
                     self.informed_at is False,
                     _language(self.language),
                     tuple([one.told() for one in self.preferences]),
+                    self.brand,
+                    tuple([one.told() for one in self.collections]),
                 ),
                 _given(self),
                 as_of,
@@ -263,6 +321,8 @@ _RIGHT = {
     "consents": 'a list of objects, like [{"purpose": "offers", "given_at": "…"}]',
     "frequency": "one of " + ", ".join(Frequency),
     "preferences": 'a list of objects, like [{"purpose": "offers", "frequency": "weekly", …}]',
+    "brand": "the name of a brand",
+    "collections": 'a list of objects, like [{"brand": "shop", "source": "direct"}]',
 }
 _KNOWN = {
     "": ContactRecord,
@@ -272,6 +332,7 @@ _KNOWN = {
     "consents": ConsentRecord,
     "evidence": EvidenceRecord,
     "preferences": PreferenceRecord,
+    "collections": CollectionRecord,
 }
 
 
@@ -290,102 +351,3 @@ def explain(error: Exception) -> str:
         return f"{where}{wrong}; known are {', '.join(_KNOWN[name].__struct_fields__)}"
     right = _RIGHT.get(name)
     return f"{where}{wrong}" + (f"; right would be {right}" if right else "")
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-def written_contact(contact: Contact) -> bytes:
-    """Return the contact as one line of NDJSON, without its end; reading it changes nothing."""
-    return _encode(
-        {
-            "address": contact.address,
-            "audience": contact.audience,
-            "source": contact.source,
-            "collected_at": _written(contact.collected_at),
-            "informed_at": False if contact.never_informed else _written(contact.informed_at),
-            "optout_offered": contact.optout_offered,
-            "last_activity_at": _written(contact.last_activity_at),
-            "occupations": sorted(contact.occupations),
-            "tags": sorted(contact.tags),
-            "provenance": contact.provenance and _provenance(contact.provenance),
-            "purchases": [_purchase(purchase) for purchase in contact.purchases],
-            "consents": _consents(contact.acts),
-            **{name: written_time(at) for name in MARKS if (at := getattr(contact, name))},
-            **({"language": contact.language} if contact.language else {}),
-            **({"preferences": _preferences(contact)} if contact.preferences else {}),
-        }
-    )
-
-
-def _preferences(contact: Contact) -> list[dict[str, Any]]:
-    return [
-        {
-            "purpose": one.purpose,
-            "frequency": one.frequency,
-            "at": written_time(one.at),
-            **({} if one.brand == BUILT_IN_BRAND else {"brand": one.brand}),
-        }
-        for one in contact.preferences
-    ]
-
-
-def _provenance(provenance: Provenance) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "supplier": provenance.supplier,
-        "sender_disclosed": provenance.sender_disclosed,
-    }
-    if provenance.chain:
-        told["chain"] = [
-            {
-                "supplier": link.supplier,
-                "sender_disclosed": link.sender_disclosed,
-                "at": _written(link.at),
-            }
-            for link in provenance.chain
-        ]
-    return told
-
-
-def _purchase(purchase: Purchase) -> dict[str, Any]:
-    told = {"product": purchase.product, "at": written_time(purchase.at)}
-    return told if purchase.kind is Dealing.SALE else {**told, "kind": purchase.kind}
-
-
-def _evidence(evidence: Evidence) -> dict[str, Any]:
-    more = {name: getattr(evidence, name) for name in ("version", "form", "document_hash")}
-    return {
-        "wording": evidence.wording,
-        "ip": evidence.ip,
-        **{name: text for name, text in more.items() if text is not None},
-    }
-
-
-def _consents(acts: Iterable[ConsentAct]) -> list[dict[str, Any]]:
-    """Pair a withdrawal with the agreement it ends; an act without a pair is separate."""
-    consents: list[dict[str, Any]] = []
-    standing: dict[str, dict[str, Any]] = {}  # the newest agreement of each purpose
-    for act in acts:
-        agreement = standing.pop(act.purpose, None) if act.withdrawal else None
-        if agreement and act == ConsentAct(act.purpose, act.at, withdrawal=True):
-            agreement["withdrawn_at"] = written_time(act.at)
-            continue
-        consent = {
-            "purpose": act.purpose,
-            "method": act.method,
-            "given_at": None if act.withdrawal else written_time(act.at),
-            "withdrawn_at": written_time(act.at) if act.withdrawal else None,
-            "conditional": act.conditional,
-            "channels": sorted(act.channels),
-            "evidence": _evidence(act.evidence),
-        }
-        if act.pending:
-            consent["pending"] = True
-        consents.append(consent)
-        if not act.withdrawal:
-            standing[act.purpose] = consent
-    return consents
-
-
-def _written(moment: datetime | None) -> str | None:
-    return None if moment is None else written_time(moment)

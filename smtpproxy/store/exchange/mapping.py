@@ -47,6 +47,7 @@ FIELDS = (
     "first_contacted_at",
     "profiling_objected_at",
     "language",
+    "brand",
 )
 """What a column may be. A row holds at most one purchase and one consent."""
 

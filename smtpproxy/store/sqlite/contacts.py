@@ -8,13 +8,14 @@ import msgspec
 
 from smtpproxy.mail.address import canonical, widened
 from smtpproxy.policy.model import ConsentAct, Contact, Suppression
-from smtpproxy.store.merge import Known, Tally, corrected, following, merge, refusals
+from smtpproxy.store.merge import Known, Tally, merge, refusals
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.rectifying import corrected, following
 from smtpproxy.store.sqlite import imported_contacts, rows
 from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
-from smtpproxy.store.undo import told_again
+from smtpproxy.store.undo_contact import told_again
 
 _COLUMNS = f"{CONTACT_COLUMNS}, as_of"
 _VALUES = ", ".join(f"?{place}" for place in range(1, _COLUMNS.count(",") + 2))

@@ -8,11 +8,12 @@ import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Contact
+from smtpproxy.store.collected import is_told
 from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import ContactUpdate
 from smtpproxy.store.sqlite.connection import fetch_all, run_many
 from smtpproxy.store.sqlite.rows import Row
-from smtpproxy.store.undo import Replaced, Told
+from smtpproxy.store.undo_contact import Replaced, Told
 
 _INSERT = """
 INSERT INTO contact_version (contact, number, import, replaced_by, state)
@@ -72,7 +73,8 @@ def confirms(known: Known | None, update: ContactUpdate) -> bool:
     """Tell whether a withdrawal that is known is told again."""
     if known is None or not update.contact.acts:
         return False
-    return any(act.withdrawal and act in known.contact.acts for act in update.contact.acts)
+    acts = known.contact.acts
+    return any(act.withdrawal and is_told(act, acts) for act in update.contact.acts)
 
 
 def version_row(number: int, known: Known, owner: int | None, by: int | None) -> Row:

@@ -17,7 +17,8 @@ from smtpproxy.store.sqlite import suppressions as suppression_table
 from smtpproxy.store.sqlite.connection import Connections, fetch_all
 from smtpproxy.store.sqlite.imported_contacts import Origin
 from smtpproxy.store.sqlite.rows import Row, to_micros
-from smtpproxy.store.undo import Fate, contact_without
+from smtpproxy.store.undo import Fate
+from smtpproxy.store.undo_contact import contact_without
 
 _PART = 2_000  # rows taken back in one commit
 _SPAN = 20_000  # numbers of contacts looked through in one commit

@@ -7,6 +7,7 @@ import msgspec
 
 from smtpproxy.policy.model import (
     Audience,
+    Collection,
     ConsentAct,
     Contact,
     Dealing,
@@ -49,6 +50,8 @@ class _Purchase(msgspec.Struct, array_like=True):
     product: str
     at: int
     kind: Dealing = Dealing.SALE
+    brand: str | None = None
+    came_by: str | None = None
 
 
 class _ContactDetails(msgspec.Struct, omit_defaults=True):
@@ -58,6 +61,8 @@ class _ContactDetails(msgspec.Struct, omit_defaults=True):
     never_informed: bool = False
     language: str | None = None
     preferences: tuple[Preference, ...] = ()
+    brand: str | None = None
+    others: tuple[Collection, ...] = ()
 
 
 class _ActDetails(msgspec.Struct, omit_defaults=True):
@@ -65,6 +70,8 @@ class _ActDetails(msgspec.Struct, omit_defaults=True):
     form: str | None = None
     document_hash: str | None = None
     pending: bool = False
+    brand: str | None = None
+    came_by: str | None = None
 
 
 _NO_CONTACT_DETAILS = _ContactDetails()
@@ -139,7 +146,7 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         else Provenance(supplier, _DISCLOSED[sender_disclosed], more.chain),
         tuple(
             [
-                Purchase(p.product, _EPOCH + _MICROSECOND * p.at, p.kind)
+                Purchase(p.product, _EPOCH + _MICROSECOND * p.at, p.kind, p.brand, p.came_by)
                 for p in _read_purchases(purchases)
             ]
         )
@@ -151,6 +158,8 @@ def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
         more.never_informed,
         more.language,
         more.preferences,
+        more.brand,
+        more.others,
     )
 
 
@@ -169,6 +178,8 @@ def act(row: Row) -> ConsentAct:
         if wording is None and ip is None and details is None
         else Evidence(wording, ip, more.version, more.form, more.document_hash),
         more.pending,
+        more.brand,
+        more.came_by,
     )
 
 
@@ -217,14 +228,17 @@ def _disclosed(provenance: Provenance) -> int:
 
 
 def _purchases(purchases: tuple[Purchase, ...]) -> str:
-    return _write(
-        [
-            (p.product, to_micros(p.at))
-            if p.kind is Dealing.SALE
-            else (p.product, to_micros(p.at), p.kind)
-            for p in purchases
-        ]
-    ).decode()
+    return _write([_purchase(one) for one in purchases]).decode()
+
+
+def _purchase(one: Purchase) -> tuple[object, ...]:
+    """Return it without the values at the end that are the usual ones."""
+    values = [one.product, to_micros(one.at), one.kind, one.brand, one.came_by]
+    while values[-1] is None:
+        values.pop()
+    if len(values) == 3 and one.kind is Dealing.SALE:
+        values.pop()
+    return tuple(values)
 
 
 def _contact_details(contact: Contact) -> str | None:
@@ -236,13 +250,18 @@ def _contact_details(contact: Contact) -> str | None:
         contact.never_informed,
         contact.language,
         contact.preferences,
+        contact.brand,
+        contact.others,
     )
     return None if told == _NO_CONTACT_DETAILS else _write(told).decode()
 
 
 def _act_details(act: ConsentAct) -> str | None:
     evidence = act.evidence
-    told = _ActDetails(evidence.version, evidence.form, evidence.document_hash, act.pending)
+    told = _ActDetails(
+        *(evidence.version, evidence.form, evidence.document_hash),
+        *(act.pending, act.brand, act.came_by),
+    )
     return None if told == _NO_ACT_DETAILS else _write(told).decode()
 
 

@@ -20,7 +20,8 @@ from smtpproxy.policy.model import (
     Purchase,
     Source,
 )
-from smtpproxy.store.exchange.contact_record import read_contact, written_contact
+from smtpproxy.store.exchange.contact_line import written_contact
+from smtpproxy.store.exchange.contact_record import read_contact
 from smtpproxy.store.merge import merge
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
 from tests.store.contract import AGREEMENT, ANNA, T0, WHOLE

@@ -61,7 +61,7 @@ CREATE TABLE contact (
     purchases TEXT,            -- [[product, at], ...]; one that is no sale has its kind third
     as_of INTEGER,             -- the age of the source that the profile is from
     -- What few have: the chain of hands, first contact, objection to profiling,
-    -- language, preferences; an object.
+    -- language, preferences, the brand, other collections; an object.
     -- One column for all: each costs the mail path a seventh of a microsecond.
     more TEXT,
     import INTEGER,                -- whose state it is in, as above
@@ -82,7 +82,8 @@ CREATE TABLE consent_act (
     channels TEXT,              -- NULL: e-mail alone
     wording TEXT,
     ip TEXT,
-    details TEXT,  -- what few have: more of the evidence, and whether it is pending; an object
+    -- What few have: more of the evidence, whether it is pending, brand, collection; an object.
+    details TEXT,
     PRIMARY KEY (contact, at, withdrawal, sequence)
 ) WITHOUT ROWID;
 

@@ -1,0 +1,93 @@
+"""What is put right about a contact at the person's asking (RGPD 16), or moves with the address."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import Contact, Origin, Suppression, collections
+from smtpproxy.policy.rules.recipient import restricting
+from smtpproxy.store.collected import is_void, key_of, renamed
+from smtpproxy.store.merge import Known
+from smtpproxy.store.operations import Change, Correction
+from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
+
+_EMPTY = Contact("")
+_FIELDS = ("address", *sorted(PROFILE_FIELDS))
+
+
+def corrected(
+    known: Known, target: Known | None, correction: Correction, at: datetime
+) -> tuple[ContactUpdate, tuple[Change, ...]]:
+    """Return the update that puts a contact right, and what it changes.
+
+    `target` is the contact that already has the new address. Its profile stays, unless it
+    has none, and a tag that restricts the one restricts both; histories add up.
+    """
+    old = known.contact
+    base = old
+    if target is not None and _has_profile(target.contact):
+        base = replace(
+            target.contact,
+            tags=target.contact.tags | restricting(old.tags, correction.restricted_tags),
+        )
+    after = correction.applied(replace(base, address=old.address))
+    if base is not old:
+        there = {key_of(way) for way in collections(after)}
+        added = (
+            replace(way, as_of=way.as_of or known.as_of)
+            for way in collections(old)
+            if not is_void(way)
+        )
+        others = (*after.others, *(way for way in added if key_of(way) not in there))
+        after = replace(after, others=others)
+    else:
+        old = renamed(old, collections(after)[0].name)
+    # A newer age would be lost if a file of the future were on record: then it counts as is.
+    ages = [one.as_of for one in (known, target) if one is not None and one.as_of is not None]
+    as_of = None if any(age >= at for age in ages) else at
+    update = ContactUpdate(
+        replace(
+            after,
+            purchases=old.purchases,
+            acts=old.acts,
+            first_contacted_at=old.first_contacted_at,
+            profiling_objected_at=old.profiling_objected_at,
+            preferences=old.preferences,
+        ),
+        as_of=as_of,
+        rectifies=True,
+    )
+    return update, _changes(known.contact, after)
+
+
+def following(suppressions: Sequence[Suppression], address: str) -> list[SuppressionEntry]:
+    """Return the suppressions of an old address as those of the new one."""
+    return [
+        SuppressionEntry(address, one.scope, one.origin, one.since, one.note)
+        for one in suppressions
+        if one.origin is not Origin.BOUNCE and one.domain is None and one.read_as is None
+    ]
+
+
+def _has_profile(contact: Contact) -> bool:
+    return any(getattr(contact, name) != getattr(_EMPTY, name) for name in PROFILE_FIELDS)
+
+
+def _changes(before: Contact, after: Contact) -> tuple[Change, ...]:
+    pairs = [(name, getattr(before, name), getattr(after, name)) for name in _FIELDS]
+    return tuple([Change(name, _text(b), _text(a)) for name, b, a in pairs if b != a])
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(value)) or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or isinstance(value, str):
+        return None if value is None else str(value)
+    hands = [*value.chain, value] if value.supplier or not value.chain else value.chain
+    return " → ".join(hand.supplier or "?" for hand in hands)
