@@ -12,7 +12,12 @@ from typing import Any
 from smtpproxy.config.access_checks import access_checks
 from smtpproxy.config.brands import brand_checks
 from smtpproxy.config.confirmations import confirmation_checks
-from smtpproxy.policy.model import CONFIRMATION_STREAM, DEFAULT_STREAM, NOTICE_STREAM
+from smtpproxy.policy.model import (
+    CONFIRMATION_STREAM,
+    DEFAULT_STREAM,
+    NOTICE_STREAM,
+    PERSONAL_STREAM,
+)
 from smtpproxy.settings import Address, StreamSettings, TcpAddress, UnixAddress
 from smtpproxy.settings.places import address as read_address
 from smtpproxy.toml import shown
@@ -68,6 +73,7 @@ _BUILT_IN = {
     DEFAULT_STREAM.name: "mail that declares no stream",
     NOTICE_STREAM.name: "notifications of the relay's own",
     CONFIRMATION_STREAM.name: "the relay's own mail to people",
+    PERSONAL_STREAM.name: "links to what is stored about people",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import structs
 
-from smtpproxy.policy.model import CONFIRMATION_STREAM
+from smtpproxy.policy.model import CONFIRMATION_STREAM, PERSONAL_STREAM
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.settings import ListenerSettings, PolicySettings, Settings, UnixAddress
 from smtpproxy.toml_tables import Fault, tables
@@ -99,14 +99,15 @@ def with_confirmations(settings: Settings) -> Settings:
         )
         for brand in settings.brands
     ]
+    personal = structs.replace(PERSONAL_STREAM, rulebook=settings.policy.rulebook)
     listener = ListenerSettings(
         LISTENER,
         UnixAddress(settings.own_socket),
-        streams=tuple(stream.name for stream in streams),
+        streams=(*(stream.name for stream in streams), PERSONAL_STREAM.name),
         default_stream=streams[0].name,
     )
     return replace(
         settings,
         listeners=(*settings.listeners, listener),
-        streams={**settings.streams, **{stream.name: stream for stream in streams}},
+        streams={**settings.streams, **{each.name: each for each in (*streams, personal)}},
     )

@@ -14,8 +14,8 @@ from smtpproxy.mail.unsubscribe_token import TokenError, TokenRing
 
 PATH = "/c/"
 
-Kind = Literal["consent", "permission"]
-"""A double opt-in, or the answer to the one message at the end of a period."""
+Kind = Literal["consent", "permission", "personal"]
+"""A double opt-in, the answer to the one message at the end of a period, or a person's own page."""
 
 _CONTEXT = b"smtpproxy confirmation"
 

@@ -63,6 +63,7 @@ __all__ = [
     "DEFAULT_STREAM",
     "NOTICE_STREAM",
     "NO_FACTS",
+    "PERSONAL_STREAM",
     "Action",
     "Alignment",
     "Audience",
@@ -227,6 +228,9 @@ CONFIRMATION_STREAM = Stream(
     name="confirmations", stream_class=StreamClass.TRANSACTIONAL, confirmation=True
 )
 """The relay's own mail to people: to whom it may go is narrower than a receipt's (section 4)."""
+
+PERSONAL_STREAM = Stream(name="personal", stream_class=StreamClass.TRANSACTIONAL)
+"""Links to what is stored about people, who asked for them: they may have objected to all else."""
 
 
 class Suppression(Struct, frozen=True, omit_defaults=True):

@@ -30,6 +30,7 @@ from smtpproxy.web.consent_by_mail import ConsentByMail
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
 from smtpproxy.web.look import looks
 from smtpproxy.web.own_mail import submitter
+from smtpproxy.web.personal import PersonalPages
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
 
@@ -55,12 +56,13 @@ async def _serve(
     links = LinkReader(state_dir)
     pages = looks(settings)
     limit = open_confirmation_limit(settings.store)
-    by_mail = confirmations = None
+    by_mail = confirmations = personal = None
     if settings.confirmation is not None:
         by_mail = ConsentByMail(settings, writer, submitter(settings), limit, _now)
+        personal = PersonalPages(settings, writer, submitter(settings), limit, pages, _now)
         confirmations = ConfirmationLinks(
             links,
-            {"consent": by_mail, "permission": by_mail},
+            {"consent": by_mail, "permission": by_mail, "personal": personal},
             pages,
             trusts=lambda peer: peer in proxies,
             now=_now,
@@ -92,7 +94,9 @@ async def _serve(
         snapshots=store.snapshots if settings.store.partners else None,
         streams=watched.status,
         api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop, by_mail=by_mail),
-        unsubscribe=Unsubscribe(links, writer, settings.streams, pages, now=_now, breaker=breaker),
+        unsubscribe=Unsubscribe(
+            links, writer, settings.streams, pages, now=_now, breaker=breaker, personal=personal
+        ),
         confirmations=confirmations,
     )
     serving = asyncio.create_task(

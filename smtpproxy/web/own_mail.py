@@ -17,9 +17,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, Value, say
+from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, Time, Value, say
 from smtpproxy.mail.confirmation_token import PATH, Confirmation, seal_confirmation
-from smtpproxy.policy.model import Stream
+from smtpproxy.policy.model import PERSONAL_STREAM, Stream
 from smtpproxy.policy.periods import end
 from smtpproxy.settings import ConfirmationSettings, Settings
 from smtpproxy.store.key_files import link_ring
@@ -116,7 +116,7 @@ class Writer:
             "brand": brand,
             "purpose": purpose_label(settings, told.purpose, told.lang),
             "link": self.links(told)[0],
-            "until": told.until,
+            "until": Time(told.until) if told.kind == "personal" else told.until,
         }
         ascii = told.recipient.isascii()
         mail = EmailMessage(policy=SMTP if ascii else SMTPUTF8)
@@ -130,7 +130,9 @@ class Writer:
         mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody is to answer by machine
         mail.set_content(say(Phrase(f"mail.{told.kind}.text", words), told.lang))
         mail["Content-Language"] = told.lang
-        stream = confirmation_stream(settings, told.brand)
+        stream = PERSONAL_STREAM
+        if told.kind != "personal":
+            stream = confirmation_stream(settings, told.brand)
         return OwnMail(told.recipient, sender, stream.name, mail.as_bytes())
 
 

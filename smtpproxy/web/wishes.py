@@ -99,7 +99,7 @@ class Wishes:
         a wish, and gets no more mail of the purpose. Raises as `stop` does.
         """
         contact = await self._contact(told.recipient)
-        before = {} if contact is None else _standing(contact, brand)
+        before = {} if contact is None else standing(contact, brand)
         none = [purpose for purpose, often in wished.items() if often == "none" or contact is None]
         undo = Undo(told.id, told.recipient, self._now())
         if none:
@@ -160,7 +160,8 @@ class Wishes:
         await self._writer().put_contacts([told])
 
 
-def _standing(contact: Contact, brand: str) -> dict[str, Frequency]:
+def standing(contact: Contact, brand: str) -> dict[str, Frequency]:
+    """Return how often a person wants mail of a brand, by purpose."""
     return {p.purpose: p.frequency for p in contact.preferences if p.brand == brand}
 
 

@@ -1,10 +1,25 @@
 """The pages of docs/unsubscribe.md as pictures: `python -m tests.kit.page_pictures`."""
 
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy.config import parse
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Frequency,
+    Origin,
+    Preference,
+    Purchase,
+    Source,
+    Suppression,
+)
+from smtpproxy.web.known import Stored
 from smtpproxy.web.look import Look, looks
+from smtpproxy.web.personal import page
 from smtpproxy.web.unsubscribe import _render
 from tests.kit.chromium import Chromium
 
@@ -67,8 +82,28 @@ def pages(look: Look, lang: str = "en") -> dict[str, str]:
         "saved": _render(*about, "saved", *link, "undo", (("offers", "weekly"), ("news", "none"))),
         "mailed": _render(*about, "mailed", *link),
         "undone": _render(*about, "undone", *link),
+        "personal": page(stored(), *about, "corrected"),
         "unknown": _render(*about, "unknown", "", "unknown", "this", ""),
     }
+
+
+def stored() -> Stored:
+    at = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+    contact = Contact(
+        "jeanne@people.example",
+        Audience.PROFESSIONAL,
+        Source.DIRECT,
+        at,
+        at,
+        True,
+        occupations=frozenset({"carpentry"}),
+        language="fr",
+        purchases=(Purchase("chisels", at, brand="shop"),),
+        acts=(ConsentAct("offers", at, method="unticked_box", evidence=Evidence("form v3")),),
+        preferences=(Preference("offers", Frequency.MONTHLY, at, "shop"),),
+    )
+    stopped = Suppression("purpose:news", Origin.UNSUBSCRIBE, at)
+    return Stored(contact.address, contact, [stopped])
 
 
 def main() -> None:
@@ -76,11 +111,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with Chromium(folder / "profile") as browser:
-            for state, page in pages(shop(folder)).items():
-                if state not in ("ask", "done"):
+            for state, text in pages(shop(folder)).items():
+                if state not in ("ask", "done", "personal"):
                     continue
                 file = folder / f"{state}.html"
-                file.write_text(page, "utf-8")
+                file.write_text(text, "utf-8")
                 for size, width in SIZES.items():
                     for scheme in ("light", "dark"):
                         browser.resize(width, dark=scheme == "dark")
@@ -88,7 +123,7 @@ def main() -> None:
                         height = browser.run("document.documentElement.scrollHeight")
                         browser.resize(width, height, dark=scheme == "dark")
                         picture = PICTURES / f"page-{state}-{size}-{scheme}.webp"
-                        browser.screenshot(picture, format="webp", quality=60)
+                        browser.screenshot(picture, format="webp", quality=30)
 
 
 if __name__ == "__main__":

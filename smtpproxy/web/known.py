@@ -1,0 +1,141 @@
+"""What is stored about a person, in words for themselves: what the controller of a brand keeps."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from smtpproxy.locale import PAGE_LANGS, Lang, Phrase, Value, say, texts
+from smtpproxy.policy.contact import Collection, collections
+from smtpproxy.policy.model import BUILT_IN_BRAND, ConsentAct, Contact, Frequency, Suppression
+from smtpproxy.store.operations import Rectification
+from smtpproxy.terminal import printable
+from smtpproxy.web.look import Look
+
+
+class Stored(Struct, frozen=True):
+    """What the store has of one address."""
+
+    address: str
+    contact: Contact | None
+    suppressions: Sequence[Suppression]
+    corrections: Sequence[Rectification] = ()
+
+
+class Known:
+    """Says what is stored to the person, as far as it is of the brands of one controller."""
+
+    def __init__(self, stored: Stored, look: Look, lang: Lang) -> None:
+        self._stored = stored
+        self._look = look
+        self._lang = lang
+        own = [name for name, _ in look.siblings]
+        self._brands: set[str | None] = {None, BUILT_IN_BRAND, *own}
+
+    def lines(self) -> list[tuple[str, list[str]]]:
+        """Return names of what is stored, each with what is: all of it safe to show."""
+        found: dict[str, list[str]] = {}
+        for name, text in self._facts():
+            found.setdefault(self._say(name), []).append(text)
+        return list(found.items())
+
+    def wishes(self) -> dict[str, str]:
+        """Return how often the person wants mail, by purpose of the brand; `none`: stopped."""
+        contact = self._stored.contact
+        held = {one.scope for one in self._stored.suppressions}
+        wishes = {
+            wish.purpose: str(wish.frequency)
+            for wish in (contact.preferences if contact else ())
+            if wish.brand == self._look.brand
+        }
+        every = {"all", "marketing", f"brand:{self._look.brand}"} & held
+        return {
+            purpose: "none"
+            if every or f"purpose:{purpose}" in held
+            else wishes.get(purpose, str(Frequency.ALL))
+            for purpose in self._look.labels
+        }
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        contact = self._stored.contact
+        yield "address", printable(self._stored.address)
+        if contact is not None:
+            yield "language", language_name(contact.language) or self._say("not_on_record")
+            yield "audience", self._word(f"audience.{contact.audience}")
+            for collection in collections(contact):
+                if collection.brand in self._brands:
+                    yield from self._collection(collection)
+            for name in ("first_contacted_at", "profiling_objected_at"):
+                if (at := getattr(contact, name)) is not None:
+                    yield name, self._date(at)
+            for name in ("occupations", "tags"):
+                if words := getattr(contact, name):
+                    yield name, printable(", ".join(sorted(words)))
+            for purchase in contact.purchases:
+                if purchase.brand in self._brands:
+                    yield "purchases", f"{printable(purchase.product)}, {self._date(purchase.at)}"
+            for act in contact.acts:
+                if act.brand in self._brands:
+                    yield "consents", self._act(act)
+            for wish in contact.preferences:
+                if wish.brand in self._brands:
+                    often = self._word(f"often.{wish.frequency}")
+                    yield "preferences", f"{self._label(wish.purpose)}: {often}"
+        for one in self._stored.suppressions:
+            if (what := self._stopped(one.scope)) and one.domain is None and one.read_as is None:
+                why = self._word(f"why.{one.origin}")
+                yield "stopped", self._say("since", what=what, at=one.since, why=why)
+        for correction in self._stored.corrections:
+            for change in correction.changes:
+                text = f"{change.before or '–'} → {change.after or '–'}"
+                yield "corrected", f"{self._date(correction.at)}: {printable(text)}"
+
+    def _collection(self, one: Collection) -> Iterator[tuple[str, str]]:
+        yield "source", self._word(f"source.{one.source or 'unknown'}")
+        if one.provenance is not None:
+            hands = [*(link.supplier for link in one.provenance.chain), one.provenance.supplier]
+            yield "supplier", printable(" → ".join([hand for hand in hands if hand]) or "?")
+        if one.collected_at is not None:
+            yield "collected_at", self._date(one.collected_at)
+        told = self._date(one.informed_at) if one.informed_at else self._say("not_on_record")
+        yield "informed_at", self._say("no") if one.never_informed else told
+        offered = {True: "yes", False: "no", None: "not_on_record"}[one.optout_offered]
+        yield "optout_offered", self._say(offered)
+        if one.last_activity_at is not None:
+            yield "last_activity_at", self._date(one.last_activity_at)
+
+    def _act(self, act: ConsentAct) -> str:
+        state = "withdrawn" if act.withdrawal else "pending" if act.pending else "given"
+        text = self._say(state, label=self._label(act.purpose), at=act.at)
+        proof = act.evidence
+        parts = (proof.wording, proof.version, proof.form, proof.ip, proof.document_hash)
+        shown = printable(", ".join([part for part in parts if part]))
+        return f"{text} ({shown})" if shown else text
+
+    def _stopped(self, scope: str) -> str:
+        """Return what a scope stops; nothing of other controllers' brands."""
+        kind, _, name = scope.partition(":")
+        if kind == "brand":
+            titles = dict(self._look.siblings)
+            return self._word("scope.brand", brand=titles[name]) if name in titles else ""
+        if kind == "purpose":
+            return self._label(name)
+        return self._word(f"scope.{kind}")
+
+    def _label(self, purpose: str) -> str:
+        return self._look.label(purpose, self._lang)
+
+    def _date(self, at: datetime) -> str:
+        return texts(self._lang).date(at)
+
+    def _say(self, word: str, **values: Value) -> str:
+        return self._word(f"known.{word}", **values)
+
+    def _word(self, key: str, **values: Value) -> str:
+        return say(Phrase(f"page.{key}", values), self._lang)
+
+
+def language_name(tag: str | None) -> str | None:
+    """Return what a language calls itself, or its tag where it is none of ours."""
+    primary = (tag or "").partition("-")[0]
+    return texts(primary).language.name if primary in PAGE_LANGS else tag

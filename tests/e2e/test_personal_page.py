@@ -1,0 +1,59 @@
+"""From a message to the page of its reader: a link that the relay mails, and what it leads to."""
+
+import json
+import re
+from collections.abc import Callable
+from email import message_from_bytes, policy
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_unsubscribe import JEANNE
+from tests.e2e.test_ways_out import bare, config, tokens
+from tests.kit.audit import records
+from tests.kit.chromium import Chromium
+from tests.kit.ports import wait_for
+from tests.kit.relay import RelayProcess
+from tests.kit.upstream import FakeUpstream
+
+pytestmark = pytest.mark.needs("chromium")
+
+
+def test_from_a_message_to_what_is_stored_and_to_nothing(
+    filled: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    settings = config()
+    settings["confirmation"] = {"sender": "hello@shop.example"}
+    relay = filled(upstream.address, settings)
+    assert relay.send(bare(), JEANNE)[0] == 250
+    page = f"{relay.url}/u/{tokens(upstream.messages[0])}"
+    # Whoever objected to all advertising has the right to see what is stored all the same.
+    relay.must("suppress", "add", JEANNE, "--origin", "objection", "--scope", "marketing")
+    upstream.messages.clear()
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(page)
+        told = browser.press("form:has(input[value=link]) button")
+        assert "Please look into your mailbox" in told
+        (sent,) = upstream.messages
+        mail = message_from_bytes(sent.data, policy=policy.default)
+        assert mail["To"] == JEANNE
+        (link,) = re.findall(r"(/c/\S+)", mail.get_content())  # type: ignore[attr-defined]
+        assert JEANNE not in browser.open(f"{relay.url}{link}")
+        shown = browser.press("button")
+        assert JEANNE in shown
+        assert "you objected" in shown
+        browser.run("document.querySelector('input[name=sure]').click()")
+        assert "Your data has been erased." in browser.press("form:has(input[value=erase]) button")
+    code, _, _ = relay.command("contact", "show", JEANNE)
+    assert code == 1
+    assert JEANNE not in relay.output
+    (record,) = [one for one in records(relay) if one.decided.decision.stream.name == "personal"]
+    assert record.decided.relayed
+
+    def erased() -> bool:
+        done = [each for each in relay.log if each["event"] == "erased_from_record"]
+        return bool(done) and done[0]["rows"] > 0
+
+    wait_for(erased, "the record to be without the person")
+    shown = json.loads(relay.must("suppress", "show", JEANNE, "--json"))
+    assert "erasure" in json.dumps(shown)

@@ -1,0 +1,284 @@
+"""The page of one person, behind a link that is mailed: seen, corrected, objected to, erased."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from email import message_from_bytes, policy
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from smtpproxy.config import parse
+from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Frequency,
+    Origin,
+    Preference,
+    Purchase,
+    Source,
+    Suppression,
+)
+from smtpproxy.store import open_confirmation_limit
+from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
+from smtpproxy.web.confirmation import ConfirmationLinks
+from smtpproxy.web.known import Known, Stored
+from smtpproxy.web.look import looks
+from smtpproxy.web.own_mail import OwnMail, RelayUnavailable, Reply
+from smtpproxy.web.personal import PersonalPages
+from smtpproxy.web.unsubscribe import Unsubscribe
+from tests.kit.store import TrialStore
+from tests.web.test_wishes import ID, JEANNE, T0, TWO_BRANDS
+
+DAY = timedelta(days=1)
+CONFIG = (
+    TWO_BRANDS
+    + """
+[web]
+address = "127.0.0.1:8025"
+public_url = "https://u.example"
+[confirmation]
+sender = "hello@shop.example"
+"""
+)
+WHOLE = Contact(
+    JEANNE,
+    audience=Audience.PROFESSIONAL,
+    source=Source.DIRECT,
+    collected_at=T0 - 90 * DAY,
+    informed_at=T0 - 90 * DAY,
+    optout_offered=True,
+    occupations=frozenset({"finance", "art"}),
+    language="en",
+    purchases=(
+        Purchase("shoes", T0 - 9 * DAY, brand="shop"),
+        Purchase("rye flour", T0 - 9 * DAY, brand="mill"),
+    ),
+    acts=(
+        ConsentAct(
+            "offers", T0 - 9 * DAY, method="signed_form", evidence=Evidence("<form v3>"),
+            brand="boots",
+        ),
+        ConsentAct("flour", T0 - 9 * DAY, brand="mill"),
+    ),
+    preferences=(Preference("offers", Frequency.MONTHLY, T0 - DAY, "shop"),),
+)  # fmt: skip
+
+
+@dataclass
+class Site:
+    folder: Path
+    now: datetime = T0
+    store: TrialStore = field(default_factory=TrialStore)
+    sent: list[OwnMail] = field(default_factory=list)
+    down: bool = False
+
+    def __post_init__(self) -> None:
+        ensure_link_keys(self.folder, T0.date())
+        state = f'state_dir = "{self.folder}"\n[[listener]]'
+        settings = parse(CONFIG.replace("[[listener]]", state, 1), "x.toml")
+        self.limit = open_confirmation_limit(settings.store)
+        tokens, pages = LinkReader(self.folder), looks(settings)
+
+        def submit(mail: OwnMail) -> Reply:
+            if self.down:
+                raise RelayUnavailable("gone", certain=True)
+            self.sent.append(mail)
+            return Reply(250, "accepted")
+
+        personal = PersonalPages(
+            settings, lambda: self.store, submit, self.limit, pages, lambda: self.now
+        )
+        links = Unsubscribe(
+            tokens,
+            lambda: self.store,
+            settings.streams,
+            pages,
+            now=lambda: self.now,
+            clock=lambda: self.now.timestamp(),
+            personal=personal,
+        )
+        confirmations = ConfirmationLinks(
+            tokens,
+            {"personal": personal},
+            pages,
+            trusts=lambda peer: False,
+            now=lambda: self.now,
+            clock=lambda: self.now.timestamp(),
+        )
+        app = Starlette(routes=[*links.routes, *confirmations.routes])
+        transport = httpx.ASGITransport(app)
+        self.client = httpx.AsyncClient(transport=transport, base_url="https://u.example")
+
+    async def ask_for_link(self, recipient: str = JEANNE, code: int = 200) -> str:
+        told = Unsubscription(recipient, "purpose:offers", ID, stream_tag("offers"))
+        link = f"/u/{link_ring(self.folder).seal(told)}"
+        response = await self.client.post(link, data={"do": "link"})
+        assert response.status_code == code
+        return response.text
+
+    async def link(self) -> str:
+        await self.ask_for_link()
+        mail = message_from_bytes(self.sent[-1].message, policy=policy.default)
+        (found,) = re.findall(r"https://u\.example(/c/\S+)", mail.get_content())  # type: ignore[attr-defined]
+        return str(found)
+
+    async def post(self, link: str, **form: str) -> str:
+        response = await self.client.post(link, data={"confirm": "yes", **form})
+        assert response.status_code == 200
+        self.now += timedelta(seconds=10)
+        return response.text
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    found = Site(tmp_path)
+    await found.store.put_contacts([WHOLE])
+    yield found
+    await found.client.aclose()
+    found.limit.close()
+    await found.store.close()
+
+
+def facts(page: str) -> dict[str, list[str]]:
+    """What the page lists, by name."""
+    return {
+        name: re.findall(r"<dd>(.*?)</dd>", values)
+        for name, values in re.findall(r"<dt>(.*?)</dt>(.*)", page)
+    }
+
+
+async def test_the_link_is_mailed_and_shows_nothing_before_its_button(site: Site) -> None:
+    told = await site.ask_for_link()
+    assert "look into your mailbox" in told
+    (mail,) = site.sent
+    assert (mail.recipient, mail.stream) == (JEANNE, "personal")
+    read = message_from_bytes(mail.message, policy=policy.default)
+    assert read["Subject"] == "Your link to your data at The Shop"
+    assert "2 March 2026 at 10:00:00 UTC" in read.get_content()  # type: ignore[attr-defined]
+    page = (await site.client.get(await site.link())).text
+    assert "Show my data" in page
+    assert JEANNE not in page
+    assert "finance" not in page
+
+
+def test_what_is_stored_is_said_as_far_as_it_is_this_controllers() -> None:
+    stored = Stored(
+        JEANNE,
+        WHOLE,
+        [
+            Suppression("brand:mill", Origin.OBJECTION, T0 - DAY),
+            Suppression("brand:boots", Origin.UNSUBSCRIBE, T0 - DAY),
+            Suppression("marketing", Origin.MANUAL, T0, domain="@people.example"),
+        ],
+    )
+    shop = looks(parse(TWO_BRANDS, "x.toml"))["shop"]
+    assert dict(Known(stored, shop, "en").lines()) == {
+        "Address": [JEANNE],
+        "Language": ["English"],
+        "You are": ["somebody reached at work"],
+        "Source of the address": ["you gave it"],
+        "Obtained on": ["1 December 2025"],
+        "You were told of its use on": ["1 December 2025"],
+        "You were offered a way to refuse": ["yes"],
+        "Occupations": ["art, finance"],
+        "Purchases and other dealings": ["shoes, 20 February 2026"],
+        "Agreements": ["Special offers, Sales & clearance: agreed on 20 February 2026 (<form v3>)"],
+        "How often": ["Special offers, Sales & clearance: Once a month at most"],
+        "Stopped": ["advertising from Boots & Co, since 28 February 2026: you unsubscribed"],
+    }
+
+
+async def test_what_is_stored_is_shown_and_can_do_no_harm(site: Site) -> None:
+    page = await site.post(await site.link())
+    assert facts(page)["Address"] == [JEANNE]
+    assert facts(page)["Occupations"] == ["art, finance"]
+    assert "&lt;form v3&gt;" in page
+    french = await site.client.post(
+        await site.link(), data={"confirm": "yes"}, headers={"Accept-Language": "fr"}
+    )
+    assert (
+        "Offres spéciales, Sales &amp; clearance\u202f: accord donné le 20 février" in french.text
+    )
+    assert "<form v3>" not in page
+
+
+async def test_a_correction_is_on_record(site: Site) -> None:
+    link = await site.link()
+    page = await site.post(
+        link, do="correct", language="fr", audience="consumer", occupations="art, carpentry"
+    )
+    assert "The corrections are saved." in page
+    contact = await site.store.contact(JEANNE)
+    assert contact is not None
+    assert (contact.language, contact.audience) == ("fr", Audience.CONSUMER)
+    assert contact.occupations == {"art", "carpentry"}
+    (done,) = await site.store.rectifications(JEANNE)
+    assert done.reason == "by the person, on the page whose link was mailed on 2026-03-01"
+    await site.post(link, do="correct", language="xx", audience="generic", occupations="x" * 201)
+    assert len(await site.store.rectifications(JEANNE)) == 1, "only what was offered"
+
+
+async def test_more_mail_is_for_the_owner_of_the_address_alone(site: Site) -> None:
+    page = await site.post(await site.link(), do="prefer", **{"often:offers": "weekly"})
+    assert "Your choice is saved." in page
+    contact = await site.store.contact(JEANNE)
+    assert contact is not None
+    assert [(one.purpose, one.frequency) for one in contact.preferences] == [("offers", "weekly")]
+    await site.post(await site.link(), do="prefer", **{"often:offers": "all", "often:news": "none"})
+    contact = await site.store.contact(JEANNE)
+    assert contact is not None
+    assert [one.frequency for one in contact.preferences] == ["all"]
+    (held,) = await site.store.suppressions(JEANNE)
+    assert (held.scope, held.origin) == ("purpose:news", "unsubscribe")
+
+
+async def test_an_objection_to_profiling(site: Site) -> None:
+    page = await site.post(await site.link(), do="object")
+    assert "Your objection is on record." in page
+    assert facts(page)["You objected to profiling on"] == ["1 March 2026"]
+    assert "I object to profiling" not in page
+
+
+async def test_an_erasure_takes_a_tick_and_leaves_no_advertising(site: Site) -> None:
+    link = await site.link()
+    assert "Nothing was erased" in await site.post(link, do="erase")
+    page = await site.post(link, do="erase", sure="yes")
+    assert "Your data has been erased." in page
+    assert await site.store.contact(JEANNE) is None
+    (held,) = await site.store.suppressions(JEANNE)
+    assert (held.scope, held.origin) == ("marketing", "erasure")
+    assert "Nothing is stored about you here" in await site.post(link)
+
+
+async def test_a_link_is_of_use_for_a_day(site: Site) -> None:
+    link = await site.link()
+    site.now += DAY + timedelta(seconds=1)
+    for method in ("GET", "POST"):
+        response = await site.client.request(method, link, data={"confirm": "yes"})
+        assert response.status_code == 410
+        assert JEANNE not in response.text
+
+
+async def test_nobody_can_have_others_mailed_at_will_and_nothing_is_told(site: Site) -> None:
+    pages = {await site.ask_for_link() for _ in range(5)}
+    assert len(site.sent) == 3
+    assert len(pages) == 1
+
+
+async def test_a_relay_that_is_down_is_said(site: Site) -> None:
+    site.down = True
+    assert "did not work" in await site.ask_for_link(code=503)
+
+
+async def test_the_mail_is_in_the_persons_own_language(site: Site) -> None:
+    await site.store.put_contacts([Contact(JEANNE, language="nl-be")])
+    await site.ask_for_link()
+    read = message_from_bytes(site.sent[0].message, policy=policy.default)
+    assert read["Subject"] == "Uw link naar uw gegevens bij The Shop"
