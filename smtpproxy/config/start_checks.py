@@ -113,6 +113,9 @@ def _check_state(settings: Settings, filename: str) -> list[str]:
 def _state_faults(settings: Settings) -> Iterator[str]:
     state = settings.server.state_dir
     bad = [*filter(None, (folder_fault(state), *(folder_fault(state / each) for each in FOLDERS)))]
+    maildir = None if settings.feedback is None else folder_fault(settings.feedback_dir)
+    if maildir is not None and not bad:
+        yield f"feedback.maildir: {maildir}"
     if bad:
         yield f"server.state_dir: {bad[0]}"
         return
@@ -173,6 +176,8 @@ def _check_addresses(settings: Settings, filename: str) -> list[str]:
     places = [(f'listener "{each.name}"', each.address) for each in settings.listeners]
     if settings.web is not None:
         places.append(("web", settings.web.address))
+    if settings.feedback is not None and settings.feedback.address is not None:
+        places.append(("feedback", settings.feedback.address))
     found = [(where, _address_fault(address)) for where, address in places]
     return _raise_any(filename, (f"{where}.address: {text}" for where, text in found if text))
 

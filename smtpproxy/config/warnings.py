@@ -40,6 +40,7 @@ def warnings(settings: Settings) -> list[str]:
         found.append("web: not set, so there are no metrics, health checks or unsubscribe pages")
     elif _public(settings.web.address):
         found.append(f"web.address: {settings.web.address} can be reached from outside")
+    found += _feedback(settings)
     found += [*_streams(settings), *_sender_rules(settings), *_propagation(settings)]
     return [*found, *_dkim(settings), *_content(settings)]
 
@@ -51,6 +52,19 @@ def _server(settings: Settings) -> Iterator[str]:
         " servers may reject it"
     if server.data_size_limit < RFC_MESSAGE_OCTETS:
         yield "server.data_size_limit: below the 64 KiB that RFC 5321 requires"
+
+
+def _feedback(settings: Settings) -> Iterator[str]:
+    feedback = settings.feedback
+    if feedback is None:
+        return
+    if feedback.address is not None and _public(feedback.address):
+        yield f"feedback.address: {feedback.address} can be reached from outside: guard the port"
+    if not feedback.require_token and feedback.authenticate != "required":
+        yield (
+            "feedback.require_token: no, so whoever can send mail can have anybody suppressed by a"
+            ' forged report: set authenticate = "required", or leave both out'
+        )
 
 
 def _listener(listener: ListenerSettings) -> Iterator[str]:

@@ -99,6 +99,11 @@ class Doctor:
             ),
             (Check.UNSUBSCRIBE, url or "public_url", _one(unsubscribe, lookup, url, token, now)),
         ]
+        feedback = settings.feedback
+        if feedback is not None and any(stream.verp for stream in settings.streams.values()):
+            returns = feedback.domain
+            jobs.append((Check.SPF, returns, _one(spf, lookup, returns, addresses)))
+            jobs.append((Check.MX, returns, _one(mx, lookup, returns)))
         if not addresses:
             unknown = Finding(Check.PTR, host, Status.UNKNOWN, NO_ADDRESSES, _NAME_THEM)
             jobs.append((Check.PTR, host, _said([unknown])))

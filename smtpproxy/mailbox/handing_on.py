@@ -1,6 +1,7 @@
 """Hands bounces on to the reverse path that the app had given: it is a notice, judged and recorded
 as one, and goes once for each kind of bounce about a message to a recipient."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import RECEIVED_LIMIT, received
 from smtpproxy.settings import FeedbackSettings
 from smtpproxy.sinks.audit.lines import ERASED
-from smtpproxy.sinks.audit.reader import find
+from smtpproxy.sinks.audit.reader import decision
 from smtpproxy.store.feedback import FeedbackLog, HandingOn
 from smtpproxy.store.maildir import Arrived, Maildir
 
@@ -60,7 +61,7 @@ class BounceRelay:
         """Whether the next one is worth a try."""
         now = self.services.now()
         try:
-            notices, content = self._made(bounce)
+            notices, content = await asyncio.to_thread(self._made, bounce)
             await drive(notices.handed_on(content), self.perform)
         except (_Nobody, NoticeRefused) as error:  # a refusal is on record
             log.info("bounce not handed on", id=bounce.decision, reason=str(error))
@@ -80,12 +81,9 @@ class BounceRelay:
         arrived = self.maildir.read(bounce.report, self.settings.size_limit + 1)
         if arrived is None:
             raise _Nobody("the report is gone")
-        for record in find(self.audit, bounce.decision):
-            decided = record.decided
-            if decided.stage == "data" and decided.reverse_path:
-                break
-        else:
-            raise _Nobody("the record of the message is gone, or had no reverse path")
+        decided = decision(self.audit, bounce.decision)
+        if decided is None or not decided.reverse_path:
+            raise _Nobody("the record of the message is gone")
         if decided.reverse_path.startswith(ERASED):
             raise _Nobody("the reverse path was erased")
         if decided.reverse_path.rpartition("@")[2].lower() == self.settings.domain:

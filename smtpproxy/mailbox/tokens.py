@@ -15,7 +15,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.return_path import ReturnPath, ReturnPaths, candidates
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Stream
-from smtpproxy.sinks.audit.reader import find
+from smtpproxy.sinks.audit.reader import decision
 from smtpproxy.store.key_files import LinkReader
 
 _MOST = 20  # tokens that are tried
@@ -68,10 +68,10 @@ class Tokens:
         for address in _addresses(content, self._domain):
             if paths.concerns(path, address):
                 return address
-        for record in find(self._audit, path.id):
-            for recipient in record.decided.recipients:
-                if paths.concerns(path, recipient.canonical):
-                    return recipient.canonical
+        decided = decision(self._audit, path.id)
+        for recipient in () if decided is None else decided.recipients:
+            if paths.concerns(path, recipient.canonical):
+                return recipient.canonical
         return None
 
     def stream(self, tag: bytes) -> Stream | None:

@@ -59,7 +59,7 @@ class FeedbackLog(Protocol):
         ...
 
     async def missing(self, ids: Collection[str]) -> frozenset[str]:
-        """Return which of these reports are not on record."""
+        """Return which of these reports are not on record; none where the record itself is gone."""
         ...
 
     async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:

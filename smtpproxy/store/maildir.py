@@ -9,7 +9,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
+import structlog
+
 from smtpproxy.store.key_files import give_to_owner_of
+
+log = structlog.get_logger(__name__)
 
 _READ = ":2,S"
 """What follows the name of a message that was seen, in every maildir."""
@@ -30,6 +34,7 @@ class Maildir:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._told: set[Path] = set()  # what cannot be read, and the log says so
         self._tmp, self._new, self._cur = (folder / name for name in ("tmp", "new", "cur"))
 
     def make(self) -> None:
@@ -102,7 +107,13 @@ class Maildir:
                 content = file.read(most)
         except FileNotFoundError:
             return None
-        return Arrived(id, datetime.fromtimestamp(about.st_mtime, UTC), about.st_size, content)
+        except PermissionError as error:
+            if path not in self._told:
+                self._told.add(path)
+                log.error("report cannot be read", path=str(path), error=error.strerror)
+            return None
+        at = min(datetime.fromtimestamp(about.st_mtime, UTC), datetime.now(UTC))
+        return Arrived(id, at, about.st_size, content)
 
     def _write(self, id: str, content: bytes, target: Path, *, sync: bool = True) -> None:
         aside = self._tmp / id

@@ -162,6 +162,16 @@ def test_a_store_that_cannot_be_used(tmp_path: Path, spoil: Spoil, said: str) ->
     assert said in command("check", path, code=2)[1]
 
 
+def test_a_mailbox_that_cannot_be_kept_where_it_should(tmp_path: Path) -> None:
+    (tmp_path / "mail").touch()
+    feedback = f'domain = "b.shop.fr"\nmaildir = "{tmp_path}/mail"\naddress = "192.0.2.77:26"'
+    path = configuration(tmp_path, more=f"[feedback]\n{feedback}\n")
+    said = command("check", path, code=2)[1]
+    assert f"feedback.maildir: {tmp_path}/mail is not a folder" in said
+    assert "feedback.address: 192.0.2.77 is not an address of this machine" in said
+    assert "feedback.maildir" in command("serve", path, code=1)[1]
+
+
 def test_no_machine_of_that_address(tmp_path: Path) -> None:
     path = configuration(tmp_path, address=f"192.0.2.77:{free_port()}")
     assert '"apps" cannot listen on 192.0.2.77' in command("serve", path, code=1)[1]

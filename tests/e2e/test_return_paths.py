@@ -1,5 +1,6 @@
 """`verp = true`: what the upstream gets, and what stays as it was."""
 
+import smtplib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from smtpproxy.mail.return_path import ReturnPath, ReturnPaths
 from smtpproxy.store.key_files import load_link_keys
 from tests.kit.messages import marketing, message
+from tests.kit.ports import LOOPBACK
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
 from tests.kit.upstream import Accepted, At, FakeUpstream, Reply
@@ -99,3 +101,20 @@ def test_a_message_without_a_name_is_given_one(relay: RelayProcess, sent: list[A
     (one,) = sent
     assert f"Message-ID: <{one.sender}>\r\n".encode() in one.data
     assert f"Feedback-ID: {one.sender.partition('@')[0]}::offers:smtpproxy\r\n".encode() in one.data
+
+
+def test_lmtp_gives_each_recipient_a_path_and_an_answer(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.begin(At("rcpt", Reply("550 5.1.1 no such user"), to=PAUL))
+    with smtplib.LMTP(LOOPBACK, relay.port("local")) as client:
+        client.ehlo("client.example")
+        client.mail("news@shop.example")
+        codes = [client.rcpt(person)[0] for person in (JEANNE, PAUL, DESK)]
+        assert codes == [250, 550, 250]
+        assert client.data(marketing(subject="by LMTP"))[0] == 250
+        assert client.getreply()[0] == 250, "an answer for each"
+    assert sorted(one.recipients for one in mta.messages) == [(JEANNE,), (DESK,)]
+    for one in mta.messages:
+        paths, told = read(relay, one.sender)
+        assert paths.concerns(told, one.recipients[0])

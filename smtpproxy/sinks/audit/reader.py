@@ -12,17 +12,24 @@ from pathlib import Path
 
 import msgspec
 
-from smtpproxy.events import Decided, time_span
+from smtpproxy.events import Decided, time_of, time_span
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import NotALine, number_of
 from smtpproxy.sinks.audit.files import Segment, last_line, mapped, segments
-from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, PersonalAnswerEntry, read_line
+from smtpproxy.sinks.audit.lines import (
+    CLOCK_TOLERANCE,
+    DecisionEntry,
+    Personal,
+    PersonalAnswerEntry,
+    read_line,
+)
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024
 _NAMED = 3
 _CLOCK_SLACK = timedelta(seconds=1)
 _LONGEST_TRANSACTION = timedelta(hours=2)
+_USUAL_TRANSACTION = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,23 @@ def find(folder: Path, id: str) -> list[Record]:
     return list(_joined(entries))
 
 
+def decision(folder: Path, id: str) -> Decided | None:
+    """Return the decision on the message of that id; None where it is not on record.
+
+    Quick, in journals of any size: it is near the time that its id says. Raises ValueError when
+    `id` is no decision id.
+    """
+    began = datetime.fromtimestamp(time_of(id) / 1000, UTC)
+    needle = f'"id":"{id}"'.encode()
+    for longest in (_USUAL_TRANSACTION, _LONGEST_TRANSACTION):
+        since, until = began - CLOCK_TOLERANCE, began + longest
+        for paths in _journals(folder, began, until):
+            for entry in _matching(paths, needle, since, until):
+                if isinstance(entry, Record) and entry.decided.stage == "data":
+                    return entry.decided
+    return None
+
+
 def read(
     folder: Path,
     *,
@@ -155,11 +179,21 @@ def _entries(paths: Sequence[Path]) -> Iterator[_Entry]:
                     yield from _decoded(raw, path)
 
 
-def _matching(paths: Sequence[Path], needle: bytes) -> Iterator[_Entry]:
-    """The decisions that hold `needle` and their outcomes, found without decoding the others."""
+def _matching(
+    paths: Sequence[Path],
+    needle: bytes,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Iterator[_Entry]:
+    """The decisions that hold `needle` and their outcomes, found without decoding the others.
+
+    Those of some time alone may be found: where the clock was set back, not even all of these.
+    """
     for number, path in enumerate(paths):
         with mapped(path) as data:
-            position = data.find(needle)
+            begin = 0 if since is None else _offset(data, since, path)
+            stop = len(data) if until is None else _offset(data, until, path) + _NEAR
+            position = data.find(needle, begin, stop)
             while position >= 0:
                 end = data.find(b"\n", position)
                 if end < 0:
@@ -170,7 +204,30 @@ def _matching(paths: Sequence[Path], needle: bytes) -> Iterator[_Entry]:
                         if entry.decided.relayed:
                             id = entry.decided.id
                             yield from _outcome(data, end, path, paths[number + 1 :], id)
-                position = data.find(needle, end)
+                position = data.find(needle, end, stop)
+
+
+_NEAR = 256 * 1024  # octets that are searched rather than halved again
+
+
+def _offset(data: mmap.mmap | bytes, moment: datetime, path: Path) -> int:
+    """Where the lines of a file that are of then begin, or somewhat before: times ascend."""
+    low, high = 0, len(data)
+    while high - low > _NEAR:
+        middle = (low + high) // 2
+        at, line = None, data.find(b"\n", middle, high) + 1
+        while at is None and 0 < line < high:
+            at = next((_at(entry) for entry in _line_at(data, line, path)), None)
+            line = data.find(b"\n", line, high) + 1
+        if at is not None and at < moment:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _at(entry: _Entry) -> datetime:
+    return entry.at if isinstance(entry, Outcome) else entry.decided.at
 
 
 def _outcome(

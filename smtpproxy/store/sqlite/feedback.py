@@ -144,7 +144,7 @@ class SqliteFeedback:
 
     async def missing(self, ids: Collection[str]) -> frozenset[str]:
         if not self._file.is_there():
-            return frozenset(ids)
+            return frozenset()
         asked = list(ids)
 
         def find(connection: sqlite3.Connection) -> frozenset[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from smtpproxy.sinks.audit.reader import Record, find, read
+from smtpproxy.sinks.audit.reader import Record, decision, find, read
 from tests.kit import traffic
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 from tests.kit.ports import wait_for
@@ -209,3 +209,23 @@ async def test_other_files_in_the_folder_do_no_harm(folder: Path, clock: Clock) 
 
 def test_before_the_first_decision_there_is_nothing(folder: Path, clock: Clock) -> None:
     assert list(read(folder)) == find(folder, clock.new_id()) == []
+
+
+async def test_one_decision_is_found_in_a_journal_of_any_size(folder: Path, clock: Clock) -> None:
+    """Of several workers, some of whose messages took long."""
+    logs = [journal(folder, clock, worker, segment_size=700_000) for worker in range(2)]
+    entries = []
+    for number in range(4_000):
+        entry = decided(clock, to=f"person{number}@b.example")
+        late = timedelta(minutes=40 if number % 500 == 7 else 0)
+        entry = msgspec.structs.replace(entry, at=entry.at + late)
+        await logs[number % 2].commit(entry)
+        entries.append(entry)
+        clock.tick(seconds=2)
+    assert len(segments(folder)) > 3
+    for entry in (*entries[::97], *entries[7::500], entries[0], entries[-1]):
+        assert decision(folder, entry.id) == entry
+    assert decision(folder, clock.new_id()) is None
+    assert decision(folder / "none", entries[0].id) is None
+    with pytest.raises(ValueError, match="no decision id"):
+        decision(folder, "x")

@@ -1,0 +1,50 @@
+"""`[feedback]` as it comes out of a file, and what deserves a second look."""
+
+import pytest
+
+from smtpproxy.config import parse
+from smtpproxy.config.warnings import warnings
+
+FILE = """
+[server]
+hostname = "relay.example.com"
+state_dir = "/srv/state"
+[[listener]]
+name = "apps"
+address = "127.0.0.1:2525"
+streams = ["offers"]
+[upstream]
+address = "127.0.0.1:10025"
+[[stream]]
+name = "offers"
+class = "marketing"
+purpose = "shoes"
+[feedback]
+domain = "Bounces.example.com"
+"""
+
+
+def test_what_holds_unless_the_file_says_otherwise() -> None:
+    settings = parse(FILE, "file")
+    feedback = settings.feedback
+    assert feedback is not None
+    assert (feedback.domain, feedback.address) == ("bounces.example.com", None)
+    assert (feedback.require_token, feedback.authenticate) == (True, "optional")
+    assert str(settings.feedback_dir) == "/srv/state/feedback"
+    assert settings.makes_tokens, "the keys are there before the first report"
+    assert not settings.streams["offers"].verp
+
+
+@pytest.mark.parametrize(
+    ("more", "warned"),
+    [
+        ("", []),
+        ('address = "127.0.0.1:2526"', []),
+        ('address = "0.0.0.0:2526"', ["feedback.address"]),
+        ("require_token = false", ["feedback.require_token"]),
+        ('require_token = false\nauthenticate = "required"', []),
+    ],
+)
+def test_what_lets_strangers_suppress_people_is_worth_a_word(more: str, warned: list[str]) -> None:
+    found = [text.partition(":")[0] for text in warnings(parse(FILE + more, "file"))]
+    assert [place for place in found if place.startswith("feedback")] == warned
