@@ -40,6 +40,25 @@ _NUMBER = re.compile(r"\s{0,9}\+?(\d{1,5})(?:\.\d{1,9})?\s{0,9}(px|pt)?\s{0,9}(?
 _DECLARATION = re.compile(r"(?:\A|;)\s{0,99}+([a-z-]{1,20}+)\s{0,9}+:([^;]{0,99}+)", re.I)
 _URL = re.compile(r"(?:(https?):)?[/\\]{2}([^/\\?#]{1,255}+)([^#]*+)", re.I)
 _BLANK = re.compile(r"[\t\r\n]+")
+_NOTHING = re.compile(r"\s*0?(?:0|\.0{1,9})%?\s*(?:!.*)?")
+_STATIC = re.compile(r"\.(?:gif|png|jpe?g|webp|bmp|svg|ico)\Z", re.I)
+_VERSION = re.compile(r"\?(?:v|ver|version|rev|build|cb|t|ts|_)?=?[\w.-]{0,14}\Z", re.I)
+_WORD = re.compile(
+    r"(?<![a-z])(?:opens?|opened|openrate|opentrack\w*|mailopen|track(?:er|ing)?|trk|beacons?"
+    r"|webbug|impressions?|readreceipt)(?![a-z])",
+    re.I,
+)
+_SPACER = re.compile(
+    r"(?:spacers?|space|blank|clear|clr|empty|trans|transparent|shim|dots?|pixels?|px|1x1|1px|white"
+    r"|gr[ae]y|black|lines?|rule|hr|divider|corner|bg|bkg)(?![a-z])|spacer|cleardot|transpar",
+    re.I,
+)
+_TOKEN = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    r"|[0-9a-f]{20,}|[0-9]{9,}"
+    r"|(?=[^/]*[0-9])(?=[^/]*[a-z])(?=[^/]*[A-Z])[A-Za-z0-9_=~.-]{16,}"
+)
+_SIGNED = re.compile(rb"multipart/(?:signed|encrypted)|application/(?:x-)?pkcs7-mime", re.I)
 
 
 class FoundPixel(Struct, frozen=True):
@@ -92,9 +111,6 @@ def without_pixels(headers: HeaderBlock, body: bytes, *, whole: bool = True) -> 
     if len(after) != len(before) or pixels_of(after):
         raise CannotCut("what is left when they are cut is another message")
     return edited
-
-
-_SIGNED = re.compile(rb"multipart/(?:signed|encrypted)|application/(?:x-)?pkcs7-mime", re.I)
 
 
 def _source(text: EncodedText) -> str:
@@ -230,26 +246,6 @@ def _is_hidden(attributes: Mapping[str, str], style: Mapping[str, str]) -> bool:
         or style.get("visibility", "").strip()[:6].lower() == "hidden"
         or _NOTHING.fullmatch(style.get("opacity", "")) is not None
     )
-
-
-_NOTHING = re.compile(r"\s*0?(?:0|\.0{1,9})%?\s*(?:!.*)?")
-_STATIC = re.compile(r"\.(?:gif|png|jpe?g|webp|bmp|svg|ico)\Z", re.I)
-_VERSION = re.compile(r"\?(?:v|ver|version|rev|build|cb|t|ts|_)?=?[\w.-]{0,14}\Z", re.I)
-_WORD = re.compile(
-    r"(?<![a-z])(?:opens?|opened|openrate|opentrack\w*|mailopen|track(?:er|ing)?|trk|beacons?"
-    r"|webbug|impressions?|readreceipt)(?![a-z])",
-    re.I,
-)
-_SPACER = re.compile(
-    r"(?:spacers?|space|blank|clear|clr|empty|trans|transparent|shim|dots?|pixels?|px|1x1|1px|white"
-    r"|gr[ae]y|black|lines?|rule|hr|divider|corner|bg|bkg)(?![a-z])|spacer|cleardot|transpar",
-    re.I,
-)
-_TOKEN = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-    r"|[0-9a-f]{20,}|[0-9]{9,}"
-    r"|(?=[^/]*[0-9])(?=[^/]*[a-z])(?=[^/]*[A-Z])[A-Za-z0-9_=~.-]{16,}"
-)
 
 
 def _says_whose(path: str) -> bool:

@@ -5,8 +5,8 @@ the host is any: these are paths of programs that answer at their customers' own
 
 Facts about addresses that are on the wire in everybody's mail, gathered from the block lists of
 MailTrackerBlocker (github.com/apparition47/MailTrackerBlocker, BSD-3-Clause, of 2021) and simplify
-(github.com/leggett/simplify-trackers, MIT, of 2021) and from the senders' own documentation; chosen
-and written anew. Left out was what is also the address of ordinary pictures or of links alone.
+(github.com/leggett/simplify-trackers, MIT, of 2021) and from pixels in public mail; chosen and
+written anew. Left out was what is also the address of ordinary pictures or of links alone.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,12 @@ _KNOWN = """
 *                       /track/open.php                 Mailchimp
 *                       /e1t/o/                         HubSpot
 *                       /e2t/o/                         HubSpot
-*                       /e3t/o/                         HubSpot
-*                       /cto/                           HubSpot
 *                       /trk?t=                         Marketo
 *                       /open.aspx?                     Salesforce
 *                       /open/log/                      Acoustic
-*                       /eventtracking/open/            Acoustic
 *                       /e/eo?                          Iterable
 *                       /mk/op/                         Brevo
+*                       /tr/op/                         Brevo
 *                       /open.html?x=                   GetResponse
 *                       /lt.php?                        ActiveCampaign
 *                       /ut.php?u=                      phpList
@@ -45,13 +43,13 @@ sendgrid.net            /trk                            SendGrid
 pstmrk.it               /open                           Postmark
 sparkpostmail.com       /q/                             SparkPost
 sparkpostmail2.com      /q/                             SparkPost
-track.customer.io       /e/o                            Customer.io
-customeriomail.com      /e/o                            Customer.io
+track.customer.io       /e/o/                           Customer.io
+customeriomail.com      /e/o/                           Customer.io
 trk.klaviyomail.com     /                               Klaviyo
 convertkit-mail.com     /o/                             Kit
-convertkit-mail2.com    /o                              Kit
-open.convertkit-mail.com /                              Kit
-open.convertkit-mail2.com /                             Kit
+convertkit-mail2.com    /o/                             Kit
+open.convertkit-mail.com /                               Kit
+open.convertkit-mail2.com /                               Kit
 openrate.aweber.com     /                               AWeber
 rs6.net                 /on.jsp                         Constant Contact
 constantcontact.com     /images/p1x1.gif                Constant Contact
@@ -63,13 +61,9 @@ cmail19.com             /t/                             Campaign Monitor
 cmail20.com             /t/                             Campaign Monitor
 emltrk.com              /                               Litmus
 mjt.lu                  /oo                             Mailjet
-sendibt2.com            /tr/op/                         Brevo
-sendibt3.com            /tr/op/                         Brevo
 sendibtd.com            /                               Brevo
-amxe.net                /                               Newsletter2Go
-emsecure.net            /                               Selligent
-slgnt.eu                /                               Selligent
-slgnt.us                /                               Selligent
+emsecure.net            /optiext/                       Selligent
+slgnt.eu                /optiext/                       Selligent
 elaine-asp.de           /action/view/                   Artegic
 trackedlink.net         /                               Dotdigital
 dmtrk.net               /                               Dotdigital
@@ -82,7 +76,7 @@ infusionsoft.com        /app/emailOpened                Keap
 govdelivery.com         /track                          Granicus
 sailthru.com            /trk                            Sailthru
 salesforceiq.com        /t.png                          Salesforce
-nova.collect.igodigital.com /                           Salesforce
+nova.collect.igodigital.com /                               Salesforce
 svc.dynamics.com        /t/i/                           Microsoft Dynamics
 en25.com                /e/                             Oracle Eloqua
 bm23.com                /t/                             Oracle Bronto
@@ -91,9 +85,8 @@ tags.bluekai.com        /site                           Oracle
 substack.com            /o/                             Substack
 stat-pulse.com          /                               SendPulse
 opens.responder.co.il   /                               Responder
-via.intercom.io         /o                              Intercom
-intercom-mail.com       /o                              Intercom
-intercom-mail.com       /via/o                          Intercom
+via.intercom.io         /o?                             Intercom
+intercom-mail.com       /via/o?                         Intercom
 shoutout.wix.com        /so/pixel/                      Wix
 wildapricot.org         /emailtracker                   Wild Apricot
 nationbuilder.com       /r/o                            NationBuilder
@@ -122,9 +115,8 @@ gml.email               /                               Gmelius
 gmtrack.net             /                               GMass
 prosperworks.com        /tp/t                           Copper
 contactmonkey.com       /api/v1/tracker                 ContactMonkey
-tracking.cirrusinsight.com /                            Cirrus Insight
+tracking.cirrusinsight.com /                               Cirrus Insight
 api.nylas.com           /open                           Nylas
-frontapp.com            /api/1/noauth/companies/        Front
 canarymail.io           /track                          Canary
 getmailbird.com         /OpenTrackingPixel/             Mailbird
 linkedin.com            /emimp/                         LinkedIn

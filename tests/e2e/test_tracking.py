@@ -3,6 +3,7 @@
 import json
 from base64 import encodebytes
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.kit.dkim import KeyFile, signed, verdicts
 from tests.kit.messages import marketing, message
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
-from tests.kit.upstream import FakeUpstream
+from tests.kit.upstream import At, FakeUpstream, Hold
 
 AGREED, OTHER = address("consent"), address("customer")
 PIXEL = '<img src="https://t.example/wf/open?upn=8f2c" alt="" width="1" height="1">'
@@ -159,3 +160,58 @@ def test_a_large_message_is_edited_at_its_beginning_alone(started: Start) -> Non
         assert relay.send(html(HTML + rest), AGREED)[0] == 250
         expected = HTML.replace(PIXEL, "<!---->") + rest
         assert mta.messages[0].data.endswith(b"\r\n\r\n" + expected.encode())
+
+
+def test_a_withdrawal_while_the_message_is_on_its_way_counts(started: Start) -> None:
+    """The upstream has answered 354 to nothing yet: what leaves is made anew."""
+    with FakeUpstream() as mta, ThreadPoolExecutor(1) as pool:
+        relay = started(mta.address, "strip")
+        agree(relay, AGREED)
+        mta.behaviours.append(At("data", Hold(), to=AGREED))
+        sent = pool.submit(relay.send, html(), AGREED)
+        mta.wait_held()
+        relay.command("consent", "withdraw", AGREED, "--purpose", "tracking")
+        mta.release()
+        assert sent.result(30)[0] == 250
+        assert [PIXEL.encode() in each.data for each in mta.messages] == [False]
+
+
+def test_the_second_copy_after_a_withdrawal_waits_for_another_attempt(started: Start) -> None:
+    adds = {"unsubscribe": "add"}
+    web = {"web": {"public_url": "https://unsubscribe.shop.example"}}
+    sent = html(unsubscribe=None, one_click=None, message_id="<copies@shop.example>")
+    with FakeUpstream() as mta, ThreadPoolExecutor(1) as pool:
+        relay = started(mta.address, "strip", adds, **web)
+        agree(relay, AGREED)
+        agree(relay, OTHER)
+        mta.behaviours.append(At("data", Hold(), to=OTHER))
+        waiting = pool.submit(relay.send, sent, AGREED, OTHER)
+        mta.wait_held()
+        relay.command("consent", "withdraw", OTHER, "--purpose", "tracking")
+        mta.release()
+        assert waiting.result(30)[0] == 451
+        assert relay.send(sent, AGREED, OTHER)[0] == 250
+        told = [(each.recipients[0], PIXEL.encode() in each.data) for each in mta.messages]
+        assert told == [(AGREED, True), (OTHER, False)]
+
+
+def test_who_agreed_is_mailed_where_others_are_refused(started: Start) -> None:
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "refuse", policy={"on_mixed": "split"})
+        agree(relay, AGREED)
+        assert relay.send(html(), AGREED, OTHER)[0] == 250
+        assert [each.recipients for each in mta.messages] == [("news@shop.example",), (AGREED,)]
+        assert b"tracking_unconsented" in mta.messages[0].data
+
+
+def test_what_is_observed_goes_as_it_came(started: Start) -> None:
+    with FakeUpstream() as mta:
+        for fate in ("strip", "refuse"):
+            relay = started(mta.address, fate, {"mode": "observe"})
+            assert relay.send(html(), AGREED)[0] == 250
+            assert counted(relay, "passed") == 1
+        assert all(each.data.endswith(HTML.encode()) for each in mta.messages)
+        refused = relay.metric(
+            "smtpproxy_observed_refusals_total", stream="offers", reason="tracking_unconsented"
+        )
+        assert refused == 1

@@ -24,6 +24,8 @@ from smtpproxy.settings import Settings
 from tests.kit.relay import CONTROLLER, relay_config
 from tests.kit.toml import to_toml
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib")
+
 SHAPES = Path(__file__).with_name("receipt.ttl")
 ANNA = "anna@people.example"
 AT = datetime(2026, 3, 1, 10, tzinfo=UTC)

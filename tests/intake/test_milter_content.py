@@ -67,3 +67,19 @@ def test_the_text_of_undeclared_bulk(listen: Listen, body: str, answer: str) -> 
                 body=text,
             )
             assert peer.message(news).final == answer
+
+
+def test_pixels_that_nobody_agreed_to(listen: Listen) -> None:
+    milter = listen({"stream": streams(tracking_pixels="refuse")}, protocol="milter")
+    pixel = '<img src="https://t.example/o?id=1234567" width="1" height="1">'
+    with mta(milter.port) as peer:
+        peer.negotiate()
+        for body, answer in ((pixel, "y"), ("x" * 70_000 + pixel, "y"), ("<p>Hello</p>", "c")):
+            peer.connect()
+            peer.mail("news@shop.example")
+            assert peer.rcpt("consent@people.example").final == "c"
+            outcome = peer.message(marketing(body=body, headers=[("Content-Type", "text/html")]))
+            assert outcome.final == answer
+            if answer == "y":
+                assert "550 5.7.1" in outcome.reply
+                assert "refused: tracking_unconsented" in outcome.reply
