@@ -208,6 +208,7 @@ async def _remove(
         _limit(settings, at, keep.customers, lambda b: (b.customer_period, b.inquiry_period)),
         settings.restricted_tags,
         _objected_before(settings, at),
+        _requested_before(settings, at),
     )
     contacts = await store.purge_contacts(limits, at=at, dry_run=dry_run)
     purged.removed["contacts"] = _kind(contacts.removed)
@@ -276,6 +277,14 @@ def _objected_before(settings: Settings, at: datetime) -> datetime | None:
     """By the shortest `objection_period` of the rulebooks in use; None: none has one."""
     periods = [book.objection_period for book in settings.rulebooks.values()]
     return max((beginning(at, period) for period in periods if period), default=None)
+
+
+def _requested_before(settings: Settings, at: datetime) -> datetime:
+    """A request stays while the link that was mailed works."""
+    limit = beginning(at, settings.retention.requests)
+    if settings.confirmation is None:
+        return limit
+    return min(limit, at - timedelta(seconds=settings.confirmation.valid_for))
 
 
 _MONTH = timedelta(days=32)  # of those who want mail once a month

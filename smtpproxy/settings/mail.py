@@ -297,6 +297,7 @@ class RetentionSettings:
 
     prospects: PeriodWithEnd = years(3)  # since collection, or the last positive or consent act
     customers: PeriodWithEnd = years(3)  # since the last dealing
+    requests: PeriodWithEnd = months(1)  # nobody confirmed, and nothing else is known
     suppressions: SuppressionPeriod = years(3)  # since it was given, added, matched or held last
     lifted_suppressions: OpenPeriod = years(3)  # since it was lifted
     audit: PeriodWithEnd = years(5)  # since the decision

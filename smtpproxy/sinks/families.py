@@ -183,6 +183,11 @@ FAMILIES: tuple[Family, ...] = (
         rows.listeners_and("part", rows.FAILING_PARTS),
     ),
     Family(
+        "confirmations_total",
+        "Buttons pressed on the pages behind confirm links, by what the link was for.",
+        rows.by_confirmation,
+    ),
+    Family(
         "feedback_total",
         "What people and mail servers said back: links used, and reports that came by mail.",
         rows.by_feedback,

@@ -10,6 +10,7 @@ from itertools import product
 from typing import get_args
 
 from smtpproxy.events import AuthOutcome, Part, ProxyOutcome, TlsOutcome
+from smtpproxy.mail.confirmation_token import Kind
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import (
     Action,
@@ -90,6 +91,8 @@ _FOR_RECIPIENTS = tuple(
 _OF_PERMISSION = frozenset(
     {Reason.PERMISSION_NOT_DUE, Reason.PERMISSION_REPEATED, Reason.CONFIRM_LINK_MISSING}
 )
+
+CONFIRMATION_ANSWERS = ("done", "again", "over")
 
 Verdicts = tuple[tuple[Action, Reason], ...]
 
@@ -258,6 +261,11 @@ def by_observed_reason(settings: Settings) -> Iterable[Labels]:
             for action, reason in verdicts:
                 if action is not Action.ALLOW:
                     yield stream.name, str(reason)
+
+
+@_labelled("link", "answer")
+def by_confirmation(settings: Settings) -> Iterable[Labels]:
+    return product(get_args(Kind), CONFIRMATION_ANSWERS)
 
 
 def listeners_and(label: str, values: Iterable[str]) -> Rows:

@@ -286,11 +286,19 @@ def is_undated(contact: Contact, now: datetime) -> bool:
     return last_sign(contact, now) is None and last_dealing(contact, now) is None
 
 
+def _was_only_asked(contact: Contact, now: datetime) -> bool:
+    """Whether all that is known is that somebody, perhaps another, asked in the person's name."""
+    asked = bool(contact.acts) and all(act.pending for act in contact.acts)
+    return asked and is_undated(replace(contact, acts=()), now)
+
+
 def outlived(
     contact: Contact, undated_since: datetime | None, limits: Limits, now: datetime
 ) -> datetime | None:
     """Return the date of a contact whose time is over: its last sign or dealing, else None."""
     sign, dealing = last_sign(contact, now), last_dealing(contact, now)
+    if limits.requests is not None and _was_only_asked(contact, now):
+        return sign if sign is not None and sign < limits.requests else None
     if sign is None and dealing is None:
         sign = undated_since
         if sign is None:  # from now on its time is counted

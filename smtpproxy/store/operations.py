@@ -118,13 +118,15 @@ class Limits:
     """Contacts stay with a sign of life as prospects, or a dealing, no older than these.
 
     `restricted` are the tags that keep bulk mail from somebody. Whoever objected to all
-    marketing before `objected` goes whatever signs of life there are.
+    marketing before `objected` goes whatever signs of life there are, and whoever is known only by
+    requests that were not confirmed, before `requests`.
     """
 
     prospects: datetime
     customers: datetime
     restricted: frozenset[str] = frozenset()
     objected: datetime | None = None
+    requests: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

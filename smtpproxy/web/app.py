@@ -145,7 +145,7 @@ def create_app(
     (`store.backlog`), `snapshots` those of the partners (`store.snapshots`), `streams` how the
     streams are (`breaker.status`).
     """
-    counting = [part.snapshot for part in (api, unsubscribe) if part is not None]
+    counting = [part.snapshot for part in (api, unsubscribe, confirmations) if part is not None]
     monitoring = _Monitoring(
         stats, health, ready, collector, counts, backlog, snapshots, streams, counting
     )

@@ -22,6 +22,8 @@ from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import PATH, Confirmation, Kind
 from smtpproxy.mail.unsubscribe_token import TokenError
 from smtpproxy.policy.model import BUILT_IN_BRAND
+from smtpproxy.sinks.metrics import Labels, Snapshot
+from smtpproxy.sinks.rows import CONFIRMATION_ANSWERS
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look
@@ -86,12 +88,16 @@ class ConfirmationLinks:
         self._now = now
         self._clock = clock
         self._rates: OrderedDict[str, Bucket] = OrderedDict()
+        self._counted: dict[Labels, float] = {}
         for lang in PAGE_LANGS:  # reads the files now, not during a request
             environment(lang)
 
     @property
     def routes(self) -> list[Route]:
         return [Route(PATH + "{token}", self._endpoint, methods=["GET", "POST"])]
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(counters={"confirmations_total": dict(self._counted)})
 
     async def _endpoint(self, request: Request) -> Response:
         token = request.path_params["token"]
@@ -133,6 +139,9 @@ class ConfirmationLinks:
         client = client_address(request, self._trusts)
         found = await self._kinds[told.kind].confirm(told, client, lang, form)
         state: State = "done" if isinstance(found, Response) else found
+        if state in CONFIRMATION_ANSWERS:
+            row = (told.kind, state)
+            self._counted[row] = self._counted.get(row, 0) + 1
         log.info("confirmation", kind=told.kind, brand=told.brand, state=state)
         return found
 

@@ -97,6 +97,8 @@ def test_a_request_is_mailed_and_counts_when_the_button_is_pressed(
     code, page = ask(uri, YES)
     assert (code, "that is confirmed" in page) == (200, True)
     assert relay.send(marketing(), LEA)[0] == 250
+    counted = relay.metric("smtpproxy_confirmations_total", link="consent", answer="done")
+    assert counted == 1
     request, confirmation = json.loads(relay.must("contact", "show", LEA, "--json"))["consents"]
     assert (request["pending"], request["evidence"]["version"]) == (True, "3")
     assert confirmation["method"] == "double_opt_in"

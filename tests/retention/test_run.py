@@ -11,6 +11,7 @@ import pytest
 from smtpproxy import retention
 from smtpproxy.config import parse
 from smtpproxy.policy.model import (
+    ConsentAct,
     Contact,
     Origin,
     Purchase,
@@ -250,3 +251,19 @@ async def test_that_somebody_was_asked_is_known_as_long(tmp_path: Path, store: S
     (mailing,) = (await log.known([ANNA]))[ANNA].mailings
     assert mailing.stream == "permission:default"
     log.close()
+
+
+@pytest.mark.parametrize(("valid", "kept"), [("7d", 31), ("60d", 60)])
+async def test_a_request_stays_while_its_link_works(
+    tmp_path: Path, store: Store, valid: str, kept: int
+) -> None:
+    settings = asking(tmp_path)
+    assert settings.confirmation is not None
+    seconds = {"7d": 7, "60d": 60}[valid] * 86_400.0
+    settings = replace(settings, confirmation=replace(settings.confirmation, valid_for=seconds))
+    for address, age in ((ANNA, kept + 1), (EVE, kept)):
+        act = ConsentAct("offers", NOW - age * DAY, method="double_opt_in", pending=True)
+        await store.record_act(address, act)
+    await run(settings, store)
+    assert await store.contact(ANNA) is None
+    assert await store.contact(EVE) is not None

@@ -97,6 +97,30 @@ CONTACTS = [
 ]
 
 
+REQUEST = agreed(OLD, pending=True)
+STRANGERS = [
+    (Contact(ANNA, acts=(REQUEST,)), OLD),
+    (Contact(ANNA, source=Source.DIRECT, acts=(agreed(OLD - DAY, pending=True), REQUEST)), OLD),
+    (Contact(ANNA, acts=(agreed(EDGE, pending=True),)), None),
+    (Contact(ANNA, acts=(REQUEST, replace(REQUEST, at=OLD + TICK, pending=False))), None),
+    (Contact(ANNA, acts=(REQUEST, withdrew(OLD + TICK))), None),
+    (replace(KNOWN, acts=(REQUEST,)), None),
+    (Contact(ANNA, purchases=(Purchase("shoes", OLD),), acts=(REQUEST,)), None),
+    (Contact(ANNA), None),
+]
+
+
+@pytest.mark.parametrize(("contact", "goes"), STRANGERS)
+async def test_who_was_only_asked_goes_sooner(
+    store: Store, contact: Contact, goes: datetime | None
+) -> None:
+    await store.put_contacts([contact])
+    limits = Limits(OLD - 999 * DAY, OLD - 999 * DAY, requests=EDGE)
+    found = await store.purge_contacts(limits, at=NOW)
+    assert found.removed == (Removed(1, goes, goes) if goes else Removed())
+    assert (await store.contact(ANNA) is None) is (goes is not None)
+
+
 @pytest.mark.parametrize(("contact", "goes"), CONTACTS)
 async def test_contacts_go_when_nothing_was_heard_for_the_period(
     store: Store, contact: Contact, goes: datetime | None
