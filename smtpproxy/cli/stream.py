@@ -11,13 +11,15 @@ from smtpproxy.cli.options import config_option, moment, plain_text
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.policy.breaker import BRAND, MILLION, STREAM, Heard
+from smtpproxy.policy.campaign import Campaign, Trial, held_until
 from smtpproxy.policy.model import StreamClass
 from smtpproxy.settings import Settings
-from smtpproxy.store import open_breaker
+from smtpproxy.store import open_breaker, open_stream_counts
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.streams import PERSON, StreamEvent, event_object
+from smtpproxy.terminal import counted
 
 _REASON = click.option("--reason", type=plain_text, metavar="TEXT", help="Why: no personal data.")
 
@@ -35,8 +37,8 @@ def show(settings: Settings, name: str | None) -> Result:
     """Show all marketing streams, or one with what became of it."""
     if name is not None:
         _subject(settings, name)
-    found, events = using_store(
-        settings, lambda store: _read(settings, store), read_only=True, or_empty=True
+    found, events, campaigns = using_store(
+        settings, lambda store: _read(settings, store, name), read_only=True, or_empty=True
     )
     chosen = [each for each in found if name in (None, each.name, BRAND + each.brand)]
     data = [_object(each) for each in chosen]
@@ -55,7 +57,11 @@ def show(settings: Settings, name: str | None) -> Result:
     subjects = {s for each in chosen for s in (STREAM + each.name, BRAND + each.brand)}
     told = [event for event in events if event.subject in subjects]
     parts += [_described(event) for event in told]
-    return Result({**data[0], "events": list(map(event_object, told))}, parts)
+    trial = settings.streams[chosen[0].name].trial
+    held = [] if trial is None else [_campaign(one, trial) for one in campaigns]
+    parts += [_waiting(one) for one in held]
+    data[0] |= {"events": list(map(event_object, told)), "campaigns": held}
+    return Result(data[0], parts)
 
 
 @stream.command("pause")
@@ -81,13 +87,28 @@ def pause(settings: Settings, name: str, until: datetime | None, reason: str | N
 @config_option
 @shows_result
 def resume(settings: Settings, name: str, reason: str | None) -> Result:
-    """End a pause; exit 1 when there is none. NAME is a stream or brand:NAME."""
+    """End a pause, and the waits of new campaigns; exit 1 when there is nothing of that kind.
+
+    NAME is a stream or brand:NAME.
+    """
     event = StreamEvent(now(), _subject(settings, name), "resumed", PERSON, reason=reason)
-    done = using_store(settings, lambda store: store.note_stream(event))
+
+    async def act(store: Store) -> tuple[bool, int]:
+        counts = open_stream_counts(settings.store)
+        try:
+            return await store.note_stream(event), await counts.release_campaigns(name)
+        finally:
+            counts.close()
+
+    resumed, released = using_store(settings, act)
+    done = resumed or released > 0
     text: Part = _described(event)
-    if not done:
+    if released and not resumed:
+        text = f"{name}: {counted(released, 'campaign')} need not wait any more"
+    elif not done:
         text = Aside(f"{name} is not paused{_elsewhere(settings, name)}")
-    return Result({**event_object(event), "done": done}, [text], 0 if done else 1)
+    data = {**event_object(event), "resumed": resumed, "campaigns": released}
+    return Result(data, [text], 0 if done else 1)
 
 
 def _elsewhere(settings: Settings, name: str) -> str:
@@ -101,13 +122,37 @@ def _elsewhere(settings: Settings, name: str) -> str:
 
 
 async def _read(
-    settings: Settings, store: Store
-) -> tuple[Sequence[StreamStatus], Sequence[StreamEvent]]:
-    breaker = open_breaker(settings, lambda: store)
+    settings: Settings, store: Store, name: str | None
+) -> tuple[Sequence[StreamStatus], Sequence[StreamEvent], Sequence[Campaign]]:
+    breaker, counts = open_breaker(settings, lambda: store), open_stream_counts(settings.store)
     try:
-        return await breaker.status(), await store.stream_events()
+        campaigns = await counts.campaigns(name) if name else ()
+        return await breaker.status(), await store.stream_events(), campaigns
     finally:
         breaker.close()
+        counts.close()
+
+
+def _campaign(campaign: Campaign, trial: Trial) -> dict[str, Any]:
+    until = held_until(campaign, trial)
+    return {
+        "campaign": campaign.key,
+        "people": campaign.people,
+        "strangers": campaign.strangers,
+        "dead_addresses": campaign.dead,
+        "tried_at": campaign.full_at,
+        "waits_until": until if until is not None and until > now() else None,
+    }
+
+
+def _waiting(one: dict[str, Any]) -> str:
+    until = one["waits_until"]
+    state = "went on" if until is None else f"waits until {written_time(until)}"
+    return (
+        f"{written_time(one['tried_at'])} campaign {one['campaign'][:8]} {state}: of the first"
+        f" {one['people']:,} recipients {one['strangers']:,} strangers,"
+        f" {one['dead_addresses']:,} dead addresses"
+    )
 
 
 def _subject(settings: Settings, name: str) -> str:

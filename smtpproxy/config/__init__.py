@@ -26,6 +26,7 @@ from smtpproxy.policy.periods import shortest_seconds
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError, builtin, parse_rulebook
 from smtpproxy.settings import (
     BrandSettings,
+    BreakerSettings,
     PolicySettings,
     Settings,
     StreamSettings,
@@ -153,7 +154,14 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         tracking_pixels=policy.tracking_pixels,
     )
     declared = [
-        _stream(each, policy, books[each.rulebook] if each.rulebook else common, hostname, brands)
+        _stream(
+            each,
+            policy,
+            found.breaker,
+            books[each.rulebook] if each.rulebook else common,
+            hostname,
+            brands,
+        )
         for each in found.declared_streams
     ]
     url = found.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
@@ -180,6 +188,7 @@ def _webhook(webhook: WebhookSettings, strictest: float) -> WebhookSettings:
 def _stream(
     stream: StreamSettings,
     policy: PolicySettings,
+    trials: BreakerSettings,
     rulebook: Rulebook,
     hostname: str,
     brands: Mapping[str, BrandSettings],
@@ -211,6 +220,7 @@ def _stream(
         marketing_cap=policy.frequency_cap,
         refuse_at_data=stream.refuse_at == "data",
         max_snapshot_age=stream.max_snapshot_age,
+        trial=trials.trial(stream.campaign_trial) if marketing else None,
         unsubscribe_scope=_unsubscribe_scope(stream, brand) if adds else None,
         existing_unsubscribe=stream.existing_unsubscribe,
         unsubscribe_mailto=stream.unsubscribe_mailto,

@@ -211,7 +211,7 @@ def _dkim(document: Document) -> Iterator[Fault]:
         seen.setdefault(same, index)
 
 
-_ON_MARKETING = ("body_optout", "imprint", "source_statement", "honest_subject")
+_ON_MARKETING = ("campaign_trial", "body_optout", "imprint", "source_statement", "honest_subject")
 _CONSEQUENCES = ("refuse", "marketing")
 _ON_TRANSACTIONAL = ("undeclared_bulk", "bulk_recipients", "bulk_window")
 

@@ -20,6 +20,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_words, read_body, read_texts
 from smtpproxy.mail.shown import ShownText, shown_text
 from smtpproxy.policy.bulk import asks_for_text
+from smtpproxy.policy.campaign import Campaign, campaign_key
 from smtpproxy.policy.content_checks import check_content, fingerprint
 from smtpproxy.policy.decide import asks_for_signatures, choose_stream
 from smtpproxy.policy.features import read_features
@@ -45,6 +46,7 @@ READ_LIMIT = 2 * 1024 * 1024
 """Octets of a body in which its text is looked for; attachments come after it."""
 
 ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some milliseconds
+_FEEDBACK_ID = "Feedback-ID"
 _LONGEST_FIELD = 4_096  # octets of To and Cc that are looked at
 _ALLOW_PIXELS = TrackingPixels.ALLOW
 _HTML_WITHIN = re.compile(rb"text/html|multipart/", re.IGNORECASE)
@@ -104,6 +106,8 @@ def reads_body(stream: Stream, headers: HeaderBlock) -> bool:
 
 def _reads_text(stream: Stream, headers: HeaderBlock) -> bool:
     transactional = stream.stream_class is StreamClass.TRANSACTIONAL
+    if stream.trial is not None and not headers.count(_FEEDBACK_ID):
+        return True
     return stream.reads_text or (transactional and asks_for_text(headers))
 
 
@@ -159,6 +163,8 @@ def _with_content_checks(
         if stream.permission:
             found = _with_confirm_link(services, stream, found, shown, people)
         found = _with_pixels(services, stream, found, message)
+        if stream.trial is not None:
+            found = _with_campaign(stream, found, headers, people, shown)
         if shown is None or not counts:
             return found, shown, None
         return found, shown, fingerprint(shown, people, _names(headers))
@@ -176,6 +182,24 @@ def _with_content_checks(
         return _with_pixels(services, services.undeclared, judged, message)
 
     return (yield from _apart(text, undeclared))
+
+
+def _with_campaign(
+    stream: Stream,
+    features: MessageFeatures,
+    headers: HeaderBlock,
+    people: Sequence[str],
+    shown: ShownText | None,
+) -> MessageFeatures:
+    """Note which campaign the message is of."""
+    ids, text = headers.values(_FEEDBACK_ID), None
+    if shown is not None and not ids:
+        text = fingerprint(shown, people, _names(headers), numbers=True)
+    key = campaign_key(stream.name, ids, text)
+    if key is None:
+        return features
+    content = replace(features.content or ContentFeatures(), campaign=Campaign(key))
+    return replace(features, content=content)
 
 
 def _with_pixels(

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Sequence
 
-from smtpproxy.core.effects import CountMailing, ReleaseMailing, Steps
+from msgspec.structs import replace
+
+from smtpproxy.core.effects import CountCampaign, CountMailing, ReleaseMailing, Steps
 from smtpproxy.core.evaluation import Evaluation
 from smtpproxy.core.recording import Outcome, RecordedTransaction
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client
-from smtpproxy.policy.model import Action, Mode, Stream, StreamClass, Verdict
+from smtpproxy.policy.model import Action, MessageFeatures, Mode, Stream, StreamClass, Verdict
 from smtpproxy.store.protocols import StoreUnavailable
 
 
@@ -52,6 +54,36 @@ class CountedTransaction(RecordedTransaction):
             return False
         self._evaluation.learn_mailings(before)
         return True
+
+    def _try_campaign(
+        self,
+        stream: Stream,
+        addresses: Sequence[str],
+        verdicts: Sequence[Verdict],
+        features: MessageFeatures,
+    ) -> Steps[MessageFeatures]:
+        """Return the features with what is known of the campaign, and count it for those who may
+        get the message while it has too few. Raises StoreUnavailable, unless it is only observed.
+        """
+        content, observed = features.content, stream.mode is Mode.OBSERVE
+        if stream.trial is None or content is None or content.campaign is None:
+            return features
+        pairs = zip(addresses, verdicts, strict=True)
+        may_get = [address for address, verdict in pairs if verdict.action is Action.ALLOW]
+        people = self._evaluation.strangers(stream, may_get)
+        if not people:
+            return features
+        now, key, most = self._services.now(), content.campaign.key, stream.trial.recipients
+        try:
+            known = yield from CountCampaign(stream.name, key, self.id, people, now, most)
+        except StoreUnavailable as error:
+            if not observed:
+                raise
+            self._failed(error)
+            return features
+        finally:
+            self._account("store")
+        return replace(features, content=replace(content, campaign=known))
 
     def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
         """Take back what was counted, for these or for everybody: they were not mailed.

@@ -17,6 +17,7 @@ from smtpproxy.events import Client, Decided
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.as_of import known_at
+from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content
 from smtpproxy.relay.dkim_signing import fitting
@@ -159,6 +160,8 @@ class _DryRun:
                 return await self._network.organisations(effect.stream, effect.features)
             case effects.CountMailing() | effects.AskDomains():
                 return {}  # the facts say what was mailed before
+            case effects.CountCampaign():
+                return Campaign(effect.key)  # who got it so far is not known
             case effects.CountText():
                 return 0  # to whom else the text was sent is not known
             case effects.Sign():

@@ -16,6 +16,7 @@ from msgspec import Struct
 from smtpproxy.events import Decided
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body
 from smtpproxy.store.counters import Mailed
@@ -116,6 +117,18 @@ class CountText(Effect[int], frozen=True):
     window: float  # seconds
     most: int
     exact: bool
+
+
+class CountCampaign(Effect[Campaign], frozen=True):
+    """Count a campaign for people, True for strangers, while it has too few; what was known of it
+    before. Raises StoreUnavailable."""
+
+    stream: str
+    key: str
+    id: str
+    people: Mapping[str, bool]  # canonical addresses
+    at: datetime
+    most: int  # people
 
 
 class CountMailing(Effect[Mapping[str, Mailed]], frozen=True):

@@ -26,6 +26,8 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
+from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.policy.rules.deferrals import is_stranger
 from smtpproxy.policy.rules.recipient import is_tracked
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.store.counters import Mailed
@@ -132,6 +134,15 @@ class Evaluation:
         if features.content is not None and features.content.declared_stream is not None:
             return self._services.undeclared
         return stream
+
+    def strangers(self, stream: Stream, addresses: Iterable[str]) -> dict[str, bool]:
+        """Whether each was never mailed before, or has been silent for long."""
+        rulebook, now = self._services.rulebooks[stream.rulebook], self._services.now()
+        known = {address: self.facts.get(address, NO_FACTS) for address in addresses}
+        return {
+            address: is_stranger(RecipientCase(address, stream, facts, rulebook, now))
+            for address, facts in known.items()
+        }
 
     def judge_at_end(
         self,

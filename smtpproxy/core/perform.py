@@ -13,6 +13,7 @@ from smtpproxy.events import Decided
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding
 from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
+from smtpproxy.store.streams import StreamCounts
 from smtpproxy.waiting import Pending
 
 if TYPE_CHECKING:  # what signs or asks the DNS is loaded where something does
@@ -104,6 +105,7 @@ class Performer:
     audit: AuditLog
     mailings: MailingLog | None = None  # where no stream counts what it sends
     bulk_counter: BulkCounter | None = None  # where no stream counts who is sent one text
+    campaigns: StreamCounts | None = None  # where no stream has trials
     copies: CopyLedger | None = None  # where no client is asked to try again
     signer: "Signer | None" = None  # where there are no keys
     verifier: "Verifier | None" = None  # where no stream asks for signatures
@@ -125,6 +127,7 @@ class Performer:
             effects.FindOrganisations: self._find_organisations,
             effects.CheckSignatures: self._check_signatures,
             effects.CountText: self._count_text,
+            effects.CountCampaign: self._count_campaign,
             effects.CountMailing: self._count_mailing,
             effects.ReleaseMailing: self._release_mailing,
             effects.Sign: self._sign,
@@ -158,6 +161,10 @@ class Performer:
         counter = _there(self.bulk_counter)
         count = counter.count if effect.exact else counter.estimate
         return count(effect.key, effect.people, effect.at, effect.window, effect.most)
+
+    def _count_campaign(self, effect: effects.CountCampaign) -> Awaitable[Any]:
+        e = effect
+        return _there(self.campaigns).count_campaign(e.stream, e.key, e.id, e.people, e.at, e.most)
 
     def _count_mailing(self, effect: effects.CountMailing) -> Awaitable[Any]:
         mailings = _there(self.mailings)

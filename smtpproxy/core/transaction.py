@@ -174,6 +174,9 @@ class Transaction(CountedTransaction):
         may_pass = verdict.action is Action.ALLOW or stream.mode is Mode.OBSERVE
         if may_pass and (yield from self._count(stream, addresses, judged)):
             judged = evaluation.judge_anew(stream, addresses, features, now)
+        if may_pass and stream.trial is not None:
+            self._features = yield from self._try_campaign(stream, addresses, judged, features)
+            judged = evaluation.judge_anew(stream, addresses, self._features, now)
         outcome = self._outcome(Decision(stream, stream.rulebook, tuple(judged), verdict))
         yield from self._release_refused(outcome)
         return outcome

@@ -233,9 +233,9 @@ def _recipient_steps(
     steps, verdict = _ask(rules, case, told)
     if verdict is None or verdict.action is not Action.ALLOW:
         return steps
+    both = _Telling(lang, law, wording.delivery_passed, wording.delivery_decided)
     if message is not None:
         delivery = DeliveryCase(case, verdict.basis, message)
-        both = _Telling(lang, law, wording.delivery_passed, wording.delivery_decided)
         asked = {"source_announced": case.stream.first_contact_notice}
         asked["tracking"] = message.content is not None and bool(message.content.pixels)
         rules_asked = [rule for rule in decide.DELIVERY_RULES if asked[rule.name]]
@@ -253,7 +253,11 @@ def _recipient_steps(
         steps += more
         if refusal is not None:
             return steps
-    return steps + _ask(decide.DEFERRALS, case, told)[0]
+    more, deferral = _ask(decide.DEFERRALS, case, told)
+    steps += more
+    if deferral is None and message is not None and case.stream.trial is not None:
+        steps += _ask(decide.TRIALS, DeliveryCase(case, verdict.basis, message), both)[0]
+    return steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from smtpproxy.locale import Past, Phrase, Term, Time, Value
+from smtpproxy.policy.campaign import held_until
 from smtpproxy.policy.model import (
     Audience,
     Basis,
@@ -56,6 +57,8 @@ def delivery_passed(rule: str, case: DeliveryCase) -> Phrase:
     """Why a rule that looks at recipient and message did not refuse."""
     if rule == "tracking":
         return _tracking_passed(case)
+    if rule == "campaign":
+        return Phrase("passed.campaign")
     if case.basis is Basis.GENERIC_ADDRESS:
         return Phrase("basis.generic_address")
     if known_source(case.recipient) is Source.DIRECT:
@@ -69,7 +72,19 @@ def delivery_decided(verdict: Verdict, case: DeliveryCase) -> Phrase:
     """Why a rule that looks at recipient and message refused."""
     if verdict.reason is Reason.TRACKING_UNCONSENTED:
         return Phrase(f"reason.{verdict.reason}", {"hosts": _hosts(case)})
+    if verdict.reason is Reason.CAMPAIGN_ON_TRIAL:
+        return _on_trial(case)
     return failure(verdict.reason, case.recipient)
+
+
+def _on_trial(case: DeliveryCase) -> Phrase:
+    trial, content = case.recipient.stream.trial, case.features.content
+    if trial is None or content is None or content.campaign is None:
+        return Phrase("term.campaign_on_trial")
+    first = content.campaign
+    until = held_until(first, trial) or case.recipient.now
+    words: Words = {"people": first.people, "strangers": first.strangers, "dead": first.dead}
+    return Phrase("reason.campaign_on_trial", words | {"until": Time(until)})
 
 
 def _tracking_passed(case: DeliveryCase) -> Phrase:

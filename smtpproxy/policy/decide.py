@@ -6,7 +6,8 @@ their order: the first that decides, decides (design.md sections 4 and 6).
 2. What they allow at the end of data is put to `DELIVERY_RULES`, which look at the
    message too.
 3. What is still allowed is put to `DOMAIN_RULES`, where the recipient's domain was asked,
-   then to `WISHES` and `DEFERRALS`. Refusals come first, so that nobody retries the impossible.
+   then to `WISHES`, `DEFERRALS` and, with the message, `TRIALS`. Refusals come first, so that
+   nobody retries the impossible.
 4. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` where the
    stream is transactional, `PERMISSION_MESSAGE_RULES` where it is of that class; a
    message that none of them refuses is allowed.
@@ -126,6 +127,10 @@ DEFERRALS: tuple[Rule[RecipientCase], ...] = (
     Rule("list_stale", deferrals.list_stale, "design 4.12; A37 A41"),
 )
 
+TRIALS: tuple[Rule[DeliveryCase], ...] = (
+    Rule("campaign", deferrals.campaign, "design 4.12; A28 A29"),
+)
+
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
     Rule("header", message.header, "design 6; RFC 5322 3.6.2"),
     Rule("sender", message.sender, "design 6; A43"),
@@ -155,6 +160,7 @@ TRANSACTIONAL_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
 _PERMISSION_RULES = tuple(rule.judge for rule in PERMISSION_RULES)
 _DELIVERY_RULES = tuple(rule.judge for rule in DELIVERY_RULES)
 (_null_mx,) = (rule.judge for rule in DOMAIN_RULES)
+(_campaign,) = (rule.judge for rule in TRIALS)
 (_preference,) = (rule.judge for rule in WISHES)
 _DEFERRALS = tuple(rule.judge for rule in DEFERRALS)
 _PERMISSION_MESSAGE_RULES = tuple(rule.judge for rule in PERMISSION_MESSAGE_RULES)
@@ -261,6 +267,10 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
             return refusal
     for deferral_rule in _DEFERRALS:
         deferral = deferral_rule(case)
+        if deferral is not None:
+            return deferral
+    if message is not None and case.stream.trial is not None:
+        deferral = _campaign(DeliveryCase(case, verdict.basis, message))
         if deferral is not None:
             return deferral
     if case.facts.suppressions:

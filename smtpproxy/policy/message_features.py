@@ -4,6 +4,7 @@ what has its default."""
 from msgspec import Struct
 
 from smtpproxy.mail.unsubscribe import UriFault
+from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.rulebook import ConfirmLink, PixelSign, SignatureState
 
 
@@ -35,6 +36,7 @@ class ContentFeatures(Struct, frozen=True, omit_defaults=True):
     bulk_markers: tuple[str, ...] = ()  # lower-case names of header fields
     bulk_text: tuple[str, ...] = ()  # what its text says that newsletters say
     alike: int = 0  # people who were recently sent this text, including this message's
+    campaign: Campaign | None = None  # where new ones have a trial
     declared_stream: str | None = None  # the transactional stream of what is judged as marketing
     confirm_link: ConfirmLink | None = None  # None: no rule asked
     pixels: tuple[Pixel, ...] = ()  # that tell of an opening; each host once

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from smtpproxy.policy.campaign import Trial
 from smtpproxy.policy.contact import (
     BUILT_IN_BRAND,
     Collection,
@@ -142,6 +143,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     frequency_cap: Cap | None = None  # of this stream's messages
     marketing_cap: Cap | None = None  # of all marketing messages together
     max_snapshot_age: float | None = None  # seconds; of every partner's snapshot
+    trial: Trial | None = None  # of new campaigns; None: they have none
 
     max_recipients: int | None = None  # of one message
     refuse_at_data: bool = False  # nobody is refused before the end of the message
@@ -183,6 +185,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
             self.stream_class is StreamClass.TRANSACTIONAL
             or self.reads_text
             or self.honest_subject
+            or self.trial is not None
             or self.alignment is not Alignment.OFF
         )
 
@@ -202,6 +205,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
         """Whether a verdict depends on what the recipient was mailed before."""
         return self.stream_class is StreamClass.MARKETING and (
             self.frequency_cap is not None
+            or self.trial is not None
             or self.marketing_cap is not None
             or self.first_contact_notice
             or self.permission

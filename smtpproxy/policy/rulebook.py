@@ -232,6 +232,7 @@ class Reason(StrEnum):
     STREAM_PAUSED = "stream_paused"
     FREQUENCY_CAP = "frequency_cap"
     LIST_STALE = "list_stale"
+    CAMPAIGN_ON_TRIAL = "campaign_on_trial"
     # a message
     HEADER_MALFORMED = "header_malformed"
     STREAM_NOT_PERMITTED = "stream_not_permitted"

@@ -35,7 +35,13 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics, Snapshot
-from smtpproxy.store import open_bulk_counter, open_copies, open_mailings, open_store
+from smtpproxy.store import (
+    open_bulk_counter,
+    open_copies,
+    open_mailings,
+    open_store,
+    open_stream_counts,
+)
 from smtpproxy.store.key_files import link_ring, load_keys, load_link_keys
 from smtpproxy.waiting import Deadlines
 
@@ -126,6 +132,7 @@ class Worker:
         self._mailings = open_mailings(settings.store)
         self._bulk_counter = open_bulk_counter(settings.store) if settings.counts_bulk else None
         self._copies = open_copies(settings.store, now)
+        self._campaigns = open_stream_counts(settings.store) if settings.tries_campaigns else None
         self._breaker = WorkerBreaker(settings, number, self.metrics.mailed)
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
@@ -171,6 +178,7 @@ class Worker:
             self._journal,
             mailings=self._mailings,
             bulk_counter=self._bulk_counter,
+            campaigns=self._campaigns,
             copies=self._copies,
             signer=signer,
             verifier=self._verifier(),
@@ -201,6 +209,8 @@ class Worker:
             self._mailings.close()
         if self._bulk_counter is not None:
             self._bulk_counter.close()
+        if self._campaigns is not None:
+            self._campaigns.close()
         if self._copies is not None:
             self._copies.close()
         await self._store.close()

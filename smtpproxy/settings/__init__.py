@@ -178,6 +178,11 @@ class Settings:
         return any(stream.counts_mailings for stream in self.streams.values())
 
     @property
+    def tries_campaigns(self) -> bool:
+        """Whether any stream has a trial of new campaigns."""
+        return any(stream.trial is not None for stream in self.streams.values())
+
+    @property
     def has_rates(self) -> bool:
         """Whether anybody may send only so much in a time: then it is counted."""
         rates = [each.connection_rate for each in self.listeners]

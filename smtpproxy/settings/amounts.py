@@ -24,7 +24,7 @@ from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Bounds, Written
 
 KIB, MIB = 1024, 1024**2
-MINUTE, DAY = 60.0, 86_400.0
+MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 
 SIZE_UNITS = {
     "B": 1,

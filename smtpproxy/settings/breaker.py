@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from smtpproxy.policy.breaker import Bound, BreakerRules, Heard
-from smtpproxy.settings.amounts import DAY, Count, Duration, Share
+from smtpproxy.policy.campaign import Trial
+from smtpproxy.settings.amounts import DAY, HOUR, Count, Duration, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,22 @@ class BreakerSettings:
     unsubscribes_warn: Share = 20_000
     blocks_warn: Share = 20_000
     resume_after: Duration | None = None  # None: a person resumes it
+    trial_strangers: Share = 500_000  # of a new campaign's first recipients
+    trial_dead_addresses: Share = 50_000
+    trial_wait: Duration = 4 * HOUR  # for its other recipients
+    silent_after: Duration = 365 * DAY  # without a sign of life somebody counts as a stranger
+
+    def trial(self, recipients: int | None) -> Trial | None:
+        """What a stream asks of new campaigns, each of so many first recipients."""
+        if recipients is None:
+            return None
+        return Trial(
+            recipients,
+            self.trial_strangers,
+            self.trial_dead_addresses,
+            self.trial_wait,
+            self.silent_after,
+        )
 
     @property
     def rules(self) -> BreakerRules:

@@ -73,6 +73,7 @@ from smtpproxy.settings.places import (
 )
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Bounds, Key
 
+TrialSize = Annotated[int, Bounds(10, 100_000)]
 Tls = Literal["none", "starttls", "implicit"]
 
 
@@ -168,6 +169,7 @@ class StreamSettings:
     alignment: Alignment = Alignment.OFF
     check_dkim: bool = True
     max_snapshot_age: Duration | None = None
+    campaign_trial: TrialSize | None = None  # recipients of a new campaign; None: no trial
     verp: bool = False
     tracking_pixels: TrackingPixels | None = None  # None: as all streams of its class
 

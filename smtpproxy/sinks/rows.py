@@ -79,7 +79,12 @@ WEBHOOK_OUTCOMES = (
 
 _SUPPRESSED = tuple(Reason(f"suppressed_{origin}") for origin in Origin)
 _FOR_ALL_RECIPIENTS = (Reason.STREAM_NOT_PERMITTED, Reason.NULL_MX, Reason.TRACKING_UNCONSENTED)
-_DEFERRALS = (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.LIST_STALE)
+_DEFERRALS = (
+    Reason.STREAM_PAUSED,
+    Reason.FREQUENCY_CAP,
+    Reason.LIST_STALE,
+    Reason.CAMPAIGN_ON_TRIAL,
+)
 _NOT_NOW = frozenset({*_DEFERRALS, Reason.TEMPORARY_FAILURE})
 _FOR_RECIPIENTS = tuple(
     reason

@@ -61,6 +61,7 @@ class Breaker:
         self._rules = settings.rules
         marketing = [one for one in streams if one.stream_class is StreamClass.MARKETING]
         self._brands = {one.name: one.brand for one in marketing}
+        self._trials = {one.name: one.trial for one in marketing}
         self._configured = {one.name for one in marketing if one.paused}
         self._counts = counts
         self._states = states
@@ -86,6 +87,12 @@ class Breaker:
         window = self._settings.window
         if self._now() - sent_at >= timedelta(seconds=window):
             return False
+        trial = self._trials[stream]
+        if kind is Heard.DEAD_ADDRESS and trial is not None and trial.dead_addresses is not None:
+            least = self._rules.minimum_reports
+            await self._counts.campaign_bounced(
+                id, person, self._now(), trial.dead_addresses, least
+            )
         counted = await self._counts.add_heard(stream, kind, person, sent_at, window)
         if counted:
             await self.judge([stream])

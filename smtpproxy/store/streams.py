@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from smtpproxy.policy.breaker import MILLION, Heard, Tally
+from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import Pause
 
 PERSON, TIME = "person", "time"
@@ -99,6 +100,40 @@ class StreamCounts(Protocol):
         So it is where the person was counted for it within the window, or the message is not among
         those counted. `person` is a canonical address or a key text.
         """
+        ...
+
+    async def count_campaign(
+        self,
+        stream: str,
+        key: str,
+        id: str,
+        people: Mapping[str, bool],
+        at: datetime,
+        most: int,
+    ) -> Campaign:
+        """Count a campaign for people, True for strangers, while it has had fewer than `most`.
+
+        Returns what was known before; one step for all workers. `people` are canonical addresses,
+        each counted once, and `id` is that of the decision.
+        """
+        ...
+
+    async def campaign_bounced(
+        self, id: str, person: str, at: datetime, share: int, least: int
+    ) -> None:
+        """Note that somebody's address does not exist, where a campaign counted them by that id.
+
+        From `least` of them on, and that share of its people (parts per million), it is said of
+        the campaign.
+        """
+        ...
+
+    async def campaigns(self, stream: str) -> Sequence[Campaign]:
+        """Return those of a stream that had enough people, the newest first."""
+        ...
+
+    async def release_campaigns(self, stream: str) -> int:
+        """Forget what was found of the campaigns of a stream; return of how many."""
         ...
 
     async def tallies(self, streams: Mapping[str, datetime]) -> Mapping[str, Tally]:

@@ -158,3 +158,71 @@ def test_unsubscribes_by_link_warn_and_never_pause_and_imports_do_not_count(
         with urllib.request.urlopen(request, timeout=10) as response:
             assert response.status == 200
     assert (shown(relay)["unsubscribe"], shown(relay)["state"]) == (1, "running")
+
+
+def test_a_new_campaign_to_strangers_waits_after_its_first_recipients(
+    filled: Callable[..., RelayProcess], mta: FakeUpstream
+) -> None:
+    """The people of this store were never mailed; ten are let through, by both workers together."""
+    tried = [{**s, "campaign_trial": 10} if s["name"] == "offers" else s for s in STREAMS]
+    relay = filled(mta.address, config(stream=tried))
+    everybody = [f"p{n}@people.example" for n in range(44)]
+    people, others = everybody[:30], everybody[30:]
+    relay.fill([consent(person) for person in everybody])
+
+    def say(person: str, campaign: str = "spring:shop") -> tuple[int, str]:
+        return relay.send(marketing(headers=[("Feedback-ID", campaign)]), person)
+
+    def send(person: str, campaign: str = "spring:shop") -> int:
+        return say(person, campaign)[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(send, people))
+    assert 10 <= codes.count(250) < 20
+    assert set(codes) == {250, 450}
+    code, told = say(people[-1])
+    assert (code, "deferred: campaign_on_trial (stream offers)" in told) == (450, True)
+    _, why, _ = relay.command("explain", "--id", told.rpartition("id=")[2])
+    assert "of its first 10 recipients" in why
+    assert send(people[-1], "summer:shop") == 250  # another one has a trial of its own
+    (campaign,) = shown(relay)["campaigns"]
+    assert (campaign["people"], campaign["strangers"]) == (10, 10)
+    assert campaign["waits_until"] is not None
+    assert relay.terminate() == 0
+    relay.start()
+    assert send(people[-2]) == 450
+    relay.must("stream", "resume", "offers")
+    assert send(people[-2]) == 250
+
+    # without a Feedback-ID it is known by its text, whatever names and numbers differ
+    codes = [relay.send(letter(person, n), person)[0] for n, person in enumerate(others)]
+    assert codes == [250] * 10 + [450] * 4
+
+
+def letter(person: str, points: int) -> bytes:
+    name = person.partition("@")[0].title()
+    body = (
+        f"Dear {name},\r\n\r\nyou have {points} points, and new shoes are in at our shop in town"
+        f" now.\r\n\r\nNo more of this: https://shop.example/stop?{points}\r\n"
+    )
+    return marketing(to=person, body=body)
+
+
+def consent(person: str) -> str:
+    return json.dumps(
+        {
+            "address": person,
+            "audience": "consumer",
+            "source": "direct",
+            "collected_at": "2026-10-01T10:00:00Z",
+            "consents": [
+                {
+                    "purpose": "offers",
+                    "method": "unticked_box",
+                    "given_at": "2026-10-01T10:00:00Z",
+                    "channels": ["email"],
+                    "evidence": {"wording": "form v3"},
+                }
+            ],
+        }
+    )

@@ -36,6 +36,7 @@ RULES = {
         decide.DOMAIN_RULES,
         decide.WISHES,
         decide.DEFERRALS,
+        decide.TRIALS,
         decide.MESSAGE_RULES,
     )
     for rule in rules

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
+from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import (
     Audience,
     Collection,
@@ -30,6 +31,7 @@ def expected(
     book: Rulebook,
     now: datetime,
     pixels: str = "none",
+    campaign: Campaign | None = None,
 ) -> str:
     """Return `allow BASIS`, `refuse REASON` or `defer REASON`.
 
@@ -71,6 +73,14 @@ def expected(
         oldest = now - timedelta(seconds=stream.max_snapshot_age)
         if facts.snapshot_at is None or facts.snapshot_at < oldest:
             return "defer list_stale"
+    trial = stream.trial
+    if trial and campaign and campaign.full_at:
+        wait, full = timedelta(seconds=trial.wait), campaign.full_at
+        strangers = campaign.strangers * 1_000_000 >= (trial.strangers or 1e9) * campaign.people
+        if strangers and now < full + wait:
+            return "defer campaign_on_trial"
+        if campaign.dead_at and (now < full + wait or now < campaign.dead_at + wait):
+            return "defer campaign_on_trial"
     return answer
 
 

@@ -6,6 +6,7 @@ from random import Random
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from smtpproxy.policy.campaign import Campaign, Trial
 from smtpproxy.policy.model import (
     Audience,
     Collection,
@@ -30,6 +31,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.periods import parse_cap
 from tests.policy.cases import DAY, NOW, THREE_YEARS_AGO, TICK
 
+HOUR = timedelta(hours=1)
 untimed = settings(deadline=None)
 """For property tests: a busy machine is no failure."""
 
@@ -78,6 +80,22 @@ PROVENANCES = [
     Provenance("X", sender_disclosed=False),
     Provenance("X", sender_disclosed=True),
 ]
+
+
+TRIAL = Trial(100)
+
+
+def random_campaign(random: Random) -> Campaign:
+    """On and off its bounds, which are 50 strangers and 5 dead of 100 people, and 4 hours."""
+    dead = random.choice([0, 4, 5, 100])
+    return Campaign(
+        "campaign",
+        people=100,
+        strangers=random.choice([0, 49, 50, 100]),
+        dead=dead,
+        full_at=random.choice([None, NOW, NOW - 4 * HOUR, NOW - 4 * HOUR + TICK]),
+        dead_at=random.choice([NOW, NOW - 4 * HOUR, NOW - 30 * DAY]) if dead >= 5 else None,
+    )
 
 
 def random_case(random: Random) -> tuple[str, Stream, RecipientFacts]:

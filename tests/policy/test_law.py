@@ -23,6 +23,7 @@ RULES = [
     *decide.DOMAIN_RULES,
     *decide.WISHES,
     *decide.DEFERRALS,
+    *decide.TRIALS,
     *decide.MESSAGE_RULES,
     decide.PERMISSION_RULES[-2],
     decide.PERMISSION_MESSAGE_RULES[-1],

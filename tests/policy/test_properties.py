@@ -14,6 +14,7 @@ from smtpproxy.policy.model import (
     Action,
     Basis,
     ConsentAct,
+    ContentFeatures,
     Origin,
     Reason,
     RecipientFacts,
@@ -22,9 +23,17 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from tests.policy.cases import BOOK, NOW, OFFERS, SUBSCRIBER, said
+from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, OFFERS, SUBSCRIBER, said
 from tests.policy.oracle import expected
-from tests.policy.strategies import cases, random_case, streams, suppressions, untimed
+from tests.policy.strategies import (
+    TRIAL,
+    cases,
+    random_campaign,
+    random_case,
+    streams,
+    suppressions,
+    untimed,
+)
 
 # No recipient's own reason: the message's, trouble of ours, and none at all.
 OTHER_REASONS = {
@@ -48,6 +57,7 @@ OTHER_REASONS = {
     Reason.TEMPORARY_FAILURE,
     Reason.SOURCE_NOT_ANNOUNCED,  # asked of a recipient together with the message
     Reason.TRACKING_UNCONSENTED,
+    Reason.CAMPAIGN_ON_TRIAL,
 }
 
 Case = tuple[str, Stream, RecipientFacts]
@@ -71,6 +81,26 @@ def test_the_rules_say_what_the_design_says() -> None:
             seen.add(answer.partition(" ")[2])
     recipient_reasons = set(Reason) - OTHER_REASONS
     assert seen == recipient_reasons | set(Basis) - {Basis.OPT_OUT}  # no basis of fr
+
+
+def test_new_campaigns_wait_as_the_design_says() -> None:
+    random = Random(20261128)
+    seen = set()
+    for _ in range(10_000):
+        address, stream, facts = random_case(random)
+        if len({(s.scope, s.since) for s in facts.suppressions}) != len(facts.suppressions):
+            continue
+        stream = replace(stream, trial=random.choice([None, TRIAL]))
+        campaign = random_campaign(random)
+        message = replace(GOOD_MESSAGE, content=ContentFeatures(campaign=campaign))
+        asked = Transaction((stream,), (address,), message)
+        answer = said(judge(asked, {address: facts}, BOOK, NOW).recipients[0])
+        assert answer == expected(address, stream, facts, BOOK, NOW, campaign=campaign), (
+            stream,
+            campaign,
+        )
+        seen.add(answer)
+    assert {"defer campaign_on_trial", "allow consent", "defer stream_paused"} <= seen
 
 
 @untimed

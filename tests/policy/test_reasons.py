@@ -14,6 +14,7 @@ DEFERRALS = {
     Reason.STREAM_PAUSED,
     Reason.FREQUENCY_CAP,
     Reason.LIST_STALE,
+    Reason.CAMPAIGN_ON_TRIAL,
     Reason.TEMPORARY_FAILURE,
 }
 

@@ -1,12 +1,13 @@
 """What would be allowed, but not now (design.md section 4, rule 12)."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from smtpproxy.policy.breaker import BRAND, STREAM
+from smtpproxy.policy.campaign import held_until
 from smtpproxy.policy.model import Action, Pause, Reason, StreamClass, Verdict
 from smtpproxy.policy.periods import Cap
-from smtpproxy.policy.rules import RecipientCase, defer
+from smtpproxy.policy.rules import DeliveryCase, RecipientCase, defer, last_activity
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _PAUSED = defer("paused", Reason.STREAM_PAUSED)
@@ -90,3 +91,36 @@ def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:
         return None
     free_at, cap = max(reached, key=lambda one: one[0])
     return cap, free_at
+
+
+def campaign(case: DeliveryCase) -> Verdict | None:
+    """Defer a new campaign whose first recipients do not know the sender, or do not exist."""
+    stream, content = case.recipient.stream, case.features.content
+    trial = stream.trial if stream.stream_class is StreamClass.MARKETING else None
+    if trial is None or content is None or content.campaign is None:
+        return None
+    until = held_until(content.campaign, trial)
+    if until is None or until <= case.recipient.now:
+        return None
+    first = content.campaign
+    return Verdict(
+        Action.DEFER,
+        Reason.CAMPAIGN_ON_TRIAL,
+        rule="campaign",
+        detail=(
+            f"of the first {first.people} recipients {first.strangers} strangers, {first.dead} dead"
+            f"; until {until:%Y-%m-%dT%H:%M:%SZ}"
+        ),
+    )
+
+
+def is_stranger(case: RecipientCase) -> bool:
+    """Whether somebody was never mailed before, or is silent for longer than a trial allows."""
+    trial, contact, now = case.stream.trial, case.facts.contact, case.now
+    told = None if contact is None else contact.first_contacted_at
+    if not any(at is not None and at <= now for at in (told, case.facts.first_mailed_at)):
+        return True
+    if contact is None or trial is None:
+        return False
+    last = last_activity(contact, case.rulebook, now)
+    return last is None or last < now - timedelta(seconds=trial.silent_after)

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 
 from smtpproxy.mail.address import widened
 from smtpproxy.policy.breaker import Heard, Tally
+from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import Pause
 from smtpproxy.store.sqlite.connection import Connections, fetch_all
 from smtpproxy.store.sqlite.rows import (
@@ -17,6 +19,7 @@ from smtpproxy.store.sqlite.rows import (
     Row,
     from_micros,
     optional_micros,
+    optional_moment,
     read_event,
     read_pause,
     to_micros,
@@ -137,6 +140,24 @@ CREATE TABLE heard (
     at INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX heard_at ON heard (at);
+CREATE TABLE campaign (
+    key TEXT PRIMARY KEY,
+    stream TEXT NOT NULL,
+    people INTEGER NOT NULL,
+    strangers INTEGER NOT NULL,
+    dead INTEGER NOT NULL,
+    full_at INTEGER,
+    dead_at INTEGER,
+    seen_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE campaign_person (
+    campaign TEXT NOT NULL,
+    person BLOB NOT NULL,
+    id TEXT NOT NULL,      -- of the decision
+    dead INTEGER NOT NULL,
+    PRIMARY KEY (campaign, person)
+) WITHOUT ROWID;
+CREATE INDEX campaign_person_id ON campaign_person (id);
 """
 _SENT = "sent"
 _COUNT = """
@@ -148,6 +169,37 @@ _HEARD_BEFORE = "SELECT 1 FROM heard WHERE person = ? AND at > ?"
 _HEARD = "INSERT OR REPLACE INTO heard (person, at) VALUES (?, ?)"
 _SUMS = "SELECT kind, sum(n) FROM stream_count WHERE stream = ? AND at > ? GROUP BY kind"
 _PRUNE = ("DELETE FROM stream_count WHERE at < ?", "DELETE FROM heard WHERE at < ?")
+_PRUNE_CAMPAIGNS = (
+    "DELETE FROM campaign WHERE seen_at < ?",
+    "DELETE FROM campaign_person WHERE campaign NOT IN (SELECT key FROM campaign)",
+)
+_CAMPAIGN = "key, people, strangers, dead, full_at, dead_at"
+_FIND_CAMPAIGN = f"SELECT {_CAMPAIGN}, seen_at FROM campaign WHERE key = ?"
+_CAMPAIGNS = f"""
+SELECT {_CAMPAIGN} FROM campaign WHERE stream = ? AND full_at IS NOT NULL
+ORDER BY full_at DESC LIMIT 100
+"""
+_NEW_CAMPAIGN = "INSERT OR IGNORE INTO campaign VALUES (?, ?, 0, 0, 0, NULL, NULL, ?)"
+_SEEN_CAMPAIGN = "UPDATE campaign SET seen_at = ? WHERE key = ?"
+_TRY = "INSERT OR IGNORE INTO campaign_person VALUES (?, ?, ?, 0)"
+_TRIED = """
+UPDATE campaign SET people = people + ?2, strangers = strangers + ?3,
+    full_at = CASE WHEN people + ?2 >= ?4 THEN ?5 END
+WHERE key = ?1
+"""
+_BOUNCED = """
+UPDATE campaign_person SET dead = 1 WHERE id = ? AND person = ? AND dead = 0 RETURNING campaign
+"""
+_DEAD = """
+UPDATE campaign SET dead = dead + 1,
+    dead_at = CASE WHEN dead_at IS NULL AND dead + 1 >= ?3 AND (dead + 1) * 1000000 >= ?2 * people
+        THEN ?4 ELSE dead_at END
+WHERE key = ?1
+"""
+_RELEASE = """
+UPDATE campaign SET strangers = 0, dead = 0, dead_at = NULL WHERE stream = ? AND full_at IS NOT NULL
+"""
+_SEEN_AGAIN = 3_600_000_000  # microseconds
 _PARTS = 1_000
 """Of a window. A part that is not wholly within it, or not wholly after a resume, is left out."""
 
@@ -183,6 +235,56 @@ class SqliteStreamCounts:
 
         return await self._file.write(add)
 
+    async def count_campaign(
+        self,
+        stream: str,
+        key: str,
+        id: str,
+        people: Mapping[str, bool],
+        at: datetime,
+        most: int,
+    ) -> Campaign:
+        moment = to_micros(at)
+
+        def count(connection: sqlite3.Connection) -> Campaign:
+            connection.execute(_NEW_CAMPAIGN, (key, stream, moment))
+            *known, seen = connection.execute(_FIND_CAMPAIGN, (key,)).fetchone()
+            before = _read_campaign(known)
+            if seen < moment - _SEEN_AGAIN:
+                connection.execute(_SEEN_CAMPAIGN, (moment, key))
+            if before.full_at is None:
+                new = [
+                    stranger
+                    for address, stranger in people.items()
+                    if connection.execute(_TRY, (key, self._tried(address), id)).rowcount
+                ]
+                connection.execute(_TRIED, (key, len(new), sum(new), most, moment))
+            return before
+
+        return await self._file.write(count)
+
+    async def campaign_bounced(
+        self, id: str, person: str, at: datetime, share: int, least: int
+    ) -> None:
+        def bounce(connection: sqlite3.Connection) -> None:
+            found = connection.execute(_BOUNCED, (id, self._tried(person))).fetchall()
+            for (campaign,) in found:
+                connection.execute(_DEAD, (campaign, share, least, to_micros(at)))
+
+        await self._file.write(bounce)
+
+    async def campaigns(self, stream: str) -> Sequence[Campaign]:
+        if not self._file.is_there():
+            return ()
+        return await self._file.ask(
+            lambda c: [_read_campaign(row) for row in c.execute(_CAMPAIGNS, (stream,)).fetchall()]
+        )
+
+    async def release_campaigns(self, stream: str) -> int:
+        if not self._file.is_there():
+            return 0
+        return await self._file.write(lambda c: c.execute(_RELEASE, (stream,)).rowcount)
+
     async def tallies(self, streams: Mapping[str, datetime]) -> Mapping[str, Tally]:
         if not self._file.is_there():
             return {}
@@ -196,16 +298,33 @@ class SqliteStreamCounts:
         limit = (to_micros(before),)
         if not self._file.is_there():
             return 0
-        return await self._file.write(lambda c: sum(c.execute(q, limit).rowcount for q in _PRUNE))
+
+        def prune(connection: sqlite3.Connection) -> int:
+            removed = sum(connection.execute(query, limit).rowcount for query in _PRUNE)
+            if connection.execute(_PRUNE_CAMPAIGNS[0], limit).rowcount:
+                connection.execute(_PRUNE_CAMPAIGNS[1])
+            return removed
+
+        return await self._file.write(prune)
 
     def close(self) -> None:
         self._file.close()
+
+    def _tried(self, address: str) -> bytes:
+        return blake2b(address.encode(), digest_size=16, key=self._file.secret).digest()
 
     def _person(self, stream: str, kind: Heard, person: str) -> bytes:
         """By the mailbox: whoever subscribes it under many tags is one all the same."""
         mailbox = widened(person) if "@" in person else person
         octets = f"{stream}\0{kind}\0{mailbox}".encode()
         return blake2b(octets, digest_size=16, key=self._file.secret).digest()
+
+
+def _read_campaign(row: Sequence[Any]) -> Campaign:
+    key, people, strangers, dead, full_at, dead_at = row
+    return Campaign(
+        key, people, strangers, dead, optional_moment(full_at), optional_moment(dead_at)
+    )
 
 
 def _tally(connection: sqlite3.Connection, stream: str, since: datetime) -> Tally:

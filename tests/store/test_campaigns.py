@@ -1,0 +1,91 @@
+"""Campaigns on trial: counted by several processes until there are enough people."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from smtpproxy.policy.campaign import Campaign
+from smtpproxy.store.sqlite.streams import SqliteStreamCounts
+from tests.store.conftest import Database
+
+T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+SHARE, LEAST = 50_000, 3
+
+
+@pytest.fixture
+def here(database: Database) -> SqliteStreamCounts:
+    return SqliteStreamCounts(database.path, 2.0)
+
+
+@pytest.fixture
+def there(database: Database) -> SqliteStreamCounts:
+    return SqliteStreamCounts(database.path, 2.0)
+
+
+def people(*numbers: int, strangers: int = 0) -> dict[str, bool]:
+    return {f"p{n}@people.example": n < strangers for n in numbers}
+
+
+async def count(
+    counts: SqliteStreamCounts, who: dict[str, bool], id: str = "A", at: datetime = T0
+) -> Campaign:
+    return await counts.count_campaign("offers", "spring", id, who, at, 10)
+
+
+async def test_two_processes_count_one_campaign_until_it_has_enough(
+    here: SqliteStreamCounts, there: SqliteStreamCounts
+) -> None:
+    assert await count(here, people(*range(6), strangers=4)) == Campaign("spring")
+    assert await count(there, people(*range(3, 9)), "B") == Campaign("spring", 6, 4)
+    # those who were counted are not again: a retry uses up nothing
+    assert await count(here, people(8), "C") == Campaign("spring", 9, 4)
+    assert await count(here, people(9), "D", T0 + HOUR) == Campaign("spring", 9, 4)
+    full = Campaign("spring", 10, 4, full_at=T0 + HOUR)
+    assert await count(there, people(*range(20, 40), strangers=40), "E") == full
+    assert await count(here, people(50)) == full
+    assert await here.campaigns("offers") == [full]
+    assert await here.campaigns("news") == []
+
+
+async def test_many_at_once_go_no_further_than_a_message_each(
+    here: SqliteStreamCounts, there: SqliteStreamCounts
+) -> None:
+    known = await asyncio.gather(
+        *(count((here, there)[n % 2], people(n), str(n)) for n in range(50))
+    )
+    assert sum(each.full_at is None for each in known) == 10
+
+
+async def test_the_dead_count_by_the_id_of_their_message(
+    here: SqliteStreamCounts, there: SqliteStreamCounts
+) -> None:
+    await count(here, people(*range(10)))
+    at = T0 + HOUR
+    for id, person in [("A", 0), ("A", 0), ("B", 1), ("A", 99), ("A", 1)]:
+        await there.campaign_bounced(id, f"p{person}@people.example", at, SHARE, LEAST)
+    assert await count(here, people(20)) == Campaign("spring", 10, dead=2, full_at=T0)
+    await here.campaign_bounced("A", "p2@people.example", at, SHARE, LEAST)
+    await here.campaign_bounced("A", "p3@people.example", at + HOUR, SHARE, LEAST)
+    assert await count(here, people(20)) == Campaign("spring", 10, dead=4, full_at=T0, dead_at=at)
+
+
+async def test_a_release_forgets_what_was_found(here: SqliteStreamCounts) -> None:
+    await count(here, people(*range(10), strangers=10))
+    await here.count_campaign("offers", "young", "Z", people(1, strangers=9), T0, 10)
+    assert await here.release_campaigns("news") == 0
+    assert await here.release_campaigns("offers") == 1
+    assert await count(here, people(20)) == Campaign("spring", 10, full_at=T0)
+    young = await here.count_campaign("offers", "young", "Z", people(2), T0, 10)
+    assert young.strangers == 1  # its trial goes on
+
+
+async def test_a_campaign_is_known_for_as_long_as_it_is_seen(here: SqliteStreamCounts) -> None:
+    await count(here, people(*range(10)))
+    await count(here, people(20), at=T0 + 3 * HOUR)
+    await here.prune(T0 + 2 * HOUR)
+    assert (await count(here, people(20), at=T0 + 3 * HOUR)).full_at == T0
+    await here.prune(T0 + 5 * HOUR)
+    assert await count(here, people(0)) == Campaign("spring")  # it is new again, and so are they
+    assert (await count(here, people(1))).people == 1
