@@ -330,8 +330,8 @@ async def _purge_reports(settings: Settings, at: datetime, *, dry_run: bool) -> 
     log, maildir = open_feedback(settings.store), Maildir(settings.feedback_dir)
     try:
         gone = await log.purge(beginning(at, settings.retention.reports), dry_run=dry_run)
-        for id in () if dry_run else gone:
-            maildir.remove(id)
+        if not dry_run:
+            maildir.remove(gone)
     finally:
         log.close()
     return Kind(len(gone))

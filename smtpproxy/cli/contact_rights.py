@@ -203,7 +203,7 @@ def erase(settings: Settings, address: str, scope: str) -> Result:
     contact had before, are named, and erased one by one.
     """
 
-    from smtpproxy.mailbox.erasing import forget_reports
+    from smtpproxy.store.erasing import forget_reports
 
     async def erase_(store: Store) -> tuple[bool, list[str], int]:
         others = [

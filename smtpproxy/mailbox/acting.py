@@ -190,10 +190,14 @@ async def work_off(
     if not arrived or ending():
         return ()
     done = await actor.act(await reader.read(arrived))
-    for each in done:
-        await asyncio.to_thread(maildir.settle, each.understood.arrived.id)
-        told(each)
+    await asyncio.to_thread(_settle, maildir, done)
     return done
+
+
+def _settle(maildir: Maildir, done: Sequence[Done]) -> None:
+    for each in done:
+        maildir.settle(each.understood.arrived.id)
+        told(each)
 
 
 def told(done: Done) -> None:

@@ -2,7 +2,7 @@
 into it. A report is durable when it is in `new`, and leaves it when what it says was done."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,10 +61,13 @@ class Maildir:
 
     def settle(self, id: str) -> None:
         """What it says was done, and that is on record."""
-        for name in (id, *self._with_flags(self._new, id)):
-            with suppress(FileNotFoundError):
-                (self._new / name).replace(self._cur / (id + _READ))
-                return
+        target = self._cur / (id + _READ)
+        try:
+            (self._new / id).replace(target)
+        except FileNotFoundError:
+            for path in self._with_flags(self._new, (id,)):
+                with suppress(FileNotFoundError):
+                    path.replace(target)
 
     def give_back(self, id: str) -> None:
         """It is to be read again."""
@@ -84,21 +87,32 @@ class Maildir:
             return self._read(path, id, most)
         return None
 
-    def remove(self, id: str) -> None:
-        for path in self._settled(id):
-            path.unlink(missing_ok=True)
+    def remove(self, ids: Iterable[str]) -> None:
+        """Remove messages that were read; some may be gone."""
+        unusual = set()
+        for id in ids:
+            try:
+                (self._cur / (id + _READ)).unlink()
+            except FileNotFoundError:
+                unusual.add(id)
+        if unusual:
+            for path in self._with_flags(self._cur, unusual):
+                path.unlink(missing_ok=True)
 
     def _settled(self, id: str) -> Iterator[Path]:
         usual = self._cur / (id + _READ)
         if usual.exists():
             yield usual
         else:
-            yield from (self._cur / name for name in self._with_flags(self._cur, id))
+            yield from self._with_flags(self._cur, (id,))
 
-    def _with_flags(self, folder: Path, id: str) -> list[str]:
-        """Names of a message as other programs write them, which is rare."""
-        with os.scandir(folder) as entries:
-            return [e.name for e in entries if e.name.partition(":")[0] == id]
+    def _with_flags(self, folder: Path, ids: Container[str]) -> list[Path]:
+        """Messages by the names that other programs give them, which is rare."""
+        try:
+            with os.scandir(folder) as entries:
+                return [folder / e.name for e in entries if e.name.partition(":")[0] in ids]
+        except FileNotFoundError:
+            return []
 
     def _read(self, path: Path, id: str, most: int) -> Arrived | None:
         try:

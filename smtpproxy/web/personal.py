@@ -18,6 +18,7 @@ from smtpproxy.policy.model import Audience, Contact, Frequency, Origin, Prefere
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.store.counters import ConfirmationLimit
+from smtpproxy.store.erasing import forget_reports
 from smtpproxy.store.operations import Correction
 from smtpproxy.store.protocols import ContactUpdate, Store, StoreUnavailable, SuppressionEntry
 from smtpproxy.web.known import Known, Stored
@@ -195,8 +196,10 @@ class PersonalPages:
         folder = self._settings.server.state_dir / "audit"
         async with self._erasing:
             try:
+                await forget_reports(self._settings, address)
                 rows = await asyncio.to_thread(pseudonymise, folder, address, now=self._now)
-            except (StillWritten, OSError) as error:  # `contact erase` goes on with it
+            # `contact erase` goes on with it
+            except (StillWritten, StoreUnavailable, OSError) as error:
                 log.error("erasure_unfinished", error=str(error))
             else:
                 log.info("erased_from_record", rows=rows)

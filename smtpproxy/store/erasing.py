@@ -1,8 +1,10 @@
-"""Takes what reports hold of a person out of the mailbox, when the person is erased."""
+"""Takes what reports hold of a person out of the feedback mailbox, when the person is erased."""
 
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_feedback
 from smtpproxy.store.maildir import Maildir
+
+_MOST = 100 * 1024 * 1024  # octets of a report
 
 
 async def forget_reports(settings: Settings, address: str) -> int:
@@ -19,11 +21,7 @@ async def forget_reports(settings: Settings, address: str) -> int:
             if report is not None and named in report.content.lower():
                 gone.add(kept.id)
         await log.remove(sorted(gone))
-        for id in gone:
-            maildir.remove(id)
+        maildir.remove(gone)
     finally:
         log.close()
     return len(gone)
-
-
-_MOST = 100 * 1024 * 1024
