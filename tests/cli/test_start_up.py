@@ -14,7 +14,7 @@ from tests.cli.test_help import COMMANDS_OF_HELP
 from tests.kit.processes import run
 from tests.kit.relay import COMMAND
 
-SHOW_NOTHING = {"serve", "demo", "user add", "user remove", "user check"}
+SHOW_NOTHING = {"consent export", "serve", "demo", "user add", "user remove", "user check"}
 HAVE_A_FORMAT = {"suppress export", "audit export"}
 
 
