@@ -9,6 +9,7 @@ from msgspec import structs
 from smtpproxy.policy.model import CONFIRMATION_STREAM, PERSONAL_STREAM
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.settings import ListenerSettings, PolicySettings, Settings, UnixAddress
+from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Fault, tables
 
 LISTENER = CONFIRMATION_STREAM.name
@@ -26,6 +27,7 @@ def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
             "needs the address of the links: set web.public_url, for example"
             ' "https://confirm.example.com"',
         )
+    yield from _senders(document)
     brands = [str(brand.get("name")) for _, brand in tables(document, "brand")]
     taken = {stream_name(brand, len(brands)) for brand in brands}
     for index, stream in tables(document, "stream"):
@@ -40,6 +42,23 @@ def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
             yield Fault(
                 ("listener", index, "name"),
                 f'"{LISTENER}" is built in, for the relay\'s own mail: choose another name',
+            )
+
+
+def _senders(document: Mapping[str, Any]) -> Iterator[Fault]:
+    """A brand writes from its own domains."""
+    confirmation = document.get("confirmation")
+    common = confirmation.get("sender") if isinstance(confirmation, dict) else None
+    for index, brand in tables(document, "brand"):
+        sender, domains = brand.get("help", common), brand.get("from_domains")
+        if not (isinstance(sender, str) and isinstance(domains, list) and domains):
+            continue
+        domain = sender.rpartition("@")[2].lower()
+        if domain not in [str(each).lower() for each in domains]:
+            yield Fault(
+                ("brand", index, "help"),
+                f"confirmations of the brand would come from {shown(sender)}, which is in none of"
+                " its from_domains: set an address in one of them",
             )
 
 

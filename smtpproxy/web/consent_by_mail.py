@@ -17,6 +17,7 @@ from smtpproxy.locale import Lang, Phrase, say
 from smtpproxy.mail.confirmation_token import PATH, Confirmation
 from smtpproxy.policy.model import (
     NO_FACTS,
+    Collection,
     ConsentAct,
     Contact,
     Evidence,
@@ -25,9 +26,10 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Source,
     Verdict,
-    collections,
+    collected,
 )
 from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.policy.rules.brands import by_collection
 from smtpproxy.policy.rules.recipient import restricted, source, suppressed
 from smtpproxy.settings import Settings
 from smtpproxy.store.counters import ConfirmationLimit
@@ -56,7 +58,7 @@ class ConsentRequest(Struct, frozen=True):
     brand: str
     evidence: Evidence = Evidence()  # of the request; its IP address is kept as a keyed hash
     lang: str | None = None  # of the mail; None: the contact's, or the brand's first
-    source: Source | None = None  # how the address was obtained, where that is not on record
+    source: Source | None = None  # how the address was obtained this time
 
 
 class Started(Struct, frozen=True):
@@ -65,10 +67,6 @@ class Started(Struct, frozen=True):
     state: Literal["sent", "refused", "too_often"]
     reason: Reason | None = None
     detail: str | None = None  # for people
-
-
-_WHO_MAY_NOT = (suppressed, restricted, source)
-"""Rules whose refusal no confirmation would change: then none is asked for."""
 
 
 class ConsentByMail:
@@ -108,7 +106,7 @@ class ConsentByMail:
             return Started("too_often")
         language = known.contact.language if known.contact else None
         await store.record_act(asked.address, self._request(asked, now))
-        if asked.source and not self._has_source(known.contact, asked.brand):
+        if asked.source is not None:
             named = Contact(asked.address, source=asked.source, brand=self._on_record(asked.brand))
             await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
         told = Confirmation(
@@ -133,16 +131,21 @@ class ConsentByMail:
     def _refusal(
         self, asked: ConsentRequest, known: RecipientFacts, now: datetime
     ) -> Verdict | None:
-        """Return why the person may not be asked, as the streams of the purpose see it."""
-        unknown = known.contact is None or known.contact.source is None
+        """Return why the person may not be asked, by the rulebooks of the purpose.
+
+        How the address was obtained is what is claimed now, or any way that is on record.
+        """
         stream = replace(confirmation_stream(self.settings, asked.brand), purpose=asked.purpose)
         books = {s.rulebook for s in self.settings.streams.values() if s.purpose == stream.purpose}
+        if asked.source is not None:
+            claimed = Collection(self._on_record(asked.brand), asked.source)
+            contact = collected(known.contact or Contact(asked.address), (claimed,))
+            known = replace(known, contact=contact)
         for name in books or {self.settings.policy.rulebook}:
             case = RecipientCase(asked.address, stream, known, self.settings.rulebooks[name], now)
-            for rule in _WHO_MAY_NOT:
-                verdict = None if unknown and rule is source else rule(case)
-                if verdict is not None:
-                    return verdict
+            refusals = [_refused(each) for each in by_collection(case)]
+            if None not in refusals:
+                return refusals[0]
         return None
 
     def permission_links(
@@ -173,11 +176,6 @@ class ConsentByMail:
     def _on_record(self, brand: str) -> str | None:
         """What acts say of whom they were said to: the built-in brand is none."""
         return brand if brand in self.settings.brand_names else None
-
-    def _has_source(self, contact: Contact | None, brand: str) -> bool:
-        own = {brand} if len(self.settings.brand_names) > 1 else {brand, None}
-        ways = () if contact is None else collections(contact)
-        return any(each.source is not None and each.brand in own for each in ways)
 
     def _request(self, asked: ConsentRequest, now: datetime) -> ConsentAct:
         evidence = replace(asked.evidence, ip=self._keyed(asked.evidence.ip))
@@ -216,6 +214,12 @@ class ConsentByMail:
             return None
         key = load_keys(self.settings.server.state_dir).newest
         return f"hmac:{key.fingerprint}:{key.seal(client)[:32]}"
+
+
+def _refused(case: RecipientCase) -> Verdict | None:
+    """Return the refusal that no confirmation would change; a source may be on record later."""
+    unknown = case.facts.contact is None or case.facts.contact.source is None
+    return suppressed(case) or restricted(case) or (None if unknown else source(case))
 
 
 def brand_of(settings: Settings, asked: str | None) -> str:

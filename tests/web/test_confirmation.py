@@ -15,7 +15,16 @@ from starlette.applications import Starlette
 from smtpproxy.config import parse
 from smtpproxy.locale import PAGE_LANGS
 from smtpproxy.mail.confirmation_token import Confirmation, seal_confirmation
-from smtpproxy.policy.model import ConsentAct, Contact, Evidence
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Evidence,
+    Lookups,
+    Origin,
+    Source,
+    Transaction,
+)
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_confirmation_limit
 from smtpproxy.store.key_files import (
@@ -25,7 +34,7 @@ from smtpproxy.store.key_files import (
     ensure_link_keys,
     link_ring,
 )
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
 from smtpproxy.web.confirmation import PER_MINUTE, ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest
 from smtpproxy.web.look import looks
@@ -232,6 +241,64 @@ async def test_where_from_is_kept_as_a_keyed_hash(site: Site, forwarded: str, sa
     assert request.evidence.ip.startswith("hmac:")
     assert (request.evidence.ip == act.evidence.ip) is same
     assert "192.0.2" not in repr(await site.acts())
+
+
+@pytest.mark.parametrize(
+    ("known", "claimed", "state"),
+    [
+        (None, None, "sent"),
+        (None, Source.WEB, "refused"),
+        (Contact(LEA), None, "sent"),
+        (Contact(LEA, source=Source.WEB), None, "refused"),
+        (Contact(LEA, source=Source.WEB), Source.DIRECT, "sent"),  # now they come by themselves
+        (Contact(LEA, source=Source.DIRECT), None, "sent"),
+        (Contact(LEA, tags=frozenset({"restricted"})), Source.DIRECT, "refused"),
+    ],
+)
+async def test_how_the_address_was_obtained(
+    site: Site, known: Contact | None, claimed: Source | None, state: str
+) -> None:
+    await site.store.put_contacts([known] if known else [])
+    asked = ConsentRequest(LEA, "offers", "default", Evidence("offers by mail"), source=claimed)
+    done = await site.by_mail.start(asked)
+    assert done.state == state
+    if claimed is Source.DIRECT and state == "sent":
+        told = Confirmation("consent", LEA, "default", "offers", T0, T0 + timedelta(days=7), "en")
+        await site.client.post(site.path(told), data=YES)
+        facts = await site.store.facts(Lookups((LEA,)))
+        offers, book = site.settings.streams["offers"], site.settings.rulebooks["fr"]
+        (verdict,) = judge(Transaction((offers,), (LEA,)), facts, book, site.now).recipients
+        assert verdict.basis == "consent"
+
+
+async def test_each_brand_asks_in_its_own_name(tmp_path: Path) -> None:
+    brands = [
+        {"name": "shoes", "title": "Shoes & Co", "help": "help@shoes.example", "languages": ["fr"]},
+        {"name": "hats", "title": "Hats Ltd", "from_domains": ["shop.example"]},
+    ]
+    streams = [
+        {"name": brand, "class": "marketing", "purpose": f"{brand}-news", "brand": brand}
+        for brand in ("shoes", "hats")
+    ]
+    site = Site(configured(tmp_path, brand=brands, stream=streams))
+    for brand in ("shoes", "hats"):
+        asked = ConsentRequest(LEA, f"{brand}-news", brand, lang="de", source=Source.DIRECT)
+        assert (await site.by_mail.start(asked)).state == "sent"
+    shoes, hats = site.mails
+    assert (shoes.stream, shoes.sender) == ("confirmations-shoes", "help@shoes.example")
+    assert (hats.stream, hats.sender) == ("confirmations-hats", "hello@shop.example")
+    assert b"From: Shoes & Co <help@shoes.example>" in shoes.message
+    assert b"Content-Language: fr" in shoes.message, "it speaks no German"
+    assert b"Content-Language: de" in hats.message
+    assert [act.brand for act in await site.acts()] == ["shoes", "hats"]
+    complaint = SuppressionEntry(LEA, "brand:hats", Origin.COMPLAINT, site.now)
+    await site.store.add_suppressions([complaint])
+    for brand, state in (("shoes", "sent"), ("hats", "refused")):
+        asked = ConsentRequest(LEA, f"{brand}-news", brand, source=Source.DIRECT)
+        assert (await site.by_mail.start(asked)).state == state
+    await site.client.aclose()
+    site.limit.close()
+    await site.store.close()
 
 
 async def test_the_bounds_are_of_a_day(tmp_path: Path) -> None:
