@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count
 
 import structlog
 
@@ -12,7 +13,7 @@ from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.protocols import Store, StoreUnavailable
 
 _EVERY = 1.0  # seconds between two counts
-_RESUME_EVERY = 5  # counts
+_LOOK_EVERY = 5  # counts
 
 log = structlog.get_logger()
 
@@ -44,7 +45,8 @@ class WorkerBreaker:
     def __init__(self, settings: Settings, number: int, mailed: Mapping[str, int]) -> None:
         self._writer = StoreToWrite(settings)
         self._breaker: Breaker = open_breaker(settings, self._writer)
-        self._resumes = number == 0
+        self.paused: tuple[str, ...] = ()  # subjects, as the first worker knows them
+        self._looks = number == 0
         self._mailed = mailed
         self._told: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
@@ -63,16 +65,17 @@ class WorkerBreaker:
         await self._writer.close()
 
     async def _run(self) -> None:
-        turn = 0
-        while True:
+        for turn in count(1):
             await asyncio.sleep(_EVERY)
-            await self._count()
-            turn += 1
-            if self._resumes and turn % _RESUME_EVERY == 0:
-                try:
+            try:
+                await self._count()
+                if self._looks and turn % _LOOK_EVERY == 0:
                     await self._breaker.resume_due()
-                except StoreUnavailable as error:
-                    log.warning("streams not resumed", error=str(error))
+                    self.paused = await self._breaker.paused()
+            except StoreUnavailable as error:
+                log.warning("streams not looked at", error=str(error))
+            except Exception as error:  # a fault of the program: mail goes on
+                log.error("internal error", exc_info=error)
 
     async def _count(self) -> None:
         """What cannot be counted now is with the next turn."""

@@ -26,9 +26,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True):
-    """A worker lives; every second, with its numbers."""
+    """A worker lives; every second, with its numbers, and what is paused (`WorkerBreaker`)."""
 
     snapshot: Snapshot
+    paused: tuple[str, ...] = ()
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

@@ -78,6 +78,7 @@ class Supervisor:
         self._feedback = [Child("feedback", 0)] if settings.feedback is not None else []
         self._ending = asyncio.Event()
         self._started_at = time.time()
+        self._paused: tuple[str, ...] = ()
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[None]] = {}
 
@@ -94,7 +95,7 @@ class Supervisor:
         purging = asyncio.create_task(self._purge() if started else asyncio.sleep(0))
         if started:
             self._notifier.ready()
-            self._notifier.status(f"{len(self._workers)} workers take mail")
+            self._tell_status()
             log.info("ready", workers=len(self._workers))
             await self._ending.wait()
             log.info("draining")
@@ -105,6 +106,11 @@ class Supervisor:
         await asyncio.wait((purging,))
         watchdog.cancel()
         return 0 if started or told else 1
+
+    def _tell_status(self) -> None:
+        """What `systemctl status` shows."""
+        paused = f"; paused: {', '.join(self._paused)}" if self._paused else ""
+        self._notifier.status(f"{len(self._workers)} workers take mail{paused}")
 
     async def _purge(self) -> None:
         """Let the daily purge run; how often it failed is one of the numbers."""
@@ -179,6 +185,9 @@ class Supervisor:
                 child.down_since = None
             elif isinstance(message, Beat):
                 self._totals.update(child.key, message.snapshot)
+                if child is self._workers[0] and message.paused != self._paused:
+                    self._paused = message.paused
+                    self._tell_status()
             elif isinstance(message, Answer):
                 self._totals.update(child.key, message.snapshot)
                 self._answered(message.number)

@@ -95,7 +95,7 @@ async def _work(
             elif isinstance(message, Drain):
                 break
         await worker.close()
-        channel.send(Beat(worker.snapshot()))
+        channel.send(Beat(worker.snapshot(), worker.paused))
     finally:
         beating.cancel()
     channel.close()
@@ -109,7 +109,7 @@ def _threads(settings: Settings) -> int:
 
 async def _beat(worker: "Worker", channel: Channel) -> None:
     while True:
-        channel.send(Beat(worker.snapshot()))
+        channel.send(Beat(worker.snapshot(), worker.paused))
         await asyncio.sleep(_BEAT)
 
 
@@ -215,6 +215,10 @@ class Worker:
             self._copies.close()
         await self._store.close()
         structlog.get_logger().info("worker drained")
+
+    @property
+    def paused(self) -> tuple[str, ...]:
+        return self._breaker.paused
 
     def snapshot(self) -> Snapshot:
         pool = self._pool

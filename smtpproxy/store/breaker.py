@@ -125,6 +125,12 @@ class Breaker:
             for event in await states.resume_due(now):
                 tell(event)
 
+    async def paused(self) -> tuple[str, ...]:
+        """Return the subjects that are paused now, streams by their configuration too."""
+        now = self._now()
+        held = {one.subject for one in await self._states().pauses() if one.holds(now)}
+        return tuple(sorted(held | {STREAM + name for name in self._configured}))
+
     async def status(self) -> Sequence[StreamStatus]:
         """Return how all streams are now."""
         states, now = self._states(), self._now()

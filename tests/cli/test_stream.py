@@ -117,3 +117,12 @@ def test_explain_says_since_when_and_why(stored: Stored) -> None:
     french = stored.run(*asked, "--lang", "fr", code=1).stdout
     assert "toute la prospection de la marque default" in french
     assert "envois suspendus depuis le" in french
+
+
+def test_scrub_counts_the_people_of_a_paused_stream_as_deferred(stored: Stored) -> None:
+    people = stored.file("list.txt", "contact@firm.example\nanna@people.example\n")
+    asked = ("scrub", people, "--stream", "offers")
+    assert stored.json(*asked, code=1)["by_reason"].keys() == {"suppressed_manual"}
+    stored.run("stream", "pause", "brand:default")
+    report = stored.json(*asked, code=1)
+    assert (report["deferred"], report["by_reason"]["stream_paused"]) == (1, 1)

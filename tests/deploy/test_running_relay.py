@@ -134,6 +134,10 @@ def test_systemd_hears_of_start_life_and_end(
     running = relay(upstream.address)
     until(b"READY=1")
     until(b"WATCHDOG=1")
+    running.must("stream", "pause", "offers")
+    until(b"STATUS=1 workers take mail; paused: stream:offers")
+    running.must("stream", "resume", "offers")
+    until(b"STATUS=1 workers take mail")
     assert running.terminate() == 0
     until(b"STOPPING=1")
 

@@ -21,6 +21,7 @@ from tests.kit.messages import marketing, message
 from tests.kit.ports import wait_for
 from tests.kit.receiver import Receiver, receiver
 from tests.kit.relay import STREAMS, RelayProcess
+from tests.kit.reports import bounce
 from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 
@@ -226,3 +227,36 @@ def consent(person: str) -> str:
             ],
         }
     )
+
+
+def test_bounces_pause_a_stream_and_forged_ones_do_not(
+    filled: Callable[..., RelayProcess], mta: FakeUpstream
+) -> None:
+    feedback = {"domain": "bounces.shop.example", "require_token": False}
+    verp = [{**s, "verp": True} if s["name"] == "offers" else s for s in STREAMS]
+    relay = filled(mta.address, config(stream=verp, feedback=feedback))
+    people = [f"p{n}@people.example" for n in range(40)]
+    relay.fill([consent(person) for person in people])
+    before = len(mta.messages)
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda person: relay.send(marketing(), person)[0], people))
+    assert codes == [250] * 40
+    wait_for(lambda: shown(relay)["messages"] == 40, "both workers to have counted")
+    paths = {each.recipients[0]: each.sender for each in mta.messages[before:]}
+
+    def read(*reports: tuple[str, str]) -> None:
+        """The bounces of these people, to these return paths."""
+        folder = relay.root / f"bounces-{len(list(relay.root.glob('bounces-*')))}"
+        folder.mkdir()
+        for n, (path, person) in enumerate(reports):
+            (folder / f"{n}.eml").write_bytes(bounce(person, to=path))
+        relay.must("feedback", str(folder))
+
+    read(*[("bounces@bounces.shop.example", person) for person in people[10:]])  # without a token
+    forged = paths[people[0]].replace("@", "x@")
+    read(*[(forged, person) for person in people[10:]])  # with one that is none
+    read(*[(paths[people[0]], person) for person in people[:30]])  # of one person, for all others
+    assert (shown(relay)["dead_address"], shown(relay)["state"]) == (1, "running")
+    read((paths[people[1]], people[1]), (paths[people[2]], people[2]))
+    assert (shown(relay)["dead_address"], shown(relay)["state"]) == (3, "paused")
+    assert relay.send(marketing(), SUBSCRIBER)[0] == 450

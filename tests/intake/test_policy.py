@@ -2,7 +2,9 @@
 
 import socket
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -10,6 +12,7 @@ from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, Relayed
 from smtpproxy.policy.model import Action, Basis, Reason
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.streams import StreamEvent
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
 from tests.kit.policy import policy_client, request
@@ -102,6 +105,22 @@ def test_a_deferral(listen: Listen) -> None:
             "450 4.7.0 <consent@people.example> deferred: stream_paused (stream offers) id="
         )
         assert peer.rcpt(WITHDRAWN).startswith("550 ")
+
+
+def test_a_pause_and_its_end_hold_from_the_next_question_on(listen: Listen) -> None:
+    """Nobody asks at the end of the message here, where the state of the store would be noticed."""
+    intake = listen(**CERTAIN)
+
+    def note(action: Literal["paused", "resumed"]) -> None:
+        event = StreamEvent(datetime.now(UTC), "stream:offers", action, "person")
+        assert intake.call(intake.store.note_stream(event)).result(10)
+
+    with policy_client(intake.port) as peer:
+        assert peer.rcpt(CONSENT) == "DUNNO"
+        note("paused")
+        assert "deferred: stream_paused" in peer.rcpt(CONSENT)
+        note("resumed")
+        assert peer.rcpt(CONSENT) == "DUNNO"
 
 
 @pytest.mark.parametrize("path", ["", "x@-.example", "@", "a@b c"])
