@@ -6,6 +6,8 @@ import socket
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+import uvloop
+
 from smtpproxy import retention
 from smtpproxy.intake.accept import TrustedHosts
 from smtpproxy.process.breaker import StoreToWrite
@@ -39,7 +41,7 @@ def run_web(
     settings: Settings, listening: socket.socket, channel: socket.socket, started_at: float
 ) -> int:
     configure_logging(settings.server, process="web")
-    return asyncio.run(_serve(settings, listening, channel, started_at))
+    return uvloop.run(_serve(settings, listening, channel, started_at))
 
 
 async def _serve(

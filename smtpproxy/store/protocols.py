@@ -160,6 +160,10 @@ class SuppressionStore(Protocol):
         """
         ...
 
+    async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        """Add a batch in one commit, as above; return for each what `standing` said before it."""
+        ...
+
     async def remove_suppression(
         self,
         address: str,

@@ -58,8 +58,7 @@ class GroupCommit:
     ) -> None:
         store = self._writer()
         every = [entry for entries, _ in batch for entry in entries]
-        before = dict(zip(map(_key, every), await store.standing(every), strict=True))
-        await store.add_suppressions(every)
+        before = dict(zip(map(_key, every), await store.suppress(every), strict=True))
         for entries, done in batch:
             stood = [before[_key(entry)] for entry in entries]
             before.update((_key(entry), entry.since) for entry in entries)

@@ -6,8 +6,9 @@ What is answered to a link says nothing of what is known of its recipient, but f
 that they read where the browser asks for none that there is.
 """
 
+import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -93,6 +94,8 @@ class Unsubscribe:
         self._looks = looks
         self._only = next(iter(looks.values())) if len(looks) == 1 else None
         self._breaker = breaker
+        self._heard: deque[tuple[Unsubscription, str]] = deque()
+        self._telling: asyncio.Task[None] | None = None
         self._clock = clock
         self._personal = personal
         self._rates: OrderedDict[str, Bucket] = OrderedDict()
@@ -193,17 +196,25 @@ class Unsubscribe:
             by="page" if by_page else "one_click",
             again=done.again,
         )
-        await self._heard(told, visit.stream)
+        if self._breaker is not None:
+            self._heard.append((told, visit.stream))
+            if self._telling is None:
+                self._telling = asyncio.create_task(self._tell(self._breaker))
         undo = sealed(done.undo, self._tokens) if by_page else ""
         return visit.page("done", stopped, undo=undo)
 
-    async def _heard(self, told: Unsubscription, stream: str) -> None:
-        if self._breaker is None:
-            return
+    async def _tell(self, breaker: Listening) -> None:
+        """Have unsubscribes counted; nobody waits for that, since the wish is on the disk."""
         try:
-            await self._breaker.heard(Heard.UNSUBSCRIBE, stream, told.id, told.recipient)
-        except StoreUnavailable as error:  # the wish itself is on the disk
-            log.warning("unsubscribe_not_counted", id=told.id, error=str(error))
+            while self._heard:
+                told, stream = self._heard.popleft()
+                try:
+                    await breaker.heard(Heard.UNSUBSCRIBE, stream, told.id, told.recipient)
+                except StoreUnavailable as error:
+                    log.warning("unsubscribe_not_counted", id=told.id, error=str(error))
+                await asyncio.sleep(0)  # answers come first
+        finally:
+            self._telling = None
 
     async def _take_back(self, visit: "Visit", told: Unsubscription, token: str) -> Response:
         try:

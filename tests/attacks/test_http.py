@@ -522,7 +522,7 @@ async def test_a_fault_of_ours_is_500_without_the_why(
     async def broken(*_: Sequence[object]) -> None:
         raise RuntimeError("the secret of jeanne@people.example")
 
-    monkeypatch.setattr(site.store, "add_suppressions", broken)
+    monkeypatch.setattr(site.store, "suppress", broken)
     answer = await site.ask(site.link(), "POST", ONE_CLICK, Content_Type=FORM)
     assert answer.status == 500
     assert json.loads(answer.body) == {"error": "internal error"}

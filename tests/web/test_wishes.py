@@ -16,7 +16,6 @@ from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Frequency, Origin, Preference
 from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
 from smtpproxy.store.protocols import (
-    BatchResult,
     StoreUnavailable,
     SuppressionEntry,
 )
@@ -350,15 +349,12 @@ class SlowDisk:
         self.commits = 0
         self.broken = False
 
-    async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        return await self.store.standing(entries)
-
-    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
+    async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
         self.commits += 1
         await asyncio.sleep(0)
         if self.broken:
             raise StoreUnavailable("the disk is full")
-        return await self.store.add_suppressions(entries)
+        return await self.store.suppress(entries)
 
 
 def entry(number: int, name: str | None = None) -> SuppressionEntry:

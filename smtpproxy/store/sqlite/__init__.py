@@ -106,6 +106,13 @@ class SqliteStore(
             await import_table.take_in(connection, batch, result)
             return result
 
+    async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        async with self._to_write().transaction() as connection:
+            keys = await self._keys.current(connection)
+            before = await suppression_table.standing(connection, keys, entries)
+            await suppression_table.add(connection, keys, entries, self._partners)
+            return before
+
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         name = suppressed_name(address)
         facts = await self._reader.facts(Lookups((name,), contacts=False))

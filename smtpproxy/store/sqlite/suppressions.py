@@ -136,6 +136,21 @@ async def add(
     return BatchResult(added, written - added, len(entries) - written)
 
 
+async def standing(
+    connection: aiosqlite.Connection, keys: KeyRing, entries: Sequence[SuppressionEntry]
+) -> list[datetime | None]:
+    """Return for each entry since when the very same one exists; raises as `add` does."""
+    found: list[datetime | None] = [None] * len(entries)
+    places = [(n, pair) for n, e in enumerate(entries) for _, pair in keys.places(e.address)]
+    octets = b"".join([wide + exact for _, (wide, exact) in places])
+    kinds = [(entries[n].scope, entries[n].origin) for n, _ in places]
+    asked = msgspec.json.encode(kinds).decode()
+    for place, since in await fetch_all(connection, _STANDING, octets, asked):
+        number, at = places[place][0], from_micros(since)
+        found[number] = max(at, found[number] or at)
+    return found
+
+
 async def forget_texts(
     connection: aiosqlite.Connection, places: Sequence[tuple[SuppressionKey, KeyPair]]
 ) -> None:
@@ -184,19 +199,8 @@ class Suppressions(Connections):
         ]
 
     async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        found: list[datetime | None] = [None] * len(entries)
         async with self._reading() as connection:
-            keys = await self._keys.current(connection)
-            places = [
-                (n, pair) for n, e in enumerate(entries) for _, pair in keys.places(e.address)
-            ]
-            octets = b"".join([wide + exact for _, (wide, exact) in places])
-            kinds = [(entries[n].scope, entries[n].origin) for n, _ in places]
-            asked = msgspec.json.encode(kinds).decode()
-            for place, since in await fetch_all(connection, _STANDING, octets, asked):
-                number, at = places[place][0], from_micros(since)
-                found[number] = max(at, found[number] or at)
-        return found
+            return await standing(connection, await self._keys.current(connection), entries)
 
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         # Page by page: one long read would keep the log from being emptied. What is moved to
