@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.consent_export import export
@@ -28,6 +29,7 @@ from smtpproxy.cli.options import (
 )
 from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.cli.stores import (
+    check_brand,
     check_purpose,
     known_scope,
     now,
@@ -46,6 +48,7 @@ from smtpproxy.policy.model import (
     Source,
     StreamClass,
     Verdict,
+    collections,
 )
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import confirmed_request
@@ -114,6 +117,10 @@ class RecordOptions:
         "A channel to reach the person by; repeat for more.",
         plain_text, name="--channel", multiple=True, default=["email"],
     )  # fmt: skip
+    brand: str | None = option(
+        "Whom the person agreed with; required where there are several.",
+        plain_text, metavar="NAME",
+    )  # fmt: skip
     source: str | None = option(
         "How the address was obtained, when that is not known yet.", choice(Source)
     )
@@ -145,36 +152,37 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     A double opt-in is two acts: the request, recorded with --pending, and its confirmation,
     recorded with --confirm. What proves it may be in either.
     """
-    act = options.act(_method(settings, options))
+    brand = _brand(settings, options.brand)
+    act = replace(options.act(_method(settings, options)), brand=brand)
 
     async def add(store: Store) -> tuple[bool, RecipientFacts]:
         before = await store.contact(address)
         if options.confirm and not _can_be_confirmed(address, before, act):
             return False, (await store.facts(Lookups((address,))))[address]
         recorded = await store.record_act(address, act)
-        if options.source and (before is None or before.source is None):
-            named = Contact(address, source=Source(options.source))
+        if options.source and not _sources(before, settings, brand):
+            named = Contact(address, source=Source(options.source), brand=brand)
             await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
         return recorded, (await store.facts(Lookups((address,))))[address]
 
     check_purpose(settings, options.purpose)
     recorded, known = using_store(settings, add)
-    if known.contact is not None and known.contact.source is None:
+    if known.contact is not None and not _sources(known.contact, settings, brand):
         warn("it is not known how the address was obtained, so it is not mailed: give --source")
     if options.pending:
         warn("nothing is mailed on it until the person confirms: consent record … --confirm")
         return _result(address, act, recorded)
     for name, where in _unproven(settings, act, known.contact):
         warn(f"without {name} the consent proves nothing, so it allows nothing{where}")
-    for stream, verdict in _still_suppressed(settings, address, options.purpose, known):
+    for stream, verdict in _still_suppressed(settings, address, act, known):
         warn(
             f"{address} will still not be mailed on the stream {stream}: {verdict.reason} "
             f"({verdict.detail}); see smtpproxy suppress show {address}"
         )
-    for stream, verdict in _source_refused(settings, address, options.purpose, known):
+    for stream, verdict in _source_refused(settings, address, act, known):
         warn(
             f"{address} will still not be mailed on the stream {stream}: {verdict.reason}, since "
-            f"the address is on record as {known.contact and known.contact.source}. Consent"
+            f"the address is on record as {_sources(known.contact, settings, brand)}. Consent"
             " does not change where it came from; "
             "if the person gave it themselves, correct it: smtpproxy contact rectify "
             f"{address} --source direct --reason TEXT"
@@ -187,6 +195,9 @@ class WithdrawOptions:
     """What is withdrawn."""
 
     purpose: str = option("What the person no longer agrees to.", plain_text, required=True)
+    brand: str | None = option(
+        "From whom it is withdrawn (default: from every brand).", plain_text, metavar="NAME"
+    )
     withdrawn_at: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
 
@@ -202,7 +213,9 @@ def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Resu
     """
     at = options.withdrawn_at
     warn_of_the_future("--withdrawn-at", at, "it counts from now on all the same")
-    act = ConsentAct(options.purpose, at or now(), withdrawal=True)
+    if options.brand is not None:
+        check_brand(settings, options.brand)
+    act = ConsentAct(options.purpose, at or now(), withdrawal=True, brand=options.brand)
     scope = known_scope(settings, f"purpose:{options.purpose}")
 
     async def add(store: Store) -> bool:
@@ -212,6 +225,24 @@ def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Resu
         return await store.record_act(address, act)
 
     return _result(address, act, using_store(settings, add))
+
+
+def _brand(settings: Settings, asked: str | None) -> str | None:
+    """Return whom the person agreed with; None is the brand that has no name."""
+    known = sorted(settings.brand_names)
+    if asked is not None:
+        check_brand(settings, asked)
+    elif len(known) > 1:
+        fail(f"--brand: say whom the person agreed with, one of {', '.join(known)}", 2)
+    return asked or next(iter(known), None)
+
+
+def _sources(contact: Contact | None, settings: Settings, brand: str | None) -> str:
+    """Return how a brand obtained the address, in words; empty: it is not on record."""
+    own = {brand} if len(settings.brand_names) > 1 else {brand, None}
+    ways = () if contact is None else collections(contact)
+    known = [str(way.source) for way in ways if way.brand in own and way.source]
+    return " and ".join(dict.fromkeys(known))
 
 
 def _method(settings: Settings, options: RecordOptions) -> str:
@@ -271,19 +302,19 @@ def _unproven(
 
 
 def _still_suppressed(
-    settings: Settings, address: str, purpose: str, known: RecipientFacts
+    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts
 ) -> Iterator[tuple[str, Verdict]]:
     """Yield the streams of the purpose on which a suppression outweighs the consent."""
-    yield from _refused(settings, address, purpose, known, suppressed)
+    yield from _refused(settings, address, act, known, suppressed)
 
 
 def _source_refused(
-    settings: Settings, address: str, purpose: str, known: RecipientFacts
+    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts
 ) -> Iterator[tuple[str, Verdict]]:
     """Yield the marketing streams of the purpose on which the source on record refuses."""
-    if known.contact is None or known.contact.source is None:
+    if not _sources(known.contact, settings, act.brand):
         return
-    for stream, verdict in _refused(settings, address, purpose, known, refused_source):
+    for stream, verdict in _refused(settings, address, act, known, refused_source):
         if settings.streams[stream].stream_class is StreamClass.MARKETING:
             yield stream, verdict
 
@@ -291,12 +322,12 @@ def _source_refused(
 def _refused(
     settings: Settings,
     address: str,
-    purpose: str,
+    act: ConsentAct,
     known: RecipientFacts,
     rule: Callable[[RecipientCase], Verdict | None],
 ) -> Iterator[tuple[str, Verdict]]:
     for stream in settings.streams.values():
-        if stream.purpose == purpose:
+        if stream.purpose == act.purpose and act.brand in (None, stream.brand):
             rulebook = settings.rulebooks[stream.rulebook]
             case, _ = decisive(RecipientCase(address, stream, known, rulebook, now()))
             verdict = rule(case)

@@ -40,9 +40,18 @@ from smtpproxy.cli.printer import (
     shows_result,
     verify_progress,
 )
-from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stores import check_brand, now, using_store
 from smtpproxy.locale import LANGS, REFERENCE, Lang
-from smtpproxy.policy.model import BUILT_IN_BRAND, ConsentAct, Contact, Dealing, Link
+from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
+    Collection,
+    ConsentAct,
+    Contact,
+    Dealing,
+    Link,
+    Purchase,
+    collections,
+)
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
@@ -81,6 +90,10 @@ class ContactImport(ImportOptions):
         "What the consents in a provider's export are for; without it they are left out.",
         plain_text,
     )
+    brand: str | None = option(
+        "Whose file it is: the brand that everything in it was said to that names none.",
+        plain_text, metavar="NAME",
+    )  # fmt: skip
 
 
 @contact.command("import")
@@ -98,13 +111,16 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
     """
     as_of, purpose, own = options.as_of, options.purpose or "", options.own_format is not None
     others = {"as-of": as_of.isoformat() if as_of else "", "purpose": purpose}
+    if options.brand is not None:
+        check_brand(settings, options.brand)
+        others["brand"] = options.brand
     task = prepare(settings, file, "contacts", options, others, as_of)
     try:
         columns = read_mapping(options.mapping) if options.mapping else None
     except MappingFault as error:
         fail(str(error), 2)
     wanted = Wanted(task.hint, options.layout, own=own, purpose=purpose)
-    check = ContactCheck(settings, now())
+    check = ContactCheck(settings, now(), options.brand)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
         age = task.job.as_of
@@ -165,36 +181,51 @@ def show(settings: Settings, address: str) -> Result:
 def _rows(contact: Contact, rectified: Sequence[Rectification]) -> Iterator[tuple[str, str | None]]:
     yield "address", contact.address
     yield "audience", contact.audience
-    yield "source", contact.source or "not known"
-    yield "collected at", _time(contact.collected_at)
-    yield "informed at", "was not told" if contact.never_informed else _time(contact.informed_at)
-    yield "opt-out offered", _known(contact.optout_offered)
-    yield "last activity at", _time(contact.last_activity_at)
+    newest, *others = collections(contact)
+    yield from _collected(newest)
     yield "occupations", ", ".join(sorted(contact.occupations)) or None
     yield "tags", ", ".join(sorted(contact.tags)) or None
     if contact.language:
         yield "language", contact.language
-    provenance = contact.provenance
-    if provenance:
-        yield "supplier", provenance.supplier or "not named"
-        yield "sender disclosed", _known(provenance.sender_disclosed)
     if contact.first_contacted_at:
         yield "first contacted at", _time(contact.first_contacted_at)
     if contact.profiling_objected_at:
         yield "objected to profiling", _time(contact.profiling_objected_at)
-    for link in provenance.chain if provenance else ():
-        yield "hand", _hand(link)
     for purchase in contact.purchases:
         kind = "" if purchase.kind is Dealing.SALE else f" ({purchase.kind})"
-        yield "purchase", f"{written_time(purchase.at)} {purchase.product}{kind}"
+        said = _said_to(purchase)
+        yield "purchase", f"{written_time(purchase.at)} {purchase.product}{kind}{said}"
     for act in contact.acts:
         yield "consent", _act(act)
     for wish in contact.preferences:
         brand = "" if wish.brand == BUILT_IN_BRAND else f" (brand {wish.brand})"
         yield "preference", f"{written_time(wish.at)} {wish.purpose} {wish.frequency}{brand}"
+    for way in others:
+        yield "also", "obtained in another way:"
+        yield from _collected(way)
     for one in rectified:
         changes = "; ".join(in_words(change) for change in one.changes)
         yield "put right", f"{written_time(one.at)} {changes} ({one.reason})"
+
+
+def _collected(way: Collection) -> Iterator[tuple[str, str | None]]:
+    if way.brand:
+        yield "brand", way.brand
+    yield "source", way.source or "not known"
+    yield "collected at", _time(way.collected_at)
+    yield "informed at", "was not told" if way.never_informed else _time(way.informed_at)
+    yield "opt-out offered", _known(way.optout_offered)
+    yield "last activity at", _time(way.last_activity_at)
+    if provenance := way.provenance:
+        yield "supplier", provenance.supplier or "not named"
+        yield "sender disclosed", _known(provenance.sender_disclosed)
+        for link in provenance.chain:
+            yield "hand", _hand(link)
+
+
+def _said_to(item: ConsentAct | Purchase) -> str:
+    brand = f" (brand {item.brand})" if item.brand else ""
+    return brand + (f" (known by {item.came_by})" if item.came_by else "")
 
 
 def _act(act: ConsentAct) -> str:
@@ -211,7 +242,7 @@ def _act(act: ConsentAct) -> str:
     words += [f"from {act.evidence.ip}"] if act.evidence.ip else []
     proof = act.evidence.document_hash
     words += [f"document SHA-256 {proof}"] if proof else []
-    return " ".join(words)
+    return " ".join(words) + _said_to(act)
 
 
 def _hand(link: Link) -> str:

@@ -1,9 +1,12 @@
 """Brands, as somebody sees them who runs the commands for two of them."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from smtpproxy.cli import main
 from tests.cli.stored import Stored
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -82,3 +85,124 @@ def test_a_providers_export_is_of_one_brands_account(stored: Stored) -> None:
     own = stored.file("own.csv", f"address,scope,origin\n{ANNA},all,manual\n")
     wrong = stored.run("suppress", "import", own, "--brand", "shop", code=1)
     assert "--scope brand:shop" in wrong.stderr
+
+
+CONSENT = {"purpose": "news", "method": "unticked_box", "given_at": "2026-01-01T00:00:00Z",
+           "evidence": {"wording": "form v3"}}  # fmt: skip
+LINE = {"address": ANNA, "source": "direct", "collected_at": "2026-01-01T00:00:00Z"}
+
+
+def imported(stored: Stored, *options: str, code: int = 0, **fields: object) -> str:
+    """Import a line; return what was said aloud, and why it was put aside."""
+    path = stored.file("people.ndjson", json.dumps({**LINE, "consents": [CONSENT], **fields}))
+    told = stored.run("contact", "import", path, *options, code=code).stderr
+    aside = Path(f"{path}.rejected")
+    return told + (aside.read_text() if aside.exists() else "")
+
+
+def verdicts(stored: Stored) -> dict[str, str]:
+    """By stream, what would become of mail to Anna."""
+    listed = stored.file("list.csv", f"address\n{ANNA}\n")
+    found = {}
+    for stream in (NEWS, MILL_NEWS):
+        out = stored.folder / "out.csv"
+        arguments = ("scrub", listed, "--stream", stream, "--output", str(out), "--config")
+        assert CliRunner().invoke(main, [*arguments, str(stored.config_path)]).exit_code < 2
+        row = out.read_text().splitlines()[1].split(",")
+        found[stream] = row[2] if row[1] == "refuse" else row[3]
+    return found
+
+
+def test_what_a_file_says_to_nobody_allows_nothing(stored: Stored) -> None:
+    assert "1 line not saying to which brand" in imported(stored)
+    assert verdicts(stored) == {NEWS: "brand_unproven", MILL_NEWS: "brand_unproven"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_file_is_one_brands_and_importing_it_again_adds_nothing_twice(
+    stored: Stored, first: bool
+) -> None:
+    if first:
+        imported(stored)
+    imported(stored, "--brand", "shop", *(["--replace", "none"] if first else []))
+    assert verdicts(stored) == {NEWS: "consent", MILL_NEWS: "brand_unproven"}
+    shown = stored.json("contact", "show", ANNA)
+    assert (shown["brand"], len(shown["consents"]), "collections" in shown) == ("shop", 1, False)
+    exported = stored.run("contact", "export", ANNA).stdout
+    done = stored.run("contact", "import", stored.file("again.ndjson", exported))
+    assert "0 added, 0 changed, 1 unchanged" in done.stdout + done.stderr
+
+
+def test_a_mapping_says_it_for_a_whole_file(stored: Stored) -> None:
+    mapping = stored.file(
+        "crm.toml",
+        '[columns]\nMail = "address"\nOn = "consent_given_at"\n[constants]\nbrand = "mill"\n'
+        'source = "direct"\nconsent_purpose = "news"\nconsent_method = "signed_form"\n'
+        'consent_wording = "form"\n',
+    )
+    path = stored.file("crm.csv", f"Mail,On\n{ANNA},2026-01-01T00:00:00Z\n")
+    stored.run("contact", "import", path, "--mapping", mapping)
+    assert verdicts(stored) == {NEWS: "brand_unproven", MILL_NEWS: "consent"}
+
+
+def test_an_unknown_brand_is_named(stored: Stored) -> None:
+    assert "there is no brand 'shpo'; known are mill, shop" in imported(
+        stored, "--brand", "shpo", code=2
+    )
+    assert "brand: there is no brand 'hats'; known are mill, shop" in imported(
+        stored, code=1, brand="hats"
+    )
+    withdrawn = {"purpose": "news", "withdrawn_at": "2026-02-01T00:00:00Z", "brand": "hats"}
+    imported(stored, consents=[withdrawn], brand="shop")
+    assert set(verdicts(stored).values()) == {"consent_withdrawn"}
+
+
+def test_a_withdrawal_from_one_brand_leaves_the_other(stored: Stored) -> None:
+    for brand in ("shop", "mill"):
+        imported(stored, "--brand", brand, "--replace", "none")
+    assert set(verdicts(stored).values()) == {"consent"}
+    stored.run("consent", "withdraw", ANNA, "--purpose", "news", "--brand", "shop")
+    assert verdicts(stored) == {NEWS: "consent_withdrawn", MILL_NEWS: "consent"}
+    stored.run("consent", "withdraw", ANNA, "--purpose", "news")
+    assert set(verdicts(stored).values()) == {"consent_withdrawn"}
+
+
+def test_consent_is_recorded_with_whom_it_was_given_to(stored: Stored) -> None:
+    record = ("consent", "record", ANNA, "--purpose", "news", "--method", "signed_form",
+              "--wording", "form", "--source", "direct")  # fmt: skip
+    wrong = stored.run(*record, code=2).stderr
+    assert "--brand: say whom the person agreed with, one of mill, shop" in wrong
+    assert stored.run(*record, "--brand", "mill").stderr == ""
+    assert verdicts(stored) == {NEWS: "brand_unproven", MILL_NEWS: "consent"}
+    imported(stored, source="web", brand="shop", consents=[])
+    assert verdicts(stored)[MILL_NEWS] == "consent"
+
+
+def test_a_bad_list_taints_only_what_came_by_it(stored: Stored) -> None:
+    imported(stored, "--brand", "shop")
+    later = {**CONSENT, "given_at": "2026-02-01T00:00:00Z"}
+    imported(stored, "--brand", "shop", source="purchased", consents=[later])
+    assert verdicts(stored)[NEWS] == "consent"
+    shown = stored.run("contact", "show", ANNA).stdout
+    assert "(brand shop) (known by purchased)" in shown
+    listed = stored.json("import", "list")
+    stored.run("import", "undo", listed[0]["id"])
+    assert verdicts(stored)[NEWS] == "source_undisclosed"
+    stored.run("import", "undo", listed[1]["id"])
+    assert verdicts(stored)[NEWS] == "no_record"
+
+
+def test_explain_names_the_brand(stored: Stored) -> None:
+    imported(stored, "--brand", "mill")
+    message = stored.file(
+        "m.eml",
+        "From: a@shop.example\nTo: a@b.example\nList-Unsubscribe: <https://x.example/u>\n"
+        "List-Unsubscribe-Post: List-Unsubscribe=One-Click\n\nHello\n",
+    )
+    asked = ("explain", message, "--mail-from", "a@shop.example", "--rcpt", ANNA)
+    for lang, words in (
+        ("en", "not on record that brand shop obtained the address"),
+        ("fr", "par la marque shop"),
+    ):
+        told = stored.run(*asked, "--stream", NEWS, "--lang", lang, code=1).stdout
+        assert words in " ".join(told.split())

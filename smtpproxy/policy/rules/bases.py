@@ -129,7 +129,12 @@ def _strictness(act: ConsentAct, rulebook: Rulebook) -> tuple[bool, ...]:
 def confirmed_request(acts: Sequence[ConsentAct], act: ConsentAct) -> ConsentAct | None:
     """Return the newest request that `act` may be the confirmation of, None without one."""
     requests = [
-        each for each in acts if each.pending and each.purpose == act.purpose and each.at <= act.at
+        each
+        for each in acts
+        if each.pending
+        and each.purpose == act.purpose
+        and each.at <= act.at
+        and each.brand in (None, act.brand)
     ]
     return max(requests, key=lambda each: each.at, default=None)
 

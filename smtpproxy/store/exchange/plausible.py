@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from smtpproxy.policy.model import Audience, Contact, Origin
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import Audience, Contact, Origin, collected, collections
 from smtpproxy.policy.rules.recipient import is_within
 from smtpproxy.settings import Settings
+from smtpproxy.store.collected import is_void
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.suppression_record import is_motive
 from smtpproxy.store.exchange.times import written_time
@@ -32,8 +35,13 @@ class ContactCheck:
     a generic address at a provider of private mailboxes; counts what people should know of.
     """
 
-    def __init__(self, settings: Settings, now: datetime) -> None:
+    def __init__(self, settings: Settings, now: datetime, brand: str | None = None) -> None:
+        """`brand`: whose everything is that names none."""
         self._purposes = settings.purposes
+        self._brand = brand
+        self._brands = settings.brand_names
+        self._needs_brand = len(self._brands) > 1
+        self.brandless = 0  # lines that say something without saying to whom
         self._methods = settings.methods
         self._consumer_domains = settings.consumer_domains
         self._restricted_tags = settings.restricted_tags
@@ -64,6 +72,11 @@ class ContactCheck:
                 f"{_counted(self.withdrawn, 'withdrawal')} that no stream has "
                 f"({_named(self.withdrawn)}): each counts for all marketing"
             )
+        if self.brandless:
+            yield (
+                f"{counted(self.brandless, 'line')} not saying to which brand: what they say allows"
+                " nothing while there are several; say with --brand whose the file is"
+            )
         if self.professionals:
             yield (
                 f"{self.professionals:,} "
@@ -75,7 +88,7 @@ class ContactCheck:
     def _checked(self, item: Item, worded: Callable[[str], str]) -> Item:
         if not isinstance(item, Read):
             return item
-        contact = item.value.contact
+        contact = self._with_brand(item.value.contact)
         reason = yet_to_come(contact, self._now) or self._unknown(contact)
         private = contact.audience in (Audience.GENERIC, Audience.PROFESSIONAL) and is_within(
             contact.address.rpartition("@")[2], self._consumer_domains
@@ -88,16 +101,46 @@ class ContactCheck:
         if reason is not None:
             return Rejected(item.number, worded(reason), (item.content,))
         self.professionals += private
+        self.brandless += self._needs_brand and None in _brands(contact)
         self.withdrawn.update(
             act.purpose
             for act in contact.acts
             if act.withdrawal and act.purpose not in self._purposes
         )
-        update = dataclasses.replace(item.value, restricted_tags=self._restricted_tags)
+        update = dataclasses.replace(
+            item.value, contact=contact, restricted_tags=self._restricted_tags
+        )
         return dataclasses.replace(item, value=update)
 
+    def _with_brand(self, contact: Contact) -> Contact:
+        """Name the brand of the file; a withdrawal from nobody known here is one from all."""
+        brand = self._brand
+        if brand is not None:
+            ways = [replace(way, brand=way.brand or brand) for way in collections(contact)]
+            contact = replace(
+                collected(contact, tuple(ways)),
+                acts=tuple(replace(act, brand=act.brand or brand) for act in contact.acts),
+                purchases=tuple(
+                    replace(one, brand=one.brand or brand) for one in contact.purchases
+                ),
+            )
+        if any(act.withdrawal and act.brand not in (None, *self._brands) for act in contact.acts):
+            acts = (
+                replace(act, brand=None)
+                if act.withdrawal and act.brand not in self._brands
+                else act
+                for act in contact.acts
+            )
+            contact = replace(contact, acts=tuple(acts))
+        return contact
+
     def _unknown(self, contact: Contact) -> str | None:
-        """Name the purpose or method of an agreement that no stream or rulebook knows."""
+        """Name the brand, or the purpose or method of an agreement, that nobody here knows."""
+        for brand in _brands(contact):
+            if brand is not None and brand not in self._brands:
+                known = ", ".join(sorted(self._brands))
+                right = f"known are {known}" if known else "the configuration has no [[brand]]"
+                return f"brand: there is no brand {brand[:40]!r}; {right}"
         for act in contact.acts:
             if act.withdrawal:
                 continue
@@ -168,6 +211,13 @@ def _counted(by_purpose: Counter[str], what: str) -> str:
 
 def _named(purposes: Iterable[str]) -> str:
     return ", ".join(repr(purpose[:40]) for purpose in sorted(purposes)[:5])
+
+
+def _brands(contact: Contact) -> set[str | None]:
+    """Return to whom what may allow mail was said, None: it does not say."""
+    brands = {way.brand for way in collections(contact) if way.brand or not is_void(way)}
+    brands |= {act.brand for act in contact.acts if not act.withdrawal}
+    return brands | {one.brand for one in contact.purchases}
 
 
 def unknown_purpose(purpose: str, known: Iterable[str]) -> str:
