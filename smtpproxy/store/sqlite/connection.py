@@ -80,8 +80,7 @@ class LogWatch:
         """Raises FileNotFoundError where there is no log: the database was never read."""
         self._name = path.name
         self._inodes = {file: os.stat(file).st_ino for file in (f"{path}-wal", f"{path}-shm")}  # noqa: PTH116
-        with open(f"{path}-shm", "rb") as index:  # noqa: PTH123
-            self._map = mmap.mmap(index.fileno(), _INDEX_HEADER, prot=mmap.PROT_READ)
+        self._map = _index(f"{path}-shm")
 
     def check(self) -> None:
         """Raise StoreUnavailable when one is gone or another."""
@@ -104,12 +103,30 @@ class LogWatch:
         """
         return self._map[:_INDEX_HEADER]
 
-    def close(self) -> None:
-        self._map.close()
-
 
 _INDEX_HEADER = 48
 """Octets of the first of its two copies; it is written last."""
+_indexes: dict[tuple[int, int], tuple[int, mmap.mmap]] = {}
+
+
+def _index(path: str) -> mmap.mmap:
+    """Return the header of an index in shared memory. It is kept while the file is there.
+
+    To close any descriptor of a file gives up all locks of the process on it (fcntl(2)), those of
+    SQLite as well: then others take the index for unused, and truncate it.
+    """
+    for key, (descriptor, index) in list(_indexes.items()):
+        if os.fstat(descriptor).st_nlink == 0:
+            index.close()
+            os.close(descriptor)
+            del _indexes[key]
+    found = os.stat(path)  # noqa: PTH116
+    if (found.st_dev, found.st_ino) not in _indexes:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        index = mmap.mmap(descriptor, _INDEX_HEADER, prot=mmap.PROT_READ)
+        _indexes[found.st_dev, found.st_ino] = descriptor, index
+    return _indexes[found.st_dev, found.st_ino][1]
 
 
 class LogRemoved(StoreUnavailable):

@@ -190,7 +190,6 @@ class _Link:
 
     def close(self) -> None:
         self._connection.close()
-        self._log_watch.close()
 
 
 class SqliteReader:
