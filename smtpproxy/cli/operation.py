@@ -34,7 +34,7 @@ from smtpproxy.cli.printer import (
 from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.policy.model import Stream
 from smtpproxy.policy.periods import Period
-from smtpproxy.settings import ListenerSettings, RetentionSettings, Settings
+from smtpproxy.settings import FeedbackSettings, ListenerSettings, RetentionSettings, Settings
 from smtpproxy.terminal import counted
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
         "upstream": str(settings.upstream.address),
         "store": settings.store.url,
         "web": str(settings.web.address) if settings.web else None,
+        "feedback": None if settings.feedback is None else settings.feedback.domain,
         "tokens": [picked(token, "name", "may") for token in settings.tokens],
         "webhooks": [
             picked(hook, "name", "events") | {"deadline_seconds": hook.deadline}
@@ -157,6 +158,8 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
     yield "upstream", "", str(settings.upstream.address)
     yield "store", "", settings.store.url
     yield "web", "", str(settings.web.address) if settings.web else "off"
+    if settings.feedback is not None:
+        yield "feedback", "", _feedback(settings.feedback)
     for token in settings.tokens:
         yield "token", token.name, "may " + ", ".join(sorted(token.may))
     for hook in settings.webhooks:
@@ -165,6 +168,12 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
     for partner in settings.store.partners:
         yield "partner", partner.name, f"key {partner.key_file}"
     yield "mode", "", f"{settings.policy.mode}, on_mixed {settings.policy.on_mixed}"
+
+
+def _feedback(feedback: FeedbackSettings) -> str:
+    where = "by maildir" if feedback.address is None else f"{feedback.protocol} {feedback.address}"
+    believed = "with a token" if feedback.require_token else "without a token too"
+    return f"{feedback.domain}, {where}; reports suppress {believed}"
 
 
 def _streams_of(listener: ListenerSettings) -> str:

@@ -14,7 +14,7 @@ from tests.kit.dkim import KeyFile, signed
 from tests.kit.dns import NameServer
 from tests.kit.relay import STREAMS, RelayProcess
 from tests.kit.reports import bounce, complaint, letter
-from tests.kit.soak import times
+from tests.kit.soak import LONGEST, times
 
 DOMAIN, ANN, BOB = "bounces.shop.example", "ann@people.example", "bob@people.example"
 ID = "01J9ZZZZZZ0123456789ABCDEF"
@@ -45,7 +45,9 @@ def put(folder: Path, **files: bytes) -> Path:
 
 
 def done(relay: RelayProcess, *arguments: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in relay.must("feedback", *arguments, "--json").splitlines()]
+    code, said, wrong = relay.command("feedback", *arguments, "--json", timeout=LONGEST)
+    assert code == 0, wrong
+    return [json.loads(line) for line in said.splitlines()]
 
 
 def suppressed(relay: RelayProcess, address: str) -> list[tuple[str, str]]:

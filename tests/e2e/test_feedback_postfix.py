@@ -106,3 +106,17 @@ def test_the_bounce_is_on_record_as_a_notice(relay: RelayProcess) -> None:
     wait_for(lambda: "handed on" in relay.output, "a bounce to be handed on")
     told = relay.must("audit", "show", "--recipient", APP)
     assert "notices" in told
+
+
+def test_bounces_wait_at_the_mta_while_the_relay_is_away(
+    relay: RelayProcess, mta: PostfixInstance
+) -> None:
+    before = len(bounces(mta, BLOCKED))
+    assert relay.send(marketing(), BLOCKED, sender=APP)[0] == 250
+    relay.kill()
+    wait_for(lambda: len(mta.queued()) == 1, "the bounce to be queued")
+    relay.start()
+    mta.flush()
+    wait_for(lambda: len(bounces(mta, BLOCKED)) == before + 1, "the bounce to come to the app")
+    mta.wait_empty()
+    assert len(bounces(mta, BLOCKED)) == before + 1
