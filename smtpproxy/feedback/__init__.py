@@ -6,6 +6,7 @@
 from smtpproxy.feedback.bounce import Failure, failures, inner_bounce, is_bounce
 from smtpproxy.feedback.clues import clues_of
 from smtpproxy.feedback.complaint import Complaint, complaint_of
+from smtpproxy.feedback.notification import as_report
 from smtpproxy.feedback.original import original_of
 from smtpproxy.feedback.parts import read_mail
 from smtpproxy.feedback.personal import asks_by_program, is_auto_reply, wants_out, writer
@@ -54,7 +55,7 @@ def read_report(
     suppressed where `require_token` is set. Never raises.
     """
     mail = read_mail(content)
-    mail = inner_bounce(mail) or mail
+    mail = as_report(mail) or inner_bounce(mail) or mail
     original = original_of(mail)
     sent = None
     if tokens is not None:

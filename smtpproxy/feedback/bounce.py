@@ -14,7 +14,7 @@ from smtpproxy.feedback.records import Class
 from smtpproxy.feedback.transcript import Told, read_text
 
 _WORDS_IN_ALL = 64 * 1024
-_DELIVERED = ("delivered", "relayed", "expanded")
+_DELIVERED = ("delivered", "relayed", "expanded", "deliverable")
 
 _DAEMON = re.compile(
     r"mailer-?daemon|post_?master|mail ?delivery|mail ?administrator|system administrator|mdaemon"

@@ -5,7 +5,7 @@ below or behind, then the message. qmail, Exim, Postfix, sendmail, Yahoo, Exchan
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -52,6 +52,7 @@ _MADE_FROM = re.compile(
 )
 _LOCAL_VERDICT = re.compile(r"\s*5\d\d 5\.1\.1 .{1,300}\.\.\. User unknown\s*", re.IGNORECASE)
 _REMOTE_SAID = re.compile(r"<<<\s*[45]\d\d|\(reason: ", re.IGNORECASE)
+_FROM_COMMAND = re.compile(r"\bmail from:\s{0,3}<", re.IGNORECASE)
 _NOT_ABOUT = re.compile(
     r"\s*(?:from|to|sender|reply-to|cc|date|subject|message-id|return-path|x-[\w-]{1,30})\s*:"
     r"|.{0,80}\b(?:contact|assistance|questions?|help|e?mail us|write to|reach us|send (?:e?mail"
@@ -78,8 +79,8 @@ def read_text(text: str, others: Iterable[str], likely: str | None) -> Told:
     `others` are addresses that are not recipients: the sender's own, and whose report it is.
     Of several that are only mentioned, none but the `likely` one is.
     """
-    reader = _Reader(frozenset(others))
     lines = _spoken(text)
+    reader = _Reader(frozenset((*others, *_senders(lines))))
     reader.read(lines)
     return Told(
         outcomes=tuple(reader.outcomes(likely)),
@@ -98,6 +99,14 @@ def _spoken(text: str) -> list[str]:
         # sendmail says "User unknown" itself of whatever the other server refused.
         lines = [line for line in lines if not _LOCAL_VERDICT.fullmatch(line)]
     return lines
+
+
+def _senders(lines: Iterable[str]) -> Iterator[str]:
+    """Yield whom SMTP commands name as the sender."""
+    for line in lines:
+        command = _FROM_COMMAND.search(line)
+        if command is not None:
+            yield from found_in(line[command.end() :])[:1]
 
 
 class _Reader:

@@ -48,6 +48,7 @@ NEUTRAL = _any(
 
 SENDER = _any(
     r"\bsend(?:er|ing)(?:'?s)? (?:ip|mta|host|server)\b|badsender|sendernoa|backscatter|emetteur",
+    r"(?:relay|daily|hourly|sending|outgoing) quota",
     r"\bpurported|responsible address|not owned by|outgoing mail suspension|not pre-approved",
     r"\bfrom: domain|\bfully qualified|dynamic ip|open proxy|mismatches client|unresolvable relay",
     r"\bserver ip\b|\bclient host\b|forward dns|ip for sending",
@@ -66,6 +67,9 @@ SENDER = _any(
     r"\bfrom domain\b|\bfrom: (?:address|header)",
     r"\byour (?:host|ip|server|domain|mail server|network|provider|isp|hostname|smtp)\b",
 )
+
+EARLIER = _any(r"\bafter (?:pipelined )?(?:mail from|ehlo|helo)\b|\bafter initial connection\b")
+"""What was refused before anybody was named."""
 
 SPAM = _any(
     r"spam(?!cop\.net/w3m)|\bunsolicited|\bbulk\b|\bjunk|\buce\b|\bube\b|\bmass[ -]?mail",
@@ -219,8 +223,8 @@ TRANSIENT = _any(
     r"|error (?:reading|writing|while|in)\b",
     r"\binterrupted|misconfigured|command (?:failed|died|output)|procmail|maildrop\b|pipe to"
     r"|transaction failed",
-    r"lookup fail|resolve route|find a gateway|after \d{1,4} tries|not been collected"
-    r"|\bin queue\b|queue period",
+    r"frequency limit|lookup fail|resolve route|find a gateway|after \d{1,4} tries",
+    r"not been collected|\bin queue\b|queue period",
     r"delivered for more|connection limit|emails per hour|\bsessions\b|connexions"
     r"|numerous attempts|plus tard",
     r"can(?:no|')t create|could not load|records? [^.;]{0,40}could not be found|being processed",

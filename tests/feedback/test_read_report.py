@@ -18,6 +18,12 @@ def summary(report: Report) -> list[tuple[str | None, str, str, str | None]]:
         ("5.1.1", "", Class.DEAD),
         ("5.1.1", "550 5.1.1 <jeanne@people.example>: Recipient address rejected", Class.DEAD),
         ("5.0.0", "550 5.7.1 No such user here", Class.DEAD),
+        (
+            "5.0.0",
+            "SMTP error from remote mail server after MAIL FROM:<a@b.example>: 553 b not found",
+            Class.BLOCKED,
+        ),
+        ("5.0.0", "554 You've reached your daily relay quota", Class.BLOCKED),
         ("5.0.0", "550 User unknown", Class.DEAD),
         ("5.0.0", "550 unknown user <jeanne@people.example>", Class.DEAD),
         ("5.7.1", "550 5.7.1 <jeanne@people.example>... User unknown", Class.DEAD),
@@ -245,6 +251,18 @@ def test_a_bounce_without_fields_is_read_by_its_text(name: str) -> None:
     assert [(event.address, event.event_class) for event in report.events] == expected
 
 
+def test_a_sender_that_a_command_names_is_no_recipient() -> None:
+    text = """This message was created automatically by mail delivery software.
+A message that you sent could not be delivered. The following address(es) failed:
+
+  jeanne
+    SMTP error from remote mail server after MAIL FROM:<list@news.example> SIZE=1543:
+    host mx.example [192.0.2.20]: 550 5.1.1 <list@news.example>... User unknown
+"""
+    report = read_report(plain(text, more=f"X-Failed-Recipients: {JEANNE}\n"))
+    assert [event.address for event in report.events] == [JEANNE]
+
+
 def test_a_bounce_inside_of_a_bounce_is_read() -> None:
     inner = bounce(fields=failed("5.1.1", "550 5.1.1 User unknown")).decode()
     outer = bounce(original=inner).replace(b"message/delivery-status", b"text/plain", 1)
@@ -270,7 +288,7 @@ def test_a_gateway_s_own_name_for_the_recipient_is_found_in_the_message_itself()
     assert summary(read_report(bounce(fields=fields))) == [(JEANNE, "dead", "suppress", "all")]
 
 
-@pytest.mark.parametrize("action", ["delivered", "relayed", "expanded"])
+@pytest.mark.parametrize("action", ["delivered", "relayed", "expanded", "deliverable"])
 def test_a_notice_of_success_is_nothing(action: str) -> None:
     report = read_report(bounce(fields=failed("2.0.0", action=action)))
     assert (report.kind, report.events) == (Kind.DSN, ())
