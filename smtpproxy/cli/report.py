@@ -1,0 +1,208 @@
+"""`smtpproxy report`: what passed, what would be refused and why, and what stands in the way."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import (
+    audit_folder,
+    choice,
+    config_option,
+    moment,
+    option,
+    options,
+    private,
+)
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table, shows_result
+from smtpproxy.cli.stores import now
+from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
+from smtpproxy.policy.model import Mode
+from smtpproxy.report import BY, Report, Scope, count, fix, html, in_words, mostly, outcomes
+from smtpproxy.report.judgement import Figure, Judgement, StreamReport, Verdict
+from smtpproxy.settings import Settings
+
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+_STYLES = {Verdict.READY: "green", Verdict.BLOCKED: "red"}
+_ROWS = 30  # of a breakdown, for people
+
+
+def since(value: str) -> datetime | timedelta:
+    """Read how long ago, as in 7d, or a time. For `type=since`."""
+    found = re.fullmatch(r"([0-9]{1,4})([hdw])", value.strip())
+    if found is None:
+        try:
+            return moment(value)
+        except click.BadParameter:
+            raise click.BadParameter(
+                f"{value!r} is neither a length of time such as 24h, 7d or 4w, nor a time such as"
+                " 2026-03-01T10:00:00Z or 2026-03-01"
+            ) from None
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """Of which mail, and how it is broken down."""
+
+    since: datetime | timedelta = option(
+        "From how long ago on, or from which time.", since, metavar="7d|TIME", default="7d"
+    )
+    until: datetime | None = option("Only before TIME.", moment)
+    stream: str | None = option("Only this stream.", metavar="NAME")
+    by: str = option("Break it down.", choice(BY), default="reason")
+    html: Path | None = option(
+        "Write a report for people, as one HTML file, readable only by its owner.",
+        click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    )  # fmt: skip
+    lang: Lang = option("The language of the HTML file.", choice(LANGS), default=REFERENCE)
+
+
+@click.command("report")
+@options(ReportOptions)
+@shows_result
+@config_option
+def report(settings: Settings, options: ReportOptions) -> Result:
+    """Say what passed, what would be refused and why, and which streams are ready.
+
+    Reads the audit journal, also while the relay runs. In observe mode what passed is counted
+    by what would have become of it. Ends with a judgement of each stream: ready to be enforced
+    (`smtpproxy stream enforce`), or what stands in the way.
+    """
+    if options.stream is not None and options.stream not in settings.streams:
+        fail(f"no stream {options.stream!r}; there are {', '.join(settings.streams)}", 2)
+    made = read_report(settings, options)
+    if options.html is not None:
+        with open(options.html, "w", encoding="utf-8", opener=private) as file:
+            file.write(html(made, options.lang))
+    return Result(made.as_object(options.by, REFERENCE), _text(made, options.by))
+
+
+def read_report(settings: Settings, options: ReportOptions) -> Report:
+    """Read the journal for a report. Raises OSError."""
+    at = now()
+    start = options.since
+    whole = options.html is not None
+    scope = Scope(
+        at - start if isinstance(start, timedelta) else start,
+        options.until,
+        options.stream,
+        senders=whole or options.by == "sender",
+        domains=whole or options.by == "recipient-domain",
+    )
+    wanted = [s for s in settings.streams.values() if options.stream in (None, s.name)]
+    counts = count(audit_folder(settings), scope)
+    modes = {stream.name: stream.mode for stream in wanted}
+    classes = {stream.name: stream.stream_class for stream in wanted}
+    return Report.of(counts, scope, at, modes, classes)
+
+
+def _text(report: Report, by: str) -> Iterator[Part]:
+    counts = report.counts
+    yield Styled(report.period(REFERENCE), "bold")
+    yield _say("decisions", counts.decisions)
+    if counts.unreadable:
+        yield _say("unreadable", counts.unreadable)
+    if not counts.decisions:
+        yield _say("nothing")
+    for stream in report.streams:
+        if stream.recipients:
+            yield ""
+            yield from _stream(stream, with_reasons=by == "reason")
+    if by == "reason" and any(stream.figures for stream in report.streams):
+        yield ""
+        yield Styled(_say("reasons"), "bold")
+        yield from _what_to_do(report)
+    elif by != "reason":
+        yield ""
+        yield Styled(_say(f"by_{by}"), "bold")
+        yield _breakdown(report, by)
+    yield ""
+    yield Styled(_say("judgement"), "bold")
+    for stream in report.streams:
+        yield from judged(stream.name, stream.judgement)
+
+
+def _stream(stream: StreamReport, *, with_reasons: bool) -> Iterator[Part]:
+    mode = f", {_say(f'mode_{stream.mode}')}" if stream.mode else ""
+    yield Styled(f"stream {stream.name} ({stream.stream_class}{mode})", "bold")
+    found = {name: n for name, n in outcomes(stream.total).items() if n or name == "passed"}
+    rows = [(_say(name), f"{n:,}", _percent(n, stream.recipients)) for name, n in found.items()]
+    yield Table([Column(), Column(right=True), Column(right=True)], rows)
+    if with_reasons and stream.figures:
+        yield ""
+        columns = [
+            Column("reason"),
+            *(Column(heading, right=True) for heading in ("recipients", "share", "messages")),
+            Column("trend"),
+        ]
+        yield Table(columns, [_row(figure, stream) for figure in stream.figures])
+
+
+def _row(figure: Figure, stream: StreamReport) -> tuple[str, ...]:
+    return (
+        figure.reason,
+        f"{figure.recipients:,}",
+        _percent(figure.recipients, stream.recipients),
+        f"{figure.messages:,}" if figure.messages else "",
+        figure.trend,
+    )
+
+
+def _what_to_do(report: Report) -> Iterator[Part]:
+    """Yield each reason once, with who sends such mail on which stream."""
+    figures = [(stream, figure) for stream in report.streams for figure in stream.figures]
+    for reason in dict.fromkeys(figure.reason for _, figure in figures):
+        lines = [(reason, fix(reason, REFERENCE))]
+        for stream, figure in figures:
+            if figure.reason == reason:
+                lines += [("", _by_whom(stream.name, figure))]
+                lines += [("", f"smtpproxy explain --id {id}") for id in figure.examples[:1]]
+        yield ""
+        yield Fields(lines)
+
+
+def _by_whom(stream: str, figure: Figure) -> str:
+    apps = [f"{app or _say('others')} ({n:,})" for app, n in figure.apps[:3]]
+    more = len(figure.apps) - len(apps)
+    return f"{stream}: {', '.join(apps)}" + (f" and {more} more" if more else "")
+
+
+def _breakdown(report: Report, by: str) -> Table:
+    rows = report.rows(by)
+    names = list(rows)
+    found = {name: outcomes(rows[name]) for name in names}
+    used = [
+        key for key in next(iter(found.values()), {}) if any(one[key] for one in found.values())
+    ]
+    shown = names if by == "day" else [*names[:_ROWS], *(n for n in names[_ROWS:] if not n)]
+    table = [
+        (name or _say("others"), *(f"{found[name][key]:,}" for key in used), mostly(rows[name]))
+        for name in shown
+    ]
+    headings = [Column(_say(key), right=True) for key in used]
+    return Table([Column(_say(by)), *headings, Column(_say("mostly"))], table)
+
+
+def judged(name: str, judgement: Judgement) -> Iterator[Part]:
+    """Yield the judgement of a stream for people."""
+    verdict = _say(judgement.verdict)
+    yield Styled(f"{name}: {verdict}", _STYLES.get(judgement.verdict, "bold"))
+    said = [*judgement.obstacles, *judgement.notes]
+    yield Fields([("-", in_words(one, REFERENCE)) for one in said])
+    if judgement.verdict is Verdict.READY:
+        yield f"   smtpproxy stream {Mode.ENFORCE} {name}"
+
+
+def _say(key: str, count: int | None = None) -> str:
+    from smtpproxy.locale import Phrase, say
+
+    return say(Phrase(f"report.{key}", {} if count is None else {"count": count}), REFERENCE)
+
+
+def _percent(part: int, whole: int) -> str:
+    return texts(REFERENCE).percent(100 * part / whole) if whole else ""

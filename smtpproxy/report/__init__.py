@@ -1,0 +1,175 @@
+"""`smtpproxy report`: what the journal says of a time, in whatever form."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from smtpproxy.locale import Lang, Phrase, Time, say
+from smtpproxy.policy.model import Action, Mode, StreamClass
+from smtpproxy.report.counting import OTHERS, Counts, Row, Scope, What, count
+from smtpproxy.report.judgement import Figure, Judgement, Said, StreamReport, stream_reports
+
+__all__ = ["BY", "Report", "Scope", "count", "html"]
+
+BY = ("reason", "app", "sender", "recipient-domain", "day")
+"""By what mail may be broken down."""
+
+OUTCOMES: Mapping[str, Callable[[What], bool]] = {
+    "passed": lambda what: what.action is Action.ALLOW,
+    "would_be_refused": lambda what: what.observed and what.action is Action.REFUSE,
+    "would_be_deferred": lambda what: what.observed and what.action is Action.DEFER,
+    "refused": lambda what: not what.observed and what.action is Action.REFUSE,
+    "deferred": lambda what: not what.observed and what.action is Action.DEFER,
+}
+
+
+def outcomes(row: Row) -> dict[str, int]:
+    """Return how many passed, and how many did not or would not."""
+    return {
+        name: sum(recipients for what, recipients in row.items() if is_so(what))
+        for name, is_so in OUTCOMES.items()
+    }
+
+
+def mostly(row: Row) -> str:
+    """Return the reason for most of what was or would be refused; empty where nothing was."""
+    reasons: dict[str, int] = {}
+    for what, recipients in row.items():
+        if what.action is not Action.ALLOW:
+            reasons[what.word] = reasons.get(what.word, 0) + recipients
+    return max(sorted(reasons), key=lambda reason: reasons[reason], default="")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is said of the mail of a time."""
+
+    scope: Scope
+    until: datetime
+    counts: Counts
+    streams: Sequence[StreamReport]
+
+    @classmethod
+    def of(
+        cls,
+        counts: Counts,
+        scope: Scope,
+        now: datetime,
+        modes: Mapping[str, Mode],
+        classes: Mapping[str, StreamClass],
+    ) -> "Report":
+        return cls(scope, scope.until or now, counts, stream_reports(counts, modes, classes))
+
+    def rows(self, by: str) -> dict[str, Row]:
+        """The rows of a breakdown by `app`, `sender`, `recipient-domain` or `day`."""
+        counts = self.counts
+        if by == "day":
+            return dict(sorted(counts.days.items()))
+        chosen = {"app": counts.apps, "sender": counts.senders, "recipient-domain": counts.domains}
+        return chosen[by].told()
+
+    def period(self, lang: Lang) -> str:
+        if self.scope.since is None:
+            return say(Phrase("report.everything", {"until": Time(self.until)}), lang)
+        values = {"since": Time(self.scope.since), "until": Time(self.until)}
+        return say(Phrase("report.period", values), lang)
+
+    def as_object(self, by: str, lang: Lang) -> dict[str, Any]:
+        return {
+            "since": self.scope.since,
+            "until": self.until,
+            "decisions": self.counts.decisions,
+            "unreadable": self.counts.unreadable,
+            "streams": [_stream_object(stream, lang) for stream in self.streams],
+            "by": by,
+            "rows": [] if by == "reason" else list(self._row_objects(by)),
+        }
+
+    def _row_objects(self, by: str) -> Iterator[dict[str, Any]]:
+        for name, row in self.rows(by).items():
+            reasons = sorted({what.word for what in row if what.action is not Action.ALLOW})
+            yield {
+                by: None if name == OTHERS else name,
+                **outcomes(row),
+                "reasons": {
+                    word: sum(n for w, n in row.items() if w.word == word) for word in reasons
+                },
+            }
+
+
+def _stream_object(stream: StreamReport, lang: Lang) -> dict[str, Any]:
+    return {
+        "stream": stream.name,
+        "class": stream.stream_class,
+        "mode": stream.mode,
+        "recipients": stream.recipients,
+        "messages": stream.messages,
+        **outcomes(stream.total),
+        "bases": stream.bases,
+        "reasons": [_figure_object(figure, lang) for figure in stream.figures],
+        "judgement": judgement_object(stream.judgement, lang),
+    }
+
+
+def _figure_object(figure: Figure, lang: Lang) -> dict[str, Any]:
+    return {
+        "reason": figure.reason,
+        "kind": figure.kind,
+        "recipients": figure.recipients,
+        "share": round(figure.share, 4),
+        "messages": figure.messages,
+        "trend": figure.trend,
+        "days": figure.days,
+        "apps": dict(figure.apps),
+        "examples": figure.examples,
+        "fix": fix(figure.reason, lang),
+    }
+
+
+def judgement_object(judgement: Judgement, lang: Lang) -> dict[str, Any]:
+    return {
+        "verdict": judgement.verdict,
+        "obstacles": [_said_object(one, lang) for one in judgement.obstacles],
+        "notes": [_said_object(one, lang) for one in judgement.notes],
+    }
+
+
+def _said_object(said: Said, lang: Lang) -> dict[str, Any]:
+    return {"what": said.key, "reason": said.reason, "text": in_words(said, lang)}
+
+
+def in_words(said: Said, lang: Lang) -> str:
+    return say(Phrase(f"report.{said.key}", said.values), lang)
+
+
+def fix(reason: str, lang: Lang) -> str:
+    """Return what can be done about a reason."""
+    return say(Phrase(f"fix.{reason}"), lang)
+
+
+def html(report: Report, lang: Lang) -> str:
+    """Return the report as one page that needs nothing beside it; all is escaped."""
+    from smtpproxy.locale.pages import environment  # only where there is a page
+
+    breakdowns = [(by, report.rows(by)) for by in BY if by != "reason"]
+    return (
+        environment(lang)
+        .get_template("report.html")
+        .render(
+            report=report,
+            period=report.period(lang),
+            breakdowns=[(by, rows) for by, rows in breakdowns if rows],
+            outcomes=outcomes,
+            mostly=mostly,
+            fix=lambda reason: fix(reason, lang),
+            in_words=lambda said: in_words(said, lang),
+            spark=spark,
+        )
+    )
+
+
+def spark(days: Mapping[str, int]) -> list[tuple[int, float]]:
+    """Return the bars of a chart of the days: where each stands, and how high it is, 0 to 20."""
+    highest = max(days.values(), default=0) or 1
+    return [(at, round(20 * height / highest, 2)) for at, height in enumerate(days.values())]

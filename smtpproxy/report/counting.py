@@ -1,0 +1,381 @@
+"""Counts what a journal says became of the mail, in bounded memory, as fast as it can be read.
+
+Of a line only what is counted is decoded. What is counted adds up: pieces of a journal are
+counted by as many processes as there are cores.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from heapq import nlargest
+from itertools import repeat
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from smtpproxy.policy.model import Action, Basis, Reason, StreamClass
+from smtpproxy.sinks.audit.chain import UNREADABLE
+from smtpproxy.sinks.audit.files import segments
+
+OTHERS = ""
+"""The row of all that have no row of their own."""
+
+PEOPLE = 10
+"""A domain with fewer recipients than these has no row of its own: it could name a person."""
+
+_APPS = 1_000
+_SENDERS = 5_000
+_DOMAINS = 20_000
+_EXAMPLES = 3
+_PIECE = 32 * 1024 * 1024
+_BLOCK = 1024 * 1024
+_ADDRESS = re.compile(r"[^\s<>@,;:()\"]{1,64}@[\w.-]{1,255}")
+_DECISION = b'"entry":{"kind":"decision"'
+_LONGEST_WAIT = timedelta(hours=2)  # between a decision's time and its line
+
+
+class What(NamedTuple):
+    """What became of a recipient: `word` is the basis if it passed, else the reason."""
+
+    stream: str
+    observed: bool
+    action: Action
+    word: str
+
+
+Row = dict[What, int]
+
+
+class _Client(Struct):
+    listener: str
+    peer: str
+    login: str = ""
+
+
+class _Stream(Struct):
+    name: str
+    stream_class: StreamClass = StreamClass.MARKETING
+
+
+class _Verdict(Struct):
+    action: Action
+    reason: Reason = Reason.NONE
+    basis: Basis | None = None
+
+
+class _Entry(Struct):
+    id: str
+    at: str
+    stage: str
+    client: _Client
+    stream: _Stream
+    message: _Verdict | None = None
+    recipients: tuple[_Verdict, ...] = ()
+    observed: bool = False
+
+
+class _Part(Struct):
+    header_from: str | None = None
+    reverse_path: str | None = None
+    canonical: str | None = None
+    login: str | None = None
+
+
+class _Line(Struct):
+    entry: _Entry
+    personal: tuple[_Part | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which decisions, and which breakdowns cost extra. `until` is exclusive; whole seconds."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    stream: str | None = None
+    senders: bool = False
+    domains: bool = False
+
+
+@dataclass(slots=True)
+class Breakdown:
+    """Rows by name. Those of the smallest are added up once there are twice as many as `most`."""
+
+    most: int
+    guarded: Literal["", "recipients", "people"] = ""  # whereof `PEOPLE` are asked
+    rows: dict[str, Row] = field(default_factory=dict)
+    people: dict[str, set[str] | None] = field(default_factory=dict)  # None: enough of them
+
+    def row(self, name: str) -> Row:
+        row = self.rows.get(name)
+        if row is None:
+            if len(self.rows) >= 2 * self.most:
+                self._add_up_the_smallest()
+            row = self.rows[name] = {}
+        return row
+
+    def seen(self, name: str, person: str) -> None:
+        people = self.people.get(name, ())
+        if people is not None and person not in people:
+            found = self.people.setdefault(name, set())
+            assert found is not None
+            found.add(person)
+            if len(found) >= PEOPLE:
+                self.people[name] = None
+
+    def merge(self, other: "Breakdown") -> None:
+        for name, row in other.rows.items():
+            add(self.row(name), row)
+        for name, people in other.people.items():
+            if people is None:
+                self.people[name] = None
+            else:
+                for person in people:
+                    self.seen(name, person)
+
+    def told(self) -> dict[str, Row]:
+        """The rows that may be told, the largest first, and `OTHERS` last."""
+        rows = dict(self.rows)
+        others: Row = rows.pop(OTHERS, {})
+        for name, row in self.rows.items():
+            if name != OTHERS and self._is_small(name, row):
+                add(others, rows.pop(name))
+        ordered = sorted(rows.items(), key=lambda pair: (-sum(pair[1].values()), pair[0]))
+        return {**dict(ordered), **({OTHERS: others} if others else {})}
+
+    def _is_small(self, name: str, row: Row) -> bool:
+        """Whether it may be about one person."""
+        if self.guarded == "people":
+            return self.people.get(name, ()) is not None
+        return self.guarded == "recipients" and sum(row.values()) < PEOPLE
+
+    def _add_up_the_smallest(self) -> None:
+        others = self.rows.pop(OTHERS, {})
+        kept = set(nlargest(self.most, self.rows, key=lambda name: sum(self.rows[name].values())))
+        for name in list(self.rows):
+            if name not in kept:
+                add(others, self.rows[name])
+                self.people.pop(name, None)
+                del self.rows[name]
+        self.rows[OTHERS] = others
+
+
+def add(row: Row, other: Mapping[What, int]) -> None:
+    for what, count in other.items():
+        row[what] = row.get(what, 0) + count
+
+
+class Fault(NamedTuple):
+    """What a message itself was judged to be; `reason` is `none` where it was in order."""
+
+    day: str
+    stream: str
+    observed: bool
+    reason: str
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a journal, or a piece of it, says. `days` are by their date in UTC, as 2026-03-01."""
+
+    days: dict[str, Row] = field(default_factory=dict)
+    apps: Breakdown = field(default_factory=lambda: Breakdown(_APPS))
+    senders: Breakdown = field(default_factory=lambda: Breakdown(_SENDERS, "recipients"))
+    domains: Breakdown = field(default_factory=lambda: Breakdown(_DOMAINS, "people"))
+    messages: dict[Fault, int] = field(default_factory=dict)
+    alongside: dict[str, int] = field(default_factory=dict)
+    """By stream: permitted recipients of observed messages that had others who were not."""
+    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """The newest ids by stream and reason."""
+    classes: dict[str, StreamClass] = field(default_factory=dict)
+    decisions: int = 0
+    unreadable: int = 0
+
+    def merge(self, other: "Counts") -> None:
+        for day, row in other.days.items():
+            add(self.days.setdefault(day, {}), row)
+        self.apps.merge(other.apps)
+        self.senders.merge(other.senders)
+        self.domains.merge(other.domains)
+        for fault, count in other.messages.items():
+            self.messages[fault] = self.messages.get(fault, 0) + count
+        for stream, count in other.alongside.items():
+            self.alongside[stream] = self.alongside.get(stream, 0) + count
+        for key, ids in other.examples.items():
+            ours = self.examples.get(key, [])
+            self.examples[key] = sorted(set(ours + ids), reverse=True)[:_EXAMPLES]
+        self.classes.update(other.classes)
+        self.decisions += other.decisions
+        self.unreadable += other.unreadable
+
+    def example(self, stream: str, reason: str, id: str) -> None:
+        ids = self.examples.setdefault((stream, reason), [])
+        if len(ids) < _EXAMPLES or id > ids[-1]:
+            if id not in ids:
+                ids.append(id)
+                ids.sort(reverse=True)
+            del ids[_EXAMPLES:]
+
+
+class Piece(NamedTuple):
+    """A part of a file: the lines that begin from `start` on and before `end`."""
+
+    path: Path
+    start: int
+    end: int
+
+
+def count(folder: Path, scope: Scope, *, processes: int | None = None) -> Counts:
+    """Count a folder's journal; what is being written at the moment is left out.
+
+    `processes` is by default the number of cores. Raises OSError.
+    """
+    pieces = list(_pieces(folder, scope))
+    workers = min(processes or len(os.sched_getaffinity(0)), len(pieces))
+    whole = Counts()
+    if workers < 2:
+        for piece in pieces:
+            whole.merge(count_piece(piece, scope))
+        return whole
+    with ProcessPoolExecutor(workers) as pool:
+        for part in pool.map(count_piece, pieces, repeat(scope)):
+            whole.merge(part)
+    return whole
+
+
+def _pieces(folder: Path, scope: Scope) -> Iterator[Piece]:
+    """The files that may hold decisions of the period: each ends where the next one begins."""
+    for files in segments(folder).values():
+        for segment, following in zip(files, [*files[1:], None], strict=True):
+            if scope.until is not None and segment.begun >= scope.until + _LONGEST_WAIT:
+                continue
+            if scope.since is not None and following and following.begun < scope.since:
+                continue
+            size = segment.path.stat().st_size
+            for start in range(0, size, _PIECE):
+                yield Piece(segment.path, start, min(start + _PIECE, size))
+
+
+def count_piece(piece: Piece, scope: Scope) -> Counts:
+    """Count a piece of a file. Raises OSError."""
+    counts = Counts()
+    _count(_lines(piece), scope, counts)
+    return counts
+
+
+def _lines(piece: Piece) -> Iterator[bytes]:
+    with piece.path.open("rb", buffering=_BLOCK) as file:
+        position = piece.start
+        if position:
+            file.seek(position - 1)
+            position += len(file.readline()) - 1
+        for raw in file:
+            if position >= piece.end or not raw.endswith(b"\n"):
+                return
+            position += len(raw)
+            if _DECISION in raw:
+                yield raw
+
+
+def _count(lines: Iterable[bytes], scope: Scope, counts: Counts) -> None:
+    """Called for each line of a journal: written for speed."""
+    decode = msgspec.json.Decoder(_Line).decode
+    since, until = _second(scope.since), _second(scope.until)
+    wanted, senders, domains = scope.stream, scope.senders, scope.domains
+    messages, days, apps = counts.messages, counts.days, counts.apps.rows
+    allow = Action.ALLOW
+    for raw in lines:
+        try:
+            line = decode(raw)
+        except UNREADABLE:
+            counts.unreadable += 1
+            continue
+        entry, personal = line.entry, line.personal
+        second, stream = entry.at[:19], entry.stream.name
+        if second < since or (until and second >= until) or entry.stage == "notice":
+            continue
+        if wanted is not None and stream != wanted:
+            continue
+        counts.decisions += 1
+        counts.classes[stream] = entry.stream.stream_class
+        day, observed, message, verdicts = (
+            second[:10],
+            entry.observed,
+            entry.message,
+            entry.recipients,
+        )
+        if message is not None:
+            fault = Fault(day, stream, observed, message.reason)
+            messages[fault] = messages.get(fault, 0) + 1
+        parts = personal if len(personal) == len(verdicts) else personal[1:]
+        head = personal[0] if personal else ""
+        client = entry.client
+        app = f"{client.listener}/{_login(head) or client.peer}"
+        rows = [days.get(day) or days.setdefault(day, {})]
+        rows.append(apps.get(app) or counts.apps.row(app))
+        if senders:
+            rows.append(counts.senders.row(_sender(head)))
+        bad = None if message is None or message.action is allow else message
+        permitted = 0
+        for index, verdict in enumerate(verdicts):
+            if bad is not None and verdict.action is allow:
+                verdict = bad
+            action = verdict.action
+            if action is allow:
+                permitted += 1
+                what = What(stream, observed, action, verdict.basis or "")
+            else:
+                what = What(stream, observed, action, verdict.reason)
+                counts.example(stream, verdict.reason, entry.id)
+            for row in rows:
+                row[what] = row.get(what, 0) + 1
+            if domains:
+                _count_domain(counts.domains, parts[index] if index < len(parts) else "", what)
+        if observed and 0 < permitted < len(verdicts):
+            counts.alongside[stream] = counts.alongside.get(stream, 0) + permitted
+
+
+def _second(at: datetime | None) -> str:
+    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+def _login(part: _Part | str) -> str | None:
+    return None if isinstance(part, str) else part.login
+
+
+def _count_domain(domains: Breakdown, part: _Part | str, what: What) -> None:
+    canonical = None if isinstance(part, str) else part.canonical
+    if canonical is None:  # erased
+        row = domains.row(OTHERS)
+    else:
+        domain = canonical.rpartition("@")[2]
+        row = domains.row(domain)
+        if domains.people.get(domain, ()) is not None:
+            domains.seen(domain, canonical)
+    row[what] = row.get(what, 0) + 1
+
+
+@lru_cache(maxsize=4096)
+def _author(header_from: str) -> str:
+    """The address in a From field: what stands around it is not needed."""
+    found = _ADDRESS.findall(header_from)
+    return found[-1].lower() if found else OTHERS
+
+
+def _sender(part: _Part | str) -> str:
+    """The address in From; where no From was seen, the domain of the reverse path, which may
+    name the recipient before it."""
+    if isinstance(part, str):
+        return OTHERS
+    if part.header_from:
+        return _author(part.header_from)
+    path = part.reverse_path
+    if path is None:
+        return OTHERS
+    return f"@{path.rpartition('@')[2].lower()}" if path else "<>"

@@ -1,0 +1,308 @@
+"""Whether a stream is ready to be enforced, or what stands in the way: from what was counted."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Literal
+
+from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
+from smtpproxy.policy.rulebook import (
+    MARKETING_MESSAGE_REASONS,
+    MESSAGE_REASONS,
+    TRANSACTIONAL_MESSAGE_REASONS,
+)
+from smtpproxy.report.counting import Counts, Row
+
+ENOUGH = 20
+"""Recipients: fewer say nothing about a stream."""
+
+RECENT = 2
+"""The last days with mail, in which what is mended does not occur any more."""
+
+BOUNDS = {StreamClass.MARKETING: 0.01, StreamClass.TRANSACTIONAL: 0.001}
+"""The share of a stream's messages from which on a fault in them stands in the way."""
+
+GAP = 0.1
+"""The share of a stream's recipients from which on what is not on record stands in the way."""
+
+UNDECIDED = 0.001
+WEEK = 7
+
+
+class Kind(StrEnum):
+    """Who could do something about a reason."""
+
+    PERSON = "person"  # nobody: to stop such mail is what enforcing is for
+    RECORD = "record"  # whoever knows more than is on record
+    MESSAGE = "message"  # the developer of the application
+    TIME = "time"  # nobody: it passes
+    RELAY = "relay"  # the operator of the relay
+
+
+_RECORD = frozenset(
+    {
+        Reason.NO_RECORD,
+        Reason.SOURCE_UNDISCLOSED,
+        Reason.SOURCE_UNPROVEN,
+        Reason.BRAND_UNPROVEN,
+        Reason.CONSENT_MISSING,
+        Reason.CONSENT_UNPROVEN,
+        Reason.PRODUCT_NOT_SIMILAR,
+        Reason.SOURCE_NOT_DIRECT,
+        Reason.NOTICE_MISSING,
+        Reason.OPTOUT_NOT_OFFERED,
+        Reason.TOPIC_UNRELATED,
+        Reason.LIST_STALE,
+    }
+)
+_MESSAGE = frozenset(
+    {
+        *MESSAGE_REASONS,
+        *MARKETING_MESSAGE_REASONS,
+        *TRANSACTIONAL_MESSAGE_REASONS,
+        Reason.SOURCE_NOT_ANNOUNCED,
+        Reason.TRACKING_UNCONSENTED,
+    }
+)
+
+
+def kind_of(reason: str) -> Kind:
+    if reason in _MESSAGE:
+        return Kind.MESSAGE
+    if reason in _RECORD:
+        return Kind.RECORD
+    if reason in (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP):
+        return Kind.TIME
+    return Kind.RELAY if reason == Reason.TEMPORARY_FAILURE else Kind.PERSON
+
+
+Trend = Literal["new", "rising", "steady", "falling", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What is said of one reason on one stream."""
+
+    reason: str
+    kind: Kind
+    recipients: int
+    share: float  # of the stream's recipients, 0 to 1
+    days: Mapping[str, int]
+    trend: Trend
+    apps: Sequence[tuple[str, int]]  # the largest first
+    examples: Sequence[str]
+    messages: int = 0  # which had that fault themselves, whoever they were to
+    of_messages: float = 0.0  # share of the stream's messages
+    recently: float = 0.0  # share, in the last days
+
+
+class Verdict(StrEnum):
+    READY = "ready"
+    BLOCKED = "blocked"
+    ENFORCED = "enforced"
+    UNSEEN = "unseen"  # no mail on it
+    UNCONFIGURED = "unconfigured"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text of the section `report` of the locale, and what fills it."""
+
+    key: str
+    values: Mapping[str, str | int] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    verdict: Verdict
+    obstacles: Sequence[Said] = ()
+    notes: Sequence[Said] = ()
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What became of one stream's mail. `mode` is None where the stream is not configured."""
+
+    name: str
+    stream_class: StreamClass
+    mode: Mode | None
+    counts: Counts
+
+    @cached_property
+    def days(self) -> dict[str, Row]:
+        """Its part of each day, in order."""
+        parts = {day: self._own(row) for day, row in sorted(self.counts.days.items())}
+        return {day: row for day, row in parts.items() if row}
+
+    @cached_property
+    def total(self) -> Row:
+        total: Row = {}
+        for row in self.days.values():
+            for what, count in row.items():
+                total[what] = total.get(what, 0) + count
+        return total
+
+    @cached_property
+    def apps(self) -> dict[str, Row]:
+        """Its part of each application's mail."""
+        return {app: self._own(row) for app, row in self.counts.apps.told().items()}
+
+    @property
+    def recipients(self) -> int:
+        return sum(self.total.values())
+
+    @property
+    def observed(self) -> bool:
+        """Whether any of it was."""
+        return any(what.observed for what in self.total)
+
+    @cached_property
+    def messages(self) -> int:
+        return self._messages()
+
+    def _messages(self, reason: str | None = None, since: str = "") -> int:
+        return sum(
+            count
+            for fault, count in self.counts.messages.items()
+            if fault.stream == self.name and fault.day >= since and reason in (None, fault.reason)
+        )
+
+    @cached_property
+    def bases(self) -> dict[str, int]:
+        """What passed, by basis, the largest first."""
+        found: dict[str, int] = {}
+        for what, count in self.total.items():
+            if what.action is Action.ALLOW:
+                found[what.word] = found.get(what.word, 0) + count
+        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """Why mail was or would be refused, the most frequent first."""
+        words = {what.word for what in self.total if what.action is not Action.ALLOW}
+        words |= {
+            fault.reason
+            for fault in self.counts.messages
+            if fault.stream == self.name and fault.reason != Reason.NONE
+        }
+        made = [self._figure(word) for word in words]
+        return sorted(
+            made, key=lambda figure: (-max(figure.recipients, figure.messages), figure.reason)
+        )
+
+    def _figure(self, word: str) -> Figure:
+        days = {day: _of(row, word) for day, row in self.days.items()}
+        recent = self._recent_since
+        kind = kind_of(word)
+        count, messages = sum(days.values()), self._messages(word)
+        if messages:
+            recently = self._messages(word, recent) / max(self._messages(None, recent), 1)
+        else:
+            lately = sum(sum(row.values()) for day, row in self.days.items() if day >= recent)
+            recently = sum(n for day, n in days.items() if day >= recent) / max(lately, 1)
+        apps = {app: _of(row, word) for app, row in self.apps.items()}
+        return Figure(
+            word,
+            kind,
+            count,
+            count / max(self.recipients, 1),
+            days,
+            self._trend(days),
+            sorted(((app, n) for app, n in apps.items() if n), key=lambda pair: -pair[1]),
+            self.counts.examples.get((self.name, word), ()),
+            messages,
+            messages / max(self.messages, 1),
+            recently,
+        )
+
+    @cached_property
+    def _recent_since(self) -> str:
+        """The first of the last days; of all days, where those few have too little mail."""
+        last = list(self.days)[-RECENT:]
+        seen = sum(sum(self.days[day].values()) for day in last)
+        return last[0] if last and seen >= ENOUGH else ""
+
+    def _trend(self, days: Mapping[str, int]) -> Trend:
+        """How its share of the mail changes from the first half of the days to the second."""
+        names = list(days)
+        half = len(names) // 2
+        early, late = (
+            (sum(days[day] for day in part), sum(sum(self.days[day].values()) for day in part))
+            for part in (names[:half], names[half:])
+        )
+        if not early[1]:
+            return "steady"
+        before, after = early[0] / early[1], late[0] / max(late[1], 1)
+        if not before or not after:
+            return "new" if after else "gone" if before else "steady"
+        return (
+            "rising" if after > before * 1.25 else "falling" if after < before * 0.8 else "steady"
+        )
+
+    def _own(self, row: Row) -> Row:
+        return {what: count for what, count in row.items() if what.stream == self.name}
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        if not self.recipients:
+            return Judgement(Verdict.UNSEEN)
+        if self.mode is None:
+            return Judgement(Verdict.UNCONFIGURED)
+        if self.mode is not Mode.OBSERVE:
+            return Judgement(Verdict.ENFORCED)
+        obstacles = tuple(self._obstacles())
+        return Judgement(
+            Verdict.BLOCKED if obstacles else Verdict.READY, obstacles, tuple(self._notes())
+        )
+
+    def _obstacles(self) -> Iterator[Said]:
+        if self.recipients < ENOUGH:
+            yield Said("few", {"count": self.recipients, "enough": ENOUGH})
+        for figure in self.figures:
+            if self._is_fault(figure) and figure.recently >= BOUNDS[self.stream_class]:
+                yield _said("fault", figure, figure.messages or figure.recipients)
+            elif figure.kind is Kind.RELAY and figure.recently >= UNDECIDED:
+                yield _said("undecided", figure, figure.recipients)
+        gaps = [figure for figure in self.figures if figure.kind is Kind.RECORD]
+        if sum(figure.recently for figure in gaps) >= GAP:
+            for figure in gaps:
+                if figure.recently >= GAP / 10:
+                    yield _said("gap", figure, figure.recipients)
+
+    def _is_fault(self, figure: Figure) -> bool:
+        """A message refused for its recipients' sake alone is in order itself."""
+        return figure.kind is Kind.MESSAGE and figure.reason != Reason.RECIPIENTS_REFUSED
+
+    def _notes(self) -> Iterator[Said]:
+        if len(self.days) < WEEK:
+            yield Said("short", {"count": len(self.days)})
+        for figure in self.figures:
+            if self._is_fault(figure) and figure.recently < BOUNDS[self.stream_class]:
+                key = "mended" if figure.of_messages >= BOUNDS[self.stream_class] else "rare"
+                yield _said(key, figure, figure.messages or figure.recipients)
+        if alongside := self.counts.alongside.get(self.name):
+            yield Said("alongside", {"count": alongside})
+
+
+def _said(key: str, figure: Figure, count: int) -> Said:
+    return Said(key, {"count": count, "reason": figure.reason}, figure.reason)
+
+
+def _of(row: Row, word: str) -> int:
+    """How many were refused or deferred for that reason."""
+    return sum(
+        count
+        for what, count in row.items()
+        if what.word == word and what.action is not Action.ALLOW
+    )
+
+
+def stream_reports(
+    counts: Counts, modes: Mapping[str, Mode], classes: Mapping[str, StreamClass]
+) -> list[StreamReport]:
+    """A report for each configured stream, and for each that had mail, in the order of its size."""
+    known = {**counts.classes, **classes}
+    made = [StreamReport(name, known[name], modes.get(name), counts) for name in known]
+    return sorted(made, key=lambda one: (-one.recipients, one.name))

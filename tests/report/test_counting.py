@@ -1,0 +1,213 @@
+"""What a report counts is what the journal says, however it is cut into pieces."""
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpproxy.events import Client, Decided, JudgedRecipient
+from smtpproxy.policy.model import Action, Basis, Decision, Reason, Stream, Verdict
+from smtpproxy.report import counting
+from smtpproxy.report.counting import OTHERS, PEOPLE, Counts, Fault, Scope, What, count
+from smtpproxy.sinks.audit.reader import read
+from tests.kit.journal import START, Clock, decided, journal, relayed, segments
+from tests.kit.traffic import OFFERS, RECEIPTS, TRIAL
+
+ALLOWED = Verdict(Action.ALLOW, basis=Basis.CONSENT)
+VERDICTS = [
+    ALLOWED,
+    Verdict(Action.ALLOW, basis=Basis.TRANSACTIONAL),
+    Verdict(Action.REFUSE, Reason.NO_RECORD),
+    Verdict(Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE, detail="unsubscribed on 2026-01-01"),
+    Verdict(Action.DEFER, Reason.FREQUENCY_CAP),
+]
+MESSAGES = [None, Verdict(Action.ALLOW), Verdict(Action.REFUSE, Reason.UNSUBSCRIBE_MISSING)]
+APPS = [Client("apps", "192.0.2.1", "a"), Client("shop", "192.0.2.2", "b", "shop@example.com")]
+
+what_came = st.lists(
+    st.tuples(
+        st.sampled_from([OFFERS, RECEIPTS, TRIAL]),
+        st.sampled_from(APPS),
+        st.sampled_from(MESSAGES),
+        st.lists(st.sampled_from(VERDICTS), min_size=1, max_size=4),
+        st.sampled_from(["data", "rcpt", "notice"]),
+        st.booleans(),  # observed
+        st.sampled_from(["News <news@shop.example>", '"a, b" <X@SHOP.example>', "?", None]),
+        st.integers(0, 90_000),  # seconds until the next
+    ),
+    max_size=30,
+)
+
+
+def write(folder: Path, came: Sequence[Any], workers: int = 2) -> None:
+    """Put it on record, by turns of some workers."""
+    clock = Clock()
+
+    async def act() -> None:
+        journals = [journal(folder, clock, worker, segment_size=4_000) for worker in range(workers)]
+        for index, (stream, app, message, verdicts, stage, observed, author, wait) in enumerate(
+            came
+        ):
+            people = [f"p{index}-{n}@d{n}.example" for n in range(len(verdicts))]
+            entry = decided(
+                clock,
+                stage=stage,
+                client=app,
+                decision=Decision(stream, "fr", tuple(verdicts), message),
+                recipients=tuple(map(JudgedRecipient, people, people, verdicts)),
+                observed=observed,
+                header_from=author,
+            )
+            await journals[index % workers].commit(entry)
+            if index % 2:
+                journals[index % workers].outcome(relayed(entry.id))
+            clock.tick(seconds=wait)
+        for each in journals:
+            each.close()
+
+    asyncio.run(act())
+
+
+def slow_count(entries: Sequence[Decided]) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
+    """Days, applications and faults of messages, one after the other, as the words say."""
+    days: Counter[Any] = Counter()
+    apps: Counter[Any] = Counter()
+    faults: Counter[Any] = Counter()
+    for entry in entries:
+        if entry.stage == "notice":
+            continue
+        message, stream, day = (
+            entry.decision.message,
+            entry.decision.stream.name,
+            str(entry.at.date()),
+        )
+        if message is not None:
+            faults[Fault(day, stream, entry.observed, message.reason)] += 1
+        for recipient in entry.recipients:
+            verdict = recipient.verdict
+            if verdict.action is Action.ALLOW and message and message.action is not Action.ALLOW:
+                verdict = message
+            word = verdict.basis if verdict.action is Action.ALLOW else verdict.reason
+            what = What(stream, entry.observed, verdict.action, word or "")
+            days[day, what] += 1
+            client = entry.client
+            apps[f"{client.listener}/{client.login or client.peer}", what] += 1
+    return days, apps, faults
+
+
+def flat(rows: dict[str, dict[What, int]]) -> Counter[Any]:
+    return Counter({(name, what): n for name, row in rows.items() for what, n in row.items()})
+
+
+@settings(max_examples=40, deadline=None)
+@given(what_came, st.integers(200, 5_000), st.sampled_from([None, 1, 3]), st.booleans())
+def test_a_report_equals_a_slow_count(
+    came: Sequence[Any], piece: int, days_left_out: int | None, one_stream: bool
+) -> None:
+    since = None if days_left_out is None else START + timedelta(days=days_left_out)
+    stream = "offers" if one_stream else None
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        write(folder, came)
+        patch.setattr(counting, "_PIECE", piece)
+        found = count(folder, Scope(since, None, stream), processes=1)
+        entries = [record.decided for record in read(folder, since=since, stream=stream)]
+    days, apps, faults = slow_count(entries)
+    assert flat(found.days) == days
+    assert flat(found.apps.told()) == apps
+    assert found.messages == faults
+    assert found.decisions == sum(entry.stage != "notice" for entry in entries)
+    for (of, reason), ids in found.examples.items():
+        mine = [e.id for e in entries if e.stage != "notice" and e.decision.stream.name == of
+                and reason in {w.word for (_, w) in slow_count([e])[0]}]  # fmt: skip
+        assert ids == sorted(mine, reverse=True)[:3]
+
+
+def recipients(*addresses: str, **over: Any) -> list[Any]:
+    return [(address, over) for address in addresses]
+
+
+def recorded(folder: Path, *messages: tuple[str, dict[str, Any]]) -> Path:
+    """Messages to one recipient each, an hour apart."""
+    clock = Clock()
+
+    async def act() -> None:
+        log = journal(folder, clock)
+        for address, over in messages:
+            await log.commit(decided(clock, address, **over))
+            clock.tick(hours=1)
+        log.close()
+
+    asyncio.run(act())
+    return folder
+
+
+def test_processes_count_what_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = [f"p{n}@firm{n % 3}.example" for n in range(60)]
+    folder = recorded(tmp_path, *recipients(*people))
+    scope = Scope(senders=True, domains=True)
+    one = count(folder, scope, processes=1)
+    monkeypatch.setattr(counting, "_PIECE", 5_000)
+    several = count(folder, scope, processes=2)
+    assert several == one
+    assert several.decisions == 60
+
+
+def test_a_domain_that_could_name_a_person_has_no_row(tmp_path: Path) -> None:
+    many = [f"p{n}@firm.example" for n in range(PEOPLE)]
+    often = ["jeanne@jeanne.example"] * (3 * PEOPLE)
+    counts = count(recorded(tmp_path, *recipients(*many, *often)), Scope(domains=True))
+    rows = {name: sum(row.values()) for name, row in counts.domains.told().items()}
+    assert rows == {"firm.example": PEOPLE, OTHERS: 3 * PEOPLE}
+
+
+def test_a_sender_of_little_mail_has_no_row(tmp_path: Path) -> None:
+    news = recipients(*["a@b.example"] * PEOPLE, header_from="News <News@shop.example>")
+    ada = recipients("a@b.example", header_from="Ada <ada@shop.example>")
+    bounce = recipients(
+        *["a@b.example"] * PEOPLE, header_from=None, reverse_path="v+jo=x.example@b.example"
+    )
+    counts = count(recorded(tmp_path, *news, *ada, *bounce), Scope(senders=True))
+    rows = {name: sum(row.values()) for name, row in counts.senders.told().items()}
+    assert rows == {"@b.example": PEOPLE, "news@shop.example": PEOPLE, OTHERS: 1}
+
+
+def test_memory_is_bounded_and_nothing_is_lost(tmp_path: Path) -> None:
+    counts = Counts()
+    breakdown = counting.Breakdown(10)
+    what = What("offers", True, Action.ALLOW, "consent")
+    for n in range(1_000):
+        for name in ("large", f"small{n}"):
+            row = breakdown.row(name)
+            row[what] = row.get(what, 0) + 1
+    counts.apps.merge(breakdown)
+    assert len(breakdown.rows) <= 21
+    told = breakdown.told()
+    assert next(iter(told)) == "large"
+    assert sum(told["large"].values()) == 1_000
+    assert sum(sum(row.values()) for row in told.values()) == 2_000
+
+
+def test_what_is_torn_erased_or_no_line_is_left_out(tmp_path: Path) -> None:
+    folder = recorded(tmp_path, *recipients("a@b.example", "c@d.example"))
+    (file,) = segments(folder)
+    content = file.read_bytes()
+    torn = content + b'{"hash":"00","n":9,"entry":{"kind":"decision","id":\n' + content[-300:-20]
+    file.write_bytes(torn)
+    counts = count(folder, Scope(domains=True))
+    assert (counts.decisions, counts.unreadable) == (2, 1)
+    assert count(tmp_path / "nothing", Scope()) == Counts()
+
+
+def test_two_streams_are_told_apart_by_name(tmp_path: Path) -> None:
+    letters = Decision(Stream("letters"), "fr", (ALLOWED,))
+    folder = recorded(tmp_path, ("a@b.example", {}), ("a@b.example", {"decision": letters}))
+    assert set(count(folder, Scope()).classes) == {"offers", "letters"}
+    assert count(folder, Scope(stream="letters")).decisions == 1
