@@ -133,7 +133,6 @@ COMMANDS = {
     "scrub": ("scrub", "scrub", "Say who on a list may be mailed, and why the others may not."),
     "explain": ("explain", "explain", "Say what would happen to a message, or did, and why."),
     "feedback": ("feedback", "feedback", "Act on bounces, complaints and other answers."),
-    "feedback": ("feedback", "feedback", "Read bounces, complaints and other answers."),
     "report": ("report", "report", "Say what would be refused and why, and what is ready."),
     "audit": ("audit", "audit", "Read the record of decisions, prove it, judge it again."),
     "stream": ("stream", "stream", "Show what is heard of streams; pause and resume them."),

@@ -20,7 +20,7 @@ ENOUGH = 20
 RECENT = 2
 """The last days with mail, in which what is mended does not occur any more."""
 
-BOUNDS = {StreamClass.MARKETING: 0.01, StreamClass.TRANSACTIONAL: 0.001}
+FAULT, TRANSACTIONAL_FAULT = 0.01, 0.001
 """The share of a stream's messages from which on a fault in them stands in the way."""
 
 GAP = 0.1
@@ -261,7 +261,7 @@ class StreamReport:
         if self.recipients < ENOUGH:
             yield Said("few", {"count": self.recipients, "enough": ENOUGH})
         for figure in self.figures:
-            if self._is_fault(figure) and figure.recently >= BOUNDS[self.stream_class]:
+            if self._is_fault(figure) and figure.recently >= self._bound:
                 yield _said("fault", figure, figure.messages or figure.recipients)
             elif figure.kind is Kind.RELAY and figure.recently >= UNDECIDED:
                 yield _said("undecided", figure, figure.recipients)
@@ -271,6 +271,11 @@ class StreamReport:
                 if figure.recently >= GAP / 10:
                     yield _said("gap", figure, figure.recipients)
 
+    @property
+    def _bound(self) -> float:
+        """People wait for transactional mail."""
+        return TRANSACTIONAL_FAULT if self.stream_class is StreamClass.TRANSACTIONAL else FAULT
+
     def _is_fault(self, figure: Figure) -> bool:
         """A message refused for its recipients' sake alone is in order itself."""
         return figure.kind is Kind.MESSAGE and figure.reason != Reason.RECIPIENTS_REFUSED
@@ -279,8 +284,8 @@ class StreamReport:
         if len(self.days) < WEEK:
             yield Said("short", {"count": len(self.days)})
         for figure in self.figures:
-            if self._is_fault(figure) and figure.recently < BOUNDS[self.stream_class]:
-                key = "mended" if figure.of_messages >= BOUNDS[self.stream_class] else "rare"
+            if self._is_fault(figure) and figure.recently < self._bound:
+                key = "mended" if figure.of_messages >= self._bound else "rare"
                 yield _said(key, figure, figure.messages or figure.recipients)
         if alongside := self.counts.alongside.get(self.name):
             yield Said("alongside", {"count": alongside})
