@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.policy.replies import reply_codes
 
@@ -23,6 +24,13 @@ def test_every_reason_is_explained_and_nothing_else() -> None:
     headings = re.findall(r"^### (.*)$", DOCUMENT, re.MULTILINE)
     assert sorted(headings) == sorted(Reason)
     assert set(PARAGRAPHS) == set(headings)
+
+
+def test_every_reason_says_what_to_do() -> None:
+    """In reports, and behind `help_url`."""
+    phrases = texts(REFERENCE).phrases
+    lacking = [reason for reason in Reason if f"fix.{reason}" not in phrases]
+    assert lacking == [Reason.NONE], "add them to [fix] in smtpproxy/locale/en.toml and fr.toml"
 
 
 @pytest.mark.parametrize("reason", Reason)
