@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.kit.upstream import At, FakeUpstream, Reply
 
 NOW = datetime.now(UTC)
 LATELY = (NOW - timedelta(days=7)).replace(year=NOW.year - 3)
+COPIES = {**STREAMS[0], "name": "copies", "class": "permission", "unsubscribe": "add"}
 RENEWAL = {**STREAMS[0], "name": "renewal", "class": "permission"}
 
 
@@ -37,15 +39,17 @@ def asking(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProce
         mta.address,
         config()
         | {
-            "stream": [*STREAMS, RENEWAL],
+            "stream": [*STREAMS, RENEWAL, COPIES],
             "server": {"workers": 2},
             "listener": [
                 listener("apps", "offers", "receipts", default="offers"),
                 listener("renewal", "renewal", default="renewal"),
+                listener("both", "offers", "renewal", default="offers"),
+                listener("copies", "copies", default="copies"),
             ],
         },
     )
-    names = ("ada", "bea", "cat", "dan", "eva", "fay", "gus")
+    names = ("ada", "bea", "cat", "dan", "eva", "fay", "gus", "hal", "ida")
     made.fill([consented(name, LATELY) for name in names])
     made.fill([consented("recent", NOW - timedelta(days=30))])
     return made
@@ -186,3 +190,35 @@ def test_links_by_the_command_name_what_is_wrong(relay: RelayProcess) -> None:
     )
     assert (code, stdout) == (1, "address,link\n")
     assert "2 lines without an address" in told
+
+
+def test_the_header_may_choose_the_stream(relay: RelayProcess, mta: FakeUpstream) -> None:
+    message = question(links(relay, "fay")[0], stream="renewal")
+    assert relay.send(message, person("fay"), listener="both")[0] == 250
+    code, text = relay.send(message, person("fay"), listener="both")
+    assert (code, "consent_expired" in text) == (550, True), (
+        "refused on each, by the first's reason"
+    )
+    code, text = relay.send(question(links(relay, "gus")[0]), person("gus"), listener="both")
+    assert (code, "consent_expired" in text) == (550, True), "by default it is an offer"
+
+
+def test_with_a_way_out_that_the_relay_adds(relay: RelayProcess, mta: FakeUpstream) -> None:
+    (link,) = links(relay, "hal")
+    bare = question(link, unsubscribe=None, one_click=None)
+    mta.behaviours.append(At("end", Reply("451 4.3.2 later")))
+    assert relay.send(bare, person("hal"), listener="copies")[0] == 451
+    mta.behaviours.clear()
+    assert relay.send(bare, person("hal"), listener="copies")[0] == 250
+    assert b"List-Unsubscribe: <https://confirm.shop.example/u/" in mta.messages[0].data
+    for name in ("copies", "renewal"):
+        code, text = relay.send(question(link), person("hal"), listener=name)
+        assert (code, "permission_repeated" in text) == (550, True), "of all such streams together"
+
+
+def test_two_at_once_are_not_both_sent(relay: RelayProcess, mta: FakeUpstream) -> None:
+    message = question(links(relay, "ida")[0])
+    with ThreadPoolExecutor(6) as at_once:
+        answers = list(at_once.map(lambda _: ask_on(relay, message, "ida"), range(6)))
+    assert sorted(code for code, _ in answers) == [250, *[550] * 5]
+    assert len(mta.messages) == 1

@@ -1,6 +1,8 @@
 """The page behind a confirm link: what it says, when it acts, and for how long."""
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -35,6 +37,7 @@ from smtpproxy.store.key_files import (
     link_ring,
 )
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
+from smtpproxy.web.api import Api, document
 from smtpproxy.web.confirmation import PER_MINUTE, ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest
 from smtpproxy.web.look import looks
@@ -314,3 +317,13 @@ async def test_the_bounds_are_of_a_day(tmp_path: Path) -> None:
     await limit.give_back("ann@people.example", later)
     assert await limit.take("bob@people.example", T0 + timedelta(days=1), **bounds)
     limit.close()
+
+
+async def test_the_api_describes_what_it_takes(site: Site) -> None:
+    api = Api(site.store, (), version="0", by_mail=site.by_mail)
+    described = document([operation for operation, _ in api.operations], "0")
+    assert {"/v1/consents", "/v1/permission-links"} <= set(described["paths"])
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
+    assert references == set(described["components"]["schemas"])
+    without = Api(site.store, (), version="0")
+    assert "/v1/consents" not in {route.path for route in without.routes}
