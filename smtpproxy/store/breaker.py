@@ -11,14 +11,14 @@ import structlog
 from msgspec import Struct
 
 from smtpproxy.events import time_of
-from smtpproxy.policy.breaker import BRAND, STREAM, Finding, Heard, Tally, judged
+from smtpproxy.policy.breaker import BRAND, STREAM, Finding, Heard, Level, Tally, judged
 from smtpproxy.policy.model import Pause, Stream, StreamClass
 from smtpproxy.policy.rules.deferrals import pause_in_force
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store.streams import StreamCounts, StreamEvent, StreamStates
 
 _AGAIN = timedelta(seconds=1)
-"""What was found is not looked into again for so long: it is on record by then."""
+"""What was found, and is on record, is not looked into again for so long."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ class Breaker:
         self._counts = counts
         self._states = states
         self._now = now
-        self._known: dict[tuple[str, Finding], datetime] = {}
+        self._known: dict[tuple[str, Heard, Level], datetime] = {}
 
     async def sent(self, messages: Mapping[str, int]) -> None:
         """Count messages by stream, one for each recipient; `judge` comes next."""
@@ -105,15 +105,18 @@ class Breaker:
         names = [name for name, brand in self._brands.items() if brand in brands]
         beginning = now - timedelta(seconds=self._settings.window)
         tallies = await self._counts.tallies(dict.fromkeys(names, beginning))
-        found = judged(tallies, self._brands, self._rules)
+        reached = judged(tallies, self._brands, self._rules)
+        found = [(subject, one.cause, one.level) for subject, one in reached]
         if all(now - self._known.get(one, beginning) < _AGAIN for one in found):
             return
-        self._known = dict.fromkeys(found, now)
         states = self._states()
         since = await self._since(beginning)
         paused = {one.subject for one in await states.pauses() if one.holds(now)}
         tallies = await self._counts.tallies({name: since[name] for name in names})
-        for subject, one in judged(tallies, self._brands, self._rules, paused):
+        anew = judged(tallies, self._brands, self._rules, paused)
+        settled = {(subject, one.cause, one.level) for subject, one in anew}
+        self._known = {one: now for one in found if one in settled or one[0] in paused}
+        for subject, one in anew:
             event = self._event(subject, one, now)
             if await states.note_stream(event, unless_since=since.get(subject, beginning)):
                 tell(event)
