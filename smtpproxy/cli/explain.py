@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +41,7 @@ from smtpproxy.relay.content import Body, Content, Spool
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.audit.reader import find
 from smtpproxy.sinks.audit.verify import seal
+from smtpproxy.store import open_stream_counts
 from smtpproxy.terminal import printable
 from smtpproxy.wire.content import HeaderCount, HeaderLimits, stuffed
 from smtpproxy.wire.session import ContentProblem
@@ -141,9 +143,10 @@ def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
     async def ask(store: FactSource) -> Answers:
         if question.as_of:
             return await would_become(settings, question, content, store, None)
-        with ThreadPoolExecutor(1) as threads:
+        campaigns = open_stream_counts(settings.store, read_only=True)
+        with ThreadPoolExecutor(1) as threads, closing(campaigns):
             network = _Dns(settings, threads)
-            return await would_become(settings, question, content, store, network)
+            return await would_become(settings, question, content, store, network, campaigns)
 
     return using_store(settings, ask, read_only=True, or_empty=True)
 

@@ -124,7 +124,8 @@ def _elsewhere(settings: Settings, name: str) -> str:
 async def _read(
     settings: Settings, store: Store, name: str | None
 ) -> tuple[Sequence[StreamStatus], Sequence[StreamEvent], Sequence[Campaign]]:
-    breaker, counts = open_breaker(settings, lambda: store), open_stream_counts(settings.store)
+    breaker = open_breaker(settings, lambda: store, read_only=True)
+    counts = open_stream_counts(settings.store, read_only=True)
     try:
         campaigns = await counts.campaigns(name) if name else ()
         return await breaker.status(), await store.stream_events(), campaigns

@@ -37,6 +37,12 @@ class FactSource(Protocol):
     async def facts(self, lookups: Lookups) -> Facts: ...
 
 
+class Campaigns(Protocol):
+    """What a dry run asks of new campaigns; `store.streams.StreamCounts` is one."""
+
+    async def campaign(self, key: str) -> Campaign: ...
+
+
 class Network(Protocol):
     """What a dry run asks of the DNS."""
 
@@ -80,12 +86,14 @@ async def would_become(
     content: Content,
     store: FactSource,
     network: Network | None,
+    campaigns: Campaigns | None = None,
 ) -> Answers:
     """Run the very transaction that the relay would, with nothing behind it.
 
-    Without `network` nothing is asked of the DNS. Raises StoreUnavailable.
+    Without `network` nothing is asked of the DNS, without `campaigns` every one is new. Raises
+    StoreUnavailable.
     """
-    run = _DryRun(question, store, network)
+    run = _DryRun(question, store, network, campaigns)
     services = services_of(
         settings,
         now=lambda: question.now,
@@ -131,11 +139,18 @@ async def would_become(
 class _DryRun:
     """Carries out effects without effect."""
 
-    def __init__(self, question: Question, store: FactSource, network: Network | None) -> None:
+    def __init__(
+        self,
+        question: Question,
+        store: FactSource,
+        network: Network | None,
+        campaigns: Campaigns | None,
+    ) -> None:
         self.decided: list[Decided] = []
         self._question = question
         self._store = store
         self._network = network
+        self._campaigns = campaigns
 
     async def __call__(self, effect: effects.Effect[Any]) -> Any:
         match effect:
@@ -160,8 +175,10 @@ class _DryRun:
                 return await self._network.organisations(effect.stream, effect.features)
             case effects.CountMailing() | effects.AskDomains():
                 return {}  # the facts say what was mailed before
+            case effects.CountCampaign() if self._campaigns is not None:
+                return await self._campaigns.campaign(effect.key)
             case effects.CountCampaign():
-                return Campaign(effect.key)  # who got it so far is not known
+                return Campaign(effect.key)
             case effects.CountText():
                 return 0  # to whom else the text was sent is not known
             case effects.Sign():

@@ -51,7 +51,7 @@ async def _serve(
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
     writer = StoreToWrite(settings)
     breaker = open_breaker(settings, writer)
-    watched = open_breaker(settings, lambda: store)
+    watched = open_breaker(settings, lambda: store, read_only=True)
     stop = asyncio.Event()
     state_dir = settings.server.state_dir
     proxies = TrustedHosts(settings.web.trusted if settings.web else ())

@@ -53,7 +53,7 @@ def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
     return SqliteBulkCounter(path, settings.timeout)
 
 
-def open_stream_counts(settings: StoreSettings) -> StreamCounts:
+def open_stream_counts(settings: StoreSettings, *, read_only: bool = False) -> StreamCounts:
     """Open the count of what streams sent and was heard of that, for one event loop; close it.
 
     Raises StoreMisconfigured.
@@ -61,15 +61,17 @@ def open_stream_counts(settings: StoreSettings) -> StreamCounts:
     path = store_path(settings)
     from smtpproxy.store.sqlite.streams import SqliteStreamCounts
 
-    return SqliteStreamCounts(path, settings.timeout)
+    return SqliteStreamCounts(path, settings.timeout, read_only=read_only)
 
 
-def open_breaker(settings: Settings, states: Callable[[], Store]) -> Breaker:
+def open_breaker(
+    settings: Settings, states: Callable[[], Store], *, read_only: bool = False
+) -> Breaker:
     """Return what counts feedback on the streams and pauses them, for one event loop; close it.
 
     `states` gives the store to write to, when that is needed. Raises StoreMisconfigured.
     """
-    counts = open_stream_counts(settings.store)
+    counts = open_stream_counts(settings.store, read_only=read_only)
     streams = settings.streams.values()
     return Breaker(settings.breaker, streams, counts, states, now=lambda: datetime.now(UTC))
 

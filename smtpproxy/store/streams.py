@@ -128,6 +128,10 @@ class StreamCounts(Protocol):
         """
         ...
 
+    async def campaign(self, key: str) -> Campaign:
+        """Return what is known of one campaign."""
+        ...
+
     async def campaigns(self, stream: str) -> Sequence[Campaign]:
         """Return those of a stream that had enough people, the newest first."""
         ...

@@ -185,6 +185,10 @@ def test_a_new_campaign_to_strangers_waits_after_its_first_recipients(
     assert (code, "deferred: campaign_on_trial (stream offers)" in told) == (450, True)
     _, why, _ = relay.command("explain", "--id", told.rpartition("id=")[2])
     assert "of its first 10 recipients" in why
+    letter_to = relay.root / "spring.eml"
+    letter_to.write_bytes(marketing(headers=[("Feedback-ID", "spring:shop")]))
+    asked = ("explain", str(letter_to), "--mail-from", "a@shop.example", "--rcpt", people[-1])
+    assert "of its first 10 recipients" in relay.command(*asked)[1]
     assert send(people[-1], "summer:shop") == 250  # another one has a trial of its own
     (campaign,) = shown(relay)["campaigns"]
     assert (campaign["people"], campaign["strangers"]) == (10, 10)

@@ -207,9 +207,9 @@ _PARTS = 1_000
 class SqliteStreamCounts:
     """A `StreamCounts`. Opened with the first use, on the event loop."""
 
-    def __init__(self, database: Path, timeout: float) -> None:
+    def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
         path = database.with_name(f"{database.stem}-streams.db")
-        self._file = SideFile(path, _TABLES, timeout)
+        self._file = SideFile(path, _TABLES, timeout, read_only=read_only)
 
     async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:
         part = _part(at, window)
@@ -272,6 +272,12 @@ class SqliteStreamCounts:
                 connection.execute(_DEAD, (campaign, share, least, to_micros(at)))
 
         await self._file.write(bounce)
+
+    async def campaign(self, key: str) -> Campaign:
+        if not self._file.is_there():
+            return Campaign(key)
+        found = await self._file.ask(lambda c: c.execute(_FIND_CAMPAIGN, (key,)).fetchone())
+        return Campaign(key) if found is None else _read_campaign(found[:-1])
 
     async def campaigns(self, stream: str) -> Sequence[Campaign]:
         if not self._file.is_there():
