@@ -144,7 +144,7 @@ class Unsubscribe:
             stream.name if stream else UNKNOWN,
             personal=self._personal is not None,
         )
-        if accepted and visit.asked is None:
+        if visit.asked is None and (accepted or request.method != "POST"):  # else a mail program
             visit.tag = await self._reads(told.recipient)
         return visit
 

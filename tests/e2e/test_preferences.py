@@ -1,11 +1,15 @@
 """How often people want mail: the next one is refused, in every intake."""
 
 import json
+import re
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from tests.e2e.test_ways_out import bare, config, tokens
 from tests.kit.messages import marketing, message
 from tests.kit.policy import policy_client
 from tests.kit.relay import RelayProcess, listener
@@ -64,3 +68,34 @@ def test_an_mta_that_only_asks_about_recipients(
             mta.mail()
             answers += [mta.rcpt(SUBSCRIBER), mta.rcpt(OTHER)]
     assert [answer.split()[0] for answer in answers] == ["DUNNO", "DUNNO", "550", "DUNNO"]
+
+
+def test_from_the_page_of_a_message_to_the_next_message(
+    filled: Callable[..., RelayProcess], upstream: FakeUpstream
+) -> None:
+    relay = filled(upstream.address, config())
+
+    def page_of(recipient: str) -> str:
+        upstream.messages.clear()
+        assert relay.send(bare(), recipient)[0] == 250
+        return f"{relay.url}/u/{tokens(upstream.messages[0])}"
+
+    def post(page: str, **form: str) -> str:
+        data = urllib.parse.urlencode(form).encode()
+        with urllib.request.urlopen(page, data) as answer:
+            return str(answer.read().decode())
+
+    page = page_of(SUBSCRIBER)
+    saved = post(page, do="prefer", **{"often:offers": "weekly"})
+    assert "offers: Once a week at most" in saved
+    code, text = relay.send(bare(), SUBSCRIBER)
+    assert (code, "preference_frequency" in text) == (550, True)
+    (undo,) = re.findall(r'name="undo" value="([^"]+)"', saved)
+    assert "It is undone" in post(page, do="undo", undo=undo)
+    assert relay.send(bare(), SUBSCRIBER)[0] == 250
+
+    page = page_of(OTHER)
+    pressed = {"List-Unsubscribe": "One-Click", "from": "page", "all": "brand"}
+    assert "no more advertising from" in post(page, **pressed)
+    code, text = relay.send(bare(), OTHER)
+    assert (code, "suppressed_unsubscribe" in text) == (550, True)

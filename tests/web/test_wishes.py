@@ -324,6 +324,8 @@ async def test_the_language_of_the_browser_then_of_the_contact_then_english(
     other = site.link("purpose:offers", "offers", recipient="nobody@people.example")
     page = (await site.client.get(other, headers={"Accept-Language": "ja"})).text
     assert '<html lang="en">' in page
+    page = (await site.client.get(site.link(), headers={"Accept-Language": ""})).text
+    assert '<html lang="de">' in page
 
 
 async def test_the_label_is_in_the_readers_language_or_in_english(site: Site) -> None:
