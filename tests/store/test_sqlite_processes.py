@@ -99,6 +99,32 @@ async def test_a_read_is_one_snapshot(database: Database) -> None:
     await flipping
 
 
+LOCK = """
+import fcntl, sys
+
+with open(sys.argv[1], "r+b") as index:
+    fcntl.lockf(index, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)
+"""
+
+
+async def test_other_processes_see_that_the_database_is_open(database: Database) -> None:
+    """Octet 128 of the log's index is locked by all that have it open (UNIX_SHM_DMS in os_unix.c).
+
+    Who finds it free cuts the index short: SIGBUS for the others, or two logs in one.
+    """
+    await database.open().close()
+    first, second = database.open(read_only=True), database.open(read_only=True)
+    for store in (first, second):
+        await store.facts(Lookups((ANNA,)))
+    await second.close()
+    index = f"{database.path}-shm"
+    locking = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LOCK, index, stderr=subprocess.PIPE
+    )
+    _, told = await locking.communicate()
+    assert b"BlockingIOError" in told
+
+
 async def test_a_kill_loses_no_commit(database: Database) -> None:
     await database.open().close()
     for _ in range(3):

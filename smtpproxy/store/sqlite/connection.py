@@ -115,9 +115,8 @@ def _index(path: str) -> mmap.mmap:
     To close any descriptor of a file gives up all locks of the process on it (fcntl(2)), those of
     SQLite as well: then others take the index for unused, and truncate it.
     """
-    for key, (descriptor, index) in list(_indexes.items()):
-        if os.fstat(descriptor).st_nlink == 0:
-            index.close()
+    for key, (descriptor, _) in list(_indexes.items()):
+        if os.fstat(descriptor).st_nlink == 0:  # whoever watches it still has the map
             os.close(descriptor)
             del _indexes[key]
     found = os.stat(path)  # noqa: PTH116
