@@ -28,7 +28,7 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, shows_result
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
-from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict
+from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict, collections
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
@@ -220,14 +220,22 @@ def _known(facts: RecipientFacts) -> str:
     if contact is None:
         parts.append("no contact")
     else:
-        collected = f", collected {contact.collected_at:%Y-%m-%d}" if contact.collected_at else ""
-        parts.append(f"{contact.audience}, source {contact.source or 'unknown'}{collected}")
+        who = f"{contact.audience}, "
+        for way in collections(contact):
+            collected = f", collected {way.collected_at:%Y-%m-%d}" if way.collected_at else ""
+            parts.append(f"{who}source {way.source or 'unknown'}{collected}{_by(way.brand)}")
+            who = "also "
         parts += [
-            f"{act.purpose} {'withdrawn' if act.withdrawal else 'agreed to'} {act.at:%Y-%m-%d}"
+            f"{act.purpose} {'withdrawn' if act.withdrawal else 'agreed to'}"
+            f" {act.at:%Y-%m-%d}{_by(act.brand)}"
             for act in contact.acts
         ]
-        parts += [f"bought {p.product} {p.at:%Y-%m-%d}" for p in contact.purchases]
+        parts += [f"bought {p.product} {p.at:%Y-%m-%d}{_by(p.brand)}" for p in contact.purchases]
     return "; ".join(parts)
+
+
+def _by(brand: str | None) -> str:
+    return f" (brand {brand})" if brand else ""
 
 
 def _rows(record: Record) -> Iterator[tuple[str, ...]]:
@@ -323,6 +331,7 @@ _CSV: Mapping[str, Callable[[_Row], object]] = {
     "stage": lambda row: row.decided.stage,
     "listener": lambda row: row.decided.client.listener,
     "stream": lambda row: row.decided.decision.stream.name,
+    "brand": lambda row: row.decided.decision.stream.brand,
     "class": lambda row: row.decided.decision.stream.class_name,
     "purpose": lambda row: row.decided.decision.stream.purpose,
     "rulebook": lambda row: row.decided.decision.rulebook,

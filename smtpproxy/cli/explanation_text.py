@@ -11,7 +11,7 @@ from smtpproxy.explain import Account
 from smtpproxy.explain.trace import TraceStep
 from smtpproxy.locale import Lang, Phrase, Time, Value, say
 from smtpproxy.mail.reply import Reply
-from smtpproxy.policy.model import Action
+from smtpproxy.policy.model import BUILT_IN_BRAND, Action
 from smtpproxy.sinks.audit.reader import Outcome
 from smtpproxy.sinks.audit.verify import Seal
 from smtpproxy.terminal import printable
@@ -99,6 +99,8 @@ class _Page:
         about = self.label(it.stream.class_name)
         if it.stream.purpose:
             about = self.label("purpose", kind=about, purpose=it.stream.purpose)
+        if it.stream.brand != BUILT_IN_BRAND:
+            about = self.label("brand", about=about, brand=it.stream.brand)
         yield from self._lines(self.label(occasion, at=Time(it.at), id=it.id) + ".")
         yield from self._lines(
             self.label("stream", stream=it.stream.name, about=about, rulebook=it.rulebook)

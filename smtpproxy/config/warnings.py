@@ -41,7 +41,12 @@ def warnings(settings: Settings) -> list[str]:
     elif _public(settings.web.address):
         found.append(f"web.address: {settings.web.address} can be reached from outside")
     found += _feedback(settings)
-    found += [*_streams(settings), *_sender_rules(settings), *_propagation(settings)]
+    found += [
+        *_brands(settings),
+        *_streams(settings),
+        *_sender_rules(settings),
+        *_propagation(settings),
+    ]
     return [*found, *_dkim(settings), *_content(settings)]
 
 
@@ -155,6 +160,21 @@ def _streams(settings: Settings) -> Iterator[str]:
             )
         if stream.name not in usable:
             yield f"{where}: no listener may use it"
+
+
+def _brands(settings: Settings) -> Iterator[str]:
+    """Purposes of one name, which no order not to mail tells apart."""
+    brands: dict[str, str] = {}
+    for stream in settings.streams.values():
+        if stream.purpose is None or stream.name == DEFAULT_STREAM.name:
+            continue
+        other = brands.setdefault(stream.purpose, stream.brand)
+        if other != stream.brand:
+            yield (
+                f'stream "{stream.name}".purpose: "{stream.purpose}" is a purpose of brand'
+                f' "{other}" too: consent to one is none to the other, but an order not to mail'
+                " for this purpose stops both; give each brand its own"
+            )
 
 
 def _signs(stream: Stream, settings: Settings) -> bool:

@@ -10,19 +10,21 @@ from smtpproxy.evidence import writing
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.writing import Block, Cell, Facts, Heading, Paragraph, Table
 from smtpproxy.locale import Lang, Phrase, Time, Value, has_words, say, texts
-from smtpproxy.policy.model import Action, ConsentAct, Contact, Dealing, Link, Purchase, Suppression
+from smtpproxy.policy.model import (
+    Action,
+    Collection,
+    ConsentAct,
+    Contact,
+    Dealing,
+    Link,
+    Purchase,
+    Suppression,
+    collections,
+)
 from smtpproxy.policy.rules.recipient import links
 from smtpproxy.settings import ControllerSettings
 from smtpproxy.sinks.audit.verify import State
 from smtpproxy.terminal import printable
-
-_MOMENTS = (
-    "collected_at",
-    "informed_at",
-    "last_activity_at",
-    "first_contacted_at",
-    "profiling_objected_at",
-)
 
 
 def document(evidence: Evidence, controller: ControllerSettings, lang: Lang) -> list[Block]:
@@ -42,7 +44,7 @@ class _Writer:
         it = self._it
         yield Heading(self._say("title", address=printable(it.address)), 1)
         yield Paragraph(self._say("made", at=Time(it.at), relay=it.relay))
-        yield from writing.controller(self._controller, self._lang)
+        yield from writing.controller(self._controller, it.brands, self._lang)
         yield from self._summary()
         yield from self._contact()
         yield from self._rectifications()
@@ -102,18 +104,34 @@ class _Writer:
         if contact is None:
             yield Paragraph(self._say("nothing"))
         else:
-            yield Facts([(self._say(name), text) for name, text in self._profile(contact)])
+            newest, *others = collections(contact)
+            rows = [*self._profile(contact), *self._collected(newest), *self._did(contact)]
+            yield Facts([(self._say(name), text) for name, text in rows])
+            for way in others:
+                yield Paragraph(self._say("also_collected"))
+                yield Facts([(self._say(name), text) for name, text in self._collected(way)])
 
-    def _profile(self, contact: Contact) -> Iterator[tuple[str, str]]:
-        yield "audience", self._term(contact.audience)
-        yield "source", self._term(contact.source or "unknown")
-        for name in _MOMENTS:
-            moment = getattr(contact, name)
+    def _collected(self, way: Collection) -> Iterator[tuple[str, str]]:
+        if way.brand is not None or self._it.brands:
+            yield "brand", printable(way.brand or self._say("not_on_record"))
+        yield "source", self._term(way.source or "unknown")
+        for name in ("collected_at", "informed_at", "last_activity_at"):
+            moment = getattr(way, name)
             if moment is not None:
                 yield name, self._time(moment)
             elif name == "informed_at":
-                yield name, self._say("no" if contact.never_informed else "not_on_record")
-        yield "optout_offered", self._known(contact.optout_offered)
+                yield name, self._say("no" if way.never_informed else "not_on_record")
+        yield "optout_offered", self._known(way.optout_offered)
+        if way.provenance is not None:
+            hands = links(way.provenance)
+            yield "provenance", " → ".join(self._link(link) for link in hands)
+
+    def _profile(self, contact: Contact) -> Iterator[tuple[str, str]]:
+        yield "audience", self._term(contact.audience)
+        for name in ("first_contacted_at", "profiling_objected_at"):
+            moment = getattr(contact, name)
+            if moment is not None:
+                yield name, self._time(moment)
         for name in ("occupations", "tags"):
             words = getattr(contact, name)
             if words:
@@ -123,9 +141,8 @@ class _Writer:
         for wish in contact.preferences:
             text = f"{wish.purpose}, {self._term(wish.frequency)}, {self._time(wish.at)}"
             yield "preference", printable(text)
-        if contact.provenance is not None:
-            hands = links(contact.provenance)
-            yield "provenance", " → ".join(self._link(link) for link in hands)
+
+    def _did(self, contact: Contact) -> Iterator[tuple[str, str]]:
         if contact.purchases:
             yield (
                 "purchases",
@@ -135,7 +152,8 @@ class _Writer:
             yield "frozen", self._say("frozen_text")
 
     def _purchase(self, purchase: Purchase) -> str:
-        text = printable(f"{purchase.product}, {self._spoken.date(purchase.at)}")
+        brand = f" ({purchase.brand})" if purchase.brand else ""
+        text = printable(f"{purchase.product}{brand}, {self._spoken.date(purchase.at)}")
         if purchase.kind is Dealing.SALE:
             return text
         return f"{text} ({self._say(purchase.kind)})"
@@ -186,7 +204,7 @@ class _Writer:
             kind = "withdrawn" if self._agreed_before(act) else "refusal"
         return [
             self._time(act.at),
-            printable(act.purpose),
+            printable(act.purpose + (f" ({act.brand})" if act.brand else "")),
             self._say(kind),
             self._term(act.method or "–"),
             self._evidence(act),
@@ -197,6 +215,7 @@ class _Writer:
         acts = self._it.contact.acts if self._it.contact else ()
         return any(
             each.purpose == act.purpose
+            and (act.brand is None or each.brand in (None, act.brand))
             and each.at <= act.at
             and not each.withdrawal
             and not each.pending
@@ -209,6 +228,8 @@ class _Writer:
             for name, value in msgspec.structs.asdict(act.evidence).items()
             if value is not None
         ]
+        if act.came_by:
+            words.append(self._say("came_by", collection=printable(act.came_by)))
         if act.conditional:
             words.append(self._say("conditional"))
         elif act.conditional is None and not act.withdrawal:

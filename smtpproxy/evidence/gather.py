@@ -1,7 +1,7 @@
 """All that is known of one address: gathered, and as objects for JSON."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,16 +9,19 @@ from typing import Any
 from msgspec import Struct
 
 from smtpproxy.events import JudgedRecipient
+from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     NO_FACTS,
     Basis,
     ConsentAct,
     Contact,
     Purchase,
+    Rulebook,
     Suppression,
 )
+from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import confirmed_request, newest_act
-from smtpproxy.settings import ControllerSettings, RetentionSettings, Settings
+from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings, Settings
 from smtpproxy.sinks.audit.chain import Head, Report
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
@@ -82,6 +85,7 @@ class Evidence:
     rectifications: Sequence[Rectification] = ()
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     controller: ControllerSettings | None = None
+    brands: Sequence[BrandSettings] = ()
 
     def state(self, mailing: Mailing) -> State:
         """What proves a decision and its outcome, where the audit log is as it was written."""
@@ -111,7 +115,7 @@ def evidence(
     folder = settings.server.state_dir / "audit"
     contact, suppressions, lifted, rectified = asyncio.run(_stored(settings, address))
     mailings = [
-        Mailing(record, recipient, _proof(record, recipient))
+        Mailing(record, recipient, _proof(record, recipient, settings.rulebooks))
         for name in dict.fromkeys([address, *former_addresses(rectified)])
         for record in read(folder, recipient=name)
         for recipient in record.decided.recipients
@@ -131,6 +135,7 @@ def evidence(
         rectified,
         settings.retention,
         settings.controller,
+        settings.declared_brands and tuple(settings.brands.values()),
     )
 
 
@@ -151,13 +156,20 @@ async def _stored(
         await store.close()
 
 
-def _proof(record: Record, recipient: JudgedRecipient) -> Proof | None:
+def _proof(
+    record: Record, recipient: JudgedRecipient, rulebooks: Mapping[str, Rulebook]
+) -> Proof | None:
     """What the recorded facts held for the basis that the verdict names."""
     basis = recipient.verdict.basis
     if basis is None:
         return None
     stream = record.decided.decision.stream
-    contact = record.decided.facts.get(recipient.canonical, NO_FACTS).contact
+    facts = record.decided.facts.get(recipient.canonical, NO_FACTS)
+    name = record.decided.decision.rulebook
+    rulebook = rulebooks.get(name) or Rulebook(name)
+    whole = RecipientCase(recipient.canonical, stream, facts, rulebook, record.decided.at)
+    case, _ = decisive(whole, record.decided.features)
+    contact = case.facts.contact
     if contact is None:
         return Proof(basis)
     if basis is Basis.CONSENT:

@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 from smtpproxy.locale import Lang, Phrase, Value, say
 from smtpproxy.locale.pages import environment
 from smtpproxy.policy.periods import Period
-from smtpproxy.settings import ControllerSettings, RetentionSettings
+from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings
 from smtpproxy.terminal import printable
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
@@ -72,7 +72,9 @@ def _longest_word(text: str) -> int:
     return max(map(len, text.split()), default=0)
 
 
-def controller(of: ControllerSettings, lang: Lang) -> Iterator[Block]:
+def controller(
+    of: ControllerSettings, brands: Sequence[BrandSettings], lang: Lang
+) -> Iterator[Block]:
     """Who processes the data, for what, and who else gets them."""
     separator = _say("separator", lang)
     rows = [
@@ -85,7 +87,11 @@ def controller(of: ControllerSettings, lang: Lang) -> Iterator[Block]:
         ("transfers", printable(of.transfers or "")),
     ]
     yield Heading(_say("controller", lang))
-    yield Facts([(_say(name, lang), text) for name, text in rows if text])
+    told = [(_say(name, lang), text) for name, text in rows if text]
+    for brand in brands:
+        who = f"{brand.title}: {brand.legal_name}, {brand.address}"
+        told.append((_say("brand_named", lang, brand=brand.name), printable(who)))
+    yield Facts(told)
 
 
 def retention(of: RetentionSettings, lang: Lang) -> Iterator[Block]:

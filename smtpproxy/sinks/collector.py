@@ -118,6 +118,7 @@ class SnapshotCollector(Collector):
                 (webhook.name,): webhook.deadline for webhook in settings.webhooks
             },
             "start_time_seconds": {(): started_at},
+            "stream_info": {(name, s.brand): 1 for name, s in settings.streams.items()},
             "build_info": {(version,): 1},
             "config_info": {(settings.hash,): 1},
         }

@@ -280,6 +280,7 @@ FAMILIES: tuple[Family, ...] = (
         rows.unknown("stream"),
     ),
     Family("start_time_seconds", "When the relay was started, in Unix time.", rows.unknown()),
+    Family("stream_info", "The brand of the stream.", rows.unknown("stream", "brand")),
     Family("build_info", "The version that runs.", rows.unknown("version")),
     Family("config_info", "The configuration that runs, by its hash.", rows.unknown("hash")),
 )

@@ -206,3 +206,16 @@ def test_explain_names_the_brand(stored: Stored) -> None:
     ):
         told = stored.run(*asked, "--stream", NEWS, "--lang", lang, code=1).stdout
         assert words in " ".join(told.split())
+
+
+def test_the_persons_document_names_whom_everything_was_said_to(stored: Stored) -> None:
+    imported(stored, "--brand", "mill", purchases=[{"product": "hat", "at": CONSENT["given_at"]}])
+    imported(stored, "--brand", "shop", "--replace", "none", source="purchased", consents=[])
+    english = ("Brand mill", "Group SA, 1 rue X, Paris", "also obtained in another way",
+               "hat (mill)", "news (mill)")  # fmt: skip
+    french = ("Marque mill", "a aussi été obtenue", "hat (mill)")
+    for lang, words in (("en", english), ("fr", french)):
+        out = str(stored.folder / "anna.html")
+        stored.run("contact", "export", ANNA, "--evidence", "--output", out, "--lang", lang)
+        page = Path(out).read_text("utf-8")
+        assert [word for word in words if word not in page] == []

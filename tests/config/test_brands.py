@@ -3,6 +3,7 @@
 import pytest
 
 from smtpproxy.config import ConfigError, parse
+from smtpproxy.config.warnings import warnings
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.model import Action, MessageFeatures, Reason, Stream
 from smtpproxy.settings import Settings
@@ -110,3 +111,11 @@ def test_labels_and_colours_are_read() -> None:
     assert settings.declared_streams[0].label == {"en": "News", "fr": "Nouvelles"}
     read = settings.brands["shoes"]
     assert (read.colour, read.languages, read.help) == ("#ffffff", ("fr",), "help@s.example")
+
+
+def test_a_purpose_of_two_brands_deserves_a_second_look() -> None:
+    both = _brand("shoes") + _brand("hats")
+    more = NEWS.replace('name = "news"', 'name = "more"')
+    settings = parse(START + both + NEWS + 'brand = "hats"\n' + more + 'brand = "shoes"\n', "f")
+    (told,) = [one for one in warnings(settings) if "is a purpose of brand" in one]
+    assert 'stream "more".purpose: "news" is a purpose of brand "hats" too' in told

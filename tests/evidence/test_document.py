@@ -154,6 +154,7 @@ PROOFS = {
     Basis.GENERIC_ADDRESS: (Proof(Basis.GENERIC_ADDRESS), "generic address"),
     Basis.TRANSACTIONAL: (Proof(Basis.TRANSACTIONAL), "transactional"),
     Basis.OPT_OUT: (Proof(Basis.OPT_OUT), "opt out"),
+    Basis.PERMISSION: (Proof(Basis.PERMISSION, informed_at=AT), "permission"),
 }
 
 

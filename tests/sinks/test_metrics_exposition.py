@@ -184,6 +184,7 @@ def test_counts_are_what_happened() -> None:
     assert sample(shown, "observe_mode", stream="offers") == 0
     assert sample(shown, "build_info", version="0.1.0") == 1
     assert sample(shown, "config_info", hash="0123456789ab") == 1
+    assert sample(shown, "stream_info", stream="default", brand="default") == 1
     assert sample(shown, "start_time_seconds") == 1_700_000_000.0
 
 
@@ -239,5 +240,6 @@ def test_the_document_lists_every_label_value() -> None:
         for key, value in labels:
             seen.setdefault(key, set()).add(value)
     seen["basis"].add("permission")  # on streams of that class
-    open_ended = {"listener", "stream", "reason", "version", "hash", "le", "webhook", "token"}
+    open_ended = {"listener", "stream", "brand", "reason", "version", "hash", "le"}
+    open_ended |= {"webhook", "token"}
     assert closed == {key: values for key, values in seen.items() if key not in open_ended}
