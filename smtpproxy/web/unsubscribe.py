@@ -61,7 +61,7 @@ class Listening(Protocol):
 
 
 class PersonalLinks(Protocol):
-    """Mails people a link to what is stored about them: see `web.person`."""
+    """Mails people a link to what is stored about them: see `web.personal`."""
 
     async def send(self, address: str, brand: str, lang: Lang) -> None:
         """Send it, unless mail to the address may not be sent. Raises StoreUnavailable."""
@@ -92,7 +92,8 @@ class Unsubscribe:
         self._wishes = Wishes(writer, now)
         self._streams = {stream_tag(name): stream for name, stream in streams.items()}
         self._looks = looks
-        self._only = next(iter(looks.values())) if len(looks) == 1 else None
+        brands = [look for look in looks.values() if look.brand != BUILT_IN_BRAND]
+        self._otherwise = brands[0] if len(brands) == 1 else looks[BUILT_IN_BRAND]
         self._breaker = breaker
         self._heard: deque[tuple[Unsubscription, str]] = deque()
         self._telling: asyncio.Task[None] | None = None
@@ -135,10 +136,9 @@ class Unsubscribe:
 
     async def _visit(self, request: Request, told: Unsubscription) -> "Visit":
         stream = self._streams.get(told.stream)
-        look = self._looks.get(stream.brand if stream else "", self._only)
         accepted = request.headers.get("accept-language", "")
         visit = Visit(
-            look or self._looks[BUILT_IN_BRAND],
+            self._looks.get(stream.brand, self._otherwise) if stream else self._otherwise,
             accepted,
             told,
             stream.name if stream else UNKNOWN,
@@ -166,7 +166,7 @@ class Unsubscribe:
                     return await self._take_back(visit, told, form.get("undo", ""))
                 case "prefer":
                     return await self._prefer(visit, told, form)
-                case "link" if self._personal is not None and visit.address:
+                case "link" if self._personal is not None and visit.is_somebodys:
                     await self._personal.send(visit.address, visit.look.brand, visit.lang)
                     return visit.page("mailed")
         except ValueError as error:  # the key of a hashed address was retired
@@ -281,6 +281,11 @@ class Visit:
         self._personal = personal
 
     @property
+    def is_somebodys(self) -> bool:
+        """Whether it is known whose data it is, and who keeps it."""
+        return bool(self.address and self.look.title)
+
+    @property
     def lang(self) -> Lang:
         return self.asked or self.look.language_of(self.tag)
 
@@ -293,7 +298,7 @@ class Visit:
         held: Mapping[str, Often] | None = None,
         status: int | None = None,
     ) -> Response:
-        data = "" if not self.address else "link" if self._personal else "write"
+        data = "" if not self.is_somebodys else "link" if self._personal else "write"
         asked = (self.look, self.lang, state, self.scope, self.stream, stopped, data)
         page = _render(*asked, undo, tuple((held or {}).items())) if undo else _rendered(*asked)
         headers = dict(self.look.headers)

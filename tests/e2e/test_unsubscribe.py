@@ -82,7 +82,8 @@ def test_the_page_in_chromium(adding: RelayProcess, upstream: FakeUpstream, tmp_
     with Chromium(tmp_path / "profile", "fr") as browser:
         shown = browser.open(uri)
         assert "Se désinscrire" in shown
-        browser.screenshot(tmp_path / "page.png")
+        border = "getComputedStyle(document.querySelector('button')).borderTopWidth"
+        assert browser.run(border) == "2px", "the policy lets the page's own style through"
         assert adding.send(bare(), PAUL)[0] == 250, "a page that is only looked at"
         done = browser.press("button")
         assert "Votre désinscription est enregistrée" in done

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy.config import parse
+from smtpproxy.locale.pages import environment
 from smtpproxy.policy.model import (
     Audience,
     ConsentAct,
@@ -82,6 +83,9 @@ def pages(look: Look, lang: str = "en") -> dict[str, str]:
         "saved": _render(*about, "saved", *link, "undo", (("offers", "weekly"), ("news", "none"))),
         "mailed": _render(*about, "mailed", *link),
         "undone": _render(*about, "undone", *link),
+        "confirm": environment(lang)
+        .get_template("confirmation.html")
+        .render(look=look, state="ask", title="Offers?", text="Yes, send me them.", button="Yes"),
         "personal": page(stored(), *about, "corrected"),
         "unknown": _render(*about, "unknown", "", "unknown", "this", ""),
     }

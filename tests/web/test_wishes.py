@@ -340,6 +340,16 @@ async def test_a_stream_that_is_gone_is_of_no_brand(site: Site) -> None:
     assert "<footer>" not in page
 
 
+async def test_where_there_is_one_brand_every_link_is_its(tmp_path: Path) -> None:
+    one = '[[brand]]\nname = "shop"\ntitle = "The Shop"\nlegal_name = "S"\naddress = "Paris"\n'
+    site = Site(tmp_path, ONE_BRAND + one)
+    page = (await site.client.get(site.link(stream="gone"))).text
+    assert "No more advertising from The Shop" in page
+    await site.press(site.link(stream="gone"), all="brand")
+    assert await site.held() == {"brand:shop"}
+    await site.store.close()
+
+
 # many at once
 
 
