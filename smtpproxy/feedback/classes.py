@@ -43,13 +43,15 @@ def classify(status: str, text: str) -> Class:
     own = found[1] if found is not None else ""
     if _OF_THE_SENDER & {own, status}:
         return Class.BLOCKED
-    if _ADDRESS_REJECTED.search(said):
-        return Class.DEAD
     code = _CODE.search(said)
     plain = _words(said)
     by_words = _by_words(plain, own or status, code[1] if code is not None else "")
     if by_words is not None:
         return by_words
+    if _ADDRESS_REJECTED.search(said):
+        return Class.DEAD
+    if words.FILTER_LINK.search(said):
+        return Class.SPAM
     by_status = _by_status(own if own not in _UNSAID else status or own)
     if by_status is Class.DEAD and own not in _DEAD_STATUS and not _is_vague(plain):
         return Class.UNKNOWN  # gateways put 5.1.1 on whatever was refused at RCPT

@@ -48,7 +48,8 @@ NEUTRAL = _any(
 
 SENDER = _any(
     r"\bsend(?:er|ing)(?:'?s)? (?:ip|mta|host|server)\b|badsender|sendernoa|backscatter|emetteur",
-    r"(?:relay|daily|hourly|sending|outgoing) quota",
+    r"(?:relay|daily|hourly|sending|outgoing) quota|senderfilter|unverif\w{3,6} sending"
+    r"|from a different address",
     r"\bpurported|responsible address|not owned by|outgoing mail suspension|not pre-approved",
     r"\bfrom: domain|\bfully qualified|dynamic ip|open proxy|mismatches client|unresolvable relay",
     r"\bserver ip\b|\bclient host\b|forward dns|ip for sending",
@@ -79,6 +80,11 @@ SPAM = _any(
     r"classified as|profile the internet community|unwanted|advertis",
     r"垃圾|迷惑メール|спам|스팸",
 )
+
+FILTER_LINK = re.compile(
+    r"https?://[^\s/]{0,100}(?:spamhaus|spamcop|dnsbl|blocklist|barracudacentral|abuseat|spf\.)"
+)
+"""Links that stand in for words."""
 
 FULL = _any(
     r"storage allocation|space has been used|too much mail data",
@@ -214,8 +220,8 @@ UNAVAILABLE = _any(
 )
 
 NOT_FOR_GOOD = _any(
-    r"temporar|try (?:again )?later|not found,? try again|(?:currently|momentarily) (?:un"
-    r"|not )available|greylist|graylist"
+    r"temporar|soft error|try (?:again )?later|not found,? try again|greylist|graylist"
+    r"|(?:currently|momentarily) (?:un|not )available"
 )
 
 TRANSIENT = _any(
@@ -247,6 +253,7 @@ TRANSIENT = _any(
 )
 
 REFUSAL = _any(
+    r"mail rejet|system has detected",
     r"\brefuses?\b|\breject\b|filtered|protected|restricted|go away|no access|suspension|confirm\b",
     r"\bdenied|\brefused|\bblocked|\bnot (?:allowed|permitted|accepted|accepting|acceptable"
     r"|wanted)",
