@@ -25,6 +25,7 @@ class Setting:
     on_mixed: Literal["refuse", "split"] = "refuse"
     adds_links: bool = False  # `unsubscribe = "add"`: a message for each recipient
     refuses_at_data: bool = False
+    returns: bool = False  # `verp`: the same, from a reverse path of the recipient's own
 
     @property
     def relays(self) -> bool:
@@ -33,7 +34,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        parts = [self.intake, self.on_mixed, "links" * self.adds_links]
+        parts = [self.intake, self.on_mixed, "links" * self.adds_links, "verp" * self.returns]
         return "-".join(filter(None, [*parts, "late" * self.refuses_at_data]))
 
 

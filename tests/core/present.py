@@ -59,6 +59,7 @@ def streams(setting: Setting) -> dict[str, Stream]:
         purpose="offers",
         refuse_at_data=late,
         unsubscribe_scope="marketing" if setting.adds_links else None,
+        verp=setting.returns,
     )
     receipts = Stream(name="receipts", stream_class=StreamClass.TRANSACTIONAL, refuse_at_data=late)
     return {"offers": offers, "receipts": receipts}
@@ -96,6 +97,7 @@ class Present:
             ticks=lambda: 0.0,
             new_id=lambda: f"{next(numbers):026}",
             links=_Links(),
+            return_path=lambda *made: f"{made[-1].replace('@', '=')}@bounces.example",
             counts_mailings=True,
             record_waits=True,
         )

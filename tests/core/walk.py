@@ -243,12 +243,15 @@ class Walk:
             assert not told & told_before, f"told twice of {told & told_before}"
         deferred, gone = any(400 <= a.code < 500 for a in answers), not self.driver.client_is_there
         kept = deferred or (gone and sum(not each.is_notice for each in current.sent) > 1)
-        if (
-            self.setting.adds_links
-            and self.setting.intake == "smtp"
-            and (kept or (gone and before))
-        ):
+        copies = self.setting.adds_links or (self.setting.returns and current.reverse_path)
+        for each in current.sent:
+            if each.sender.endswith("@bounces.example"):
+                (person,) = {name.lower().replace("@", "=") for name in each.recipients}
+                assert each.sender == f"{person}@bounces.example"
+        if copies and self.setting.intake == "smtp" and (kept or (gone and before)):
             self.copied[self.content] = before.union(taken)
+        elif others := before - set(self.accepted):
+            self.copied[self.content] = others  # they wait for another transaction's answer
         if deferred or (gone and self.setting.relays):
             self.told[self.content] = told | told_before
         for name, answer in zip(asked.about, answers, strict=True):
@@ -265,7 +268,7 @@ class Walk:
                 assert name not in taken, f"{answer} for {name}, who is mailed"
                 assert not mailed or unspoken, f"{answer} for {name}, who was mailed"
                 self._refusal_is_known(name, answer.text)
-            elif not self.setting.adds_links or self.setting.intake != "smtp":
+            elif not copies or self.setting.intake != "smtp":
                 assert name not in taken, f"{answer} for {name}: a retry mails them twice"
         if not self.setting.relays or self.setting.intake == "smtp":
             assert len({answer.code for answer in answers}) == 1
