@@ -49,7 +49,7 @@ from smtpproxy.policy.rules import (
     permission,
     recipient,
 )
-from smtpproxy.policy.rules.brands import by_collection
+from smtpproxy.policy.rules.brands import by_collection, is_plain
 from smtpproxy.policy.rules.recipient import agreed_to_tracking, is_tracked, yielded
 
 _IS_TRANSACTIONAL = StreamClass.TRANSACTIONAL
@@ -286,6 +286,10 @@ def decisive(
     """Return the case with the collection that decides, the first that allows or else the first,
     and its verdict by the rules that look at how the address was obtained.
     """
+    facts = case.facts
+    plain = not facts.readings and (facts.contact is None or is_plain(facts.contact, case.stream))
+    if plain and not case.stream.permission:
+        return case, _by_basis(case, message)
     if case.stream.permission:
         return _whether_to_ask(by_collection(case), message)
     first: tuple[RecipientCase, Verdict] | None = None

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from smtpproxy.locale import REFERENCE, Lang, Phrase, has_words, say
 from smtpproxy.policy.as_of import known_at
-from smtpproxy.policy.decide import judge, needs
+from smtpproxy.policy.decide import decisive, judge, needs
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -23,7 +23,8 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.rules.bases import newest_act, newest_withdrawal
+from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.policy.rules.bases import newest_act, withdrawn_at
 from smtpproxy.policy.rules.recipient import day
 from smtpproxy.store.protocols import FactReader
 from smtpproxy.terminal import printable
@@ -77,11 +78,14 @@ def _since(verdict: Verdict, known: RecipientFacts, request: ScrubRequest) -> st
     """The day of the suppression, the withdrawal or the consent that decided."""
     if verdict.rule == "suppression":
         return (verdict.detail or "").partition(" since ")[2][:10]
-    contact, purpose = known.contact, request.stream.purpose
-    if contact is not None and verdict.reason is Reason.CONSENT_WITHDRAWN:
-        at = newest_withdrawal(contact.acts, purpose)
+    whole = RecipientCase("", request.stream, known, request.rulebook, request.now)
+    if verdict.reason is Reason.CONSENT_WITHDRAWN:
+        at = withdrawn_at(decisive(whole)[0])
         return "" if at is None else day(at)
-    if contact is not None and verdict.basis is Basis.CONSENT:
+    if verdict.basis is Basis.CONSENT:
+        contact, purpose = decisive(whole)[0].facts.contact, request.stream.purpose
+        if contact is None:
+            return ""
         act = newest_act(contact, purpose, request.rulebook)
         return "" if act is None else day(act.at)
     return ""

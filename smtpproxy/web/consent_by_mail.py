@@ -236,7 +236,11 @@ def confirmable(contact: Contact | None, told: Confirmation) -> State:
     """Whether a link still asks (`ask`), was used (`again`), or is of no use (`over`)."""
     if contact is None:
         return "over"
-    since = [a for a in contact.acts if a.purpose == told.purpose and a.at >= told.at]
+    since = [
+        act
+        for act in contact.acts
+        if act.purpose == told.purpose and act.at >= told.at and act.brand in (None, told.brand)
+    ]
     if any(act.withdrawal for act in since):
         return "over"
     if told.kind == "consent" and not any(a.pending and a.at == told.at for a in since):

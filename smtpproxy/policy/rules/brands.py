@@ -14,7 +14,6 @@ from smtpproxy.policy.model import (
     Collection,
     ConsentAct,
     Contact,
-    Purchase,
     Reading,
     Stream,
     collected,
@@ -47,7 +46,7 @@ def by_collection(case: RecipientCase) -> tuple[RecipientCase, ...]:
         facts = replace(facts, readings=_concerning(facts.readings, stream))
     if contact is None:
         return (case if facts is case.facts else replace(case, facts=facts),)
-    if facts is case.facts and _is_plain(contact, stream):
+    if facts is case.facts and is_plain(contact, stream):
         return (case,)
     own = [each for each in collections(contact) if is_own(each.brand, stream)]
     own = own or [Collection(contact.brand)]
@@ -58,14 +57,18 @@ def by_collection(case: RecipientCase) -> tuple[RecipientCase, ...]:
     )
 
 
-def _is_plain(contact: Contact, stream: Stream) -> bool:
+def is_plain(contact: Contact, stream: Stream) -> bool:
     """Whether there is one collection, and all that is on record is the brand's and came by it."""
-    brand, many = stream.brand, stream.many_brands
-    if contact.others or (contact.brand != brand if contact.brand or many else False):
+    if contact.others:
         return False
-    said: tuple[ConsentAct | Purchase, ...] = (*contact.acts, *contact.purchases)
-    for each in said:
-        if each.came_by is not None or (each.brand != brand if each.brand or many else False):
+    own = (stream.brand,) if stream.many_brands else (None, stream.brand)
+    if contact.brand not in own:
+        return False
+    for act in contact.acts:
+        if act.brand not in own or act.came_by is not None:
+            return False
+    for purchase in contact.purchases:
+        if purchase.brand not in own or purchase.came_by is not None:
             return False
     return True
 

@@ -18,7 +18,9 @@ from smtpproxy.policy.model import (
     Suppression,
     Transaction,
     Verdict,
+    collections,
 )
+from smtpproxy.store.collected import COLLECTED_FIELDS, alike
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.run import BATCH_ROWS
 from smtpproxy.store.exchange.times import written_time
@@ -225,8 +227,15 @@ def _of_contact(one: Read[ContactUpdate], before: Known | None, merged: Merged) 
 
 
 def _changes(before: Contact, after: Contact) -> str:
+    one = not before.others and not after.others and before.brand == after.brand
     fields = sorted(PROFILE_FIELDS.union(MARKS, ("preferences",)))
-    names = [name for name in fields if getattr(after, name) != getattr(before, name)]
+    names = [
+        name
+        for name in fields
+        if getattr(after, name) != getattr(before, name) and (one or name not in COLLECTED_FIELDS)
+    ]
+    if not one and alike(collections(after)) != alike(collections(before)):
+        names.append("how the address was obtained")
     names += [
         counted(len(new), "consent act") for new in [set(after.acts) - set(before.acts)] if new
     ]
