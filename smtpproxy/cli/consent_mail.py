@@ -42,7 +42,7 @@ class StartOptions:
         "Of the mail (default: the contact's, or the brand's first).", choice(PAGE_LANGS)
     )
     source: str | None = option(
-        "How the address was obtained, when that is not known yet.", choice(Source)
+        "How the address was obtained; on record once it is confirmed.", choice(Source)
     )
 
 
@@ -84,7 +84,8 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
         except RelayUnavailable as error:
             fail(f"{error} The request is on record: run the command again then.")
         contact = await store.contact(address)
-        if done.state == "sent" and contact is not None and contact.source is None:
+        known = options.source or (contact is not None and contact.source)
+        if done.state == "sent" and not known:
             warn("it is not known how the address was obtained, so it is not mailed: give --source")
         texts = {
             "sent": f"{address}: asked to confirm {asked.purpose}",

@@ -30,6 +30,7 @@ class Confirmation(Struct, frozen=True, array_like=True):
     at: datetime  # UTC
     until: datetime
     lang: str  # of the page, where the browser asks for none
+    source: str | None = None  # how the address was obtained: on record once it is confirmed
 
 
 _encode = msgspec.msgpack.Encoder().encode

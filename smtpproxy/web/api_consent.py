@@ -40,7 +40,10 @@ class ConsentStart(Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     source: Annotated[
         Source | None,
-        Meta(description="How the address was obtained, where that is not on record: `direct`."),
+        Meta(
+            description="How the address was obtained: `direct` means from the person. On record"
+            " once it is confirmed."
+        ),
     ] = None
 
 

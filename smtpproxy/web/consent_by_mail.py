@@ -30,7 +30,8 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.brands import by_collection
-from smtpproxy.policy.rules.recipient import restricted, source, suppressed
+from smtpproxy.policy.rules.recipient import restricted, suppressed
+from smtpproxy.policy.rules.recipient import source as refused_source
 from smtpproxy.settings import Settings
 from smtpproxy.store.counters import ConfirmationLimit
 from smtpproxy.store.key_files import load_keys
@@ -58,7 +59,7 @@ class ConsentRequest(Struct, frozen=True):
     brand: str
     evidence: Evidence = Evidence()  # of the request; its IP address is kept as a keyed hash
     lang: str | None = None  # of the mail; None: the contact's, or the brand's first
-    source: Source | None = None  # how the address was obtained this time
+    source: Source | None = None  # how the address was obtained, on record once it is confirmed
 
 
 class Started(Struct, frozen=True):
@@ -100,15 +101,7 @@ class ConsentByMail:
         verdict = self._refusal(asked, known, now)
         if verdict is not None:
             return Started("refused", verdict.reason, verdict.detail)
-        if not await self._limit.take(
-            asked.address, now, per_address=bounds.max_per_address, per_day=bounds.max_per_day
-        ):
-            return Started("too_often")
         language = known.contact.language if known.contact else None
-        await store.record_act(asked.address, self._request(asked, now))
-        if asked.source is not None:
-            named = Contact(asked.address, source=asked.source, brand=self._on_record(asked.brand))
-            await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
         told = Confirmation(
             "consent",
             asked.address,
@@ -117,9 +110,16 @@ class ConsentByMail:
             now,
             now + timedelta(seconds=bounds.valid_for),
             language_for(self.settings, asked.brand, asked.lang, language),
+            asked.source,
         )
+        mail = self._mails.mail(told, now)  # what is wrong with the keys shows before all else
+        if not await self._limit.take(
+            asked.address, now, per_address=bounds.max_per_address, per_day=bounds.max_per_day
+        ):
+            return Started("too_often")
+        await store.record_act(asked.address, self._request(asked, now))
         try:
-            reply = await send(self._submit, self._mails.mail(told, now))
+            reply = await send(self._submit, mail)
         except RelayUnavailable as error:
             if error.certain:
                 await self._limit.give_back(asked.address, now)
@@ -169,6 +169,10 @@ class ConsentByMail:
             contact = await store.contact(told.recipient)
             state = confirmable(contact, told)
             if state == "ask":
+                if told.source is not None:  # not before: anybody may have typed the address
+                    brand, source = self._on_record(told.brand), Source(told.source)
+                    named = Contact(told.recipient, source=source, brand=brand)
+                    await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
                 await store.record_act(told.recipient, self._act(told, client, lang))
                 state = "done"
         return state
@@ -219,7 +223,7 @@ class ConsentByMail:
 def _refused(case: RecipientCase) -> Verdict | None:
     """Return the refusal that no confirmation would change; a source may be on record later."""
     unknown = case.facts.contact is None or case.facts.contact.source is None
-    return suppressed(case) or restricted(case) or (None if unknown else source(case))
+    return suppressed(case) or restricted(case) or (None if unknown else refused_source(case))
 
 
 def brand_of(settings: Settings, asked: str | None) -> str:

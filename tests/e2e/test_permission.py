@@ -196,9 +196,7 @@ def test_the_header_may_choose_the_stream(relay: RelayProcess, mta: FakeUpstream
     message = question(links(relay, "fay")[0], stream="renewal")
     assert relay.send(message, person("fay"), listener="both")[0] == 250
     code, text = relay.send(message, person("fay"), listener="both")
-    assert (code, "consent_expired" in text) == (550, True), (
-        "refused on each, by the first's reason"
-    )
+    assert (code, "consent_expired" in text) == (550, True), "each stream refuses"
     code, text = relay.send(question(links(relay, "gus")[0]), person("gus"), listener="both")
     assert (code, "consent_expired" in text) == (550, True), "by default it is an offer"
 

@@ -265,8 +265,12 @@ async def test_how_the_address_was_obtained(
     asked = ConsentRequest(LEA, "offers", "default", Evidence("offers by mail"), source=claimed)
     done = await site.by_mail.start(asked)
     assert done.state == state
+    before = await site.store.contact(LEA)
+    assert (before and before.source) == (known and known.source), "anybody may have asked"
     if claimed is Source.DIRECT and state == "sent":
-        told = Confirmation("consent", LEA, "default", "offers", T0, T0 + timedelta(days=7), "en")
+        told = Confirmation(
+            "consent", LEA, "default", "offers", T0, T0 + timedelta(days=7), "en", "direct"
+        )
         await site.client.post(site.path(told), data=YES)
         facts = await site.store.facts(Lookups((LEA,)))
         offers, book = site.settings.streams["offers"], site.settings.rulebooks["fr"]
