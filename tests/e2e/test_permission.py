@@ -218,5 +218,6 @@ def test_two_at_once_are_not_both_sent(relay: RelayProcess, mta: FakeUpstream) -
     message = question(links(relay, "ida")[0])
     with ThreadPoolExecutor(6) as at_once:
         answers = list(at_once.map(lambda _: ask_on(relay, message, "ida"), range(6)))
-    assert sorted(code for code, _ in answers) == [250, *[550] * 5]
-    assert len(mta.messages) == 1
+    assert len(mta.messages) == 1, answers
+    assert sum(code == 250 for code, _ in answers) == 1, answers
+    assert {code for code, _ in answers} <= {250, 451, 550}, "451: a busy machine"
