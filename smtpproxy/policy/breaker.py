@@ -65,9 +65,16 @@ class Finding(Struct, frozen=True):
     bound: int  # parts per million
 
 
+def enough(tally: Tally, rules: BreakerRules) -> bool:
+    """Whether anything may follow from this, or from a part of it."""
+    return tally.messages >= rules.minimum_messages and any(
+        tally.heard.get(cause, 0) >= rules.minimum_reports for cause in rules.bounds
+    )
+
+
 def findings(tally: Tally, rules: BreakerRules) -> tuple[Finding, ...]:
     """Return what is reached: of each kind of feedback the gravest, those that pause first."""
-    if tally.messages < rules.minimum_messages:
+    if not enough(tally, rules):
         return ()
     found = []
     for cause, bound in rules.bounds.items():

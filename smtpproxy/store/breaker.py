@@ -11,14 +11,14 @@ import structlog
 from msgspec import Struct
 
 from smtpproxy.events import time_of
-from smtpproxy.policy.breaker import BRAND, STREAM, Finding, Heard, Level, Tally, judged
+from smtpproxy.policy.breaker import BRAND, STREAM, Finding, Heard, Tally, enough, judged
 from smtpproxy.policy.model import Pause, Stream, StreamClass
 from smtpproxy.policy.rules.deferrals import pause_in_force
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store.streams import StreamCounts, StreamEvent, StreamStates
 
-_AGAIN = timedelta(seconds=1)
-"""What was found, and is on record, is not looked into again for so long."""
+_KNOWN, _WARNED = timedelta(seconds=1), timedelta(seconds=10)
+"""How long it is not asked again what is paused, and not warned again of the same."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,8 @@ class Breaker:
         self._counts = counts
         self._states = states
         self._now = now
-        self._known: dict[tuple[str, Heard, Level], datetime] = {}
+        self._warned: dict[tuple[str, Heard], datetime] = {}
+        self._known: tuple[datetime, Mapping[str, datetime], frozenset[str]] | None = None
 
     async def sent(self, messages: Mapping[str, int]) -> None:
         """Count messages by stream, one for each recipient; `judge` comes next."""
@@ -104,22 +105,41 @@ class Breaker:
         brands = {self._brands[name] for name in streams if name in self._brands}
         names = [name for name, brand in self._brands.items() if brand in brands]
         beginning = now - timedelta(seconds=self._settings.window)
-        tallies = await self._counts.tallies(dict.fromkeys(names, beginning))
-        reached = judged(tallies, self._brands, self._rules)
-        found = [(subject, one.cause, one.level) for subject, one in reached]
-        if all(now - self._known.get(one, beginning) < _AGAIN for one in found):
+        whole = await self._counts.tallies(dict.fromkeys(names, beginning))
+        if not enough(sum(whole.values(), Tally()), self._rules):
             return
-        states = self._states()
-        since = await self._since(beginning)
-        paused = {one.subject for one in await states.pauses() if one.holds(now)}
-        tallies = await self._counts.tallies({name: since[name] for name in names})
-        anew = judged(tallies, self._brands, self._rules, paused)
-        settled = {(subject, one.cause, one.level) for subject, one in anew}
-        self._known = {one: now for one in found if one in settled or one[0] in paused}
-        for subject, one in anew:
+        found: list[tuple[str, Finding]] = []
+        for fresh in (False, True):  # nothing is done by a state that may be another meanwhile
+            since, paused = await self._state(now, fresh=fresh)
+            tallies = await self._counts.tallies({name: since[name] for name in names})
+            found = [
+                (subject, one)
+                for subject, one in judged(tallies, self._brands, self._rules, paused)
+                if one.level == "pause" or not self._warned_lately(subject, one.cause, now)
+            ]
+            if not found:
+                return
+        for subject, one in found:
             event = self._event(subject, one, now)
-            if await states.note_stream(event, unless_since=since.get(subject, beginning)):
+            if one.level == "warn":
+                self._warned[subject, one.cause] = now
+            if await self._states().note_stream(event, unless_since=since.get(subject, beginning)):
                 tell(event)
+
+    def _warned_lately(self, subject: str, cause: Heard, now: datetime) -> bool:
+        at = self._warned.get((subject, cause))
+        return at is not None and now - at < _WARNED
+
+    async def _state(
+        self, now: datetime, *, fresh: bool
+    ) -> tuple[Mapping[str, datetime], frozenset[str]]:
+        """From when on counts what streams sent, and which subjects are paused."""
+        if fresh or self._known is None or not timedelta(0) <= now - self._known[0] < _KNOWN:
+            since = await self._since(now - timedelta(seconds=self._settings.window))
+            pauses = await self._states().pauses()
+            paused = frozenset(one.subject for one in pauses if one.holds(now))
+            self._known = now, since, paused
+        return self._known[1:]
 
     async def resume_due(self) -> None:
         """Resume what was paused for a time that is over."""

@@ -181,6 +181,36 @@ async def test_what_was_sent_before_a_resume_does_not_count_again(here: Process)
     assert await here.paused() == ["stream:offers"]
 
 
+async def test_what_was_good_before_a_resume_hides_nothing_after_it(here: Process) -> None:
+    await here.send(100_000)
+    paused = StreamEvent(here.at, "stream:offers", "paused", PERSON)
+    assert await here.store.note_stream(paused)
+    here.at += HOUR
+    assert await here.store.note_stream(StreamEvent(here.at, "stream:offers", "resumed", PERSON))
+    here.at += HOUR
+    await here.hear(Heard.COMPLAINT, 3, await here.send(1_000))
+    assert await here.paused() == ["stream:offers"]
+
+
+async def test_a_paused_stream_hides_nothing_of_its_brand(here: Process) -> None:
+    await here.send(100_000, "news")
+    assert await here.store.note_stream(StreamEvent(here.at, "stream:news", "paused", PERSON))
+    small = await here.send(600)
+    await here.hear(Heard.COMPLAINT, 3, small)
+    assert set(await here.paused()) == {"stream:news", "stream:offers"}
+
+
+async def test_a_stream_that_was_resumed_just_now_is_not_paused_for_what_was_before(
+    here: Process,
+) -> None:
+    id = await here.send(1_000)
+    await here.hear(Heard.COMPLAINT, 3, id)
+    await here.breaker.judge(["offers"])  # it knows what is paused, for a second
+    assert await here.store.note_stream(StreamEvent(here.at, "stream:offers", "resumed", PERSON))
+    await here.hear(Heard.COMPLAINT, 1, id, name="q")
+    assert await here.paused() == []
+
+
 async def test_a_pause_ends_by_itself_where_that_is_set(database: Database) -> None:
     here = Process(database, BreakerSettings(resume_after=3_600.0))
     await here.hear(Heard.DEAD_ADDRESS, 50, await here.send(1_000))

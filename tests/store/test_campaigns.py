@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from smtpproxy.policy.campaign import Campaign
+from smtpproxy.store.sqlite import streams
 from smtpproxy.store.sqlite.streams import SqliteStreamCounts
 from tests.store.conftest import Database
 
@@ -79,6 +80,19 @@ async def test_a_release_forgets_what_was_found(here: SqliteStreamCounts) -> Non
     assert await count(here, people(20)) == Campaign("spring", 10, full_at=T0)
     young = await here.count_campaign("offers", "young", "Z", people(2), T0, 10)
     assert young.strangers == 1  # its trial goes on
+
+
+async def test_whoever_names_each_message_otherwise_fills_no_disk(
+    here: SqliteStreamCounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_MOST_CAMPAIGNS", 20)
+    monkeypatch.setattr(streams, "_TRIM_EVERY", 10)
+    for n in range(65):
+        at = T0 + timedelta(seconds=n)
+        await here.count_campaign("offers", f"c{n}", str(n), people(n), at, 10)
+    known = [n for n in range(65) if (await here.campaign(f"c{n}")).people]
+    assert known[-1] == 64
+    assert 20 <= len(known) <= 30
 
 
 async def test_a_campaign_is_known_for_as_long_as_it_is_seen(here: SqliteStreamCounts) -> None:

@@ -199,6 +199,11 @@ WHERE key = ?1
 _RELEASE = """
 UPDATE campaign SET strangers = 0, dead = 0, dead_at = NULL WHERE stream = ? AND full_at IS NOT NULL
 """
+_TRIM_CAMPAIGNS = """
+DELETE FROM campaign WHERE key IN
+    (SELECT key FROM campaign ORDER BY seen_at DESC LIMIT -1 OFFSET ?)
+"""
+_MOST_CAMPAIGNS, _TRIM_EVERY = 10_000, 1_000
 _SEEN_AGAIN = 3_600_000_000  # microseconds
 _PARTS = 1_000
 """Of a window. A part that is not wholly within it, or not wholly after a resume, is left out."""
@@ -210,6 +215,7 @@ class SqliteStreamCounts:
     def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
         path = database.with_name(f"{database.stem}-streams.db")
         self._file = SideFile(path, _TABLES, timeout, read_only=read_only)
+        self._tried_ones = 0  # new campaigns since the last trimming
 
     async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:
         part = _part(at, window)
@@ -247,7 +253,11 @@ class SqliteStreamCounts:
         moment = to_micros(at)
 
         def count(connection: sqlite3.Connection) -> Campaign:
-            connection.execute(_NEW_CAMPAIGN, (key, stream, moment))
+            self._tried_ones += connection.execute(_NEW_CAMPAIGN, (key, stream, moment)).rowcount
+            if self._tried_ones >= _TRIM_EVERY:  # who names each message otherwise fills no disk
+                self._tried_ones = 0
+                connection.execute(_TRIM_CAMPAIGNS, (_MOST_CAMPAIGNS,))
+                connection.execute(_PRUNE_CAMPAIGNS[1])
             *known, seen = connection.execute(_FIND_CAMPAIGN, (key,)).fetchone()
             before = _read_campaign(known)
             if seen < moment - _SEEN_AGAIN:
