@@ -1,11 +1,10 @@
-"""Wiring only: from settings to a running relay, and the sockets that its workers share."""
+"""Wiring only: from a configuration file to a running relay."""
 
 import asyncio
-import errno
 import os
 import socket
 import sys
-import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,9 +12,11 @@ import structlog
 
 from smtpproxy.config import ConfigError
 from smtpproxy.config.start_checks import FOLDERS, check_named_files
-from smtpproxy.process.children import FEEDBACK
-from smtpproxy.process.supervisor import Notifier, Supervisor
-from smtpproxy.settings import Address, Settings, TcpAddress
+from smtpproxy.process.control import HandOver, NotRunning, StepDown, ask
+from smtpproxy.process.listening import CannotListen, Sockets, handed_on_by_systemd
+from smtpproxy.process.notifier import Notifier
+from smtpproxy.process.supervisor import Source, Supervisor
+from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
 from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
@@ -24,23 +25,52 @@ from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool = False) -> int:
     """Run the relay until it is told to end; return the exit code.
 
-    0 after a drain, 1 when it could not start, 2 when it is not configured to.
+    0 after a drain, 1 when it could not start, 2 when it is not configured to. `read` gives the
+    settings anew; it raises ConfigError. `take_over`: the sockets are those of the relay that runs
+    with this state_dir, which goes when this one works.
     """
     configure_logging(settings.server, process="supervisor")
     try:
-        check_named_files(settings, "smtpproxy")
-        _prepare_state(settings)
-        sockets = _listen(settings)
+        prepare(settings)
+        sockets = Sockets(settings, _handed_on(settings, take_over=take_over))
     except ConfigError as error:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
-    except (CannotListen, StoreUnavailable, OSError) as error:
+    except (CannotListen, NotRunning, StoreUnavailable, OSError) as error:
         print(f"smtpproxy: cannot start: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, StoreMisconfigured) else 1
-    return asyncio.run(_supervise(settings, sockets))
+    state_dir = settings.server.state_dir
+    take_place = (lambda: _step_down(state_dir)) if take_over else None
+    return asyncio.run(_supervise(settings, sockets, Source(read, prepare), take_place))
+
+
+def _handed_on(settings: Settings, *, take_over: bool) -> list[socket.socket]:
+    """Raises NotRunning, OSError."""
+    if not take_over:
+        return handed_on_by_systemd(os.environ)
+    response, sockets = ask(settings.server.state_dir, HandOver())
+    if response.faults:
+        raise NotRunning("; ".join(response.faults))
+    return sockets
+
+
+def _step_down(state_dir: Path) -> None:
+    try:
+        ask(state_dir, StepDown())
+    except (NotRunning, OSError) as error:  # it has gone by itself
+        structlog.get_logger().warning("the relay before had ended", error=str(error))
+
+
+def prepare(settings: Settings) -> None:
+    """Make the folders and the store, so that what is wrong with them shows at once.
+
+    Raises ConfigError, StoreUnavailable, OSError.
+    """
+    check_named_files(settings, "smtpproxy")
+    _prepare_state(settings)
 
 
 def _prepare_state(settings: Settings) -> None:
@@ -67,80 +97,10 @@ async def _open_and_close(settings: Settings) -> None:
     await store.close()
 
 
-def _listen(settings: Settings) -> dict[str, socket.socket]:
-    sockets = {
-        listener.name: listen(listener.name, listener.address) for listener in settings.listeners
-    }
-    if settings.web is not None:
-        sockets["web"] = listen("web", settings.web.address)
-    if settings.feedback is not None and settings.feedback.address is not None:
-        sockets[FEEDBACK] = listen("feedback", settings.feedback.address)
-    return sockets
-
-
-async def _supervise(settings: Settings, sockets: dict[str, socket.socket]) -> int:
-    return await Supervisor(settings, sockets, Notifier(os.environ)).run()
-
-
-_TAKEN_FOR = 5.0
-"""Seconds to wait for an address that a relay which just ended may still hold."""
-
-
-class CannotListen(Exception):
-    """An address cannot be listened on; the text says which and why."""
-
-
-def listen(name: str, address: Address) -> socket.socket:
-    """Return a listening socket. Raises CannotListen."""
-    deadline = time.monotonic() + _TAKEN_FOR
-    while True:
-        try:
-            return _tcp(address) if isinstance(address, TcpAddress) else _unix(address.path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                reason = error.strerror or str(error)
-                raise CannotListen(f'"{name}" cannot listen on {address}: {reason}') from error
-        time.sleep(0.1)
-
-
-def _tcp(address: TcpAddress) -> socket.socket:
-    family, kind, protocol, _, where = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(where)
-        sock.listen(1024)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _unix(path: Path) -> socket.socket:
-    """A socket file that nobody listens on any more is replaced; no other file is."""
-    if path.exists() and not path.is_socket():
-        raise OSError(errno.ENOTSOCK, "it exists and is not a socket")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_socket() and not _answers(path):
-            path.unlink()
-        sock.bind(str(path))
-        path.chmod(0o660)
-        sock.listen(1024)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
+async def _supervise(
+    settings: Settings,
+    sockets: Sockets,
+    source: Source,
+    take_place: Callable[[], None] | None,
+) -> int:
+    return await Supervisor(settings, sockets, source, Notifier(os.environ)).run(take_place)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.process.supervisor import Notifier
+from smtpproxy.process.notifier import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

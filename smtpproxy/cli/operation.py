@@ -21,6 +21,7 @@ from smtpproxy.cli.options import (
     moment,
     option,
     options,
+    settings_in,
 )
 from smtpproxy.cli.printer import (
     Column,
@@ -58,16 +59,46 @@ _STYLES = {
 
 
 @click.command("serve")
-@config_option
-def serve(settings: Settings) -> None:
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Take the sockets of the relay that runs with this state_dir, which then ends.",
+)
+@config_path_option
+def serve(config: Path, take_over: bool) -> None:
     """Run the relay until SIGTERM or SIGINT.
 
-    Either signal drains: no new connections, running transactions finish, then exit 0.
+    Either signal drains: no new connections, running transactions finish, then exit 0. SIGHUP
+    reads the configuration anew, as `smtpproxy reload` does.
     """
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog would load it
     from smtpproxy.app import serve
+    from smtpproxy.config import load
 
-    sys.exit(serve(settings))
+    settings = settings_in(config)
+    sys.exit(serve(settings, lambda: load(config), take_over=take_over))
+
+
+@click.command("reload")
+@config_option
+@shows_result
+def reload(settings: Settings) -> Result:
+    """Let the running relay read its configuration anew: all of it, or nothing where it is faulty.
+
+    Messages under way go on with what they began with. Exit 1 with the faults where the relay
+    goes on as before. server.state_dir alone needs a restart.
+    """
+    from smtpproxy.process.control import NotRunning, Reload, ask
+
+    try:
+        response, _ = ask(settings.server.state_dir, Reload())
+    except NotRunning as error:
+        fail(str(error))
+    if response.faults:
+        return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
+    told = response.told
+    text = f"reloaded: {told['workers']} workers, mode {told['mode']}, configuration {told['hash']}"
+    return Result({"reloaded": True, "faults": [], **told}, [text])
 
 
 @click.command("demo")

@@ -47,19 +47,24 @@ def config_option(function: Function) -> Function:
 
     @functools.wraps(function)
     def command(*args: Any, config: Path, **options: Any) -> Any:
-        from smtpproxy.config import ConfigError, load
-
-        try:
-            settings = load(config)
-        except ConfigError as error:
-            click.echo("\n".join(error.faults), err=True)
-            if not config.exists():
-                click.echo("Say where it is with --config FILE or SMTPPROXY_CONFIG.", err=True)
-            raise click.exceptions.Exit(2) from error
-        _check_folder(settings.server.state_dir)
-        return function(*args, settings=settings, **options)
+        return function(*args, settings=settings_in(config), **options)
 
     return config_path_option(command)
+
+
+def settings_in(config: Path) -> "Settings":
+    """Read a configuration; a faulty file ends with exit 2."""
+    from smtpproxy.config import ConfigError, load
+
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        click.echo("\n".join(error.faults), err=True)
+        if not config.exists():
+            click.echo("Say where it is with --config FILE or SMTPPROXY_CONFIG.", err=True)
+        raise click.exceptions.Exit(2) from error
+    _check_folder(settings.server.state_dir)
+    return settings
 
 
 def _check_folder(state_dir: Path) -> None:

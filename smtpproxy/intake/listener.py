@@ -16,7 +16,7 @@ from smtpproxy.intake.limits import ClientRates, ConnectionLimits, RateTable, Re
 from smtpproxy.relay.content import Spool
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
-from smtpproxy.waiting import Deadlines
+from smtpproxy.waiting import NEVER, Deadlines
 from smtpproxy.wire.content import HeaderLimits
 from smtpproxy.wire.session import BASE, PRDR, STARTTLS, Extension, auth
 
@@ -30,6 +30,9 @@ class Session(Protocol):
 
 
 T = TypeVar("T")
+
+FIRST_WITHIN = 2.0
+"""Seconds in which the first message of a connection is to begin while the listener drains."""
 
 
 class Listener:
@@ -64,6 +67,7 @@ class Listener:
         self.handshakes = self._handshakes()
         self.extensions = self._extensions()
         self.draining = False
+        self._drained_from = NEVER  # on the loop's clock: who comes from then on is turned away
         self.rates = ClientRates(settings, rates) if rates is not None else None
         self._limits = ConnectionLimits(settings, server.workers)
         # What comes behind a PROXY header is not its sender's own word.
@@ -118,7 +122,8 @@ class Listener:
 
     def admit(self, session: Session, peer: str) -> Refusal | None:
         """Count a new connection in, or say why not."""
-        refusal: Refusal | None = "draining" if self.draining else None
+        drained = self.draining and self.deadlines.now() >= self._drained_from
+        refusal: Refusal | None = "draining" if drained else None
         if refusal is None:  # with implicit TLS, the rate counted before the handshake
             refusal = self._refusal(peer, rated=self.settings.tls != "implicit")
         if refusal is None:
@@ -210,8 +215,12 @@ class Listener:
         )
 
     async def drain(self) -> None:
-        """Take no new connection, let running transactions finish, for a bounded time."""
+        """Take no new connection, let running transactions finish, for a bounded time.
+
+        Who was accepted at the last moment may send a first message: nobody told it to wait.
+        """
         self.draining = True
+        self._drained_from = self.deadlines.now() + FIRST_WITHIN
         if self._listening is not None:
             self._listening.close()
         for session in list(self._sessions):

@@ -58,7 +58,7 @@ class Session(asyncio.Protocol, ABC):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._settings = listener.settings
-        self._deadline = Deadline(self._expired)  # watched once the client is admitted
+        self._deadline = Deadline(self._out_of_time)  # watched once the client is admitted
         self._transport: asyncio.Transport
         self._peer = "unix"
         self._began = 0.0
@@ -88,6 +88,10 @@ class Session(asyncio.Protocol, ABC):
     def _in_message(self) -> bool:
         """Whether a message is under way, which may still be finished while draining."""
 
+    def _patience(self) -> float:
+        """Seconds for the client to say that it goes, or what it came for, while we drain."""
+        return 0.0
+
     def _say_shutdown(self) -> None:
         """Say that we are going."""
 
@@ -99,6 +103,12 @@ class Session(asyncio.Protocol, ABC):
 
     def _admitted(self) -> None:
         """Get ready, and say what is said before the client says anything."""
+
+    def _out_of_time(self) -> None:
+        if self._listener.draining and not self._in_message():
+            self._shut_down()
+        else:
+            self._expired()
 
     def _expired(self) -> None:
         self._end("timeout")
@@ -153,10 +163,18 @@ class Session(asyncio.Protocol, ABC):
     # what the listener asks
 
     def drain(self) -> None:
-        """Take no further message; end now if none is under way."""
-        if not (self._ended or self._busy or self._in_message()):
-            self._say_shutdown()
-            self._end("shutdown")
+        """Take no further message; end soon if none is under way."""
+        if self._ended or self._busy or self._in_message():
+            return
+        patience = self._patience()
+        if patience:
+            self._deadline.at = min(self._deadline.at, self._listener.deadlines.now() + patience)
+        else:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._say_shutdown()
+        self._end("shutdown")
 
     def cut(self) -> None:
         """End now, whatever is under way: the time for draining is over."""

@@ -11,7 +11,7 @@ from smtpproxy.events import Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.client import AuthDialog, Identity, begin, content_timeout, final
 from smtpproxy.intake.limits import Refusal
-from smtpproxy.intake.listener import Listener
+from smtpproxy.intake.listener import FIRST_WITHIN, Listener
 from smtpproxy.intake.session import Session
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.content import Content
@@ -42,6 +42,11 @@ from smtpproxy.wire.session import (
     EndOfContent,
 )
 from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
+
+
+_LAST_WORD = 1.0
+"""Seconds that a client whose message was answered has for its QUIT: a library that is told 421
+then would take the message for lost, and send it again."""
 
 
 class SmtpSession(Session):
@@ -81,6 +86,7 @@ class SmtpSession(Session):
         self._content_began = 0.0
         self._spool_failed = False
         self._errors = 0
+        self._served = False  # a message was answered for
 
     # asyncio.Protocol
 
@@ -126,6 +132,9 @@ class SmtpSession(Session):
 
     def _in_message(self) -> bool:
         return self._engine.in_transaction
+
+    def _patience(self) -> float:
+        return _LAST_WORD if self._served else FIRST_WITHIN
 
     def _say_shutdown(self) -> None:
         self._write(replies.SHUTDOWN.encode())
@@ -196,6 +205,9 @@ class SmtpSession(Session):
             self._end("errors")
 
     def _mail_from(self, mail: Mail) -> None:
+        if self._listener.draining and self._served:
+            self._shut_down()
+            return
         if not self._client.may_send_from(mail.reverse_path):
             self._listener.services.emit(SenderRefused(self._settings.name, self._client.peer))
             self._answer(replies.SENDER_REFUSED)
@@ -303,6 +315,7 @@ class SmtpSession(Session):
     def _end_of_content(self, end: EndOfContent) -> None:
         transaction, content, mail = self._transaction, self._content, self._mail
         self._transaction = self._content = None
+        self._served = True
         self._client.forget_forwarded()
         if transaction is None or content is None:
             raise RuntimeError("end of content without a transaction")

@@ -268,6 +268,11 @@ FAMILIES: tuple[Family, ...] = (
         "When the last purge came to its end, in Unix time.",
         rows.unknown(),
     ),
+    Family(
+        "reloads_total",
+        "How often the configuration was read anew while the relay ran; failed: all is as before.",
+        rows.each("outcome", ("done", "failed")),
+    ),
     Family("workers", "Relay processes that are alive.", rows.one_row),
     Family("workers_configured", "Relay processes that there should be.", rows.unknown()),
     Family(

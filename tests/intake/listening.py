@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from smtpproxy.app import listen
 from smtpproxy.auth import Authenticator
 from smtpproxy.config import parse
 from smtpproxy.core.perform import Performer
@@ -30,6 +29,7 @@ from smtpproxy.core.services import StreamTable, services_of
 from smtpproxy.events import ConnectionClosed, Decided, Event, FilesRead, Relayed, UlidFactory
 from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
+from smtpproxy.process.listening import listen
 from smtpproxy.process.worker import SESSIONS
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.dkim_signing import Signer

@@ -17,8 +17,8 @@ from typing import Any
 
 import uvloop
 
-from smtpproxy.app import listen
 from smtpproxy.config import parse
+from smtpproxy.process.listening import listen
 from smtpproxy.process.worker import Worker
 from smtpproxy.settings import TcpAddress
 from smtpproxy.store import open_store

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.app import CannotListen
+from smtpproxy.process.listening import CannotListen
 from smtpproxy.events import ConnectionClosed
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
@@ -182,13 +182,32 @@ def test_draining(listen: Listen, upstream: FakeUpstream) -> None:
     assert set(intake.wait_closed(4)) == {"shutdown"}
 
 
+def test_who_comes_at_the_last_moment_may_send_a_message(
+    listen: Listen, upstream: FakeUpstream
+) -> None:
+    """And hears 221 to its QUIT, not 421: it might take the message for lost."""
+    intake = listen()
+    with intake.client() as before, intake.client() as last:
+        for client in (before, last):
+            client.greet()
+        before.begin()
+        assert before.say(marketing(), b".\r\n").startswith("250 ")
+        drained = intake.call(intake.door.drain())
+        assert before.say("MAIL FROM:<news@shop.example>") == SHUTDOWN
+        last.begin()
+        assert last.say(marketing(), b".\r\n").startswith("250 ")
+        assert last.say("QUIT").startswith("221 ")
+        drained.result(5)
+    assert len(upstream.messages) == 2
+
+
 def test_who_comes_while_draining_is_turned_away(listen: Listen, upstream: FakeUpstream) -> None:
     """On a connection that was waiting to be accepted."""
     intake = listen()
     with intake.client() as busy:
         busy.greet()
         busy.begin()
-        intake.door.draining = True
+        intake.door.draining, intake.door._drained_from = True, 0.0
         with intake.client() as late:
             assert late.rest() == ["421 4.3.2 the relay is shutting down; try again later"]
         assert busy.say(marketing(), b".\r\n").startswith("250 ")
@@ -245,7 +264,7 @@ def test_a_unix_socket_that_a_dead_relay_left_is_replaced(listen: Listen, tmp_pa
 def test_a_unix_socket_in_use_is_left_alone(
     listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.app._TAKEN_FOR", 0.1)
+    monkeypatch.setattr("smtpproxy.process.listening._TAKEN_FOR", 0.1)
     address = f"unix:{tmp_path}/intake.sock"
     first = listen(address=address)
     with pytest.raises(CannotListen, match=r'"apps" cannot listen on unix:.*: Address already in'):

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.app import _prepare_state, listen
+from smtpproxy.app import prepare
 from smtpproxy.config import parse
-from smtpproxy.process import supervisor as module
+from smtpproxy.process import generation as module
 from smtpproxy.process.children import Start, start_child
-from smtpproxy.process.supervisor import Notifier, Supervisor
+from smtpproxy.process.listening import Sockets
+from smtpproxy.process.notifier import Notifier
+from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.settings import Settings
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -50,11 +52,9 @@ async def greeting(settings: Settings) -> bytes:
 async def supervised(
     settings: Settings, told: Told, while_running: Callable[[], Any]
 ) -> tuple[int, Any]:
-    await asyncio.to_thread(_prepare_state, settings)
-    sockets = {entry.name: listen(entry.name, entry.address) for entry in settings.listeners}
-    if settings.web is not None:
-        sockets["web"] = listen("web", settings.web.address)
-    running = asyncio.create_task(Supervisor(settings, sockets, told).run())
+    await asyncio.to_thread(prepare, settings)
+    source = Source(lambda: settings, prepare)
+    running = asyncio.create_task(Supervisor(settings, Sockets(settings), source, told).run())
     try:
         result = await while_running()
     finally:
@@ -110,7 +110,7 @@ async def test_a_child_that_starts_is_deaf_to_the_interrupt_of_its_terminal(
 ) -> None:
     """Ctrl-C goes to all processes of a terminal, also to one that imports its modules."""
     (tmp_path / "pickle.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    await asyncio.to_thread(_prepare_state, settings)
+    await asyncio.to_thread(prepare, settings)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ours, theirs = socket.socketpair()
     child = await start_child(Start("purge", 0, settings, theirs.fileno(), {}, 0.0))

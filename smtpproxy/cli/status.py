@@ -1,0 +1,193 @@
+"""`smtpproxy status`: how the running relay is, in one look or as it goes on."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import config_option
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, print_text, shows_result
+from smtpproxy.cli.stores import using_store
+from smtpproxy.process.control import NotRunning, Response, Status, ask
+from smtpproxy.retention import newest_run
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.metrics import Samples, Snapshot
+from smtpproxy.store import open_breaker
+from smtpproxy.store.breaker import StreamStatus
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.protocols import Store, StoreUnavailable
+
+_EVERY = 2.0  # seconds between two looks
+_MOST_REASONS = 10
+
+
+@click.command("status")
+@click.option("--watch", is_flag=True, help="Look every two seconds, with rates, until Ctrl-C.")
+@config_option
+@shows_result
+def status(settings: Settings, watch: bool) -> Result:
+    """Show how the running relay is; exit 1 where none runs, or not all of its workers live.
+
+    Counts are of all workers since the relay started.
+    """
+    found = _look(settings)
+    while watch:
+        before, at = found, time.monotonic()
+        time.sleep(_EVERY)
+        found = _look(settings)
+        click.clear()
+        print_text(_text(found, _rates(before, found, time.monotonic() - at)))
+    return Result(found, _text(found, {}), 0 if found["alive"] >= found["workers"] else 1)
+
+
+def _look(settings: Settings) -> dict[str, Any]:
+    try:
+        response, _ = ask(settings.server.state_dir, Status(), timeout=10.0)
+    except NotRunning as error:
+        fail(str(error))
+    except TimeoutError:
+        fail("the relay runs and does not answer within 10 seconds: see its log")
+    return _object(settings, response)
+
+
+def _object(settings: Settings, response: Response) -> dict[str, Any]:
+    told, numbers = response.told, response.snapshot
+    counters, gauges = numbers.counters, numbers.gauges
+    started = datetime.fromtimestamp(told["started_at"], UTC)
+    purge = newest_run(settings.server.state_dir)
+    upstream = {state: int(n) for (state,), n in gauges.get("upstream_connections", {}).items()}
+    return {
+        **told,
+        "started_at": written_time(started),
+        "uptime_seconds": round(time.time() - told["started_at"]),
+        "connections": _by(gauges.get("connections", {}), 0),
+        "messages": _by(counters.get("messages_total", {}), 1, 2),
+        "recipients": _by(counters.get("recipients_total", {}), 1, 2),
+        "refusals": _refusals(numbers),
+        "relayed": _by(counters.get("relayed_total", {}), 2),
+        "upstream": {
+            **upstream,
+            "limit": _sum(gauges, "upstream_connections_limit"),
+            "waiting": _sum(gauges, "upstream_waiting"),
+        },
+        "failures": _by(counters.get("failures_total", {}), 1),
+        "streams_held_back": _held_back(settings),
+        "last_purge": None if purge is None else written_time(purge.ended),
+        "certificates": {
+            name: written_time(datetime.fromtimestamp(until, UTC))
+            for (name,), until in gauges.get("certificate_expiry_timestamp_seconds", {}).items()
+        },
+    }
+
+
+def _by(samples: Samples, *places: int) -> Any:
+    """Sums by the labels at these places, nested where there are two."""
+    if len(places) == 1:
+        totals: Counter[str] = Counter()
+        for labels, n in samples.items():
+            totals[labels[places[0]]] += int(n)
+        return dict(totals)
+    nested: dict[str, Counter[str]] = {}
+    for labels, n in samples.items():
+        nested.setdefault(labels[places[0]], Counter())[labels[places[1]]] += int(n)
+    return {name: dict(found) for name, found in nested.items()}
+
+
+def _refusals(numbers: Snapshot) -> dict[str, int]:
+    """What was not allowed, by reason, the most frequent first: recipients, and whole messages."""
+    totals: Counter[str] = Counter()
+    for name in ("recipients_total", "messages_total"):
+        for (_, _, verdict, reason), n in numbers.counters.get(name, {}).items():
+            if verdict != "allow" and reason != "recipients_refused":  # theirs are counted
+                totals[reason] += int(n)
+    return dict(totals.most_common())
+
+
+def _sum(gauges: Mapping[str, Samples], name: str) -> int:
+    return int(sum(gauges.get(name, {}).values()))
+
+
+def _held_back(settings: Settings) -> dict[str, str] | None:
+    """The streams that are held back, with the cause; None where the store cannot tell."""
+
+    async def read(store: Store) -> Sequence[StreamStatus]:
+        breaker = open_breaker(settings, lambda: store)
+        try:
+            return await breaker.status()
+        finally:
+            breaker.close()
+
+    try:
+        found = using_store(settings, read, read_only=True, or_empty=True)
+    except StoreUnavailable:
+        return None
+    return {each.name: each.cause for each in found if each.cause is not None}
+
+
+Rates = Mapping[str, float]
+
+
+def _rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Rates:
+    """Messages a second by verdict, and by stream and verdict."""
+    rates: Counter[str] = Counter()
+    for stream, verdicts in after["messages"].items():
+        for verdict, n in verdicts.items():
+            more = n - before["messages"].get(stream, {}).get(verdict, 0)
+            rates[verdict] += max(more, 0)
+            rates[f"{stream} {verdict}"] += max(more, 0)
+    return {name: n / seconds for name, n in rates.items()}
+
+
+def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
+    upstream, held = found["upstream"], found["streams_held_back"]
+    lists = {
+        "draining": f"{found['draining']} earlier configurations" if found["draining"] else None,
+        "failures": _listed(found["failures"]),
+        "held back": "not known: the store cannot answer" if held is None else _listed(held),
+        "certificates": _listed(found["certificates"]),
+    }
+    fields = Fields(
+        [
+            ("version", f"{found['version']}, configuration {found['hash']}"),
+            ("running", f"{timedelta(seconds=found['uptime_seconds'])}, process {found['pid']}"),
+            ("mode", found["mode"]),
+            ("workers", f"{found['alive']} of {found['workers']} alive"),
+            ("connections", _listed(found["connections"]) or "none"),
+            (
+                "upstream",
+                f"{upstream.get('busy', 0)} busy, {upstream.get('idle', 0)} idle,"
+                f" {upstream['waiting']} wait, at most {upstream['limit']}",
+            ),
+            ("answers", _listed(found["relayed"]) or "none yet"),
+            ("last purge", found["last_purge"] or "none yet"),
+            *lists.items(),
+        ]
+    )
+    streams = [
+        (name, mode, *(_count(found, rates, name, verdict) for verdict in _VERDICTS))
+        for name, mode in found["streams"].items()
+    ]
+    columns = [Column("stream"), Column("mode"), *(Column(v, right=True) for v in _VERDICTS)]
+    parts: list[Part] = [fields, "", Table(columns, streams)]
+    reasons = list(found["refusals"].items())[:_MOST_REASONS]
+    if reasons:
+        rows = [(reason, str(n)) for reason, n in reasons]
+        parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
+    return parts
+
+
+_VERDICTS = ("allow", "refuse", "defer")
+
+
+def _count(found: dict[str, Any], rates: Rates, stream: str, verdict: str) -> str:
+    n = found["messages"].get(stream, {}).get(verdict, 0)
+    rate = rates.get(f"{stream} {verdict}", 0.0)
+    return f"{n} ({rate:.1f}/s)" if rate else str(n)
+
+
+def _listed(values: Mapping[str, object]) -> str | None:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or None

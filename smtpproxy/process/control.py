@@ -1,0 +1,183 @@
+"""How commands speak with a relay that runs: over a socket in its `state_dir`, which only its own
+user and root can reach."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from smtpproxy.sinks.metrics import Snapshot
+
+NAME = "control"
+_LENGTH = 4
+_LONGEST = 16 * 1024 * 1024
+_MOST_SOCKETS = 250  # that one message of the kernel can take
+
+log = structlog.get_logger()
+
+
+class Reload(msgspec.Struct, frozen=True, tag=True):
+    """Read the settings anew. The answer comes when that is done, or undone."""
+
+
+class Status(msgspec.Struct, frozen=True, tag=True):
+    """Tell how it is."""
+
+
+class HandOver(msgspec.Struct, frozen=True, tag=True):
+    """Give the listening sockets to another process, which says StepDown once it works."""
+
+
+class StepDown(msgspec.Struct, frozen=True, tag=True):
+    """Another process works in your place: drain, and end."""
+
+
+Request = Reload | Status | HandOver | StepDown
+
+
+class Response(msgspec.Struct, frozen=True):
+    """`faults`: why it was not done. `told`: settings and the like. Sockets come beside it."""
+
+    faults: list[str] = []
+    told: dict[str, Any] = {}
+    snapshot: Snapshot = Snapshot()
+
+
+Answer = tuple[Response, list[socket.socket]]
+_decode_request = msgspec.msgpack.Decoder(Request).decode
+_decode_response = msgspec.msgpack.Decoder(Response).decode
+
+
+class NotRunning(Exception):
+    """No relay answers for this `state_dir`."""
+
+    exit_code = 1
+
+
+class Control:
+    """Answers commands, one connection at a time each."""
+
+    def __init__(self, state_dir: Path, answer: Callable[[Request], Awaitable[Answer]]) -> None:
+        self._state_dir = state_dir
+        self._answer = answer
+        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Listen; where another relay does so for this state_dir, leave it to that one."""
+        with _path(self._state_dir) as path:
+            if _answers(path):
+                log.warning("another relay is controlled here", state_dir=str(self._state_dir))
+                return
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)  # noqa: PTH108
+            self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._listening.setblocking(False)
+            mask = os.umask(0o177)
+            try:
+                self._listening.bind(path)
+            finally:
+                os.umask(mask)
+        self._listening.listen(16)
+        self._accepting = asyncio.create_task(self._accept(self._listening))
+
+    def leave(self) -> None:
+        """Take no further request: another relay may listen here."""
+        if self._listening is not None:
+            self._accepting.cancel()
+            self._listening.close()
+            self._listening = None
+            (self._state_dir / NAME).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """Answer nobody any more. What is being answered is answered."""
+        self.leave()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(listening)
+            task = asyncio.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection:
+            try:
+                async with asyncio.timeout(5.0):
+                    request = _decode_request(await _received(connection))
+                response, sockets = await self._answer(request)
+                data = msgspec.msgpack.encode(response)
+                head = len(data).to_bytes(_LENGTH, "big")
+                files = [sock.fileno() for sock in sockets[:_MOST_SOCKETS]]
+                socket.send_fds(connection, [head], files)
+                await loop.sock_sendall(connection, data)
+            except (OSError, EOFError, TimeoutError, msgspec.DecodeError) as error:
+                log.warning("a command was not answered", error=str(error))
+
+
+async def _received(connection: socket.socket) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = b""
+    while len(data) < _LENGTH or len(data) < _LENGTH + int.from_bytes(data[:_LENGTH], "big"):
+        more = await loop.sock_recv(connection, 65536)
+        if not more or len(data) > 65536:
+            raise EOFError("no whole request")
+        data += more
+    return data[_LENGTH:]
+
+
+def ask(state_dir: Path, request: Request, timeout: float = 120.0) -> Answer:
+    """Ask the relay of this state_dir. Raises NotRunning, OSError (a TimeoutError too)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, _path(state_dir) as path:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunning(f"no relay runs with server.state_dir = {state_dir}") from None
+        data = msgspec.msgpack.encode(request)
+        connection.sendall(len(data).to_bytes(_LENGTH, "big") + data)
+        head, files, _, _ = socket.recv_fds(connection, _LENGTH, _MOST_SOCKETS)
+        sockets = [socket.socket(fileno=number) for number in files]
+        size = int.from_bytes(head, "big")
+        answer = b""
+        while head and len(answer) < min(size, _LONGEST):
+            more = connection.recv(65536)
+            if not more:
+                break
+            answer += more
+        if len(head) < _LENGTH or len(answer) < size:
+            raise NotRunning("the relay ended before it answered: see its log")
+    for sock in sockets:
+        sock.setblocking(False)
+    return _decode_response(answer), sockets
+
+
+@contextmanager
+def _path(state_dir: Path) -> Iterator[str]:
+    """The socket's path, in 107 octets however deep the folder is (unix(7))."""
+    folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{NAME}"
+    finally:
+        os.close(folder)
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True

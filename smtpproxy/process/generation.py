@@ -1,0 +1,233 @@
+"""The children of one configuration: started together, kept alive, drained together.
+
+A reload starts a new generation beside the one that works, over the same sockets, and lets the old
+one drain once the new one is ready. So whatever is under way goes on with what it began with.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from smtpproxy.process.children import (
+    FEEDBACK,
+    Answer,
+    Ask,
+    Channel,
+    Drain,
+    Message,
+    Ready,
+    Role,
+    Start,
+    start_child,
+)
+from smtpproxy.settings import Settings
+
+_ALIVE_WITHIN = 10.0
+"""A worker that was silent for longer (seconds) does not count as alive."""
+_STARTS_WITHIN = 30.0
+_LONGEST_PAUSE = 30.0
+_DOWN_FOR = 90.0
+"""A worker that could not be started again for this long (seconds) is a case for systemd."""
+_GRACE = 5.0
+"""What a child has beyond the drain time before it is killed."""
+
+SHARED: tuple[Role, ...] = ("worker", "web")
+"""Of these, the children of two generations work side by side."""
+ALONE: tuple[Role, ...] = ("webhooks", "feedback")
+"""Of these, one works at a time: what they take from a queue is nobody else's."""
+
+log = structlog.get_logger()
+
+
+class Child:
+    """One child process and the channel to it."""
+
+    def __init__(self, role: Role, number: int) -> None:
+        self.role: Role = role
+        self.number = number
+        self.name = f"worker-{number}" if role == "worker" else role
+        self.ready = asyncio.Event()
+        self.heard = 0.0
+        self.down_since: float | None = None  # it ended, and is not ready again
+        self.channel: Channel | None = None
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.name, self.process.pid if self.process is not None else 0
+
+    def tell(self, message: Drain | Ask | Answer) -> None:
+        if self.channel is not None:
+            self.channel.send(message)
+
+
+class Generation:
+    """Runs one child for each role and number until it is told to end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: Mapping[str, socket.socket],
+        started_at: float,
+        *,
+        heard: Callable[[Child, Channel, Message], None],
+        ended: Callable[[Child], None],
+    ) -> None:
+        """`sockets` by listener, "web" and FEEDBACK. `heard` is called with what children say,
+        `ended` when one's process is gone."""
+        self.settings = settings
+        self.sockets = sockets
+        self.workers = [Child("worker", n) for n in range(settings.server.workers)]
+        wanted: dict[Role, bool] = {
+            "web": settings.web is not None,
+            "webhooks": bool(settings.webhooks),
+            "feedback": settings.feedback is not None,
+        }
+        self._others = [Child(role, 0) for role in wanted if wanted[role]]
+        self._started_at = started_at
+        self._heard = heard
+        self._ended = ended
+        self._ending = asyncio.Event()
+        self._keepers: dict[Child, asyncio.Task[None]] = {}
+
+    def start(self, roles: Sequence[Role]) -> None:
+        """Start the children of these roles."""
+        for child in self._of(roles):
+            self._keepers[child] = asyncio.create_task(self._keep(child))
+
+    def _of(self, roles: Sequence[Role]) -> list[Child]:
+        return [child for child in (*self.workers, *self._others) if child.role in roles]
+
+    async def ready(self, told_to_end: asyncio.Event) -> bool:
+        """Wait until every child that was started works; False when told to end, or in vain."""
+        children = list(self._keepers)
+        waiting = [asyncio.create_task(child.ready.wait()) for child in children]
+        ending = asyncio.create_task(told_to_end.wait())
+        everybody = asyncio.gather(*waiting)
+        await asyncio.wait(
+            (everybody, ending), timeout=_STARTS_WITHIN, return_when=asyncio.FIRST_COMPLETED
+        )
+        ready = everybody.done()
+        for task in (ending, *waiting):
+            task.cancel()
+        await asyncio.gather(ending, everybody, return_exceptions=True)
+        if self.missing and not told_to_end.is_set():
+            log.error("not started", missing=self.missing)
+        return ready
+
+    @property
+    def missing(self) -> list[str]:
+        """The children that were started and do not work."""
+        return [child.name for child in self._keepers if not child.ready.is_set()]
+
+    # one child
+
+    async def _keep(self, child: Child) -> None:
+        """Run a child; start it again whenever it ends before its time."""
+        pause = 0.5
+        while not self._ending.is_set():
+            started = time.monotonic()
+            try:
+                outcome = f"exit code {await self._run_once(child)}"
+            except Exception as error:  # no process, no memory, no file left: try again
+                outcome = f"not started: {error}"
+            self._ended(child)
+            if self._ending.is_set():
+                return
+            if child.down_since is None:
+                child.down_since = time.monotonic()
+            pause = 0.5 if time.monotonic() - started > 60 else min(pause * 2, _LONGEST_PAUSE)
+            log.error("child ended", child=child.name, outcome=outcome, restart_in=pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._ending.wait()
+
+    async def _run_once(self, child: Child) -> int:
+        ours, theirs = socket.socketpair()
+        wanted = self._listening(child.role)
+        listening = {name: self.sockets[name].fileno() for name in wanted}
+        for fd in (theirs.fileno(), *listening.values()):
+            os.set_inheritable(fd, True)
+        child.ready.clear()
+        child.process = None
+        start = Start(
+            child.role, child.number, self.settings, theirs.fileno(), listening, self._started_at
+        )
+        try:
+            child.process = await start_child(start)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        child.channel = await Channel.over(ours)
+        listening_to = asyncio.create_task(self._listen(child, child.channel))
+        if self._ending.is_set():
+            child.tell(Drain())
+        code = await child.process.wait()
+        await listening_to
+        child.channel.close()
+        child.channel = None
+        return code
+
+    def _listening(self, role: Role) -> tuple[str, ...]:
+        if role == "worker":
+            return tuple(listener.name for listener in self.settings.listeners)
+        own = {"web": "web", "feedback": FEEDBACK}.get(role, "")
+        return (own,) if own in self.sockets else ()
+
+    async def _listen(self, child: Child, channel: Channel) -> None:
+        async for message in channel.messages():
+            child.heard = time.monotonic()
+            if isinstance(message, Ready):
+                child.ready.set()
+                child.down_since = None
+            else:
+                self._heard(child, channel, message)
+
+    # all of them
+
+    @property
+    def answering(self) -> list[Child]:
+        """The workers that can be asked."""
+        return [child for child in self.workers if child.channel and child.ready.is_set()]
+
+    @property
+    def alive(self) -> int:
+        """How many workers gave a sign of life lately."""
+        limit = time.monotonic() - _ALIVE_WITHIN
+        return sum(child.heard >= limit for child in self.answering)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a worker hangs, or one that ended could not be started again for long."""
+        now = time.monotonic()
+        silent = any(child.heard < now - _ALIVE_WITHIN for child in self.answering)
+        return silent or any(
+            child.down_since is not None and child.down_since < now - _DOWN_FOR
+            for child in self.workers
+        )
+
+    async def end(self, roles: Sequence[Role]) -> None:
+        """Let the children of these roles finish; kill what does not end. None is started again."""
+        self._ending.set()
+        children = self._of(roles)
+        for child in children:
+            child.tell(Drain())
+        tasks = [self._keepers[child] for child in children if child in self._keepers]
+        if not tasks:
+            return
+        drain = self.settings.server.drain_timeout if "worker" in roles else 0.0
+        timeout = drain + _GRACE
+        _, late = await asyncio.wait(tasks, timeout=timeout)
+        for child in children:
+            if late and child.process is not None and child.process.returncode is None:
+                log.error("killed", child=child.name)
+                child.process.kill()
+        if late:
+            await asyncio.wait(late, timeout=_GRACE)

@@ -1,0 +1,172 @@
+"""The sockets that a relay listens on: opened, handed on by others, kept through a reload."""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from smtpproxy.process.children import FEEDBACK
+from smtpproxy.settings import Address, Settings, TcpAddress
+
+_FIRST_HANDED_ON = 3  # sd_listen_fds(3)
+
+
+class Sockets:
+    """The listening sockets by listener, "web" and FEEDBACK.
+
+    Where an address is listened on already, by this process or by the one that handed its sockets
+    on, that socket is used: no connection that waits in it is lost.
+    """
+
+    def __init__(self, settings: Settings, handed_on: Iterable[socket.socket] = ()) -> None:
+        """Raises CannotListen, also where a socket that was handed on is of no use."""
+        self._handed_on = list(handed_on)
+        self.listening: Mapping[str, socket.socket] = {}
+        self.listening = self.for_settings(settings)
+        unused = set(map(_place, self._handed_on)) - set(map(_place, self.listening.values()))
+        if unused:
+            places = ", ".join(sorted(map(str, unused)))
+            raise CannotListen(f"a socket was handed on for {places}, where no listener is")
+        self._handed_on = []
+
+    def for_settings(self, settings: Settings) -> dict[str, socket.socket]:
+        """Return the sockets for these settings, some of them those there are.
+
+        They are for `keep` or `forget`. Raises CannotListen.
+        """
+        there = {_place(sock): sock for sock in (*self._handed_on, *self.listening.values())}
+        found: dict[str, socket.socket] = {}
+        try:
+            for name, address in addresses(settings).items():
+                found[name] = there.get(_wanted(address)) or listen(name, address)
+        except BaseException:
+            self.forget(found)
+            raise
+        return found
+
+    def keep(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Use these from now on, and no others."""
+        kept = set(sockets.values())
+        for sock in self.listening.values():
+            if sock not in kept:
+                sock.close()
+        self.listening = sockets
+
+    def forget(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Close what was opened in vain."""
+        kept = {*self.listening.values(), *self._handed_on}
+        for sock in sockets.values():
+            if sock not in kept:
+                sock.close()
+
+    def close(self) -> None:
+        for sock in self.listening.values():
+            sock.close()
+
+
+def addresses(settings: Settings) -> dict[str, Address]:
+    """Where these settings listen."""
+    found: dict[str, Address] = {each.name: each.address for each in settings.listeners}
+    if settings.web is not None:
+        found["web"] = settings.web.address
+    if settings.feedback is not None and settings.feedback.address is not None:
+        found[FEEDBACK] = settings.feedback.address
+    return found
+
+
+def handed_on_by_systemd(environ: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets of a socket unit (sd_listen_fds(3)); none where there is no such unit."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environ.get("LISTEN_FDS", "0"))
+    sockets = [socket.socket(fileno=n) for n in range(_FIRST_HANDED_ON, _FIRST_HANDED_ON + count)]
+    for sock in sockets:
+        sock.setblocking(False)
+        sock.set_inheritable(False)
+    return sockets
+
+
+def _place(sock: socket.socket) -> object:
+    """Where a socket listens, in a form that two can be compared by."""
+    name = sock.getsockname()
+    return name[:2] if isinstance(name, tuple) else os.path.realpath(name)
+
+
+def _wanted(address: Address) -> object:
+    if not isinstance(address, TcpAddress):
+        return os.path.realpath(address.path)
+    try:
+        return _resolved(address)[4][:2]
+    except OSError:
+        return None
+
+
+_TAKEN_FOR = 5.0
+"""Seconds to wait for an address that a relay which just ended may still hold."""
+
+
+class CannotListen(Exception):
+    """An address cannot be listened on; the text says which and why."""
+
+
+def listen(name: str, address: Address) -> socket.socket:
+    """Return a listening socket. Raises CannotListen."""
+    deadline = time.monotonic() + _TAKEN_FOR
+    while True:
+        try:
+            return _tcp(address) if isinstance(address, TcpAddress) else _unix(address.path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                reason = error.strerror or str(error)
+                raise CannotListen(f'"{name}" cannot listen on {address}: {reason}') from error
+        time.sleep(0.1)
+
+
+def _tcp(address: TcpAddress) -> socket.socket:
+    family, kind, protocol, _, where = _resolved(address)
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        sock.listen(1024)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _resolved(address: TcpAddress) -> tuple[Any, ...]:
+    return socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+
+
+def _unix(path: Path) -> socket.socket:
+    """A socket file that nobody listens on any more is replaced; no other file is."""
+    if path.exists() and not path.is_socket():
+        raise OSError(errno.ENOTSOCK, "it exists and is not a socket")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket() and not _answers(path):
+            path.unlink()
+        sock.bind(str(path))
+        path.chmod(0o660)
+        sock.listen(1024)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

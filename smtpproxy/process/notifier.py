@@ -1,0 +1,66 @@
+"""systemd's notification protocol (sd_notify(3))."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+
+class Notifier:
+    """Speaks for this process; does nothing when systemd did not ask for it.
+
+    `environ` is the process's environment. Nothing is ever raised: a service must not
+    fail because nobody listens to how it is.
+    """
+
+    def __init__(self, environ: Mapping[str, str], pid: int | None = None) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):  # abstract: no file, a NUL byte in its place
+            self._address = "\0" + self._address[1:]
+        self._is_unit = bool(self._address) and "INVOCATION_ID" in environ
+        self.watchdog_interval = _watchdog_interval(environ, os.getpid() if pid is None else pid)
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether the process is the service of a unit: systemd knows no other one for it."""
+        return self._is_unit
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """Say so to a systemd that knows Type=notify-reload too; `ready` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """Set the line that `systemctl status` shows."""
+        self._send("STATUS=" + text.replace("\n", " "))
+
+    def watchdog(self) -> None:
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.setblocking(False)
+                sock.sendto(message.encode(), self._address)
+        except OSError:
+            pass
+
+
+def _watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
+    """Return the seconds between signs of life; None: not asked.
+
+    A quarter of what systemd waits, so that a few may fail to come.
+    """
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0:
+        return None
+    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    return int(microseconds) / 4_000_000

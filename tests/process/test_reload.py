@@ -1,0 +1,254 @@
+"""Other settings, another version, a restart: no client is refused, and no mail is lost."""
+
+import json
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.messages import marketing
+from tests.kit.ports import LOOPBACK, free_port, wait_for
+from tests.kit.processes import Running
+from tests.kit.relay import COMMAND, RelayProcess, listener
+from tests.kit.upstream import FakeUpstream
+
+SENDER, PERSON = "news@shop.example", "somebody@people.example"
+OBSERVED = {"policy": {"mode": "observe"}}
+"""Nobody is known to these relays: only where they observe does mail pass."""
+
+
+@pytest.fixture
+def mta() -> Iterator[FakeUpstream]:
+    with FakeUpstream() as server:
+        yield server
+
+
+@pytest.fixture
+def relay(tmp_path: Path, mta: FakeUpstream) -> Iterator[RelayProcess]:
+    with RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}") as running:
+        yield running
+
+
+def configure(relay: RelayProcess, change: Callable[[dict[str, Any]], object]) -> None:
+    change(relay.config)
+    relay.write_config()
+
+
+def observe(config: dict[str, Any]) -> None:
+    config["policy"]["mode"] = "observe"
+
+
+def test_the_mode_of_the_file_counts_from_the_reload_on(relay: RelayProcess) -> None:
+    assert relay.send(marketing(), PERSON)[0] == 550
+    configure(relay, observe)
+    code, told, _ = relay.command("reload", "--json")
+    assert (code, json.loads(told)["mode"]) == (0, "observe")
+    assert relay.send(marketing(), PERSON)[0] == 250
+
+
+def test_a_message_goes_on_with_what_it_began_with(relay: RelayProcess, mta: FakeUpstream) -> None:
+    configure(relay, observe)
+    relay.command("reload")
+    with smtplib.SMTP(LOOPBACK, relay.port(), timeout=30) as client:
+        client.ehlo("app.example")
+        client.mail(SENDER)
+        assert client.rcpt(PERSON)[0] == 250
+        configure(relay, lambda config: config["policy"].update(mode="enforce"))
+        code, _, _ = relay.command("reload")
+        assert code == 0
+        assert client.data(marketing())[0] == 250
+        assert client.mail(SENDER)[0] == 421  # it is asked to come again
+    assert relay.send(marketing(), PERSON)[0] == 550
+
+
+def test_listeners_come_and_go(relay: RelayProcess) -> None:
+    first, second = relay.port(), listener("second", "receipts", default="receipts")
+    configure(relay, lambda config: config["listener"].append(second))
+    assert relay.command("reload")[0] == 0
+    for port in (first, relay.port("second")):
+        assert smtplib.SMTP(LOOPBACK, port, timeout=30).quit()[0] == 221
+    configure(relay, lambda config: config["listener"].pop(0))
+    assert relay.command("reload")[0] == 0
+    wait_for(lambda: not connects(first), "the listener to be gone")
+    assert smtplib.SMTP(LOOPBACK, relay.port(), timeout=30).quit()[0] == 221
+
+
+def connects(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def taken(config: dict[str, Any], port: int) -> None:
+    config["listener"].append(listener("second", "receipts") | {"address": f"{LOOPBACK}:{port}"})
+
+
+def test_what_cannot_be_done_is_told_and_all_is_as_before(relay: RelayProcess) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        configure(relay, lambda config: (observe(config), taken(config, other.getsockname()[1])))
+        code, shown, _ = relay.command("reload")
+    assert code == 1
+    assert '"second" cannot listen on' in shown
+    assert relay.send(marketing(), PERSON)[0] == 550  # the mode is what it was
+
+
+def test_a_file_with_a_fault_changes_nothing(relay: RelayProcess) -> None:
+    before = relay.workers
+    relay.config_path.write_text("[server]\nhostname = 5\n")
+    os.kill(relay.pid, signal.SIGHUP)
+    wait_for(lambda: any(line["event"] == "not reloaded" for line in relay.log), "the fault")
+    (line,) = [line for line in relay.log if line["event"] == "not reloaded"]
+    assert any("server.hostname" in fault for fault in line["faults"])
+    assert relay.workers == before
+    relay.write_config()
+    assert relay.send(marketing(), PERSON)[0] == 550
+
+
+def test_the_state_directory_stays(relay: RelayProcess, tmp_path: Path) -> None:
+    old = relay.config_path.read_text()
+    configure(relay, lambda config: config["server"].update(state_dir=str(tmp_path / "other")))
+    os.kill(relay.pid, signal.SIGHUP)
+    wait_for(lambda: any(line["event"] == "not reloaded" for line in relay.log), "the fault")
+    (line,) = [line for line in relay.log if line["event"] == "not reloaded"]
+    assert line["faults"][0].startswith("server.state_dir: ")
+    relay.config_path.write_text(old)
+
+
+class Load:
+    """Clients that send one message after another, each over a connection of its own."""
+
+    def __init__(self, port: int, clients: int = 3) -> None:
+        self.replies: Counter[object] = Counter()
+        self._port = port
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(clients)]
+
+    def _send(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with smtplib.SMTP(LOOPBACK, self._port, timeout=30) as client:
+                    client.sendmail(SENDER, [PERSON], marketing())
+                self.replies[250] += 1
+            except (OSError, smtplib.SMTPException) as error:
+                self.replies[f"{type(error).__name__}: {error}"] += 1
+            time.sleep(0.02)
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(40)
+
+
+def test_no_client_is_refused_and_nothing_lost_by_reloads_and_a_new_process(
+    tmp_path: Path, mta: FakeUpstream
+) -> None:
+    relay = RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", OBSERVED)
+    with relay, Load(relay.port()) as load:
+        for _ in range(2):
+            assert relay.command("reload")[0] == 0
+        successor = Running(
+            [*COMMAND, "serve", "--take-over", "--config", str(relay.config_path)],
+            output=tmp_path / "successor.log",
+        )
+        wait_for(lambda: not relay.alive, "the relay before to end", timeout=60)
+        sent = load.replies[250]
+        wait_for(lambda: load.replies[250] > sent + 5, "mail by the new process", timeout=30)
+    successor.terminate()
+    assert set(load.replies) == {250}
+    assert len(mta.messages) == load.replies[250]
+
+
+@contextmanager
+def activated(relay: RelayProcess, listening: socket.socket) -> Iterator[Running]:
+    """The relay as systemd starts it with a socket unit."""
+    wait_then = f'LISTEN_PID=$$ LISTEN_FDS=1 exec {sys.executable} -m smtpproxy serve --config "$1"'
+    number = listening.fileno()
+    command = f"exec 3<&{number}; {wait_then}"
+    process = subprocess.Popen(
+        ["bash", "-c", command, "bash", str(relay.config_path)],
+        pass_fds=(number,),
+        stdout=(relay.root / "relay.log").open("ab"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process  # type: ignore[misc]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_connections_wait_in_the_socket_of_a_unit_while_the_relay_restarts(
+    tmp_path: Path, mta: FakeUpstream
+) -> None:
+    relay = RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", OBSERVED)
+    with socket.create_server((LOOPBACK, relay.port())) as listening:
+        for _ in range(2):
+            client = smtplib.SMTP(timeout=60)
+            waiting = threading.Thread(target=client.connect, args=(LOOPBACK, relay.port()))
+            waiting.start()  # before there is a relay
+            with activated(relay, listening):
+                waiting.join(60)
+                assert client.sendmail(SENDER, [PERSON], marketing()) == {}
+                client.quit()
+    assert len(mta.messages) == 2
+
+
+def test_a_socket_of_a_unit_that_no_listener_has_is_named(
+    tmp_path: Path, mta: FakeUpstream
+) -> None:
+    relay = RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}")
+    with socket.create_server((LOOPBACK, free_port())) as listening:
+        with activated(relay, listening) as process:
+            assert process.wait(30) == 1
+        assert "where no listener is" in relay.output
+
+
+def test_status_tells_how_it_is(relay: RelayProcess) -> None:
+    relay.send(marketing(), PERSON)
+    code, told, _ = relay.command("status", "--json")
+    found = json.loads(told)
+    assert code == 0
+    assert found["messages"]["offers"] == {"refuse": 1}
+    assert found["refusals"] == {"no_record": 1}
+    assert (found["workers"], found["alive"], found["mode"]) == (1, 1, "enforce")
+    assert "offers" in relay.command("status")[1]
+
+
+def test_only_the_relays_own_user_reaches_it_and_nothing_is_left_behind(
+    relay: RelayProcess,
+) -> None:
+    control = relay.root / "state" / "control"
+    assert control.stat().st_mode & 0o777 == 0o600
+    assert relay.terminate() == 0
+    assert not control.exists()
+    for command in ("status", "reload"):
+        code, _, told = relay.command(command)
+        assert code == 1
+        assert "no relay runs" in told
+
+
+def test_a_deep_state_directory(tmp_path: Path, mta: FakeUpstream) -> None:
+    """A socket's path has 107 octets at most."""
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    with RelayProcess(deep, f"{LOOPBACK}:{mta.port}") as relay:
+        assert relay.command("reload")[0] == 0
