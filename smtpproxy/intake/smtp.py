@@ -43,7 +43,6 @@ from smtpproxy.wire.session import (
 )
 from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
-
 _LAST_WORD = 1.0
 """Seconds that a client whose message was answered has for its QUIT: a library that is told 421
 then would take the message for lost, and send it again."""

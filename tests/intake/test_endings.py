@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.process.listening import CannotListen
 from smtpproxy.events import ConnectionClosed
+from smtpproxy.process.listening import CannotListen
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
 from tests.kit.messages import marketing
