@@ -117,8 +117,8 @@ def _in_words(error: Exception) -> str:
 
 COMMANDS = {
     "serve": ("operation", "serve", "Run the relay until SIGTERM or SIGINT."),
-    "status": ("status", "status", "Show how the running relay is."),
-    "reload": ("operation", "reload", "Let the running relay read its configuration anew."),
+    "status": ("running", "status", "Show how the running relay is."),
+    "reload": ("running", "reload", "Let the running relay read its configuration anew."),
     "demo": ("operation", "demo", "Show the relay at work on invented people."),
     "check": ("operation", "check", "Check the configuration, and whether the relay can start."),
     "doctor": ("operation", "doctor", "Check everything that mailbox providers check."),

@@ -79,28 +79,6 @@ def serve(config: Path, take_over: bool) -> None:
     sys.exit(serve(settings, lambda: load(config), take_over=take_over))
 
 
-@click.command("reload")
-@config_option
-@shows_result
-def reload(settings: Settings) -> Result:
-    """Let the running relay read its configuration anew: all of it, or nothing where it is faulty.
-
-    Messages under way go on with what they began with. Exit 1 with the faults where the relay
-    goes on as before. server.state_dir alone needs a restart.
-    """
-    from smtpproxy.process.control import NotRunning, Reload, ask
-
-    try:
-        response, _ = ask(settings.server.state_dir, Reload())
-    except NotRunning as error:
-        fail(str(error))
-    if response.faults:
-        return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
-    told = response.told
-    text = f"reloaded: {told['workers']} workers, mode {told['mode']}, configuration {told['hash']}"
-    return Result({"reloaded": True, "faults": [], **told}, [text])
-
-
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Leave the relay running until Ctrl-C.")
 def demo(keep: bool) -> None:

@@ -154,6 +154,11 @@ CASES = (
         at=90,
     ),
     Case(
+        "SmtpproxyNotReloaded",
+        UP | {"smtpproxy_reloads_total{outcome=failed}": "0x20 1x20"},
+        UP | {"smtpproxy_reloads_total{outcome=done}": "0x20 1x20"},
+    ),
+    Case(
         "SmtpproxyPurgeFailing",
         UP | {"smtpproxy_purge_failures_total": "0x20 1x20"},
         UP | {"smtpproxy_purge_failures_total": "1x40"},

@@ -70,7 +70,7 @@ def test_it_tells_systemd_how_it_is(service: configparser.SectionProxy) -> None:
 
 def test_a_wrong_configuration_is_not_tried_again(service: configparser.SectionProxy) -> None:
     assert service["RestartPreventExitStatus"] == "2"
-    assert "ExecReload" not in service
+    assert service["ExecReload"].startswith("/usr/bin/smtpproxy reload ")
 
 
 def test_it_may_write_where_the_default_configuration_does(

@@ -12,6 +12,7 @@ from smtpproxy.process.listening import CannotListen
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
 from tests.kit.messages import marketing
+from tests.kit.ports import wait_for
 from tests.kit.upstream import At, FakeUpstream, Hold
 
 BARE_LF = "521 5.5.2 bare <LF> received; lines must end with <CR><LF>; closing the connection"
@@ -193,6 +194,7 @@ def test_who_comes_at_the_last_moment_may_send_a_message(
         before.begin()
         assert before.say(marketing(), b".\r\n").startswith("250 ")
         drained = intake.call(intake.door.drain())
+        wait_for(lambda: intake.door.draining, "the drain")
         assert before.say("MAIL FROM:<news@shop.example>") == SHUTDOWN
         last.begin()
         assert last.say(marketing(), b".\r\n").startswith("250 ")

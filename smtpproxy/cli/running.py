@@ -1,4 +1,4 @@
-"""`smtpproxy status`: how the running relay is, in one look or as it goes on."""
+"""`smtpproxy status` and `smtpproxy reload`: what is asked of the relay that runs."""
 
 import time
 from collections import Counter
@@ -12,7 +12,7 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, print_text, shows_result
 from smtpproxy.cli.stores import using_store
-from smtpproxy.process.control import NotRunning, Response, Status, ask
+from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
 from smtpproxy.retention import newest_run
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.metrics import Samples, Snapshot
@@ -191,3 +191,23 @@ def _count(found: dict[str, Any], rates: Rates, stream: str, verdict: str) -> st
 
 def _listed(values: Mapping[str, object]) -> str | None:
     return ", ".join(f"{name} {value}" for name, value in values.items()) or None
+
+
+@click.command("reload")
+@config_option
+@shows_result
+def reload(settings: Settings) -> Result:
+    """Let the running relay read its configuration anew: all of it, or nothing where it is faulty.
+
+    Messages under way go on with what they began with. Exit 1 with the faults where the relay
+    goes on as before. server.state_dir alone needs a restart.
+    """
+    try:
+        response, _ = ask(settings.server.state_dir, Reload())
+    except NotRunning as error:
+        fail(str(error))
+    if response.faults:
+        return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
+    told = response.told
+    text = f"reloaded: {told['workers']} workers, mode {told['mode']}, configuration {told['hash']}"
+    return Result({"reloaded": True, "faults": [], **told}, [text])
