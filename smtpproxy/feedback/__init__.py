@@ -9,7 +9,13 @@ from smtpproxy.feedback.complaint import Complaint, complaint_of
 from smtpproxy.feedback.notification import as_report
 from smtpproxy.feedback.original import original_of
 from smtpproxy.feedback.parts import read_mail
-from smtpproxy.feedback.personal import asks_by_program, is_auto_reply, wants_out, writer
+from smtpproxy.feedback.personal import (
+    asks_by_program,
+    is_auto_reply,
+    is_receipt,
+    wants_out,
+    writer,
+)
 from smtpproxy.feedback.records import (
     Action,
     Class,
@@ -64,7 +70,7 @@ def read_report(
     complaint = complaint_of(mail, original)
     if complaint is not None:
         return _complained(complaint, sent, lacking)
-    if is_bounce(mail):
+    if is_bounce(mail) and not is_receipt(mail):
         events = [_failed(one, sent, lacking) for one in failures(mail, original)]
         why = "a delivery status notification" if events else "a notice that mail arrived"
         return Report(Kind.DSN, why, tuple(events), sent)

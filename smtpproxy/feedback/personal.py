@@ -46,7 +46,8 @@ _UNSUBSCRIBE = re.compile(
     r"|disiscri\w{0,8}|cancellazione|cancella(?:mi|re)? (?:la )?iscrizione|uitschrijv\w{0,4}"
     r"|afmeld\w{0,4}|avregistrera|avmeld\w{0,4}|afmeld|avsluta prenumeration"
     r"|wypisz|rezygnacja|anuluj subskrypcj|odhlásit|отписа\w{0,6}|отписка"
-    r"|退订|取消订阅|退訂|配信停止|購読解除"
+    r"|退订|取消订阅|退訂|配信(?:の)?(?:停止|解除|不要)|購読(?:の)?(?:停止|解除)"
+    r"|(?:メル|メール)マガ(?:ジン)?(?:の)?(?:配信)?(?:の)?(?:停止|解除|不要)"
     r"|구독 ?취소|수신 ?거부)",
     re.IGNORECASE,
 )
@@ -56,6 +57,11 @@ _BY_PROGRAM = re.compile(
 )
 
 
+def is_receipt(mail: Mail) -> bool:
+    """Whether it says what became of a message after it had arrived (RFC 8098)."""
+    return any(True for _ in mail.of_type("message/disposition-notification"))
+
+
 def asks_by_program(mail: Mail) -> bool:
     """Whether a mail program unsubscribes for its user: Apple's says auto-replied as well."""
     return mail.headers.count("X-Apple-Unsubscribe") > 0
@@ -63,6 +69,8 @@ def asks_by_program(mail: Mail) -> bool:
 
 def is_auto_reply(mail: Mail) -> bool:
     """Whether nobody wrote it (RFC 3834 5, and what was usual before and beside it)."""
+    if is_receipt(mail):
+        return True
     submitted = field(mail.headers, "Auto-Submitted").partition(";")[0].strip().lower()
     if submitted.startswith("auto-replied"):
         return True

@@ -377,6 +377,7 @@ def test_a_report_in_which_nobody_complains_does_nothing(fields: str) -> None:
         ("Désabonnement", ""),
         ("Abmeldung", ""),
         ("退订", ""),
+        ("メールマガ解除", ""),
         ("Our offers", 'Apple Mail sent this email to unsubscribe from the message "Our offers"'),
     ],
 )
@@ -391,6 +392,15 @@ def test_apple_mail_unsubscribes_for_its_user_although_it_calls_that_an_automati
     more = "Auto-Submitted: auto-replied\nX-Apple-Unsubscribe: true\n"
     mail = plain("Apple Mail sent this", subject="unsubscribe", sender=JEANNE, more=more)
     assert summary(read_report(mail)) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
+
+
+def test_a_receipt_is_no_bounce() -> None:
+    fields = "Final-Recipient: rfc822; jeanne@people.example\nDisposition: x; failed"
+    mail = bounce("The mailbox is disabled: user unknown", fields).replace(
+        b"message/delivery-status", b"message/disposition-notification"
+    )
+    report = read_report(mail)
+    assert (report.kind, report.events) == (Kind.AUTO_REPLY, ())
 
 
 @pytest.mark.parametrize(
