@@ -286,6 +286,12 @@ CASES = (
         UP | {"smtpproxy_webhook_disabled{webhook=crm}": "0x40"},
     ),
     Case(
+        "SmtpproxyBouncesWait",
+        UP | {"smtpproxy_feedback_reports{state=hand_on}": "0x10 3x90"},
+        UP | {"smtpproxy_feedback_reports{state=hand_on}": "3x40 0x1 3x59"},
+        at=90,
+    ),
+    Case(
         "SmtpproxyRecipientRefusalsJump",
         UP | {RECIPIENTS: "0+5x300 1600+100x10"},
         UP | {RECIPIENTS: "0+100x310"},
