@@ -116,14 +116,14 @@ class Wishes:
         return held, Undo(told.id, told.recipient, undo.at, undo.scopes, tuple(was))
 
     async def take_back(self, told: Unsubscription, undo: Undo) -> bool:
-        """Undo one request, unless it is too late or something else was wished since.
+        """Undo one request; False: it is too late, it changed nothing, or more was wished since.
 
         What was suppressed before stays. Raises as `stop` does.
         """
         now = self._now()
         if (undo.link, undo.recipient) != (told.id, told.recipient) or now - undo.at > UNDO_WITHIN:
             return False
-        store, done = self._writer(), True
+        store, done = self._writer(), bool(undo.scopes or undo.wishes)
         for scope in undo.scopes:
             lifted = await store.remove_suppression(
                 told.recipient,
