@@ -221,3 +221,9 @@ def test_two_at_once_are_not_both_sent(relay: RelayProcess, mta: FakeUpstream) -
     assert len(mta.messages) == 1, answers
     assert sum(code == 250 for code, _ in answers) == 1, answers
     assert {code for code, _ in answers} <= {250, 451, 550}, "451: a busy machine"
+
+
+def test_decisions_are_the_same_when_they_are_judged_again(relay: RelayProcess) -> None:
+    told = json.loads(relay.must("audit", "replay", "--rulebook", "fr", "--json"))
+    assert told["decisions"] > 20
+    assert told["changes"] == []
