@@ -188,13 +188,13 @@ def _breakdown(report: Report, by: str) -> Table:
     return Table([Column(_say(by)), *headings, Column(_say("mostly"))], table)
 
 
-def judged(name: str, judgement: Judgement) -> Iterator[Part]:
-    """Yield the judgement of a stream for people."""
+def judged(name: str, judgement: Judgement, *, advise: bool = True) -> Iterator[Part]:
+    """Yield the judgement of a stream for people; `advise`: with the command that follows."""
     verdict = _say(judgement.verdict)
     yield Styled(f"{name}: {verdict}", _STYLES.get(judgement.verdict, "bold"))
     said = [*judgement.obstacles, *judgement.notes]
     yield Fields([("-", in_words(one, REFERENCE)) for one in said])
-    if judgement.verdict is Verdict.READY:
+    if advise and judgement.verdict is Verdict.READY:
         yield f"   smtpproxy stream {Mode.ENFORCE} {name}"
 
 

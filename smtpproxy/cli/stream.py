@@ -10,6 +10,7 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, moment, plain_text
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_result
 from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stream_mode import enforce, observe
 from smtpproxy.policy.breaker import BRAND, MILLION, STREAM, Heard
 from smtpproxy.policy.campaign import Campaign, Trial, held_until
 from smtpproxy.policy.model import StreamClass
@@ -26,7 +27,11 @@ _REASON = click.option("--reason", type=plain_text, metavar="TEXT", help="Why: n
 
 @click.group("stream")
 def stream() -> None:
-    """See what is heard of streams, and pause or resume them."""
+    """See what is heard of streams, pause or resume them, enforce or only observe the rules."""
+
+
+for subcommand in (enforce, observe):
+    stream.add_command(subcommand)
 
 
 @stream.command("show")

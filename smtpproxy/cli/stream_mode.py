@@ -1,0 +1,118 @@
+"""`smtpproxy stream enforce` and `observe`: a stream's mode, written into the configuration."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+from msgspec import structs
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import config_path_option, flag, option, options, settings_in
+from smtpproxy.cli.printer import Column, Part, Result, Table, print_text, shows_result
+from smtpproxy.cli.report import ReportOptions, judged, read_report, since
+from smtpproxy.config.mode import CannotChange, Edit, edited
+from smtpproxy.locale import REFERENCE
+from smtpproxy.policy.model import Mode
+from smtpproxy.report import judgement_object, outcomes
+from smtpproxy.report.judgement import StreamReport
+from smtpproxy.settings import Settings
+from smtpproxy.terminal import counted
+
+RESTART = "The running relay goes on as before until it is restarted: systemctl restart smtpproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class ModeOptions:
+    """What is looked at before, and whether it is asked."""
+
+    since: datetime | timedelta = option(
+        "Look at the mail from how long ago on, or from which time.",
+        since, metavar="7d|TIME", default="7d",
+    )  # fmt: skip
+    yes: bool = flag("Do not ask.")
+
+
+@click.command("enforce")
+@click.argument("name")
+@options(ModeOptions)
+@shows_result
+@config_path_option
+def enforce(config: Path, name: str, options: ModeOptions) -> Result:
+    """Refuse from now on what a stream only observes: written into the configuration.
+
+    Shows first what `smtpproxy report` says of the stream. NAME may be `default`, for mail
+    without a stream; streams without a mode of their own then keep the one that they have.
+    """
+    return _change(config, name, Mode.ENFORCE, options)
+
+
+@click.command("observe")
+@click.argument("name")
+@options(ModeOptions)
+@shows_result
+@config_path_option
+def observe(config: Path, name: str, options: ModeOptions) -> Result:
+    """Let all mail of a stream pass again: written into the configuration.
+
+    What would be refused is still judged, recorded and counted.
+    """
+    return _change(config, name, Mode.OBSERVE, options)
+
+
+def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result:
+    settings = settings_in(config)
+    try:
+        edit = edited(config, name, mode)
+    except CannotChange as error:
+        fail(str(error), 2)
+    found = _seen(settings, name, options.since)
+    data = {
+        "stream": name,
+        "mode": mode,
+        "file": config,
+        "changes": [structs.asdict(change) for change in edit.changes],
+        "judgement": judgement_object(found.judgement, REFERENCE),
+    }
+    if not edit.changes:
+        return Result(data, [f'{name} has mode = "{mode}" already: nothing was changed'])
+    plan = list(_plan(edit, found, mode))
+    if not options.yes:
+        print_text(plan, err=True)
+        plan = []
+        try:
+            agreed = click.confirm("Write this?", err=True)
+        except click.Abort:  # Ctrl-C, or nobody is there to answer
+            fail("nothing was changed; --yes writes without a question")
+        if not agreed:
+            fail("nothing was changed")
+    try:
+        edit.write()
+    except CannotChange as error:
+        fail(str(error))
+    return Result(data, [*plan, f"Written to {config}.", RESTART])
+
+
+def _seen(settings: Settings, name: str, start: datetime | timedelta) -> StreamReport:
+    report = read_report(settings, ReportOptions(start, None, name, "reason", None, REFERENCE))
+    return next(stream for stream in report.streams if stream.name == name)
+
+
+def _plan(edit: Edit, found: StreamReport, mode: Mode) -> Iterator[Part]:
+    """What was seen, what that would mean, and what is written."""
+    if mode is Mode.ENFORCE:
+        yield from judged(found.name, found.judgement, advise=False)
+        seen = outcomes(found.total)
+        stopped = seen["would_be_refused"] + seen["would_be_deferred"]
+        yield (
+            f"Of {counted(found.recipients, 'recipient')} seen, {stopped:,} would not have been"
+            " mailed:"
+        )
+        rows = [(f.reason, f"{f.recipients:,}") for f in found.figures if f.recipients]
+        yield Table([Column(), Column(right=True)], rows)
+    else:
+        yield f"All mail of {found.name} passes again, also to people who refused it."
+    for change in edit.changes:
+        before = "" if change.before is change.after else f', was "{change.before}"'
+        yield f'{edit.path}: {change.table}: mode = "{change.after}"{before}'

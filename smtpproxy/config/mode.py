@@ -1,0 +1,158 @@
+"""The mode of a stream, changed in the configuration file: all else stays as it was written."""
+
+import os
+import pwd
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from msgspec import Struct, structs
+from tomlkit.exceptions import TOMLKitError
+
+from smtpproxy.config import ConfigError, parse
+from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.files import sync_folder
+
+_BOM = b"\xef\xbb\xbf"
+_STANDS_BEFORE = ("purpose", "class", "rulebook", "name")
+"""The keys after which a mode is read best, where there was none."""
+
+
+class CannotChange(Exception):
+    """The file was left as it is; the text says why, and what would be right."""
+
+
+class Change(Struct, frozen=True):
+    """A key that is written: its table as people know it, the mode that held, and the new one."""
+
+    table: str
+    before: Mode
+    after: Mode
+
+
+class Edit(Struct, frozen=True):
+    """What is to be written into a file, and what of it is new."""
+
+    path: Path
+    before: bytes
+    after: bytes
+    changes: tuple[Change, ...]
+
+    def write(self) -> None:
+        """Put the new text in the place of the old, whole or not at all.
+
+        Owner and permissions stay. Raises CannotChange: another wrote into it meanwhile, say.
+        """
+        path = self.path.resolve()
+        try:
+            if path.read_bytes() != self.before:
+                raise CannotChange(f"{self.path}: it has changed meanwhile; run this again")
+            _replace(path, self.after)
+        except OSError as error:
+            where = "; ".join(f'{c.table}: mode = "{c.after}"' for c in self.changes)
+            raise CannotChange(
+                f"{self.path}: {error.strerror}; write it yourself: {where}"
+            ) from error
+
+
+def edited(path: Path, name: str, mode: Mode) -> Edit:
+    """Return the edit that gives a stream a mode; it has no changes where it has that already.
+
+    For the stream `default` that is the mode of `[policy]`: streams without one of their own
+    then get the one that held. Raises CannotChange, ConfigError, OSError.
+    """
+    before = path.read_bytes()
+    text = before.decode("utf-8-sig")
+    old = parse(text, str(path))
+    if name not in old.streams:
+        raise CannotChange(f"there is no stream {name!r}: {', '.join(old.streams)}")
+    if name not in {DEFAULT_STREAM.name, *(each.name for each in old.declared_streams)}:
+        raise CannotChange(f"{name} is built in: it is always enforced")
+    if old.streams[name].mode is mode:
+        return Edit(path, before, before, ())
+    wanted = _with_mode(old, name, mode)
+    for put in (_put_on_a_line, _put):
+        with suppress(TOMLKitError, ConfigError, ValueError, KeyError):
+            changes, after = _written(text, old, name, mode, put)
+            if parse(after, str(path)).streams == wanted:
+                mark = _BOM if before.startswith(_BOM) else b""
+                return Edit(path, before, mark + after.encode(), changes)
+    raise CannotChange(
+        f'{path}: written in a way that is not changed here; set mode = "{mode}" yourself'
+    )
+
+
+def _with_mode(settings: Settings, name: str, mode: Mode) -> dict[str, Stream]:
+    streams = dict(settings.streams)
+    streams[name] = structs.replace(streams[name], mode=mode)
+    return streams
+
+
+def _written(
+    text: str, old: Settings, name: str, mode: Mode, put: Callable[[Any, Mode], None]
+) -> tuple[tuple[Change, ...], str]:
+    document: Any = tomlkit.parse(text)
+    tables = {str(table["name"]): table for table in document.get("stream", ())}
+    changes = []
+    if name == DEFAULT_STREAM.name:
+        for one in old.declared_streams:
+            if one.mode is None:
+                put(tables[one.name], old.policy.mode)
+                changes.append(Change(f"[[stream]] {one.name}", old.policy.mode, old.policy.mode))
+        if "policy" not in document:
+            document["policy"] = tomlkit.table()
+        table, where = document["policy"], "[policy]"
+    else:
+        table, where = tables[name], f"[[stream]] {name}"
+    put(table, mode)
+    changes.append(Change(where, old.streams[name].mode, mode))
+    return tuple(changes), tomlkit.dumps(document)
+
+
+def _put(table: Any, mode: Mode) -> None:
+    table["mode"] = str(mode)
+
+
+def _put_on_a_line(table: Any, mode: Mode) -> None:
+    """Put a new key right after another, not behind the comments that follow the table."""
+    key = next((key for key in _STANDS_BEFORE if key in table), None)
+    if "mode" in table or key is None:
+        _put(table, mode)
+        return
+    trivia = table[key].trivia
+    trivia.trail = f'{trivia.trail or os.linesep}{trivia.indent}mode = "{mode}"{trivia.trail}'
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Raises OSError, CannotChange."""
+    status = path.stat()
+    if os.geteuid() not in (0, status.st_uid):
+        owner = _name_of(status.st_uid)
+        raise CannotChange(f"{path}: it belongs to {owner}: run this as {owner}, or as root")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchown(handle, status.st_uid, status.st_gid)
+            os.fchmod(handle, status.st_mode & 0o7777)
+            for attribute in os.listxattr(path):  # its ACL is one
+                os.setxattr(handle, attribute, os.getxattr(path, attribute))
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

@@ -1,0 +1,77 @@
+"""`smtpproxy stream enforce` and `observe`: asked, written, and true after the next start."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from smtpproxy.cli import main
+from smtpproxy.cli.stream_mode import RESTART
+from smtpproxy.config import load
+from tests.cli.conftest import Bench
+from tests.cli.stored import Stored
+from tests.kit import messages, store
+from tests.kit.relay import RelayProcess
+from tests.kit.store import address
+from tests.kit.upstream import FakeUpstream
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+def mode(stored: Stored, stream: str) -> str:
+    return str(load(stored.config_path).streams[stream].mode)
+
+
+@pytest.mark.parametrize(
+    ("answer", "becomes"), [("y\n", "observe"), ("n\n", "enforce"), ("", "enforce")]
+)
+def test_it_is_asked(stored: Stored, answer: str, becomes: str) -> None:
+    arguments = ["stream", "observe", "offers", "--config", str(stored.config_path)]
+    result = CliRunner().invoke(main, arguments, input=answer)
+    assert mode(stored, "offers") == becomes
+    assert "also to people who refused it" in result.stderr
+    assert '[[stream]] offers: mode = "observe", was "enforce"' in result.stderr
+    if becomes == "observe":
+        assert result.exit_code == 0
+        assert RESTART in result.stdout
+    else:
+        assert result.exit_code == 1
+        assert "nothing was changed" in result.stderr
+
+
+def test_what_is_so_already(stored: Stored) -> None:
+    before = stored.config_path.read_bytes()
+    assert "already" in stored.run("stream", "enforce", "offers", "--yes").stdout
+    assert stored.json("stream", "enforce", "offers", "--yes")["changes"] == []
+    assert stored.config_path.read_bytes() == before
+    assert "there is no stream 'offer'" in stored.run("stream", "enforce", "offer", code=2).stderr
+
+
+def test_from_observing_to_enforcing(tmp_path: Path) -> None:
+    """The whole way: a relay that lets all pass says what is ready, and then refuses."""
+    with FakeUpstream() as upstream:
+        relay = RelayProcess(tmp_path, upstream.address, {"policy": {"mode": "observe"}})
+        bench = Bench(relay)
+        bench.store(lambda people: store.fill(people, people, datetime.now(UTC)))
+        with relay:
+            for _ in range(20):
+                assert relay.send(messages.marketing(), address("consent"))[0] == 250
+            assert relay.send(messages.marketing(), address("complained"))[0] == 250
+            out, _ = bench.run("stream", "enforce", "offers", "--yes", code=0)
+            assert "offers: ready" in out
+            assert "Of 21 recipients seen, 1 would not have been mailed" in out
+            assert relay.send(messages.marketing(), address("complained"))[0] == 250  # not yet
+        with relay:
+            assert relay.send(messages.marketing(), address("consent"))[0] == 250
+            code, text = relay.send(messages.marketing(), address("complained"))
+            assert (code, "suppressed_complaint" in text) == (550, True)
+            data = bench.json("stream", "observe", "offers", "--yes", code=0)
+            assert data["changes"] == [
+                {"table": "[[stream]] offers", "before": "enforce", "after": "observe"}
+            ]
+        with relay:
+            assert relay.send(messages.marketing(), address("complained"))[0] == 250
