@@ -118,6 +118,11 @@ class Client(Struct, frozen=True, omit_defaults=True):
     login: str = ""  # the name it proved; may be an address, so it is a personal part
     queue_id: str = ""  # the MTA's name for the message, where an MTA asks us
 
+    @property
+    def app(self) -> str:
+        """What its application is called in reports."""
+        return f"{self.listener}/{self.login or self.peer}"
+
 
 class JudgedRecipient(Struct, frozen=True):
     """A recipient as the client gave it, with its verdict."""

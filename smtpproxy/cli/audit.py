@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from heapq import nlargest
 from pathlib import Path
@@ -28,10 +28,11 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, shows_result
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
-from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict, collections
+from smtpproxy.policy.model import NO_FACTS, Action, Reason, RecipientFacts, Verdict, collections
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
+from smtpproxy.sinks.audit.chosen import verdicts
 from smtpproxy.sinks.audit.reader import Outcome, Record, find, read
 from smtpproxy.sinks.audit.verify import State, is_anchored, seal
 from smtpproxy.store.exchange.times import written_time
@@ -72,8 +73,20 @@ class Filters:
 
     recipient: str | None = option("Only decisions about this recipient.", canonical_address)
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
+    verdict: str | None = option("Only with this verdict.", choice(Action))
+    reason: str | None = option(
+        "Only with this reason, of a recipient or the message.", choice(Reason), metavar="REASON"
+    )
+    app: str | None = option(
+        "Only mail of this application: LISTENER, LISTENER/LOGIN or LISTENER/IP.", metavar="APP"
+    )
+    message_id: str | None = option("Only messages of this Message-ID.", metavar="MESSAGE-ID")
     since: datetime | None = option("Only from TIME on.", moment)
     until: datetime | None = option("Only before TIME.", moment)
+
+    @property
+    def any(self) -> bool:
+        return any(getattr(self, each.name) is not None for each in fields(Filters))
 
     def read(self, folder: Path) -> Iterator[Record]:
         """Yield them, one worker's after the other."""
@@ -83,6 +96,10 @@ class Filters:
             until=self.until,
             recipient=self.recipient,
             stream=self.stream,
+            verdict=Action(self.verdict) if self.verdict else None,
+            reason=Reason(self.reason) if self.reason else None,
+            app=self.app,
+            message_id=self.message_id,
         )
 
 
@@ -111,7 +128,7 @@ def show(
     """
     folder = audit_folder(settings)
     if decision_id is not None:
-        if options.recipient or options.stream or options.since or options.until:
+        if options.any:
             raise click.UsageError("an ID goes without filters")
         return _one(folder, decision_id, kept)
     if kept is not None:
@@ -240,26 +257,17 @@ def _by(brand: str | None) -> str:
 
 def _rows(record: Record) -> Iterator[tuple[str, ...]]:
     decided = record.decided
-    for address, verdict in _verdicts(record):
+    for entry, verdict in zip(decided.recipients, verdicts(decided), strict=True):
         passed = verdict.action is Action.ALLOW or decided.observed
         yield (
             f"{decided.at:%Y-%m-%d %H:%M:%S}",
             decided.id,
             decided.decision.stream.name,
-            address,
+            entry.address,
             f"{verdict.action} (observed)" if decided.observed else str(verdict.action),
             _why(verdict),
             _upstream_code(record) if passed else "",
         )
-
-
-def _verdicts(record: Record) -> Iterator[tuple[str, Verdict]]:
-    """What became of each recipient: a message that was refused has its reason at each."""
-    message = record.decided.decision.message
-    for entry in record.decided.recipients:
-        refused = message is not None and message.action is not Action.ALLOW
-        of_message = refused and entry.verdict.action is Action.ALLOW
-        yield entry.address, message if message and of_message else entry.verdict
 
 
 def _upstream_code(record: Record) -> str:

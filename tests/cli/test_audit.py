@@ -178,3 +178,40 @@ def test_the_first_characters_of_an_id_do(bench: Bench) -> None:
         return
     _, err = bench.run("audit", "show", id[:6], code=2)
     assert f"decisions begin with {id[:6]}: 01" in err
+
+
+def test_decisions_are_found_by_verdict_reason_app_and_message_id(bench: Bench) -> None:
+    start = datetime.now(UTC).isoformat()
+    spring = messages.marketing(message_id="<find-me/1@shop.example>")
+    allowed = sent(bench, spring, "consent")
+    refused = sent(bench, messages.marketing(), "complained")
+    faulty = sent(bench, messages.message(message_id="<plain@shop.example>"), "consent")
+    mixed = sent(bench, messages.marketing(), "consent", "nothing")
+
+    def found(*arguments: str) -> list[str]:
+        return [r["id"] for r in bench.json("audit", "show", "--since", start, *arguments, code=0)]
+
+    assert found("--verdict", "allow") == [allowed]
+    assert found("--verdict", "refuse") == [refused, faulty, mixed]
+    assert found("--reason", "suppressed_complaint") == [refused]
+    assert found("--reason", "unsubscribe_missing", "--verdict", "refuse") == [faulty]
+    assert found("--reason", "recipients_refused") == [mixed]
+    assert found("--reason", "suppressed_complaint", "--verdict", "defer") == []
+    assert found("--message-id", "<find-me/1@shop.example>") == [allowed]
+    assert found("--message-id", "plain@shop.example") == [faulty]
+    assert found("--message-id", "me/1@shop.example") == []
+    assert found("--app", "apps") == found("--app", "apps/127.0.0.1") == found()
+    assert found("--app", "apps/billing") == []
+    exported, _ = bench.run("audit", "export", "--since", start, "--reason", "consent_missing")
+    assert [mixed in line for line in exported.splitlines()] == [True]
+    assert (
+        "an ID goes without filters" in bench.run("audit", "show", mixed, "--app", "x", code=2)[1]
+    )
+    assert "is not one of" in bench.run("audit", "show", "--reason", "nothing", code=2)[1]
+
+
+def test_the_list_fits_a_terminal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent(bench, messages.marketing(), "complained")
+    monkeypatch.setenv("COLUMNS", "80")
+    out, _ = bench.run("audit", "show", "--reason", "suppressed_complaint", code=0)
+    assert max(map(len, out.splitlines())) <= 80

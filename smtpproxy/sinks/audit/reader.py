@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import msgspec
-
 from smtpproxy.events import Decided, time_of, time_span
+from smtpproxy.policy.model import Action, Reason
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import NotALine, number_of
+from smtpproxy.sinks.audit.chosen import Chosen
 from smtpproxy.sinks.audit.files import Segment, last_line, mapped, segments
 from smtpproxy.sinks.audit.lines import (
     CLOCK_TOLERANCE,
@@ -131,27 +131,24 @@ def read(
     until: datetime | None = None,
     recipient: str | None = None,
     stream: str | None = None,
+    verdict: Action | None = None,
+    reason: Reason | None = None,
+    app: str | None = None,
+    message_id: str | None = None,
 ) -> Iterator[Record]:
     """Yield records, one worker's after the other, each about in the order of its journal.
 
     A message comes when its outcome is found; one without an outcome may come much later.
-    `recipient` is a canonical address; `since` is inclusive, `until` exclusive.
+    `since` is inclusive, `until` exclusive; see `Chosen` for the others.
     """
-    needle = msgspec.json.encode(recipient) if recipient is not None else b""
+    chosen = Chosen(recipient, stream, verdict, reason, app, message_id)
+    needle = chosen.needle
     for paths in _journals(folder, since, until):
         for record in _joined(_matching(paths, needle) if needle else _entries(paths)):
-            decided = record.decided
-            if since is not None and decided.at < since:
-                continue
-            if until is not None and decided.at >= until:
-                continue
-            if stream is not None and decided.decision.stream.name != stream:
-                continue
-            if recipient is not None and all(
-                entry.canonical != recipient for entry in decided.recipients
-            ):
-                continue
-            yield record
+            at = record.decided.at
+            in_time = (since is None or at >= since) and (until is None or at < until)
+            if in_time and chosen.has(record.decided):
+                yield record
 
 
 _Entry = Record | Outcome
