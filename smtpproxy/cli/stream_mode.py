@@ -1,9 +1,10 @@
 """`smtpproxy stream enforce` and `observe`: a stream's mode, written into the configuration."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 from msgspec import structs
@@ -15,12 +16,11 @@ from smtpproxy.cli.report import ReportOptions, judged, read_report, since
 from smtpproxy.config.mode import CannotChange, Edit, edited
 from smtpproxy.locale import REFERENCE
 from smtpproxy.policy.model import Mode
+from smtpproxy.process.control import NotRunning, Reload, ask
 from smtpproxy.report import judgement_object, outcomes
 from smtpproxy.report.judgement import StreamReport
 from smtpproxy.settings import Settings
 from smtpproxy.terminal import counted
-
-RESTART = "The running relay goes on as before until it is restarted: systemctl restart smtpproxy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class ModeOptions:
 @shows_result
 @config_path_option
 def enforce(config: Path, name: str, options: ModeOptions) -> Result:
-    """Refuse from now on what a stream only observes: written into the configuration.
+    """Refuse from now on what a stream only observes: written into the configuration, which a
+    running relay then reads anew.
 
     Shows first what `smtpproxy report` says of the stream. NAME may be `default`, for mail
     without a stream; streams without a mode of their own then keep the one that they have.
@@ -54,7 +55,8 @@ def enforce(config: Path, name: str, options: ModeOptions) -> Result:
 @shows_result
 @config_path_option
 def observe(config: Path, name: str, options: ModeOptions) -> Result:
-    """Let all mail of a stream pass again: written into the configuration.
+    """Let all mail of a stream pass again: written into the configuration, which a running relay
+    then reads anew.
 
     What would be refused is still judged, recorded and counted.
     """
@@ -68,10 +70,12 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
     except CannotChange as error:
         fail(str(error), 2)
     found = _seen(settings, name, options.since)
-    data = {
+    data: dict[str, Any] = {
         "stream": name,
         "mode": mode,
         "file": config,
+        "written": False,
+        "reloaded": False,
         "changes": [structs.asdict(change) for change in edit.changes],
         "judgement": judgement_object(found.judgement, REFERENCE),
     }
@@ -91,7 +95,29 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
         edit.write()
     except CannotChange as error:
         fail(str(error))
-    return Result(data, [*plan, f"Written to {config}.", RESTART])
+    written = f"Written to {config}."
+    faults, told = _reload(settings, settings_in(config).hash)
+    data |= {"written": True, "reloaded": not faults and told != NOBODY, "faults": faults}
+    if faults:
+        left = "it is written, and the running relay goes on as before: mend this, then reload"
+        return Result(data, [*plan, written, *faults], error=left)
+    return Result(data, [*plan, written, told])
+
+
+NOBODY = "No relay runs: it holds from the next start on."
+
+
+def _reload(settings: Settings, hash: str) -> tuple[Sequence[str], str]:
+    """Let the running relay read its configuration; return what is wrong, and what was done."""
+    try:
+        response, _ = ask(settings.server.state_dir, Reload())
+    except (NotRunning, FileNotFoundError):  # there is not even a state_dir
+        return (), NOBODY
+    except OSError as error:
+        return [f"the running relay cannot be asked: {error.strerror or 'it does not answer'}"], ""
+    if not response.faults and response.told["hash"] != hash:
+        return ["the running relay reads another file than this"], ""
+    return response.faults, "The running relay has read it: it holds for the next message."
 
 
 def _seen(settings: Settings, name: str, start: datetime | timedelta) -> StreamReport:

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
-from smtpproxy.cli.stream_mode import RESTART
+from smtpproxy.cli.stream_mode import NOBODY
 from smtpproxy.config import load
 from tests.cli.conftest import Bench
 from tests.cli.stored import Stored
@@ -37,7 +37,7 @@ def test_it_is_asked(stored: Stored, answer: str, becomes: str) -> None:
     assert '[[stream]] offers: mode = "observe", was "enforce"' in result.stderr
     if becomes == "observe":
         assert result.exit_code == 0
-        assert RESTART in result.stdout
+        assert NOBODY in result.stdout
     else:
         assert result.exit_code == 1
         assert "nothing was changed" in result.stderr
@@ -64,14 +64,24 @@ def test_from_observing_to_enforcing(tmp_path: Path) -> None:
             out, _ = bench.run("stream", "enforce", "offers", "--yes", code=0)
             assert "offers: ready" in out
             assert "Of 21 recipients seen, 1 would not have been mailed" in out
-            assert relay.send(messages.marketing(), address("complained"))[0] == 250  # not yet
-        with relay:
+            assert "The running relay has read it" in out
             assert relay.send(messages.marketing(), address("consent"))[0] == 250
             code, text = relay.send(messages.marketing(), address("complained"))
             assert (code, "suppressed_complaint" in text) == (550, True)
             data = bench.json("stream", "observe", "offers", "--yes", code=0)
+            assert (data["written"], data["reloaded"]) == (True, True)
             assert data["changes"] == [
                 {"table": "[[stream]] offers", "before": "enforce", "after": "observe"}
             ]
-        with relay:
             assert relay.send(messages.marketing(), address("complained"))[0] == 250
+
+
+def test_a_relay_that_reads_another_file_is_not_taken_for_changed(tmp_path: Path) -> None:
+    with FakeUpstream() as upstream, RelayProcess(tmp_path, upstream.address) as relay:
+        copy = tmp_path / "copy.toml"
+        copy.write_bytes(relay.config_path.read_bytes())
+        arguments = ["stream", "observe", "offers", "--yes", "--config", str(copy)]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 1
+        assert "reads another file" in result.stdout
+        assert "goes on as before" in result.stderr
