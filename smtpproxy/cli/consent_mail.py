@@ -62,6 +62,12 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
     from smtpproxy.web.own_mail import RelayUnavailable, submitter
 
     check_purpose(settings, options.purpose)
+    if options.purpose not in settings.mail_purposes:
+        fail(
+            f"--purpose: the page asks whether people want mail, and {options.purpose} is none; ask"
+            " where they see what it is, and put the answer on record with `consent record`",
+            2,
+        )
     try:
         brand = brand_of(settings, options.brand)
     except ValueError as error:

@@ -113,7 +113,12 @@ class Settings:
     @property
     def purposes(self) -> frozenset[str]:
         """What anybody can consent to here: of every stream, `default` too, and the built-in."""
-        return BUILT_IN_PURPOSES.union(one.purpose for one in self.streams.values() if one.purpose)
+        return BUILT_IN_PURPOSES | self.mail_purposes
+
+    @property
+    def mail_purposes(self) -> frozenset[str]:
+        """What people can agree to be mailed for."""
+        return frozenset(one.purpose for one in self.streams.values() if one.purpose)
 
     @property
     def brand_names(self) -> frozenset[str]:

@@ -289,7 +289,7 @@ def by_webhook_outcome(settings: Settings) -> Iterable[Labels]:
 def by_feedback(settings: Settings) -> Iterable[Labels]:
     """A link may be of a stream that there is no more, a report of none."""
     marketing = [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
-    yield from product(("unsubscribe", "undo", "preference"), [*marketing, "unknown"])
+    yield from product(("unsubscribe", "undo", "preference", "untrack"), [*marketing, "unknown"])
     if settings.feedback is not None:
         streams = [stream.name for stream in _streams(settings)]
         yield from product(FEEDBACK_KINDS, [*streams, "unknown"])

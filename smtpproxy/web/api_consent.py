@@ -109,8 +109,8 @@ class ConsentOperation:
         except (AddressError, ValueError) as error:
             raise Refused(400, Error("body_wrong", str(error))) from error
         settings = self._by_mail.settings
-        if asked.purpose not in settings.purposes:
-            known = ", ".join(sorted(settings.purposes))
+        if asked.purpose not in settings.mail_purposes:
+            known = ", ".join(sorted(settings.mail_purposes))
             text = f"no stream has the purpose {asked.purpose!r}; known are {known}"
             raise Refused(400, Error("purpose_unknown", text))
         return ConsentRequest(

@@ -9,8 +9,9 @@ from pathlib import Path
 import structlog
 from markupsafe import Markup
 
-from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang
-from smtpproxy.policy.model import BUILT_IN_BRAND, StreamClass
+from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, say
+from smtpproxy.policy.model import BUILT_IN_BRAND, StreamClass, TrackingPixels
+from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import BrandSettings, Settings
 from smtpproxy.settings.brands import UnusableLogo, logo_source
 
@@ -67,6 +68,8 @@ class Look:
     """What its marketing is called, by purpose and stream."""
     also_transactional: frozenset[str]
     """Purposes that a transactional stream has too, so that more than marketing is stopped."""
+    tracks: bool
+    """Whether it matters on one of its streams who consents to tracking."""
     siblings: tuple[tuple[str, str], ...]
     """Name and title of each brand of the same controller, itself among them."""
     everybody: tuple[str, ...]
@@ -82,6 +85,8 @@ class Look:
         return {name: _in(lang, each) for name, each in self.labels.get(purpose, {}).items()}
 
     def label(self, purpose: str, lang: Lang) -> str:
+        if purpose == TRACKING:
+            return say(Phrase("page.tracking"), lang)
         return ", ".join(dict.fromkeys(self.named(purpose, lang).values())) or purpose
 
     def language(self, accept_language: str) -> Lang | None:
@@ -143,6 +148,7 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
         brand.languages or PAGE_LANGS,
         labels,
         frozenset(s.purpose or "" for s in own if s.stream_class is StreamClass.TRANSACTIONAL),
+        any(s.tracking_pixels in (TrackingPixels.REFUSE, TrackingPixels.STRIP) for s in own),
         tuple((each.name, each.title or each.name) for each in same),
         tuple(each.title or each.name for each in settings.brands.values()),
         f"brand:{brand.name}" if declared_brand else "marketing",

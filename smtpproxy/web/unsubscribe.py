@@ -33,7 +33,17 @@ from smtpproxy.web.tokens import Bucket
 from smtpproxy.web.wishes import Often, Sealing, Wishes, opened, sealed
 
 State = Literal[
-    "ask", "done", "saved", "undone", "late", "mailed", "unknown", "trouble", "too_often", "gone"
+    "ask",
+    "done",
+    "saved",
+    "untracked",
+    "undone",
+    "late",
+    "mailed",
+    "unknown",
+    "trouble",
+    "too_often",
+    "gone",
 ]
 
 FROM_PAGE = "page"
@@ -166,6 +176,8 @@ class Unsubscribe:
                     return await self._take_back(visit, told, form.get("undo", ""))
                 case "prefer":
                     return await self._prefer(visit, told, form)
+                case "untrack" if visit.is_somebodys:
+                    return await self._untrack(visit, told)
                 case "link" if self._personal is not None and visit.is_somebodys:
                     await self._personal.send(visit.address, visit.look.brand, visit.lang)
                     return visit.page("mailed")
@@ -241,6 +253,13 @@ class Unsubscribe:
         self._count("preference", visit.stream)
         log.info("preference", id=told.id, stream=visit.stream, brand=visit.look.brand)
         return visit.page("saved", undo=sealed(undo, self._tokens), held=held)
+
+    async def _untrack(self, visit: "Visit", told: Unsubscription) -> Response:
+        brand = None if visit.look.brand == BUILT_IN_BRAND else visit.look.brand
+        if await self._wishes.untrack(told, brand):
+            self._count("untrack", visit.stream)
+        log.info("tracking_withdrawn", id=told.id, stream=visit.stream, brand=brand)
+        return visit.page("untracked")
 
     def _count(self, kind: str, stream: str) -> None:
         self._counted[kind, stream] = self._counted.get((kind, stream), 0) + 1
@@ -346,6 +365,7 @@ def _render(
             purposes=choices,
             held=[(look.label(each, lang), often) for each, often in held],
             undo=undo,
+            tracks=bool(look.tracks and data and state in ("ask", "done")),
             data=data if look.help or data == "link" else "",
             from_page=FROM_PAGE,
         )

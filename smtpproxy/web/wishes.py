@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
-from smtpproxy.policy.model import Contact, Frequency, Origin, Preference
+from smtpproxy.policy.model import ConsentAct, Contact, Frequency, Origin, Preference
+from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.web.group_commit import GroupCommit
 
@@ -114,6 +115,20 @@ class Wishes:
         was = [Preference(p, before.get(p, Frequency.ALL), undo.at, brand) for p in news]
         held = {purpose: "none" if purpose in none else often for purpose, often in wished.items()}
         return held, Undo(told.id, told.recipient, undo.at, undo.scopes, tuple(was))
+
+    async def untrack(self, told: Unsubscription, brand: str | None) -> bool:
+        """Withdraw the consent to `tracking`, if anything is on record of the person.
+
+        Returns whether that is new. Raises StoreUnavailable.
+        """
+        contact = await self._contact(told.recipient)
+        if contact is None:
+            return False
+        own = [act for act in contact.acts if (act.purpose, act.brand) == (TRACKING, brand)]
+        if own and max(own, key=lambda act: act.at).withdrawal:
+            return False
+        act = ConsentAct(TRACKING, self._now(), withdrawal=True, brand=brand)
+        return await self._writer().record_act(told.recipient, act)
 
     async def take_back(self, told: Unsubscription, undo: Undo) -> bool:
         """Undo one request; False: it is too late, it changed nothing, or more was wished since.

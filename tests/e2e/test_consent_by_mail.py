@@ -240,6 +240,7 @@ def test_by_the_api(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> N
     assert (code, told["error"]) == (429, "too_many_mails")
     for wrong in ({"address": "lea"}, {"address": LEA, "purpose": "x"}, {"address": LEA, "x": 1}):
         assert post(**wrong)[0] == 400
+    assert post(address=LEA, purpose="tracking")[0] == 400, "the page asks for consent to mail"
     relay.must("suppress", "add", "gil@people.example", "--origin", "complaint")
     code, told = post(address="gil@people.example")
     assert (code, told["state"], told["reason"]) == (200, "refused", "suppressed_complaint")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from starlette.applications import Starlette
 
 from smtpproxy.config import parse
@@ -296,6 +297,37 @@ async def test_a_link_that_anybody_may_hold_gives_nobody_more_mail(site: Site) -
     assert await site.wishes() == {"shop/offers": "monthly"}
     await prefer(site, offers="all")
     assert await site.wishes() == {"shop/offers": "monthly"}
+
+
+TRACKED = TWO_BRANDS.replace(
+    'purpose = "news"\n', 'purpose = "news"\ntracking_pixels = "strip"\n', 1
+)
+FOLLOWED = replace(AGREED, purpose="tracking", brand="shop")
+
+
+async def test_the_consent_to_tracking_is_withdrawn_on_the_page(tmp_path: Path) -> None:
+    site = Site(tmp_path, TRACKED)
+    for_boots = replace(FOLLOWED, brand="boots")
+    await site.store.put_contacts([Contact(JEANNE, acts=(AGREED, FOLLOWED, for_boots))])
+    assert 'value="untrack"' not in (await site.client.get(site.link(stream="winter"))).text
+    assert 'value="untrack"' in (await site.client.get(site.link())).text
+    assert 'value="untrack"' in await site.press(site.link(stream="news"))
+    for _ in range(2):
+        response = await site.client.post(site.link(), data={"do": "untrack"})
+        assert "This holds from the next message on." in response.text
+        site.now += MINUTE
+    contact = await site.store.contact(JEANNE)
+    assert contact is not None
+    said = [(act.purpose, act.brand, act.at) for act in contact.acts if act.withdrawal]
+    assert said == [("tracking", "shop", T0)], "of the brand, and once"
+    await site.client.post(site.link(recipient="other@people.example"), data={"do": "untrack"})
+    assert await site.store.contact("other@people.example") is None
+    await site.client.aclose()
+    await site.store.close()
+
+
+async def test_where_nobody_is_asked_for_tracking_the_page_is_silent(site: Site) -> None:
+    assert 'value="untrack"' not in (await site.client.get(site.link())).text
 
 
 async def test_whoever_is_not_on_record_gets_no_more_of_it(site: Site) -> None:
