@@ -111,6 +111,8 @@ def test_complaints_pause_a_stream_everywhere_until_it_is_resumed(
         with urllib.request.urlopen(f"{relay.url}/readyz", timeout=10) as response:
             assert json.load(response)["streams_paused"] == ["offers"]
 
+        replayed = json.loads(relay.command("audit", "replay", "--rulebook", "fr", "--json")[1])
+        assert not replayed["changes"], replayed
         assert relay.terminate() == 0
         relay.start()
         assert send_many(relay, 6) == [450] * 6
@@ -190,6 +192,8 @@ def test_a_new_campaign_to_strangers_waits_after_its_first_recipients(
     asked = ("explain", str(letter_to), "--mail-from", "a@shop.example", "--rcpt", people[-1])
     assert "of its first 10 recipients" in relay.command(*asked)[1]
     assert send(people[-1], "summer:shop") == 250  # another one has a trial of its own
+    replayed = json.loads(relay.command("audit", "replay", "--rulebook", "fr", "--json")[1])
+    assert not replayed["changes"], replayed
     (campaign,) = shown(relay)["campaigns"]
     assert (campaign["people"], campaign["strangers"]) == (10, 10)
     assert campaign["waits_until"] is not None
