@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -265,7 +265,8 @@ class Worker:
         if feedback is None or not any(stream.verp for stream in settings.streams.values()):
             return None
         keys = load_link_keys(settings.server.state_dir).values()
-        return ReturnPaths({key.version: key.secret for key in keys}, feedback.domain).make
+        paths = ReturnPaths({key.version: key.secret for key in keys}, feedback.domain)
+        return lru_cache(1024)(paths.make)  # it is asked for at RCPT and at the end
 
     def _signer(self) -> "Signer | None":
         """Loaded only if there are keys."""

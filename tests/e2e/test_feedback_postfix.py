@@ -14,7 +14,7 @@ from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.postfix import Delivered, PostfixInstance
 from tests.kit.relay import RelayProcess
 from tests.kit.store import address
-from tests.kit.upstream import At, FakeUpstream, Reply
+from tests.kit.upstream import At, FakeUpstream, Hold, Reply
 
 pytestmark = needs("postfix")
 
@@ -109,12 +109,15 @@ def test_the_bounce_is_on_record_as_a_notice(relay: RelayProcess) -> None:
 
 
 def test_bounces_wait_at_the_mta_while_the_relay_is_away(
-    relay: RelayProcess, mta: PostfixInstance
+    relay: RelayProcess, mta: PostfixInstance, provider: FakeUpstream
 ) -> None:
     before = len(bounces(mta, BLOCKED))
+    mta.wait_empty()
+    provider.begin(At("rcpt", Hold(), Reply(FAILING[BLOCKED]), to=BLOCKED))
     assert relay.send(marketing(), BLOCKED, sender=APP)[0] == 250
     relay.kill()
-    wait_for(lambda: len(mta.queued()) == 1, "the bounce to be queued")
+    provider.release()
+    wait_for(lambda: "MAILER-DAEMON" in str(mta.queued()), "the bounce to be queued")
     relay.start()
     mta.flush()
     wait_for(lambda: len(bounces(mta, BLOCKED)) == before + 1, "the bounce to come to the app")
