@@ -43,7 +43,7 @@ fieldset { border: 1px solid var(--line); border-radius: .3rem; margin: 0 0 1rem
 legend { font-weight: 600; padding: 0 .25rem }
 label { display: block; padding: .3rem 0 }
 input[type=radio], input[type=checkbox] { width: 1.2rem; height: 1.2rem; margin: 0 .6rem 0 0;
-         vertical-align: -.15rem; accent-color: var(--brand) }
+         vertical-align: -.15rem; accent-color: var(--text) }
 input[type=text], select { font: inherit; width: 100%%; padding: .4rem; color: inherit;
          background: var(--ground); border: 1px solid var(--line); border-radius: .3rem }
 :focus-visible { outline: 3px solid var(--text); outline-offset: 3px }
@@ -159,7 +159,7 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
 
 
 def _headers(style: str) -> Mapping[str, str]:
-    """What answers with pages have beside the headers of every answer (see `boundary`)."""
+    """What answers with pages have beside the headers of every answer (`web.app.HEADERS`)."""
     digest = b64encode(sha256(style.encode()).digest()).decode()
     return {
         "Content-Security-Policy": (

@@ -208,12 +208,15 @@ class Unsubscribe:
             by="page" if by_page else "one_click",
             again=done.again,
         )
-        if self._breaker is not None:
-            self._heard.append((told, visit.stream))
-            if self._telling is None:
-                self._telling = asyncio.create_task(self._tell(self._breaker))
+        self._hear(told, visit.stream)
         undo = sealed(done.undo, self._tokens) if by_page else ""
         return visit.page("done", stopped, undo=undo)
+
+    def _hear(self, told: Unsubscription, stream: str) -> None:
+        if self._breaker is not None:
+            self._heard.append((told, stream))
+            if self._telling is None:
+                self._telling = asyncio.create_task(self._tell(self._breaker))
 
     async def _tell(self, breaker: Listening) -> None:
         """Have unsubscribes counted; nobody waits for that, since the wish is on the disk."""
@@ -249,10 +252,12 @@ class Unsubscribe:
         }
         if not wished or not visit.address:
             return visit.page("ask")
-        held, undo = await self._wishes.prefer(told, visit.look.brand, wished)
+        undo = await self._wishes.prefer(told, visit.look.brand, wished)
         self._count("preference", visit.stream)
+        if "none" in wished.values():
+            self._hear(told, visit.stream)
         log.info("preference", id=told.id, stream=visit.stream, brand=visit.look.brand)
-        return visit.page("saved", undo=sealed(undo, self._tokens), held=held)
+        return visit.page("saved", undo=sealed(undo, self._tokens), held=wished)
 
     async def _untrack(self, visit: "Visit", told: Unsubscription) -> Response:
         brand = None if visit.look.brand == BUILT_IN_BRAND else visit.look.brand
@@ -319,14 +324,14 @@ class Visit:
     ) -> Response:
         data = "" if not self.is_somebodys else "link" if self._personal else "write"
         asked = (self.look, self.lang, state, self.scope, self.stream, stopped, data)
-        page = _render(*asked, undo, tuple((held or {}).items())) if undo else _rendered(*asked)
+        page = render(*asked, undo, tuple((held or {}).items())) if undo else _rendered(*asked)
         headers = dict(self.look.headers)
         if state in ("trouble", "too_often"):
             headers["Retry-After"] = "60"
         return HTMLResponse(page, status or _STATUS.get(state, 200), headers)
 
 
-def _render(
+def render(
     look: Look,
     lang: Lang,
     state: State,
@@ -381,4 +386,4 @@ def _names(look: Look, stopped: str) -> tuple[str, ...]:
     return look.everybody
 
 
-_rendered = lru_cache(maxsize=512)(_render)
+_rendered = lru_cache(maxsize=512)(render)

@@ -91,10 +91,8 @@ class Wishes:
         again = all(since is not None and now - since < _SAME_WISH for since in stood)
         return Stopped(Undo(told.id, told.recipient, now, tuple(new)), again)
 
-    async def prefer(
-        self, told: Unsubscription, brand: str, wished: Mapping[str, Often]
-    ) -> tuple[dict[str, Often], Undo]:
-        """Note how often somebody wants mail of purposes; return what holds now.
+    async def prefer(self, told: Unsubscription, brand: str, wished: Mapping[str, Often]) -> Undo:
+        """Note how often somebody wants mail of purposes.
 
         Nobody gets more by it: what is stricter stands. Whoever is not on record has no place for
         a wish, and gets no more mail of the purpose. Raises as `stop` does.
@@ -113,8 +111,7 @@ class Wishes:
         if news:
             await self._note(told.recipient, brand, news, undo.at)
         was = [Preference(p, before.get(p, Frequency.ALL), undo.at, brand) for p in news]
-        held = {purpose: "none" if purpose in none else often for purpose, often in wished.items()}
-        return held, Undo(told.id, told.recipient, undo.at, undo.scopes, tuple(was))
+        return Undo(told.id, told.recipient, undo.at, undo.scopes, tuple(was))
 
     async def untrack(self, told: Unsubscription, brand: str | None) -> bool:
         """Withdraw the consent to `tracking`, if anything is on record of the person.

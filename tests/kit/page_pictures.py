@@ -21,7 +21,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.web.known import Stored
 from smtpproxy.web.look import Look, looks
 from smtpproxy.web.personal import page
-from smtpproxy.web.unsubscribe import _render
+from smtpproxy.web.unsubscribe import render
 from tests.kit.chromium import Chromium
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
@@ -78,16 +78,16 @@ def pages(look: Look, lang: str = "en") -> dict[str, str]:
     about = (look, lang)
     link = ("purpose:offers", "offers", "this", "link")
     return {
-        "ask": _render(*about, "ask", *link),
-        "done": _render(*about, "done", *link, "undo"),
-        "saved": _render(*about, "saved", *link, "undo", (("offers", "weekly"), ("news", "none"))),
-        "mailed": _render(*about, "mailed", *link),
-        "undone": _render(*about, "undone", *link),
+        "ask": render(*about, "ask", *link),
+        "done": render(*about, "done", *link, "undo"),
+        "saved": render(*about, "saved", *link, "undo", (("offers", "weekly"), ("news", "none"))),
+        "mailed": render(*about, "mailed", *link),
+        "undone": render(*about, "undone", *link),
         "confirm": environment(lang)
         .get_template("confirmation.html")
         .render(look=look, state="ask", title="Offers?", text="Yes, send me them.", button="Yes"),
         "personal": page(stored(), *about, "corrected"),
-        "unknown": _render(*about, "unknown", "", "unknown", "this", ""),
+        "unknown": render(*about, "unknown", "", "unknown", "this", ""),
     }
 
 

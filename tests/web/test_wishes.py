@@ -331,9 +331,13 @@ async def test_where_nobody_is_asked_for_tracking_the_page_is_silent(site: Site)
 
 
 async def test_whoever_is_not_on_record_gets_no_more_of_it(site: Site) -> None:
-    await prefer(site, offers="weekly", news="keep")
+    stranger = await prefer(site, offers="weekly", news="keep")
     assert await site.held() == {"purpose:offers"}
     assert await site.store.contact(JEANNE) is None, "a record could allow, or refuse, more"
+    await site.store.put_contacts([SUBSCRIBER])
+    known = await prefer(site, offers="weekly", news="keep")
+    mask = re.compile(r'name="undo" value="[^"]+"')
+    assert mask.sub("", stranger) == mask.sub("", known), "it does not tell who is on record"
 
 
 @pytest.mark.parametrize(
