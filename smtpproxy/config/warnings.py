@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy import toml
@@ -14,7 +15,7 @@ from smtpproxy.policy.model import (
     StreamClass,
     TrackingPixels,
 )
-from smtpproxy.policy.periods import shortest_seconds
+from smtpproxy.policy.periods import beginning, shortest_seconds
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
 from smtpproxy.settings.places import is_loopback
 from smtpproxy.terminal import printable
@@ -44,6 +45,7 @@ def warnings(settings: Settings) -> list[str]:
     found += [
         *_brands(settings),
         *_streams(settings),
+        *_permission(settings),
         *_sender_rules(settings),
         *_propagation(settings),
     ]
@@ -184,6 +186,18 @@ def _signs(stream: Stream, settings: Settings) -> bool:
 def _needs_no_agreement(stream: Stream, settings: Settings) -> bool:
     marketing = stream.stream_class is StreamClass.MARKETING
     return marketing and Basis.OPT_OUT in settings.rulebooks[stream.rulebook].bases
+
+
+def _permission(settings: Settings) -> Iterator[str]:
+    """Yield the streams that ask people whom nobody knows any more when they may be asked."""
+    keep, moment = settings.retention.prospects, datetime(2026, 1, 1, tzinfo=UTC)
+    for stream in settings.streams.values():
+        period = settings.rulebooks[stream.rulebook].consent_period
+        if stream.permission and period and beginning(moment, keep) > beginning(moment, period):
+            yield (
+                f'stream "{stream.name}".class: asks people when their {period} are over, and'
+                f" retention.prospects ({keep}) removes them before"
+            )
 
 
 def _sender_rules(settings: Settings) -> Iterator[str]:

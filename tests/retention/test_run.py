@@ -10,6 +10,7 @@ import pytest
 
 from smtpproxy import retention
 from smtpproxy.config import parse
+from smtpproxy.config.warnings import warnings
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
@@ -229,6 +230,12 @@ async def test_people_stay_while_they_may_be_asked_whether_to_go_on(
     await run(settings, store)
     assert await store.contact(ANNA) is None
     assert await store.contact(EVE) is not None
+
+
+def test_check_warns_where_there_is_nobody_left_to_ask(tmp_path: Path) -> None:
+    (warned,) = [one for one in warnings(asking(tmp_path, prospects="1y")) if "renewal" in one][:1]
+    assert "retention.prospects (1 year) removes them before" in warned
+    assert not [one for one in warnings(asking(tmp_path)) if "removes them" in one]
 
 
 async def test_customers_stay_as_long(tmp_path: Path, store: Store) -> None:
