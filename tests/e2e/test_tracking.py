@@ -6,9 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
+from tests.e2e.test_ways_out import PUBLIC, tokens
 from tests.kit.audit import records
 from tests.kit.dkim import KeyFile, signed, verdicts
 from tests.kit.messages import marketing, message
@@ -215,3 +217,18 @@ def test_what_is_observed_goes_as_it_came(started: Start) -> None:
             "smtpproxy_observed_refusals_total", stream="offers", reason="tracking_unconsented"
         )
         assert refused == 1
+
+
+def test_the_link_in_a_message_withdraws_the_consent_for_the_next(started: Start) -> None:
+    offers = {"unsubscribe": "add", "unsubscribe_mailto": "stop@shop.example"}
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "strip", offers, web={"public_url": PUBLIC})
+        agree(relay, AGREED)
+        sent = html(unsubscribe=None, one_click=None)
+        assert relay.send(sent, AGREED)[0] == 250
+        page = f"{relay.url}/u/{tokens(mta.messages[0])}"
+        with urlopen(page, b"do=untrack") as answer:
+            assert b"This holds from the next message on." in answer.read()
+        assert relay.send(sent, AGREED)[0] == 250
+        assert [PIXEL.encode() in each.data for each in mta.messages] == [True, False]
+        assert relay.metric("smtpproxy_feedback_total", stream="offers", kind="untrack") == 1
