@@ -166,26 +166,34 @@ def joined_items(before: tuple[Item, ...], told: Iterable[Item]) -> tuple[Item, 
     """Return `before`, corrected in place, with the items that are new behind it."""
     items = list(before)
     for item in told:
-        if item in items:
+        if is_told(item, items):
             continue
-        for place, known in enumerate(items):
-            both = _as_one(known, item)
-            if both is not None:
-                items[place] = both
-                break
-        else:
+        places = [place for place, known in enumerate(items) if _says_all_that(item, known)]
+        if not places or (isinstance(item, ConsentAct) and item.withdrawal):
             items.append(item)
+            continue
+        items[places[0]] = item
+        for place in reversed(places[1:]):
+            del items[place]
     return tuple(items)
 
 
 def is_told(item: Item, items: Iterable[Item]) -> bool:
     """Whether `items` say all that `item` says."""
-    return any(known == item or _as_one(known, item) == known for known in items)
+    return any(_says_all_that(known, item) for known in items)
 
 
-def weaker(item: Item) -> list[Item]:
-    """Return what `item` may have been before more was told of it, the fullest first."""
-    found = [replace(item, brand=brand) for brand in dict.fromkeys((item.brand, None))]
+def weaker(item: Item, names: Iterable[str | None]) -> list[Item]:
+    """Return what `item` may have been told as before it was what it is, the fullest first.
+
+    `names` are those of the collections that it may have come by.
+    """
+    came = [item.came_by] if item.came_by else [None, *sorted(filter(None, names))]
+    found = [
+        replace(item, brand=brand, came_by=name)
+        for name in came
+        for brand in dict.fromkeys((item.brand, None))
+    ]
     if isinstance(item, ConsentAct):
         found += [replace(one, conditional=None) for one in found]
     return [one for one in dict.fromkeys(found) if one != item]
@@ -198,25 +206,19 @@ def same_fact(item: Item) -> Item:
     return replace(item, brand=None, came_by=None)
 
 
-def _as_one(known: Item, told: Item) -> Item | None:
-    """Return the two as one item, None: they are two.
+def _says_all_that(fuller: Item, item: Item) -> bool:
+    """Whether one is the other, or the same with more on record: with its brand, told by the
+    person and not by a list, with an answer. What two of them say together is said by nobody.
 
-    The one has to say all that the other does of brand and collection: a brand of the one and
-    a collection of the other would be said by nobody. A withdrawal without a brand is the
-    stricter one.
+    A withdrawal without a brand is the stricter one.
     """
-    if same_fact(known) != same_fact(told):
-        return None
-    if isinstance(told, ConsentAct) and isinstance(known, ConsentAct):
-        if told.withdrawal:
-            return known if known.brand in (None, told.brand) else None
-        answers = {known.conditional, told.conditional} - {None}
-        if len(answers) > 1:  # a yes and a no are both kept, and the stricter counts
-            return None
-        answer = next(iter(answers), None)
-        known, told = replace(known, conditional=answer), replace(told, conditional=answer)
-    if told.brand in (None, known.brand) and known.came_by in (None, told.came_by):
-        return known
-    if known.brand in (None, told.brand) and told.came_by in (None, known.came_by):
-        return told
-    return None
+    if fuller == item:
+        return True
+    if same_fact(fuller) != same_fact(item):
+        return False
+    if isinstance(item, ConsentAct) and isinstance(fuller, ConsentAct):
+        if item.withdrawal:
+            return fuller.brand in (None, item.brand)
+        if item.conditional not in (None, fuller.conditional):
+            return False  # a yes and a no are both kept, and the stricter counts
+    return item.brand in (None, fuller.brand) and fuller.came_by in (None, item.came_by)

@@ -101,7 +101,8 @@ def _collected_again(
         if place is None or is_void(told) or not names:
             continue
         key = key_of(there[place])
-        yield key, True
+        if told.source is there[place].source:
+            yield key, True
         for name in names:
             value = getattr(told, name)
             if value == getattr(there[place], name) and value != getattr(_NO_COLLECTION, name):
@@ -201,7 +202,10 @@ class _History:
 
     def holds(self, item: ConsentAct | Purchase) -> bool:
         """Whether an import that was not undone, or a command, also brought an item."""
-        return self._stands(self._brought_in(item), item)
+        was = any(
+            item in state.contact.acts or item in state.contact.purchases for state in self._states
+        )
+        return self._stands(self._brought_in(item) if was else None, item)
 
     def acts(self, *, keep_withdrawals: bool) -> Iterator[ConsentAct]:
         """Yield the acts that somebody stands behind, each as far as it was told by them."""
@@ -216,13 +220,13 @@ class _History:
         for item in items:
             if self.holds(item):
                 yield item
-                continue
-            before = [one for one in self._were(item) if self.holds(one)]
-            yield from before[:1]
+            else:
+                yield from filter(self.holds, self._were(item))
 
     def _were(self, item: Item) -> Iterator[Item]:
-        """Yield what an item may have been before, the newest first."""
-        yield from weaker(item)
+        """Yield what an item may have been before, the newest first, or was told as by others."""
+        names = {way.name for known in self._states for way in collections(known.contact)}
+        yield from weaker(item, names)
         fact, kind = same_fact(item), type(item)
         now = {*self._states[-1].contact.acts, *self._states[-1].contact.purchases}
         for one in self._items():
@@ -298,13 +302,16 @@ class _History:
         return list(zip(self._states, self._authors, strict=True))[:place][::-1]
 
     def _has(self, item: ConsentAct | Purchase) -> list[bool]:
-        return [
-            item in state.contact.acts or item in state.contact.purchases for state in self._states
-        ]
+        """Return in which states the item was there, or more was told of it."""
+        if isinstance(item, ConsentAct):
+            return [is_told(item, state.contact.acts) for state in self._states]
+        return [is_told(item, state.contact.purchases) for state in self._states]
 
-    def _stands(self, first: int, item: ConsentAct | Purchase | tuple[object, object]) -> bool:
+    def _stands(
+        self, first: int | None, item: ConsentAct | Purchase | tuple[object, object]
+    ) -> bool:
         """Whether who made the state `first`, or who said the item again, was not taken back."""
-        if self._authors[first] not in self._gone:
+        if first is not None and self._authors[first] not in self._gone:
             return True
         return bool(self._told) and any(_sum(item) in one.items for one in self._told)
 

@@ -41,7 +41,7 @@ class Importing:
         self.kind = kind
         self.line = 0
 
-    def _batch(self) -> Batch:
+    def next_batch(self) -> Batch:
         self.line += 1
         return Batch(self.id, Checkpoint(self.line, lines=self.line))
 
@@ -53,12 +53,12 @@ class Importing:
             ContactUpdate(one, fields, as_of) if fields else ContactUpdate(one, as_of=as_of)
             for one in contacts
         ]
-        return await self.store.put_contacts(updates, self._batch())
+        return await self.store.put_contacts(updates, self.next_batch())
 
     async def suppress(
         self, address: str = ANNA, days: int = 0, note: str | None = None
     ) -> BatchResult:
-        return await self.store.add_suppressions([entry(address, days, note)], self._batch())
+        return await self.store.add_suppressions([entry(address, days, note)], self.next_batch())
 
     async def undo(self) -> Undone:
         """Undo all of it, and see that it does what it said it would."""

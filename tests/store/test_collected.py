@@ -147,7 +147,7 @@ def test_a_brand_and_a_source_that_two_files_say_are_two_agreements() -> None:
 ANY = (None, None, "shop", "mill")
 
 
-def _some(random: Random, brands: Sequence[str | None]) -> ContactUpdate:
+def some(random: Random, brands: Sequence[str | None]) -> ContactUpdate:
     """A line of a file: what it does not speak of is not in it."""
     brand = random.choice(brands)
     fields = {
@@ -186,9 +186,9 @@ def test_importing_twice_changes_nothing() -> None:
     random = Random(20261128)
     for _ in range(5_000):
         as_of = random.choice([T0, T0 + DAY])
-        before, _ = _run(None, [_some(random, ANY) for _ in range(random.randrange(3))])
+        before, _ = _run(None, [some(random, ANY) for _ in range(random.randrange(3))])
         brands = random.choice([[None], ["shop", "mill"]])
-        lines = [_some(random, brands) for _ in range(random.randrange(1, 4))]
+        lines = [some(random, brands) for _ in range(random.randrange(1, 4))]
         file = [ContactUpdate(line.contact, line.given, as_of) for line in lines]
         once, _ = _run(before, file)
         twice, changed = _run(once, file)

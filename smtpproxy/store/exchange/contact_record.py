@@ -188,7 +188,7 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
     language: str | UnsetType | None = UNSET
     preferences: list[PreferenceRecord] = []
     brand: Word | None = None
-    collections: list[CollectionRecord] = []
+    collections: Annotated[list[CollectionRecord], Meta(max_length=100)] = []
 
     def update(self, as_of: datetime) -> ContactUpdate:
         """Return what this says; a field that is absent says nothing.

@@ -1,0 +1,40 @@
+"""Imports taken back in any order: no permission is left that nobody says any more."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.store.collected import is_told
+from smtpproxy.store.protocols import ContactUpdate
+from tests.store.conftest import Database
+from tests.store.imports_contract import begun
+from tests.store.test_collected import ANNA, some
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_what_is_left_is_what_the_others_said(tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    store = Database(tmp_path).open()
+    lines, imports = {}, []
+    try:
+        for number in range(3):
+            line = some(random, [None, "shop", "mill"])
+            agreed = tuple(act for act in line.contact.acts if not act.withdrawal)
+            contact = replace(line.contact, acts=agreed, profiling_objected_at=None)
+            lines[number] = contact
+            imports.append(await begun(store))
+            update = ContactUpdate(contact, line.given, line.as_of)
+            await store.put_contacts([update], imports[-1].next_batch())
+        for number in random.sample(range(3), 3):
+            await imports[number].undo()
+            del lines[number]
+            left, told = await store.contact(ANNA), lines.values()
+            assert (left is None) is not bool(lines)
+            for act in left.acts if left else ():
+                assert any(is_told(act, one.acts) for one in told)
+            for bought in left.purchases if left else ():
+                assert any(is_told(bought, one.purchases) for one in told)
+    finally:
+        await store.close()
