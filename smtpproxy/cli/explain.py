@@ -104,7 +104,9 @@ def explain(
         raw = _on_the_wire(message.read())
         question = _question(settings, raw, options.mail_from, options)
         answers = _answers(settings, question, raw)
-        explanation = explained(question, answers, settings.rulebooks, options.lang)
+        explanation = explained(
+            question, answers, settings.rulebooks, options.lang, settings.policy.help_url or ""
+        )
     return Result(as_object(explanation), text(explanation), 0 if explanation.allowed else 1)
 
 
@@ -233,5 +235,5 @@ def _recorded(settings: Settings, decision_id: str, lang: Lang, kept: Path | Non
         raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
         fail(f"no decision {printable(decision_id)} is on record")
-    explanation = recall(records, settings.rulebooks, lang)
+    explanation = recall(records, settings.rulebooks, lang, settings.policy.help_url or "")
     return dataclasses.replace(explanation, seal=seal(folder, records, read_kept(kept)))

@@ -320,7 +320,7 @@ class DelegatedTransaction(Transaction):
         yield from self._not_mailed()
         yield from self._record_judged(judged, refused_as_a_whole(refused))
         stream = self._choice.candidates[0].name
-        return refusal_of(refused, stream, self.id)
+        return refusal_of(refused, stream, self.id, self._services.help_url)
 
     def _record_judged(
         self, judged: Sequence[Refused], message: Verdict | None = None

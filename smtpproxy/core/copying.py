@@ -288,7 +288,8 @@ class CopyingTransaction(NotifyingTransaction):
                 return TEMPORARY_FAILURE  # another attempt makes another copy
             return None
         yield from self._record(self._decided_for(outcome, recipient, verdict))
-        return recipient_reply(recipient.path, verdict, outcome.stream.name, self.id)
+        stream, help_url = outcome.stream.name, outcome.help_url
+        return recipient_reply(recipient.path, verdict, stream, self.id, help_url)
 
     def _answer_copies(
         self,

@@ -90,11 +90,12 @@ def explain(
     answers: Answers,
     rulebooks: Mapping[str, Rulebook],
     lang: Lang = "en",
+    help_url: str = "",
 ) -> Explanation:
     """Explain what would be decided, from the transaction's own decisions (core/dry_run.py)."""
     records = [Record(decided) for decided in answers.decided if decided.stage != "notice"]
     if records:
-        told = _explained(records, rulebooks, "would", lang)
+        told = _explained(records, rulebooks, "would", lang, help_url)
         order = {path: place for place, path in reversed(list(enumerate(question.recipients)))}
         people = sorted(told.recipients, key=lambda each: order.get(each.address, len(order)))
         told = dataclasses.replace(
@@ -141,23 +142,30 @@ def _not_judged(
 
 
 def recall(
-    records: Sequence[Record], rulebooks: Mapping[str, Rulebook], lang: Lang = "en"
+    records: Sequence[Record],
+    rulebooks: Mapping[str, Rulebook],
+    lang: Lang = "en",
+    help_url: str = "",
 ) -> Explanation:
     """Explain a recorded decision: its refusals at RCPT, if any, then its message.
 
     The verdicts are those on record. How they came about is traced again from the
     recorded facts; a rulebook that is no longer configured leaves no trace.
     """
-    return _explained(records, rulebooks, "was", lang)
+    return _explained(records, rulebooks, "was", lang, help_url)
 
 
 def _explained(
-    records: Sequence[Record], rulebooks: Mapping[str, Rulebook], tense: Tense, lang: Lang
+    records: Sequence[Record],
+    rulebooks: Mapping[str, Rulebook],
+    tense: Tense,
+    lang: Lang,
+    help_url: str,
 ) -> Explanation:
     recipients: list[ExplainedRecipient] = []
     for record in records:
         decided = record.decided
-        case = _Case(decided.facts, rulebooks, decided.at, decided.id, tense, lang)
+        case = _Case(decided.facts, rulebooks, decided.at, decided.id, tense, lang, help_url)
         for index, entry in enumerate(decided.recipients):
             key, stream = (entry.address, entry.canonical), decided.decision.stream
             if entry.verdict.reason is Reason.STREAM_NOT_PERMITTED:
@@ -179,7 +187,7 @@ def _explained(
         stream,
         last.decision.rulebook,
         message,
-        _message_reply(message, refused, stream.name, last.id),
+        _message_reply(message, refused, stream.name, last.id, help_url),
         steps,
         tuple(recipients),
         None if message is None else message_account(message, stream, steps, tense, lang),
@@ -203,6 +211,7 @@ class _Case:
     id: str
     tense: Tense
     lang: Lang
+    help_url: str = ""
 
     def not_asked(self, given: str, stream: Stream) -> ExplainedRecipient:
         """A recipient of a message that is on no stream: nothing is judged of it."""
@@ -220,7 +229,7 @@ class _Case:
         given, key = entry
         reply = None
         if verdict.action is not Action.ALLOW:
-            reply = recipient_reply(given, verdict, stream.name, self.id)
+            reply = recipient_reply(given, verdict, stream.name, self.id, self.help_url)
         steps: tuple[TraceStep, ...] = ()
         case = None
         if stream.rulebook in self.rulebooks:
@@ -261,12 +270,16 @@ def _with_note(told: ExplainedRecipient, phrase: Phrase, lang: Lang) -> Explaine
 
 
 def _message_reply(
-    verdict: Verdict | None, refused: Sequence[tuple[str, Verdict]], stream: str, id: str
+    verdict: Verdict | None,
+    refused: Sequence[tuple[str, Verdict]],
+    stream: str,
+    id: str,
+    help_url: str,
 ) -> Reply | None:
     if verdict is None or verdict.action is Action.ALLOW:
         return None
     if verdict.reason is not Reason.RECIPIENTS_REFUSED or not refused:
-        return message_reply(verdict, stream, id)
+        return message_reply(verdict, stream, id, help_url)
     if len(refused) == 1:
-        return recipient_reply(*refused[0], stream, id)
-    return recipients_reply(refused, stream, id)
+        return recipient_reply(*refused[0], stream, id, help_url)
+    return recipients_reply(refused, stream, id, help_url)

@@ -76,6 +76,7 @@ class Outcome(Struct, frozen=True):
     decided: Decided
     refused: tuple[Refused, ...]
     passes: bool
+    help_url: str = ""
 
     @property
     def stream(self) -> Stream:
@@ -104,15 +105,15 @@ class Outcome(Struct, frozen=True):
         """The one reply for a message that does not pass."""
         stream, verdict = self.stream.name, self.decided.decision.message
         if verdict is not None and verdict.reason is not Reason.RECIPIENTS_REFUSED:
-            return message_reply(verdict, stream, self.decided.id)
-        return refusal_of(self.refused, stream, self.decided.id)
+            return message_reply(verdict, stream, self.decided.id, self.help_url)
+        return refusal_of(self.refused, stream, self.decided.id, self.help_url)
 
     @property
     def refusals(self) -> dict[Recipient, Reply]:
         """The reply to each recipient that it is not for."""
         stream, id = self.stream.name, self.decided.id
         return {
-            recipient: recipient_reply(recipient.path, verdict, stream, id)
+            recipient: recipient_reply(recipient.path, verdict, stream, id, self.help_url)
             for recipient, verdict in self.refused
         }
 
@@ -127,12 +128,12 @@ class Outcome(Struct, frozen=True):
         )
 
 
-def refusal_of(refused: Sequence[Refused], stream: str, id: str) -> Reply:
+def refusal_of(refused: Sequence[Refused], stream: str, id: str, help_url: str) -> Reply:
     """The one reply for a message that nobody gets for these recipients' sake."""
     named = [(recipient.path, verdict) for recipient, verdict in refused]
     if len(named) == 1:
-        return recipient_reply(*named[0], stream, id)
-    return recipients_reply(named, stream, id)
+        return recipient_reply(*named[0], stream, id, help_url)
+    return recipients_reply(named, stream, id, help_url)
 
 
 def unreadable(error: AddressError) -> Reply:

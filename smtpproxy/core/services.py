@@ -71,6 +71,7 @@ class Services:
     counts_texts: bool = False  # some stream counts who is sent one text
     asks_organisations: bool = False  # some stream asks for relaxed alignment
     asks_domains: bool = False  # recipients' domains are asked for a null MX
+    help_url: str = ""  # of a page about each reason, for replies
     record_waits: bool = False  # a record takes so long that others act meanwhile
 
 
@@ -114,6 +115,7 @@ def services_of(
         counts_texts=settings.counts_bulk,
         asks_organisations=asks_dns and relaxed,
         asks_domains=asks_dns and settings.policy.check_recipient_domain,
+        help_url=settings.policy.help_url or "",
         record_waits=settings.audit.sync == "disk",
     )
 

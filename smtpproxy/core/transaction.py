@@ -198,13 +198,13 @@ class Transaction(CountedTransaction):
         )
         if not passes and allowed:
             decision = replace(decision, message=refused_as_a_whole(refused))
-        return Outcome(self._decided(decision, passes), refused, passes)
+        return Outcome(self._decided(decision, passes), refused, passes, self._services.help_url)
 
     def _refused(self, outcome: Outcome, message: Verdict) -> Outcome:
         """The message itself is refused after all, unless it is only observed."""
         decision = replace(outcome.decided.decision, message=message)
         passes = outcome.decided.observed
-        return Outcome(self._decided(decision, passes), outcome.refused, passes)
+        return replace(outcome, decided=self._decided(decision, passes), passes=passes)
 
     def _refused_whole(self, outcome: Outcome) -> Outcome:
         """Nobody gets it, since those who may not cannot be answered for on their own."""
@@ -346,7 +346,7 @@ class Transaction(CountedTransaction):
 
     def _recipient_reply(self, recipient: Recipient, verdict: Verdict) -> Reply:
         stream = self._choice.candidates[0].name
-        return recipient_reply(recipient.path, verdict, stream, self.id)
+        return recipient_reply(recipient.path, verdict, stream, self.id, self._services.help_url)
 
     def canonical(self, path: str) -> str:
         """The address by which a recipient is known. Raises AddressError."""

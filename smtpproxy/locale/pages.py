@@ -1,5 +1,6 @@
 """Documents and pages from jinja2 templates: what they say comes from the texts of a language."""
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -18,8 +19,8 @@ def environment(lang: Lang) -> "jinja2.Environment":
     """Return what renders the templates in a language.
 
     Templates have `say("evidence.title", address=…)`, `rich` of the same whose values may be
-    `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time` and `term`.
-    All is escaped, also what the texts hold.
+    `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time`, `term` and
+    `coded`, which shows what stands in backticks as code. All is escaped, also what the texts hold.
     """
     import jinja2  # with the first page: the relay at rest has none
 
@@ -34,8 +35,15 @@ def environment(lang: Lang) -> "jinja2.Environment":
     made.globals.update(say=_saying(lang), rich=_rich(lang), lang=lang)
     for name in ("number", "percent", "date", "short_date", "time", "term"):
         made.filters[name] = getattr(spoken, name)
+    made.filters["coded"] = _coded
     made.filters["strong"] = lambda text: f"{_STRONG}{text}{_PLAIN}"
     return made
+
+
+def _coded(text: str) -> "Markup":
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _saying(lang: Lang) -> Callable[..., str]:

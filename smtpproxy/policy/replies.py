@@ -1,4 +1,7 @@
-"""Verdicts as SMTP replies (design.md section 6): one line of ASCII, at most 512 octets."""
+"""Verdicts as SMTP replies (design.md section 6): one line of ASCII, at most 512 octets.
+
+With a `help_url` a reply ends in ` see URL/REASON`, where that fits whole beside all the rest.
+"""
 
 import re
 from collections.abc import Sequence
@@ -38,7 +41,9 @@ def reply_codes(verdict: Verdict) -> tuple[int, str]:
     return _OTHERS.get(verdict.reason, usual)
 
 
-def recipient_reply(address: str, verdict: Verdict, stream: str, id: str) -> Reply:
+def recipient_reply(
+    address: str, verdict: Verdict, stream: str, id: str, help_url: str = ""
+) -> Reply:
     """Return the reply to one recipient; `address` is as the client gave it, no brackets.
 
     What is not printable ASCII in the address is shown as `\\x{E9}` (RFC 6533 section 3),
@@ -47,23 +52,25 @@ def recipient_reply(address: str, verdict: Verdict, stream: str, id: str) -> Rep
     head = f" {_verb(verdict)}: {verdict.reason}"
     tail = _tail(stream, id)
     room = _room(verdict) - len(head) - len(tail)
-    return _reply(verdict, f"{_bracketed(address, room)}{head}{tail}")
+    return _reply(verdict, f"{_bracketed(address, room)}{head}{tail}", help_url)
 
 
-def message_reply(verdict: Verdict, stream: str, id: str) -> Reply:
+def message_reply(verdict: Verdict, stream: str, id: str, help_url: str = "") -> Reply:
     """Return the reply to a message as a whole, or to a recipient that is not named."""
-    return _reply(verdict, f"{_verb(verdict)}: {verdict.reason}{_tail(stream, id)}")
+    return _reply(verdict, f"{_verb(verdict)}: {verdict.reason}{_tail(stream, id)}", help_url)
 
 
 def recipients_reply(
     named: Sequence[tuple[str, Verdict]],
     stream: str,
     id: str,
+    help_url: str = "",
 ) -> Reply:
     """Return the one reply for a message that was mailed to nobody, naming the refused.
 
     When any recipient is refused, only the refused are named and the reply is permanent;
-    else it is the first deferral's. As many as fit are named; the others are counted.
+    else it is the first deferral's. As many as fit are named; the others are counted. The help
+    is that for the first.
     """
     refused = [entry for entry in named if entry[1].action is Action.REFUSE]
     shown = refused or [entry for entry in named if entry[1].action is Action.DEFER]
@@ -72,7 +79,7 @@ def recipients_reply(
     verdict = shown[0][1]
     head, tail = f"{_verb(verdict)}: ", _tail(stream, id)
     room = _room(verdict) - len(head) - len(tail)
-    return _reply(verdict, f"{head}{_listed(shown, room)}{tail}")
+    return _reply(verdict, f"{head}{_listed(shown, room)}{tail}", help_url)
 
 
 def _listed(shown: Sequence[tuple[str, Verdict]], room: int) -> str:
@@ -127,6 +134,9 @@ def _room(verdict: Verdict) -> int:
     return LINE_OCTETS - len(f"550 {enhanced} \r\n")
 
 
-def _reply(verdict: Verdict, text: str) -> Reply:
+def _reply(verdict: Verdict, text: str, help_url: str) -> Reply:
     code, enhanced = reply_codes(verdict)
+    if help_url:
+        helping = f"{text} see {help_url}/{verdict.reason}"
+        text = helping if len(helping) <= _room(verdict) else text
     return Reply.of(code, enhanced, text)

@@ -10,6 +10,7 @@ import uvloop
 
 from smtpproxy import retention
 from smtpproxy.intake.accept import TrustedHosts
+from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.process.breaker import StoreToWrite
 from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.settings import Settings
@@ -35,6 +36,7 @@ from smtpproxy.web.own_mail import submitter
 from smtpproxy.web.personal import PersonalPages
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
+from smtpproxy.web.why import Why
 
 
 def run_web(
@@ -100,6 +102,7 @@ async def _serve(
             links, writer, settings.streams, pages, now=_now, breaker=breaker, personal=personal
         ),
         confirmations=confirmations,
+        why=Why(pages[BUILT_IN_BRAND]),
     )
     serving = asyncio.create_task(
         serve_web(app, listening, stop, trusts=lambda peer: peer in proxies)

@@ -63,6 +63,7 @@ from smtpproxy.settings.places import (
     Address,
     Domain,
     File,
+    HelpUrl,
     Hostname,
     IpAddress,
     Nameserver,
@@ -182,6 +183,7 @@ class PolicySettings:
     frequency_cap: FrequencyCap | None = None  # of all marketing messages to a person
     imprint: tuple[Passage, ...] = ()  # of streams whose rulebook asks for one
     tracking_pixels: TrackingPixels = TrackingPixels.OBSERVE  # on marketing streams
+    help_url: HelpUrl | None = None  # of a page about each reason: what replies end in
     check_recipient_domain: bool = False  # whether it says that it takes no mail (RFC 7505)
 
 

@@ -18,6 +18,7 @@ from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Written
 
 _UNIX_PATH_LIMIT = 107  # octets of sun_path, less its NUL
+_LONGEST_HELP = 128  # a reply line has 512 octets, with an address and names (policy/replies.py)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -165,6 +166,19 @@ def public_url(value: object) -> str:
     return url.geturl().rstrip("/")
 
 
+def help_url(value: object) -> str:
+    """Return the base of the pages about reasons, without a final slash."""
+    wrong = f'{shown(value)} is not a URL such as "https://consent.example.com/why"'
+    url = _http_url(value, wrong)
+    if url.scheme not in ("https", "http"):
+        raise ValueError(wrong)
+    if set(" @?#") & set(str(value)):  # an @ is how the record knows addresses
+        raise ValueError(f"{shown(value)} must be scheme, host and path, nothing more")
+    if len(str(value)) > _LONGEST_HELP:
+        raise ValueError(f"must have at most {_LONGEST_HELP} characters, to fit into replies")
+    return url.geturl().rstrip("/")
+
+
 def webhook_url(value: object) -> str:
     """Return where changes are delivered: https, or http on this machine."""
     wrong = 'must be an https URL such as "https://crm.example.com/hooks/suppressions"'
@@ -226,6 +240,7 @@ Domain = Annotated[str, Written(domain)]
 Network = Annotated[str, Written(network)]
 Nameserver = Annotated[TcpAddress, Written(nameserver)]
 PublicUrl = Annotated[str, Written(public_url)]
+HelpUrl = Annotated[str, Written(help_url)]
 WebhookUrl = Annotated[str, Written(webhook_url)]
 StoreUrl = Annotated[str, Written(store_url)]
 File = Annotated[Path, Written(file)]

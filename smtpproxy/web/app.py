@@ -27,6 +27,7 @@ from smtpproxy.web.api import Api
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.health import Cached, Health, Readiness
 from smtpproxy.web.unsubscribe import Unsubscribe
+from smtpproxy.web.why import Why
 
 LONGEST_TARGET = 8_000  # octets of path and query (RFC 9110 4.1)
 LARGEST_HEADER = 16 * 1024  # octets
@@ -136,6 +137,7 @@ def create_app(
     api: Api | None = None,
     unsubscribe: Unsubscribe | None = None,
     confirmations: ConfirmationLinks | None = None,
+    why: Why | None = None,
 ) -> Starlette:
     """Return the application.
 
@@ -157,6 +159,7 @@ def create_app(
             *(api.routes if api is not None else ()),
             *(unsubscribe.routes if unsubscribe is not None else ()),
             *(confirmations.routes if confirmations is not None else ()),
+            *(why.routes if why is not None else ()),
         ],
         middleware=[Middleware(Boundary)],
         exception_handlers={HTTPException: _plain_error},

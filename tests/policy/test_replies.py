@@ -127,6 +127,26 @@ def test_any_reply_for_many_is_one_line_of_ascii(
     _check(recipients_reply(named, stream, ID).encode(), worst)
 
 
+urls = st.integers(9, 128).map(lambda n: ("https://consent.example.com/" + "w" * n)[:n])
+
+
+@given(texts, refusals, st.lists(st.tuples(texts, refusals), min_size=1, max_size=20), urls)
+def test_help_is_added_where_it_fits_and_changes_nothing_else(
+    address: str, verdict: Verdict, named: list[tuple[str, Verdict]], url: str
+) -> None:
+    first = next((v for _, v in named if v.action is Action.REFUSE), named[0][1])
+    for bare, helping, reason in (
+        (recipient_reply(address, verdict, "offers", ID),
+         recipient_reply(address, verdict, "offers", ID, url), verdict.reason),
+        (message_reply(verdict, "offers", ID), message_reply(verdict, "offers", ID, url),
+         verdict.reason),
+        (recipients_reply(named, "offers", ID), recipients_reply(named, "offers", ID, url),
+         first.reason),
+    ):  # fmt: skip
+        with_url = bare.encode()[:-2] + f" see {url}/{reason}\r\n".encode()
+        assert helping.encode() == (with_url if len(with_url) <= 512 else bare.encode())
+
+
 def _check(line: bytes, verdict: Verdict) -> None:
     code, enhanced = reply_codes(verdict)
     assert line.isascii()

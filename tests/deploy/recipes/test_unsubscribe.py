@@ -22,7 +22,9 @@ def test_only_the_links_are_there(
 ) -> None:
     front = free_port()
     settings = config()
-    settings["web"]["public_url"] = f"https://{LOOPBACK}:{front}"
+    public = f"https://{LOOPBACK}:{front}"
+    settings["web"]["public_url"] = public
+    settings["policy"] = {"help_url": f"{public}/why"}
     relay = filled(mta.address, settings)
     authority = Authority(tmp_path)
     pair = authority.issue("unsubscribe.shop.example")
@@ -48,7 +50,6 @@ def test_only_the_links_are_there(
 
     with Haproxy(lines, front):
         assert relay.send(bare(), address("consent"))[0] == 250
-        public = f"https://{LOOPBACK}:{front}"
         path = f"/u/{tokens(mta.messages[-1], public)}"
         assert curl(path)[0] == 200
         assert curl("/metrics")[0] == 404
@@ -57,4 +58,9 @@ def test_only_the_links_are_there(
         assert relay.send(bare(), address("consent"))[0] == 250
         for version in ("--http1.1", "--http2"):
             assert curl(path, version, "-F", "List-Unsubscribe=One-Click")[0] == 200
-        assert relay.send(bare(), address("consent"))[0] == 550
+        code, text = relay.send(bare(), address("consent"))
+        assert code == 550
+        help_url = text.partition(" see ")[2]
+        assert help_url.removesuffix("/suppressed_unsubscribe") == f"{public}/why"
+        code, page = curl(help_url.removeprefix(public))
+        assert (code, "suppressed_unsubscribe" in page) == (200, True)

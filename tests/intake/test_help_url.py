@@ -1,0 +1,112 @@
+"""Refusals say where their reader finds what to do, in every intake, within RFC 5321's lines."""
+
+from typing import Any
+
+import pytest
+
+from tests.intake.conftest import Listen
+from tests.intake.listening import Intake
+from tests.kit.messages import marketing, message
+from tests.kit.mta import mta
+from tests.kit.policy import policy_client
+from tests.kit.relay import STREAMS
+
+HELP = "https://consent.example.com/why"
+CONFIG = {"policy": {"help_url": f"{HELP}/"}}
+CERTAIN = {"streams": ["offers"], "default_stream": "offers"}
+WITHDRAWN = "withdrawn@people.example"
+NAMED = f"550 5.7.1 <{WITHDRAWN}> refused: consent_withdrawn (stream offers) id="
+LONG = f"{'x' * 64}@{'y' * 61}.{'y' * 61}.{'y' * 57}.example"
+
+
+def helping(reply: str, reason: str) -> bool:
+    """Whether it ends in the address of the page, behind the id, in a line that may be sent."""
+    before, _, url = reply.partition(" see ")
+    assert len(reply) + len("\r\n") <= 512
+    assert len(before.rpartition(" id=")[2]) == 26
+    return url == f"{HELP}/{reason}"
+
+
+@pytest.fixture(params=["smtp", "lmtp"])
+def relay(request: pytest.FixtureRequest, listen: Listen) -> tuple[Intake, str]:
+    return listen(CONFIG, protocol=request.param, **CERTAIN), request.param
+
+
+def test_where_the_relay_is_asked(relay: tuple[Intake, str]) -> None:
+    intake, protocol = relay
+    with intake.client() as client:
+        client.reply()
+        client.say("LHLO client.example" if protocol == "lmtp" else "EHLO client.example")
+        client.say("MAIL FROM:<news@shop.example>")
+        reply = client.say(f"RCPT TO:<{WITHDRAWN}>")
+        assert reply.startswith(NAMED)
+        assert helping(reply, "consent_withdrawn")
+        assert client.say("RCPT TO:<consent@people.example>").startswith("250 ")
+        assert client.say("DATA").startswith("354 ")
+        reply = client.say(message(), b".\r\n")
+        assert reply.startswith("550 5.7.0 refused: unsubscribe_missing (stream offers) id=")
+        assert helping(reply, "unsubscribe_missing")
+
+
+def test_several_who_are_refused_at_the_end(listen: Listen) -> None:
+    intake = listen(CONFIG)
+    with intake.client() as client:
+        client.greet()
+        client.say("MAIL FROM:<news@shop.example>")
+        for name in ("withdrawn", "nothing", "consent"):
+            assert client.say(f"RCPT TO:<{name}@people.example>").startswith("250 ")
+        assert client.say("DATA").startswith("354 ")
+        reply = client.say(marketing(), b".\r\n")
+    assert f"<{WITHDRAWN}> consent_withdrawn, <nothing@people.example> consent_missing" in reply
+    assert helping(reply, "consent_withdrawn")
+
+
+def test_where_an_mta_asks(listen: Listen) -> None:
+    milter = listen(CONFIG, protocol="milter", **CERTAIN)
+    with mta(milter.port) as peer:
+        peer.negotiate()
+        peer.connect()
+        peer.mail("news@shop.example")
+        reply = peer.rcpt(WITHDRAWN).reply
+        assert reply.startswith(NAMED)
+        assert helping(reply, "consent_withdrawn")
+
+
+def test_where_postfix_asks_about_recipients(listen: Listen) -> None:
+    policy = listen(CONFIG, protocol="policy", **CERTAIN)
+    with policy_client(policy.port) as peer:
+        peer.mail()
+        action = peer.rcpt(WITHDRAWN)
+        assert action.startswith(NAMED)
+        assert helping(action, "consent_withdrawn")
+
+
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp", "milter", "policy"])
+@pytest.mark.parametrize(("name", "fits"), [("o" * 10, True), ("o" * 60, False)])
+def test_a_line_that_would_be_too_long_does_without(
+    listen: Listen, protocol: str, name: str, fits: bool
+) -> None:
+    """The address is named whole all the same."""
+    url = "https://" + "h" * 60 + "." + "h" * 55 + ".com"
+    config: dict[str, Any] = {"policy": {"help_url": url}, "stream": [{**STREAMS[0], "name": name}]}
+    intake = listen(config, protocol=protocol, streams=[name], default_stream=name)
+    if protocol == "policy":
+        with policy_client(intake.port) as peer:
+            peer.mail()
+            reply = peer.rcpt(LONG)
+    elif protocol == "milter":
+        with mta(intake.port) as sender:
+            sender.negotiate()
+            sender.connect()
+            sender.mail("news@shop.example")
+            reply = sender.rcpt(LONG).reply
+    else:
+        with intake.client() as client:
+            client.reply()
+            client.say("LHLO c.example" if protocol == "lmtp" else "EHLO c.example")
+            client.say("MAIL FROM:<news@shop.example>")
+            reply = client.say(f"RCPT TO:<{LONG}>")
+    assert f"<{LONG}> refused: no_record (stream {name}) id=" in reply
+    assert len(reply) + 2 <= 512
+    assert reply.endswith(f" see {url}/no_record") == fits
+    assert (" see " in reply) == fits

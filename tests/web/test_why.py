@@ -1,0 +1,88 @@
+"""The pages about reasons: for everybody, in the reader's language, about nobody."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from smtpproxy.config import parse
+from smtpproxy.policy.model import BUILT_IN_BRAND, Reason
+from smtpproxy.web.look import looks
+from smtpproxy.web.why import Why
+from tests.kit.chromium import Chromium
+from tests.web.test_unsubscribe import CONFIG
+
+REASONS = [reason for reason in Reason if reason is not Reason.NONE]
+
+
+def app() -> Starlette:
+    why = Why(looks(parse(CONFIG, "x.toml"))[BUILT_IN_BRAND])
+    return Starlette(routes=why.routes)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app()), base_url="http://relay.example"
+    ) as client:
+        yield client
+
+
+@pytest.mark.parametrize("lang", ["en", "fr"])
+async def test_every_reason_has_a_page(client: httpx.AsyncClient, lang: str) -> None:
+    seen = set()
+    for reason in REASONS:
+        answer = await client.get(f"/why/{reason}", headers={"Accept-Language": f"{lang};q=0.9"})
+        assert answer.status_code == 200
+        assert f'<html lang="{lang}">' in answer.text
+        assert f"<code>{reason}</code>" in answer.text
+        assert "`" not in answer.text
+        seen.add(answer.text)
+    assert len(seen) == len(REASONS)
+
+
+async def test_it_says_what_to_do(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/why/unsubscribe_missing")).text
+    assert (
+        "Add to the header of each message <code>List-Unsubscribe: &lt;https://…&gt;</code>" in page
+    )
+    assert "explain --id ID" in page
+    french = await client.get("/why/unsubscribe_missing", headers={"Accept-Language": "fr-CA"})
+    assert "Que faire" in french.text
+    german = await client.get("/why/unsubscribe_missing", headers={"Accept-Language": "de"})
+    assert '<html lang="en">' in german.text
+
+
+async def test_it_is_kept_for_everybody_and_loads_nothing(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/why/no_record")
+    assert answer.headers["cache-control"] == "public, max-age=3600"
+    assert "Accept-Language" in answer.headers["vary"]
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "<script" not in answer.text
+    assert (await client.head("/why/no_record")).status_code == 200
+    assert (await client.post("/why/no_record")).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/why/", "/why/none", "/why/NO_RECORD", "/why/<b>", "/why/a/b"])
+async def test_there_is_nothing_else(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path)
+    assert answer.status_code == 404
+    assert "<b>" not in answer.text
+
+
+@pytest.mark.needs("chromium")
+async def test_nothing_sticks_out(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    pages = {}
+    for reason in ("single_recipient_required", "one_click_missing"):
+        answer = await client.get(f"/why/{reason}", headers={"Accept-Language": "fr"})
+        pages[reason] = answer.text
+    with Chromium(tmp_path / "profile") as browser:
+        for reason, page in pages.items():
+            file = tmp_path / f"{reason}.html"
+            file.write_text(page, "utf-8")
+            for width, dark in ((1024, False), (320, True)):
+                browser.resize(width, dark=dark)
+                browser.open(file.as_uri())
+                assert browser.run("document.documentElement.scrollWidth") <= width
