@@ -22,7 +22,6 @@ from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action, Reason, Stream, Verdict
-from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
@@ -288,8 +287,7 @@ class CopyingTransaction(NotifyingTransaction):
                 return TEMPORARY_FAILURE  # another attempt makes another copy
             return None
         yield from self._record(self._decided_for(outcome, recipient, verdict))
-        stream, help_url = outcome.stream.name, outcome.help_url
-        return recipient_reply(recipient.path, verdict, stream, self.id, help_url)
+        return outcome.reply_to(recipient, verdict)
 
     def _answer_copies(
         self,

@@ -111,11 +111,11 @@ class Outcome(Struct, frozen=True):
     @property
     def refusals(self) -> dict[Recipient, Reply]:
         """The reply to each recipient that it is not for."""
+        return {recipient: self.reply_to(recipient, verdict) for recipient, verdict in self.refused}
+
+    def reply_to(self, recipient: Recipient, verdict: Verdict) -> Reply:
         stream, id = self.stream.name, self.decided.id
-        return {
-            recipient: recipient_reply(recipient.path, verdict, stream, id, self.help_url)
-            for recipient, verdict in self.refused
-        }
+        return recipient_reply(recipient.path, verdict, stream, id, self.help_url)
 
     @property
     def for_nobody(self) -> bool:
