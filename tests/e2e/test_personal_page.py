@@ -12,6 +12,7 @@ from tests.e2e.test_unsubscribe import JEANNE
 from tests.e2e.test_ways_out import bare, config, tokens
 from tests.kit.audit import records
 from tests.kit.chromium import Chromium
+from tests.kit.page_pictures import LOGO
 from tests.kit.ports import wait_for
 from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream
@@ -24,6 +25,12 @@ def test_from_a_message_to_what_is_stored_and_to_nothing(
 ) -> None:
     settings = config()
     settings["confirmation"] = {"sender": "hello@shop.example"}
+    logo = tmp_path / "logo.svg"
+    logo.write_text(LOGO)
+    settings["brand"] = [
+        {"name": "shop", "title": "The Shop", "legal_name": "Shop SA", "address": "Paris",
+         "logo": str(logo), "colour": "#8a1538"}
+    ]  # fmt: skip
     relay = filled(upstream.address, settings)
     assert relay.send(bare(), JEANNE)[0] == 250
     page = f"{relay.url}/u/{tokens(upstream.messages[0])}"
@@ -32,6 +39,9 @@ def test_from_a_message_to_what_is_stored_and_to_nothing(
     upstream.messages.clear()
     with Chromium(tmp_path / "profile") as browser:
         browser.open(page)
+        assert browser.run("document.querySelector('header img').naturalWidth") == 48
+        button = "getComputedStyle(document.querySelector('button')).backgroundColor"
+        assert browser.run(button) == "rgb(138, 21, 56)"
         told = browser.press("form:has(input[value=link]) button")
         assert "Please look into your mailbox" in told
         (sent,) = upstream.messages
