@@ -25,7 +25,7 @@ _STREAM = 4
 _NAME = 0x3F  # length of the purpose; 0: the scope is all marketing
 _BRAND = 0x40  # it is a brand's name, not a purpose's
 _KEYED = 0x80  # the recipient is a key text, and the stream is left out
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{30,1000}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{30,8000}")
 _KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
 _KEY_OCTETS = (4, 20)  # where the wide and the exact key begin
 

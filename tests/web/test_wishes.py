@@ -290,6 +290,24 @@ async def test_how_often_is_said_for_each_purpose_of_the_brand(site: Site) -> No
     assert (await site.wishes(), await site.held()) == ({"shop/offers": "all"}, set())
 
 
+async def test_a_wish_about_many_purposes_can_be_undone(tmp_path: Path) -> None:
+    """Names of purposes have up to 63 characters."""
+    many = [f"purpose-{number:02}-{'x' * 50}" for number in range(30)]
+    streams = "".join(
+        f'[[stream]]\nname = "s{place}"\nclass = "marketing"\npurpose = "{name}"\n'
+        for place, name in enumerate(many)
+    )
+    site = Site(tmp_path, ONE_BRAND + streams)
+    await site.store.put_contacts([SUBSCRIBER])
+    saved = await prefer(
+        site, **{name: "none" if place % 2 else "monthly" for place, name in enumerate(many)}
+    )
+    assert len(await site.held()) == 15
+    assert "It is undone" in await site.undo(site.link(), saved, MINUTE)
+    assert await site.held() == set()
+    await site.store.close()
+
+
 async def test_a_link_that_anybody_may_hold_gives_nobody_more_mail(site: Site) -> None:
     monthly = Preference("offers", Frequency.MONTHLY, T0 - timedelta(days=1), "shop")
     await site.store.put_contacts([Contact(JEANNE, acts=(AGREED,), preferences=(monthly,))])
