@@ -1,0 +1,48 @@
+"""The report as a browser shows it: readable in light and dark, and nothing sticks out."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.locale import LANGS
+from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
+from smtpproxy.report import Report, Scope, html
+from smtpproxy.report.counting import OTHERS, Counts, Fault, What
+from tests.kit import axe
+from tests.kit.chromium import Chromium
+
+pytestmark = pytest.mark.needs("chromium", "axe")
+
+
+def report() -> Report:
+    """Something of everything, with long names."""
+    counts = Counts(decisions=1234567, unreadable=2)
+    for day in range(1, 10):
+        row = counts.days[f"2026-03-0{day}"] = {}
+        for stream in ("offers", "l" * 40):
+            row[What(stream, True, Action.ALLOW, "consent")] = 1_000_000
+            for number, reason in enumerate(Reason):
+                if reason is not Reason.NONE:
+                    row[What(stream, True, Action.REFUSE, reason)] = 100 * (number + day)
+                    counts.examples[stream, reason] = ["01M8KZR1PK784FRZGRDY695A8B"] * 3
+            counts.messages[Fault(f"2026-03-0{day}", stream, True, "unsubscribe_missing")] = 7
+        for breakdown in (counts.apps, counts.senders, counts.domains):
+            breakdown.rows |= {"a" * 60 + ".example/" + "b" * 60: row, OTHERS: row}
+    modes = {"offers": Mode.OBSERVE, "l" * 40: Mode.OBSERVE, "quiet": Mode.ENFORCE}
+    classes = dict.fromkeys(modes, StreamClass.MARKETING)
+    return Report.of(counts, Scope(), datetime(2026, 3, 10, tzinfo=UTC), modes, classes)
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_nothing_sticks_out(tmp_path: Path, lang: str) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(html(report(), lang), "utf-8")
+    with Chromium(tmp_path / "profile") as browser:
+        for width, dark in ((1280, False), (1280, True), (360, True)):
+            browser.resize(width, dark=dark)
+            browser.open(file.as_uri())
+            assert browser.run("document.documentElement.scrollWidth") <= width
+            if width == 1280:
+                assert axe.faults(browser) == []
+        assert {url.partition(":")[0] for url in browser.requested()} == {"file"}
