@@ -15,6 +15,7 @@ from heapq import nlargest
 from itertools import repeat
 from pathlib import Path
 from typing import Literal, NamedTuple
+from zlib import crc32
 
 import msgspec
 from msgspec import Struct
@@ -36,6 +37,7 @@ _EXAMPLES = 3
 _PIECE = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024
 _ADDRESS = re.compile(r"[^\s<>@,;:()\"]{1,64}@[\w.-]{1,255}")
+_LONGEST_AUTHOR = 400  # of a From field that may be as long as a header
 _DECISION = b'"entry":{"kind":"decision"'
 _LONGEST_WAIT = timedelta(hours=2)  # between a decision's time and its line
 
@@ -110,7 +112,8 @@ class Breakdown:
     most: int
     guarded: Literal["", "recipients", "people"] = ""  # whereof `PEOPLE` are asked
     rows: dict[str, Row] = field(default_factory=dict)
-    people: dict[str, set[str] | None] = field(default_factory=dict)  # None: enough of them
+    people: dict[str, set[int] | None] = field(default_factory=dict)
+    """Who was seen, by checksum, until they are `PEOPLE`; then None."""
 
     def row(self, name: str) -> Row:
         row = self.rows.get(name)
@@ -120,7 +123,7 @@ class Breakdown:
             row = self.rows[name] = {}
         return row
 
-    def seen(self, name: str, person: str) -> None:
+    def seen(self, name: str, person: int) -> None:
         people = self.people.get(name, ())
         if people is not None and person not in people:
             found = self.people.setdefault(name, set())
@@ -357,7 +360,7 @@ def _count_domain(domains: Breakdown, part: _Part | str, what: What) -> None:
         domain = canonical.rpartition("@")[2]
         row = domains.row(domain)
         if domains.people.get(domain, ()) is not None:
-            domains.seen(domain, canonical)
+            domains.seen(domain, crc32(canonical.encode("utf-8", "replace")))
     row[what] = row.get(what, 0) + 1
 
 
@@ -374,7 +377,7 @@ def _sender(part: _Part | str) -> str:
     if isinstance(part, str):
         return OTHERS
     if part.header_from:
-        return _author(part.header_from)
+        return _author(part.header_from[-_LONGEST_AUTHOR:])
     path = part.reverse_path
     if path is None:
         return OTHERS
