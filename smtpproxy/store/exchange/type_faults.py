@@ -6,6 +6,7 @@ _WORDED = (
     (r".* matching regex .*0-9A-Fa-f.*", "is no SHA-256"),
     (r".* matching regex .*", "holds a line end or another control character"),
     (r".* of length >= 1.*", "is empty"),
+    (r"Expected `array` of length <= (\d+).*", r"has more than \1 entries"),
     (r".* of length <= (\d+).*", r"has more than \1 characters"),
     (r"Expected `datetime` with a timezone component", "has no time zone"),
     (r"Invalid RFC3339 encoded datetime", "is not a time"),

@@ -286,3 +286,25 @@ def test_any_history_survives_an_export(acts: list[ConsentAct]) -> None:
     again = merge(None, read_contact(written_contact(kept), FILE_TIME)).known.contact
     assert set(again.acts) == set(kept.acts)
     assert replace(again, acts=()) == replace(kept, acts=())
+
+
+def test_a_line_has_at_most_a_hundred_further_collections() -> None:
+    assert len(read(collections=[{"source": "direct"}] * 100).contact.others) == 100
+    with pytest.raises(ValueError, match="collections: has more than 100 entries"):
+        read(collections=[{"source": "direct"}] * 101)
+
+
+def test_a_line_says_whose_it_is_and_what_its_entries_came_by() -> None:
+    given = {"purpose": "offers", "given_at": "2025-03-01T10:00:00Z"}
+    told = read(
+        brand="shop",
+        source="purchased",
+        provenance={"supplier": "X"},
+        consents=[given, {**given, "brand": "mill", "came_by": None}, {**given, "brand": None}],
+        purchases=[{"product": "shoes", "at": "2025-03-01T10:00:00Z"}],
+    ).contact
+    said = [(one.brand, one.came_by) for one in (*told.acts, *told.purchases)]
+    assert said == [
+        *(("shop", "purchased: X"), ("mill", None), (None, "purchased: X")),
+        ("shop", "purchased: X"),
+    ]
