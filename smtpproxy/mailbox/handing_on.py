@@ -3,24 +3,28 @@ as one, and goes once for each kind of bounce about a message to a recipient."""
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from smtpproxy.core.copying import FAILURES
+from smtpproxy.core.effects import Effect, SendContent
 from smtpproxy.core.notices import NoticeRefused, Notices
 from smtpproxy.core.perform import Performer, drive
 from smtpproxy.core.services import Services
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.reply import RECEIVED_LIMIT, received
+from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
 from smtpproxy.settings import FeedbackSettings
 from smtpproxy.sinks.audit.lines import ERASED
 from smtpproxy.sinks.audit.reader import decision
 from smtpproxy.store.feedback import FeedbackLog, HandingOn
 from smtpproxy.store.maildir import Arrived, Maildir
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.waiting import Pending
 
 _AT_ONCE = 50
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
@@ -62,7 +66,7 @@ class BounceRelay:
         now = self.services.now()
         try:
             notices, content = await asyncio.to_thread(self._made, bounce)
-            await drive(notices.handed_on(content), self.perform)
+            await drive(notices.handed_on(content), self._performing(bounce.key))
         except (_Nobody, NoticeRefused) as error:  # a refusal is on record
             log.info("bounce not handed on", id=bounce.decision, reason=str(error))
         except FAILURES as error:
@@ -75,6 +79,24 @@ class BounceRelay:
             log.info("bounce handed on", id=bounce.decision)
         await self.log.handed_on(bounce.key)
         return True
+
+    def _performing(self, key: bytes) -> Callable[[Effect[Any]], Any]:
+        """Perform effects; that the upstream has the bounce is kept the moment it says so.
+
+        Whoever is killed later does not hand it on again.
+        """
+
+        def noted(answer: Pending[Reply]) -> Reply:
+            reply = answer.result()
+            if reply.code < 300:
+                _at_once(self.log.handed_on(key))
+            return reply
+
+        def perform(effect: Effect[Any]) -> Any:
+            result = self.perform(effect)
+            return result.then(noted) if isinstance(effect, SendContent) else result
+
+        return perform
 
     def _made(self, bounce: HandingOn) -> tuple[Notices, bytes]:
         """What hands it on, and its content. Raises _Nobody, OSError."""
@@ -108,6 +130,15 @@ class BounceRelay:
             at=arrived.at,
         )
         return trace + content + (b"" if content.endswith(b"\r\n") else b"\r\n")
+
+
+def _at_once(work: Coroutine[Any, Any, None]) -> None:
+    """Do what has to wait for nothing; else it is left undone, and done later."""
+    try:
+        work.send(None)
+    except (StopIteration, StoreUnavailable):
+        return
+    work.close()
 
 
 def _pause(tries: int) -> timedelta:

@@ -82,8 +82,16 @@ class Maildir:
                     yield entry.name.partition(":")[0]
 
     def read(self, id: str, most: int) -> Arrived | None:
-        """Return a message that was read before; None where it is gone."""
-        for path in self._settled(id):
+        """Return a message that was read before; None where it is gone.
+
+        It may be on its way from `new` to `cur` just now.
+        """
+        for folder in (self._new, self._cur, self._new, self._cur):
+            for name in (id, id + _READ):
+                found = self._read(folder / name, id, most)
+                if found is not None:
+                    return found
+        for path in (*self._with_flags(self._new, (id,)), *self._with_flags(self._cur, (id,))):
             return self._read(path, id, most)
         return None
 

@@ -117,6 +117,14 @@ async def test_as_it_came_under_a_trace_field(mailbox: Mailbox, app: App) -> Non
     assert not await mailbox.waits()
 
 
+async def test_what_is_not_settled_yet_is_handed_on_too(mailbox: Mailbox, app: App) -> None:
+    """It is on record before its file moves: somebody may be quick, or killed in between."""
+    await mailbox.bounced()
+    mailbox.maildir.give_back("r1")
+    await mailbox.hand_on()
+    assert [path for path, _ in app.got] == [APP]
+
+
 async def test_it_waits_for_the_upstream_and_is_given_up_after_days(
     mailbox: Mailbox, app: App
 ) -> None:

@@ -45,7 +45,9 @@ def test_other_programs_deliver_as_they_do(maildir: Maildir, tmp_path: Path) -> 
     assert (one.id, len(one.content), one.size) == (name, 100, 500)
     maildir.settle(name)
     assert ids(maildir) == []
+    assert maildir.read(name, 9) is not None
     maildir.give_back(name)
+    assert maildir.read(name, 9) is not None
     assert ids(maildir) == [name]
     maildir.settle(name)
     maildir.remove([name, "gone"])
