@@ -2,6 +2,8 @@
 into it. A report is durable when it is in `new`, and leaves it when what it says was done."""
 
 import os
+import re
+import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +16,10 @@ import structlog
 from smtpproxy.store.key_files import give_to_owner_of
 
 log = structlog.get_logger(__name__)
+
+_OURS = re.compile("[0-9A-Z]{26}")
+"""Names of what we took in ourselves: ULIDs, and whole when they are there."""
+_QUIET = 0.5  # seconds
 
 _READ = ":2,S"
 """What follows the name of a message that was seen, in every maildir."""
@@ -53,10 +59,15 @@ class Maildir:
             self._write(id, content, self._cur / (id + _READ), sync=False)
 
     def arrived(self, limit: int, most: int) -> Sequence[Arrived]:
-        """Return some of what came, of each no more octets than `most`."""
+        """Return some of what came, of each no more octets than `most`.
+
+        What another program put there is left for a moment: it may not be whole, where it was not
+        moved there as a maildir asks.
+        """
         with os.scandir(self._new) as entries:
             names = sorted(islice((e.name for e in entries if _is_message(e)), 100 * limit))
-        found = (self._read(self._new / name, name.partition(":")[0], most) for name in names)
+        paths = (self._new / name for name in names if not _may_grow(self._new / name))
+        found = (self._read(path, path.name.partition(":")[0], most) for path in paths)
         return list(islice((each for each in found if each is not None), limit))
 
     def settle(self, id: str) -> None:
@@ -157,6 +168,15 @@ class Maildir:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _may_grow(path: Path) -> bool:
+    if _OURS.fullmatch(path.name) is not None:
+        return False
+    try:
+        return 0 <= time.time() - path.stat().st_mtime < _QUIET
+    except OSError:
+        return False
 
 
 def _is_message(entry: "os.DirEntry[str]") -> bool:

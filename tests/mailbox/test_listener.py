@@ -33,7 +33,7 @@ async def door(maildir: Maildir, protocol: Literal["smtp", "lmtp"]) -> AsyncIter
     settings = FeedbackSettings("bounces.example", protocol=protocol, size_limit=100_000)
     ids = count()
     listener = Listener(
-        settings, "relay.example", maildir, new_id=lambda: f"id{next(ids)}", arrived=lambda: None
+        settings, "relay.example", maildir, new_id=lambda: f"{next(ids):026}", arrived=lambda: None
     )
     await listener.open(sock)
     yield sock.getsockname()[1]
