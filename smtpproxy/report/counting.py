@@ -13,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from heapq import nlargest
 from itertools import repeat
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Literal, NamedTuple
 from zlib import crc32
 
@@ -246,10 +248,25 @@ def count(folder: Path, scope: Scope, *, processes: int | None = None) -> Counts
         for piece in pieces:
             whole.merge(count_piece(piece, scope))
         return whole
-    with ProcessPoolExecutor(workers) as pool:
+    pool = ProcessPoolExecutor(workers, initializer=_end_with_the_command)
+    try:
         for part in pool.map(count_piece, pieces, repeat(scope)):
             whole.merge(part)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return whole
+
+
+def _end_with_the_command() -> None:
+    """A process of the pool would wait for work for ever, were the command killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _pieces(folder: Path, scope: Scope) -> Iterator[Piece]:
@@ -319,7 +336,8 @@ def _count(lines: Iterable[bytes], scope: Scope, counts: Counts) -> None:
         parts = personal if len(personal) == len(verdicts) else personal[1:]
         head = personal[0] if personal else ""
         client = entry.client
-        app = f"{client.listener}/{_login(head) or client.peer}"
+        login = None if isinstance(head, str) else head.login
+        app = f"{client.listener}/{login or client.peer}"
         rows = [days.get(day) or days.setdefault(day, {})]
         rows.append(apps.get(app) or counts.apps.row(app))
         if senders:
@@ -346,10 +364,6 @@ def _count(lines: Iterable[bytes], scope: Scope, counts: Counts) -> None:
 
 def _second(at: datetime | None) -> str:
     return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
-
-
-def _login(part: _Part | str) -> str | None:
-    return None if isinstance(part, str) else part.login
 
 
 def _count_domain(domains: Breakdown, part: _Part | str, what: What) -> None:
