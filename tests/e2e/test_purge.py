@@ -99,6 +99,7 @@ async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayPro
         "suppressions": 3_000,
         "lifted_suppressions": 0,
         "mailings": 0,
+        "reports": 0,
         "audit": 6,  # five decisions and the first line of their file
     }
     wait_for(lambda: relay.metric("smtpproxy_purged_total", kind="contacts") == 3_001, "metrics")
