@@ -140,10 +140,11 @@ async def _received(connection: socket.socket) -> bytes:
 
 def ask(state_dir: Path, request: Request, timeout: float = 120.0) -> Answer:
     """Ask the relay of this state_dir. Raises NotRunning, OSError (a TimeoutError too)."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, _path(state_dir) as path:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            connection.connect(path)
+            with _path(state_dir) as path:
+                connection.connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(f"no relay runs with server.state_dir = {state_dir}") from None
         data = msgspec.msgpack.encode(request)

@@ -246,6 +246,15 @@ def test_only_the_relays_own_user_reaches_it_and_nothing_is_left_behind(
         assert "no relay runs" in told
 
 
+def test_there_is_no_state_directory_yet(tmp_path: Path) -> None:
+    relay = RelayProcess(tmp_path, f"{LOOPBACK}:1")
+    (tmp_path / "state").rmdir()
+    for command in ("status", "reload"):
+        code, _, told = relay.command(command)
+        assert code == 1
+        assert "no relay runs" in told
+
+
 def test_a_deep_state_directory(tmp_path: Path, mta: FakeUpstream) -> None:
     """A socket's path has 107 octets at most."""
     deep = tmp_path / ("d" * 100) / ("e" * 100)

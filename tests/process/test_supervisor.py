@@ -83,6 +83,40 @@ async def test_a_child_that_cannot_be_started_is_tried_again(
     assert tries >= 3
 
 
+async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = False
+
+    async def start(child: Start) -> asyncio.subprocess.Process:
+        if broken:
+            raise OSError("no memory")
+        return await start_child(child)
+
+    async def reload() -> tuple[list[str], bytes]:
+        nonlocal broken
+        await greeting(settings)
+        broken = True
+        faults = await supervisor.reload()
+        return faults, await greeting(settings)
+
+    monkeypatch.setattr(module, "start_child", start)
+    monkeypatch.setattr(module, "_STARTS_WITHIN", 1.0)
+    told = Told()
+    source = Source(lambda: settings, prepare)
+    await asyncio.to_thread(prepare, settings)
+    supervisor = Supervisor(settings, Sockets(settings), source, told)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        faults, greeted = await reload()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        code = await asyncio.wait_for(running, 40)
+    assert [fault.partition(" ")[0] for fault in faults] == ["worker-0", "web"]
+    assert greeted.startswith(b"220 ")
+    assert code == 0
+
+
 async def test_children_run_no_code_from_the_working_directory(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
