@@ -41,11 +41,6 @@ def complaint_of(mail: Mail, original: Original) -> Complaint | None:
     return None
 
 
-def is_authentication(complaint: Complaint) -> bool:
-    """Whether it reports that a signature or a domain failed, about which nobody complained."""
-    return complaint.feedback_type == "auth-failure"
-
-
 def _complaint(fields: HeaderBlock, original: Original) -> Complaint:
     kind = field(fields, "Feedback-Type").partition("(")[0].strip().lower() or "abuse"
     if any(fields.count(name) for name in _AUTHENTICATION):
