@@ -186,7 +186,7 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
         return _upstream_finding(address, status, text, fix)
     if not seen.protocol:
         if asked:
-            fix = "have the MTA offer STARTTLS: till then nothing is relayed"
+            fix = "have the MTA offer STARTTLS: until then nothing is relayed"
             return _upstream_finding(address, Status.FAIL, "it does not offer STARTTLS", fix)
         fix = 'have the MTA offer it, and set tls = "starttls" in [upstream]'
         return _upstream_finding(address, Status.FAIL, "mail goes to it in clear", fix)

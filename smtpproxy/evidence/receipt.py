@@ -124,16 +124,11 @@ def _record(
         "dpv:hasIdentifier": contact.address,
     }
     lang = contact.language or settings.server.language
-    orders = [
-        entry
-        for entry in suppressions
-        if entry.origin in _REFUSALS
-        and entry.domain is None
-        and entry.read_as is None
-        and not entry.widened
-        and covers(entry.scope, stream)
+    events = [
+        *(_event(act, person["@id"], rulebook) for act in acts),
+        *(_refusal(entry, person["@id"]) for entry in _orders(suppressions, stream)),
     ]
-    record: Node = {
+    return {
         "@id": f"urn:uuid:{identifier}",
         "@type": "dpv:ConsentRecord",
         "dct:conformsTo": {"@id": f"{SCHEMA}record"},
@@ -158,24 +153,25 @@ def _record(
             "dpv:hasRecipient": [
                 {"@type": "dpv:Recipient", "dpv:hasName": each} for each in controller.recipients
             ],
-            "dpv:hasStorageCondition": [
-                {
-                    "@type": "dpv:StorageLocation",
-                    "dpv:hasLocation": [{"@id": f"loc:{each}"} for each in controller.storage],
-                },
-                {
-                    "@type": "dpv:StorageDuration",
-                    "dpv:hasDuration": _duration(settings.retention.prospects),
-                },
-            ],
+            "dpv:hasStorageCondition": _storage(controller, settings.retention.prospects),
         },
-        "dpv:hasConsentStatus": [
-            *(_event(act, person["@id"], rulebook) for act in acts),
-            *(_refusal(entry, person["@id"]) for entry in orders),
-        ],
+        "dpv:hasConsentStatus": sorted(
+            events, key=lambda event: event["dpv:isIndicatedAtTime"]["@value"]
+        ),
     }
-    record["dpv:hasConsentStatus"].sort(key=lambda event: event["dpv:isIndicatedAtTime"]["@value"])
-    return record
+
+
+def _orders(suppressions: Iterable[Suppression], stream: Stream) -> Iterable[Suppression]:
+    """The person's own orders not to get such mail at this very address."""
+    return (
+        entry
+        for entry in suppressions
+        if entry.origin in _REFUSALS
+        and entry.domain is None
+        and entry.read_as is None
+        and not entry.widened
+        and covers(entry.scope, stream)
+    )
 
 
 def _stream(settings: Settings, brand: str, purpose: str) -> Stream:
@@ -283,6 +279,14 @@ def _status(kinds: list[str], at: datetime, person: str) -> Node:
 
 def _moment(at: datetime) -> Node:
     return {"@type": "xsd:dateTime", "@value": written_time(at)}
+
+
+def _storage(controller: ControllerSettings, period: Period | None) -> list[Node]:
+    countries = [{"@id": f"loc:{each}"} for each in controller.storage]
+    return [
+        {"@type": "dpv:StorageLocation", "dpv:hasLocation": countries},
+        {"@type": "dpv:StorageDuration", "dpv:hasDuration": _duration(period)},
+    ]
 
 
 def _duration(period: Period | None) -> Node:

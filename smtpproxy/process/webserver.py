@@ -17,12 +17,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot, merge
-from smtpproxy.store import (
-    open_breaker,
-    open_confirmation_limit,
-    open_feedback,
-    open_store,
-)
+from smtpproxy.store import open_breaker, open_confirmation_limit, open_feedback, open_store
 from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.key_files import LinkReader
 from smtpproxy.store.protocols import StoreUnavailable
@@ -50,17 +45,17 @@ async def _serve(
     settings: Settings, listening: socket.socket, sock: socket.socket, started_at: float
 ) -> int:
     supervisor = Supervisor(await Channel.over(sock))
-    store = open_store(settings.store, settings.server.state_dir, read_only=True)
+    state_dir = settings.server.state_dir
+    store = open_store(settings.store, state_dir, read_only=True)
     writer = StoreToWrite(settings)
     breaker = open_breaker(settings, writer)
     watched = open_breaker(settings, lambda: store, read_only=True)
     stop = asyncio.Event()
-    state_dir = settings.server.state_dir
-    proxies = TrustedHosts(settings.web.trusted if settings.web else ())
+    trusts = TrustedHosts(settings.web.trusted if settings.web else ()).__contains__
     links = LinkReader(state_dir)
     pages = looks(settings)
     limit = open_confirmation_limit(settings.store)
-    by_mail = confirmations = personal = None
+    by_mail = personal = confirmations = None
     if settings.confirmation is not None:
         by_mail = ConsentByMail(settings, writer, submitter(settings), limit, _now)
         personal = PersonalPages(settings, writer, submitter(settings), limit, pages, _now)
@@ -68,10 +63,9 @@ async def _serve(
             links,
             {"consent": by_mail, "permission": by_mail, "personal": personal},
             pages,
-            trusts=lambda peer: peer in proxies,
+            trusts=trusts,
             now=_now,
         )
-
     feedback = open_feedback(settings.store)
 
     async def stats() -> Snapshot:
@@ -85,13 +79,10 @@ async def _serve(
             listeners=supervisor.listeners,
             store=store.ping,
             upstream=lambda: greet(settings.upstream.address),
-            audit=lambda: take(settings.server.state_dir / "audit"),
+            audit=lambda: take(state_dir / "audit"),
         ),
         collector=SnapshotCollector(
-            settings,
-            version=version("smtpproxy"),
-            started_at=started_at,
-            processes=relay_processes,
+            settings, version=version("smtpproxy"), started_at=started_at, processes=relay_processes
         ),
         counts=store.counts,
         backlog=store.backlog if settings.webhooks else None,
@@ -104,9 +95,7 @@ async def _serve(
         confirmations=confirmations,
         why=Why(pages[BUILT_IN_BRAND]),
     )
-    serving = asyncio.create_task(
-        serve_web(app, listening, stop, trusts=lambda peer: peer in proxies)
-    )
+    serving = asyncio.create_task(serve_web(app, listening, stop, trusts=trusts))
     supervisor.ready()
     await supervisor.listen()
     stop.set()

@@ -112,7 +112,7 @@ class Breakdown:
     """Rows by name. Those of the smallest are added up once there are twice as many as `most`."""
 
     most: int
-    guarded: Literal["", "recipients", "people"] = ""  # whereof `PEOPLE` are asked
+    guarded: Literal["", "recipients", "people"] = ""  # of which a row needs `PEOPLE`
     rows: dict[str, Row] = field(default_factory=dict)
     people: dict[str, set[int] | None] = field(default_factory=dict)
     """Who was seen, by checksum, until they are `PEOPLE`; then None."""

@@ -18,7 +18,7 @@ ENOUGH = 20
 """Recipients: fewer say nothing about a stream."""
 
 RECENT = 2
-"""The last days with mail, in which what is mended does not occur any more."""
+"""The last days with mail: what has been fixed no longer occurs in them."""
 
 FAULT, TRANSACTIONAL_FAULT = 0.01, 0.001
 """The share of a stream's messages from which on a fault in them stands in the way."""

@@ -63,23 +63,23 @@ class FeedbackLog(Protocol):
         ...
 
     async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
-        """Return what a person has to look at, oldest first; ids that begin so."""
+        """Return the reports that a person has to look at, oldest first, whose ids begin so."""
         ...
 
     async def looked_at(self, id: str, person: str | None, event: HeardEvent | None) -> None:
-        """A person has looked at what was kept, and said whom it concerns and what it means."""
+        """Note whom a kept report concerns and what it means, as somebody who looked at it said."""
         ...
 
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
-        """Return bounces whose next try has come, oldest first."""
+        """Return bounces whose next try is due, oldest first."""
         ...
 
     async def handed_on(self, key: bytes) -> None:
-        """It is with the upstream, or never will be."""
+        """Note that the upstream has the bounce, or never will."""
         ...
 
     async def hand_on_later(self, key: bytes, at: datetime) -> None:
-        """It was tried in vain."""
+        """Note that a try failed; the next one is due at `at`."""
         ...
 
     async def totals(self) -> Mapping[tuple[str, ...], float]:
@@ -91,7 +91,7 @@ class FeedbackLog(Protocol):
         ...
 
     async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
-        """Forget what is older; return the ids of the reports."""
+        """Forget the reports that are older; return their ids."""
         ...
 
     async def remove(self, ids: Collection[str]) -> None:

@@ -71,7 +71,7 @@ class Maildir:
         return list(islice((each for each in found if each is not None), limit))
 
     def settle(self, id: str) -> None:
-        """What it says was done, and that is on record."""
+        """Move a message to `cur`: what it asks for was done, and that is on record."""
         target = self._cur / (id + _READ)
         try:
             (self._new / id).replace(target)
@@ -81,7 +81,7 @@ class Maildir:
                     path.replace(target)
 
     def give_back(self, id: str) -> None:
-        """It is to be read again."""
+        """Move a message back to `new`, so that it is read again."""
         for path in self._settled(id):
             path.replace(self._new / id)
 
@@ -126,7 +126,7 @@ class Maildir:
             yield from self._with_flags(self._cur, (id,))
 
     def _with_flags(self, folder: Path, ids: Container[str]) -> list[Path]:
-        """Messages by the names that other programs give them, which is rare."""
+        """Return messages under the names that other programs give them, which is rare."""
         try:
             with os.scandir(folder) as entries:
                 return [folder / e.name for e in entries if e.name.partition(":")[0] in ids]
