@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from smtpproxy.process.listening import answers
 from smtpproxy.sinks.metrics import Snapshot
 
 NAME = "control"
@@ -74,7 +75,7 @@ class Control:
     def open(self) -> None:
         """Listen; where another relay does so for this state_dir, leave it to that one."""
         with _path(self._state_dir) as path:
-            if _answers(path):
+            if answers(path):
                 log.warning("another relay is controlled here", state_dir=str(self._state_dir))
                 return
             with contextlib.suppress(FileNotFoundError):
@@ -173,12 +174,3 @@ def _path(state_dir: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{NAME}"
     finally:
         os.close(folder)
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True

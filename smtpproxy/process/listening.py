@@ -152,7 +152,7 @@ def _unix(path: Path) -> socket.socket:
         raise OSError(errno.ENOTSOCK, "it exists and is not a socket")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.is_socket() and not _answers(path):
+        if path.is_socket() and not answers(path):
             path.unlink()
         sock.bind(str(path))
         path.chmod(0o660)
@@ -163,7 +163,8 @@ def _unix(path: Path) -> socket.socket:
     return sock
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path | str) -> bool:
+    """Whether somebody listens on a socket in the file system."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))

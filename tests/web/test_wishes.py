@@ -1,8 +1,7 @@
 """What the page behind an unsubscribe link offers: for each brand, less mail or none, and undo."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,11 +15,7 @@ from smtpproxy.config import parse
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Frequency, Origin, Preference
 from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
-from smtpproxy.store.protocols import (
-    StoreUnavailable,
-    SuppressionEntry,
-)
-from smtpproxy.web.group_commit import GroupCommit
+from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.web.look import looks
 from smtpproxy.web.unsubscribe import Unsubscribe
 from tests.kit.store import TrialStore
@@ -402,77 +397,3 @@ async def test_where_there_is_one_brand_every_link_is_its(tmp_path: Path) -> Non
     await site.press(site.link(stream="gone"), all="brand")
     assert await site.held() == {"brand:shop"}
     await site.store.close()
-
-
-# many at once
-
-
-class SlowDisk:
-    """A store whose every commit takes a while."""
-
-    def __init__(self, store: TrialStore) -> None:
-        self.store = store
-        self.commits = 0
-        self.broken = False
-
-    async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        self.commits += 1
-        await asyncio.sleep(0)
-        if self.broken:
-            raise StoreUnavailable("the disk is full")
-        return await self.store.suppress(entries)
-
-
-def entry(number: int, name: str | None = None) -> SuppressionEntry:
-    return SuppressionEntry(
-        name or f"p{number}@people.example", "marketing", Origin.UNSUBSCRIBE, T0
-    )
-
-
-async def test_requests_that_wait_share_a_commit(site: Site) -> None:
-    disk = SlowDisk(site.store)
-    commits = GroupCommit(lambda: disk)  # type: ignore[arg-type, return-value]
-    stood = await asyncio.gather(*(commits.add([entry(n)]) for n in range(300)))
-    assert stood == [[None]] * 300
-    assert disk.commits <= 2
-    assert (await site.store.counts())[1]["marketing", "unsubscribe"] == 300
-
-
-async def test_the_same_person_in_one_commit_is_new_once(site: Site) -> None:
-    commits = GroupCommit(lambda: site.store)
-    stood = await asyncio.gather(*(commits.add([entry(1)]) for _ in range(3)))
-    assert stood == [[None], [T0], [T0]]
-
-
-async def test_a_disk_that_fails_fails_all_that_wait_and_nobody_later(site: Site) -> None:
-    disk = SlowDisk(site.store)
-    disk.broken = True
-    commits = GroupCommit(lambda: disk)  # type: ignore[arg-type, return-value]
-    answers = await asyncio.gather(
-        *(commits.add([entry(n)]) for n in range(9)), return_exceptions=True
-    )
-    assert {type(answer) for answer in answers} == {StoreUnavailable}
-    disk.broken = False
-    assert await commits.add([entry(1)]) == [None]
-
-
-async def test_a_link_that_is_void_takes_no_other_with_it(site: Site) -> None:
-    commits = GroupCommit(lambda: site.store)
-    void = "hmac:00000000:" + "0" * 32 + ":" + "0" * 64
-    answers = await asyncio.gather(
-        commits.add([entry(1)]),
-        commits.add([entry(2, void)]),
-        commits.add([entry(3)]),
-        return_exceptions=True,
-    )
-    assert answers[0] == answers[2] == [None]
-    assert isinstance(answers[1], ValueError)
-
-
-async def test_whoever_hangs_up_does_not_stop_the_others(site: Site) -> None:
-    commits = GroupCommit(lambda: site.store)
-    gone = asyncio.create_task(commits.add([entry(1)]))
-    stays = asyncio.create_task(commits.add([entry(2)]))
-    await asyncio.sleep(0)
-    gone.cancel()
-    assert await stays == [None]

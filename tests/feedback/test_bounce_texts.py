@@ -1,0 +1,193 @@
+"""Bounces without fields: who is named, and why the mail did not arrive, told from their text."""
+
+import pytest
+
+from smtpproxy.feedback import Kind, read_report
+from tests.feedback.samples import plain
+
+JEANNE = "jeanne@people.example"
+
+# The forms that have no fields, each as its MTA writes it: text, and what is understood.
+SHAPES = {
+    "qmail": (
+        """Hi. This is the qmail-send program at mx.example.
+I'm afraid I wasn't able to deliver your message to the following addresses.
+This is a permanent error; I've given up. Sorry it didn't work out.
+
+<jeanne@people.example>:
+192.0.2.1 does not like recipient.
+Remote host said: 550 no mailbox here by that name
+Giving up on 192.0.2.1.
+
+--- Below this line is a copy of the message.
+
+Received: by shop.example; From: someone@else.example
+""",
+        [(JEANNE, "dead")],
+    ),
+    "exim": (
+        """This message was created automatically by mail delivery software.
+
+A message that you sent could not be delivered to one or more of its
+recipients. This is a permanent error. The following address(es) failed:
+
+  forwarded@elsewhere.example
+    (generated from jeanne@people.example)
+    SMTP error from remote mail server after RCPT TO:<forwarded@elsewhere.example>:
+    host mx.elsewhere.example [192.0.2.1]: 550 unrouteable address
+
+------ This is a copy of the message, including all the headers. ------
+
+To: other@people.example
+""",
+        [(JEANNE, "dead")],
+    ),
+    "sendmail": (
+        """   ----- The following addresses had permanent fatal errors -----
+<jeanne@people.example>
+    (reason: 553 Sender Policy Framework (SPF) fail)
+
+   ----- Transcript of session follows -----
+... while talking to mx.people.example.:
+>>> DATA
+<<< 553 Sender Policy Framework (SPF) fail
+550 5.1.1 <jeanne@people.example>... User unknown
+""",
+        [(JEANNE, "blocked")],
+    ),
+    "yahoo, several": (
+        """Message from yahoo.com.
+Unable to deliver message to the following address(es).
+
+<jeanne@people.example>:
+This user doesn't have a yahoo.com account (jeanne@people.example) [0]
+
+<paul@people.example>:
+Sorry, your message to paul@people.example cannot be delivered. This account is over quota.
+
+--- Original message follows.
+""",
+        [(JEANNE, "dead"), ("paul@people.example", "full")],
+    ),
+    "exchange 5.5": (
+        """Your message
+
+  To:      Jeanne
+  Subject: Our offers
+  Sent:    Fri, 4 Oct 2002 17:10:56 -0400
+
+did not reach the following recipient(s):
+
+jeanne@people.example on Fri, 4 Oct 2002 17:12:28 -0400
+    The recipient name is not recognized
+	The MTS-ID of the original message is: c=us;a= ;p=x;l=Y
+    MSEXCH:IMS:X:Y:Z 0 (000C05A6) Unknown Recipient
+""",
+        [(JEANNE, "dead")],
+    ),
+    "gmail, late": (
+        """This is an automatically generated Delivery Status Notification
+
+THIS IS A WARNING MESSAGE ONLY.
+
+Delivery to the following recipient has been delayed:
+
+     jeanne@people.example
+
+Message will be retried for 2 more day(s)
+
+The error that the other server returned was: 450 User unknown
+""",
+        [(JEANNE, "transient")],
+    ),
+    "sendmail 5, several": (
+        """   ----- Transcript of session follows -----
+While talking to mx.people.example:
+>>> MAIL From:<bounces@shop.example>
+<<< 501 <bounces@shop.example>... no access from mail server 192.0.2.1
+554 <ann@people.example>... Remote protocol error
+550 nowhere.example (smtp)... 550 Host unknown
+554 <bob@nowhere.example>... 550 Host unknown (Authoritative answer from name server)
+
+   ----- Unsent message follows -----
+""",
+        [("ann@people.example", "unknown"), ("bob@nowhere.example", "dead")],
+    ),
+    "the reason before the recipients": (
+        """Your message:
+   From:    news@shop.example
+   Subject: Our offers
+
+Could not be delivered because of
+
+550 5.1.1 User unknown
+
+The following recipients were affected:
+    jeanne@people.example
+
+
+
+
+Additional Information
+======================
+Original Sender:    <news@shop.example>
+Sender-MTA:         <192.0.2.1>
+""",
+        [(JEANNE, "dead")],
+    ),
+    "notes": (
+        """------- Failure Reasons  --------
+
+User not listed in public Name & Address Book
+jeanne@people.example
+
+------- Returned Message --------
+Received: from mx.example by smtp.example
+""",
+        [(JEANNE, "dead")],
+    ),
+    "a footer that speaks of viruses": (
+        """Delivery to the following recipient failed: no such user
+
+jeanne@people.example
+
+________________________________________________________________________
+This mail was scanned for viruses by our policy.
+""",
+        [(JEANNE, "dead")],
+    ),
+    "japanese": (
+        "送信できませんでした。\n\n<jeanne@people.example>: 宛先は存在しません\n",
+        [(JEANNE, "dead")],
+    ),
+    "several that are only spoken of": (
+        """Your message was not delivered: jeanne5 matches nobody here, no such user.
+To reach others try firstname.lastname@people.example or write to j.doe@people.example
+""",
+        [(None, "dead")],
+    ),
+    "one line": (
+        "User's mailbox is full: <jeanne@people.example>\nUnable to deliver mail.",
+        [(JEANNE, "full")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_bounce_without_fields_is_read_by_its_text(name: str) -> None:
+    text, expected = SHAPES[name]
+    report = read_report(plain(text))
+    assert report.kind is Kind.DSN
+    assert [(event.address, event.event_class) for event in report.events] == expected
+
+
+def test_a_sender_that_a_command_names_is_no_recipient() -> None:
+    text = """This message was created automatically by mail delivery software.
+A message that you sent could not be delivered. The following address(es) failed:
+
+  jeanne
+    SMTP error from remote mail server after MAIL FROM:<list@news.example> SIZE=1543:
+    host mx.example [192.0.2.20]: 550 5.1.1 <list@news.example>... User unknown
+"""
+    report = read_report(plain(text, more=f"X-Failed-Recipients: {JEANNE}\n"))
+    assert [event.address for event in report.events] == [JEANNE]
