@@ -304,11 +304,11 @@ class RecordedTransaction:
         self._services.emit(TransactionEnded(self.client.listener, seconds, stages))
 
     def _resume(self) -> None:
-        """The client's time is over."""
+        """Begin to account for time again: until now it was the client's."""
         self._clock = self._services.ticks()
 
     def _account(self, stage: Stage) -> None:
-        """What passed since the last time was spent on this stage."""
+        """Add what passed since the last call, or since `_resume`, to this stage."""
         now = self._services.ticks()
         self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._clock
         self._clock = now

@@ -62,7 +62,7 @@ class BounceRelay:
         return 0
 
     async def _try(self, bounce: HandingOn) -> bool:
-        """Whether the next one is worth a try."""
+        """Try one; return whether the next one is worth a try."""
         now = self.services.now()
         try:
             notices, content = await asyncio.to_thread(self._made, bounce)
@@ -81,9 +81,9 @@ class BounceRelay:
         return True
 
     def _performing(self, key: bytes) -> Callable[[Effect[Any]], Any]:
-        """Perform effects; that the upstream has the bounce is kept the moment it says so.
+        """Return what performs effects, and notes that the upstream has the bounce once it says so.
 
-        Whoever is killed later does not hand it on again.
+        A process that is killed later than that does not hand it on again.
         """
 
         def noted(answer: Pending[Reply]) -> Reply:
@@ -133,7 +133,7 @@ class BounceRelay:
 
 
 def _at_once(work: Coroutine[Any, Any, None]) -> None:
-    """Do what has to wait for nothing; else it is left undone, and done later."""
+    """Run a coroutine that waits for nothing; one that would wait is left for later."""
     try:
         work.send(None)
     except (StopIteration, StoreUnavailable):

@@ -78,7 +78,7 @@ class WorkerBreaker:
                 log.error("internal error", exc_info=error)
 
     async def _count(self) -> None:
-        """What cannot be counted now is with the next turn."""
+        """Count what is new; what cannot be counted now is counted at the next turn."""
         now = dict(self._mailed)
         new = {name: n - self._told.get(name, 0) for name, n in now.items()}
         if not any(new.values()):

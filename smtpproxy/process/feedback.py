@@ -145,7 +145,7 @@ class Mailbox:
     async def _keep(self, work: Callable[[], Awaitable[int]], wake: asyncio.Event) -> None:
         """Work while there is something to do, when woken, and now and then.
 
-        Trouble is over when it is over.
+        After a failure it waits for longer, and tries again.
         """
         while not self._ending:
             wake.clear()

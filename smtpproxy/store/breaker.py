@@ -18,7 +18,7 @@ from smtpproxy.settings import BreakerSettings
 from smtpproxy.store.streams import StreamCounts, StreamEvent, StreamStates
 
 _KNOWN, _WARNED = timedelta(seconds=1), timedelta(seconds=10)
-"""How long it is not asked again what is paused, and not warned again of the same."""
+"""For how long the pauses that were read are believed, and for how long no warning is repeated."""
 
 log = structlog.get_logger(__name__)
 

@@ -36,7 +36,7 @@ class ContactCheck:
     """
 
     def __init__(self, settings: Settings, now: datetime, brand: str | None = None) -> None:
-        """`brand`: whose everything is that names none."""
+        """`brand`: the brand of whatever names none."""
         self._purposes = settings.purposes
         self._brand = brand
         self._brands = settings.brand_names
