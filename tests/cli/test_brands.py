@@ -87,6 +87,13 @@ def test_a_providers_export_is_of_one_brands_account(stored: Stored) -> None:
     assert "--scope brand:shop" in wrong.stderr
 
 
+def test_who_left_one_list_of_a_brands_account(stored: Stored) -> None:
+    left = f"Email Address,UNSUB_TIME,UNSUB_REASON\n{ANNA},2026-01-01 00:00:00,NORMAL\n"
+    done = stored.run("suppress", "import", stored.file("left.csv", left), "--brand", "shop")
+    assert scopes(stored) == ["brand:shop"]
+    assert "count for all marketing of shop; say with --purpose" in done.stderr
+
+
 CONSENT = {"purpose": "news", "method": "unticked_box", "given_at": "2026-01-01T00:00:00Z",
            "evidence": {"wording": "form v3"}}  # fmt: skip
 LINE = {"address": ANNA, "source": "direct", "collected_at": "2026-01-01T00:00:00Z"}

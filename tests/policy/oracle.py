@@ -216,7 +216,7 @@ def _basis(
     width = ["all", "marketing", "brand", "purpose"]
     holding = []
     for entry in facts.suppressions:
-        objected = asks and entry.origin in ("complaint", "objection")
+        objected = entry.origin in ("complaint", "objection") and (asks or stream.permission)
         objected = objected and entry.scope.startswith("purpose:")
         if entry.scope not in scopes and not objected:
             continue

@@ -145,6 +145,15 @@ def test_all_streams_of_a_brand_are_one_and_no_stream_can_be_called_so() -> None
     assert OFFERS.counted_as == "offers"
 
 
+@pytest.mark.parametrize("origin", [Origin.COMPLAINT, Origin.OBJECTION])
+def test_who_complained_or_objected_about_any_purpose_is_not_asked(origin: Origin) -> None:
+    facts = {"suppressions": (suppression("purpose:letters", origin),)}
+    assert answer(LAPSED, **facts) == f"refuse suppressed_{origin}"
+    assert answer(AGREED_ONCE, stream=OFFERS, **facts) == "allow consent"
+    left = suppression("purpose:letters", Origin.UNSUBSCRIBE)
+    assert answer(LAPSED, suppressions=(left,)) == "allow permission"
+
+
 def test_it_is_deferred_as_all_marketing_is() -> None:
     assert answer(LAPSED, stream=replace(ASKING, paused=True)) == "defer stream_paused"
 

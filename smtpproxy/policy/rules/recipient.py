@@ -94,9 +94,10 @@ def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
 def matching(case: RecipientCase) -> Iterator[Suppression]:
     """Yield the suppressions whose scope covers the stream and whose key may count.
 
-    Who complained or objected, about whatever purpose, is not asked to confirm another.
+    Who complained or objected, about whatever purpose, is not asked about another: neither to
+    confirm it nor whether it may go on.
     """
-    asks = case.stream.confirmation
+    asks = case.stream.confirmation or case.stream.permission
     for entry in case.facts.suppressions:
         if entry.widened and entry.origin not in WIDENED_ORIGINS:
             continue

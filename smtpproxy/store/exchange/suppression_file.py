@@ -191,9 +191,10 @@ def _notices(layout: Layout, defaults: Defaults) -> tuple[str, ...]:
             "leave --purpose out"
         )
     if by_list and not defaults.purpose and not defaults.scope:
+        of_brand = f" of {defaults.brand}" if defaults.brand else ""
         notices.append(
-            "unsubscribes from one list count for all marketing; say with --purpose what the "
-            "list is about"
+            f"unsubscribes from one list count for all marketing{of_brand}; say with --purpose "
+            "what the list is about"
         )
     return tuple(notices)
 
