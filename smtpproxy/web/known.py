@@ -80,7 +80,7 @@ class Known:
             for wish in contact.preferences:
                 if wish.brand in self._brands:
                     often = self._word(f"often.{wish.frequency}")
-                    yield "preferences", f"{self._label(wish.purpose)}: {often}"
+                    yield "preferences", f"{self._label(wish.purpose, wish.brand)}: {often}"
         for one in self._stored.suppressions:
             if (what := self._stopped(one.scope)) and one.domain is None and one.read_as is None:
                 why = self._word(f"why.{one.origin}")
@@ -106,7 +106,7 @@ class Known:
 
     def _act(self, act: ConsentAct) -> str:
         state = "withdrawn" if act.withdrawal else "pending" if act.pending else "given"
-        text = self._say(state, label=self._label(act.purpose), at=act.at)
+        text = self._say(state, label=self._label(act.purpose, act.brand), at=act.at)
         proof = act.evidence
         parts = (proof.wording, proof.version, proof.form, proof.ip, proof.document_hash)
         shown = printable(", ".join([part for part in parts if part]))
@@ -122,8 +122,8 @@ class Known:
             return self._label(name)
         return self._word(f"scope.{kind}")
 
-    def _label(self, purpose: str) -> str:
-        return self._look.label(purpose, self._lang)
+    def _label(self, purpose: str, brand: str | None = None) -> str:
+        return self._look.label(purpose, self._lang, brand)
 
     def _date(self, at: datetime) -> str:
         return texts(self._lang).date(at)

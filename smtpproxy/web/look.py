@@ -1,7 +1,7 @@
 """What people see of a brand: its name, logo and colours, whose it is, how its mail is called."""
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,11 +10,12 @@ import structlog
 from markupsafe import Markup
 
 from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, say
-from smtpproxy.policy.model import BUILT_IN_BRAND, StreamClass, TrackingPixels
+from smtpproxy.policy.model import BUILT_IN_BRAND, Stream, StreamClass, TrackingPixels
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import BrandSettings, Settings
 from smtpproxy.settings.brands import UnusableLogo, logo_source
 
+Labels = Mapping[str, Mapping[str, Mapping[Lang, str]]]
 _BLUE, _LIGHT_BLUE = "#14508c", "#9cc9f5"
 
 log = structlog.get_logger(__name__)
@@ -64,10 +65,13 @@ class Look:
     address: str
     help: str
     languages: tuple[Lang, ...]
-    labels: Mapping[str, Mapping[str, Mapping[Lang, str]]]
+    labels: Labels
     """What its marketing is called, by purpose and stream."""
+    elsewhere: Mapping[str, Labels]
+    """What that of the other brands is called."""
     also_transactional: frozenset[str]
-    """Purposes that a transactional stream has too, so that more than marketing is stopped."""
+    """Purposes that a transactional stream has too, of whatever brand, so that more than marketing
+    is stopped."""
     tracks: bool
     """Whether it matters on one of its streams who consents to tracking."""
     siblings: tuple[tuple[str, str], ...]
@@ -80,14 +84,21 @@ class Look:
     style: Markup
     headers: Mapping[str, str]
 
-    def named(self, purpose: str, lang: Lang) -> Mapping[str, str]:
-        """Return what the mail of a purpose is called, by stream: in `lang`, or in English."""
-        return {name: _in(lang, each) for name, each in self.labels.get(purpose, {}).items()}
+    def stopped(self, purpose: str, lang: Lang) -> Mapping[str, str]:
+        """Return what `purpose:NAME` stops, by stream: that of other brands too."""
+        found: dict[str, str] = {}
+        for labels in (*self.elsewhere.values(), self.labels):
+            found.update(_named(labels, purpose, lang))
+        return found
 
-    def label(self, purpose: str, lang: Lang) -> str:
+    def label(self, purpose: str, lang: Lang, brand: str | None = None) -> str:
+        """Return what the mail of a purpose is called, with the brand where it is another's."""
         if purpose == TRACKING:
             return say(Phrase("page.tracking"), lang)
-        return ", ".join(dict.fromkeys(self.named(purpose, lang).values())) or purpose
+        labels = self.elsewhere.get(brand or "", self.labels)
+        label = ", ".join(dict.fromkeys(_named(labels, purpose, lang).values())) or purpose
+        other = dict(self.siblings).get(brand or "") if labels is not self.labels else None
+        return f"{label} ({other})" if other else label
 
     def language(self, accept_language: str) -> Lang | None:
         """Return the language of an Accept-Language header (RFC 9110 12.5.4) that it speaks."""
@@ -121,18 +132,12 @@ def looks(settings: Settings) -> dict[str, Look]:
 
 
 def _look(brand: BrandSettings, settings: Settings) -> Look:
-    own = [
+    own = _streams(brand.name, settings)
+    transactional = [
         stream
         for stream in settings.streams.values()
-        if stream.purpose and (stream.brand == brand.name or len(settings.brands) < 2)
+        if stream.stream_class is StreamClass.TRANSACTIONAL
     ]
-    labelled = {each.name: each.label or {} for each in settings.declared_streams}
-    labels: dict[str, dict[str, Mapping[Lang, str]]] = {}
-    for stream in own:
-        declared = stream.name in labelled
-        if stream.stream_class is StreamClass.MARKETING and declared and stream.purpose:
-            label = labelled[stream.name] or {REFERENCE: stream.name}
-            labels.setdefault(stream.purpose, {})[stream.name] = label
     light, dark = brand.colour or _BLUE, brand.colour_dark or brand.colour or _LIGHT_BLUE
     colours = {"light": light, "dark": dark}
     colours |= {f"on_{name}": readable_on(colour) for name, colour in colours.items()}
@@ -146,8 +151,13 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
         brand.address or "",
         brand.help or (settings.controller.contact if settings.controller else ""),
         brand.languages or PAGE_LANGS,
-        labels,
-        frozenset(s.purpose or "" for s in own if s.stream_class is StreamClass.TRANSACTIONAL),
+        _labels(own, settings),
+        {
+            name: _labels(_streams(name, settings), settings)
+            for name in settings.brands
+            if name != brand.name and len(settings.brands) > 1
+        },
+        frozenset(stream.purpose for stream in transactional if stream.purpose),
         any(s.tracking_pixels in (TrackingPixels.REFUSE, TrackingPixels.STRIP) for s in own),
         tuple((each.name, each.title or each.name) for each in same),
         tuple(each.title or each.name for each in settings.brands.values()),
@@ -156,6 +166,30 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
         style,
         _headers(style),
     )
+
+
+def _streams(brand: str, settings: Settings) -> list[Stream]:
+    """The streams of a brand that have a purpose; all of them where there is one brand."""
+    return [
+        stream
+        for stream in settings.streams.values()
+        if stream.purpose and (stream.brand == brand or len(settings.brands) < 2)
+    ]
+
+
+def _labels(streams: Sequence[Stream], settings: Settings) -> Labels:
+    labelled = {each.name: each.label or {} for each in settings.declared_streams}
+    labels: dict[str, dict[str, Mapping[Lang, str]]] = {}
+    for stream in streams:
+        declared = stream.name in labelled
+        if stream.stream_class is StreamClass.MARKETING and declared and stream.purpose:
+            label = labelled[stream.name] or {REFERENCE: stream.name}
+            labels.setdefault(stream.purpose, {})[stream.name] = label
+    return labels
+
+
+def _named(labels: Labels, purpose: str, lang: Lang) -> dict[str, str]:
+    return {name: _in(lang, each) for name, each in labels.get(purpose, {}).items()}
 
 
 def _headers(style: str) -> Mapping[str, str]:

@@ -345,7 +345,7 @@ def render(
     """Return the page. The forms have no target: they post to the link itself, wherever a proxy
     put that."""
     purpose = scope.removeprefix("purpose:") if scope.startswith("purpose:") else ""
-    named = dict(look.named(purpose, lang))
+    named = dict(look.stopped(purpose, lang))
     label = named.pop(stream, "") or look.label(purpose, lang) if purpose else ""
     also = tuple(sorted({name for name in named.values() if name != label}))
     choices: tuple[tuple[str, str], ...] = ()

@@ -189,7 +189,7 @@ def test_what_is_stored_is_said_as_far_as_it_is_this_controllers() -> None:
         "You were offered a way to refuse": ["yes"],
         "Occupations": ["art, finance"],
         "Purchases and other dealings": ["shoes, 20 February 2026"],
-        "Agreements": ["Special offers, Sales & clearance: agreed on 20 February 2026 (<form v3>)"],
+        "Agreements": ["offers (Boots & Co): agreed on 20 February 2026 (<form v3>)"],
         "How often": ["Special offers, Sales & clearance: Once a month at most"],
         "Stopped": ["advertising from Boots & Co, since 28 February 2026: you unsubscribed"],
     }
@@ -203,9 +203,7 @@ async def test_what_is_stored_is_shown_and_can_do_no_harm(site: Site) -> None:
     french = await site.client.post(
         await site.link(), data={"confirm": "yes"}, headers={"Accept-Language": "fr"}
     )
-    assert (
-        "Offres spéciales, Sales &amp; clearance\u202f: accord donné le 20 février" in french.text
-    )
+    assert "offers (Boots &amp; Co)\u202f: accord donné le 20 février" in french.text
     assert "<form v3>" not in page
 
 

@@ -17,7 +17,7 @@ from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Frequency, Ori
 from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.web.look import looks
-from smtpproxy.web.unsubscribe import Unsubscribe
+from smtpproxy.web.unsubscribe import Unsubscribe, render
 from tests.kit.store import TrialStore
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
@@ -205,6 +205,28 @@ async def test_no_page_promises_what_its_scope_does_not_hold(site: Site) -> None
     assert kept not in await site.press(site.link("purpose:news", "news"))
     every = (await site.client.get(site.link("marketing"))).text
     assert "no more advertising from The Shop, Boots &amp; Co and Mill Ltd." in every
+
+
+def test_what_a_purpose_stops_at_other_brands_is_said() -> None:
+    also = """
+[[stream]]
+name = "sacks"
+brand = "mill"
+class = "marketing"
+purpose = "offers"
+[[stream]]
+name = "invoices"
+brand = "mill"
+class = "transactional"
+purpose = "offers"
+"""
+    look = looks(parse(TWO_BRANDS + also, "x.toml"))["shop"]
+    page = render(look, "en", "ask", "purpose:offers", "offers", "this", "")
+    assert "stops Sales &amp; clearance and sacks as well" in page
+    assert "are not stopped" not in page, "invoices are"
+    page = render(look, "en", "ask", "brand:shop", "offers", "brand", "")
+    assert "sacks" not in page
+    assert "are not stopped" in page
 
 
 async def test_what_was_pressed_is_undone_within_the_hour(site: Site) -> None:
