@@ -23,6 +23,7 @@ from smtpproxy.process.generation import ALONE, SHARED, Child, Generation
 from smtpproxy.process.listening import CannotListen, Sockets
 from smtpproxy.process.notifier import Notifier
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Samples, Snapshot, Totals
 from smtpproxy.store.protocols import StoreUnavailable
 
@@ -182,6 +183,7 @@ class Supervisor:
             self._sockets.forget(sockets)
             return ["the relay is ending"] if self._ending.is_set() else faults
         former, self._generation = self._generation, successor
+        configure_logging(settings.server, process="supervisor")
         await former.end(ALONE)
         successor.start(ALONE)
         self._sockets.keep(sockets)
