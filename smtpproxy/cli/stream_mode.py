@@ -99,7 +99,7 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
     faults, told = _reload(settings, settings_in(config).hash)
     data |= {"written": True, "reloaded": not faults and told != NOBODY, "faults": faults}
     if faults:
-        left = "it is written, and the running relay goes on as before: mend this, then reload"
+        left = "it is written, and the running relay goes on as before: fix this, then reload"
         return Result(data, [*plan, written, *faults], error=left)
     return Result(data, [*plan, written, told])
 
@@ -111,7 +111,7 @@ def _reload(settings: Settings, hash: str) -> tuple[Sequence[str], str]:
     """Let the running relay read its configuration; return what is wrong, and what was done."""
     try:
         response, _ = ask(settings.server.state_dir, Reload())
-    except (NotRunning, FileNotFoundError):  # there is not even a state_dir
+    except NotRunning:
         return (), NOBODY
     except OSError as error:
         return [f"the running relay cannot be asked: {error.strerror or 'it does not answer'}"], ""

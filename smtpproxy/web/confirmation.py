@@ -7,7 +7,6 @@ was mailed to; what is answered says nothing of that address.
 
 import ipaddress
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Literal, Protocol
@@ -27,12 +26,10 @@ from smtpproxy.sinks.rows import CONFIRMATION_ANSWERS
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look
-from smtpproxy.web.tokens import Bucket
+from smtpproxy.web.rates import LinkRates
 
 State = Literal["ask", "done", "again", "over", "unknown", "trouble", "too_often"]
 
-PER_MINUTE = 10  # of one link
-_LINKS = 10_000  # whose rates are remembered
 _HOPS = 20  # of X-Forwarded-For
 _STATUS: Mapping[State, int] = {
     "ask": 200,
@@ -86,8 +83,7 @@ class ConfirmationLinks:
         self._looks = looks
         self._trusts = trusts
         self._now = now
-        self._clock = clock
-        self._rates: OrderedDict[str, Bucket] = OrderedDict()
+        self._rates = LinkRates(clock)
         self._counted: dict[Labels, float] = {}
         for lang in PAGE_LANGS:  # reads the files now, not during a request
             environment(lang)
@@ -128,7 +124,7 @@ class ConfirmationLinks:
             return "over"
         if request.method != "POST":
             return "ask"
-        if self._too_often(token):
+        if self._rates.too_often(token):
             return "too_often"
         try:
             form = await read_form(request)
@@ -159,14 +155,6 @@ class ConfirmationLinks:
         if state in ("trouble", "too_often"):
             headers["Retry-After"] = "60"
         return HTMLResponse(page.render(state=state, look=look, **said), _STATUS[state], headers)
-
-    def _too_often(self, token: str) -> bool:
-        """Only someone with a link can use up its rate, so nobody can use up another's."""
-        bucket = self._rates.pop(token, None) or Bucket(PER_MINUTE)
-        self._rates[token] = bucket
-        if len(self._rates) > _LINKS:
-            self._rates.popitem(last=False)
-        return bucket.take(self._clock()) > 0
 
 
 def client_address(request: Request, trusts: Callable[[str], bool]) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from smtpproxy.settings import TokenSettings
+from smtpproxy.web.rates import Bucket
 
 UNKNOWN = "unknown"
 """What a request without a known token is counted under."""
@@ -31,24 +32,6 @@ class Refused(Exception):
         self.status = status
         self.body = body
         self.headers = dict(headers or {})
-
-
-class Bucket:
-    """Lets `per_minute` requests through a minute; all of them at once if none came before."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._size = float(per_minute)
-        self._left = float(per_minute)
-        self._seen = 0.0
-
-    def take(self, now: float) -> float:
-        """Take one (0.0), or return in how many seconds there will be one."""
-        self._left = min(self._size, self._left + (now - self._seen) * self._size / 60)
-        self._seen = now
-        if self._left >= 1:
-            self._left -= 1
-            return 0.0
-        return (1 - self._left) * 60 / self._size
 
 
 class Gate:

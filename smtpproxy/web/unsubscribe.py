@@ -8,7 +8,7 @@ that they read where the browser asks for none that there is.
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -29,7 +29,7 @@ from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look
-from smtpproxy.web.tokens import Bucket
+from smtpproxy.web.rates import LinkRates
 from smtpproxy.web.wishes import Often, Sealing, Wishes, opened, sealed
 
 State = Literal[
@@ -50,8 +50,6 @@ FROM_PAGE = "page"
 """The value of the form's field `from`: the button was pressed, by no mail program."""
 UNKNOWN = "unknown"
 """The stream of a link that no configured stream has made."""
-PER_MINUTE = 10  # of one link
-_LINKS = 10_000  # whose rates are remembered
 _STATUS: Mapping[str, int] = {"unknown": 404, "trouble": 503, "too_often": 429, "gone": 410}
 _OFTEN = ("weekly", "monthly", "none")
 
@@ -107,9 +105,8 @@ class Unsubscribe:
         self._breaker = breaker
         self._heard: deque[tuple[Unsubscription, str]] = deque()
         self._telling: asyncio.Task[None] | None = None
-        self._clock = clock
         self._personal = personal
-        self._rates: OrderedDict[str, Bucket] = OrderedDict()
+        self._rates = LinkRates(clock)
         self._counted: dict[Labels, float] = {}
         for lang in PAGE_LANGS:  # reads the files now, not during a request
             environment(lang).get_template("unsubscribe.html")
@@ -129,7 +126,7 @@ class Unsubscribe:
             visit = await self._visit(request, told)
             if request.method != "POST":
                 return visit.page("ask")
-            if self._too_often(token):
+            if self._rates.too_often(token):
                 return visit.page("too_often")
             return await self._act(visit, told, await read_form(request))
         except TokenError as error:
@@ -268,14 +265,6 @@ class Unsubscribe:
 
     def _count(self, kind: str, stream: str) -> None:
         self._counted[kind, stream] = self._counted.get((kind, stream), 0) + 1
-
-    def _too_often(self, token: str) -> bool:
-        """Only someone with a link can use up its rate, so nobody can use up another's."""
-        bucket = self._rates.pop(token, None) or Bucket(PER_MINUTE)
-        self._rates[token] = bucket
-        if len(self._rates) > _LINKS:
-            self._rates.popitem(last=False)
-        return bucket.take(self._clock()) > 0
 
 
 class _Void(Exception):

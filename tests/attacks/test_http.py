@@ -16,7 +16,7 @@ from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
-from smtpproxy.web import api_operations, forms, unsubscribe
+from smtpproxy.web import api_operations, forms, rates
 from smtpproxy.web import app as web_app
 from smtpproxy.web import server as web_server
 from smtpproxy.web.api import Api
@@ -546,7 +546,7 @@ def test_the_limits_are_those_of_the_document() -> None:
         "octets of a header section": f"{web_app.LARGEST_HEADER:,}",
         "octets of a target, with its query": f"{web_app.LONGEST_TARGET:,}",
         "octets of the form of an unsubscribe link": f"{forms.LARGEST_FORM:,}",
-        "uses of one unsubscribe link per minute": f"{unsubscribe.PER_MINUTE}",
+        "uses of one unsubscribe link per minute": f"{rates.PER_MINUTE}",
         "octets and addresses in an API check": (
             f"{api_operations.LARGEST // 1024**2} MiB, {api_operations.MOST_ADDRESSES}"
         ),

@@ -25,8 +25,9 @@ from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.web.api import Api, document
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
+from smtpproxy.web.rates import Bucket
 from smtpproxy.web.server import serve_web
-from smtpproxy.web.tokens import Bucket, Gate
+from smtpproxy.web.tokens import Gate
 from tests.kit.relay import parse_metrics
 from tests.kit.store import TrialStore
 from tests.kit.traffic import settings

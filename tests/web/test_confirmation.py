@@ -38,10 +38,11 @@ from smtpproxy.store.key_files import (
 )
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
 from smtpproxy.web.api import Api, document
-from smtpproxy.web.confirmation import PER_MINUTE, ConfirmationLinks
+from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest
 from smtpproxy.web.look import looks
 from smtpproxy.web.own_mail import OwnMail, Reply
+from smtpproxy.web.rates import PER_MINUTE
 from tests.kit.relay import relay_config
 from tests.kit.store import TrialStore
 from tests.kit.toml import to_toml
