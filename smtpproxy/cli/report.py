@@ -22,12 +22,12 @@ from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table, s
 from smtpproxy.cli.stores import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
-from smtpproxy.report import BY, Report, Scope, count, fix, html, in_words, mostly, outcomes
-from smtpproxy.report.judgement import Figure, Judgement, StreamReport, Verdict
+from smtpproxy.report import BY, Report, Selection, count, fix, html, in_words, mostly, outcomes
+from smtpproxy.report.judgement import Figure, Judgement, Readiness, StreamReport
 from smtpproxy.settings import Settings
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-_STYLES = {Verdict.READY: "green", Verdict.BLOCKED: "red"}
+_STYLES = {Readiness.READY: "green", Readiness.BLOCKED: "red"}
 _ROWS = 30  # of a breakdown, for people
 
 
@@ -87,7 +87,7 @@ def read_report(settings: Settings, options: ReportOptions) -> Report:
     at = now()
     start = options.since
     whole = options.html is not None
-    scope = Scope(
+    selection = Selection(
         at - start if isinstance(start, timedelta) else start,
         options.until,
         options.stream,
@@ -95,10 +95,10 @@ def read_report(settings: Settings, options: ReportOptions) -> Report:
         domains=whole or options.by == "recipient-domain",
     )
     wanted = [s for s in settings.streams.values() if options.stream in (None, s.name)]
-    counts = count(audit_folder(settings), scope)
+    counts = count(audit_folder(settings), selection)
     modes = {stream.name: stream.mode for stream in wanted}
     classes = {stream.name: stream.stream_class for stream in wanted}
-    return Report.of(counts, scope, at, modes, classes)
+    return Report.of(counts, selection, at, modes, classes)
 
 
 def _text(report: Report, by: str) -> Iterator[Part]:
@@ -194,7 +194,7 @@ def judged(name: str, judgement: Judgement, *, advise: bool = True) -> Iterator[
     yield Styled(f"{name}: {verdict}", _STYLES.get(judgement.verdict, "bold"))
     said = [*judgement.obstacles, *judgement.notes]
     yield Fields([("-", in_words(one, REFERENCE)) for one in said])
-    if advise and judgement.verdict is Verdict.READY:
+    if advise and judgement.verdict is Readiness.READY:
         yield f"   smtpproxy stream {Mode.ENFORCE} {name}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from smtpproxy.feedback.addresses import found_in
-from smtpproxy.feedback.classes import classify, says_anything, speaks_of_death
+from smtpproxy.feedback.classes import classify, says_anything, says_nobody_is_there
 from smtpproxy.feedback.dsn import STATUS_TYPES, Outcome, field_outcomes
 from smtpproxy.feedback.original import RETURNED_TYPES, Original
 from smtpproxy.feedback.parts import Mail, field, read_mail
@@ -82,7 +82,7 @@ def is_bounce(mail: Mail) -> bool:
     daemon = null_path or not sender or _DAEMON.search(sender) is not None
     subject = _SUBJECT.search(field(mail.headers, "Subject")) is not None
     said = _text(mail)[:4096]
-    text = _TEXT.search(said) is not None or speaks_of_death(said[:1024])
+    text = _TEXT.search(said) is not None or says_nobody_is_there(said[:1024])
     by_machine = daemon or report or any(True for _ in mail.of_type(*RETURNED_TYPES))
     return by_machine and report + daemon + subject + text >= 2 and (text or subject or report)
 

@@ -72,7 +72,7 @@ def says_anything(text: str) -> bool:
     return _means_something(_words(text[:_LONGEST]))
 
 
-def speaks_of_death(text: str) -> bool:
+def says_nobody_is_there(text: str) -> bool:
     """Whether a text says in words that nobody has an address."""
     return words.DEAD.search(_words(text)) is not None
 

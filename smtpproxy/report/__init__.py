@@ -7,10 +7,10 @@ from typing import Any
 
 from smtpproxy.locale import Lang, Phrase, Time, say
 from smtpproxy.policy.model import Action, Mode, StreamClass
-from smtpproxy.report.counting import OTHERS, Counts, Row, Scope, What, count
+from smtpproxy.report.counting import OTHERS, Counts, Row, Selection, What, count
 from smtpproxy.report.judgement import Figure, Judgement, Said, StreamReport, stream_reports
 
-__all__ = ["BY", "Report", "Scope", "count", "html"]
+__all__ = ["BY", "Report", "Selection", "count", "html"]
 
 BY = ("reason", "app", "sender", "recipient-domain", "day")
 """By what mail may be broken down."""
@@ -45,7 +45,7 @@ def mostly(row: Row) -> str:
 class Report:
     """What is said of the mail of a time."""
 
-    scope: Scope
+    selection: Selection
     until: datetime
     counts: Counts
     streams: Sequence[StreamReport]
@@ -54,12 +54,14 @@ class Report:
     def of(
         cls,
         counts: Counts,
-        scope: Scope,
+        selection: Selection,
         now: datetime,
         modes: Mapping[str, Mode],
         classes: Mapping[str, StreamClass],
     ) -> "Report":
-        return cls(scope, scope.until or now, counts, stream_reports(counts, modes, classes))
+        return cls(
+            selection, selection.until or now, counts, stream_reports(counts, modes, classes)
+        )
 
     def rows(self, by: str) -> dict[str, Row]:
         """The rows of a breakdown by `app`, `sender`, `recipient-domain` or `day`."""
@@ -70,14 +72,14 @@ class Report:
         return chosen[by].told()
 
     def period(self, lang: Lang) -> str:
-        if self.scope.since is None:
+        if self.selection.since is None:
             return say(Phrase("report.everything", {"until": Time(self.until)}), lang)
-        values = {"since": Time(self.scope.since), "until": Time(self.until)}
+        values = {"since": Time(self.selection.since), "until": Time(self.until)}
         return say(Phrase("report.period", values), lang)
 
     def as_object(self, by: str, lang: Lang) -> dict[str, Any]:
         return {
-            "since": self.scope.since,
+            "since": self.selection.since,
             "until": self.until,
             "decisions": self.counts.decisions,
             "unreadable": self.counts.unreadable,

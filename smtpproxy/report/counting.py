@@ -97,7 +97,7 @@ class _Line(Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class Selection:
     """Which decisions, and which breakdowns cost extra. `until` is exclusive; whole seconds."""
 
     since: datetime | None = None
@@ -236,21 +236,21 @@ class Piece(NamedTuple):
     end: int
 
 
-def count(folder: Path, scope: Scope, *, processes: int | None = None) -> Counts:
+def count(folder: Path, selection: Selection, *, processes: int | None = None) -> Counts:
     """Count a folder's journal; what is being written at the moment is left out.
 
     `processes` is by default the number of cores. Raises OSError.
     """
-    pieces = list(_pieces(folder, scope))
+    pieces = list(_pieces(folder, selection))
     workers = min(processes or len(os.sched_getaffinity(0)), len(pieces))
     whole = Counts()
     if workers < 2:
         for piece in pieces:
-            whole.merge(count_piece(piece, scope))
+            whole.merge(count_piece(piece, selection))
         return whole
     pool = ProcessPoolExecutor(workers, initializer=_end_with_the_command)
     try:
-        for part in pool.map(count_piece, pieces, repeat(scope)):
+        for part in pool.map(count_piece, pieces, repeat(selection)):
             whole.merge(part)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -269,23 +269,23 @@ def _end_with_the_command() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _pieces(folder: Path, scope: Scope) -> Iterator[Piece]:
+def _pieces(folder: Path, selection: Selection) -> Iterator[Piece]:
     """The files that may hold decisions of the period: each ends where the next one begins."""
     for files in segments(folder).values():
         for segment, following in zip(files, [*files[1:], None], strict=True):
-            if scope.until is not None and segment.begun >= scope.until + _LONGEST_WAIT:
+            if selection.until is not None and segment.begun >= selection.until + _LONGEST_WAIT:
                 continue
-            if scope.since is not None and following and following.begun < scope.since:
+            if selection.since is not None and following and following.begun < selection.since:
                 continue
             size = segment.path.stat().st_size
             for start in range(0, size, _PIECE):
                 yield Piece(segment.path, start, min(start + _PIECE, size))
 
 
-def count_piece(piece: Piece, scope: Scope) -> Counts:
+def count_piece(piece: Piece, selection: Selection) -> Counts:
     """Count a piece of a file. Raises OSError."""
     counts = Counts()
-    _count(_lines(piece), scope, counts)
+    _count(_lines(piece), selection, counts)
     return counts
 
 
@@ -303,11 +303,11 @@ def _lines(piece: Piece) -> Iterator[bytes]:
                 yield raw
 
 
-def _count(lines: Iterable[bytes], scope: Scope, counts: Counts) -> None:
+def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None:
     """Called for each line of a journal: written for speed."""
     decode = msgspec.json.Decoder(_Line).decode
-    since, until = _second(scope.since), _second(scope.until)
-    wanted, senders, domains = scope.stream, scope.senders, scope.domains
+    since, until = _second(selection.since), _second(selection.until)
+    wanted, senders, domains = selection.stream, selection.senders, selection.domains
     messages, days, apps = counts.messages, counts.days, counts.apps.rows
     allow = Action.ALLOW
     for raw in lines:

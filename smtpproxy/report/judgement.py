@@ -97,7 +97,7 @@ class Figure:
     recently: float = 0.0  # share, in the last days
 
 
-class Verdict(StrEnum):
+class Readiness(StrEnum):
     READY = "ready"
     BLOCKED = "blocked"
     ENFORCED = "enforced"
@@ -116,7 +116,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    verdict: Verdict
+    verdict: Readiness
     obstacles: Sequence[Said] = ()
     notes: Sequence[Said] = ()
 
@@ -247,14 +247,14 @@ class StreamReport:
     @cached_property
     def judgement(self) -> Judgement:
         if not self.recipients:
-            return Judgement(Verdict.UNSEEN)
+            return Judgement(Readiness.UNSEEN)
         if self.mode is None:
-            return Judgement(Verdict.UNCONFIGURED)
+            return Judgement(Readiness.UNCONFIGURED)
         if self.mode is not Mode.OBSERVE:
-            return Judgement(Verdict.ENFORCED)
+            return Judgement(Readiness.ENFORCED)
         obstacles = tuple(self._obstacles())
         return Judgement(
-            Verdict.BLOCKED if obstacles else Verdict.READY, obstacles, tuple(self._notes())
+            Readiness.BLOCKED if obstacles else Readiness.READY, obstacles, tuple(self._notes())
         )
 
     def _obstacles(self) -> Iterator[Said]:

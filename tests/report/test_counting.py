@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from smtpproxy.events import Client, Decided, JudgedRecipient
 from smtpproxy.policy.model import Action, Basis, Decision, Reason, Stream, Verdict
 from smtpproxy.report import counting
-from smtpproxy.report.counting import OTHERS, PEOPLE, Counts, Fault, Scope, What, count
+from smtpproxy.report.counting import OTHERS, PEOPLE, Counts, Fault, Selection, What, count
 from smtpproxy.sinks.audit.reader import read
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 from tests.kit.traffic import OFFERS, RECEIPTS, TRIAL
@@ -117,7 +117,7 @@ def test_a_report_equals_a_slow_count(
         folder = Path(name)
         write(folder, came)
         patch.setattr(counting, "_PIECE", piece)
-        found = count(folder, Scope(since, None, stream), processes=1)
+        found = count(folder, Selection(since, None, stream), processes=1)
         entries = [record.decided for record in read(folder, since=since, stream=stream)]
     days, apps, faults = slow_count(entries)
     assert flat(found.days) == days
@@ -152,10 +152,10 @@ def recorded(folder: Path, *messages: tuple[str, dict[str, Any]]) -> Path:
 def test_processes_count_what_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     people = [f"p{n}@firm{n % 3}.example" for n in range(60)]
     folder = recorded(tmp_path, *recipients(*people))
-    scope = Scope(senders=True, domains=True)
-    one = count(folder, scope, processes=1)
+    selection = Selection(senders=True, domains=True)
+    one = count(folder, selection, processes=1)
     monkeypatch.setattr(counting, "_PIECE", 5_000)
-    several = count(folder, scope, processes=2)
+    several = count(folder, selection, processes=2)
     assert several == one
     assert several.decisions == 60
 
@@ -163,7 +163,7 @@ def test_processes_count_what_one_counts(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_domain_that_could_name_a_person_has_no_row(tmp_path: Path) -> None:
     many = [f"p{n}@firm.example" for n in range(PEOPLE)]
     often = ["jeanne@jeanne.example"] * (3 * PEOPLE)
-    counts = count(recorded(tmp_path, *recipients(*many, *often)), Scope(domains=True))
+    counts = count(recorded(tmp_path, *recipients(*many, *often)), Selection(domains=True))
     rows = {name: sum(row.values()) for name, row in counts.domains.told().items()}
     assert rows == {"firm.example": PEOPLE, OTHERS: 3 * PEOPLE}
 
@@ -174,7 +174,7 @@ def test_a_sender_of_little_mail_has_no_row(tmp_path: Path) -> None:
     bounce = recipients(
         *["a@b.example"] * PEOPLE, header_from=None, reverse_path="v+jo=x.example@b.example"
     )
-    counts = count(recorded(tmp_path, *news, *ada, *bounce), Scope(senders=True))
+    counts = count(recorded(tmp_path, *news, *ada, *bounce), Selection(senders=True))
     rows = {name: sum(row.values()) for name, row in counts.senders.told().items()}
     assert rows == {"@b.example": PEOPLE, "news@shop.example": PEOPLE, OTHERS: 1}
 
@@ -201,13 +201,13 @@ def test_what_is_torn_erased_or_no_line_is_left_out(tmp_path: Path) -> None:
     content = file.read_bytes()
     torn = content + b'{"hash":"00","n":9,"entry":{"kind":"decision","id":\n' + content[-300:-20]
     file.write_bytes(torn)
-    counts = count(folder, Scope(domains=True))
+    counts = count(folder, Selection(domains=True))
     assert (counts.decisions, counts.unreadable) == (2, 1)
-    assert count(tmp_path / "nothing", Scope()) == Counts()
+    assert count(tmp_path / "nothing", Selection()) == Counts()
 
 
 def test_two_streams_are_told_apart_by_name(tmp_path: Path) -> None:
     letters = Decision(Stream("letters"), "fr", (ALLOWED,))
     folder = recorded(tmp_path, ("a@b.example", {}), ("a@b.example", {"decision": letters}))
-    assert set(count(folder, Scope()).classes) == {"offers", "letters"}
-    assert count(folder, Scope(stream="letters")).decisions == 1
+    assert set(count(folder, Selection()).classes) == {"offers", "letters"}
+    assert count(folder, Selection(stream="letters")).decisions == 1

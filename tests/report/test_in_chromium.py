@@ -7,7 +7,7 @@ import pytest
 
 from smtpproxy.locale import LANGS
 from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
-from smtpproxy.report import Report, Scope, html
+from smtpproxy.report import Report, Selection, html
 from smtpproxy.report.counting import OTHERS, Counts, Fault, What
 from tests.kit import axe
 from tests.kit.chromium import Chromium
@@ -31,7 +31,7 @@ def report() -> Report:
             breakdown.rows |= {"a" * 60 + ".example/" + "b" * 60: row, OTHERS: row}
     modes = {"offers": Mode.OBSERVE, "l" * 40: Mode.OBSERVE, "quiet": Mode.ENFORCE}
     classes = dict.fromkeys(modes, StreamClass.MARKETING)
-    return Report.of(counts, Scope(), datetime(2026, 3, 10, tzinfo=UTC), modes, classes)
+    return Report.of(counts, Selection(), datetime(2026, 3, 10, tzinfo=UTC), modes, classes)
 
 
 @pytest.mark.parametrize("lang", LANGS)

@@ -8,7 +8,7 @@ from smtpproxy.locale import LANGS, PAGE_LANGS, REFERENCE, texts
 from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
 from smtpproxy.report import in_words
 from smtpproxy.report.counting import Counts, Fault, What
-from smtpproxy.report.judgement import Kind, StreamReport, Verdict, kind_of
+from smtpproxy.report.judgement import Kind, Readiness, StreamReport, kind_of
 
 DAYS = [f"2026-03-{day:02}" for day in range(1, 11)]
 Told = Sequence[tuple[str, str | None]]
@@ -114,5 +114,5 @@ def test_what_may_be_mended_by_whom() -> None:
 
 
 def test_every_verdict_has_words() -> None:
-    assert {f"report.{verdict}" for verdict in Verdict} <= texts(REFERENCE).phrases.keys()
+    assert {f"report.{verdict}" for verdict in Readiness} <= texts(REFERENCE).phrases.keys()
     assert set(LANGS) <= set(PAGE_LANGS)
