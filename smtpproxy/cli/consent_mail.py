@@ -72,6 +72,10 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
         brand = brand_of(settings, options.brand)
     except ValueError as error:
         fail(f"--brand: {error}", 2)
+    if options.purpose not in (purposes := settings.purposes_of(brand)):
+        known = ", ".join(sorted(purposes))
+        wrong = f"no stream of brand {brand} has the purpose {options.purpose!r}"
+        fail(f"--purpose: {wrong}; known are {known}", 2)
     evidence = Evidence(options.wording, options.ip, options.version, options.form)
     asked = ConsentRequest(
         address,

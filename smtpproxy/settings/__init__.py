@@ -120,6 +120,11 @@ class Settings:
         """What people can agree to be mailed for."""
         return frozenset(one.purpose for one in self.streams.values() if one.purpose)
 
+    def purposes_of(self, brand: str) -> frozenset[str]:
+        """What people can agree to be mailed for by one brand."""
+        own = (one.purpose for one in self.streams.values() if one.brand == brand)
+        return frozenset(purpose for purpose in own if purpose)
+
     @property
     def brand_names(self) -> frozenset[str]:
         """The brands that have a name: what records may say that something was told to."""

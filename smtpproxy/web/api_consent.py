@@ -109,9 +109,11 @@ class ConsentOperation:
         except (AddressError, ValueError) as error:
             raise Refused(400, Error("body_wrong", str(error))) from error
         settings = self._by_mail.settings
-        if asked.purpose not in settings.mail_purposes:
-            known = ", ".join(sorted(settings.mail_purposes))
-            text = f"no stream has the purpose {asked.purpose!r}; known are {known}"
+        if asked.purpose not in (purposes := settings.purposes_of(brand)):
+            known = ", ".join(sorted(purposes))
+            text = (
+                f"no stream of brand {brand} has the purpose {asked.purpose!r}; known are {known}"
+            )
             raise Refused(400, Error("purpose_unknown", text))
         return ConsentRequest(
             address,

@@ -94,6 +94,12 @@ def test_who_left_one_list_of_a_brands_account(stored: Stored) -> None:
     assert "count for all marketing of shop; say with --purpose" in done.stderr
 
 
+def test_nobody_is_asked_to_confirm_what_the_brand_does_not_send(stored: Stored) -> None:
+    start = ("consent", "start", ANNA, "--brand", "mill", "--wording", "x", "--purpose")
+    wrong = stored.run(*start, "marketing", code=2).stderr  # of the stream default, nobody's
+    assert "--purpose: no stream of brand mill has the purpose 'marketing'; known are news" in wrong
+
+
 CONSENT = {"purpose": "news", "method": "unticked_box", "given_at": "2026-01-01T00:00:00Z",
            "evidence": {"wording": "form v3"}}  # fmt: skip
 LINE = {"address": ANNA, "source": "direct", "collected_at": "2026-01-01T00:00:00Z"}
