@@ -99,6 +99,8 @@ class PersonalPages:
         try:
             reply = await send(self._submit, self._mails.mail(told, now))
         except RelayUnavailable as error:
+            if error.certain:  # nothing was sent, so it is not one of the day's
+                await self._limit.give_back(address, now)
             raise StoreUnavailable(str(error)) from error
         log.info("personal_link", sent=reply.code < 300, code=reply.code, brand=brand)
 

@@ -280,3 +280,12 @@ async def test_the_mail_is_in_the_persons_own_language(site: Site) -> None:
     await site.ask_for_link()
     read = message_from_bytes(site.sent[0].message, policy=policy.default)
     assert read["Subject"] == "Uw link naar uw gegevens bij The Shop"
+
+
+async def test_what_the_relay_did_not_take_is_none_of_the_links_of_a_day(site: Site) -> None:
+    site.down = True
+    for _ in range(5):
+        await site.ask_for_link(code=503)
+    site.down = False
+    await site.ask_for_link()
+    assert len(site.sent) == 1
