@@ -94,7 +94,7 @@ class Breaker:
             await self._counts.campaign_bounced(
                 id, person, self._now(), trial.dead_addresses, least
             )
-        counted = await self._counts.add_heard(stream, kind, person, sent_at, window)
+        counted = await self._counts.add_heard(stream, kind, person, sent_at, self._now(), window)
         if counted:
             await self.judge([stream])
         return counted

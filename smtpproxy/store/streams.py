@@ -93,12 +93,13 @@ class StreamCounts(Protocol):
         ...
 
     async def add_heard(
-        self, stream: str, kind: Heard, person: str, sent_at: datetime, window: float
+        self, stream: str, kind: Heard, person: str, sent_at: datetime, at: datetime, window: float
     ) -> bool:
-        """Count what was heard of a message of then; False where it does not count.
+        """Count what is heard `at` a moment of a message of then; False where it does not count.
 
         So it is where the person was counted for it within the window, or the message is not among
-        those counted. `person` is a canonical address or a key text.
+        those counted, and is not so new that it soon will be. `person` is a canonical address or a
+        key text.
         """
         ...
 

@@ -133,6 +133,14 @@ async def test_what_is_about_no_counted_message_does_not_count(here: Process) ->
     assert await here.events() == []
 
 
+async def test_who_answers_before_the_first_messages_are_counted_counts(here: Process) -> None:
+    """Workers say once a second what they sent."""
+    assert await here.hear(Heard.COMPLAINT, 3, here.id()) == 3
+    assert await here.paused() == []
+    await here.send(1_000)
+    assert await here.paused() == ["stream:offers"]
+
+
 async def test_what_comes_late_is_not_held_against_later_mail(here: Process) -> None:
     last_week = await here.send(100_000)
     here.at += 6 * DAY
