@@ -57,13 +57,19 @@ class Mail(Struct, frozen=True):
 
 def read_mail(content: bytes) -> Mail:
     """Take a message apart. Line ends may be of any kind."""
-    raw = content[:MOST_OCTETS].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    raw = raw.lstrip(b"\n").replace(b"\n", b"\r\n")
+    raw = with_crlf(content[:MOST_OCTETS])
     headers, body = _divided(raw)
     kind = _kind(headers)
     parts: list[Part] = []
     _walk(headers, body, 0, parts)
     return Mail(headers, kind.type, kind.parameters, tuple(parts))
+
+
+def with_crlf(content: bytes) -> bytes:
+    """Return a mail as all who look at it have to read it: lines end with CRLF, the first is a
+    field."""
+    raw = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return raw.lstrip(b"\n").replace(b"\n", b"\r\n")
 
 
 def field(headers: HeaderBlock, name: str) -> str:

@@ -120,7 +120,8 @@ class ConfirmationLinks:
     ) -> State | Response:
         if told.kind not in self._kinds:
             return "unknown"
-        if self._now() > told.until:
+        gone = told.brand and told.brand not in self._looks  # nobody is left to say yes to
+        if gone or self._now() > told.until:
             return "over"
         if request.method != "POST":
             return "ask"

@@ -100,3 +100,22 @@ async def test_a_signature_of_a_part_of_the_body_proves_nothing(people: KeyFile)
     names = (people.selector.encode(), people.domain.encode(), people.pem)
     limited = dkim.sign(mail, *names, include_headers=[b"From"], length=True) + mail
     assert await verdict(limited, people) == (Action.COUNT, None)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        f"From: {JEANNE}\r\nSubject: unsubscribe\r\nX-Odd: a\r\r",  # two bare CR: an empty line
+        f"From: {JEANNE}\r\nSubject: unsubscribe\r\nX-Odd: a\r \r\r",
+        f"From: {JEANNE}\r\nSubject: unsubscribe\r\nX-Long: {'a' * 65_536}\r\n",
+        f"From: {JEANNE}\r\nSubject: unsubscribe\r\n\r\n",
+        f"From: {JEANNE}\nSubject: unsubscribe\n\r",
+    ],
+    ids=["bare-cr", "folded", "long", "empty-line", "mixed"],
+)
+async def test_a_signed_mail_is_no_proof_for_a_from_put_above_it(
+    people: KeyFile, before: str
+) -> None:
+    mail = by(plain("", subject="unsubscribe", sender="mallory@people.example", more=""), people)
+    action, scope = await verdict(before.encode() + mail, people)
+    assert (action, scope) == (Action.COUNT, None)

@@ -332,3 +332,24 @@ async def test_the_api_describes_what_it_takes(site: Site) -> None:
     assert references == set(described["components"]["schemas"])
     without = Api(site.store, (), version="0")
     assert "/v1/consents" not in {route.path for route in without.routes}
+
+
+async def test_a_yes_to_a_brand_that_is_gone_is_no_yes_to_the_one_that_is_left(
+    tmp_path: Path,
+) -> None:
+    site = Site(configured(tmp_path, brand=[{"name": "hats", "title": "Hats Ltd"}]))
+    until = site.now + timedelta(days=7)
+    for kind in ("consent", "permission"):
+        told = Confirmation(kind, LEA, "shoes", "offers", site.now, until, "en", "direct")
+        asked = ConsentAct("offers", site.now, method="double_opt_in", pending=True, brand="shoes")
+        await site.store.record_act(LEA, asked)
+        before = await site.acts()
+        for answer in (
+            await site.client.get(site.path(told)),
+            await site.client.post(site.path(told), data=YES),
+        ):
+            assert answer.status_code == 410
+        assert await site.acts() == before
+    await site.client.aclose()
+    site.limit.close()
+    await site.store.close()
