@@ -57,7 +57,7 @@ class Mail(Struct, frozen=True):
 
 def read_mail(content: bytes) -> Mail:
     """Take a message apart. Line ends may be of any kind."""
-    raw = with_crlf(content[:MOST_OCTETS])
+    raw = on_the_wire(content[:MOST_OCTETS])
     headers, body = _divided(raw)
     kind = _kind(headers)
     parts: list[Part] = []
@@ -65,7 +65,7 @@ def read_mail(content: bytes) -> Mail:
     return Mail(headers, kind.type, kind.parameters, tuple(parts))
 
 
-def with_crlf(content: bytes) -> bytes:
+def on_the_wire(content: bytes) -> bytes:
     """Return a mail as all who look at it have to read it: lines end with CRLF, the first is a
     field."""
     raw = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from smtpproxy.feedback import Action, Report
-from smtpproxy.feedback.parts import read_mail, with_crlf
+from smtpproxy.feedback.parts import on_the_wire, read_mail
 from smtpproxy.feedback.personal import writer
 from smtpproxy.feedback.proof import vouched
 from smtpproxy.mail.dkim import NAME, TagError, read_signature
@@ -42,11 +42,9 @@ class Authentication:
 
     async def _signers(self, content: bytes) -> frozenset[str]:
         """Return the domains of valid signatures that leave nothing of the body out."""
-        wire = with_crlf(content)
+        wire = on_the_wire(content)
         head, end, rest = wire.partition(b"\r\n\r\n")
         headers = HeaderBlock(head + end)
-        if headers.count("From") != 1:  # who signed one of them did not write the other
-            return frozenset()
         if headers.count("From") != 1 or headers.defect is not None:
             return frozenset()  # which From was signed, and which one is read, may differ
         key = NAME.lower().encode()

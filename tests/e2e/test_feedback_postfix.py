@@ -120,6 +120,10 @@ def test_bounces_wait_at_the_mta_while_the_relay_is_away(
     wait_for(lambda: "MAILER-DAEMON" in str(mta.queued()), "the bounce to be queued")
     relay.start()
     mta.flush()
-    wait_for(lambda: len(bounces(mta, BLOCKED)) == before + 1, "the bounce to come to the app")
+    wait_for(
+        lambda: len(bounces(mta, BLOCKED)) == before + 1,
+        "the bounce to come to the app",
+        timeout=90,
+    )
     mta.wait_empty()
     assert len(bounces(mta, BLOCKED)) == before + 1

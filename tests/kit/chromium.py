@@ -69,11 +69,12 @@ class Chromium:
         return self._settled()
 
     def run(self, script: str) -> Any:
+        """Return what a script comes to; None where the page it runs in goes away meanwhile."""
         found = self._ask(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
         assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        return found.get("result", {}).get("value")
 
     def requested(self) -> list[str]:
         """Every URL that was asked for, in order, but for the browser's own."""
@@ -111,6 +112,8 @@ class Chromium:
         while True:
             message = self._message()
             if message.get("id") == self._number:
+                if "navigated or closed" in str(message.get("error")):
+                    return {}
                 assert "error" not in message, message
                 result: dict[str, Any] = message["result"]
                 return result

@@ -338,6 +338,15 @@ async def test_a_yes_to_a_brand_that_is_gone_is_no_yes_to_the_one_that_is_left(
     tmp_path: Path,
 ) -> None:
     site = Site(configured(tmp_path, brand=[{"name": "hats", "title": "Hats Ltd"}]))
+    try:
+        await _stays_shut(site)
+    finally:
+        await site.client.aclose()
+        site.limit.close()
+        await site.store.close()
+
+
+async def _stays_shut(site: Site) -> None:
     until = site.now + timedelta(days=7)
     for kind in ("consent", "permission"):
         told = Confirmation(kind, LEA, "shoes", "offers", site.now, until, "en", "direct")
@@ -350,6 +359,3 @@ async def test_a_yes_to_a_brand_that_is_gone_is_no_yes_to_the_one_that_is_left(
         ):
             assert answer.status_code == 410
         assert await site.acts() == before
-    await site.client.aclose()
-    site.limit.close()
-    await site.store.close()
