@@ -128,6 +128,6 @@ def test_bounces_wait_at_the_mta_while_the_relay_is_away(
     try:
         wait_for(lambda: len(bounces(mta, BLOCKED)) == before + 1, "the bounce to come to the app")
     except AssertionError as error:
-        raise AssertionError(f"{error}\n{mta.queued()}\n{relay.output}\n{mta.log()}") from None
+        raise AssertionError(f"{error}\n{mta.queued()}\n{relay.output}\n{mta.log}") from None
     mta.wait_empty()
     assert len(bounces(mta, BLOCKED)) == before + 1
