@@ -97,11 +97,11 @@ async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
         nonlocal broken
         await greeting(settings)
         broken = True
+        monkeypatch.setattr(module, "_STARTS_WITHIN", 1.0)
         faults = await supervisor.reload()
         return faults, await greeting(settings)
 
     monkeypatch.setattr(module, "start_child", start)
-    monkeypatch.setattr(module, "_STARTS_WITHIN", 1.0)
     told = Told()
     source = Source(lambda: settings, prepare)
     await asyncio.to_thread(prepare, settings)
