@@ -22,7 +22,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
 from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import give_to_owner_of, last_of, segments
-from smtpproxy.sinks.audit.reader import matches
+from smtpproxy.sinks.audit.following import matches
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.store import open_feedback, open_mailings, open_stream_counts

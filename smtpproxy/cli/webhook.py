@@ -12,7 +12,7 @@ from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, picked, sh
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import Backlog, DeadLetter, WebhookState
+from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 

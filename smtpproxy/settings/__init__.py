@@ -33,10 +33,10 @@ from smtpproxy.settings.mail import (
     StreamSettings,
     TokenSettings,
     UpstreamSettings,
-    WebhookSettings,
     WebSettings,
 )
 from smtpproxy.settings.places import Address, TcpAddress, UnixAddress
+from smtpproxy.settings.webhooks import WebhookSettings
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key
 
 __all__ = [

@@ -17,7 +17,6 @@ from smtpproxy.policy.model import (
     ExistingUnsubscribe,
     Mode,
     Nature,
-    Origin,
     TrackingPixels,
     UndeclaredBulk,
 )
@@ -52,7 +51,6 @@ from smtpproxy.settings.names import (
     Name,
     Passage,
     Purpose,
-    Scope,
     Selector,
     Sender,
     Sha256,
@@ -70,7 +68,6 @@ from smtpproxy.settings.places import (
     Network,
     PublicUrl,
     StoreUrl,
-    WebhookUrl,
 )
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Bounds, Key
 
@@ -271,7 +268,6 @@ class DnsSettings:
 
 
 Lines = Annotated[tuple[Line, ...], AT_LEAST_ONE]
-Event = Literal["added", "moved", "lifted", "streams"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,25 +350,6 @@ class TokenSettings:
     sha256: Annotated[Sha256, Key(example="64 hexadecimal digits of `smtpproxy token`")]
     may: Annotated[frozenset[Right], Key(example=("changes",)), AT_LEAST_ONE]
     requests_per_minute: Count = 600
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookSettings:
-    """Who is told about changes to suppressions. An empty filter lets everything pass."""
-
-    name: Annotated[Name, Key(example="crm")]
-    url: Annotated[WebhookUrl, Key(example="https://crm.example.com/hooks/suppressions")]
-    secret_file: Annotated[File, Key(example="/etc/smtpproxy/crm.secret")]
-    events: Annotated[frozenset[Event], Key(example=("added", "lifted")), AT_LEAST_ONE] = frozenset(
-        {"added", "moved", "lifted"}
-    )
-    scopes: frozenset[Scope] = frozenset()
-    origins: frozenset[Origin] = frozenset()
-    ca_file: File | None = None  # None: the authorities that the system trusts
-    batch: Annotated[int, Bounds(1, 1000)] = 500  # changes in one message
-    timeout: Duration = 10.0  # a whole delivery
-    give_up_after: Duration = DAY  # of failures; then a message is a dead letter
-    deadline: Duration = 0.0  # by when a change has to be told; 0, in the file: as rulebooks say
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from typing import Literal, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Audience, Contact, Origin, Rulebook, Source
+from smtpproxy.policy.model import Audience, Contact, Rulebook, Source
 from smtpproxy.policy.rules.recipient import restricting
-from smtpproxy.store.streams import StreamEvent
 
 Kind = Literal["contacts", "suppressions"]
 State = Literal["running", "complete", "interrupted", "undoing", "undone"]
@@ -226,91 +225,6 @@ class RetentionStore(Protocol):
     async def purge_lifted(self, before: datetime, *, dry_run: bool = False) -> Removed:
         """Remove the record of suppressions that were lifted before then."""
         ...
-
-
-Action = Literal["added", "moved", "lifted"]
-
-
-@dataclass(frozen=True, slots=True)
-class SuppressionChange:
-    """One change. `moved` is a suppression that was asked for again, later.
-
-    What was purged or put under another key is not `lifted`: nobody may mail again for it.
-    """
-
-    seq: int  # grows; gaps mean nothing
-    at: datetime  # when it was written here
-    action: Action
-    key: str  # the key text of exports
-    scope: str
-    origin: Origin
-    since: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class StreamChange:
-    """A stream, or a brand, was warned of, paused or resumed."""
-
-    seq: int  # among all changes
-    at: datetime
-    event: StreamEvent | None  # None: it is forgotten
-
-
-LoggedChange = SuppressionChange | StreamChange
-
-
-class ChangesGone(Exception):
-    """The log does not hold what came after `since`: it was trimmed, or it is another log.
-
-    The client has to begin again: take `newest`, read an export, then ask since `newest`.
-    """
-
-    def __init__(self, since: int, newest: int) -> None:
-        super().__init__(f"the changes after {since} are not in the log; its newest is {newest}")
-        self.since = since
-        self.newest = newest
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookState:
-    """How far one webhook is. Written by the dispatcher alone."""
-
-    name: str
-    position: int  # nothing up to this change has to be sent any more
-    message_id: str | None = None  # of the message under way, the same at every try
-    message_end: int | None = None  # the last change that it covers
-    failures: int = 0  # in a row
-    failing_since: datetime | None = None
-    retry_at: datetime | None = None
-    disabled_at: datetime | None = None
-    last_error: str | None = None
-    delivered_at: datetime | None = None
-    woken: bool = False  # a retry was requested
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that could not be delivered in time, kept until an operator decides."""
-
-    webhook: str
-    message_id: str
-    body: bytes
-    changes: int
-    oldest_at: datetime  # of its changes
-    died_at: datetime
-    attempts: int
-    error: str
-    retry: bool = False  # requested
-    id: int = 0  # given by the store
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What one webhook has not been told yet."""
-
-    oldest: datetime | None = None  # of the undelivered changes, dead letters included
-    dead_letters: int = 0
-    disabled: bool = False
 
 
 _NOTHING: frozenset[str] = frozenset()

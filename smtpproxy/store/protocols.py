@@ -6,7 +6,7 @@ turns that into 451 4.3.0, never into a pass. Methods that take an address as gi
 canonicalise it and raise `mail.address.AddressError` when it is not one.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -22,16 +22,13 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.keys import PartnerStore
 from smtpproxy.store.operations import (
     RESTRICTED,
-    Backlog,
     Batch,
     Correction,
-    DeadLetter,
     ImportStore,
-    LoggedChange,
     Rectification,
     RetentionStore,
-    WebhookState,
 )
+from smtpproxy.store.propagation import ChangeLog, WebhookStore
 from smtpproxy.store.streams import StreamStates
 
 
@@ -292,70 +289,6 @@ class Counts(Protocol):
         ...
 
 
-class SuppressionChanges(Protocol):
-    """The log of what changed, which every write of suppressions keeps."""
-
-    async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
-        """Return up to `limit` changes after number `since`, in order.
-
-        Raises `ChangesGone` when the log does not reach back so far, or never came so far.
-        """
-        ...
-
-    async def newest_change(self) -> int:
-        """Return the number of the newest change there ever was; 0 before the first."""
-        ...
-
-    async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
-        """Forget the changes from before then; return how many.
-
-        What one of `webhooks` has still to be told stays, unless it is disabled.
-        """
-        ...
-
-
-class WebhookStore(Protocol):
-    """How far webhooks are. One process writes; people may ask for retries."""
-
-    async def webhook_states(self) -> Mapping[str, WebhookState]: ...
-
-    async def put_webhook_state(self, state: WebhookState, dead: DeadLetter | None = None) -> None:
-        """Store all but `woken`; with `dead`, bury that message in the same commit."""
-        ...
-
-    async def forget_webhooks(self, kept: Collection[str]) -> None:
-        """Forget how far all others are; their dead letters stay."""
-        ...
-
-    async def wake_webhook(self, name: str) -> bool:
-        """Ask for a retry now, of a disabled one too; False when there is no such webhook."""
-        ...
-
-    async def take_wake(self, name: str) -> bool:
-        """Tell whether a retry was asked for, once."""
-        ...
-
-    async def dead_letters(self, webhook: str | None = None) -> Sequence[DeadLetter]:
-        """Return those of one webhook, or all, the oldest first."""
-        ...
-
-    async def retry_dead_letters(self, webhook: str, letter: int | None = None) -> int:
-        """Mark one, or all, to be tried once more; return how many."""
-        ...
-
-    async def settle_dead_letter(self, letter: int, error: str | None) -> None:
-        """Delivered (no error): it goes. Failed again: it stays, unmarked, with the error."""
-        ...
-
-    async def drop_dead_letters(self, webhook: str, letter: int | None = None) -> int:
-        """Give one, or all, up; return how many."""
-        ...
-
-    async def backlog(self) -> Mapping[str, Backlog]:
-        """Return what each webhook that was ever started has not been told yet."""
-        ...
-
-
 class RightsStore(Protocol):
     async def rectify(
         self, address: str, correction: Correction, *, at: datetime, reason: str
@@ -384,7 +317,7 @@ class Store(
     ConsentStore,
     RightsStore,
     Counts,
-    SuppressionChanges,
+    ChangeLog,
     WebhookStore,
     KeyRotation,
     PartnerStore,

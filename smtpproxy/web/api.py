@@ -15,7 +15,8 @@ from smtpproxy.locale import REFERENCE
 from smtpproxy.locale.pages import environment
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.metrics import Labels, Snapshot
-from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges
+from smtpproxy.store.propagation import ChangeLog
+from smtpproxy.store.protocols import FactReader, StoreUnavailable
 from smtpproxy.web.api_consent import CONSENT, PERMISSION, ConsentOperation, PermissionOperation
 from smtpproxy.web.api_operations import CHANGES, CHECK, ChangeFeed, Operation, check
 from smtpproxy.web.consent_by_mail import ConsentByMail
@@ -111,7 +112,7 @@ Answer = Callable[[Request], Awaitable[msgspec.Struct]]
 log = structlog.get_logger(__name__)
 
 
-class ApiStore(FactReader, SuppressionChanges, Protocol):
+class ApiStore(FactReader, ChangeLog, Protocol):
     """What the API needs of a store."""
 
 

@@ -16,8 +16,8 @@ from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
 from smtpproxy.store.exchange.suppression_record import change_object, read_scope
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import Action, ChangesGone, SuppressionChange
-from smtpproxy.store.protocols import FactReader, StoreUnavailable, SuppressionChanges
+from smtpproxy.store.propagation import Action, ChangeLog, ChangesGone, SuppressionChange
+from smtpproxy.store.protocols import FactReader, StoreUnavailable
 from smtpproxy.web.health import Cached
 from smtpproxy.web.tokens import Error, Refused
 
@@ -195,7 +195,7 @@ CHECK = Operation(
 class ChangeFeed:
     """Answers CHANGES. All who wait share one look at the log."""
 
-    def __init__(self, store: SuppressionChanges, stop: asyncio.Event) -> None:
+    def __init__(self, store: ChangeLog, stop: asyncio.Event) -> None:
         self._store = store
         self._stop = stop
         self._newest = Cached(self._look, _EVERY)

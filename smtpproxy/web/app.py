@@ -22,7 +22,7 @@ from smtpproxy.sinks.collector import SnapshotCollector, snapshot_gauges, store_
 from smtpproxy.sinks.metrics import Labels, Samples, Snapshot, merge
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.keys import PartnerSnapshot
-from smtpproxy.store.operations import Backlog
+from smtpproxy.store.propagation import Backlog
 from smtpproxy.web.api import Api
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.health import Cached, Health, Readiness

@@ -14,7 +14,7 @@ import msgspec
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.exchange.suppression_record import change_object
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import LoggedChange, StreamChange, SuppressionChange
+from smtpproxy.store.propagation import LoggedChange, StreamChange, SuppressionChange
 from smtpproxy.store.streams import event_object
 from smtpproxy.webhooks import signature
 

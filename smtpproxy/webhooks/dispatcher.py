@@ -14,8 +14,14 @@ from typing import Protocol
 import structlog
 
 from smtpproxy.settings import WebhookSettings
-from smtpproxy.store.operations import ChangesGone, DeadLetter, WebhookState
-from smtpproxy.store.protocols import StoreUnavailable, SuppressionChanges, WebhookStore
+from smtpproxy.store.propagation import (
+    ChangeLog,
+    ChangesGone,
+    DeadLetter,
+    WebhookState,
+    WebhookStore,
+)
+from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.webhooks.delivery import Kind, Message, Outcome, message, of_one_type, pause, wants
 
 _POLL = 1.0  # seconds between two looks at the log
@@ -24,7 +30,7 @@ _AFTER_TROUBLE = 5.0
 log = structlog.get_logger()
 
 
-class PropagationStore(SuppressionChanges, WebhookStore, Protocol):
+class PropagationStore(ChangeLog, WebhookStore, Protocol):
     """What the dispatcher needs of a store."""
 
 

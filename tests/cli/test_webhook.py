@@ -9,7 +9,7 @@ import pytest
 
 from smtpproxy.config import load
 from smtpproxy.store import open_store
-from smtpproxy.store.operations import DeadLetter, WebhookState
+from smtpproxy.store.propagation import DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
 from tests.cli.stored import Stored
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.operations import ChangesGone, DeadLetter, WebhookState
+from smtpproxy.store.propagation import ChangesGone, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store, SuppressionEntry
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)

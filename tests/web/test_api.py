@@ -20,7 +20,7 @@ from smtpproxy.policy.model import Origin
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
-from smtpproxy.store.operations import DeadLetter, WebhookState
+from smtpproxy.store.propagation import DeadLetter, WebhookState
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.web.api import Api, document
 from smtpproxy.web.app import create_app

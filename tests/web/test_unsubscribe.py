@@ -178,7 +178,14 @@ async def test_a_link_that_is_none(site: Site, tmp_path: Path) -> None:
     foreign = Site(other)
     good = site.link()
     texts = set()
-    for link in ("/u/x", good[:-1], good + "A", good[:-2] + ("AA" if good[-2:] != "AA" else "BA"), foreign.link(), "/u/%00"):
+    for link in (
+        "/u/x",
+        good[:-1],
+        good + "A",
+        good[:-2] + ("AA" if good[-2:] != "AA" else "BA"),
+        foreign.link(),
+        "/u/%00",
+    ):
         for method in ("GET", "POST"):
             response = await site.client.request(method, link, data=ONE_CLICK)
             assert response.status_code == 404, link

@@ -17,7 +17,7 @@ from smtpproxy.store.exchange.lines import read_object
 from smtpproxy.store.exchange.rows import check_no_error, is_error
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
-from smtpproxy.store.operations import SuppressionChange
+from smtpproxy.store.propagation import SuppressionChange
 from smtpproxy.store.protocols import SuppressionEntry
 
 COLUMNS = ("address", "scope", "origin", "since", "note")

@@ -12,7 +12,7 @@ import msgspec
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.keys import key_text
-from smtpproxy.store.operations import (
+from smtpproxy.store.propagation import (
     Backlog,
     ChangesGone,
     DeadLetter,
@@ -86,7 +86,7 @@ FROM webhook_state
 
 
 class Propagation(Connections):
-    """Keeps `SuppressionChanges` and `WebhookStore` for the store that it is mixed into."""
+    """Keeps `ChangeLog` and `WebhookStore` for the store that it is mixed into."""
 
     async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
         # One snapshot: what is trimmed meanwhile must not be missing in silence.

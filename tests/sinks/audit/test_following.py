@@ -8,7 +8,7 @@ import pytest
 from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.sinks.audit.expire import expire
-from smtpproxy.sinks.audit.reader import Matches, matches
+from smtpproxy.sinks.audit.following import Matches, matches
 from tests.kit.journal import START, Clock, decided, journal, segments
 
 ORDER = Suppression("all", Origin.COMPLAINT, START)

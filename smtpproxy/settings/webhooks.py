@@ -1,0 +1,31 @@
+"""The table `[[webhook]]`: who is told, and of what."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from smtpproxy.policy.model import Origin
+from smtpproxy.settings.amounts import DAY, Duration
+from smtpproxy.settings.names import Name, Scope
+from smtpproxy.settings.places import File, WebhookUrl
+from smtpproxy.toml_tables import AT_LEAST_ONE, Bounds, Key
+
+Event = Literal["added", "moved", "lifted", "streams", "feedback", "refusals"]
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Who is told about changes to suppressions. An empty filter lets everything pass."""
+
+    name: Annotated[Name, Key(example="crm")]
+    url: Annotated[WebhookUrl, Key(example="https://crm.example.com/hooks/suppressions")]
+    secret_file: Annotated[File, Key(example="/etc/smtpproxy/crm.secret")]
+    events: Annotated[frozenset[Event], Key(example=("added", "lifted")), AT_LEAST_ONE] = frozenset(
+        {"added", "moved", "lifted"}
+    )
+    scopes: frozenset[Scope] = frozenset()
+    origins: frozenset[Origin] = frozenset()
+    ca_file: File | None = None  # None: the authorities that the system trusts
+    batch: Annotated[int, Bounds(1, 1000)] = 500  # changes in one message
+    timeout: Duration = 10.0  # a whole delivery
+    give_up_after: Duration = DAY  # of failures; then a message is a dead letter
+    deadline: Duration = 0.0  # by when a change has to be told; 0, in the file: as rulebooks say

@@ -1,0 +1,117 @@
+"""Following the audit journal: what was written since it was last read, by the rows of each slot.
+
+A running relay's files are read as far as they are written.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from smtpproxy.sinks.audit.chain import NotALine, number_of
+from smtpproxy.sinks.audit.files import Segment, last_line, segments
+from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, read_line
+
+_MATCHED = b'"suppressions":['
+_MOST = 2_000
+_ROWS = 1_000_000
+
+
+Row = tuple[int, bytes]
+"""A line and its number in the slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The newest match of canonical addresses and whole domains, up to row `n` of a slot."""
+
+    slot: int
+    n: int
+    newest: Mapping[str, datetime]
+
+
+def newest_rows(folder: Path) -> dict[int, int]:
+    """Return the number of the last row of each slot. Raises OSError."""
+    lasts = {slot: last_line(files) for slot, files in segments(folder).items()}
+    return {slot: last.head.n for slot, last in lasts.items() if last is not None}
+
+
+def unread(folder: Path, read: Mapping[int, int]) -> Iterator[tuple[int, Iterator[Row]]]:
+    """Yield each slot that has rows after `read`, the last row of each that was read, and these.
+
+    Raises OSError.
+    """
+    for slot, files in segments(folder).items():
+        last = last_line(files)
+        after = read.get(slot, 0)
+        if last is None or last.head.n == after:
+            continue
+        if last.head.n < after:  # another journal than the one that was read
+            after = 0
+        yield slot, _rows(_from(files, after), after)
+
+
+def matches(folder: Path, read: Mapping[int, int]) -> Iterator[Matches]:
+    """Yield the matches that were recorded since `read`: the last row of each slot that was read.
+
+    A part of them at a time, a thousand or so; the last part of a slot may be empty. Raises
+    OSError.
+    """
+    for slot, rows in unread(folder, read):
+        yield from _of_slot(slot, rows)
+
+
+def _from(files: Sequence[Segment], after: int) -> Sequence[Segment]:
+    """The files that may hold later rows than that."""
+    for place in range(len(files) - 1, 0, -1):
+        with files[place].path.open("rb") as lines:
+            try:
+                if number_of(lines.readline()) <= after + 1:
+                    return files[place:]
+            except NotALine:
+                continue
+    return files
+
+
+def _rows(files: Sequence[Segment], after: int) -> Iterator[Row]:
+    for segment in files:
+        with segment.path.open("rb") as lines:
+            for raw in lines:
+                if not raw.endswith(b"\n"):
+                    break  # it is being written, or was cut short
+                try:
+                    number = number_of(raw)
+                except NotALine:
+                    continue
+                if number > after:
+                    yield number, raw
+
+
+def _of_slot(slot: int, rows: Iterator[Row]) -> Iterator[Matches]:
+    newest: dict[str, datetime] = {}
+    n = untold = 0
+    for number, raw in rows:
+        n = max(n, number)
+        untold += 1
+        if _MATCHED in raw:
+            _note(raw, newest)
+        if len(newest) >= _MOST or untold >= _ROWS:
+            yield Matches(slot, n, newest)
+            newest, untold = {}, 0
+    if untold:
+        yield Matches(slot, n, newest)
+
+
+def _note(raw: bytes, newest: dict[str, datetime]) -> None:
+    try:
+        line = read_line(raw)
+    except NotALine:
+        return
+    if isinstance(line.entry, DecisionEntry):
+        at = line.entry.at
+        for part in line.personal:
+            if not isinstance(part, Personal) or part.canonical is None or part.facts is None:
+                continue
+            for one in part.facts.suppressions:
+                name = one.domain or one.read_as or part.canonical
+                newest[name] = max(at, newest.get(name, at))
