@@ -5,7 +5,7 @@ import asyncio
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.waiting import Pending
 
 _AT_ONCE = 50
-_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)
 _GIVEN_UP_AFTER = timedelta(days=5)
 """For as long as mail servers commonly retry (RFC 5321 4.5.4.1)."""
+
+_RECORD_WITHIN = timedelta(hours=1)
+"""A record that is not found may only be out of reach: a volume that is mounted late, a restore."""
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _OF_DELIVERY = ("Return-Path", "Delivered-To", "X-Original-To")
@@ -40,6 +43,10 @@ log = structlog.get_logger(__name__)
 
 class _Nobody(Exception):
     """A bounce that cannot be handed on; the text says why."""
+
+
+class _NotFound(Exception):
+    """The record of the message is not there, or not there yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +77,31 @@ class BounceRelay:
         except (_Nobody, NoticeRefused) as error:  # a refusal is on record
             log.info("bounce not handed on", id=bounce.decision, reason=str(error))
         except FAILURES as error:
-            if now - bounce.since < _GIVEN_UP_AFTER:
-                await self.log.hand_on_later(bounce.key, now + _pause(bounce.tries))
-                log.warning("bounce waits", id=bounce.decision, error=str(error))
-                return False
-            log.error("bounce given up", id=bounce.decision, error=str(error))
+            return not await self._put_off(bounce, now, _GIVEN_UP_AFTER, error)
+        except _NotFound as error:
+            await self._put_off(bounce, now, _RECORD_WITHIN, error)
+            return True
+        except Exception as error:  # one bounce must not keep the others from going on
+            log.error("internal error", id=bounce.decision, exc_info=error)
+            await self._put_off(bounce, now, _GIVEN_UP_AFTER, error)
+            return True
         else:
             log.info("bounce handed on", id=bounce.decision)
         await self.log.handed_on(bounce.key)
         return True
+
+    async def _put_off(
+        self, bounce: HandingOn, now: datetime, longest: timedelta, error: Exception
+    ) -> bool:
+        """Try it again later, or give it up once it is older than `longest`; return which."""
+        waits = now - bounce.since < longest
+        if waits:
+            await self.log.hand_on_later(bounce.key, now + _pause(bounce.tries))
+            log.warning("bounce waits", id=bounce.decision, error=str(error))
+        else:
+            await self.log.handed_on(bounce.key)
+            log.error("bounce given up", id=bounce.decision, error=str(error))
+        return waits
 
     def _performing(self, key: bytes) -> Callable[[Effect[Any]], Any]:
         """Return what performs effects, and notes that the upstream has the bounce once it says so.
@@ -99,13 +122,15 @@ class BounceRelay:
         return perform
 
     def _made(self, bounce: HandingOn) -> tuple[Notices, bytes]:
-        """What hands it on, and its content. Raises _Nobody, OSError."""
+        """What hands it on, and its content. Raises _Nobody, _NotFound, OSError."""
         arrived = self.maildir.read(bounce.report, self.settings.size_limit + 1)
         if arrived is None:
             raise _Nobody("the report is gone")
         decided = decision(self.audit, bounce.decision)
-        if decided is None or not decided.reverse_path:
-            raise _Nobody("the record of the message is gone")
+        if decided is None:
+            raise _NotFound("the record of the message is not found")
+        if not decided.reverse_path:
+            raise _Nobody("the app gave the null reverse path")
         if decided.reverse_path.startswith(ERASED):
             raise _Nobody("the reverse path was erased")
         if decided.reverse_path.rpartition("@")[2].lower() == self.settings.domain:

@@ -16,7 +16,7 @@ from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.settings import FeedbackSettings, StoreSettings
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_feedback
-from smtpproxy.store.feedback import ReadReport
+from smtpproxy.store.feedback import HandingOn, ReadReport
 from smtpproxy.store.maildir import Maildir
 from tests.kit import journal
 
@@ -77,15 +77,19 @@ class Mailbox:
             self.audit,
         )
 
-    async def bounced(self, reverse_path: str = APP, *, recorded: bool = True) -> None:
+    async def bounced(
+        self, reverse_path: str = APP, *, recorded: bool = True, id: str = "r1"
+    ) -> None:
         """Somebody's message came back."""
         decided = journal.decided(self.clock, ANN, reverse_path=reverse_path)
         if recorded:
             written = journal.journal(self.audit, self.clock)
             await written.commit(decided)
             written.close()
-        self.maildir.keep("r1", CONTENT)
-        report = ReadReport("r1", self.around.time, "dsn", "", hand_on=b"key", decision=decided.id)
+        self.maildir.keep(id, CONTENT)
+        report = ReadReport(
+            id, self.around.time, "dsn", "", hand_on=id.encode(), decision=decided.id
+        )
         await self.log.note([report])
 
     async def hand_on(self, **later: float) -> None:
@@ -132,10 +136,10 @@ async def test_it_waits_for_the_upstream_and_is_given_up_after_days(
     app.failure = UpstreamError("down")
     await mailbox.hand_on()
     app.failure = None
-    await mailbox.hand_on(seconds=30)
+    await mailbox.hand_on(seconds=4)
     assert app.got == [], "not before its time"
     app.failure = UpstreamError("down")
-    await mailbox.hand_on(seconds=31)
+    await mailbox.hand_on(seconds=2)
     await mailbox.hand_on(days=4)
     assert await mailbox.waits()
     await mailbox.hand_on(days=2)
@@ -156,10 +160,51 @@ async def test_nobody_is_there_to_hand_it_to(mailbox: Mailbox, app: App, path: s
     assert (app.got, await mailbox.waits()) == ([], False)
 
 
-async def test_the_record_of_the_message_is_gone_or_erased(mailbox: Mailbox, app: App) -> None:
-    await mailbox.bounced(recorded=False)
+async def test_a_second_try_comes_within_seconds(mailbox: Mailbox, app: App) -> None:
+    """The upstream is often only late, where all of it was just started."""
+    await mailbox.bounced()
+    app.failure = UpstreamError("down")
     await mailbox.hand_on()
+    app.failure = None
+    await mailbox.hand_on(seconds=6)
+    assert [path for path, _ in app.got] == [APP]
+
+
+async def test_a_record_that_is_out_of_reach_for_a_while(mailbox: Mailbox, app: App) -> None:
+    await mailbox.bounced()
+    away = mailbox.audit.rename(mailbox.audit.with_name("away"))
+    await mailbox.hand_on()
+    assert (app.got, await mailbox.waits()) == ([], True)
+    away.rename(mailbox.audit)
+    await mailbox.hand_on(seconds=6)
+    assert [path for path, _ in app.got] == [APP]
+
+
+async def test_the_record_of_the_message_is_gone(mailbox: Mailbox, app: App) -> None:
+    await mailbox.bounced(recorded=False)
+    await mailbox.hand_on(minutes=59)
+    assert await mailbox.waits()
+    await mailbox.hand_on(minutes=59)
     assert (app.got, await mailbox.waits()) == ([], False)
+
+
+@pytest.mark.parametrize("fault", ["no record", "a fault of the program"])
+async def test_one_that_cannot_go_keeps_no_other_waiting(
+    mailbox: Mailbox, app: App, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    await mailbox.bounced(recorded=fault != "no record", id="r1")
+    await mailbox.bounced(id="r2")
+    made = BounceRelay._made
+
+    def broken(relay: BounceRelay, bounce: HandingOn) -> Any:
+        if bounce.report == "r1" and fault != "no record":
+            raise RuntimeError("nobody thought of that")
+        return made(relay, bounce)
+
+    monkeypatch.setattr(BounceRelay, "_made", broken)
+    await mailbox.hand_on()
+    assert [path for path, _ in app.got] == [APP]
+    assert await mailbox.waits()
 
 
 async def test_who_was_erased_gets_none(mailbox: Mailbox, app: App) -> None:
