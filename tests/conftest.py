@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.kit import parts
@@ -22,6 +23,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles e
 sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
+hypothesis.settings.register_profile("untimed", deadline=None)  # timings are for benchmarks
+hypothesis.settings.load_profile("untimed")
 gc.disable()  # while thousands of tests are collected: all of it stays
 
 

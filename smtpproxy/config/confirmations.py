@@ -29,9 +29,9 @@ def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
         )
     yield from _senders(document)
     brands = [str(brand.get("name")) for _, brand in tables(document, "brand")]
-    taken = {stream_name(brand, len(brands)) for brand in brands}
+    taken = [stream_name(brand, len(brands)) for brand in brands]
     for index, stream in tables(document, "stream"):
-        if stream.get("name") in taken:
+        if stream.get("name") in taken:  # what is no text is told elsewhere
             yield Fault(
                 ("stream", index, "name"),
                 f'"{stream["name"]}" is built in, for the relay\'s own mail to people:'

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtpproxy.config import ConfigError, parse
@@ -54,6 +54,7 @@ def spoiled(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(spoiled())
+@example(CONTRACT | {"confirmation": {}, "stream": [{"name": []}], "listener": [{"name": []}]})
 def test_any_table_is_judged(document: dict[str, Any]) -> None:
     judged(to_toml(document))
 

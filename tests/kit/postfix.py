@@ -134,6 +134,7 @@ class PostfixInstance:
             "minimal_backoff_time": "1s",
             "maximal_backoff_time": "2s",
             "queue_run_delay": "1s",
+            "transport_retry_time": "1s",
         }
         if relayhost is not None:
             host, _, port = relayhost.rpartition(":")

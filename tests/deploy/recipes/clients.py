@@ -46,7 +46,10 @@ def delivered(postfix: PostfixInstance, about: str, count: int = 1) -> list[Deli
         mails = [mail for mail in postfix.delivered() if about.encode() in mail.message]
         return mails if len(mails) >= count else None
 
-    return wait_for(found, f"{count} of {about}", every=0.1)
+    try:
+        return wait_for(found, f"{count} of {about}", every=0.1)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{postfix.queued()}\n{postfix.log[-4000:]}") from None
 
 
 def arrived(mta: FakeUpstream, about: str, count: int = 1) -> list[Accepted]:
