@@ -16,14 +16,14 @@ from smtpproxy.cli.options import canonical_address, choice, config_option, opti
 from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, open_patiently, using_store
 from smtpproxy.feedback import Class, Report
-from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done
+from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, telling
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.store import open_breaker, open_feedback
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadReport
 from smtpproxy.store.maildir import Arrived, Maildir
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.protocols import Store, SuppressionEntry
 
 T = TypeVar("T")
 
@@ -96,7 +96,8 @@ class _ByHand:
         self._breaker = open_breaker(settings, lambda: self._store)
         self._threads = ThreadPoolExecutor(1)
         self._reader = Reader.of(settings, feedback, self._threads)
-        self._actor = Actor(feedback, lambda: self._store, self._log, self._breaker)
+        tell = telling(settings.webhooks, lambda: self._store)
+        self._actor = Actor(feedback, lambda: self._store, self._log, self._breaker, tell)
 
     @classmethod
     async def opened(
@@ -204,9 +205,24 @@ def assign(settings: Settings, report: str, address: str | None, options: Assign
     scope = _scope(settings, meaning, options.stream)
     origin, note = SUPPRESSIONS[meaning]
     entry = SuppressionEntry(address, scope, origin, one.at, note)
-    using_store(settings, lambda store: store.add_suppressions([entry]))
     key = sha256(f"assigned {one.id}".encode()).digest()[:16]
     event = HeardEvent(key, options.meaning, options.stream or UNKNOWN)
+
+    async def act(store: Store) -> None:
+        await store.add_suppressions([entry])
+        tell = telling(settings.webhooks, lambda: store)
+        if tell is not None:
+            told = heard_event(
+                key,
+                at=now(),
+                report=one.id,
+                heard=event.kind,
+                stream=event.stream,
+                suppressed=scope,
+            )
+            await tell([told])
+
+    using_store(settings, act)
     _with_log(settings, lambda log: log.looked_at(one.id, address, event))
     text = f"{one.id}: {address} is suppressed, scope {scope}, origin {origin}"
     return Result({"id": one.id, "suppressed": address, "scope": scope, "origin": origin}, [text])

@@ -293,7 +293,7 @@ def _propagation(settings: Settings) -> Iterator[str]:
                 f"{where}.give_up_after: later than its deadline, so an undeliverable change"
                 " is overdue before it becomes a dead letter"
             )
-        if "added" not in webhook.events:
+        if "added" not in webhook.events and webhook.events & {"moved", "lifted"}:
             yield f'{where}.events: without "added" the receiver never learns who must not be'
             " mailed"
     if settings.tokens and settings.web is None:

@@ -5,8 +5,9 @@ Everything may be done again after a crash, and is done once: what was heard bef
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 
 import structlog
@@ -16,10 +17,11 @@ from smtpproxy.mailbox.reading import Reader, Understood
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Origin
 from smtpproxy.policy.periods import beginning
-from smtpproxy.settings import FeedbackSettings
+from smtpproxy.settings import FeedbackSettings, WebhookSettings
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.feedback import FeedbackLog, HeardEvent, ReadReport
 from smtpproxy.store.maildir import Maildir
+from smtpproxy.store.propagation import EventLog, NewEvent
 from smtpproxy.store.protocols import SuppressionEntry, SuppressionStore
 
 SUPPRESSIONS = {
@@ -60,6 +62,7 @@ class Actor:
     store: Callable[[], SuppressionStore]
     log: FeedbackLog
     breaker: Breaker | None = None
+    tell: Callable[[Sequence[NewEvent]], Awaitable[None]] | None = None  # what webhooks want
 
     async def act(self, understood: Sequence[Understood]) -> Sequence[Done]:
         """Do what follows, and put it on record."""
@@ -77,6 +80,10 @@ class Actor:
                 await self._tell_breaker(one.report.sent, event)
         if entries:
             await self.store().add_suppressions(entries)
+        if self.tell is not None:
+            told = [each for one in understood for each in _told(one, news[one.arrived.id])]
+            if told:
+                await self.tell(told)
         await self.log.note([_noted(one, news[one.arrived.id]) for one in understood])
         return [_done(one, news[one.arrived.id]) for one in understood]
 
@@ -139,6 +146,64 @@ def _key(one: Understood, event: Event) -> bytes:
     else:
         about = f"{one.digest.hex()} {event.address}"
     return sha256(f"{event.event_class} {about}".encode()).digest()[:16]
+
+
+_TOLD = (Class.DEAD, Class.COMPLAINT, Class.UNSUBSCRIBE)
+
+
+def _told(one: Understood, news: Sequence[_Keyed]) -> Iterator[NewEvent]:
+    """What webhooks are told of a report: no address, and nothing that it wrote."""
+    sent = one.report.sent
+    for event, key in news:
+        if one.kept or (event is not None and event.event_class in _TOLD):
+            suppresses = event is not None and event.action is Action.SUPPRESS
+            yield heard_event(
+                key,
+                at=one.arrived.at,
+                report=one.arrived.id,
+                heard="other" if event is None else event.event_class,
+                stream=one.stream,
+                decision=None if sent is None else sent.decision_id,
+                suppressed=event.scope if event is not None and suppresses else None,
+                kept=one.kept,
+            )
+
+
+def heard_event(
+    key: bytes,
+    *,
+    at: datetime,
+    report: str,
+    heard: str,
+    stream: str,
+    decision: str | None = None,
+    suppressed: str | None,
+    kept: bool = False,
+) -> NewEvent:
+    """Return what webhooks are told of one thing that was heard; `suppressed` is the scope."""
+    data = {
+        "at": at,
+        "report": report,
+        "heard": heard,
+        "stream": stream,
+        "decision": decision,
+        "suppressed": suppressed,
+        "kept": kept,
+    }
+    return NewEvent(key.hex(), "feedback", data)
+
+
+def telling(
+    webhooks: Iterable[WebhookSettings], store: Callable[[], EventLog]
+) -> Callable[[Sequence[NewEvent]], Awaitable[None]] | None:
+    """Return what logs feedback for webhooks; None where none wants it."""
+    if not any("feedback" in webhook.events for webhook in webhooks):
+        return None
+
+    async def tell(events: Sequence[NewEvent]) -> None:
+        await store().log_events(events)
+
+    return tell
 
 
 def _noted(one: Understood, news: Sequence[_Keyed]) -> ReadReport:

@@ -15,7 +15,7 @@ import structlog
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
 from smtpproxy.events import Event, UlidFactory
-from smtpproxy.mailbox.acting import Actor, work_off
+from smtpproxy.mailbox.acting import Actor, telling, work_off
 from smtpproxy.mailbox.handing_on import BounceRelay
 from smtpproxy.mailbox.listener import Listener
 from smtpproxy.mailbox.reading import Reader
@@ -112,7 +112,8 @@ class Mailbox:
         self._breaker = open_breaker(settings, lambda: self._store)
         self._threads = ThreadPoolExecutor(1, "dkim")
         self._reader = Reader.of(settings, feedback, self._threads)
-        self._actor = Actor(feedback, lambda: self._store, self._feedback, self._breaker)
+        tell = telling(settings.webhooks, lambda: self._store)
+        self._actor = Actor(feedback, lambda: self._store, self._feedback, self._breaker, tell)
         self._relay = BounceRelay(
             feedback,
             services,

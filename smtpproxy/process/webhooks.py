@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import socket
+import threading
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import structlog
 
 from smtpproxy.events import UlidFactory
 from smtpproxy.process.children import Beat, Channel, Drain, Ready
+from smtpproxy.process.webhook_events import keep_logging
 from smtpproxy.settings import Settings, WebhookSettings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot
@@ -48,12 +50,15 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
         asyncio.create_task(_keep_delivering(webhook, store, around))
         for webhook in settings.webhooks
     ]
+    ending = threading.Event()
+    tasks.append(asyncio.create_task(keep_logging(settings, store, around.now, ending)))
     tasks.append(asyncio.create_task(_beat(channel, counts)))
     channel.send(Ready())
     async for message in channel.messages():
         if isinstance(message, Drain):
             break
     # What is on its way is broken off: it is sent again, under the same id.
+    ending.set()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from smtpproxy.locale import Lang, Phrase, Time, say
 from smtpproxy.policy.model import Action, Mode, StreamClass
-from smtpproxy.report.counting import OTHERS, Counts, Row, Selection, What, count
+from smtpproxy.report.counting import Selection, count
+from smtpproxy.report.counts import OTHERS, Counts, Row, What
 from smtpproxy.report.judgement import Figure, Judgement, Said, StreamReport, stream_reports
 
 __all__ = ["BY", "Report", "Selection", "count", "html"]

@@ -12,7 +12,7 @@ from smtpproxy.policy.rulebook import (
     MESSAGE_REASONS,
     TRANSACTIONAL_MESSAGE_REASONS,
 )
-from smtpproxy.report.counting import Counts, Row
+from smtpproxy.report.counts import Counts, Row
 
 ENOUGH = 20
 """Recipients: fewer say nothing about a stream."""

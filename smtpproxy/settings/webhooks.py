@@ -4,17 +4,29 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.settings.amounts import DAY, Duration
+from smtpproxy.settings.amounts import DAY, HOUR, Duration, duration
 from smtpproxy.settings.names import Name, Scope
 from smtpproxy.settings.places import File, WebhookUrl
-from smtpproxy.toml_tables import AT_LEAST_ONE, Bounds, Key
+from smtpproxy.toml_tables import AT_LEAST_ONE, Bounds, Key, Written
 
+SHORTEST = 10.0  # seconds
+
+
+def summary_period(value: object) -> float:
+    """Return seconds that one summary covers."""
+    seconds = duration(value)
+    if not SHORTEST <= seconds <= DAY:
+        raise ValueError(f"{value!r} is not from 10s to 1d")
+    return seconds
+
+
+SummaryPeriod = Annotated[float, Written(summary_period)]
 Event = Literal["added", "moved", "lifted", "streams", "feedback", "refusals"]
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
-    """Who is told about changes to suppressions. An empty filter lets everything pass."""
+    """Who is told about changes to suppressions, and what else. An empty filter lets all pass."""
 
     name: Annotated[Name, Key(example="crm")]
     url: Annotated[WebhookUrl, Key(example="https://crm.example.com/hooks/suppressions")]
@@ -28,4 +40,5 @@ class WebhookSettings:
     batch: Annotated[int, Bounds(1, 1000)] = 500  # changes in one message
     timeout: Duration = 10.0  # a whole delivery
     give_up_after: Duration = DAY  # of failures; then a message is a dead letter
+    refusals_every: SummaryPeriod = HOUR
     deadline: Duration = 0.0  # by when a change has to be told; 0, in the file: as rulebooks say

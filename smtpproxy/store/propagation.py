@@ -36,7 +36,29 @@ class StreamChange:
     event: StreamEvent | None  # None: it is forgotten
 
 
-LoggedChange = SuppressionChange | StreamChange
+Topic = Literal["campaign", "feedback", "refusals"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """What happened, to be told. `data` names nobody; what has the same `key` is the same."""
+
+    key: str
+    topic: Topic
+    data: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """What happened, as it was logged."""
+
+    seq: int  # among all changes
+    at: datetime
+    topic: Topic
+    data: Mapping[str, object]
+
+
+LoggedChange = SuppressionChange | StreamChange | LoggedEvent
 
 
 class ChangesGone(Exception):
@@ -112,6 +134,27 @@ class ChangeLog(Protocol):
 
         What one of `webhooks` has still to be told stays, unless it is disabled.
         """
+        ...
+
+
+class EventLog(Protocol):
+    """What else is told, in the log of changes. Methods raise StoreUnavailable."""
+
+    async def log_events(
+        self, events: Sequence[NewEvent], source: tuple[str, str] | None = None
+    ) -> None:
+        """Log what was not logged before, in order; in the same commit note how far a source is.
+
+        `source` is its name, and its state in whatever form.
+        """
+        ...
+
+    async def event_sources(self) -> Mapping[str, str]:
+        """Return how far each source is, by its name."""
+        ...
+
+    async def forget_event_sources(self, kept: Collection[str]) -> None:
+        """Forget how far all others are: they begin anew."""
         ...
 
 

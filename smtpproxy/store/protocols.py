@@ -28,7 +28,7 @@ from smtpproxy.store.operations import (
     Rectification,
     RetentionStore,
 )
-from smtpproxy.store.propagation import ChangeLog, WebhookStore
+from smtpproxy.store.propagation import ChangeLog, EventLog, WebhookStore
 from smtpproxy.store.streams import StreamStates
 
 
@@ -318,6 +318,7 @@ class Store(
     RightsStore,
     Counts,
     ChangeLog,
+    EventLog,
     WebhookStore,
     KeyRotation,
     PartnerStore,

@@ -137,6 +137,17 @@ class StreamCounts(Protocol):
         """Return those of a stream that had enough people, the newest first."""
         ...
 
+    async def tried_since(self, since: datetime, least: int) -> Sequence[tuple[str, Campaign]]:
+        """Return the campaigns that so many people got, each with its stream.
+
+        Those that had enough people before `since` are left out.
+        """
+        ...
+
+    async def campaign_began(self, key: str) -> str | None:
+        """Return the id of the first decision that a campaign was counted by."""
+        ...
+
     async def release_campaigns(self, stream: str) -> int:
         """Forget what was found of the campaigns of a stream; return of how many."""
         ...

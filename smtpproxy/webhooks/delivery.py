@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -14,12 +14,22 @@ import msgspec
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.exchange.suppression_record import change_object
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.propagation import LoggedChange, StreamChange, SuppressionChange
+from smtpproxy.store.propagation import (
+    LoggedChange,
+    LoggedEvent,
+    StreamChange,
+    SuppressionChange,
+    Topic,
+)
 from smtpproxy.store.streams import event_object
 from smtpproxy.webhooks import signature
 
-TYPE, STREAMS = "suppression.changes", "stream.changes"
-"""What a message is about."""
+SUPPRESSIONS, STREAMS = "suppression.changes", "stream.changes"
+_TYPES: Mapping[Topic, str] = {
+    "campaign": STREAMS,
+    "feedback": "feedback.reports",
+    "refusals": "refusals.summaries",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,10 @@ class Message:
 
 
 def wants(webhook: WebhookSettings, change: LoggedChange) -> bool:
+    if isinstance(change, LoggedEvent):
+        if change.topic == "refusals" and change.data["period"] != webhook.refusals_every:
+            return False
+        return ("streams" if change.topic == "campaign" else change.topic) in webhook.events
     if isinstance(change, StreamChange):
         return "streams" in webhook.events and change.event is not None
     return (
@@ -44,8 +58,14 @@ def wants(webhook: WebhookSettings, change: LoggedChange) -> bool:
 
 
 def of_one_type(changes: Sequence[LoggedChange]) -> Sequence[LoggedChange]:
-    """Return the first changes that are all of suppressions, or all of streams."""
-    return list(takewhile(lambda one: type(one) is type(changes[0]), changes))
+    """Return the first changes that fit into one message."""
+    return list(takewhile(lambda one: _type(one) == _type(changes[0]), changes))
+
+
+def _type(change: LoggedChange) -> str:
+    if isinstance(change, LoggedEvent):
+        return _TYPES[change.topic]
+    return STREAMS if isinstance(change, StreamChange) else SUPPRESSIONS
 
 
 def message(id: str, changes: Sequence[LoggedChange], end: int) -> Message:
@@ -55,7 +75,7 @@ def message(id: str, changes: Sequence[LoggedChange], end: int) -> Message:
     again is the same, octet for octet.
     """
     body = {
-        "type": STREAMS if isinstance(changes[0], StreamChange) else TYPE,
+        "type": _type(changes[0]),
         "timestamp": written_time(changes[-1].at),
         "data": {"changes": [_object(change) for change in changes], "next": end},
     }
@@ -65,6 +85,8 @@ def message(id: str, changes: Sequence[LoggedChange], end: int) -> Message:
 def _object(change: LoggedChange) -> dict[str, object]:
     if isinstance(change, SuppressionChange):
         return change_object(change)
+    if isinstance(change, LoggedEvent):
+        return {"seq": change.seq, **change.data}
     return {"seq": change.seq, **(event_object(change.event) if change.event else {})}
 
 

@@ -10,17 +10,18 @@ import pytest
 
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
-from smtpproxy.mailbox.acting import Actor, Done
+from smtpproxy.mailbox.acting import Actor, Done, telling
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Origin, Stream, Suppression
 from smtpproxy.policy.periods import parse_cap
-from smtpproxy.settings import FeedbackSettings, StoreSettings
+from smtpproxy.settings import FeedbackSettings, StoreSettings, WebhookSettings
 from smtpproxy.store import open_feedback, open_store
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring, load_link_keys
 from smtpproxy.store.maildir import Arrived
+from smtpproxy.store.propagation import LoggedEvent, NewEvent
 from smtpproxy.store.protocols import Store
 from tests.kit import journal, traffic
 from tests.kit.reports import bounce, complaint, letter
@@ -209,6 +210,54 @@ async def test_full_mailboxes_are_suppressed_when_that_happens_often(mailbox: Ma
         report = bounce(ANN, to=path, status="5.2.2", said="552 5.2.2 mailbox full")
         await mailbox.take(report, report, at=NOW + timedelta(days=day))
     assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
+
+
+async def told(mailbox: Mailbox) -> list[dict[str, object]]:
+    logged = await mailbox.store.changes(0, 100)
+    return [dict(one.data) for one in logged if isinstance(one, LoggedEvent)]
+
+
+async def test_webhooks_are_told_once_and_without_an_address(mailbox: Mailbox) -> None:
+    tell = telling(
+        [WebhookSettings("crm", "", Path(), frozenset({"feedback"}))], lambda: mailbox.store
+    )
+    mailbox.actor = replace(mailbox.actor, tell=tell)
+    full = bounce(ANN, to=mailbox.path(ANN), status="5.2.2", said="552 5.2.2 mailbox full")
+    wish = letter(f"unsubscribe {mailbox.token(BOB)}", to=f"stop@{DOMAIN}", sender=BOB)
+    strange = letter("Hello", to=mailbox.path(ANN), sender=BOB, body="How are you?")
+    reports = (bounce(ANN, to=mailbox.path(ANN)), full, complaint(BOB), wish, strange)
+    await mailbox.take(*reports)
+    found = await told(mailbox)
+    assert [(one["report"], one["heard"], one["suppressed"], one["kept"]) for one in found] == [
+        ("r1", "dead", "all", False),
+        ("r3", "complaint", None, False),
+        ("r4", "unsubscribe", "purpose:offers", False),
+        ("r5", "other", None, True),
+    ]
+    assert (found[0]["stream"], found[0]["decision"]) == ("offers", ID)
+    assert "people.example" not in str(found)
+    await mailbox.take(*reports[:3])
+    assert await told(mailbox) == found, "the same again is nothing new"
+
+
+async def test_who_dies_before_it_is_noted_tells_it_once(mailbox: Mailbox) -> None:
+    async def tell_and_die(events: Sequence[NewEvent]) -> None:
+        await mailbox.store.log_events(events)
+        raise KeyboardInterrupt
+
+    dead = bounce(ANN, to=mailbox.path(ANN))
+    mailbox.actor = replace(mailbox.actor, tell=tell_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        await mailbox.take(dead)
+    mailbox.actor = replace(mailbox.actor, tell=mailbox.store.log_events)
+    mailbox.number = 0
+    await mailbox.take(dead)
+    assert [one["heard"] for one in await told(mailbox)] == ["dead"]
+
+
+def test_nothing_is_logged_where_no_webhook_wants_it() -> None:
+    hook = WebhookSettings("crm", "", Path())
+    assert telling([hook], lambda: pytest.fail("not asked for")) is None
 
 
 class HeardBy:

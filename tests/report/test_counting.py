@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from smtpproxy.events import Client, Decided, JudgedRecipient
 from smtpproxy.policy.model import Action, Basis, Decision, Reason, Stream, Verdict
 from smtpproxy.report import counting
-from smtpproxy.report.counting import OTHERS, PEOPLE, Counts, Fault, Selection, What, count
+from smtpproxy.report.counting import Selection, count
+from smtpproxy.report.counts import OTHERS, PEOPLE, Counts, Fault, What
 from smtpproxy.sinks.audit.reader import read
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 from tests.kit.traffic import OFFERS, RECEIPTS, TRIAL

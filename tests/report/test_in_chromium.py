@@ -8,7 +8,7 @@ import pytest
 from smtpproxy.locale import LANGS
 from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
 from smtpproxy.report import Report, Selection, html
-from smtpproxy.report.counting import OTHERS, Counts, Fault, What
+from smtpproxy.report.counts import OTHERS, Counts, Fault, What
 from tests.kit import axe
 from tests.kit.chromium import Chromium
 

@@ -7,7 +7,7 @@ import pytest
 from smtpproxy.locale import LANGS, PAGE_LANGS, REFERENCE, texts
 from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
 from smtpproxy.report import in_words
-from smtpproxy.report.counting import Counts, Fault, What
+from smtpproxy.report.counts import Counts, Fault, What
 from smtpproxy.report.judgement import Kind, Readiness, StreamReport, kind_of
 
 DAYS = [f"2026-03-{day:02}" for day in range(1, 11)]

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.propagation import ChangesGone, DeadLetter, WebhookState
+from smtpproxy.store.propagation import ChangesGone, DeadLetter, NewEvent, WebhookState
 from smtpproxy.store.protocols import Store, SuppressionEntry
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
@@ -23,6 +23,32 @@ async def add(store: Store, count: int) -> None:
 
 def letter(webhook: str = "crm", message_id: str = "msg_1") -> DeadLetter:
     return DeadLetter(webhook, message_id, b"{}", 3, T0, T0 + DAY, 7, "HTTP 500")
+
+
+def happened(key: str, **data: object) -> NewEvent:
+    return NewEvent(key, "feedback", {"heard": "dead", **data})
+
+
+class EventsContract:
+    async def test_events_are_logged_once_among_the_changes(self, store: Store) -> None:
+        await add(store, 1)
+        await store.log_events([happened("a", stream="offers"), happened("b")])
+        await store.log_events([happened("b"), happened("c")])
+        _, *told = await store.changes(0, 10)
+        assert [one.data for one in told] == [
+            {"heard": "dead", "stream": "offers"}, {"heard": "dead"}, {"heard": "dead"},
+        ]  # fmt: skip
+        assert [one.seq for one in told] == sorted({one.seq for one in told})
+        assert {one.topic for one in told} == {"feedback"}
+
+    async def test_how_far_a_source_is_is_kept_until_it_is_forgotten(self, store: Store) -> None:
+        await store.log_events([happened("a")], ("mail", "1"))
+        await store.log_events([], ("mail", "2"))
+        await store.log_events([], ("else", "x"))
+        assert await store.event_sources() == {"mail": "2", "else": "x"}
+        await store.forget_event_sources(["else"])
+        assert await store.event_sources() == {"else": "x"}
+        assert len(await store.changes(0, 10)) == 1
 
 
 class ChangesContract:
@@ -149,5 +175,5 @@ class WebhookContract:
         assert (backlog["dead"].dead_letters, backlog["dead"].disabled) == (1, True)
 
 
-class PropagationContract(ChangesContract, WebhookContract):
+class PropagationContract(ChangesContract, EventsContract, WebhookContract):
     pass

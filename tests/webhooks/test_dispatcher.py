@@ -6,11 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import WebhookSettings
+from smtpproxy.store.propagation import NewEvent
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.streams import StreamEvent
 from smtpproxy.webhooks.delivery import Kind, Outcome
@@ -249,6 +251,50 @@ async def test_streams_are_told_in_their_place_in_messages_of_their_own(store: T
         "until": None, "reason": None,
     }  # fmt: skip
     assert (resumed["action"], resumed["reason"]) == ("resumed", "new list")
+
+
+DEAD = NewEvent("1", "feedback", {"heard": "dead", "stream": "offers"})
+TRIED = NewEvent("1", "campaign", {"subject": "stream:offers", "action": "trial_begun"})
+HOURLY = NewEvent("1", "refusals", {"period": 3600.0, "streams": []})
+DAILY = NewEvent("2", "refusals", {"period": 86400.0, "streams": []})
+
+
+async def test_each_kind_of_event_has_messages_of_its_own(store: TrialStore) -> None:
+    everything = HOOK.events | {"streams", "feedback", "refusals"}
+    bench = Bench(store, replace(HOOK, events=everything, batch=10))
+    await bench.start()
+    await bench.add("anna")
+    await store.note_stream(PAUSED)
+    await store.log_events([TRIED, DEAD, DAILY, HOURLY])
+    await bench.run()
+    bodies = [json.loads(delivery.body) for delivery in bench.sent]
+    assert [(body["type"], len(body["data"]["changes"])) for body in bodies] == [
+        ("suppression.changes", 1),
+        ("stream.changes", 2),
+        ("feedback.reports", 1),
+        ("refusals.summaries", 1),
+    ]
+    assert [body["data"]["changes"][-1] for body in bodies[1:]] == [
+        {"seq": 3, "subject": "stream:offers", "action": "trial_begun"},
+        {"seq": 4, "heard": "dead", "stream": "offers"},
+        {"seq": 6, "period": 3600.0, "streams": []},
+    ]
+    assert bodies[-1]["data"]["next"] == 6
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [("streams", [1]), ("feedback", [2]), ("refusals", [4]), ("added", [])],
+)
+async def test_events_are_for_those_who_want_them(
+    store: TrialStore, wanted: Any, told: list[int]
+) -> None:
+    bench = Bench(store, replace(HOOK, events=frozenset({wanted}), batch=10))
+    await bench.start()
+    await store.log_events([TRIED, DEAD, DAILY, HOURLY])
+    await bench.run()
+    assert [seq for each in bench.told for seq in each] == told
+    assert await bench.store.changes(4, 1) == []
 
 
 async def test_who_did_not_ask_hears_nothing_of_streams(store: TrialStore) -> None:

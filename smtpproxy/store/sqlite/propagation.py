@@ -17,11 +17,13 @@ from smtpproxy.store.propagation import (
     ChangesGone,
     DeadLetter,
     LoggedChange,
+    LoggedEvent,
+    NewEvent,
     StreamChange,
     SuppressionChange,
     WebhookState,
 )
-from smtpproxy.store.sqlite.connection import Connections, fetch_all
+from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
 from smtpproxy.store.sqlite.rows import (
     Row,
     from_micros,
@@ -33,8 +35,8 @@ from smtpproxy.store.sqlite.rows import (
 
 # The fingerprint of a key that is not known any more is of no use to anybody.
 _AFTER = """
-SELECT seq, change.at, change.action, coalesce(fingerprint, '00000000'), wide_key, exact_key, scope,
-    origin, since, stream_event.*
+SELECT seq, change.at, change.action, change.event, coalesce(fingerprint, '00000000'), wide_key,
+    exact_key, scope, origin, since, stream_event.*
 FROM suppression_change AS change LEFT JOIN suppression_key ON version = key_version
     LEFT JOIN stream_event ON stream_event.id = change.stream_event
 WHERE seq > ? ORDER BY seq LIMIT ?
@@ -58,6 +60,12 @@ _STATE = (
     "name, position, message_id, message_end, failures, failing_since, retry_at,"
     " disabled_at, last_error, delivered_at"
 )
+_LOG = """
+INSERT OR IGNORE INTO suppression_change (at, action, event, event_key)
+VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000, ?, ?, ?)
+"""
+_NOTE_SOURCE = "INSERT OR REPLACE INTO event_source (name, state) VALUES (?, ?)"
+_FORGET_SOURCES = "DELETE FROM event_source WHERE name NOT IN (SELECT value FROM json_each(?))"
 _PUT = f"""
 INSERT INTO webhook_state ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET position = excluded.position, message_id = excluded.message_id,
@@ -86,7 +94,7 @@ FROM webhook_state
 
 
 class Propagation(Connections):
-    """Keeps `ChangeLog` and `WebhookStore` for the store that it is mixed into."""
+    """Keeps `ChangeLog`, `EventLog` and `WebhookStore` for the store that it is mixed into."""
 
     async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
         # One snapshot: what is trimmed meanwhile must not be missing in silence.
@@ -113,6 +121,25 @@ class Propagation(Connections):
             trimmed = await self._change(_TRIM, upto, _AT_ONCE)
             total += trimmed
         return total
+
+    async def log_events(
+        self, events: Sequence[NewEvent], source: tuple[str, str] | None = None
+    ) -> None:
+        rows = [
+            (one.topic, msgspec.json.encode(one.data).decode(), f"{one.topic}:{one.key}")
+            for one in events
+        ]
+        async with self._to_write().transaction() as connection:
+            await run_many(connection, _LOG, rows)
+            if source is not None:
+                await connection.execute(_NOTE_SOURCE, source)
+
+    async def event_sources(self) -> Mapping[str, str]:
+        async with self._reading() as connection:
+            return dict(await fetch_all(connection, "SELECT name, state FROM event_source"))
+
+    async def forget_event_sources(self, kept: Collection[str]) -> None:
+        await self._change(_FORGET_SOURCES, _listed(kept))
 
     async def webhook_states(self) -> Mapping[str, WebhookState]:
         async with self._reading() as connection:
@@ -204,7 +231,9 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _change(row: Row) -> LoggedChange:
-    seq, at, action, fingerprint, wide, exact, scope, origin, moment, id, *event = row
+    seq, at, action, told, fingerprint, wide, exact, scope, origin, moment, id, *event = row
+    if told is not None:
+        return LoggedEvent(seq, from_micros(at), action, msgspec.json.decode(told))
     if action == "stream":
         return StreamChange(seq, from_micros(at), read_event(tuple(event)) if id else None)
     key = key_text(fingerprint, (wide, exact))

@@ -179,6 +179,12 @@ _CAMPAIGNS = f"""
 SELECT {_CAMPAIGN} FROM campaign WHERE stream = ? AND full_at IS NOT NULL
 ORDER BY full_at DESC LIMIT 100
 """
+_TRIED_SINCE = f"""
+SELECT stream, {_CAMPAIGN} FROM campaign
+WHERE people >= ? AND coalesce(max(full_at, dead_at), full_at, {2**62}) >= ?
+ORDER BY coalesce(full_at, seen_at)
+"""
+_BEGAN = "SELECT min(id) FROM campaign_person WHERE campaign = ?"
 _NEW_CAMPAIGN = "INSERT OR IGNORE INTO campaign VALUES (?, ?, 0, 0, 0, NULL, NULL, ?)"
 _SEEN_CAMPAIGN = "UPDATE campaign SET seen_at = ? WHERE key = ?"
 _TRY = "INSERT OR IGNORE INTO campaign_person VALUES (?, ?, ?, 0)"
@@ -297,6 +303,19 @@ class SqliteStreamCounts:
         return await self._file.ask(
             lambda c: [_read_campaign(row) for row in c.execute(_CAMPAIGNS, (stream,)).fetchall()]
         )
+
+    async def tried_since(self, since: datetime, least: int) -> Sequence[tuple[str, Campaign]]:
+        if not self._file.is_there():
+            return ()
+        values = (least, to_micros(since))
+        found = await self._file.ask(lambda c: c.execute(_TRIED_SINCE, values).fetchall())
+        return [(stream, _read_campaign(row)) for stream, *row in found]
+
+    async def campaign_began(self, key: str) -> str | None:
+        if not self._file.is_there():
+            return None
+        (began,) = await self._file.ask(lambda c: c.execute(_BEGAN, (key,)).fetchone())
+        return None if began is None else str(began)
 
     async def release_campaigns(self, stream: str) -> int:
         if not self._file.is_there():

@@ -193,15 +193,26 @@ CREATE TABLE journal_read (
 CREATE TABLE suppression_change (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
-    action TEXT NOT NULL,  -- added, moved, lifted; stream: the rest but the last is empty
+    action TEXT NOT NULL,  -- added, moved, lifted; else what `stream_event` or `event` is about
     wide_key BLOB,
     exact_key BLOB,
     scope TEXT,
     origin TEXT,
     since INTEGER,
     key_version INTEGER,
-    stream_event INTEGER
+    stream_event INTEGER,
+    event TEXT,            -- an object, and what tells it from all others
+    event_key TEXT
 );
+
+CREATE UNIQUE INDEX suppression_change_event ON suppression_change (event_key)
+WHERE event_key IS NOT NULL;
+
+-- How far those have come who write events, each in its own form.
+CREATE TABLE event_source (
+    name TEXT PRIMARY KEY,
+    state TEXT NOT NULL
+) WITHOUT ROWID;
 
 CREATE TRIGGER suppression_change_added AFTER INSERT ON suppression BEGIN
     INSERT INTO suppression_change

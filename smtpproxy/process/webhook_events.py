@@ -1,0 +1,267 @@
+"""What webhooks are told beside what others log: summaries of refusals, and trials of campaigns.
+
+Both are read from what the mail path has written anyway, and logged with how far that was read:
+whoever is killed logs each once all the same.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event as Flag
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from smtpproxy.events import time_of
+from smtpproxy.policy.campaign import Campaign, Trial, held_until
+from smtpproxy.policy.model import Action
+from smtpproxy.report.counting import count_rows
+from smtpproxy.report.counts import Row
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.following import newest_rows, unread
+from smtpproxy.store import open_stream_counts
+from smtpproxy.store.propagation import EventLog, NewEvent
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.streams import StreamCounts
+
+CAMPAIGNS, REFUSALS = "campaigns", "refusals"
+"""The sources; of refusals, one for each period."""
+
+_LOOK = 2.0  # seconds
+_AFTER_TROUBLE = 10.0
+_AT_ONCE = 100  # campaigns in one look
+LEAST = 10
+"""People who got a campaign before it is told of: a text for one person is none."""
+
+Clock = Callable[[], datetime]
+
+log = structlog.get_logger()
+
+
+class _Read(Struct):
+    """Up to when refusals were summed up, and the last row of each slot that was read."""
+
+    until: datetime
+    rows: dict[int, int]
+
+
+class _Ended(Exception):
+    """The process ends; what was counted is counted anew."""
+
+
+@dataclass(slots=True)
+class RefusalSummaries:
+    """Sums up the audit journal once in a period (seconds, from midnight in UTC)."""
+
+    store: EventLog
+    audit: Path
+    period: float
+    now: Clock
+    ending: Flag
+
+    @property
+    def source(self) -> str:
+        return f"{REFUSALS}:{self.period:g}"
+
+    async def look(self) -> None:
+        """Log a summary if one is due. Raises StoreUnavailable, OSError.
+
+        It is of what was recorded since the last one, and so of more than a period where nobody
+        looked for longer. The first one is of what comes from now on.
+        """
+        told = (await self.store.event_sources()).get(self.source)
+        now = self.now()
+        if told is None:
+            await self._note((), _Read(now, await asyncio.to_thread(newest_rows, self.audit)))
+            return
+        before = msgspec.json.decode(told, type=_Read)
+        if _periods(now, self.period) == _periods(before.until, self.period):
+            return
+        with suppress(_Ended):
+            counted, rows = await asyncio.to_thread(self._count, before.rows)
+            data = {
+                "since": before.until,
+                "until": now,
+                "period": self.period,
+                "streams": list(_by_stream(counted)),
+            }
+            event = NewEvent(f"{self.period:g}:{before.until.isoformat()}", "refusals", data)
+            await self._note((event,), _Read(now, rows))
+
+    async def _note(self, events: tuple[NewEvent, ...], read: _Read) -> None:
+        await self.store.log_events(events, (self.source, msgspec.json.encode(read).decode()))
+
+    def _count(self, before: Mapping[int, int]) -> tuple[Row, dict[int, int]]:
+        rows = dict(before)
+        counted: Row = {}
+        for slot, lines in unread(self.audit, before):
+            count_rows(self._lines(slot, lines, rows), counted)
+        return counted, rows
+
+    def _lines(
+        self, slot: int, lines: Iterable[tuple[int, bytes]], rows: dict[int, int]
+    ) -> Iterator[bytes]:
+        for number, raw in lines:
+            if self.ending.is_set():
+                raise _Ended
+            rows[slot] = number
+            yield raw
+
+
+def _periods(moment: datetime, period: float) -> int:
+    return int(moment.timestamp() // period)
+
+
+_KINDS = {
+    (False, Action.REFUSE): "refused",
+    (False, Action.DEFER): "deferred",
+    (True, Action.REFUSE): "would_be_refused",
+    (True, Action.DEFER): "would_be_deferred",
+}
+
+
+def _by_stream(counted: Row) -> Iterator[dict[str, object]]:
+    """Yield how many recipients passed on each stream, and how many did not, by reason."""
+    for stream in sorted({what.stream for what in counted}):
+        passed = 0
+        reasons: dict[str, dict[str, int]] = {kind: {} for kind in _KINDS.values()}
+        for what, people in counted.items():
+            if what.stream != stream:
+                continue
+            if what.action is Action.ALLOW:
+                passed += people
+            else:
+                kind = reasons[_KINDS[what.observed, what.action]]
+                kind[what.word] = kind.get(what.word, 0) + people
+        yield {"stream": stream, "passed": passed, **reasons}
+
+
+class CampaignTrials:
+    """Logs which campaigns were tried, and what came of it."""
+
+    def __init__(
+        self,
+        store: EventLog,
+        counts: StreamCounts,
+        trials: Mapping[str, Trial],
+        now: Clock,
+    ) -> None:
+        self._store = store
+        self._counts = counts
+        self._trials = trials
+        self._now = now
+        self._known: dict[str, _Known] = {}
+
+    async def look(self) -> None:
+        """Log what is new. Raises StoreUnavailable."""
+        told = (await self._store.event_sources()).get(CAMPAIGNS)
+        since = self._now() if told is None else datetime.fromisoformat(told)
+        if told is None:
+            await self._store.log_events((), (CAMPAIGNS, since.isoformat()))
+        found = await self._counts.tried_since(since, LEAST)
+        known, self._known = self._known, {}
+        news: list[NewEvent] = []
+        for stream, campaign in found:
+            trial = self._trials.get(stream)
+            if trial is None or len(news) >= _AT_ONCE:
+                continue
+            of_it = known.get(campaign.key) or await self._first_seen(campaign.key)
+            if of_it is not None:
+                self._known[campaign.key] = of_it
+                news += [
+                    each
+                    for each in _events(stream, campaign, trial, of_it.began)
+                    if each.key not in of_it.told
+                ]
+        if news:
+            await self._store.log_events(news)
+        for one in news:
+            self._known[str(one.data["campaign"])].told.add(one.key)
+
+    async def _first_seen(self, campaign: str) -> "_Known | None":
+        began = await self._counts.campaign_began(campaign)
+        return None if began is None else _Known(began, set())
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Of a campaign: its first decision, and the keys of what was logged."""
+
+    began: str
+    told: set[str]
+
+
+def _events(stream: str, campaign: Campaign, trial: Trial, began: str) -> Iterator[NewEvent]:
+    yield _begun(stream, campaign, trial, began)
+    if campaign.full_at is not None:
+        yield _ended(stream, campaign, trial, began, campaign.full_at)
+
+
+def _begun(stream: str, campaign: Campaign, trial: Trial, began: str) -> NewEvent:
+    data = {
+        "at": datetime.fromtimestamp(time_of(began) / 1000, UTC),
+        "subject": f"stream:{stream}",
+        "action": "trial_begun",
+        "campaign": campaign.key,
+        "recipients": trial.recipients,
+    }
+    return NewEvent(f"{campaign.key}:{began}:begun", "campaign", data)
+
+
+def _ended(
+    stream: str, campaign: Campaign, trial: Trial, began: str, full_at: datetime
+) -> NewEvent:
+    """Where too many turn out dead later, the campaign waits for longer, and that is told too."""
+    until = held_until(campaign, trial)
+    data = {
+        "at": full_at if until is None else until - timedelta(seconds=trial.wait),
+        "subject": f"stream:{stream}",
+        "action": "trial_ended",
+        "campaign": campaign.key,
+        "recipients": campaign.people,
+        "strangers": campaign.strangers,
+        "dead_addresses": campaign.dead,
+        "until": until,
+    }
+    held = "free" if until is None else until.isoformat()
+    return NewEvent(f"{campaign.key}:{began}:{held}", "campaign", data)
+
+
+async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: Flag) -> None:
+    """Log what any webhook wants, until cancelled; a failure is tried again."""
+    wanted = frozenset(event for webhook in settings.webhooks for event in webhook.events)
+    periods = {one.refusals_every for one in settings.webhooks if "refusals" in one.events}
+    audit = settings.server.state_dir / "audit"
+    summaries = [RefusalSummaries(store, audit, each, now, ending) for each in sorted(periods)]
+    looks = [each.look for each in summaries]
+    kept = [each.source for each in summaries]
+    counts = open_stream_counts(settings.store, read_only=True)
+    if "streams" in wanted and settings.tries_campaigns:
+        streams = settings.streams.values()
+        trials = {one.name: one.trial for one in streams if one.trial is not None}
+        looks.append(CampaignTrials(store, counts, trials, now).look)
+        kept.append(CAMPAIGNS)
+    try:
+        await _until_it_works(lambda: store.forget_event_sources(kept))
+        while looks:
+            for look in looks:
+                await _until_it_works(look)
+            await asyncio.sleep(_LOOK)
+    finally:
+        counts.close()
+
+
+async def _until_it_works(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+            return
+        except (StoreUnavailable, OSError) as error:
+            log.warning("webhook events wait", error=str(error))
+        except Exception as error:  # a fault of the program: deliveries go on
+            log.error("internal error", exc_info=error)
+        await asyncio.sleep(_AFTER_TROUBLE)

@@ -1,0 +1,152 @@
+"""What is counted of a journal: recipients by what became of them. Counts add up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import Literal, NamedTuple
+
+from smtpproxy.policy.model import Action, StreamClass
+
+OTHERS = ""
+"""The row of all that have no row of their own."""
+
+PEOPLE = 10
+"""A domain with fewer recipients than these has no row of its own: it could name a person."""
+
+_APPS = 1_000
+_SENDERS = 5_000
+_DOMAINS = 20_000
+_EXAMPLES = 3
+
+
+class What(NamedTuple):
+    """What became of a recipient: `word` is the basis if it passed, else the reason."""
+
+    stream: str
+    observed: bool
+    action: Action
+    word: str
+
+
+Row = dict[What, int]
+
+
+@dataclass(slots=True)
+class Breakdown:
+    """Rows by name. Those of the smallest are added up once there are twice as many as `most`."""
+
+    most: int
+    guarded: Literal["", "recipients", "people"] = ""  # of which a row needs `PEOPLE`
+    rows: dict[str, Row] = field(default_factory=dict)
+    people: dict[str, set[int] | None] = field(default_factory=dict)
+    """Who was seen, by checksum, until they are `PEOPLE`; then None."""
+
+    def row(self, name: str) -> Row:
+        row = self.rows.get(name)
+        if row is None:
+            if len(self.rows) >= 2 * self.most:
+                self._add_up_the_smallest()
+            row = self.rows[name] = {}
+        return row
+
+    def seen(self, name: str, person: int) -> None:
+        people = self.people.get(name, ())
+        if people is not None and person not in people:
+            found = self.people.setdefault(name, set())
+            assert found is not None
+            found.add(person)
+            if len(found) >= PEOPLE:
+                self.people[name] = None
+
+    def merge(self, other: "Breakdown") -> None:
+        for name, row in other.rows.items():
+            add(self.row(name), row)
+        for name, people in other.people.items():
+            if people is None:
+                self.people[name] = None
+            else:
+                for person in people:
+                    self.seen(name, person)
+
+    def told(self) -> dict[str, Row]:
+        """The rows that may be told, the largest first, and `OTHERS` last."""
+        rows = dict(self.rows)
+        others: Row = rows.pop(OTHERS, {})
+        for name, row in self.rows.items():
+            if name != OTHERS and self._is_small(name, row):
+                add(others, rows.pop(name))
+        ordered = sorted(rows.items(), key=lambda pair: (-sum(pair[1].values()), pair[0]))
+        return {**dict(ordered), **({OTHERS: others} if others else {})}
+
+    def _is_small(self, name: str, row: Row) -> bool:
+        """Whether it may be about one person."""
+        if self.guarded == "people":
+            return self.people.get(name, ()) is not None
+        return self.guarded == "recipients" and sum(row.values()) < PEOPLE
+
+    def _add_up_the_smallest(self) -> None:
+        others = self.rows.pop(OTHERS, {})
+        kept = set(nlargest(self.most, self.rows, key=lambda name: sum(self.rows[name].values())))
+        for name in list(self.rows):
+            if name not in kept:
+                add(others, self.rows[name])
+                self.people.pop(name, None)
+                del self.rows[name]
+        self.rows[OTHERS] = others
+
+
+def add(row: Row, other: Mapping[What, int]) -> None:
+    for what, count in other.items():
+        row[what] = row.get(what, 0) + count
+
+
+class Fault(NamedTuple):
+    """What a message itself was judged to be; `reason` is `none` where it was in order."""
+
+    day: str
+    stream: str
+    observed: bool
+    reason: str
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a journal, or a piece of it, says. `days` are by their date in UTC, as 2026-03-01."""
+
+    days: dict[str, Row] = field(default_factory=dict)
+    apps: Breakdown = field(default_factory=lambda: Breakdown(_APPS))
+    senders: Breakdown = field(default_factory=lambda: Breakdown(_SENDERS, "recipients"))
+    domains: Breakdown = field(default_factory=lambda: Breakdown(_DOMAINS, "people"))
+    messages: dict[Fault, int] = field(default_factory=dict)
+    alongside: dict[str, int] = field(default_factory=dict)
+    """By stream: permitted recipients of observed messages that had others who were not."""
+    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """The newest ids by stream and reason."""
+    classes: dict[str, StreamClass] = field(default_factory=dict)
+    decisions: int = 0
+    unreadable: int = 0
+
+    def merge(self, other: "Counts") -> None:
+        for day, row in other.days.items():
+            add(self.days.setdefault(day, {}), row)
+        self.apps.merge(other.apps)
+        self.senders.merge(other.senders)
+        self.domains.merge(other.domains)
+        for fault, count in other.messages.items():
+            self.messages[fault] = self.messages.get(fault, 0) + count
+        for stream, count in other.alongside.items():
+            self.alongside[stream] = self.alongside.get(stream, 0) + count
+        for key, ids in other.examples.items():
+            ours = self.examples.get(key, [])
+            self.examples[key] = sorted(set(ours + ids), reverse=True)[:_EXAMPLES]
+        self.classes.update(other.classes)
+        self.decisions += other.decisions
+        self.unreadable += other.unreadable
+
+    def example(self, stream: str, reason: str, id: str) -> None:
+        ids = self.examples.setdefault((stream, reason), [])
+        if len(ids) < _EXAMPLES or id > ids[-1]:
+            if id not in ids:
+                ids.append(id)
+                ids.sort(reverse=True)
+            del ids[_EXAMPLES:]
