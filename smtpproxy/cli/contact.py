@@ -12,9 +12,16 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.constants import contact_constants
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
-from smtpproxy.cli.imports import Handling, ImportOptions, Put, file_argument, prepare
+from smtpproxy.cli.imports import (
+    Handling,
+    ImportOptions,
+    Put,
+    file_argument,
+    prepare,
+)
 from smtpproxy.cli.options import (
     TIME_HELP,
     anchors_option,
@@ -61,6 +68,7 @@ from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.exchange.run import Format
+from smtpproxy.store.exchange.tables import read_table
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import Batch, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store
@@ -119,14 +127,17 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
         columns = read_mapping(options.mapping) if options.mapping else None
     except MappingFault as error:
         fail(str(error), 2)
-    wanted = Wanted(task.hint, options.layout, own=own, purpose=purpose)
+    constants = contact_constants(settings, options.constants)
+    wanted = Wanted(task.hint, options.layout, own=own, purpose=purpose, constants=constants)
     check = ContactCheck(settings, now(), options.brand)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
         age = task.job.as_of
         if found == "csv":
-            lines = read_lines(opened, columns.encoding if columns else None)
+            lines = read_table(opened, columns)
             return check.checked(contact_csv.read_csv(lines, columns, age, wanted))
+        if constants:
+            fail("--set is about tables; NDJSON of our own says everything itself", 2)
         if purpose or wanted.layout:
             fail("NDJSON is our own form: it takes no provider's --format, and has its purposes", 2)
         return check.checked(contact_record.read_ndjson(read_lines(opened, "utf-8"), age))

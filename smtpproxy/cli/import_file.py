@@ -49,7 +49,7 @@ def run_import(task: Task, handling: Handling[T]) -> Result:
     # into looking through it for garbage.
     gc.set_threshold(500_000)
     with closing(Source(task.path)) as file:
-        found = task.options.own_format or ("csv" if task.options.mapping else None)
+        found = "csv" if task.options.mapping else task.options.own_format
         file_format = found or format_of(task.path, file.peek(64))
         try:
             if task.options.dry_run:

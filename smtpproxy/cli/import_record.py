@@ -27,7 +27,7 @@ from smtpproxy.terminal import counted
 
 _SKEW = timedelta(minutes=5)  # between two clocks
 _BOTH = "none"
-_READING = ("mapping", "format", "purpose", "brand", "scope", "origin")
+_READING = ("mapping", "format", "purpose", "brand", "scope", "origin", "set")
 """Options that decide what a file is taken to say."""
 
 

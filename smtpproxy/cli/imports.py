@@ -11,6 +11,7 @@ from typing import BinaryIO, Generic, TypeVar
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.constants import constant
 from smtpproxy.cli.import_record import (
     Job,
     Replacing,
@@ -99,9 +100,15 @@ class ImportOptions:
         metavar="ID",
     )  # fmt: skip
     mapping: Path | None = option(
-        "Says which CSV column is which field. Without it, columns are named after the fields,"
-        " or as in a provider's export.",
+        "Says which column of CSV, XLSX or JSON is which field. Without it, columns are named"
+        " after the fields, or as in a provider's export.",
         file_type(), metavar="FILE.toml",
+    )  # fmt: skip
+    constants: tuple[tuple[str, str], ...] = option(
+        "What holds for every row that does not say otherwise, such as source=direct,"
+        " consent_method=unticked_box, evidence.wording=TEXT; on top of a mapping or of a"
+        " provider's layout. Repeat it for several.",
+        constant, name="--set", metavar="FIELD=VALUE", multiple=True,
     )  # fmt: skip
     dry_run: bool = flag(
         "Show what would be new, changed or ignored, and who would be mailed again though"
@@ -162,12 +169,14 @@ def prepare(
 
     `others` are further options that decide how the file is read.
     """
-    if options.mapping is not None and options.file_format not in (None, "csv"):
+    if options.mapping is not None and options.file_format not in (None, *_OWN):
         raise click.UsageError(
-            f"--mapping is about columns of CSV, and --format is {options.file_format}"
+            f"--mapping is about any table's columns, and --format is {options.file_format}"
         )
     deciding = {name: value or "" for name, value in others.items()}
     deciding |= {"format": options.file_format or "", "mapping": digest_of(options.mapping)}
+    if options.constants:
+        deciding["set"] = "; ".join(f"{name}={text}" for name, text in sorted(options.constants))
     earlier = to_resume(settings, options.resume, kind, deciding)
     replacing = to_replace(settings, options.replace, kind)
     age = earlier.as_of if earlier else age_of(_time_of(file), as_of)

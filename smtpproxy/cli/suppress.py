@@ -11,8 +11,14 @@ from typing import BinaryIO, Literal
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.constants import constants_of
 from smtpproxy.cli.import_file import run_import
-from smtpproxy.cli.imports import Handling, ImportOptions, file_argument, prepare
+from smtpproxy.cli.imports import (
+    Handling,
+    ImportOptions,
+    file_argument,
+    prepare,
+)
 from smtpproxy.cli.options import (
     TIME_HELP,
     address_or_domain,
@@ -53,6 +59,7 @@ from smtpproxy.store.exchange.suppression_record import (
     check_origin,
     read_scope,
 )
+from smtpproxy.store.exchange.tables import read_table
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import (
     LiftedSuppression,
@@ -269,13 +276,18 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
         fail(str(error), 2)
     age = task.job.as_of
     defaults = Defaults(age, **{name: text or "" for name, text in given.items()})
-    wanted = Wanted(task.hint, options.layout, columns, options.own_format is not None)
+    constants = constants_of(options.constants, SUPPRESSION_FIELDS)
+    wanted = Wanted(
+        task.hint, options.layout, columns, options.own_format is not None, constants=constants
+    )
     check = ScopeCheck(settings, keep_notes=options.keep_notes)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
         if found == "csv":
-            lines = read_lines(opened, columns.encoding if columns else None)
+            lines = read_table(opened, columns)
             return check.checked(suppression_file.read_csv(lines, defaults, wanted))
+        if constants:
+            fail("--set is about tables; lines of NDJSON say everything themselves", 2)
         lines = read_lines(opened, "utf-8")
         return check.checked(suppression_file.read_ndjson(lines, defaults, wanted))
 

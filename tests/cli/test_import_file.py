@@ -176,12 +176,15 @@ class TestInput:
         assert error == "permission denied"
         assert as_nobody("input_file('/no/such/file')") == "No such file"
 
-    def test_a_mapping_for_ndjson_is_a_mistake(self, stored: Stored) -> None:
-        mapping = stored.file("mapping.toml", "[columns]\nMail = 'address'\n")
-        path = stored.file("people.ndjson", '{"address":"anna@people.example"}\n')
-        error = stored.run("contact", "import", path, "--mapping", mapping, code=1).stderr
-        assert "this is NDJSON" in error
-        assert "give no --mapping" in error
+    def test_a_mapping_names_the_keys_of_ndjson(self, stored: Stored) -> None:
+        mapping = stored.file("mapping.toml", "[columns]\n'properties.Mail' = 'address'\n")
+        lines = ['{"id":7,"properties":{"mail":"anna@people.example"}}', "[]", ""]
+        path = stored.file("people.ndjson", "\n".join(lines))
+        done = stored.json("contact", "import", path, "--mapping", mapping, code=1)
+        assert (done["added"], done["rejected"]) == (1, 1)
+        rejected = Path(f"{path}.rejected").read_text()
+        assert rejected.startswith("properties.mail\n# line 2: not a JSON object on one line")
+        stored.run("contact", "show", "anna@people.example")
 
     def test_a_file_that_is_not_there_is_wrong_usage(self, stored: Stored) -> None:
         error = stored.run("suppress", "import", "no-such-file", code=2).stderr

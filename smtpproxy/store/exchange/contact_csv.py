@@ -3,15 +3,25 @@
 import re
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from smtpproxy.store.exchange.consent_columns import EVIDENCE, ConsentReader
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.layouts import Layout, Wanted, known_columns, recognised
-from smtpproxy.store.exchange.lines import Contents, ImportFault, Lines, certain, converted
+from smtpproxy.store.exchange.lines import (
+    Contents,
+    ImportFault,
+    Lines,
+    UndatedConsent,
+    certain,
+    converted,
+)
 from smtpproxy.store.exchange.mapping import FIELDS, PLAIN, Mapping
 from smtpproxy.store.exchange.rows import (
+    Header,
     Row,
     check_no_error,
     column_key,
@@ -20,13 +30,11 @@ from smtpproxy.store.exchange.rows import (
     rejected_header,
     told,
 )
+from smtpproxy.store.exchange.times import Notation
 from smtpproxy.store.protocols import ContactUpdate
 
-_TRUE = frozenset({"true", "yes", "y", "1", "oui", "o", "vrai"})
-_FALSE = frozenset({"false", "no", "n", "0", "non", "faux"})
 _WORDS = frozenset({"occupations", "tags", "consent_channels"})
 _BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional", "consent_pending"})
-_EVIDENCE = frozenset({"wording", "ip", "version", "form", "document_hash"})
 
 
 def read_csv(
@@ -44,7 +52,7 @@ def read_csv(
         ImportFault: a column of the mapping is not in the header, or it fits several exports.
     """
     wanted = wanted or Wanted()
-    known = mapping.columns if mapping else {*FIELDS, *known_columns("contacts")}
+    known = mapping.columns_read if mapping else {*FIELDS, *known_columns("contacts")}
     header = read_header(lines, mapping.delimiter if mapping else None, known)
     if header is None:
         return Contents(iter(()))
@@ -58,12 +66,15 @@ def read_csv(
         )
     if mapping is None:
         mapping = _of_layout(layout, wanted) if layout else PLAIN
+    mapping = mapping.with_constants(wanted.constants)
+    _check_dated(mapping, header, wanted)
     places = header.places(mapping.columns)
     if "address" not in places:
         wanting = [column for column, name in mapping.columns.items() if name == "address"]
         then = "say with --mapping which column is which field"
         raise header.without_address(repr(wanting[0]), then)
-    notices = header.unread(mapping.columns)
+    header.check_once(mapping.columns_read.__contains__)
+    notices = (*lines.notices, *header.unread(mapping.columns_read))
     if layout is not None:
         notices = (layout.notice, *notices)
     reader = _Reader(mapping, places, header.columns)
@@ -80,13 +91,33 @@ def read_csv(
     return Contents(items, above, notices, lines.decoder, reader.in_columns)
 
 
+def check_constants(constants: MappingOf[str, str], as_of: datetime) -> None:
+    """Check values that are to hold for every row. Raises ValueError, which names the field."""
+    record = _Reader(Mapping({}, constants), {}, ()).record((), as_of)
+    convert_contact({**record, "address": "somebody@example.com"}, as_of)
+
+
 def _of_layout(layout: Layout, wanted: Wanted) -> Mapping:
     """Return the mapping of a layout. Without a purpose there is no consent to be recorded."""
     mapping = layout.mapping
+    if "consent_purpose" in wanted.constants:
+        return mapping
     if wanted.purpose:
         return replace(mapping, constants={**mapping.constants, "consent_purpose": wanted.purpose})
     columns = {c: name for c, name in mapping.columns.items() if not name.startswith("consent_")}
     return replace(mapping, columns=columns)
+
+
+def _check_dated(mapping: Mapping, header: Header, wanted: Wanted) -> None:
+    """Raise ImportFault where a constant is about consents, and no column says when one was."""
+    about = sorted(name for name in wanted.constants if name.startswith("consent_"))
+    dates = {"consent_given_at", "consent_withdrawn_at"}
+    there = {mapping.columns.get(column_key(column)) for column in header.columns}
+    if about and not mapping.consents and not dates & {*there, *mapping.constants}:
+        raise ImportFault(
+            f"--set {about[0]}: no column says when anybody agreed, and a consent needs its date; "
+            "say with --mapping which does (smtpproxy contact map writes one)"
+        )
 
 
 def _passed_over(
@@ -115,16 +146,34 @@ class _Reader:
         cells = [cell for _, cell in (*self._constants, *self._places)]
         self._cells = {cell.name: cell for cell in cells}
         self._by_path = {cell.path: cell for cell in cells}
+        try:
+            self._consents = [
+                ConsentReader(table, mapping.flags, mapping.notation, columns)
+                for table in mapping.consents
+            ]
+        except ValueError:
+            there = {column_key(column) for column in columns}
+            missing = [
+                f"{name!r} of [[consent]] {table.purpose}"
+                for table in mapping.consents
+                for name in table.columns
+                if column_key(name) not in there
+            ]
+            raise ImportFault(f"the header has no column {', '.join(missing)}") from None
 
     def update(self, cells: Sequence[str], as_of: datetime) -> ContactUpdate:
         """Raises ValueError, which names the column."""
         try:
-            return convert_contact(self._record(cells), as_of)
+            return convert_contact(self.record(cells, as_of), as_of)
+        except UndatedConsent:
+            raise
         except ValueError as error:
             raise ValueError(self.in_columns(str(error))) from None
 
     def in_columns(self, fault: str) -> str:
         """Return a fault about a field of the NDJSON form in words of the CSV."""
+        if self._consents and fault.startswith("consents"):
+            return fault
         fault = fault.replace("consents: no stream", "consents: purpose no stream")
         path, _, wrong = fault.partition(": ")
         cell = self._by_path.get(re.sub(r"\[\d+\]", "", path))
@@ -137,7 +186,7 @@ class _Reader:
             wrong += f"; or say with [values.{cell.name}] in a mapping what it means"
         return f"{cell}: {wrong}"
 
-    def _record(self, cells: Sequence[str]) -> dict[str, Any]:
+    def record(self, cells: Sequence[str], as_of: datetime) -> dict[str, Any]:
         """Return a row in the nesting of the NDJSON form; an empty cell says nothing."""
         parts: dict[str, dict[str, Any]] = {"": {"address": ""}}
         for text, cell in self._constants:
@@ -152,8 +201,15 @@ class _Reader:
         if "at" in purchase:
             self._check_named("purchase_product", purchase.get("product"), "purchase_at")
             record["purchases"] = [purchase]
+        evidence = parts.get("consents.evidence", {})
         given, withdrawn = consent.get("given_at"), consent.get("withdrawn_at")
-        if given or withdrawn:
+        if self._consents:
+            record["consents"] = [
+                one
+                for reader in self._consents
+                for one in reader.consents(cells, consent, evidence, as_of)
+            ]
+        elif given or withdrawn:
             time = "consent_given_at" if given else "consent_withdrawn_at"
             self._check_named("consent_purpose", consent.get("purpose"), time)
             if given and withdrawn and withdrawn < given:
@@ -161,10 +217,18 @@ class _Reader:
                     f"{self._cells['consent_withdrawn_at']} is before "
                     f"{self._cells['consent_given_at']}"
                 )
-            record["consents"] = [{**consent, "evidence": parts.get("consents.evidence")}]
+            record["consents"] = [{**consent, "evidence": evidence or None}]
+        else:
+            self._check_dated(cells)
         if "provenance" in parts:
             record["provenance"] = parts["provenance"]
         return record
+
+    def _check_dated(self, cells: Sequence[str]) -> None:
+        """Raise UndatedConsent where a cell names what somebody agreed to, or how."""
+        for place, cell in self._places:
+            if cell.name in ("consent_purpose", "consent_method") and cell.value(cells[place]):
+                raise UndatedConsent(f"{cell} names one, and no date: a consent needs its date")
 
     def _check_named(self, name: str, value: str | None, time: str) -> None:
         if value:
@@ -189,7 +253,7 @@ class _Cell:
         self._mapping = mapping
         self._values = mapping.values.get(name, {})
         prefix, _, rest = name.partition("_")
-        if prefix == "consent" and rest in _EVIDENCE:
+        if prefix == "consent" and rest in EVIDENCE:
             self.part, self.key = "consents.evidence", rest
         elif prefix in ("purchase", "consent"):
             self.part, self.key = f"{prefix}s", rest
@@ -231,13 +295,14 @@ class _Cell:
         return [word for part in text.split(self._mapping.separator) if (word := part.strip())]
 
     def _bool(self, text: str) -> bool:
-        if text.casefold() in _TRUE:
-            return True
-        if text.casefold() in _FALSE:
-            return False
-        raise ValueError(f"{text[:40]!r} is neither true nor false")
+        return self._mapping.flags.read(text) is True
 
     def _time(self, text: str) -> datetime | bool:
-        if self.name == "informed_at" and text.casefold() in _FALSE:
+        if self.name == "informed_at" and text.casefold() in self._mapping.flags.false:
             return False
-        return self._mapping.notation.read(text, last_moment=self.name == "consent_withdrawn_at")
+        last_moment = self.name == "consent_withdrawn_at"
+        notation = self._mapping.notation
+        if self.column is None:  # however the file writes its times, ISO 8601 is understood here
+            with suppress(ValueError):
+                return Notation(None, notation.zone).read(text, last_moment=last_moment)
+        return notation.read(text, last_moment=last_moment)

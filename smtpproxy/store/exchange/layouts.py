@@ -47,6 +47,7 @@ class Wanted:
     mapping: Mapping | None = None  # of suppressions
     own: bool = False  # in our own form, whatever it looks like
     purpose: str = ""  # what the consents of a provider's export are for
+    constants: MappingOf[str, str] = field(default_factory=dict)  # field to text, above all others
 
 
 @dataclass(frozen=True, slots=True)

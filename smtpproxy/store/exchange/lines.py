@@ -163,6 +163,7 @@ MAX_LINE = 1024 * 1024
 _REPLACEMENT = "\ufffd".encode()
 _COMMENT = re.compile(rb"# line \d+: ")
 _NOT_TEXT = {
+    b"\xd0\xcf\x11\xe0": "it is an old or encrypted spreadsheet; save it as XLSX or CSV in UTF-8",
     b"PK\x03\x04": "it is a spreadsheet or an archive; save it as CSV in UTF-8",
     b"\x1f\x8b": "it is compressed; unpack it first (gunzip)",
 }
@@ -170,6 +171,10 @@ _NOT_TEXT = {
 
 class ImportFault(Exception):
     """The file as a whole cannot be imported; the text says why and what would do."""
+
+
+class UndatedConsent(ValueError):
+    """A row says that somebody agreed, and not when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +200,7 @@ class Rejected:
     number: int
     reason: str
     original: Iterable[bytes]
+    is_undated: bool = False  # a consent without its date
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +233,15 @@ class Contents(Generic[T]):
 class Lines(Iterator[Line | Rejected]):
     """The lines of a file, which can be given back, and what they were read as."""
 
-    def __init__(self, lines: Iterable[Line | Rejected], decoder: Decoder | None = None) -> None:
+    def __init__(
+        self,
+        lines: Iterable[Line | Rejected],
+        decoder: Decoder | None = None,
+        notices: tuple[str, ...] = (),
+    ) -> None:
+        """`notices`: what the user of the file ought to know."""
         self.decoder = decoder or Decoder("utf-8")
+        self.notices = notices
         self._lines = iter(lines)
         self._given_back: deque[Line | Rejected] = deque()
 
@@ -325,7 +338,8 @@ def converted(
         try:
             value = convert(item)
         except ValueError as error:
-            yield Rejected(item.number, str(error), (item.original,))
+            undated = isinstance(error, UndatedConsent)
+            yield Rejected(item.number, str(error), (item.original,), undated)
             continue
         yield Passed(item.number) if value is None else Read(item.number, value, item.original)
 

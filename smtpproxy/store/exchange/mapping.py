@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from smtpproxy import toml
+from smtpproxy.store.exchange.consent_columns import FLAGS, ConsentTable, Flags, flags_of
 from smtpproxy.store.exchange.lines import ImportFault, encoding_named
 from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.store.exchange.times import ISO, Notation
 from smtpproxy.toml import shown
-from smtpproxy.toml_tables import Location, Written, read_table, report
+from smtpproxy.toml_tables import Key, Location, Written, read_table, report
 
 T = TypeVar("T")
 
@@ -79,6 +80,23 @@ class Mapping:
     separator: str = "|"  # between the words of one cell
     notation: Notation = ISO  # of times
     encoding: str | None = None  # None: found out
+    flags: Flags = FLAGS
+    consents: tuple[ConsentTable, ...] = ()
+
+    @property
+    def columns_read(self) -> frozenset[str]:
+        """The keys of all columns that are read."""
+        return frozenset(self.columns).union(
+            column_key(column) for table in self.consents for column in table.columns
+        )
+
+    def with_constants(self, constants: MappingOf[str, str]) -> "Mapping":
+        """Return it with constants of a command, which replace its own."""
+        return replace(
+            self,
+            constants={**self.constants, **constants},
+            consents=tuple(table.with_constants(constants) for table in self.consents),
+        )
 
 
 PLAIN = Mapping({name: name for name in FIELDS})
@@ -127,6 +145,9 @@ class MappingFile:
     separator: Annotated[str, Written(_text)] = "|"
     time_format: Annotated[str | None, Written(_text)] = None
     time_zone: Annotated[tzinfo | None, Written(zone)] = None
+    yes: Annotated[tuple[str, ...] | None, Key("true")] = None
+    false: tuple[str, ...] | None = None
+    consent: tuple[ConsentTable, ...] = ()
 
 
 def read_mapping(path: Path, fields: Sequence[str] = FIELDS) -> Mapping:
@@ -172,6 +193,7 @@ def of_file(path: str, file: MappingFile, fields: Sequence[str]) -> Mapping:
         raise MappingFault(f"{path}: columns: {twice[0]} has several columns; leave one")
     if "address" not in named:
         raise MappingFault(f'{path}: columns: none is the address; add "COLUMN" = "address"')
+    flags = _checked_consents(path, file, fields)
     return Mapping(
         {column_key(column): name for column, name in columns.items()},
         file.constants,
@@ -180,4 +202,27 @@ def of_file(path: str, file: MappingFile, fields: Sequence[str]) -> Mapping:
         file.separator,
         Notation(file.time_format, file.time_zone),
         file.encoding,
+        flags,
+        file.consent,
     )
+
+
+def _checked_consents(path: str, file: MappingFile, fields: Sequence[str]) -> Flags:
+    """Return the flags of a mapping; check those and the dates of its consents."""
+    where = "true, false"
+    try:
+        flags = flags_of(file.yes, file.false)
+        for table in file.consent:
+            where = f'consent "{table.purpose}"'
+            flags_of(table.yes, table.false, table.nothing, flags)
+            table.check(is_dated="consent_given_at" in file.constants)
+    except ValueError as error:
+        raise MappingFault(f"{path}: {where}: {error}") from None
+    if not file.consent:
+        return flags
+    if "consent_purpose" not in fields:
+        raise MappingFault(f"{path}: consent: it is about contacts, and these are suppressions")
+    said = {"consent_purpose", "consent_given_at", "consent_withdrawn_at"}
+    if twice := sorted(said & {*file.columns.values()} | {"consent_purpose"} & {*file.constants}):
+        raise MappingFault(f"{path}: {twice[0]}: the [[consent]] say it; leave it out here")
+    return flags

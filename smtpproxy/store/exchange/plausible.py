@@ -46,6 +46,7 @@ class ContactCheck:
         self._consumer_domains = settings.consumer_domains
         self._restricted_tags = settings.restricted_tags
         self._now = now
+        self.undated = 0  # lines with a consent that has no date
         self.professionals = 0  # at providers of private mailboxes
         self.withdrawn: Counter[str] = Counter()  # withdrawals, by a purpose that nobody knows
 
@@ -67,6 +68,11 @@ class ContactCheck:
 
     def notices(self) -> Iterator[str]:
         """Yield what is to be said aloud of the lines that were taken."""
+        if self.undated:
+            yield (
+                f"{counted(self.undated, 'line')} rejected for a consent without its date: nobody "
+                "can prove that it came first"
+            )
         if self.withdrawn:
             yield (
                 f"{_counted(self.withdrawn, 'withdrawal')} that no stream has "
@@ -86,6 +92,8 @@ class ContactCheck:
             )
 
     def _checked(self, item: Item, worded: Callable[[str], str]) -> Item:
+        if isinstance(item, Rejected):
+            self.undated += item.is_undated
         if not isinstance(item, Read):
             return item
         contact = self._with_brand(item.value.contact)

@@ -23,6 +23,7 @@ _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "csv",
+    ".xlsx": "csv",
     ".json": "ndjson",
     ".jsonl": "ndjson",
     ".ndjson": "ndjson",

@@ -1,6 +1,7 @@
 """Files of suppressions: our own form, an export of a provider, or any CSV with a mapping."""
 
 from collections.abc import Callable, Iterable
+from collections.abc import Mapping as MappingOf
 from itertools import chain
 
 import msgspec
@@ -96,8 +97,11 @@ def read_csv(
             notices = (f"no header: taken as {','.join(COLUMNS)}",)
     if layout is None:
         notices = (*notices, *header.unread(mapping.columns))
+    notices = (*lines.notices, *notices)
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None) or None
-    convert = _row_entry(header, _Reader(mapping, defaults, layout), mapping, layout)
+    convert = _row_entry(
+        header, _Reader(mapping, defaults, layout, wanted.constants), mapping, layout
+    )
     return Contents(converted(read_rows(lines, header), convert), above, notices, lines.decoder)
 
 
@@ -202,10 +206,17 @@ def _notices(layout: Layout, defaults: Defaults) -> tuple[str, ...]:
 class _Reader:
     """Turns the cells of a row into an entry, by a mapping and, of a provider, its layout."""
 
-    def __init__(self, mapping: Mapping, defaults: Defaults, layout: Layout | None = None) -> None:
+    def __init__(
+        self,
+        mapping: Mapping,
+        defaults: Defaults,
+        layout: Layout | None = None,
+        constants: MappingOf[str, str] | None = None,
+    ) -> None:
+        """`constants` are those of the command, in the place of the mapping's."""
         self._defaults = defaults
         self._columns = tuple(mapping.columns.items())
-        self._constants = dict(mapping.constants)
+        self._constants = {**mapping.constants, **(constants or {})}
         self._values = {
             name: {text.casefold(): value for text, value in values.items()}
             for name, values in mapping.values.items()

@@ -1,0 +1,222 @@
+"""The `[[consent]]` of a mapping: for each purpose, the columns that say who agreed, and when."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from smtpproxy.store.exchange.lines import UndatedConsent
+from smtpproxy.store.exchange.rows import check_no_error, column_key, told
+from smtpproxy.store.exchange.times import Notation
+from smtpproxy.toml_tables import Key
+
+EVIDENCE = frozenset({"wording", "ip", "version", "form", "document_hash"})
+_TRUE = frozenset({"true", "yes", "y", "1", "oui", "o", "vrai"})
+_FALSE = frozenset({"false", "no", "n", "0", "non", "faux"})
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """Which cells mean yes, which no and which nothing, without regard to case."""
+
+    true: frozenset[str] = _TRUE
+    false: frozenset[str] = _FALSE
+    nothing: frozenset[str] = frozenset()
+
+    def read(self, text: str) -> bool | None:
+        """Return what a cell says; None: nothing. Raises ValueError."""
+        said = text.casefold()
+        if said in self.true:
+            return True
+        if said in self.false:
+            return False
+        if not said or said in self.nothing:
+            return None
+        raise ValueError(
+            f"{text[:40]!r} is neither true nor false; say what it means with true = […] or "
+            "false = […] in a mapping"
+        )
+
+
+FLAGS = Flags()
+"""What cells mean unless a mapping says otherwise."""
+
+
+def flags_of(
+    true: Iterable[str] | None,
+    false: Iterable[str] | None,
+    nothing: Iterable[str] = (),
+    other: Flags | None = None,
+) -> Flags:
+    """Return the flags that a mapping names; what it leaves out is as in `other`.
+
+    Raises ValueError: a cell would mean two things, or an empty one yes.
+    """
+    other = other or FLAGS
+    yes, no = _folded(true), _folded(false)
+    none = _folded(nothing) or frozenset()
+    named = [*(yes or ()), *(no or ()), *none]
+    if twice := sorted({text for text in named if named.count(text) > 1}):
+        raise ValueError(f"{twice[0]!r} would mean two things; leave it in one list")
+    if yes and "" in yes:
+        raise ValueError("true: an empty cell is no yes; leave it out")
+    return Flags(
+        other.true - (no or frozenset()) - none if yes is None else yes,
+        other.false - (yes or frozenset()) - none if no is None else no,
+        none,
+    )
+
+
+def _folded(texts: Iterable[str] | None) -> frozenset[str] | None:
+    return None if texts is None else frozenset(text.strip().casefold() for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentTable:
+    """A `[[consent]]`, as it is written. The second group are columns, the last constants."""
+
+    purpose: str
+    no: Literal["withdrawal", "nothing"] | None = None
+    yes: Annotated[tuple[str, ...] | None, Key("true")] = None
+    false: tuple[str, ...] | None = None
+    nothing: tuple[str, ...] = ()
+
+    column: str | None = None  # says yes or no; without it the dates do
+    given_at: str | None = None
+    withdrawn_at: str | None = None
+
+    method: str | None = None
+    wording: str | None = None
+    version: str | None = None
+    form: str | None = None
+    document_hash: str | None = None
+    brand: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it is about, as they are written."""
+        return tuple(filter(None, (self.column, self.given_at, self.withdrawn_at)))
+
+    def with_constants(self, constants: MappingOf[str, str]) -> "ConsentTable":
+        """Put constants of a command (`consent_method` …) in the place of its own."""
+        named = {name: f"consent_{name}" for name in _CONSTANTS - {"brand"}} | {"brand": "brand"}
+        given: dict[str, Any] = {n: constants[key] for n, key in named.items() if key in constants}
+        return replace(self, **given)
+
+    def check(self, *, is_dated: bool) -> None:
+        """Raises ValueError, which names the key. `is_dated`: a constant says when."""
+        if not self.columns:
+            raise ValueError("column: missing; name the column that says yes or no, or given_at")
+        is_flag = self.column is not None
+        if not is_flag and (self.yes or self.false or self.nothing or self.no):
+            raise ValueError("column: missing; true, false, nothing and no are about its cells")
+        if is_flag and self.no is None:
+            raise ValueError(
+                'no: missing; say what a no means: "withdrawal" (of an earlier yes), or "nothing"'
+            )
+        if is_flag and self.yes != () and not self.given_at and not is_dated:
+            raise ValueError(
+                "given_at: missing; name the column that says when they agreed: a consent without "
+                "a date proves nothing (or true = [], if a cell can only be a no)"
+            )
+
+
+_CONSTANTS = {"method", "brand", *EVIDENCE} & {one.name for one in fields(ConsentTable)}
+
+
+class ConsentReader:
+    """Reads what a row says of one purpose."""
+
+    def __init__(
+        self,
+        table: ConsentTable,
+        flags: Flags,
+        notation: Notation,
+        columns: Sequence[str],
+    ) -> None:
+        """`columns` of the header. Raises KeyError: one of the table's is not there."""
+        self._table = table
+        self._flags = flags_of(table.yes, table.false, table.nothing, flags)
+        self._notation = notation
+        keys = [column_key(column) for column in columns]
+        places = {name: keys.index(column_key(name)) for name in table.columns}
+        self._columns = {name: (place, columns[place]) for name, place in places.items()}
+
+    def consents(
+        self,
+        cells: Sequence[str],
+        common: MappingOf[str, Any],
+        evidence: MappingOf[str, Any],
+        as_of: datetime,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the consents of the NDJSON form. `common` holds for all of the row.
+
+        A no without a date of its own is one of the file's age. Raises ValueError.
+        """  # fmt: skip
+        table = self._table
+        withdrawn = self._time(table.withdrawn_at, cells, last_moment=True)
+        brand = {"brand": table.brand} if table.brand else {}
+        if self._says(cells):
+            given = self._time(table.given_at, cells) or common.get("given_at")
+            if given is None:
+                raise UndatedConsent(self._undated())
+            own = {name: v for name in _CONSTANTS if (v := getattr(table, name)) is not None}
+            proof = {**evidence, **{name: own.pop(name) for name in EVIDENCE & own.keys()}}
+            if withdrawn is not None and withdrawn < given:
+                raise ValueError(
+                    f"{self._named(table.withdrawn_at)} is before {self._named(table.given_at)}"
+                )
+            yield {
+                **common,
+                **own,
+                "purpose": table.purpose,
+                "given_at": given,
+                "withdrawn_at": withdrawn,
+                "evidence": proof or None,
+            }
+        elif withdrawn is not None:
+            yield {"purpose": table.purpose, "withdrawn_at": withdrawn, **brand}
+        elif self._refuses(cells):
+            yield {"purpose": table.purpose, "withdrawn_at": as_of, **brand}
+
+    def _says(self, cells: Sequence[str]) -> bool:
+        """Whether the row is a yes: in the column for it, else by having its date."""
+        if self._table.column is None:
+            return bool(self._table.given_at and self._cell(self._table.given_at, cells))
+        return self._flag(self._table.column, cells) is True
+
+    def _refuses(self, cells: Sequence[str]) -> bool:
+        if self._table.column is None or self._table.no != "withdrawal":
+            return False
+        return self._flag(self._table.column, cells) is False
+
+    def _flag(self, column: str, cells: Sequence[str]) -> bool | None:
+        try:
+            return self._flags.read(self._cell(column, cells))
+        except ValueError as error:
+            raise ValueError(f"{self._named(column)}: {error}") from None
+
+    def _time(
+        self, column: str | None, cells: Sequence[str], *, last_moment: bool = False
+    ) -> datetime | None:
+        text = self._cell(column, cells) if column else ""
+        if not text:
+            return None
+        try:
+            check_no_error(text)
+            return self._notation.read(text, last_moment=last_moment)
+        except ValueError as error:
+            raise ValueError(f"{self._named(column)}: {error}") from None
+
+    def _cell(self, column: str, cells: Sequence[str]) -> str:
+        return told(cells[self._columns[column][0]])
+
+    def _named(self, column: str | None) -> str:
+        name = self._columns[column][1] if column else "consent_given_at"
+        return f'"{name}" (consent to {self._table.purpose})'
+
+    def _undated(self) -> str:
+        given_at = self._table.given_at
+        empty = f'"{self._columns[given_at][1]}" is empty' if given_at else "there is no date"
+        return f"{self._named(self._table.column)} says yes, and {empty}: a consent needs its date"

@@ -1,0 +1,206 @@
+"""Tables of every kind, as lines of CSV: CSV itself, spreadsheets (XLSX), and foreign NDJSON."""
+
+import csv
+import io
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import date, datetime, time
+from typing import Any, BinaryIO
+
+import msgspec
+
+from smtpproxy.store.exchange.lines import (
+    ImportFault,
+    Line,
+    Lines,
+    Rejected,
+    read_lines,
+    read_object,
+)
+from smtpproxy.store.exchange.mapping import Mapping
+from smtpproxy.store.exchange.rows import column_key
+
+_ZIP = b"PK\x03\x04"
+_START = 64
+_NOT_SPACE = b" \t\r\n\xef\xbb\xbf"
+_MOST_UNPACKED = 2 << 30  # octets of a whole spreadsheet, read in a stream
+_MOST_IN_MEMORY = 256 << 20  # octets of its parts that are not: above all, its texts
+_MOST_COLUMNS = 1_000  # of JSON objects
+_DEEPEST = 5  # objects in objects
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def is_json(start: bytes) -> bool:
+    """Tell by its first octets whether a file is JSON objects."""
+    return start.lstrip(_NOT_SPACE).startswith(b"{")
+
+
+def read_table(file: BinaryIO, mapping: Mapping | None = None) -> Lines:
+    """Read the lines of a table, the first of them its header.
+
+    Without a mapping, lines of JSON are returned as they are.
+
+    Raises:
+        ImportFault: it is no table; later, with its first line, where it is no text.
+    """
+    start = file.peek(_START)[:_START] if isinstance(file, io.BufferedReader) else b""
+    if start.startswith(_ZIP):
+        return read_sheet(file)
+    if mapping is not None and is_json(start):
+        return json_rows(read_lines(file, "utf-8"), _named(mapping), mapping.separator)
+    return read_lines(file, mapping.encoding if mapping else None)
+
+
+def _named(mapping: Mapping) -> list[str]:
+    return [*mapping.columns, *sorted(mapping.columns_read - mapping.columns.keys())]
+
+
+def csv_line(number: int, cells: Sequence[str], delimiter: str = ",") -> Line:
+    """Return cells as a line of CSV; a line break in one stays in its quotes."""
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter, lineterminator="").writerow(cells)
+    return Line(number, out.getvalue().encode("utf-8", "replace"))
+
+
+def json_rows(lines: Lines, columns: Sequence[str], separator: str) -> Lines:
+    """Return JSON objects, one a line, as rows of these columns, below a header of them.
+
+    A column is a key, or keys with dots between them, in any case.
+    """
+
+    def rows() -> Iterator[Line | Rejected]:
+        yield csv_line(0, columns)
+        keys = [column_key(column) for column in columns]
+        for line in lines:
+            if isinstance(line, Rejected) or line.is_void:
+                yield line
+                continue
+            try:
+                found = {column_key(name): text for name, text in flat(line.content, separator)}
+            except ValueError as error:
+                yield Rejected(line.number, str(error), (line.content,))
+                continue
+            yield csv_line(line.number, [found.get(key, "") for key in keys])
+
+    return Lines(rows(), lines.decoder)
+
+
+def flat(content: bytes, separator: str = "|") -> list[tuple[str, str]]:
+    """Return the keys and texts of a JSON object, those of objects in it as `outer.inner`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        pending = [("", read_object(_decode, content), 0)]
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"not a JSON object on one line: {error}") from None
+    found: list[tuple[str, str]] = []
+    while pending and len(found) < _MOST_COLUMNS:
+        prefix, objects, depth = pending.pop()
+        for name, value in objects.items():
+            if isinstance(value, dict):
+                if depth < _DEEPEST:
+                    pending.append((f"{prefix}{name}.", value, depth + 1))
+            elif isinstance(value, list):
+                found.append((f"{prefix}{name}", separator.join(map(_text, value))))
+            else:
+                found.append((f"{prefix}{name}", _text(value)))
+    return found
+
+
+def read_sheet(file: BinaryIO) -> Lines:
+    """Read the first sheet of a spreadsheet that is not empty, row by row.
+
+    Raises:
+        ImportFault: it cannot be read, or would need too much memory.
+    """
+    import openpyxl  # where there is a spreadsheet
+
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - its rows are read from it
+    shutil.copyfileobj(file, copy)
+    try:
+        _check_size(zipfile.ZipFile(copy).infolist())
+        book = openpyxl.load_workbook(copy, read_only=True, data_only=True, keep_links=False)
+        sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+        for sheet in sheets:
+            sheet.reset_dimensions()  # some programs write wrong ones
+        read = next((sheet for sheet in sheets if _has_rows(sheet)), None)
+    except ImportFault:
+        raise
+    except Exception as error:  # whatever openpyxl makes of a file that is none
+        raise ImportFault(
+            f"it is a spreadsheet or an archive that cannot be read ({_in_words(error)}); save it "
+            "as XLSX or as CSV in UTF-8"
+        ) from None
+    others = [sheet.title for sheet in sheets if sheet is not read]
+    told = f"the sheet {read.title!r} is read" if read else "no sheet has rows"
+    notices = (f"{told}; not read: {', '.join(others)[:200]}",) if others else ()
+    return Lines(_sheet_lines(read, copy), notices=notices)
+
+
+def _check_size(parts: Iterable[zipfile.ZipInfo]) -> None:
+    whole, in_memory = 0, 0
+    for part in parts:
+        whole += part.file_size
+        if not part.filename.startswith("xl/worksheets/"):
+            in_memory += part.file_size
+    if whole > _MOST_UNPACKED or in_memory > _MOST_IN_MEMORY:
+        raise ImportFault("the spreadsheet is too large; save it as CSV in UTF-8")
+
+
+def _has_rows(sheet: Any) -> bool:
+    return any(any(cell is not None for cell in row) for row in sheet.iter_rows(values_only=True))
+
+
+def _sheet_lines(sheet: Any, copy: BinaryIO) -> Iterator[Line | Rejected]:
+    with copy:
+        if sheet is None:
+            return
+        try:
+            for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+                cells = [_text(cell) for cell in row]
+                while cells and not cells[-1]:
+                    cells.pop()
+                yield csv_line(number, cells)
+        except Exception as error:  # in the midst of a broken one
+            raise ImportFault(
+                f"row {number + 1}: the spreadsheet is broken ({_in_words(error)})"
+            ) from None
+
+
+def _in_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:100] or type(error).__name__
+
+
+def _text(value: object) -> str:
+    """Return a value of a spreadsheet or of JSON as a cell of CSV."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, datetime):
+        is_day = value.time() == time.min
+        return value.date().isoformat() if is_day else value.isoformat(timespec="seconds")
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)
+
+
+def columns_of(lines: Iterable[Line | Rejected], most: int = 1_000) -> Collection[str]:
+    """Return the keys of the first JSON objects, in the order in which they come."""
+    found: dict[str, str] = {}
+    for _, line in zip(range(most), lines, strict=False):
+        if isinstance(line, Rejected) or line.is_void:
+            continue
+        try:
+            for name, _ in flat(line.content):
+                if len(found) < _MOST_COLUMNS:
+                    found.setdefault(column_key(name), name)
+        except ValueError:
+            continue
+    return found.values()

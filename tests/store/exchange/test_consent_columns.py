@@ -1,0 +1,214 @@
+"""`[[consent]]` of a mapping: who agreed to what, by a column of yes and no for each purpose."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.exchange.layouts import Wanted
+from smtpproxy.store.exchange.lines import ImportFault
+from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
+from tests.store.exchange.importing import FILE_TIME, Importing
+
+HEAD = """
+time_format = "%d/%m/%Y"
+true = ["oui", "X"]
+false = ["non"]
+[columns]
+"Adresse e-mail" = "address"
+"""
+NEWS = """
+[[consent]]
+purpose = "news"
+column = "Opt-in newsletter"
+no = "withdrawal"
+given_at = "Date d'inscription"
+method = "unticked_box"
+wording = "Je veux la lettre"
+"""
+SHOP = """
+[[consent]]
+purpose = "offers"
+column = "Offres"
+true = ["1"]
+false = ["0"]
+nothing = ["?"]
+no = "nothing"
+given_at = "Date d'inscription"
+withdrawn_at = "Désinscrit le"
+"""
+HEADER = "Adresse e-mail,Opt-in newsletter,Offres,Date d'inscription,Désinscrit le\n"
+
+
+class Mapped:
+    def __init__(self, importing: Importing, path: Path) -> None:
+        self.importing = importing
+        self.path = path
+
+    def acts(self, row: str, mapping: str = HEAD + NEWS + SHOP) -> list[tuple[str, bool, datetime]]:
+        """Purpose, whether it is a withdrawal, and time, of what a row says."""
+        self.path.write_text(mapping)
+        content = HEADER + f"anna@people.example,{row}\n"
+        done = self.importing.contacts(content.encode(), "csv", read_mapping(self.path))
+        assert done.rejected == 0, self.importing.rejected
+        acts = self.importing.contact("anna@people.example").acts
+        return sorted((act.purpose, act.withdrawal, act.at) for act in acts)
+
+    def rejected(self, row: str, mapping: str = HEAD + NEWS + SHOP) -> str:
+        self.path.write_text(mapping)
+        content = HEADER + f"anna@people.example,{row}\n"
+        done = self.importing.contacts(content.encode(), "csv", read_mapping(self.path))
+        assert done.rejected == 1
+        return self.importing.rejected
+
+    def fault(self, mapping: str) -> str:
+        self.path.write_text(mapping)
+        with pytest.raises(MappingFault) as caught:
+            read_mapping(self.path)
+        return str(caught.value).removeprefix(f"{self.path}: ")
+
+
+@pytest.fixture
+def mapped(importing: Importing, tmp_path: Path) -> Mapped:
+    return Mapped(importing, tmp_path / "mapping.toml")
+
+
+DAY = datetime(2024, 12, 31, tzinfo=UTC)
+
+
+def test_each_purpose_has_its_column(mapped: Mapped) -> None:
+    assert mapped.acts("oui,1,31/12/2024,") == [("news", False, DAY), ("offers", False, DAY)]
+    news, offers = mapped.importing.contact("anna@people.example").acts
+    assert {news.purpose: news.evidence.wording, offers.purpose: offers.evidence.wording} == {
+        "news": "Je veux la lettre",
+        "offers": None,
+    }
+
+
+@pytest.mark.parametrize("yes", ["oui", "OUI", " Oui ", "x"])
+def test_what_means_yes_is_said_without_regard_to_case(mapped: Mapped, yes: str) -> None:
+    assert mapped.acts(f"{yes},,31/12/2024,") == [("news", False, DAY)]
+
+
+def test_a_no_is_a_withdrawal_of_the_age_of_the_file_or_nothing(mapped: Mapped) -> None:
+    """Never a consent, though the row has a date."""
+    assert mapped.acts("non,0,31/12/2024,") == [("news", True, FILE_TIME)]
+
+
+def test_a_no_has_the_date_of_its_column(mapped: Mapped) -> None:
+    at = datetime(2025, 1, 1, 23, 59, 59, 999999, tzinfo=UTC)
+    assert mapped.acts(",0,31/12/2024,01/01/2025") == [("offers", True, at)]
+
+
+def test_a_yes_that_was_withdrawn_later_is_both(mapped: Mapped) -> None:
+    acts = mapped.acts(",1,31/12/2024,01/01/2025")
+    assert [(purpose, gone) for purpose, gone, _ in acts] == [("offers", False), ("offers", True)]
+
+
+@pytest.mark.parametrize("nothing", ["?", "", " ", "NULL"])
+def test_what_says_nothing_is_nothing(mapped: Mapped, nothing: str) -> None:
+    assert mapped.acts(f",{nothing},31/12/2024,") == []
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value"),
+    [
+        ("peut-être,,31/12/2024,", "Opt-in newsletter", "peut-être"),
+        ("1,,31/12/2024,", "Opt-in newsletter", "1"),  # it is one of the other column's
+        (",oui,31/12/2024,", "Offres", "oui"),
+    ],
+)
+def test_any_other_value_is_an_error_with_line_and_value(
+    mapped: Mapped, row: str, column: str, value: str
+) -> None:
+    rejected = mapped.rejected(row)
+    assert "# line 2: " in rejected
+    assert f'"{column}"' in rejected
+    assert f"{value!r} is neither true nor false" in rejected
+
+
+def test_a_consent_without_a_date_is_rejected(mapped: Mapped) -> None:
+    assert (
+        '"Opt-in newsletter" (consent to news) says yes, and "Date d\'inscription" is empty: '
+        "a consent needs its date"
+    ) in mapped.rejected("oui,,,")
+
+
+@pytest.mark.parametrize("name", ["consent_purpose", "consent_method"])
+def test_so_is_one_that_is_said_by_columns_of_its_own(importing: Importing, name: str) -> None:
+    done = importing.contacts(f"address,{name}\nanna@people.example,x\n".encode(), "csv")
+    assert done.rejected == 1
+    assert "names one, and no date: a consent needs its date" in importing.rejected
+
+
+def test_a_date_for_all_is_a_constant(mapped: Mapped) -> None:
+    dated = NEWS.replace("given_at", "# given_at")
+    constants = '[constants]\nconsent_given_at = "2024-12-31"\n'
+    assert mapped.acts("oui,,,", HEAD + constants + dated) == [("news", False, DAY)]
+
+
+def test_without_a_column_of_yes_and_no_the_date_says_it(mapped: Mapped) -> None:
+    table = "[[consent]]\npurpose = 'news'\ngiven_at = \"Date d'inscription\"\n"
+    assert mapped.acts("non,,31/12/2024,", HEAD + table) == [("news", False, DAY)]
+
+
+def test_a_column_of_refusals_never_gives_a_consent(mapped: Mapped) -> None:
+    table = (
+        "[[consent]]\npurpose = 'news'\ncolumn = 'Offres'\n"
+        "true = []\nfalse = ['1']\nnothing = ['0']\nno = 'withdrawal'\n"
+    )
+    assert mapped.acts(",1,,", HEAD + table) == [("news", True, FILE_TIME)]
+    assert "neither true nor false" in mapped.rejected(",oui,,", HEAD + table)
+
+
+def test_constants_of_the_command_count_above_those_of_the_mapping(
+    importing: Importing, tmp_path: Path
+) -> None:
+    path = tmp_path / "mapping.toml"
+    path.write_text(HEAD + '[constants]\nsource = "partner"\n' + NEWS)
+    wanted = Wanted(constants={"source": "direct", "consent_wording": "w", "consent_form": "f"})
+    content = (HEADER + "anna@people.example,oui,,31/12/2024,\n").encode()
+    importing.contacts(content, "csv", read_mapping(path), wanted=wanted)
+    found = importing.contact("anna@people.example")
+    assert found.source == "direct"
+    assert (found.acts[0].evidence.wording, found.acts[0].evidence.form) == ("w", "f")
+
+
+def test_a_column_that_is_not_there_is_named(mapped: Mapped) -> None:
+    mapped.path.write_text(HEAD + NEWS)
+    mapping = read_mapping(mapped.path)
+    with pytest.raises(ImportFault) as caught:
+        mapped.importing.contacts(b"Adresse e-mail\nanna@people.example\n", "csv", mapping)
+    assert "no column 'Opt-in newsletter' of [[consent]] news, " in str(caught.value)
+
+
+def test_constants_about_consent_need_its_date(importing: Importing) -> None:
+    wanted = Wanted(constants={"consent_method": "unticked_box"})
+    with pytest.raises(ImportFault) as caught:
+        importing.contacts(b"address\nanna@people.example\n", "csv", None, wanted=wanted)
+    assert "--set consent_method: no column says when anybody agreed" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "fault"),
+    [
+        (HEAD + NEWS.replace("no = ", "# no = "), 'consent "news": no: missing'),
+        (HEAD + NEWS.replace("given_at", "# given_at"), 'consent "news": given_at: missing'),
+        (HEAD + NEWS.replace("column", "# column"), 'consent "news": column: missing; true'),
+        (HEAD + "[[consent]]\npurpose = 'x'\n", 'consent "x": column: missing; name'),
+        (HEAD.replace('"X"', '"non"') + NEWS, "true, false: 'non' would mean two things"),
+        (HEAD.replace('"X"', '""') + NEWS, "true, false: true: an empty cell is no yes"),
+        (HEAD + "'D' = 'consent_given_at'\n" + NEWS, "consent_given_at: the [[consent]] say it"),
+        (HEAD + "[constants]\nconsent_purpose = 'x'\n" + NEWS, "consent_purpose: the [[consent"),
+        (HEAD + NEWS.replace('"withdrawal"', '"yes"'), 'consent[0].no: "yes" is not one of'),
+    ],
+)
+def test_what_is_wrong_with_a_mapping_is_named(mapped: Mapped, mapping: str, fault: str) -> None:
+    assert mapped.fault(mapping).startswith(fault)
+
+
+def test_suppressions_have_no_consents(mapped: Mapped) -> None:
+    mapped.path.write_text(HEAD + NEWS)
+    with pytest.raises(MappingFault) as caught:
+        read_mapping(mapped.path, SUPPRESSION_FIELDS)
+    assert "it is about contacts" in str(caught.value)

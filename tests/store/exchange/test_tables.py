@@ -1,0 +1,120 @@
+"""Spreadsheets and foreign JSON, read as the tables that they are."""
+
+import io
+import zipfile
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+
+from smtpproxy.store.exchange.lines import ImportFault, Line
+from smtpproxy.store.exchange.mapping import Mapping
+from smtpproxy.store.exchange.tables import flat, read_table
+
+
+def workbook(path: Path, *sheets: list[list[Any]]) -> Path:
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for rows in sheets:
+        sheet = book.create_sheet()
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+def texts(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        return [line.content.decode() for line in read_table(file) if isinstance(line, Line)]
+
+
+def test_cells_are_written_as_a_mapping_reads_them(tmp_path: Path) -> None:
+    at = datetime.fromisoformat("2025-01-02T03:04")
+    path = workbook(
+        tmp_path / "people.xlsx",
+        [
+            ["Adresse", "Depuis", "Vu le", "n", "x", "Note"],
+            [
+                "anna@people.example",
+                date(2024, 12, 31),
+                at,
+                3.0,
+                True,
+            ],
+            [],
+            ["bert@people.example", None, None, 1.5, None, "deux\nlignes, dit-il"],
+        ],
+    )
+    assert texts(path) == [
+        "Adresse,Depuis,Vu le,n,x,Note",
+        "anna@people.example,2024-12-31,2025-01-02T03:04:00,3,true",
+        "",
+        'bert@people.example,,,1.5,,"deux\nlignes, dit-il"',
+    ]
+
+
+def test_the_first_sheet_with_rows_is_read_and_the_others_named(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "people.xlsx", [], [["address"]], [["other"]])
+    with path.open("rb") as file:
+        lines = read_table(file)
+    assert lines.notices == ("the sheet 'Sheet1' is read; not read: Sheet, Sheet2",)
+    assert texts(path) == ["address"]
+
+
+def test_an_empty_one_has_no_lines(tmp_path: Path) -> None:
+    assert texts(workbook(tmp_path / "people.xlsx", [])) == []
+
+
+def archive(**parts: bytes) -> io.BufferedReader:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in parts.items():
+            packed.writestr(name, content)
+    return io.BufferedReader(io.BytesIO(raw.getvalue()))  # type: ignore[arg-type]
+
+
+def test_an_archive_that_is_none_is_refused() -> None:
+    with pytest.raises(ImportFault, match="cannot be read"):
+        read_table(archive(letter=b"x"))
+
+
+def test_one_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(ImportFault, match="too large"):
+        read_table(archive(strings=b"\0" * (257 << 20)))
+
+
+def test_one_that_was_cut_is_refused(tmp_path: Path) -> None:
+    path = workbook(
+        tmp_path / "people.xlsx", [["address"], *[[f"{n}@x.example"] for n in range(99)]]
+    )
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImportFault, match="cannot be read"), path.open("rb") as file:
+        read_table(file)
+
+
+def test_objects_in_objects_have_dots_in_their_names() -> None:
+    line = b'{"id":1,"properties":{"email":"a@b.example","tags":["x","y"],"ok":false,"no":null}}'
+    assert flat(line) == [
+        ("id", "1"),
+        ("properties.email", "a@b.example"),
+        ("properties.tags", "x|y"),
+        ("properties.ok", "false"),
+        ("properties.no", ""),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_object_is_a_fault(content: bytes) -> None:
+    with pytest.raises(ValueError, match="JSON object"):
+        flat(content)
+
+
+def test_json_becomes_rows_of_the_columns_of_the_mapping() -> None:
+    mapping = Mapping({"properties.email": "address", "seen": "last_activity_at"})
+    file = io.BufferedReader(
+        io.BytesIO(b'{"properties":{"Email":"a@b.example"},"x":1}\n\n{"Seen":"2025-01-01"}\n')
+    )  # type: ignore[arg-type]
+    lines = [line.content.decode() for line in read_table(file, mapping) if isinstance(line, Line)]
+    assert lines == ["properties.email,seen", "a@b.example,", "", ",2025-01-01"]
