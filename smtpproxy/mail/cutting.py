@@ -1,7 +1,8 @@
 """Cutting pieces out of the texts of a message without touching another octet of it.
 
-A piece is given by its place in the decoded text. What stands there instead is an empty HTML
-comment: what follows it cannot become a boundary, and what it was between does not grow together.
+A piece is given by its place in the decoded text. What stands there instead of a tag is an empty
+HTML comment: what follows it cannot become a boundary, and what it was between does not grow
+together.
 Under base64 and quoted-printable the lines around it stay as they are, and none becomes longer than
 76 characters (RFC 2045 sections 6.7 and 6.8).
 """
@@ -16,7 +17,9 @@ from smtpproxy.mail.mime import EncodedText
 Piece = tuple[int, int, bytes]
 """Where it begins and ends, and what stands there instead."""
 
-_COMMENT = b"<!---->"
+COMMENT = b"<!---->"
+NO_PICTURE = b"data:,"
+"""The address of nothing: what loads it asks nobody."""
 _LINE = 76
 _ESCAPE = re.compile(rb"=(?:([0-9A-Fa-f]{2})|\r\n)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+")
@@ -27,13 +30,13 @@ class CannotCut(ValueError):
     """Where a piece stands in the message cannot be told for certain."""
 
 
-def cut(body: bytes, text: EncodedText, spans: Sequence[tuple[int, int]]) -> bytes:
+def cut(body: bytes, text: EncodedText, pieces: Sequence[Piece]) -> bytes:
     """Return the body of a message without pieces of one of its texts.
 
-    `spans` are places in `text.octets`, in their order and apart. Raises CannotCut.
+    They are places in `text.octets`, in their order and apart. What stands there instead may get
+    spaces: a comment within, an address behind it. Raises CannotCut.
     """
     raw = body[text.start : text.end]
-    pieces = [(start, end, _COMMENT) for start, end in spans]
     if text.encoding == "quoted-printable":
         pieces = _quoted(raw, text.octets, pieces)
     elif text.encoding == "base64":
@@ -115,7 +118,7 @@ def _in_base64(raw: bytes, octets: bytes, pieces: Sequence[Piece]) -> list[Piece
         first, last = start - start % 3, min(end + -end % 3, len(octets))
         decoded = octets[first:start] + instead + octets[end:last]
         room = (last - first - len(decoded)) % 3  # so that what follows stands where it stood
-        at = start - first + len("<!--")
+        at = start - first + len(b"<!--" if instead.startswith(COMMENT) else NO_PICTURE)
         decoded = decoded[:at] + b" " * room + decoded[at:]
         until = places[last // 3 * 4 - 1] + 1
         if last % 3:

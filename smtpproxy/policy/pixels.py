@@ -3,42 +3,35 @@
 A picture counts where it is loaded from elsewhere and
 - it is at an address that is known to count openings (policy/trackers.py), or
 - it is at most one pixel large, or hidden by its own attributes, and its address says whom or which
-  message it is for.
+  message it is for, or
+- it is a background that a program makes at an address that says that openings are counted.
 What only keeps a table in shape is none: one file for everybody, from the sender's own server
 (docs/tracking.md has the figures). Linear in the length of the source.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import islice
 
 from msgspec import Struct
 
-from smtpproxy.mail.cutting import CannotCut, cut
+from smtpproxy.mail.cutting import COMMENT, NO_PICTURE, CannotCut, Piece, cut
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import EncodedText, decode_text, is_ascii_wise, read_texts
+from smtpproxy.mail.pictures import Picture, pictures
 from smtpproxy.mail.shown import plain_of
 from smtpproxy.policy.model import Pixel, PixelSign
 from smtpproxy.policy.trackers import known_trackers
 
-_UNSHOWN = ("style", "script", "title", "textarea", "template")
-_START = re.compile(rf"<(?:(!--)|(img)(?=[\s/])|({'|'.join(_UNSHOWN)})(?=[\s/>]))", re.I)
-_CLOSING = {name: re.compile(f"</{name}", re.I) for name in _UNSHOWN}
-# Nothing is given back, so that no character is looked at twice.
-_IMAGE = re.compile(r"""<img((?:[^>"']++|"[^"]*+"|'[^']*+')*+)>""", re.I)
-_ATTRIBUTE = re.compile(
-    r"""([^\s"'<>/=]{1,30}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>][^\s>]*+)))?"""
-)
-_MOST_IMAGES = 5_000  # what follows them is not read
-_MOST_ODD = 100  # tags whose quotes are not in pairs
-_LONGEST_TAG = 8_192  # characters
+_MOST_PICTURES = 5_000  # what follows them is not looked at
 _LONGEST_URL = 4_096
 _MOST_HOSTS = 10  # that are told of
 
 _NUMBER = re.compile(r"\s{0,9}\+?(\d{1,5})(?:\.\d{1,9})?\s{0,9}(px|pt)?\s{0,9}(?:!|;|\Z)", re.I)
 _DECLARATION = re.compile(r"(?:\A|;)\s{0,99}+([a-z-]{1,20}+)\s{0,9}+:([^;]{0,99}+)", re.I)
-_URL = re.compile(r"(?:(https?):)?[/\\]{2}([^/\\?#]{1,255}+)([^#]*+)", re.I)
+_URL = re.compile(r"(?:https?:[/\\]*+|[/\\]{2,}+)([^/\\?#]{1,255}+)([^#]*+)", re.I)
 _BLANK = re.compile(r"[\t\r\n]+")
 _NOTHING = re.compile(r"\s*0?(?:0|\.0{1,9})%?\s*(?:!.*)?")
 _STATIC = re.compile(r"\.(?:gif|png|jpe?g|webp|bmp|svg|ico)\Z", re.I)
@@ -62,20 +55,25 @@ _SIGNED = re.compile(rb"multipart/(?:signed|encrypted)|application/(?:x-)?pkcs7-
 
 
 class FoundPixel(Struct, frozen=True):
-    """A pixel, and where its tag stands in the source."""
+    """A pixel, and what stands for it in the source."""
 
     pixel: Pixel
-    start: int
-    end: int
+    picture: Picture
+
+    @property
+    def piece(self) -> Piece:
+        """What is cut out: a tag, or the address of what stands behind an element."""
+        instead = NO_PICTURE if self.picture.background else COMMENT
+        return self.picture.start, self.picture.end, instead
 
 
 def find_pixels(source: str) -> tuple[FoundPixel, ...]:
     """Return the tracking pixels in HTML, in their order."""
     found = []
-    for start, end, attributes in _images(source):
-        pixel = _pixel(attributes)
+    for picture in islice(pictures(source), _MOST_PICTURES):
+        pixel = _pixel(picture)
         if pixel is not None:
-            found.append(FoundPixel(pixel, start, end))
+            found.append(FoundPixel(pixel, picture))
     return tuple(found)
 
 
@@ -97,16 +95,19 @@ def without_pixels(headers: HeaderBlock, body: bytes, *, whole: bool = True) -> 
     """
     if _SIGNED.search(body) or any(map(_SIGNED.search, headers.raw_values("Content-Type"))):
         raise CannotCut("its content is signed")
-    before, _ = read_texts(headers, body)
+    before, all_read = read_texts(headers, body)
     edited = body
     for text in reversed(before):
         pixels = () if text.plain else find_pixels(_source(text))
         if not pixels:
             continue
         cut_off = not whole and text.end == len(body)
-        if not is_ascii_wise(text.charset) or (cut_off and pixels[-1].end + 4 > len(text.octets)):
+        last = pixels[-1].picture
+        if not is_ascii_wise(text.charset) or (cut_off and last.end + 4 > len(text.octets)):
             raise CannotCut("its text is encoded in a way that nothing can be cut from")
-        edited = cut(edited, text, [(each.start, each.end) for each in pixels])
+        if not last.closed and not (whole and all_read):
+            raise CannotCut("where its last tag ends was not read")
+        edited = cut(edited, text, [each.piece for each in pixels])
     after, _ = read_texts(headers, edited)
     if len(after) != len(before) or pixels_of(after):
         raise CannotCut("what is left when they are cut is another message")
@@ -120,67 +121,27 @@ def _source(text: EncodedText) -> str:
     return decode_text(text.octets, text.charset)
 
 
-def _images(source: str) -> Iterator[tuple[int, int, str]]:
-    """Where each picture's tag stands, and what it says, but for comments and the like."""
-    position, odd = 0, 0
-    for _ in range(_MOST_IMAGES):
-        start = _START.search(source, position)
-        if start is None:
-            return
-        if start[1]:
-            position = _after_comment(source, start.end())
-        elif start[3]:
-            close = _CLOSING[start[3].lower()].search(source, start.end())
-            if close is None:
-                return
-            position = close.end()
-        else:
-            tag = _IMAGE.match(source, start.start(), start.start() + _LONGEST_TAG)
-            if tag is not None:
-                yield tag.start(), tag.end(), tag[1]
-                position = tag.end()
-                continue
-            odd += 1
-            end = source.find(">", start.end(), start.start() + _LONGEST_TAG)
-            if odd > _MOST_ODD or end < 0:
-                position = start.start() + _LONGEST_TAG
-            else:
-                yield start.start(), end + 1, source[start.end() : end]
-                position = end + 1
+def _pixel(picture: Picture) -> Pixel | None:
+    found = (_pixel_at(url, picture) for url in picture.urls)
+    return next((each for each in found if each is not None), None)
 
 
-def _after_comment(source: str, position: int) -> int:
-    """What is between the marks of a conditional comment is shown by some programs."""
-    if source.startswith("[if", position):
-        return position
-    if source.startswith((">", "->"), position):
-        return position
-    end = source.find("-->", position)
-    return end + 3 if end >= 0 else len(source)
-
-
-def _pixel(tag: str) -> Pixel | None:
-    attributes = _attributes(tag)
-    url = _URL.match(_BLANK.sub("", plain_of(attributes.get("src", "")[:_LONGEST_URL])).strip())
+def _pixel_at(address: str, picture: Picture) -> Pixel | None:
+    url = _URL.match(_BLANK.sub("", plain_of(address[:_LONGEST_URL])).strip())
     if url is None:
         return None
-    host = url[2].rpartition("@")[2].partition(":")[0].lower().rstrip(".")
-    path = url[3].replace("\\", "/")
+    host = url[1].rpartition("@")[2].partition(":")[0].lower().rstrip(".")
+    path = url[2].replace("\\", "/")
     if _is_known(host, path):
         return Pixel(host, PixelSign.KNOWN)
-    style = _style(attributes.get("style", ""))
-    if _is_tiny(style, attributes):
+    attributes, style = picture.attributes, _style(picture.attributes.get("style", ""))
+    if _is_tiny(style, attributes, both=picture.background):
         return Pixel(host, PixelSign.TINY) if _says_whose(path) else None
+    if picture.background:
+        return Pixel(host, PixelSign.HIDDEN) if _counts_openings(path) else None
     if _is_hidden(attributes, style):
         return Pixel(host, PixelSign.HIDDEN) if _says_opened(path) else None
     return None
-
-
-def _attributes(tag: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, double, single, bare in _ATTRIBUTE.findall(tag):
-        found.setdefault(name.lower(), double or single or bare)
-    return found
 
 
 def _style(value: str) -> dict[str, str]:
@@ -217,8 +178,9 @@ def _pixels(value: str | None, *, attribute: bool) -> int | None:
     return int(found[1])
 
 
-def _is_tiny(style: Mapping[str, str], attributes: Mapping[str, str]) -> bool:
-    """At most one pixel each way; a side that nothing is said of is as long as the other."""
+def _is_tiny(style: Mapping[str, str], attributes: Mapping[str, str], *, both: bool) -> bool:
+    """At most one pixel each way; a side that nothing is said of is as long as the other, but
+    where `both` have to be told: a line as wide as the page has a background too."""
     sides: list[int] = []
     for name in ("width", "height"):
         told = [
@@ -236,7 +198,7 @@ def _is_tiny(style: Mapping[str, str], attributes: Mapping[str, str]) -> bool:
                 return False
         if side is not None:
             sides.append(side)
-    return bool(sides) and max(sides) <= 1
+    return len(sides) > both and max(sides) <= 1
 
 
 def _is_hidden(attributes: Mapping[str, str], style: Mapping[str, str]) -> bool:
@@ -267,3 +229,9 @@ def _says_whose(path: str) -> bool:
 def _says_opened(path: str) -> bool:
     """Whether the address says that openings are counted: pictures are hidden for many reasons."""
     return _WORD.search(path.partition("?")[0]) is not None
+
+
+def _counts_openings(path: str) -> bool:
+    """Whether a program is asked, by a word that says so: a background's size is not told."""
+    place = path.partition("?")[0]
+    return _WORD.search(place) is not None and _STATIC.search(place) is None

@@ -160,6 +160,9 @@ PIXEL = b"<img src=//t.example/o?i=1 width=1>"
             (HTML, unit)
             for unit in (b"<style>", b"</style><style>", b"<img src=//", b"<img a=b c='")
         ),
+        *((HTML, unit) for unit in (b"<img", b"</style", b"<a\t", b"<a =\t", b"<!", b"<a b=c>")),
+        *((HTML, unit) for unit in (b"<p title='<x='", b"<p style='a:url(", b"<td background=a>")),
+        *((HTML, b"<img srcset='" + unit * 60 + b"'>") for unit in (b",", b", ", b"//a 1x,")),
         *((HTML, b"<img " + unit * 60 + b">") for unit in (b"a=b ", b"style='width:1;' ", b"&#1")),
         *((HTML, b"<img src=//" + unit * 90 + b" width=1 height=1>") for unit in (b"a/", b"/0aA")),
         *((header, PIXEL) for header in (HTML, QUOTED)),

@@ -155,6 +155,55 @@ def test_what_others_signed_is_refused_and_what_the_relay_signs_is_not(
         assert verdicts(own + b"\r\nFrom:" + anew[2], ours) == [True]
 
 
+SIGNATURE = "--b\r\nContent-Type: application/pkcs7-signature\r\n\r\nMIIB\r\n--b--\r\n"
+SIGNED_TYPE = (
+    "Content-Type",
+    'multipart/signed; protocol="application/pkcs7-signature"; boundary=b',
+)
+
+
+def test_what_its_author_signed_is_never_edited(started: Start) -> None:
+    """With no other signature than that in the message (RFC 1847)."""
+    body = f"--b\r\nContent-Type: text/html\r\n\r\n{HTML}\r\n{SIGNATURE}"
+    sent = marketing(body=body, headers=[SIGNED_TYPE])
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "strip")
+        code, text = relay.send(sent, AGREED)
+        assert (code, "refused: tracking_unconsented" in text) == (550, True)
+        assert not mta.messages
+        agree(relay, AGREED)
+        assert relay.send(sent, AGREED)[0] == 250
+        assert mta.messages[0].data.endswith(sent)
+        assert (counted(relay, "refused"), counted(relay, "consented")) == (1, 1)
+
+
+def test_each_form_of_a_pixel_goes_from_mail_in_parts(started: Start) -> None:
+    """multipart/related of quoted-printable, as programs send it."""
+    base = "https://t.example/wf/open?upn=3D8f2c"
+    forms = [
+        f'<image src=3D"{base}" width=3D1 height=3D1>',
+        f'<input type=3Dimage src=3D"{base}" width=3D1 height=3D1>',
+        f'<img srcset=3D"{base} 2x" width=3D1 height=3D1>',
+        f'<img src=3D"{base.replace("//", "")}" width=3D1 height=3D1>',
+        f'<img src=3D"{base}" width=3D1 height=3D1',
+    ]
+    cell = '<td background=3D"%s">caf=C3=A9</td><b title=3D"<!--">=\r\n'
+    top = (
+        "--b\r\nContent-Type: text/html; charset=3Dutf-8\r\n".replace("=3D", "=")
+        + "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
+    )
+    end = "\r\n--b\r\nContent-Type: image/png\r\nContent-ID: <1>\r\n\r\n\r\n--b--\r\n"
+    related = ("Content-Type", "multipart/related; boundary=b")
+    between = "=\r\n<p>=\r\n"
+    body = top + cell % base + between.join(forms) + end
+    expected = top + cell % "data:," + between.join("<!---->" for _ in forms) + end
+    with FakeUpstream() as mta:
+        relay = started(mta.address, "strip")
+        assert relay.send(marketing(body=body, headers=[related]), AGREED)[0] == 250
+        (found,) = mta.messages
+        assert found.data.decode().partition("\r\n\r\n")[2] == expected
+
+
 def test_a_large_message_is_edited_at_its_beginning_alone(started: Start) -> None:
     rest = "".join(f"<p>{'x' * 70} {n}</p>\r\n" for n in range(40_000))
     with FakeUpstream() as mta:

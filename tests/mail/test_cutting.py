@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from smtpproxy.mail.cutting import CannotCut, cut
+from smtpproxy.mail.cutting import COMMENT, NO_PICTURE, CannotCut, Piece, cut
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import EncodedText, read_texts
 
@@ -31,8 +31,8 @@ def read(head: bytes, body: bytes) -> EncodedText:
     return text
 
 
-def spans_of(octets: bytes) -> list[tuple[int, int]]:
-    return [found.span() for found in re.finditer(re.escape(TAG), octets)]
+def pieces_of(octets: bytes) -> list[Piece]:
+    return [(*found.span(), COMMENT) for found in re.finditer(re.escape(TAG), octets)]
 
 
 @pytest.mark.parametrize("encoding", [b"8bit", b"quoted-printable", b"base64"])
@@ -45,14 +45,33 @@ def test_pieces_go_and_nothing_else(encoding: bytes) -> None:
         octets = b"".join(random.choice(words) for _ in range(random.randint(1, 12)))
         body = encoded(octets, encoding)
         text = read(head, body)
-        spans = spans_of(text.octets)
-        if not spans:
+        pieces = pieces_of(text.octets)
+        if not pieces:
             continue
-        edited = cut(body, text, spans)
+        edited = cut(body, text, pieces)
         left = read(head, edited).octets
         assert re.sub(rb"<!-- {0,2}-->", TAG, left) == text.octets
         assert all(len(line) <= 76 for line in edited.split(b"\r\n")) or encoding == b"8bit"
         assert _decoded(head + edited) == left  # as another reader has it
+
+
+@pytest.mark.parametrize("encoding", [b"8bit", b"quoted-printable", b"base64"])
+def test_an_address_goes_from_within_its_tag(encoding: bytes) -> None:
+    random = Random(28)
+    url, head = b"https://t.example/open?u=12345678", HEAD % encoding
+    tags = [b'<td background="%b">' % url, b"<p style='background:url(%b)'>" % url]
+    for _ in range(200):
+        words = [b"a", b"b" * 70, b"\r\n", b"h\xc3\xa9 =", *tags, *tags, TAG]
+        octets = b"".join(random.choice(words) for _ in range(random.randint(1, 9)))
+        body = encoded(octets, encoding)
+        text = read(head, body)
+        pieces = pieces_of(text.octets)
+        found = re.finditer(re.escape(url), text.octets)
+        pieces = sorted([*pieces, *((*each.span(), NO_PICTURE) for each in found)])
+        if not pieces:
+            continue
+        left = read(head, cut(body, text, pieces)).octets
+        assert re.sub(rb"<!-- {0,2}-->", TAG, re.sub(rb"data:, {0,2}", url, left)) == text.octets
 
 
 def _decoded(message: bytes) -> bytes:
@@ -65,11 +84,11 @@ def test_lines_that_the_piece_does_not_touch_stay_as_they_are() -> None:
     lines = [b"=41 odd but right=20=\r\n", b"kept =3D\r\n", TAG.replace(b"=", b"=3D"), b"\r\nlast"]
     body = b"".join(lines)
     text = read(HEAD % b"quoted-printable", body)
-    edited = cut(body, text, spans_of(text.octets))
+    edited = cut(body, text, pieces_of(text.octets))
     assert edited == b"".join([*lines[:2], b"<!---->", *lines[3:]])
     raw = encodebytes(b"k" * 200 + TAG + b"z" * 200).replace(b"\n", b"\r\n")
     text = read(HEAD % b"base64", raw)
-    edited = cut(raw, text, spans_of(text.octets))
+    edited = cut(raw, text, pieces_of(text.octets))
     assert set(raw.split(b"\r\n")[:3]) <= set(edited.split(b"\r\n"))
     assert set(raw.split(b"\r\n")[-4:]) <= set(edited.split(b"\r\n"))
 
@@ -78,7 +97,7 @@ def test_a_boundary_is_not_made() -> None:
     """What followed the piece on its line does not begin one."""
     body = b"x\r\n" + TAG + b"--edge\r\nContent-Type: text/plain\r\n\r\ny"
     text = read(HEAD % b"7bit", body)
-    assert b"\r\n--edge" not in cut(body, text, spans_of(text.octets))
+    assert b"\r\n--edge" not in cut(body, text, pieces_of(text.octets))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +111,7 @@ def test_what_programs_read_in_two_ways_is_left_alone(raw: bytes) -> None:
     text = read(HEAD % b"quoted-printable", raw)
     start = text.octets.index(b"<")
     try:
-        edited = cut(raw, text, [(start, len(text.octets))])
+        edited = cut(raw, text, [(start, len(text.octets), COMMENT)])
     except CannotCut:
         return
     assert read(HEAD % b"quoted-printable", edited).octets == text.octets[:start] + b"<!---->"

@@ -1,5 +1,9 @@
 """What is a tracking pixel, and what only looks like one; and a message without them."""
 
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import SMTP
+
 import pytest
 
 from smtpproxy.mail.cutting import CannotCut
@@ -29,6 +33,38 @@ TRACKING = {
     "character references": '<img src="http&#58;//a&#46;example/o?i=1" width="1" height="1">',
     "for one program": '<!--[if mso]><img src="//a.example/o?i=1" width=1 height=1><![endif]-->',
     "after a quote that is never closed": '<p title="x>' + PIXEL,
+    "the other name of img": f'<image src="https://a.example/o?i=1" {ONE}>',
+    "a button": f'<input type="IMAGE" src="https://a.example/o?i=1" {ONE}>',
+    "srcset alone": f'<img srcset="https://a.example/o?i=1 1x" {ONE}>',
+    "srcset beside a harmless file": (
+        f'<img src="https://a.example/spacer.gif" srcset="https://a.example/s.gif,'
+        f' https://a.example/o?i=1 2x" {ONE}>'
+    ),
+    "a source of a picture": (
+        '<picture><source srcset="https://l.emltrk.com/x?d=1"><img src="cid:1"></picture>'
+    ),
+    "no slashes": f'<img src="https:a.example/o?i=1" {ONE}>',
+    "one slash": f'<img src="https:/a.example/o?i=1" {ONE}>',
+    "three slashes": f'<img src="https:///a.example/o?i=1" {ONE}>',
+    "a known background": '<div style="background:url(https://l.emltrk.com/x?d=1)">x</div>',
+    "a background of one pixel": (
+        "<div style=\"width:1px;height:1px;background-image: url( 'https://a.example/o?i=1' )\">"
+    ),
+    "a background attribute": f'<td background="https://a.example/o?i=1" {ONE}>',
+    "a background with character references": (
+        '<p style="width:0;height:0;background:url(&quot;https://a.example/o?i=1&quot;)">x</p>'
+    ),
+    "a background that says so": (
+        '<table background="https://a.example/track/open.php?u=77"><tr><td>x</td></tr></table>'
+    ),
+    "after an odd end of a comment": "<!-- a --!>" + PIXEL,
+    "after a comment in a value": '<p title="<!--">a</p>' + PIXEL,
+    "after a style sheet in a value": "<a title='<style>' href='/'>a</a>" + PIXEL,
+    "after a script that is no element": "<scripted>" + PIXEL,
+    "after a declaration": "<!DOCTYPE html><?xml?><![endif]>" + PIXEL,
+    "after a value without quotes": "<p title=it's>a</p>" + PIXEL,
+    "after a style sheet": "<style type='text/css'>p { color: red }</style>" + PIXEL,
+    "after a long picture": f'<img src="data:image/png;base64,{"A" * 20_000}">' + PIXEL,
     "a > between quotes": '<img alt="a>b" src="https://a.example/o?i=1" width="1" height="1">',
 }
 OTHERS = {
@@ -46,6 +82,25 @@ OTHERS = {
     "in a comment": f"<!-- {PIXEL} -->",
     "in a style sheet": f"<style>/* {PIXEL} */</style>",
     "in a text": "&lt;img src='https://a.example/o?i=1' width=1 height=1&gt;",
+    "in a value": f"<p title='{PIXEL}'>a</p>",
+    "in a style sheet with attributes": f"<style media='all'>{PIXEL}</style>",
+    "a button without a picture": f'<input type="text" src="https://a.example/o?i=1" {ONE}>',
+    "a background": '<td background="https://a.example/images/paper.jpg" width="600">x</td>',
+    "a background with a query": (
+        '<div style="background:#fff url(https://a.example/hero.jpg?w=600&h=300) no-repeat">'
+    ),
+    "a background in a folder of openings": (
+        '<td background="https://a.example/openings/door.jpg?id=9">x</td>'
+    ),
+    "a line as wide as the page": (
+        '<td height="1" style="background:url(https://a.example/line?c=ccc)"></td>'
+    ),
+    "a background of the message itself": f'<td background="cid:a@a.example" {ONE}>',
+    "a spacer in a background": f'<td background="https://a.example/spacer.gif" {ONE}>',
+    "two sizes of a picture": (
+        '<img src="https://a.example/a.png" srcset="https://a.example/a.png?w=1200 2x" width="600">'
+    ),
+    "another protocol": f'<img src="ftp:a.example/o?i=1" {ONE}>',
     "another element": '<imgx src="https://a.example/o?i=1" width="1" height="1">',
 }
 
@@ -59,6 +114,12 @@ def test_it_tells_of_an_opening(name: str) -> None:
 @pytest.mark.parametrize("name", OTHERS)
 def test_it_tells_of_nothing(name: str) -> None:
     assert not find_pixels("<html><body><p>Hello</p>" + OTHERS[name] + "</body></html>")
+
+
+@pytest.mark.parametrize("end", ["", " ", "\r\n", " alt='"])
+def test_it_is_not_closed_at_the_end(end: str) -> None:
+    (found,) = find_pixels("<html><body><p>Hello</p>" + PIXEL[:-1] + end)
+    assert found.pixel.host == "t.example"
 
 
 ENCODINGS = ["7bit", "8bit", "quoted-printable", "base64"]
@@ -95,10 +156,71 @@ def test_a_message_without_them(encoding: str, charset: str) -> None:
     assert edited.endswith(b"--b--\r\n")
 
 
+BACKGROUND = '<td width="600" background="https://l.emltrk.com/x?d=1">'
+STYLE = "<p style='color:red;background:url(https://a.example/track/open?u=7) 0 0'>"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_background_goes_and_its_element_stays(encoding: str) -> None:
+    headers, body = message(f"<tr>{BACKGROUND}a</td></tr>{STYLE}b</p>{PIXEL}c", encoding)
+    edited, _ = read_texts(headers, without_pixels(headers, body))
+    left = edited[1].octets.decode().replace(" ", "").strip()
+    assert left == (
+        '<tr><tdwidth="600"background="data:,">a</td></tr>'
+        "<pstyle='color:red;background:url(data:,)00'>b</p><!---->c"
+    )
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_is_not_closed_goes_as_far_as_it_was_read(encoding: str) -> None:
+    headers, body = message("<p>a</p>" + PIXEL[:-1], encoding)
+    edited, _ = read_texts(headers, without_pixels(headers, body))
+    assert edited[1].octets.decode().replace(" ", "").strip() == "<p>a</p><!---->"
+    with pytest.raises(CannotCut):
+        without_pixels(headers, body[: body.rindex(b"\r\n--b--")], whole=False)
+
+
+def test_what_is_not_closed_where_reading_ends_stays() -> None:
+    start = "x" * (512 * 1024 - len(PIXEL) + 1)
+    headers, body = message(start + PIXEL[:-1] + " alt='the rest of it'>")
+    with pytest.raises(CannotCut):
+        without_pixels(headers, body)
+
+
+def test_mail_as_programs_write_it() -> None:
+    """By Python's email package, with a picture of its own: only the pixels are another."""
+    mail = EmailMessage()
+    mail["Subject"] = "\u00e9t\u00e9"
+    mail.set_content("caf\u00e9")
+    html = f"<p>caf\u00e9 {'long ' * 40}</p><img src='cid:1'>{PIXEL}<p>{BACKGROUND}\u20ac</p>"
+    mail.add_alternative(html, subtype="html", cte="quoted-printable")
+    related = mail.get_payload()[1]  # type: ignore[index]
+    assert isinstance(related, EmailMessage)
+    related.add_related(bytes(range(256)), "image", "png", cid="<1>")
+    mail.add_attachment(PIXEL.encode(), "text", "html", filename="page.html")
+    whole = mail.as_bytes(policy=SMTP)
+    head, _, body = whole.partition(b"\r\n\r\n")
+    headers = HeaderBlock(head + b"\r\n\r\n")
+    edited = without_pixels(headers, body)
+    left = message_from_bytes(head + b"\r\n\r\n" + edited, policy=SMTP)
+    assert isinstance(left, EmailMessage)
+    for was, now in zip(message_from_bytes(whole, policy=SMTP).walk(), left.walk(), strict=True):
+        if was.get_content_type() == "text/html" and not was.is_attachment():
+            without = html.replace(PIXEL, "<!---->").replace("https://l.emltrk.com/x?d=1", "data:,")
+            assert now.get_content().strip() == without
+        elif not was.is_multipart():
+            assert now.get_content() == was.get_content()
+    assert b"page.html" in edited
+
+
+SIGNED = b"Content-Type: application/pkcs7-mime; smime-type=signed-data\r\n\r\nMIIB\r\n"
+
+
 @pytest.mark.parametrize(
     ("head", "body"),
     [
         (b"Content-Type: multipart/signed; boundary=b\r\n\r\n", b"--b\r\n%b\r\n--b--\r\n"),
+        (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n", b"--b\r\n%b\r\n--b--\r\n" + SIGNED),
         (b"Content-Type: text/html; charset=utf-16\r\n\r\n", None),
     ],
 )

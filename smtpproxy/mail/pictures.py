@@ -1,0 +1,153 @@
+"""The pictures that HTML loads when it is shown, and where each stands in its source.
+
+Tags are read as HTML 5 reads them (WHATWG HTML 13.2.5), so that what stands in a comment, a style
+sheet or the value of an attribute is no picture, and nothing there hides one. Only ASCII is looked
+at, and no character twice.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from smtpproxy.mail.shown import plain_of
+
+_UNSHOWN = ("style", "script", "title", "textarea", "template")
+_PICTURES = frozenset({"img", "image", "input", "source"})
+# Text and tags that say nothing are passed over at once. Nothing is ever given back.
+_DULL = re.compile(
+    rf"""(?:[^<]++|</?+(?!(?:{"|".join((*_UNSHOWN, *_PICTURES))})[\s/>])[a-z][^<>=]*+>)*+""", re.I
+)
+_START = re.compile(r"<(?:(!--)|([!?])|/?+([a-z][^\s/>]{0,30}+))", re.I)
+_COMMENT_END = re.compile("--!?>")
+_CLOSING = {name: re.compile(f"</{name}", re.I) for name in _UNSHOWN}
+_REST = re.compile(r"""((?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]*+))*+)>""")
+_ATTRIBUTE = re.compile(
+    r"""([^\s"'<>/=]{1,30}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>][^\s>]*+)))?"""
+)
+_NEVER_CLOSED = re.compile(r"""=\s*+(?:"[^"<]*+<[^"]*+(?<==)"|'[^'<]*+<[^']*+(?<==)')""")
+"""A value that ends where the next one begins, with a tag in it."""
+_IN_STYLE = re.compile(r"url\(\s*+([^)]{1,4096}+)\)", re.I)
+_CANDIDATE = re.compile(r"[\s,]*+(\S++)(?:(?<=,)|[^,]*+)")
+_MOST_CANDIDATES = 20  # of a srcset
+_MOST_TAGS = 50_000  # what follows them is not read
+_MOST_ODD = 100  # tags whose quotes are not in pairs
+_LONGEST_TAG = 8_192  # characters
+
+
+class Picture(Struct, frozen=True):
+    """A picture, by the addresses that it may be loaded from, as they are written.
+
+    `start` and `end` are those of its tag; of a `background`, those of the address alone, and the
+    attributes are those of the element behind which it stands. `closed`: the tag has an end.
+    """
+
+    urls: tuple[str, ...]
+    attributes: Mapping[str, str]
+    start: int
+    end: int
+    background: bool = False
+    closed: bool = True
+
+
+def pictures(source: str) -> Iterator[Picture]:
+    """Yield the pictures of HTML, in their order."""
+    for name, start, begin, end, closed in _tags(source):
+        tag = source[begin : end - closed]
+        name = name.lower()
+        if name in _PICTURES:
+            attributes = _attributes(tag)
+            urls = tuple(_urls(name, attributes))
+            if urls:
+                yield Picture(urls, attributes, start, end, closed=closed)
+        elif closed and ("rl(" in tag.lower() or "background" in tag.lower()):
+            yield from _backgrounds(tag, begin)
+
+
+def _urls(name: str, attributes: Mapping[str, str]) -> Iterator[str]:
+    if name == "input" and attributes.get("type", "").strip().lower() != "image":
+        return
+    if name != "source" and attributes.get("src"):
+        yield attributes["src"]
+    if "srcset" in attributes:
+        found = _CANDIDATE.finditer(plain_of(attributes["srcset"]))
+        for candidate, _ in zip(found, range(_MOST_CANDIDATES), strict=False):
+            yield candidate[1].rstrip(",")
+
+
+def _backgrounds(tag: str, offset: int) -> Iterator[Picture]:
+    attributes = _attributes(tag)
+    for attribute in _ATTRIBUTE.finditer(tag):
+        name, group = attribute[1].lower(), attribute.lastindex or 0
+        value, at = attribute[group] if group > 1 else "", offset + attribute.start(group)
+        if name == "background" and value.strip():
+            yield Picture((value,), attributes, at, at + len(value), background=True)
+        elif name == "style":
+            for found in _IN_STYLE.finditer(value):
+                url = plain_of(found[1]).strip().strip("\"'")
+                yield Picture(
+                    (url,), attributes, at + found.start(1), at + found.end(1), background=True
+                )
+
+
+def _attributes(tag: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, double, single, bare in _ATTRIBUTE.findall(tag):
+        found.setdefault(name.lower(), double or single or bare)
+    return found
+
+
+_Tag = tuple[str, int, int, int, bool]
+"""Its name, where it begins, its attributes begin, and it ends; whether it has an end."""
+
+
+def _tags(source: str) -> Iterator[_Tag]:
+    """The tags that may load something, but for those in comments and the like."""
+    position, odd = 0, 0
+    for _ in range(_MOST_TAGS):
+        start = _START.search(source, _DULL.match(source, position).end())  # type: ignore[union-attr]
+        if start is None:
+            return
+        if start[1]:
+            position = _after_comment(source, start.end())
+        elif start[2]:
+            position = source.find(">", start.end()) + 1 or len(source)
+        else:
+            tag = _tag(source, start)
+            if tag is None or (odd := odd + tag[1]) > _MOST_ODD:
+                position = start.start() + _LONGEST_TAG
+                continue
+            end = tag[0]
+            closed = source.startswith(">", end - 1)
+            yield start[3], start.start(), start.end(), end, closed
+            position = end
+            name = start[3].lower()
+            if name in _CLOSING and not source.startswith("/", start.start() + 1):
+                close = _CLOSING[name].search(source, end)
+                if close is None:
+                    return
+                position = close.start()
+
+
+def _tag(source: str, start: re.Match[str]) -> tuple[int, bool] | None:
+    """Where a tag ends, and whether its quotes are not in pairs; None where it is too long."""
+    limit = start.start() + _LONGEST_TAG
+    tag = _REST.match(source, start.end(), limit)
+    if tag is not None and not ("<" in tag[1] and _NEVER_CLOSED.search(tag[1])):
+        return tag.end(), False
+    end = source.find(">", start.end(), limit)
+    if end >= 0:
+        return end + 1, True
+    if limit < len(source):
+        return None
+    return len(source.rstrip()), True  # it is not closed, at the end of all
+
+
+def _after_comment(source: str, position: int) -> int:
+    """What is between the marks of a conditional comment is shown by some programs."""
+    if source.startswith("[if", position):
+        return position
+    if source.startswith((">", "->"), position):
+        return position
+    end = _COMMENT_END.search(source, position)
+    return end.end() if end is not None else len(source)
