@@ -137,11 +137,13 @@ def _keyed(one: Understood) -> Sequence[_Keyed]:
 def _key(one: Understood, event: Event) -> bytes:
     """With a token an event is about the message, else about the report.
 
-    Whoever asks to be unsubscribed again wants it again: they may have consented in between.
+    Whoever asks to be unsubscribed again wants it again: they may have consented in between. So a
+    wish is that of one letter, however often and by whichever way that comes.
     """
     sent = one.report.sent
-    again = event.event_class is Class.UNSUBSCRIBE
-    if sent is not None and sent.decision_id is not None and not again:
+    if event.event_class is Class.UNSUBSCRIBE:
+        about = f"{one.letter.hex()} {event.address} {event.scope}"
+    elif sent is not None and sent.decision_id is not None:
         about = f"{sent.decision_id} {sent.recipient}"
     else:
         about = f"{one.digest.hex()} {event.address}"
@@ -210,7 +212,12 @@ def _noted(one: Understood, news: Sequence[_Keyed]) -> ReadReport:
     report, arrived = one.report, one.arrived
     nothing = "auto_reply" if report.kind is Kind.AUTO_REPLY else "other"
     events = [
-        HeardEvent(key, nothing if event is None else str(event.event_class), one.stream)
+        HeardEvent(
+            key,
+            nothing if event is None else str(event.event_class),
+            one.stream,
+            lasting=event is not None and event.event_class is Class.UNSUBSCRIBE,
+        )
         for event, key in news
     ]
     people = {event.address for event in report.events if event.address is not None}

@@ -1,6 +1,7 @@
 """Reads the reports that came: what each says, which of it is proven, whom it concerns."""
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -12,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.feedback import Class, Kind, Report, read_report
+from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.return_path import ReturnPath
 from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.mailbox.tokens import Tokens
@@ -22,6 +24,8 @@ from smtpproxy.store.key_files import LinkReader
 from smtpproxy.store.maildir import Arrived
 from smtpproxy.store.protocols import StoreUnavailable
 
+_HEADER = 64 * 1024  # octets
+_ID = re.compile(rb"\s*<[^<>\s]{3,998}>\s*")
 _TRACE = (b"return-path:", b"delivered-to:", b"x-original-to:", b"received:", b" ", b"\t")
 
 log = structlog.get_logger(__name__)
@@ -36,6 +40,15 @@ class Understood(Struct, frozen=True):
     path: ReturnPath | None
     stream: str
     digest: bytes  # of what does not change on the way
+
+    @property
+    def letter(self) -> bytes:
+        """What tells a letter from all others, whatever was added on its way (RFC 5322 3.6.4)."""
+        headers = HeaderBlock(self.arrived.content[:_HEADER])
+        named = [*headers.values("Message-ID"), *headers.values("Date")]
+        if headers.count("Message-ID") != 1 or not _ID.fullmatch(named[0]):
+            return self.digest
+        return sha256(b"\n".join(each.strip() for each in named)).digest()[:16]
 
     @property
     def kept(self) -> bool:

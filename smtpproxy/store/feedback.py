@@ -12,11 +12,15 @@ UNKNOWN = "unknown"
 
 
 class HeardEvent(Struct, frozen=True):
-    """One thing that was heard. `key` tells it from all others: what has the same is the same."""
+    """One thing that was heard. `key` tells it from all others: what has the same is the same.
+
+    `lasting`: it stays known for as long as consents commonly last, and not just with the reports.
+    """
 
     key: bytes
     kind: str  # of `feedback_total`
     stream: str
+    lasting: bool = False
 
 
 class ReadReport(Struct, frozen=True):

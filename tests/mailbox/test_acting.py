@@ -202,6 +202,44 @@ async def test_a_mail_with_the_token_of_a_link_unsubscribes_as_the_link_does(
     assert standing.since == later, "it outweighs a consent in between"
 
 
+async def test_a_wish_that_comes_again_is_no_new_one(mailbox: Mailbox) -> None:
+    """A mailbox is restored, an MTA delivers once more: a consent in between holds."""
+    fields = ("Message-ID: <wish@people.example>", "Date: Sat, 28 Nov 2026 12:00:00 +0000")
+    wish = letter(f"unsubscribe {mailbox.token(ANN)}", *fields, to=f"stop@{DOMAIN}", sender=ANN)
+    await mailbox.take(wish)
+    later = NOW + timedelta(days=40)
+    await mailbox.log.purge(later - timedelta(days=1))
+    signed = b"Received: by mx\r\nDKIM-Signature: v=1; added=later\r\n" + wish + b"-- \r\n"
+    by_another = wish.replace(b"To: stop", b"X-List: a\r\nTo: another")
+    for again in (wish, signed, by_another, wish.replace(b"\r\n", b"\n")):
+        await mailbox.take(again, at=later)
+    (standing,) = await mailbox.standing(ANN)
+    assert standing.since == NOW
+    assert await mailbox.log.totals() == {("unsubscribe", "offers"): 1}
+    await mailbox.take(wish.replace(b"<wish@", b"<second@"), at=later)
+    (standing,) = await mailbox.standing(ANN)
+    assert standing.since == later, "who writes again wants it again"
+
+
+async def test_a_wish_is_about_the_person_and_the_mail_of_its_token(mailbox: Mailbox) -> None:
+    """Whoever forwards it, to whatever address."""
+    forwarded = letter(f"Fwd: {mailbox.token(ANN)}", to=mailbox.path(BOB), sender=BOB)
+    await mailbox.take(forwarded)
+    assert await mailbox.suppressed(BOB) == []
+    assert await mailbox.suppressed(ANN) == [("purpose:offers", Origin.UNSUBSCRIBE)]
+    token = mailbox.token(BOB, "brand:shop")
+    await mailbox.take(letter(token, to=f"stop@{DOMAIN}", sender="x@y.example"))
+    assert await mailbox.suppressed(BOB) == [("brand:shop", Origin.UNSUBSCRIBE)]
+
+
+async def test_one_letter_with_the_tokens_of_two_is_two_wishes(mailbox: Mailbox) -> None:
+    """Whoever writes chooses the Message-ID: one that was used says nothing of others."""
+    for who in (ANN, BOB):
+        wish = f"unsubscribe {mailbox.token(who)}"
+        await mailbox.take(letter(wish, "Message-ID: <same@x>", to=f"stop@{DOMAIN}", sender=who))
+        assert await mailbox.suppressed(who) == [("purpose:offers", Origin.UNSUBSCRIBE)]
+
+
 async def test_full_mailboxes_are_suppressed_when_that_happens_often(mailbox: Mailbox) -> None:
     mailbox.set(FeedbackSettings(DOMAIN, suppress_full=parse_cap("3/30d")))
     for day in range(3):

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
@@ -32,7 +32,7 @@ CREATE TABLE concerned (
 CREATE INDEX concerned_report ON concerned (report);
 CREATE TABLE event (
     key BLOB PRIMARY KEY,
-    at INTEGER NOT NULL
+    at INTEGER NOT NULL      -- what lasts is dated later, so that it stays for longer
 ) WITHOUT ROWID;
 CREATE INDEX event_at ON event (at);
 CREATE TABLE mailbox_full (
@@ -90,6 +90,7 @@ _PURGED = (
     "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
 )
 _AT_ONCE = 500
+_LASTING = timedelta(days=3 * 366)
 
 
 class SqliteFeedback:
@@ -124,7 +125,8 @@ class SqliteFeedback:
                     _CONCERNED, [(self._person(person), one.id) for person in one.people]
                 )
                 for event in one.events:
-                    if connection.execute(_EVENT, (event.key, at)).rowcount:
+                    until = to_micros(one.at + _LASTING) if event.lasting else at
+                    if connection.execute(_EVENT, (event.key, until)).rowcount:
                         connection.execute(_COUNT, (event.kind, event.stream))
                 if one.hand_on:
                     connection.execute(_HAND_ON, (one.hand_on, one.id, one.decision, at, at))
