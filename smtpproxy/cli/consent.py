@@ -1,7 +1,6 @@
 """`smtpproxy consent`: acts of agreement and their withdrawal, one at a time."""
 
 import hashlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
+from smtpproxy import recorded_consent
 from smtpproxy.cli import fail
 from smtpproxy.cli.consent_export import export
 from smtpproxy.cli.consent_mail import link, start
@@ -37,28 +37,12 @@ from smtpproxy.cli.stores import (
     warn,
     warn_of_the_future,
 )
-from smtpproxy.policy.decide import decisive
-from smtpproxy.policy.model import (
-    ConsentAct,
-    Contact,
-    Evidence,
-    Lookups,
-    Origin,
-    RecipientFacts,
-    Source,
-    StreamClass,
-    Verdict,
-    collections,
-)
-from smtpproxy.policy.rules import RecipientCase
-from smtpproxy.policy.rules.bases import confirmed_request
-from smtpproxy.policy.rules.recipient import source as refused_source
-from smtpproxy.policy.rules.recipient import suppressed
+from smtpproxy.policy.model import ConsentAct, Evidence, RecipientFacts, Source
+from smtpproxy.recorded_consent import CONFIRMED, brand_of, check_method
 from smtpproxy.settings import Settings
-from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.protocols import Store
 
 _SKEW = timedelta(minutes=5)  # between two clocks
-_CONFIRMED = "double_opt_in"
 _EVIDENCE = {
     "wording": "a --wording",
     "version": "a --version",
@@ -152,42 +136,56 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     A double opt-in is two acts: the request, recorded with --pending, and its confirmation,
     recorded with --confirm. What proves it may be in either.
     """
-    brand = _brand(settings, options.brand)
+    try:
+        brand = brand_of(settings, options.brand)
+    except ValueError as error:
+        fail(f"--brand: {error}", 2)
     act = replace(options.act(_method(settings, options)), brand=brand)
-
-    async def add(store: Store) -> tuple[bool, RecipientFacts]:
-        before = await store.contact(address)
-        if options.confirm and not _can_be_confirmed(address, before, act):
-            return False, (await store.facts(Lookups((address,))))[address]
-        recorded = await store.record_act(address, act)
-        if options.source and not _sources(before, settings, brand):
-            named = Contact(address, source=Source(options.source), brand=brand)
-            await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
-        return recorded, (await store.facts(Lookups((address,))))[address]
-
     check_purpose(settings, options.purpose)
-    recorded, known = using_store(settings, add)
-    if known.contact is not None and not _sources(known.contact, settings, brand):
+    source = Source(options.source) if options.source else None
+
+    async def add(store: Store) -> recorded_consent.Recorded:
+        return await recorded_consent.record(
+            settings, store, address, act, confirm=options.confirm, source=source
+        )
+
+    try:
+        done = using_store(settings, add)
+    except recorded_consent.NotConfirmable as error:
+        fail(f"{address}: {error}" + ("" if "ask again" in str(error) else _HOW_TO_CONFIRM))
+    _warn_of_what_is_left(settings, address, act, done.known)
+    return _result(address, act, done.new)
+
+
+_HOW_TO_CONFIRM = "; record it with --pending first, or leave --confirm out"
+
+
+def _warn_of_what_is_left(
+    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts
+) -> None:
+    """Say why the person may still not be mailed."""
+    sources = recorded_consent.sources(known.contact, settings, act.brand)
+    if known.contact is not None and not sources:
         warn("it is not known how the address was obtained, so it is not mailed: give --source")
-    if options.pending:
+    if act.pending:
         warn("nothing is mailed on it until the person confirms: consent record … --confirm")
-        return _result(address, act, recorded)
-    for name, where in _unproven(settings, act, known.contact):
-        warn(f"without {name} the consent proves nothing, so it allows nothing{where}")
-    for stream, verdict in _still_suppressed(settings, address, act, known):
+        return
+    for name, streams in recorded_consent.unproven(settings, act, known.contact):
+        where = f" on {', '.join(streams)}" if streams else ""
+        warn(f"without {_EVIDENCE[name]} the consent proves nothing, so it allows nothing{where}")
+    for stream, verdict in recorded_consent.still_suppressed(settings, address, act, known, now()):
         warn(
             f"{address} will still not be mailed on the stream {stream}: {verdict.reason} "
             f"({verdict.detail}); see smtpproxy suppress show {address}"
         )
-    for stream, verdict in _source_refused(settings, address, act, known):
+    for stream, verdict in recorded_consent.source_refused(settings, address, act, known, now()):
         warn(
             f"{address} will still not be mailed on the stream {stream}: {verdict.reason}, since "
-            f"the address is on record as {_sources(known.contact, settings, brand)}. Consent"
+            f"the address is on record as {sources}. Consent"
             " does not change where it came from; "
             "if the person gave it themselves, correct it: smtpproxy contact rectify "
             f"{address} --source direct --reason TEXT"
         )
-    return _result(address, act, recorded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,31 +216,10 @@ def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Resu
     act = ConsentAct(options.purpose, at or now(), withdrawal=True, brand=options.brand)
     scope = known_scope(settings, f"purpose:{options.purpose}")
 
-    async def add(store: Store) -> bool:
-        if scope == "marketing":
-            order = SuppressionEntry(address, scope, Origin.UNSUBSCRIBE, act.at)
-            await store.add_suppressions([order])
-        return await store.record_act(address, act)
-
-    return _result(address, act, using_store(settings, add))
-
-
-def _brand(settings: Settings, asked: str | None) -> str | None:
-    """Return whom the person agreed with; None is the brand that has no name."""
-    known = sorted(settings.brand_names)
-    if asked is not None:
-        check_brand(settings, asked)
-    elif len(known) > 1:
-        fail(f"--brand: say whom the person agreed with, one of {', '.join(known)}", 2)
-    return asked or next(iter(known), None)
-
-
-def _sources(contact: Contact | None, settings: Settings, brand: str | None) -> str:
-    """Return how a brand obtained the address, in words; empty: it is not on record."""
-    own = {brand} if len(settings.brand_names) > 1 else {brand, None}
-    ways = () if contact is None else collections(contact)
-    known = [str(way.source) for way in ways if way.brand in own and way.source]
-    return " and ".join(dict.fromkeys(known))
+    done = using_store(
+        settings, lambda store: recorded_consent.withdraw(store, address, act, scope)
+    )
+    return _result(address, act, done)
 
 
 def _method(settings: Settings, options: RecordOptions) -> str:
@@ -250,89 +227,19 @@ def _method(settings: Settings, options: RecordOptions) -> str:
     if options.pending and options.confirm:
         raise click.UsageError("--pending or --confirm, not both: they are two acts")
     if method is None and double:
-        return _CONFIRMED
+        return CONFIRMED
     if method is None:
         raise click.UsageError("Missing option '--method'.")
-    books = settings.rulebooks.values()
-    methods = {name for book in books for name in book.valid_methods | book.preticked_methods}
-    if method not in methods:
-        fail(f"--method: {method!r} is not one of {', '.join(sorted(methods))}", 2)
-    if double and method != _CONFIRMED:
-        fail(f"--method: only a {_CONFIRMED} waits for a confirmation, {method} does not", 2)
+    try:
+        check_method(settings, method, double=double)
+    except ValueError as error:
+        fail(f"--method: {error}", 2)
     return method
 
 
 def _sha256_of(document: Path) -> str:
     with document.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) -> bool:
-    """Whether a request waits. False: it is confirmed already. Ends the command without one."""
-    request = None if contact is None else confirmed_request(contact.acts, act)
-    if contact is None or request is None:
-        fail(
-            f"{address}: no request for {act.purpose} is on record to be confirmed; record it "
-            "with --pending first, or leave --confirm out"
-        )
-    since = [
-        one for one in contact.acts if one.purpose == act.purpose and request.at <= one.at <= act.at
-    ]
-    for one in since:
-        if one.withdrawal:
-            fail(f"{address}: {act.purpose} was withdrawn after it was requested; ask again")
-    return all(one.pending or one.method != _CONFIRMED for one in since)
-
-
-def _unproven(
-    settings: Settings, act: ConsentAct, contact: Contact | None
-) -> Iterator[tuple[str, str]]:
-    """Yield the options of evidence that rulebooks ask for and no act states, and where."""
-    request = confirmed_request(contact.acts, act) if contact and act.method == _CONFIRMED else None
-    stated = [act.evidence, *([request.evidence] if request else [])]
-    asking = {
-        stream.name: settings.rulebooks[stream.rulebook].required_evidence
-        for stream in settings.streams.values()
-        if stream.purpose == act.purpose and stream.stream_class is StreamClass.MARKETING
-    } or {"": frozenset({"wording"})}
-    for name, wanted in _EVIDENCE.items():
-        where = [stream for stream, names in asking.items() if name in names]
-        if where and not any(getattr(one, name) for one in stated):
-            yield wanted, "" if len(where) == len(asking) else f" on {', '.join(where)}"
-
-
-def _still_suppressed(
-    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts
-) -> Iterator[tuple[str, Verdict]]:
-    """Yield the streams of the purpose on which a suppression outweighs the consent."""
-    yield from _refused(settings, address, act, known, suppressed)
-
-
-def _source_refused(
-    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts
-) -> Iterator[tuple[str, Verdict]]:
-    """Yield the marketing streams of the purpose on which the source on record refuses."""
-    if not _sources(known.contact, settings, act.brand):
-        return
-    for stream, verdict in _refused(settings, address, act, known, refused_source):
-        if settings.streams[stream].stream_class is StreamClass.MARKETING:
-            yield stream, verdict
-
-
-def _refused(
-    settings: Settings,
-    address: str,
-    act: ConsentAct,
-    known: RecipientFacts,
-    rule: Callable[[RecipientCase], Verdict | None],
-) -> Iterator[tuple[str, Verdict]]:
-    for stream in settings.streams.values():
-        if stream.purpose == act.purpose and act.brand in (None, stream.brand):
-            rulebook = settings.rulebooks[stream.rulebook]
-            case, _ = decisive(RecipientCase(address, stream, known, rulebook, now()))
-            verdict = rule(case)
-            if verdict is not None:
-                yield stream.name, verdict
 
 
 def _result(address: str, act: ConsentAct, recorded: bool) -> Result:

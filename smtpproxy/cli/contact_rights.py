@@ -6,10 +6,10 @@ from datetime import datetime
 
 import click
 
+from smtpproxy import erasure
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
     TIME_HELP,
-    audit_folder,
     canonical_address,
     choice,
     config_option,
@@ -32,8 +32,7 @@ from smtpproxy.cli.stores import (
 )
 from smtpproxy.policy.model import Audience, Contact, Origin, Source
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
-from smtpproxy.store.operations import Change, Correction, former_addresses
+from smtpproxy.store.operations import Change, Correction
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.terminal import counted
 
@@ -203,30 +202,21 @@ def erase(settings: Settings, address: str, scope: str) -> Result:
     contact had before, are named, and erased one by one.
     """
 
-    from smtpproxy.store.erasing import forget_reports
-
-    async def erase_(store: Store) -> tuple[bool, list[str], int]:
-        others = [
-            *await store.variants(address),
-            *former_addresses(await store.rectifications(address)),
-        ]
-        erased = await store.erase_contact(address, at=now(), scope=scope)
-        reports = await forget_reports(settings, address)
-        return erased, list(dict.fromkeys(others)), reports
-
-    erased, others, reports = using_store(settings, erase_)
-    for other in others:
+    done = using_store(
+        settings, lambda store: erasure.erase(settings, store, address, at=now(), scope=scope)
+    )
+    for other in done.others:
         warn(f"{other} may be the same person and is not erased: see contact erase {other}")
-    try:
-        rows = pseudonymise(audit_folder(settings), address)
-    except StillWritten as error:
-        fail(f"{address}: the contact is erased, but in the audit log {error}")
-    data = {"address": address, "erased": erased, "suppressed": scope, "audit_rows": rows}
-    done = "erased" if erased else "there was no contact"
-    text = [f"{address}: {done}; suppressed for {scope}"]
-    if reports:
-        data["reports"] = reports
-        text.append(f"feedback mailbox: {counted(reports, 'report is', 'reports are')} removed")
-    if rows:
-        text.append(f"audit log: {counted(rows, 'row is', 'rows are')} pseudonymised")
+    if done.left:
+        fail(f"{address}: the contact is erased, but in the audit log {done.left}")
+    data: dict[str, object] = {"address": address, "erased": done.erased}
+    data |= {"suppressed": scope, "audit_rows": done.rows}
+    what = "erased" if done.erased else "there was no contact"
+    text = [f"{address}: {what}; suppressed for {scope}"]
+    if done.reports:
+        data["reports"] = done.reports
+        reports = counted(done.reports, "report is", "reports are")
+        text.append(f"feedback mailbox: {reports} removed")
+    if done.rows:
+        text.append(f"audit log: {counted(done.rows, 'row is', 'rows are')} pseudonymised")
     return Result(data, text)

@@ -3,19 +3,21 @@
 import dataclasses
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import choice, config_option, option, options
 from smtpproxy.cli.printer import Part, Result, shows_result
+from smtpproxy.cli.stores import check_brand
 from smtpproxy.settings import Settings
+from smtpproxy.settings.mail import Right
 
 if TYPE_CHECKING:
     from smtpproxy.auth.users import Users
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 PREFIX = "smtpproxy_"
 """By which scanners of repositories and logs know what they found."""
 
-_RIGHTS = ("changes", "check", "consent", "permission")
+_RIGHTS = get_args(Right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class TokenOptions:
         choice(_RIGHTS),
         multiple=True,
     )  # fmt: skip
+    brand: tuple[str, ...] = option(
+        "A brand that it is for; repeat for more. By default all.", metavar="NAME", multiple=True
+    )
 
 
 @click.command("token")
@@ -53,7 +58,8 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
     rights = list(dict.fromkeys(options.may)) or list(_RIGHTS[:2])
     if any(known.name == name for known in settings.tokens):
         click.echo(f"warning: there is a [[token]] named {name!r} already: replace it", err=True)
-    granted = ", ".join(f'"{right}"' for right in rights)
+    for brand in options.brand:
+        check_brand(settings, brand)
     text = [
         "token (give it to whoever will use it; it is not shown again):",
         token,
@@ -62,9 +68,15 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
         "[[token]]",
         f'name = "{name}"',
         f'sha256 = "{digest}"',
-        f"may = [{granted}]",
+        f"may = [{_listed(rights)}]",
+        *([f"brands = [{_listed(options.brand)}]"] if options.brand else []),
     ]
-    return Result({"token": token, "name": name, "sha256": digest, "may": rights}, text)
+    data = {"token": token, "name": name, "sha256": digest, "may": rights}
+    return Result(data | {"brands": options.brand}, text)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 @click.group("user")

@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeVar, cast
 
 import click
 
+from smtpproxy import recorded_consent
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import flag, moment, option, plain_text
 from smtpproxy.mail.address import AddressError
@@ -142,18 +143,19 @@ def known_scope(settings: Settings, scope: str) -> str:
 
 
 def check_brand(settings: Settings, brand: str) -> None:
-    """What nobody here is called is misspelt, or a [[brand]] is missing."""
-    if brand not in settings.brand_names:
-        known = ", ".join(sorted(settings.brand_names))
-        right = f"known are {known}" if known else "add a [[brand]] to the configuration"
-        fail(f"--brand: there is no brand {brand!r}; {right}", 2)
+    """End the command where there is no such brand."""
+    try:
+        recorded_consent.check_brand(settings, brand)
+    except ValueError as error:
+        fail(f"--brand: {error}", 2)
 
 
 def check_purpose(settings: Settings, purpose: str) -> None:
-    """Agreement to what no stream has is agreement to nothing: often it is misspelt."""
-    if purpose not in settings.purposes:
-        known = ", ".join(sorted(settings.purposes))
-        fail(f"--purpose: no stream has the purpose {purpose!r}; known are {known}", 2)
+    """End the command where no stream has the purpose: often it is misspelt."""
+    try:
+        recorded_consent.check_purpose(settings, purpose)
+    except ValueError as error:
+        fail(f"--purpose: {error}", 2)
 
 
 class AddressFile:

@@ -48,6 +48,12 @@ def brand_checks(document: Document) -> Iterator[Fault]:
             near = get_close_matches(name, names, n=1)
             right = f"; did you mean {shown(near[0])}?" if near else f": {_add(name)}"
             yield Fault(("stream", index, "brand"), f"no brand {shown(name)} is defined{right}")
+    for index, token in tables(document, "token"):
+        asked = token.get("brands")
+        for at, name in enumerate(asked if isinstance(asked, list) else ()):
+            if isinstance(name, str) and name not in names:
+                place = ("token", index, "brands", at)
+                yield Fault(place, f"no brand {shown(name)} is defined: {_add(name)}")
     yield from _domains(document)
 
 

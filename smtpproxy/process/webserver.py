@@ -88,7 +88,15 @@ async def _serve(
         backlog=store.backlog if settings.webhooks else None,
         snapshots=store.snapshots if settings.store.partners else None,
         streams=watched.status,
-        api=Api(store, settings.tokens, version=version("smtpproxy"), stop=stop, by_mail=by_mail),
+        api=Api(
+            settings,
+            store,
+            writer,
+            now=_now,
+            version=version("smtpproxy"),
+            stop=stop,
+            by_mail=by_mail,
+        ),
         unsubscribe=Unsubscribe(
             links, writer, settings.streams, pages, now=_now, breaker=breaker, personal=personal
         ),

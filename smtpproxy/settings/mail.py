@@ -339,7 +339,20 @@ class ConfirmationSettings:
     max_per_day: Count = 10_000  # to all people
 
 
-Right = Literal["changes", "check", "consent", "permission"]
+Right = Literal[
+    "changes",
+    "check",
+    "consent",
+    "permission",
+    "suppressions",
+    "suppress",
+    "lift",
+    "record",
+    "withdraw",
+    "contacts",
+    "upsert",
+    "erase",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +362,7 @@ class TokenSettings:
     name: Annotated[Name, Key(example="crm")]
     sha256: Annotated[Sha256, Key(example="64 hexadecimal digits of `smtpproxy token`")]
     may: Annotated[frozenset[Right], Key(example=("changes",)), AT_LEAST_ONE]
+    brands: frozenset[Name] = frozenset()  # empty: all
     requests_per_minute: Count = 600
 
 

@@ -6,7 +6,7 @@ turns that into 451 4.3.0, never into a pass. Methods that take an address as gi
 canonicalise it and raise `mail.address.AddressError` when it is not one.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -77,6 +77,14 @@ class LiftedSuppression:
     note: str | None
     lifted_at: datetime
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressionPage:
+    """Some suppressions, each with its key text; `next` is None at the end."""
+
+    entries: Sequence[tuple[str, Suppression]]
+    next: str | None
 
 
 PROFILE_FIELDS = frozenset(
@@ -191,6 +199,13 @@ class SuppressionStore(Protocol):
         """Return for each entry since when the very same suppression exists; None: it does not."""
         ...
 
+    async def suppression_page(self, after: str | None, limit: int) -> SuppressionPage:
+        """Return up to `limit` suppressions in the order of their keys.
+
+        `after` is the `next` of the page before. Raises ValueError where it is none.
+        """
+        ...
+
     def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         """Yield (key text, suppression): the address itself is not stored.
 
@@ -209,6 +224,15 @@ class ContactStore(Protocol):
         themselves it takes withdrawals and objections. Purchases and consent acts are added,
         never removed; an act is replaced only where it is told for the first time whether it
         was a condition. A bare `Contact` is an update of its whole profile without an age.
+        """
+        ...
+
+    async def put_contact(
+        self, update: ContactUpdate, only_if: Callable[[Contact | None], bool]
+    ) -> BatchResult | None:
+        """Insert or update one contact as an import would, if what is stored then fits.
+
+        None, and nothing is changed, where it does not.
         """
         ...
 

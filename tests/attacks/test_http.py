@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -16,10 +16,10 @@ from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
-from smtpproxy.web import api_operations, forms, rates
 from smtpproxy.web import app as web_app
+from smtpproxy.web import forms, rates
 from smtpproxy.web import server as web_server
-from smtpproxy.web.api import Api
+from smtpproxy.web.api import Api, operation
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.look import looks
@@ -153,7 +153,14 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         health,
         ready,
         collector=SnapshotCollector(settings(), version="0", started_at=1.0),
-        api=Api(site.store, (token,), version="0", stop=stop),
+        api=Api(
+            replace(settings(), tokens=(token,)),
+            site.store,
+            lambda: site.store,
+            now=lambda: T0,
+            version="0",
+            stop=stop,
+        ),
         unsubscribe=Unsubscribe(
             LinkReader(tmp_path), lambda: site.store, {}, looks(settings()), now=lambda: T0
         ),
@@ -547,8 +554,8 @@ def test_the_limits_are_those_of_the_document() -> None:
         "octets of a target, with its query": f"{web_app.LONGEST_TARGET:,}",
         "octets of the form of an unsubscribe link": f"{forms.LARGEST_FORM:,}",
         "uses of one unsubscribe link per minute": f"{rates.PER_MINUTE}",
-        "octets and addresses in an API check": (
-            f"{api_operations.LARGEST // 1024**2} MiB, {api_operations.MOST_ADDRESSES}"
+        "octets and addresses, or suppressions, in a request to the API": (
+            f"{operation.LARGEST // 1024**2} MiB, {operation.MOST_ADDRESSES}"
         ),
         "requests with one token per minute": "`[[token]] requests_per_minute`",
     }

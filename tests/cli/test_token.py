@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.config import parse
-from smtpproxy.web.tokens import Gate
+from smtpproxy.web.api.tokens import Gate
 from tests.cli.stored import Stored
 
 

@@ -1,94 +1,49 @@
 """The API over real HTTP: who may ask, what is answered, and what a wrong request is told."""
 
 import asyncio
-import http.client
 import json
 import re
-import socket
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import pytest
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.settings import TokenSettings
-from smtpproxy.sinks.collector import SnapshotCollector
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.settings.mail import Right
 from smtpproxy.store.propagation import DeadLetter, WebhookState
 from smtpproxy.store.protocols import SuppressionEntry
-from smtpproxy.web.api import Api, document
-from smtpproxy.web.app import create_app
-from smtpproxy.web.health import Health, Readiness
+from smtpproxy.web.api import Api
+from smtpproxy.web.api.description import document
+from smtpproxy.web.api.tokens import Gate
 from smtpproxy.web.rates import Bucket
-from smtpproxy.web.server import serve_web
-from smtpproxy.web.tokens import Gate
 from tests.kit.relay import parse_metrics
-from tests.kit.store import TrialStore
 from tests.kit.traffic import settings
+from tests.web.serving import Answer, Site, serving, token
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 CHANGES = "/v1/suppressions/changes"
 CHECK = "/v1/suppressions/check"
 
 
-def token(name: str, *may: str, per_minute: int = 600) -> TokenSettings:
-    return TokenSettings(name, sha256(name.encode()).hexdigest(), frozenset(may), per_minute)
-
-
+RIGHTS = get_args(Right)
 TOKENS = (
     token("crm", "changes"),
     token("shop", "check"),
     token("often", "changes", per_minute=2),
-    token("both", "changes", "check", per_minute=100_000),
+    token("both", *RIGHTS, per_minute=100_000),
 )
 
 
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    text: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.text)
-
-
-class Served:
+class Served(Site):
     """The application on a port, with a store behind it."""
 
-    def __init__(self, store: TrialStore, port: int, stop: asyncio.Event) -> None:
-        self.store = store
-        self.port = port
-        self.stop = stop
-
-    async def ask(
-        self, path: str, who: str | None = "crm", *, method: str = "GET", body: bytes | None = None
-    ) -> Answer:
-        headers = {} if who is None else {"Authorization": f"Bearer {who}"}
-        return await asyncio.to_thread(self._request, path, method, headers, body)
-
     async def check(self, asked: object, who: str | None = "shop") -> Answer:
-        body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
-        return await self.ask(CHECK, who, method="POST", body=body)
-
-    def _request(
-        self, path: str, method: str, headers: dict[str, str], body: bytes | None
-    ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body=body, headers=headers)
-            response = connection.getresponse()
-            found = {key.lower(): value for key, value in response.getheaders()}
-            return Answer(response.status, found, response.read().decode())
-        finally:
-            connection.close()
+        return await self.post(CHECK, asked, who)
 
     async def add(
         self, *names: str, scope: str = "marketing", origin: Origin = Origin.UNSUBSCRIBE
@@ -100,33 +55,8 @@ class Served:
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    store = TrialStore()
-    sock = socket.create_server(("127.0.0.1", 0))
-    port = sock.getsockname()[1]
-    stop = asyncio.Event()
-
-    async def stats() -> Snapshot:
-        return Snapshot()
-
-    async def health() -> Health:
-        return Health(1, 1)
-
-    async def ready() -> Readiness:
-        return Readiness("ok", "ok", "ok")
-
-    app = create_app(
-        stats,
-        health,
-        ready,
-        collector=SnapshotCollector(settings(), version="0", started_at=1.0),
-        backlog=store.backlog,
-        api=Api(store, TOKENS, version="0", stop=stop),
-    )
-    serving = asyncio.create_task(serve_web(app, sock, stop))
-    yield Served(store, port, stop)
-    stop.set()
-    await asyncio.wait_for(serving, 10)
-    await store.close()
+    async with serving(Served, replace(settings(), tokens=TOKENS)) as site:
+        yield site
 
 
 async def test_changes_are_read_page_by_page(served: Served) -> None:
@@ -162,7 +92,7 @@ async def test_who_asks_must_be_known_and_have_the_right(served: Served) -> None
         assert answer.headers["www-authenticate"].startswith("Bearer realm=")
     answer = await served.ask(CHANGES, "shop")
     assert (answer.status, answer.json["error"]) == (403, "not_permitted")
-    assert 'the right "changes"' in answer.json["message"]
+    assert 'the right "changes"' in answer.json["detail"]
     assert (await served.check({"addresses": []}, "crm")).status == 403
     shown = parse_metrics((await served.ask("/metrics", None)).text)
     row = 'smtpproxy_api_requests_total{code_class="4xx",token="%s"}'
@@ -186,7 +116,7 @@ async def test_a_token_that_asks_too_often_is_told_when_to_come_back(served: Ser
 async def test_a_wrong_parameter_is_named(served: Served, query: str) -> None:
     answer = await served.ask(f"{CHANGES}?{query}")
     assert answer.status == 400
-    assert query.partition("=")[0] in answer.json["message"]
+    assert query.partition("=")[0] in answer.json["detail"]
 
 
 async def test_what_was_trimmed_is_gone_and_how_to_begin_anew_is_said(served: Served) -> None:
@@ -194,7 +124,7 @@ async def test_what_was_trimmed_is_gone_and_how_to_begin_anew_is_said(served: Se
     await served.store.trim_changes(datetime.now(UTC) + timedelta(days=1))
     answer = await served.ask(f"{CHANGES}?since=1")
     assert (answer.status, answer.json["error"], answer.json["next"]) == (410, "changes_gone", 3)
-    assert "suppress export" in answer.json["message"]
+    assert "suppress export" in answer.json["detail"]
     assert (await served.ask(f"{CHANGES}?since=3")).json["changes"] == []
     assert (await served.ask(f"{CHANGES}?since=9")).status == 410
 
@@ -317,7 +247,7 @@ async def test_a_wrong_body_is_answered_with_what_is_wrong(
 ) -> None:
     answer = await served.check(body)
     assert answer.status == status
-    assert said in answer.json["message"]
+    assert said in answer.json["detail"]
 
 
 async def test_a_store_that_does_not_answer_is_503(served: Served) -> None:
@@ -343,7 +273,7 @@ async def test_the_description_is_of_what_is_there(served: Served) -> None:
     for path, methods in described["paths"].items():
         for method in methods:
             answer = await served.ask(path, None, method=method.upper())
-            assert (answer.status, set(answer.json)) == (401, {"error", "message"})
+            assert (answer.status, answer.json["error"]) == (401, "token_missing")
     schemas = described["components"]["schemas"]
     references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described))
     assert set(references) == set(schemas)
@@ -356,12 +286,12 @@ async def test_the_description_is_of_what_is_there(served: Served) -> None:
 
 
 async def test_every_route_is_described_and_nothing_else(served: Served) -> None:
-    api = Api(served.store, TOKENS, version="0")
+    api = Api(settings(), served.store, lambda: served.store, now=lambda: T0, version="0")
     own = {"/v1/openapi.json", "/v1/docs"}
-    served = {(route.path, method.lower()) for route in api.routes if route.path not in own
+    routes = {(route.path, method.lower()) for route in api.routes if route.path not in own
               for method in (route.methods or ()) if method != "HEAD"}  # fmt: skip
     described = document([operation for operation, _ in api.operations], "0")
-    assert served == {
+    assert routes == {
         (path, method) for path, methods in described["paths"].items() for method in methods
     }
 

@@ -56,6 +56,8 @@ class Line(NamedTuple):
 
 
 class EvidenceRecord(Struct, forbid_unknown_fields=True):
+    """What proves a consent."""
+
     wording: str | None = None
     ip: str | None = None
     version: str | None = None
@@ -68,12 +70,16 @@ class EvidenceRecord(Struct, forbid_unknown_fields=True):
 
 
 class LinkRecord(Struct, forbid_unknown_fields=True):
+    """One hand that an address went through."""
+
     supplier: str | None = None
     sender_disclosed: bool | None = None
     at: Time | None = None
 
 
 class ProvenanceRecord(Struct, forbid_unknown_fields=True):
+    """Whom an address came from."""
+
     supplier: str | None = None
     sender_disclosed: bool | None = None
     chain: list[LinkRecord] = []
@@ -84,6 +90,8 @@ class ProvenanceRecord(Struct, forbid_unknown_fields=True):
 
 
 class PurchaseRecord(Struct, forbid_unknown_fields=True):
+    """What a person bought."""
+
     product: Word
     at: Time
     kind: Dealing = Dealing.SALE
@@ -95,6 +103,8 @@ class PurchaseRecord(Struct, forbid_unknown_fields=True):
 
 
 class ConsentRecord(Struct, forbid_unknown_fields=True):
+    """What a person agreed to, and whether it was withdrawn."""
+
     purpose: Word
     method: Word | None = None
     given_at: Time | None = None
@@ -161,6 +171,8 @@ class CollectionRecord(Struct, forbid_unknown_fields=True):
 
 
 class PreferenceRecord(Struct, forbid_unknown_fields=True):
+    """How often a person wants mail of a purpose."""
+
     purpose: Word
     frequency: Frequency
     at: Time
@@ -171,6 +183,8 @@ class PreferenceRecord(Struct, forbid_unknown_fields=True):
 
 
 class ContactRecord(Struct, forbid_unknown_fields=True):
+    """A person, as docs/data.md describes it: a field that is absent says nothing."""
+
     address: str
     audience: Audience | UnsetType | None = UNSET
     source: Source | UnsetType | None = UNSET

@@ -96,7 +96,14 @@ class ContactCheck:
             self.undated += item.is_undated
         if not isinstance(item, Read):
             return item
-        contact = self._with_brand(item.value.contact)
+        try:
+            return dataclasses.replace(item, value=self.update(item.value))
+        except ValueError as error:
+            return Rejected(item.number, worded(str(error)), (item.content,))
+
+    def update(self, update: ContactUpdate) -> ContactUpdate:
+        """Return the update as it may be stored. Raises ValueError."""
+        contact = self._with_brand(update.contact)
         reason = yet_to_come(contact, self._now) or self._unknown(contact)
         private = contact.audience in (Audience.GENERIC, Audience.PROFESSIONAL) and is_within(
             contact.address.rpartition("@")[2], self._consumer_domains
@@ -107,7 +114,7 @@ class ContactCheck:
                 "provider of private mailboxes; right would be consumer"
             )
         if reason is not None:
-            return Rejected(item.number, worded(reason), (item.content,))
+            raise ValueError(reason)
         self.professionals += private
         self.brandless += self._needs_brand and None in _brands(contact)
         self.withdrawn.update(
@@ -115,10 +122,7 @@ class ContactCheck:
             for act in contact.acts
             if act.withdrawal and act.purpose not in self._purposes
         )
-        update = dataclasses.replace(
-            item.value, contact=contact, restricted_tags=self._restricted_tags
-        )
-        return dataclasses.replace(item, value=update)
+        return dataclasses.replace(update, contact=contact, restricted_tags=self._restricted_tags)
 
     def _with_brand(self, contact: Contact) -> Contact:
         """Name the brand of the file; a withdrawal from nobody known here is one from all."""

@@ -4,7 +4,7 @@ reads on the event loop, the rest is on a thread."""
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
@@ -133,6 +133,18 @@ class SqliteStore(
             result = await contact_table.put(connection, updates, importer, erased)
             await import_table.take_in(connection, batch, result, before)
             return result
+
+    async def put_contact(
+        self, update: ContactUpdate, only_if: Callable[[Contact | None], bool]
+    ) -> BatchResult | None:
+        address = update.contact.address
+        async with self._to_write().transaction() as connection:
+            known = (await contact_table.stored(connection, [address])).get(address)
+            if not only_if(known.contact if known else None):
+                return None
+            keys = await self._keys.current(connection)
+            erased = await suppression_table.erased(connection, keys, [address])
+            return await contact_table.put(connection, [update], None, erased)
 
     async def contact(self, address: str) -> Contact | None:
         name = canonical(address)

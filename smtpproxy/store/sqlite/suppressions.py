@@ -1,5 +1,6 @@
 """Suppressions: added, lifted, exported, and taken back where an import brought them."""
 
+import base64
 from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterable, Sequence
 from datetime import datetime
@@ -9,7 +10,12 @@ import msgspec
 
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey, is_key_text, suppressed_name
-from smtpproxy.store.protocols import BatchResult, LiftedSuppression, SuppressionEntry
+from smtpproxy.store.protocols import (
+    BatchResult,
+    LiftedSuppression,
+    SuppressionEntry,
+    SuppressionPage,
+)
 from smtpproxy.store.sqlite import live_keys, rows
 from smtpproxy.store.sqlite import partners as partner_table
 from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
@@ -202,6 +208,18 @@ class Suppressions(Connections):
         async with self._reading() as connection:
             return await standing(connection, await self._keys.current(connection), entries)
 
+    async def suppression_page(self, after: str | None, limit: int) -> SuppressionPage:
+        start = FIRST if after is None else _read_place(after)
+        async with self._reading() as connection:
+            page = await fetch_all(connection, _PAGE, *start, limit + 1)
+            keys = await self._keys.current(connection)
+        found = [
+            (keys.of_version(version).text((wide, exact)), rows.suppression(*one, widened=False))
+            for wide, exact, *one, version in page[:limit]
+        ]
+        last = _written_place(page[limit - 1][:4]) if len(page) > limit else None
+        return SuppressionPage(found, last)
+
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         # Page by page: one long read would keep the log from being emptied. What is moved to
         # another key meanwhile may come twice; adding it twice changes nothing.
@@ -213,6 +231,19 @@ class Suppressions(Connections):
                     text = keys.of_version(version).text((wide, exact))
                     yield text, rows.suppression(*suppression, widened=False)
                 last = page[-1][:4]
+
+
+def _written_place(row: Row) -> str:
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(row)).decode().rstrip("=")
+
+
+def _read_place(text: str) -> Row:
+    """Raises ValueError."""
+    try:
+        octets = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return msgspec.msgpack.decode(octets, type=tuple[bytes, bytes, str, str])
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise ValueError("no `next` of a page") from error
 
 
 async def _remember(

@@ -4,15 +4,21 @@ import ipaddress
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
-from starlette.requests import Request
 
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Evidence, Source
-from smtpproxy.web.api_operations import MOST_ADDRESSES, Operation, canonical_or_none, read_body
+from smtpproxy.web.api.access import Access
+from smtpproxy.web.api.operation import (
+    MOST_ADDRESSES,
+    Call,
+    Operation,
+    canonical_or_none,
+    read_body,
+)
+from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest, brand_of
 from smtpproxy.web.own_mail import RelayUnavailable
-from smtpproxy.web.tokens import Error, Refused
 
 Line = Annotated[str, Meta(min_length=1, max_length=1_000)]
 
@@ -59,24 +65,24 @@ class ConsentStarted(Struct, frozen=True):
 
 
 CONSENT = Operation(
+    "start_consent",
     "consent",
     "POST",
     "/v1/consents",
     summary="Ask somebody to confirm a consent by mail",
-    description="Asks for the right `consent`. The request is put on record, and a mail with a"
-    " link goes to the address; nothing else is mailed on it until the person presses the button"
-    " of the page behind it.",
+    description="The request is put on record, and a mail with a link goes to the address; nothing"
+    " else is mailed on it until the person presses the button of the page behind it.",
     body=ConsentStart,
     answers=ConsentStarted,
     answer="The relay has the mail, or refuses it.",
-    errors={
-        413: (Error, "The request is too large."),
-        429: (
-            Error,
-            "The token asks too often (`too_many_requests`), or so many confirmations went to this"
-            " address, or to all, in 24 hours (`too_many_mails`).",
-        ),
-    },
+    problems=(
+        "body_wrong",
+        "purpose_unknown",
+        "not_of_your_brand",
+        "too_large",
+        "too_many_mails",
+        "relay_unavailable",
+    ),
 )
 
 
@@ -86,35 +92,34 @@ class ConsentOperation:
     def __init__(self, by_mail: ConsentByMail) -> None:
         self._by_mail = by_mail
 
-    async def __call__(self, request: Request) -> ConsentStarted:
+    async def __call__(self, call: Call) -> ConsentStarted:
         like = '{"address": "…", "purpose": "…", "wording": "…"}'
-        asked = await read_body(request, ConsentStart, like, "")
+        asked = await read_body(call.request, ConsentStart, like)
+        wanted = self._read(asked, call.access)
         try:
-            done = await self._by_mail.start(self._read(asked))
+            done = await self._by_mail.start(wanted)
         except RelayUnavailable as error:
             text = "the relay does not take the mail now; try again in some seconds"
-            raise Refused(
-                503, Error("relay_unavailable", text), headers={"Retry-After": "5"}
-            ) from error
+            raise Refused("relay_unavailable", text, headers={"Retry-After": "5"}) from error
         if done.state == "too_often":
             text = "so many confirmations went to this address, or to all, in 24 hours"
-            raise Refused(429, Error("too_many_mails", text), headers={"Retry-After": "3600"})
+            raise Refused("too_many_mails", text, headers={"Retry-After": "3600"})
         return ConsentStarted(done.state, done.reason or UNSET, done.detail or UNSET)
 
-    def _read(self, asked: ConsentStart) -> ConsentRequest:
+    def _read(self, asked: ConsentStart, access: Access) -> ConsentRequest:
         try:
             address = recipient(entered(asked.address))
-            brand = brand_of(self._by_mail.settings, asked.brand)
+            brand = brand_of(self._by_mail.settings, access.brand(asked.brand))
             client = asked.client and str(ipaddress.ip_address(asked.client))
         except (AddressError, ValueError) as error:
-            raise Refused(400, Error("body_wrong", str(error))) from error
+            raise Refused("body_wrong", str(error)) from error
         settings = self._by_mail.settings
         if asked.purpose not in (purposes := settings.purposes_of(brand)):
             known = ", ".join(sorted(purposes))
             text = (
                 f"no stream of brand {brand} has the purpose {asked.purpose!r}; known are {known}"
             )
-            raise Refused(400, Error("purpose_unknown", text))
+            raise Refused("purpose_unknown", text)
         return ConsentRequest(
             address,
             asked.purpose,
@@ -148,17 +153,18 @@ class PermissionLinks(Struct, frozen=True):
 
 
 PERMISSION = Operation(
+    "permission_links",
     "permission",
     "POST",
     "/v1/permission-links",
     summary="Links for messages that ask people whether to go on",
-    description="Asks for the right `permission`. Each message has to carry its reader's own"
-    " link; nothing of the request is kept, and no link says that the person may be asked: that"
-    " the relay decides when the message comes.",
+    description="Each message has to carry its reader's own link; nothing of the request is"
+    " kept, and no link says that the person may be asked: that the relay decides when the message"
+    " comes.",
     body=PermissionLinksRequest,
     answers=PermissionLinks,
     answer="A link for each address, in the order of the request.",
-    errors={413: (Error, "The request is too large.")},
+    problems=("body_wrong", "stream_wrong", "not_of_your_brand", "too_large"),
 )
 
 
@@ -168,18 +174,21 @@ class PermissionOperation:
     def __init__(self, by_mail: ConsentByMail) -> None:
         self._by_mail = by_mail
 
-    async def __call__(self, request: Request) -> PermissionLinks:
+    async def __call__(self, call: Call) -> PermissionLinks:
         most = f" and {MOST_ADDRESSES} addresses"
         like = '{"stream": "…", "addresses": ["…"]}'
-        asked = await read_body(request, PermissionLinksRequest, like, most)
+        asked = await read_body(call.request, PermissionLinksRequest, like, most)
         if len(asked.addresses) > MOST_ADDRESSES:
-            raise Refused(413, Error("too_large", f"at most{most[4:]} in a request"))
+            raise Refused("too_large", f"at most{most[4:]} in a request")
+        stream = self._by_mail.settings.streams.get(asked.stream)
+        if stream is not None:
+            call.access.check_brands([stream.brand])
         names = {address: canonical_or_none(address) for address in asked.addresses}
         wanted = [name for name in names.values() if name is not None]
         try:
             made = self._by_mail.permission_links(asked.stream, wanted, asked.language)
         except ValueError as error:
-            raise Refused(400, Error("stream_wrong", str(error))) from error
+            raise Refused("stream_wrong", str(error)) from error
         links = dict(zip(wanted, made, strict=True))
         return PermissionLinks(
             tuple(

@@ -1,37 +1,15 @@
 """Who may use the API: bearer tokens (RFC 6750), each with its rights and its rate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Annotated
-
-import msgspec
-from msgspec import Meta
 
 from smtpproxy.settings import TokenSettings
+from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.rates import Bucket
 
 UNKNOWN = "unknown"
 """What a request without a known token is counted under."""
-
-
-class Error(msgspec.Struct, frozen=True):
-    """What is answered to a request that is refused."""
-
-    error: Annotated[str, Meta(description="A word for programs.")]
-    message: Annotated[str, Meta(description="A sentence for people.")]
-
-
-class Refused(Exception):
-    """A request that is not answered as asked."""
-
-    def __init__(
-        self, status: int, body: Error, *, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(body.message)
-        self.status = status
-        self.body = body
-        self.headers = dict(headers or {})
 
 
 class Gate:
@@ -56,14 +34,17 @@ class Gate:
                 found = token
         return found if scheme.lower() == "bearer" else None
 
-    def admit(self, token: TokenSettings | None, right: str, *, given: bool) -> None:
-        """Raises Refused: 401 without a known token, 403 without the right, 429 too often."""
+    def admit(self, token: TokenSettings | None, right: str, *, given: bool) -> TokenSettings:
+        """Return the token.
+
+        Raises Refused: 401 without a known token, 403 without the right, 429 too often.
+        """
         if token is None:
             problem = ', error="invalid_token"' if given else ""
             error = "token_unknown" if given else "token_missing"
             raise Refused(
-                401,
-                Error(error, "send a known token: Authorization: Bearer TOKEN"),
+                error,
+                "send a known token: Authorization: Bearer TOKEN",
                 headers={"WWW-Authenticate": f'Bearer realm="smtpproxy"{problem}'},
             )
         if right not in token.may:
@@ -73,9 +54,10 @@ class Gate:
             )
             challenge = 'Bearer realm="smtpproxy", error="insufficient_scope"'
             headers = {"WWW-Authenticate": challenge}
-            raise Refused(403, Error("not_permitted", text), headers=headers)
+            raise Refused("not_permitted", text, headers=headers)
         wait = self._buckets[token.name].take(self._clock())
         if wait:
             text = f"the token {token.name} may ask {token.requests_per_minute} times a minute"
             headers = {"Retry-After": str(int(wait) + 1)}
-            raise Refused(429, Error("too_many_requests", text), headers=headers)
+            raise Refused("too_many_requests", text, headers=headers)
+        return token

@@ -1,58 +1,34 @@
-"""The operations of the API: what may be asked, what is answered, and how it is found out.
-
-The records here are what is read and written, and what the description is made from.
-"""
+"""Who must not be mailed any more, told to other systems: the feed of changes, and a check."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 
-from smtpproxy.mail.address import AddressError, recipient
-from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
 from smtpproxy.store.exchange.suppression_record import change_object, read_scope
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.propagation import Action, ChangeLog, ChangesGone, SuppressionChange
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
+from smtpproxy.web.api.operation import (
+    MOST_ADDRESSES,
+    Call,
+    Operation,
+    Scope,
+    Time,
+    canonical_or_none,
+    read_body,
+    read_query,
+)
+from smtpproxy.web.api.problems import Refused, RefusedChanges
 from smtpproxy.web.health import Cached
-from smtpproxy.web.tokens import Error, Refused
 
 MOST_CHANGES = 10_000  # in an answer
 LONGEST_WAIT = 60  # seconds
-MOST_ADDRESSES = 1_000  # in a request
-LARGEST = 1024 * 1024  # octets of a request
 _EVERY = 0.5  # seconds between two checks while a request waits
-
-Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-Scope: TypeAlias = Annotated[
-    str,
-    Meta(
-        description="What is not to be sent: all, marketing, brand:NAME or purpose:NAME.",
-        extra_json_schema={"pattern": "^(all|marketing|(brand|purpose):.+)$"},
-    ),
-]
-
-
-class Operation(Struct, frozen=True):
-    """What can be asked of the API. A token needs the right `name`.
-
-    `answers` is what a 200 has; `errors` are those beside the ones of every operation.
-    """
-
-    name: str
-    method: Literal["GET", "POST"]
-    path: str
-    summary: str
-    description: str
-    answers: type[Struct]
-    answer: str
-    query: type[Struct] | None = None
-    body: type[Struct] | None = None
-    errors: Mapping[int, tuple[type[Error], str]] = {}
 
 
 class ChangesQuery(Struct, frozen=True):
@@ -96,30 +72,19 @@ class Changes(Struct, frozen=True):
     more: Annotated[bool, Meta(description="Whether there is more already.")]
 
 
-class Gone(Error, frozen=True):
-    """Why there is no page since then."""
-
-    since: int
-    next: Annotated[int, Meta(description="What to ask `since` after a whole export.")]
-
-
 CHANGES = Operation(
+    "changes",
     "changes",
     "GET",
     "/v1/suppressions/changes",
     summary="What changed since, in order",
-    description="Asks for the right `changes`. Begin with an export and with the `next` of an"
-    " answer from before it; then always ask since the last `next`.",
+    description="Begin with an export and with the `next` of an answer from before it; then always"
+    " ask since the last `next`. After a 410 begin anew: keep `next`, load an export made after"
+    " this answer, ask since `next`.",
     query=ChangesQuery,
     answers=Changes,
     answer="Changes, perhaps none.",
-    errors={
-        410: (
-            Gone,
-            "The log does not reach back so far, or it is another one. Begin anew: keep `next`,"
-            " load an export made after this answer, ask since `next`.",
-        )
-    },
+    problems=("parameter_wrong", "parameter_unknown", "changes_gone"),
 )
 
 
@@ -180,15 +145,16 @@ class Results(Struct, frozen=True):
 
 
 CHECK = Operation(
+    "check_suppressions",
     "check",
     "POST",
     "/v1/suppressions/check",
     summary="Which addresses are suppressed, and since when",
-    description="Asks for the right `check`. Nothing of the request is kept.",
+    description="Nothing of the request is kept.",
     body=CheckRequest,
     answers=Results,
     answer="A result for each address, in the order of the request.",
-    errors={413: (Error, "The request is too large.")},
+    problems=("body_wrong", "scope_wrong", "not_of_your_brand", "too_large"),
 )
 
 
@@ -200,10 +166,10 @@ class ChangeFeed:
         self._stop = stop
         self._newest = Cached(self._look, _EVERY)
 
-    async def __call__(self, request: Request) -> Changes:
-        asked = _read_query(request)
+    async def __call__(self, call: Call) -> Changes:
+        asked = read_query(call.request, ChangesQuery)
         if asked.wait:
-            await self._wait(request, asked.since, asked.wait)
+            await self._wait(call.request, asked.since, asked.wait)
         try:
             found = await self._store.changes(asked.since, asked.limit + 1)
         except ChangesGone as error:
@@ -213,11 +179,15 @@ class ChangeFeed:
                 " `smtpproxy suppress export` that is made after this answer, then ask for"
                 " since=`next`"
             )
-            raise Refused(410, Gone("changes_gone", text, error.since, error.newest)) from error
+            raise RefusedChanges(text, error.since, error.newest) from error
         shown = found[: asked.limit]
         return Changes(
             msgspec.convert(
-                [change_object(one) for one in shown if isinstance(one, SuppressionChange)],
+                [
+                    change_object(one)
+                    for one in shown
+                    if isinstance(one, SuppressionChange) and call.access.sees_scope(one.scope)
+                ],
                 tuple[Change, ...],
             ),
             next=shown[-1].seq if shown else asked.since,
@@ -240,64 +210,28 @@ class ChangeFeed:
             return -1  # the read that follows says what is wrong
 
 
-_BOUNDS = msgspec.json.schema(ChangesQuery)["$defs"]["ChangesQuery"]["properties"]
-
-
-def _read_query(request: Request) -> ChangesQuery:
-    numbers = {}
-    for name, text in request.query_params.items():
-        if name not in _BOUNDS:
-            known = ", ".join(_BOUNDS)
-            raise Refused(
-                400, Error("parameter_unknown", f"there is no parameter {name!r}: {known}")
-            )
-        least, most = _BOUNDS[name]["minimum"], _BOUNDS[name]["maximum"]
-        # More digits than any number here has: int() would take its time for a million.
-        number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
-        if not least <= number <= most:
-            wrong = f"{name} must be a whole number from {least} to {most}"
-            raise Refused(400, Error("parameter_wrong", wrong))
-        numbers[name] = number
-    return ChangesQuery(**numbers)
-
-
-async def check(request: Request, store: FactReader) -> Results:
+async def check(call: Call, store: FactReader) -> Results:
     """Answer CHECK: for each address, in order; nothing of it is kept."""
     most = f" and {MOST_ADDRESSES} addresses"
-    asked = await read_body(request, CheckRequest, '{"addresses": ["…"]}', most)
+    asked = await read_body(call.request, CheckRequest, '{"addresses": ["…"]}', most)
     if len(asked.addresses) > MOST_ADDRESSES:
-        raise Refused(413, Error("too_large", f"at most {MOST_ADDRESSES} addresses in a request"))
+        raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
     counts = _counting(asked.scope, asked.brand)
+    if asked.brand is not None:
+        call.access.check_brands([asked.brand])
     names = [canonical_or_none(address) for address in asked.addresses]
     known = dict.fromkeys(name for name in names if name is not None)
     facts = await store.facts(Lookups(tuple(known), contacts=False))
+
+    def bears(scope: str) -> bool:
+        return counts(scope) and call.access.sees_scope(scope)
+
     return Results(
         tuple(
-            _result(address, name, facts, counts)
+            _result(address, name, facts, bears)
             for address, name in zip(asked.addresses, names, strict=True)
         )
     )
-
-
-T = TypeVar("T", bound=Struct)
-
-
-async def read_body(request: Request, record: type[T], like: str, most: str) -> T:
-    """Read the JSON of a request. `like` it should be, and `most` it may hold, are for people.
-
-    Raises Refused.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST:
-            raise Refused(413, Error("too_large", f"at most {LARGEST} octets{most} in a request"))
-    try:
-        return msgspec.json.decode(body, type=record)
-    except msgspec.ValidationError as error:
-        raise Refused(400, Error("body_wrong", f"{error}; send {like}")) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(400, Error("body_wrong", f"not JSON; send {like}")) from error
 
 
 def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:
@@ -310,10 +244,10 @@ def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:
         whose = None if brand is None else read_scope(f"brand:{brand}")
     except ValueError as error:
         right = "scope must be all, marketing, brand:NAME or purpose:NAME; brand the name of one"
-        raise Refused(400, Error("scope_wrong", right)) from error
+        raise Refused("scope_wrong", right) from error
     if read is not None and read.startswith("brand:"):
         if whose not in (None, read):
-            raise Refused(400, Error("scope_wrong", "scope and brand name different brands"))
+            raise Refused("scope_wrong", "scope and brand name different brands")
         whose = read
 
     def counts(found: str) -> bool:
@@ -326,23 +260,16 @@ def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:
     return counts
 
 
-def canonical_or_none(address: str) -> str | None:
-    try:
-        return recipient(entered(address))
-    except AddressError:
-        return None
-
-
 def _result(address: str, name: str | None, facts: Facts, counts: Callable[[str], bool]) -> Result:
     if name is None:
         return Result(address, None, error="not a mail address")
     found: Sequence[Suppression] = facts[name].suppressions if name in facts else ()
     bearing = [one for one in found if counts(one.scope)]
     since = written_time(min(one.since for one in bearing)) if bearing else None
-    return Result(address, bool(bearing), since, tuple(map(_bearing, bearing)))
+    return Result(address, bool(bearing), since, tuple(map(bearing_suppression, bearing)))
 
 
-def _bearing(found: Suppression) -> AddressSuppression:
+def bearing_suppression(found: Suppression) -> AddressSuppression:
     return AddressSuppression(
         found.scope,
         found.origin,

@@ -1,0 +1,186 @@
+"""Consent that is recorded one act at a time: what must hold before, and what it leaves undone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from smtpproxy.policy.decide import decisive
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Lookups,
+    Origin,
+    RecipientFacts,
+    Source,
+    StreamClass,
+    Verdict,
+    collections,
+)
+from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.policy.rules.bases import confirmed_request
+from smtpproxy.policy.rules.recipient import source as refused_source
+from smtpproxy.policy.rules.recipient import suppressed
+from smtpproxy.settings import Settings
+from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+
+CONFIRMED = "double_opt_in"
+"""The method of a request and its confirmation."""
+
+
+class NotConfirmable(ValueError):
+    """There is no request that could be confirmed; the text says why and what to do."""
+
+
+class Recorded(Struct, frozen=True):
+    """What became of an act, and what is known of the person now."""
+
+    new: bool
+    known: RecipientFacts
+
+
+def brand_of(settings: Settings, asked: str | None) -> str | None:
+    """Return whom the person agreed with; None is the brand that has no name. Raises ValueError."""
+    known = sorted(settings.brand_names)
+    if asked is not None:
+        check_brand(settings, asked)
+    elif len(known) > 1:
+        raise ValueError(f"say whom the person agreed with, one of {', '.join(known)}")
+    return asked or next(iter(known), None)
+
+
+def check_brand(settings: Settings, brand: str) -> None:
+    """What nobody here is called is misspelt, or a [[brand]] is missing. Raises ValueError."""
+    if brand not in settings.brand_names:
+        known = ", ".join(sorted(settings.brand_names))
+        right = f"known are {known}" if known else "add a [[brand]] to the configuration"
+        raise ValueError(f"there is no brand {brand!r}; {right}")
+
+
+def check_purpose(settings: Settings, purpose: str) -> None:
+    """Agreement to what no stream has is agreement to nothing. Raises ValueError."""
+    if purpose not in settings.purposes:
+        known = ", ".join(sorted(settings.purposes))
+        raise ValueError(f"no stream has the purpose {purpose!r}; known are {known}")
+
+
+def check_method(settings: Settings, method: str, *, double: bool) -> None:
+    """Raises ValueError where no rulebook knows the method, or it waits for no confirmation."""
+    if method not in settings.methods:
+        raise ValueError(f"{method!r} is not one of {', '.join(sorted(settings.methods))}")
+    if double and method != CONFIRMED:
+        raise ValueError(f"only a {CONFIRMED} waits for a confirmation, {method} does not")
+
+
+async def record(
+    settings: Settings,
+    store: Store,
+    address: str,
+    act: ConsentAct,
+    *,
+    confirm: bool = False,
+    source: Source | None = None,
+) -> Recorded:
+    """Put an act of agreement on record, and how the address was obtained if that is not yet.
+
+    `confirm`: it confirms a request. Raises NotConfirmable, StoreUnavailable.
+    """
+    before = await store.contact(address)
+    if confirm and not _can_be_confirmed(address, before, act):
+        return Recorded(False, (await store.facts(Lookups((address,))))[address])
+    new = await store.record_act(address, act)
+    if source and not sources(before, settings, act.brand):
+        named = Contact(address, source=source, brand=act.brand)
+        await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
+    return Recorded(new, (await store.facts(Lookups((address,))))[address])
+
+
+async def withdraw(store: Store, address: str, act: ConsentAct, scope: str) -> bool:
+    """Put a withdrawal on record; False when it is already. Raises StoreUnavailable.
+
+    `scope` is that of its purpose, or `marketing` where no stream has that.
+    """
+    if scope == "marketing":
+        order = SuppressionEntry(address, scope, Origin.UNSUBSCRIBE, act.at)
+        await store.add_suppressions([order])
+    return await store.record_act(address, act)
+
+
+def sources(contact: Contact | None, settings: Settings, brand: str | None) -> str:
+    """Return how a brand obtained the address, in words; empty: it is not on record."""
+    own = {brand} if len(settings.brand_names) > 1 else {brand, None}
+    ways = () if contact is None else collections(contact)
+    known = [str(way.source) for way in ways if way.brand in own and way.source]
+    return " and ".join(dict.fromkeys(known))
+
+
+def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) -> bool:
+    """Whether a request waits. False: it is confirmed already. Raises NotConfirmable."""
+    request = None if contact is None else confirmed_request(contact.acts, act)
+    if contact is None or request is None:
+        raise NotConfirmable(f"no request for {act.purpose} is on record to be confirmed")
+    since = [
+        one
+        for one in contact.acts
+        if one.purpose == act.purpose
+        and request.at <= one.at <= act.at
+        and (one.brand in (None, act.brand) or act.brand is None)
+    ]
+    if any(one.withdrawal for one in since):
+        raise NotConfirmable(f"{act.purpose} was withdrawn after it was requested; ask again")
+    return all(one.pending or one.method != CONFIRMED for one in since)
+
+
+def unproven(
+    settings: Settings, act: ConsentAct, contact: Contact | None
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the fields of evidence that rulebooks ask for and no act states.
+
+    Each with the streams that ask for it; none: all of the purpose.
+    """
+    request = confirmed_request(contact.acts, act) if contact and act.method == CONFIRMED else None
+    stated = [act.evidence, *([request.evidence] if request else [])]
+    asking = {
+        stream.name: settings.rulebooks[stream.rulebook].required_evidence
+        for stream in settings.streams.values()
+        if stream.purpose == act.purpose and stream.stream_class is StreamClass.MARKETING
+    } or {"": frozenset({"wording"})}
+    for name in ("wording", "version", "form", "ip", "document_hash"):
+        where = [stream for stream, names in asking.items() if name in names]
+        if where and not any(getattr(one, name) for one in stated):
+            yield name, () if len(where) == len(asking) else where
+
+
+def still_suppressed(
+    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
+) -> Iterator[tuple[str, Verdict]]:
+    """Yield the streams of the purpose on which a suppression outweighs the consent."""
+    yield from _refused(settings, address, act, known, now, suppressed)
+
+
+def source_refused(
+    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
+) -> Iterator[tuple[str, Verdict]]:
+    """Yield the marketing streams of the purpose on which the source on record refuses."""
+    if not sources(known.contact, settings, act.brand):
+        return
+    for stream, verdict in _refused(settings, address, act, known, now, refused_source):
+        if settings.streams[stream].stream_class is StreamClass.MARKETING:
+            yield stream, verdict
+
+
+def _refused(
+    settings: Settings,
+    address: str,
+    act: ConsentAct,
+    known: RecipientFacts,
+    now: datetime,
+    rule: Callable[[RecipientCase], Verdict | None],
+) -> Iterator[tuple[str, Verdict]]:
+    for stream in settings.streams.values():
+        if stream.purpose == act.purpose and act.brand in (None, stream.brand):
+            rulebook = settings.rulebooks[stream.rulebook]
+            case, _ = decisive(RecipientCase(address, stream, known, rulebook, now))
+            verdict = rule(case)
+            if verdict is not None:
+                yield stream.name, verdict

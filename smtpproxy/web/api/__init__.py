@@ -1,0 +1,150 @@
+"""The API under /v1: bearer tokens, JSON, nothing that a cache may keep, and a description."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+
+import msgspec
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.metrics import Labels, Snapshot
+from smtpproxy.store.protocols import Store, StoreUnavailable
+from smtpproxy.web.api.access import Access
+from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, ConsentOperation, PermissionOperation
+from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
+from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
+from smtpproxy.web.api.description import document, page
+from smtpproxy.web.api.operation import Answer, Call, Operation, Versioned
+from smtpproxy.web.api.problems import MEDIA_TYPE, Refused
+from smtpproxy.web.api.propagation import CHANGES, CHECK, ChangeFeed, check
+from smtpproxy.web.api.suppressions import SUPPRESSION_OPERATIONS, Suppressions
+from smtpproxy.web.api.tokens import UNKNOWN, Gate
+from smtpproxy.web.consent_by_mail import ConsentByMail
+
+log = structlog.get_logger(__name__)
+
+
+class Api:
+    """The routes, and how often they were used. Long polls end when `stop` is set."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        writer: Callable[[], Store],
+        *,
+        now: Callable[[], datetime],
+        version: str,
+        stop: asyncio.Event | None = None,
+        by_mail: ConsentByMail | None = None,
+    ) -> None:
+        """`store` is read; `writer` gives the one to write to, opened when it is first needed.
+
+        `by_mail` asks people for consent; None where that is not configured.
+        """
+        self._gate = Gate(settings.tokens, time.monotonic)
+        self._access = {token.name: Access(token, settings) for token in settings.tokens}
+        feed = ChangeFeed(store, stop or asyncio.Event())
+        suppressions = Suppressions(settings, store, writer, now)
+        consents = Consents(settings, writer, now)
+        contacts = Contacts(settings, store, writer, now)
+        self.operations: list[tuple[Operation, Answer]] = [
+            (CHANGES, feed),
+            (CHECK, lambda call: check(call, store)),
+            *((each, getattr(suppressions, each.name)) for each in SUPPRESSION_OPERATIONS),
+            *((each, getattr(consents, each.name)) for each in CONSENT_OPERATIONS),
+            *((each, getattr(contacts, each.name)) for each in CONTACT_OPERATIONS),
+        ]
+        if by_mail is not None:
+            self.operations.append((CONSENT, ConsentOperation(by_mail)))
+            self.operations.append((PERMISSION, PermissionOperation(by_mail)))
+        self._document = document([each for each, _ in self.operations], version)
+        self._page = page(self._document)
+        self._counted: dict[Labels, float] = {}
+
+    @property
+    def routes(self) -> list[Route]:
+        by_path: dict[str, dict[str, Callable[[Request], Awaitable[Response]]]] = {}
+        for each, answer in self.operations:
+            by_path.setdefault(each.path, {})[each.method] = self._answering(each, answer)
+        return [
+            *(
+                Route(path, _by_method(endpoints), methods=list(endpoints))
+                for path, endpoints in by_path.items()
+            ),
+            Route("/v1/openapi.json", self._describe),
+            Route("/v1/docs", self._show),
+        ]
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(counters={"api_requests_total": dict(self._counted)})
+
+    def _answering(
+        self, operation: Operation, answer: Answer
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            authorization = request.headers.get("authorization")
+            token = self._gate.who(authorization)
+            try:
+                admitted = self._gate.admit(token, operation.right, given=authorization is not None)
+                response = _answered(await answer(Call(request, self._access[admitted.name])))
+            except Refused as refused:
+                response = _refused(refused)
+            except ClientDisconnect:
+                response = _refused(Refused("gone", "the request ended early"))
+            except StoreUnavailable as error:
+                log.warning("api_store_failed", operation=operation.name, error=str(error))
+                again = {"Retry-After": "5"}
+                response = _refused(
+                    Refused("store_unavailable", "try again in some seconds", headers=again)
+                )
+            name = token.name if token else UNKNOWN
+            if operation.writes and response.status_code == 200:
+                log.info("api_write", operation=operation.name, token=name)
+            row = (name, f"{response.status_code // 100}xx")
+            self._counted[row] = self._counted.get(row, 0) + 1
+            return response
+
+        return endpoint
+
+    async def _describe(self, request: Request) -> Response:
+        return JSONResponse(self._document, headers={"Cache-Control": "no-cache"})
+
+    async def _show(self, request: Request) -> Response:
+        headers = {
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": (
+                "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+            ),
+        }
+        return HTMLResponse(self._page, headers=headers)
+
+
+def _by_method(
+    endpoints: Mapping[str, Callable[[Request], Awaitable[Response]]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return one endpoint for all methods of a path, so that a 405 names every one."""
+
+    async def endpoint(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await endpoints[method](request)
+
+    return endpoint
+
+
+def _answered(answer: msgspec.Struct) -> Response:
+    headers = {}
+    if isinstance(answer, Versioned):
+        headers["ETag"] = f'"{answer.version}"'
+        answer = answer.record
+    return Response(msgspec.json.encode(answer), 200, headers, "application/json")
+
+
+def _refused(refused: Refused) -> Response:
+    body = msgspec.json.encode(refused.body)
+    return Response(body, refused.status, refused.headers, MEDIA_TYPE)

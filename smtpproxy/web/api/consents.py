@@ -1,0 +1,225 @@
+"""Consent and its withdrawal, recorded as `smtpproxy consent record` and `withdraw` do it."""
+
+import ipaddress
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from smtpproxy import recorded_consent
+from smtpproxy.policy.model import ConsentAct, Evidence, Source
+from smtpproxy.recorded_consent import CONFIRMED, NotConfirmable
+from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.contact_record import Hash
+from smtpproxy.store.exchange.times import read_time
+from smtpproxy.store.protocols import Store
+from smtpproxy.web.api.operation import Call, Operation, Time, canonical_address, read_body
+from smtpproxy.web.api.problems import Refused
+
+_SKEW = timedelta(minutes=5)  # between two clocks
+
+Line = Annotated[str, Meta(min_length=1, max_length=1_000)]
+
+
+class ConsentToRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a person agreed to, how, and what proves it."""
+
+    address: Annotated[str, Meta(description="Of the person.")]
+    purpose: Annotated[str, Meta(description="What they agreed to: of a configured stream.")]
+    method: Annotated[
+        Line | None,
+        Meta(
+            description="How: unticked_box, double_opt_in, signed_form … Not needed with `pending`"
+            " or `confirm`, which are two acts of a double opt-in."
+        ),
+    ] = None
+    pending: Annotated[
+        bool, Meta(description="They were asked to confirm, and have not yet: it allows no mail.")
+    ] = False
+    confirm: Annotated[bool, Meta(description="They confirmed what is on record as `pending`.")] = (
+        False
+    )
+    brand: Annotated[str | None, Meta(description="Whom they agreed with.")] = None
+    given_at: Annotated[Time | None, Meta(description="Now, where it is not said.")] = None
+    wording: Annotated[
+        Line | None, Meta(description="The text that they agreed to: without it nothing is proven.")
+    ] = None
+    version: Annotated[Line | None, Meta(description="Of the wording.")] = None
+    form: Annotated[Line | None, Meta(description="Where it was given: a page, a till.")] = None
+    client: Annotated[str | None, Meta(description="The IP address they agreed from.")] = None
+    document_hash: Annotated[
+        Hash | None, Meta(description="SHA-256 of a proof, such as a scan, in hex.")
+    ] = None
+    conditional: Annotated[
+        bool | None, Meta(description="Whether it was a condition of the service.")
+    ] = None
+    channels: Annotated[
+        Annotated[list[Line], Meta(min_length=1, max_length=20)] | None,
+        Meta(description="By which to reach the person; email, where it is not said."),
+    ] = None
+    source: Annotated[
+        Source | None,
+        Meta(description="How the address was obtained, where that is not on record."),
+    ] = None
+
+
+class RecordedConsent(Struct, frozen=True):
+    """What became of an act."""
+
+    recorded: Annotated[bool, Meta(description="false: the same act was on record already.")]
+    warnings: Annotated[
+        tuple[str, ...], Meta(description="Why the person may still not be mailed.")
+    ]
+
+
+RECORD = Operation(
+    "record_consent",
+    "record",
+    "POST",
+    "/v1/consents/record",
+    summary="Record that a person agreed to one purpose",
+    description="Acts are a history: none is replaced. It makes the contact where there is none. It"
+    " has to be the person's own act: after an erasure it is what lets them be mailed again.",
+    body=ConsentToRecord,
+    answers=RecordedConsent,
+    answer="It is on record.",
+    problems=("body_wrong", "purpose_unknown", "not_of_your_brand", "not_confirmable", "too_large"),
+    writes=True,
+)
+
+
+class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a person does not agree to any more."""
+
+    address: Annotated[str, Meta(description="Of the person.")]
+    purpose: Annotated[Line, Meta(description="What they no longer agree to.")]
+    brand: Annotated[
+        str | None, Meta(description="From whom it is withdrawn. Without it, from all.")
+    ] = None
+    withdrawn_at: Annotated[Time | None, Meta(description="Now, where it is not said.")] = None
+
+
+WITHDRAW = Operation(
+    "withdraw_consent",
+    "withdraw",
+    "POST",
+    "/v1/consents/withdraw",
+    summary="Record that a person withdraws the agreement to one purpose",
+    description="It holds against every other basis too, and also where no agreement was on record."
+    " A purpose that no stream has counts for all marketing.",
+    body=Withdrawal,
+    answers=RecordedConsent,
+    answer="It is on record.",
+    problems=("body_wrong", "purpose_unknown", "not_of_your_brand", "too_large"),
+    writes=True,
+)
+
+CONSENT_OPERATIONS = (RECORD, WITHDRAW)
+
+
+class Consents:
+    """Answers CONSENT_OPERATIONS, each by the method of its name."""
+
+    def __init__(
+        self, settings: Settings, writer: Callable[[], Store], now: Callable[[], datetime]
+    ) -> None:
+        self._settings = settings
+        self._writer = writer
+        self._now = now
+
+    async def record_consent(self, call: Call) -> RecordedConsent:
+        like = '{"address": "…", "purpose": "…", "method": "…", "wording": "…"}'
+        asked = await read_body(call.request, ConsentToRecord, like)
+        address = canonical_address(asked.address)
+        act = self._act(asked, call.access.brand(asked.brand))
+        try:
+            done = await recorded_consent.record(
+                self._settings,
+                self._writer(),
+                address,
+                act,
+                confirm=asked.confirm,
+                source=asked.source,
+            )
+        except NotConfirmable as error:
+            raise Refused("not_confirmable", str(error)) from error
+        return RecordedConsent(done.new, tuple(self._warnings(address, act, done)))
+
+    async def withdraw_consent(self, call: Call) -> RecordedConsent:
+        like = '{"address": "…", "purpose": "…"}'
+        asked = await read_body(call.request, Withdrawal, like)
+        address, settings = canonical_address(asked.address), self._settings
+        brand = call.access.brand(asked.brand)
+        at = self._time("withdrawn_at", asked.withdrawn_at)
+        known = asked.purpose in settings.purposes
+        if not known and not call.access.everything:
+            raise Refused("purpose_unknown", f"no stream has the purpose {asked.purpose[:40]!r}")
+        try:
+            if brand is not None:
+                recorded_consent.check_brand(settings, brand)
+        except ValueError as error:
+            raise Refused("body_wrong", f"brand: {error}") from error
+        act = ConsentAct(asked.purpose, at, withdrawal=True, brand=brand)
+        scope = f"purpose:{asked.purpose}" if known else "marketing"
+        new = await recorded_consent.withdraw(self._writer(), address, act, scope)
+        warnings = () if known else ("no stream has the purpose: it counts for all marketing",)
+        return RecordedConsent(new, warnings)
+
+    def _act(self, asked: ConsentToRecord, brand: str | None) -> ConsentAct:
+        settings, double = self._settings, asked.pending or asked.confirm
+        if asked.pending and asked.confirm:
+            raise Refused("body_wrong", "pending or confirm, not both: they are two acts")
+        method = asked.method or (CONFIRMED if double else "")
+        at = self._time("given_at", asked.given_at)
+        if at > self._now() + _SKEW:
+            raise Refused("body_wrong", "given_at: consent cannot be dated ahead")
+        try:
+            recorded_consent.check_purpose(settings, asked.purpose)
+        except ValueError as error:
+            raise Refused("purpose_unknown", str(error)) from error
+        try:
+            client = asked.client and str(ipaddress.ip_address(asked.client))
+            recorded_consent.check_method(settings, method, double=double)
+            brand = recorded_consent.brand_of(settings, brand)
+        except ValueError as error:
+            raise Refused("body_wrong", str(error)) from error
+        proof = asked.document_hash and asked.document_hash.lower()
+        return ConsentAct(
+            asked.purpose,
+            at,
+            method=method,
+            conditional=asked.conditional,
+            channels=frozenset(asked.channels or ["email"]),
+            evidence=Evidence(asked.wording, client, asked.version, asked.form, proof),
+            pending=asked.pending,
+            brand=brand,
+        )
+
+    def _time(self, field: str, text: str | None) -> datetime:
+        try:
+            return read_time(text, last_moment=field == "withdrawn_at") if text else self._now()
+        except ValueError as error:
+            raise Refused("body_wrong", f"{field}: {error}") from error
+
+    def _warnings(
+        self, address: str, act: ConsentAct, done: recorded_consent.Recorded
+    ) -> list[str]:
+        """Say why the person may still not be mailed, without their address."""
+        settings, known, now = self._settings, done.known, self._now()
+        found = []
+        if not recorded_consent.sources(known.contact, settings, act.brand):
+            found.append("it is not known how the address was obtained: give `source`")
+        if act.pending:
+            return [*found, "nothing is mailed on it until the person confirms"]
+        for name, streams in recorded_consent.unproven(settings, act, known.contact):
+            where = f" on {', '.join(streams)}" if streams else ""
+            found.append(
+                f"without `{name}` the consent proves nothing, so it allows nothing{where}"
+            )
+        for stream, verdict in (
+            *recorded_consent.still_suppressed(settings, address, act, known, now),
+            *recorded_consent.source_refused(settings, address, act, known, now),
+        ):
+            found.append(f"they will still not be mailed on the stream {stream}: {verdict.reason}")
+        return found

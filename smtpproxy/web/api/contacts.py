@@ -1,0 +1,290 @@
+"""Contacts, shown, written and erased, as `smtpproxy contact` does it."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
+
+from smtpproxy import erasure
+from smtpproxy.policy.model import Audience, Contact, collected, collections
+from smtpproxy.settings import Settings
+from smtpproxy.store.collected import is_void
+from smtpproxy.store.exchange.contact_line import written_contact
+from smtpproxy.store.exchange.contact_record import ContactRecord, read_contact
+from smtpproxy.store.exchange.plausible import ContactCheck
+from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store
+from smtpproxy.web.api.access import Access
+from smtpproxy.web.api.operation import (
+    Call,
+    Operation,
+    Versioned,
+    canonical_address,
+    read_body,
+    read_octets,
+)
+from smtpproxy.web.api.problems import Refused
+
+
+class ContactQuestion(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom it is about."""
+
+    address: Annotated[str, Meta(max_length=1_000, description="A mail address.")]
+
+
+class KnownContact(Struct, frozen=True):
+    """What is known of one address."""
+
+    contact: Annotated[
+        msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/ContactRecord"})
+    ]
+    version: Annotated[str, Meta(description="Of what is shown here: the ETag.")]
+
+
+GET = Operation(
+    "get_contact",
+    "contacts",
+    "POST",
+    "/v1/contacts/get",
+    summary="What is known of one address",
+    description="As `smtpproxy contact export` writes it. The address is in the body, so that no"
+    " log of a proxy has it. A token for some brands sees what was said to these, and nobody who"
+    " had to do with others alone.",
+    body=ContactQuestion,
+    answers=KnownContact,
+    answer="The contact.",
+    problems=("body_wrong", "not_found", "too_large"),
+    versioned=True,
+)
+
+
+class WrittenContact(Struct, frozen=True):
+    """What became of a contact."""
+
+    result: Annotated[
+        Literal["added", "changed", "unchanged", "older", "erased"],
+        Meta(
+            description="`older`: what is stored is of a later time. `erased`: the person was"
+            " erased, and nothing but refusals is taken."
+        ),
+    ]
+    version: Annotated[
+        str | UnsetType, Meta(description="Of what the token sees now: the ETag.")
+    ] = UNSET
+
+
+UPSERT = Operation(
+    "upsert_contact",
+    "upsert",
+    "POST",
+    "/v1/contacts",
+    summary="Insert or update a contact",
+    description="As one line of an import: a field that is absent says nothing; purchases, consents"
+    " and preferences add up. Whoever was erased is left out. A token for some brands may say what"
+    " was said to these, and nothing about the person that holds for all (audience, occupations,"
+    " tags, language).",
+    body=ContactRecord,
+    answers=WrittenContact,
+    answer="It is stored.",
+    problems=("body_wrong", "not_of_your_brand", "changed_meanwhile", "too_large"),
+    writes=True,
+    versioned=True,
+    conditional=True,
+)
+
+
+class Erasing(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is erased, and what they no longer receive."""
+
+    address: Annotated[str, Meta(max_length=1_000, description="A mail address.")]
+    scope: Annotated[
+        Literal["marketing", "all"], Meta(description="`all`: receipts and passwords too.")
+    ] = "marketing"
+
+
+class Erased(Struct, frozen=True):
+    """What was erased. Addresses that may be the same person's have to be erased one by one."""
+
+    erased: Annotated[bool, Meta(description="false: there was no contact.")]
+    reports: Annotated[int, Meta(description="Removed from the feedback mailbox.")]
+    audit_rows: Annotated[int, Meta(description="Pseudonymised in the audit log.")]
+    others: Annotated[int, Meta(description="Variants and former addresses, which are not erased.")]
+    left: Annotated[
+        str | UnsetType,
+        Meta(description="What could not be erased yet, and why: ask again until it is missing."),
+    ] = UNSET
+
+
+ERASE = Operation(
+    "erase_contact",
+    "erase",
+    "POST",
+    "/v1/contacts/erase",
+    summary="Erase a person (RGPD 17)",
+    description="The contact with its history goes, and the person from the audit log and the"
+    " feedback mailbox; an `erasure` suppression stays, which holds no address. It takes as long as"
+    " the audit log is large, and needs a token for all brands.",
+    body=Erasing,
+    answers=Erased,
+    answer="The person is erased.",
+    problems=("body_wrong", "not_of_your_brand", "too_large"),
+    writes=True,
+)
+
+CONTACT_OPERATIONS = (GET, UPSERT, ERASE)
+_OF_ALL = ("audience", "occupations", "tags", "language", "first_contacted_at",
+           "profiling_objected_at")  # fmt: skip
+
+
+class Contacts:
+    """Answers CONTACT_OPERATIONS, each by the method of its name."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        writer: Callable[[], Store],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._writer = writer
+        self._now = now
+
+    async def get_contact(self, call: Call) -> Versioned:
+        asked = await read_body(call.request, ContactQuestion, '{"address": "…"}')
+        contact = await self._store.contact(canonical_address(asked.address))
+        shown = None if contact is None else seen(contact, call.access)
+        if shown is None:
+            raise Refused("not_found", "there is no contact of that address")
+        version = version_of(shown)
+        return Versioned(KnownContact(msgspec.Raw(written_contact(shown)), version), version)
+
+    async def upsert_contact(self, call: Call) -> Struct:
+        update, check = await self._update(call)
+        expected = _expected(call)
+        orders = check.orders([update])
+        writer = self._writer()
+        if orders:  # first of all: if the rest fails, people are mailed too little
+            await writer.add_suppressions(orders)
+        before: Contact | None = None
+
+        def fits(known: Contact | None) -> bool:
+            nonlocal before
+            before = known and seen(known, call.access)
+            return expected(before)
+
+        done = await writer.put_contact(update, fits)
+        if done is None:
+            text = "it was changed or is gone since; get it again, and decide anew"
+            raise Refused("changed_meanwhile", text)
+        contact = await writer.contact(update.contact.address)
+        shown = None if contact is None else seen(contact, call.access)
+        if shown is None:
+            return WrittenContact("erased")
+        version, result = version_of(shown), _result(done)
+        if not call.access.everything:  # what others have of the person shows in no answer
+            result = "added" if before is None else "changed"
+            result = "unchanged" if before == shown else result
+        return Versioned(WrittenContact(result, version), version)
+
+    async def erase_contact(self, call: Call) -> Erased:
+        asked = await read_body(call.request, Erasing, '{"address": "…"}')
+        call.access.check_everything("an erasure")
+        address = canonical_address(asked.address)
+        done = await erasure.erase(
+            self._settings, self._writer(), address, at=self._now(), scope=asked.scope
+        )
+        return Erased(done.erased, done.reports, done.rows, len(done.others), done.left or UNSET)
+
+    async def _update(self, call: Call) -> tuple[ContactUpdate, ContactCheck]:
+        """Read and check a contact. Raises Refused."""
+        now, access = self._now(), call.access
+        body = await read_octets(call.request)
+        brand = next(iter(access.brands)) if len(access.brands) == 1 else None
+        check = ContactCheck(self._settings, now, brand)
+        try:
+            update = check.update(read_contact(body, now))
+        except ValueError as error:
+            raise Refused("body_wrong", str(error)) from error
+        if not access.everything:
+            _check_own(update.contact, access, given=update.given)
+            if check.withdrawn:
+                access.refuse("a purpose that no stream has")
+        return update, check
+
+
+def _check_own(contact: Contact, access: Access, *, given: Iterable[str]) -> None:
+    """Raises Refused where a contact says anything to or about other brands."""
+    told = [name for name in _OF_ALL if name in given or getattr(contact, name) is not None]
+    said = [n for n in told if n in given or n in ("first_contacted_at", "profiling_objected_at")]
+    if said:
+        access.refuse(", ".join(said))
+    access.check_brands(way.brand for way in collections(contact) if way.brand or not is_void(way))
+    access.check_brands(act.brand for act in contact.acts)
+    access.check_brands(one.brand for one in contact.purchases)
+    access.check_brands(wish.brand for wish in contact.preferences)
+
+
+def seen(contact: Contact, access: Access) -> Contact | None:
+    """Return what a token sees of a contact; None: it had nothing to do with its brands."""
+    if access.everything:
+        return contact
+    sees = access.sees_brand
+    ways = tuple(way for way in collections(contact) if sees(way.brand))
+    acts = tuple(act for act in contact.acts if sees(act.brand))
+    purchases = tuple(one for one in contact.purchases if sees(one.brand))
+    wishes = tuple(wish for wish in contact.preferences if sees(wish.brand))
+    if not (ways or acts or purchases or wishes):
+        return None
+    from_all = (act for act in contact.acts if act.withdrawal and act.brand is None)
+    acts = tuple(sorted((*acts, *from_all), key=lambda act: act.at))
+    own = replace(
+        contact,
+        audience=Audience.UNKNOWN,
+        occupations=frozenset(),
+        tags=frozenset(),
+        first_contacted_at=None,
+        profiling_objected_at=None,
+        language=None,
+        acts=acts,
+        purchases=purchases,
+        preferences=wishes,
+    )
+    return collected(own, ways)
+
+
+def version_of(contact: Contact) -> str:
+    """Return what is another for every other state of a contact."""
+    return hashlib.sha256(written_contact(contact)).hexdigest()[:32]
+
+
+def _expected(call: Call) -> Callable[[Contact | None], bool]:
+    """Return the condition of If-Match and If-None-Match. Raises Refused."""
+    match = call.request.headers.get("if-match")
+    none_match = call.request.headers.get("if-none-match")
+    if none_match not in (None, "*"):
+        raise Refused("changed_meanwhile", "If-None-Match: only * is understood here")
+    wanted = None if match is None else {tag.strip().strip('"') for tag in match.split(",")}
+
+    def expected(known: Contact | None) -> bool:
+        if none_match is not None and known is not None:
+            return False
+        if wanted is None:
+            return True
+        return known is not None and ("*" in wanted or version_of(known) in wanted)
+
+    return expected
+
+
+def _result(done: BatchResult) -> Literal["added", "changed", "unchanged", "older", "erased"]:
+    if done.erased:
+        return "erased"
+    if done.added:
+        return "added"
+    if done.older:
+        return "older"
+    return "changed" if done.changed else "unchanged"

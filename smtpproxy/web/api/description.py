@@ -1,0 +1,143 @@
+"""The description of the API (OpenAPI 3.1), made from its operations, and a page for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from smtpproxy.locale import REFERENCE
+from smtpproxy.locale.pages import environment
+from smtpproxy.web.api.operation import Operation
+from smtpproxy.web.api.problems import KINDS, MEDIA_TYPE, Gone, Problem
+
+Json = dict[str, Any]
+
+EVERYWHERE = (
+    *("gone", "token_missing", "token_unknown", "not_permitted"),
+    *("too_many_requests", "store_unavailable"),
+)
+"""The problems of every operation."""
+
+_HEADERS: dict[int, Json] = {
+    429: {"Retry-After": {"description": "Seconds until you may ask again.", "schema": {}}},
+    401: {"WWW-Authenticate": {"description": "Bearer (RFC 6750).", "schema": {}}},
+}
+_ETAG: Json = {
+    "ETag": {"description": "The version of what is shown.", "schema": {"type": "string"}}
+}
+_CONDITIONS = {
+    "If-Match": "An ETag: changed only while it is still that version, else 412.",
+    "If-None-Match": "`*`: made only where there is none, else 412.",
+}
+
+
+def document(operations: Sequence[Operation], version: str) -> Json:
+    """Return the whole description, for this version of the product."""
+    records = {record for operation in operations for record in _records(operation)}
+    ordered = sorted(records, key=lambda record: record.__name__)
+    _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    paths: Json = {}
+    for each in operations:
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "smtpproxy",
+            "version": version,
+            "description": "Who may be mailed and who not, for other systems of the same company."
+            " docs/api.md tells how to use it.",
+        },
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Made by `smtpproxy token`, named in a `[[token]]` table.",
+                }
+            },
+            "schemas": schemas,
+        },
+    }
+
+
+def page(document: Json) -> str:
+    """Return the description for people: one page that loads nothing from elsewhere."""
+    template = environment(REFERENCE).get_template("api.html")
+    return template.render(api=document, problems=KINDS)
+
+
+def statuses(operation: Operation) -> dict[int, list[str]]:
+    """Return the words of the problems that an operation may answer with, by their status."""
+    found: dict[int, list[str]] = {}
+    for word in (*EVERYWHERE, *operation.problems):
+        found.setdefault(KINDS[word].status, []).append(word)
+    return found
+
+
+def _records(operation: Operation) -> list[type[msgspec.Struct]]:
+    body = [] if operation.body is None else [operation.body]
+    return [operation.answers, *body, Problem, *([Gone] if _is_gone(operation) else [])]
+
+
+def _is_gone(operation: Operation) -> bool:
+    return "changes_gone" in operation.problems
+
+
+def _operation(operation: Operation) -> Json:
+    described: Json = {
+        "summary": operation.summary,
+        "description": f"Asks for the right `{operation.right}`. {operation.description}",
+        "operationId": operation.name,
+        "security": [{"token": []}],
+    }
+    if parameters := _parameters(operation):
+        described["parameters"] = parameters
+    if operation.body is not None:
+        content = _content(operation.body, "application/json")
+        described["requestBody"] = {"required": True, "content": content}
+    answers: Json = {
+        "200": {
+            "description": operation.answer,
+            **({"headers": _ETAG} if operation.versioned else {}),
+            "content": _content(operation.answers, "application/json"),
+        }
+    }
+    for status, words in sorted(statuses(operation).items()):
+        record = Gone if status == KINDS["changes_gone"].status else Problem
+        answers[str(status)] = {
+            "description": " ".join(f"{KINDS[word].title} (`{word}`)" for word in words),
+            **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
+            "content": _content(record, MEDIA_TYPE),
+        }
+    described["responses"] = answers
+    return described
+
+
+def _parameters(operation: Operation) -> list[Json]:
+    found: list[Json] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1},
+         "description": text}
+        for name, text in operation.places.items()
+    ]  # fmt: skip
+    if operation.query is not None:
+        fields = msgspec.json.schema(operation.query)["$defs"][operation.query.__name__]
+        found += [
+            {
+                "name": name,
+                "in": "query",
+                "description": schema.pop("description"),
+                "schema": schema,
+            }
+            for name, schema in fields["properties"].items()
+        ]
+    if operation.conditional:
+        found += [
+            {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+            for name, text in _CONDITIONS.items()
+        ]
+    return found
+
+
+def _content(record: type[msgspec.Struct], media_type: str) -> Json:
+    return {media_type: {"schema": {"$ref": f"#/components/schemas/{record.__name__}"}}}

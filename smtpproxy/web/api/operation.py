@@ -1,0 +1,137 @@
+"""What an operation of the API is, and how a request of one is read, within bounds."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+
+from smtpproxy.mail.address import AddressError, recipient
+from smtpproxy.mail.mailboxes import entered
+from smtpproxy.settings.mail import Right
+from smtpproxy.web.api.access import Access
+from smtpproxy.web.api.problems import Refused
+
+MOST_ADDRESSES = 1_000  # in a request
+LARGEST = 1024 * 1024  # octets of a request
+
+Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Scope: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="What is not to be sent: all, marketing, brand:NAME or purpose:NAME.",
+        extra_json_schema={"pattern": "^(all|marketing|(brand|purpose):.+)$"},
+    ),
+]
+
+
+class Operation(Struct, frozen=True):
+    """What can be asked of the API. A token needs the `right`.
+
+    `answers` is what a 200 has; `problems` are words of those beside the ones of every operation.
+    A `versioned` answer has an ETag, and a request may say If-Match.
+    """
+
+    name: str
+    right: Right
+    method: Literal["GET", "POST"]
+    path: str
+    summary: str
+    description: str
+    answers: type[Struct]
+    answer: str
+    query: type[Struct] | None = None
+    body: type[Struct] | None = None
+    problems: tuple[str, ...] = ()
+    places: Mapping[str, str] = {}  # names in the path, and what they mean
+    writes: bool = False
+    versioned: bool = False
+    conditional: bool = False  # If-Match and If-None-Match are obeyed
+
+
+class Call(Struct, frozen=True):
+    """One request, and who makes it."""
+
+    request: Request
+    access: Access
+
+
+class Versioned(Struct, frozen=True):
+    """An answer with the version of what it shows, for its ETag."""
+
+    record: Struct
+    version: str
+
+
+Answer = Callable[[Call], Awaitable[Struct]]
+
+T = TypeVar("T", bound=Struct)
+
+
+async def read_body(request: Request, record: type[T], like: str, most: str = "") -> T:
+    """Read the JSON of a request. `like` it should be, and `most` it may hold, are for people.
+
+    Raises Refused.
+    """
+    body = await read_octets(request, most)
+    try:
+        return msgspec.json.decode(body, type=record)
+    except msgspec.ValidationError as error:
+        raise Refused("body_wrong", f"{error}; send {like}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused("body_wrong", f"not JSON; send {like}") from error
+
+
+async def read_octets(request: Request, most: str = "") -> bytes:
+    """Read a request of at most LARGEST octets. Raises Refused."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST:
+            raise Refused("too_large", f"at most {LARGEST} octets{most} in a request")
+    return bytes(body)
+
+
+def read_query(request: Request, record: type[T]) -> T:
+    """Read the parameters of a request: whole numbers within bounds, and short texts.
+
+    Raises Refused.
+    """
+    known = msgspec.json.schema(record)["$defs"][record.__name__]["properties"]
+    found: dict[str, object] = {}
+    for name, text in request.query_params.multi_items():
+        if name not in known:
+            names = ", ".join(known)
+            raise Refused("parameter_unknown", f"there is no parameter {name!r}: {names}")
+        if name in found:
+            raise Refused("parameter_wrong", f"{name} comes twice")
+        found[name] = _number(name, text, known[name]) if "minimum" in known[name] else text
+    try:
+        return msgspec.convert(found, record)
+    except msgspec.ValidationError as error:
+        raise Refused("parameter_wrong", str(error)) from error
+
+
+def _number(name: str, text: str, schema: Mapping[str, int]) -> int:
+    least, most = schema["minimum"], schema["maximum"]
+    # More digits than any number here has: int() would take its time for a million.
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    if not least <= number <= most:
+        raise Refused("parameter_wrong", f"{name} must be a whole number from {least} to {most}")
+    return number
+
+
+def canonical_or_none(address: str) -> str | None:
+    try:
+        return recipient(entered(address))
+    except AddressError:
+        return None
+
+
+def canonical_address(address: str) -> str:
+    """Return an address in canonical form. Raises Refused."""
+    try:
+        return recipient(entered(address))
+    except AddressError as error:
+        raise Refused("body_wrong", f"address: {error}") from error

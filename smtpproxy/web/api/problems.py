@@ -1,0 +1,80 @@
+"""What is answered to a request that is not done: problem details (RFC 9457), by their words."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Kind(Struct, frozen=True):
+    """One problem: its status, and a title that is always the same."""
+
+    status: int
+    title: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "body_wrong": Kind(400, "The body is not as described."),
+    "parameter_wrong": Kind(400, "A parameter is not as described."),
+    "parameter_unknown": Kind(400, "There is no such parameter."),
+    "scope_wrong": Kind(400, "The scope is none."),
+    "purpose_unknown": Kind(400, "No stream has the purpose."),
+    "stream_wrong": Kind(400, "The stream is not one for this."),
+    "reason_wrong": Kind(400, "The reason is free text, which may hold personal data."),
+    "gone": Kind(400, "The request ended early."),
+    "token_missing": Kind(401, "There is no token."),
+    "token_unknown": Kind(401, "The token is not known."),
+    "not_permitted": Kind(403, "The token lacks the right."),
+    "not_of_your_brand": Kind(403, "The token is not for this brand, or for all of them."),
+    "not_found": Kind(404, "There is nothing of that name."),
+    "not_allowed": Kind(405, "The path has other methods."),
+    "not_confirmable": Kind(409, "There is nothing to confirm."),
+    "changes_gone": Kind(410, "The log of changes does not reach back so far."),
+    "changed_meanwhile": Kind(412, "It is not as you know it any more."),
+    "too_large": Kind(413, "The request is too large."),
+    "too_many_requests": Kind(429, "The token asks too often."),
+    "too_many_mails": Kind(429, "So many confirmations went to this address, or to all."),
+    "relay_unavailable": Kind(503, "The relay does not take the mail now."),
+    "store_unavailable": Kind(503, "The store does not answer now."),
+}
+
+
+class Problem(Struct, frozen=True):
+    """Why a request is not done (RFC 9457)."""
+
+    type: Annotated[str, Meta(description="Where this kind of problem is described.")]
+    title: Annotated[str, Meta(description="What kind of problem it is; always the same.")]
+    status: Annotated[int, Meta(description="The status of the answer.")]
+    detail: Annotated[str, Meta(description="What is wrong this time, for people.")]
+    error: Annotated[str, Meta(description="The kind, as a word for programs.")]
+
+
+class Gone(Problem, frozen=True):
+    """Why there is no page of changes since then."""
+
+    since: int
+    next: Annotated[int, Meta(description="What to ask `since` after a whole export.")]
+
+
+class Refused(Exception):
+    """A request that is not done; `error` is one of KINDS."""
+
+    def __init__(
+        self, error: str, detail: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        kind = KINDS[error]
+        self.status = kind.status
+        self.body = Problem(f"/v1/docs#{error}", kind.title, kind.status, detail, error)
+        self.headers = dict(headers or {})
+
+
+class RefusedChanges(Refused):
+    """There are no changes since then any more."""
+
+    def __init__(self, detail: str, since: int, newest: int) -> None:
+        super().__init__("changes_gone", detail)
+        self.body = Gone(**asdict(self.body), since=since, next=newest)

@@ -1,0 +1,376 @@
+"""Suppressions, added, listed, shown and lifted, as `smtpproxy suppress` does it."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.mailboxes import entered_name
+from smtpproxy.policy.model import Origin
+from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.plausible import FREE_TEXT
+from smtpproxy.store.exchange.suppression_record import (
+    LIFT_MOTIVES,
+    OWN_MOTIVES,
+    Defaults,
+    is_motive,
+    read_scope,
+)
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.web.api.access import Access
+from smtpproxy.web.api.operation import Call, Operation, Scope, Time, read_body, read_query
+from smtpproxy.web.api.problems import Refused
+from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression
+
+MOST_ENTRIES = 1_000
+MOST_LISTED = 1_000
+
+Note = Annotated[str, Meta(min_length=1, max_length=1_000)]
+Name = Annotated[
+    str,
+    Meta(
+        max_length=1_000,
+        description="An address, @example.com (everybody there), *.example.com (and at its"
+        " subdomains), or a key text of an export.",
+    ),
+]
+
+
+class NewSuppression(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is not to be mailed, and by whose order."""
+
+    address: Name
+    scope: Annotated[
+        Scope | None,
+        Meta(description="all, or marketing of an erasure, where it is not said."),
+    ] = None
+    origin: Origin = Origin.MANUAL
+    since: Annotated[Time | None, Meta(description="Now, where it is not said.")] = None
+    note: Annotated[Note | None, Meta(description="The motive, of a closed list.")] = None
+
+
+class NewSuppressions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Suppressions that are added together, or not at all."""
+
+    suppressions: Annotated[
+        list[NewSuppression], Meta(extra_json_schema={"maxItems": MOST_ENTRIES})
+    ]
+    keep_notes: Annotated[
+        bool, Meta(description="Keep notes in free text for a year: no personal data.")
+    ] = False
+
+
+class AddedSuppression(Struct, frozen=True):
+    """What became of one."""
+
+    result: Annotated[
+        Literal["added", "moved", "unchanged"],
+        Meta(description="`moved`: it was there, and now holds from a later moment."),
+    ]
+    scope: Annotated[
+        Scope,
+        Meta(description="marketing, where no stream has the purpose, or nobody is the brand."),
+    ]
+
+
+class AddedSuppressions(Struct, frozen=True):
+    """What became of each, in the order of the request."""
+
+    results: tuple[AddedSuppression, ...]
+
+
+SUPPRESS = Operation(
+    "suppress",
+    "suppress",
+    "POST",
+    "/v1/suppressions",
+    summary="Suppress addresses or whole domains from now on",
+    description="They are on the disk when the answer comes, and count for the next RCPT. Adding"
+    " again changes nothing, or moves it to the later time. Where one is wrong, none is added. A"
+    " token for some brands may give orders that concern no others.",
+    body=NewSuppressions,
+    answers=AddedSuppressions,
+    answer="What became of each, in the order of the request.",
+    problems=("body_wrong", "reason_wrong", "purpose_unknown", "not_of_your_brand", "too_large"),
+    writes=True,
+)
+
+
+class ListQuery(Struct, frozen=True):
+    """Where a page begins."""
+
+    after: Annotated[str, Meta(max_length=1_000, description="The `next` of the page before.")] = ""
+    limit: Annotated[int, Meta(ge=1, le=MOST_LISTED, description="How many at most.")] = 100
+
+
+class ListedSuppression(Struct, frozen=True):
+    """A suppression. The address itself is not stored."""
+
+    key: Annotated[str, Meta(description="The key text of exports; may stand for the address.")]
+    scope: Scope
+    origin: Origin
+    since: Time
+    note: str | UnsetType = UNSET
+
+
+class SuppressionList(Struct, frozen=True):
+    """A page; those that concern none of the token's brands are left out."""
+
+    suppressions: tuple[ListedSuppression, ...]
+    next: Annotated[
+        str | None, Meta(description="What to ask `after` next; null: there is no more.")
+    ]
+
+
+LIST = Operation(
+    "list_suppressions",
+    "suppressions",
+    "GET",
+    "/v1/suppressions",
+    summary="All suppressions, page by page",
+    description="In the order of their keys. What is added meanwhile may be missing: the feed of"
+    " changes has it.",
+    query=ListQuery,
+    answers=SuppressionList,
+    answer="A page, perhaps empty.",
+    problems=("parameter_wrong", "parameter_unknown"),
+)
+
+
+class AddressQuestion(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom it is about."""
+
+    address: Name
+
+
+class FormerSuppression(Struct, frozen=True):
+    """A suppression that was lifted."""
+
+    scope: Scope
+    origin: Origin
+    since: Time
+    lifted_at: Time
+    reason: Annotated[str | UnsetType, Meta(description="Only for a token for all brands.")] = UNSET
+
+
+class KnownSuppressions(Struct, frozen=True):
+    """What suppresses an address, and what did."""
+
+    suppressions: tuple[AddressSuppression, ...]
+    lifted: tuple[FormerSuppression, ...]
+
+
+SHOW = Operation(
+    "show_suppressions",
+    "suppressions",
+    "POST",
+    "/v1/suppressions/show",
+    summary="What suppresses an address, and what was lifted",
+    description="The address is in the body, so that no log of a proxy has it.",
+    body=AddressQuestion,
+    answers=KnownSuppressions,
+    answer="What suppresses it, and what did; perhaps nothing.",
+    problems=("body_wrong", "too_large"),
+)
+
+
+class Lift(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which suppressions are lifted, and on whose authority."""
+
+    address: Name
+    reason: Annotated[Note, Meta(description="Of a closed list; it stays on record.")]
+    origin: Annotated[
+        Origin | None, Meta(description="Only this origin. Name one, or say `any_origin`.")
+    ] = None
+    any_origin: bool = False
+    scope: Annotated[Scope | None, Meta(description="Only this scope.")] = None
+    keep_notes: Annotated[
+        bool, Meta(description="Keep a reason in free text for a year: no personal data.")
+    ] = False
+
+
+class Lifted(Struct, frozen=True):
+    """What does not suppress the address any more, and what still does."""
+
+    lifted: tuple[AddressSuppression, ...]
+    left: tuple[AddressSuppression, ...]
+
+
+LIFT = Operation(
+    "lift_suppressions",
+    "lift",
+    "POST",
+    "/v1/suppressions/lift",
+    summary="Lift suppressions of exactly this address",
+    description="Who asks for it answers for it: complaints, bounces, objections and manual entries"
+    " yield to nobody else. A token for some brands has to name a scope that concerns no others.",
+    body=Lift,
+    answers=Lifted,
+    answer="What was lifted, perhaps nothing, and what is left.",
+    problems=("body_wrong", "scope_wrong", "reason_wrong", "not_of_your_brand", "too_large"),
+    writes=True,
+)
+
+SUPPRESSION_OPERATIONS = (SUPPRESS, LIST, SHOW, LIFT)
+
+
+class Suppressions:
+    """Answers SUPPRESSION_OPERATIONS, each by the method of its name."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        writer: Callable[[], Store],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._known = {"purpose": settings.purposes, "brand": settings.brand_names}
+        self._store = store
+        self._writer = writer
+        self._now = now
+
+    async def suppress(self, call: Call) -> AddedSuppressions:
+        like = '{"suppressions": [{"address": "…"}]}'
+        most = f" and {MOST_ENTRIES} suppressions"
+        asked = await read_body(call.request, NewSuppressions, like, most)
+        if len(asked.suppressions) > MOST_ENTRIES:
+            raise Refused("too_large", f"at most {MOST_ENTRIES} suppressions in a request")
+        now = self._now()
+        entries = [
+            self._entry(place, one, now, call.access, keep=asked.keep_notes)
+            for place, one in enumerate(asked.suppressions)
+        ]
+        try:
+            before = await self._writer().suppress(entries)
+        except ValueError as error:  # a key text of another key
+            raise Refused("body_wrong", str(error)) from error
+        return AddedSuppressions(
+            tuple(
+                AddedSuppression(_result(since, entry.since), entry.scope)
+                for since, entry in zip(before, entries, strict=True)
+            )
+        )
+
+    async def list_suppressions(self, call: Call) -> SuppressionList:
+        asked = read_query(call.request, ListQuery)
+        try:
+            page = await self._store.suppression_page(asked.after or None, asked.limit)
+        except ValueError as error:
+            raise Refused("parameter_wrong", f"after: {error}") from error
+        notes = call.access.everything
+        return SuppressionList(
+            tuple(
+                ListedSuppression(
+                    key,
+                    one.scope,
+                    one.origin,
+                    written_time(one.since),
+                    one.note if notes and one.note else UNSET,
+                )
+                for key, one in page.entries
+                if call.access.sees_scope(one.scope)
+            ),
+            page.next,
+        )
+
+    async def show_suppressions(self, call: Call) -> KnownSuppressions:
+        asked = await read_body(call.request, AddressQuestion, '{"address": "…"}')
+        address, sees = _name(asked.address), call.access.sees_scope
+        found = await self._store.suppressions(address)
+        lifted = await self._store.lifted_suppressions(address)
+        return KnownSuppressions(
+            tuple(bearing_suppression(one) for one in found if sees(one.scope)),
+            tuple(
+                FormerSuppression(
+                    one.scope,
+                    one.origin,
+                    written_time(one.since),
+                    written_time(one.lifted_at),
+                    one.reason if call.access.everything else UNSET,
+                )
+                for one in lifted
+                if sees(one.scope)
+            ),
+        )
+
+    async def lift_suppressions(self, call: Call) -> Lifted:
+        like = '{"address": "…", "origin": "…", "reason": "…"}'
+        asked = await read_body(call.request, Lift, like)
+        address = _name(asked.address)
+        if asked.scope is not None:
+            call.access.check_scope(_scope(asked.scope))
+        else:
+            call.access.check_everything("every scope")
+        if (asked.origin is None) is not asked.any_origin:
+            raise Refused("body_wrong", "name one `origin`, or lift every one with `any_origin`")
+        _check_motive("reason", asked.reason, LIFT_MOTIVES[:4], keep=asked.keep_notes)
+        store = self._writer()
+        lifted = await store.remove_suppression(
+            address,
+            at=self._now(),
+            reason=asked.reason,
+            scope=asked.scope,
+            origin=asked.origin,
+        )
+        left = await store.suppressions(address)
+        return Lifted(
+            tuple(map(bearing_suppression, lifted)),
+            tuple(bearing_suppression(one) for one in left if call.access.sees_scope(one.scope)),
+        )
+
+    def _entry(
+        self, place: int, asked: NewSuppression, now: datetime, access: Access, *, keep: bool
+    ) -> SuppressionEntry:
+        """Raises Refused."""
+        usual = "marketing" if asked.origin is Origin.ERASURE else "all"
+        if asked.note is not None:
+            _check_motive("note", asked.note, OWN_MOTIVES[:4], keep=keep)
+        try:
+            entry = Defaults(now).entry(
+                asked.address,
+                asked.scope or usual,
+                asked.origin,
+                asked.since or "",
+                asked.note or "",
+            )
+        except ValueError as error:
+            raise Refused("body_wrong", f"suppressions[{place}]: {error}") from error
+        kind, colon, name = entry.scope.partition(":")
+        if colon and name not in self._known[kind] and access.everything:
+            return SuppressionEntry(
+                entry.address, "marketing", entry.origin, entry.since, entry.note
+            )
+        access.check_scope(entry.scope)
+        return entry
+
+
+def _result(before: datetime | None, since: datetime) -> Literal["added", "moved", "unchanged"]:
+    if before is None:
+        return "added"
+    return "moved" if before < since else "unchanged"
+
+
+def _name(address: str) -> str:
+    try:
+        return entered_name(address)
+    except AddressError as error:
+        raise Refused("body_wrong", f"address: {error}") from error
+
+
+def _scope(scope: str) -> str:
+    try:
+        return read_scope(scope)
+    except ValueError as error:
+        raise Refused("scope_wrong", str(error)) from error
+
+
+def _check_motive(field: str, text: str, like: tuple[str, ...], *, keep: bool) -> None:
+    if not (keep or is_motive(text)):
+        raise Refused(
+            "reason_wrong",
+            f"{field}: free text, and {FREE_TEXT}; right would be a motive like"
+            f" {', '.join(like)}, or keep_notes",
+        )

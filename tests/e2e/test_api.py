@@ -1,0 +1,105 @@
+"""The API of a running relay: what is written counts for the very next RCPT; docs/api.md runs."""
+
+import json
+import os
+import re
+import smtplib
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from typing import Any, get_args
+
+import pytest
+
+from smtpproxy.settings.mail import Right
+from tests.kit.relay import REPOSITORY, RelayProcess
+from tests.kit.upstream import FakeUpstream
+
+LEA = "lea@people.example"
+TOKEN = "smtpproxy_of_the_tests"
+
+
+@pytest.fixture(scope="module")
+def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProcess:
+    digest = sha256(TOKEN.encode()).hexdigest()
+    stream = {"name": "letter", "class": "marketing", "purpose": "newsletter"}
+    return filled(
+        mta.address,
+        {
+            "web": {},
+            "stream": [stream],
+            "token": [{"name": "crm", "sha256": digest, "may": list(get_args(Right))}],
+        },
+    )
+
+
+@pytest.fixture
+def session(relay: RelayProcess) -> Iterator[smtplib.SMTP]:
+    """One SMTP connection that is open all the time."""
+    with smtplib.SMTP("127.0.0.1", relay.port()) as client:
+        client.ehlo("app.example")
+        yield client
+
+
+def post(relay: RelayProcess, path: str, asked: object) -> Any:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    request = urllib.request.Request(f"{relay.url}{path}", json.dumps(asked).encode(), headers)
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def rcpt(session: smtplib.SMTP, address: str) -> str:
+    """Return the reason by which an address is refused, or "" if it is not."""
+    session.mail("news@shop.example")
+    code, text = session.rcpt(address)
+    session.rset()
+    found = re.search(r"\(([a-z_]+)\)|reason=([a-z_]+)", text.decode())
+    return "" if code == 250 else (found and (found[1] or found[2])) or text.decode()
+
+
+def test_every_change_counts_for_the_next_rcpt(relay: RelayProcess, session: smtplib.SMTP) -> None:
+    assert "no_record" in rcpt(session, LEA)
+    consent = {"address": LEA, "purpose": "newsletter", "method": "unticked_box",
+               "wording": "Send me the newsletter.", "source": "direct"}  # fmt: skip
+    assert post(relay, "/v1/consents/record", consent)["warnings"] == []
+    assert rcpt(session, LEA) == ""
+    post(relay, "/v1/suppressions", {"suppressions": [{"address": LEA, "origin": "complaint"}]})
+    assert "suppressed_complaint" in rcpt(session, LEA)
+    lift = {"address": LEA, "origin": "complaint", "reason": "added by mistake"}
+    post(relay, "/v1/suppressions/lift", lift)
+    assert rcpt(session, LEA) == ""
+    post(relay, "/v1/contacts", {"address": LEA, "tags": ["restricted"]})
+    assert "contact_restricted" in rcpt(session, LEA)
+    post(relay, "/v1/contacts", {"address": LEA, "tags": []})
+    assert rcpt(session, LEA) == ""
+    post(relay, "/v1/consents/withdraw", {"address": LEA, "purpose": "newsletter"})
+    assert "consent_withdrawn" in rcpt(session, LEA)
+    erased = post(relay, "/v1/contacts/erase", {"address": LEA})
+    assert (erased["erased"], "left" in erased) == (True, False)
+    assert erased["audit_rows"] > 0
+    assert "suppressed_erasure" in rcpt(session, LEA)
+    code, shown, _ = relay.command("contact", "show", LEA)
+    assert (code, shown) == (1, "")
+    assert LEA not in relay.output
+
+
+def commands() -> list[str]:
+    """The curl commands of docs/api.md, in their order."""
+    text = (REPOSITORY / "docs" / "api.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in re.split(r"\n(?=\S)", block.strip())]
+    return [line for line in lines if line.startswith("curl ")]
+
+
+def test_the_lines_of_the_document_do_what_they_say(relay: RelayProcess) -> None:
+    told = commands()
+    assert len(told) >= 5
+    for line in told:
+        ran = subprocess.run(
+            ["bash", "-c", line.replace("http://127.0.0.1:8025", relay.url)],
+            env={**os.environ, "TOKEN": TOKEN}, capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert "error" not in json.loads(ran.stdout), f"{line}\n{ran.stdout}"

@@ -1,0 +1,120 @@
+"""The API over real HTTP: the application on a port, with a store behind it."""
+
+import asyncio
+import http.client
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, TypeVar
+
+from smtpproxy.settings import Settings, TokenSettings
+from smtpproxy.sinks.collector import SnapshotCollector
+from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.web.api import Api
+from smtpproxy.web.app import create_app
+from smtpproxy.web.health import Health, Readiness
+from smtpproxy.web.server import serve_web
+from tests.kit.store import TrialStore
+
+
+def token(
+    name: str, *may: str, per_minute: int = 600, brands: frozenset[str] = frozenset()
+) -> TokenSettings:
+    """A token whose secret is its name."""
+    digest = sha256(name.encode()).hexdigest()
+    return TokenSettings(name, digest, frozenset(may), brands, per_minute)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Site:
+    """The application on a port, with a store behind it."""
+
+    def __init__(self, store: TrialStore, port: int, stop: asyncio.Event) -> None:
+        self.store = store
+        self.port = port
+        self.stop = stop
+
+    async def ask(
+        self,
+        path: str,
+        who: str | None = "crm",
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        given = {} if who is None else {"Authorization": f"Bearer {who}"}
+        return await asyncio.to_thread(
+            self._request, path, method, {**given, **(headers or {})}, body
+        )
+
+    async def post(
+        self, path: str, asked: object, who: str | None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+        return await self.ask(path, who, method="POST", body=body, headers=headers)
+
+    def _request(
+        self, path: str, method: str, headers: dict[str, str], body: bytes | None
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            response = connection.getresponse()
+            found = {key.lower(): value for key, value in response.getheaders()}
+            return Answer(response.status, found, response.read().decode())
+        finally:
+            connection.close()
+
+
+S = TypeVar("S", bound=Site)
+
+
+@asynccontextmanager
+async def serving(kind: type[S], settings: Settings) -> AsyncIterator[S]:
+    """Serve the API with these settings."""
+    store = TrialStore()
+    sock = socket.create_server(("127.0.0.1", 0))
+    stop = asyncio.Event()
+
+    async def stats() -> Snapshot:
+        return Snapshot()
+
+    async def health() -> Health:
+        return Health(1, 1)
+
+    async def ready() -> Readiness:
+        return Readiness("ok", "ok", "ok")
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    app = create_app(
+        stats,
+        health,
+        ready,
+        collector=SnapshotCollector(settings, version="0", started_at=1.0),
+        backlog=store.backlog,
+        api=Api(settings, store, lambda: store, now=now, version="0", stop=stop),
+    )
+    task = asyncio.create_task(serve_web(app, sock, stop))
+    try:
+        yield kind(store, sock.getsockname()[1], stop)
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 10)
+        await store.close()
