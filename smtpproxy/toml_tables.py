@@ -108,6 +108,15 @@ def read_table(
     return (None if reading.faults else found), reading.faults
 
 
+def read_key(record: type, name: str, value: object) -> Any:
+    """Return what one key of a record says. Raises ValueError with what is wrong."""
+    reading = _Reading({})
+    found = reading.value(keys_of(record)[name].type, value, (name,))
+    if reading.faults:
+        raise ValueError(reading.faults[0].text)
+    return found
+
+
 class _Reading:
     """One document being read."""
 

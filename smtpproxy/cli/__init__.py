@@ -116,6 +116,7 @@ def _in_words(error: Exception) -> str:
 
 
 COMMANDS = {
+    "init": ("init", "init", "Write a first configuration, and what goes with it."),
     "serve": ("operation", "serve", "Run the relay until SIGTERM or SIGINT."),
     "status": ("running", "status", "Show how the running relay is."),
     "reload": ("running", "reload", "Let the running relay read its configuration anew."),

@@ -1,0 +1,119 @@
+"""Answers: an option that was given, what a person says who is asked, or what was proposed."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.terminal import printable
+
+T = TypeVar("T")
+Read = Callable[[str], T]
+
+NOTHING = "-"
+"""What is written to say that there is none."""
+
+
+class Asking:
+    """Asks a person where there is one; notes which options somebody else would have to give.
+
+    `take`: what is proposed is taken without a question.
+    """
+
+    def __init__(self, *, person: bool, take: bool) -> None:
+        self.person = person and not take
+        self._take = take
+        self._missing: list[str] = []
+
+    def one(
+        self,
+        option: str,
+        question: str,
+        read: Read[T],
+        given: str | None,
+        proposal: str | None = None,
+        *,
+        optional: bool = False,
+    ) -> T | None:
+        """Return an answer as `read` gives it; None where there is none. Nobody is asked what has
+        no `question`.
+
+        `read` raises ValueError with what is wrong. A proposal that it does not take is none.
+        """
+        if given is not None:
+            return self._read(option, read, given, optional)
+        proposal = _sound(read, proposal)
+        if self.person and question:
+            return self._asked(question, read, proposal, optional)
+        if proposal is not None and self._take:
+            return read(proposal)
+        if not optional:
+            self._missing.append(f"{option} ({proposal}?)" if proposal else option)
+        return None
+
+    def many(
+        self,
+        option: str,
+        question: str,
+        read: Read[T],
+        given: Iterable[str],
+        proposal: str | None = None,
+        *,
+        optional: bool = False,
+        between: str = r"[\s,]+",
+    ) -> tuple[T, ...]:
+        """Return several answers, given one by one, or with `between` between them."""
+
+        def every(text: str) -> tuple[T, ...]:
+            return tuple(read(word) for word in re.split(between, text.strip()) if word.strip())
+
+        one_by_one = [self._read(option, read, each, optional) for each in given]
+        if one_by_one:
+            return tuple(each for each in one_by_one if each is not None)
+        found = self.one(option, question, every, None, proposal, optional=optional)
+        return tuple(dict.fromkeys(found or ()))
+
+    def done(self) -> None:
+        """End the command where something was not answered and nobody can be asked."""
+        if self._missing:
+            take = " or --yes, which takes what is in brackets" if "(" in str(self._missing) else ""
+            fail(f"not said: {', '.join(self._missing)}; give these options{take}", 2)
+
+    def _read(self, option: str, read: Read[T], given: str, optional: bool) -> T | None:
+        if optional and given == NOTHING:
+            return None
+        try:
+            return read(given)
+        except ValueError as error:
+            fail(f"{option}: {error}", 2)
+
+    def _asked(
+        self, question: str, read: Read[T], proposal: str | None, optional: bool
+    ) -> T | None:
+        def value(text: str) -> T | None:
+            if optional and text.strip() in ("", NOTHING):
+                return None
+            try:
+                return read(text)
+            except ValueError as error:
+                raise click.BadParameter(str(error)) from None
+
+        if optional:
+            question += f" ({NOTHING}: none)"
+        default = proposal if proposal is not None or not optional else NOTHING
+        answer: T | None = click.prompt(
+            printable(question), default=default, value_proc=value, err=True
+        )
+        return answer
+
+
+def _sound(read: Read[T], proposal: str | None) -> str | None:
+    try:
+        if proposal:
+            read(proposal)
+            return proposal
+    except ValueError:
+        pass
+    return None

@@ -1,0 +1,192 @@
+"""`smtpproxy init`: a first configuration, from what is answered and what the machine shows."""
+
+import asyncio
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.asking import Asking
+from smtpproxy.cli.options import choice, config_path_option, flag, option, options
+from smtpproxy.cli.printer import Part, Result, Styled, print_text, shows_result
+from smtpproxy.setup.answers import Answers, Route
+from smtpproxy.setup.files import UNIT_COMMAND, UNIT_STATE
+
+if TYPE_CHECKING:
+    from smtpproxy.setup.files import File
+    from smtpproxy.setup.machine import Machine, Names
+    from smtpproxy.setup.steps import Step
+
+PATIENCE = 5.0
+"""Seconds for Postfix to say how it is configured, and for the DNS to answer all questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitOptions:
+    """The answers; None or nothing for what is to be asked."""
+
+    hostname: str | None = option("The relay's own name, as other servers see it.", metavar="NAME")
+    route: str | None = option("How mail gets to smtpproxy (docs/deploy).", choice(Route))
+    upstream: str | None = option("Where the MTA behind listens.", metavar="ADDRESS")
+    listen: str | None = option("Where smtpproxy listens.", metavar="ADDRESS")
+    brand: tuple[str, ...] = option(
+        "A short name for who is talking to people; repeat for more.",
+        metavar="NAME", multiple=True,
+    )  # fmt: skip
+    legal_name: tuple[str, ...] = option(
+        "Who answers for the mail of a brand.", metavar="[BRAND=]TEXT", multiple=True
+    )
+    postal_address: tuple[str, ...] = option(
+        "Where that is.", metavar="[BRAND=]TEXT", multiple=True
+    )
+    help_address: tuple[str, ...] = option(
+        "Where people write to somebody.", metavar="[BRAND=]ADDRESS", multiple=True
+    )
+    from_domain: tuple[str, ...] = option(
+        "A domain of From of a brand; repeat for more.",
+        metavar="[BRAND=]DOMAIN", multiple=True,
+    )  # fmt: skip
+    rulebook: str | None = option("Whose law it is (docs/rulebooks.md).", metavar="NAME")
+    marketing: tuple[str, ...] = option(
+        "A stream of mail that needs a basis, such as offers; repeat for more.",
+        metavar="[BRAND=]STREAM", multiple=True,
+    )  # fmt: skip
+    transactional: tuple[str, ...] = option(
+        "A stream of mail that people need, such as receipts; repeat for more.",
+        metavar="[BRAND=]STREAM", multiple=True,
+    )  # fmt: skip
+    purpose: tuple[str, ...] = option(
+        "What people consent to on a marketing stream; otherwise its name.",
+        metavar="[STREAM=]PURPOSE", multiple=True,
+    )  # fmt: skip
+    product: tuple[str, ...] = option(
+        "What is advertised there, for buyers of similar things; repeat for more.",
+        metavar="[STREAM=]TEXT", multiple=True,
+    )  # fmt: skip
+    public_url: str | None = option(
+        "Where the web has the unsubscribe pages; without it, the apps add links of their own.",
+        metavar="URL",
+    )
+    selector: str | None = option(
+        "Make DKIM keys, to be published under this name; - for none.", metavar="NAME"
+    )
+    web: str | None = option("Where metrics and pages are served.", metavar="ADDRESS")
+    state_dir: str = option("Where the relay keeps its data.", metavar="DIR", default=UNIT_STATE)
+    nameserver: tuple[str, ...] = option(
+        "A name server to ask instead of the system's; repeat for more.",
+        metavar="ADDRESS", multiple=True,
+    )  # fmt: skip
+    yes: bool = flag("Take what is proposed, and do not ask.")
+
+
+@click.command("init")
+@options(InitOptions)
+@shows_result
+@config_path_option
+def init(config: Path, options: InitOptions) -> Result:
+    """Write a first configuration, and what goes with it.
+
+    Asks for what no option says, and proposes what the machine shows: its Postfix, its open
+    ports, the DNS. Writes the configuration, which begins in observe mode, DKIM keys, and beside
+    it in install/ the lines for Postfix, the drop-in for systemd and the records to publish;
+    never over a file. Changes nothing else.
+    """
+    from smtpproxy.cli.init_questions import questions
+    from smtpproxy.config import ConfigError, parse
+    from smtpproxy.setup.files import OWNER, Machinery, files, in_the_way, secrets, write
+    from smtpproxy.setup.machine import look
+    from smtpproxy.setup.steps import steps
+
+    config = config.absolute()
+    _must_be_free([config] if config.exists() or config.is_symlink() else [])
+    now = datetime.now(UTC)
+    machine = asyncio.run(look(PATIENCE))
+    asking = Asking(person=sys.stdin.isatty(), take=options.yes)
+    if asking.person:
+        intro = "Enter takes what is in brackets; Ctrl-C ends it, with nothing written."
+        print_text([intro, *machine.notes], err=True)
+    answers = questions(options, machine, asking, now.year)
+    names = asyncio.run(_names(answers))
+    around = Machinery(config, _command(), now.date(), machine.postfix, names.addresses)
+    planned = files(answers, around)
+    try:
+        parse(planned[0].content.decode(), str(config))
+    except ConfigError as error:
+        fail("\n".join(["this would be no good configuration:", *error.faults]), 2)
+    _must_be_free(in_the_way(planned))
+    try:
+        given = write(planned, answers.state_dir)
+    except FileExistsError as error:
+        _must_be_free([Path(error.filename)])
+    notes = [*machine.notes, *_replaced(answers, machine), *names.notes]
+    if not given:
+        own = shlex.join(str(path) for path in (answers.state_dir, *secrets(planned)))
+        notes.append(f"there is no user {OWNER} yet; once there is: chown {OWNER}: {own}")
+    return _result(planned, notes, steps(answers, config, planned))
+
+
+def _must_be_free(there: Sequence[Path]) -> None:
+    if there:
+        are = "is there already: nothing was written" if len(there) == 1 else "are there already"
+        fail(
+            f"{', '.join(map(str, there))} {are}; nothing is ever overwritten: move it away, or"
+            " choose another place with --config"
+        )
+
+
+async def _names(answers: Answers) -> "Names":
+    """Ask the DNS about every name that was answered."""
+    from smtpproxy.resolver import Resolver
+    from smtpproxy.settings import DnsSettings
+    from smtpproxy.setup.machine import ask_dns
+
+    resolver = Resolver(DnsSettings(answers.nameservers, PATIENCE), time.monotonic)
+    web = urlsplit(answers.public_url).hostname if answers.public_url else None
+    return await ask_dns(answers.hostname, answers.domains, web, resolver.lookup, PATIENCE)
+
+
+def _command() -> Path:
+    """The command that a service can start: the one that the unit names, or that of this
+    environment."""
+    beside = Path(sys.executable).parent / "smtpproxy"
+    if UNIT_COMMAND.exists() or not beside.exists():
+        return UNIT_COMMAND
+    return Path(shutil.which(beside) or UNIT_COMMAND)
+
+
+def _replaced(answers: Answers, machine: "Machine") -> Iterator[str]:
+    """What the lines for Postfix take the place of."""
+    taken = {Route.AFTER_QUEUE: "content_filter", Route.RELAYHOST: "relayhost"}
+    name = taken.get(answers.route, "")
+    if machine.postfix.get(name):
+        yield f"install/main.cf replaces {name} = {machine.postfix[name]} of Postfix"
+
+
+def _result(planned: "Sequence[File]", notes: Sequence[str], next: "Sequence[Step]") -> Result:
+    data = {
+        "files": [str(file.path) for file in planned],
+        "mode": "observe",
+        "notes": notes,
+        "next": [{"do": step.do, "commands": step.commands} for step in next],
+    }
+
+    def text() -> Iterator[Part]:
+        for file in planned:
+            yield Styled(f"written: {file.path}", "green")
+        for note in notes:
+            yield Styled(f"note: {note}", "yellow")
+        for number, step in enumerate(next, 1):
+            yield ""
+            yield Styled(f"{number}. {step.do}", "bold")
+            yield from (f"   {command}" for command in step.commands)
+
+    return Result(data, text())

@@ -1,0 +1,328 @@
+"""The questions of `smtpproxy init`: each answer is read as its setting reads it, at once."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.asking import NOTHING, Asking
+from smtpproxy.cli.init import PATIENCE, InitOptions
+from smtpproxy.config import read_rulebook
+from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError
+from smtpproxy.resolver import Resolver
+from smtpproxy.settings import (
+    Address,
+    BrandSettings,
+    DkimSettings,
+    DnsSettings,
+    ListenerSettings,
+    PolicySettings,
+    ServerSettings,
+    StreamSettings,
+    TcpAddress,
+    UpstreamSettings,
+    WebSettings,
+)
+from smtpproxy.settings.places import nameserver
+from smtpproxy.setup.answers import Answers, Route
+from smtpproxy.setup.machine import Machine, takes_mail
+from smtpproxy.toml import shown
+from smtpproxy.toml_tables import read_key
+
+_MTA_PORTS = (10025, 25, 587)
+"""Where an MTA on this machine would take mail, best first."""
+
+
+def questions(options: InitOptions, machine: Machine, asking: Asking, year: int) -> Answers:
+    """Return all answers. Ends the command with exit 2 where one is wrong or missing."""
+    servers = asking.many("--nameserver", "", nameserver, options.nameserver, optional=True)
+    own = machine.postfix.get("myhostname", machine.hostname)
+    hostname = asking.one(
+        "--hostname", "Name of this relay, as other servers see it",
+        _key(ServerSettings, "hostname"), options.hostname, own if "." in own else None,
+    )  # fmt: skip
+    route = _route(options, machine, asking)
+    upstream = _upstream(options, machine, asking, route)
+    listen = asking.one(
+        "--listen", "Where smtpproxy is to listen",
+        partial(_listen, route, upstream), options.listen,
+        f"127.0.0.1:{machine.free_port(route.port)}",
+    )  # fmt: skip
+    domain = _own_domain(machine, hostname, servers)
+    brands = _brands(options, asking, domain)
+    rulebook = asking.one(
+        "--rulebook", f"Whose law it is ({', '.join(sorted(BUILTIN_NAMES))})",
+        _rulebook, options.rulebook, _rulebook_of(brands),
+    )  # fmt: skip
+    streams = _streams(options, asking, brands, rulebook)
+    public_url = _public_url(options, asking, route)
+    selector = _selector(options, machine, asking, route, year)
+    web = asking.one(
+        "--web", "", _key(WebSettings, "address"),
+        options.web or f"127.0.0.1:{machine.free_port(8025)}",
+    )  # fmt: skip
+    state = asking.one("--state-dir", "", _key(ServerSettings, "state_dir"), str(options.state_dir))
+    asking.done()
+    if not streams:
+        fail("there has to be a stream: --marketing or --transactional", 2)
+    assert hostname
+    assert upstream
+    assert listen
+    assert rulebook
+    assert web
+    assert state
+    return Answers(
+        hostname=hostname,
+        route=route,
+        upstream=upstream,
+        listen=listen,
+        web=web,
+        state_dir=state,
+        rulebook=rulebook,
+        brands=brands,
+        streams=streams,
+        public_url=public_url,
+        selector=selector,
+        nameservers=servers,
+    )
+
+
+def _key(record: type, name: str) -> Callable[[str], Any]:
+    return partial(read_key, record, name)
+
+
+def _route(options: InitOptions, machine: Machine, asking: Asking) -> Route:
+    def read(text: str) -> Route:
+        try:
+            return Route(text.strip())
+        except ValueError:
+            raise ValueError(f"{shown(text)} is not one of {', '.join(Route)}") from None
+
+    proposal = Route.RELAYHOST if machine.postfix.get("relayhost") else Route.APPS
+    question = f"How mail gets to smtpproxy ({', '.join(Route)}; docs/deploy)"
+    return asking.one("--route", question, read, options.route, proposal) or proposal
+
+
+def _upstream(
+    options: InitOptions, machine: Machine, asking: Asking, route: Route
+) -> Address | None:
+    def read(text: str) -> Address:
+        address: Address = read_key(UpstreamSettings, "address", text)
+        if route.upstream and not isinstance(address, TcpAddress):
+            raise ValueError(f"{shown(text)}: Postfix is to listen there: write host:port")
+        return address
+
+    near = next((port for port in _MTA_PORTS if port in machine.ports), None)
+    proposal = f"127.0.0.1:{near}" if near else None
+    if route is Route.RELAYHOST:
+        proposal = _relayhost(machine.postfix.get("relayhost", ""))
+    given = options.upstream or route.upstream or None
+    question = "Where the MTA behind smtpproxy listens (host:port)"
+    return asking.one("--upstream", question, read, given, proposal)
+
+
+def _relayhost(text: str) -> str | None:
+    """Return where Postfix sends to now, as an address; None where it looks up MX records."""
+    found = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?", text)
+    if found is None:
+        return None
+    host = f"[{found[1]}]" if ":" in found[1] else found[1]
+    return f"{host}:{found[2] or 25}"
+
+
+def _listen(route: Route, upstream: Address | None, text: str) -> Address:
+    address: Address = read_key(ListenerSettings, "address", text)
+    if address == upstream:
+        raise ValueError(f"{shown(text)} is where the MTA behind listens: choose another")
+    if route is not Route.APPS and not isinstance(address, TcpAddress):
+        raise ValueError(f"{shown(text)}: Postfix is to come there: write host:port")
+    return address
+
+
+def _own_domain(
+    machine: Machine, hostname: str | None, servers: tuple[TcpAddress, ...]
+) -> str | None:
+    """Return the domain above the machine's name, if it is known to take mail."""
+    domain = machine.postfix.get("mydomain") or (hostname or "").partition(".")[2]
+
+    async def ask() -> bool:
+        resolver = Resolver(DnsSettings(servers, PATIENCE), time.monotonic)
+        return await takes_mail(domain, resolver.lookup, PATIENCE)
+
+    return domain if "." in domain and asyncio.run(ask()) else None
+
+
+def _brands(options: InitOptions, asking: Asking, domain: str | None) -> tuple[BrandSettings, ...]:
+    proposal = re.sub(r"[^a-z0-9-]", "", domain.partition(".")[0].lower()) if domain else None
+    question = "Brands that talk to people, as short names"
+    read = _key(BrandSettings, "name")
+    names = asking.many("--brand", question, read, options.brand, proposal) or ("",)
+    legal = _of("--legal-name", options.legal_name, names)
+    places = _of("--postal-address", options.postal_address, names)
+    helps = _of("--help-address", options.help_address, names)
+    domains = _of("--from-domain", options.from_domain, names)
+    found = []
+    for name in names:
+        by = f"{name}: " if len(names) > 1 else ""
+        found.append(
+            BrandSettings(
+                name,
+                legal_name=asking.one(
+                    "--legal-name", f"{by}Legal name of who answers for the mail",
+                    _key(BrandSettings, "legal_name"), _last(legal[name]),
+                ),
+                address=asking.one(
+                    "--postal-address", f"{by}Postal address, on one line",
+                    _key(BrandSettings, "address"), _last(places[name]),
+                ),
+                from_domains=frozenset(
+                    asking.many(
+                        "--from-domain", f"{by}Domains of From", _domain, domains[name],
+                        domain if name == names[0] else None,
+                    )
+                ),
+                help=asking.one(
+                    "--help-address", f"{by}Address where people write to somebody",
+                    _key(BrandSettings, "help"), _last(helps[name]), optional=True,
+                ),
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _domain(text: str) -> str:
+    (domain,) = read_key(BrandSettings, "from_domains", [text])
+    return str(domain)
+
+
+def _of(option: str, values: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Return what an option says of each name: `NAME=VALUE`, or VALUE where there is only one."""
+    found: dict[str, list[str]] = {name: [] for name in names}
+    if values and not names:
+        fail(f"{option}: there is no stream that it could be of", 2)
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if equals and name in found:
+            found[name].append(rest)
+        elif len(names) == 1:
+            found[names[0]].append(value)
+        else:
+            fail(f"{option}: {shown(value)} does not say whose: {'=…, '.join(names)}=…", 2)
+    return found
+
+
+def _last(values: Sequence[str]) -> str | None:
+    return values[-1] if values else None
+
+
+def _rulebook(text: str) -> str:
+    try:
+        read_rulebook(text)
+    except RulebookError as error:
+        raise ValueError("; ".join(error.faults)) from None
+    return text
+
+
+def _rulebook_of(brands: Sequence[BrandSettings]) -> str:
+    """Propose the law of the country that a From domain is in."""
+    ends = {domain.rpartition(".")[2] for brand in brands for domain in brand.from_domains}
+    known = sorted(ends & set(BUILTIN_NAMES))
+    return known[0] if len(known) == 1 else PolicySettings().rulebook
+
+
+def _streams(
+    options: InitOptions,
+    asking: Asking,
+    brands: Sequence[BrandSettings],
+    rulebook: str | None,
+) -> tuple[StreamSettings, ...]:
+    """Where an option names a stream, the streams are those that options name."""
+    names = [brand.name for brand in brands]
+    marketing = _of("--marketing", options.marketing, names)
+    transactional = _of("--transactional", options.transactional, names)
+    named = bool(options.marketing or options.transactional)
+    known: list[tuple[BrandSettings, str, bool]] = []
+    for brand in brands:
+        before = f"{brand.name}-" if len(brands) > 1 else ""
+        for option, what, given, usual in (
+            ("--marketing", "mail that needs a basis", marketing, "offers"),
+            ("--transactional", "mail that people need", transactional, "receipts"),
+        ):
+            if named and not given[brand.name]:
+                continue
+            by = f"{brand.name}: streams" if before else "Streams"
+            found = asking.many(
+                option, f"{by} of {what}, as short names", _key(StreamSettings, "name"),
+                given[brand.name], before + usual, optional=not named,
+            )  # fmt: skip
+            known += [(brand, name, option == "--marketing") for name in found]
+    return tuple(_stream(known, options, asking, rulebook))
+
+
+def _stream(
+    known: Sequence[tuple[BrandSettings, str, bool]],
+    options: InitOptions,
+    asking: Asking,
+    rulebook: str | None,
+) -> Iterator[StreamSettings]:
+    asked = [name for _, name, marketing in known if marketing]
+    purposes = _of("--purpose", options.purpose, asked)
+    products = _of("--product", options.product, asked)
+    imprint = rulebook is not None and read_rulebook(rulebook).imprint_required
+    for brand, name, marketing in known:
+        if not marketing:
+            yield StreamSettings(name, "transactional", brand.name)
+            continue
+        purpose = asking.one(
+            "--purpose", f"{name}: what people consent to", _key(StreamSettings, "purpose"),
+            _last(purposes[name]), name, optional=True,
+        )  # fmt: skip
+        sold = asking.many(
+            "--product", f"{name}: what is advertised, with commas between",
+            _product, products[name], optional=True, between=",",
+        )  # fmt: skip
+        yield StreamSettings(
+            name,
+            "marketing",
+            brand.name,
+            purpose=purpose or name,
+            products=frozenset(sold),
+            imprint=(brand.address,) if imprint and brand.address else (),
+        )
+
+
+def _product(text: str) -> str:
+    (product,) = read_key(StreamSettings, "products", [text])
+    return str(product)
+
+
+def _public_url(options: InitOptions, asking: Asking, route: Route) -> str | None:
+    if not route.relays:
+        _not_with(route, "--public-url", options.public_url, "adds no links: let the apps add them")
+        return None
+    return asking.one(
+        "--public-url", "Web address of the unsubscribe pages, if smtpproxy is to add the links",
+        _key(WebSettings, "public_url"), options.public_url, optional=True,
+    )  # fmt: skip
+
+
+def _not_with(route: Route, option: str, given: str | None, why: str) -> None:
+    if given not in (None, NOTHING):
+        fail(f"{option}: with --route {route} smtpproxy {why}", 2)
+
+
+def _selector(
+    options: InitOptions, machine: Machine, asking: Asking, route: Route, year: int
+) -> str | None:
+    if not route.relays:
+        _not_with(route, "--selector", options.selector, "signs nothing: let Postfix sign")
+        return None
+    signs = bool(machine.postfix.get("smtpd_milters"))  # of Postfix: one that signs, perhaps
+    return asking.one(
+        "--selector", "DKIM keys to sign with, published under the name",
+        _key(DkimSettings, "selector"), options.selector, None if signs else f"s{year}",
+        optional=True,
+    )  # fmt: skip

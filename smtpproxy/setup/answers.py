@@ -1,0 +1,73 @@
+"""What has to be known before a first configuration can be written."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from smtpproxy.settings import Address, BrandSettings, StreamSettings, TcpAddress, UnixAddress
+
+
+class Route(StrEnum):
+    """How mail gets to smtpproxy; docs/deploy has a page for each."""
+
+    APPS = "apps"
+    RELAYHOST = "relayhost"
+    MILTER = "milter"
+    BEFORE_QUEUE = "before-queue"
+    AFTER_QUEUE = "after-queue"
+    POLICY = "policy"
+
+    @property
+    def protocol(self) -> str:
+        """What the listener speaks."""
+        spoken = {Route.MILTER: "milter", Route.POLICY: "policy", Route.AFTER_QUEUE: "lmtp"}
+        return spoken.get(self, "smtp")
+
+    @property
+    def relays(self) -> bool:
+        """Whether smtpproxy passes mail on, where otherwise the MTA keeps it and asks."""
+        return self not in (Route.MILTER, Route.POLICY)
+
+    @property
+    def port(self) -> int:
+        """Where it listens, unless that is taken."""
+        return {Route.MILTER: 8891, Route.POLICY: 8892}.get(self, 2525)
+
+    @property
+    def upstream(self) -> str:
+        """The MTA behind, where this route decides it: the second smtpd of the lines for it."""
+        if self in (Route.MILTER, Route.BEFORE_QUEUE, Route.AFTER_QUEUE):
+            return "127.0.0.1:10026"
+        return "127.0.0.1:25" if self is Route.POLICY else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All of it, each as its setting reads it."""
+
+    hostname: str
+    route: Route
+    upstream: Address
+    listen: Address
+    web: Address
+    state_dir: Path
+    rulebook: str
+    brands: tuple[BrandSettings, ...]
+    streams: tuple[StreamSettings, ...]
+    public_url: str | None = None
+    selector: str | None = None  # None: the relay does not sign
+    nameservers: tuple[TcpAddress, ...] = ()
+
+    @property
+    def default_stream(self) -> StreamSettings:
+        """What mail is on that does not say: of what was answered, the strictest."""
+        return min(self.streams, key=lambda stream: stream.stream_class != "marketing")
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """All From domains, in their order."""
+        return tuple(dict.fromkeys(d for b in self.brands for d in sorted(b.from_domains)))
+
+    @property
+    def listen_port(self) -> int | None:
+        return None if isinstance(self.listen, UnixAddress) else self.listen.port

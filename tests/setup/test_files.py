@@ -1,0 +1,92 @@
+"""The files that `init` writes: those that docs/deploy shows, over none, all or none."""
+
+import errno
+import re
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.settings import BrandSettings, StreamSettings, TcpAddress
+from smtpproxy.setup.answers import Answers, Route
+from smtpproxy.setup.files import File, Machinery, files, write
+from tests.kit.pages import blocks
+
+PAGES = {
+    Route.RELAYHOST: ("main.cf",),
+    Route.MILTER: ("main.cf", "master.cf"),
+    Route.BEFORE_QUEUE: ("master.cf",),
+    Route.AFTER_QUEUE: ("main.cf", "master.cf"),
+}
+
+
+def answers(route: Route) -> Answers:
+    return Answers(
+        hostname="mail.example.com",
+        route=route,
+        upstream=TcpAddress("127.0.0.1", 10026),
+        listen=TcpAddress("127.0.0.1", route.port),
+        web=TcpAddress("127.0.0.1", 8025),
+        state_dir=Path("/var/lib/smtpproxy"),
+        rulebook="fr",
+        brands=(BrandSettings("shop", "x", "Shop", "1 rue X", None, frozenset({"shop.example"})),),
+        streams=(StreamSettings("offers", "marketing", purpose="offers"),),
+    )
+
+
+def written(route: Route, **postfix: str) -> dict[str, str]:
+    config = Path("/etc/smtpproxy/smtpproxy.toml")
+    around = Machinery(config, Path("/usr/bin/smtpproxy"), date(2026, 1, 2), postfix)
+    return {file.path.name: file.content.decode() for file in files(answers(route), around)}
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("route", PAGES)
+def test_the_lines_for_postfix_are_those_of_the_page(route: Route) -> None:
+    _, *shown = blocks(f"deploy/postfix-{route}.md")
+    made = written(route)
+    assert [without_comments(made[name]) for name in PAGES[route]] == shown[: len(PAGES[route])]
+
+
+def test_apps_need_no_lines_and_the_usual_machine_no_drop_in() -> None:
+    assert set(written(Route.APPS)) == {"smtpproxy.toml"}
+
+
+def test_other_milters_come_after() -> None:
+    lines = written(Route.MILTER, smtpd_milters="inet:127.0.0.1:8892")["main.cf"]
+    assert "\nsmtpd_milters = inet:127.0.0.1:8891, inet:127.0.0.1:8892\n" in lines
+
+
+def test_policy_is_asked_before_anything_permits() -> None:
+    lines = written(Route.POLICY, smtpd_recipient_restrictions="permit_mynetworks, reject")
+    asked = "smtpd_recipient_restrictions = check_policy_service inet:127.0.0.1:8892, permit_my"
+    assert asked in lines["main.cf"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_said"),
+    [("example.com", "example.com"), ("FILE", "debian.example"), ("/nowhere", "mail.example.com"),
+     ("not a name", "mail.example.com")],
+)  # fmt: skip
+def test_the_origin_of_short_addresses(tmp_path: Path, origin: str, is_said: str) -> None:
+    mailname = tmp_path / "mailname"
+    mailname.write_text("debian.example\n")
+    text = written(Route.MILTER, myorigin=origin.replace("FILE", str(mailname)))["smtpproxy.toml"]
+    assert f'\norigin = "{is_said}"\n' in text
+
+
+def test_all_files_or_none(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    blocked = tmp_path / "file"
+    blocked.write_text("mine")
+    first = File(tmp_path / "etc" / "a", b"a")
+    for last in (File(blocked, b"b"), File(blocked / "below", b"b")):
+        with pytest.raises(OSError) as raised:  # noqa: PT011
+            write([first, last], state)
+        assert raised.value.errno in (errno.EEXIST, errno.ENOTDIR)
+        assert not first.path.exists()
+        assert blocked.read_text() == "mine"
+        assert not state.exists()
