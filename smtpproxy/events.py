@@ -158,6 +158,10 @@ class Decided(Struct, frozen=True):
     size: int = 0
     relayed: bool = False  # what is allowed is about to be put to the upstream
     notice_about: str | None = None
+    help_url: str = ""  # what the replies of refusals ended in
+    permitted_before: tuple[str, ...] = ()
+    """By recipient, the basis of an earlier decision of the same id that permitted them, and that
+    this one takes the place of. Empty: it takes the place of none."""
 
 
 class Relayed(Struct, frozen=True):

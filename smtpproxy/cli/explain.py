@@ -104,9 +104,7 @@ def explain(
         raw = _on_the_wire(message.read())
         question = _question(settings, raw, options.mail_from, options)
         answers = _answers(settings, question, raw)
-        explanation = explained(
-            question, answers, settings.rulebooks, options.lang, settings.policy.help_url or ""
-        )
+        explanation = explained(question, answers, settings.rulebooks, options.lang)
     return Result(as_object(explanation), text(explanation), 0 if explanation.allowed else 1)
 
 
@@ -235,5 +233,5 @@ def _recorded(settings: Settings, decision_id: str, lang: Lang, kept: Path | Non
         raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
         fail(f"no decision {printable(decision_id)} is on record")
-    explanation = recall(records, settings.rulebooks, lang, settings.policy.help_url or "")
+    explanation = recall(records, settings.rulebooks, lang)
     return dataclasses.replace(explanation, seal=seal(folder, records, read_kept(kept)))

@@ -204,6 +204,7 @@ class DelegatedTransaction(Transaction):
         self, services: Services, client: Client, reverse_path: str, choice: StreamChoice
     ) -> None:
         super().__init__(services, client, reverse_path, choice)
+        self._bases: list[str] = []  # by which those were permitted who are on record, in order
         self._observed = all(each.mode is Mode.OBSERVE for each in choice.candidates)
         self._enforced = all(each.mode is Mode.ENFORCE for each in choice.candidates)
 
@@ -257,13 +258,14 @@ class DelegatedTransaction(Transaction):
             if self._choice.certain or (self._enforced and not allowed):
                 yield from self._record_judged([(asked, verdict)])
                 if allowed and self._enforced and self._services.record_waits:
-                    verdict = yield from self._meanwhile(asked)
+                    verdict = yield from self._meanwhile(asked, verdict)
                     allowed = verdict.action is Action.ALLOW
         except (StoreUnavailable, AuditUnavailable) as error:
             return self._failed(error, recipients=1)
         if self._enforced and not allowed:
             return self._recipient_reply(asked, verdict)
         self.recipients_accepted.append(asked)
+        self._bases.append(verdict.basis or "")
         return None
 
     def _verdict(self, asked: Recipient) -> Steps[Verdict]:
@@ -298,13 +300,13 @@ class DelegatedTransaction(Transaction):
         self._counted |= counted
         return verdict
 
-    def _meanwhile(self, asked: Recipient) -> Steps[Verdict]:
+    def _meanwhile(self, asked: Recipient, before: Verdict) -> Steps[Verdict]:
         """The verdict after the wait for the disk: it may be the last question."""
         yield from self._refresh([asked.canonical])
         now = self._services.now()
         (verdict,) = self._evaluation.judge_at_rcpt([asked.canonical], now)
         if verdict.action is not Action.ALLOW:
-            yield from self._record_judged([(asked, verdict)])
+            yield from self._record_judged([(asked, verdict)], None, [before.basis or ""])
         return verdict
 
     def _look_at_all(self) -> Steps[Reply | None]:
@@ -318,14 +320,21 @@ class DelegatedTransaction(Transaction):
         if not refused:
             return None
         yield from self._not_mailed()
-        yield from self._record_judged(judged, refused_as_a_whole(refused))
+        before = self._bases if self._choice.certain else ()
+        yield from self._record_judged(judged, refused_as_a_whole(refused), before)
         stream = self._choice.candidates[0].name
         return refusal_of(refused, stream, self.id, self._services.help_url)
 
     def _record_judged(
-        self, judged: Sequence[Refused], message: Verdict | None = None
+        self,
+        judged: Sequence[Refused],
+        message: Verdict | None = None,
+        before: Sequence[str] = (),
     ) -> Steps[None]:
-        """Raises AuditUnavailable, unless it is only observed."""
+        """Put it on record; `before` are the bases of those who are permitted on record so far.
+
+        Raises AuditUnavailable, unless it is only observed.
+        """
         stream, facts = self._choice.candidates[0], self._evaluation.facts
         verdicts = tuple(verdict for _, verdict in judged)
         people = [recipient for recipient, _ in judged]
@@ -336,5 +345,10 @@ class DelegatedTransaction(Transaction):
             {r.canonical: facts[r.canonical] for r in people if r.canonical in facts},
         )
         passes = self._observed or all(verdict.action is Action.ALLOW for verdict in verdicts)
-        decided = replace(decided, observed=self._observed, relayed=message is None and passes)
+        decided = replace(
+            decided,
+            observed=self._observed,
+            relayed=message is None and passes,
+            permitted_before=tuple(before),
+        )
         yield from self._record_passing(decided)

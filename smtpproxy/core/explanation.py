@@ -90,12 +90,11 @@ def explain(
     answers: Answers,
     rulebooks: Mapping[str, Rulebook],
     lang: Lang = "en",
-    help_url: str = "",
 ) -> Explanation:
     """Explain what would be decided, from the transaction's own decisions (core/dry_run.py)."""
     records = [Record(decided) for decided in answers.decided if decided.stage != "notice"]
     if records:
-        told = _explained(records, rulebooks, "would", lang, help_url)
+        told = _explained(records, rulebooks, "would", lang)
         order = {path: place for place, path in reversed(list(enumerate(question.recipients)))}
         people = sorted(told.recipients, key=lambda each: order.get(each.address, len(order)))
         told = dataclasses.replace(
@@ -145,14 +144,13 @@ def recall(
     records: Sequence[Record],
     rulebooks: Mapping[str, Rulebook],
     lang: Lang = "en",
-    help_url: str = "",
 ) -> Explanation:
     """Explain a recorded decision: its refusals at RCPT, if any, then its message.
 
     The verdicts are those on record. How they came about is traced again from the
     recorded facts; a rulebook that is no longer configured leaves no trace.
     """
-    return _explained(records, rulebooks, "was", lang, help_url)
+    return _explained(records, rulebooks, "was", lang)
 
 
 def _explained(
@@ -160,12 +158,13 @@ def _explained(
     rulebooks: Mapping[str, Rulebook],
     tense: Tense,
     lang: Lang,
-    help_url: str,
 ) -> Explanation:
     recipients: list[ExplainedRecipient] = []
     for record in records:
         decided = record.decided
-        case = _Case(decided.facts, rulebooks, decided.at, decided.id, tense, lang, help_url)
+        case = _Case(
+            decided.facts, rulebooks, decided.at, decided.id, tense, lang, decided.help_url
+        )
         for index, entry in enumerate(decided.recipients):
             key, stream = (entry.address, entry.canonical), decided.decision.stream
             if entry.verdict.reason is Reason.STREAM_NOT_PERMITTED:
@@ -187,7 +186,7 @@ def _explained(
         stream,
         last.decision.rulebook,
         message,
-        _message_reply(message, refused, stream.name, last.id, help_url),
+        _message_reply(message, refused, stream.name, last.id, last.help_url),
         steps,
         tuple(recipients),
         None if message is None else message_account(message, stream, steps, tense, lang),

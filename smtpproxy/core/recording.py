@@ -223,7 +223,7 @@ class RecordedTransaction:
         facts: Facts,
     ) -> Decided:
         """What goes on record of a decision; nothing is said to pass by it."""
-        return decided_on(
+        decided = decided_on(
             self.id,
             self._services.now(),
             stage,
@@ -233,6 +233,10 @@ class RecordedTransaction:
             [(recipient.path, recipient.canonical) for recipient in people],
             facts,
         )
+        help_url, verdicts = self._services.help_url, (*decision.recipients, decision.message)
+        if help_url and any(v is not None and v.action is not Action.ALLOW for v in verdicts):
+            return replace(decided, help_url=help_url)
+        return decided
 
     def _record(self, decided: Decided) -> Steps[None]:
         """Put a decision on record and tell of it. Raises AuditUnavailable."""

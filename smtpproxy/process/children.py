@@ -90,8 +90,8 @@ _ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "
 """Keep freed memory for the next large message: asking for fresh pages each time costs more
 than looking at every octet of it."""
 
-FEEDBACK = "[feedback]"
-"""The name of its socket: that of no listener."""
+WEB, FEEDBACK = "[web]", "[feedback]"
+"""The names of their sockets: those of no listener."""
 
 Role = Literal["worker", "web", "webhooks", "feedback", "purge"]
 
@@ -104,7 +104,7 @@ class Start:
     number: int
     settings: Settings
     channel: int
-    listening: Mapping[str, int]  # by listener name; "web", FEEDBACK
+    listening: Mapping[str, int]  # by listener name; WEB, FEEDBACK
     started_at: float  # the relay, not this child; seconds since 1970
 
 
@@ -165,7 +165,7 @@ def main() -> int:
         return run_feedback(start.settings, sockets, channel)
     from smtpproxy.process.webserver import run_web
 
-    return run_web(start.settings, sockets["web"], channel, start.started_at)
+    return run_web(start.settings, sockets[WEB], channel, start.started_at)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import structlog
 
 from smtpproxy.process.children import (
     FEEDBACK,
+    WEB,
     Answer,
     Ask,
     Channel,
@@ -78,7 +79,7 @@ class Generation:
         heard: Callable[[Child, Channel, Message], None],
         ended: Callable[[Child], None],
     ) -> None:
-        """`sockets` by listener, "web" and FEEDBACK. `heard` is called with what children say,
+        """`sockets` by listener, WEB and FEEDBACK. `heard` is called with what children say,
         `ended` when one's process is gone."""
         self.settings = settings
         self.sockets = sockets
@@ -178,7 +179,7 @@ class Generation:
     def _listening(self, role: Role) -> tuple[str, ...]:
         if role == "worker":
             return tuple(listener.name for listener in self.settings.listeners)
-        own = {"web": "web", "feedback": FEEDBACK}.get(role, "")
+        own = {"web": WEB, "feedback": FEEDBACK}.get(role, "")
         return (own,) if own in self.sockets else ()
 
     async def _listen(self, child: Child, channel: Channel) -> None:

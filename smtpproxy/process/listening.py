@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from smtpproxy.process.children import FEEDBACK
+from smtpproxy.process.children import FEEDBACK, WEB
 from smtpproxy.settings import Address, Settings, TcpAddress
 
 _FIRST_HANDED_ON = 3  # sd_listen_fds(3)
 
 
 class Sockets:
-    """The listening sockets by listener, "web" and FEEDBACK.
+    """The listening sockets by listener, WEB and FEEDBACK.
 
     Where an address is listened on already, by this process or by the one that handed its sockets
     on, that socket is used: no connection that waits in it is lost.
@@ -71,7 +71,7 @@ def addresses(settings: Settings) -> dict[str, Address]:
     """Where these settings listen."""
     found: dict[str, Address] = {each.name: each.address for each in settings.listeners}
     if settings.web is not None:
-        found["web"] = settings.web.address
+        found[WEB] = settings.web.address
     if settings.feedback is not None and settings.feedback.address is not None:
         found[FEEDBACK] = settings.feedback.address
     return found

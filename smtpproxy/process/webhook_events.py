@@ -137,7 +137,7 @@ def _by_stream(counted: Row) -> Iterator[dict[str, object]]:
             else:
                 kind = reasons[_KINDS[what.observed, what.action]]
                 kind[what.word] = kind.get(what.word, 0) + people
-        yield {"stream": stream, "passed": passed, **reasons}
+        yield {"stream": stream, "passed": max(passed, 0), **reasons}
 
 
 class CampaignTrials:

@@ -26,9 +26,12 @@ OUTCOMES: Mapping[str, Callable[[What], bool]] = {
 
 
 def outcomes(row: Row) -> dict[str, int]:
-    """Return how many passed, and how many did not or would not."""
+    """Return how many passed, and how many did not or would not.
+
+    Whoever was permitted before the period, and refused after all in it, had not passed in it.
+    """
     return {
-        name: sum(recipients for what, recipients in row.items() if is_so(what))
+        name: max(sum(recipients for what, recipients in row.items() if is_so(what)), 0)
         for name, is_so in OUTCOMES.items()
     }
 

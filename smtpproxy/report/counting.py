@@ -6,7 +6,7 @@ counted by as many processes as there are cores.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -60,6 +60,7 @@ class _Entry(Struct):
     message: _Verdict | None = None
     recipients: tuple[_Verdict, ...] = ()
     observed: bool = False
+    permitted_before: tuple[str, ...] = ()
 
 
 class _Part(Struct):
@@ -208,6 +209,8 @@ def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None
         if senders:
             rows.append(counts.senders.row(_sender(head)))
         bad = None if message is None or message.action is allow else message
+        if entry.permitted_before:
+            _take_back(entry, rows, counts.domains if domains else None, parts)
         permitted = 0
         for index, verdict in enumerate(verdicts):
             if bad is not None and verdict.action is allow:
@@ -227,11 +230,23 @@ def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None
             counts.alongside[stream] = counts.alongside.get(stream, 0) + permitted
 
 
+def _take_back(
+    entry: _Entry, rows: Sequence[Row], domains: Breakdown | None, parts: Sequence[_Part | str]
+) -> None:
+    """Uncount those whom an earlier decision permitted: this one takes its place."""
+    for index, basis in enumerate(entry.permitted_before):
+        what = What(entry.stream.name, entry.observed, Action.ALLOW, basis)
+        for row in rows:
+            row[what] = row.get(what, 0) - 1
+        if domains is not None:
+            _count_domain(domains, parts[index] if index < len(parts) else "", what, -1)
+
+
 def _second(at: datetime | None) -> str:
     return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
 
 
-def _count_domain(domains: Breakdown, part: _Part | str, what: What) -> None:
+def _count_domain(domains: Breakdown, part: _Part | str, what: What, people: int = 1) -> None:
     canonical = None if isinstance(part, str) else part.canonical
     if canonical is None:  # erased
         row = domains.row(OTHERS)
@@ -240,7 +255,7 @@ def _count_domain(domains: Breakdown, part: _Part | str, what: What) -> None:
         row = domains.row(domain)
         if domains.people.get(domain, ()) is not None:
             domains.seen(domain, crc32(canonical.encode("utf-8", "replace")))
-    row[what] = row.get(what, 0) + 1
+    row[what] = row.get(what, 0) + people
 
 
 @lru_cache(maxsize=4096)

@@ -176,7 +176,8 @@ class StreamReport:
         for what, count in self.total.items():
             if what.action is Action.ALLOW:
                 found[what.word] = found.get(what.word, 0) + count
-        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+        passed = [(basis, count) for basis, count in found.items() if count]
+        return dict(sorted(passed, key=lambda pair: -pair[1]))
 
     @cached_property
     def figures(self) -> list[Figure]:

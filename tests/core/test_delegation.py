@@ -27,6 +27,19 @@ def test_who_is_refused_when_asked_again_is_refused_at_data_too(scene: Scene) ->
     assert codes(scene.send()) == [550]
 
 
+def test_the_record_of_a_refusal_at_data_says_whose_permission_it_takes_the_place_of(
+    scene: Scene,
+) -> None:
+    assert codes(scene.mail(ANN)) == [250]
+    assert codes(scene.rcpt(BOB)) == [250]
+    scene.suppress(ANN)
+    assert codes(scene.send()) == [550, 550]
+    *permitted, last = scene.decided
+    assert [one.permitted_before for one in permitted] == [(), ()]
+    bases = [one.recipients[0].verdict.basis for one in permitted]
+    assert last.permitted_before == tuple(bases) != ()
+
+
 def test_a_refusal_that_could_not_be_recorded_is_no_permission_when_asked_again(
     scene: Scene,
 ) -> None:
@@ -43,6 +56,8 @@ def test_who_is_suppressed_while_the_permission_is_recorded_is_refused(scene: Sc
 
     assert codes(scene.mail(ANN, answers=answers)) == [550]
     assert [decided.relayed for decided in scene.decided] == [True, False]
+    permitted, refused = scene.decided
+    assert refused.permitted_before == (permitted.recipients[0].verdict.basis,)
 
 
 def test_who_withdraws_while_the_others_are_read_again_is_refused(scene: Scene) -> None:

@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from smtpproxy.core.explanation import recall
+from smtpproxy.sinks.audit.reader import Record
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
 from tests.kit.messages import marketing, message
@@ -46,6 +49,24 @@ def test_where_the_relay_is_asked(relay: tuple[Intake, str]) -> None:
         reply = client.say(message(), b".\r\n")
         assert reply.startswith("550 5.7.0 refused: unsubscribe_missing (stream offers) id=")
         assert helping(reply, "unsubscribe_missing")
+    assert [one.help_url for one in intake.records.decided] == [HELP, HELP]
+
+
+def test_what_was_told_stays_what_was_told(listen: Listen) -> None:
+    """Whatever is configured by the time somebody asks."""
+    intake = listen(CONFIG, **CERTAIN)
+    with intake.client() as client:
+        client.greet()
+        client.say("MAIL FROM:<news@shop.example>")
+        told = client.say(f"RCPT TO:<{WITHDRAWN}>")
+        client.say("RCPT TO:<consent@people.example>")
+        client.say("DATA")
+        told_of_all = client.say(message(), b".\r\n")
+    explained = recall([Record(one) for one in intake.records.decided], {})
+    assert str(explained.recipients[0].reply) == told
+    assert str(explained.message_reply) == told_of_all
+    before = [Record(replace(one, help_url="")) for one in intake.records.decided]
+    assert " see " not in str(recall(before, {}).recipients[0].reply)
 
 
 def test_several_who_are_refused_at_the_end(listen: Listen) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from smtpproxy.process.listening import Sockets
 from smtpproxy.process.notifier import Notifier
 from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.settings import Settings
-from tests.kit.relay import relay_config
+from tests.kit.messages import message
+from tests.kit.ports import LOOPBACK, free_port
+from tests.kit.relay import RelayProcess, listener, relay_config
 from tests.kit.toml import to_toml
+from tests.kit.upstream import FakeUpstream
 
 
 class Told(Notifier):
@@ -37,6 +41,40 @@ class Told(Notifier):
 def settings(tmp_path: Path) -> Settings:
     text = to_toml(relay_config(tmp_path, "127.0.0.1:1", {"server": {"workers": 1}}))
     return parse(text, "relay.toml")
+
+
+def test_a_listener_may_be_called_as_a_table_with_a_socket_is(tmp_path: Path) -> None:
+    """`web` and `feedback` have sockets of their own."""
+    names = ("web", "feedback")
+    for_mail = [listener(name, "offers", default="offers") for name in names]
+    tables = {
+        "web": {},
+        "feedback": {"domain": "b.example", "address": f"{LOOPBACK}:{free_port()}"},
+    }
+    config = relay_config(tmp_path, "127.0.0.1:1", {"listener": for_mail, **tables})
+    settings = parse(to_toml(config), "relay.toml")
+    sockets = Sockets(settings)
+    try:
+        assert settings.web is not None
+        assert len(sockets.listening) == 4
+        places = {name: sock.getsockname()[1] for name, sock in sockets.listening.items()}
+        assert {name: places[name] for name in names} == {
+            each.name: int(str(each.address).rpartition(":")[2]) for each in settings.listeners
+        }
+    finally:
+        sockets.close()
+
+
+def test_mail_and_web_are_served_whatever_the_listener_is_called(tmp_path: Path) -> None:
+    with FakeUpstream() as mta:
+        config = {"listener": [listener("web", "receipts", default="receipts")], "web": {}}
+        with RelayProcess(tmp_path, mta.address, config) as relay:
+            with urllib.request.urlopen(f"{relay.url}/healthz", timeout=10) as response:
+                assert response.status == 200
+            letter = message()
+            assert (
+                relay.send(letter, "jeanne@people.example", sender="orders@shop.example")[0] == 250
+            )
 
 
 async def greeting(settings: Settings) -> bytes:

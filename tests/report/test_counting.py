@@ -38,7 +38,7 @@ what_came = st.lists(
         st.sampled_from(APPS),
         st.sampled_from(MESSAGES),
         st.lists(st.sampled_from(VERDICTS), min_size=1, max_size=4),
-        st.sampled_from(["data", "rcpt", "notice"]),
+        st.sampled_from(["data", "rcpt", "notice", "again"]),
         st.booleans(),  # observed
         st.sampled_from(["News <news@shop.example>", '"a, b" <X@SHOP.example>', "?", None]),
         st.integers(0, 90_000),  # seconds until the next
@@ -59,12 +59,13 @@ def write(folder: Path, came: Sequence[Any], workers: int = 2) -> None:
             people = [f"p{index}-{n}@d{n}.example" for n in range(len(verdicts))]
             entry = decided(
                 clock,
-                stage=stage,
+                stage="rcpt" if stage == "again" else stage,
                 client=app,
                 decision=Decision(stream, "fr", tuple(verdicts), message),
                 recipients=tuple(map(JudgedRecipient, people, people, verdicts)),
                 observed=observed,
                 header_from=author,
+                permitted_before=("consent",) * len(verdicts) if stage == "again" else (),
             )
             await journals[index % workers].commit(entry)
             if index % 2:
@@ -98,8 +99,12 @@ def slow_count(entries: Sequence[Decided]) -> tuple[Counter[Any], Counter[Any], 
             word = verdict.basis if verdict.action is Action.ALLOW else verdict.reason
             what = What(stream, entry.observed, verdict.action, word or "")
             days[day, what] += 1
-            client = entry.client
-            apps[f"{client.listener}/{client.login or client.peer}", what] += 1
+            app = f"{entry.client.listener}/{entry.client.login or entry.client.peer}"
+            apps[app, what] += 1
+            if entry.permitted_before:
+                before = What(stream, entry.observed, Action.ALLOW, Basis.CONSENT)
+                days[day, before] -= 1
+                apps[app, before] -= 1
     return days, apps, faults
 
 
@@ -212,3 +217,42 @@ def test_two_streams_are_told_apart_by_name(tmp_path: Path) -> None:
     folder = recorded(tmp_path, ("a@b.example", {}), ("a@b.example", {"decision": letters}))
     assert set(count(folder, Selection()).classes) == {"offers", "letters"}
     assert count(folder, Selection(stream="letters")).decisions == 1
+
+
+def test_who_is_refused_after_all_counts_once(tmp_path: Path) -> None:
+    """An MTA that asked about two was told yes, and at DATA no: one of them was suppressed."""
+    clock = Clock()
+    no = Verdict(Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE)
+    whole = Verdict(Action.REFUSE, Reason.RECIPIENTS_REFUSED)
+    people = [JudgedRecipient(f"{n}@b.example", f"{n}@b.example", ALLOWED) for n in "ab"]
+
+    async def act() -> None:
+        log = journal(tmp_path, clock)
+        for one in people:
+            asked = Decision(OFFERS, "fr", (ALLOWED,))
+            await log.commit(
+                decided(clock, id="A", stage="rcpt", decision=asked, recipients=(one,))
+            )
+        at_data = Decision(OFFERS, "fr", (no, ALLOWED), whole)
+        after_all = (JudgedRecipient("a@b.example", "a@b.example", no), people[1])
+        await log.commit(
+            decided(
+                clock,
+                id="A",
+                stage="rcpt",
+                decision=at_data,
+                recipients=after_all,
+                permitted_before=("consent", "consent"),
+            )
+        )
+        log.close()
+
+    asyncio.run(act())
+    found = count(tmp_path, Selection(senders=True, domains=True), processes=1)
+    counted = {
+        What("offers", False, Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE): 1,
+        What("offers", False, Action.REFUSE, Reason.RECIPIENTS_REFUSED): 1,
+    }
+    for rows in (found.days, found.apps.told(), found.senders.told(), found.domains.told()):
+        (row,) = rows.values()
+        assert {what: n for what, n in row.items() if n} == counted

@@ -76,6 +76,8 @@ class DecisionEntry(
     size: int = 0
     relayed: bool = False
     notice_about: str | None = None
+    help_url: str = ""
+    permitted_before: tuple[str, ...] = ()
 
 
 class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -243,6 +245,8 @@ class LineMaker:
             decided.size,
             decided.relayed,
             decided.notice_about,
+            decided.help_url,
+            decided.permitted_before,
         )
         return _encode(entry), personal
 
@@ -341,6 +345,8 @@ def decided(line: Line, entry: DecisionEntry) -> Decided:
         size=entry.size,
         relayed=entry.relayed,
         notice_about=entry.notice_about,
+        help_url=entry.help_url,
+        permitted_before=entry.permitted_before,
     )
 
 
