@@ -59,6 +59,7 @@ from smtpproxy.policy.model import (
     Purchase,
     collections,
 )
+from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_record
 from smtpproxy.store.exchange.compare import ContactComparison
@@ -154,7 +155,11 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
     return run_import(
         task,
         Handling(
-            contents, lambda store: ContactComparison(store, judged, now()), put, check.notices
+            contents,
+            lambda store, told: ContactComparison(store, judged, now(), told),
+            put,
+            check.notices,
+            Outlook.imported,
         ),
     )
 

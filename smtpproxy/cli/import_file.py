@@ -21,9 +21,18 @@ from smtpproxy.cli.import_record import (
     undo_import,
     undone_in_words,
 )
-from smtpproxy.cli.imports import Handling, Put, Task
+from smtpproxy.cli.imports import Handling, Task
+from smtpproxy.cli.outlook import (
+    comparing,
+    looked_again,
+    looking,
+    outlook_for,
+    outlook_object,
+    outlook_text,
+)
 from smtpproxy.cli.printer import Part, Result, picked, progress
 from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.scrub.outlook import Findings, Outlook
 from smtpproxy.store.exchange.compare import Comparison, Kind, compare
 from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, Decoder, ImportFault
@@ -52,16 +61,19 @@ def run_import(task: Task, handling: Handling[T]) -> Result:
         found = "csv" if task.options.mapping else task.options.own_format
         file_format = found or format_of(task.path, file.peek(64))
         try:
+            outlook = outlook_for(task)
             if task.options.dry_run:
-                return _compare(task, handling, file, file_format)
-            return _import(task, handling, file, file_format)
+                return _compare(task, handling, file, file_format, outlook)
+            return _import(task, handling, file, file_format, outlook)
         except RejectedFault as error:
             fail(str(error), 2)
         except ImportFault as error:
             fail(f"{task.shown}: {error}")
 
 
-def _import(task: Task, handling: Handling[T], file: Source, file_format: Format) -> Result:
+def _import(
+    task: Task, handling: Handling[T], file: Source, file_format: Format, outlook: Outlook
+) -> Result:
     earlier, rejected = task.job.earlier, task.options.rejected
     aside = RejectedFile(rejected or _rejected_of(task.path), named=rejected is not None)
     start = time.monotonic()
@@ -80,7 +92,7 @@ def _import(task: Task, handling: Handling[T], file: Source, file_format: Format
             run = _prepared(file, contents, aside, show, earlier)
             using_store(
                 task.settings,
-                lambda store: _run(task, store, record, run, handling.put(store), aside),
+                lambda store: _run(task, store, record, run, handling, outlook, aside),
             )
         finally:
             with contextlib.suppress(OSError):  # then it was said already
@@ -90,9 +102,11 @@ def _import(task: Task, handling: Handling[T], file: Source, file_format: Format
     replaced = _replaced(task, run.progress)
     for notice in handling.notices():
         warn(notice)
+    if file.size is not None and (earlier or replaced or outlook.missed):
+        outlook = looked_again(task, handling, file_format)
     imported = _Imported(
         task, record, run.progress, contents.decoder, aside.path, replaced,
-        time.monotonic() - start,
+        time.monotonic() - start, outlook.findings(), file_format,
     )  # fmt: skip
     return Result(
         imported.data(),
@@ -163,16 +177,18 @@ async def _run(
     store: Store,
     record: ImportRecord,
     run: Import[T],
-    put: Put[T],
+    handling: Handling[T],
+    outlook: Outlook,
     aside: RejectedFile,
 ) -> None:
+    put, look = handling.put(store), looking(store, handling, outlook)
     with held(task.settings, record.id):
         if task.job.earlier is not None:
             await store.mark_import(record.id, "running", at=None)
         else:
             await store.begin_import(record)
         try:
-            await run.into(lambda items, place: put(items, Batch(record.id, place)))
+            await run.into(lambda items, place: put(items, Batch(record.id, place)), look)
             aside.close(complete=run.progress.lines > 0)
             await store.mark_import(record.id, "complete", at=now(), place=run.place)
         except BaseException as error:
@@ -224,6 +240,8 @@ class _Imported:
     rejected: Path
     replaced: Undone | None
     seconds: float
+    outlook: Findings
+    file_format: Format
 
     def data(self) -> dict[str, object]:
         former, undone = self.task.replacing.record, self.replaced
@@ -238,6 +256,7 @@ class _Imported:
             "rejected_file": self.rejected if self.progress.rejected else None,
             "replaced": replaced,
             "seconds": round(self.seconds, 3),
+            "outlook": outlook_object(self.outlook, self.file_format),
         }
 
     def text(self) -> Iterator[Part]:
@@ -262,9 +281,12 @@ class _Imported:
             yield f"to undo it: smtpproxy import undo {record.id}"
         if done.rejected:
             yield f"the rejected lines and their reasons: {self.rejected}"
+        yield from outlook_text(self.outlook, self.file_format, record.id)
 
 
-def _compare(task: Task, handling: Handling[T], file: Source, file_format: Format) -> Result:
+def _compare(
+    task: Task, handling: Handling[T], file: Source, file_format: Format, outlook: Outlook
+) -> Result:
     """Compare the file with the store; return what differs.
 
     Addresses are shown to whoever looks at a terminal: elsewhere samples have line numbers.
@@ -280,7 +302,9 @@ def _compare(task: Task, handling: Handling[T], file: Source, file_format: Forma
         done = using_store(
             task.settings,
             lambda store: compare(
-                contents, handling.compare(store), lambda lines: show(file.tell(), lines)
+                contents,
+                comparing(store, handling, outlook),
+                lambda lines: show(file.tell(), lines),
             ),
             read_only=True,
             or_empty=True,
@@ -304,10 +328,14 @@ def _compare(task: Task, handling: Handling[T], file: Source, file_format: Forma
         "passed": done.passed,
         "samples": samples,
         "seconds": round(time.monotonic() - start, 3),
+        "outlook": outlook_object(outlook.findings(), file_format),
     }
     return Result(
         data,
-        _compared(task, done, with_address=with_address),
+        (
+            *_compared(task, done, with_address=with_address),
+            *outlook_text(outlook.findings(), file_format),
+        ),
         1 if done.counts["rejected"] else 0,
         _no_rows(task, contents, done.lines, file.tell()),
     )

@@ -28,8 +28,10 @@ from smtpproxy.cli.import_record import (
 from smtpproxy.cli.options import config_option, file_type, flag, option
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.policy.model import Contact
+from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.compare import Compare
+from smtpproxy.store.exchange.compare import Compare, Told
 from smtpproxy.store.exchange.files import STDIN
 from smtpproxy.store.exchange.layouts import PROVIDERS, layouts
 from smtpproxy.store.exchange.lines import Contents
@@ -111,8 +113,8 @@ class ImportOptions:
         constant, name="--set", metavar="FIELD=VALUE", multiple=True,
     )  # fmt: skip
     dry_run: bool = flag(
-        "Show what would be new, changed or ignored, and who would be mailed again though"
-        " refused now; write nothing."
+        "Show what would be new, changed or ignored, who would be mailed again though refused"
+        " now, and who could be mailed; write nothing."
     )
 
     @property
@@ -152,9 +154,10 @@ class Handling(Generic[T]):
     """How the lines of a kind of import are read, compared with the store, and put into it."""
 
     contents: Callable[[BinaryIO, Format], Contents[T]]
-    compare: Callable[[Store], Compare[T]]
+    compare: Callable[[Store, Told[T]], Compare[T]]
     put: Callable[[Store], Put[T]]
     notices: Callable[[], Iterable[str]]
+    look: Callable[[Outlook, Store, Sequence[T], Mapping[str, Contact]], Awaitable[None]]
 
 
 def prepare(

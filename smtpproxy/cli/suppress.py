@@ -45,6 +45,7 @@ from smtpproxy.cli.stores import (
 )
 from smtpproxy.cli.suppress_keys import key, rekey
 from smtpproxy.policy.model import Origin, Suppression
+from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import suppression_file, suppression_record
 from smtpproxy.store.exchange.compare import SuppressionComparison
@@ -294,7 +295,11 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     return run_import(
         task,
         Handling(
-            contents, SuppressionComparison, lambda store: store.add_suppressions, check.notices
+            contents,
+            SuppressionComparison,
+            lambda store: store.add_suppressions,
+            check.notices,
+            Outlook.suppressed,
         ),
     )
 

@@ -4,7 +4,7 @@ A contact goes when the person has been silent for the period (rules A9 and A17)
 person asked for does not go with it: it becomes a suppression, which names nobody (A35).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -250,8 +250,10 @@ class Tally:
             self.unchanged += 1
         self.older += older
 
-    def result(self) -> BatchResult:
-        return BatchResult(self.added, self.changed, self.unchanged, self.erased, self.older)
+    def result(self, contacts: Mapping[str, Contact]) -> BatchResult:
+        return BatchResult(
+            self.added, self.changed, self.unchanged, self.erased, self.older, contacts
+        )
 
 
 def removed(dates: list[datetime]) -> Removed:

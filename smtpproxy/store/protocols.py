@@ -7,18 +7,11 @@ canonicalise it and raise `mail.address.AddressError` when it is not one.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from smtpproxy.policy.model import (
-    ConsentAct,
-    Contact,
-    Facts,
-    Lookups,
-    Origin,
-    Suppression,
-)
+from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.store.keys import PartnerStore
 from smtpproxy.store.operations import (
     RESTRICTED,
@@ -129,6 +122,8 @@ class BatchResult:
     unchanged: int = 0
     erased: int = 0  # in addition: left out, since they were erased
     older: int = 0  # of all these: a differing profile that was no newer than the stored one
+    contacts: Mapping[str, Contact] = field(default_factory=dict, compare=False, repr=False)
+    """As they are now, by their addresses."""
 
 
 class FactReader(Protocol):

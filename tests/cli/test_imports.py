@@ -80,7 +80,7 @@ class TestRecord:
         path = stored.file("list.csv", ANNA_CSV)
         result = stored.run("suppress", "import", path)
         (record,) = records(stored)
-        assert result.stdout.endswith(f"to undo it: smtpproxy import undo {record['id']}\n")
+        assert f"\nto undo it: smtpproxy import undo {record['id']}\n" in result.stdout
         assert (record["state"], record["kind"], record["file"]) == (
             "complete", "suppressions", path,
         )  # fmt: skip

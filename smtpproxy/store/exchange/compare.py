@@ -1,6 +1,6 @@
 """What an import would change, without changing it."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeVar
@@ -29,6 +29,9 @@ from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, Supp
 from smtpproxy.terminal import counted
 
 T = TypeVar("T")
+
+Told = Callable[[Sequence[T], Mapping[str, Contact]], Awaitable[None]]
+"""Hears what a batch says, and of contacts what they would be after it, by their addresses."""
 
 Kind = Literal["new", "changed", "ignored", "resurrected", "rejected"]
 SAMPLES = 5  # of each kind
@@ -109,12 +112,16 @@ async def _take(batch: list[Read[T]], differences: Compare[T], done: Comparison)
 class SuppressionComparison:
     """A suppression is new, moves one forward in time, or changes nothing."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, told: Told[SuppressionEntry] | None = None) -> None:
         self._store = store
+        self._told = told
 
     async def __call__(self, batch: Sequence[Read[SuppressionEntry]]) -> list[Difference]:
         """Raises ValueError when the store does not take an entry."""
-        stored = await self._store.standing([one.value for one in batch])
+        entries = [one.value for one in batch]
+        stored = await self._store.standing(entries)
+        if self._told is not None:
+            await self._told(entries, {})
         seen: dict[tuple[str, str, str], datetime] = {}
         return [
             self._difference(one, since, seen) for one, since in zip(batch, stored, strict=True)
@@ -144,9 +151,14 @@ class ContactComparison:
     """A contact is new, changed or unchanged; and it may allow mail to a person again."""
 
     def __init__(
-        self, store: Store, streams: Iterable[tuple[Stream, Rulebook]], now: datetime
+        self,
+        store: Store,
+        streams: Iterable[tuple[Stream, Rulebook]],
+        now: datetime,
+        told: Told[ContactUpdate] | None = None,
     ) -> None:
         self._store = store
+        self._told = told
         self._streams = [pair for pair in streams if pair[0].stream_class is StreamClass.MARKETING]
         self._now = now
 
@@ -172,6 +184,9 @@ class ContactComparison:
             again = self._mailable_again(address, bars, before, merged.known.contact)
             if again:
                 found.append(Difference("resurrected", one.number, address, again))
+        if self._told is not None:
+            after = {address: one.contact for address, one in known.items()}
+            await self._told([one.value for one in batch], after)
         return found
 
     def _mailable_again(

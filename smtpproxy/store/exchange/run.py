@@ -63,6 +63,9 @@ class Progress:
 Put = Callable[[Sequence[T], Checkpoint], Awaitable[BatchResult]]
 """Takes a batch in, in one commit with the place that the import has reached by it."""
 
+Look = Callable[[Sequence[T], BatchResult], Awaitable[None]]
+"""Looks at a batch that was taken in."""
+
 
 class Import(Generic[T]):
     """Takes the contents of a file into the store.
@@ -87,11 +90,13 @@ class Import(Generic[T]):
         self._rejected = rejected
         self._tick = tick
         self._last = 0  # line that was looked at
+        self._look: Look[T] | None = None
         self.place = place or Checkpoint()
         self.progress = done or Progress()
 
-    async def into(self, put: Put[T]) -> None:
-        """Raises what `put` raises when the store cannot take a batch."""
+    async def into(self, put: Put[T], look: Look[T] | None = None) -> None:
+        """Raises what `put` raises when the store cannot take a batch, and what `look` raises."""
+        self._look = look
         batch: list[Read[T]] = []
         octets = 0
         behind = self.place.line
@@ -126,7 +131,9 @@ class Import(Generic[T]):
         self._rejected.flush()
         place = self.place if line is None else self._reached(line)
         try:
-            self.progress.count(await put([item.value for item in batch], place))
+            items = [item.value for item in batch]
+            result = await put(items, place)
+            self.progress.count(result)
             self.place = place
             await asyncio.sleep(_PAUSE)
         except ValueError as error:
@@ -137,6 +144,9 @@ class Import(Generic[T]):
             half = len(batch) // 2
             await self._store(put, batch[:half], None)
             await self._store(put, batch[half:], line)
+        else:
+            if self._look is not None:
+                await self._look(items, result)
         self._report()
 
     def _reached(self, line: int) -> Checkpoint:

@@ -138,7 +138,7 @@ async def put(
     await run_many(connection, _FORGET_ACTS, corrected)
     await run_many(connection, _INSERT_ACT, [row for entry in touched for row in entry.act_rows()])
     await imported_contacts.remember(connection, versions)
-    return tally.result()
+    return tally.result({name: one.known.contact for name, one in entries.items() if one.known})
 
 
 async def erase(connection: aiosqlite.Connection, address: str) -> bool:

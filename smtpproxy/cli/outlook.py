@@ -1,0 +1,172 @@
+"""What an import or an act comes to: who may be mailed on which stream, and why not the others."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import TypeVar
+
+from smtpproxy.cli.imports import Handling, Task
+from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
+from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.locale import REFERENCE, texts
+from smtpproxy.policy.model import Mode, Stream
+from smtpproxy.report import fix
+from smtpproxy.scrub.fixes import PRODUCTS
+from smtpproxy.scrub.outlook import Findings, Outlook, StreamOutlook
+from smtpproxy.scrub.verdicts import share
+from smtpproxy.store.exchange.compare import Compare, compare
+from smtpproxy.store.exchange.files import Source
+from smtpproxy.store.exchange.run import BATCH_ROWS, Format, Look
+from smtpproxy.store.protocols import BatchResult, Store, StoreUnavailable
+from smtpproxy.terminal import counted
+
+T = TypeVar("T")
+
+_SETS = 6  # of facts, for one stream
+_ANSWERS = {"source": "direct", "optout_offered": "true", "sender_disclosed": "true"}
+_APART = ("brand", PRODUCTS)
+_COLUMNS = [Column(), Column(right=True), Column(right=True), Column(prose=True)]
+_FREES = [Column(), Column(right=True), Column(prose=True)]
+
+
+def outlook_for(task: Task) -> Outlook:
+    """Return what judges the people of an import."""
+    fixes = task.job.kind == "contacts"
+    return Outlook(task.settings, now(), fixes=fixes, foresees=task.options.dry_run)
+
+
+def looking(store: Store, handling: Handling[T], outlook: Outlook) -> Look[T]:
+    """Return what looks at the people of a batch that is stored, and never stops an import."""
+
+    async def look(items: Sequence[T], result: BatchResult) -> None:
+        try:
+            await handling.look(outlook, store, items, result.contacts)
+        except StoreUnavailable:
+            outlook.missed += len(items)
+
+    return look
+
+
+def comparing(store: Store, handling: Handling[T], outlook: Outlook) -> Compare[T]:
+    """Return what compares a batch with the store and looks at its people as they would be."""
+    return handling.compare(store, lambda items, after: handling.look(outlook, store, items, after))
+
+
+def looked_again(task: Task, handling: Handling[T], file_format: Format) -> Outlook:
+    """Look at all people of the file: an earlier run did its part, or was undone after this one."""
+    outlook = outlook_for(task)
+    with closing(Source(task.path)) as file:
+        contents = handling.contents(file, file_format)
+        try:
+            using_store(
+                task.settings,
+                lambda store: compare(
+                    contents, comparing(store, handling, outlook), lambda _: None
+                ),
+                read_only=True,
+            )
+        except StoreUnavailable as error:
+            warn(f"not all are counted who may be mailed: {error}")
+    return outlook
+
+
+def outlook_object(found: Findings, file_format: Format) -> dict[str, object]:
+    return {
+        "people": found.people,
+        "nobody_on_marketing": found.nobody,
+        "nameless": found.nameless,
+        "apart": found.apart,
+        "missed": found.missed,
+        "at": found.at,
+        "streams": [
+            {
+                "stream": one.stream.name,
+                "class": one.stream.class_name,
+                "brand": one.stream.brand,
+                "mode": one.stream.mode,
+                "allowed": one.allowed,
+                "by_basis": one.bases,
+                "by_reason": one.reasons,
+                "frees": [
+                    {"people": people, "facts": facts, "how": _how(facts, one.stream, file_format)}
+                    for facts, people in one.frees
+                ],
+            }
+            for one in found.streams
+        ],
+    }
+
+
+def outlook_text(found: Findings, file_format: Format, id: str = "") -> Iterator[Part]:
+    """Yield how many may be mailed, why not the others, and what would free how many.
+
+    `id` is that of an import which has been done.
+    """
+    if found.people:
+        yield ""
+        people = counted(found.people, "person", "people")
+        if found.nobody:
+            yield Styled(f"Nobody of {people} may be mailed on a marketing stream.", "red")
+        else:
+            yield Styled(f"Of {people} may be mailed:", "bold")
+        yield Table(_COLUMNS, [_row(one, found.people) for one in found.shown])
+        yield from _freeing(found, file_format, id)
+        yield from _advice(found)
+    if found.missed:
+        yield f"{counted(found.missed, 'line')} could not be looked at: the store did not answer"
+    if found.nameless:
+        entries = counted(found.nameless, "entry is", "entries are")
+        yield f"{entries} of whole domains, or without an address: nobody was judged by them"
+    if found.apart:
+        yield (
+            f"{counted(found.apart, 'line is', 'lines are')} more than {BATCH_ROWS:,} lines behind"
+            " another of the same person: here the last ones and the store count; the import itself"
+            " puts them together"
+        )
+
+
+def _row(one: StreamOutlook, people: int) -> Sequence[str]:
+    why = ", ".join(f"{reason} {lines:,}" for reason, lines in one.reasons.items())
+    if one.reasons and one.stream.mode is Mode.OBSERVE:
+        why += " (only observed: such mail passes)"
+    share_of = texts(REFERENCE).percent(share(one.allowed, people))
+    cells = (one.stream.name, f"{one.allowed:,}", share_of, why)
+    style = "green" if one.allowed else "red"
+    return [cells[0], *(Styled(cell, style) for cell in cells[1:3]), cells[3]]
+
+
+def _freeing(found: Findings, file_format: Format, id: str) -> Iterator[Part]:
+    rows = [
+        (one.stream.name if not place else "", f"{people:,}", _how(facts, one.stream, file_format))
+        for one in found.shown
+        for place, (facts, people) in enumerate(one.frees[:_SETS])
+    ]
+    if rows:
+        yield ""
+        again = f" (the same import again, with --replace {id})" if id else ""
+        yield Styled(
+            f"What would free how many, if it is true and you can prove it{again}:", "bold"
+        )
+        yield Table(_FREES, rows)
+
+
+def _advice(found: Findings) -> Iterator[Part]:
+    reasons = dict.fromkeys(
+        reason for one in found.shown if not one.stream.permission for reason in one.reasons
+    )
+    if reasons:
+        yield ""
+        yield Fields([(reason, fix(reason, REFERENCE)) for reason in reasons])
+
+
+def _how(facts: Sequence[str], stream: Stream, file_format: Format) -> str:
+    """Return the options that would supply these facts; NDJSON has to say them in its lines."""
+    values = [f"{name}={_ANSWERS.get(name, '…')}" for name in facts if name not in _APART]
+    if file_format == "csv":
+        told = [f"--set {value}" for value in values]
+    else:
+        told = [f"{', '.join(values)} in the file"] if values else []
+    if "brand" in facts:
+        told.insert(0, f"--brand {stream.brand}")
+    if PRODUCTS in facts:
+        told.append(f"and what they bought in `{PRODUCTS}` of the stream")
+    return " ".join(told).removeprefix("and ")

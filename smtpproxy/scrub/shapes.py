@@ -1,0 +1,132 @@
+"""What of a person a verdict at RCPT depends on: of many people of one shape, one is judged.
+
+Two moments count alike where no rule can tell them apart: rules compare them with each other, with
+now, and with the beginnings of the rulebooks' periods (tests/scrub/test_shapes.py).
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from datetime import datetime
+
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    RecipientFacts,
+    Rulebook,
+    Suppression,
+)
+from smtpproxy.policy.periods import Period, beginning, within
+
+_MOST = 100_000  # moments that are remembered
+_EVIDENCE = Evidence()
+
+
+class Shapes:
+    """Tells the shapes of people, under some rulebooks, at one moment."""
+
+    def __init__(self, rulebooks: Iterable[Rulebook], now: datetime) -> None:
+        books = list(rulebooks)
+        windows = {book.permission_window for book in books} - {None}
+        self._nows = [now, *(beginning(now, window) for window in windows if window)]
+        periods: set[Period | None] = set()
+        for book in books:
+            periods |= {book.consent_period, book.customer_period}
+            periods |= {book.inquiry_period, book.activity_period}
+        self._periods = [(period, then) for period in periods if period for then in self._nows]
+        self._since = [book.charity_since for book in books if book.charity_since]
+        self._roles = frozenset().union(*(book.role_local_parts for book in books))
+        self._places: dict[datetime, int] = {}
+
+    def of(self, address: str, known: RecipientFacts, told: Sequence[Contact]) -> Hashable | None:
+        """Return the shape of a person of whom a file told; None: there may be no other like it."""
+        contact, orders = known.contact, known.suppressions
+        if known.mailings or known.readings or known.null_mx is not None:
+            return None
+        beside = (
+            tuple([_order_of(one) for one in orders]) if orders else (),
+            known.snapshot_at,
+            known.pauses,
+        )
+        if contact is None:
+            if address.partition("@")[0] in self._roles:
+                return None
+            return self._order([order.since for order in orders]), beside
+        if (
+            contact.others
+            or contact.preferences
+            or contact.audience is Audience.GENERIC
+            or (contact.provenance is not None and contact.provenance.chain)
+            or (told and (len(told) > 1 or told[0] != contact))
+        ):
+            return None
+        acts, bought = contact.acts, contact.purchases
+        moments = [
+            contact.collected_at,
+            contact.informed_at,
+            contact.last_activity_at,
+            contact.profiling_objected_at,
+            *[act.at for act in acts],
+            *[one.at for one in bought],
+            *[order.since for order in orders],
+        ]
+        return (
+            self._order(moments),
+            contact.audience,
+            contact.source,
+            contact.brand,
+            contact.optout_offered,
+            contact.never_informed,
+            contact.provenance,
+            contact.occupations,
+            contact.tags,
+            tuple([_act(act) for act in acts]) if acts else (),
+            tuple([(one.product, one.kind, one.brand, one.came_by) for one in bought]),
+            bool(told),
+            beside,
+        )
+
+    def _order(self, moments: Sequence[datetime | None]) -> Hashable:
+        """Return where each is among all of them, and among what rules compare them with."""
+        there = sorted({at for at in moments if at is not None})
+        ranks = {at: rank for rank, at in enumerate(there)}
+        return (
+            tuple([None if at is None else ranks[at] for at in moments]),
+            tuple([self._place(at) for at in there]),
+        )
+
+    def _place(self, at: datetime) -> int:
+        """Count what it is not before: that tells which, as later moments are before no more."""
+        place = self._places.get(at)
+        if place is None:
+            place = sum(at > then for then in self._nows) + sum(at >= on for on in self._since)
+            place += sum(within(at, period, then) for period, then in self._periods)
+            if len(self._places) < _MOST:
+                self._places[at] = place
+        return place
+
+
+def _act(act: ConsentAct) -> Hashable:
+    evidence = act.evidence
+    return (
+        act.purpose,
+        act.withdrawal,
+        act.method,
+        act.conditional,
+        act.channels,
+        None if evidence == _EVIDENCE else _stated(evidence),
+        act.pending,
+        act.brand,
+        act.came_by,
+    )
+
+
+def _stated(evidence: Evidence) -> Hashable:
+    told = (
+        evidence.wording, evidence.ip, evidence.version, evidence.form, evidence.document_hash,
+    )  # fmt: skip
+    return tuple([bool(one and not one.isspace()) for one in told])
+
+
+def _order_of(one: Suppression) -> Hashable:
+    return (one.scope, one.origin, one.widened, one.domain is None, one.read_as is None)

@@ -1,0 +1,200 @@
+"""Every import ends with who may be mailed, why not the others, and what would free how many."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.stored import Stored
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
+
+STREAMS = [
+    {"name": "shop-offers", "class": "marketing", "purpose": "offers", "brand": "shop"},
+    {"name": "shop-news", "class": "marketing", "purpose": "news", "brand": "shop"},
+    {"name": "club-offers", "class": "marketing", "purpose": "club-offers", "brand": "club"},
+    {"name": "receipts", "class": "transactional", "brand": "shop"},
+]
+BRANDS = [{"name": "shop", "title": "The Shop"}, {"name": "club", "title": "The Club"}]
+DAY = "2026-03-01T10:00:00Z"
+HEADER = (
+    "address,source,consent_purpose,consent_method,consent_given_at,consent_wording,"
+    "informed_at,optout_offered\n"
+)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    made = Stored(tmp_path)
+    overrides = {"stream": STREAMS, "brand": BRANDS}
+    made.config_path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:25", overrides)))
+    return made
+
+
+def line(name: str, source: str = "direct", wording: str = "form 3", method: str = "unticked_box",
+         purpose: str = "offers") -> str:  # fmt: skip
+    return f"{name}@people.example,{source},{purpose},{method},{DAY},{wording},,\n"
+
+
+def on(outlook: Any, stream: str) -> Any:
+    return next(one for one in outlook["streams"] if one["stream"] == stream)
+
+
+def frees(outlook: Any, stream: str) -> dict[str, int]:
+    return {one["how"]: one["people"] for one in on(outlook, stream)["frees"]}
+
+
+def test_added_is_not_mailable(stored: Stored) -> None:
+    """What a newcomer overlooked: five people added, and nobody who may be mailed."""
+    people = "".join(f"user{n}@people.example\n" for n in range(5))
+    path = stored.file("crm.csv", f"address\n{people}")
+    for more in (["--dry-run"], []):
+        shown = stored.run("contact", "import", path, "--brand", "shop", *more).stdout
+        assert "Nobody of 5 people may be mailed on a marketing stream." in shown
+        assert "source_unproven 5" in shown
+        assert "receipts     5  100%" in shown
+        assert "Import where the addresses came from" in shown
+
+
+def test_the_numbers_and_the_reasons_by_stream(stored: Stored) -> None:
+    rows = line("anna") + line("bert", wording="") + line("carl", source="web")
+    path = stored.file("crm.csv", HEADER + rows + line("anna", purpose="news"))
+    outlook = stored.json("contact", "import", path, "--brand", "shop")["outlook"]
+    assert outlook["people"] == 3
+    offers = on(outlook, "shop-offers")
+    assert (offers["allowed"], offers["by_basis"]) == (1, {"consent": 1})
+    assert offers["by_reason"] == {"consent_unproven": 1, "source_forbidden": 1}
+    assert on(outlook, "shop-news")["by_reason"] == {"consent_missing": 1, "source_forbidden": 1}
+    assert on(outlook, "club-offers")["by_reason"] == {"brand_unproven": 3}
+    assert on(outlook, "receipts")["allowed"] == 3
+    shown = stored.run("contact", "import", path, "--brand", "shop").stdout
+    assert "Of 3 people may be mailed:" in shown
+    assert "default" not in shown
+
+
+LACKING = "".join(
+    chain(
+        (line(f"w{n}", wording="") for n in range(3)),
+        (line(f"s{n}", source="") for n in range(4)),
+        (line(f"both{n}", wording="", source="") for n in range(5)),
+        (line(f"all{n}", wording="", source="", method="") for n in range(6)),
+        (line(f"good{n}") for n in range(7)),
+        (line(f"web{n}", source="web", wording="") for n in range(8)),
+        (line(f"ticked{n}", method="preticked_box", wording="") for n in range(9)),
+    )
+)
+
+
+def test_what_it_says_would_free_people_frees_just_as_many(stored: Stored) -> None:
+    path = stored.file("crm.csv", HEADER + LACKING)
+    found = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
+    told = frees(found, "shop-offers")
+    assert list(told.values()) == [18, 12, 4, 3]
+    assert on(found, "shop-offers")["allowed"] == 7
+    for how, people in told.items():
+        constants = [
+            word.replace("method=…", "method=signed_form").replace("…", "form 3")
+            for word in how.split(" ")
+        ]
+        arguments = ("contact", "import", path, "--brand", "shop", *constants)
+        mended = stored.json(*arguments, "--dry-run")["outlook"]
+        assert on(mended, "shop-offers")["allowed"] == 7 + people
+    shown = stored.run("contact", "import", path, "--brand", "shop")
+    assert "18  --set consent_method=… --set evidence.wording=… --set source=direct" in shown.stdout
+    assert "--replace" in shown.stdout
+
+
+def test_the_brand_frees_whom_it_would(stored: Stored) -> None:
+    path = stored.file("crm.csv", HEADER + line("anna") + line("bert", wording=""))
+    found = stored.json("contact", "import", path, "--dry-run")["outlook"]
+    assert found["nobody_on_marketing"]
+    told = frees(found, "shop-offers")
+    assert told == {"--brand shop --set evidence.wording=…": 2, "--brand shop": 1}
+    assert frees(found, "club-offers") == {}
+    found = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
+    assert on(found, "shop-offers")["allowed"] == 1
+
+
+def test_what_ndjson_leaves_out_is_said_in_its_lines(stored: Stored) -> None:
+    """It takes no --set."""
+    consent = f'{{"purpose":"offers","method":"unticked_box","given_at":"{DAY}"}}'
+    text = f'{{"address":"anna@people.example","consents":[{consent}]}}\n'
+    path = stored.file("crm.ndjson", text)
+    found = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
+    assert frees(found, "shop-offers") == {"evidence.wording=…, source=direct in the file": 1}
+
+
+def test_nothing_is_offered_for_what_another_file_left_out(stored: Stored) -> None:
+    """A constant of this file would not reach the consent that another one brought."""
+    path = stored.file("one.csv", HEADER + line("anna", wording=""))
+    stored.run("contact", "import", path, "--brand", "shop")
+    path = stored.file("two.csv", "address,audience\nanna@people.example,consumer\n")
+    found = stored.json("contact", "import", path, "--brand", "shop")["outlook"]
+    assert on(found, "shop-offers")["by_reason"] == {"consent_unproven": 1}
+    assert frees(found, "shop-offers") == {}
+
+
+def test_a_dry_run_says_what_the_import_then_says(stored: Stored) -> None:
+    stored.run("suppress", "add", "good1@people.example")
+    path = stored.file("crm.csv", HEADER + LACKING)
+    before = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
+    after = stored.json("contact", "import", path, "--brand", "shop")["outlook"]
+    assert before["streams"] == after["streams"]
+    assert on(after, "shop-offers")["by_reason"]["suppressed_manual"] == 1
+    assert on(after, "receipts")["allowed"] == after["people"] - 1
+
+
+def test_after_a_replacement_it_says_what_is_left(stored: Stored) -> None:
+    """The consent that only the former import told is gone when people are counted."""
+    first = stored.file("one.csv", HEADER + line("anna") + line("bert"))
+    done = stored.json("contact", "import", first, "--brand", "shop")
+    assert on(done["outlook"], "shop-offers")["allowed"] == 2
+    second = stored.file("two.csv", HEADER + line("anna") + line("bert", purpose="news"))
+    done = stored.json("contact", "import", second, "--brand", "shop", "--replace", done["id"])
+    assert done["replaced"]
+    assert on(done["outlook"], "shop-offers")["allowed"] == 1
+    assert done["outlook"]["people"] == 2
+
+
+def test_people_with_lines_far_apart_are_counted_once(stored: Stored) -> None:
+    between = "".join(f"user{n}@people.example,direct,,,,,,\n" for n in range(10_000))
+    text = HEADER + line("anna") + between + "anna@people.example,,,,,,,\n"
+    path = stored.file("crm.csv", text)
+    found = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
+    assert (found["people"], found["apart"]) == (10_001, 1)
+    found = stored.json("contact", "import", path, "--brand", "shop")["outlook"]
+    assert (found["people"], found["apart"]) == (10_001, 0)
+    assert on(found, "shop-offers")["allowed"] == 1
+
+
+def test_suppressions(stored: Stored) -> None:
+    path = stored.file("crm.csv", HEADER + line("anna") + line("bert"))
+    stored.run("contact", "import", path, "--brand", "shop")
+    text = (
+        "address,scope,origin,since\n"
+        "anna@people.example,purpose:offers,unsubscribe,2026-04-01\n"
+        "bert@people.example,purpose:offers,unsubscribe,2026-01-01\n"
+        "info@firm.example,marketing,complaint,2026-01-01\n"
+        "@gone.example,all,manual,2026-01-01\n"
+    )
+    path = stored.file("gone.csv", text)
+    for more in (["--dry-run"], []):
+        found = stored.json("suppress", "import", path, *more)["outlook"]
+        assert (found["people"], found["nameless"]) == (3, 1)
+        offers = on(found, "shop-offers")
+        assert (offers["allowed"], offers["by_basis"]) == (1, {"consent": 1})
+        assert offers["by_reason"] == {"suppressed_complaint": 1, "suppressed_unsubscribe": 1}
+        assert all(one["frees"] == [] for one in found["streams"])
+    shown = stored.run("suppress", "import", path).stdout
+    assert "1 entry is of whole domains, or without an address" in shown
+    assert "--set" not in shown
+
+
+def test_observed_streams_let_mail_pass(tmp_path: Path) -> None:
+    stored = Stored(tmp_path)
+    overrides = {"stream": [{**STREAMS[0], "mode": "observe"}], "brand": BRANDS}
+    stored.config_path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:25", overrides)))
+    path = stored.file("crm.csv", "address\nanna@people.example\n")
+    shown = stored.run("contact", "import", path, "--brand", "shop").stdout
+    assert "source_unproven 1 (only observed: such mail passes)" in shown
