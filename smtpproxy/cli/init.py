@@ -110,7 +110,7 @@ def init(config: Path, options: InitOptions) -> Result:
     _must_be_free([config] if config.exists() or config.is_symlink() else [])
     now = datetime.now(UTC)
     machine = asyncio.run(look(PATIENCE))
-    asking = Asking(person=sys.stdin.isatty(), take=options.yes)
+    asking = Asking(person=sys.stdin is not None and sys.stdin.isatty(), take=options.yes)
     if asking.person:
         intro = "Enter takes what is in brackets; Ctrl-C ends it, with nothing written."
         print_text([intro, *machine.notes], err=True)

@@ -1,10 +1,12 @@
 """The questions of `smtpproxy init`: each answer is read as its setting reads it, at once."""
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from smtpproxy.cli import fail
@@ -64,7 +66,7 @@ def questions(options: InitOptions, machine: Machine, asking: Asking, year: int)
         "--web", "", _key(WebSettings, "address"),
         options.web or f"127.0.0.1:{machine.free_port(8025)}",
     )  # fmt: skip
-    state = asking.one("--state-dir", "", _key(ServerSettings, "state_dir"), str(options.state_dir))
+    state = asking.one("--state-dir", "", _state_dir, str(options.state_dir))
     asking.done()
     if not streams:
         fail("there has to be a stream: --marketing or --transactional", 2)
@@ -92,6 +94,13 @@ def questions(options: InitOptions, machine: Machine, asking: Asking, year: int)
 
 def _key(record: type, name: str) -> Callable[[str], Any]:
     return partial(read_key, record, name)
+
+
+def _state_dir(text: str) -> Path:
+    folder: Path = read_key(ServerSettings, "state_dir", text)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{shown(text)} is there, and is not a folder")
+    return folder
 
 
 def _route(options: InitOptions, machine: Machine, asking: Asking) -> Route:

@@ -4,7 +4,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from smtpproxy.settings import Address, BrandSettings, StreamSettings, TcpAddress, UnixAddress
+from smtpproxy.settings import (
+    Address,
+    BrandSettings,
+    ServerSettings,
+    StreamSettings,
+    TcpAddress,
+    UnixAddress,
+)
+from smtpproxy.toml_tables import keys_of
+
+STREAM_HEADER = keys_of(ServerSettings)["stream_header"].default
+"""With which apps choose among streams, unless the configuration says otherwise."""
 
 
 class Route(StrEnum):

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from smtpproxy.mail.dkim import zone_line
-from smtpproxy.settings import ServerSettings, UnixAddress
+from smtpproxy.settings import UnixAddress
 from smtpproxy.settings.places import hostname as read_hostname
-from smtpproxy.setup.answers import Answers, Route
-from smtpproxy.toml_tables import keys_of
+from smtpproxy.setup.answers import STREAM_HEADER, Answers, Route
 
 if TYPE_CHECKING:
     import jinja2
@@ -57,14 +56,14 @@ def files(answers: Answers, around: Machinery) -> list[File]:
     words: dict[str, Any] = {
         "answers": answers,
         "day": around.day.isoformat(),
-        "header": keys_of(ServerSettings)["stream_header"].default,
+        "header": STREAM_HEADER,
         "listener": "apps" if answers.route is Route.APPS else "postfix",
         "origin": None if answers.route.relays else _origin(answers, around.postfix),
         "trusted": _trusted(answers),
         "addresses": around.addresses,
         "keys": keys,
         "postfix_host": lambda place: f"[{place.host}]:{place.port}",
-        "before": lambda name, first: ", ".join(filter(None, (first, around.postfix.get(name)))),
+        "before": lambda name, first: _before(first, around.postfix.get(name, "")),
         "config": around.config,
         "command": _own_command(around),
         "folders": [*_folders(answers)],
@@ -111,6 +110,12 @@ def _trusted(answers: Answers) -> str | None:
     if answers.route not in (Route.BEFORE_QUEUE, Route.AFTER_QUEUE):
         return None
     return "127.0.0.1" if isinstance(answers.listen, UnixAddress) else answers.listen.host
+
+
+def _before(first: str, others: str) -> str:
+    """Return a list of Postfix with `first` at its head, and not again behind it."""
+    rest = [each.strip() for each in others.split(",")]
+    return ", ".join([first, *(each for each in rest if each not in ("", first))])
 
 
 def _own_command(around: Machinery) -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from smtpproxy.setup.answers import Answers, Route
+from smtpproxy.setup.answers import STREAM_HEADER, Answers, Route
 from smtpproxy.setup.files import INSTALL, OWNER, UNIT_CONFIG, File
 
 _DROP_IN = Path("/etc/systemd/system/smtpproxy.service.d")
@@ -53,7 +53,7 @@ def _leading_title(answers: Answers, names: set[str]) -> str:
         case Route.APPS:
             text = (
                 f"Let the apps send to {answers.listen}; their mail is on the stream"
-                f" {answers.default_stream.name} unless the header X-Mail-Stream names another."
+                f" {answers.default_stream.name} unless the header {STREAM_HEADER} names another."
             )
         case Route.RELAYHOST:
             text = "Let Postfix send through smtpproxy."
@@ -61,11 +61,9 @@ def _leading_title(answers: Answers, names: set[str]) -> str:
             text = "Let Postfix pass its mail through smtpproxy."
         case _:
             text = "Let Postfix ask smtpproxy."
-    return (
-        f"{text} Publish the DKIM records, then take the marks off [[dkim]]."
-        * ("dns.zone" in names)
-        or text
-    )
+    if "dns.zone" in names:
+        text += " Publish the DKIM records, then take the marks off [[dkim]]."
+    return text
 
 
 def _leading(answers: Answers, install: Path, names: set[str]) -> Iterator[str]:

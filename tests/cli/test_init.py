@@ -96,6 +96,7 @@ def test_yes_does_not_invent_what_nothing_shows(tmp_path: Path) -> None:
         ({"public_url": "http://shop.example"}, "RFC 8058 3.1 requires https"),
         ({"selector": "a_b"}, '--selector: "a_b" is not a selector'),
         ({"state_dir": "here"}, "--state-dir: "),
+        ({"state_dir": "/dev/null"}, "is not a folder"),
         ({"nameserver": "ns"}, "--nameserver: "),
         ({"route": "milter", "public_url": "https://shop.example"}, "--public-url: with --route"),
         ({"route": "milter", "listen": "unix:/run/x"}, "write host:port"),

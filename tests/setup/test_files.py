@@ -56,7 +56,8 @@ def test_apps_need_no_lines_and_the_usual_machine_no_drop_in() -> None:
 
 
 def test_other_milters_come_after() -> None:
-    lines = written(Route.MILTER, smtpd_milters="inet:127.0.0.1:8892")["main.cf"]
+    milters = "inet:127.0.0.1:8892, inet:127.0.0.1:8891"
+    lines = written(Route.MILTER, smtpd_milters=milters)["main.cf"]
     assert "\nsmtpd_milters = inet:127.0.0.1:8891, inet:127.0.0.1:8892\n" in lines
 
 
