@@ -17,7 +17,7 @@ from smtpproxy.cli.stores import AddressFile, now, using_store
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.settings import Settings
-from smtpproxy.store import store_path
+from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing, is_key_text
@@ -36,7 +36,7 @@ def key(settings: Settings, address_or_file: str, output: BinaryIO, as_json: boo
     Of a file each line becomes KEY,ADDRESS. While the key is being replaced there are two
     lines for each address, the newest key first. Exits with 1 when a line is not an address.
     """
-    if not store_path(settings.store).exists():
+    if not is_postgresql(settings.store) and not store_path(settings.store).exists():
         fail("there is no key yet: smtpproxy serve makes it with the database, or an import")
     ring = load_keys(settings.server.state_dir)
     path = Path(address_or_file)

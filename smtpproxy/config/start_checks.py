@@ -153,7 +153,10 @@ def _store_faults(settings: Settings) -> Iterator[str]:
 
 async def _open_and_close(settings: Settings) -> None:
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
-    await store.close()
+    try:
+        await store.ping()
+    finally:
+        await store.close()
 
 
 def folder_fault(folder: Path) -> str | None:

@@ -282,6 +282,7 @@ class PartnerSettings:
 class StoreSettings:
     url: StoreUrl = ""  # empty, in the file alone: in `state_dir`
     timeout: Duration = 2.0  # a read or write that waits longer is a 451
+    connections: Annotated[int, Bounds(4, 1_000)] = 10  # of each process, to PostgreSQL
     partners: Annotated[tuple[PartnerSettings, ...], DERIVED] = ()
 
 

@@ -214,16 +214,27 @@ def _is_plain_and_near(url: SplitResult) -> bool:
 def store_url(value: object) -> str:
     """Return where contacts and suppressions are kept. It may hold a password: never shown."""
     scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
-    if scheme in ("postgresql", "postgres"):
-        raise ValueError('PostgreSQL is not available in this version: use "sqlite:///PATH"')
+    if scheme == "postgresql" and isinstance(value, str):
+        return _postgresql_url(value)
     if scheme != "sqlite" or not rest.strip("/"):
-        raise ValueError('must be a URL such as "sqlite:///var/lib/smtpproxy/smtpproxy.db"')
+        raise ValueError(
+            'must be a URL such as "sqlite:///var/lib/smtpproxy/smtpproxy.db" or'
+            ' "postgresql://smtpproxy@db.example/smtpproxy"'
+        )
     if not rest.startswith("/"):
         raise ValueError(
             "the path must be absolute, after three slashes:"
             f' "sqlite:///var/lib/smtpproxy/{rest.rpartition("/")[2]}"'
         )
     return "sqlite:///" + rest.lstrip("/")
+
+
+def _postgresql_url(value: str) -> str:
+    """Return it as it is, when it has a database; what it says beyond that is libpq's own."""
+    database = urlsplit(value).path.strip("/")
+    if not value.isascii() or not value.isprintable() or not database or "/" in database:
+        raise ValueError('must name a database: "postgresql://smtpproxy@db.example/smtpproxy"')
+    return value
 
 
 def file(value: object) -> Path:

@@ -23,6 +23,10 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
         StoreMisconfigured: it cannot be used as it is; the text says what to do.
         StoreUnavailable: another process holds it for longer than `settings.timeout`.
     """
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import open_postgres
+
+        return open_postgres(settings, state_dir, read_only=read_only)
     path = store_path(settings)
     from smtpproxy.store.sqlite import open_sqlite
 
@@ -36,6 +40,11 @@ def open_mailings(settings: StoreSettings) -> MailingLog:
 
     Raises StoreMisconfigured.
     """
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import target
+        from smtpproxy.store.postgres.counters import PostgresMailings
+
+        return PostgresMailings(target(settings))
     path = store_path(settings)
     from smtpproxy.store.sqlite.counters import SqliteMailings
 
@@ -47,6 +56,11 @@ def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
 
     Raises StoreMisconfigured.
     """
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import target
+        from smtpproxy.store.postgres.bulk import PostgresBulkCounter
+
+        return PostgresBulkCounter(target(settings))
     path = store_path(settings)
     from smtpproxy.store.sqlite.counters import SqliteBulkCounter
 
@@ -58,6 +72,11 @@ def open_stream_counts(settings: StoreSettings, *, read_only: bool = False) -> S
 
     Raises StoreMisconfigured.
     """
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import target
+        from smtpproxy.store.postgres.streams import PostgresStreamCounts
+
+        return PostgresStreamCounts(target(settings))
     path = store_path(settings)
     from smtpproxy.store.sqlite.streams import SqliteStreamCounts
 
@@ -81,6 +100,11 @@ def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLed
 
     Raises StoreMisconfigured.
     """
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import target
+        from smtpproxy.store.postgres.copies import PostgresCopies
+
+        return PostgresCopies(target(settings), now)
     path = store_path(settings)
     from smtpproxy.store.sqlite.side_file import SqliteCopies
 
@@ -92,6 +116,11 @@ def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
 
     Raises StoreMisconfigured.
     """
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import target
+        from smtpproxy.store.postgres.confirmations import PostgresConfirmations
+
+        return PostgresConfirmations(target(settings))
     path = store_path(settings)
     from smtpproxy.store.sqlite.confirmations import SqliteConfirmations
 
@@ -100,17 +129,24 @@ def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
 
 def open_feedback(settings: StoreSettings) -> FeedbackLog:
     """Open the record of reports, for one event loop; close it. Raises StoreMisconfigured."""
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import target
+        from smtpproxy.store.postgres.feedback import PostgresFeedback
+
+        return PostgresFeedback(target(settings))
     path = store_path(settings)
     from smtpproxy.store.sqlite.feedback import SqliteFeedback
 
     return SqliteFeedback(path, settings.timeout)
 
 
+def is_postgresql(settings: StoreSettings) -> bool:
+    return settings.url.startswith("postgresql://")
+
+
 def store_path(settings: StoreSettings) -> Path:
-    """Return the file of the database. Raises StoreMisconfigured."""
+    """Return the file of the database, which is SQLite's. Raises StoreMisconfigured."""
     scheme, _, rest = settings.url.partition("://")
-    if scheme in ("postgresql", "postgres"):
-        raise StoreMisconfigured("store.url: PostgreSQL is not supported yet; use sqlite:///PATH")
     if scheme != "sqlite" or not rest.startswith("/"):
         raise StoreMisconfigured(
             "store.url: not a URL of a store; it looks like sqlite:///var/lib/smtpproxy/smtpproxy.db"

@@ -1,7 +1,7 @@
 """What the mail path itself writes down: mailings, people sent one text, copies."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from msgspec import Struct
@@ -106,6 +106,10 @@ class BulkCounter(Protocol):
         It never fails: what cannot be read or written is not counted.
         """
         ...
+
+
+COPIES_KEPT = timedelta(days=5)
+"""For as long as mail servers commonly retry (RFC 5321 4.5.4.1: at least 4 to 5 days)."""
 
 
 class CopyLedger(Protocol):

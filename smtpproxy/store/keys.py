@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from hmac import digest
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from smtpproxy.mail.address import canonical, domains_over, names_domain, whole_domain, widened
 from smtpproxy.policy.model import Origin, Suppression
@@ -166,6 +166,13 @@ def _read_key_text(text: str) -> tuple[str, KeyPair]:
         wide = bytes.fromhex(match[3])
         return match[2], (wide, wide + _MARKS[match[1]])
     raise ValueError("not a key text as `suppress export` writes it")
+
+
+class Partner(NamedTuple):
+    """A partner of the exchange and the key shared with it."""
+
+    name: str
+    key: SuppressionKey
 
 
 @dataclass(frozen=True, slots=True)

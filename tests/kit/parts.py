@@ -61,6 +61,7 @@ PARTS = {
         root=True,
         library="/usr/lib/*/sasl2/libplain.so",
     ),
+    "postgresql": Part("postgresql", ("psql",), library="/usr/lib/postgresql/*/bin/postgres"),
     "prometheus": Part("prometheus", ("prometheus",)),
     "promtool": Part("prometheus", ("promtool",)),
     "sendmail": Part("util-linux", ("unshare",), root=True, unpacked=SENDMAIL, module="sendmail"),

@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import aiosqlite
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
@@ -37,8 +36,8 @@ from smtpproxy.store.protocols import (
     SuppressionEntry,
     SuppressionStore,
 )
+from smtpproxy.store.sql.session import Session, Writer
 from smtpproxy.store.sqlite import SqliteStore, make
-from smtpproxy.store.sqlite.connection import SqliteWriter
 
 NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 DOMAIN = "people.example"
@@ -189,15 +188,15 @@ class TrialStore(SqliteStore):
         self._check()
         return super().version()
 
-    def _to_write(self) -> SqliteWriter:
+    def _to_write(self) -> Writer:
         self._check()
         return super()._to_write()
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[aiosqlite.Connection]:
+    async def _reading(self, *, snapshot: bool = False) -> AsyncIterator[Session]:
         self._check()
-        async with super()._reading() as connection:
-            yield connection
+        async with super()._reading(snapshot=snapshot) as session:
+            yield session
 
     def _check(self) -> None:
         if self.fail_with:

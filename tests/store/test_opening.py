@@ -182,7 +182,6 @@ def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        ("postgresql://db/smtpproxy", "not supported yet"),
         ("mysql://db/smtpproxy", "sqlite:///"),
         ("sqlite://relative.db", "sqlite:///"),
         ("", "sqlite:///"),

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from smtpproxy.mail.address import widened
-from smtpproxy.store.sqlite.rows import to_micros
+from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # Times are microseconds since 1970 in UTC; a person is a keyed hash of the widened address.

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import aiosqlite
 
 from smtpproxy.store.protocols import StoreMisconfigured, StoreOutdated, StoreUnavailable
-from smtpproxy.store.sqlite.rows import Row
+from smtpproxy.store.sql.rows import Row
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 _READ_PRAGMAS = (
@@ -188,6 +188,28 @@ def unavailable(error: BaseException) -> StoreUnavailable:
 _LOOK_SECONDS = 0.002
 
 
+class SqliteSession:
+    """A `Session` over an aiosqlite connection, whose work is on a thread."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def fetch_all(self, sql: str, *values: object) -> list[Row]:
+        return [tuple(row) for row in await self._connection.execute_fetchall(sql, values)]
+
+    async def run(self, sql: str, *values: object) -> int:
+        async with await self._connection.execute(sql, values) as cursor:
+            changed: int = cursor.rowcount
+            return max(changed, 0)
+
+    async def run_many(self, sql: str, values: Iterable[Row]) -> int:
+        async with await self._connection.executemany(sql, values) as cursor:
+            changed: int = cursor.rowcount
+            return max(changed, 0)
+
+
 class SqliteWriter:
     """The one writing connection of a store. Opened with the first write."""
 
@@ -199,16 +221,12 @@ class SqliteWriter:
         self._watch: FileWatch | None = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[aiosqlite.Connection]:
-        """Hold the write lock; commit at the end, or change nothing when it ends in an error.
-
-        Raises:
-            StoreUnavailable: no write lock within the timeout, or the write failed.
-        """
+    async def transaction(self) -> AsyncIterator[SqliteSession]:
+        """As `Writer` says. Raises StoreUnavailable: no write lock in time, or the write failed."""
         async with self._alone() as connection:
             await self._begin(connection)
             try:
-                yield connection
+                yield SqliteSession(connection)
                 await connection.execute("COMMIT")
             except BaseException:
                 await connection.rollback()
@@ -256,7 +274,7 @@ class SqliteWriter:
             )
         return self._connection
 
-    async def empty_log(self) -> None:
+    async def forget_pages(self) -> None:
         """Move the log into the database and cut it, unless a reader is in the way."""
         with suppress(StoreUnavailable):
             async with self._alone() as connection:
@@ -344,40 +362,19 @@ def _statements(script: str) -> Iterator[str]:
             pending = ""
 
 
-class Connections:
-    """How the parts of one store reach its database."""
+@asynccontextmanager
+async def reading(path: Path, timeout: float, *, snapshot: bool) -> AsyncIterator[SqliteSession]:
+    """A separate connection for a long read, on a thread; it may write what is temporary."""
 
-    def __init__(self, path: Path, state_dir: Path, timeout: float, *, read_only: bool) -> None:
-        self._path = path
-        self._state_dir = state_dir
-        self._timeout = timeout
-        self._writer = None if read_only else SqliteWriter(path, timeout)
+    def connect() -> sqlite3.Connection:
+        connection = open_reader(path, timeout)
+        connection.execute("PRAGMA query_only = OFF")  # the file itself is read-only
+        return connection
 
-    def _to_write(self) -> SqliteWriter:
-        if self._writer is None:
-            raise StoreUnavailable("the store is open for reading only")
-        return self._writer
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[aiosqlite.Connection]:
-        """A separate connection for a long read, on a thread."""
-
-        def connect() -> sqlite3.Connection:
-            return open_reader(self._path, self._timeout)
-
-        try:
-            async with aiosqlite.Connection(connect, iter_chunk_size=1_000) as connection:
-                yield connection
-        except sqlite3.Error as error:
-            raise unavailable(error) from error
-
-
-async def fetch_all(connection: aiosqlite.Connection, sql: str, *values: object) -> list[Row]:
-    return [tuple(row) for row in await connection.execute_fetchall(sql, values)]
-
-
-async def run_many(connection: aiosqlite.Connection, sql: str, values: Iterable[Row]) -> int:
-    """Run `sql` for each of `values`; return how many rows it changed."""
-    async with await connection.executemany(sql, values) as cursor:
-        changed: int = cursor.rowcount
-        return max(changed, 0)
+    try:
+        async with aiosqlite.Connection(connect, iter_chunk_size=1_000) as connection:
+            if snapshot:
+                await connection.execute("BEGIN")
+            yield SqliteSession(connection)
+    except sqlite3.Error as error:
+        raise unavailable(error) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from smtpproxy.policy.model import Mailing, Stream
 from smtpproxy.store.counters import Mailed
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sqlite.rows import from_micros, to_micros
+from smtpproxy.store.sql.rows import from_micros, to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # Times are microseconds since 1970 in UTC; a person is a keyed hash of the canonical address.

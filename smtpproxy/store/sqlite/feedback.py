@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport
-from smtpproxy.store.sqlite.rows import from_micros, to_micros
+from smtpproxy.store.sql.rows import from_micros, to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
 T = TypeVar("T")

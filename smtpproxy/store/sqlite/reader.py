@@ -12,9 +12,12 @@ from msgspec.structs import replace
 
 from smtpproxy.mail.address import domains_over, readings
 from smtpproxy.policy.model import NO_FACTS, Facts, Lookups, Pause, RecipientFacts
+from smtpproxy.store.keys import Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sqlite import live_keys, rows
+from smtpproxy.store.sql import rows
+from smtpproxy.store.sql.rows import PAUSES, read_pause
+from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
     FileWatch,
     LogRemoved,
@@ -24,8 +27,7 @@ from smtpproxy.store.sqlite.connection import (
     open_reader,
     unavailable,
 )
-from smtpproxy.store.sqlite.rows import PAUSES, read_pause
-from smtpproxy.store.sqlite.statements import FIRST_ACT, Partner, Statements, statements
+from smtpproxy.store.sqlite.statements import FIRST_ACT, Statements, statements
 from smtpproxy.waiting import Pending
 
 T = TypeVar("T")

@@ -9,15 +9,16 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
+from smtpproxy.store.counters import COPIES_KEPT
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sqlite.connection import FileWatch, is_busy, unavailable, uri
-from smtpproxy.store.sqlite.rows import to_micros
 
 T = TypeVar("T")
 
@@ -160,9 +161,6 @@ def _make_tables(connection: sqlite3.Connection, tables: str) -> None:
         raise
 
 
-KEPT = timedelta(days=5)
-"""For as long as mail servers commonly retry (RFC 5321 4.5.4.1: at least 4 to 5 days)."""
-
 MOST = 1_000_000
 """Copies that are kept: the oldest go first."""
 
@@ -205,7 +203,7 @@ class SqliteCopies:
     ) -> frozenset[str]:
         if not self._file.is_there() or not await self._file.ask(_holds_any):
             return frozenset()  # as nearly always: nothing is hashed for it
-        since = to_micros(self._now() - KEPT)
+        since = to_micros(self._now() - COPIES_KEPT)
         message = self._message(reverse_path, digest)
 
         def has(connection: sqlite3.Connection, path: str) -> bool:
@@ -225,7 +223,7 @@ class SqliteCopies:
         def note(connection: sqlite3.Connection) -> None:
             connection.execute(_NOTE_COPY, (message, recipient, to_micros(now)))
             if self._noted % _TRIM_COPIES_EVERY == 1:
-                connection.execute(_EXPIRE_COPIES, (to_micros(now - KEPT),))
+                connection.execute(_EXPIRE_COPIES, (to_micros(now - COPIES_KEPT),))
                 connection.execute(_TRIM_COPIES, (MOST,))
 
         await self._file.write(note)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
-from smtpproxy.store.keys import SuppressionKey
+from smtpproxy.store.keys import Partner
+from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS
+from smtpproxy.store.sql.session import Dialect
 from smtpproxy.store.sqlite import live_keys
-from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS
 
 FIRST_ACT = 1 + len(CONTACT_COLUMNS.split(","))
 _WIDTH = FIRST_ACT + len(ACT_COLUMNS.split(","))
@@ -44,13 +45,6 @@ SELECT NULL, {CONTACT_COLUMNS}, {ACT_COLUMNS}
 FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
 WHERE address = {{address}}
 """
-
-
-class Partner(NamedTuple):
-    """A partner of the exchange and the key shared with it."""
-
-    name: str
-    key: SuppressionKey
 
 
 class Statements(NamedTuple):
@@ -105,3 +99,30 @@ def _wanted(places: Sequence[str]) -> list[str]:
     if len(places) > _APART:
         return [f"wide_key IN ({', '.join(places)})"]
     return [f"wide_key = {place}" for place in places]
+
+
+_OF_EARLIER = "json_extract(value, '$[0]') < ?1 AND json_extract(value, '$[1]')"
+_HAS_EARLIER = f"EXISTS (SELECT 1 FROM json_each(earlier) WHERE {_OF_EARLIER} = ?2)"
+DIALECT = Dialect(
+    newest_change="""
+        SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'suppression_change'
+    """,
+    kept="""
+        CREATE TEMP TABLE kept (wide_key, exact_key, scope, origin,
+                                PRIMARY KEY (wide_key, exact_key, scope, origin)) WITHOUT ROWID
+    """,
+    earlier_texts=(
+        f"""
+        SELECT DISTINCT json_extract(value, '$[1]') FROM suppression, json_each(earlier)
+        WHERE {_OF_EARLIER} IS NOT NULL
+        """,
+        f"SELECT count(*) FROM suppression WHERE {_HAS_EARLIER}",
+        f"""
+        UPDATE suppression SET earlier = (
+            SELECT json_group_array(json(
+                iif({_OF_EARLIER} = ?2, json_set(value, '$[1]', NULL), value)
+            )) FROM json_each(earlier)
+        ) WHERE {_HAS_EARLIER}
+        """,
+    ),
+)

@@ -1,127 +1,18 @@
-"""Pauses of streams and how they came, in the database; what streams sent, beside it."""
+"""What streams sent, and what was heard of that, beside the database."""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
-
 from smtpproxy.mail.address import widened
 from smtpproxy.policy.breaker import Heard, Tally
 from smtpproxy.policy.campaign import Campaign
-from smtpproxy.policy.model import Pause
-from smtpproxy.store.sqlite.connection import Connections, fetch_all
-from smtpproxy.store.sqlite.rows import (
-    PAUSES,
-    Row,
-    from_micros,
-    optional_micros,
-    optional_moment,
-    read_event,
-    read_pause,
-    to_micros,
-)
+from smtpproxy.store.sql.rows import optional_moment, to_micros
+from smtpproxy.store.sql.windows import WINDOW_PARTS, window_part, window_part_width
 from smtpproxy.store.sqlite.side_file import SideFile
-from smtpproxy.store.streams import PERSON, TIME, StreamEvent
-
-_EVENT = "at, subject, action, cause, reports, messages, bound, until, reason"
-_NOTE = f"INSERT INTO stream_event ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_EVENTS = f"SELECT {_EVENT} FROM stream_event WHERE ? IN (subject, '') ORDER BY id DESC LIMIT ?"
-# Whatever clock wrote it: what is paused by itself stays so until its time is over.
-_STANDS = "SELECT 1 FROM stream_pause WHERE subject = ? AND (until IS NULL OR until > ?)"
-_PAUSE = (
-    "INSERT OR REPLACE INTO stream_pause (subject, at, cause, until, reason) VALUES (?, ?, ?, ?, ?)"
-)
-_WARNED = """
-SELECT 1 FROM stream_event WHERE subject = ? AND action = 'warned' AND cause = ? AND at >= ? LIMIT 1
-"""
-_DUE = "SELECT subject, until FROM stream_pause WHERE until <= ? ORDER BY until"
-_TRIM = "DELETE FROM stream_event WHERE at < ?"
-_RESUMED = "SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' GROUP BY subject"
-
-
-class Streams(Connections):
-    """Keeps `StreamStates` for the store that it is mixed into."""
-
-    async def pauses(self) -> Sequence[Pause]:
-        async with self._reading() as connection:
-            return [read_pause(row) for row in await fetch_all(connection, PAUSES)]
-
-    async def note_stream(
-        self, event: StreamEvent, *, unless_since: datetime | None = None
-    ) -> bool:
-        async with self._to_write().transaction() as connection:
-            if await _is_so(connection, event, unless_since):
-                return False
-            if event.action == "paused":
-                row = (to_micros(event.at), event.cause, optional_micros(event.until), event.reason)
-                await connection.execute(_PAUSE, (event.subject, *row))
-            elif event.action == "resumed":
-                gone = "DELETE FROM stream_pause WHERE subject = ?"
-                await connection.execute(gone, (event.subject,))
-            await connection.execute(_NOTE, _row(event))
-            return True
-
-    async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
-        async with self._to_write().transaction() as connection:
-            due = [
-                StreamEvent(from_micros(until), subject, "resumed", TIME)
-                for subject, until in await fetch_all(connection, _DUE, to_micros(now))
-            ]
-            for event in due:
-                gone = "DELETE FROM stream_pause WHERE subject = ?"
-                await connection.execute(gone, (event.subject,))
-                await connection.execute(_NOTE, _row(event))
-            return due
-
-    async def stream_events(
-        self, subject: str | None = None, limit: int = 100
-    ) -> Sequence[StreamEvent]:
-        async with self._reading() as connection:
-            found = await fetch_all(connection, _EVENTS, subject or "", limit)
-        return [read_event(row) for row in found]
-
-    async def trim_stream_events(self, before: datetime) -> int:
-        async with (
-            self._to_write().transaction() as connection,
-            await connection.execute(_TRIM, (to_micros(before),)) as cursor,
-        ):
-            return int(cursor.rowcount)
-
-    async def resumed_at(self) -> Mapping[str, datetime]:
-        async with self._reading() as connection:
-            return {name: from_micros(at) for name, at in await fetch_all(connection, _RESUMED)}
-
-
-async def _is_so(
-    connection: aiosqlite.Connection, event: StreamEvent, unless_since: datetime | None
-) -> bool:
-    at = to_micros(event.at)
-    if event.action == "warned":
-        since = at if unless_since is None else to_micros(unless_since)
-        return bool(await fetch_all(connection, _WARNED, event.subject, event.cause, since))
-    stands = bool(await fetch_all(connection, _STANDS, event.subject, at))
-    if event.action == "paused":
-        return stands and event.cause != PERSON
-    return not stands
-
-
-def _row(event: StreamEvent) -> Row:
-    return (
-        to_micros(event.at),
-        event.subject,
-        event.action,
-        event.cause,
-        event.reports,
-        event.messages,
-        event.bound,
-        optional_micros(event.until),
-        event.reason,
-    )
-
 
 # Times are microseconds since 1970 in UTC. `kind` is "sent", or one of `Heard`; `at` is the
 # beginning of the part of the window that the messages were sent in. A person is a keyed hash of
@@ -211,8 +102,6 @@ DELETE FROM campaign WHERE key IN
 """
 _MOST_CAMPAIGNS, _TRIM_EVERY = 10_000, 1_000
 _SEEN_AGAIN = 3_600_000_000  # microseconds
-_PARTS = 1_000
-"""Of a window. A part that is not wholly within it, or not wholly after a resume, is left out."""
 
 
 class SqliteStreamCounts:
@@ -224,20 +113,20 @@ class SqliteStreamCounts:
         self._tried_ones = 0  # new campaigns since the last trimming
 
     async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:
-        part = _part(at, window)
+        part = window_part(at, window)
         rows = [(stream, _SENT, part, n) for stream, n in messages.items()]
         await self._file.write(lambda c: c.executemany(_COUNT, rows))
 
     async def add_heard(
         self, stream: str, kind: Heard, person: str, sent_at: datetime, at: datetime, window: float
     ) -> bool:
-        part, width = _part(sent_at, window), _width(window)
-        since = part - width * _PARTS
+        part, width = window_part(sent_at, window), window_part_width(window)
+        since = part - width * WINDOW_PARTS
 
         def add(connection: sqlite3.Connection) -> bool:
             (first,) = connection.execute(_FIRST, (stream,)).fetchone()
             if first is None:  # workers say once a second what they sent
-                first = _part(at, window)
+                first = window_part(at, window)
             if part < first - width:  # its message is not among those counted
                 return False
             key = self._person(stream, kind, person)
@@ -367,14 +256,3 @@ def _read_campaign(row: Sequence[Any]) -> Campaign:
 def _tally(connection: sqlite3.Connection, stream: str, since: datetime) -> Tally:
     found = dict(connection.execute(_SUMS, (stream, to_micros(since))).fetchall())
     return Tally(found.pop(_SENT, 0), {Heard(kind): n for kind, n in found.items()})
-
-
-def _width(window: float) -> int:
-    """Microseconds of one part of the window."""
-    return max(1, int(timedelta(seconds=window / _PARTS) / timedelta(microseconds=1)))
-
-
-def _part(at: datetime, window: float) -> int:
-    """The beginning of the part that a moment is in."""
-    moment = to_micros(at)
-    return moment - moment % _width(window)

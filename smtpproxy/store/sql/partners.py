@@ -3,28 +3,33 @@
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Suppression
 from smtpproxy.store.key_files import give_to_owner_of
-from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, PartnerSnapshot, SnapshotRow
+from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sqlite import rows
-from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
-from smtpproxy.store.sqlite.live_keys import LiveKeys
-from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
-from smtpproxy.store.sqlite.statements import Partner
+from smtpproxy.store.sql import rows
+from smtpproxy.store.sql.live_keys import LiveKeys
+from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.session import Connections, Session
 
 # Only of what is suppressed: the address of a mere contact is nobody's business.
 _COVER = """
-INSERT OR IGNORE INTO partner_hash (exact_key, key, partner_wide, partner_exact)
-SELECT ?2, ?3, ?4, ?5
+INSERT INTO partner_hash (exact_key, key, partner_wide, partner_exact) SELECT ?2, ?3, ?4, ?5
 WHERE EXISTS (SELECT 1 FROM suppression WHERE wide_key = ?1 AND exact_key = ?2)
+ON CONFLICT DO NOTHING
 """
 _FORGET = "DELETE FROM partner_hash WHERE key NOT IN (SELECT value FROM json_each(?))"
 _COVERAGE = """
@@ -32,26 +37,29 @@ SELECT count(key), count(*) FROM suppression
 LEFT JOIN partner_hash ON partner_hash.exact_key = suppression.exact_key AND key = ?
 """
 _PAGE = """
-SELECT wide_key, exact_key, scope, origin, since,
-       (SELECT CAST(partner_wide || partner_exact AS BLOB) FROM partner_hash
-        WHERE partner_hash.exact_key = suppression.exact_key AND key = ?5)
-FROM suppression WHERE (wide_key, exact_key, scope, origin) > (?1, ?2, ?3, ?4)
-ORDER BY wide_key, exact_key, scope, origin LIMIT ?6
+SELECT wide_key, suppression.exact_key, scope, origin, since, partner_wide, partner_exact
+FROM suppression
+LEFT JOIN partner_hash ON partner_hash.exact_key = suppression.exact_key AND key = ?5
+WHERE (wide_key, suppression.exact_key, scope, origin) > (?1, ?2, ?3, ?4)
+ORDER BY wide_key, suppression.exact_key, scope, origin LIMIT ?6
 """
 _PAGE_SIZE = 2_000
-_WIDE = 16  # octets
 
 _SNAPSHOTS = """
 SELECT partner, key, sender, taken_at, imported_at, count, digest FROM partner_snapshot
 """
 _TAKE_ROW = """
 INSERT INTO partner_entry (snapshot, wide_key, exact_key, scope, origin, since)
-VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET since = max(since, excluded.since)
+VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (snapshot, wide_key, exact_key, scope, origin)
+DO UPDATE SET since = excluded.since WHERE excluded.since > partner_entry.since
 """
 _PUT = """
-INSERT OR REPLACE INTO partner_snapshot
+INSERT INTO partner_snapshot
     (partner, key, snapshot, sender, taken_at, imported_at, count, digest)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (partner) DO UPDATE SET key = excluded.key, snapshot = excluded.snapshot,
+    sender = excluded.sender, taken_at = excluded.taken_at, imported_at = excluded.imported_at,
+    count = excluded.count, digest = excluded.digest
 """
 _SWEEP = """
 DELETE FROM partner_entry WHERE (snapshot, wide_key, exact_key, scope, origin) IN (
@@ -69,7 +77,7 @@ WHERE n IS NOT NULL AND n NOT IN (SELECT snapshot FROM partner_snapshot)
 
 
 async def cover(
-    connection: aiosqlite.Connection,
+    session: Session,
     keys: KeyRing,
     partners: Sequence[Partner],
     addresses: Sequence[str],
@@ -81,7 +89,7 @@ async def cover(
         for _, own in keys.places(address)
         for _, key in partners
     ]
-    return await run_many(connection, _COVER, sorted(values))
+    return await session.run_many(_COVER, sorted(values))
 
 
 class PartnerExchange(Connections):
@@ -97,35 +105,35 @@ class PartnerExchange(Connections):
         raise KeyError(name)
 
     async def cover(self, addresses: Sequence[str]) -> int:
-        async with self._to_write().transaction() as connection:
-            keys = await self._keys.current(connection)
-            return await cover(connection, keys, self._partners, addresses)
+        async with self._to_write().transaction() as session:
+            keys = await self._keys.current(session)
+            return await cover(session, keys, self._partners, addresses)
 
     async def forget_partners(self) -> int:
         known = msgspec.json.encode([key.fingerprint for _, key in self._partners]).decode()
-        async with self._to_write().transaction() as connection:
-            return await run_many(connection, _FORGET, [(known,)])
+        async with self._to_write().transaction() as session:
+            return await session.run_many(_FORGET, [(known,)])
 
     async def coverage(self, partner: str) -> Coverage:
         key = self._partner(partner).key.fingerprint
-        async with self._reading() as connection:
-            covered, total = (await fetch_all(connection, _COVERAGE, key))[0]
+        async with self._reading() as session:
+            covered, total = (await session.fetch_all(_COVERAGE, key))[0]
         return Coverage(covered, total)
 
     async def export_to_partner(
         self, partner: str
     ) -> AsyncGenerator[tuple[KeyPair | None, Suppression], None]:
         key, last = self._partner(partner).key.fingerprint, (b"", b"", "", "")
-        async with self._reading() as connection:
-            while page := await fetch_all(connection, _PAGE, *last, key, _PAGE_SIZE):
-                for *_, scope, origin, since, told in page:
-                    pair = None if told is None else (told[:_WIDE], told[_WIDE:])
+        async with self._reading() as session:
+            while page := await session.fetch_all(_PAGE, *last, key, _PAGE_SIZE):
+                for *_, scope, origin, since, wide, exact in page:
+                    pair = None if wide is None else (wide, exact)
                     yield pair, rows.suppression(scope, origin, since, None, widened=False)
                 last = page[-1][:4]
 
     async def snapshots(self) -> Mapping[str, PartnerSnapshot]:
-        async with self._reading() as connection:
-            found = await fetch_all(connection, _SNAPSHOTS)
+        async with self._reading() as session:
+            found = await session.fetch_all(_SNAPSHOTS)
         return {
             name: PartnerSnapshot(
                 key, sender, from_micros(taken_at), from_micros(imported_at), count, digest
@@ -139,8 +147,14 @@ class PartnerExchange(Connections):
     ) -> None:
         """Write the rows beside the ones that count, in batches; then let them count instead."""
         self._partner(partner)
-        with _alone(self._state_dir / "partner.lock"):
+        async with self._alone():
             await self._take(partner, snapshot, batches)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Keep a second import out: it would sweep away what the first has written so far."""
+        with _locked(self._state_dir / "partner.lock"):
+            yield
 
     async def _take(
         self, partner: str, snapshot: PartnerSnapshot, batches: AsyncIterable[Sequence[SnapshotRow]]
@@ -152,26 +166,26 @@ class PartnerExchange(Connections):
             values = sorted(
                 (number, *row.keys, row.scope, row.origin, to_micros(row.since)) for row in batch
             )
-            async with writer.transaction() as connection:
-                await run_many(connection, _TAKE_ROW, values)
-        async with writer.transaction() as connection:
-            await connection.execute(_PUT, _snapshot_row(partner, number, snapshot))
+            async with writer.transaction() as session:
+                await session.run_many(_TAKE_ROW, values)
+        async with writer.transaction() as session:
+            await session.run(_PUT, *_snapshot_row(partner, number, snapshot))
         await self._sweep()
 
     async def _sweep(self) -> None:
         """Remove the rows of snapshots that do not count: replaced, or broken off."""
-        async with self._reading() as connection:
-            left = await fetch_all(connection, _LEFT)
+        async with self._reading() as session:
+            left = await session.fetch_all(_LEFT)
         for number in left:
             swept = 1
             while swept:
-                async with self._to_write().transaction() as connection:
-                    swept = await run_many(connection, _SWEEP, [number])
+                async with self._to_write().transaction() as session:
+                    swept = await session.run_many(_SWEEP, [number])
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep a second import out: it would sweep away what the first has written so far."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file. Raises StoreUnavailable: another process has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         give_to_owner_of(path.parent, path)

@@ -4,15 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Contact
 from smtpproxy.store.collected import is_told
 from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import ContactUpdate
-from smtpproxy.store.sqlite.connection import fetch_all, run_many
-from smtpproxy.store.sqlite.rows import Row
+from smtpproxy.store.sql.rows import Row
+from smtpproxy.store.sql.session import Session
 from smtpproxy.store.undo_contact import Replaced, Told
 
 _INSERT = """
@@ -23,18 +22,18 @@ _CHANGED = """
 SELECT contact FROM (
     SELECT DISTINCT contact FROM contact_version
     WHERE contact > ?1 AND (import = ?2 OR replaced_by = ?2) ORDER BY contact LIMIT ?3
-) UNION SELECT id FROM (
+) AS changed UNION SELECT id FROM (
     SELECT id FROM contact
-    WHERE id > ?1 AND told IS NOT NULL AND (import = ?2 OR instr(told, ?4)) ORDER BY id LIMIT ?3
-) ORDER BY 1 LIMIT ?3
+    WHERE id > ?1 AND told IS NOT NULL AND (import = ?2 OR told LIKE ?4) ORDER BY id LIMIT ?3
+) AS told ORDER BY 1 LIMIT ?3
 """
 _CHAINS = """
 SELECT contact, import, replaced_by, state FROM contact_version
-WHERE contact IN (SELECT value FROM json_each(?)) ORDER BY contact, number
+WHERE contact IN (SELECT CAST(value AS BIGINT) FROM json_each(?)) ORDER BY contact, number
 """
 _ORIGINS = """
 SELECT id, import, withdrawal_confirmed, told FROM contact
-WHERE id IN (SELECT value FROM json_each(?))
+WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))
 """
 # Those that the import made, and nobody has touched since.
 _MADE = """
@@ -44,7 +43,7 @@ AND NOT EXISTS (SELECT 1 FROM contact_version WHERE contact = contact.id)
 _FORGET = """
 DELETE FROM contact_version WHERE (contact, number) IN (
     SELECT contact, number FROM contact_version
-    WHERE coalesce(max(import, replaced_by), import, replaced_by) < ? LIMIT ?)
+    WHERE coalesce(import, replaced_by) < ?1 AND coalesce(replaced_by, import) < ?1 LIMIT ?2)
 """
 _CONFIRMED = "withdrawal_confirmed IS NOT NULL"
 
@@ -82,75 +81,61 @@ def version_row(number: int, known: Known, owner: int | None, by: int | None) ->
     return (number, owner, by, _encode((known.contact, known.as_of)).decode())
 
 
-async def remember(connection: aiosqlite.Connection, versions: Iterable[Row]) -> None:
-    await run_many(connection, _INSERT, versions)
+async def remember(session: Session, versions: Iterable[Row]) -> None:
+    await session.run_many(_INSERT, versions)
 
 
-async def origins(connection: aiosqlite.Connection, numbers: Sequence[int]) -> dict[int, Origin]:
+async def origins(session: Session, numbers: Sequence[int]) -> dict[int, Origin]:
     """Return whose state each contact is in."""
     if not numbers:
         return {}
-    found = await fetch_all(connection, _ORIGINS, msgspec.json.encode(numbers).decode())
+    found = await session.fetch_all(_ORIGINS, msgspec.json.encode(numbers).decode())
     return {
         number: Origin(owner, confirmed is not None, _read_told(told) if told else ())
         for number, owner, confirmed, told in found
     }
 
 
-async def changed(
-    connection: aiosqlite.Connection, number: int, after: int, limit: int
-) -> list[int]:
+async def changed(session: Session, number: int, after: int, limit: int) -> list[int]:
     """Return the next contacts that others had to do with too, before the import or after it."""
-    found = await fetch_all(connection, _CHANGED, after, number, limit, f'"{number}"')
+    found = await session.fetch_all(_CHANGED, after, number, limit, f'%"{number}"%')
     return [row[0] for row in found]
 
 
-async def chains(
-    connection: aiosqlite.Connection, contacts: Sequence[int]
-) -> dict[int, list[Replaced]]:
+async def chains(session: Session, contacts: Sequence[int]) -> dict[int, list[Replaced]]:
     """Return what each contact was before, oldest first."""
     found: dict[int, list[Replaced]] = {}
     asked = msgspec.json.encode(contacts).decode()
-    for contact, owner, by, state in await fetch_all(connection, _CHAINS, asked):
+    for contact, owner, by, state in await session.fetch_all(_CHAINS, asked):
         known = Known(*_decode(state))
         found.setdefault(contact, []).append(Replaced(known, owner, by))
     return found
 
 
-async def count_made(
-    connection: aiosqlite.Connection, number: int, first: int, last: int
-) -> tuple[int, int]:
+async def count_made(session: Session, number: int, first: int, last: int) -> tuple[int, int]:
     """Return how many contacts of the import nobody has touched since, and how many stay.
 
     Those stay in which a withdrawal was confirmed.
     """
-    found = await fetch_all(
-        connection,
-        f"SELECT count(*), coalesce(sum({_CONFIRMED}), 0) {_MADE}",
-        first,
-        last,
-        number,
-    )
+    counted = f"SELECT count(*), count(withdrawal_confirmed) {_MADE}"
+    found = await session.fetch_all(counted, first, last, number)
     return found[0][0] - found[0][1], found[0][1]
 
 
-async def remove_made(connection: aiosqlite.Connection, number: int, first: int, last: int) -> int:
+async def remove_made(session: Session, number: int, first: int, last: int) -> int:
     """Remove the contacts of the import in this range that nobody has touched since."""
-    return await run_many(
-        connection,
+    return await session.run_many(
         f"DELETE FROM contact WHERE id IN (SELECT id {_MADE} AND NOT ({_CONFIRMED}))",
         [(first, last, number)],
     )
 
 
-async def confirmed_made(
-    connection: aiosqlite.Connection, number: int, first: int, last: int
-) -> list[int]:
+async def confirmed_made(session: Session, number: int, first: int, last: int) -> list[int]:
     """Return those of the range that cannot simply go."""
-    found = await fetch_all(connection, f"SELECT id {_MADE} AND {_CONFIRMED}", first, last, number)
+    found = await session.fetch_all(f"SELECT id {_MADE} AND {_CONFIRMED}", first, last, number)
     return [row[0] for row in found]
 
 
-async def forget(connection: aiosqlite.Connection, before: int, limit: int) -> int:
+async def forget(session: Session, before: int, limit: int) -> int:
     """Remove what contacts were before, of imports with a lower number."""
-    return await run_many(connection, _FORGET, [(before, limit)])
+    return await session.run_many(_FORGET, [(before, limit)])

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 
-import aiosqlite
 import msgspec
 
 from smtpproxy.mail.address import canonical, widened
@@ -12,9 +11,9 @@ from smtpproxy.store.merge import Known, Tally, merge, refusals
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rectifying import corrected, following
-from smtpproxy.store.sqlite import imported_contacts, rows
-from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
-from smtpproxy.store.sqlite.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
+from smtpproxy.store.sql import imported_contacts, rows
+from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
+from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo_contact import told_again
 
 _COLUMNS = f"{CONTACT_COLUMNS}, as_of"
@@ -29,11 +28,12 @@ INSERT INTO consent_act (contact, sequence, {ACT_COLUMNS})
 VALUES (?, ?{", ?" * len(ACT_COLUMNS.split(","))})
 """
 _FORGET_ACTS = "DELETE FROM consent_act WHERE contact = ?"
+_LISTED = "SELECT CAST(value AS BIGINT) FROM json_each(?)"
 _BY_ADDRESS = f"SELECT {_COLUMNS} FROM contact WHERE address IN (SELECT value FROM json_each(?))"
-_BY_NUMBER = f"SELECT {_COLUMNS} FROM contact WHERE id IN (SELECT value FROM json_each(?))"
+_BY_NUMBER = f"SELECT {_COLUMNS} FROM contact WHERE id IN ({_LISTED})"
 _BY_ID = f"SELECT {_COLUMNS} FROM contact WHERE id > ? ORDER BY id LIMIT ?"
 _ACTS = f"""
-SELECT contact, {ACT_COLUMNS} FROM consent_act WHERE contact IN (SELECT value FROM json_each(?))
+SELECT contact, {ACT_COLUMNS} FROM consent_act WHERE contact IN ({_LISTED})
 ORDER BY contact, at, withdrawal, sequence
 """
 _PAGE_SIZE = 1_000
@@ -102,7 +102,7 @@ class _Entry:
 
 
 async def put(
-    connection: aiosqlite.Connection,
+    session: Session,
     updates: Sequence[ContactUpdate],
     importer: int | None = None,
     erased: Container[str] = (),
@@ -111,11 +111,11 @@ async def put(
 
     People in `erased` are left out; of those who came back by themselves, refusals are taken.
     """
-    entries = await _stored(connection, [update.contact.address for update in updates])
+    entries = await _stored(session, [update.contact.address for update in updates])
     by_number = {entry.number: entry for entry in entries.values()}
-    for number, origin in (await imported_contacts.origins(connection, list(by_number))).items():
+    for number, origin in (await imported_contacts.origins(session, list(by_number))).items():
         by_number[number].origin = origin
-    number = (await fetch_all(connection, "SELECT coalesce(max(id), 0) FROM contact"))[0][0]
+    number = (await session.fetch_all("SELECT coalesce(max(id), 0) FROM contact"))[0][0]
     tally = Tally()
     for update in updates:
         address = update.contact.address
@@ -132,35 +132,35 @@ async def put(
         entry.apply(update, tally, importer)
     touched = [entry for entry in entries.values() if entry.touched]
     versions = [row for entry in touched for row in entry.versions]
-    await run_many(connection, _INSERT, [entry.row() for entry in touched if entry.is_new])
-    await run_many(connection, _UPDATE, [entry.row() for entry in touched if not entry.is_new])
+    await session.run_many(_INSERT, [entry.row() for entry in touched if entry.is_new])
+    await session.run_many(_UPDATE, [entry.row() for entry in touched if not entry.is_new])
     corrected = [(entry.number,) for entry in touched if entry.corrected]
-    await run_many(connection, _FORGET_ACTS, corrected)
-    await run_many(connection, _INSERT_ACT, [row for entry in touched for row in entry.act_rows()])
-    await imported_contacts.remember(connection, versions)
+    await session.run_many(_FORGET_ACTS, corrected)
+    await session.run_many(_INSERT_ACT, [row for entry in touched for row in entry.act_rows()])
+    await imported_contacts.remember(session, versions)
     return tally.result({name: one.known.contact for name, one in entries.items() if one.known})
 
 
-async def erase(connection: aiosqlite.Connection, address: str) -> bool:
+async def erase(session: Session, address: str) -> bool:
     """Remove the contact; its acts go with it."""
-    return await run_many(connection, "DELETE FROM contact WHERE address = ?", [(address,)]) > 0
+    return await session.run_many("DELETE FROM contact WHERE address = ?", [(address,)]) > 0
 
 
-async def stored(connection: aiosqlite.Connection, addresses: list[str]) -> dict[str, Known]:
+async def stored(session: Session, addresses: list[str]) -> dict[str, Known]:
     """Return what is known of each address, with the age of its profile."""
-    entries = await _stored(connection, addresses)
+    entries = await _stored(session, addresses)
     return {address: entry.known for address, entry in entries.items() if entry.known}
 
 
-async def by_number(connection: aiosqlite.Connection, numbers: Sequence[int]) -> dict[int, Known]:
+async def by_number(session: Session, numbers: Sequence[int]) -> dict[int, Known]:
     """Return what is known of each contact, with the age of its profile."""
-    found = await fetch_all(connection, _BY_NUMBER, msgspec.json.encode(numbers).decode())
-    acts = await _acts(connection, found)
+    found = await session.fetch_all(_BY_NUMBER, msgspec.json.encode(numbers).decode())
+    acts = await _acts(session, found)
     return {row[0]: _known(row, acts) for row in found}
 
 
 async def overwrite(
-    connection: aiosqlite.Connection,
+    session: Session,
     contacts: Mapping[int, Known],
     origins: Mapping[int, imported_contacts.Origin],
 ) -> None:
@@ -172,34 +172,32 @@ async def overwrite(
         entry.corrected = True
         updates.append(entry.row())
         acts += entry.act_rows()
-    await run_many(connection, _UPDATE, updates)
-    await run_many(connection, _FORGET_ACTS, [(number,) for number in contacts])
-    await run_many(connection, _INSERT_ACT, acts)
+    await session.run_many(_UPDATE, updates)
+    await session.run_many(_FORGET_ACTS, [(number,) for number in contacts])
+    await session.run_many(_INSERT_ACT, acts)
 
 
-async def remove(connection: aiosqlite.Connection, numbers: Iterable[int]) -> None:
-    await run_many(connection, "DELETE FROM contact WHERE id = ?", [(one,) for one in numbers])
+async def remove(session: Session, numbers: Iterable[int]) -> None:
+    await session.run_many("DELETE FROM contact WHERE id = ?", [(one,) for one in numbers])
 
 
 def _known(row: Row, acts: dict[int, tuple[ConsentAct, ...]]) -> Known:
     return Known(rows.contact(row[:-1], acts.get(row[0], ())), rows.optional_moment(row[-1]))
 
 
-async def _stored(connection: aiosqlite.Connection, addresses: list[str]) -> dict[str, _Entry]:
-    found = await fetch_all(connection, _BY_ADDRESS, msgspec.json.encode(addresses).decode())
-    acts = await _acts(connection, found)
+async def _stored(session: Session, addresses: list[str]) -> dict[str, _Entry]:
+    found = await session.fetch_all(_BY_ADDRESS, msgspec.json.encode(addresses).decode())
+    acts = await _acts(session, found)
     return {row[1]: _Entry(row[0], _known(row, acts)) for row in found}
 
 
-async def _acts(
-    connection: aiosqlite.Connection, contacts: list[Row]
-) -> dict[int, tuple[ConsentAct, ...]]:
+async def _acts(session: Session, contacts: list[Row]) -> dict[int, tuple[ConsentAct, ...]]:
     """Return the acts of each contact that has any, oldest first."""
     if not contacts:
         return {}
     numbers = msgspec.json.encode([row[0] for row in contacts]).decode()
     acts: dict[int, tuple[ConsentAct, ...]] = {}
-    for number, *act in await fetch_all(connection, _ACTS, numbers):
+    for number, *act in await session.fetch_all(_ACTS, numbers):
         acts[number] = (*acts.get(number, ()), rows.act(tuple(act)))
     return acts
 
@@ -213,6 +211,8 @@ WHERE address = ? ORDER BY at, rectification.id
 """
 # Tags begin with +, and a comma is the next character after it.
 _TAGGED = "SELECT address FROM contact WHERE address >= ? AND address < ? ORDER BY address"
+
+_PLAIN = "SELECT address FROM contact WHERE address = ?"
 
 _read_changes = msgspec.json.Decoder(tuple[Change, ...]).decode
 
@@ -229,16 +229,16 @@ class Contacts(Connections):
     async def profiles(
         self, addresses: Sequence[str]
     ) -> Mapping[str, tuple[Contact, datetime | None]]:
-        async with self._reading() as connection:
-            found = await stored(connection, list(addresses))
+        async with self._reading() as session:
+            found = await stored(session, list(addresses))
         return {name: (known.contact, known.as_of) for name, known in found.items()}
 
     async def export_contacts(self) -> AsyncGenerator[Contact, None]:
         # Page by page: one long read would keep the log from being emptied.
         last = 0
-        async with self._reading() as connection:
-            while page := await fetch_all(connection, _BY_ID, last, _PAGE_SIZE):
-                acts = await _acts(connection, page)
+        async with self._reading() as session:
+            while page := await session.fetch_all(_BY_ID, last, _PAGE_SIZE):
+                acts = await _acts(session, page)
                 for row in page:
                     yield rows.contact(row[:-1], acts.get(row[0], ()))
                 last = page[-1][0]
@@ -249,26 +249,26 @@ class Contacts(Connections):
         name = canonical(address)
         new = correction.new_address or name
         if new != name:
-            async with self._reading() as connection:
-                if not await fetch_all(connection, _NUMBER, name):
+            async with self._reading() as session:
+                if not await session.fetch_all(_NUMBER, name):
                     return None
             # First of all: if the rest fails, people are mailed too little, not too much.
             await self.add_suppressions(following(await self.suppressions(name), new))
-        async with self._to_write().transaction() as connection:
-            known = await stored(connection, [name, new])
+        async with self._to_write().transaction() as session:
+            known = await stored(session, [name, new])
             if name not in known:
                 return None
             target = known.get(new) if new != name else None
             update, changes = corrected(known[name], target, correction, at)
             done = Rectification(at, reason, changes)
             if changes:
-                await put(connection, [update])
-                await _record(connection, name, new, done)
+                await put(session, [update])
+                await _record(session, name, new, done)
         return done
 
     async def rectifications(self, address: str) -> Sequence[Rectification]:
-        async with self._reading() as connection:
-            found = await fetch_all(connection, _RECORDED, canonical(address))
+        async with self._reading() as session:
+            found = await session.fetch_all(_RECORDED, canonical(address))
         return [
             Rectification(from_micros(at), reason, _read_changes(changes))
             for at, reason, changes in found
@@ -278,20 +278,18 @@ class Contacts(Connections):
         name = canonical(address)
         local, _, domain = name.rpartition("@")
         base = local.partition("+")[0] or local
-        async with self._reading() as connection:
-            tagged = await fetch_all(connection, _TAGGED, f"{base}+", f"{base},")
-            plain = await fetch_all(connection, _TAGGED, f"{base}@{domain}", f"{base}@{domain}\0")
+        async with self._reading() as session:
+            tagged = await session.fetch_all(_TAGGED, f"{base}+", f"{base},")
+            plain = await session.fetch_all(_PLAIN, f"{base}@{domain}")
         alike = [row[0] for row in (*plain, *tagged) if widened(row[0]) == widened(name)]
         return [one for one in alike if one != name]
 
 
-async def _record(
-    connection: aiosqlite.Connection, name: str, new: str, done: Rectification
-) -> None:
-    number = (await fetch_all(connection, _NUMBER, new))[0][0]
+async def _record(session: Session, name: str, new: str, done: Rectification) -> None:
+    number = (await session.fetch_all(_NUMBER, new))[0][0]
     if new != name:
-        old = (await fetch_all(connection, _NUMBER, name))[0][0]
-        await run_many(connection, _MOVE, [(number, old)])
-        await erase(connection, name)
+        old = (await session.fetch_all(_NUMBER, name))[0][0]
+        await session.run_many(_MOVE, [(number, old)])
+        await erase(session, name)
     changes = msgspec.json.encode(done.changes).decode()
-    await run_many(connection, _RECORD, [(number, to_micros(done.at), done.reason, changes)])
+    await session.run_many(_RECORD, [(number, to_micros(done.at), done.reason, changes)])

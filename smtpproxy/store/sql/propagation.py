@@ -1,13 +1,12 @@
 """What others are told of suppressions: the log of changes, how far webhooks are, dead letters.
 
-Triggers write the log (migrations/0001_initial.sql).
+Triggers write the log (0001_initial.sql of each database).
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple
-from datetime import datetime
+from datetime import UTC, datetime
 
-import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Origin
@@ -23,8 +22,7 @@ from smtpproxy.store.propagation import (
     SuppressionChange,
     WebhookState,
 )
-from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
-from smtpproxy.store.sqlite.rows import (
+from smtpproxy.store.sql.rows import (
     Row,
     from_micros,
     optional_micros,
@@ -32,6 +30,7 @@ from smtpproxy.store.sqlite.rows import (
     read_event,
     to_micros,
 )
+from smtpproxy.store.sql.session import Connections, Session
 
 # The fingerprint of a key that is not known any more is of no use to anybody.
 _AFTER = """
@@ -41,7 +40,6 @@ FROM suppression_change AS change LEFT JOIN suppression_key ON version = key_ver
     LEFT JOIN stream_event ON stream_event.id = change.stream_event
 WHERE seq > ? ORDER BY seq LIMIT ?
 """
-_NEWEST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'suppression_change'"
 _OLDEST = "SELECT min(seq) FROM suppression_change"
 # In the order of the numbers, which a clock that was set back does not disturb.
 _FIRST_TO_KEEP = "SELECT seq FROM suppression_change WHERE at >= ? ORDER BY seq LIMIT 1"
@@ -61,14 +59,17 @@ _STATE = (
     " disabled_at, last_error, delivered_at"
 )
 _LOG = """
-INSERT OR IGNORE INTO suppression_change (at, action, event, event_key)
-VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000, ?, ?, ?)
+INSERT INTO suppression_change (at, action, event, event_key) VALUES (?, ?, ?, ?)
+ON CONFLICT DO NOTHING
 """
-_NOTE_SOURCE = "INSERT OR REPLACE INTO event_source (name, state) VALUES (?, ?)"
+_NOTE_SOURCE = """
+INSERT INTO event_source (name, state) VALUES (?, ?)
+ON CONFLICT (name) DO UPDATE SET state = excluded.state
+"""
 _FORGET_SOURCES = "DELETE FROM event_source WHERE name NOT IN (SELECT value FROM json_each(?))"
 _PUT = f"""
 INSERT INTO webhook_state ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET position = excluded.position, message_id = excluded.message_id,
+ON CONFLICT (name) DO UPDATE SET position = excluded.position, message_id = excluded.message_id,
     message_end = excluded.message_end, failures = excluded.failures,
     failing_since = excluded.failing_since, retry_at = excluded.retry_at,
     disabled_at = excluded.disabled_at, last_error = excluded.last_error,
@@ -83,7 +84,7 @@ _FAILED_AGAIN = """
 UPDATE webhook_dead_letter SET retry = 0, attempts = attempts + 1, error = ? WHERE id = ?
 """
 _FORGET = "DELETE FROM webhook_state WHERE name NOT IN (SELECT value FROM json_each(?))"
-_WHICH = "webhook = ? AND ? IN (id, 0)"
+_WHICH = "webhook = ? AND CAST(? AS BIGINT) IN (id, 0)"
 _ARREARS = """
 SELECT name, disabled_at IS NOT NULL,
     (SELECT at FROM suppression_change WHERE seq > position ORDER BY seq LIMIT 1),
@@ -98,23 +99,22 @@ class Propagation(Connections):
 
     async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
         # One snapshot: what is trimmed meanwhile must not be missing in silence.
-        async with self._reading() as connection:
-            await connection.execute("BEGIN")
-            newest = await _newest(connection)
-            oldest = (await fetch_all(connection, _OLDEST))[0][0]
+        async with self._reading(snapshot=True) as session:
+            newest = await self._newest(session)
+            oldest = (await session.fetch_all(_OLDEST))[0][0]
             if since > newest or since < (newest if oldest is None else oldest - 1):
                 raise ChangesGone(since, newest)
-            return [_change(row) for row in await fetch_all(connection, _AFTER, since, limit)]
+            return [_change(row) for row in await session.fetch_all(_AFTER, since, limit)]
 
     async def newest_change(self) -> int:
-        async with self._reading() as connection:
-            return await _newest(connection)
+        async with self._reading() as session:
+            return await self._newest(session)
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
-        async with self._reading() as connection:
-            kept = await fetch_all(connection, _FIRST_TO_KEEP, to_micros(before))
-            upto = kept[0][0] - 1 if kept else await _newest(connection)
-            slowest = (await fetch_all(connection, _POSITIONS, _listed(webhooks)))[0][0]
+        async with self._reading() as session:
+            kept = await session.fetch_all(_FIRST_TO_KEEP, to_micros(before))
+            upto = kept[0][0] - 1 if kept else await self._newest(session)
+            slowest = (await session.fetch_all(_POSITIONS, _listed(webhooks)))[0][0]
         upto = upto if slowest is None else min(upto, slowest)
         total, trimmed = 0, _AT_ONCE
         while trimmed == _AT_ONCE:
@@ -125,25 +125,26 @@ class Propagation(Connections):
     async def log_events(
         self, events: Sequence[NewEvent], source: tuple[str, str] | None = None
     ) -> None:
+        at = to_micros(datetime.now(UTC)) // 1000 * 1000
         rows = [
-            (one.topic, msgspec.json.encode(one.data).decode(), f"{one.topic}:{one.key}")
+            (at, one.topic, msgspec.json.encode(one.data).decode(), f"{one.topic}:{one.key}")
             for one in events
         ]
-        async with self._to_write().transaction() as connection:
-            await run_many(connection, _LOG, rows)
+        async with self._to_write().transaction() as session:
+            await session.run_many(_LOG, rows)
             if source is not None:
-                await connection.execute(_NOTE_SOURCE, source)
+                await session.run(_NOTE_SOURCE, *source)
 
     async def event_sources(self) -> Mapping[str, str]:
-        async with self._reading() as connection:
-            return dict(await fetch_all(connection, "SELECT name, state FROM event_source"))
+        async with self._reading() as session:
+            return dict(await session.fetch_all("SELECT name, state FROM event_source"))
 
     async def forget_event_sources(self, kept: Collection[str]) -> None:
         await self._change(_FORGET_SOURCES, _listed(kept))
 
     async def webhook_states(self) -> Mapping[str, WebhookState]:
-        async with self._reading() as connection:
-            found = await fetch_all(connection, f"SELECT {_STATE}, woken FROM webhook_state")
+        async with self._reading() as session:
+            found = await session.fetch_all(f"SELECT {_STATE}, woken FROM webhook_state")
         return {row[0]: _state(row) for row in found}
 
     async def put_webhook_state(self, state: WebhookState, dead: DeadLetter | None = None) -> None:
@@ -159,14 +160,12 @@ class Propagation(Connections):
             state.last_error,
             optional_micros(state.delivered_at),
         )
-        async with self._to_write().transaction() as connection:
-            await connection.execute(_PUT, row)
+        async with self._to_write().transaction() as session:
+            await session.run(_PUT, *row)
             if dead is not None:
                 webhook, message_id, body, changes, oldest, died, *rest = astuple(dead)[:-1]
                 moments = to_micros(oldest), to_micros(died)
-                await connection.execute(
-                    _BURY, (webhook, message_id, body, changes, *moments, *rest)
-                )
+                await session.run(_BURY, webhook, message_id, body, changes, *moments, *rest)
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:
         await self._change(_FORGET, _listed(kept))
@@ -175,12 +174,12 @@ class Propagation(Connections):
         return await self._change("UPDATE webhook_state SET woken = 1 WHERE name = ?", name) > 0
 
     async def take_wake(self, name: str) -> bool:
-        sql = "UPDATE webhook_state SET woken = 0 WHERE name = ? AND woken"
+        sql = "UPDATE webhook_state SET woken = 0 WHERE name = ? AND woken = 1"
         return await self._change(sql, name) > 0
 
     async def dead_letters(self, webhook: str | None = None) -> Sequence[DeadLetter]:
-        async with self._reading() as connection:
-            found = await fetch_all(connection, _LETTERS_OF, webhook or "")
+        async with self._reading() as session:
+            found = await session.fetch_all(_LETTERS_OF, webhook or "")
         return [
             DeadLetter(
                 name, message, body, changes, from_micros(oldest), from_micros(died), tries,
@@ -205,25 +204,20 @@ class Propagation(Connections):
 
     async def backlog(self) -> Mapping[str, Backlog]:
         found = {}
-        async with self._reading() as connection:
-            for name, disabled, waiting, dead, count in await fetch_all(connection, _ARREARS):
+        async with self._reading() as session:
+            for name, disabled, waiting, dead, count in await session.fetch_all(_ARREARS):
                 moments = [from_micros(at) for at in (waiting, dead) if at is not None]
                 found[name] = Backlog(min(moments, default=None), count, bool(disabled))
         return found
 
     async def _change(self, sql: str, *values: object) -> int:
         """Run one statement as a transaction; return how many rows it changed."""
-        async with (
-            self._to_write().transaction() as connection,
-            await connection.execute(sql, values) as cursor,
-        ):
-            changed: int = cursor.rowcount
-            return changed
+        async with self._to_write().transaction() as session:
+            return await session.run(sql, *values)
 
-
-async def _newest(connection: aiosqlite.Connection) -> int:
-    number: int = (await fetch_all(connection, _NEWEST))[0][0]
-    return number
+    async def _newest(self, session: Session) -> int:
+        number: int = (await session.fetch_all(self._dialect.newest_change))[0][0]
+        return number
 
 
 def _listed(names: Collection[str]) -> str:

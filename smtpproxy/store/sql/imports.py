@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-import aiosqlite
 import msgspec
 
 from smtpproxy.store.merge import Known
 from smtpproxy.store.operations import UNDO_FOR, Batch, Checkpoint, ImportRecord, State, Undone
 from smtpproxy.store.protocols import BatchResult
-from smtpproxy.store.sqlite import contacts as contact_table
-from smtpproxy.store.sqlite import imported_contacts
-from smtpproxy.store.sqlite import suppressions as suppression_table
-from smtpproxy.store.sqlite.connection import Connections, fetch_all
-from smtpproxy.store.sqlite.imported_contacts import Origin
-from smtpproxy.store.sqlite.rows import Row, to_micros
+from smtpproxy.store.sql import contacts as contact_table
+from smtpproxy.store.sql import imported_contacts
+from smtpproxy.store.sql import suppressions as suppression_table
+from smtpproxy.store.sql.imported_contacts import Origin
+from smtpproxy.store.sql.rows import Row, to_micros
+from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo import Fate
 from smtpproxy.store.undo_contact import contact_without
 
@@ -57,24 +56,24 @@ class _Stored:
         self.record = _decode(record)
 
 
-async def _found(connection: aiosqlite.Connection, id: str) -> _Stored:
-    for row in await fetch_all(connection, _ONE, id):
+async def _found(session: Session, id: str) -> _Stored:
+    for row in await session.fetch_all(_ONE, id):
         return _Stored(row)
     raise KeyError(id)
 
 
-async def number_of(connection: aiosqlite.Connection, batch: Batch | None) -> int | None:
+async def number_of(session: Session, batch: Batch | None) -> int | None:
     """Return the number that the rows of this batch have."""
-    return (await _found(connection, batch.id)).number if batch else None
+    return (await _found(session, batch.id)).number if batch else None
 
 
-async def newest_contact(connection: aiosqlite.Connection) -> int:
-    number: int = (await fetch_all(connection, _LAST_CONTACT))[0][0]
+async def newest_contact(session: Session) -> int:
+    number: int = (await session.fetch_all(_LAST_CONTACT))[0][0]
     return number
 
 
 async def take_in(
-    connection: aiosqlite.Connection,
+    session: Session,
     batch: Batch | None,
     result: BatchResult,
     before: int | None = None,
@@ -82,7 +81,7 @@ async def take_in(
     """Note in the same commit what a batch did. `before` was the newest contact until then."""
     if batch is None:
         return
-    stored = await _found(connection, batch.id)
+    stored = await _found(session, batch.id)
     record = replace(
         stored.record,
         place=batch.place,
@@ -92,87 +91,79 @@ async def take_in(
         older=stored.record.older + result.older,
         erased=stored.record.erased + result.erased,
     )
-    await _put(connection, stored.number, record)
+    await _put(session, stored.number, record)
     if before is not None and result.added:
-        last = await newest_contact(connection)
-        await connection.execute(_CONTACTS, (before + 1, last, stored.number))
+        last = await newest_contact(session)
+        await session.run(_CONTACTS, before + 1, last, stored.number)
 
 
-async def _put(connection: aiosqlite.Connection, number: int, record: ImportRecord) -> None:
-    await connection.execute(_PUT, (_encode(record).decode(), number))
+async def _put(session: Session, number: int, record: ImportRecord) -> None:
+    await session.run(_PUT, _encode(record).decode(), number)
 
 
 class Imports(Connections):
     """Keeps `ImportStore` for the store that it is mixed into."""
 
     async def begin_import(self, record: ImportRecord) -> None:
-        async with self._to_write().transaction() as connection:
+        async with self._to_write().transaction() as session:
             oldest = (record.started_at - UNDO_FOR).isoformat()
-            if (old := (await fetch_all(connection, _OLD, oldest))[0][0]) is not None:
-                await imported_contacts.forget(connection, old + 1, _FORGOTTEN)
-            await connection.execute(_ADD, (record.id, _encode(record).decode()))
+            if (old := (await session.fetch_all(_OLD, oldest))[0][0]) is not None:
+                await imported_contacts.forget(session, old + 1, _FORGOTTEN)
+            await session.run(_ADD, record.id, _encode(record).decode())
 
     async def mark_import(
         self, id: str, state: State, *, at: datetime | None, place: Checkpoint | None = None
     ) -> None:
-        async with self._to_write().transaction() as connection:
-            stored = await _found(connection, id)
+        async with self._to_write().transaction() as session:
+            stored = await _found(session, id)
             place = place or stored.record.place
             record = replace(stored.record, state=state, ended_at=at, place=place)
-            await _put(connection, stored.number, record)
+            await _put(session, stored.number, record)
 
     async def imports(self) -> Sequence[ImportRecord]:
-        async with self._reading() as connection:
-            return [_decode(row[0]) for row in await fetch_all(connection, _ALL)]
+        async with self._reading() as session:
+            return [_decode(row[0]) for row in await session.fetch_all(_ALL)]
 
     async def undo_import(self, id: str, *, at: datetime, by: str) -> Undone | None:
-        async with self._reading() as connection:
-            stored = await _found(connection, id)
+        async with self._reading() as session:
+            stored = await _found(session, id)
             if stored.record.state == "undone":
                 return None
-            keys = await _next_suppressions(connection, stored)
-        async with self._to_write().transaction() as connection:
-            stored = await _found(connection, id)
+            keys = await _next_suppressions(session, stored)
+        async with self._to_write().transaction() as session:
+            stored = await _found(session, id)
             undone = stored.record.undone or Undone(at, by)
             if stored.record.kind == "suppressions":
-                gone = await _undone(connection)
+                gone = await _undone(session)
                 lift = (to_micros(at), f"import {id} undone by {by}")
-                counts = await suppression_table.take_back(
-                    connection, stored.number, gone, keys, lift
-                )
+                counts = await suppression_table.take_back(session, stored.number, gone, keys, lift)
                 cursor = _key_text(keys[-1]) if keys else None
             else:
-                counts, cursor = await _take_contacts_back(connection, stored)
+                counts, cursor = await _take_contacts_back(session, stored)
             undone = undone.and_then(*counts)
             state: State = "undone" if cursor is None else "undoing"
-            await _put(
-                connection, stored.number, replace(stored.record, state=state, undone=undone)
-            )
-            await connection.execute(_CURSOR, (cursor, stored.number))
+            await _put(session, stored.number, replace(stored.record, state=state, undone=undone))
+            await session.run(_CURSOR, cursor, stored.number)
             return undone
 
     async def would_undo(self, id: str, *, at: datetime) -> Undone:
-        async with self._reading() as connection:
-            stored = await _found(connection, id)
+        async with self._reading() as session:
+            stored = await _found(session, id)
             undone = Undone(at, "")
-            gone = await _undone(connection)
+            gone = await _undone(session)
             if stored.record.kind == "suppressions":
-                while keys := await _next_suppressions(connection, stored):
+                while keys := await _next_suppressions(session, stored):
                     undone = undone.and_then(
-                        *await suppression_table.take_back(
-                            connection, stored.number, gone, keys, None
-                        )
+                        *await suppression_table.take_back(session, stored.number, gone, keys, None)
                     )
                     stored.cursor = _key_text(keys[-1])
                 return undone
             after = 0
-            while numbers := await imported_contacts.changed(
-                connection, stored.number, after, _PART
-            ):
-                undone = undone.and_then(*(await _changed_back(connection, stored, numbers))[0])
+            while numbers := await imported_contacts.changed(session, stored.number, after, _PART):
+                undone = undone.and_then(*(await _changed_back(session, stored, numbers))[0])
                 after = numbers[-1]
             removed, kept = await imported_contacts.count_made(
-                connection, stored.number, stored.first, stored.last
+                session, stored.number, stored.first, stored.last
             )
             return undone.and_then(removed, 0, kept)
 
@@ -182,12 +173,12 @@ def _key_text(key: Row) -> str:
     return _encode([wide.hex(), exact.hex(), scope, origin]).decode()
 
 
-async def _undone(connection: aiosqlite.Connection) -> list[int]:
+async def _undone(session: Session) -> list[int]:
     """Return the imports that were taken back, or are being."""
-    return [row[0] for row in await fetch_all(connection, _UNDONE)]
+    return [row[0] for row in await session.fetch_all(_UNDONE)]
 
 
-async def _next_suppressions(connection: aiosqlite.Connection, stored: _Stored) -> list[Row]:
+async def _next_suppressions(session: Session, stored: _Stored) -> list[Row]:
     """Return the keys of the next part; none of an import of contacts."""
     if stored.record.kind != "suppressions":
         return []
@@ -195,54 +186,50 @@ async def _next_suppressions(connection: aiosqlite.Connection, stored: _Stored) 
     if stored.cursor is not None:
         wide, exact, scope, origin = msgspec.json.decode(stored.cursor, type=list[str])
         after = (bytes.fromhex(wide), bytes.fromhex(exact), scope, origin)
-    return await suppression_table.page(connection, stored.number, after, _PART)
+    return await suppression_table.page(session, stored.number, after, _PART)
 
 
 _Counts = tuple[int, int, int]  # removed, put back, kept
 
 
-async def _take_contacts_back(
-    connection: aiosqlite.Connection, stored: _Stored
-) -> tuple[_Counts, str | None]:
+async def _take_contacts_back(session: Session, stored: _Stored) -> tuple[_Counts, str | None]:
     """Take the next part back; return the counts, and how far it came or None at the end.
 
     First those contacts that others had to do with too, then all that the import made.
     """
     made, after = msgspec.json.decode(stored.cursor or "[false,0]", type=tuple[bool, int])
     if not made:
-        numbers = await imported_contacts.changed(connection, stored.number, after, _PART)
-        counts = await _write_back(connection, stored, numbers)
+        numbers = await imported_contacts.changed(session, stored.number, after, _PART)
+        counts = await _write_back(session, stored, numbers)
         next_cursor = (False, numbers[-1]) if numbers else (True, stored.first - 1)
         return counts, _encode(next_cursor).decode()
     first, last = after + 1, min(after + _SPAN, stored.last)
     if first > last:
         return (0, 0, 0), None
-    confirmed = await imported_contacts.confirmed_made(connection, stored.number, first, last)
-    gone, put_back, kept = await _write_back(connection, stored, confirmed)
-    gone += await imported_contacts.remove_made(connection, stored.number, first, last)
+    confirmed = await imported_contacts.confirmed_made(session, stored.number, first, last)
+    gone, put_back, kept = await _write_back(session, stored, confirmed)
+    gone += await imported_contacts.remove_made(session, stored.number, first, last)
     return (gone, put_back, kept), _encode((True, last)).decode()
 
 
-async def _write_back(
-    connection: aiosqlite.Connection, stored: _Stored, numbers: Sequence[int]
-) -> _Counts:
+async def _write_back(session: Session, stored: _Stored, numbers: Sequence[int]) -> _Counts:
     if not numbers:
         return (0, 0, 0)
-    counts, left, origins = await _changed_back(connection, stored, numbers)
-    await contact_table.remove(connection, [n for n, known in left.items() if known is None])
+    counts, left, origins = await _changed_back(session, stored, numbers)
+    await contact_table.remove(session, [n for n, known in left.items() if known is None])
     kept = {number: known for number, known in left.items() if known is not None}
-    await contact_table.overwrite(connection, kept, origins)
+    await contact_table.overwrite(session, kept, origins)
     return counts
 
 
 async def _changed_back(
-    connection: aiosqlite.Connection, stored: _Stored, numbers: Sequence[int]
+    session: Session, stored: _Stored, numbers: Sequence[int]
 ) -> tuple[_Counts, dict[int, Known | None], dict[int, Origin]]:
     """Return the counts, what is left of each contact, and whose state that is."""
-    now = await contact_table.by_number(connection, numbers)
-    chains = await imported_contacts.chains(connection, numbers)
-    origins = await imported_contacts.origins(connection, numbers)
-    undone = [number for number in await _undone(connection) if number != stored.number]
+    now = await contact_table.by_number(session, numbers)
+    chains = await imported_contacts.chains(session, numbers)
+    origins = await imported_contacts.origins(session, numbers)
+    undone = [number for number in await _undone(session) if number != stored.number]
     left: dict[int, Known | None] = {}
     fates: Counter[Fate] = Counter()
     for number, known in now.items():

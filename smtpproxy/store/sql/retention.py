@@ -1,6 +1,6 @@
 """Removing what has outlived its period: in small batches, so that mail and imports go on.
 
-What goes is found over a connection of its own, which only reads; each batch is looked at
+What goes is found over a session of its own, which only reads; each batch is looked at
 again in the transaction that removes it.
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
-import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Contact
@@ -18,10 +17,10 @@ from smtpproxy.store.keys import KeyPair, KeyRing
 from smtpproxy.store.merge import is_undated, orders, outlived, removed
 from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import BatchResult, SuppressionEntry
-from smtpproxy.store.sqlite import contacts as contact_table
-from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
-from smtpproxy.store.sqlite.live_keys import LiveKeys
-from smtpproxy.store.sqlite.rows import Row, from_micros, optional_moment, to_micros
+from smtpproxy.store.sql import contacts as contact_table
+from smtpproxy.store.sql.live_keys import LiveKeys
+from smtpproxy.store.sql.rows import Row, from_micros, optional_moment, to_micros
+from smtpproxy.store.sql.session import Connections, Session
 
 _BATCH = 500
 """Rows of one transaction: some 20 ms under the write lock."""
@@ -43,8 +42,8 @@ _ANY_OBJECTION = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OBJECTION})"
 # ?2 and ?3 as below; since when, and of which of the keys.
 _OBJECTED = f"""
 SELECT place.key, min(since) FROM json_each(?3) AS place
-CROSS JOIN suppression ON wide_key = substr(?2, place.key * 48 + 1, 16)
-WHERE exact_key = substr(?2, place.key * 48 + 17, 32) AND {_OBJECTION}
+CROSS JOIN suppression WHERE wide_key = substr(CAST(?2 AS BLOB), place.key * 48 + 1, 16)
+AND exact_key = substr(CAST(?2 AS BLOB), place.key * 48 + 17, 32) AND {_OBJECTION}
 GROUP BY place.key
 """
 _UNDATED = "UPDATE contact SET undated_since = ? WHERE id = ? AND undated_since IS NULL"
@@ -52,26 +51,27 @@ _COUNTS_FOR = f"wide_key = ?1 AND (exact_key = ?2 OR origin IN ({_ORIGINS}))"
 _RENEW = f"""
 UPDATE suppression SET renewed_at = ?3 WHERE {_COUNTS_FOR} AND coalesce(renewed_at, 0) < ?3
 """
-_READ = "INSERT INTO journal_read (slot, n) VALUES (?, ?) ON CONFLICT DO UPDATE SET n = excluded.n"
+_READ = """
+INSERT INTO journal_read (slot, n) VALUES (?, ?) ON CONFLICT (slot) DO UPDATE SET n = excluded.n
+"""
 
 _OLD = "since < ?1 AND renewed_at < ?1"
 _ANY_OLD = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OLD})"
-_KEPT = """
-CREATE TEMP TABLE kept (wide_key, exact_key, scope, origin,
-                        PRIMARY KEY (wide_key, exact_key, scope, origin)) WITHOUT ROWID
-"""
 # ?2 holds the keys of addresses, 16 and 32 octets each; ?3 is a list as long as they are many.
 _KEEP = f"""
-INSERT OR IGNORE INTO temp.kept
+INSERT INTO kept
 SELECT wide_key, exact_key, scope, origin FROM json_each(?3) AS place
-CROSS JOIN main.suppression ON wide_key = substr(?2, place.key * 48 + 1, 16)
-WHERE {_OLD} AND (exact_key = substr(?2, place.key * 48 + 17, 32) OR origin IN ({_ORIGINS}))
+CROSS JOIN suppression WHERE wide_key = substr(CAST(?2 AS BLOB), place.key * 48 + 1, 16)
+AND (exact_key = substr(CAST(?2 AS BLOB), place.key * 48 + 17, 32) OR origin IN ({_ORIGINS}))
+AND {_OLD}
+ON CONFLICT DO NOTHING
 """
 _ADDRESSES = "SELECT id, address FROM contact WHERE id > ? ORDER BY id LIMIT ?"
 _GOING = f"""
-SELECT wide_key, exact_key, scope, origin, max(since, renewed_at) FROM suppression
+SELECT wide_key, exact_key, scope, origin,
+       CASE WHEN renewed_at > since THEN renewed_at ELSE since END FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?2, ?3, ?4, ?5) AND {_OLD}
-AND NOT EXISTS (SELECT 1 FROM temp.kept WHERE
+AND NOT EXISTS (SELECT 1 FROM kept WHERE
     (kept.wide_key, kept.exact_key, kept.scope, kept.origin)
     = (suppression.wide_key, suppression.exact_key, suppression.scope, suppression.origin))
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?6
@@ -82,24 +82,7 @@ WHERE wide_key = ?2 AND exact_key = ?3 AND scope = ?4 AND origin = ?5 AND {_OLD}
 """
 # What may be free text, since when, and what takes its place: of each, the texts there are, how
 # many rows have one, and how one is forgotten.
-_OF_EARLIER = "json_extract(value, '$[0]') < ?1 AND json_extract(value, '$[1]')"
-_HAS_EARLIER = f"EXISTS (SELECT 1 FROM json_each(earlier) WHERE {_OF_EARLIER} = ?2)"
 _FREE = [
-    (
-        f"""
-        SELECT DISTINCT json_extract(value, '$[1]') FROM suppression, json_each(earlier)
-        WHERE {_OF_EARLIER} IS NOT NULL
-        """,
-        f"SELECT count(*) FROM suppression WHERE {_HAS_EARLIER}",
-        f"""
-        UPDATE suppression SET earlier = (
-            SELECT json_group_array(json(
-                iif({_OF_EARLIER} = ?2, json_set(value, '$[1]', NULL), value)
-            )) FROM json_each(earlier)
-        ) WHERE {_HAS_EARLIER}
-        """,
-    )
-] + [
     (
         f"SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL AND {at} < ?1",
         f"SELECT count(*) FROM {table} WHERE {at} < ?1 AND {column} = ?2",
@@ -130,13 +113,13 @@ class Retention(Connections):
     ) -> PurgedContacts:
         total, became, last, objected = NOTHING, 0, 0, 0
         first, now = to_micros(limits.prospects), to_micros(at)
-        async with self._reading() as connection:
-            anybody = await _any_objection(connection, limits)
+        async with self._reading() as session:
+            anybody = await _any_objection(session, limits)
             pages = _CONTACTS if anybody else _SILENT
-            while page := await fetch_all(connection, pages, last, first, now, _BATCH):
+            while page := await session.fetch_all(pages, last, first, now, _BATCH):
                 last = page[-1][0]
-                no = await self._objections(connection, page, limits) if anybody else {}
-                going, undated = await _look_at(connection, page, no, limits, at)
+                no = await self._objections(session, page, limits) if anybody else {}
+                going, undated = await _look_at(session, page, no, limits, at)
                 entries = [entry for one in going for entry in orders(one, limits, at)]
                 if not dry_run:
                     going = await self._remove_contacts(going, entries, at)
@@ -148,17 +131,17 @@ class Retention(Connections):
         return PurgedContacts(total, became, objected)
 
     async def _objections(
-        self, connection: aiosqlite.Connection, page: list[Row], limits: Limits
+        self, session: Session, page: list[Row], limits: Limits
     ) -> dict[str, datetime]:
         """Return who of a page of contacts objected to all marketing in time, and since when."""
         if limits.objected is None:
             return {}
-        keys = (await self._keys.current(connection)).keys
+        keys = (await self._keys.current(session)).keys
         of = [(address, key.pair(address)) for _, address, _ in page for key in keys]
         octets = b"".join([wide + exact for _, (wide, exact) in of])
         places = msgspec.json.encode([0] * len(of)).decode()
         limit = to_micros(limits.objected)
-        found = await fetch_all(connection, _OBJECTED, limit, octets, places)
+        found = await session.fetch_all(_OBJECTED, limit, octets, places)
         return {of[place][0]: from_micros(since) for place, since in found}
 
     async def _remove_contacts(
@@ -169,8 +152,8 @@ class Retention(Connections):
             return {}
         await self.add_suppressions(entries)
         await self.renew_suppressions({contact.address: at for contact in going})
-        async with self._to_write().transaction() as connection:
-            known = await contact_table.stored(connection, [one.address for one in going])
+        async with self._to_write().transaction() as session:
+            known = await contact_table.stored(session, [one.address for one in going])
             # Somebody may have been heard of since it was looked at.
             same = {
                 contact: date
@@ -178,16 +161,16 @@ class Retention(Connections):
                 if contact.address in known and known[contact.address].contact == contact
             }
             gone = [(contact.address,) for contact in same]
-            await run_many(connection, "DELETE FROM contact WHERE address = ?", gone)
+            await session.run_many("DELETE FROM contact WHERE address = ?", gone)
         await asyncio.sleep(_PAUSE)
         return same
 
     async def _mark_undated(self, numbers: list[int], at: datetime) -> None:
         """Remember since when contacts are known to have no date."""
         if numbers:
-            async with self._to_write().transaction() as connection:
+            async with self._to_write().transaction() as session:
                 marks = [(to_micros(at), number) for number in numbers]
-                await run_many(connection, _UNDATED, marks)
+                await session.run_many(_UNDATED, marks)
 
     # suppressions
 
@@ -195,22 +178,22 @@ class Retention(Connections):
         self, before: datetime, is_motive: Callable[[str], bool], *, dry_run: bool = False
     ) -> int:
         limit, count = to_micros(before), 0
-        async with self._reading() as connection:
-            for select, count_of, update in _FREE:
-                found = [note for (note,) in await fetch_all(connection, select, limit)]
+        async with self._reading() as session:
+            for select, count_of, update in (self._dialect.earlier_texts, *_FREE):
+                found = [note for (note,) in await session.fetch_all(select, limit)]
                 free = [(limit, note) for note in found if not is_motive(note)]
                 for _, note in free:
-                    ((rows,),) = await fetch_all(connection, count_of, limit, note)
+                    ((rows,),) = await session.fetch_all(count_of, limit, note)
                     count += rows
                 if free and not dry_run:
                     async with self._to_write().transaction() as writing:
-                        await run_many(writing, update, free)
+                        await writing.run_many(update, free)
         await self._forget_pages(Removed(count), dry_run=dry_run)
         return count
 
     async def journal_read(self) -> dict[int, int]:
-        async with self._reading() as connection:
-            found = await fetch_all(connection, "SELECT slot, n FROM journal_read")
+        async with self._reading() as session:
+            found = await session.fetch_all("SELECT slot, n FROM journal_read")
             return dict(found)
 
     async def renew_suppressions(
@@ -218,14 +201,14 @@ class Retention(Connections):
     ) -> int:
         count = 0
         for some in _batches(matched):
-            async with self._to_write().transaction() as connection:
-                keys = await self._keys.current(connection)
+            async with self._to_write().transaction() as session:
+                keys = await self._keys.current(session)
                 seen = [(*pair, to_micros(at)) for name, at in some for pair in _pairs(keys, name)]
-                count += await run_many(connection, _RENEW, sorted(seen))
+                count += await session.run_many(_RENEW, sorted(seen))
             await asyncio.sleep(_PAUSE)
         if read:
-            async with self._to_write().transaction() as connection:
-                await run_many(connection, _READ, list(read.items()))
+            async with self._to_write().transaction() as session:
+                await session.run_many(_READ, list(read.items()))
         return count
 
     async def purge_suppressions(
@@ -236,58 +219,55 @@ class Retention(Connections):
         matched: Iterable[Mapping[str, datetime]] = (),
     ) -> PurgedSuppressions:
         limit, total = to_micros(before), NOTHING
-        async with self._reading() as connection:
-            if not (await fetch_all(connection, _ANY_OLD, limit))[0][0]:
+        async with self._reading() as session:
+            if not (await session.fetch_all(_ANY_OLD, limit))[0][0]:
                 return PurgedSuppressions()
-            await connection.execute("PRAGMA query_only = OFF")  # the file itself is read-only
-            await connection.execute(_KEPT)
+            await session.run(self._dialect.kept)
             for batch in matched:
                 seen = [address for address, at in batch.items() if at >= before]
-                await self._keep(connection, seen, limit)
-            matches = await _count_kept(connection)
-            last = await self._keep_held(connection, 0, limit)
-            held = await _count_kept(connection) - matches
+                await self._keep(session, seen, limit)
+            matches = await _count_kept(session)
+            last = await self._keep_held(session, 0, limit)
+            held = await _count_kept(session) - matches
             after: Row = (b"", b"", "", "")
-            while going := await fetch_all(connection, _GOING, limit, *after, _BATCH):
+            while going := await session.fetch_all(_GOING, limit, *after, _BATCH):
                 after = going[-1][:4]
                 total += removed([from_micros(row[4]) for row in going])
                 if not dry_run:
                     await self._remove_suppressions(going, limit)
-                    last = await self._keep_held(connection, last, limit)
+                    last = await self._keep_held(session, last, limit)
         await self._forget_pages(total, dry_run=dry_run)
         return PurgedSuppressions(total, held)
 
-    async def _keep_held(self, connection: aiosqlite.Connection, last: int, limit: int) -> int:
+    async def _keep_held(self, session: Session, last: int, limit: int) -> int:
         """Keep what contacts after number `last` hold; return the number of the newest."""
-        while page := await fetch_all(connection, _ADDRESSES, last, _PAGE):
+        while page := await session.fetch_all(_ADDRESSES, last, _PAGE):
             last = page[-1][0]
-            await self._keep(connection, [address for _, address in page], limit)
+            await self._keep(session, [address for _, address in page], limit)
         return last
 
-    async def _keep(
-        self, connection: aiosqlite.Connection, addresses: Sequence[str], limit: int
-    ) -> None:
+    async def _keep(self, session: Session, addresses: Sequence[str], limit: int) -> None:
         """Keep the old ones that count for these canonical addresses."""
-        keys = await self._keys.current(connection)
+        keys = await self._keys.current(session)
         pairs = [pair for address in addresses for pair in _pairs(keys, address)]
         octets = b"".join([wide + exact for wide, exact in pairs])
         places = msgspec.json.encode([0] * len(pairs)).decode()
-        await connection.execute(_KEEP, (limit, octets, places))
+        await session.run(_KEEP, limit, octets, places)
 
     async def _remove_suppressions(self, going: list[Row], limit: int) -> None:
-        async with self._to_write().transaction() as connection:
-            await run_many(connection, _DELETE_SUPPRESSION, [(limit, *row[:4]) for row in going])
+        async with self._to_write().transaction() as session:
+            await session.run_many(_DELETE_SUPPRESSION, [(limit, *row[:4]) for row in going])
         await asyncio.sleep(_PAUSE)
 
     async def purge_lifted(self, before: datetime, *, dry_run: bool = False) -> Removed:
         total, last = NOTHING, 0
         async with self._reading() as reading:
-            while page := await fetch_all(reading, _LIFTED, last, to_micros(before), _BATCH):
+            while page := await reading.fetch_all(_LIFTED, last, to_micros(before), _BATCH):
                 last = page[-1][0]
                 total += removed([from_micros(lifted_at) for _, lifted_at in page])
                 if not dry_run:
-                    async with self._to_write().transaction() as connection:
-                        await run_many(connection, _DELETE_LIFTED, [(row[0],) for row in page])
+                    async with self._to_write().transaction() as session:
+                        await session.run_many(_DELETE_LIFTED, [(row[0],) for row in page])
                     await asyncio.sleep(_PAUSE)
         await self._forget_pages(total, dry_run=dry_run)
         return total
@@ -295,25 +275,25 @@ class Retention(Connections):
     async def _forget_pages(self, total: Removed, *, dry_run: bool) -> None:
         """The log still holds the pages as they were."""
         if total.rows and not dry_run:
-            await self._to_write().empty_log()
+            await self._to_write().forget_pages()
 
 
-async def _any_objection(connection: aiosqlite.Connection, limits: Limits) -> bool:
+async def _any_objection(session: Session, limits: Limits) -> bool:
     if limits.objected is None:
         return False
-    ((found,),) = await fetch_all(connection, _ANY_OBJECTION, to_micros(limits.objected))
+    ((found,),) = await session.fetch_all(_ANY_OBJECTION, to_micros(limits.objected))
     return bool(found)
 
 
 async def _look_at(
-    connection: aiosqlite.Connection,
+    session: Session,
     page: list[Row],
     objected: Mapping[str, datetime],
     limits: Limits,
     at: datetime,
 ) -> tuple[dict[Contact, datetime], list[int]]:
     """Return the contacts whose time is over, each with its date, and those without any date."""
-    known = await contact_table.stored(connection, [address for _, address, _ in page])
+    known = await contact_table.stored(session, [address for _, address, _ in page])
     going: dict[Contact, datetime] = {}
     undated: list[int] = []
     for number, address, since in page:
@@ -333,8 +313,8 @@ def _batches(matched: Mapping[str, datetime]) -> Iterator[list[tuple[str, dateti
         yield some
 
 
-async def _count_kept(connection: aiosqlite.Connection) -> int:
-    count: int = (await fetch_all(connection, "SELECT count(*) FROM temp.kept"))[0][0]
+async def _count_kept(session: Session) -> int:
+    count: int = (await session.fetch_all("SELECT count(*) FROM kept"))[0][0]
     return count
 
 

@@ -3,50 +3,55 @@
 import base64
 from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
-import aiosqlite
 import msgspec
 
 from smtpproxy.policy.model import Origin, Suppression
-from smtpproxy.store.keys import KeyPair, KeyRing, SuppressionKey, is_key_text, suppressed_name
+from smtpproxy.store.keys import (
+    KeyPair,
+    KeyRing,
+    Partner,
+    SuppressionKey,
+    is_key_text,
+    suppressed_name,
+)
 from smtpproxy.store.protocols import (
     BatchResult,
     LiftedSuppression,
     SuppressionEntry,
     SuppressionPage,
 )
-from smtpproxy.store.sqlite import live_keys, rows
-from smtpproxy.store.sqlite import partners as partner_table
-from smtpproxy.store.sqlite.connection import Connections, fetch_all, run_many
-from smtpproxy.store.sqlite.live_keys import LiveKeys
-from smtpproxy.store.sqlite.rows import Row, from_micros, to_micros
-from smtpproxy.store.sqlite.statements import Partner
+from smtpproxy.store.sql import live_keys, rows
+from smtpproxy.store.sql import partners as partner_table
+from smtpproxy.store.sql.live_keys import LiveKeys
+from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo import Fate, Standing, Version, fate, said, without
 
 _ADD = """
 INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, import,
                          renewed_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, CAST(strftime('%s', 'now') AS INTEGER) * 1000000)
-ON CONFLICT DO UPDATE SET since = excluded.since, note = coalesce(excluded.note, note),
-    import = excluded.import, also = NULL
-WHERE excluded.since > since
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (wide_key, exact_key, scope, origin) DO UPDATE SET since = excluded.since,
+    note = coalesce(excluded.note, suppression.note), import = excluded.import, also = NULL
+WHERE excluded.since > suppression.since
 """
 _LIFTED = """
 SELECT scope, origin, since, note, lifted_at, reason, id FROM lifted_suppression
 WHERE exact_key = ?
 """
 _FORGET_NOTE = """
-UPDATE suppression SET note = NULL WHERE wide_key = ? AND exact_key = ? AND instr(note, '@')
+UPDATE suppression SET note = NULL WHERE wide_key = ? AND exact_key = ? AND note LIKE '%@%'
 """
 _FORGET_REASON = """
-UPDATE lifted_suppression SET note = iif(instr(note, '@'), NULL, note),
-    reason = iif(instr(reason, '@'), 'erased', reason)
+UPDATE lifted_suppression SET note = CASE WHEN note LIKE '%@%' THEN NULL ELSE note END,
+    reason = CASE WHEN reason LIKE '%@%' THEN 'erased' ELSE reason END
 WHERE exact_key = ?
 """
 _LIFTABLE = "wide_key, exact_key, scope, origin, since, key_version, note"
 _LIFT = f"INSERT INTO lifted_suppression ({_LIFTABLE}, lifted_at, reason)"
-_COUNT = "SELECT sum(n) FROM tally WHERE kind <> 'contact'"
+_COUNT = "SELECT CAST(sum(n) AS BIGINT) FROM tally WHERE kind <> 'contact'"
 _WHICH = (
     "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
     " AND coalesce(?5, since) = since"
@@ -62,28 +67,28 @@ _PAGE_SIZE = 2_000
 # ?1 holds the keys, 16 and 32 octets each; ?2 the scope and origin of each, as JSON.
 _ENTRIES = """
 SELECT asked.key AS place, suppression.* FROM json_each(?2) AS asked CROSS JOIN suppression
-ON wide_key = substr(?1, asked.key * 48 + 1, 16)
-AND exact_key = substr(?1, asked.key * 48 + 17, 32)
+WHERE wide_key = substr(CAST(?1 AS BLOB), asked.key * 48 + 1, 16)
+AND exact_key = substr(CAST(?1 AS BLOB), asked.key * 48 + 17, 32)
 AND scope = json_extract(asked.value, '$[0]') AND origin = json_extract(asked.value, '$[1]')
 """
-_STANDING = f"SELECT place, since FROM ({_ENTRIES})"
-_ERASURES = "SELECT sum(n) FROM tally WHERE origin = 'erasure'"
+_STANDING = f"SELECT place, since FROM ({_ENTRIES}) AS found"
+_ERASURES = "SELECT CAST(sum(n) AS BIGINT) FROM tally WHERE origin = 'erasure'"
 # ?1 holds the wide keys, 16 octets each; ?2 is a list as long.
 _ERASED = """
-WITH asked AS (SELECT key AS place, substr(?1, key * 16 + 1, 16) AS wide FROM json_each(?2))
-SELECT DISTINCT place FROM asked CROSS JOIN suppression ON wide_key = wide
-WHERE origin = 'erasure'
+SELECT DISTINCT asked.key FROM json_each(?2) AS asked CROSS JOIN suppression
+WHERE wide_key = substr(CAST(?1 AS BLOB), asked.key * 16 + 1, 16) AND origin = 'erasure'
 """
 _KEY = "wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?"
 _COLUMNS = "since, note, import, also, earlier"
 _KNOWN = f"""
-SELECT place, {_COLUMNS} FROM ({_ENTRIES}) WHERE import IS NOT NULL OR ?3 IS NOT NULL
+SELECT place, {_COLUMNS} FROM ({_ENTRIES}) AS found
+WHERE import IS NOT NULL OR CAST(?3 AS BIGINT) IS NOT NULL
 """
 _PUT = f"UPDATE suppression SET also = ?, earlier = ? WHERE {_KEY}"
 _OF_IMPORT = """
 SELECT wide_key, exact_key, scope, origin FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
-AND (import = ?5 OR also = ?5 OR instr(earlier, ?6))
+AND (import = ?5 OR also = ?5 OR earlier LIKE ?6)
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?7
 """
 _STANDING_ONE = f"SELECT {_COLUMNS} FROM suppression WHERE {_KEY}"
@@ -99,20 +104,18 @@ _read = msgspec.json.Decoder(_Earlier).decode
 _write = msgspec.json.Encoder().encode
 
 
-async def erased(
-    connection: aiosqlite.Connection, keys: KeyRing, addresses: Sequence[str]
-) -> set[str]:
+async def erased(session: Session, keys: KeyRing, addresses: Sequence[str]) -> set[str]:
     """Return which of the canonical addresses are of people who were erased."""
-    if not (await fetch_all(connection, _ERASURES))[0][0]:
+    if not (await session.fetch_all(_ERASURES))[0][0]:
         return set()
     places = [(address, key.pair(address)[0]) for address in addresses for key in keys.keys]
     octets = b"".join([wide for _, wide in places])
     asked = msgspec.json.encode([0] * len(places)).decode()
-    return {places[row[0]][0] for row in await fetch_all(connection, _ERASED, octets, asked)}
+    return {places[row[0]][0] for row in await session.fetch_all(_ERASED, octets, asked)}
 
 
 async def add(
-    connection: aiosqlite.Connection,
+    session: Session,
     keys: KeyRing,
     entries: Sequence[SuppressionEntry],
     partners: Sequence[Partner] = (),
@@ -129,21 +132,22 @@ async def add(
         new.append((*pair, entry.scope, entry.origin, since, key.version, entry.note))
         moves += [(*old, *pair, key.version) for _, old in older]
     if moves:
-        await live_keys.move(connection, moves)
-    await _remember(connection, new, importer)
-    before = (await fetch_all(connection, _COUNT))[0][0]
+        await live_keys.move(session, moves)
+    await _remember(session, new, importer)
+    before = (await session.fetch_all(_COUNT))[0][0]
+    now = to_micros(datetime.now(UTC).replace(microsecond=0))
     # In the order of the primary key, neighbours share a page and its copy in the log.
     ordered = sorted(new, key=lambda row: row[:2])
-    written = await run_many(connection, _ADD, [(*row, importer) for row in ordered])
-    added = (await fetch_all(connection, _COUNT))[0][0] - before
+    written = await session.run_many(_ADD, [(*row, importer, now) for row in ordered])
+    added = (await session.fetch_all(_COUNT))[0][0] - before
     if partners:
         told = [suppressed_name(e.address) for e in entries if not is_key_text(e.address)]
-        await partner_table.cover(connection, keys, partners, told)
+        await partner_table.cover(session, keys, partners, told)
     return BatchResult(added, written - added, len(entries) - written)
 
 
 async def standing(
-    connection: aiosqlite.Connection, keys: KeyRing, entries: Sequence[SuppressionEntry]
+    session: Session, keys: KeyRing, entries: Sequence[SuppressionEntry]
 ) -> list[datetime | None]:
     """Return for each entry since when the very same one exists; raises as `add` does."""
     found: list[datetime | None] = [None] * len(entries)
@@ -151,19 +155,17 @@ async def standing(
     octets = b"".join([wide + exact for _, (wide, exact) in places])
     kinds = [(entries[n].scope, entries[n].origin) for n, _ in places]
     asked = msgspec.json.encode(kinds).decode()
-    for place, since in await fetch_all(connection, _STANDING, octets, asked):
+    for place, since in await session.fetch_all(_STANDING, octets, asked):
         number, at = places[place][0], from_micros(since)
         found[number] = max(at, found[number] or at)
     return found
 
 
-async def forget_texts(
-    connection: aiosqlite.Connection, places: Sequence[tuple[SuppressionKey, KeyPair]]
-) -> None:
+async def forget_texts(session: Session, places: Sequence[tuple[SuppressionKey, KeyPair]]) -> None:
     """Remove what people wrote to suppressions of the exact address, where it may hold one."""
     pairs = [pair for _, pair in places]
-    await run_many(connection, _FORGET_NOTE, pairs)
-    await run_many(connection, _FORGET_REASON, [(exact,) for _, exact in pairs])
+    await session.run_many(_FORGET_NOTE, pairs)
+    await session.run_many(_FORGET_REASON, [(exact,) for _, exact in pairs])
 
 
 class Suppressions(Connections):
@@ -181,20 +183,20 @@ class Suppressions(Connections):
         origin: Origin | None = None,
         since: datetime | None = None,
     ) -> Sequence[Suppression]:
-        async with self._to_write().transaction() as connection:
-            (key, pair), *older = (await self._keys.current(connection)).places(address)
-            await live_keys.move(connection, [(*old, *pair, key.version) for _, old in older])
+        async with self._to_write().transaction() as session:
+            (key, pair), *older = (await self._keys.current(session)).places(address)
+            await live_keys.move(session, [(*old, *pair, key.version) for _, old in older])
             which = (*pair, scope or "", origin or "", rows.optional_micros(since))
-            found = await fetch_all(connection, _FOUND, *which)
-            await connection.execute(_LIFT_FOUND, (*which, to_micros(at), reason))
-            await connection.execute(f"DELETE FROM suppression WHERE {_WHICH}", which)
+            found = await session.fetch_all(_FOUND, *which)
+            await session.run(_LIFT_FOUND, *which, to_micros(at), reason)
+            await session.run(f"DELETE FROM suppression WHERE {_WHICH}", *which)
         return [rows.suppression(*row, widened=False) for row in found]
 
     async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
-        async with self._reading() as connection:
-            places = (await self._keys.current(connection)).places(address)
+        async with self._reading() as session:
+            places = (await self._keys.current(session)).places(address)
             found = [row for _, (_, exact) in places
-                     for row in await fetch_all(connection, _LIFTED, exact)]  # fmt: skip
+                     for row in await session.fetch_all(_LIFTED, exact)]  # fmt: skip
         return [
             LiftedSuppression(
                 scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), reason
@@ -205,14 +207,14 @@ class Suppressions(Connections):
         ]
 
     async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        async with self._reading() as connection:
-            return await standing(connection, await self._keys.current(connection), entries)
+        async with self._reading() as session:
+            return await standing(session, await self._keys.current(session), entries)
 
     async def suppression_page(self, after: str | None, limit: int) -> SuppressionPage:
         start = FIRST if after is None else _read_place(after)
-        async with self._reading() as connection:
-            page = await fetch_all(connection, _PAGE, *start, limit + 1)
-            keys = await self._keys.current(connection)
+        async with self._reading() as session:
+            page = await session.fetch_all(_PAGE, *start, limit + 1)
+            keys = await self._keys.current(session)
         found = [
             (keys.of_version(version).text((wide, exact)), rows.suppression(*one, widened=False))
             for wide, exact, *one, version in page[:limit]
@@ -224,9 +226,9 @@ class Suppressions(Connections):
         # Page by page: one long read would keep the log from being emptied. What is moved to
         # another key meanwhile may come twice; adding it twice changes nothing.
         last = FIRST
-        async with self._reading() as connection:
-            while page := await fetch_all(connection, _PAGE, *last, _PAGE_SIZE):
-                keys = await self._keys.current(connection)
+        async with self._reading() as session:
+            while page := await session.fetch_all(_PAGE, *last, _PAGE_SIZE):
+                keys = await self._keys.current(session)
                 for wide, exact, *suppression, version in page:
                     text = keys.of_version(version).text((wide, exact))
                     yield text, rows.suppression(*suppression, widened=False)
@@ -246,15 +248,13 @@ def _read_place(text: str) -> Row:
         raise ValueError("no `next` of a page") from error
 
 
-async def _remember(
-    connection: aiosqlite.Connection, entries: Sequence[Row], importer: int | None
-) -> None:
+async def _remember(session: Session, entries: Sequence[Row], importer: int | None) -> None:
     """Note what is about to be moved forward, and what is said again."""
     keys = b"".join([wide + exact for wide, exact, *_ in entries])
     kinds = msgspec.json.encode([(row[2], row[3]) for row in entries]).decode()
     changed: dict[Row, Row] = {}
     standing: dict[Row, Standing] = {}
-    for place, *known in await fetch_all(connection, _KNOWN, keys, kinds, importer):
+    for place, *known in await session.fetch_all(_KNOWN, keys, kinds, importer):
         row = entries[place]
         key = row[:4]
         before = standing.get(key) or _standing(known)
@@ -264,16 +264,16 @@ async def _remember(
             # A later moment is put by the insertion, which starts without `also`.
             also = after.now.also if after.now.since == before.now.since else None
             changed[key] = (also, _written(after.earlier), *key)
-    await run_many(connection, _PUT, changed.values())
+    await session.run_many(_PUT, changed.values())
 
 
-async def page(connection: aiosqlite.Connection, number: int, after: Row, limit: int) -> list[Row]:
+async def page(session: Session, number: int, after: Row, limit: int) -> list[Row]:
     """Return the next keys of suppressions that the import had to do with."""
-    return await fetch_all(connection, _OF_IMPORT, *after, number, f'"{number}"', limit)
+    return await session.fetch_all(_OF_IMPORT, *after, number, f'%"{number}"%', limit)
 
 
 async def take_back(
-    connection: aiosqlite.Connection,
+    session: Session,
     number: int,
     undone: Container[int],
     keys: Iterable[Row],
@@ -287,7 +287,7 @@ async def take_back(
     put: list[Row] = []
     fates: Counter[Fate] = Counter()
     for key in keys:
-        for row in await fetch_all(connection, _STANDING_ONE, *key):
+        for row in await session.fetch_all(_STANDING_ONE, *key):
             before = _standing(row)
             after = without(before, number, undone)
             fates[fate(before, after, number)] += 1
@@ -298,9 +298,9 @@ async def take_back(
                 version = (to_micros(now.since), now.note, now.owner, now.also)
                 put.append((*version, _written(after.earlier), *key))
     if lift is not None:
-        await run_many(connection, _BACK, put)
-        await run_many(connection, _LIFT_ONE, [(*lift, *key) for key in lifted])
-        await run_many(connection, f"DELETE FROM suppression WHERE {_KEY}", lifted)
+        await session.run_many(_BACK, put)
+        await session.run_many(_LIFT_ONE, [(*lift, *key) for key in lifted])
+        await session.run_many(f"DELETE FROM suppression WHERE {_KEY}", lifted)
     return fates["removed"], fates["put back"], fates["kept"]
 
 

@@ -1,0 +1,67 @@
+"""`smtpproxy migrate`: bring the tables of the store up to date, and let roles use them."""
+
+import asyncio
+from dataclasses import dataclass
+
+import click
+
+from smtpproxy.cli.options import config_option, option, options
+from smtpproxy.cli.printer import Result, shows_result
+from smtpproxy.cli.stores import open_patiently
+from smtpproxy.settings import Settings
+from smtpproxy.store import is_postgresql
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateOptions:
+    grant_read: tuple[str, ...] = option(
+        "Let this role of PostgreSQL read the tables.", metavar="ROLE", multiple=True
+    )
+    grant_write: tuple[str, ...] = option(
+        "Let this role read and write them, as relays do.", metavar="ROLE", multiple=True
+    )
+
+
+@click.command("migrate")
+@options(MigrateOptions)
+@config_option
+@shows_result
+def migrate(settings: Settings, options: MigrateOptions) -> Result:
+    """Bring the tables of the store up to date; make them where there are none.
+
+    With PostgreSQL run it as the role that owns the tables, before the first start and before
+    a new release is started: relays of the release before go on working meanwhile, and
+    afterwards. With SQLite whatever writes does it by itself.
+    """
+    if is_postgresql(settings.store):
+        before, after = asyncio.run(_migrate(settings, options))
+    elif options.grant_read or options.grant_write:
+        raise click.UsageError("roles are of PostgreSQL; the store is a file")
+    else:
+        before = after = asyncio.run(_open_and_close(settings))
+    changed = "up to date" if before == after else f"brought from version {before} to {after}"
+    return Result({"before": before, "after": after}, [f"the tables of the store: {changed}"])
+
+
+async def _migrate(settings: Settings, options: MigrateOptions) -> tuple[int, int]:
+    from smtpproxy.store.postgres import target
+    from smtpproxy.store.postgres.connection import Lease
+    from smtpproxy.store.postgres.migrations import migrate
+
+    lease = Lease(target(settings.store))
+    try:
+        return await migrate(
+            lease.database,
+            settings.server.state_dir,
+            readers=options.grant_read,
+            writers=options.grant_write,
+        )
+    finally:
+        lease.close()
+
+
+async def _open_and_close(settings: Settings) -> int:
+    from smtpproxy.store.sqlite.connection import migrations
+
+    await open_patiently(settings).close()
+    return len(migrations())

@@ -1,0 +1,80 @@
+"""PostgreSQL: for relays on several machines. All asks go over the event loop, to the primary."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store.key_files import load_partner_key
+from smtpproxy.store.keys import Partner
+from smtpproxy.store.postgres.connection import Lease, PostgresWriter, Target
+from smtpproxy.store.postgres.counters import PostgresMailings
+from smtpproxy.store.postgres.reader import PostgresReader
+from smtpproxy.store.postgres.statements import DIALECT
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.live_keys import LiveKeys
+from smtpproxy.store.sql.session import Session, Writer
+from smtpproxy.store.sql.store import SqlStore
+
+_LOCK_SNAPSHOTS = "SELECT pg_try_advisory_lock(hashtext('smtpproxy partner snapshots'))"
+_UNLOCK_SNAPSHOTS = "SELECT pg_advisory_unlock(hashtext('smtpproxy partner snapshots'))"
+
+
+class PostgresStore(SqlStore):
+    """A `Store` for one process and one event loop. Whether the database is there, and of a version
+    that we know, shows with the first use."""
+
+    _dialect = DIALECT
+    _reader: PostgresReader
+    _mailings: PostgresMailings
+
+    def __init__(
+        self,
+        target: Target,
+        state_dir: Path,
+        *,
+        partners: Sequence[Partner] = (),
+        read_only: bool = False,
+    ) -> None:
+        self._lease = Lease(target)
+        self._state_dir = state_dir
+        self._partners = partners
+        self._keys = LiveKeys("store.url", state_dir)
+        self._reader = PostgresReader(self._lease, state_dir, partners)
+        self._mailings = PostgresMailings(target)
+        self._writer = None if read_only else PostgresWriter(self._lease)
+
+    def _to_write(self) -> Writer:
+        if self._writer is None:
+            raise StoreUnavailable("the store is open for reading only")
+        return self._writer
+
+    def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:
+        return self._lease.database.reading(snapshot=snapshot)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        async with self._lease.database.reading() as session:
+            if not (await session.fetch_all(_LOCK_SNAPSHOTS))[0][0]:
+                raise StoreUnavailable("another snapshot is being imported; try again later")
+            try:
+                yield
+            finally:
+                await session.fetch_all(_UNLOCK_SNAPSHOTS)
+
+    async def close(self) -> None:
+        self._reader.close()
+        self._mailings.close()
+        self._lease.close()
+
+
+def open_postgres(
+    settings: StoreSettings, state_dir: Path, *, read_only: bool = False
+) -> PostgresStore:
+    """Open a store; nothing is asked yet. Raises StoreMisconfigured: a partner's key is missing."""
+    shared = [Partner(one.name, load_partner_key(one.key_file)) for one in settings.partners]
+    return PostgresStore(target(settings), state_dir, partners=shared, read_only=read_only)
+
+
+def target(settings: StoreSettings) -> Target:
+    return Target(settings.url, settings.timeout, settings.connections)

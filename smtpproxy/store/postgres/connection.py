@@ -1,0 +1,291 @@
+"""How PostgreSQL is reached: one pool for each event loop and URL, transactions, what errors mean.
+
+asyncpg is loaded with the first use: who keeps the store in SQLite does without.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.sql.rows import Row
+
+if TYPE_CHECKING:
+    from asyncpg import Connection, Pool
+
+_PLACE = re.compile(r"\?(\d*)")
+_BEGIN_WRITING = """
+UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
+"""
+_NET = 60.0  # seconds of any statement, and of any pause within a transaction
+_CONNECT = 5.0  # seconds
+
+
+@lru_cache(maxsize=512)
+def translated(sql: str) -> tuple[str, tuple[int, ...]]:
+    """Return a statement in PostgreSQL's words, and which of its values are $1, $2, …
+
+    A value that does not occur would have no type.
+    """
+    places: list[int] = []
+    last = -1
+
+    def place(match: re.Match[str]) -> str:
+        nonlocal last
+        last = int(match[1]) - 1 if match[1] else last + 1
+        if last not in places:
+            places.append(last)
+        return f"${places.index(last) + 1}"
+
+    return _PLACE.sub(place, sql).replace("AS BLOB)", "AS bytea)"), tuple(places)
+
+
+class PostgresSession:
+    """A `Session` over an asyncpg connection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+
+    async def fetch_all(self, sql: str, *values: object) -> list[Row]:
+        text, places = translated(sql)
+        return [tuple(row) for row in await self._connection.fetch(text, *_chosen(values, places))]
+
+    async def run(self, sql: str, *values: object) -> int:
+        text, places = translated(sql)
+        status: str = await self._connection.execute(text, *_chosen(values, places))
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    async def run_many(self, sql: str, values: Iterable[Row]) -> int:
+        text, places = translated(sql)
+        rows = [_chosen(each, places) for each in values]
+        if not rows:
+            return 0
+        # All of them are on their way before the first answer comes.
+        return len(await self._connection.fetchmany(f"{text} RETURNING 1", rows))
+
+
+def _chosen(values: Row, places: tuple[int, ...]) -> list[object]:
+    return [values[place] for place in places]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which database, how long anything may wait for it (seconds), and over how many connections
+    at once."""
+
+    url: str
+    timeout: float
+    connections: int
+
+
+class Database:
+    """The connections of one process to one database. They are made when they are needed, and anew
+    where they were lost."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.holders = 0
+        self._pool: Pool | None = None
+        self._opening = asyncio.Lock()
+        self._secret = b""
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["Connection"]:
+        """Lend a connection. Raises StoreUnavailable for whatever the database does wrong."""
+        from asyncpg import InterfaceError, PostgresError
+
+        try:
+            pool = self._pool or await self._opened()
+            async with pool.acquire(timeout=self.target.timeout) as connection:
+                yield connection
+        except (PostgresError, InterfaceError, OSError, UnicodeError) as error:
+            raise unavailable(error) from error
+
+    async def _opened(self) -> "Pool":
+        from asyncpg import create_pool
+
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await create_pool(
+                    self.target.url,
+                    min_size=0,
+                    max_size=self.target.connections,
+                    timeout=min(_CONNECT, self.target.timeout),
+                    server_settings=_session_settings(self.target.timeout),
+                    reset=_left_as_it_is,
+                )
+        return self._pool
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PostgresSession]:
+        """Do something all at once, beside others who do."""
+        async with self.connection() as connection, connection.transaction():
+            yield PostgresSession(connection)
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[PostgresSession]:
+        """As `Writer.transaction`: its first statement waits until nobody else is writing."""
+        async with self.transaction() as session:
+            await session.run(_BEGIN_WRITING)
+            yield session
+
+    @asynccontextmanager
+    async def reading(self, *, snapshot: bool = False) -> AsyncIterator[PostgresSession]:
+        async with self.connection() as connection:
+            if not snapshot:
+                yield PostgresSession(connection)
+                return
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                yield PostgresSession(connection)
+
+    async def secret(self) -> bytes:
+        """Return octets of the database's own, to key the hashes of persons with."""
+        if not self._secret:
+            async with self.connection() as connection:
+                self._secret = await connection.fetchval("SELECT octets FROM secret")
+        return self._secret
+
+    def terminate(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.terminate()
+
+
+def _session_settings(timeout: float) -> Mapping[str, str]:
+    """What each session is told. Every lookup has its index: plans made while a table was empty
+    must not read all of it once it is not."""
+    return {
+        "application_name": "smtpproxy",
+        "statement_timeout": _milliseconds(max(_NET, timeout)),
+        "lock_timeout": _milliseconds(timeout),
+        "idle_in_transaction_session_timeout": _milliseconds(_NET),
+        "enable_seqscan": "off",
+        "jit": "off",
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))
+
+
+async def _left_as_it_is(_: "Connection") -> None:
+    """Nothing to reset: what a session is told stays as it was, and no transaction is open."""
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Target, Database]] = WeakKeyDictionary()
+
+
+class Lease:
+    """The share of one part of a process in the connections, taken with the first use: only then
+    the event loop is known. The last one who gives it back closes them."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._database: Database | None = None
+        self._closed = False
+
+    @property
+    def database(self) -> Database:
+        """Raises StoreUnavailable: it was given back."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        if self._database is None:
+            known = _shared.setdefault(asyncio.get_running_loop(), {})
+            self._database = known.setdefault(self.target, Database(self.target))
+            self._database.holders += 1
+        return self._database
+
+    def close(self) -> None:
+        database, self._database, self._closed = self._database, None, True
+        if database is not None:
+            database.holders -= 1
+            if not database.holders:
+                database.terminate()
+
+
+class Counts:
+    """What the mail path itself writes down, for the part that it is mixed into. Commits are not
+    flushed: a crash of the database's machine costs counts and no proof."""
+
+    def __init__(self, target: Target) -> None:
+        self._lease = Lease(target)
+
+    @asynccontextmanager
+    async def _counting(self, *, flushed: bool = False) -> AsyncIterator[PostgresSession]:
+        """Write something down, all at once. Raises StoreUnavailable, in time for a 451."""
+        try:
+            async with (
+                asyncio.timeout(self._lease.target.timeout),
+                self._lease.database.transaction() as session,
+            ):
+                if not flushed:
+                    await session.run("SET LOCAL synchronous_commit = off")
+                yield session
+        except TimeoutError as error:
+            raise unavailable(error) from error
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[PostgresSession]:
+        """Read something, all of it as of one moment where it is one statement."""
+        try:
+            async with (
+                asyncio.timeout(self._lease.target.timeout),
+                self._lease.database.reading() as session,
+            ):
+                yield session
+        except TimeoutError as error:
+            raise unavailable(error) from error
+
+    async def _secret(self) -> bytes:
+        """Return octets of the database's own, to key the hashes of persons with."""
+        return await self._lease.database.secret()
+
+    def close(self) -> None:
+        self._lease.close()
+
+
+class PostgresWriter:
+    """A `Writer`."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def transaction(self) -> AbstractAsyncContextManager[PostgresSession]:
+        return self._lease.database.writing()
+
+    async def forget_pages(self) -> None:
+        """PostgreSQL removes them itself, when it cleans up (docs/store.md)."""
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """Return what a failure means to callers; raise it `from error`."""
+    from asyncpg import exceptions as pg
+
+    match error:
+        case TimeoutError() | pg.LockNotAvailableError() | pg.QueryCanceledError():
+            return StoreUnavailable("the database did not answer in time")
+        case pg.InvalidPasswordError() | pg.InvalidAuthorizationSpecificationError():
+            return StoreInaccessible(f"store.url: the database does not let us in ({error})")
+        case pg.InvalidCatalogNameError():
+            return StoreInaccessible(f"store.url: {error}; create it, then run smtpproxy migrate")
+        case pg.UndefinedTableError() | pg.UndefinedColumnError() | pg.UndefinedFunctionError():
+            return StoreInaccessible(f"store.url: {error}; run smtpproxy migrate")
+        case pg.InsufficientPrivilegeError():
+            return StoreInaccessible(
+                f"store.url: {error}; smtpproxy migrate --grant-write gives it"
+            )
+        case pg.ReadOnlySQLTransactionError():
+            return StoreUnavailable("the database is a standby, or for reading only")
+        case pg.DiskFullError():
+            return StoreUnavailable("the disk of the database is full")
+        case pg.ClientConfigurationError():
+            return StoreMisconfigured(f"store.url: {error}")
+    return StoreUnavailable("the database failed")

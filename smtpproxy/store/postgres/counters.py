@@ -1,0 +1,120 @@
+"""Who was mailed when, counted on the mail path for all relays."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from hashlib import blake2b
+
+from smtpproxy.policy.model import Mailing, Stream
+from smtpproxy.store.counters import Mailed
+from smtpproxy.store.postgres.connection import Counts, PostgresSession
+from smtpproxy.store.sql.rows import from_micros, to_micros
+
+_KNOWN = """
+SELECT person, at, stream, purpose, brand FROM mailing WHERE person = ANY (?1)
+UNION ALL SELECT person, at, NULL, NULL, NULL FROM first_mailing WHERE person = ANY (?1) ORDER BY at
+"""
+# Two relays that count for one person take turns; each takes the persons in the same order.
+_ALONE = """
+SELECT pg_advisory_xact_lock(lock)
+FROM unnest(?::bigint[]) AS locks (lock) ORDER BY lock
+"""
+_COUNT = """
+INSERT INTO mailing (person, at, id, stream, purpose, brand)
+SELECT person, ?2, ?3, ?4, ?5, ?6 FROM unnest(?1::bytea[]) AS persons (person)
+"""
+_COUNT_FIRST = """
+INSERT INTO first_mailing (person, at, id)
+SELECT person, ?2, ?3 FROM unnest(?1::bytea[]) AS persons (person) ON CONFLICT DO NOTHING
+"""
+_TAKE_BACK = "DELETE FROM mailing WHERE person = ANY (?1) AND id = ?2"
+_TAKE_FIRST_BACK = "DELETE FROM first_mailing WHERE person = ANY (?1) AND id = ?2 RETURNING person"
+_NEXT_IS_FIRST = """
+INSERT INTO first_mailing (person, at, id)
+SELECT DISTINCT ON (person) person, at, id FROM mailing WHERE person = ANY (?1)
+ORDER BY person, at ON CONFLICT DO NOTHING
+"""
+_OLDER = "SELECT count(*) FROM mailing WHERE at < ?"
+_PRUNE = """
+DELETE FROM mailing WHERE (person, at, id) IN
+    (SELECT person, at, id FROM mailing WHERE at < ? LIMIT ?)
+"""
+_PRUNE_FIRST = """
+DELETE FROM first_mailing WHERE person IN
+    (SELECT person FROM first_mailing WHERE at < ? LIMIT ?)
+"""
+_FORGET = ("DELETE FROM mailing WHERE person = ?", "DELETE FROM first_mailing WHERE person = ?")
+_AT_ONCE = 5_000  # rows: others wait no longer than for these
+
+
+class PostgresMailings(Counts):
+    """A `MailingLog`."""
+
+    async def reserve(
+        self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
+    ) -> Mapping[str, Mailed]:
+        persons = await self._persons(addresses)
+        keys, moment = list(persons.values()), to_micros(at)
+        async with self._counting() as session:
+            await session.fetch_all(_ALONE, [int.from_bytes(key[:7]) for key in keys])
+            known = await _known(session, persons)
+            values = (stream.counted_as, stream.purpose, stream.brand)
+            await session.run(_COUNT, keys, moment, id, *values)
+            await session.run(_COUNT_FIRST, keys, moment, id)
+        return known
+
+    async def release(self, id: str, addresses: Iterable[str]) -> None:
+        keys = list((await self._persons(addresses)).values())
+        async with self._counting() as session:
+            await session.fetch_all(_ALONE, [int.from_bytes(key[:7]) for key in keys])
+            await session.run(_TAKE_BACK, keys, id)
+            gone = [row[0] for row in await session.fetch_all(_TAKE_FIRST_BACK, keys, id)]
+            if gone:
+                await session.run(_NEXT_IS_FIRST, gone)
+
+    async def known(self, addresses: Sequence[str]) -> Mapping[str, Mailed]:
+        persons = await self._persons(addresses)
+        async with self._asking() as session:
+            return await _known(session, persons)
+
+    async def prune(
+        self, before: datetime, *, first_before: datetime, dry_run: bool = False
+    ) -> int:
+        if dry_run:
+            async with self._asking() as session:
+                return int((await session.fetch_all(_OLDER, to_micros(before)))[0][0])
+        removed = 0
+        for statement, moment in ((_PRUNE, before), (_PRUNE_FIRST, first_before)):
+            some = _AT_ONCE
+            while some == _AT_ONCE:
+                async with self._counting() as session:
+                    some = await session.run(statement, to_micros(moment), _AT_ONCE)
+                removed += some if statement is _PRUNE else 0
+        return removed
+
+    async def forget(self, address: str) -> None:
+        person = (await self._persons([address]))[address]
+        async with self._counting() as session:
+            for statement in _FORGET:
+                await session.run(statement, person)
+
+    async def _persons(self, addresses: Iterable[str]) -> dict[str, bytes]:
+        secret = await self._secret()
+        return {
+            one: blake2b(one.encode(), digest_size=16, key=secret).digest() for one in addresses
+        }
+
+
+async def _known(session: PostgresSession, persons: Mapping[str, bytes]) -> dict[str, Mailed]:
+    mailings: dict[bytes, list[Mailing]] = {person: [] for person in persons.values()}
+    first: dict[bytes, datetime] = {}
+    for person, at, stream, purpose, brand in await session.fetch_all(
+        _KNOWN, list(persons.values())
+    ):
+        moment = from_micros(at)
+        first.setdefault(person, moment)
+        if stream is not None:
+            mailings[person].append(Mailing(stream, moment, purpose, brand))
+    return {
+        address: Mailed(tuple(mailings[person]), first.get(person))
+        for address, person in persons.items()
+    }

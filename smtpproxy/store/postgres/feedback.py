@@ -1,0 +1,180 @@
+"""The record of reports, of all relays."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from hashlib import blake2b
+
+from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport
+from smtpproxy.store.postgres.connection import Counts, PostgresSession
+from smtpproxy.store.sql.rows import from_micros, to_micros
+
+_REPORT = "INSERT INTO report VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_CONCERNED = """
+INSERT INTO concerned (person, report) SELECT person, ?2 FROM unnest(?1::bytea[]) AS told (person)
+ON CONFLICT DO NOTHING
+"""
+_EVENT = "INSERT INTO event VALUES (?, ?) ON CONFLICT DO NOTHING"
+_COUNT = """
+INSERT INTO total VALUES (?, ?, 1) ON CONFLICT (kind, stream) DO UPDATE SET n = total.n + 1
+"""
+_HAND_ON = "INSERT INTO hand_on VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING"
+_DUE = """
+SELECT key, report, decision, since, tries FROM hand_on
+WHERE due <= ? ORDER BY due, since, report LIMIT ?
+"""
+_DONE = "UPDATE hand_on SET due = NULL WHERE key = ?"
+_LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
+_FULL = "INSERT INTO mailbox_full VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
+_KEPT = """
+SELECT id, at, kind, why FROM report WHERE kept = 1 AND starts_with(id, ?) ORDER BY at, id
+"""
+_COUNTS = """
+SELECT (SELECT count(*) FROM report WHERE kept = 1),
+       (SELECT count(*) FROM hand_on WHERE due IS NOT NULL)
+"""
+_OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
+# What is still to be handed on stays.
+_OLD = """
+SELECT id FROM report WHERE at < ?1
+AND NOT EXISTS (SELECT 1 FROM hand_on WHERE hand_on.report = report.id AND due IS NOT NULL)
+ORDER BY at LIMIT ?2
+"""
+_REMOVE = (
+    "DELETE FROM report WHERE id = ANY (?)",
+    "DELETE FROM concerned WHERE report = ANY (?)",
+    "UPDATE hand_on SET due = NULL WHERE report = ANY (?)",
+)
+_PURGED = (
+    "DELETE FROM event WHERE at < ?",
+    "DELETE FROM mailbox_full WHERE at < ?",
+    "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
+)
+_AT_ONCE, _ALL = 1_000, 2**62
+_LASTING = 3 * 366 * 86_400_000_000  # microseconds
+
+
+class PostgresFeedback(Counts):
+    """A `FeedbackLog`. What it keeps is flushed: a report that was taken is on record."""
+
+    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
+        async with self._asking() as session:
+            found = await session.fetch_all("SELECT key FROM event WHERE key = ANY (?)", list(keys))
+        return frozenset(key for (key,) in found)
+
+    async def note(self, reports: Sequence[ReadReport]) -> None:
+        secret = await self._secret()
+        async with self._counting(flushed=True) as session:
+            for one in reports:
+                at = to_micros(one.at)
+                why = one.why if one.kept else ""
+                await session.run(_REPORT, one.id, at, one.kind, why, one.kept)
+                people = [_person(secret, person) for person in one.people]
+                await session.run(_CONCERNED, people, one.id)
+                for event in one.events:
+                    await _heard(session, event, at)
+                if one.hand_on:
+                    await session.run(_HAND_ON, one.hand_on, one.id, one.decision, at, at)
+
+    async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
+        who = _person(await self._secret(), person)
+        async with self._counting(flushed=True) as session:
+            await session.run(_FULL, who, key, to_micros(at))
+            return int((await session.fetch_all(_HOW_FULL, who, to_micros(since)))[0][0])
+
+    async def missing(self, ids: Collection[str]) -> frozenset[str]:
+        async with self._asking() as session:
+            found = await session.fetch_all("SELECT id FROM report WHERE id = ANY (?)", list(ids))
+        return frozenset(ids) - {id for (id,) in found}
+
+    async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
+        async with self._asking() as session:
+            found = await session.fetch_all(_KEPT, beginning)
+        return [
+            ReadReport(id, from_micros(at), kind, why, kept=True) for id, at, kind, why in found
+        ]
+
+    async def looked_at(self, id: str, person: str | None, event: HeardEvent | None) -> None:
+        secret = await self._secret()
+        async with self._counting(flushed=True) as session:
+            settled = "UPDATE report SET kept = 0, why = '' WHERE id = ? AND kept = 1 RETURNING at"
+            for (at,) in await session.fetch_all(settled, id):
+                if person is not None:
+                    await session.run(_CONCERNED, [_person(secret, person)], id)
+                if event is not None:
+                    await _heard(session, event, at)
+
+    async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
+        async with self._asking() as session:
+            found = await session.fetch_all(_DUE, to_micros(now), limit)
+        return [
+            HandingOn(key, report, decision, from_micros(since), tries)
+            for key, report, decision, since, tries in found
+        ]
+
+    async def handed_on(self, key: bytes) -> None:
+        async with self._counting(flushed=True) as session:
+            await session.run(_DONE, key)
+
+    async def hand_on_later(self, key: bytes, at: datetime) -> None:
+        async with self._counting(flushed=True) as session:
+            await session.run(_LATER, to_micros(at), key)
+
+    async def totals(self) -> Mapping[tuple[str, ...], float]:
+        async with self._asking() as session:
+            found = await session.fetch_all("SELECT kind, stream, n FROM total")
+        return {(kind, stream): n for kind, stream, n in found}
+
+    async def counts(self) -> tuple[int, int]:
+        async with self._asking() as session:
+            kept, due = (await session.fetch_all(_COUNTS))[0]
+            return kept, due
+
+    async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
+        limit = to_micros(before)
+        if dry_run:
+            async with self._asking() as session:
+                return [id for (id,) in await session.fetch_all(_OLD, limit, _ALL)]
+        gone: list[str] = []
+        while True:
+            async with self._counting() as session:
+                ids = [id for (id,) in await session.fetch_all(_OLD, limit, _AT_ONCE)]
+                await _remove(session, ids)
+            gone += ids
+            if not ids:
+                break
+        async with self._counting() as session:
+            for statement in _PURGED:
+                await session.run(statement, limit)
+        return gone
+
+    async def remove(self, ids: Collection[str]) -> None:
+        async with self._counting(flushed=True) as session:
+            await _remove(session, list(ids))
+
+    async def forget(self, address: str) -> Sequence[str]:
+        who = _person(await self._secret(), address)
+        async with self._counting(flushed=True) as session:
+            ids = [id for (id,) in await session.fetch_all(_OF_PERSON, who)]
+            await _remove(session, ids)
+            await session.run("DELETE FROM mailbox_full WHERE person = ?", who)
+        return ids
+
+
+def _person(secret: bytes, address: str) -> bytes:
+    return blake2b(address.encode(), digest_size=16, key=secret).digest()
+
+
+async def _heard(session: PostgresSession, event: HeardEvent, at: int) -> None:
+    """Count an event, where it was not heard before."""
+    until = (
+        at + _LASTING if event.lasting else at
+    )  # what lasts is dated later, and stays for longer
+    if await session.run(_EVENT, event.key, until):
+        await session.run(_COUNT, event.kind, event.stream)
+
+
+async def _remove(session: PostgresSession, ids: Sequence[str]) -> None:
+    """Forget reports; what was heard by them stays known."""
+    for statement in _REMOVE:
+        await session.run(statement, ids)

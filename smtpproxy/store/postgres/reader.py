@@ -1,0 +1,266 @@
+"""The read of the mail path: one statement for all who wait in a turn of the event loop."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from smtpproxy.mail.address import domains_over, readings
+from smtpproxy.policy.model import (
+    NO_FACTS,
+    ConsentAct,
+    Facts,
+    Lookups,
+    Pause,
+    RecipientFacts,
+    Suppression,
+)
+from smtpproxy.store.key_files import load_keys
+from smtpproxy.store.keys import KeyRing, Partner
+from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
+from smtpproxy.store.postgres import migrations
+from smtpproxy.store.postgres import statements as columns
+from smtpproxy.store.postgres.connection import Lease, unavailable
+from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT, question
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.sql import rows
+from smtpproxy.waiting import Pending
+
+_MOST_NAMES = 1_000  # in one statement: others take the next one
+_RETRY = 0.05  # seconds
+_TALLY = "SELECT kind, origin, n FROM tally"
+
+
+class _Asked(NamedTuple):
+    """Somebody who waits for facts and the state that they are of."""
+
+    lookups: Lookups
+    answer: Pending[tuple[Facts, object]]
+    until: float  # on the loop's clock
+
+
+class PostgresReader:
+    """Asks for all who wait over one connection, and over the next ones while that one is busy."""
+
+    def __init__(self, lease: Lease, state_dir: Path, partners: Sequence[Partner] = ()) -> None:
+        self._lease = lease
+        self._state_dir = state_dir
+        self._partners = partners
+        self._question = question(partners)
+        self._keys: KeyRing | None = None
+        self._waiting: list[_Asked] = []
+        self._is_called = False  # to send what waits, when this turn of the loop is over
+        self._running: set[asyncio.Task[None]] = set()
+
+    def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
+        """Facts and the version of all that is stored, of the same snapshot."""
+        loop = asyncio.get_running_loop()
+        timeout = self._lease.database.target.timeout
+        asked = _Asked(lookups, Pending(), loop.time() + timeout)
+        self._waiting.append(asked)
+        if not self._is_called:
+            self._is_called = True
+            loop.call_soon(self._send)
+        return asked.answer
+
+    def facts(self, lookups: Lookups) -> Pending[Facts]:
+        return self.read(lookups).then(lambda answer: answer.result()[0])
+
+    def version(self) -> Pending[object]:
+        """The version now: whatever is committed by then is in it."""
+        return self.read(Lookups((), contacts=False)).then(lambda answer: answer.result()[1])
+
+    async def tally(self) -> dict[tuple[str, str], int]:
+        async with self._lease.database.connection() as connection:
+            await self._known_keys(connection)
+            return {(kind, origin): n for kind, origin, n in await connection.fetch(_TALLY)}
+
+    def _send(self) -> None:
+        """Put what waits into statements, as long as there is a connection for one."""
+        self._is_called = False
+        most = self._lease.database.target.connections
+        while self._waiting and len(self._running) < max(1, most - 2):
+            some, names = 0, 0
+            while some < len(self._waiting) and names < _MOST_NAMES:
+                names += len(self._waiting[some].lookups.addresses)
+                some += 1
+            batch, self._waiting = self._waiting[:some], self._waiting[some:]
+            task = asyncio.create_task(self._answer(batch))
+            self._running.add(task)
+            task.add_done_callback(self._sent)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._waiting and not self._is_called:
+            self._is_called = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    async def _answer(self, batch: Sequence[_Asked]) -> None:
+        try:
+            async with asyncio.timeout_at(batch[0].until):
+                found = await self._found(batch)
+            for asked in batch:
+                asked.answer.settle((found.facts(asked.lookups), found.version))
+        except TimeoutError as error:
+            _fail(batch, unavailable(error))
+        except asyncio.CancelledError:
+            _fail(batch, StoreUnavailable("the store is closed"))
+            raise
+        except StoreUnavailable as error:
+            _fail(batch, error)
+        except Exception as error:
+            _fail(batch, StoreUnavailable("the database failed"), error)
+
+    async def _found(self, batch: Sequence[_Asked]) -> "_Found":
+        """Ask until there is an answer: a connection may be lost, and a key come or go."""
+        names = _Names(batch)
+        while True:
+            try:
+                async with self._lease.database.connection() as connection:
+                    keys = await self._known_keys(connection)
+                    values = names.values(keys, self._partners)
+                    found = _Found(
+                        names, map(tuple, await connection.fetch(self._question, *values))
+                    )
+                if found.live == _live(keys):
+                    return found
+                self._keys = None
+            except StoreMisconfigured:
+                raise
+            except StoreUnavailable as error:
+                if isinstance(error.__cause__, TimeoutError):
+                    raise
+            await asyncio.sleep(_RETRY)
+
+    async def _known_keys(self, connection: Any) -> KeyRing:
+        if self._keys is None:
+            await migrations.check_version(connection)
+            self._keys = await migrations.live_keys(connection, load_keys(self._state_dir))
+        return self._keys
+
+    def close(self) -> None:
+        for task in self._running:
+            task.cancel()
+        _fail(self._waiting, StoreUnavailable("the store is closed"))
+        self._waiting = []
+
+
+def _fail(batch: Iterable[_Asked], error: StoreUnavailable, cause: Exception | None = None) -> None:
+    error.__cause__ = error.__cause__ or cause
+    for asked in batch:
+        asked.answer.fail(error)
+
+
+def _live(keys: KeyRing) -> str:
+    return " ".join(f"{key.version}:{key.fingerprint}" for key in keys.keys)
+
+
+class _Names:
+    """What a batch asks about, each once: addresses and what else they may be read as."""
+
+    def __init__(self, batch: Sequence[_Asked]) -> None:
+        known: dict[str, bool] = {}  # whether the contact is asked for
+        for asked in batch:
+            for address in asked.lookups.addresses:
+                for name in (address, *readings(address)):
+                    known[name] = known.get(name, False) or asked.lookups.contacts
+        self.names = list(known)
+        self.domains: list[tuple[str, str]] = []  # (name, whole domain that it is under)
+        self._contacts = [name for name, wanted in known.items() if wanted]
+
+    def values(self, keys: KeyRing, partners: Sequence[Partner]) -> list[list[Any]]:
+        """Return what the statement asks with."""
+        own: list[tuple[Any, ...]] = []
+        domains: list[tuple[Any, ...]] = []
+        told: list[tuple[Any, ...]] = []
+        told_domains: list[tuple[Any, ...]] = []
+        self.domains = [(name, over) for name in self.names for over in domains_over(name)]
+        first = 0  # of the name's own in `domains`
+        for place, name in enumerate(self.names):
+            over: Sequence[bytes] = ()
+            for key in keys.keys:
+                wide, exact, *over = key.lookup(name)
+                own.append((place, wide, exact))
+                domains += enumerate(over, first)
+            for partner, key in partners:
+                wide, exact, *over = key.lookup(name)
+                told.append((partner, key.fingerprint, place, wide, exact))
+                told_domains += [
+                    (partner, key.fingerprint, at, each) for at, each in enumerate(over, first)
+                ]
+            first += len(over)
+        values = [*_columns(own, 3), *_columns(domains, 2), self._contacts]
+        if partners:
+            values += [*_columns(told, 5), *_columns(told_domains, 4)]
+        return values
+
+
+def _columns(table: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [[row[at] for row in table] for at in range(width)]
+
+
+class _Found:
+    """What the statement found."""
+
+    def __init__(self, names: _Names, found: Iterable[rows.Row]) -> None:
+        self.version: object = None
+        self.live = ""
+        self._pauses: tuple[Pause, ...] = ()
+        self._snapshot_at: datetime | None = None
+        self._suppressions: dict[str, list[Suppression]] = {}
+        self._people: dict[str, rows.Row] = {}
+        self._acts: dict[str, list[tuple[int, ConsentAct]]] = {}  # with their numbers
+        for row in found:
+            self._take(names, row)
+        self._pauses = tuple(sorted(self._pauses, key=lambda pause: pause.subject))
+
+    def _take(self, names: _Names, row: rows.Row) -> None:
+        what, place, same, text, other, number, more, last = row[:FIRST_CONTACT]
+        if what == columns.STATE:
+            self.live, self.version = text, number
+        elif what == columns.PAUSE:
+            self._pauses += (rows.read_pause((text, number, other, last, more)),)
+        elif what == columns.SNAPSHOTS:
+            self._snapshot_at = rows.optional_moment(number)
+        elif what == columns.CONTACT:
+            address = row[FIRST_CONTACT + 1]
+            self._people[address] = row[FIRST_CONTACT:FIRST_ACT]
+            if last is not None:
+                self._acts.setdefault(address, []).append((last, rows.act(row[FIRST_ACT:])))
+        elif what == columns.OF_DOMAIN:
+            name, domain = names.domains[place]
+            found = rows.suppression(text, other, number, more, widened=False, domain=domain)
+            self._suppressions.setdefault(name, []).append(found)
+        else:
+            found = rows.suppression(text, other, number, more, widened=not same)
+            self._suppressions.setdefault(names.names[place], []).append(found)
+
+    def facts(self, lookups: Lookups) -> Facts:
+        """Return what is known of the addresses of one who asked."""
+        facts: dict[str, RecipientFacts] = {}
+        for address in lookups.addresses:
+            known = self._one(address, lookups)
+            if others := readings(address):
+                known = with_readings(known, [(one, self._one(one, lookups)) for one in others])
+            if lookups.pauses and self._pauses:
+                known = replace(known or NO_FACTS, pauses=self._pauses)
+            if known is not None:
+                facts[address] = known
+        return facts
+
+    def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
+        suppressions = self._suppressions.get(name, ())
+        person = self._people.get(name) if lookups.contacts else None
+        snapshot_at = self._snapshot_at if lookups.snapshots else None
+        if not suppressions and person is None and snapshot_at is None:
+            return None
+        acts = tuple(act for _, act in sorted(self._acts.get(name, ()), key=itemgetter(0)))
+        return RecipientFacts(
+            oldest_first(sorted(suppressions, key=lambda one: (one.scope, one.origin))),
+            None if person is None else rows.contact(person, ordered_acts(acts)),
+            snapshot_at=snapshot_at,
+        )

@@ -1,0 +1,193 @@
+"""Which keys the rows of a database are stored under, and how rows move from one to another."""
+
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from smtpproxy.store.key_files import FILE_NAME, add_key, drop_keys, load_keys
+from smtpproxy.store.keys import KeyRing
+from smtpproxy.store.protocols import KeyStatus, StoreMisconfigured
+from smtpproxy.store.sql.rows import Row, optional_moment, to_micros
+from smtpproxy.store.sql.session import Connections, Session
+
+LIVE = "SELECT version, fingerprint FROM suppression_key WHERE retired_at IS NULL ORDER BY version"
+
+Live = list[tuple[int, str]]
+"""(version, fingerprint) of each live key, the oldest first."""
+
+
+def chosen(keys: KeyRing, wanted: Live, place: object) -> KeyRing:
+    """Return the keys that are live; those of the file that are not yet, or not any more, go.
+
+    Raises:
+        StoreMisconfigured: a live key is missing.
+    """
+    found = {(key.version, key.fingerprint): key for key in keys.keys}
+    if not wanted or any(one not in found for one in wanted):
+        raise StoreMisconfigured(
+            f"{place}: its suppressions are stored under another key than {FILE_NAME} in "
+            "state_dir holds; restore the key file that belongs to this database"
+        )
+    return KeyRing(found[one] for one in wanted)
+
+
+class LiveKeys:
+    """The keys of one store's slow path, read again when others are live."""
+
+    def __init__(self, place: object, state_dir: Path) -> None:
+        """`place` is what messages call the database."""
+        self._place = place
+        self._state_dir = state_dir
+        self._live: Live = []
+        self._keys: KeyRing | None = None
+
+    async def current(self, session: Session) -> KeyRing:
+        """Return the keys that are live, in a write transaction as long as it lasts.
+
+        Raises StoreMisconfigured.
+        """
+        wanted = await _live(session)
+        while self._keys is None or wanted != self._live:
+            keys, before = load_keys(self._state_dir), wanted
+            wanted = await _live(session)
+            if before == wanted:
+                self._keys, self._live = chosen(keys, wanted, self._place), wanted
+        return self._keys
+
+
+async def _live(session: Session) -> Live:
+    return [(version, fingerprint) for version, fingerprint in await session.fetch_all(LIVE)]
+
+
+# ?1 holds the old keys, 16 and 32 octets each; ?2 is a list as long. Most have nothing to move.
+_STORED = """
+WITH entry AS (
+    SELECT key AS place, substr(CAST(?1 AS BLOB), key * 48 + 1, 16) AS wide,
+           substr(CAST(?1 AS BLOB), key * 48 + 17, 32) AS exact
+    FROM json_each(?2)
+)
+SELECT place FROM entry
+WHERE EXISTS (SELECT 1 FROM suppression WHERE wide_key = wide AND exact_key = exact)
+   OR EXISTS (SELECT 1 FROM lifted_suppression WHERE exact_key = exact)
+"""
+# ?1 and ?2 are the old keys of an address, ?3 and ?4 those under the key of version ?5.
+_NEW_KEYS = "wide_key = ?3, exact_key = ?4, key_version = ?5"
+_MOVE = f"""
+UPDATE suppression AS old SET {_NEW_KEYS} WHERE wide_key = ?1 AND exact_key = ?2
+AND NOT EXISTS (SELECT 1 FROM suppression AS kept WHERE kept.wide_key = ?3 AND kept.exact_key = ?4
+                AND kept.scope = old.scope AND kept.origin = old.origin)
+"""
+# Where the newest key has the very same suppression already, the later word counts, and no
+# import alone is behind it any more.
+_MERGE = """
+UPDATE suppression AS kept SET
+    since = CASE WHEN gone.since > kept.since THEN gone.since ELSE kept.since END,
+    note = CASE WHEN gone.since > kept.since THEN coalesce(gone.note, kept.note)
+           ELSE coalesce(kept.note, gone.note) END,
+    renewed_at = CASE WHEN gone.renewed_at > coalesce(kept.renewed_at, 0) THEN gone.renewed_at
+                 ELSE kept.renewed_at END,
+    import = NULL, also = NULL, earlier = NULL
+FROM suppression AS gone
+WHERE gone.wide_key = ?1 AND gone.exact_key = ?2 AND kept.wide_key = ?3 AND kept.exact_key = ?4
+  AND kept.scope = gone.scope AND kept.origin = gone.origin
+"""
+_MOVE_HASHES = """
+UPDATE partner_hash AS old SET exact_key = ?2 WHERE exact_key = ?1
+AND NOT EXISTS (SELECT 1 FROM partner_hash AS kept WHERE kept.exact_key = ?2 AND kept.key = old.key)
+"""
+_CLEAR = "DELETE FROM suppression WHERE wide_key = ? AND exact_key = ?"
+_MOVE_LIFTED = f"UPDATE lifted_suppression SET {_NEW_KEYS} WHERE wide_key = ?1 AND exact_key = ?2"
+
+_STATUS = """
+SELECT version, fingerprint, made_at,
+       (SELECT count(*) FROM suppression WHERE key_version = version),
+       (SELECT count(*) FROM lifted_suppression WHERE key_version = version)
+FROM suppression_key WHERE retired_at IS NULL ORDER BY version
+"""
+_REMAINS = """
+SELECT EXISTS (SELECT 1 FROM suppression WHERE key_version <> ?1)
+    OR EXISTS (SELECT 1 FROM lifted_suppression WHERE key_version <> ?1)
+"""
+_PUT = "INSERT INTO suppression_key (version, fingerprint, made_at) VALUES (?, ?, ?)"
+_RETIRE = "UPDATE suppression_key SET retired_at = ? WHERE version <> ? AND retired_at IS NULL"
+_ADDRESSES = "SELECT id, address FROM contact WHERE id > ? ORDER BY id LIMIT ?"
+_PAGE_SIZE = 2_000
+
+
+async def move(session: Session, moves: Sequence[Row]) -> int:
+    """Move rows to the newest key; return how many.
+
+    Each move is (old wide, old exact, new wide, new exact, version). What stood under both
+    keys becomes one, as if it had been added again: nothing is forgotten, nothing lifted.
+    """
+    old = b"".join([wide + exact for wide, exact, *_ in moves])
+    places = msgspec.json.encode([0] * len(moves)).decode()
+    moves = [moves[place] for (place,) in await session.fetch_all(_STORED, old, places)]
+    moved = await session.run_many(_MOVE, moves)
+    await session.run_many(_MERGE, [row[:4] for row in moves])
+    await session.run_many(_MOVE_HASHES, [(row[1], row[3]) for row in moves])
+    moved += await session.run_many(_CLEAR, [row[:2] for row in moves])
+    return moved + await session.run_many(_MOVE_LIFTED, moves)
+
+
+def moves_of(keys: KeyRing, addresses: Sequence[str]) -> list[Row]:
+    """Return the moves for addresses as given. Raises AddressError."""
+    moves: list[Row] = []
+    for address in addresses:
+        (key, pair), *older = keys.places(address)
+        moves += [(*old, *pair, key.version) for _, old in older]
+    return sorted(moves)
+
+
+class Rekeying(Connections):
+    """Keeps `KeyRotation` for the store that it is mixed into."""
+
+    _keys: LiveKeys
+
+    async def _keys_changed(self, session: Session) -> None:
+        """Let whoever looks something up notice, in the transaction that changed the keys."""
+
+    async def keys(self) -> Sequence[KeyStatus]:
+        async with self._reading() as session:
+            return [
+                KeyStatus(version, fingerprint, optional_moment(made_at), suppressions, lifted)
+                for version, fingerprint, made_at, suppressions, lifted in await session.fetch_all(
+                    _STATUS
+                )
+            ]
+
+    async def start_rekey(self, *, at: datetime) -> int:
+        async with self._to_write().transaction() as session:
+            keys = await self._keys.current(session)
+            if len(keys.versions) > 1:
+                return keys.newest.version
+            # The file has it before the database names it: who reads finds it there in time.
+            live = {key.version: key.fingerprint for key in keys.keys}
+            newest = add_key(self._state_dir, live).newest
+            await session.run(_PUT, newest.version, newest.fingerprint, to_micros(at))
+            await self._keys_changed(session)
+            return newest.version
+
+    async def rekey(self, addresses: Sequence[str]) -> int:
+        async with self._to_write().transaction() as session:
+            keys = await self._keys.current(session)
+            return await move(session, moves_of(keys, addresses))
+
+    async def contact_addresses(self) -> AsyncGenerator[Sequence[str], None]:
+        last = 0
+        async with self._reading() as session:
+            while page := await session.fetch_all(_ADDRESSES, last, _PAGE_SIZE):
+                yield [address for _, address in page]
+                last = page[-1][0]
+
+    async def finish_rekey(self, *, at: datetime) -> bool:
+        async with self._to_write().transaction() as session:
+            newest = (await self._keys.current(session)).newest.version
+            if (await session.fetch_all(_REMAINS, newest))[0][0]:
+                return False
+            await session.run(_RETIRE, to_micros(at), newest)
+            await self._keys_changed(session)
+        drop_keys(self._state_dir, [newest])
+        return True

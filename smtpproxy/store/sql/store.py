@@ -1,0 +1,149 @@
+"""A `Store` in a database that speaks SQL."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from smtpproxy.mail.address import canonical
+from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
+from smtpproxy.store.counters import MailingLog, with_mailings
+from smtpproxy.store.keys import suppressed_name
+from smtpproxy.store.merge import as_update
+from smtpproxy.store.operations import Batch
+from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.sql import contacts as contact_table
+from smtpproxy.store.sql import imports as import_table
+from smtpproxy.store.sql import suppressions as suppression_table
+from smtpproxy.store.sql.contacts import Contacts
+from smtpproxy.store.sql.live_keys import Rekeying
+from smtpproxy.store.sql.partners import PartnerExchange
+from smtpproxy.store.sql.propagation import Propagation
+from smtpproxy.store.sql.retention import Retention
+from smtpproxy.store.sql.streams import Streams
+from smtpproxy.store.sql.suppressions import Suppressions
+
+
+class Reader(Protocol):
+    """The reads of the mail path, in whatever way is the fastest for the database."""
+
+    def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]: ...
+
+    def facts(self, lookups: Lookups) -> Awaitable[Facts]: ...
+
+    def version(self) -> Awaitable[object]: ...
+
+    def tally(self) -> Awaitable[dict[tuple[str, str], int]]:
+        """Return the count of each (kind, origin); contacts are ("contact", "")."""
+        ...
+
+
+class SqlStore(
+    Suppressions,
+    Contacts,
+    Propagation,
+    Rekeying,
+    PartnerExchange,
+    import_table.Imports,
+    Retention,
+    Streams,
+):
+    """All of a `Store` but how its database is reached, and closed."""
+
+    _reader: Reader
+    _mailings: MailingLog
+
+    def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]:
+        return self._with_mailings(lookups) if lookups.mailings else self._reader.read(lookups)
+
+    async def facts(self, lookups: Lookups) -> Facts:
+        facts, _ = await self.read(lookups)
+        limited = [a for a, known in facts.items() if known.contact and known.contact.preferences]
+        if limited and not lookups.mailings:
+            return with_mailings(facts, await self._mailings.known(limited))
+        return facts
+
+    def version(self) -> Awaitable[object]:
+        return self._reader.version()
+
+    async def _with_mailings(self, lookups: Lookups) -> tuple[Facts, object]:
+        facts, version = await self._reader.read(lookups)
+        return with_mailings(facts, await self._mailings.known(lookups.addresses)), version
+
+    async def add_suppressions(
+        self, entries: Sequence[SuppressionEntry], batch: Batch | None = None
+    ) -> BatchResult:
+        async with self._to_write().transaction() as session:
+            keys = await self._keys.current(session)
+            importer = await import_table.number_of(session, batch)
+            result = await suppression_table.add(session, keys, entries, self._partners, importer)
+            await import_table.take_in(session, batch, result)
+            return result
+
+    async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        async with self._to_write().transaction() as session:
+            keys = await self._keys.current(session)
+            before = await suppression_table.standing(session, keys, entries)
+            await suppression_table.add(session, keys, entries, self._partners)
+            return before
+
+    async def suppressions(self, address: str) -> Sequence[Suppression]:
+        name = suppressed_name(address)
+        facts = await self._reader.facts(Lookups((name,), contacts=False))
+        return facts[name].suppressions if name in facts else ()
+
+    async def put_contacts(
+        self, contacts: Sequence[Contact | ContactUpdate], batch: Batch | None = None
+    ) -> BatchResult:
+        updates = [as_update(contact) for contact in contacts]
+        async with self._to_write().transaction() as session:
+            importer = await import_table.number_of(session, batch)
+            before = await import_table.newest_contact(session) if batch else None
+            erased: set[str] = set()
+            if batch is not None:
+                keys = await self._keys.current(session)
+                addresses = [update.contact.address for update in updates]
+                erased = await suppression_table.erased(session, keys, addresses)
+            result = await contact_table.put(session, updates, importer, erased)
+            await import_table.take_in(session, batch, result, before)
+            return result
+
+    async def put_contact(
+        self, update: ContactUpdate, only_if: Callable[[Contact | None], bool]
+    ) -> BatchResult | None:
+        address = update.contact.address
+        async with self._to_write().transaction() as session:
+            known = (await contact_table.stored(session, [address])).get(address)
+            if not only_if(known.contact if known else None):
+                return None
+            keys = await self._keys.current(session)
+            erased = await suppression_table.erased(session, keys, [address])
+            return await contact_table.put(session, [update], None, erased)
+
+    async def contact(self, address: str) -> Contact | None:
+        name = canonical(address)
+        facts = await self._reader.facts(Lookups((name,)))
+        return facts[name].contact if name in facts else None
+
+    async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
+        entry = SuppressionEntry(canonical(address), scope, Origin.ERASURE, at)
+        writer = self._to_write()
+        async with writer.transaction() as session:
+            keys = await self._keys.current(session)
+            await suppression_table.add(session, keys, [entry], self._partners)
+            erased = await contact_table.erase(session, entry.address)
+            await suppression_table.forget_texts(session, keys.places(entry.address))
+        await self._mailings.forget(entry.address)
+        await writer.forget_pages()
+        return erased
+
+    async def record_act(self, address: str, act: ConsentAct) -> bool:
+        contact = Contact(canonical(address), acts=(act,))
+        result = await self.put_contacts([ContactUpdate(contact, given=frozenset())])
+        return result.unchanged == 0
+
+    async def counts(self) -> tuple[int, Mapping[tuple[str, str], int]]:
+        tally = await self._reader.tally()
+        return tally.pop(("contact", "")), tally
+
+    async def ping(self) -> None:
+        await self._reader.tally()

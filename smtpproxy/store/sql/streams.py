@@ -1,0 +1,108 @@
+"""Pauses of streams and how they came."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from smtpproxy.policy.model import Pause
+from smtpproxy.store.sql.rows import (
+    PAUSES,
+    Row,
+    from_micros,
+    optional_micros,
+    read_event,
+    read_pause,
+    to_micros,
+)
+from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.streams import PERSON, TIME, StreamEvent
+
+_EVENT = "at, subject, action, cause, reports, messages, bound, until, reason"
+_NOTE = f"INSERT INTO stream_event ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_EVENTS = f"SELECT {_EVENT} FROM stream_event WHERE ? IN (subject, '') ORDER BY id DESC LIMIT ?"
+# Whatever clock wrote it: what is paused by itself stays so until its time is over.
+_STANDS = "SELECT 1 FROM stream_pause WHERE subject = ? AND (until IS NULL OR until > ?)"
+_PAUSE = """
+INSERT INTO stream_pause (subject, at, cause, until, reason) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (subject) DO UPDATE SET at = excluded.at, cause = excluded.cause,
+    until = excluded.until, reason = excluded.reason
+"""
+_RESUME = "DELETE FROM stream_pause WHERE subject = ?"
+_WARNED = """
+SELECT 1 FROM stream_event WHERE subject = ? AND action = 'warned' AND cause = ? AND at >= ? LIMIT 1
+"""
+_DUE = "SELECT subject, until FROM stream_pause WHERE until <= ? ORDER BY until"
+_TRIM = "DELETE FROM stream_event WHERE at < ?"
+_RESUMED = "SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' GROUP BY subject"
+
+
+class Streams(Connections):
+    """Keeps `StreamStates` for the store that it is mixed into."""
+
+    async def pauses(self) -> Sequence[Pause]:
+        async with self._reading() as session:
+            return [read_pause(row) for row in await session.fetch_all(PAUSES)]
+
+    async def note_stream(
+        self, event: StreamEvent, *, unless_since: datetime | None = None
+    ) -> bool:
+        async with self._to_write().transaction() as session:
+            if await _is_so(session, event, unless_since):
+                return False
+            if event.action == "paused":
+                row = (to_micros(event.at), event.cause, optional_micros(event.until), event.reason)
+                await session.run(_PAUSE, event.subject, *row)
+            elif event.action == "resumed":
+                await session.run(_RESUME, event.subject)
+            await session.run(_NOTE, *_row(event))
+            return True
+
+    async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
+        async with self._to_write().transaction() as session:
+            due = [
+                StreamEvent(from_micros(until), subject, "resumed", TIME)
+                for subject, until in await session.fetch_all(_DUE, to_micros(now))
+            ]
+            for event in due:
+                await session.run(_RESUME, event.subject)
+                await session.run(_NOTE, *_row(event))
+            return due
+
+    async def stream_events(
+        self, subject: str | None = None, limit: int = 100
+    ) -> Sequence[StreamEvent]:
+        async with self._reading() as session:
+            found = await session.fetch_all(_EVENTS, subject or "", limit)
+        return [read_event(row) for row in found]
+
+    async def trim_stream_events(self, before: datetime) -> int:
+        async with self._to_write().transaction() as session:
+            return await session.run(_TRIM, to_micros(before))
+
+    async def resumed_at(self) -> Mapping[str, datetime]:
+        async with self._reading() as session:
+            return {name: from_micros(at) for name, at in await session.fetch_all(_RESUMED)}
+
+
+async def _is_so(session: Session, event: StreamEvent, unless_since: datetime | None) -> bool:
+    at = to_micros(event.at)
+    if event.action == "warned":
+        since = at if unless_since is None else to_micros(unless_since)
+        return bool(await session.fetch_all(_WARNED, event.subject, event.cause, since))
+    stands = bool(await session.fetch_all(_STANDS, event.subject, at))
+    if event.action == "paused":
+        return stands and event.cause != PERSON
+    return not stands
+
+
+def _row(event: StreamEvent) -> Row:
+    return (
+        to_micros(event.at),
+        event.subject,
+        event.action,
+        event.cause,
+        event.reports,
+        event.messages,
+        event.bound,
+        optional_micros(event.until),
+        event.reason,
+    )

@@ -1,0 +1,155 @@
+"""A PostgreSQL of the tests' own, and a database for each test.
+
+One cluster for a test process, begun with the first test that wants it, over a Unix socket in a
+folder of its own. It ends with the process, however that ends.
+"""
+
+import asyncio
+import atexit
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from smtpproxy.store.postgres.connection import Database, Target
+from smtpproxy.store.postgres.migrations import migrate
+from tests.kit.parts import program
+from tests.kit.ports import wait_for
+
+_USER = "smtpproxy"
+_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",  # the tests kill processes, never the machine
+    "max_connections": "300",
+    "autovacuum_naptime": "1h",
+    "log_min_messages": "warning",
+}
+
+
+class PostgresCluster:
+    """A server on a Unix socket, which `kill` and `start` again."""
+
+    def __init__(self, settings: dict[str, str] | None = None) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-pg-"))
+        self._bin = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))[-1].parent
+        self._settings = _SETTINGS | (settings or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._names = count(1)
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:  # which PostgreSQL refuses to run as
+            owner = pwd.getpwnam("postgres")
+            os.chown(self.root, owner.pw_uid, owner.pw_gid)
+            self.root.chmod(0o755)
+            self._as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        done = subprocess.run(
+            [self._bin / "initdb", "-D", self._data, "-U", _USER, "-A", "trust", "-N",
+             "-E", "UTF8", "--locale=C.UTF-8"],
+            check=False, capture_output=True, text=True, timeout=120, cwd=self.root, **self._as,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        self.start()
+
+    @property
+    def _data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start, or start again; returns when it answers."""
+        options = [
+            part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")
+        ]
+        prefix = [program("setpriv"), "--pdeathsig", "INT", "--"]
+        with (self.root / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [*prefix, str(self._bin / "postgres"), "-D", self._data, "-k", self.root, *options],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                cwd=self.root, **self._as,
+            )  # fmt: skip
+        wait_for(self._answers, "PostgreSQL to answer", timeout=60)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.root / "output").read_text()
+        return self._psql("postgres", "SELECT 1").returncode == 0
+
+    def url(self, name: str, user: str = _USER) -> str:
+        return f"postgresql:///{name}?host={quote(str(self.root), safe='/')}&user={user}"
+
+    def sql(self, name: str, *statements: str) -> str:
+        """Run statements in a database, each on its own; return what they print, without frames."""
+        done = self._psql(name, *statements)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def _psql(self, name: str, *statements: str) -> "subprocess.CompletedProcess[str]":
+        commands = [part for text in statements for part in ("-c", text)]
+        return subprocess.run(
+            [program("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1",
+             "-h", self.root, "-U", _USER, "-d", name, *commands],
+            check=False, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    def create(self, template: str = "template0") -> str:
+        """Make a database; return its name."""
+        name = f"test{next(self._names)}"
+        self.sql("postgres", f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def drop(self, name: str) -> None:
+        self.sql("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def kill(self) -> None:
+        """SIGKILL to the server and all its processes, as when the machine dies."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(30)
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)  # connections are ended
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@lru_cache(maxsize=1)
+def cluster() -> PostgresCluster:
+    """The cluster that all tests of this process share: none of them kills it."""
+    made = PostgresCluster()
+    atexit.register(made.stop)
+    return made
+
+
+@lru_cache(maxsize=1)
+def template() -> str:
+    """A database with all tables and no key."""
+    name = cluster().create()
+    asyncio.run(_migrated(cluster().url(name), None))
+    return name
+
+
+def migrated(url: str, state_dir: Path) -> None:
+    """What `smtpproxy migrate` does."""
+    asyncio.run(_migrated(url, state_dir))
+
+
+async def _migrated(url: str, state_dir: Path | None) -> None:
+    database = Database(Target(url, 10.0, 1))
+    try:
+        await migrate(database, state_dir)
+    finally:
+        database.terminate()
