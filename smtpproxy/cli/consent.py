@@ -27,6 +27,7 @@ from smtpproxy.cli.options import (
     plain_text,
     sha256_text,
 )
+from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.cli.stores import (
     check_brand,
@@ -154,7 +155,7 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     except recorded_consent.NotConfirmable as error:
         fail(f"{address}: {error}" + ("" if "ask again" in str(error) else _HOW_TO_CONFIRM))
     _warn_of_what_is_left(settings, address, act, done.known)
-    return _result(address, act, done.new)
+    return _result(settings, address, act, done.new)
 
 
 _HOW_TO_CONFIRM = "; record it with --pending first, or leave --confirm out"
@@ -219,7 +220,7 @@ def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Resu
     done = using_store(
         settings, lambda store: recorded_consent.withdraw(store, address, act, scope)
     )
-    return _result(address, act, done)
+    return _result(settings, address, act, done)
 
 
 def _method(settings: Settings, options: RecordOptions) -> str:
@@ -242,11 +243,12 @@ def _sha256_of(document: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _result(address: str, act: ConsentAct, recorded: bool) -> Result:
+def _result(settings: Settings, address: str, act: ConsentAct, recorded: bool) -> Result:
     kind = "withdrawal of" if act.withdrawal else "request for" if act.pending else "consent to"
     done = "recorded" if recorded else "was on record already"
     data = {"address": address, "recorded": recorded, "act": act}
-    return Result(data, [f"{address}: {kind} {act.purpose} {done}"])
+    result = Result(data, [f"{address}: {kind} {act.purpose} {done}"])
+    return with_effect(settings, address, result)
 
 
 consent.add_command(start)

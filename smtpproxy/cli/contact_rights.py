@@ -20,6 +20,7 @@ from smtpproxy.cli.options import (
     options,
     plain_text,
 )
+from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.printer import Part, Result, shows_result
 from smtpproxy.cli.stores import (
     NoteOptions,
@@ -110,7 +111,8 @@ def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result
         if not done.changes:
             yield f"{address}: already so; nothing changed"
 
-    return Result({"address": options.new_address or address, "rectification": done}, text())
+    name = options.new_address or address
+    return with_effect(settings, name, Result({"address": name, "rectification": done}, text()))
 
 
 def in_words(change: Change) -> str:
@@ -176,7 +178,8 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
         text.append(f"{address}: objection to {scope} is on record, and no consent outweighs it")
     if freezes:
         text.append(f"{address}: objection to profiling is on record; what was gathered is frozen")
-    return Result({"address": address, "scope": scope, "profiling": freezes, "since": at}, text)
+    data = {"address": address, "scope": scope, "profiling": freezes, "since": at}
+    return with_effect(settings, address, Result(data, text))
 
 
 @click.command("erase")
@@ -219,4 +222,4 @@ def erase(settings: Settings, address: str, scope: str) -> Result:
         text.append(f"feedback mailbox: {reports} removed")
     if done.rows:
         text.append(f"audit log: {counted(done.rows, 'row is', 'rows are')} pseudonymised")
-    return Result(data, text)
+    return with_effect(settings, address, Result(data, text))

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from itertools import chain
 from typing import TypeVar
 
 from smtpproxy.cli.imports import Handling, Task
-from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Mode, Stream
 from smtpproxy.report import fix
 from smtpproxy.scrub.fixes import PRODUCTS
-from smtpproxy.scrub.outlook import Findings, Outlook, StreamOutlook
+from smtpproxy.scrub.outlook import Findings, Outlook, StreamOutlook, person
 from smtpproxy.scrub.verdicts import share
+from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import Compare, compare
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.run import BATCH_ROWS, Format, Look
@@ -170,3 +173,42 @@ def _how(facts: Sequence[str], stream: Stream, file_format: Format) -> str:
     if PRODUCTS in facts:
         told.append(f"and what they bought in `{PRODUCTS}` of the stream")
     return " ".join(told).removeprefix("and ")
+
+
+def with_effect(settings: Settings, address: str, result: Result) -> Result:
+    """Add what a change has come to: on which streams the person may be mailed now, and why not.
+
+    A whole domain is nobody. `result.data` is an object.
+    """
+    name = person(address)
+    if name is None or not isinstance(result.data, dict):
+        return result
+    outlook = Outlook(settings, now())
+    using_store(settings, lambda store: outlook.add(store, {name: ()}), read_only=True)
+    found = outlook.findings()
+    streams = {
+        one.stream.name: {
+            "allowed": bool(one.allowed),
+            "why": next(iter((*one.bases, *one.reasons))),
+        }
+        for one in found.streams
+    }
+    return replace(
+        result,
+        data=result.data | {"streams": streams},
+        text=chain(result.text, _effect(address, found)),
+    )
+
+
+def _effect(address: str, found: Findings) -> Iterator[Part]:
+    """Yield one line of where the person may be mailed, and one of where not."""
+    allowed = [one.stream.name for one in found.shown if one.allowed]
+    refusing: dict[str, list[str]] = {}
+    for one in found.shown:
+        for reason in one.reasons:
+            observed = " (only observed)" if one.stream.mode is Mode.OBSERVE else ""
+            refusing.setdefault(reason, []).append(one.stream.name + observed)
+    yield f"{address}: may be mailed on {', '.join(allowed) or 'no stream'}"
+    if refusing:
+        told = [f"{', '.join(names)}: {reason}" for reason, names in refusing.items()]
+        yield f"{address}: not on {'; '.join(told)}"

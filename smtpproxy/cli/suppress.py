@@ -31,6 +31,7 @@ from smtpproxy.cli.options import (
     output_option,
     plain_text,
 )
+from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.partner import export_snapshot, import_snapshot
 from smtpproxy.cli.printer import Aside, Part, Result, shows_result
 from smtpproxy.cli.stores import (
@@ -125,10 +126,11 @@ def add(settings: Settings, address: str, options: AddOptions) -> Result:
     done = "moved to the later time" if stored.changed else "there already"
     if stored.added:
         done = "added"
-    return Result(
+    result = Result(
         {"address": address, "scope": scope, "origin": origin, "result": done},
         [f"{address}: {scope}, {origin}: {done}"],
     )
+    return with_effect(settings, address, result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,9 @@ def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
             yield f"{address}: still suppressed: {_described(one)}"
 
     data = {"address": address, "lifted": lifted, "left": left}
-    return Result(data, text(), 0 if lifted else 1)
+    if not lifted:
+        return Result(data, text(), 1)
+    return with_effect(settings, address, Result(data, text()))
 
 
 @suppress.command("show")

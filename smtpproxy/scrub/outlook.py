@@ -142,19 +142,24 @@ class Outlook:
         """Take in who is suppressed; `after` says nothing of them. Raises StoreUnavailable."""
         told: dict[str, list[Suppression]] = {}
         for entry in entries:
-            address = _person(entry.address)
+            address = person(entry.address)
             if address is None:
                 self.nameless += 1
                 continue
             orders = told.setdefault(address, [])
             if self._foresees:
                 orders.append(Suppression(entry.scope, entry.origin, entry.since))
-        for some in _parts(list(told)):
+        await self.add(store, told)
+
+    async def add(self, store: Store, people: Mapping[str, Sequence[Suppression]]) -> None:
+        """Take in people, each with what suppresses them and is not stored. Raises
+        StoreUnavailable."""
+        for some in _parts(list(people)):
             contacts = {name: one for name, (one, _) in (await store.profiles(some)).items()}
             facts = await self._facts(store, some, contacts)
             for address in some:
                 known = _known(facts, address, contacts)
-                if orders := told[address]:
+                if orders := people[address]:
                     known = replace(known, suppressions=(*known.suppressions, *orders))
                 self._put(address, known, ())
 
@@ -258,7 +263,7 @@ def _parts(addresses: Sequence[str]) -> Iterable[Sequence[str]]:
     return (addresses[at : at + _READ] for at in range(0, len(addresses), _READ))
 
 
-def _person(address: str) -> str | None:
+def person(address: str) -> str | None:
     """Return a canonical address; None for what names no single person."""
     if is_key_text(address):
         return None

@@ -34,3 +34,8 @@ class Stored:
         path = self.folder / name
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return str(path)
+
+
+def first_line(result: Result) -> str:
+    """What a command did; on whom it has which effect follows."""
+    return result.stdout.partition("\n")[0]

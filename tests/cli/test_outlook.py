@@ -198,3 +198,47 @@ def test_observed_streams_let_mail_pass(tmp_path: Path) -> None:
     path = stored.file("crm.csv", "address\nanna@people.example\n")
     shown = stored.run("contact", "import", path, "--brand", "shop").stdout
     assert "source_unproven 1 (only observed: such mail passes)" in shown
+
+
+CONSENT = (
+    "consent", "record", "anna@people.example", "--purpose", "offers", "--brand", "shop",
+    "--method", "signed_form", "--given-at", DAY, "--wording", "form 3", "--source", "direct",
+)  # fmt: skip
+
+
+def effect(shown: str) -> list[str]:
+    return [line.removeprefix("anna@people.example: ") for line in shown.splitlines()[-2:]]
+
+
+def test_a_single_act_says_what_it_comes_to(stored: Stored) -> None:
+    assert effect(stored.run(*CONSENT).stdout) == [
+        "may be mailed on shop-offers, receipts",
+        "not on shop-news: consent_missing; club-offers: brand_unproven",
+    ]
+    acts = (
+        ("consent", "withdraw", "anna@people.example", "--purpose", "offers"),
+        ("suppress", "add", "anna@people.example", "--scope", "brand:shop"),
+        ("suppress", "remove", "anna@people.example", "--all", "--reason", "added by mistake"),
+        ("contact", "object", "anna@people.example"),
+        ("contact", "rectify", "anna@people.example", "--audience", "generic", "--reason", "x"),
+        ("contact", "erase", "anna@people.example", "--scope", "all"),
+    )
+    said = [effect(stored.run(*act).stdout) for act in acts]
+    assert [first for first, _ in said[:5]] == ["may be mailed on receipts"] * 5
+    assert said[0][1].startswith(
+        "not on shop-offers: consent_withdrawn; shop-news: consent_missing"
+    )
+    assert said[1][1].startswith("not on shop-offers, shop-news: suppressed_manual")
+    assert said[2][1].startswith("not on shop-offers: consent_withdrawn")
+    assert said[3][1] == "not on shop-offers, shop-news, club-offers: suppressed_objection"
+    assert said[5] == [
+        "may be mailed on no stream",
+        "not on shop-offers, shop-news, club-offers, receipts: suppressed_erasure",
+    ]
+
+
+def test_with_json_too_and_not_of_a_whole_domain(stored: Stored) -> None:
+    streams = stored.json(*CONSENT)["streams"]
+    assert streams["shop-offers"] == {"allowed": True, "why": "consent"}
+    assert streams["shop-news"] == {"allowed": False, "why": "consent_missing"}
+    assert "streams" not in stored.json("suppress", "add", "@people.example")
