@@ -1,8 +1,10 @@
 """`smtpproxy status` and `smtpproxy reload`: what is asked of the relay that runs."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,17 +14,20 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, print_text, shows_result
 from smtpproxy.cli.stores import using_store
+from smtpproxy.doctor.machine import key_files
 from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
 from smtpproxy.retention import newest_run
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.metrics import Samples, Snapshot
-from smtpproxy.store import open_breaker
+from smtpproxy.store import open_breaker, open_feedback
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import Store, StoreUnavailable
 
 _EVERY = 2.0  # seconds between two looks
 _MOST_REASONS = 10
+_MOST_WAITING = 100_000
 
 
 @click.command("status")
@@ -81,6 +86,8 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
             name: written_time(datetime.fromtimestamp(until, UTC))
             for (name,), until in gauges.get("certificate_expiry_timestamp_seconds", {}).items()
         },
+        "keys": _keys(settings),
+        "feedback": _feedback(settings),
     }
 
 
@@ -128,6 +135,39 @@ def _held_back(settings: Settings) -> dict[str, str] | None:
     return {each.name: each.cause for each in found if each.cause is not None}
 
 
+def _keys(settings: Settings) -> dict[str, str | None]:
+    """Until when each key is young enough; None where its file cannot be seen."""
+    found: dict[str, str | None] = {}
+    for key in key_files(settings):
+        with suppress(FileNotFoundError):
+            try:
+                found[key.name] = written_time(key.replace_by())
+            except PermissionError:
+                found[key.name] = None
+    return found
+
+
+def _feedback(settings: Settings) -> dict[str, Any] | None:
+    """How the mailbox is; None without one, a number None where it cannot be told."""
+    if settings.feedback is None:
+        return None
+
+    async def ask() -> tuple[Mapping[tuple[str, ...], float], tuple[int, int]]:
+        log = open_feedback(settings.store)
+        try:
+            return await log.totals(), await log.counts()
+        finally:
+            log.close()
+
+    found: dict[str, Any] = {"waiting": None, "kept": None, "to_hand_on": None, "heard": None}
+    with suppress(OSError):
+        found["waiting"] = Maildir(settings.feedback_dir).waiting(_MOST_WAITING)
+    with suppress(StoreUnavailable):
+        totals, (found["kept"], found["to_hand_on"]) = asyncio.run(ask())
+        found["heard"] = _by(totals, 0)
+    return found
+
+
 Rates = Mapping[str, float]
 
 
@@ -149,6 +189,11 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
         "failures": _listed(found["failures"]),
         "held back": "not known: the store cannot answer" if held is None else _listed(held),
         "certificates": _listed(found["certificates"]),
+        "replace keys by": _listed(
+            {name: "not known" if day is None else day[:10] for name, day in found["keys"].items()}
+        ),
+        "feedback": _mailbox(found["feedback"]),
+        "heard": _listed((found["feedback"] or {}).get("heard") or {}),
     }
     fields = Fields(
         [
@@ -178,6 +223,20 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
         rows = [(reason, str(n)) for reason, n in reasons]
         parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
     return parts
+
+
+def _mailbox(feedback: dict[str, Any] | None) -> str | None:
+    if feedback is None:
+        return None
+    numbers = {
+        name: "?" if feedback[name] is None else f"{feedback[name]:,}"
+        for name in ("waiting", "kept", "to_hand_on")
+    }
+    more = " or more" if feedback["waiting"] == _MOST_WAITING else ""
+    return (
+        f"{numbers['waiting']}{more} to be read, {numbers['kept']} kept for a person,"
+        f" {numbers['to_hand_on']} to be handed on"
+    )
 
 
 _VERDICTS = ("allow", "refuse", "defer")

@@ -5,7 +5,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from msgspec import Struct
@@ -67,6 +67,11 @@ class KeyFile(Struct, frozen=True):
     renew: str
     since: datetime | None = None
     required: bool = True
+
+    def replace_by(self) -> datetime:
+        """Until when it is young enough. Raises OSError."""
+        since = self.since or datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+        return since + timedelta(days=self.days)
 
 
 def keys(settings: Settings, now: datetime) -> list[Finding]:

@@ -70,6 +70,11 @@ class Maildir:
         found = (self._read(path, path.name.partition(":")[0], most) for path in paths)
         return list(islice((each for each in found if each is not None), limit))
 
+    def waiting(self, most: int) -> int:
+        """Return how many messages came and were not read yet, at most so many."""
+        with os.scandir(self._new) as entries:
+            return sum(1 for _ in islice(filter(_is_message, entries), most))
+
     def settle(self, id: str) -> None:
         """Move a message to `cur`: what it asks for was done, and that is on record."""
         target = self._cur / (id + _READ)

@@ -12,15 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.kit.dkim import KeyFile
 from tests.kit.messages import marketing
 from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.processes import Running
 from tests.kit.relay import COMMAND, RelayProcess, listener
+from tests.kit.reports import letter
 from tests.kit.upstream import FakeUpstream
 
 SENDER, PERSON = "news@shop.example", "somebody@people.example"
@@ -261,3 +264,30 @@ def test_a_deep_state_directory(tmp_path: Path, mta: FakeUpstream) -> None:
     deep.mkdir(parents=True)
     with RelayProcess(deep, f"{LOOPBACK}:{mta.port}") as relay:
         assert relay.command("reload")[0] == 0
+
+
+def test_status_tells_of_the_mailbox_and_of_keys(tmp_path: Path, mta: FakeUpstream) -> None:
+    key = KeyFile(tmp_path, "s1", "shop.example")
+    mailbox = f"{LOOPBACK}:{free_port()}"
+    more = {
+        "feedback": {"domain": "bounces.shop.example", "address": mailbox},
+        "dkim": [key.table()],
+    }
+    with RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", more) as relay:
+
+        def feedback() -> Any:
+            return json.loads(relay.command("status", "--json")[1])["feedback"]
+
+        assert feedback() == {"waiting": 0, "kept": 0, "to_hand_on": 0, "heard": {}}
+        with smtplib.LMTP(LOOPBACK, int(mailbox.rpartition(":")[2])) as client:
+            sent = letter("?", to="abuse@bounces.shop.example", sender="x@people.example")
+            client.sendmail("x@people.example", ["abuse@bounces.shop.example"], sent)
+        wait_for(lambda: feedback()["kept"] == 1, "the report to be kept")
+        assert feedback()["waiting"] == 0
+        keys = json.loads(relay.command("status", "--json")[1])["keys"]
+        written = datetime.fromtimestamp(key.path.stat().st_mtime, UTC)
+        day = f"{written + timedelta(days=365):%Y-%m-%d}"
+        assert keys["DKIM s1._domainkey.shop.example"].startswith(day)
+        text = relay.command("status")[1]
+        assert "0 to be read, 1 kept for a person, 0 to be handed on" in text
+        assert f"DKIM s1._domainkey.shop.example {day}" in text

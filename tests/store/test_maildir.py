@@ -33,8 +33,10 @@ def test_what_was_delivered_is_there_until_it_is_settled(maildir: Maildir, tmp_p
         (name("A"), b"content of A", 12),
         (name("B"), b"content of B", 12),
     ]
+    assert (maildir.waiting(9), maildir.waiting(2)) == (3, 2)
     maildir.settle(name("A"))
     assert ids(maildir) == [name("B"), name("C")]
+    assert maildir.waiting(9) == 2
     assert list(maildir.settled()) == [name("A")]
     kept = maildir.read(name("A"), 100)
     assert kept is not None
