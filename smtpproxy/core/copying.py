@@ -359,13 +359,19 @@ class CopyingTransaction(NotifyingTransaction):
             relayed=False,
         )
 
-    def _refuse_the_rest(self, outcome: Outcome, header: bytes) -> Steps[Reply | None]:
+    def _refuse_the_rest(
+        self, outcome: Outcome, whole: Reply, header: bytes
+    ) -> Steps[Reply | None]:
         """Answer where others were mailed at an earlier attempt: a 550 would speak of them too.
 
-        None if the sender cannot be told who is refused.
+        Nobody else gets it: `whole` is the reply that is not about one of them. None if the sender
+        cannot be told.
         """
-        refusals = outcome.refusals.items()
-        entries = [RefusedRecipient(r.path, reply, r.rcpt.orcpt) for r, reply in refusals]
+        refusals = outcome.refusals
+        entries = [
+            RefusedRecipient(r.path, refusals.get(r, whole), r.rcpt.orcpt)
+            for r in {r.path: r for r in self.recipients_accepted}.values()
+        ]
         try:
             yield from self._notices.refused(entries, header)
         except NoticeRefused:

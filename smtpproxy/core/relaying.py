@@ -147,7 +147,7 @@ class RelayTransaction(CopyingTransaction):
             return (yield from self._refuse(outcome, headers.without("")))
         unfit = self._unfit(content)
         if unfit is not None:
-            return (yield from self._refuse_unfit(outcome, unfit))
+            return (yield from self._refuse_unfit(outcome, unfit, headers.without("")))
         fields = self._own_fields(outcome, headers)
         if len(fields) > 1 or (self._done_before and (fields or not self.accepted)):
             self.abort()  # the upstream transaction that all of them are in
@@ -177,8 +177,8 @@ class RelayTransaction(CopyingTransaction):
         yield from self._not_mailed()
         yield from self._refresh([recipient.canonical for recipient in self.recipients_accepted])
         yield from self._record(outcome.decided)
-        if self._done_before and outcome.for_nobody:
-            told_all = yield from self._refuse_the_rest(outcome, header)
+        if self._done_before and outcome.refusal.code >= 500:
+            told_all = yield from self._refuse_the_rest(outcome, outcome.refusal, header)
             if told_all is not None:
                 return [told_all]
         if self._mixed == "each" and outcome.for_nobody:
@@ -186,13 +186,19 @@ class RelayTransaction(CopyingTransaction):
             return [told[recipient] for recipient in self.recipients_accepted]
         return [outcome.refusal]
 
-    def _refuse_unfit(self, outcome: Outcome, unfit: Reply) -> Steps[list[Reply] | Outcome]:
+    def _refuse_unfit(
+        self, outcome: Outcome, unfit: Reply, header: bytes
+    ) -> Steps[list[Reply] | Outcome]:
         self.abort()
         changed = yield from self._settle(outcome)
         if changed is not None:
             return changed
         yield from self._not_mailed()
         yield from self._note_outcome(unfit)
+        if self._done_before:
+            told_all = yield from self._refuse_the_rest(outcome, unfit, header)
+            if told_all is not None:
+                return [told_all]
         refused = outcome.refusals if self._mixed == "each" else {}
         return [refused.get(recipient, unfit) for recipient in self.recipients_accepted]
 

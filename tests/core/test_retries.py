@@ -142,6 +142,26 @@ def test_copies_of_a_message_that_is_refused_for_good_in_the_end_are_forgotten(
 
 
 @of(COPIES)
+def test_who_was_mailed_is_not_refused_when_the_retry_is_for_others_sake(scene: Scene) -> None:
+    """One answer serves all: it says who got it, and a notice who did not."""
+    scene.mail(ANN, BOB, CYD)
+    assert codes(scene.send(answers=failing("rcpt", about=BOB))) == [451, 451, 451]
+    assert scene.mailed == {ANN, CYD}
+    scene.mail(ANN, BOB, SENDER)
+    scene.suppress(BOB)
+    question = scene.send()
+    assert codes(question) == [250, 250, 250]
+    assert question.answers is not None
+    assert "1 of 3 recipients" in question.answers[0].text
+    assert scene.mailed == set(), "on_mixed is refuse"
+    (notice,) = scene.notices
+    assert f"rfc822; {BOB}" in notice.content
+    assert f"rfc822; {SENDER}" in notice.content
+    assert ANN not in notice.content
+    assert scene.ledger == {CYD}, "whose transaction has no answer yet"
+
+
+@of(COPIES)
 def test_the_same_message_to_others_leaves_the_copies_alone(scene: Scene) -> None:
     """A client with many recipients sends it in several transactions."""
     scene.mail(ANN, BOB)

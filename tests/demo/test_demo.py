@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import smtplib
 import socket
@@ -46,12 +47,23 @@ def temporary(tmp_path: Path) -> dict[str, str]:
     return {"TMPDIR": str(tmp_path / "tmp"), "COLUMNS": "160"}
 
 
+def load() -> float:
+    """How many want each core, on average over a minute; 1 where it is fewer."""
+    return max(os.getloadavg()[0] / len(os.sched_getaffinity(0)), 1.0)
+
+
+def cpu_seconds() -> float:
+    """What the commands that were run took of a core, with all that they began."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_the_demo_shows_every_basis_and_refusal_and_leaves_nothing(
     tmp_path: Path, temporary: dict[str, str]
 ) -> None:
-    began = time.monotonic()
-    done = run(*COMMAND, "demo", cwd=REPOSITORY, env=temporary, timeout=100)
-    seconds = time.monotonic() - began
+    began, used, busy = time.monotonic(), cpu_seconds(), load()
+    done = run(*COMMAND, "demo", cwd=REPOSITORY, env=temporary, timeout=170)
+    seconds, used, busy = time.monotonic() - began, cpu_seconds() - used, max(busy, load())
     assert done.returncode == 0, done.stderr + done.stdout
     assert done.stderr == ""
     for basis in BASES:
@@ -64,8 +76,10 @@ def test_the_demo_shows_every_basis_and_refusal_and_leaves_nothing(
     assert port is not None
     assert not listens(int(port[1]))
     assert list((tmp_path / "tmp").iterdir()) == []
-    # A promise to users; three times it, for a machine that runs other tests meanwhile.
-    assert seconds < 60
+    # A promise to users: as work in any case, as time on a machine that does nothing else; three
+    # times that, since it runs other tests meanwhile, and longer where it runs still more.
+    assert used < 20
+    assert seconds < 60 * busy
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

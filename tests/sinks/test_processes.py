@@ -12,12 +12,12 @@ from smtpproxy.sinks.collector import process_metrics, relay_processes
 
 @pytest.fixture
 def other() -> Iterator[int]:
-    program = "import sys; files = [open('/dev/null') for _ in range(200)]; input()"
+    program = "files = [open('/dev/null') for _ in range(200)]; print(flush=True); input()"
     with subprocess.Popen(
-        [sys.executable, "-c", f"{program}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        while len(os.listdir(f"/proc/{process.pid}/fd")) < 200:  # noqa: PTH208
-            assert process.poll() is None
+        assert process.stdout is not None
+        assert process.stdout.readline(), "it has opened them all"
         yield process.pid
         process.kill()
 
