@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -216,11 +217,20 @@ def test_with_a_way_out_that_the_relay_adds(relay: RelayProcess, mta: FakeUpstre
 
 def test_two_at_once_are_not_both_sent(relay: RelayProcess, mta: FakeUpstream) -> None:
     message = question(links(relay, "ida")[0])
+
+    def until_told(_: int) -> tuple[int, str]:
+        """What a client is told in the end: on a busy machine it may have to try again."""
+        for _ in range(100):
+            code, text = ask_on(relay, message, "ida")
+            if code != 451:
+                return code, text
+            time.sleep(0.1)
+        return code, text
+
     with ThreadPoolExecutor(6) as at_once:
-        answers = list(at_once.map(lambda _: ask_on(relay, message, "ida"), range(6)))
+        answers = list(at_once.map(until_told, range(6)))
     assert len(mta.messages) == 1, answers
-    assert sum(code == 250 for code, _ in answers) == 1, answers
-    assert {code for code, _ in answers} <= {250, 451, 550}, "451: a busy machine"
+    assert sorted(code for code, _ in answers) == [250, 550, 550, 550, 550, 550], answers
 
 
 def test_decisions_are_the_same_when_they_are_judged_again(relay: RelayProcess) -> None:
