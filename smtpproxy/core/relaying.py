@@ -6,7 +6,8 @@ from functools import partial
 from msgspec.structs import replace
 
 from smtpproxy.core.content_checks import Message, body_without_pixels
-from smtpproxy.core.copying import FAILURES, CopyingTransaction
+from smtpproxy.core.copying import CopyingTransaction
+from smtpproxy.core.delivering import FAILURES
 from smtpproxy.core.edits import edited, identifying_fields
 from smtpproxy.core.effects import (
     AskUpstream,

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from smtpproxy.core.copying import FAILURES
+from smtpproxy.core.delivering import FAILURES
 from smtpproxy.core.effects import Effect, SendContent
 from smtpproxy.core.notices import NoticeRefused, Notices
 from smtpproxy.core.perform import Performer, drive

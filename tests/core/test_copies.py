@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from smtpproxy.core import effects
-from smtpproxy.core.copying import Delivered, PerRecipientDelivery
+from smtpproxy.core.delivering import Delivered, PerRecipientDelivery
 from smtpproxy.core.effects import Steps
 from smtpproxy.core.recording import Recipient
 from smtpproxy.mail.reply import Reply
