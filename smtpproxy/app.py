@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from smtpproxy.config import ConfigError
-from smtpproxy.config.start_checks import FOLDERS, check_named_files
+from smtpproxy.config.start_checks import FOLDERS, check_named_files, restore_warnings
 from smtpproxy.process.control import HandOver, NotRunning, StepDown, ask
 from smtpproxy.process.listening import CannotListen, Sockets, handed_on_by_systemd
 from smtpproxy.process.notifier import Notifier
@@ -87,6 +87,8 @@ def _prepare_state(settings: Settings) -> None:
         except OSError as error:
             raise OSError(f"feedback.maildir: {error.filename}: {error.strerror}") from error
     asyncio.run(_open_and_close(settings))
+    for warning in restore_warnings(settings):
+        structlog.get_logger().warning("marketing deferred", why=warning)
     if settings.makes_tokens and ensure_link_keys(state, datetime.now(UTC).date()):
         structlog.get_logger().info("key of links made", file=str(state / LINK_KEYS))
 

@@ -26,6 +26,7 @@ from smtpproxy.sinks.audit.following import matches
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.store import open_feedback, open_mailings, open_stream_counts
+from smtpproxy.store.change_journal import Journal
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store
@@ -234,6 +235,7 @@ async def _remove(
     if keep.changes is not None and not dry_run:
         names = [webhook.name for webhook in settings.webhooks]
         await store.trim_changes(beginning(at, keep.changes), webhooks=names)
+        await asyncio.to_thread(Journal(audit).expire, beginning(at, keep.changes))
         await store.trim_stream_events(beginning(at, keep.changes))
     mailings = await _prune_mailings(settings, at, dry_run=dry_run)
     purged.removed["mailings"] = Kind(mailings)

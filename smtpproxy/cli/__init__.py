@@ -141,6 +141,8 @@ COMMANDS = {
     "stream": ("stream", "stream", "Show what is heard of streams; pause and resume them."),
     "webhook": ("webhook", "webhook", "Show the state of webhooks; send again or drop."),
     "token": ("credentials", "token", "Make a new token for the API."),
+    "backup": ("backup", "backup", "Copy all that the relay knows, while it runs."),
+    "restore": ("backup", "restore", "Put a backup in place, and do again what came after it."),
     "migrate": ("migrate", "migrate", "Bring the tables of the store up to date."),
     "purge": ("operation", "purge", "Remove what has outlived its retention period."),
     "user": ("credentials", "user", "Add, remove, list and check the users of AUTH."),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from smtpproxy.auth.users import UsersError, read
 from smtpproxy.config import ConfigError
+from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
 from smtpproxy.settings.brands import UnusableLogo, logo_source
 from smtpproxy.store import open_store, store_path
@@ -107,7 +108,32 @@ def _logo_faults(settings: Settings) -> Iterator[str]:
 
 
 def _check_state(settings: Settings, filename: str) -> list[str]:
-    return _raise_any(filename, _state_faults(settings))
+    _raise_any(filename, _state_faults(settings))
+    return restore_warnings(settings)
+
+
+def restore_warnings(settings: Settings) -> list[str]:
+    """Return a warning while marketing waits for what came after a backup that was restored."""
+
+    async def since() -> datetime | None:
+        store = open_store(settings.store, settings.server.state_dir, read_only=True)
+        try:
+            pause = restore_in_force(await store.pauses())
+        finally:
+            await store.close()
+        return None if pause is None else pause.at
+
+    try:
+        at = asyncio.run(since())
+    except StoreUnavailable:
+        return []  # said elsewhere
+    if at is None:
+        return []
+    return [
+        f"store: restored from a backup at {at:%Y-%m-%dT%H:%M:%SZ}; all marketing is deferred"
+        " (restore_pending) until what came after the backup is done again: smtpproxy restore"
+        " --journals DIR, or --journals-lost where nothing is left of it"
+    ]
 
 
 def _state_faults(settings: Settings) -> Iterator[str]:

@@ -36,6 +36,7 @@ class Check(StrEnum):
     UPSTREAM = "upstream"
     CLOCK = "clock"
     KEYS = "keys"
+    RESTORE = "restore"
     CERTIFICATE = "certificate"
     UNSUBSCRIBE = "unsubscribe"
     TRACKING = "tracking"

@@ -11,9 +11,16 @@ from pathlib import Path
 from msgspec import Struct
 
 from smtpproxy.doctor.finding import Check, Finding, Status
+from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.store import key_files as stored_keys
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store import open_store
+from smtpproxy.store.protocols import (
+    NoStoreYet,
+    StoreInaccessible,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from smtpproxy.terminal import counted
 from smtpproxy.tls import TlsError, TlsFiles, server_context
 
@@ -55,6 +62,28 @@ def judge_days(left: float | None) -> tuple[Status, str, str]:
 _OLD_DKIM = 365
 _OLD_OTHER = 3 * 365
 _MOST_DKIM = "every year at least: smtpproxy dkim keygen, publish, add it with a date"
+
+
+async def restore(settings: Settings) -> list[Finding]:
+    """Judge whether all is known of the people that the store knows."""
+    where = settings.store.url
+    try:
+        store = open_store(settings.store, settings.server.state_dir, read_only=True)
+        try:
+            pause = restore_in_force(await store.pauses())
+        finally:
+            await store.close()
+    except NoStoreYet:
+        return []
+    except StoreUnavailable as fault:
+        return [Finding(Check.RESTORE, where, Status.UNKNOWN, f"the store cannot answer: {fault}")]
+    if pause is None:
+        return [Finding(Check.RESTORE, where, Status.PASS, "no restore waits for its journal")]
+    text = f"restored at {pause.at:%Y-%m-%d %H:%M}, and who objected since the backup is not known"
+    return [Finding(Check.RESTORE, where, Status.FAIL, f"{text}: marketing is deferred", _REPLAY)]
+
+
+_REPLAY = "smtpproxy restore --journals DIR, or --journals-lost where nothing is left of them"
 
 
 class KeyFile(Struct, frozen=True):

@@ -15,6 +15,8 @@ from msgspec import Struct
 MILLION = 1_000_000
 STREAM, BRAND = "stream:", "brand:"
 """What the subject of a pause begins with: the name of the stream, or of the brand, follows."""
+MARKETING, RESTORE = "marketing", "restore"
+"""Subject and cause of the pause of all marketing after the store was restored from a backup."""
 
 
 class Heard(StrEnum):

@@ -122,6 +122,7 @@ WISHES: tuple[Rule[RecipientCase], ...] = (
 )
 
 DEFERRALS: tuple[Rule[RecipientCase], ...] = (
+    Rule("restored", deferrals.restored, "design 4.12; A31"),
     Rule("paused", deferrals.paused, "design 4.12; A27 to A29"),
     Rule("frequency", deferrals.frequency, "design 4.12; A28"),
     Rule("list_stale", deferrals.list_stale, "design 4.12; A37 A41"),

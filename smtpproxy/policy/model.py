@@ -266,11 +266,11 @@ class Mailing(Struct, frozen=True, omit_defaults=True):
 
 
 class Pause(Struct, frozen=True, omit_defaults=True):
-    """Why the mail of a stream, or of all marketing streams of a brand, is held back."""
+    """Why the mail of a stream, or of all marketing streams of a brand or at all, is held back."""
 
-    subject: str  # "stream:NAME" or "brand:NAME"
+    subject: str  # "stream:NAME", "brand:NAME" or "marketing"
     at: datetime
-    cause: str  # what was heard too often (`breaker.Heard`), or "person": somebody's own doing
+    cause: str  # what was heard too often (`breaker.Heard`), "person" or "restore"
     until: datetime | None = None  # not from then on; None: until a person resumes it
     reason: str | None = None  # for people
 

@@ -29,6 +29,7 @@ _OTHERS = {
     Reason.RECIPIENT_LIMIT: (550, "5.5.3"),
     Reason.SINGLE_RECIPIENT_REQUIRED: (554, "5.5.4"),
     Reason.NULL_MX: (556, "5.1.10"),  # RFC 7505 4.1
+    Reason.RESTORE_PENDING: (451, "4.3.0"),
     Reason.TEMPORARY_FAILURE: (451, "4.3.0"),
 }
 

@@ -229,6 +229,7 @@ class Reason(StrEnum):
     # a recipient: more often than they want
     PREFERENCE_FREQUENCY = "preference_frequency"
     # a recipient: not now
+    RESTORE_PENDING = "restore_pending"
     STREAM_PAUSED = "stream_paused"
     FREQUENCY_CAP = "frequency_cap"
     LIST_STALE = "list_stale"

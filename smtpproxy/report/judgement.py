@@ -72,7 +72,12 @@ def kind_of(reason: str) -> Kind:
         return Kind.MESSAGE
     if reason in _RECORD:
         return Kind.RECORD
-    if reason in (Reason.STREAM_PAUSED, Reason.FREQUENCY_CAP, Reason.CAMPAIGN_ON_TRIAL):
+    if reason in (
+        Reason.RESTORE_PENDING,
+        Reason.STREAM_PAUSED,
+        Reason.FREQUENCY_CAP,
+        Reason.CAMPAIGN_ON_TRIAL,
+    ):
         return Kind.TIME
     return Kind.RELAY if reason == Reason.TEMPORARY_FAILURE else Kind.PERSON
 

@@ -11,7 +11,7 @@ from typing import get_args
 
 from smtpproxy.events import AuthOutcome, Part, ProxyOutcome, TlsOutcome
 from smtpproxy.mail.confirmation_token import Kind
-from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.breaker import RESTORE, Heard
 from smtpproxy.policy.model import (
     Action,
     Basis,
@@ -80,6 +80,7 @@ WEBHOOK_OUTCOMES = (
 _SUPPRESSED = tuple(Reason(f"suppressed_{origin}") for origin in Origin)
 _FOR_ALL_RECIPIENTS = (Reason.STREAM_NOT_PERMITTED, Reason.NULL_MX, Reason.TRACKING_UNCONSENTED)
 _DEFERRALS = (
+    Reason.RESTORE_PENDING,
     Reason.STREAM_PAUSED,
     Reason.FREQUENCY_CAP,
     Reason.LIST_STALE,
@@ -304,7 +305,12 @@ def _marketing(settings: Settings) -> list[str]:
     return [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
 
 
-PAUSE_CAUSES = ("configuration", "person", *map(str, (Heard.COMPLAINT, Heard.DEAD_ADDRESS)))
+PAUSE_CAUSES = (
+    "configuration",
+    "person",
+    RESTORE,
+    *map(str, (Heard.COMPLAINT, Heard.DEAD_ADDRESS)),
+)
 
 
 @_labelled("stream", "cause")

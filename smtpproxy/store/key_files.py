@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
+from hmac import digest
 from pathlib import Path
 
 from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
@@ -224,6 +225,11 @@ class LinkKey:
     version: int
     made: date
     secret: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """What shows which key it is, and gives nothing of it away."""
+        return digest(self.secret, b"smtpproxy link key", "sha256")[:4].hex()
 
 
 def load_link_keys(state_dir: Path) -> Mapping[int, LinkKey]:

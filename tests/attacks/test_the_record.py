@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.events import UlidFactory
+from smtpproxy.sinks.audit import anchor_scheduler as journal_scheduler
 from smtpproxy.sinks.audit import anchors
-from smtpproxy.sinks.audit import anchors as journal_scheduler
 from smtpproxy.sinks.audit.anchors import ExpiredFile, ExpiredRow, TrimmedRow
 from smtpproxy.sinks.audit.chain import Chain, Head, Kind, Report, take_apart
 from smtpproxy.sinks.audit.erase import pseudonymise

@@ -135,6 +135,11 @@ CASES = (
         UP | {PAUSED % "person": "1x40", PAUSED % "configuration": "1x40"},
     ),
     Case(
+        "SmtpproxyRestorePending",
+        UP | {PAUSED % "restore": "0x10 1x30"},
+        UP | {PAUSED % "restore": "0x28 1x12", PAUSED % "person": "1x40"},
+    ),
+    Case(
         "SmtpproxyStreamWarned",
         UP | {REACHED % "unsubscribe": "0x20 1x20", PAUSED % "complaint": "0x40"},
         UP | {REACHED % "unsubscribe": "1x20 0x20"},

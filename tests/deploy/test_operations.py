@@ -1,6 +1,8 @@
 """docs/operations.md: what it tells people to do works."""
 
+import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,9 +12,8 @@ from click.testing import CliRunner
 
 from smtpproxy.cli import main
 from tests.kit.messages import marketing
-from tests.kit.parts import needs
 from tests.kit.processes import run
-from tests.kit.relay import RelayProcess
+from tests.kit.relay import COMMAND, RelayProcess
 from tests.kit.store import address, ndjson, suppressions_csv
 from tests.kit.upstream import FakeUpstream
 
@@ -47,11 +48,12 @@ def test_its_commands_exist() -> None:
         assert done.exit_code == 0, command
 
 
-@needs("sqlite3")
 def test_the_backup_can_be_restored(
     relay: Callable[..., RelayProcess], upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    [backup] = re.findall(r"```sh\n(umask 077\n.+?)```", TEXT, re.DOTALL)
+    """On a machine with nothing but the configuration, by the lines of the document."""
+    [backup] = re.findall(r"```sh\n(smtpproxy backup .+?)```", TEXT, re.DOTALL)
+    [restore] = re.findall(r"```sh\n(smtpproxy restore .+?\n)", TEXT)
     running = relay(upstream.address)
     state = Path(running.config["server"]["state_dir"])
     now = datetime.now(UTC)
@@ -62,14 +64,27 @@ def test_the_backup_can_be_restored(
 
     copy = tmp_path / "backup"
     copy.mkdir()
-    script = backup.replace("/var/lib/smtpproxy", str(state)).replace("/backup", str(copy))
-    done = run("sh", "-e", "-c", script)
-    assert (done.returncode, done.stderr) == (0, "")
+
+    def follow(script: str) -> str:
+        for path, real in (("/var/lib/smtpproxy", state), ("/backup", copy)):
+            script = script.replace(path, str(real))
+        command = " ".join(map(shlex.quote, COMMAND))
+        script = re.sub(r"^smtpproxy", command, script, flags=re.MULTILINE)
+        environment = {**os.environ, "SMTPPROXY_CONFIG": str(running.config_path)}
+        done = run("sh", "-e", "-c", script, env=environment)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    command, _, ship = backup.partition("\n")
+    follow(command.replace("$(date +%F)", "2026-03-01"))
+    running.must("suppress", "add", address("consent"), "--origin", "unsubscribe")
+    follow(ship)
 
     running.kill()
     shutil.rmtree(state)
-    shutil.copytree(copy, state)
+    assert "marketing goes on" in follow(restore)
     running.start()
     assert "suppressed_complaint" in running.send(marketing(), address("complained"))[1]
-    assert running.send(marketing(), address("consent"))[0] == 250
+    assert "suppressed_unsubscribe" in running.send(marketing(), address("consent"))[1]
     assert "suppressed_complaint" in running.must("audit", "show", decision)
+    assert "nothing is wrong" in running.must("audit", "verify")

@@ -75,6 +75,7 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
             "the person agreed to “offers” on 1 March 2025 (box they ticked);"
             " last activity on 1 March 2025",
         ),
+        ("restored", "passed", "the data was not restored, or what came after the backup is known"),
         ("paused", "passed", "stream offers is not paused"),
         ("frequency", "passed", "the person has not had as much mail as allowed"),
         ("list_stale", "passed", "every list that has to be fresh is"),

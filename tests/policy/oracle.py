@@ -58,6 +58,8 @@ def expected(
             if wish.frequency == "monthly" and (same_month or soon):
                 return "refuse preference_frequency"
     # 12
+    if any(p.subject == "marketing" for p in facts.pauses):
+        return "defer restore_pending"
     held = {f"stream:{stream.name}", f"brand:{stream.brand}"}
     pauses = [p for p in facts.pauses if p.subject in held and not (p.until and p.until <= now)]
     if stream.paused or pauses:

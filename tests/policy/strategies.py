@@ -56,6 +56,7 @@ MAILED = [NOW, NOW - DAY, NOW - 7 * DAY, NOW - 7 * DAY - TICK, NOW - 30 * DAY]
 CAPS = [None, None, None, parse_cap("1/7d"), parse_cap("2/1d"), parse_cap("3/60d")]
 PAUSES: list[tuple[Pause, ...]] = [
     *[()] * 9,
+    (Pause("marketing", NOW - DAY, "restore"), Pause("stream:s", NOW - DAY, "person")),
     (Pause("stream:s", NOW - DAY, "complaint"),),
     (Pause("stream:s", NOW - DAY, "complaint", NOW), Pause("stream:t", NOW - DAY, "person")),
     (Pause("stream:s", NOW - DAY, "person", NOW + TICK),),

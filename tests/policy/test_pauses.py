@@ -13,6 +13,7 @@ from tests.policy.cases import ADDRESS, BOOK, DAY, NOW, OFFERS, RECEIPTS, SUBSCR
 SECOND = timedelta(seconds=1)
 BRANDED = replace(OFFERS, brand="shoes")
 PAUSE = Pause("stream:offers", NOW - DAY, "complaint")
+RESTORED = Pause("marketing", NOW - DAY, "restore")
 PAUSED, ALLOWED = "defer stream_paused", "allow consent"
 
 
@@ -30,6 +31,9 @@ def judged(stream: Stream, *pauses: Pause, contact: Contact | None = SUBSCRIBER)
         ((replace(PAUSE, subject="brand:shoes"),), PAUSED),
         ((replace(PAUSE, subject="brand:hats"),), ALLOWED),
         ((replace(PAUSE, subject="stream:shoes"),), ALLOWED),
+        # after a restore, whatever else holds it back
+        ((RESTORED,), "defer restore_pending"),
+        ((PAUSE, RESTORED), "defer restore_pending"),
         # up to its end, which is the first moment without it
         ((replace(PAUSE, until=NOW + SECOND),), PAUSED),
         ((replace(PAUSE, until=NOW),), ALLOWED),

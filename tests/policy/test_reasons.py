@@ -12,6 +12,7 @@ from smtpproxy.policy.replies import reply_codes
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "reasons.md").read_text("utf-8")
 PARAGRAPHS = dict(re.findall(r"^### (\w+)\n\n(.+?)\n(?=\n|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
 DEFERRALS = {
+    Reason.RESTORE_PENDING,
     Reason.STREAM_PAUSED,
     Reason.FREQUENCY_CAP,
     Reason.LIST_STALE,

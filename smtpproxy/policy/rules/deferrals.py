@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from smtpproxy.policy.breaker import BRAND, STREAM
+from smtpproxy.policy.breaker import BRAND, MARKETING, STREAM
 from smtpproxy.policy.campaign import held_until
 from smtpproxy.policy.model import Action, Pause, Reason, StreamClass, Verdict
 from smtpproxy.policy.periods import Cap
@@ -14,6 +14,22 @@ _PAUSED = defer("paused", Reason.STREAM_PAUSED)
 _MISSING = Verdict(
     Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail="a snapshot is missing"
 )
+
+
+def restored(case: RecipientCase) -> Verdict | None:
+    """Defer while nobody knows who objected since the backup that the store was restored from."""
+    if not case.facts.pauses or case.stream.stream_class is not StreamClass.MARKETING:
+        return None
+    pause = restore_in_force(case.facts.pauses)
+    if pause is None:
+        return None
+    detail = f"restored {pause.at:%Y-%m-%dT%H:%M:%SZ}; what came after the backup is not replayed"
+    return Verdict(Action.DEFER, Reason.RESTORE_PENDING, rule="restored", detail=detail)
+
+
+def restore_in_force(pauses: Iterable[Pause]) -> Pause | None:
+    """Return the pause of all marketing, where there is one."""
+    return next((pause for pause in pauses if pause.subject == MARKETING), None)
 
 
 def paused(case: RecipientCase) -> Verdict | None:
@@ -32,8 +48,8 @@ def paused(case: RecipientCase) -> Verdict | None:
 
 
 def pause_in_force(stream: str, brand: str, pauses: Iterable[Pause], now: datetime) -> Pause | None:
-    """Return the pause of a stream, or of its brand, that lasts longest."""
-    subjects = (STREAM + stream, BRAND + brand)
+    """Return the pause of a stream, of its brand or of all, that lasts longest."""
+    subjects = (STREAM + stream, BRAND + brand, MARKETING)
     holding = [pause for pause in pauses if pause.subject in subjects and pause.holds(now)]
     return max(holding, key=lambda pause: pause.until or _NEVER, default=None)
 

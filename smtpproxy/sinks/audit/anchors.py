@@ -4,10 +4,9 @@ They are a chain of their own, `anchors.ndjson`. Each goes to the log as well, s
 log collector has a copy that nobody on this machine can change: a journal that is cut or
 rewritten afterwards does not agree with it (docs/audit.md).
 
-Nothing of this happens on the mail path: one look a second, and the disk in a thread.
+anchor_scheduler.py says when they are taken.
 """
 
-import asyncio
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -15,18 +14,18 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
-from smtpproxy.sinks.audit.files import ANCHORS, ROTATION_REQUEST, Segment
+from smtpproxy.sinks.audit.files import Segment
 from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, After
 
 _ERASURE = b'"entry":{"kind":"eras'
 
 Why = Literal["begin", "end", "time", "lines", "asked"]
+Restored = Literal["restored", "replayed", "lost"]
 
 Heads = dict[str, After]
 """The last line of each slot, by the slot's number."""
@@ -93,7 +92,23 @@ class TrimmedRow(Struct, frozen=True, omit_defaults=True, tag="trimmed", tag_fie
     set_back_from: datetime | None = None
 
 
-Row = AnchorRow | ExpiredRow | ErasingRow | ErasedRow | TrimmedRow
+class RestoredRow(Struct, frozen=True, omit_defaults=True, tag="restored", tag_field="kind"):
+    """The store was restored from a backup, or what it lacked is replayed, or given up as lost.
+
+    `of` is when the backup was taken, `by` who says so, `replayed` how many changes came back.
+    """
+
+    at: datetime
+    heads: Heads
+    what: Restored
+    of: datetime
+    by: str = ""
+    reason: str = ""
+    replayed: int = 0
+    set_back_from: datetime | None = None
+
+
+Row = AnchorRow | ExpiredRow | ErasingRow | ErasedRow | TrimmedRow | RestoredRow
 
 
 class Anchor(Struct, frozen=True):
@@ -160,6 +175,33 @@ def note_erased(folder: Path, now: Callable[[], datetime], of: int) -> Anchor:
     """Write down that the parts which row `of` names are gone. Raises OSError."""
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         return _append(folder, file, now, lambda at, heads: ErasedRow(at, heads, of))
+
+
+def note_restored(
+    folder: Path,
+    now: Callable[[], datetime],
+    what: Restored,
+    of: datetime,
+    *,
+    by: str = "",
+    reason: str = "",
+    replayed: int = 0,
+) -> Anchor:
+    """Write down what became of a restore. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with journal_files.locked(folder / journal_files.ANCHORS) as file:
+        return _append(
+            folder,
+            file,
+            now,
+            lambda at, heads: RestoredRow(at, heads, what, of, by, reason, replayed),
+        )
+
+
+def position(folder: Path) -> tuple[Head | None, Heads]:
+    """Return the newest anchor, and the last line of each slot now."""
+    last = newest(folder)
+    return None if last is None else last.head, _heads(folder, last)[0]
 
 
 def note_trimmed(
@@ -260,121 +302,3 @@ def _sync(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-ANCHOR_SECONDS = 60.0
-ANCHOR_LINES = 100_000
-
-LOOK = 1.0
-
-log = structlog.get_logger()
-
-
-class AnchorScheduler:
-    """Takes anchors for one journal while it has a file open.
-
-    `lines` tells how many lines the journal has by now; `anchored` is told of each anchor
-    (and adds one line for it); `rotate` begins a new file; `passed` is told the time.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        now: Callable[[], datetime],
-        lines: Callable[[], int],
-        anchored: Callable[[Anchor], None],
-        rotate: Callable[[], None],
-        passed: Callable[[datetime], None],
-    ) -> None:
-        self._folder = folder
-        self._now = now
-        self._lines = lines
-        self._anchored = anchored
-        self._rotate = rotate
-        self._passed = passed
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._asked = 0
-        self._due_after = 0.0
-        self._known_size = 0
-        self._unsealed = False
-        self._quiet_until = 0  # there is no news up to this line
-
-    def file_begun(self) -> None:
-        self._asked = self._request()
-        self._anchor("begin")
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
-
-    def close(self) -> None:
-        """Take the last anchor, at once."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            if self._task is not None:
-                self._task.cancel()
-            self._report(self._take("end", 0.0))
-
-    def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(LOOK, self._look)
-        self._passed(self._now())
-        if self._request() != self._asked:
-            self._rotate()
-            return
-        self._look_at_anchors()
-        news = self._lines() - self._quiet_until
-        if news >= ANCHOR_LINES:
-            self._anchor("lines")
-        elif (news > 0 or self._unsealed) and loop.time() >= self._due_after:
-            self._anchor("time")
-
-    def _request(self) -> int:
-        """When closing the files was last requested, as the file's time; 0 for never."""
-        try:
-            return (self._folder / ROTATION_REQUEST).stat().st_mtime_ns
-        except OSError:
-            return 0
-
-    def _look_at_anchors(self) -> None:
-        """An erasure, say, has to leave the machine too: it is a cause for an anchor."""
-        try:
-            size = (self._folder / ANCHORS).stat().st_size
-            if size != self._known_size:
-                last = newest(self._folder)
-                self._unsealed = last is not None and not isinstance(last.row, AnchorRow)
-        except OSError:
-            return
-        self._known_size = size
-
-    def _anchor(self, why: Why) -> None:
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._anchor_aside(why))
-
-    async def _anchor_aside(self, why: Why) -> None:
-        loop = asyncio.get_running_loop()
-        seen = self._lines()
-        # Another worker's anchor tells of this one's files too.
-        unless_within = ANCHOR_SECONDS / 2 if why == "time" else 0.0
-        anchor = await loop.run_in_executor(None, self._take, why, unless_within)
-        # The anchor's own line is no news; what was written while it was taken is.
-        own = anchor is not None and self._lines() == seen
-        self._quiet_until = seen + own
-        self._due_after = loop.time() + ANCHOR_SECONDS
-        self._task = None
-        self._report(anchor)
-        if anchor is not None:
-            self._anchored(anchor)
-
-    def _take(self, why: Why, unless_within: float) -> Anchor | None:
-        try:
-            return take(self._folder, why, self._now, unless_within=unless_within)
-        except OSError as error:
-            log.warning("no audit anchor", why=why, error=str(error))
-            return None
-
-    def _report(self, anchor: Anchor | None) -> None:
-        """The log collector's copy."""
-        if anchor is not None and isinstance(anchor.row, AnchorRow):
-            heads = {slot: f"{head.n} {head.hash}" for slot, head in anchor.row.heads.items()}
-            log.info("audit anchor", why=anchor.row.why, n=anchor.n, hash=anchor.hash, heads=heads)

@@ -18,7 +18,8 @@ import structlog
 
 from smtpproxy.events import Decided, Relayed
 from smtpproxy.settings import AuditSettings
-from smtpproxy.sinks.audit.anchors import Anchor, AnchorScheduler
+from smtpproxy.sinks.audit.anchor_scheduler import AnchorScheduler
+from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.lines import (
     CLOCK_TOLERANCE,
     AnchorEntry,

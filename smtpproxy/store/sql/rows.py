@@ -205,6 +205,11 @@ def contact_row(number: int, contact: Contact, as_of: datetime | None) -> Row:
     )
 
 
+def act_brand(details: str | None) -> str | None:
+    """Return the brand that the details of an act name."""
+    return _read_act_details(details).brand if details else None
+
+
 def act_row(number: int, sequence: int, act: ConsentAct) -> Row:
     """Return contact, sequence and the values of ACT_COLUMNS."""
     return (

@@ -4,8 +4,9 @@ reads on the event loop, the rest is on a thread."""
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, closing, suppress
+from datetime import datetime
 from pathlib import Path
 
 from smtpproxy.settings import PartnerSettings
@@ -18,6 +19,7 @@ from smtpproxy.store.protocols import (
     StoreUnavailable,
 )
 from smtpproxy.store.sql.live_keys import LiveKeys
+from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.session import Session, Writer
 from smtpproxy.store.sql.store import SqlStore
 from smtpproxy.store.sqlite import live_keys
@@ -32,6 +34,7 @@ from smtpproxy.store.sqlite.connection import (
     version_of,
 )
 from smtpproxy.store.sqlite.counters import SqliteMailings
+from smtpproxy.store.sqlite.journaling import ChangeFollower
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.statements import DIALECT
 
@@ -57,9 +60,16 @@ class SqliteStore(SqlStore):
         self._timeout = timeout
         self._writer = None if read_only else SqliteWriter(path, timeout)
         self._keys = LiveKeys(path, state_dir)
+        if self._writer is not None:
+            self._writer.committed = ChangeFollower(state_dir, self._keys).follow
         self._partners = partners
         self._reader = SqliteReader(path, state_dir, timeout, partners)
         self._mailings = SqliteMailings(path, timeout, read_only=read_only)
+
+    async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
+        async with self._to_write().transaction() as session:  # the journal has these
+            await session.run("DELETE FROM withdrawal_change WHERE at < ?", to_micros(before))
+        return await super().trim_changes(before, webhooks=webhooks)
 
     def _to_write(self) -> Writer:
         if self._writer is None:

@@ -9,7 +9,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -219,6 +219,8 @@ class SqliteWriter:
         self._turn = asyncio.Lock()
         self._connection: aiosqlite.Connection | None = None
         self._watch: FileWatch | None = None
+        self.committed: Callable[[SqliteSession], Awaitable[None]] | None = None
+        """Is told of each commit, before anybody else is."""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteSession]:
@@ -231,6 +233,8 @@ class SqliteWriter:
             except BaseException:
                 await connection.rollback()
                 raise
+            if self.committed is not None:
+                await self.committed(SqliteSession(connection))
 
     async def _begin(self, connection: aiosqlite.Connection) -> None:
         """Take the write lock. SQLite's own waiting looks too seldom to get in between the

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.policy.model import MessageFeatures, RecipientFacts, Suppression, Verdict
+from smtpproxy.sinks.audit import anchor_scheduler as journal_scheduler
 from smtpproxy.sinks.audit import anchors
-from smtpproxy.sinks.audit import anchors as journal_scheduler
 from smtpproxy.sinks.audit.anchors import AnchorRow
 from smtpproxy.sinks.audit.chain import Kind, Report
 from smtpproxy.sinks.audit.journal import AuditUnavailable

@@ -87,6 +87,24 @@ CREATE TABLE consent_act (
     PRIMARY KEY (contact, at, withdrawal, sequence)
 ) WITHOUT ROWID;
 
+-- What of them is still to be written to the journal of changes, and was lately.
+CREATE TABLE withdrawal_change (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    contact INTEGER NOT NULL REFERENCES contact (id) ON DELETE CASCADE,
+    purpose TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    details TEXT
+);
+
+CREATE INDEX withdrawal_change_contact ON withdrawal_change (contact);
+
+CREATE TRIGGER withdrawal_change_added AFTER INSERT ON consent_act WHEN NEW.withdrawal BEGIN
+    INSERT INTO withdrawal_change (at, contact, purpose, since, details)
+    VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000,
+            NEW.contact, NEW.purpose, NEW.at, NEW.details);
+END;
+
 CREATE TRIGGER consent_act_stays BEFORE UPDATE ON consent_act BEGIN
     SELECT RAISE(ABORT, 'consent acts are a history: add one instead');
 END;

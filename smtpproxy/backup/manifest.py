@@ -1,0 +1,194 @@
+"""What a backup holds, and whether it is whole and as it was written."""
+
+import os
+import re
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from hashlib import file_digest
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.lines import After
+from smtpproxy.store import store_path
+from smtpproxy.store.change_journal import Position
+from smtpproxy.store.key_files import FILE_NAME as SUPPRESSION_KEY
+from smtpproxy.store.key_files import LINK_KEY_FILE, load_link_keys
+from smtpproxy.store.sqlite.copying import counts, integrity, proven_keys
+
+NAME = "manifest.json"
+FORMAT = 1
+DATABASE = "smtpproxy.db"
+CONFIGURATION = "configuration.toml"
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
+_LARGEST = 4 * 1024 * 1024  # octets of a manifest
+_DATABASES = ("mailings", "streams", "feedback", "confirmations")
+"""What lies beside the database. Who has a copy already is not kept: that is of an hour's use."""
+
+
+class BackupFault(Exception):
+    """A backup cannot be made, or not be restored; the text says why and what would be right."""
+
+    exit_code = 1
+
+
+class Kept(Struct, frozen=True, omit_defaults=True):
+    """A file of the backup. `path` is where it was, of files that the configuration names."""
+
+    name: str
+    size: int
+    sha256: str
+    path: str | None = None
+
+
+class Manifest(Struct, frozen=True):
+    """`keys` are fingerprints by version; `changes` and `audit` are the ends of the journals."""
+
+    format: int
+    program: str
+    host: str
+    taken_at: datetime
+    schema: int
+    contacts: int
+    suppressions: int
+    keys: dict[str, dict[str, str]]
+    changes: Position
+    anchor: Head | None
+    audit: dict[str, After]
+    files: tuple[Kept, ...]
+
+    def kept(self, name: str) -> Kept | None:
+        return next((each for each in self.files if each.name == name), None)
+
+
+_decode = msgspec.json.Decoder(Manifest).decode
+
+
+def write(folder: Path, manifest: Manifest) -> str:
+    """Write it, on the disk when this returns; return its SHA-256. Raises OSError."""
+    path = folder / NAME
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(file, "wb") as out:
+        out.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        out.flush()
+        os.fsync(out.fileno())
+    return digest(path)
+
+
+def proven(folder: Path) -> Manifest:
+    """Read the manifest of a backup, and hold all of it against that.
+
+    Raises BackupFault: it is not whole or not as written; StoreMisconfigured: the keys are not
+    those of the database, or it is of a newer program; OSError.
+    """
+    manifest = _read(folder)
+    for kept in manifest.files:
+        path = folder / kept.name
+        if not path.is_file():
+            raise BackupFault(f"{path}: is missing; the backup is not whole, take another")
+        size = path.stat().st_size
+        if size != kept.size:
+            raise BackupFault(
+                f"{path}: has {size} octets, and had {kept.size}; the backup is damaged"
+            )
+        if digest(path) != kept.sha256:
+            raise BackupFault(f"{path}: is not as it was written (SHA-256); the backup is damaged")
+    prove_databases(folder, manifest)
+    found = fingerprints(folder)
+    for name, keys in manifest.keys.items():
+        if found.get(name) != keys:
+            raise BackupFault(
+                f"{folder / name}: holds other keys than the backup was made with; put back the"
+                f" key file that belongs to it ({', '.join(keys.values())})"
+            )
+    return manifest
+
+
+def _read(folder: Path) -> Manifest:
+    path = folder / NAME
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise BackupFault(f"{path}: too large for a manifest; it is no backup of smtpproxy")
+        manifest = _decode(path.read_bytes())
+    except FileNotFoundError:
+        raise BackupFault(
+            f"{folder}: no backup: it has no {NAME}; right is a folder that smtpproxy backup made"
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BackupFault(f"{path}: cannot be read ({error}); the backup is damaged") from None
+    if manifest.format != FORMAT:
+        raise BackupFault(
+            f"{path}: a backup of format {manifest.format}, and this program knows {FORMAT};"
+            " restore it with a newer smtpproxy"
+        )
+    for kept in manifest.files:
+        if not _SAFE.fullmatch(kept.name) or kept.name == NAME:
+            raise BackupFault(f"{path}: {kept.name!r} is no name of a file in a backup")
+    if manifest.kept(DATABASE) is None or manifest.kept(SUPPRESSION_KEY) is None:
+        raise BackupFault(f"{path}: names no {DATABASE} with its {SUPPRESSION_KEY}")
+    return manifest
+
+
+def prove_databases(folder: Path, manifest: Manifest) -> None:
+    """Raises BackupFault, StoreMisconfigured."""
+    for kept in manifest.files:
+        if kept.name.endswith(".db") and (found := integrity(folder / kept.name)) != "ok":
+            raise BackupFault(
+                f"{folder / kept.name}: SQLite finds it damaged ({found}); take another backup"
+            )
+    proven_keys(folder / DATABASE, folder)
+    version, contacts, suppressions = counts(folder / DATABASE)
+    told = manifest.schema, manifest.contacts, manifest.suppressions
+    if (version, contacts, suppressions) != told:
+        raise BackupFault(f"{folder / DATABASE}: another database than {NAME} tells of")
+
+
+def fingerprints(folder: Path) -> dict[str, dict[str, str]]:
+    """Return what shows which keys a folder has, and gives none away. Raises StoreMisconfigured."""
+    live = proven_keys(folder / DATABASE, folder)
+    found = {SUPPRESSION_KEY: {str(version): name for version, name in live.items()}}
+    if (folder / LINK_KEY_FILE).exists():
+        found[LINK_KEY_FILE] = {
+            str(version): key.fingerprint for version, key in load_link_keys(folder).items()
+        }
+    return found
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def in_state(settings: Settings) -> dict[str, Path]:
+    """Return what of `state_dir` is backed up: names in the backup, and where each belongs."""
+    state, database = settings.server.state_dir, store_path(settings.store)
+    beside = {
+        f"smtpproxy-{part}.db": database.with_name(f"{database.stem}-{part}.db")
+        for part in _DATABASES
+    }
+    keys = {name: state / name for name in (SUPPRESSION_KEY, LINK_KEY_FILE)}
+    return {**keys, **beside, "purges.ndjson": state / "purges.ndjson", DATABASE: database}
+
+
+def named_files(settings: Settings) -> list[Path]:
+    """Return the files that the configuration names: keys, certificates, users and the like."""
+    found: dict[Path, None] = {}
+    skipped = {settings.server.state_dir, settings.feedback_dir}
+
+    def look(value: object) -> None:
+        if isinstance(value, Path):
+            if value not in skipped and value.is_file():
+                found[value] = None
+        elif is_dataclass(value) and not isinstance(value, type):
+            for field in fields(value):
+                look(getattr(value, field.name))
+        elif isinstance(value, tuple | list):
+            for each in value:
+                look(each)
+
+    look(settings)
+    return list(found)

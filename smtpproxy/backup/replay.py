@@ -1,0 +1,217 @@
+"""What came after a backup, done again from the journal of changes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from smtpproxy.backup.restoring import Pending, pending
+from smtpproxy.policy.breaker import MARKETING, RESTORE
+from smtpproxy.policy.model import ConsentAct, Origin
+from smtpproxy.policy.rules.deferrals import restore_in_force
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
+from smtpproxy.sinks.audit.reader import read
+from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap
+from smtpproxy.store.key_files import load_keys
+from smtpproxy.store.keys import KeyRing
+from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.store.streams import PERSON, StreamEvent
+
+_AT_ONCE = 2_000
+_LIFTED = "lifted before the restore"
+_Order = tuple[str, str, str]
+"""Key text, scope and origin of a suppression."""
+_Withdrawal = tuple[str, str | None, datetime]
+"""Purpose, brand and time."""
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What was done again. `gaps` say what is missing: while there is one, marketing waits."""
+
+    waiting: Pending
+    changes: int = 0
+    until: datetime | None = None  # of the newest change that was read
+    suppressed: int = 0
+    lifted: int = 0
+    withdrawn: int = 0
+    erased: int = 0
+    gaps: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the journal says, as it stood in the end."""
+
+    stands: dict[_Order, datetime]
+    lifted: dict[_Order, datetime]
+    erased: dict[str, tuple[datetime, str]]
+    withdrawn: dict[str, set[_Withdrawal]]
+
+
+async def waiting_restore(store: Store) -> Pending | None:
+    """Return the restore that waits for its journal. Raises StoreUnavailable, BackupFault."""
+    pause = restore_in_force(await store.pauses())
+    return None if pause is None else pending(pause)
+
+
+async def replay(
+    settings: Settings,
+    store: Store,
+    waiting: Pending,
+    folder: Path,
+    now: Callable[[], datetime],
+) -> Replayed:
+    """Do again what the journal in a folder has from the backup on; let marketing go on if whole.
+
+    Where something is missing, all that stops mail is done again, and marketing goes on waiting.
+    Raises StoreUnavailable, OSError.
+    """
+    done = Replayed(waiting)
+    ring = load_keys(settings.server.state_dir)
+    changes, gaps = _changes(Journal(folder), waiting)
+    known = {key.fingerprint for key in ring.keys}
+    strange = [one for one in changes if one.key and _fingerprint(one.key) not in known]
+    if strange:
+        names = ", ".join(sorted({_fingerprint(one.key) for one in strange}))
+        gaps.append(
+            f"{len(strange)} changes are under the key {names}, which the backup does not have:"
+            " it was taken before the keys were renewed; restore one that was taken after that"
+        )
+    mine = [one for one in changes if one.key and _fingerprint(one.key) in known]
+    found = _gathered(mine, lifting=not gaps)
+    done.changes, done.until = len(changes), max((one.at for one in changes), default=None)
+    done.gaps = tuple(gaps)
+    await _people(settings, store, ring, found, done)
+    await _orders(store, found, done, now)
+    if not gaps:
+        anchors.note_restored(
+            settings.server.state_dir / FOLDER,
+            now,
+            "replayed",
+            waiting.taken_at,
+            replayed=done.changes,
+        )
+        await store.note_stream(StreamEvent(now(), MARKETING, "resumed", RESTORE))
+    return done
+
+
+async def give_up(
+    settings: Settings,
+    store: Store,
+    waiting: Pending,
+    by: str,
+    reason: str,
+    now: Callable[[], datetime],
+) -> None:
+    """Let marketing go on though what came after the backup is lost; who says so is on record."""
+    audit = settings.server.state_dir / FOLDER
+    anchors.note_restored(audit, now, "lost", waiting.taken_at, by=by, reason=reason)
+    await store.note_stream(
+        StreamEvent(now(), MARKETING, "resumed", PERSON, reason=f"{by}: {reason}")
+    )
+
+
+def _changes(journal: Journal, waiting: Pending) -> tuple[list[Change], list[str]]:
+    try:
+        return [line.change for line in journal.after(waiting.changes)], []
+    except JournalGap as gap:
+        return [line.change for line in journal.readable(waiting.changes.n)], [str(gap)]
+
+
+def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:
+    """Return what stood in the end; unless `lifting`, what was lifted is not looked at."""
+    found = _Found({}, {}, {}, {})
+    for one in changes:
+        order = one.key, one.scope, one.origin
+        if one.since is None:
+            continue
+        if one.action == "withdrawn":
+            act = one.purpose, one.brand, one.since
+            found.withdrawn.setdefault(one.key, set()).add(act)
+        elif one.action == "lifted":
+            if lifting:
+                found.stands.pop(order, None)
+                found.lifted[order] = one.since
+        else:
+            found.stands[order] = max(one.since, found.stands.get(order, one.since))
+            found.lifted.pop(order, None)
+            if one.origin == Origin.ERASURE:
+                found.erased[one.key] = one.since, one.scope
+    return found
+
+
+async def _people(
+    settings: Settings, store: Store, ring: KeyRing, found: _Found, done: Replayed
+) -> None:
+    """Erase contacts who were erased, and record withdrawals. Whose contact is not there any more,
+    or not yet, has a suppression instead: a later import must not revive them."""
+    gone = _named(ring, found.erased, _recorded(settings, found.erased))
+    left = dict(found.withdrawn)
+    if found.erased or found.withdrawn:
+        async for addresses in store.contact_addresses():
+            for key, address in _named(ring, found.erased, addresses).items():
+                at, scope = found.erased[key]
+                done.erased += await store.erase_contact(address, at=at, scope=scope)
+                gone[key] = address
+            for key, address in _named(ring, found.withdrawn, addresses).items():
+                if key in found.erased:
+                    continue
+                for purpose, brand, at in left.pop(key, ()):
+                    act = ConsentAct(purpose, at, withdrawal=True, brand=brand)
+                    done.withdrawn += await store.record_act(address, act)
+    for key, acts in left.items():
+        for purpose, _, at in acts:
+            order = key, f"purpose:{purpose}", str(Origin.UNSUBSCRIBE)
+            found.stands[order] = max(at, found.stands.get(order, at))
+            done.withdrawn += 1
+    for address in gone.values():
+        try:
+            pseudonymise(settings.server.state_dir / FOLDER, address)
+        except StillWritten as fault:
+            done.notes = (*done.notes, str(fault))
+
+
+async def _orders(store: Store, found: _Found, done: Replayed, now: Callable[[], datetime]) -> None:
+    entries = [
+        SuppressionEntry(key, scope, Origin(origin), since)
+        for (key, scope, origin), since in found.stands.items()
+    ]
+    for start in range(0, len(entries), _AT_ONCE):
+        result = await store.add_suppressions(entries[start : start + _AT_ONCE])
+        done.suppressed += result.added + result.changed
+    for key, scope, origin in found.lifted:
+        lifted = await store.remove_suppression(
+            key, at=now(), reason=_LIFTED, scope=scope, origin=Origin(origin)
+        )
+        done.lifted += len(lifted)
+
+
+def _named(ring: KeyRing, keys: Iterable[str], addresses: Iterable[str]) -> dict[str, str]:
+    """Return those of the addresses that the keys stand for, by their key text."""
+    wanted = set(keys)
+    if not wanted:
+        return {}
+    named = {}
+    for address in addresses:
+        for key in ring.keys:
+            text = key.text(key.pair(address))
+            if text in wanted:
+                named[text] = address
+    return named
+
+
+def _recorded(settings: Settings, erased: Iterable[str]) -> Sequence[str]:
+    """Return the addresses that the audit log knows, where any of them has to go."""
+    if not list(erased):
+        return ()
+    audit = settings.server.state_dir / FOLDER
+    names = {each.canonical for one in read(audit) for each in one.decided.recipients}
+    return [name for name in names if "@" in name]
+
+
+def _fingerprint(key: str) -> str:
+    return key.partition("hmac:")[2][:8]

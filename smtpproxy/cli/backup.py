@@ -1,0 +1,233 @@
+"""`smtpproxy backup` and `smtpproxy restore`: what the relay knows, kept and put back."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from smtpproxy.backup.manifest import BackupFault, Manifest
+from smtpproxy.backup.replay import Replayed, give_up, replay, waiting_restore
+from smtpproxy.backup.restoring import Pending, Placed, bring_journals, place
+from smtpproxy.backup.taking import take
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import (
+    config_path_option,
+    flag,
+    option,
+    options,
+    plain_text,
+    settings_in,
+)
+from smtpproxy.cli.printer import Fields, Part, Result, Styled, shows_result
+from smtpproxy.cli.stores import now, using_store
+from smtpproxy.process.control import NotRunning, Status, ask
+from smtpproxy.settings import Settings
+from smtpproxy.store.change_journal import FOLDER
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.protocols import Store
+from smtpproxy.terminal import counted
+
+T = TypeVar("T")
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command("backup")
+@click.argument("folder", type=_FOLDER)
+@shows_result
+@config_path_option
+def backup(config: Path, folder: Path) -> Result:
+    """Copy all that the relay knows to a new FOLDER, while it runs.
+
+    The databases, the keys, the configuration with the files that it names, and the position of
+    the journals, which are to be copied as well. All is proven before the folder has its name.
+    """
+    settings = settings_in(config)
+    manifest, digest = _or_fail(lambda: take(settings, config, folder, now))
+    data = {
+        "folder": folder,
+        "manifest_sha256": digest,
+        "taken_at": manifest.taken_at,
+        "contacts": manifest.contacts,
+        "suppressions": manifest.suppressions,
+        "octets": sum(kept.size for kept in manifest.files),
+        "files": [kept.name for kept in manifest.files],
+        "keys": manifest.keys,
+        "change": manifest.changes.n,
+        "anchor": manifest.anchor,
+    }
+    fields = Fields(
+        [
+            ("contacts", f"{manifest.contacts:,}"),
+            ("suppressions", f"{manifest.suppressions:,}"),
+            ("files", f"{len(manifest.files)}, {data['octets']:,} octets"),
+            ("journal", f"up to change {manifest.changes.n}"),
+            ("manifest", f"SHA-256 {digest}"),
+        ]
+    )
+    return Result(data, [Styled(f"{folder}: whole, and proven", "green"), fields])
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """From where to take what came after the backup, or who says that it is lost."""
+
+    journals: Path | None = option(
+        "A copy of the journals: of state_dir, or of its folder audit.",
+        click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    )  # fmt: skip
+    journals_lost: bool = flag("Say that what came after the backup is lost: marketing goes on.")
+    by: str | None = option("Who says so.", plain_text, metavar="NAME")
+    reason: str | None = option("Why.", plain_text, metavar="TEXT")
+
+
+@click.command("restore")
+@click.argument("backup", type=_FOLDER, required=False)
+@options(RestoreOptions)
+@shows_result
+@config_path_option
+def restore(config: Path, backup: Path | None, options: RestoreOptions) -> Result:
+    """Put a BACKUP in place, over nothing that is there; do again what came after it.
+
+    Nobody who unsubscribed, objected or was erased since the backup is mailed again: the journal
+    of changes in state_dir, or --journals, has them. Until all of it is done again, or somebody
+    has said that it is lost, all marketing is deferred, and this ends with 1. Without BACKUP it
+    goes on with a restore that waits.
+    """
+    settings = settings_in(config)
+    if options.journals_lost:
+        return _lost(settings, backup, options)
+    if options.by is not None or options.reason is not None:
+        raise click.UsageError("--by and --reason belong to --journals-lost")
+    placed = None
+    if backup is not None:
+        placed = _place(settings, config, backup, options.journals)
+    folder = settings.server.state_dir / FOLDER
+    if options.journals is not None:
+        given = options.journals
+        folder = _or_fail(lambda: bring_journals(settings, given))
+    done = _with_waiting(
+        settings, lambda store, waiting: replay(settings, store, waiting, folder, now)
+    )
+    data = {
+        "restored": None if placed is None else _placed_object(placed),
+        "taken_at": done.waiting.taken_at,
+        "complete": not done.gaps,
+        "missing": done.gaps,
+        "notes": done.notes,
+        "changes": done.changes,
+        "until": done.until,
+        "suppressed": done.suppressed,
+        "lifted": done.lifted,
+        "withdrawn": done.withdrawn,
+        "erased": done.erased,
+    }
+    return Result(data, [*_placed_text(placed), *_text(done)], 1 if done.gaps else 0)
+
+
+def _place(settings: Settings, config: Path, backup: Path, journals: Path | None) -> Placed:
+    try:
+        ask(settings.server.state_dir, Status(), timeout=10.0)
+    except (NotRunning, OSError) as error:
+        if isinstance(error, TimeoutError):
+            fail("the relay runs and does not answer: stop it first")
+    else:
+        fail(f"the relay runs with {settings.server.state_dir}: stop it first")
+
+    def act() -> Placed:
+        return place(settings, config, backup, now, journals)
+
+    return _or_fail(act)
+
+
+def _lost(settings: Settings, backup: Path | None, options: RestoreOptions) -> Result:
+    if backup is not None or options.journals is not None:
+        raise click.UsageError("--journals-lost comes after a restore, alone")
+    if options.by is None or options.reason is None:
+        raise click.UsageError("--journals-lost needs --by NAME and --reason TEXT: it is recorded")
+    by, reason = options.by, options.reason
+
+    async def act(store: Store, waiting: Pending) -> Pending:
+        await give_up(settings, store, waiting, by, reason, now)
+        return waiting
+
+    waiting = _with_waiting(settings, act)
+    text = (
+        f"marketing goes on; what came after {written_time(waiting.taken_at)} is given up as lost,"
+        f" says {by}, and the audit log"
+    )
+    data = {"lost": True, "taken_at": waiting.taken_at, "by": by, "reason": reason}
+    return Result(data, [text])
+
+
+def _with_waiting(settings: Settings, act: Callable[[Store, Pending], Awaitable[T]]) -> T:
+    """Do something with the restore that waits; end the command where none does."""
+
+    async def use(store: Store) -> T:
+        waiting = await waiting_restore(store)
+        if waiting is None:
+            raise BackupFault("no restore waits for its journal: marketing is not held back")
+        return await act(store, waiting)
+
+    return _or_fail(lambda: using_store(settings, use))
+
+
+def _or_fail(act: Callable[[], T]) -> T:
+    try:
+        return act()
+    except BackupFault as fault:
+        fail(str(fault))
+
+
+def _placed_object(placed: Placed) -> dict[str, object]:
+    manifest: Manifest = placed.manifest
+    return {
+        "files": placed.files,
+        "left": placed.left,
+        "same_configuration": placed.same_configuration,
+        "contacts": manifest.contacts,
+        "suppressions": manifest.suppressions,
+    }
+
+
+def _placed_text(placed: Placed | None) -> Iterator[Part]:
+    if placed is None:
+        return
+    contacts = counted(placed.manifest.contacts, "contact")
+    suppressions = counted(placed.manifest.suppressions, "suppression")
+    at = written_time(placed.manifest.taken_at)
+    yield f"restored, as of {at}: {contacts}, {suppressions}"
+    for left in placed.left:
+        yield Styled(f"warning: {left}", "yellow")
+    if not placed.same_configuration:
+        yield Styled(
+            "warning: the configuration is another than when the backup was taken, which is in it"
+            " as configuration.toml",
+            "yellow",
+        )
+
+
+def _text(done: Replayed) -> Iterator[Part]:
+    for note in done.notes:
+        yield Styled(f"warning: {note}", "yellow")
+    yield Fields(
+        [
+            ("changes read", f"{done.changes:,}"),
+            ("up to", "–" if done.until is None else written_time(done.until)),
+            ("suppressed again", f"{done.suppressed:,}"),
+            ("lifted again", f"{done.lifted:,}"),
+            ("withdrawn again", f"{done.withdrawn:,}"),
+            ("erased again", f"{done.erased:,}"),
+        ]
+    )
+    if not done.gaps:
+        yield Styled("marketing goes on: all that came after the backup is done again", "green")
+        return
+    for gap in done.gaps:
+        yield Styled(f"missing: {gap}", "red")
+    yield (
+        "Marketing stays deferred (restore_pending). Give the journals: smtpproxy restore"
+        " --journals DIR; or say that they are lost: smtpproxy restore --journals-lost --by NAME"
+        " --reason TEXT"
+    )

@@ -1,0 +1,129 @@
+"""When anchors are taken: nothing of this happens on the mail path. One look a second, and the disk
+in a thread."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from smtpproxy.sinks.audit.anchors import Anchor, AnchorRow, Why, newest, take
+from smtpproxy.sinks.audit.files import ANCHORS, ROTATION_REQUEST
+
+ANCHOR_SECONDS = 60.0
+ANCHOR_LINES = 100_000
+
+LOOK = 1.0
+
+log = structlog.get_logger()
+
+
+class AnchorScheduler:
+    """Takes anchors for one journal while it has a file open.
+
+    `lines` tells how many lines the journal has by now; `anchored` is told of each anchor
+    (and adds one line for it); `rotate` begins a new file; `passed` is told the time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        now: Callable[[], datetime],
+        lines: Callable[[], int],
+        anchored: Callable[[Anchor], None],
+        rotate: Callable[[], None],
+        passed: Callable[[datetime], None],
+    ) -> None:
+        self._folder = folder
+        self._now = now
+        self._lines = lines
+        self._anchored = anchored
+        self._rotate = rotate
+        self._passed = passed
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._asked = 0
+        self._due_after = 0.0
+        self._known_size = 0
+        self._unsealed = False
+        self._quiet_until = 0  # there is no news up to this line
+
+    def file_begun(self) -> None:
+        self._asked = self._request()
+        self._anchor("begin")
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+
+    def close(self) -> None:
+        """Take the last anchor, at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            if self._task is not None:
+                self._task.cancel()
+            self._report(self._take("end", 0.0))
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(LOOK, self._look)
+        self._passed(self._now())
+        if self._request() != self._asked:
+            self._rotate()
+            return
+        self._look_at_anchors()
+        news = self._lines() - self._quiet_until
+        if news >= ANCHOR_LINES:
+            self._anchor("lines")
+        elif (news > 0 or self._unsealed) and loop.time() >= self._due_after:
+            self._anchor("time")
+
+    def _request(self) -> int:
+        """When closing the files was last requested, as the file's time; 0 for never."""
+        try:
+            return (self._folder / ROTATION_REQUEST).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _look_at_anchors(self) -> None:
+        """An erasure, say, has to leave the machine too: it is a cause for an anchor."""
+        try:
+            size = (self._folder / ANCHORS).stat().st_size
+            if size != self._known_size:
+                last = newest(self._folder)
+                self._unsealed = last is not None and not isinstance(last.row, AnchorRow)
+        except OSError:
+            return
+        self._known_size = size
+
+    def _anchor(self, why: Why) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._anchor_aside(why))
+
+    async def _anchor_aside(self, why: Why) -> None:
+        loop = asyncio.get_running_loop()
+        seen = self._lines()
+        # Another worker's anchor tells of this one's files too.
+        unless_within = ANCHOR_SECONDS / 2 if why == "time" else 0.0
+        anchor = await loop.run_in_executor(None, self._take, why, unless_within)
+        # The anchor's own line is no news; what was written while it was taken is.
+        own = anchor is not None and self._lines() == seen
+        self._quiet_until = seen + own
+        self._due_after = loop.time() + ANCHOR_SECONDS
+        self._task = None
+        self._report(anchor)
+        if anchor is not None:
+            self._anchored(anchor)
+
+    def _take(self, why: Why, unless_within: float) -> Anchor | None:
+        try:
+            return take(self._folder, why, self._now, unless_within=unless_within)
+        except OSError as error:
+            log.warning("no audit anchor", why=why, error=str(error))
+            return None
+
+    def _report(self, anchor: Anchor | None) -> None:
+        """The log collector's copy."""
+        if anchor is not None and isinstance(anchor.row, AnchorRow):
+            heads = {slot: f"{head.n} {head.hash}" for slot, head in anchor.row.heads.items()}
+            log.info("audit anchor", why=anchor.row.why, n=anchor.n, hash=anchor.hash, heads=heads)

@@ -1,0 +1,94 @@
+"""What of a commit goes into the journal of changes, before anybody is told that it is done."""
+
+import asyncio
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Mark
+from smtpproxy.store.keys import key_text
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.live_keys import LiveKeys
+from smtpproxy.store.sql.rows import act_brand, from_micros
+from smtpproxy.store.sql.session import Session
+
+_NEWEST = """
+SELECT coalesce(max(iif(name = 'suppression_change', seq, 0)), 0),
+    coalesce(max(iif(name = 'withdrawal_change', seq, 0)), 0)
+FROM sqlite_sequence
+"""
+# The fingerprint of a key that is not known any more is of no use to anybody.
+_CHANGES = """
+SELECT seq, at, action, coalesce(fingerprint, '00000000'), wide_key, exact_key, scope, origin, since
+FROM suppression_change LEFT JOIN suppression_key ON version = key_version
+WHERE seq > ? AND seq <= ? AND action <> 'stream' ORDER BY seq LIMIT ?
+"""
+_WITHDRAWALS = """
+SELECT seq, at, address, purpose, since, details
+FROM withdrawal_change JOIN contact ON id = contact
+WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+"""
+_AT_ONCE = 5_000
+
+
+class ChangeFollower:
+    """Brings the journal up to what a store has committed; other processes do so as well."""
+
+    def __init__(self, state_dir: Path, keys: LiveKeys) -> None:
+        self._journal = Journal(state_dir / FOLDER)
+        self._keys = keys
+        self._known: Mark | None = None
+
+    async def follow(self, session: Session) -> None:
+        """Write down what is not there yet.
+
+        Raises StoreUnavailable: it is in the database, and not in the journal. The next commit
+        tries again.
+        """
+        newest = await _newest(session)
+        if newest == self._known:
+            return
+        stack = ExitStack()
+        taking = asyncio.create_task(asyncio.to_thread(stack.enter_context, self._journal.locked()))
+        try:
+            await asyncio.shield(taking)
+            await self._write(session, newest)
+        except (OSError, JournalGap) as error:
+            raise StoreUnavailable(f"the journal of changes cannot be written: {error}") from error
+        finally:
+            if not taking.done():  # cancelled: the lock is given up as soon as it is there
+                taking.add_done_callback(lambda _: stack.close())
+            else:
+                stack.close()
+        self._known = newest
+
+    async def _write(self, session: Session, newest: Mark) -> None:
+        _, (change, withdrawal) = self._journal.end()
+        while True:
+            suppressions = await session.fetch_all(_CHANGES, change, newest[0], _AT_ONCE)
+            withdrawals = await session.fetch_all(_WITHDRAWALS, withdrawal, newest[1], _AT_ONCE)
+            if not suppressions and not withdrawals:
+                return
+            found: list[tuple[Change, Mark]] = []
+            for change, at, action, fingerprint, wide, exact, scope, origin, since in suppressions:
+                key = key_text(fingerprint, (wide, exact))
+                one = Change(from_micros(at), action, key, scope, origin, from_micros(since))
+                found.append((one, (change, withdrawal)))
+            if withdrawals:
+                ring = (await self._keys.current(session)).newest
+                for withdrawal, at, address, purpose, since, details in withdrawals:
+                    one = Change(
+                        from_micros(at),
+                        "withdrawn",
+                        ring.text(ring.pair(address)),
+                        since=from_micros(since),
+                        purpose=purpose,
+                        brand=act_brand(details),
+                    )
+                    found.append((one, (change, withdrawal)))
+            await asyncio.to_thread(self._journal.append, found, datetime.now(UTC))
+
+
+async def _newest(session: Session) -> Mark:
+    change, withdrawal = (await session.fetch_all(_NEWEST))[0]
+    return change, withdrawal

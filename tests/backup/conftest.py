@@ -1,0 +1,66 @@
+"""A machine with a configuration and a store, its backups, and what is left of it after a fire."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.cli.stored import DAY_ONE, Stored
+from tests.kit import messages
+
+
+class Machine(Stored):
+    """Commands on a machine; `state` is its state_dir."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        super().__init__(folder)
+        self.state = folder / "state"
+
+    def people(self, addresses: Sequence[str]) -> None:
+        """Import contacts who agreed to offers."""
+        told = {
+            "source": "direct",
+            "collected_at": DAY_ONE,
+            "informed_at": DAY_ONE,
+            "optout_offered": True,
+            "consents": [
+                {
+                    "purpose": "offers",
+                    "method": "unticked_box",
+                    "given_at": DAY_ONE,
+                    "evidence": {"wording": "form v3"},
+                }
+            ],
+        }
+        lines = "\n".join(json.dumps({"address": address, **told}) for address in addresses)
+        self.run("contact", "import", self.file("people.ndjson", lines + "\n"))
+
+    def backup(self, name: str = "backup") -> Path:
+        folder = self.folder / name
+        self.run("backup", str(folder))
+        return folder
+
+    def burn(self) -> Path:
+        """Move all of state_dir away, and return where to."""
+        left = self.folder / "burnt"
+        self.state.rename(left)
+        return left
+
+    def journals(self, left: Path) -> Path:
+        """Copy the journals to another machine, as an operator does."""
+        return shutil.copytree(left / "audit", self.folder / "shipped")
+
+    def verdict(self, address: str) -> str:
+        """What would become of an offer to somebody now: `allow`, or the reason why not."""
+        message = self.file("offer.eml", messages.marketing())
+        asked = (message, "--mail-from", "news@shop.example", "--rcpt", address)
+        (one,) = self.json("explain", *asked, code=None)["recipients"]
+        return str(one["verdict"] if one["reason"] == "none" else one["reason"])
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "one")

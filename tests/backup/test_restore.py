@@ -1,0 +1,256 @@
+"""`smtpproxy backup` and `restore`: what is lost in a fire, and who may be mailed after it."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.sinks.audit import anchors
+from tests.backup.conftest import Machine
+
+ANNE, BEN, CLEO, DAN, EVE = (
+    f"{name}@people.example" for name in ("anne", "ben", "cleo", "dan", "eve")
+)
+WAITS = "restore_pending"
+
+
+@pytest.fixture
+def backup(machine: Machine) -> Path:
+    """A backup of five people who agreed to offers."""
+    machine.people([ANNE, BEN, CLEO, DAN, EVE])
+    return machine.backup()
+
+
+def stop_four(machine: Machine) -> None:
+    """What four of the five do after the backup."""
+    machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
+    machine.run("consent", "withdraw", BEN, "--purpose", "offers")
+    machine.run("contact", "erase", CLEO)
+    machine.run("suppress", "add", DAN, "--origin", "bounce", "--scope", "all")
+
+
+def test_a_backup_is_private_and_holds_all_that_it_says(machine: Machine, backup: Path) -> None:
+    assert backup.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in backup.iterdir()} == {0o600}
+    manifest = json.loads((backup / "manifest.json").read_text())
+    names = {kept["name"] for kept in manifest["files"]}
+    assert {"smtpproxy.db", "suppression.key", "configuration.toml"} <= names
+    assert names | {"manifest.json"} == {path.name for path in backup.iterdir()}
+    assert (manifest["contacts"], manifest["suppressions"]) == (5, 0)
+    assert not list(machine.folder.glob(".*.partial"))
+
+
+def test_a_backup_overwrites_nothing(machine: Machine, backup: Path) -> None:
+    before = {path.name: path.read_bytes() for path in backup.iterdir()}
+    told = machine.run("backup", str(backup), code=1).stderr
+    assert "is there already" in told
+    assert before == {path.name: path.read_bytes() for path in backup.iterdir()}
+
+
+def test_after_a_restore_nobody_is_revived(machine: Machine, backup: Path) -> None:
+    """The journals were shipped to another machine; this one is empty but for its configuration."""
+    stop_four(machine)
+    left = machine.burn()
+    done = machine.json("restore", str(backup), "--journals", str(machine.journals(left)))
+    assert (done["complete"], done["missing"]) == (True, [])
+    assert (done["withdrawn"], done["erased"]) == (1, 1)
+    assert machine.verdict(ANNE) == "suppressed_unsubscribe"
+    assert machine.verdict(BEN) == "consent_withdrawn"
+    assert machine.verdict(CLEO) == "suppressed_erasure"
+    assert machine.verdict(DAN) == "suppressed_bounce"
+    assert machine.verdict(EVE) == "allow"
+    assert CLEO not in machine.run("contact", "export").stdout
+
+
+def test_without_journals_marketing_waits(machine: Machine, backup: Path) -> None:
+    stop_four(machine)
+    machine.burn()
+    done = machine.json("restore", str(backup), code=1)
+    assert not done["complete"]
+    assert "there is no journal of changes" in done["missing"][0]
+    assert [machine.verdict(each) for each in (ANNE, EVE)] == [WAITS, WAITS]
+    assert machine.json("check")["valid"]
+    assert any(WAITS in warning for warning in machine.json("check")["warnings"])
+
+
+def test_journals_may_come_later(machine: Machine, backup: Path) -> None:
+    stop_four(machine)
+    left = machine.burn()
+    machine.run("restore", str(backup), code=1)
+    machine.run("suppress", "add", "first@since.example", "--origin", "manual", "--scope", "all")
+    machine.run("restore", "--journals", str(left))
+    assert machine.verdict(ANNE) == "suppressed_unsubscribe"
+    assert machine.verdict(EVE) == "allow"
+    machine.run("audit", "verify")
+
+
+def test_the_machine_has_its_own_journals_still(machine: Machine, backup: Path) -> None:
+    """The database alone is lost."""
+    stop_four(machine)
+    for path in machine.state.glob("smtpproxy*.db*"):
+        path.unlink()
+    machine.run("restore", str(backup))
+    assert machine.verdict(ANNE) == "suppressed_unsubscribe"
+    assert machine.verdict(EVE) == "allow"
+    # what is committed now has numbers that nobody has seen, and goes on in the same journal
+    machine.run("suppress", "add", EVE, "--origin", "complaint", "--scope", "marketing")
+    machine.backup("later")
+    machine.burn()
+    again = machine.folder / "later"
+    machine.run("restore", str(again), "--journals", str(machine.folder / "burnt"))
+    assert machine.verdict(EVE) == "suppressed_complaint"
+
+
+def test_somebody_says_that_the_journals_are_lost(machine: Machine, backup: Path) -> None:
+    machine.burn()
+    machine.run("restore", str(backup), code=1)
+    assert machine.run("restore", "--journals-lost", code=2).stderr
+    machine.run("restore", "--journals-lost", "--by", "Ada Martin", "--reason", "ticket 42")
+    assert machine.verdict(EVE) == "allow"
+    rows = [
+        anchors.read_anchor(line).row
+        for line in (machine.state / "audit" / "anchors.ndjson").open("rb")
+    ]
+    assert isinstance(rows[-1], anchors.RestoredRow)
+    assert (rows[-1].what, rows[-1].by, rows[-1].reason) == ("lost", "Ada Martin", "ticket 42")
+    machine.run("audit", "verify")
+    told = machine.run("restore", "--journals-lost", "--by", "A", "--reason", "B", code=1).stderr
+    assert "no restore waits" in told
+
+
+def test_what_was_lifted_is_lifted_again(machine: Machine, backup: Path) -> None:
+    machine.run("suppress", "add", ANNE, "--origin", "manual", "--scope", "marketing")
+    machine.run("suppress", "remove", ANNE, "--all", "--reason", "a_mistake", "--keep-notes")
+    left = machine.burn()
+    machine.run("restore", str(backup), "--journals", str(left))
+    assert machine.verdict(ANNE) == "allow"
+
+
+def test_who_came_after_the_backup_stays_withdrawn(machine: Machine, backup: Path) -> None:
+    """Their contact is not in it: an import of the old list must not revive them."""
+    machine.people(["late@people.example"])
+    machine.run("consent", "withdraw", "late@people.example", "--purpose", "offers")
+    left = machine.burn()
+    machine.run("restore", str(backup), "--journals", str(left))
+    machine.people(["late@people.example"])
+    assert machine.verdict("late@people.example") == "suppressed_unsubscribe"
+
+
+def _lines(folder: Path) -> tuple[Path, list[str]]:
+    (path,) = folder.glob("changes-*.ndjson")
+    return path, path.read_text().splitlines(keepends=True)
+
+
+def test_a_journal_with_a_hole_is_named_and_marketing_waits(machine: Machine, backup: Path) -> None:
+    stop_four(machine)
+    left = machine.burn()
+    path, lines = _lines(left / "audit")
+    path.write_text("".join([*lines[:2], *lines[3:]]))
+    done = machine.json("restore", str(backup), "--journals", str(left), code=1)
+    assert "change 3 is missing" in done["missing"][0]
+    assert machine.verdict(EVE) == WAITS
+    # what is there counts all the same
+    machine.run("restore", "--journals-lost", "--by", "Ada", "--reason", "ticket 42")
+    assert machine.verdict(ANNE) == "suppressed_unsubscribe"
+    assert machine.verdict(DAN) == "suppressed_bounce"
+
+
+@pytest.mark.parametrize("fault", ["altered", "older", "another"])
+def test_a_journal_that_does_not_lead_on(machine: Machine, backup: Path, fault: str) -> None:
+    stop_four(machine)
+    left = machine.burn()
+    path, lines = _lines(left / "audit")
+    if fault == "altered":
+        lines[1] = lines[1].replace('"marketing"', '"brand:none"')
+    elif fault == "older":
+        lines = []
+    else:
+        lines[0] = lines[0].replace('"backup"', '"backup" ')
+    path.write_text("".join(lines))
+    done = machine.json("restore", str(backup), "--journals", str(left), code=1)
+    told = {"altered": "does not follow", "older": "no journal", "another": "another than when"}
+    assert told[fault] in done["missing"][0]
+    assert machine.verdict(EVE) == WAITS
+
+
+def test_a_restore_is_refused_over_what_is_there(machine: Machine, backup: Path) -> None:
+    before = (machine.state / "smtpproxy.db").read_bytes()
+    told = machine.run("restore", str(backup), code=1).stderr
+    assert "smtpproxy.db: is there already" in told
+    assert "--journals" in told
+    assert (machine.state / "smtpproxy.db").read_bytes() == before
+    assert machine.verdict(EVE) == "allow"
+
+
+@pytest.mark.parametrize(
+    "fault", ["short", "flipped", "gone", "foreign key", "no manifest", "json"]
+)
+def test_a_damaged_backup_changes_nothing(machine: Machine, backup: Path, fault: str) -> None:
+    machine.burn()
+    database, key = backup / "smtpproxy.db", backup / "suppression.key"
+    octets = database.read_bytes()
+    if fault == "short":
+        database.write_bytes(octets[:-4096])
+    elif fault == "flipped":
+        database.write_bytes(octets[:-1] + bytes([octets[-1] ^ 1]))
+    elif fault == "gone":
+        database.unlink()
+    elif fault == "foreign key":
+        key.write_text("1 " + "ab" * 32 + "\n")
+        _sign(backup)
+    elif fault == "no manifest":
+        (backup / "manifest.json").unlink()
+    else:
+        (backup / "manifest.json").write_text("[" * 10_000)
+    told = machine.run("restore", str(backup), code=None)
+    assert told.exit_code in (1, 2)
+    assert str(backup) in told.stderr
+    assert "Traceback" not in told.stderr
+    assert not machine.state.exists()
+
+
+def test_a_backup_of_a_newer_program(machine: Machine, backup: Path) -> None:
+    machine.burn()
+    with closing(sqlite3.connect(backup / "smtpproxy.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    _sign(backup)
+    told = machine.run("restore", str(backup), code=2).stderr
+    assert "made by a newer smtpproxy" in told
+    assert not machine.state.exists()
+
+
+def _sign(backup: Path) -> None:
+    """Let the manifest agree with what is there: only what it cannot say is wrong now."""
+    from smtpproxy.backup.manifest import digest
+
+    path = backup / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for kept in manifest["files"]:
+        file = backup / kept["name"]
+        kept |= {"size": file.stat().st_size, "sha256": digest(file)}
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_rekeying_after_the_backup_is_named(machine: Machine, backup: Path) -> None:
+    machine.run("suppress", "rekey")
+    machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
+    left = machine.burn()
+    done = machine.json("restore", str(backup), "--journals", str(left), code=1)
+    assert "under the key" in done["missing"][-1]
+    assert machine.verdict(EVE) == WAITS
+
+
+def test_files_that_the_configuration_names_come_back(machine: Machine, tmp_path: Path) -> None:
+    key = tmp_path / "partner.key"
+    text = machine.config_path.read_text()
+    machine.config_path.write_text(f'{text}\n[[partner]]\nname = "twin"\nkey_file = "{key}"\n')
+    machine.run("partner", "key", "twin")
+    machine.people([EVE])
+    backup, secret = machine.backup(), key.read_bytes()
+    key.unlink()
+    left = machine.burn()
+    machine.run("restore", str(backup), "--journals", str(left))
+    assert key.read_bytes() == secret
+    assert key.stat().st_mode & 0o777 == 0o600
