@@ -21,7 +21,7 @@ FROM sqlite_sequence
 _CHANGES = """
 SELECT seq, at, action, coalesce(fingerprint, '00000000'), wide_key, exact_key, scope, origin, since
 FROM suppression_change LEFT JOIN suppression_key ON version = key_version
-WHERE seq > ? AND seq <= ? AND action <> 'stream' ORDER BY seq LIMIT ?
+WHERE seq > ? AND seq <= ? AND action IN ('added', 'moved', 'lifted') ORDER BY seq LIMIT ?
 """
 _WITHDRAWALS = """
 SELECT seq, at, address, purpose, since, details
