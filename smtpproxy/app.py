@@ -23,6 +23,7 @@ from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
 from smtpproxy.store.key_files import ensure_link_keys
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.scopes import lost_scopes
 
 
 def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool = False) -> int:
@@ -95,8 +96,14 @@ def _prepare_state(settings: Settings) -> None:
 
 async def _open_and_close(settings: Settings) -> None:
     store = open_store(settings.store, settings.server.state_dir)
-    await store.ping()
-    await store.close()
+    try:
+        counts = await store.named_scopes()
+    finally:
+        await store.close()
+    for one in lost_scopes(settings.scopes, counts):
+        structlog.get_logger().warning(
+            "scope of nothing", scope=one.scope, text=one.text, fix=one.fix
+        )
 
 
 async def _supervise(

@@ -30,7 +30,7 @@ from smtpproxy.store.exchange.lines import (
 )
 from smtpproxy.store.exchange.plausible import FREE_TEXT, GRACE
 from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows
-from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive
+from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive, read_scope
 from smtpproxy.store.protocols import NoStoreYet, Store
 
 T = TypeVar("T")
@@ -126,6 +126,14 @@ def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:
     """Warn of a day in the future; today's date alone, which means its last moment, passes."""
     if at is not None and at.date() > now().date():
         warn(f"{option}: {at:%Y-%m-%d} is in the future; {effect}")
+
+
+def scope_type(value: str) -> str:
+    """Read an option's scope. For `type=scope_type`."""
+    try:
+        return read_scope(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def known_scope(settings: Settings, scope: str) -> str:

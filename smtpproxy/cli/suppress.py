@@ -41,10 +41,12 @@ from smtpproxy.cli.stores import (
     check_motive,
     known_scope,
     now,
+    scope_type,
     using_store,
     warn_of_the_future,
 )
 from smtpproxy.cli.suppress_keys import key, rekey
+from smtpproxy.cli.suppress_move import move
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
@@ -59,7 +61,6 @@ from smtpproxy.store.exchange.suppression_record import (
     LIFT_MOTIVES,
     Defaults,
     check_origin,
-    read_scope,
 )
 from smtpproxy.store.exchange.tables import read_table
 from smtpproxy.store.exchange.times import written_time
@@ -69,15 +70,6 @@ from smtpproxy.store.protocols import (
     StoreUnavailable,
     SuppressionEntry,
 )
-
-
-def scope_type(value: str) -> str:
-    """Read an option's scope. For `type=scope_type`."""
-    try:
-        return read_scope(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
 
 SCOPE_HELP = "all, marketing, brand:NAME or purpose:NAME"
 
@@ -89,6 +81,7 @@ def suppress() -> None:
 
 suppress.add_command(key)
 suppress.add_command(rekey)
+suppress.add_command(move)
 
 
 @dataclass(frozen=True, slots=True)

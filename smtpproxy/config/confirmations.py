@@ -114,6 +114,7 @@ def with_confirmations(settings: Settings) -> Settings:
             name=stream_name(brand, len(settings.brands)),
             brand=brand,
             many_brands=len(settings.brands) > 1,
+            all_brands=settings.brand_names,
             rulebook=settings.policy.rulebook,
         )
         for brand in settings.brands

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from smtpproxy.store.protocols import (
     StoreOutdated,
     StoreUnavailable,
 )
+from smtpproxy.store.scopes import lost_scopes
 from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
 from smtpproxy.webhooks import SecretFault, check_files
 
@@ -55,7 +56,9 @@ def check_start(settings: Settings, filename: str) -> list[str]:
     Writes nothing. An address that another process listens on is no fault: it may be the relay.
     Raises ConfigError with everything that would keep the relay from starting.
     """
-    return _all_of([check_named_files, _check_state, _check_addresses], settings, filename)
+    return _all_of(
+        [check_named_files, _check_state, _check_addresses, _check_scopes], settings, filename
+    )
 
 
 def _all_of(
@@ -177,12 +180,22 @@ def _store_faults(settings: Settings) -> Iterator[str]:
         yield f"store: {error}"
 
 
-async def _open_and_close(settings: Settings) -> None:
+async def _open_and_close(settings: Settings) -> Mapping[str, int]:
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
     try:
-        await store.ping()
+        return await store.named_scopes()
     finally:
         await store.close()
+
+
+def _check_scopes(settings: Settings, filename: str) -> list[str]:
+    """What is wrong with the store, `_check_state` says."""
+    try:
+        counts = asyncio.run(_open_and_close(settings))
+    except (StoreUnavailable, OSError):
+        return []
+    lost = lost_scopes(settings.scopes, counts)
+    return [f"store: {one.scope}: {one.text}; {one.fix}" for one in lost]
 
 
 def folder_fault(folder: Path) -> str | None:

@@ -26,6 +26,9 @@ from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
 from smtpproxy.policy.model import StreamClass, TrackingPixels
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
+from smtpproxy.store import open_store
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.scopes import lost_scopes
 
 AT_ONCE = 8
 OF_DOMAINS = frozenset({Check.SPF, Check.DKIM, Check.DMARC, Check.ALIGNMENT, Check.MX})
@@ -110,6 +113,7 @@ class Doctor:
         jobs.append((Check.RESTORE, settings.store.url, lambda: restore(settings)))
         jobs.append((Check.CLOCK, "clock", _said([check_clock()])))
         jobs.append((Check.TRACKING, "streams", _said(tracking(settings))))
+        jobs.append((Check.UNSUBSCRIBE, "suppressions", lambda: suppressions(settings)))
         jobs.append((Check.KEYS, "keys", _said(keys(settings, now))))
         certificates = [certificate(listener, now) for listener in settings.listeners]
         own = [each for each in certificates if each is not None]
@@ -191,6 +195,23 @@ def tracking(settings: Settings) -> list[Finding]:
         status = Status.WARN if fix else Status.PASS
         found.append(Finding(Check.TRACKING, stream.name, status, f"{text} ({law})", fix))
     return found
+
+
+async def suppressions(settings: Settings) -> list[Finding]:
+    """What people asked for in names that nothing has any more; a store that is not there has
+    none."""
+    try:
+        store = open_store(settings.store, settings.server.state_dir, read_only=True)
+        try:
+            counts = await store.named_scopes()
+        finally:
+            await store.close()
+    except (StoreUnavailable, OSError):
+        return []
+    return [
+        Finding(Check.UNSUBSCRIBE, one.scope, Status.WARN, one.text, one.fix)
+        for one in lost_scopes(settings.scopes, counts)
+    ]
 
 
 _AGREED = "tracking pixels reach only people who agreed to them"

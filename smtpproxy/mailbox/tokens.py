@@ -9,12 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from smtpproxy.feedback import Clues, Sent
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.return_path import ReturnPath, ReturnPaths, candidates
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Stream
+from smtpproxy.policy.scopes import Scopes
 from smtpproxy.sinks.audit.reader import decision
 from smtpproxy.store.key_files import LinkReader
 
@@ -35,6 +38,7 @@ class Tokens:
         self._links = links
         self._domain = domain
         self._streams = {stream_tag(name): stream for name, stream in streams.items()}
+        self._scopes = Scopes.of(streams)
         self._audit = audit
 
     def of(self, content: bytes) -> "ReportTokens":
@@ -54,9 +58,11 @@ class Tokens:
         """Return what the first token of an unsubscribe link says. Raises StoreMisconfigured."""
         for token in islice(texts, _MOST):
             try:
-                return self._links.open(token)
+                told = self._links.open(token)
             except TokenError:
                 continue
+            scope = self._scopes.of_link(told.scope, self._streams.get(told.stream))
+            return told if scope == told.scope else replace(told, scope=scope)
         return None
 
     def went_to(self, path: ReturnPath, content: str) -> str | None:

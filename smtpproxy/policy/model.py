@@ -131,6 +131,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     topics: frozenset[str] = frozenset()
     brand: str = BUILT_IN_BRAND  # who is talking
     many_brands: bool = False  # there are several, so what allows must name the stream's own
+    all_brands: frozenset[str] = frozenset()  # those that there are; empty: it is not known
     from_domains: frozenset[str] = frozenset()  # lower-case A-labels; empty: any
     foreign_domains: frozenset[str] = frozenset()  # of other brands, where any would be taken
     one_click_required: bool = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from smtpproxy.policy.model import Rulebook, Stream, StreamClass
+from smtpproxy.policy.scopes import Scopes
 from smtpproxy.settings.amounts import Rate
 from smtpproxy.settings.brands import BrandSettings
 from smtpproxy.settings.breaker import BreakerSettings
@@ -114,6 +115,11 @@ class Settings:
     def purposes(self) -> frozenset[str]:
         """What anybody can consent to here: of every stream, `default` too, and the built-in."""
         return BUILT_IN_PURPOSES | self.mail_purposes
+
+    @property
+    def scopes(self) -> Scopes:
+        """What suppressions may name."""
+        return Scopes(frozenset(self.brands) | self.brand_names, self.purposes)
 
     @property
     def mail_purposes(self) -> frozenset[str]:

@@ -22,6 +22,7 @@ from smtpproxy.store.operations import (
     RetentionStore,
 )
 from smtpproxy.store.propagation import ChangeLog, EventLog, WebhookStore
+from smtpproxy.store.scopes import ScopeStore
 from smtpproxy.store.streams import StreamStates
 
 
@@ -336,6 +337,7 @@ class Store(
     ConsentStore,
     RightsStore,
     Counts,
+    ScopeStore,
     ChangeLog,
     EventLog,
     WebhookStore,

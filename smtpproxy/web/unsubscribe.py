@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal, Protocol, cast
 
 import structlog
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -25,6 +26,7 @@ from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import BUILT_IN_BRAND, Stream
+from smtpproxy.policy.scopes import Scopes
 from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
@@ -99,6 +101,7 @@ class Unsubscribe:
         self._writer = writer
         self._wishes = Wishes(writer, now)
         self._streams = {stream_tag(name): stream for name, stream in streams.items()}
+        self._scopes = Scopes.of(streams, looks)
         self._looks = looks
         brands = [look for look in looks.values() if look.brand != BUILT_IN_BRAND]
         self._otherwise = brands[0] if len(brands) == 1 else looks[BUILT_IN_BRAND]
@@ -122,7 +125,7 @@ class Unsubscribe:
         token = request.path_params["token"]
         visit = Visit(self._looks[BUILT_IN_BRAND], request.headers.get("accept-language", ""))
         try:
-            told = self._tokens.open(token)
+            told = self._as_of_now(self._tokens.open(token))
             visit = await self._visit(request, told)
             if request.method != "POST":
                 return visit.page("ask")
@@ -140,6 +143,11 @@ class Unsubscribe:
         except _Void as error:
             log.error("unsubscribe_link_void", id=visit.id, error=str(error))
             return visit.page("gone")
+
+    def _as_of_now(self, told: Unsubscription) -> Unsubscription:
+        """What a link says, in the names that brands and purposes have today."""
+        scope = self._scopes.of_link(told.scope, self._streams.get(told.stream))
+        return told if scope == told.scope else structs.replace(told, scope=scope)
 
     async def _visit(self, request: Request, told: Unsubscription) -> "Visit":
         stream = self._streams.get(told.stream)

@@ -73,7 +73,14 @@ def test_every_property_of_a_stream_can_be_written() -> None:
     keys = {field.name for field in dataclasses.fields(StreamSettings)}
     renamed = {"one_click_required": "one_click", "refuse_at_data": "refuse_at"}
     renamed["trial"] = "campaign_trial"
-    of_others = {"marketing_cap", "many_brands", "foreign_domains", "confirmation", "permission"}
+    of_others = {
+        "marketing_cap",
+        "many_brands",
+        "all_brands",
+        "foreign_domains",
+        "confirmation",
+        "permission",
+    }
     named = set(Stream.__struct_fields__) - of_others
     assert {renamed.get(name, name) for name in named} <= keys
 

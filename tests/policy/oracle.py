@@ -148,7 +148,10 @@ def _of_any_collection(
         yes = [
             a for a in acts if not a.withdrawal and a.brand in mine and a.came_by in (None, name)
         ]
-        no = [a for a in acts if a.withdrawal and (nobodys or a.brand in (None, stream.brand))]
+        gone = {"shop", "mill"} - stream.all_brands if stream.all_brands else set()
+        no = [
+            a for a in acts if a.withdrawal and (nobodys or a.brand in {None, stream.brand, *gone})
+        ]
         return (*yes, *no)
 
     readings = tuple(replace(r, acts=said(r.acts, None)) for r in facts.readings)
@@ -212,6 +215,7 @@ def _basis(
     scopes = ["all"] + ["marketing"] * (marketing or asks)
     if marketing or asks:
         brands = ["shop", "mill"] if stream.brand == "default" else [stream.brand]
+        brands += [b for b in ("shop", "mill") if stream.all_brands and b not in stream.all_brands]
         scopes += [f"brand:{brand}" for brand in brands]
     if stream.purpose is not None:
         scopes.append(f"purpose:{stream.purpose}")
@@ -219,7 +223,6 @@ def _basis(
     holding = []
     for entry in facts.suppressions:
         objected = entry.origin in ("complaint", "objection") and (asks or stream.permission)
-        objected = objected and entry.scope.startswith("purpose:")
         if entry.scope not in scopes and not objected:
             continue
         if entry.widened and entry.origin not in WIDENED:

@@ -155,6 +155,7 @@ def _stream(random: Random) -> Stream:
         max_snapshot_age=random.choice([None, None, None, 86_400.0]),
         brand=random.choice(BRANDS),
         many_brands=random.random() < 0.4,
+        all_brands=frozenset({"shop"} if random.random() < 0.1 else ()),
     )
 
 

@@ -12,8 +12,12 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Source,
     Stream,
+    StreamClass,
+    Suppression,
     Transaction,
 )
+from smtpproxy.policy.rules.brands import concerns
+from smtpproxy.policy.rules.recipient import covers
 from tests.policy import cases
 from tests.policy.cases import (
     ADDRESS,
@@ -199,3 +203,19 @@ def test_purchases_are_a_customers_of_their_seller() -> None:
                                                       replace(BOUGHT, brand="mill")))  # fmt: skip
     assert said(verdict(both, stream=SHOP)) == "allow existing_customer"
     assert said(verdict(both, stream=MILL)) == "refuse brand_unproven"
+
+
+def test_an_objection_to_a_brand_that_is_gone_holds_for_all() -> None:
+    """It may have another name now: who said no to it may not be mailed because of that."""
+    now_called = replace(SHOP, all_brands=frozenset({"shop", "mill"}))
+    gone = (Suppression("brand:boutique", Origin.OBJECTION, COLLECTED),)
+    other = (Suppression("brand:mill", Origin.OBJECTION, COLLECTED),)
+    for stream, entries, holds in (
+        (now_called, gone, True),
+        (now_called, other, False),
+        (SHOP, gone, False),
+        (replace(now_called, stream_class=StreamClass.TRANSACTIONAL), gone, False),
+    ):
+        assert [covers(one.scope, stream) for one in entries] == [holds]
+    assert concerns("boutique", now_called)
+    assert not concerns("mill", now_called)

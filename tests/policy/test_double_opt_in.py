@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from smtpproxy.explain.trace import trace
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
+    CONFIRMATION_STREAM,
     ConsentAct,
     Contact,
     Evidence,
@@ -38,6 +39,21 @@ REQUEST = ConsentAct("offers", COLLECTED, method="double_opt_in", evidence=FORM,
 CONFIRMED = replace(REQUEST, at=COLLECTED + DAY, evidence=Evidence(ip="192.0.2.7"), pending=False)
 LATER = COLLECTED + 3 * DAY
 OLD = AGREED.at - 2000 * DAY
+
+ASKS = replace(CONFIRMATION_STREAM, brand="shop", purpose="offers")
+
+
+@pytest.mark.parametrize("origin", [Origin.COMPLAINT, Origin.OBJECTION, Origin.UNSUBSCRIBE])
+@pytest.mark.parametrize("scope", ["brand:mill", "purpose:letters"])
+def test_no_confirmation_after_a_complaint_or_objection_about_anything(
+    origin: Origin, scope: str
+) -> None:
+    """Nor to who complained about another brand; who unsubscribed may ask anew."""
+    facts = RecipientFacts(suppressions=(Suppression(scope, origin, COLLECTED),))
+    found = judge(Transaction((ASKS,), (ADDRESS,)), {ADDRESS: facts}, BOOK, NOW).recipients[0]
+    refused = origin is not Origin.UNSUBSCRIBE
+    assert said(found) == (f"refuse suppressed_{origin}" if refused else "allow transactional")
+
 
 HISTORIES = [
     ((REQUEST,), "refuse consent_unproven"),

@@ -146,7 +146,12 @@ def test_all_streams_of_a_brand_are_one_and_no_stream_can_be_called_so() -> None
 
 
 @pytest.mark.parametrize("origin", [Origin.COMPLAINT, Origin.OBJECTION])
-def test_who_complained_or_objected_about_any_purpose_is_not_asked(origin: Origin) -> None:
+@pytest.mark.parametrize("scope", ["purpose:letters", "brand:another"])
+def test_who_complained_or_objected_about_anything_is_not_asked(origin: Origin, scope: str) -> None:
+    mine = replace(ASKING, brand="shop")
+    assert answer(LAPSED, stream=mine, suppressions=(suppression(scope, origin),)) == (
+        f"refuse suppressed_{origin}"
+    )
     facts = {"suppressions": (suppression("purpose:letters", origin),)}
     assert answer(LAPSED, **facts) == f"refuse suppressed_{origin}"
     assert answer(AGREED_ONCE, stream=OFFERS, **facts) == "allow consent"

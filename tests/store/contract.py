@@ -564,6 +564,40 @@ class StateContract:
         assert (contacts, suppressions["purpose", "unsubscribe"]) == (0, 1)
         assert suppressions["marketing", "erasure"] == 1
 
+    async def test_suppressions_get_the_name_that_a_brand_has_now(self, store: Store) -> None:
+        def entry(who: str, scope: str, days: int, origin: Origin) -> SuppressionEntry:
+            return SuppressionEntry(f"{who}@people.example", scope, origin, T0 + days * DAY, "x")
+
+        left, objected = Origin.UNSUBSCRIBE, Origin.OBJECTION
+        await store.add_suppressions(
+            [
+                entry("ann", "brand:old", 5, left),
+                entry("ann", "brand:new", 1, left),
+                entry("ann", "brand:old", 2, objected),
+                entry("bob", "brand:old", 1, left),
+                entry("bob", "brand:new", 5, left),
+                entry("bob", "purpose:old", 1, left),
+                entry("cat", "marketing", 1, left),
+                *(entry(f"p{n}", "brand:old", 1, left) for n in range(2_500)),
+            ]
+        )
+        assert await store.named_scopes() == {
+            "brand:old": 2_503, "brand:new": 2, "purpose:old": 1
+        }  # fmt: skip
+        assert await store.move_scope("brand:old", "brand:new") == 2_503
+        assert await store.named_scopes() == {"brand:new": 2_503, "purpose:old": 1}
+        _, counts = await store.counts()
+        assert (counts["brand", "unsubscribe"], counts["brand", "objection"]) == (2_502, 1)
+        assert (counts["purpose", "unsubscribe"], counts["marketing", "unsubscribe"]) == (1, 1)
+        for who, standing in (
+            ("ann", {("brand:new", left, 5), ("brand:new", objected, 2)}),
+            ("bob", {("brand:new", left, 5), ("purpose:old", left, 1)}),
+            ("p2499", {("brand:new", left, 1)}),
+        ):
+            found = await store.suppressions(f"{who}@people.example")
+            assert {(one.scope, one.origin, (one.since - T0).days) for one in found} == standing
+        assert await store.move_scope("brand:old", "brand:new") == 0
+
     async def test_a_closed_store_is_unavailable(self, store: Store) -> None:
         await store.ping()
         await store.close()

@@ -172,6 +172,23 @@ async def test_the_page_does_not_tell_whether_an_address_is_known(site: Site) ->
         assert not any(JEANNE in text for _, text, _ in pages)
 
 
+@pytest.mark.parametrize(
+    ("scope", "stream", "stops"),
+    [
+        ("purpose:of-old", "offers", "purpose:offers"),
+        ("brand:of-old", "offers", "purpose:offers"),
+        ("purpose:of-old", "gone", "marketing"),
+        ("purpose:offers", "gone", "purpose:offers"),
+    ],
+)
+async def test_a_link_of_a_name_that_is_gone_stops_what_there_is_now(
+    site: Site, scope: str, stream: str, stops: str
+) -> None:
+    response = await site.client.post(site.link(scope=scope, stream=stream), data=ONE_CLICK)
+    assert response.status_code == 200
+    assert [held.scope for held in await site.held()] == [stops]
+
+
 async def test_a_link_that_is_none(site: Site, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

@@ -30,9 +30,12 @@ def is_own(brand: str | None, stream: Stream) -> bool:
 def concerns(brand: str | None, stream: Stream) -> bool:
     """Whether a refusal that was told to `brand` counts against the stream.
 
-    Who is talking on a stream of the built-in brand is not known: it may be anybody.
+    Who is talking on a stream of the built-in brand is not known: it may be anybody. A brand that
+    is not there any more may be called otherwise now.
     """
-    return brand is None or brand == stream.brand or stream.brand == BUILT_IN_BRAND
+    if brand is None or brand == stream.brand or stream.brand == BUILT_IN_BRAND:
+        return True
+    return bool(stream.all_brands) and brand not in stream.all_brands
 
 
 def by_collection(case: RecipientCase) -> tuple[RecipientCase, ...]:

@@ -94,14 +94,14 @@ def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
 def matching(case: RecipientCase) -> Iterator[Suppression]:
     """Yield the suppressions whose scope covers the stream and whose key may count.
 
-    Who complained or objected, about whatever purpose, is not asked about another: neither to
-    confirm it nor whether it may go on.
+    Who complained or objected, about whatever purpose or brand, is not asked about another: neither
+    to confirm it nor whether it may go on.
     """
     asks = case.stream.confirmation or case.stream.permission
     for entry in case.facts.suppressions:
         if entry.widened and entry.origin not in WIDENED_ORIGINS:
             continue
-        objected = asks and entry.origin in _NOT_ASKED and entry.scope.startswith("purpose:")
+        objected = asks and entry.origin in _NOT_ASKED
         if objected or covers(entry.scope, case.stream):
             yield entry
 
@@ -110,6 +110,7 @@ def covers(scope: str, stream: Stream) -> bool:
     """Whether a scope holds on a stream; `purpose:X` on either class of that purpose.
 
     Whose a stream of the built-in brand is, is not known, so `brand:X` holds there whatever X is.
+    Whoever X was, where no brand is called that any more, may be any of those that there are.
     A scope other than the four cannot be decided, so it applies everywhere.
     """
     if scope == "marketing":
@@ -119,7 +120,8 @@ def covers(scope: str, stream: Stream) -> bool:
         return True
     if kind == "brand":
         sells = stream.stream_class is _MARKETING or stream.confirmation
-        return sells and stream.brand in (name, BUILT_IN_BRAND)
+        gone = bool(stream.all_brands) and name not in stream.all_brands
+        return sells and (gone or stream.brand in (name, BUILT_IN_BRAND))
     return name == stream.purpose if kind == "purpose" else True
 
 

@@ -1,5 +1,6 @@
 """A `Store` in a database that speaks SQL."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
@@ -8,7 +9,7 @@ from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.store.counters import MailingLog, with_mailings
 from smtpproxy.store.keys import suppressed_name
-from smtpproxy.store.merge import as_update
+from smtpproxy.store.merge import SCOPE_KINDS, as_update
 from smtpproxy.store.operations import Batch
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql import contacts as contact_table
@@ -143,7 +144,19 @@ class SqlStore(
 
     async def counts(self) -> tuple[int, Mapping[tuple[str, str], int]]:
         tally = await self._reader.tally()
-        return tally.pop(("contact", "")), tally
+        contacts = tally.pop(("contact", ""))
+        found: Counter[tuple[str, str]] = Counter()
+        for (scope, origin), n in tally.items():
+            if (kind := scope.partition(":")[0]) in SCOPE_KINDS:
+                found[kind, origin] += n
+        return contacts, found
+
+    async def named_scopes(self) -> Mapping[str, int]:
+        found: Counter[str] = Counter()
+        for (scope, _), n in (await self._reader.tally()).items():
+            if ":" in scope and n:
+                found[scope] += n
+        return found
 
     async def ping(self) -> None:
         await self._reader.tally()

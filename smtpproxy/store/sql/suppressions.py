@@ -64,6 +64,19 @@ WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?
 """
 _PAGE_SIZE = 2_000
+_OF_SCOPE = """
+SELECT wide_key, exact_key, scope, origin FROM suppression
+WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?) AND scope = ?5
+ORDER BY wide_key, exact_key, scope, origin LIMIT ?6
+"""
+_MOVED = "wide_key, exact_key, origin, since, key_version, note, import, also, earlier, renewed_at"
+_AS_SCOPE = f"""
+INSERT INTO suppression (scope, {_MOVED}) SELECT ?, {_MOVED} FROM suppression
+WHERE wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?
+ON CONFLICT (wide_key, exact_key, scope, origin)
+DO UPDATE SET since = excluded.since, renewed_at = excluded.renewed_at
+WHERE excluded.since > suppression.since
+"""
 # ?1 holds the keys, 16 and 32 octets each; ?2 the scope and origin of each, as JSON.
 _ENTRIES = """
 SELECT asked.key AS place, suppression.* FROM json_each(?2) AS asked CROSS JOIN suppression
@@ -221,6 +234,17 @@ class Suppressions(Connections):
         ]
         last = _written_place(page[limit - 1][:4]) if len(page) > limit else None
         return SuppressionPage(found, last)
+
+    async def move_scope(self, old: str, new: str) -> int:
+        moved, last = 0, FIRST
+        while True:  # a batch each commit: the mail path waits for none of them
+            async with self._to_write().transaction() as session:
+                page = await session.fetch_all(_OF_SCOPE, *last, old, _PAGE_SIZE)
+                await session.run_many(_AS_SCOPE, [(new, *key) for key in page])
+                await session.run_many(f"DELETE FROM suppression WHERE {_KEY}", page)
+            if not page:
+                return moved
+            moved, last = moved + len(page), page[-1]
 
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
         # Page by page: one long read would keep the log from being emptied. What is moved to

@@ -134,7 +134,7 @@ CREATE TRIGGER rectification_stays BEFORE UPDATE OF at, reason, changes ON recti
 
 -- Kept by triggers, so that metrics never count millions of rows.
 CREATE TABLE tally (
-    kind text NOT NULL,
+    kind text NOT NULL,    -- contact, or the scope of suppressions
     origin text NOT NULL,
     n bigint NOT NULL,
     PRIMARY KEY (kind, origin)
@@ -147,10 +147,10 @@ INSERT INTO tally VALUES ('contact', '', 0);
 
 CREATE FUNCTION tally_suppressions() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE tally SET n = n + CASE TG_OP WHEN 'INSERT' THEN many ELSE -many END
-    FROM (SELECT split_part(scope, ':', 1) AS scope_kind, changed.origin AS from_where,
-                 count(*) AS many FROM changed GROUP BY 1, 2) AS counted
-    WHERE kind = scope_kind AND origin = from_where;
+    INSERT INTO tally
+    SELECT scope, changed.origin, CASE TG_OP WHEN 'INSERT' THEN count(*) ELSE -count(*) END
+    FROM changed GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (kind, origin) DO UPDATE SET n = tally.n + excluded.n;
     RETURN NULL;
 END $$;
 CREATE TRIGGER suppressions_added AFTER INSERT ON suppression REFERENCING NEW TABLE AS changed

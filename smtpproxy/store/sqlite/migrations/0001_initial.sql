@@ -111,7 +111,7 @@ END;
 
 -- Kept by triggers, so that metrics never count millions of rows.
 CREATE TABLE tally (
-    kind TEXT NOT NULL,   -- contact, or the scope kind of suppressions
+    kind TEXT NOT NULL,   -- contact, or the scope of suppressions
     origin TEXT NOT NULL,
     n INTEGER NOT NULL,
     PRIMARY KEY (kind, origin)
@@ -125,15 +125,12 @@ FROM json_each('["all", "marketing", "brand", "purpose"]') AS kinds,
 INSERT INTO tally (kind, origin, n) VALUES ('contact', '', 0);
 
 CREATE TRIGGER suppression_added AFTER INSERT ON suppression BEGIN
-    UPDATE tally SET n = n + 1
-    WHERE kind = substr(NEW.scope, 1, instr(NEW.scope || ':', ':') - 1)
-      AND origin = NEW.origin;
+    INSERT INTO tally (kind, origin, n) VALUES (NEW.scope, NEW.origin, 1)
+    ON CONFLICT DO UPDATE SET n = n + 1;
 END;
 
 CREATE TRIGGER suppression_removed AFTER DELETE ON suppression BEGIN
-    UPDATE tally SET n = n - 1
-    WHERE kind = substr(OLD.scope, 1, instr(OLD.scope || ':', ':') - 1)
-      AND origin = OLD.origin;
+    UPDATE tally SET n = n - 1 WHERE kind = OLD.scope AND origin = OLD.origin;
 END;
 
 CREATE TRIGGER contact_added AFTER INSERT ON contact BEGIN

@@ -1,0 +1,51 @@
+"""`smtpproxy suppress move`: suppressions that name what has another name now."""
+
+from dataclasses import dataclass
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import config_option, flag, options
+from smtpproxy.cli.printer import Result, shows_result
+from smtpproxy.cli.stores import scope_type, using_store
+from smtpproxy.settings import Settings
+from smtpproxy.terminal import counted
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOptions:
+    """Whether it is only asked how many there are."""
+
+    dry_run: bool = flag("Say how many there are, and change nothing.")
+
+
+@click.command("move")
+@click.argument("old", type=scope_type, metavar="OLD")
+@click.argument("new", type=scope_type, metavar="NEW")
+@options(MoveOptions)
+@config_option
+@shows_result
+def move(settings: Settings, old: str, new: str, options: MoveOptions) -> Result:
+    """Give the suppressions of a brand or purpose the name that it has now.
+
+    OLD is a scope such as brand:NAME or purpose:NAME that the configuration has no more: check,
+    doctor and serve name it. NEW is one that it has, of the same kind, or marketing. Origin, time
+    and note stay; of two that become one, the later holds. Consents are not moved.
+    """
+    kind = old.partition(":")[0]
+    if settings.scopes.knows(old):
+        fail(f"{old} is in use: what was moved away would stop its mail no more", 2)
+    if not settings.scopes.knows(new):
+        known = settings.scopes.brands if new.startswith("brand:") else settings.scopes.purposes
+        fail(f"{new} names nothing in the configuration; known are {', '.join(sorted(known))}", 2)
+    if new not in (f"{kind}:{new.partition(':')[2]}", "marketing"):
+        fail(f"{new} is narrower than {old}, or another kind; right would be {kind}:NAME", 2)
+    if options.dry_run:
+        counts = using_store(settings, lambda store: store.named_scopes(), read_only=True)
+        moved = counts.get(old, 0)
+    else:
+        moved = using_store(settings, lambda store: store.move_scope(old, new))
+    done = "would be moved" if options.dry_run else "moved"
+    text = f"{counted(moved, 'suppression')} {done} from {old} to {new}"
+    data = {"old": old, "new": new, "moved": moved, "dry_run": options.dry_run}
+    return Result(data, [text])

@@ -1,0 +1,91 @@
+"""Suppressions under a name that is gone: told of by check, doctor and serve, moved by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.kit.relay import STREAMS, RelayProcess
+from tests.kit.upstream import FakeUpstream
+
+ANN = "ann@people.example"
+
+
+def configured(tmp_path: Path, upstream: str, brand: str, purpose: str) -> RelayProcess:
+    streams = [{**STREAMS[0], "purpose": purpose}]
+    config = {"stream": streams, "brand": [{"name": brand, "from_domains": ["shop.example"]}]}
+    return RelayProcess(tmp_path, upstream, config)
+
+
+@pytest.fixture
+def renamed(tmp_path: Path) -> RelayProcess:
+    """A configuration whose brand and purpose had other names when people objected."""
+    before = configured(tmp_path, "127.0.0.1:9", "boutique", "news")
+    for scope in ("brand:boutique", "purpose:news"):
+        before.must("suppress", "add", ANN, "--scope", scope, "--origin", "objection")
+    return configured(tmp_path, "127.0.0.1:9", "shop", "offers")
+
+
+def test_check_and_doctor_name_them(renamed: RelayProcess) -> None:
+    _, out, _ = renamed.command("check", "--json")
+    warned = [each for each in json.loads(out)["warnings"] if each.startswith("store: ")]
+    assert warned == [
+        "store: brand:boutique: 1 suppression of a brand that no [[brand]] is: they stop the"
+        " marketing of every brand; if it is called otherwise now: smtpproxy suppress move"
+        ' "brand:boutique" brand:NAME; else leave them',
+        "store: purpose:news: 1 suppression of a purpose that no stream has: they stop nothing;"
+        ' if it is called otherwise now: smtpproxy suppress move "purpose:news" purpose:NAME;'
+        " else leave them",
+    ]
+    _, out, _ = renamed.command("doctor", "--only", "unsubscribe", "--json", "--timeout", "1")
+    told = {one["subject"]: one["status"] for one in json.loads(out)["findings"]}
+    assert told["brand:boutique"] == told["purpose:news"] == "warn"
+
+
+def test_serve_names_them_and_nobody_is_mailed_who_objected(
+    renamed: RelayProcess, tmp_path: Path
+) -> None:
+    with FakeUpstream() as mta:
+        relay = configured(tmp_path, mta.address, "shop", "offers")
+        relay.must("suppress", "add", "bob@people.example", "--scope", "purpose:offers")
+        relay.start()
+        try:
+            told = [one["scope"] for one in relay.log if one["event"] == "scope of nothing"]
+            assert told == ["brand:boutique", "purpose:news"]
+            code, text = relay.send(b"Subject: x\r\n\r\nx\r\n", ANN)
+            assert (code, "suppressed_objection" in text) == (550, True)
+        finally:
+            relay.kill()
+
+
+def test_they_are_moved(renamed: RelayProcess) -> None:
+    dry = renamed.must("suppress", "move", "brand:boutique", "brand:shop", "--dry-run")
+    assert dry == "1 suppression would be moved from brand:boutique to brand:shop\n"
+    assert "brand:boutique" in renamed.must("suppress", "show", ANN)
+    renamed.must("suppress", "add", ANN, "--scope", "purpose:offers", "--origin", "objection",
+                 "--since", "2020-01-01")  # fmt: skip
+    for old, new in (("brand:boutique", "brand:shop"), ("purpose:news", "purpose:offers")):
+        told = json.loads(renamed.must("suppress", "move", old, new, "--json"))
+        assert told == {"old": old, "new": new, "moved": 1, "dry_run": False}
+    _, out, _ = renamed.command("suppress", "show", ANN, "--json")
+    found = {one["scope"]: one for one in json.loads(out)["suppressions"]}
+    assert set(found) == {"brand:shop", "purpose:offers"}
+    assert not found["purpose:offers"]["since"].startswith("2020"), "the later one holds"
+    assert "store: " not in renamed.command("check")[1]
+    metric = json.loads(renamed.must("suppress", "move", "brand:boutique", "brand:shop", "--json"))
+    assert metric["moved"] == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("brand:shop", "marketing", "in use"),
+        ("all", "marketing", "in use"),
+        ("brand:boutique", "brand:mill", "names nothing"),
+        ("brand:boutique", "purpose:offers", "narrower"),
+        ("boutique", "brand:shop", "scope"),
+    ],
+)
+def test_what_is_not_moved(renamed: RelayProcess, old: str, new: str, wrong: str) -> None:
+    code, _, errors = renamed.command("suppress", "move", old, new)
+    assert (code, wrong in errors) == (2, True)
