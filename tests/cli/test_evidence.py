@@ -205,8 +205,8 @@ def test_a_record_that_was_changed_is_said_so(
 
 def test_erasing_reaches_the_running_relay_s_record(bench: Bench, sent: list[str]) -> None:
     out, _ = bench.run("contact", "erase", JEANNE, code=0)
-    assert (
-        out == f"{JEANNE}: erased; suppressed for marketing\naudit log: 3 rows are pseudonymised\n"
+    assert out.startswith(
+        f"{JEANNE}: erased; suppressed for marketing\naudit log: 3 rows are pseudonymised\n"
     )
     folder = audit.folder(bench.relay)
     everything = b"".join(path.read_bytes() for path in segments(folder))
