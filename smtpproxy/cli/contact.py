@@ -13,6 +13,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.constants import contact_constants
+from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.imports import (
@@ -79,10 +80,10 @@ _HTML = (".html", ".htm")
 
 @click.group("contact")
 def contact() -> None:
-    """Import, show, correct, export and erase contacts."""
+    """Map and import files of contacts; show, correct, export and erase contacts."""
 
 
-for subcommand in (rectify, object_, erase):
+for subcommand in (map_contacts, rectify, object_, erase):
     contact.add_command(subcommand)
 
 

@@ -182,13 +182,13 @@ def prepare(
         deciding["set"] = "; ".join(f"{name}={text}" for name, text in sorted(options.constants))
     earlier = to_resume(settings, options.resume, kind, deciding)
     replacing = to_replace(settings, options.replace, kind)
-    age = earlier.as_of if earlier else age_of(_time_of(file), as_of)
+    age = earlier.as_of if earlier else age_of(input_time(file), as_of)
     if kind == "contacts" and not earlier:
         age = replacing.age(age)
     return Task(settings, file, Job(kind, age, deciding, earlier), replacing, options)
 
 
-def _time_of(file: Path) -> datetime:
+def input_time(file: Path) -> datetime:
     """Return when the file was last written; for a pipe, now."""
     found = os.fstat(0) if file == STDIN else file.stat()
     if not stat.S_ISREG(found.st_mode):

@@ -98,6 +98,12 @@ class ConsentTable:
         """The columns that it is about, as they are written."""
         return tuple(filter(None, (self.column, self.given_at, self.withdrawn_at)))
 
+    def as_written(self) -> dict[str, object]:
+        """Return what it says, by the keys of the file."""
+        said = {one.name: getattr(self, one.name) for one in fields(self)}
+        said["true"] = said.pop("yes")
+        return {name: value for name, value in said.items() if value is not None}
+
     def with_constants(self, constants: MappingOf[str, str]) -> "ConsentTable":
         """Put constants of a command (`consent_method` …) in the place of its own."""
         named = {name: f"consent_{name}" for name in _CONSTANTS - {"brand"}} | {"brand": "brand"}
@@ -164,9 +170,13 @@ class ConsentReader:
             own = {name: v for name in _CONSTANTS if (v := getattr(table, name)) is not None}
             proof = {**evidence, **{name: own.pop(name) for name in EVIDENCE & own.keys()}}
             if withdrawn is not None and withdrawn < given:
-                raise ValueError(
-                    f"{self._named(table.withdrawn_at)} is before {self._named(table.given_at)}"
-                )
+                # Who says yes now came back; where dates alone say it, one of them is wrong.
+                if table.column is None:
+                    raise ValueError(
+                        f"{self._named(table.withdrawn_at)} is before {self._named(table.given_at)}"
+                    )
+                yield {"purpose": table.purpose, "withdrawn_at": withdrawn, **brand}
+                withdrawn = None
             yield {
                 **common,
                 **own,

@@ -46,10 +46,11 @@ def read_table(file: BinaryIO, mapping: Mapping | None = None) -> Lines:
         ImportFault: it is no table; later, with its first line, where it is no text.
     """
     start = file.peek(_START)[:_START] if isinstance(file, io.BufferedReader) else b""
+    delimiter = (mapping and mapping.delimiter) or ","
     if start.startswith(_ZIP):
-        return read_sheet(file)
+        return read_sheet(file, delimiter)
     if mapping is not None and is_json(start):
-        return json_rows(read_lines(file, "utf-8"), _named(mapping), mapping.separator)
+        return json_rows(read_lines(file, "utf-8"), _named(mapping), mapping.separator, delimiter)
     return read_lines(file, mapping.encoding if mapping else None)
 
 
@@ -64,14 +65,14 @@ def csv_line(number: int, cells: Sequence[str], delimiter: str = ",") -> Line:
     return Line(number, out.getvalue().encode("utf-8", "replace"))
 
 
-def json_rows(lines: Lines, columns: Sequence[str], separator: str) -> Lines:
+def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: str = ",") -> Lines:
     """Return JSON objects, one a line, as rows of these columns, below a header of them.
 
     A column is a key, or keys with dots between them, in any case.
     """
 
     def rows() -> Iterator[Line | Rejected]:
-        yield csv_line(0, columns)
+        yield csv_line(0, columns, delimiter)
         keys = [column_key(column) for column in columns]
         for line in lines:
             if isinstance(line, Rejected) or line.is_void:
@@ -82,7 +83,7 @@ def json_rows(lines: Lines, columns: Sequence[str], separator: str) -> Lines:
             except ValueError as error:
                 yield Rejected(line.number, str(error), (line.content,))
                 continue
-            yield csv_line(line.number, [found.get(key, "") for key in keys])
+            yield csv_line(line.number, [found.get(key, "") for key in keys], delimiter)
 
     return Lines(rows(), lines.decoder)
 
@@ -111,7 +112,7 @@ def flat(content: bytes, separator: str = "|") -> list[tuple[str, str]]:
     return found
 
 
-def read_sheet(file: BinaryIO) -> Lines:
+def read_sheet(file: BinaryIO, delimiter: str = ",") -> Lines:
     """Read the first sheet of a spreadsheet that is not empty, row by row.
 
     Raises:
@@ -138,7 +139,7 @@ def read_sheet(file: BinaryIO) -> Lines:
     others = [sheet.title for sheet in sheets if sheet is not read]
     told = f"the sheet {read.title!r} is read" if read else "no sheet has rows"
     notices = (f"{told}; not read: {', '.join(others)[:200]}",) if others else ()
-    return Lines(_sheet_lines(read, copy), notices=notices)
+    return Lines(_sheet_lines(read, copy, delimiter), notices=notices)
 
 
 def _check_size(parts: Iterable[zipfile.ZipInfo]) -> None:
@@ -155,7 +156,7 @@ def _has_rows(sheet: Any) -> bool:
     return any(any(cell is not None for cell in row) for row in sheet.iter_rows(values_only=True))
 
 
-def _sheet_lines(sheet: Any, copy: BinaryIO) -> Iterator[Line | Rejected]:
+def _sheet_lines(sheet: Any, copy: BinaryIO, delimiter: str) -> Iterator[Line | Rejected]:
     with copy:
         if sheet is None:
             return
@@ -164,7 +165,7 @@ def _sheet_lines(sheet: Any, copy: BinaryIO) -> Iterator[Line | Rejected]:
                 cells = [_text(cell) for cell in row]
                 while cells and not cells[-1]:
                     cells.pop()
-                yield csv_line(number, cells)
+                yield csv_line(number, cells, delimiter)
         except Exception as error:  # in the midst of a broken one
             raise ImportFault(
                 f"row {number + 1}: the spreadsheet is broken ({_in_words(error)})"

@@ -1,0 +1,157 @@
+"""What `contact map` shows of a guess, and asks."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.import_file import on_a_terminal
+from smtpproxy.cli.printer import Column, Styled, Table, print_text
+from smtpproxy.store.exchange.guess import propose
+from smtpproxy.store.exchange.look import ColumnLook, TableLook
+from smtpproxy.store.exchange.mapping import FIELDS
+from smtpproxy.store.exchange.proposal import NONE, Answers, Known, Proposal, Question
+from smtpproxy.store.exchange.rows import column_key
+from smtpproxy.terminal import counted, printable
+
+_COLUMNS = [Column("column"), Column("is"), Column("what is in it", prose=True)]
+_SHOWN = 6  # different cells of a column
+
+
+def column_pair(value: str) -> tuple[str, str]:
+    """Read COLUMN=WORD; a column may have `=` in its name. For `type=column_pair`."""
+    name, said, word = value.rpartition("=")
+    if not said or not name.strip() or not word.strip():
+        raise click.BadParameter(f"{value!r} is not COLUMN=WORD")
+    return name.strip(), word.strip()
+
+
+def asked(look: TableLook, known: Known, answers: Answers) -> Answers:
+    """Show what is guessed, and ask until nothing is left to be asked."""
+    try:
+        answers = _confirmed(look, known, answers)
+        while questions := propose(look, known, answers).questions:
+            answers = _answer(questions[0])
+    except click.Abort:
+        left = _listed(propose(look, known, answers).questions)
+        fail("\n".join(["not all is known; without questions it is --yes, with", *left]), 2)
+    return answers
+
+
+def _confirmed(look: TableLook, known: Known, answers: Answers) -> Answers:
+    while True:
+        proposal = propose(look, known, answers)
+        print_text([guessed(look, proposal)], err=True)
+        if not proposal.columns or click.confirm("Is this right?", default=True, err=True):
+            return answers
+        said = click.prompt("Which column is what? COLUMN=FIELD, or COLUMN=none", err=True)
+        try:
+            name, word = column_pair(said)
+        except click.BadParameter as error:
+            click.echo(error.message, err=True)
+            continue
+        if look.column(name) is None or word not in (*FIELDS, NONE):
+            click.echo(f"no such column or field; fields are {', '.join(FIELDS)}", err=True)
+            continue
+        answers = replace(answers, columns={**answers.columns, column_key(name): word})
+
+
+def _answer(question: Question) -> Answers:
+    """Ask one question until the answer can be."""
+    default = "" if question.may_stay_open and question.default is None else question.default
+    hint = f" ({', '.join(question.choices)})" if question.choices else ""
+    hint += " (Enter: not known)" if question.may_stay_open else ""
+    by_word = {word.casefold(): word for word in question.choices}
+    while True:
+        said = str(
+            click.prompt(
+                question.text + hint, default=default, show_default=bool(default), err=True
+            )
+        ).strip()
+        if not said and question.may_stay_open:
+            return question.answered("")
+        if question.check is not None and said.casefold() not in by_word:
+            try:
+                question.check(said)
+            except ValueError as error:
+                click.echo(str(error), err=True)
+                continue
+            return question.answered(said)
+        if question.choices and said.casefold() not in by_word:
+            click.echo(f"one of {', '.join(question.choices)}", err=True)
+            continue
+        return question.answered(by_word.get(said.casefold(), said))
+
+
+def check_known(file: Path, proposal: Proposal, notes: Iterable[str], *, leave_open: bool) -> None:
+    """End the command where something is wanting that nobody may guess."""
+    wanting = [
+        one
+        for one in proposal.questions
+        if one.default is None and not (one.may_stay_open and leave_open)
+    ]
+    if not wanting:
+        return
+    lines = [f"{file}: not all is known:"]
+    lines += _listed(wanting)
+    if all(one.may_stay_open for one in wanting):
+        lines.append("  or --leave-open: what is not known is not written, and proves nothing")
+    lines += [f"  note: {note}" for note in notes]
+    fail("\n".join(map(printable, lines)), 2)
+
+
+def _listed(questions: Iterable[Question]) -> Iterator[str]:
+    for one in questions:
+        choices = f" ({', '.join(one.choices)[:200]})" if one.choices else ""
+        yield f"  {one.text}{choices}"
+        yield f"    {one.option}"
+
+
+def left_open(answers: Answers, proposal: Proposal) -> Answers:
+    """Take the defaults of what was not asked, and note what stays open."""
+    for one in proposal.questions:
+        said = one.answered(one.default or "")
+        answers = replace(answers, constants={**answers.constants, **said.constants})
+    return answers
+
+
+def guessed(look: TableLook, proposal: Proposal) -> Table:
+    return Table(_COLUMNS, [_row(one, proposal) for one in look.columns])
+
+
+def _row(column: ColumnLook, proposal: Proposal) -> Sequence[str]:
+    is_what = ", ".join(dict.fromkeys(_roles(column, proposal)))
+    return (
+        column.name if is_what else Styled(column.name, "dim"),
+        Styled(is_what or "not read", "green" if is_what else "dim"),
+        _holds(column, shown=bool(is_what) or on_a_terminal()),
+    )
+
+
+def _roles(column: ColumnLook, proposal: Proposal) -> Iterator[str]:
+    if field := proposal.columns.get(column.name):
+        yield field
+    for table in proposal.consents:
+        if table.column == column.name:
+            kind = "consent to" if table.yes else "refusal of"
+            yield f"{kind} {table.purpose}"
+        if table.given_at == column.name:
+            yield f"when they agreed to {table.purpose}"
+        if table.withdrawn_at == column.name:
+            yield f"when they refused {table.purpose}"
+
+
+def _holds(column: ColumnLook, *, shown: bool) -> str:
+    """Say what is in a column. Cells may be of people: `shown` tells whether they are named."""
+    if not column.filled:
+        return "nothing"
+    if column.holds_addresses:
+        return counted(column.addresses, "address", "addresses")
+    if column.values is not None and not column.holds_times and shown:
+        common = column.values.most_common(_SHOWN)
+        more = " …" if len(column.values) > _SHOWN else ""
+        return ", ".join(f"{printable(text)} {n:,}" for text, n in common) + more
+    examples = f": {', '.join(map(printable, column.examples))} …" if on_a_terminal() else ""
+    return counted(column.filled, "time" if column.holds_times else "cell") + examples

@@ -1,0 +1,175 @@
+"""What the first people of a file would become under a mapping: judged, and not stored."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from itertools import islice
+from pathlib import Path
+
+from smtpproxy.cli.imports import input_time
+from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
+from smtpproxy.cli.stores import now, using_store
+from smtpproxy.locale import REFERENCE
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import (
+    Action,
+    ConsentAct,
+    Contact,
+    Lookups,
+    RecipientFacts,
+    StreamClass,
+    Transaction,
+)
+from smtpproxy.report import fix
+from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.contact_csv import read_csv
+from smtpproxy.store.exchange.files import Source
+from smtpproxy.store.exchange.lines import ImportFault, Passed, Read, Rejected
+from smtpproxy.store.exchange.mapping import Mapping
+from smtpproxy.store.exchange.plausible import ContactCheck
+from smtpproxy.store.exchange.tables import read_table
+from smtpproxy.store.merge import Known, merge
+from smtpproxy.store.protocols import ContactUpdate, Store
+from smtpproxy.terminal import counted, printable
+
+ROWS = 1_000
+_PEOPLE = 4  # that are shown
+_FAULTS = 3
+_COLUMNS = [Column(), Column(right=True), Column(prose=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody on the first lines, and what each marketing stream would say."""
+
+    line: int
+    contact: Contact
+    verdicts: dict[str, str]  # stream to basis or reason
+    zone: tzinfo  # that of the file
+
+    def text(self) -> str:
+        known = [str(self.contact.audience), str(self.contact.source or "source not known")]
+        known += [self._act(act) for act in self.contact.acts]
+        known += [f"bought {one.product} on {self._day(one.at)}" for one in self.contact.purchases]
+        judged = [f"{stream}: {said}" for stream, said in self.verdicts.items()]
+        return f"{', '.join(known)} → {'; '.join(judged) or 'no marketing stream'}"
+
+    def _act(self, act: ConsentAct) -> str:
+        done = "refused" if act.withdrawal else "agreed to"
+        return f"{done} {act.purpose} on {self._day(act.at)}"
+
+    def _day(self, at: datetime) -> str:
+        return f"{at.astimezone(self.zone):%Y-%m-%d}"
+
+
+@dataclass(slots=True)
+class Sample:
+    """The first rows of a file."""
+
+    zone: tzinfo
+    rows: int = 0
+    people: list[Person] = field(default_factory=list)
+    allowed: Counter[str] = field(default_factory=Counter)  # by stream
+    refused: dict[str, Counter[str]] = field(default_factory=dict)  # reasons by stream
+    rejected: list[str] = field(default_factory=list)
+    faults: int = 0
+
+    def text(self, *, with_address: bool) -> Iterator[Part]:
+        yield Styled(f"What the first {counted(self.rows, 'row')} would become:", "bold")
+        for one in self.people:
+            address = f" {one.contact.address}" if with_address else ""
+            yield f"  line {one.line}:{address} {printable(one.text())}"
+        for fault in self.rejected:
+            yield f"  {printable(fault)}"
+        if self.faults > len(self.rejected):
+            yield f"  and {self.faults - len(self.rejected):,} more rejected"
+        if self.refused:
+            yield Table(_COLUMNS, list(self._rows()))
+        reasons = dict.fromkeys(reason for found in self.refused.values() for reason in found)
+        if reasons:
+            yield Fields([(reason, fix(reason, REFERENCE)) for reason in reasons])
+
+    def _rows(self) -> Iterator[Sequence[str]]:
+        for stream, reasons in self.refused.items():
+            why = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
+            style = "green" if self.allowed[stream] else "red"
+            yield stream, Styled(f"{self.allowed[stream]:,} may be mailed", style), why
+
+    def as_object(self) -> dict[str, object]:
+        return {
+            "sampled": self.rows,
+            "rejected": self.faults,
+            "streams": {
+                stream: {"allowed": self.allowed[stream], "by_reason": dict(reasons)}
+                for stream, reasons in self.refused.items()
+            },
+            "people": [{"line": one.line, "verdicts": one.verdicts} for one in self.people],
+        }
+
+
+def sample(settings: Settings, path: Path, mapping: Mapping) -> Sample:
+    """Read the first rows and judge them, as they would be beside what is stored.
+
+    Raises OSError.
+    """
+    found = Sample(mapping.notation.zone or UTC)
+    check = ContactCheck(settings, now())
+    with Source(path) as file:
+        updates: list[Read[ContactUpdate]] = []
+        try:
+            contents = check.checked(
+                read_csv(read_table(file, mapping), mapping, min(input_time(path), now()))
+            )
+            for item in islice(contents.items, ROWS):
+                found.rows += 1
+                if isinstance(item, Rejected):
+                    found.faults += 1
+                    if len(found.rejected) < _FAULTS:
+                        found.rejected.append(f"line {item.number}: rejected: {item.reason}")
+                elif not isinstance(item, Passed):
+                    updates.append(item)
+        except ImportFault as error:
+            found.rejected.append(str(error))
+            found.faults += 1
+    using_store(
+        settings, lambda store: _judge(settings, store, updates, found),
+        read_only=True, or_empty=True,
+    )  # fmt: skip
+    return found
+
+
+async def _judge(
+    settings: Settings, store: Store, updates: Sequence[Read[ContactUpdate]], found: Sample
+) -> None:
+    addresses = tuple(dict.fromkeys(one.value.contact.address for one in updates))
+    known = {name: Known(*one) for name, one in (await store.profiles(addresses)).items()}
+    facts = await store.facts(Lookups(addresses, contacts=False))
+    lines: dict[str, int] = {}
+    for one in updates:
+        address = one.value.contact.address
+        known[address] = merge(known.get(address), one.value).known
+        lines.setdefault(address, one.number)
+    marketing = [
+        one for one in settings.streams.values() if one.stream_class is StreamClass.MARKETING
+    ]
+    declared = {one.name for one in settings.declared_streams}
+    streams = [one for one in marketing if one.name in declared] or marketing
+    found.refused = {stream.name: Counter() for stream in streams}
+    moment = now()
+    for address, line in lines.items():
+        contact = known[address].contact
+        bars = facts[address].suppressions if address in facts else ()
+        verdicts = {}
+        for stream in streams:
+            asked = Transaction((stream,), (address,))
+            what = {address: RecipientFacts(bars, contact)}
+            (verdict,) = judge(asked, what, settings.rulebooks[stream.rulebook], moment).recipients
+            if verdict.action is Action.ALLOW:
+                found.allowed[stream.name] += 1
+                verdicts[stream.name] = f"may be mailed ({verdict.basis})"
+            else:
+                found.refused[stream.name][str(verdict.reason)] += 1
+                verdicts[stream.name] = str(verdict.reason)
+        if len(found.people) < _PEOPLE:
+            found.people.append(Person(line, contact, verdicts, found.zone))

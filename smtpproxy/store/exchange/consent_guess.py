@@ -1,0 +1,281 @@
+"""Guesses who of a table agreed to what: columns of yes and no, of refusals, and their dates."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from smtpproxy.store.exchange.consent_columns import ConsentTable
+from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain
+from smtpproxy.store.exchange.proposal import NONE, Answers, Known, Question, words
+from smtpproxy.store.exchange.rows import column_key
+from smtpproxy.store.exchange.times import read_time
+
+
+class Flag(NamedTuple):
+    """A column of yes and no."""
+
+    column: ColumnLook
+    is_refusal: bool  # a yes is one
+
+
+class ConsentGuess:
+    """Guesses the `[[consent]]` of a mapping, and asks what it cannot know."""
+
+    def __init__(
+        self,
+        look: TableLook,
+        known: Known,
+        answers: Answers,
+        flags: Sequence[Flag],
+        dates: Mapping[str, Sequence[ColumnLook]],
+        questions: list[Question],
+    ) -> None:
+        """`dates` are columns of times, by what they may be; `questions` gets what is asked."""
+        self._look = look
+        self._known = known
+        self._answers = answers
+        self._flags = flags
+        self._dates = dates
+        self._questions = questions
+
+    def tables(self) -> tuple[ConsentTable, ...]:
+        """Return the consents, and ask of each what the table does not say."""
+        refused = self._refusal_dates()
+        agreed = [flag.column for flag in self._flags if not flag.is_refusal]
+        found = self._flagged(agreed, refused) if agreed else self._dated_alone(refused)
+        for column, is_refusal in self._flags:
+            if is_refusal:
+                _, false, nothing = self._meanings(column, refusals=True)
+                found += [
+                    ConsentTable(
+                        purpose, "withdrawal", (), false, nothing, column.name, None,
+                        _only(refused.get(purpose)),
+                    )
+                    for purpose in self._purposes_of(column, of_all=True)
+                ]  # fmt: skip
+        placed = {(table.purpose, table.withdrawn_at) for table in found}
+        found += [
+            ConsentTable(purpose, withdrawn_at=name)
+            for purpose, names in refused.items()
+            for name in names
+            if (purpose, name) not in placed
+        ]
+        return tuple(found)
+
+    def _refusal_dates(self) -> dict[str, list[str]]:
+        """Return the columns that say when somebody refused, by purpose."""
+        columns = list(self._dates["withdrawn_at"])
+        said = self._answers.withdrawn_at
+        if said and (named := self._look.column(said)) and named not in columns:
+            columns.append(named)
+        found: dict[str, list[str]] = {}
+        for column in columns:
+            for purpose in self._purposes_of(column, of_all=True):
+                found.setdefault(purpose, []).append(column.name)
+        return found
+
+    def _flagged(
+        self, agreed: Sequence[ColumnLook], refused: Mapping[str, list[str]]
+    ) -> list[ConsentTable]:
+        """Return the consents of columns of yes and no."""
+        found: dict[str, ConsentTable] = {}
+        for column in agreed:
+            purposes = self._purposes_of(column)
+            if twice := [found[purpose] for purpose in purposes if purpose in found]:
+                self._ask_which(twice[0], column)
+                continue
+            given = self._given_at(column)
+            true, false, nothing = self._meanings(column, refusals=False)
+            no = self._no() if false else "withdrawal"
+            for purpose in purposes:
+                found[purpose] = ConsentTable(
+                    purpose, no, true, false, nothing, column.name, given,
+                    _only(refused.get(purpose)),
+                )  # fmt: skip
+        return list(found.values())
+
+    def _ask_which(self, first: ConsentTable, second: ColumnLook) -> None:
+        answers, names = self._answers, (first.column or "", second.name)
+
+        def answered(kept: str) -> Answers:
+            other = names[0] if kept == names[1] else names[1]
+            said = {column_key(kept): first.purpose, column_key(other): NONE}
+            return replace(answers, consents={**answers.consents, **said})
+
+        self._questions.append(
+            Question(
+                f"Which of {names[0]!r} and {names[1]!r} says who agreed to {first.purpose}?",
+                f"--consent '{names[0]}=none', or --consent '{names[1]}=none'",
+                answered,
+                names,
+            )
+        )
+
+    def _dated_alone(self, refused: Mapping[str, list[str]]) -> list[ConsentTable]:
+        """Return the consents of columns that say when somebody agreed, and so that they did."""
+        columns: dict[str, list[str]] = {}
+        for column in self._dates["given_at"]:
+            for purpose in self._purposes_of(column):
+                columns.setdefault(purpose, []).append(column.name)
+        named = self._named(self._answers.given_at)
+        if named and not columns:
+            for purpose in self._purposes_of(self._look.column(named) or ColumnLook(named)):
+                columns[purpose] = [named]
+        found = []
+        for purpose, names in columns.items():
+            if len(names) > 1 and named is None:
+                self._ask_date(tuple(names))
+            withdrawn = _only(refused.get(purpose))
+            found.append(ConsentTable(purpose, given_at=named or names[0], withdrawn_at=withdrawn))
+        return found
+
+    def _named(self, name: str | None) -> str | None:
+        """Return a column that was named as the header has it."""
+        column = self._look.column(name) if name else None
+        return column.name if column else None
+
+    def _given_at(self, column: ColumnLook) -> str | None:
+        """Return the column with the date of a consent; None: it is a constant, or not known."""
+        if named := self._named(self._answers.given_at):
+            return named
+        if "consent_given_at" in self._answers.constants:
+            return None
+        there = self._dates["given_at"] or self._dates["signed_up_at"]
+        if len(there) > 1:
+            own = set(plain(column.name).split())
+            shared = {one.name: len(own & set(plain(one.name).split())) for one in there}
+            best = [one for one in there if shared[one.name] == max(shared.values())]
+            there = best if len(best) == 1 else there
+        if len(there) == 1:
+            return there[0].name
+        times = tuple(one.name for one in self._look.columns
+                      if one.holds_times and one.name not in self._refused_dates())  # fmt: skip
+        self._ask_date(times)
+        return None
+
+    def _ask_date(self, columns: tuple[str, ...]) -> None:
+        if any(one.option.startswith("--given-at") for one in self._questions):
+            return
+        self._questions.append(
+            Question(
+                "Which column says when they agreed, or on which day did all? Without its date a "
+                "consent is no proof.",
+                "--given-at COLUMN, or one day for all: --set consent_given_at=2024-12-31",
+                self._dated,
+                columns,
+                check=self._check_date,
+            )
+        )
+
+    def _check_date(self, text: str) -> None:
+        if self._look.column(text) is None:
+            read_time(text)
+
+    def _dated(self, text: str) -> Answers:
+        """Take a column, or one day for all."""
+        if self._look.column(text) is not None:
+            return replace(self._answers, given_at=text)
+        return self._answers.with_constant("consent_given_at", text)
+
+    def _refused_dates(self) -> set[str]:
+        return {one.name for one in self._dates["withdrawn_at"]}
+
+    def _purposes_of(self, column: ColumnLook, *, of_all: bool = False) -> Sequence[str]:
+        """Return what a column is about; a refusal that names nothing is one of everything."""
+        said = self._answers.consents.get(column_key(column.name))
+        if said:
+            return [] if said == NONE else [said]
+        purposes = self._known.purposes
+        header = set(plain(column.name).split())
+        named = [one for one in purposes if set(plain(one).split()) <= header]
+        if named or of_all:
+            return named or purposes
+        if len(purposes) == 1:
+            return purposes
+        answers = self._answers
+        key = column_key(column.name)
+        self._questions.append(
+            Question(
+                f"What did those agree to that {column.name!r} says yes of?",
+                f"--consent '{column.name}=PURPOSE'",
+                lambda text: replace(answers, consents={**answers.consents, key: text}),
+                (*purposes, NONE),
+            )
+        )
+        return ()
+
+    def _meanings(
+        self, column: ColumnLook, *, refusals: bool
+    ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Return which cells of a flag mean a consent, a no, and nothing."""
+        said, cells = self._answers, words("cells")
+        mean: dict[str, list[str]] = {"true": [], "false": [], "nothing": [], "unknown": []}
+        for text in sorted({value.casefold() for value in column.values or ()}):
+            bare = plain(text) or text
+            if text in _folded(said.true):
+                kind = "true"
+            elif text in _folded(said.false):
+                kind = "false"
+            elif text in _folded(said.nothing):
+                kind = "nothing"
+            elif bare in cells["yes"] or bare in cells["out" if refusals else "in"]:
+                kind = "true"
+            elif bare in cells["no"] or bare in cells["in" if refusals else "out"]:
+                kind = "false"
+            else:
+                kind = "unknown"
+            mean[kind].append(text)
+        if mean["unknown"]:
+            self._ask_meaning(column, mean["unknown"][0], refusals=refusals)
+        yes, no, none = (tuple(mean[kind]) for kind in ("true", "false", "nothing"))
+        # In a column of refusals, yes is the refusal, and who has no refusal did not agree.
+        return ((), yes, (*no, *none)) if refusals else (yes, no, none)
+
+    def _ask_meaning(self, column: ColumnLook, text: str, *, refusals: bool) -> None:
+        answers = self._answers
+        count = sum(n for value, n in (column.values or {}).items() if value.casefold() == text)
+        of = "a refusal" if refusals else "a consent"
+
+        def answered(kind: str) -> Answers:
+            names = {"yes": "true", "no": "false", "nothing": "nothing"}
+            before: tuple[str, ...] = getattr(answers, names[kind])
+            changed: dict[str, object] = {names[kind]: (*before, text)}
+            return replace(answers, **changed)  # type: ignore[arg-type]
+
+        self._questions.append(
+            Question(
+                f"{column.name!r} says {text!r} in {count:,} rows: is that yes ({of}), no, or "
+                "nothing?",
+                f"--true {text!r}, --false {text!r} or --nothing {text!r}",
+                answered,
+                ("yes", "no", "nothing"),
+            )
+        )
+
+    def _no(self) -> Literal["withdrawal", "nothing"]:
+        answers = self._answers
+        if answers.no is None and not any(one.option == "--no" for one in self._questions):
+            self._questions.append(
+                Question(
+                    "What is a no? A withdrawal of what they agreed to before, or nothing?",
+                    "--no",
+                    lambda text: replace(
+                        answers, no="nothing" if text == "nothing" else "withdrawal"
+                    ),
+                    ("withdrawal", "nothing"),
+                    "withdrawal",
+                )
+            )
+        return answers.no or "withdrawal"
+
+
+def _only(names: Sequence[str] | None) -> str | None:
+    return names[0] if names and len(names) == 1 else None
+
+
+def _no(text: str) -> Literal["withdrawal", "nothing"]:
+    return "nothing" if text == "nothing" else "withdrawal"
+
+
+def _folded(texts: Iterable[str]) -> set[str]:
+    return {text.strip().casefold() for text in texts}

@@ -1,0 +1,259 @@
+"""Guesses what a table that nobody has described means, column by column."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from smtpproxy.policy.model import Source
+from smtpproxy.store.exchange.consent_columns import ConsentTable
+from smtpproxy.store.exchange.consent_guess import ConsentGuess, Flag
+from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain
+from smtpproxy.store.exchange.mapping import zone
+from smtpproxy.store.exchange.proposal import (
+    LEFT_OPEN,
+    NONE,
+    Answers,
+    Known,
+    Proposal,
+    Question,
+    fitting,
+    longest,
+    words,
+)
+from smtpproxy.store.exchange.rows import column_key
+
+_TIMES = ("given_at", "signed_up_at", "withdrawn_at", "collected_at", "last_activity_at",
+          "purchase_at")  # fmt: skip
+_TEXTS = ("language", "brand", "consent_ip", "consent_wording", "consent_form", "purchase_product")
+
+
+def propose(look: TableLook, known: Known, answers: Answers) -> Proposal:
+    """Return the best guess, and the questions that are left."""
+    return _Guess(look, known, answers).proposal()
+
+
+class _Guess:
+    def __init__(self, look: TableLook, known: Known, answers: Answers) -> None:
+        self._look = look
+        self._known = known
+        self._answers = answers
+        self._questions: list[Question] = []
+        self._notes: list[str] = []
+        self._columns: dict[str, str] = {}  # column to field
+        self._values: dict[str, dict[str, str]] = {}
+        self._dates: dict[str, list[ColumnLook]] = {name: [] for name in _TIMES}
+        self._flags: list[Flag] = []
+
+    def proposal(self) -> Proposal:
+        self._take_said()
+        self._find_address()
+        for column in self._look.columns:
+            if column.name not in self._columns and self._said(column) is None:
+                self._take(column)
+        self._place_dates()
+        consents = ConsentGuess(
+            self._look, self._known, self._answers, self._flags, self._dates, self._questions
+        ).tables()
+        time_format = self._time_format(consents)
+        self._ask_constants()
+        if self._look.twice:
+            names = ", ".join(map(repr, self._look.twice))
+            self._notes.append(
+                f"{names}: several columns have this name, and none is read; rename those you need"
+            )
+        columns = {name: said for name, said in self._columns.items() if said != NONE}
+        return Proposal(
+            columns, consents, self._values, time_format, tuple(self._questions),
+            tuple(self._notes),
+        )  # fmt: skip
+
+    def _said(self, column: ColumnLook) -> str | None:
+        return self._answers.columns.get(column_key(column.name))
+
+    def _take_said(self) -> None:
+        for column in self._look.columns:
+            if said := self._said(column):
+                self._columns[column.name] = said
+                if said == "audience":
+                    self._map_audience(column)
+
+    def _has(self, name: str) -> bool:
+        return name in self._columns.values() or name in self._answers.constants
+
+    def _find_address(self) -> None:
+        if self._has("address"):
+            return
+        there = [one for one in self._look.columns if one.holds_addresses and not self._said(one)]
+        named = [one for one in there if fitting(one.name, ["address"])]
+        found = named if len(named) == 1 else there
+        if len(found) > 1 and (exact := [
+            one for one in named if plain(one.name) in words("names")["address"]
+        ]):  # fmt: skip
+            found = exact[:1]
+        if len(found) == 1:
+            self._columns[found[0].name] = "address"
+            return
+        names = tuple(one.name for one in there or self._look.columns)
+        text = "Which column is the address people are to be mailed at?"
+        if not there:
+            text = f"No column holds addresses, only {', '.join(names)[:300]}. {text}"
+        self._questions.append(
+            Question(text, "--column 'COLUMN=address'", self._said_column("address"), names)
+        )
+
+    def _said_column(self, said: str) -> Callable[[str], Answers]:
+        answers = self._answers
+        return lambda name: replace(answers, columns={**answers.columns, column_key(name): said})
+
+    def _take(self, column: ColumnLook) -> None:
+        """Guess one column: by what is in it, then by what it is called."""
+        said = self._answers.consents.get(column_key(column.name))
+        if column.holds_times or (said is None and column.holds_numbers_for_times):
+            name = longest(fitting(column.name, _TIMES))
+            if said not in (None, NONE) or (name and self._is_about_refusals(column)):
+                name = "withdrawn_at" if self._is_about_refusals(column) else "given_at"
+            if name is not None:
+                self._dates[name].append(column)
+            if name is not None or column.holds_times:
+                return
+        if not column.filled or column.holds_addresses:
+            return
+        fits = fitting(column.name, (*_TEXTS, "audience", "opt_in", "opt_out"))
+        name = longest(fits)
+        is_flag = column.values is not None and name in ("opt_in", "opt_out")
+        if said != NONE and (is_flag or said is not None):
+            self._flags.append(Flag(column, self._is_about_refusals(column)))
+        elif name == "audience" and self._map_audience(column):
+            self._put(column, name)
+        elif name in _TEXTS:
+            self._put(column, str(name))
+
+    def _put(self, column: ColumnLook, name: str) -> None:
+        if not self._has(name) or name in self._answers.constants:
+            self._columns.setdefault(column.name, name)
+        else:
+            self._notes.append(f"{column.name!r} may be {name} too; it is not read")
+
+    @staticmethod
+    def _is_about_refusals(column: ColumnLook) -> bool:
+        """Whether a yes is a refusal: one word of that is enough, whatever else is said."""
+        fits = fitting(column.name, ("withdrawn_at", "opt_in", "opt_out", "not"))
+        return bool({"withdrawn_at", "opt_out"} & fits.keys() or fits.keys() == {"opt_in", "not"})
+
+    def _map_audience(self, column: ColumnLook) -> bool:
+        """Say which cells are consumers and which professionals; False: they are neither."""
+        cells = words("cells")
+        found = {}
+        for text in column.values or ():
+            for audience in ("consumer", "professional"):
+                if plain(text) in cells[audience] or text.casefold() == audience:
+                    found[text] = audience
+        if not found:
+            return False
+        others = [text for text in column.values or () if text not in found]
+        self._values["audience"] = {**found, **dict.fromkeys(others, "unknown")}
+        if others:
+            self._notes.append(f"{column.name!r}: {', '.join(others)[:100]} → audience unknown")
+        return True
+
+    def _place_dates(self) -> None:
+        """Give each field of a time its column; a sign-up is a collection too."""
+        dates = self._dates
+        if not self._has("purchase_product") and dates["purchase_at"]:
+            name = dates["purchase_at"][0].name
+            self._notes.append(
+                f"{name!r} has purchases, and no column says of what; to have them count: "
+                f"--column {name + '=purchase_at'!r} --set purchase_product=NAME"
+            )
+            dates["purchase_at"] = []
+        elif not dates["purchase_at"] and not self._has("purchase_at"):
+            self._columns = {
+                one: said for one, said in self._columns.items() if said != "purchase_product"
+            }
+        for name, columns in (
+            ("collected_at", [*dates["collected_at"], *dates["signed_up_at"]]),
+            ("last_activity_at", dates["last_activity_at"]),
+            ("purchase_at", dates["purchase_at"]),
+        ):
+            for column in columns:
+                self._put(column, name)
+
+    def _time_format(self, consents: Sequence[ConsentTable]) -> str | None:
+        """Return how times are written; ask where one may be two days."""
+        names = {name for name, said in self._columns.items() if said.endswith("_at")}
+        names |= {n for one in consents for n in (one.given_at, one.withdrawn_at) if n}
+        read = [one for one in self._look.columns if one.name in names]
+        answers = self._answers
+        for one in read:
+            if one.unread_times:
+                self._notes.append(f"{one.name!r}: {one.unread_times:,} cells are no date")
+        zoneless = next((one.times.zoneless for one in read if one.times.zoneless), "")
+        if zoneless and answers.time_zone is None:
+            self._questions.append(
+                Question(
+                    f"In which time zone are times like {zoneless!r}? As in Europe/Paris, UTC",
+                    "--time-zone NAME",
+                    lambda text: replace(answers, time_zone=text),
+                    check=zone,
+                )
+            )
+        if answers.time_format:
+            return answers.time_format
+        day = next((one.times.day_first for one in read if one.times.day_first), "")
+        month = next((one.times.month_first for one in read if one.times.month_first), "")
+        unclear = next((one.times.unclear for one in read if one.times.unclear), "")
+        forms = self._forms(read, day_first=not month)
+        if (day and month) or (unclear and not day and not month):
+            text = f"Is {unclear!r} day or month first?"
+            if day and month:
+                text = f"Some dates are day first ({day!r}), some month first ({month!r}): which?"
+            both = tuple("|".join(self._forms(read, day_first=first)) for first in (True, False))
+            self._questions.append(
+                Question(
+                    text,
+                    f"--time-format {both[0]!r} or {both[1]!r}",
+                    lambda text: replace(answers, time_format=text),
+                    both,
+                )
+            )
+        elif unclear:
+            shown = day or month
+            order = "day" if day else "month"
+            self._notes.append(f"dates are {order} first: {shown!r} can be nothing else")
+        return None if forms in ([], ["iso"]) else "|".join(forms)
+
+    @staticmethod
+    def _forms(read: Iterable[ColumnLook], *, day_first: bool) -> list[str]:
+        found = [form for one in read for form in one.times.written(day_first=day_first)]
+        return sorted(dict.fromkeys(found), key=lambda form: form != "iso")
+
+    def _ask_constants(self) -> None:
+        known = self._known
+        agreed = self._dates["given_at"] or any(not flag.is_refusal for flag in self._flags)
+        if len(known.brands) > 1:
+            self._ask("brand", "Which brand were these people's words said to?", known.brands)
+        sources = tuple(str(one) for one in Source)
+        self._ask("source", "How were the addresses obtained? direct: from the people", sources)
+        if not agreed:
+            return
+        self._ask("consent_method", "How did they agree?", known.methods)
+        self._ask("consent_wording", "What wording did they agree to?")
+        self._ask("consent_form", "Where did they agree (a page, a till, a stand)?", default="")
+
+    def _ask(
+        self, name: str, text: str, choices: tuple[str, ...] = (), default: str | None = None
+    ) -> None:
+        if self._has(name):
+            return
+        answers = self._answers
+        shown = name.replace("consent_wording", "evidence.wording")
+        shown = shown.replace("consent_form", "evidence.form")
+        self._questions.append(
+            Question(
+                text,
+                f"--set {shown}=…",
+                lambda said: answers.with_constant(name, said or LEFT_OPEN),
+                choices,
+                default,
+                may_stay_open=True,
+            )
+        )

@@ -1,0 +1,150 @@
+"""A look at a whole table that nobody has described: what its columns hold, in bounded memory."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smtpproxy.store.exchange.files import Source
+from smtpproxy.store.exchange.lines import ImportFault, Lines, Rejected, read_lines
+from smtpproxy.store.exchange.rows import column_key, read_header, read_rows, told
+from smtpproxy.store.exchange.tables import columns_of, is_json, json_rows, read_table
+from smtpproxy.store.exchange.time_forms import TimeForms
+
+MOST_VALUES = 24
+"""A column with more different cells is no flag."""
+
+_LONGEST_VALUE = 60
+_EXAMPLES = 3
+_TICK = 2_000  # rows between two reports of progress
+_MOST_COLUMNS = 1_000
+_ADDRESS = re.compile(r"\s*<?[^@\s<>]+@[^@\s<>]+\.[^@\s<>]+>?\s*")
+_SIGNS = re.compile(r"[^0-9a-z]+")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def plain(text: str) -> str:
+    """Return words without case, accents and signs: `optInDate`, `Opt-in date` → `opt in date`."""
+    parted = unicodedata.normalize("NFKD", _HUMP.sub(" ", text))
+    bare = "".join(c for c in parted if not unicodedata.combining(c)).casefold()
+    return _SIGNS.sub(" ", bare).strip()
+
+
+@dataclass(slots=True)
+class ColumnLook:
+    """What the cells of one column are; an empty one is nothing."""
+
+    name: str
+    filled: int = 0
+    addresses: int = 0
+    values: Counter[str] | None = field(default_factory=Counter)  # None: too many are different
+    examples: list[str] = field(default_factory=list)
+    times: TimeForms = field(default_factory=TimeForms)
+
+    def add(self, cell: str) -> None:
+        text = told(cell)
+        if not text:
+            return
+        self.filled += 1
+        if len(self.examples) < _EXAMPLES and text not in self.examples:
+            self.examples.append(text)
+        if "@" in text:
+            self.addresses += _ADDRESS.fullmatch(text) is not None
+        else:
+            self.times.add(text)
+        if self.values is not None:
+            if len(text) <= _LONGEST_VALUE:
+                self.values[text] += 1
+            if len(text) > _LONGEST_VALUE or len(self.values) > MOST_VALUES:
+                self.values = None
+
+    @property
+    def holds_addresses(self) -> bool:
+        return self.addresses * 2 > self.filled
+
+    @property
+    def holds_times(self) -> bool:
+        return self.times.patterns.total() * 2 > self.filled
+
+    @property
+    def holds_numbers_for_times(self) -> bool:
+        return self.times.numbers.total() * 2 > self.filled
+
+    @property
+    def unread_times(self) -> int:
+        """Cells that are no time, in a column of times."""
+        return self.filled - (self.times.patterns or self.times.numbers).total()
+
+
+@dataclass(frozen=True, slots=True)
+class TableLook:
+    """A whole table."""
+
+    columns: tuple[ColumnLook, ...]  # those with a name of their own
+    twice: tuple[str, ...]  # names of several columns, which cannot be told apart
+    rows: int
+    rejected: tuple[str, ...]  # the first faults
+    delimiter: str | None  # None: it is no CSV
+    encoding: str | None  # None: it is no CSV
+    notices: tuple[str, ...]
+    is_headless: bool  # its first row is one of people
+
+    def column(self, name: str) -> ColumnLook | None:
+        key = column_key(name)
+        return next((one for one in self.columns if column_key(one.name) == key), None)
+
+
+def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
+    """Read the whole of a file. `tick` is told octets and rows.
+
+    Raises:
+        ImportFault: it is no table, or an empty one.
+        OSError: it cannot be read.
+    """
+    with Source(path) as file:
+        start = file.peek(64)[:64]
+        is_sheet, of_json = start.startswith(b"PK\x03\x04"), is_json(start)
+        lines = _json_lines(path, file) if of_json else read_table(file)
+        header = read_header(lines)
+        if header is None:
+            raise ImportFault("it is empty")
+        keys = [column_key(name) for name in header.columns]
+        columns = [
+            (place, ColumnLook(name))
+            for place, name in enumerate(header.columns[:_MOST_COLUMNS])
+            if name and keys.count(keys[place]) == 1
+        ]
+        rows, rejected = 0, []
+        for row in read_rows(lines, header):
+            rows += 1
+            if rows % _TICK == 0:
+                tick(file.tell(), rows)
+            if isinstance(row, Rejected):
+                rejected.append(f"line {row.number}: {row.reason}")
+                del rejected[_EXAMPLES:]
+                continue
+            for place, column in columns:
+                column.add(row.cells[place])
+        is_csv = not (is_sheet or of_json)
+        note = lines.decoder.note()
+        return TableLook(
+            tuple(column for _, column in columns),
+            tuple(dict.fromkeys(n for n, k in zip(header.columns, keys, strict=True)
+                                if k and keys.count(k) > 1)),
+            rows,
+            tuple(rejected),
+            header.delimiter if is_csv else None,
+            lines.decoder.found() if is_csv else None,
+            (*lines.notices, *([note] if note else [])),
+            any(_ADDRESS.fullmatch(name) for name in header.columns),
+        )  # fmt: skip
+
+
+def _json_lines(path: Path, file: Source) -> Lines:
+    with Source(path) as first:
+        names: Sequence[str] = list(columns_of(read_lines(first, "utf-8")))
+    if not names:
+        raise ImportFault("no line is a JSON object")
+    return json_rows(read_lines(file, "utf-8"), names, "|")

@@ -1,0 +1,80 @@
+"""How the times of a column are written: told from all of its cells, never guessed from one."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+_PARTED = re.compile(
+    r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)(?: \d{1,2}:\d\d(:\d\d)?( ?[AaPp][Mm])?)?"
+)
+_ISO = re.compile(r"\d{4}-\d\d-\d\d(?:([T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?) ?(Z|[+-]\d\d:?\d\d)?)?")
+_YEAR_FIRST = re.compile(r"\d{4}([/.])\d{1,2}\1\d{1,2}(?: \d{1,2}:\d\d(:\d\d)?)?")
+_RFC_2822 = re.compile(r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d(?::\d\d)? \S+")
+_EXCEL = re.compile(r"[2-5]\d{4}(?:[.,]\d+)?")  # days of 1954 to 2064
+_EPOCH = re.compile(r"1\d{9}(?:\.\d+)?|1\d{12}")  # of 2001 to 2033
+_LONGEST = 40
+_LAST_MONTH = 12
+
+
+@dataclass(slots=True)
+class TimeForms:
+    """The notations that the cells of a column have, with cells that show them.
+
+    In a pattern, `%1` and `%2` are day and month, in whichever order.
+    """
+
+    patterns: Counter[str] = field(default_factory=Counter)
+    numbers: Counter[str] = field(default_factory=Counter)  # of Excel or since 1970, or of no time
+    day_first: str = ""  # a cell that can be nothing else
+    month_first: str = ""
+    unclear: str = ""  # a cell that may be two days
+    zoneless: str = ""  # a cell with a time of day, and no zone
+
+    def add(self, text: str) -> None:
+        if len(text) > _LONGEST or not text[:1].isalnum():
+            return
+        if found := _PARTED.fullmatch(text):
+            self._add_parted(text, *found.groups())
+        elif found := _ISO.fullmatch(text):
+            self.patterns["iso"] += 1
+            if found[1] and not found[2]:
+                self.zoneless = self.zoneless or text
+        elif found := _YEAR_FIRST.fullmatch(text):
+            sign, has_time = found[1], ":" in text
+            self.patterns[f"%Y{sign}%m{sign}%d{_hours(has_time, found[2], None)}"] += 1
+            self.zoneless = self.zoneless or (text if has_time else "")
+        elif _EXCEL.fullmatch(text):
+            self.numbers["excel"] += 1
+        elif _EPOCH.fullmatch(text):
+            self.numbers["epoch"] += 1
+        elif _RFC_2822.fullmatch(text):
+            self.patterns["rfc2822"] += 1
+
+    def _add_parted(
+        self, text: str, first: str, sign: str, second: str, year: str,
+        seconds: str | None, noon: str | None,
+    ) -> None:  # fmt: skip
+        has_time = ":" in text
+        years = "%Y" if len(year) > len("26") else "%y"
+        self.patterns[f"%1{sign}%2{sign}{years}{_hours(has_time, seconds, noon)}"] += 1
+        if has_time:
+            self.zoneless = self.zoneless or text
+        if int(first) > _LAST_MONTH or sign == ".":
+            self.day_first = self.day_first or text
+        elif int(second) > _LAST_MONTH:
+            self.month_first = self.month_first or text
+        elif first != second:
+            self.unclear = self.unclear or text
+
+    def written(self, *, day_first: bool) -> list[str]:
+        """Return the notations of a mapping, the commonest first."""
+        day, month = ("%d", "%m") if day_first else ("%m", "%d")
+        found = [pattern for pattern, _ in (self.patterns or self.numbers).most_common()]
+        return [pattern.replace("%1", day).replace("%2", month) for pattern in found]
+
+
+def _hours(has_time: bool, seconds: str | None, noon: str | None) -> str:
+    if not has_time:
+        return ""
+    hours = " %I:%M" if noon else " %H:%M"
+    return hours + (":%S" if seconds else "") + (noon.replace(noon.strip(), "%p") if noon else "")

@@ -1,0 +1,251 @@
+"""`smtpproxy contact map`: from a file that nobody has described to people who may be mailed."""
+
+import json
+import tomllib
+from datetime import date
+from pathlib import Path
+
+import openpyxl
+import pytest
+from click.testing import CliRunner
+
+from smtpproxy.cli import main
+from tests.cli.stored import Stored
+from tests.kit.toml import to_toml
+
+FRENCH = (
+    "Nom;Adresse e-mail;Opt-in newsletter;Date d'inscription;Remarque\n"
+    'Éva;eva@people.example;Oui;31/12/2024;"elle a dit\n""bonjour"""\n'
+    ";;;;\n"
+    "Noé;noe@people.example;non;03/04/2024;\n"
+    "Zoé;zoe@people.example;;03/04/2024;\n"
+    "Léo;leo@people.example;x;;\n"
+)
+KNOWN = (
+    "--set", "source=direct", "--set", "consent_method=unticked_box",
+    "--set", "evidence.wording=Je veux la lettre",
+)  # fmt: skip
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    """With one thing that people can agree to."""
+    stored = Stored(tmp_path)
+    config = tomllib.loads(stored.config_path.read_text())
+    kept = ("offers", "receipts")
+    config["stream"] = [one for one in config["stream"] if one["name"] in kept]
+    for listener in config["listener"]:
+        listener["streams"] = [name for name in listener["streams"] if name in kept]
+    stored.config_path.write_text(to_toml(config))
+    return stored
+
+
+def mapped(stored: Stored, path: str, *options: str) -> Path:
+    found = stored.json("contact", "map", path, "--yes", *KNOWN, *options)
+    return Path(found["mapping"])
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8-sig", "utf-16"])
+def test_from_a_crm_s_export_to_mail(stored: Stored, encoding: str) -> None:
+    path = stored.file("crm.csv", FRENCH.encode(encoding))
+    mapping = mapped(stored, path)
+    done = stored.json("contact", "import", path, "--mapping", str(mapping), code=1)
+    assert (done["added"], done["rejected"]) == (3, 1)
+    people = stored.file("list", "eva@people.example\nnoe@people.example\nzoe@people.example\n")
+    found = stored.json("scrub", people, "--stream", "offers", code=1)
+    assert found["by_basis"] == {"consent": 1}
+    assert found["by_reason"] == {"consent_missing": 1, "consent_withdrawn": 1}
+    assert "says yes, and" in Path(f"{path}.rejected").read_text(errors="replace")
+
+
+def test_dates_of_a_spreadsheet(stored: Stored) -> None:
+    book = openpyxl.Workbook()
+    for row in (
+        ["Email", "Newsletter", "Opt-in date"],
+        ["eva@people.example", "yes", date(2024, 12, 31)],
+        ["noe@people.example", "yes", "30/12/2024"],
+    ):
+        book.active.append(row)
+    path = str(stored.folder / "people.xlsx")
+    book.save(path)
+    mapping = mapped(stored, path)
+    assert tomllib.loads(mapping.read_text())["time_format"] == "iso|%d/%m/%Y"
+    assert stored.json("contact", "import", path, "--mapping", str(mapping))["added"] == 2
+    shown = stored.json("contact", "show", "eva@people.example")
+    assert shown["consents"][0]["given_at"] == "2024-12-31T00:00:00Z"
+
+
+def test_json_of_another_program(stored: Stored) -> None:
+    line = {
+        "id": 1,
+        "contact": {"email": "eva@people.example", "optIn": True},
+        "optInDate": "2024-12-31",
+    }
+    path = stored.file("people.ndjson", json.dumps(line) + "\n")
+    mapping = mapped(stored, path)
+    assert tomllib.loads(mapping.read_text())["columns"] == {"contact.email": "address"}
+    assert stored.json("contact", "import", path, "--mapping", str(mapping))["added"] == 1
+    people = stored.file("list", "eva@people.example\n")
+    assert stored.json("scrub", people, "--stream", "offers")["allowed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "options", "allowed"),
+    [
+        (
+            "Email Address,MEMBER_RATING,OPTIN_TIME,OPTIN_IP,CONFIRM_TIME,CONFIRM_IP",
+            "eva@people.example,2,2024-01-01 10:00:00,192.0.2.1,2024-01-01 10:05:00,192.0.2.1",
+            ["--given-at", "CONFIRM_TIME", "--time-zone", "UTC"],
+            1,
+        ),
+        (
+            "Record ID,Email,Create Date,Unsubscribed from all email,Opted out of email: News",
+            "7,eva@people.example,2024-01-01 10:11,,Yes",
+            ["--time-zone", "UTC"],
+            0,
+        ),
+        (
+            "CONTACT ID;EMAIL;ADDED_TIME;OPT_IN;DOUBLE_OPT-IN;BLACKLISTED",
+            "7;eva@people.example;03-02-2024 10:00:00;true;Yes;false",
+            [
+                *("--consent", "OPT_IN=none", "--given-at", "ADDED_TIME", "--time-zone", "UTC"),
+                *("--time-format", "%d-%m-%Y %H:%M:%S"),
+            ],
+            1,
+        ),
+    ],
+)
+def test_exports_of_providers(
+    stored: Stored, header: str, row: str, options: list[str], allowed: int
+) -> None:
+    path = stored.file("export.csv", f"{header}\n{row}\n")
+    mapping = mapped(stored, path, *options)
+    stored.run("contact", "import", path, "--mapping", str(mapping))
+    people = stored.file("list", "eva@people.example\n")
+    found = stored.json("scrub", people, "--stream", "offers", code=0 if allowed else 1)
+    assert found["allowed"] == allowed
+
+
+def test_all_that_is_unknown_is_said_at_once(stored: Stored) -> None:
+    path = stored.file("people.csv", "email,newsletter,created\na@b.example,maybe,03/04/2024\n")
+    error = stored.run("contact", "map", path, "--yes", code=2).stderr
+    for option in (
+        *("--true 'maybe', --false 'maybe' or --nothing 'maybe'", "--given-at COLUMN"),
+        *("--time-format '%d/%m/%Y' or '%m/%d/%Y'", "--set source=…", "--set consent_method=…"),
+        "--set evidence.wording=…",
+    ):
+        assert option in error
+    assert not list(stored.folder.glob("*.mapping.toml"))
+    said = ("--true", "maybe", "--given-at", "created", "--time-format", "%d/%m/%Y")
+    error = stored.run("contact", "map", path, "--yes", *said, code=2).stderr
+    assert "or --leave-open" in error
+    found = stored.json("contact", "map", path, "--yes", *said, "--leave-open")
+    assert found["open"] == ["source", "consent_method", "consent_wording", "consent_form"]
+    assert '# consent_wording = "…"' in Path(found["mapping"]).read_text()
+    assert found["streams"]["offers"]["allowed"] == 0
+
+
+def test_questions_are_asked_until_they_are_answered(stored: Stored) -> None:
+    path = stored.file("crm.csv", FRENCH)
+    typed = "\n".join(
+        [
+            "n",
+            "Nom",
+            "Nom=none",
+            "y",
+            "withdrawal",
+            "nowhere",
+            "direct",
+            "unticked_box",
+            "Je veux",
+            "",
+        ]
+    )
+    done = CliRunner().invoke(
+        main, ["contact", "map", path, "--config", str(stored.config_path)], input=f"{typed}\n"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "Is this right?" in done.stderr
+    assert "one of direct, web, harvested" in done.stderr
+    assert "Opt-in newsletter   consent to offers" in done.stderr
+    written = tomllib.loads((stored.folder / "crm.mapping.toml").read_text())
+    assert written["constants"] == {
+        "source": "direct", "consent_method": "unticked_box", "consent_wording": "Je veux",
+    }  # fmt: skip
+    assert written["consent"] == [
+        {
+            "purpose": "offers",
+            "column": "Opt-in newsletter",
+            "true": ["oui", "x"],
+            "false": ["non"],
+            "no": "withdrawal",
+            "given_at": "Date d'inscription",
+        }
+    ]
+
+
+def test_answers_that_end_name_the_options(stored: Stored) -> None:
+    path = stored.file("crm.csv", FRENCH)
+    command = ["contact", "map", path, "--config", str(stored.config_path)]
+    done = CliRunner().invoke(main, command, input="y\n")
+    assert done.exit_code == 2
+    assert "without questions it is --yes, with" in done.stderr
+    assert "--set evidence.wording=…" in done.stderr
+
+
+def test_a_file_is_never_overwritten(stored: Stored) -> None:
+    path = stored.file("crm.csv", FRENCH)
+    stored.file("crm.mapping.toml", "precious")
+    error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
+    assert "it is there already, and stays; name another with --output" in error
+    assert (stored.folder / "crm.mapping.toml").read_text() == "precious"
+    other = stored.folder / "other.toml"
+    assert mapped(stored, path, "--output", str(other)) == other
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "part"),
+    [
+        ("", 1, "it is empty"),
+        ("email\n", 1, "no rows"),
+        ("name,phone\nAnna,1\n", 2, "No column holds addresses, only name, phone."),
+        ("anna@x.example,1\nbert@x.example,2\n", 1, "put a header on top"),
+        ("email,Email\na@b.example,b@b.example\n", 2, "several columns have this name"),
+        (b"PK\x03\x04 no", 1, "cannot be read"),
+        ("{}\n", 1, "no line is a JSON object"),
+    ],
+)
+def test_what_cannot_be_mapped_says_why(
+    stored: Stored, content: str | bytes, code: int, part: str
+) -> None:
+    path = stored.file("people", content)
+    assert part in stored.run("contact", "map", path, "--yes", *KNOWN[:2], code=code).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--column", "Nom=surname"], "no such field"),
+        (["--column", "Name=language"], "'Name': no such column; they are Nom, Adresse e-mail"),
+        (["--consent", "Nom=news"], "no stream has this purpose"),
+        (["--given-at", "Jour"], "'Jour': no such column"),
+        (["--true", "x", "--false", "x"], "'x' cannot be two of"),
+        (["--column", "x"], "is not COLUMN=WORD"),
+        (["--time-zone", "Mars"], 'there is no "Mars"'),
+        (["--set", "brand=x"], "there is no brand"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(stored: Stored, options: list[str], part: str) -> None:
+    path = stored.file("crm.csv", FRENCH)
+    error = stored.run("contact", "map", path, "--yes", *KNOWN, *options, code=2).stderr
+    assert part in error
+
+
+def test_nobody_is_named_where_no_terminal_is(stored: Stored) -> None:
+    path = stored.file("crm.csv", FRENCH)
+    done = stored.run("contact", "map", path, "--yes", *KNOWN)
+    assert "@" not in done.stdout
+    assert "bonjour" not in done.stdout
+    assert "Zoé" not in done.stdout
+    assert "line 2: unknown, direct, agreed to offers on 2024-12-31 → offers: may be" in done.stdout
+    assert "offers  1 may be mailed" in done.stdout

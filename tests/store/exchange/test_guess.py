@@ -1,0 +1,213 @@
+"""What `contact map` makes of columns: by their names in four languages, and by what is in them."""
+
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.exchange.guess import propose
+from smtpproxy.store.exchange.look import TableLook, look_at, plain
+from smtpproxy.store.exchange.mapping import FIELDS
+from smtpproxy.store.exchange.proposal import Answers, Known, Proposal, words
+
+ONE = Known(("offers",), (), ("unticked_box",))
+TWO = Known(("newsletter", "offers"), (), ("unticked_box",))
+
+
+class Table:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def look(self, *rows: str) -> TableLook:
+        self.path.write_text("\n".join(rows) + "\n")
+        return look_at(self.path, lambda _, __: None)
+
+    def proposal(self, *rows: str, known: Known = ONE, answers: Answers | None = None) -> Proposal:
+        return propose(self.look(*rows), known, answers or Answers())
+
+    def flag(self, name: str, cell: str = "oui") -> tuple[tuple[str, ...] | None, ...]:
+        """What a column with this name and cell is taken for: a consent, and a refusal."""
+        rows = f"email;{name};opt-in date", f"a@b.example;{cell};2024-01-01"
+        (table,) = [one for one in self.proposal(*rows).consents if one.column]
+        return table.yes, table.false
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    return Table(tmp_path / "people.csv")
+
+
+def options(proposal: Proposal) -> list[str]:
+    return [one.option.split("=")[0].split(" ")[0] for one in proposal.questions]
+
+
+@pytest.mark.parametrize(
+    ("header", "given", "refused"),
+    [
+        ("Adresse e-mail;Opt-in newsletter;Date d'inscription;Désinscrit le", 2, 3),
+        ("Email;Newsletter;Subscribed at;Unsubscribed at", 2, 3),
+        ("E-Mail-Adresse;Einwilligung;Anmeldedatum;Abgemeldet am", 2, 3),
+        ("Correo electrónico;Suscripción;Fecha de alta;Fecha de baja", 2, 3),
+        ("emailAddress;optIn;optInDate;optOutDate", 2, 3),
+    ],
+)
+def test_names_are_known_in_four_languages(
+    table: Table, header: str, given: int, refused: int
+) -> None:
+    names = header.split(";")
+    found = table.proposal(header, "anna@x.example;1;2024-01-01;", "bert@x.example;0;;2024-02-01")
+    assert found.columns[names[0]] == "address"
+    (consent,) = found.consents
+    assert consent.column == names[1]
+    assert (consent.given_at, consent.withdrawn_at) == (names[given], names[refused])
+    assert (consent.yes, consent.false) == (("1",), ("0",))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Opt-out", "Unsubscribed", "Opted out of email: Newsletter", "Désinscrit", "BLACKLISTED"),
+        *("Ne pas contacter", "Pas de newsletter", "Kein Newsletter", "Baja", "Werbesperre"),
+        *("No newsletter", "Opt-in / opt-out", "doNotEmail"),
+    ],
+)
+def test_a_column_of_refusals_is_never_one_of_consents(table: Table, name: str) -> None:
+    assert table.flag(name) == ((), ("oui",))
+
+
+def test_who_did_not_refuse_did_not_agree(table: Table) -> None:
+    (found,) = table.proposal("email;opt-out", "a@b.example;non", "c@b.example;oui").consents
+    assert (found.yes, found.false, found.nothing) == ((), ("oui",), ("non",))
+
+
+@pytest.mark.parametrize("cell", ["désinscrit", "Unsubscribed", "opt-out", "nein"])
+def test_a_cell_may_say_no_by_itself(table: Table, cell: str) -> None:
+    assert table.flag("Newsletter", cell) == ((), (cell.casefold(),))
+
+
+def test_what_a_cell_means_is_asked_where_nobody_knows(table: Table) -> None:
+    rows = ("email,newsletter,opt-in date", "a@b.example,peut-être,2024-01-01")
+    (asked, *_) = table.proposal(*rows).questions
+    assert "'newsletter' says 'peut-être' in 1 rows" in asked.text
+    (found,) = table.proposal(*rows, answers=asked.answered("nothing")).consents
+    assert (found.yes, found.nothing) == ((), ("peut-être",))
+
+
+def test_a_date_that_may_be_two_days_is_asked(table: Table) -> None:
+    rows = ("email,newsletter,opt-in date", "a@b.example,yes,03/04/2024")
+    found = table.proposal(*rows)
+    (asked,) = [one for one in found.questions if one.option.startswith("--time-format")]
+    assert asked.choices == ("%d/%m/%Y", "%m/%d/%Y")
+    answered = asked.answered("%m/%d/%Y")
+    assert table.proposal(*rows, answers=answered).time_format == "%m/%d/%Y"
+
+
+def test_one_that_proves_the_order_is_enough_and_is_told(table: Table) -> None:
+    found = table.proposal("email,created", "a@b.example,03/04/2024", "b@b.example,31/12/2024")
+    assert found.time_format == "%d/%m/%Y"
+    assert "dates are day first: '31/12/2024' can be nothing else" in found.notes
+
+
+def test_both_orders_are_asked(table: Table) -> None:
+    found = table.proposal("email,created", "a@b.example,12/31/2024", "b@b.example,31/12/2024")
+    assert "--time-format" in options(found)
+
+
+def test_each_purpose_has_its_own_columns_and_dates(table: Table) -> None:
+    found = table.proposal(
+        "email,newsletter,offers opt-in,date opt-in newsletter,date opt-in offers,unsubscribed at",
+        "a@b.example,yes,no,2024-01-01,2024-01-02,2024-03-01",
+        known=TWO,
+    )
+    assert [
+        (one.purpose, one.column, one.given_at, one.withdrawn_at) for one in found.consents
+    ] == [
+        ("newsletter", "newsletter", "date opt-in newsletter", "unsubscribed at"),
+        ("offers", "offers opt-in", "date opt-in offers", "unsubscribed at"),
+    ]
+
+
+def test_refusals_of_two_columns_are_all_taken(table: Table) -> None:
+    found = table.proposal(
+        "email,unsubscribed at,opt-out date", "a@b.example,2024-03-01,2024-04-01"
+    )
+    assert [one.withdrawn_at for one in found.consents] == ["unsubscribed at", "opt-out date"]
+    assert all(one.given_at is None for one in found.consents)
+
+
+def test_two_columns_for_one_purpose_are_asked(table: Table) -> None:
+    rows = ("email,opt-in,double opt-in,opt-in date", "a@b.example,yes,no,2024-01-01")
+    (asked,) = [one for one in table.proposal(*rows).questions if "Which of" in one.text]
+    (found,) = table.proposal(*rows, answers=asked.answered("double opt-in")).consents
+    assert found.column == "double opt-in"
+
+
+def test_a_consent_without_a_date_is_asked_for(table: Table) -> None:
+    rows = ("email,newsletter,created", "a@b.example,yes,2024-01-01")
+    (asked,) = [one for one in table.proposal(*rows).questions if "when they agreed" in one.text]
+    assert asked.choices == ("created",)
+    (found,) = table.proposal(*rows, answers=asked.answered("created")).consents
+    assert found.given_at == "created"
+    one_day = asked.answered("2024-05-01")
+    assert one_day.constants["consent_given_at"] == "2024-05-01"
+    assert asked.check is not None
+    with pytest.raises(ValueError, match="not a time"):
+        asked.check("once")
+
+
+def test_a_sign_up_alone_is_no_consent(table: Table) -> None:
+    found = table.proposal("email,date d'inscription", "a@b.example,2024-01-01")
+    assert found.consents == ()
+    assert found.columns["date d'inscription"] == "collected_at"
+
+
+def test_an_ip_address_or_a_text_is_no_flag(table: Table) -> None:
+    found = table.proposal(
+        "email,OPTIN_IP,Newsletter comments", "a@b.example,192.0.2.1,x", *["c@b.example,,y"] * 3
+    )
+    assert found.columns["OPTIN_IP"] == "consent_ip"
+
+
+def test_numbers_are_dates_only_where_the_header_says_so(table: Table) -> None:
+    found = table.proposal("email,code postal,created", "a@b.example,45000,45657")
+    assert found.columns == {"email": "address", "created": "collected_at"}
+    assert found.time_format == "excel"
+
+
+def test_an_address_is_asked_where_several_could_be(table: Table) -> None:
+    found = table.proposal("contact,backup", "a@b.example,b@b.example")
+    assert found.questions[0].choices == ("contact", "backup")
+    assert table.proposal("email,backup", "a@b.example,b@b.example").columns == {"email": "address"}
+
+
+def test_columns_of_one_name_are_left_out_and_named(table: Table) -> None:
+    found = table.proposal("email,created,Created", "a@b.example,2024-01-01,2024-01-02")
+    assert found.columns == {"email": "address"}
+    assert "'created', 'Created': several columns have this name" in found.notes[0]
+
+
+def test_a_brand_is_asked_where_there_are_several(table: Table) -> None:
+    known = Known(("offers",), ("a", "b"), ())
+    assert table.proposal("email", "a@b.example", known=known).questions[0].choices == ("a", "b")
+    assert options(table.proposal("email", "a@b.example")) == ["--set"]  # the source
+
+
+def test_who_is_a_consumer_is_said_by_cells(table: Table) -> None:
+    found = table.proposal(
+        "email;Segment", "a@b.example;Particulier", "b@b.example;B2B", "c@b.example;?"
+    )
+    assert found.values["audience"] == {
+        "Particulier": "consumer", "B2B": "professional", "?": "unknown",
+    }  # fmt: skip
+
+
+def test_memory_is_bounded_by_the_columns(table: Table) -> None:
+    look = table.look("email,id", *(f"p{n}@b.example,{n}" for n in range(1_000)))
+    assert (look.rows, look.columns[1].values, len(look.columns[1].examples)) == (1_000, None, 3)
+
+
+def test_the_words_are_written_as_they_are_compared() -> None:
+    for name in ("names", "cells"):
+        for texts in words(name).values():
+            assert [text for text in texts if plain(text) != text] == []
+    guessed = {"given_at", "signed_up_at", "withdrawn_at", "opt_in", "opt_out", "not"}
+    assert set(words("names")) - guessed <= set(FIELDS)

@@ -1,0 +1,69 @@
+"""How times are written is told from all cells of a column."""
+
+from datetime import UTC
+
+import pytest
+
+from smtpproxy.store.exchange.time_forms import TimeForms
+from smtpproxy.store.exchange.times import Notation
+
+
+def forms(*cells: str) -> TimeForms:
+    found = TimeForms()
+    for cell in cells:
+        found.add(cell)
+    return found
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("31/12/2024", "31.12.2024", "31-12-24", "31/12/2024 10:05", "31/12/2024 10:05:07"),
+        *("31/12/2024 10:05 PM", "31/12/2024 10:05:07 am", "2024/12/31", "2024.12.31 10:05"),
+        *("2024-12-31", "2024-12-31 10:05:07", "2024-12-31T10:05:07Z", "2024-12-31T10:05+01:00"),
+        *("45657", "45657.5", "1735639507", "1735639507000", "Tue, 31 Dec 2024 10:05:07 +0100"),
+    ],
+)
+def test_what_is_found_reads_the_cell(cell: str) -> None:
+    (pattern,) = forms(cell).written(day_first=True)
+    assert Notation(pattern, UTC).read(cell).year == 2024
+
+
+@pytest.mark.parametrize(
+    ("cells", "day", "month", "unclear"),
+    [
+        (["03/04/2024"], "", "", "03/04/2024"),
+        (["03/03/2024"], "", "", ""),
+        (["03/04/2024", "31/12/2024"], "31/12/2024", "", "03/04/2024"),
+        (["12/31/2024"], "", "12/31/2024", ""),
+        (["31/12/2024", "12/31/2024"], "31/12/2024", "12/31/2024", ""),
+        (["03.04.2024"], "03.04.2024", "", ""),  # only days come first before a full stop
+    ],
+)
+def test_which_comes_first_is_proven_or_unclear(
+    cells: list[str], day: str, month: str, unclear: str
+) -> None:
+    found = forms(*cells)
+    assert (found.day_first, found.month_first, found.unclear) == (day, month, unclear)
+
+
+@pytest.mark.parametrize(
+    "cell", ["", "n.c.", "75001", "0601020304", "1" * 10_000, "12/2024", "1.5"]
+)
+def test_what_is_no_time_is_none(cell: str) -> None:
+    found = forms(cell)
+    assert not found.patterns
+    assert not found.numbers
+
+
+@pytest.mark.parametrize(
+    ("cell", "zoneless"),
+    [
+        ("2024-12-31 10:05", True),
+        ("31/12/2024 10:05", True),
+        ("2024-12-31", False),
+        ("2024-12-31T10:05Z", False),
+    ],
+)
+def test_a_time_of_day_without_a_zone_is_noticed(cell: str, zoneless: bool) -> None:
+    assert bool(forms(cell).zoneless) is zoneless
