@@ -11,12 +11,11 @@ from smtpproxy.cli.options import config_option, moment, plain_text
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.cli.stream_mode import enforce, observe
-from smtpproxy.policy.breaker import BRAND, MILLION, STREAM, Heard
+from smtpproxy.policy.breaker import BRAND, STREAM, Heard
 from smtpproxy.policy.campaign import Campaign, Trial, held_until
-from smtpproxy.policy.model import StreamClass
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_breaker, open_stream_counts
-from smtpproxy.store.breaker import StreamStatus
+from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.streams import PERSON, StreamEvent, event_object
@@ -46,7 +45,7 @@ def show(settings: Settings, name: str | None) -> Result:
         settings, lambda store: _read(settings, store, name), read_only=True, or_empty=True
     )
     chosen = [each for each in found if name in (None, each.name, BRAND + each.brand)]
-    data = [_object(each) for each in chosen]
+    data = [status_object(each) for each in chosen]
     columns = [
         Column("stream"),
         Column("brand"),
@@ -163,44 +162,10 @@ def _waiting(one: dict[str, Any]) -> str:
 
 def _subject(settings: Settings, name: str) -> str:
     """The subject that a name stands for; ends the command where there is none."""
-    marketing = [s for s in settings.streams.values() if s.stream_class is StreamClass.MARKETING]
-    if name.startswith(BRAND) and name.removeprefix(BRAND) in {s.brand for s in marketing}:
-        return name
-    if name in settings.streams and name not in {s.name for s in marketing}:
-        fail(f"{name} is a transactional stream: its mail is never held back", 2)
-    if name not in {s.name for s in marketing}:
-        known = sorted(s.name for s in marketing) + sorted({BRAND + s.brand for s in marketing})
-        fail(f"there is no stream {name!r}: {', '.join(known)}", 2)
-    return STREAM + name
-
-
-def _object(status: StreamStatus) -> dict[str, Any]:
-    pause = status.pause
-    paused: dict[str, Any] | None = None
-    if status.configured:
-        paused = {"subject": STREAM + status.name, "since": None, "until": None}
-        paused |= {"cause": "configuration", "reason": None}
-    elif pause is not None:
-        paused = {"subject": pause.subject, "since": pause.at, "until": pause.until}
-        paused |= {"cause": pause.cause, "reason": pause.reason}
-    return {
-        "stream": status.name,
-        "brand": status.brand,
-        "state": "running" if paused is None else "paused",
-        "paused": paused,
-        "messages": status.tally.messages,
-        **{kind: status.tally.heard.get(kind, 0) for kind in Heard},
-        "reached": [
-            {
-                "cause": one.cause,
-                "level": one.level,
-                "reports": one.reports,
-                "messages": one.messages,
-                "bound": one.bound / MILLION,
-            }
-            for one in status.reached
-        ],
-    }
+    try:
+        return subject_of(settings.streams.values(), name)
+    except ValueError as error:
+        fail(str(error), 2)
 
 
 def _figures(one: dict[str, Any]) -> Iterable[str]:

@@ -17,7 +17,13 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot, merge
-from smtpproxy.store import open_breaker, open_confirmation_limit, open_feedback, open_store
+from smtpproxy.store import (
+    open_answers,
+    open_breaker,
+    open_confirmation_limit,
+    open_feedback,
+    open_store,
+)
 from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.key_files import LinkReader
 from smtpproxy.store.protocols import StoreUnavailable
@@ -55,6 +61,7 @@ async def _serve(
     links = LinkReader(state_dir)
     pages = looks(settings)
     limit = open_confirmation_limit(settings.store)
+    answers = open_answers(settings.store, _now)
     by_mail = personal = confirmations = None
     if settings.confirmation is not None:
         by_mail = ConsentByMail(settings, writer, submitter(settings), limit, _now)
@@ -92,6 +99,8 @@ async def _serve(
             settings,
             store,
             writer,
+            answers=answers,
+            streams=watched.status,
             now=_now,
             version=version("smtpproxy"),
             stop=stop,
@@ -112,6 +121,7 @@ async def _serve(
     watched.close()
     await writer.close()
     limit.close()
+    answers.close()
     await store.close()
     return 0
 

@@ -353,6 +353,9 @@ Right = Literal[
     "contacts",
     "upsert",
     "erase",
+    "decisions",
+    "streams",
+    "pause",
 ]
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy.settings import Settings, StoreSettings
+from smtpproxy.store.answers import KeptAnswers
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
 from smtpproxy.store.feedback import FeedbackLog
@@ -125,6 +126,22 @@ def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
     from smtpproxy.store.sqlite.confirmations import SqliteConfirmations
 
     return SqliteConfirmations(path, settings.timeout)
+
+
+def open_answers(settings: StoreSettings, now: Callable[[], datetime]) -> KeptAnswers:
+    """Open the answers to requests with a key, for one event loop; close it.
+
+    Raises StoreMisconfigured.
+    """
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import target
+        from smtpproxy.store.postgres.answers import PostgresAnswers
+
+        return PostgresAnswers(target(settings), now)
+    path = store_path(settings)
+    from smtpproxy.store.sqlite.answers import SqliteAnswers
+
+    return SqliteAnswers(path, settings.timeout, now)
 
 
 def open_feedback(settings: StoreSettings) -> FeedbackLog:

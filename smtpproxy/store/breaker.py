@@ -6,12 +6,22 @@ to be told learns it from the store (docs/adr/0024-breaker.md).
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 from msgspec import Struct
 
 from smtpproxy.events import time_of
-from smtpproxy.policy.breaker import BRAND, STREAM, Finding, Heard, Tally, enough, judged
+from smtpproxy.policy.breaker import (
+    BRAND,
+    MILLION,
+    STREAM,
+    Finding,
+    Heard,
+    Tally,
+    enough,
+    judged,
+)
 from smtpproxy.policy.model import Pause, Stream, StreamClass
 from smtpproxy.policy.rules.deferrals import pause_in_force
 from smtpproxy.settings import BreakerSettings
@@ -39,6 +49,53 @@ class StreamStatus(Struct, frozen=True):
         if self.configured:
             return "configuration"
         return None if self.pause is None else self.pause.cause
+
+
+def subject_of(streams: Iterable[Stream], name: str) -> str:
+    """Return the subject that the name of a marketing stream, or brand:NAME, stands for.
+
+    Raises ValueError where there is none.
+    """
+    every = list(streams)
+    marketing = [s for s in every if s.stream_class is StreamClass.MARKETING]
+    if name.startswith(BRAND) and name.removeprefix(BRAND) in {s.brand for s in marketing}:
+        return name
+    if name in {s.name for s in marketing}:
+        return STREAM + name
+    if name in {s.name for s in every}:
+        raise ValueError(f"{name} is a transactional stream: its mail is never held back")
+    known = sorted(s.name for s in marketing) + sorted({BRAND + s.brand for s in marketing})
+    raise ValueError(f"there is no stream {name!r}: {', '.join(known)}")
+
+
+def status_object(status: StreamStatus) -> dict[str, Any]:
+    """Return what commands and the API say of a stream; shares are of 1."""
+    pause = status.pause
+    paused: dict[str, Any] | None = None
+    if status.configured:
+        paused = {"subject": STREAM + status.name, "since": None, "until": None}
+        paused |= {"cause": "configuration", "reason": None}
+    elif pause is not None:
+        paused = {"subject": pause.subject, "since": pause.at, "until": pause.until}
+        paused |= {"cause": pause.cause, "reason": pause.reason}
+    return {
+        "stream": status.name,
+        "brand": status.brand,
+        "state": "running" if paused is None else "paused",
+        "paused": paused,
+        "messages": status.tally.messages,
+        **{kind: status.tally.heard.get(kind, 0) for kind in Heard},
+        "reached": [
+            {
+                "cause": one.cause,
+                "level": one.level,
+                "reports": one.reports,
+                "messages": one.messages,
+                "bound": one.bound / MILLION,
+            }
+            for one in status.reached
+        ],
+    }
 
 
 class Breaker:

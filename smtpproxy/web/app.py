@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import msgspec
 import structlog
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -24,6 +25,7 @@ from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.keys import PartnerSnapshot
 from smtpproxy.store.propagation import Backlog
 from smtpproxy.web.api import Api
+from smtpproxy.web.api.problems import MEDIA_TYPE, problem_of
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.health import Cached, Health, Readiness
 from smtpproxy.web.unsubscribe import Unsubscribe
@@ -68,12 +70,17 @@ class Boundary:
         path: bytes = scope.get("raw_path") or b""
         if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADER:
             await _send_error(
-                protected, 431, f"a header section has at most {LARGEST_HEADER} octets"
+                protected,
+                scope["path"],
+                431,
+                f"a header section has at most {LARGEST_HEADER} octets",
             )
         elif len(path) + len(scope["query_string"]) > LONGEST_TARGET:
-            await _send_error(protected, 414, f"a target has at most {LONGEST_TARGET} octets")
+            await _send_error(
+                protected, scope["path"], 414, f"a target has at most {LONGEST_TARGET} octets"
+            )
         elif b"%2f" in path.lower():
-            await _send_error(protected, 404, "Not Found")
+            await _send_error(protected, scope["path"], 404, "Not Found")
         else:
             try:
                 await self._app(scope, receive, protected)
@@ -81,12 +88,23 @@ class Boundary:
                 log.error("internal error", exc_info=error)
                 if started:
                     raise  # the server ends the connection, or half an answer would look whole
-                await _send_error(protected, 500, "internal error")
+                await _send_error(protected, scope["path"], 500, "internal error")
 
 
-async def _send_error(send: Send, status: int, error: str) -> None:
-    body = json.dumps({"error": error}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+def _error(path: str, status: int, error: str) -> tuple[bytes, str]:
+    """Return what is said of an error, and its media type: under /v1 as the API does."""
+    problem = problem_of(status, error) if path.startswith("/v1/") else None
+    if problem is not None:
+        return msgspec.json.encode(problem), MEDIA_TYPE
+    return json.dumps({"error": error}).encode(), "application/json"
+
+
+async def _send_error(send: Send, path: str, status: int, error: str) -> None:
+    body, media_type = _error(path, status, error)
+    headers = [
+        (b"content-type", media_type.encode()),
+        (b"content-length", b"%d" % len(body)),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -300,4 +318,6 @@ def _json(status: int, content: Mapping[str, object]) -> JSONResponse:
 def _plain_error(request: Request, error: Exception) -> Response:
     """Answer 404, 405 and the like with what is wrong, as JSON."""
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    body, media_type = _error(request.scope["path"], error.status_code, error.detail)
+    headers = dict(error.headers or {})
+    return Response(body, error.status_code, headers, media_type)

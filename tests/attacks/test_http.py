@@ -19,7 +19,7 @@ from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
 from smtpproxy.web import app as web_app
 from smtpproxy.web import forms, rates
 from smtpproxy.web import server as web_server
-from smtpproxy.web.api import Api, operation
+from smtpproxy.web.api import operation
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.look import looks
@@ -28,6 +28,7 @@ from smtpproxy.web.unsubscribe import Unsubscribe
 from tests.kit.relay import REPOSITORY
 from tests.kit.store import TrialStore
 from tests.kit.traffic import settings
+from tests.web.serving import api_over
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 ID = "01JKB3Q00020CT1R0RZ1H6E7A8"
@@ -153,14 +154,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         health,
         ready,
         collector=SnapshotCollector(settings(), version="0", started_at=1.0),
-        api=Api(
-            replace(settings(), tokens=(token,)),
-            site.store,
-            lambda: site.store,
-            now=lambda: T0,
-            version="0",
-            stop=stop,
-        ),
+        api=api_over(site.store, replace(settings(), tokens=(token,)), stop=stop),
         unsubscribe=Unsubscribe(
             LinkReader(tmp_path), lambda: site.store, {}, looks(settings()), now=lambda: T0
         ),

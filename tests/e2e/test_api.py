@@ -14,17 +14,20 @@ from typing import Any, get_args
 import pytest
 
 from smtpproxy.settings.mail import Right
+from tests.kit.messages import marketing
 from tests.kit.relay import REPOSITORY, RelayProcess
 from tests.kit.upstream import FakeUpstream
 
 LEA = "lea@people.example"
 TOKEN = "smtpproxy_of_the_tests"
+CONSENT = {"address": LEA, "purpose": "newsletter", "method": "unticked_box",
+           "wording": "Send me the newsletter.", "source": "direct"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> RelayProcess:
     digest = sha256(TOKEN.encode()).hexdigest()
-    stream = {"name": "letter", "class": "marketing", "purpose": "newsletter"}
+    stream = {"name": "newsletter", "class": "marketing", "purpose": "newsletter"}
     return filled(
         mta.address,
         {
@@ -61,9 +64,7 @@ def rcpt(session: smtplib.SMTP, address: str) -> str:
 
 def test_every_change_counts_for_the_next_rcpt(relay: RelayProcess, session: smtplib.SMTP) -> None:
     assert "no_record" in rcpt(session, LEA)
-    consent = {"address": LEA, "purpose": "newsletter", "method": "unticked_box",
-               "wording": "Send me the newsletter.", "source": "direct"}  # fmt: skip
-    assert post(relay, "/v1/consents/record", consent)["warnings"] == []
+    assert post(relay, "/v1/consents/record", CONSENT)["warnings"] == []
     assert rcpt(session, LEA) == ""
     post(relay, "/v1/suppressions", {"suppressions": [{"address": LEA, "origin": "complaint"}]})
     assert "suppressed_complaint" in rcpt(session, LEA)
@@ -83,6 +84,28 @@ def test_every_change_counts_for_the_next_rcpt(relay: RelayProcess, session: smt
     code, shown, _ = relay.command("contact", "show", LEA)
     assert (code, shown) == (1, "")
     assert LEA not in relay.output
+
+
+def test_a_pause_counts_for_the_next_message(relay: RelayProcess) -> None:
+    tim = "tim@people.example"
+    post(relay, "/v1/consents/record", CONSENT | {"address": tim})
+    assert relay.send(marketing(), tim)[0] == 250
+    post(relay, "/v1/streams/pause", {"stream": "newsletter", "reason": "wrong prices"})
+    code, text = relay.send(marketing(), tim)
+    assert (code, "stream_paused" in str(text)) == (450, True)
+    post(relay, "/v1/streams/resume", {"stream": "newsletter"})
+    assert relay.send(marketing(), tim)[0] == 250
+
+
+def test_check_says_what_the_relay_says_and_the_decision_is_found(
+    relay: RelayProcess, session: smtplib.SMTP
+) -> None:
+    ida = "ida@people.example"
+    asked = {"stream": "newsletter", "addresses": [ida]}
+    (told,) = post(relay, "/v1/check", asked)["verdicts"]
+    assert told["reason"] in rcpt(session, ida)
+    (found,) = post(relay, "/v1/decisions/search", {"recipient": ida})["decisions"]
+    assert found["recipients"][0]["reason"] == told["reason"]
 
 
 def commands() -> list[str]:

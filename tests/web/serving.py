@@ -6,14 +6,16 @@ import json
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
-from smtpproxy.settings import Settings, TokenSettings
+from smtpproxy.settings import Settings, StoreSettings, TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.store import open_answers, open_breaker
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
@@ -81,7 +83,28 @@ class Site:
             connection.close()
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 S = TypeVar("S", bound=Site)
+
+
+def api_over(store: TrialStore, settings: Settings, **more: Any) -> Api:
+    """The API over a store, whose folder has all else that it keeps."""
+    folder = Path(store.folder.name)
+    kept = StoreSettings(f"sqlite://{folder}/store.db")
+    settings = replace(settings, server=replace(settings.server, state_dir=folder), store=kept)
+    return Api(
+        settings,
+        store,
+        lambda: store,
+        answers=open_answers(kept, now),
+        now=now,
+        version="0",
+        streams=open_breaker(settings, lambda: store).status,
+        **more,
+    )
 
 
 @asynccontextmanager
@@ -100,16 +123,13 @@ async def serving(kind: type[S], settings: Settings) -> AsyncIterator[S]:
     async def ready() -> Readiness:
         return Readiness("ok", "ok", "ok")
 
-    def now() -> datetime:
-        return datetime.now(UTC)
-
     app = create_app(
         stats,
         health,
         ready,
         collector=SnapshotCollector(settings, version="0", started_at=1.0),
         backlog=store.backlog,
-        api=Api(settings, store, lambda: store, now=now, version="0", stop=stop),
+        api=api_over(store, settings, stop=stop),
     )
     task = asyncio.create_task(serve_web(app, sock, stop))
     try:

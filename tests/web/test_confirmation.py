@@ -37,7 +37,6 @@ from smtpproxy.store.key_files import (
     link_ring,
 )
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
-from smtpproxy.web.api import Api
 from smtpproxy.web.api.description import document
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest
@@ -47,6 +46,7 @@ from smtpproxy.web.rates import PER_MINUTE
 from tests.kit.relay import relay_config
 from tests.kit.store import TrialStore
 from tests.kit.toml import to_toml
+from tests.web.serving import api_over
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 LEA = "lea@people.example"
@@ -326,18 +326,12 @@ async def test_the_bounds_are_of_a_day(tmp_path: Path) -> None:
 
 
 async def test_the_api_describes_what_it_takes(site: Site) -> None:
-    def api_of(by_mail: ConsentByMail | None) -> Api:
-        return Api(
-            site.settings, site.store, lambda: site.store, now=lambda: T0, version="0",
-            by_mail=by_mail,
-        )  # fmt: skip
-
-    api = api_of(site.by_mail)
+    api = api_over(site.store, site.settings, by_mail=site.by_mail)
     described = document([operation for operation, _ in api.operations], "0")
     assert {"/v1/consents", "/v1/permission-links"} <= set(described["paths"])
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
     assert references == set(described["components"]["schemas"])
-    without = api_of(None)
+    without = api_over(site.store, site.settings)
     assert "/v1/consents" not in {route.path for route in without.routes}
 
 

@@ -5,7 +5,7 @@ Works on a running relay's files: what is being written at the moment is left ou
 
 import mmap
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -133,16 +133,20 @@ def read(
     reason: Reason | None = None,
     app: str | None = None,
     message_id: str | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Iterator[Record]:
     """Yield records, one worker's after the other, each about in the order of its journal.
 
     A message comes when its outcome is found; one without an outcome may come much later.
-    `since` is inclusive, `until` exclusive; see `Chosen` for the others.
+    `since` is inclusive, `until` exclusive; see `Chosen` for the others. `between` is called
+    between some MB and the next; what it raises ends the reading.
     """
     chosen = Chosen(recipient, stream, verdict, reason, app, message_id)
     needle = chosen.needle
     for paths in _journals(folder, since, until):
-        for record in _joined(_matching(paths, needle) if needle else _entries(paths)):
+        for record in _joined(
+            _matching(paths, needle, between=between) if needle else _entries(paths)
+        ):
             at = record.decided.at
             in_time = (since is None or at >= since) and (until is None or at < until)
             if in_time and chosen.has(record.decided):
@@ -179,6 +183,7 @@ def _matching(
     needle: bytes,
     since: datetime | None = None,
     until: datetime | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Iterator[_Entry]:
     """The decisions that hold `needle` and their outcomes, found without decoding the others.
 
@@ -188,7 +193,7 @@ def _matching(
         with mapped(path) as data:
             begin = 0 if since is None else _offset(data, since, path)
             stop = len(data) if until is None else _offset(data, until, path) + _NEAR
-            position = data.find(needle, begin, stop)
+            position = _find(data, needle, begin, stop, between)
             while position >= 0:
                 end = data.find(b"\n", position)
                 if end < 0:
@@ -199,7 +204,22 @@ def _matching(
                         if entry.decided.relayed:
                             id = entry.decided.id
                             yield from _outcome(data, end, path, paths[number + 1 :], id)
-                position = data.find(needle, end, stop)
+                position = _find(data, needle, end, stop, between)
+
+
+_AT_ONCE = 8 * 1024 * 1024
+
+
+def _find(
+    data: mmap.mmap | bytes, needle: bytes, begin: int, stop: int, between: Callable[[], None]
+) -> int:
+    """Find as `data.find` does, but let other threads have a turn now and then."""
+    for start in range(begin, max(stop, begin + 1), _AT_ONCE):
+        between()
+        found = data.find(needle, start, min(stop, start + _AT_ONCE + len(needle) - 1))
+        if found >= 0:
+            return found
+    return -1
 
 
 _NEAR = 256 * 1024  # octets that are searched rather than halved again

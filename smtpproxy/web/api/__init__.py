@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
@@ -13,18 +14,24 @@ from starlette.routing import Route
 
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.metrics import Labels, Snapshot
+from smtpproxy.store.answers import KeptAnswer, KeptAnswers
+from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, ConsentOperation, PermissionOperation
 from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
 from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
 from smtpproxy.web.api.description import document, page
-from smtpproxy.web.api.operation import Answer, Call, Operation, Versioned
+from smtpproxy.web.api.operation import Answer, Call, Operation, Versioned, read_octets
 from smtpproxy.web.api.problems import MEDIA_TYPE, Refused
 from smtpproxy.web.api.propagation import CHANGES, CHECK, ChangeFeed, check
+from smtpproxy.web.api.streams import STREAM_OPERATIONS, Streams
 from smtpproxy.web.api.suppressions import SUPPRESSION_OPERATIONS, Suppressions
 from smtpproxy.web.api.tokens import UNKNOWN, Gate
+from smtpproxy.web.api.verdicts import VERDICT_OPERATIONS, Verdicts
 from smtpproxy.web.consent_by_mail import ConsentByMail
+
+_LONGEST_KEY = 255
 
 log = structlog.get_logger(__name__)
 
@@ -38,27 +45,35 @@ class Api:
         store: Store,
         writer: Callable[[], Store],
         *,
+        answers: KeptAnswers,
         now: Callable[[], datetime],
         version: str,
         stop: asyncio.Event | None = None,
+        streams: Callable[[], Awaitable[Sequence[StreamStatus]]],
         by_mail: ConsentByMail | None = None,
     ) -> None:
         """`store` is read; `writer` gives the one to write to, opened when it is first needed.
 
-        `by_mail` asks people for consent; None where that is not configured.
+        `streams` says how they are (`breaker.status`), `by_mail` asks people for consent; None
+        where that is not configured.
         """
+        self._answers = answers
         self._gate = Gate(settings.tokens, time.monotonic)
         self._access = {token.name: Access(token, settings) for token in settings.tokens}
         feed = ChangeFeed(store, stop or asyncio.Event())
         suppressions = Suppressions(settings, store, writer, now)
         consents = Consents(settings, writer, now)
         contacts = Contacts(settings, store, writer, now)
+        verdicts = Verdicts(settings, store, now)
+        paused = Streams(settings, streams, writer, now)
         self.operations: list[tuple[Operation, Answer]] = [
             (CHANGES, feed),
             (CHECK, lambda call: check(call, store)),
             *((each, getattr(suppressions, each.name)) for each in SUPPRESSION_OPERATIONS),
             *((each, getattr(consents, each.name)) for each in CONSENT_OPERATIONS),
             *((each, getattr(contacts, each.name)) for each in CONTACT_OPERATIONS),
+            *((each, getattr(verdicts, each.name)) for each in VERDICT_OPERATIONS),
+            *((each, getattr(paused, each.name)) for each in STREAM_OPERATIONS),
         ]
         if by_mail is not None:
             self.operations.append((CONSENT, ConsentOperation(by_mail)))
@@ -75,7 +90,7 @@ class Api:
         return [
             *(
                 Route(path, _by_method(endpoints), methods=list(endpoints))
-                for path, endpoints in by_path.items()
+                for path, endpoints in sorted(by_path.items(), key=lambda item: "{" in item[0])
             ),
             Route("/v1/openapi.json", self._describe),
             Route("/v1/docs", self._show),
@@ -91,8 +106,11 @@ class Api:
             authorization = request.headers.get("authorization")
             token = self._gate.who(authorization)
             try:
-                admitted = self._gate.admit(token, operation.right, given=authorization is not None)
-                response = _answered(await answer(Call(request, self._access[admitted.name])))
+                given = authorization is not None
+                admitted = self._gate.admit(token, operation.right, given=given)
+                body = b"" if operation.body is None else await read_octets(request)
+                call = Call(request, self._access[admitted.name], body)
+                response = _answered(await self._once(operation, answer, call))
             except Refused as refused:
                 response = _refused(refused)
             except ClientDisconnect:
@@ -111,6 +129,34 @@ class Api:
             return response
 
         return endpoint
+
+    async def _once(self, operation: Operation, answer: Answer, call: Call) -> KeptAnswer:
+        """Do what is asked, unless it was done already for the same idempotency key."""
+        key = call.request.headers.get("idempotency-key") if operation.keyed else None
+        if key is None:
+            return _encoded(await answer(call))
+        if not 0 < len(key) <= _LONGEST_KEY or not all("!" <= each <= "~" for each in key):
+            raise Refused("parameter_wrong", f"Idempotency-Key: 1 to {_LONGEST_KEY} of ! to ~")
+        conditions = [call.request.headers.get(each, "") for each in ("if-match", "if-none-match")]
+        asked = "\0".join((operation.name, *conditions, "")).encode() + call.body
+        who = call.access.token
+        begun = await self._answers.begin(who, key, asked)
+        if isinstance(begun, KeptAnswer):
+            return begun
+        if begun == "other":
+            raise Refused("key_reused", "take another key for another request")
+        if begun == "running":
+            again = {"Retry-After": "1"}
+            raise Refused("in_progress", "ask again for its answer", headers=again)
+        try:
+            done = _encoded(await answer(call))
+        except BaseException:
+            with suppress(StoreUnavailable):
+                await self._answers.forget(who, key)
+            raise
+        with suppress(StoreUnavailable):  # it is done: what is lost is that it was
+            await self._answers.finish(who, key, done)
+        return done
 
     async def _describe(self, request: Request) -> Response:
         return JSONResponse(self._document, headers={"Cache-Control": "no-cache"})
@@ -137,12 +183,15 @@ def _by_method(
     return endpoint
 
 
-def _answered(answer: msgspec.Struct) -> Response:
-    headers = {}
+def _encoded(answer: msgspec.Struct) -> KeptAnswer:
     if isinstance(answer, Versioned):
-        headers["ETag"] = f'"{answer.version}"'
-        answer = answer.record
-    return Response(msgspec.json.encode(answer), 200, headers, "application/json")
+        return KeptAnswer(msgspec.json.encode(answer.record), answer.version)
+    return KeptAnswer(msgspec.json.encode(answer))
+
+
+def _answered(answer: KeptAnswer) -> Response:
+    headers = {} if answer.version is None else {"ETag": f'"{answer.version}"'}
+    return Response(answer.body, 200, headers, "application/json")
 
 
 def _refused(refused: Refused) -> Response:

@@ -83,6 +83,8 @@ CONSENT = Operation(
         "too_many_mails",
         "relay_unavailable",
     ),
+    writes=True,
+    keyed=True,
 )
 
 
@@ -94,7 +96,7 @@ class ConsentOperation:
 
     async def __call__(self, call: Call) -> ConsentStarted:
         like = '{"address": "…", "purpose": "…", "wording": "…"}'
-        asked = await read_body(call.request, ConsentStart, like)
+        asked = read_body(call, ConsentStart, like)
         wanted = self._read(asked, call.access)
         try:
             done = await self._by_mail.start(wanted)
@@ -175,11 +177,10 @@ class PermissionOperation:
         self._by_mail = by_mail
 
     async def __call__(self, call: Call) -> PermissionLinks:
-        most = f" and {MOST_ADDRESSES} addresses"
         like = '{"stream": "…", "addresses": ["…"]}'
-        asked = await read_body(call.request, PermissionLinksRequest, like, most)
+        asked = read_body(call, PermissionLinksRequest, like)
         if len(asked.addresses) > MOST_ADDRESSES:
-            raise Refused("too_large", f"at most{most[4:]} in a request")
+            raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
         stream = self._by_mail.settings.streams.get(asked.stream)
         if stream is not None:
             call.access.check_brands([stream.brand])

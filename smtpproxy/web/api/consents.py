@@ -14,7 +14,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_record import Hash
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
-from smtpproxy.web.api.operation import Call, Operation, Time, canonical_address, read_body
+from smtpproxy.web.api.operation import Call, Mailbox, Operation, Time, canonical_address, read_body
 from smtpproxy.web.api.problems import Refused
 
 _SKEW = timedelta(minutes=5)  # between two clocks
@@ -25,7 +25,7 @@ Line = Annotated[str, Meta(min_length=1, max_length=1_000)]
 class ConsentToRecord(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person agreed to, how, and what proves it."""
 
-    address: Annotated[str, Meta(description="Of the person.")]
+    address: Mailbox
     purpose: Annotated[str, Meta(description="What they agreed to: of a configured stream.")]
     method: Annotated[
         Line | None,
@@ -86,13 +86,14 @@ RECORD = Operation(
     answer="It is on record.",
     problems=("body_wrong", "purpose_unknown", "not_of_your_brand", "not_confirmable", "too_large"),
     writes=True,
+    keyed=True,
 )
 
 
 class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person does not agree to any more."""
 
-    address: Annotated[str, Meta(description="Of the person.")]
+    address: Mailbox
     purpose: Annotated[Line, Meta(description="What they no longer agree to.")]
     brand: Annotated[
         str | None, Meta(description="From whom it is withdrawn. Without it, from all.")
@@ -113,6 +114,7 @@ WITHDRAW = Operation(
     answer="It is on record.",
     problems=("body_wrong", "purpose_unknown", "not_of_your_brand", "too_large"),
     writes=True,
+    keyed=True,
 )
 
 CONSENT_OPERATIONS = (RECORD, WITHDRAW)
@@ -130,7 +132,7 @@ class Consents:
 
     async def record_consent(self, call: Call) -> RecordedConsent:
         like = '{"address": "…", "purpose": "…", "method": "…", "wording": "…"}'
-        asked = await read_body(call.request, ConsentToRecord, like)
+        asked = read_body(call, ConsentToRecord, like)
         address = canonical_address(asked.address)
         act = self._act(asked, call.access.brand(asked.brand))
         try:
@@ -148,7 +150,7 @@ class Consents:
 
     async def withdraw_consent(self, call: Call) -> RecordedConsent:
         like = '{"address": "…", "purpose": "…"}'
-        asked = await read_body(call.request, Withdrawal, like)
+        asked = read_body(call, Withdrawal, like)
         address, settings = canonical_address(asked.address), self._settings
         brand = call.access.brand(asked.brand)
         at = self._time("withdrawn_at", asked.withdrawn_at)

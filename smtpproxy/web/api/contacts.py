@@ -20,11 +20,11 @@ from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store
 from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.operation import (
     Call,
+    Mailbox,
     Operation,
     Versioned,
     canonical_address,
     read_body,
-    read_octets,
 )
 from smtpproxy.web.api.problems import Refused
 
@@ -32,7 +32,7 @@ from smtpproxy.web.api.problems import Refused
 class ContactQuestion(Struct, frozen=True, forbid_unknown_fields=True):
     """Whom it is about."""
 
-    address: Annotated[str, Meta(max_length=1_000, description="A mail address.")]
+    address: Mailbox
 
 
 class KnownContact(Struct, frozen=True):
@@ -91,6 +91,7 @@ UPSERT = Operation(
     answer="It is stored.",
     problems=("body_wrong", "not_of_your_brand", "changed_meanwhile", "too_large"),
     writes=True,
+    keyed=True,
     versioned=True,
     conditional=True,
 )
@@ -99,7 +100,7 @@ UPSERT = Operation(
 class Erasing(Struct, frozen=True, forbid_unknown_fields=True):
     """Who is erased, and what they no longer receive."""
 
-    address: Annotated[str, Meta(max_length=1_000, description="A mail address.")]
+    address: Mailbox
     scope: Annotated[
         Literal["marketing", "all"], Meta(description="`all`: receipts and passwords too.")
     ] = "marketing"
@@ -155,7 +156,7 @@ class Contacts:
         self._now = now
 
     async def get_contact(self, call: Call) -> Versioned:
-        asked = await read_body(call.request, ContactQuestion, '{"address": "…"}')
+        asked = read_body(call, ContactQuestion, '{"address": "…"}')
         contact = await self._store.contact(canonical_address(asked.address))
         shown = None if contact is None else seen(contact, call.access)
         if shown is None:
@@ -164,7 +165,7 @@ class Contacts:
         return Versioned(KnownContact(msgspec.Raw(written_contact(shown)), version), version)
 
     async def upsert_contact(self, call: Call) -> Struct:
-        update, check = await self._update(call)
+        update, check = self._update(call)
         expected = _expected(call)
         orders = check.orders([update])
         writer = self._writer()
@@ -192,7 +193,7 @@ class Contacts:
         return Versioned(WrittenContact(result, version), version)
 
     async def erase_contact(self, call: Call) -> Erased:
-        asked = await read_body(call.request, Erasing, '{"address": "…"}')
+        asked = read_body(call, Erasing, '{"address": "…"}')
         call.access.check_everything("an erasure")
         address = canonical_address(asked.address)
         done = await erasure.erase(
@@ -200,14 +201,13 @@ class Contacts:
         )
         return Erased(done.erased, done.reports, done.rows, len(done.others), done.left or UNSET)
 
-    async def _update(self, call: Call) -> tuple[ContactUpdate, ContactCheck]:
+    def _update(self, call: Call) -> tuple[ContactUpdate, ContactCheck]:
         """Read and check a contact. Raises Refused."""
         now, access = self._now(), call.access
-        body = await read_octets(call.request)
         brand = next(iter(access.brands)) if len(access.brands) == 1 else None
         check = ContactCheck(self._settings, now, brand)
         try:
-            update = check.update(read_contact(body, now))
+            update = check.update(read_contact(call.body, now))
         except ValueError as error:
             raise Refused("body_wrong", str(error)) from error
         if not access.everything:

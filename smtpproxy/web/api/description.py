@@ -29,6 +29,10 @@ _CONDITIONS = {
     "If-Match": "An ETag: changed only while it is still that version, else 412.",
     "If-None-Match": "`*`: made only where there is none, else 412.",
 }
+_KEY = (
+    "Up to 255 visible characters of ASCII, another for each request. Asked again with it within"
+    " 24 hours, the same is answered and nothing is done again."
+)
 
 
 def document(operations: Sequence[Operation], version: str) -> Json:
@@ -70,7 +74,8 @@ def page(document: Json) -> str:
 def statuses(operation: Operation) -> dict[int, list[str]]:
     """Return the words of the problems that an operation may answer with, by their status."""
     found: dict[int, list[str]] = {}
-    for word in (*EVERYWHERE, *operation.problems):
+    keyed = ("parameter_wrong", "in_progress", "key_reused") if operation.keyed else ()
+    for word in dict.fromkeys((*EVERYWHERE, *keyed, *operation.problems)):
         found.setdefault(KINDS[word].status, []).append(word)
     return found
 
@@ -131,11 +136,13 @@ def _parameters(operation: Operation) -> list[Json]:
             }
             for name, schema in fields["properties"].items()
         ]
-    if operation.conditional:
-        found += [
-            {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
-            for name, text in _CONDITIONS.items()
-        ]
+    headers = [*(_CONDITIONS.items() if operation.conditional else ())]
+    if operation.keyed:
+        headers.append(("Idempotency-Key", _KEY))
+    found += [
+        {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+        for name, text in headers
+    ]
     return found
 
 

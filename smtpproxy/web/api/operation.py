@@ -17,6 +17,14 @@ MOST_ADDRESSES = 1_000  # in a request
 LARGEST = 1024 * 1024  # octets of a request
 
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Mailbox: TypeAlias = Annotated[
+    str,
+    Meta(
+        max_length=1_000,
+        description="A mail address.",
+        extra_json_schema={"format": "email"},
+    ),
+]
 Scope: TypeAlias = Annotated[
     str,
     Meta(
@@ -46,6 +54,7 @@ class Operation(Struct, frozen=True):
     problems: tuple[str, ...] = ()
     places: Mapping[str, str] = {}  # names in the path, and what they mean
     writes: bool = False
+    keyed: bool = False  # Idempotency-Key is obeyed
     versioned: bool = False
     conditional: bool = False  # If-Match and If-None-Match are obeyed
 
@@ -55,6 +64,7 @@ class Call(Struct, frozen=True):
 
     request: Request
     access: Access
+    body: bytes = b""
 
 
 class Versioned(Struct, frozen=True):
@@ -69,27 +79,23 @@ Answer = Callable[[Call], Awaitable[Struct]]
 T = TypeVar("T", bound=Struct)
 
 
-async def read_body(request: Request, record: type[T], like: str, most: str = "") -> T:
-    """Read the JSON of a request. `like` it should be, and `most` it may hold, are for people.
-
-    Raises Refused.
-    """
-    body = await read_octets(request, most)
+def read_body(call: Call, record: type[T], like: str) -> T:
+    """Read the JSON of a request; `like` it should be is for people. Raises Refused."""
     try:
-        return msgspec.json.decode(body, type=record)
+        return msgspec.json.decode(call.body, type=record)
     except msgspec.ValidationError as error:
         raise Refused("body_wrong", f"{error}; send {like}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("body_wrong", f"not JSON; send {like}") from error
 
 
-async def read_octets(request: Request, most: str = "") -> bytes:
-    """Read a request of at most LARGEST octets. Raises Refused."""
+async def read_octets(request: Request) -> bytes:
+    """Read a request of at most LARGEST octets. Raises Refused, ClientDisconnect."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > LARGEST:
-            raise Refused("too_large", f"at most {LARGEST} octets{most} in a request")
+            raise Refused("too_large", f"at most {LARGEST} octets in a request")
     return bytes(body)
 
 

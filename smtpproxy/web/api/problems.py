@@ -31,12 +31,18 @@ KINDS: Mapping[str, Kind] = {
     "not_of_your_brand": Kind(403, "The token is not for this brand, or for all of them."),
     "not_found": Kind(404, "There is nothing of that name."),
     "not_allowed": Kind(405, "The path has other methods."),
+    "target_too_long": Kind(414, "The path and query are too long."),
+    "header_too_large": Kind(431, "The header section is too large."),
+    "internal": Kind(500, "An internal failure."),
+    "in_progress": Kind(409, "The same request is being done."),
     "not_confirmable": Kind(409, "There is nothing to confirm."),
     "changes_gone": Kind(410, "The log of changes does not reach back so far."),
     "changed_meanwhile": Kind(412, "It is not as you know it any more."),
     "too_large": Kind(413, "The request is too large."),
+    "key_reused": Kind(422, "The idempotency key is that of another request."),
     "too_many_requests": Kind(429, "The token asks too often."),
     "too_many_mails": Kind(429, "So many confirmations went to this address, or to all."),
+    "takes_too_long": Kind(503, "It takes too long."),
     "relay_unavailable": Kind(503, "The relay does not take the mail now."),
     "store_unavailable": Kind(503, "The store does not answer now."),
 }
@@ -57,6 +63,17 @@ class Gone(Problem, frozen=True):
 
     since: int
     next: Annotated[int, Meta(description="What to ask `since` after a whole export.")]
+
+
+_OF_HTTP = ("not_found", "not_allowed", "target_too_long", "header_too_large", "internal")
+
+
+def problem_of(status: int, detail: str) -> Problem | None:
+    """Return what is said of a request that no operation is asked by; None for no such status."""
+    for error in _OF_HTTP:
+        if KINDS[error].status == status:
+            return Refused(error, detail).body
+    return None
 
 
 class Refused(Exception):

@@ -96,6 +96,7 @@ SUPPRESS = Operation(
     answer="What became of each, in the order of the request.",
     problems=("body_wrong", "reason_wrong", "purpose_unknown", "not_of_your_brand", "too_large"),
     writes=True,
+    keyed=True,
 )
 
 
@@ -234,8 +235,7 @@ class Suppressions:
 
     async def suppress(self, call: Call) -> AddedSuppressions:
         like = '{"suppressions": [{"address": "…"}]}'
-        most = f" and {MOST_ENTRIES} suppressions"
-        asked = await read_body(call.request, NewSuppressions, like, most)
+        asked = read_body(call, NewSuppressions, like)
         if len(asked.suppressions) > MOST_ENTRIES:
             raise Refused("too_large", f"at most {MOST_ENTRIES} suppressions in a request")
         now = self._now()
@@ -277,7 +277,7 @@ class Suppressions:
         )
 
     async def show_suppressions(self, call: Call) -> KnownSuppressions:
-        asked = await read_body(call.request, AddressQuestion, '{"address": "…"}')
+        asked = read_body(call, AddressQuestion, '{"address": "…"}')
         address, sees = _name(asked.address), call.access.sees_scope
         found = await self._store.suppressions(address)
         lifted = await self._store.lifted_suppressions(address)
@@ -298,7 +298,7 @@ class Suppressions:
 
     async def lift_suppressions(self, call: Call) -> Lifted:
         like = '{"address": "…", "origin": "…", "reason": "…"}'
-        asked = await read_body(call.request, Lift, like)
+        asked = read_body(call, Lift, like)
         address = _name(asked.address)
         if asked.scope is not None:
             call.access.check_scope(_scope(asked.scope))

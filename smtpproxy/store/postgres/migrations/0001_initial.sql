@@ -405,6 +405,15 @@ CREATE TABLE copy (
 );
 CREATE INDEX copy_at ON copy (at);
 
+CREATE TABLE answer (
+    request bytea PRIMARY KEY,  -- keyed hash: of who asks, and of the key
+    asked bytea NOT NULL,       -- keyed hash of what was asked
+    at bigint NOT NULL,
+    body bytea,                 -- NULL: it is being done
+    version text                -- for its ETag
+);
+CREATE INDEX answer_at ON answer (at);
+
 CREATE TABLE confirmation (
     person bytea NOT NULL,
     at bigint NOT NULL

@@ -1,0 +1,189 @@
+"""Streams: how they are, and paused or resumed, as `smtpproxy stream` does it."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from smtpproxy.settings import Settings
+from smtpproxy.store import open_stream_counts
+from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
+from smtpproxy.store.exchange.times import read_time
+from smtpproxy.store.protocols import Store
+from smtpproxy.store.streams import PERSON, StreamEvent
+from smtpproxy.web.api.access import Access
+from smtpproxy.web.api.operation import Call, Operation, Time, read_body
+from smtpproxy.web.api.problems import Refused
+
+
+class PauseShown(Struct, frozen=True):
+    """Why the mail of a stream is held back."""
+
+    subject: Annotated[str, Meta(description="stream:NAME, or brand:NAME: all of a brand.")]
+    since: Time | None
+    until: Annotated[Time | None, Meta(description="null: until somebody resumes it.")]
+    cause: str
+    reason: str | None
+
+
+class BoundReached(Struct, frozen=True):
+    """A bound of `[breaker]` that is reached."""
+
+    cause: str
+    level: str
+    reports: int
+    messages: int
+    bound: Annotated[float, Meta(description="A share of 1.")]
+
+
+class StreamShown(Struct, frozen=True):
+    """How a marketing stream is, and what is heard of it within the breaker's window."""
+
+    stream: str
+    brand: str
+    state: Literal["running", "paused"]
+    paused: PauseShown | None
+    messages: int
+    complaint: int
+    dead_address: int
+    unsubscribe: int
+    block: int
+    reached: tuple[BoundReached, ...]
+
+
+class StreamList(Struct, frozen=True):
+    """The marketing streams of the token's brands."""
+
+    streams: tuple[StreamShown, ...]
+
+
+STREAMS = Operation(
+    "list_streams",
+    "streams",
+    "GET",
+    "/v1/streams",
+    summary="How the marketing streams are",
+    description="What they sent within the breaker's window, what is heard of that, and whether"
+    " they are paused.",
+    answers=StreamList,
+    answer="The streams.",
+)
+
+Subject = Annotated[str, Meta(description="A marketing stream, or brand:NAME for all of a brand.")]
+Text = Annotated[str, Meta(min_length=1, max_length=200, description="Why: no personal data.")]
+
+
+class PauseRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is paused, and until when."""
+
+    stream: Subject
+    until: Annotated[Time | None, Meta(description="When it ends by itself.")] = None
+    reason: Text | None = None
+
+
+class ResumeRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is resumed."""
+
+    stream: Subject
+    reason: Text | None = None
+
+
+class Paused(Struct, frozen=True):
+    """What was done."""
+
+    subject: str
+    paused: Annotated[bool, Meta(description="false: it was paused so already.")]
+
+
+class Resumed(Struct, frozen=True):
+    """What was done."""
+
+    subject: str
+    resumed: Annotated[bool, Meta(description="false: it was not paused by a person or breaker.")]
+    campaigns: Annotated[int, Meta(description="New campaigns that need not wait any more.")]
+
+
+PAUSE = Operation(
+    "pause_stream",
+    "pause",
+    "POST",
+    "/v1/streams/pause",
+    summary="Defer the mail of a stream until it is resumed",
+    description="It counts for the next message. A transactional stream is never paused.",
+    body=PauseRequest,
+    answers=Paused,
+    answer="It is paused.",
+    problems=("body_wrong", "stream_wrong", "too_large"),
+    writes=True,
+    keyed=True,
+)
+RESUME = Operation(
+    "resume_stream",
+    "pause",
+    "POST",
+    "/v1/streams/resume",
+    summary="End a pause, and the waits of new campaigns",
+    description="A pause of the configuration stays.",
+    body=ResumeRequest,
+    answers=Resumed,
+    answer="It is not paused any more, by a person or the breaker.",
+    problems=("body_wrong", "stream_wrong", "too_large"),
+    writes=True,
+    keyed=True,
+)
+
+STREAM_OPERATIONS = (STREAMS, PAUSE, RESUME)
+
+
+class Streams:
+    """Answers STREAM_OPERATIONS, each by the method of its name."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        status: Callable[[], Awaitable[Sequence[StreamStatus]]],
+        writer: Callable[[], Store],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._status = status
+        self._writer = writer
+        self._now = now
+
+    async def list_streams(self, call: Call) -> StreamList:
+        found = await self._status()
+        shown = [status_object(one) for one in found if call.access.sees_brand(one.brand)]
+        return StreamList(msgspec.convert(msgspec.to_builtins(shown), tuple[StreamShown, ...]))
+
+    async def pause_stream(self, call: Call) -> Paused:
+        asked = read_body(call, PauseRequest, '{"stream": "…"}')
+        subject, now = self._subject(asked.stream, call.access), self._now()
+        try:
+            until = read_time(asked.until, last_moment=True) if asked.until else None
+        except ValueError as error:
+            raise Refused("body_wrong", f"until: {error}") from error
+        if until is not None and until <= now:
+            raise Refused("body_wrong", "until: is over already")
+        event = StreamEvent(now, subject, "paused", PERSON, until=until, reason=asked.reason)
+        return Paused(subject, await self._writer().note_stream(event))
+
+    async def resume_stream(self, call: Call) -> Resumed:
+        asked = read_body(call, ResumeRequest, '{"stream": "…"}')
+        subject = self._subject(asked.stream, call.access)
+        event = StreamEvent(self._now(), subject, "resumed", PERSON, reason=asked.reason)
+        counts = open_stream_counts(self._settings.store)
+        try:
+            resumed = await self._writer().note_stream(event)
+            return Resumed(subject, resumed, await counts.release_campaigns(asked.stream))
+        finally:
+            counts.close()
+
+    def _subject(self, name: str, access: Access) -> str:
+        """Raises Refused; streams of other brands are as unknown as those that are not there."""
+        own = [s for s in self._settings.streams.values() if access.sees_brand(s.brand)]
+        try:
+            return subject_of(own, name)
+        except ValueError as error:
+            raise Refused("stream_wrong", str(error)) from error

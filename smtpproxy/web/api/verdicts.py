@@ -1,0 +1,349 @@
+"""What the relay would say at RCPT now, and what it said: verdicts, and the record of decisions."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from heapq import nlargest
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from smtpproxy.evidence.gather import record_object
+from smtpproxy.policy.model import Action, Basis, Reason
+from smtpproxy.scrub.verdicts import ScrubRequest, judge_addresses
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.reader import Record, find, read
+from smtpproxy.store.exchange.times import read_time
+from smtpproxy.store.protocols import FactReader
+from smtpproxy.web.api.access import Access
+from smtpproxy.web.api.operation import (
+    MOST_ADDRESSES,
+    Call,
+    Mailbox,
+    Operation,
+    Time,
+    canonical_address,
+    canonical_or_none,
+    read_body,
+)
+from smtpproxy.web.api.problems import Refused
+
+MOST_DECISIONS = 100  # in an answer
+LONGEST_PERIOD = timedelta(days=31)
+_USUAL_PERIOD = timedelta(days=7)
+_WITHIN = 20.0  # seconds
+
+
+class VerdictRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom a message is for, and on which stream."""
+
+    stream: str
+    addresses: Annotated[list[str], Meta(extra_json_schema={"maxItems": MOST_ADDRESSES})]
+
+
+class AddressVerdict(Struct, frozen=True):
+    """What the relay would say of one address; `error` alone where it is none."""
+
+    address: Annotated[str, Meta(description="As it was given.")]
+    verdict: Action | UnsetType = UNSET
+    reason: Annotated[Reason, Meta(description="Of docs/reasons.md.")] | UnsetType = UNSET
+    basis: Annotated[Basis, Meta(description="Why it is allowed.")] | UnsetType = UNSET
+    since: Annotated[str, Meta(description="The day of what it rests on.")] | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+
+
+class AddressVerdicts(Struct, frozen=True):
+    """A verdict for each address, in the order of the request."""
+
+    verdicts: tuple[AddressVerdict, ...]
+
+
+VERDICTS = Operation(
+    "check",
+    "check",
+    "POST",
+    "/v1/check",
+    summary="What the relay would say at RCPT now",
+    description="By the same rules and the same facts. Nothing of the request is kept, and no"
+    " message is counted. What is asked of the message itself shows only when it comes.",
+    body=VerdictRequest,
+    answers=AddressVerdicts,
+    answer="A verdict for each address, in the order of the request.",
+    problems=("body_wrong", "stream_wrong", "too_large"),
+)
+
+
+class MessageVerdict(Struct, frozen=True):
+    """What was decided about the message."""
+
+    verdict: Action
+    reason: Reason | None
+
+
+class RecipientVerdict(Struct, frozen=True):
+    """What was decided about one recipient."""
+
+    address: str
+    verdict: Action
+    reason: Reason | None
+    basis: Basis | None
+    rule: str | None
+    detail: str | None
+    erased: Annotated[bool, Meta(description="The person was erased since.")]
+    facts: Annotated[
+        dict[str, Any] | UnsetType | None,
+        Meta(description="What it was decided by. Only for a token for all brands."),
+    ] = UNSET
+    upstream: Annotated[str, Meta(description="Where each had an own copy.")] | UnsetType = UNSET
+
+
+class UpstreamAnswer(Struct, frozen=True):
+    """What the MTA behind the relay answered."""
+
+    at: Time
+    code: int
+    reply: str | None
+
+
+class Proof(Struct, frozen=True):
+    """Where the decision is in the audit log."""
+
+    file: str
+    row: int
+    hash: str
+
+
+class DecisionShown(Struct, frozen=True, rename={"header_from": "from"}):
+    """One decision, and what became of the message."""
+
+    id: str
+    at: Time
+    stage: str
+    listener: str
+    peer: str | None
+    helo: str | None
+    login: str | None
+    queue_id: str | None
+    mail_from: str | None
+    message_id: str | None
+    subject: str | None
+    header_from: str | None
+    source_announced: str | None
+    size: int
+    stream: str
+    rulebook: str
+    observed: bool
+    undecided: bool
+    message: MessageVerdict | None
+    recipients: tuple[RecipientVerdict, ...]
+    relayed: bool
+    upstream: UpstreamAnswer | None
+    proof: Proof | None
+
+
+class Decisions(Struct, frozen=True):
+    """Decisions, the newest first."""
+
+    decisions: tuple[DecisionShown, ...]
+    next: Annotated[
+        str | None, Meta(description="What to send as `after` next; null: there is no more.")
+    ]
+
+
+DECISION = Operation(
+    "get_decision",
+    "decisions",
+    "GET",
+    "/v1/decisions/{id}",
+    summary="The decision of an id",
+    description="The id is in the SMTP reply, and in the Received field.",
+    places={"id": "26 letters and digits."},
+    answers=Decisions,
+    answer="The decision; refusals at RCPT have records of their own with the same id.",
+    problems=("parameter_wrong", "not_found"),
+)
+
+
+class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which decisions. One of `recipient` and `message_id` is needed."""
+
+    recipient: Mailbox | None = None
+    message_id: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=998)] | None,
+        Meta(description="The Message-ID."),
+    ] = None
+    stream: str | None = None
+    since: Annotated[Time | None, Meta(description="Seven days before `until`, else.")] = None
+    until: Annotated[Time | None, Meta(description="Now, where it is not said.")] = None
+    after: Annotated[str | None, Meta(description="The `next` of the page before.")] = None
+    limit: Annotated[int, Meta(ge=1, le=MOST_DECISIONS, description="How many at most.")] = 20
+
+
+SEARCH = Operation(
+    "find_decisions",
+    "decisions",
+    "POST",
+    "/v1/decisions/search",
+    summary="The decisions about a recipient, or a Message-ID",
+    description=f"Within {LONGEST_PERIOD.days} days at most. The audit log is searched, one request"
+    f" after the other, for {_WITHIN:.0f} seconds at most.",
+    body=DecisionSearch,
+    answers=Decisions,
+    answer="Decisions, the newest first; perhaps none.",
+    problems=("body_wrong", "too_large", "takes_too_long"),
+)
+
+VERDICT_OPERATIONS = (VERDICTS, DECISION, SEARCH)
+
+
+class Verdicts:
+    """Answers VERDICT_OPERATIONS, each by the method of its name."""
+
+    def __init__(self, settings: Settings, store: FactReader, now: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._store = store
+        self._now = now
+        self._folder = settings.server.state_dir / "audit"
+        self._reading = asyncio.Semaphore(1)
+
+    async def check(self, call: Call) -> AddressVerdicts:
+        asked = read_body(call, VerdictRequest, '{"stream": "…", "addresses": ["…"]}')
+        if len(asked.addresses) > MOST_ADDRESSES:
+            raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
+        streams = self._settings.streams
+        known = sorted(s.name for s in streams.values() if call.access.sees_brand(s.brand))
+        if asked.stream not in known:
+            names = ", ".join(known)
+            raise Refused("stream_wrong", f"there is no stream {asked.stream[:80]!r}: {names}")
+        stream = streams[asked.stream]
+        names_of = {address: canonical_or_none(address) for address in asked.addresses}
+        wanted = list(dict.fromkeys(name for name in names_of.values() if name is not None))
+        request = ScrubRequest(stream, self._settings.rulebooks[stream.rulebook], self._now())
+        judged = dict(zip(wanted, await judge_addresses(self._store, request, wanted), strict=True))
+        found = []
+        for address in asked.addresses:
+            name = names_of[address]
+            if name is None:
+                found.append(AddressVerdict(address, error="not a mail address"))
+                continue
+            line = judged[name]
+            found.append(
+                AddressVerdict(
+                    address,
+                    line.verdict.action,
+                    UNSET if line.verdict.action is Action.ALLOW else line.verdict.reason,
+                    line.verdict.basis or UNSET,
+                    line.since or UNSET,
+                )
+            )
+        return AddressVerdicts(tuple(found))
+
+    async def get_decision(self, call: Call) -> Decisions:
+        id = call.request.path_params["id"]
+        if len(id) != _ID_LENGTH:
+            raise Refused("parameter_wrong", f"id: {_ID_LENGTH} letters and digits")
+        async with self._reading:
+            try:
+                records = await asyncio.to_thread(find, self._folder, id)
+            except ValueError as error:
+                raise Refused("parameter_wrong", f"id: {error}") from error
+        own = [one for one in records if _is_of(one, call.access)]
+        if not own:
+            raise Refused("not_found", "no decision of that id is on record")
+        return Decisions(tuple(_shown(one, call.access) for one in own), None)
+
+    async def find_decisions(self, call: Call) -> Decisions:
+        asked = read_body(call, DecisionSearch, '{"recipient": "…"} or {"message_id": "…"}')
+        if (asked.recipient is None) is (asked.message_id is None):
+            raise Refused("body_wrong", "name a recipient or a message_id")
+        recipient = asked.recipient and canonical_address(asked.recipient)
+        until = _time("until", asked.until) or self._now()
+        since = _time("since", asked.since) or until - _USUAL_PERIOD
+        if not timedelta(0) < until - since <= LONGEST_PERIOD:
+            raise Refused("body_wrong", f"since: at most {LONGEST_PERIOD.days} days before until")
+        before = _read_place(asked.after) if asked.after else None
+        deadline = time.monotonic() + _WITHIN
+
+        def between() -> None:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+
+        def search() -> list[Record]:
+            found = read(
+                self._folder,
+                since=since,
+                until=until,
+                recipient=recipient,
+                stream=asked.stream,
+                message_id=asked.message_id,
+                between=between,
+            )
+            chosen = (
+                one
+                for one in found
+                if _is_of(one, call.access) and (before is None or _place(one) < before)
+            )
+            return nlargest(asked.limit + 1, chosen, key=_place)
+
+        async with self._reading:
+            try:
+                records = await asyncio.to_thread(search)
+            except TimeoutError as error:
+                text = "the audit log of this period is too large; ask about a shorter one"
+                raise Refused("takes_too_long", text) from error
+        shown = records[: asked.limit]
+        more = _written_place(shown[-1]) if len(records) > len(shown) else None
+        return Decisions(tuple(_shown(one, call.access) for one in shown), more)
+
+
+_ID_LENGTH = 26
+_Place = tuple[datetime, str, str, int]
+
+
+def _place(record: Record) -> _Place:
+    place = record.place
+    return (
+        record.decided.at,
+        record.decided.id,
+        "" if place is None else place.file,
+        0 if place is None else place.n,
+    )
+
+
+def _written_place(record: Record) -> str:
+    octets = msgspec.msgpack.encode(_place(record))
+    return base64.urlsafe_b64encode(octets).decode().rstrip("=")
+
+
+def _read_place(text: str) -> _Place:
+    """Raises Refused."""
+    try:
+        octets = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        place: _Place = msgspec.msgpack.decode(octets, type=_Place)
+        if place[0].tzinfo is None:
+            raise ValueError("no zone")
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise Refused("body_wrong", "after: no `next` of a page") from error
+    return place
+
+
+def _time(field: str, text: str | None) -> datetime | None:
+    try:
+        return read_time(text) if text else None
+    except ValueError as error:
+        raise Refused("body_wrong", f"{field}: {error}") from error
+
+
+def _is_of(record: Record, access: Access) -> bool:
+    return access.sees_brand(record.decided.decision.stream.brand)
+
+
+def _shown(record: Record, access: Access) -> DecisionShown:
+    told = msgspec.to_builtins(record_object(record))
+    if not access.everything:
+        for one in told["recipients"]:
+            del one["facts"]
+    return msgspec.convert(told, DecisionShown)

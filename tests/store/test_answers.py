@@ -1,0 +1,65 @@
+"""Answers that are kept for whoever asks again with the same key, whatever the database."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_answers
+from smtpproxy.store.answers import KeptAnswer, KeptAnswers
+from tests.store.conftest import Database
+
+DONE = KeptAnswer(b'{"recorded":true}', "v1")
+
+
+class Clock:
+    now = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def answers(any_database: Database, clock: Clock) -> AsyncIterator[KeptAnswers]:
+    kept = open_answers(StoreSettings(any_database.url, 2.0), clock)
+    yield kept
+    kept.close()
+
+
+async def test_a_request_is_done_once(answers: KeptAnswers) -> None:
+    assert await answers.begin("crm", "k", b"asked") == "new"
+    assert await answers.begin("crm", "k", b"asked") == "running"
+    await answers.finish("crm", "k", DONE)
+    assert await answers.begin("crm", "k", b"asked") == DONE
+    assert await answers.begin("crm", "k", b"something else") == "other"
+    assert await answers.begin("shop", "k", b"asked") == "new"
+    await answers.forget("crm", "k")
+    assert await answers.begin("crm", "k", b"asked") == DONE, "what is done is not forgotten"
+
+
+async def test_what_was_not_done_is_new_again(answers: KeptAnswers) -> None:
+    await answers.begin("crm", "k", b"asked")
+    await answers.forget("crm", "k")
+    assert await answers.begin("crm", "k", b"asked") == "new"
+
+
+async def test_an_answer_is_kept_for_a_day_and_a_beginning_for_minutes(
+    answers: KeptAnswers, clock: Clock
+) -> None:
+    await answers.begin("crm", "k", b"asked")
+    await answers.finish("crm", "k", DONE)
+    await answers.begin("crm", "died", b"asked")
+    clock.now += timedelta(minutes=9)
+    assert await answers.begin("crm", "died", b"asked") == "running"
+    clock.now += timedelta(minutes=2)
+    assert await answers.begin("crm", "died", b"asked") == "new"
+    clock.now += timedelta(hours=23)
+    assert await answers.begin("crm", "k", b"asked") == DONE
+    clock.now += timedelta(hours=1)
+    assert await answers.begin("crm", "k", b"asked") == "new"

@@ -1,0 +1,42 @@
+"""The API answers what its description says, whatever it is asked: schemathesis asks."""
+
+import asyncio
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from smtpproxy.settings.mail import Right
+from tests.kit.soak import LONGEST, SOAK, times
+from tests.kit.traffic import settings
+from tests.web.serving import Site, serving, token
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(LONGEST)]
+
+_CONFIG = """
+[checks]
+negative_data_rejection.expected-statuses = [400, 412, 413, 422]
+"""
+
+
+@pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed")
+async def test_what_is_answered_is_as_described_whatever_is_asked(tmp_path: Path) -> None:
+    """With requests that fit the description and that do not; no 500, nothing undescribed."""
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(_CONFIG)
+    every = token("every", *get_args(Right), per_minute=1_000_000)
+    async with serving(Site, replace(settings(), tokens=(every,))) as served:
+        asking = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run",
+            f"http://127.0.0.1:{served.port}/v1/openapi.json",
+            "--header", "Authorization: Bearer every",
+            "--phases", "examples,coverage,fuzzing" if SOAK else "fuzzing",
+            "--max-examples", str(times(5, 200)), "--seed", "1", "--generation-deterministic",
+            "--exclude-checks", "positive_data_acceptance", "--no-color",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=tmp_path,
+        )  # fmt: skip
+        told, _ = await asyncio.wait_for(asking.communicate(), LONGEST)
+    assert asking.returncode == 0, told.decode()[-6000:]
