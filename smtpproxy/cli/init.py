@@ -114,7 +114,7 @@ def init(config: Path, options: InitOptions) -> Result:
     if asking.person:
         intro = "Enter takes what is in brackets; Ctrl-C ends it, with nothing written."
         print_text([intro, *machine.notes], err=True)
-    answers = questions(options, machine, asking, now.year)
+    answers = questions(options, machine, asking, now.year, PATIENCE)
     names = asyncio.run(_names(answers))
     around = Machinery(config, _command(), now.date(), machine.postfix, names.addresses)
     planned = files(answers, around)

@@ -11,7 +11,7 @@ from typing import Any
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.asking import NOTHING, Asking
-from smtpproxy.cli.init import PATIENCE, InitOptions
+from smtpproxy.cli.init import InitOptions
 from smtpproxy.config import read_rulebook
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError
 from smtpproxy.resolver import Resolver
@@ -38,8 +38,13 @@ _MTA_PORTS = (10025, 25, 587)
 """Where an MTA on this machine would take mail, best first."""
 
 
-def questions(options: InitOptions, machine: Machine, asking: Asking, year: int) -> Answers:
-    """Return all answers. Ends the command with exit 2 where one is wrong or missing."""
+def questions(
+    options: InitOptions, machine: Machine, asking: Asking, year: int, timeout: float
+) -> Answers:
+    """Return all answers. `timeout`: seconds for the DNS.
+
+    Ends the command with exit 2 where one is wrong or missing.
+    """
     servers = asking.many("--nameserver", "", nameserver, options.nameserver, optional=True)
     own = machine.postfix.get("myhostname", machine.hostname)
     hostname = asking.one(
@@ -53,7 +58,7 @@ def questions(options: InitOptions, machine: Machine, asking: Asking, year: int)
         partial(_listen, route, upstream), options.listen,
         f"127.0.0.1:{machine.free_port(route.port)}",
     )  # fmt: skip
-    domain = _own_domain(machine, hostname, servers)
+    domain = _own_domain(machine, hostname, servers, timeout)
     brands = _brands(options, asking, domain)
     rulebook = asking.one(
         "--rulebook", f"Whose law it is ({', '.join(sorted(BUILTIN_NAMES))})",
@@ -152,14 +157,14 @@ def _listen(route: Route, upstream: Address | None, text: str) -> Address:
 
 
 def _own_domain(
-    machine: Machine, hostname: str | None, servers: tuple[TcpAddress, ...]
+    machine: Machine, hostname: str | None, servers: tuple[TcpAddress, ...], timeout: float
 ) -> str | None:
     """Return the domain above the machine's name, if it is known to take mail."""
     domain = machine.postfix.get("mydomain") or (hostname or "").partition(".")[2]
 
     async def ask() -> bool:
-        resolver = Resolver(DnsSettings(servers, PATIENCE), time.monotonic)
-        return await takes_mail(domain, resolver.lookup, PATIENCE)
+        resolver = Resolver(DnsSettings(servers, timeout), time.monotonic)
+        return await takes_mail(domain, resolver.lookup, timeout)
 
     return domain if "." in domain and asyncio.run(ask()) else None
 
@@ -257,8 +262,8 @@ def _streams(
     for brand in brands:
         before = f"{brand.name}-" if len(brands) > 1 else ""
         for option, what, given, usual in (
-            ("--marketing", "mail that needs a basis", marketing, "offers"),
-            ("--transactional", "mail that people need", transactional, "receipts"),
+            ("--marketing", "marketing mail, such as offers", marketing, "offers"),
+            ("--transactional", "transactional mail, such as receipts", transactional, "receipts"),
         ):
             if named and not given[brand.name]:
                 continue
@@ -287,7 +292,7 @@ def _stream(
             continue
         purpose = asking.one(
             "--purpose", f"{name}: what people consent to", _key(StreamSettings, "purpose"),
-            _last(purposes[name]), name, optional=True,
+            _last(purposes[name]) or (None if asking.person else name), name,
         )  # fmt: skip
         sold = asking.many(
             "--product", f"{name}: what is advertised, with commas between",
@@ -331,7 +336,7 @@ def _selector(
         return None
     signs = bool(machine.postfix.get("smtpd_milters"))  # of Postfix: one that signs, perhaps
     return asking.one(
-        "--selector", "DKIM keys to sign with, published under the name",
+        "--selector", "Selector under which new DKIM keys are published",
         _key(DkimSettings, "selector"), options.selector, None if signs else f"s{year}",
         optional=True,
     )  # fmt: skip

@@ -95,14 +95,21 @@ def _origin(answers: Answers, postfix: Mapping[str, str]) -> str:
     """What Postfix adds to addresses without a domain; Debian has it in a file."""
     origin = postfix.get("myorigin", "")
     if origin.startswith("/"):
-        try:
-            with Path(origin).open(encoding="ascii", errors="replace") as file:
-                origin = file.readline(256).strip()
-        except OSError:
-            origin = ""
+        origin = _first_line(Path(origin))
     with suppress(ValueError):
         return read_hostname(origin)
     return answers.hostname
+
+
+def _first_line(path: Path) -> str:
+    """Return it, "" where there is no file that is soon read."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open(encoding="ascii", errors="replace") as file:
+            return file.readline(256).strip()
+    except OSError:
+        return ""
 
 
 def _trusted(answers: Answers) -> str | None:

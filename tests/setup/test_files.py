@@ -1,6 +1,7 @@
 """The files that `init` writes: those that docs/deploy shows, over none, all or none."""
 
 import errno
+import os
 import re
 from datetime import date
 from pathlib import Path
@@ -70,12 +71,15 @@ def test_policy_is_asked_before_anything_permits() -> None:
 @pytest.mark.parametrize(
     ("origin", "is_said"),
     [("example.com", "example.com"), ("FILE", "debian.example"), ("/nowhere", "mail.example.com"),
+     ("FIFO", "mail.example.com"), ("/dev/zero", "mail.example.com"),
      ("not a name", "mail.example.com")],
 )  # fmt: skip
 def test_the_origin_of_short_addresses(tmp_path: Path, origin: str, is_said: str) -> None:
     mailname = tmp_path / "mailname"
     mailname.write_text("debian.example\n")
-    text = written(Route.MILTER, myorigin=origin.replace("FILE", str(mailname)))["smtpproxy.toml"]
+    os.mkfifo(tmp_path / "fifo")
+    said = origin.replace("FILE", str(mailname)).replace("FIFO", str(tmp_path / "fifo"))
+    text = written(Route.MILTER, myorigin=said)["smtpproxy.toml"]
     assert f'\norigin = "{is_said}"\n' in text
 
 
