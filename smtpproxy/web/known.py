@@ -8,6 +8,7 @@ from msgspec import Struct
 from smtpproxy.locale import PAGE_LANGS, Lang, Phrase, Value, say, texts
 from smtpproxy.policy.contact import Collection, collections
 from smtpproxy.policy.model import BUILT_IN_BRAND, ConsentAct, Contact, Frequency, Suppression
+from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.store.operations import Rectification
 from smtpproxy.terminal import printable
 from smtpproxy.web.look import Look
@@ -55,6 +56,15 @@ class Known:
             else wishes.get(purpose, str(Frequency.ALL))
             for purpose in self._look.labels
         }
+
+    def tracking(self) -> list[str | None]:
+        """Return the brands, as acts name them, that may see when the person opens a message."""
+        contact = self._stored.contact
+        acts = [act for act in contact.acts if act.purpose == TRACKING] if contact else []
+        agreed = {act.brand for act in acts if not act.withdrawal} & self._brands
+        return sorted(
+            filter(lambda brand: _holds(acts, brand), agreed), key=lambda each: each or ""
+        )
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         contact = self._stored.contact
@@ -133,6 +143,12 @@ class Known:
 
     def _word(self, key: str, **values: Value) -> str:
         return say(Phrase(f"page.{key}", values), self._lang)
+
+
+def _holds(acts: Sequence[ConsentAct], brand: str | None) -> bool:
+    """Whether the newest of what was said to a brand, or to nobody by name, agrees."""
+    said = [act for act in acts if act.brand in (None, brand)]
+    return not max(said, key=lambda act: (act.at, act.withdrawal)).withdrawal
 
 
 def language_name(tag: str | None) -> str | None:

@@ -14,7 +14,15 @@ from starlette.responses import HTMLResponse, Response
 from smtpproxy.locale import PAGE_LANGS, Lang, texts
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import Confirmation
-from smtpproxy.policy.model import Audience, Contact, Frequency, Origin, Preference
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Frequency,
+    Origin,
+    Preference,
+)
+from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.store.counters import ConfirmationLimit
@@ -48,6 +56,7 @@ def page(stored: Stored, look: Look, lang: Lang, notice: str = "") -> str:
             lines=known.lines(),
             languages=[(each, texts(each).language.name) for each in PAGE_LANGS],
             audiences=_AUDIENCES,
+            tracked=bool(known.tracking()),
             wishes=[
                 (each, look.label(each, lang), often) for each, often in known.wishes().items()
             ],
@@ -119,6 +128,8 @@ class PersonalPages:
                 notice = await self._correct(told, form)
             case "prefer":
                 notice = await self._prefer(told, form)
+            case "untrack":
+                notice = await self._untrack(told, lang)
             case "object":
                 mark = Contact(told.recipient, profiling_objected_at=self._now())
                 await self._writer().put_contacts([ContactUpdate(mark, given=frozenset())])
@@ -129,14 +140,17 @@ class PersonalPages:
             log.info("personal_page", done=notice, brand=told.brand)
         return await self._page(told, lang, notice)
 
-    async def _page(self, told: Confirmation, lang: Lang, notice: str) -> Response:
-        store, look = self._writer(), self._looks[told.brand]
-        stored = Stored(
+    async def _stored(self, told: Confirmation) -> Stored:
+        store = self._writer()
+        return Stored(
             told.recipient,
             await store.contact(told.recipient),
             await store.suppressions(told.recipient),
             await store.rectifications(told.recipient),
         )
+
+    async def _page(self, told: Confirmation, lang: Lang, notice: str) -> Response:
+        stored, look = await self._stored(told), self._looks[told.brand]
         return HTMLResponse(page(stored, look, lang, notice), headers=dict(look.headers))
 
     async def _correct(self, told: Confirmation, form: Mapping[str, str]) -> str:
@@ -185,6 +199,15 @@ class PersonalPages:
             told_now = ContactUpdate(Contact(address, preferences=wishes), given=frozenset())
             await store.put_contacts([told_now])
         return "preferred" if none or (wishes and contact is not None) else "nothing"
+
+    async def _untrack(self, told: Confirmation, lang: Lang) -> str:
+        """Withdraw the consent to tracking from each brand of the controller that has it."""
+        known = Known(await self._stored(told), self._looks[told.brand], lang)
+        brands = known.tracking()
+        for brand in brands:
+            act = ConsentAct(TRACKING, self._now(), withdrawal=True, brand=brand)
+            await self._writer().record_act(told.recipient, act)
+        return "preferred" if brands else "nothing"
 
     async def _erase(self, told: Confirmation) -> str:
         """Erase what decides about mail now, and the person from the record behind it."""

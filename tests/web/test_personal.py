@@ -237,6 +237,49 @@ async def test_more_mail_is_for_the_owner_of_the_address_alone(site: Site) -> No
     assert (held.scope, held.origin) == ("purpose:news", "unsubscribe")
 
 
+async def test_a_consent_to_tracking_is_withdrawn_from_each_brand_that_has_it(site: Site) -> None:
+    link = await site.link()
+    assert "Do not record what I open" not in await site.post(link), "nobody agreed"
+    assert "Nothing was changed." in await site.post(link, do="untrack")
+    for brand in ("shop", "boots", "mill"):
+        act = ConsentAct("tracking", T0 - DAY, method="unticked_box", brand=brand)
+        await site.store.record_act(JEANNE, act)
+    look = (await site.client.get(link)).text
+    assert "Do not record what I open" not in look, "a look shows nothing"
+    assert "Do not record what I open" in await site.post(link)
+    page = await site.post(link, do="untrack")
+    assert "Your choice is saved." in page
+    assert "Do not record what I open" not in page
+    assert "Nothing was changed." in await site.post(link, do="untrack")
+    contact = await site.store.contact(JEANNE)
+    assert contact is not None
+    left = [act.brand for act in contact.acts if act.purpose == "tracking" and act.withdrawal]
+    assert sorted(map(str, left)) == ["boots", "shop"], "the mill is another controller's"
+
+
+@pytest.mark.parametrize(
+    ("acts", "shown"),
+    [
+        ([("shop", 1, False)], True),
+        ([(None, 1, False)], True),
+        ([("shop", 1, False), ("shop", 2, True)], False),
+        ([("shop", 1, False), (None, 2, True)], False),
+        ([("shop", 2, False), ("shop", 1, True)], True),
+        ([("shop", 1, False), ("shop", 1, True)], False),
+        ([("mill", 1, False)], False),
+    ],
+)
+def test_who_may_see_what_is_opened(acts: list[tuple[str | None, int, bool]], shown: bool) -> None:
+    said = tuple(
+        ConsentAct("tracking", T0 + days * DAY, withdrawal=no, brand=brand)
+        for brand, days, no in acts
+    )
+    shop = looks(parse(TWO_BRANDS, "x.toml"))["shop"]
+    assert (
+        bool(Known(Stored(JEANNE, Contact(JEANNE, acts=said), ()), shop, "en").tracking()) is shown
+    )
+
+
 async def test_an_objection_to_profiling(site: Site) -> None:
     page = await site.post(await site.link(), do="object")
     assert "Your objection is on record." in page
