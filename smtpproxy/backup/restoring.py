@@ -86,7 +86,8 @@ def place(
         name: path for name, path in in_state(settings).items() if manifest.kept(name) is not None
     }
     _refuse_what_is_there(settings, places, manifest)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    audit.mkdir(mode=0o700, parents=True, exist_ok=True)
+    give_to_owner_of(state, audit)
     if journals is not None:
         bring_journals(settings, journals)
     try:

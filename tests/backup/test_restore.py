@@ -1,6 +1,9 @@
 """`smtpproxy backup` and `restore`: what is lost in a fire, and who may be mailed after it."""
 
+import asyncio
 import json
+import re
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 
 from smtpproxy.sinks.audit import anchors
 from tests.backup.conftest import Machine
+from tests.kit.journal import Clock, decided, journal
 
 ANNE, BEN, CLEO, DAN, EVE = (
     f"{name}@people.example" for name in ("anne", "ben", "cleo", "dan", "eve")
@@ -254,3 +258,41 @@ def test_files_that_the_configuration_names_come_back(machine: Machine, tmp_path
     machine.run("restore", str(backup), "--journals", str(left))
     assert key.read_bytes() == secret
     assert key.stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_older_copy_of_the_audit_log_brings_no_erased_person_back(
+    machine: Machine, backup: Path
+) -> None:
+    """The decisions were copied before the erasure, the journal of changes after it."""
+    audit = machine.state / "audit"
+    clock = Clock()
+    writing = journal(audit, clock)
+    await writing.commit(decided(clock, CLEO))
+    writing.close()
+    await asyncio.to_thread(_burn_after_an_erasure, machine, backup)
+
+
+def _burn_after_an_erasure(machine: Machine, backup: Path) -> None:
+    audit = machine.state / "audit"
+    shipped = machine.journals(machine.state)
+    assert any(CLEO in path.read_text() for path in shipped.glob("0*.ndjson"))
+    machine.run("contact", "erase", CLEO)
+    (changes,) = audit.glob("changes-*.ndjson")
+    shutil.copy(changes, shipped)
+    machine.burn()
+    machine.run("restore", str(backup), "--journals", str(shipped))
+    kept = list(audit.glob("0*.ndjson"))
+    assert kept
+    assert not any(CLEO in path.read_text() for path in kept)
+    assert "nothing is wrong" in machine.run("audit", "verify").stdout
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_postgresql_has_its_own_tools(machine: Machine, backup: Path, command: str) -> None:
+    text = machine.config_path.read_text()
+    url = "postgresql://smtpproxy@127.0.0.1/smtpproxy"
+    machine.config_path.write_text(re.sub(r"sqlite://[^\"]+", url, text))
+    folder = backup if command == "restore" else machine.folder / "another"
+    told = machine.run(command, str(folder), code=1).stderr
+    assert "PostgreSQL" in told or "SQLite" in told
+    assert "Traceback" not in told

@@ -1,0 +1,152 @@
+"""Backups of a relay at work, and what a restored one says and does until all is known again."""
+
+import json
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_ways_out import bare, config, tokens
+from tests.kit.messages import message
+from tests.kit.ports import wait_for
+from tests.kit.relay import COMMAND, RelayProcess
+from tests.kit.store import address
+from tests.kit.upstream import FakeUpstream
+
+PEOPLE = [f"reader{number}@people.example" for number in range(120)]
+ANNE, STAYS = address("consent"), PEOPLE[-1]
+
+
+def people() -> list[str]:
+    moment = "2026-03-01T10:00:00Z"
+    consent = {
+        "purpose": "offers",
+        "method": "unticked_box",
+        "given_at": moment,
+        "evidence": {"wording": "form v3"},
+    }
+    told = {"source": "direct", "collected_at": moment, "informed_at": moment}
+    told |= {"optout_offered": True, "consents": [consent]}
+    return [json.dumps({"address": each, **told}) for each in PEOPLE]
+
+
+@pytest.fixture
+def relay(mta: FakeUpstream, filled: Callable[..., RelayProcess]) -> Iterator[RelayProcess]:
+    started = filled(mta.address, config())
+    started.fill(people())
+    yield started
+    started.kill()
+
+
+def state(relay: RelayProcess) -> Path:
+    return Path(relay.config["server"]["state_dir"])
+
+
+def links(relay: RelayProcess, mta: FakeUpstream) -> dict[str, str]:
+    """The link that each of the people got in a message."""
+    found = {}
+    for person in PEOPLE:
+        mta.messages.clear()
+        assert relay.send(bare(), person)[0] == 250
+        found[person] = f"{relay.url}/u/{tokens(mta.messages[0])}"
+    return found
+
+
+def press(link: str) -> int:
+    with urllib.request.urlopen(link, b"List-Unsubscribe=One-Click", timeout=20) as answer:
+        return int(answer.status)
+
+
+def backing_up(relay: RelayProcess, target: Path) -> subprocess.Popen[bytes]:
+    command = (*COMMAND, "backup", str(target), "--config", str(relay.config_path))
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_who_was_told_that_they_are_unsubscribed_stays_so(
+    relay: RelayProcess, mta: FakeUpstream, tmp_path: Path
+) -> None:
+    """People press the link all the time; one backup is killed, others are taken, the last second
+    of the machine is a kill -9."""
+    known = links(relay, mta)
+    done: list[str] = []
+    under_way = threading.Event()
+
+    def unsubscribe() -> None:
+        for person in PEOPLE[:-1]:
+            if press(known[person]) == 200:
+                done.append(person)
+            under_way.set()
+
+    with ThreadPoolExecutor() as pool:
+        pressing = pool.submit(unsubscribe)
+        under_way.wait(20)
+        target = tmp_path / "backup"
+        killed = backing_up(relay, target)
+        wait_for(lambda: list(tmp_path.glob(".backup.*.partial")), "a backup under way")
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert not target.exists()
+        taken = backing_up(relay, target)
+        _, told = taken.communicate(timeout=60)
+        assert (taken.returncode, told) == (0, b"")
+        assert not list(tmp_path.glob(".*.partial")), "what the killed one left is gone too"
+        before = len(done)
+        pressing.result(60)
+    assert 0 < before < len(done) == len(PEOPLE) - 1
+    relay.kill()
+    shutil.copytree(state(relay) / "audit", tmp_path / "journals")
+    shutil.rmtree(state(relay))
+    told_of = relay.must("restore", str(target), "--journals", str(tmp_path / "journals"))
+    assert "marketing goes on" in told_of
+    relay.start()
+    refused = [person for person in done if relay.send(bare(), person)[0] == 550]
+    assert refused == done
+    assert relay.send(bare(), STAYS)[0] == 250
+    assert "nothing is wrong" in relay.must("audit", "verify")
+
+
+def test_marketing_waits_until_the_journal_is_there(
+    relay: RelayProcess, mta: FakeUpstream, tmp_path: Path
+) -> None:
+    target, left = tmp_path / "backup", tmp_path / "left"
+    relay.must("backup", str(target))
+    relay.must("suppress", "add", ANNE, "--origin", "complaint", "--scope", "marketing")
+    code, _, told = relay.command("restore", str(target))
+    assert code == 1
+    assert "the relay runs" in told
+    relay.terminate()
+    state(relay).rename(left)
+    assert relay.command("restore", str(target))[0] == 1
+    relay.start()
+    for person in (ANNE, STAYS):
+        code, reply = relay.send(bare(), person)
+        assert code == 451
+        assert f"<{person}> deferred: restore_pending (stream offers)" in reply
+    assert relay.send(message(stream="receipts"), ANNE)[0] == 250
+    assert [each for each in relay.log if each["event"] == "marketing deferred"]
+    status = json.loads(relay.must("status", "--json"))
+    assert status["streams_held_back"]["offers"] == "restore"
+    assert "restore" in relay.must("status")
+    with urllib.request.urlopen(f"{relay.url}/readyz") as ready:
+        assert "offers" in json.load(ready)["streams_paused"]
+    paused = {"stream": "offers", "cause": "restore"}
+    assert relay.metric("smtpproxy_stream_paused", **paused) == 1
+    code, found, _ = relay.command("doctor", "--only", "restore")
+    assert code == 1
+    assert "marketing is deferred" in found
+    assert "restore_pending" in relay.must("check")
+    relay.must("restore", "--journals", str(left))
+    assert relay.send(bare(), STAYS)[0] == 250
+    assert "suppressed_complaint" in relay.send(bare(), ANNE)[1]
+    assert "no restore waits" in relay.must("doctor", "--only", "restore")
+    deadline = time.monotonic() + 60
+    while relay.metric("smtpproxy_stream_paused", **paused):  # counted each half minute
+        assert time.monotonic() < deadline
+        time.sleep(1)

@@ -1,0 +1,140 @@
+"""The journal of changes: written by whoever commits, before anybody is told; read back whole."""
+
+import asyncio
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import ConsentAct, Contact, Origin
+from smtpproxy.store.change_journal import Change, Journal, JournalGap, Position, files
+from smtpproxy.store.protocols import Store, StoreUnavailable, SuppressionEntry
+from tests.store.conftest import Database
+
+NOW = datetime(2026, 11, 29, 10, tzinfo=UTC)
+ANNE, BEN = "anne@people.example", "ben@people.example"
+
+
+def read(folder: Path) -> list[Change]:
+    return [line.change for line in Journal(folder / "audit").after(Position())]
+
+
+async def suppress(store: Store, address: str) -> None:
+    await store.suppress([SuppressionEntry(address, "marketing", Origin.UNSUBSCRIBE, NOW)])
+
+
+async def test_what_stops_mail_is_there_when_the_write_returns(database: Database) -> None:
+    store = database.open()
+    await suppress(store, ANNE)
+    assert [change.action for change in read(database.folder)] == ["added"]
+    await store.remove_suppression(ANNE, at=NOW, reason="a mistake")
+    await store.record_act(BEN, ConsentAct("offers", NOW, withdrawal=True))
+    await store.erase_contact(BEN, at=NOW)
+    told = read(database.folder)
+    assert [change.action for change in told] == ["added", "lifted", "withdrawn", "added"]
+    assert (told[2].purpose, told[2].since) == ("offers", NOW)
+    assert (told[3].origin, told[3].key) == ("erasure", told[2].key)
+
+
+async def test_it_names_nobody(database: Database) -> None:
+    store = database.open()
+    await suppress(store, ANNE)
+    await store.record_act(BEN, ConsentAct("offers", NOW, withdrawal=True))
+    (path,) = files(database.folder / "audit")
+    assert "people.example" not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_contact_that_is_stored_again_adds_nothing(database: Database) -> None:
+    store = database.open()
+    await store.put_contacts([Contact(ANNE)])
+    assert not files(database.folder / "audit")
+
+
+async def test_where_it_cannot_be_written_the_caller_hears_it_and_the_next_write_makes_up_for_it(
+    database: Database,
+) -> None:
+    store = database.open()
+    await store.ping()
+    lock = database.folder / "audit" / "changes.lock"
+    lock.mkdir(parents=True)
+    with pytest.raises(StoreUnavailable, match="journal of changes"):
+        await suppress(store, ANNE)
+    assert await store.suppressions(ANNE), "the suppression stands all the same"
+    lock.rmdir()
+    await suppress(store, BEN)
+    assert len(read(database.folder)) == 2
+
+
+async def test_a_line_that_a_crash_cut_short_is_no_line(database: Database) -> None:
+    store = database.open()
+    await suppress(store, ANNE)
+    (path,) = files(database.folder / "audit")
+    with path.open("ab") as file:
+        file.write(b'{"n":2,"aft')
+    assert len(read(database.folder)) == 1
+    await suppress(store, BEN)
+    assert len(read(database.folder)) == 2
+
+
+WRITER = """
+import asyncio, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from smtpproxy.policy.model import Origin
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_store
+from smtpproxy.store.protocols import SuppressionEntry
+
+async def write(folder, name):
+    store = open_store(StoreSettings(f"sqlite://{folder}/store.db", 20.0), Path(folder))
+    for number in range(40):
+        entry = SuppressionEntry(f"{name}{number}@people.example", "all", Origin.MANUAL,
+                                 datetime.now(UTC))
+        await store.suppress([entry])
+    await store.close()
+
+asyncio.run(write(*sys.argv[1:]))
+"""
+
+
+async def test_processes_write_one_chain(database: Database) -> None:
+    await database.open().ping()
+    writers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WRITER, str(database.folder), name, stderr=subprocess.PIPE
+        )
+        for name in ("one", "two", "three")
+    ]
+    for writer in writers:
+        _, told = await asyncio.wait_for(writer.communicate(), 60)
+        assert writer.returncode == 0, told
+    told = read(database.folder)
+    assert len({change.key for change in told}) == len(told) == 120
+
+
+def test_months_that_are_over_go(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for month in (9, 10, 11):
+        at = datetime(2026, month, 3, tzinfo=UTC)
+        with journal.locked():
+            place = journal.append([(Change(at, "backup"), (0, 0))], at)
+    assert journal.expire(datetime(2026, 10, 20, tzinfo=UTC)) == 1
+    assert [path.name for path in files(tmp_path)] == [
+        "changes-2026-10.ndjson",
+        "changes-2026-11.ndjson",
+    ]
+    assert list(journal.after(place)) == []
+    with pytest.raises(JournalGap, match="change 1 is missing"):
+        list(journal.after(Position()))
+
+
+def test_a_clock_that_is_set_back_does_not_break_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for month in (11, 10):
+        at = datetime(2026, month, 3, tzinfo=UTC)
+        with journal.locked():
+            journal.append([(Change(at, "backup"), (0, 0))], at)
+    assert [line.n for line in journal.after(Position())] == [1, 2]
