@@ -11,7 +11,7 @@ import click
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
 from smtpproxy.cli.options import DEFAULT_CONFIG, config_path_option, flag, options
 from smtpproxy.cli.printer import Column, Part, Table, json_option, print_json, print_text
-from smtpproxy.feedback import Report, read_report
+from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.feedback.parts import MOST_OCTETS
 from smtpproxy.settings import Settings
 
@@ -95,8 +95,8 @@ def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: 
 
 def _would_be_done(
     settings: Settings | None, contents: Iterator[tuple[str, bytes]]
-) -> Iterator[tuple[str, Report, dict[str, Any]]]:
-    read: Iterator[tuple[str, Report]]
+) -> Iterator[tuple[str, FeedbackReport, dict[str, Any]]]:
+    read: Iterator[tuple[str, FeedbackReport]]
     if settings is None or settings.feedback is None:
         read = ((name, read_report(content)) for name, content in contents)
     else:
@@ -134,7 +134,7 @@ def _content(file: Path) -> bytes:
         return opened.read(MOST_OCTETS)
 
 
-def _as_object(name: str, report: Report) -> dict[str, Any]:
+def _as_object(name: str, report: FeedbackReport) -> dict[str, Any]:
     events = [
         {
             "address": event.address,
@@ -148,7 +148,7 @@ def _as_object(name: str, report: Report) -> dict[str, Any]:
     return {"file": name, "kind": report.kind, "events": events}
 
 
-def _rows(name: str, report: Report) -> list[tuple[str, ...]]:
+def _rows(name: str, report: FeedbackReport) -> list[tuple[str, ...]]:
     if not report.events:
         return [(name, report.kind, "", "", "none", "", report.why)]
     return [

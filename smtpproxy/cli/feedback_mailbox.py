@@ -15,7 +15,7 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import canonical_address, choice, config_option, option, options
 from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, open_patiently, using_store
-from smtpproxy.feedback import Class, Report
+from smtpproxy.feedback import Class, FeedbackReport
 from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, telling
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.settings import FeedbackSettings, Settings
@@ -33,7 +33,7 @@ _SHOWN = 256 * 1024  # octets of a report
 
 def would_be_done(
     settings: Settings, feedback: FeedbackSettings, contents: Iterator[tuple[str, bytes]]
-) -> Iterator[tuple[str, Report]]:
+) -> Iterator[tuple[str, FeedbackReport]]:
     """Read reports as the mailbox would; nothing is done."""
     with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
         reader = Reader.of(settings, feedback, threads)
@@ -64,7 +64,7 @@ def _feedback(settings: Settings | None) -> FeedbackSettings:
 
 def act_on(
     settings: Settings | None, contents: Iterator[tuple[str, bytes]]
-) -> Iterator[tuple[str, Report, dict[str, Any]]]:
+) -> Iterator[tuple[str, FeedbackReport, dict[str, Any]]]:
     """Act on reports; yield each with what was done beside what it says."""
     feedback = _feedback(settings)
     assert settings is not None

@@ -21,8 +21,8 @@ from smtpproxy.feedback.records import (
     Class,
     Clues,
     Event,
+    FeedbackReport,
     Kind,
-    Report,
     Sent,
     TokenReader,
 )
@@ -32,8 +32,8 @@ __all__ = [
     "Class",
     "Clues",
     "Event",
+    "FeedbackReport",
     "Kind",
-    "Report",
     "Sent",
     "TokenReader",
     "read_report",
@@ -53,7 +53,7 @@ def read_report(
     tokens: TokenReader | None = None,
     recipient: str = "",
     require_token: bool = False,
-) -> Report:
+) -> FeedbackReport:
     """Return what a mail reports, and what is to be done about it.
 
     `content` is the whole mail, hostile or broken as it may be; `recipient` the envelope's, where
@@ -73,12 +73,12 @@ def read_report(
     if is_bounce(mail) and not is_receipt(mail):
         events = [_failed(one, sent, lacking) for one in failures(mail, original)]
         why = "a delivery status notification" if events else "a notice that mail arrived"
-        return Report(Kind.DSN, why, tuple(events), sent)
+        return FeedbackReport(Kind.DSN, why, tuple(events), sent)
     if is_auto_reply(mail) and not asks_by_program(mail):
-        return Report(Kind.AUTO_REPLY, "an automatic reply", (), sent)
+        return FeedbackReport(Kind.AUTO_REPLY, "an automatic reply", (), sent)
     if wants_out(mail) or (sent is not None and sent.scope is not None):
         return _unsubscribed(writer(mail), sent, lacking)
-    return Report(Kind.OTHER, "no report of a known kind", (), sent)
+    return FeedbackReport(Kind.OTHER, "no report of a known kind", (), sent)
 
 
 def _failed(failure: Failure, sent: Sent | None, lacking: str) -> Event:
@@ -91,29 +91,29 @@ def _failed(failure: Failure, sent: Sent | None, lacking: str) -> Event:
     return _suppression(address, Class.DEAD, "all", said, lacking)
 
 
-def _complained(complaint: Complaint, sent: Sent | None, lacking: str) -> Report:
+def _complained(complaint: Complaint, sent: Sent | None, lacking: str) -> FeedbackReport:
     nothing = _NO_COMPLAINT.get(complaint.feedback_type)
     if nothing is not None:
         kind = Kind.OTHER if complaint.feedback_type == "auth-failure" else Kind.COMPLAINT
-        return Report(kind, nothing, (), sent)
+        return FeedbackReport(kind, nothing, (), sent)
     why = f"a complaint ({complaint.feedback_type})"
     scope = f"brand:{sent.brand}" if sent is not None and sent.brand else "marketing"
     addresses = (sent.recipient,) if sent is not None else complaint.addresses
     events = [_suppression(one, Class.COMPLAINT, scope, why, lacking) for one in addresses]
     if not events:
         events = [Event(None, Class.COMPLAINT, Action.COUNT, None, f"{why} that names nobody")]
-    return Report(Kind.COMPLAINT, why, tuple(events), sent)
+    return FeedbackReport(Kind.COMPLAINT, why, tuple(events), sent)
 
 
-def _unsubscribed(address: str | None, sent: Sent | None, lacking: str) -> Report:
+def _unsubscribed(address: str | None, sent: Sent | None, lacking: str) -> FeedbackReport:
     why = "asks to be unsubscribed"
     scope = "marketing"
     if sent is not None:
         address, scope = sent.recipient, sent.scope or scope
     if address is None:
-        return Report(Kind.UNSUBSCRIBE, f"{why}, and does not say who", (), sent)
+        return FeedbackReport(Kind.UNSUBSCRIBE, f"{why}, and does not say who", (), sent)
     event = _suppression(address, Class.UNSUBSCRIBE, scope, why, lacking)
-    return Report(Kind.UNSUBSCRIBE, why, (event,), sent)
+    return FeedbackReport(Kind.UNSUBSCRIBE, why, (event,), sent)
 
 
 def _suppression(address: str, event: Class, scope: str, why: str, lacking: str) -> Event:

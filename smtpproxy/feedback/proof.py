@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from smtpproxy.feedback.records import Action, Class, Event, Report
+from smtpproxy.feedback.records import Action, Class, Event, FeedbackReport
 from smtpproxy.mail.dmarc import all_aligned, organisational_domain
 
 _FOR_OTHERS = frozenset(
@@ -24,7 +24,7 @@ _ROLES = ("mailer-daemon", "postmaster", "feedback", "fbl", "abuse", "staff", "c
 """How the names begin that providers write from: none of their customers has one."""
 
 
-def vouched(report: Report, writer: str | None, signers: Collection[str]) -> Report:
+def vouched(report: FeedbackReport, writer: str | None, signers: Collection[str]) -> FeedbackReport:
     """Return a report that suppresses only whom its writer may speak for.
 
     `writer` is the From address, `signers` the domains of valid DKIM signatures that cover From and

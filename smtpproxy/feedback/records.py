@@ -76,7 +76,7 @@ class TokenReader(Protocol):
         """Return what the first valid token says, None where none is."""
 
 
-class Report(Struct, frozen=True):
+class FeedbackReport(Struct, frozen=True):
     """What was read. `why` says what made it this kind; `sent` is of a valid token."""
 
     kind: Kind

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from smtpproxy.feedback import Action, Report
+from smtpproxy.feedback import Action, FeedbackReport
 from smtpproxy.feedback.parts import on_the_wire, read_mail
 from smtpproxy.feedback.personal import writer
 from smtpproxy.feedback.proof import vouched
@@ -28,7 +28,7 @@ class Authentication:
         self._verifier = Verifier(texts, threads, now)
         self._now = now
 
-    async def checked(self, content: bytes, report: Report) -> Report:
+    async def checked(self, content: bytes, report: FeedbackReport) -> FeedbackReport:
         """Return the report; it suppresses only whom its writer may speak for."""
         suppresses = any(event.action is Action.SUPPRESS for event in report.events)
         if report.sent is not None or not suppresses:

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.feedback import Class, Kind, Report, read_report
+from smtpproxy.feedback import Class, FeedbackReport, Kind, read_report
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.return_path import ReturnPath
 from smtpproxy.mailbox.authentication import Authentication
@@ -36,7 +36,7 @@ class Understood(Struct, frozen=True):
     of the message that it is surely about."""
 
     arrived: Arrived
-    report: Report
+    report: FeedbackReport
     path: ReturnPath | None
     stream: str
     digest: bytes  # of what does not change on the way
@@ -108,7 +108,7 @@ class Reader:
             raise
         except Exception as error:  # one report must not keep the others from being read
             log.error("internal error", report=arrived.id, exc_info=error)
-            report = Report(Kind.OTHER, "a fault of the program: it could not be read")
+            report = FeedbackReport(Kind.OTHER, "a fault of the program: it could not be read")
         path, sent = tokens.path, report.sent
         stream = None if sent is None else sent.stream
         if stream is None and path is not None:

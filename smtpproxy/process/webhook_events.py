@@ -5,7 +5,7 @@ whoever is killed logs each once all the same.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.streams import StreamCounts
 
 CAMPAIGNS, REFUSALS = "campaigns", "refusals"
-"""The sources; of refusals, one for each period."""
+"""The sources; of refusals, one for each relay and period: each relay has a journal of its own."""
 
 _LOOK = 2.0  # seconds
 _AFTER_TROUBLE = 10.0
@@ -58,6 +58,7 @@ class RefusalSummaries:
     """Sums up the audit journal once in a period (seconds, from midnight in UTC)."""
 
     store: EventLog
+    relay: str  # its host name
     audit: Path
     period: float
     now: Clock
@@ -65,7 +66,7 @@ class RefusalSummaries:
 
     @property
     def source(self) -> str:
-        return f"{REFUSALS}:{self.period:g}"
+        return f"{REFUSALS}:{self.relay}:{self.period:g}"
 
     async def look(self) -> None:
         """Log a summary if one is due. Raises StoreUnavailable, OSError.
@@ -84,12 +85,13 @@ class RefusalSummaries:
         with suppress(_Ended):
             counted, rows = await asyncio.to_thread(self._count, before.rows)
             data = {
+                "relay": self.relay,
                 "since": before.until,
                 "until": now,
                 "period": self.period,
                 "streams": list(_by_stream(counted)),
             }
-            event = NewEvent(f"{self.period:g}:{before.until.isoformat()}", "refusals", data)
+            event = NewEvent(f"{self.source}:{before.until.isoformat()}", "refusals", data)
             await self._note((event,), _Read(now, rows))
 
     async def _note(self, events: tuple[NewEvent, ...], read: _Read) -> None:
@@ -235,8 +237,10 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
     """Log what any webhook wants, until cancelled; a failure is tried again."""
     wanted = frozenset(event for webhook in settings.webhooks for event in webhook.events)
     periods = {one.refusals_every for one in settings.webhooks if "refusals" in one.events}
-    audit = settings.server.state_dir / "audit"
-    summaries = [RefusalSummaries(store, audit, each, now, ending) for each in sorted(periods)]
+    relay, audit = settings.server.hostname, settings.server.state_dir / "audit"
+    summaries = [
+        RefusalSummaries(store, relay, audit, each, now, ending) for each in sorted(periods)
+    ]
     looks = [each.look for each in summaries]
     kept = [each.source for each in summaries]
     counts = open_stream_counts(settings.store, read_only=True)
@@ -246,13 +250,20 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
         looks.append(CampaignTrials(store, counts, trials, now).look)
         kept.append(CAMPAIGNS)
     try:
-        await _until_it_works(lambda: store.forget_event_sources(kept))
+        await _until_it_works(lambda: _forget_others(store, relay, kept))
         while looks:
             for look in looks:
                 await _until_it_works(look)
             await asyncio.sleep(_LOOK)
     finally:
         counts.close()
+
+
+async def _forget_others(store: EventLog, relay: str, kept: Sequence[str]) -> None:
+    """What is wanted again some day begins then; what other relays read is theirs."""
+    ours = (CAMPAIGNS, f"{REFUSALS}:{relay}:")
+    known = await store.event_sources()
+    await store.forget_event_sources([n for n in known if n.startswith(ours) and n not in kept])
 
 
 async def _until_it_works(work: Callable[[], Awaitable[None]]) -> None:

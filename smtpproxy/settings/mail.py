@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from smtpproxy.policy.model import (
-    BULK_WINDOW,
     Alignment,
     ExistingUnsubscribe,
     Mode,
     Nature,
+    Stream,
     TrackingPixels,
     UndeclaredBulk,
 )
@@ -131,6 +131,10 @@ class ListenerSettings:
 Class = Literal["marketing", "transactional", "permission"]
 
 
+STREAM = Stream("")
+"""What holds for a stream of which nothing is said: the defaults that need no rulebook."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
     """What a stream is declared to be; with its rulebook it becomes a `policy.model.Stream`."""
@@ -140,12 +144,12 @@ class StreamSettings:
     brand: Name | None = None  # None, in the file: the only one there is
     label: Labels | None = None  # what people are told that it is, by language
     purpose: Purpose | None = None
-    nature: Nature = Nature.COMMERCIAL
-    products: frozenset[Word] = frozenset()
-    topics: frozenset[Word] = frozenset()
+    nature: Nature = STREAM.nature
+    products: frozenset[Word] = STREAM.products
+    topics: frozenset[Word] = STREAM.topics
     from_domains: frozenset[Domain] = frozenset()
     unsubscribe: Literal["require", "add"] = "require"
-    existing_unsubscribe: ExistingUnsubscribe = ExistingUnsubscribe.KEEP
+    existing_unsubscribe: ExistingUnsubscribe = STREAM.existing_unsubscribe
     unsubscribe_scope: Literal["purpose", "brand", "marketing"] = "purpose"
     unsubscribe_mailto: Mailbox | None = None
     list_id: ListId | None = None
@@ -154,9 +158,9 @@ class StreamSettings:
     mode: Mode | None = None
     paused: bool = False
     first_contact_notice: bool = False
-    undeclared_bulk: UndeclaredBulk = UndeclaredBulk.OBSERVE
+    undeclared_bulk: UndeclaredBulk = STREAM.undeclared_bulk
     bulk_recipients: Count | None = None
-    bulk_window: Duration = BULK_WINDOW
+    bulk_window: Duration = STREAM.bulk_window
     max_recipients: Count | None = None
     refuse_at: Literal["rcpt", "data"] = "rcpt"
     frequency_cap: FrequencyCap | None = None
@@ -164,7 +168,7 @@ class StreamSettings:
     imprint: tuple[Passage, ...] = ()
     source_statement: tuple[Passage, ...] = ()
     honest_subject: bool = False
-    alignment: Alignment = Alignment.OFF
+    alignment: Alignment = STREAM.alignment
     check_dkim: bool = True
     max_snapshot_age: Duration | None = None
     campaign_trial: TrialSize | None = None  # recipients of a new campaign; None: no trial
@@ -174,8 +178,8 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    rulebook: str = "fr"
-    mode: Mode = Mode.ENFORCE
+    rulebook: str = STREAM.rulebook
+    mode: Mode = STREAM.mode
     on_mixed: Literal["refuse", "split"] = "refuse"
     frequency_cap: FrequencyCap | None = None  # of all marketing messages to a person
     imprint: tuple[Passage, ...] = ()  # of streams whose rulebook asks for one

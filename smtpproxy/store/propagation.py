@@ -153,8 +153,8 @@ class EventLog(Protocol):
         """Return how far each source is, by its name."""
         ...
 
-    async def forget_event_sources(self, kept: Collection[str]) -> None:
-        """Forget how far all others are: they begin anew."""
+    async def forget_event_sources(self, names: Collection[str]) -> None:
+        """Forget how far these are: they begin anew."""
         ...
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from smtpproxy.feedback import Action, Class, Clues, Kind, Report, Sent, read_report
+from smtpproxy.feedback import Action, Class, Clues, FeedbackReport, Kind, Sent, read_report
 from tests.feedback.samples import ORIGINAL, bounce, complaint, failed, plain
 
 JEANNE = "jeanne@people.example"
 
 
-def summary(report: Report) -> list[tuple[str | None, str, str, str | None]]:
+def summary(report: FeedbackReport) -> list[tuple[str | None, str, str, str | None]]:
     return [(e.address, e.event_class, e.action, e.scope) for e in report.events]
 
 

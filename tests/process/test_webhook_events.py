@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -52,7 +53,9 @@ class Recorded:
         self.summaries = self.another()
 
     def another(self, period: float = 3600.0) -> RefusalSummaries:
-        return RefusalSummaries(self.store, self.folder, period, self.clock.now, self.ending)
+        return RefusalSummaries(
+            self.store, "relay.example", self.folder, period, self.clock.now, self.ending
+        )
 
     async def write(
         self, *verdicts: Verdict, stream: Any = OFFERS, worker: int = 0, **more: Any
@@ -91,6 +94,7 @@ async def test_a_summary_says_what_became_of_recipients_on_each_stream(recorded:
         "would_be_deferred": {},
     }
     assert told == {
+        "relay": "relay.example",
         "since": "2026-03-01T00:10:00Z",
         "until": "2026-03-01T01:00:02Z",
         "period": 3600.0,
@@ -122,6 +126,23 @@ async def test_each_decision_is_in_one_summary(recorded: Recorded) -> None:
     assert counts == [2, 4, 14, 0]
     assert [each["since"] for each in told[1:]] == [each["until"] for each in told[:-1]]
     assert told[-1]["streams"] == []
+
+
+async def test_relays_of_one_store_tell_of_their_own_mail(
+    recorded: Recorded, tmp_path: Path, store: TrialStore
+) -> None:
+    other = Recorded(tmp_path / "other", store)
+    other.summaries = replace(other.summaries, relay="other.example")
+    await recorded.look()
+    await other.look()
+    await recorded.write(UNKNOWN)
+    await other.write(UNKNOWN, UNKNOWN)
+    await recorded.look(hours=1)
+    told = await other.look(hours=1)
+    assert [(one["relay"], one["streams"][0]["refused"]) for one in told] == [
+        ("relay.example", {"no_record": 1}),
+        ("other.example", {"no_record": 2}),
+    ]
 
 
 async def test_who_is_told_to_end_logs_nothing_and_counts_anew(recorded: Recorded) -> None:

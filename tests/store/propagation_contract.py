@@ -46,7 +46,7 @@ class EventsContract:
         await store.log_events([], ("mail", "2"))
         await store.log_events([], ("else", "x"))
         assert await store.event_sources() == {"mail": "2", "else": "x"}
-        await store.forget_event_sources(["else"])
+        await store.forget_event_sources(["mail", "no such"])
         assert await store.event_sources() == {"else": "x"}
         assert len(await store.changes(0, 10)) == 1
 

@@ -66,7 +66,7 @@ _NOTE_SOURCE = """
 INSERT INTO event_source (name, state) VALUES (?, ?)
 ON CONFLICT (name) DO UPDATE SET state = excluded.state
 """
-_FORGET_SOURCES = "DELETE FROM event_source WHERE name NOT IN (SELECT value FROM json_each(?))"
+_FORGET_SOURCES = "DELETE FROM event_source WHERE name IN (SELECT value FROM json_each(?))"
 _PUT = f"""
 INSERT INTO webhook_state ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET position = excluded.position, message_id = excluded.message_id,
@@ -139,8 +139,8 @@ class Propagation(Connections):
         async with self._reading() as session:
             return dict(await session.fetch_all("SELECT name, state FROM event_source"))
 
-    async def forget_event_sources(self, kept: Collection[str]) -> None:
-        await self._change(_FORGET_SOURCES, _listed(kept))
+    async def forget_event_sources(self, names: Collection[str]) -> None:
+        await self._change(_FORGET_SOURCES, _listed(names))
 
     async def webhook_states(self) -> Mapping[str, WebhookState]:
         async with self._reading() as session:
