@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -22,6 +23,7 @@ from smtpproxy.store.postgres.connection import Database, Target
 from smtpproxy.store.postgres.migrations import migrate
 from tests.kit.parts import program
 from tests.kit.ports import wait_for
+from tests.kit.processes import descendants
 
 _USER = "smtpproxy"
 _SETTINGS = {
@@ -113,8 +115,14 @@ class PostgresCluster:
     def kill(self) -> None:
         """SIGKILL to the server and all its processes, as when the machine dies."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self._process.wait(30)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server and all its processes: each is in a group of its own."""
+        for pid in (self.pid, *descendants(self.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

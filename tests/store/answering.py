@@ -1,6 +1,6 @@
 """A process that has the store open for reading, as a relay worker has, and answers from it.
 
-Run as `python -m tests.store.answering DATABASE STATE_DIR`; each line of its input is an
+Run as `python -m tests.store.answering URL STATE_DIR`; each line of its input is an
 address, and each line of its output says what `facts` said of it.
 """
 
@@ -22,9 +22,9 @@ REPOSITORY = Path(__file__).parents[2]
 class Answering:
     """The process, seen from a test."""
 
-    def __init__(self, path: Path, state_dir: Path) -> None:
+    def __init__(self, url: str, state_dir: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.store.answering", str(path), str(state_dir)],
+            [sys.executable, "-m", "tests.store.answering", url, str(state_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=REPOSITORY,
@@ -46,8 +46,8 @@ class Answering:
         self._process.communicate()
 
 
-async def _answer(path: str, state_dir: str) -> None:
-    store = open_store(StoreSettings(f"sqlite://{path}"), Path(state_dir), read_only=True)
+async def _answer(url: str, state_dir: str) -> None:
+    store = open_store(StoreSettings(url), Path(state_dir), read_only=True)
     for line in sys.stdin:
         address = line.strip()
         facts = await store.facts(Lookups((address,)))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -11,6 +12,13 @@ from smtpproxy.store import open_store
 from smtpproxy.store.protocols import Store
 from tests.kit import postgres
 from tests.kit.parts import needs
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+Part = TypeVar("Part", bound=Closable)
 
 
 class Database:
@@ -22,16 +30,42 @@ class Database:
         self.url = url or f"sqlite://{self.path}"
         self.key_path = folder / "suppression.key"
         self.opened: list[Store] = []
+        self.parts: list[Closable] = []
 
     def open(self, *, read_only: bool = False, timeout: float = 2.0) -> Store:
-        settings = StoreSettings(self.url, timeout)
-        store = open_store(settings, self.folder, read_only=read_only)
+        store = open_store(self.settings(timeout), self.folder, read_only=read_only)
         self.opened.append(store)
         return store
 
+    def settings(self, timeout: float = 2.0) -> StoreSettings:
+        return StoreSettings(self.url, timeout)
+
+    def part(self, part: Part) -> Part:
+        """Have what a test opened closed at its end."""
+        self.parts.append(part)
+        return part
+
     async def close(self) -> None:
+        for part in self.parts:
+            part.close()
         for store in self.opened:
             await store.close()
+
+
+class OnPostgresql:
+    """A database of PostgreSQL for as long as it takes; its key is in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._name = postgres.cluster().create(postgres.template())
+        url = postgres.cluster().url(self._name)
+        postgres.migrated(url, folder)
+        self._database = Database(folder, url)
+
+    def __enter__(self) -> Database:
+        return self._database
+
+    def __exit__(self, *_: object) -> None:
+        postgres.cluster().drop(self._name)
 
 
 @pytest.fixture
@@ -49,11 +83,7 @@ async def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
         yield database
         await database.close()
         return
-    pytest.importorskip("asyncpg")  # comes with the next `make`
-    server = postgres.cluster()  # in the main thread, with which it ends
-    name = server.create(await asyncio.to_thread(postgres.template))
-    await asyncio.to_thread(postgres.migrated, server.url(name), tmp_path)
-    database = Database(tmp_path, server.url(name))
-    yield database
-    await database.close()
-    server.drop(name)
+    postgres.cluster()  # in the main thread, with which it ends
+    with await asyncio.to_thread(OnPostgresql, tmp_path) as database:
+        yield database
+        await database.close()

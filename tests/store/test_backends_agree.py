@@ -26,7 +26,8 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store.collected import is_told
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
-from tests.store.conftest import Database
+from tests.kit.parts import needs
+from tests.store.conftest import Database, OnPostgresql
 from tests.store.contract import T0
 from tests.store.model import Model
 
@@ -185,8 +186,8 @@ def test_no_import_ever_loses_or_rewrites_an_act(
         asyncio.run(put_all(Path(folder), updates))
 
 
-async def compare(folder: Path, history: list[Call]) -> None:
-    database, model = Database(folder).open(), Model()
+async def compare(where: Database, history: list[Call]) -> None:
+    database, model = where.open(), Model()
     try:
         for call in history:
             assert comparable(await call.on(database)) == comparable(await call.on(model))
@@ -199,4 +200,12 @@ async def compare(folder: Path, history: list[Call]) -> None:
 @given(history=HISTORY)
 def test_any_history_leads_to_the_same_answers(history: list[Call]) -> None:
     with TemporaryDirectory() as folder:
-        asyncio.run(compare(Path(folder), history))
+        asyncio.run(compare(Database(Path(folder)), history))
+
+
+@needs("postgresql")
+@settings(deadline=None, max_examples=15)
+@given(history=HISTORY)
+def test_any_history_leads_to_the_same_answers_on_postgresql(history: list[Call]) -> None:
+    with TemporaryDirectory() as folder, OnPostgresql(Path(folder)) as database:
+        asyncio.run(compare(database, history))

@@ -8,9 +8,9 @@ from smtpproxy.events import UlidFactory
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Lookups, Pause, Stream, StreamClass
 from smtpproxy.settings import BreakerSettings
+from smtpproxy.store import open_stream_counts
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.protocols import Store
-from smtpproxy.store.sqlite.streams import SqliteStreamCounts
 from smtpproxy.store.streams import PERSON, StreamEvent
 from tests.store.conftest import Database
 
@@ -30,7 +30,7 @@ class Process:
     def __init__(self, database: Database, settings: BreakerSettings | None = None) -> None:
         self.at = T0
         self.store: Store = database.open()
-        self.counts = SqliteStreamCounts(database.path, 2.0)
+        self.counts = database.part(open_stream_counts(database.settings()))
         self.breaker = Breaker(
             settings or BreakerSettings(),
             STREAMS,
@@ -67,13 +67,13 @@ class Process:
 
 
 @pytest.fixture
-def here(database: Database) -> Process:
-    return Process(database)
+def here(any_database: Database) -> Process:
+    return Process(any_database)
 
 
 @pytest.fixture
-def there(database: Database, here: Process) -> Process:
-    return Process(database)
+def there(any_database: Database, here: Process) -> Process:
+    return Process(any_database)
 
 
 async def test_processes_count_together_and_all_learn_of_a_pause(
@@ -91,16 +91,16 @@ async def test_processes_count_together_and_all_learn_of_a_pause(
     assert await here.events() == ["paused stream:offers complaint"]
 
 
-async def test_counts_and_pauses_outlive_the_processes(database: Database) -> None:
-    first = Process(database)
+async def test_counts_and_pauses_outlive_the_processes(any_database: Database) -> None:
+    first = Process(any_database)
     id = await first.send(1_000)
     await first.hear(Heard.COMPLAINT, 2, id)
     await first.store.close()
     first.counts.close()
-    second = Process(database)
+    second = Process(any_database)
     await second.hear(Heard.COMPLAINT, 1, id, name="q")
     assert await second.paused() == ["stream:offers"]
-    assert await Process(database).paused() == ["stream:offers"]
+    assert await Process(any_database).paused() == ["stream:offers"]
 
 
 async def test_a_person_counts_once_however_often_and_under_whatever_tag(here: Process) -> None:
@@ -219,8 +219,8 @@ async def test_a_stream_that_was_resumed_just_now_is_not_paused_for_what_was_bef
     assert await here.paused() == []
 
 
-async def test_a_pause_ends_by_itself_where_that_is_set(database: Database) -> None:
-    here = Process(database, BreakerSettings(resume_after=3_600.0))
+async def test_a_pause_ends_by_itself_where_that_is_set(any_database: Database) -> None:
+    here = Process(any_database, BreakerSettings(resume_after=3_600.0))
     await here.hear(Heard.DEAD_ADDRESS, 50, await here.send(1_000))
     assert await here.paused() == ["stream:offers"]
     here.at += HOUR

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.store import open_bulk_counter
 from smtpproxy.store.counters import BulkCounter
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.counters import SqliteBulkCounter
+from tests.store.conftest import Database
 
 T0 = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -20,8 +22,8 @@ Open = Callable[[], BulkCounter]
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Open:
-    return lambda: SqliteBulkCounter(tmp_path / "store.db", 2.0)
+def opened(any_database: Database) -> Open:
+    return lambda: any_database.part(open_bulk_counter(any_database.settings()))
 
 
 async def test_people_count_once_and_texts_apart(opened: Open) -> None:
@@ -41,16 +43,16 @@ async def test_what_is_older_than_the_window_does_not_count(opened: Open) -> Non
     log.close()
 
 
-async def test_two_workers_count_together(tmp_path: Path) -> None:
-    one, two = (SqliteBulkCounter(tmp_path / "store.db", 2.0) for _ in range(2))
+async def test_two_workers_count_together(opened: Open) -> None:
+    one, two = opened(), opened()
     assert await one.count(TEXT, ["a@x"], T0, HOUR, 10) == 1
     assert await two.count(TEXT, ["b@x"], T0, HOUR, 10) == 2
     one.close()
     two.close()
 
 
-async def test_bulk_that_goes_on_stays_bulk_and_keeps_few_rows(tmp_path: Path) -> None:
-    log = SqliteBulkCounter(tmp_path / "store.db", 2.0)
+async def test_bulk_that_goes_on_stays_bulk_and_keeps_few_rows(opened: Open) -> None:
+    log = opened()
     for number in range(200):
         counted = await log.count(TEXT, [f"{number}@x"], T0 + number * SECOND, HOUR, 5)
         assert (counted > 5) == (number >= 5)
@@ -58,8 +60,8 @@ async def test_bulk_that_goes_on_stays_bulk_and_keeps_few_rows(tmp_path: Path) -
     log.close()
 
 
-async def test_estimates_are_merged_after_a_second(tmp_path: Path) -> None:
-    one, two = (SqliteBulkCounter(tmp_path / "store.db", 2.0) for _ in range(2))
+async def test_estimates_are_merged_after_a_second(opened: Open) -> None:
+    one, two = opened(), opened()
     for number in range(5):
         await one.estimate(TEXT, [f"{number}@x"], T0, HOUR, 10)
     for number in range(5, 8):

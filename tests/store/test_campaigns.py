@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from smtpproxy.policy.campaign import Campaign
-from smtpproxy.store.sqlite import streams
-from smtpproxy.store.sqlite.streams import SqliteStreamCounts
+from smtpproxy.store import open_stream_counts
+from smtpproxy.store.postgres import streams as postgres_streams
+from smtpproxy.store.sqlite import streams as sqlite_streams
+from smtpproxy.store.streams import StreamCounts
 from tests.store.conftest import Database
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
@@ -16,13 +18,13 @@ SHARE, LEAST = 50_000, 3
 
 
 @pytest.fixture
-def here(database: Database) -> SqliteStreamCounts:
-    return SqliteStreamCounts(database.path, 2.0)
+def here(any_database: Database) -> StreamCounts:
+    return any_database.part(open_stream_counts(any_database.settings()))
 
 
 @pytest.fixture
-def there(database: Database) -> SqliteStreamCounts:
-    return SqliteStreamCounts(database.path, 2.0)
+def there(any_database: Database) -> StreamCounts:
+    return any_database.part(open_stream_counts(any_database.settings()))
 
 
 def people(*numbers: int, strangers: int = 0) -> dict[str, bool]:
@@ -30,13 +32,13 @@ def people(*numbers: int, strangers: int = 0) -> dict[str, bool]:
 
 
 async def count(
-    counts: SqliteStreamCounts, who: dict[str, bool], id: str = "A", at: datetime = T0
+    counts: StreamCounts, who: dict[str, bool], id: str = "A", at: datetime = T0
 ) -> Campaign:
     return await counts.count_campaign("offers", "spring", id, who, at, 10)
 
 
 async def test_two_processes_count_one_campaign_until_it_has_enough(
-    here: SqliteStreamCounts, there: SqliteStreamCounts
+    here: StreamCounts, there: StreamCounts
 ) -> None:
     assert await count(here, people(*range(6), strangers=4)) == Campaign("spring")
     assert await count(there, people(*range(3, 9)), "B") == Campaign("spring", 6, 4)
@@ -51,7 +53,7 @@ async def test_two_processes_count_one_campaign_until_it_has_enough(
 
 
 async def test_many_at_once_go_no_further_than_a_message_each(
-    here: SqliteStreamCounts, there: SqliteStreamCounts
+    here: StreamCounts, there: StreamCounts
 ) -> None:
     known = await asyncio.gather(
         *(count((here, there)[n % 2], people(n), str(n)) for n in range(50))
@@ -60,7 +62,7 @@ async def test_many_at_once_go_no_further_than_a_message_each(
 
 
 async def test_the_dead_count_by_the_id_of_their_message(
-    here: SqliteStreamCounts, there: SqliteStreamCounts
+    here: StreamCounts, there: StreamCounts
 ) -> None:
     await count(here, people(*range(10)))
     at = T0 + HOUR
@@ -72,7 +74,7 @@ async def test_the_dead_count_by_the_id_of_their_message(
     assert await count(here, people(20)) == Campaign("spring", 10, dead=4, full_at=T0, dead_at=at)
 
 
-async def test_a_release_forgets_what_was_found(here: SqliteStreamCounts) -> None:
+async def test_a_release_forgets_what_was_found(here: StreamCounts) -> None:
     await count(here, people(*range(10), strangers=10))
     await here.count_campaign("offers", "young", "Z", people(1, strangers=9), T0, 10)
     assert await here.release_campaigns("news") == 0
@@ -83,10 +85,11 @@ async def test_a_release_forgets_what_was_found(here: SqliteStreamCounts) -> Non
 
 
 async def test_whoever_names_each_message_otherwise_fills_no_disk(
-    here: SqliteStreamCounts, monkeypatch: pytest.MonkeyPatch
+    here: StreamCounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "_MOST_CAMPAIGNS", 20)
-    monkeypatch.setattr(streams, "_TRIM_EVERY", 10)
+    for streams in (sqlite_streams, postgres_streams):
+        monkeypatch.setattr(streams, "_MOST_CAMPAIGNS", 20)
+        monkeypatch.setattr(streams, "_TRIM_EVERY", 10)
     for n in range(65):
         at = T0 + timedelta(seconds=n)
         await here.count_campaign("offers", f"c{n}", str(n), people(n), at, 10)
@@ -95,7 +98,7 @@ async def test_whoever_names_each_message_otherwise_fills_no_disk(
     assert 20 <= len(known) <= 30
 
 
-async def test_a_campaign_is_known_for_as_long_as_it_is_seen(here: SqliteStreamCounts) -> None:
+async def test_a_campaign_is_known_for_as_long_as_it_is_seen(here: StreamCounts) -> None:
     await count(here, people(*range(10)))
     await count(here, people(20), at=T0 + 3 * HOUR)
     await here.prune(T0 + 2 * HOUR)

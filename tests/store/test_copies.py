@@ -1,14 +1,18 @@
 """The ledger of copies: who has one, of a message whose client has no final answer yet."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from smtpproxy.store import open_copies
+from smtpproxy.store.counters import CopyLedger
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.side_file import SqliteCopies
+from tests.store.conftest import Database
 
 SENDER, ANN, BOB = "news@shop.example", "ann@people.example", "bøb@people.example"
 
@@ -38,14 +42,19 @@ def remove(folder: Path) -> None:
         path.unlink()
 
 
-async def found(copies: SqliteCopies) -> frozenset[str]:
+@pytest.fixture
+def opened(any_database: Database) -> Callable[[Clock], CopyLedger]:
+    return lambda clock: any_database.part(open_copies(any_database.settings(), clock))
+
+
+async def found(copies: CopyLedger) -> frozenset[str]:
     return await copies.find(SENDER, digest, [ANN, BOB])
 
 
 async def test_only_the_recipients_of_a_transaction_are_forgotten_and_only_of_its_message(
-    tmp_path: Path,
+    opened: Callable[[Clock], CopyLedger],
 ) -> None:
-    copies = ledger(tmp_path, Clock())
+    copies = opened(Clock())
     for path in (ANN, BOB):
         await copies.note(SENDER, digest, path)
         await copies.note("<other>", digest, path)
@@ -55,14 +64,16 @@ async def test_only_the_recipients_of_a_transaction_are_forgotten_and_only_of_it
     copies.close()
 
 
-async def test_another_worker_and_the_next_process_know_it(tmp_path: Path) -> None:
-    copies, other = ledger(tmp_path, Clock()), ledger(tmp_path, Clock())
+async def test_another_worker_and_the_next_process_know_it(
+    opened: Callable[[Clock], CopyLedger],
+) -> None:
+    copies, other = opened(Clock()), opened(Clock())
     assert await found(other) == frozenset()
     await copies.note(SENDER, digest, ANN)
     assert await found(other) == {ANN}
     copies.close()
     other.close()
-    again = ledger(tmp_path, Clock())
+    again = opened(Clock())
     assert await found(again) == {ANN}
     again.close()
 

@@ -18,8 +18,8 @@ Acts = tuple[ConsentAct, ...]
 
 
 @pytest.fixture
-def store(database: Database) -> Store:
-    return database.open()
+def store(any_database: Database) -> Store:
+    return any_database.open()
 
 
 async def tell(store: Store, *acts: ConsentAct) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Two live keys and partners' hashes: the same on every backend."""
 
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ from smtpproxy.store import open_store
 from smtpproxy.store.key_files import create_partner_key
 from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow, SuppressionKey
 from smtpproxy.store.protocols import BatchResult, LiftedSuppression, Store
+from tests.store.conftest import Database
 from tests.store.contract import ANNA, DAY, T0, assert_counts_are_right, entry, facts_of
 
 BERT, TAGGED = "bert@people.example", "anna+shop@people.example"
@@ -19,13 +19,14 @@ PARTNERS = ("boots", "shoes")
 
 @pytest.fixture
 async def exchange(
-    tmp_path: Path,
+    any_database: Database,
 ) -> AsyncIterator[tuple[Store, SuppressionKey]]:
     """A store with two partners, and the key shared with `boots`."""
-    shared = [PartnerSettings(name, tmp_path / f"{name}.key") for name in PARTNERS]
+    folder = any_database.folder
+    shared = [PartnerSettings(name, folder / f"{name}.key") for name in PARTNERS]
     keys = {one.name: create_partner_key(one.key_file) for one in shared}
-    settings = StoreSettings(f"sqlite://{tmp_path}/store.db", partners=tuple(shared))
-    store = open_store(settings, tmp_path)
+    settings = StoreSettings(any_database.url, partners=tuple(shared))
+    store = open_store(settings, folder)
     yield store, keys["boots"]
     await store.close()
 

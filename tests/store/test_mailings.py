@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.policy.model import Lookups, Mailing, Stream
+from smtpproxy.store import open_mailings
 from smtpproxy.store.counters import Mailed, MailingLog
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.counters import SqliteMailings
@@ -23,8 +24,8 @@ ANNA, BEN = "anna@people.example", "ben@people.example"
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> MailingLog:
-    return SqliteMailings(tmp_path / "store.db", 2.0)
+def log(any_database: Database) -> MailingLog:
+    return any_database.part(open_mailings(any_database.settings()))
 
 
 async def test_a_reservation_tells_what_was_before_it(log: MailingLog) -> None:
@@ -69,9 +70,10 @@ async def test_nothing_is_left_of_a_person_who_is_forgotten(log: MailingLog) -> 
     log.close()
 
 
-async def test_the_store_tells_it_where_it_is_asked_for(database: Database) -> None:
-    store = database.open()
-    log = SqliteMailings(database.path, 2.0)
+async def test_the_store_tells_it_where_it_is_asked_for(
+    any_database: Database, log: MailingLog
+) -> None:
+    store = any_database.open()
     assert await store.facts(Lookups((ANNA,), mailings=True)) in ({}, {ANNA: _nothing()})
     await log.reserve("A", OFFERS, [ANNA], T0)
     facts = await store.facts(Lookups((ANNA,), mailings=True))

@@ -26,7 +26,7 @@ from tests.store.contract import T0
 from tests.store.test_rekeying import NAMES
 
 async def main():
-    store = open_store(StoreSettings(f"sqlite://{sys.argv[1]}", 20.0), Path(sys.argv[2]))
+    store = open_store(StoreSettings(sys.argv[1], 20.0), Path(sys.argv[2]))
     while True:
         await store.start_rekey(at=T0)
         print("started", flush=True)
@@ -43,11 +43,16 @@ asyncio.run(main())
 def rekeying(database: Database) -> "subprocess.Popen[str]":
     """Start a process that replaces the key again and again, and says what it has done."""
     return subprocess.Popen(
-        [sys.executable, "-c", REKEY, str(database.path), str(database.folder)],
+        [sys.executable, "-c", REKEY, database.url, str(database.folder)],
         stdout=subprocess.PIPE,
         cwd=REPOSITORY,
         text=True,
     )
+
+
+@pytest.fixture
+def database(any_database: Database) -> Database:
+    return any_database
 
 
 async def filled(database: Database) -> Store:
@@ -74,7 +79,7 @@ async def test_no_reader_ever_misses_a_suppression(database: Database) -> None:
 
 async def test_a_running_process_notices_a_new_key_with_its_next_read(database: Database) -> None:
     store = await filled(database)
-    with Answering(database.path, database.folder) as answering:
+    with Answering(database.url, database.folder) as answering:
         await store.start_rekey(at=T0)
         await store.add_suppressions([entry(ANNA)])  # under the new key
         assert answering.ask(ANNA).suppressions
@@ -109,8 +114,9 @@ async def test_a_kill_leaves_every_suppression_in_force(database: Database) -> N
         store = database.open()
         facts = await store.facts(Lookups(NAMES))
         assert all(facts[name].suppressions for name in NAMES)
-        with closing(sqlite3.connect(database.path)) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        if database.path.exists():
+            with closing(sqlite3.connect(database.path)) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         await store.close()
     store = database.open()
     await store.start_rekey(at=T0)
@@ -152,7 +158,7 @@ async def test_a_file_without_a_live_key_is_refused(database: Database) -> None:
     database.key_path.write_bytes(old)
     for read_only in (True, False):
         with pytest.raises(StoreMisconfigured, match="another key"):
-            await database.open(read_only=read_only).add_suppressions([entry()])
+            await database.open(read_only=read_only).ping()
 
 
 async def test_the_key_file_stays_its_owners_alone(database: Database) -> None:

@@ -65,8 +65,8 @@ async def everything(store: Store) -> tuple[list[Contact], list[tuple[str, Suppr
 
 
 @pytest.fixture
-def store(database: Database) -> Store:
-    return database.open()
+def store(any_database: Database) -> Store:
+    return any_database.open()
 
 
 CONTACTS = [
@@ -312,9 +312,9 @@ async def test_the_record_of_what_was_lifted_goes(store: Store) -> None:
     ] == [0, 0, 1]
 
 
-async def test_who_is_heard_of_meanwhile_stays(database: Database) -> None:
+async def test_who_is_heard_of_meanwhile_stays(any_database: Database) -> None:
     """Two connections: one purges, the other records acts and imports all the time."""
-    store, other = database.open(), database.open()
+    store, other = any_database.open(), any_database.open()
     people = [replace(KNOWN, address=f"p{n}@people.example") for n in range(3_000)]
     await store.put_contacts(people)
     longest, done = 0.0, asyncio.Event()
@@ -341,8 +341,8 @@ async def test_who_is_heard_of_meanwhile_stays(database: Database) -> None:
     assert longest < 1.0, "others wait for a batch, not for the whole"
 
 
-async def test_a_purge_that_is_interrupted_leaves_whole_batches(database: Database) -> None:
-    store = database.open()
+async def test_a_purge_that_is_interrupted_leaves_whole_batches(any_database: Database) -> None:
+    store = any_database.open()
     people = [
         replace(KNOWN, address=f"p{n}@people.example", acts=(withdrew(OLD),)) for n in range(3_000)
     ]

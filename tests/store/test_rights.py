@@ -20,8 +20,8 @@ MOVE = Correction(NEW)
 
 
 @pytest.fixture
-def store(database: Database) -> Store:
-    return database.open()
+def store(any_database: Database) -> Store:
+    return any_database.open()
 
 
 async def rectify(

@@ -55,7 +55,7 @@ def committed(process: "subprocess.Popen[str]", at_least: int) -> int:
 
 async def test_a_change_counts_for_the_very_next_read(database: Database) -> None:
     store = database.open()
-    with Answering(database.path, database.folder) as answering:
+    with Answering(database.url, database.folder) as answering:
         for number in range(40):
             name = f"user{number}@people.example"
             assert not answering.ask(name).suppressions

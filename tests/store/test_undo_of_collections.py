@@ -1,6 +1,5 @@
 """Imports taken back in any order: no permission is left that nobody says any more."""
 
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,9 +13,9 @@ from tests.store.test_collected import ANNA, some
 
 
 @pytest.mark.parametrize("seed", range(40))
-async def test_what_is_left_is_what_the_others_said(tmp_path: Path, seed: int) -> None:
+async def test_what_is_left_is_what_the_others_said(any_database: Database, seed: int) -> None:
     random = Random(seed)
-    store = Database(tmp_path).open()
+    store = any_database.open()
     lines, imports = {}, []
     try:
         for number in range(3):

@@ -84,8 +84,9 @@ class PostgresFeedback(Counts):
 
     async def missing(self, ids: Collection[str]) -> frozenset[str]:
         async with self._asking() as session:
+            ((any_at_all,),) = await session.fetch_all("SELECT EXISTS (SELECT 1 FROM report)")
             found = await session.fetch_all("SELECT id FROM report WHERE id = ANY (?)", list(ids))
-        return frozenset(ids) - {id for (id,) in found}
+        return frozenset(ids) - {id for (id,) in found} if any_at_all else frozenset()
 
     async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
         async with self._asking() as session:

@@ -210,6 +210,7 @@ class _Found:
         self.version: object = None
         self.live = ""
         self._pauses: tuple[Pause, ...] = ()
+        self._has_partners = False
         self._snapshot_at: datetime | None = None
         self._suppressions: dict[str, list[Suppression]] = {}
         self._people: dict[str, rows.Row] = {}
@@ -225,7 +226,7 @@ class _Found:
         elif what == columns.PAUSE:
             self._pauses += (rows.read_pause((text, number, other, last, more)),)
         elif what == columns.SNAPSHOTS:
-            self._snapshot_at = rows.optional_moment(number)
+            self._has_partners, self._snapshot_at = True, rows.optional_moment(number)
         elif what == columns.CONTACT:
             address = row[FIRST_CONTACT + 1]
             self._people[address] = row[FIRST_CONTACT:FIRST_ACT]
@@ -255,12 +256,12 @@ class _Found:
     def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
         suppressions = self._suppressions.get(name, ())
         person = self._people.get(name) if lookups.contacts else None
-        snapshot_at = self._snapshot_at if lookups.snapshots else None
-        if not suppressions and person is None and snapshot_at is None:
+        of_snapshots = lookups.snapshots and self._has_partners
+        if not suppressions and person is None and not of_snapshots:
             return None
         acts = tuple(act for _, act in sorted(self._acts.get(name, ()), key=itemgetter(0)))
         return RecipientFacts(
             oldest_first(sorted(suppressions, key=lambda one: (one.scope, one.origin))),
             None if person is None else rows.contact(person, ordered_acts(acts)),
-            snapshot_at=snapshot_at,
+            snapshot_at=self._snapshot_at if of_snapshots else None,
         )

@@ -1,0 +1,138 @@
+"""Relays on one PostgreSQL: what one of them is told holds at the other, and trouble is a 451."""
+
+import signal
+import smtplib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.key_files import create_secret
+from tests.kit.messages import marketing
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+from tests.kit.postgres import PostgresCluster
+from tests.kit.relay import RelayProcess
+from tests.kit.store import address, fill_database
+from tests.kit.upstream import FakeUpstream
+
+pytestmark = needs("postgresql")
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresCluster]:
+    server = PostgresCluster()
+    yield server
+    server.stop()
+
+
+Start = Callable[[str], RelayProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream) -> Iterator[Start]:
+    """Start relays on one database, in folders of these names, with the same key."""
+    url = server.url(server.create())
+    relays: list[RelayProcess] = []
+
+    def start(name: str) -> RelayProcess:
+        root = tmp_path / name
+        root.mkdir()
+        relay = RelayProcess(root, upstream.address, {"store": {"url": url, "timeout": "1s"}})
+        if relays:
+            key = relays[0].root / "state" / "suppression.key"
+            copy = root / "state" / "suppression.key"
+            copy.write_bytes(key.read_bytes())
+            copy.chmod(0o600)
+        else:
+            relay.must("migrate")
+            fill_database(url, root / "state", datetime.now(UTC))
+        relay.start()
+        relays.append(relay)
+        return relay
+
+    yield start
+    for relay in relays:
+        relay.kill()
+
+
+def answer(relay: RelayProcess, recipient: str) -> int:
+    """Send a message; return the code of the last reply."""
+    with smtplib.SMTP("127.0.0.1", relay.port(), timeout=30) as client:
+        client.ehlo()
+        client.mail("news@shop.example")
+        code, _ = client.rcpt(recipient)
+        return client.data(marketing(to=recipient))[0] if code == 250 else code
+
+
+def test_what_one_relay_is_told_holds_at_the_other(start: Start, upstream: FakeUpstream) -> None:
+    one, two = start("one"), start("two")
+    consenting = address("consent")
+    assert answer(one, consenting) == answer(two, consenting) == 250
+    one.must("suppress", "add", consenting, "--scope", "marketing", "--origin", "unsubscribe")
+    assert answer(two, consenting) == answer(one, consenting) == 550
+    two.must("suppress", "remove", consenting, "--all", "--reason", "added by mistake")
+    assert answer(one, consenting) == 250
+    assert len(upstream.messages) == 3
+
+
+def test_a_suppression_before_the_end_of_data_is_obeyed(
+    start: Start, upstream: FakeUpstream
+) -> None:
+    one, two = start("one"), start("two")
+    consenting = address("consent")
+    with smtplib.SMTP("127.0.0.1", one.port(), timeout=30) as client:
+        client.ehlo()
+        client.mail("news@shop.example")
+        assert client.rcpt(consenting)[0] == 250
+        two.must("suppress", "add", consenting, "--scope", "all", "--origin", "complaint")
+        assert client.data(marketing(to=consenting))[0] == 550
+    assert upstream.messages == []
+
+
+def test_without_its_database_a_relay_says_451_and_recovers(
+    start: Start, server: PostgresCluster, upstream: FakeUpstream
+) -> None:
+    relay = start("one")
+    assert answer(relay, address("consent")) == 250
+    server.kill()
+    assert answer(relay, address("consent")) == 451
+    assert answer(relay, address("unsubscribed")) == 451
+    server.start()
+    wait_for(lambda: answer(relay, address("consent")) == 250, "the relay to recover")
+    assert answer(relay, address("unsubscribed")) == 550
+    assert len(upstream.messages) == 2
+
+
+def test_a_database_that_hangs_is_a_451_in_time(start: Start, server: PostgresCluster) -> None:
+    relay = start("one")
+    assert answer(relay, address("consent")) == 250
+    server.signal(signal.SIGSTOP)
+    try:
+        assert answer(relay, address("consent")) == 451
+    finally:
+        server.signal(signal.SIGCONT)
+    wait_for(lambda: answer(relay, address("consent")) == 250, "the relay to recover")
+
+
+def test_a_relay_with_another_key_or_without_tables_does_not_start(
+    tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream, start: Start
+) -> None:
+    one = start("one")
+    (tmp_path / "other").mkdir()
+    other = RelayProcess(tmp_path / "other", upstream.address, {"store": one.config["store"]})
+    assert_refused(other, 2, "suppression.key: the key of the suppressions is missing")
+    create_secret(tmp_path / "other" / "state" / "suppression.key", f"1 {'0a' * 32}\n")
+    assert_refused(other, 2, "another key")
+    other.config["store"] = {"url": server.url(server.create())}
+    other.write_config()
+    assert_refused(other, 1, "smtpproxy migrate makes them")
+
+
+def assert_refused(relay: RelayProcess, code: int, text: str) -> None:
+    """`code` is what it says to systemd: whether starting it again may help."""
+    for command, expected in (("check", 2), ("serve", code)):
+        ended, stdout, stderr = relay.command(command)
+        assert text in stdout + stderr
+        assert ended == expected, command

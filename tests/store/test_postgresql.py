@@ -1,0 +1,206 @@
+"""What is PostgreSQL's own: batches of reads, versions, rights, migrations, trouble."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.policy.model import Lookups
+from smtpproxy.store.postgres import migrations, target
+from smtpproxy.store.postgres.connection import Lease, translated
+from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
+from tests.kit import postgres
+from tests.kit.parts import needs
+from tests.kit.postgres import PostgresCluster
+from tests.store.conftest import Database, OnPostgresql
+from tests.store.contract import ANNA, WHOLE, entry, facts_of
+
+pytestmark = needs("postgresql")
+NAMES = tuple(f"p{n}@people.example" for n in range(40))
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    postgres.cluster()
+    with await asyncio.to_thread(OnPostgresql, tmp_path) as database:
+        yield database
+        await database.close()
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresCluster]:
+    """One that a test may hurt."""
+    server = PostgresCluster()
+    yield server
+    server.stop()
+
+
+def sql(database: Database, *statements: str) -> str:
+    name = database.url.partition("///")[2].partition("?")[0]
+    return postgres.cluster().sql(name, *statements)
+
+
+def test_values_are_numbered_as_they_come_and_those_left_out_are_not_sent() -> None:
+    assert translated("a = ? AND b = ?") == ("a = $1 AND b = $2", (0, 1))
+    assert translated("a = ?3 AND b = ?1 AND c = ?3") == ("a = $1 AND b = $2 AND c = $1", (2, 0))
+
+
+async def test_all_who_wait_in_a_turn_of_the_loop_share_one_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = database.open()
+    await store.add_suppressions([entry(name) for name in NAMES[::2]])
+    await store.facts(Lookups((ANNA,)))
+    asked: list[Any] = []
+    fetch = _statements_of(monkeypatch, asked)
+    found = await asyncio.gather(*(store.facts(Lookups((name,))) for name in NAMES))
+    assert [bool(facts) for facts in found] == [True, False] * 20
+    assert len(asked) == 1, fetch
+
+
+def _statements_of(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> Any:
+    import asyncpg
+
+    fetch = asyncpg.Connection.fetch
+
+    async def counted(self: Any, query: str, *values: Any, **more: Any) -> Any:
+        asked.append(query)
+        return await fetch(self, query, *values, **more)
+
+    monkeypatch.setattr(asyncpg.Connection, "fetch", counted)
+    return fetch
+
+
+async def test_every_commit_that_judgements_depend_on_is_another_version(
+    database: Database,
+) -> None:
+    store = database.open()
+    versions = [await store.version()]
+    await store.add_suppressions([entry()])
+    versions.append(await store.version())
+    sql(database, "DELETE FROM suppression")  # whoever does it
+    versions.append(await store.version())
+    await store.put_contacts([WHOLE])
+    versions.append(await store.version())
+    assert len(set(versions)) == len(versions)
+    assert await store.version() == versions[-1]
+
+
+async def test_one_writer_waits_for_the_other_and_none_is_lost(database: Database) -> None:
+    stores = [database.open(timeout=20.0) for _ in range(4)]
+    writes = [stores[n % 4].add_suppressions([entry(name)]) for n, name in enumerate(NAMES)]
+    await asyncio.gather(*writes)
+    assert (await stores[0].counts())[1]["marketing", "unsubscribe"] == len(NAMES)
+    changes = await stores[0].changes(0, 100)
+    assert [change.seq for change in changes] == list(range(1, len(NAMES) + 1))
+
+
+async def test_a_write_that_waits_too_long_is_given_up(database: Database) -> None:
+    first, second = database.open(), database.open(timeout=0.3)
+    async with first._to_write().transaction() as session:  # type: ignore[attr-defined]
+        await session.run("SELECT 1")
+        with pytest.raises(StoreUnavailable, match="in time"):
+            await second.add_suppressions([entry()])
+    await second.add_suppressions([entry()])
+
+
+@pytest.mark.parametrize("broken", ["DROP TABLE contact CASCADE", "DROP TABLE store_state CASCADE"])
+async def test_what_cannot_be_read_is_no_permission(database: Database, broken: str) -> None:
+    store = database.open(timeout=0.5)
+    await store.put_contacts([WHOLE])
+    sql(database, broken)
+    with pytest.raises(StoreUnavailable):
+        await store.facts(Lookups((WHOLE.address,)))
+
+
+async def test_two_who_migrate_at_once_do_it_once(tmp_path: Path) -> None:
+    server = postgres.cluster()
+    url = server.url(server.create())
+    lease = Lease(target(Database(tmp_path, url).settings(20.0)))
+    with closing(lease):
+        made = [migrations.migrate(lease.database, tmp_path) for _ in range(3)]
+        newest = len(migrations.migrations())
+        assert sorted(await asyncio.gather(*made)) == [(0, newest)] + [(newest, newest)] * 2
+
+
+async def test_a_program_that_the_database_is_too_new_for_says_so(database: Database) -> None:
+    store = database.open(read_only=True)
+    sql(database, "UPDATE schema_version SET version = 9, oldest = 1")
+    await store.ping()  # a migration that relays of today can live with
+    sql(database, "UPDATE schema_version SET version = 10, oldest = 10")
+    with pytest.raises(StoreMisconfigured, match="run a newer release"):
+        await database.open(read_only=True).ping()
+
+
+async def test_a_database_of_the_release_before_is_refused_with_what_to_do(
+    database: Database,
+) -> None:
+    sql(database, "UPDATE schema_version SET version = 0, oldest = 0")
+    with pytest.raises(StoreMisconfigured, match="smtpproxy migrate brings it up to date"):
+        await database.open(read_only=True).ping()
+
+
+async def test_roles_read_or_write_and_no_more(database: Database) -> None:
+    reader, writer = (f"{role}_{id(database)}" for role in ("reads", "writes"))
+    sql(database, f"CREATE ROLE {reader} LOGIN", f"CREATE ROLE {writer} LOGIN")
+    lease = Lease(target(database.settings()))
+    with closing(lease):
+        roles: dict[str, Any] = {"readers": [reader], "writers": [writer]}
+        await migrations.migrate(lease.database, database.folder, **roles)
+    writing = _as(database, writer).open()
+    await writing.put_contacts([WHOLE])
+    await writing.add_suppressions([entry()])
+    await writing.remove_suppression(ANNA, at=WHOLE.acts[0].at, reason="x")
+    reading = _as(database, reader).open()
+    assert (await facts_of(reading, WHOLE.address)).contact
+    with pytest.raises(StoreUnavailable, match="permission denied"):
+        await reading.add_suppressions([entry()])
+    with pytest.raises(StoreUnavailable):
+        async with writing._to_write().transaction() as session:  # type: ignore[attr-defined]
+            await session.run("DROP TABLE contact")
+
+
+def _as(database: Database, role: str) -> Database:
+    return Database(database.folder, database.url.rpartition("&")[0] + f"&user={role}")
+
+
+async def test_a_restart_within_the_timeout_is_not_noticed(
+    tmp_path: Path, server: PostgresCluster
+) -> None:
+    store = await _opened(tmp_path, server, timeout=20.0)
+    server.kill()
+    asked = asyncio.create_task(facts_of(store, ANNA))
+    await asyncio.to_thread(asyncio.run, asyncio.sleep(0.2))
+    server.start()
+    assert (await asked).suppressions
+    await store.close()
+
+
+async def test_a_database_that_hangs_is_given_up_in_time(
+    tmp_path: Path, server: PostgresCluster
+) -> None:
+    store = await _opened(tmp_path, server, timeout=0.5)
+    server.signal(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                with pytest.raises(StoreUnavailable, match="in time"):
+                    await store.facts(Lookups((ANNA,)))
+            with pytest.raises(StoreUnavailable, match="in time"):
+                await store.version()
+    finally:
+        server.signal(signal.SIGCONT)
+    assert (await facts_of(store, ANNA)).suppressions
+    await store.close()
+
+
+async def _opened(folder: Path, server: PostgresCluster, *, timeout: float) -> Store:
+    url = server.url(server.create())
+    await asyncio.to_thread(postgres.migrated, url, folder)
+    store = Database(folder, url).open(timeout=timeout)
+    await store.add_suppressions([entry()])
+    return store
