@@ -87,11 +87,13 @@ def pages(look: Look, lang: str = "en") -> dict[str, str]:
         .get_template("confirmation.html")
         .render(look=look, state="ask", title="Offers?", text="Yes, send me them.", button="Yes"),
         "personal": page(stored(), *about, "corrected"),
+        "tracked": page(stored("tracking"), *about),
         "unknown": render(*about, "unknown", "", "unknown", "this", ""),
     }
 
 
-def stored() -> Stored:
+def stored(*agreed: str) -> Stored:
+    """What is stored of somebody who agreed to these too."""
     at = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
     contact = Contact(
         "jeanne@people.example",
@@ -103,7 +105,10 @@ def stored() -> Stored:
         occupations=frozenset({"carpentry"}),
         language="fr",
         purchases=(Purchase("chisels", at, brand="shop"),),
-        acts=(ConsentAct("offers", at, method="unticked_box", evidence=Evidence("form v3")),),
+        acts=tuple(
+            ConsentAct(purpose, at, method="unticked_box", evidence=Evidence("form v3"))
+            for purpose in ("offers", *agreed)
+        ),
         preferences=(Preference("offers", Frequency.MONTHLY, at, "shop"),),
     )
     stopped = Suppression("purpose:news", Origin.UNSUBSCRIBE, at)
