@@ -36,6 +36,8 @@ def test_from_a_message_to_what_is_stored_and_to_nothing(
     page = f"{relay.url}/u/{tokens(upstream.messages[0])}"
     # Whoever objected to all advertising has the right to see what is stored all the same.
     relay.must("suppress", "add", JEANNE, "--origin", "objection", "--scope", "marketing")
+    told = ("--method", "unticked_box", "--wording", "openings, v1", "--brand", "shop")
+    relay.must("consent", "record", JEANNE, "--purpose", "tracking", *told)
     upstream.messages.clear()
     with Chromium(tmp_path / "profile") as browser:
         browser.open(page)
@@ -52,6 +54,12 @@ def test_from_a_message_to_what_is_stored_and_to_nothing(
         shown = browser.press("button")
         assert JEANNE in shown
         assert "you objected" in shown
+        page = browser.press("form:has(input[value=untrack]) button")
+        assert "Your choice is saved." in page
+        assert "Do not record what I open" not in page
+        lines = map(json.loads, relay.must("contact", "export").splitlines())
+        (kept,) = [each["consents"] for each in lines if each["address"] == JEANNE]
+        assert [c["withdrawn_at"] is None for c in kept if c["purpose"] == "tracking"] == [False]
         browser.run("document.querySelector('input[name=sure]').click()")
         assert "Your data has been erased." in browser.press("form:has(input[value=erase]) button")
     code, _, _ = relay.command("contact", "show", JEANNE)
