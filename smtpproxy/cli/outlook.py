@@ -145,11 +145,10 @@ def _freeing(found: Findings, file_format: Format, id: str) -> Iterator[Part]:
     ]
     if rows:
         yield ""
-        again = f" (the same import again, with --replace {id})" if id else ""
-        yield Styled(
-            f"What would free how many, if it is true and you can prove it{again}:", "bold"
-        )
+        yield Styled("What would free how many, if it is true and you can prove it:", "bold")
         yield Table(_FREES, rows)
+        if id:
+            yield f"to supply it: the same import again, with --replace {id}"
 
 
 def _advice(found: Findings) -> Iterator[Part]:

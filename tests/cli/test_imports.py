@@ -185,6 +185,7 @@ class TestResume:
         assert f"--resume {id}" in stored.run("import", "show", id).stdout
         done = stored.json("suppress", "import", path, "--resume", id, code=1)
         assert (done["id"], done["lines"], done["added"]) == (id, 50_000, 49_900)
+        assert done["outlook"]["people"] == 49_900, "of both runs"
         assert (done["unchanged"], done["rejected"]) == (0, 100)
         rejected = Path(f"{path}.rejected").read_text().splitlines()
         named = [line for line in rejected if line.startswith("# line ")]

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from smtpproxy.scrub.outlook import Outlook
+from smtpproxy.store.protocols import StoreUnavailable
 from tests.cli.stored import Stored
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -123,6 +125,36 @@ def test_what_ndjson_leaves_out_is_said_in_its_lines(stored: Stored) -> None:
     path = stored.file("crm.ndjson", text)
     found = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
     assert frees(found, "shop-offers") == {"evidence.wording=…, source=direct in the file": 1}
+
+
+def test_a_provider_s_consents_need_a_purpose(stored: Stored) -> None:
+    names = (
+        "Email Address,First Name,Last Name,MEMBER_RATING,OPTIN_TIME,OPTIN_IP,CONFIRM_TIME,"
+        "CONFIRM_IP,LATITUDE,LONGITUDE,GMTOFF,DSTOFF,TIMEZONE,CC,REGION,LAST_CHANGED,LEID,EUID,"
+        "NOTES,TAGS"
+    )
+    times = "2025-03-01 10:00:00,192.0.2.7,2025-03-01 10:05:00,192.0.2.7"
+    text = f"{names}\nanna@people.example,A,B,2,{times},,,,,,,,2025-03-01 10:05:00,1,a,,\n"
+    path = stored.file("subscribed.csv", text)
+    command = ("contact", "import", path, "--brand", "shop", "--dry-run")
+    assert "--purpose NAME says it" in stored.run(*command).stderr
+    result = stored.run(*command, "--purpose", "offers")
+    assert "--purpose NAME says it" not in result.stderr
+    wanting = "--set consent_method=… --set evidence.wording=… --set source=direct"
+    assert f"1  {wanting}" in result.stdout
+
+
+def test_the_store_s_silence_stops_no_import(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: object) -> None:
+        raise StoreUnavailable("locked")
+
+    monkeypatch.setattr(Outlook, "_facts", silent)
+    path = stored.file("crm.csv", HEADER + line("anna"))
+    result = stored.run("contact", "import", path, "--brand", "shop")
+    assert "1 added" in result.stdout
+    assert "not all are counted who may be mailed: locked" in result.stderr
 
 
 def test_nothing_is_offered_for_what_another_file_left_out(stored: Stored) -> None:

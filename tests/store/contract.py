@@ -366,7 +366,9 @@ class ContactContract:
     async def test_putting_it_twice_changes_nothing(self, store: Store) -> None:
         update = ContactUpdate(WHOLE, as_of=T0)
         assert await store.put_contacts([update]) == BatchResult(added=1)
-        assert await store.put_contacts([update, WHOLE]) == BatchResult(unchanged=2)
+        done = await store.put_contacts([update, WHOLE])
+        assert done == BatchResult(unchanged=2)
+        assert done.contacts == {ANNA: WHOLE}
         assert await store.contact(ANNA) == WHOLE
 
     async def test_a_newer_profile_stands_in_what_it_speaks_about(self, store: Store) -> None:

@@ -76,7 +76,7 @@ def read_csv(
     header.check_once(mapping.columns_read.__contains__)
     notices = (*lines.notices, *header.unread(mapping.columns_read))
     if layout is not None:
-        notices = (layout.notice, *notices)
+        notices = (layout.notice, *_left_out(layout, mapping), *notices)
     reader = _Reader(mapping, places, header.columns)
     passed_over = _passed_over(layout, header.columns)
 
@@ -118,6 +118,16 @@ def _check_dated(mapping: Mapping, header: Header, wanted: Wanted) -> None:
             f"--set {about[0]}: no column says when anybody agreed, and a consent needs its date; "
             "say with --mapping which does (smtpproxy contact map writes one)"
         )
+
+
+def _left_out(layout: Layout, mapping: Mapping) -> tuple[str, ...]:
+    """Say that consents are not read, where the export has any."""
+    if set(layout.mapping.columns) <= set(mapping.columns):
+        return ()
+    return (
+        "when people agreed is left out, as the export does not say to what:"
+        " --purpose NAME says it, and without it nobody may be mailed by consent",
+    )
 
 
 def _passed_over(
