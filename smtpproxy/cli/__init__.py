@@ -122,7 +122,7 @@ COMMANDS = {
     "reload": ("running", "reload", "Let the running relay read its configuration anew."),
     "demo": ("operation", "demo", "Show the relay at work on invented people."),
     "check": ("operation", "check", "Check the configuration, and whether the relay can start."),
-    "doctor": ("operation", "doctor", "Check everything that mailbox providers check."),
+    "doctor": ("doctor", "doctor", "Check everything that mailbox providers check."),
     "suppress": ("suppress", "suppress", "Add, lift, show, import and export suppressions."),
     "unsubscribe": (
         "credentials",
@@ -144,7 +144,7 @@ COMMANDS = {
     "backup": ("backup", "backup", "Copy all that the relay knows, while it runs."),
     "restore": ("backup", "restore", "Put a backup in place, and do again what came after it."),
     "migrate": ("migrate", "migrate", "Bring the tables of the store up to date."),
-    "purge": ("operation", "purge", "Remove what has outlived its retention period."),
+    "purge": ("purge", "purge", "Remove what has outlived its retention period."),
     "user": ("credentials", "user", "Add, remove, list and check the users of AUTH."),
     "dkim": ("dkim", "dkim", "Make DKIM keys, print what to publish, check signatures."),
 }

@@ -26,17 +26,16 @@ from smtpproxy.settings.mail import (
     FeedbackSettings,
     ListenerSettings,
     PartnerSettings,
-    PolicySettings,
     RetentionSettings,
     SenderRule,
     ServerSettings,
     StoreSettings,
-    StreamSettings,
     TokenSettings,
     UpstreamSettings,
     WebSettings,
 )
 from smtpproxy.settings.places import Address, TcpAddress, UnixAddress
+from smtpproxy.settings.streams import PolicySettings, StreamSettings
 from smtpproxy.settings.webhooks import WebhookSettings
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key
 

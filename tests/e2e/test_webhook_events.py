@@ -70,6 +70,11 @@ def test_feedback_refusals_and_trials_are_told(
     assert (dead["heard"], dead["stream"], dead["suppressed"]) == ("dead", "receipts", "all")
     assert (kept["heard"], kept["kept"]) == ("other", True)
     assert relay.send(message(stream="receipts"), JEANNE, sender=APP)[0] == 550
+    gone = ("gone@people.example", "--as", "dead")
+    relay.must("feedback", "assign", kept["report"], *gone)
+    wait_for(lambda: len(told(crm, "feedback.reports")) == 3, "what a person said of it")
+    said = told(crm, "feedback.reports")[-1]
+    assert (said["report"], said["heard"], said["suppressed"]) == (kept["report"], "dead", "all")
 
     people = [f"p{n}@people.example" for n in range(12)]
     relay.fill([consent(person) for person in people])

@@ -27,6 +27,7 @@ from smtpproxy.store import open_store
 from tests.store.contract import entry
 
 async def main():
+    print(flush=True)
     sys.stdin.readline()
     store = open_store(StoreSettings(f"sqlite://{sys.argv[1]}", 20.0), Path(sys.argv[2]))
     await store.add_suppressions([entry(sys.argv[3])])
@@ -69,11 +70,15 @@ def test_processes_that_start_at_once_agree_on_everything(database: Database) ->
         subprocess.Popen(
             [sys.executable, "-c", OPEN, str(database.path), str(database.folder), name],
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             cwd=REPOSITORY,
         )
         for name in names
     ]
-    for process in started:  # each has imported everything when it reads this line
+    for process in started:  # each has imported everything
+        assert process.stdout is not None
+        assert process.stdout.readline()
+    for process in started:
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()

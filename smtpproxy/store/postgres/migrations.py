@@ -4,9 +4,7 @@ A migration only adds what relays of the version before can do without; a later 
 nobody needs any more. `oldest` is the version of the oldest program that still works with it.
 """
 
-import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +12,13 @@ from smtpproxy.store.key_files import load_or_create_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 from smtpproxy.store.sql.live_keys import LIVE, chosen
+from smtpproxy.store.sql.migrations import numbered
 
 if TYPE_CHECKING:
     from asyncpg import Connection
 
     from smtpproxy.store.postgres.connection import Database
 
-_NAME = re.compile(r"(\d{4})_\w+\.sql")
 _OLDEST = 1
 """The version of the oldest program that works with the newest migration."""
 
@@ -48,15 +46,7 @@ _WRITES = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}
 
 def migrations() -> list[str]:
     """Return the SQL of every migration, the first one first."""
-    folder = files("smtpproxy.store.postgres").joinpath("migrations")
-    found = {
-        int(match[1]): file.read_text("utf-8")
-        for file in folder.iterdir()
-        if (match := _NAME.fullmatch(file.name))
-    }
-    if sorted(found) != list(range(1, len(found) + 1)):
-        raise StoreMisconfigured("the program is incomplete: install it again (migrations)")
-    return [found[number] for number in sorted(found)]
+    return numbered("smtpproxy.store.postgres")
 
 
 async def migrate(

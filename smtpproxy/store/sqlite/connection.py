@@ -6,21 +6,19 @@ Numbered migrations: `user_version` counts those that a database has had.
 import asyncio
 import mmap
 import os
-import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
 import aiosqlite
 
 from smtpproxy.store.protocols import StoreMisconfigured, StoreOutdated, StoreUnavailable
+from smtpproxy.store.sql.migrations import numbered
 from smtpproxy.store.sql.rows import Row
 
-_NAME = re.compile(r"(\d{4})_\w+\.sql")
 _READ_PRAGMAS = (
     # Pages come from the map without a copy and outlive other processes' commits, which
     # empty the private cache. One byte more than 2 GiB - 64 KiB would be cut to that.
@@ -292,15 +290,7 @@ class SqliteWriter:
 
 def migrations() -> list[str]:
     """Return the SQL of every migration, the first one first."""
-    folder = files("smtpproxy.store.sqlite").joinpath("migrations")
-    found = {
-        int(match[1]): file.read_text("utf-8")
-        for file in folder.iterdir()
-        if (match := _NAME.fullmatch(file.name))
-    }
-    if sorted(found) != list(range(1, len(found) + 1)):
-        raise StoreMisconfigured("the program is incomplete: install it again (migrations)")
-    return [found[number] for number in sorted(found)]
+    return numbered("smtpproxy.store.sqlite")
 
 
 def version_of(connection: sqlite3.Connection) -> int:

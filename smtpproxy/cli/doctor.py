@@ -1,0 +1,126 @@
+"""`smtpproxy doctor`: what mailbox providers will find wrong."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from smtpproxy.cli.options import (
+    choice,
+    config_option,
+    option,
+    options,
+)
+from smtpproxy.cli.printer import (
+    Column,
+    Part,
+    Result,
+    Styled,
+    Table,
+    shows_result,
+)
+from smtpproxy.doctor.finding import Check, Status
+from smtpproxy.settings import Settings
+
+if TYPE_CHECKING:
+    from smtpproxy.doctor.run import Report
+
+_STYLES = {
+    Status.PASS: "green",
+    Status.WARN: "yellow",
+    Status.FAIL: "red",
+    Status.UNKNOWN: "cyan",
+}
+
+
+def _domain(value: str) -> str:
+    from smtpproxy.settings.places import domain
+
+    try:
+        return domain(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """What to look at."""
+
+    only: tuple[str, ...] = option(
+        "Run only this check; repeat for more.", choice(Check), multiple=True
+    )
+    domain: tuple[str, ...] = option(
+        "A domain of From to look at, instead of those in the configuration; repeat for more.",
+        _domain, metavar="DOMAIN", multiple=True,
+    )  # fmt: skip
+    timeout: float = option(
+        "How long one check may take.",
+        click.FloatRange(min=0.1, max=600), metavar="SECONDS", default=20.0,
+    )  # fmt: skip
+
+
+@click.command("doctor")
+@options(DoctorOptions)
+@shows_result
+@config_option
+def doctor(settings: Settings, options: DoctorOptions) -> Result:
+    """Look at everything that mailbox providers look at.
+
+    Asks the DNS for SPF, DKIM, DMARC and MX of each domain of From and for the names of the
+    sending addresses, connects to the upstream and to the unsubscribe link, looks at keys,
+    certificates and the clock, and holds it all against what Gmail, Yahoo, Microsoft, Orange
+    and La Poste demand. Sends no mail and changes nothing. Exits with 1 when anything fails.
+    """
+    from smtpproxy.doctor.run import Doctor, from_domains
+    from smtpproxy.resolver import Resolver
+
+    checks = [Check(each) for each in options.only] or list(Check)
+    domains = list(dict.fromkeys(options.domain)) or from_domains(settings)
+
+    async def examine() -> "Report":
+        resolver = Resolver(settings.dns, time.monotonic)
+        doctor = Doctor(settings, resolver.lookup, now=datetime.now(UTC), timeout=options.timeout)
+        return await doctor.examine(domains, checks)
+
+    report = asyncio.run(examine())
+    data = {
+        "status": Status.FAIL if report.failed else Status.PASS,
+        "domains": domains,
+        "findings": report.findings,
+        "checklist": report.checklist,
+    }
+    return Result(data, _report_text(report), 1 if report.failed else 0)
+
+
+def _report_text(report: "Report") -> Iterator[Part]:
+    if report.findings:
+        yield Table([*[Column()] * 3, Column(prose=True)], list(_findings(report)))
+    if report.checklist:
+        yield ""
+        yield Styled("What mailbox providers demand of bulk senders", "bold")
+        rows = [
+            (_shown(line.status), line.provider, line.domain, line.demand, line.why)
+            for line in report.checklist
+        ]
+        yield Table([*[Column()] * 3, Column(prose=True), Column(prose=True)], rows)
+    counts = Counter(finding.status for finding in report.findings)
+    counts.update(line.status for line in report.checklist)
+    found = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    yield ""
+    yield found or "nothing was looked at"
+
+
+def _findings(report: "Report") -> Iterator[tuple[str, str, str, str]]:
+    for finding in report.findings:
+        yield _shown(finding.status), finding.check, finding.subject, finding.text
+        if finding.fix and finding.status is not Status.PASS:
+            yield "", "", "", f"→ {finding.fix}"
+
+
+def _shown(status: Status) -> Styled:
+    return Styled(status, _STYLES[status])

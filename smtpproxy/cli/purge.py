@@ -1,0 +1,139 @@
+"""`smtpproxy purge`: remove what has outlived its period."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import (
+    config_option,
+    flag,
+    moment,
+    option,
+    options,
+)
+from smtpproxy.cli.printer import (
+    Column,
+    Part,
+    Result,
+    Table,
+    shows_result,
+)
+from smtpproxy.policy.periods import Period
+from smtpproxy.settings import RetentionSettings, Settings
+from smtpproxy.terminal import counted
+
+if TYPE_CHECKING:
+    from smtpproxy.retention import Purged
+
+_KINDS = {
+    "contacts": "contacts",
+    "suppressions": "suppressions",
+    "lifted_suppressions": "lifted suppressions",
+    "mailings": "counted messages",
+    "reports": "reports that came by mail",
+    "audit": "rows of the audit log",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOptions:
+    """What to remove."""
+
+    dry_run: bool = flag("Say what would be removed, and remove nothing.")
+    at: datetime | None = option(
+        "Remove what has outlived its period at TIME (default: now). A future time needs"
+        " --dry-run.",
+        moment,
+    )
+
+
+@click.command("purge")
+@options(PurgeOptions)
+@shows_result
+@config_option
+def purge(settings: Settings, options: PurgeOptions) -> Result:
+    """Remove what has outlived its period ([retention] of the configuration).
+
+    `serve` does it daily. Mail and imports go on meanwhile. What withdrew or objected is
+    suppressed before its contact goes.
+    """
+    from smtpproxy.cli.stores import now, using_store
+    from smtpproxy.retention import AlreadyRunning, purge
+
+    at, dry_run = options.at, options.dry_run
+    if at is not None and at > datetime.now(UTC) and not dry_run:
+        fail("--at: what has not outlived its period yet must not be removed; add --dry-run", 2)
+    try:
+        purged = using_store(
+            settings,
+            lambda store: purge(settings, store, at=at or now(), clock=now, dry_run=dry_run),
+            read_only=dry_run,
+            or_empty=True,
+        )
+    except AlreadyRunning as error:
+        fail(str(error))
+    data = {
+        "at": purged.at,
+        "dry_run": purged.dry_run,
+        "removed": purged.removed,
+        "orders_kept": purged.orders,
+        "contacts_objected": purged.objected,
+        "notes_forgotten": purged.notes,
+        "addresses_matched": purged.matched,
+        "suppressions_held": purged.held,
+    }
+    return Result(data, _text(purged, settings.retention))
+
+
+def _text(purged: "Purged", keep: RetentionSettings) -> Iterator[Part]:
+    gone = "would go" if purged.dry_run else "removed"
+    columns = [
+        Column("kind"),
+        Column("kept for", prose=True),
+        Column(gone, right=True, label=gone),
+        Column("oldest", label="oldest"),
+        Column("newest", label="newest"),
+    ]
+    rows = [
+        (
+            name,
+            _kept_for(kind, keep),
+            f"{purged.removed[kind].rows:,}",
+            _day(purged.removed[kind].oldest),
+            _day(purged.removed[kind].newest),
+        )
+        for kind, name in _KINDS.items()
+    ]
+    yield Table(columns, rows)
+    if purged.orders:
+        verb = "would become" if purged.dry_run else "became"
+        kept = "a suppression" if purged.orders == 1 else "suppressions"
+        orders = counted(purged.orders, "withdrawal or objection", "withdrawals and objections")
+        yield f"{orders} of contacts {verb} {kept}"
+    if purged.objected:
+        people = counted(purged.objected, "contact")
+        yield f"{people} {gone} because the person objected: the suppression is kept"
+    if purged.notes:
+        verb = "would be forgotten" if purged.dry_run else "forgotten"
+        yield f"{counted(purged.notes, 'note')} in free text {verb}; the suppressions stay"
+    if purged.held:
+        stay = counted(purged.held, "suppression stays", "suppressions stay")
+        yield f"{stay} because a contact has the address"
+
+
+def _kept_for(kind: str, keep: RetentionSettings) -> str:
+    if kind == "contacts":
+        customers, prospects = keep.customers, keep.prospects
+        return str(prospects) if customers == prospects else f"{prospects}, {customers} (customers)"
+    if kind == "mailings":
+        return "the longest frequency cap"
+    period: Period | None = getattr(keep, kind)
+    return "ever" if period is None else str(period)
+
+
+def _day(moment: datetime | None) -> str:
+    return "" if moment is None else moment.strftime("%Y-%m-%d")

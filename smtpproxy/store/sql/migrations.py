@@ -1,0 +1,23 @@
+"""The migrations of a store: files of SQL, numbered from 1."""
+
+import re
+from importlib.resources import files
+
+from smtpproxy.store.protocols import StoreMisconfigured
+
+_NAME = re.compile(r"(\d{4})_\w+\.sql")
+
+
+def numbered(package: str) -> list[str]:
+    """Return the SQL of every file in the folder `migrations` of a package, the first one first.
+
+    Raises StoreMisconfigured when one is missing.
+    """
+    found = {
+        int(match[1]): file.read_text("utf-8")
+        for file in files(package).joinpath("migrations").iterdir()
+        if (match := _NAME.fullmatch(file.name))
+    }
+    if sorted(found) != list(range(1, len(found) + 1)):
+        raise StoreMisconfigured("the program is incomplete: install it again (migrations)")
+    return [found[number] for number in sorted(found)]
