@@ -1,5 +1,6 @@
 """`smtpproxy contact map`: a table that nobody has described gets its mapping."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,9 +192,15 @@ def _written(
         f"Which column of {printable(file.name)} is what, as `smtpproxy contact map` wrote it on "
         f"{now():%Y-%m-%d}",
         f"after a look at {counted(look.rows, 'row')}. Change what is wrong (docs/data.md), then:",
-        printable(f"smtpproxy contact import {file.name} --mapping {output.name} --dry-run"),
+        _next(Path(file.name), Path(output.name)),
     ]
     return mapping_text(proposal, answers, head, unread, look)
+
+
+def _next(file: Path, output: Path) -> str:
+    """Return the command that shows what the mapping makes of the file."""
+    command = ["smtpproxy", "contact", "import", str(file), "--mapping", str(output), "--dry-run"]
+    return printable(shlex.join(command))
 
 
 def _exports(look: TableLook) -> Iterator[str]:
@@ -234,7 +241,7 @@ def _text(
     yield from found.text(with_address=on_a_terminal())
     yield ""
     yield f"written: {output}"
-    yield f"next: smtpproxy contact import {file} --mapping {output} --dry-run"
+    yield f"next: {_next(file, output)}"
 
 
 def _as_object(

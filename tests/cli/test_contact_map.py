@@ -249,3 +249,20 @@ def test_nobody_is_named_where_no_terminal_is(stored: Stored) -> None:
     assert "Zoé" not in done.stdout
     assert "line 2: unknown, direct, agreed to offers on 2024-12-31 → offers: may be" in done.stdout
     assert "offers  1 may be mailed" in done.stdout
+
+
+def test_names_that_are_hostile_stay_text(stored: Stored) -> None:
+    """A header and a file's name are anybody's: neither becomes a line of the mapping."""
+    book = openpyxl.Workbook()
+    flag = 'opt-in\n# "]'
+    book.active.append(["email", 'x"\n[constants]\nsource = "direct', flag, "opt-in date"])
+    book.active.append(["eva@people.example", "1", "yes!", "2024-01-01"])
+    path = str(stored.folder / "a\nb = 1.xlsx")
+    book.save(path)
+    options = ("--leave-open", "--true", "yes!")
+    found = stored.json("contact", "map", path, "--yes", *options)
+    written = tomllib.loads(Path(found["mapping"]).read_text())
+    assert set(written) == {"columns", "constants", "consent"}
+    assert written["constants"] == {}
+    assert written["consent"][0]["column"] == flag
+    assert stored.json("contact", "import", path, "--mapping", found["mapping"])["added"] == 1

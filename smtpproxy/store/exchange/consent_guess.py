@@ -9,6 +9,7 @@ from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain
 from smtpproxy.store.exchange.proposal import NONE, Answers, Known, Question, words
 from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.store.exchange.times import read_time
+from smtpproxy.terminal import counted
 
 
 class Flag(NamedTuple):
@@ -242,10 +243,10 @@ class ConsentGuess:
             changed: dict[str, object] = {names[kind]: (*before, text)}
             return replace(answers, **changed)  # type: ignore[arg-type]
 
+        rows = counted(count, "row")
         self._questions.append(
             Question(
-                f"{column.name!r} says {text!r} in {count:,} rows: is that yes ({of}), no, or "
-                "nothing?",
+                f"{column.name!r} says {text!r} in {rows}: is that yes ({of}), no, or nothing?",
                 f"--true {text!r}, --false {text!r} or --nothing {text!r}",
                 answered,
                 ("yes", "no", "nothing"),

@@ -87,7 +87,7 @@ def test_a_cell_may_say_no_by_itself(table: Table, cell: str) -> None:
 def test_what_a_cell_means_is_asked_where_nobody_knows(table: Table) -> None:
     rows = ("email,newsletter,opt-in date", "a@b.example,peut-être,2024-01-01")
     (asked, *_) = table.proposal(*rows).questions
-    assert "'newsletter' says 'peut-être' in 1 rows" in asked.text
+    assert "'newsletter' says 'peut-être' in 1 row:" in asked.text
     (found,) = table.proposal(*rows, answers=asked.answered("nothing")).consents
     assert (found.yes, found.nothing) == ((), ("peut-être",))
 
