@@ -284,6 +284,7 @@ Right = Literal[
     "decisions",
     "streams",
     "pause",
+    "imports",
 ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.config import parse
+from smtpproxy.config import ConfigError, parse
 from smtpproxy.web.api.tokens import Gate
 from tests.cli.stored import Stored
 
@@ -32,6 +32,20 @@ def test_no_two_tokens_are_the_same_and_as_json_they_are_whole(stored: Stored) -
     assert len(first["token"]) > 40
     assert first["sha256"] == sha256(first["token"].encode()).hexdigest()
     assert first["may"] == ["changes", "check"]
+
+
+def test_a_token_is_for_brands_that_there_are(stored: Stored) -> None:
+    assert (
+        "there is no brand 'shop'" in stored.run("token", "dwh", "--brand", "shop", code=2).stderr
+    )
+    brand = '\n[[brand]]\nname = "shop"\nlegal_name = "X"\naddress = "Rue 1"\n'
+    stored.config_path.write_text(stored.config_path.read_text() + brand)
+    output = stored.run("token", "dwh", "--brand", "shop").stdout
+    table = output[output.index("[[token]]") :]
+    config = stored.config_path.read_text() + "\n" + table
+    assert parse(config, "x.toml").tokens[0].brands == frozenset({"shop"})
+    with pytest.raises(ConfigError, match=r'brands\[0\]: no brand "shap"'):
+        parse(config.replace('["shop"]', '["shap"]'), "x.toml")
 
 
 def test_a_name_that_is_taken_is_pointed_out(stored: Stored) -> None:

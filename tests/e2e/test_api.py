@@ -9,10 +9,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+from smtpproxy.client import ApiProblem, Client
 from smtpproxy.settings.mail import Right
 from tests.kit.messages import marketing
 from tests.kit.relay import REPOSITORY, RelayProcess
@@ -114,6 +116,29 @@ def commands() -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in re.split(r"\n(?=\S)", block.strip())]
     return [line for line in lines if line.startswith("curl ")]
+
+
+def test_the_client_of_the_document_works(
+    relay: RelayProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (REPOSITORY / "docs" / "api.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code.replace("http://127.0.0.1:8025", relay.url), {"token": TOKEN})
+    assert "marketing" in capsys.readouterr().out
+
+
+def test_an_import_is_seen(relay: RelayProcess, tmp_path: Path) -> None:
+    file = tmp_path / "left.csv"
+    file.write_text("address,scope,origin\nzoe@people.example,all,unsubscribe\nnobody,all,manual\n")
+    relay.command("suppress", "import", str(file))
+    with Client(relay.url, TOKEN) as api:
+        newest = api.list_imports().imports[0]
+        assert (newest.kind, newest.state, newest.added, newest.rejected) == (
+            *("suppressions", "complete"), 1, 1,
+        )  # fmt: skip
+        assert api.get_import(newest.id) == newest
+        with pytest.raises(ApiProblem, match="not_found"):
+            api.get_import("nothing")
 
 
 def test_the_lines_of_the_document_do_what_they_say(relay: RelayProcess) -> None:

@@ -2,17 +2,14 @@
 
 import asyncio
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from smtpproxy.settings.mail import Right
 from tests.kit.soak import LONGEST, SOAK, times
-from tests.kit.traffic import settings
-from tests.web.serving import Site, serving, token
+from tests.web.serving import Site, serving
+from tests.web.test_api_writes import two_brands
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(LONGEST)]
 
@@ -27,12 +24,11 @@ async def test_what_is_answered_is_as_described_whatever_is_asked(tmp_path: Path
     """With requests that fit the description and that do not; no 500, nothing undescribed."""
     config = tmp_path / "schemathesis.toml"
     config.write_text(_CONFIG)
-    every = token("every", *get_args(Right), per_minute=1_000_000)
-    async with serving(Site, replace(settings(), tokens=(every,))) as served:
+    async with serving(Site, two_brands(tmp_path)) as served:
         asking = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run",
             f"http://127.0.0.1:{served.port}/v1/openapi.json",
-            "--header", "Authorization: Bearer every",
+            "--header", "Authorization: Bearer all",
             "--phases", "examples,coverage,fuzzing" if SOAK else "fuzzing",
             "--max-examples", str(times(5, 200)), "--seed", "1", "--generation-deterministic",
             "--exclude-checks", "positive_data_acceptance", "--no-color",

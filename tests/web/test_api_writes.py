@@ -168,6 +168,8 @@ async def test_a_consent_that_proves_nothing_says_so(site: Writes) -> None:
         ({"pending": True, "confirm": True}, "body_wrong"),
         ({"given_at": "2999-01-01T00:00:00Z"}, "body_wrong"),
         ({"given_at": "noon"}, "body_wrong"),
+        ({"given_at": ""}, "body_wrong"),
+        ({"client": ""}, "body_wrong"),
         ({"channels": []}, "body_wrong"),
     ],
 )

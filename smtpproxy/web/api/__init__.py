@@ -22,6 +22,7 @@ from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, ConsentOperation, Per
 from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
 from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
 from smtpproxy.web.api.description import document, page
+from smtpproxy.web.api.imports import IMPORT_OPERATIONS, Imports
 from smtpproxy.web.api.operation import Answer, Call, Operation, Versioned, read_octets
 from smtpproxy.web.api.problems import MEDIA_TYPE, Refused
 from smtpproxy.web.api.propagation import CHANGES, CHECK, ChangeFeed, check
@@ -65,6 +66,7 @@ class Api:
         consents = Consents(settings, writer, now)
         contacts = Contacts(settings, store, writer, now)
         verdicts = Verdicts(settings, store, now)
+        imports = Imports(store)
         paused = Streams(settings, streams, writer, now)
         self.operations: list[tuple[Operation, Answer]] = [
             (CHANGES, feed),
@@ -74,6 +76,7 @@ class Api:
             *((each, getattr(contacts, each.name)) for each in CONTACT_OPERATIONS),
             *((each, getattr(verdicts, each.name)) for each in VERDICT_OPERATIONS),
             *((each, getattr(paused, each.name)) for each in STREAM_OPERATIONS),
+            *((each, getattr(imports, each.name)) for each in IMPORT_OPERATIONS),
         ]
         if by_mail is not None:
             self.operations.append((CONSENT, ConsentOperation(by_mail)))

@@ -14,7 +14,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_record import Hash
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
-from smtpproxy.web.api.operation import Call, Mailbox, Operation, Time, canonical_address, read_body
+from smtpproxy.web.api.operation import Call, Mailbox, Operation, When, canonical_address, read_body
 from smtpproxy.web.api.problems import Refused
 
 _SKEW = timedelta(minutes=5)  # between two clocks
@@ -41,13 +41,13 @@ class ConsentToRecord(Struct, frozen=True, forbid_unknown_fields=True):
         False
     )
     brand: Annotated[str | None, Meta(description="Whom they agreed with.")] = None
-    given_at: Annotated[Time | None, Meta(description="Now, where it is not said.")] = None
+    given_at: Annotated[When | None, Meta(description="Now, where it is not said.")] = None
     wording: Annotated[
         Line | None, Meta(description="The text that they agreed to: without it nothing is proven.")
     ] = None
     version: Annotated[Line | None, Meta(description="Of the wording.")] = None
     form: Annotated[Line | None, Meta(description="Where it was given: a page, a till.")] = None
-    client: Annotated[str | None, Meta(description="The IP address they agreed from.")] = None
+    client: Annotated[Line | None, Meta(description="The IP address they agreed from.")] = None
     document_hash: Annotated[
         Hash | None, Meta(description="SHA-256 of a proof, such as a scan, in hex.")
     ] = None
@@ -98,7 +98,7 @@ class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     brand: Annotated[
         str | None, Meta(description="From whom it is withdrawn. Without it, from all.")
     ] = None
-    withdrawn_at: Annotated[Time | None, Meta(description="Now, where it is not said.")] = None
+    withdrawn_at: Annotated[When | None, Meta(description="Now, where it is not said.")] = None
 
 
 WITHDRAW = Operation(
@@ -200,7 +200,9 @@ class Consents:
 
     def _time(self, field: str, text: str | None) -> datetime:
         try:
-            return read_time(text, last_moment=field == "withdrawn_at") if text else self._now()
+            if text is None:
+                return self._now()
+            return read_time(text, last_moment=field == "withdrawn_at")
         except ValueError as error:
             raise Refused("body_wrong", f"{field}: {error}") from error
 

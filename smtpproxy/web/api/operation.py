@@ -17,9 +17,18 @@ MOST_ADDRESSES = 1_000  # in a request
 LARGEST = 1024 * 1024  # octets of a request
 
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+When: TypeAlias = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        description="A time with its zone, such as 2026-03-01T10:00:00Z, or a date in UTC.",
+    ),
+]
 Mailbox: TypeAlias = Annotated[
     str,
     Meta(
+        min_length=1,
         max_length=1_000,
         description="A mail address.",
         extra_json_schema={"format": "email"},

@@ -14,7 +14,7 @@ from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
 from smtpproxy.web.api.access import Access
-from smtpproxy.web.api.operation import Call, Operation, Time, read_body
+from smtpproxy.web.api.operation import Call, Operation, Time, When, read_body
 from smtpproxy.web.api.problems import Refused
 
 
@@ -79,7 +79,7 @@ class PauseRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """What is paused, and until when."""
 
     stream: Subject
-    until: Annotated[Time | None, Meta(description="When it ends by itself.")] = None
+    until: Annotated[When | None, Meta(description="When it ends by itself.")] = None
     reason: Text | None = None
 
 
@@ -161,7 +161,7 @@ class Streams:
         asked = read_body(call, PauseRequest, '{"stream": "…"}')
         subject, now = self._subject(asked.stream, call.access), self._now()
         try:
-            until = read_time(asked.until, last_moment=True) if asked.until else None
+            until = None if asked.until is None else read_time(asked.until, last_moment=True)
         except ValueError as error:
             raise Refused("body_wrong", f"until: {error}") from error
         if until is not None and until <= now:

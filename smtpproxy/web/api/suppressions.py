@@ -21,7 +21,7 @@ from smtpproxy.store.exchange.suppression_record import (
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store, SuppressionEntry
 from smtpproxy.web.api.access import Access
-from smtpproxy.web.api.operation import Call, Operation, Scope, Time, read_body, read_query
+from smtpproxy.web.api.operation import Call, Operation, Scope, Time, When, read_body, read_query
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression
 
@@ -48,7 +48,7 @@ class NewSuppression(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="all, or marketing of an erasure, where it is not said."),
     ] = None
     origin: Origin = Origin.MANUAL
-    since: Annotated[Time | None, Meta(description="Now, where it is not said.")] = None
+    since: Annotated[When | None, Meta(description="Now, where it is not said.")] = None
     note: Annotated[Note | None, Meta(description="The motive, of a closed list.")] = None
 
 

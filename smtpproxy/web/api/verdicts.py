@@ -25,6 +25,7 @@ from smtpproxy.web.api.operation import (
     Mailbox,
     Operation,
     Time,
+    When,
     canonical_address,
     canonical_or_none,
     read_body,
@@ -176,8 +177,8 @@ class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="The Message-ID."),
     ] = None
     stream: str | None = None
-    since: Annotated[Time | None, Meta(description="Seven days before `until`, else.")] = None
-    until: Annotated[Time | None, Meta(description="Now, where it is not said.")] = None
+    since: Annotated[When | None, Meta(description="Seven days before `until`, else.")] = None
+    until: Annotated[When | None, Meta(description="Now, where it is not said.")] = None
     after: Annotated[str | None, Meta(description="The `next` of the page before.")] = None
     limit: Annotated[int, Meta(ge=1, le=MOST_DECISIONS, description="How many at most.")] = 20
 
@@ -259,12 +260,12 @@ class Verdicts:
         asked = read_body(call, DecisionSearch, '{"recipient": "…"} or {"message_id": "…"}')
         if (asked.recipient is None) is (asked.message_id is None):
             raise Refused("body_wrong", "name a recipient or a message_id")
-        recipient = asked.recipient and canonical_address(asked.recipient)
+        recipient = None if asked.recipient is None else canonical_address(asked.recipient)
         until = _time("until", asked.until) or self._now()
         since = _time("since", asked.since) or until - _USUAL_PERIOD
         if not timedelta(0) < until - since <= LONGEST_PERIOD:
             raise Refused("body_wrong", f"since: at most {LONGEST_PERIOD.days} days before until")
-        before = _read_place(asked.after) if asked.after else None
+        before = None if asked.after is None else _read_place(asked.after)
         deadline = time.monotonic() + _WITHIN
 
         def between() -> None:
@@ -332,7 +333,7 @@ def _read_place(text: str) -> _Place:
 
 def _time(field: str, text: str | None) -> datetime | None:
     try:
-        return read_time(text) if text else None
+        return None if text is None else read_time(text)
     except ValueError as error:
         raise Refused("body_wrong", f"{field}: {error}") from error
 

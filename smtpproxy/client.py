@@ -1,0 +1,293 @@
+"""A client of the API: each operation is a method, what it takes and returns are records.
+
+    with Client("https://consent.example.com", token) as api:
+        api.suppress(NewSuppression("anna@example.org", "marketing", Origin.OBJECTION))
+
+A write has an idempotency key, so that what got no answer is asked once more and done once.
+"""
+
+import http.client
+import ssl
+import uuid
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from smtpproxy.store.exchange.contact_record import ContactRecord
+from smtpproxy.web.api.by_mail import (
+    CONSENT,
+    PERMISSION,
+    ConsentStart,
+    ConsentStarted,
+    PermissionLinks,
+    PermissionLinksRequest,
+)
+from smtpproxy.web.api.consents import (
+    RECORD,
+    WITHDRAW,
+    ConsentToRecord,
+    RecordedConsent,
+    Withdrawal,
+)
+from smtpproxy.web.api.contacts import (
+    ERASE,
+    GET,
+    UPSERT,
+    ContactQuestion,
+    Erased,
+    Erasing,
+    WrittenContact,
+)
+from smtpproxy.web.api.imports import GET_IMPORT, LIST_IMPORTS, ImportList, ImportShown
+from smtpproxy.web.api.operation import Operation
+from smtpproxy.web.api.problems import Problem
+from smtpproxy.web.api.propagation import CHANGES, CHECK, Changes, CheckRequest, Results
+from smtpproxy.web.api.streams import (
+    PAUSE,
+    RESUME,
+    STREAMS,
+    Paused,
+    PauseRequest,
+    Resumed,
+    ResumeRequest,
+    StreamList,
+)
+from smtpproxy.web.api.suppressions import (
+    LIFT,
+    LIST,
+    SHOW,
+    SUPPRESS,
+    AddedSuppressions,
+    AddressQuestion,
+    KnownSuppressions,
+    Lift,
+    Lifted,
+    ListedSuppression,
+    NewSuppression,
+    NewSuppressions,
+    SuppressionList,
+)
+from smtpproxy.web.api.verdicts import (
+    DECISION,
+    SEARCH,
+    VERDICTS,
+    AddressVerdicts,
+    Decisions,
+    DecisionSearch,
+    DecisionShown,
+    VerdictRequest,
+)
+
+__all__ = [
+    "ApiProblem",
+    "CheckRequest",
+    "Client",
+    "ConsentStart",
+    "ConsentToRecord",
+    "ContactRecord",
+    "DecisionSearch",
+    "Lift",
+    "NewSuppression",
+    "StoredContact",
+    "Withdrawal",
+]
+
+T = TypeVar("T", bound=Struct)
+
+
+class ApiProblem(Exception):
+    """What was asked is not done. `retry_after` is in seconds, where it is worth a try."""
+
+    def __init__(self, problem: Problem, retry_after: int | None) -> None:
+        super().__init__(f"{problem.error}: {problem.detail}")
+        self.problem = problem
+        self.retry_after = retry_after
+
+
+class StoredContact(Struct, frozen=True):
+    """A contact, and its version for `Client.upsert_contact`."""
+
+    contact: ContactRecord
+    version: str
+
+
+class Client:
+    """One connection to the API of `url`, for one thread.
+
+    Methods raise ApiProblem; OSError and http.client.HTTPException where there was no answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float = 90.0,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """`timeout` is in seconds, longer than the longest wait for changes."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise ValueError(f"{url!r} is no http or https URL")
+        self._base = parts.path.rstrip("/")
+        self._authorization = f"Bearer {token}"
+        if parts.scheme == "https":
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=timeout, context=context
+            )
+        else:
+            self._connection = http.client.HTTPConnection(
+                parts.hostname, parts.port, timeout=timeout
+            )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def changes(self, since: int, *, limit: int = 1_000, wait: int = 0) -> Changes:
+        return self._ask(CHANGES, Changes, query={"since": since, "limit": limit, "wait": wait})
+
+    def check_suppressions(self, asked: CheckRequest) -> Results:
+        return self._ask(CHECK, Results, asked)
+
+    def suppress(
+        self, *suppressions: NewSuppression, keep_notes: bool = False
+    ) -> AddedSuppressions:
+        return self._ask(
+            SUPPRESS, AddedSuppressions, NewSuppressions(list(suppressions), keep_notes)
+        )
+
+    def list_suppressions(self) -> Iterator[ListedSuppression]:
+        """Yield all of them, page by page."""
+        after: str | None = ""
+        while after is not None:
+            page = self._ask(LIST, SuppressionList, query={"after": after, "limit": 1_000})
+            yield from page.suppressions
+            after = page.next
+
+    def show_suppressions(self, address: str) -> KnownSuppressions:
+        return self._ask(SHOW, KnownSuppressions, AddressQuestion(address))
+
+    def lift_suppressions(self, asked: Lift) -> Lifted:
+        return self._ask(LIFT, Lifted, asked)
+
+    def start_consent(self, asked: ConsentStart) -> ConsentStarted:
+        return self._ask(CONSENT, ConsentStarted, asked)
+
+    def permission_links(self, asked: PermissionLinksRequest) -> PermissionLinks:
+        return self._ask(PERMISSION, PermissionLinks, asked)
+
+    def record_consent(self, asked: ConsentToRecord) -> RecordedConsent:
+        return self._ask(RECORD, RecordedConsent, asked)
+
+    def withdraw_consent(self, asked: Withdrawal) -> RecordedConsent:
+        return self._ask(WITHDRAW, RecordedConsent, asked)
+
+    def get_contact(self, address: str) -> StoredContact | None:
+        try:
+            return self._ask(GET, StoredContact, ContactQuestion(address))
+        except ApiProblem as refused:
+            if refused.problem.error == "not_found":
+                return None
+            raise
+
+    def upsert_contact(
+        self, contact: ContactRecord, *, version: str | None = None
+    ) -> WrittenContact:
+        """Write a contact; with a `version`, only while it is that. A new one has version ""."""
+        headers = {} if version is None else {"If-Match": f'"{version}"'}
+        if version == "":
+            headers = {"If-None-Match": "*"}
+        return self._ask(UPSERT, WrittenContact, contact, headers=headers)
+
+    def erase_contact(self, asked: Erasing) -> Erased:
+        return self._ask(ERASE, Erased, asked)
+
+    def check(self, stream: str, addresses: list[str]) -> AddressVerdicts:
+        return self._ask(VERDICTS, AddressVerdicts, VerdictRequest(stream, addresses))
+
+    def get_decision(self, id: str) -> Decisions:
+        path = DECISION.path.replace("{id}", quote(id, safe=""))
+        return self._ask(DECISION, Decisions, path=path)
+
+    def find_decisions(self, asked: DecisionSearch) -> Iterator[DecisionShown]:
+        """Yield all of them, page by page, the newest first."""
+        while True:
+            page = self._ask(SEARCH, Decisions, asked)
+            yield from page.decisions
+            if page.next is None:
+                return
+            asked = msgspec.structs.replace(asked, after=page.next)
+
+    def list_streams(self) -> StreamList:
+        return self._ask(STREAMS, StreamList)
+
+    def pause_stream(self, asked: PauseRequest) -> Paused:
+        return self._ask(PAUSE, Paused, asked)
+
+    def resume_stream(self, asked: ResumeRequest) -> Resumed:
+        return self._ask(RESUME, Resumed, asked)
+
+    def list_imports(self) -> ImportList:
+        return self._ask(LIST_IMPORTS, ImportList)
+
+    def get_import(self, id: str) -> ImportShown:
+        return self._ask(GET_IMPORT, ImportShown, path=f"/v1/imports/{quote(id, safe='')}")
+
+    def _ask(
+        self,
+        operation: Operation,
+        answers: type[T],
+        asked: Struct | None = None,
+        *,
+        path: str | None = None,
+        query: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
+        target = self._base + (path or operation.path) + (f"?{urlencode(query)}" if query else "")
+        body = None if asked is None else msgspec.json.encode(asked)
+        sent = {"Authorization": self._authorization, **(headers or {})}
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        if operation.keyed:
+            sent["Idempotency-Key"] = str(uuid.uuid4())
+        status, told, retry = self._exchange(operation.method, target, body, sent)
+        if status == 200:
+            return msgspec.json.decode(told, type=answers)
+        try:
+            problem = msgspec.json.decode(told, type=Problem)
+        except msgspec.MsgspecError:  # a proxy in between
+            problem = Problem("about:blank", "No answer of the API", status, "", "unknown")
+        raise ApiProblem(problem, int(retry) if retry and retry.isdigit() else None)
+
+    def _exchange(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, bytes, str | None]:
+        """Return status, body and Retry-After; a connection that was closed is opened once more."""
+        for last in (False, True):
+            try:
+                self._connection.request(method, target, body, dict(headers))
+                response = self._connection.getresponse()
+                return response.status, response.read(), response.getheader("Retry-After")
+            except (http.client.HTTPException, ConnectionError):
+                self._connection.close()
+                if last:
+                    raise
+            except OSError:
+                self._connection.close()
+                raise
+        raise AssertionError("unreachable")

@@ -1,0 +1,110 @@
+"""smtpproxy.client: each operation is a method, and a retry is done once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from smtpproxy import client
+from smtpproxy.client import (
+    ApiProblem,
+    CheckRequest,
+    Client,
+    ConsentToRecord,
+    ContactRecord,
+    DecisionSearch,
+    Lift,
+    NewSuppression,
+    Withdrawal,
+)
+from smtpproxy.policy.model import Origin
+from smtpproxy.web.api.by_mail import CONSENT, PERMISSION
+from smtpproxy.web.api.contacts import Erasing
+from smtpproxy.web.api.streams import PauseRequest, ResumeRequest
+from tests.kit.store import TrialStore
+from tests.kit.traffic import settings
+from tests.web.serving import api_over, serving
+from tests.web.test_api_writes import ANNA, Writes, two_brands
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Writes]:
+    async with serving(Writes, two_brands(tmp_path)) as served:
+        yield served
+
+
+async def test_each_operation_is_a_method() -> None:
+    async with TrialStore() as store:
+        operations = [each for each, _ in api_over(store, settings()).operations]
+    names = {each.name for each in (*operations, CONSENT, PERMISSION)}
+    assert not [name for name in names if not hasattr(Client, name)]
+
+
+async def test_what_a_program_does_all_day(site: Writes) -> None:
+    await asyncio.to_thread(_day, f"http://127.0.0.1:{site.port}")
+
+
+def _day(url: str) -> None:
+    with Client(url, "all") as api:
+        assert api.get_contact(ANNA) is None
+        made = api.upsert_contact(ContactRecord(ANNA, brand="shop", language="fr"), version="")
+        known = api.get_contact(ANNA)
+        assert known is not None
+        assert (known.contact.language, known.version) == ("fr", made.version)
+        with pytest.raises(ApiProblem) as refused:
+            api.upsert_contact(ContactRecord(ANNA, language="de"), version="other")
+        assert refused.value.problem.error == "changed_meanwhile"
+        agreed = ConsentToRecord(
+            ANNA, "offers", "unticked_box", brand="shop", wording="Yes", source="direct"  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert api.record_consent(agreed).warnings == ()
+        assert api.check("offers", [ANNA]).verdicts[0].verdict == "allow"
+        assert api.withdraw_consent(Withdrawal(ANNA, "offers")).recorded
+        assert api.check("offers", [ANNA]).verdicts[0].reason == "consent_withdrawn"
+        added = api.suppress(NewSuppression(ANNA, "marketing", Origin.MANUAL))
+        assert added.results[0].result == "added"
+        assert api.check_suppressions(CheckRequest([ANNA])).results[0].suppressed
+        assert len(list(api.list_suppressions())) == 1
+        assert len(api.changes(0).changes) == 1
+        lift = Lift(ANNA, "added by mistake", Origin.MANUAL)
+        assert len(api.lift_suppressions(lift).lifted) == 1
+        assert api.show_suppressions(ANNA).suppressions == ()
+        assert api.pause_stream(PauseRequest("offers")).paused
+        states = {one.stream: one.state for one in api.list_streams().streams}
+        assert states["offers"] == "paused"
+        assert api.resume_stream(ResumeRequest("offers")).resumed
+        assert list(api.find_decisions(DecisionSearch(recipient=ANNA))) == []
+        assert api.list_imports().imports == ()
+        assert api.erase_contact(Erasing(ANNA)).erased
+
+
+async def test_a_request_that_got_no_answer_is_asked_again_and_done_once() -> None:
+    """The server hangs up on the first request; the second has the same key."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        heard.append(next(line for line in head.split(b"\r\n") if b"Idempotency" in line))
+        if len(heard) > 1:
+            body = b'{"recorded":true,"warnings":[]}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+
+        def ask() -> bool:
+            with Client(f"http://127.0.0.1:{port}", "x") as api:
+                return api.withdraw_consent(Withdrawal(ANNA, "offers")).recorded
+
+        assert await asyncio.to_thread(ask)
+    assert len(heard) == 2
+    assert heard[0] == heard[1]
+
+
+def test_what_is_no_url_is_told() -> None:
+    with pytest.raises(ValueError, match="no http or https URL"):
+        Client("consent.example.com", "x")
+    assert set(client.__all__) >= {"Client", "ApiProblem"}
