@@ -106,3 +106,21 @@ async def test_a_campaign_is_known_for_as_long_as_it_is_seen(here: StreamCounts)
     await here.prune(T0 + 5 * HOUR)
     assert await count(here, people(0)) == Campaign("spring")  # it is new again, and so are they
     assert (await count(here, people(1))).people == 1
+
+
+async def test_which_campaigns_are_tried_is_known_and_since_when(here: StreamCounts) -> None:
+    assert not await here.tried_since(T0, 1)
+    assert await here.campaign_began("spring") is None
+    await count(here, people(*range(6)), "B")
+    await count(here, people(6), "A")
+    tried = [("offers", Campaign("spring", 7))]
+    assert list(await here.tried_since(T0 + HOUR, 7)) == tried, "it is still tried"
+    assert not await here.tried_since(T0, 8)
+    assert await here.campaign_began("spring") == "A"
+    await count(here, people(*range(7, 10)), at=T0 + HOUR)
+    assert len(await here.tried_since(T0 + HOUR, 7)) == 1
+    assert not await here.tried_since(T0 + 2 * HOUR, 7)
+    for n in range(3):
+        await here.campaign_bounced("B", f"p{n}@people.example", T0 + 2 * HOUR, SHARE, LEAST)
+    ((_, late),) = await here.tried_since(T0 + 2 * HOUR, 7)
+    assert (late.full_at, late.dead_at) == (T0 + HOUR, T0 + 2 * HOUR)
