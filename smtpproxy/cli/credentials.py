@@ -15,7 +15,6 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import choice, config_option, option, options
 from smtpproxy.cli.printer import Part, Result, shows_result
-from smtpproxy.cli.stores import check_brand
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
 
@@ -53,6 +52,8 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
     The token is shown this once; only its hash goes into the configuration, which takes
     effect when the relay is started again. Nothing is written.
     """
+    from smtpproxy.cli.stores import check_brand  # loads the store, which --help does not need
+
     token = PREFIX + secrets.token_urlsafe(32)
     digest = sha256(token.encode()).hexdigest()
     rights = list(dict.fromkeys(options.may)) or list(_RIGHTS[:2])
