@@ -50,7 +50,7 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
     """Make a new token for the API, and the table that makes it known.
 
     The token is shown this once; only its hash goes into the configuration, which takes
-    effect when the relay is started again. Nothing is written.
+    effect with `smtpproxy reload`. Nothing is written.
     """
     from smtpproxy.cli.stores import check_brand  # loads the store, which --help does not need
 
@@ -220,7 +220,7 @@ def keys(settings: Settings) -> Result:
 def rekey(settings: Settings) -> Result:
     """Make a new key for the links of messages to come.
 
-    The relay seals links with it when it is started again. The older keys stay, and with
+    The relay seals links with it after `smtpproxy reload`. The older keys stay, and with
     them every link that was sent: keep them for as long as links have to work, which is
     years. Back up unsubscribe.key before and after.
     """
