@@ -49,6 +49,21 @@ async def test_the_relay_s_verdict_is_told(site: Writes) -> None:
         assert "gazette" not in answer.text
 
 
+async def test_an_order_about_a_brand_that_is_gone_bears_on_all(site: Writes) -> None:
+    gone = SuppressionEntry(ANNA, "brand:gone", Origin.OBJECTION, datetime.now(UTC))
+    await site.store.add_suppressions([gone])
+    assert await site.known("shop") == [("brand:gone", "objection")]
+    asked = {"addresses": [ANNA], "brand": "shop"}
+    (told,) = (await site.post("/v1/suppressions/check", asked, "shop")).json["results"]
+    assert told["suppressed"] is True
+    (told,) = (await site.post(CHECK, {"stream": "offers", "addresses": [ANNA]}, "shop")).json[
+        "verdicts"
+    ]
+    assert told["reason"] == "suppressed_objection"
+    lift = {"address": ANNA, "any_origin": True, "scope": "brand:gone", "reason": "erased"}
+    assert (await site.post("/v1/suppressions/lift", lift, "shop")).status == 403
+
+
 # Decisions.
 
 

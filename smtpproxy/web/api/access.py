@@ -2,7 +2,8 @@
 
 An order about all marketing, or about all mail, bears on the mail of every brand: each may see it,
 and only a token that is for all brands may give or lift one. So it is with a purpose that streams
-of other brands have too.
+of other brands have too. What names a brand that is not there any more bears on all: it may have
+another name now.
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ class Access:
         self.brands = token.brands
         self.everything = not token.brands
         streams = settings.streams.values()
+        self.known_brands = settings.brand_names
         self._bearing = {s.purpose for s in streams if s.purpose and s.brand in token.brands}
         others = {s.purpose for s in streams if s.brand not in token.brands}
         self._own = self._bearing - others
@@ -31,7 +33,9 @@ class Access:
         kind, _, name = scope.partition(":")
         if self.everything or kind in ("all", "marketing"):
             return True
-        return name in (self.brands if kind == "brand" else self._bearing)
+        if kind == "brand":
+            return name in self.brands or name not in self.known_brands
+        return name in self._bearing
 
     def changes_scope(self, scope: str) -> bool:
         """Whether a suppression of that scope bears on no other brand's mail."""

@@ -1,7 +1,7 @@
 """Who must not be mailed any more, told to other systems: the feed of changes, and a check."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated
 
 import msgspec
@@ -215,7 +215,7 @@ async def check(call: Call, store: FactReader) -> Results:
     asked = read_body(call, CheckRequest, '{"addresses": ["…"]}')
     if len(asked.addresses) > MOST_ADDRESSES:
         raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
-    counts = _counting(asked.scope, asked.brand)
+    counts = _counting(asked.scope, asked.brand, call.access.known_brands)
     if asked.brand is not None:
         call.access.check_brands([asked.brand])
     names = [canonical_or_none(address) for address in asked.addresses]
@@ -233,10 +233,13 @@ async def check(call: Call, store: FactReader) -> Results:
     )
 
 
-def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:
+def _counting(
+    scope: str | None, brand: str | None, known_brands: Collection[str]
+) -> Callable[[str], bool]:
     """Return whether a suppression's scope bears on mail of a scope by a brand.
 
-    Where it is not said whose the mail is, an order about any brand does.
+    Where it is not said whose the mail is, an order about any brand does; one about a brand that is
+    not there any more always does.
     """
     try:
         read = None if scope is None else read_scope(scope)
@@ -251,7 +254,8 @@ def _counting(scope: str | None, brand: str | None) -> Callable[[str], bool]:
 
     def counts(found: str) -> bool:
         if found.startswith("brand:") and whose is not None:
-            return read != "all" and found == whose
+            gone = bool(known_brands) and found.removeprefix("brand:") not in known_brands
+            return read != "all" and (gone or found == whose)
         if read is None or found in ("all", read):
             return True
         return read != "all" and (found == "marketing" or found.startswith("brand:"))
