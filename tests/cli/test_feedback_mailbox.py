@@ -157,6 +157,7 @@ def test_who_is_erased_goes_from_the_reports_too(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1_800)
 def test_a_folder_of_any_size(
     relay: RelayProcess, tmp_path: Path, path: Callable[[str], str]
 ) -> None:
