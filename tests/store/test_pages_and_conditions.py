@@ -1,0 +1,42 @@
+"""What the API alone asks of a store: pages of suppressions, and a contact under a condition."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from smtpproxy.policy.model import Contact, Origin
+from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from tests.store.conftest import Database
+
+T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+ANNA = "anna@people.example"
+
+
+async def test_pages_have_every_suppression_once(any_database: Database) -> None:
+    store = any_database.open()
+    await store.add_suppressions(
+        [SuppressionEntry(f"a{n}@x.example", "all", Origin.MANUAL, T0) for n in range(7)]
+    )
+    keys, after = [], None
+    for _ in range(3):
+        page = await store.suppression_page(after, 3)
+        keys += [key for key, _ in page.entries]
+        after = page.next
+    assert after is None
+    assert sorted(keys) == sorted([key async for key, _ in store.export_suppressions()])
+    with pytest.raises(ValueError, match="next"):
+        await store.suppression_page("gA", 3)
+
+
+async def test_a_contact_is_written_only_where_it_is_as_expected(any_database: Database) -> None:
+    store = any_database.open()
+    update = ContactUpdate(Contact(ANNA, language="fr"), frozenset({"language"}))
+    assert await store.put_contact(update, lambda known: known is not None) is None
+    assert await store.contact(ANNA) is None
+    made = await store.put_contact(update, lambda known: known is None)
+    assert made is not None
+    assert made.added == 1
+    await store.erase_contact(ANNA, at=T0)
+    left_out = await store.put_contact(update, lambda known: True)
+    assert left_out is not None
+    assert (left_out.erased, await store.contact(ANNA)) == (1, None)
