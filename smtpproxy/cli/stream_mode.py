@@ -133,7 +133,7 @@ def _plan(edit: Edit, found: StreamReport, mode: Mode) -> Iterator[Part]:
         stopped = seen["would_be_refused"] + seen["would_be_deferred"]
         yield (
             f"Of {counted(found.recipients, 'recipient')} seen, {stopped:,} would not have been"
-            " mailed:"
+            f" mailed{':' if stopped else '.'}"
         )
         rows = [(f.reason, f"{f.recipients:,}") for f in found.figures if f.recipients]
         yield Table([Column(), Column(right=True)], rows)

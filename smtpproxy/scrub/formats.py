@@ -27,6 +27,7 @@ from smtpproxy.store.exchange.lines import (
 from smtpproxy.store.exchange.rows import (
     Header,
     Row,
+    bare_address,
     column_key,
     first_line,
     read_header,
@@ -171,7 +172,7 @@ def _csv_list(lines: Lines, column: str | None) -> AddressList:
     mark, quote = delimiter.encode(), b'"'
 
     def entry(row: Row) -> Entry:
-        address = _address(certain(row.cells[place], row))
+        address = _address(certain(bare_address(row.cells[place]), row))
         content = row.content
         # A row that has all its cells and no quotes is written as it came.
         if whole and quote not in content and content.count(mark) == width - 1:

@@ -31,7 +31,8 @@ def steps(answers: Answers, config: Path, written: Sequence[File]) -> list[Step]
         Step(
             "Say who may be mailed, and after a week see what would be refused; then enforce.",
             (
-                f"smtpproxy contact import contacts.ndjson{option}",
+                f"smtpproxy contact map people.csv{option}",
+                f"smtpproxy contact import people.csv --mapping people.mapping.toml{option}",
                 f"smtpproxy doctor{option}",
                 f"smtpproxy report{option}",
                 f"smtpproxy stream enforce {observed}{option}",

@@ -58,6 +58,39 @@ def test_from_a_crm_s_export_to_mail(stored: Stored, encoding: str) -> None:
     assert "says yes, and" in Path(f"{path}.rejected").read_text(errors="replace")
 
 
+def test_a_row_of_nobody_asks_nothing_and_every_strange_cell_is_asked_at_once(
+    stored: Stored,
+) -> None:
+    header, people = (
+        "Email;Offers;Opt-in partners;Opt-in date\n",
+        "eva@people.example;{};oui;2024-12-31\n",
+    )
+    rows = "".join(map(people.format, ("oui", "peut-être", "?")))
+    path = stored.file("crm.csv", f"{header}{rows}TOTAL;612;98;\n")
+    error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
+    assert error.count("is that yes (a consent), no, or nothing?") == 2
+    assert "612" not in error
+
+
+def test_a_column_named_as_the_purpose_goes_before_one_that_is_not(stored: Stored) -> None:
+    header = "Email;Opt-in partners;Opt-in offers;Opt-in date\n"
+    path = stored.file("crm.csv", f"{header}eva@people.example;non;oui;2024-12-31\n")
+    (table,) = tomllib.loads(mapped(stored, path).read_text())["consent"]
+    assert table["column"] == "Opt-in offers"
+    other = str(stored.folder / "other.toml")
+    said = ("--consent", "Opt-in partners=offers", "--consent", "Opt-in offers=none")
+    (table,) = tomllib.loads(mapped(stored, path, "--output", other, *said).read_text())["consent"]
+    assert table["column"] == "Opt-in partners"
+
+
+@pytest.mark.parametrize("name", ["Opt-in tiers", "Opt-in offers of partners"])
+def test_what_partners_may_send_is_no_consent_to_ones_own_mail(stored: Stored, name: str) -> None:
+    header = f"Email;{name};Date d'opt-in\n"
+    path = stored.file("crm.csv", f"{header}eva@people.example;oui;2024-12-31\n")
+    error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
+    assert f"What did those agree to that {name!r} says yes of?" in error
+
+
 def test_dates_of_a_spreadsheet(stored: Stored) -> None:
     book = openpyxl.Workbook()
     for row in (

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from smtpproxy.store.exchange.consent_columns import ConsentTable
 from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain
-from smtpproxy.store.exchange.proposal import NONE, Answers, Known, Question, words
+from smtpproxy.store.exchange.proposal import NONE, Answers, Known, Question, fitting, words
 from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.terminal import counted
@@ -80,7 +80,7 @@ class ConsentGuess:
     ) -> list[ConsentTable]:
         """Return the consents of columns of yes and no."""
         found: dict[str, ConsentTable] = {}
-        for column in agreed:
+        for column in self._closest(agreed):
             purposes = self._purposes_of(column)
             if twice := [found[purpose] for purpose in purposes if purpose in found]:
                 self._ask_which(twice[0], column)
@@ -94,6 +94,13 @@ class ConsentGuess:
                     _only(refused.get(purpose)),
                 )  # fmt: skip
         return list(found.values())
+
+    def _closest(self, agreed: Sequence[ColumnLook]) -> Sequence[ColumnLook]:
+        """Return those that can be about a purpose: one that is called so goes before others."""
+        if len(self._known.purposes) > 1 or not any(map(self._named_purposes, agreed)):
+            return agreed
+        said = self._answers.consents
+        return [one for one in agreed if self._named_purposes(one) or column_key(one.name) in said]
 
     def _ask_which(self, first: ConsentTable, second: ColumnLook) -> None:
         answers, names = self._answers, (first.column or "", second.name)
@@ -187,11 +194,10 @@ class ConsentGuess:
         if said:
             return [] if said == NONE else [said]
         purposes = self._known.purposes
-        header = set(plain(column.name).split())
-        named = [one for one in purposes if set(plain(one).split()) <= header]
+        named = self._named_purposes(column)
         if named or of_all:
             return named or purposes
-        if len(purposes) == 1:
+        if len(purposes) == 1 and not fitting(column.name, ["others"]):
             return purposes
         answers = self._answers
         key = column_key(column.name)
@@ -204,6 +210,13 @@ class ConsentGuess:
             )
         )
         return ()
+
+    def _named_purposes(self, column: ColumnLook) -> list[str]:
+        header = set(plain(column.name).split())
+        named = [one for one in self._known.purposes if set(plain(one).split()) <= header]
+        if fitting(column.name, ["others"]):  # what partners may send is about mail of theirs
+            named = [one for one in named if fitting(one, ["others"])]
+        return named
 
     def _meanings(
         self, column: ColumnLook, *, refusals: bool
@@ -226,8 +239,8 @@ class ConsentGuess:
             else:
                 kind = "unknown"
             mean[kind].append(text)
-        if mean["unknown"]:
-            self._ask_meaning(column, mean["unknown"][0], refusals=refusals)
+        for text in mean["unknown"]:
+            self._ask_meaning(column, text, refusals=refusals)
         yes, no, none = (tuple(mean[kind]) for kind in ("true", "false", "nothing"))
         # In a column of refusals, yes is the refusal, and who has no refusal did not agree.
         return ((), yes, (*no, *none)) if refusals else (yes, no, none)

@@ -23,6 +23,7 @@ from smtpproxy.store.exchange.mapping import FIELDS, PLAIN, Mapping
 from smtpproxy.store.exchange.rows import (
     Header,
     Row,
+    bare_address,
     check_no_error,
     column_key,
     read_header,
@@ -83,7 +84,7 @@ def read_csv(
     def update(row: Row) -> ContactUpdate | None:
         if passed_over and any(row.cells[p].strip().casefold() in no for p, no in passed_over):
             return None
-        certain(row.cells[places["address"]], row)
+        certain(bare_address(row.cells[places["address"]]), row)
         return reader.update(row.cells, as_of)
 
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
@@ -271,7 +272,9 @@ class _Cell:
             in_provenance = name in ("supplier", "sender_disclosed")
             self.part, self.key = "provenance" if in_provenance else "", name
         self._read: Callable[[str], Any] = str
-        if name in _WORDS:
+        if name == "address":
+            self._read = bare_address
+        elif name in _WORDS:
             self._read = self._words
         elif name in _BOOLS:
             self._read = self._bool

@@ -119,7 +119,8 @@ class _Guess:
             return
         fits = fitting(column.name, (*_TEXTS, "audience", "opt_in", "opt_out"))
         name = longest(fits)
-        is_flag = column.values is not None and name in ("opt_in", "opt_out")
+        is_purpose = plain(column.name) in map(plain, self._known.purposes)
+        is_flag = column.values is not None and (name in ("opt_in", "opt_out") or is_purpose)
         if said != NONE and (is_flag or said is not None):
             self._flags.append(Flag(column, self._is_about_refusals(column)))
         elif name == "audience" and self._map_audience(column):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import ImportFault, Lines, Rejected, read_lines
-from smtpproxy.store.exchange.rows import column_key, read_header, read_rows, told
+from smtpproxy.store.exchange.rows import bare_address, column_key, read_header, read_rows, told
 from smtpproxy.store.exchange.tables import columns_of, is_json, json_rows, read_table
 from smtpproxy.store.exchange.time_forms import TimeForms
 
@@ -51,7 +51,7 @@ class ColumnLook:
         if len(self.examples) < _EXAMPLES and text not in self.examples:
             self.examples.append(text)
         if "@" in text:
-            self.addresses += _ADDRESS.fullmatch(text) is not None
+            self.addresses += _ADDRESS.fullmatch(bare_address(text)) is not None
         else:
             self.times.add(text)
         if self.values is not None:
@@ -125,6 +125,8 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
                 rejected.append(f"line {row.number}: {row.reason}")
                 del rejected[_EXAMPLES:]
                 continue
+            if not any("@" in cell for cell in row.cells):
+                continue  # of nobody: a total, a title; what its cells mean is not asked
             for place, column in columns:
                 column.add(row.cells[place])
         is_csv = not (is_sheet or of_json)

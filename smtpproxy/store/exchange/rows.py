@@ -23,6 +23,10 @@ _MAX_ROW_LINES = 50
 _SAMPLE = 20  # lines that tell by what a header is parted
 _OPEN_QUOTE = "unexpected end of data"  # what csv says of a quote that is not closed
 _SEP = re.compile(rb'"?sep=(.)"?\s*', re.IGNORECASE)  # what Excel takes the delimiter from
+_AROUND = re.compile(
+    r"[^<>@]*<\s*(?:mailto:)?([^<>\s@]+@[^<>\s@]+)\s*>|mailto:([^<>\s@,;?]+@[^<>\s@,;?]+)",
+    re.IGNORECASE,
+)
 _NOTHING = frozenset({"NULL", "null", "(null)", "\\N", "NaN"})
 _ERROR = re.compile(r"#(?:N/A|NV|[A-ZÀ-Ý/0-9_]{2,12}[!?])")  # #REF!, #NOM?, #DIV/0!
 
@@ -98,6 +102,15 @@ def told(cell: str) -> str:
     """Return what a cell says: nothing, where a database wrote what it writes for nothing."""
     text = cell.strip()
     return "" if text in _NOTHING else text
+
+
+def bare_address(cell: str) -> str:
+    """Return the address of a cell that has more around it: `Eva <eva@x.example>`, `mailto:…`.
+
+    Any other cell is returned as it is, also one of several addresses.
+    """
+    found = _AROUND.fullmatch(cell.strip())
+    return cell if found is None else found[1] or found[2]
 
 
 def is_error(text: str) -> bool:

@@ -28,6 +28,7 @@ from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.rows import (
     Header,
     Row,
+    bare_address,
     column_key,
     keys_of,
     one_object_a_line,
@@ -127,9 +128,10 @@ def _row_entry(
     }
 
     def entry(row: Row) -> SuppressionEntry | None:
-        certain(row.cells[address], row)
+        cells = list(row.cells)
+        cells[address] = certain(bare_address(cells[address]), row)
         try:
-            return reader.entry(dict(zip(columns, row.cells, strict=False)))
+            return reader.entry(dict(zip(columns, cells, strict=False)))
         except ValueError as error:
             name, _, wrong = str(error).partition(": ")
             if mapping is _OWN or name not in called:
