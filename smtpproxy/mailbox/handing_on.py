@@ -3,7 +3,8 @@ as one, and goes once for each kind of bounce about a message to a recipient."""
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,7 +25,6 @@ from smtpproxy.sinks.audit.reader import decision
 from smtpproxy.store.feedback import FeedbackLog, HandingOn
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.waiting import Pending
 
 _AT_ONCE = 50
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)
@@ -109,15 +109,16 @@ class BounceRelay:
         A process that is killed later than that does not hand it on again.
         """
 
-        def noted(answer: Pending[Reply]) -> Reply:
-            reply = answer.result()
+        async def noted(answer: Awaitable[Reply]) -> Reply:
+            reply = await answer
             if reply.code < 300:
-                _at_once(self.log.handed_on(key))
+                with suppress(StoreUnavailable):  # it is noted again when all is done
+                    await self.log.handed_on(key)
             return reply
 
         def perform(effect: Effect[Any]) -> Any:
             result = self.perform(effect)
-            return result.then(noted) if isinstance(effect, SendContent) else result
+            return noted(result) if isinstance(effect, SendContent) else result
 
         return perform
 
@@ -155,15 +156,6 @@ class BounceRelay:
             at=arrived.at,
         )
         return trace + content + (b"" if content.endswith(b"\r\n") else b"\r\n")
-
-
-def _at_once(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine that waits for nothing; one that would wait is left for later."""
-    try:
-        work.send(None)
-    except (StopIteration, StoreUnavailable):
-        return
-    work.close()
 
 
 def _pause(tries: int) -> timedelta:

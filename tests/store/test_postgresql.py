@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.policy.model import Lookups
+from smtpproxy.store import open_confirmation_limit
 from smtpproxy.store.postgres import migrations, target
 from smtpproxy.store.postgres.connection import Lease, translated
 from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
@@ -17,7 +18,7 @@ from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.kit.postgres import PostgresCluster
 from tests.store.conftest import Database, OnPostgresql
-from tests.store.contract import ANNA, WHOLE, entry, facts_of
+from tests.store.contract import ANNA, DAY, T0, WHOLE, entry, facts_of
 
 pytestmark = needs("postgresql")
 NAMES = tuple(f"p{n}@people.example" for n in range(40))
@@ -204,3 +205,30 @@ async def _opened(folder: Path, server: PostgresCluster, *, timeout: float) -> S
     store = Database(folder, url).open(timeout=timeout)
     await store.add_suppressions([entry()])
     return store
+
+
+async def test_rows_of_one_batch_that_conflict_are_taken_in_their_order(database: Database) -> None:
+    store = database.open()
+    again = [entry(since=T0 + days * DAY) for days in (0, 2, 1)]
+    result = await store.add_suppressions([*again, entry(NAMES[0])])
+    assert (result.added, result.changed, result.unchanged) == (2, 1, 1)
+    assert [one.since for one in await store.suppressions(ANNA)] == [T0 + 2 * DAY]
+    assert len(await store.changes(0, 10)) == 3  # two were added, one of them then moved
+
+
+def test_a_command_may_use_it_in_one_event_loop_after_another(tmp_path: Path) -> None:
+    with OnPostgresql(tmp_path) as database:
+        limit = open_confirmation_limit(database.settings())
+        for allowed in (True, False):
+            taken = limit.take(ANNA, T0, per_address=1, per_day=9)
+            assert asyncio.run(taken) is allowed
+        limit.close()
+
+
+async def test_no_read_is_done_by_several_processes_of_the_database(database: Database) -> None:
+    """To start them takes longer than the read."""
+    lease = Lease(target(database.settings()))
+    with closing(lease):
+        async with lease.database.connection() as connection:
+            for setting in ("max_parallel_workers_per_gather", "jit", "enable_seqscan"):
+                assert await connection.fetchval(f"SHOW {setting}") in ("0", "off")

@@ -5,8 +5,8 @@ asyncpg is loaded with the first use: who keeps the store in SQLite does without
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Pool
 
 _PLACE = re.compile(r"\?(\d*)")
+_INSERTION = re.compile(
+    r"\s*(?P<head>INSERT INTO \w+ \((?P<columns>[^()]+)\)\s+)VALUES \(\$1(?:, \$\d+)*\)"
+    r"(?P<rest>\s*(?:ON CONFLICT(?: \((?P<key>[^()]+)\))?.*)?)\Z",
+    re.DOTALL,
+)
 _BEGIN_WRITING = """
 UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
 """
@@ -66,10 +71,48 @@ class PostgresSession:
     async def run_many(self, sql: str, values: Iterable[Row]) -> int:
         text, places = translated(sql)
         rows = [_chosen(each, places) for each in values]
-        if not rows:
-            return 0
+        if len(rows) > 1 and (insertion := _INSERTION.match(text)):
+            return await self._insert(insertion, rows)
         # All of them are on their way before the first answer comes.
-        return len(await self._connection.fetchmany(f"{text} RETURNING 1", rows))
+        return len(await self._connection.fetchmany(f"{text} RETURNING 1", rows)) if rows else 0
+
+    async def _insert(self, insertion: re.Match[str], rows: Sequence[Sequence[object]]) -> int:
+        """Insert all rows in one statement, whose triggers run once; in several where rows conflict
+        with each other, which one statement may not have."""
+        if insertion[0] not in _types:
+            prepared = await self._connection.prepare(insertion[0])
+            _types[insertion[0]] = [one.name for one in prepared.get_parameters()]
+        names = insertion["columns"].split(", ")
+        arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_types[insertion[0]], 1))
+        given = f"SELECT * FROM unnest({arrays}) AS given ({insertion['columns']})"
+        text = f"{insertion['head']}{given}{insertion['rest']}"
+        key = [names.index(name) for name in (insertion["key"] or "").split(", ") if name]
+        changed = 0
+        for some in _apart(rows, key) if key else [rows]:
+            status = await self._connection.execute(text, *map(list, zip(*some, strict=True)))
+            changed += int(status.rpartition(" ")[2])
+        return changed
+
+
+_types: dict[str, list[str]] = {}
+"""Of the values of insertions: the tables are the same wherever we are connected to."""
+
+
+def _apart(
+    rows: Sequence[Sequence[object]], key: Sequence[int]
+) -> Iterator[Sequence[Sequence[object]]]:
+    """Yield the rows in parts, in each of which a key occurs once; of one key in their order."""
+    while rows:
+        part: dict[tuple[object, ...], Sequence[object]] = {}
+        later = []
+        for row in rows:
+            values = tuple([row[place] for place in key])
+            if values in part:
+                later.append(row)
+            else:
+                part[values] = row
+        yield list(part.values())
+        rows = later
 
 
 def _chosen(values: Row, places: tuple[int, ...]) -> list[object]:
@@ -156,19 +199,22 @@ class Database:
     def terminate(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.terminate()
+            with suppress(RuntimeError):  # the loop is closed, and they with it
+                pool.terminate()
 
 
 def _session_settings(timeout: float) -> Mapping[str, str]:
     """What each session is told. Every lookup has its index: plans made while a table was empty
-    must not read all of it once it is not."""
+    must not read all of it once it is not. To plan takes longer than to look something up."""
     return {
         "application_name": "smtpproxy",
         "statement_timeout": _milliseconds(max(_NET, timeout)),
         "lock_timeout": _milliseconds(timeout),
         "idle_in_transaction_session_timeout": _milliseconds(_NET),
         "enable_seqscan": "off",
+        "plan_cache_mode": "force_generic_plan",
         "jit": "off",
+        "max_parallel_workers_per_gather": "0",
     }
 
 
@@ -190,6 +236,7 @@ class Lease:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._database: Database | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     @property
@@ -197,9 +244,10 @@ class Lease:
         """Raises StoreUnavailable: it was given back."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        if self._database is None:
-            known = _shared.setdefault(asyncio.get_running_loop(), {})
-            self._database = known.setdefault(self.target, Database(self.target))
+        loop = asyncio.get_running_loop()
+        if self._database is None or self._loop is not loop:  # a command may have one after another
+            known = _shared.setdefault(loop, {})
+            self._database, self._loop = known.setdefault(self.target, Database(self.target)), loop
             self._database.holders += 1
         return self._database
 

@@ -171,13 +171,13 @@ CREATE TRIGGER contacts_removed AFTER DELETE ON contact REFERENCING OLD TABLE AS
 
 CREATE FUNCTION suppression_lasts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'INSERT' AND NEW.renewed_at IS NULL OR TG_OP = 'UPDATE' AND NEW.since > OLD.since THEN
-        NEW.renewed_at = now_in_microseconds() / 1000000 * 1000000;
-    END IF;
+    NEW.renewed_at = now_in_microseconds() / 1000000 * 1000000;
     RETURN NEW;
 END $$;
-CREATE TRIGGER suppression_lasts BEFORE INSERT OR UPDATE OF since ON suppression
-    FOR EACH ROW EXECUTE FUNCTION suppression_lasts();
+CREATE TRIGGER suppression_lasts_from_now BEFORE INSERT ON suppression
+    FOR EACH ROW WHEN (NEW.renewed_at IS NULL) EXECUTE FUNCTION suppression_lasts();
+CREATE TRIGGER suppression_lasts_anew BEFORE UPDATE OF since ON suppression
+    FOR EACH ROW WHEN (NEW.since > OLD.since) EXECUTE FUNCTION suppression_lasts();
 
 -- imports
 
@@ -220,6 +220,10 @@ CREATE FUNCTION next_change() RETURNS bigint LANGUAGE sql VOLATILE AS $$
     UPDATE change_number SET newest = newest + 1 RETURNING newest
 $$;
 
+CREATE FUNCTION next_changes(many bigint) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    UPDATE change_number SET newest = newest + many RETURNING newest - many
+$$;
+
 CREATE TABLE suppression_change (
     seq bigint PRIMARY KEY DEFAULT next_change(),
     at bigint NOT NULL,
@@ -242,20 +246,33 @@ CREATE TABLE event_source (
     state text NOT NULL
 );
 
-CREATE FUNCTION log_suppression() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION log_suppressions() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    before bigint := next_changes((SELECT count(*) FROM changed));
 BEGIN
     INSERT INTO suppression_change
-        (at, action, wide_key, exact_key, scope, origin, since, key_version)
-    VALUES (now_in_microseconds(), TG_ARGV[0], NEW.wide_key, NEW.exact_key, NEW.scope, NEW.origin,
-            NEW.since, NEW.key_version);
+        (seq, at, action, wide_key, exact_key, scope, origin, since, key_version)
+    SELECT before + row_number() OVER (), now_in_microseconds(), TG_ARGV[0], wide_key, exact_key,
+           scope, origin, since, key_version FROM changed;
     RETURN NULL;
 END $$;
 CREATE TRIGGER suppression_change_added AFTER INSERT ON suppression
-    FOR EACH ROW EXECUTE FUNCTION log_suppression('added');
-CREATE TRIGGER suppression_change_moved AFTER UPDATE OF since ON suppression
-    FOR EACH ROW WHEN (NEW.since > OLD.since) EXECUTE FUNCTION log_suppression('moved');
+    REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION log_suppressions('added');
 CREATE TRIGGER suppression_change_lifted AFTER INSERT ON lifted_suppression
-    FOR EACH ROW EXECUTE FUNCTION log_suppression('lifted');
+    REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION log_suppressions('lifted');
+
+CREATE FUNCTION log_moved() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO suppression_change
+        (at, action, wide_key, exact_key, scope, origin, since, key_version)
+    VALUES (now_in_microseconds(), 'moved', NEW.wide_key, NEW.exact_key, NEW.scope, NEW.origin,
+            NEW.since, NEW.key_version);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER suppression_change_moved AFTER UPDATE OF since ON suppression
+    FOR EACH ROW WHEN (NEW.since > OLD.since) EXECUTE FUNCTION log_moved();
 
 CREATE TABLE webhook_state (
     name text PRIMARY KEY,
