@@ -7,7 +7,7 @@ show, and holds counts and dates alone."""
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
@@ -27,6 +27,7 @@ from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.store import open_feedback, open_mailings, open_stream_counts
 from smtpproxy.store.change_journal import Journal
+from smtpproxy.store.followed import Followed
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store
@@ -151,6 +152,7 @@ class Purged:
     matched: int = 0  # addresses whose suppressions recorded mail has matched since the last run
     notes: int = 0  # in free text, which were forgotten
     held: int = 0  # suppressions that are old enough, and stay since a contact has the address
+    behind: Sequence[str] = ()  # relays that may have mail of today that suppressions matched
 
 
 async def purge(
@@ -197,13 +199,17 @@ async def _remove(
     keep, at, dry_run = settings.retention, purged.at, purged.dry_run
     audit = settings.server.state_dir / "audit"
     # Matches first: what they renew stays, and the files they stand in may go below.
-    unread = _unread(audit, await store.journal_read(), purged)
+    followed = await Followed.of(store, settings.server, dry_run=dry_run)
+    unread = _unread(audit, followed.rows, purged)
     if not dry_run:
         another_key = len(await store.keys()) > 1
         for newest, read in unread:
-            await store.renew_suppressions(newest, read)
+            await store.renew_suppressions(newest)
             if another_key:  # here addresses are known that are stored nowhere
                 await store.rekey(list(newest))
+            await followed.note(read)
+        await followed.note({}, clock())
+    purged.behind = await followed.behind(purged.began)
     limits = Limits(
         _limit(settings, at, keep.prospects, lambda b: (b.consent_period, b.activity_period)),
         _limit(settings, at, keep.customers, lambda b: (b.customer_period, b.inquiry_period)),
@@ -216,7 +222,7 @@ async def _remove(
     purged.orders = contacts.orders
     purged.objected = contacts.objected
     suppressions = PurgedSuppressions()
-    if keep.suppressions is not None:
+    if keep.suppressions is not None and not purged.behind:
         suppressions = await store.purge_suppressions(
             beginning(at, keep.suppressions),
             dry_run=dry_run,

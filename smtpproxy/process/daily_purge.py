@@ -146,5 +146,6 @@ def _tell(purged: Purged) -> None:
         orders=purged.orders,
         matched=purged.matched,
         held=purged.held,
+        waits_for=purged.behind,
         **{kind: removed.rows for kind, removed in purged.removed.items()},
     )

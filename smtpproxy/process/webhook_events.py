@@ -26,6 +26,7 @@ from smtpproxy.sinks.audit.following import newest_rows, unread
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.propagation import EventLog, NewEvent
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.relays import relay_id
 from smtpproxy.store.streams import StreamCounts
 
 CAMPAIGNS, REFUSALS = "campaigns", "refusals"
@@ -59,6 +60,7 @@ class RefusalSummaries:
 
     store: EventLog
     relay: str  # its host name
+    id: str  # and what tells its journal from others
     audit: Path
     period: float
     now: Clock
@@ -66,7 +68,7 @@ class RefusalSummaries:
 
     @property
     def source(self) -> str:
-        return f"{REFUSALS}:{self.relay}:{self.period:g}"
+        return f"{REFUSALS}:{self.id}:{self.period:g}"
 
     async def look(self) -> None:
         """Log a summary if one is due. Raises StoreUnavailable, OSError.
@@ -238,8 +240,9 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
     wanted = frozenset(event for webhook in settings.webhooks for event in webhook.events)
     periods = {one.refusals_every for one in settings.webhooks if "refusals" in one.events}
     relay, audit = settings.server.hostname, settings.server.state_dir / "audit"
+    id = relay_id(settings.server.state_dir)
     summaries = [
-        RefusalSummaries(store, relay, audit, each, now, ending) for each in sorted(periods)
+        RefusalSummaries(store, relay, id, audit, each, now, ending) for each in sorted(periods)
     ]
     looks = [each.look for each in summaries]
     kept = [each.source for each in summaries]
@@ -250,7 +253,7 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
         looks.append(CampaignTrials(store, counts, trials, now).look)
         kept.append(CAMPAIGNS)
     try:
-        await _until_it_works(lambda: _forget_others(store, relay, kept))
+        await _until_it_works(lambda: _forget_others(store, id, kept))
         while looks:
             for look in looks:
                 await _until_it_works(look)
@@ -259,9 +262,9 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
         counts.close()
 
 
-async def _forget_others(store: EventLog, relay: str, kept: Sequence[str]) -> None:
+async def _forget_others(store: EventLog, id: str, kept: Sequence[str]) -> None:
     """What is wanted again some day begins then; what other relays read is theirs."""
-    ours = (CAMPAIGNS, f"{REFUSALS}:{relay}:")
+    ours = (CAMPAIGNS, f"{REFUSALS}:{id}:")
     known = await store.event_sources()
     await store.forget_event_sources([n for n in known if n.startswith(ours) and n not in kept])
 

@@ -195,16 +195,10 @@ class RetentionStore(Protocol):
         """
         ...
 
-    async def journal_read(self) -> Mapping[int, int]:
-        """Return the last row of each slot that `renew_suppressions` was told of."""
-        ...
-
-    async def renew_suppressions(
-        self, matched: Mapping[str, datetime], read: Mapping[int, int] | None = None
-    ) -> int:
+    async def renew_suppressions(self, matched: Mapping[str, datetime]) -> int:
         """Let what counts for these canonical addresses last from these moments.
 
-        `read` is remembered in the same commit. Returns how many were renewed.
+        Returns how many were renewed.
         """
         ...
 

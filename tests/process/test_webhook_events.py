@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -47,6 +46,7 @@ class Recorded:
 
     def __init__(self, folder: Path, store: TrialStore) -> None:
         self.clock = journal.Clock()
+        self.id = folder.name
         self.folder = folder
         self.store = store
         self.ending = Event()
@@ -54,7 +54,7 @@ class Recorded:
 
     def another(self, period: float = 3600.0) -> RefusalSummaries:
         return RefusalSummaries(
-            self.store, "relay.example", self.folder, period, self.clock.now, self.ending
+            self.store, "relay.example", self.id, self.folder, period, self.clock.now, self.ending
         )
 
     async def write(
@@ -128,11 +128,10 @@ async def test_each_decision_is_in_one_summary(recorded: Recorded) -> None:
     assert told[-1]["streams"] == []
 
 
-async def test_relays_of_one_store_tell_of_their_own_mail(
+async def test_relays_of_one_store_and_one_host_name_tell_of_their_own_mail(
     recorded: Recorded, tmp_path: Path, store: TrialStore
 ) -> None:
     other = Recorded(tmp_path / "other", store)
-    other.summaries = replace(other.summaries, relay="other.example")
     await recorded.look()
     await other.look()
     await recorded.write(UNKNOWN)
@@ -141,7 +140,7 @@ async def test_relays_of_one_store_tell_of_their_own_mail(
     told = await other.look(hours=1)
     assert [(one["relay"], one["streams"][0]["refused"]) for one in told] == [
         ("relay.example", {"no_record": 1}),
-        ("other.example", {"no_record": 2}),
+        ("relay.example", {"no_record": 2}),
     ]
 
 

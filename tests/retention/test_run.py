@@ -141,6 +141,31 @@ async def test_who_was_matched_in_recorded_mail_is_renewed_even_if_the_record_go
     assert gone.removed["suppressions"].rows == 1
 
 
+async def test_suppressions_wait_until_every_relay_of_a_store_told_of_its_matches(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    """The slots of the journals have the same numbers, and their host names are alike."""
+    other = replace(settings, server=replace(settings.server, state_dir=tmp_path / "other"))
+    other.server.state_dir.mkdir()
+    for _ in range(3):
+        await mailed(settings, EDGE - DAY, EVE, matched=False)
+    await run(settings, store)
+    await run(other, store)
+    await store.add_suppressions([order(ANNA), order(EVE)])
+    await mailed(other, NOW, ANNA)
+    dry = await run(settings, store, NOW + DAY, dry=True)
+    first = await run(settings, store, NOW + DAY)
+    for waited in dry, first:
+        assert waited.behind == [other.server.hostname]
+        assert waited.removed["suppressions"].rows == 0
+    second = await run(other, store, NOW + DAY)
+    assert (second.behind, second.matched) == ([], 1)
+    assert second.removed["suppressions"].rows == 1
+    assert len(await store.suppressions(ANNA)) == 1
+    gone = await run(settings, store, NOW + timedelta(days=40))
+    assert gone.behind == [], "nobody waits for a relay that was taken away"
+
+
 async def test_who_was_matched_is_moved_to_a_new_key(settings: Settings, store: Store) -> None:
     """Their addresses are known from the record, and from nowhere else."""
     await store.add_suppressions([order(ANNA, NOW - DAY), order(EVE, NOW - DAY)])

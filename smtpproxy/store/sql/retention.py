@@ -51,9 +51,6 @@ _COUNTS_FOR = f"wide_key = ?1 AND (exact_key = ?2 OR origin IN ({_ORIGINS}))"
 _RENEW = f"""
 UPDATE suppression SET renewed_at = ?3 WHERE {_COUNTS_FOR} AND coalesce(renewed_at, 0) < ?3
 """
-_READ = """
-INSERT INTO journal_read (slot, n) VALUES (?, ?) ON CONFLICT (slot) DO UPDATE SET n = excluded.n
-"""
 
 _OLD = "since < ?1 AND renewed_at < ?1"
 _ANY_OLD = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OLD})"
@@ -191,14 +188,7 @@ class Retention(Connections):
         await self._forget_pages(Removed(count), dry_run=dry_run)
         return count
 
-    async def journal_read(self) -> dict[int, int]:
-        async with self._reading() as session:
-            found = await session.fetch_all("SELECT slot, n FROM journal_read")
-            return dict(found)
-
-    async def renew_suppressions(
-        self, matched: Mapping[str, datetime], read: Mapping[int, int] | None = None
-    ) -> int:
+    async def renew_suppressions(self, matched: Mapping[str, datetime]) -> int:
         count = 0
         for some in _batches(matched):
             async with self._to_write().transaction() as session:
@@ -206,9 +196,6 @@ class Retention(Connections):
                 seen = [(*pair, to_micros(at)) for name, at in some for pair in _pairs(keys, name)]
                 count += await session.run_many(_RENEW, sorted(seen))
             await asyncio.sleep(_PAUSE)
-        if read:
-            async with self._to_write().transaction() as session:
-                await session.run_many(_READ, list(read.items()))
         return count
 
     async def purge_suppressions(

@@ -199,13 +199,6 @@ CREATE TABLE contact_version (
     PRIMARY KEY (contact, number)
 );
 
--- retention
-
-CREATE TABLE journal_read (
-    slot bigint PRIMARY KEY,
-    n bigint NOT NULL
-);
-
 -- webhooks
 
 -- The number of the newest change there ever was. As a row, not a sequence: the numbers are in the

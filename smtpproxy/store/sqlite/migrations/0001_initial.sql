@@ -191,14 +191,6 @@ CREATE TABLE contact_version (
     PRIMARY KEY (contact, number)
 ) WITHOUT ROWID;
 
--- retention
-
--- Up to which row the matches of each slot of the audit journal have renewed suppressions.
-CREATE TABLE journal_read (
-    slot INTEGER PRIMARY KEY,
-    n INTEGER NOT NULL
-);
-
 -- webhooks
 
 -- What changed, in order, for everybody else who must stop too. Triggers write it, so that
