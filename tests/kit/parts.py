@@ -39,6 +39,7 @@ PARTS = {
     "chromium": Part("chromium", ("chromium",)),
     "curl": Part("curl", ("curl",)),
     "exim": Part("util-linux", ("unshare",), root=True, unpacked=EXIM),
+    "faketime": Part("faketime", ("faketime",), library="/usr/lib/*/faketime/libfaketime.so.1"),
     "haproxy": Part("haproxy", ("haproxy",)),
     "miltertest": Part("miltertest", ("miltertest",)),
     "msmtp": Part("msmtp", ("msmtp",)),
