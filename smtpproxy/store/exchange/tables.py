@@ -27,8 +27,11 @@ _START = 64
 _NOT_SPACE = b" \t\r\n\xef\xbb\xbf"
 _MOST_UNPACKED = 2 << 30  # octets of a whole spreadsheet, read in a stream
 _MOST_IN_MEMORY = 256 << 20  # octets of its parts that are not: above all, its texts
-_MOST_COLUMNS = 1_000  # of JSON objects
+_MOST_PARSED = 8 << 20  # octets of those that become many objects each: above all, its styles
+_MOST_ROWS = 1 << 20  # of a sheet, as Excel has it: a number in the file may leave out billions
+_MOST_COLUMNS = 1_000  # of JSON objects, and of a sheet
 _DEEPEST = 5  # objects in objects
+_PARSED = ("styles.xml", "workbook.xml", ".rels", "[Content_Types].xml", "theme1.xml")
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -143,17 +146,27 @@ def read_sheet(file: BinaryIO, delimiter: str = ",") -> Lines:
 
 
 def _check_size(parts: Iterable[zipfile.ZipInfo]) -> None:
-    whole, in_memory = 0, 0
+    whole, in_memory, parsed = 0, 0, 0
     for part in parts:
         whole += part.file_size
         if not part.filename.startswith("xl/worksheets/"):
             in_memory += part.file_size
-    if whole > _MOST_UNPACKED or in_memory > _MOST_IN_MEMORY:
+        if part.filename.endswith(_PARSED):
+            parsed += part.file_size
+    if whole > _MOST_UNPACKED or in_memory > _MOST_IN_MEMORY or parsed > _MOST_PARSED:
         raise ImportFault("the spreadsheet is too large; save it as CSV in UTF-8")
 
 
 def _has_rows(sheet: Any) -> bool:
-    return any(any(cell is not None for cell in row) for row in sheet.iter_rows(values_only=True))
+    return any(row.count(None) < len(row) for row in _rows(sheet))
+
+
+def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of each row, empty ones too. Raises ImportFault: there are too many."""
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        if number > _MOST_ROWS:
+            raise ImportFault(f"the spreadsheet has more than {_MOST_ROWS:,} rows")
+        yield row
 
 
 def _sheet_lines(sheet: Any, copy: BinaryIO, delimiter: str) -> Iterator[Line | Rejected]:
@@ -161,11 +174,18 @@ def _sheet_lines(sheet: Any, copy: BinaryIO, delimiter: str) -> Iterator[Line | 
         if sheet is None:
             return
         try:
-            for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
-                cells = [_text(cell) for cell in row]
+            for number, row in enumerate(_rows(sheet), 1):
+                beyond = row[_MOST_COLUMNS:]
+                if beyond.count(None) < len(beyond):
+                    wrong = f"it has a cell beyond column {_MOST_COLUMNS:,}"
+                    yield Rejected(number, wrong, (wrong.encode(),))
+                    continue
+                cells = [_text(cell) for cell in row[:_MOST_COLUMNS]]
                 while cells and not cells[-1]:
                     cells.pop()
                 yield csv_line(number, cells, delimiter)
+        except ImportFault:
+            raise
         except Exception as error:  # in the midst of a broken one
             raise ImportFault(
                 f"row {number + 1}: the spreadsheet is broken ({_in_words(error)})"

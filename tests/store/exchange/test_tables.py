@@ -9,7 +9,8 @@ from typing import Any
 import openpyxl
 import pytest
 
-from smtpproxy.store.exchange.lines import ImportFault, Line
+from smtpproxy.store.exchange import tables
+from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.tables import flat, read_table
 
@@ -83,6 +84,40 @@ def test_an_archive_that_is_none_is_refused() -> None:
 def test_one_that_would_fill_the_memory_is_refused() -> None:
     with pytest.raises(ImportFault, match="too large"):
         read_table(archive(strings=b"\0" * (257 << 20)))
+
+
+def sheet_of(path: Path, row: str) -> Path:
+    """A spreadsheet whose second row is written as it is."""
+    plain = workbook(path.with_name("plain.xlsx"), [["address"]])
+    with zipfile.ZipFile(plain) as read, zipfile.ZipFile(path, "w") as written:
+        for name in read.namelist():
+            text = read.read(name)
+            if name.startswith("xl/worksheets/"):
+                text = text.replace(b"</sheetData>", row.encode() + b"</sheetData>")
+            written.writestr(name, text)
+    return path
+
+
+@pytest.mark.timeout(60)
+def test_a_row_beyond_all_rows_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MOST_ROWS", 1_000)
+    row = '<row r="2000000000"><c r="A2000000000"><v>1</v></c></row>'
+    with pytest.raises(ImportFault, match="more than 1,000 rows"):
+        texts(sheet_of(tmp_path / "people.xlsx", row))
+
+
+def test_a_cell_beyond_all_columns_costs_its_row(tmp_path: Path) -> None:
+    cells = '<c r="A2" t="str"><v>a@people.example</v></c><c r="XFD2"><v>1</v></c>'
+    path = sheet_of(tmp_path / "people.xlsx", f'<row r="2">{cells}</row>')
+    with path.open("rb") as file:
+        found = list(read_table(file))
+    assert [type(one) for one in found] == [Line, Rejected]
+    assert "beyond column 1,000" in found[1].reason  # type: ignore[union-attr]
+
+
+def test_styles_that_would_fill_the_memory_are_refused() -> None:
+    with pytest.raises(ImportFault, match="too large; save it as CSV"):
+        read_table(archive(**{"xl/styles.xml": b" " * (9 << 20)}))
 
 
 def test_one_that_was_cut_is_refused(tmp_path: Path) -> None:
