@@ -6,7 +6,15 @@ from typing import Literal, NamedTuple
 
 from smtpproxy.store.exchange.consent_columns import ConsentTable
 from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain
-from smtpproxy.store.exchange.proposal import NONE, Answers, Known, Question, fitting, words
+from smtpproxy.store.exchange.proposal import (
+    NONE,
+    Answers,
+    Known,
+    Question,
+    fitting,
+    unexplained,
+    words,
+)
 from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.terminal import counted
@@ -195,10 +203,10 @@ class ConsentGuess:
             return [] if said == NONE else [said]
         purposes = self._known.purposes
         named = self._named_purposes(column)
-        if named or of_all:
+        if of_all:
             return named or purposes
-        if len(purposes) == 1 and not fitting(column.name, ["others"]):
-            return purposes
+        if not unexplained(column.name, purposes) and (named or len(purposes) == 1):
+            return named or purposes
         answers = self._answers
         key = column_key(column.name)
         self._questions.append(

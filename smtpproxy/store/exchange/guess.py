@@ -17,6 +17,7 @@ from smtpproxy.store.exchange.proposal import (
     Question,
     fitting,
     longest,
+    refuses,
     words,
 )
 from smtpproxy.store.exchange.rows import column_key
@@ -120,7 +121,8 @@ class _Guess:
         fits = fitting(column.name, (*_TEXTS, "audience", "opt_in", "opt_out"))
         name = longest(fits)
         is_purpose = plain(column.name) in map(plain, self._known.purposes)
-        is_flag = column.values is not None and (name in ("opt_in", "opt_out") or is_purpose)
+        is_named = name in ("opt_in", "opt_out") or refuses(column.name, "out")
+        is_flag = column.values is not None and (is_named or is_purpose)
         if said != NONE and (is_flag or said is not None):
             self._flags.append(Flag(column, self._is_about_refusals(column)))
         elif name == "audience" and self._map_audience(column):
@@ -137,8 +139,11 @@ class _Guess:
     @staticmethod
     def _is_about_refusals(column: ColumnLook) -> bool:
         """Whether a yes is a refusal: one word of that is enough, whatever else is said."""
-        fits = fitting(column.name, ("withdrawn_at", "opt_in", "opt_out", "not"))
-        return bool({"withdrawn_at", "opt_out"} & fits.keys() or fits.keys() == {"opt_in", "not"})
+        fits = fitting(column.name, ("withdrawn_at", "opt_in", "opt_out", "given_at", "not"))
+        if {"withdrawn_at", "opt_out"} & fits.keys() or refuses(column.name, "out"):
+            return True
+        is_about_consent = bool({"opt_in", "given_at"} & fits.keys())
+        return is_about_consent and ("not" in fits or refuses(column.name, "refusal"))
 
     def _map_audience(self, column: ColumnLook) -> bool:
         """Say which cells are consumers and which professionals; False: they are neither."""

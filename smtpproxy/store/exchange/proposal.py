@@ -72,7 +72,7 @@ NONE = "none"
 
 @cache
 def words(table: str) -> Mapping[str, frozenset[str]]:
-    """Return the names of columns, or of cells, that a field has."""
+    """Return the names of columns, or of cells, that a field has, or words by what they say."""
     folder = resources.files("smtpproxy.store.exchange")
     document = toml.loads(folder.joinpath("columns.toml").read_text("utf-8"))
     return {name: frozenset(texts) for name, texts in document[table].items()}
@@ -86,6 +86,23 @@ def fitting(header: str, names: Iterable[str]) -> dict[str, int]:
         for name in names
     }
     return {name: length for name, length in found.items() if length}
+
+
+def refuses(header: str, kind: Literal["out", "refusal"]) -> bool:
+    """Whether a word of a header begins like one that says no."""
+    beginnings = tuple(words("words")[kind])
+    return any(word.startswith(beginnings) for word in plain(header).split())
+
+
+def unexplained(header: str, purposes: Iterable[str]) -> bool:
+    """Whether a header says more than that people agreed, and to which of the purposes."""
+    names = words("names")
+    known = {word for name in _AGREED for text in names[name] for word in text.split()}
+    known |= {word for one in purposes for word in plain(one).split()}
+    return not set(plain(header).split()) <= known | words("words")["passing"]
+
+
+_AGREED = ("opt_in", "given_at", "signed_up_at")
 
 
 def longest(found: Mapping[str, int]) -> str | None:

@@ -160,6 +160,39 @@ def test_a_sign_up_alone_is_no_consent(table: Table) -> None:
     assert found.columns["date d'inscription"] == "collected_at"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Désabonnement", "désabonnement newsletter", "Désinscriptions newsletter", "Unsub",
+        "newsletter unsub", "Newsletter refusée", "Consent revoked", "consent withdrawn",
+        "Retrait du consentement", "Einwilligung verweigert", "Newsletter Abmeldung",
+        "Newsletter gesperrt", "subscription cancelled", "ancien abonné", "former subscriber",
+        "hors newsletter", "boletín cancelado", "permission denied", "DoNotEmail", "ex-abonné",
+    ],
+)  # fmt: skip
+def test_a_yes_in_a_column_that_says_no_is_a_refusal(table: Table, name: str) -> None:
+    assert table.flag(name) == ((), ("oui",))
+
+
+def test_a_date_of_a_consent_that_was_taken_back_is_no_agreement(table: Table) -> None:
+    rows = "email;Date de consentement retiré", "a@b.example;2024-01-01"
+    (consent,) = table.proposal(*rows).consents
+    assert (consent.given_at, consent.withdrawn_at) == (None, "Date de consentement retiré")
+
+
+@pytest.mark.parametrize("name", ["Newsletter reçue", "consent pending", "newsletter sent"])
+def test_a_column_that_says_more_than_that_people_agreed_is_asked_about(
+    table: Table, name: str
+) -> None:
+    rows = f"email;{name};opt-in date", "a@b.example;oui;2024-01-01"
+    found = table.proposal(*rows)
+    assert "--consent" in options(found)
+    assert not any(one.column for one in found.consents)
+    answers = Answers(consents={name.casefold(): "offers"})
+    (consent,) = table.proposal(*rows, answers=answers).consents
+    assert consent.yes == ("oui",)
+
+
 def test_an_ip_address_or_a_text_is_no_flag(table: Table) -> None:
     found = table.proposal(
         "email,OPTIN_IP,Newsletter comments", "a@b.example,192.0.2.1,x", *["c@b.example,,y"] * 3
@@ -206,8 +239,8 @@ def test_memory_is_bounded_by_the_columns(table: Table) -> None:
 
 
 def test_the_words_are_written_as_they_are_compared() -> None:
-    for name in ("names", "cells"):
+    for name in ("names", "cells", "words"):
         for texts in words(name).values():
             assert [text for text in texts if plain(text) != text] == []
-    guessed = {"given_at", "signed_up_at", "withdrawn_at", "opt_in", "opt_out", "not"}
+    guessed = {"given_at", "signed_up_at", "withdrawn_at", "opt_in", "opt_out", "not", "others"}
     assert set(words("names")) - guessed <= set(FIELDS)
