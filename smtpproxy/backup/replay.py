@@ -4,16 +4,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
+from smtpproxy.backup import refusals
 from smtpproxy.backup.restoring import Pending, pending
 from smtpproxy.policy.breaker import MARKETING, RESTORE
-from smtpproxy.policy.model import ConsentAct, Origin
+from smtpproxy.policy.model import Origin
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.sinks.audit.reader import read
-from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap
+from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Refusal
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.protocols import Store, SuppressionEntry
@@ -23,8 +25,7 @@ _AT_ONCE = 2_000
 _LIFTED = "lifted before the restore"
 _Order = tuple[str, str, str]
 """Key text, scope and origin of a suppression."""
-_Withdrawal = tuple[str, str | None, datetime]
-"""Purpose, brand and time."""
+_REFUSALS = get_args(Refusal)
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class Replayed:
     suppressed: int = 0
     lifted: int = 0
     withdrawn: int = 0
+    refused: int = 0  # contacts who were restricted, want less, or object to profiling
     erased: int = 0
     gaps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -49,7 +51,7 @@ class _Found:
     stands: dict[_Order, datetime]
     lifted: dict[_Order, datetime]
     erased: dict[str, tuple[datetime, str]]
-    withdrawn: dict[str, set[_Withdrawal]]
+    refusals: dict[str, list[Change]]
 
 
 async def waiting_restore(store: Store) -> Pending | None:
@@ -129,9 +131,8 @@ def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:
         order = one.key, one.scope, one.origin
         if one.since is None:
             continue
-        if one.action == "withdrawn":
-            act = one.purpose, one.brand, one.since
-            found.withdrawn.setdefault(one.key, set()).add(act)
+        if one.action in _REFUSALS:
+            found.refusals.setdefault(one.key, []).append(one)
         elif one.action == "lifted":
             if lifting:
                 found.stands.pop(order, None)
@@ -147,25 +148,23 @@ def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:
 async def _people(
     settings: Settings, store: Store, ring: KeyRing, found: _Found, done: Replayed
 ) -> None:
-    """Erase contacts who were erased, and record withdrawals. Whose contact is not there any more,
-    or not yet, has a suppression instead: a later import must not revive them."""
+    """Erase contacts who were erased, and record what others refuse. Whose contact is not there
+    any more, or not yet, has a suppression instead: a later import must not revive them."""
     gone = _named(ring, found.erased, _recorded(settings, found.erased))
-    left = dict(found.withdrawn)
-    if found.erased or found.withdrawn:
+    left = dict(found.refusals)
+    if found.erased or found.refusals:
         async for addresses in store.contact_addresses():
             for key, address in _named(ring, found.erased, addresses).items():
                 at, scope = found.erased[key]
                 done.erased += await store.erase_contact(address, at=at, scope=scope)
                 gone[key] = address
-            for key, address in _named(ring, found.withdrawn, addresses).items():
-                if key in found.erased:
-                    continue
-                for purpose, brand, at in left.pop(key, ()):
-                    act = ConsentAct(purpose, at, withdrawal=True, brand=brand)
-                    done.withdrawn += await store.record_act(address, act)
-    for key, acts in left.items():
-        for purpose, _, at in acts:
-            order = key, f"purpose:{purpose}", str(Origin.UNSUBSCRIBE)
+            for key, address in _named(ring, found.refusals, addresses).items():
+                refused = left.pop(key, [])
+                if key not in found.erased:
+                    await _refuse(store, address, refused, done)
+    for key, refused in left.items():
+        for scope, origin, at in refusals.orders(refused):
+            order = key, scope, str(origin)
             found.stands[order] = max(at, found.stands.get(order, at))
             done.withdrawn += 1
     for address in gone.values():
@@ -173,6 +172,14 @@ async def _people(
             pseudonymise(settings.server.state_dir / FOLDER, address)
         except StillWritten as fault:
             done.notes = (*done.notes, str(fault))
+
+
+async def _refuse(store: Store, address: str, refused: Sequence[Change], done: Replayed) -> None:
+    for act in refusals.withdrawals(refused):
+        done.withdrawn += await store.record_act(address, act)
+    known = await store.contact(address)
+    if known is not None and (update := refusals.update(known, refused)) is not None:
+        done.refused += not (await store.put_contacts([update])).unchanged
 
 
 async def _orders(store: Store, found: _Found, done: Replayed, now: Callable[[], datetime]) -> None:

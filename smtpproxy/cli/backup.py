@@ -121,6 +121,7 @@ def restore(config: Path, backup: Path | None, options: RestoreOptions) -> Resul
         "suppressed": done.suppressed,
         "lifted": done.lifted,
         "withdrawn": done.withdrawn,
+        "refused": done.refused,
         "erased": done.erased,
     }
     return Result(data, [*_placed_text(placed), *_text(done)], 1 if done.gaps else 0)
@@ -218,6 +219,7 @@ def _text(done: Replayed) -> Iterator[Part]:
             ("suppressed again", f"{done.suppressed:,}"),
             ("lifted again", f"{done.lifted:,}"),
             ("withdrawn again", f"{done.withdrawn:,}"),
+            ("restricted or less mail", f"{done.refused:,}"),
             ("erased again", f"{done.erased:,}"),
         ]
     )

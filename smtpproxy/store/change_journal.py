@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from smtpproxy.policy.model import Frequency
 from smtpproxy.store.key_files import give_to_owner_of
 
 FOLDER = "audit"
@@ -30,7 +31,9 @@ _LONGEST = 64 * 1024  # octets of a line
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Mark = tuple[int, int]
-"""The numbers of the newest change of suppressions and the newest withdrawal on record."""
+"""The numbers of the newest change of suppressions and of the newest refusal on record."""
+Refusal = Literal["withdrawn", "restricted", "wished", "profiling_objected"]
+Action = Literal["added", "moved", "lifted", "backup"] | Refusal
 
 
 class Position(Struct, frozen=True):
@@ -41,20 +44,23 @@ class Position(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True, omit_defaults=True):
-    """What happened to a suppression, or to a consent; or that a backup was begun.
+    """What happened to a suppression, or what a contact refuses; or that a backup was begun.
 
-    `key` stands for the address, as in an export of suppressions. `since` is from when the
-    suppression holds, or when consent to `purpose` was withdrawn; `brand`: from that one alone.
+    `key` stands for the address, as in an export of suppressions. `since` is from when that
+    holds. `withdrawn`: consent to `purpose`; `brand`: from that one alone. `restricted`: by
+    `tag`. `wished`: mail of `purpose` of `brand` no more often than `frequency`.
     """
 
     at: datetime
-    action: Literal["added", "moved", "lifted", "withdrawn", "backup"]
+    action: Action
     key: str = ""
     scope: str = ""
     origin: str = ""
     since: datetime | None = None
     purpose: str = ""
     brand: str | None = None
+    tag: str = ""
+    frequency: Frequency | None = None
 
 
 class Line(Struct, frozen=True):

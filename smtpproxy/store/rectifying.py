@@ -58,6 +58,7 @@ def corrected(
         ),
         as_of=as_of,
         rectifies=True,
+        restricted_tags=correction.restricted_tags,
     )
     return update, _changes(known.contact, after)
 

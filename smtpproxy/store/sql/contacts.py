@@ -7,6 +7,7 @@ import msgspec
 
 from smtpproxy.mail.address import canonical, widened
 from smtpproxy.policy.model import ConsentAct, Contact, Suppression
+from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.merge import Known, Tally, merge, refusals
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
@@ -42,7 +43,10 @@ _PAGE_SIZE = 1_000
 class _Entry:
     """A contact of the batch: its row, and what of it is to be written."""
 
-    __slots__ = ("acts", "corrected", "is_new", "known", "number", "origin", "touched", "versions")
+    __slots__ = (
+        *("acts", "corrected", "is_new", "known", "number", "origin", "restricted", "touched"),
+        "versions",
+    )
 
     def __init__(self, number: int, known: Known | None) -> None:
         self.number = number
@@ -52,12 +56,15 @@ class _Entry:
         self.is_new = known is None
         self.touched = False
         self.acts: list[Row] = []
+        self.restricted: frozenset[str] = frozenset()  # new tags that restrict
         self.corrected = False  # acts that are stored are told more exactly: all are written
 
     def apply(self, update: ContactUpdate, tally: Tally, importer: int | None) -> None:
         merged = merge(self.known, update)
         self._remember(update, importer, changed=merged.changed)
         start = len(self.known.contact.acts) if self.known else 0
+        tags = self.known.contact.tags if self.known else frozenset()
+        self.restricted |= restricting(merged.known.contact.tags - tags, update.restricted_tags)
         tally.count(new=self.known is None, changed=merged.changed, older=merged.older)
         self.acts += [
             rows.act_row(self.number, start + place, act)
@@ -106,8 +113,10 @@ async def put(
     updates: Sequence[ContactUpdate],
     importer: int | None = None,
     erased: Container[str] = (),
-) -> BatchResult:
+) -> tuple[BatchResult, list[tuple[int, str]]]:
     """Insert or update. `importer` is the number of the import whose updates these are.
+
+    Returns besides which contacts got which tag that restricts them.
 
     People in `erased` are left out; of those who came back by themselves, refusals are taken.
     """
@@ -138,7 +147,9 @@ async def put(
     await session.run_many(_FORGET_ACTS, corrected)
     await session.run_many(_INSERT_ACT, [row for entry in touched for row in entry.act_rows()])
     await imported_contacts.remember(session, versions)
-    return tally.result({name: one.known.contact for name, one in entries.items() if one.known})
+    restricted = [(one.number, tag) for one in touched for tag in sorted(one.restricted)]
+    contacts = {name: one.known.contact for name, one in entries.items() if one.known}
+    return tally.result(contacts), restricted
 
 
 async def erase(session: Session, address: str) -> bool:
@@ -226,6 +237,21 @@ class Contacts(Connections):
     async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
         raise NotImplementedError
 
+    async def _put(
+        self,
+        session: Session,
+        updates: Sequence[ContactUpdate],
+        importer: int | None = None,
+        erased: Container[str] = (),
+    ) -> BatchResult:
+        result, restricted = await put(session, updates, importer, erased)
+        if restricted:
+            await self._restricted(session, restricted)
+        return result
+
+    async def _restricted(self, session: Session, tags: Sequence[tuple[int, str]]) -> None:
+        """Note, where that is kept, which contacts got which tag that restricts them."""
+
     async def profiles(
         self, addresses: Sequence[str]
     ) -> Mapping[str, tuple[Contact, datetime | None]]:
@@ -262,7 +288,7 @@ class Contacts(Connections):
             update, changes = corrected(known[name], target, correction, at)
             done = Rectification(at, reason, changes)
             if changes:
-                await put(session, [update])
+                await self._put(session, [update])
                 await _record(session, name, new, done)
         return done
 

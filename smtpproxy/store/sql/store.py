@@ -104,7 +104,7 @@ class SqlStore(
                 keys = await self._keys.current(session)
                 addresses = [update.contact.address for update in updates]
                 erased = await suppression_table.erased(session, keys, addresses)
-            result = await contact_table.put(session, updates, importer, erased)
+            result = await self._put(session, updates, importer, erased)
             await import_table.take_in(session, batch, result, before)
             return result
 
@@ -118,7 +118,7 @@ class SqlStore(
                 return None
             keys = await self._keys.current(session)
             erased = await suppression_table.erased(session, keys, [address])
-            return await contact_table.put(session, [update], None, erased)
+            return await self._put(session, [update], None, erased)
 
     async def contact(self, address: str) -> Contact | None:
         name = canonical(address)

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, closing, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy.settings import PartnerSettings
@@ -38,6 +38,10 @@ from smtpproxy.store.sqlite.journaling import ChangeFollower
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.statements import DIALECT
 
+_RESTRICT = """
+INSERT INTO refusal_change (at, contact, action, purpose) VALUES (?, ?, 'restricted', ?)
+"""
+
 
 class SqliteStore(SqlStore):
     """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
@@ -68,7 +72,7 @@ class SqliteStore(SqlStore):
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
         async with self._to_write().transaction() as session:  # the journal has these
-            await session.run("DELETE FROM withdrawal_change WHERE at < ?", to_micros(before))
+            await session.run("DELETE FROM refusal_change WHERE at < ?", to_micros(before))
         return await super().trim_changes(before, webhooks=webhooks)
 
     def _to_write(self) -> Writer:
@@ -80,6 +84,10 @@ class SqliteStore(SqlStore):
     async def _reading(self, *, snapshot: bool = False) -> AsyncIterator[Session]:
         async with reading(self._path, self._timeout, snapshot=snapshot) as session:
             yield session
+
+    async def _restricted(self, session: Session, tags: Sequence[tuple[int, str]]) -> None:
+        rows = [(to_micros(datetime.now(UTC)), *tag) for tag in tags]
+        await session.run_many(_RESTRICT, rows)
 
     async def _keys_changed(self, session: Session) -> None:
         await live_keys.rename(session)

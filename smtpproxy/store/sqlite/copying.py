@@ -100,7 +100,7 @@ def hold(path: Path, at: datetime, position: str, mark: Mark) -> None:
             connection.execute("BEGIN IMMEDIATE")
             moment = to_micros(at)
             connection.execute(_HOLD, (MARKETING, moment, RESTORE, position))
-            for table, seen in zip(("suppression_change", "withdrawal_change"), mark, strict=True):
+            for table, seen in zip(("suppression_change", "refusal_change"), mark, strict=True):
                 _skip_numbers(connection, table, seen)
             connection.execute(_NOTE, (moment, MARKETING, RESTORE))
             connection.execute("COMMIT")

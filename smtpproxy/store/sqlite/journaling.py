@@ -5,7 +5,10 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Mark
+import msgspec
+
+from smtpproxy.policy.model import Preference
+from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Mark, Refusal
 from smtpproxy.store.keys import key_text
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
@@ -14,7 +17,7 @@ from smtpproxy.store.sql.session import Session
 
 _NEWEST = """
 SELECT coalesce(max(iif(name = 'suppression_change', seq, 0)), 0),
-    coalesce(max(iif(name = 'withdrawal_change', seq, 0)), 0)
+    coalesce(max(iif(name = 'refusal_change', seq, 0)), 0)
 FROM sqlite_sequence
 """
 # The fingerprint of a key that is not known any more is of no use to anybody.
@@ -23,12 +26,13 @@ SELECT seq, at, action, coalesce(fingerprint, '00000000'), wide_key, exact_key, 
 FROM suppression_change LEFT JOIN suppression_key ON version = key_version
 WHERE seq > ? AND seq <= ? AND action IN ('added', 'moved', 'lifted') ORDER BY seq LIMIT ?
 """
-_WITHDRAWALS = """
-SELECT seq, at, address, purpose, since, details
-FROM withdrawal_change JOIN contact ON id = contact
+_REFUSALS = """
+SELECT seq, at, address, action, purpose, since, details
+FROM refusal_change JOIN contact ON id = contact
 WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 """
 _AT_ONCE = 5_000
+_read_wish = msgspec.json.Decoder(Preference).decode
 
 
 class ChangeFollower:
@@ -63,30 +67,44 @@ class ChangeFollower:
         self._known = newest
 
     async def _write(self, session: Session, newest: Mark) -> None:
-        _, (change, withdrawal) = self._journal.end()
+        _, (change, refusal) = self._journal.end()
         while True:
             suppressions = await session.fetch_all(_CHANGES, change, newest[0], _AT_ONCE)
-            withdrawals = await session.fetch_all(_WITHDRAWALS, withdrawal, newest[1], _AT_ONCE)
-            if not suppressions and not withdrawals:
+            refusals = await session.fetch_all(_REFUSALS, refusal, newest[1], _AT_ONCE)
+            if not suppressions and not refusals:
                 return
             found: list[tuple[Change, Mark]] = []
             for change, at, action, fingerprint, wide, exact, scope, origin, since in suppressions:
                 key = key_text(fingerprint, (wide, exact))
                 one = Change(from_micros(at), action, key, scope, origin, from_micros(since))
-                found.append((one, (change, withdrawal)))
-            if withdrawals:
+                found.append((one, (change, refusal)))
+            if refusals:
                 ring = (await self._keys.current(session)).newest
-                for withdrawal, at, address, purpose, since, details in withdrawals:
-                    one = Change(
-                        from_micros(at),
-                        "withdrawn",
-                        ring.text(ring.pair(address)),
-                        since=from_micros(since),
-                        purpose=purpose,
-                        brand=act_brand(details),
-                    )
-                    found.append((one, (change, withdrawal)))
+                for refusal, at, address, *told in refusals:
+                    one = _refusal(from_micros(at), ring.text(ring.pair(address)), *told)
+                    found.append((one, (change, refusal)))
             await asyncio.to_thread(self._journal.append, found, datetime.now(UTC))
+
+
+def _refusal(
+    at: datetime, key: str, action: Refusal, purpose: str, since: int | None, details: str | None
+) -> Change:
+    if action == "withdrawn":
+        assert since is not None
+        brand = act_brand(details)
+        return Change(at, action, key, since=from_micros(since), purpose=purpose, brand=brand)
+    if action == "restricted":
+        return Change(at, action, key, since=at, tag=purpose)
+    if action == "wished":
+        wish = _read_wish(details or "")
+        return Change(
+            *(at, action, key),
+            since=wish.at,
+            purpose=wish.purpose,
+            brand=wish.brand,
+            frequency=wish.frequency,
+        )
+    return Change(at, action, key, since=datetime.fromisoformat(details or ""))
 
 
 async def _newest(session: Session) -> Mark:

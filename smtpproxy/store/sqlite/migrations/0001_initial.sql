@@ -87,22 +87,54 @@ CREATE TABLE consent_act (
     PRIMARY KEY (contact, at, withdrawal, sequence)
 ) WITHOUT ROWID;
 
--- What of them is still to be written to the journal of changes, and was lately.
-CREATE TABLE withdrawal_change (
+-- What contacts refuse: what of it is still to be written to the journal of changes, and was lately.
+CREATE TABLE refusal_change (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
     contact INTEGER NOT NULL REFERENCES contact (id) ON DELETE CASCADE,
-    purpose TEXT NOT NULL,
-    since INTEGER NOT NULL,
-    details TEXT
+    action TEXT NOT NULL,      -- withdrawn, restricted, wished, profiling_objected
+    purpose TEXT NOT NULL,     -- or the tag that restricts
+    since INTEGER,             -- NULL: `details` or `at` tells
+    details TEXT               -- those of the act; the preference; the moment: as JSON
 );
 
-CREATE INDEX withdrawal_change_contact ON withdrawal_change (contact);
+CREATE INDEX refusal_change_contact ON refusal_change (contact);
 
-CREATE TRIGGER withdrawal_change_added AFTER INSERT ON consent_act WHEN NEW.withdrawal BEGIN
-    INSERT INTO withdrawal_change (at, contact, purpose, since, details)
+CREATE TRIGGER refusal_change_withdrawn AFTER INSERT ON consent_act WHEN NEW.withdrawal BEGIN
+    INSERT INTO refusal_change (at, contact, action, purpose, since, details)
     VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000,
-            NEW.contact, NEW.purpose, NEW.at, NEW.details);
+            NEW.contact, 'withdrawn', NEW.purpose, NEW.at, NEW.details);
+END;
+
+-- Tags are written by the store: which of them restrict is for the rulebooks to say.
+CREATE TRIGGER refusal_change_of_new_contact AFTER INSERT ON contact
+WHEN json_extract(NEW.more, '$.preferences') IS NOT NULL
+  OR json_extract(NEW.more, '$.profiling_objected_at') IS NOT NULL BEGIN
+    INSERT INTO refusal_change (at, contact, action, purpose, details)
+    SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000,
+           NEW.id, 'wished', '', value
+    FROM json_each(NEW.more, '$.preferences');
+    INSERT INTO refusal_change (at, contact, action, purpose, details)
+    SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000,
+           NEW.id, 'profiling_objected', '', json_extract(NEW.more, '$.profiling_objected_at')
+    WHERE json_extract(NEW.more, '$.profiling_objected_at') IS NOT NULL;
+END;
+
+CREATE TRIGGER refusal_change_of_contact AFTER UPDATE OF more ON contact
+WHEN json_extract(NEW.more, '$.preferences') IS NOT json_extract(OLD.more, '$.preferences')
+  OR json_extract(NEW.more, '$.profiling_objected_at')
+     IS NOT json_extract(OLD.more, '$.profiling_objected_at') BEGIN
+    INSERT INTO refusal_change (at, contact, action, purpose, details)
+    SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000,
+           NEW.id, 'wished', '', value
+    FROM json_each(NEW.more, '$.preferences')
+    WHERE value NOT IN (SELECT value FROM json_each(OLD.more, '$.preferences'));
+    INSERT INTO refusal_change (at, contact, action, purpose, details)
+    SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000,
+           NEW.id, 'profiling_objected', '', json_extract(NEW.more, '$.profiling_objected_at')
+    WHERE json_extract(NEW.more, '$.profiling_objected_at') IS NOT NULL
+      AND json_extract(NEW.more, '$.profiling_objected_at')
+          IS NOT json_extract(OLD.more, '$.profiling_objected_at');
 END;
 
 CREATE TRIGGER consent_act_stays BEFORE UPDATE ON consent_act BEGIN
