@@ -6,7 +6,7 @@ turns that into 451 4.3.0, never into a pass. Methods that take an address as gi
 canonicalise it and raise `mail.address.AddressError` when it is not one.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -195,8 +195,10 @@ class SuppressionStore(Protocol):
         """Return for each entry since when the very same suppression exists; None: it does not."""
         ...
 
-    async def suppression_page(self, after: str | None, limit: int) -> SuppressionPage:
-        """Return up to `limit` suppressions in the order of their keys.
+    async def suppression_page(
+        self, after: str | None, limit: int, scopes: Collection[str] | None = None
+    ) -> SuppressionPage:
+        """Return up to `limit` suppressions in the order of their keys, or those of some scopes.
 
         `after` is the `next` of the page before. Raises ValueError where it is none.
         """

@@ -28,6 +28,20 @@ async def test_pages_have_every_suppression_once(any_database: Database) -> None
         await store.suppression_page("gA", 3)
 
 
+async def test_a_page_of_some_scopes_begins_after_one_of_them(any_database: Database) -> None:
+    store = any_database.open()
+    for scope in ("brand:shop", "brand:mill"):
+        await store.add_suppressions(
+            [SuppressionEntry(f"p{n}@people.example", scope, Origin.MANUAL, T0) for n in range(3)]
+        )
+    found, after = [], None
+    for _ in range(3):
+        page = await store.suppression_page(after, 1, {"all", "brand:shop"})
+        found += [one.scope for _, one in page.entries]
+        after = page.next
+    assert (found, after) == (["brand:shop"] * 3, None)
+
+
 async def test_a_contact_is_written_only_where_it_is_as_expected(any_database: Database) -> None:
     store = any_database.open()
     update = ContactUpdate(Contact(ANNA, language="fr"), frozenset({"language"}))

@@ -66,7 +66,9 @@ class EvidenceRecord(Struct, forbid_unknown_fields=True):
 
     def told(self) -> Evidence:
         document_hash = self.document_hash and self.document_hash.lower()
-        return Evidence(self.wording, self.ip, self.version, self.form, document_hash)
+        texts = (self.wording, self.ip, self.version, self.form)
+        wording, ip, version, form = (text if text and text.strip() else None for text in texts)
+        return Evidence(wording, ip, version, form, document_hash)
 
 
 class LinkRecord(Struct, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import AsyncGenerator, Container, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Container, Iterable, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -63,6 +63,7 @@ SELECT wide_key, exact_key, scope, origin, since, note, key_version FROM suppres
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?
 """
+_PAGE_OF_SCOPES = _PAGE.replace("\nORDER", " AND scope IN (SELECT value FROM json_each(?))\nORDER")
 _PAGE_SIZE = 2_000
 _OF_SCOPE = """
 SELECT wide_key, exact_key, scope, origin FROM suppression
@@ -223,10 +224,16 @@ class Suppressions(Connections):
         async with self._reading() as session:
             return await standing(session, await self._keys.current(session), entries)
 
-    async def suppression_page(self, after: str | None, limit: int) -> SuppressionPage:
+    async def suppression_page(
+        self, after: str | None, limit: int, scopes: Collection[str] | None = None
+    ) -> SuppressionPage:
         start = FIRST if after is None else _read_place(after)
         async with self._reading() as session:
-            page = await session.fetch_all(_PAGE, *start, limit + 1)
+            if scopes is None:
+                page = await session.fetch_all(_PAGE, *start, limit + 1)
+            else:
+                listed = msgspec.json.encode(sorted(scopes)).decode()
+                page = await session.fetch_all(_PAGE_OF_SCOPES, *start, listed, limit + 1)
             keys = await self._keys.current(session)
         found = [
             (keys.of_version(version).text((wide, exact)), rows.suppression(*one, widened=False))

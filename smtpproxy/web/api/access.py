@@ -6,20 +6,25 @@ of other brands have too. What names a brand that is not there any more bears on
 another name now.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from smtpproxy.settings import Settings, TokenSettings
 from smtpproxy.web.api.problems import Refused
 
 
 class Access:
-    """The brands of one token; a token without any is for all."""
+    """The brands of one token; a token without any is for all.
+
+    `settings` are those of its brands: faults name no stream, purpose or brand of others.
+    """
 
     def __init__(self, token: TokenSettings, settings: Settings) -> None:
         self.token = token.name
         self.brands = token.brands
         self.everything = not token.brands
         streams = settings.streams.values()
+        self.settings = settings if self.everything else _of_brands(settings, token.brands)
         self.known_brands = settings.brand_names
         self._bearing = {s.purpose for s in streams if s.purpose and s.brand in token.brands}
         others = {s.purpose for s in streams if s.brand not in token.brands}
@@ -70,3 +75,9 @@ class Access:
         own = ", ".join(sorted(self.brands))
         text = f"the token {self.token} is for {own} alone, and {what[:80]} concerns others"
         raise Refused("not_of_your_brand", text)
+
+
+def _of_brands(settings: Settings, brands: Collection[str]) -> Settings:
+    own = {name: one for name, one in settings.streams.items() if one.brand in brands}
+    declared = tuple(one for one in settings.declared_brands if one.name in brands)
+    return replace(settings, streams=own, declared_brands=declared)

@@ -181,9 +181,10 @@ class PermissionOperation:
         asked = read_body(call, PermissionLinksRequest, like)
         if len(asked.addresses) > MOST_ADDRESSES:
             raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
-        stream = self._by_mail.settings.streams.get(asked.stream)
-        if stream is not None:
-            call.access.check_brands([stream.brand])
+        own = [one.name for one in call.access.settings.streams.values() if one.permission]
+        if asked.stream not in own:
+            text = f"{asked.stream[:80]!r} is no stream of class permission: {', '.join(own)}"
+            raise Refused("stream_wrong", text)
         names = {address: canonical_or_none(address) for address in asked.addresses}
         wanted = [name for name in names.values() if name is not None]
         try:

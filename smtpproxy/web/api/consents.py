@@ -11,15 +11,16 @@ from smtpproxy import recorded_consent
 from smtpproxy.policy.model import ConsentAct, Evidence, Source
 from smtpproxy.recorded_consent import CONFIRMED, NotConfirmable
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.contact_record import Hash
+from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
+from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.operation import Call, Mailbox, Operation, When, canonical_address, read_body
 from smtpproxy.web.api.problems import Refused
 
 _SKEW = timedelta(minutes=5)  # between two clocks
 
-Line = Annotated[str, Meta(min_length=1, max_length=1_000)]
+Line = Annotated[str, Meta(min_length=1, max_length=1_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
 
 
 class ConsentToRecord(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +95,7 @@ class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person does not agree to any more."""
 
     address: Mailbox
-    purpose: Annotated[Line, Meta(description="What they no longer agree to.")]
+    purpose: Annotated[Word, Meta(description="What they no longer agree to.")]
     brand: Annotated[
         str | None, Meta(description="From whom it is withdrawn. Without it, from all.")
     ] = None
@@ -134,7 +135,7 @@ class Consents:
         like = '{"address": "…", "purpose": "…", "method": "…", "wording": "…"}'
         asked = read_body(call, ConsentToRecord, like)
         address = canonical_address(asked.address)
-        act = self._act(asked, call.access.brand(asked.brand))
+        act = self._act(asked, call.access)
         try:
             done = await recorded_consent.record(
                 self._settings,
@@ -168,8 +169,9 @@ class Consents:
         warnings = () if known else ("no stream has the purpose: it counts for all marketing",)
         return RecordedConsent(new, warnings)
 
-    def _act(self, asked: ConsentToRecord, brand: str | None) -> ConsentAct:
-        settings, double = self._settings, asked.pending or asked.confirm
+    def _act(self, asked: ConsentToRecord, access: Access) -> ConsentAct:
+        brand = access.brand(asked.brand)
+        settings, double = access.settings, asked.pending or asked.confirm
         if asked.pending and asked.confirm:
             raise Refused("body_wrong", "pending or confirm, not both: they are two acts")
         method = asked.method or (CONFIRMED if double else "")

@@ -169,8 +169,6 @@ class Contacts:
         expected = _expected(call)
         orders = check.orders([update])
         writer = self._writer()
-        if orders:  # first of all: if the rest fails, people are mailed too little
-            await writer.add_suppressions(orders)
         before: Contact | None = None
 
         def fits(known: Contact | None) -> bool:
@@ -178,10 +176,13 @@ class Contacts:
             before = known and seen(known, call.access)
             return expected(before)
 
+        if orders:  # first of all: if the rest fails, people are mailed too little
+            if not fits(await writer.contact(update.contact.address)):
+                raise _changed()
+            await writer.add_suppressions(orders)
         done = await writer.put_contact(update, fits)
         if done is None:
-            text = "it was changed or is gone since; get it again, and decide anew"
-            raise Refused("changed_meanwhile", text)
+            raise _changed()
         contact = await writer.contact(update.contact.address)
         shown = None if contact is None else seen(contact, call.access)
         if shown is None:
@@ -205,7 +206,7 @@ class Contacts:
         """Read and check a contact. Raises Refused."""
         now, access = self._now(), call.access
         brand = next(iter(access.brands)) if len(access.brands) == 1 else None
-        check = ContactCheck(self._settings, now, brand)
+        check = ContactCheck(access.settings, now, brand)
         try:
             update = check.update(read_contact(call.body, now))
         except ValueError as error:
@@ -278,6 +279,11 @@ def _expected(call: Call) -> Callable[[Contact | None], bool]:
         return known is not None and ("*" in wanted or version_of(known) in wanted)
 
     return expected
+
+
+def _changed() -> Refused:
+    text = "it was changed or is gone since; get it again, and decide anew"
+    return Refused("changed_meanwhile", text)
 
 
 def _result(done: BatchResult) -> Literal["added", "changed", "unchanged", "older", "erased"]:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import nlargest
 from typing import Annotated, Any
 
@@ -35,6 +35,7 @@ from smtpproxy.web.api.problems import Refused
 MOST_DECISIONS = 100  # in an answer
 LONGEST_PERIOD = timedelta(days=31)
 _USUAL_PERIOD = timedelta(days=7)
+_FIRST_UNTIL = datetime.min.replace(tzinfo=UTC) + _USUAL_PERIOD
 _WITHIN = 20.0  # seconds
 
 
@@ -262,7 +263,7 @@ class Verdicts:
             raise Refused("body_wrong", "name a recipient or a message_id")
         recipient = None if asked.recipient is None else canonical_address(asked.recipient)
         until = _time("until", asked.until) or self._now()
-        since = _time("since", asked.since) or until - _USUAL_PERIOD
+        since = _time("since", asked.since) or max(until, _FIRST_UNTIL) - _USUAL_PERIOD
         if not timedelta(0) < until - since <= LONGEST_PERIOD:
             raise Refused("body_wrong", f"since: at most {LONGEST_PERIOD.days} days before until")
         before = None if asked.after is None else _read_place(asked.after)
