@@ -83,7 +83,7 @@ def read_report(
 
 def _failed(failure: Failure, sent: Sent | None, lacking: str) -> Event:
     address = sent.recipient if sent is not None else failure.address
-    said = " ".join(failure.said.split())[:_SAID] or "the report gives no reason"
+    said = " ".join(failure.said.replace("\0", " ").split())[:_SAID] or "the report gives no reason"
     if failure.failure is not Class.DEAD:
         return Event(address, failure.failure, Action.COUNT, None, said)
     if address is None:
@@ -96,7 +96,7 @@ def _complained(complaint: Complaint, sent: Sent | None, lacking: str) -> Feedba
     if nothing is not None:
         kind = Kind.OTHER if complaint.feedback_type == "auth-failure" else Kind.COMPLAINT
         return FeedbackReport(kind, nothing, (), sent)
-    why = f"a complaint ({complaint.feedback_type})"
+    why = f"a complaint ({complaint.feedback_type.replace(chr(0), ' ')[:_SAID]})"
     scope = f"brand:{sent.brand}" if sent is not None and sent.brand else "marketing"
     addresses = (sent.recipient,) if sent is not None else complaint.addresses
     events = [_suppression(one, Class.COMPLAINT, scope, why, lacking) for one in addresses]

@@ -330,3 +330,17 @@ LARGE = 1024 * 1024
 def test_no_mail_is_too_much(mail: bytes) -> None:
     report = read_report(mail)
     assert len(report.events) <= 200
+
+
+@pytest.mark.parametrize(
+    "mail",
+    [
+        bounce(fields=failed("5.1.1", "550 no\0such user")),
+        bounce("<jeanne@people.example>: 550 no\0such user"),
+        complaint("Feedback-Type: ab\0use\nOriginal-Rcpt-To: jeanne@people.example\n"),
+    ],
+)
+def test_what_is_kept_of_a_report_has_no_nul(mail: bytes) -> None:
+    """Not every database keeps one, and a report that cannot be kept would come again and again."""
+    report = read_report(mail)
+    assert "\0" not in report.why + "".join(one.why for one in report.events)

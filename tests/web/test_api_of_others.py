@@ -94,3 +94,12 @@ async def test_what_is_changed_meanwhile_suppresses_nobody(site: Writes) -> None
     answer = await site.post(CONTACT, line, "all", {"If-Match": '"0"'})
     assert (answer.status, answer.json["error"]) == (412, "changed_meanwhile")
     assert await site.known() == []
+
+
+async def test_a_text_with_nul_is_wrong_for_every_store(site: Writes) -> None:
+    asked = {"address": ANNA, "note": "a\0b", "scope": "marketing"}
+    answer = await site.post(SUPPRESS, {"suppressions": [asked], "keep_notes": True}, "all")
+    assert (answer.status, answer.json["error"]) == (400, "body_wrong")
+    assert "NUL" in answer.json["detail"]
+    answer = await site.post("/v1/streams/pause", {"stream": "offers", "reason": "a\0b"}, "all")
+    assert answer.status == 400

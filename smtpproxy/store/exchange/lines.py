@@ -373,8 +373,21 @@ def decoded(content: bytes) -> str:
         ) from None
 
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it; raw it is no JSON
+
+
+def check_no_nul(content: bytes) -> None:
+    """Raise ValueError where a text of JSON holds NUL, which not every database keeps."""
+    if b"\\u0000" in content and _NUL.search(content):
+        raise ValueError("it holds a NUL octet: no text has one")
+
+
 def read_object(decode: Callable[[bytes], T], content: bytes) -> T:
-    """Decode one line of NDJSON. Raises msgspec.MsgspecError, and ValueError: it is not UTF-8."""
+    """Decode one line of NDJSON.
+
+    Raises msgspec.MsgspecError, and ValueError: it is not UTF-8, or holds NUL.
+    """
+    check_no_nul(content)
     try:
         return decode(content)
     except UnicodeDecodeError:

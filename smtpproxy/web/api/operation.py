@@ -10,6 +10,7 @@ from starlette.requests import Request
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.settings.mail import Right
+from smtpproxy.store.exchange.lines import check_no_nul
 from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.problems import Refused
 
@@ -91,11 +92,14 @@ T = TypeVar("T", bound=Struct)
 def read_body(call: Call, record: type[T], like: str) -> T:
     """Read the JSON of a request; `like` it should be is for people. Raises Refused."""
     try:
+        check_no_nul(call.body)
         return msgspec.json.decode(call.body, type=record)
     except msgspec.ValidationError as error:
         raise Refused("body_wrong", f"{error}; send {like}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("body_wrong", f"not JSON; send {like}") from error
+    except ValueError as error:
+        raise Refused("body_wrong", str(error)) from error
 
 
 async def read_octets(request: Request) -> bytes:

@@ -308,3 +308,17 @@ def test_a_line_says_whose_it_is_and_what_its_entries_came_by() -> None:
         *(("shop", "purchased: X"), ("mill", None), (None, "purchased: X")),
         ("shop", "purchased: X"),
     ]
+
+
+@pytest.mark.parametrize("text", [r"a\u0000b", r"a\\\u0000", r"\u0000"])
+def test_a_text_with_nul_is_rejected(text: str) -> None:
+    line = f'{{"address": "anna@people.example", "provenance": {{"supplier": "{text}"}}}}'
+    with pytest.raises(ValueError, match="NUL"):
+        read_contact(line.encode(), datetime.now(UTC))
+
+
+def test_a_backslash_before_u0000_is_none() -> None:
+    line = rb'{"address": "anna@people.example", "provenance": {"supplier": "a\\u0000"}}'
+    told = read_contact(line, datetime.now(UTC)).contact.provenance
+    assert told is not None
+    assert told.supplier == r"a\u0000"
