@@ -30,6 +30,7 @@ from smtpproxy.store.change_journal import Journal
 from smtpproxy.store.followed import Followed
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
+from smtpproxy.store.propagation import of_others
 from smtpproxy.store.protocols import Store
 
 NOTES_FOR = years(1)
@@ -239,7 +240,8 @@ async def _remove(
 
     purged.notes = await store.trim_notes(beginning(at, NOTES_FOR), is_motive, dry_run=dry_run)
     if keep.changes is not None and not dry_run:
-        names = [webhook.name for webhook in settings.webhooks]
+        theirs = of_others(await store.webhook_holdings(), followed.relay, clock())
+        names = [*theirs, *(webhook.name for webhook in settings.webhooks)]
         await store.trim_changes(beginning(at, keep.changes), webhooks=names)
         await asyncio.to_thread(Journal(audit).expire, beginning(at, keep.changes))
         await store.trim_stream_events(beginning(at, keep.changes))

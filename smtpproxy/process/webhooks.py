@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -18,7 +19,9 @@ from smtpproxy.settings import Settings, WebhookSettings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store import open_store
+from smtpproxy.store.propagation import of_others
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.relays import relay_id
 from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
 from smtpproxy.webhooks.dispatcher import PropagationStore, Surroundings, WebhookDispatcher
@@ -44,8 +47,9 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
         random=random.random,
         new_id=UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom),
         count=counts,
+        relay=relay_id(settings.server.state_dir),
     )
-    await _forget_others(settings, store)
+    await _forget_others(settings, store, around)
     tasks = [
         asyncio.create_task(_keep_delivering(webhook, store, around))
         for webhook in settings.webhooks
@@ -68,10 +72,15 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     return 0
 
 
-async def _forget_others(settings: Settings, store: PropagationStore) -> None:
-    """A webhook that is configured again starts afresh: its old position means nothing."""
+async def _forget_others(settings: Settings, store: PropagationStore, around: Surroundings) -> None:
+    """A webhook that is configured again starts afresh: its old position means nothing.
+
+    Those of other relays are not ours to forget.
+    """
     try:
-        await store.forget_webhooks([webhook.name for webhook in settings.webhooks])
+        ours = [webhook.name for webhook in settings.webhooks]
+        theirs = of_others(await store.webhook_holdings(), around.relay, around.now())
+        await store.forget_webhooks([*ours, *theirs])
     except StoreUnavailable as error:
         log.warning("webhook waits for the store", error=str(error))
 
@@ -88,9 +97,12 @@ async def _keep_delivering(
                 now=around.now,
                 user_agent=f"smtpproxy/{version('smtpproxy')}",
             )
+            dispatcher = WebhookDispatcher(webhook, store, poster.post, around)
             try:
-                await WebhookDispatcher(webhook, store, poster.post, around).run()
+                await dispatcher.run()
             finally:
+                with suppress(StoreUnavailable):
+                    await dispatcher.release()
                 await poster.close()
         except (SecretFault, OSError) as error:
             log.error("webhook cannot be used", webhook=webhook.name, error=str(error))

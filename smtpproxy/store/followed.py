@@ -50,6 +50,10 @@ class Followed:
         return cls(store, source, mine)
 
     @property
+    def relay(self) -> str:
+        return self.source.removeprefix(_SOURCE)
+
+    @property
     def rows(self) -> Mapping[int, int]:
         return dict(self.told.rows)
 

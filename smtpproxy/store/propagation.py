@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.streams import StreamEvent
@@ -90,6 +92,13 @@ class WebhookState:
     woken: bool = False  # a retry was requested
 
 
+class Holding(Struct, frozen=True):
+    """Which relay delivers to a webhook, and until when nobody else does."""
+
+    relay: str  # its `relay_id`
+    until: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A message that could not be delivered in time, kept until an operator decides."""
@@ -113,6 +122,18 @@ class Backlog:
     oldest: datetime | None = None  # of the undelivered changes, dead letters included
     dead_letters: int = 0
     disabled: bool = False
+
+
+_THEIRS = timedelta(days=1)
+
+
+def of_others(holdings: Mapping[str, Holding], relay: str, now: datetime) -> Sequence[str]:
+    """Return the webhooks to which another relay delivers, or did lately."""
+    return [
+        name
+        for name, held in holdings.items()
+        if held.relay != relay and now - held.until < _THEIRS
+    ]
 
 
 class ChangeLog(Protocol):
@@ -159,7 +180,15 @@ class EventLog(Protocol):
 
 
 class WebhookStore(Protocol):
-    """How far webhooks are. One process writes; people may ask for retries."""
+    """How far webhooks are. One relay writes of each; people may ask for retries."""
+
+    async def webhook_holdings(self) -> Mapping[str, Holding]:
+        """Return who delivers to each webhook, or did last."""
+        ...
+
+    async def hold_webhook(self, name: str, holding: Holding, now: datetime) -> bool:
+        """Have a relay deliver to a webhook for a time; False while another one does at `now`."""
+        ...
 
     async def webhook_states(self) -> Mapping[str, WebhookState]: ...
 

@@ -8,7 +8,7 @@ id, and nothing is left out.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -18,6 +18,7 @@ from smtpproxy.store.propagation import (
     ChangeLog,
     ChangesGone,
     DeadLetter,
+    Holding,
     WebhookState,
     WebhookStore,
 )
@@ -26,6 +27,7 @@ from smtpproxy.webhooks.delivery import Kind, Message, Outcome, message, of_one_
 
 _POLL = 1.0  # seconds between two looks at the log
 _AFTER_TROUBLE = 5.0
+_LEASE = timedelta(seconds=60)
 
 log = structlog.get_logger()
 
@@ -46,6 +48,7 @@ class Surroundings:
     random: Callable[[], float]
     new_id: Callable[[], str]
     count: Callable[[str, Kind], None]  # webhook, outcome
+    relay: str  # its `relay_id`
 
 
 class WebhookDispatcher:
@@ -63,6 +66,8 @@ class WebhookDispatcher:
         self._post = post
         self._around = surroundings
         self._log = log.bind(webhook=webhook.name)
+        self._lease = _LEASE + timedelta(seconds=webhook.timeout)
+        self._held_until = datetime.fromtimestamp(0, UTC)
 
     async def run(self) -> None:
         """Deliver until cancelled; what the store does not answer is asked again."""
@@ -78,6 +83,8 @@ class WebhookDispatcher:
 
     async def step(self) -> bool:
         """Do the next thing that is due; False when there is nothing to do now."""
+        if not await self._holds():
+            return False
         state = await self._state()
         if state.woken:
             state = await self._wake(state)
@@ -102,6 +109,33 @@ class WebhookDispatcher:
         outcome = await self._deliver(what.id, what.body)
         await self._note(state, what, outcome)
         return outcome.kind == "delivered"
+
+    async def _holds(self) -> bool:
+        """Whether it is this relay that delivers, of all that share the store.
+
+        Who is killed is followed by another relay after the lease; who only hangs for so long sends
+        something twice, and leaves nothing out.
+        """
+        now = self._around.now()
+        if self._held_until - now > self._lease / 2:
+            return True
+        name, relay = self._webhook.name, self._around.relay
+        held = (await self._store.webhook_holdings()).get(name)
+        if held is not None and held.relay != relay and held.until > now:
+            return False
+        until = now + self._lease
+        if not await self._store.hold_webhook(name, Holding(relay, until), now):
+            return False
+        self._held_until = until
+        return True
+
+    async def release(self) -> None:
+        """Let another relay deliver at once. Raises StoreUnavailable."""
+        now = self._around.now()
+        if self._held_until > now:
+            self._held_until = now
+            holding = Holding(self._around.relay, now)
+            await self._store.hold_webhook(self._webhook.name, holding, now)
 
     async def _state(self) -> WebhookState:
         """A webhook that is new begins with what changes from now on."""
@@ -195,7 +229,7 @@ class WebhookDispatcher:
         """Somebody asked for a retry: of the dead letters marked so, and of what waits."""
         self._log.info("webhook retry was asked for")
         for letter in await self._store.dead_letters(self._webhook.name):
-            if letter.retry:
+            if letter.retry and await self._holds():
                 outcome = await self._deliver(letter.message_id, letter.body)
                 error = None if outcome.kind == "delivered" else outcome.text
                 await self._store.settle_dead_letter(letter.id, error)

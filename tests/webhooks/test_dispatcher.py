@@ -12,7 +12,7 @@ import pytest
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import WebhookSettings
-from smtpproxy.store.propagation import NewEvent
+from smtpproxy.store.propagation import NewEvent, of_others
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.streams import StreamEvent
 from smtpproxy.webhooks.delivery import Kind, Outcome
@@ -39,13 +39,14 @@ class Bench:
         self._ids = count(1)
         self.dispatcher = self.another()
 
-    def another(self) -> WebhookDispatcher:
-        """A dispatcher as it is after it was killed."""
+    def another(self, relay: str = "one") -> WebhookDispatcher:
+        """A dispatcher as it is after it was killed, or that of another relay."""
         around = Surroundings(
             now=lambda: self.now,
             random=lambda: 1.0,
             new_id=lambda: str(next(self._ids)),
             count=lambda webhook, kind: self.counted.append((webhook, kind)),
+            relay=relay,
         )
         return WebhookDispatcher(self.webhook, self.store, self._post, around)
 
@@ -142,6 +143,37 @@ async def test_one_that_was_killed_sends_the_same_message_again(bench: Bench) ->
     await bench.run()
     assert bench.told == [[1], [1], [2]]
     assert (bench.sent[0].id, bench.sent[0].body) == (bench.sent[1].id, bench.sent[1].body)
+
+
+async def test_of_many_relays_one_delivers_and_another_follows_when_it_is_gone(
+    bench: Bench,
+) -> None:
+    await bench.start()
+    one, two = bench.dispatcher, bench.another("two")
+    await bench.add("a")
+    assert not await two.step()
+    assert await one.step()
+    await bench.add("b")
+    assert not await two.step(), "one is still there, and has not looked yet"
+    bench.now += timedelta(seconds=71)  # it was killed
+    assert await two.step()
+    assert not await one.step()
+    await bench.add("c")
+    await two.release()
+    assert await one.step()
+    assert bench.told == [[1], [2], [3]]
+
+
+async def test_a_relay_forgets_no_webhook_that_another_one_serves(bench: Bench) -> None:
+    await bench.start()
+    holdings = await bench.store.webhook_holdings()
+    assert of_others(holdings, "one", bench.now) == []
+    assert of_others(holdings, "two", bench.now) == ["crm"]
+    assert of_others(holdings, "two", bench.now + timedelta(days=2)) == []
+    await bench.store.forget_webhooks(["crm"])
+    assert await bench.store.webhook_holdings() == holdings
+    await bench.store.forget_webhooks([])
+    assert await bench.store.webhook_holdings() == {}
 
 
 async def test_after_a_day_of_failures_a_message_is_kept_as_a_dead_letter(bench: Bench) -> None:

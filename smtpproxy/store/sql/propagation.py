@@ -15,6 +15,7 @@ from smtpproxy.store.propagation import (
     Backlog,
     ChangesGone,
     DeadLetter,
+    Holding,
     LoggedChange,
     LoggedEvent,
     NewEvent,
@@ -66,6 +67,8 @@ _NOTE_SOURCE = """
 INSERT INTO event_source (name, state) VALUES (?, ?)
 ON CONFLICT (name) DO UPDATE SET state = excluded.state
 """
+_SOURCE = "SELECT state FROM event_source WHERE name = ?"
+_HOLDING = "webhook:"
 _FORGET_SOURCES = "DELETE FROM event_source WHERE name IN (SELECT value FROM json_each(?))"
 _PUT = f"""
 INSERT INTO webhook_state ({_STATE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -142,6 +145,24 @@ class Propagation(Connections):
     async def forget_event_sources(self, names: Collection[str]) -> None:
         await self._change(_FORGET_SOURCES, _listed(names))
 
+    async def webhook_holdings(self) -> Mapping[str, Holding]:
+        sources = await self.event_sources()
+        return {
+            name.removeprefix(_HOLDING): msgspec.json.decode(state, type=Holding)
+            for name, state in sources.items()
+            if name.startswith(_HOLDING)
+        }
+
+    async def hold_webhook(self, name: str, holding: Holding, now: datetime) -> bool:
+        source = _HOLDING + name
+        async with self._to_write().transaction() as session:
+            for (state,) in await session.fetch_all(_SOURCE, source):
+                held = msgspec.json.decode(state, type=Holding)
+                if held.relay != holding.relay and held.until > now:
+                    return False
+            await session.run(_NOTE_SOURCE, source, msgspec.json.encode(holding).decode())
+        return True
+
     async def webhook_states(self) -> Mapping[str, WebhookState]:
         async with self._reading() as session:
             found = await session.fetch_all(f"SELECT {_STATE}, woken FROM webhook_state")
@@ -169,6 +190,9 @@ class Propagation(Connections):
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:
         await self._change(_FORGET, _listed(kept))
+        gone = set(await self.webhook_holdings()) - set(kept)
+        if gone:
+            await self.forget_event_sources([_HOLDING + name for name in gone])
 
     async def wake_webhook(self, name: str) -> bool:
         return await self._change("UPDATE webhook_state SET woken = 1 WHERE name = ?", name) > 0
