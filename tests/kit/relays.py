@@ -1,0 +1,59 @@
+"""Relays on one PostgreSQL, each in a folder of its own, with the same key."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.kit.postgres import PostgresCluster
+from tests.kit.relay import RelayProcess
+from tests.kit.store import fill_database
+
+
+class Relays:
+    """Started by `start`, in folders of these names; ended by `kill`."""
+
+    def __init__(self, folder: Path, upstream: str, server: PostgresCluster) -> None:
+        self.server = server
+        self.name = server.create()
+        self.all: list[RelayProcess] = []
+        self._folder = folder
+        self._upstream = upstream
+
+    def prepare(
+        self, name: str, config: Mapping[str, Any] | None = None, *, url: str = "", **store: Any
+    ) -> RelayProcess:
+        """Have a relay in a folder, not started yet; the first one makes the tables and the key."""
+        root = self._folder / name
+        root.mkdir()
+        direct = self.server.url(self.name)
+        settings = {"url": url or direct, "timeout": "1s", **store}
+        relay = RelayProcess(root, self._upstream, {**(config or {}), "store": settings})
+        if self.all:
+            key = self.all[0].root / "state" / "suppression.key"
+            copy = root / "state" / "suppression.key"
+            copy.write_bytes(key.read_bytes())
+            copy.chmod(0o600)
+        else:
+            relay.config["store"]["url"] = direct
+            relay.write_config()
+            relay.must("migrate")
+            fill_database(direct, root / "state", datetime.now(UTC))
+            relay.config["store"]["url"] = url or direct
+            relay.write_config()
+        self.all.append(relay)
+        return relay
+
+    def start(
+        self, name: str, config: Mapping[str, Any] | None = None, **more: Any
+    ) -> RelayProcess:
+        relay = self.prepare(name, config, **more)
+        relay.start()
+        return relay
+
+    def sql(self, *statements: str) -> str:
+        return self.server.sql(self.name, *statements)
+
+    def kill(self) -> None:
+        for relay in self.all:
+            relay.kill()
