@@ -87,8 +87,8 @@ def proven(folder: Path) -> Manifest:
     manifest = _read(folder)
     for kept in manifest.files:
         path = folder / kept.name
-        if not path.is_file():
-            raise BackupFault(f"{path}: is missing; the backup is not whole, take another")
+        if path.is_symlink() or not path.is_file():
+            raise BackupFault(f"{path}: is missing, or no file: the backup is not whole")
         size = path.stat().st_size
         if size != kept.size:
             raise BackupFault(
@@ -175,13 +175,18 @@ def in_state(settings: Settings) -> dict[str, Path]:
 
 
 def named_files(settings: Settings) -> list[Path]:
-    """Return the files that the configuration names: keys, certificates, users and the like."""
+    """Return the files that are there of those that the configuration names."""
+    return [path for path in named_paths(settings) if path.is_file()]
+
+
+def named_paths(settings: Settings) -> list[Path]:
+    """Return what the configuration names: keys, certificates, users and the like."""
     found: dict[Path, None] = {}
     skipped = {settings.server.state_dir, settings.feedback_dir}
 
     def look(value: object) -> None:
         if isinstance(value, Path):
-            if value not in skipped and value.is_file():
+            if value not in skipped:
                 found[value] = None
         elif is_dataclass(value) and not isinstance(value, type):
             for field in fields(value):

@@ -1,8 +1,10 @@
 """Putting a backup in place: all marketing is held back from the first moment on."""
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +19,7 @@ from smtpproxy.backup.manifest import (
     Manifest,
     digest,
     in_state,
+    named_paths,
     proven,
 )
 from smtpproxy.policy.model import Pause
@@ -85,30 +88,51 @@ def place(
     places = {
         name: path for name, path in in_state(settings).items() if manifest.kept(name) is not None
     }
-    _refuse_what_is_there(settings, places, manifest)
+    with _alone(settings):
+        _refuse_what_is_there(settings, places, manifest)
+        if journals is not None:
+            _bring(settings, journals)
+        try:
+            _, mark = Journal(audit).end()
+        except JournalGap as error:
+            raise BackupFault(
+                f"the journal of changes on this machine is damaged: {error}"
+            ) from error
+        waiting = msgspec.json.encode(Pending(manifest.taken_at, manifest.changes)).decode()
+        written = []
+        for name, path in places.items():
+            if name == DATABASE:
+                anchors.note_restored(audit, now, "restored", manifest.taken_at)
+                _put(backup / name, path, lambda copy: hold(copy, now(), waiting, mark))
+            elif path.exists():
+                continue  # it is newer than the backup's
+            else:
+                _put(backup / name, path)
+            written.append(path)
+        named, left = _put_named(settings, backup, manifest)
+        kept = manifest.kept(CONFIGURATION)
+        same = kept is not None and digest(configuration) == kept.sha256
+        return Placed(manifest, (*written, *named), left, same)
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Keep other restores away: they put files in the same places. Raises BackupFault, OSError."""
+    state = settings.server.state_dir
+    audit = state / FOLDER
     audit.mkdir(mode=0o700, parents=True, exist_ok=True)
     give_to_owner_of(state, audit)
-    if journals is not None:
-        bring_journals(settings, journals)
+    lock = os.open(audit, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _, mark = Journal(audit).end()
-    except JournalGap as error:
-        raise BackupFault(f"the journal of changes on this machine is damaged: {error}") from error
-    waiting = msgspec.json.encode(Pending(manifest.taken_at, manifest.changes)).decode()
-    written = []
-    for name, path in places.items():
-        if name == DATABASE:
-            anchors.note_restored(audit, now, "restored", manifest.taken_at)
-            _put(backup / name, path, lambda copy: hold(copy, now(), waiting, mark))
-        elif path.exists():
-            continue  # it is newer than the backup's
-        else:
-            _put(backup / name, path)
-        written.append(path)
-    named, left = _put_named(backup, manifest)
-    kept = manifest.kept(CONFIGURATION)
-    same = kept is not None and digest(configuration) == kept.sha256
-    return Placed(manifest, (*written, *named), left, same)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for folder in {audit, *(path.parent for path in in_state(settings).values())}:
+            for left in folder.glob(".*.restoring*"):  # by one that was killed
+                left.unlink()
+        yield
+    except BlockingIOError:
+        raise BackupFault(f"{state}: another restore is under way there; wait for it") from None
+    finally:
+        os.close(lock)
 
 
 def _refuse_what_is_there(settings: Settings, places: dict[str, Path], manifest: Manifest) -> None:
@@ -134,7 +158,8 @@ def _put(source: Path, target: Path, prepare: Callable[[Path], None] | None = No
     """Copy a file to a new name; it has the name only once it is whole and on the disk."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.restoring")
-    aside.unlink(missing_ok=True)
+    for end in ("", "-journal", "-wal", "-shm"):  # one that was killed left them: of another copy
+        aside.with_name(f"{aside.name}{end}").unlink(missing_ok=True)
     try:
         out = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with source.open("rb") as data, os.fdopen(out, "wb") as copy:
@@ -153,13 +178,19 @@ def _put(source: Path, target: Path, prepare: Callable[[Path], None] | None = No
     sync_folder(target.parent)
 
 
-def _put_named(backup: Path, manifest: Manifest) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def _put_named(
+    settings: Settings, backup: Path, manifest: Manifest
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Put the files that the configuration names where they are missing, and may be written."""
     written, left = [], []
+    named = {str(path) for path in named_paths(settings)}
     for kept in manifest.files:
         if kept.path is None:
             continue
         path = Path(kept.path)
+        if kept.path not in named:  # a backup decides on no place of its own
+            left.append(f"{path}: the configuration does not name it; the backup has {kept.name}")
+            continue
         try:
             if path.exists():
                 if digest(path) != kept.sha256:
@@ -180,19 +211,39 @@ def bring_journals(settings: Settings, given: Path) -> Path:
     `given` is a copy of state_dir or of its folder of journals. Where the machine has journals of
     its own, these stay, and those given are only read. Raises BackupFault, OSError.
     """
+    with _alone(settings):
+        return _bring(settings, given)
+
+
+def _bring(settings: Settings, given: Path) -> Path:
     source = given / FOLDER if (given / FOLDER).is_dir() else given
     own = settings.server.state_dir / FOLDER
     if not source.is_dir():
         raise BackupFault(f"{given}: no such folder; right is a copy of state_dir, or of its audit")
     if source.resolve() == own.resolve():
         return own
-    if not segments(own) and not (own / ANCHORS).exists():
-        decisions = [segment.path for found in segments(source).values() for segment in found]
+    decisions = _decisions(source)
+    # Anchors come last: without them, what is here was brought by a restore that was killed.
+    if not (own / ANCHORS).exists() and _are_among(_decisions(own), decisions):
         kept = [source / ANCHORS] if (source / ANCHORS).exists() else []
-        for path in (*decisions, *kept):
-            _put(path, own / path.name)
-    if files(own):
+        _put_missing((*decisions, *kept), own)
+    if not _are_among(files(own), files(source)):
         return source
-    for path in files(source):
-        _put(path, own / path.name)
+    _put_missing(files(source), own)
     return own
+
+
+def _decisions(folder: Path) -> list[Path]:
+    return [segment.path for found in segments(folder).values() for segment in found]
+
+
+def _are_among(own: list[Path], others: list[Path]) -> bool:
+    """Whether each is the same as another of its name: a copy of that."""
+    named = {path.name: path for path in others}
+    return all(path.name in named and digest(path) == digest(named[path.name]) for path in own)
+
+
+def _put_missing(paths: Iterable[Path], folder: Path) -> None:
+    for path in paths:
+        if not (folder / path.name).exists():
+            _put(path, folder / path.name)

@@ -57,7 +57,9 @@ class Machine(Stored):
         """What would become of an offer to somebody now: `allow`, or the reason why not."""
         message = self.file("offer.eml", messages.marketing())
         asked = (message, "--mail-from", "news@shop.example", "--rcpt", address)
-        (one,) = self.json("explain", *asked, code=None)["recipients"]
+        told = self.run("explain", *asked, "--json", code=None)
+        assert told.stdout, told.stderr
+        (one,) = json.loads(told.stdout)["recipients"]
         return str(one["verdict"] if one["reason"] == "none" else one["reason"])
 
 

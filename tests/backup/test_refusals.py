@@ -12,7 +12,7 @@ from tests.cli.stored import DAY_ONE
 
 ANNE, BEN, LATE = (f"{name}@people.example" for name in ("anne", "ben", "late"))
 AT = "2026-03-02T10:00:00Z"
-REFUSED = {
+REFUSED: dict[str, dict[str, object]] = {
     "restricted": {"tags": ["Restricted", "vip"]},
     "wished": {
         "preferences": [{"purpose": "offers", "frequency": "monthly", "at": AT, "brand": "default"}]

@@ -104,6 +104,7 @@ def hold(path: Path, at: datetime, position: str, mark: Mark) -> None:
                 _skip_numbers(connection, table, seen)
             connection.execute(_NOTE, (moment, MARKETING, RESTORE))
             connection.execute("COMMIT")
+            connection.execute("PRAGMA journal_mode = WAL")  # as whoever only reads expects it
     except sqlite3.Error as error:
         raise StoreMisconfigured(f"{path}: cannot be restored ({error})") from error
 

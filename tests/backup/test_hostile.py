@@ -1,0 +1,140 @@
+"""Backups that somebody altered, and restores that are disturbed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.backup.manifest import digest
+from tests.backup.conftest import Machine
+
+ANNE, BEN = "anne@people.example", "ben@people.example"
+
+
+@pytest.fixture
+def backup(machine: Machine) -> Path:
+    machine.people([ANNE, BEN])
+    return machine.backup()
+
+
+def alter(backup: Path, file: str, **changes: object) -> None:
+    """Change what the manifest says of a file."""
+    path = backup / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for kept in manifest["files"]:
+        if kept["name"] == file:
+            kept |= changes
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_backup_writes_nowhere_that_the_configuration_does_not_name(
+    machine: Machine, backup: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "cron.d"
+    alter(backup, "configuration.toml", path=str(target))
+    left = machine.burn()
+    done = machine.json("restore", str(backup), "--journals", str(left))
+    assert not target.exists()
+    assert any("does not name it" in one for one in done["restored"]["left"])
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", ".hidden", "", "x\0y"])
+def test_names_lead_nowhere_else(machine: Machine, backup: Path, name: str) -> None:
+    alter(backup, "configuration.toml", name=name)
+    machine.burn()
+    told = machine.run("restore", str(backup), code=1).stderr
+    assert "is no name of a file" in told
+    assert not machine.state.exists()
+
+
+def test_a_link_in_a_backup_is_no_file_of_it(machine: Machine, backup: Path) -> None:
+    key = backup / "suppression.key"
+    moved = key.rename(machine.folder / "elsewhere")
+    key.symlink_to(moved)
+    assert digest(key)
+    machine.burn()
+    assert "no file" in machine.run("restore", str(backup), code=1).stderr
+    assert not machine.state.exists()
+
+
+def test_a_manifest_of_any_size(machine: Machine, backup: Path) -> None:
+    with (backup / "manifest.json").open("ab") as file:
+        file.truncate(5 << 30)
+    machine.burn()
+    assert "too large" in machine.run("restore", str(backup), code=1).stderr
+
+
+_KILLED = """
+import os, signal, sys
+calls, last = 0, int(sys.argv[1])
+
+def watch(event, arguments):
+    global calls
+    if event in ("os.link", "os.remove", "os.rename", "sqlite3.connect", "os.mkdir"):
+        calls += 1
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+from smtpproxy.cli import main
+sys.addaudithook(watch)
+main(sys.argv[2:])
+"""
+
+
+def test_a_restore_that_is_killed_anywhere_is_done_by_the_next(
+    machine: Machine, backup: Path
+) -> None:
+    machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
+    left = machine.burn()
+    asked: tuple[str, ...] = (
+        "restore",
+        str(backup),
+        "--journals",
+        str(left),
+        "--config",
+        str(machine.config_path),
+    )
+    kills = 0
+    for step in range(1, 200):
+        again = [sys.executable, "-c", _KILLED, str(step), *asked]
+        killed = subprocess.run(again, capture_output=True, timeout=60, check=False)
+        if (machine.state / "smtpproxy.db").exists():
+            # whatever was done: nobody is mailed who must not be
+            assert machine.verdict(ANNE) in ("restore_pending", "suppressed_unsubscribe")
+        if killed.returncode != -signal.SIGKILL:
+            assert killed.returncode == 0, killed.stderr
+            break
+        if (machine.state / "smtpproxy.db").exists():
+            asked = tuple(one for one in asked if one != str(backup))
+        kills += 1
+    else:
+        pytest.fail("it never ended")
+    assert machine.verdict(ANNE) == "suppressed_unsubscribe"
+    assert machine.verdict(BEN) == "allow"
+    assert kills > 5
+    assert not list(machine.state.rglob(".*.restoring"))
+    assert "nothing is wrong" in machine.run("audit", "verify").stdout
+
+
+def test_two_at_once(machine: Machine, backup: Path) -> None:
+    machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
+    left = machine.burn()
+    asked = [str(backup), "--journals", str(left), "--config", str(machine.config_path)]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "smtpproxy", "restore", *asked],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    told = [(one.communicate(timeout=60), one.returncode) for one in both]
+    assert not any(b"Traceback" in err for (_, err), _ in told), told
+    assert 0 in [code for _, code in told], told
+    assert machine.verdict(ANNE) == "suppressed_unsubscribe"
+    assert machine.verdict(BEN) == "allow"
+    assert os.path.lexists(machine.state / "smtpproxy.db")
