@@ -18,9 +18,9 @@ from smtpproxy.policy.model import (
     collections,
 )
 from smtpproxy.policy.rules import RecipientCase
-from smtpproxy.policy.rules.bases import confirmed_request
+from smtpproxy.policy.rules.bases import confirmed_request, withdrawn
+from smtpproxy.policy.rules.recipient import restricted, suppressed
 from smtpproxy.policy.rules.recipient import source as refused_source
-from smtpproxy.policy.rules.recipient import suppressed
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 
@@ -156,6 +156,15 @@ def still_suppressed(
 ) -> Iterator[tuple[str, Verdict]]:
     """Yield the streams of the purpose on which a suppression outweighs the consent."""
     yield from _refused(settings, address, act, known, now, suppressed)
+
+
+def refused_still(
+    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
+) -> Iterator[tuple[str, Verdict]]:
+    """Yield the streams on which a withdrawal that came later, or a restriction, outweighs it."""
+    yield from _refused(settings, address, act, known, now, withdrawn)
+    if known.contact is not None:
+        yield from _refused(settings, address, act, known, now, restricted)
 
 
 def source_refused(

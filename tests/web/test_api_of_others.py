@@ -103,3 +103,18 @@ async def test_a_text_with_nul_is_wrong_for_every_store(site: Writes) -> None:
     assert "NUL" in answer.json["detail"]
     answer = await site.post("/v1/streams/pause", {"stream": "offers", "reason": "a\0b"}, "all")
     assert answer.status == 400
+
+
+async def test_a_consent_that_was_taken_back_since_or_is_restricted_says_so(site: Writes) -> None:
+    act = {"address": ANNA, "brand": "shop", "purpose": "offers", "method": "unticked_box"}
+    act |= {"wording": "x", "source": "direct"}
+    await site.post(WITHDRAW, {"address": ANNA, "purpose": "offers", "brand": "shop"}, "all")
+    late = await site.post(RECORD, act | {"given_at": "2020-01-01T00:00:00Z"}, "all")
+    assert late.json["warnings"] == [
+        "they will still not be mailed on the stream offers: consent_withdrawn"
+    ]
+    await site.post(CONTACT, {"address": ANNA, "tags": ["restricted"]}, "all")
+    again = await site.post(RECORD, act, "all")
+    assert again.json["warnings"] == [
+        "they will still not be mailed on the stream offers: contact_restricted"
+    ]

@@ -225,6 +225,7 @@ class Consents:
             )
         for stream, verdict in (
             *recorded_consent.still_suppressed(settings, address, act, known, now),
+            *recorded_consent.refused_still(settings, address, act, known, now),
             *recorded_consent.source_refused(settings, address, act, known, now),
         ):
             found.append(f"they will still not be mailed on the stream {stream}: {verdict.reason}")
