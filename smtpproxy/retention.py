@@ -32,6 +32,7 @@ from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.propagation import of_others
 from smtpproxy.store.protocols import Store
+from smtpproxy.store.relays import known_relay_id
 
 NOTES_FOR = years(1)
 """How long the note of a suppression may be free text; then it is forgotten."""
@@ -337,7 +338,8 @@ async def _prune_counts(settings: Settings, at: datetime) -> None:
 
 
 async def _purge_reports(settings: Settings, at: datetime, *, dry_run: bool) -> Kind:
-    log, maildir = open_feedback(settings.store), Maildir(settings.feedback_dir)
+    mailbox = known_relay_id(settings.server.state_dir) or ""
+    log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
     try:
         gone = await log.purge(beginning(at, settings.retention.reports), dry_run=dry_run)
         if not dry_run:

@@ -24,6 +24,7 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadReport
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.store.relays import relay_id
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ class _ByHand:
     def __init__(self, settings: Settings, feedback: FeedbackSettings, maildir: Maildir) -> None:
         self._maildir = maildir
         self._store = open_patiently(settings)
-        self._log = open_feedback(settings.store)
+        self._log = open_feedback(settings.store, relay_id(settings.server.state_dir))
         self._breaker = open_breaker(settings, lambda: self._store)
         self._threads = ThreadPoolExecutor(1)
         self._reader = Reader.of(settings, feedback, self._threads)

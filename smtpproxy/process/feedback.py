@@ -29,6 +29,7 @@ from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.store import open_breaker, open_feedback, open_store
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.relays import relay_id
 from smtpproxy.waiting import Deadlines
 
 _BEAT = 1.0
@@ -89,7 +90,7 @@ class Mailbox:
         server = settings.server
         new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom)
         self._store = open_store(settings.store, server.state_dir)
-        self._feedback = open_feedback(settings.store)
+        self._feedback = open_feedback(settings.store, relay_id(server.state_dir))
         self._maildir = Maildir(settings.feedback_dir)
         self._journal = Journal(
             server.state_dir / "audit", server.workers, settings.audit, now=now, new_id=new_id

@@ -144,13 +144,16 @@ def open_answers(settings: StoreSettings, now: Callable[[], datetime]) -> KeptAn
     return SqliteAnswers(path, settings.timeout, now)
 
 
-def open_feedback(settings: StoreSettings) -> FeedbackLog:
-    """Open the record of reports, for one event loop; close it. Raises StoreMisconfigured."""
+def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
+    """Open the record of reports, for one event loop; close it. Raises StoreMisconfigured.
+
+    `mailbox` is the `relay_id` of the one that has their files, for whoever adds or removes some.
+    """
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.feedback import PostgresFeedback
 
-        return PostgresFeedback(target(settings))
+        return PostgresFeedback(target(settings), mailbox)
     path = store_path(settings)
     from smtpproxy.store.sqlite.feedback import SqliteFeedback
 

@@ -3,6 +3,7 @@
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_feedback
 from smtpproxy.store.maildir import Maildir
+from smtpproxy.store.relays import known_relay_id
 
 _MOST = 100 * 1024 * 1024  # octets of a report
 
@@ -12,7 +13,8 @@ async def forget_reports(settings: Settings, address: str) -> int:
 
     Returns how many. Raises StoreUnavailable, OSError.
     """
-    log, maildir = open_feedback(settings.store), Maildir(settings.feedback_dir)
+    mailbox = known_relay_id(settings.server.state_dir) or ""
+    log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
     try:
         gone = set(await log.forget(address))
         named = address.encode().lower()

@@ -105,3 +105,26 @@ async def test_an_erased_person_takes_the_reports_along(log: FeedbackLog, tmp_pa
 
 def octets(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.glob("*-feedback.db*"))
+
+
+async def test_each_relay_has_the_files_of_its_own_reports(
+    log: FeedbackLog, any_database: Database
+) -> None:
+    """Another one finds no file, and would give the bounce up or leave the file for ever."""
+    if not any_database.url.startswith("postgresql"):
+        return  # one relay has it, and its files
+    one, two = (
+        any_database.part(open_feedback(any_database.settings(), name)) for name in ("one", "two")
+    )
+    await one.note([report("a", NOW - 9 * DAY, hand_on=b"k", decision="01A", people=(ANN,))])
+    await one.note([report("b", NOW - 9 * DAY), report("c", people=(BOB,))])
+    assert await two.due(NOW, 9) == []
+    assert [due.report for due in await one.due(NOW, 9)] == ["a"]
+    assert await two.purge(NOW - DAY) == []
+    assert await one.purge(NOW - DAY) == ["b"]
+    assert await two.forget(BOB) == ["c"]
+    assert await one.missing(["a", "c"]) == frozenset(), "nothing of it is done again"
+    assert await one.purge(NOW - DAY) == ["c"], "erased there, removed here"
+    assert await one.due(NOW, 9) != []
+    await two.purge(NOW + 50 * DAY)
+    assert await one.missing(["a", "c", "b"]) == frozenset(), "no record is left at all"

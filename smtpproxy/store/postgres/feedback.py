@@ -1,14 +1,14 @@
 """The record of reports, of all relays."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 
 from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport
-from smtpproxy.store.postgres.connection import Counts, PostgresSession
+from smtpproxy.store.postgres.connection import Counts, PostgresSession, Target
 from smtpproxy.store.sql.rows import from_micros, to_micros
 
-_REPORT = "INSERT INTO report VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_REPORT = "INSERT INTO report VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _CONCERNED = """
 INSERT INTO concerned (person, report) SELECT person, ?2 FROM unnest(?1::bytea[]) AS told (person)
 ON CONFLICT DO NOTHING
@@ -17,10 +17,10 @@ _EVENT = "INSERT INTO event VALUES (?, ?) ON CONFLICT DO NOTHING"
 _COUNT = """
 INSERT INTO total VALUES (?, ?, 1) ON CONFLICT (kind, stream) DO UPDATE SET n = total.n + 1
 """
-_HAND_ON = "INSERT INTO hand_on VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING"
+_HAND_ON = "INSERT INTO hand_on VALUES (?, ?, ?, ?, 0, ?, ?) ON CONFLICT DO NOTHING"
 _DUE = """
 SELECT key, report, decision, since, tries FROM hand_on
-WHERE due <= ? ORDER BY due, since, report LIMIT ?
+WHERE mailbox = ? AND due <= ? ORDER BY due, since, report LIMIT ?
 """
 _DONE = "UPDATE hand_on SET due = NULL WHERE key = ?"
 _LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
@@ -36,15 +36,19 @@ SELECT (SELECT count(*) FROM report WHERE kept = 1),
 _OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
 # What is still to be handed on stays.
 _OLD = """
-SELECT id FROM report WHERE at < ?1
+SELECT id FROM report WHERE mailbox = ?3 AND (erased OR at < ?1)
 AND NOT EXISTS (SELECT 1 FROM hand_on WHERE hand_on.report = report.id AND due IS NOT NULL)
 ORDER BY at LIMIT ?2
 """
 _REMOVE = (
-    "DELETE FROM report WHERE id = ANY (?)",
-    "DELETE FROM concerned WHERE report = ANY (?)",
-    "UPDATE hand_on SET due = NULL WHERE report = ANY (?)",
+    "DELETE FROM report WHERE id = ANY (?1) AND mailbox = ?2",
+    "UPDATE report SET erased = TRUE, kept = 0, why = '' WHERE id = ANY (?1)",
+    "DELETE FROM concerned WHERE report = ANY (?1)",
+    "UPDATE hand_on SET due = NULL WHERE report = ANY (?1)",
 )
+# Nobody else removes those of a relay that was taken away.
+_ORPHANS = "DELETE FROM report WHERE at < ? RETURNING id"
+_ORPHANED = timedelta(days=30)
 _PURGED = (
     "DELETE FROM event WHERE at < ?",
     "DELETE FROM mailbox_full WHERE at < ?",
@@ -55,7 +59,15 @@ _LASTING = 3 * 366 * 86_400_000_000  # microseconds
 
 
 class PostgresFeedback(Counts):
-    """A `FeedbackLog`. What it keeps is flushed: a report that was taken is on record."""
+    """A `FeedbackLog`. What it keeps is flushed: a report that was taken is on record.
+
+    The files of reports are in the maildir of one relay, `mailbox`: it alone hands them on, and
+    removes them.
+    """
+
+    def __init__(self, target: Target, mailbox: str) -> None:
+        super().__init__(target)
+        self._mailbox = mailbox
 
     async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
         async with self._asking() as session:
@@ -68,13 +80,15 @@ class PostgresFeedback(Counts):
             for one in reports:
                 at = to_micros(one.at)
                 why = one.why if one.kept else ""
-                await session.run(_REPORT, one.id, at, one.kind, why, one.kept)
+                await session.run(_REPORT, one.id, at, one.kind, why, one.kept, self._mailbox)
                 people = [_person(secret, person) for person in one.people]
                 await session.run(_CONCERNED, people, one.id)
                 for event in one.events:
                     await _heard(session, event, at)
                 if one.hand_on:
-                    await session.run(_HAND_ON, one.hand_on, one.id, one.decision, at, at)
+                    await session.run(
+                        _HAND_ON, one.hand_on, one.id, one.decision, at, at, self._mailbox
+                    )
 
     async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
         who = _person(await self._secret(), person)
@@ -107,7 +121,7 @@ class PostgresFeedback(Counts):
 
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
         async with self._asking() as session:
-            found = await session.fetch_all(_DUE, to_micros(now), limit)
+            found = await session.fetch_all(_DUE, self._mailbox, to_micros(now), limit)
         return [
             HandingOn(key, report, decision, from_micros(since), tries)
             for key, report, decision, since, tries in found
@@ -135,31 +149,39 @@ class PostgresFeedback(Counts):
         limit = to_micros(before)
         if dry_run:
             async with self._asking() as session:
-                return [id for (id,) in await session.fetch_all(_OLD, limit, _ALL)]
+                return [id for (id,) in await session.fetch_all(_OLD, limit, _ALL, self._mailbox)]
         gone: list[str] = []
+        most = limit, _AT_ONCE, self._mailbox
         while True:
             async with self._counting() as session:
-                ids = [id for (id,) in await session.fetch_all(_OLD, limit, _AT_ONCE)]
-                await _remove(session, ids)
+                ids = [id for (id,) in await session.fetch_all(_OLD, *most)]
+                await self._remove(session, ids)
             gone += ids
             if not ids:
                 break
         async with self._counting() as session:
+            orphans = await session.fetch_all(_ORPHANS, to_micros(before - _ORPHANED))
+            await self._remove(session, [id for (id,) in orphans])
             for statement in _PURGED:
                 await session.run(statement, limit)
         return gone
 
     async def remove(self, ids: Collection[str]) -> None:
         async with self._counting(flushed=True) as session:
-            await _remove(session, list(ids))
+            await self._remove(session, list(ids))
 
     async def forget(self, address: str) -> Sequence[str]:
         who = _person(await self._secret(), address)
         async with self._counting(flushed=True) as session:
             ids = [id for (id,) in await session.fetch_all(_OF_PERSON, who)]
-            await _remove(session, ids)
+            await self._remove(session, ids)
             await session.run("DELETE FROM mailbox_full WHERE person = ?", who)
         return ids
+
+    async def _remove(self, session: PostgresSession, ids: Sequence[str]) -> None:
+        """Forget reports; what was heard by them stays known."""
+        for statement in _REMOVE:
+            await session.run(statement, ids, self._mailbox)
 
 
 def _person(secret: bytes, address: str) -> bytes:
@@ -173,9 +195,3 @@ async def _heard(session: PostgresSession, event: HeardEvent, at: int) -> None:
     )  # what lasts is dated later, and stays for longer
     if await session.run(_EVENT, event.key, until):
         await session.run(_COUNT, event.kind, event.stream)
-
-
-async def _remove(session: PostgresSession, ids: Sequence[str]) -> None:
-    """Forget reports; what was heard by them stays known."""
-    for statement in _REMOVE:
-        await session.run(statement, ids)

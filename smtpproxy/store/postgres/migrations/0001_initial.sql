@@ -472,8 +472,11 @@ CREATE TABLE report (
     at bigint NOT NULL,
     kind text NOT NULL,
     why text NOT NULL,
-    kept bigint NOT NULL
+    kept bigint NOT NULL,
+    mailbox text NOT NULL,  -- the relay that has the file
+    erased boolean NOT NULL DEFAULT FALSE  -- and has to remove it
 );
+CREATE INDEX report_erased ON report (mailbox) WHERE erased;
 CREATE INDEX report_at ON report (at);
 CREATE INDEX report_kept ON report (at) WHERE kept = 1;
 
@@ -503,9 +506,10 @@ CREATE TABLE hand_on (
     decision text NOT NULL,
     since bigint NOT NULL,
     tries bigint NOT NULL,
-    due bigint
+    due bigint,
+    mailbox text NOT NULL
 );
-CREATE INDEX hand_on_due ON hand_on (due) WHERE due IS NOT NULL;
+CREATE INDEX hand_on_due ON hand_on (mailbox, due) WHERE due IS NOT NULL;
 CREATE INDEX hand_on_report ON hand_on (report);
 
 CREATE TABLE total (
