@@ -10,6 +10,7 @@ import http.client
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -42,7 +43,19 @@ from smtpproxy.web.api.contacts import (
     Erasing,
     WrittenContact,
 )
-from smtpproxy.web.api.imports import GET_IMPORT, LIST_IMPORTS, ImportList, ImportShown
+from smtpproxy.web.api.imports import (
+    CANCEL_IMPORT,
+    GET_IMPORT,
+    LIST_IMPORTS,
+    REJECTED,
+    START_IMPORT,
+    UNDO_IMPORT,
+    ImportList,
+    ImportQuery,
+    ImportShown,
+    RejectedLine,
+    RejectedLines,
+)
 from smtpproxy.web.api.operation import Operation
 from smtpproxy.web.api.problems import Problem
 from smtpproxy.web.api.propagation import CHANGES, CHECK, Changes, CheckRequest, Results
@@ -90,6 +103,7 @@ __all__ = [
     "ConsentToRecord",
     "ContactRecord",
     "DecisionSearch",
+    "ImportQuery",
     "Lift",
     "NewSuppression",
     "StoredContact",
@@ -246,7 +260,31 @@ class Client:
         return self._ask(LIST_IMPORTS, ImportList)
 
     def get_import(self, id: str) -> ImportShown:
-        return self._ask(GET_IMPORT, ImportShown, path=f"/v1/imports/{quote(id, safe='')}")
+        return self._ask(GET_IMPORT, ImportShown, path=_of_import(GET_IMPORT, id))
+
+    def start_import(self, file: Path, asked: ImportQuery) -> ImportShown:
+        """Send a file; `get_import` says how far it is."""
+        query = {
+            name: told
+            for name, told in msgspec.to_builtins(asked).items()
+            if told not in (None, [], ())
+        }
+        return self._ask(START_IMPORT, ImportShown, query=query, file=file)
+
+    def rejected_lines(self, id: str) -> Iterator[RejectedLine]:
+        """Yield all of them, page by page."""
+        after: int | None = 0
+        path = _of_import(REJECTED, id)
+        while after is not None:
+            page = self._ask(REJECTED, RejectedLines, path=path, query={"after": after})
+            yield from page.rejected
+            after = page.next
+
+    def cancel_import(self, id: str) -> ImportShown:
+        return self._ask(CANCEL_IMPORT, ImportShown, path=_of_import(CANCEL_IMPORT, id))
+
+    def undo_import(self, id: str) -> ImportShown:
+        return self._ask(UNDO_IMPORT, ImportShown, path=_of_import(UNDO_IMPORT, id))
 
     def _ask(
         self,
@@ -257,16 +295,18 @@ class Client:
         path: str | None = None,
         query: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
+        file: Path | None = None,
     ) -> T:
-        target = self._base + (path or operation.path) + (f"?{urlencode(query)}" if query else "")
+        asked_for = f"?{urlencode(query, doseq=True)}" if query else ""
+        target = self._base + (path or operation.path) + asked_for
         body = None if asked is None else msgspec.json.encode(asked)
         sent = {"Authorization": self._authorization, **(headers or {})}
         if body is not None:
             sent["Content-Type"] = "application/json"
         if operation.keyed:
             sent["Idempotency-Key"] = str(uuid.uuid4())
-        status, told, retry = self._exchange(operation.method, target, body, sent)
-        if status == 200:
+        status, told, retry = self._exchange(operation.method, target, file or body, sent)
+        if status == operation.status:
             return msgspec.json.decode(told, type=answers)
         try:
             problem = msgspec.json.decode(told, type=Problem)
@@ -275,12 +315,12 @@ class Client:
         raise ApiProblem(problem, int(retry) if retry and retry.isdigit() else None)
 
     def _exchange(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+        self, method: str, target: str, body: bytes | Path | None, headers: Mapping[str, str]
     ) -> tuple[int, bytes, str | None]:
         """Return status, body and Retry-After; a connection that was closed is opened once more."""
         for last in (False, True):
             try:
-                self._connection.request(method, target, body, dict(headers))
+                self._send(method, target, body, headers)
                 response = self._connection.getresponse()
                 return response.status, response.read(), response.getheader("Retry-After")
             except (http.client.HTTPException, ConnectionError):
@@ -291,3 +331,17 @@ class Client:
                 self._connection.close()
                 raise
         raise AssertionError("unreachable")
+
+    def _send(
+        self, method: str, target: str, body: bytes | Path | None, headers: Mapping[str, str]
+    ) -> None:
+        if not isinstance(body, Path):
+            self._connection.request(method, target, body, dict(headers))
+            return
+        with body.open("rb") as file:
+            size = {"Content-Length": str(body.stat().st_size)}
+            self._connection.request(method, target, file, {**headers, **size})
+
+
+def _of_import(operation: Operation, id: str) -> str:
+    return operation.path.replace("{id}", quote(id, safe=""))

@@ -32,6 +32,20 @@ _READING = ("mapping", "format", "purpose", "brand", "scope", "origin", "set")
 
 
 @dataclass(frozen=True, slots=True)
+class Behalf:
+    """For whom the relay runs a command, and the id that it has told them already."""
+
+    id: str
+    by: str
+
+
+def behalf(value: str) -> Behalf:
+    """Read `ID WHO`. For `type=behalf`."""
+    id, _, by = value.partition(" ")
+    return Behalf(id, by)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """An import that is about to be run, or gone on with.
 
@@ -42,6 +56,7 @@ class Job:
     as_of: datetime
     options: Mapping[str, str]
     earlier: ImportRecord | None = None
+    behalf: "Behalf | None" = None
 
     def record(self, file: Path, size: int | None) -> ImportRecord:
         """Return the record to begin with."""
@@ -49,8 +64,11 @@ class Job:
         if self.earlier is not None:
             return replace(self.earlier, state="running", ended_at=None)
         name = os.fsencode(file).decode(errors="replace")
-        id = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.token_bytes)()
-        return ImportRecord(id, self.kind, name, user(), started, self.as_of, size, self.options)
+        if self.behalf is not None:
+            id, by = self.behalf.id, self.behalf.by
+        else:
+            id, by = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.token_bytes)(), user()
+        return ImportRecord(id, self.kind, name, by, started, self.as_of, size, self.options)
 
 
 def user() -> str:
@@ -83,6 +101,15 @@ def age_of(file_time: datetime, as_of: datetime | None = None) -> datetime:
             f"the file was last written on {file_time:%Y-%m-%d}, which is in the future; now counts"
         )
     return min(file_time, now())
+
+
+def is_on_record(settings: Settings, id: str) -> bool:
+    """Tell whether an import of that id has begun."""
+    try:
+        records = using_store(settings, lambda store: store.imports(), read_only=True)
+    except NoStoreYet:
+        return False
+    return any(record.id == id for record in records)
 
 
 def to_resume(
@@ -270,14 +297,17 @@ def check_undoable(settings: Settings, record: ImportRecord) -> None:
         )
 
 
-def undo_import(settings: Settings, record: ImportRecord) -> Undone:
-    """Take an import back; other processes know meanwhile that it is being worked on."""
+def undo_import(settings: Settings, record: ImportRecord, by: str = "") -> Undone:
+    """Take an import back; other processes know meanwhile that it is being worked on.
+
+    `by` is on whose behalf, otherwise whoever runs the command.
+    """
     with held(settings, record.id):
-        return using_store(settings, lambda store: _undo(store, record))
+        return using_store(settings, lambda store: _undo(store, record, by or user()))
 
 
-async def _undo(store: Store, record: ImportRecord) -> Undone:
-    at, by = now(), user()
+async def _undo(store: Store, record: ImportRecord, by: str) -> Undone:
+    at = now()
     done = Undone(at, by)
     try:
         while (part := await store.undo_import(record.id, at=at, by=by)) is not None:

@@ -13,12 +13,15 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.constants import constant
 from smtpproxy.cli.import_record import (
+    Behalf,
     Job,
     Replacing,
     age_of,
+    behalf,
     check_undoable,
     digest_of,
     find,
+    is_on_record,
     shown_state,
     to_replace,
     to_resume,
@@ -116,6 +119,8 @@ class ImportOptions:
         "Show what would be new, changed or ignored, who would be mailed again though refused"
         " now, and who could be mailed; write nothing."
     )
+    job: Behalf | None = option("For the relay, which runs imports that were uploaded.", behalf,
+                                hidden=True)  # fmt: skip
 
     @property
     def own_format(self) -> Format | None:
@@ -180,12 +185,16 @@ def prepare(
     deciding |= {"format": options.file_format or "", "mapping": digest_of(options.mapping)}
     if options.constants:
         deciding["set"] = "; ".join(f"{name}={text}" for name, text in sorted(options.constants))
-    earlier = to_resume(settings, options.resume, kind, deciding)
+    resume = options.resume
+    if options.job is not None and not options.dry_run and is_on_record(settings, options.job.id):
+        resume = options.job.id
+    earlier = to_resume(settings, resume, kind, deciding)
     replacing = to_replace(settings, options.replace, kind)
     age = earlier.as_of if earlier else age_of(input_time(file), as_of)
     if kind == "contacts" and not earlier:
         age = replacing.age(age)
-    return Task(settings, file, Job(kind, age, deciding, earlier), replacing, options)
+    job = Job(kind, age, deciding, earlier, options.job)
+    return Task(settings, file, job, replacing, options)
 
 
 def input_time(file: Path) -> datetime:
@@ -287,9 +296,10 @@ def _text(record: ImportRecord, state: str) -> Iterator[Part]:
 @imports.command("undo")
 @click.argument("id")
 @click.option("--dry-run", is_flag=True, help="Show what would be undone; change nothing.")
+@click.option("--job", type=behalf, hidden=True)
 @config_option
 @shows_result
-def undo(settings: Settings, id: str, dry_run: bool) -> Result:
+def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Result:
     """Take back what an import brought, as far as nobody has changed it since.
 
     New contacts go with their purchases and consent acts, changed profiles are put back,
@@ -304,7 +314,7 @@ def undo(settings: Settings, id: str, dry_run: bool) -> Result:
             settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
         )
     else:
-        undone = undo_import(settings, record)
+        undone = undo_import(settings, record, job.by if job else "")
         _warn_of_later(settings, record)
     data = {
         "id": record.id,

@@ -1,5 +1,6 @@
 """`smtpproxy serve`, `demo` and `check`: run the relay."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,7 @@ def serve(config: Path, take_over: bool) -> None:
     from smtpproxy.config import load
 
     settings = settings_in(config)
+    os.environ["SMTPPROXY_CONFIG"] = str(config.resolve())  # for commands that the relay runs
     sys.exit(serve(settings, lambda: load(config), take_over=take_over))
 
 

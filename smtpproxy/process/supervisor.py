@@ -20,6 +20,7 @@ from smtpproxy.process.children import Answer, Ask, Beat, Channel, Message
 from smtpproxy.process.control import Control, HandOver, Reload, Request, Response, StepDown
 from smtpproxy.process.daily_purge import DailyPurge
 from smtpproxy.process.generation import ALONE, SHARED, Child, Generation
+from smtpproxy.process.import_jobs import ImportRunner
 from smtpproxy.process.listening import CannotListen, Sockets
 from smtpproxy.process.notifier import Notifier
 from smtpproxy.settings import Settings
@@ -65,6 +66,7 @@ class Supervisor:
         self._under_way: set[asyncio.Task[Any]] = set()
         self._former: list[Generation] = []
         self._purging: asyncio.Task[None] | None = None
+        self._importing: asyncio.Task[None] | None = None
 
     async def run(self, take_place: Callable[[], None] | None = None) -> int:
         """Run until SIGTERM or SIGINT; SIGHUP reads the settings anew. Returns the exit code.
@@ -86,6 +88,7 @@ class Supervisor:
                 generation.start(ALONE)
             self._control.open()
             self._purging = asyncio.create_task(self._purge(generation.settings))
+            self._importing = asyncio.create_task(ImportRunner(generation.settings).run())
             self._say_ready()
             await self._ending.wait()
             log.info("draining")
@@ -104,15 +107,16 @@ class Supervisor:
 
     async def _end(self) -> None:
         """Drain the workers, then end the other processes: the web one still tells how it is."""
-        generation, purging = self._generation, self._purging
+        generation = self._generation
+        alone = [task for task in (self._purging, self._importing) if task is not None]
         self._sockets.close()
-        if purging is not None:
-            purging.cancel()
+        for task in alone:
+            task.cancel()
         await generation.end(("worker",))
         await generation.end(("web", *ALONE))
         await asyncio.gather(*self._under_way)
-        if purging is not None:
-            await asyncio.wait((purging,))
+        if alone:
+            await asyncio.wait(alone)
         log.info("ended")
 
     def _say_ready(self) -> None:

@@ -285,6 +285,7 @@ Right = Literal[
     "streams",
     "pause",
     "imports",
+    "import",
 ]
 
 

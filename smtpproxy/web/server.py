@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from smtpproxy.auth import network_of
+from smtpproxy.web.api.uploads import PATIENCE
 
 MOST = 1_000  # connections
 PER_ADDRESS = 100  # connections that wait for their client
@@ -184,6 +185,9 @@ class HttpConnection(H11Protocol):
             return
         new_request = self.cycle is not self._answering
         self._phase, self._answering = phase, self.cycle
+        if new_request and self.cycle is not None:
+            extensions = cast(dict[str, object], self.cycle.scope.setdefault("extensions", {}))
+            extensions[PATIENCE] = self._more_time
         if self._table.trusts(self._peer) and (new_request or phase == "idle"):
             self._count_as(network_of(self._peer if phase == "idle" else self._client()))
         self._stop_timer()
@@ -196,6 +200,12 @@ class HttpConnection(H11Protocol):
             self._table.settled(self, self._counted_as)
         else:
             self._table.waits(self, self._counted_as)
+
+    def _more_time(self) -> None:
+        """Give a client that sends a large body all its time anew (`PATIENCE`)."""
+        if self._phase == "body" and self._counted_as is not None:
+            self._stop_timer()
+            self._timer = self.loop.call_later(WITHIN["body"], self.end, "timeout")
 
     def _what_next(self) -> Phase:
         if self.flow.write_paused or self.transport.is_closing():

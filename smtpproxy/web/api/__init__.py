@@ -22,7 +22,8 @@ from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, ConsentOperation, Per
 from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
 from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
 from smtpproxy.web.api.description import document, page
-from smtpproxy.web.api.imports import IMPORT_OPERATIONS, Imports
+from smtpproxy.web.api.import_jobs import Imports
+from smtpproxy.web.api.imports import IMPORT_OPERATIONS
 from smtpproxy.web.api.operation import Answer, Call, Operation, Versioned, read_octets
 from smtpproxy.web.api.problems import MEDIA_TYPE, Refused
 from smtpproxy.web.api.propagation import CHANGES, CHECK, ChangeFeed, check
@@ -66,7 +67,7 @@ class Api:
         consents = Consents(settings, writer, now)
         contacts = Contacts(settings, store, writer, now)
         verdicts = Verdicts(settings, store, now)
-        imports = Imports(store)
+        self._imports = imports = Imports(settings, store, now)
         paused = Streams(settings, streams, writer, now)
         self.operations: list[tuple[Operation, Answer]] = [
             (CHANGES, feed),
@@ -113,7 +114,7 @@ class Api:
                 admitted = self._gate.admit(token, operation.right, given=given)
                 body = b"" if operation.body is None else await read_octets(request)
                 call = Call(request, self._access[admitted.name], body)
-                response = _answered(await self._once(operation, answer, call))
+                response = _answered(operation, await self._answer(operation, answer, call))
             except Refused as refused:
                 response = _refused(refused)
             except ClientDisconnect:
@@ -125,13 +126,24 @@ class Api:
                     Refused("store_unavailable", "try again in some seconds", headers=again)
                 )
             name = token.name if token else UNKNOWN
-            if operation.writes and response.status_code == 200:
+            if operation.writes and response.status_code == operation.status:
                 log.info("api_write", operation=operation.name, token=name)
             row = (name, f"{response.status_code // 100}xx")
             self._counted[row] = self._counted.get(row, 0) + 1
             return response
 
         return endpoint
+
+    async def _answer(self, operation: Operation, answer: Answer, call: Call) -> KeptAnswer:
+        if not operation.takes_file:
+            return await self._once(operation, answer, call)
+        id, asked = await self._imports.receive(call)
+        try:
+            return await self._once(
+                operation, answer, Call(call.request, call.access, asked, received=id)
+            )
+        finally:
+            self._imports.discard(id)
 
     async def _once(self, operation: Operation, answer: Answer, call: Call) -> KeptAnswer:
         """Do what is asked, unless it was done already for the same idempotency key."""
@@ -192,9 +204,12 @@ def _encoded(answer: msgspec.Struct) -> KeptAnswer:
     return KeptAnswer(msgspec.json.encode(answer))
 
 
-def _answered(answer: KeptAnswer) -> Response:
+def _answered(operation: Operation, answer: KeptAnswer) -> Response:
     headers = {} if answer.version is None else {"ETag": f'"{answer.version}"'}
-    return Response(answer.body, 200, headers, "application/json")
+    if operation.location:
+        id = msgspec.json.decode(answer.body)["id"]
+        headers["Location"] = operation.location.replace("{id}", id)
+    return Response(answer.body, operation.status, headers, "application/json")
 
 
 def _refused(refused: Refused) -> Response:

@@ -25,6 +25,10 @@ _HEADERS: dict[int, Json] = {
 _ETAG: Json = {
     "ETag": {"description": "The version of what is shown.", "schema": {"type": "string"}}
 }
+_LOCATION: Json = {
+    "Location": {"description": "Where to ask how far it is.", "schema": {"type": "string"}}
+}
+_FILE: Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _CONDITIONS = {
     "If-Match": "An ETag: changed only while it is still that version, else 412.",
     "If-None-Match": "`*`: made only where there is none, else 412.",
@@ -101,10 +105,13 @@ def _operation(operation: Operation) -> Json:
     if operation.body is not None:
         content = _content(operation.body, "application/json")
         described["requestBody"] = {"required": True, "content": content}
+    if operation.takes_file:
+        described["requestBody"] = {"required": True, "content": _FILE}
+    headers = (_ETAG if operation.versioned else {}) | (_LOCATION if operation.location else {})
     answers: Json = {
-        "200": {
+        str(operation.status): {
             "description": operation.answer,
-            **({"headers": _ETAG} if operation.versioned else {}),
+            **({"headers": headers} if headers else {}),
             "content": _content(operation.answers, "application/json"),
         }
     }
@@ -133,6 +140,7 @@ def _parameters(operation: Operation) -> list[Json]:
                 "in": "query",
                 "description": schema.pop("description"),
                 "schema": schema,
+                **({"required": True} if name in fields.get("required", ()) else {}),
             }
             for name, schema in fields["properties"].items()
         ]

@@ -47,7 +47,8 @@ Scope: TypeAlias = Annotated[
 class Operation(Struct, frozen=True):
     """What can be asked of the API. A token needs the `right`.
 
-    `answers` is what a 200 has; `problems` are words of those beside the ones of every operation.
+    `answers` is what a `status` has; `problems` are words of those beside the ones of every
+    operation.
     A `versioned` answer has an ETag, and a request may say If-Match.
     """
 
@@ -59,6 +60,8 @@ class Operation(Struct, frozen=True):
     description: str
     answers: type[Struct]
     answer: str
+    status: Literal[200, 202] = 200
+    location: str = ""  # where to ask on, with {id} of the answer
     query: type[Struct] | None = None
     body: type[Struct] | None = None
     problems: tuple[str, ...] = ()
@@ -67,6 +70,7 @@ class Operation(Struct, frozen=True):
     keyed: bool = False  # Idempotency-Key is obeyed
     versioned: bool = False
     conditional: bool = False  # If-Match and If-None-Match are obeyed
+    takes_file: bool = False  # the body is a file of any size
 
 
 class Call(Struct, frozen=True):
@@ -75,6 +79,7 @@ class Call(Struct, frozen=True):
     request: Request
     access: Access
     body: bytes = b""
+    received: str = ""  # what the file that came is known by
 
 
 class Versioned(Struct, frozen=True):
@@ -123,6 +128,11 @@ def read_query(request: Request, record: type[T]) -> T:
         if name not in known:
             names = ", ".join(known)
             raise Refused("parameter_unknown", f"there is no parameter {name!r}: {names}")
+        if known[name].get("type") == "array":
+            values = found.setdefault(name, [])
+            assert isinstance(values, list)
+            values.append(text)
+            continue
         if name in found:
             raise Refused("parameter_wrong", f"{name} comes twice")
         found[name] = _number(name, text, known[name]) if "minimum" in known[name] else text

@@ -38,13 +38,16 @@ KINDS: Mapping[str, Kind] = {
     "not_confirmable": Kind(409, "There is nothing to confirm."),
     "changes_gone": Kind(410, "The log of changes does not reach back so far."),
     "changed_meanwhile": Kind(412, "It is not as you know it any more."),
+    "not_undoable": Kind(409, "The import cannot be undone."),
     "too_large": Kind(413, "The request is too large."),
     "key_reused": Kind(422, "The idempotency key is that of another request."),
     "too_many_requests": Kind(429, "The token asks too often."),
+    "too_many_jobs": Kind(429, "So many imports wait for their turn."),
     "too_many_mails": Kind(429, "So many confirmations went to this address, or to all."),
     "takes_too_long": Kind(503, "It takes too long."),
     "relay_unavailable": Kind(503, "The relay does not take the mail now."),
     "store_unavailable": Kind(503, "The store does not answer now."),
+    "disk_full": Kind(507, "There is no room for the file."),
 }
 
 

@@ -1,0 +1,178 @@
+"""Works on the imports that were uploaded, one after the other, each in a process of its own."""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import structlog
+
+from smtpproxy.settings import Settings
+from smtpproxy.store.import_jobs import (
+    MAPPING,
+    UPLOAD,
+    ImportJob,
+    ImportJobs,
+    JobEnd,
+    private,
+    told,
+)
+
+_LOOK = 0.5  # seconds between two looks at the folder
+_EXPIRE = 3600.0  # seconds between two looks at what is old
+_TRIES = 3  # of a job whose process dies
+_GRACE = 10.0  # seconds for a batch to end
+
+_COMMANDS = {"contacts": "contact", "suppressions": "suppress"}
+
+log = structlog.get_logger()
+
+
+class ImportRunner:
+    """Runs `smtpproxy contact import` and the like, as it would be run by hand.
+
+    What a process that died left is gone on with by the next one. The lock of the folder goes
+    to the child too, so that no other relay begins before it has ended.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._jobs = ImportJobs(settings.server.state_dir)
+        self._tries: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Run until cancelled; what is under way then is gone on with at the next start."""
+        loop = asyncio.get_running_loop()
+        expire_at = loop.time()
+        while True:
+            try:
+                if self._jobs.has_work():
+                    if loop.time() >= expire_at:
+                        expire_at = loop.time() + _EXPIRE
+                        await asyncio.to_thread(self._jobs.expire, datetime.now(UTC))
+                    await self._work()
+            except Exception as error:  # no disk, no process, no memory: mail goes on
+                log.error("import job failed", error=str(error))
+                await asyncio.sleep(60 * _LOOK)
+            await asyncio.sleep(_LOOK)
+
+    async def _work(self) -> None:
+        undos, waiting = self._jobs.undos(), self._jobs.waiting()
+        if not undos and not waiting:
+            return
+        lock = self._jobs.lock()
+        if lock is None:
+            return
+        try:
+            for id, by in undos:
+                await self._undo(id, by, lock)
+            if waiting:
+                await self._import(waiting[0], lock)
+        finally:
+            os.close(lock)
+
+    async def _undo(self, id: str, by: str, lock: int) -> None:
+        arguments = ("import", "undo", id, "--json", f"--job={id} {by}")
+        process = await _command(arguments, lock, asyncio.subprocess.PIPE, asyncio.subprocess.PIPE)
+        try:
+            _, errors = await process.communicate()
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
+        if process.returncode:
+            log.error("import not undone", id=id, error=errors.decode(errors="replace")[-500:])
+        self._jobs.undone(id)
+
+    async def _import(self, job: ImportJob, lock: int) -> None:
+        if self._jobs.is_cancelled(job.id):
+            self._jobs.finish(job.id, JobEnd("cancelled", datetime.now(UTC)))
+            return
+        folder = self._jobs.begin(job.id)
+        # A process that outlived the relay before may have said all already.
+        whole = _result(folder) is not None
+        code = 0 if whole else await self._run_command(job, folder, lock)
+        if code < 0 and not self._jobs.is_cancelled(job.id):
+            tries = self._tries[job.id] = self._tries.get(job.id, 0) + 1
+            if tries < _TRIES:
+                log.warning("import job died", id=job.id, code=code)
+                return
+        self._tries.pop(job.id, None)
+        end = _outcome(folder, cancelled=self._jobs.is_cancelled(job.id))
+        self._jobs.finish(job.id, end)
+        log.info("import job ended", id=job.id, outcome=end.outcome)
+
+    async def _run_command(self, job: ImportJob, folder: Path, lock: int) -> int:
+        arguments = [_COMMANDS[job.kind], "import", str(folder / UPLOAD), "--json"]
+        arguments += [f"--job={job.id} {job.by}", *job.options]
+        if job.dry_run:
+            arguments.append("--dry-run")
+        if (folder / MAPPING).exists():
+            arguments.append(f"--mapping={folder / MAPPING}")
+        with ExitStack() as files:
+            result, errors = (
+                files.enter_context(_created(folder / name)) for name in ("result", "errors")
+            )
+            process = await _command(arguments, lock, result, errors)
+        try:
+            ending = asyncio.create_task(process.wait())
+            while not ending.done():
+                await asyncio.wait((ending,), timeout=_LOOK)
+                if not ending.done() and self._jobs.is_cancelled(job.id):
+                    await _end(process)
+            return await ending
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
+
+
+def _created(path: Path) -> BinaryIO:
+    return open(path, "wb", opener=private)
+
+
+async def _command(
+    arguments: list[str] | tuple[str, ...], lock: int, output: object, errors: object
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "smtpproxy", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,  # type: ignore[arg-type]  # a file, or PIPE
+        stderr=errors,  # type: ignore[arg-type]
+        pass_fds=(lock,),
+        start_new_session=True,  # Ctrl-C is for the relay, which tells it
+    )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Have it stop after its batch; each batch is whole or not at all."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    try:
+        await asyncio.wait_for(process.wait(), _GRACE)
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _outcome(folder: Path, *, cancelled: bool) -> JobEnd:
+    """Return what a command that has ended said."""
+    now = datetime.now(UTC)
+    if (result := _result(folder)) is not None:
+        return JobEnd("complete", now, result=result)
+    if cancelled:
+        return JobEnd("cancelled", now)
+    errors = (folder / "errors").read_bytes().decode(errors="replace")
+    return JobEnd("failed", now, told(errors, folder) or "the process ended without a word")
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    """Return what a command printed, if it came to its end."""
+    try:
+        result = msgspec.json.decode((folder / "result").read_bytes())
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+    return result if isinstance(result, dict) and "outlook" in result else None

@@ -1,0 +1,232 @@
+"""Imports that were uploaded and wait for their turn: a folder for each, which outlives the relay.
+
+`imports/ID/` in `state_dir` has what is asked (`job.json`), the file until it is done, the lines
+that were rejected, and what came of it. Whoever receives files moves a whole folder into place;
+one relay at a time works on them.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from smtpproxy.store.key_files import give_to_owner_of
+from smtpproxy.store.operations import Kind
+
+KEPT = timedelta(days=7)
+"""How long what was rejected, and what came of a job, is kept from its end."""
+
+UPLOAD = "upload"
+MAPPING = "mapping.toml"
+_REJECTED = f"{UPLOAD}.rejected"
+_ABANDONED = 3600.0  # seconds after which nobody is taken to write to an upload any more
+_ID = re.compile(r"[0-9A-Z]{26}", re.ASCII)
+_ERROR = 2_000  # characters
+
+Outcome = Literal["complete", "failed", "cancelled"]
+JobState = Literal["waiting", "running", "complete", "failed", "cancelled"]
+
+
+class ImportJob(Struct, frozen=True):
+    """What is asked: `options` are those of the command that imports this kind."""
+
+    id: str
+    kind: Kind
+    by: str
+    created_at: datetime
+    dry_run: bool
+    size: int
+    options: tuple[str, ...] = ()
+
+
+class JobEnd(Struct, frozen=True):
+    """What came of a job; `result` is what the command said, of one that is complete."""
+
+    outcome: Outcome
+    at: datetime
+    error: str = ""
+    result: dict[str, Any] | None = None
+
+
+class ImportJobs:
+    """The folder of the jobs. Methods raise OSError; a job that is not there is None."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._root = state_dir / "imports"
+
+    # whoever uploads
+
+    def receive(self, id: str) -> Path:
+        """Make a folder for an upload, out of the sight of whoever works on jobs."""
+        _private_folder(self._root)
+        folder = self._root / f".{id}"
+        _private_folder(folder)
+        return folder
+
+    def accept(self, job: ImportJob) -> None:
+        """Let a received file wait for its turn."""
+        received, folder = self._root / f".{job.id}", self._root / job.id
+        _write(received / "job.json", msgspec.json.encode(job))
+        received.rename(folder)
+        _sync_folder(self._root)
+
+    def discard(self, id: str) -> None:
+        """Forget an upload that is not accepted."""
+        shutil.rmtree(self._root / f".{id}", ignore_errors=True)
+
+    def cancel(self, id: str) -> None:
+        _write(self._root / id / "cancel", b"")
+
+    def ask_undo(self, id: str, by: str) -> None:
+        """Have any import taken back, whoever began it."""
+        _private_folder(self._root)
+        _write(self._root / f"{id}.undo", by.encode())
+
+    # what is known
+
+    def job(self, id: str) -> ImportJob | None:
+        if not _ID.fullmatch(id):
+            return None
+        try:
+            return msgspec.json.decode((self._root / id / "job.json").read_bytes(), type=ImportJob)
+        except FileNotFoundError:
+            return None
+
+    def end(self, id: str) -> JobEnd | None:
+        try:
+            return msgspec.json.decode((self._root / id / "end.json").read_bytes(), type=JobEnd)
+        except FileNotFoundError:
+            return None
+
+    def state(self, id: str) -> JobState:
+        end = self.end(id)
+        if end is not None:
+            return end.outcome
+        return "running" if (self._root / id / "begun").exists() else "waiting"
+
+    def jobs(self) -> list[ImportJob]:
+        """Return all of them, the oldest first."""
+        found = (self.job(name) for name in self._names())
+        return [job for job in found if job is not None]
+
+    def waiting(self) -> list[ImportJob]:
+        """Return those that have not ended, the oldest first."""
+        return [job for job in self.jobs() if self.end(job.id) is None]
+
+    def undoing(self, id: str) -> bool:
+        return (self._root / f"{id}.undo").exists()
+
+    def undos(self) -> list[tuple[str, str]]:
+        """Return the imports that are to be undone, and on whose behalf."""
+        found = [path for path in self._entries() if path.suffix == ".undo"]
+        return [(path.stem, path.read_text()) for path in sorted(found)]
+
+    def rejected(self, id: str) -> Path:
+        """Return where the rejected lines are, if there are any."""
+        return self._root / id / _REJECTED
+
+    # whoever works on them
+
+    def lock(self) -> int | None:
+        """Return a descriptor that nobody else has meanwhile: a child may inherit it."""
+        _private_folder(self._root)
+        descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def has_work(self) -> bool:
+        return any(True for _ in self._entries())
+
+    def begin(self, id: str) -> Path:
+        """Note that somebody works on it; return its folder."""
+        (self._root / id / "begun").touch(0o600)
+        return self._root / id
+
+    def is_cancelled(self, id: str) -> bool:
+        return (self._root / id / "cancel").exists()
+
+    def finish(self, id: str, end: JobEnd) -> None:
+        """Note what came of it; the file goes, which is personal data."""
+        folder = self._root / id
+        _write(folder / "end.json", msgspec.json.encode(end))
+        for name in (UPLOAD, MAPPING, "begun", "cancel", "result", "errors"):
+            (folder / name).unlink(missing_ok=True)
+
+    def undone(self, id: str) -> None:
+        (self._root / f"{id}.undo").unlink(missing_ok=True)
+
+    def expire(self, now: datetime) -> None:
+        """Remove what ended long ago, and uploads that nobody sends any more."""
+        for folder in list(self._entries()):
+            if folder.name.startswith("."):
+                if _idle(folder) > _ABANDONED:
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif _ID.fullmatch(folder.name):
+                end = self.end(folder.name)
+                if end is not None and end.at < now - KEPT:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self._entries() if _ID.fullmatch(path.name))
+
+    def _entries(self) -> Iterator[Path]:
+        try:
+            with os.scandir(self._root) as entries:
+                names = [entry.name for entry in entries if entry.name != "lock"]
+        except FileNotFoundError:
+            return
+        yield from (self._root / name for name in names)
+
+
+def told(errors: str, folder: Path) -> str:
+    """Return what a command said on standard error, as it is shown to others."""
+    return errors.replace(f"{folder}/", "").strip()[-_ERROR:]
+
+
+def _idle(folder: Path) -> float:
+    """Seconds since somebody wrote to an upload."""
+    times = [folder.stat().st_mtime, *(path.stat().st_mtime for path in folder.iterdir())]
+    return time.time() - max(times)
+
+
+def _private_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        return
+    give_to_owner_of(path.parent, path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a whole file, or none."""
+    beside = path.with_name(f"{path.name}.new")
+    with open(beside, "wb", opener=private) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)
+    _sync_folder(path.parent)
+
+
+def private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,263 @@
+"""Answers about imports: what is on record together with the jobs that were uploaded."""
+
+import asyncio
+import io
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import UNSET
+
+from smtpproxy import recorded_consent, toml
+from smtpproxy.events import UlidFactory
+from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.mapping import (
+    FIELDS,
+    SUPPRESSION_FIELDS,
+    MappingFault,
+    mapping_of,
+)
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.import_jobs import MAPPING, UPLOAD, ImportJob, ImportJobs, private
+from smtpproxy.store.operations import UNDO_FOR, ImportRecord, ImportStore
+from smtpproxy.web.api.imports import (
+    MOST_WAITING,
+    ImportList,
+    ImportQuery,
+    ImportShown,
+    RejectedLine,
+    RejectedLines,
+    RejectedQuery,
+)
+from smtpproxy.web.api.operation import Call, read_query
+from smtpproxy.web.api.problems import Refused
+from smtpproxy.web.api.uploads import receive_file
+
+_MOST = 100  # imports that are listed
+_LONGEST_LINE = 10_000  # characters that are shown
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_FOR_ONE = {"contacts": ("as_of",), "suppressions": ("scope", "origin")}
+
+
+class Imports:
+    """Answers IMPORT_OPERATIONS, each by the method of its name."""
+
+    def __init__(self, settings: Settings, store: ImportStore, now: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._store = store
+        self._now = now
+        self._jobs = ImportJobs(settings.server.state_dir)
+        self._new_id = UlidFactory(lambda: int(now().timestamp() * 1000), secrets.token_bytes)
+        self._receiving: set[str] = set()
+
+    async def list_imports(self, call: Call) -> ImportList:
+        call.access.check_everything("an import")
+        records = {one.id: one for one in await self._store.imports()}
+        jobs = {job.id: job for job in await asyncio.to_thread(self._jobs.jobs)}
+        newest = sorted({*records, *jobs}, reverse=True)[:_MOST]
+        shown = [self._shown(id, records.get(id), jobs.get(id)) for id in newest]
+        return ImportList(tuple(one for one in shown if one is not None))
+
+    async def get_import(self, call: Call) -> ImportShown:
+        call.access.check_everything("an import")
+        return await self._found(call.request.path_params["id"])
+
+    async def receive(self, call: Call) -> tuple[str, bytes]:
+        """Take the file of START_IMPORT in; return the id that it has, and what is asked.
+
+        Raises Refused, ClientDisconnect.
+        """
+        call.access.check_everything("an import")
+        options = self._options(read_query(call.request, ImportQuery))
+        waiting = await asyncio.to_thread(self._jobs.waiting)
+        if len(waiting) + len(self._receiving) >= MOST_WAITING:
+            again = {"Retry-After": "60"}
+            text = f"{MOST_WAITING} imports wait or are being sent; ask again later"
+            raise Refused("too_many_jobs", text, headers=again)
+        id = self._new_id()
+        self._receiving.add(id)
+        try:
+            folder = await asyncio.to_thread(self._jobs.receive, id)
+            _, digest = await receive_file(call.request, folder / UPLOAD)
+        except BaseException as error:
+            self.discard(id)
+            if isinstance(error, OSError):
+                raise Refused("disk_full", f"the file cannot be kept: {error.strerror}") from error
+            raise
+        return id, "\0".join((digest, *options, call.request.url.query)).encode()
+
+    def discard(self, id: str) -> None:
+        """Forget a file that was received, unless it was accepted."""
+        self._receiving.discard(id)
+        self._jobs.discard(id)
+
+    async def start_import(self, call: Call) -> ImportShown:
+        asked = read_query(call.request, ImportQuery)
+        await asyncio.to_thread(self._accept, call.received, asked, call.access.token)
+        return await self._found(call.received)
+
+    def _accept(self, id: str, asked: ImportQuery, token: str) -> None:
+        folder = self._jobs.receive(id)
+        if asked.mapping is not None:
+            with open(folder / MAPPING, "x", encoding="utf-8", opener=private) as file:
+                file.write(asked.mapping)
+        size = (folder / UPLOAD).stat().st_size
+        options = tuple(self._options(asked))
+        dry_run = asked.dry_run == "true"
+        self._jobs.accept(
+            ImportJob(id, asked.kind, f"token {token}", self._now(), dry_run, size, options)
+        )
+
+    async def rejected_lines(self, call: Call) -> RejectedLines:
+        call.access.check_everything("an import")
+        asked = read_query(call.request, RejectedQuery)
+        id = call.request.path_params["id"]
+        if self._jobs.job(id) is None:
+            raise Refused("not_found", "no upload of that id is kept any more")
+        return await asyncio.to_thread(_rejected, self._jobs.rejected(id), asked)
+
+    async def cancel_import(self, call: Call) -> ImportShown:
+        call.access.check_everything("an import")
+        id = call.request.path_params["id"]
+        if self._jobs.job(id) is None:
+            raise Refused("not_found", "no upload of that id is kept any more")
+        if self._jobs.end(id) is None:
+            await asyncio.to_thread(self._jobs.cancel, id)
+        return await self._found(id)
+
+    async def undo_import(self, call: Call) -> ImportShown:
+        call.access.check_everything("an import")
+        shown = await self._found(call.request.path_params["id"])
+        ended = shown.state in ("complete", "cancelled", "failed", "interrupted")
+        if shown.dry_run or (not ended and shown.state != "undoing"):
+            raise Refused("not_undoable", f"it is {shown.state}, or was a dry run")
+        record = next((one for one in await self._store.imports() if one.id == shown.id), None)
+        if record is None:
+            raise Refused("not_undoable", "it has brought nothing in")
+        if record.kind == "contacts" and record.started_at < self._now() - UNDO_FOR:
+            text = f"it is older than {UNDO_FOR.days} days: what was before is not kept longer"
+            raise Refused("not_undoable", text)
+        await asyncio.to_thread(self._jobs.ask_undo, shown.id, f"token {call.access.token}")
+        return await self._found(shown.id)
+
+    def _options(self, asked: ImportQuery) -> list[str]:
+        """Return the options of the command. Raises Refused."""
+        for name in ("file_format", "brand", "purpose", "as_of", "scope", "replace"):
+            _check_text(name, getattr(asked, name))
+        for each in asked.set:
+            _check_text("set", each)
+        other = _FOR_ONE["suppressions" if asked.kind == "contacts" else "contacts"]
+        for name in other:
+            if getattr(asked, name) is not None:
+                raise Refused("parameter_wrong", f"{name} is not about {asked.kind}")
+        if asked.brand is not None:
+            try:
+                recorded_consent.check_brand(self._settings, asked.brand)
+            except ValueError as error:
+                raise Refused("parameter_wrong", f"brand: {error}") from error
+        if asked.mapping is not None:
+            _check_mapping(
+                asked.mapping, FIELDS if asked.kind == "contacts" else SUPPRESSION_FIELDS
+            )
+        named = {
+            "--format": asked.file_format, "--brand": asked.brand, "--purpose": asked.purpose,
+            "--as-of": asked.as_of, "--scope": asked.scope, "--origin": asked.origin,
+            "--replace": asked.replace,
+        }  # fmt: skip
+        found = [f"{name}={value}" for name, value in named.items() if value is not None]
+        return [*found, *(f"--set={each}" for each in asked.set)]
+
+    async def _found(self, id: str) -> ImportShown:
+        """Raises Refused where there is none."""
+        record = next((one for one in await self._store.imports() if one.id == id), None)
+        shown = self._shown(id, record, self._jobs.job(id), whole=True)
+        if shown is None:
+            raise Refused("not_found", "no import of that id is on record")
+        return shown
+
+    def _shown(
+        self, id: str, record: ImportRecord | None, job: ImportJob | None, *, whole: bool = False
+    ) -> ImportShown | None:
+        if record is None and job is None:
+            return None
+        state = record.state if record else None
+        end = self._jobs.end(id) if job is not None else None
+        over = ("complete", "undoing", "undone") if end else ("undoing", "undone")
+        if job is not None and state not in over:
+            state = self._jobs.state(id)  # type: ignore[assignment]
+        if state != "undone" and self._jobs.undoing(id):
+            state = "undoing"
+        counts = end.result or {} if end and record is None else {}
+        ended = record.ended_at if record and record.ended_at else end.at if end else None
+        place = record.place if record else None
+        return ImportShown(
+            id,
+            record.kind if record else job.kind,  # type: ignore[union-attr]
+            state,  # type: ignore[arg-type]
+            written_time(record.started_at if record else job.created_at),  # type: ignore[union-attr]
+            None if ended is None else written_time(ended),
+            record.size if record else job.size,  # type: ignore[union-attr]
+            place.octets if place else 0,
+            place.lines if place else int(counts.get("lines", 0)),
+            record.added if record else 0,
+            record.changed if record else 0,
+            record.unchanged if record else 0,
+            record.older if record else 0,
+            record.erased if record else 0,
+            place.rejected if place else int(counts.get("rejected", 0)),
+            dry_run=job is not None and job.dry_run,
+            error=end.error if end and end.error else UNSET,
+            result=_said(end.result) if whole and end and end.result else UNSET,
+        )
+
+
+def _said(result: dict[str, object]) -> dict[str, object]:
+    """What the command said, without the names of files on this machine."""
+    return {name: told for name, told in result.items() if name not in ("file", "rejected_file")}
+
+
+def _check_text(name: str, text: str | None) -> None:
+    if text is not None and _CONTROL.search(text):
+        raise Refused("parameter_wrong", f"{name} has a control character")
+
+
+def _check_mapping(text: str, fields: Sequence[str]) -> None:
+    """Raises Refused where a mapping is none."""
+    try:
+        mapping_of("mapping", toml.loads(text), fields)
+    except (MappingFault, toml.TomlError) as error:
+        raise Refused("parameter_wrong", f"mapping: {error}") from error
+
+
+_COMMENT = re.compile(rb"# line (\d{1,15}): (.*)")
+
+
+def _rejected(path: Path, asked: RejectedQuery) -> RejectedLines:
+    """Read a page of rejected lines, from the octet that `after` names."""
+    found: list[RejectedLine] = []
+    number, reason, content = 0, "", b""
+    with path.open("rb") if path.exists() else io.BytesIO() as file:
+        file.seek(asked.after)
+        place = asked.after
+        while line := file.readline(_LONGEST_LINE):
+            said = _COMMENT.match(line)
+            if said is None:
+                if len(content) < _LONGEST_LINE:
+                    content += line
+            else:
+                if number:
+                    found.append(_line(number, reason, content))
+                if len(found) == asked.limit:
+                    return RejectedLines(tuple(found), place)
+                number, reason, content = int(said[1]), said[2].decode(errors="replace"), b""
+            place = file.tell()
+    if number:
+        found.append(_line(number, reason, content))
+    return RejectedLines(tuple(found), None)
+
+
+def _line(number: int, reason: str, content: bytes) -> RejectedLine:
+    text = content[:_LONGEST_LINE].decode(errors="replace")
+    return RejectedLine(number, reason, text.removesuffix("\n"))

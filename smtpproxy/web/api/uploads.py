@@ -1,0 +1,71 @@
+"""A file that comes with a request: to the disk as it comes, never whole in memory."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from starlette.requests import Request
+
+from smtpproxy.store.import_jobs import private
+from smtpproxy.web.api.problems import Refused
+
+LARGEST_FILE = 2 * 1024**3
+"""Octets of an upload."""
+
+RESERVE = 512 * 1024**2
+"""Octets that stay free on the disk, which is that of the audit log."""
+
+_AT_ONCE = 1024 * 1024  # octets
+PATIENCE = "smtpproxy.patience"
+"""The extension of a scope by which the server is asked to wait for more of a body."""
+
+
+async def receive_file(request: Request, path: Path) -> tuple[int, str]:
+    """Write the body of a request to a new file; return its octets and their SHA-256.
+
+    Whoever sends a MiB gets as much time again for the next one.
+
+    Raises Refused, ClientDisconnect, OSError.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > LARGEST_FILE:
+        raise _too_large()
+    patience: Callable[[], None] = request.scope.get("extensions", {}).get(PATIENCE, _nothing)
+    digest, size, pending = hashlib.sha256(), 0, bytearray()
+
+    def write() -> None:
+        found = os.fstatvfs(file.fileno())
+        if found.f_bavail * found.f_frsize < RESERVE + len(pending):
+            raise Refused("disk_full", "there is no room for the file; tell the operator")
+        digest.update(pending)
+        file.write(pending)
+        pending.clear()
+
+    with await asyncio.to_thread(_create, path) as file:
+        async for chunk in request.stream():
+            pending += chunk
+            size += len(chunk)
+            if size > LARGEST_FILE:
+                raise _too_large()
+            if len(pending) >= _AT_ONCE:
+                await asyncio.to_thread(write)
+                patience()
+        await asyncio.to_thread(write)
+        file.flush()
+        await asyncio.to_thread(os.fsync, file.fileno())
+    return size, digest.hexdigest()
+
+
+def _create(path: Path) -> BinaryIO:
+    return open(path, "xb", opener=private)
+
+
+def _too_large() -> Refused:
+    return Refused("too_large", f"a file has at most {LARGEST_FILE} octets")
+
+
+def _nothing() -> None:
+    pass
