@@ -74,9 +74,9 @@ def test_people_who_are_uploaded_may_be_mailed(relay: RelayProcess, tmp_path: Pa
         assert (done.state, done.added, done.rejected) == ("complete", PEOPLE, 1)
         assert refusal(relay, last) == ""
         assert isinstance(done.result, dict)
-        (stream,) = done.result["outlook"]["streams"][:1]
+        streams = {each["stream"]: each for each in done.result["outlook"]["streams"]}
         assert done.result["outlook"]["people"] == PEOPLE
-        assert stream["allowed"] == PEOPLE
+        assert streams["newsletter"]["allowed"] == PEOPLE
         (wrong,) = api.rejected_lines(begun.id)
         assert (wrong.line, wrong.content[:7]) == (PEOPLE + 2, "nobody,")
         record = json.loads(relay.must("import", "show", begun.id, "--json"))
