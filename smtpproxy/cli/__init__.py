@@ -144,6 +144,7 @@ COMMANDS = {
     "backup": ("backup", "backup", "Copy all that the relay knows, while it runs."),
     "restore": ("backup", "restore", "Put a backup in place, and do again what came after it."),
     "migrate": ("migrate", "migrate", "Bring the tables of the store up to date."),
+    "store": ("store", "store", "Move all that is stored to another database."),
     "purge": ("purge", "purge", "Remove what has outlived its retention period."),
     "user": ("credentials", "user", "Add, remove, list and check the users of AUTH."),
     "dkim": ("dkim", "dkim", "Make DKIM keys, print what to publish, check signatures."),

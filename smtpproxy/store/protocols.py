@@ -6,6 +6,7 @@ turns that into 451 4.3.0, never into a pass. Methods that take an address as gi
 canonicalise it and raise `mail.address.AddressError` when it is not one.
 """
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,6 +45,24 @@ class StoreInaccessible(StoreMisconfigured):
 
 class StoreOutdated(StoreMisconfigured):
     """The database is of an earlier version; whoever opens it to write brings it up to date."""
+
+
+CLOSED = "the store was copied to"
+"""How the text begins that refuses what is done with a store after that."""
+
+
+def closed_text(url: str, place: str) -> str:
+    """Say that the store of `url` was copied to `place`, and what to do."""
+    return (
+        f"{CLOSED} {place}, which counts now; let store.url name that, or undo it with "
+        f"smtpproxy store reopen '{without_password(url)}'"
+    )
+
+
+def without_password(url: str) -> str:
+    """Return a store's URL as it may be shown."""
+    shown = re.sub(r"(//[^/:@]*):[^/@]*@", r"\1@", url)
+    return re.sub(r"([?&])password=[^&]*", r"\1password=...", shown)
 
 
 class NoStoreYet(StoreInaccessible):

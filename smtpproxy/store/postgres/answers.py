@@ -22,6 +22,8 @@ _FORGET = "DELETE FROM answer WHERE request = ? AND body IS NULL"
 class PostgresAnswers(Counts):
     """A `KeptAnswers`."""
 
+    _part = "answers"
+
     def __init__(self, target: Target, now: Callable[[], datetime]) -> None:
         super().__init__(target)
         self._now = now

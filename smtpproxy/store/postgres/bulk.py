@@ -39,6 +39,8 @@ class PostgresBulkCounter(Counts):
     """A `BulkCounter`. Estimates are counted in the process and merged with what others counted
     once a second, with the next message: an estimate costs no statement of its own."""
 
+    _part = "bulk"
+
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._written = 0  # rows, since the last pruning

@@ -19,6 +19,8 @@ _DAY = timedelta(days=1)
 class PostgresConfirmations(Counts):
     """A `ConfirmationLimit`."""
 
+    _part = "confirmations"
+
     async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
         person = await self._person(address)
         async with self._counting() as session:

@@ -12,7 +12,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import (
+    CLOSED,
+    StoreInaccessible,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 from smtpproxy.store.sql.rows import Row
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ _INSERTION = re.compile(
 _BEGIN_WRITING = """
 UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
 """
+_SECRET = "SELECT octets FROM secret WHERE part = $1 OR part IS NULL ORDER BY part LIMIT 1"
 _NET = 60.0  # seconds of any statement, and of any pause within a transaction
 _CONNECT = 5.0  # seconds
 
@@ -138,7 +144,7 @@ class Database:
         self.holders = 0
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
-        self._secret = b""
+        self._secrets: dict[str, bytes] = {}
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
@@ -189,12 +195,12 @@ class Database:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 yield PostgresSession(connection)
 
-    async def secret(self) -> bytes:
-        """Return octets of the database's own, to key the hashes of persons with."""
-        if not self._secret:
+    async def secret(self, part: str) -> bytes:
+        """Return octets of the database's own, to key the hashes of persons in a part with."""
+        if part not in self._secrets:
             async with self.connection() as connection:
-                self._secret = await connection.fetchval("SELECT octets FROM secret")
-        return self._secret
+                self._secrets[part] = await connection.fetchval(_SECRET, part)
+        return self._secrets[part]
 
     def terminate(self) -> None:
         pool, self._pool = self._pool, None
@@ -263,6 +269,9 @@ class Counts:
     """What the mail path itself writes down, for the part that it is mixed into. Commits are not
     flushed: a crash of the database's machine costs counts and no proof."""
 
+    _part: str
+    """As the file of these counts is called where the store is in SQLite."""
+
     def __init__(self, target: Target) -> None:
         self._lease = Lease(target)
 
@@ -294,7 +303,7 @@ class Counts:
 
     async def _secret(self) -> bytes:
         """Return octets of the database's own, to key the hashes of persons with."""
-        return await self._lease.database.secret()
+        return await self._lease.database.secret(self._part)
 
     def close(self) -> None:
         self._lease.close()
@@ -330,6 +339,8 @@ def unavailable(error: BaseException) -> StoreUnavailable:
             return StoreInaccessible(
                 f"store.url: {error}; smtpproxy migrate --grant-write gives it"
             )
+        case pg.ObjectNotInPrerequisiteStateError() if CLOSED in str(error):
+            return StoreUnavailable(str(error))
         case pg.ReadOnlySQLTransactionError():
             return StoreUnavailable("the database is a standby, or for reading only")
         case pg.DiskFullError():

@@ -26,6 +26,8 @@ class PostgresCopies(Counts):
     """A `CopyLedger`. Unlike the counts, a copy that is noted is flushed: its loss would be a
     second copy."""
 
+    _part = "copies"
+
     def __init__(self, target: Target, now: Callable[[], datetime]) -> None:
         super().__init__(target)
         self._now = now

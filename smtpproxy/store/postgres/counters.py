@@ -49,6 +49,8 @@ _AT_ONCE = 5_000  # rows: others wait no longer than for these
 class PostgresMailings(Counts):
     """A `MailingLog`."""
 
+    _part = "mailings"
+
     async def reserve(
         self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
     ) -> Mapping[str, Mailed]:

@@ -69,6 +69,8 @@ class PostgresFeedback(Counts):
         super().__init__(target)
         self._mailbox = mailbox
 
+    _part = "feedback"
+
     async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
         async with self._asking() as session:
             found = await session.fetch_all("SELECT key FROM event WHERE key = ANY (?)", list(keys))

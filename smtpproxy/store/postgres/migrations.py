@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from smtpproxy.store.key_files import load_or_create_keys
 from smtpproxy.store.keys import KeyRing
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, closed_text
 from smtpproxy.store.sql.live_keys import LIVE, chosen
 from smtpproxy.store.sql.migrations import numbered
 
@@ -101,8 +101,9 @@ async def _grant(connection: "Connection", roles: Sequence[str], grants: Sequenc
             await connection.execute(text)
 
 
-async def check_version(connection: "Connection") -> None:
-    """Raise StoreMisconfigured unless this program works with the database as it is."""
+async def check_version(connection: "Connection", url: str, *, moved: bool = False) -> None:
+    """Raise StoreMisconfigured unless this program works with the database as it is; `moved`:
+    also with one that was copied to another, which counts now."""
     if await connection.fetchval("SELECT to_regclass('schema_version')") is None:
         raise StoreInaccessible(
             "store.url: the database has no tables of smtpproxy yet; smtpproxy migrate makes them"
@@ -115,6 +116,9 @@ async def check_version(connection: "Connection") -> None:
             f"store.url: version {version} of the database, this program needs {known}; "
             "smtpproxy migrate brings it up to date"
         )
+    place = await connection.fetchval("SELECT moved_to FROM store_state")
+    if place is not None and not moved:
+        raise StoreMisconfigured(closed_text(url, place))
 
 
 def _check(version: int, oldest: int, known: int) -> None:

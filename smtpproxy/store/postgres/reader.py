@@ -26,7 +26,7 @@ from smtpproxy.store.postgres import migrations
 from smtpproxy.store.postgres import statements as columns
 from smtpproxy.store.postgres.connection import Lease, unavailable
 from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT, question
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable, closed_text
 from smtpproxy.store.sql import rows
 from smtpproxy.waiting import Pending
 
@@ -126,6 +126,11 @@ class PostgresReader:
                     found = _Found(
                         names, map(tuple, await connection.fetch(self._question, *values))
                     )
+                if found.moved_to is not None:
+                    self._keys = None
+                    raise StoreMisconfigured(
+                        closed_text(self._lease.database.target.url, found.moved_to)
+                    )
                 if found.live == _live(keys):
                     return found
                 self._keys = None
@@ -138,7 +143,7 @@ class PostgresReader:
 
     async def _known_keys(self, connection: Any) -> KeyRing:
         if self._keys is None:
-            await migrations.check_version(connection)
+            await migrations.check_version(connection, self._lease.database.target.url)
             self._keys = await migrations.live_keys(connection, load_keys(self._state_dir))
         return self._keys
 
@@ -209,6 +214,7 @@ class _Found:
     def __init__(self, names: _Names, found: Iterable[rows.Row]) -> None:
         self.version: object = None
         self.live = ""
+        self.moved_to: str | None = None
         self._pauses: tuple[Pause, ...] = ()
         self._has_partners = False
         self._snapshot_at: datetime | None = None
@@ -222,7 +228,7 @@ class _Found:
     def _take(self, names: _Names, row: rows.Row) -> None:
         what, place, same, text, other, number, more, last = row[:FIRST_CONTACT]
         if what == columns.STATE:
-            self.live, self.version = text, number
+            self.live, self.moved_to, self.version = text, other, number
         elif what == columns.PAUSE:
             self._pauses += (rows.read_pause((text, number, other, last, more)),)
         elif what == columns.SNAPSHOTS:

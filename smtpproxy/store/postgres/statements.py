@@ -25,7 +25,7 @@ _STATE_ARM = f"""
 SELECT {STATE}, 0, FALSE, (
     SELECT string_agg(version || ':' || fingerprint, ' ' ORDER BY version)
     FROM suppression_key WHERE retired_at IS NULL
-), NULL, version, NULL, NULL::bigint{_PADDING} FROM store_state
+), moved_to, version, NULL, NULL::bigint{_PADDING} FROM store_state
 """
 _PAUSE_ARM = f"""
 SELECT {PAUSE}, 0, FALSE, subject, cause, at, reason, until{_PADDING} FROM stream_pause

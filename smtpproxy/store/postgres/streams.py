@@ -80,6 +80,8 @@ _SEEN_AGAIN = 3_600_000_000  # microseconds
 class PostgresStreamCounts(Counts):
     """A `StreamCounts`."""
 
+    _part = "streams"
+
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._tried_ones = count(1)  # new campaigns

@@ -11,7 +11,7 @@ from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # `request` is a keyed hash: of who asks, and of the key.
-_TABLES = """
+TABLES = """
 CREATE TABLE answer (
     request BLOB PRIMARY KEY,
     asked BLOB NOT NULL,     -- keyed hash of what was asked
@@ -36,7 +36,7 @@ class SqliteAnswers:
     """A `KeptAnswers`. Opened with the first use, on the event loop."""
 
     def __init__(self, database: Path, timeout: float, now: Callable[[], datetime]) -> None:
-        self._file = SideFile(database.with_name(f"{database.stem}-answers.db"), _TABLES, timeout)
+        self._file = SideFile(database.with_name(f"{database.stem}-answers.db"), TABLES, timeout)
         self._now = now
 
     async def begin(self, token: str, key: str, asked: bytes) -> Begun | KeptAnswer:

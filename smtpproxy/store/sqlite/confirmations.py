@@ -10,7 +10,7 @@ from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # Times are microseconds since 1970 in UTC; a person is a keyed hash of the widened address.
-_TABLES = """
+TABLES = """
 CREATE TABLE confirmation (
     person BLOB NOT NULL,
     at INTEGER NOT NULL
@@ -30,7 +30,7 @@ class SqliteConfirmations:
 
     def __init__(self, database: Path, timeout: float) -> None:
         path = database.with_name(f"{database.stem}-confirmations.db")
-        self._file = SideFile(path, _TABLES, timeout)
+        self._file = SideFile(path, TABLES, timeout)
 
     async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
         def take(connection: sqlite3.Connection) -> bool:

@@ -15,7 +15,13 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from smtpproxy.store.protocols import StoreMisconfigured, StoreOutdated, StoreUnavailable
+from smtpproxy.store.protocols import (
+    CLOSED,
+    StoreMisconfigured,
+    StoreOutdated,
+    StoreUnavailable,
+    closed_text,
+)
 from smtpproxy.store.sql.migrations import numbered
 from smtpproxy.store.sql.rows import Row
 
@@ -176,6 +182,8 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     if is_busy(error):
         return StoreUnavailable("another process holds the database")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_CONSTRAINT and CLOSED in str(error):
+        return StoreUnavailable(str(error))
     if code == sqlite3.SQLITE_FULL:
         return StoreUnavailable("the disk of the database is full")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -311,6 +319,7 @@ def migrate(
     connection.execute("PRAGMA journal_mode = WAL")
     scripts = migrations()
     check_not_newer(connection, path)
+    check_open(connection, path)
     if version_of(connection) == len(scripts):
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -336,8 +345,23 @@ def check_not_newer(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def check_open(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreMisconfigured for a database that was copied to another, which counts now."""
+    place = moved_to(connection)
+    if place is not None:
+        raise StoreMisconfigured(closed_text(f"sqlite://{path}", place))
+
+
+def moved_to(connection: sqlite3.Connection) -> str | None:
+    """Return where a database was copied to, which is closed for that."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'moved_to'").fetchone():
+        return str(connection.execute("SELECT place FROM moved_to").fetchone()[0])
+    return None
+
+
 def check_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
     check_not_newer(connection, path)
+    check_open(connection, path)
     version, known = version_of(connection), len(migrations())
     if version < known:
         raise StoreOutdated(

@@ -20,7 +20,7 @@ from smtpproxy.store.sql.rows import from_micros, to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # Times are microseconds since 1970 in UTC; a person is a keyed hash of the canonical address.
-_MAILING_TABLES = """
+MAILING_TABLES = """
 CREATE TABLE mailing (
     person BLOB NOT NULL,
     at INTEGER NOT NULL,
@@ -66,7 +66,7 @@ class SqliteMailings:
 
     def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
         path = database.with_name(f"{database.stem}-mailings.db")
-        self._file = SideFile(path, _MAILING_TABLES, timeout, read_only=read_only)
+        self._file = SideFile(path, MAILING_TABLES, timeout, read_only=read_only)
 
     async def reserve(
         self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
@@ -159,7 +159,7 @@ def _counted(query: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connec
 
 
 # A text is the hash of its masked form, a person a keyed hash.
-_BULK_TABLES = """
+BULK_TABLES = """
 CREATE TABLE bulk (
     fingerprint BLOB NOT NULL,
     person BLOB NOT NULL,
@@ -199,7 +199,7 @@ class SqliteBulkCounter:
 
     def __init__(self, database: Path, timeout: float) -> None:
         path = database.with_name(f"{database.stem}-bulk.db")
-        self._file = SideFile(path, _BULK_TABLES, timeout)
+        self._file = SideFile(path, BULK_TABLES, timeout)
         self._written = 0  # rows, since the last pruning
         self._pruning: asyncio.Task[None] | None = None
         self._longest = 0.0  # window, seconds

@@ -14,7 +14,7 @@ from smtpproxy.store.sqlite.side_file import SideFile
 T = TypeVar("T")
 
 # Times are microseconds since 1970 in UTC; a person is a keyed hash of the canonical address.
-_TABLES = """
+TABLES = """
 CREATE TABLE report (
     id TEXT PRIMARY KEY,
     at INTEGER NOT NULL,
@@ -98,7 +98,7 @@ class SqliteFeedback:
 
     def __init__(self, database: Path, timeout: float) -> None:
         path = database.with_name(f"{database.stem}-feedback.db")
-        self._file = SideFile(path, _TABLES, timeout)
+        self._file = SideFile(path, TABLES, timeout)
 
     async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
         asked = list(keys)

@@ -99,7 +99,7 @@ class SideFile:
         if self._watch is not None and not self._watch.same():
             self.close()
         if self._connection is None:
-            self._connection = _opened(self._path, self._tables, read_only=self._read_only)
+            self._connection = opened(self._path, self._tables, read_only=self._read_only)
             self._watch = FileWatch(self._path)
             (self.secret,) = self._connection.execute("SELECT octets FROM secret").fetchone()
         return self._connection
@@ -110,7 +110,7 @@ class SideFile:
             other.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def _opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
+def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
     """Open the database; unless `read_only`, make it where it is missing, for its owner alone."""
     if read_only:
         return _opened_to_read(path)
@@ -164,7 +164,7 @@ def _make_tables(connection: sqlite3.Connection, tables: str) -> None:
 MOST = 1_000_000
 """Copies that are kept: the oldest go first."""
 
-_COPY_TABLES = """
+COPY_TABLES = """
 CREATE TABLE copy (
     message BLOB NOT NULL,   -- keyed hash of reverse path and content
     recipient BLOB NOT NULL, -- keyed hash of the forward path
@@ -194,7 +194,7 @@ class SqliteCopies:
 
     def __init__(self, database: Path, timeout: float, now: Callable[[], datetime]) -> None:
         path = database.with_name(f"{database.stem}-copies.db")
-        self._file = SideFile(path, _COPY_TABLES, timeout)
+        self._file = SideFile(path, COPY_TABLES, timeout)
         self._now = now
         self._noted = 0
 

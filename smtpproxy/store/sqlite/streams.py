@@ -17,7 +17,7 @@ from smtpproxy.store.sqlite.side_file import SideFile
 # Times are microseconds since 1970 in UTC. `kind` is "sent", or one of `Heard`; `at` is the
 # beginning of the part of the window that the messages were sent in. A person is a keyed hash of
 # stream, kind and mailbox.
-_TABLES = """
+TABLES = """
 CREATE TABLE stream_count (
     stream TEXT NOT NULL,
     kind TEXT NOT NULL,
@@ -109,7 +109,7 @@ class SqliteStreamCounts:
 
     def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
         path = database.with_name(f"{database.stem}-streams.db")
-        self._file = SideFile(path, _TABLES, timeout, read_only=read_only)
+        self._file = SideFile(path, TABLES, timeout, read_only=read_only)
         self._tried_ones = 0  # new campaigns since the last trimming
 
     async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:

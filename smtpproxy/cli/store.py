@@ -1,0 +1,115 @@
+"""`smtpproxy store`: a store moves to another database, or is opened again."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import config_option
+from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
+from smtpproxy.settings import Settings, StoreSettings
+from smtpproxy.store import is_postgresql, store_path
+from smtpproxy.store.move import Moved, Place, move
+from smtpproxy.store.protocols import StoreMisconfigured, closed_text, without_password
+
+_TIMEOUT = 30.0  # seconds for those who write just now
+
+
+@click.group("store")
+def store() -> None:
+    """Move all that is stored to another database, or open again what was closed for that."""
+
+
+@store.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@config_option
+@shows_result
+def copy(settings: Settings, source: str, target: str) -> Result:
+    """Copy the store at the URL FROM to the one at the URL TO, prove it, and close FROM.
+
+    One of them is sqlite:///FILE, the other postgresql://…, with the role that owns the tables;
+    smtpproxy migrate has made those, and nobody has written to them. Nobody writes to FROM
+    meanwhile: relays answer 451 where they would have to, and commands fail. From then on FROM
+    refuses everything, until store.url names TO. A copy that was interrupted is begun again by
+    the same command.
+    """
+    kinds = {is_postgresql(StoreSettings(url)) for url in (source, target)}
+    if len(kinds) == 1:
+        raise click.UsageError(
+            "FROM and TO are of one kind; one is sqlite:///FILE, the other postgresql://..."
+        )
+    state_dir = settings.server.state_dir
+    old, new = _place(source, state_dir), _place(target, state_dir)
+    moved = asyncio.run(move(old, new, closed_text(source, new.shown), state_dir))
+    return Result(_object(moved, old, new), _text(moved, old, new))
+
+
+@store.command("reopen")
+@click.argument("url", metavar="URL")
+@config_option
+@shows_result
+def reopen(settings: Settings, url: str) -> Result:
+    """Let the store at URL, which was copied to another, answer again; it is as it was then.
+
+    What was written to the other since is not in it: only for a copy that nobody has used.
+    """
+    del settings  # as the other commands, this one is for who may read the configuration
+    place = StoreSettings(url)
+    if is_postgresql(place):
+        from smtpproxy.store.move.postgres import reopen as reopen_postgres
+
+        was_closed = asyncio.run(reopen_postgres(url, _TIMEOUT))
+    else:
+        from smtpproxy.store.move.sqlite import reopen as reopen_sqlite
+
+        was_closed = asyncio.run(reopen_sqlite(_path(url), _TIMEOUT))
+    if not was_closed:
+        fail(f"{without_password(url)}: is open; only a store that was copied is closed")
+    return Result({"reopened": without_password(url)}, [f"{without_password(url)}: open again"])
+
+
+def _place(url: str, state_dir: Path) -> Place:
+    if is_postgresql(StoreSettings(url)):
+        from smtpproxy.store.move import postgres
+
+        return Place(url, postgres.held_source(url, _TIMEOUT), postgres.held_target(url, _TIMEOUT))
+    from smtpproxy.store.move import sqlite
+
+    path = _path(url)
+    return Place(url, sqlite.held_source(path, _TIMEOUT), sqlite.new_target(path, state_dir))
+
+
+def _path(url: str) -> Path:
+    try:
+        return store_path(StoreSettings(url))
+    except StoreMisconfigured:
+        fail(
+            f"{without_password(url)}: not a URL of a store; it looks like "
+            "sqlite:///var/lib/smtpproxy/smtpproxy.db or postgresql://USER@HOST/DATABASE",
+            2,
+        )
+
+
+def _object(moved: Moved, old: Place, new: Place) -> dict[str, object]:
+    return {
+        "from": old.shown,
+        "to": new.shown,
+        "already_there": moved.before,
+        "write_stop_seconds": round(moved.seconds, 1),
+        "tables": {
+            table: {"rows": sum.rows, "checksum": str(sum)} for table, sum in moved.sums.items()
+        },
+    }
+
+
+def _text(moved: Moved, old: Place, new: Place) -> list[Part]:
+    rows = [(table, f"{sum.rows:,}", str(sum)) for table, sum in moved.sums.items() if sum.rows]
+    done = "all of it was there already" if moved.before else "copied, and proven"
+    return [
+        Table([Column("table"), Column("rows", right=True), Column("checksum")], rows),
+        "",
+        Styled(f"{new.shown}: {done}; {old.shown} is closed", "green"),
+        f"nobody could write for {moved.seconds:.1f} s; now let store.url name {new.shown}",
+    ]

@@ -1,0 +1,287 @@
+"""A store moves from SQLite to PostgreSQL and back, all of it, and only one of the two answers."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.policy.model import Lookups
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_mailings
+from smtpproxy.store.move import Moved, Place, move, postgres, sqlite, tables
+from smtpproxy.store.protocols import (
+    StoreMisconfigured,
+    StoreUnavailable,
+    closed_text,
+    without_password,
+)
+from tests.kit import postgres as server
+from tests.kit.parts import needs
+from tests.store.conftest import Database
+from tests.store.contract import ANNA, WHOLE, entry, facts_of
+from tests.store.test_mailings import OFFERS
+
+pytestmark = needs("postgresql")
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def place(url: str, folder: Path) -> Place:
+    if url.startswith("postgresql"):
+        return Place(url, postgres.held_source(url, 5.0), postgres.held_target(url, 5.0))
+    path = Path(url.removeprefix("sqlite://"))
+    return Place(url, sqlite.held_source(path, 5.0), sqlite.new_target(path, folder))
+
+
+async def moved(old: str, new: str, folder: Path) -> Moved:
+    to = place(new, folder)
+    return await move(place(old, folder), to, closed_text(old, to.shown), folder)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> str:
+    """A database in which `smtpproxy migrate` made the tables."""
+    return server.cluster().url(server.cluster().create(server.template()))
+
+
+def sql(url: str, *statements: str) -> str:
+    return server.cluster().sql(url.partition("///")[2].partition("?")[0], *statements)
+
+
+async def filled(folder: Path) -> str:
+    """A store in SQLite with rows in every table that is copied."""
+    database = Database(folder)
+    store = database.open()
+    await store.put_contacts([WHOLE])
+    await store.add_suppressions([entry()])
+    mailings = open_mailings(database.settings())
+    mailings.close()
+    await database.close()
+    async with sqlite.held_source(database.path, 5.0):
+        pass  # makes the files beside
+    for table in tables.TABLES:
+        part = next((name for name, held in tables.BESIDE.items() if table in held), "")
+        path = sqlite._beside(database.path, part)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            _fill(connection, table)
+    return database.url
+
+
+_WORDS = {"scope": "brand:a", "origin": "bounce", "since": 5, "contact": 1}
+
+
+def _fill(connection: sqlite3.Connection, table: str) -> None:
+    if connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0] or table == "tally":
+        return
+    found = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
+    samples: dict[str, object] = {"INTEGER": 7, "TEXT": "é '\"[]", "BLOB": b"\x00\xff" * 16}
+    values = [_WORDS.get(name, samples[kind]) for _, name, kind, *_ in found]
+    names = ", ".join(f'"{name}"' for _, name, *_ in found)
+    places = ", ".join("?" * len(values))
+    connection.execute(f'INSERT INTO "{table}" ({names}) VALUES ({places})', values)
+
+
+async def test_all_that_is_stored_goes_to_postgresql_and_comes_back(
+    tmp_path: Path, empty: str
+) -> None:
+    first = await filled(tmp_path)
+    there = await moved(first, empty, tmp_path)
+    assert [table for table, sum in there.sums.items() if not sum.rows] == []
+    back = f"sqlite://{tmp_path}/back.db"
+    again = await moved(empty, back, tmp_path)
+    assert again.sums == there.sums
+    with (
+        closing(sqlite3.connect(tmp_path / "store.db")) as old,
+        closing(sqlite3.connect(tmp_path / "back.db")) as new,
+    ):
+        triggers = (
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name NOT LIKE 'closed%'"
+        )
+        assert set(old.execute(triggers)) == set(new.execute(triggers))
+        assert new.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database = Database(tmp_path, back)
+    store = database.open()
+    assert (await facts_of(store, ANNA)).suppressions
+    await store.add_suppressions([entry("new@people.example")])
+    assert (await store.changes(0, 100))[-1].seq > 1
+    await database.close()
+
+
+async def test_whom_was_mailed_is_known_after_the_move(tmp_path: Path, empty: str) -> None:
+    database = Database(tmp_path)
+    await database.open().put_contacts([WHOLE])
+    before = database.part(open_mailings(database.settings()))
+    await before.reserve("id", OFFERS, [ANNA], NOW)
+    known = await before.known([ANNA])
+    await moved(database.url, empty, tmp_path)
+    after = open_mailings(StoreSettings(empty))
+    assert (await after.known([ANNA])) == known
+    after.close()
+    await database.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_store_that_was_copied_answers_nobody_who_has_it_open(
+    tmp_path: Path, empty: str, kind: str
+) -> None:
+    first = Database(tmp_path)
+    await first.open().add_suppressions([entry()])
+    old, new = first.url, empty
+    if kind == "postgresql":
+        await moved(old, empty, tmp_path)
+        old, new = empty, f"sqlite://{tmp_path}/new.db"
+    database = Database(tmp_path, old)
+    store, mailings = database.open(), database.part(open_mailings(database.settings()))
+    await mailings.reserve("1", OFFERS, [ANNA], NOW)
+    assert (await facts_of(store, ANNA)).suppressions
+    await moved(old, new, tmp_path)
+    for refused in (
+        lambda: store.facts(Lookups((ANNA,))),
+        store.version,
+        lambda: store.add_suppressions([entry("late@people.example")]),
+        lambda: mailings.reserve("2", OFFERS, [ANNA], NOW),
+    ):
+        with pytest.raises(StoreUnavailable, match="was copied to"):
+            await refused()
+    with pytest.raises(StoreMisconfigured, match="which counts now; let"):
+        await Database(tmp_path, old).open().ping()
+    other = Database(tmp_path, new)
+    assert (await facts_of(other.open(), ANNA)).suppressions
+    await _reopen(old)
+    assert (await facts_of(store, ANNA)).suppressions
+    await store.add_suppressions([entry("late@people.example")])
+    assert not await _reopen(old)
+    for each in (first, database, other):
+        await each.close()
+
+
+async def _reopen(url: str) -> bool:
+    if url.startswith("postgresql"):
+        return await postgres.reopen(url, 5.0)
+    return await sqlite.reopen(Path(url.removeprefix("sqlite://")), 5.0)
+
+
+async def test_what_is_written_meanwhile_is_refused_or_copied(tmp_path: Path, empty: str) -> None:
+    database = Database(tmp_path)
+    await database.open().add_suppressions([entry()])
+    accepted: list[str] = []
+    is_over, is_under_way = asyncio.Event(), asyncio.Event()
+
+    async def write() -> None:
+        store, n = database.open(timeout=0.1), 0
+        while not is_over.is_set():
+            name = f"p{(n := n + 1)}@people.example"
+            try:
+                await store.add_suppressions([entry(name)])
+                accepted.append(name)
+                is_under_way.set()
+            except StoreUnavailable:
+                await asyncio.sleep(0)
+
+    writing = asyncio.create_task(write())
+    await is_under_way.wait()
+    await moved(database.url, empty, tmp_path)
+    is_over.set()
+    await writing
+    new = Database(tmp_path, empty)
+    store = new.open()
+    for name in accepted:
+        assert (await facts_of(store, name)).suppressions, name
+    await new.close()
+    await database.close()
+
+
+@pytest.mark.parametrize("at", ["write", "finish", "commit"])
+async def test_a_copy_that_ends_too_early_is_done_again(
+    tmp_path: Path, empty: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await filled(tmp_path)
+
+    async def dies(*_: Any) -> None:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres.PostgresTarget, at, dies)
+        with pytest.raises(StoreUnavailable, match="gone"):
+            await moved(url, empty, tmp_path)
+    assert sql(empty, "SELECT count(*) FROM suppression") == "0"
+    database = Database(tmp_path, url)
+    if at == "commit":  # nobody can tell whether the other has it: neither answers
+        with pytest.raises(StoreMisconfigured, match="was copied to"):
+            database.open()
+    else:
+        await database.open().add_suppressions([entry("late@people.example")])
+        await database.close()
+    done = await moved(url, empty, tmp_path)
+    assert done.sums["suppression"].rows
+    assert (await moved(url, empty, tmp_path)).before
+    sql(empty, "DELETE FROM bulk")
+    with pytest.raises(StoreUnavailable, match="bulk has 0 rows"):
+        await moved(url, empty, tmp_path)
+
+
+async def test_nothing_is_copied_onto_what_others_wrote(tmp_path: Path, empty: str) -> None:
+    url = await filled(tmp_path)
+    sql(empty, "INSERT INTO event_source VALUES ('a', 'b')")
+    with pytest.raises(StoreMisconfigured, match="has rows in event_source already"):
+        await moved(url, empty, tmp_path)
+    sql(empty, "DELETE FROM event_source", "INSERT INTO suppression_key VALUES (1, 'ffffffff')")
+    with pytest.raises(StoreMisconfigured, match="another key"):
+        await moved(url, empty, tmp_path)
+    sql(empty, "DELETE FROM suppression_key", "ALTER TABLE contact ADD COLUMN more2 text")
+    with pytest.raises(StoreMisconfigured, match="contact: the two databases have other columns"):
+        await moved(url, empty, tmp_path)
+    with pytest.raises(StoreMisconfigured, match="there is a database already"):
+        await moved(empty, url, tmp_path)
+    await Database(tmp_path, url).open().close()  # goes on as if nothing had been
+
+
+async def test_another_key_in_state_dir_is_refused(tmp_path: Path, empty: str) -> None:
+    url = await filled(tmp_path)
+    (tmp_path / "suppression.key").write_text("1 " + "0" * 64 + "\n")
+    with pytest.raises(StoreMisconfigured, match="under another key"):
+        await moved(url, empty, tmp_path)
+
+
+async def test_every_table_is_copied_or_is_known_not_to_be(tmp_path: Path, empty: str) -> None:
+    known = {*tables.TABLES, *tables.NOT_COPIED}
+    query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    assert set(sql(empty, query).split()) <= known
+    await Database(tmp_path).open().close()
+    async with sqlite.held_source(tmp_path / "store.db", 5.0):
+        pass
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    for part in ("", *tables.BESIDE):
+        path = sqlite._beside(tmp_path / "store.db", part)
+        with closing(sqlite3.connect(path)) as connection:
+            assert {name for (name,) in connection.execute(query)} <= known
+
+
+def test_a_file_beside_the_store_is_a_part_that_is_copied() -> None:
+    package = Path(sqlite.__file__).parents[1] / "sqlite"
+    parts = {
+        text.partition(".db")[0]
+        for path in package.glob("*.py")
+        for text in path.read_text("utf-8").split("{database.stem}-")[1:]
+    }
+    assert parts == set(tables.BESIDE)
+
+
+def test_a_sum_is_of_rows_in_any_order_and_of_each_time_they_come() -> None:
+    rows: list[tuple[object, ...]] = [(1, "a", None), (2, b"b", "c"), (2, b"b", "c")]
+    one, other, fewer = tables.Sum(), tables.Sum(), tables.Sum()
+    one.add(rows)
+    other.add(rows[2:])
+    other.add(rows[:2][::-1])
+    fewer.add(rows[:2])
+    assert one == other
+    assert one != fewer
+
+
+def test_no_password_is_shown() -> None:
+    url = "postgresql://owner:secret@db1,db2:5433/smtpproxy?password=secret&sslmode=require"
+    shown = "postgresql://owner@db1,db2:5433/smtpproxy?password=...&sslmode=require"
+    assert without_password(url) == shown
