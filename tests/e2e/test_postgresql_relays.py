@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_postgresql import answer
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
 from tests.kit.postgres import PostgresCluster
 from tests.kit.receiver import Receiver, receiver
 from tests.kit.relay import RelayProcess
 from tests.kit.relays import Relays
+from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 
 pytestmark = needs("postgresql")
@@ -54,3 +56,21 @@ def test_a_webhook_of_two_relays_is_told_once(relays: Relays, crm: Receiver) -> 
     suppress(two, "q@people.example")
     wait_for(lambda: len(set(told(crm))) == 7, "the other one to go on")
     assert len(told(crm)) == 7, "each of them once"
+
+
+def test_locks_and_ended_connections_are_a_451_in_time_and_pass(relays: Relays) -> None:
+    one, two = relays.start("one"), relays.start("two")
+    known, gone = address("consent"), address("unsubscribed")
+    assert (answer(one, known), answer(two, gone)) == (250, 550)
+    for table in ("suppression", "contact", "suppression_key"):
+        with relays.locked(table):
+            assert (answer(one, known), answer(two, gone)) == (451, 451), table
+        assert (answer(one, known), answer(two, gone)) == (250, 550), table
+    relays.sql(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE application_name = 'smtpproxy'"
+    )
+    assert answer(one, known) in (250, 451)
+    assert answer(two, gone) in (550, 451)
+    wait_for(lambda: answer(one, known) == 250, "the relay to recover")
+    assert answer(two, gone) == 550

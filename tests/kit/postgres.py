@@ -12,7 +12,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -102,6 +103,23 @@ class PostgresCluster:
              "-h", self.root, "-U", _USER, "-d", name, *commands],
             check=False, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
+
+    @contextmanager
+    def session(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Have a session to say things in that print a line; its end rolls back what is open."""
+        with subprocess.Popen(
+            [program("psql"), "-X", "-A", "-t", "-q", "-h", self.root, "-U", _USER, "-d", name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as psql:  # fmt: skip
+
+            def say(statements: str) -> None:
+                assert psql.stdin is not None
+                assert psql.stdout is not None
+                psql.stdin.write(statements + "\n")
+                psql.stdin.flush()
+                assert psql.stdout.readline()
+
+            yield say
 
     def create(self, template: str = "template0") -> str:
         """Make a database; return its name."""

@@ -1,6 +1,7 @@
 """Relays on one PostgreSQL, each in a folder of its own, with the same key."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ class Relays:
 
     def sql(self, *statements: str) -> str:
         return self.server.sql(self.name, *statements)
+
+    @contextmanager
+    def locked(self, table: str) -> Iterator[None]:
+        """Keep everybody from reading or writing a table."""
+        with self.server.session(self.name) as say:
+            say(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT 1;")
+            yield
 
     def kill(self) -> None:
         for relay in self.all:
