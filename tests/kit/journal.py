@@ -57,7 +57,10 @@ def anchors(folder: Path) -> list[Anchor]:
 
 
 def segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*-*.ndjson"))
+    """The files of decisions; changes of facts have files of their own."""
+    return [
+        each for each in sorted(folder.glob("*-*.ndjson")) if not each.name.startswith("changes-")
+    ]
 
 
 def modes(path: Path) -> list[int]:
