@@ -12,6 +12,7 @@ from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.move import Moved, Place, move
 from smtpproxy.store.protocols import StoreMisconfigured, closed_text, without_password
+from smtpproxy.store.relays import relay_id
 
 _TIMEOUT = 30.0  # seconds for those who write just now
 
@@ -74,7 +75,11 @@ def _place(url: str, state_dir: Path) -> Place:
     if is_postgresql(StoreSettings(url)):
         from smtpproxy.store.move import postgres
 
-        return Place(url, postgres.held_source(url, _TIMEOUT), postgres.held_target(url, _TIMEOUT))
+        return Place(
+            url,
+            postgres.held_source(url, _TIMEOUT),
+            postgres.held_target(url, _TIMEOUT, relay_id(state_dir)),
+        )
     from smtpproxy.store.move import sqlite
 
     path = _path(url)

@@ -31,7 +31,7 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 def place(url: str, folder: Path) -> Place:
     if url.startswith("postgresql"):
-        return Place(url, postgres.held_source(url, 5.0), postgres.held_target(url, 5.0))
+        return Place(url, postgres.held_source(url, 5.0), postgres.held_target(url, 5.0, "relay"))
     path = Path(url.removeprefix("sqlite://"))
     return Place(url, sqlite.held_source(path, 5.0), sqlite.new_target(path, folder))
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 from smtpproxy.store.move import BATCH
-from smtpproxy.store.move.tables import BESIDE, NUMBERED, TABLES
+from smtpproxy.store.move.tables import BESIDE, NUMBERED, OF_RELAYS, TABLES
 from smtpproxy.store.postgres.connection import Lease, Target
 from smtpproxy.store.postgres.migrations import check_version
 from smtpproxy.store.protocols import StoreMisconfigured
@@ -43,6 +43,9 @@ class _Tables:
         self._connection = connection
 
     async def columns(self, table: str) -> Sequence[str]:
+        return [name for name in await self._all_columns(table) if name not in OF_RELAYS]
+
+    async def _all_columns(self, table: str) -> Sequence[str]:
         return [row[0] for row in await self._connection.fetch(_COLUMNS, f'"{table}"')]
 
     async def read(self, table: str, columns: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
@@ -96,11 +99,12 @@ class PostgresSource(_Tables):
 
 
 class PostgresTarget(_Tables):
-    """A `Target`."""
+    """A `Target`. The files of all reports are with the relay `mailbox`."""
 
-    def __init__(self, connection: "Connection", transaction: Any) -> None:
+    def __init__(self, connection: "Connection", transaction: Any, mailbox: str) -> None:
         super().__init__(connection)
         self._transaction = transaction
+        self._mailbox = mailbox
 
     async def is_empty(self, table: str) -> bool:
         return not await self._connection.fetchval(f'SELECT EXISTS (SELECT 1 FROM "{table}")')
@@ -112,6 +116,9 @@ class PostgresTarget(_Tables):
             await self._connection.execute(f'DELETE FROM "{table}"')
 
     async def write(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        if "mailbox" in await self._all_columns(table):
+            columns = [*columns, "mailbox"]
+            rows = [(*row, self._mailbox) for row in rows]
         await self._connection.copy_records_to_table(table, records=rows, columns=columns)
 
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
@@ -139,10 +146,10 @@ async def held_source(url: str, timeout: float) -> AsyncIterator[PostgresSource]
 
 
 @asynccontextmanager
-async def held_target(url: str, timeout: float) -> AsyncIterator[PostgresTarget]:
+async def held_target(url: str, timeout: float, mailbox: str) -> AsyncIterator[PostgresTarget]:
     """Hold a store that is to be filled. Raises StoreMisconfigured, StoreUnavailable."""
     async with _locked(url, timeout, moved=False) as (connection, transaction):
-        yield PostgresTarget(connection, transaction)
+        yield PostgresTarget(connection, transaction, mailbox)
 
 
 async def reopen(url: str, timeout: float) -> bool:

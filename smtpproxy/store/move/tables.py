@@ -68,6 +68,9 @@ NUMBERED = {
 }
 """Whose rows have numbers that are given once: the newest is copied too."""
 
+OF_RELAYS = frozenset({"mailbox", "erased"})
+"""Columns of PostgreSQL that tell relays of one store apart: in SQLite there is one."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
