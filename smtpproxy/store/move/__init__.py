@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from smtpproxy.store.key_files import load_keys
-from smtpproxy.store.move.tables import MADE_WITH_A_STORE, OF_ONE_RELAY, TABLES, Sum
+from smtpproxy.store.move.tables import MADE_WITH_A_STORE, TABLES, Sum
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable, without_password
 from smtpproxy.store.sql.live_keys import Live, chosen
 from smtpproxy.store.sql.rows import Row
@@ -135,8 +135,8 @@ async def move(old: Place, new: Place, text: str, state_dir: Path) -> Moved:
 
 
 async def _same_columns(source: Rows, target: Rows, table: str) -> Sequence[str]:
-    columns = [name for name in await source.columns(table) if name not in OF_ONE_RELAY]
-    if not columns or set(columns) != set(await target.columns(table)) - OF_ONE_RELAY:
+    columns = await source.columns(table)
+    if not columns or set(columns) != set(await target.columns(table)):
         raise StoreMisconfigured(
             f"{table}: the two databases have other columns; bring both up to date with "
             "smtpproxy migrate of this release"

@@ -52,9 +52,6 @@ NOT_COPIED = frozenset(
     }
 )
 
-OF_ONE_RELAY = frozenset({"mailbox", "erased"})
-"""Columns of PostgreSQL: which of the relays has the file of a report."""
-
 MADE_WITH_A_STORE = frozenset({"suppression_key", "tally"})
 """Have rows where nobody has written yet."""
 

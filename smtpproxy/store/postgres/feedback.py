@@ -20,7 +20,7 @@ INSERT INTO total VALUES (?, ?, 1) ON CONFLICT (kind, stream) DO UPDATE SET n = 
 _HAND_ON = "INSERT INTO hand_on VALUES (?, ?, ?, ?, 0, ?, ?) ON CONFLICT DO NOTHING"
 _DUE = """
 SELECT key, report, decision, since, tries FROM hand_on
-WHERE mailbox IN (?, '') AND due <= ? ORDER BY due, since, report LIMIT ?
+WHERE mailbox = ? AND due <= ? ORDER BY due, since, report LIMIT ?
 """
 _DONE = "UPDATE hand_on SET due = NULL WHERE key = ?"
 _LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
@@ -36,12 +36,12 @@ SELECT (SELECT count(*) FROM report WHERE kept = 1),
 _OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
 # What is still to be handed on stays.
 _OLD = """
-SELECT id FROM report WHERE mailbox IN (?3, '') AND (erased OR at < ?1)
+SELECT id FROM report WHERE mailbox = ?3 AND (erased OR at < ?1)
 AND NOT EXISTS (SELECT 1 FROM hand_on WHERE hand_on.report = report.id AND due IS NOT NULL)
 ORDER BY at LIMIT ?2
 """
 _REMOVE = (
-    "DELETE FROM report WHERE id = ANY (?1) AND mailbox IN (?2, '')",
+    "DELETE FROM report WHERE id = ANY (?1) AND mailbox = ?2",
     "UPDATE report SET erased = TRUE, kept = 0, why = '' WHERE id = ANY (?1)",
     "DELETE FROM concerned WHERE report = ANY (?1)",
     "UPDATE hand_on SET due = NULL WHERE report = ANY (?1)",

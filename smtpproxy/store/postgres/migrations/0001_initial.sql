@@ -473,7 +473,7 @@ CREATE TABLE report (
     kind text NOT NULL,
     why text NOT NULL,
     kept bigint NOT NULL,
-    mailbox text NOT NULL DEFAULT '',  -- the relay that has the file; empty where it was moved here
+    mailbox text NOT NULL,  -- the relay that has the file
     erased boolean NOT NULL DEFAULT FALSE  -- and has to remove it
 );
 CREATE INDEX report_erased ON report (mailbox) WHERE erased;
@@ -507,7 +507,7 @@ CREATE TABLE hand_on (
     since bigint NOT NULL,
     tries bigint NOT NULL,
     due bigint,
-    mailbox text NOT NULL DEFAULT ''
+    mailbox text NOT NULL
 );
 CREATE INDEX hand_on_due ON hand_on (mailbox, due) WHERE due IS NOT NULL;
 CREATE INDEX hand_on_report ON hand_on (report);
