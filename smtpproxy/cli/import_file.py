@@ -279,6 +279,7 @@ class _Imported:
             )
         if done.added or done.changed or done.unchanged:
             yield f"to undo it: smtpproxy import undo {record.id}"
+        yield from _refusals(done.refusals)
         if done.rejected:
             yield f"the rejected lines and their reasons: {self.rejected}"
         yield from outlook_text(self.outlook, self.file_format, record.id)
@@ -325,6 +326,7 @@ def _compare(
         "dry_run": True,
         "lines": done.lines,
         **{str(kind): count for kind, count in done.counts.items()},
+        "refusals": done.refusals,
         "passed": done.passed,
         "samples": samples,
         "seconds": round(time.monotonic() - start, 3),
@@ -341,6 +343,12 @@ def _compare(
     )
 
 
+def _refusals(count: int) -> Iterator[Part]:
+    """A no is obeyed also where the rest of its row cannot be."""
+    if count:
+        yield f"{counted(count, 'refusal')} in rejected rows: counted all the same"
+
+
 def on_a_terminal() -> bool:
     return sys.stdout.isatty()
 
@@ -350,6 +358,7 @@ def _compared(task: Task, done: Comparison, *, with_address: bool) -> Iterator[P
     yield f"{task.shown}: {counts}; nothing was written"
     if done.passed:
         yield f"{counted(done.passed, 'row')} skipped: nothing to import"
+    yield from _refusals(done.refusals)
     for kind, title in _TITLES.items():
         samples = [one for one in done.samples if one.kind == kind]
         if not samples:

@@ -299,3 +299,18 @@ def test_names_that_are_hostile_stay_text(stored: Stored) -> None:
     assert written["constants"] == {}
     assert written["consent"][0]["column"] == flag
     assert stored.json("contact", "import", path, "--mapping", found["mapping"])["added"] == 1
+
+
+def test_a_no_is_obeyed_though_its_row_is_rejected(stored: Stored) -> None:
+    """Who agreed once and says no in a row with an impossible date is not mailed."""
+    twice = FRENCH + "Éva;eva@people.example;non;31/02/2025;\n"
+    path = stored.file("crm.csv", FRENCH.encode())
+    mapping = str(mapped(stored, path))
+    path = stored.file("again.csv", twice.encode())
+    tried = stored.run("contact", "import", path, "--mapping", mapping, "--dry-run", code=1)
+    assert "1 refusal in rejected rows: counted all the same" in tried.stdout
+    done = stored.json("contact", "import", path, "--mapping", mapping, code=1)
+    assert (done["rejected"], done["refusals"]) == (2, 1)
+    people = stored.file("list", "eva@people.example\n")
+    found = stored.json("scrub", people, "--stream", "offers", code=1)
+    assert found["by_reason"] == {"consent_withdrawn": 1}

@@ -57,6 +57,7 @@ class Comparison:
 
     lines: int = 0
     passed: int = 0
+    refusals: int = 0  # of rejected lines, compared all the same
     counts: dict[Kind, int] = field(
         default_factory=lambda: {
             "new": 0, "changed": 0, "ignored": 0, "resurrected": 0, "rejected": 0,
@@ -83,6 +84,9 @@ async def compare(
         done.lines += 1
         if isinstance(item, Rejected):
             done.add(Difference("rejected", item.number, "", item.reason))
+            if item.refusal is not None:
+                batch.append(Read(item.number, item.refusal, b""))
+                done.refusals += 1
         elif isinstance(item, Passed):
             done.passed += 1
         else:

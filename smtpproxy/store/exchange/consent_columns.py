@@ -131,6 +131,11 @@ class ConsentTable:
 _CONSTANTS = {"method", "brand", *EVIDENCE} & {one.name for one in fields(ConsentTable)}
 
 
+def may_be_a_date(text: str) -> bool:
+    """Whether a cell that cannot be read as a time was meant as one: not "no", nor 00/00/0000."""
+    return any(digit in text for digit in "123456789")
+
+
 class ConsentReader:
     """Reads what a row says of one purpose."""
 
@@ -189,6 +194,23 @@ class ConsentReader:
             yield {"purpose": table.purpose, "withdrawn_at": withdrawn, **brand}
         elif self._refuses(cells):
             yield {"purpose": table.purpose, "withdrawn_at": as_of, **brand}
+
+    def refusal(self, cells: Sequence[str], as_of: datetime) -> dict[str, Any] | None:
+        """Return what the row refuses, whatever else is wrong with it, in the NDJSON form."""
+        column = self._table.withdrawn_at
+        try:
+            at = as_of if self._refuses(cells) else None
+        except ValueError:
+            at = None
+        try:
+            at = self._time(column, cells, last_moment=True) or at
+        except ValueError:
+            if column and may_be_a_date(self._cell(column, cells)):
+                at = as_of
+        if at is None:
+            return None
+        brand = {"brand": self._table.brand} if self._table.brand else {}
+        return {"purpose": self._table.purpose, "withdrawn_at": at, **brand}
 
     def _says(self, cells: Sequence[str]) -> bool:
         """Whether the row is a yes: in the column for it, else by having its date."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from smtpproxy.store.exchange.consent_columns import EVIDENCE, ConsentReader
+from smtpproxy.store.exchange.consent_columns import EVIDENCE, ConsentReader, may_be_a_date
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.layouts import Layout, Wanted, known_columns, recognised
 from smtpproxy.store.exchange.lines import (
@@ -87,8 +87,11 @@ def read_csv(
         certain(bare_address(row.cells[places["address"]]), row)
         return reader.update(row.cells, as_of)
 
+    def refusal(row: Row) -> ContactUpdate | None:
+        return reader.refusal(row.cells, as_of)
+
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
-    items = converted(read_rows(lines, header), update)
+    items = converted(read_rows(lines, header), update, refusal)
     return Contents(items, above, notices, lines.decoder, reader.in_columns)
 
 
@@ -180,6 +183,37 @@ class _Reader:
             raise
         except ValueError as error:
             raise ValueError(self.in_columns(str(error))) from None
+
+    def refusal(self, cells: Sequence[str], as_of: datetime) -> ContactUpdate | None:
+        """What a row that is rejected refuses all the same; None: nothing, or nobody's."""
+        refused = [one for reader in self._consents if (one := reader.refusal(cells, as_of))]
+        try:
+            if not self._consents and (at := self._withdrawn(cells, as_of)) is not None:
+                refused = [{"purpose": self._text("consent_purpose", cells), "withdrawn_at": at}]
+            if not refused:
+                return None
+            named = {name: self._text(name, cells) for name in ("address", "brand")}
+            said = {name: text for name, text in named.items() if text}
+            return convert_contact({**said, "consents": refused}, as_of)
+        except ValueError:
+            return None
+
+    def _withdrawn(self, cells: Sequence[str], as_of: datetime) -> datetime | None:
+        places = [place for place, cell in self._places if cell.name == "consent_withdrawn_at"]
+        if not places:
+            return None
+        try:
+            at: datetime | None = self._cells["consent_withdrawn_at"].value(cells[places[0]])
+        except ValueError:
+            return as_of if may_be_a_date(cells[places[0]]) else None
+        return at
+
+    def _text(self, name: str, cells: Sequence[str]) -> Any:
+        """What the row, or else a constant, says. Raises ValueError."""
+        for place, cell in self._places:
+            if cell.name == name and (value := cell.value(cells[place])) is not None:
+                return value
+        return next((cell.value(text) for text, cell in self._constants if cell.name == name), None)
 
     def in_columns(self, fault: str) -> str:
         """Return a fault about a field of the NDJSON form in words of the CSV."""

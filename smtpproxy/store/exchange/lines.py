@@ -201,6 +201,7 @@ class Rejected:
     reason: str
     original: Iterable[bytes]
     is_undated: bool = False  # a consent without its date
+    refusal: Any = None  # what it refuses holds all the same: a value as `Read` has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,11 +324,13 @@ N = TypeVar("N", bound=Line)
 
 
 def converted(
-    items: Iterable[N | Rejected], convert: Callable[[N], T | None]
+    items: Iterable[N | Rejected],
+    convert: Callable[[N], T | None],
+    refusal: Callable[[N], T | None] = lambda _: None,
 ) -> Iterator[Read[T] | Rejected | Passed]:
     """Apply `convert` to each line or row; a ValueError puts it aside with its text.
 
-    None passes the line over.
+    None passes the line over. `refusal` tells what one that is put aside refuses.
     """
     for item in items:
         if isinstance(item, Rejected):
@@ -339,7 +342,7 @@ def converted(
             value = convert(item)
         except ValueError as error:
             undated = isinstance(error, UndatedConsent)
-            yield Rejected(item.number, str(error), (item.original,), undated)
+            yield Rejected(item.number, str(error), (item.original,), undated, refusal(item))
             continue
         yield Passed(item.number) if value is None else Read(item.number, value, item.original)
 

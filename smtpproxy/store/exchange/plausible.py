@@ -94,12 +94,28 @@ class ContactCheck:
     def _checked(self, item: Item, worded: Callable[[str], str]) -> Item:
         if isinstance(item, Rejected):
             self.undated += item.is_undated
+            return dataclasses.replace(item, refusal=self._refusal(item.refusal))
         if not isinstance(item, Read):
             return item
         try:
             return dataclasses.replace(item, value=self.update(item.value))
         except ValueError as error:
-            return Rejected(item.number, worded(str(error)), (item.content,))
+            refusal = self._refusal(item.value)
+            return Rejected(item.number, worded(str(error)), (item.content,), refusal=refusal)
+
+    def _refusal(self, update: ContactUpdate | None) -> ContactUpdate | None:
+        """Return what it takes back, as it may be stored; None: nothing, or it may not be."""
+        if update is None:
+            return None
+        contact = update.contact
+        acts = tuple(act for act in contact.acts if act.withdrawal)
+        if not acts:
+            return None
+        refused = Contact(contact.address, acts=acts)
+        try:
+            return self.update(ContactUpdate(refused, frozenset(), update.as_of))
+        except ValueError:
+            return None
 
     def update(self, update: ContactUpdate) -> ContactUpdate:
         """Return the update as it may be stored. Raises ValueError."""

@@ -49,6 +49,7 @@ class Progress:
     older: int = 0
     erased: int = 0  # left out
     rejected: int = 0
+    refusals: int = 0  # of rejected lines, taken in all the same
     passed: int = 0  # rows that are of no suppression, or of nobody to be mailed
     octets: int = 0  # read
 
@@ -115,6 +116,9 @@ class Import(Generic[T]):
                 self._report()
             if isinstance(item, Rejected):
                 self._reject(item)
+                if item.refusal is not None:
+                    batch.append(Read(item.number, item.refusal, b""))
+                    self.progress.refusals += 1
             elif isinstance(item, Passed):
                 self.progress.passed += 1
             else:

@@ -212,3 +212,36 @@ def test_suppressions_have_no_consents(mapped: Mapped) -> None:
     with pytest.raises(MappingFault) as caught:
         read_mapping(mapped.path, SUPPRESSION_FIELDS)
     assert "it is about contacts" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "refused"),
+    [
+        ("non,1,31/02/2024,", ["news"]),  # the other's date is none
+        ("peut-être,0,31/12/2024,01/01/2025", ["offers"]),
+        ("peut-être,1,31/12/2024,31/02/2025", ["offers"]),  # meant as a date
+        ("non,0,,32/13/2025", ["news", "offers"]),
+        ("peut-être,1,31/12/2024,00/00/0000", []),
+        ("peut-être,1,31/12/2024,non", []),
+        ("oui,,,", []),
+    ],
+)
+def test_what_a_rejected_row_refuses_counts(mapped: Mapped, row: str, refused: list[str]) -> None:
+    agreed = HEADER + "anna@people.example,oui,1,30/12/2024,\n"
+    mapped.path.write_text(HEAD + NEWS + SHOP)
+    content = agreed + f"anna@people.example,{row}\n"
+    done = mapped.importing.contacts(content.encode(), "csv", read_mapping(mapped.path))
+    assert (done.lines, done.rejected, done.refusals) == (2, 1, int(bool(refused)))
+    acts = mapped.importing.contact("anna@people.example").acts
+    assert sorted(act.purpose for act in acts if act.withdrawal) == refused
+    assert sorted(act.purpose for act in acts if not act.withdrawal) == ["news", "offers"]
+
+
+def test_so_does_the_withdrawal_of_a_plain_file(importing: Importing) -> None:
+    header = "address,consent_purpose,consent_given_at,consent_withdrawn_at\n"
+    said = "news,2024-02-31,2025-01-01\n"
+    rows = f"anna@people.example,{said}not an address,{said}"
+    done = importing.contacts((header + rows).encode(), "csv")
+    assert (done.rejected, done.refusals) == (2, 1)
+    (act,) = importing.contact("anna@people.example").acts
+    assert (act.purpose, act.withdrawal) == ("news", True)
