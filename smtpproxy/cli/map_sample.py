@@ -127,6 +127,8 @@ def sample(settings: Settings, path: Path, mapping: Mapping) -> Sample:
                     found.faults += 1
                     if len(found.rejected) < _FAULTS:
                         found.rejected.append(f"line {item.number}: rejected: {item.reason}")
+                    if item.refusal is not None:
+                        updates.append(Read(item.number, item.refusal, b""))
                 elif not isinstance(item, Passed):
                     updates.append(item)
         except ImportFault as error:
