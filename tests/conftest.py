@@ -49,9 +49,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True)
 def _watchdog() -> Iterator[None]:
     """Nothing that a test started outlives it, even when it failed half-way."""
-    before = running()
+    before, config = running(), os.environ.get("SMTPPROXY_CONFIG")
     yield
     kill_all(running() - before)
+    if config is None:  # `serve` in this process sets it for the commands that it runs
+        os.environ.pop("SMTPPROXY_CONFIG", None)
 
 
 @pytest.fixture

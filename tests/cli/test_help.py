@@ -42,7 +42,7 @@ def options(command: click.Command) -> set[str]:
     names = {
         option
         for parameter in command.params
-        if isinstance(parameter, click.Option)
+        if isinstance(parameter, click.Option) and not parameter.hidden
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("--")
     }
@@ -69,7 +69,7 @@ def test_help_says_what_a_command_and_its_options_do(name: str) -> None:
     command = COMMANDS_OF_HELP[name]
     assert (command.help or "").strip().endswith(".")
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             assert parameter.help, parameter.name
             assert parameter.help in " ".join(result.stdout.split()), parameter.name
 

@@ -106,9 +106,10 @@ class TestContacts:
         assert len(acts(stored, ANNA)) == 1
 
     def test_one_that_brought_nothing_in_is_not_in_the_way(self, stored: Stored) -> None:
-        done = imported(stored, RIGHT.replace("%d/%m/%Y", "%Y"), code=1)
+        agreed = PEOPLE.replace(";07/01/2026", ";")  # a no in a rejected line is taken
+        done = imported(stored, RIGHT.replace("%d/%m/%Y", "%Y"), code=1, people=agreed)
         assert "0 added, 0 changed, 0 unchanged, 2 rejected" in done.stdout
-        assert "2 added" in imported(stored, RIGHT).stdout
+        assert "2 added" in imported(stored, RIGHT, people=agreed).stdout
 
     def test_with_lines_put_aside_nothing_is_taken_back(self, stored: Stored) -> None:
         """What the former said of these people would be gone, a withdrawal too."""
