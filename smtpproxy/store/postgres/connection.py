@@ -149,13 +149,15 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
         """Lend a connection. Raises StoreUnavailable for whatever the database does wrong."""
-        from asyncpg import InterfaceError, PostgresError
+        from asyncpg import InterfaceError, InternalClientError, PostgresError
 
+        # The client's own faults are those of a connection that ends while it is asked.
+        failures = (PostgresError, InterfaceError, InternalClientError, OSError, UnicodeError)
         try:
             pool = self._pool or await self._opened()
             async with pool.acquire(timeout=self.target.timeout) as connection:
                 yield connection
-        except (PostgresError, InterfaceError, OSError, UnicodeError) as error:
+        except failures as error:
             raise unavailable(error) from error
 
     async def _opened(self) -> "Pool":

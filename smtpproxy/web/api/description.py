@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 EVERYWHERE = (
     *("gone", "token_missing", "token_unknown", "not_permitted"),
-    *("too_many_requests", "store_unavailable"),
+    *("too_many_requests", "store_unavailable", "target_too_long", "header_too_large"),
 )
 """The problems of every operation."""
 
