@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(LONGEST)]
 
 _CONFIG = """
 [checks]
-negative_data_rejection.expected-statuses = [400, 412, 413, 422]
+negative_data_rejection.expected-statuses = [400, 412, 413, 414, 422]
 """
 
 

@@ -133,7 +133,8 @@ def _parameters(operation: Operation) -> list[Json]:
         for name, text in operation.places.items()
     ]  # fmt: skip
     if operation.query is not None:
-        fields = msgspec.json.schema(operation.query)["$defs"][operation.query.__name__]
+        kinds = msgspec.json.schema(operation.query)["$defs"]
+        fields = _whole(kinds[operation.query.__name__], kinds)
         found += [
             {
                 "name": name,
@@ -152,6 +153,17 @@ def _parameters(operation: Operation) -> list[Json]:
         for name, text in headers
     ]
     return found
+
+
+def _whole(schema: Any, kinds: Json) -> Any:
+    """Return a schema with the `kinds` that it names in their places."""
+    if isinstance(schema, list):
+        return [_whole(each, kinds) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    whole = {key: _whole(each, kinds) for key, each in schema.items()}
+    named = whole.pop("$ref", "").removeprefix("#/$defs/")
+    return {**_whole(kinds[named], kinds), **whole} if named else whole
 
 
 def _content(record: type[msgspec.Struct], media_type: str) -> Json:
