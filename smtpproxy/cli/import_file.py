@@ -151,14 +151,14 @@ def _prepared(
         place = earlier.place
         aside.go_on(place.rejected, place.aside)
         done = Progress(
-            place.lines,
-            earlier.added,
-            earlier.changed,
-            earlier.unchanged,
-            earlier.older,
-            earlier.erased,
-            place.rejected,
-            place.passed,
+            lines=place.lines,
+            added=earlier.added,
+            changed=earlier.changed,
+            unchanged=earlier.unchanged,
+            older=earlier.older,
+            erased=earlier.erased,
+            rejected=place.rejected,
+            passed=place.passed,
         )
     return Import(
         file, contents, aside, lambda now: show(now.octets, now.lines), done=done, place=place

@@ -38,7 +38,7 @@ def format_of(path: Path, start: bytes) -> Format:
     return known or ("ndjson" if text.startswith(b"{") else "csv")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Progress:
     """What an import has done so far, and at its end its result."""
 
