@@ -200,7 +200,7 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
         ),
         snapshots=any(stream.asks_for_snapshots for stream in transaction.streams),
         pauses=any(
-            stream.stream_class is StreamClass.MARKETING or stream.undeclared_bulk is _MARKETING
+            stream.may_be_held_back or stream.undeclared_bulk is _MARKETING
             for stream in transaction.streams
         ),
     )

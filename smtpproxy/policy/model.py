@@ -202,6 +202,11 @@ class Stream(Struct, frozen=True, omit_defaults=True):
         return self.tracking_pixels is not TrackingPixels.ALLOW
 
     @property
+    def may_be_held_back(self) -> bool:
+        """Whether pauses count: any of marketing, that of a restore also of what asks people."""
+        return self.stream_class is StreamClass.MARKETING or self.confirmation
+
+    @property
     def counts_mailings(self) -> bool:
         """Whether a verdict depends on what the recipient was mailed before."""
         return self.stream_class is StreamClass.MARKETING and (

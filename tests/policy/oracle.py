@@ -40,6 +40,9 @@ def expected(
     answer, _ = _of_any_collection(address, stream, facts, book, now, pixels)
     if answer.startswith("allow") and facts.null_mx:
         return "refuse null_mx"
+    restoring = any(p.subject == "marketing" for p in facts.pauses)
+    if answer.startswith("allow") and stream.confirmation and restoring:
+        return "defer restore_pending"
     if not answer.startswith("allow") or stream.stream_class != "marketing":
         return answer
     # what they want
@@ -58,7 +61,7 @@ def expected(
             if wish.frequency == "monthly" and (same_month or soon):
                 return "refuse preference_frequency"
     # 12
-    if any(p.subject == "marketing" for p in facts.pauses):
+    if restoring:
         return "defer restore_pending"
     held = {f"stream:{stream.name}", f"brand:{stream.brand}"}
     pauses = [p for p in facts.pauses if p.subject in held and not (p.until and p.until <= now)]

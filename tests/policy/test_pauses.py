@@ -14,6 +14,7 @@ SECOND = timedelta(seconds=1)
 BRANDED = replace(OFFERS, brand="shoes")
 PAUSE = Pause("stream:offers", NOW - DAY, "complaint")
 RESTORED = Pause("marketing", NOW - DAY, "restore")
+ASKING = replace(RECEIPTS, confirmation=True, purpose=OFFERS.purpose)
 PAUSED, ALLOWED = "defer stream_paused", "allow consent"
 
 
@@ -66,4 +67,14 @@ def test_of_an_earlier_moment_a_later_pause_is_not_known() -> None:
 
 def test_pauses_are_asked_for_where_they_count() -> None:
     assert needs(Transaction((RECEIPTS, OFFERS), (ADDRESS,)), BOOK).pauses
+    assert needs(Transaction((ASKING,), (ADDRESS,)), BOOK).pauses
     assert not needs(Transaction((RECEIPTS,), (ADDRESS,)), BOOK).pauses
+
+
+def test_after_a_restore_nobody_is_asked_to_confirm() -> None:
+    """It is not known who complained or objected since: they are never asked."""
+    asked = replace(SUBSCRIBER, acts=(replace(SUBSCRIBER.acts[0], pending=True),))
+    assert judged(ASKING, contact=asked).startswith("allow")
+    assert judged(ASKING, RESTORED, contact=asked) == "defer restore_pending"
+    assert judged(ASKING, PAUSE, contact=asked).startswith("allow")
+    assert judged(RECEIPTS, RESTORED) == "allow transactional"

@@ -64,11 +64,11 @@ async def filled(database: Database) -> Store:
 async def test_no_reader_ever_misses_a_suppression(database: Database) -> None:
     """One that has been open all the time, one at a time and many at once."""
     await filled(database)
-    reader = database.open(read_only=True, timeout=20.0)
+    reader = database.open(read_only=True)
     with rekeying(database) as process:
         assert process.stdout is not None
         rounds = 0
-        while rounds < 10:
+        while rounds < 20:
             rounds += process.stdout.readline() == "finished\n"
             for name in NAMES[::7]:
                 assert (await facts_of(reader, name)).suppressions

@@ -18,7 +18,7 @@ _MISSING = Verdict(
 
 def restored(case: RecipientCase) -> Verdict | None:
     """Defer while nobody knows who objected since the backup that the store was restored from."""
-    if not case.facts.pauses or case.stream.stream_class is not StreamClass.MARKETING:
+    if not case.facts.pauses or not case.stream.may_be_held_back:
         return None
     pause = restore_in_force(case.facts.pauses)
     if pause is None:
