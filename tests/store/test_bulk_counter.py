@@ -34,6 +34,18 @@ async def test_people_count_once_and_texts_apart(opened: Open) -> None:
     log.close()
 
 
+async def test_whoever_is_named_twice_counts_once(opened: Open) -> None:
+    log = opened()
+    assert await log.count(TEXT, ["a@x", "b@x", "a@x"], T0, HOUR, 10) == 2
+
+
+async def test_an_estimate_counts_from_when_it_was_made(opened: Open) -> None:
+    log = opened()
+    await log.estimate(TEXT, ["a@x"], T0, HOUR, 10)
+    await log.estimate(TEXT, ["b@x"], T0 + SECOND / 2, HOUR, 10)  # not merged yet
+    assert await log.estimate(TEXT, ["c@x"], T0 + 3_601 * SECOND, HOUR, 10) == 1
+
+
 async def test_what_is_older_than_the_window_does_not_count(opened: Open) -> None:
     log = opened()
     await log.count(TEXT, ["a@x", "b@x"], T0, HOUR, 10)
@@ -82,15 +94,29 @@ async def test_exact_counts_fail_and_estimates_do_not(tmp_path: Path) -> None:
     log.close()
 
 
-async def test_what_no_window_reaches_is_removed_and_nobody_is_named(tmp_path: Path) -> None:
-    log = SqliteBulkCounter(tmp_path / "store.db", 2.0)
-    for hour in range(3):
+async def test_what_no_window_reaches_is_removed(opened: Open) -> None:
+    log, looking = opened(), opened()
+    texts = [hour.to_bytes(16) for hour in range(3)]
+    for hour, text in enumerate(texts):
         people = [f"anna{hour}.{number}@x.example" for number in range(2_000)]
-        await log.count(hour.to_bytes(16), people, T0 + hour * 7200 * SECOND, HOUR, 10_000)
+        await log.count(text, people, T0 + hour * 7200 * SECOND, HOUR, 10_000)
+    later = T0 + 14_400 * SECOND
+
+    async def kept(text: bytes) -> int:
+        return await looking.count(text, [], later, 24 * HOUR, 10_000)
+
     async with asyncio.timeout(20):
-        while await log.people() > 2_001:
-            await log.count(TEXT, ["b@x"], T0 + 14_400 * SECOND, HOUR, 10)
+        while await kept(texts[0]) or await kept(texts[1]):
+            await log.count(TEXT, ["b@x"], later, HOUR, 10)
             await asyncio.sleep(0.01)
+    assert await kept(texts[2]) == 2_000
+
+
+async def test_nobody_is_named_on_the_disk(tmp_path: Path) -> None:
+    log = SqliteBulkCounter(tmp_path / "store.db", 2.0)
+    await log.count(TEXT, ["anna@x.example"], T0, HOUR, 10)
+    for name in ("store-bulk.db", "store-bulk.db-wal"):
+        octets = (tmp_path / name).read_bytes()
+        assert octets
+        assert b"anna" not in octets
     log.close()
-    for file in [tmp_path / name for name in ("store-bulk.db", "store-alike.db-wal")]:
-        assert not file.exists() or b"anna" not in file.read_bytes()

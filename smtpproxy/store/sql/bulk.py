@@ -1,0 +1,103 @@
+"""To how many people one text went: estimates without commits of their own, and what is removed."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.rows import to_micros
+
+Texts = Mapping[bytes, Mapping[str, datetime]]
+"""Who was sent each text, and when."""
+
+COUNT = "SELECT count(*) FROM bulk WHERE fingerprint = ? AND at > ?"
+_PRUNED_AT_ONCE = 500  # rows: other writers wait no longer than for these
+_PRUNE_EVERY = 2_000  # rows written
+_PRUNE_PAUSE = 0.01  # seconds
+_MERGE_EVERY = timedelta(seconds=1)
+_MOST_PENDING = 2_000  # people: a worker merges sooner
+
+
+class BulkCounts(ABC):
+    """A `BulkCounter` but for its statements.
+
+    Estimates are counted in the process and merged with what others counted once a second, with
+    the next message: an estimate costs no extra commit.
+    """
+
+    def __init__(self) -> None:
+        self._written = 0  # rows, since the last pruning
+        self._pruning: asyncio.Task[None] | None = None
+        self._longest = 0.0  # window, seconds
+        self._pending: dict[bytes, dict[str, datetime]] = {}
+        self._pending_people = 0
+        self._merged: dict[bytes, int] = {}  # people, as of the last merge
+        self._merged_at: datetime | None = None
+
+    @abstractmethod
+    async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
+        """Write who was sent what; return to how many people each text went after `since`.
+
+        Of a text that went to many more than `most`, the newest rows are kept: it goes on counting.
+        """
+
+    @abstractmethod
+    async def _remove(self, before: int, most: int) -> int:
+        """Remove at most so many older rows; return how many."""
+
+    async def count(
+        self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int
+    ) -> int:
+        texts = {fingerprint: dict.fromkeys(people, at)}
+        return (await self._count(texts, at, window, most))[fingerprint]
+
+    async def estimate(
+        self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int
+    ) -> int:
+        pending = self._pending.setdefault(fingerprint, {})
+        before = len(pending)
+        pending.update(dict.fromkeys(people, at))
+        self._pending_people += len(pending) - before
+        known = self._merged.get(fingerprint, 0) + len(pending)
+        due = self._merged_at is None or not timedelta(0) <= at - self._merged_at < _MERGE_EVERY
+        if due or self._pending_people > _MOST_PENDING:
+            self._merged_at = at
+            texts, self._pending, self._pending_people = self._pending, {}, 0
+            with suppress(StoreUnavailable):
+                counted = await self._count(texts, at, window, most)
+                if len(self._merged) > 10 * _MOST_PENDING:
+                    self._merged.clear()  # estimates start afresh from the next merge on
+                self._merged.update(counted)
+                known = counted[fingerprint]
+        return known
+
+    async def _count(
+        self, texts: Texts, at: datetime, window: float, most: int
+    ) -> dict[bytes, int]:
+        since = to_micros(at - timedelta(seconds=window))
+        counted = await self._add(texts, since, most)
+        self._wrote(sum(map(len, texts.values())), at, window)
+        return counted
+
+    def _wrote(self, rows: int, at: datetime, window: float) -> None:
+        """Now and then have removed what no window reaches any more."""
+        self._longest = max(window, self._longest)
+        self._written += rows
+        if self._written >= _PRUNE_EVERY and (self._pruning is None or self._pruning.done()):
+            self._written = 0
+            before = to_micros(at - timedelta(seconds=self._longest))
+            self._pruning = asyncio.create_task(self._prune(before))
+
+    async def _prune(self, before: int) -> None:
+        """Remove older rows in small steps, between which mail goes on."""
+        removed = _PRUNED_AT_ONCE
+        with suppress(StoreUnavailable):
+            while removed == _PRUNED_AT_ONCE:
+                removed = await self._remove(before, _PRUNED_AT_ONCE)
+                await asyncio.sleep(_PRUNE_PAUSE)
+
+    def _stop_pruning(self) -> None:
+        if self._pruning is not None:
+            self._pruning.cancel()
