@@ -7,8 +7,7 @@ import pytest
 
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.store import open_stream_counts
-from smtpproxy.store.postgres import streams as postgres_streams
-from smtpproxy.store.sqlite import streams as sqlite_streams
+from smtpproxy.store.sql import stream_counts
 from smtpproxy.store.streams import StreamCounts
 from tests.store.conftest import Database
 
@@ -87,9 +86,8 @@ async def test_a_release_forgets_what_was_found(here: StreamCounts) -> None:
 async def test_whoever_names_each_message_otherwise_fills_no_disk(
     here: StreamCounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for streams in (sqlite_streams, postgres_streams):
-        monkeypatch.setattr(streams, "_MOST_CAMPAIGNS", 20)
-        monkeypatch.setattr(streams, "_TRIM_EVERY", 10)
+    monkeypatch.setattr(stream_counts, "MOST_CAMPAIGNS", 20)
+    monkeypatch.setattr(stream_counts, "TRIM_EVERY", 10)
     for n in range(65):
         at = T0 + timedelta(seconds=n)
         await here.count_campaign("offers", f"c{n}", str(n), people(n), at, 10)

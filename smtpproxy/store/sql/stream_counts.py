@@ -1,0 +1,89 @@
+"""What streams sent and what was heard of that, as both databases are asked for it."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from smtpproxy.mail.address import widened
+from smtpproxy.policy.breaker import Heard, Tally
+from smtpproxy.policy.campaign import Campaign
+from smtpproxy.store.sql.rows import Row, optional_moment
+
+SENT = "sent"
+FIRST = "SELECT min(at) FROM stream_count WHERE stream = ? AND kind = 'sent'"
+HEARD = """
+INSERT INTO heard (person, at) VALUES (?1, ?2)
+ON CONFLICT (person) DO UPDATE SET at = excluded.at WHERE heard.at <= ?3
+"""
+"""Changes no row where a person was heard after ?3."""
+SUMS = """
+SELECT kind, CAST(sum(n) AS BIGINT) FROM stream_count WHERE stream = ? AND at > ? GROUP BY kind
+"""
+PRUNE = ("DELETE FROM stream_count WHERE at < ?", "DELETE FROM heard WHERE at < ?")
+
+_CAMPAIGN = "key, people, strangers, dead, full_at, dead_at"
+FIND_CAMPAIGN = f"SELECT {_CAMPAIGN}, seen_at FROM campaign WHERE key = ?"
+CAMPAIGNS = f"""
+SELECT {_CAMPAIGN} FROM campaign WHERE stream = ? AND full_at IS NOT NULL
+ORDER BY full_at DESC LIMIT 100
+"""
+TRIED_SINCE = f"""
+SELECT stream, {_CAMPAIGN} FROM campaign
+WHERE people >= ?1 AND (full_at IS NULL OR full_at >= ?2 OR dead_at >= ?2)
+ORDER BY coalesce(full_at, seen_at)
+"""
+BEGAN = "SELECT min(id) FROM campaign_person WHERE campaign = ?"
+NEW_CAMPAIGN = """
+INSERT INTO campaign (key, stream, people, strangers, dead, seen_at) VALUES (?, ?, 0, 0, 0, ?)
+ON CONFLICT DO NOTHING
+"""
+SEEN_CAMPAIGN = "UPDATE campaign SET seen_at = ? WHERE key = ?"
+TRIED = """
+UPDATE campaign SET people = people + CAST(?2 AS BIGINT), strangers = strangers + ?3,
+    full_at = CASE WHEN people + CAST(?2 AS BIGINT) >= ?4 THEN CAST(?5 AS BIGINT) END
+WHERE key = ?1
+"""
+BOUNCED = """
+UPDATE campaign_person SET dead = 1 WHERE id = ? AND person = ? AND dead = 0 RETURNING campaign
+"""
+DEAD = """
+UPDATE campaign SET dead = dead + 1,
+    dead_at = CASE WHEN dead_at IS NULL AND dead + 1 >= ?3 AND (dead + 1) * 1000000 >= ?2 * people
+        THEN ?4 ELSE dead_at END
+WHERE key = ?1
+"""
+RELEASE = """
+UPDATE campaign SET strangers = 0, dead = 0, dead_at = NULL WHERE stream = ? AND full_at IS NOT NULL
+"""
+PRUNE_CAMPAIGNS = "DELETE FROM campaign WHERE seen_at < ?"
+TRIM_CAMPAIGNS = f"""
+DELETE FROM campaign WHERE key IN
+    (SELECT key FROM campaign ORDER BY seen_at DESC LIMIT {2**62} OFFSET ?)
+"""
+FORGET_PEOPLE = "DELETE FROM campaign_person WHERE campaign NOT IN (SELECT key FROM campaign)"
+
+MOST_CAMPAIGNS, TRIM_EVERY = 10_000, 1_000
+SEEN_AGAIN = 3_600_000_000  # microseconds
+
+
+def read_campaign(row: Sequence[Any]) -> Campaign:
+    key, people, strangers, dead, full_at, dead_at = row
+    return Campaign(
+        key, people, strangers, dead, optional_moment(full_at), optional_moment(dead_at)
+    )
+
+
+def read_tally(rows: Iterable[Row]) -> Tally:
+    found: dict[str, int] = dict(rows)
+    return Tally(found.pop(SENT, 0), {Heard(kind): n for kind, n in found.items()})
+
+
+def hash_of_tried(address: str, secret: bytes) -> bytes:
+    return blake2b(address.encode(), digest_size=16, key=secret).digest()
+
+
+def hash_of_heard(stream: str, kind: Heard, person: str, secret: bytes) -> bytes:
+    """By the mailbox: whoever subscribes it under many tags is one all the same."""
+    mailbox = widened(person) if "@" in person else person
+    octets = f"{stream}\0{kind}\0{mailbox}".encode()
+    return blake2b(octets, digest_size=16, key=secret).digest()
