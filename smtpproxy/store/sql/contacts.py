@@ -1,5 +1,6 @@
 """Contacts, their acts, and what is put right in them."""
 
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -231,11 +232,11 @@ _read_changes = msgspec.json.Decoder(tuple[Change, ...]).decode
 class Contacts(Connections):
     """Keeps `RightsStore` and what reads contacts, for the store that it is mixed into."""
 
-    async def suppressions(self, address: str) -> Sequence[Suppression]:
-        raise NotImplementedError
+    @abstractmethod
+    async def suppressions(self, address: str) -> Sequence[Suppression]: ...
 
-    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
-        raise NotImplementedError
+    @abstractmethod
+    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult: ...
 
     async def _put(
         self,

@@ -5,6 +5,7 @@ again in the transaction that removes it.
 """
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -100,8 +101,8 @@ class Retention(Connections):
 
     _keys: LiveKeys
 
-    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult:
-        raise NotImplementedError
+    @abstractmethod
+    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult: ...
 
     # contacts
 

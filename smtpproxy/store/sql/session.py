@@ -4,6 +4,7 @@ Statements are written once, in what SQLite and PostgreSQL both understand: `?` 
 lists as JSON. What differs is in a `Dialect`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -51,16 +52,16 @@ class Dialect(NamedTuple):
     ?2, and how it is forgotten."""
 
 
-class Connections:
+class Connections(ABC):
     """What the parts of one store are mixed into."""
 
     _dialect: Dialect
     _state_dir: Path
 
+    @abstractmethod
     def _to_write(self) -> Writer:
         """Raises StoreUnavailable: the store is open for reading only."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:
         """A connection of its own for a long read; all of it from one snapshot where asked."""
-        raise NotImplementedError
